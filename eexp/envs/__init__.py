@@ -1,0 +1,102 @@
+"""Environments by name: built in, installed by other packages, a class, or a program.
+
+    house                   the built-in household world
+    scienceworld            ScienceWorld (needs `pip install eexp[scienceworld]` and Java)
+    exec:COMMAND            any program that speaks the protocol of eexp/envs/program.py
+    package.module:Class    a Python class that follows eexp/envs/base.py
+
+Other packages add names under the entry-point group `eexp.environments`.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from eexp.envs.base import Environment, Observation
+from eexp.errors import EexpError, InputError, UsageError
+
+__all__ = ["BUILT_IN", "Environment", "Observation", "Opened", "names", "open_env"]
+
+BUILT_IN = {
+    "house": "eexp.envs.house:House",
+    "scienceworld": "eexp.envs.scienceworld:ScienceWorld",
+}
+ENTRY_POINTS = "eexp.environments"
+
+
+def _registered() -> dict[str, str]:
+    from importlib.metadata import entry_points
+
+    return {found.name: found.value for found in entry_points(group=ENTRY_POINTS)}
+
+
+def names() -> list[str]:
+    """All environments that can be opened by a bare name."""
+    return sorted({*BUILT_IN, *_registered()})
+
+
+def open_env(spec: str) -> Environment:
+    """Open the environment that `spec` names.
+
+    Raises UsageError where there is none, EexpError where it is there and cannot start (a missing package, say).
+    """
+    if spec.startswith("exec:"):
+        from eexp.envs.program import Program
+
+        return Program(spec)
+    name, _, options = spec.partition("?")
+    path = BUILT_IN.get(name) or _registered().get(name) or (name if ":" in name else None)
+    if path is None:
+        raise UsageError(f"unknown environment {spec!r}; known: {', '.join(names())}, exec:COMMAND, module:Class")
+    module, _, attribute = path.partition(":")
+    try:
+        made = getattr(importlib.import_module(module), attribute)
+    except ImportError as e:
+        raise EexpError(f"environment {spec!r} cannot be loaded: {e}") from None
+    except AttributeError:
+        raise UsageError(f"environment {spec!r}: {module} has no {attribute!r}") from None
+    env = made(**_parse_options(spec, options))
+    env.spec = spec
+    return env
+
+
+def _parse_options(spec: str, options: str) -> dict[str, str]:
+    """`name?key=value&key=value`: keyword arguments for the environment's class."""
+    pairs = [part.partition("=") for part in options.split("&") if part]
+    if any(not key or not sep for key, sep, _ in pairs):
+        raise UsageError(f"environment {spec!r}: options are written name?key=value&key=value")
+    return {key: value for key, _, value in pairs}
+
+
+class Opened:
+    """The environments a stage has open, by the spec that the records name.
+
+    A record may come from anywhere, so one that names a program or a class to be run is refused unless the same spec
+    was given on the command line (`allowed`).
+    """
+
+    def __init__(self, allowed: str | None = None):
+        self.allowed = allowed
+        self._open: dict[str, Environment] = {}
+
+    def get(self, spec: str) -> Environment:
+        """The environment for a record's spec; --env, where given, stands for all of them."""
+        if self.allowed:
+            spec = self.allowed
+        elif ":" in spec:
+            raise InputError(f"{spec!r} runs a program; allow it with --env {spec!r}", "$.env")
+        if spec not in self._open:
+            try:
+                self._open[spec] = open_env(spec)
+            except UsageError as e:
+                if self.allowed:
+                    raise
+                raise InputError(str(e), "$.env") from None
+        return self._open[spec]
+
+    def __enter__(self) -> Opened:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for env in self._open.values():
+            env.close()

@@ -1,0 +1,96 @@
+"""The environment contract: what a stage may ask of a world.
+
+Write a class with `tasks`, `reset` and `step` and it can be branched, executed and evaluated in. `fork`, `expert`,
+`admissible` and `mask` are optional, and each one that is there buys something: cheap branches, demonstrations,
+alternatives without a model, trust in a world with some noise.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from eexp.errors import UsageError
+
+
+@dataclass
+class Observation:
+    """What the agent gets to see, and how the episode stands.
+
+    text: what the policy reads. done: the episode is over. score: 0 to 1. valid: false where the environment refused
+    the action (its message is then the text). success: judged by the environment; None while it cannot tell.
+    """
+
+    text: str
+    done: bool = False
+    score: float | None = None
+    valid: bool = True
+    success: bool | None = None
+
+    def outcome(self) -> dict:
+        """As the `outcome` of a record."""
+        made = {"observation": self.text, "done": self.done, "score": self.score, "valid": self.valid}
+        return made if self.success is None else {**made, "success": self.success}
+
+
+class Environment(ABC):
+    """One world in which one episode is played at a time."""
+
+    #: The spec that opens this environment again, as written into records.
+    spec: str = ""
+    #: How many actions an episode may take, unless the caller says otherwise.
+    max_steps: int = 50
+
+    @abstractmethod
+    def splits(self) -> list[str]:
+        """The names of the task splits; the first is the one to train on."""
+
+    @abstractmethod
+    def tasks(self, split: str) -> Iterator[dict]:
+        """The tasks of a split in a fixed order: `{"id": str, "split": split, ...whatever reset needs...}`.
+
+        Raises UsageError for a split that does not exist.
+        """
+
+    @abstractmethod
+    def reset(self, task: dict) -> Observation:
+        """Start the task from its beginning. The same task always starts the same way."""
+
+    @abstractmethod
+    def step(self, action: str) -> Observation:
+        """Execute one action. Anything may be asked; what makes no sense gets an answer with `valid` false."""
+
+    def instruction(self) -> str:
+        """What the current task asks for, in words. Call after `reset`."""
+        return ""
+
+    def admissible(self) -> list[str] | None:
+        """Every action the current state accepts, in a fixed order; None where the environment cannot list them."""
+        return None
+
+    def expert(self) -> str | None:
+        """The expert's action in the current state; None where there is none or it has nothing to say."""
+        return None
+
+    def fork(self) -> Environment | None:
+        """An independent copy in the current state, or None where only replaying can reach it again."""
+        return None
+
+    def mask(self, text: str) -> str:
+        """The observation with what is truly random in it blanked out, for comparing two of them."""
+        return text
+
+    def close(self) -> None:
+        """Give back processes and memory. Safe to call twice."""
+
+    def check_split(self, split: str) -> None:
+        """Raise UsageError, naming those that exist, if `split` does not."""
+        if split not in self.splits():
+            raise UsageError(f"{self.spec} has no split {split!r}; it has: {', '.join(self.splits())}")
+
+    def __enter__(self) -> Environment:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,356 @@
+"""`house`: a household in words, in pure Python, so that the whole pipe runs anywhere.
+
+A house is a tree of rooms with places in them: surfaces, and containers that hide what they hold until opened. A task
+names one object and where it belongs, sometimes washed, heated or cooled first, or asks to look at it under the lamp.
+The agent sees the room it is in and nothing else, so finding things is most of the work. It can carry one object.
+
+The expert knows what anybody knows (a desk is in a study, a fridge is in a kitchen) and what it has seen in this
+episode, never where things really are: what it does can be learned from what it saw.
+
+Splits, each of them tasks by number, every one with a house of its own:
+    train   the layouts to demonstrate in
+    test    unseen layouts of the same kind
+    ood     out of distribution: larger houses, with rooms and objects that `train` does not have
+    play    houses of both kinds, for transcripts without an expert
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from eexp.envs.base import Environment, Observation
+from eexp.errors import InputError
+from eexp.records import canonical
+
+#: Changes whenever a task, a text or a rule does, so that old records are not mixed with new ones.
+WORLD = "house-1"
+
+SPLITS = {"train": 10_000, "test": 2_000, "ood": 2_000, "play": 100_000}
+
+# room -> places in it; a trailing * marks a container. Every place name belongs to one kind of room.
+ROOMS = {
+    "kitchen": ["counter", "cupboard*", "fridge*", "stove", "sink"],
+    "lounge": ["sofa", "table", "chest*", "lamp"],
+    "bedroom": ["bed", "nightstand*", "wardrobe*"],
+    "bathroom": ["shelf", "cabinet*", "basket*"],
+    "study": ["desk", "bookcase", "drawer*"],
+}
+OOD_ROOMS = {
+    "garage": ["workbench", "toolbox*", "locker*"],
+    "cellar": ["rack", "crate*", "barrel*"],
+}
+ALL_ROOMS = {**ROOMS, **OOD_ROOMS}
+ROOM_OF = {place.rstrip("*"): room for room, places in ALL_ROOMS.items() for place in places}
+CONTAINERS = {place.rstrip("*") for places in ALL_ROOMS.values() for place in places if place.endswith("*")}
+
+FOOD = ["apple", "egg", "potato", "tomato", "bread", "carrot"]
+DISHES = ["mug", "plate", "bowl", "knife", "spoon", "pan"]
+THINGS = ["book", "pen", "phone", "watch", "letter", "candle"]
+OOD_FOOD, OOD_DISHES, OOD_THINGS = ["onion", "lemon"], ["jar", "fork"], ["map", "coin"]
+OOD_OBJECTS = {*OOD_FOOD, *OOD_DISHES, *OOD_THINGS}
+
+#: verb -> (the place it needs, what the object then is)
+TREATMENTS = {"wash": ("sink", "clean"), "heat": ("stove", "hot"), "cool": ("fridge", "cold")}
+_JOINED_BY = {"wash": "in", "heat": "on", "cool": "in"}
+
+
+def _listed(things: list[str]) -> str:
+    return ", ".join(things) if things else "empty"
+
+
+def _into(place: str) -> str:
+    return "in" if place in CONTAINERS or place == "sink" else "on"
+
+
+class House(Environment):
+    """The household world. See the module's docstring."""
+
+    spec = "house"
+    max_steps = 30
+
+    def __init__(self) -> None:
+        self.task: dict = {}
+
+    # -- tasks ---------------------------------------------------------------------------------------------------
+
+    def splits(self) -> list[str]:
+        return list(SPLITS)
+
+    def tasks(self, split: str) -> Iterator[dict]:
+        self.check_split(split)
+        for number in range(SPLITS[split]):
+            yield {"id": f"{split}/{number}", "split": split, "world": WORLD}
+
+    def reset(self, task: dict) -> Observation:
+        if task.get("world", WORLD) != WORLD:
+            raise InputError(f"made for world {task['world']!r}, this is {WORLD!r}", "$.task.world")
+        split, _, number = str(task.get("id", "")).partition("/")
+        if split not in SPLITS or not number.isdigit() or int(number) >= SPLITS[split]:
+            raise InputError(f"house has no task {task.get('id')!r}", "$.task.id")
+        self.task = task
+        self._build(random.Random(f"{WORLD}/{split}/{number}"), split)
+        return self._observe(self._describe())
+
+    def _build(self, rng: random.Random, split: str) -> None:
+        wide = split == "ood" or (split == "play" and rng.random() < 0.3)
+        self._furnish(rng, wide)
+        food, dishes, things = FOOD, DISHES, THINGS
+        if wide:
+            food, dishes, things = food + OOD_FOOD, dishes + OOD_DISHES, things + OOD_THINGS
+        kind = rng.choice(["put", "wash", "heat", "cool", "examine"])
+        pool = {"put": food + dishes + things, "wash": food + dishes, "heat": food, "cool": food,
+                "examine": things}[kind]  # fmt: skip
+        if split == "ood":  # what is asked for is never an object of the training tasks
+            pool = [o for o in pool if o in OOD_OBJECTS]
+        self.kind, self.target = kind, rng.choice(pool)
+        others = rng.sample([o for o in food + dishes + things if o != self.target], rng.randint(5, 7))
+        storage = [p for p in self.room_of if p not in ("stove", "lamp", "sink")]
+        self.where = {o: rng.choice(storage) for o in [self.target, *others]}
+        goals = [p for p in storage if p != self.where[self.target]]
+        if split == "ood":  # and where it goes is a room that they do not have
+            goals = [p for p in goals if self.room_of[p] in OOD_ROOMS] or goals
+        self.goal = "lamp" if kind == "examine" else rng.choice(goals)
+        self.room = rng.choice(list(self.doors))
+        self.held: str | None = None
+        self.opened: set[str] = set()
+        self.state: dict[str, set[str]] = {o: set() for o in self.where}
+        self.examined = False
+        self.over = False
+        self.steps = 0
+        self.seen_rooms: dict[str, None] = {}  # what the expert has seen; a dict keeps the order
+
+    def _furnish(self, rng: random.Random, wide: bool) -> None:
+        names = ["kitchen", "lounge", *rng.sample(["bedroom", "bathroom", "study"], rng.choice([1, 2]))]
+        if wide:
+            names += rng.sample(list(OOD_ROOMS), rng.choice([1, 2]))
+        rng.shuffle(names)
+        self.doors: dict[str, list[str]] = {name: [] for name in names}
+        for i, name in enumerate(names[1:], 1):
+            other = rng.choice(names[:i])
+            self.doors[name].append(other)
+            self.doors[other].append(name)
+        self.room_of: dict[str, str] = {}
+        for name in names:
+            places = [p.rstrip("*") for p in ALL_ROOMS[name]]
+            if name not in ("kitchen", "lounge"):  # those two hold what treatments need
+                kept = rng.sample(places, 2) if len(places) > 2 else places
+                places = [p for p in places if p in kept]
+            self.room_of.update({p: name for p in places})
+
+    def instruction(self) -> str:
+        if self.kind == "examine":
+            return f"Look at the {self.target} under the lamp."
+        adjective = f"{TREATMENTS[self.kind][1]} " if self.kind in TREATMENTS else ""
+        return f"Put the {adjective}{self.target} {_into(self.goal)} the {self.goal}."
+
+    # -- what can be seen ----------------------------------------------------------------------------------------
+
+    def _contents(self, place: str) -> list[str]:
+        return sorted(o for o, p in self.where.items() if p == place)
+
+    def _describe(self) -> str:
+        self.seen_rooms[self.room] = None
+        said = [f"You are in the {self.room}."]
+        for place in self._places():
+            shown = "closed" if place in CONTAINERS and place not in self.opened else _listed(self._contents(place))
+            said.append(f"{place.capitalize()}: {shown}.")
+        said.append(f"Doors: {', '.join(sorted(self.doors[self.room]))}.")
+        if self.held:
+            said.append(f"You hold the {self.held}.")
+        return " ".join(said)
+
+    def _places(self) -> list[str]:
+        return [p for p, room in self.room_of.items() if room == self.room]
+
+    def _visible(self) -> dict[str, str]:
+        """Objects that can be taken here: object -> place."""
+        here = [p for p in self._places() if p not in CONTAINERS or p in self.opened]
+        return {o: p for p in here for o in self._contents(p)}
+
+    def _observe(self, text: str, valid: bool = True) -> Observation:
+        done_parts = [self.kind not in TREATMENTS or TREATMENTS[self.kind][1] in self.state[self.target]]
+        done_parts.append(self.examined if self.kind == "examine" else self.where[self.target] == self.goal)
+        success = all(done_parts)
+        self.over = self.over or success
+        if success and valid:
+            text += " The task is done."
+        score = 1.0 if success else (0.5 if self.kind in TREATMENTS and done_parts[0] else 0.0)
+        return Observation(text, done=self.over, score=score, valid=valid, success=success)
+
+    # -- acting --------------------------------------------------------------------------------------------------
+
+    def admissible(self) -> list[str]:
+        found = [f"go to {room}" for room in sorted(self.doors[self.room])]
+        for place in self._places():
+            if place in CONTAINERS:
+                found.append(f"{'close' if place in self.opened else 'open'} {place}")
+        if self.held is None:
+            found += [f"take {o} from {p}" for o, p in self._visible().items()]
+            return found
+        for place in self._places():
+            if place not in CONTAINERS or place in self.opened:
+                found.append(f"put {self.held} {_into(place)} {place}")
+        for verb, (place, _) in TREATMENTS.items():
+            if place in self._places():
+                found.append(f"{verb} {self.held} {_JOINED_BY[verb]} {place}")
+        if "lamp" in self._places():
+            found.append(f"look at {self.held} under lamp")
+        return found
+
+    def step(self, action: str) -> Observation:
+        self.steps += 1
+        words = canonical(action).split()
+        words = [w for w in words if w != "the"]
+        if self.over:
+            return self._observe("The task is over.", valid=False)
+        match words:
+            case ["look"]:
+                return self._observe(self._describe())
+            case ["go", "to", room]:
+                return self._go(room)
+            case ["open" | "close" as verb, place]:
+                return self._open_or_close(verb, place)
+            case ["take", thing, "from", place]:
+                return self._take(thing, place)
+            case ["put", thing, "in" | "on", place]:
+                return self._put(thing, place)
+            case ["wash" | "heat" | "cool" as verb, thing, "in" | "on" | "with", place]:
+                return self._treat(verb, thing, place)
+            case ["look", "at", thing, "under", "lamp"]:
+                return self._examine(thing)
+        return self._no("That is not something you can do here.")
+
+    def _no(self, why: str) -> Observation:
+        return self._observe(why, valid=False)
+
+    def _absent(self, place: str) -> Observation | None:
+        return None if place in self._places() else self._no(f"There is no {place} here.")
+
+    def _not_held(self, thing: str) -> Observation | None:
+        return None if self.held == thing else self._no(f"You do not hold the {thing}.")
+
+    def _shut(self, place: str) -> Observation | None:
+        if place in CONTAINERS and place not in self.opened:
+            return self._no(f"The {place} is closed.")
+        return None
+
+    def _go(self, room: str) -> Observation:
+        if room == self.room:
+            return self._no(f"You are in the {room} already.")
+        if room not in self.doors[self.room]:
+            return self._no(f"No door leads to the {room} from here.")
+        self.room = room
+        return self._observe(self._describe())
+
+    def _open_or_close(self, verb: str, place: str) -> Observation:
+        if refused := self._absent(place):
+            return refused
+        if place not in CONTAINERS:
+            return self._no(f"You cannot {verb} the {place}.")
+        is_open = place in self.opened
+        if is_open == (verb == "open"):
+            return self._no(f"The {place} is {'open' if is_open else 'closed'} already.")
+        if verb == "close":
+            self.opened.discard(place)
+            return self._observe(f"You close the {place}.")
+        self.opened.add(place)
+        return self._observe(f"You open the {place}: {_listed(self._contents(place))}.")
+
+    def _take(self, thing: str, place: str) -> Observation:
+        if refused := self._absent(place) or self._shut(place):
+            return refused
+        if self.where.get(thing) != place:
+            return self._no(f"There is no {thing} {_into(place)} the {place}.")
+        if self.held:
+            return self._no(f"Your hands are full: you hold the {self.held}.")
+        self.held, self.where[thing] = thing, ""
+        return self._observe(f"You take the {thing} from the {place}.")
+
+    def _put(self, thing: str, place: str) -> Observation:
+        if refused := self._absent(place) or self._not_held(thing) or self._shut(place):
+            return refused
+        self.held, self.where[thing] = None, place
+        return self._observe(f"You put the {thing} {_into(place)} the {place}.")
+
+    def _treat(self, verb: str, thing: str, place: str) -> Observation:
+        if refused := self._absent(place) or self._not_held(thing):
+            return refused
+        needed, becomes = TREATMENTS[verb]
+        if place != needed:
+            return self._no(f"You cannot {verb} anything {_into(place)} the {place}.")
+        if becomes in ("hot", "cold"):
+            self.state[thing] -= {"hot", "cold"}
+        self.state[thing].add(becomes)
+        return self._observe(f"You {verb} the {thing} {_JOINED_BY[verb]} the {place}. It is {becomes} now.")
+
+    def _examine(self, thing: str) -> Observation:
+        if refused := self._absent("lamp") or self._not_held(thing):
+            return refused
+        self.examined = self.examined or thing == self.target
+        return self._observe(f"You look at the {thing} under the lamp.")
+
+    def fork(self) -> House:
+        copy = object.__new__(House)
+        copy.__dict__.update(self.__dict__)
+        copy.where, copy.opened = dict(self.where), set(self.opened)
+        copy.state = {o: set(s) for o, s in self.state.items()}
+        copy.seen_rooms = dict(self.seen_rooms)
+        return copy
+
+    # -- the expert ----------------------------------------------------------------------------------------------
+
+    def expert(self) -> str | None:
+        """Search what is in sight, then the nearest unseen room; treat the object, then bring it where it belongs."""
+        if self.over:
+            return None
+        if self.held and self.held != self.target:  # only off the expert's own path
+            return f"put {self.held} {_into(self._free_place())} {self._free_place()}"
+        if self.held is None:
+            return self._fetch()
+        if self.kind == "examine":
+            return self._at_place("lamp", f"look at {self.target} under lamp")
+        if self.kind in TREATMENTS and TREATMENTS[self.kind][1] not in self.state[self.target]:
+            place = TREATMENTS[self.kind][0]
+            return self._at_place(place, f"{self.kind} {self.target} {_JOINED_BY[self.kind]} {place}")
+        return self._at_place(self.goal, f"put {self.target} {_into(self.goal)} {self.goal}", opened=True)
+
+    def _free_place(self) -> str:
+        return next(p for p in self._places() if p not in CONTAINERS)
+
+    def _fetch(self) -> str:
+        if self.target in self._visible():
+            return f"take {self.target} from {self.where[self.target]}"
+        known = self.where[self.target]
+        if known and self.room_of[known] in self.seen_rooms and (known in self.opened or known not in CONTAINERS):
+            return f"go to {self._towards({self.room_of[known]})}"
+        for place in self._places():
+            if place in CONTAINERS and place not in self.opened:
+                return f"open {place}"
+        unsearched = {r for r in self.seen_rooms
+                      if any(p in CONTAINERS and p not in self.opened for p, at in self.room_of.items() if at == r)}
+        unseen = {d for r in self.seen_rooms for d in self.doors[r]} - set(self.seen_rooms)
+        return f"go to {self._towards(unseen | unsearched)}"
+
+    def _at_place(self, place: str, action: str, opened: bool = False) -> str:
+        if place in self._places():
+            closed = opened and place in CONTAINERS and place not in self.opened
+            return f"open {place}" if closed else action
+        wanted = ROOM_OF[place]
+        seen = {d for r in self.seen_rooms for d in [r, *self.doors[r]]}
+        unseen = seen - set(self.seen_rooms)
+        return f"go to {self._towards({wanted} if wanted in seen else unseen)}"
+
+    def _towards(self, wanted: set[str]) -> str:
+        """The door on a shortest way, through rooms seen so far, to one of `wanted`."""
+        paths = [[self.room]]
+        visited = {self.room}
+        for path in paths:
+            if path[-1] in wanted and len(path) > 1:
+                return path[1]
+            if path[-1] in self.seen_rooms:
+                for door in sorted(self.doors[path[-1]]):
+                    if door not in visited:
+                        visited.add(door)
+                        paths.append([*path, door])
+        raise AssertionError(f"no way from {self.room} to {sorted(wanted)}")

@@ -1,0 +1,280 @@
+"""Records in and out: one JSON object a line, read and written as they come.
+
+Nothing here holds more than one record at a time, except the ids a resumed run has already written. Every line is
+flushed as soon as it is whole, so the next stage of a pipe starts at once and a killed run loses only the line it was
+writing.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from eexp import records
+from eexp.errors import EXIT_OK, EXIT_SET_ASIDE, EexpError, InputError, UsageError
+
+STDIN = "-"
+_NAME_OF_STDIN = "<stdin>"
+
+#: What a pure stage calls with a record it cannot process; returns if the run is to go on without it.
+OnError = Callable[[dict, InputError], None]
+
+
+def stop_at_error(record: dict, error: InputError) -> None:
+    """The default of every pure stage: the first record that cannot be processed ends it."""
+    raise error
+
+
+def dumps(record: Any) -> bytes:
+    """One record as a line, newline included."""
+    try:
+        return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError as e:  # e.g. a lone surrogate, which JSON in UTF-8 cannot hold
+        raise InputError(f"cannot be written as JSON: {e}") from None
+
+
+def loads(line: bytes) -> Any:
+    """Parse one line; raises InputError that says what is wrong and at which column."""
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError as e:
+        whole = line.endswith(b"\n")
+        hint = "" if whole else " (the file ends within this line)"
+        raise InputError(f"not valid JSON: {e.msg} at column {e.colno}{hint}") from None
+
+
+def lines(files: Sequence[str]) -> Iterator[tuple[str, int, bytes]]:
+    """(file, line number, line) of all files in order; "-" is standard input; blank lines are passed over."""
+    for name in files or [STDIN]:
+        shown = _NAME_OF_STDIN if name == STDIN else name
+        source = _open_to_read(name)
+        try:
+            for number, line in enumerate(source, 1):
+                if line.strip():
+                    yield shown, number, line
+        finally:
+            if name != STDIN:
+                source.close()
+
+
+def _open_to_read(name: str) -> BinaryIO:
+    if name == STDIN:
+        if sys.stdin.isatty():
+            print("eexp: waiting for records on standard input (end with Ctrl-D)", file=sys.stderr)
+        return sys.stdin.buffer
+    try:
+        return open(name, "rb")
+    except OSError as e:
+        raise InputError(f"{name}: {e.strerror or e}") from None
+
+
+def read(files: Sequence[str], kind: str) -> Iterator[dict]:
+    """All records of `files`, each checked to be a `kind`; the first bad one raises InputError with its place."""
+    for name, number, line in lines(files):
+        try:
+            yield records.check(loads(line), kind)
+        except InputError as e:
+            raise InputError(f"{name}:{number}: {e}") from None
+
+
+def cut_half_line(path: str | os.PathLike) -> int:
+    """Remove what follows the last newline of a file, as a killed run leaves it; returns the bytes removed."""
+    with open(path, "r+b") as f:
+        end = size = f.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - 65536)
+            f.seek(start)
+            found = f.read(end - start).rfind(b"\n")
+            if found >= 0:
+                end = start + found + 1
+                break
+            end = start
+        f.truncate(end)
+    return size - end
+
+
+class Stream(AbstractContextManager):
+    """What one command reads, writes, sets aside and counts.
+
+    files, output, on_error ("stop" or "skip"), rejects, resume and quiet are the command-line options of the same
+    names. `open` names the stage and its settings; then `records()` reads, `write()` writes, `fail()` sets aside.
+    """
+
+    def __init__(self, files: Sequence[str] = (), output: str | None = None, on_error: str = "stop",
+                 rejects: str | None = None, resume: bool = False, quiet: bool = False):  # fmt: skip
+        self.files, self.output, self.on_error, self.quiet = list(files), output, on_error, quiet
+        self.rejects, self.resume = rejects, resume
+        self.stage, self.kind, self.entry = "", "", ""
+        self.counts: Counter[str] = Counter()
+        self.set_aside = 0
+        self._where: tuple[str, int] | None = None
+        self._out: BinaryIO | None = None
+        self._rejected: BinaryIO | None = None
+        self._rejected_before: set[bytes] = set()
+        self._done: Counter[str] = Counter()
+
+    def open(self, stage: str, kind: str | None = None, **settings: Any) -> Stream:
+        """Start `stage`, which reads records of type `kind`; `settings` go into the lineage of what it writes."""
+        self.stage, self.kind = stage, kind or ""
+        self.entry = records.lineage_entry(stage, **settings)
+        if self.resume and not self.output:
+            raise UsageError("--resume needs -o FILE: it goes on from what FILE already holds")
+        if self.rejects and self.on_error == "stop":
+            self.on_error = "skip"  # whoever names a file for rejects wants the run to go on
+        self._refuse_to_overwrite_input()
+        self._out = self._open_output()
+        return self
+
+    def _refuse_to_overwrite_input(self) -> None:
+        for target in filter(None, (self.output, self.rejects)):
+            for name in self.files:
+                if name != STDIN and os.path.exists(target) and os.path.exists(name) and os.path.samefile(target, name):
+                    raise UsageError(f"{target} is both read and written; give another -o")
+
+    def _open_output(self) -> BinaryIO:
+        if not self.output or self.output == STDIN:
+            if self.resume:
+                raise UsageError("--resume needs -o FILE: it goes on from what FILE already holds")
+            return sys.stdout.buffer
+        if self.resume and os.path.exists(self.output):
+            self._load_done()
+            return _open_to_write(self.output, "ab")
+        return _open_to_write(self.output, "wb")
+
+    def _load_done(self) -> None:
+        """Read which records an earlier run of the same command has written."""
+        assert self.output
+        if not stat.S_ISREG(os.stat(self.output).st_mode):
+            raise UsageError(f"--resume cannot go on from {self.output}: not a regular file")
+        cut = cut_half_line(self.output)
+        if cut:
+            self.note(f"removed a half-written last line ({cut} bytes) from {self.output}")
+        for _, number, line in lines([self.output]):
+            try:
+                record = loads(line)
+                last = (record.get("lineage") or [""])[-1]
+                self._done[record["id"]] += 1
+            except (InputError, AttributeError, KeyError, TypeError):
+                raise UsageError(f"{self.output}:{number}: not written by `eexp {self.stage}`: "
+                                 f"remove it or give another -o") from None  # fmt: skip
+            if last != self.entry:
+                raise UsageError(f"{self.output}:{number}: written by `{last}`, but this is `{self.entry}`: "
+                                 f"give the same options, or another -o")  # fmt: skip
+        self.counts["done before"] = sum(self._done.values())
+
+    def done(self, record_id: str) -> bool:
+        """Whether an earlier run wrote this record already; asks are counted, so that equal ids are told apart."""
+        if self._done.get(record_id, 0) > 0:
+            self._done[record_id] -= 1
+            return True
+        return False
+
+    def records(self, skip_done: bool = True) -> Iterator[dict]:
+        """The records to process, checked; those an earlier run wrote are left out (unless `skip_done` is false)."""
+        for name, number, line in lines(self.files):
+            self._where = (name, number)
+            self.counts["in"] += 1
+            record: Any = None
+            try:
+                record = records.check(loads(line), self.kind)
+            except InputError as e:
+                self.fail(record if record is not None else {"text": line.decode("utf-8", "replace")}, e)
+                continue
+            if not (skip_done and self.done(record["id"])):
+                yield record
+        self._where = None
+        if self.counts["in"] == 0:
+            self.note("no records in the input")
+
+    def write(self, record: dict, lineage: bool = True) -> None:
+        """Write one record, with this stage added to its lineage."""
+        assert self._out is not None
+        line = dumps(records.with_lineage(record, self.entry) if lineage else record)
+        self._out.write(line)
+        self._out.flush()
+        self.counts["out"] += 1
+
+    def fail(self, record: dict, error: InputError) -> None:
+        """Stop at a record that cannot be processed or, with --on-error skip, set it aside."""
+        place = ""
+        if self._where:
+            place = f"{self._where[0]}:{self._where[1]}: "
+        if self.on_error == "stop":
+            located = type(error)(place + str(error), evidence=error.evidence)
+            located.where = error.where
+            raise located from None
+        print(f"{self.stage}: set aside: {place}{error}", file=sys.stderr)
+        self.put_aside(record, error)
+
+    def put_aside(self, record: dict | None, error: InputError) -> None:
+        """Count something as set aside and keep it, with the reason and the evidence, in the rejects file."""
+        self.set_aside += 1
+        if not self.rejects:
+            return
+        file, line = self._where or (None, None)
+        rejected = {"type": "reject", "stage": self.stage, "file": file, "line": line, "field": error.where or None,
+                    "error": str(error), "evidence": error.evidence, "record": record}  # fmt: skip
+        if self._rejected is None:
+            self._rejected = self._open_rejects()
+        data = dumps(rejected)
+        if data not in self._rejected_before:  # a resumed run meets the same bad records again
+            self._rejected.write(data)
+            self._rejected.flush()
+
+    def _open_rejects(self) -> BinaryIO:
+        assert self.rejects
+        if self.resume and os.path.exists(self.rejects):
+            cut_half_line(self.rejects)
+            self._rejected_before = set(Path(self.rejects).read_bytes().splitlines(keepends=True))
+            return _open_to_write(self.rejects, "ab")
+        return _open_to_write(self.rejects, "wb")
+
+    def count(self, what: str, n: int = 1) -> None:
+        """Add to a number of the summary."""
+        self.counts[what] += n
+
+    def note(self, text: str) -> None:
+        """Tell a person something, on stderr."""
+        if not self.quiet:
+            print(f"{self.stage}: {text}", file=sys.stderr)
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_SET_ASIDE if self.set_aside else EXIT_OK
+
+    def summary(self) -> str:
+        """One line with everything counted."""
+        said = [f"{n} {what}" for what, n in self.counts.items() if n or what in ("in", "out")]
+        if self.set_aside:
+            said.append(f"{self.set_aside} set aside" + (f" in {self.rejects}" if self.rejects else ""))
+        return ", ".join(said)
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        for f in (self._out, self._rejected):
+            if f is not None and f is not sys.stdout.buffer:
+                f.close()
+        if kind is None:
+            if self.rejects and self._rejected is None and not self.resume:
+                _open_to_write(self.rejects, "wb").close()  # an old rejects file must not look like this run's
+            left = +self._done
+            if self.resume and left:
+                raise UsageError(f"{self.output} holds {sum(left.values())} records that this input does not lead to "
+                                 f"(first: {next(iter(left))}): it was made from other input")  # fmt: skip
+            self.note(self.summary())
+            if self.set_aside:
+                raise SystemExit(self.exit_code)
+
+
+def _open_to_write(name: str, mode: str) -> BinaryIO:
+    try:
+        return open(name, mode)
+    except OSError as e:
+        raise EexpError(f"{name}: {e.strerror or e}") from None

@@ -1,0 +1,54 @@
+"""Models by spec, spelled the same on every command line.
+
+    model.gguf[+adapter.gguf]     llama.cpp, in process
+    hf:DIR_OR_ID[+ADAPTER]        transformers and PEFT; a directory may be given bare; an adapter alone knows its base
+    http://host:8000/v1#name      any OpenAI-compatible server (key from EEXP_API_KEY or OPENAI_API_KEY)
+    tiny[+adapter.gguf]           the small model that ships with eexp, through llama.cpp
+    random                        uniform over the admissible actions
+    expert                        the environment's own expert (eval only)
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from eexp.errors import UsageError
+from eexp.models.base import Model, Sample
+
+__all__ = ["DEFAULT_MODEL", "Model", "Sample", "open_model", "split_adapter"]
+
+DEFAULT_MODEL = "tiny"
+
+
+def split_adapter(spec: str) -> tuple[str, str | None]:
+    """`base+adapter` in two; a path that really holds a plus sign and exists is left whole."""
+    if os.path.exists(spec) or "+" not in spec:
+        return spec, None
+    base, _, adapter = spec.rpartition("+")
+    return base, adapter
+
+
+def open_model(spec: str, *, context: int | None = None, threads: int | None = None) -> Model:
+    """Open the language model that `spec` names.
+
+    context: tokens that prompt and answer may take together (None: what the model was trained for, 8192 at most).
+    Raises UsageError for a spec that names nothing, EexpError for a model that is there and cannot be opened.
+    """
+    if spec.startswith(("http://", "https://")):
+        from eexp.models.http import HttpModel
+
+        return HttpModel(spec)
+    if spec.startswith("hf:") or os.path.isdir(split_adapter(spec)[0]):
+        from eexp.models.hf import HfModel
+
+        return HfModel(spec, context=context)
+    base, adapter = split_adapter(spec)
+    if base == "tiny" or base.endswith(".gguf"):
+        from eexp.models.llama_cpp import LlamaCppModel
+        from eexp.models.tiny import tiny_gguf
+
+        path = tiny_gguf() if base == "tiny" else Path(base)
+        return LlamaCppModel(path, adapter, spec=spec, context=context, threads=threads)
+    raise UsageError(f"unknown model {spec!r}: give FILE.gguf[+ADAPTER.gguf], hf:DIR_OR_ID[+ADAPTER], "
+                     f"http://HOST/v1#NAME, tiny, random or expert")  # fmt: skip

@@ -1,0 +1,34 @@
+"""Chat templates outside transformers: the same Jinja dialect, for backends that only have the template's text."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+from eexp.errors import InputError
+from eexp.prompts import Messages
+
+
+@lru_cache(maxsize=8)
+def _compiled(template: str) -> Any:
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise InputError(f"the chat template refuses these messages: {message}")
+
+    def as_json(value: Any, indent: int | None = None, ensure_ascii: bool = False) -> str:
+        return json.dumps(value, indent=indent, ensure_ascii=ensure_ascii)
+
+    env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    env.filters["tojson"] = as_json
+    env.globals.update(raise_exception=refuse, strftime_now=lambda form: datetime.now().strftime(form))
+    return env.from_string(template)
+
+
+def render(template: str, messages: Messages, *, bos_token: str, eos_token: str) -> str:
+    """The prompt as text, ending where the assistant is to write."""
+    return _compiled(template).render(messages=messages, add_generation_prompt=True, bos_token=bos_token,
+                                      eos_token=eos_token)  # fmt: skip

@@ -1,0 +1,28 @@
+"""The model that ships with eexp, made by recipes/tiny: a base model for `house` and nothing else."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from eexp.models import fingerprints
+
+TINY_DIR = Path(__file__).parent.parent / "data" / "tiny"
+
+
+def tiny_gguf() -> Path:
+    """Its GGUF file, exported on first use into the user's cache directory."""
+    name = f"tiny-{fingerprints.of_files(TINY_DIR / 'model.safetensors', TINY_DIR / 'tokenizer.json')[7:]}.gguf"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eexp"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        writable = os.access(cache, os.W_OK)
+    except OSError:
+        writable = False
+    path = (cache if writable else Path(tempfile.gettempdir())) / name
+    if not path.exists():
+        from eexp.training.export import export
+
+        export(TINY_DIR, path, dtype="f32")
+    return path

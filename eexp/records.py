@@ -1,0 +1,195 @@
+"""The three record types, their checks and their schemas.
+
+A record is a plain dict, so that keys this version does not know are kept and passed on. The classes below only
+describe: `check` holds a dict against one of them, and `eexp schema` prints them as JSON Schema.
+All probabilities are natural logarithms; scores run from 0 to 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Annotated, Any, Literal, Optional
+
+import msgspec
+from msgspec import Meta, Struct
+
+from eexp import __version__
+from eexp.errors import InputError
+
+# Optional[...] rather than `| None`: msgspec evaluates these annotations, and Python 3.10 is supported.
+
+
+class Outcome(Struct, kw_only=True):
+    """What the environment answered to one action."""
+
+    observation: str
+    done: bool = False
+    score: Annotated[Optional[float], Meta(description="0 to 1, as the environment scores the episode so far")] = None
+    valid: Annotated[bool, Meta(description="false where the environment refused the action")] = True
+    success: Optional[bool] = None
+
+
+class Alternative(Struct, kw_only=True):
+    """An action other than the expert's, and what it led to."""
+
+    action: str
+    source: Annotated[str, Meta(description="policy, admissible or program")]
+    logprob: Annotated[Optional[float], Meta(description="of the whole text drawn, under the policy")] = None
+    outcome: Annotated[Optional[Outcome], Meta(description="null until `eexp rollout`, or where it refused")] = None
+    refused: Annotated[Optional[str], Meta(description="why `eexp rollout` did not trust this branch")] = None
+
+
+class Step(Struct, kw_only=True):
+    """One visit to a state: what was seen, and what the expert did."""
+
+    observation: str
+    action: str
+    admissible: Optional[list[str]] = None
+    admissible_count: Annotated[Optional[int], Meta(description="how many there were before sampling")] = None
+    thought: Optional[str] = None
+    alternatives: list[Alternative] = []
+
+
+class Trajectory(Struct, kw_only=True):
+    """One expert episode; `branch` and `rollout` enrich it in place."""
+
+    type: Literal["trajectory"]
+    id: str
+    env: Annotated[str, Meta(description="environment spec, as given to `eexp expert`")]
+    task: dict[str, Any]
+    instruction: str
+    steps: list[Step]
+    outcome: Optional[Outcome] = None
+    lineage: list[str] = []
+
+
+class Message(Struct, kw_only=True):
+    """One turn of a chat."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+
+
+class Example(Struct, kw_only=True):
+    """One training example: loss falls on the completion alone."""
+
+    type: Literal["example"]
+    id: str
+    kind: Annotated[str, Meta(description="imitation, world_model, reflection, ...")]
+    prompt: Annotated[list[Message], Meta(min_length=1)]
+    completion: Annotated[list[Message], Meta(min_length=1)]
+    weight: Annotated[float, Meta(ge=0)] = 1.0
+    group: Annotated[Optional[str], Meta(description="id of the trajectory it was made from")] = None
+    prompt_style: Optional[str] = None
+    lineage: list[str] = []
+
+
+class Turn(Struct, kw_only=True):
+    """One step of an evaluated episode."""
+
+    observation: str
+    action: str
+    text: Annotated[Optional[str], Meta(description="what the model wrote, where that is more than the action")] = None
+    valid: bool = True
+
+
+class Episode(Struct, kw_only=True):
+    """One evaluated task."""
+
+    type: Literal["episode"]
+    id: str
+    env: str
+    task: dict[str, Any]
+    split: Optional[str] = None
+    seed: int = 0
+    success: bool
+    score: Optional[float] = None
+    steps: int
+    invalid: Annotated[int, Meta(description="actions the environment refused")] = 0
+    instruction: Optional[str] = None
+    transcript: list[Turn] = []
+    final: Optional[str] = None
+    model: Optional[str] = None
+    prompt_style: Optional[str] = None
+    lineage: list[str] = []
+
+
+TYPES: dict[str, type] = {"trajectory": Trajectory, "example": Example, "episode": Episode}
+
+_JSON_NAMES = {"str": "a string", "int": "an integer", "float": "a number", "bool": "true or false",
+               "array": "an array", "object": "an object", "null": "null"}  # fmt: skip
+_TYPE_MISMATCH = re.compile(r"Expected `(?P<want>[^`]+)`(?: (?P<more>.+?))?(?:, got `(?P<got>[^`]+)`)?$")
+
+
+def _in_words(text: str) -> str:
+    """Put msgspec's `str | null` as 'a string or null'."""
+    return " or ".join(_JSON_NAMES.get(part, part) for part in text.split(" | "))
+
+
+def check(record: Any, kind: str) -> dict:
+    """Return `record` if it is a `kind` ("trajectory", "example", "episode").
+
+    Raises InputError, with the JSON path of the first field that is wrong, if it is not.
+    """
+    if not isinstance(record, dict):
+        raise InputError(f"expected a {kind} record, got something that is not a JSON object", "$")
+    found = record.get("type")
+    if found != kind:
+        if isinstance(found, str) and found in TYPES:
+            raise InputError(f"expected a record of type {kind}, got one of type {found}", "$.type")
+        raise InputError(f'expected "{kind}", got {"nothing" if found is None else repr(found)}', "$.type")
+    try:
+        msgspec.convert(record, TYPES[kind])
+    except msgspec.ValidationError as e:
+        raise _explain(str(e)) from None
+    return record
+
+
+def _explain(message: str) -> InputError:
+    text, _, path = message.partition(" - at ")
+    path = path.strip("`") or "$"
+    missing = re.match(r"Object missing required field `(.+)`", text)
+    if missing:
+        return InputError("missing", f"{path}.{missing.group(1)}")
+    mismatch = _TYPE_MISMATCH.match(text)
+    if mismatch:
+        text = "expected " + _in_words(mismatch["want"])
+        if mismatch["more"]:
+            text += " " + mismatch["more"]
+        if mismatch["got"]:
+            text += ", got " + _in_words(mismatch["got"])
+    return InputError(text[0].lower() + text[1:], path)
+
+
+def schema(kind: str) -> dict:
+    """The JSON Schema (draft 2020-12) of a record type."""
+    made = msgspec.json.schema(TYPES[kind])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": kind, **made}
+
+
+def lineage_entry(stage: str, **settings: Any) -> str:
+    """One line of lineage: the stage, its version, and every setting that decides what it writes."""
+    said = " ".join(f"{k.replace('_', '-')}={v}" for k, v in settings.items() if v is not None)
+    return f"{stage} {__version__} {said}".rstrip()
+
+
+def with_lineage(record: dict, entry: str) -> dict:
+    """A shallow copy of `record` with one more line of lineage, kept as the last key."""
+    rest = {k: v for k, v in record.items() if k != "lineage"}
+    return {**rest, "lineage": [*record.get("lineage", []), entry]}
+
+
+def canonical(action: str) -> str:
+    """The form in which two actions are the same: case, outer punctuation and runs of blanks do not count."""
+    return " ".join(action.split()).strip(" .!\"'`").casefold()
+
+
+def seed_of(*parts: Any) -> int:
+    """A 63-bit seed that depends on `parts` alone.
+
+    Random draws are seeded by what a record is, never by when it came, so that order, resuming and parallel runs
+    change nothing.
+    """
+    said = "\x1f".join(str(p) for p in parts).encode()
+    return int.from_bytes(hashlib.blake2b(said, digest_size=8).digest(), "big") >> 1

@@ -1,0 +1,163 @@
+"""Make the tiny base model that ships with eexp, from nothing, in some minutes on two cores.
+
+A Llama of about two million parameters with a byte-level BPE of its own, trained on transcripts of *random* play in
+houses that no other split uses. So it reads the world's language and knows what can be said, and it cannot act: there
+is no expert behaviour in what it saw. That is what a base model is to early experience.
+
+    python recipes/tiny/make_tiny.py -o eexp/data/tiny [--episodes 12000] [--seed 0]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
+
+from eexp.envs.house import ALL_ROOMS, SPLITS, House
+from eexp.prompts import get_style
+
+SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+CONTEXT = 2048
+# Words of the later training stages, so that the tokenizer has them whole. No statement about how to act.
+STAGE_WORDS = """
+I need to do this: If I go to open close take put wash heat cool look at, I expect: You That would not work here.
+That would change nothing. it would not help with the task. The way to go on is to . So I Expecting: rather than
+"""
+
+
+def random_play(env: House, task: dict, rng: random.Random, steps: int) -> list[dict]:
+    """Messages of one episode of uniformly random admissible actions, with one in ten that is not admissible."""
+    style = get_style("react")
+    seen = env.reset(task)
+    played: list[dict] = []
+    while len(played) < steps and not seen.done:
+        action = rng.choice(env.admissible())
+        if rng.random() < 0.1:
+            places = [p.rstrip("*") for ps in ALL_ROOMS.values() for p in ps]
+            thing, place = rng.choice(list(env.where)), rng.choice(places)
+            action = rng.choice([f"go to {rng.choice(list(ALL_ROOMS))}", f"open {place}", f"close {place}", "look",
+                                 f"take {thing} from {place}", f"put {thing} on {place}"])  # fmt: skip
+        played.append({"observation": seen.text, "action": action})
+        seen = env.step(action)
+    return style.act(env.instruction(), played, seen.text)
+
+
+def render(messages: list[dict]) -> str:
+    return "".join(f"<|{m['role']}|>{m['content']}<|end|>" for m in messages)
+
+
+def make_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=SPECIAL, show_progress=False,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())  # fmt: skip
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|pad|>",
+                                   model_max_length=CONTEXT, chat_template=CHAT_TEMPLATE)  # fmt: skip
+
+
+def batches(sequences: list[np.ndarray], tokens: int, rng: random.Random) -> list[list[np.ndarray]]:
+    """Sequences of like length together, each batch up to `tokens` with its padding, in random order."""
+    made, batch = [], []
+    for s in sorted(sequences, key=len):
+        if batch and len(s) * (len(batch) + 1) > tokens:
+            made.append(batch)
+            batch = []
+        batch.append(s)
+    made.append(batch)
+    rng.shuffle(made)
+    return made
+
+
+def train(model: LlamaForCausalLM, sequences: list[np.ndarray], args: argparse.Namespace) -> None:
+    plan = list(itertools.chain.from_iterable(
+        batches(sequences, args.tokens_per_batch, random.Random(args.seed + e)) for e in range(args.epochs)))  # fmt: skip
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.05)
+    schedule = get_cosine_schedule_with_warmup(optimizer, len(plan) // 20, len(plan))
+    started, seen, shown = time.time(), 0, 0.0
+    for step, batch in enumerate(plan, 1):
+        width = max(map(len, batch))
+        ids = torch.zeros(len(batch), width, dtype=torch.long)
+        labels = torch.full((len(batch), width), -100)
+        for row, s in enumerate(batch):
+            ids[row, : len(s)] = labels[row, : len(s)] = torch.from_numpy(s.astype(np.int64))
+        loss = model(input_ids=ids, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        seen += sum(map(len, batch))
+        shown = loss.item() if step == 1 else 0.95 * shown + 0.05 * loss.item()
+        if step % 50 == 0 or step == len(plan):
+            rate = seen / (time.time() - started)
+            print(f"step {step}/{len(plan)} loss {shown:.3f} {rate:,.0f} tokens/s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", required=True, type=Path)
+    parser.add_argument("--episodes", type=int, default=12_000)
+    parser.add_argument("--steps", type=int, default=20, help="of random play in an episode")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--vocab-size", type=int, default=768)
+    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=5)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--kv-heads", type=int, default=2)
+    parser.add_argument("--mlp", type=int, default=384)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--tokens-per-batch", type=int, default=8192)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    env, style = House(), get_style("react")
+    rng = random.Random(args.seed)
+    numbers = rng.sample(range(SPLITS["play"]), args.episodes)
+    played = [random_play(env, {"id": f"play/{n}", "split": "play"}, random.Random(f"{args.seed}/{n}"),
+                          rng.randint(5, args.steps)) for n in numbers]  # fmt: skip
+    texts = [render(m) for m in played]
+    other = [style.world_model_system, style.world_model_request, style.target_open, style.target_close, STAGE_WORDS]
+    tokenizer = make_tokenizer(texts + other * 50, args.vocab_size)
+    sequences = [np.array(ids, dtype=np.uint16)[:CONTEXT] for ids in tokenizer(texts)["input_ids"]]
+    print(f"{len(texts)} episodes, {sum(map(len, sequences)):,} tokens, longest {max(map(len, sequences))}, "
+          f"vocabulary {len(tokenizer)}")  # fmt: skip
+
+    torch.manual_seed(args.seed)
+    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=args.hidden, intermediate_size=args.mlp,
+                         num_hidden_layers=args.layers, num_attention_heads=args.heads,
+                         num_key_value_heads=args.kv_heads, max_position_embeddings=CONTEXT, tie_word_embeddings=True,
+                         bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+                         pad_token_id=tokenizer.pad_token_id)  # fmt: skip
+    model = LlamaForCausalLM(config)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
+    train(model, sequences, args)
+    save(model, tokenizer, args.output, vars(args))
+
+
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, output: Path, made_with: dict) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    model.half().save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    weights = output / "model.safetensors"
+    save_file(load_file(weights), weights, metadata={"format": "pt"})  # one fixed layout, so that checksums compare
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in made_with.items() if k != "output"}
+    (output / "made_with.json").write_text(json.dumps(settings, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
