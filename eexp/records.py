@@ -193,3 +193,18 @@ def seed_of(*parts: Any) -> int:
     """
     said = "\x1f".join(str(p) for p in parts).encode()
     return int.from_bytes(hashlib.blake2b(said, digest_size=8).digest(), "big") >> 1
+
+
+def expert_outcome(trajectory: dict, i: int) -> dict | None:
+    """What the expert's action at step `i` led to: the next observation, or the trajectory's outcome after the last."""
+    if i + 1 < len(trajectory["steps"]):
+        return {"observation": trajectory["steps"][i + 1]["observation"]}
+    return trajectory.get("outcome")
+
+
+def example(trajectory: dict, name: str, kind: str, prompt: list[dict], completion: list[dict], prompt_style: str,
+            **more: Any) -> dict:  # fmt: skip
+    """An example record made from a trajectory; `name` tells it from the others of the same trajectory."""
+    return {"type": "example", "kind": kind, "id": f"{trajectory['id']}/{name}", "group": trajectory["id"],
+            "prompt": prompt, "completion": completion, "weight": 1.0, "prompt_style": prompt_style, **more,
+            "lineage": trajectory.get("lineage", [])}  # fmt: skip

@@ -73,9 +73,9 @@ class Environment(ABC):
         """The expert's action in the current state; None where there is none or it has nothing to say."""
         return None
 
-    def fork(self) -> Environment | None:
-        """An independent copy in the current state, or None where only replaying can reach it again."""
-        return None
+    def fork(self) -> Environment:
+        """An independent copy in the current state. Leave it out where only replaying can reach a state again."""
+        raise NotImplementedError(f"{self.spec} cannot fork")
 
     def mask(self, text: str) -> str:
         """The observation with what is truly random in it blanked out, for comparing two of them."""

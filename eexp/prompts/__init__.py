@@ -106,6 +106,11 @@ class PromptStyle:
                 return line.strip().strip("`*").strip()
         return ""
 
+    def thought_in(self, text: str) -> str:
+        """What a model wrote without its private thinking and without an action line at the end."""
+        text = re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL)
+        return text.partition(_ACTION_MARK)[0].strip()
+
     # -- world modelling -----------------------------------------------------------------------------------------
 
     def world_model(self, instruction: str, steps: Sequence[dict], observation: str, action: str) -> Messages:

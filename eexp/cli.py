@@ -1,0 +1,111 @@
+"""The `eexp` command. A stage is imported only when it is called, so that help is instant."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from types import FrameType
+
+import click
+
+from eexp import __version__
+from eexp.errors import EXIT_FAILED, EexpError
+
+# name -> first line of its help. A test holds this against the commands themselves.
+COMMANDS = {
+    "expert": "Record an environment's own expert as trajectories.",
+    "branch": "Add K alternative actions to every expert state.",
+    "rollout": "Execute every alternative from its own state and record what happened.",
+    "world-model-data": "Make training examples that predict the next state.",
+    "reflect": "Make training examples that reason towards the expert's action.",
+    "imitation-data": "Make training examples that imitate the expert.",
+    "mix": "Weight, shuffle and cut several files of examples into one.",
+    "finetune": "Train a LoRA adapter, or all weights, on examples.",
+    "export": "Write an adapter or a model as GGUF, for llama.cpp.",
+    "eval": "Play tasks with a model and record the episodes.",
+    "compare": "Compare files of episodes: success, intervals, paired differences.",
+    "show": "Show records, or a training run, to a person.",
+    "schema": "Print the JSON Schema of a record type.",
+}
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "auto_envvar_prefix": "EEXP"}
+
+
+class Stages(click.Group):
+    """A group that knows its commands by name and loads one when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return importlib.import_module(f"eexp.stages.{name.replace('-', '_')}").command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=Stages, context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="eexp", message="%(prog)s %(version)s")
+@click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
+def group(verbose: bool) -> None:
+    """Turn an agent's own actions into training data.
+
+    Stages read and write JSONL records over standard input and output. The bare pipe works:
+
+    \b
+      eexp expert house -n 20 > expert.jsonl
+      eexp branch < expert.jsonl | eexp rollout | eexp reflect > sr.jsonl
+
+    Every option has an environment variable: EEXP_MODEL, EEXP_ENV, EEXP_SEED and EEXP_PROMPT_STYLE where several
+    commands share it, else EEXP_COMMAND_OPTION (EEXP_BRANCH_K).
+
+    Exit codes: 0 done, 1 failed, 2 usage, 3 bad input, 4 done but some records were set aside.
+    """
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; every failure is one line on stderr and a documented exit code."""
+    signal.signal(signal.SIGTERM, _leave_in_order)
+    arguments = sys.argv[1:] if args is None else args
+    verbose = bool({"-v", "--verbose"} & set(arguments[:1]))
+    try:
+        group(arguments, prog_name="eexp", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has had enough (`| head`): no error. Python would still try to flush on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except click.exceptions.NoArgsIsHelpError as e:
+        click.echo(e.format_message())
+        sys.exit(2)
+    except click.ClickException as e:
+        if verbose:
+            raise
+        e.show()
+        sys.exit(e.exit_code)
+    except EexpError as e:
+        if verbose:
+            raise
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(e.exit_code)
+    except MemoryError:
+        print("error: out of memory", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
+
+
+def _leave_in_order(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends like any exit, so that environments and their children are closed."""
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    main()

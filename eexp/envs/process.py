@@ -1,0 +1,186 @@
+"""A child process that answers lines and never outlives us.
+
+Shared by the environments that live in a process of their own (program.py, scienceworld.py). A child is in a process
+group of its own, so that Ctrl-C reaches us and not it, and so that its own children can be ended with it. It goes
+
+- when `end` is called, or the object is garbage, or we exit: the whole group is killed;
+- when we are killed ourselves: it then reads end of file on its standard input, which nobody else holds open.
+
+POSIX only.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import time
+import weakref
+
+from eexp.errors import UsageError
+
+#: How long one answer may be; a program that writes on and on must not eat our memory.
+MAX_LINE = 16 << 20
+DEFAULT_LIMIT = 60.0
+
+_alive: weakref.WeakSet[Child] = weakref.WeakSet()
+
+
+def time_limit() -> float:
+    """Seconds that an environment has for one answer: $EEXP_ENV_TIMEOUT, else 60."""
+    said = os.environ.get("EEXP_ENV_TIMEOUT") or str(DEFAULT_LIMIT)
+    try:
+        limit = float(said)
+    except ValueError:
+        limit = 0.0
+    if not 0 < limit < 1e9:
+        raise UsageError(f"EEXP_ENV_TIMEOUT: expected a number of seconds above 0, got {said!r}")
+    return limit
+
+
+class ChildFailed(Exception):
+    """The child died, hung or wrote what is no single line. The message says which; the child is of no more use."""
+
+
+class Child:
+    """A running program with pipes on its standard input and output. OSError where it cannot be started."""
+
+    def __init__(self, argv: list[str], stderr: int | None = None, cwd: str | None = None):
+        self._popen = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, cwd=cwd, bufsize=0,
+            start_new_session=True,
+        )  # fmt: skip
+        for pipe in (self._popen.stdin, self._popen.stdout):
+            os.set_blocking(pipe.fileno(), False)
+        self._unread = bytearray()
+        self._finalizer = weakref.finalize(self, _end, self._popen, os.getpid())
+        _alive.add(self)
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def usable(self) -> bool:
+        """Not ended, and ours: in a forked copy of this process the child belongs to the original."""
+        return not self._popen.stdin.closed
+
+    def ask(self, request: bytes, limit: float) -> bytes:
+        """Write one line, return the one line that answers it, both without their line end.
+
+        Raises ChildFailed where there is none within `limit` seconds.
+        """
+        self._read()
+        if not self._unread:
+            line = self._exchange(request + b"\n", limit)
+        if self._unread:
+            raise ChildFailed(f"a line that nothing asked for: {excerpt(self._unread)}")
+        return line
+
+    def tell(self, request: bytes) -> None:
+        """Write one line that needs no answer, as far as there is room for it and someone to read it."""
+        if self.usable:
+            self._write(request + b"\n")
+
+    def read_line(self, limit: float) -> bytes:
+        """The next line it writes by itself. Raises ChildFailed as `ask` does."""
+        return self._exchange(b"", limit)
+
+    def _exchange(self, unsent: bytes, limit: float) -> bytes:
+        # Writing and reading take turns: a program that answers while we still write must not block us both.
+        deadline = time.monotonic() + limit
+        searched = 0
+        while (end := self._unread.find(b"\n", searched)) < 0:
+            searched = len(self._unread)
+            if searched > MAX_LINE:
+                raise ChildFailed(f"more than {MAX_LINE >> 20} MiB without a line end")
+            unsent = self._write(unsent)
+            self._wait(deadline, limit, writing=bool(unsent))
+            self._read()
+        line = bytes(self._unread[:end])
+        del self._unread[: end + 1]
+        return line
+
+    def _write(self, unsent: bytes) -> bytes:
+        try:
+            return unsent[os.write(self._popen.stdin.fileno(), unsent) :] if unsent else b""
+        except BlockingIOError:
+            return unsent
+        except BrokenPipeError:
+            return b""  # it has gone; reading will tell how
+
+    def _wait(self, deadline: float, limit: float, writing: bool) -> None:
+        """Until it has written something, or is ready for more."""
+        ready = select.poll()
+        ready.register(self._popen.stdout.fileno(), select.POLLIN)
+        if writing:
+            ready.register(self._popen.stdin.fileno(), select.POLLOUT)
+        left = deadline - time.monotonic()
+        if left <= 0 or not ready.poll(left * 1000):
+            raise ChildFailed(f"no answer within {limit:g} s (EEXP_ENV_TIMEOUT)")
+
+    def _read(self) -> None:
+        try:
+            got = os.read(self._popen.stdout.fileno(), 1 << 18)
+        except BlockingIOError:
+            return
+        if not got:
+            raise ChildFailed(self.how_it_ended())
+        self._unread += got
+
+    def how_it_ended(self) -> str:
+        """Its exit status or signal in words, once its output has ended or it is known to be gone."""
+        try:
+            code = self._popen.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            return "closed its standard output"
+        if code < 0:
+            return f"killed by signal {-code} ({signal.Signals(-code).name})"
+        return f"ended with exit status {code}"
+
+    def end(self, grace: float = 0.0) -> None:
+        """Close its standard input, give it `grace` seconds to go by itself, then kill its group. Safe to call twice."""
+        if self._finalizer.detach():
+            _end(self._popen, os.getpid(), grace)
+        _alive.discard(self)
+
+
+def excerpt(text: bytes, length: int = 80) -> str:
+    """The beginning of what a program wrote, fit for one line of a message."""
+    shown = text[:length].decode("utf-8", "replace")
+    return repr(shown) + ("..." if len(text) > length else "")
+
+
+def _end(popen: subprocess.Popen, owner: int, grace: float = 0.0) -> None:
+    if os.getpid() != owner:  # a fork of ours that exits must not take its parent's child along
+        return
+    popen.stdin.close()
+    _await_end_of_file(popen.stdout.fileno(), grace)
+    try:
+        os.killpg(popen.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):  # macOS says the latter of a group in which all have ended
+        pass
+    popen.wait()
+    popen.stdout.close()
+
+
+def _await_end_of_file(pipe: int, grace: float) -> None:
+    deadline = time.monotonic() + grace
+    ready = select.poll()
+    ready.register(pipe, select.POLLIN)
+    while (left := deadline - time.monotonic()) > 0:
+        if ready.poll(left * 1000) and not os.read(pipe, 1 << 18):
+            return
+
+
+def _let_go_after_fork() -> None:
+    """Close the copies of the pipes that a fork inherits: held open, they would keep a child from seeing our end."""
+    for child in list(_alive):
+        child._finalizer.detach()
+        child._popen.stdin.close()
+        child._popen.stdout.close()
+    _alive.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_after_fork)

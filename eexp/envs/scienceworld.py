@@ -1,0 +1,338 @@
+"""`scienceworld`: thirty kinds of science experiments in words (Wang et al. 2022, arXiv 2203.07540).
+
+The package's simulator runs in a Java process of its own. Four things differ from the package's Python class:
+
+- The JVM is started with `-XX:hashCode=2`. Without it the simulator lists things in an order that changes from run to
+  run, and a replay does not see what was recorded.
+- A step asks for the observation, the score and whether it is over. The package's `step` also computes every valid
+  action, up to 80 ms; here that is `admissible()`, when somebody asks.
+- `reset` loads the task and looks around, which the package's own `reset` takes 3 to 20 times as long for.
+- A failed task scores 0 and is over (the simulator says -100 and goes on).
+
+Options, as in `scienceworld?task=boil,find-plant&simplifications=openDoors`:
+    task             names, or beginnings of names, of the kinds of task to have; all 30 by default
+    simplifications  `easy` (the default), `none`, or the simulator's own names with commas between them
+    max_steps        actions in an episode, 100 by default, as in the package
+    memory           of the JVM, `512m` by default
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from eexp.envs.base import Environment, Observation
+from eexp.envs.process import Child, ChildFailed, time_limit
+from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
+
+SPLITS = {"train": "getVariationsTrain", "dev": "getVariationsDev", "test": "getVariationsTest"}
+SIMPLIFICATIONS = (
+    "teleportAction",
+    "selfWateringFlowerPots",
+    "openContainers",
+    "openDoors",
+    "noElectricalAction",
+)
+
+INSTALL = "ScienceWorld needs `pip install scienceworld` and Java 8 or newer (Debian: apt install default-jre-headless)"
+JVM = (
+    "-XX:+UnlockExperimentalVMOptions",
+    "-XX:hashCode=2",  # the same for every object: hash tables keep the order in which they were filled
+    "-XX:+UseSerialGC",  # one thread and 100 MB less, and no slower
+    "-XX:-UsePerfData",  # no files in /tmp
+)
+
+#: What the simulator answers to an action it did not execute.
+REFUSALS = ("No known action matches that input.", "Unknown action.", "Ambiguous request:")
+_CHOICE = re.compile(r"^(\d+):\t", re.MULTILINE)
+_TEMPERATURE = re.compile(r"-?\d+(?:\.\d+)?(?= degrees celsius)")
+
+
+class ScienceWorld(Environment):
+    """ScienceWorld. See the module's docstring for the options; all of them are strings.
+
+    Raises EexpError where the package or Java is missing, UsageError for an option that does not exist.
+    """
+
+    spec = "scienceworld"
+
+    def __init__(
+        self,
+        task: str = "",
+        simplifications: str = "easy",
+        max_steps: str = "100",
+        memory: str = "512m",
+        **more: str,
+    ):
+        if more:
+            known = "task, simplifications, max_steps, memory"
+            raise UsageError(f"scienceworld has no option {next(iter(more))!r}; it has: {known}")
+        _check_installed()
+        self._kinds = _kinds(task)
+        self._simplifications = _simplifications(simplifications)
+        if not re.fullmatch(r"[1-9]\d{0,8}", max_steps):
+            raise UsageError(f"scienceworld?max_steps={max_steps}: expected a number above 0")
+        if not re.fullmatch(r"[1-9]\d*[kmgKMG]?", memory):
+            raise UsageError(f"scienceworld?memory={memory}: expected a number with k, m or g")
+        self.max_steps = int(max_steps)
+        self._memory = memory
+        self._limit = time_limit()
+        self._simulator: Simulator | None = None
+        self._task: tuple[str, int, str] | None = None
+        self._played: list[str] = []
+        self._gold: list[str] | None = None
+        self._text = ""
+
+    def splits(self) -> list[str]:
+        return list(SPLITS)
+
+    def tasks(self, split: str) -> Iterator[dict]:
+        """The first variation of every kind of task, the second of every kind, and so on, as long as they last."""
+        self.check_split(split)
+        return self._by_turns({kind: None for kind in self._kinds}, split)
+
+    def _by_turns(self, variations: dict[str, list[int] | None], split: str) -> Iterator[dict]:
+        turn = 0
+        while variations:
+            for kind in list(variations):
+                if variations[kind] is None:
+                    variations[kind] = self._variations(kind, split)
+                if turn >= len(variations[kind]):
+                    del variations[kind]
+                    continue
+                number = variations[kind][turn]
+                yield {
+                    "id": f"{kind}/{number}", "split": split,
+                    "task": kind, "variation": number, "simplifications": self._simplifications,
+                }  # fmt: skip
+            turn += 1
+
+    def _variations(self, kind: str, split: str) -> list[int]:
+        self._aside("load", kind, 0, "", False)  # the simulator knows the variations of what is loaded only
+        return sorted(self._aside(SPLITS[split]))
+
+    def reset(self, task: dict) -> Observation:
+        """Load the task and look around.
+
+        Raises InputError for a task that ScienceWorld does not have, EnvironmentFailed if the simulator fails.
+        """
+        self._task = self._checked(task)
+        self._played, self._gold = [], None
+        said = self._ask("load", *self._task, False)
+        if said:
+            self._task = None
+            raise InputError(" ".join(said.split()), "$.task")
+        self._text = self._ask("freeActionLook").rstrip()
+        return Observation(
+            self._text, score=0.0
+        )  # until the first step the simulator has the last episode's score
+
+    def _checked(self, task: dict) -> tuple[str, int, str]:
+        kind, variation = task.get("task"), task.get("variation")
+        simplifications = task.get("simplifications", self._simplifications)
+        if kind not in _all_kinds():
+            raise InputError(f"ScienceWorld has no task {kind!r}", "$.task.task")
+        if type(variation) is not int or variation < 0:
+            raise InputError(f"expected the number of a variation, got {variation!r}", "$.task.variation")
+        if not isinstance(simplifications, str):
+            raise InputError(f"expected a string, got {simplifications!r}", "$.task.simplifications")
+        if "noElectricalAction" in simplifications and kind.startswith(("power-component", "test-conductivity")):
+            raise InputError(f"{kind} cannot be solved with noElectricalAction", "$.task.simplifications")
+        return kind, variation, simplifications
+
+    def step(self, action: str) -> Observation:
+        self._text = self._ask("step", " ".join(action.split())).rstrip()
+        self._played.append(action)
+        score = self._ask("getScore")  # 0 to 1 here, and -1 where the agent can no longer succeed
+        done = score < 0 or self._ask("getCompleted")
+        success = True if score >= 1 else False if done else None
+        score, valid = round(min(max(score, 0.0), 1.0), 4), not self._text.startswith(REFUSALS)
+        return Observation(self._text, done=done, score=score, valid=valid, success=success)
+
+    def instruction(self) -> str:
+        return self._ask("getTaskDescription")
+
+    def admissible(self) -> list[str]:
+        """Every valid action, sorted; or the numbers to choose from, where the last action was ambiguous.
+
+        The simulator takes the next input for such a choice, whatever it is.
+        """
+        if self._text.startswith("Ambiguous request:"):
+            return _CHOICE.findall(self._text)
+        found = json.loads(self._ask("getValidActionObjectCombinationsJSON"))
+        return sorted({valid["action"] for valid in found["validActions"]})
+
+    def expert(self) -> str | None:
+        """The next action of the simulator's own solution, as long as the episode has followed it; else None."""
+        if self._gold is None:
+            # A second interface in the same JVM finds it: 0.3 s as a rule, up to 7 s, and the episode stays as it is.
+            self._aside("load", *self._task, True)
+            self._gold = self._aside("getGoldActionSequence")
+        n = len(self._played)
+        return self._gold[n] if self._gold[:n] == self._played and n < len(self._gold) else None
+
+    def mask(self, text: str) -> str:
+        """Temperatures blanked out, and the lines sorted.
+
+        With our JVM neither varies. It is for what was recorded elsewhere, where things are listed in any order.
+        """
+        return "\n".join(sorted(_TEMPERATURE.sub("#", text).split("\n")))
+
+    def close(self) -> None:
+        if self._simulator is not None:
+            self._simulator.end()
+            self._simulator = None
+
+    def _ask(self, method: str, *args: Any) -> Any:
+        """Call a method of the simulator's interface that plays the episode."""
+        if method != "load" and (self._task is None or not self._running()):
+            raise EnvironmentFailed(f"{self.spec}: {method}: no task is loaded; `reset` loads one")
+        return self._call("episode", method, *args)
+
+    def _aside(self, method: str, *args: Any) -> Any:
+        """Call a method of a second interface, which leaves the episode alone."""
+        return self._call("aside", method, *args)
+
+    def _running(self) -> bool:
+        return self._simulator is not None and self._simulator.usable
+
+    def _call(self, interface: str, method: str, *args: Any) -> Any:
+        if not self._running():
+            self._simulator = Simulator(self._memory, self._limit)
+        try:
+            return self._simulator.call(interface, method, *args)
+        except ChildFailed as e:
+            self.close()
+            self._task = None
+            raise EnvironmentFailed(f"{self.spec}: {method}: {e}") from None
+
+
+class Simulator:
+    """A JVM with two of ScienceWorld's interfaces, which are independent of each other. Raises EexpError."""
+
+    def __init__(self, memory: str, limit: float):
+        from py4j.java_gateway import GatewayParameters, JavaGateway, find_jar_path
+        from scienceworld.constants import JAR_PATH
+
+        self._limit = limit
+        # Not the package's own launcher: it takes no options for the JVM, and any user of the machine could call in.
+        command = [
+            _java(), *JVM, f"-Xmx{memory}", "-classpath", os.pathsep.join((find_jar_path(), JAR_PATH)),
+            "py4j.GatewayServer", "--die-on-broken-pipe", "--enable-auth", "0",
+        ]  # fmt: skip
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `end`)
+        self._child = Child(command, stderr=self._complaints.fileno(), cwd=tempfile.gettempdir())
+        try:
+            port, token = int(self._child.read_line(limit)), self._child.read_line(limit).decode()
+        except (ChildFailed, ValueError) as e:
+            self._child.end()
+            raise EexpError(f"java: {self._complaint() or e}. {INSTALL}") from None
+        _quieten_py4j()
+        gateway = JavaGateway(
+            gateway_parameters=GatewayParameters(port=port, auth_token=token, read_timeout=limit)
+        )
+        self._client = gateway._gateway_client
+        # The simulator prints as it works. Nobody reads that pipe, and once full it would stop the simulator.
+        gateway.jvm.System.setOut(gateway.jvm.java.io.PrintStream(os.devnull))
+        interface = gateway.jvm.scienceworld.runtime.pythonapi.PythonInterface
+        self._interfaces = {"episode": interface(), "aside": interface()}
+
+    @property
+    def usable(self) -> bool:
+        """Running, and ours: a fork of this process must start a simulator of its own."""
+        if not self._child.usable:
+            self._client.is_connected = (
+                False  # or py4j would talk, on our parent's socket, about objects it collects
+            )
+        return self._child.usable
+
+    def call(self, interface: str, method: str, *args: Any) -> Any:
+        """Raises ChildFailed where the simulator did not answer."""
+        from py4j.java_collections import JavaList
+        from py4j.protocol import Py4JError, Py4JJavaError
+
+        began = time.monotonic()
+        try:
+            answer = getattr(self._interfaces[interface], method)(*args)
+            return list(answer) if isinstance(answer, JavaList) else answer
+        except Py4JJavaError as e:
+            raise ChildFailed(str(e.java_exception)) from None
+        except Py4JError:
+            if time.monotonic() - began >= self._limit:
+                raise ChildFailed(f"no answer within {self._limit:g} s (EEXP_ENV_TIMEOUT)") from None
+            raise ChildFailed(f"the JVM {self._child.how_it_ended()}. {self._complaint()}".rstrip(". ")) from None
+
+    def end(self) -> None:
+        self._client.is_connected = False
+        self._child.end()
+        self._complaints.close()
+
+    def _complaint(self) -> str:
+        """What the JVM wrote to its standard error, in one line."""
+        self._complaints.seek(0)
+        lines = self._complaints.read(10_000).decode("utf-8", "replace").splitlines()
+        return " ".join(line.strip() for line in lines if not line.startswith("Picked up "))[:300]
+
+
+def _check_installed() -> None:
+    try:
+        import py4j.java_gateway
+        import scienceworld.constants  # noqa: F401
+    except ImportError as e:
+        raise EexpError(f"{e}. {INSTALL}") from None
+    if not shutil.which(_java()):
+        raise EexpError(f"no {_java()!r} found. {INSTALL}")
+
+
+def _java() -> str:
+    home = os.environ.get("JAVA_HOME")
+    return os.path.join(home, "bin", "java") if home else "java"
+
+
+def _all_kinds() -> list[str]:
+    from scienceworld.constants import ID2TASK
+
+    return list(ID2TASK.values())
+
+
+def _kinds(chosen: str) -> list[str]:
+    """The names that `chosen` stands for: each part of it is a name or the beginning of some. In the package's order."""
+    known, found = _all_kinds(), set()
+    for part in chosen.split(","):
+        matches = [part] if part in known else [kind for kind in known if kind.startswith(part)]
+        if not matches:
+            raise UsageError(f"scienceworld?task={part}: no such task; there are: {', '.join(known)}")
+        found.update(matches)
+    return [kind for kind in known if kind in found]
+
+
+def _simplifications(chosen: str) -> str:
+    """As the simulator wants them: it ignores names that it does not know, so they are checked here."""
+    if chosen in ("easy", "none"):
+        return chosen.removesuffix("none")
+    for part in chosen.split(","):
+        if part not in SIMPLIFICATIONS:
+            known = ", ".join(("easy", "none", *SIMPLIFICATIONS))
+            raise UsageError(
+                f"scienceworld?simplifications={part}: no such simplification; there are: {known}"
+            )
+    return chosen
+
+
+def _quieten_py4j() -> None:
+    """py4j logs every failed call with a traceback, partly to the root logger. We say it in one line ourselves."""
+    logging.getLogger("py4j").setLevel(logging.CRITICAL + 1)
+    root = logging.getLogger()
+    root.removeFilter(_not_from_py4j)
+    root.addFilter(_not_from_py4j)
+
+
+def _not_from_py4j(record: logging.LogRecord) -> bool:
+    return record.module != "java_gateway"

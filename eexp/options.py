@@ -1,0 +1,118 @@
+"""The options that several commands share, spelled the same everywhere."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from eexp.models.policy import Policy
+    from eexp.prompts import PromptStyle
+
+Command = Callable[..., Any]
+
+
+def streams(kind: str | None = None, resume: bool = False, plural: str = "FILE") -> Callable[[Command], Command]:
+    """FILE arguments (unless `kind` is None), -o, and what to do about bad records; passed on as one `stream`.
+
+    kind: the type of record that the command reads. resume: whether it is slow enough for --resume.
+    """
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def with_stream(*args: Any, output: str | None, on_error: str = "stop", rejects: str | None = None,
+                        resume: bool = False, quiet: bool, files: tuple[str, ...] = (), **rest: Any) -> Any:  # fmt: skip
+            from eexp.jsonl import Stream
+
+            stream = Stream(files, output, on_error, rejects, resume, quiet)
+            return command(*args, stream=stream, **rest)
+
+        found = [click.option("-o", "--output", metavar="FILE", help="Write here instead of standard output.")]
+        if resume:
+            found.append(click.option("--resume", is_flag=True,
+                                      help="Go on from what -o FILE already holds, as the same command left it."))  # fmt: skip
+        found += [
+            click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
+                         help="What a bad record does: end the run (exit code 3), or be set aside (exit code 4)."),
+            click.option("--rejects", metavar="FILE",
+                         help="Keep what was set aside here, with the reason. Implies --on-error skip."),
+            click.option("-q", "--quiet", is_flag=True, help="No summary on standard error."),
+        ]  # fmt: skip
+        for option in reversed(found):
+            with_stream = option(with_stream)
+        if kind:
+            with_stream = click.argument("files", nargs=-1, metavar=f"[{plural}]...")(with_stream)
+        return with_stream
+
+    return decorate
+
+
+def seed(command: Command) -> Command:
+    """--seed."""
+    return click.option("--seed", type=int, default=0, show_default=True, envvar="EEXP_SEED", show_envvar=True,
+                        help="Decides every random draw, with the record's id.")(command)  # fmt: skip
+
+
+def env_override(command: Command) -> Command:
+    """--env, for stages that find the environment in the records."""
+    return click.option("--env", metavar="SPEC", envvar="EEXP_ENV", show_envvar=True,
+                        help="Environment to use instead of the one the records name. Needed for exec: programs and "
+                        "classes, which a record alone may not start.")(command)  # fmt: skip
+
+
+def prompt_style(command: Command) -> Command:
+    """--prompt-style."""
+    return click.option("--prompt-style", metavar="NAME", envvar="EEXP_PROMPT_STYLE", show_envvar=True,
+                        help="How a state is put in words: react, or react-list, which lists the admissible actions. "
+                        "[default: the one the model was trained with, else react]")(command)  # fmt: skip
+
+
+def model(help: str, max_tokens: int, temperature: float) -> Callable[[Command], Command]:
+    """-m and how to sample from it."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed([
+            click.option("-m", "--model", metavar="MODEL", envvar="EEXP_MODEL", show_envvar=True, help=help),
+            click.option("--temperature", type=click.FloatRange(min=0), default=temperature, show_default=True,
+                         help="0 takes the most likely token every time."),
+            click.option("--max-tokens", type=click.IntRange(min=1), default=max_tokens, show_default=True,
+                         help="Longest answer."),
+            click.option("--context", type=click.IntRange(min=16), metavar="TOKENS",
+                         help="Room for prompt and answer. [default: the model's own, 8192 at most]"),
+            click.option("--threads", type=click.IntRange(min=1), help="For llama.cpp. [default: all cores]"),
+        ]):  # fmt: skip
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def chosen_style(asked: str | None, of_model: str | None, note: Callable[[str], None]) -> PromptStyle:
+    """The style asked for, else the one the model was trained with, else the default; says so where they differ."""
+    from eexp.prompts import DEFAULT_STYLE, get_style
+
+    if asked:
+        style = get_style(asked)
+        if of_model and of_model != style.label:
+            note(f"playing with prompt style {style.label}, though the model was trained with {of_model}")
+        return style
+    return get_style(of_model or DEFAULT_STYLE)
+
+
+def open_policy(spec: str | None, asked_style: str | None, max_tokens: int, note: Callable[[str], None],
+                *, context: int | None, threads: int | None) -> Policy:  # fmt: skip
+    """The policy a command is to use: -m, else $EEXP_MODEL (click fills it in), else the tiny model with a notice."""
+    from eexp.models import DEFAULT_MODEL, open_model, policy
+
+    if spec is None:
+        spec = DEFAULT_MODEL
+        note("no -m and no EEXP_MODEL: using the built-in tiny model, a base model for house only")
+    if spec == "random":
+        return policy.RandomPolicy()
+    if spec == "expert":
+        return policy.ExpertPolicy()
+    model = open_model(spec, context=context, threads=threads)
+    return policy.ModelPolicy(model, chosen_style(asked_style, model.prompt_style, note), max_tokens)

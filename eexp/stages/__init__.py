@@ -1,0 +1,1 @@
+"""One subcommand a file: a click command over one pure function."""

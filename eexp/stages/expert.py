@@ -1,0 +1,117 @@
+"""`eexp expert`: D_expert, from the environment's own expert (Early Experience, section 3)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+import click
+
+from eexp import options
+from eexp.envs.base import Environment
+from eexp.errors import InputError
+from eexp.jsonl import OnError, stop_at_error
+from eexp.records import canonical, seed_of
+
+
+def sample_admissible(found: list[str], keep: int | None, action: str, seed: int) -> list[str]:
+    """At most `keep` of `found` in their order, `action` among them if it was; None keeps all."""
+    if keep is None or len(found) <= keep:
+        return found
+    chosen = set(random.Random(seed).sample(range(len(found)), keep))
+    own = next((i for i, a in enumerate(found) if canonical(a) == canonical(action)), None)
+    if own is not None and own not in chosen:
+        chosen.remove(max(chosen))
+        chosen.add(own)
+    return [found[i] for i in sorted(chosen)]
+
+
+def expert(env: Environment, tasks: Iterator[dict], *, admissible: int | None = 50, max_steps: int | None = None,
+           seed: int = 0, on_error: OnError = stop_at_error) -> Iterator[dict]:  # fmt: skip
+    """One trajectory a task, played by `env.expert()`.
+
+    admissible: how many admissible actions to keep a step (a seeded sample with the expert's own among them); 0 for
+    none, None for all. A task whose expert fails is passed on too, with `outcome.success` false.
+    """
+    for task in tasks:
+        try:
+            yield _play(env, task, admissible, max_steps or env.max_steps, seed)
+        except InputError as e:
+            on_error({"type": "task", "id": f"{env.spec}/{task.get('id')}", "task": task}, e)
+
+
+def _play(env: Environment, task: dict, admissible: int | None, max_steps: int, seed: int) -> dict:
+    record_id = f"{env.spec}/{task['id']}"
+    seen = env.reset(task)
+    instruction = env.instruction()
+    steps: list[dict] = []
+    while not seen.done and len(steps) < max_steps:
+        action = env.expert()
+        if action is None:
+            if not steps:
+                raise InputError(f"{env.spec} has no expert for task {task['id']}")
+            break
+        step: dict = {"observation": seen.text, "action": action, "admissible": None, "thought": None}
+        if admissible != 0:
+            found = env.admissible()
+            if found is not None:
+                kept = sample_admissible(found, admissible, action, seed_of(seed, record_id, len(steps)))
+                step["admissible"], step["admissible_count"] = kept, len(found)
+        steps.append(step)
+        seen = env.step(action)
+    return {"type": "trajectory", "id": record_id, "env": env.spec, "task": task, "instruction": instruction,
+            "steps": steps, "outcome": seen.outcome()}  # fmt: skip
+
+
+def _chosen(env: Environment, split: str, n: int | None, skip: int, done: Callable[[str], bool]) -> Iterator[dict]:
+    for task in islice(env.tasks(split), skip, None if n is None else skip + n):
+        if not done(f"{env.spec}/{task['id']}"):
+            yield task
+
+
+@click.command("expert")
+@click.argument("env", metavar="ENV", envvar="EEXP_ENV")
+@click.option("-n", "--number", type=click.IntRange(min=0), help="How many tasks.  [default: all of the split]")
+@click.option("--skip", type=click.IntRange(min=0), default=0, help="Pass over that many tasks first.")
+@click.option("--split", help="Which tasks.  [default: the environment's first split, to train on]")
+@click.option("--admissible", "admissible_text", metavar="N|all|none", default="50", show_default=True,
+              help="How many admissible actions to keep a step, drawn at random, the expert's among them.")  # fmt: skip
+@click.option("--max-steps", type=click.IntRange(min=1), help="Longest episode.  [default: the environment's]")
+@click.option("--all", "keep_failed", is_flag=True, help="Keep trajectories that did not succeed, too.")
+@options.seed
+@options.streams(resume=True)
+def command(env, number, skip, split, admissible_text, max_steps, keep_failed, seed, stream) -> None:
+    """Record an environment's own expert as trajectories.
+
+    ENV is house, scienceworld, exec:COMMAND or module:Class. Trajectories that do not succeed are left out and counted.
+
+    \b
+    Example:
+      eexp expert house -n 20 > expert.jsonl
+    """
+    from tqdm import tqdm
+
+    from eexp.envs import open_env
+
+    admissible = _parse_admissible(admissible_text)
+    with open_env(env) as world:
+        split = split or world.splits()[0]
+        world.check_split(split)
+        with stream.open("expert", split=split, admissible=admissible_text, seed=seed) as io:
+            tasks = _chosen(world, split, number, skip, io.done)
+            made = expert(world, tasks, admissible=admissible, max_steps=max_steps, seed=seed, on_error=io.fail)
+            for trajectory in tqdm(made, total=number, disable=None, unit="task", leave=False):
+                if (trajectory["outcome"].get("success") or trajectory["outcome"]["score"] == 1.0) or keep_failed:
+                    io.write(trajectory)
+                    io.count("steps", len(trajectory["steps"]))
+                else:
+                    io.count("left out: the expert did not succeed")
+
+
+def _parse_admissible(text: str) -> int | None:
+    if text in ("all", "none"):
+        return None if text == "all" else 0
+    if text.isdigit():
+        return int(text)
+    raise click.BadParameter(f"{text!r} is not a number, 'all' or 'none'", param_hint="--admissible")

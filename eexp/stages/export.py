@@ -1,0 +1,34 @@
+"""`eexp export`: from PEFT or transformers to GGUF."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("export")
+@click.argument("directory", metavar="DIR")
+@click.option("-o", "--output", metavar="FILE", required=True, help="The GGUF file to write.")
+@click.option("--type", "dtype", type=click.Choice(["f32", "f16", "bf16", "q8_0", "q4_k_m"]),
+              help="Weights as stored; q8_0 and q4_k_m, for full models, by llama.cpp's own quantiser.  "
+              "[default: f16; f32 for adapters]")  # fmt: skip
+@click.option("--base", metavar="DIR", envvar="EEXP_BASE", show_envvar=True,
+              help="The adapter's base model.  [default: the one it names]")  # fmt: skip
+@click.option("-q", "--quiet", is_flag=True, help="No summary on standard error.")
+def command(directory, output, dtype, base, quiet) -> None:
+    """Write an adapter or a model as GGUF, for llama.cpp.
+
+    DIR holds a PEFT LoRA adapter or a full model of the Llama, Qwen2 or Qwen3 family; `tiny` is the built-in model.
+    Export the base once and each adapter by itself, then use them as -m base.gguf+adapter.gguf.
+
+    \b
+    Example:
+      eexp export tiny -o tiny.gguf
+    """
+    from pathlib import Path
+
+    from eexp.training.export import export
+
+    is_adapter = (Path(directory) / "adapter_config.json").is_file()
+    made = export(directory, output, dtype=dtype, base=base if is_adapter else None)
+    if not quiet:
+        click.echo(f"export: {output}: " + ", ".join(f"{k} {v}" for k, v in made.items()), err=True)

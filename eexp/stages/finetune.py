@@ -1,0 +1,65 @@
+"""`eexp finetune`: LoRA or full fine-tuning on examples."""
+
+from __future__ import annotations
+
+import click
+
+from eexp import options
+
+
+@click.command("finetune")
+@click.option("-m", "--model", "base", metavar="MODEL", envvar="EEXP_BASE", show_envvar=True,
+              help="Base model: a directory, a hub id, or tiny.  [default: the built-in tiny model]")  # fmt: skip
+@click.option("-o", "--output", metavar="DIR", required=True, help="Where the adapter, or the model, is saved.")
+@click.option("--init", metavar="DIR", help="Go on with this PEFT adapter (world model first, then imitation).")
+@click.option("--full", is_flag=True, help="Train all weights instead of an adapter.")
+@click.option("--epochs", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True)
+@click.option("--max-steps", type=click.IntRange(min=1), help="Updates, instead of epochs.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Examples an update.")
+@click.option("--micro-batch-size", type=click.IntRange(min=1), default=4, show_default=True,
+              help="Examples computed at once; smaller takes less memory and gives the same result.")  # fmt: skip
+@click.option("--lr", "learning_rate", type=click.FloatRange(min=0, min_open=True),
+              help="Learning rate.  [default: 1e-4, with --full 1e-5]")  # fmt: skip
+@click.option("--schedule", type=click.Choice(["cosine", "linear", "constant"]), default="cosine", show_default=True)
+@click.option("--warmup", type=click.FloatRange(0, 1), default=0.03, show_default=True, help="Share of the updates.")
+@click.option("--weight-decay", type=click.FloatRange(min=0), default=0.0, show_default=True)
+@click.option("--rank", type=click.IntRange(min=1), default=16, show_default=True, help="Of a new adapter.")
+@click.option("--alpha", type=click.IntRange(min=1), default=32, show_default=True, help="Of a new adapter.")
+@click.option("--rslora", is_flag=True, help="Scale a new adapter by alpha / sqrt(rank).")
+@click.option("--max-length", type=click.IntRange(min=2), metavar="TOKENS",
+              help="Longest example.  [default: the model's context]")  # fmt: skip
+@click.option("--gradient-checkpointing", is_flag=True, help="Less memory, more time.")
+@click.option("--save-every", type=click.IntRange(min=1), metavar="UPDATES",
+              help="Write a checkpoint this often.  [default: every epoch]")  # fmt: skip
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in -o DIR.")
+@click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
+              help="What an example that cannot be trained on does: end the run, or be set aside.")  # fmt: skip
+@click.option("--rejects", metavar="FILE", help="Keep what was set aside here. Implies --on-error skip.")
+@click.option("-q", "--quiet", is_flag=True, help="No summary and no progress bar.")
+@options.seed
+@click.argument("files", nargs=-1, metavar="[FILE]...")
+def command(base, output, resume, on_error, rejects, quiet, files, **training) -> None:
+    """Train a LoRA adapter, or all weights, on examples.
+
+    The loss falls on completions alone. Weights, model card, settings (eexp.json) and loss curve (metrics.jsonl) are
+    saved in DIR. With --init, an adapter trained on world-model examples goes on with imitation.
+
+    \b
+    Example:
+      eexp expert house -n 20 | eexp imitation-data > il.jsonl
+      eexp finetune -m tiny -o il --max-steps 5 il.jsonl
+    """
+    from eexp.jsonl import Stream
+    from eexp.training.finetune import Settings, finetune
+
+    stream = Stream(files, None, on_error, rejects, quiet=quiet)
+    if base is None:
+        base = "tiny"
+        stream.stage = "finetune"
+        stream.note("no -m and no EEXP_BASE: training the built-in tiny model, a base model for house only")
+    with stream.open("finetune", "example") as io:
+        run = finetune(io.records(), output, Settings(base=base, **training), resume=resume, progress=not quiet,
+                       note=io.note, on_error=io.fail)  # fmt: skip
+        io.counts.pop("out", None)
+        io.note(f"{output}: {run['updates']} updates, {run['trainable_parameters']:,} parameters, "
+                f"{run['data']['target_tokens']:,} target tokens, mean loss {run['final_loss']:.4f}")  # fmt: skip

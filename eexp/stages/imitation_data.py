@@ -1,0 +1,41 @@
+"""`eexp imitation-data`: state -> expert action, the baseline (Early Experience, equation for L_IL)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+
+from eexp import options
+from eexp.prompts import PromptStyle
+from eexp.records import example
+
+
+def imitation_data(trajectories: Iterator[dict], style: PromptStyle, *, thoughts: bool = True) -> Iterator[dict]:
+    """One example a step. thoughts: keep an expert's own thought, where there is one, before the action."""
+    for t in trajectories:
+        for i, step in enumerate(t["steps"]):
+            prompt = style.act(t["instruction"], t["steps"][:i], step["observation"], step.get("admissible"))
+            text = style.action_text(step["action"], step.get("thought") if thoughts else None)
+            yield example(t, f"{i}/imitation", "imitation", prompt, [{"role": "assistant", "content": text}],
+                          style.label)  # fmt: skip
+
+
+@click.command("imitation-data")
+@click.option("--thoughts/--no-thoughts", default=True, show_default=True, help="Keep an expert's own thoughts.")
+@options.prompt_style
+@options.streams("trajectory")
+def command(thoughts, prompt_style, stream) -> None:
+    """Make training examples that imitate the expert.
+
+    One example a step: the episode so far as the prompt, the expert's action as the completion.
+
+    \b
+    Example:
+      eexp expert house -n 20 | eexp imitation-data > il.jsonl
+    """
+    style = options.chosen_style(prompt_style, None, stream.note)
+    with stream.open("imitation-data", "trajectory", prompt_style=style.label,
+                     thoughts=None if thoughts else "no") as io:  # fmt: skip
+        for made in imitation_data(io.records(), style, thoughts=thoughts):
+            io.write(made)

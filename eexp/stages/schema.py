@@ -1,0 +1,23 @@
+"""`eexp schema`: what a record type looks like."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("schema")
+@click.argument("kind", metavar="TYPE", type=click.Choice(["trajectory", "example", "episode"]))
+def command(kind: str) -> None:
+    """Print the JSON Schema of a record type.
+
+    TYPE is trajectory, example or episode. Keys that a schema does not name are kept and passed on by every stage.
+
+    \b
+    Example:
+      eexp schema trajectory
+    """
+    import orjson
+
+    from eexp.records import schema
+
+    click.echo(orjson.dumps(schema(kind), option=orjson.OPT_INDENT_2).decode())

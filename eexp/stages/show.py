@@ -1,0 +1,134 @@
+"""`eexp show`: records for a person to read. Automatic checks never stand for reading."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from textwrap import indent
+
+import click
+
+from eexp.errors import InputError, UsageError
+
+
+def sample(records: Iterable[dict], n: int, seed: int) -> list[dict]:
+    """`n` records drawn uniformly in one pass, in their order (reservoir sampling)."""
+    rng, kept = random.Random(seed), []
+    for i, record in enumerate(records):
+        if i < n:
+            kept.append((i, record))
+        elif (j := rng.randrange(i + 1)) < n:
+            kept[j] = (i, record)
+    return [record for _, record in sorted(kept, key=lambda pair: pair[0])]
+
+
+def render(record: dict) -> str:
+    """One record as text, whichever type it is."""
+    how = {"trajectory": _trajectory, "example": _example, "episode": _episode}.get(record.get("type"))
+    if how is None:
+        raise InputError(f"a record of type {record.get('type')!r} cannot be shown", "$.type")
+    lines = [click.style(f"{record['type']} {record['id']}", bold=True), *how(record)]
+    lines += [click.style(f"  {entry}", dim=True) for entry in record.get("lineage", [])]
+    return "\n".join(lines)
+
+
+def _outcome(outcome: dict | None) -> str:
+    if outcome is None:
+        return click.style("not executed", dim=True)
+    marks = [m for m, on in (("invalid", outcome.get("valid") is False), ("done", outcome.get("done")),
+                             ("success", outcome.get("success"))) if on]  # fmt: skip
+    return outcome["observation"] + (f"  [{', '.join(marks)}]" if marks else "")
+
+
+def _trajectory(t: dict) -> Iterator[str]:
+    yield f"  {t['env']}, task {t['task'].get('id')}: {t['instruction']}"
+    for i, step in enumerate(t["steps"]):
+        yield indent(step["observation"], "  ")
+        if step.get("thought"):
+            yield click.style(indent(step["thought"], "    "), fg="cyan")
+        yield click.style(f"  {i}> {step['action']}", fg="green")
+        for a in step.get("alternatives", []):
+            logprob = "" if a.get("logprob") is None else f" {a['logprob']:.1f}"
+            yield click.style(f"     ~ {a['action']}", fg="yellow") + click.style(f" ({a['source']}{logprob})", dim=True)
+            shown = f"refused: {a['refused']}" if a.get("refused") else _outcome(a.get("outcome"))
+            yield indent(shown, "         ")
+    if t.get("outcome"):
+        yield indent(_outcome(t["outcome"]), "  ")
+
+
+def _example(e: dict) -> Iterator[str]:
+    yield click.style(f"  {e['kind']}, weight {e.get('weight', 1.0):g}, style {e.get('prompt_style')}", dim=True)
+    for m in e["prompt"]:
+        yield indent(f"{m['role']}: {m['content']}", "  ")
+    for m in e["completion"]:  # the loss falls on this
+        yield click.style(indent(f"{m['role']}: {m['content']}", "  "), fg="green")
+
+
+def _episode(e: dict) -> Iterator[str]:
+    verdict = click.style("success", fg="green") if e["success"] else click.style("failure", fg="red")
+    yield f"  {verdict}, score {e.get('score')}, {e['steps']} steps, {e.get('invalid', 0)} invalid; {e.get('instruction')}"
+    for turn in e.get("transcript", []):
+        yield indent(turn["observation"], "  ")
+        yield click.style(indent(turn.get("text") or turn["action"], "  > "), fg=None if turn["valid"] else "red")
+    yield indent(e.get("final") or "", "  ")
+
+
+def show_run(directory: Path) -> str:
+    """The model card and the end of the loss curve of a training run."""
+    card = directory / "README.md"
+    if not card.is_file():
+        raise UsageError(f"{directory}: holds no training run (no README.md)")
+    lines = [card.read_text()]
+    metrics = directory / "metrics.jsonl"
+    if metrics.is_file():
+        rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+        lines += [f"step {r['step']}: loss {r['loss']:.4f}" for r in rows if "loss" in r][-5:]
+    return "\n".join(lines)
+
+
+def _checked(files: tuple[str, ...]) -> Iterator[dict]:
+    from eexp.jsonl import lines, loads
+    from eexp.records import TYPES, check
+
+    for name, number, line in lines(files):
+        try:
+            record = loads(line)
+            kind = record.get("type") if isinstance(record, dict) else None
+            yield check(record, kind if kind in TYPES else "trajectory, example or episode")
+        except InputError as e:
+            raise InputError(f"{name}:{number}: {e}") from None
+
+
+@click.command("show")
+@click.option("-n", "--number", type=click.IntRange(min=1), default=3, show_default=True, help="How many records.")
+@click.option("--sample", "sampled", is_flag=True, help="Draw them at random instead of taking the first.")
+@click.option("--id", "record_id", metavar="ID", help="Only the record with this id.")
+@click.option("--seed", type=int, default=0, show_default=True, envvar="EEXP_SEED")
+@click.argument("files", nargs=-1, metavar="[FILE|DIR]...")
+def command(number, sampled, record_id, seed, files) -> None:
+    """Show records, or a training run, to a person.
+
+    Trajectories with their alternatives and outcomes, examples with what the loss falls on in green, episodes as they
+    were played. A directory is a training run: its model card and last losses.
+
+    \b
+    Example:
+      eexp expert house -n 20 | eexp branch | eexp rollout | eexp show -n 1
+    """
+    if files and os.path.isdir(files[0]):
+        click.echo("\n".join(show_run(Path(f)) for f in files))
+        return
+    records: Iterable[dict] = _checked(files)
+    if record_id is not None:
+        records = (r for r in records if r["id"] == record_id)
+    chosen = sample(records, number, seed) if sampled else islice(records, number)
+    shown = 0
+    for record in chosen:
+        click.echo(("\n" if shown else "") + render(record))
+        shown += 1
+    if record_id is not None and not shown:
+        raise InputError(f"no record has the id {record_id!r}")

@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+"""Blocks to be stacked into a tower: an environment for eexp in Python, standard library only.
+
+    eexp expert 'exec:python3 examples/blocks.py' -n 20 --split train \\
+      | eexp branch -k 3 --from admissible \\
+      | eexp rollout --env 'exec:python3 examples/blocks.py' \\
+      | eexp world-model-data > world-model.jsonl
+
+Each line of standard input is a request, each line of standard output its answer (docs/environments.md).
+A task is a start and a goal; the splits share no pair of the two. The expert takes a shortest way.
+"""
+
+import json
+import random
+import sys
+from itertools import pairwise
+
+BLOCKS = ("red", "green", "blue", "yellow")
+TABLE = "the table"
+HELP = "Only a block with nothing on it can be moved, onto another such block or onto the table."
+
+# A state is the set of stacks, each a tuple of blocks from the bottom up.
+
+
+def moves(state):
+    """Every action the state accepts, and the state it leads to."""
+    for stack in sorted(state):
+        block, rest = stack[-1], state - {stack} | ({stack[:-1]} if stack[:-1] else set())
+        if stack[:-1]:
+            yield f"move {block} onto {TABLE}", rest | {(block,)}
+        for other in sorted(state - {stack}):
+            yield f"move {block} onto {other[-1]}", rest - {other} | {(*other, block)}
+
+
+def ways(start):
+    """Every state that can be reached from start, and a shortest list of actions that leads there."""
+    found, queue = {start: []}, [start]
+    for state in queue:
+        for action, after in moves(state):
+            if after not in found:
+                found[after] = [*found[state], action]
+                queue.append(after)
+    return found
+
+
+STATES = sorted(ways(frozenset((block,) for block in BLOCKS)), key=sorted)
+TOWERS = [state for state in STATES if len(state) == 1]
+PAIRS = [(STATES.index(s), TOWERS.index(g)) for s in STATES for g in TOWERS if s != g]
+random.Random("blocks").shuffle(PAIRS)
+SPLITS = {"train": PAIRS[:1500], "test": PAIRS[1500:]}
+
+
+def in_words(state):
+    """The stacks one after the other, each from the bottom up."""
+    said = []
+    for stack in sorted(state):
+        said += [f"The {block} block is on {below}." for block, below in zip(stack, (TABLE, *stack))]
+    return " ".join(said)
+
+
+class World:
+    """One episode. A method a request; its keywords are the request's fields, its result is the answer."""
+
+    def hello(self, protocol):
+        return {"protocol": 1, "name": "blocks", "splits": list(SPLITS), "max_steps": 15, "expert": True}
+
+    def tasks(self, split):
+        return {"tasks": [{"id": f"{s}-{g}", "start": s, "goal": g} for s, g in SPLITS[split]]}
+
+    def reset(self, task):
+        self.state, self.goal = STATES[task["start"]], TOWERS[task["goal"]]
+        (tower,) = self.goal
+        wanted = ", ".join(f"{b} on {a}" for a, b in pairwise(tower))
+        return {**self.answer(in_words(self.state)), "instruction": f"Build one tower: {wanted}."}
+
+    def step(self, action):
+        after = dict(moves(self.state)).get(action)
+        if after is None:
+            return self.answer(HELP, valid=False)
+        self.state = after
+        return self.answer(in_words(self.state))
+
+    def answer(self, text, valid=True):
+        done = self.state == self.goal
+        actions = [action for action, _ in moves(self.state)]
+        judged = {"done": done, "score": float(done), "success": done}
+        return {"observation": text, "valid": valid, **judged, "admissible": actions}
+
+    def expert(self):
+        return {"action": next(iter(ways(self.state)[self.goal]), None)}
+
+
+def main():
+    world = World()
+    for line in sys.stdin:
+        request = json.loads(line)
+        op = request.pop("op")
+        if op == "close":
+            return
+        try:
+            answer = getattr(world, op)(**request)
+        except (AttributeError, LookupError, TypeError) as e:  # a request that makes no sense here
+            answer = {"error": f"{type(e).__name__}: {e}"}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
