@@ -33,6 +33,10 @@ COMMANDS = {
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "auto_envvar_prefix": "EEXP"}
 
 
+class ReaderGone(Exception):
+    """Whoever read our standard output has closed it."""
+
+
 class Stages(click.Group):
     """A group that knows its commands by name and loads one when it is asked for."""
 
@@ -43,6 +47,12 @@ class Stages(click.Group):
         if name not in COMMANDS:
             return None
         return importlib.import_module(f"eexp.stages.{name.replace('-', '_')}").command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # before click sees it and ends with exit code 1
+            raise ReaderGone from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -76,7 +86,7 @@ def main(args: list[str] | None = None) -> None:
     try:
         group(arguments, prog_name="eexp", standalone_mode=False)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except (ReaderGone, BrokenPipeError):
         # The reader has had enough (`| head`): no error. Python would still try to flush on its way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -1,12 +1,13 @@
 """`scienceworld`: thirty kinds of science experiments in words (Wang et al. 2022, arXiv 2203.07540).
 
-The package's simulator runs in a Java process of its own. Four things differ from the package's Python class:
+The package's simulator runs in a Java process of its own. Some things differ from the package's Python class, so
+that a replay sees what was recorded, and soon (benchmarks/scienceworld_replay.py measures both):
 
-- The JVM is started with `-XX:hashCode=2`. Without it the simulator lists things in an order that changes from run to
-  run, and a replay does not see what was recorded.
-- A step asks for the observation, the score and whether it is over. The package's `step` also computes every valid
-  action, up to 80 ms; here that is `admissible()`, when somebody asks.
-- `reset` loads the task and looks around, which the package's own `reset` takes 3 to 20 times as long for.
+- The JVM is started with `-XX:hashCode=2`. Without it the order in which things are listed changes between runs.
+- `admissible` and `expert` put the simulator's random numbers back where they were. Both draw from those that
+  decide where the bees fly: in the package, whoever lists the valid actions changes which flower bears fruit.
+- A step asks for the observation, the score and whether it is over. The package's `step` computes every valid
+  action as well, and its `reset` plays a step.
 - A failed task scores 0 and is over (the simulator says -100 and goes on).
 
 Options, as in `scienceworld?task=boil,find-plant&simplifications=openDoors`:
@@ -26,6 +27,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from eexp.envs.base import Environment, Observation
@@ -41,7 +43,7 @@ SIMPLIFICATIONS = (
     "noElectricalAction",
 )
 
-INSTALL = "ScienceWorld needs `pip install scienceworld` and Java 8 or newer (Debian: apt install default-jre-headless)"
+INSTALL = "ScienceWorld needs `pip install scienceworld` and Java (8 or newer; apt install default-jre-headless)"
 JVM = (
     "-XX:+UnlockExperimentalVMOptions",
     "-XX:hashCode=2",  # the same for every object: hash tables keep the order in which they were filled
@@ -51,7 +53,6 @@ JVM = (
 
 #: What the simulator answers to an action it did not execute.
 REFUSALS = ("No known action matches that input.", "Unknown action.", "Ambiguous request:")
-_CHOICE = re.compile(r"^(\d+):\t", re.MULTILINE)
 _TEMPERATURE = re.compile(r"-?\d+(?:\.\d+)?(?= degrees celsius)")
 
 
@@ -94,7 +95,7 @@ class ScienceWorld(Environment):
         return list(SPLITS)
 
     def tasks(self, split: str) -> Iterator[dict]:
-        """The first variation of every kind of task, the second of every kind, and so on, as long as they last."""
+        """The first variation of every kind of task, then the second of every kind, as long as they last."""
         self.check_split(split)
         return self._by_turns({kind: None for kind in self._kinds}, split)
 
@@ -115,13 +116,13 @@ class ScienceWorld(Environment):
             turn += 1
 
     def _variations(self, kind: str, split: str) -> list[int]:
-        self._aside("load", kind, 0, "", False)  # the simulator knows the variations of what is loaded only
+        self._aside("taskStr_$eq", kind)  # a Scala setter; `load` would do as well, slowly
         return sorted(self._aside(SPLITS[split]))
 
     def reset(self, task: dict) -> Observation:
         """Load the task and look around.
 
-        Raises InputError for a task that ScienceWorld does not have, EnvironmentFailed if the simulator fails.
+        Raises InputError for a task that does not exist, EnvironmentFailed if the simulator fails.
         """
         self._task = self._checked(task)
         self._played, self._gold = [], None
@@ -143,7 +144,9 @@ class ScienceWorld(Environment):
             raise InputError(f"expected the number of a variation, got {variation!r}", "$.task.variation")
         if not isinstance(simplifications, str):
             raise InputError(f"expected a string, got {simplifications!r}", "$.task.simplifications")
-        if "noElectricalAction" in simplifications and kind.startswith(("power-component", "test-conductivity")):
+        if "noElectricalAction" in simplifications and kind.startswith(
+            ("power-component", "test-conductivity")
+        ):
             raise InputError(f"{kind} cannot be solved with noElectricalAction", "$.task.simplifications")
         return kind, variation, simplifications
 
@@ -160,20 +163,20 @@ class ScienceWorld(Environment):
         return self._ask("getTaskDescription")
 
     def admissible(self) -> list[str]:
-        """Every valid action, sorted; or the numbers to choose from, where the last action was ambiguous.
+        """Every valid action, sorted.
 
-        The simulator takes the next input for such a choice, whatever it is.
+        After an ambiguous request these are the numbers to choose from: the simulator takes the next input as
+        the choice, whatever it is.
         """
-        if self._text.startswith("Ambiguous request:"):
-            return _CHOICE.findall(self._text)
         found = json.loads(self._ask("getValidActionObjectCombinationsJSON"))
         return sorted({valid["action"] for valid in found["validActions"]})
 
     def expert(self) -> str | None:
-        """The next action of the simulator's own solution, as long as the episode has followed it; else None."""
+        """The next action of the simulator's own solution while the episode has followed it, else None."""
         if self._gold is None:
-            # A second interface in the same JVM finds it: 0.3 s as a rule, up to 7 s, and the episode stays as it is.
-            self._aside("load", *self._task, True)
+            if self._task is None:
+                return None
+            self._aside("load", *self._task, True)  # 0.3 s as a rule, up to 7 s
             self._gold = self._aside("getGoldActionSequence")
         n = len(self._played)
         return self._gold[n] if self._gold[:n] == self._played and n < len(self._gold) else None
@@ -181,7 +184,7 @@ class ScienceWorld(Environment):
     def mask(self, text: str) -> str:
         """Temperatures blanked out, and the lines sorted.
 
-        With our JVM neither varies. It is for what was recorded elsewhere, where things are listed in any order.
+        Here neither varies. It is for what was recorded elsewhere, where things are listed in any order.
         """
         return "\n".join(sorted(_TEMPERATURE.sub("#", text).split("\n")))
 
@@ -215,19 +218,25 @@ class ScienceWorld(Environment):
 
 
 class Simulator:
-    """A JVM with two of ScienceWorld's interfaces, which are independent of each other. Raises EexpError."""
+    """A JVM with two of ScienceWorld's interfaces: `episode` is played, `aside` answers questions meanwhile.
+
+    Raises EexpError where the JVM does not start.
+    """
+
+    #: What does not belong to playing: afterwards the simulator is as if nobody had asked.
+    QUESTIONS = ("getValidActionObjectCombinationsJSON",)
 
     def __init__(self, memory: str, limit: float):
         from py4j.java_gateway import GatewayParameters, JavaGateway, find_jar_path
         from scienceworld.constants import JAR_PATH
 
         self._limit = limit
-        # Not the package's own launcher: it takes no options for the JVM, and any user of the machine could call in.
+        # Not by the package's launcher: it takes no options for the JVM and lets any local user call in.
         command = [
             _java(), *JVM, f"-Xmx{memory}", "-classpath", os.pathsep.join((find_jar_path(), JAR_PATH)),
             "py4j.GatewayServer", "--die-on-broken-pipe", "--enable-auth", "0",
         ]  # fmt: skip
-        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `end`)
+        self._complaints = tempfile.TemporaryFile()
         self._child = Child(command, stderr=self._complaints.fileno(), cwd=tempfile.gettempdir())
         try:
             port, token = int(self._child.read_line(limit)), self._child.read_line(limit).decode()
@@ -238,11 +247,13 @@ class Simulator:
         gateway = JavaGateway(
             gateway_parameters=GatewayParameters(port=port, auth_token=token, read_timeout=limit)
         )
-        self._client = gateway._gateway_client
+        self._client, self._jvm = gateway._gateway_client, gateway.jvm
         # The simulator prints as it works. Nobody reads that pipe, and once full it would stop the simulator.
-        gateway.jvm.System.setOut(gateway.jvm.java.io.PrintStream(os.devnull))
-        interface = gateway.jvm.scienceworld.runtime.pythonapi.PythonInterface
+        self._jvm.System.setOut(self._jvm.java.io.PrintStream(os.devnull))
+        interface = self._jvm.scienceworld.runtime.pythonapi.PythonInterface
         self._interfaces = {"episode": interface(), "aside": interface()}
+        self._random = _scala_object(self._jvm.scala.util, "Random")
+        self._numbers = _scala_object(self._jvm.util, "UniqueIdentifier")
 
     @property
     def usable(self) -> bool:
@@ -259,15 +270,37 @@ class Simulator:
         from py4j.protocol import Py4JError, Py4JJavaError
 
         began = time.monotonic()
+        playing = interface == "episode" and method not in self.QUESTIONS
         try:
-            answer = getattr(self._interfaces[interface], method)(*args)
-            return list(answer) if isinstance(answer, JavaList) else answer
+            with nullcontext() if playing else self._undisturbed():
+                answer = getattr(self._interfaces[interface], method)(*args)
+                return list(answer) if isinstance(answer, JavaList) else answer
         except Py4JJavaError as e:
             raise ChildFailed(str(e.java_exception)) from None
         except Py4JError:
             if time.monotonic() - began >= self._limit:
                 raise ChildFailed(f"no answer within {self._limit:g} s (EEXP_ENV_TIMEOUT)") from None
-            raise ChildFailed(f"the JVM {self._child.how_it_ended()}. {self._complaint()}".rstrip(". ")) from None
+            raise ChildFailed(
+                f"the JVM {self._child.how_it_ended()}. {self._complaint()}".rstrip(". ")
+            ) from None
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """Put back what everything in the JVM shares: the random numbers, and the count that numbers objects."""
+        count, state = self._numbers.count(), self._random_state()
+        yield
+        getattr(self._numbers, "count_$eq")(count)
+        self._random.setSeed(
+            state ^ 0x5DEECE66D
+        )  # java.util.Random keeps the seed it is given XORed with this
+
+    def _random_state(self) -> int:
+        """The state of the generator. Java shows it only in the serialised form, whose last field it is."""
+        memory = self._jvm.java.io.ByteArrayOutputStream()
+        stream = self._jvm.java.io.ObjectOutputStream(memory)
+        stream.writeObject(self._random.self())
+        stream.flush()
+        return int.from_bytes(memory.toByteArray()[-9:-1], "big")
 
     def end(self) -> None:
         self._client.is_connected = False
@@ -281,9 +314,13 @@ class Simulator:
         return " ".join(line.strip() for line in lines if not line.startswith("Picked up "))[:300]
 
 
+def _scala_object(package: Any, name: str) -> Any:
+    return getattr(getattr(package, f"{name}$"), "MODULE$")
+
+
 def _check_installed() -> None:
     try:
-        import py4j.java_gateway
+        import py4j.java_gateway  # noqa: F401
         import scienceworld.constants  # noqa: F401
     except ImportError as e:
         raise EexpError(f"{e}. {INSTALL}") from None
@@ -303,7 +340,7 @@ def _all_kinds() -> list[str]:
 
 
 def _kinds(chosen: str) -> list[str]:
-    """The names that `chosen` stands for: each part of it is a name or the beginning of some. In the package's order."""
+    """The names that `chosen` stands for, in the package's order. A part of it is a name or how some begin."""
     known, found = _all_kinds(), set()
     for part in chosen.split(","):
         matches = [part] if part in known else [kind for kind in known if kind.startswith(part)]
@@ -327,7 +364,7 @@ def _simplifications(chosen: str) -> str:
 
 
 def _quieten_py4j() -> None:
-    """py4j logs every failed call with a traceback, partly to the root logger. We say it in one line ourselves."""
+    """py4j logs each failed call with a traceback, some to the root logger. We say it in one line ourselves."""
     logging.getLogger("py4j").setLevel(logging.CRITICAL + 1)
     root = logging.getLogger()
     root.removeFilter(_not_from_py4j)

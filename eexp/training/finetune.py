@@ -10,6 +10,7 @@ import hashlib
 import os
 import platform
 import shutil
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -76,6 +77,7 @@ def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Sett
     import torch
     import transformers
 
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries about each other
     transformers.set_seed(settings.seed)
     model, tokenizer = _open_model(settings)
     data = _Data()
@@ -237,7 +239,7 @@ def _trainer(model: Any, tokenizer: Any, rows: list[Row], s: Settings, checkpoin
         train_sampling_strategy="group_by_length", remove_unused_columns=False, report_to=[], disable_tqdm=True,
         logging_steps=1, logging_nan_inf_filter=False, save_strategy="steps" if s.save_every else "epoch",
         save_steps=s.save_every or 500, save_total_limit=2, bf16=model.dtype == torch.bfloat16,
-        gradient_checkpointing=s.gradient_checkpointing, dataloader_pin_memory=torch.cuda.is_available(),
+        activation_checkpointing=s.gradient_checkpointing, dataloader_pin_memory=torch.cuda.is_available(),
     )  # fmt: skip
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     trainer = CompletionTrainer(model=model, args=arguments, train_dataset=_Rows(rows), data_collator=LeftPadded(pad))

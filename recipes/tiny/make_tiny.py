@@ -1,8 +1,8 @@
 """Make the tiny base model that ships with eexp, from nothing, in some minutes on two cores.
 
-A Llama of about two million parameters with a byte-level BPE of its own, trained on transcripts of *random* play in
-houses that no other split uses. So it reads the world's language and knows what can be said, and it cannot act: there
-is no expert behaviour in what it saw. That is what a base model is to early experience.
+A Llama of about one million parameters with a byte-level BPE of its own, trained on transcripts of *random* play in
+houses that no other split uses, with questions in between about what has been seen and what the task says. So it reads
+the world's language, as a base model does, and it cannot act: no action that it saw was chosen for a reason.
 
     python recipes/tiny/make_tiny.py -o eexp/data/tiny [--episodes 12000] [--seed 0]
 """
@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
 
-from eexp.envs.house import ALL_ROOMS, SPLITS, House
+from eexp.envs.house import ALL_ROOMS, CONTAINERS, SPLITS, House, _into
 from eexp.prompts import get_style
 
 SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
@@ -31,6 +31,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 CONTEXT = 2048
+QUESTION_RATE = 0.35  # a question before that share of the actions
 # Words of the later training stages, so that the tokenizer has them whole. No statement about how to act.
 STAGE_WORDS = """
 I need to do this: If I go to open close take put wash heat cool look at, I expect: You That would not work here.
@@ -39,20 +40,58 @@ That would change nothing. it would not help with the task. The way to go on is 
 
 
 def random_play(env: House, task: dict, rng: random.Random, steps: int) -> list[dict]:
-    """Messages of one episode of uniformly random admissible actions, with one in ten that is not admissible."""
+    """Messages of one episode of random actions, with questions about it in between."""
     style = get_style("react")
     seen = env.reset(task)
-    played: list[dict] = []
-    while len(played) < steps and not seen.done:
-        action = rng.choice(env.admissible())
-        if rng.random() < 0.1:
-            places = [p.rstrip("*") for ps in ALL_ROOMS.values() for p in ps]
-            thing, place = rng.choice(list(env.where)), rng.choice(places)
-            action = rng.choice([f"go to {rng.choice(list(ALL_ROOMS))}", f"open {place}", f"close {place}", "look",
-                                 f"take {thing} from {place}", f"put {thing} on {place}"])  # fmt: skip
-        played.append({"observation": seen.text, "action": action})
+    known: dict[str, str] = {}
+    messages = [{"role": "system", "content": style.act_system}]
+    text = f"{style.task_label} {env.instruction()}\n{seen.text}"
+    for _ in range(steps):
+        known.update(env._visible())
+        if rng.random() < QUESTION_RATE:
+            question, answer = ask(env, known, rng)
+            messages += [{"role": "user", "content": f"{text}\nQuestion: {question}"},
+                         {"role": "assistant", "content": f"Answer: {answer}"}]  # fmt: skip
+            text = "Go on."
+        action = random_action(env, rng)
+        messages += [{"role": "user", "content": text},
+                     {"role": "assistant", "content": style.action_text(action)}]  # fmt: skip
+        if action.startswith("take "):
+            known.pop(action.split()[1], None)
         seen = env.step(action)
-    return style.act(env.instruction(), played, seen.text)
+        text = seen.text
+        if seen.done:
+            break
+    return [*messages, {"role": "user", "content": text}]
+
+
+def random_action(env: House, rng: random.Random) -> str:
+    """Uniform over the admissible actions, and one in ten that is not."""
+    if rng.random() < 0.9:
+        return rng.choice(env.admissible())
+    places = [p.rstrip("*") for ps in ALL_ROOMS.values() for p in ps]
+    thing, place = rng.choice(list(env.where)), rng.choice(places)
+    return rng.choice([f"go to {rng.choice(list(ALL_ROOMS))}", f"open {place}", f"close {place}", "look",
+                       f"take {thing} from {place}", f"put {thing} on {place}"])  # fmt: skip
+
+
+def ask(env: House, known: dict[str, str], rng: random.Random) -> tuple[str, str]:
+    """A question that reading the transcript answers, and its answer."""
+    kind = rng.choice(["where", "where", "task", "task", "goal", "closed", "hold"])
+    if kind == "closed":
+        closed = [p for p in env._places() if p in CONTAINERS and p not in env.opened]
+        return "What is closed here?", f"{', '.join(closed) or 'nothing'}."
+    if kind == "hold":
+        return "What do you hold?", f"{env.held or 'nothing'}."
+    if kind == "goal":
+        return "Where does it belong?", f"{_into(env.goal)} the {env.goal}."
+    thing = env.target if kind == "task" or rng.random() < 0.3 or not known else rng.choice(list(known))
+    question = "Where is what the task is about?" if kind == "task" else f"Where is the {thing}?"
+    if env.held == thing:
+        return question, f"{thing}: you hold it."
+    if thing not in known:
+        return question, f"{thing}: not seen."
+    return question, f"{thing}: {_into(known[thing])} the {known[thing]}."
 
 
 def render(messages: list[dict]) -> str:

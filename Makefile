@@ -1,0 +1,57 @@
+# `make help` lists what can be made. Every target stands alone on a fresh machine.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+APT := $(if $(shell command -v apt-get),$(if $(filter 0,$(shell id -u)),apt-get))
+
+.PHONY: help install system java demo test test-fast lint man clean
+.DEFAULT_GOAL := help
+
+help: ## show this
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## make .venv from constraints.txt (does nothing when nothing changed)
+
+# llama-cpp-python is compiled here; its image models, which eexp does not use, would double the time.
+$(STAMP): pyproject.toml constraints.txt Makefile
+	@$(MAKE) --no-print-directory system
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	CMAKE_ARGS="$${CMAKE_ARGS:--DLLAVA_BUILD=OFF}" $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,scienceworld]'
+	mkdir -p $(VENV)/share/man/man1 && ln -sf $(CURDIR)/man/*.1 $(VENV)/share/man/man1/
+	touch $@
+
+# What pip cannot bring: a C++ compiler, CMake and venv. Installed where we may, else named.
+system:
+	@missing=; command -v c++ >/dev/null || missing="$$missing g++"; command -v cmake >/dev/null || missing="$$missing cmake"; \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
+	if [ -n "$$missing" ]; then \
+	  if [ -n "$(APT)" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y $$missing >/dev/null; \
+	  else echo "error: install these first:$$missing" >&2; exit 1; fi; fi
+
+# Java is for ScienceWorld alone: without it, its tests are skipped.
+java:
+	@if ! command -v java >/dev/null; then \
+	  if [ -n "$(APT)" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y default-jre-headless >/dev/null; \
+	  else echo "note: no Java 11 or later found; install it for ScienceWorld (its tests are skipped)" >&2; fi; fi
+
+demo: install ## watch an agent learn from its own actions, start to end (about 10 minutes on two cores)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(MAKE) --no-print-directory -f recipes/house/Makefile OUT=demo
+
+test: install java ## run all tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-fast: install ## run the tests that take no more than a few seconds
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
+
+lint: install ## check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+man: install ## make the manual pages again, from the same source as --help
+	$(BIN)/python man/build.py
+
+clean: ## remove what was made
+	rm -rf $(VENV) demo build *.egg-info
