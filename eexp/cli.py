@@ -61,18 +61,36 @@ class Stages(click.Group):
 
 @click.command(cls=Stages, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="eexp", message="%(prog)s %(version)s")
-@click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error. Goes before the command.")
 def group(verbose: bool) -> None:
     """Turn an agent's own actions into training data.
 
-    Stages read and write JSONL records over standard input and output. The bare pipe works:
+    Stages read records from FILEs, or from standard input where there are none or FILE is -, and write them to standard
+    output: JSONL, one record a line. The bare pipe works:
 
     \b
       eexp expert house -n 20 > expert.jsonl
       eexp branch < expert.jsonl | eexp rollout | eexp reflect > sr.jsonl
 
-    Every option has an environment variable: EEXP_MODEL, EEXP_ENV, EEXP_SEED and EEXP_PROMPT_STYLE where several
-    commands share it, else EEXP_COMMAND_OPTION (EEXP_BRANCH_K).
+    \b
+    ENV, an environment, is one of:
+      house                    the built-in household world
+      scienceworld             ScienceWorld (needs eexp[scienceworld] and Java)
+      exec:COMMAND             any program that answers JSON lines
+      package.module:Class     a Python class
+      NAME?KEY=VALUE           one with settings: scienceworld?task=find-plant
+
+    \b
+    MODEL, who acts or writes, is one of:
+      FILE.gguf[+ADAPTER.gguf] llama.cpp, in process
+      hf:DIR_OR_ID[+ADAPTER]   transformers and PEFT
+      http://HOST/v1#NAME      any OpenAI-compatible server (key: EEXP_API_KEY)
+      tiny[+ADAPTER.gguf]      the built-in model, a base model for house only
+      random                   any admissible action (branch and eval)
+      expert                   the environment's own expert (eval)
+
+    Every option has an environment variable: EEXP_MODEL, EEXP_BASE, EEXP_ENV, EEXP_SEED and EEXP_PROMPT_STYLE where
+    several commands share it, else EEXP_COMMAND_OPTION (EEXP_BRANCH_K). The command line wins.
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 bad input, 4 done but some records were set aside.
     """
@@ -87,8 +105,7 @@ def main(args: list[str] | None = None) -> None:
         group(arguments, prog_name="eexp", standalone_mode=False)
         sys.stdout.flush()
     except (ReaderGone, BrokenPipeError):
-        # The reader has had enough (`| head`): no error. Python would still try to flush on its way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go_of_stdout()  # the reader has had enough (`| head`): no error
         sys.exit(0)
     except click.exceptions.Abort:
         sys.exit(130)
@@ -107,9 +124,20 @@ def main(args: list[str] | None = None) -> None:
             raise
         print(f"error: {e}", file=sys.stderr)
         sys.exit(e.exit_code)
+    except OSError as e:  # a disk that is full, say
+        if verbose:
+            raise
+        _let_go_of_stdout()
+        print(f"error: {e.filename or '<stdout>'}: {e.strerror or e}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
     except MemoryError:
         print("error: out of memory", file=sys.stderr)
         sys.exit(EXIT_FAILED)
+
+
+def _let_go_of_stdout() -> None:
+    """Nothing more can be written there; Python would still try to on its way out."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _leave_in_order(number: int, frame: FrameType | None) -> None:

@@ -7,6 +7,7 @@ writing.
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import sys
@@ -65,6 +66,14 @@ def lines(files: Sequence[str]) -> Iterator[tuple[str, int, bytes]]:
                 source.close()
 
 
+def _status(name: str) -> os.stat_result | None:
+    """What the system says about a file or, for "-", about what standard input is redirected from."""
+    try:
+        return os.fstat(sys.stdin.fileno()) if name == STDIN else os.stat(name)
+    except (OSError, ValueError):  # ValueError: a standard input that is no file at all
+        return None
+
+
 def _open_to_read(name: str) -> BinaryIO:
     if name == STDIN:
         if sys.stdin.isatty():
@@ -120,6 +129,8 @@ class Stream(AbstractContextManager):
         self._rejected: BinaryIO | None = None
         self._rejected_before: set[bytes] = set()
         self._done: Counter[str] = Counter()
+        self._found_done = False
+        self._goes_on = False  # from what an earlier run left
 
     def open(self, stage: str, kind: str | None = None, **settings: Any) -> Stream:
         """Start `stage`, which reads records of type `kind`; `settings` go into the lineage of what it writes."""
@@ -131,13 +142,20 @@ class Stream(AbstractContextManager):
             self.on_error = "skip"  # whoever names a file for rejects wants the run to go on
         self._refuse_to_overwrite_input()
         self._out = self._open_output()
+        if self.rejects and self._goes_on and os.path.exists(self.rejects):
+            cut_half_line(self.rejects)
+            self._rejected_before = set(Path(self.rejects).read_bytes().splitlines(keepends=True))
         return self
 
     def _refuse_to_overwrite_input(self) -> None:
-        for target in filter(None, (self.output, self.rejects)):
-            for name in self.files:
-                if name != STDIN and os.path.exists(target) and os.path.exists(name) and os.path.samefile(target, name):
-                    raise UsageError(f"{target} is both read and written; give another -o")
+        targets = [t for t in (self.output, self.rejects) if t and t != STDIN]
+        if len(targets) == 2 and os.path.realpath(targets[0]) == os.path.realpath(targets[1]):
+            raise UsageError(f"{targets[0]} is both -o and --rejects; give two files")
+        read = [s for name in (self.files or [STDIN]) if (s := _status(name))]
+        for target in targets:
+            written = _status(target)
+            if written and stat.S_ISREG(written.st_mode) and any(os.path.samestat(written, s) for s in read):
+                raise UsageError(f"{target} is both read and written; give another -o")
 
     def _open_output(self) -> BinaryIO:
         if not self.output or self.output == STDIN:
@@ -145,6 +163,7 @@ class Stream(AbstractContextManager):
                 raise UsageError("--resume needs -o FILE: it goes on from what FILE already holds")
             return sys.stdout.buffer
         if self.resume and os.path.exists(self.output):
+            self._goes_on = True
             self._load_done()
             return _open_to_write(self.output, "ab")
         return _open_to_write(self.output, "wb")
@@ -174,6 +193,7 @@ class Stream(AbstractContextManager):
         """Whether an earlier run wrote this record already; asks are counted, so that equal ids are told apart."""
         if self._done.get(record_id, 0) > 0:
             self._done[record_id] -= 1
+            self._found_done = True
             return True
         return False
 
@@ -197,9 +217,20 @@ class Stream(AbstractContextManager):
     def write(self, record: dict, lineage: bool = True) -> None:
         """Write one record, with this stage added to its lineage."""
         assert self._out is not None
-        line = dumps(records.with_lineage(record, self.entry) if lineage else record)
-        self._out.write(line)
-        self._out.flush()
+        if self._goes_on and not self._found_done and self.on_error == "stop":
+            self._check_input_is_the_same()  # output is in the order of the input, so what is done comes first
+        try:
+            line = dumps(records.with_lineage(record, self.entry) if lineage else record)
+        except InputError as e:  # an environment or a server said what JSON cannot hold
+            self.fail(record, e)
+            return
+        try:
+            self._out.write(line)
+            self._out.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as e:
+            raise EexpError(f"{self.output or '<stdout>'}: {e.strerror or e}") from None
         self.counts["out"] += 1
 
     def fail(self, record: dict, error: InputError) -> None:
@@ -224,18 +255,17 @@ class Stream(AbstractContextManager):
                     "error": str(error), "evidence": error.evidence, "record": record}  # fmt: skip
         if self._rejected is None:
             self._rejected = self._open_rejects()
-        data = dumps(rejected)
+        try:
+            data = dumps(rejected)
+        except InputError:  # the record is here for that very reason; json writes a lone surrogate as its escape
+            data = json.dumps(rejected).encode() + b"\n"
         if data not in self._rejected_before:  # a resumed run meets the same bad records again
             self._rejected.write(data)
             self._rejected.flush()
 
     def _open_rejects(self) -> BinaryIO:
         assert self.rejects
-        if self.resume and os.path.exists(self.rejects):
-            cut_half_line(self.rejects)
-            self._rejected_before = set(Path(self.rejects).read_bytes().splitlines(keepends=True))
-            return _open_to_write(self.rejects, "ab")
-        return _open_to_write(self.rejects, "wb")
+        return _open_to_write(self.rejects, "ab" if self._goes_on else "wb")
 
     def count(self, what: str, n: int = 1) -> None:
         """Add to a number of the summary."""
@@ -248,7 +278,7 @@ class Stream(AbstractContextManager):
 
     @property
     def exit_code(self) -> int:
-        return EXIT_SET_ASIDE if self.set_aside else EXIT_OK
+        return EXIT_SET_ASIDE if self.set_aside or self._rejected_before else EXIT_OK
 
     def summary(self) -> str:
         """One line with everything counted."""
@@ -262,15 +292,18 @@ class Stream(AbstractContextManager):
             if f is not None and f is not sys.stdout.buffer:
                 f.close()
         if kind is None:
-            if self.rejects and self._rejected is None and not self.resume:
-                _open_to_write(self.rejects, "wb").close()  # an old rejects file must not look like this run's
-            left = +self._done
-            if self.resume and left:
-                raise UsageError(f"{self.output} holds {sum(left.values())} records that this input does not lead to "
-                                 f"(first: {next(iter(left))}): it was made from other input")  # fmt: skip
+            if self.rejects and self._rejected is None:
+                self._open_rejects().close()  # an old rejects file must not look like this run's
+            self._check_input_is_the_same()
             self.note(self.summary())
-            if self.set_aside:
+            if self.exit_code:
                 raise SystemExit(self.exit_code)
+
+    def _check_input_is_the_same(self) -> None:
+        left = +self._done
+        if left:
+            raise UsageError(f"{self.output} holds {sum(left.values())} records that this input does not lead to "
+                             f"(first: {next(iter(left))}): it was made from other input")  # fmt: skip
 
 
 def _open_to_write(name: str, mode: str) -> BinaryIO:

@@ -7,12 +7,29 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
     from eexp.models.policy import Policy
     from eexp.prompts import PromptStyle
 
 Command = Callable[..., Any]
+
+#: A path, so that shells complete it. It is not checked here: whoever opens it says what is wrong, and where.
+PATH = click.Path(readable=False, allow_dash=True)
+
+
+def complete_env(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """For the shell: environments that begin like this."""
+    from eexp.envs import names
+
+    return [name for name in [*names(), "exec:"] if name.startswith(incomplete)]
+
+
+def complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """For the shell: files, and model specs that begin like this."""
+    specs = [CompletionItem(spec) for spec in ("tiny", "random", "expert", "hf:") if spec.startswith(incomplete)]
+    return [CompletionItem(incomplete, type="file"), *specs]
 
 
 def streams(kind: str | None = None, resume: bool = False, plural: str = "FILE") -> Callable[[Command], Command]:
@@ -24,27 +41,30 @@ def streams(kind: str | None = None, resume: bool = False, plural: str = "FILE")
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def with_stream(*args: Any, output: str | None, on_error: str = "stop", rejects: str | None = None,
-                        resume: bool = False, quiet: bool, files: tuple[str, ...] = (), **rest: Any) -> Any:  # fmt: skip
+                        resume: bool = False, quiet: bool, files: tuple[str, ...] = (),
+                        **rest: Any) -> Any:  # fmt: skip
             from eexp.jsonl import Stream
 
             stream = Stream(files, output, on_error, rejects, resume, quiet)
             return command(*args, stream=stream, **rest)
 
-        found = [click.option("-o", "--output", metavar="FILE", help="Write here instead of standard output.")]
+        found = [
+            click.option("-o", "--output", type=PATH, metavar="FILE", help="Write here instead of standard output.")
+        ]
         if resume:
             found.append(click.option("--resume", is_flag=True,
-                                      help="Go on from what -o FILE already holds, as the same command left it."))  # fmt: skip
+                                      help="Go on where the same command, interrupted, left -o FILE."))  # fmt: skip
         found += [
             click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
                          help="What a bad record does: end the run (exit code 3), or be set aside (exit code 4)."),
-            click.option("--rejects", metavar="FILE",
-                         help="Keep what was set aside here, with the reason. Implies --on-error skip."),
+            click.option("--rejects", type=PATH, metavar="FILE",
+                         help="Keep what was set aside here, as JSONL with the reason. Implies --on-error skip."),
             click.option("-q", "--quiet", is_flag=True, help="No summary on standard error."),
         ]  # fmt: skip
         for option in reversed(found):
             with_stream = option(with_stream)
         if kind:
-            with_stream = click.argument("files", nargs=-1, metavar=f"[{plural}]...")(with_stream)
+            with_stream = click.argument("files", nargs=-1, type=PATH, metavar=f"[{plural}]...")(with_stream)
         return with_stream
 
     return decorate
@@ -53,21 +73,25 @@ def streams(kind: str | None = None, resume: bool = False, plural: str = "FILE")
 def seed(command: Command) -> Command:
     """--seed."""
     return click.option("--seed", type=int, default=0, show_default=True, envvar="EEXP_SEED", show_envvar=True,
-                        help="Decides every random draw, with the record's id.")(command)  # fmt: skip
+                        metavar="N", help="Seed of every random draw.")(command)  # fmt: skip
 
 
 def env_override(command: Command) -> Command:
     """--env, for stages that find the environment in the records."""
-    return click.option("--env", metavar="SPEC", envvar="EEXP_ENV", show_envvar=True,
+    return click.option("--env", metavar="SPEC", envvar="EEXP_ENV", show_envvar=True, shell_complete=complete_env,
                         help="Environment to use instead of the one the records name. Needed for exec: programs and "
-                        "classes, which a record alone may not start.")(command)  # fmt: skip
+                        "classes, which a record alone may not start.  "
+                        "[default: the one the records name]")(command)  # fmt: skip
 
 
-def prompt_style(command: Command) -> Command:
-    """--prompt-style."""
+def prompt_style(default: str = "react") -> Callable[[Command], Command]:
+    """--prompt-style; `default` says in words what it is without it."""
     return click.option("--prompt-style", metavar="NAME", envvar="EEXP_PROMPT_STYLE", show_envvar=True,
-                        help="How a state is put in words: react, or react-list, which lists the admissible actions. "
-                        "[default: the one the model was trained with, else react]")(command)  # fmt: skip
+                        help="How a state is put in words: react, or react-list, which lists the admissible actions.  "
+                        f"[default: {default}]")  # fmt: skip
+
+
+STYLE_OF_MODEL = "the one the model was trained with, else react"
 
 
 def model(help: str, max_tokens: int, temperature: float) -> Callable[[Command], Command]:
@@ -75,14 +99,16 @@ def model(help: str, max_tokens: int, temperature: float) -> Callable[[Command],
 
     def decorate(command: Command) -> Command:
         for option in reversed([
-            click.option("-m", "--model", metavar="MODEL", envvar="EEXP_MODEL", show_envvar=True, help=help),
+            click.option("-m", "--model", metavar="MODEL", envvar="EEXP_MODEL", show_envvar=True,
+                         shell_complete=complete_model, help=help),
             click.option("--temperature", type=click.FloatRange(min=0), default=temperature, show_default=True,
-                         help="0 takes the most likely token every time."),
+                         metavar="T", help="Of sampling; 0 takes the most likely token every time."),
             click.option("--max-tokens", type=click.IntRange(min=1), default=max_tokens, show_default=True,
-                         help="Longest answer."),
+                         metavar="TOKENS", help="Longest answer."),
             click.option("--context", type=click.IntRange(min=16), metavar="TOKENS",
-                         help="Room for prompt and answer. [default: the model's own, 8192 at most]"),
-            click.option("--threads", type=click.IntRange(min=1), help="For llama.cpp. [default: all cores]"),
+                         help="Room for prompt and answer.  [default: the model's own, 8192 at most]"),
+            click.option("--threads", type=click.IntRange(min=1), metavar="N",
+                         help="CPU threads, for llama.cpp.  [default: all cores]"),
         ]):  # fmt: skip
             command = option(command)
         return command

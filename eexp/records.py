@@ -20,6 +20,10 @@ from eexp.errors import InputError
 # Optional[...] rather than `| None`: msgspec evaluates these annotations, and Python 3.10 is supported.
 
 
+_Lineage = Annotated[list[str], Meta(description="the stages that made it, with version and settings, oldest first")]
+_PromptStyle = Annotated[Optional[str], Meta(description="name@fingerprint of the words around a state")]
+
+
 class Outcome(Struct, kw_only=True):
     """What the environment answered to one action."""
 
@@ -27,7 +31,7 @@ class Outcome(Struct, kw_only=True):
     done: bool = False
     score: Annotated[Optional[float], Meta(description="0 to 1, as the environment scores the episode so far")] = None
     valid: Annotated[bool, Meta(description="false where the environment refused the action")] = True
-    success: Optional[bool] = None
+    success: Annotated[Optional[bool], Meta(description="as the environment judges; null while it cannot tell")] = None
 
 
 class Alternative(Struct, kw_only=True):
@@ -45,9 +49,9 @@ class Step(Struct, kw_only=True):
 
     observation: str
     action: str
-    admissible: Optional[list[str]] = None
+    admissible: Annotated[Optional[list[str]], Meta(description="actions the state accepts, maybe a sample")] = None
     admissible_count: Annotated[Optional[int], Meta(description="how many there were before sampling")] = None
-    thought: Optional[str] = None
+    thought: Annotated[Optional[str], Meta(description="what the expert said before acting")] = None
     alternatives: list[Alternative] = []
 
 
@@ -57,11 +61,11 @@ class Trajectory(Struct, kw_only=True):
     type: Literal["trajectory"]
     id: str
     env: Annotated[str, Meta(description="environment spec, as given to `eexp expert`")]
-    task: dict[str, Any]
-    instruction: str
+    task: Annotated[dict[str, Any], Meta(description="id, split, and what the environment needs to start it again")]
+    instruction: Annotated[str, Meta(description="the task in words")]
     steps: list[Step]
-    outcome: Optional[Outcome] = None
-    lineage: list[str] = []
+    outcome: Annotated[Optional[Outcome], Meta(description="what the last action led to")] = None
+    lineage: _Lineage = []
 
 
 class Message(Struct, kw_only=True):
@@ -79,10 +83,10 @@ class Example(Struct, kw_only=True):
     kind: Annotated[str, Meta(description="imitation, world_model, reflection, ...")]
     prompt: Annotated[list[Message], Meta(min_length=1)]
     completion: Annotated[list[Message], Meta(min_length=1)]
-    weight: Annotated[float, Meta(ge=0)] = 1.0
+    weight: Annotated[float, Meta(ge=0, description="multiplies its loss")] = 1.0
     group: Annotated[Optional[str], Meta(description="id of the trajectory it was made from")] = None
-    prompt_style: Optional[str] = None
-    lineage: list[str] = []
+    prompt_style: _PromptStyle = None
+    lineage: _Lineage = []
 
 
 class Turn(Struct, kw_only=True):
@@ -102,17 +106,17 @@ class Episode(Struct, kw_only=True):
     env: str
     task: dict[str, Any]
     split: Optional[str] = None
-    seed: int = 0
+    seed: Annotated[int, Meta(description="which trial of the task this is, from 0")] = 0
     success: bool
-    score: Optional[float] = None
-    steps: int
+    score: Annotated[Optional[float], Meta(description="0 to 1, at the end")] = None
+    steps: Annotated[int, Meta(description="how many actions were taken")]
     invalid: Annotated[int, Meta(description="actions the environment refused")] = 0
     instruction: Optional[str] = None
     transcript: list[Turn] = []
-    final: Optional[str] = None
-    model: Optional[str] = None
-    prompt_style: Optional[str] = None
-    lineage: list[str] = []
+    final: Annotated[Optional[str], Meta(description="the last observation")] = None
+    model: Annotated[Optional[str], Meta(description="fingerprint of who played")] = None
+    prompt_style: _PromptStyle = None
+    lineage: _Lineage = []
 
 
 TYPES: dict[str, type] = {"trajectory": Trajectory, "example": Example, "episode": Episode}

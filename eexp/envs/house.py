@@ -151,10 +151,11 @@ class House(Environment):
 
     def _describe(self) -> str:
         self.seen_rooms[self.room] = None
-        said = [f"You are in the {self.room}."]
+        places = []
         for place in self._places():
-            shown = "closed" if place in CONTAINERS and place not in self.opened else _listed(self._contents(place))
-            said.append(f"{place.capitalize()}: {shown}.")
+            closed = place in CONTAINERS and place not in self.opened
+            places.append(f"{place}: {'closed' if closed else _listed(self._contents(place))}")
+        said = [f"You are in the {self.room}. You see {'; '.join(places)}."]
         said.append(f"Doors: {', '.join(sorted(self.doors[self.room]))}.")
         if self.held:
             said.append(f"You hold the {self.held}.")

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import time
 import weakref
+from contextlib import suppress
 
 from eexp.errors import UsageError
 
@@ -126,21 +127,22 @@ class Child:
         except BlockingIOError:
             return
         if not got:
-            raise ChildFailed(self.how_it_ended())
+            raise ChildFailed(self.how_it_ended() or "closed its standard output")
         self._unread += got
 
-    def how_it_ended(self) -> str:
-        """Its exit status or signal in words, once its output has ended or it is known to be gone."""
+    def how_it_ended(self) -> str | None:
+        """Its exit status or signal in words; None if it is still running a second from now."""
         try:
             code = self._popen.wait(timeout=1)
         except subprocess.TimeoutExpired:
-            return "closed its standard output"
+            return None
         if code < 0:
-            return f"killed by signal {-code} ({signal.Signals(-code).name})"
+            names = {s.value: f" ({s.name})" for s in signal.Signals}  # real-time signals have none
+            return f"killed by signal {-code}{names.get(-code, '')}"
         return f"ended with exit status {code}"
 
     def end(self, grace: float = 0.0) -> None:
-        """Close its standard input, give it `grace` seconds to go by itself, then kill its group. Safe to call twice."""
+        """Close its standard input, give it `grace` seconds to go by itself, kill its group. Safe to call twice."""
         if self._finalizer.detach():
             _end(self._popen, os.getpid(), grace)
         _alive.discard(self)
@@ -157,10 +159,8 @@ def _end(popen: subprocess.Popen, owner: int, grace: float = 0.0) -> None:
         return
     popen.stdin.close()
     _await_end_of_file(popen.stdout.fileno(), grace)
-    try:
+    with suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a group in which all have ended
         os.killpg(popen.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):  # macOS says the latter of a group in which all have ended
-        pass
     popen.wait()
     popen.stdout.close()
 

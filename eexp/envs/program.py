@@ -110,7 +110,7 @@ class Program(Environment):
         for n, task in enumerate(answer.tasks):
             if not isinstance(task.get("id"), str):
                 self._fail("answer to tasks", f"$.tasks[{n}].id: expected a string")
-            yield {"id": task["id"], "split": split, **task}
+            yield {"id": task["id"], **task, "split": split}
 
     def reset(self, task: dict) -> Observation:
         self._ensure_running()

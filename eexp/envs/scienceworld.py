@@ -43,7 +43,7 @@ SIMPLIFICATIONS = (
     "noElectricalAction",
 )
 
-INSTALL = "ScienceWorld needs `pip install scienceworld` and Java (8 or newer; apt install default-jre-headless)"
+INSTALL = "ScienceWorld needs `pip install 'eexp[scienceworld]'` and Java 11 or newer (apt install default-jre-headless)"
 JVM = (
     "-XX:+UnlockExperimentalVMOptions",
     "-XX:hashCode=2",  # the same for every object: hash tables keep the order in which they were filled
@@ -89,7 +89,6 @@ class ScienceWorld(Environment):
         self._task: tuple[str, int, str] | None = None
         self._played: list[str] = []
         self._gold: list[str] | None = None
-        self._text = ""
 
     def splits(self) -> list[str]:
         return list(SPLITS)
@@ -124,16 +123,14 @@ class ScienceWorld(Environment):
 
         Raises InputError for a task that does not exist, EnvironmentFailed if the simulator fails.
         """
-        self._task = self._checked(task)
-        self._played, self._gold = [], None
-        said = self._ask("load", *self._task, False)
+        self._task = None
+        wanted = self._checked(task)
+        said = self._call("episode", "load", *wanted, False)
         if said:
-            self._task = None
             raise InputError(" ".join(said.split()), "$.task")
-        self._text = self._ask("freeActionLook").rstrip()
-        return Observation(
-            self._text, score=0.0
-        )  # until the first step the simulator has the last episode's score
+        self._task, self._played, self._gold = wanted, [], None
+        text = self._ask("freeActionLook").rstrip()
+        return Observation(text, score=0.0)  # until the first step the simulator has the last episode's score
 
     def _checked(self, task: dict) -> tuple[str, int, str]:
         kind, variation = task.get("task"), task.get("variation")
@@ -144,20 +141,18 @@ class ScienceWorld(Environment):
             raise InputError(f"expected the number of a variation, got {variation!r}", "$.task.variation")
         if not isinstance(simplifications, str):
             raise InputError(f"expected a string, got {simplifications!r}", "$.task.simplifications")
-        if "noElectricalAction" in simplifications and kind.startswith(
-            ("power-component", "test-conductivity")
-        ):
+        if "noElectricalAction" in simplifications and kind.startswith(("power-component", "test-conductivity")):
             raise InputError(f"{kind} cannot be solved with noElectricalAction", "$.task.simplifications")
         return kind, variation, simplifications
 
     def step(self, action: str) -> Observation:
-        self._text = self._ask("step", " ".join(action.split())).rstrip()
+        text = self._ask("step", " ".join(action.split())).rstrip()
         self._played.append(action)
         score = self._ask("getScore")  # 0 to 1 here, and -1 where the agent can no longer succeed
         done = score < 0 or self._ask("getCompleted")
         success = True if score >= 1 else False if done else None
-        score, valid = round(min(max(score, 0.0), 1.0), 4), not self._text.startswith(REFUSALS)
-        return Observation(self._text, done=done, score=score, valid=valid, success=success)
+        score, valid = round(min(max(score, 0.0), 1.0), 4), not text.startswith(REFUSALS)
+        return Observation(text, done=done, score=score, valid=valid, success=success)
 
     def instruction(self) -> str:
         return self._ask("getTaskDescription")
@@ -194,8 +189,8 @@ class ScienceWorld(Environment):
             self._simulator = None
 
     def _ask(self, method: str, *args: Any) -> Any:
-        """Call a method of the simulator's interface that plays the episode."""
-        if method != "load" and (self._task is None or not self._running()):
+        """Call a method of the interface that plays the episode."""
+        if self._task is None or not self._running():
             raise EnvironmentFailed(f"{self.spec}: {method}: no task is loaded; `reset` loads one")
         return self._call("episode", method, *args)
 
@@ -208,6 +203,7 @@ class ScienceWorld(Environment):
 
     def _call(self, interface: str, method: str, *args: Any) -> Any:
         if not self._running():
+            self._task = None
             self._simulator = Simulator(self._memory, self._limit)
         try:
             return self._simulator.call(interface, method, *args)
@@ -244,9 +240,7 @@ class Simulator:
             self._child.end()
             raise EexpError(f"java: {self._complaint() or e}. {INSTALL}") from None
         _quieten_py4j()
-        gateway = JavaGateway(
-            gateway_parameters=GatewayParameters(port=port, auth_token=token, read_timeout=limit)
-        )
+        gateway = JavaGateway(gateway_parameters=GatewayParameters(port=port, auth_token=token, read_timeout=limit))
         self._client, self._jvm = gateway._gateway_client, gateway.jvm
         # The simulator prints as it works. Nobody reads that pipe, and once full it would stop the simulator.
         self._jvm.System.setOut(self._jvm.java.io.PrintStream(os.devnull))
@@ -259,9 +253,7 @@ class Simulator:
     def usable(self) -> bool:
         """Running, and ours: a fork of this process must start a simulator of its own."""
         if not self._child.usable:
-            self._client.is_connected = (
-                False  # or py4j would talk, on our parent's socket, about objects it collects
-            )
+            self._client.is_connected = False  # or py4j would talk, on our parent's socket, about objects it collects
         return self._child.usable
 
     def call(self, interface: str, method: str, *args: Any) -> Any:
@@ -276,13 +268,11 @@ class Simulator:
                 answer = getattr(self._interfaces[interface], method)(*args)
                 return list(answer) if isinstance(answer, JavaList) else answer
         except Py4JJavaError as e:
-            raise ChildFailed(str(e.java_exception)) from None
-        except Py4JError:
+            raise ChildFailed(" ".join(str(e.java_exception).split())) from None
+        except Py4JError as e:
             if time.monotonic() - began >= self._limit:
                 raise ChildFailed(f"no answer within {self._limit:g} s (EEXP_ENV_TIMEOUT)") from None
-            raise ChildFailed(
-                f"the JVM {self._child.how_it_ended()}. {self._complaint()}".rstrip(". ")
-            ) from None
+            raise ChildFailed(f"java: {self._child.how_it_ended() or e} {self._complaint()}".rstrip()) from None
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
@@ -290,9 +280,7 @@ class Simulator:
         count, state = self._numbers.count(), self._random_state()
         yield
         getattr(self._numbers, "count_$eq")(count)
-        self._random.setSeed(
-            state ^ 0x5DEECE66D
-        )  # java.util.Random keeps the seed it is given XORed with this
+        self._random.setSeed(state ^ 0x5DEECE66D)  # java.util.Random keeps the seed it is given XORed with this
 
     def _random_state(self) -> int:
         """The state of the generator. Java shows it only in the serialised form, whose last field it is."""
@@ -357,9 +345,7 @@ def _simplifications(chosen: str) -> str:
     for part in chosen.split(","):
         if part not in SIMPLIFICATIONS:
             known = ", ".join(("easy", "none", *SIMPLIFICATIONS))
-            raise UsageError(
-                f"scienceworld?simplifications={part}: no such simplification; there are: {known}"
-            )
+            raise UsageError(f"scienceworld?simplifications={part}: no such simplification; there are: {known}")
     return chosen
 
 

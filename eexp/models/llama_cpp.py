@@ -20,7 +20,7 @@ from eexp.prompts import Messages
 from eexp.records import seed_of
 
 DEFAULT_CONTEXT = 8192
-_BATCH = 512
+_CHUNK = 64  # prompts are evaluated in chunks that begin at multiples of this
 _PARALLEL = 32  # sequences beside the prompt's own
 
 _log: list[str] = []  # llama.cpp's last words, told only when something fails
@@ -79,7 +79,7 @@ class LlamaCppModel(Model):
         if adapter:
             self._load_adapter(adapter)
         self.fingerprint = fingerprints.of_files(*files)
-        self._batch = api.llama_batch_init(_BATCH, 0, 1)
+        self._batch = api.llama_batch_init(_CHUNK, 0, 1)
         self._cached: list[int] = []
 
     def _read_metadata(self, files: list[Path]) -> None:
@@ -99,7 +99,7 @@ class LlamaCppModel(Model):
         api, params = self._api, self._api.llama_context_default_params()
         trained = api.llama_model_n_ctx_train(self._model)
         self._n_ctx = context or min(trained, DEFAULT_CONTEXT)
-        params.n_ctx, params.n_batch, params.n_ubatch = self._n_ctx, _BATCH, _BATCH
+        params.n_ctx, params.n_batch, params.n_ubatch = self._n_ctx, _CHUNK, _CHUNK
         params.n_seq_max, params.kv_unified = _PARALLEL + 1, True
         params.n_threads = params.n_threads_batch = threads or len(os.sched_getaffinity(0))
         params.no_perf = True
@@ -149,7 +149,7 @@ class LlamaCppModel(Model):
     # -- decoding ------------------------------------------------------------------------------------------------
 
     def _decode(self, items: Sequence[tuple[int, int, int, bool]]) -> None:
-        """Evaluate up to _BATCH items (token, position, sequence, whether its logits are wanted)."""
+        """Evaluate up to _CHUNK items (token, position, sequence, whether its logits are wanted)."""
         batch = self._batch
         batch.n_tokens = len(items)
         for i, (token, position, sequence, wanted) in enumerate(items):
@@ -172,15 +172,21 @@ class LlamaCppModel(Model):
         return np.ctypeslib.as_array(pointer, shape=(self._n_vocab,)).astype(np.float64)
 
     def _prefill(self, ids: list[int]) -> Any:
-        """Bring sequence 0 to `ids` and return the logits after it, evaluating only what is new."""
+        """Bring sequence 0 to `ids` and return the logits after it, evaluating only what is new.
+
+        Rounding differs with how tokens are put into batches (by 1e-3 in a logit), so the cache is kept to whole chunks
+        alone: every prompt is then evaluated in the same batches whatever came before it, and a resumed or a parallel
+        run draws the same. On average half a chunk is evaluated again.
+        """
         keep = len(os.path.commonprefix([ids, self._cached]))
         keep = min(keep, len(ids) - 1)  # the last token always runs: its logits are what we came for
+        keep -= keep % _CHUNK
         if keep < len(self._cached) and not self._api.llama_memory_seq_rm(self._memory, 0, keep, -1):
             self._forget()  # recurrent models cannot step back
             keep = 0
         self._cached = self._cached[:keep]
-        for start in range(keep, len(ids), _BATCH):
-            part = ids[start : start + _BATCH]
+        for start in range(keep, len(ids), _CHUNK):
+            part = ids[start : start + _CHUNK]
             last = start + len(part) == len(ids)
             self._decode([(t, start + i, 0, last and i == len(part) - 1) for i, t in enumerate(part)])
             self._cached += part

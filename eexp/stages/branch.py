@@ -98,23 +98,27 @@ class _Picker:
 
 
 @click.command("branch")
-@click.option("-k", type=click.IntRange(min=1), default=4, show_default=True, help="Alternatives a state.")
+@click.option("-k", type=click.IntRange(min=1), default=4, show_default=True, metavar="N",
+              help="How many alternatives to add to every state.")  # fmt: skip
 @click.option("--from", "source", type=click.Choice(["policy", "admissible", "mixed"]), default="policy",
-              show_default=True, help="Where they come from.")  # fmt: skip
-@options.model("The policy to draw from.  [default: the built-in tiny model]", max_tokens=48, temperature=1.0)
-@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True,
-              help="Draw k at a time, at most this often, before filling up from the admissible actions.")  # fmt: skip
+              show_default=True,
+              help="Where they come from: the policy, the admissible actions, or half from each.")  # fmt: skip
+@options.model("The policy to draw from; `eexp --help` lists what MODEL may be.  [default: the built-in tiny model]",
+               max_tokens=48, temperature=1.0)  # fmt: skip
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, metavar="N",
+              help="Ask the policy at most this often, for k actions each time; then fill up from the admissible "
+              "ones.")  # fmt: skip
 @click.option("--only-admissible", is_flag=True,
               help="Drop the policy's draws that are not admissible, where the whole list is known.")  # fmt: skip
-@options.prompt_style
+@options.prompt_style(options.STYLE_OF_MODEL)
 @options.seed
 @options.streams("trajectory", resume=True)
 def command(k, source, model, temperature, max_tokens, context, threads, rounds, only_admissible, prompt_style, seed,
             stream) -> None:  # fmt: skip
     """Add K alternative actions to every expert state.
 
-    Alternatives differ from each other and from the expert's action, up to case, blanks and outer punctuation. Where the
-    policy does not give enough, admissible actions fill up. The summary counts all of it.
+    Alternatives differ from each other and from the expert's action; case, blanks and outer punctuation make no
+    difference. Where the policy does not give enough, admissible actions fill up. The summary counts all of it.
 
     \b
     Example:

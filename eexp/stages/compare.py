@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from eexp import options
 from eexp.errors import UsageError
 
 Key = tuple[str, str, int]  # environment, task, trial
@@ -59,7 +60,7 @@ def _rate(successes: Sequence[bool], confidence: float) -> dict[str, Any]:
     test = binomtest(sum(successes), len(successes))
     interval = test.proportion_ci(confidence, method="wilson")
     return {"episodes": len(successes), "successes": sum(successes), "rate": sum(successes) / len(successes),
-            "low": interval.low, "high": interval.high}  # fmt: skip
+            "low": float(interval.low), "high": float(interval.high)}  # fmt: skip
 
 
 def _paired(base: dict[Key, dict], other: dict[Key, dict], confidence: float) -> dict[str, Any]:
@@ -113,10 +114,11 @@ def table(rows: list[dict], confidence: float) -> str:
 
 
 @click.command("compare")
-@click.argument("files", nargs=-1, required=True, metavar="[NAME=]FILE...")
-@click.option("--baseline", metavar="NAME", help="What to compare with.  [default: the first file]")
-@click.option("--confidence", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="JSONL instead of a table.")
+@click.argument("files", nargs=-1, required=True, type=options.PATH, metavar="[NAME=]FILE...")
+@click.option("--baseline", metavar="NAME", help="The row to compare the others with.  [default: the first file]")
+@click.option("--confidence", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True, metavar="LEVEL",
+              help="Confidence of the intervals.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSONL, one line a row, instead of a table.")
 def command(files, baseline, confidence, as_json) -> None:
     """Compare files of episodes: success, intervals, paired differences.
 

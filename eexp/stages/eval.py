@@ -25,7 +25,8 @@ def panel(env: Environment, split: str, n: int | None) -> list[dict]:
 
 
 def evaluate(env: Environment, tasks: Iterator[tuple[dict, int]], policy: Policy, *, temperature: float = 0.0,
-             max_steps: int | None = None, seed: int = 0, on_error: OnError = stop_at_error) -> Iterator[dict]:  # fmt: skip
+             max_steps: int | None = None, seed: int = 0,
+             on_error: OnError = stop_at_error) -> Iterator[dict]:  # fmt: skip
     """Play each (task, trial) once and yield its episode.
 
     temperature 0 is greedy. An episode ends when the environment says so or after `max_steps` actions (the
@@ -75,14 +76,17 @@ def _not_done(env: Environment, tasks: list[dict], trials: int, done: Callable[[
 
 
 @click.command("eval")
-@click.argument("env", metavar="ENV", envvar="EEXP_ENV")
-@click.option("-n", "--number", type=click.IntRange(min=1), help="How many tasks.  [default: all of the split]")
-@click.option("--split", default="test", show_default=True, help="Which tasks.")
-@click.option("--trials", type=click.IntRange(min=1), default=1, show_default=True,
-              help="Episodes a task; more than one makes sense at a temperature.")  # fmt: skip
-@options.model("Who plays.  [default: the built-in tiny model]", max_tokens=128, temperature=0.0)
-@click.option("--max-steps", type=click.IntRange(min=1), help="Longest episode.  [default: the environment's]")
-@options.prompt_style
+@click.argument("env", metavar="ENV", envvar="EEXP_ENV", shell_complete=options.complete_env)
+@click.option("-n", "--number", type=click.IntRange(min=1), metavar="N",
+              help="How many tasks.  [default: all of the split]")  # fmt: skip
+@click.option("--split", default="test", show_default=True, metavar="NAME", help="Which tasks.")
+@click.option("--trials", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+              help="Episodes a task; more than one makes sense at a temperature above 0.")  # fmt: skip
+@options.model("Who plays; `eexp --help` lists what MODEL may be.  [default: the built-in tiny model]",
+               max_tokens=128, temperature=0.0)  # fmt: skip
+@click.option("--max-steps", type=click.IntRange(min=1), metavar="N",
+              help="Longest episode, in actions.  [default: the environment's]")  # fmt: skip
+@options.prompt_style(options.STYLE_OF_MODEL)
 @options.seed
 @options.streams(resume=True)
 def command(env, number, split, trials, model, temperature, max_tokens, context, threads, max_steps, prompt_style, seed,
@@ -90,7 +94,7 @@ def command(env, number, split, trials, model, temperature, max_tokens, context,
     """Play tasks with a model and record the episodes.
 
     The tasks are a fixed panel: those of the split in the order of a hash of their ids, so -n 100 is a part of -n 200.
-    The prompt is the one the model was trained with, unless told otherwise.
+    The prompt is the one the model was trained with, unless told otherwise. `eexp --help` lists what ENV may be.
 
     \b
     Example:

@@ -71,20 +71,25 @@ def _chosen(env: Environment, split: str, n: int | None, skip: int, done: Callab
 
 
 @click.command("expert")
-@click.argument("env", metavar="ENV", envvar="EEXP_ENV")
-@click.option("-n", "--number", type=click.IntRange(min=0), help="How many tasks.  [default: all of the split]")
-@click.option("--skip", type=click.IntRange(min=0), default=0, help="Pass over that many tasks first.")
-@click.option("--split", help="Which tasks.  [default: the environment's first split, to train on]")
+@click.argument("env", metavar="ENV", envvar="EEXP_ENV", shell_complete=options.complete_env)
+@click.option("-n", "--number", type=click.IntRange(min=0), metavar="N",
+              help="How many tasks.  [default: all of the split]")  # fmt: skip
+@click.option("--skip", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+              help="Pass over that many tasks first.")  # fmt: skip
+@click.option("--split", metavar="NAME", help="Which tasks.  [default: the environment's first split, to train on]")
 @click.option("--admissible", "admissible_text", metavar="N|all|none", default="50", show_default=True,
-              help="How many admissible actions to keep a step, drawn at random, the expert's among them.")  # fmt: skip
-@click.option("--max-steps", type=click.IntRange(min=1), help="Longest episode.  [default: the environment's]")
+              help="How many admissible actions to keep a step; drawn at random, with the expert's own among "
+              "them.")  # fmt: skip
+@click.option("--max-steps", type=click.IntRange(min=1), metavar="N",
+              help="Longest episode, in actions.  [default: the environment's]")  # fmt: skip
 @click.option("--all", "keep_failed", is_flag=True, help="Keep trajectories that did not succeed, too.")
 @options.seed
 @options.streams(resume=True)
 def command(env, number, skip, split, admissible_text, max_steps, keep_failed, seed, stream) -> None:
     """Record an environment's own expert as trajectories.
 
-    ENV is house, scienceworld, exec:COMMAND or module:Class. Trajectories that do not succeed are left out and counted.
+    ENV is house, scienceworld, exec:COMMAND or module:Class; `eexp --help` says more. Trajectories that do not succeed
+    are left out and counted.
 
     \b
     Example:
@@ -98,7 +103,8 @@ def command(env, number, skip, split, admissible_text, max_steps, keep_failed, s
     with open_env(env) as world:
         split = split or world.splits()[0]
         world.check_split(split)
-        with stream.open("expert", split=split, admissible=admissible_text, seed=seed) as io:
+        with stream.open("expert", split=split, admissible=admissible_text, max_steps=max_steps,
+                         all="yes" if keep_failed else None, seed=seed) as io:  # fmt: skip
             tasks = _chosen(world, split, number, skip, io.done)
             made = expert(world, tasks, admissible=admissible, max_steps=max_steps, seed=seed, on_error=io.fail)
             for trajectory in tqdm(made, total=number, disable=None, unit="task", leave=False):

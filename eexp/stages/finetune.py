@@ -8,36 +8,49 @@ from eexp import options
 
 
 @click.command("finetune")
-@click.option("-m", "--model", "base", metavar="MODEL", envvar="EEXP_BASE", show_envvar=True,
-              help="Base model: a directory, a hub id, or tiny.  [default: the built-in tiny model]")  # fmt: skip
-@click.option("-o", "--output", metavar="DIR", required=True, help="Where the adapter, or the model, is saved.")
-@click.option("--init", metavar="DIR", help="Go on with this PEFT adapter (world model first, then imitation).")
+@click.option("-m", "--model", "base", type=options.PATH, metavar="MODEL", envvar="EEXP_BASE", show_envvar=True,
+              help="Base model: a directory, a hub id, or tiny. GGUF files cannot be trained.  "
+              "[default: the built-in tiny model]")  # fmt: skip
+@click.option("-o", "--output", type=options.PATH, metavar="DIR", required=True,
+              help="Where the adapter, or the model, is saved.")  # fmt: skip
+@click.option("--init", type=options.PATH, metavar="DIR",
+              help="Go on with this PEFT adapter (world model first, then imitation).  "
+              "[default: a new one]")  # fmt: skip
 @click.option("--full", is_flag=True, help="Train all weights instead of an adapter.")
-@click.option("--epochs", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True)
-@click.option("--max-steps", type=click.IntRange(min=1), help="Updates, instead of epochs.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Examples an update.")
-@click.option("--micro-batch-size", type=click.IntRange(min=1), default=4, show_default=True,
+@click.option("--epochs", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
+              metavar="N", help="Passes over the examples.")  # fmt: skip
+@click.option("--max-steps", type=click.IntRange(min=1), metavar="UPDATES",
+              help="Stop after this many updates, whatever --epochs says.  [default: as --epochs says]")  # fmt: skip
+@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, metavar="N",
+              help="Examples an update.")  # fmt: skip
+@click.option("--micro-batch-size", type=click.IntRange(min=1), default=4, show_default=True, metavar="N",
               help="Examples computed at once; smaller takes less memory and gives the same result.")  # fmt: skip
-@click.option("--lr", "learning_rate", type=click.FloatRange(min=0, min_open=True),
+@click.option("--lr", "learning_rate", type=click.FloatRange(min=0, min_open=True), metavar="RATE",
               help="Learning rate.  [default: 1e-4, with --full 1e-5]")  # fmt: skip
-@click.option("--schedule", type=click.Choice(["cosine", "linear", "constant"]), default="cosine", show_default=True)
-@click.option("--warmup", type=click.FloatRange(0, 1), default=0.03, show_default=True, help="Share of the updates.")
-@click.option("--weight-decay", type=click.FloatRange(min=0), default=0.0, show_default=True)
-@click.option("--rank", type=click.IntRange(min=1), default=16, show_default=True, help="Of a new adapter.")
-@click.option("--alpha", type=click.IntRange(min=1), default=32, show_default=True, help="Of a new adapter.")
-@click.option("--rslora", is_flag=True, help="Scale a new adapter by alpha / sqrt(rank).")
+@click.option("--schedule", type=click.Choice(["cosine", "linear", "constant"]), default="cosine", show_default=True,
+              help="How the learning rate goes on after the warm-up.")  # fmt: skip
+@click.option("--warmup", type=click.FloatRange(0, 1), default=0.03, show_default=True,
+              metavar="SHARE", help="Share of the updates in which the learning rate rises from 0.")  # fmt: skip
+@click.option("--weight-decay", type=click.FloatRange(min=0), default=0.0, show_default=True,
+              metavar="X", help="Weight decay of the AdamW optimiser.")  # fmt: skip
+@click.option("--rank", type=click.IntRange(min=1), default=16, show_default=True, metavar="N",
+              help="Rank of a new adapter.")  # fmt: skip
+@click.option("--alpha", type=click.IntRange(min=1), default=32, show_default=True, metavar="N",
+              help="A new adapter is scaled by alpha / rank.")  # fmt: skip
+@click.option("--rslora", is_flag=True, help="Scale a new adapter by alpha / sqrt(rank) instead.")
 @click.option("--max-length", type=click.IntRange(min=2), metavar="TOKENS",
-              help="Longest example.  [default: the model's context]")  # fmt: skip
+              help="Longest example; a longer one is a bad record.  [default: the model's context]")  # fmt: skip
 @click.option("--gradient-checkpointing", is_flag=True, help="Less memory, more time.")
 @click.option("--save-every", type=click.IntRange(min=1), metavar="UPDATES",
               help="Write a checkpoint this often.  [default: every epoch]")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in -o DIR.")
 @click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
-              help="What an example that cannot be trained on does: end the run, or be set aside.")  # fmt: skip
-@click.option("--rejects", metavar="FILE", help="Keep what was set aside here. Implies --on-error skip.")
-@click.option("-q", "--quiet", is_flag=True, help="No summary and no progress bar.")
+              help="What a bad record does: end the run (exit code 3), or be set aside (exit code 4).")  # fmt: skip
+@click.option("--rejects", type=options.PATH, metavar="FILE",
+              help="Keep what was set aside here, as JSONL with the reason. Implies --on-error skip.")  # fmt: skip
+@click.option("-q", "--quiet", is_flag=True, help="No summary and no progress bar on standard error.")
 @options.seed
-@click.argument("files", nargs=-1, metavar="[FILE]...")
+@click.argument("files", nargs=-1, type=options.PATH, metavar="[FILE]...")
 def command(base, output, resume, on_error, rejects, quiet, files, **training) -> None:
     """Train a LoRA adapter, or all weights, on examples.
 

@@ -22,8 +22,9 @@ def imitation_data(trajectories: Iterator[dict], style: PromptStyle, *, thoughts
 
 
 @click.command("imitation-data")
-@click.option("--thoughts/--no-thoughts", default=True, show_default=True, help="Keep an expert's own thoughts.")
-@options.prompt_style
+@click.option("--thoughts/--no-thoughts", default=True, show_default=True,
+              help="Keep the expert's own thoughts, where there are any.")  # fmt: skip
+@options.prompt_style()
 @options.streams("trajectory")
 def command(thoughts, prompt_style, stream) -> None:
     """Make training examples that imitate the expert.

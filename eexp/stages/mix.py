@@ -31,7 +31,7 @@ class Source:
 
 
 def parse_source(text: str) -> Source:
-    """`FILE`, `FILE@SHARE`, `FILE*WEIGHT` or `FILE@SHARE*WEIGHT`. Raises ValueError for anything else after the mark."""
+    """FILE, FILE@SHARE, FILE*WEIGHT or FILE@SHARE*WEIGHT. Raises ValueError for anything else after a mark."""
     name, _, weight = text.partition("*")
     name, _, share = name.partition("@")
     made = Source(name, float(share or 1), float(weight or 1))
@@ -96,17 +96,19 @@ def _seekable(name: str) -> BinaryIO:
 
 
 @click.command("mix")
-@click.option("--limit", type=click.IntRange(min=0), help="At most that many examples in all.")
-@click.option("--shuffle/--no-shuffle", default=True, show_default=True)
+@click.option("--limit", type=click.IntRange(min=0), metavar="N",
+              help="At most that many examples in all.  [default: no limit]")  # fmt: skip
+@click.option("--shuffle/--no-shuffle", default=True, show_default=True,
+              help="Mix the order, or leave one file after the other.")  # fmt: skip
 @options.seed
-@click.argument("sources", nargs=-1, metavar="[FILE[@SHARE][*WEIGHT]]...")
-@click.option("-o", "--output", metavar="FILE", help="Write here instead of standard output.")
+@click.argument("sources", nargs=-1, type=options.PATH, metavar="[FILE[@SHARE][*WEIGHT]]...")
+@click.option("-o", "--output", type=options.PATH, metavar="FILE", help="Write here instead of standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="No summary on standard error.")
 def command(limit, shuffle, seed, sources, output, quiet) -> None:
     """Weight, shuffle and cut several files of examples into one.
 
-    FILE@0.5 takes a random half of a file, FILE@2 takes it twice; FILE*0.3 multiplies the loss weight of its examples by
-    0.3. Marks can be combined (FILE@0.5*2; quote the star from the shell).
+    FILE@0.5 takes a random half of a file, FILE@2 takes it twice; FILE*0.3 multiplies the loss weight of its examples
+    by 0.3. Marks can be combined: 'FILE@0.5*2', in quotes, because the star means something to the shell.
 
     \b
     Example:

@@ -70,11 +70,13 @@ def _reflection(t: dict, i: int, outcome: dict, style: PromptStyle, model: Model
 
 
 @click.command("reflect")
-@options.model("Writes the reflections.  [default: none, they are composed by rule]", max_tokens=256, temperature=0.7)
+@options.model("Writes the reflections; `eexp --help` lists what MODEL may be.  "
+               "[default: none, they are composed by rule]",
+               max_tokens=256, temperature=0.7)  # fmt: skip
 @click.option("--rationale", "how", type=click.Choice(["model", "outcome"]),
               help="Who writes: the model, or a rule that composes the recorded outcomes in anticipatory words.  "
               "[default: the model if there is one]")  # fmt: skip
-@options.prompt_style
+@options.prompt_style()
 @options.seed
 @options.streams("trajectory", resume=True)
 def command(model, temperature, max_tokens, context, threads, how, prompt_style, seed, stream) -> None:

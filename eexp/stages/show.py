@@ -12,6 +12,7 @@ from textwrap import indent
 
 import click
 
+from eexp import options
 from eexp.errors import InputError, UsageError
 
 
@@ -53,7 +54,8 @@ def _trajectory(t: dict) -> Iterator[str]:
         yield click.style(f"  {i}> {step['action']}", fg="green")
         for a in step.get("alternatives", []):
             logprob = "" if a.get("logprob") is None else f" {a['logprob']:.1f}"
-            yield click.style(f"     ~ {a['action']}", fg="yellow") + click.style(f" ({a['source']}{logprob})", dim=True)
+            source = click.style(f" ({a['source']}{logprob})", dim=True)
+            yield click.style(f"     ~ {a['action']}", fg="yellow") + source
             shown = f"refused: {a['refused']}" if a.get("refused") else _outcome(a.get("outcome"))
             yield indent(shown, "         ")
     if t.get("outcome"):
@@ -70,7 +72,8 @@ def _example(e: dict) -> Iterator[str]:
 
 def _episode(e: dict) -> Iterator[str]:
     verdict = click.style("success", fg="green") if e["success"] else click.style("failure", fg="red")
-    yield f"  {verdict}, score {e.get('score')}, {e['steps']} steps, {e.get('invalid', 0)} invalid; {e.get('instruction')}"
+    counts = f"{e['steps']} steps, {e.get('invalid', 0)} invalid"
+    yield f"  {verdict}, score {e.get('score')}, {counts}; {e.get('instruction')}"
     for turn in e.get("transcript", []):
         yield indent(turn["observation"], "  ")
         yield click.style(indent(turn.get("text") or turn["action"], "  > "), fg=None if turn["valid"] else "red")
@@ -104,11 +107,12 @@ def _checked(files: tuple[str, ...]) -> Iterator[dict]:
 
 
 @click.command("show")
-@click.option("-n", "--number", type=click.IntRange(min=1), default=3, show_default=True, help="How many records.")
-@click.option("--sample", "sampled", is_flag=True, help="Draw them at random instead of taking the first.")
+@click.option("-n", "--number", type=click.IntRange(min=1), default=3, show_default=True, metavar="N",
+              help="How many records.")  # fmt: skip
+@click.option("--sample", "sampled", is_flag=True, help="Draw them at random (--seed) instead of taking the first.")
 @click.option("--id", "record_id", metavar="ID", help="Only the record with this id.")
-@click.option("--seed", type=int, default=0, show_default=True, envvar="EEXP_SEED")
-@click.argument("files", nargs=-1, metavar="[FILE|DIR]...")
+@options.seed
+@click.argument("files", nargs=-1, type=options.PATH, metavar="[FILE|DIR]...")
 def command(number, sampled, record_id, seed, files) -> None:
     """Show records, or a training run, to a person.
 

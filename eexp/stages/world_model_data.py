@@ -54,10 +54,11 @@ def _cap_invalid(transitions: list[tuple], fraction: float, seed: int) -> list[t
 
 
 @click.command("world-model-data")
-@click.option("--expert/--no-expert", default=True, show_default=True, help="The expert's own transitions, too.")
-@click.option("--max-invalid-fraction", type=click.FloatRange(0, 1), default=1.0, show_default=True,
+@click.option("--expert/--no-expert", default=True, show_default=True, 
+              help="Whether the expert's own transitions are examples, too.")  # fmt: skip
+@click.option("--max-invalid-fraction", type=click.FloatRange(0, 1), default=1.0, show_default=True, metavar="SHARE",
               help="Largest share of a trajectory's examples that may be answers to invalid actions.")  # fmt: skip
-@options.prompt_style
+@options.prompt_style()
 @options.seed
 @options.streams("trajectory")
 def command(expert, max_invalid_fraction, prompt_style, seed, stream) -> None:

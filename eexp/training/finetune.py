@@ -239,8 +239,11 @@ def _trainer(model: Any, tokenizer: Any, rows: list[Row], s: Settings, checkpoin
         train_sampling_strategy="group_by_length", remove_unused_columns=False, report_to=[], disable_tqdm=True,
         logging_steps=1, logging_nan_inf_filter=False, save_strategy="steps" if s.save_every else "epoch",
         save_steps=s.save_every or 500, save_total_limit=2, bf16=model.dtype == torch.bfloat16,
-        activation_checkpointing=s.gradient_checkpointing, dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
     )  # fmt: skip
+    if s.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+        model.enable_input_require_grads()  # frozen embeddings would cut the graph
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     trainer = CompletionTrainer(model=model, args=arguments, train_dataset=_Rows(rows), data_collator=LeftPadded(pad))
     trainer.model_accepts_loss_kwargs = True  # compute_loss normalises over the whole accumulated batch itself

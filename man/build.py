@@ -1,0 +1,287 @@
+"""Write the manual pages, from the click commands that make --help and from the schemas of the records.
+
+    python man/build.py [DIRECTORY]     eexp.1, eexp-STAGE.1 and eexp-records.5, into man/ unless told otherwise
+
+(click-man, the package for this, cuts the one-line descriptions short, knows neither examples nor environment variables
+nor exit codes, fills up indented lines and dates each page with the day it was made.)
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from eexp import __version__, errors, records
+from eexp.cli import COMMANDS, CONTEXT, group
+
+HERE = Path(__file__).parent
+
+EXIT_STATUS: dict[object, str] = {
+    errors.EXIT_OK: "Done.",
+    errors.EXIT_FAILED: "Failed: a model, an environment or a file could not be used.",
+    errors.EXIT_USAGE: "Usage: the command line asks for something that does not exist or does not fit together.",
+    errors.EXIT_INPUT: "Bad input: a record is not what the command reads. The message says where.",
+    errors.EXIT_SET_ASIDE: "Done, but some records were set aside.",
+    "130, 143": "Interrupted (Ctrl-C), or ended by SIGTERM.",
+}
+SHARED_VARIABLES = {
+    "EEXP_MODEL": "The model, where -m is not given.",
+    "EEXP_BASE": "The model to train, or the base of an adapter, where neither -m nor --base is given.",
+    "EEXP_ENV": "The environment, where none is given.",
+    "EEXP_SEED": "The seed, where --seed is not given.",
+    "EEXP_PROMPT_STYLE": "The prompt style, where --prompt-style is not given.",
+}
+OTHER_VARIABLES = {
+    "EEXP_API_KEY": "Key for an OpenAI-compatible server. Without it, OPENAI_API_KEY is used.",
+    "EEXP_ENV_TIMEOUT": "Seconds that an environment in a process of its own has for one answer (60).",
+    "XDG_CACHE_HOME": "The built-in model is kept in its eexp directory once it has been converted (~/.cache).",
+}
+
+
+_SET_OFF = re.compile(r"(`[^`]+`|(?<![\w-])--?[a-z][\w-]*|\b(?:FILE|DIR|ENV|MODEL|TYPE|NAME)\b)")
+
+
+# -- roff --------------------------------------------------------------------------------------------------------------
+
+
+def escape(text: str) -> str:
+    """Plain text as roff: what can be typed in a shell must come out as the same characters."""
+    for plain, roff in {"\\": r"\(rs", "-": r"\-", "'": r"\(aq", "`": r"\(ga", "^": r"\(ha", "~": r"\(ti"}.items():
+        text = text.replace(plain, roff)
+    return re.sub(r"^([.])", r"\\&\1", text, flags=re.MULTILINE)
+
+
+def bold(text: str) -> str:
+    return rf"\fB{escape(text)}\fP"
+
+
+def italic(text: str) -> str:
+    return rf"\fI{escape(text)}\fP"
+
+
+def prose(text: str) -> str:
+    """One paragraph, with `code`, --options and PLACEHOLDERS set off."""
+    made = []
+    for i, part in enumerate(_SET_OFF.split(" ".join(text.split()))):
+        plain = i % 2 == 0
+        made.append(escape(part) if plain else bold(part.strip("`")) if part[0] in "`-" else italic(part))
+    return "".join(made)
+
+
+def block(lines: list[str]) -> list[str]:
+    """Lines as they are, indented."""
+    return [".RS 4", ".EX", *[escape(line) for line in inspect.cleandoc("\n".join(lines)).split("\n")], ".EE", ".RE"]
+
+
+def tagged(tag: str, text: str) -> list[str]:
+    return [".TP", tag, prose(text)]
+
+
+def page(name: str, section: int, what: str, parts: dict[str, list[str]]) -> str:
+    """A whole page; parts that are empty are left out."""
+    lines = [r'.\" Made by man/build.py: do not edit.', f'.TH {escape(name.upper())} {section} "" "eexp {__version__}"',
+             ".SH NAME", f"{escape(name)} \\- {escape(what)}"]  # fmt: skip
+    for title, part in parts.items():
+        if part:
+            lines += [f".SH {title}", *part]
+    return "\n".join(lines) + "\n"
+
+
+# -- commands ----------------------------------------------------------------------------------------------------------
+
+
+def paragraphs(command: click.Command) -> tuple[list[str], list[str]]:
+    """(description, examples) out of a docstring; paragraphs that begin with \\b keep their lines."""
+    description, examples = [], []
+    for text in inspect.cleandoc(command.help or "").split("\n\n"):
+        if not text.startswith("\b\n"):
+            description += [".PP", prose(text)]
+            continue
+        lines = text.split("\n")[1:]
+        if lines[0] == "Example:":
+            examples += block(lines[1:])
+        else:
+            if not lines[0].startswith(" "):
+                description += [".PP", prose(lines.pop(0))]
+            description += block(lines)
+    return description[1:], examples
+
+
+def metavar(option: click.Option, ctx: click.Context) -> str:
+    """What follows an option: \\fIFILE\\fP, or \\fBstop\\fP|\\fBskip\\fP."""
+    if option.is_flag:
+        return ""
+    if option.metavar is None and isinstance(option.type, click.Choice):
+        return " " + "|".join(bold(str(choice)) for choice in option.type.choices)
+    return " " + italic(option.make_metavar(ctx))
+
+
+def variables(option: click.Option, ctx: click.Context) -> list[str]:
+    """The environment variables an option is read from."""
+    if not (option.expose_value and option.allow_from_autoenv):
+        return []
+    named = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or [])
+    flag = max(option.opts, key=len).lstrip("-")
+    automatic = f"{ctx.auto_envvar_prefix}_{option.name}".upper()
+    told = f"{ctx.auto_envvar_prefix}_{flag}".upper().replace("-", "_")
+    return list(dict.fromkeys(named + ([automatic] if automatic == told or not named else [])))
+
+
+def limits(kind: click.ParamType) -> str:
+    """The range of a number, in words."""
+    low, high = getattr(kind, "min", None), getattr(kind, "max", None)
+    if low is not None and high is not None:
+        return f"From {low:g} to {high:g}. "
+    if low is not None and (low or kind.min_open):
+        return f"More than {low:g}. " if kind.min_open else f"At least {low:g}. "
+    return ""
+
+
+def options(ctx: click.Context) -> list[str]:
+    """The OPTIONS section."""
+    made = []
+    for option in ctx.command.get_params(ctx):
+        if not isinstance(option, click.Option) or option.hidden:
+            continue
+        text, _, default = (option.help or "").rstrip().partition("[default: ")
+        default = default[:-1] or option.get_help_extra(ctx).get("default", "")
+        if option.secondary_opts and option.is_flag:
+            default = f"--{default}"
+        names = ", ".join(bold(name) for name in [*option.opts, *option.secondary_opts])
+        required = "Required. " if option.required else ""
+        default = f"Default: {default}. " if default else ""
+        made += [".TP", names + metavar(option, ctx), prose(f"{text.strip()} {required}{limits(option.type)}{default}")]
+        read = variables(option, ctx)
+        if read:
+            made += [".br", "Environment: " + ", ".join(escape(v) for v in read)]
+    return made
+
+
+def environment(ctx: click.Context) -> list[str]:
+    """The ENVIRONMENT section: shared variables this command reads, and the rule for the others."""
+    params = ctx.command.get_params(ctx)
+    if ctx.command is group:
+        rule = "The pages of the commands name the variable of every option. A flag is set by 1 and unset by 0."
+        return [
+            prose(rule),
+            *[s for n, t in {**SHARED_VARIABLES, **OTHER_VARIABLES}.items() for s in tagged(bold(n), t)],
+        ]
+    read = {v for p in params if p.expose_value for v in ([p.envvar] if isinstance(p.envvar, str) else p.envvar or [])}
+    shared = [line for name in SHARED_VARIABLES if name in read for line in tagged(bold(name), SHARED_VARIABLES[name])]
+    own = [prose("Every option can also be given by the variable named with it above. The command line wins. A flag is "
+                 "set by 1 and unset by 0.")]  # fmt: skip
+    return (own if any(isinstance(p, click.Option) and variables(p, ctx) for p in params) else []) + shared
+
+
+def command_page(name: str | None) -> str:
+    """The page of a command, or of `eexp` itself."""
+    ctx = click.Context(group, info_name="eexp", **CONTEXT)
+    if name:
+        ctx = click.Context(group.get_command(ctx, name), info_name=name, parent=ctx)
+    command = ctx.command
+    description, examples = paragraphs(command)
+    what = (command.help or "").partition("\n")[0]
+    if description[0] == prose(what):  # it stands under NAME already
+        description = description[2:]
+    usage = [prose_usage(piece) for piece in command.collect_usage_pieces(ctx)]
+    if any(isinstance(p, click.Argument) and p.nargs == -1 and not p.required for p in command.params):
+        description += [".PP", prose("Without FILE, or where FILE is -, standard input is read.")]
+    parts = {"SYNOPSIS": [" ".join([bold(ctx.command_path), *usage])], "DESCRIPTION": description}
+    if name is None:
+        parts["COMMANDS"] = [line for n, t in COMMANDS.items() for line in tagged(rf"{bold(f'eexp-{n}')}(1)", t)]
+    parts["OPTIONS"] = options(ctx)
+    parts["EXAMPLES"] = examples
+    parts["EXIT STATUS"] = [line for code, text in EXIT_STATUS.items() for line in tagged(bold(str(code)), text)]
+    parts["ENVIRONMENT"] = environment(ctx)
+    parts["SEE ALSO"] = see_also(name, command.help or "")
+    return page(f"eexp-{name}" if name else "eexp", 1, lowered(what), parts)
+
+
+def prose_usage(piece: str) -> str:
+    """A part of the usage line, its placeholders in italics."""
+    return re.sub(r"[A-Z]+|[^A-Z]+", lambda m: italic(m[0]) if m[0].isupper() else escape(m[0]), piece)
+
+
+def lowered(sentence: str) -> str:
+    """As under NAME: no capital, no full stop."""
+    return sentence[0].lower() + sentence[1:].rstrip(".")
+
+
+def see_also(name: str | None, text: str) -> list[str]:
+    """The commands that a docstring speaks of."""
+    if name is None:
+        found = [f"eexp-{n}(1)" for n in COMMANDS]
+    else:
+        found = ["eexp(1)"] + [f"eexp-{n}(1)" for n in COMMANDS if n != name and re.search(rf"\beexp {n}\b", text)]
+    return [",\n".join(bold(one[:-3]) + one[-3:] for one in [*found, "eexp-records(5)"])]
+
+
+# -- records -----------------------------------------------------------------------------------------------------------
+
+
+def in_words(field: dict) -> str:
+    """The type of a field."""
+    if "anyOf" in field:
+        return " or ".join(in_words(one) for one in field["anyOf"])
+    if "$ref" in field:
+        return field["$ref"].rpartition("/")[2].lower()
+    if "enum" in field:
+        return " or ".join(f'"{value}"' for value in field["enum"])
+    if field.get("type") == "array":
+        return f"array of {in_words(field['items'])}"
+    return field.get("type", "anything")
+
+
+def fields(struct: dict) -> Iterator[str]:
+    """One tagged paragraph a field."""
+    for name, field in struct["properties"].items():
+        said = {**field, **next((one for one in field.get("anyOf", []) if "description" in one), {})}
+        default = field.get("default")
+        more = ", required" if name in struct.get("required", []) else ""
+        more += f", default {str(default).lower()}" if default not in (None, []) else ""
+        yield from [".TP", rf"{bold(name)} ({escape(in_words(field) + more)})",
+                    prose(said.get("description", "")) or r"\&"]  # fmt: skip
+
+
+def records_page() -> str:
+    """eexp-records(5), from what `eexp schema` prints."""
+    structs = {}
+    for kind in records.TYPES:
+        structs.update(records.schema(kind)["$defs"])
+    top = {kind.capitalize() for kind in records.TYPES}
+    parts = {"DESCRIPTION": [
+        prose("`eexp` reads and writes JSONL: one JSON object a line, in UTF-8. A record is a trajectory, an example or"
+              " an episode, as its field `type` says. Fields not named here are kept and passed on. Log-probabilities"
+              " are natural logarithms, scores run from 0 to 1. `eexp schema` prints the same as JSON Schema."),
+    ]}  # fmt: skip
+    for name in sorted(structs, key=lambda n: n not in top):
+        title = f"{name} {'records' if name in top else 'objects'}".upper()
+        parts[title] = [prose(structs[name].get("description", "")), *fields(structs[name])]
+    parts["EXAMPLES"] = block(["eexp expert house -n 1 | eexp branch | eexp rollout | eexp show",
+                               "eexp schema trajectory"])  # fmt: skip
+    parts["SEE ALSO"] = [",\n".join(bold(n) + "(1)" for n in ("eexp", "eexp-schema", "eexp-show"))]
+    return page("eexp-records", 5, "the records that eexp reads and writes", parts)
+
+
+def pages() -> dict[str, str]:
+    """Every page, by the name of its file."""
+    made = {"eexp.1": command_page(None), "eexp-records.5": records_page()}
+    return made | {f"eexp-{name}.1": command_page(name) for name in COMMANDS}
+
+
+def main() -> None:
+    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
+    made = pages()
+    for stale in {*directory.glob("eexp*.[15]")} - {directory / name for name in made}:
+        stale.unlink()
+    for name, text in made.items():
+        (directory / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

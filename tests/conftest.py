@@ -1,0 +1,50 @@
+"""Tiny data that many tests read, made once a process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from running import run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_world(tmp_path_factory: pytest.TempPathFactory):
+    """Nobody's settings reach the tests, and their exported tiny model is not the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [n for n in os.environ if n.startswith("EEXP_") or n == "OPENAI_API_KEY"]:
+            patch.delenv(name)
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("COLUMNS", "100")
+        yield
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Files of three house trajectories and what the stages make of them, by name."""
+    here = tmp_path_factory.mktemp("data")
+    made = {}
+
+    def stage(name: str, *args: object) -> None:
+        made[name] = here / f"{name}.jsonl"
+        run(*args, "-q", "-o", made[name]).ok()
+
+    stage("expert", "expert", "house", "-n", "3", "--skip", "3")
+    stage("branched", "branch", "--from", "admissible", "-k", "3", made["expert"])
+    stage("rollout", "rollout", made["branched"])
+    stage("world", "world-model-data", made["rollout"])
+    stage("reflected", "reflect", "--rationale", "outcome", made["rollout"])
+    stage("imitation", "imitation-data", made["expert"])
+    stage("episodes", "eval", "house", "-m", "random", "-n", "4", "--max-steps", "6")
+    return made
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Path:
+    """The built-in model as GGUF."""
+    from eexp.models.tiny import tiny_gguf
+
+    return tiny_gguf()

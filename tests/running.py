@@ -1,0 +1,116 @@
+"""Running `eexp` in tests: in this process, which is fast, or as a real one, for pipes, signals and exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+ROOT = Path(__file__).parent.parent
+EEXP = [sys.executable, "-m", "eexp"]
+
+
+@dataclass
+class Result:
+    """How a command ended: exit code, standard output in bytes, standard error as text."""
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def records(self) -> list[dict]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    def ok(self, code: int = 0) -> Result:
+        assert self.code == code, f"exit code {self.code}, wanted {code}\n{self.err}"
+        assert "Traceback" not in self.err, self.err
+        return self
+
+    def one_error(self, code: int, *said: str) -> str:
+        """The only error line; it must hold every one of `said`."""
+        self.ok(code)
+        errors = [line for line in self.err.splitlines() if line.lower().startswith("error:")]
+        assert len(errors) == 1, self.err
+        for part in said:
+            assert part in errors[0], f"{part!r} is not in {errors[0]!r}"
+        return errors[0]
+
+
+class _Bytes(io.BytesIO):
+    def close(self) -> None:
+        """Stay readable after whoever wrote us has gone."""
+
+
+def run(*args: object, stdin: bytes = b"") -> Result:
+    """`eexp ARGS` in this process."""
+    from eexp.cli import main
+
+    out, err = _Bytes(), _Bytes()
+    streams = {
+        "stdin": io.TextIOWrapper(io.BytesIO(stdin), "utf-8"),
+        "stdout": io.TextIOWrapper(out, "utf-8"),
+        "stderr": io.TextIOWrapper(err, "utf-8", errors="backslashreplace", write_through=True),
+    }
+    before = signal.getsignal(signal.SIGTERM)
+    code = 0
+    try:
+        with mock.patch.multiple(sys, **streams):
+            try:
+                main([str(a) for a in args])
+            except SystemExit as e:
+                code = e.code if isinstance(e.code, int) else int(e.code is not None)
+            finally:
+                sys.stdout.flush()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return Result(code, out.getvalue(), err.getvalue().decode("utf-8", "replace"))
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Environment variables for a real process, free of what the user's own EEXP_... would change."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("EEXP_")}
+    path = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH")]))
+    return {**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}
+
+
+def start(*args: object, **popen: object) -> subprocess.Popen:
+    """`eexp ARGS` as a process that is not waited for."""
+    popen.setdefault("env", environment())
+    return subprocess.Popen([*EEXP, *map(str, args)], **popen)
+
+
+def spawn(*args: object, stdin: bytes = b"", **popen: object) -> Result:
+    """`eexp ARGS` as a process, to its end."""
+    popen.setdefault("env", environment())
+    done = subprocess.run([*EEXP, *map(str, args)], input=stdin, capture_output=True, timeout=240, **popen)
+    return Result(done.returncode, done.stdout, done.stderr.decode("utf-8", "replace"))
+
+
+def shell(script: str, cwd: Path, **env: str) -> Result:
+    """A bash script in which `eexp` is this checkout's."""
+    done = subprocess.run(["bash", "-c", script], cwd=cwd, capture_output=True, timeout=240, env=environment(**env))
+    return Result(done.returncode, done.stdout, done.stderr.decode("utf-8", "replace"))
+
+
+def read(path: Path) -> list[dict]:
+    """The records of a file."""
+    return [json.loads(line) for line in Path(path).read_bytes().splitlines()]
+
+
+def write(path: Path, records: Iterable[dict]) -> Path:
+    """Records as a file."""
+    path.write_bytes(lines(records))
+    return path
+
+
+def lines(records: Iterable[dict] | Sequence[dict]) -> bytes:
+    """Records as bytes, one a line."""
+    return b"".join(json.dumps(r, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n" for r in records)

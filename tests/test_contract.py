@@ -1,0 +1,419 @@
+"""What every stage that reads records owes to whoever puts it into a pipe."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from running import EEXP, environment, lines, read, run, spawn, start, write
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One way to call a stage. reads: the name of its input in `data`; field: one to break in it, as (path, JSON path)."""
+
+    args: tuple[str, ...]
+    reads: str
+    kind: str = "trajectory"
+    writes_records: bool = True
+    streams: bool = True  # takes --on-error and --rejects
+    same_type: bool = False  # passes its records on, enriched
+    options: tuple[str, ...] = field(default=())
+
+    @property
+    def name(self) -> str:
+        return self.args[0]
+
+
+STAGES = {
+    "branch-admissible": Stage(("branch", "--from", "admissible", "-k", "2"), "expert", same_type=True),
+    "branch-tiny": Stage(
+        ("branch", "-m", "tiny", "-k", "2", "--max-tokens", "12", "--threads", "1"), "one", same_type=True
+    ),
+    "rollout": Stage(("rollout",), "branched", same_type=True),
+    "world-model-data": Stage(("world-model-data",), "rollout"),
+    "reflect": Stage(("reflect", "--rationale", "outcome"), "rollout"),
+    "imitation-data": Stage(("imitation-data",), "expert"),
+    "mix": Stage(("mix",), "imitation", "example", streams=False, same_type=True),
+    "show": Stage(("show", "-n", "1000"), "rollout", writes_records=False, streams=False),
+}
+RECORDS = {name: stage for name, stage in STAGES.items() if stage.writes_records}
+STREAMS = {name: stage for name, stage in STAGES.items() if stage.streams}
+PASSES_ON = {name: stage for name, stage in STAGES.items() if stage.same_type}
+
+
+def stages(which: dict[str, Stage]):
+    return pytest.mark.parametrize("stage", which.values(), ids=which.keys())
+
+
+@pytest.fixture(scope="session")
+def inputs(data, tmp_path_factory) -> dict[str, Path]:
+    """The shared data, and a file of one short trajectory for what asks a model."""
+    one = read(data["expert"])[0]
+    one["steps"], one["outcome"] = one["steps"][:2], None
+    return {**data, "one": write(tmp_path_factory.mktemp("one") / "one.jsonl", [one])}
+
+
+@stages(STAGES)
+def test_empty_input_is_no_error(stage: Stage):
+    done = run(*stage.args).ok()
+    assert done.out == b""
+
+
+@stages(STAGES)
+def test_blank_lines_are_passed_over(stage: Stage, inputs):
+    text = inputs[stage.reads].read_bytes()
+    assert run(*stage.args, stdin=b"\n \n" + text + b"\n\r\n").ok().out == run(*stage.args, stdin=text).ok().out
+
+
+@stages(STAGES)
+def test_a_file_a_dash_and_standard_input_are_the_same(stage: Stage, inputs, tmp_path):
+    file = inputs[stage.reads]
+    from_stdin = run(*stage.args, stdin=file.read_bytes()).ok()
+    from_file = run(*stage.args, file).ok()
+    from_dash = run(*stage.args, "-", stdin=file.read_bytes()).ok()
+    assert from_stdin.out
+    if stage.name == "mix":  # its lineage names the files
+        assert _without_lineage(from_file.records) == _without_lineage(from_stdin.records)
+        assert _without_lineage(from_dash.records) == _without_lineage(from_stdin.records)
+    else:
+        assert from_stdin.out == from_file.out == from_dash.out
+
+
+def _without_lineage(records: list[dict]) -> list[dict]:
+    return [{k: v for k, v in r.items() if k != "lineage"} for r in records]
+
+
+@stages(STAGES)
+def test_several_files_are_read_in_order(stage: Stage, inputs, tmp_path):
+    all_lines = inputs[stage.reads].read_bytes().splitlines(keepends=True)
+    if len(all_lines) < 2:
+        all_lines = all_lines * 2
+    half = len(all_lines) // 2
+    for name, part in (("a", all_lines[:half]), ("b", all_lines[half:])):
+        (tmp_path / name).write_bytes(b"".join(part))
+    shuffle = ["--no-shuffle"] if stage.name == "mix" else []
+    apart = run(*stage.args, *shuffle, tmp_path / "a", "-", stdin=(tmp_path / "b").read_bytes()).ok()
+    together = run(*stage.args, *shuffle, stdin=b"".join(all_lines)).ok()
+    if stage.name == "mix":
+        assert _without_lineage(apart.records) == _without_lineage(together.records)
+    else:
+        assert apart.out == together.out
+
+
+@stages(STAGES)
+def test_a_last_line_without_a_newline_counts(stage: Stage, inputs):
+    text = inputs[stage.reads].read_bytes()
+    assert run(*stage.args, stdin=text[:-1]).ok().out == run(*stage.args, stdin=text).ok().out
+
+
+@stages(STAGES)
+def test_a_bad_line_is_named_with_file_line_and_field(stage: Stage, inputs, tmp_path):
+    records = read(inputs[stage.reads])
+    bad = json.loads(json.dumps(records[0]))
+    if stage.kind == "trajectory":
+        bad["steps"][1]["action"] = None
+        where = "$.steps[1].action: expected a string, got null"
+    else:
+        bad["prompt"][0]["content"] = 3
+        where = "$.prompt[0].content: expected a string, got an integer"
+    file = write(tmp_path / "bad.jsonl", [records[0], bad])
+    assert run(*stage.args, file).one_error(3).endswith(f"{file}:2: {where}")
+    assert f"<stdin>:2: {where}" in run(*stage.args, stdin=file.read_bytes()).one_error(3)
+
+
+@stages(STAGES)
+def test_a_line_that_is_no_json_is_named(stage: Stage, inputs, tmp_path):
+    text = inputs[stage.reads].read_bytes().splitlines(keepends=True)[0]
+    file = tmp_path / "bad.jsonl"
+    file.write_bytes(text + b"{'single': 'quotes'}\n")
+    run(*stage.args, file).one_error(3, f"{file}:2: not valid JSON")
+
+
+@stages(STAGES)
+def test_a_truncated_last_line_is_named(stage: Stage, inputs, tmp_path):
+    text = inputs[stage.reads].read_bytes().splitlines(keepends=True)[0]
+    file = tmp_path / "cut.jsonl"
+    file.write_bytes(text + text[: len(text) // 2])
+    run(*stage.args, file).one_error(3, f"{file}:2: not valid JSON", "the file ends within this line")
+
+
+@stages(RECORDS)
+def test_another_type_of_record_is_refused(stage: Stage, inputs, tmp_path):
+    other = "imitation" if stage.kind == "trajectory" else "expert"
+    wrong = "example" if stage.kind == "trajectory" else "trajectory"
+    run(*stage.args, inputs[other]).one_error(
+        3, f"{inputs[other]}:1: $.type: expected a record of type {stage.kind}, got one of type {wrong}"
+    )
+
+
+@stages(STAGES)
+@pytest.mark.parametrize("line", [b"[]", b"3", b"null", b'"text"', b"{}", b'{"type": 3}', b'{"type": "nonsense"}'])
+def test_what_is_no_record_is_refused(stage: Stage, line: bytes):
+    assert run(*stage.args, stdin=line + b"\n").one_error(3).startswith("error: <stdin>:1: $")
+
+
+@stages(PASSES_ON)
+def test_unknown_keys_are_passed_on(stage: Stage, inputs):
+    records = read(inputs[stage.reads])
+    for record in records:
+        record["mine"] = {"deep": [1, {"x": None}], "é": "ü\u2028"}
+        if stage.kind == "trajectory":
+            record["task"]["mine"] = [True]
+            for step in record["steps"]:
+                step["mine"] = "step"
+                for alternative in step.get("alternatives", []):
+                    alternative["mine"] = "alternative"
+        else:
+            record["prompt"][0]["mine"] = 1.5
+    for record in run(*stage.args, stdin=lines(records)).ok().records:
+        assert record["mine"] == {"deep": [1, {"x": None}], "é": "ü\u2028"}
+        if stage.kind == "trajectory":
+            assert record["task"]["mine"] == [True]
+            assert all(step["mine"] == "step" for step in record["steps"])
+            if stage.name == "rollout":
+                assert all(a["mine"] == "alternative" for step in record["steps"] for a in step["alternatives"])
+        else:
+            assert record["prompt"][0]["mine"] == 1.5
+
+
+@stages(RECORDS)
+def test_lineage_is_appended_and_last(stage: Stage, inputs):
+    before = read(inputs[stage.reads])[0]["lineage"]
+    for record in run(*stage.args, inputs[stage.reads]).ok().records:
+        assert list(record)[0] == "type" and list(record)[-1] == "lineage"
+        assert record["lineage"][:-1] == before
+        assert record["lineage"][-1].startswith(f"{stage.name} ")
+
+
+@stages(RECORDS)
+def test_output_to_a_file_equals_standard_output(stage: Stage, inputs, tmp_path):
+    shown = run(*stage.args, inputs[stage.reads]).ok()
+    written = run(*stage.args, inputs[stage.reads], "-o", tmp_path / "out").ok()
+    assert written.out == b"" and (tmp_path / "out").read_bytes() == shown.out
+    assert run(*stage.args, inputs[stage.reads], "-o", "-").ok().out == shown.out
+
+
+@stages(RECORDS)
+def test_its_own_input_is_never_overwritten(stage: Stage, inputs, tmp_path):
+    file = tmp_path / "in.jsonl"
+    file.write_bytes(inputs[stage.reads].read_bytes())
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(file)
+    for target in (file, link):
+        run(*stage.args, file, "-o", target).one_error(2, "both read and written")
+    if stage.streams:
+        run(*stage.args, file, "--rejects", link).one_error(2, "both read and written")
+    assert file.read_bytes() == inputs[stage.reads].read_bytes()
+
+
+@stages(RECORDS)
+def test_a_redirected_input_is_never_overwritten(stage: Stage, inputs, tmp_path):
+    file = tmp_path / "in.jsonl"
+    file.write_bytes(inputs[stage.reads].read_bytes())
+    with open(file) as stdin:
+        done = subprocess.run([*EEXP, *stage.args, "-o", file], stdin=stdin, capture_output=True, env=environment())
+    assert done.returncode == 2 and b"both read and written" in done.stderr
+    assert file.read_bytes() == inputs[stage.reads].read_bytes()
+
+
+@stages(STREAMS)
+def test_output_and_rejects_are_two_files(stage: Stage, inputs, tmp_path):
+    out = tmp_path / "out"
+    run(*stage.args, inputs[stage.reads], "-o", out, "--rejects", out).one_error(2, str(out))
+
+
+@stages(STAGES)
+def test_the_same_seed_gives_the_same_bytes(stage: Stage, inputs):
+    assert run(*stage.args, inputs[stage.reads]).out == run(*stage.args, inputs[stage.reads]).out
+
+
+@pytest.mark.parametrize("name", ["branch-admissible", "branch-tiny", "mix"])
+def test_another_seed_gives_other_bytes(name: str, inputs):
+    stage = STAGES[name]
+    first = run(*stage.args, inputs[stage.reads]).ok().records
+    other = run(*stage.args, "--seed", 1, inputs[stage.reads]).ok().records
+    assert _without_lineage(first) != _without_lineage(other)
+
+
+@pytest.mark.parametrize("name", ["branch-admissible", "branch-tiny", "rollout", "reflect", "world-model-data"])
+def test_what_a_record_becomes_depends_on_itself_alone(name: str, inputs):
+    """Order and company change nothing, so a file can be cut into parts and worked on in parallel."""
+    stage = STAGES[name]
+    records = read(inputs[stage.reads])
+    if len(records) == 1:
+        records.append({**records[0], "id": "another"})
+    forth = run(*stage.args, stdin=lines(records)).ok().out.splitlines()
+    alone = [line for r in records for line in run(*stage.args, stdin=lines([r])).ok().out.splitlines()]
+    assert forth == alone
+
+
+@stages(STREAMS)
+def test_bad_records_are_set_aside_when_asked(stage: Stage, inputs, tmp_path):
+    good = inputs[stage.reads].read_bytes().splitlines(keepends=True)
+    bad = json.loads(good[0])
+    del bad["steps"][0]["observation"]
+    text = good[0] + b"not json\n" + lines([bad]) + b"".join(good[1:])
+    rejects = tmp_path / "rejects.jsonl"
+    done = run(*stage.args, "--on-error", "skip", "--rejects", rejects, stdin=text).ok(4)
+    assert done.out == run(*stage.args, stdin=b"".join(good)).ok().out
+    first, second = read(rejects)
+    assert first["type"] == "reject" and first["stage"] == stage.name
+    assert (first["file"], first["line"], first["record"]) == ("<stdin>", 2, {"text": "not json\n"})
+    assert (second["line"], second["field"]) == (3, "$.steps[0].observation")
+    assert "missing" in second["error"]
+    assert "2 set aside" in done.err and done.err.count("set aside: <stdin>:") == 2
+    # naming a file for rejects is asking for them; skipping without keeping them is possible as well
+    assert run(*stage.args, "--rejects", rejects, stdin=text).ok(4).out == done.out
+    assert run(*stage.args, "--on-error", "skip", stdin=text).ok(4).out == done.out
+
+
+@stages(STREAMS)
+def test_rejects_are_there_and_empty_when_there_are_none(stage: Stage, inputs, tmp_path):
+    rejects = tmp_path / "rejects.jsonl"
+    rejects.write_text("of an older run\n")
+    run(*stage.args, inputs[stage.reads], "--rejects", rejects).ok()
+    assert rejects.read_bytes() == b""
+
+
+@stages(RECORDS)
+def test_quiet_says_nothing(stage: Stage, inputs):
+    assert run(*stage.args, "--quiet", inputs[stage.reads]).ok().err == ""
+    assert f"{stage.name}: " in run(*stage.args, inputs[stage.reads]).ok().err
+
+
+@pytest.fixture(scope="session")
+def long_input(inputs, tmp_path_factory) -> dict[str, Path]:
+    """Inputs whose outputs are far larger than a pipe holds (64 KiB)."""
+    here, made = tmp_path_factory.mktemp("long"), {}
+    for name in {stage.reads for stage in STAGES.values()} | {"episodes"}:
+        text = inputs[name].read_bytes()
+        copies = 300 if name == "one" else 1 + 400_000 // len(text)
+        made[name] = here / name
+        made[name].write_bytes(text * copies)
+    return made
+
+
+@stages(STAGES)
+def test_a_reader_that_leaves_is_no_error(stage: Stage, long_input, inputs):
+    """`| head -1`: quiet, exit code 0, and it stops rather than work on for nobody."""
+    child = start(*stage.args, long_input[stage.reads], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    first = child.stdout.readline()
+    child.stdout.close()
+    err = child.stderr.read().decode()
+    assert child.wait(60) == 0, err
+    assert "Traceback" not in err and "Broken" not in err and "error" not in err.lower(), err
+    if stage.writes_records and stage.name != "mix":
+        assert first == run(*stage.args, inputs[stage.reads]).out.splitlines(keepends=True)[0]
+
+
+def test_a_whole_pipe_with_head_at_its_end(long_input, tmp_path):
+    eexp = " ".join(EEXP)
+    script = f"""set -o pipefail
+        {eexp} branch --from admissible -q {long_input["expert"]} | {eexp} rollout -q | {eexp} imitation-data -q | head -1
+        echo "${{PIPESTATUS[@]}}" """
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment(), timeout=120)
+    assert done.stdout.splitlines()[-1] == "0 0 0 0", done.stderr
+    assert done.stderr == ""
+
+
+def test_records_flow_before_the_input_ends(inputs):
+    """A stage answers each record at once, so the next one in the pipe can start."""
+    text = inputs["expert"].read_bytes().splitlines(keepends=True)[0]
+    child = start("branch", "--from", "admissible", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    child.stdin.write(text)
+    child.stdin.flush()
+    assert json.loads(child.stdout.readline())["type"] == "trajectory"
+    child.stdin.close()
+    assert child.wait(60) == 0
+    child.stdout.close()
+
+
+@pytest.mark.parametrize("full", ["/dev/full"])
+def test_a_full_disk_is_one_line(full, inputs):
+    if not Path(full).exists():
+        pytest.skip("no /dev/full here")
+    spawn("imitation-data", inputs["expert"], "-o", full).one_error(1, "No space left")
+    with open(full, "wb") as out:
+        done = subprocess.run(
+            [*EEXP, "imitation-data", inputs["expert"]], stdout=out, stderr=subprocess.PIPE, env=environment()
+        )
+    assert done.returncode == 1 and done.stderr.count(b"\n") == 1, done.stderr
+
+
+def test_a_terminal_is_told_that_records_are_awaited():
+    """A person who forgot the input sees why nothing happens."""
+    import os
+    import pty
+
+    parent, child = pty.openpty()
+    process = start("imitation-data", stdin=child, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    os.close(child)
+    assert b"waiting for records on standard input" in process.stderr.readline()
+    os.write(parent, b"\x04")
+    assert process.wait(30) == 0
+    process.stderr.close()
+    os.close(parent)
+
+
+# -- compare reads files by name, finetune writes a directory: what of the contract applies to them ------------------
+
+
+def test_compare_reads_a_dash_and_names_bad_lines(data, tmp_path):
+    episodes = data["episodes"].read_bytes()
+    assert run("compare", "a=-", stdin=episodes).ok().out == run("compare", f"a={data['episodes']}").ok().out
+    bad = tmp_path / "bad.jsonl"
+    broken = {**read(data["episodes"])[0], "success": "yes"}
+    bad.write_bytes(lines([broken]))
+    run("compare", bad).one_error(3, f"{bad}:1: $.success: expected true or false, got a string")
+    bad.write_bytes(episodes[:-20])
+    run("compare", bad).one_error(3, f"{bad}:4: not valid JSON", "the file ends within this line")
+    run("compare", data["expert"]).one_error(3, f"{data['expert']}:1: $.type")
+
+
+def test_compare_refuses_what_has_no_episodes(tmp_path):
+    (tmp_path / "empty.jsonl").touch()
+    run("compare", tmp_path / "empty.jsonl").one_error(2, "no episodes")
+
+
+def test_compare_writes_the_same_bytes_twice_and_keeps_quiet(data):
+    first, second = (run("compare", data["episodes"], "--json").ok() for _ in range(2))
+    assert first.out == second.out and first.err == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"", "no examples to train on"),
+        (b"{}\n", '<stdin>:1: $.type: expected "example", got nothing'),
+        (b'{"type": "example", "id": "1"', "<stdin>:1: not valid JSON"),
+        (b'{"type": "trajectory"}\n', "<stdin>:1: $.type: expected a record of type example"),
+        (b'{"type": "example", "id": "1", "kind": "x", "prompt": [], "completion": []}\n', "<stdin>:1: $.prompt"),
+    ],
+)
+def test_finetune_names_bad_input(text, said, tmp_path):
+    run("finetune", "-m", "tiny", "-o", tmp_path / "run", stdin=text).one_error(3, said)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_interrupting_a_stage_is_quiet(inputs):
+    """Ctrl-C on a stage that waits for its input."""
+    import signal
+    import time
+
+    child = start("imitation-data", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child.stdin.write(inputs["expert"].read_bytes())
+    child.stdin.flush()
+    child.stdout.readline()  # it runs
+    time.sleep(0.2)
+    child.send_signal(signal.SIGINT)
+    assert child.wait(30) == 130
+    err = child.stderr.read()
+    assert b"Traceback" not in err
+    for pipe in (child.stdin, child.stdout, child.stderr):
+        pipe.close()

@@ -1,0 +1,256 @@
+"""`kill -9` at random moments, then --resume: the output must be, byte for byte, that of a run nobody touched."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from running import environment, lines, read, run, spawn, start, write
+
+KILLS = 3
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command that can be resumed. reads: its input, if it has one; bad: how many bad records to put into it."""
+
+    args: tuple[str, ...]
+    reads: str | None = None
+    bad: int = 0
+
+
+TINY = ("-m", "tiny", "--threads", "1", "--max-tokens", "10")
+JOBS = {
+    "branch-tiny": Job(("branch", "-k", "2", *TINY), "short", bad=2),
+    "branch-admissible": Job(("branch", "--from", "admissible"), "many"),
+    "rollout": Job(("rollout",), "many-branched", bad=3),
+    "reflect": Job(("reflect", "--rationale", "outcome"), "many-rollout", bad=1),
+    "reflect-tiny": Job(("reflect", "--temperature", "1", *TINY), "short-rollout"),
+    "expert": Job(("expert", "house", "-n", "1500", "--max-steps", "12", "--all")),
+    "eval": Job(("eval", "house", "-m", "random", "-n", "300")),
+    "eval-tiny": Job(("eval", "house", "-n", "6", "--max-steps", "5", "--temperature", "1", "--trials", "2", *TINY)),
+}
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory) -> dict[str, Path]:
+    """Inputs large enough that a run can be killed in the middle."""
+    here, made = tmp_path_factory.mktemp("resume"), {}
+
+    def stage(name: str, *args: object) -> None:
+        made[name] = here / name
+        run(*args, "-q", "-o", made[name]).ok()
+
+    stage("expert", "expert", "house", "-n", "60")
+    experts = read(made["expert"])
+    made["short"] = write(here / "short", [_cut(t, 3) for t in experts[:30]])
+    # equal ids twice: they have to be told apart by their order
+    made["many"] = write(here / "many", [*experts, *experts, *[{**t, "id": f"{t['id']}/b"} for t in experts * 4]])
+    stage("many-branched", "branch", "--from", "admissible", made["many"])
+    stage("many-rollout", "rollout", made["many-branched"])
+    made["short-rollout"] = write(here / "short-rollout", read(made["many-rollout"])[:3])
+    return made
+
+
+def _cut(trajectory: dict, steps: int) -> dict:
+    return {**trajectory, "steps": trajectory["steps"][:steps], "outcome": None}
+
+
+def _with_bad(text: bytes, bad: int, rng: random.Random) -> bytes:
+    """Bad records at random places: broken JSON, a broken field, and a tampered observation."""
+    found = text.splitlines(keepends=True)
+    for kind in range(bad):
+        at = rng.randrange(len(found))
+        broken = json.loads(next(line for line in found if line.startswith(b'{"type"')))
+        if kind == 1:
+            broken["steps"][0]["action"] = 7
+        elif kind == 2:
+            broken["steps"][1]["observation"] = "You are on the moon."
+        found.insert(at, b'{"type": "trajectory", "id": \n' if kind == 0 else lines([broken]))
+    return b"".join(found)
+
+
+def _command(job: Job, here: Path, name: str, file: Path | None) -> list[object]:
+    rejects = ["--rejects", here / f"{name}.rejects"] if job.bad else []
+    return [*job.args, *([file] if file else []), "-q", "--resume", "-o", here / f"{name}.out", *rejects]
+
+
+def _kill_at(command: list[object], output: Path, size: int | None, delay: float) -> bool:
+    """Start, and kill when the output is larger than `size`, or after `delay`; whether it was still running."""
+    child = start(*command, stderr=-3)
+    began = time.monotonic()
+    while child.poll() is None:
+        reached = size is not None and output.exists() and output.stat().st_size >= size
+        if reached or (size is None and time.monotonic() - began > delay):
+            os.kill(child.pid, signal.SIGKILL)
+            break
+        time.sleep(0.001)
+    child.wait()
+    return child.returncode == -signal.SIGKILL
+
+
+def _tear(output: Path, rng: random.Random) -> None:
+    """Leave a half-written last line, as a crash of the machine would."""
+    if output.exists() and output.stat().st_size > 10:
+        with open(output, "r+b") as f:
+            f.truncate(output.stat().st_size - rng.randrange(1, 10))
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_killed_and_resumed_equals_uninterrupted(name: str, inputs, tmp_path):
+    job, rng = JOBS[name], random.Random(f"{name} {time.time_ns()}")
+    file = None
+    if job.reads:
+        file = tmp_path / "in"
+        file.write_bytes(_with_bad(inputs[job.reads].read_bytes(), job.bad, random.Random(name)))
+    expected_code = 4 if job.bad or name == "reflect-tiny" else 0
+    if name == "reflect-tiny":  # a base model for house writes few reflections that can be used
+        job = Job((*job.args, "--on-error", "skip"), job.reads, 1)
+    spawn(*_command(job, tmp_path, "whole", file)).ok(expected_code)
+    whole = (tmp_path / "whole.out").read_bytes()
+    assert whole.count(b"\n") > 3
+
+    command, output = _command(job, tmp_path, "cut", file), tmp_path / "cut.out"
+    killed = 0
+    for attempt in range(KILLS):
+        # mostly by size, which is certain to fall inside the run; now and then by time, anywhere
+        size = None if attempt == 0 else rng.randrange(len(whole) * attempt // (KILLS + 1), len(whole) * 9 // 10)
+        killed += _kill_at(command, output, size, rng.uniform(0.05, 0.9))
+        if attempt % 2:
+            _tear(output, rng)
+    spawn(*command).ok(expected_code)
+    assert output.read_bytes() == whole, f"differs after {killed} kills"
+    if job.bad:
+        assert (tmp_path / "cut.rejects").read_bytes() == (tmp_path / "whole.rejects").read_bytes()
+        assert (tmp_path / "cut.rejects").read_bytes()
+    # once more: nothing is left to do, and nothing changes
+    spawn(*command).ok(expected_code)
+    assert output.read_bytes() == whole
+
+
+def test_each_cut_of_a_file_is_made_whole(inputs, tmp_path):
+    """Not by chance, but at every kind of place: nothing, a line's middle, its end but one, its newline, all."""
+    args = ["rollout", inputs["many-branched"], "-q", "--resume", "-o", tmp_path / "out"]
+    run(*args).ok()
+    whole = (tmp_path / "out").read_bytes()
+    first = whole.index(b"\n") + 1
+    for cut in (0, 1, first - 2, first - 1, first, first + 1, len(whole) // 2, len(whole) - 1, len(whole)):
+        (tmp_path / "out").write_bytes(whole[:cut])
+        run(*args).ok()
+        assert (tmp_path / "out").read_bytes() == whole, f"cut at {cut}"
+
+
+def test_a_cut_line_is_told(inputs, tmp_path):
+    args = ["branch", "--from", "admissible", inputs["expert"], "--resume", "-o", tmp_path / "out"]
+    run(*args).ok()
+    whole = (tmp_path / "out").read_bytes()
+    (tmp_path / "out").write_bytes(whole[:-7])
+    err = run(*args).ok().err
+    assert "removed a half-written last line" in err and "59 done before" in err
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (("branch", "--from", "admissible", "-k", "2"), ("branch", "--from", "admissible", "-k", "3")),
+        (("branch", "--from", "admissible"), ("branch", "--from", "admissible", "--seed", "1")),
+        (("branch", "-m", "random"), ("branch", "-m", "random", "--temperature", "0.5")),
+        (("branch", "--from", "admissible"), ("branch", "--from", "mixed", "-m", "random")),
+        (("expert", "house", "-n", "3"), ("expert", "house", "-n", "3", "--admissible", "none")),
+        (("expert", "house", "-n", "3"), ("expert", "house", "-n", "3", "--max-steps", "7")),
+        (("expert", "house", "-n", "3"), ("expert", "house", "-n", "3", "--all")),
+        (("eval", "house", "-m", "random", "-n", "3"), ("eval", "house", "-m", "expert", "-n", "3")),
+        (
+            ("eval", "house", "-m", "random", "-n", "3"),
+            ("eval", "house", "-m", "random", "-n", "3", "--max-steps", "4"),
+        ),
+    ],
+)
+def test_other_options_are_refused(before, after, inputs, tmp_path):
+    files = [inputs["expert"]] if before[0] == "branch" else []
+    run(*before, *files, "-o", tmp_path / "out").ok()
+    kept = (tmp_path / "out").read_bytes()
+    run(*after, *files, "--resume", "-o", tmp_path / "out").one_error(
+        2, f"{tmp_path / 'out'}:1: written by `{before[0]} ", "give the same options, or another -o"
+    )
+    assert (tmp_path / "out").read_bytes() == kept
+
+
+def test_other_input_is_refused_before_anything_is_written(inputs, tmp_path):
+    args = ["branch", "--from", "admissible", "--resume", "-o", tmp_path / "out"]
+    records = read(inputs["expert"])
+    run(*args, stdin=lines(records[:5])).ok()
+    kept = (tmp_path / "out").read_bytes()
+    run(*args, stdin=lines(records[10:20])).one_error(2, "5 records that this input does not lead to", records[0]["id"])
+    assert (tmp_path / "out").read_bytes() == kept
+    run(*args, stdin=lines(records[:4])).one_error(2, "1 records that this input does not lead to")
+    run(*args, "--on-error", "skip", stdin=lines(records[10:20])).one_error(2, "this input does not lead to")
+
+
+def test_a_file_of_something_else_is_refused_and_kept(inputs, tmp_path):
+    args = ["branch", "--from", "admissible", inputs["expert"], "--resume", "-o", tmp_path / "out"]
+    for text in (b'{"my": "notes"}\n', b"[1]\n", b'"x"\n', inputs["expert"].read_bytes()):
+        (tmp_path / "out").write_bytes(text)
+        run(*args).one_error(2, f"{tmp_path / 'out'}:1: ")
+        assert (tmp_path / "out").read_bytes() == text
+
+
+def test_resume_needs_a_regular_output_file(inputs, tmp_path):
+    for output in ([], ["-o", "-"]):
+        run("rollout", inputs["many-branched"], "--resume", *output).one_error(2, "--resume needs -o FILE")
+    os.mkfifo(tmp_path / "fifo")
+    run("rollout", inputs["many-branched"], "--resume", "-o", tmp_path / "fifo").one_error(2, "not a regular file")
+
+
+def test_without_an_earlier_run_resume_starts_one(inputs, tmp_path):
+    rejects = tmp_path / "rejects"
+    rejects.write_text("of another run\n")
+    run("rollout", inputs["short"], "--resume", "-o", tmp_path / "out", "--rejects", rejects).ok()
+    assert rejects.read_bytes() == b"" and len(read(tmp_path / "out")) == 30
+
+
+def test_more_of_the_same_can_be_asked_for(tmp_path):
+    """-n is not among the settings that must be the same: a panel of 4 grows into one of 8."""
+    for args in (("expert", "house"), ("eval", "house", "-m", "random", "--max-steps", "3", "--trials", "2")):
+        out = tmp_path / args[0]
+        run(*args, "-n", 4, "--resume", "-o", out).ok()
+        first = read(out)
+        run(*args, "-n", 8, "--resume", "-o", out).ok()
+        assert read(out)[: len(first)] == first
+        whole = run(*args, "-n", 8).ok().records
+        assert sorted(r["id"] for r in read(out)) == sorted(r["id"] for r in whole)
+
+
+def test_what_was_set_aside_before_still_shows_in_the_exit_code(inputs, tmp_path):
+    """The refused branch point is in the half that was done before the kill."""
+    records = read(inputs["many-branched"])[:4]
+    records[0]["steps"][1]["observation"] = "tampered"
+    file, out, rejects = write(tmp_path / "in", records), tmp_path / "out", tmp_path / "rejects"
+    args = ["rollout", file, "--resume", "-o", out, "--rejects", rejects]
+    run(*args).ok(4)
+    whole, set_aside = out.read_bytes(), rejects.read_bytes()
+    out.write_bytes(b"".join(whole.splitlines(keepends=True)[:2]))
+    run(*args).ok(4)
+    assert (out.read_bytes(), rejects.read_bytes()) == (whole, set_aside)
+
+
+def test_sigterm_ends_in_order(inputs, tmp_path):
+    """Schedulers send SIGTERM first: whole lines only, and the same command goes on."""
+    command = ["expert", "house", "-n", "1500", "-q", "--resume", "-o", tmp_path / "out"]
+    child = start(*command, env=environment())
+    while not (tmp_path / "out").exists() or (tmp_path / "out").stat().st_size < 20_000:
+        time.sleep(0.002)
+        assert child.poll() is None
+    child.terminate()
+    assert child.wait(30) == 128 + signal.SIGTERM
+    assert (tmp_path / "out").read_bytes().endswith(b"\n")
+    done = len(read(tmp_path / "out"))
+    assert 0 < done < 1500
+    spawn(*command).ok()
+    assert len(read(tmp_path / "out")) == 1500

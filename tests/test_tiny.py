@@ -1,0 +1,65 @@
+"""The shipped model is the one the recipe made, and it is what a base model should be."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from gguf_logits import llama_logits, llama_tokens
+
+from eexp.envs.house import House
+from eexp.models.tiny import TINY_DIR, tiny_gguf
+from eexp.prompts import get_style
+
+ROOT = Path(__file__).parent.parent
+
+
+def transcript(number: int, steps: int = 12) -> list[dict]:
+    """An expert's episode as a chat."""
+    env = House()
+    seen = env.reset({"id": f"test/{number}", "split": "test"})
+    played = []
+    while not seen.done and len(played) < steps:
+        played.append({"observation": seen.text, "action": env.expert()})
+        seen = env.step(played[-1]["action"])
+    return get_style("react").act(env.instruction(), played, seen.text)
+
+
+def test_checksums_and_size():
+    sums = dict(reversed(line.split("  ")) for line in (TINY_DIR / "SHA256SUMS").read_text().splitlines())
+    assert {p.name for p in TINY_DIR.iterdir()} - {"SHA256SUMS"} == set(sums)
+    for name, digest in sums.items():
+        assert hashlib.sha256((TINY_DIR / name).read_bytes()).hexdigest() == digest, name
+    assert sum(p.stat().st_size for p in TINY_DIR.iterdir()) <= 8 * 2**20
+
+
+def test_same_token_ids_and_logits_in_both_libraries(tmp_path):
+    import numpy as np
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(TINY_DIR)
+    model = AutoModelForCausalLM.from_pretrained(TINY_DIR, dtype=torch.float32).eval()
+    texts = [tokenizer.apply_chat_template(transcript(n), tokenize=False) for n in range(20)]
+    texts += ["Ünïcode: 你好 🙂", "  two  blanks\n\n\tand tabs", "don't 1234 x=3;", ""]
+    ids = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
+    gguf = tiny_gguf()
+    assert llama_tokens(gguf, texts) == ids
+    for tokens in ids[:3]:
+        with torch.inference_mode():
+            expected = model(torch.tensor([tokens])).logits[0].numpy()
+        assert np.abs(llama_logits(gguf, tokens) - expected).max() < 1e-3
+
+
+@pytest.mark.slow
+def test_the_recipe_runs_and_repeats_itself(tmp_path):
+    def make(name):
+        command = [sys.executable, ROOT / "recipes/tiny/make_tiny.py", "-o", tmp_path / name, "--episodes", "12",
+                   "--hidden", "32", "--heads", "2", "--kv-heads", "1", "--mlp", "64", "--layers", "1"]  # fmt: skip
+        subprocess.run(command, check=True, capture_output=True)
+        return (tmp_path / name / "model.safetensors").read_bytes()
+
+    assert make("a") == make("b")
+    assert json.loads((tmp_path / "a/made_with.json").read_text())["episodes"] == 12
