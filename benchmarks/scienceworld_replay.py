@@ -1,10 +1,11 @@
 """ScienceWorld: does a replay see what was recorded, and what does it cost?
 
-    python benchmarks/scienceworld_replay.py [--each 3] [--plain] [--package]
+    python benchmarks/scienceworld_replay.py [--each 3] [--plain] [--disturb] [--package]
 
 Plays the simulator's own solution of some variations of every kind of task, then replays them in a second JVM in
-another order, with the admissible actions asked for at every step. --plain leaves out the JVM's determinism option;
---package times the package's own Python class as well. Times are medians in milliseconds (90th percentile).
+another order, with the admissible actions asked for at every step. Two options take away what makes that work:
+--plain, the JVM's equal hash codes; --disturb, putting back the random numbers after a question. --package times the
+package's own Python class as well. Times are medians in milliseconds (90th percentile).
 """
 
 from __future__ import annotations
@@ -65,10 +66,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--each", type=int, default=3, help="variations of every kind of task")
     parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--disturb", action="store_true")
     parser.add_argument("--package", action="store_true")
     chosen = parser.parse_args()
     if chosen.plain:
         scienceworld.JVM = [option for option in scienceworld.JVM if "hashCode" not in option]
+    if chosen.disturb:
+        scienceworld.Simulator.QUESTIONS = ()
 
     with ScienceWorld() as env:
         timed("start, and the first task of the train split", next, env.tasks("train"))

@@ -33,6 +33,13 @@ COMMANDS = {
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "auto_envvar_prefix": "EEXP"}
 
 
+def _variables(command: str, option: click.Option) -> list[str]:
+    """The environment variables of an option, the command's own (EEXP_BRANCH_K) before one that several share."""
+    own = f"EEXP_{command}_{max(option.opts, key=len).lstrip('-')}".upper().replace("-", "_")
+    shared = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or [])
+    return [own, *(v for v in shared if v != own)]
+
+
 class ReaderGone(Exception):
     """Whoever read our standard output has closed it."""
 
@@ -46,7 +53,11 @@ class Stages(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        return importlib.import_module(f"eexp.stages.{name.replace('-', '_')}").command
+        command = importlib.import_module(f"eexp.stages.{name.replace('-', '_')}").command
+        for option in command.params:
+            if isinstance(option, click.Option):
+                option.envvar = _variables(name, option)
+        return command
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -60,8 +71,9 @@ class Stages(click.Group):
 
 
 @click.command(cls=Stages, context_settings=CONTEXT)
-@click.version_option(__version__, prog_name="eexp", message="%(prog)s %(version)s")
-@click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error. Goes before the command.")
+@click.version_option(__version__, prog_name="eexp", message="%(prog)s %(version)s", allow_from_autoenv=False)
+@click.option("-v", "--verbose", is_flag=True, allow_from_autoenv=False,
+              help="Show the traceback of an error. May stand anywhere.")  # fmt: skip
 def group(verbose: bool) -> None:
     """Turn an agent's own actions into training data.
 
@@ -100,7 +112,9 @@ def main(args: list[str] | None = None) -> None:
     """Run the command line; every failure is one line on stderr and a documented exit code."""
     signal.signal(signal.SIGTERM, _leave_in_order)
     arguments = sys.argv[1:] if args is None else args
-    verbose = bool({"-v", "--verbose"} & set(arguments[:1]))
+    verbose = bool({"-v", "--verbose"} & set(arguments))
+    if verbose:  # whoever types it after the command is understood, too
+        arguments = [a for a in arguments if a not in ("-v", "--verbose")]
     try:
         group(arguments, prog_name="eexp", standalone_mode=False)
         sys.stdout.flush()

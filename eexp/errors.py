@@ -31,8 +31,12 @@ class InputError(EexpError):
 
     def __init__(self, message: str, where: str = "", evidence: dict | None = None):
         super().__init__(f"{where}: {message}" if where else message)
-        self.where = where
+        self.message, self.where = message, where
         self.evidence = evidence or {}
+
+    def at(self, where: str) -> InputError:
+        """The same error with its place, if it has none yet."""
+        return self if self.where else type(self)(self.message, where, self.evidence)
 
 
 class EnvironmentFailed(InputError):

@@ -61,6 +61,8 @@ def lines(files: Sequence[str]) -> Iterator[tuple[str, int, bytes]]:
             for number, line in enumerate(source, 1):
                 if line.strip():
                     yield shown, number, line
+        except OSError as e:
+            raise InputError(f"{shown}: {e.strerror or e}") from None
         finally:
             if name != STDIN:
                 source.close()
@@ -238,6 +240,8 @@ class Stream(AbstractContextManager):
         place = ""
         if self._where:
             place = f"{self._where[0]}:{self._where[1]}: "
+        elif "id" in record:  # a task, which comes from no file
+            place = f"{record['id']}: "
         if self.on_error == "stop":
             located = type(error)(place + str(error), evidence=error.evidence)
             located.where = error.where

@@ -146,11 +146,12 @@ def check(record: Any, kind: str) -> dict:
     try:
         msgspec.convert(record, TYPES[kind])
     except msgspec.ValidationError as e:
-        raise _explain(str(e)) from None
+        raise explain(str(e)) from None
     return record
 
 
-def _explain(message: str) -> InputError:
+def explain(message: str) -> InputError:
+    """msgspec's message in our words, with the JSON path it names."""
     text, _, path = message.partition(" - at ")
     path = path.strip("`") or "$"
     missing = re.match(r"Object missing required field `(.+)`", text)

@@ -54,7 +54,7 @@ def inputs(tmp_path_factory) -> dict[str, Path]:
     made["many"] = write(here / "many", [*experts, *experts, *[{**t, "id": f"{t['id']}/b"} for t in experts * 4]])
     stage("many-branched", "branch", "--from", "admissible", made["many"])
     stage("many-rollout", "rollout", made["many-branched"])
-    made["short-rollout"] = write(here / "short-rollout", read(made["many-rollout"])[:3])
+    made["short-rollout"] = write(here / "short-rollout", [_cut(t, 5) for t in read(made["many-rollout"])[:2]])
     return made
 
 

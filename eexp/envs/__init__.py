@@ -55,7 +55,12 @@ def open_env(spec: str) -> Environment:
         raise EexpError(f"environment {spec!r} cannot be loaded: {e}") from None
     except AttributeError:
         raise UsageError(f"environment {spec!r}: {module} has no {attribute!r}") from None
-    env = made(**_parse_options(spec, options))
+    if not (isinstance(made, type) and issubclass(made, Environment)):
+        raise UsageError(f"environment {spec!r}: {path} is not a class derived from eexp.envs.Environment")
+    try:
+        env = made(**_parse_options(spec, options))
+    except TypeError as e:
+        raise UsageError(f"environment {spec!r}: {e}") from None
     env.spec = spec
     return env
 

@@ -86,7 +86,7 @@ class House(Environment):
         if task.get("world", WORLD) != WORLD:
             raise InputError(f"made for world {task['world']!r}, this is {WORLD!r}", "$.task.world")
         split, _, number = str(task.get("id", "")).partition("/")
-        if split not in SPLITS or not number.isdigit() or int(number) >= SPLITS[split]:
+        if split not in SPLITS or not number.isdecimal() or int(number) >= SPLITS[split]:
             raise InputError(f"house has no task {task.get('id')!r}", "$.task.id")
         self.task = task
         self._build(random.Random(f"{WORLD}/{split}/{number}"), split)

@@ -21,7 +21,7 @@ from msgspec import Meta, Struct
 from eexp.envs.base import Environment, Observation
 from eexp.envs.process import Child, ChildFailed, excerpt, time_limit
 from eexp.errors import EexpError, EnvironmentFailed, UsageError
-from eexp.records import _explain as explain
+from eexp.records import explain
 
 PROTOCOL = 1
 #: How long a program may take to go by itself after `close`.

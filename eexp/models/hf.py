@@ -26,12 +26,22 @@ def resolve(base: str) -> str:
 def read_run(directory: str | os.PathLike) -> dict:
     """What `eexp finetune` said about the weights in `directory`; empty where it did not make them."""
     path = Path(directory) / RUN_FILE
-    return orjson.loads(path.read_bytes()) if path.is_file() else {}
+    return _read_json(path) if path.is_file() else {}
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        found = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as e:
+        raise EexpError(f"{path}: cannot be read: {e}") from None
+    if not isinstance(found, dict):
+        raise EexpError(f"{path}: not a JSON object")
+    return found
 
 
 def base_of_adapter(adapter: str) -> str:
     """The base model a PEFT adapter names."""
-    config = orjson.loads((Path(adapter) / "adapter_config.json").read_bytes())
+    config = _read_json(Path(adapter) / "adapter_config.json")
     run = read_run(adapter)
     base = run.get("base") or config.get("base_model_name_or_path")
     if not base:
@@ -56,8 +66,8 @@ def load(base: str, adapter: str | None = None, *, trainable: bool = False, dtyp
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-    except (OSError, ValueError) as e:
-        raise EexpError(f"{source}: cannot be loaded: {str(e).strip().splitlines()[0]}") from None
+    except Exception as e:  # a damaged file fails in a dozen libraries' own ways
+        raise EexpError(f"{source}: cannot be loaded: {_reason(e)}") from None
     if not tokenizer.chat_template:
         raise EexpError(f"{source}: has no chat template; eexp prompts are chats, take an instruction-tuned model")
     if model.dtype == torch.float16 and not torch.cuda.is_available():
@@ -78,9 +88,14 @@ def _with_adapter(model: Any, base: str, adapter: str, trainable: bool) -> Any:
         raise EexpError(f"{adapter}: made for another base model ({wanted}) than {base} ({found})")
     try:
         return PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
-    except (RuntimeError, ValueError) as e:
-        reason = next((line.strip() for line in str(e).splitlines() if "mismatch for" in line), str(e).splitlines()[0])
-        raise EexpError(f"{adapter}: does not fit {base}: {reason}") from None
+    except Exception as e:
+        raise EexpError(f"{adapter}: does not fit {base}: {_reason(e)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """The line of an error that tells most."""
+    said = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return next((line for line in said if "mismatch for" in line), said[0])
 
 
 class HfModel(Model):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,8 @@ class LlamaCppModel(Model):
         params.n_seq_max, params.kv_unified = _PARALLEL + 1, True
         params.n_threads = params.n_threads_batch = threads or len(os.sched_getaffinity(0))
         params.no_perf = True
+        if not api.llama_supports_gpu_offload():  # on a CPU flash attention made a prefill of 35 tokens 3 times slower
+            params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self._context = api.llama_init_from_model(self._model, params)
         if not self._context:
             raise EexpError(f"{self.spec}: no context of {self._n_ctx} tokens: {_last_words()}; try a smaller --context")
@@ -251,7 +254,8 @@ class LlamaCppModel(Model):
             self._model = None
 
     def __del__(self) -> None:
-        self.close()
+        if not sys.is_finalizing():  # by then ctypes may be gone, and all memory is about to go
+            self.close()
 
 
 class _Draw:

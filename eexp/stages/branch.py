@@ -38,7 +38,10 @@ def branch(trajectories: Iterator[dict], policy: Policy | None, *, k: int = 4, s
                     wanted = k if source == "policy" else (k + 1) // 2
                     state = State(trajectory["instruction"], trajectory["steps"][:i], step["observation"],
                                   step.get("admissible"))  # fmt: skip
-                    picker.from_policy(policy, state, wanted, temperature, rounds, only_admissible, key)
+                    try:
+                        picker.from_policy(policy, state, wanted, temperature, rounds, only_admissible, key)
+                    except InputError as e:
+                        raise e.at(f"$.steps[{i}]") from None
                 picker.from_admissible(seed_of(key, "admissible"), refill=source == "policy")
                 steps.append({**step, "alternatives": picker.found})
             yield {**trajectory, "steps": steps}

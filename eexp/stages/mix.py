@@ -5,7 +5,10 @@ Only the places of the examples are held in memory (some 100 bytes each), so fil
 
 from __future__ import annotations
 
+import math
+import os
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -30,13 +33,21 @@ class Source:
     weight: float = 1.0
 
 
+_MARKS = re.compile(r"(?P<name>.*?)(@(?P<share>[^@*/]*))?(\*(?P<weight>[^@*/]*))?", re.DOTALL)
+
+
 def parse_source(text: str) -> Source:
-    """FILE, FILE@SHARE, FILE*WEIGHT or FILE@SHARE*WEIGHT. Raises ValueError for anything else after a mark."""
-    name, _, weight = text.partition("*")
-    name, _, share = name.partition("@")
-    made = Source(name, float(share or 1), float(weight or 1))
-    if made.share < 0 or made.weight < 0:
-        raise ValueError(f"{text}: a share or weight below 0")
+    """FILE, FILE@SHARE, FILE*WEIGHT or FILE@SHARE*WEIGHT. Raises ValueError for anything else after a mark.
+
+    A file that exists under the whole of `text` is that file.
+    """
+    if os.path.exists(text):
+        return Source(text)
+    found = _MARKS.fullmatch(text)
+    assert found  # the pattern fits any text
+    made = Source(found["name"], float(found["share"] or 1), float(found["weight"] or 1))
+    if not all(0 <= mark < math.inf for mark in (made.share, made.weight)):
+        raise ValueError(f"{text}: a share or weight below 0, or endless")
     return made
 
 

@@ -38,7 +38,7 @@ def reflect(trajectories: Iterator[dict], style: PromptStyle, model: Model | Non
             try:
                 text, author = _reflection(t, i, outcome, style, model, temperature, max_tokens, seed, count)
             except InputError as e:
-                on_error(t, e)
+                on_error(t, e.at(f"$.steps[{i}]"))
                 continue
             prompt = style.act(t["instruction"], t["steps"][:i], step["observation"], step.get("admissible"))
             completion = [{"role": "assistant", "content": style.action_text(step["action"], text)}]

@@ -44,6 +44,7 @@ class _Walk:
     def __init__(self, env: Environment, trajectory: dict, on_refused: OnError, count: Callable[[str, int], None]):
         self.env, self.trajectory, self.on_refused, self.count = env, trajectory, on_refused, count
         self.recorded = trajectory["steps"]
+        self.refused = False
 
     def run(self) -> dict:
         can_fork = type(self.env).fork is not Environment.fork
@@ -66,6 +67,9 @@ class _Walk:
 
     def _refuse(self, i: int, why: str, seen: Observation) -> list[dict]:
         alternatives = self.recorded[i].get("alternatives", [])
+        if not alternatives:
+            return []
+        self.refused = True
         error = InputError(f"branch point refused: {why}", f"$.steps[{i}]",
                            evidence={"observed": seen.text, "recorded": self.recorded[i]["observation"]})  # fmt: skip
         self.on_refused(self.trajectory, error)
@@ -86,57 +90,49 @@ class _Walk:
         made: list[list[dict]] = []
         for i, step in enumerate(self.recorded):
             lost = lost or self._differs(i, seen)
-            if lost:
-                made.append(self._refuse(i, lost, seen))
-            else:
-                outcomes = []
-                for alternative in step.get("alternatives", []):
-                    with self.env.fork() as fork:
-                        outcomes.append(self._execute(fork, alternative["action"]))
-                self.count("branch points verified", 1)
-                made.append(outcomes)
+            made.append(self._refuse(i, lost, seen) if lost else self._fork_each(step))
             seen = self.env.step(step["action"])
-        if not lost:
-            self._check_end(seen)
+        self._check_end(lost, seen)
         return made
+
+    def _fork_each(self, step: dict) -> list[dict]:
+        outcomes = []
+        for alternative in step.get("alternatives", []):
+            with self.env.fork() as fork:
+                outcomes.append(self._execute(fork, alternative["action"]))
+        self.count("branch points verified", 1)
+        return outcomes
 
     def _walk_and_replay(self) -> list[list[dict]]:
         """Reset and walk to the branch point again before every alternative."""
-        made: list[list[dict]] = []
-        lost: str | None = None
-        for i, step in enumerate(self.recorded):
-            outcomes = []
-            for alternative in step.get("alternatives", []):
-                why, seen = self._return_to(i)
-                if why:
-                    lost = why
-                    outcomes = self._refuse(i, why, seen)
-                    break
-                outcomes.append(self._execute(self.env, alternative["action"]))
-            else:
-                self.count("branch points verified", 1)
-            made.append(outcomes)
-        if not lost:
-            _, seen = self._return_to(len(self.recorded))
-            self._check_end(seen)
+        made = [self._replay_each(i, step) for i, step in enumerate(self.recorded)]
+        self._check_end(*self._return_to(len(self.recorded)))
         return made
+
+    def _replay_each(self, i: int, step: dict) -> list[dict]:
+        outcomes = []
+        for alternative in step.get("alternatives", []):
+            why, seen = self._return_to(i)
+            if why:
+                return self._refuse(i, why, seen)
+            outcomes.append(self._execute(self.env, alternative["action"]))
+        self.count("branch points verified", 1)
+        return outcomes
 
     def _return_to(self, i: int) -> tuple[str | None, Observation]:
         """Walk to observation number i; the first difference on the way, and what is seen at its end."""
         seen = self.env.reset(self.trajectory["task"])
         why = self._differs(0, seen)
         for j in range(i):
-            if why:
-                break
             seen = self.env.step(self.recorded[j]["action"])
-            why = self._differs(j + 1, seen)
+            why = why or self._differs(j + 1, seen)
         return why, seen
 
-    def _check_end(self, seen: Observation) -> None:
-        """The expert's path must end as recorded, or nothing that was branched from it can be trusted."""
-        why = self._differs(len(self.recorded), seen)
-        if why:
-            evidence = {"observed": seen.text, "recorded": self.trajectory["outcome"]["observation"]}
+    def _check_end(self, lost: str | None, seen: Observation) -> None:
+        """The expert's path must be as recorded to its end, or nothing that was branched from it can be trusted."""
+        why = lost or self._differs(len(self.recorded), seen)
+        if why and not self.refused:  # a refusal has told it already
+            evidence = {"observed": seen.text, "recorded": (self.trajectory.get("outcome") or {}).get("observation")}
             raise InputError(f"the expert's path does not end as recorded: {why}", "$.outcome", evidence)
 
 

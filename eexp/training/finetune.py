@@ -82,7 +82,7 @@ def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Sett
     model, tokenizer = _open_model(settings)
     data = _Data()
     limit = settings.max_length or getattr(model.config, "max_position_embeddings", None) or 8192
-    rows = list(tokenize(data.watch(examples), tokenizer, limit, on_error))
+    rows = list(tokenize(data.watch(examples, on_error), tokenizer, limit, on_error))
     if not rows:
         raise InputError("no examples to train on")
     run = _describe(settings, data, rows, model, torch, transformers)
@@ -109,14 +109,15 @@ class _Data:
         self.style: str | None = None
         self.lineages: dict[tuple[str, ...], None] = {}
 
-    def watch(self, examples: Iterable[dict]) -> Iterable[dict]:
+    def watch(self, examples: Iterable[dict], on_error: OnError) -> Iterable[dict]:
         for e in examples:
-            self.digest.update(orjson.dumps([e["prompt"], e["completion"], e.get("weight", 1.0)]))
-            self.kinds[e["kind"]] = self.kinds.get(e["kind"], 0) + 1
             style = e.get("prompt_style")
             if self.style and style and style != self.style:
-                raise InputError(f"examples of two prompt styles: {self.style} and {style}", "$.prompt_style")
+                on_error(e, InputError(f"examples of two prompt styles: {self.style} and {style}", "$.prompt_style"))
+                continue
             self.style = self.style or style
+            self.digest.update(orjson.dumps([e["prompt"], e["completion"], e.get("weight", 1.0)]))
+            self.kinds[e["kind"]] = self.kinds.get(e["kind"], 0) + 1
             self.lineages[tuple(e.get("lineage", []))] = None
             yield e
 

@@ -4,12 +4,13 @@ A Llama of about one million parameters with a byte-level BPE of its own, traine
 houses that no other split uses, with questions in between about what has been seen and what the task says. So it reads
 the world's language, as a base model does, and it cannot act: no action that it saw was chosen for a reason.
 
-    python recipes/tiny/make_tiny.py -o eexp/data/tiny [--episodes 12000] [--seed 0]
+    python recipes/tiny/make_tiny.py -o eexp/data/tiny --bf16
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import random
@@ -151,7 +152,7 @@ def train(model: LlamaForCausalLM, sequences: list[np.ndarray], args: argparse.N
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", required=True, type=Path)
-    parser.add_argument("--episodes", type=int, default=12_000)
+    parser.add_argument("--episodes", type=int, default=14_000)
     parser.add_argument("--steps", type=int, default=30, help="longest random play; most episodes are a third of it")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--vocab-size", type=int, default=768)
@@ -198,6 +199,9 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, output: Pa
     save_file(load_file(weights), weights, metadata={"format": "pt"})  # one fixed layout, so that checksums compare
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in made_with.items() if k != "output"}
     (output / "made_with.json").write_text(json.dumps(settings, indent=1) + "\n")
+    files = sorted(p for p in output.iterdir() if p.name != "SHA256SUMS")
+    sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in files]
+    (output / "SHA256SUMS").write_text("".join(sums))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,544 @@
+"""Everything that can be wrong: one line that says what and where, the documented exit code, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from running import environment, lines, read, run, spawn, write
+
+# -- records ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trajectory(data) -> dict:
+    return read(data["rollout"])[0]
+
+
+def _deep(levels: int) -> bytes:
+    return b'{"type": "trajectory", "x": ' + b"[" * levels + b"]" * levels + b"}\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'{"type": "trajectory", "id": "\xff\xfe"}', "<stdin>:1: not valid JSON"),
+        (b"\xef\xbb\xbf{}", "<stdin>:1: not valid JSON"),
+        (b"\x00\x00", "<stdin>:1: not valid JSON"),
+        (b'{"type": "trajectory", "id": "\\ud800"}', "<stdin>:1: not valid JSON"),
+        (b'{"type": "trajectory", "id": NaN}', "<stdin>:1: not valid JSON"),
+        (b'{"type": "trajectory", "id": Infinity}', "<stdin>:1: not valid JSON"),
+        (b'{"type": "trajectory", "id": 1}', "<stdin>:1: $.id: expected a string, got an integer"),
+        (_deep(5000), "<stdin>:1: not valid JSON"),
+        (_deep(500), "<stdin>:1: $.id: missing"),
+        (b'{"type": "trajectory"', "(the file ends within this line)"),
+        (b'{"type": "trajectory"} {"type": "trajectory"}', "<stdin>:1: not valid JSON"),
+    ],
+)
+def test_lines_that_are_no_records(line, said):
+    run("imitation-data", stdin=line).one_error(3, said)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"steps": None}, "$.steps: expected an array, got null"),
+        ({"steps": [None]}, "$.steps[0]: expected an object, got null"),
+        ({"steps": [{"action": "look"}]}, "$.steps[0].observation: missing"),
+        ({"steps": [{"observation": "", "action": "a", "admissible": [1]}]}, "$.steps[0].admissible[0]: expected"),
+        ({"steps": [{"observation": "", "action": "a", "alternatives": [{}]}]}, "$.steps[0].alternatives[0].action"),
+        ({"task": "12"}, "$.task: expected an object, got a string"),
+        ({"instruction": 1.5}, "$.instruction: expected a string, got a number"),
+        ({"outcome": {"observation": True}}, "$.outcome.observation: expected a string, got true or false"),
+        ({"lineage": "expert"}, "$.lineage: expected an array, got a string"),
+        ({"type": "Trajectory"}, "$.type: expected \"trajectory\", got 'Trajectory'"),
+        ({"type": "episode"}, "$.type: expected a record of type trajectory, got one of type episode"),
+    ],
+)
+@pytest.mark.parametrize("stage", ["rollout", "reflect"])
+def test_fields_that_are_wrong(stage, change, said, trajectory, tmp_path):
+    file = write(tmp_path / "in.jsonl", [trajectory, {**trajectory, **change}])
+    args = ["--rationale", "outcome"] if stage == "reflect" else []
+    run(stage, *args, file).one_error(3, f"{file}:2: {said}")
+
+
+def test_huge_numbers_do_no_harm(trajectory):
+    text = json.dumps({**trajectory, "huge": 0, "far": 0})
+    text = text.replace('"huge": 0', '"huge": 1e300').replace('"far": 0', '"far": 18446744073709551615')
+    (record,) = run("branch", "--from", "admissible", stdin=text.encode()).ok().records
+    assert record["huge"] == 1e300 and record["far"] == 18446744073709551615
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "1" * 400])
+def test_numbers_that_no_float_holds(number, trajectory):
+    """They may be refused, but must not become null or another number in silence."""
+    text = json.dumps({**trajectory, "huge": 0}).replace('"huge": 0', f'"huge": {number}')
+    done = run("branch", "--from", "admissible", stdin=text.encode())
+    done.one_error(3, "<stdin>:1")
+
+
+def test_a_record_too_deep_to_write_is_named(trajectory, tmp_path):
+    """The parser goes deeper than the writer."""
+    text = json.dumps({**trajectory, "deep": 0}).replace('"deep": 0', '"deep": ' + "[" * 400 + "]" * 400)
+    run("branch", "--from", "admissible", stdin=text.encode()).one_error(3, "<stdin>:1: cannot be written as JSON")
+    rejects = tmp_path / "rejects"
+    run("branch", "--from", "admissible", "--rejects", rejects, stdin=text.encode()).ok(4)
+    assert read(rejects)[0]["line"] == 1
+
+
+@pytest.mark.parametrize("weight", ["1e999", "-1", '"1"', "null", "true"])
+def test_weights_that_are_none(weight, data, tmp_path):
+    text = data["imitation"].read_text().splitlines()[0].replace('"weight":1.0', f'"weight":{weight}')
+    file = tmp_path / "in.jsonl"
+    file.write_text(text)
+    run("mix", file).one_error(3, f"{file}:1: ")
+
+
+@pytest.mark.parametrize("mark", ["@x", "@-1", "*-0.5", "@1*", "@nan", "@inf", "*nan", "*inf"])
+def test_mix_marks_that_are_none(mark, data):
+    done = run("mix", f"{data['imitation']}{mark}")
+    if mark != "@1*":
+        done.one_error(2, "FILE@SHARE")
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_files_that_are_not_there(data, tmp_path):
+    for args in (["branch", "--from", "admissible"], ["rollout"], ["mix"], ["show"], ["compare"], ["imitation-data"]):
+        run(*args, tmp_path / "nothing").one_error(3, f"{tmp_path / 'nothing'}: No such file or directory")
+    run("imitation-data", tmp_path).one_error(3, f"{tmp_path}: Is a directory")
+    run("show", data["expert"].parent).one_error(2, "holds no training run")
+    run("finetune", "-m", "tiny", "-o", tmp_path / "run", tmp_path / "nothing").one_error(3, "No such file")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_files_that_may_not_be_read(data, tmp_path):
+    file = tmp_path / "in.jsonl"
+    shutil.copy(data["expert"], file)
+    file.chmod(0)
+    run("imitation-data", file).one_error(3, f"{file}: Permission denied")
+
+
+def test_files_that_fail_while_being_read(data):
+    if not os.path.exists("/proc/self/mem"):
+        pytest.skip("no file here that fails")
+    run("imitation-data", data["expert"], "/proc/self/mem").one_error(3, "/proc/self/mem: Input/output error")
+
+
+def test_places_that_cannot_be_written(data, tmp_path):
+    missing = tmp_path / "missing" / "out.jsonl"
+    run("imitation-data", data["expert"], "-o", missing).one_error(1, f"{missing}: No such file or directory")
+    run("imitation-data", data["expert"], "-o", tmp_path).one_error(1, f"{tmp_path}: Is a directory")
+    run("imitation-data", data["expert"], "-o", data["expert"] / "x").one_error(1, "Not a directory")
+    run("imitation-data", "--rejects", missing, stdin=b"{}\n").one_error(1, f"{missing}: No such file or directory")
+    run("eval", "house", "-m", "random", "-n", "1", "-o", missing).one_error(1, str(missing))
+    run("export", "tiny", "-o", missing).one_error(1, "missing")
+
+
+# -- environments ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("env", ["nothing", "", "house2", "hous"])
+def test_environments_that_do_not_exist(env, trajectory, tmp_path):
+    file = write(tmp_path / "in.jsonl", [{**trajectory, "env": env}])
+    run("rollout", file).one_error(3, f"{file}:1: $.env: unknown environment")
+    if env:
+        run("rollout", "--env", env, file).one_error(2, f"unknown environment {env!r}")
+        run("eval", env, "-m", "random").one_error(2, f"unknown environment {env!r}")
+        run("expert", env).one_error(2, f"unknown environment {env!r}")
+
+
+@pytest.mark.parametrize("env", ["exec:touch PATH", "os:getcwd", "exec:"])
+def test_a_record_may_not_start_a_program(env, trajectory, tmp_path):
+    """A record may come from anybody. Only the command line says what is run."""
+    env = env.replace("PATH", str(tmp_path / "ran"))
+    run("rollout", stdin=lines([{**trajectory, "env": env}])).one_error(3, "<stdin>:1: $.env: ", "allow it with --env")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("env", "code", "said"),
+    [
+        ("no.such.module:Class", 1, "cannot be loaded"),
+        ("eexp.envs.house:Mansion", 2, "has no 'Mansion'"),
+        ("house?size=3", 2, "size"),
+        ("house?size", 2, "NAME?KEY=VALUE"),
+        ("os:sep", 2, "os:sep"),
+        ("eexp.errors:EexpError", 2, "eexp.errors:EexpError"),
+        ("exec:", 2, "names no command"),
+        ("exec:/no/such/program", 2, "cannot start"),
+        ("exec:'unclosed", 2, "exec:"),
+    ],
+)
+def test_environments_on_the_command_line_that_cannot_be_opened(env, code, said, data):
+    run("expert", env, "-n", "1").one_error(code).lower().index(said.lower())
+    run("rollout", "--env", env, data["branched"]).one_error(code).lower().index(said.lower())
+
+
+@pytest.mark.parametrize(
+    ("task", "where"),
+    [
+        ({"id": "train/99999999"}, "$.task.id"),
+        ({"id": "train/²"}, "$.task.id"),
+        ({"id": "train/-1"}, "$.task.id"),
+        ({"id": 7}, "$.task.id"),
+        ({}, "$.task.id"),
+        ({"id": "train/1", "world": "house-0"}, "$.task.world"),
+        ({"id": "train/1", "world": None}, "$.task.world"),
+    ],
+)
+def test_tasks_that_the_environment_does_not_have(task, where, trajectory):
+    run("rollout", stdin=lines([{**trajectory, "task": task}])).one_error(3, f"<stdin>:1: {where}")
+
+
+def test_splits_that_do_not_exist():
+    run("expert", "house", "--split", "dev").one_error(2, "house has no split 'dev'", "train, test, ood, play")
+    run("eval", "house", "--split", "dev", "-m", "random").one_error(2, "house has no split 'dev'")
+
+
+PROGRAM = """
+import json, os, sys, time
+asked = 0
+for line in sys.stdin:
+    request = json.loads(line)
+    op = request["op"]
+    if op == "hello":
+        answer = {"protocol": 1, "splits": ["train"], "expert": True, "admissible": True}
+    elif op == "tasks":
+        answer = {"tasks": 2}
+    elif op == "reset":
+        answer = {"observation": "start", "instruction": "do it"}
+    elif op == "admissible":
+        answer = {"admissible": ["good", "bad"]}
+    elif op == "expert":
+        answer = {"action": "good"}
+    elif op == "close":
+        break
+    elif request["action"] == "good":
+        answer = {"observation": "done", "done": True, "score": 1.0, "success": True}
+    else:
+        BAD
+        answer = {"observation": "no", "valid": False, "score": 0.0}
+    print(json.dumps(answer), flush=True)
+"""
+
+
+def _program(tmp_path: Path, bad: str) -> str:
+    file = tmp_path / "world.py"
+    file.write_text(PROGRAM.replace("BAD", bad))
+    return f"exec:{sys.executable} {file}"
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ("sys.exit(3)", "exit status 3"),
+        ("os.kill(os.getpid(), 9)", "SIGKILL"),
+        ("time.sleep(600)", "no answer within"),
+        ("print('hello there', flush=True); continue", "not JSON"),
+        ("print('[1]', flush=True); continue", "expected an object"),
+        ("print('{}', flush=True); continue", "$.observation: missing"),
+        ("print(json.dumps({'error': 'out of\\nmilk'}), flush=True); continue", "out of milk"),
+        ("print('{\"observation\": \"\\\\ud800\"}', flush=True); continue", "not JSON"),
+    ],
+    ids=["dies", "is killed", "hangs", "babbles", "an array", "a missing field", "says no", "a lone surrogate"],
+)
+def test_a_program_that_fails_costs_one_record(bad, said, tmp_path):
+    env = _program(tmp_path, bad)
+    vars = environment(EEXP_ENV_TIMEOUT="1")
+    expert = spawn("expert", env, env=vars).ok()
+    assert len(expert.records) == 2
+    branched = spawn("branch", "--from", "admissible", "-k", "1", stdin=expert.out).ok().records
+    branched[1]["steps"][0]["alternatives"] = []  # nothing to fail at
+    began = time.monotonic()
+    done = spawn("rollout", "--env", env, stdin=lines(branched), env=vars)
+    assert time.monotonic() - began < 30
+    done.one_error(1, "<stdin>:1: ", said)
+    rejects = tmp_path / "rejects"
+    done = spawn("rollout", "--env", env, "--rejects", rejects, stdin=lines(branched), env=vars).ok(4)
+    assert [r["id"] for r in done.records] == [branched[1]["id"]]
+    (reject,) = read(rejects)
+    assert reject["line"] == 1 and said in reject["error"] and reject["record"]["id"] == branched[0]["id"]
+
+
+def test_a_program_that_never_answers(tmp_path):
+    done = spawn("expert", "exec:sleep 600", env=environment(EEXP_ENV_TIMEOUT="0.5"))
+    done.one_error(1, "exec:sleep 600: hello: no answer within 0.5 s")
+    spawn("expert", "exec:sleep 600", env=environment(EEXP_ENV_TIMEOUT="soon")).one_error(2, "EEXP_ENV_TIMEOUT")
+    spawn("expert", "exec:true", env=environment(EEXP_ENV_TIMEOUT="5")).one_error(1, "exec:true: hello: ")
+
+
+def test_an_environment_without_an_expert(tmp_path):
+    env = _program(tmp_path, "pass").replace("world.py", "silent.py")
+    (tmp_path / "silent.py").write_text((tmp_path / "world.py").read_text().replace('"expert": True, ', ""))
+    run("expert", env).one_error(3, "has no expert for task")
+    run("eval", env, "--split", "train", "-m", "expert").one_error(3, "expert has no action here")
+
+
+def test_an_environment_without_admissible_actions(data):
+    records = [{**t, "steps": [{**s, "admissible": None} for s in t["steps"]]} for t in read(data["expert"])]
+    run("branch", "-m", "random", stdin=lines(records)).one_error(3, "<stdin>:1: ", "admissible")
+    done = run("branch", "--from", "admissible", stdin=lines(records)).ok()
+    assert all(s["alternatives"] == [] for r in done.records for s in r["steps"])
+    assert "states with fewer than k" in done.err
+
+
+# -- models ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "code", "said"),
+    [
+        ("nothing", 2, "unknown model 'nothing'"),
+        ("", 2, "unknown model ''"),
+        ("tiny.ggfu", 2, "unknown model"),
+        ("/no/such.gguf", 1, "model file not found: /no/such.gguf"),
+        ("tiny+/no/such.gguf", 1, "model file not found: /no/such.gguf"),
+        ("hf:/no/such", 1, "model directory not found: /no/such"),
+        ("hf:tiny+/no/such", 1, "/no/such: not a PEFT adapter"),
+        ("http://127.0.0.1:9/v1#x", 1, "http://127.0.0.1:9/v1: ConnectError"),
+        ("http://127.0.0.1:9/v1", 1, "http://127.0.0.1:9/v1: ConnectError"),
+        ("http://host:port/v1#x", 2, "http://host:port/v1: "),
+        ("http://#x", 1, "http:"),
+    ],
+)
+def test_models_that_cannot_be_opened(model, code, said, data):
+    run("branch", "-m", model, data["expert"]).one_error(code, said)
+    run("eval", "house", "-n", "1", "-m", model).one_error(code, said)
+
+
+def test_models_that_cannot_do_it(data):
+    run("branch", "-m", "expert", data["expert"]).one_error(2, "never an alternative")
+    run("reflect", "-m", "random", data["rollout"]).one_error(2, "random cannot write text")
+    run("reflect", "--rationale", "model", data["rollout"]).one_error(2, "needs -m MODEL")
+
+
+def test_files_that_are_no_gguf(tiny, data, tmp_path):
+    whole = tiny.read_bytes()
+    broken = {
+        "empty": b"",
+        "text": b"hello\n" * 1000,
+        "magic": b"GGUF" + b"\xff" * 4000,
+        "header": whole[:2000],
+        "tensors": whole[: len(whole) // 2],
+    }
+    for name, content in broken.items():
+        file = tmp_path / f"{name}.gguf"
+        file.write_bytes(content)
+        run("eval", "house", "-n", "1", "-m", file).one_error(1, str(file))
+        run("eval", "house", "-n", "1", "-m", f"tiny+{file}").one_error(1, str(file))
+
+
+@pytest.fixture(scope="session")
+def adapter(data, tmp_path_factory) -> Path:
+    """A LoRA adapter of the tiny model."""
+    made = tmp_path_factory.mktemp("adapter") / "adapter"
+    run("finetune", "-q", "-m", "tiny", "--max-steps", 1, "--batch-size", 2, "--micro-batch-size", 2, "--rank", 2,
+        "-o", made, data["imitation"]).ok()  # fmt: skip
+    return made
+
+
+@pytest.fixture(scope="session")
+def other_base(tmp_path_factory) -> Path:
+    """The tiny model with one weight changed."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from eexp.models.tiny import TINY_DIR
+
+    made = tmp_path_factory.mktemp("other") / "other"
+    shutil.copytree(TINY_DIR, made)
+    weights = load_file(made / "model.safetensors")
+    name = next(n for n in weights if "norm" in n)
+    weights[name] = weights[name] + torch.tensor(1.0, dtype=weights[name].dtype)
+    save_file(weights, made / "model.safetensors", metadata={"format": "pt"})
+    return made
+
+
+def test_an_adapter_of_another_base(adapter, other_base, tmp_path, data):
+    run("export", other_base, "-q", "-o", tmp_path / "other.gguf").ok()
+    run("export", adapter, "-q", "-o", tmp_path / "adapter.gguf").ok()
+    play = ["eval", "house", "-n", "1", "--max-steps", "1", "-m"]
+    run(*play, f"{tmp_path}/other.gguf+{tmp_path}/adapter.gguf").one_error(1, "made for another base model")
+    run(*play, f"hf:{other_base}+{adapter}").one_error(1, "made for another base model")
+    run(*play, f"{other_base}+{adapter}").one_error(1, "made for another base model")
+    run("export", adapter, "--base", other_base, "-o", tmp_path / "x.gguf").one_error(1, "made for another base model")
+    run("finetune", "-m", other_base, "--init", adapter, "-o", tmp_path / "x", data["imitation"]).one_error(
+        1, "made for another base model"
+    )
+    run(*play, f"tiny+{tmp_path}/other.gguf").one_error(1, f"{tmp_path}/other.gguf: not an adapter")
+    run(*play, f"tiny+{tmp_path}/adapter.gguf").ok()
+
+
+def test_directories_that_are_no_models(adapter, tmp_path, data):
+    from eexp.models.tiny import TINY_DIR
+
+    play = ["eval", "house", "-n", "1", "-m"]
+    (tmp_path / "empty").mkdir()
+    run(*play, tmp_path / "empty").one_error(1, str(tmp_path / "empty"))
+    for file, content in (("config.json", b"{"), ("model.safetensors", b"\xff" * 100), ("tokenizer.json", b"[]")):
+        broken = tmp_path / file
+        shutil.copytree(TINY_DIR, broken)
+        (broken / file).write_bytes(content)
+        run(*play, broken).one_error(1, str(broken))
+        run("finetune", "-m", broken, "-o", tmp_path / "run", data["imitation"]).one_error(1, str(broken))
+    for file, content in (("adapter_config.json", b"{"), ("adapter_model.safetensors", b"x" * 9), ("eexp.json", b"{")):
+        broken = tmp_path / f"adapter-{file}"
+        shutil.copytree(adapter, broken)
+        (broken / file).write_bytes(content)
+        run(*play, f"hf:tiny+{broken}").one_error(1, str(broken))
+        run("export", broken, "-o", tmp_path / "x.gguf").one_error(1, str(broken))
+    chatless = tmp_path / "chatless"
+    shutil.copytree(TINY_DIR, chatless)
+    (chatless / "chat_template.jinja").unlink()
+    run(*play, chatless).one_error(1, f"{chatless}: has no chat template")
+
+
+@pytest.mark.parametrize("model", ["tiny", "hf:tiny"])
+def test_a_context_that_is_too_small(model, data, tmp_path):
+    small = ["-m", model, "--context", "80", "--max-tokens", "40"]
+    done = run("branch", *small, data["expert"])
+    done.one_error(3, f"{data['expert']}:1: $.steps[", "tokens", "the context", "holds 80")
+    done = run("eval", "house", "-n", "2", *small).one_error(3, "house/test/", "holds 80")
+    rejects = tmp_path / "rejects"
+    run("eval", "house", "-n", "2", *small, "--rejects", rejects).ok(4)
+    assert [r["record"]["type"] for r in read(rejects)] == ["task", "task"]
+
+
+def test_prompt_styles_that_do_not_exist(data):
+    for args in (["imitation-data"], ["world-model-data"], ["reflect"], ["branch", "-m", "tiny"]):
+        run(*args, "--prompt-style", "poetic", data["rollout"]).one_error(2, "unknown prompt style 'poetic'", "react")
+    changed = run("imitation-data", "--prompt-style", "react@0123456789abcdef", data["expert"])
+    changed.one_error(3, "prompt style 'react' was 0123456789abcdef there")
+
+
+def test_two_prompt_styles_are_not_trained_together(data, tmp_path):
+    other = tmp_path / "list.jsonl"
+    run("imitation-data", "--prompt-style", "react-list", data["expert"], "-o", other).ok()
+    count = len(read(data["imitation"]))
+    args = ["finetune", "-m", "tiny", "-o", tmp_path / "run", data["imitation"], other]
+    run(*args).one_error(3, f"{other}:1: $.prompt_style: examples of two prompt styles: react@")
+    assert count
+
+
+def test_finetune_options_that_do_not_fit(data, adapter, tmp_path):
+    args = ["finetune", "-m", "tiny", "-o", tmp_path / "run", data["imitation"]]
+    run(*args, "--full", "--init", adapter).one_error(2, "--full")
+    run(*args, "--batch-size", 6, "--micro-batch-size", 4).one_error(2, "not a multiple")
+    run(*args, "--init", tmp_path / "nothing").one_error(1, "not a PEFT adapter")
+    run(*args, "--epochs", 0).ok(2)
+    (tmp_path / "file").touch()
+    run("finetune", "-m", "tiny", "-o", tmp_path / "file" / "run", data["imitation"]).one_error(1, "Not a directory")
+    run("finetune", "-m", "tiny", "-o", tmp_path / "file", data["imitation"]).one_error(1, "file")
+    run("finetune", "-m", "nobody/nothing", "-o", tmp_path / "run", data["imitation"]).one_error(1, "nobody/nothing")
+
+
+# -- servers ---------------------------------------------------------------------------------------------------------
+
+
+class _Answers(BaseHTTPRequestHandler):
+    """Answers as its server's `answer` says: (status, body)."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        status, body = self.server.answer
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server():
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as made:
+        thread = threading.Thread(target=made.serve_forever)
+        thread.start()
+        made.url = f"http://127.0.0.1:{made.server_port}/v1"
+        yield made
+        made.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code", "said"),
+    [
+        (500, b"", 1, "HTTP 500"),
+        (500, b"<html>\nbroken\n</html>", 1, "HTTP 500: <html> broken </html>"),
+        (502, b'{"error": {"message": "upstream\\nis down"}}', 1, "HTTP 502: upstream is down"),
+        (401, b'{"error": "bad key"}', 1, "HTTP 401: bad key"),
+        (429, b'["slow down"]', 1, "HTTP 429"),
+        (404, b'"text"', 1, "HTTP 404"),
+        (302, b"", 1, "HTTP 302"),
+        (400, b'{"detail": "context length exceeded"}', 3, "refuses the request: context length exceeded"),
+        (400, b"null", 3, "refuses the request"),
+        (200, b"", 1, "not JSON"),
+        (200, b"not json", 1, "not JSON"),
+        (200, b"\xff\xfe", 1, "not JSON"),
+        (200, b"[]", 1, ""),
+        (200, b"null", 1, ""),
+        (200, b"{}", 1, "without choices"),
+        (200, b'{"choices": []}', 1, "without choices"),
+        (200, b'{"choices": [null]}', 1, ""),
+        (200, b'{"choices": 3}', 1, ""),
+        (200, b'{"choices": [{"message": "text"}]}', 1, ""),
+        (200, b'{"choices": [{"message": {"content": ["a"]}}]}', 1, ""),
+        (200, b'{"choices": [{"message": {"content": "a"}, "logprobs": "x"}]}', 1, ""),
+    ],
+)
+def test_servers_that_answer_badly(server, status, body, code, said, data):
+    server.answer = status, body
+    branch = run("branch", "-m", f"{server.url}#name", data["expert"])
+    error = branch.one_error(code, server.url, said)
+    if code == 3:
+        assert f"{data['expert']}:1: " in error
+    run("eval", "house", "-n", "1", "-m", f"{server.url}#name").one_error(code, server.url, said)
+
+
+@pytest.mark.parametrize("body", [b"{}", b"[]", b"null", b'{"data": []}', b'{"data": [{}]}', b'{"data": 5}', b"x"])
+def test_servers_without_models(server, body, data):
+    server.answer = 200, body
+    run("branch", "-m", server.url, data["expert"]).one_error(1, server.url)
+
+
+def test_a_server_that_says_what_json_cannot_hold(server, data):
+    server.answer = 200, b'{"choices": [{"message": {"content": "Action: \\ud800"}, "finish_reason": "stop"}]}'
+    run("branch", "-k", 1, "-m", f"{server.url}#name", data["expert"]).one_error(
+        3, f"{data['expert']}:1: cannot be written as JSON"
+    )
+
+
+def test_secrets_are_never_told(server, data, monkeypatch):
+    """Neither the key nor a password in the address shows up anywhere."""
+    for key in ("s3cret", "s3cret\n", "s3cret\u20ac", " s3cret"):
+        monkeypatch.setenv("EEXP_API_KEY", key)
+        for status, body in ((500, b"x"), (200, b"{"), (400, b"no"), (200, b'{"data": []}')):
+            server.answer = status, body
+            for url in (server.url, server.url.replace("//", "//me:s3cret@")):
+                for spec in (url, f"{url}#name"):
+                    done = run("branch", "-m", spec, data["expert"])
+                    assert done.code in (1, 2, 3) and "Traceback" not in done.err
+                    assert "s3cret" not in done.err and b"s3cret" not in done.out, done.err
+
+
+def test_options_of_the_command_line_that_are_wrong():
+    run("branch", "-k", "0").one_error(2, "-k")
+    run("branch", "--no-such-option").one_error(2, "No such option")
+    run("no-such-command").one_error(2, "No such command")
+    run("expert", "house", "--admissible", "few").one_error(2, "--admissible")
+    run("expert").one_error(2, "ENV")
+    run("mix", "--limit", "-1").one_error(2, "--limit")
+    run("schema", "nothing").one_error(2, "TYPE")

@@ -1,0 +1,106 @@
+"""Tokenised examples: where the prompt ends, where the completion stops, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+from running import read
+
+from eexp.errors import InputError
+from eexp.models.tiny import TINY_DIR
+from eexp.training.data import LeftPadded, Row, tokenize
+
+CHAT = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+START = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+
+
+@pytest.fixture
+def tokenizer():
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(TINY_DIR)
+
+
+def _example(answer: str = "Action: look", question: str = "You are in the kitchen.") -> dict:
+    return {"type": "example", "id": "1", "kind": "x", "prompt": [{"role": "user", "content": question}],
+            "completion": [{"role": "assistant", "content": answer}]}  # fmt: skip
+
+
+def _one(tokenizer, example=None, limit=1000) -> Row:
+    (row,) = tokenize([example or _example()], tokenizer, limit)
+    return row
+
+
+def test_the_loss_falls_on_the_completion_and_its_stop(tokenizer, data):
+    for name in ("imitation", "world", "reflected"):
+        for example in read(data[name])[:10]:
+            row = _one(tokenizer, example)
+            assert tokenizer.decode(row.ids[row.n_prompt :]) == example["completion"][0]["content"] + "<|end|>"
+            prompt = tokenizer.apply_chat_template(example["prompt"], add_generation_prompt=True, return_dict=True)
+            assert row.ids[: row.n_prompt] == prompt["input_ids"], "training sees what playing will see"
+            assert row.ids[-1] == tokenizer.eos_token_id
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer):
+    """As templates do that drop the thinking of all but the last answer."""
+    tokenizer.chat_template = "{% if messages|length > 1 %}<|system|>again<|end|>{% endif %}" + CHAT + START
+    with pytest.raises(InputError, match=r"\$\.prompt: the chat template does not keep the prompt"):
+        _one(tokenizer)
+
+
+def test_a_template_that_writes_more_before_the_answer_is_refused(tokenizer):
+    tokenizer.chat_template = CHAT + "{% if add_generation_prompt %}<|assistant|> think {% endif %}"
+    with pytest.raises(InputError, match="does not keep the prompt"):
+        _one(tokenizer)
+
+
+def test_what_follows_the_stop_is_not_learned(tokenizer):
+    tokenizer.chat_template = CHAT.replace("{% endfor %}", "\n{% endfor %}") + START
+    row = _one(tokenizer)
+    assert tokenizer.decode(row.ids[row.n_prompt :]) == "Action: look<|end|>"
+
+
+def test_a_missing_stop_is_added(tokenizer):
+    tokenizer.chat_template = CHAT.replace("<|end|>", "") + START
+    row = _one(tokenizer)
+    assert tokenizer.decode(row.ids[row.n_prompt :]) == "Action: look<|end|>"
+    tokenizer.eos_token = None
+    with pytest.raises(InputError, match=r"\$\.completion: .*no stop token"):
+        _one(tokenizer)
+
+
+def test_a_template_that_fails_is_one_line(tokenizer):
+    tokenizer.chat_template = "{{ raise_exception('no user\nturn') }}"
+    with pytest.raises(InputError, match=r"^\$\.prompt: the chat template refuses it: no user$"):
+        _one(tokenizer)
+    tokenizer.chat_template = "{{ messages[7]['content'] }}"
+    with pytest.raises(InputError, match="the chat template refuses it"):
+        _one(tokenizer)
+
+
+def test_a_token_across_the_border_is_cut_there(tokenizer):
+    """Where prompt and answer would share a token, training cuts as playing does."""
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    row = _one(tokenizer, _example("itchen.", "You are in the k"))
+    prompt = tokenizer("You are in the k", add_special_tokens=False)["input_ids"]
+    assert row.ids[: row.n_prompt] == prompt
+    assert tokenizer.decode(row.ids[row.n_prompt :]) == "itchen.<|end|>"
+
+
+def test_too_long_ones_go_to_on_error(tokenizer):
+    limit = len(_one(tokenizer).ids)
+    assert _one(tokenizer, limit=limit)
+    with pytest.raises(InputError, match=f"has {limit} tokens, more than --max-length {limit - 1}"):
+        _one(tokenizer, limit=limit - 1)
+    refused = []
+    rows = list(tokenize([_example(), _example("x " * 500), _example()], tokenizer, 100,
+                         lambda e, error: refused.append((e, error))))  # fmt: skip
+    assert len(rows) == 2 and len(refused) == 1 and refused[0][1].where == "$.prompt"
+
+
+def test_left_padding():
+    batch = LeftPadded(0)([{"row": Row([5, 6, 7, 8], 2, 1.0)}, {"row": Row([9, 10], 1, 0.5)}])
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [0, 0, 9, 10]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [0, 0, 1, 1]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3], [0, 0, 0, 1]]
+    assert batch["labels"].tolist() == [[-100, -100, 7, 8], [-100, -100, -100, 10]]
+    assert batch["weights"].tolist() == [1.0, 0.5]

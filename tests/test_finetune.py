@@ -1,0 +1,244 @@
+"""`eexp finetune` on the tiny model: what is learned, what is saved, and what a kill leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from running import lines, read, run, spawn, start, write
+
+from eexp.errors import InputError
+from eexp.training.finetune import Settings, finetune
+
+SMALL = ["-m", "tiny", "--rank", 2, "--batch-size", 4, "--micro-batch-size", 2]
+
+
+@pytest.fixture(scope="module")
+def few(data, tmp_path_factory) -> Path:
+    """Eight examples."""
+    return write(tmp_path_factory.mktemp("few") / "few.jsonl", read(data["imitation"])[:8])
+
+
+def _weights(directory: Path) -> dict:
+    from safetensors.torch import load_file
+
+    (file,) = directory.glob("*.safetensors")
+    return load_file(file)
+
+
+def _same(a: Path, b: Path, tolerance: float = 0.0) -> bool:
+    first, second = _weights(a), _weights(b)
+    assert first.keys() == second.keys()
+    return all((first[n] - second[n]).abs().max() <= tolerance for n in first)
+
+
+def _metrics(directory: Path) -> list[dict]:
+    return read(directory / "metrics.jsonl")
+
+
+def _completion_loss(examples: list[dict]) -> float:
+    """Mean cross-entropy of the built-in model over completion tokens, one example at a time, by transformers."""
+    import torch
+
+    from eexp.models.hf import load
+    from eexp.training.data import tokenize
+
+    model, tokenizer = load("tiny")
+    total = count = 0.0
+    for row in tokenize(examples, tokenizer, 2048):
+        ids = torch.tensor([row.ids])
+        labels = ids.clone()
+        labels[:, : row.n_prompt] = -100
+        n = len(row.ids) - row.n_prompt
+        with torch.inference_mode():
+            total += float(model(ids, labels=labels).loss) * n * row.weight
+        count += n
+    return total / count
+
+
+def test_an_adapter_and_what_is_saved_with_it(few, tmp_path):
+    done = run("finetune", *SMALL, "-o", tmp_path / "run", "--epochs", 2, few).ok()
+    assert done.out == b"" and "4 updates" in done.err
+    made = {p.name for p in (tmp_path / "run").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "eexp.json", "metrics.jsonl", "README.md"} <= made
+    assert "checkpoints" not in made and not [name for name in made if name.endswith(".part")]
+    said = json.loads((tmp_path / "run" / "eexp.json").read_text())
+    assert said["settings"]["rank"] == 2 and said["settings"]["epochs"] == 2.0 and said["learning_rate"] == 1e-4
+    assert said["data"]["examples"] == 8 and said["data"]["kinds"] == {"imitation": 8}
+    assert said["prompt_style"].startswith("react@") and said["base_fingerprint"].startswith("sha256:")
+    assert said["lineage"] == [read(few)[0]["lineage"]] and said["updates"] == 4
+    metrics = _metrics(tmp_path / "run")
+    assert [m["step"] for m in metrics] == [1, 2, 3, 4] and all("loss" in m for m in metrics)
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "A LoRA adapter of `tiny`" in card and read(few)[0]["lineage"][0] in card
+    shown = run("show", tmp_path / "run").ok().out.decode()
+    assert "A LoRA adapter" in shown and "step 4: loss" in shown
+
+
+def test_the_loss_is_that_of_the_completions_alone(few, tmp_path):
+    run("finetune", "-q", "-m", "tiny", "-o", tmp_path / "run", "--max-steps", 1, "--batch-size", 8,
+        "--micro-batch-size", 4, few).ok()  # fmt: skip
+    assert _metrics(tmp_path / "run")[0]["loss"] == pytest.approx(_completion_loss(read(few)), rel=2e-3)
+
+
+def test_weights_multiply_the_loss(few, tmp_path):
+    examples = read(few)
+    for n, e in enumerate(examples):
+        e["weight"] = n / 4
+    file = write(tmp_path / "in", examples)
+    run("finetune", "-q", "-m", "tiny", "-o", tmp_path / "run", "--max-steps", 1, "--batch-size", 8, file).ok()
+    assert _metrics(tmp_path / "run")[0]["loss"] == pytest.approx(_completion_loss(examples), rel=2e-3)
+
+
+def test_examples_of_weight_zero_do_not_matter(few, tmp_path):
+    """Other words in them, as many tokens long, give the same adapter."""
+    examples = read(few)
+    for e in examples[::2]:
+        e["weight"] = 0.0
+    changed = json.loads(json.dumps(examples))
+    for e in changed[::2]:
+        words = e["completion"][0]["content"].split(" ")
+        e["completion"][0]["content"] = " ".join([words[0], *reversed(words[1:])])
+    for name, what in (("a", examples), ("b", changed)):
+        run("finetune", "-q", *SMALL, "--lr", 0.01, "-o", tmp_path / name, write(tmp_path / f"{name}.in", what)).ok()
+    assert _same(tmp_path / "a", tmp_path / "b", 1e-6)
+    for e in changed:
+        e["weight"] = 1.0
+    run("finetune", "-q", *SMALL, "--lr", 0.01, "-o", tmp_path / "c", write(tmp_path / "c.in", changed)).ok()
+    assert not _same(tmp_path / "a", tmp_path / "c", 1e-3)
+
+
+def test_the_same_seed_gives_the_same_adapter(few, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run("finetune", "-q", *SMALL, "--seed", seed, "-o", tmp_path / name, few).ok()
+    assert _same(tmp_path / "a", tmp_path / "b") and not _same(tmp_path / "a", tmp_path / "c")
+
+
+def test_micro_batches_change_nothing(few, tmp_path):
+    args = ["-m", "tiny", "--rank", 2, "--batch-size", 8, "--max-steps", 3, "--lr", 0.001]
+    for micro in (1, 8):
+        run("finetune", "-q", *args, "--micro-batch-size", micro, "-o", tmp_path / str(micro), few).ok()
+    losses = [[m["loss"] for m in _metrics(tmp_path / str(micro))] for micro in (1, 8)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_it_learns(few, tmp_path):
+    """Eight examples by heart, and nothing but them: the loss goes near zero."""
+    run("finetune", "-q", "-m", "tiny", "--full", "--lr", 0.003, "--schedule", "constant", "--max-steps", 30,
+        "--batch-size", 8, "--micro-batch-size", 8, "-o", tmp_path / "run", few).ok()  # fmt: skip
+    losses = [m["loss"] for m in _metrics(tmp_path / "run")]
+    assert losses[-1] < 0.25 * losses[0] and losses[-1] < 0.2
+
+
+def test_full_fine_tuning_gives_a_model(few, tmp_path, data):
+    run("finetune", "-q", "-m", "tiny", "--full", "-o", tmp_path / "full", "--max-steps", 1, few).ok()
+    made = {p.name for p in (tmp_path / "full").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "eexp.json"} <= made
+    said = json.loads((tmp_path / "full" / "eexp.json").read_text())
+    assert said["settings"]["full"] and said["learning_rate"] == 1e-5
+    assert said["trainable_parameters"] > 500_000
+    assert "All weights of `tiny`" in (tmp_path / "full" / "README.md").read_text()
+    # it plays, it is exported, and it can be the base of the next run
+    run("export", "-q", tmp_path / "full", "-o", tmp_path / "full.gguf").ok()
+    for model in (tmp_path / "full.gguf", tmp_path / "full"):
+        played = run("eval", "house", "-n", 1, "--max-steps", 1, "--max-tokens", 8, "-m", model).ok().records
+        assert played[0]["prompt_style"].startswith("react@")
+    again = ["finetune", "-q", "-m", tmp_path / "full", "--rank", 2, "-o", tmp_path / "on", "--max-steps", 1, few]
+    run(*again).ok()
+    alone = run("eval", "house", "-n", 1, "--max-steps", 1, "--max-tokens", 8, "-m", f"hf:{tmp_path / 'on'}").ok()
+    assert alone.records
+
+
+def test_world_model_first_then_imitation(data, few, tmp_path):
+    """The paper's order: --init goes on with the adapter that world-model examples made."""
+    world = write(tmp_path / "world", read(data["world"])[:8])
+    run("finetune", "-q", *SMALL, "-o", tmp_path / "iwm", world).ok()
+    run("finetune", "-q", *SMALL, "-o", tmp_path / "il", "--init", tmp_path / "iwm", "--rank", 7, few).ok()
+    first, second = (json.loads((tmp_path / n / "eexp.json").read_text()) for n in ("iwm", "il"))
+    assert second["trainable_parameters"] == first["trainable_parameters"], "the adapter's own rank is kept"
+    assert second["init_fingerprint"].startswith("sha256:") and first["init_fingerprint"] is None
+    assert second["base_fingerprint"] == first["base_fingerprint"]
+    before, after = _weights(tmp_path / "iwm"), _weights(tmp_path / "il")
+    moved = max(float((before[n] - after[n]).abs().max()) for n in before)
+    assert 0 < moved < 0.01, "it went on from where the first run ended"
+    assert "continuing" in (tmp_path / "il" / "README.md").read_text()
+    assert "world-model-data" in first["lineage"][0][-1] and "imitation-data" in second["lineage"][0][-1]
+
+
+def test_a_finished_run_is_not_overwritten(few, tmp_path):
+    args = ["finetune", *SMALL, "-o", tmp_path / "run", "--max-steps", 1]
+    run(*args, few).ok()
+    before = (tmp_path / "run" / "adapter_model.safetensors").read_bytes()
+    run(*args, few).one_error(2, "holds a finished run")
+    assert "is finished already" in run(*args, "--resume", few).ok().err
+    run(*args, "--resume", "--lr", 0.5, few).one_error(2, "other settings (learning_rate)")
+    assert (tmp_path / "run" / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_examples_that_are_too_long(few, tmp_path):
+    examples = read(few)
+    examples[2]["prompt"][-1]["content"] = "The kitchen. " * 3000
+    file = write(tmp_path / "in.jsonl", examples)
+    error = run("finetune", *SMALL, "-o", tmp_path / "run", file).one_error(3, f"{file}:3: $.prompt: has ")
+    assert "more than --max-length 2048" in error
+    assert not (tmp_path / "run" / "eexp.json").exists()
+    rejects = tmp_path / "rejects"
+    done = run("finetune", *SMALL, "-o", tmp_path / "run", "--rejects", rejects, file).ok(4)
+    assert json.loads((tmp_path / "run" / "eexp.json").read_text())["data"]["examples"] == 7
+    assert read(rejects)[0]["line"] == 3 and "1 set aside" in done.err
+    run("finetune", *SMALL, "--max-length", 5, "-o", tmp_path / "no", "--on-error", "skip", file).one_error(
+        3, "no examples to train on"
+    )
+
+
+def test_from_python(few, tmp_path):
+    """The stage is a function for whoever does not need a shell."""
+    notes = []
+    settings = Settings("tiny", rank=2, max_steps=1, batch_size=2, micro_batch_size=2)
+    said = finetune(read(few), tmp_path / "run", settings, note=notes.append)
+    assert said["updates"] == 1 and said == json.loads((tmp_path / "run" / "eexp.json").read_text())
+    with pytest.raises(InputError, match="no examples"):
+        finetune([], tmp_path / "other", settings)
+
+
+def test_standard_input_and_several_files(few, tmp_path):
+    examples = read(few)
+    half = write(tmp_path / "half", examples[:4])
+    args = ["finetune", "-q", *SMALL, "--max-steps", 1]
+    run(*args, "-o", tmp_path / "a", few).ok()
+    run(*args, "-o", tmp_path / "b", half, "-", stdin=lines(examples[4:])).ok()
+    assert _same(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_uninterrupted(few, tmp_path):
+    command = ["finetune", *SMALL, "--epochs", 6, "--save-every", 2, "--lr", 0.01, "--resume", "-q"]
+    spawn(*command, "-o", tmp_path / "whole", few).ok()
+    whole = _metrics(tmp_path / "whole")
+    assert len(whole) == 12
+    cut = tmp_path / "cut"
+    killed = 0
+    for at_least in (3, 7):
+        child = start(*command, "-o", cut, few)
+        while child.poll() is None:
+            done = (cut / "metrics.jsonl").read_bytes().count(b"\n") if (cut / "metrics.jsonl").exists() else 0
+            if done >= at_least and list((cut / "checkpoints").glob("checkpoint-*")):
+                os.kill(child.pid, signal.SIGKILL)
+                killed += 1
+                break
+            time.sleep(0.002)
+        child.wait()
+        assert not (cut / "eexp.json").exists()
+    assert killed == 2
+    other = spawn(*command, "-o", cut, "--batch-size", 2, few)
+    other.one_error(2, "holds a run with other settings (batch_size)")
+    fewer = write(tmp_path / "fewer", read(few)[:4])
+    spawn(*command, "-o", cut, fewer).one_error(2, "holds a run with other settings (data)")
+    done = spawn(*command[:-1], "-o", cut, few).ok()
+    assert "going on from" in done.err
+    assert _same(tmp_path / "whole", cut), "the same weights, to the last bit"
+    assert [(m["step"], m["loss"]) for m in _metrics(cut)] == [(m["step"], m["loss"]) for m in whole]

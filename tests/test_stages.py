@@ -1,0 +1,767 @@
+"""What each stage makes of its records: the rules of the method, one after the other."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+
+import pytest
+from running import lines, read, run, write
+
+from eexp.envs import Environment
+from eexp.envs.house import House
+from eexp.models.policy import Policy, Proposal, RandomPolicy
+from eexp.prompts import get_style, rationale
+from eexp.records import canonical
+from eexp.stages.branch import branch
+from eexp.stages.eval import panel
+from eexp.stages.expert import expert, sample_admissible
+from eexp.stages.mix import Source, mix, parse_source
+from eexp.stages.reflect import reflect
+from eexp.stages.rollout import rollout
+from eexp.stages.world_model_data import world_model_data
+
+STYLE = get_style("react")
+
+
+@pytest.fixture(scope="module")
+def experts() -> list[dict]:
+    house = House()
+    return list(expert(house, (t for t, _ in zip(house.tasks("train"), range(12)))))
+
+
+@pytest.fixture(scope="module")
+def rolled(experts) -> list[dict]:
+    return list(rollout(branch(iter(experts), None, k=3, source="admissible"), lambda _: House()))
+
+
+class Parrot(Policy):
+    """Says the same things in the same order, and counts how often it was asked."""
+
+    def __init__(self, *sayings: str):
+        self.sayings, self.asked = sayings, []
+
+    def propose(self, state, n, *, temperature, seed):
+        self.asked.append((n, seed))
+        return [Proposal(self.sayings[i % len(self.sayings)], logprob=-float(i)) for i in range(n)]
+
+
+# -- expert ----------------------------------------------------------------------------------------------------------
+
+
+def test_expert_numbers_of_tasks():
+    def ids(*args):
+        return [r["id"] for r in run("expert", "house", *args).ok().records]
+
+    assert ids("-n", 0) == []
+    assert ids("-n", 3) == [f"house/train/{i}" for i in range(3)]
+    assert ids("-n", 2, "--skip", 2) == ["house/train/2", "house/train/3"]
+    assert ids("-n", 2, "--split", "ood") == ["house/ood/0", "house/ood/1"]
+    assert run("expert", "house", "--split", "ood", "-n", 1).records[0]["task"]["split"] == "ood"
+
+
+def test_expert_keeps_a_sample_of_the_admissible_actions():
+    whole = run("expert", "house", "-n", 2, "--admissible", "all").ok().records
+    some = run("expert", "house", "-n", 2, "--admissible", 3).ok().records
+    none = run("expert", "house", "-n", 2, "--admissible", "none").ok().records
+    for a, b, c in zip(whole, some, none):
+        for full, few, bare in zip(a["steps"], b["steps"], c["steps"]):
+            assert full["admissible_count"] == len(full["admissible"]) == few["admissible_count"]
+            assert len(few["admissible"]) == min(3, len(full["admissible"]))
+            assert full["action"] in full["admissible"] and few["action"] in few["admissible"]
+            order = [full["admissible"].index(x) for x in few["admissible"]]
+            assert order == sorted(order)
+            assert bare["admissible"] is None and "admissible_count" not in bare
+    assert some == run("expert", "house", "-n", 2, "--admissible", 3).ok().records
+    assert some != run("expert", "house", "-n", 2, "--admissible", 3, "--seed", 1).ok().records
+
+
+def test_sample_admissible_keeps_the_experts_own():
+    found = [f"a{i}" for i in range(100)]
+    for seed in range(50):
+        kept = sample_admissible(found, 5, "A77.", seed)
+        assert "a77" in kept and len(kept) == 5 and len(set(kept)) == 5
+    assert sample_admissible(found, 1, "a3", 0) == ["a3"]
+    assert len(sample_admissible(found, 5, "not among them", 0)) == 5
+
+
+def test_expert_leaves_out_what_did_not_succeed():
+    done = run("expert", "house", "-n", 10, "--max-steps", 4).ok()
+    everything = run("expert", "house", "-n", 10, "--max-steps", 4, "--all").ok().records
+    assert len(everything) == 10 and all(len(r["steps"]) <= 4 for r in everything)
+    assert [r["id"] for r in done.records] == [r["id"] for r in everything if r["outcome"]["success"]]
+    assert f"{10 - len(done.records)} left out: the expert did not succeed" in done.err
+
+
+def test_an_experts_path_is_what_the_house_says(experts):
+    for t in experts:
+        house = House()
+        seen = house.reset(t["task"])
+        assert house.instruction() == t["instruction"]
+        for step in t["steps"]:
+            assert (seen.text, house.admissible()) == (step["observation"], step["admissible"])
+            seen = house.step(step["action"])
+        assert seen.outcome() == t["outcome"] and seen.success
+
+
+# -- branch ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["policy", "admissible", "mixed"])
+@pytest.mark.parametrize("k", [1, 2, 5, 50])
+def test_alternatives_are_distinct_and_never_the_experts_own(experts, source, k):
+    policy = None if source == "admissible" else RandomPolicy()
+    short = Counter()
+    made = list(branch(iter(experts), policy, k=k, source=source, count=lambda what, n=1: short.update({what: n})))
+    missing = 0
+    for before, after in zip(experts, made):
+        for old, step in zip(before["steps"], after["steps"]):
+            same = [canonical(a["action"]) for a in step["alternatives"]]
+            assert len(set(same)) == len(same) and canonical(step["action"]) not in same
+            others = {canonical(a) for a in step["admissible"]} - {canonical(step["action"])}
+            assert len(same) == min(k, len(others)) and set(same) <= others
+            assert all(a["outcome"] is None for a in step["alternatives"])
+            assert {k: v for k, v in step.items() if k != "alternatives"} == old
+            missing += len(same) < k
+    assert short["states with fewer than k"] == missing
+    total = sum(len(s["alternatives"]) for t in made for s in t["steps"])
+    told = ("from the policy", "refilled from admissible", "from admissible")
+    assert sum(short[what] for what in told) == total
+
+
+def test_sameness_is_up_to_case_blanks_and_punctuation(experts):
+    own = experts[0]["steps"][0]["action"]
+    policy = Parrot(own.upper() + ".", f"  {own}  ", "", "  ", "fly away", "Fly  away!", "`fly away`", "swim")
+    counts = Counter()
+    one = [{**experts[0], "steps": experts[0]["steps"][:1]}]
+    (made,) = branch(iter(one), policy, k=8, rounds=1, count=lambda what, n=1: counts.update({what: n}))
+    found = made["steps"][0]["alternatives"]
+    drawn = [(a["action"], a["logprob"]) for a in found if a["source"] == "policy"]
+    assert drawn == [("fly away", -4.0), ("swim", -7.0)]
+    assert counts["draws of the expert's own action"] == 2 and counts["draws without an action"] == 2
+    assert counts["duplicate draws"] == 2 and counts["from the policy"] == 2
+    rest = [a for a in found if a["source"] == "admissible"]
+    assert counts["refilled from admissible"] == len(rest) == len(one[0]["steps"][0]["admissible"]) - 1
+    assert all(a["logprob"] is None for a in rest)
+
+
+def test_rounds_end_when_there_are_enough(experts):
+    one = [{**experts[0], "steps": experts[0]["steps"][:1]}]
+    enough, never, cold = Parrot("x", "y"), Parrot("x"), Parrot("x")
+    list(branch(iter(one), enough, k=2, rounds=5))
+    list(branch(iter(one), never, k=2, rounds=5))
+    list(branch(iter(one), cold, k=2, rounds=5, temperature=0))
+    assert len(enough.asked) == 1 and len(never.asked) == 5
+    assert len({seed for _, seed in never.asked}) == 5, "each round must draw anew"
+    assert len(cold.asked) == 1, "greedy draws would only repeat themselves"
+
+
+def test_only_admissible_drops_what_is_not(experts):
+    one = [{**experts[0], "steps": experts[0]["steps"][:1]}]
+    listed = [a for a in one[0]["steps"][0]["admissible"] if a != one[0]["steps"][0]["action"]]
+    policy = Parrot("fly away", listed[0])
+    (made,) = branch(iter(one), policy, k=2, rounds=1, only_admissible=True)
+    assert "fly away" not in [a["action"] for a in made["steps"][0]["alternatives"]]
+    # a sampled list says nothing about what is not in it
+    one[0]["steps"][0] = {**one[0]["steps"][0], "admissible_count": 99}
+    (made,) = branch(iter(one), policy, k=2, rounds=1, only_admissible=True)
+    assert "fly away" in [a["action"] for a in made["steps"][0]["alternatives"]]
+
+
+def test_mixed_takes_half_of_each(experts):
+    (made,) = branch(iter(experts[:1]), Parrot("a", "b", "c", "d"), k=4, source="mixed")
+    for step in made["steps"]:
+        sources = Counter(a["source"] for a in step["alternatives"])
+        assert sources["policy"] == 2
+        assert sources["admissible"] == min(2, len(step["admissible"]) - 1)
+
+
+def test_branching_again_replaces_what_was_there(rolled):
+    (made,) = branch(iter(rolled[:1]), None, k=1, source="admissible")
+    assert all(len(s["alternatives"]) <= 1 for s in made["steps"])
+
+
+def test_branch_with_the_tiny_model(experts, tmp_path):
+    file = write(tmp_path / "in", [{**t, "steps": t["steps"][:3], "outcome": None} for t in experts[:3]])
+    args = ["branch", "-k", 3, "-m", "tiny", "--threads", 1, "--max-tokens", 12, file]
+    done = run(*args).ok()
+    found = [a for t in done.records for s in t["steps"] for a in s["alternatives"]]
+    assert all(a["logprob"] < 0 for a in found if a["source"] == "policy")
+    drawn = sum(a["source"] == "policy" for a in found)
+    assert drawn and f"{drawn} from the policy" in done.err and "9 states" in done.err
+    assert "model=sha256:" in done.records[0]["lineage"][-1]
+    cold = run(*args, "--temperature", 0).ok()
+    assert all(len([a for a in s["alternatives"] if a["source"] == "policy"]) <= 1
+               for t in cold.records for s in t["steps"])  # fmt: skip
+
+
+def test_the_model_is_the_tiny_one_unless_told_otherwise(experts, tmp_path, monkeypatch):
+    file = write(tmp_path / "in", [{**experts[0], "steps": experts[0]["steps"][:1], "outcome": None}])
+    args = ["branch", "-k", 1, "--threads", 1, "--max-tokens", 8, file]
+    done = run(*args).ok()
+    assert "using the built-in tiny model" in done.err
+    assert done.out == run(*args, "-m", "tiny").ok().out
+    monkeypatch.setenv("EEXP_MODEL", "random")
+    assert "model=random" in run(*args).ok().records[0]["lineage"][-1]
+
+
+# -- rollout ---------------------------------------------------------------------------------------------------------
+
+
+class Replayed(House):
+    """`house` as if it could not fork."""
+
+    fork = Environment.fork
+
+
+def test_forks_and_replays_see_the_same(experts):
+    branched = list(branch(iter(experts), RandomPolicy(), k=4))
+    for t in branched[::2]:
+        t["steps"][1]["alternatives"] += [{"action": "fly", "source": "policy"}, {"action": "", "source": "policy"}]
+    assert type(Replayed()).fork is Environment.fork
+    forked, replayed = Counter(), Counter()
+    a = list(rollout(iter(branched), lambda _: House(), count=lambda w, n=1: forked.update({w: n})))
+    b = list(rollout(iter(branched), lambda _: Replayed(), count=lambda w, n=1: replayed.update({w: n})))
+    assert a == b and forked == replayed
+    assert forked["answered as invalid"] == 12
+    assert forked["executed"] == sum(len(s["alternatives"]) for t in branched for s in t["steps"])
+
+
+def test_outcomes_are_what_the_house_says(experts):
+    branched = list(branch(iter(experts[:4]), None, k=3, source="admissible"))
+    for t in rollout(iter(branched), lambda _: House()):
+        for i, step in enumerate(t["steps"]):
+            for a in step["alternatives"]:
+                house = House()
+                house.reset(t["task"])
+                for before in t["steps"][:i]:
+                    house.step(before["action"])
+                assert a["outcome"] == house.step(a["action"]).outcome() and a["outcome"]["valid"]
+
+
+def test_answers_to_invalid_actions_are_outcomes(experts):
+    t = {**experts[0], "steps": [dict(s) for s in experts[0]["steps"]]}
+    t["steps"][0]["alternatives"] = [{"action": "open the sky", "source": "policy"}]
+    (made,) = rollout(iter([t]), lambda _: House())
+    (outcome,) = [a["outcome"] for a in made["steps"][0]["alternatives"]]
+    assert outcome["valid"] is False and outcome["observation"] == "There is no sky here." and not outcome["done"]
+
+
+@pytest.mark.parametrize("env", [House, Replayed])
+def test_a_tampered_observation_is_refused_with_evidence(experts, env):
+    (t,) = branch(iter(experts[:1]), None, k=2, source="admissible")
+    t["steps"][2]["observation"] = "You are on the moon."
+    refused = []
+    (made,) = rollout(iter([t]), lambda _: env(), on_refused=lambda r, e: refused.append(e))
+    for i, step in enumerate(made["steps"]):
+        for a in step["alternatives"]:
+            assert (a["outcome"] is None) == (i >= 2)
+            assert ("refused" in a) == (i >= 2)
+    assert refused[0].where == "$.steps[2]"
+    assert refused[0].evidence["recorded"] == "You are on the moon."
+    for i, error in enumerate(refused, 2):
+        assert error.evidence["observed"] == experts[0]["steps"][i]["observation"]
+        assert error.evidence["recorded"] == t["steps"][i]["observation"]
+
+
+@pytest.mark.parametrize("env", [House, Replayed])
+def test_a_tampered_end_is_refused(experts, env):
+    for change in ({"outcome": {**experts[0]["outcome"], "observation": "You win."}},):
+        (t,) = branch(iter([{**experts[0], **change}]), None, k=1, source="admissible")
+        errors = []
+        assert list(rollout(iter([t]), lambda _: env(), on_error=lambda r, e: errors.append(e))) == []
+        assert errors[0].where == "$.outcome" and errors[0].evidence["recorded"] == "You win."
+    # a step after the last alternative
+    t = {**experts[0], "steps": [dict(s) for s in experts[0]["steps"]]}
+    t["steps"][-1]["observation"] = "tampered"
+    errors = []
+    assert list(rollout(iter([t]), lambda _: env(), on_error=lambda r, e: errors.append(e))) == []
+    assert "tampered" in str(errors[0])
+
+
+def test_refusals_are_set_aside_and_kept(data, tmp_path):
+    records = read(data["branched"])
+    records[0]["steps"][1]["observation"] = "tampered"
+    rejects = tmp_path / "rejects"
+    done = run("rollout", stdin=lines(records), *["--rejects", rejects]).ok(4)
+    assert len(done.records) == len(records), "the trajectory itself is passed on, with what could be trusted"
+    kept = read(rejects)
+    assert len(kept) == len(records[0]["steps"]) - 1
+    assert kept[0]["field"] == "$.steps[1]" and kept[0]["record"]["id"] == records[0]["id"]
+    assert kept[0]["evidence"] == {"observed": read(data["branched"])[0]["steps"][1]["observation"],
+                                   "recorded": "tampered"}  # fmt: skip
+    assert "branch point refused" in done.err
+    assert run("rollout", stdin=lines(records)).ok(4).out == done.out, "also when nobody asked to keep them"
+    assert run("rollout", "-q", stdin=lines(records)).ok(4).out == done.out
+
+
+def test_masked_differences_are_not_refused(experts):
+    class Noisy(House):
+        """Says the time, and declares that it does."""
+
+        clock = 0
+
+        def _observe(self, text, valid=True):
+            Noisy.clock += 1
+            return super()._observe(f"{text} It is {Noisy.clock} o'clock.", valid)
+
+        def mask(self, text):
+            return re.sub(r"It is \d+ o'clock", "It is * o'clock", text)
+
+    noisy = Noisy()
+    made = list(expert(noisy, iter([experts[0]["task"]])))
+    branched = list(branch(iter(made), None, k=1, source="admissible"))
+    (done,) = rollout(iter(branched), lambda _: Noisy())
+    assert all(a["outcome"] for s in done["steps"] for a in s["alternatives"])
+
+
+def test_another_environment_may_stand_in(data):
+    done = run("rollout", "--env", "eexp.envs.house:House", data["branched"]).ok()
+    assert "env=eexp.envs.house:House" in done.records[0]["lineage"][-1]
+    assert [r["steps"] for r in done.records] == [r["steps"] for r in read(data["rollout"])]
+
+
+# -- world-model-data ------------------------------------------------------------------------------------------------
+
+
+def test_every_transition_becomes_an_example(rolled):
+    for t in rolled:
+        made = list(world_model_data(iter([t]), STYLE))
+        assert len(made) == sum(1 + len(s["alternatives"]) for s in t["steps"])
+        assert len({e["id"] for e in made}) == len(made) and {e["group"] for e in made} == {t["id"]}
+        targets = {(e["id"]): e["completion"][0]["content"] for e in made}
+        for i, step in enumerate(t["steps"]):
+            following = t["steps"][i + 1] if i + 1 < len(t["steps"]) else t["outcome"]
+            assert targets[f"{t['id']}/{i}/world_model/expert"] == \
+                f"<next_state>\n{following['observation']}\n</next_state>"  # fmt: skip
+            for j, a in enumerate(step["alternatives"]):
+                assert a["outcome"]["observation"] in targets[f"{t['id']}/{i}/world_model/{j}"]
+
+
+def test_world_model_examples_do_not_look_like_acting(rolled):
+    for e in world_model_data(iter(rolled[:3]), STYLE):
+        assert e["prompt"][0]["content"] != STYLE.act_system
+        assert e["prompt"][-1]["content"] == STYLE.world_model_request
+        assert "Action:" not in e["completion"][0]["content"]
+        # the history is word for word that of acting
+        step = int(e["id"].split("/world_model/")[0].rsplit("/", 1)[1])
+        t = next(t for t in rolled if t["id"] == e["group"])
+        act = STYLE.act(t["instruction"], t["steps"][:step], t["steps"][step]["observation"])
+        assert e["prompt"][1 : len(act)] == act[1:]
+
+
+def test_world_model_without_the_expert_and_without_outcomes(rolled, experts):
+    made = list(world_model_data(iter(rolled), STYLE, expert=False))
+    assert len(made) == sum(len(s["alternatives"]) for t in rolled for s in t["steps"])
+    assert list(world_model_data(iter(experts), STYLE, expert=False)) == []
+    unfinished = {**experts[0], "outcome": None}
+    assert len(list(world_model_data(iter([unfinished]), STYLE))) == len(experts[0]["steps"]) - 1
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.25, 0.5, 0.9, 1.0])
+def test_max_invalid_fraction(experts, fraction):
+    branched = list(branch(iter(experts[:4]), Parrot("fly", "swim", "sing", "dance"), k=4))
+    for t in rollout(iter(branched), lambda _: House()):
+        dropped = Counter()
+        made = list(world_model_data(iter([t]), STYLE, max_invalid_fraction=fraction,
+                                     count=lambda w, n=1: dropped.update({w: n})))  # fmt: skip
+        invalid = sum("not something you can do here" in e["completion"][0]["content"] for e in made)
+        valid = len(t["steps"])
+        assert len(made) - invalid == valid, "valid ones are never dropped"
+        assert invalid <= fraction * len(made)
+        best = 4 * valid if fraction == 1 else min(4 * valid, int(fraction * valid / (1 - fraction) + 1e-9))
+        assert invalid == best, "no more are dropped than must be"
+        assert dropped["invalid ones left out"] == 4 * valid - invalid
+        assert dropped["of invalid actions"] == invalid
+
+
+# -- reflect ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_reflection_by_rule_for_every_executed_state(rolled):
+    made = list(reflect(iter(rolled), STYLE, None))
+    states = [(t, i) for t in rolled for i, s in enumerate(t["steps"]) if s["alternatives"]]
+    assert len(made) == len(states)
+    for e, (t, i) in zip(made, states):
+        step = t["steps"][i]
+        assert e["id"] == f"{t['id']}/{i}/reflection" and e["reflection_by"] == "rule: outcome"
+        assert e["prompt"] == STYLE.act(t["instruction"], t["steps"][:i], step["observation"])
+        text = e["completion"][0]["content"]
+        thought, _, action = text.rpartition("\nAction: ")
+        assert STYLE.parse_action(text) == action == step["action"] and thought
+        assert rationale.find_leak(thought) is None
+        assert t["instruction"] in thought
+
+
+def test_a_rule_tells_outcomes_as_expectations_only(rolled):
+    for t in rolled:
+        for e in reflect(iter([t]), STYLE, None):
+            i = int(e["id"].split("/")[-2])
+            for a in t["steps"][i]["alternatives"][:2]:
+                said = [s for s in re.split(r"(?<=\.) ", e["completion"][0]["content"]) if f"I {a['action']}," in s]
+                assert all("I expect: " in s for s in said)
+            assert "expecting: " in e["completion"][0]["content"]
+
+
+def test_compose_words():
+    def alternative(action, observation, **outcome):
+        return {"action": action, "outcome": {"observation": observation, **outcome}}
+
+    step = {"observation": "A hall.", "action": "go north", "alternatives": [
+        alternative("fly", "You cannot.", valid=False), alternative("wait", " A hall.\n")]}  # fmt: skip
+    text = rationale.compose("Get out.", step, {"observation": "You are out. Birds sing.", "done": True, "success": True})
+    assert text == ("I need to do this: Get out. To fly would not work here. To wait would change nothing. "
+                    "So I rather go north, expecting: You are out. That completes the task.")  # fmt: skip
+    step["alternatives"] = [alternative("jump", "You fall: dead.", done=True, success=False),
+                            alternative("sing", "La la.\nLa.")]  # fmt: skip
+    text = rationale.compose("", step, {"observation": "North."})
+    assert text == ("To jump would end it without success. If I sing, I expect: La la. "
+                    "So I rather go north, expecting: North.")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["The expert goes north.", "as demonstrated", "demonstrations show", "ground truth", "ground-truth", "gold path",
+     "As an AI, I", "a language model", "Action 3 is better", "option #2", "alternative no. 4", "Candidate 1"],
+)  # fmt: skip
+def test_leaks_are_found(text):
+    assert rationale.find_leak(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["I take action now.", "There are 3 options.", "experts", "An expertise", "the action", "I see 2 actions",
+     "This is the best option.", "a golden path", "The demon waits."],
+)  # fmt: skip
+def test_harmless_words_are_no_leaks(text):
+    found = rationale.find_leak(text)
+    assert found is None, found
+
+
+def test_once():
+    long = "I should go to the kitchen because the apple is there."
+    assert rationale.once(long) == long
+    assert rationale.once(f"{long} {long}") == long
+    assert rationale.once(f"{long}\n\n{long}") == long
+    assert rationale.once(f"{long} {long[:-3]}") == long
+    assert rationale.once(f"one.\n\ntwo.\n\n{long}") == f"one.\n\ntwo.\n\n{long}"
+    assert rationale.once("go go go") == "go go go"
+    assert rationale.once("  x  ") == "x" and rationale.once("") == ""
+
+
+class Writer:
+    """A model that writes what it is told to, in turn."""
+
+    fingerprint = "writer"
+
+    def __init__(self, *texts: str, finished: bool = True):
+        self.texts, self.finished, self.prompts = list(texts), finished, []
+
+    def sample(self, prompts, n, *, temperature, max_tokens, seeds):
+        from eexp.models.base import Sample
+
+        self.prompts.append((prompts[0], seeds[0]))
+        return [[Sample(self.texts[(len(self.prompts) - 1) % len(self.texts)], finished=self.finished)]]
+
+
+def _reflections(trajectory, writer, **options):
+    errors, counts = [], Counter()
+    made = list(reflect(iter([trajectory]), STYLE, writer, on_error=lambda t, e: errors.append(e),
+                        count=lambda w, n=1: counts.update({w: n}), **options))  # fmt: skip
+    return made, errors, counts
+
+
+def test_a_models_reflection_is_cleaned_and_checked(rolled):
+    t = {**rolled[0], "steps": rolled[0]["steps"][:1]}
+    good = "The apple must be somewhere, so I look in the kitchen first."
+    made, errors, _ = _reflections(t, Writer(f"<think>hm</think>\n{good}\nAction: fly"))
+    assert made[0]["completion"][0]["content"] == f"{good}\nAction: {t['steps'][0]['action']}"
+    assert made[0]["reflection_by"] == "writer" and not errors
+    made, _, counts = _reflections(t, Writer(f"{good} {good}"))
+    assert made[0]["completion"][0]["content"].count(good) == 1 and counts["texts written twice, cut to one"] == 1
+    writer = Writer("The expert says so.", "", good)
+    made, errors, counts = _reflections(t, writer)
+    assert good in made[0]["completion"][0]["content"] and counts["reflections drawn again"] == 2
+    assert len({seed for _, seed in writer.prompts}) == 3
+    for writer, why in ((Writer("As the expert"), "'expert'"), (Writer("<think>only</think>"), "is empty"),
+                        (Writer(good, finished=False), "does not end")):  # fmt: skip
+        made, errors, _ = _reflections(t, writer)
+        assert not made and len(writer.prompts) == 3
+        assert why in str(errors[0]) and errors[0].where == "$.steps[0]" and "text" in errors[0].evidence
+    writer = Writer("As the expert")
+    _reflections(t, writer, temperature=0)
+    assert len(writer.prompts) == 1, "greedy text would not change"
+
+
+def test_the_request_for_a_reflection_does_not_leak_either(rolled):
+    writer = Writer("fine")
+    _reflections(rolled[0], writer)
+    for prompt, _ in writer.prompts:
+        words = " ".join(m["content"] for m in prompt)
+        assert not re.search(r"\bexpert|option \d|alternative \d", words, re.IGNORECASE)
+        for step in rolled[0]["steps"][:1]:
+            assert step["observation"] in words
+
+
+def test_an_experts_own_thought_is_kept(rolled):
+    t = {**rolled[0], "steps": [{**s, "thought": "I wonder."} for s in rolled[0]["steps"]]}
+    for writer in (None, Writer("never asked")):
+        made, _, _ = _reflections(t, writer)
+        assert all(e["completion"][0]["content"].startswith("I wonder.\nAction: ") for e in made)
+        assert {e["reflection_by"] for e in made} == {"expert"}
+
+
+def test_states_without_executed_alternatives_are_counted(data):
+    done = run("reflect", "--rationale", "outcome", data["expert"]).ok()
+    assert done.out == b"" and "18 states without executed alternatives" in done.err.replace(
+        f"{sum(len(t['steps']) for t in read(data['expert']))} states", "18 states"
+    )
+
+
+def test_reflect_with_the_tiny_model(data, tmp_path):
+    """It is no writer of reflections: whatever it writes must be clean or set aside, with its text."""
+    one = read(data["rollout"])[0]
+    one = {**one, "steps": one["steps"][:3]}
+    rejects = tmp_path / "rejects"
+    done = run("reflect", "-m", "tiny", "--threads", 1, "--max-tokens", 12, "--rejects", rejects, stdin=lines([one]))
+    assert done.code in (0, 4) and "Traceback" not in done.err
+    kept = read(rejects)
+    assert len(done.records) + len(kept) == 3
+    assert all(r["field"].startswith("$.steps[") and "text" in r["evidence"] for r in kept)
+    assert all(r["reflection_by"].startswith("sha256:") for r in done.records)
+
+
+def test_reflect_says_that_it_goes_by_rule(data):
+    assert "composed by rule" in run("reflect", data["rollout"]).ok().err
+    assert "composed by rule" not in run("reflect", "--rationale", "outcome", data["rollout"]).ok().err
+
+
+# -- imitation-data --------------------------------------------------------------------------------------------------
+
+
+def test_imitation_is_one_example_a_step(data):
+    trajectories, made = read(data["expert"]), read(data["imitation"])
+    states = [(t, i) for t in trajectories for i in range(len(t["steps"]))]
+    assert len(made) == len(states)
+    for e, (t, i) in zip(made, states):
+        step = t["steps"][i]
+        assert e["prompt"] == STYLE.act(t["instruction"], t["steps"][:i], step["observation"], step["admissible"])
+        assert e["completion"] == [{"role": "assistant", "content": f"Action: {step['action']}"}]
+        assert (e["kind"], e["weight"], e["prompt_style"]) == ("imitation", 1.0, STYLE.label)
+        roles = [m["role"] for m in e["prompt"]]
+        assert roles == ["system", *["user", "assistant"] * i, "user"]
+
+
+def test_imitation_with_thoughts_and_with_lists(data):
+    t = read(data["expert"])[0]
+    t["steps"][0]["thought"] = "Hm."
+    first = run("imitation-data", stdin=lines([t])).ok().records[0]
+    assert first["completion"][0]["content"] == f"Hm.\nAction: {t['steps'][0]['action']}"
+    first = run("imitation-data", "--no-thoughts", stdin=lines([t])).ok().records[0]
+    assert first["completion"][0]["content"] == f"Action: {t['steps'][0]['action']}"
+    first = run("imitation-data", "--prompt-style", "react-list", stdin=lines([t])).ok().records[0]
+    assert first["prompt"][-1]["content"].endswith("Possible actions: " + ", ".join(t["steps"][0]["admissible"]))
+
+
+# -- mix -------------------------------------------------------------------------------------------------------------
+
+
+def _examples(name: str, n: int, **more) -> list[dict]:
+    message = [{"role": "user", "content": name}]
+    return [{"type": "example", "id": f"{name}{i}", "kind": name, "prompt": message, "completion": message, **more}
+            for i in range(n)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("share", "taken"), [(0, 0), (0.5, 20), (1, 40), (1.25, 50), (2, 80), (0.01, 0), (0.1, 4)])
+def test_mix_shares(share, taken, tmp_path):
+    a = write(tmp_path / "a", _examples("a", 40))
+    b = write(tmp_path / "b", _examples("b", 10))
+    found = Counter(r["id"] for r in run("mix", f"{a}@{share}", b).ok().records)
+    times = [n for name, n in found.items() if name.startswith("a")]
+    assert sum(times) == taken and sum(found.values()) == taken + 10
+    if times:
+        assert max(times) - min([*times, *([0] if len(times) < 40 else [])]) <= 1, "as even as can be"
+
+
+def test_mix_weights(tmp_path):
+    a = write(tmp_path / "a", _examples("a", 5, weight=0.5))
+    b = write(tmp_path / "b", _examples("b", 5))
+    weights = {r["id"]: r["weight"] for r in run("mix", f"{a}*0.5", f"{b}@1*0.3").ok().records}
+    assert all(weights[f"a{i}"] == 0.25 and weights[f"b{i}"] == 0.3 for i in range(5))
+    assert {r["weight"] for r in run("mix", a, b).ok().records} == {0.5, 1.0}
+    assert {r["weight"] for r in run("mix", f"{b}*0").ok().records} == {0.0}
+
+
+def test_mix_order_and_limit(tmp_path):
+    a, b = write(tmp_path / "a", _examples("a", 30)), write(tmp_path / "b", _examples("b", 30))
+    plain = [r["id"] for r in run("mix", "--no-shuffle", a, b).ok().records]
+    assert plain == [f"{n}{i}" for n in "ab" for i in range(30)]
+    mixed = [r["id"] for r in run("mix", a, b).ok().records]
+    assert sorted(mixed) == sorted(plain) and mixed != plain
+    assert [r["id"] for r in run("mix", "--limit", 7, a, b).ok().records] == mixed[:7]
+    assert run("mix", "--limit", 0, a).ok().out == b""
+    assert len(run("mix", "--limit", 1000, a).ok().records) == 30
+    # both are drawn from: 60 is far more than enough for one of a fair 20
+    assert {r["kind"] for r in run("mix", "--limit", 20, a, b).ok().records} == {"a", "b"}
+
+
+def test_mix_reads_a_pipe(tmp_path):
+    a = _examples("a", 9)
+    b = write(tmp_path / "b", _examples("b", 3))
+    found = Counter(r["kind"] for r in run("mix", "--", "-@2", b, stdin=lines(a)).ok().records)
+    assert found == {"a": 18, "b": 3}
+
+
+def test_mix_takes_a_file_that_really_has_such_a_name(tmp_path):
+    for name in ("a@2", "b*3", "c@d"):
+        file = write(tmp_path / name, _examples("a", 2))
+        assert len(run("mix", file).ok().records) == 2
+    assert len(run("mix", f"{tmp_path}/a@2@0.5").ok().records) == 1
+    assert parse_source("x@0.5*2") == Source("x", 0.5, 2.0) and parse_source("x*2") == Source("x", 1.0, 2.0)
+
+
+def test_mix_of_a_million_places_keeps_their_order_seeded(tmp_path):
+    file = write(tmp_path / "a", _examples("a", 50))
+    first, second = (
+        [e["id"] for e in mix([Source(str(file))], seed=s)] for s in (3, 4)
+    )
+    assert first != second and first == [e["id"] for e in mix([Source(str(file))], seed=3)]
+
+
+# -- eval ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_panel_is_part_of_a_larger_one():
+    house = House()
+    whole = [t["id"] for t in panel(house, "test", None)]
+    assert len(whole) == len(set(whole)) == 2000
+    for n in (1, 10, 20, 100):
+        assert [t["id"] for t in panel(house, "test", n)] == whole[:n]
+    assert whole[:20] != sorted(whole[:20]), "not the first ones of the list"
+
+
+def test_eval_of_ten_is_part_of_eval_of_twenty():
+    ten = run("eval", "house", "-m", "random", "-n", 10).ok().records
+    twenty = run("eval", "house", "-m", "random", "-n", 20).ok().records
+    assert _bare(twenty)[:10] == _bare(ten)
+
+
+def _bare(records):
+    return [{k: v for k, v in r.items() if k != "lineage"} for r in records]
+
+
+def test_the_expert_succeeds_and_chance_does_not():
+    experts = run("eval", "house", "-m", "expert", "-n", 30).ok()
+    assert all(e["success"] and e["score"] == 1.0 and e["invalid"] == 0 for e in experts.records)
+    assert "30 successes" in experts.err
+    chance = run("eval", "house", "-m", "random", "-n", 30).ok().records
+    assert sum(e["success"] for e in chance) < 10
+    assert {e["steps"] for e in chance if not e["success"]} == {House.max_steps}
+    for e in chance:
+        assert len(e["transcript"]) == e["steps"] and e["split"] == "test" and e["model"] == "random"
+
+
+def test_trials_differ_and_repeat():
+    args = ["eval", "house", "-m", "random", "-n", 3, "--trials", 3, "--max-steps", 8]
+    made = run(*args).ok().records
+    assert [(e["id"], e["seed"]) for e in made] == [
+        (f"house/{t['id']}/{trial}", trial) for trial in range(3) for t in panel(House(), "test", 3)
+    ]
+    actions = [tuple(t["action"] for t in e["transcript"]) for e in made]
+    assert len(set(actions)) > 3
+    assert run(*args).ok().records == made
+    assert _bare(run(*args, "--seed", 1).ok().records) != _bare(made)
+
+
+def test_eval_with_the_tiny_model():
+    args = ["eval", "house", "-m", "tiny", "--threads", 1, "-n", 2, "--max-steps", 3, "--max-tokens", 12]
+    done = run(*args).ok()
+    for e in done.records:
+        assert e["prompt_style"] == STYLE.label and e["model"].startswith("sha256:") and e["steps"] <= 3
+        assert all(turn["action"] and turn.get("text", turn["action"]) for turn in e["transcript"])
+    assert done.out == run(*args).ok().out
+    listed = run(*args, "--prompt-style", "react-list").ok()
+    assert listed.records[0]["prompt_style"].startswith("react-list@")
+
+
+def test_invalid_actions_are_counted_not_fatal(experts):
+    from eexp.stages.eval import evaluate
+
+    (episode,) = evaluate(House(), iter([(experts[0]["task"], 0)]), Parrot("fly", ""), max_steps=4)
+    assert episode["invalid"] == episode["steps"] == 4 and not episode["success"]
+    assert all(turn["valid"] is False for turn in episode["transcript"])
+
+
+# -- show ------------------------------------------------------------------------------------------------------------
+
+
+def test_show_every_type_of_record(data):
+    trajectory = run("show", "-n", 1, data["rollout"]).ok().out.decode()
+    record = read(data["rollout"])[0]
+    assert record["id"] in trajectory and record["steps"][0]["alternatives"][0]["action"] in trajectory
+    assert record["steps"][0]["alternatives"][0]["outcome"]["observation"] in trajectory
+    assert all(entry in trajectory for entry in record["lineage"])
+    assert "not executed" in run("show", "-n", 1, data["branched"]).ok().out.decode()
+    example = run("show", "-n", 1, data["world"]).ok().out.decode()
+    assert "<next_state>" in example and "world_model, weight 1" in example
+    episode = run("show", "-n", 1, data["episodes"]).ok().out.decode()
+    assert "failure" in episode or "success" in episode
+    mixed = run("show", "-n", 9, data["rollout"], data["world"], data["episodes"]).ok().out.decode()
+    assert mixed.count("trajectory house/") == 3
+
+
+def test_show_records_with_nothing_optional():
+    """What the schema does not require, no reader may require."""
+    bare = [
+        {"type": "trajectory", "id": "t", "env": "e", "task": {}, "instruction": "", "steps": [
+            {"observation": "o", "action": "a", "alternatives": [{"action": "b", "source": "program"}]}]},
+        {"type": "example", "id": "x", "kind": "k", "prompt": [{"role": "user", "content": "p"}],
+         "completion": [{"role": "assistant", "content": "c"}]},
+        {"type": "episode", "id": "e", "env": "e", "task": {}, "success": True, "steps": 1,
+         "transcript": [{"observation": "o", "action": "a"}]},
+    ]  # fmt: skip
+    shown = run("show", stdin=lines(bare)).ok().out.decode()
+    assert all(f"{r['type']} {r['id']}" in shown for r in bare)
+    for stage in (["branch", "--from", "admissible"], ["reflect", "--rationale", "outcome"], ["world-model-data"],
+                  ["imitation-data"]):  # fmt: skip
+        run(*stage, stdin=lines(bare[:1])).ok()
+    run("mix", stdin=lines(bare[1:2])).ok()
+    run("compare", "-", stdin=lines(bare[2:])).ok()
+
+
+def test_show_draws_and_finds(data):
+    ids = [r["id"] for r in read(data["imitation"])]
+
+    def shown(*args):
+        out = run("show", *args, data["imitation"]).ok().out.decode()
+        return re.findall(r"^example (\S+)$", out, re.MULTILINE)
+
+    assert shown() == ids[:3] and shown("-n", 5) == ids[:5]
+    drawn = shown("--sample", "-n", 5)
+    assert drawn != ids[:5] and drawn == shown("--sample", "-n", 5) and drawn == sorted(drawn, key=ids.index)
+    assert shown("--sample", "-n", 5, "--seed", 1) != drawn
+    assert shown("--id", ids[7]) == [ids[7]]
+    run("show", "--id", "nobody", data["imitation"]).one_error(3, "no record has the id 'nobody'")
+    assert b"\x1b[" not in run("show", data["imitation"]).ok().out, "no colours into a pipe"
+
+
+def test_reservoir_sampling_is_fair():
+    from eexp.stages.show import sample
+
+    counts = Counter(r["i"] for seed in range(3000) for r in sample(({"i": i} for i in range(10)), 3, seed))
+    assert all(abs(n - 900) < 130 for n in counts.values()), counts
+
+
+def test_schema_is_json():
+    for kind in ("trajectory", "example", "episode"):
+        assert json.loads(run("schema", kind).ok().out)["title"] == kind
+
+
+def test_random_policy_needs_a_list_and_is_uniform():
+    from eexp.models.policy import State
+
+    policy = RandomPolicy()
+    state = State("", [], "", ["a", "b", "c"])
+    drawn = Counter(p.action for seed in range(300) for p in policy.propose(state, 2, temperature=1, seed=seed))
+    assert all(150 < n < 250 for n in drawn.values()) and len(drawn) == 3
