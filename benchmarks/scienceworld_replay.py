@@ -4,7 +4,7 @@
 
 Plays the simulator's own solution of some variations of every kind of task, then replays them in a second JVM in
 another order, with the admissible actions asked for at every step. Two options take away what makes that work:
---plain, the JVM's equal hash codes; --disturb, putting back the random numbers after a question. --package times the
+--plain, the JVM's equal hash codes; --disturb, putting the random numbers back after `admissible`. --package times the
 package's own Python class as well. Times are medians in milliseconds (90th percentile).
 """
 
@@ -72,7 +72,7 @@ def main():
     if chosen.plain:
         scienceworld.JVM = [option for option in scienceworld.JVM if "hashCode" not in option]
     if chosen.disturb:
-        scienceworld.Simulator.QUESTIONS = ()
+        scienceworld.Simulator.admissible = scienceworld.Simulator._admissible
 
     with ScienceWorld() as env:
         timed("start, and the first task of the train split", next, env.tasks("train"))

@@ -108,7 +108,7 @@ def model(help: str, max_tokens: int, temperature: float) -> Callable[[Command],
             click.option("--context", type=click.IntRange(min=16), metavar="TOKENS",
                          help="Room for prompt and answer.  [default: the model's own, 8192 at most]"),
             click.option("--threads", type=click.IntRange(min=1), metavar="N",
-                         help="CPU threads, for llama.cpp.  [default: all cores]"),
+                         help="CPU threads, for llama.cpp.  [default: all cores; 1 for tiny]"),
         ]):  # fmt: skip
             command = option(command)
         return command

@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 from running import run
+
+# Times say nothing on a machine that does other things; and nothing is left behind in the checkout.
+hypothesis.settings.register_profile("eexp", deadline=None, database=None)
+hypothesis.settings.load_profile("eexp")
 
 
 @pytest.fixture(scope="session", autouse=True)

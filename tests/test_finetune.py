@@ -242,3 +242,30 @@ def test_killed_and_resumed_equals_uninterrupted(few, tmp_path):
     assert "going on from" in done.err
     assert _same(tmp_path / "whole", cut), "the same weights, to the last bit"
     assert [(m["step"], m["loss"]) for m in _metrics(cut)] == [(m["step"], m["loss"]) for m in whole]
+    assert (cut / "eexp.json").read_bytes() == (tmp_path / "whole" / "eexp.json").read_bytes()
+
+
+def test_a_run_that_died_while_writing(few, tmp_path, monkeypatch):
+    """A half-written checkpoint, a half-written line of metrics, and a death between the last update and the end."""
+    from eexp.training import finetune as module
+
+    command = ["finetune", "-q", *SMALL, "--save-every", 1, "--max-steps", 4, "--lr", 0.01, "--resume"]
+    run(*command, "-o", tmp_path / "whole", few).ok()
+
+    def die(*args):
+        raise MemoryError
+
+    cut = tmp_path / "cut"
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_save", die)
+        run(*command, "-o", cut, few).one_error(1, "out of memory")
+    for half in ("checkpoint-5", "checkpoint-10"):
+        (cut / "checkpoints" / half).mkdir()
+        (cut / "checkpoints" / half / "adapter_model.safetensors").write_bytes(b"half")
+    (cut / "checkpoints" / "checkpoint-10" / "trainer_state.json").write_text('{"epoch": 1')
+    with open(cut / "metrics.jsonl", "a") as f:
+        f.write('{"step": 5, "lo')
+    run(*command, "-o", cut, few).ok()
+    assert _same(tmp_path / "whole", cut)
+    assert (cut / "eexp.json").read_bytes() == (tmp_path / "whole" / "eexp.json").read_bytes()
+    assert [m["step"] for m in _metrics(cut)] == [1, 2, 3, 4]

@@ -306,7 +306,7 @@ class House(Environment):
         if self.over:
             return None
         if self.held and self.held != self.target:  # only off the expert's own path
-            return f"put {self.held} {_into(self._free_place())} {self._free_place()}"
+            return self._put_down()
         if self.held is None:
             return self._fetch()
         if self.kind == "examine":
@@ -316,8 +316,10 @@ class House(Environment):
             return self._at_place(place, f"{self.kind} {self.target} {_JOINED_BY[self.kind]} {place}")
         return self._at_place(self.goal, f"put {self.target} {_into(self.goal)} {self.goal}", opened=True)
 
-    def _free_place(self) -> str:
-        return next(p for p in self._places() if p not in CONTAINERS)
+    def _put_down(self) -> str:
+        places = sorted(self._places(), key=lambda p: p in CONTAINERS)
+        free = next((p for p in places if p not in CONTAINERS or p in self.opened), None)
+        return f"put {self.held} {_into(free)} {free}" if free else f"open {places[0]}"
 
     def _fetch(self) -> str:
         if self.target in self._visible():

@@ -6,6 +6,8 @@ that a replay sees what was recorded, and soon (benchmarks/scienceworld_replay.p
 - The JVM is started with `-XX:hashCode=2`. Without it the order in which things are listed changes between runs.
 - `admissible` and `expert` put the simulator's random numbers back where they were. Both draw from those that
   decide where the bees fly: in the package, whoever lists the valid actions changes which flower bears fruit.
+- `admissible` leaves out what the simulator would refuse: its list of valid actions has things in it that are out
+  of reach, such as a cup in a closed cupboard; a third of the list is refused.
 - A step asks for the observation, the score and whether it is over. The package's `step` computes every valid
   action as well, and its `reset` plays a step.
 - A failed task scores 0 and is over (the simulator says -100 and goes on).
@@ -26,8 +28,8 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from eexp.envs.base import Environment, Observation
@@ -43,7 +45,7 @@ SIMPLIFICATIONS = (
     "noElectricalAction",
 )
 
-INSTALL = "ScienceWorld needs `pip install 'eexp[scienceworld]'` and Java 11 or newer (apt install default-jre-headless)"
+INSTALL = "ScienceWorld needs `pip install 'eexp[scienceworld]'` and Java 11 or newer (default-jre-headless)"
 JVM = (
     "-XX:+UnlockExperimentalVMOptions",
     "-XX:hashCode=2",  # the same for every object: hash tables keep the order in which they were filled
@@ -53,6 +55,8 @@ JVM = (
 
 #: What the simulator answers to an action it did not execute.
 REFUSALS = ("No known action matches that input.", "Unknown action.", "Ambiguous request:")
+#: What may name objects that are not at hand: going there at once, and the answer to a question.
+_ANYWHERE = re.compile(r"teleport to |\d+$")
 _TEMPERATURE = re.compile(r"-?\d+(?:\.\d+)?(?= degrees celsius)")
 
 
@@ -115,8 +119,8 @@ class ScienceWorld(Environment):
             turn += 1
 
     def _variations(self, kind: str, split: str) -> list[int]:
-        self._aside("taskStr_$eq", kind)  # a Scala setter; `load` would do as well, slowly
-        return sorted(self._aside(SPLITS[split]))
+        self._call(Simulator.aside, "taskStr_$eq", kind)  # a Scala setter; `load` would do as well, slowly
+        return sorted(self._call(Simulator.aside, SPLITS[split]))
 
     def reset(self, task: dict) -> Observation:
         """Load the task and look around.
@@ -125,11 +129,11 @@ class ScienceWorld(Environment):
         """
         self._task = None
         wanted = self._checked(task)
-        said = self._call("episode", "load", *wanted, False)
+        said = self._call(Simulator.play, "load", *wanted, False)
         if said:
             raise InputError(" ".join(said.split()), "$.task")
         self._task, self._played, self._gold = wanted, [], None
-        text = self._ask("freeActionLook").rstrip()
+        text = self._play("freeActionLook").rstrip()
         return Observation(text, score=0.0)  # until the first step the simulator has the last episode's score
 
     def _checked(self, task: dict) -> tuple[str, int, str]:
@@ -146,33 +150,32 @@ class ScienceWorld(Environment):
         return kind, variation, simplifications
 
     def step(self, action: str) -> Observation:
-        text = self._ask("step", " ".join(action.split())).rstrip()
+        text = self._play("step", " ".join(action.split())).rstrip()
         self._played.append(action)
-        score = self._ask("getScore")  # 0 to 1 here, and -1 where the agent can no longer succeed
-        done = score < 0 or self._ask("getCompleted")
+        score = self._play("getScore")  # 0 to 1 here, and -1 where the agent can no longer succeed
+        done = score < 0 or self._play("getCompleted")
         success = True if score >= 1 else False if done else None
         score, valid = round(min(max(score, 0.0), 1.0), 4), not text.startswith(REFUSALS)
         return Observation(text, done=done, score=score, valid=valid, success=success)
 
     def instruction(self) -> str:
-        return self._ask("getTaskDescription")
+        return self._play("getTaskDescription")
 
     def admissible(self) -> list[str]:
-        """Every valid action, sorted.
+        """Every action that the simulator would accept, sorted; a few of them it answers by asking what is meant.
 
-        After an ambiguous request these are the numbers to choose from: the simulator takes the next input as
-        the choice, whatever it is.
+        After such a question these are the numbers to choose from: the simulator takes the next input as the
+        choice, whatever it is.
         """
-        found = json.loads(self._ask("getValidActionObjectCombinationsJSON"))
-        return sorted({valid["action"] for valid in found["validActions"]})
+        self._check_loaded("admissible")
+        return sorted(self._call(Simulator.admissible))
 
     def expert(self) -> str | None:
         """The next action of the simulator's own solution while the episode has followed it, else None."""
         if self._gold is None:
-            if self._task is None:
-                return None
-            self._aside("load", *self._task, True)  # 0.3 s as a rule, up to 7 s
-            self._gold = self._aside("getGoldActionSequence")
+            self._check_loaded("expert")
+            self._call(Simulator.aside, "load", *self._task, True)  # 0.3 s as a rule, up to 7 s
+            self._gold = self._call(Simulator.aside, "getGoldActionSequence")
         n = len(self._played)
         return self._gold[n] if self._gold[:n] == self._played and n < len(self._gold) else None
 
@@ -188,39 +191,35 @@ class ScienceWorld(Environment):
             self._simulator.end()
             self._simulator = None
 
-    def _ask(self, method: str, *args: Any) -> Any:
-        """Call a method of the interface that plays the episode."""
+    def _play(self, method: str, *args: Any) -> Any:
+        self._check_loaded(method)
+        return self._call(Simulator.play, method, *args)
+
+    def _check_loaded(self, method: str) -> None:
         if self._task is None or not self._running():
             raise EnvironmentFailed(f"{self.spec}: {method}: no task is loaded; `reset` loads one")
-        return self._call("episode", method, *args)
-
-    def _aside(self, method: str, *args: Any) -> Any:
-        """Call a method of a second interface, which leaves the episode alone."""
-        return self._call("aside", method, *args)
 
     def _running(self) -> bool:
         return self._simulator is not None and self._simulator.usable
 
-    def _call(self, interface: str, method: str, *args: Any) -> Any:
+    def _call(self, method: Callable[..., Any], *args: Any) -> Any:
+        """Call a method of the simulator, started if need be. Raises EnvironmentFailed, and then it is gone."""
         if not self._running():
             self._task = None
             self._simulator = Simulator(self._memory, self._limit)
         try:
-            return self._simulator.call(interface, method, *args)
+            return method(self._simulator, *args)
         except ChildFailed as e:
             self.close()
             self._task = None
-            raise EnvironmentFailed(f"{self.spec}: {method}: {e}") from None
+            raise EnvironmentFailed(f"{self.spec}: {args[0] if args else method.__name__}: {e}") from None
 
 
 class Simulator:
-    """A JVM with two of ScienceWorld's interfaces: `episode` is played, `aside` answers questions meanwhile.
+    """A JVM with two of ScienceWorld's interfaces: one plays the episode, the other answers questions meanwhile.
 
-    Raises EexpError where the JVM does not start.
+    Raises EexpError where the JVM does not start; its methods raise ChildFailed where it does not answer.
     """
-
-    #: What does not belong to playing: afterwards the simulator is as if nobody had asked.
-    QUESTIONS = ("getValidActionObjectCombinationsJSON",)
 
     def __init__(self, memory: str, limit: float):
         from py4j.java_gateway import GatewayParameters, JavaGateway, find_jar_path
@@ -245,7 +244,7 @@ class Simulator:
         # The simulator prints as it works. Nobody reads that pipe, and once full it would stop the simulator.
         self._jvm.System.setOut(self._jvm.java.io.PrintStream(os.devnull))
         interface = self._jvm.scienceworld.runtime.pythonapi.PythonInterface
-        self._interfaces = {"episode": interface(), "aside": interface()}
+        self._episode, self._aside = interface(), interface()
         self._random = _scala_object(self._jvm.scala.util, "Random")
         self._numbers = _scala_object(self._jvm.util, "UniqueIdentifier")
 
@@ -256,17 +255,45 @@ class Simulator:
             self._client.is_connected = False  # or py4j would talk, on our parent's socket, about objects it collects
         return self._child.usable
 
-    def call(self, interface: str, method: str, *args: Any) -> Any:
-        """Raises ChildFailed where the simulator did not answer."""
+    def play(self, method: str, *args: Any) -> Any:
+        """Call a method of the interface that plays the episode."""
+        with self._failures():
+            return getattr(self._episode, method)(*args)
+
+    def aside(self, method: str, *args: Any) -> Any:
+        """Call a method of the other interface, and leave the episode alone."""
         from py4j.java_collections import JavaList
+
+        with self._failures(), self._undisturbed():
+            answer = getattr(self._aside, method)(*args)
+            return list(answer) if isinstance(answer, JavaList) else answer
+
+    def admissible(self) -> set[str]:
+        """The actions that the parser would match in the current state."""
+        with self._failures(), self._undisturbed():
+            return self._admissible()
+
+    def _admissible(self) -> set[str]:
+        listed = json.loads(self._episode.getValidActionObjectCombinationsJSON())["validActions"]
+        at_hand = self._objects_at_hand()
+        return {valid["action"] for valid in listed
+                if at_hand.issuperset(valid["obj_ids"]) or _ANYWHERE.match(valid["action"])}  # fmt: skip
+
+    def _objects_at_hand(self) -> set[int]:
+        """The numbers of the objects among which the simulator's parser looks: in the room, and with the agent."""
+        interface = self._episode.agentInterface().get()
+        room, agent = interface.getAgentVisibleObjects(False)._2(), self._episode.agent().get()
+        found = (interface.inputParser().getAllUniqueReferentsLUT(root, True, False).keys() for root in (room, agent))
+        return {int(number) for numbers in found for number in numbers.mkString(" ").split()}
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Say in one line what went wrong."""
         from py4j.protocol import Py4JError, Py4JJavaError
 
         began = time.monotonic()
-        playing = interface == "episode" and method not in self.QUESTIONS
         try:
-            with nullcontext() if playing else self._undisturbed():
-                answer = getattr(self._interfaces[interface], method)(*args)
-                return list(answer) if isinstance(answer, JavaList) else answer
+            yield
         except Py4JJavaError as e:
             raise ChildFailed(" ".join(str(e.java_exception).split())) from None
         except Py4JError as e:

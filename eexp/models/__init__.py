@@ -49,6 +49,8 @@ def open_model(spec: str, *, context: int | None = None, threads: int | None = N
         from eexp.models.tiny import tiny_gguf
 
         path = tiny_gguf() if base == "tiny" else Path(base)
+        if base == "tiny":  # so small that threads wait for each other longer than they work
+            threads = threads or 1
         return LlamaCppModel(path, adapter, spec=spec, context=context, threads=threads)
     raise UsageError(f"unknown model {spec!r}: give FILE.gguf[+ADAPTER.gguf], hf:DIR_OR_ID[+ADAPTER], "
                      f"http://HOST/v1#NAME, tiny, random or expert")  # fmt: skip

@@ -89,12 +89,12 @@ def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Sett
     checkpoints = directory / "checkpoints"
     _prepare(directory, checkpoints, run, resume)
     trainer = _trainer(model, tokenizer, rows, settings, checkpoints, progress)
-    last = transformers.trainer_utils.get_last_checkpoint(str(checkpoints)) if resume else None
+    last = _last_checkpoint(checkpoints) if resume else None
     if last:
         note(f"going on from {last}")
-    result = trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=last)
     run["updates"] = trainer.state.global_step
-    run["final_loss"] = round(result.training_loss, 6)
+    run["final_loss"] = _mean_loss(directory / "metrics.jsonl")
     _save(trainer, model, tokenizer, directory, run)
     shutil.rmtree(checkpoints)
     return run
@@ -187,6 +187,23 @@ def _write(path: Path, data: bytes) -> None:
     half = path.with_name(path.name + ".part")
     half.write_bytes(data)
     half.replace(path)
+
+
+def _last_checkpoint(checkpoints: Path) -> str | None:
+    """The last checkpoint that is whole; half-written ones are removed. Trainer writes its state last of all."""
+    for path in sorted(checkpoints.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
+        try:
+            orjson.loads((path / "trainer_state.json").read_bytes())
+            return str(path)
+        except (OSError, orjson.JSONDecodeError):
+            shutil.rmtree(path)
+    return None
+
+
+def _mean_loss(metrics: Path) -> float:
+    """Over all updates; Trainer's own mean forgets those before a resumed run."""
+    losses = [orjson.loads(line)["loss"] for line in metrics.read_bytes().splitlines()]
+    return round(sum(losses) / len(losses), 6)
 
 
 class _Rows:

@@ -4,7 +4,8 @@ A Llama of about one million parameters with a byte-level BPE of its own, traine
 houses that no other split uses, with questions in between about what has been seen and what the task says. So it reads
 the world's language, as a base model does, and it cannot act: no action that it saw was chosen for a reason.
 
-    python recipes/tiny/make_tiny.py -o eexp/data/tiny --bf16
+    python recipes/tiny/make_tiny.py -o once --bf16
+    python recipes/tiny/make_tiny.py -o eexp/data/tiny --bf16 --init once --seed 1 --episodes 11000
 """
 
 from __future__ import annotations
@@ -152,6 +153,7 @@ def train(model: LlamaForCausalLM, sequences: list[np.ndarray], args: argparse.N
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", required=True, type=Path)
+    parser.add_argument("--init", type=Path, help="go on with a model that this made, on other episodes")
     parser.add_argument("--episodes", type=int, default=14_000)
     parser.add_argument("--steps", type=int, default=30, help="longest random play; most episodes are a third of it")
     parser.add_argument("--epochs", type=int, default=1)
@@ -174,7 +176,10 @@ def main() -> None:
                           rng.randint(2, 10 if rng.random() < 0.85 else args.steps)) for n in numbers]  # fmt: skip
     texts = [render(m) for m in played]
     other = [style.world_model_system, style.world_model_request, style.target_open, style.target_close, STAGE_WORDS]
-    tokenizer = make_tokenizer(texts + other * 50, args.vocab_size)
+    if args.init:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(args.init)
+    else:
+        tokenizer = make_tokenizer(texts + other * 50, args.vocab_size)
     sequences = [np.array(ids, dtype=np.uint16)[:CONTEXT] for ids in tokenizer(texts)["input_ids"]]
     print(f"{len(texts)} episodes, {sum(map(len, sequences)):,} tokens, longest {max(map(len, sequences))}, "
           f"vocabulary {len(tokenizer)}")  # fmt: skip
@@ -185,7 +190,7 @@ def main() -> None:
                          num_key_value_heads=args.kv_heads, max_position_embeddings=CONTEXT, tie_word_embeddings=True,
                          bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
                          pad_token_id=tokenizer.pad_token_id)  # fmt: skip
-    model = LlamaForCausalLM(config)
+    model = LlamaForCausalLM.from_pretrained(args.init).float() if args.init else LlamaForCausalLM(config)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
     train(model, sequences, args)
     save(model, tokenizer, args.output, vars(args))
@@ -197,7 +202,9 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, output: Pa
     tokenizer.save_pretrained(output)
     weights = output / "model.safetensors"
     save_file(load_file(weights), weights, metadata={"format": "pt"})  # one fixed layout, so that checksums compare
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in made_with.items() if k != "output"}
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in made_with.items() if k not in ("output", "init")}
+    if made_with["init"]:
+        settings = {"first": json.loads((made_with["init"] / "made_with.json").read_text()), **settings}
     (output / "made_with.json").write_text(json.dumps(settings, indent=1) + "\n")
     files = sorted(p for p in output.iterdir() if p.name != "SHA256SUMS")
     sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in files]

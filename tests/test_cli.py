@@ -1,0 +1,180 @@
+"""The command line itself: help, what it costs to start, environment variables, and every example in it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from running import EEXP, ROOT, environment, run, shell, spawn
+
+from eexp import __version__
+from eexp.cli import COMMANDS, group
+
+HEAVY = ("torch", "transformers", "llama_cpp", "numpy", "scipy", "peft", "httpx", "jinja2", "accelerate", "tqdm")
+
+
+def _command(name: str) -> click.Command:
+    found = group.get_command(click.Context(group), name)
+    assert found is not None
+    return found
+
+
+def _examples(command: click.Command) -> list[str]:
+    """The indented scripts of a help text: what follows "Example:", or a paragraph of commands."""
+    scripts = []
+    for paragraph in inspect.cleandoc(command.help or "").split("\b\n")[1:]:
+        block = [line for line in paragraph.split("\n\n")[0].splitlines() if line.strip()]
+        if any(line.startswith("  eexp ") for line in block) and "is one of" not in block[0]:
+            scripts.append("\n".join(line for line in block if line.startswith("  ")))
+    return scripts
+
+
+def test_the_table_of_commands_is_what_they_say_of_themselves():
+    for name, said in COMMANDS.items():
+        command = _command(name)
+        assert command.name == name
+        assert inspect.cleandoc(command.help).splitlines()[0] == said
+        assert said.endswith(".") and len(said) <= 80
+
+
+def test_every_stage_is_in_the_table():
+    modules = {p.stem.replace("_", "-") for p in (ROOT / "eexp" / "stages").glob("[!_]*.py")}
+    assert modules == set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", [None, *COMMANDS])
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help(name, flag):
+    done = run(*filter(None, [name]), flag).ok()
+    text = done.out.decode()
+    assert text.startswith("Usage: eexp") and done.err == ""
+    assert max(map(len, text.splitlines())) <= 100
+    if name is None:
+        assert all(f"  {command} " in text for command in COMMANDS)
+        assert "Exit codes: 0 done, 1 failed, 2 usage, 3 bad input, 4 done but some records were set aside." in text
+    else:
+        assert "Example:" in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_explained(name):
+    for parameter in _command(name).params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help and parameter.help[0].isupper(), f"{name} {parameter.opts}"
+            assert parameter.help.rstrip().endswith((".", "]", ")")), f"{name} {parameter.opts}: {parameter.help}"
+
+
+def test_shared_options_are_spelled_and_explained_alike():
+    seen: dict[str, set] = {}
+    for name in COMMANDS:
+        for parameter in _command(name).params:
+            if isinstance(parameter, click.Option):
+                seen.setdefault(parameter.opts[-1], set()).add((parameter.opts[0], str(parameter.type)))
+    for option in ("--output", "--on-error", "--rejects", "--quiet", "--seed", "--env", "--temperature", "--resume"):
+        assert len(seen[option]) == 1, seen[option]
+
+
+def test_version_and_module():
+    assert run("--version").ok().out.decode() == f"eexp {__version__}\n"
+    assert spawn("--version").ok().out.decode() == f"eexp {__version__}\n"
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*", __version__)
+
+
+def test_without_arguments_it_shows_the_help():
+    done = run()
+    assert done.code == 2 and b"Commands:" in done.out
+    assert run("expert").code == 2
+
+
+@pytest.mark.parametrize("args", [["--help"], ["branch", "--help"], ["finetune", "--help"], ["mix", "--help"]])
+def test_help_loads_nothing_heavy(args):
+    script = ("import sys\nfrom eexp.cli import main\n"
+              f"main({args!r})\n"
+              f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment())
+    assert done.stderr.strip() == "[]" and "Usage:" in done.stdout
+
+
+def test_data_stages_load_nothing_heavy(data):
+    """The pure stages are cheap to start by the hundred."""
+    script = ("import sys\nfrom eexp.cli import main\n"
+              "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+              "print([n for n in ('torch', 'transformers', 'llama_cpp', 'scipy') if n in sys.modules], file=sys.stderr)")
+    for args in (["imitation-data", "-q", data["expert"]], ["mix", "-q", data["imitation"]],
+                 ["rollout", "-q", data["branched"]], ["branch", "-q", "--from", "admissible", data["expert"]],
+                 ["expert", "-q", "house", "-n", "1"], ["show", data["expert"]], ["schema", "example"]):  # fmt: skip
+        done = subprocess.run([sys.executable, "-c", script, *map(str, args)], capture_output=True, text=True,
+                              env=environment())  # fmt: skip
+        assert done.stderr.strip() == "[]" and done.stdout
+
+
+def test_options_from_the_environment(monkeypatch, data):
+    by_option = run("branch", "--from", "admissible", "-k", 2, "--seed", 5, data["expert"]).ok()
+    for name, value in (("EEXP_BRANCH_FROM", "admissible"), ("EEXP_BRANCH_SOURCE", "admissible"),
+                        ("EEXP_BRANCH_K", "2"), ("EEXP_SEED", "5")):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    assert run("branch", data["expert"]).ok().out == by_option.out
+    assert "k=3" in run("branch", "-k", 3, data["expert"]).ok().records[0]["lineage"][-1], "the command line wins"
+    monkeypatch.setenv("EEXP_ENV", "house")
+    assert len(run("expert", "-n", 2).ok().records) == 2
+    monkeypatch.setenv("EEXP_PROMPT_STYLE", "react-list")
+    assert run("imitation-data", data["expert"]).ok().records[0]["prompt_style"].startswith("react-list@")
+
+
+def test_verbose_shows_the_traceback(tmp_path):
+    missing = tmp_path / "nothing"
+    assert "Traceback" not in spawn("imitation-data", missing).err
+    done = spawn("-v", "imitation-data", missing)
+    assert "Traceback" in done.err and "InputError" in done.err and done.code == 1
+
+
+def test_exit_codes_are_documented():
+    from eexp import errors
+
+    assert (errors.EXIT_OK, errors.EXIT_FAILED, errors.EXIT_USAGE, errors.EXIT_INPUT, errors.EXIT_SET_ASIDE) == (
+        0, 1, 2, 3, 4)  # fmt: skip
+
+
+# -- examples --------------------------------------------------------------------------------------------------------
+
+ALL_EXAMPLES = [pytest.param(name, script, id=f"{name or 'eexp'}-{n}",
+                             marks=[pytest.mark.slow] if "branch" in script or "finetune" in script else [])
+                for name in (None, *COMMANDS)
+                for n, script in enumerate(_examples(_command(name) if name else group))]  # fmt: skip
+
+
+@pytest.fixture
+def path(tmp_path) -> dict[str, str]:
+    """Environment in which `eexp` is this checkout's."""
+    program = tmp_path / "bin" / "eexp"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nexec " + " ".join(EEXP) + ' "$@"\n')
+    program.chmod(0o755)
+    return {"PATH": f"{program.parent}:{environment()['PATH']}"}
+
+
+def test_every_command_has_an_example():
+    assert {p.values[0] for p in ALL_EXAMPLES} >= set(COMMANDS)
+
+
+@pytest.mark.parametrize(("name", "script"), ALL_EXAMPLES)
+def test_examples_run(name, script, path, tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    done = shell("set -eo pipefail\n" + script, work, **path).ok()
+    written = [p for p in work.iterdir() if p.name != "bin"]
+    assert done.out or written
+    assert all(p.is_dir() or p.stat().st_size for p in written), [p.name for p in written]
+
+
+def test_startup_benchmark_runs(tmp_path):
+    """The script, not the time: that depends on the machine."""
+    script = Path(ROOT / "benchmarks" / "startup.py")
+    done = subprocess.run([sys.executable, script, "--runs", "2"], capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"ratio\s+\d+\.\d+", done.stdout)

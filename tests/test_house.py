@@ -1,0 +1,265 @@
+"""The house: its expert, its rules, and that neither changes unnoticed."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from itertools import islice
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from eexp.envs import open_env
+from eexp.envs.house import (
+    _JOINED_BY, ALL_ROOMS, CONTAINERS, DISHES, FOOD, OOD_DISHES, OOD_FOOD, OOD_OBJECTS, OOD_ROOMS, OOD_THINGS, ROOM_OF,
+    SPLITS, THINGS, TREATMENTS, WORLD, House, _into,
+)  # fmt: skip
+from eexp.errors import InputError, UsageError
+from eexp.records import canonical
+
+OBJECTS = [*FOOD, *DISHES, *THINGS, *OOD_FOOD, *OOD_DISHES, *OOD_THINGS]
+tasks = st.builds(lambda split, n: {"id": f"{split}/{n % SPLITS[split]}", "split": split},
+                  st.sampled_from(list(SPLITS)), st.integers(0, 10**6))  # fmt: skip
+solvable = tasks.filter(lambda t: t["split"] != "play")
+quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+
+
+def _all_actions() -> list[str]:
+    """Everything that can be said in the form of an admissible action, anywhere."""
+    found = [f"go to {room}" for room in ALL_ROOMS]
+    for place in ROOM_OF:
+        if place in CONTAINERS:
+            found += [f"open {place}", f"close {place}"]
+        for thing in OBJECTS:
+            found += [f"take {thing} from {place}", f"put {thing} {_into(place)} {place}"]
+    for verb, (place, _) in TREATMENTS.items():
+        found += [f"{verb} {thing} {_JOINED_BY[verb]} {place}" for thing in OBJECTS]
+    return found + [f"look at {thing} under lamp" for thing in OBJECTS]
+
+
+ALL_ACTIONS = _all_actions()
+
+
+def _wander(house: House, task: dict, rng: random.Random, steps: int) -> list[str]:
+    """Take random admissible actions; returns them."""
+    house.reset(task)
+    taken = []
+    for _ in range(steps):
+        if house.over:
+            break
+        taken.append(rng.choice(house.admissible()))
+        assert house.step(taken[-1]).valid
+    return taken
+
+
+def _look(house: House) -> tuple:
+    """All that can be known of a state."""
+    return (house.room, house.held, dict(house.where), set(house.opened), {o: set(s) for o, s in house.state.items()},
+            house.examined, house.over, house.admissible(), house.expert(), list(house.seen_rooms))  # fmt: skip
+
+
+@quick
+@given(solvable)
+def test_the_expert_solves_every_task(task):
+    house = House()
+    seen = house.reset(task)
+    for step in range(house.max_steps):
+        if seen.done:
+            break
+        action = house.expert()
+        assert action in house.admissible()
+        seen = house.step(action)
+        assert seen.valid
+    assert seen.done and seen.success and seen.score == 1.0 and step < house.max_steps
+    assert house.expert() is None
+
+
+@pytest.mark.parametrize("split", ["train", "test", "ood"])
+def test_the_expert_solves_the_first_three_hundred(split):
+    house = House()
+    for task in islice(house.tasks(split), 300):
+        seen = house.reset(task)
+        assert not seen.done, "no task is done before it begins"
+        for _ in range(house.max_steps):
+            seen = house.step(house.expert())
+            if seen.done:
+                break
+        assert seen.success, task["id"]
+
+
+@quick
+@given(tasks, st.integers(0, 40), st.randoms(use_true_random=False))
+def test_what_is_admissible_is_accepted_and_the_rest_refused(task, steps, rng):
+    house = House()
+    _wander(house, task, rng, steps)
+    if house.over:
+        return
+    admissible = house.admissible()
+    assert len(set(map(canonical, admissible))) == len(admissible) and admissible
+    for action in admissible:
+        assert house.fork().step(action).valid, action
+    others = [a for a in ALL_ACTIONS if a not in set(admissible)]
+    before = _look(house)
+    for action in [*rng.sample(others, 40), "fly", "", "open", "take all", "go to", "look at under lamp"]:
+        seen = house.step(action)
+        assert not seen.valid and not seen.done, f"{action}: {seen.text}"
+    assert _look(house) == before, "what is refused changes nothing"
+
+
+@quick
+@given(tasks, st.integers(0, 40), st.randoms(use_true_random=False))
+def test_a_fork_is_a_replay_and_independent(task, steps, rng):
+    house, replay = House(), House()
+    taken = _wander(house, task, rng, steps)
+    fork = house.fork()
+    replay.reset(task)
+    for action in taken:
+        replay.step(action)
+    assert _look(fork) == _look(replay) == _look(house)
+    before = _look(house)
+    for _ in range(8):
+        if fork.over:
+            break
+        action = rng.choice(fork.admissible())
+        assert fork.step(action) == replay.step(action)
+    assert _look(house) == before, "what a fork does stays in the fork"
+    assert _look(fork) == _look(replay)
+    kept = _look(fork)
+    house.step("look")
+    for action in house.admissible()[:3]:
+        house.step(action)
+    assert _look(fork) == kept
+
+
+@quick
+@given(tasks, st.integers(0, 60), st.randoms(use_true_random=False))
+def test_the_expert_goes_on_from_anywhere(task, steps, rng):
+    """Off its own path, too, it has an action, and it gets there."""
+    house = House()
+    _wander(house, task, rng, steps)
+    for _ in range(60):
+        if house.over:
+            break
+        action = house.expert()
+        assert action in house.admissible(), action
+        house.step(action)
+    assert house.over
+
+
+@quick
+@given(tasks, st.integers(0, 20), st.randoms(use_true_random=False))
+def test_words_may_be_said_in_other_ways(task, steps, rng):
+    house = House()
+    _wander(house, task, rng, steps)
+    if house.over:
+        return
+    action = rng.choice(house.admissible())
+    plain = house.fork().step(action)
+    words = action.split()
+    assert house.fork().step(f"  {action.upper()}. ") == plain
+    assert house.fork().step(" ".join([*words[:-1], "the", words[-1]])) == plain
+    looked = house.fork().step("look")
+    assert looked.valid and looked.text.startswith(f"You are in the {house.room}.")
+
+
+def test_the_world_has_not_changed():
+    """Golden: whoever changes a text or a rule must give the world a new name, so that old records are refused."""
+    digest = hashlib.sha256()
+    house = House()
+    for split in SPLITS:
+        for task in islice(house.tasks(split), 25):
+            seen, rng = house.reset(task), random.Random(task["id"])
+            digest.update(f"{task} {house.instruction()} {seen}\n".encode())
+            for turn in range(25):
+                if house.over:
+                    break
+                action = rng.choice(house.admissible()) if turn % 2 else house.expert() or "look"
+                digest.update(f"{action} {house.step(action)}\n".encode())
+            digest.update(house.step("look under the carpet").text.encode())
+    assert (WORLD, digest.hexdigest()[:16]) == ("house-1", "3a4bb7ff0c0c8115")
+
+
+def test_splits():
+    house = House()
+    assert house.splits() == ["train", "test", "ood", "play"] and open_env("house").spec == "house"
+    for split, count in SPLITS.items():
+        listed = [t["id"] for t in house.tasks(split)]
+        assert len(listed) == len(set(listed)) == count and all(i.startswith(f"{split}/") for i in listed)
+    with pytest.raises(UsageError, match="no split 'dev'"):
+        next(house.tasks("dev"))
+
+
+def test_ood_asks_for_what_train_does_not_have():
+    house = House()
+    for split in ("train", "test"):
+        for task in islice(house.tasks(split), 400):
+            house.reset(task)
+            assert not set(house.doors) & set(OOD_ROOMS) and not set(house.where) & OOD_OBJECTS
+    rooms = 0
+    for task in islice(house.tasks("ood"), 400):
+        house.reset(task)
+        assert house.target in OOD_OBJECTS and set(house.doors) & set(OOD_ROOMS)
+        rooms += house.kind != "examine" and house.room_of[house.goal] in OOD_ROOMS
+    assert rooms > 100
+
+
+def test_test_layouts_are_not_those_of_train():
+    house = House()
+
+    def layouts(split, n):
+        made = set()
+        for task in islice(house.tasks(split), n):
+            seen = house.reset(task)
+            made.add((house.instruction(), seen.text, tuple(sorted(house.where.items()))))
+        return made
+
+    train, test = layouts("train", 2000), layouts("test", 500)
+    assert len(test) > 495 and not train & test
+
+
+def test_chance_rarely_succeeds():
+    house, won = House(), 0
+    for task in islice(house.tasks("test"), 200):
+        rng = random.Random(task["id"])
+        seen = house.reset(task)
+        for _ in range(house.max_steps):
+            seen = house.step(rng.choice(house.admissible()))
+            if seen.done:
+                break
+        won += bool(seen.success)
+    assert won / 200 < 0.15
+
+
+def test_a_finished_task_stays_finished():
+    house = House()
+    house.reset({"id": "train/0"})
+    while not house.over:
+        seen = house.step(house.expert())
+    assert seen.text.endswith("The task is done.")
+    after = house.step("look")
+    assert after.done and not after.valid and after.text == "The task is over."
+
+
+def test_scores():
+    """Half for a treatment that is done, all for the end."""
+    house = House()
+    for task in house.tasks("train"):
+        seen = house.reset(task)
+        if house.kind in TREATMENTS:
+            break
+    scores = [seen.score]
+    while not seen.done:
+        seen = house.step(house.expert())
+        scores.append(seen.score)
+    assert sorted(scores) == scores and set(scores) == {0.0, 0.5, 1.0}
+
+
+@pytest.mark.parametrize("task", [{}, {"id": "train"}, {"id": "train/"}, {"id": "train/x"}, {"id": "train/²"},
+                                  {"id": "dev/1"}, {"id": "train/10000"}, {"id": None}, {"id": "train/1/2"}])  # fmt: skip
+def test_tasks_that_are_none(task):
+    with pytest.raises(InputError) as caught:
+        House().reset(task)
+    assert caught.value.where == "$.task.id"
+    with pytest.raises(InputError, match="this is 'house-1'"):
+        House().reset({"id": "train/1", "world": "house-0"})

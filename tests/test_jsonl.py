@@ -1,0 +1,155 @@
+"""Streams: lines in, lines out, cut lines, and memory that does not grow."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from running import EEXP, environment, read, run, write
+
+from eexp import jsonl
+from eexp.errors import InputError
+
+JSON = st.recursive(st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.text()
+                    | st.floats(allow_nan=False, allow_infinity=False),
+                    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+                    max_leaves=12)  # fmt: skip
+
+
+@given(JSON)
+def test_what_is_written_is_read(value):
+    line = jsonl.dumps(value)
+    assert line.endswith(b"\n") and line.count(b"\n") == 1
+    assert jsonl.loads(line) == value and json.loads(line) == value
+
+
+def test_what_json_cannot_hold_is_refused():
+    for value in ("\ud800", {"\udfff": 1}, {1, 2}, object()):
+        with pytest.raises(InputError, match="cannot be written as JSON"):
+            jsonl.dumps(value)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [(b"{", "column 2"), (b'{"a": }\n', "column 7"), (b"{}}\n", "column 3"), (b"nan\n", "not valid JSON"),
+     (b'{"a": "\xe9"}\n', "not valid JSON"), (b"'a'\n", "column 1")],
+)  # fmt: skip
+def test_bad_lines_name_their_column(line, said):
+    with pytest.raises(InputError) as caught:
+        jsonl.loads(line)
+    assert said in str(caught.value)
+    assert ("the file ends within this line" in str(caught.value)) == (not line.endswith(b"\n"))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.binary(max_size=40).map(lambda b: b.replace(b"\n", b"")), max_size=6), st.binary(max_size=40))
+def test_cut_half_line(whole, rest):
+    """All whole lines are kept, and nothing of what follows them."""
+    rest = rest.replace(b"\n", b"")
+    text = b"".join(line + b"\n" for line in whole)
+    with tempfile.TemporaryDirectory() as here:
+        file = Path(here) / "file"
+        file.write_bytes(text + rest)
+        assert jsonl.cut_half_line(file) == len(rest)
+        assert file.read_bytes() == text
+        assert jsonl.cut_half_line(file) == 0
+
+
+@pytest.mark.parametrize("size", [65535, 65536, 65537, 200_000])
+def test_cut_half_line_of_a_long_line(size, tmp_path):
+    file = tmp_path / "file"
+    for before in (b"", b"one\n", b"x" * 65535 + b"\n", b"x" * 65536 + b"\n"):
+        file.write_bytes(before + b"y" * size)
+        assert jsonl.cut_half_line(file) == size and file.read_bytes() == before
+
+
+def test_lines_are_numbered_with_the_blank_ones(tmp_path):
+    (tmp_path / "a").write_bytes(b"\n1\n\n 2\r\n3")
+    name = str(tmp_path / "a")
+    assert list(jsonl.lines([name])) == [(name, 2, b"1\n"), (name, 4, b" 2\r\n"), (name, 5, b"3")]
+
+
+def test_stream_counts_and_tells(data, capsys, tmp_path):
+    with jsonl.Stream([str(data["expert"])], str(tmp_path / "out")).open("x", "trajectory", a=1, b=None) as io:
+        for record in io.records():
+            io.write(record)
+            io.count("odd things", 2)
+        io.count("nothing", 0)
+    assert capsys.readouterr().err == "x: 3 in, 3 out, 6 odd things\n"
+    assert [r["lineage"][-1] for r in read(tmp_path / "out")] == ["x 0.1.0 a=1".replace("0.1.0", _version())] * 3
+
+
+def _version() -> str:
+    from eexp import __version__
+
+    return __version__
+
+
+def test_an_error_in_a_stage_leaves_whole_lines(data, tmp_path):
+    out = tmp_path / "out"
+    bad = write(tmp_path / "bad", [*read(data["expert"])[:2], {"type": "trajectory"}])
+    run("branch", "--from", "admissible", bad, "-o", out).one_error(3, f"{bad}:3")
+    assert len(read(out)) == 2
+
+
+MEASURE = """
+import resource, sys
+from eexp.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as e:
+    assert not e.code, e.code
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+"""
+
+
+def _peak_kib(args: list[str], record: bytes, count: int) -> int:
+    """Peak memory of a stage that is fed `count` times the same record through a pipe."""
+    child = subprocess.Popen([sys.executable, "-c", MEASURE, *args], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                             stderr=subprocess.PIPE, env=environment())  # fmt: skip
+    for _ in range(count):
+        child.stdin.write(record)
+    child.stdin.close()
+    said = child.stderr.read()
+    assert child.wait() == 0, said
+    return int(said.split()[-1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
+@pytest.mark.parametrize(
+    ("args", "name", "per_record"),
+    [(["imitation-data", "-q"], "expert", 0), (["world-model-data", "-q"], "rollout", 0),
+     (["branch", "--from", "admissible", "-q"], "expert", 0), (["rollout", "-q"], "branched", 0),
+     (["show", "--sample", "-n", "1"], "expert", 0), (["mix", "-q"], "imitation", 300)],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)  # fmt: skip
+def test_memory_does_not_grow_with_the_input(args, name, per_record, data):
+    """Nothing is kept of a record once it is written, but for mix, which keeps its place."""
+    first = read(data[name])[0]
+    if "steps" in first:
+        first["steps"], first["outcome"] = first["steps"][:1], None
+    record = jsonl.dumps({**first, "more": "x" * 12_000})
+    many = 20_000 if name == "imitation" else 2_000
+    small, large = _peak_kib(args, record, 50), _peak_kib(args, record, many)
+    assert len(record) * many > 20 << 20, "else nothing is shown"
+    allowed = 6144 + per_record * many / 1024
+    assert large - small < allowed, f"{small} KiB for 100 records, {large} KiB for {many}"
+
+
+def test_standard_output_is_bytes(data):
+    """UTF-8 whatever the locale says, and no line end but \\n."""
+    t = {**read(data["expert"])[0], "note": "日本語 🙂 \u2028 \x85"}
+    child = subprocess.run([*EEXP, "branch", "--from", "admissible", "-q"], input=jsonl.dumps(t), capture_output=True,
+                           env={**environment(), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"})  # fmt: skip
+    assert child.returncode == 0 and "日本語 🙂 \u2028".encode() in child.stdout
+    shown = subprocess.run([*EEXP, "show"], input=jsonl.dumps({**t, "instruction": "日本"}), capture_output=True,
+                           env={**environment(), "LC_ALL": "C.UTF-8"})  # fmt: skip
+    assert "日本".encode() in shown.stdout
+    assert os.linesep == "\n"
