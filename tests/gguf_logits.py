@@ -32,9 +32,7 @@ def _model(gguf_path: str | Path, vocab_only: bool = False) -> Iterator[ctypes.c
         llama_cpp.llama_model_free(model)
 
 
-def llama_logits(
-    gguf_path: str | Path, token_ids: Sequence[int], adapter: str | Path | None = None
-) -> np.ndarray:
+def llama_logits(gguf_path: str | Path, token_ids: Sequence[int], adapter: str | Path | None = None) -> np.ndarray:
     """Logits of llama.cpp after each of `token_ids`: float32 [n_tokens, n_vocab]; CPU, float32 cache."""
     with _model(gguf_path) as model:
         params = llama_cpp.llama_context_default_params()

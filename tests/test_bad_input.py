@@ -247,7 +247,7 @@ def _program(tmp_path: Path, bad: str) -> str:
         ("print('[1]', flush=True); continue", "expected an object"),
         ("print('{}', flush=True); continue", "$.observation: missing"),
         ("print(json.dumps({'error': 'out of\\nmilk'}), flush=True); continue", "out of milk"),
-        ("print('{\"observation\": \"\\\\ud800\"}', flush=True); continue", "not JSON"),
+        ('print(\'{"observation": "\\\\ud800"}\', flush=True); continue', "not JSON"),
     ],
     ids=["dies", "is killed", "hangs", "babbles", "an array", "a missing field", "says no", "a lone surrogate"],
 )

@@ -102,9 +102,11 @@ def test_help_loads_nothing_heavy(args):
 
 def test_data_stages_load_nothing_heavy(data):
     """The pure stages are cheap to start by the hundred."""
-    script = ("import sys\nfrom eexp.cli import main\n"
-              "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
-              "print([n for n in ('torch', 'transformers', 'llama_cpp', 'scipy') if n in sys.modules], file=sys.stderr)")
+    script = (
+        "import sys\nfrom eexp.cli import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "print([n for n in ('torch', 'transformers', 'llama_cpp', 'scipy') if n in sys.modules], file=sys.stderr)"
+    )
     for args in (["imitation-data", "-q", data["expert"]], ["mix", "-q", data["imitation"]],
                  ["rollout", "-q", data["branched"]], ["branch", "-q", "--from", "admissible", data["expert"]],
                  ["expert", "-q", "house", "-n", "1"], ["show", data["expert"]], ["schema", "example"]):  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from running import EEXP, environment, lines, read, run, spawn, start, write
 
 @dataclass(frozen=True)
 class Stage:
-    """One way to call a stage. reads: the name of its input in `data`; field: one to break in it, as (path, JSON path)."""
+    """One way to call a stage. reads: the name of its input in `inputs`; kind: the type of record in it."""
 
     args: tuple[str, ...]
     reads: str
@@ -22,7 +22,6 @@ class Stage:
     writes_records: bool = True
     streams: bool = True  # takes --on-error and --rejects
     same_type: bool = False  # passes its records on, enriched
-    options: tuple[str, ...] = field(default=())
 
     @property
     def name(self) -> str:
@@ -32,7 +31,7 @@ class Stage:
 STAGES = {
     "branch-admissible": Stage(("branch", "--from", "admissible", "-k", "2"), "expert", same_type=True),
     "branch-tiny": Stage(
-        ("branch", "-m", "tiny", "-k", "2", "--max-tokens", "12", "--threads", "1"), "one", same_type=True
+        ("branch", "-m", "tiny", "-k", "2", "--max-tokens", "12", "--temperature", "2"), "one", same_type=True
     ),
     "rollout": Stage(("rollout",), "branched", same_type=True),
     "world-model-data": Stage(("world-model-data",), "rollout"),
@@ -185,7 +184,7 @@ def test_unknown_keys_are_passed_on(stage: Stage, inputs):
 def test_lineage_is_appended_and_last(stage: Stage, inputs):
     before = read(inputs[stage.reads])[0]["lineage"]
     for record in run(*stage.args, inputs[stage.reads]).ok().records:
-        assert list(record)[0] == "type" and list(record)[-1] == "lineage"
+        assert next(iter(record)) == "type" and list(record)[-1] == "lineage"
         assert record["lineage"][:-1] == before
         assert record["lineage"][-1].startswith(f"{stage.name} ")
 
@@ -313,8 +312,9 @@ def test_a_reader_that_leaves_is_no_error(stage: Stage, long_input, inputs):
 
 def test_a_whole_pipe_with_head_at_its_end(long_input, tmp_path):
     eexp = " ".join(EEXP)
-    script = f"""set -o pipefail
-        {eexp} branch --from admissible -q {long_input["expert"]} | {eexp} rollout -q | {eexp} imitation-data -q | head -1
+    script = f"""
+        {eexp} branch -q --from admissible {long_input["expert"]} \\
+            | {eexp} rollout -q | {eexp} imitation-data -q | head -1
         echo "${{PIPESTATUS[@]}}" """
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment(), timeout=120)
     assert done.stdout.splitlines()[-1] == "0 0 0 0", done.stderr

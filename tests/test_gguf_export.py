@@ -408,9 +408,7 @@ def test_adapter_equals_peft(family, tmp_path, name, settings):
 
 def test_adapter_of_both_ends(family, tmp_path):
     base, file = family("llama-untied")
-    model = make_adapter(
-        tmp_path, base, tmp_path / "adapter", target_modules=["lm_head", "embed_tokens", "q_proj"]
-    )
+    model = make_adapter(tmp_path, base, tmp_path / "adapter", target_modules=["lm_head", "embed_tokens", "q_proj"])
     export_adapter(tmp_path / "adapter", tmp_path / "a.gguf", dtype="f32")
     ids = some_ids(base)
     assert np.abs(llama_logits(file, ids, tmp_path / "a.gguf") - torch_logits(model, ids)).max() < 1e-3

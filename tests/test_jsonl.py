@@ -146,8 +146,9 @@ def test_memory_does_not_grow_with_the_input(args, name, per_record, data):
 def test_standard_output_is_bytes(data):
     """UTF-8 whatever the locale says, and no line end but \\n."""
     t = {**read(data["expert"])[0], "note": "日本語 🙂 \u2028 \x85"}
+    ascii_only = {**environment(), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
     child = subprocess.run([*EEXP, "branch", "--from", "admissible", "-q"], input=jsonl.dumps(t), capture_output=True,
-                           env={**environment(), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"})  # fmt: skip
+                           env=ascii_only)  # fmt: skip
     assert child.returncode == 0 and "日本語 🙂 \u2028".encode() in child.stdout
     shown = subprocess.run([*EEXP, "show"], input=jsonl.dumps({**t, "instruction": "日本"}), capture_output=True,
                            env={**environment(), "LC_ALL": "C.UTF-8"})  # fmt: skip

@@ -14,7 +14,15 @@ from running import read, run
 
 from eexp.errors import InputError
 from eexp.records import (
-    TYPES, canonical, check, example, expert_outcome, lineage_entry, schema, seed_of, with_lineage,
+    TYPES,
+    canonical,
+    check,
+    example,
+    expert_outcome,
+    lineage_entry,
+    schema,
+    seed_of,
+    with_lineage,
 )  # fmt: skip
 
 RECORDS = {
@@ -178,7 +186,9 @@ def test_seeds_are_for_ever():
 
 
 @settings(max_examples=200)
-@given(st.lists(st.integers() | st.text(max_size=5), max_size=4), st.lists(st.integers() | st.text(max_size=5), max_size=4))
+@given(
+    st.lists(st.integers() | st.text(max_size=5), max_size=4), st.lists(st.integers() | st.text(max_size=5), max_size=4)
+)
 def test_seeds_differ_where_their_parts_do(a, b):
     assert 0 <= seed_of(*a) < 2**63
     if "\x1f" not in "".join(map(str, a + b)):

@@ -410,7 +410,9 @@ def test_compose_words():
 
     step = {"observation": "A hall.", "action": "go north", "alternatives": [
         alternative("fly", "You cannot.", valid=False), alternative("wait", " A hall.\n")]}  # fmt: skip
-    text = rationale.compose("Get out.", step, {"observation": "You are out. Birds sing.", "done": True, "success": True})
+    text = rationale.compose(
+        "Get out.", step, {"observation": "You are out. Birds sing.", "done": True, "success": True}
+    )
     assert text == ("I need to do this: Get out. To fly would not work here. To wait would change nothing. "
                     "So I rather go north, expecting: You are out. That completes the task.")  # fmt: skip
     step["alternatives"] = [alternative("jump", "You fall: dead.", done=True, success=False),
@@ -623,9 +625,7 @@ def test_mix_takes_a_file_that_really_has_such_a_name(tmp_path):
 
 def test_mix_of_a_million_places_keeps_their_order_seeded(tmp_path):
     file = write(tmp_path / "a", _examples("a", 50))
-    first, second = (
-        [e["id"] for e in mix([Source(str(file))], seed=s)] for s in (3, 4)
-    )
+    first, second = ([e["id"] for e in mix([Source(str(file))], seed=s)] for s in (3, 4))
     assert first != second and first == [e["id"] for e in mix([Source(str(file))], seed=3)]
 
 

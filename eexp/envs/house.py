@@ -330,8 +330,11 @@ class House(Environment):
         for place in self._places():
             if place in CONTAINERS and place not in self.opened:
                 return f"open {place}"
-        unsearched = {r for r in self.seen_rooms
-                      if any(p in CONTAINERS and p not in self.opened for p, at in self.room_of.items() if at == r)}
+        unsearched = {
+            r
+            for r in self.seen_rooms
+            if any(p in CONTAINERS and p not in self.opened for p, at in self.room_of.items() if at == r)
+        }
         unseen = {d for r in self.seen_rooms for d in self.doors[r]} - set(self.seen_rooms)
         return f"go to {self._towards(unseen | unsearched)}"
 

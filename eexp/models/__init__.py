@@ -1,11 +1,11 @@
 """Models by spec, spelled the same on every command line.
 
-    model.gguf[+adapter.gguf]     llama.cpp, in process
-    hf:DIR_OR_ID[+ADAPTER]        transformers and PEFT; a directory may be given bare; an adapter alone knows its base
-    http://host:8000/v1#name      any OpenAI-compatible server (key from EEXP_API_KEY or OPENAI_API_KEY)
-    tiny[+adapter.gguf]           the small model that ships with eexp, through llama.cpp
-    random                        uniform over the admissible actions
-    expert                        the environment's own expert (eval only)
+model.gguf[+adapter.gguf]     llama.cpp, in process
+hf:DIR_OR_ID[+ADAPTER]        transformers and PEFT; a directory may be given bare; an adapter alone knows its base
+http://host:8000/v1#name      any OpenAI-compatible server (key from EEXP_API_KEY or OPENAI_API_KEY)
+tiny[+adapter.gguf]           the small model that ships with eexp, through llama.cpp
+random                        uniform over the admissible actions
+expert                        the environment's own expert (eval only)
 """
 
 from __future__ import annotations

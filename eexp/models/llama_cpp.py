@@ -108,7 +108,8 @@ class LlamaCppModel(Model):
             params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self._context = api.llama_init_from_model(self._model, params)
         if not self._context:
-            raise EexpError(f"{self.spec}: no context of {self._n_ctx} tokens: {_last_words()}; try a smaller --context")
+            raise EexpError(f"{self.spec}: no context of {self._n_ctx} tokens: {_last_words()}; "
+                            f"try a smaller --context")  # fmt: skip
         self._memory = api.llama_get_memory(self._context)
 
     def _load_adapter(self, adapter: str | os.PathLike) -> None:

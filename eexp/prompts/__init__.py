@@ -32,8 +32,8 @@ class ReflectionWords:
     """The request that asks for a reflection."""
 
     system: str = (
-        "You write the inner monologue of somebody who is about to act and thinks first. You write in the first person, "
-        "in the present tense, plainly, and never about being a program."
+        "You write the inner monologue of somebody who is about to act and thinks first. You write in the first "
+        "person, in the present tense, plainly, and never about being a program."
     )
     situation: str = "The situation:"
     taken: str = "What is going to be done:"

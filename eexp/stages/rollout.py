@@ -167,5 +167,3 @@ def command(env, stream) -> None:
                        on_error=io.fail)  # fmt: skip
         for trajectory in tqdm(made, disable=None, unit="trajectory", leave=False):
             io.write(trajectory)
-
-

@@ -76,7 +76,9 @@ def _episode(e: dict) -> Iterator[str]:
     yield f"  {verdict}, score {e.get('score')}, {counts}; {e.get('instruction')}"
     for turn in e.get("transcript", []):
         yield indent(turn["observation"], "  ")
-        yield click.style(indent(turn.get("text") or turn["action"], "  > "), fg=None if turn.get("valid", True) else "red")
+        yield click.style(
+            indent(turn.get("text") or turn["action"], "  > "), fg=None if turn.get("valid", True) else "red"
+        )
     yield indent(e.get("final") or "", "  ")
 
 

@@ -331,7 +331,8 @@ def card(run: dict) -> str:
             "device": run["device"], "data sha256": d["sha256"][:16],
             "versions": ", ".join(f"{k} {v}" for k, v in run["versions"].items())}  # fmt: skip
     lines = ["---", "library_name: " + ("transformers" if s["full"] else "peft"), "tags: [eexp, early-experience]",
-             "---", "", f"{what} of `{run['base']}`, trained by eexp {run['eexp']}.", "", "| | |", "|---|---|"]  # fmt: skip
+             "---", "", f"{what} of `{run['base']}`, trained by eexp {run['eexp']}.", "",
+             "| | |", "|---|---|"]  # fmt: skip
     lines += [f"| {key} | {value} |" for key, value in rows.items()]
     lines += ["", "The data came from:", ""]
     for one in run["lineage"]:

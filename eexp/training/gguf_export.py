@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from eexp.errors import EexpError
 from eexp.training.gguf_file import (
     Checkpoint,
@@ -244,9 +245,7 @@ def _read_rope(where: Path, arch: str, config: dict) -> dict:
     rope.setdefault("original_max_position_embeddings", original)
     supported = ("default", "linear", "yarn") + (("llama3",) if arch == "llama" else ())
     if kind not in supported:
-        raise EexpError(
-            f"{where}: rope scaling {kind!r} is not in llama.cpp's {arch} ({', '.join(supported)})"
-        )
+        raise EexpError(f"{where}: rope scaling {kind!r} is not in llama.cpp's {arch} ({', '.join(supported)})")
     if rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
         raise EexpError(f"{where}: llama.cpp's {arch} rotates whole heads (partial_rotary_factor is not 1)")
     needed = {"linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
@@ -375,9 +374,7 @@ def _refuse_unsupported_adapter(where: Path, config: dict) -> None:
     if config.get("bias", "none") != "none":
         raise EexpError(f"{where}: a GGUF adapter has no place for bias={config['bias']!r}; {_WAY_OUT}")
     if config.get("init_lora_weights", True) not in _INITS_THAT_KEEP_THE_BASE:
-        raise EexpError(
-            f"{where}: init_lora_weights={config['init_lora_weights']!r} changes the base; {_WAY_OUT}"
-        )
+        raise EexpError(f"{where}: init_lora_weights={config['init_lora_weights']!r} changes the base; {_WAY_OUT}")
 
 
 def _plan_adapter(where: Path, config: dict, model: _Shape, base: Path) -> tuple[list[Planned], float]:

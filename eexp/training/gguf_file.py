@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from eexp.errors import EexpError
 
 
@@ -151,9 +152,7 @@ class Planned:
     read: Callable[[], np.ndarray]
 
 
-def write_gguf(
-    path: Path, arch: str, dtype: str, add_header: Callable[[object], None], plan: list[Planned]
-) -> None:
+def write_gguf(path: Path, arch: str, dtype: str, add_header: Callable[[object], None], plan: list[Planned]) -> None:
     import gguf
 
     kinds = gguf.GGMLQuantizationType

@@ -72,9 +72,7 @@ def _refuse_unsupported_tokenizer(where: Path, tokenizer: dict) -> None:
     for token in tokenizer.get("added_tokens", []):
         for flag in ("lstrip", "rstrip", "single_word"):
             if token.get(flag):
-                raise EexpError(
-                    f"{where}: its token {token['content']!r} is {flag}, which llama.cpp does not do"
-                )
+                raise EexpError(f"{where}: its token {token['content']!r} is {flag}, which llama.cpp does not do")
 
 
 def _find_pre_tokenizer(where: Path, tokenizer: dict) -> str:
@@ -175,7 +173,7 @@ def _end_of_turn(template: str | list[dict] | None, special: set[str], texts: di
             strftime_now=lambda pattern: "2026-01-01",
             **{f"{name}_token": value for name, value in texts.items()},
         )
-    except Exception:  # noqa: BLE001 (a template is a program; one that needs more gives no hint)
+    except Exception:
         return None
     after = text.rpartition(marker)[2] if marker in text else ""
     found = [(after.find(token), -len(token), token) for token in special if token in after]

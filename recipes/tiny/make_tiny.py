@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import itertools
 import json
 import random
 import time
@@ -125,8 +124,8 @@ def batches(sequences: list[np.ndarray], tokens: int, rng: random.Random) -> lis
 
 
 def train(model: LlamaForCausalLM, sequences: list[np.ndarray], args: argparse.Namespace) -> None:
-    plan = list(itertools.chain.from_iterable(
-        batches(sequences, args.tokens_per_batch, random.Random(args.seed + e)) for e in range(args.epochs)))  # fmt: skip
+    plan = [batch for epoch in range(args.epochs)
+            for batch in batches(sequences, args.tokens_per_batch, random.Random(args.seed + epoch))]  # fmt: skip
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.05)
     schedule = get_cosine_schedule_with_warmup(optimizer, len(plan) // 20, len(plan))
     started, seen, shown = time.time(), 0, 0.0
@@ -165,7 +164,7 @@ def main() -> None:
     parser.add_argument("--mlp", type=int, default=384)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--tokens-per-batch", type=int, default=3072)
-    parser.add_argument("--bf16", action="store_true", help="faster where the processor has it, not reproducible elsewhere")
+    parser.add_argument("--bf16", action="store_true", help="faster where the processor has it")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
