@@ -267,11 +267,12 @@ def test_a_tampered_observation_is_refused_with_evidence(experts, env):
 
 @pytest.mark.parametrize("env", [House, Replayed])
 def test_a_tampered_end_is_refused(experts, env):
-    for change in ({"outcome": {**experts[0]["outcome"], "observation": "You win."}},):
-        (t,) = branch(iter([{**experts[0], **change}]), None, k=1, source="admissible")
-        errors = []
-        assert list(rollout(iter([t]), lambda _: env(), on_error=lambda r, e: errors.append(e))) == []
-        assert errors[0].where == "$.outcome" and errors[0].evidence["recorded"] == "You win."
+    won = {**experts[0], "outcome": {**experts[0]["outcome"], "observation": "You win."}}
+    errors = []
+    made = rollout(branch(iter([won]), None, k=1, source="admissible"), lambda _: env(),
+                   on_error=lambda r, e: errors.append(e))  # fmt: skip
+    assert list(made) == []
+    assert errors[0].where == "$.outcome" and errors[0].evidence["recorded"] == "You win."
     # a step after the last alternative
     t = {**experts[0], "steps": [dict(s) for s in experts[0]["steps"]]}
     t["steps"][-1]["observation"] = "tampered"
@@ -284,7 +285,7 @@ def test_refusals_are_set_aside_and_kept(data, tmp_path):
     records = read(data["branched"])
     records[0]["steps"][1]["observation"] = "tampered"
     rejects = tmp_path / "rejects"
-    done = run("rollout", stdin=lines(records), *["--rejects", rejects]).ok(4)
+    done = run("rollout", "--rejects", rejects, stdin=lines(records)).ok(4)
     assert len(done.records) == len(records), "the trajectory itself is passed on, with what could be trusted"
     kept = read(rejects)
     assert len(kept) == len(records[0]["steps"]) - 1
@@ -362,8 +363,9 @@ def test_world_model_without_the_expert_and_without_outcomes(rolled, experts):
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.25, 0.5, 0.9, 1.0])
 def test_max_invalid_fraction(experts, fraction):
     branched = list(branch(iter(experts[:4]), Parrot("fly", "swim", "sing", "dance"), k=4))
+    dropped = Counter()
     for t in rollout(iter(branched), lambda _: House()):
-        dropped = Counter()
+        dropped.clear()
         made = list(world_model_data(iter([t]), STYLE, max_invalid_fraction=fraction,
                                      count=lambda w, n=1: dropped.update({w: n})))  # fmt: skip
         invalid = sum("not something you can do here" in e["completion"][0]["content"] for e in made)
