@@ -145,11 +145,15 @@ def test_full_fine_tuning_gives_a_model(few, tmp_path, data):
     # it plays, it is exported, and it can be the base of the next run
     run("export", "-q", tmp_path / "full", "-o", tmp_path / "full.gguf").ok()
     for model in (tmp_path / "full.gguf", tmp_path / "full"):
-        played = run("eval", "house", "-n", 1, "--max-steps", 1, "--max-tokens", 8, "-m", model).ok().records
+        played = (
+            run("eval", "house", "-n", 1, "--max-steps", 1, "--max-tokens", 8, "--threads", 1, "-m", model).ok().records
+        )
         assert played[0]["prompt_style"].startswith("react@")
     again = ["finetune", "-q", "-m", tmp_path / "full", "--rank", 2, "-o", tmp_path / "on", "--max-steps", 1, few]
     run(*again).ok()
-    alone = run("eval", "house", "-n", 1, "--max-steps", 1, "--max-tokens", 8, "-m", f"hf:{tmp_path / 'on'}").ok()
+    alone = run(
+        "eval", "house", "-n", 1, "--max-steps", 1, "--max-tokens", 8, "--threads", 1, "-m", f"hf:{tmp_path / 'on'}"
+    ).ok()
     assert alone.records
 
 
