@@ -12,6 +12,7 @@ from running import run
 # Times say nothing on a machine that does other things; and nothing is left behind in the checkout.
 hypothesis.settings.register_profile("eexp", deadline=None, database=None)
 hypothesis.settings.load_profile("eexp")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is there: the tests themselves run side by side
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,7 +23,6 @@ def _own_world(tmp_path_factory: pytest.TempPathFactory):
             patch.delenv(name)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("COLUMNS", "100")
         yield
 

@@ -31,7 +31,7 @@ class Stage:
 STAGES = {
     "branch-admissible": Stage(("branch", "--from", "admissible", "-k", "2"), "expert", same_type=True),
     "branch-tiny": Stage(
-        ("branch", "-m", "tiny", "-k", "2", "--max-tokens", "12", "--temperature", "2"), "one", same_type=True
+        ("branch", "-m", "tiny", "-k", "2", "--max-tokens", "12", "--temperature", "3"), "one", same_type=True
     ),
     "rollout": Stage(("rollout",), "branched", same_type=True),
     "world-model-data": Stage(("world-model-data",), "rollout"),

@@ -27,7 +27,7 @@ class Job:
 
 TINY = ("-m", "tiny", "--threads", "1", "--max-tokens", "10")
 JOBS = {
-    "branch-tiny": Job(("branch", "-k", "2", *TINY), "short", bad=2),
+    "branch-tiny": Job(("branch", "-k", "2", "--temperature", "2", *TINY), "short", bad=2),
     "branch-admissible": Job(("branch", "--from", "admissible"), "many"),
     "rollout": Job(("rollout",), "many-branched", bad=3),
     "reflect": Job(("reflect", "--rationale", "outcome"), "many-rollout", bad=1),

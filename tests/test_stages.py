@@ -184,7 +184,7 @@ def test_branching_again_replaces_what_was_there(rolled):
 
 def test_branch_with_the_tiny_model(experts, tmp_path):
     file = write(tmp_path / "in", [{**t, "steps": t["steps"][:3], "outcome": None} for t in experts[:3]])
-    args = ["branch", "-k", 3, "-m", "tiny", "--threads", 1, "--max-tokens", 12, file]
+    args = ["branch", "-k", 3, "-m", "tiny", "--temperature", 3, "--max-tokens", 12, file]
     done = run(*args).ok()
     found = [a for t in done.records for s in t["steps"] for a in s["alternatives"]]
     assert all(a["logprob"] < 0 for a in found if a["source"] == "policy")

@@ -28,9 +28,9 @@ DEFAULT_LIMIT = 60.0
 _alive: weakref.WeakSet[Child] = weakref.WeakSet()
 
 
-def time_limit() -> float:
-    """Seconds that an environment has for one answer: $EEXP_ENV_TIMEOUT, else 60."""
-    said = os.environ.get("EEXP_ENV_TIMEOUT") or str(DEFAULT_LIMIT)
+def time_limit(default: float = DEFAULT_LIMIT) -> float:
+    """Seconds that an environment has for one answer: $EEXP_ENV_TIMEOUT, else `default`."""
+    said = os.environ.get("EEXP_ENV_TIMEOUT") or str(default)
     try:
         limit = float(said)
     except ValueError:

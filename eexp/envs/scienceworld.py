@@ -53,6 +53,9 @@ JVM = (
     "-XX:-UsePerfData",  # no files in /tmp
 )
 
+#: Seconds for one answer. The expert's way takes up to 20, and several times that on a machine with much else to do.
+LIMIT = 300.0
+
 #: What the simulator answers to an action it did not execute.
 REFUSALS = ("No known action matches that input.", "Unknown action.", "Ambiguous request:")
 #: What may name objects that are not at hand: going there at once, and the answer to a question.
@@ -88,7 +91,7 @@ class ScienceWorld(Environment):
             raise UsageError(f"scienceworld?memory={memory}: expected a number with k, m or g")
         self.max_steps = int(max_steps)
         self._memory = memory
-        self._limit = time_limit()
+        self._limit = time_limit(LIMIT)
         self._simulator: Simulator | None = None
         self._task: tuple[str, int, str] | None = None
         self._played: list[str] = []
@@ -222,7 +225,7 @@ class Simulator:
     """
 
     def __init__(self, memory: str, limit: float):
-        from py4j.java_gateway import GatewayParameters, JavaGateway, find_jar_path
+        from py4j.java_gateway import GatewayParameters, find_jar_path
         from scienceworld.constants import JAR_PATH
 
         self._limit = limit
@@ -235,11 +238,17 @@ class Simulator:
         self._child = Child(command, stderr=self._complaints.fileno(), cwd=tempfile.gettempdir())
         try:
             port, token = int(self._child.read_line(limit)), self._child.read_line(limit).decode()
+            with self._failures():
+                self._connect(GatewayParameters(port=port, auth_token=token, read_timeout=limit))
         except (ChildFailed, ValueError) as e:
             self._child.end()
             raise EexpError(f"java: {self._complaint() or e}. {INSTALL}") from None
+
+    def _connect(self, parameters: Any) -> None:
+        from py4j.java_gateway import JavaGateway
+
         _quieten_py4j()
-        gateway = JavaGateway(gateway_parameters=GatewayParameters(port=port, auth_token=token, read_timeout=limit))
+        gateway = JavaGateway(gateway_parameters=parameters)
         self._client, self._jvm = gateway._gateway_client, gateway.jvm
         # The simulator prints as it works. Nobody reads that pipe, and once full it would stop the simulator.
         self._jvm.System.setOut(self._jvm.java.io.PrintStream(os.devnull))
