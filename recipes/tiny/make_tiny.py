@@ -4,8 +4,7 @@ A Llama of about one million parameters with a byte-level BPE of its own, traine
 houses that no other split uses, with questions in between about what has been seen and what the task says. So it reads
 the world's language, as a base model does, and it cannot act: no action that it saw was chosen for a reason.
 
-    python recipes/tiny/make_tiny.py -o once --bf16
-    python recipes/tiny/make_tiny.py -o eexp/data/tiny --bf16 --init once --seed 1 --episodes 11000
+    python recipes/tiny/make_tiny.py -o eexp/data/tiny --bf16
 """
 
 from __future__ import annotations
