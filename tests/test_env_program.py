@@ -66,7 +66,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def broken(tmp_path, monkeypatch):
-    monkeypatch.setenv("EEXP_ENV_TIMEOUT", "0.5")
+    monkeypatch.setenv("EEXP_ENV_TIMEOUT", "2")
     monkeypatch.setattr(process, "MAX_LINE", 1 << 20)
     path = tmp_path / "broken.py"
     path.write_text(BROKEN)
@@ -186,8 +186,8 @@ FAILURES = {
     "exit 3": r"step: ended with exit status 3",
     "exit 0": r"step: ended with exit status 0",
     "signal 9": r"step: killed by signal 9 \(SIGKILL\)",
-    "hang": r"step: no answer within 0.5 s \(EEXP_ENV_TIMEOUT\)",
-    "trickle": r"step: no answer within 0.5 s",
+    "hang": r"step: no answer within 2 s \(EEXP_ENV_TIMEOUT\)",
+    "trickle": r"step: no answer within 2 s",
     "flood": r"step: more than 1 MiB without a line end",
     "close-output": r"step: (closed its standard output|no answer)",
     "twice": r"step: a line that nothing asked for: .*\"2\"",
@@ -213,7 +213,7 @@ def test_a_broken_answer_costs_one_episode(broken, action):
     began = time.monotonic()
     with pytest.raises(EnvironmentFailed, match=FAILURES[action]) as caught:
         broken.step(action)
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 15
     assert str(caught.value).startswith(broken.spec) and "\n" not in str(caught.value)
     assert gone(pid)
     with pytest.raises(EnvironmentFailed, match="step: the program is not running"):

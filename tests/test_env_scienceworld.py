@@ -266,7 +266,7 @@ def test_it_keeps_to_itself(tmp_path, monkeypatch, capfd):
 
 @needs_java
 def test_a_crash_or_a_hang_costs_one_episode(monkeypatch, capfd):
-    monkeypatch.setenv("EEXP_ENV_TIMEOUT", "8")
+    monkeypatch.setenv("EEXP_ENV_TIMEOUT", "60")
     with open_env("scienceworld") as env:
         text = env.reset(PLANT).text
         os.kill(env._simulator._child.pid, signal.SIGKILL)
@@ -277,7 +277,7 @@ def test_a_crash_or_a_hang_costs_one_episode(monkeypatch, capfd):
         assert env.reset(PLANT).text == text
     monkeypatch.setenv("EEXP_ENV_TIMEOUT", "1")
     with open_env("scienceworld") as env:
-        env._limit = 20  # to start in
+        env._limit = 60  # to start in
         env.reset(PLANT)
         env._simulator._limit = 1
         for connection in env._simulator._client.deque:
