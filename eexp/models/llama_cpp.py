@@ -2,7 +2,8 @@
 
 One context holds the prompt as sequence 0. What consecutive prompts have in common (along a trajectory, nearly all) is
 kept in the cache; the n samples of a prompt are forks of sequence 0, decoded together in one batch.
-Sampling is ours rather than llama.cpp's, so that a draw is decided by its seed alone and its log-probability is known (to about 1e-3 a token: the cache is half precision).
+Sampling is ours rather than llama.cpp's, so that a draw is decided by its seed alone and its log-probability is known
+(to about 1e-3 a token: the cache is half precision).
 """
 
 from __future__ import annotations
