@@ -126,7 +126,7 @@ class Stream(AbstractContextManager):
         self.stage, self.kind, self.entry = "", "", ""
         self.counts: Counter[str] = Counter()
         self.set_aside = 0
-        self._where: tuple[str, int] | None = None
+        self.where: tuple[str, int] | None = None  # file and line of the record at hand, for messages
         self._out: BinaryIO | None = None
         self._rejected: BinaryIO | None = None
         self._rejected_before: set[bytes] = set()
@@ -202,7 +202,7 @@ class Stream(AbstractContextManager):
     def records(self, skip_done: bool = True) -> Iterator[dict]:
         """The records to process, checked; those an earlier run wrote are left out (unless `skip_done` is false)."""
         for name, number, line in lines(self.files):
-            self._where = (name, number)
+            self.where = (name, number)
             self.counts["in"] += 1
             record: Any = None
             try:
@@ -212,7 +212,7 @@ class Stream(AbstractContextManager):
                 continue
             if not (skip_done and self.done(record["id"])):
                 yield record
-        self._where = None
+        self.where = None
         if self.counts["in"] == 0:
             self.note("no records in the input")
 
@@ -238,8 +238,8 @@ class Stream(AbstractContextManager):
     def fail(self, record: dict, error: InputError) -> None:
         """Stop at a record that cannot be processed or, with --on-error skip, set it aside."""
         place = ""
-        if self._where:
-            place = f"{self._where[0]}:{self._where[1]}: "
+        if self.where:
+            place = f"{self.where[0]}:{self.where[1]}: "
         elif "id" in record:  # a task, which comes from no file
             place = f"{record['id']}: "
         if self.on_error == "stop":
@@ -254,7 +254,7 @@ class Stream(AbstractContextManager):
         self.set_aside += 1
         if not self.rejects:
             return
-        file, line = self._where or (None, None)
+        file, line = self.where or (None, None)
         rejected = {"type": "reject", "stage": self.stage, "file": file, "line": line, "field": error.where or None,
                     "error": str(error), "evidence": error.evidence, "record": record}  # fmt: skip
         if self._rejected is None:

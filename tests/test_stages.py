@@ -9,7 +9,6 @@ from collections import Counter
 import pytest
 from running import lines, read, run, write
 
-from eexp.envs import Environment
 from eexp.envs.house import House
 from eexp.models.policy import Policy, Proposal, RandomPolicy
 from eexp.prompts import get_style, rationale
@@ -209,23 +208,23 @@ def test_the_model_is_the_tiny_one_unless_told_otherwise(experts, tmp_path, monk
 # -- rollout ---------------------------------------------------------------------------------------------------------
 
 
-class Replayed(House):
-    """`house` as if it could not fork."""
-
-    fork = Environment.fork
+WAYS = ["state", "replay"]  # a fork of the process is for workers, below
 
 
-def test_forks_and_replays_see_the_same(experts):
+def test_all_ways_to_fork_see_the_same(experts):
     branched = list(branch(iter(experts), RandomPolicy(), k=4))
     for t in branched[::2]:
         t["steps"][1]["alternatives"] += [{"action": "fly", "source": "policy"}, {"action": "", "source": "policy"}]
-    assert type(Replayed()).fork is Environment.fork
-    forked, replayed = Counter(), Counter()
-    a = list(rollout(iter(branched), lambda _: House(), count=lambda w, n=1: forked.update({w: n})))
-    b = list(rollout(iter(branched), lambda _: Replayed(), count=lambda w, n=1: replayed.update({w: n})))
-    assert a == b and forked == replayed
-    assert forked["answered as invalid"] == 12
-    assert forked["executed"] == sum(len(s["alternatives"]) for t in branched for s in t["steps"])
+    made = {}
+    for way in (*WAYS, "process"):
+        done = run("rollout", "--fork", way, "-j", 2, stdin=lines(branched)).ok()
+        made[way] = done.out
+        assert "12 answered as invalid" in done.err.replace("\n", " ")
+        executed = sum(len(s["alternatives"]) for t in branched for s in t["steps"])
+        assert f"{executed} executed by {way}" in done.err
+    assert made["state"] == made["process"] == made["replay"]
+    in_this_process = list(rollout(iter(branched), lambda _: House()))
+    assert in_this_process == [{k: v for k, v in r.items() if k != "lineage"} for r in done.records]
 
 
 def test_outcomes_are_what_the_house_says(experts):
@@ -248,37 +247,69 @@ def test_answers_to_invalid_actions_are_outcomes(experts):
     assert outcome["valid"] is False and outcome["observation"] == "There is no sky here." and not outcome["done"]
 
 
-@pytest.mark.parametrize("env", [House, Replayed])
-def test_a_tampered_observation_is_refused_with_evidence(experts, env):
+@pytest.mark.parametrize("way", WAYS)
+def test_a_tampered_observation_is_refused_with_evidence(experts, way):
     (t,) = branch(iter(experts[:1]), None, k=2, source="admissible")
     t["steps"][2]["observation"] = "You are on the moon."
     refused = []
-    (made,) = rollout(iter([t]), lambda _: env(), on_refused=lambda r, e: refused.append(e))
+    (made,) = rollout(iter([t]), lambda _: House(), fork=way, on_refused=lambda r, e: refused.append(e))
     for i, step in enumerate(made["steps"]):
         for a in step["alternatives"]:
-            assert (a["outcome"] is None) == (i >= 2)
-            assert ("refused" in a) == (i >= 2)
-    assert refused[0].where == "$.steps[2]"
-    assert refused[0].evidence["recorded"] == "You are on the moon."
-    for i, error in enumerate(refused, 2):
-        assert error.evidence["observed"] == experts[0]["steps"][i]["observation"]
-        assert error.evidence["recorded"] == t["steps"][i]["observation"]
+            assert (a["outcome"] is None) == (i >= 1), "the branch before it did not lead where the record says, either"
+            assert ("refused" in a) == (i >= 1)
+    assert [e.where for e in refused] == [f"$.steps[{i}]" for i in range(1, len(t["steps"]))]
+    for error in refused:
+        assert error.evidence["observed"] == experts[0]["steps"][2]["observation"]
+        assert error.evidence["recorded"] == "You are on the moon."
+    assert "after its alternatives the expert's action leads elsewhere" in str(refused[0])
 
 
-@pytest.mark.parametrize("env", [House, Replayed])
-def test_a_tampered_end_is_refused(experts, env):
+@pytest.mark.parametrize("way", WAYS)
+def test_a_tampered_end_is_refused(experts, way):
     won = {**experts[0], "outcome": {**experts[0]["outcome"], "observation": "You win."}}
     errors = []
-    made = rollout(branch(iter([won]), None, k=1, source="admissible"), lambda _: env(),
-                   on_error=lambda r, e: errors.append(e))  # fmt: skip
-    assert list(made) == []
-    assert errors[0].where == "$.outcome" and errors[0].evidence["recorded"] == "You win."
-    # a step after the last alternative
-    t = {**experts[0], "steps": [dict(s) for s in experts[0]["steps"]]}
-    t["steps"][-1]["observation"] = "tampered"
-    errors = []
-    assert list(rollout(iter([t]), lambda _: env(), on_error=lambda r, e: errors.append(e))) == []
-    assert "tampered" in str(errors[0])
+    made = rollout(branch(iter([won]), None, k=1, source="admissible"), lambda _: House(), fork=way,
+                   on_refused=lambda r, e: errors.append(e))  # fmt: skip
+    (last,) = [i for t in made for i, s in enumerate(t["steps"]) if "refused" in s["alternatives"][0]]
+    assert last == len(won["steps"]) - 1 == int(errors[0].where[8:-1]) and errors[0].evidence["recorded"] == "You win."
+    # where no alternative was executed that could be refused
+    for t in (
+        won,
+        {**experts[0], "steps": [*experts[0]["steps"][:-1], {**experts[0]["steps"][-1], "observation": "?"}]},
+    ):
+        errors = []
+        assert list(rollout(iter([t]), lambda _: House(), fork=way, on_error=lambda r, e: errors.append(e))) == []
+        assert "as recorded" in str(errors[0]) and errors[0].where in ("$.outcome", f"$.steps[{last}]")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_other_admissible_actions_than_recorded_are_refused(experts, way):
+    (t,) = branch(iter(experts[:1]), None, k=2, source="admissible")
+    assert t["steps"][1]["admissible"]
+    for listed, why in ((["fly"], "'fly' was admissible"), (t["steps"][1]["admissible"][:1], "and 1 were")):
+        t["steps"][1]["admissible"], t["steps"][1]["admissible_count"] = listed, None
+        refused = []
+        (made,) = rollout(iter([t]), lambda _: House(), fork=way, on_refused=lambda r, e: refused.append(e))
+        assert why in str(refused[1]) and refused[0].where == "$.steps[0]"
+        assert all(a["outcome"] is None for s in made["steps"] for a in s["alternatives"])
+
+
+class Asking(House):
+    """`house` where looking is known to change nothing, and where forking it would fail."""
+
+    def harmless(self, action):
+        return action == "look"
+
+    def fork(self):
+        raise AssertionError("asked to fork for a look")
+
+
+def test_harmless_actions_are_executed_in_place(experts):
+    t = {**experts[0], "steps": [{**s, "alternatives": [{"action": "look", "source": "policy"}] * 3}
+                                 for s in experts[0]["steps"]]}  # fmt: skip
+    (a,), (b,), (c,) = (rollout(iter([t]), lambda _: env(), fork=way)
+                        for env, way in ((Asking, "auto"), (Asking, "replay"), (House, "state")))  # fmt: skip
+    assert a == b == c
 
 
 def test_refusals_are_set_aside_and_kept(data, tmp_path):
@@ -288,8 +319,8 @@ def test_refusals_are_set_aside_and_kept(data, tmp_path):
     done = run("rollout", "--rejects", rejects, stdin=lines(records)).ok(4)
     assert len(done.records) == len(records), "the trajectory itself is passed on, with what could be trusted"
     kept = read(rejects)
-    assert len(kept) == len(records[0]["steps"]) - 1
-    assert kept[0]["field"] == "$.steps[1]" and kept[0]["record"]["id"] == records[0]["id"]
+    assert len(kept) == len(records[0]["steps"])
+    assert kept[0]["field"] == "$.steps[0]" and kept[0]["record"]["id"] == records[0]["id"]
     assert kept[0]["evidence"] == {"observed": read(data["branched"])[0]["steps"][1]["observation"],
                                    "recorded": "tampered"}  # fmt: skip
     assert "branch point refused" in done.err

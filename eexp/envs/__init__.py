@@ -103,5 +103,10 @@ class Opened:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all of them; `get` opens them anew."""
         for env in self._open.values():
             env.close()
+        self._open.clear()

@@ -1,8 +1,8 @@
 """The environment contract: what a stage may ask of a world.
 
-Write a class with `tasks`, `reset` and `step` and it can be branched, executed and evaluated in. `fork`, `expert`,
-`admissible` and `mask` are optional, and each one that is there buys something: cheap branches, demonstrations,
-alternatives without a model, trust in a world with some noise.
+Write a class with `tasks`, `reset` and `step` and it can be branched, executed and evaluated in. `fork` (or `save` and
+`restore`, or `in_process`), `expert`, `admissible`, `harmless` and `mask` are optional, and each one that is there buys
+something: cheap branches, demonstrations, alternatives without a model, trust in a world with some noise.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ class Environment(ABC):
     spec: str = ""
     #: How many actions an episode may take, unless the caller says otherwise.
     max_steps: int = 50
+    #: Whether all its state is in the memory of this process and one thread works on it, C libraries included: a fork
+    #: of the process is then an exact copy. Files, sockets, threads and child processes that `step` uses rule it out.
+    in_process: bool = False
 
     @abstractmethod
     def splits(self) -> list[str]:
@@ -76,6 +79,18 @@ class Environment(ABC):
     def fork(self) -> Environment:
         """An independent copy in the current state. Leave it out where only replaying can reach a state again."""
         raise NotImplementedError(f"{self.spec} cannot fork")
+
+    def save(self) -> object:
+        """The current state, for `restore`: cheaper than `fork` where most of an environment need not be copied."""
+        raise NotImplementedError(f"{self.spec} cannot save")
+
+    def restore(self, state: object) -> None:
+        """Go back to what `save` returned, any number of times."""
+        raise NotImplementedError(f"{self.spec} cannot restore")
+
+    def harmless(self, action: str) -> bool:
+        """Whether the action only asks: executed in place, it leaves the state exactly as it is."""
+        return False
 
     def mask(self, text: str) -> str:
         """The observation with what is truly random in it blanked out, for comparing two of them."""

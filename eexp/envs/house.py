@@ -63,6 +63,7 @@ class House(Environment):
     """The household world. See the module's docstring."""
 
     spec = "house"
+    in_process = True
     max_steps = 30
 
     def __init__(self) -> None:

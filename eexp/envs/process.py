@@ -47,9 +47,10 @@ class ChildFailed(Exception):
 class Child:
     """A running program with pipes on its standard input and output. OSError where it cannot be started."""
 
-    def __init__(self, argv: list[str], stderr: int | None = None, cwd: str | None = None):
+    def __init__(self, argv: list[str], stderr: int | None = None, cwd: str | None = None,
+                 env: dict[str, str] | None = None):  # fmt: skip
         self._popen = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, cwd=cwd, bufsize=0,
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, cwd=cwd, env=env, bufsize=0,
             start_new_session=True,
         )  # fmt: skip
         for pipe in (self._popen.stdin, self._popen.stdout):
@@ -87,6 +88,23 @@ class Child:
     def read_line(self, limit: float) -> bytes:
         """The next line it writes by itself. Raises ChildFailed as `ask` does."""
         return self._exchange(b"", limit)
+
+    def pipes(self) -> tuple[int, int]:
+        """The descriptors to write to it and to read from it, for waiting on several children at once."""
+        return self._popen.stdin.fileno(), self._popen.stdout.fileno()
+
+    def write_some(self, unsent: bytes) -> bytes:
+        """Write as much as there is room for at once; returns the rest."""
+        return self._write(unsent)
+
+    def lines_so_far(self, longest: int = MAX_LINE) -> list[bytes]:
+        """Whole lines that it has written by now. Raises ChildFailed once it has ended and nothing is left to read."""
+        self._read()
+        *whole, rest = self._unread.split(b"\n")
+        self._unread = rest
+        if len(rest) > longest:
+            raise ChildFailed(f"more than {longest >> 20} MiB without a line end")
+        return [bytes(line) for line in whole]
 
     def _exchange(self, unsent: bytes, limit: float) -> bytes:
         # Writing and reading take turns: a program that answers while we still write must not block us both.

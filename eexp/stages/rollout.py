@@ -2,154 +2,240 @@
 
 The expert's path is walked once. At every step its observation is compared with the recorded one, each alternative is
 executed in a fork (or, where the environment cannot fork, in a second walk of the same path that is compared as well),
-and the walk then goes on with the expert's action: were an alternative to leak into the path, the next comparison would
-show it.
+and the walk then goes on with the expert's action. Were an alternative to leak into the path, the next comparison would
+show it, and the branch before it is refused too.
 """
 
 from __future__ import annotations
 
+import os
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import click
 
 from eexp import options
-from eexp.envs import Opened
+from eexp.envs import forking
 from eexp.envs.base import Environment, Observation
+from eexp.envs.process import time_limit
 from eexp.errors import InputError
 from eexp.jsonl import OnError, stop_at_error
+
+MOST_WORKERS = 8  # by default; a JVM in each takes half a gigabyte
 
 
 def _nothing(*_: object) -> None:
     return None
 
 
-def rollout(trajectories: Iterator[dict], env_of: Callable[[dict], Environment], *,
+@dataclass
+class Executed:
+    """One trajectory with the outcomes of its alternatives, what was refused in it, and what was counted."""
+
+    trajectory: dict
+    refused: list[InputError] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def rollout(trajectories: Iterator[dict], env_of: Callable[[dict], Environment], *, fork: str = forking.AUTO,
             on_refused: OnError = _nothing, count: Callable[[str, int], None] = _nothing,
             on_error: OnError = stop_at_error) -> Iterator[dict]:  # fmt: skip
-    """Fill in the outcome of every alternative.
+    """Fill in the outcome of every alternative, in this process.
 
-    env_of: the environment for a trajectory. A branch point that is not where the record says is refused: its
-    alternatives keep `outcome` null, say why in `refused`, and `on_refused` gets the evidence.
+    env_of: the environment for a trajectory. fork: how to leave the expert's path and come back (envs/forking.py).
+    A branch point that is not where the record says is refused: its alternatives keep `outcome` null, say why in
+    `refused`, and `on_refused` gets the evidence.
     """
     for trajectory in trajectories:
         try:
-            yield _Walk(env_of(trajectory), trajectory, on_refused, count).run()
+            done = execute(env_of(trajectory), trajectory, fork)
         except InputError as e:
             on_error(trajectory, e)
+            continue
+        for error in done.refused:
+            on_refused(trajectory, error)
+        for what, n in done.counts.items():
+            count(what, n)
+        yield done.trajectory
+
+
+def execute(env: Environment, trajectory: dict, fork: str = forking.AUTO,
+            on_step: Callable[[], None] = _nothing) -> Executed:  # fmt: skip
+    """Execute every alternative of one trajectory. `on_step` is called before every step of the environment.
+
+    Raises InputError where the expert's path does not end as recorded, EnvironmentFailed where the environment does.
+    """
+    return _Walk(env, trajectory, fork, on_step).run()
 
 
 class _Walk:
     """One trajectory being walked."""
 
-    def __init__(self, env: Environment, trajectory: dict, on_refused: OnError, count: Callable[[str, int], None]):
-        self.env, self.trajectory, self.on_refused, self.count = env, trajectory, on_refused, count
+    def __init__(self, env: Environment, trajectory: dict, fork: str, on_step: Callable[[], None]):
+        self.env, self.trajectory, self.on_step = env, trajectory, on_step
         self.recorded = trajectory["steps"]
-        self.refused = False
+        self.way = forking.choose(env, fork)
+        self.counts: Counter[str] = Counter()
+        self.lost: tuple[int, str, dict] | None = None  # where the path first differs from the record, why, evidence
 
-    def run(self) -> dict:
-        can_fork = type(self.env).fork is not Environment.fork
-        outcomes = self._walk_and_fork() if can_fork else self._walk_and_replay()
-        steps = [{**step, "alternatives": [{**a, **o} for a, o in zip(step.get("alternatives", []), made)]}
-                 for step, made in zip(self.recorded, outcomes)]  # fmt: skip
-        return {**self.trajectory, "steps": steps}
+    def run(self) -> Executed:
+        outcomes = self._walk_and_replay() if self.way == "replay" else self._walk_and_fork()
+        done = Executed(self.trajectory, counts=self.counts)
+        steps = []
+        for i, (step, made) in enumerate(zip(self.recorded, outcomes)):
+            alternatives = step.get("alternatives", [])
+            if alternatives:
+                made = self._judge(i, made, done)
+            steps.append({**step, "alternatives": [{**a, **o} for a, o in zip(alternatives, made)]})
+        if self.lost and not done.refused:
+            at, why, evidence = self.lost
+            end = "does not end" if at == len(self.recorded) else "is not"
+            where = "$.outcome" if at == len(self.recorded) else f"$.steps[{at}]"
+            raise InputError(f"the expert's path {end} as recorded: {why}", where, evidence)
+        done.trajectory = {**self.trajectory, "steps": steps}
+        return done
 
-    def _differs(self, i: int, seen: Observation) -> str | None:
-        """Why `seen` is not the recorded observation number i; the last one is the trajectory's outcome."""
-        if i < len(self.recorded):
-            recorded = self.recorded[i]["observation"]
-        elif (self.trajectory.get("outcome") or {}).get("observation") is not None:
-            recorded = self.trajectory["outcome"]["observation"]
-        else:
-            return None
-        if self.env.mask(seen.text) == self.env.mask(recorded):
-            return None
-        return f"the observation is {_short(seen.text)}, and {_short(recorded)} was recorded"
-
-    def _refuse(self, i: int, why: str, seen: Observation) -> list[dict]:
-        alternatives = self.recorded[i].get("alternatives", [])
-        if not alternatives:
-            return []
-        self.refused = True
-        error = InputError(f"branch point refused: {why}", f"$.steps[{i}]",
-                           evidence={"observed": seen.text, "recorded": self.recorded[i]["observation"]})  # fmt: skip
-        self.on_refused(self.trajectory, error)
-        self.count("alternatives refused", len(alternatives))
+    def _judge(self, i: int, made: list[dict], done: Executed) -> list[dict]:
+        """The outcomes at step i, or their refusal: both observation i and the one after it must be as recorded."""
+        alternatives = self.recorded[i]["alternatives"]
+        if not self.lost or i + 1 < self.lost[0]:
+            self.counts["branch points verified"] += 1
+            self.counts[f"executed by {self.way}"] += len(made)
+            self.counts["answered as invalid"] += sum(not m["outcome"]["valid"] for m in made)
+            return made
+        at, why, evidence = self.lost
+        if i + 1 == at:
+            why = f"after its alternatives the expert's action leads elsewhere: {why}"
+        done.refused.append(InputError(f"branch point refused: {why}", f"$.steps[{i}]", evidence=evidence))
+        self.counts["alternatives refused"] += len(alternatives)
         return [{"outcome": None, "refused": why}] * len(alternatives)
 
-    def _execute(self, env: Environment, action: str) -> dict:
-        outcome = env.step(action).outcome()
-        self.count("executed", 1)
-        if not outcome["valid"]:
-            self.count("answered as invalid", 1)
-        return {"outcome": outcome}
+    def _compare(self, i: int, seen: Observation) -> None:
+        """Note it if `seen` is not the recorded observation number i; the last one is the trajectory's outcome."""
+        state = self.recorded[i] if i < len(self.recorded) else self.trajectory.get("outcome") or {}
+        recorded = state.get("observation")
+        if recorded is not None and self.env.mask(seen.text) != self.env.mask(recorded):
+            why = f"the observation is {_short(seen.text)}, and {_short(recorded)} was recorded"
+            self._lose(i, why, {"observed": seen.text, "recorded": recorded})
+
+    def _compare_list(self, i: int) -> None:
+        """Note it if the admissible actions at branch point i are not those recorded (a record may hold only some)."""
+        listed = self.recorded[i].get("admissible")
+        found = self.env.admissible() if listed is not None and not self.lost else None
+        if found is None:
+            return
+        count = self.recorded[i].get("admissible_count") or len(listed)
+        evidence = {"observed": found, "recorded": listed}
+        if missing := sorted(set(listed) - set(found)):
+            self._lose(i, f"{_short(missing[0])} was admissible, and is not now", evidence)
+        elif count != len(found):
+            self._lose(i, f"{len(found)} actions are admissible, and {count} were", evidence)
+
+    def _lose(self, i: int, why: str, evidence: dict) -> None:
+        if self.lost is None or i < self.lost[0]:
+            self.lost = i, why, evidence
+
+    def _step(self, action: str) -> Observation:
+        self.on_step()
+        return self.env.step(action)
 
     def _walk_and_fork(self) -> list[list[dict]]:
         """Walk the expert's path once and fork at every step."""
+        self.on_step()
         seen = self.env.reset(self.trajectory["task"])
-        lost: str | None = None
+        in_fork = forking.executor(self.env, self.way, time_limit())
         made: list[list[dict]] = []
         for i, step in enumerate(self.recorded):
-            lost = lost or self._differs(i, seen)
-            made.append(self._refuse(i, lost, seen) if lost else self._fork_each(step))
-            seen = self.env.step(step["action"])
-        self._check_end(lost, seen)
+            self._compare(i, seen)
+            made.append([])
+            alternatives = step.get("alternatives", [])
+            if alternatives:
+                self._compare_list(i)
+            for alternative in [] if self.lost else alternatives:
+                self.on_step()
+                action = alternative["action"]
+                seen = self.env.step(action) if self.env.harmless(action) else in_fork(action)
+                made[-1].append({"outcome": seen.outcome()})
+            seen = self._step(step["action"])
+        self._compare(len(self.recorded), seen)
         return made
-
-    def _fork_each(self, step: dict) -> list[dict]:
-        outcomes = []
-        for alternative in step.get("alternatives", []):
-            with self.env.fork() as fork:
-                outcomes.append(self._execute(fork, alternative["action"]))
-        self.count("branch points verified", 1)
-        return outcomes
 
     def _walk_and_replay(self) -> list[list[dict]]:
-        """Reset and walk to the branch point again before every alternative."""
-        made = [self._replay_each(i, step) for i, step in enumerate(self.recorded)]
-        self._check_end(*self._return_to(len(self.recorded)))
+        """Reset and walk to the branch point again before every alternative that changes the state."""
+        made = []
+        for i, step in enumerate(self.recorded):
+            made.append([])
+            here = False
+            for alternative in step.get("alternatives", []):
+                if not here:
+                    self._walk_to(i)
+                    if not made[-1]:
+                        self._compare_list(i)
+                    if self.lost:
+                        break
+                here = self.env.harmless(alternative["action"])
+                made[-1].append({"outcome": self._step(alternative["action"]).outcome()})
+        self._walk_to(len(self.recorded))
         return made
 
-    def _replay_each(self, i: int, step: dict) -> list[dict]:
-        outcomes = []
-        for alternative in step.get("alternatives", []):
-            why, seen = self._return_to(i)
-            if why:
-                return self._refuse(i, why, seen)
-            outcomes.append(self._execute(self.env, alternative["action"]))
-        self.count("branch points verified", 1)
-        return outcomes
-
-    def _return_to(self, i: int) -> tuple[str | None, Observation]:
-        """Walk to observation number i; the first difference on the way, and what is seen at its end."""
-        seen = self.env.reset(self.trajectory["task"])
-        why = self._differs(0, seen)
+    def _walk_to(self, i: int) -> None:
+        """From the task's beginning to observation number i, comparing all on the way."""
+        self.on_step()
+        self._compare(0, self.env.reset(self.trajectory["task"]))
         for j in range(i):
-            seen = self.env.step(self.recorded[j]["action"])
-            why = why or self._differs(j + 1, seen)
-        return why, seen
-
-    def _check_end(self, lost: str | None, seen: Observation) -> None:
-        """The expert's path must be as recorded to its end, or nothing that was branched from it can be trusted."""
-        why = lost or self._differs(len(self.recorded), seen)
-        if why and not self.refused:  # a refusal has told it already
-            evidence = {"observed": seen.text, "recorded": (self.trajectory.get("outcome") or {}).get("observation")}
-            raise InputError(f"the expert's path does not end as recorded: {why}", "$.outcome", evidence)
+            self._compare(j + 1, self._step(self.recorded[j]["action"]))
 
 
-def _short(text: str, limit: int = 60) -> str:
-    text = " ".join(text.split())
-    return repr(text if len(text) <= limit else text[: limit - 3] + "...")
+# -- in workers -----------------------------------------------------------------------------------------------------
+
+
+def job(asked: dict, opened: Any, on_step: Callable[[], None]) -> dict:
+    """What a worker does for one trajectory (envs/worker.py)."""
+    trajectory = asked["trajectory"]
+    done = execute(opened.get(trajectory["env"]), trajectory, asked["fork"], on_step)
+    refused = [{"message": e.message, "where": e.where, "evidence": e.evidence} for e in done.refused]
+    return {"trajectory": done.trajectory, "refused": refused, "counts": done.counts}
+
+
+_MEMORY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGT]?)(?:i?B)?", re.IGNORECASE)
+
+
+def _bytes(ctx: click.Context, param: click.Parameter, said: str | None) -> int | None:
+    if said is None:
+        return None
+    found = _MEMORY.fullmatch(said.strip())
+    if not found or not float(found[1]):
+        raise click.BadParameter(f"{said!r} is no amount of memory; write 500M or 2G")
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
 
 
 @click.command("rollout")
 @options.env_override
+@click.option("--fork", type=click.Choice([forking.AUTO, *forking.WAYS]), default=forking.AUTO, show_default=True,
+              help="How to leave the expert's path and be back: by the environment's own copy of its state, a fork of "
+              "its process, or walking there again.")  # fmt: skip
+@click.option("-j", "--workers", type=click.IntRange(min=1), metavar="N",
+              help=f"Processes that hold environments.  [default: one a core, {MOST_WORKERS} at most]")  # fmt: skip
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+              envvar="EEXP_ENV_TIMEOUT", show_envvar=True,
+              help="Longest step; a process that takes longer is killed and its trajectory tried again.  "
+              "[default: the environment's own limit, 300 for one without]")  # fmt: skip
+@click.option("--memory", callback=_bytes, metavar="SIZE",
+              help="Most that one of the processes may hold, such as 2G; one that holds more is killed.")  # fmt: skip
 @options.streams("trajectory", resume=True)
-def command(env, stream) -> None:
+def command(env, fork, workers, timeout, memory, stream) -> None:
     """Execute every alternative from its own state and record what happened.
 
-    Before an alternative runs, the observation at its branch point must equal the recorded one; otherwise the branch is
-    refused, counted, and kept with the evidence in the --rejects file (exit code 4). What the environment says to an
-    invalid action is an outcome like any other. The environment is the one the records name.
+    Before an alternative runs, the observation at its branch point must equal the recorded one, and so must the one
+    after it, where the expert's path goes on; otherwise the branch is refused, counted, and kept with the evidence in
+    the --rejects file (exit code 4). What the environment says to an invalid action is an outcome like any other. The
+    environment is the one the records name.
+
+    Environments live in processes of their own. One that crashes, hangs or grows costs a retry; a trajectory that
+    fails three times is a bad record. Order and content of the output do not depend on their number.
 
     \b
     Example:
@@ -157,13 +243,33 @@ def command(env, stream) -> None:
     """
     from tqdm import tqdm
 
-    with Opened(env) as opened, stream.open("rollout", "trajectory", env=env) as io:
+    from eexp.envs.pool import Pool, usable_cores
 
-        def refused(trajectory: dict, error: InputError) -> None:
-            io.note(f"{trajectory['id']}: {error}")
-            io.put_aside({"type": "trajectory", "id": trajectory["id"]}, error)
+    if timeout:
+        os.environ["EEXP_ENV_TIMEOUT"] = str(timeout)  # for the limits inside the workers
+    most = workers or min(usable_cores(), MOST_WORKERS)
+    # Which way to fork and how many workers change nothing in the output, so they are no part of its lineage.
+    with stream.open("rollout", "trajectory", env=env) as io, Pool(most, env, time_limit(300.0), memory) as pool:
+        do = f"{__name__}:{job.__name__}"
+        jobs = (((io.where, t), {"do": do, "fork": fork, "trajectory": t}) for t in io.records())
+        for (where, trajectory), result in tqdm(pool.run(jobs), disable=None, unit="trajectory", leave=False):
+            io.where = where
+            if isinstance(result, InputError):
+                io.fail(trajectory, result)
+                continue
+            if isinstance(result, Exception):
+                raise result
+            for e in result["refused"]:
+                error = InputError(**e)
+                io.note(f"{trajectory['id']}: {error}")
+                io.put_aside({"type": "trajectory", "id": trajectory["id"]}, error)
+            for what, n in result["counts"].items():
+                io.count(what, n)
+            io.write(result["trajectory"])
+        for what, n in pool.counts.items():
+            io.count(what, n)
 
-        made = rollout(io.records(), lambda t: opened.get(t["env"]), on_refused=refused, count=io.count,
-                       on_error=io.fail)  # fmt: skip
-        for trajectory in tqdm(made, disable=None, unit="trajectory", leave=False):
-            io.write(trajectory)
+
+def _short(text: str, limit: int = 60) -> str:
+    text = " ".join(text.split())
+    return repr(text if len(text) <= limit else text[: limit - 3] + "...")

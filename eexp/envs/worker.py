@@ -1,0 +1,99 @@
+"""A process of the pool (envs/pool.py): one job a line in, one answer a line out.
+
+The first line says where modules are found. A job is `{"do": "package.module:function", ...}`; the function gets the
+job, the environments this process has open, and a callback to call before every step of an environment, and returns
+what is sent back. In between, a line `{"alive": true}` now and then tells that steps are being taken.
+
+Whatever an environment prints goes to standard error: the pipe is ours. The process ends when its standard input does,
+and with its parent.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from eexp.envs import Opened
+from eexp.envs.forking import ForkLost, end_with_parent
+from eexp.errors import EexpError, EnvironmentFailed, InputError
+
+HEARTBEAT = 0.5  # seconds at least between two signs of life
+
+
+class _SignsOfLife:
+    """Called before every step; writes a line if the last one was some time ago."""
+
+    def __init__(self, write: Callable[[dict], None]):
+        self.write, self.last = write, 0.0
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if now - self.last > HEARTBEAT:
+            self.last = now
+            self.write({"alive": True})
+
+
+def main() -> None:
+    end_with_parent()
+    pipe = os.dup(1)
+    os.dup2(2, 1)
+
+    def write(answer: dict) -> None:
+        data = orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE)
+        while data:
+            data = data[os.write(pipe, data) :]
+
+    start = orjson.loads(sys.stdin.buffer.readline() or b'{"path": [], "env": null}')
+    sys.path[:] = start["path"]
+    gc.freeze()  # what is loaded by now need not be walked, and so not copied, in every fork
+    with Opened(start["env"]) as opened:
+        for line in sys.stdin.buffer:
+            write(_answer(orjson.loads(line), opened, _SignsOfLife(write)))
+
+
+def _answer(job: dict, opened: Opened, on_step: Callable[[], None]) -> dict:
+    module, _, name = job["do"].partition(":")
+    try:
+        return {"done": getattr(importlib.import_module(module), name)(job, opened, on_step)}
+    except InputError as e:
+        kind = "environment" if isinstance(e, EnvironmentFailed) else "input"
+        return {"failed": str(e), "where": e.where, "message": e.message, "evidence": e.evidence, "kind": kind,
+                "again": isinstance(e, ForkLost)}  # fmt: skip
+    except EexpError as e:
+        return {"failed": str(e), "kind": "usage" if e.exit_code == 2 else "other"}
+    except Exception as e:  # an environment's own mistake: it costs this record, and what it held is not to be trusted
+        opened.close()
+        told = f"{type(e).__name__}: {' '.join(str(e).split())}"
+        return {"failed": told, "where": "", "message": told, "evidence": {"traceback": _traceback()},
+                "kind": "environment"}  # fmt: skip
+
+
+def _traceback() -> str:
+    import traceback
+
+    return traceback.format_exc(limit=-8)
+
+
+def answer_error(answer: dict[str, Any]) -> EexpError:
+    """The error that a worker's answer tells of."""
+    from eexp.errors import UsageError
+
+    match answer["kind"]:
+        case "environment":
+            return EnvironmentFailed(answer["message"], answer["where"], answer["evidence"])
+        case "input":
+            return InputError(answer["message"], answer["where"], answer["evidence"])
+        case "usage":
+            return UsageError(answer["failed"])
+    return EexpError(answer["failed"])
+
+
+if __name__ == "__main__":
+    main()

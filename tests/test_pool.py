@@ -1,0 +1,235 @@
+"""The workers of rollout under faults: killed, hung, corrupted, grown; and nothing of them left behind."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import orjson
+import psutil
+import pytest
+from running import environment, lines, spawn
+from running import start as start_process
+
+from eexp.envs.house import House
+from eexp.envs.pool import Pool
+from eexp.errors import EnvironmentFailed, InputError
+from eexp.stages.branch import branch
+from eexp.stages.expert import expert
+
+HERE = str(Path(__file__).parent)
+ROOT = Path(__file__).parents[1]
+
+
+class Troubled(House):
+    """A house whose process has accidents. FAULTS is a folder; each accident happens once, where it finds its file."""
+
+    def step(self, action):
+        faults = Path(os.environ["FAULTS"])
+        here = f"{self.task['id'].replace('/', '-')}-{self.steps}"
+        for kind in ("killed", "hung", "corrupted", "raised", "babbled", "grown"):
+            try:
+                (faults / f"{here}.{kind}").unlink()
+            except FileNotFoundError:
+                continue
+            getattr(self, kind)()
+        return super().step(action)
+
+    def killed(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def hung(self):
+        time.sleep(600)
+
+    def corrupted(self):
+        self.where = dict.fromkeys(self.where, "desk")
+
+    def raised(self):
+        raise ValueError("the roof fell in")
+
+    def babbled(self):
+        os.write(1, b"printed by an environment\n")
+        print("and more")
+
+    def grown(self):
+        self.ballast = bytearray(600 << 20)
+        for i in range(0, len(self.ballast), 4096):
+            self.ballast[i] = 1
+        time.sleep(600)
+
+
+@pytest.fixture(scope="module")
+def branched():
+    house = House()
+    tasks = [t for _, t in zip(range(300), house.tasks("train"))]
+    return list(branch(expert(house, iter(tasks)), None, k=2, source="admissible"))
+
+
+def variables(folder: Path, limit: float) -> dict[str, str]:
+    return environment(FAULTS=str(folder), PYTHONPATH=os.pathsep.join([HERE, str(ROOT)]), EEXP_ENV_TIMEOUT=str(limit))
+
+
+def start(folder: Path, records: list[dict], *args, limit: float = 3, code: int = 0, env: str = "Troubled"):
+    return spawn("rollout", "--env", f"test_pool:{env}", *args, stdin=lines(records), env=variables(folder, limit)).ok(
+        code
+    )
+
+
+def undisturbed(records: list[dict], tmp_path: Path) -> list[dict]:
+    (tmp_path / "none").mkdir(exist_ok=True)
+    return start(tmp_path / "none", records).records
+
+
+def put_fault(folder: Path, record: dict, step: int, kind: str) -> None:
+    (folder / f"{record['task']['id'].replace('/', '-')}-{step}.{kind}").touch()
+
+
+@pytest.mark.parametrize("fork", ["state", "process", "replay"])
+@pytest.mark.parametrize("kind", ["killed", "hung", "babbled"])
+def test_one_accident_costs_a_retry(branched, tmp_path, kind, fork):
+    put_fault(tmp_path, branched[1], 2, kind)
+    done = start(tmp_path, branched[:4], "--fork", fork, "-j", 2)
+    assert done.records == undisturbed(branched[:4], tmp_path)
+    assert not list(tmp_path.glob("*.*"))
+
+
+def test_a_process_that_grows_is_stopped(branched, tmp_path):
+    put_fault(tmp_path, branched[1], 2, "grown")
+    done = start(tmp_path, branched[:3], "--memory", "400M", limit=60)
+    assert done.records == undisturbed(branched[:3], tmp_path) and "1 workers lost" in done.err
+
+
+def test_an_environment_that_always_dies_is_a_bad_record(branched, tmp_path):
+    done = start(tmp_path, branched[:3], "--rejects", tmp_path / "r", env="Dying", code=4)
+    assert done.records == []
+    (first, *_) = [orjson.loads(line) for line in (tmp_path / "r").read_bytes().splitlines()]
+    assert first["line"] == 1 and first["error"] == \
+        "the environment's process failed 3 times, at last: killed by signal 9 (SIGKILL)"  # fmt: skip
+    stopped = start(tmp_path, branched[:3], env="Dying", code=1)
+    assert "<stdin>:1: the environment's process failed 3 times" in stopped.err
+
+
+class Dying(House):
+    def step(self, action):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_mistake_in_an_environment_costs_its_record_and_says_where(branched, tmp_path):
+    put_fault(tmp_path, branched[0], 1, "raised")
+    done = start(tmp_path, branched[:2], "--rejects", tmp_path / "r.jsonl", code=4)
+    assert [r["id"] for r in done.records] == [branched[1]["id"]]
+    (reject,) = [orjson.loads(line) for line in (tmp_path / "r.jsonl").read_bytes().splitlines()]
+    assert "the roof fell in" in reject["error"]
+
+
+@pytest.mark.slow
+def test_three_hundred_trajectories_with_accidents(branched, tmp_path):
+    """Each is as in the undisturbed run, or set aside with a reason; and no process is left."""
+    rng = random.Random(0)
+    disturbed = {}
+    for record in branched:
+        if rng.random() < 0.12:
+            kind = rng.choice(["killed"] * 4 + ["hung"] + ["corrupted", "raised"] * 2)
+            put_fault(tmp_path, record, rng.randrange(len(record["steps"])), kind)
+            disturbed[record["id"]] = kind
+    done = start(tmp_path, branched, "-j", 4, "--rejects", tmp_path / "rejects", limit=2, code=4)
+    expected = {r["id"]: r for r in undisturbed(branched, tmp_path)}
+    kept = [orjson.loads(line) for line in (tmp_path / "rejects").read_bytes().splitlines()]
+    set_aside = {r["record"]["id"]: r["error"] for r in kept}
+    assert [r["id"] for r in done.records] == [i for i in expected if i in {r["id"] for r in done.records}]
+    same = {r["id"] for r in done.records if r == expected[r["id"]]}
+    assert same | set(set_aside) == set(expected) and not same & set(set_aside)
+    assert all(disturbed[i] in ("corrupted", "raised") for i in set_aside) and all(set_aside.values())
+    assert len(disturbed) > 25 and not workers_of(tmp_path)
+
+
+def workers_of(folder: Path) -> list[int]:
+    """Workers that were started with this folder of faults and still run."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if "eexp.envs.worker" in process.cmdline() and process.environ().get("FAULTS") == str(folder):
+                found.append(process.pid)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("fork", ["process", "replay"])
+def test_no_process_outlives_the_command(branched, tmp_path, how, fork):
+    put_fault(tmp_path, branched[0], 1, "hung")
+    command = start_process("rollout", "--env", "test_pool:Troubled", "--fork", fork, "-j", 2, stdin=subprocess.PIPE,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                            env=variables(tmp_path, 100))  # fmt: skip
+    command.stdin.write(lines(branched[:2]))
+    command.stdin.flush()
+    deadline = time.monotonic() + 60
+    while list(tmp_path.glob("*.hung")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert workers_of(tmp_path)
+    command.send_signal(how)
+    command.wait(30)
+    while workers_of(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not workers_of(tmp_path)
+    command.stdin.close()
+
+
+# -- the pool by itself ----------------------------------------------------------------------------------------------
+
+
+def nap(job, opened, on_step):
+    time.sleep(job["seconds"])
+    return job["n"]
+
+
+def test_answers_come_in_the_order_of_the_jobs(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", HERE)
+    rng = random.Random(0)
+    jobs = [(n, {"do": "test_pool:nap", "n": n, "seconds": rng.choice([0, 0.05])}) for n in range(40)]
+    with Pool(4, None, 30) as pool:
+        assert list(pool.run(iter(jobs))) == [(n, n) for n in range(40)]
+
+
+def test_input_is_read_only_as_far_as_there_is_work_for(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", HERE)
+    read = []
+
+    def jobs():
+        for n in range(1000):
+            read.append(n)
+            yield n, {"do": "test_pool:nap", "n": n, "seconds": 0}
+
+    with Pool(2, None, 30) as pool:
+        for n, _ in pool.run(jobs()):
+            assert len(read) <= n + 1 + 4 * 2
+
+
+def test_what_cannot_be_read_is_told_after_what_could(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", HERE)
+
+    def jobs():
+        for n in range(3):
+            yield n, {"do": "test_pool:nap", "n": n, "seconds": 0.1}
+        raise InputError("line 4 is bad")
+
+    got = []
+    with Pool(4, None, 30) as pool, pytest.raises(InputError, match="line 4"):
+        for n, _ in pool.run(jobs()):
+            got.append(n)
+    assert got == [0, 1, 2]
+
+
+def test_a_job_that_hangs_comes_back_as_failed(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", HERE)
+    jobs = [(n, {"do": "test_pool:nap", "n": n, "seconds": 60 if n == 1 else 0}) for n in range(4)]
+    with Pool(2, None, 0.5) as pool:
+        results = list(pool.run(iter(jobs)))
+    assert [n for n, _ in results] == [0, 1, 2, 3] and [r for _, r in results if isinstance(r, int)] == [0, 2, 3]
+    assert isinstance(results[1][1], EnvironmentFailed) and "no answer within 0.5 s" in str(results[1][1])
+    assert pool.counts["workers lost"] == 3
