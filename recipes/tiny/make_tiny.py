@@ -1,10 +1,14 @@
-"""Make the tiny base model that ships with eexp, from nothing, in some minutes on two cores.
+"""Make the tiny base model that ships with eexp, from nothing, in half an hour on one core.
 
 A Llama of about one million parameters with a byte-level BPE of its own, trained on transcripts of *random* play in
 houses that no other split uses, with questions in between about what has been seen and what the task says. So it reads
 the world's language, as a base model does, and it cannot act: no action that it saw was chosen for a reason.
 
-    python recipes/tiny/make_tiny.py -o eexp/data/tiny --bf16
+    OMP_NUM_THREADS=1 python recipes/tiny/make_tiny.py -o eexp/data/tiny
+
+Three things decide whether so small a model learns to look things up at all: small batches (it takes some thousand
+updates, however many tokens they hold), short transcripts first, and a loss that weighs answers, which can be known,
+above the rest, which is mostly chance.
 """
 
 from __future__ import annotations
@@ -13,13 +17,16 @@ import argparse
 import hashlib
 import json
 import random
+import re
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
 
 from eexp.envs.house import ALL_ROOMS, CONTAINERS, SPLITS, House, _into
@@ -31,7 +38,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 CONTEXT = 2048
-QUESTION_RATE = 0.5  # a question before that share of the actions
+HELD_OUT = 200  # episodes to ask about after training
 # Words of the later training stages, so that the tokenizer has them whole. No statement about how to act.
 STAGE_WORDS = """
 I need to do this: If I go to open close take put wash heat cool look at, I expect: You That would not work here.
@@ -39,20 +46,35 @@ That would change nothing. it would not help with the task. The way to go on is 
 """
 
 
+def episode_length(rng: random.Random, longest: int) -> int:
+    """Steps of a random play: mostly a glance, where questions are cheap, and some as long as an episode."""
+    drawn = rng.random()
+    if drawn < 0.8:
+        return rng.randint(0, 1)
+    return rng.randint(2, 5) if drawn < 0.92 else rng.randint(6, longest)
+
+
 def random_play(env: House, task: dict, rng: random.Random, steps: int) -> list[dict]:
     """Messages of one episode of random actions, with questions about it in between."""
     style = get_style("react")
     seen = env.reset(task)
-    known: dict[str, str] = {}
+    known: dict[str, str] = {}  # object -> where it was last seen
+    rooms: set[str] = set()
     messages = [{"role": "system", "content": style.act_system}]
     text = f"{style.task_label} {env.instruction()}\n{seen.text}"
-    for _ in range(steps):
+    for turn in range(steps + 1):
         known.update(env._visible())
-        if rng.random() < QUESTION_RATE:
-            question, answer = ask(env, known, rng)
+        rooms.add(env.room)
+        kinds = rng.sample(QUESTIONS, rng.choice([2, 3, 4] if steps < 4 else [0, 1, 2]))
+        if env.target in env._visible() and rng.random() < 0.7:
+            kinds = [rng.choice([ask_target_in_sight, ask_wanted]), *kinds]
+        for ask in dict.fromkeys(kinds):
+            question, answer = ask(env, known, rooms, rng)
             messages += [{"role": "user", "content": f"{text}\nQuestion: {question}"},
-                         {"role": "assistant", "content": f"Answer: {answer}"}]  # fmt: skip
+                         {"role": "assistant", "content": f"Answer: {answer}."}]  # fmt: skip
             text = "Go on."
+        if turn == steps or seen.done:
+            break
         action = random_action(env, rng)
         messages += [{"role": "user", "content": text},
                      {"role": "assistant", "content": style.action_text(action)}]  # fmt: skip
@@ -60,9 +82,7 @@ def random_play(env: House, task: dict, rng: random.Random, steps: int) -> list[
             known.pop(action.split()[1], None)
         seen = env.step(action)
         text = seen.text
-        if seen.done:
-            break
-    return [*messages, {"role": "user", "content": text}]
+    return messages if text == "Go on." else [*messages, {"role": "user", "content": text}]
 
 
 def random_action(env: House, rng: random.Random) -> str:
@@ -75,23 +95,80 @@ def random_action(env: House, rng: random.Random) -> str:
                        f"take {thing} from {place}", f"put {thing} on {place}"])  # fmt: skip
 
 
-def ask(env: House, known: dict[str, str], rng: random.Random) -> tuple[str, str]:
-    """A question that reading the transcript answers, and its answer."""
-    kind = rng.choice(["where", "where", "task", "task", "goal", "closed", "hold"])
-    if kind == "closed":
-        closed = [p for p in env._places() if p in CONTAINERS and p not in env.opened]
-        return "What is closed here?", f"{', '.join(closed) or 'nothing'}."
-    if kind == "hold":
-        return "What do you hold?", f"{env.held or 'nothing'}."
-    if kind == "goal":
-        return "Where does it belong?", f"{_into(env.goal)} the {env.goal}."
-    thing = env.target if kind == "task" or rng.random() < 0.3 or not known else rng.choice(list(known))
-    question = "Where is what the task is about?" if kind == "task" else f"Where is the {thing}?"
+# -- questions that reading the transcript answers: (env, known, rooms, rng) -> question, answer ---------------------
+
+
+def ask_where(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+    thing = rng.choice(list(known) or [env.target])
+    return f"Where is the {thing}?", whereabouts(env, known, thing)
+
+
+def ask_where_in_sight(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+    thing = rng.choice(list(env._visible()) or [env.target])
+    return f"Where is the {thing}?", whereabouts(env, known, thing)
+
+
+def ask_where_target(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+    return "Where is what the task is about?", whereabouts(env, known, env.target)
+
+
+def whereabouts(env: House, known: dict, thing: str) -> str:
     if env.held == thing:
-        return question, f"{thing}: you hold it."
-    if thing not in known:
-        return question, f"{thing}: not seen."
-    return question, f"{thing}: {_into(known[thing])} the {known[thing]}."
+        return f"{thing}: you hold it"
+    return f"{thing} {_into(known[thing])} {known[thing]}" if thing in known else f"{thing}: not seen"
+
+
+def ask_in_sight(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+    here = env._visible()
+    thing = rng.choice(list(here)) if here and rng.random() < 0.5 else rng.choice(list(env.where))
+    return f"Is the {thing} in sight?", sight(env, thing)
+
+
+def ask_target_in_sight(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+    return "Is what the task is about in sight?", sight(env, env.target)
+
+
+def sight(env: House, thing: str) -> str:
+    if env.held == thing:
+        return f"you hold the {thing}"
+    place = env._visible().get(thing)
+    return f"yes, {thing} {_into(place)} {place}" if place else f"no {thing}"
+
+
+def ask_wanted(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+    place = env._visible().get(env.target)
+    return "What here does the task speak of?", f"{env.target} {_into(place)} {place}" if place else "nothing"
+
+
+def ask_goal(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+    return "Where does it belong?", f"{_into(env.goal)} the {env.goal}"
+
+
+def ask_goal_here(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+    here = "yes" if env.goal in env._places() else "no"
+    return "Is the place where it belongs here?", f"{here}, {env.goal}"
+
+
+def ask_closed(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+    closed = [p for p in env._places() if p in CONTAINERS and p not in env.opened]
+    return "What is closed here?", ", ".join(closed) or "nothing"
+
+
+def ask_held(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+    return "What do you hold?", env.held or "nothing"
+
+
+def ask_doors(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+    left = [room for room in sorted(env.doors[env.room]) if room not in rooms]
+    return "Which doors have you not gone through?", ", ".join(left) or "none"
+
+
+def ask_state(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+    return "How is it now?", f"{env.target}: {', '.join(sorted(env.state[env.target])) or 'as it was'}"
+
+
+QUESTIONS = [ask_where, ask_where_in_sight, ask_where_target, ask_in_sight, ask_target_in_sight, ask_wanted, ask_goal,
+             ask_goal_here, ask_closed, ask_held, ask_doors, ask_state]  # fmt: skip
 
 
 def render(messages: list[dict]) -> str:
@@ -110,7 +187,7 @@ def make_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast
 
 
 def batches(sequences: list[np.ndarray], tokens: int, rng: random.Random) -> list[list[np.ndarray]]:
-    """Sequences of like length together, each batch up to `tokens` with its padding, in random order."""
+    """Sequences of like length together, each batch up to `tokens` with its padding, the short ones mostly first."""
     made, batch = [], []
     for s in sorted(sequences, key=len):
         if batch and len(s) * (len(batch) + 1) > tokens:
@@ -118,24 +195,66 @@ def batches(sequences: list[np.ndarray], tokens: int, rng: random.Random) -> lis
             batch = []
         batch.append(s)
     made.append(batch)
-    rng.shuffle(made)
-    return made
+    return sorted(made, key=lambda b: len(b[-1]) / 1000 + rng.random())
 
 
-def train(model: LlamaForCausalLM, sequences: list[np.ndarray], args: argparse.Namespace) -> None:
+class Marks:
+    """Finds the answers in token ids."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast):
+        self.assistant, self.end = tokenizer.convert_tokens_to_ids(["<|assistant|>", "<|end|>"])
+        self.answer = tokenizer("Answer")["input_ids"][0]
+        self.question = tokenizer("Question")["input_ids"][0]
+
+    def answers(self, ids: np.ndarray) -> list[tuple[int, int]]:
+        """Where each answer's words begin and what follows its last."""
+        starts = np.flatnonzero((ids[:-1] == self.assistant) & (ids[1:] == self.answer)) + 1
+        ends = np.flatnonzero(ids == self.end)
+        return [(int(i), int(j)) for i in starts for j in ends[ends > i][:1]]
+
+
+def padded(batch: list[np.ndarray], marks: Marks, other: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids, and what each token counts in the loss: 1 in an answer, `other` elsewhere, 0 in the padding."""
+    width = max(map(len, batch))
+    ids = torch.zeros(len(batch), width, dtype=torch.long)
+    counts = torch.zeros(len(batch), width)
+    for row, s in enumerate(batch):
+        ids[row, : len(s)] = torch.from_numpy(s.astype(np.int64))
+        counts[row, : len(s)] = other
+        for i, j in marks.answers(s):
+            counts[row, i : j + 1] = 1.0
+    return ids, counts
+
+
+@torch.no_grad()
+def check(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, held_out: list[np.ndarray]) -> dict[str, str]:
+    """Answers that greedy decoding gets right to the last word, by question."""
+    marks, right, asked = Marks(tokenizer), Counter(), Counter()
+    for s in held_out:
+        best = model(input_ids=torch.from_numpy(s.astype(np.int64))[None]).logits[0].argmax(-1).numpy()
+        for i, j in marks.answers(s):
+            start = np.flatnonzero(s[:i] == marks.question)[-1]
+            words = tokenizer.decode(s[start : start + np.flatnonzero(s[start:] == marks.end)[0]])
+            kind = re.sub(r"\b([Ii])s the (?!place)\w+", r"\1s the X", words.removeprefix("Question: "))
+            asked[kind] += 1
+            right[kind] += bool((best[i : j - 1] == s[i + 1 : j]).all())  # from after "Answer" to the last word
+    return {kind: f"{right[kind]}/{asked[kind]}" for kind in sorted(asked)}
+
+
+def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, sequences: list[np.ndarray],
+          args: argparse.Namespace) -> None:  # fmt: skip
     plan = [batch for epoch in range(args.epochs)
             for batch in batches(sequences, args.tokens_per_batch, random.Random(args.seed + epoch))]  # fmt: skip
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.05)
     schedule = get_cosine_schedule_with_warmup(optimizer, len(plan) // 20, len(plan))
-    started, seen, shown = time.time(), 0, 0.0
+    marks, started, seen, shown = Marks(tokenizer), time.time(), 0, 0.0
     for step, batch in enumerate(plan, 1):
-        width = max(map(len, batch))
-        ids = torch.zeros(len(batch), width, dtype=torch.long)
-        labels = torch.full((len(batch), width), -100)
-        for row, s in enumerate(batch):
-            ids[row, : len(s)] = labels[row, : len(s)] = torch.from_numpy(s.astype(np.int64))
+        ids, counts = padded(batch, marks, args.other_weight)
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-            loss = model(input_ids=ids, labels=labels).loss
+            logits = model(input_ids=ids, use_cache=False).logits
+        losses = cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+        counts = counts[:, 1:].flatten()
+        loss = (losses * counts).sum() / counts.sum()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -143,7 +262,7 @@ def train(model: LlamaForCausalLM, sequences: list[np.ndarray], args: argparse.N
         optimizer.zero_grad(set_to_none=True)
         seen += sum(map(len, batch))
         shown = loss.item() if step == 1 else 0.95 * shown + 0.05 * loss.item()
-        if step % 100 == 0 or step == len(plan):
+        if step % 500 == 0 or step == len(plan):
             rate = seen / (time.time() - started)
             print(f"step {step}/{len(plan)} loss {shown:.3f} {rate:,.0f} tokens/s", flush=True)
 
@@ -152,8 +271,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", required=True, type=Path)
     parser.add_argument("--init", type=Path, help="go on with a model that this made, on other episodes")
-    parser.add_argument("--episodes", type=int, default=14_000)
-    parser.add_argument("--steps", type=int, default=30, help="longest random play; most episodes are a third of it")
+    parser.add_argument("--episodes", type=int, default=22_000)
+    parser.add_argument("--steps", type=int, default=30, help="longest random play")
+    parser.add_argument("--bare", type=float, default=0.5, help="share of the episodes without a system prompt")
+    parser.add_argument(
+        "--unseen",
+        type=float,
+        default=0.8,
+        help="share left out of the houses where what the task is about is not in sight at once",
+    )
+    parser.add_argument("--other-weight", type=float, default=0.1, help="what a token that is no answer counts")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--vocab-size", type=int, default=768)
     parser.add_argument("--hidden", type=int, default=128)
@@ -161,36 +288,46 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--kv-heads", type=int, default=2)
     parser.add_argument("--mlp", type=int, default=384)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--tokens-per-batch", type=int, default=3072)
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--tokens-per-batch", type=int, default=1024)
     parser.add_argument("--bf16", action="store_true", help="faster where the processor has it")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
     env, style = House(), get_style("react")
     rng = random.Random(args.seed)
-    numbers = rng.sample(range(SPLITS["play"]), args.episodes)
-    played = [random_play(env, {"id": f"play/{n}", "split": "play"}, random.Random(f"{args.seed}/{n}"),
-                          rng.randint(2, 10 if rng.random() < 0.85 else args.steps)) for n in numbers]  # fmt: skip
-    texts = [render(m) for m in played]
+    numbers = rng.sample(range(SPLITS["play"]), SPLITS["play"])
+    texts = []
+    while len(texts) < args.episodes + HELD_OUT:
+        n = numbers.pop()
+        one = random.Random(f"{args.seed}/{n}")
+        task = {"id": f"play/{n}", "split": "play"}
+        env.reset(task)
+        if env.target not in env._visible() and one.random() < args.unseen:
+            continue
+        played = random_play(env, task, one, episode_length(one, args.steps))
+        texts.append(render(played[1:] if one.random() < args.bare else played))
     other = [style.world_model_system, style.world_model_request, style.target_open, style.target_close, STAGE_WORDS]
     if args.init:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(args.init)
     else:
         tokenizer = make_tokenizer(texts + other * 50, args.vocab_size)
     sequences = [np.array(ids, dtype=np.uint16)[:CONTEXT] for ids in tokenizer(texts)["input_ids"]]
-    print(f"{len(texts)} episodes, {sum(map(len, sequences)):,} tokens, longest {max(map(len, sequences))}, "
+    sequences, held_out = sequences[HELD_OUT:], sequences[:HELD_OUT]
+    print(f"{len(sequences)} episodes, {sum(map(len, sequences)):,} tokens, longest {max(map(len, sequences))}, "
           f"vocabulary {len(tokenizer)}")  # fmt: skip
 
     torch.manual_seed(args.seed)
     config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=args.hidden, intermediate_size=args.mlp,
                          num_hidden_layers=args.layers, num_attention_heads=args.heads,
                          num_key_value_heads=args.kv_heads, max_position_embeddings=CONTEXT, tie_word_embeddings=True,
-                         bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+                         initializer_range=0.06, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
                          pad_token_id=tokenizer.pad_token_id)  # fmt: skip
     model = LlamaForCausalLM.from_pretrained(args.init).float() if args.init else LlamaForCausalLM(config)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
-    train(model, sequences, args)
+    train(model, tokenizer, sequences, args)
+    for kind, share in check(model, tokenizer, held_out).items():
+        print(f"  {share:>9}  {kind}")
     save(model, tokenizer, args.output, vars(args))
 
 
