@@ -19,6 +19,9 @@ categories, which are variations of the same scenarios.
     miss_param-train, miss_param-test           a value is missing until the user says it
     long_context-train, long_context-test       long files and lists
 
+Option: `tools=short`, the default, lists the functions with the types and values of their parameters; `tools=full` with
+all that the benchmark says about them, which is twice as long.
+
 All of it happens in this process, in one thread: `os.fork` is an exact snapshot too.
 """
 
@@ -30,15 +33,15 @@ import re
 import warnings
 from collections.abc import Iterator
 from copy import deepcopy
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
-from inspect import getmembers, ismethod, signature
+from inspect import ismethod, signature
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from eexp.envs.base import Environment, Observation
-from eexp.errors import EexpError, InputError
+from eexp.errors import EexpError, InputError, UsageError
 
 #: With its dependencies the package brings gigabytes, another numpy among them. These tasks need none of them.
 INSTALL = "bfcl needs `pip install --no-deps bfcl-eval==2026.3.23 mpmath`"
@@ -62,14 +65,17 @@ Call = tuple[str, list, dict[str, Any]]
 class BFCL(Environment):
     """The multi-turn tasks of BFCL. See the module's docstring.
 
-    Raises EexpError where the package is missing.
+    Raises EexpError where the package is missing, UsageError for an option that does not exist.
     """
 
     spec = "bfcl"
     max_steps = 60  # the gold calls and the ends of turns are 17 at most, in long_context 37
 
-    def __init__(self) -> None:
+    def __init__(self, tools: str = "short") -> None:
         _check_installed()
+        if tools not in ("short", "full"):
+            raise UsageError(f"bfcl?tools={tools}: expected short or full")
+        self._tools = tools
 
     # -- tasks ---------------------------------------------------------------------------------------------------
 
@@ -119,7 +125,7 @@ class BFCL(Environment):
         return "\n".join([_HOW, "Functions:", *self._described(hidden=hidden)])
 
     def _described(self, only: list[str] | None = None, hidden: set[str] = frozenset()) -> list[str]:
-        docs = chain(*(_function_docs(name) for name in self._entry["involved_classes"]))
+        docs = chain(*(_function_docs(name, self._tools) for name in self._entry["involved_classes"]))
         return [text for name, text in docs if name not in hidden and (only is None or name in only)]
 
     def _message(self) -> str:
@@ -217,7 +223,8 @@ def execute(apis: dict[str, Any], call: Call) -> tuple[str, bool]:
     name, args, by_name = deepcopy(call)  # the simulator keeps the lists that it is given, and changes them
     try:
         # Of two methods with one name the later class's is called, as in the package.
-        method = next((found for api in reversed(apis.values()) for found in _methods(api, name)), None)
+        methods = [getattr(api, name, None) for api in apis.values() if not name.startswith("_")]
+        method = next(filter(ismethod, reversed(methods)), None)
         if method is None:
             raise NameError(f"name {name!r} is not defined")
         _check_cost(name, method, args, by_name)
@@ -230,10 +237,6 @@ def execute(apis: dict[str, Any], call: Call) -> tuple[str, bool]:
         return str(answer), not (isinstance(answer, dict) and "error" in answer)
     except Exception as e:  # whatever the simulator makes of arguments that it did not expect
         return f"Error during execution: {e}", False
-
-
-def _methods(api: Any, name: str) -> list[Any]:
-    return [] if name.startswith("_") else [found for known, found in getmembers(api, ismethod) if known == name]
 
 
 def _check_cost(name: str, method: Any, args: list, by_name: dict[str, Any]) -> None:
@@ -262,26 +265,33 @@ def _read(name: str) -> list[dict]:
         raise EexpError(f"{path} is missing: another version of the package? {INSTALL}") from None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _entries(category: str) -> list[tuple[dict, list[list[str]]]]:
     """The tasks of a category by number, each with its gold calls by turn."""
     name = f"BFCL_v4_multi_turn_{category}.json"
     return [(entry, gold["ground_truth"]) for entry, gold in zip(_read(name), _read(f"possible_answer/{name}"))]
 
 
-@lru_cache(maxsize=None)
-def _function_docs(class_name: str) -> list[tuple[str, str]]:
-    """The functions of an API class: the name, and a line that describes it."""
+@cache
+def _function_docs(class_name: str, tools: str) -> list[tuple[str, str]]:
+    """The functions of an API class: the name, and what the agent gets to read about it."""
     from bfcl_eval.constants.executable_backend_config import MULTI_TURN_FUNC_DOC_FILE_MAPPING
 
     found = []
     for doc in _read(f"multi_turn_func_doc/{MULTI_TURN_FUNC_DOC_FILE_MAPPING[class_name]}"):
-        does = doc["description"].partition("Tool description: ")[2].partition(". ")[0].rstrip(".")
-        found.append((doc["name"], f"{doc['name']}({', '.join(_parameters(doc['parameters']))}): {does}"))
+        parameters, required = doc["parameters"]["properties"], doc["parameters"]["required"]
+        takes = ", ".join(_parameter(name, about, name in required) for name, about in parameters.items())
+        does = doc["description"].partition("Tool description: ")[2].rstrip(". ")
+        lines = [f"{doc['name']}({takes}): {does if tools == 'full' else does.partition('. ')[0]}"]
+        if tools == "full":
+            lines += [f"  {name}: {about['description'].strip()}" for name, about in parameters.items()]
+        found.append((doc["name"], "\n".join(lines)))
     return found
 
 
-def _parameters(described: dict) -> list[str]:
-    """`name: type` of what a call must have, `name: type = default` of what it may have."""
-    return [f"{name}: {about['type']}" + ("" if name in described["required"] else f" = {about.get('default')!r}")
-            for name, about in described["properties"].items()]  # fmt: skip
+def _parameter(name: str, about: dict, required: bool) -> str:
+    """`name: type`, or the values that it may have, with its default where it may be left out."""
+    listed = about["description"].partition("[Enum]:")[2].strip(" []")
+    values = " | ".join(repr(value.strip('" ')) for value in listed.split(",")) if listed else ""
+    kind = f"{about['type']} of {values}" if values and about["type"] == "array" else values or about["type"]
+    return f"{name}: {kind}" + ("" if required else f" = {about.get('default')!r}")
