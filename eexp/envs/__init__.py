@@ -18,6 +18,7 @@ from eexp.errors import EexpError, InputError, UsageError
 __all__ = ["BUILT_IN", "Environment", "Observation", "Opened", "names", "open_env"]
 
 BUILT_IN = {
+    "babyai": "eexp.envs.babyai:BabyAI",
     "bfcl": "eexp.envs.bfcl:BFCL",
     "house": "eexp.envs.house:House",
     "scienceworld": "eexp.envs.scienceworld:ScienceWorld",
