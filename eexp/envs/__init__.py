@@ -1,6 +1,8 @@
 """Environments by name: built in, installed by other packages, a class, or a program.
 
     house                   the built-in household world
+    bfcl                    BFCL's multi-turn tasks (needs `pip install --no-deps bfcl-eval==2026.3.23 mpmath`)
+    babyai                  BabyAI in words (needs `pip install eexp[babyai]`)
     scienceworld            ScienceWorld (needs `pip install eexp[scienceworld]` and Java)
     exec:COMMAND            any program that speaks the protocol of eexp/envs/program.py
     package.module:Class    a Python class that follows eexp/envs/base.py
@@ -18,9 +20,9 @@ from eexp.errors import EexpError, InputError, UsageError
 __all__ = ["BUILT_IN", "Environment", "Observation", "Opened", "names", "open_env"]
 
 BUILT_IN = {
-    "babyai": "eexp.envs.babyai:BabyAI",
-    "bfcl": "eexp.envs.bfcl:BFCL",
     "house": "eexp.envs.house:House",
+    "bfcl": "eexp.envs.bfcl:BFCL",
+    "babyai": "eexp.envs.babyai:BabyAI",
     "scienceworld": "eexp.envs.scienceworld:ScienceWorld",
 }
 ENTRY_POINTS = "eexp.environments"

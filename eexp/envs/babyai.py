@@ -16,7 +16,7 @@ and where its plan fails.
 
 Option, as in `babyai?level=GoTo,Pickup`:
     level    names of levels, with commas between them; by default GoToLocal, PickupLoc, OpenDoor, PutNextLocal,
-             UnlockLocal, FindObjS5
+             UnlockLocalDist, FindObjS5
 
 Splits, by seed, for each level: train 10,000 and test 1,000.
 
@@ -37,9 +37,9 @@ from eexp.envs.base import Environment, Observation
 from eexp.errors import EexpError, InputError, UsageError
 from eexp.records import canonical
 
-INSTALL = "babyai needs `pip install 'eexp[babyai]'`"
+INSTALL = "babyai needs `pip install 'eexp[babyai]'` and Python 3.11 or newer"
 
-DEFAULT_LEVELS = "GoToLocal,PickupLoc,OpenDoor,PutNextLocal,UnlockLocal,FindObjS5"
+DEFAULT_LEVELS = "GoToLocal,PickupLoc,OpenDoor,PutNextLocal,UnlockLocalDist,FindObjS5"
 SPLITS = {"train": range(10_000), "test": range(1_000_000, 1_001_000)}
 
 #: What each of the package's actions is called here.
