@@ -286,14 +286,34 @@ def test_what_is_refused(action, said):
     assert state(env) == before
 
 
-@pytest.mark.parametrize("action", ["power(9, 10**9)", "power(base=9, exponent=1000000000)", "power(9, 1000000000)",
-                                    "logarithm(2, 3, 100000000)", "square_root(2, precision=100000000)"])  # fmt: skip
+@pytest.mark.parametrize(
+    "action",
+    [
+        "power(9, 10**9)",
+        "power(9, 1000000000)",
+        "power(base=9, exponent=-1000000000)",
+        "power(9, 1e300)",
+        f"power({10**200}, 9)",
+        "logarithm(2, 3, 100000000)",
+        "square_root(2, precision=100000000)",
+    ],
+)
 def test_nobody_computes_for_ever(action):
     env = open_env("bfcl")
     env.reset(next(t for t in env.tasks("train") if env.reset(t) and "MathAPI" in env._apis))
     seen = env.step(action)
     assert not seen.valid and ("too large" in seen.text or "not a function call" in seen.text)
     assert env.step("power(2, 10)").text == '{"result": 1024}'
+
+
+def test_a_directory_in_itself():
+    env = open_env("bfcl")
+    env.reset(FILES)
+    assert env.step("cp(source='document', destination='document')").valid
+    fork = env.fork()
+    for one in (env, fork):
+        assert one.step("find()").text == "Error during execution: maximum recursion depth exceeded"
+        assert one.step("done").success is False
 
 
 @pytest.mark.parametrize("action", ["done", "Done.", "done()", "done: which file?", " done "])

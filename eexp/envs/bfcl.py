@@ -232,19 +232,27 @@ def execute(apis: dict[str, Any], call: Call) -> tuple[str, bool]:
         if isinstance(answer, dict):
             try:
                 return json.dumps(answer), "error" not in answer
-            except TypeError:  # mpmath's numbers, and decimal's
+            except (TypeError, ValueError):  # mpmath's numbers, and decimal's
                 pass
         return str(answer), not (isinstance(answer, dict) and "error" in answer)
+    except RecursionError:  # in a directory copied into itself, say; Python's own words depend on how deep we are
+        return "Error during execution: maximum recursion depth exceeded", False
     except Exception as e:  # whatever the simulator makes of arguments that it did not expect
         return f"Error during execution: {e}", False
 
 
 def _check_cost(name: str, method: Any, args: list, by_name: dict[str, Any]) -> None:
     """Raise ValueError where the simulator would compute until the memory is full."""
-    if name in _COSTLY:
-        given = list(signature(method).bind(*args, **by_name).arguments.values())[_COSTLY[name]]
-        if isinstance(given, (int, float)) and abs(given) > _COSTLY_LIMIT:
-            raise ValueError(f"{given} is too large")
+    if name not in _COSTLY:
+        return
+    try:
+        given = list(signature(method).bind(*args, **by_name).arguments.values())
+    except TypeError:  # which the call itself will say, in the package's words
+        return
+    for position, value in enumerate(given):
+        limit = _COSTLY_LIMIT if position == _COSTLY[name] else 10**100
+        if isinstance(value, (int, float)) and abs(value) > limit:
+            raise ValueError("a number is too large")
 
 
 def _check_installed() -> None:
