@@ -36,6 +36,7 @@ def play(env: BFCL, wanted: dict) -> tuple[list[str], list[str], object]:
     while not seen.done:
         actions.append(env.expert())
         seen = env.step(actions[-1])
+        assert seen.valid
         texts.append(seen.text)
     return actions, texts, seen
 
