@@ -85,7 +85,7 @@ class BabyAI(Environment):
 
     def reset(self, task: dict) -> Observation:
         level, seed = task.get("level"), task.get("seed")
-        if level not in _levels():
+        if not isinstance(level, str) or level not in _levels():
             raise InputError(f"babyai has no level {level!r}", "$.task.level")
         if type(seed) is not int or not 0 <= seed < 2**32:
             raise InputError(f"expected a seed from 0 to {2**32 - 1}, got {seed!r}", "$.task.seed")
