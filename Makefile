@@ -14,12 +14,14 @@ help: ## show this
 
 install: $(STAMP) ## make .venv from constraints.txt (does nothing when nothing changed)
 
+# bfcl-eval comes without its dependencies: they are gigabytes, and another numpy, that its multi-turn tasks do not need.
 # llama-cpp-python is compiled here; its image models, which eexp does not use, would double the time.
 $(STAMP): pyproject.toml constraints.txt Makefile
 	@$(MAKE) --no-print-directory system
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	PYTHONWARNINGS=ignore CMAKE_ARGS="$${CMAKE_ARGS:--DLLAVA_BUILD=OFF}" $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,scienceworld]'
+	PYTHONWARNINGS=ignore CMAKE_ARGS="$${CMAKE_ARGS:--DLLAVA_BUILD=OFF}" $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,scienceworld,babyai]'
+	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt bfcl-eval mpmath
 	for n in 1 5; do mkdir -p $(VENV)/share/man/man$$n && ln -sf $(CURDIR)/man/*.$$n $(VENV)/share/man/man$$n/; done
 	touch $@
 

@@ -87,6 +87,8 @@ def group(verbose: bool) -> None:
     \b
     ENV, an environment, is one of:
       house                    the built-in household world
+      bfcl                     BFCL's multi-turn tasks (needs a package: docs/environments.md)
+      babyai                   BabyAI in words (needs eexp[babyai])
       scienceworld             ScienceWorld (needs eexp[scienceworld] and Java)
       exec:COMMAND             any program that answers JSON lines
       package.module:Class     a Python class

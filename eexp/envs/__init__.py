@@ -1,6 +1,8 @@
 """Environments by name: built in, installed by other packages, a class, or a program.
 
     house                   the built-in household world
+    bfcl                    BFCL's multi-turn tasks (needs `pip install --no-deps bfcl-eval==2026.3.23 mpmath`)
+    babyai                  BabyAI in words (needs `pip install eexp[babyai]`)
     scienceworld            ScienceWorld (needs `pip install eexp[scienceworld]` and Java)
     exec:COMMAND            any program that speaks the protocol of eexp/envs/program.py
     package.module:Class    a Python class that follows eexp/envs/base.py
@@ -19,6 +21,8 @@ __all__ = ["BUILT_IN", "Environment", "Observation", "Opened", "names", "open_en
 
 BUILT_IN = {
     "house": "eexp.envs.house:House",
+    "bfcl": "eexp.envs.bfcl:BFCL",
+    "babyai": "eexp.envs.babyai:BabyAI",
     "scienceworld": "eexp.envs.scienceworld:ScienceWorld",
 }
 ENTRY_POINTS = "eexp.environments"

@@ -1,0 +1,267 @@
+"""`babyai`: the levels of BabyAI (Chevalier-Boisvert et al. 2019, arXiv 1810.08272) in words, by the package minigrid.
+
+The agent is in a maze of rooms with balls, boxes, keys and doors, and has a mission such as "put the red ball next to
+the green box". It reads what is in its view, 7 cells wide and 7 deep, as the package's own agents see it: where things
+are from where it stands, and which way it faces. Actions: turn left, turn right, go forward, pick up, drop, toggle (a
+door, or a box, which that destroys), done. Things are picked up, dropped and toggled in the cell ahead.
+
+An action is valid if it changes something, and these are the admissible ones. As in the package, every action takes one
+of the steps that the level gives, and the mission is judged after it, whatever it was. Hence `done`, which changes
+nothing: in a few episodes (of GoToObjDoor) the agent begins in front of what it shall go to, and the expert says so.
+
+The expert is the package's bot. It plans from what it has seen in this episode, is told of every action, and mends its
+plan when another one than its own was taken. Where it cannot, it has nothing to say for the rest of the episode: after
+a box was opened, in the few levels that it does not solve (KeyInBox, PutNext...Carrying, and half of UnlockToUnlock),
+and where its plan fails.
+
+Option, as in `babyai?level=GoTo,Pickup`:
+    level    names of levels, with commas between them; by default GoToLocal, PickupLoc, OpenDoor, PutNextLocal,
+             UnlockLocalDist, FindObjS5
+
+Splits, by seed, for each level: train 10,000 and test 1,000.
+
+All of it happens in this process, in one thread: `os.fork` is an exact snapshot too.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from copy import deepcopy
+from functools import cache
+from typing import Any
+
+from eexp.envs.base import Environment, Observation
+from eexp.errors import EexpError, InputError, UsageError
+from eexp.records import canonical
+
+INSTALL = "babyai needs `pip install 'eexp[babyai]'` and Python 3.11 or newer"
+
+DEFAULT_LEVELS = "GoToLocal,PickupLoc,OpenDoor,PutNextLocal,UnlockLocalDist,FindObjS5"
+SPLITS = {"train": range(10_000), "test": range(1_000_000, 1_001_000)}
+
+#: What each of the package's actions is called here.
+ACTIONS = {"turn left": "left", "turn right": "right", "go forward": "forward", "pick up": "pickup", "drop": "drop",
+           "toggle": "toggle", "done": "done"}  # fmt: skip
+_WORDS = {theirs: ours for ours, theirs in ACTIONS.items()}
+_COMPASS = ("east", "south", "west", "north")
+
+#: How many subgoals the bot may add to its plan for one action. It needs ten, and sometimes goes round in circles.
+_PLAN_LIMIT = 300
+
+
+View = dict[tuple[int, int], Any]
+
+
+class BabyAI(Environment):
+    """BabyAI in words. See the module's docstring.
+
+    Raises EexpError where the package is missing, UsageError for a level that does not exist.
+    """
+
+    spec = "babyai"
+    max_steps = 10_000  # the level's own limit ends an episode long before: 64 in a single room, 2,880 at the most
+
+    def __init__(self, level: str = DEFAULT_LEVELS) -> None:
+        known = _levels()
+        self._levels = list(dict.fromkeys(level.split(",")))
+        for name in self._levels:
+            if name not in known:
+                raise UsageError(f"babyai?level={name}: no such level; there are: {', '.join(known)}")
+
+    # -- tasks ---------------------------------------------------------------------------------------------------
+
+    def splits(self) -> list[str]:
+        return list(SPLITS)
+
+    def tasks(self, split: str) -> Iterator[dict]:
+        """The first seed in every level, then the second in every level, and so on."""
+        self.check_split(split)
+        for seed in SPLITS[split]:
+            for level in self._levels:
+                yield {"id": f"{level}/{seed}", "split": split, "level": level, "seed": seed}
+
+    def reset(self, task: dict) -> Observation:
+        level, seed = task.get("level"), task.get("seed")
+        if not isinstance(level, str) or level not in _levels():
+            raise InputError(f"babyai has no level {level!r}", "$.task.level")
+        if type(seed) is not int or not 0 <= seed < 2**32:
+            raise InputError(f"expected a seed from 0 to {2**32 - 1}, got {seed!r}", "$.task.seed")
+        with redirect_stdout(io.StringIO()):  # it prints when it has to draw a mission again
+            self._world = _make(level)
+            self._world.reset(seed=seed)
+        self._over, self._score = False, 0.0
+        self._bot: Any = None
+        self._ask_bot(None)
+        return Observation(self._describe(), score=0.0, success=False)
+
+    def instruction(self) -> str:
+        return self._world.mission
+
+    # -- what can be seen ----------------------------------------------------------------------------------------
+
+    def _describe(self) -> str:
+        view = self._view()
+        seen = ", ".join([*_walls(view), *_things(view)]) or "nothing"
+        return f"You face {_COMPASS[self._world.agent_dir]}. You see {seen}. You carry {_named(self._world.carrying)}."
+
+    def _view(self) -> View:
+        """What the agent sees, by steps ahead and steps to the right (below 0: to the left), nearest first."""
+        grid, visible = self._world.gen_obs_grid()
+        side, depth = grid.width // 2, grid.height - 1
+        cells = {(depth - j, i - side): grid.get(i, j) for i in range(grid.width) for j in range(grid.height)
+                 if visible[i, j] and (i, j) != (side, depth)}  # fmt: skip
+        return dict(sorted(cells.items(), key=lambda at: (sum(map(abs, at[0])), at[0])))
+
+    # -- acting --------------------------------------------------------------------------------------------------
+
+    def admissible(self) -> list[str]:
+        """The actions that change something."""
+        return [] if self._over else [action for action in ACTIONS if self._refusal(action) is None]
+
+    def _refusal(self, action: str) -> str | None:
+        """Why the action would change nothing; None where it does."""
+        world = self._world
+        ahead, carried = world.grid.get(*world.front_pos), world.carrying
+        there = f"the {ahead.color} {ahead.type}" if ahead is not None and ahead.type != "wall" else "the wall"
+        match action:
+            case "done":
+                return "Nothing changes."
+            case "go forward" if ahead is not None and not ahead.can_overlap():
+                closed = ahead.type == "door"
+                return f"{there.capitalize()} is {'closed' if closed else 'in the way'}."
+            case "pick up" if ahead is None or not ahead.can_pickup():
+                return "There is nothing to pick up ahead." if ahead is None else f"You cannot pick up {there}."
+            case "pick up" if carried is not None:
+                return f"You carry {_named(carried)} already."
+            case "drop" if carried is None:
+                return "You carry nothing."
+            case "drop" if ahead is not None:
+                return f"There is no room ahead: {there} is there."
+            case "toggle" if ahead is None or ahead.type not in ("door", "box"):
+                return "There is nothing to toggle ahead."
+            case "toggle" if ahead.type == "door" and ahead.is_locked:
+                fits = carried is not None and (carried.type, carried.color) == ("key", ahead.color)
+                return None if fits else f"{there.capitalize()} is locked, and you do not carry its key."
+        return None
+
+    def step(self, action: str) -> Observation:
+        if self._over:
+            return Observation("The episode is over.", True, self._score, valid=False, success=self._score == 1.0)
+        action = canonical(action)
+        if action not in ACTIONS:
+            known = ", ".join(ACTIONS)
+            return Observation(f"You can do one of these: {known}.", score=0.0, valid=False, success=False)
+        refused = self._refusal(action)
+        taken = self._world.actions[ACTIONS[action]]
+        _, reward, ended, late, _ = self._world.step(taken)
+        success = bool(ended and reward > 0)
+        self._over, self._score = bool(ended or late), float(success)
+        said = [refused, self._describe()]
+        if self._over:
+            said.append("The mission is done." if success else "The mission has failed." if ended else "Time is up.")
+        else:
+            self._ask_bot(taken)
+        text = " ".join(part for part in said if part)
+        return Observation(text, self._over, self._score, valid=refused is None, success=success)
+
+    def fork(self) -> BabyAI:
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__)
+        # In one go, for the bot's plan holds things of the world. What never changes is shared.
+        world = self._world
+        walls = (cell for cell in world.grid.grid if cell is not None and cell.type == "wall")
+        kept = {id(x): x for x in (*walls, world.spec, world.action_space, world.observation_space)}
+        copy._world, copy._bot = deepcopy((world, self._bot), kept)
+        return copy
+
+    # -- the expert ----------------------------------------------------------------------------------------------
+
+    def expert(self) -> str | None:
+        """The bot's action; None where it has lost its way."""
+        return None if self._over or self._bot is None else _WORDS[self._advice]
+
+    def _ask_bot(self, taken: Any) -> None:
+        """Tell the bot what was done, which it must be after every action; `taken` is None at the beginning."""
+        from minigrid.utils.baby_ai_bot import BabyAIBot
+
+        if self._bot is None and taken is not None:
+            return
+        try:
+            if taken is None:
+                self._bot = BabyAIBot(self._world)
+                self._bot.stack = _Plan(self._bot.stack)
+            self._bot.stack.added = 0
+            self._advice = self._bot.replan(taken).name
+        except Exception:  # failed assertions and all that follows when a plan no longer fits the world
+            self._bot = None
+
+
+class _LostError(Exception):
+    """The bot goes round in circles."""
+
+
+class _Plan(list):
+    """The bot's stack of subgoals, which may grow only so much at once."""
+
+    added = 0
+
+    def append(self, subgoal: Any) -> None:
+        self.added += 1
+        if self.added > _PLAN_LIMIT:
+            raise _LostError
+        super().append(subgoal)
+
+
+def _named(thing: Any) -> str:
+    if thing is None:
+        return "nothing"
+    words = f"{thing.color} {thing.type}"
+    if thing.type == "door":
+        words = f"{'open' if thing.is_open else 'locked' if thing.is_locked else 'closed'} {words}"
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def _walls(view: View) -> list[str]:
+    """The nearest wall ahead, to the left and to the right, of those that can be seen."""
+    walls = [at for at, thing in view.items() if thing is not None and thing.type == "wall"]
+    ahead = next((at for at in walls if at[1] == 0), None)
+    left = next((at for at in walls if at[0] == 0 and at[1] < 0), None)
+    right = next((at for at in walls if at[0] == 0 and at[1] > 0), None)
+    return [f"a wall {_place(*at)}" for at in (ahead, left, right) if at is not None]
+
+
+def _things(view: View) -> list[str]:
+    return [
+        f"{_named(thing)} {_place(*at)}" for at, thing in view.items() if thing is not None and thing.type != "wall"
+    ]
+
+
+def _place(ahead: int, right: int) -> str:
+    """`2 steps ahead and 1 to the left`."""
+    parts = [f"{ahead} {'step' if ahead == 1 else 'steps'} ahead"] if ahead else []
+    if right:
+        sideways = "" if ahead else " step" if abs(right) == 1 else " steps"
+        parts.append(f"{abs(right)}{sideways} to the {'left' if right < 0 else 'right'}")
+    return " and ".join(parts)
+
+
+@cache
+def _levels() -> dict[str, str]:
+    """The names of the levels, and what they are registered as."""
+    try:
+        with redirect_stdout(io.StringIO()):  # pygame greets
+            import gymnasium
+            import minigrid  # noqa: F401
+    except ImportError as e:
+        raise EexpError(f"{e}. {INSTALL}") from None
+    found = (re.fullmatch(r"BabyAI-(\w+)-v\d+", name) for name in gymnasium.registry)
+    return {match[1]: match[0] for match in found if match}
+
+
+def _make(level: str) -> Any:
+    import gymnasium
+
+    return gymnasium.make(_levels()[level], disable_env_checker=True).unwrapped

@@ -1,0 +1,305 @@
+"""`bfcl`: the multi-turn tasks of the Berkeley Function-Calling Leaderboard (Patil et al. 2025), version 4 of its data.
+
+A user asks for several things, one after the other, of a file system, a car, a broker's and a travel agent's account,
+and their neighbours. An action is one function call in Python's notation, `cd(folder='document')`, whose arguments are
+literals: nothing is evaluated. `done` ends the agent's turn, with or without words to the user (`done: which file?`),
+and the user's next message is observed, or the episode is over.
+
+The package's API classes are driven here, one set of them an episode: its own executor keeps them in module globals
+and evaluates what the model wrote. As there, every public method can be called, whether it is offered or not. The
+judgement is the package's: its `state_checker` and `response_checker`, at the end of every turn.
+
+There are no admissible actions: arguments are free text. The expert has the gold calls, and nothing to say once an
+episode has left them.
+
+Splits: the 200 scenarios of each category are divided by number, every fourth to be tested in, and alike in all four
+categories, which are variations of the same scenarios.
+    train, test                                 multi_turn_base, 150 and 50 tasks
+    miss_func-train, miss_func-test             a function is missing until the user brings it
+    miss_param-train, miss_param-test           a value is missing until the user says it
+    long_context-train, long_context-test       long files and lists
+
+Option: `tools=short`, the default, lists the functions with the types and values of their parameters; `tools=full` with
+all that the benchmark says about them, which is twice as long.
+
+All of it happens in this process, in one thread: `os.fork` is an exact snapshot too.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from copy import deepcopy
+from functools import cache
+from importlib import import_module
+from inspect import ismethod, signature
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from eexp.envs.base import Environment, Observation
+from eexp.errors import EexpError, InputError, UsageError
+
+#: With its dependencies the package brings gigabytes, another numpy among them. These tasks need none of them.
+INSTALL = "bfcl needs `pip install --no-deps bfcl-eval==2026.3.23 mpmath`"
+
+CATEGORIES = ("base", "miss_func", "miss_param", "long_context")
+SCENARIOS = 200
+TESTED = 4  # every so many scenarios one is for testing; scenarios that share their beginning fall on one side
+
+#: Functions that take as long and as much memory as one argument says, and the position of that argument.
+_COSTLY = {"power": 1, "logarithm": 2, "square_root": 1}
+_COSTLY_LIMIT = 10_000
+_DONE = re.compile(r"done(\(\))?\s*([:.,!]|$)", re.IGNORECASE)
+_HOW = (
+    "Do what the user asks for by calling functions, one in every step and with literal arguments, such as "
+    "name(number=1, text='a'). When you have done all you can for the user's last message, answer: done"
+)
+
+Call = tuple[str, list, dict[str, Any]]
+
+
+class BFCL(Environment):
+    """The multi-turn tasks of BFCL. See the module's docstring.
+
+    Raises EexpError where the package is missing, UsageError for an option that does not exist.
+    """
+
+    spec = "bfcl"
+    max_steps = 60  # the gold calls and the ends of turns are 17 at most, in long_context 37
+
+    def __init__(self, tools: str = "short") -> None:
+        _check_installed()
+        if tools not in ("short", "full"):
+            raise UsageError(f"bfcl?tools={tools}: expected short or full")
+        self._tools = tools
+
+    # -- tasks ---------------------------------------------------------------------------------------------------
+
+    def splits(self) -> list[str]:
+        more = [f"{category}-{part}" for category in CATEGORIES[1:] for part in ("train", "test")]
+        return ["train", "test", *more]
+
+    def tasks(self, split: str) -> Iterator[dict]:
+        """Going round the four areas (files, car, broker, travel), so that a few tasks are some of each."""
+        self.check_split(split)
+        category, _, part = split.rpartition("-")
+        area = SCENARIOS // 4
+        numbers = (at + start for at in range(area) for start in range(0, SCENARIOS, area))
+        for number in numbers:
+            if (number % TESTED == TESTED - 1) == (part == "test"):
+                yield {"id": f"multi_turn_{category or 'base'}_{number}", "split": split}
+
+    def reset(self, task: dict) -> Observation:
+        match = re.fullmatch(r"multi_turn_([a-z_]+)_(\d{1,3})", str(task.get("id", "")))
+        if not match or match[1] not in CATEGORIES or int(match[2]) >= SCENARIOS:
+            raise InputError(f"bfcl has no task {task.get('id')!r}", "$.task.id")
+        self._entry, self._gold = _entries(match[1])[int(match[2])]
+        self._long = match[1] == "long_context"
+        self._apis = self._load()
+        self._played: list[list[Call]] = [[]]  # by turn
+        self._answers: list[str] = []  # of all turns, as the judge wants them
+        self._passed, self._failed = 0, False
+        return self._observe(self._message())
+
+    def _load(self) -> dict[str, Any]:
+        """The scenario's API objects in their first state."""
+        from bfcl_eval.constants.executable_backend_config import CLASS_FILE_PATH_MAPPING, STATELESS_CLASSES
+
+        made = {}
+        for name in self._entry["involved_classes"]:
+            made[name] = getattr(import_module(CLASS_FILE_PATH_MAPPING[name]), name)()
+            if name not in STATELESS_CLASSES:
+                config = deepcopy(self._entry["initial_config"].get(name, {}))
+                made[name]._load_scenario(config, long_context=self._long)
+        return made
+
+    # -- what is said --------------------------------------------------------------------------------------------
+
+    def instruction(self) -> str:
+        """How to act, and the functions that are there from the beginning."""
+        hidden = {*self._entry.get("excluded_function", []), *chain(*self._entry.get("missed_function", {}).values())}
+        return "\n".join([_HOW, "Functions:", *self._described(hidden=hidden)])
+
+    def _described(self, only: list[str] | None = None, hidden: set[str] = frozenset()) -> list[str]:
+        docs = chain(*(_function_docs(name, self._tools) for name in self._entry["involved_classes"]))
+        return [text for name, text in docs if name not in hidden and (only is None or name in only)]
+
+    def _message(self) -> str:
+        """What the user says in the current turn, with the functions that come with it."""
+        from bfcl_eval.constants.default_prompts import DEFAULT_USER_PROMPT_FOR_ADDITIONAL_FUNCTION_FC as MORE
+
+        turn = len(self._played) - 1
+        said = [message["content"] for message in self._entry["question"][turn]] or [MORE]
+        new = self._entry.get("missed_function", {}).get(str(turn), [])
+        return "\n".join([*said, *(["Functions:", *self._described(only=new)] if new else [])])
+
+    def _observe(self, text: str, valid: bool = True) -> Observation:
+        done = len(self._played) > len(self._gold)
+        success = False if self._failed else True if done else None
+        return Observation(text, done, score=round(self._passed / len(self._gold), 4), valid=valid, success=success)
+
+    # -- acting --------------------------------------------------------------------------------------------------
+
+    def step(self, action: str) -> Observation:
+        if len(self._played) > len(self._gold):
+            return self._observe("The conversation is over.", valid=False)
+        action = action.strip()
+        if _DONE.match(action):
+            return self._end_turn()
+        try:
+            call = parse_call(action)
+        except ValueError as e:
+            return self._observe(str(e), valid=False)
+        answer, valid = execute(self._apis, call)
+        self._played[-1].append(call)
+        self._answers.append(answer)
+        return self._observe(answer, valid)
+
+    def _end_turn(self) -> Observation:
+        self._failed = self._failed or not self._turn_is_right()
+        self._passed += not self._failed
+        self._played.append([])
+        over = len(self._played) > len(self._gold)
+        return self._observe("The user has no further requests." if over else self._message())
+
+    def _turn_is_right(self) -> bool:
+        """As the package's `multi_turn_checker` judges, of which this is one turn."""
+        from bfcl_eval.eval_checker.multi_turn_eval.multi_turn_checker import response_checker, state_checker
+
+        turn = len(self._played) - 1
+        if not self._gold[turn]:  # what the user asks for cannot be done yet
+            return True
+        if not self._played[-1]:
+            return False
+        apis, answers = self._load(), []
+        for calls in self._gold[: turn + 1]:
+            answers = [execute(apis, parse_call(call))[0] for call in calls]
+        return state_checker(self._apis, apis)["valid"] and response_checker(self._answers, answers, turn)["valid"]
+
+    def expert(self) -> str | None:
+        """The next gold call, or `done` after the turn's last one; None where other calls than those were made."""
+        turn = len(self._played) - 1
+        if turn == len(self._gold):
+            return None
+        gold = [[parse_call(call) for call in calls] for calls in self._gold[: turn + 1]]
+        n = len(self._played[-1])
+        if self._played[:-1] != gold[:-1] or self._played[-1] != gold[-1][:n]:
+            return None
+        return self._gold[turn][n] if n < len(gold[-1]) else "done"
+
+    def fork(self) -> BFCL:
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__)
+        copy._apis = deepcopy(self._apis)
+        copy._played, copy._answers = [list(calls) for calls in self._played], list(self._answers)
+        return copy
+
+    def mask(self, text: str) -> str:
+        """The letters sorted where names come in an order that changes from one Python process to the next."""
+        return "".join(sorted(text)) if "Invalid fields for update:" in text else text
+
+
+def parse_call(text: str) -> Call:
+    """The function's name, and the arguments by position and by name. Raises ValueError if it is anything else."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of '\d' in a string, say
+            found = ast.parse(text, mode="eval").body
+        if isinstance(found, ast.Call) and isinstance(found.func, ast.Name):
+            by_name = {k.arg: ast.literal_eval(k.value) for k in found.keywords if k.arg is not None}
+            if len(by_name) == len(found.keywords):
+                return found.func.id, [ast.literal_eval(arg) for arg in found.args], by_name
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        pass
+    raise ValueError("That is not a function call with literal arguments, such as name(number=1, text='a'), nor done.")
+
+
+def execute(apis: dict[str, Any], call: Call) -> tuple[str, bool]:
+    """The answer, in the words of the package's executor, and whether the call was accepted."""
+    name, args, by_name = deepcopy(call)  # the simulator keeps the lists that it is given, and changes them
+    try:
+        # Of two methods with one name the later class's is called, as in the package.
+        methods = [getattr(api, name, None) for api in apis.values() if not name.startswith("_")]
+        method = next(filter(ismethod, reversed(methods)), None)
+        if method is None:
+            raise NameError(f"name {name!r} is not defined")
+        _check_cost(name, method, args, by_name)
+        answer = method(*args, **by_name)
+        if isinstance(answer, dict):
+            try:
+                return json.dumps(answer), "error" not in answer
+            except (TypeError, ValueError):  # mpmath's numbers, and decimal's
+                pass
+        return str(answer), not (isinstance(answer, dict) and "error" in answer)
+    except RecursionError:  # in a directory copied into itself, say; Python's own words depend on how deep we are
+        return "Error during execution: maximum recursion depth exceeded", False
+    except Exception as e:  # whatever the simulator makes of arguments that it did not expect
+        return f"Error during execution: {e}", False
+
+
+def _check_cost(name: str, method: Any, args: list, by_name: dict[str, Any]) -> None:
+    """Raise ValueError where the simulator would compute until the memory is full."""
+    if name not in _COSTLY:
+        return
+    try:
+        given = list(signature(method).bind(*args, **by_name).arguments.values())
+    except TypeError:  # which the call itself will say, in the package's words
+        return
+    for position, value in enumerate(given):
+        limit = _COSTLY_LIMIT if position == _COSTLY[name] else 10**100
+        if isinstance(value, (int, float)) and abs(value) > limit:
+            raise ValueError("a number is too large")
+
+
+def _check_installed() -> None:
+    try:
+        import bfcl_eval  # noqa: F401
+        import mpmath  # noqa: F401
+    except ImportError as e:
+        raise EexpError(f"{e}. {INSTALL}") from None
+
+
+def _read(name: str) -> list[dict]:
+    import bfcl_eval
+
+    path = Path(bfcl_eval.__file__).parent / "data" / name
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        raise EexpError(f"{path} is missing: another version of the package? {INSTALL}") from None
+
+
+@cache
+def _entries(category: str) -> list[tuple[dict, list[list[str]]]]:
+    """The tasks of a category by number, each with its gold calls by turn."""
+    name = f"BFCL_v4_multi_turn_{category}.json"
+    return [(entry, gold["ground_truth"]) for entry, gold in zip(_read(name), _read(f"possible_answer/{name}"))]
+
+
+@cache
+def _function_docs(class_name: str, tools: str) -> list[tuple[str, str]]:
+    """The functions of an API class: the name, and what the agent gets to read about it."""
+    from bfcl_eval.constants.executable_backend_config import MULTI_TURN_FUNC_DOC_FILE_MAPPING
+
+    found = []
+    for doc in _read(f"multi_turn_func_doc/{MULTI_TURN_FUNC_DOC_FILE_MAPPING[class_name]}"):
+        parameters, required = doc["parameters"]["properties"], doc["parameters"]["required"]
+        takes = ", ".join(_parameter(name, about, name in required) for name, about in parameters.items())
+        does = doc["description"].partition("Tool description: ")[2].rstrip(". ")
+        lines = [f"{doc['name']}({takes}): {does if tools == 'full' else does.partition('. ')[0]}"]
+        if tools == "full":
+            lines += [f"  {name}: {about['description'].strip()}" for name, about in parameters.items()]
+        found.append((doc["name"], "\n".join(lines)))
+    return found
+
+
+def _parameter(name: str, about: dict, required: bool) -> str:
+    """`name: type`, or the values that it may have, with its default where it may be left out."""
+    listed = about["description"].partition("[Enum]:")[2].strip(" []")
+    values = " | ".join(repr(value.strip('" ')) for value in listed.split(",")) if listed else ""
+    kind = f"{about['type']} of {values}" if values and about["type"] == "array" else values or about["type"]
+    return f"{name}: {kind}" + ("" if required else f" = {about.get('default')!r}")

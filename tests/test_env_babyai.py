@@ -1,0 +1,383 @@
+"""BabyAI in words: what is said, its bot, forks. Skipped where the package is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from running import run
+
+pytest.importorskip("minigrid", reason="needs `pip install minigrid`")
+
+from eexp.envs import babyai, open_env
+from eexp.envs.babyai import ACTIONS, BabyAI
+from eexp.errors import EexpError, InputError, UsageError
+
+ROOT = Path(__file__).parents[1]
+LOCKED = {"id": "UnlockLocal/0", "split": "train", "level": "UnlockLocal", "seed": 0}
+MORE_LEVELS = "GoTo,Pickup,UnblockPickup,PutNextS5N2,UnlockPickup,BlockedUnlockPickup,KeyCorridorS3R2,MiniBossLevel"
+
+
+def play(env: BabyAI, task: dict) -> tuple[list[str], list[str], object]:
+    """The expert's actions, what was observed, and the end."""
+    seen = env.reset(task)
+    actions, texts = [], [seen.text]
+    while not seen.done and (action := env.expert()) is not None:
+        actions.append(action)
+        seen = env.step(action)
+        texts.append(seen.text)
+    return actions, texts, seen
+
+
+def wander(env: BabyAI, rng: random.Random, steps: int) -> list[tuple[str, object]]:
+    """Random actions of any kind, the expert's now and then, and what each led to."""
+    made = []
+    for _ in range(steps):
+        action = (rng.random() < 0.4 and env.expert()) or rng.choice(list(ACTIONS))
+        made.append((action, env.step(action)))
+    return made
+
+
+def state(env: BabyAI) -> tuple:
+    """All of the world and of the bot's plan, but for the count of steps."""
+    world, bot = env._world, env._bot
+    return (world.grid.encode().tobytes(), tuple(map(int, world.agent_pos)), int(world.agent_dir),
+            world.carrying and world.carrying.encode(), world.np_random.bit_generator.state, env.expert(),
+            bot and (repr(bot.stack).replace(str(id(world)), ""), bot.vis_mask.tobytes()))  # fmt: skip
+
+
+def plain(found: tuple) -> tuple:
+    """The state without the addresses in it."""
+    return (*found[:-1], found[-1] and (re.sub(r" at 0x\w+", "", found[-1][0]), found[-1][1]))
+
+
+# -- tasks -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_splits_go_round_the_levels():
+    env = open_env("babyai")
+    tasks = {split: list(env.tasks(split)) for split in env.splits()}
+    assert {split: len(found) for split, found in tasks.items()} == {"train": 60_000, "test": 6_000}
+    assert len({task["id"] for found in tasks.values() for task in found}) == 66_000
+    assert not {t["seed"] for t in tasks["train"]} & {t["seed"] for t in tasks["test"]}
+    assert [task["id"] for task in tasks["train"][:7]] == [
+        "GoToLocal/0", "PickupLoc/0", "OpenDoor/0", "PutNextLocal/0", "UnlockLocalDist/0", "FindObjS5/0", "GoToLocal/1",
+    ]  # fmt: skip
+    assert next(open_env("babyai?level=UnlockLocal,GoTo").tasks("train")) == LOCKED
+
+
+def test_what_does_not_exist_is_refused():
+    with pytest.raises(UsageError, match=r"babyai\?level=GoAway: no such level; there are: .*GoToLocal, GoToLocalS5N2"):
+        open_env("babyai?level=GoTo,GoAway")
+    with pytest.raises(UsageError, match="unexpected keyword argument 'levels'"):
+        open_env("babyai?levels=GoTo")
+    env = open_env("babyai")
+    with pytest.raises(UsageError, match="has no split 'dev'"):
+        list(env.tasks("dev"))
+    for level in ("GoAway", None, ["GoTo"]):
+        with pytest.raises(InputError, match=r"\$.task.level: babyai has no level"):
+            env.reset({**LOCKED, "level": level})
+    for seed in ("1", None, -1, 2**32, True):
+        with pytest.raises(InputError, match=r"\$.task.seed: expected a seed"):
+            env.reset({**LOCKED, "seed": seed})
+
+
+def test_what_is_missing_is_said(monkeypatch):
+    babyai._levels.cache_clear()
+    monkeypatch.setitem(sys.modules, "minigrid", None)
+    with pytest.raises(EexpError, match=r"minigrid.*babyai needs `pip install 'eexp\[babyai\]'`"):
+        open_env("babyai")
+    babyai._levels.cache_clear()
+
+
+# -- what is said ----------------------------------------------------------------------------------------------------
+
+
+def test_an_episode():
+    env = open_env("babyai")
+    seen = env.reset(LOCKED)
+    assert env.instruction() == "open the door"
+    assert seen.text == "You face east. You see a wall 2 steps ahead, a wall 1 step to the right. You carry nothing."
+    assert (seen.done, seen.score, seen.valid, seen.success) == (False, 0.0, True, False)
+    actions, texts, end = play(env, LOCKED)
+    assert "a purple key 1 step ahead" in texts[4] and actions[6] == "pick up" and "a purple key." in texts[7]
+    assert "a locked purple door 5 steps ahead and 3 to the left" in texts[5]
+    assert texts[-1].endswith("an open purple door 1 step ahead. You carry a purple key. The mission is done.")
+    assert (actions[-1], end.done, end.score, end.success) == ("toggle", True, 1.0, True)
+    assert env.admissible() == [] and env.expert() is None
+    after = env.step("turn left")
+    assert (after.text, after.valid, after.done, after.success) == ("The episode is over.", False, True, True)
+
+
+STATES = ("open", "closed", "locked")
+
+
+def read(text: str) -> dict[tuple[int, int], tuple[str, ...]]:
+    """The things in an observation, by steps ahead and to the right."""
+    things = {}
+    for part in re.search(r"You see (.*?)\. You carry", text)[1].split(", "):
+        what = re.match(r"an? ((?:\w+ )*?\w+) (?=\d)", part)
+        if not what or what[1] == "wall":
+            continue
+        ahead, side = re.search(r"(\d+) steps? ahead", part), re.search(r"(\d+)(?: steps?)? to the (left|right)", part)
+        right = int(side[1]) * (-1 if side[2] == "left" else 1) if side else 0
+        things[int(ahead[1]) if ahead else 0, right] = tuple(what[1].split())
+    return things
+
+
+def test_the_words_say_what_the_package_s_image_shows():
+    from minigrid.core.constants import IDX_TO_COLOR, IDX_TO_OBJECT
+
+    env, rng, compared = open_env("babyai?level=GoToLocal,FindObjS5,UnlockPickup,BossLevel"), random.Random(0), 0
+    for task in islice(env.tasks("train"), 40):
+        text = env.reset(task).text
+        while text:
+            image, shown = env._world.gen_obs()["image"], {}
+            for i, j in ((i, j) for i in range(7) for j in range(7) if (i, j) != (3, 6)):
+                kind, color, at = map(int, image[i, j])
+                words = (IDX_TO_COLOR[color], IDX_TO_OBJECT[kind])
+                if words[1] in ("door", "key", "ball", "box"):
+                    shown[6 - j, i - 3] = (STATES[at], *words) if words[1] == "door" else words
+            assert read(text) == shown, text
+            compared += len(shown)
+            text = "" if env._over or rng.random() < 0.1 else env.step(rng.choice(env.admissible())).text
+    assert compared > 500
+
+
+def test_words_for_places_and_things():
+    assert babyai._place(1, 0) == "1 step ahead" and babyai._place(0, -1) == "1 step to the left"
+    assert babyai._place(2, 1) == "2 steps ahead and 1 to the right" and babyai._place(0, 3) == "3 steps to the right"
+    assert babyai._named(None) == "nothing"
+
+
+@pytest.mark.parametrize(
+    ("actions", "said"),
+    [
+        (["fly"], "You can do one of these: turn left, turn right, go forward, pick up, drop, toggle, done."),
+        ([""], "You can do one of these"),
+        (["go forward", "go forward"], "The wall is in the way. You face east."),
+        (["pick up"], "There is nothing to pick up ahead."),
+        (["drop"], "You carry nothing."),
+        (["toggle"], "There is nothing to toggle ahead."),
+        (["done"], "Nothing changes."),
+        (["go forward", "pick up"], "You cannot pick up the wall."),
+        (["turn left", "turn left", "go forward", "go forward", "go forward"], "The purple key is in the way."),
+        (["turn left", "turn left", "go forward", "go forward", "pick up", "pick up"], "There is nothing to pick up"),
+        (["turn left", "turn left", "go forward", "go forward", "pick up", "turn right", "turn right",
+          *["go forward"] * 4, "drop"], "There is no room ahead: the wall is there."),
+    ],
+)  # fmt: skip
+def test_what_is_refused(actions, said):
+    env = open_env("babyai")
+    env.reset(LOCKED)
+    for action in actions[:-1]:
+        env.step(action)
+    before = state(env)[:5]
+    seen = env.step(actions[-1])
+    assert not seen.valid and said in seen.text and not seen.done
+    assert state(env)[:5] == before
+
+
+def test_a_locked_door_needs_its_key():
+    env = open_env("babyai")
+    actions, *_ = play(env, LOCKED)
+    env.reset(LOCKED)
+    for action in actions:
+        if action == "toggle":  # at the door; let the key be another one
+            env._world.carrying.color = "red"
+        seen = env.step(action)
+    assert seen.text.startswith("The purple door is locked, and you do not carry its key. You face") and not seen.valid
+    assert env.step("go forward").text.startswith("The purple door is closed.")
+    assert env.step("pick up").text.startswith("You cannot pick up the purple door.")
+
+
+def test_admissible_is_what_changes_something():
+    env, rng, counts = open_env("babyai?level=PutNextLocal,UnlockPickup,BossLevel,KeyInBox"), random.Random(1), {}
+    for task in islice(env.tasks("train"), 16):
+        env.reset(task)
+        for _ in range(8):
+            listed = env.admissible()
+            assert listed == [action for action in ACTIONS if action in listed]
+            for action in ACTIONS:
+                fork = env.fork()
+                before = state(fork)[:4]
+                seen = fork.step(action)
+                assert (state(fork)[:4] != before) == seen.valid == (action in listed), (task, action, seen)
+                counts[action] = counts.get(action, 0) + seen.valid
+            wander(env, rng, 2)
+            if env._over:
+                break
+    assert counts.pop("done") == 0 and all(counts.values()), counts
+
+
+def test_time_runs_out_and_missions_fail():
+    env = open_env("babyai?level=GoToObjS4,OpenDoorsOrderN4Debug")
+    env.reset({"level": "GoToObjS4", "seed": 0})
+    for _ in range(16):
+        seen = env.step("pick up")
+    assert seen.text.endswith("Time is up.") and (seen.done, seen.success, seen.score) == (True, False, 0.0)
+    _, texts, end = play(env, {"level": "OpenDoorsOrderN4Debug", "seed": 0})
+    assert texts[-1].endswith("The mission has failed.") and (end.done, end.success, end.score) == (True, False, 0.0)
+
+
+def test_nothing_is_printed(capfd):
+    env = open_env("babyai?level=GoToLocal")
+    env.reset({"level": "GoToLocal", "seed": 8})  # whose mission the package draws twice, and says so
+    env.step("turn left")
+    assert tuple(capfd.readouterr()) == ("", "")
+
+
+# -- the expert ------------------------------------------------------------------------------------------------------
+
+
+def test_the_expert_solves_the_levels_of_the_default():
+    env = open_env("babyai")
+    for split in env.splits():
+        for task in islice(env.tasks(split), 60):
+            *_, end = play(env, task)
+            assert (end.done, end.score, end.success) == (True, 1.0, True), task
+
+
+@pytest.mark.slow
+def test_the_expert_solves_other_levels():
+    env = open_env(f"babyai?level={MORE_LEVELS}")
+    for task in islice(env.tasks("train"), 40):
+        *_, end = play(env, task)
+        assert end.success, task
+
+
+def test_the_expert_finds_its_way_back():
+    env, rng, found = open_env("babyai?level=GoToLocal,PickupLoc,OpenDoor,UnlockLocal"), random.Random(0), []
+    for task in islice(env.tasks("train"), 60):
+        env.reset(task)
+        for _ in range(8):
+            if not env._over:
+                env.step(rng.choice([a for a in env.admissible() if a != "toggle"]))  # it would open boxes
+        while not env._over and (action := env.expert()):
+            env.step(action)
+        found.append(env._score)
+    assert found.count(1.0) >= 58, found
+
+
+def test_the_expert_is_silent_where_its_bot_gives_up():
+    env = open_env("babyai?level=UnlockToUnlock,KeyInBox")
+    env.reset({"level": "UnlockToUnlock", "seed": 1_000_001})
+    while env.expert() is not None:  # here the package's bot would plan for ever
+        env.step(env.expert())
+    assert not env._over and env.step("turn left").valid and env.expert() is None
+
+    boxed = {"level": "FindObjS5", "seed": 0}
+    actions, *_ = play(env, boxed)
+    env.reset(boxed)
+    for action in actions[:-1]:
+        env.step(action)
+    assert env.expert() == "pick up" and "a red box 1 step ahead" in env._describe()
+    assert "red box" not in env.step("toggle").text and env.expert() is None, "the box is gone"
+
+
+def test_whoever_begins_at_the_goal_says_so():
+    env = open_env("babyai?level=GoToObjDoor")
+    for task in env.tasks("train"):
+        seen = env.reset(task)
+        if env.expert() == "done":
+            break
+    seen = env.step("done")
+    assert seen.done and seen.success
+
+
+# -- forks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wanted", [100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_a_fork_is_as_good_as_a_replay_and_leaves_its_parent_alone(wanted):
+    spec = "babyai?level=GoToLocal,PickupLoc,PutNextLocal,UnlockLocal,FindObjS5,MiniBossLevel"
+    env, other, rng, branches = open_env(spec), open_env(spec), random.Random(0), 0
+    for task in env.tasks("train"):
+        if branches >= wanted:
+            break
+        expert, texts, end = play(other, task)
+        assert env.reset(task).text == texts[0]
+        for i, action in enumerate(expert[:12]):
+            for _ in range(3):
+                with env.fork() as fork:
+                    made = wander(fork, rng, 4)
+                other.reset(task)
+                for earlier in expert[:i]:
+                    other.step(earlier)
+                assert plain(state(other)) == plain(state(env))
+                assert [(a, other.step(a)) for a, _ in made] == made
+                assert plain(state(other)) == plain(state(fork))
+                branches += 1
+            assert env.expert() == action
+            seen = env.step(action)
+            assert seen.text == texts[i + 1]
+        assert len(expert) > 12 or seen == end
+
+
+def test_a_fork_shares_nothing_that_changes():
+    env = open_env("babyai")
+    env.reset(LOCKED)
+    fork = env.fork()
+    assert fork._bot.mission is fork._world is not env._world and fork._world.instrs.env is fork._world
+    assert fork._world.np_random is not env._world.np_random
+    assert all(subgoal.bot is fork._bot for subgoal in fork._bot.stack)
+    mine = {id(c) for c in env._world.grid.grid if c is not None and c.type != "wall"}
+    assert not mine & {id(c) for c in fork._world.grid.grid}
+
+
+def test_a_fork_of_a_fork_and_of_the_process():
+    env = open_env("babyai?level=MiniBossLevel")
+    env.reset({"level": "MiniBossLevel", "seed": 3})
+    made = wander(env.fork().fork(), random.Random(0), 12)
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            os.write(writing, repr([env.step(action) for action, _ in made]).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        assert pipe.read() == repr([seen for _, seen in made])
+    os.waitpid(child, 0)
+    assert [(action, env.step(action)) for action, _ in made] == made
+
+
+def test_another_process_sees_the_same():
+    code = (
+        "import json, sys; from eexp.envs import open_env\nenv = open_env('babyai')\n"
+        "for task, actions in json.load(sys.stdin):\n"
+        "    print(json.dumps([env.reset(task).text, env.instruction(), *(env.step(a).text for a in actions)]))"
+    )
+    env, asked, expected = open_env("babyai"), [], []
+    for task in islice(env.tasks("test"), 12):
+        actions, texts, _ = play(env, task)
+        asked.append((task, actions))
+        expected.append([texts[0], env.instruction(), *texts[1:]])
+    for seed in ("1", "2"):
+        done = subprocess.run([sys.executable, "-c", code], input=json.dumps(asked), capture_output=True, text=True,
+                              check=True, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": seed})  # fmt: skip
+        assert [json.loads(line) for line in done.stdout.splitlines()] == expected
+
+
+# -- the pipe --------------------------------------------------------------------------------------------------------
+
+
+def test_the_pipe():
+    made = run("expert", "babyai", "-n", 12).ok()
+    assert len(made.records) == 12 and all(t["outcome"]["success"] for t in made.records)
+    branched = run("branch", "-k", 3, "--from", "admissible", stdin=made.out).ok()
+    rolled = run("rollout", stdin=branched.out).ok()
+    assert "refused" not in rolled.err and "invalid" not in rolled.err
+    outcomes = [a["outcome"] for t in rolled.records for s in t["steps"] for a in s["alternatives"]]
+    assert len(outcomes) > 200 and all(o["valid"] for o in outcomes)
+    examples = run("world-model-data", stdin=rolled.out).ok().records
+    assert len(examples) > len(outcomes)
+    played = run("eval", "babyai", "-m", "expert", "-n", 6, "--split", "test").ok().records
+    assert all(episode["success"] for episode in played)
