@@ -192,7 +192,7 @@ def test_the_world_has_not_changed():
                 action = rng.choice(house.admissible()) if turn % 2 else house.expert() or "look"
                 digest.update(f"{action} {house.step(action)}\n".encode())
             digest.update(house.step("look under the carpet").text.encode())
-    assert (WORLD, digest.hexdigest()[:16]) == ("house-1", "3a4bb7ff0c0c8115")
+    assert (WORLD, digest.hexdigest()[:16]) == ("house-2", "31e13328ed730937")
 
 
 def test_splits():
@@ -278,5 +278,5 @@ def test_tasks_that_are_none(name):
         with pytest.raises(InputError) as caught:
             House().reset(task)
         assert caught.value.where == "$.task.id"
-    with pytest.raises(InputError, match="this is 'house-1'"):
+    with pytest.raises(InputError, match="this is 'house-2'"):
         House().reset({"id": "train/1", "world": "house-0"})

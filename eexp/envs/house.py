@@ -24,7 +24,7 @@ from eexp.errors import InputError
 from eexp.records import canonical
 
 #: Changes whenever a task, a text or a rule does, so that old records are not mixed with new ones.
-WORLD = "house-1"
+WORLD = "house-2"
 
 SPLITS = {"train": 10_000, "test": 2_000, "ood": 2_000, "play": 100_000}
 
@@ -53,10 +53,6 @@ OOD_OBJECTS = {*OOD_FOOD, *OOD_DISHES, *OOD_THINGS}
 #: verb -> (the place it needs, what the object then is)
 TREATMENTS = {"wash": ("sink", "clean"), "heat": ("stove", "hot"), "cool": ("fridge", "cold")}
 _JOINED_BY = {"wash": "in", "heat": "on", "cool": "in"}
-
-
-def _listed(things: list[str]) -> str:
-    return ", ".join(things) if things else "empty"
 
 
 def _into(place: str) -> str:
@@ -151,11 +147,7 @@ class House(Environment):
 
     def _describe(self) -> str:
         self.seen_rooms[self.room] = None
-        places = []
-        for place in self._places():
-            closed = place in CONTAINERS and place not in self.opened
-            places.append(f"{place}: {'closed' if closed else _listed(self._contents(place))}")
-        said = [f"You are in the {self.room}. You see {'; '.join(places)}."]
+        said = [f"You are in the {self.room}. You see {', '.join(map(self._in_sight, self._places()))}."]
         said.append(f"Doors: {', '.join(sorted(self.doors[self.room]))}.")
         if self.held:
             said.append(f"You hold the {self.held}.")
@@ -163,6 +155,12 @@ class House(Environment):
 
     def _places(self) -> list[str]:
         return [p for p, room in self.room_of.items() if room == self.room]
+
+    def _in_sight(self, place: str) -> str:
+        """What lies there, every object with its place, so that each can be read by itself."""
+        if place in CONTAINERS and place not in self.opened:
+            return f"{place} closed"
+        return ", ".join(f"{o} {_into(place)} {place}" for o in self._contents(place)) or f"{place} empty"
 
     def _visible(self) -> dict[str, str]:
         """Objects that can be taken here: object -> place."""
@@ -256,7 +254,7 @@ class House(Environment):
             self.opened.discard(place)
             return self._observe(f"You close the {place}.")
         self.opened.add(place)
-        return self._observe(f"You open the {place}: {_listed(self._contents(place))}.")
+        return self._observe(f"You open the {place}. You see {self._in_sight(place)}.")
 
     def _take(self, thing: str, place: str) -> Observation:
         if refused := self._absent(place) or self._shut(place):
