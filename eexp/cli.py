@@ -88,6 +88,7 @@ def group(verbose: bool) -> None:
     ENV, an environment, is one of:
       house                    the built-in household world
       scienceworld             ScienceWorld (needs eexp[scienceworld] and Java)
+      textworld?games=DIR      games of TextWorld (needs eexp[textworld])
       exec:COMMAND             any program that answers JSON lines
       package.module:Class     a Python class
       NAME?KEY=VALUE           one with settings: scienceworld?task=find-plant
