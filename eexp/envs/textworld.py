@@ -14,8 +14,8 @@ What differs from the package's environment, so that a record can be trusted and
 - The score is divided by the most that can be had.
 - A record has the checksum of its game, and is refused if the game is another one by now.
 
-The expert follows the walkthrough in the game, and off its way what TextWorld's quest tracking would do next, where it
-knows: after something that cannot be undone it may not.
+The expert follows the walkthrough in the game, less what would do nothing, and off its way what TextWorld's tracking of
+the quests says comes next. That may be nothing, after what cannot be undone.
 
 Options: `games`, and `max_steps`, 100 by default.
 """
@@ -27,6 +27,7 @@ import os
 import re
 from collections.abc import Iterator
 from copy import copy
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,8 @@ class TextWorld(Environment):
         self._loaded: tuple[Path, str] | None = None  # the file and the checksum of the game
         self._game: Any = None  # the package's environment
         self._spare: list[Any] = []  # more of them, with the same game loaded, for forks
-        self._played: list[str] = []
-        self._now: Any = None
+        self._way: list[str] = []  # what is left of the walkthrough; nothing once an action was another one
+        self._now: Any = None  # the package's state after the last step
 
     def splits(self) -> list[str]:
         return list(self._splits)
@@ -95,18 +96,20 @@ class TextWorld(Environment):
             raise InputError(f"{file} has changed since the record was made", "$.task.checksum")
         if (file, checksum) != self._loaded:
             self._game, self._spare, self._loaded = _load(file), [], (file, checksum)
-        self._played = []
         self._now = self._game.reset()
+        self._way = self._ahead(self._now.game.metadata.get("walkthrough") or [])
         return self._seen(valid=True)
 
     def step(self, action: str) -> Observation:
         command = " ".join(action.split())
-        self._played.append(action)
+        way = self._way[1:] if self._way[:1] == [command] else []
         if self._over():
             return Observation("The game is over.", True, self._score(), valid=False, success=bool(self._now.won))
         if refusal := _refusal(command):
+            self._way = []
             return Observation(refusal, score=self._score(), valid=False)
         self._now = self._game.step(command)[0]
+        self._way = self._ahead(way)
         return self._seen(valid=bool(_DONE.search(self._now.raw)))
 
     def _seen(self, valid: bool) -> Observation:
@@ -132,27 +135,28 @@ class TextWorld(Environment):
     def expert(self) -> str | None:
         if self._over():
             return None
-        walkthrough, n = self._now.game.metadata.get("walkthrough") or [], len(self._played)
-        if walkthrough[:n] == self._played and n < len(walkthrough):
-            return walkthrough[n]
-        return next(iter(self._now.policy_commands or []), None)
+        return next(iter(self._way or self._now.policy_commands or []), None)
+
+    def _ahead(self, way: list[str]) -> list[str]:
+        """From the first command that does something: walkthroughs also open what is open already."""
+        return list(dropwhile(lambda command: command not in self._now.admissible_commands, way))
 
     # -- copies of the state -------------------------------------------------------------------------------------
 
     def save(self) -> Any:
         """The state of the episode, for `restore`."""
         parts = [_copied(vars(part)) for part in _parts(self._game)]
-        return self._loaded, _interpreter(self._game).get_state(), parts, list(self._played), self._now
+        return self._loaded, _interpreter(self._game).get_state(), parts, self._way, self._now
 
     def restore(self, saved: Any) -> None:
         """Go back to where `save` was called: as often as one likes, while the same game is loaded."""
-        loaded, interpreter, parts, played, now = saved
+        loaded, interpreter, parts, way, now = saved
         if loaded != self._loaded:
             raise ValueError(f"the state is one of {loaded[0]}, which is not the game that is loaded")
         _interpreter(self._game).set_state(interpreter)
         for part, values in zip(_parts(self._game), parts):
             vars(part).update(_copied(values))
-        self._played, self._now = list(played), now
+        self._way, self._now = way, now
 
     def fork(self) -> TextWorld:
         """A copy in the current state. What closed copies had loaded is kept for the next ones."""
@@ -161,7 +165,6 @@ class TextWorld(Environment):
         _interpreter(fork._game).set_state(_interpreter(self._game).get_state())
         for theirs, ours in zip(_parts(fork._game), _parts(self._game)):
             vars(theirs).update(_copied(vars(ours)))
-        fork._played = list(self._played)
         return fork
 
     def close(self) -> None:
@@ -234,6 +237,7 @@ def _words(feedback: str) -> str:
     text = _QUESTION.sub("", _STATUS.sub("", feedback))
     if "$$$$" in text and (room := _ROOM.search(text)):
         text = text[room.start() :]
+    text = re.sub(r"^ +(?=\*\*\* )", "", text, flags=re.MULTILINE)  # "The End" is centred
     return re.sub(r"\n\s*\n", "\n\n", text).strip()
 
 
