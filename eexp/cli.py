@@ -89,6 +89,7 @@ def group(verbose: bool) -> None:
       house                    the built-in household world
       scienceworld             ScienceWorld (needs eexp[scienceworld] and Java)
       textworld?games=DIR      games of TextWorld (needs eexp[textworld])
+      alfworld?data=DIR        ALFWorld, in words (needs eexp[alfworld] and its data)
       exec:COMMAND             any program that answers JSON lines
       package.module:Class     a Python class
       NAME?KEY=VALUE           one with settings: scienceworld?task=find-plant

@@ -17,7 +17,7 @@ RECEPTACLES = {
 #: object -> what can be done to it besides picking it up
 OBJECTS = {
     "Apple": "cleanable heatable coolable", "Mug": "cleanable heatable coolable", "Plate": "cleanable coolable",
-    "Fork": "cleanable", "Book": "", "Pen": "", "CD": "", "DeskLamp": "toggleable",
+    "Fork": "cleanable", "AlarmClock": "", "Book": "", "Pen": "", "CD": "", "DeskLamp": "toggleable",
 }  # fmt: skip
 KITCHEN = ["Cabinet", "Cabinet", "CounterTop", "Fridge", "Microwave", "SinkBasin", "DiningTable"]
 STUDY = ["Desk", "Drawer", "Drawer", "Drawer", "Shelf", "Bed"]
@@ -42,6 +42,7 @@ GOALS = {
 #: split -> (type of task, object, where to, places of the room, what is where: object and number of the place)
 GAMES = {
     "train": [
+        ("pick_and_place_simple", "AlarmClock", "Desk", ["Desk", "Drawer"], [("AlarmClock", 1)]),
         ("pick_and_place_simple", "Book", "Bed", STUDY, [("Book", 2), ("Pen", 0), ("CD", 3), ("CD", 4)]),
         ("pick_clean_then_place_in_recep", "Fork", "DiningTable", KITCHEN, [("Fork", 1), ("Apple", 2), ("Mug", 6)]),
         ("pick_heat_then_place_in_recep", "Apple", "Fridge", KITCHEN, [("Apple", 0), ("Mug", 2), ("Mug", 6)]),
@@ -82,11 +83,14 @@ def game(kind: str, thing: str, to: str, places: list[str], contents: list[tuple
 
 def problem(places: list[str], contents: list[tuple[str, int]], goal: str) -> str:
     where = [f"{place}_bar__plus_{i:02}_dot_50" for i, place in enumerate(places)]
+    where = [f"{name.replace('SinkBasin', 'Sink', 1)}_bar_SinkBasin" if "SinkBasin" in name else name for name in where]
     things = [(f"{name}_bar__minus_{i:02}_dot_25", name, place) for i, (name, place) in enumerate(contents)]
     objects = ["agent1 - agent", "loc_start - location"]
-    objects += [f"{place}Type - rtype" for place in sorted(set(places))] + [f"{name}Type - otype" for name in OBJECTS]
+    kinds = sorted({name for name, _ in contents} | {"Knife", "ButterKnife"})  # the domain speaks of those two
+    objects += [f"{place}Type - rtype" for place in sorted({*places, "SinkBasin", "Microwave", "Fridge"})]
+    objects += [f"{name}Type - otype" for name in kinds]
     facts = ["(= (total-cost) 0)", "(atLocation agent1 loc_start)"]
-    facts += [f"(canContain {place}Type {name}Type)" for place in sorted(set(places)) for name in OBJECTS]
+    facts += [f"(canContain {place}Type {name}Type)" for place in sorted(set(places)) for name in kinds]
     for i, (place, kind) in enumerate(zip(where, places)):
         objects += [f"{place} - receptacle", f"loc_{i} - location"]
         facts += [f"(receptacleType {place} {kind}Type)", f"(receptacleAtLocation {place} loc_{i})"]

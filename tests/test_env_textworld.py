@@ -15,10 +15,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from branches import check_branches, walk
 from running import EEXP, ROOT, environment, run, shell
 
 from eexp.envs import open_env
-from eexp.envs.base import Environment, Observation
+from eexp.envs.base import Environment
 from eexp.errors import EexpError, InputError, UsageError
 
 pytest.importorskip("textworld", reason="needs `pip install textworld`")
@@ -53,21 +54,6 @@ def env(games):
 
 def tasks(env: Environment) -> list[dict]:
     return [task for split in env.splits() for task in env.tasks(split)]
-
-
-def looks(env: Environment, seen: Observation) -> list:
-    """All that can be known of a state."""
-    return [seen.outcome(), env.instruction(), env.admissible(), env.expert()]
-
-
-def walk(env: Environment, actions: list[str]) -> list:
-    """What is to be known after each action, up to the end of the game."""
-    made = []
-    for action in actions:
-        made.append(looks(env, env.step(action)))
-        if made[-1][0]["done"]:
-            break
-    return made
 
 
 # -- games and tasks ---------------------------------------------------------------------------------------------------
@@ -240,65 +226,10 @@ def test_another_process_sees_the_same(env, games):
 # -- the same state, three ways ----------------------------------------------------------------------------------------
 
 
-def in_a_child(env: Environment, actions: list[str]) -> list:
-    """What a process that is forked here sees."""
-    end, start = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            with open(start, "w") as out:
-                json.dump(walk(env, actions), out)
-        finally:
-            os._exit(0)
-    os.close(start)
-    with open(end) as answer:
-        made = json.load(answer)
-    os.waitpid(child, 0)
-    return made
-
-
-def check_branches(env: Environment, games: Path, wanted: int, alternatives: int) -> None:
-    """From states on and off the expert's way: a copy, a restored state and a forked process see what a replay sees."""
-    drawn, branches = random.Random(wanted), 0
-    found = tasks(env)
-    with open_env(env.spec) as other:
-        while branches < wanted:
-            task = found[branches % len(found)]
-            seen, path = env.reset(task), []
-            while not seen.done and len(path) < 30 and branches < wanted:
-                here, saved = looks(env, seen), env.save()
-                for _ in range(alternatives):
-                    some = [drawn.choice(env.admissible() + NONSENSE) for _ in range(drawn.choice([1, 1, 3]))]
-                    other.reset(task)
-                    walk(other, path)
-                    replayed = walk(other, some)
-                    with env.fork() as fork:
-                        assert walk(fork, some) == replayed, (task, path, some)
-                    assert in_a_child(env, some) == replayed, (task, path, some)
-                    assert looks(env, seen) == here
-                    assert walk(env, some) == replayed
-                    env.restore(saved)
-                    assert looks(env, seen) == here
-                    branches += 1
-                path.append((env.expert() if drawn.random() < 0.8 else None) or drawn.choice(env.admissible()))
-                seen = env.step(path[-1])
-                assert walk(other, []) == [] and looks(env, seen) == walk_anew(other, task, path)
-    assert branches >= wanted
-
-
-def walk_anew(env: Environment, task: dict, path: list[str]) -> list:
-    env.reset(task)
-    return walk(env, path)[-1]
-
-
-def test_a_copy_and_a_forked_process_are_where_a_replay_is(env, games):
+@pytest.mark.parametrize("branches", [40, pytest.param(500, marks=pytest.mark.slow)])
+def test_a_copy_and_a_forked_process_are_where_a_replay_is(env, branches):
     assert env.in_process
-    check_branches(env, games, 40, 2)
-
-
-@pytest.mark.slow
-def test_a_copy_and_a_forked_process_are_where_a_replay_is_500_times(env, games):
-    check_branches(env, games, 500, 5)
+    assert check_branches(env, tasks(env), branches, NONSENSE) == branches
 
 
 def test_copies_are_independent(env):
@@ -326,7 +257,7 @@ def test_copies_are_independent(env):
 
 def test_the_pipe(games):
     made = shell(
-        f"set -o pipefail; eexp() {{ {shlex.join(EEXP)} \"$@\"; }}; "
+        f'set -o pipefail; eexp() {{ {shlex.join(EEXP)} "$@"; }}; '
         "eexp expert 'textworld?games=textworld' -n 2 | eexp branch -k 3 --from admissible | eexp rollout "
         "| tee rollout.jsonl | eexp world-model-data",
         games.parent,

@@ -3,6 +3,7 @@
     house                   the built-in household world
     scienceworld            ScienceWorld (needs `pip install eexp[scienceworld]` and Java)
     textworld?games=DIR     games that TextWorld generated (needs `pip install eexp[textworld]`)
+    alfworld?data=DIR       ALFWorld, the text version (needs `pip install eexp[alfworld]` and its data)
     exec:COMMAND            any program that speaks the protocol of eexp/envs/program.py
     package.module:Class    a Python class that follows eexp/envs/base.py
 
@@ -21,6 +22,7 @@ __all__ = ["BUILT_IN", "Environment", "Observation", "Opened", "names", "open_en
 BUILT_IN = {
     "house": "eexp.envs.house:House",
     "scienceworld": "eexp.envs.scienceworld:ScienceWorld",
+    "alfworld": "eexp.envs.alfworld:AlfWorld",
     "textworld": "eexp.envs.textworld:TextWorld",
 }
 ENTRY_POINTS = "eexp.environments"

@@ -37,12 +37,12 @@ from eexp.errors import EexpError, InputError, UsageError
 INSTALL = "TextWorld needs `pip install 'eexp[textworld]'`"
 VARIABLE = "EEXP_TEXTWORLD_GAMES"
 
-#: Commands of the program rather than the world. The game looks at the first nine letters of a word, and so do we.
-_REFUSED = frozenset(
-    "brief disable enable long normal notify nouns o oops pronouns q quit restart restore restrict save score script "
-    "short superbrie transcrip undo verbose verify version".split()
+#: Commands of the program rather than the world. The game looks at no more than the first nine letters of a word.
+_REFUSED = re.compile(
+    r"(brief|disable|enable|long|normal|notify|nouns|o|oops|pronouns|q|quit|restart|restore|restrict|save|score|script|"
+    r"short|undo|verbose|verify|version)\b|superbrie|transcrip|tw-|print_",
+    re.IGNORECASE,
 )
-_REFUSED_BEGINNINGS = ("tw-", "print_")  # TextWorld's own
 _SEVERAL = re.compile(r"[.,]|\bthen\b", re.IGNORECASE)
 _LONGEST = 198  # bytes; the interpreter would cut it there
 
@@ -114,7 +114,8 @@ class TextWorld(Environment):
 
     def _seen(self, valid: bool) -> Observation:
         over = self._over()
-        return Observation(_words(self._now.feedback), over, self._score(), valid, bool(self._now.won) if over else None)
+        success = bool(self._now.won) if over else None
+        return Observation(_words(self._now.feedback), over, self._score(), valid, success)
 
     def _over(self) -> bool:
         return bool(self._now.won or self._now.lost)
@@ -226,8 +227,7 @@ def _refusal(command: str) -> str | None:
         return "That is nothing that can be understood here."
     if _SEVERAL.search(command):
         return "One command at a time."
-    word = command.lower().partition(" ")[0]
-    if word[:9] in _REFUSED or word.startswith(_REFUSED_BEGINNINGS):
+    if _REFUSED.match(command):
         return "That is not a command of this world."
     return None
 

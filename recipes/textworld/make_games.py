@@ -8,9 +8,9 @@ The kinds take turns, and so do the settings of a kind, so that any beginning of
 seed comes from its split, kind and number: more games change none of those before them. Cooking keeps foods aside for
 the valid and test splits, `simple` names of objects.
 
-Two things would make a file another one from run to run, and with it the checksum that records carry. The package walks
-through sets, whose order depends on PYTHONHASHSEED, so this starts itself again with 0; and the compiler writes the date
-into the file, which is overwritten.
+Two things would make a file another one from run to run, and with it the checksum that records carry. The package
+walks through sets, whose order depends on PYTHONHASHSEED, so this starts itself again with 0; and the compiler writes
+the date into the file, which is overwritten.
 """
 
 from __future__ import annotations
