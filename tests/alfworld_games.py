@@ -6,6 +6,7 @@ A game is a kitchen or a study in PDDL with the package's own domain and grammar
 from __future__ import annotations
 
 import json
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -108,3 +109,7 @@ def problem(places: list[str], contents: list[tuple[str, int]], goal: str) -> st
 
 def _lines(parts: list[str]) -> str:
     return "\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]))

@@ -49,13 +49,15 @@ def in_a_child(env: Environment, actions: list[str]) -> list:
     return made
 
 
-def check_branches(env: Environment, tasks: list[dict], wanted: int, nonsense: list[str], longest: int = 30) -> int:
+def check_branches(
+    env: Environment, tasks: list[dict], wanted: int, nonsense: list[str], longest: int = 30, seed: int = 0
+) -> int:
     """Branch from states on and off the expert's way, with random actions; says how many branches it compared.
 
     A forked process, and where the environment has them `fork` and `restore`, must see what another environment sees
     that walks there from the beginning, and the environment itself must not notice.
     """
-    drawn, branches = random.Random(wanted), 0
+    drawn, branches = random.Random(seed), 0
     can_fork = type(env).fork is not Environment.fork
     with open_env(env.spec) as other:
         while branches < wanted:
