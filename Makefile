@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 APT := $(if $(shell command -v apt-get),$(if $(filter 0,$(shell id -u)),apt-get))
 
-.PHONY: help install system java demo test test-fast lint man clean
+.PHONY: help install environments system java demo test test-fast lint man clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -14,15 +14,21 @@ help: ## show this
 
 install: $(STAMP) ## make .venv from constraints.txt (does nothing when nothing changed)
 
-# bfcl-eval comes without its dependencies: they are gigabytes, and another numpy, that its multi-turn tasks do not need.
 # llama-cpp-python is compiled here; its image models, which eexp does not use, would double the time.
 $(STAMP): pyproject.toml constraints.txt Makefile
 	@$(MAKE) --no-print-directory system
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	PYTHONWARNINGS=ignore CMAKE_ARGS="$${CMAKE_ARGS:--DLLAVA_BUILD=OFF}" $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,scienceworld,babyai]'
-	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt bfcl-eval mpmath
+	PYTHONWARNINGS=ignore CMAKE_ARGS="$${CMAKE_ARGS:--DLLAVA_BUILD=OFF}" $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,scienceworld]'
 	for n in 1 5; do mkdir -p $(VENV)/share/man/man$$n && ln -sf $(CURDIR)/man/*.$$n $(VENV)/share/man/man$$n/; done
+	touch $@
+
+environments: $(STAMP).environments ## add the other environments to .venv (ALFWorld's planner compiles for minutes)
+
+# bfcl-eval comes without its dependencies: they are gigabytes, and another numpy, that its multi-turn tasks do not need.
+$(STAMP).environments: $(STAMP)
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[babyai,textworld,alfworld]'
+	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt bfcl-eval mpmath
 	touch $@
 
 # What pip cannot bring: a C++ compiler, CMake and venv. Installed where we may, else named.
@@ -42,10 +48,10 @@ java:
 demo: install ## watch an agent learn from its own actions, start to end (about 12 minutes on two cores)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(MAKE) --no-print-directory -f recipes/house/Makefile OUT=demo
 
-test: install java ## run all tests
+test: install environments java ## run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-test-fast: install ## run the tests that take no more than a few seconds
+test-fast: install environments ## run the tests that take no more than a few seconds
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
 lint: install ## check style

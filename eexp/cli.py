@@ -90,6 +90,8 @@ def group(verbose: bool) -> None:
       bfcl                     BFCL's multi-turn tasks (needs a package: docs/environments.md)
       babyai                   BabyAI in words (needs eexp[babyai])
       scienceworld             ScienceWorld (needs eexp[scienceworld] and Java)
+      textworld?games=DIR      games of TextWorld (needs eexp[textworld])
+      alfworld?data=DIR        ALFWorld, in words (needs eexp[alfworld] and its data)
       exec:COMMAND             any program that answers JSON lines
       package.module:Class     a Python class
       NAME?KEY=VALUE           one with settings: scienceworld?task=find-plant

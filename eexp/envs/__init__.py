@@ -4,6 +4,8 @@
     bfcl                    BFCL's multi-turn tasks (needs `pip install --no-deps bfcl-eval==2026.3.23 mpmath`)
     babyai                  BabyAI in words (needs `pip install eexp[babyai]`)
     scienceworld            ScienceWorld (needs `pip install eexp[scienceworld]` and Java)
+    textworld?games=DIR     games that TextWorld generated (needs `pip install eexp[textworld]`)
+    alfworld?data=DIR       ALFWorld, the text version (needs `pip install eexp[alfworld]` and its data)
     exec:COMMAND            any program that speaks the protocol of eexp/envs/program.py
     package.module:Class    a Python class that follows eexp/envs/base.py
 
@@ -24,6 +26,8 @@ BUILT_IN = {
     "bfcl": "eexp.envs.bfcl:BFCL",
     "babyai": "eexp.envs.babyai:BabyAI",
     "scienceworld": "eexp.envs.scienceworld:ScienceWorld",
+    "alfworld": "eexp.envs.alfworld:AlfWorld",
+    "textworld": "eexp.envs.textworld:TextWorld",
 }
 ENTRY_POINTS = "eexp.environments"
 

@@ -56,7 +56,7 @@ def executor(env: Environment, way: str, limit: float) -> Execute:
     """
     if way == "process":
         return lambda action: _in_process(env, action, limit)
-    return (lambda action: _in_copy(env, action)) if _has(env, "fork") else (lambda action: _and_back(env, action))
+    return (lambda action: _and_back(env, action)) if _has(env, "save") else (lambda action: _in_copy(env, action))
 
 
 def _has(env: Environment, method: str) -> bool:

@@ -1,0 +1,228 @@
+"""`alfworld`: household tasks in words (Shridhar et al. 2021, arXiv 2010.03768), the text version, without THOR.
+
+`alfworld?data=DIR` plays what `alfworld-download` put into DIR: DIR/json_2.1.1/{train,valid_seen,valid_unseen}/TASK/
+TRIAL/{game.tw-pddl,traj_data.json}. Without `data` the directory is $ALFWORLD_DATA. A game file holds expressions that
+the package evaluates as Python: play none that you do not trust.
+
+What differs from the package's environment:
+
+- The hand-coded expert draws from random numbers of its own, seeded by task and step, and is shown the facts in a fixed
+  order, so that it does the same in every process. It is also told `put` where the game says `move`: its memory of what
+  it holds waits for that word, and without it never brings the second of two objects.
+- The welcome is left out, and the task is the instruction and no part of the observation.
+- A record has the checksum of its game, and is refused if the game is another one by now.
+
+An action is valid if it is among the admissible ones; to any other the game says "Nothing happens." Games that the data
+marks as unsolvable, and those with movable receptacles or slicing, are left out, as the package does. Success is the
+game's; the score is 1 with it and 0 without.
+
+Options:
+    data       the directory
+    expert     `handcoded` (the default), the package's rules, which look for things where they usually are; or
+               `planner`, the rest of a plan that knows where everything is
+    max_steps  actions in an episode, 50 by default
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+from eexp.envs.base import Environment, Observation
+from eexp.errors import EexpError, InputError, UsageError
+
+INSTALL = "ALFWorld needs `pip install 'eexp[alfworld]'`"
+VARIABLE = "ALFWORLD_DATA"
+LAYOUT = "json_2.1.1"
+SPLITS = ("train", "valid_seen", "valid_unseen")
+EXPERTS = ("handcoded", "planner")
+
+_TASK = re.compile(r"\s*Your task is to: (.*?)\s*$", re.DOTALL)
+_WELCOME = re.compile(r"^-= .* =-\s*")
+
+
+class AlfWorld(Environment):
+    """ALFWorld. See the module's docstring for the options.
+
+    Raises EexpError where the package is missing, UsageError for an option or a directory that does not exist.
+    """
+
+    spec = "alfworld"
+    #: The world is memory of this process and nothing else, one thread, no file open: `os.fork` is an exact snapshot.
+    in_process = True
+
+    def __init__(self, data: str = "", expert: str = "handcoded", max_steps: str = "50", **more: str):
+        if more:
+            raise UsageError(f"alfworld has no option {next(iter(more))!r}; it has: data, expert, max_steps")
+        if expert not in EXPERTS:
+            raise UsageError(f"alfworld?expert={expert}: no such expert; there are: {', '.join(EXPERTS)}")
+        if not re.fullmatch(r"[1-9]\d{0,8}", max_steps):
+            raise UsageError(f"alfworld?max_steps={max_steps}: expected a number above 0")
+        self.max_steps = int(max_steps)
+        self._directory = _directory(data or os.environ.get(VARIABLE, ""))
+        _check_installed(self._directory.parent)
+        self._planner = expert == "planner"
+        self._game: Any = None  # the package's environment
+        self._loaded: tuple[Path, str] | None = None
+        self._now: Any = None  # the package's state after the last step
+        self._agent: Any = None  # the package's hand-coded expert; None once it has given up
+        self._shown = 0  # how many states it has been shown
+        self._unseen: list[tuple[Any, str]] = []  # states, and what led to them, that it has not been shown yet
+        self._advice: str | None = None
+        self._instruction = ""
+
+    # -- games and tasks -----------------------------------------------------------------------------------------
+
+    def splits(self) -> list[str]:
+        return [split for split in SPLITS if (self._directory / split).is_dir()]
+
+    def tasks(self, split: str) -> Iterator[dict]:
+        """The first game of every type of task, then the second of every type, as long as they last."""
+        self.check_split(split)
+        types: dict[str, list[Path]] = {}
+        for file in sorted((self._directory / split).glob("*/*/game.tw-pddl")):
+            task = file.parent.parent.name
+            if "movable" not in task and "Sliced" not in task:
+                types.setdefault(task.partition("-")[0], []).append(file)
+        for file in filter(None, chain.from_iterable(zip_longest(*types.values()))):
+            if _read(file).get("solvable"):
+                game = f"{file.parent.parent.name}/{file.parent.name}"
+                yield {"id": f"{split}/{game}", "split": split, "game": game, "checksum": _checksum(file)}
+
+    def reset(self, task: dict) -> Observation:
+        """Start the game. Raises InputError where it is not there, or not the one that the record was made with."""
+        split, game = task.get("split"), task.get("game")
+        file = self._directory / str(split) / str(game) / "game.tw-pddl"
+        if split not in SPLITS or not re.fullmatch(r"[^/]+/[^/]+", str(game)) or ".." in game or not file.is_file():
+            raise InputError(f"{self.spec} has no game {split}/{game}", "$.task.game")
+        checksum = _checksum(file)
+        if task.get("checksum", checksum) != checksum:
+            raise InputError(f"{file} has changed since the record was made", "$.task.checksum")
+        with _undisturbed():
+            if self._game is None:
+                self._game = _environment()
+            if (file, checksum) != self._loaded:
+                self._game.load(str(file))
+                self._loaded = file, checksum
+            self._now = self._game.reset()
+            self._start_expert(file)
+        return self._seen(valid=True)
+
+    def step(self, action: str) -> Observation:
+        command = " ".join(action.split())
+        if self._now.won:
+            return Observation("The task is over.", True, 1.0, valid=False, success=True)
+        valid = command in self._now.admissible_commands
+        self._now = self._game.step(command)[0]
+        self._unseen.append((self._now, command))
+        return self._seen(valid)
+
+    def _seen(self, valid: bool) -> Observation:
+        won = bool(self._now.won)
+        text = _TASK.sub("", _WELCOME.sub("", self._now.feedback))
+        return Observation(text.strip(), won, float(won), valid, won or None)
+
+    def instruction(self) -> str:
+        return self._instruction
+
+    def admissible(self) -> list[str]:
+        """Every command that the game executes here, sorted."""
+        return [] if self._now.won else list(self._now.admissible_commands)
+
+    # -- the expert ----------------------------------------------------------------------------------------------
+
+    def _start_expert(self, file: Path) -> None:
+        from alfworld.agents.expert import HandCodedTWAgent
+
+        found = _TASK.search(self._now.feedback)
+        self._instruction = found[1] if found else ""
+        self._agent, self._unseen, self._advice = HandCodedTWAgent(max_steps=200), [], "look"
+        self._shown = 0
+        self._agent.reset(str(file))
+        self._agent.observe(self._now.feedback)
+
+    def expert(self) -> str | None:
+        if self._now.won:
+            return None
+        if self._planner:
+            game = self._game.unwrapped
+            return next(iter(game._pddl_state.replan(game._entity_infos)), None)
+        while self._unseen and self._agent is not None:
+            self._advise(*self._unseen.pop(0))
+        return self._advice
+
+    def _advise(self, state: Any, command: str) -> None:
+        """Show the hand-coded expert one more state. It raises what Python raises where its rules do not fit."""
+        from alfworld.agents.expert import HandCodedAgentFailed, HandCodedAgentTimeout
+
+        self._shown += 1
+        state.facts = sorted(map(self._game.unwrapped._get_human_readable_fact, state["_facts"]), key=str)
+        with _undisturbed(seed=f"{self._loaded[0].parent}/{self._shown}"):
+            try:
+                action = self._agent.act(state, 0, state.won, re.sub(r"^move ", "put ", command))
+            except (HandCodedAgentFailed, HandCodedAgentTimeout, IndexError, KeyError):
+                self._agent = self._advice = None
+                return
+        self._advice = action if action in state.admissible_commands else "look"  # as in the package
+
+
+def _check_installed(data: Path) -> None:
+    os.environ.setdefault(VARIABLE, str(data))  # where it is not set, the package makes a directory in the home
+    try:
+        import alfworld.agents.environment.alfred_tw_env  # noqa: F401
+        import textworld.envs.pddl  # noqa: F401
+    except ImportError as e:
+        raise EexpError(f"{e}. {INSTALL}") from None
+
+
+def _directory(data: str) -> Path:
+    if not data:
+        raise UsageError(f"alfworld: name the directory of the data: alfworld?data=DIR, or {VARIABLE}=DIR")
+    directory = Path(data) / LAYOUT
+    if not any((directory / split).is_dir() for split in SPLITS):
+        raise UsageError(f"alfworld?data={data}: no {LAYOUT}/train in it; `alfworld-download --data-dir DIR` fills one")
+    return directory
+
+
+def _environment() -> Any:
+    import textworld
+    from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
+    from textworld.envs.pddl import PddlEnv
+
+    return AlfredDemangler(PddlEnv(textworld.EnvInfos(admissible_commands=True)))
+
+
+def _checksum(file: Path) -> str:
+    """Of the game and what belongs to it."""
+    try:
+        return hashlib.sha256(file.read_bytes() + file.with_name("traj_data.json").read_bytes()).hexdigest()[:16]
+    except OSError as e:
+        raise EexpError(f"{e.filename}: {e.strerror}") from None
+
+
+def _read(file: Path) -> dict:
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError) as e:
+        raise EexpError(f"{file}: {e}") from None
+
+
+@contextmanager
+def _undisturbed(seed: str = "") -> Iterator[None]:
+    """Put back what the package changes in the whole process: the random numbers and the command line."""
+    arguments, state = sys.argv, random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        sys.argv = arguments
+        random.setstate(state)

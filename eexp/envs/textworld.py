@@ -1,0 +1,281 @@
+"""`textworld`: games that TextWorld generated, from a directory (Côté et al. 2018, arXiv 1806.11532).
+
+`textworld?games=DIR` plays DIR/train/*.z8, each with its .json beside it; every folder of DIR that holds games is a
+split. Without `games` the directory is $EEXP_TEXTWORLD_GAMES. recipes/textworld makes such a directory.
+
+What differs from the package's environment, so that a record can be trusted and a policy reads words alone:
+
+- The banner, the prompt and the status line with its count of moves are not part of an observation.
+- An action is valid if the game says, in its trace of actions, that it carried one out. What it does not understand
+  and what cannot be done (a locked door, a wall) is answered by the game and is not valid.
+- One step is one command. Several at once (`.`, `,`, `then`) are refused, as the package reads the score after the
+  first; and so are the commands of the program rather than the world (`save`, `script`, `restart` ...), which write
+  files, or ask a question and take whatever comes next as the answer.
+- The score is divided by the most that can be had.
+- A record has the checksum of its game, and is refused if the game is another one by now.
+
+The expert follows the walkthrough in the game, less what would do nothing, and off its way what TextWorld's tracking of
+the quests says comes next. That may be nothing, after what cannot be undone.
+
+Options: `games`, and `max_steps`, 100 by default.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from copy import copy
+from itertools import dropwhile
+from pathlib import Path
+from typing import Any
+
+from eexp.envs.base import Environment, Observation
+from eexp.errors import EexpError, InputError, UsageError
+
+INSTALL = "TextWorld needs `pip install 'eexp[textworld]'`"
+VARIABLE = "EEXP_TEXTWORLD_GAMES"
+
+#: Commands of the program rather than the world. The game looks at no more than the first nine letters of a word.
+_REFUSED = re.compile(
+    r"(brief|disable|enable|long|normal|notify|nouns|o|oops|pronouns|q|quit|restart|restore|restrict|save|score|script|"
+    r"short|undo|verbose|verify|version)\b|superbrie|transcrip|tw-|print_",
+    re.IGNORECASE,
+)
+_SEVERAL = re.compile(r"[.,]|\bthen\b", re.IGNORECASE)
+_LONGEST = 198  # bytes; the interpreter would cut it there
+
+_DONE = re.compile(r"\[[^][]* - succeeded\]")
+_STATUS = re.compile(r"\n>? *-= [^\n]*$")
+_QUESTION = re.compile(r"You scored [^\n]* turns?\.\s*Would you like to RESTART.*", re.DOTALL)
+_ROOM = re.compile(r"^-= ", re.MULTILINE)
+
+
+class TextWorld(Environment):
+    """TextWorld. See the module's docstring for the options.
+
+    Raises EexpError where the package is missing, UsageError for an option or a directory that does not exist.
+    """
+
+    spec = "textworld"
+    #: The world is memory of this process and nothing else, one thread, no file open: `os.fork` is an exact snapshot.
+    in_process = True
+
+    def __init__(self, games: str = "", max_steps: str = "100", **more: str):
+        if more:
+            raise UsageError(f"textworld has no option {next(iter(more))!r}; it has: games, max_steps")
+        if not re.fullmatch(r"[1-9]\d{0,8}", max_steps):
+            raise UsageError(f"textworld?max_steps={max_steps}: expected a number above 0")
+        _check_installed()
+        self.max_steps = int(max_steps)
+        self._splits = _splits(games or os.environ.get(VARIABLE, ""))
+        self._loaded: tuple[Path, str] | None = None  # the file and the checksum of the game
+        self._game: Any = None  # the package's environment
+        self._spare: list[Any] = []  # more of them, with the same game loaded, for forks
+        self._way: list[str] = []  # what is left of the walkthrough; nothing once an action was another one
+        self._now: Any = None  # the package's state after the last step
+
+    def splits(self) -> list[str]:
+        return list(self._splits)
+
+    def tasks(self, split: str) -> Iterator[dict]:
+        """The games of a split by file name."""
+        self.check_split(split)
+        for file in self._splits[split]:
+            yield {"id": f"{split}/{file.stem}", "split": split, "game": file.name, "checksum": _checksum(file)}
+
+    def reset(self, task: dict) -> Observation:
+        """Start the game. Raises InputError where it is not there, or not the one that the record was made with."""
+        split, name = task.get("split"), task.get("game")
+        file = next((file for file in self._splits.get(split, []) if file.name == name), None)
+        if file is None:
+            raise InputError(f"{self.spec} has no game {split}/{name}", "$.task.game")
+        checksum = _checksum(file)
+        if task.get("checksum", checksum) != checksum:
+            raise InputError(f"{file} has changed since the record was made", "$.task.checksum")
+        if (file, checksum) != self._loaded:
+            self._game, self._spare, self._loaded = _load(file), [], (file, checksum)
+        self._now = self._game.reset()
+        self._way = self._ahead(self._now.game.metadata.get("walkthrough") or [])
+        return self._seen(valid=True)
+
+    def step(self, action: str) -> Observation:
+        command = " ".join(action.split())
+        way = self._way[1:] if self._way[:1] == [command] else []
+        if self._over():
+            return Observation("The game is over.", True, self._score(), valid=False, success=bool(self._now.won))
+        if refusal := _refusal(command):
+            self._way = []
+            return Observation(refusal, score=self._score(), valid=False)
+        self._now = self._game.step(command)[0]
+        self._way = self._ahead(way)
+        return self._seen(valid=bool(_DONE.search(self._now.raw)))
+
+    def _seen(self, valid: bool) -> Observation:
+        over = self._over()
+        success = bool(self._now.won) if over else None
+        return Observation(_words(self._now.feedback), over, self._score(), valid, success)
+
+    def _over(self) -> bool:
+        return bool(self._now.won or self._now.lost)
+
+    def _score(self) -> float:
+        """Points over the most there are. A game without points has 1 for winning it."""
+        if not self._now.max_score:
+            return float(self._now.won)
+        return round(min(max(self._now.score / self._now.max_score, 0.0), 1.0), 4)
+
+    def instruction(self) -> str:
+        return " ".join(self._now.objective.split())
+
+    def admissible(self) -> list[str]:
+        """Every command that changes or shows something here, sorted; the package's list."""
+        return [] if self._over() else list(self._now.admissible_commands)
+
+    def expert(self) -> str | None:
+        if self._over():
+            return None
+        return next(iter(self._way or self._now.policy_commands or []), None)
+
+    def _ahead(self, way: list[str]) -> list[str]:
+        """From the first command that does something: walkthroughs also open what is open already."""
+        return list(dropwhile(lambda command: command not in self._now.admissible_commands, way))
+
+    # -- copies of the state -------------------------------------------------------------------------------------
+
+    def save(self) -> Any:
+        """The state of the episode, for `restore`."""
+        parts = [_copied(vars(part)) for part in _parts(self._game)]
+        return self._loaded, _interpreter(self._game).get_state(), parts, self._way, self._now
+
+    def restore(self, saved: Any) -> None:
+        """Go back to where `save` was called: as often as one likes, while the same game is loaded."""
+        loaded, interpreter, parts, way, now = saved
+        if loaded != self._loaded:
+            raise ValueError(f"the state is one of {loaded[0]}, which is not the game that is loaded")
+        _interpreter(self._game).set_state(interpreter)
+        for part, values in zip(_parts(self._game), parts):
+            vars(part).update(_copied(values))
+        self._way, self._now = way, now
+
+    def fork(self) -> TextWorld:
+        """A copy in the current state. What closed copies had loaded is kept for the next ones."""
+        fork = copy(self)
+        fork._game = self._spare.pop() if self._spare else _load(self._loaded[0])
+        _interpreter(fork._game).set_state(_interpreter(self._game).get_state())
+        for theirs, ours in zip(_parts(fork._game), _parts(self._game)):
+            vars(theirs).update(_copied(vars(ours)))
+        return fork
+
+    def close(self) -> None:
+        if self._game is not None:
+            self._spare.append(self._game)
+            self._game = None
+
+
+def _check_installed() -> None:
+    try:
+        import textworld  # noqa: F401
+    except ImportError as e:
+        raise EexpError(f"{e}. {INSTALL}") from None
+
+
+def _splits(games: str) -> dict[str, list[Path]]:
+    """The games in every folder of the directory: train, valid and test first, then the others by name."""
+    if not games:
+        raise UsageError(f"textworld: name the directory of the games: textworld?games=DIR, or {VARIABLE}=DIR")
+    if not Path(games).is_dir():
+        raise UsageError(f"textworld?games={games}: no such directory")
+    usual = ("train", "valid", "test")
+    folders = sorted(
+        (path for path in Path(games).iterdir() if path.is_dir()),
+        key=lambda path: (usual.index(path.name) if path.name in usual else len(usual), path.name),
+    )
+    found = {folder.name: sorted(folder.glob("*.z8")) for folder in folders}
+    found = {name: files for name, files in found.items() if files}
+    if not found:
+        raise UsageError(f"textworld?games={games}: no games; they are expected as train/*.z8, test/*.z8 ...")
+    return found
+
+
+def _information(file: Path) -> Path:
+    """The file with the quests and the walkthrough, without which the package knows no more than the words."""
+    return file.with_suffix(".json")
+
+
+def _checksum(file: Path) -> str:
+    """Of the game and what belongs to it."""
+    try:
+        return hashlib.sha256(file.read_bytes() + _information(file).read_bytes()).hexdigest()[:16]
+    except OSError as e:
+        raise EexpError(f"{e.filename}: {e.strerror}") from None
+
+
+def _load(file: Path) -> Any:
+    import textworld
+
+    wanted = textworld.EnvInfos(admissible_commands=True, policy_commands=True)
+    game = textworld.start(str(file), wanted)
+    game.seed(1)  # the interpreter's own would be the time
+    return game
+
+
+def _refusal(command: str) -> str | None:
+    """Why the game does not get to see the command."""
+    if not command.isascii() or not command.isprintable() or len(command) > _LONGEST:
+        return "That is nothing that can be understood here."
+    if _SEVERAL.search(command):
+        return "One command at a time."
+    if _REFUSED.match(command):
+        return "That is not a command of this world."
+    return None
+
+
+def _words(feedback: str) -> str:
+    """What the game says, without banner, objective, prompt, status line and the question at the end."""
+    text = _QUESTION.sub("", _STATUS.sub("", feedback))
+    if "$$$$" in text and (room := _ROOM.search(text)):
+        text = text[room.start() :]
+    text = re.sub(r"^ +(?=\*\*\* )", "", text, flags=re.MULTILINE)  # "The End" is centred
+    return re.sub(r"\n\s*\n", "\n\n", text).strip()
+
+
+def _interpreter(game: Any) -> Any:
+    """What plays the file. Its state is memory, stack, registers and random numbers."""
+    return game.unwrapped._jericho
+
+
+def _parts(game: Any) -> list[Any]:
+    """The package's wrappers, from the outermost to the environment around the interpreter."""
+    parts = [game]
+    while (inner := vars(parts[-1]).get("_wrapped_env")) is not None:
+        parts.append(inner)
+    return parts
+
+
+def _copied(values: dict[str, Any]) -> dict[str, Any]:
+    """The attributes of a wrapper. A step changes what is in one of them, and replaces the others."""
+    return {name: _progress(value) if name == "_game_progression" else value
+            for name, value in values.items() if name not in ("_wrapped_env", "_jericho")}  # fmt: skip
+
+
+def _progress(progress: Any) -> Any:
+    """A copy of the facts and the tracked quests. The package's own way builds them all from the start: 100 ms."""
+    made = copy(progress)
+    made.state = progress.state.copy()
+    made.quest_progressions = [_quest(quest) for quest in progress.quest_progressions]
+    return made
+
+
+def _quest(quest: Any) -> Any:
+    made = copy(quest)
+    made.win_events = [_event(event) for event in quest.win_events]
+    made.fail_events = [_event(event) for event in quest.fail_events]
+    return made
+
+
+def _event(event: Any) -> Any:
+    made = copy(event)
+    made._tree = event._tree.copy()
+    return made

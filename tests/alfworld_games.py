@@ -1,0 +1,115 @@
+"""A few small ALFWorld games in the layout of the real data, which is the user's to download.
+
+A game is a kitchen or a study in PDDL with the package's own domain and grammar, so that it plays like the real ones.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+#: receptacle -> (what opens, what it takes)
+RECEPTACLES = {
+    "Cabinet": True, "CounterTop": False, "Fridge": True, "Microwave": True, "SinkBasin": False, "DiningTable": False,
+    "Desk": False, "Drawer": True, "Shelf": False, "Bed": False,
+}  # fmt: skip
+#: object -> what can be done to it besides picking it up
+OBJECTS = {
+    "Apple": "cleanable heatable coolable", "Mug": "cleanable heatable coolable", "Plate": "cleanable coolable",
+    "Fork": "cleanable", "AlarmClock": "", "Book": "", "Pen": "", "CD": "", "DeskLamp": "toggleable",
+}  # fmt: skip
+KITCHEN = ["Cabinet", "Cabinet", "CounterTop", "Fridge", "Microwave", "SinkBasin", "DiningTable"]
+STUDY = ["Desk", "Drawer", "Drawer", "Drawer", "Shelf", "Bed"]
+
+PUT = "(inReceptacle ?o ?r) (objectType ?o {object}Type) (receptacleType ?r {to}Type)"
+GOALS = {
+    "pick_and_place_simple": ("put a {object} in {to}", PUT),
+    "pick_clean_then_place_in_recep": ("put a clean {object} in {to}", f"{PUT} (isClean ?o)"),
+    "pick_heat_then_place_in_recep": ("heat some {object} and put it in {to}", f"{PUT} (isHot ?o)"),
+    "pick_cool_then_place_in_recep": ("cool some {object} and put it in {to}", f"{PUT} (isCool ?o)"),
+    "pick_two_obj_and_place": (
+        "put two {object} in {to}",
+        f"{PUT} (exists (?p - object) (and (not (= ?o ?p)) (objectType ?p {{object}}Type) (inReceptacle ?p ?r)))",
+    ),
+    "look_at_obj_in_light": (
+        "look at {object} under the {to}",
+        "(objectType ?o {object}Type) (holds agent1 ?o) (exists (?t - object ?l - location) (and (isToggled ?t) "
+        "(objectType ?t {to}Type) (objectAtLocation ?t ?l) (atLocation agent1 ?l)))",
+    ),
+}
+
+#: split -> (type of task, object, where to, places of the room, what is where: object and number of the place)
+GAMES = {
+    "train": [
+        ("pick_and_place_simple", "AlarmClock", "Desk", ["Desk", "Drawer"], [("AlarmClock", 1)]),
+        ("pick_and_place_simple", "Book", "Bed", STUDY, [("Book", 2), ("Pen", 0), ("CD", 3), ("CD", 4)]),
+        ("pick_clean_then_place_in_recep", "Fork", "DiningTable", KITCHEN, [("Fork", 1), ("Apple", 2), ("Mug", 6)]),
+        ("pick_heat_then_place_in_recep", "Apple", "Fridge", KITCHEN, [("Apple", 0), ("Mug", 2), ("Mug", 6)]),
+        ("pick_two_obj_and_place", "Pen", "Desk", STUDY, [("Pen", 1), ("Pen", 3), ("Book", 0), ("CD", 3)]),
+    ],
+    "valid_seen": [("pick_cool_then_place_in_recep", "Plate", "CounterTop", KITCHEN, [("Plate", 6), ("Mug", 1)])],
+    "valid_unseen": [("look_at_obj_in_light", "CD", "DeskLamp", STUDY, [("DeskLamp", 0), ("CD", 2), ("Book", 4)])],
+}
+
+
+def make(directory: Path) -> Path:
+    """Write all of GAMES under directory/json_2.1.1. Returns `directory`."""
+    for split, games in GAMES.items():
+        for number, (kind, thing, to, places, contents) in enumerate(games):
+            task = f"{kind}-{thing}-None-{to}-{number + 1}"
+            trial = directory / "json_2.1.1" / split / task / f"trial_T2019{number:04}"
+            trial.mkdir(parents=True)
+            lamp = kind == "look_at_obj_in_light"
+            parameters = {"object_target": thing, "parent_target": "" if lamp else to, "mrecep_target": "",
+                          "toggle_target": to if lamp else "", "object_sliced": False}  # fmt: skip
+            information = {"task_type": kind, "pddl_params": parameters, "task_id": trial.name}
+            (trial / "traj_data.json").write_text(json.dumps(information))
+            (trial / "game.tw-pddl").write_text(json.dumps(game(kind, thing, to, places, contents)))
+    return directory
+
+
+def game(kind: str, thing: str, to: str, places: list[str], contents: list[tuple[str, int]]) -> dict:
+    """What a game.tw-pddl holds."""
+    data = files("alfworld") / "data"
+    said, goal = (text.format(object=thing, to=to) for text in GOALS[kind])
+    return {
+        "pddl_domain": (data / "alfred.pddl").read_text(),
+        "grammar": (data / "alfred.twl2").read_text().replace("UNKNOWN GOAL", said.lower()),
+        "pddl_problem": problem(places, contents, goal),
+        "solvable": True,
+    }
+
+
+def problem(places: list[str], contents: list[tuple[str, int]], goal: str) -> str:
+    where = [f"{place}_bar__plus_{i:02}_dot_50" for i, place in enumerate(places)]
+    where = [f"{name.replace('SinkBasin', 'Sink', 1)}_bar_SinkBasin" if "SinkBasin" in name else name for name in where]
+    things = [(f"{name}_bar__minus_{i:02}_dot_25", name, place) for i, (name, place) in enumerate(contents)]
+    objects = ["agent1 - agent", "loc_start - location"]
+    kinds = sorted({name for name, _ in contents} | {"Knife", "ButterKnife"})  # the domain speaks of those two
+    objects += [f"{place}Type - rtype" for place in sorted({*places, "SinkBasin", "Microwave", "Fridge"})]
+    objects += [f"{name}Type - otype" for name in kinds]
+    facts = ["(= (total-cost) 0)", "(atLocation agent1 loc_start)"]
+    facts += [f"(canContain {place}Type {name}Type)" for place in sorted(set(places)) for name in kinds]
+    for i, (place, kind) in enumerate(zip(where, places)):
+        objects += [f"{place} - receptacle", f"loc_{i} - location"]
+        facts += [f"(receptacleType {place} {kind}Type)", f"(receptacleAtLocation {place} loc_{i})"]
+        facts += [f"(openable {place})"] if RECEPTACLES[kind] else []
+    for thing, name, i in things:
+        objects.append(f"{thing} - object")
+        facts += [f"(objectType {thing} {name}Type)", f"(inReceptacle {thing} {where[i]})"]
+        facts += [f"(objectAtLocation {thing} loc_{i})"] + [f"({able} {thing})" for able in OBJECTS[name].split()]
+        facts += [] if name == "DeskLamp" else [f"(pickupable {thing})"]
+    return (
+        f"(define (problem room) (:domain alfred)\n(:objects\n{_lines(objects)})\n(:init\n{_lines(facts)})\n"
+        f"(:goal (exists (?r - receptacle ?o - object) (and {goal})))\n)"
+    )
+
+
+def _lines(parts: list[str]) -> str:
+    return "\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]))

@@ -1,0 +1,208 @@
+"""ALFWorld, with small games of our own in the layout of its data. Skipped where the package is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+from branches import check_branches
+from running import EEXP, environment, shell
+
+pytest.importorskip("alfworld", reason="needs `pip install alfworld`")
+pytest.importorskip("fast_downward", reason="needs `pip install fast-downward-textworld`")
+
+import alfworld_games
+
+from eexp.envs import open_env
+from eexp.errors import EexpError, InputError, UsageError
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return alfworld_games.make(tmp_path_factory.mktemp("alfworld"))
+
+
+@pytest.fixture(scope="module")
+def env(data):
+    with open_env(f"alfworld?data={data}") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def tasks(env):
+    return [task for split in env.splits() for task in env.tasks(split)]
+
+
+# -- games and tasks ---------------------------------------------------------------------------------------------------
+
+
+def test_the_tasks_are_the_games_by_turns(env, tasks):
+    assert env.splits() == ["train", "valid_seen", "valid_unseen"] and env.max_steps == 50
+    types = [task["game"].partition("-")[0] for task in tasks]
+    assert types == [
+        "pick_and_place_simple", "pick_clean_then_place_in_recep", "pick_heat_then_place_in_recep",
+        "pick_two_obj_and_place", "pick_and_place_simple", "pick_cool_then_place_in_recep", "look_at_obj_in_light",
+    ]  # fmt: skip
+    assert tasks[5] == {
+        "id": "valid_seen/pick_cool_then_place_in_recep-Plate-None-CounterTop-1/trial_T20190000",
+        "split": "valid_seen",
+        "game": "pick_cool_then_place_in_recep-Plate-None-CounterTop-1/trial_T20190000",
+        "checksum": tasks[5]["checksum"],
+    }
+    assert len({task["id"] for task in tasks}) == len(tasks) == len({task["checksum"] for task in tasks})
+    with pytest.raises(UsageError, match="has no split 'test'; it has: train, valid_seen, valid_unseen"):
+        list(env.tasks("test"))
+
+
+def test_games_that_the_package_leaves_out_are_left_out(data, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    train = tmp_path / "data" / "json_2.1.1" / "train"
+    simple, clean, heat, two = (next(train.glob(f"{kind}-*")) for kind in
+                                ("pick_and_place_simple-Book", "pick_clean*", "pick_heat*", "pick_two*"))  # fmt: skip
+    simple.rename(train / "pick_and_place_with_movable_recep-Pen-Mug-Desk-1")
+    clean.rename(train / "pick_clean_then_place_in_recep-AppleSliced-None-Fridge-1")
+    next(heat.rglob("game.tw-pddl")).unlink()
+    game = next(two.rglob("game.tw-pddl"))
+    game.write_text(json.dumps({**json.loads(game.read_text()), "solvable": False}))
+    with open_env(f"alfworld?data={tmp_path / 'data'}") as other:
+        assert ["AlarmClock-None-Desk" in task["id"] for task in other.tasks("train")] == [True]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("", r"alfworld: name the directory of the data: alfworld\?data=DIR, or ALFWORLD_DATA=DIR"),
+        ("?data=.", r"alfworld\?data=.: no json_2.1.1/train in it; `alfworld-download --data-dir DIR` fills one"),
+        ("?expert=me", r"alfworld\?expert=me: no such expert; there are: handcoded, planner"),
+        ("?max_steps=0", r"alfworld\?max_steps=0: expected a number above 0"),
+        ("?split=train", "alfworld has no option 'split'; it has: data, expert, max_steps"),
+    ],
+)
+def test_options_are_checked(options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ALFWORLD_DATA", raising=False)
+    with pytest.raises(UsageError, match=message):
+        open_env(f"alfworld{options}")
+
+
+def test_a_missing_package_is_said(data, monkeypatch):
+    monkeypatch.setenv("ALFWORLD_DATA", str(data))
+    assert open_env("alfworld").splits()
+    monkeypatch.setitem(sys.modules, "alfworld.agents.environment.alfred_tw_env", None)
+    with pytest.raises(EexpError, match=r"alfred_tw_env.*ALFWorld needs `pip install 'eexp\[alfworld\]'`"):
+        open_env("alfworld")
+
+
+def test_a_game_that_changed_is_refused(data, tasks, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    with open_env(f"alfworld?data={tmp_path / 'data'}") as other:
+        information = tmp_path / "data" / "json_2.1.1" / "train" / tasks[0]["game"] / "traj_data.json"
+        information.write_text(information.read_text().replace("Desk", "Bed"))
+        with pytest.raises(InputError, match=r"game.tw-pddl has changed since the record was made") as caught:
+            other.reset(tasks[0])
+        assert caught.value.where == "$.task.checksum"
+        for game in ("pick/trial", f"../train/{tasks[0]['game']}", 7):
+            with pytest.raises(InputError, match=r"has no game train/"):
+                other.reset({**tasks[0], "game": game})
+        information.unlink()
+        with pytest.raises(EexpError, match=r"traj_data.json: No such file"):
+            list(other.tasks("train"))
+
+
+# -- playing -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_expert_succeeds(env, tasks):
+    for task in tasks:
+        seen, played = env.reset(task), []
+        assert seen.text.startswith("You are in the middle of a room.") and "task" not in seen.text
+        assert env.instruction().endswith(".") and "Your task" not in env.instruction()
+        while not seen.done:
+            assert env.expert() == env.expert() in env.admissible() == sorted(set(env.admissible()))
+            assert (seen.score, seen.success) == (0.0, None)
+            played.append(env.expert())
+            seen = env.step(played[-1])
+            assert seen.valid and len(played) <= env.max_steps
+        assert (seen.score, seen.success) == (1.0, True)
+        assert env.expert() is None and env.admissible() == []
+        seen = env.step("look")
+        assert (seen.text, seen.done, seen.valid) == ("The task is over.", True, False)
+
+
+def test_the_planner_is_shorter_and_finds_its_way_back(data, tasks):
+    drawn = random.Random(0)
+    with open_env(f"alfworld?data={data}&expert=planner") as env:
+        for task in tasks[:4]:
+            seen = env.reset(task)
+            for _ in range(4):
+                seen = env.step(drawn.choice(env.admissible()))
+            steps = 0
+            while not seen.done:
+                assert env.expert() == env.expert()
+                seen = env.step(env.expert())
+                steps += 1
+            assert seen.success and steps <= 12
+
+
+def test_what_is_not_admissible_does_nothing(env, tasks):
+    env.reset(tasks[0])
+    env.step("go to desk 1")
+    here = env.admissible()
+    for action in ("fly", "", "Look", "go to desk 9", "take alarmclock 1 from drawer 1", "examine\0"):
+        seen = env.step(action)
+        assert (seen.text, seen.valid, seen.done) == ("Nothing happens.", False, False) and env.admissible() == here
+    assert env.step(" examine  desk 1\n").valid
+
+
+def test_the_process_is_left_alone(data, tasks):
+    script = f"""if True:
+        import os, random, sys
+        random.seed(1)
+        drawn, arguments = random.getstate(), list(sys.argv)
+        from eexp.envs import open_env
+        env = open_env("alfworld?data={data}")
+        seen = env.reset(next(env.tasks("train")))
+        while not seen.done:
+            seen = env.step(env.expert())
+            print(seen.text, env.admissible())
+        assert random.getstate() == drawn and sys.argv == arguments and os.listdir() == []
+    """
+    here = data / "empty"
+    here.mkdir()
+    said = []
+    for seed in ("1", "2"):
+        variables = environment(PYTHONHASHSEED=seed, HOME=str(here))
+        variables.pop("ALFWORLD_DATA", None)
+        done = subprocess.run([sys.executable, "-c", script], cwd=here, capture_output=True, text=True, env=variables)
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+        said.append(done.stdout)
+    assert said[0] == said[1] and said[0].count("\n") > 4
+
+
+@pytest.mark.parametrize(
+    ("branches", "seed"), [(12, 0), *(pytest.param(100, seed, marks=pytest.mark.slow) for seed in range(1, 6))]
+)
+def test_a_forked_process_is_where_a_replay_is(env, tasks, branches, seed):
+    assert env.in_process
+    some = tasks if seed == 5 else tasks[:1]  # replaying takes long in all but the smallest game
+    assert check_branches(env, some, branches, ["fly", "go to moon 1"], longest=6, seed=seed) == branches
+
+
+def test_the_pipe(data):
+    made = shell(
+        f'set -o pipefail; eexp() {{ {shlex.join(EEXP)} "$@"; }}; '
+        "eexp expert 'alfworld?data=.' -n 1 | eexp branch -k 1 --from admissible | eexp rollout "
+        "| tee rollout.jsonl | eexp world-model-data",
+        data,
+    ).ok()
+    assert "branch points verified" in made.err and "refused" not in made.err
+    rollouts = [json.loads(line) for line in (data / "rollout.jsonl").read_text().splitlines()]
+    outcomes = [a["outcome"] for t in rollouts for step in t["steps"] for a in step["alternatives"]]
+    assert len(outcomes) >= 5 and all(outcome["valid"] for outcome in outcomes)
+    assert len(made.records) >= len(outcomes) and os.listdir(data / "json_2.1.1")

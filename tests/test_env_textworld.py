@@ -1,0 +1,272 @@
+"""TextWorld, with games made by recipes/textworld once for all tests. Skipped where the package is missing."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import json
+import os
+import random
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from branches import check_branches, walk
+from running import EEXP, ROOT, environment, run, shell
+
+from eexp.envs import open_env
+from eexp.envs.base import Environment
+from eexp.errors import EexpError, InputError, UsageError
+
+pytest.importorskip("textworld", reason="needs `pip install textworld`")
+
+pytestmark = pytest.mark.filterwarnings("ignore:Game .* is not fully supported")  # jericho, of any but old classics
+RECIPE = ROOT / "recipes" / "textworld" / "make_games.py"
+GAMES = [("train", "cooking", 1), ("train", "custom", 1), ("train", "treasure", 1), ("test", "coin", 0)]
+NONSENSE = ["fly", "", "open", "take all", "go up", "again", "examine me", "eat the stove", "save", "look. look"]
+
+
+@pytest.fixture(scope="session")
+def games(tmp_path_factory) -> Path:
+    """A directory of four games. The first of the processes that run tests side by side makes it."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    spec = importlib.util.spec_from_file_location("make_games", RECIPE)
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    with open(shared / "textworld.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for game in GAMES:
+            recipe.make(shared / "textworld", *game)
+    return shared / "textworld"
+
+
+@pytest.fixture
+def env(games):
+    with open_env(f"textworld?games={games}") as opened:
+        yield opened
+
+
+def tasks(env: Environment) -> list[dict]:
+    return [task for split in env.splits() for task in env.tasks(split)]
+
+
+# -- games and tasks ---------------------------------------------------------------------------------------------------
+
+
+def test_the_tasks_are_the_files(env, games):
+    assert env.splits() == ["train", "test"] and env.max_steps == 100
+    found = tasks(env)
+    assert [(task["id"], task["split"], task["game"]) for task in found] == [
+        ("train/cooking-0001", "train", "cooking-0001.z8"),
+        ("train/custom-0001", "train", "custom-0001.z8"),
+        ("train/treasure-0001", "train", "treasure-0001.z8"),
+        ("test/coin-0000", "test", "coin-0000.z8"),
+    ]
+    assert all(re.fullmatch("[0-9a-f]{16}", task["checksum"]) for task in found)
+    with pytest.raises(UsageError, match="has no split 'dev'; it has: train, test"):
+        list(env.tasks("dev"))
+
+
+def test_the_directory_may_come_from_the_environment(games, monkeypatch):
+    monkeypatch.setenv("EEXP_TEXTWORLD_GAMES", str(games))
+    assert open_env("textworld").splits() == ["train", "test"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("", r"textworld: name the directory of the games: textworld\?games=DIR, or EEXP_TEXTWORLD_GAMES=DIR"),
+        ("?games=nowhere", r"textworld\?games=nowhere: no such directory"),
+        ("?games=.", r"textworld\?games=.: no games; they are expected as train/\*.z8, test/\*.z8"),
+        ("?games=.&max_steps=none", "max_steps=none: expected a number above 0"),
+        ("?seed=3", "textworld has no option 'seed'; it has: games, max_steps"),
+    ],
+)
+def test_options_are_checked(options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=message):
+        open_env(f"textworld{options}")
+
+
+def test_a_missing_package_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "textworld", None)
+    with pytest.raises(EexpError, match=r"textworld.*TextWorld needs `pip install 'eexp\[textworld\]'`"):
+        open_env("textworld")
+
+
+def test_a_game_that_changed_is_refused(env, games, tmp_path):
+    task = next(env.tasks("test"))
+    shutil.copytree(games, tmp_path / "games")
+    with open_env(f"textworld?games={tmp_path / 'games'}") as other:
+        other.reset(task)
+        information = tmp_path / "games" / "test" / "coin-0000.json"
+        information.write_text(information.read_text().replace("coin", "mint"))
+        with pytest.raises(InputError, match=r"coin-0000.z8 has changed since the record was made") as caught:
+            other.reset(task)
+        assert caught.value.where == "$.task.checksum"
+        with pytest.raises(InputError, match=r"has no game test/\.\./coin-0000.z8"):
+            other.reset({**task, "game": "../coin-0000.z8"})
+        information.unlink()
+        with pytest.raises(EexpError, match=r"coin-0000.json: No such file"):
+            list(other.tasks("test"))
+
+
+@pytest.mark.slow
+def test_the_recipe_makes_the_same_files_again(tmp_path):
+    for name in ("one", "two"):
+        command = [sys.executable, str(RECIPE), name, "--train", "1", "--valid", "0", "--test", "0", "--kinds"]
+        subprocess.run([*command, "treasure"], cwd=tmp_path, check=True, capture_output=True, env=environment())
+    files = sorted((tmp_path / "one" / "train").iterdir())
+    assert [file.name for file in files] == ["treasure-0000.json", "treasure-0000.z8"]
+    for file in files:
+        assert file.read_bytes() == (tmp_path / "two" / "train" / file.name).read_bytes()
+
+
+# -- playing -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_expert_wins_and_sees_plain_words(env):
+    for task in tasks(env):
+        seen, said = env.reset(task), []
+        assert seen.text.startswith("-= ") and (seen.score, seen.done, seen.success) == (0.0, False, None)
+        assert env.instruction() and env.instruction() not in seen.text
+        while not seen.done:
+            assert env.expert() in env.admissible() == sorted(set(env.admissible()))
+            before, seen = seen.score, env.step(env.expert())
+            said.append(seen.text)
+            assert seen.valid and before <= seen.score <= 1.0
+        assert (seen.score, seen.success) == (1.0, True) and said[-1].endswith("*** The End ***")
+        assert not re.search(r"^>|\$\$|=-\d|turns|RESTART|\n\n\n|succeeded\]", "\n".join(said), flags=re.MULTILINE)
+        assert env.admissible() == [] and env.expert() is None
+        seen = env.step("look")
+        assert (seen.text, seen.done, seen.valid, seen.success) == ("The game is over.", True, False, True)
+
+
+def test_the_expert_knows_the_way_back(env):
+    drawn = random.Random(0)
+    for task in tasks(env):
+        seen = env.reset(task)
+        for _ in range(3):
+            seen = env.step(drawn.choice([a for a in env.admissible() if a.startswith(("go ", "open ", "take "))]))
+        while not seen.done and (action := env.expert()):
+            seen = env.step(action)
+        assert seen.success is not None or env.expert() is None
+
+
+def test_a_game_can_be_lost(env):
+    seen = env.reset(next(env.tasks("train")))
+    while not seen.done:  # the ingredient is eaten before it is cooked
+        eat = next((a for a in env.admissible() if a.startswith("eat ")), None)
+        seen = env.step(eat or env.expert())
+    assert (seen.success, seen.valid) == (False, True) and seen.score < 1 and "*** You lost! ***" in seen.text
+
+
+def test_what_is_valid(env):
+    env.reset(next(env.tasks("train")))
+    look = env.step("look")
+    assert look.valid and env.step("LOOK ").text == look.text
+    for action, answer in [
+        ("fly", "That's not a verb I recognise."),
+        ("", "I beg your pardon?"),
+        ("go up", "You can't go that way."),
+        ("take moon", "You can't see any such thing."),
+    ]:
+        seen = env.step(action)
+        assert (seen.text, seen.valid, seen.done) == (answer, False, False)
+    assert env.step("look").text == look.text
+    assert all(not env.step(action).valid for action in ("é", "x" * 199, "look\0"))
+
+
+@pytest.mark.parametrize(
+    "action",
+    ["save", "SAVE game", "restore", "script on", "transcripts", "restart", "quit", "q", "undo", "oops save", "o save",
+     "tw-trace-actions", "print_state", "verbose", "look. save", "look then save", "me, save", 'look."save'],
+)  # fmt: skip
+def test_commands_of_the_program_are_refused(env, action, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    task = next(env.tasks("test"))
+    env.reset(task)
+    ahead = walk(env, ["look", *["go north", "inventory"] * 2])
+    env.reset(task)
+    seen = env.step(action)
+    assert not seen.valid and seen.text in ("That is not a command of this world.", "One command at a time.")
+    assert list(tmp_path.iterdir()) == [], "a file was written"
+    assert [state[:3] for state in walk(env, ["look", *["go north", "inventory"] * 2])] == [s[:3] for s in ahead]
+
+
+def test_another_process_sees_the_same(env, games):
+    script = f"""if True:
+        import json, sys
+        from eexp.envs import open_env
+        env = open_env({env.spec!r})
+        for split in env.splits():
+            for task in env.tasks(split):
+                seen = env.reset(task)
+                while not seen.done:
+                    env.step("take all")
+                    print(json.dumps([seen.text, env.admissible(), action := env.expert() or "look"]))
+                    seen = env.step(action)
+                    if action == "look": break
+    """
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, check=True, env=environment(PYTHONHASHSEED=seed)
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert said[0] == said[1] and len(said[0].splitlines()) > 10
+
+
+# -- the same state, three ways ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("branches", [40, pytest.param(500, marks=pytest.mark.slow)])
+def test_a_copy_and_a_forked_process_are_where_a_replay_is(env, branches):
+    assert env.in_process
+    assert check_branches(env, tasks(env), branches, NONSENSE) == branches
+
+
+def test_copies_are_independent(env):
+    task = next(env.tasks("train"))
+    env.reset(task)
+    env.step(env.expert())
+    one, two = env.fork(), env.fork()
+    expected = walk(one, ["look", "go north", "inventory"])
+    assert walk(two, ["look", "go north", "inventory"]) == expected
+    loaded = one._game
+    one.close()
+    one.close()
+    with env.fork() as three, two.fork() as four:
+        assert three._game is loaded and four._game not in (loaded, two._game, env._game)
+        assert walk(three, ["look", "go north", "inventory"]) == expected
+        four.step("wait")
+    saved = env.save()
+    env.reset(next(env.tasks("test")))
+    with pytest.raises(ValueError, match="which is not the game that is loaded"):
+        env.restore(saved)
+
+
+# -- the pipe ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_pipe(games):
+    made = shell(
+        f'set -o pipefail; eexp() {{ {shlex.join(EEXP)} "$@"; }}; '
+        "eexp expert 'textworld?games=textworld' -n 2 | eexp branch -k 3 --from admissible | eexp rollout "
+        "| tee rollout.jsonl | eexp world-model-data",
+        games.parent,
+    ).ok()
+    assert "branch points verified" in made.err and "refused" not in made.err
+    rollouts = [json.loads(line) for line in (games.parent / "rollout.jsonl").read_text().splitlines()]
+    assert [t["task"]["id"] for t in rollouts] == ["train/cooking-0001", "train/custom-0001"]
+    outcomes = [a["outcome"] for t in rollouts for step in t["steps"] for a in step["alternatives"]]
+    assert len(outcomes) > 30 and all(outcome["valid"] for outcome in outcomes)
+    assert len(made.records) >= len(outcomes)
+    again = run("rollout", "--env", f"textworld?games={games}", games.parent / "rollout.jsonl").ok()
+    assert [t["steps"] for t in again.records] == [t["steps"] for t in rollouts]
