@@ -29,7 +29,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
 
-from eexp.envs.house import ALL_ROOMS, CONTAINERS, SPLITS, House, _into
+from eexp.envs.house import ALL_ROOMS, CONTAINERS, ROOM_OF, SPLITS, TREATMENTS, House, _into
 from eexp.prompts import get_style
 
 SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
@@ -46,16 +46,18 @@ That would change nothing. it would not help with the task. The way to go on is 
 """
 
 
-def episode_length(rng: random.Random, longest: int) -> int:
+def episode_length(rng: random.Random, longest: int, later: bool) -> int:
     """Steps of a random play: mostly a glance, where questions are cheap, and some as long as an episode."""
     drawn = rng.random()
+    if later:
+        return rng.randint(0, 1) if drawn < 0.4 else rng.randint(2, 6) if drawn < 0.85 else rng.randint(7, longest)
     if drawn < 0.8:
         return rng.randint(0, 1)
     return rng.randint(2, 5) if drawn < 0.92 else rng.randint(6, longest)
 
 
-def random_play(env: House, task: dict, rng: random.Random, steps: int) -> list[dict]:
-    """Messages of one episode of random actions, with questions about it in between."""
+def random_play(env: House, task: dict, rng: random.Random, steps: int, later: bool = False) -> list[dict]:
+    """Messages of one episode of random actions, with questions in between; `later`: with those of a second pass."""
     style = get_style("react")
     seen = env.reset(task)
     known: dict[str, str] = {}  # object -> where it was last seen
@@ -65,7 +67,9 @@ def random_play(env: House, task: dict, rng: random.Random, steps: int) -> list[
     for turn in range(steps + 1):
         known.update(env._visible())
         rooms.add(env.room)
-        kinds = rng.sample(QUESTIONS, rng.choice([2, 3, 4] if steps < 4 else [0, 1, 2]))
+        kinds = rng.sample(
+            QUESTIONS + LATER_QUESTIONS * 2 if later else QUESTIONS, rng.choice([2, 3, 4] if steps < 4 else [0, 1, 2])
+        )
         if env.target in env._visible() and rng.random() < 0.7:
             kinds = [rng.choice([ask_target_in_sight, ask_wanted]), *kinds]
         for ask in dict.fromkeys(kinds):
@@ -75,7 +79,7 @@ def random_play(env: House, task: dict, rng: random.Random, steps: int) -> list[
             text = "Go on."
         if turn == steps or seen.done:
             break
-        action = random_action(env, rng)
+        action = random_action(env, rng, by_verb=later)
         messages += [{"role": "user", "content": text},
                      {"role": "assistant", "content": style.action_text(action)}]  # fmt: skip
         if action.startswith("take "):
@@ -85,10 +89,12 @@ def random_play(env: House, task: dict, rng: random.Random, steps: int) -> list[
     return messages if text == "Go on." else [*messages, {"role": "user", "content": text}]
 
 
-def random_action(env: House, rng: random.Random) -> str:
-    """Uniform over the admissible actions, and one in ten that is not."""
+def random_action(env: House, rng: random.Random, by_verb: bool) -> str:
+    """Uniform over the admissible actions (or over their verbs first: more handling), and one in ten that is not."""
     if rng.random() < 0.9:
-        return rng.choice(env.admissible())
+        actions = env.admissible()
+        verb = rng.choice(sorted({a.split()[0] for a in actions})) if by_verb else ""
+        return rng.choice([a for a in actions if a.startswith(verb)])
     places = [p.rstrip("*") for ps in ALL_ROOMS.values() for p in ps]
     thing, place = rng.choice(list(env.where)), rng.choice(places)
     return rng.choice([f"go to {rng.choice(list(ALL_ROOMS))}", f"open {place}", f"close {place}", "look",
@@ -169,6 +175,37 @@ def ask_state(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[
 
 QUESTIONS = [ask_where, ask_where_in_sight, ask_where_target, ask_in_sight, ask_target_in_sight, ask_wanted, ask_goal,
              ask_goal_here, ask_closed, ask_held, ask_doors, ask_state]  # fmt: skip
+
+
+def ask_how(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+    return "How must it be?", TREATMENTS[env.kind][1] if env.kind in TREATMENTS else "as it is"
+
+
+def ask_needed(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+    verb, place = needed(env)
+    return "What does the task still need?", f"{verb} {env.target} {_into(place)} {place}"
+
+
+def ask_needed_here(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+    _, place = needed(env)
+    here = "yes" if place in env._places() else "no"
+    return "Is the place for that here?", f"{here}, {place} is in the {ROOM_OF[place]}"
+
+
+def ask_room(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+    place = rng.choice(list(ROOM_OF))
+    return f"Which room has a {place}?", ROOM_OF[place]
+
+
+def needed(env: House) -> tuple[str, str]:
+    """What the words of the task ask for and has not happened: verb and place."""
+    if env.kind == "examine":
+        return "look", "lamp"
+    place, becomes = TREATMENTS.get(env.kind, ("", ""))
+    return ("put", env.goal) if not place or becomes in env.state[env.target] else (env.kind, place)
+
+
+LATER_QUESTIONS = [ask_how, ask_needed, ask_needed_here, ask_room]
 
 
 def render(messages: list[dict]) -> str:
@@ -270,7 +307,7 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, sequences
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", required=True, type=Path)
-    parser.add_argument("--init", type=Path, help="go on with a model that this made, on other episodes")
+    parser.add_argument("--init", type=Path, help="go on with a model that this made: other episodes, more to ask")
     parser.add_argument("--episodes", type=int, default=22_000)
     parser.add_argument("--steps", type=int, default=30, help="longest random play")
     parser.add_argument("--bare", type=float, default=0.5, help="share of the episodes without a system prompt")
@@ -298,6 +335,7 @@ def main() -> None:
     rng = random.Random(args.seed)
     numbers = rng.sample(range(SPLITS["play"]), SPLITS["play"])
     texts = []
+    later = args.init is not None
     while len(texts) < args.episodes + HELD_OUT:
         n = numbers.pop()
         one = random.Random(f"{args.seed}/{n}")
@@ -305,7 +343,7 @@ def main() -> None:
         env.reset(task)
         if env.target not in env._visible() and one.random() < args.unseen:
             continue
-        played = random_play(env, task, one, episode_length(one, args.steps))
+        played = random_play(env, task, one, episode_length(one, args.steps, later), later)
         texts.append(render(played[1:] if one.random() < args.bare else played))
     other = [style.world_model_system, style.world_model_request, style.target_open, style.target_close, STAGE_WORDS]
     if args.init:
