@@ -96,7 +96,7 @@ def test_weights_multiply_the_loss(few, tmp_path):
 
 def test_examples_of_weight_zero_do_not_matter(few, tmp_path):
     """Other words in them, as many tokens long, give the same adapter."""
-    examples = read(few)
+    examples = [{**e, "group": e["id"]} for e in read(few)]  # a group is cut into batches by what its rows share
     for e in examples[::2]:
         e["weight"] = 0.0
     changed = json.loads(json.dumps(examples))
@@ -105,7 +105,7 @@ def test_examples_of_weight_zero_do_not_matter(few, tmp_path):
         e["completion"][0]["content"] = " ".join([words[0], *reversed(words[1:])])
     for name, what in (("a", examples), ("b", changed)):
         run("finetune", "-q", *SMALL, "--lr", 0.01, "-o", tmp_path / name, write(tmp_path / f"{name}.in", what)).ok()
-    assert _same(tmp_path / "a", tmp_path / "b", 1e-6)
+    assert _same(tmp_path / "a", tmp_path / "b", 1e-5)
     for e in changed:
         e["weight"] = 1.0
     run("finetune", "-q", *SMALL, "--lr", 0.01, "-o", tmp_path / "c", write(tmp_path / "c.in", changed)).ok()

@@ -1,7 +1,8 @@
-"""Examples as token ids, with a mask that is checked rather than trusted."""
+"""Examples as token ids, with a mask that is checked rather than trusted, and batches that share what continues."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -66,10 +67,51 @@ def _ended(ids: list[int], start: int, tokenizer: Any) -> list[int]:
     return [*ids, stop]
 
 
-class LeftPadded:
-    """Collates rows so that all completions end at the right edge, where the only logits needed are.
+def in_order(rows: list[Row], rng: random.Random) -> list[int]:
+    """An order of rows in which those that continue each other stand together, groups and all else drawn by `rng`.
 
-    Returns input_ids, attention_mask, position_ids and labels, each [batch, longest], and weights [batch].
+    A trajectory's imitation rows are the beginnings of its last one: in the same batch they cost as much as that one.
+    """
+    groups: dict[object, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(i if row.group is None else row.group, []).append(i)
+    shuffled = list(groups.values())
+    rng.shuffle(shuffled)
+    return [i for members in shuffled for chain in _chains(rows, members) for i in chain]
+
+
+def _chains(rows: list[Row], members: list[int]) -> list[list[int]]:
+    """Members in chains, each row in one the beginning of the next; what continues nothing comes last, by length."""
+    chains: list[list[int]] = []
+    for i in sorted(members, key=lambda i: len(rows[i].ids)):
+        for chain in chains:
+            if _continues(rows[i], rows[chain[-1]]):
+                chain.append(i)
+                break
+        else:
+            chains.append([i])
+    return sorted(chains, key=lambda c: (len(c) == 1, len(rows[c[0]].ids)))
+
+
+def _continues(later: Row, earlier: Row) -> bool:
+    """Whether `later` begins with all of `earlier`, and its own targets come after."""
+    n = len(earlier.ids)
+    return later.n_prompt >= n and later.ids[:n] == earlier.ids
+
+
+def computed_tokens(rows: list[Row]) -> int:
+    """Tokens of all rows where each chain costs as much as its last row."""
+    groups: dict[object, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(i if row.group is None else row.group, []).append(i)
+    return sum(len(rows[chain[-1]].ids) for members in groups.values() for chain in _chains(rows, members))
+
+
+class LeftPadded:
+    """Collates rows, those that continue each other into one sequence: the same losses, each shared token once.
+
+    Sequences end at the right edge, where most targets are. Returns input_ids, attention_mask, position_ids, labels and
+    weights, each [sequences, longest]; a label counts as much as its weight.
     """
 
     def __init__(self, pad_token_id: int):
@@ -79,17 +121,21 @@ class LeftPadded:
         import torch
 
         rows: list[Row] = [f["row"] for f in features]
-        width = max(len(r.ids) for r in rows)
-        ids = torch.full((len(rows), width), self.pad)
-        mask = torch.zeros((len(rows), width), dtype=torch.long)
-        positions = torch.zeros((len(rows), width), dtype=torch.long)
-        labels = torch.full((len(rows), width), -100)
-        for i, row in enumerate(rows):
-            n = len(row.ids)
-            ids[i, width - n :] = torch.tensor(row.ids)
-            mask[i, width - n :] = 1
-            positions[i, width - n :] = torch.arange(n)
-            labels[i, width - n + row.n_prompt :] = torch.tensor(row.ids[row.n_prompt :])
-        weights = torch.tensor([r.weight for r in rows])
+        sequences = [[rows[i] for i in chain] for chain in _chains(rows, list(range(len(rows))))]
+        width = max(len(chain[-1].ids) for chain in sequences)
+        shape = len(sequences), width
+        ids = torch.full(shape, self.pad)
+        mask, positions = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+        labels, weights = torch.full(shape, -100), torch.zeros(shape)
+        for i, chain in enumerate(sequences):
+            n = len(chain[-1].ids)
+            left = width - n
+            ids[i, left:] = torch.tensor(chain[-1].ids)
+            mask[i, left:] = 1
+            positions[i, left:] = torch.arange(n)
+            for row in chain:
+                targets = slice(left + row.n_prompt, left + len(row.ids))
+                labels[i, targets] = torch.tensor(row.ids[row.n_prompt :])
+                weights[i, targets] = row.weight
         return {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "labels": labels,
                 "weights": weights}  # fmt: skip

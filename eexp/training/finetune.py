@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import random
 import shutil
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from eexp import __version__
 from eexp.errors import EexpError, InputError, UsageError
 from eexp.jsonl import OnError, stop_at_error
 from eexp.models import fingerprints, hf
-from eexp.training.data import LeftPadded, Row, tokenize
+from eexp.training.data import LeftPadded, Row, computed_tokens, in_order, tokenize
 
 _MAX_LINEAGES = 20  # in the model card
 
@@ -152,7 +153,7 @@ def _describe(settings: Settings, data: _Data, rows: list[Row], model: Any, torc
             "prompt_style": data.style, "settings": asdict(settings),
             "learning_rate": settings.resolved_learning_rate(),
             "data": {"sha256": data.digest.hexdigest(), "examples": len(rows), "kinds": data.kinds,
-                     "tokens": sum(len(r.ids) for r in rows),
+                     "tokens": sum(len(r.ids) for r in rows), "computed_tokens": computed_tokens(rows),
                      "target_tokens": sum(len(r.ids) - r.n_prompt for r in rows)},
             "trainable_parameters": trainable,
             "versions": {"python": platform.python_version(), "torch": torch.__version__,
@@ -219,6 +220,22 @@ class _Rows:
         return {"row": self.rows[i], "input_ids": self.rows[i].ids}
 
 
+class _InChains:
+    """Samples rows in chains, in another order every epoch and the same one for the same seed, so that runs resume."""
+
+    def __init__(self, rows: list[Row], seed: int):
+        self.rows, self.seed, self.epoch = rows, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(in_order(self.rows, random.Random(f"{self.seed}/{self.epoch}")))
+
+
 def _trainer(model: Any, tokenizer: Any, rows: list[Row], s: Settings, checkpoints: Path, progress: bool) -> Any:
     import torch
     from transformers import PrinterCallback, Trainer, TrainingArguments
@@ -230,19 +247,23 @@ def _trainer(model: Any, tokenizer: Any, rows: list[Row], s: Settings, checkpoin
                          num_items_in_batch: Any = None) -> Any:  # fmt: skip
             inputs = dict(inputs)
             weights, labels = inputs.pop("weights"), inputs.pop("labels")
-            # Left padding puts all targets at the right edge: project nothing else onto the vocabulary.
-            first = int((labels != -100).any(0).nonzero()[0])
-            keep = labels.shape[1] - first + 1
-            logits = model(**inputs, logits_to_keep=keep, use_cache=False).logits[:, :-1]
-            targets = labels[:, first:]
+            # Only columns with a target are projected onto the vocabulary; left padding brings most of them together.
+            columns = (labels != -100).any(0).nonzero().flatten()
+            logits = model(**inputs, logits_to_keep=columns - 1, use_cache=False).logits
+            targets = labels[:, columns]
             losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(),
                                                        reduction="none", ignore_index=-100)  # fmt: skip
-            total = (losses.view_as(targets).sum(1) * weights.to(losses.device)).sum()
+            total = (losses.view_as(targets) * weights[:, columns]).sum()
             if num_items_in_batch is None:
                 num_items_in_batch = (targets != -100).sum()
             loss = total / num_items_in_batch
             return (loss, {"logits": logits}) if return_outputs else loss
 
+        def _get_train_sampler(self, *args: Any) -> Any:
+            return _InChains(rows, s.seed) if chained else super()._get_train_sampler(*args)
+
+    # Worth the less even lengths in a batch only where rows do continue each other.
+    chained = computed_tokens(rows) < 0.8 * sum(len(r.ids) for r in rows)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     micro = min(s.micro_batch_size, max(1, s.batch_size // world))
     if s.batch_size % (micro * world):
