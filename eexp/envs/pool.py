@@ -23,6 +23,7 @@ from eexp.errors import EnvironmentFailed
 
 Tag = TypeVar("Tag")
 TRIES = 3  # a job whose worker died or hung is given to another
+GRACE = 2.0  # seconds for closing what they hold
 AHEAD = 4  # jobs that may be out, for each worker
 WATCH = 0.5  # seconds between two looks at memory
 LONGEST_ANSWER = 1 << 30
@@ -83,8 +84,11 @@ class Pool:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        for worker in self._workers:  # all at once, so that they close their environments at the same time
+            worker.child.ask_to_end()
+        deadline = time.monotonic() + GRACE
         for worker in self._workers:
-            worker.child.end()
+            worker.child.end(max(0.0, deadline - time.monotonic()))
         self._workers.clear()
 
     def run(self, jobs: Iterator[tuple[Tag, dict]]) -> Iterator[tuple[Tag, Any]]:

@@ -159,6 +159,10 @@ class Child:
             return f"killed by signal {-code}{names.get(-code, '')}"
         return f"ended with exit status {code}"
 
+    def ask_to_end(self) -> None:
+        """Send it SIGTERM; `end` is still to be called."""
+        self._popen.terminate()
+
     def end(self, grace: float = 0.0) -> None:
         """Close its standard input, give it `grace` seconds to go by itself, kill its group. Safe to call twice."""
         if self._finalizer.detach():

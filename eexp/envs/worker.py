@@ -5,7 +5,7 @@ job, the environments this process has open, and a callback to call before every
 what is sent back. In between, a line `{"alive": true}` now and then tells that steps are being taken.
 
 Whatever an environment prints goes to standard error: the pipe is ours. The process ends when its standard input does,
-and with its parent.
+at SIGTERM, and with its parent.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -42,6 +43,7 @@ class _SignsOfLife:
 
 def main() -> None:
     end_with_parent()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # closing what is open on the way
     pipe = os.dup(1)
     os.dup2(2, 1)
 
