@@ -184,6 +184,7 @@ def test_no_process_outlives_the_command(branched, tmp_path, how, fork):
 
 
 def nap(job, opened, on_step):
+    on_step()
     time.sleep(job["seconds"])
     return job["n"]
 

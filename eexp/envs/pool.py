@@ -23,6 +23,7 @@ from eexp.errors import EnvironmentFailed
 
 Tag = TypeVar("Tag")
 TRIES = 3  # a job whose worker died or hung is given to another
+START = 60.0  # seconds for starting Python and opening an environment
 GRACE = 2.0  # seconds for closing what they hold
 AHEAD = 4  # jobs that may be out, for each worker
 WATCH = 0.5  # seconds between two looks at memory
@@ -64,6 +65,7 @@ class _Worker:
     unsent: bytes
     job: _Job | None = None
     last_sign: float = field(default_factory=time.monotonic)
+    started: bool = False  # has given a sign of life, ever
 
 
 class Pool:
@@ -145,7 +147,7 @@ class Pool:
             ready.register(from_it, select.POLLIN)
             if worker.unsent:
                 ready.register(to_it, select.POLLOUT)
-        overdue = min(w.last_sign for w in busy) + self.limit + 2 * HEARTBEAT
+        overdue = min(w.last_sign + self._patience(w) for w in busy)
         ready.poll(0 if at_once else 1000 * max(0.0, min(overdue - time.monotonic(), WATCH if self.memory else 60.0)))
         for worker in busy:
             try:
@@ -154,10 +156,14 @@ class Pool:
                 self._lose(worker, str(e), waiting)
         self._look_at_memory(waiting)
 
+    def _patience(self, worker: _Worker) -> float:
+        """Seconds without a sign of life after which a worker counts as hung; starting one may take longer."""
+        return (self.limit if worker.started else max(self.limit, START)) + 2 * HEARTBEAT
+
     def _serve(self, worker: _Worker, waiting: deque[_Job]) -> None:
         worker.unsent = worker.child.write_some(worker.unsent)
         for line in worker.child.lines_so_far(LONGEST_ANSWER):
-            worker.last_sign = time.monotonic()
+            worker.last_sign, worker.started = time.monotonic(), True
             try:
                 answer = orjson.loads(line)
             except orjson.JSONDecodeError:
@@ -170,7 +176,7 @@ class Pool:
                     continue
                 job.result = answer["done"] if "done" in answer else answer_error(answer)
                 job.finished = True
-        if worker.job and time.monotonic() - worker.last_sign > self.limit + 2 * HEARTBEAT:
+        if worker.job and time.monotonic() - worker.last_sign > self._patience(worker):
             raise ChildFailed(f"no answer within {self.limit:g} s (EEXP_ENV_TIMEOUT)")
 
     def _lose(self, worker: _Worker, why: str, waiting: deque[_Job]) -> None:
