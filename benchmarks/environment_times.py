@@ -42,9 +42,9 @@ def play(env: Environment, task: dict) -> bool:
         timed("admissible", env.admissible)
         if type(env).fork is not Environment.fork:
             timed("fork", env.fork).close()
-        if hasattr(env, "save"):
+        if type(env).save is not Environment.save:
             timed("restore", env.restore, timed("save", env.save))
-        if getattr(env, "in_process", False):
+        if env.in_process:
             timed("os.fork", fork_process)
         seen = timed("step", env.step, action)
         path.append(action)

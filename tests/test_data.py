@@ -10,7 +10,7 @@ from running import read
 
 from eexp.errors import InputError
 from eexp.models.tiny import TINY_DIR
-from eexp.training.data import LeftPadded, Row, computed_tokens, in_order, tokenize
+from eexp.training.data import LeftPadded, Row, computed_tokens, in_chains, in_order, tokenize
 
 CHAT = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
 START = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -121,14 +121,16 @@ def test_rows_that_continue_each_other_become_one_sequence():
 
 def test_the_order_keeps_chains_together_and_loses_nothing(tokenizer, data):
     rows = [row for e in read(data["imitation"]) for row in tokenize([e], tokenizer, 2048)]
-    order = in_order(rows, random.Random(1))
-    assert sorted(order) == list(range(len(rows))) and order == in_order(rows, random.Random(1))
-    assert len({tuple(in_order(rows, random.Random(seed))) for seed in range(20)}) > 1
+    order = in_order(in_chains(rows), random.Random(1))
+    assert sorted(order) == list(range(len(rows))) and order == in_order(in_chains(rows), random.Random(1))
+    assert len({tuple(in_order(in_chains(rows), random.Random(seed))) for seed in range(20)}) > 1
     groups = [rows[i].group for i in order]
     assert sum(a != b for a, b in pairwise(groups)) == len(set(groups)) - 1
     longest = {}
     for row in rows:
         longest[row.group] = max(longest.get(row.group, 0), len(row.ids))
-    assert computed_tokens(rows) == sum(longest.values()) < sum(len(r.ids) for r in rows) / 2
+    assert computed_tokens(rows, in_chains(rows)) == sum(longest.values()) < sum(len(r.ids) for r in rows) / 2
     alone = [Row(r.ids, r.n_prompt, r.weight) for r in rows]
-    assert computed_tokens(alone) == sum(len(r.ids) for r in rows), "rows of no group are not looked at"
+    assert computed_tokens(alone, in_chains(alone)) == sum(len(r.ids) for r in rows), (
+        "rows of no group are not looked at"
+    )

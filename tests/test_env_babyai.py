@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from branches import in_a_child
 from running import run
 
 pytest.importorskip("minigrid", reason="needs `pip install minigrid`")
@@ -336,16 +337,7 @@ def test_a_fork_of_a_fork_and_of_the_process():
     env = open_env("babyai?level=MiniBossLevel")
     env.reset({"level": "MiniBossLevel", "seed": 3})
     made = wander(env.fork().fork(), random.Random(0), 12)
-    reading, writing = os.pipe()
-    if (child := os.fork()) == 0:
-        try:
-            os.write(writing, repr([env.step(action) for action, _ in made]).encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        assert pipe.read() == repr([seen for _, seen in made])
-    os.waitpid(child, 0)
+    assert in_a_child(lambda: repr([env.step(action) for action, _ in made])) == repr([seen for _, seen in made])
     assert [(action, env.step(action)) for action, _ in made] == made
 
 

@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+from branches import in_a_child
 from running import run
 
 pytest.importorskip("bfcl_eval", reason="needs `pip install --no-deps bfcl-eval==2026.3.23 mpmath`")
@@ -367,16 +368,7 @@ def test_a_fork_of_a_fork_and_of_the_process():
     env.reset(task(150))
     env.step(env.expert())
     made = wander(env.fork().fork(), random.Random(0), 8)
-    reading, writing = os.pipe()
-    if (child := os.fork()) == 0:
-        try:
-            os.write(writing, repr([env.step(action) for action, _ in made]).encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        assert pipe.read() == repr([seen for _, seen in made])
-    os.waitpid(child, 0)
+    assert in_a_child(lambda: repr([env.step(action) for action, _ in made])) == repr([seen for _, seen in made])
     assert [(action, env.step(action)) for action, _ in made] == made
 
 

@@ -10,7 +10,6 @@ at SIGTERM, and with its parent.
 
 from __future__ import annotations
 
-import gc
 import importlib
 import os
 import signal
@@ -23,7 +22,7 @@ import orjson
 
 from eexp.envs import Opened
 from eexp.envs.forking import ForkLost, end_with_parent
-from eexp.errors import EexpError, EnvironmentFailed, InputError
+from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
 
 HEARTBEAT = 0.5  # seconds at least between two signs of life
 
@@ -54,7 +53,6 @@ def main() -> None:
 
     start = orjson.loads(sys.stdin.buffer.readline() or b'{"path": [], "env": null}')
     sys.path[:] = start["path"]
-    gc.freeze()  # what is loaded by now need not be walked, and so not copied, in every fork
     with Opened(start["env"]) as opened:
         for line in sys.stdin.buffer:
             write(_answer(orjson.loads(line), opened, _SignsOfLife(write)))
@@ -69,7 +67,7 @@ def _answer(job: dict, opened: Opened, on_step: Callable[[], None]) -> dict:
         return {"failed": str(e), "where": e.where, "message": e.message, "evidence": e.evidence, "kind": kind,
                 "again": isinstance(e, ForkLost)}  # fmt: skip
     except EexpError as e:
-        return {"failed": str(e), "kind": "usage" if e.exit_code == 2 else "other"}
+        return {"failed": str(e), "kind": "usage" if isinstance(e, UsageError) else "other"}
     except Exception as e:  # an environment's own mistake: it costs this record, and what it held is not to be trusted
         opened.close()
         told = f"{type(e).__name__}: {' '.join(str(e).split())}"
@@ -85,8 +83,6 @@ def _traceback() -> str:
 
 def answer_error(answer: dict[str, Any]) -> EexpError:
     """The error that a worker's answer tells of."""
-    from eexp.errors import UsageError
-
     match answer["kind"]:
         case "environment":
             return EnvironmentFailed(answer["message"], answer["where"], answer["evidence"])

@@ -67,17 +67,27 @@ def _ended(ids: list[int], start: int, tokenizer: Any) -> list[int]:
     return [*ids, stop]
 
 
-def in_order(rows: list[Row], rng: random.Random) -> list[int]:
-    """An order of rows in which those that continue each other stand together, groups and all else drawn by `rng`.
+def in_chains(rows: list[Row]) -> list[list[list[int]]]:
+    """For every group, its rows in chains: in a batch, a chain costs as much as its last row.
 
-    A trajectory's imitation rows are the beginnings of its last one: in the same batch they cost as much as that one.
+    A trajectory's imitation rows, say, are the beginnings of its last one.
     """
     groups: dict[object, list[int]] = {}
     for i, row in enumerate(rows):
         groups.setdefault(i if row.group is None else row.group, []).append(i)
-    shuffled = list(groups.values())
+    return [_chains(rows, members) for members in groups.values()]
+
+
+def in_order(groups: list[list[list[int]]], rng: random.Random) -> list[int]:
+    """An order of rows in which groups are shuffled and what stands together in `groups` stays together."""
+    shuffled = list(groups)
     rng.shuffle(shuffled)
-    return [i for members in shuffled for chain in _chains(rows, members) for i in chain]
+    return [i for chains in shuffled for chain in chains for i in chain]
+
+
+def computed_tokens(rows: list[Row], groups: list[list[list[int]]]) -> int:
+    """Tokens of all rows where each chain costs as much as its last row."""
+    return sum(len(rows[chain[-1]].ids) for chains in groups for chain in chains)
 
 
 def _chains(rows: list[Row], members: list[int]) -> list[list[int]]:
@@ -97,14 +107,6 @@ def _continues(later: Row, earlier: Row) -> bool:
     """Whether `later` begins with all of `earlier`, and its own targets come after."""
     n = len(earlier.ids)
     return later.n_prompt >= n and later.ids[:n] == earlier.ids
-
-
-def computed_tokens(rows: list[Row]) -> int:
-    """Tokens of all rows where each chain costs as much as its last row."""
-    groups: dict[object, list[int]] = {}
-    for i, row in enumerate(rows):
-        groups.setdefault(i if row.group is None else row.group, []).append(i)
-    return sum(len(rows[chain[-1]].ids) for members in groups.values() for chain in _chains(rows, members))
 
 
 class LeftPadded:

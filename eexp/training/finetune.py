@@ -23,7 +23,7 @@ from eexp import __version__
 from eexp.errors import EexpError, InputError, UsageError
 from eexp.jsonl import OnError, stop_at_error
 from eexp.models import fingerprints, hf
-from eexp.training.data import LeftPadded, Row, computed_tokens, in_order, tokenize
+from eexp.training.data import LeftPadded, Row, computed_tokens, in_chains, in_order, tokenize
 
 _MAX_LINEAGES = 20  # in the model card
 
@@ -86,10 +86,14 @@ def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Sett
     rows = list(tokenize(data.watch(examples, on_error), tokenizer, limit, on_error))
     if not rows:
         raise InputError("no examples to train on")
-    run = _describe(settings, data, rows, model, torch, transformers)
+    groups = in_chains(rows)
+    run = _describe(settings, data, rows, computed_tokens(rows, groups), model, torch, transformers)
     checkpoints = directory / "checkpoints"
     _prepare(directory, checkpoints, run, resume)
-    trainer = _trainer(model, tokenizer, rows, settings, checkpoints, progress)
+    # Worth the less even lengths in a batch only where rows do continue each other.
+    chained = run["data"]["computed_tokens"] < 0.8 * run["data"]["tokens"]
+    sampler = _InChains(groups, settings.seed) if chained else None
+    trainer = _trainer(model, tokenizer, rows, sampler, settings, checkpoints, progress)
     last = _last_checkpoint(checkpoints) if resume else None
     if last:
         note(f"going on from {last}")
@@ -142,7 +146,8 @@ def _open_model(settings: Settings) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _describe(settings: Settings, data: _Data, rows: list[Row], model: Any, torch: Any, transformers: Any) -> dict:
+def _describe(settings: Settings, data: _Data, rows: list[Row], computed: int, model: Any, torch: Any,
+              transformers: Any) -> dict:  # fmt: skip
     import peft
 
     base = hf.resolve(settings.base)
@@ -153,7 +158,7 @@ def _describe(settings: Settings, data: _Data, rows: list[Row], model: Any, torc
             "prompt_style": data.style, "settings": asdict(settings),
             "learning_rate": settings.resolved_learning_rate(),
             "data": {"sha256": data.digest.hexdigest(), "examples": len(rows), "kinds": data.kinds,
-                     "tokens": sum(len(r.ids) for r in rows), "computed_tokens": computed_tokens(rows),
+                     "tokens": sum(len(r.ids) for r in rows), "computed_tokens": computed,
                      "target_tokens": sum(len(r.ids) - r.n_prompt for r in rows)},
             "trainable_parameters": trainable,
             "versions": {"python": platform.python_version(), "torch": torch.__version__,
@@ -223,20 +228,21 @@ class _Rows:
 class _InChains:
     """Samples rows in chains, in another order every epoch and the same one for the same seed, so that runs resume."""
 
-    def __init__(self, rows: list[Row], seed: int):
-        self.rows, self.seed, self.epoch = rows, seed, 0
+    def __init__(self, groups: list[list[list[int]]], seed: int):
+        self.groups, self.seed, self.epoch = groups, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return sum(len(chain) for chains in self.groups for chain in chains)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(in_order(self.rows, random.Random(f"{self.seed}/{self.epoch}")))
+        return iter(in_order(self.groups, random.Random(f"{self.seed}/{self.epoch}")))
 
 
-def _trainer(model: Any, tokenizer: Any, rows: list[Row], s: Settings, checkpoints: Path, progress: bool) -> Any:
+def _trainer(model: Any, tokenizer: Any, rows: list[Row], sampler: _InChains | None, s: Settings, checkpoints: Path,
+             progress: bool) -> Any:  # fmt: skip
     import torch
     from transformers import PrinterCallback, Trainer, TrainingArguments
 
@@ -260,10 +266,8 @@ def _trainer(model: Any, tokenizer: Any, rows: list[Row], s: Settings, checkpoin
             return (loss, {"logits": logits}) if return_outputs else loss
 
         def _get_train_sampler(self, *args: Any) -> Any:
-            return _InChains(rows, s.seed) if chained else super()._get_train_sampler(*args)
+            return sampler or super()._get_train_sampler(*args)
 
-    # Worth the less even lengths in a batch only where rows do continue each other.
-    chained = computed_tokens(rows) < 0.8 * sum(len(r.ids) for r in rows)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     micro = min(s.micro_batch_size, max(1, s.batch_size // world))
     if s.batch_size % (micro * world):
