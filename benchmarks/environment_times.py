@@ -40,9 +40,9 @@ def play(env: Environment, task: dict) -> bool:
     seen, path = timed("reset", env.reset, task), []
     while not seen.done and len(path) < env.max_steps and (action := timed("expert", env.expert)):
         timed("admissible", env.admissible)
-        if type(env).fork is not Environment.fork:
+        if env.has("fork"):
             timed("fork", env.fork).close()
-        if type(env).save is not Environment.save:
+        if env.has("save"):
             timed("restore", env.restore, timed("save", env.save))
         if env.in_process:
             timed("os.fork", fork_process)

@@ -27,6 +27,7 @@ COMMANDS = {
     "eval": "Play tasks with a model and record the episodes.",
     "compare": "Compare files of episodes: success, intervals, paired differences.",
     "show": "Show records, or a training run, to a person.",
+    "env": "List, show, check and play environments.",
     "schema": "Print the JSON Schema of a record type.",
 }
 
@@ -38,6 +39,15 @@ def _variables(command: str, option: click.Option) -> list[str]:
     own = f"EEXP_{command}_{max(option.opts, key=len).lstrip('-')}".upper().replace("-", "_")
     shared = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or [])
     return [own, *(v for v in shared if v != own)]
+
+
+def _name_variables(name: str, command: click.Command) -> None:
+    for option in command.params:
+        if isinstance(option, click.Option):
+            option.envvar = _variables(name, option)
+    if isinstance(command, click.Group):
+        for own, subcommand in command.commands.items():
+            _name_variables(f"{name}-{own}", subcommand)
 
 
 class ReaderGone(Exception):
@@ -54,9 +64,7 @@ class Stages(click.Group):
         if name not in COMMANDS:
             return None
         command = importlib.import_module(f"eexp.stages.{name.replace('-', '_')}").command
-        for option in command.params:
-            if isinstance(option, click.Option):
-                option.envvar = _variables(name, option)
+        _name_variables(name, command)
         return command
 
     def invoke(self, ctx: click.Context) -> object:
@@ -92,7 +100,7 @@ def group(verbose: bool) -> None:
       scienceworld             ScienceWorld (needs eexp[scienceworld] and Java)
       textworld?games=DIR      games of TextWorld (needs eexp[textworld])
       alfworld?data=DIR        ALFWorld, in words (needs eexp[alfworld] and its data)
-      exec:COMMAND             any program that answers JSON lines
+      exec:COMMAND             any program that answers JSON lines: eexp-env(7)
       package.module:Class     a Python class
       NAME?KEY=VALUE           one with settings: scienceworld?task=find-plant
 

@@ -62,7 +62,7 @@ class World:
     """One episode. A method a request; its keywords are the request's fields, its result is the answer."""
 
     def hello(self, protocol):
-        return {"protocol": 1, "name": "blocks", "splits": list(SPLITS), "max_steps": 15, "expert": True}
+        return {"protocol": 1, "name": "blocks", "splits": list(SPLITS), "max_steps": 15, "expert": True, "save": True}
 
     def tasks(self, split):
         return {"tasks": [{"id": f"{s}-{g}", "start": s, "goal": g} for s, g in SPLITS[split]]}
@@ -85,6 +85,13 @@ class World:
         actions = [action for action, _ in moves(self.state)]
         judged = {"done": done, "score": float(done), "success": done}
         return {"observation": text, "valid": valid, **judged, "admissible": actions}
+
+    def save(self):
+        return {"state": [sorted(self.state), sorted(self.goal)]}
+
+    def restore(self, state):
+        self.state, self.goal = (frozenset(map(tuple, stacks)) for stacks in state)
+        return {}
 
     def expert(self):
         return {"action": next(iter(ways(self.state)[self.goal]), None)}

@@ -1,6 +1,6 @@
 """Write the manual pages, from the click commands that make --help and from the schemas of the records.
 
-    python man/build.py [DIRECTORY]     eexp.1, eexp-STAGE.1 and eexp-records.5, into man/ unless told otherwise
+    python man/build.py [DIRECTORY]     eexp.1, eexp-STAGE.1, eexp-records.5 and eexp-env.7, by default here
 
 (click-man, the package for this, cuts the one-line descriptions short, knows neither examples nor environment variables
 nor exit codes, fills up indented lines and dates each page with the day it was made.)
@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 from eexp import __version__, errors, records
 from eexp.cli import COMMANDS, CONTEXT, group
@@ -178,11 +180,32 @@ def environment(ctx: click.Context) -> list[str]:
     return (own if any(isinstance(p, click.Option) and variables(p, ctx) for p in params) else []) + shared
 
 
+def all_commands() -> dict[str, click.Command]:
+    """Every command by what is typed after `eexp`: "branch", "env", "env check"."""
+    found: dict[str, click.Command] = {}
+    for name in COMMANDS:
+        found[name] = command = group.get_command(click.Context(group), name)
+        if isinstance(command, click.Group):
+            found |= {f"{name} {own}": subcommand for own, subcommand in command.commands.items()}
+    return found
+
+
+def context(name: str | None) -> click.Context:
+    """What a command is called in; `eexp` itself for None."""
+    ctx = click.Context(group, info_name="eexp", **CONTEXT)
+    for word in name.split() if name else []:
+        ctx = click.Context(ctx.command.get_command(ctx, word), info_name=word, parent=ctx)
+    return ctx
+
+
+def hyphened(name: str) -> str:
+    """The name of a command's page, without its section."""
+    return f"eexp-{name.replace(' ', '-')}"
+
+
 def command_page(name: str | None) -> str:
     """The page of a command, or of `eexp` itself."""
-    ctx = click.Context(group, info_name="eexp", **CONTEXT)
-    if name:
-        ctx = click.Context(group.get_command(ctx, name), info_name=name, parent=ctx)
+    ctx = context(name)
     command = ctx.command
     description, examples = paragraphs(command)
     what = (command.help or "").partition("\n")[0]
@@ -192,14 +215,16 @@ def command_page(name: str | None) -> str:
     if any(isinstance(p, click.Argument) and p.nargs == -1 and not p.required for p in command.params):
         description += [".PP", prose("Without FILE, or where FILE is -, standard input is read.")]
     parts = {"SYNOPSIS": [" ".join([bold(ctx.command_path), *usage])], "DESCRIPTION": description}
-    if name is None:
-        parts["COMMANDS"] = [line for n, t in COMMANDS.items() for line in tagged(rf"{bold(f'eexp-{n}')}(1)", t)]
+    if isinstance(command, click.Group):
+        below = {n: c for n, c in all_commands().items() if n.rpartition(" ")[0] == (name or "")}
+        first_lines = {n: (c.help or "").partition("\n")[0] for n, c in below.items()}
+        parts["COMMANDS"] = [s for n, said in first_lines.items() for s in tagged(f"{bold(hyphened(n))}(1)", said)]
     parts["OPTIONS"] = options(ctx)
     parts["EXAMPLES"] = examples
     parts["EXIT STATUS"] = [line for code, text in EXIT_STATUS.items() for line in tagged(bold(str(code)), text)]
     parts["ENVIRONMENT"] = environment(ctx)
     parts["SEE ALSO"] = see_also(name, command.help or "")
-    return page(f"eexp-{name}" if name else "eexp", 1, lowered(what), parts)
+    return page(hyphened(name) if name else "eexp", 1, lowered(what), parts)
 
 
 def prose_usage(piece: str) -> str:
@@ -217,7 +242,9 @@ def see_also(name: str | None, text: str) -> list[str]:
     if name is None:
         found = [f"eexp-{n}(1)" for n in COMMANDS]
     else:
-        found = ["eexp(1)"] + [f"eexp-{n}(1)" for n in COMMANDS if n != name and re.search(rf"\beexp {n}\b", text)]
+        named = [n for n in COMMANDS if n != name and re.search(rf"\b(eexp {n}\b|eexp-{n}\(7)", text)]
+        found = ["eexp(1)"] + [f"{hyphened(n)}(1)" for n in named]
+    found += ["eexp-env(7)"] if name is None or name.startswith("env") else []
     return [",\n".join(bold(one[:-3]) + one[-3:] for one in [*found, "eexp-records(5)"])]
 
 
@@ -268,16 +295,62 @@ def records_page() -> str:
     return page("eexp-records", 5, "the records that eexp reads and writes", parts)
 
 
+# -- the protocol of environments --------------------------------------------------------------------------------------
+
+
+def protocol_page() -> str:
+    """eexp-env(7), from the section of docs/environments.md that says how a program is an environment."""
+    text = (HERE.parent / "docs" / "environments.md").read_text(encoding="utf-8")
+    section = re.search(r"^## (The exec protocol, version \d+)\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
+    assert section, "docs/environments.md has no section on the exec protocol"
+    parts: dict[str, list[str]] = {"DESCRIPTION": []}
+    lines = parts["DESCRIPTION"]
+    tokens = MarkdownIt().enable("table").parse(section[2])
+    for i, token in enumerate(tokens):
+        inside = tokens[i + 1] if token.nesting == 1 else None
+        if token.type == "heading_open":
+            lines = parts.setdefault(inside.content.upper(), [])
+        elif token.type == "paragraph_open" and not token.hidden:
+            lines += [".PP", inline(inside)]
+        elif token.type == "list_item_open":
+            lines += [r".IP \(bu 2"]
+        elif token.type in ("fence", "code_block"):
+            lines += block(token.content.splitlines())
+        elif token.type == "tr_open" and inside.type == "td_open":  # a row; what stands above the columns is left out
+            name, given, *words = [inline(cell) for cell in tokens[i : i + 10] if cell.type == "inline"][:3]
+            lines += [".TP", f"{name} ({given})", *(words if any(words) else [r"\&"])]
+        elif token.type == "inline" and lines and lines[-1].startswith(".IP"):
+            lines += [inline(token)]
+    parts = {title: part[1:] if part[:1] == [".PP"] else part for title, part in parts.items()}
+    parts["SEE ALSO"] = [",\n".join(bold(n) + "(1)" for n in ("eexp", "eexp-env-check", "eexp-rollout"))]
+    return page("eexp-env", 7, lowered(f"{section[1]}: environments in any language"), parts)
+
+
+def inline(token: Token) -> str:
+    """Text with its code and its strong words set off; of a link, the words."""
+    made, strong = [], False
+    for part in token.children or []:
+        if part.type in ("strong_open", "strong_close"):
+            strong = part.type == "strong_open"
+        elif part.type == "code_inline" or (part.type == "text" and strong):
+            made.append(bold(part.content))
+        elif part.type == "text":
+            made.append(escape(part.content))
+        elif part.type == "softbreak":
+            made.append(" ")
+    return "".join(made)
+
+
 def pages() -> dict[str, str]:
     """Every page, by the name of its file."""
-    made = {"eexp.1": command_page(None), "eexp-records.5": records_page()}
-    return made | {f"eexp-{name}.1": command_page(name) for name in COMMANDS}
+    made = {"eexp.1": command_page(None), "eexp-records.5": records_page(), "eexp-env.7": protocol_page()}
+    return made | {f"{hyphened(name)}.1": command_page(name) for name in all_commands()}
 
 
 def main() -> None:
     directory = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
     made = pages()
-    for stale in {*directory.glob("eexp*.[15]")} - {directory / name for name in made}:
+    for stale in {*directory.glob("eexp*.[157]")} - {directory / name for name in made}:
         stale.unlink()
     for name, text in made.items():
         (directory / name).write_text(text, encoding="utf-8")

@@ -51,7 +51,7 @@ _WELCOME = re.compile(r"^-= .* =-\s*")
 
 
 class AlfWorld(Environment):
-    """ALFWorld. See the module's docstring for the options.
+    """ALFWorld, household tasks in text: needs its data. See the module's docstring for the options.
 
     Raises EexpError where the package is missing, UsageError for an option or a directory that does not exist.
     """

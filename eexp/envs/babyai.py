@@ -56,7 +56,7 @@ View = dict[tuple[int, int], Any]
 
 
 class BabyAI(Environment):
-    """BabyAI in words. See the module's docstring.
+    """BabyAI, mazes and missions in words. See the module's docstring.
 
     Raises EexpError where the package is missing, UsageError for a level that does not exist.
     """

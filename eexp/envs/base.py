@@ -88,6 +88,10 @@ class Environment(ABC):
         """Go back to what `save` returned, any number of times."""
         raise NotImplementedError(f"{self.spec} cannot restore")
 
+    def has(self, method: str) -> bool:
+        """Whether an optional method is there: `fork`, or `save` and with it `restore`."""
+        return getattr(type(self), method) is not getattr(Environment, method)
+
     def harmless(self, action: str) -> bool:
         """Whether the action only asks: executed in place, it leaves the state exactly as it is."""
         return False

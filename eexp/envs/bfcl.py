@@ -63,7 +63,7 @@ Call = tuple[str, list, dict[str, Any]]
 
 
 class BFCL(Environment):
-    """The multi-turn tasks of BFCL. See the module's docstring.
+    """BFCL, multi-turn function calls to simulated services. See the module's docstring.
 
     Raises EexpError where the package is missing, UsageError for an option that does not exist.
     """

@@ -37,16 +37,20 @@ def choose(env: Environment, asked: str = AUTO) -> str:
 
     Raises UsageError, with the reason, where the way asked for would be wrong.
     """
-    if asked == "replay":
-        return asked
-    if asked in ("state", AUTO) and (_has(env, "fork") or _has(env, "save")):
-        return "state"
-    if asked == "state":
-        raise UsageError(f"--fork state: {env.spec} can neither copy nor save its state")
-    why_not = unfit_for_process(env)
-    if asked == "process" and why_not:
-        raise UsageError(f"--fork process: {env.spec}: {why_not}")
-    return "replay" if why_not else "process"
+    if asked == AUTO:
+        return next(way for way in WAYS if unfit(env, way) is None)
+    if why_not := unfit(env, asked):
+        raise UsageError(f"--fork {asked}: {env.spec} {why_not}")
+    return asked
+
+
+def unfit(env: Environment, way: str) -> str | None:
+    """Why `env` cannot be forked that way; None where it can."""
+    if way == "process":
+        return unfit_for_process(env)
+    if way == "state" and not (env.has("fork") or env.has("save")):
+        return "can neither copy nor save its state"
+    return None
 
 
 def executor(env: Environment, way: str, limit: float) -> Execute:
@@ -56,11 +60,7 @@ def executor(env: Environment, way: str, limit: float) -> Execute:
     """
     if way == "process":
         return lambda action: _in_process(env, action, limit)
-    return (lambda action: _and_back(env, action)) if _has(env, "save") else (lambda action: _in_copy(env, action))
-
-
-def _has(env: Environment, method: str) -> bool:
-    return getattr(type(env), method) is not getattr(Environment, method)
+    return (lambda action: _and_back(env, action)) if env.has("save") else (lambda action: _in_copy(env, action))
 
 
 def _in_copy(env: Environment, action: str) -> Observation:
@@ -87,17 +87,17 @@ def unfit_for_process(env: Environment) -> str | None:
     if not env.in_process:
         return "does not declare that all its state is in this process (in_process)"
     if not hasattr(os, "fork"):
-        return "this system cannot fork processes"
+        return "runs on a system that cannot fork processes"
     if not sys.platform.startswith("linux"):
         return None  # what follows is read from /proc; elsewhere the declaration has to do
     threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
-        return f"its process has {threads} threads (those of numerical libraries: set OMP_NUM_THREADS=1)"
+        return f"has {threads} threads in its process (those of numerical libraries: set OMP_NUM_THREADS=1)"
     if sockets := sum(_is_socket(fd) for fd in os.listdir("/proc/self/fd") if int(fd) > 2):
-        return f"its process has {sockets} open socket{'s' if sockets > 1 else ''}"
+        return f"has {sockets} open socket{'s' if sockets > 1 else ''} in its process"
     with open(f"/proc/self/task/{os.getpid()}/children") as f:
         if children := f.read().split():
-            return f"its process has a child process ({', '.join(children)})"
+            return f"has a child process ({', '.join(children)})"
     return None
 
 

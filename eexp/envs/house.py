@@ -60,7 +60,7 @@ def _into(place: str) -> str:
 
 
 class House(Environment):
-    """The household world. See the module's docstring."""
+    """Household tasks in generated houses, in pure Python. See the module's docstring."""
 
     spec = "house"
     in_process = True

@@ -37,6 +37,8 @@ class Hello(Struct):
     max_steps: Annotated[int, Meta(ge=1)] = Environment.max_steps
     expert: bool = False
     admissible: bool = False
+    save: bool = False
+    harmless: list[str] = []
     masks: list[str] = []
 
 
@@ -73,7 +75,17 @@ class Expert(Struct):
     action: str | None
 
 
-Answer = TypeVar("Answer", Hello, Tasks, State, Admissible, Expert)
+class Saved(Struct):
+    """The answer to `save`: anything that the program understands when it comes back in `restore`."""
+
+    state: Any
+
+
+class Restored(Struct):
+    """The answer to `restore`: an empty object."""
+
+
+Answer = TypeVar("Answer", Hello, Tasks, State, Admissible, Expert, Saved, Restored)
 
 
 class Program(Environment):
@@ -134,6 +146,19 @@ class Program(Environment):
     def expert(self) -> str | None:
         return self._ask(Expert, "expert").action if self._hello.expert else None
 
+    def has(self, method: str) -> bool:
+        return self._hello.save if method in ("save", "restore") else super().has(method)
+
+    def save(self) -> tuple:
+        return self._ask(Saved, "save").state, self._instruction, self._admissible
+
+    def restore(self, state: tuple) -> None:
+        told, self._instruction, self._admissible = state
+        self._ask(Restored, "restore", state=told)
+
+    def harmless(self, action: str) -> bool:
+        return any(pattern.fullmatch(action) for pattern in self._harmless)
+
     def mask(self, text: str) -> str:
         for pattern in self._masks:
             text = pattern.sub("*", text)
@@ -159,10 +184,15 @@ class Program(Environment):
         if self._hello.protocol != PROTOCOL:
             self._fail("answer to hello", f"$.protocol: {self._hello.protocol}; this eexp speaks {PROTOCOL}")
         self.max_steps = self._hello.max_steps
+        self.__doc__ = self._hello.name
+        self._masks = self._patterns("masks")
+        self._harmless = self._patterns("harmless")
+
+    def _patterns(self, key: str) -> list[re.Pattern]:
         try:
-            self._masks = [re.compile(mask) for mask in self._hello.masks]
+            return [re.compile(pattern) for pattern in getattr(self._hello, key)]
         except re.error as e:
-            self._fail("answer to hello", f"$.masks: {e.pattern!r} is no regular expression: {e}")
+            self._fail("answer to hello", f"$.{key}: {e.pattern!r} is no regular expression: {e}")
 
     def _ask(self, shape: type[Answer], op: str, **fields: Any) -> Answer:
         """One request and its answer, checked. Raises EnvironmentFailed."""

@@ -64,7 +64,7 @@ _TEMPERATURE = re.compile(r"-?\d+(?:\.\d+)?(?= degrees celsius)")
 
 
 class ScienceWorld(Environment):
-    """ScienceWorld. See the module's docstring for the options; all of them are strings.
+    """ScienceWorld, experiments of primary-school science. See the module's docstring for the options, all strings.
 
     Raises EexpError where the package or Java is missing, UsageError for an option that does not exist.
     """

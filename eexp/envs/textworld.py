@@ -53,7 +53,7 @@ _ROOM = re.compile(r"^-= ", re.MULTILINE)
 
 
 class TextWorld(Environment):
-    """TextWorld. See the module's docstring for the options.
+    """TextWorld, generated text games: needs their files. See the module's docstring for the options.
 
     Raises EexpError where the package is missing, UsageError for an option or a directory that does not exist.
     """

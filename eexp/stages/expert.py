@@ -88,8 +88,8 @@ def _chosen(env: Environment, split: str, n: int | None, skip: int, done: Callab
 def command(env, number, skip, split, admissible_text, max_steps, keep_failed, seed, stream) -> None:
     """Record an environment's own expert as trajectories.
 
-    ENV is house, scienceworld, exec:COMMAND or module:Class; `eexp --help` says more. Trajectories that do not succeed
-    are left out and counted.
+    ENV is one of those that `eexp env list` shows, exec:COMMAND or module:Class. Trajectories that do not succeed are
+    left out and counted.
 
     \b
     Example:

@@ -1,0 +1,246 @@
+"""`eexp env`: look at environments, check them, play in them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+import click
+
+from eexp import options
+from eexp.envs.base import Environment, Observation
+from eexp.errors import EXIT_FAILED, EexpError, UsageError
+
+COUNTED = 100_000  # tasks of a split, at most
+
+ENV = click.argument("spec", metavar="ENV", envvar="EEXP_ENV", shell_complete=options.complete_env)
+
+
+@click.group("env")
+def command() -> None:
+    """List, show, check and play environments.
+
+    An environment is named as in `eexp --help`; eexp-env(7) says how to write one as a program.
+
+    \b
+    Example:
+      eexp env check house
+    """
+
+
+# -- list ------------------------------------------------------------------------------------------------------------
+
+
+@command.command("list")
+def list_command() -> None:
+    """List the environments that have a name, and what each of them still needs.
+
+    Those that are written exec:COMMAND or module:Class have none and are not listed.
+
+    \b
+    Example:
+      eexp env list
+    """
+    from eexp.envs import names
+
+    width = max(map(len, names()))
+    for name in names():
+        click.echo(f"{name:{width}}  {_state_of(name)}")
+
+
+def _state_of(name: str) -> str:
+    """What it is, or why it cannot be opened as it stands."""
+    from eexp.envs import open_env
+
+    try:
+        with open_env(name) as env:
+            return what_it_is(env)
+    except EexpError as e:
+        return click.style(f"not ready: {e}", dim=True)
+
+
+def what_it_is(env: Environment) -> str:
+    """The first sentence of its docstring."""
+    return " ".join((env.__doc__ or "").split()).partition(". ")[0].rstrip(".")
+
+
+# -- show ------------------------------------------------------------------------------------------------------------
+
+
+@command.command("show")
+@ENV
+@click.option("--task", metavar="ID", help="Which task to show.  [default: the first]")
+def show_command(spec, task) -> None:
+    """Show what an environment offers: splits and counts, what it can do, and one task.
+
+    \b
+    Example:
+      eexp env show house
+    """
+    from eexp.envs import open_env
+
+    with open_env(spec) as env:
+        for line in describe(env, task):
+            click.echo(line)
+
+
+def describe(env: Environment, task_id: str | None = None) -> Iterator[str]:
+    """An environment in lines for a person."""
+    from eexp.envs import forking
+
+    yield f"{env.spec}: {what_it_is(env)}"
+    for split in env.splits():
+        n = sum(1 for _ in islice(env.tasks(split), COUNTED))
+        yield f"  {split}: {n:,} tasks" + (" and more" if n == COUNTED else "")
+    ways = ", ".join(way for way in forking.WAYS if forking.unfit(env, way) is None)
+    yield f"  at most {env.max_steps} actions an episode; branches by {ways}"
+    task = find_task(env, task_id)
+    seen = env.reset(task)
+    listed, advice = env.admissible(), env.expert()
+    yield f"  admissible actions: {'not listed' if listed is None else f'{len(listed)} at the beginning'}"
+    yield f"  expert: {'none' if advice is None else 'yes'}"
+    yield ""
+    yield click.style(f"task {task['id']}", bold=True)
+    yield f"  {env.instruction()}"
+    yield f"  {seen.text}"
+    for action in (listed or [])[:10]:
+        yield click.style(f"  - {action}", fg="green" if action == advice else None)
+    if len(listed or []) > 10:
+        yield f"  - and {len(listed) - 10} more"
+    if advice is not None:
+        yield click.style(f"  expert> {advice}", fg="green")
+
+
+def find_task(env: Environment, task_id: str | None, split: str | None = None) -> dict:
+    """The task with that id, in any split unless one is named; the first one without an id."""
+    for name in [split] if split else env.splits():
+        for task in env.tasks(name):
+            if task_id in (None, task["id"]):
+                return task
+    raise UsageError(f"{env.spec} has no task {task_id!r}" if task_id else f"{env.spec} has no tasks")
+
+
+# -- check -----------------------------------------------------------------------------------------------------------
+
+
+@command.command("check")
+@ENV
+@click.option("-n", "--number", type=click.IntRange(min=1), default=5, show_default=True, metavar="N",
+              help="How many tasks of the first split to play; of every other split it is one.")  # fmt: skip
+@click.option("--action", "actions", multiple=True, metavar="TEXT",
+              help="An action to try, for an environment with neither expert nor admissible list. May be "
+              "repeated.")  # fmt: skip
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True,
+              metavar="SECONDS", envvar="EEXP_ENV_TIMEOUT", show_envvar=True, help="Longest answer.")  # fmt: skip
+@options.seed
+def check_command(spec, number, actions, timeout, seed) -> None:
+    """Check that an environment keeps its contract, so that its branches can be trusted.
+
+    Some tasks are played, and then played again: in the same environment and in one opened anew, with and without
+    asking for admissible actions and the expert, around forks, around actions it calls harmless, around nonsense.
+    All of that must be seen the same way. Every line begins with ok, FAIL, note (worth knowing, nothing is broken) or
+    - (there is nothing to check). Exit code 1 if anything failed.
+
+    \b
+    Example:
+      eexp env check house
+    """
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # as in the workers of rollout
+        os.environ.setdefault(name, "1")
+    os.environ["EEXP_ENV_TIMEOUT"] = str(timeout)
+    from eexp.envs import check, open_env
+
+    checker = check.Checker(lambda: open_env(spec), tasks=number, limit=timeout, seed=seed, actions=actions)
+    failed = 0
+    colours = {check.OK: "green", check.FAILED: "red", check.NOTE: "yellow"}
+    for found in checker.run():
+        failed += found.verdict == check.FAILED
+        verdict = click.style(f"{found.verdict:4}", fg=colours.get(found.verdict))
+        click.echo(f"{verdict}  {found.check:12}  {found.detail}")
+    if failed:
+        sys.exit(EXIT_FAILED)
+
+
+# -- play ------------------------------------------------------------------------------------------------------------
+
+
+@command.command("play")
+@ENV
+@click.option("--task", metavar="ID", help="Which task.  [default: the first of the split]")
+@click.option("--split", metavar="NAME", help="Which tasks.  [default: all splits, the first one first]")
+@click.option("-o", "--output", type=options.PATH, metavar="FILE",
+              help="Add what was played to this file, as a trajectory.")  # fmt: skip
+def play_command(spec, task, split, output) -> None:
+    """Play a task by hand. Tab completes admissible actions.
+
+    A line is an action. `?` lists the admissible actions, `!` asks the expert what it would do, and an empty line or
+    Ctrl-D ends the episode. With -o the episode is kept as a demonstration, which `eexp branch` reads like any other.
+
+    \b
+    Example:
+      printf 'look\\n?\\n' | eexp env play house
+    """
+    from eexp.envs import open_env
+    from eexp.jsonl import dumps
+    from eexp.records import lineage_entry, with_lineage
+
+    with open_env(spec) as env:
+        trajectory = play(env, find_task(env, task, split), _reader(env))
+    if output and trajectory["steps"]:
+        line = dumps(with_lineage(trajectory, lineage_entry("env-play")))
+        with click.open_file(output, "ab") as f:
+            f.write(line)
+
+
+def play(env: Environment, task: dict, read: Callable[[], str]) -> dict:
+    """One episode by what `read` returns, "" at its end, as a trajectory."""
+    seen = env.reset(task)
+    instruction = env.instruction()
+    click.secho(instruction, bold=True)
+    _say(seen)
+    steps = []
+    while not seen.done and (action := read()):
+        if action == "?":
+            click.echo("\n".join(f"  {a}" for a in env.admissible() or ["(no list)"]))
+        elif action == "!":
+            click.echo(f"  {env.expert() or '(nothing to say)'}")
+        else:
+            listed = env.admissible()
+            steps.append({"observation": seen.text, "action": action, "admissible": listed, "thought": None})
+            seen = env.step(action)
+            _say(seen)
+    return {"type": "trajectory", "id": f"{env.spec}/{task['id']}", "env": env.spec, "task": task,
+            "instruction": instruction, "steps": steps, "outcome": seen.outcome()}  # fmt: skip
+
+
+def _say(seen: Observation) -> None:
+    click.secho(seen.text, fg=None if seen.valid else "red")
+    if seen.done:
+        score = "" if seen.score is None else f", score {seen.score:g}"
+        click.secho(f"done{score}" + {True: ", success", False: ", failure", None: ""}[seen.success], bold=True)
+
+
+def _reader(env: Environment) -> Callable[[], str]:
+    """Lines from a person, with completion, or from a pipe."""
+    if not sys.stdin.isatty():
+        return lambda: sys.stdin.readline().strip()
+    import readline
+
+    def complete(begun: str, n: int) -> str | None:
+        matching = [a for a in env.admissible() or [] if a.startswith(begun)]
+        return matching[n] if n < len(matching) else None
+
+    readline.set_completer_delims("")  # an action is one word to complete
+    readline.set_completer(complete)
+    readline.parse_and_bind("bind ^I rl_complete" if "libedit" in (readline.__doc__ or "") else "tab: complete")
+
+    def ask() -> str:
+        try:
+            return input("> ").strip()
+        except EOFError:
+            click.echo()
+            return ""
+
+    return ask

@@ -1,0 +1,295 @@
+"""`eexp env`: what it lists and shows, playing by hand, and the checker against environments that are broken."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from running import ROOT, Result, environment, read, run, spawn
+
+# A game that is well in itself, with one fault a name. It counts to 5.
+PROGRAM = """
+import json, os, random, subprocess, sys, time
+
+fault = sys.argv[1]
+LIST = ["up", "down", "twice"]
+
+def say(**answer):
+    print(json.dumps(answer), flush=True)
+
+def state(n, valid=True):
+    if fault == "noise":
+        return {"observation": f"At {n}, {random.random()}.", "valid": valid, "done": n == 5, "score": float(n == 5)}
+    if fault == "own-seed":
+        return {"observation": f"At {n} in {os.getpid()}.", "valid": valid, "done": n == 5, "score": float(n == 5)}
+    if fault == "leak":
+        return {"observation": f"At {n}, request {asked}.", "valid": valid, "done": n == 5, "score": float(n == 5)}
+    return {"observation": f"At {n}.", "valid": valid, "done": n == 5, "score": float(n == 5)}
+
+n = steps = asked = resets = 0
+for line in sys.stdin:
+    request = json.loads(line)
+    op = request["op"]
+    if op == "hello":
+        if fault == "silent-hello": time.sleep(600)
+        say(protocol=2 if fault == "version" else 1, splits=["train", "test"], expert=True, admissible=True,
+            max_steps=20, save=fault.startswith("save"), harmless=["peek|twice"] if fault == "harmless" else ["peek"])
+    elif op == "tasks":
+        ids = list(range(-20, 0) if request["split"] == "train" else range(-30, -20))
+        if fault == "same-ids": ids = list(range(10))
+        if fault == "order": random.shuffle(ids)
+        say(tasks=[{"id": str(i), "start": i % 5} for i in ids])
+    elif op == "reset":
+        n, steps, resets = request["task"]["start"], 0, resets + 1
+        if fault == "second-reset" and resets > 5: n += 1
+        say(**state(n), instruction="Reach 5.")
+    elif op == "step":
+        steps += 1
+        action = request["action"]
+        if steps > 1:
+            if fault == "late": time.sleep(60)
+            if fault == "dies": sys.exit(3)
+            if fault == "signal": os.kill(os.getpid(), 11)
+            if fault == "flood":
+                while True: sys.stdout.write("x" * 65536)
+            if fault == "flood-lines":
+                for _ in range(5000): say(observation="again")
+            if fault == "json": print("{'observation': 'At 3'}", flush=True); continue
+            if fault == "type": say(observation=None); continue
+            if fault == "score": say(observation="At 3.", score=7); continue
+        moves = {"up": 1, "down": -1, "twice": 2, "peek": 0}
+        if action in moves: n += moves[action]
+        elif fault == "moves-on-nonsense": n += 1
+        if fault == "refuses-listed" and action == "down": say(**state(n, valid=False))
+        elif fault == "all-valid": say(**state(n))
+        else: say(**state(n, valid=action in moves))
+    elif op == "admissible":
+        if fault == "asking": n += 1
+        if fault == "list-order": random.shuffle(LIST)
+        asked += 1
+        say(admissible=LIST + ["up"] if fault == "twice-listed" else LIST)
+    elif op == "expert":
+        say(action="down" if fault == "bad-expert" else "up" if n < 5 else "down")
+    elif op == "save":
+        say(state=n)
+    elif op == "restore":
+        if fault != "save-lost": n = request["state"]
+        say()
+    elif op == "close":
+        break
+"""
+
+#: The fault, the check that must notice it, and what it must say.
+FAULTS = {
+    "version": ("opens", "$.protocol: 2; this eexp speaks 1"),
+    "silent-hello": ("opens", "hello: no answer within 1 s"),
+    "same-ids": ("lists tasks", "task 0 is in train and in test"),
+    "order": ("lists tasks", "the tasks of train are other ones, or in another order, the second time"),
+    "late": ("plays", "step: no answer within 1 s"),
+    "dies": ("plays", "step: ended with exit status 3"),
+    "signal": ("plays", "step: killed by signal 11 (SIGSEGV)"),
+    "flood": ("plays", "more than 16 MiB without a line end"),
+    "flood-lines": ("plays", 'a line that nothing asked for: \'{"observation": "again"}'),
+    "json": ("plays", "answer to step: not JSON: \"{'observation': 'At 3'}\""),
+    "type": ("plays", "answer to step: $.observation: expected a string, got null"),
+    "score": ("plays", "answer to step: $.score:"),
+    "twice-listed": ("plays", "admissible: 'up' is listed twice"),
+    "noise": ("repeats", "the first time"),
+    "second-reset": ("repeats", "at its beginning: 'At"),
+    "list-order": ("repeats", "the admissible actions are"),
+    "asking": ("questions", "when nothing was asked on the way, and"),
+    "own-seed": ("starts anew", "in another instance, and"),
+    "save-lost": ("forks", "in a fork by state, and to"),
+    "harmless": ("harmless", "after actions that are declared harmless, and"),
+    "refuses-listed": ("admissible", "lists 'down', and refuses it"),
+    "bad-expert": ("expert", "reaches the goal in none of"),
+    "moves-on-nonsense": ("nonsense", "which it said was not valid, and"),
+}
+
+
+@pytest.fixture
+def program(tmp_path):
+    """The spec of the game with a fault, "" for none."""
+    path = tmp_path / "game.py"
+    path.write_text(PROGRAM)
+    return lambda fault: f"exec:{sys.executable} {path} {fault}"
+
+
+def check(spec: str, *args: object, **env: str) -> tuple[Result, dict[str, tuple[str, str]]]:
+    """(how it ended, check -> (verdict, detail)). In a process of its own, as pytest's has threads and sockets."""
+    done = spawn("env", "check", spec, *args, env=environment(**env))
+    found = {}
+    for line in done.out.decode().splitlines():
+        found[line[6:18].strip()] = line[:4].strip(), line[20:]
+    return done, found
+
+
+def failed(found: dict[str, tuple[str, str]]) -> dict[str, str]:
+    return {name: detail for name, (verdict, detail) in found.items() if verdict == "FAIL"}
+
+
+@pytest.mark.parametrize("fault", ["none", "save"])
+def test_the_game_without_a_fault_passes(program, fault):
+    done, found = check(program(fault))
+    done.ok()
+    assert not failed(found) and done.err == ""
+    assert found["forks"][0] == ("ok" if fault == "save" else "-")
+    assert all(found[name][0] == "ok" for name in ("plays", "repeats", "questions", "starts anew", "admissible",
+                                                   "expert", "nonsense", "closes"))  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_checker_says_what_is_wrong(program, fault):
+    name, said = FAULTS[fault]
+    done, found = check(program(fault), "--timeout", 1, "-n", 4)
+    done.ok(1)
+    wrong = failed(found)
+    assert next(iter(wrong)) == name, done.out.decode()
+    assert said in wrong[name], wrong
+    if name in ("opens", "plays"):
+        assert len(wrong) == 1 and f"not checked, since '{name}' failed" in found["nonsense"][1]
+
+
+def test_what_is_only_worth_knowing_is_a_note(program):
+    done, found = check(program("all-valid"))
+    done.ok()
+    assert found["nonsense"][0] == "note" and "invalid actions cannot be told" in found["nonsense"][1]
+
+
+PYTHON = '''
+import os, subprocess, time
+from copy import copy
+from eexp.envs import Environment, Observation
+
+class Counting(Environment):
+    """Counting to 3. For tests."""
+    in_process = True
+
+    def splits(self):
+        return ["train"]
+
+    def tasks(self, split):
+        self.check_split(split)
+        return iter([{"id": "a", "split": split}, {"id": "b", "split": split}])
+
+    def reset(self, task):
+        self.log = []
+        return Observation("0")
+
+    def step(self, action):
+        if action != "more":
+            return Observation("no", valid=False)
+        self.log.append(action)
+        return Observation(str(len(self.log)), len(self.log) > 3)
+
+    def admissible(self):
+        return ["more"]
+
+class Raises(Counting):
+    def step(self, action):
+        raise KeyError("kettle")
+
+class Tuples(Counting):
+    def step(self, action):
+        return "seen", 0.0, False, {}
+
+class AnySplit(Counting):
+    def tasks(self, split):
+        return iter([{"id": "a", "split": split}])
+
+class Shallow(Counting):
+    def fork(self):
+        return copy(self)
+
+class Hangs(Counting):
+    def step(self, action):
+        time.sleep(60)
+
+class KeepsAProcess(Counting):
+    in_process = False
+
+    def reset(self, task):
+        self.child = subprocess.Popen(["sleep", "30"])
+        return super().reset(task)
+
+class LiesAboutItsProcess(Counting):
+    def reset(self, task):
+        self.child = subprocess.Popen(["sleep", "30"])
+        return super().reset(task)
+
+    def close(self):
+        self.child.kill()
+        self.child.wait()
+'''
+
+
+@pytest.mark.parametrize(("name", "where", "said"), [
+    ("Raises", "plays", "step: raised KeyError: 'kettle'"),
+    ("Tuples", "plays", "step: expected an Observation, got ('seen', 0.0, False, {})"),
+    ("AnySplit", "splits", "answers for a split that does not exist"),
+    ("Shallow", "forks", "after forks by state, and"),
+    ("Hangs", "plays", "step: no answer within 1 s"),
+    ("KeepsAProcess", "closes", "processes are left over"),
+    ("LiesAboutItsProcess", "forks", "declares in_process, but has a child process"),
+])  # fmt: skip
+def test_a_class_is_checked_as_well(tmp_path, name, where, said):
+    (tmp_path / "counting.py").write_text(PYTHON)
+    done, found = check(f"counting:{name}", "--timeout", 1, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    done.ok(1)
+    assert next(iter(failed(found))) == where and said in failed(found)[where], done.out.decode()
+
+
+@pytest.mark.parametrize("spec", ["house", "babyai", "bfcl", f"exec:sh {ROOT}/examples/safe.sh",
+                                  f"exec:{sys.executable} {ROOT}/examples/blocks.py"])  # fmt: skip
+def test_what_comes_with_eexp_passes(spec):
+    if spec in ("babyai", "bfcl"):
+        pytest.importorskip({"babyai": "minigrid", "bfcl": "bfcl_eval"}[spec])
+    done, found = check(spec, "-n", 3)
+    done.ok()
+    assert not failed(found) and "note" not in {verdict for verdict, _ in found.values()}, done.out.decode()
+    assert found["plays"][0] == "ok"
+
+
+def test_unknown_environments_are_told_like_everywhere():
+    _, found = check("hose")
+    assert "unknown environment 'hose'" in failed(found)["opens"]
+    run("env", "show", "hose").one_error(2, "unknown environment 'hose'")
+
+
+def test_list_says_what_there_is():
+    said = run("env", "list").ok().out.decode().splitlines()
+    assert "house         Household tasks in generated houses, in pure Python" in said
+    assert any(line.startswith("textworld     not ready: ") for line in said)
+
+
+def test_show(program):
+    said = run("env", "show", "house").ok().out.decode()
+    for part in ("train: 10,000 tasks", "branches by state", "task train/0", "expert> "):
+        assert part in said
+    said = run("env", "show", program("none"), "--task=-3").ok().out.decode()
+    assert "branches by replay" in said and "task -3" in said and "At 2." in said
+    run("env", "show", "house", "--task", "nowhere").one_error(2, "house has no task 'nowhere'")
+
+
+def test_play_from_a_pipe_makes_a_trajectory(program, tmp_path):
+    file = tmp_path / "played.jsonl"
+    done = run("env", "play", program("none"), "--task=-3", "-o", file, stdin=b"?\n!\nup\nfly\nup\nup\n").ok()
+    said = done.out.decode()
+    for part in ("Reach 5.", "  twice\n", "  up\n", "At 4.", "done, score 1\n"):
+        assert part in said
+    (trajectory,) = read(file)
+    assert [step["action"] for step in trajectory["steps"]] == ["up", "fly", "up", "up"]
+    assert trajectory["outcome"] == {"observation": "At 5.", "done": True, "score": 1.0, "valid": True}
+    branched = run("branch", "--from", "admissible", "-k", 1, file).ok().out
+    assert "4 branch points verified" in run("rollout", "--env", trajectory["env"], stdin=branched).ok().err
+
+
+def test_an_episode_that_is_left_is_kept_as_far_as_it_went(tmp_path):
+    file = Path(tmp_path / "played.jsonl")
+    for _ in range(2):
+        run("env", "play", "house", "-o", file, stdin=b"look\n\n").ok()
+    first, second = read(file)
+    assert first == second and first["outcome"]["done"] is False
+    run("env", "play", "house", "-o", tmp_path / "none.jsonl", stdin=b"").ok()
+    assert not (tmp_path / "none.jsonl").exists()
