@@ -222,8 +222,8 @@ def _load(file: Path) -> Any:
 
 
 def _refusal(command: str) -> str | None:
-    """Why the game does not get to see the command."""
-    if not command.isascii() or not command.isprintable() or len(command) > _LONGEST:
+    """Why the game does not get to see the command. A backslash would be one of the interpreter's own keys."""
+    if "\\" in command or not command.isascii() or not command.isprintable() or len(command) > _LONGEST:
         return "That is nothing that can be understood here."
     if _SEVERAL.search(command):
         return "One command at a time."
