@@ -43,7 +43,7 @@ def test_the_table_of_commands_is_what_they_say_of_themselves():
 
 
 def test_every_stage_is_in_the_table():
-    modules = {p.stem.replace("_", "-") for p in (ROOT / "eexp" / "stages").glob("[!_]*.py")}
+    modules = {p.stem.rstrip("_").replace("_", "-") for p in (ROOT / "eexp" / "stages").glob("[!_]*.py")}
     assert modules == set(COMMANDS)
 
 
