@@ -15,7 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from itertools import count
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -74,16 +74,18 @@ def elements(files: Sequence[str]) -> Iterator[tuple[str, int, bytes]]:
     """As `lines`; but where a file is one JSON array, its elements are what comes, and their numbers."""
     for name in files or [STDIN]:
         with _opened(name) as (shown, source):
-            for number in count(1):
-                line = source.readline(_CHUNK)
-                if line.lstrip().startswith(b"["):
-                    for element, text in enumerate(_array(line, source, shown), 1):
-                        yield shown, Element(element), text
-                    break
+            blank, first = 0, source.readline(_CHUNK)
+            while first and not first.strip():
+                blank, first = blank + 1, source.readline(_CHUNK)
+            if first.lstrip().startswith(b"["):
+                for number, text in enumerate(_array(first, source, shown), 1):
+                    yield shown, Element(number), text
+                continue
+            if not first.endswith(b"\n"):
+                first += source.readline()
+            for number, line in enumerate(chain([first], source), blank + 1):
                 if line.strip():
-                    yield shown, number, line if line.endswith(b"\n") else line + source.readline()
-                elif not line:
-                    break
+                    yield shown, number, line
 
 
 _CHUNK = 1 << 20
@@ -95,7 +97,7 @@ def _array(text: bytes, source: BinaryIO, shown: str) -> Iterator[bytes]:
     """The elements of the array that begins in `text` and goes on in `source`, one at a time, unparsed.
 
     Memory is for one of them. They are cut apart by brackets and commas outside of strings; whether each is JSON is
-    for the parser to say. One that the file ends within comes without the newline that the others have.
+    for the parser to say. Raises InputError where the file does not end with the array.
     """
     start = at = text.index(b"[") + 1
     depth = found = 0
@@ -123,8 +125,7 @@ def _array(text: bytes, source: BinaryIO, shown: str) -> Iterator[bytes]:
             at = len(text)
         more = source.read1(_CHUNK)
         if not more:
-            yield text[start:]
-            return
+            raise InputError(f"{shown}: the file ends within the array, in element {found + 1}")
         text, at, start = text[start:] + more, at - start, 0
 
 

@@ -27,7 +27,7 @@ class Tasks:
         for task in (task for one in ([split] if split else env.splits()) for task in env.tasks(one)):
             try:
                 name = template.format_map(task)
-            except (KeyError, ValueError, AttributeError, IndexError):
+            except (LookupError, ValueError, AttributeError, TypeError):
                 raise UsageError(f"--match {template!r} does not fit the tasks of {env.spec}: "
                                  f"their keys are {', '.join(task)}") from None  # fmt: skip
             if self._tasks.setdefault(name, task) is not task:
