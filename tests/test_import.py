@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 
 import orjson
@@ -414,6 +415,7 @@ def test_babyai_replays(tmp_path):
     assert [r["steps"] for r in by_template.ok().records] == [r["steps"] for r in done.records]
 
 
+@pytest.mark.slow
 def test_alfworld_by_the_path_of_the_game(tmp_path):
     pytest.importorskip("alfworld")
     from alfworld_games import make
@@ -426,6 +428,32 @@ def test_alfworld_by_the_path_of_the_game(tmp_path):
         done = run("import", "eto", "--env", env, stdin=text).ok()
         assert [r["task"] for r in done.records] == [t["task"] for t in own]
         assert [r["outcome"] for r in done.records] == [t["outcome"] for t in own]
+
+
+@pytest.mark.slow
+def test_alfworld_as_it_was_recorded_years_ago(tmp_path):
+    """Without "You arrive at", and with `put ... in/on`, which the games of today call `move ... to`."""
+    pytest.importorskip("alfworld")
+    from alfworld_games import make
+
+    env = f"alfworld?data={make(tmp_path)}&expert=planner"
+    own = run("expert", env, "-n", "2").ok().records
+    old = [json.loads(re.sub(r"You arrive at \w+ \d+\. ", "", json.dumps(eto_of(t, i)))) for i, t in enumerate(own)]
+    old_words = json.dumps(old)
+    for new, put in ((r"You move the (\w+ \d+) to the (\w+ \d+)", r"You put the \1 in/on the \2"),
+                     (r"Action: move (\w+ \d+) to (\w+ \d+)", r"Action: put \1 in/on \2")):  # fmt: skip
+        old_words = re.sub(new, put, old_words)
+    assert old_words.count("Action: put") == old_words.count("You put the") == 2 and "You arrive" not in old_words
+    done = run("import", "eto", "--env", env, stdin=old_words.encode())
+    done.one_error(3, "the observation is 'Nothing happens.', and 'You move the")
+    today = old_words.replace("Action: put", "Action: move").replace(" in/on ", " to ").replace("You put", "You move")
+    done = run("import", "eto", "--env", env, stdin=today.encode()).ok()
+    assert [[s["observation"] for s in r["steps"]] for r in done.records] == [
+        [s["observation"] for s in t["steps"]] for t in own]  # fmt: skip
+    for game in tmp_path.glob("json_2.1.1/train/*/*/game.tw-pddl"):  # a game brings its own words
+        game.write_text(game.read_text().replace("move {o} to {r}", "put {o} in/on {r}"))
+    done = run("import", "eto", "--env", env, stdin=old_words.encode()).ok()
+    assert all(r["outcome"]["success"] for r in done.records)
 
 
 # -- which task --------------------------------------------------------------------------------------------------------
