@@ -397,6 +397,31 @@ def test_the_number_of_workers_changes_nothing(files):
     assert first == second
 
 
+DYING = """
+import os
+from eexp.envs.house import House
+
+
+class Dying(House):
+    def step(self, action):
+        if action == "die":
+            os._exit(3)
+        return super().step(action)
+"""
+
+
+def test_an_environment_that_dies_costs_one_record(experts, tmp_path, monkeypatch):
+    (tmp_path / "dying.py").write_text(DYING)
+    monkeypatch.syspath_prepend(tmp_path)
+    records = [messages_of(t) for t in experts]
+    records[1]["messages"][2]["content"] = "die"
+    args = ("import", "messages", "--env", "dying:Dying")
+    run(*args, stdin=lines(records)).one_error(1, "<stdin>:2: the environment's process failed 3 times")
+    done = run(*args, "--on-error", "skip", stdin=lines(records)).ok(4)
+    assert [r["steps"] for r in done.records] == [experts[0]["steps"], experts[2]["steps"]]
+    assert "3 workers lost" in done.err
+
+
 def test_babyai_replays(tmp_path):
     pytest.importorskip("minigrid")
     own = run("expert", "babyai?level=GoToLocal,PickupLoc", "-n", "4").ok().records
