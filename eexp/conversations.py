@@ -55,9 +55,9 @@ _TASK = re.compile(
     re.MULTILINE,
 )
 _HEADING = re.compile(r"^\s*Task Description:[ \t]*$", re.MULTILINE)
-_AVAILABLE = re.compile(r"\s*^(?:AVAILABLE ACTIONS|Available actions):(.*)\Z", re.MULTILINE | re.DOTALL)
+_AVAILABLE = re.compile(r"\s*^(?:AVAILABLE ACTIONS|Available actions):(.*)\s*\Z", re.MULTILINE)
 _OBSERVATION = re.compile(r"\s*Observation:[ \t]*\n?")
-_THOUGHT = re.compile(r"\s*Thought:\s*")
+_THOUGHT = re.compile(r"\A\s*Thought:\s*")
 _ACTION_LINE, _ACTION = re.compile(r"^[ \t]*Action:", re.MULTILINE), re.compile(r"\bAction:")
 
 
@@ -176,8 +176,9 @@ def _sees(turn: Turn | None, marked: bool) -> tuple[str | None, list[str] | None
         return turn and turn.text, None
     label = _OBSERVATION.match(turn.text)
     text = turn.text[label.end() :] if label else turn.text
-    available = _AVAILABLE.search(text)
-    return (text[: available.start()], _actions(available[1].strip())) if available else (text, None)
+    line = _AVAILABLE.search(text)
+    available = _actions(line[1].strip()) if line else None
+    return (text, None) if available is None else (text[: line.start()], available)
 
 
 def _take_out_task(found: Conversation) -> None:
@@ -189,7 +190,7 @@ def _take_out_task(found: Conversation) -> None:
 
 
 def _actions(listed: str) -> list[str] | None:
-    """From `["turn left", "turn right"]` or `look,go to bed 1`."""
+    """From `["turn left", "turn right"]` or `look,go to bed 1`; None where it is no such list."""
     if not listed.startswith("["):
         return [action.strip() for action in listed.split(",") if action.strip()]
     try:

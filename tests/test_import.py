@@ -115,6 +115,26 @@ def test_textcraft_and_webshop_of_agenttraj():
     assert (made["instruction"], made["steps"][0]["observation"]) == ("", shop), "nothing is guessed, nothing lost"
 
 
+@pytest.mark.parametrize(
+    ("said", "observation", "admissible"),
+    [
+        ("A bed.\nAVAILABLE ACTIONS: look,go to bed 1\n", "A bed.", ["look", "go to bed 1"]),
+        ("A bed.\n\nAvailable actions: []", "A bed.", []),
+        ('Available actions: ["a, b", "é"]', "", ["a, b", "é"]),
+        ('A bed.\nAvailable actions: ["a",', 'A bed.\nAvailable actions: ["a",', None),
+        ("A bed.\nAvailable actions: [1]", "A bed.\nAvailable actions: [1]", None),
+        ("A bed.\nAVAILABLE ACTIONS: look\nA desk.", "A bed.\nAVAILABLE ACTIONS: look\nA desk.", None),
+        ("No AVAILABLE ACTIONS: none", "No AVAILABLE ACTIONS: none", None),
+        ("Observation: A bed.", "A bed.", None),
+        ("An Observation: A bed.", "An Observation: A bed.", None),
+    ],
+)
+def test_lists_and_labels_of_observations(said, observation, admissible):
+    made = one(agenttraj("a", "Thought: Thought: so\nAction: b", said, "Action: c"))["steps"]
+    assert (made[1]["observation"], made[1]["admissible"]) == (observation, admissible)
+    assert (made[0]["thought"], made[1]["thought"]) == ("Thought: so", None)
+
+
 def test_the_prompt_of_agenttraj_is_left_out_with_its_examples():
     shown = agenttraj("You see a bed.", "Action: look", prompt=False)["conversations"]
     shown[1]["loss"] = False
