@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from eexp.errors import EXIT_FAILED, EexpError
 # name -> first line of its help. A test holds this against the commands themselves.
 COMMANDS = {
     "expert": "Record an environment's own expert as trajectories.",
+    "import": "Turn trajectories that others recorded into records.",
     "branch": "Add K alternative actions to every expert state.",
     "rollout": "Execute every alternative from its own state and record what happened.",
     "world-model-data": "Make training examples that predict the next state.",
@@ -63,7 +65,8 @@ class Stages(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command = importlib.import_module(f"eexp.stages.{name.replace('-', '_')}").command
+        module = f"{name.replace('-', '_')}{'_' * keyword.iskeyword(name)}"
+        command = importlib.import_module(f"eexp.stages.{module}").command
         _name_variables(name, command)
         return command
 

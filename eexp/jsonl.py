@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -55,17 +57,90 @@ def loads(line: bytes) -> Any:
 def lines(files: Sequence[str]) -> Iterator[tuple[str, int, bytes]]:
     """(file, line number, line) of all files in order; "-" is standard input; blank lines are passed over."""
     for name in files or [STDIN]:
-        shown = _NAME_OF_STDIN if name == STDIN else name
-        source = _open_to_read(name)
-        try:
+        with _opened(name) as (shown, source):
             for number, line in enumerate(source, 1):
                 if line.strip():
                     yield shown, number, line
-        except OSError as e:
-            raise InputError(f"{shown}: {e.strerror or e}") from None
-        finally:
-            if name != STDIN:
-                source.close()
+
+
+class Element(int):
+    """The number of an element of a JSON array, from 1, told from that of a line."""
+
+    def __str__(self) -> str:
+        return f"element {int(self)}"
+
+
+def elements(files: Sequence[str]) -> Iterator[tuple[str, int, bytes]]:
+    """As `lines`; but where a file is one JSON array, its elements are what comes, and their numbers."""
+    for name in files or [STDIN]:
+        with _opened(name) as (shown, source):
+            blank, first = 0, source.readline(_CHUNK)
+            while first and not first.strip():
+                blank, first = blank + 1, source.readline(_CHUNK)
+            if first.lstrip().startswith(b"["):
+                for number, text in enumerate(_array(first, source, shown), 1):
+                    yield shown, Element(number), text
+                continue
+            if not first.endswith(b"\n"):
+                first += source.readline()
+            for number, line in enumerate(chain([first], source), blank + 1):
+                if line.strip():
+                    yield shown, number, line
+
+
+_CHUNK = 1 << 20
+#: What matters for finding the elements of an array: whole strings, brackets, commas, and strings that go on.
+_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},"]', re.DOTALL)
+
+
+def _array(text: bytes, source: BinaryIO, shown: str) -> Iterator[bytes]:
+    """The elements of the array that begins in `text` and goes on in `source`, one at a time, unparsed.
+
+    Memory is for one of them. They are cut apart by brackets and commas outside of strings; whether each is JSON is
+    for the parser to say. Raises InputError where the file does not end with the array.
+    """
+    start = at = text.index(b"[") + 1
+    depth = found = 0
+    while True:
+        for token in _TOKEN.finditer(text, at):
+            if token[0] == b'"':  # goes on in what has not been read yet
+                at = token.start()
+                break
+            at = token.end()
+            if token[0] in (b"[", b"{"):
+                depth += 1
+            elif depth and token[0] in (b"]", b"}"):
+                depth -= 1
+            elif not depth and token[0] in (b",", b"]", b"}"):
+                part = text[start : token.start()]
+                if part.strip() or found or token[0] == b",":
+                    found += 1
+                    yield part + b"\n"
+                start = at
+                if token[0] != b",":
+                    if (text[at:] + source.read(_CHUNK)).strip():
+                        raise InputError(f"{shown}: something follows the array")
+                    return
+        else:
+            at = len(text)
+        more = source.read1(_CHUNK)
+        if not more:
+            raise InputError(f"{shown}: the file ends within the array, in element {found + 1}")
+        text, at, start = text[start:] + more, at - start, 0
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[tuple[str, BinaryIO]]:
+    """(how messages call it, the file); what goes wrong with the file is told with its name."""
+    shown = _NAME_OF_STDIN if name == STDIN else name
+    source = _open_to_read(name)
+    try:
+        yield shown, source
+    except OSError as e:
+        raise InputError(f"{shown}: {e.strerror or e}") from None
+    finally:
+        if name != STDIN:
+            source.close()
 
 
 def _status(name: str) -> os.stat_result | None:
@@ -201,17 +276,26 @@ class Stream(AbstractContextManager):
 
     def records(self, skip_done: bool = True) -> Iterator[dict]:
         """The records to process, checked; those an earlier run wrote are left out (unless `skip_done` is false)."""
-        for name, number, line in lines(self.files):
+        for record in self._read(lines(self.files), lambda found: records.check(found, self.kind)):
+            if not (skip_done and self.done(record["id"])):
+                yield record
+
+    def foreign(self) -> Iterator[dict]:
+        """What another program wrote: objects, one a line or the elements of an array."""
+        return self._read(elements(self.files), _object)
+
+    def _read(self, pieces: Iterable[tuple[str, int, bytes]], check: Callable[[Any], dict]) -> Iterator[dict]:
+        for name, number, text in pieces:
             self.where = (name, number)
             self.counts["in"] += 1
             record: Any = None
             try:
-                record = records.check(loads(line), self.kind)
+                record = loads(text)
+                accepted = check(record)
             except InputError as e:
-                self.fail(record if record is not None else {"text": line.decode("utf-8", "replace")}, e)
+                self.fail(record if record is not None else {"text": text.decode("utf-8", "replace")}, e)
                 continue
-            if not (skip_done and self.done(record["id"])):
-                yield record
+            yield accepted
         self.where = None
         if self.counts["in"] == 0:
             self.note("no records in the input")
@@ -308,6 +392,12 @@ class Stream(AbstractContextManager):
         if left:
             raise UsageError(f"{self.output} holds {sum(left.values())} records that this input does not lead to "
                              f"(first: {next(iter(left))}): it was made from other input")  # fmt: skip
+
+
+def _object(found: Any) -> dict:
+    if not isinstance(found, dict):
+        raise InputError("expected a JSON object", "$")
+    return found
 
 
 def _open_to_write(name: str, mode: str) -> BinaryIO:

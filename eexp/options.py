@@ -76,6 +76,22 @@ def seed(command: Command) -> Command:
                         metavar="N", help="Seed of every random draw.")(command)  # fmt: skip
 
 
+def _number_of_admissible(ctx: click.Context, param: click.Parameter, said: str) -> int | None:
+    if said in ("all", "none"):
+        return None if said == "all" else 0
+    if said.isdecimal():
+        return int(said)
+    raise click.BadParameter(f"{said!r} is not a number, 'all' or 'none'")
+
+
+def admissible(command: Command) -> Command:
+    """--admissible, as a number; None for all."""
+    return click.option("--admissible", metavar="N|all|none", default="50", show_default=True,
+                        callback=_number_of_admissible,
+                        help="How many admissible actions to keep a step; drawn at random, with the expert's own "
+                        "among them.")(command)  # fmt: skip
+
+
 def env_override(command: Command) -> Command:
     """--env, for stages that find the environment in the records."""
     return click.option("--env", metavar="SPEC", envvar="EEXP_ENV", show_envvar=True, shell_complete=complete_env,

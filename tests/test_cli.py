@@ -10,7 +10,8 @@ from pathlib import Path
 
 import click
 import pytest
-from running import EEXP, ROOT, environment, run, shell, spawn
+from conversations import messages_of
+from running import EEXP, ROOT, environment, read, run, shell, spawn, write
 
 from eexp import __version__
 from eexp.cli import COMMANDS, group
@@ -43,7 +44,7 @@ def test_the_table_of_commands_is_what_they_say_of_themselves():
 
 
 def test_every_stage_is_in_the_table():
-    modules = {p.stem.replace("_", "-") for p in (ROOT / "eexp" / "stages").glob("[!_]*.py")}
+    modules = {p.stem.rstrip("_").replace("_", "-") for p in (ROOT / "eexp" / "stages").glob("[!_]*.py")}
     assert modules == set(COMMANDS)
 
 
@@ -100,8 +101,9 @@ def test_help_loads_nothing_heavy(args):
     assert done.stderr.strip() == "[]" and "Usage:" in done.stdout
 
 
-def test_data_stages_load_nothing_heavy(data):
+def test_data_stages_load_nothing_heavy(data, tmp_path):
     """The pure stages are cheap to start by the hundred."""
+    played = write(tmp_path / "played.jsonl", [messages_of(read(data["expert"])[0])])
     script = (
         "import sys\nfrom eexp.cli import main\n"
         "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
@@ -109,7 +111,8 @@ def test_data_stages_load_nothing_heavy(data):
     )
     for args in (["imitation-data", "-q", data["expert"]], ["mix", "-q", data["imitation"]],
                  ["rollout", "-q", data["branched"]], ["branch", "-q", "--from", "admissible", data["expert"]],
-                 ["expert", "-q", "house", "-n", "1"], ["show", data["expert"]], ["schema", "example"]):  # fmt: skip
+                 ["expert", "-q", "house", "-n", "1"], ["import", "-q", "messages", "--env", "house", played],
+                 ["show", data["expert"]], ["schema", "example"]):  # fmt: skip
         done = subprocess.run([sys.executable, "-c", script, *map(str, args)], capture_output=True, text=True,
                               env=environment())  # fmt: skip
         assert done.stderr.strip() == "[]" and done.stdout

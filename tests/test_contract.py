@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from conversations import messages_of
 from running import EEXP, environment, lines, read, run, spawn, start, write
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One way to call a stage. reads: the name of its input in `inputs`; kind: the type of record in it."""
+    """One way to call a stage. reads: the name of its input in `inputs`; kind: the type of record in it.
+
+    The kind is "foreign" where what it reads are no records of ours.
+    """
 
     args: tuple[str, ...]
     reads: str
@@ -29,6 +33,8 @@ class Stage:
 
 
 STAGES = {
+    "import": Stage(("import", "messages"), "messages", "foreign"),
+    "import-replayed": Stage(("import", "messages", "--env", "house"), "messages", "foreign"),
     "branch-admissible": Stage(("branch", "--from", "admissible", "-k", "2"), "expert", same_type=True),
     "branch-tiny": Stage(
         ("branch", "-m", "tiny", "-k", "2", "--max-tokens", "12", "--temperature", "3"), "one", same_type=True
@@ -40,6 +46,7 @@ STAGES = {
     "mix": Stage(("mix",), "imitation", "example", streams=False, same_type=True),
     "show": Stage(("show", "-n", "1000"), "rollout", writes_records=False, streams=False),
 }
+OURS = {name: stage for name, stage in STAGES.items() if stage.kind != "foreign"}
 RECORDS = {name: stage for name, stage in STAGES.items() if stage.writes_records}
 STREAMS = {name: stage for name, stage in STAGES.items() if stage.streams}
 PASSES_ON = {name: stage for name, stage in STAGES.items() if stage.same_type}
@@ -54,7 +61,9 @@ def inputs(data, tmp_path_factory) -> dict[str, Path]:
     """The shared data, and a file of one short trajectory for what asks a model."""
     one = read(data["expert"])[0]
     one["steps"], one["outcome"] = one["steps"][:2], None
-    return {**data, "one": write(tmp_path_factory.mktemp("one") / "one.jsonl", [one])}
+    here = tmp_path_factory.mktemp("inputs")
+    messages = write(here / "messages.jsonl", map(messages_of, read(data["expert"])))
+    return {**data, "one": write(here / "one.jsonl", [one]), "messages": messages}
 
 
 @stages(STAGES)
@@ -110,7 +119,7 @@ def test_a_last_line_without_a_newline_counts(stage: Stage, inputs):
     assert run(*stage.args, stdin=text[:-1]).ok().out == run(*stage.args, stdin=text).ok().out
 
 
-@stages(STAGES)
+@stages(OURS)
 def test_a_bad_line_is_named_with_file_line_and_field(stage: Stage, inputs, tmp_path):
     records = read(inputs[stage.reads])
     bad = json.loads(json.dumps(records[0]))
@@ -141,7 +150,7 @@ def test_a_truncated_last_line_is_named(stage: Stage, inputs, tmp_path):
     run(*stage.args, file).one_error(3, f"{file}:2: not valid JSON", "the file ends within this line")
 
 
-@stages(RECORDS)
+@stages({name: stage for name, stage in OURS.items() if stage.writes_records})
 def test_another_type_of_record_is_refused(stage: Stage, inputs, tmp_path):
     other = "imitation" if stage.kind == "trajectory" else "expert"
     wrong = "example" if stage.kind == "trajectory" else "trajectory"
@@ -150,7 +159,7 @@ def test_another_type_of_record_is_refused(stage: Stage, inputs, tmp_path):
     )
 
 
-@stages(STAGES)
+@stages(OURS)
 @pytest.mark.parametrize("line", [b"[]", b"3", b"null", b'"text"', b"{}", b'{"type": 3}', b'{"type": "nonsense"}'])
 def test_what_is_no_record_is_refused(stage: Stage, line: bytes):
     assert run(*stage.args, stdin=line + b"\n").one_error(3).startswith("error: <stdin>:1: $")
@@ -182,7 +191,7 @@ def test_unknown_keys_are_passed_on(stage: Stage, inputs):
 
 @stages(RECORDS)
 def test_lineage_is_appended_and_last(stage: Stage, inputs):
-    before = read(inputs[stage.reads])[0]["lineage"]
+    before = read(inputs[stage.reads])[0].get("lineage", [])
     for record in run(*stage.args, inputs[stage.reads]).ok().records:
         assert next(iter(record)) == "type" and list(record)[-1] == "lineage"
         assert record["lineage"][:-1] == before
@@ -251,7 +260,7 @@ def test_what_a_record_becomes_depends_on_itself_alone(name: str, inputs):
     assert forth == alone
 
 
-@stages(STREAMS)
+@stages({name: stage for name, stage in OURS.items() if stage.streams})
 def test_bad_records_are_set_aside_when_asked(stage: Stage, inputs, tmp_path):
     good = inputs[stage.reads].read_bytes().splitlines(keepends=True)
     bad = json.loads(good[0])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from conversations import messages_of
 from running import environment, lines, read, run, spawn, start, write
 
 KILLS = 3
@@ -30,6 +31,7 @@ JOBS = {
     "branch-tiny": Job(("branch", "-k", "2", "--temperature", "2", *TINY), "short", bad=2),
     "branch-admissible": Job(("branch", "--from", "admissible"), "many"),
     "rollout": Job(("rollout",), "many-branched", bad=3),
+    "import": Job(("import", "messages", "--env", "house", "-j", "2"), "foreign", bad=3),
     "reflect": Job(("reflect", "--rationale", "outcome"), "many-rollout", bad=1),
     "reflect-tiny": Job(("reflect", "--temperature", "1", *TINY), "short-rollout"),
     "expert": Job(("expert", "house", "-n", "1500", "--max-steps", "12", "--all")),
@@ -54,6 +56,7 @@ def inputs(tmp_path_factory) -> dict[str, Path]:
     made["many"] = write(here / "many", [*experts, *experts, *[{**t, "id": f"{t['id']}/b"} for t in experts * 4]])
     stage("many-branched", "branch", "--from", "admissible", made["many"])
     stage("many-rollout", "rollout", made["many-branched"])
+    made["foreign"] = write(here / "foreign", [messages_of(t) for t in experts * 6])
     made["short-rollout"] = write(here / "short-rollout", [_cut(t, 5) for t in read(made["many-rollout"])[:2]])
     return made
 
@@ -67,8 +70,10 @@ def _with_bad(text: bytes, bad: int, rng: random.Random) -> bytes:
     found = text.splitlines(keepends=True)
     for kind in range(bad):
         at = rng.randrange(len(found))
-        broken = json.loads(next(line for line in found if line.startswith(b'{"type"')))
-        if kind == 1:
+        broken = json.loads(text.partition(b"\n")[0])
+        if "messages" in broken:  # a foreign record
+            broken["messages"][2 if kind == 1 else 3]["content"] = 7 if kind == 1 else "You are on the moon."
+        elif kind == 1:
             broken["steps"][0]["action"] = 7
         elif kind == 2:
             broken["steps"][1]["observation"] = "You are on the moon."

@@ -10,12 +10,13 @@ import pytest
 from running import lines, read, run, write
 
 from eexp.envs.house import House
+from eexp.envs.listing import sample_admissible
 from eexp.models.policy import Policy, Proposal, RandomPolicy
 from eexp.prompts import get_style, rationale
 from eexp.records import canonical
 from eexp.stages.branch import branch
 from eexp.stages.eval import panel
-from eexp.stages.expert import expert, sample_admissible
+from eexp.stages.expert import expert
 from eexp.stages.mix import Source, mix, parse_source
 from eexp.stages.reflect import reflect
 from eexp.stages.rollout import rollout

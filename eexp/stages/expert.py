@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from itertools import islice
 
@@ -10,21 +9,10 @@ import click
 
 from eexp import options
 from eexp.envs.base import Environment
+from eexp.envs.listing import listed
 from eexp.errors import InputError
 from eexp.jsonl import OnError, stop_at_error
-from eexp.records import canonical, seed_of
-
-
-def sample_admissible(found: list[str], keep: int | None, action: str, seed: int) -> list[str]:
-    """At most `keep` of `found` in their order, `action` among them if it was; None keeps all."""
-    if keep is None or len(found) <= keep:
-        return found
-    chosen = set(random.Random(seed).sample(range(len(found)), keep))
-    own = next((i for i, a in enumerate(found) if canonical(a) == canonical(action)), None)
-    if own is not None and own not in chosen:
-        chosen.remove(max(chosen))
-        chosen.add(own)
-    return [found[i] for i in sorted(chosen)]
+from eexp.records import seed_of
 
 
 def expert(env: Environment, tasks: Iterator[dict], *, admissible: int | None = 50, max_steps: int | None = None,
@@ -53,11 +41,7 @@ def _play(env: Environment, task: dict, admissible: int | None, max_steps: int, 
                 raise InputError(f"{env.spec} has no expert for task {task['id']}")
             break
         step: dict = {"observation": seen.text, "action": action, "admissible": None, "thought": None}
-        if admissible != 0:
-            found = env.admissible()
-            if found is not None:
-                kept = sample_admissible(found, admissible, action, seed_of(seed, record_id, len(steps)))
-                step["admissible"], step["admissible_count"] = kept, len(found)
+        step.update(listed(env, admissible, action, seed_of(seed, record_id, len(steps))))
         steps.append(step)
         seen = env.step(action)
     return {"type": "trajectory", "id": record_id, "env": env.spec, "task": task, "instruction": instruction,
@@ -77,15 +61,13 @@ def _chosen(env: Environment, split: str, n: int | None, skip: int, done: Callab
 @click.option("--skip", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
               help="Pass over that many tasks first.")  # fmt: skip
 @click.option("--split", metavar="NAME", help="Which tasks.  [default: the environment's first split, to train on]")
-@click.option("--admissible", "admissible_text", metavar="N|all|none", default="50", show_default=True,
-              help="How many admissible actions to keep a step; drawn at random, with the expert's own among "
-              "them.")  # fmt: skip
+@options.admissible
 @click.option("--max-steps", type=click.IntRange(min=1), metavar="N",
               help="Longest episode, in actions.  [default: the environment's]")  # fmt: skip
 @click.option("--all", "keep_failed", is_flag=True, help="Keep trajectories that did not succeed, too.")
 @options.seed
 @options.streams(resume=True)
-def command(env, number, skip, split, admissible_text, max_steps, keep_failed, seed, stream) -> None:
+def command(env, number, skip, split, admissible, max_steps, keep_failed, seed, stream) -> None:
     """Record an environment's own expert as trajectories.
 
     ENV is one of those that `eexp env list` shows, exec:COMMAND or module:Class. Trajectories that do not succeed are
@@ -99,12 +81,11 @@ def command(env, number, skip, split, admissible_text, max_steps, keep_failed, s
 
     from eexp.envs import open_env
 
-    admissible = _parse_admissible(admissible_text)
     with open_env(env) as world:
         split = split or world.splits()[0]
         world.check_split(split)
-        with stream.open("expert", split=split, admissible=admissible_text, max_steps=max_steps,
-                         all="yes" if keep_failed else None, seed=seed) as io:  # fmt: skip
+        with stream.open("expert", split=split, admissible="all" if admissible is None else admissible,
+                         max_steps=max_steps, all="yes" if keep_failed else None, seed=seed) as io:  # fmt: skip
             tasks = _chosen(world, split, number, skip, io.done)
             made = expert(world, tasks, admissible=admissible, max_steps=max_steps, seed=seed, on_error=io.fail)
             for trajectory in tqdm(made, total=number, disable=None, unit="task", leave=False):
@@ -113,11 +94,3 @@ def command(env, number, skip, split, admissible_text, max_steps, keep_failed, s
                     io.count("steps", len(trajectory["steps"]))
                 else:
                     io.count("left out: the expert did not succeed")
-
-
-def _parse_admissible(text: str) -> int | None:
-    if text in ("all", "none"):
-        return None if text == "all" else 0
-    if text.isdigit():
-        return int(text)
-    raise click.BadParameter(f"{text!r} is not a number, 'all' or 'none'", param_hint="--admissible")

@@ -1,0 +1,200 @@
+"""Trajectories as other projects write them: conversations, in which the world and the agent speak in turn.
+
+agenttraj  AgentTraj-L of AgentGym (Xi et al. 2024, arXiv 2406.04151): `conversations` of `{"from": "human" | "gpt",
+           "value", "loss"}`, and `item_id`. What comes first is how to answer, up to the last leading gpt turn with
+           `loss` false; it is dropped. A list of available actions at the end of an observation becomes `admissible`
+eto        the expert data of ETO (Song et al. 2024, arXiv 2403.02502): the same without `loss`, and `game_file` or
+           `id`. The first two turns are dropped where the second names no action ("OK")
+messages   OpenAI's: `messages` of `{"role": "system" | "user" | "assistant", "content"}`, and `id`
+
+Where the first observation says the task on a line of its own ("Your task is to: ...", "Your goal: ..."), this line is
+the instruction and no longer part of the observation; elsewhere what the system says is the instruction.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from eexp.errors import InputError
+
+SYSTEM, WORLD, AGENT = "system", "world", "agent"
+MARKED, WHOLE = "marked", "whole"
+
+
+@dataclass(frozen=True)
+class Format:
+    """Where a format keeps things.
+
+    turns, speaker, text: keys. roles: what each speaker is here. named_by: keys that may name the task, the best first.
+    action: whether an action stands after "Action:" or is all that the agent says.
+    """
+
+    turns: str
+    speaker: str
+    text: str
+    roles: dict[str, str]
+    named_by: tuple[str, ...]
+    action: str
+
+
+_SHARED = {"human": WORLD, "gpt": AGENT}
+FORMATS = {
+    "agenttraj": Format("conversations", "from", "value", _SHARED, ("item_id",), MARKED),
+    "eto": Format("conversations", "from", "value", _SHARED, ("game_file", "id"), MARKED),
+    "messages": Format("messages", "role", "content", {"system": SYSTEM, "user": WORLD, "assistant": AGENT},
+                       ("id",), WHOLE),
+}  # fmt: skip
+
+_TASK = re.compile(
+    r"^[ \t]*(?:(?:Your (?:task is to|task|goal)|Task|Goal):[ \t]*(?P<after>\S.*?)"
+    r"|(?P<line>Your task is to\b.*?))[ \t]*$",
+    re.MULTILINE,
+)
+_HEADING = re.compile(r"^\s*Task Description:[ \t]*$", re.MULTILINE)
+_AVAILABLE = re.compile(r"\s*^(?:AVAILABLE ACTIONS|Available actions):(.*)\s*\Z", re.MULTILINE)
+_OBSERVATION = re.compile(r"\s*Observation:[ \t]*\n?")
+_THOUGHT = re.compile(r"\A\s*Thought:\s*")
+_ACTION_LINE, _ACTION = re.compile(r"^[ \t]*Action:", re.MULTILINE), re.compile(r"\bAction:")
+
+
+@dataclass
+class Turn:
+    """What one of the two says. at: its place in the record, as a JSON path."""
+
+    role: str
+    text: str
+    at: str
+    loss: Any = None
+
+
+@dataclass
+class Conversation:
+    """A conversation read.
+
+    steps: as in a trajectory, except that `observation` is None where the agent acts twice in a row. last: what was
+    seen after the last action, or None. heard, places: for each observation and for `last`, the world's whole turn
+    (labels, lists and the task with it), and where it stands in the record.
+    """
+
+    instruction: str
+    steps: list[dict]
+    last: str | None
+    heard: list[str | None]
+    places: list[str]
+
+
+def name_of(record: dict, format: Format, key: str | None = None) -> str | None:
+    """What the record calls its task, by `key` or by the format's own keys; None where it has none."""
+    for found in (record.get(k) for k in ((key,) if key else format.named_by)):
+        if isinstance(found, (str, int)) and not isinstance(found, bool):
+            return str(found)
+    return None
+
+
+def read(record: dict, format: Format, action: str | None = None) -> Conversation:
+    """The steps in `record`. action: MARKED or WHOLE, where it is not as usual in the format.
+
+    Raises InputError, with its place, for what cannot be told: an action that is not there, an unknown speaker.
+    """
+    marked = (action or format.action) == MARKED
+    turns = _turns(record, format)
+    said_by_system = "\n\n".join(turn.text for turn in turns if turn.role == SYSTEM)
+    turns = _without_prompt([turn for turn in turns if turn.role != SYSTEM], format)
+    steps, heard, places, now = [], [], [], None
+    for turn in turns:
+        if turn.role == WORLD:
+            if now:
+                raise InputError("two observations in a row: expected an action", turn.at)
+            now = turn
+            continue
+        thought, act = _acts(turn, marked)
+        seen, available = _sees(now, marked)
+        steps.append({"observation": seen, "action": act, "admissible": available, "thought": thought})
+        heard.append(now and now.text)
+        places.append((now or turn).at)
+        now = None
+    if not steps:
+        raise InputError("no action in it", f"$.{format.turns}")
+    heard.append(now and now.text)
+    places.append((now or turns[-1]).at)
+    found = Conversation(said_by_system, steps, _sees(now, marked)[0], heard, places)
+    _take_out_task(found)
+    return found
+
+
+def _turns(record: dict, format: Format) -> list[Turn]:
+    listed = record.get(format.turns)
+    if not isinstance(listed, list):
+        raise InputError("missing" if listed is None else "expected an array", f"$.{format.turns}")
+    made = []
+    for i, turn in enumerate(listed):
+        at = f"$.{format.turns}[{i}]"
+        if not isinstance(turn, dict):
+            raise InputError("expected an object", at)
+        role, text = turn.get(format.speaker), turn.get(format.text)
+        if not isinstance(role, str) or role not in format.roles:
+            raise InputError(f"expected {' or '.join(format.roles)}, got {role!r}", f"{at}.{format.speaker}")
+        if not isinstance(text, str):
+            raise InputError("expected a string", f"{at}.{format.text}")
+        made.append(Turn(format.roles[role], text, f"{at}.{format.text}", turn.get("loss")))
+    return made
+
+
+def _without_prompt(turns: list[Turn], format: Format) -> list[Turn]:
+    """What is left without the turns in which the agent is told how to answer."""
+    if format is FORMATS["agenttraj"]:
+        said = [turn for turn in turns if turn.role == AGENT]
+        learned = next((i for i, turn in enumerate(said) if turn.loss is not False), len(said))
+        return turns[turns.index(said[learned - 1]) + 1 :] if learned else turns
+    if format is FORMATS["eto"] and [turn.role for turn in turns[:2]] == [WORLD, AGENT]:
+        return turns if _ACTION.search(turns[1].text) else turns[2:]
+    return turns
+
+
+def _acts(turn: Turn, marked: bool) -> tuple[str | None, str]:
+    """(thought, action)"""
+    if not marked:
+        thought, action = None, turn.text.strip()
+    else:
+        marks = list(_ACTION_LINE.finditer(turn.text)) or list(_ACTION.finditer(turn.text))
+        if len(marks) != 1:
+            raise InputError(f'expected one "Action:", found {len(marks) or "none"}', turn.at)
+        thought = _THOUGHT.sub("", turn.text[: marks[0].start()], count=1).strip() or None
+        action = turn.text[marks[0].end() :].strip()
+    if not action:
+        raise InputError("the action is empty", turn.at)
+    return thought, action
+
+
+def _sees(turn: Turn | None, marked: bool) -> tuple[str | None, list[str] | None]:
+    """(the observation without its label, the actions that it says are available)"""
+    if turn is None or not marked:
+        return turn and turn.text, None
+    label = _OBSERVATION.match(turn.text)
+    text = turn.text[label.end() :] if label else turn.text
+    line = _AVAILABLE.search(text)
+    available = _actions(line[1].strip()) if line else None
+    return (text, None) if available is None else (text[: line.start()], available)
+
+
+def _take_out_task(found: Conversation) -> None:
+    """Make the line that says the task the instruction, and leave it out of the first observation."""
+    text = found.steps[0]["observation"] or ""
+    if task := _TASK.search(text):
+        found.instruction = task["after"] or task["line"]
+        found.steps[0]["observation"] = _HEADING.sub("", text[: task.start()] + text[task.end() :]).strip()
+
+
+def _actions(listed: str) -> list[str] | None:
+    """From `["turn left", "turn right"]` or `look,go to bed 1`; None where it is no such list."""
+    if not listed.startswith("["):
+        return [action.strip() for action in listed.split(",") if action.strip()]
+    try:
+        actions = orjson.loads(listed)
+    except orjson.JSONDecodeError:
+        return None
+    return actions if all(isinstance(action, str) for action in actions) else None

@@ -1,0 +1,54 @@
+"""Trajectories of ours in the formats of others, as `eexp import` reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+def messages_of(trajectory: dict, observations: bool = True) -> dict:
+    """As chat messages; without `observations`, the actions alone."""
+    turns = [("assistant" if agent else "user", text) for agent, text in _turns(trajectory)]
+    if not observations:
+        turns = [turn for turn in turns if turn[0] == "assistant"]
+    said = [{"role": "system", "content": trajectory["instruction"]}]
+    return {"id": trajectory["task"]["id"], "messages": said + [{"role": r, "content": text} for r, text in turns]}
+
+
+def agenttraj_of(trajectory: dict, number: int) -> dict:
+    """As AgentTraj-L writes ALFWorld: the task after the first observation, a list of actions after each."""
+    said = [
+        {
+            "from": "human",
+            "loss": None,
+            "value": 'Your output: "Thought:\nyour thoughts.\n\nAction:\nyour next action".',
+        },
+        {"from": "gpt", "loss": False, "value": "OK. I'll follow your instructions and try my best to solve the task."},
+    ]
+    task = f"\nYour task is to: {trajectory['instruction']}"
+    lists = [f"\nAVAILABLE ACTIONS: {','.join(step['admissible'])}" for step in trajectory["steps"]]
+    lists[0] = task + lists[0]
+    for i, (agent, text) in enumerate(_turns(trajectory, lambda action: f"Thought:\nI need it.\n\nAction:\n{action}")):
+        more = lists[i // 2] if not agent and i // 2 < len(lists) else ""
+        said.append({"from": "gpt" if agent else "human", "loss": True if agent else None, "value": text + more})
+    return {"conversations": said, "item_id": f"house_{number}"}
+
+
+def eto_of(trajectory: dict, number: int) -> dict:
+    """As ETO writes ALFWorld: labels on one line, the game by its path."""
+    said = [{"from": "human", "value": "Interact with a household.\n\nAction: <your next action>"},
+            {"from": "gpt", "value": "OK"}]  # fmt: skip
+    for i, (agent, text) in enumerate(_turns(trajectory, lambda action: f"Thought: I need it.\nAction: {action}")):
+        if i == 0:
+            text += f"\n\nYour task is to: {trajectory['instruction']}"
+        elif not agent:
+            text = f"Observation: {text}"
+        said.append({"from": "gpt" if agent else "human", "value": text})
+    return {"id": number, "game_file": f"data/games/{trajectory['task']['id']}", "conversations": said}
+
+
+def _turns(trajectory: dict, act: Callable[[str], str] = str) -> list[tuple[bool, str]]:
+    """(whether the agent says it, the text)"""
+    turns = [
+        turn for step in trajectory["steps"] for turn in ((False, step["observation"]), (True, act(step["action"])))
+    ]
+    return [*turns, (False, trajectory["outcome"]["observation"])] if trajectory["outcome"] else turns

@@ -1,0 +1,581 @@
+"""Trajectories from elsewhere: what is read, what is refused, and what a replay makes of them."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+
+import orjson
+import pytest
+from conversations import agenttraj_of, eto_of, messages_of
+from hypothesis import given
+from hypothesis import strategies as st
+from running import lines, read, run, write
+
+from eexp import jsonl
+from eexp.conversations import FORMATS
+from eexp.conversations import read as read_conversation
+from eexp.envs.house import House
+from eexp.envs.naming import Tasks
+from eexp.errors import InputError, UsageError
+from eexp.stages.import_ import import_
+
+AGENTTRAJ, ETO, MESSAGES = FORMATS.values()
+OK = "OK. I'll follow your instructions and try my best to solve the task."
+
+
+def agenttraj(*said: str, item_id: str = "babyai_3", prompt: bool = True) -> dict:
+    """A record of AgentTraj-L: what the world and the agent say in turn, after the usual prompt."""
+    turns = (
+        [("human", None, "Thought:\n<Your Thought>\n\nAction:\n<Your Action>"), ("gpt", False, OK)] if prompt else []
+    )
+    turns += [("gpt", True, text) if i % 2 else ("human", None, text) for i, text in enumerate(said)]
+    return {"conversations": [{"from": f, "loss": loss, "value": v} for f, loss, v in turns], "item_id": item_id}
+
+
+def eto(*said: str, **more: object) -> dict:
+    turns = [("gpt" if i % 2 else "human", text) for i, text in enumerate(("The rules.", "OK", *said))]
+    return {"conversations": [{"from": f, "value": v} for f, v in turns], **more}
+
+
+def messages(*said: tuple[str, str], **more: object) -> dict:
+    return {"messages": [{"role": role, "content": text} for role, text in said], **more}
+
+
+def one(record: dict, format=AGENTTRAJ, **options) -> dict:
+    (made,) = import_(iter([record]), format, "world", **options)
+    return made
+
+
+@pytest.fixture(scope="module")
+def experts(data) -> list[dict]:
+    return read(data["expert"])
+
+
+@pytest.fixture(scope="module")
+def files(experts, tmp_path_factory) -> dict[str, object]:
+    """The expert's trajectories in each format, the first two as JSON arrays, one in a line and one in many."""
+    here = tmp_path_factory.mktemp("foreign")
+    made = {name: here / name for name in FORMATS}
+    records = [agenttraj_of(t, int(t["task"]["id"].rpartition("/")[2])) for t in experts]
+    made["agenttraj"].write_text(json.dumps(records, ensure_ascii=False))
+    made["eto"].write_text(json.dumps([eto_of(t, i) for i, t in enumerate(experts)], indent=2))
+    write(made["messages"], map(messages_of, experts))
+    return made
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def test_babyai_of_agenttraj():
+    """As AgentGym's server says it: the goal first, the list of actions as JSON."""
+    made = one(agenttraj(
+        'Your goal: go to the red ball\nIn front of you in this room, you can see:  There is a red ball 1.\n'
+        'You are not carrying anything.\nAvailable actions: ["turn left", "go to red ball 1"]',
+        "Thought:\nThe ball is near.\n\nAction:\ngo to red ball 1",
+        'There is a red ball 1.\n The task is completed.\nAvailable actions: ["turn left"]',
+    ))  # fmt: skip
+    assert made == {
+        "type": "trajectory", "id": "world/babyai_3", "env": "world", "task": {"id": "babyai_3"},
+        "instruction": "go to the red ball",
+        "steps": [{
+            "observation": "In front of you in this room, you can see:  There is a red ball 1.\nYou are not carrying "
+            "anything.",
+            "action": "go to red ball 1",
+            "admissible": ["turn left", "go to red ball 1"],
+            "thought": "The ball is near.",
+        }],
+        "outcome": {"observation": "There is a red ball 1.\n The task is completed."},
+        "source": {"item_id": "babyai_3"},
+    }  # fmt: skip
+
+
+def test_sciworld_of_agenttraj_keeps_its_lines():
+    made = one(agenttraj(
+        "Task Description:\nYour task is to find a(n) plant. First, focus on the thing.\n"
+        "This room is called the hallway. In it, you see: \n\ta picture\nYou see:\n\tA door",
+        "Thought:\nI look.\nThen I go.\n\nAction:\ngo to kitchen",
+    ))  # fmt: skip
+    assert made["instruction"] == "Your task is to find a(n) plant. First, focus on the thing."
+    (step,) = made["steps"]
+    assert step["observation"] == "This room is called the hallway. In it, you see: \n\ta picture\nYou see:\n\tA door"
+    assert (step["thought"], step["admissible"], made["outcome"]) == ("I look.\nThen I go.", None, None)
+
+
+def test_textcraft_and_webshop_of_agenttraj():
+    made = one(agenttraj("Crafting commands:\ncraft 1 oak sign using 6 oak planks, 1 stick\n\nGoal: craft oak sign.",
+                         "Thought: I need wood. Action: get 6 oak planks"))  # fmt: skip
+    assert made["instruction"] == "craft oak sign."
+    assert made["steps"][0]["observation"] == "Crafting commands:\ncraft 1 oak sign using 6 oak planks, 1 stick"
+    assert (made["steps"][0]["thought"], made["steps"][0]["action"]) == ("I need wood.", "get 6 oak planks")
+    shop = "WebShop [SEP] Instruction: [SEP] Find me a red mug [SEP] Search"
+    made = one(agenttraj(shop, "Action:\nsearch[red mug]"))
+    assert (made["instruction"], made["steps"][0]["observation"]) == ("", shop), "nothing is guessed, nothing lost"
+
+
+@pytest.mark.parametrize(
+    ("said", "observation", "admissible"),
+    [
+        ("A bed.\nAVAILABLE ACTIONS: look,go to bed 1\n", "A bed.", ["look", "go to bed 1"]),
+        ("A bed.\n\nAvailable actions: []", "A bed.", []),
+        ('Available actions: ["a, b", "é"]', "", ["a, b", "é"]),
+        ('A bed.\nAvailable actions: ["a",', 'A bed.\nAvailable actions: ["a",', None),
+        ("A bed.\nAvailable actions: [1]", "A bed.\nAvailable actions: [1]", None),
+        ("A bed.\nAVAILABLE ACTIONS: look\nA desk.", "A bed.\nAVAILABLE ACTIONS: look\nA desk.", None),
+        ("No AVAILABLE ACTIONS: none", "No AVAILABLE ACTIONS: none", None),
+        ("Observation: A bed.", "A bed.", None),
+        ("An Observation: A bed.", "An Observation: A bed.", None),
+    ],
+)
+def test_lists_and_labels_of_observations(said, observation, admissible):
+    made = one(agenttraj("a", "Thought: Thought: so\nAction: b", said, "Action: c"))["steps"]
+    assert (made[1]["observation"], made[1]["admissible"]) == (observation, admissible)
+    assert (made[0]["thought"], made[1]["thought"]) == ("Thought: so", None)
+
+
+def test_the_prompt_of_agenttraj_is_left_out_with_its_examples():
+    shown = agenttraj("You see a bed.", "Action: look", prompt=False)["conversations"]
+    shown[1]["loss"] = False
+    record = agenttraj("You see a desk.", "Action: sit")
+    record["conversations"][2:2] = shown
+    assert [s["action"] for s in one(record)["steps"]] == ["sit"]
+    later = agenttraj("a", "Action: b", "c", "Action: d")
+    later["conversations"][-1]["loss"] = False  # no target there, but the agent did it all the same
+    assert [s["action"] for s in one(later)["steps"]] == ["b", "d"]
+    without = agenttraj("a", "Action: b", prompt=False)
+    assert [s["action"] for s in one(without)["steps"]] == ["b"]
+
+
+def test_eto():
+    made = one(eto("You are in a room.\n\nYour task is to: put a mug in bed.", "Thought: I go.\nAction: go to bed 1",
+                   "Observation: On the bed 1, you see nothing.", "Thought: Hm.\nAction: look",
+                   id=7, game_file="data/train/a-b/trial_1"), ETO)  # fmt: skip
+    assert made["instruction"] == "put a mug in bed."
+    assert [s["observation"] for s in made["steps"]] == ["You are in a room.", "On the bed 1, you see nothing."]
+    assert made["id"] == "world/data/train/a-b/trial_1"
+    assert made["source"] == {"id": 7, "game_file": "data/train/a-b/trial_1"}
+    assert one(eto("a", "Action: b", id=7), ETO)["task"] == {"id": "7"}
+    assert [
+        s["action"] for s in one({"id": 1, "conversations": eto("a", "Action: b")["conversations"][2:]}, ETO)["steps"]
+    ]
+
+
+def test_messages():
+    record = messages(("system", "Open the safe."), ("user", "A safe."), ("assistant", "Action: turn\n"),
+                      ("user", "Ok"), ("assistant", "pull"), id="x")  # fmt: skip
+    made = one(record, MESSAGES)
+    assert made["instruction"] == "Open the safe."
+    assert [(s["observation"], s["action"]) for s in made["steps"]] == [("A safe.", "Action: turn"), ("Ok", "pull")]
+    record["messages"][-1]["content"] = "I pull it.\nAction: pull"
+    made = one(record, MESSAGES, action="marked")
+    assert [(s["thought"], s["action"]) for s in made["steps"]] == [(None, "turn"), ("I pull it.", "pull")]
+
+
+def test_a_record_without_a_name_has_its_number_and_equal_names_are_numbered():
+    records = [messages(("user", "a"), ("assistant", "b"), **more) for more in ({}, {"id": 5}, {"id": 5}, {"id": True})]
+    assert [r["id"] for r in import_(iter(records), MESSAGES, "w")] == ["w/1", "w/5", "w/5#2", "w/4"]
+    records = [messages(("user", "a"), ("assistant", "b"), id=1, goal="g")]
+    assert [r["id"] for r in import_(iter(records), MESSAGES, "w", key="goal")] == ["w/g"]
+
+
+@pytest.mark.parametrize(
+    ("format", "record", "said"),
+    [
+        (AGENTTRAJ, {}, "$.conversations: missing"),
+        (AGENTTRAJ, {"conversations": "x"}, "$.conversations: expected an array"),
+        (AGENTTRAJ, {"conversations": []}, "$.conversations: no action in it"),
+        (AGENTTRAJ, agenttraj(), "$.conversations: no action in it"),
+        (AGENTTRAJ, agenttraj("You see a bed."), "$.conversations: no action in it"),
+        (AGENTTRAJ, {"conversations": [3]}, "$.conversations[0]: expected an object"),
+        (AGENTTRAJ, agenttraj("a", "I would look."), '$.conversations[3].value: expected one "Action:", found none'),
+        (AGENTTRAJ, agenttraj("a", "Action:\nb\nAction:\nc"), '[3].value: expected one "Action:", found 2'),
+        (AGENTTRAJ, agenttraj("a", "Thought: b\nAction: \n"), "[3].value: the action is empty"),
+        (ETO, eto("a", "I go."), '$.conversations[3].value: expected one "Action:"'),
+        (ETO, {"conversations": [{"from": "observation", "value": "a"}]},
+         "$.conversations[0].from: expected human or gpt, got 'observation'"),
+        (ETO, {"conversations": [{"value": "a"}]}, "$.conversations[0].from: expected human or gpt, got None"),
+        (ETO, {"conversations": [{"from": ["human"], "value": "a"}]}, "$.conversations[0].from: expected"),
+        (ETO, {"conversations": [{"from": "human", "value": None}]}, "$.conversations[0].value: expected a string"),
+        (MESSAGES, messages(("tool", "a")), "$.messages[0].role: expected system or user or assistant, got 'tool'"),
+        (MESSAGES, messages(("user", "a"), ("user", "b")), "$.messages[1].content: two observations in a row"),
+        (MESSAGES, messages(("assistant", "b")), "$.messages[0].content: no observation before this action"),
+        (MESSAGES, messages(("user", "a"), ("assistant", " \n")), "$.messages[1].content: the action is empty"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_told_is_refused(format, record, said):
+    with pytest.raises(InputError) as e:
+        one(record, format)
+    assert said in str(e.value)
+    kept = []
+    assert list(import_(iter([record]), format, "w", on_error=lambda r, e: kept.append((r, str(e))))) == []
+    assert kept == [(record, str(e.value))]
+
+
+@given(st.lists(st.tuples(st.text(), st.text().filter(str.strip)), min_size=1, max_size=5))
+def test_all_that_is_said_survives(said):
+    """Any text at all: what the world says comes out as it was, what the agent does up to blanks around it."""
+    turns = [turn for seen, act in said for turn in (("user", f"> {seen}"), ("assistant", act))]
+    found = read_conversation(messages(*turns), MESSAGES)
+    assert [s["observation"] for s in found.steps] == [f"> {seen}" for seen, _ in said]
+    assert [s["action"] for s in found.steps] == [act.strip() for _, act in said]
+
+
+# -- arrays ------------------------------------------------------------------------------------------------------------
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text() | st.sampled_from(['"', "\\", '\\"]', "[{,", "é\u2028"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.lists(values, max_size=4), st.integers(1, 30), st.booleans(), st.sampled_from([None, 1]))
+def test_an_array_is_cut_where_its_elements_end(array, chunk, ascii, indent):
+    text = json.dumps(array, ensure_ascii=ascii, indent=indent).encode("utf-8", "surrogatepass") + b" \n"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jsonl, "_CHUNK", chunk)
+        source = io.BytesIO(text)
+        found = list(jsonl._array(source.read(chunk), source, "x"))
+    assert [json.loads(part) for part in found] == array
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "said"),
+    [
+        (b"[]", 0, "no records in the input"),
+        (b" \n [ \n ] \n", 0, "no records in the input"),
+        (b"[{}, 3]", 3, "<stdin>:element 1: $.messages: missing"),
+        (b"[3]", 3, "<stdin>:element 1: $: expected a JSON object"),
+        (b"[GOOD, ]", 3, "<stdin>:element 2: not valid JSON"),
+        (b"[GOOD GOOD]", 3, "<stdin>:element 1: not valid JSON"),
+        (b"[GOOD, {'a': 1}]", 3, "<stdin>:element 2: not valid JSON"),
+        (b"[GOOD,\n{\"messages\"", 3, "<stdin>: the file ends within the array, in element 2"),
+        (b"[GOOD", 3, "<stdin>: the file ends within the array, in element 1"),
+        (b"[", 3, "<stdin>: the file ends within the array, in element 1"),
+        (b"[GOOD] x", 3, "<stdin>: something follows the array"),
+        (b"GOOD\n[GOOD]", 3, "<stdin>:2: $: expected a JSON object"),
+        (b"[[GOOD]]", 3, "<stdin>:element 1: $: expected a JSON object"),
+        (b"[GOOD}", 0, "1 out"),
+    ],
+)  # fmt: skip
+def test_arrays_with_mistakes(text, code, said):
+    good = orjson.dumps(messages(("user", "a"), ("assistant", "b")))
+    done = run("import", "messages", stdin=text.replace(b"GOOD", good)).ok(code)
+    assert said in done.err
+
+
+def test_an_element_set_aside_has_its_number(tmp_path):
+    good = messages(("user", "a"), ("assistant", "b"))
+    text = json.dumps([good, {"id": 3}, good]).encode()
+    done = run("import", "messages", "--rejects", tmp_path / "rejects", stdin=text).ok(4)
+    assert len(done.records) == 2
+    (reject,) = read(tmp_path / "rejects")
+    assert (reject["line"], reject["field"], reject["record"]) == (2, "$.messages", {"id": 3})
+
+
+def test_an_array_larger_than_a_chunk_takes_the_memory_of_its_elements():
+    """No more than a few elements of it are ever held."""
+
+    class Endless(io.RawIOBase):
+        """Elements of 10 kB, and more of them than would fit anywhere."""
+
+        def read1(self, size):
+            return b'{"x": "' + b"y" * 10_000 + b'"},'
+
+    found = jsonl._array(b"[", Endless(), "x")
+    for _ in range(1000):
+        assert len(next(found)) == 10_010
+    assert sys.getsizeof(found.gi_frame.f_locals["text"]) < 50_000
+
+
+def test_a_huge_observation():
+    text = "You see a lot. " * 200_000
+    record = messages(("user", text), ("assistant", "look"), ("user", text))
+    for stdin in (lines([record]), json.dumps([record]).encode()):
+        (made,) = run("import", "messages", stdin=stdin).ok().records
+        assert made["steps"][0]["observation"] == made["outcome"]["observation"] == text
+
+
+# -- replaying ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_replay_gives_what_the_environment_recorded_itself(format, files, experts, tmp_path):
+    mapped = []
+    if format == "agenttraj":  # its number alone says nothing of the split
+        names = {f"house_{t['task']['id'].rpartition('/')[2]}": t["task"]["id"] for t in experts}
+        mapped = ["--map", write(tmp_path / "map.json", [names])]
+    done = run("import", format, files[format], "--env", "house", *mapped).ok()
+    thought = None if format == "messages" else "I need it."
+    for made, own in zip(done.records, experts, strict=True):
+        own = {**own, "steps": [{**step, "thought": thought} for step in own["steps"]]}
+        assert {k: v for k, v in made.items() if k not in ("source", "lineage")} == {
+            k: v for k, v in own.items() if k != "lineage"
+        }
+    told = sum(len(t["steps"]) + 1 for t in experts)
+    assert f"{told} observations verified" in done.err and "filled in" not in done.err
+    run("rollout", stdin=run("branch", "--from", "admissible", "-q", stdin=done.out).out).ok()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_without_a_replay_it_is_as_recorded(format, files, experts):
+    done = run("import", format, files[format]).ok()
+    for made, own in zip(done.records, experts, strict=True):
+        assert made["env"] == format and made["instruction"] == own["instruction"]
+        for key in ("observation", "action"):
+            assert [step[key] for step in made["steps"]] == [step[key] for step in own["steps"]]
+        assert made["outcome"] == {"observation": own["outcome"]["observation"]}
+        listed = [step["admissible"] for step in own["steps"]]
+        assert [step["admissible"] for step in made["steps"]] == (
+            listed if format == "agenttraj" else [None] * len(listed)
+        )
+    assert "3 not replayed" in done.err
+    run("rollout", stdin=done.out).one_error(3, f"unknown environment '{format}'")
+    named = run("import", format, files[format], "--name", "elsewhere").ok().records
+    assert {r["env"] for r in named} == {"elsewhere"} and named[0]["id"].startswith("elsewhere/")
+
+
+def test_observations_that_were_not_recorded_are_filled_in(experts):
+    bare = lines(messages_of(t, observations=False) for t in experts)
+    run("import", "messages", stdin=bare).one_error(3, "<stdin>:1: $.messages[1].content: no observation before")
+    done = run("import", "messages", "--env", "house", stdin=bare).ok()
+    assert [r["steps"] for r in done.records] == [t["steps"] for t in experts]
+    assert [r["outcome"] for r in done.records] == [t["outcome"] for t in experts]
+    assert f"{sum(len(t['steps']) for t in experts)} observations filled in" in done.err
+
+
+def test_a_first_turn_with_the_task_alone(experts):
+    """As ETO has ScienceWorld: the agent is told its task, and sees nothing before it looks."""
+    record = messages_of(experts[0])
+    record["messages"][:2] = [{"role": "user", "content": f"Task: {experts[0]['instruction']}"}]
+    (made,) = run("import", "messages", "--env", "house", stdin=lines([record])).ok().records
+    assert made["steps"] == experts[0]["steps"]
+    (made,) = run("import", "messages", stdin=lines([record])).ok().records
+    assert made["steps"][0]["observation"] == "" and made["instruction"] == experts[0]["instruction"]
+
+
+def _changed(experts, at: int, text: str) -> bytes:
+    records = [messages_of(t) for t in experts]
+    records[1]["messages"][at]["content"] = text
+    return lines(records)
+
+
+@pytest.mark.parametrize("at", [1, 3, -1])
+def test_a_replay_that_differs_is_refused_where_it_does(at, experts, tmp_path):
+    text = _changed(experts, at, "You are on the moon.")
+    place = f"$.messages[{at % len(messages_of(experts[1])['messages'])}].content"
+    done = run("import", "messages", "--env", "house", stdin=text)
+    done.one_error(3, f"<stdin>:2: {place}: the observation is 'You ", "and 'You are on the moon.' was recorded")
+    done = run("import", "messages", "--env", "house", "--rejects", tmp_path / "rejects", stdin=text).ok(4)
+    assert [r["id"] for r in done.records] == [experts[0]["id"], experts[2]["id"]]
+    (reject,) = read(tmp_path / "rejects")
+    assert (reject["line"], reject["field"]) == (2, place)
+    assert reject["evidence"]["recorded"] == "You are on the moon." and reject["record"]["messages"]
+
+
+def test_the_environment_may_be_trusted_instead(experts):
+    done = run("import", "messages", "--env", "house", "--trust", "environment",
+               stdin=_changed(experts, 3, "You are on the moon.")).ok()  # fmt: skip
+    assert [r["steps"] for r in done.records] == [t["steps"] for t in experts]
+    assert f"import: {experts[1]['id']}: $.messages[3].content: the observation is" in done.err
+    assert "1 observations that differ" in done.err
+
+
+def test_blanks_and_line_ends_make_no_difference(experts):
+    text = messages_of(experts[1])["messages"][3]["content"]
+    done = run(
+        "import", "messages", "--env", "house", stdin=_changed(experts, 3, f"\n {text.replace(' ', chr(10))}\r\n")
+    )
+    assert [r["steps"] for r in done.ok().records] == [t["steps"] for t in experts]
+
+
+def test_the_place_where_long_texts_part_is_shown(experts):
+    text = messages_of(experts[1])["messages"][1]["content"]
+    err = run("import", "messages", "--env", "house", stdin=_changed(experts, 1, text[:-9] + "nowhere.")).one_error(3)
+    assert "nowhere.' was recorded" in err and text[-9:] in err and text[:30] not in err
+
+
+def test_actions_after_the_end_are_refused(experts):
+    records = [messages_of(t) for t in experts]
+    records[0]["messages"] += [{"role": "assistant", "content": "look"}]
+    done = run("import", "messages", "--env", "house", "--trust", "environment", stdin=lines(records))
+    n = len(experts[0]["steps"])
+    done.one_error(3, f"<stdin>:1: $.messages[{2 * n + 1}].content: the episode was over after {n} actions", str(n + 1))
+
+
+def test_what_did_not_go_well_is_counted_and_kept(experts):
+    record = messages(("assistant", "fly"), ("assistant", "look"), id="train/3")
+    done = run("import", "messages", "--env", "house", stdin=lines([record])).ok()
+    assert done.records[0]["outcome"]["success"] is False
+    assert "1 actions answered as invalid" in done.err and "1 without success" in done.err
+
+
+def test_the_number_of_workers_changes_nothing(files):
+    first, second = (run("import", "eto", files["eto"], "--env", "house", "-j", n).ok().out for n in (1, 3))
+    assert first == second
+
+
+DYING = """
+import os
+from eexp.envs.house import House
+
+
+class Dying(House):
+    def step(self, action):
+        if action == "die":
+            os._exit(3)
+        return super().step(action)
+"""
+
+
+def test_an_environment_that_dies_costs_one_record(experts, tmp_path, monkeypatch):
+    (tmp_path / "dying.py").write_text(DYING)
+    monkeypatch.syspath_prepend(tmp_path)
+    records = [messages_of(t) for t in experts]
+    records[1]["messages"][2]["content"] = "die"
+    args = ("import", "messages", "--env", "dying:Dying")
+    run(*args, stdin=lines(records)).one_error(1, "<stdin>:2: the environment's process failed 3 times")
+    done = run(*args, "--on-error", "skip", stdin=lines(records)).ok(4)
+    assert [r["steps"] for r in done.records] == [experts[0]["steps"], experts[2]["steps"]]
+    assert "3 workers lost" in done.err
+
+
+def test_babyai_replays(tmp_path):
+    pytest.importorskip("minigrid")
+    own = run("expert", "babyai?level=GoToLocal,PickupLoc", "-n", "4").ok().records
+    text = json.dumps([agenttraj_of(t, i) for i, t in enumerate(own)]).encode()
+    levels = write(tmp_path / "map.json", [{f"house_{i}": t["task"]["id"] for i, t in enumerate(own)}])
+    env = "babyai?level=GoToLocal,PickupLoc"
+    done = run("import", "agenttraj", "--env", env, "--map", levels, "--split", "train", stdin=text).ok()
+    assert [[(s["observation"], s["admissible"]) for s in r["steps"]] for r in done.records] == [
+        [(s["observation"], s["admissible"]) for s in t["steps"]] for t in own]  # fmt: skip
+    assert [r["outcome"] for r in done.records] == [t["outcome"] for t in own]
+    seeds = [{**r, "item_id": f"babyai_{t['task']['level']}-{t['task']['seed']}"}
+             for r, t in zip(json.loads(text), own)]  # fmt: skip
+    by_template = run(
+        "import", "agenttraj", "--env", env, "--match", "{level}-{seed}", stdin=json.dumps(seeds).encode()
+    )
+    assert [r["steps"] for r in by_template.ok().records] == [r["steps"] for r in done.records]
+
+
+@pytest.mark.slow
+def test_alfworld_by_the_path_of_the_game(tmp_path):
+    pytest.importorskip("alfworld")
+    from alfworld_games import make
+
+    env = f"alfworld?data={make(tmp_path)}&expert=planner"
+    own = run("expert", env, "-n", "2").ok().records
+    for ending in ("", "/game.tw-pddl"):
+        text = json.dumps([{**eto_of(t, i), "game_file": f"data/json_2.1.1/{t['task']['id']}{ending}"}
+                           for i, t in enumerate(own)]).encode()  # fmt: skip
+        done = run("import", "eto", "--env", env, stdin=text).ok()
+        assert [r["task"] for r in done.records] == [t["task"] for t in own]
+        assert [r["outcome"] for r in done.records] == [t["outcome"] for t in own]
+
+
+@pytest.mark.slow
+def test_alfworld_as_it_was_recorded_years_ago(tmp_path):
+    """Without "You arrive at", and with `put ... in/on`, which the games of today call `move ... to`."""
+    pytest.importorskip("alfworld")
+    from alfworld_games import make
+
+    env = f"alfworld?data={make(tmp_path)}&expert=planner"
+    own = run("expert", env, "-n", "2").ok().records
+    old = [json.loads(re.sub(r"You arrive at \w+ \d+\. ", "", json.dumps(eto_of(t, i)))) for i, t in enumerate(own)]
+    old_words = json.dumps(old)
+    for new, put in ((r"You move the (\w+ \d+) to the (\w+ \d+)", r"You put the \1 in/on the \2"),
+                     (r"Action: move (\w+ \d+) to (\w+ \d+)", r"Action: put \1 in/on \2")):  # fmt: skip
+        old_words = re.sub(new, put, old_words)
+    assert old_words.count("Action: put") == old_words.count("You put the") == 2 and "You arrive" not in old_words
+    done = run("import", "eto", "--env", env, stdin=old_words.encode())
+    done.one_error(3, "the observation is 'Nothing happens.', and 'You move the")
+    today = old_words.replace("Action: put", "Action: move").replace(" in/on ", " to ").replace("You put", "You move")
+    done = run("import", "eto", "--env", env, stdin=today.encode()).ok()
+    assert [[s["observation"] for s in r["steps"]] for r in done.records] == [
+        [s["observation"] for s in t["steps"]] for t in own]  # fmt: skip
+    for game in tmp_path.glob("json_2.1.1/train/*/*/game.tw-pddl"):  # a game brings its own words
+        game.write_text(game.read_text().replace("move {o} to {r}", "put {o} in/on {r}"))
+    done = run("import", "eto", "--env", env, stdin=old_words.encode()).ok()
+    assert all(r["outcome"]["success"] for r in done.records)
+
+
+# -- which task --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("train/3", "train/3"), ("house_train/3", "train/3"), ("a/b_c/test/10", "test/10"), ("xtrain/3", None),
+     ("3", None), ("train/99999", None), ("", None), ("train/3/", None)],
+)  # fmt: skip
+def test_a_task_is_found_by_its_id_or_the_end_of_a_name(name, found):
+    tasks = Tasks(House())
+    if found:
+        assert tasks.find(name)["id"] == found
+    else:
+        with pytest.raises(InputError, match=r"house has no task for '.*'; one is called"):
+            tasks.find(name)
+
+
+def test_tasks_of_one_split_by_template_and_by_map():
+    with pytest.raises(InputError, match="no task"):
+        Tasks(House(), "test").find("train/3")
+    with pytest.raises(UsageError, match="house has no split 'dev'"):
+        Tasks(House(), "dev")
+    with pytest.raises(InputError, match="house has several tasks 'train'"):
+        Tasks(House(), template="{split}").find("train")
+    for template in ("{number}", "{", "{id[x]}", "{0}"):
+        with pytest.raises(UsageError, match="does not fit the tasks of house: their keys are id, split, world"):
+            Tasks(House(), template=template)
+    tasks = Tasks(House(), names={"one": "train/1", "bad": "nowhere"})
+    assert tasks.find("one")["id"] == "train/1"
+    for name in ("bad", "train/1"):
+        with pytest.raises(InputError):
+            tasks.find(name)
+
+
+def test_a_record_that_names_no_task_or_none_that_is_there(experts):
+    record = messages_of(experts[0])
+    for change, said in (
+        ({"id": None}, "$.id: says nothing of its task"),
+        ({"id": "train/x"}, "no task for 'train/x'"),
+    ):
+        run("import", "messages", "--env", "house", stdin=lines([{**record, **change}])).one_error(
+            3, "<stdin>:1: ", said
+        )
+    moved = {**record, "id": 1, "meta": record["id"]}
+    assert run("import", "messages", "--env", "house", "--task-key", "meta", stdin=lines([moved])).ok().records
+
+
+def test_two_records_of_one_task(experts):
+    record = messages_of(experts[0])
+    ids = [r["id"] for r in run("import", "messages", "--env", "house", stdin=lines([record] * 2)).ok().records]
+    assert ids == [experts[0]["id"], f"{experts[0]['id']}#2"]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (("import", "alpaca"), 2, "'alpaca' is not one of 'agenttraj', 'eto', 'messages'"),
+        (("import", "eto", "--split", "train"), 2, "--split is about the environment's tasks; it needs --env"),
+        (("import", "eto", "--match", "{id}"), 2, "--match is about"),
+        (("import", "eto", "--map", "x"), 2, "--map is about"),
+        (("import", "eto", "--env", "house", "--name", "x"), 2, "--name is for records that are not replayed"),
+        (("import", "eto", "--env", "hous"), 2, "unknown environment 'hous'"),
+        (("import", "eto", "--env", "house", "--split", "dev"), 2, "has no split 'dev'"),
+        (("import", "eto", "--env", "house", "--match", "{seed}"), 2, "--match '{seed}' does not fit"),
+        (("import", "eto", "--env", "house", "--map", "/no/map"), 3, "/no/map: No such file"),
+        (("import", "eto", "--env", "house", "--admissible", "few"), 2, "'few' is not a number"),
+        (("import", "eto", "/no/file"), 3, "/no/file: No such file"),
+        (("import", "eto", "--resume"), 2, "--resume needs -o FILE"),
+    ],
+)
+def test_command_lines_that_do_not_fit(args, code, said):
+    run(*args).one_error(code, said)
+
+
+@pytest.mark.parametrize("text", [b"{", b"[]", b'{"a": 1}', b"\xff"])
+def test_a_map_that_is_none(text, tmp_path):
+    (tmp_path / "map").write_bytes(text)
+    run("import", "eto", "--env", "house", "--map", tmp_path / "map").one_error(3, f"{tmp_path / 'map'}: ")
