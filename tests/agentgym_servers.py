@@ -9,6 +9,7 @@ texts that eexp/envs/agentgym.py reads something from. Actions that begin with "
 from __future__ import annotations
 
 import json
+import random
 import re
 import sys
 import threading
@@ -34,6 +35,7 @@ class Craft:
         self.goal = sorted(self.recipes)[number % len(self.recipes)]
         self.held: dict[str, int] = {}
         lines = [f"craft {n} {made} using {_list(needs)}" for made, (n, needs) in self.recipes.items()]
+        random.shuffle(lines)
         text = "Crafting commands:\n" + "\n".join(lines) + f"\n\nGoal: craft {self.goal}."
         return {"observation": text, "done": False, "reward": 0}
 

@@ -7,6 +7,7 @@
     textworld?games=DIR     games that TextWorld generated (needs `pip install eexp[textworld]`)
     alfworld?data=DIR       ALFWorld, the text version (needs `pip install eexp[alfworld]` and its data)
     agentgym:URL?env=NAME   a server of AgentGym (eexp/envs/agentgym.py)
+    openenv:URL             a server of OpenEnv (needs `pip install eexp[openenv]`; eexp/envs/openenv.py)
     exec:COMMAND            any program that speaks the protocol of eexp/envs/program.py
     package.module:Class    a Python class that follows eexp/envs/base.py
 
@@ -31,7 +32,7 @@ BUILT_IN = {
     "textworld": "eexp.envs.textworld:TextWorld",
 }
 #: Environments behind a URL, `SCHEME:URL`; the class gets the URL before its options.
-SERVERS = {"agentgym": "eexp.envs.agentgym:AgentGym"}
+SERVERS = {"agentgym": "eexp.envs.agentgym:AgentGym", "openenv": "eexp.envs.openenv:OpenEnv"}
 ENTRY_POINTS = "eexp.environments"
 
 

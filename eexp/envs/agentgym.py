@@ -15,8 +15,10 @@ options do:
     train, test    numbers of tasks, `0-99`, or a file of AgentGym's item ids, `[{"item_id": "textcraft_12"}, ...]`
     max_steps      50
 
-There is no snapshot and no expert. The same number starts the same task as long as the server runs. TextCraft lists
-recipes in the order of a set: start its Python with a fixed PYTHONHASHSEED, or records are of no use to the next one.
+There is no snapshot and no expert. TextCraft's list of crafting commands is noise in part: every reset there lengthens
+the lists that it draws from, which all its environments share, as they share the generator. So which recipes are shown
+beside those needed depends on what was played before, and `mask` leaves them out; what can be crafted does not. Its
+tasks come in the order of a dict and a folder, which another machine may have otherwise.
 """
 
 from __future__ import annotations
@@ -43,13 +45,14 @@ class Kind:
 
     how: what can be done, where the server does not say it. goal: finds the goal in the first observation.
     refusal: finds the words for an action that did nothing. number: what /reset calls the task; also: what else it
-    wants. handle: what requests call the environment's id. look: whether the first observation has to be asked for.
+    wants. noise: finds what is random in an observation. handle: what requests call the environment's id. look: whether the first observation has to be asked for.
     lists: whether /available_actions has to be. percent: whether the score is in `score`, from 0 to 100.
     """
 
     how: str = ""
     goal: str = ""
     refusal: str = ""
+    noise: str = ""
     number: str = "data_idx"
     also: dict[str, Any] = field(default_factory=dict)
     handle: str = "id"
@@ -65,6 +68,7 @@ KINDS = {
         "commands, `inventory` lists what you have.",
         goal=r"Goal: (.+)",
         refusal=r"Could not |Wrong item format",
+        noise=r"(?s)(?<=Crafting commands:\n).*(?=\n\nGoal: )",
     ),
     "alfworld": Kind(goal=r"Your task is to: (.+)", number="game", also={"world_type": "Text"}),
     "babyai": Kind(goal=r"Your goal: (.+)"),
@@ -196,6 +200,9 @@ class AgentGym(Environment):
             elif not said.has_search_bar:
                 self._listed = [f"click[{it}]" for it in said.clickables]
         return None if self._listed is None else list(self._listed)
+
+    def mask(self, text: str) -> str:
+        return re.sub(self._kind.noise, "*", text) if self._kind.noise else text
 
     def _list_at_hand(self) -> list[str] | None:
         """The admissible actions, if they came along with the observation."""
