@@ -173,7 +173,7 @@ def test_a_server_that_starts_anew():
     with served("textcraft") as (url, _):
         env = open_env(f"agentgym:{url}?env=textcraft&train=0")
     task = next(env.tasks("train"))
-    with pytest.raises(EnvironmentFailed, match="ConnectError|RemoteProtocolError"):
+    with pytest.raises(EnvironmentFailed, match=r"ConnectError|RemoteProtocolError"):
         env.reset(task)
     with served("textcraft", int(url.rpartition(":")[2])):
         assert env.reset(task).text

@@ -44,9 +44,10 @@ class Kind:
     """How one of the servers differs from the others.
 
     how: what can be done, where the server does not say it. goal: finds the goal in the first observation.
-    refusal: finds the words for an action that did nothing. number: what /reset calls the task; also: what else it
-    wants. noise: finds what is random in an observation. handle: what requests call the environment's id. look: whether the first observation has to be asked for.
-    lists: whether /available_actions has to be. percent: whether the score is in `score`, from 0 to 100.
+    refusal: finds the words for an action that did nothing. noise: finds what is random in an observation.
+    number: what /reset calls the task; also: what else it wants. handle: what requests call the environment's id.
+    look: whether the first observation has to be asked for. lists: whether /available_actions has to be.
+    percent: whether the score is in `score`, from 0 to 100.
     """
 
     how: str = ""
