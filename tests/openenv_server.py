@@ -29,6 +29,8 @@ class Numbers(Environment):
     SUPPORTS_CONCURRENT_SESSIONS = True
 
     def reset(self, seed=None, episode_id=None, **_):
+        if seed == 999:
+            time.sleep(2)
         self.number, self.steps = 2 + (seed or 0) % 50, 0
         return self.seen()
 
@@ -43,8 +45,6 @@ class Numbers(Environment):
                 self.number += 1
             case _:
                 self.number -= 1
-        if self.number > 1000:
-            time.sleep(2)
         return self.seen()
 
     def seen(self):
@@ -154,6 +154,7 @@ def served(name: str, rooms: int = 8, port: int = 0):
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("127.0.0.1", port))
+    listening.listen()  # so that a client waits for the server instead of being refused
     server = uvicorn.Server(uvicorn.Config(APPS[name](rooms), log_level="error", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
