@@ -27,7 +27,7 @@ environments: $(STAMP).environments ## add the other environments to .venv (ALFW
 
 # bfcl-eval comes without its dependencies: they are gigabytes, and another numpy, that its multi-turn tasks do not need.
 $(STAMP).environments: $(STAMP)
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[babyai,textworld,alfworld]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[babyai,textworld,alfworld,openenv]' "openenv; python_version >= '3.11'"
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt bfcl-eval mpmath
 	touch $@
 

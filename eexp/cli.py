@@ -103,6 +103,8 @@ def group(verbose: bool) -> None:
       scienceworld             ScienceWorld (needs eexp[scienceworld] and Java)
       textworld?games=DIR      games of TextWorld (needs eexp[textworld])
       alfworld?data=DIR        ALFWorld, in words (needs eexp[alfworld] and its data)
+      agentgym:URL?env=NAME    a server of AgentGym, NAME such as textcraft
+      openenv:URL              a server of OpenEnv (needs eexp[openenv])
       exec:COMMAND             any program that answers JSON lines: eexp-env(7)
       package.module:Class     a Python class
       NAME?KEY=VALUE           one with settings: scienceworld?task=find-plant

@@ -21,9 +21,9 @@ PATH = click.Path(readable=False, allow_dash=True)
 
 def complete_env(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """For the shell: environments that begin like this."""
-    from eexp.envs import names
+    from eexp.envs import SERVERS, names
 
-    return [name for name in [*names(), "exec:"] if name.startswith(incomplete)]
+    return [name for name in [*names(), "exec:", *(f"{scheme}:" for scheme in SERVERS)] if name.startswith(incomplete)]
 
 
 def complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -95,8 +95,8 @@ def admissible(command: Command) -> Command:
 def env_override(command: Command) -> Command:
     """--env, for stages that find the environment in the records."""
     return click.option("--env", metavar="SPEC", envvar="EEXP_ENV", show_envvar=True, shell_complete=complete_env,
-                        help="Environment to use instead of the one the records name. Needed for exec: programs and "
-                        "classes, which a record alone may not start.  "
+                        help="Environment to use instead of the one the records name. Needed for exec: programs, "
+                        "classes and servers, which a record alone may not start or ask.  "
                         "[default: the one the records name]")(command)  # fmt: skip
 
 

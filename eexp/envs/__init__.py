@@ -1,4 +1,4 @@
-"""Environments by name: built in, installed by other packages, a class, or a program.
+"""Environments by name: built in, installed by other packages, a class, a program, or a server.
 
     house                   the built-in household world
     bfcl                    BFCL's multi-turn tasks (needs `pip install --no-deps bfcl-eval==2026.3.23 mpmath`)
@@ -6,6 +6,8 @@
     scienceworld            ScienceWorld (needs `pip install eexp[scienceworld]` and Java)
     textworld?games=DIR     games that TextWorld generated (needs `pip install eexp[textworld]`)
     alfworld?data=DIR       ALFWorld, the text version (needs `pip install eexp[alfworld]` and its data)
+    agentgym:URL?env=NAME   a server of AgentGym (eexp/envs/agentgym.py)
+    openenv:URL             a server of OpenEnv (needs `pip install eexp[openenv]`; eexp/envs/openenv.py)
     exec:COMMAND            any program that speaks the protocol of eexp/envs/program.py
     package.module:Class    a Python class that follows eexp/envs/base.py
 
@@ -19,7 +21,7 @@ import importlib
 from eexp.envs.base import Environment, Observation
 from eexp.errors import EexpError, InputError, UsageError
 
-__all__ = ["BUILT_IN", "Environment", "Observation", "Opened", "names", "open_env"]
+__all__ = ["BUILT_IN", "SERVERS", "Environment", "Observation", "Opened", "names", "open_env"]
 
 BUILT_IN = {
     "house": "eexp.envs.house:House",
@@ -29,6 +31,8 @@ BUILT_IN = {
     "alfworld": "eexp.envs.alfworld:AlfWorld",
     "textworld": "eexp.envs.textworld:TextWorld",
 }
+#: Environments behind a URL, `SCHEME:URL`; the class gets the URL before its options.
+SERVERS = {"agentgym": "eexp.envs.agentgym:AgentGym", "openenv": "eexp.envs.openenv:OpenEnv"}
 ENTRY_POINTS = "eexp.environments"
 
 
@@ -53,9 +57,11 @@ def open_env(spec: str) -> Environment:
 
         return Program(spec)
     name, _, options = spec.partition("?")
-    path = BUILT_IN.get(name) or _registered().get(name) or (name if ":" in name else None)
+    scheme, _, url = name.partition(":")
+    path = SERVERS.get(scheme) or BUILT_IN.get(name) or _registered().get(name) or (name if ":" in name else None)
     if path is None:
-        raise UsageError(f"unknown environment {spec!r}; known: {', '.join(names())}, exec:COMMAND, module:Class")
+        known = [*names(), *(f"{scheme}:URL" for scheme in SERVERS), "exec:COMMAND", "module:Class"]
+        raise UsageError(f"unknown environment {spec!r}; known: {', '.join(known)}")
     module, _, attribute = path.partition(":")
     try:
         made = getattr(importlib.import_module(module), attribute)
@@ -66,7 +72,7 @@ def open_env(spec: str) -> Environment:
     if not (isinstance(made, type) and issubclass(made, Environment)):
         raise UsageError(f"environment {spec!r}: {path} is not a class derived from eexp.envs.Environment")
     try:
-        env = made(**_parse_options(spec, options))
+        env = made(*([url] if scheme in SERVERS else []), **_parse_options(spec, options))
     except TypeError as e:
         raise UsageError(f"environment {spec!r}: {e}") from None
     env.spec = spec
@@ -84,8 +90,8 @@ def _parse_options(spec: str, options: str) -> dict[str, str]:
 class Opened:
     """The environments a stage has open, by the spec that the records name.
 
-    A record may come from anywhere, so one that names a program or a class to be run is refused unless the same spec
-    was given on the command line (`allowed`).
+    A record may come from anywhere, so one that names a program or a class to be run, or a server to be asked, is
+    refused unless the same spec was given on the command line (`allowed`).
     """
 
     def __init__(self, allowed: str | None = None):
@@ -97,7 +103,7 @@ class Opened:
         if self.allowed:
             spec = self.allowed
         elif ":" in spec:
-            raise InputError(f"{spec!r} runs a program; allow it with --env {spec!r}", "$.env")
+            raise InputError(f"{spec!r} runs a program or asks a server; allow it with --env {spec!r}", "$.env")
         if spec not in self._open:
             try:
                 self._open[spec] = open_env(spec)

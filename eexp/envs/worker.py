@@ -56,6 +56,8 @@ def main() -> None:
     with Opened(start["env"]) as opened:
         for line in sys.stdin.buffer:
             write(_answer(orjson.loads(line), opened, _SignsOfLife(write)))
+        # End of file may be seen before the SIGTERM that came first; it must not cut the closing short.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _answer(job: dict, opened: Opened, on_step: Callable[[], None]) -> dict:

@@ -1,0 +1,199 @@
+"""`openenv:URL` against servers of the package openenv."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from running import lines, run, spawn
+
+from eexp.envs import open_env
+from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
+
+pytest.importorskip("openenv", reason="needs openenv, for its servers")
+pytest.importorskip("websockets")
+from openenv_server import served
+
+WAY = ["add one", "halve", "halve", "halve", "halve"]  # from 15, which is seed 13
+
+
+@pytest.fixture(scope="module")
+def numbers():
+    with served("numbers") as url:
+        yield f"openenv:{url}"
+
+
+@pytest.fixture(scope="module")
+def nim():
+    with served("nim") as url:
+        yield f"openenv:{url}"
+
+
+def play(env, task: dict, way: list[str]) -> list:
+    return [env.reset(task), *(env.step(action) for action in way)]
+
+
+def test_a_text_environment(numbers):
+    with open_env(numbers) as env:
+        assert env.splits() == ["train", "test"] and env.max_steps == 50
+        assert next(env.tasks("test")) == {"id": "seed/1000000", "split": "test", "seed": 1000000}
+        seen = play(env, {"seed": 13}, WAY)
+        assert [s.text for s in seen[:3]] == ["The number is 15.", "The number is 16.", "The number is 8."]
+        assert [s.done for s in seen] == [False] * 5 + [True] and all(s.valid for s in seen)
+        assert seen[-1].score == 1.0 and seen[-1].success is True and seen[0].success is None
+        assert env.instruction() == ""
+        after = env.step("add one")
+        assert after.done and not after.valid and env.admissible() == []
+        assert play(env, {"seed": 13}, WAY) == seen
+        assert env.admissible() == []
+        env.reset({"seed": 13})
+        assert env.admissible() == ["halve", "add one", "take one"]
+
+
+@pytest.mark.parametrize("action", ["", "fly", "zwölf\n", '{"move": "halve"}'])
+def test_what_the_server_finds_no_action_is_not_valid(numbers, action):
+    with open_env(numbers) as env:
+        before = env.reset({"seed": 3})
+        seen = env.step(action)
+        assert not seen.valid and not seen.done and seen.text.startswith("move: Input should be 'halve'")
+        assert env.step("take one").text == before.text.replace("5", "4")
+
+
+def test_a_typed_environment_with_tasks_of_its_own(nim):
+    with open_env(f"{nim}?admissible=legal&instruction=task&reward=sum") as env:
+        assert env.splits() == ["train", "test"]
+        assert list(env.tasks("train"))[2] == {"id": "train/2", "split": "train", "index": 2}
+        task = next(env.tasks("test"))
+        first = env.reset(task)
+        assert json.loads(first.text)["heaps"] == [2, 2]
+        assert env.instruction() == (
+            "Take the last one.\nAn action is a JSON object with heap (integer), count (integer)."
+        )
+        assert env.admissible()[-1] == '{"heap": 1, "count": 2}'
+        for wrong in ("take two", "[1]", "7", '{"heap": 0'):
+            assert env.step(wrong).text.startswith("An action is a JSON object with heap")
+        seen = env.step('{"heap": "x"}')
+        assert not seen.valid and re.match("heap: .*valid integer.*; count: Field required", seen.text)
+        seen = env.step('{"heap": 0, "count": 1}')
+        assert json.loads(seen.text)["heaps"] == [0, 2] and seen.valid and seen.score == 0.25
+        seen = env.step('{"heap": 1, "count": 2}')
+        assert seen.done and seen.score == 1.0 and seen.success
+    with open_env(f"{nim}?action=heap&text=task&train=3-4&max_steps=7") as env:
+        assert env.splits() == ["train"] and env.max_steps == 7
+        assert env.reset(next(env.tasks("train"))).text == "Take the last one."
+        assert env.step("0").text == "count: Field required" and env.instruction() == ""
+        assert env.step("nil").text.startswith("heap: ")
+
+
+def test_tools():
+    with served("doors") as url, open_env(f"openenv:{url}") as env:
+        seen = env.reset({"seed": 2})
+        assert "Five doors." in seen.text
+        assert env.instruction().endswith(
+            "open_door(number (integer), knock (boolean)): Open a door and look behind it."
+        )
+        assert env.admissible() is None
+        seen = env.step('{"tool_name": "open_door", "arguments": {"number": 1}}')
+        assert "A wall." in seen.text and seen.valid and not seen.done
+        assert not env.step('{"tool_name": "climb", "arguments": {}}').valid
+        assert not env.step("open door 2").valid
+        seen = env.step('{"tool_name": "open_door", "arguments": {"number": 2}}')
+        assert "The way out." in seen.text and seen.done and seen.success
+
+
+def test_sessions_are_apart_and_a_full_server_says_so():
+    with served("numbers", rooms=2) as url:
+        with open_env(f"openenv:{url}") as one, open_env(f"openenv:{url}") as other:
+            one.reset({"seed": 1}), other.reset({"seed": 5})
+            assert one.step("take one").text == "The number is 2." and other.step("take one").text == "The number is 6."
+            with pytest.raises(EexpError, match="CAPACITY_REACHED") as e:
+                open_env(f"openenv:{url}")
+            assert not isinstance(e.value, InputError)
+        one.close()
+
+
+def test_a_lost_connection_costs_the_record_and_no_action_reaches_a_new_session(monkeypatch):
+    monkeypatch.setenv("EEXP_ENV_TIMEOUT", "5")
+    with served("numbers") as url:
+        env = open_env(f"openenv:{url}")
+        env.reset({"seed": 13})
+    with pytest.raises(EnvironmentFailed, match="step: Connection"):
+        env.step("add one")
+    with pytest.raises(EnvironmentFailed, match="/ws: Connection"):
+        env.reset({"seed": 13})
+    with served("numbers", port=int(url.rpartition(":")[2])):
+        with pytest.raises(EnvironmentFailed, match="no episode is running"):
+            env.step("add one")
+        assert play(env, {"seed": 13}, WAY)[-1].success
+        env.close()
+
+
+def test_an_environment_that_raises_or_hangs(numbers, monkeypatch):
+    monkeypatch.setenv("EEXP_ENV_TIMEOUT", "1")
+    with open_env(numbers) as env:
+        env.reset({"seed": 13})
+        with pytest.raises(EnvironmentFailed, match=r"step: an odd number has no half$"):
+            env.step("halve")
+        assert env.reset({"seed": 13}).text == "The number is 15."
+        with pytest.raises(EnvironmentFailed, match="reset: no answer within 1 s"):
+            env.reset({"seed": 999})
+        assert env.reset({"seed": 13}).text == "The number is 15."
+
+
+def test_a_task_from_elsewhere_is_checked(numbers):
+    with open_env(numbers) as env:
+        for wrong in ({}, {"seed": "3"}, {"seed": -1}, {"index": True}):
+            with pytest.raises(InputError, match=r"\$\.task\."):
+                env.reset(wrong)
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    ("?action=way", "there are: move, json"),
+    ("?reward=most", "expected last or sum"),
+    ("?train=x", "expected numbers of tasks"),
+    ("?train=0-9&test=9", "both in train and in test"),
+    ("?colour=red", "unexpected keyword"),
+])  # fmt: skip
+def test_options_that_make_no_sense(numbers, options, said):
+    with pytest.raises(UsageError, match=said):
+        open_env(numbers + options)
+
+
+def test_fields_that_an_observation_does_not_have(numbers):
+    with open_env(f"{numbers}?text=words") as env, pytest.raises(EnvironmentFailed, match=r"observation\.words"):
+        env.reset({"seed": 1})
+    with open_env(f"{numbers}?admissible=text") as env:
+        env.reset({"seed": 1})
+        with pytest.raises(EnvironmentFailed, match=r"observation\.text: expected a list"):
+            env.admissible()
+
+
+def test_no_server():
+    with pytest.raises(EexpError, match="/schema: ConnectError"):
+        open_env("openenv:http://127.0.0.1:1")
+    with pytest.raises(UsageError, match="expected http://"):
+        open_env("openenv:localhost:8000")
+
+
+def test_branches_are_replayed_in_workers(numbers):
+    with open_env(numbers) as env:
+        task, steps = {"id": "seed/13", "split": "train", "seed": 13}, []
+        seen = env.reset(task)
+        for action in WAY:
+            others = [{"action": a, "source": "admissible", "outcome": None} for a in ("take one", "jump")]
+            steps.append({"observation": seen.text, "action": action, "admissible": env.admissible(),
+                          "alternatives": others})  # fmt: skip
+            seen = env.step(action)
+    made = {"type": "trajectory", "id": "x", "env": numbers, "task": task, "instruction": "", "steps": steps,
+            "outcome": seen.outcome()}  # fmt: skip
+    done = spawn("rollout", "-j", "2", "--env", numbers, stdin=lines([made, {**made, "id": "y"}])).ok()
+    assert "10 branch points verified, 20 executed by replay, 10 answered as invalid" in done.err
+    outcome = done.records[1]["steps"][1]["alternatives"][0]["outcome"]
+    assert outcome["observation"] == "The number is 15." and outcome["valid"]
+
+
+def test_random_play(nim):
+    done = run("eval", f"{nim}?admissible=legal", "-m", "random").ok()
+    assert [r["success"] for r in done.records] and all(r["invalid"] == 0 for r in done.records)
+    run("eval", nim, "-m", "random").one_error(3, "random policy needs admissible actions")
