@@ -1,9 +1,9 @@
 """What an environment's answers and copies cost, in milliseconds, along the expert's way.
 
     python benchmarks/environments.py bfcl babyai
-    python benchmarks/environments.py 'textworld?games=games' --tasks 10
+    python benchmarks/environments.py 'textworld?games=games' --split train --split valid --split test
 
-The first tasks of the first split are played by the expert. Before every step all is asked that a stage may ask, and
+The first tasks of a split are played by the expert. Before every step all is asked that a stage may ask, and
 the state is copied in every way there is. os.fork: a child that ends at once, and is waited for; it depends on how much
 memory the process holds, which `rollout` has in workers of their own. benchmarks/rollout.py measures whole branches.
 """
@@ -15,7 +15,7 @@ import os
 import platform
 from collections import defaultdict
 from collections.abc import Callable
-from itertools import islice
+from itertools import chain, islice
 from statistics import median, quantiles
 from time import perf_counter
 from typing import Any
@@ -41,6 +41,25 @@ class Clock:
             print(f"  {name:12} median {median(found):8.3f}   90th percentile {ninth:8.3f}")
 
 
+def play(env: Environment, task: dict, clock: Clock) -> bool:
+    """Whether the expert succeeded."""
+    seen, path = clock("reset", env.reset, task), []
+    while not seen.done and len(path) < env.max_steps and (action := clock("expert", env.expert)) is not None:
+        clock("admissible", env.admissible)
+        if type(env).fork is not Environment.fork:
+            clock("fork", lambda: env.fork().close())
+        if type(env).save is not Environment.save:
+            clock("restore", env.restore, clock("save", env.save))
+        seen = clock("step", env.step, action)
+        path.append(action)
+    if env.in_process:  # on a second walk, since a process that has just been forked is slower for a while
+        env.reset(task)
+        for action in path:
+            clock("os.fork", fork_process)
+            env.step(action)
+    return seen.success is True
+
+
 def fork_process() -> None:
     child = os.fork()
     if child == 0:
@@ -48,31 +67,18 @@ def fork_process() -> None:
     os.waitpid(child, 0)
 
 
-def play(env: Environment, task: dict, clock: Clock) -> bool:
-    """Whether the expert succeeded."""
-    seen, steps = clock("reset", env.reset, task), 0
-    while not seen.done and steps < env.max_steps and (action := clock("expert", env.expert)) is not None:
-        clock("admissible", env.admissible)
-        if type(env).fork is not Environment.fork:
-            clock("fork", lambda: env.fork().close())
-        if type(env).save is not Environment.save:
-            clock("restore", env.restore, clock("save", env.save))
-        if env.in_process:
-            clock("os.fork", fork_process)
-        seen, steps = clock("step", env.step, action), steps + 1
-    return seen.success is True
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("specs", nargs="+", metavar="ENV")
-    parser.add_argument("--tasks", type=int, default=60, metavar="N", help="how many of each (default 60)")
+    parser.add_argument("--split", action="append", metavar="NAME", help="may be repeated (default: the first)")
+    parser.add_argument("--tasks", type=int, default=60, metavar="N", help="how many of each split (default 60)")
     chosen = parser.parse_args()
     print(f"{platform.platform()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
     for spec in chosen.specs:
         clock = Clock()
         with open_env(spec) as env:
-            won = [play(env, task, clock) for task in islice(env.tasks(env.splits()[0]), chosen.tasks)]
+            tasks = (islice(env.tasks(split), chosen.tasks) for split in chosen.split or env.splits()[:1])
+            won = [play(env, task, clock) for task in chain.from_iterable(tasks)]
         print(f"{spec}: {sum(won)} of {len(won)} tasks succeeded, {len(clock.took['step'])} steps")
         clock.show()
 

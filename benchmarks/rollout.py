@@ -45,7 +45,7 @@ from eexp.stages.expert import expert
 ROOT = Path(__file__).parents[1]
 K = 3
 SHORTEST = 10
-LONG = 5.0  # seconds after which nothing is measured again
+LONG = 2.0  # seconds after which nothing is measured again
 PATIENCE = 3600.0
 
 
@@ -72,9 +72,9 @@ WORLDS = {
     "bfcl": World("bfcl", ALL, 20, 1),
     "bfcl-long": World("bfcl", ALL, 10, 1, split="long_context-train"),
     "babyai": World("babyai", ALL, 20, 1),
-    "textworld": World("textworld?games={games}/textworld", ALL, 8, 3),
-    "alfworld": World("alfworld?data={games}/alfworld", ALL[1:2], 4, 5, every=10),
-    "scienceworld": World("scienceworld", ALL[2:], 6, 10, every=10),
+    "textworld": World("textworld?games={games}/textworld", ALL, 8, 3, growth=(5, 10, 20)),
+    "alfworld": World("alfworld?data={games}/alfworld", ALL[1:2], 4, 5, growth=(5, 10, 20), every=10),
+    "scienceworld": World("scienceworld", ALL[2:], 6, 10, growth=(5, 10, 20), every=10),
 }
 
 
