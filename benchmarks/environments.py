@@ -1,10 +1,11 @@
-"""What the calls of an environment cost, and whether forks see what replays see.
+"""What an environment's answers and copies cost, in milliseconds, along the expert's way.
 
-    python benchmarks/environments.py bfcl babyai [--tasks N]
+    python benchmarks/environments.py bfcl babyai
+    python benchmarks/environments.py 'textworld?games=games' --split train --split valid --split test
 
-The first N tasks of the first split are played by the expert. At every step everything that a stage may ask is timed,
-and in a fork one action is executed (an admissible one where they are listed, else the expert's action three tasks
-later), then again after a replay of the way there. With forks left out a branch costs its replay: the last line.
+The first tasks of a split are played by the expert. Before every step all is asked that a stage may ask, and
+the state is copied in every way there is. os.fork: a child that ends at once, and is waited for; it depends on how much
+memory the process holds, which `rollout` has in workers of their own. benchmarks/rollout.py measures whole branches.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import random
-import statistics
-import time
 from collections import defaultdict
-from itertools import islice
+from collections.abc import Callable
+from itertools import chain, islice
+from statistics import median, quantiles
+from time import perf_counter
+from typing import Any
 
 from eexp.envs import Environment, open_env
 
@@ -27,65 +29,58 @@ class Clock:
     def __init__(self) -> None:
         self.took: dict[str, list[float]] = defaultdict(list)
 
-    def __call__(self, name: str, function, *args):
-        began = time.perf_counter()
+    def __call__(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
+        began = perf_counter()
         answer = function(*args)
-        self.took[name].append(1000 * (time.perf_counter() - began))
+        self.took[name].append(1000 * (perf_counter() - began))
         return answer
 
     def show(self) -> None:
         for name, found in self.took.items():
-            tenths = statistics.quantiles(found, n=10) if len(found) > 1 else found * 9
-            print(f"  {name:12} median {statistics.median(found):8.3f} ms   90th percentile {tenths[8]:8.3f} ms")
+            ninth = quantiles(found, n=10)[-1] if len(found) > 1 else found[0]
+            print(f"  {name:12} median {median(found):8.3f}   90th percentile {ninth:8.3f}")
 
 
-def ways(env: Environment, tasks: list[dict]) -> list[list[str]]:
-    """The expert's actions in every task."""
-    found = []
-    for task in tasks:
-        seen, actions = env.reset(task), []
-        while not seen.done and (action := env.expert()) is not None:
-            actions.append(action)
-            seen = env.step(action)
-        found.append(actions)
-    return found
+def play(env: Environment, task: dict, clock: Clock) -> bool:
+    """Whether the expert succeeded."""
+    seen, path = clock("reset", env.reset, task), []
+    while not seen.done and len(path) < env.max_steps and (action := clock("expert", env.expert)) is not None:
+        clock("admissible", env.admissible)
+        if env.has("fork"):
+            clock("fork", lambda: env.fork().close())
+        if env.has("save"):
+            clock("restore", env.restore, clock("save", env.save))
+        seen = clock("step", env.step, action)
+        path.append(action)
+    if env.in_process:  # on a second walk, since a process that has just been forked is slower for a while
+        env.reset(task)
+        for action in path:
+            clock("os.fork", fork_process)
+            env.step(action)
+    return seen.success is True
 
 
-def measure(spec: str, number: int) -> None:
-    clock, draw, same, branches, steps = Clock(), random.Random(0), 0, 0, 0
-    with open_env(spec) as env, open_env(spec) as other:
-        tasks = list(islice(env.tasks(env.splits()[0]), number))
-        actions = ways(env, tasks)
-        for i, task in enumerate(tasks):
-            clock("reset", env.reset, task)
-            for n, action in enumerate(actions[i]):
-                steps += 1
-                clock("expert", env.expert)
-                listed = clock("admissible", env.admissible)
-                chosen = draw.choice(listed or actions[(i + 3) % len(tasks)])
-                fork = clock("fork", env.fork)
-                seen = fork.step(chosen)
-
-                def replay(task=task, way=actions[i][:n]):
-                    other.reset(task)
-                    for earlier in way:
-                        other.step(earlier)
-
-                clock("replay", replay)
-                same, branches = same + (other.step(chosen) == seen), branches + 1
-                clock("step", env.step, action)
-    print(f"{spec}: {len(tasks)} tasks, {steps} steps; {same} of {branches} forks saw what a replay saw")
-    clock.show()
+def fork_process() -> None:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("specs", nargs="+", metavar="SPEC")
-    parser.add_argument("--tasks", type=int, default=60, help="how many tasks of each")
-    args = parser.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("specs", nargs="+", metavar="ENV")
+    parser.add_argument("--split", action="append", metavar="NAME", help="may be repeated (default: the first)")
+    parser.add_argument("--tasks", type=int, default=60, metavar="N", help="how many of each split (default 60)")
+    chosen = parser.parse_args()
     print(f"{platform.platform()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
-    for spec in args.specs:
-        measure(spec, args.tasks)
+    for spec in chosen.specs:
+        clock = Clock()
+        with open_env(spec) as env:
+            tasks = (islice(env.tasks(split), chosen.tasks) for split in chosen.split or env.splits()[:1])
+            won = [play(env, task, clock) for task in chain.from_iterable(tasks)]
+        print(f"{spec}: {sum(won)} of {len(won)} tasks succeeded, {len(clock.took['step'])} steps")
+        clock.show()
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ SHARED_VARIABLES = {
 }
 OTHER_VARIABLES = {
     "EEXP_API_KEY": "Key for an OpenAI-compatible server. Without it, OPENAI_API_KEY is used.",
-    "EEXP_ENV_TIMEOUT": "Seconds that an environment in a process of its own has for one answer (60).",
+    "EEXP_ENV_TIMEOUT": "Seconds that an environment has for one answer (60 for exec:, otherwise 300).",
     "XDG_CACHE_HOME": "The built-in model is kept in its eexp directory once it has been converted (~/.cache).",
 }
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import importlib.util
 import os
 from pathlib import Path
 
 import hypothesis
 import pytest
-from running import run
+from running import ROOT, run
 
 # Times say nothing on a machine that does other things; and nothing is left behind in the checkout.
 hypothesis.settings.register_profile("eexp", deadline=None, database=None)
@@ -53,3 +55,33 @@ def tiny() -> Path:
     from eexp.models.tiny import tiny_gguf
 
     return tiny_gguf()
+
+
+TEXTWORLD_GAMES = [("train", "cooking", 1), ("train", "custom", 1), ("train", "treasure", 1), ("test", "coin", 0)]
+
+
+def recipe(name: str):
+    """A program of recipes/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / name / "make_games.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def textworld_games(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of four games. The first of the processes that run tests side by side makes it."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with open(shared / "textworld.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for game in TEXTWORLD_GAMES:
+            recipe("textworld").make(shared / "textworld", *game)
+    return shared / "textworld"
+
+
+@pytest.fixture(scope="session")
+def alfworld_games(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of small games in the layout of ALFWorld's data."""
+    return recipe("alfworld").make(tmp_path_factory.mktemp("alfworld"))

@@ -11,21 +11,18 @@ import subprocess
 import sys
 
 import pytest
-from branches import check_branches
 from running import EEXP, environment, shell
 
 pytest.importorskip("alfworld", reason="needs `pip install alfworld`")
 pytest.importorskip("fast_downward", reason="needs `pip install fast-downward-textworld`")
-
-import alfworld_games
 
 from eexp.envs import open_env
 from eexp.errors import EexpError, InputError, UsageError
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return alfworld_games.make(tmp_path_factory.mktemp("alfworld"))
+def data(alfworld_games):
+    return alfworld_games
 
 
 @pytest.fixture(scope="module")
@@ -183,15 +180,6 @@ def test_the_process_is_left_alone(data, tasks):
         assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
         said.append(done.stdout)
     assert said[0] == said[1] and said[0].count("\n") > 4
-
-
-@pytest.mark.parametrize(
-    ("branches", "seed"), [(12, 0), *(pytest.param(100, seed, marks=pytest.mark.slow) for seed in range(1, 6))]
-)
-def test_a_forked_process_is_where_a_replay_is(env, tasks, branches, seed):
-    assert env.in_process
-    some = tasks if seed == 5 else tasks[:1]  # replaying takes long in all but the smallest game
-    assert check_branches(env, some, branches, ["fly", "go to moon 1"], longest=6, seed=seed) == branches
 
 
 def test_the_pipe(data):

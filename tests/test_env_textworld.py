@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
-import importlib.util
 import json
-import os
 import random
 import re
 import shlex
@@ -15,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from branches import check_branches, walk
+from branches import walk
 from running import EEXP, ROOT, environment, run, shell
 
 from eexp.envs import open_env
@@ -26,24 +23,11 @@ pytest.importorskip("textworld", reason="needs `pip install textworld`")
 
 pytestmark = pytest.mark.filterwarnings("ignore:Game .* is not fully supported")  # jericho, of any but old classics
 RECIPE = ROOT / "recipes" / "textworld" / "make_games.py"
-GAMES = [("train", "cooking", 1), ("train", "custom", 1), ("train", "treasure", 1), ("test", "coin", 0)]
-NONSENSE = ["fly", "", "open", "take all", "go up", "again", "examine me", "eat the stove", "save", "look. look"]
 
 
-@pytest.fixture(scope="session")
-def games(tmp_path_factory) -> Path:
-    """A directory of four games. The first of the processes that run tests side by side makes it."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    spec = importlib.util.spec_from_file_location("make_games", RECIPE)
-    recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
-    with open(shared / "textworld.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for game in GAMES:
-            recipe.make(shared / "textworld", *game)
-    return shared / "textworld"
+@pytest.fixture
+def games(textworld_games) -> Path:
+    return textworld_games
 
 
 @pytest.fixture
@@ -223,13 +207,7 @@ def test_another_process_sees_the_same(env, games):
     assert said[0] == said[1] and len(said[0].splitlines()) > 10
 
 
-# -- the same state, three ways ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("branches", [40, pytest.param(500, marks=pytest.mark.slow)])
-def test_a_copy_and_a_forked_process_are_where_a_replay_is(env, branches):
-    assert env.in_process
-    assert check_branches(env, tasks(env), branches, NONSENSE) == branches
+# -- copies -----------------------------------------------------------------------------------------------------------
 
 
 def test_copies_are_independent(env):

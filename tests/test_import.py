@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import sys
 
 import orjson
@@ -461,11 +462,9 @@ def test_babyai_replays(tmp_path):
 
 
 @pytest.mark.slow
-def test_alfworld_by_the_path_of_the_game(tmp_path):
+def test_alfworld_by_the_path_of_the_game(request):
     pytest.importorskip("alfworld")
-    from alfworld_games import make
-
-    env = f"alfworld?data={make(tmp_path)}&expert=planner"
+    env = f"alfworld?data={request.getfixturevalue('alfworld_games')}&expert=planner"
     own = run("expert", env, "-n", "2").ok().records
     for ending in ("", "/game.tw-pddl"):
         text = json.dumps([{**eto_of(t, i), "game_file": f"data/json_2.1.1/{t['task']['id']}{ending}"}
@@ -476,12 +475,11 @@ def test_alfworld_by_the_path_of_the_game(tmp_path):
 
 
 @pytest.mark.slow
-def test_alfworld_as_it_was_recorded_years_ago(tmp_path):
+def test_alfworld_as_it_was_recorded_years_ago(request, tmp_path):
     """Without "You arrive at", and with `put ... in/on`, which the games of today call `move ... to`."""
     pytest.importorskip("alfworld")
-    from alfworld_games import make
-
-    env = f"alfworld?data={make(tmp_path)}&expert=planner"
+    data = shutil.copytree(request.getfixturevalue("alfworld_games"), tmp_path / "data")
+    env = f"alfworld?data={data}&expert=planner"
     own = run("expert", env, "-n", "2").ok().records
     old = [json.loads(re.sub(r"You arrive at \w+ \d+\. ", "", json.dumps(eto_of(t, i)))) for i, t in enumerate(own)]
     old_words = json.dumps(old)
@@ -495,7 +493,7 @@ def test_alfworld_as_it_was_recorded_years_ago(tmp_path):
     done = run("import", "eto", "--env", env, stdin=today.encode()).ok()
     assert [[s["observation"] for s in r["steps"]] for r in done.records] == [
         [s["observation"] for s in t["steps"]] for t in own]  # fmt: skip
-    for game in tmp_path.glob("json_2.1.1/train/*/*/game.tw-pddl"):  # a game brings its own words
+    for game in data.glob("json_2.1.1/train/*/*/game.tw-pddl"):  # a game brings its own words
         game.write_text(game.read_text().replace("move {o} to {r}", "put {o} in/on {r}"))
     done = run("import", "eto", "--env", env, stdin=old_words.encode()).ok()
     assert all(r["outcome"]["success"] for r in done.records)

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import ast
 import json
+import pickle
 import re
 import warnings
 from collections.abc import Iterator
@@ -195,7 +196,7 @@ class BFCL(Environment):
     def fork(self) -> BFCL:
         copy = object.__new__(type(self))
         copy.__dict__.update(self.__dict__)
-        copy._apis = deepcopy(self._apis)
+        copy._apis = pickle.loads(pickle.dumps(self._apis, pickle.HIGHEST_PROTOCOL))  # a deep copy, in half its time
         copy._played, copy._answers = [list(calls) for calls in self._played], list(self._answers)
         return copy
 

@@ -25,6 +25,7 @@ from eexp.errors import InputError
 from eexp.jsonl import OnError, stop_at_error
 
 MOST_WORKERS = 8  # by default; a JVM in each takes half a gigabyte
+LIMIT = 300.0  # seconds for a step, by default; an environment in a process of its own may have a shorter limit
 
 
 def _nothing(*_: object) -> None:
@@ -146,7 +147,7 @@ class _Walk:
         """Walk the expert's path once and fork at every step."""
         self.on_step()
         seen = self.env.reset(self.trajectory["task"])
-        in_fork = forking.executor(self.env, self.way, time_limit())
+        in_fork = forking.executor(self.env, self.way, time_limit(LIMIT))
         made: list[list[dict]] = []
         for i, step in enumerate(self.recorded):
             self._compare(i, seen)
@@ -222,7 +223,7 @@ def _bytes(ctx: click.Context, param: click.Parameter, said: str | None) -> int 
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
               envvar="EEXP_ENV_TIMEOUT", show_envvar=True,
               help="Longest step; a process that takes longer is killed and its trajectory tried again.  "
-              "[default: the environment's own limit, 300 for one without]")  # fmt: skip
+              f"[default: the environment's own limit, {LIMIT:g} for one without]")  # fmt: skip
 @click.option("--memory", callback=_bytes, metavar="SIZE",
               help="Most that one of the processes may hold, such as 2G; one that holds more is killed.")  # fmt: skip
 @options.streams("trajectory", resume=True)
@@ -249,7 +250,7 @@ def command(env, fork, workers, timeout, memory, stream) -> None:
         os.environ["EEXP_ENV_TIMEOUT"] = str(timeout)  # for the limits inside the workers
     most = workers or min(usable_cores(), MOST_WORKERS)
     # Which way to fork and how many workers change nothing in the output, so they are no part of its lineage.
-    with stream.open("rollout", "trajectory", env=env) as io, Pool(most, env, time_limit(300.0), memory) as pool:
+    with stream.open("rollout", "trajectory", env=env) as io, Pool(most, env, time_limit(LIMIT), memory) as pool:
         do = f"{__name__}:{job.__name__}"
         jobs = (((io.where, t), {"do": do, "fork": fork, "trajectory": t}) for t in io.records())
         for (where, trajectory), result in tqdm(pool.run(jobs), disable=None, unit="trajectory", leave=False):

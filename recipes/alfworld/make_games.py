@@ -1,12 +1,15 @@
-"""A few small ALFWorld games in the layout of the real data, which is the user's to download.
+"""A few ALFWorld games in the layout of the real data, which is the user's to download: for tests and benchmarks.
+
+    python recipes/alfworld/make_games.py data            # 7 games with 2 to 7 places
+    python recipes/alfworld/make_games.py data --large    # 6 games with 14 or 15, where the real ones have dozens
 
 A game is a kitchen or a study in PDDL with the package's own domain and grammar, so that it plays like the real ones.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -53,14 +56,30 @@ GAMES = {
     "valid_unseen": [("look_at_obj_in_light", "CD", "DeskLamp", STUDY, [("DeskLamp", 0), ("CD", 2), ("Book", 4)])],
 }
 
+LARGE_KITCHEN = [*["Cabinet"] * 6, *["Drawer"] * 3, "CounterTop", "CounterTop", "Fridge", "Microwave", "SinkBasin",
+                 "DiningTable"]  # fmt: skip
+LARGE_STUDY = ["Desk", *["Drawer"] * 8, *["Shelf"] * 4, "Bed"]
+_DISHES = [("Mug", 2), ("Fork", 7), ("Plate", 4), ("Mug", 10), ("Apple", 14)]
+_PAPERS = [("Book", 0), ("CD", 3), ("CD", 11), ("AlarmClock", 13)]
+LARGE_GAMES = {
+    "train": [
+        ("pick_clean_then_place_in_recep", "Plate", "CounterTop", LARGE_KITCHEN, _DISHES),
+        ("pick_two_obj_and_place", "Pen", "Desk", LARGE_STUDY, [("Pen", 6), ("Pen", 10), *_PAPERS]),
+        ("pick_heat_then_place_in_recep", "Apple", "Fridge", LARGE_KITCHEN, [("Apple", 5), *_DISHES[:4]]),
+        ("look_at_obj_in_light", "Pen", "DeskLamp", LARGE_STUDY, [("DeskLamp", 0), ("Pen", 12), *_PAPERS]),
+        ("pick_cool_then_place_in_recep", "Mug", "Cabinet", LARGE_KITCHEN, _DISHES[1:]),
+        ("pick_two_obj_and_place", "CD", "Bed", LARGE_STUDY, [("Pen", 6), *_PAPERS]),
+    ],
+}
 
-def make(directory: Path) -> Path:
-    """Write all of GAMES under directory/json_2.1.1. Returns `directory`."""
-    for split, games in GAMES.items():
+
+def make(directory: Path, chosen: dict[str, list[tuple]] = GAMES) -> Path:
+    """Write the chosen games under directory/json_2.1.1. Returns `directory`."""
+    for split, games in chosen.items():
         for number, (kind, thing, to, places, contents) in enumerate(games):
             task = f"{kind}-{thing}-None-{to}-{number + 1}"
             trial = directory / "json_2.1.1" / split / task / f"trial_T2019{number:04}"
-            trial.mkdir(parents=True)
+            trial.mkdir(parents=True, exist_ok=True)
             lamp = kind == "look_at_obj_in_light"
             parameters = {"object_target": thing, "parent_target": "" if lamp else to, "mrecep_target": "",
                           "toggle_target": to if lamp else "", "object_sliced": False}  # fmt: skip
@@ -112,4 +131,8 @@ def _lines(parts: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--large", action="store_true", help="games with more places")
+    arguments = parser.parse_args()
+    make(arguments.directory, LARGE_GAMES if arguments.large else GAMES)

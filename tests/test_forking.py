@@ -1,0 +1,276 @@
+"""The law of forking: however an alternative is executed, it sees the same, and the path goes on as if it had not been.
+
+Episodes with random alternatives go through the function that ships, in a worker that ships: first by every way that
+the environment has but replay, then by replay in another process and in another order. `execute` itself compares every
+observation of the path and every list of admissible actions with those recorded; what is left to compare is the
+outcomes, and what the environment says at the end.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sys
+from collections.abc import Iterator
+from copy import deepcopy
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eexp.envs.base import Environment, Observation
+from eexp.envs.pool import Pool
+from eexp.stages.rollout import execute
+
+BRANCHES = 500
+EXAMPLES = Path(__file__).parents[1] / "examples"
+NONSENSE = ["", "fly", "look. look", "take all", "go to moon 1", "done", "ls()", "open door", "0", "save", "\u00e9"]
+LEVELS = "GoToLocal,PickupLoc,PutNextLocal,UnlockLocal,FindObjS5,MiniBossLevel"
+
+
+class Tally(Environment):
+    """Numbers are drawn and kept, or all forgotten. What will be drawn is part of the state, and so is what was said.
+
+    `count` only asks, and says so.
+    """
+
+    spec = "test_forking:Tally"
+    in_process = True
+
+    def splits(self):
+        return ["train"]
+
+    def tasks(self, split):
+        return ({"id": f"{split}/{n}", "split": split, "seed": n} for n in range(20))
+
+    def reset(self, task):
+        self.numbers, self.drawn, self.heard = [0], random.Random(task["seed"]), 0
+        return Observation("Nothing yet.")
+
+    def step(self, action):
+        if action == "count":
+            return Observation(f"{len(self.numbers)} numbers.")
+        self.heard += 1
+        match action:
+            case "draw":
+                self.numbers.append(self.drawn.randrange(100, 1000))
+            case "forget":
+                self.numbers.clear()
+            case _:
+                return Observation(f"Pardon? {self.heard} said.", valid=False)
+        return Observation(f"{self.numbers}, {self.heard} said.", done=len(self.numbers) > 9)
+
+    def admissible(self):
+        return ["count", "draw", *(["forget"] if self.numbers else [])]
+
+    def expert(self):
+        return "draw"
+
+    def harmless(self, action):
+        return action == "count"
+
+    def fork(self):
+        return deepcopy(self)
+
+
+class Saving(Tally):
+    """The same by `save` and `restore`."""
+
+    spec = "test_forking:Saving"
+    fork = Environment.fork
+
+    def save(self):
+        return deepcopy(vars(self))
+
+    def restore(self, state):
+        vars(self).update(deepcopy(state))
+
+
+class Suspicious(Tally):
+    """The same, and it does not say that a question is harmless."""
+
+    spec = "test_forking:Suspicious"
+    harmless = Environment.harmless
+
+
+class Leaking(Tally):
+    """What a fork does to the numbers happens here as well."""
+
+    spec = "test_forking:Leaking"
+
+    def fork(self):
+        copy = deepcopy(self)
+        copy.numbers = self.numbers
+        return copy
+
+
+# -- what a worker does ----------------------------------------------------------------------------------------------
+
+
+def wander(job: dict, opened: Any, on_step: Any) -> dict:
+    """An episode on and off the expert's way, with alternatives of any kind at every step."""
+    env, rng, task = opened.get(job["env"]), random.Random(job["seed"]), job["task"]
+    on_step()
+    seen, steps = env.reset(task), []
+    while not seen.done and len(steps) < job["longest"]:
+        on_step()
+        listed = env.admissible()
+        choices = listed or job["known"]
+        alternatives = [{"action": rng.choice(choices if rng.random() < 0.8 else NONSENSE)} for _ in range(job["k"])]
+        action = (rng.random() < job["straight"] and env.expert()) or rng.choice(choices)
+        steps.append({"observation": seen.text, "action": action, "admissible": listed, "alternatives": alternatives})
+        seen = env.step(action)
+    return {"env": env.spec, "task": task, "steps": steps, "outcome": seen.outcome()}
+
+
+def roll(job: dict, opened: Any, on_step: Any) -> dict:
+    """The outcomes of all alternatives, and what the environment says at the end of the path."""
+    env = opened.get(job["env"])
+    done = execute(env, job["trajectory"], job["fork"], on_step)
+    assert not done.refused, done.refused
+    return {"by": done.counts[f"executed by {job['fork']}"], "trajectory": done.trajectory,
+            "end": [env.instruction(), env.admissible(), env.expert()]}  # fmt: skip
+
+
+def some(job: dict, opened: Any, on_step: Any) -> dict:
+    """Tasks of all splits, and where actions cannot be listed, those that the expert takes in them."""
+    env, known = opened.get(job["env"]), []
+    tasks = [task for split in env.splits() for task in islice(env.tasks(split), 40)]
+    for task in tasks[:20]:
+        seen = env.reset(task)
+        if env.admissible() is not None:
+            break
+        while not seen.done and (action := env.expert()):
+            known.append(action)
+            seen = env.step(action)
+    return {"tasks": tasks, "known": known}
+
+
+# -- the law ---------------------------------------------------------------------------------------------------------
+
+
+def ask(pool: Pool, do: Any, jobs: list[dict]) -> Iterator[Any]:
+    for _, answer in pool.run((None, {"do": f"{__name__}:{do.__name__}", **job}) for job in jobs):
+        if isinstance(answer, Exception):
+            raise answer
+        yield answer
+
+
+def episodes(pool: Pool, spec: str, branches: int, k: int, longest: int, games: int | None) -> list[dict]:
+    """As many as hold that many alternatives, k at a state."""
+    (found,) = ask(pool, some, [{"env": spec}])
+    rng, made, n = random.Random(spec), [], 0
+    while n < branches:
+        job = {"env": spec, "task": rng.choice(found["tasks"][:games]), "known": found["known"]}
+        made += ask(pool, wander, [{**job, "seed": len(made), "straight": 0.7, "k": k, "longest": longest}])
+        n += k * len(made[-1]["steps"])
+    return made
+
+
+def rolled(pool: Pool, spec: str, trajectories: list[dict], way: str) -> list[dict]:
+    return list(ask(pool, roll, [{"env": spec, "trajectory": t, "fork": way} for t in trajectories]))
+
+
+def check(spec: str, ways: tuple[str, ...], branches: int = BRANCHES, k: int = 5, longest: int = 12,
+          games: int | None = None) -> None:  # fmt: skip
+    with Pool(1, spec, 300) as pool:
+        trajectories = episodes(pool, spec, branches, k, longest, games)
+        made = {way: rolled(pool, spec, trajectories, way) for way in ways}
+    with Pool(1, spec, 300) as pool:
+        replayed = rolled(pool, spec, trajectories[::-1], "replay")[::-1]
+    assert sum(r["by"] for r in replayed) >= branches
+    for way in ways:
+        for one, other, trajectory in zip(made[way], replayed, trajectories):
+            assert one["by"] == other["by"] == k * len(trajectory["steps"])
+            assert (one["trajectory"], one["end"]) == (other["trajectory"], other["end"])
+
+
+@pytest.mark.parametrize(
+    ("spec", "ways"),
+    [
+        ("house", ("state", "process")),
+        ("test_forking:Tally", ("state", "process")),
+        ("test_forking:Saving", ("state", "process")),
+        (f"exec:{sys.executable} {EXAMPLES / 'blocks.py'}", ("replay",)),
+        (f"exec:sh {EXAMPLES / 'safe.sh'}", ("replay",)),
+    ],
+    ids=["house", "fork", "save", "blocks.py", "safe.sh"],
+)
+def test_every_way_sees_the_same(spec, ways):
+    check(spec, ways, longest=8)
+
+
+def needs(package: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(not find_spec(package), reason=f"needs the package {package}")
+
+
+@pytest.mark.slow
+@needs("bfcl_eval")
+def test_every_way_sees_the_same_in_bfcl():
+    check("bfcl", ("state", "process"))
+
+
+@pytest.mark.slow
+@needs("minigrid")
+def test_every_way_sees_the_same_in_babyai():
+    check(f"babyai?level={LEVELS}", ("state", "process"))
+
+
+@pytest.mark.slow
+@needs("textworld")
+def test_every_way_sees_the_same_in_textworld(textworld_games):
+    check(f"textworld?games={textworld_games}", ("state", "process"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@needs("fast_downward")
+@needs("alfworld")
+def test_every_way_sees_the_same_in_alfworld(alfworld_games):
+    spec = f"alfworld?data={alfworld_games}"
+    check(spec, ("process",), branches=BRANCHES - 60, k=10, longest=4, games=1)  # the smallest: replays take long
+    check(spec, ("process",), branches=60, longest=4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@needs("scienceworld")
+@pytest.mark.skipif(not shutil.which("java"), reason="needs Java")
+def test_every_replay_sees_the_same_in_scienceworld():
+    check("scienceworld", ("replay",), k=10, longest=5)
+
+
+# -- that it would be noticed ----------------------------------------------------------------------------------------
+
+
+class _Here:
+    """A worker's environments, of which there is one."""
+
+    def __init__(self, env: Environment):
+        self.env = env
+
+    def get(self, spec: str) -> Environment:
+        return self.env
+
+
+def tallied(straight: float) -> list[dict]:
+    env = Tally()
+    job = {"env": env.spec, "longest": 8, "known": [], "seed": 0, "k": 5, "straight": straight}
+    return [wander({**job, "task": task}, _Here(env), lambda: None) for task in env.tasks("train")]
+
+
+def test_an_action_in_place_sees_what_it_sees_in_a_copy():
+    for t in tallied(straight=0.7):
+        asked = execute(Tally(), t, "state").trajectory
+        assert asked == execute(Suspicious(), t, "state").trajectory
+        assert "numbers." in str(asked)
+
+
+def test_an_alternative_that_leaks_into_the_path_is_refused():
+    for t in tallied(straight=1.0):
+        done = execute(Leaking(), t, "state")
+        leaks = [i for i, step in enumerate(t["steps"])
+                 if any(a["action"] in ("draw", "forget") for a in step["alternatives"])]  # fmt: skip
+        assert [e.where for e in done.refused] == [f"$.steps[{i}]" for i in range(leaks[0], len(t["steps"]))]
