@@ -300,6 +300,16 @@ class Stream(AbstractContextManager):
         if self.counts["in"] == 0:
             self.note("no records in the input")
 
+    def take(self, answers: Iterable[tuple[tuple, Any]]) -> Iterator[tuple[dict, Any]]:
+        """(record, result) out of ((place of the record, record), result), the failed ones set aside."""
+        for (self.where, record), result in answers:
+            if isinstance(result, InputError):
+                self.fail(record, result)
+            elif isinstance(result, Exception):
+                raise result
+            else:
+                yield record, result
+
     def write(self, record: dict, lineage: bool = True) -> None:
         """Write one record, with this stage added to its lineage."""
         assert self._out is not None

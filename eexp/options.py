@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import functools
+import os
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
+from eexp.envs.process import STEP_LIMIT
+
 if TYPE_CHECKING:
+    from eexp.envs.pool import Pool
     from eexp.models.policy import Policy
     from eexp.prompts import PromptStyle
 
 Command = Callable[..., Any]
+
+MOST_WORKERS = 8  # by default; a JVM in each takes half a gigabyte
 
 #: A path, so that shells complete it. It is not checked here: whoever opens it says what is wrong, and where.
 PATH = click.Path(readable=False, allow_dash=True)
@@ -90,6 +97,50 @@ def admissible(command: Command) -> Command:
                         callback=_number_of_admissible,
                         help="How many admissible actions to keep a step; drawn at random, with the expert's own "
                         "among them.")(command)  # fmt: skip
+
+
+_MEMORY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGT]?)(?:i?B)?", re.IGNORECASE)
+
+
+def _bytes(ctx: click.Context, param: click.Parameter, said: str | None) -> int | None:
+    if said is None:
+        return None
+    found = _MEMORY.fullmatch(said.strip())
+    if not found or not float(found[1]):
+        raise click.BadParameter(f"{said!r} is no amount of memory; write 500M or 2G")
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+
+
+def workers(command: Command) -> Command:
+    """-j, --timeout and --memory of the processes that hold environments; passed on as `open_pool`.
+
+    `open_pool(env)` gives the Pool (envs/pool.py), env as in --env.
+    """
+
+    @functools.wraps(command)
+    def with_pool(*args: Any, workers: int | None, timeout: float | None, memory: int | None, **rest: Any) -> Any:
+        def open_pool(env: str | None) -> Pool:
+            from eexp.envs.pool import Pool, usable_cores
+            from eexp.envs.process import time_limit
+
+            if timeout:
+                os.environ["EEXP_ENV_TIMEOUT"] = str(timeout)  # for the limits inside the workers
+            return Pool(workers or min(usable_cores(), MOST_WORKERS), env, time_limit(STEP_LIMIT), memory)
+
+        return command(*args, open_pool=open_pool, **rest)
+
+    for option in reversed([
+        click.option("-j", "--workers", type=click.IntRange(min=1), metavar="N",
+                     help=f"Processes that hold environments.  [default: one a core, {MOST_WORKERS} at most]"),
+        click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+                     envvar="EEXP_ENV_TIMEOUT", show_envvar=True,
+                     help="Longest step; a process that takes longer is killed and its trajectory tried again.  "
+                     f"[default: the environment's own limit, {STEP_LIMIT:g} for one without]"),
+        click.option("--memory", callback=_bytes, metavar="SIZE",
+                     help="Most that one of the processes may hold, such as 2G; one that holds more is killed."),
+    ]):  # fmt: skip
+        with_pool = option(with_pool)
+    return with_pool
 
 
 def env_override(command: Command) -> Command:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
@@ -22,8 +22,8 @@ from eexp.envs.replay import ENVIRONMENT, RECORD, replay
 from eexp.errors import InputError, UsageError
 from eexp.jsonl import OnError, Stream, stop_at_error
 
-MOST_WORKERS = 8
-LIMIT = 300.0  # seconds for a step
+if TYPE_CHECKING:
+    from eexp.envs.pool import Pool
 
 
 def import_(records: Iterator[dict], format: Format, env: str, *, action: str | None = None, key: str | None = None,
@@ -97,11 +97,10 @@ def job(asked: dict, opened: Any, on_step: Callable[[], None]) -> dict:
 @click.option("--trust", type=click.Choice([RECORD, ENVIRONMENT]), default=RECORD, show_default=True,
               help="Where they differ, refuse the record, or count it and go by the environment.")  # fmt: skip
 @options.admissible
-@click.option("-j", "--workers", type=click.IntRange(min=1), metavar="N",
-              help=f"Processes that hold environments.  [default: one a core, {MOST_WORKERS} at most]")  # fmt: skip
+@options.workers
 @options.seed
 @options.streams("conversation", resume=True)
-def command(format, env, action, task_key, name, split, match, mapping, trust, admissible, workers, seed,
+def command(format, env, action, task_key, name, split, match, mapping, trust, admissible, open_pool, seed,
             stream) -> None:  # fmt: skip
     """Turn trajectories that others recorded into records.
 
@@ -136,7 +135,8 @@ def command(format, env, action, task_key, name, split, match, mapping, trust, a
     with stream.open("import", format=format, env=env, action=action, task_key=task_key, **settings) as io:
         if env:
             asked = {"env": env, "trust": trust, "admissible": admissible, "seed": seed}
-            _replay_all(io, form, _jobs(io, form, tasks, action, task_key, asked), env, workers)
+            with open_pool(env) as pool:
+                _replay_all(io, form, _jobs(io, form, tasks, action, task_key, asked), pool)
             return
         for trajectory in import_(io.foreign(), form, name or format, action=action, key=task_key, on_error=io.fail):
             if not io.done(trajectory["id"]):
@@ -181,25 +181,13 @@ def _jobs(io: Stream, format: Format, tasks: Tasks, action: str | None, key: str
             yield (io.where, record), {**do, **asked}
 
 
-def _replay_all(io: Stream, format: Format, jobs: Iterator, env: str, workers: int | None) -> None:
+def _replay_all(io: Stream, format: Format, jobs: Iterator, pool: Pool) -> None:
     from tqdm import tqdm
 
-    from eexp.envs.pool import Pool, usable_cores
-    from eexp.envs.process import time_limit
-
-    with Pool(workers or min(usable_cores(), MOST_WORKERS), env, time_limit(LIMIT)) as pool:
-        for (where, record), result in tqdm(pool.run(jobs), disable=None, unit="trajectory", leave=False):
-            io.where = where
-            if isinstance(result, InputError):
-                io.fail(record, result)
-                continue
-            if isinstance(result, Exception):
-                raise result
-            trajectory = {**result["trajectory"], "source": _source(record, format)}
-            if result["differs"]:
-                io.note(f"{trajectory['id']}: {result['differs']}")
-            for what, n in result["counts"].items():
-                io.count(what, n)
-            io.write(trajectory)
-        for what, n in pool.counts.items():
-            io.count(what, n)
+    for record, result in io.take(tqdm(pool.run(jobs), disable=None, unit="trajectory", leave=False)):
+        trajectory = {**result["trajectory"], "source": _source(record, format)}
+        if result["differs"]:
+            io.note(f"{trajectory['id']}: {result['differs']}")
+        io.counts.update(result["counts"])
+        io.write(trajectory)
+    io.counts.update(pool.counts)

@@ -8,8 +8,6 @@ show it, and the branch before it is refused too.
 
 from __future__ import annotations
 
-import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,12 +18,9 @@ import click
 from eexp import options
 from eexp.envs import forking
 from eexp.envs.base import Environment, Observation
-from eexp.envs.process import time_limit
+from eexp.envs.process import STEP_LIMIT, time_limit
 from eexp.errors import InputError
 from eexp.jsonl import OnError, stop_at_error
-
-MOST_WORKERS = 8  # by default; a JVM in each takes half a gigabyte
-LIMIT = 300.0  # seconds for a step, by default; an environment in a process of its own may have a shorter limit
 
 
 def _nothing(*_: object) -> None:
@@ -147,7 +142,7 @@ class _Walk:
         """Walk the expert's path once and fork at every step."""
         self.on_step()
         seen = self.env.reset(self.trajectory["task"])
-        in_fork = forking.executor(self.env, self.way, time_limit(LIMIT))
+        in_fork = forking.executor(self.env, self.way, time_limit(STEP_LIMIT))
         made: list[list[dict]] = []
         for i, step in enumerate(self.recorded):
             self._compare(i, seen)
@@ -201,33 +196,14 @@ def job(asked: dict, opened: Any, on_step: Callable[[], None]) -> dict:
     return {"trajectory": done.trajectory, "refused": refused, "counts": done.counts}
 
 
-_MEMORY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGT]?)(?:i?B)?", re.IGNORECASE)
-
-
-def _bytes(ctx: click.Context, param: click.Parameter, said: str | None) -> int | None:
-    if said is None:
-        return None
-    found = _MEMORY.fullmatch(said.strip())
-    if not found or not float(found[1]):
-        raise click.BadParameter(f"{said!r} is no amount of memory; write 500M or 2G")
-    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
-
-
 @click.command("rollout")
 @options.env_override
 @click.option("--fork", type=click.Choice([forking.AUTO, *forking.WAYS]), default=forking.AUTO, show_default=True,
               help="How to leave the expert's path and be back: by the environment's own copy of its state, a fork of "
               "its process, or walking there again.")  # fmt: skip
-@click.option("-j", "--workers", type=click.IntRange(min=1), metavar="N",
-              help=f"Processes that hold environments.  [default: one a core, {MOST_WORKERS} at most]")  # fmt: skip
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
-              envvar="EEXP_ENV_TIMEOUT", show_envvar=True,
-              help="Longest step; a process that takes longer is killed and its trajectory tried again.  "
-              f"[default: the environment's own limit, {LIMIT:g} for one without]")  # fmt: skip
-@click.option("--memory", callback=_bytes, metavar="SIZE",
-              help="Most that one of the processes may hold, such as 2G; one that holds more is killed.")  # fmt: skip
+@options.workers
 @options.streams("trajectory", resume=True)
-def command(env, fork, workers, timeout, memory, stream) -> None:
+def command(env, fork, open_pool, stream) -> None:
     """Execute every alternative from its own state and record what happened.
 
     Before an alternative runs, the observation at its branch point must equal the recorded one, and so must the one
@@ -244,31 +220,18 @@ def command(env, fork, workers, timeout, memory, stream) -> None:
     """
     from tqdm import tqdm
 
-    from eexp.envs.pool import Pool, usable_cores
-
-    if timeout:
-        os.environ["EEXP_ENV_TIMEOUT"] = str(timeout)  # for the limits inside the workers
-    most = workers or min(usable_cores(), MOST_WORKERS)
     # Which way to fork and how many workers change nothing in the output, so they are no part of its lineage.
-    with stream.open("rollout", "trajectory", env=env) as io, Pool(most, env, time_limit(LIMIT), memory) as pool:
+    with stream.open("rollout", "trajectory", env=env) as io, open_pool(env) as pool:
         do = f"{__name__}:{job.__name__}"
         jobs = (((io.where, t), {"do": do, "fork": fork, "trajectory": t}) for t in io.records())
-        for (where, trajectory), result in tqdm(pool.run(jobs), disable=None, unit="trajectory", leave=False):
-            io.where = where
-            if isinstance(result, InputError):
-                io.fail(trajectory, result)
-                continue
-            if isinstance(result, Exception):
-                raise result
+        for trajectory, result in io.take(tqdm(pool.run(jobs), disable=None, unit="trajectory", leave=False)):
             for e in result["refused"]:
                 error = InputError(**e)
                 io.note(f"{trajectory['id']}: {error}")
                 io.put_aside({"type": "trajectory", "id": trajectory["id"]}, error)
-            for what, n in result["counts"].items():
-                io.count(what, n)
+            io.counts.update(result["counts"])
             io.write(result["trajectory"])
-        for what, n in pool.counts.items():
-            io.count(what, n)
+        io.counts.update(pool.counts)
 
 
 def _short(text: str, limit: int = 60) -> str:
