@@ -94,12 +94,10 @@ def main() -> None:
         world = WORLDS[name]
         world.paths = chosen.paths or world.paths
         growth[name] = measure_world(name, world, world.spec.format(games=chosen.games))
-    print("\nmilliseconds a branch, by the number of steps of the path")
-    for name, by_way in growth.items():
-        for way, found in by_way.items():
-            print(f"{name:14}{way:12}", *(f"{steps:6}: {ms:8.2f}" for steps, ms in found.items()))
-    if chosen.plot:
-        plot(growth, chosen.plot)
+        for way, found in growth[name].items():
+            print(f"{'':14}{way:12}ms by steps:", *(f"{steps:5}: {ms:.2f}" for steps, ms in found.items()), flush=True)
+        if chosen.plot:
+            plot(growth, chosen.plot)
 
 
 def machine() -> str:
