@@ -193,7 +193,7 @@ def check(spec: str, ways: tuple[str, ...], branches: int = BRANCHES, k: int = 5
         ("house", ("state", "process")),
         ("test_forking:Tally", ("state", "process")),
         ("test_forking:Saving", ("state", "process")),
-        (f"exec:{sys.executable} {EXAMPLES / 'blocks.py'}", ("replay",)),
+        (f"exec:{sys.executable} {EXAMPLES / 'blocks.py'}", ("state",)),
         (f"exec:sh {EXAMPLES / 'safe.sh'}", ("replay",)),
     ],
     ids=["house", "fork", "save", "blocks.py", "safe.sh"],
