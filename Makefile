@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 APT := $(if $(shell command -v apt-get),$(if $(filter 0,$(shell id -u)),apt-get))
 
-.PHONY: help install environments system java demo test test-fast lint man clean
+.PHONY: help install environments system java demo test test-fast test-long lint man clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -53,6 +53,9 @@ test: install environments java ## run all tests
 
 test-fast: install environments ## run the tests that take no more than a few seconds
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
+
+test-long: install environments java ## run the tests that take a minute and longer, which `make test` leaves out
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m long
 
 lint: install ## check style
 	$(BIN)/ruff check .
