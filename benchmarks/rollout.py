@@ -1,6 +1,7 @@
 """What a branch costs, in milliseconds, by environment and by the way it is executed.
 
-    python benchmarks/rollout.py --plot benchmarks/rollout.svg > benchmarks/rollout.txt    # half an hour on two cores
+    python benchmarks/rollout.py --plot benchmarks/rollout.svg > benchmarks/rollout.txt    # an hour or so on two cores
+    python benchmarks/rollout.py --paths 3                                                 # a quarter of one
     python benchmarks/rollout.py textworld bfcl                                            # some of the environments
 
 Expert paths of 10 steps and more, with three alternatives at every step, go through `eexp.stages.rollout.execute`:
@@ -311,6 +312,7 @@ def plot(growth: dict[str, dict[str, dict[int, float]]], file: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text, which can be searched
     from matplotlib import pyplot
 
     columns = min(3, len(growth))
