@@ -5,11 +5,15 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
 import pytest
 from running import ROOT, run
+
+# In the background of a script SIGINT is ignored, by every process that is started from there, too: no Ctrl-C to test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Times say nothing on a machine that does other things; and nothing is left behind in the checkout.
 hypothesis.settings.register_profile("eexp", deadline=None, database=None)

@@ -54,7 +54,7 @@ for line in sys.stdin:
             if fault == "flood":
                 while True: sys.stdout.write("x" * 65536)
             if fault == "flood-lines":
-                for _ in range(5000): say(observation="again")
+                sys.stdout.write('{"observation": "again"}\\n' * 1000); sys.stdout.flush(); continue
             if fault == "json": print("{'observation': 'At 3'}", flush=True); continue
             if fault == "type": say(observation=None); continue
             if fault == "score": say(observation="At 3.", score=7); continue
@@ -210,12 +210,12 @@ class KeepsAProcess(Counting):
     in_process = False
 
     def reset(self, task):
-        self.child = subprocess.Popen(["sleep", "30"])
+        self.child = subprocess.Popen(["sleep", "30"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         return super().reset(task)
 
 class LiesAboutItsProcess(Counting):
     def reset(self, task):
-        self.child = subprocess.Popen(["sleep", "30"])
+        self.child = subprocess.Popen(["sleep", "30"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         return super().reset(task)
 
     def close(self):
