@@ -43,3 +43,10 @@ class EnvironmentFailed(InputError):
     """An environment died, hung, or answered what its contract does not allow, while on a record."""
 
     exit_code = EXIT_FAILED
+
+
+def short(value: object, limit: int = 60) -> str:
+    """A value as it is quoted in a message: on one line, and cut where it is long."""
+    text = " ".join((value if isinstance(value, str) else repr(value)).split())
+    shown = text if len(text) <= limit else text[: limit - 3] + "..."
+    return repr(shown) if isinstance(value, str) else shown

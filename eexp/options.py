@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from eexp.envs.process import STEP_LIMIT
-
 if TYPE_CHECKING:
     from eexp.envs.pool import Pool
     from eexp.models.policy import Policy
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 
 MOST_WORKERS = 8  # by default; a JVM in each takes half a gigabyte
+STEP_LIMIT = 300.0  # seconds, by default, where an environment has no limit of its own
 
 #: A path, so that shells complete it. It is not checked here: whoever opens it says what is wrong, and where.
 PATH = click.Path(readable=False, allow_dash=True)

@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
+from os.path import commonprefix
 from typing import Any, TypeVar
 
 import orjson
 
 from eexp.envs import forking
 from eexp.envs.base import Environment, Observation
-from eexp.errors import EexpError, EnvironmentFailed, UsageError
+from eexp.errors import EexpError, EnvironmentFailed, UsageError, short
 
 OK, NOTE, FAILED, SKIPPED = "ok", "note", "FAIL", "-"
 
@@ -134,8 +135,8 @@ class Checker:
     def splits(self) -> str:
         found = self._ask("splits")
         _must(isinstance(found, list) and found and all(isinstance(s, str) for s in found),
-              f"splits: expected a list of names, got {_short(found)}")  # fmt: skip
-        _must(len(set(found)) == len(found), f"splits: a name stands there twice: {_short(found)}")
+              f"splits: expected a list of names, got {short(found)}")  # fmt: skip
+        _must(len(set(found)) == len(found), f"splits: a name stands there twice: {short(found)}")
         try:
             self._timed("tasks", lambda: list(islice(self.env.tasks("no such split"), 1)))
         except UsageError:
@@ -221,7 +222,7 @@ class Checker:
                 for action in [a for a in candidates if self.env.harmless(a)][:3]:
                     seen = self._ask("step", action)
                     tried += 1
-                    _must(not seen.done, f"{_short(action)} is declared harmless, and it ended {_task(walk)}")
+                    _must(not seen.done, f"{short(action)} is declared harmless, and it ended {_task(walk)}")
 
             self._again(self.env, walk, "after actions that are declared harmless", between=ask_in_place)
         if not tried:
@@ -239,7 +240,7 @@ class Checker:
                     tried += 1
                     _must(
                         seen.valid,
-                        f"{_task(walk)}, state {i}: lists {_short(action)}, and refuses it: {_short(seen.text)}",
+                        f"{_task(walk)}, state {i}: lists {short(action)}, and refuses it: {short(seen.text)}",
                     )
         return f"{tried} listed actions tried, all valid"
 
@@ -249,7 +250,7 @@ class Checker:
             seen, n = self._ask("reset", task), 0
             while not seen.done and n < self.env.max_steps and (action := self._ask("expert")) is not None:
                 seen, n = self._ask("step", action), n + 1
-                refused += [] if seen.valid else [f"task {task['id']}: {_short(action)}"]
+                refused += [] if seen.valid else [f"task {task['id']}: {short(action)}"]
             if not n and not seen.done:
                 raise _Skipped("none; `expert` has nothing to record here")
             solved += bool(seen.success or seen.score == 1.0)
@@ -273,12 +274,12 @@ class Checker:
                     if seen.valid:
                         taken_as_valid.add(action)
                         return False
-                    _must(not seen.done, f"{_task(walk)}: {_short(action)} is not valid, and yet it ended the episode")
+                    _must(not seen.done, f"{_task(walk)}: {short(action)} is not valid, and yet it ended the episode")
                     return True
 
-                self._again(self.env, walk, f"after {_short(action)}, which it said was not valid", between=say_it)
+                self._again(self.env, walk, f"after {short(action)}, which it said was not valid", between=say_it)
         if taken_as_valid:
-            raise _Noted(f"says that {_short(min(taken_as_valid))} is valid, so invalid actions cannot be told here")
+            raise _Noted(f"says that {short(min(taken_as_valid))} is valid, so invalid actions cannot be told here")
         return "answered, marked as not valid, and nothing changes"
 
     def closes(self, children: set[int]) -> str:
@@ -312,8 +313,8 @@ class Checker:
         """Take the walk again. `between` is called in every state but the last; where it says False the walk ends."""
         seen = self._ask("reset", walk.task, env=env)
         said = self._ask("instruction", env=env)
-        _must(said == walk.instruction, f"{_task(walk)}: the instruction is {_short(said)} {when}, "
-                                        f"and was {_short(walk.instruction)}")  # fmt: skip
+        _must(said == walk.instruction, f"{_task(walk)}: the instruction is {short(said)} {when}, "
+                                        f"and was {short(walk.instruction)}")  # fmt: skip
         for i in range(len(walk.seen)):
             self._compare(env, walk, i, seen, when)
             if ask and not seen.done:
@@ -327,18 +328,18 @@ class Checker:
         before = walk.seen[i]
         if self._masked(env, seen) == self._masked(env, before):
             return
-        shown = [_short(o.text) for o in (seen, before)]
+        shown = [short(o.text) for o in (seen, before)]
         if shown[0] == shown[1]:
-            shown = [_short(str(o.outcome() | {"observation": "..."})) for o in (seen, before)]
+            shown = [short(str(o.outcome() | {"observation": "..."})) for o in (seen, before)]
         if seen.text != before.text and shown[0] == shown[1]:
-            shown = [_short(o.text[_first_difference(seen.text, before.text) :]) for o in (seen, before)]
+            shown = [short(o.text[len(commonprefix([seen.text, before.text])) :]) for o in (seen, before)]
         raise _Broken(f"{_where(walk, i)}: {shown[0]} {when}, and {shown[1]} the first time")
 
     def _compare_lists(self, env: Environment, walk: _Walk, i: int, when: str) -> None:
         listed = self._list(env)
         if listed != walk.listed[i]:
-            raise _Broken(f"{_where(walk, i)}: the admissible actions are {_short(listed)} {when}, "
-                          f"and were {_short(walk.listed[i])} the first time")  # fmt: skip
+            raise _Broken(f"{_where(walk, i)}: the admissible actions are {short(listed)} {when}, "
+                          f"and were {short(walk.listed[i])} the first time")  # fmt: skip
 
     def _masked(self, env: Environment, seen: Observation) -> Observation:
         return replace(seen, text=env.mask(seen.text))
@@ -356,8 +357,8 @@ class Checker:
             for action, wanted in zip(alternatives.get(i, []), expected.get(i, [])):
                 seen = self._timed(f"fork ({way})", lambda action=action: execute(action))
                 if self._masked(self.env, seen) != self._masked(self.env, wanted):
-                    raise _Broken(f"{_where(walk, i)}: {_short(action)} leads to {_short(seen.text)} in a fork by "
-                                  f"{way}, and to {_short(wanted.text)} in a replay")  # fmt: skip
+                    raise _Broken(f"{_where(walk, i)}: {short(action)} leads to {short(seen.text)} in a fork by "
+                                  f"{way}, and to {short(wanted.text)} in a replay")  # fmt: skip
 
         self._again(self.env, walk, f"after forks by {way}", between=branch)
 
@@ -383,9 +384,9 @@ class Checker:
         listed = self._ask("admissible", env=env)
         if listed is not None:
             _must(isinstance(listed, list) and all(isinstance(a, str) for a in listed),
-                  f"admissible: expected a list of strings, got {_short(listed)}")  # fmt: skip
+                  f"admissible: expected a list of strings, got {short(listed)}")  # fmt: skip
             double = next((a for a in listed if listed.count(a) > 1), None) if len(set(listed)) < len(listed) else None
-            _must(double is None, f"admissible: {_short(double)} is listed twice")
+            _must(double is None, f"admissible: {short(double)} is listed twice")
         return listed
 
     def _ask(self, method: str, *args: Any, env: Environment | None = None) -> Any:
@@ -394,9 +395,9 @@ class Checker:
         if method in ("reset", "step"):
             _check_observation(method, answer)
         elif method == "instruction":
-            _must(isinstance(answer, str), f"instruction: expected a string, got {_short(answer)}")
+            _must(isinstance(answer, str), f"instruction: expected a string, got {short(answer)}")
         elif method == "expert":
-            _must(answer is None or isinstance(answer, str), f"expert: expected a string or None, got {_short(answer)}")
+            _must(answer is None or isinstance(answer, str), f"expert: expected a string or None, got {short(answer)}")
         return answer
 
     def _timed(self, what: str, call: Callable[[], Answer]) -> Answer:
@@ -419,16 +420,16 @@ class Checker:
 
 
 def _check_observation(method: str, seen: Any) -> None:
-    _must(isinstance(seen, Observation), f"{method}: expected an Observation, got {_short(seen)}")
-    _must(isinstance(seen.text, str), f"{method}: text: expected a string, got {_short(seen.text)}")
+    _must(isinstance(seen, Observation), f"{method}: expected an Observation, got {short(seen)}")
+    _must(isinstance(seen.text, str), f"{method}: text: expected a string, got {short(seen.text)}")
     for name in ("done", "valid"):
         value = getattr(seen, name)
-        _must(isinstance(value, bool), f"{method}: {name}: expected True or False, got {_short(value)}")
+        _must(isinstance(value, bool), f"{method}: {name}: expected True or False, got {short(value)}")
     _must(
         seen.success in (None, True, False), f"{method}: success: expected a truth value or None, got {seen.success!r}"
     )
     number = isinstance(seen.score, (int, float)) and 0 <= seen.score <= 1
-    _must(seen.score is None or number, f"{method}: score: expected 0 to 1 or None, got {_short(seen.score)}")
+    _must(seen.score is None or number, f"{method}: score: expected 0 to 1 or None, got {short(seen.score)}")
 
 
 @contextmanager
@@ -466,15 +467,4 @@ def _task(walk: _Walk) -> str:
 
 
 def _where(walk: _Walk, i: int) -> str:
-    return f"{_task(walk)}, " + (f"after {_short(walk.actions[i - 1])} (action {i})" if i else "at its beginning")
-
-
-def _first_difference(a: str, b: str) -> int:
-    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
-
-
-def _short(value: Any, limit: int = 60) -> str:
-    text = value if isinstance(value, str) else repr(value)
-    text = " ".join(text.split())
-    shown = text if len(text) <= limit else text[: limit - 3] + "..."
-    return repr(shown) if isinstance(value, str) else shown
+    return f"{_task(walk)}, " + (f"after {short(walk.actions[i - 1])} (action {i})" if i else "at its beginning")

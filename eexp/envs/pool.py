@@ -28,6 +28,8 @@ GRACE = 2.0  # seconds for closing what they hold
 AHEAD = 4  # jobs that may be out, for each worker
 WATCH = 0.5  # seconds between two looks at memory
 LONGEST_ANSWER = 1 << 30
+#: For numerical libraries: a process with threads cannot be forked.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def usable_cores() -> int:
@@ -130,8 +132,7 @@ class Pool:
             idle.last_sign = time.monotonic()
 
     def _start(self) -> _Worker:
-        quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        child = Child([sys.executable, "-m", "eexp.envs.worker"], env={**os.environ, **quiet})
+        child = Child([sys.executable, "-m", "eexp.envs.worker"], env={**os.environ, **ONE_THREAD})
         worker = _Worker(child, self._hello)
         self._workers.append(worker)
         return worker

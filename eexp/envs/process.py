@@ -24,8 +24,6 @@ from eexp.errors import UsageError
 #: How long one answer may be; a program that writes on and on must not eat our memory.
 MAX_LINE = 16 << 20
 DEFAULT_LIMIT = 60.0
-#: Seconds for a step, where an environment has no limit of its own.
-STEP_LIMIT = 300.0
 
 _alive: weakref.WeakSet[Child] = weakref.WeakSet()
 

@@ -13,8 +13,6 @@ from eexp import options
 from eexp.envs.base import Environment, Observation
 from eexp.errors import EXIT_FAILED, EexpError, UsageError
 
-COUNTED = 100_000  # tasks of a split, at most
-
 ENV = click.argument("spec", metavar="ENV", envvar="EEXP_ENV", shell_complete=options.complete_env)
 
 
@@ -89,11 +87,12 @@ def show_command(spec, task) -> None:
 def describe(env: Environment, task_id: str | None = None) -> Iterator[str]:
     """An environment in lines for a person."""
     from eexp.envs import forking
+    from eexp.envs.check import MOST_TASKS
 
     yield f"{env.spec}: {what_it_is(env)}"
     for split in env.splits():
-        n = sum(1 for _ in islice(env.tasks(split), COUNTED))
-        yield f"  {split}: {n:,} tasks" + (" and more" if n == COUNTED else "")
+        n = sum(1 for _ in islice(env.tasks(split), MOST_TASKS))
+        yield f"  {split}: {n:,} tasks" + (" and more" if n == MOST_TASKS else "")
     ways = ", ".join(way for way in forking.WAYS if forking.unfit(env, way) is None)
     yield f"  at most {env.max_steps} actions an episode; branches by {ways}"
     task = find_task(env, task_id)
@@ -147,10 +146,10 @@ def check_command(spec, number, actions, timeout, seed) -> None:
     Example:
       eexp env check house
     """
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # as in the workers of rollout
-        os.environ.setdefault(name, "1")
-    os.environ["EEXP_ENV_TIMEOUT"] = str(timeout)
     from eexp.envs import check, open_env
+    from eexp.envs.pool import ONE_THREAD
+
+    os.environ.update({**ONE_THREAD, **os.environ, "EEXP_ENV_TIMEOUT": str(timeout)})
 
     checker = check.Checker(lambda: open_env(spec), tasks=number, limit=timeout, seed=seed, actions=actions)
     failed = 0

@@ -18,8 +18,8 @@ import click
 from eexp import options
 from eexp.envs import forking
 from eexp.envs.base import Environment, Observation
-from eexp.envs.process import STEP_LIMIT, time_limit
-from eexp.errors import InputError
+from eexp.envs.process import time_limit
+from eexp.errors import InputError, short
 from eexp.jsonl import OnError, stop_at_error
 
 
@@ -114,7 +114,7 @@ class _Walk:
         state = self.recorded[i] if i < len(self.recorded) else self.trajectory.get("outcome") or {}
         recorded = state.get("observation")
         if recorded is not None and self.env.mask(seen.text) != self.env.mask(recorded):
-            why = f"the observation is {_short(seen.text)}, and {_short(recorded)} was recorded"
+            why = f"the observation is {short(seen.text)}, and {short(recorded)} was recorded"
             self._lose(i, why, {"observed": seen.text, "recorded": recorded})
 
     def _compare_list(self, i: int) -> None:
@@ -126,7 +126,7 @@ class _Walk:
         count = self.recorded[i].get("admissible_count") or len(listed)
         evidence = {"observed": found, "recorded": listed}
         if missing := sorted(set(listed) - set(found)):
-            self._lose(i, f"{_short(missing[0])} was admissible, and is not now", evidence)
+            self._lose(i, f"{short(missing[0])} was admissible, and is not now", evidence)
         elif count != len(found):
             self._lose(i, f"{len(found)} actions are admissible, and {count} were", evidence)
 
@@ -142,7 +142,7 @@ class _Walk:
         """Walk the expert's path once and fork at every step."""
         self.on_step()
         seen = self.env.reset(self.trajectory["task"])
-        in_fork = forking.executor(self.env, self.way, time_limit(STEP_LIMIT))
+        in_fork = forking.executor(self.env, self.way, time_limit(options.STEP_LIMIT))
         made: list[list[dict]] = []
         for i, step in enumerate(self.recorded):
             self._compare(i, seen)
@@ -232,8 +232,3 @@ def command(env, fork, open_pool, stream) -> None:
             io.counts.update(result["counts"])
             io.write(result["trajectory"])
         io.counts.update(pool.counts)
-
-
-def _short(text: str, limit: int = 60) -> str:
-    text = " ".join(text.split())
-    return repr(text if len(text) <= limit else text[: limit - 3] + "...")
