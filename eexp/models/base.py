@@ -1,26 +1,69 @@
-"""The generator contract: chat messages in, sampled texts out."""
+"""The generator contract: requests in groups, texts with their log-probabilities out.
+
+A group is what belongs together, such as all states of a trajectory: their prompts share long beginnings, and a backend
+evaluates what they share once. Groups are answered one after another, so a stage may feed them from its input as it
+comes. An answer is decided by its own group, model, settings and seed, never by other groups.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from eexp.errors import InputError
 from eexp.prompts import Messages
 
 
 @dataclass
 class Sample:
-    """One text drawn from a model.
+    """One text drawn from a model, or scored by it.
 
     logprob: natural log-probability of the text with its stop token, under the model at temperature 1; None where the
-    backend does not tell. finished: false where the text was cut at the token limit.
+    backend does not tell. tokens: without the stop token. finished: false where the text was cut at the token limit.
     """
 
     text: str
     logprob: float | None = None
     tokens: int = 0
     finished: bool = True
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Ask for `n` texts.
+
+    prompt: a chat that ends with a turn to answer. temperature 0 is greedy. seed: decides all draws of the request.
+    accept: judges every text once, in a fixed order; a text that it refuses does not count, and another one is drawn,
+    until `n` are accepted or `most` were judged (`n` if None). Without it all texts count.
+    distinct: draw complete texts without replacement, most probable first on average (Gumbel top-k); else independently.
+    allowed: the only texts that may be written, token by token; None allows every text.
+    """
+
+    prompt: Messages
+    n: int = 1
+    temperature: float = 1.0
+    max_tokens: int = 48
+    seed: int = 0
+    accept: Callable[[Sample], bool] | None = None
+    most: int | None = None
+    distinct: bool = False
+    allowed: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """Ask for the log-probability of each completion, with the stop token after it, as an answer to `prompt`."""
+
+    prompt: Messages
+    completions: Sequence[str]
+
+
+Request = Draw | Score
+#: The accepted texts of a Draw in the order they were judged, or the completions of a Score in the order given; or why
+#: the request cannot be served (a prompt that does not fit into the context, say).
+Answer = list[Sample] | InputError
 
 
 class Model(ABC):
@@ -32,16 +75,31 @@ class Model(ABC):
     fingerprint: str = ""
     #: Label of the prompt style it was fine-tuned with (`name@fingerprint`), if it says so.
     prompt_style: str | None = None
+    #: Whether it can draw without replacement and score; a server that only writes texts cannot.
+    exact: bool = True
+
+    def __init__(self) -> None:
+        #: What the answers cost: "prompt tokens" and "tokens" evaluated, "texts" written.
+        self.counts: Counter[str] = Counter()
 
     @abstractmethod
-    def sample(self, prompts: Sequence[Messages], n: int, *, temperature: float, max_tokens: int,
-               seeds: Sequence[int]) -> list[list[Sample]]:  # fmt: skip
-        """Draw `n` texts for each prompt.
+    def answer(self, groups: Iterable[Sequence[Request]]) -> Iterator[list[Answer]]:
+        """The answers to each group, group by group, in order.
 
-        prompts: P chats that end with a turn to answer. seeds: P integers; the draws for prompt p depend on seeds[p]
-        and its own words, not on the other prompts. temperature 0 is greedy.
-        Returns P lists of n samples. Raises InputError for a prompt that does not fit into the context.
+        `groups` is read as far ahead as the backend needs to be busy: one group in process, some for a server.
         """
+
+    def ask(self, requests: Sequence[Request]) -> list[list[Sample]]:
+        """The answers to one group; raises the first InputError among them."""
+        (answers,) = self.answer([requests])
+        for found in answers:
+            if isinstance(found, InputError):
+                raise found
+        return answers  # type: ignore[return-value]
+
+    def chats(self, n: int) -> Chats:
+        """`n` chats at once, each of which goes on when its last answer is known."""
+        return Chats(self)
 
     def close(self) -> None:
         """Give back the memory. Safe to call twice."""
@@ -51,3 +109,30 @@ class Model(ABC):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+class Chats:
+    """Chats in flight, each with at most one open request. This one answers them in rounds, all that are open at once.
+
+    Prompts of one chat usually begin with the one before, so a backend keeps what it has of each.
+    """
+
+    def __init__(self, model: Model):
+        self.model = model
+        self._open: dict[int, Draw] = {}
+
+    def submit(self, chat: int, request: Draw) -> None:
+        """Ask on behalf of a chat (numbered from 0)."""
+        self._open[chat] = request
+
+    def wait(self) -> list[tuple[int, Answer]]:
+        """Work until something may be known; (chat, answer) for all that became known, perhaps none yet."""
+        asked, self._open = self._open, {}
+        if not asked:
+            return []
+        (answers,) = self.model.answer([list(asked.values())])
+        return list(zip(asked, answers))
+
+    def close(self) -> None:
+        """Forget all chats."""
+        self._open.clear()

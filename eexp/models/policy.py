@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from eexp.errors import InputError
-from eexp.models.base import Model
+from eexp.models.base import Answer, Chats, Draw, Model, Sample
 from eexp.prompts import PromptStyle
 
 
@@ -30,6 +32,27 @@ class Proposal:
     action: str
     text: str | None = None
     logprob: float | None = None
+    finished: bool = True
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Ask a policy for `n` actions in a state; the other fields as in `models.base.Draw`.
+
+    An action is empty where the policy wrote none. only_admissible: it can write nothing but an admissible action.
+    """
+
+    state: State
+    n: int = 1
+    temperature: float = 1.0
+    seed: int = 0
+    accept: Callable[[Proposal], bool] | None = None
+    most: int | None = None
+    distinct: bool = False
+    only_admissible: bool = False
+
+
+Proposals = list[Proposal] | InputError
 
 
 class Policy(ABC):
@@ -39,9 +62,48 @@ class Policy(ABC):
     style_label: str | None = None
     needs: frozenset[str] = frozenset()
 
+    @property
+    def counts(self) -> Counter[str]:
+        """What its proposals cost."""
+        return Counter()
+
     @abstractmethod
-    def propose(self, state: State, n: int, *, temperature: float, seed: int) -> list[Proposal]:
-        """Draw `n` actions (with repetition); an empty action where the policy wrote none."""
+    def choose(self, groups: Iterable[Sequence[Choice]]) -> Iterator[list[Proposals]]:
+        """The proposals for each group of choices, in order (see `models.base.Model.answer`)."""
+
+    def propose(self, choice: Choice) -> list[Proposal]:
+        """The proposals for one choice. Raises InputError where there can be none."""
+        ((found,),) = self.choose([[choice]])
+        if isinstance(found, InputError):
+            raise found
+        return found
+
+    def players(self, n: int) -> Players:
+        """`n` episodes at once, each with at most one open choice."""
+        return Players(self)
+
+    def close(self) -> None:
+        """Give back the memory. Safe to call twice."""
+
+
+class Players:
+    """Episodes in flight. This one answers at once, for policies that need no time."""
+
+    def __init__(self, policy: Policy):
+        self.policy = policy
+        self._open: dict[int, Choice] = {}
+
+    def submit(self, player: int, choice: Choice) -> None:
+        """Ask for a choice's actions on behalf of a player (numbered from 0)."""
+        self._open[player] = choice
+
+    def wait(self) -> list[tuple[int, Proposals]]:
+        """Work until something may be known; (player, proposals) for all that became known, perhaps none yet."""
+        asked, self._open = self._open, {}
+        return list(zip(asked, next(iter(self.policy.choose([list(asked.values())]))))) if asked else []
+
+    def close(self) -> None:
+        """Forget all players."""
 
 
 class ModelPolicy(Policy):
@@ -52,32 +114,101 @@ class ModelPolicy(Policy):
         self.fingerprint, self.style_label = model.fingerprint, style.label
         self.needs = frozenset({"admissible"} if style.list_admissible else ())
 
-    def propose(self, state: State, n: int, *, temperature: float, seed: int) -> list[Proposal]:
-        prompt = self.style.act(state.instruction, state.steps, state.observation, state.admissible)
-        drawn = self.model.sample([prompt], n, temperature=temperature, max_tokens=self.max_tokens, seeds=[seed])[0]
-        return [Proposal(self.style.parse_action(s.text), s.text, s.logprob) for s in drawn]
+    @property
+    def counts(self) -> Counter[str]:
+        return self.model.counts
+
+    def choose(self, groups: Iterable[Sequence[Choice]]) -> Iterator[list[Proposals]]:
+        for answers in self.model.answer([self.draw(c) for c in group] for group in groups):
+            yield [self.proposals(found) for found in answers]
+
+    def prompt(self, state: State) -> list[dict[str, str]]:
+        """The chat in which the state is put to the model."""
+        return self.style.act(state.instruction, state.steps, state.observation, state.admissible)
+
+    def draw(self, choice: Choice) -> Draw:
+        """A choice as a request to the model."""
+        accept, state, allowed = choice.accept, choice.state, None
+        if choice.only_admissible:
+            if not state.admissible:
+                raise InputError("only admissible actions may be chosen, and none are known here")
+            allowed = [self.style.action_text(a) for a in state.admissible]
+        return Draw(self.prompt(state), choice.n, choice.temperature, self.max_tokens, choice.seed,
+                    None if accept is None else lambda sample: accept(self._proposal(sample)),
+                    choice.most, choice.distinct, allowed)  # fmt: skip
+
+    def proposals(self, answer: Answer) -> Proposals:
+        """The model's answer as actions."""
+        return answer if isinstance(answer, InputError) else [self._proposal(s) for s in answer]
+
+    def _proposal(self, sample: Sample) -> Proposal:
+        return Proposal(self.style.parse_action(sample.text), sample.text, sample.logprob, sample.finished)
+
+    def players(self, n: int) -> Players:
+        return _ModelPlayers(self, self.model.chats(n))
+
+    def close(self) -> None:
+        self.model.close()
 
 
-class RandomPolicy(Policy):
+class _ModelPlayers(Players):
+    def __init__(self, policy: ModelPolicy, chats: Chats):
+        self._policy, self._chats = policy, chats
+
+    def submit(self, player: int, choice: Choice) -> None:
+        self._chats.submit(player, self._policy.draw(choice))
+
+    def wait(self) -> list[tuple[int, Proposals]]:
+        return [(player, self._policy.proposals(answer)) for player, answer in self._chats.wait()]
+
+    def close(self) -> None:
+        self._chats.close()
+
+
+class _Offhand(Policy):
+    """A policy that answers without thinking: one action at a time."""
+
+    def choose(self, groups: Iterable[Sequence[Choice]]) -> Iterator[list[Proposals]]:
+        for group in groups:
+            yield [self._answer(choice) for choice in group]
+
+    def _answer(self, choice: Choice) -> Proposals:
+        try:
+            drawn = (Proposal(action) for action in self._actions(choice))
+            if choice.accept is None:
+                return list(drawn)
+            return list(islice(filter(choice.accept, drawn), choice.n))
+        except InputError as e:
+            return e
+
+    @abstractmethod
+    def _actions(self, choice: Choice) -> Iterator[str]:
+        """As many actions as may be judged."""
+
+
+class RandomPolicy(_Offhand):
     """Uniform over the admissible actions."""
 
     fingerprint = "random"
     needs = frozenset({"admissible"})
 
-    def propose(self, state: State, n: int, *, temperature: float, seed: int) -> list[Proposal]:
-        if not state.admissible:
+    def _actions(self, choice: Choice) -> Iterator[str]:
+        if not choice.state.admissible:
             raise InputError("the random policy needs admissible actions, and there are none here")
-        draw = random.Random(seed)
-        return [Proposal(draw.choice(state.admissible)) for _ in range(n)]
+        draw, listed = random.Random(choice.seed), choice.state.admissible
+        if choice.distinct:
+            yield from draw.sample(listed, min(choice.most or choice.n, len(listed)))
+        else:
+            yield from (draw.choice(listed) for _ in range(choice.most or choice.n))
 
 
-class ExpertPolicy(Policy):
+class ExpertPolicy(_Offhand):
     """The environment's own expert."""
 
     fingerprint = "expert"
     needs = frozenset({"expert"})
 
-    def propose(self, state: State, n: int, *, temperature: float, seed: int) -> list[Proposal]:
-        if state.expert is None:
+    def _actions(self, choice: Choice) -> Iterator[str]:
+        if choice.state.expert is None:
             raise InputError("the environment's expert has no action here")
-        return [Proposal(state.expert)] * n
+        yield from [choice.state.expert] * choice.n
