@@ -11,12 +11,13 @@ expert                        the environment's own expert (eval only)
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from eexp.errors import UsageError
-from eexp.models.base import Model, Sample
+from eexp.models.base import Engine, Model, Sample
 
-__all__ = ["DEFAULT_MODEL", "Model", "Sample", "open_model", "split_adapter"]
+__all__ = ["DEFAULT_MODEL", "Engine", "Model", "Sample", "open_model", "split_adapter"]
 
 DEFAULT_MODEL = "tiny"
 
@@ -29,10 +30,9 @@ def split_adapter(spec: str) -> tuple[str, str | None]:
     return base, adapter
 
 
-def open_model(spec: str, *, context: int | None = None, threads: int | None = None) -> Model:
-    """Open the language model that `spec` names.
+def open_model(spec: str, engine: Engine = Engine()) -> Model:
+    """Open the language model that `spec` names, to run as `engine` says.
 
-    context: tokens that prompt and answer may take together (None: what the model was trained for, 8192 at most).
     Raises UsageError for a spec that names nothing, EexpError for a model that is there and cannot be opened.
     """
     if spec.startswith(("http://", "https://")):
@@ -42,7 +42,7 @@ def open_model(spec: str, *, context: int | None = None, threads: int | None = N
     if spec.startswith("hf:") or os.path.isdir(split_adapter(spec)[0]):
         from eexp.models.hf import HfModel
 
-        return HfModel(spec, context=context)
+        return HfModel(spec, engine=engine)
     base, adapter = split_adapter(spec)
     if base == "tiny" or base.endswith(".gguf"):
         from eexp.models.llama_cpp import LlamaCppModel
@@ -50,7 +50,7 @@ def open_model(spec: str, *, context: int | None = None, threads: int | None = N
 
         path = tiny_gguf() if base == "tiny" else Path(base)
         if base == "tiny":  # so small that threads wait for each other longer than they work
-            threads = threads or 1
-        return LlamaCppModel(path, adapter, spec=spec, context=context, threads=threads)
+            engine = replace(engine, threads=engine.threads or 1)
+        return LlamaCppModel(path, adapter, spec=spec, engine=engine)
     raise UsageError(f"unknown model {spec!r}: give FILE.gguf[+ADAPTER.gguf], hf:DIR_OR_ID[+ADAPTER], "
                      f"http://HOST/v1#NAME, tiny, random or expert")  # fmt: skip

@@ -66,6 +66,23 @@ Request = Draw | Score
 Answer = list[Sample] | InputError
 
 
+@dataclass(frozen=True)
+class Engine:
+    """How a model in this process is to run; None: resolved when the model is known. Beyond `context` it is for
+    llama.cpp.
+
+    context: tokens that prompt and answer may take together. batch: tokens evaluated at once. cache: type of keys and
+    values, f16, f32 or q8_0. gpu_layers: how many of the layers a GPU takes.
+    """
+
+    context: int | None = None
+    threads: int | None = None
+    batch: int | None = None
+    cache: str = "f16"
+    gpu_layers: int | None = None
+    flash_attention: bool | None = None
+
+
 class Model(ABC):
     """A language model that answers chats. Close it when done; it is a context manager."""
 

@@ -28,7 +28,7 @@ def _compiled(template: str) -> Any:
     return env.from_string(template)
 
 
-def render(template: str, messages: Messages, *, bos_token: str, eos_token: str) -> str:
+def render(template: str, messages: Messages, *, bos_token: str, eos_token: str, to_answer: bool = True) -> str:
     """The prompt as text, ending where the assistant is to write."""
-    return _compiled(template).render(messages=messages, add_generation_prompt=True, bos_token=bos_token,
+    return _compiled(template).render(messages=messages, add_generation_prompt=to_answer, bos_token=bos_token,
                                       eos_token=eos_token)  # fmt: skip

@@ -1,0 +1,410 @@
+"""Answers a group of requests through one memory of keys and values, every shared token evaluated once.
+
+The prompts of a group are walked along one sequence, the trunk: what a prompt shares with the one before it is there
+already, and several prompts of which each begins the next are one run of tokens. At the end of each, the texts of its
+request are written as chains that branch off the trunk and off each other without copying anything; all chains of all
+requests go on together, one batch a step. When a request is done, its room goes to the next.
+
+The schedule follows from the requests and what is drawn alone, never from time, and each group begins with an empty
+memory. So a group's answers are the same bytes whatever was answered before it.
+
+When the memory is full, the chains of the requests that came last are forgotten, and evaluated again later from their
+tokens, which costs time and changes nothing (but rounding).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from eexp.errors import EexpError
+from eexp.models.base import Draw, Sample, Score
+from eexp.models.drawing import Node, Search, Vocabulary, Weights, search
+
+
+class Item(NamedTuple):
+    """A token to evaluate: where, for which sequences, and whether its logits are wanted."""
+
+    token: int
+    position: int
+    sequences: Sequence[int]
+    wanted: bool
+
+
+class Full(Exception):
+    """There is no room for a batch; nothing has been evaluated."""
+
+
+class Decoder(Protocol):
+    """A model's memory, and the evaluation of tokens in it.
+
+    `sequences` may be told apart, numbered from 0; `cells` tokens fit in, each counted once however many sequences
+    share it; `batch` items may be evaluated at once, and the logits of `outputs` of them asked for.
+    """
+
+    sequences: int
+    cells: int
+    batch: int
+    outputs: int
+
+    def decode(self, items: Sequence[Item]) -> list[Any]:
+        """Evaluate items, in each sequence by ascending position; raises Full.
+
+        Returns float32 logits [vocabulary] for each item that wants them, in order, to be read before the next call.
+        """
+
+    def fork(self, source: int, target: int, end: int) -> None:
+        """Let `target`, which is empty, share the first `end` tokens of `source`."""
+
+    def trim(self, sequence: int, start: int) -> None:
+        """Forget the tokens of a sequence from position `start` on."""
+
+    def clear(self) -> None:
+        """Forget everything."""
+
+
+TRUNK = 0
+
+
+@dataclass(eq=False)
+class _Chain:
+    """A sequence that holds a prompt and the nodes of a text as far as they are evaluated."""
+
+    sequence: int
+    nodes: list[Node] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class _Job:
+    """A request that is being answered."""
+
+    place: int
+    prompt: list[int]
+    request: Draw | Score
+    search: Search | None = None
+    chains: list[_Chain] = field(default_factory=list)
+    answer: list[Sample] = field(default_factory=list)
+    aside: int = 0  # cells of the prompt that the trunk no longer holds
+
+    def holding(self, depth: int, node: Node | None) -> _Chain | None:
+        """A chain that has `node`, the last of a path of `depth`; one that ends there if there is one."""
+        found = None
+        for chain in self.chains:
+            if not depth or (len(chain.nodes) >= depth and chain.nodes[depth - 1] is node):
+                if len(chain.nodes) == depth:
+                    return chain
+                found = found or chain
+        return found
+
+
+class _Planned(NamedTuple):
+    """What a step evaluates for one node: the items that bring `chain` to it, or some way towards it."""
+
+    job: _Job
+    chain: _Chain
+    node: Node
+    items: list[Item]
+
+
+class Tree:
+    """Answers groups of requests, one group at a time, on a decoder."""
+
+    def __init__(self, decoder: Decoder, vocabulary: Vocabulary, counts: Counter[str]):
+        self.decoder, self.vocabulary, self.counts = decoder, vocabulary, counts
+
+    def answer(self, requests: Sequence[tuple[list[int], Draw | Score]]) -> list[list[Sample]]:
+        """The answers to requests, each given with the tokens of its prompt.
+
+        A prompt with the longest text its request allows must fit into the decoder's cells.
+        """
+        self.decoder.clear()
+        self._trunk: list[int] = []
+        self._free = list(range(self.decoder.sequences - 1, TRUNK, -1))  # taken from the end: the smallest first
+        self._ended = [0, 0]  # texts that came to their end, and their tokens
+        jobs = [_Job(i, prompt, request) for i, (prompt, request) in enumerate(requests)]
+        waiting, live = deque(jobs), []
+        while waiting or live:
+            if waiting and self._has_room(waiting[0], live):
+                self._admit(waiting, live)
+            elif live:
+                self._step(live, waiting)
+            for job in [job for job in live if job.search and job.search.done]:
+                self._finish(job, live)
+        return [job.answer for job in jobs]
+
+    # -- letting requests in -------------------------------------------------------------------------------------
+
+    def _has_room(self, job: _Job, live: list[_Job]) -> bool:
+        """Whether a request can be let in without pushing another one out, as far as one can tell."""
+        if not live:
+            return True
+        chains = sum(max(self._width(j), len(j.chains)) for j in live) + self._width(job)
+        if chains > self.decoder.sequences - 1 or isinstance(job.request, Score):
+            return False
+        grows = len(job.prompt) - self._shared(job.prompt)
+        texts = sum(self._width(j) * self._usual(j) for j in [*live, job])
+        aside = sum(j.aside for j in live)
+        return len(self._trunk) + grows + aside + texts <= self.decoder.cells
+
+    def _width(self, job: _Job) -> int:
+        """About how many chains a request keeps at a time."""
+        request = job.request
+        if isinstance(request, Score):
+            return 0
+        return 1 if request.temperature == 0 else request.n + (2 if request.distinct else 0)
+
+    def _usual(self, job: _Job) -> int:
+        """Tokens that a text may be expected to take: half more than those that have ended, all until one has."""
+        texts, tokens = self._ended
+        assert isinstance(job.request, Draw)
+        most = job.request.max_tokens
+        longest = max((len(chain.nodes) for chain in job.chains), default=0)
+        return min(most, max(longest, tokens * 3 // (2 * texts)) + 1) if texts else most
+
+    def _shared(self, prompt: list[int]) -> int:
+        return len(os.path.commonprefix([prompt, self._trunk]))
+
+    def _admit(self, waiting: deque[_Job], live: list[_Job]) -> None:
+        """Bring the trunk to the next prompts and let their requests begin.
+
+        As many of them as have room and continue each other are evaluated as one run of tokens.
+        """
+        run = [waiting.popleft()]
+        self._rewind(run[0], live)
+        if isinstance(run[0].request, Draw):
+            live.append(run[0])
+            while waiting and self._continues(run[-1], waiting[0]) and self._has_room(waiting[0], live):
+                run.append(waiting.popleft())
+                live.append(run[-1])
+        self._extend(run, live)
+
+    def _continues(self, job: _Job, after: _Job) -> bool:
+        longer = len(after.prompt) > len(job.prompt) and isinstance(after.request, Draw)
+        return longer and after.prompt[: len(job.prompt)] == job.prompt
+
+    def _rewind(self, job: _Job, live: list[_Job]) -> None:
+        """Cut the trunk back to what it shares with a prompt, less what must be evaluated for its logits."""
+        keep = self._shared(job.prompt)
+        if not (job.search and job.search.frontier()[0].depth):
+            keep = min(keep, len(job.prompt) - 1)
+        if keep == len(self._trunk):
+            return
+        holders = [j for j in live if j.chains and len(j.prompt) > keep]
+        if holders:
+            longest = max(holders, key=lambda j: len(j.prompt))
+            longest.aside = max(longest.aside, len(longest.prompt) - keep)
+        self.decoder.trim(TRUNK, keep)
+        del self._trunk[keep:]
+
+    def _extend(self, run: list[_Job], live: list[_Job]) -> None:
+        """Evaluate the trunk up to the last of some prompts, and begin each request where its prompt ends."""
+        whole = run[-1].prompt
+        ends = {len(job.prompt): job for job in run}
+        start = len(self._trunk)
+        for job in run:  # one that was pushed out and knows already what follows its prompt
+            if len(job.prompt) <= start:
+                self._anchor(job)
+        while start < len(whole):
+            part = whole[start : start + self.decoder.batch]
+            wanted = [p for p in range(start + 1, start + len(part) + 1) if p in ends]
+            items = [Item(token, start + i, (TRUNK,), start + i + 1 in ends) for i, token in enumerate(part)]
+            if len(wanted) > self.decoder.outputs:
+                wanted = wanted[: self.decoder.outputs]
+                items = items[: wanted[-1] - start]
+            rows = self._decode(items, live)
+            start += len(items)
+            self._trunk += [item.token for item in items]
+            self.counts["prompt tokens"] += len(items)
+            for end, row in zip(wanted, rows):
+                self._begin(ends[end], row)
+
+    def _begin(self, job: _Job, row: Any) -> None:
+        if isinstance(job.request, Score):
+            self._score(job, row)
+            return
+        if job.search is None:
+            job.search = search(job.request, self.vocabulary)
+        root = job.search.frontier()
+        if root and root[0].depth == 0:
+            job.search.tell(root[0], row)
+        if not job.search.done:
+            self._anchor(job)
+
+    def _anchor(self, job: _Job) -> _Chain:
+        """A chain at the end of the job's prompt, which the trunk holds."""
+        chain = _Chain(self._free.pop())
+        self.decoder.fork(TRUNK, chain.sequence, len(job.prompt))
+        job.chains.append(chain)
+        return chain
+
+    def _finish(self, job: _Job, live: list[_Job]) -> None:
+        assert job.search
+        job.answer = job.search.accepted
+        self.counts["texts"] += job.search.judged
+        self._ended[0] += len(job.answer)
+        self._ended[1] += sum(sample.tokens for sample in job.answer)
+        for chain in list(job.chains):
+            self._drop(job, chain)
+        live.remove(job)
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def _step(self, live: list[_Job], waiting: deque[_Job]) -> None:
+        """Evaluate what all requests want now, in one batch."""
+        for job in [job for job in reversed(live) if not job.chains]:  # pushed out: comes in again when there is room
+            live.remove(job)
+            waiting.appendleft(job)
+        plan = self._plan(live)
+        rows = iter(self._evaluate(plan, live))
+        for planned in plan:
+            if planned.items[-1].wanted:
+                row, found = next(rows), planned.job.search
+                assert found
+                if not found.done:
+                    found.tell(planned.node, row)
+        for job in {planned.job.place: planned.job for planned in plan}.values():
+            self._drop_needless(job)
+
+    def _plan(self, live: list[_Job]) -> list[_Planned]:
+        plan: list[_Planned] = []
+        room = self.decoder.batch
+        for job in live:
+            assert job.search
+            for node in job.search.frontier() if job.chains else []:
+                planned = self._place(job, node, room, live, plan) if len(plan) < self.decoder.outputs else None
+                if planned is None:
+                    return plan
+                plan.append(planned)
+                room -= len(planned.items)
+        return plan
+
+    def _place(self, job: _Job, node: Node, room: int, live: list[_Job], plan: list[_Planned]) -> _Planned | None:
+        """How `node` is to be evaluated next; None if that must wait."""
+        path = node.path()
+        depth = len(path) - 1
+        while (source := job.holding(depth, path[depth - 1])) is None and depth:
+            depth -= 1  # forgotten: evaluated again from the tokens
+        if source is None or room == 0:
+            return None
+        busy = [planned.chain for planned in plan]
+        if len(source.nodes) != depth:
+            if not self._free and not self._push_out(live, [*busy, source], job):
+                return None
+            source = self._fork(job, source, depth)
+        missing = path[depth : depth + room]
+        items = [Item(n.token, len(job.prompt) + n.depth - 1, (source.sequence,), n is node) for n in missing]
+        source.nodes += missing
+        return _Planned(job, source, node, items)
+
+    def _fork(self, job: _Job, source: _Chain, depth: int) -> _Chain:
+        chain = _Chain(self._free.pop(), source.nodes[:depth])
+        self.decoder.fork(source.sequence, chain.sequence, len(job.prompt) + depth)
+        job.chains.append(chain)
+        return chain
+
+    def _evaluate(self, plan: list[_Planned], live: list[_Job]) -> list[Any]:
+        """The logits for a plan, from whose end entries are taken if they do not fit in."""
+        while plan:
+            items = [item for planned in plan for item in planned.items]
+            try:
+                rows = self._decode(items, live, [planned.chain for planned in plan])
+                self.counts["tokens"] += len(items)
+                return rows
+            except Full:
+                if len(plan) > 1:
+                    _, chain, _, part = plan.pop()
+                    del chain.nodes[len(chain.nodes) - len(part) :]
+                elif self._trunk:  # what of it is still in use, the chain has
+                    self.decoder.trim(TRUNK, 0)
+                    self._trunk.clear()
+                else:
+                    raise EexpError("the model's memory is too small for one text: give a larger --context") from None
+        return []
+
+    def _decode(self, items: list[Item], live: list[_Job], busy: Sequence[_Chain] = ()) -> list[Any]:
+        """Evaluate; while there is no room, push out what came last."""
+        while True:
+            try:
+                return self.decoder.decode(items)
+            except Full:
+                if not self._push_out(live, busy):
+                    raise
+
+    def _push_out(self, live: list[_Job], busy: Sequence[_Chain], but: _Job | None = None) -> bool:
+        """Forget one chain that is not busy: the last of the last request, and never the last one of `but`."""
+        for job in reversed(live):
+            for chain in reversed(job.chains):
+                if chain not in busy and not (job is but and len(job.chains) == 1):
+                    self._drop(job, chain)
+                    self.counts["chains pushed out"] += 1
+                    return True
+        return False
+
+    def _drop(self, job: _Job, chain: _Chain) -> None:
+        self.decoder.trim(chain.sequence, 0)
+        self._free.append(chain.sequence)
+        job.chains.remove(chain)
+        if not job.chains:
+            job.aside = 0
+
+    def _drop_needless(self, job: _Job) -> None:
+        """Forget chains that nobody goes on from; the last one is kept back to the prompt."""
+        assert job.search
+        for chain in list(job.chains):
+            if chain.nodes and not job.search.needs(chain.nodes[-1]):
+                if len(job.chains) > 1:
+                    self._drop(job, chain)
+                else:
+                    self.decoder.trim(chain.sequence, len(job.prompt))
+                    chain.nodes.clear()
+
+    # -- scoring -------------------------------------------------------------------------------------------------
+
+    def _score(self, job: _Job, row: Any) -> None:
+        """Score completions as a trie of their tokens, each node of which is evaluated once."""
+        assert isinstance(job.request, Score)
+        texts = [self.vocabulary.completion(text) for text in job.request.completions]
+        logprobs = [0.0] * len(texts)
+        first = Weights(row)
+        room = self.decoder.cells - len(self._trunk)
+        order = deque(sorted(range(len(texts)), key=lambda i: texts[i]))
+        while order:
+            wave: dict[tuple[int, ...], list[int]] = {}  # beginnings of texts, each with those that have it
+            members = 0
+            while order and members < len(self._free):
+                i = order[0]
+                beginnings = [tuple(texts[i][:n]) for n in range(1, len(texts[i]))]
+                if members and len(wave) + sum(b not in wave for b in beginnings) > room:
+                    break
+                order.popleft()
+                members += 1
+                logprobs[i] += first.logprob(texts[i][0])
+                for beginning in beginnings:
+                    wave.setdefault(beginning, []).append(i)
+            self._score_wave(len(job.prompt), wave, texts, logprobs)
+        job.answer = [Sample(text, logprobs[i], len(texts[i]) - 1)
+                      for i, text in enumerate(job.request.completions)]  # fmt: skip
+        self.counts["texts"] += len(texts)
+
+    def _score_wave(self, end: int, wave: dict[tuple[int, ...], list[int]], texts: list[list[int]],
+                    logprobs: list[float]) -> None:  # fmt: skip
+        members = sorted({i for some in wave.values() for i in some})
+        sequences = {i: self._free[-1 - n] for n, i in enumerate(members)}
+        for sequence in sequences.values():
+            self.decoder.fork(TRUNK, sequence, end)
+        beginnings = sorted(wave)  # each text's are in ascending order
+        at_once = min(self.decoder.batch, self.decoder.outputs)
+        for start in range(0, len(beginnings), at_once):
+            part = beginnings[start : start + at_once]
+            rows = self._decode([Item(b[-1], end + len(b) - 1, [sequences[i] for i in wave[b]], True)
+                                 for b in part], [])  # fmt: skip
+            self.counts["tokens"] += len(part)
+            for beginning, row in zip(part, rows):
+                after = Weights(row)
+                for i in wave[beginning]:
+                    logprobs[i] += after.logprob(texts[i][len(beginning)])
+        for sequence in sequences.values():
+            self.decoder.trim(sequence, 0)
