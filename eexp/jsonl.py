@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
@@ -202,6 +202,7 @@ class Stream(AbstractContextManager):
         self.counts: Counter[str] = Counter()
         self.set_aside = 0
         self.where: tuple[str, int] | None = None  # file and line of the record at hand, for messages
+        self._read_lately: deque[tuple[dict, tuple[str, int]]] = deque(maxlen=256)  # for stages that read ahead
         self._out: BinaryIO | None = None
         self._rejected: BinaryIO | None = None
         self._rejected_before: set[bytes] = set()
@@ -295,6 +296,7 @@ class Stream(AbstractContextManager):
             except InputError as e:
                 self.fail(record if record is not None else {"text": text.decode("utf-8", "replace")}, e)
                 continue
+            self._read_lately.append((accepted, self.where))
             yield accepted
         self.where = None
         if self.counts["in"] == 0:
@@ -331,6 +333,7 @@ class Stream(AbstractContextManager):
 
     def fail(self, record: dict, error: InputError) -> None:
         """Stop at a record that cannot be processed or, with --on-error skip, set it aside."""
+        self.where = next((where for read, where in self._read_lately if read is record), self.where)
         place = ""
         if self.where:
             place = f"{self.where[0]}:{self.where[1]}: "

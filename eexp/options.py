@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
     from eexp.envs.pool import Pool
+    from eexp.models import Engine, Model
     from eexp.models.policy import Policy
     from eexp.prompts import PromptStyle
 
@@ -119,7 +120,8 @@ def workers(command: Command) -> Command:
     @functools.wraps(command)
     def with_pool(*args: Any, workers: int | None, timeout: float | None, memory: int | None, **rest: Any) -> Any:
         def open_pool(env: str | None) -> Pool:
-            from eexp.envs.pool import Pool, usable_cores
+            from eexp.cores import usable_cores
+            from eexp.envs.pool import Pool
             from eexp.envs.process import time_limit
 
             if timeout:
@@ -161,9 +163,17 @@ STYLE_OF_MODEL = "the one the model was trained with, else react"
 
 
 def model(help: str, max_tokens: int, temperature: float) -> Callable[[Command], Command]:
-    """-m and how to sample from it."""
+    """-m, how to sample from it, and how it runs, which is passed on as one `engine`."""
 
     def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def with_engine(*args: Any, context: int | None, threads: int | None, batch: int | None, cache_type: str,
+                        gpu_layers: int | None, flash_attention: bool | None, **rest: Any) -> Any:  # fmt: skip
+            from eexp.models import Engine
+
+            return command(*args, engine=Engine(context, threads, batch, cache_type, gpu_layers, flash_attention),
+                           **rest)  # fmt: skip
+
         for option in reversed([
             click.option("-m", "--model", metavar="MODEL", envvar="EEXP_MODEL", show_envvar=True,
                          shell_complete=complete_model, help=help),
@@ -175,9 +185,18 @@ def model(help: str, max_tokens: int, temperature: float) -> Callable[[Command],
                          help="Room for prompt and answer.  [default: the model's own, 8192 at most]"),
             click.option("--threads", type=click.IntRange(min=1), metavar="N",
                          help="CPU threads, for llama.cpp.  [default: all cores; 1 for tiny]"),
+            click.option("--batch", type=click.IntRange(min=1), metavar="TOKENS",
+                         help="Most tokens evaluated at once, for llama.cpp.  [default: 512]"),
+            click.option("--cache-type", type=click.Choice(["f16", "f32", "q8_0"]), default="f16", show_default=True,
+                         help="Number format of llama.cpp's keys and values."),
+            click.option("--gpu-layers", type=click.IntRange(min=0), metavar="N", envvar="EEXP_GPU_LAYERS",
+                         show_envvar=True,
+                         help="Layers that llama.cpp gives to a GPU.  [default: all, where it was built for one]"),
+            click.option("--flash-attention/--no-flash-attention", default=None,
+                         help="For llama.cpp.  [default: only on a GPU]"),
         ]):  # fmt: skip
-            command = option(command)
-        return command
+            with_engine = option(with_engine)
+        return with_engine
 
     return decorate
 
@@ -195,9 +214,9 @@ def chosen_style(asked: str | None, of_model: str | None, note: Callable[[str], 
 
 
 def open_policy(spec: str | None, asked_style: str | None, max_tokens: int, note: Callable[[str], None],
-                *, context: int | None, threads: int | None) -> Policy:  # fmt: skip
+                engine: Engine) -> Policy:  # fmt: skip
     """The policy a command is to use: -m, else $EEXP_MODEL (click fills it in), else the tiny model with a notice."""
-    from eexp.models import DEFAULT_MODEL, open_model, policy
+    from eexp.models import DEFAULT_MODEL, policy
 
     if spec is None:
         spec = DEFAULT_MODEL
@@ -206,5 +225,17 @@ def open_policy(spec: str | None, asked_style: str | None, max_tokens: int, note
         return policy.RandomPolicy()
     if spec == "expert":
         return policy.ExpertPolicy()
-    model = open_model(spec, context=context, threads=threads)
+    model = open_writer(spec, engine, note)
     return policy.ModelPolicy(model, chosen_style(asked_style, model.prompt_style, note), max_tokens)
+
+
+def open_writer(spec: str, engine: Engine, note: Callable[[str], None]) -> Model:
+    """The language model that `spec` names; says how it runs."""
+    from eexp.models import open_model
+
+    if spec in ("random", "expert"):
+        raise click.BadParameter(f"{spec} cannot write text", param_hint="-m")
+    model = open_model(spec, engine)
+    if model.settings:
+        note(model.settings)
+    return model

@@ -30,11 +30,12 @@ def split_adapter(spec: str) -> tuple[str, str | None]:
     return base, adapter
 
 
-def open_model(spec: str, engine: Engine = Engine()) -> Model:
+def open_model(spec: str, engine: Engine | None = None) -> Model:
     """Open the language model that `spec` names, to run as `engine` says.
 
     Raises UsageError for a spec that names nothing, EexpError for a model that is there and cannot be opened.
     """
+    engine = engine or Engine()
     if spec.startswith(("http://", "https://")):
         from eexp.models.http import HttpModel
 

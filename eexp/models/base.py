@@ -37,7 +37,7 @@ class Draw:
     prompt: a chat that ends with a turn to answer. temperature 0 is greedy. seed: decides all draws of the request.
     accept: judges every text once, in a fixed order; a text that it refuses does not count, and another one is drawn,
     until `n` are accepted or `most` were judged (`n` if None). Without it all texts count.
-    distinct: draw complete texts without replacement, most probable first on average (Gumbel top-k); else independently.
+    distinct: draw complete texts without replacement, the most probable first on average; else independently.
     allowed: the only texts that may be written, token by token; None allows every text.
     """
 
@@ -68,8 +68,7 @@ Answer = list[Sample] | InputError
 
 @dataclass(frozen=True)
 class Engine:
-    """How a model in this process is to run; None: resolved when the model is known. Beyond `context` it is for
-    llama.cpp.
+    """How a model in this process is to run; None: resolved when the model is known. Most of it is for llama.cpp.
 
     context: tokens that prompt and answer may take together. batch: tokens evaluated at once. cache: type of keys and
     values, f16, f32 or q8_0. gpu_layers: how many of the layers a GPU takes.
@@ -92,6 +91,8 @@ class Model(ABC):
     fingerprint: str = ""
     #: Label of the prompt style it was fine-tuned with (`name@fingerprint`), if it says so.
     prompt_style: str | None = None
+    #: How it runs, in words: what was left to it, as it was resolved.
+    settings: str = ""
     #: Whether it can draw without replacement and score; a server that only writes texts cannot.
     exact: bool = True
 

@@ -1,4 +1,4 @@
-"""llama.cpp in process, on llama-cpp-python's low-level API: batches, forks and sampling are ours (tree.py, drawing.py).
+"""llama.cpp in process, on llama-cpp-python's low-level API; what is evaluated together, forked and drawn is ours.
 
 Sampling is ours rather than llama.cpp's, so that a draw is decided by its seed alone and its log-probability is known
 (to about 1e-3 a token where keys and values are kept in half precision).
@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from eexp.cores import usable_cores
 from eexp.errors import EexpError, InputError
 from eexp.models import chat_template, fingerprints
 from eexp.models.base import Answer, Draw, Engine, Model, Request
@@ -102,7 +103,7 @@ class _Decoder:
         params.n_seq_max = self.sequences = sequences
         params.kv_unified = unified
         params.n_batch = params.n_ubatch = self.batch = min(engine.batch or DEFAULT_BATCH, cells)
-        params.n_threads = params.n_threads_batch = engine.threads or len(os.sched_getaffinity(0))
+        params.n_threads = params.n_threads_batch = engine.threads or usable_cores()
         params.type_k = params.type_v = {"f32": 0, "f16": 1, "q8_0": 8}[engine.cache]
         params.no_perf = True
         flash = engine.flash_attention
@@ -176,8 +177,9 @@ class LlamaCppModel(Model):
     """
 
     def __init__(self, path: str | os.PathLike, adapter: str | os.PathLike | None = None, *, spec: str = "",
-                 engine: Engine = Engine()):  # fmt: skip
+                 engine: Engine | None = None):  # fmt: skip
         super().__init__()
+        engine = engine or Engine()
         files = [Path(path), *([Path(adapter)] if adapter else [])]
         for file in files:
             if not file.is_file():
@@ -195,6 +197,7 @@ class LlamaCppModel(Model):
                             f"llama-server and give -m http://HOST:PORT/v1")  # fmt: skip
         self._n_ctx = engine.context or min(api.llama_model_n_ctx_train(self._base.pointer), DEFAULT_CONTEXT)
         self._adapter = self._load_adapter(adapter) if adapter else None
+        self.settings = self._resolved()
         self._tree: Tree | None = None
         self.fingerprint = fingerprints.of_files(*files)
 
@@ -217,6 +220,15 @@ class LlamaCppModel(Model):
         if not loaded:
             raise EexpError(f"{adapter}: does not fit {self.spec.split('+')[0]}: {_last_words()}")
         return loaded
+
+    def _resolved(self) -> str:
+        engine = self._engine
+        threads = engine.threads or usable_cores()
+        gpu = self._api.llama_supports_gpu_offload() and engine.gpu_layers != 0
+        flash = gpu if engine.flash_attention is None else engine.flash_attention
+        return (f"llama.cpp: context {self._n_ctx}, batch {min(engine.batch or DEFAULT_BATCH, self._n_ctx)}, "
+                f"{threads} thread{'s' * (threads > 1)}, cache {engine.cache}, {'GPU' if gpu else 'CPU'}"
+                f"{', flash attention' if flash else ''}")  # fmt: skip
 
     # -- tokens --------------------------------------------------------------------------------------------------
 

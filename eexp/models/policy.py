@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from eexp.errors import InputError
-from eexp.models.base import Answer, Chats, Draw, Model, Sample
+from eexp.errors import InputError, UsageError
+from eexp.models.base import Answer, Chats, Draw, Model, Request, Sample, Score
 from eexp.prompts import PromptStyle
 
 
@@ -52,6 +52,14 @@ class Choice:
     only_admissible: bool = False
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """Ask a policy how probable it finds each of some actions in a state."""
+
+    state: State
+    actions: Sequence[str]
+
+
 Proposals = list[Proposal] | InputError
 
 
@@ -68,10 +76,10 @@ class Policy(ABC):
         return Counter()
 
     @abstractmethod
-    def choose(self, groups: Iterable[Sequence[Choice]]) -> Iterator[list[Proposals]]:
-        """The proposals for each group of choices, in order (see `models.base.Model.answer`)."""
+    def choose(self, groups: Iterable[Sequence[Choice | Ranking]]) -> Iterator[list[Proposals]]:
+        """The proposals for each group, in order (see `models.base.Model.answer`); for a Ranking, its actions."""
 
-    def propose(self, choice: Choice) -> list[Proposal]:
+    def propose(self, choice: Choice | Ranking) -> list[Proposal]:
         """The proposals for one choice. Raises InputError where there can be none."""
         ((found,),) = self.choose([[choice]])
         if isinstance(found, InputError):
@@ -118,9 +126,15 @@ class ModelPolicy(Policy):
     def counts(self) -> Counter[str]:
         return self.model.counts
 
-    def choose(self, groups: Iterable[Sequence[Choice]]) -> Iterator[list[Proposals]]:
-        for answers in self.model.answer([self.draw(c) for c in group] for group in groups):
+    def choose(self, groups: Iterable[Sequence[Choice | Ranking]]) -> Iterator[list[Proposals]]:
+        for answers in self.model.answer([self.request(c) for c in group] for group in groups):
             yield [self.proposals(found) for found in answers]
+
+    def request(self, choice: Choice | Ranking) -> Request:
+        """What a choice asks of the model."""
+        if isinstance(choice, Ranking):
+            return Score(self.prompt(choice.state), [self.style.action_text(a) for a in choice.actions])
+        return self.draw(choice)
 
     def prompt(self, state: State) -> list[dict[str, str]]:
         """The chat in which the state is put to the model."""
@@ -168,11 +182,13 @@ class _ModelPlayers(Players):
 class _Offhand(Policy):
     """A policy that answers without thinking: one action at a time."""
 
-    def choose(self, groups: Iterable[Sequence[Choice]]) -> Iterator[list[Proposals]]:
+    def choose(self, groups: Iterable[Sequence[Choice | Ranking]]) -> Iterator[list[Proposals]]:
         for group in groups:
             yield [self._answer(choice) for choice in group]
 
-    def _answer(self, choice: Choice) -> Proposals:
+    def _answer(self, choice: Choice | Ranking) -> Proposals:
+        if isinstance(choice, Ranking):
+            raise UsageError(f"the policy {self.fingerprint} cannot score actions; give a model")
         try:
             drawn = (Proposal(action) for action in self._actions(choice))
             if choice.accept is None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import click
 
 from eexp import options
 from eexp.errors import InputError
 from eexp.jsonl import OnError, stop_at_error
-from eexp.models.base import Model
+from eexp.models.base import Draw, Model, Sample
 from eexp.prompts import PromptStyle, rationale
 from eexp.records import example, expert_outcome, seed_of
 
@@ -27,46 +27,91 @@ def reflect(trajectories: Iterator[dict], style: PromptStyle, model: Model | Non
     where there is one. A model's text that names the set-up ("the expert") or is empty is drawn again, and the state
     is given to `on_error` if that does not help. `skip` says which example ids are not to be made.
     """
-    for t in trajectories:
-        for i, step in enumerate(t["steps"]):
-            if skip(f"{t['id']}/{i}/reflection"):
-                continue
-            outcome = expert_outcome(t, i)
-            if outcome is None or not any(a.get("outcome") for a in step.get("alternatives", [])):
-                count("states without executed alternatives", 1)
+    asked: deque[tuple[dict, list[_State]]] = deque()  # read, and not answered yet
+
+    def groups() -> Iterator[list[Draw]]:
+        for t in trajectories:
+            states = list(_states(t, skip, count))
+            if not all(state.skipped for state in states):
+                asked.append((t, states))
+                # The skipped ones are asked, too: what shares a batch is then the same as before the interruption.
+                yield [s.request(style, temperature, max_tokens, seed, count) for s in states if not s.thought]
+
+    answers: Iterator[list] = model.answer(groups()) if model else ([[]] * len(group) for group in groups())
+    for found in answers:
+        t, states = asked.popleft()
+        answer = iter(found)
+        for state in states:
+            refused = None if state.thought else next(answer)
+            if state.skipped:
                 continue
             try:
-                text, author = _reflection(t, i, outcome, style, model, temperature, max_tokens, seed, count)
+                if isinstance(refused, InputError):
+                    raise refused
+                text, author = state.reflection(model, max_tokens, count)
             except InputError as e:
-                on_error(t, e.at(f"$.steps[{i}]"))
+                on_error(t, e.at(f"$.steps[{state.i}]"))
                 continue
-            prompt = style.act(t["instruction"], t["steps"][:i], step["observation"], step.get("admissible"))
-            completion = [{"role": "assistant", "content": style.action_text(step["action"], text)}]
-            yield example(t, f"{i}/reflection", "reflection", prompt, completion, style.label, reflection_by=author)
+            prompt = style.act(t["instruction"], t["steps"][: state.i], state.step["observation"],
+                               state.step.get("admissible"))  # fmt: skip
+            completion = [{"role": "assistant", "content": style.action_text(state.step["action"], text)}]
+            yield example(t, f"{state.i}/reflection", "reflection", prompt, completion, style.label,
+                          reflection_by=author)  # fmt: skip
 
 
-def _reflection(t: dict, i: int, outcome: dict, style: PromptStyle, model: Model | None, temperature: float,
-                max_tokens: int, seed: int, count: Callable[[str, int], None]) -> tuple[str, str]:  # fmt: skip
-    step = t["steps"][i]
-    if step.get("thought"):
-        count("the expert's own thought kept", 1)
-        return step["thought"], "expert"
-    if model is None:
-        return rationale.compose(t["instruction"], step, outcome), "rule: outcome"
-    prompt = style.ask_reflection(t["instruction"], t["steps"][:i], step, outcome["observation"])
-    why = ""
-    for turn in range(_TRIES if temperature > 0 else 1):
-        key = seed_of(seed, t["id"], i, turn)
-        drawn = model.sample([prompt], 1, temperature=temperature, max_tokens=max_tokens, seeds=[key])[0][0]
-        text = rationale.once(style.thought_in(drawn.text))
-        leak = rationale.find_leak(text)
-        if text != style.thought_in(drawn.text).strip():
-            count("texts written twice, cut to one", 1)
-        if text and not leak and drawn.finished:
-            return text, model.fingerprint
-        why = f"says {leak!r}" if leak else "is empty" if not text else f"does not end within {max_tokens} tokens"
-        count("reflections drawn again", 1)
-    raise InputError(f"no usable reflection: the text {why}", f"$.steps[{i}]", {"text": drawn.text})
+def _states(t: dict, skip: Callable[[str], bool], count: Callable[[str, int], None]) -> Iterator[_State]:
+    for i, step in enumerate(t["steps"]):
+        skipped = skip(f"{t['id']}/{i}/reflection")
+        outcome = expert_outcome(t, i)
+        if outcome and any(a.get("outcome") for a in step.get("alternatives", [])):
+            yield _State(t, i, outcome, skipped)
+        elif not skipped:
+            count("states without executed alternatives", 1)
+
+
+class _State:
+    """A state while its reflection is being written."""
+
+    def __init__(self, t: dict, i: int, outcome: dict, skipped: bool):
+        self.t, self.i, self.step, self.outcome, self.skipped = t, i, t["steps"][i], outcome, skipped
+        self.thought = self.step.get("thought")
+        self.text: str | None = None  # the reflection that can be used
+        self.why, self.last = "", ""
+
+    def request(self, style: PromptStyle, temperature: float, max_tokens: int, seed: int,
+                count: Callable[[str, int], None]) -> Draw:  # fmt: skip
+        """What the model is asked."""
+
+        def accept(sample: Sample) -> bool:
+            said = style.thought_in(sample.text)
+            text = rationale.once(said)
+            leak = rationale.find_leak(text)
+            self.last = sample.text
+            if not self.skipped and text != said.strip():
+                count("texts written twice, cut to one", 1)
+            if text and not leak and sample.finished:
+                self.text = text
+                return True
+            ended = f"does not end within {max_tokens} tokens"
+            self.why = f"says {leak!r}" if leak else "is empty" if not text else ended
+            if not self.skipped:
+                count("reflections drawn again", 1)
+            return False
+
+        prompt = style.ask_reflection(self.t["instruction"], self.t["steps"][: self.i], self.step,
+                                      self.outcome["observation"])  # fmt: skip
+        return Draw(prompt, 1, temperature, max_tokens, seed_of(seed, self.t["id"], self.i), accept, _TRIES)
+
+    def reflection(self, model: Model | None, max_tokens: int, count: Callable[[str, int], None]) -> tuple[str, str]:
+        """The text, and who wrote it; raises InputError where there is none that can be used."""
+        if self.thought:
+            count("the expert's own thought kept", 1)
+            return self.thought, "expert"
+        if model is None:
+            return rationale.compose(self.t["instruction"], self.step, self.outcome), "rule: outcome"
+        if self.text is None:
+            raise InputError(f"no usable reflection: the text {self.why}", evidence={"text": self.last})
+        return self.text, model.fingerprint
 
 
 @click.command("reflect")
@@ -79,7 +124,7 @@ def _reflection(t: dict, i: int, outcome: dict, style: PromptStyle, model: Model
 @options.prompt_style()
 @options.seed
 @options.streams("trajectory", resume=True)
-def command(model, temperature, max_tokens, context, threads, how, prompt_style, seed, stream) -> None:
+def command(model, temperature, max_tokens, engine, how, prompt_style, seed, stream) -> None:
     """Make training examples that reason towards the expert's action.
 
     Reads trajectories with outcomes, as `eexp rollout` writes them. What an action led to appears in a reflection as an
@@ -96,8 +141,9 @@ def command(model, temperature, max_tokens, context, threads, how, prompt_style,
         raise click.UsageError("--rationale model needs -m MODEL or EEXP_MODEL")
     writer, settings = None, {"rationale": "outcome"}
     if model and how != "outcome":
-        writer, settings = _open_writer(model, context, threads)
-        settings.update(temperature=temperature, max_tokens=max_tokens)
+        writer = options.open_writer(model, engine, stream.note)
+        settings = {"rationale": "model", "model": writer.fingerprint, "temperature": temperature,
+                    "max_tokens": max_tokens}  # fmt: skip
     elif how is None:
         stream.note("no -m and no EEXP_MODEL: reflections are composed by rule from the outcomes (--rationale outcome)")
     style = options.chosen_style(prompt_style, None, stream.note)
@@ -106,12 +152,5 @@ def command(model, temperature, max_tokens, context, threads, how, prompt_style,
                        seed=seed, skip=io.done, count=io.count, on_error=io.fail)  # fmt: skip
         for record in tqdm(made, disable=None, unit="state", leave=False):
             io.write(record)
-
-
-def _open_writer(spec: str, context: int | None, threads: int | None) -> tuple[Model, dict[str, Any]]:
-    from eexp.models import open_model
-
-    if spec in ("random", "expert"):
-        raise click.BadParameter(f"{spec} cannot write text", param_hint="-m")
-    model = open_model(spec, context=context, threads=threads)
-    return model, {"rationale": "model", "model": model.fingerprint}
+        if writer:
+            io.counts.update(writer.counts)
