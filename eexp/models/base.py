@@ -97,7 +97,7 @@ class Model(ABC):
     exact: bool = True
 
     def __init__(self) -> None:
-        #: What the answers cost: "prompt tokens" and "tokens" evaluated, "texts" written.
+        #: What the answers cost: "prompt tokens evaluated", "tokens evaluated" beside those, "texts written".
         self.counts: Counter[str] = Counter()
 
     @abstractmethod
@@ -116,8 +116,8 @@ class Model(ABC):
         return answers  # type: ignore[return-value]
 
     def chats(self, n: int) -> Chats:
-        """`n` chats at once, each of which goes on when its last answer is known."""
-        return Chats(self)
+        """`n` chats at once, or as many as there is memory for (`Chats.n`), each going on when its answer is known."""
+        return Chats(self, n)
 
     def close(self) -> None:
         """Give back the memory. Safe to call twice."""
@@ -135,8 +135,8 @@ class Chats:
     Prompts of one chat usually begin with the one before, so a backend keeps what it has of each.
     """
 
-    def __init__(self, model: Model):
-        self.model = model
+    def __init__(self, model: Model, n: int):
+        self.model, self.n = model, n
         self._open: dict[int, Draw] = {}
 
     def submit(self, chat: int, request: Draw) -> None:

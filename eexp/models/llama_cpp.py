@@ -18,7 +18,8 @@ from typing import Any
 from eexp.cores import usable_cores
 from eexp.errors import EexpError, InputError
 from eexp.models import chat_template, fingerprints
-from eexp.models.base import Answer, Draw, Engine, Model, Request
+from eexp.models.base import Answer, Chats, Draw, Engine, Model, Request
+from eexp.models.slots import Slots
 from eexp.models.tree import Full, Item, Tree
 from eexp.prompts import Messages
 
@@ -320,6 +321,22 @@ class LlamaCppModel(Model):
                              f"of {self.spec} holds {self._n_ctx}: give a larger --context or a smaller "
                              f"--max-tokens")  # fmt: skip
         return ids
+
+    def chats(self, n: int) -> Chats:
+        n = min(n, self._api.llama_max_parallel_sequences(), self._fit_in_memory())
+        cells = -(-self._n_ctx // 256) * 256  # llama.cpp's step
+        decoder = _Decoder(self._base, self._engine, cells * n, n, self._adapter, unified=False)
+        return Slots(self, decoder, self, self._fitting)
+
+    def _fit_in_memory(self) -> int:
+        """How many contexts there is memory for: half of what is free, for what comes beside keys and values."""
+        import psutil
+
+        api, model = self._api, self._base.pointer
+        width = api.llama_model_n_embd(model) // api.llama_model_n_head(model) * api.llama_model_n_head_kv(model)
+        size = {"f32": 4, "f16": 2, "q8_0": 34 / 32}[self._engine.cache]
+        context = 2 * width * size * api.llama_model_n_layer(model) * self._n_ctx
+        return max(1, int(psutil.virtual_memory().available / 2 / context))
 
     def close(self) -> None:
         if self._tree is not None:

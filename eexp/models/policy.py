@@ -87,8 +87,8 @@ class Policy(ABC):
         return found
 
     def players(self, n: int) -> Players:
-        """`n` episodes at once, each with at most one open choice."""
-        return Players(self)
+        """`n` episodes at once, or as many as there is memory for (`Players.n`), each with at most one open choice."""
+        return Players(self, n)
 
     def close(self) -> None:
         """Give back the memory. Safe to call twice."""
@@ -97,8 +97,8 @@ class Policy(ABC):
 class Players:
     """Episodes in flight. This one answers at once, for policies that need no time."""
 
-    def __init__(self, policy: Policy):
-        self.policy = policy
+    def __init__(self, policy: Policy, n: int):
+        self.policy, self.n = policy, n
         self._open: dict[int, Choice] = {}
 
     def submit(self, player: int, choice: Choice) -> None:
@@ -167,7 +167,7 @@ class ModelPolicy(Policy):
 
 class _ModelPlayers(Players):
     def __init__(self, policy: ModelPolicy, chats: Chats):
-        self._policy, self._chats = policy, chats
+        self._policy, self._chats, self.n = policy, chats, chats.n
 
     def submit(self, player: int, choice: Choice) -> None:
         self._chats.submit(player, self._policy.draw(choice))

@@ -65,6 +65,9 @@ class Decoder(Protocol):
     def clear(self) -> None:
         """Forget everything."""
 
+    def close(self) -> None:
+        """Give back the memory."""
+
 
 TRUNK = 0
 
@@ -217,7 +220,7 @@ class Tree:
             rows = self._decode(items, live)
             start += len(items)
             self._trunk += [item.token for item in items]
-            self.counts["prompt tokens"] += len(items)
+            self.counts["prompt tokens evaluated"] += len(items)
             for end, row in zip(wanted, rows):
                 self._begin(ends[end], row)
 
@@ -243,7 +246,7 @@ class Tree:
     def _finish(self, job: _Job, live: list[_Job]) -> None:
         assert job.search
         job.answer = job.search.accepted
-        self.counts["texts"] += job.search.judged
+        self.counts["texts written"] += job.search.judged
         self._ended[0] += len(job.answer)
         self._ended[1] += sum(sample.tokens for sample in job.answer)
         for chain in list(job.chains):
@@ -311,7 +314,7 @@ class Tree:
             items = [item for planned in plan for item in planned.items]
             try:
                 rows = self._decode(items, live, [planned.chain for planned in plan])
-                self.counts["tokens"] += len(items)
+                self.counts["tokens evaluated"] += len(items)
                 return rows
             except Full:
                 if len(plan) > 1:
@@ -339,7 +342,7 @@ class Tree:
             for chain in reversed(job.chains):
                 if chain not in busy and not (job is but and len(job.chains) == 1):
                     self._drop(job, chain)
-                    self.counts["chains pushed out"] += 1
+                    self.counts["texts pushed out of memory"] += 1
                     return True
         return False
 
@@ -387,7 +390,7 @@ class Tree:
             self._score_wave(len(job.prompt), wave, texts, logprobs)
         job.answer = [Sample(text, logprobs[i], len(texts[i]) - 1)
                       for i, text in enumerate(job.request.completions)]  # fmt: skip
-        self.counts["texts"] += len(texts)
+        self.counts["texts scored"] += len(texts)
 
     def _score_wave(self, end: int, wave: dict[tuple[int, ...], list[int]], texts: list[list[int]],
                     logprobs: list[float]) -> None:  # fmt: skip
@@ -401,7 +404,7 @@ class Tree:
             part = beginnings[start : start + at_once]
             rows = self._decode([Item(b[-1], end + len(b) - 1, [sequences[i] for i in wave[b]], True)
                                  for b in part], [])  # fmt: skip
-            self.counts["tokens"] += len(part)
+            self.counts["tokens evaluated"] += len(part)
             for beginning, row in zip(part, rows):
                 after = Weights(row)
                 for i in wave[beginning]:

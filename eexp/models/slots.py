@@ -1,0 +1,90 @@
+"""Chats in flight on one decoder, each in a sequence of its own, all evaluated in one batch a step.
+
+Here nothing is known of what a chat will ask next (an environment answers first), so there is no tree to walk: every
+chat keeps what was evaluated of it, and its next prompt usually goes on from there. Prompts and answers share batches:
+no chat waits for another one's prompt.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from eexp.errors import InputError
+from eexp.models.base import Answer, Chats, Draw, Model
+from eexp.models.drawing import Search, Vocabulary, search
+from eexp.models.tree import Decoder, Item
+
+
+@dataclass(eq=False)
+class _Slot:
+    """A chat: the tokens that are in memory, those to be evaluated, and the answer being written."""
+
+    ids: list[int] = field(default_factory=list)
+    ahead: list[int] = field(default_factory=list)
+    search: Search | None = None
+
+
+class Slots(Chats):
+    """As many chats as the decoder has sequences, each with as many cells as prompt and answer may take.
+
+    prompt: the tokens of a request's prompt; raises InputError where they do not fit in.
+    """
+
+    def __init__(self, model: Model, decoder: Decoder, vocabulary: Vocabulary, prompt: Callable[[Draw], list[int]]):
+        super().__init__(model, decoder.sequences)
+        self._decoder, self._vocabulary, self._prompt = decoder, vocabulary, prompt
+        self._slots = [_Slot() for _ in range(self.n)]
+        self._refused: list[tuple[int, Answer]] = []
+        decoder.clear()
+
+    def submit(self, chat: int, request: Draw) -> None:
+        if request.n != 1 or request.accept or request.distinct:
+            raise ValueError("a chat goes on from one answer")
+        try:
+            prompt = self._prompt(request)
+        except InputError as e:
+            self._refused.append((chat, e))
+            return
+        slot = self._slots[chat]
+        keep = min(len(os.path.commonprefix([prompt, slot.ids])), len(prompt) - 1)  # the last one's logits are needed
+        self._decoder.trim(chat, keep)
+        slot.ids, slot.ahead = prompt[:keep], prompt[keep:]
+        slot.search = search(request, self._vocabulary)
+
+    def wait(self) -> list[tuple[int, Answer]]:
+        known, self._refused = self._refused, []
+        items: list[Item] = []
+        room = self._decoder.batch
+        # Those that write come first, one token each; prompts fill up the batch.
+        busy = sorted((i for i, slot in enumerate(self._slots) if slot.search), key=lambda i: len(self._slots[i].ahead))
+        took: list[int] = []
+        for i in busy[: self._decoder.outputs]:
+            slot = self._slots[i]
+            part = slot.ahead[:room]
+            last = len(part) == len(slot.ahead)
+            items += [Item(token, len(slot.ids) + j, (i,), last and j == len(part) - 1)
+                      for j, token in enumerate(part)]  # fmt: skip
+            slot.ids += part
+            del slot.ahead[: len(part)]
+            if part:
+                took.append(i)
+            room -= len(part)
+        rows = iter(self._decoder.decode(items) if items else [])
+        self.model.counts["tokens evaluated"] += len(items)
+        for i in took:
+            slot = self._slots[i]
+            if slot.search and not slot.ahead:
+                (node,) = slot.search.frontier()
+                slot.search.tell(node, next(rows))
+                if slot.search.done:
+                    known.append((i, slot.search.accepted))
+                    slot.search = None
+                else:
+                    slot.ahead = [slot.search.frontier()[0].token]
+        return known
+
+    def close(self) -> None:
+        self._slots.clear()
+        self._decoder.close()
