@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from itertools import cycle, islice
 
 import pytest
 from running import lines, read, run, write
 
 from eexp.envs.house import House
 from eexp.envs.listing import sample_admissible
-from eexp.models.policy import Policy, Proposal, RandomPolicy
+from eexp.models.base import Sample
+from eexp.models.policy import Choice, Policy, Proposal, RandomPolicy
 from eexp.prompts import get_style, rationale
 from eexp.records import canonical
 from eexp.stages.branch import branch
@@ -42,9 +44,15 @@ class Parrot(Policy):
     def __init__(self, *sayings: str):
         self.sayings, self.asked = sayings, []
 
-    def propose(self, state, n, *, temperature, seed):
-        self.asked.append((n, seed))
-        return [Proposal(self.sayings[i % len(self.sayings)], logprob=-float(i)) for i in range(n)]
+    def choose(self, groups):
+        for group in groups:
+            yield [self._answer(choice) for choice in group]
+
+    def _answer(self, choice):
+        said = cycle(Proposal(action, logprob=-float(i)) for i, action in enumerate(self.sayings))
+        most = 1 if choice.temperature == 0 else choice.most or choice.n
+        self.asked.append((choice.n, most, choice.seed))
+        return list(islice(filter(choice.accept, islice(said, most)), choice.n))
 
 
 # -- expert ----------------------------------------------------------------------------------------------------------
@@ -146,15 +154,42 @@ def test_sameness_is_up_to_case_blanks_and_punctuation(experts):
     assert all(a["logprob"] is None for a in rest)
 
 
-def test_rounds_end_when_there_are_enough(experts):
-    one = [{**experts[0], "steps": experts[0]["steps"][:1]}]
-    enough, never, cold = Parrot("x", "y"), Parrot("x"), Parrot("x")
-    list(branch(iter(one), enough, k=2, rounds=5))
-    list(branch(iter(one), never, k=2, rounds=5))
-    list(branch(iter(one), cold, k=2, rounds=5, temperature=0))
-    assert len(enough.asked) == 1 and len(never.asked) == 5
-    assert len({seed for _, seed in never.asked}) == 5, "each round must draw anew"
-    assert len(cold.asked) == 1, "greedy draws would only repeat themselves"
+def test_what_the_policy_is_asked(experts):
+    asked = Parrot("x", "y")
+    list(branch(iter(experts), asked, k=2, rounds=5))
+    assert {(n, most) for n, most, _ in asked.asked} == {(2, 10)}
+    assert len({seed for *_, seed in asked.asked}) == sum(len(t["steps"]) for t in experts), "states share no draws"
+
+
+@pytest.mark.parametrize("extra", [[], ["--replacement"]])
+def test_the_expert_is_drawn_around(experts, tmp_path, extra):
+    """A policy that is sure of the expert's action still gives others."""
+    file = write(tmp_path / "in", experts[:2])
+    args = ["branch", "-k", 3, "-m", "tiny", "--temperature", 0.5 if not extra else 1, "--rounds", 40, *extra, file]
+    done = run(*args).ok()
+    for step in (s for t in done.records for s in t["steps"]):
+        same = [canonical(a["action"]) for a in step["alternatives"]]
+        assert len(set(same)) == 3 and canonical(step["action"]) not in same
+        assert {a["source"] for a in step["alternatives"]} == {"policy"}
+    assert "draws of the expert's own action" in done.err
+    assert ("duplicate draws" in done.err) == bool(extra)
+
+
+def test_actions_are_drawn_by_score(experts, tmp_path):
+    file = write(tmp_path / "in", experts[:2])
+    args = ["branch", "-k", 2, "--from", "scored", "-m", "tiny"]
+    best = run(*args, "--temperature", 0, "-k", 99, file).ok().records
+    for before, after in zip(experts, best):
+        for old, step in zip(before["steps"], after["steps"]):
+            logprobs = [a["logprob"] for a in step["alternatives"]]
+            assert logprobs == sorted(logprobs, reverse=True) and all(p < 0 for p in logprobs)
+            assert {a["action"] for a in step["alternatives"]} == set(old["admissible"]) - {old["action"]}
+    drawn = run(*args, "--seed", 5, file).ok().records
+    again = run(*args, "--seed", 5, stdin=lines(experts[:2][::-1])).ok().records[::-1]
+    assert [t["steps"] for t in drawn] == [t["steps"] for t in again]
+    assert [t["steps"] for t in drawn] != [t["steps"] for t in run(*args, "--seed", 6, file).ok().records]
+    refused = run("branch", "--from", "scored", "-m", "random", file)
+    assert refused.code == 2 and "cannot score" in refused.err
 
 
 def test_only_admissible_drops_what_is_not(experts):
@@ -490,15 +525,26 @@ class Writer:
     """A model that writes what it is told to, in turn."""
 
     fingerprint = "writer"
+    counts: Counter = Counter()
 
     def __init__(self, *texts: str, finished: bool = True):
         self.texts, self.finished, self.prompts = list(texts), finished, []
 
-    def sample(self, prompts, n, *, temperature, max_tokens, seeds):
-        from eexp.models.base import Sample
+    def answer(self, groups):
+        for group in groups:
+            yield [self._answer(request) for request in group]
 
-        self.prompts.append((prompts[0], seeds[0]))
-        return [[Sample(self.texts[(len(self.prompts) - 1) % len(self.texts)], finished=self.finished)]]
+    def _answer(self, request):
+        self.prompts.append((request.prompt, request.seed))
+        texts = islice(cycle(self.texts), 1 if request.temperature == 0 else request.most)
+        drawn = (Sample(text, finished=self.finished) for text in texts)
+        self.judged = 0
+
+        def count(sample):
+            self.judged += 1
+            return request.accept(sample)
+
+        return list(islice(filter(count, drawn), request.n))
 
 
 def _reflections(trajectory, writer, **options):
@@ -519,15 +565,15 @@ def test_a_models_reflection_is_cleaned_and_checked(rolled):
     writer = Writer("The expert says so.", "", good)
     made, errors, counts = _reflections(t, writer)
     assert good in made[0]["completion"][0]["content"] and counts["reflections drawn again"] == 2
-    assert len({seed for _, seed in writer.prompts}) == 3
+    assert writer.judged == 3
     for writer, why in ((Writer("As the expert"), "'expert'"), (Writer("<think>only</think>"), "is empty"),
                         (Writer(good, finished=False), "does not end")):  # fmt: skip
         made, errors, _ = _reflections(t, writer)
-        assert not made and len(writer.prompts) == 3
+        assert not made and writer.judged == 3
         assert why in str(errors[0]) and errors[0].where == "$.steps[0]" and "text" in errors[0].evidence
     writer = Writer("As the expert")
     _reflections(t, writer, temperature=0)
-    assert len(writer.prompts) == 1, "greedy text would not change"
+    assert writer.judged == 1, "greedy text would not change"
 
 
 def test_the_request_for_a_reflection_does_not_leak_either(rolled):
@@ -797,5 +843,5 @@ def test_random_policy_needs_a_list_and_is_uniform():
 
     policy = RandomPolicy()
     state = State("", [], "", ["a", "b", "c"])
-    drawn = Counter(p.action for seed in range(300) for p in policy.propose(state, 2, temperature=1, seed=seed))
+    drawn = Counter(p.action for seed in range(300) for p in policy.propose(Choice(state, 2, seed=seed)))
     assert all(150 < n < 250 for n in drawn.values()) and len(drawn) == 3
