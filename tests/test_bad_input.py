@@ -308,7 +308,7 @@ def test_an_environment_without_admissible_actions(data):
         ("http://127.0.0.1:9/v1#x", 1, "http://127.0.0.1:9/v1: ConnectError"),
         ("http://127.0.0.1:9/v1", 1, "http://127.0.0.1:9/v1: ConnectError"),
         ("http://host:port/v1#x", 2, "http://host:port/v1: "),
-        ("http://#x", 1, "http:"),
+        ("http://#x", 2, "http:"),
     ],
 )
 def test_models_that_cannot_be_opened(model, code, said, data):
@@ -464,7 +464,8 @@ class _Answers(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server():
+def server(monkeypatch):
+    monkeypatch.setenv("EEXP_HTTP_TRIES", "1")
     with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as made:
         thread = threading.Thread(target=made.serve_forever)
         thread.start()

@@ -1,18 +1,12 @@
-"""The backends against each other: llama.cpp, transformers and a real OpenAI-compatible server, on the tiny model."""
+"""The backends against each other: llama.cpp and transformers, on the tiny model."""
 
 from __future__ import annotations
 
-import json
 import random
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from itertools import islice
 
 import pytest
-from running import environment, lines, read, run, write
+from running import run
 
 from eexp.envs.house import House
 from eexp.errors import InputError
@@ -249,92 +243,3 @@ def test_eval_plays_an_adapter_under_its_own_style(adapter):
     done = run(*args, "--prompt-style", "react-list").ok()
     assert "though the model was trained with react@" in done.err
     assert done.records[0]["prompt_style"].startswith("react-list@")
-
-
-# -- a real server ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def server(tiny):
-    """llama-cpp-python's own server with the tiny model; its address and the key it wants."""
-    pytest.importorskip("uvicorn")
-    pytest.importorskip("sse_starlette")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "llama_cpp.server", "--model", tiny, "--host", "127.0.0.1", "--port", port,
-               "--n_ctx", "2048", "--n_threads", "1", "--n_threads_batch", "1", "--model_alias", "small",
-               "--api_key", "top-s3cret"]  # fmt: skip
-    child = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                             env=environment())  # fmt: skip
-    url = f"http://127.0.0.1:{port}/v1"
-    try:
-        _wait_for(url, child)
-        yield url
-    finally:
-        child.kill()
-        child.wait()
-
-
-def _wait_for(url: str, child: subprocess.Popen) -> None:
-    request = urllib.request.Request(f"{url}/models", headers={"Authorization": "Bearer top-s3cret"})
-    for _ in range(300):
-        assert child.poll() is None, "the server did not start"
-        try:
-            with urllib.request.urlopen(request, timeout=1):
-                return
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError("the server does not answer")
-
-
-@pytest.fixture
-def key(monkeypatch):
-    monkeypatch.setenv("EEXP_API_KEY", "top-s3cret")
-
-
-def test_the_server_says_what_we_would(server, key, llama, prompts):
-    with open_model(server) as found, open_model(f"{server}#small") as named:
-        assert found.fingerprint == named.fingerprint == f"{server}#small"
-        for prompt in prompts[:30:6]:
-            ours = llama.sample([prompt], 1, temperature=0, max_tokens=12, seeds=[0])[0][0]
-            theirs = named.sample([prompt], 1, temperature=0, max_tokens=12, seeds=[0])[0][0]
-            assert theirs.text.strip() == ours.text.strip() and theirs.finished == ours.finished
-        four = named.sample([prompts[0]], 4, temperature=3.0, max_tokens=8, seeds=[1])[0]
-        assert len(four) == 4 and len({s.text for s in four}) > 1, "a server of one choice is asked again"
-
-
-def test_branch_and_eval_through_the_server(server, key, data, tmp_path):
-    one = read(data["expert"])[0]
-    file = write(tmp_path / "in", [{**one, "steps": one["steps"][:2], "outcome": None}])
-    done = run("branch", "-k", 2, "--max-tokens", 12, "-m", f"{server}#small", file).ok()
-    assert any(a["source"] == "policy" for s in done.records[0]["steps"] for a in s["alternatives"])
-    assert f"model={server}#small" in done.records[0]["lineage"][-1]
-    played = run("eval", "house", "-n", 1, "--max-steps", 2, "--max-tokens", 12, "-m", server).ok()
-    assert played.records[0]["model"] == f"{server}#small"
-    for result in (done, played):
-        assert b"s3cret" not in result.out and "s3cret" not in result.err
-
-
-def test_the_servers_refusals(server, data, monkeypatch):
-    monkeypatch.setenv("EEXP_API_KEY", "wr0ng")
-    error = run("branch", "-m", f"{server}#small", data["expert"]).one_error(1, "HTTP 401")
-    assert "wr0ng" not in error
-    monkeypatch.delenv("EEXP_API_KEY")
-    monkeypatch.setenv("OPENAI_API_KEY", "top-s3cret")
-    run("eval", "house", "-n", 1, "--max-steps", 1, "--max-tokens", 4, "-m", server).ok()
-    long = read(data["expert"])[0]
-    long = {**long, "instruction": "word " * 3000}
-    error = run("branch", "-m", f"{server}#small", stdin=lines([long])).one_error(3, "<stdin>:1: ", "context")
-    assert "s3cret" not in error
-
-
-def test_the_server_needs_no_local_model(server, key, tmp_path):
-    """The way off one machine: nothing of llama.cpp or torch is loaded here."""
-    script = ("import sys\nfrom eexp.cli import main\n"
-              f"main(['eval', 'house', '-q', '-n', '1', '--max-steps', '1', '-m', '{server}'])\n"
-              "sys.exit(sum(name in sys.modules for name in ('torch', 'transformers', 'llama_cpp')))")  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=tmp_path,
-                          env=environment(EEXP_API_KEY="top-s3cret"))  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["type"] == "episode"

@@ -1,0 +1,733 @@
+"""Models behind a server: a real one on the tiny model, and one that fails in every way that a test asks for."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
+
+import pytest
+from running import environment, lines, read, run, write
+
+from eexp.envs.house import House
+from eexp.errors import EexpError, InputError, UsageError
+from eexp.models import client, open_model
+from eexp.models.base import Draw, Sample, Score
+from eexp.models.http import AHEAD, HttpModel
+from eexp.prompts import get_style
+from eexp.stages.expert import expert
+
+KEY = "top-s3cret"
+
+# -- a server that fails -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Reply:
+    """What the server does about a request. cut: it says half of its answer and hangs up."""
+
+    status: int = 200
+    body: object = None
+    headers: dict[str, str] = field(default_factory=dict)
+    delay: float = 0.0
+    cut: bool = False
+
+
+def completion(body: dict, most: int = 64) -> dict:
+    """Texts that depend on nothing but the request, each of two tokens of log-probability -1, and a stop token."""
+    prompt, seed = body["messages"][-1]["content"], body["seed"]
+    listed = [{"token": t, "logprob": p} for t, p in ((prompt, -1.0), ("+", -1.0), ("<end>", -0.5))]
+    texts = [f"{seed % 1000 + i}{prompt}+" for i in range(min(most, body.get("n", 1)))]
+    given = {"logprobs": {"content": listed}} if body.get("logprobs") else {}
+    return {"choices": [{"message": {"content": t}, "finish_reason": "stop", **given} for t in texts],
+            "usage": {"prompt_tokens": 7, "completion_tokens": 3 * len(texts)}}  # fmt: skip
+
+
+class Faulty(ThreadingHTTPServer):
+    """Answers as `reply` says, which is given the request's body and its number; keeps what it was asked."""
+
+    daemon_threads, block_on_close, request_queue_size = True, False, 64
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+        self.reply: Callable[[dict, int], Reply] = lambda body, nth: Reply()
+        self.lock = threading.Lock()
+        self.asked: list[dict] = []
+        self.heads: list[dict[str, str]] = []
+        self.times: list[float] = []
+        self.at_once = self.peak = self.hung_up = 0
+
+    def handle_error(self, request, client_address) -> None:
+        self.hung_up += 1
+
+    @property
+    def prompts(self) -> list[str]:
+        return [body["messages"][-1]["content"] for body in self.asked]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # one packet, whatever an answer consists of
+
+    def do_GET(self) -> None:
+        self.say(self.server.reply({}, 0))
+
+    def do_POST(self) -> None:
+        server = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with server.lock:
+            nth = len(server.asked)
+            server.asked.append(body)
+            server.heads.append(dict(self.headers))
+            server.times.append(time.monotonic())
+            server.at_once += 1
+            server.peak = max(server.peak, server.at_once)
+        try:
+            reply = server.reply(body, nth)
+            time.sleep(reply.delay)
+        finally:
+            with server.lock:
+                server.at_once -= 1
+        self.say(Reply(body=completion(body), headers=reply.headers, cut=reply.cut)
+                 if reply.status == 200 and reply.body is None else reply)  # fmt: skip
+
+    def say(self, reply: Reply) -> None:
+        body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
+        self.send_response(reply.status)
+        for name, value in {"Content-Length": str(len(body)), **reply.headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if reply.cut else body)
+        self.wfile.flush()
+        self.close_connection = self.close_connection or reply.cut
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def faulty(monkeypatch):
+    monkeypatch.setattr(client, "FIRST_PAUSE", 0.01)
+    with Faulty() as made:
+        thread = threading.Thread(target=made.serve_forever, args=(0.02,))
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
+
+
+def chat(prompt: str) -> list[dict]:
+    return [{"role": "user", "content": prompt}]
+
+
+def draw(prompt: str = "a", n: int = 1, **more: object) -> Draw:
+    return Draw(chat(prompt), n, **more)
+
+
+def ask(model: HttpModel, *args: object, **more: object) -> list[Sample]:
+    (found,) = model.ask([draw(*args, **more)])
+    return found
+
+
+def texts(samples: list[Sample]) -> list[str]:
+    return [s.text for s in samples]
+
+
+def opened(faulty: Faulty, **settings: object) -> HttpModel:
+    return HttpModel(f"{faulty.url}#name", **settings)
+
+
+def until(seen: Callable[[], bool], limit: float = 20.0) -> bool:
+    """Wait for what is to be seen; whether it was."""
+    deadline = time.monotonic() + limit
+    while not seen() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    return seen()
+
+
+def _threads() -> set[threading.Thread]:
+    return {t for t in threading.enumerate() if t.name == "eexp http"}
+
+
+# -- draws -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_draw_is_one_request_where_the_server_gives_n(faulty):
+    with opened(faulty) as model:
+        found = ask(model, "a", 3, temperature=0.7, max_tokens=9, seed=1)
+        again = ask(model, "a", 3, temperature=0.7, max_tokens=9, seed=1)
+        other = ask(model, "a", 3, temperature=0.7, max_tokens=9, seed=2)
+    assert len(set(texts(found))) == 3 and found == again and texts(found) != texts(other)
+    assert all((s.logprob, s.tokens, s.finished) == (-2.5, 2, True) for s in found), "the stop token is no token"
+    assert len(faulty.asked) == 3 and faulty.asked[0] == faulty.asked[1]
+    body = faulty.asked[0]
+    assert 0 <= body.pop("seed") < 2**31
+    assert body == {"model": "name", "messages": chat("a"), "n": 3, "temperature": 0.7, "max_tokens": 9,
+                    "logprobs": True}  # fmt: skip
+    assert model.counts == Counter({"prompt tokens": 21, "tokens": 27, "texts": 9})
+
+
+@pytest.mark.parametrize(("most", "calls"), [(1, [8] + [1] * 7), (3, [8, 3, 2]), (64, [8])])
+def test_a_server_that_gives_fewer_is_asked_for_the_rest(faulty, most, calls):
+    faulty.reply = lambda body, nth: Reply(body=completion(body, most))
+    with opened(faulty) as model:
+        assert len(ask(model, "a", 8)) == 8
+    assert sorted(b.get("n", 1) for b in faulty.asked) == sorted(calls)
+    assert len({b["seed"] for b in faulty.asked}) == len(calls), "no text is drawn twice"
+
+
+def test_a_server_that_refuses_n_is_asked_one_by_one(faulty):
+    refusal = Reply(400, {"error": {"message": "n must be 1"}})
+    faulty.reply = lambda body, nth: refusal if "n" in body else Reply()
+    with opened(faulty) as model:
+        assert len(ask(model, "a", 4)) == 4
+    assert [b.get("n", 1) for b in faulty.asked] == [4, 1, 1, 1, 1]
+    faulty.asked.clear()
+    faulty.reply = lambda body, nth: Reply(400, "too long")
+    with opened(faulty) as model, pytest.raises(InputError, match="too long"):
+        ask(model, "a", 40)
+    assert len(faulty.asked) == 2, "one of the forty is enough to see that it was not the number"
+
+
+def test_a_server_without_logprobs(faulty):
+    refusal = Reply(400, {"error": "logprobs are not supported"})
+    faulty.reply = lambda body, nth: refusal if body.get("logprobs") else Reply()
+    with opened(faulty, concurrency=1) as model:
+        found = [ask(model, p, 2) for p in "abc"]
+    assert all(s.logprob is None for samples in found for s in samples)
+    assert ["logprobs" in b for b in faulty.asked] == [True, False, False, False], "asked without from then on"
+
+
+def test_a_server_without_usage(faulty):
+    empty = {"message": {"content": None}, "finish_reason": "length"}
+    faulty.reply = lambda body, nth: Reply(body={"choices": [empty]})
+    with opened(faulty) as model:
+        assert ask(model) == [Sample("", None, 0, False)]
+        assert model.counts["texts"] == 1
+
+
+def test_greedy_texts_are_drawn_and_judged_once(faulty):
+    judged: list[str] = []
+
+    def accept(sample: Sample) -> bool:
+        judged.append(sample.text)
+        return sample.text.endswith("a+")
+
+    with opened(faulty) as model:
+        assert len(set(texts(ask(model, "a", 3, temperature=0)))) == 1
+        assert len(ask(model, "a", 3, temperature=0, accept=accept, most=9)) == 3
+        assert ask(model, "b", 3, temperature=0, accept=accept, most=9) == []
+        assert len(ask(model, "a", 3, temperature=0, distinct=True)) == 1
+    assert len(judged) == 2 and len(faulty.asked) == 4 and not any("n" in b for b in faulty.asked)
+
+
+@pytest.mark.parametrize("most", [1, 64])
+def test_refused_texts_are_drawn_again(faulty, most):
+    """In rounds of what is missing; each text is judged once, in order, in the thread that asks."""
+    faulty.reply = lambda body, nth: Reply(body=completion(body, most), delay=random.random() / 50)
+    judged: list[tuple[str, threading.Thread]] = []
+
+    def accept(sample: Sample) -> bool:
+        judged.append((sample.text, threading.current_thread()))
+        return len(judged) % 3 == 0
+
+    with opened(faulty) as model:
+        found = ask(model, "a", 4, seed=5, accept=accept, most=50)
+        assert texts(found) == [text for text, _ in judged][2::3] and len(judged) == 12
+        assert {thread for _, thread in judged} == {threading.current_thread()}
+        order = [text for text, _ in judged]
+        judged.clear()
+        assert ask(model, "a", 4, seed=5, accept=accept, most=50) == found and [t for t, _ in judged] == order
+        judged.clear()
+        assert len(ask(model, "a", 4, seed=5, accept=accept, most=7)) == 2 and [t for t, _ in judged] == order[:7]
+        assert len(ask(model, "a", 4, accept=lambda s: False)) == 0, "most is n where it is not given"
+        assert ask(model, "a", 4, most=0) == ask(model, "a", 0) == []
+
+
+def test_equal_texts_are_drawn_again(faulty):
+    faulty.reply = lambda body, nth: Reply(body={"choices": [{"message": {"content": "xyxxzx"[nth % 6]}}]})
+    with opened(faulty, concurrency=1) as model:
+        assert not model.exact
+        assert texts(ask(model, "a", 3, distinct=True, most=6)) == ["x", "y", "z"]
+        assert len(faulty.asked) == 5
+        faulty.asked.clear()
+        assert texts(ask(model, "a", 3, distinct=True, most=4)) == ["x", "y"], "four were judged"
+        faulty.asked.clear()
+        judged: list[str] = []
+        ask(model, "a", 3, distinct=True, most=6, accept=lambda s: bool(judged.append(s.text)))
+        assert judged == ["x", "y", "z"], "what was refused is not judged again"
+
+
+def test_what_a_server_cannot_do(faulty):
+    with opened(faulty) as model:
+        with pytest.raises(UsageError, match=r"#name: a server cannot be held to a list"):
+            ask(model, allowed=["x"])
+        with pytest.raises(UsageError, match=r"#name: a server writes texts and scores none"):
+            model.ask([Score(chat("a"), ["x"])])
+    assert not faulty.asked
+
+
+def test_half_a_surrogate_pair_passes(faulty):
+    faulty.reply = lambda body, nth: Reply(body={"choices": [{"message": {"content": "b\ud800"}}]})
+    with opened(faulty) as model:
+        assert texts(ask(model, "a\ud800")) == ["b\ud800"] and faulty.prompts == ["a\ud800"]
+
+
+# -- faults ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [*(Reply(status, "busy") for status in (408, 409, 425, 429, 500, 502, 503)),
+     Reply(503, b"", {"Retry-After": "0"}), Reply(429, "slow down", {"Retry-After": formatdate(0)}),
+     Reply(cut=True), Reply(delay=1)],
+)  # fmt: skip
+def test_what_passes_is_tried_again(faulty, fault):
+    faulty.reply = lambda body, nth: fault if nth < 2 else Reply()
+    with opened(faulty, timeout=0.5 if fault.delay else None, tries=3) as model:
+        assert len(ask(model, "a", 2)) == 2
+    assert len(faulty.asked) == 3 and faulty.asked[0] == faulty.asked[1] == faulty.asked[2]
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (Reply(500, {"error": {"message": "out of\nmemory"}}), "/chat/completions: HTTP 500: out of memory"),
+        (Reply(429, b"", {"Retry-After": "0"}), "/chat/completions: HTTP 429: no reason given"),
+        (Reply(cut=True), ": RemoteProtocolError: "),
+        (Reply(delay=0.5), ": no answer within 0.2 s (EEXP_HTTP_TIMEOUT)"),
+    ],
+)
+def test_what_does_not_pass_is_told_in_one_line(faulty, fault, said):
+    faulty.reply = lambda body, nth: fault
+    with opened(faulty, timeout=0.2 if fault.delay else None, tries=2) as model, pytest.raises(EexpError) as e:
+        ask(model)
+    assert str(e.value).startswith(faulty.url + said) and str(e.value).endswith(" (tried 2 times)")
+    assert "\n" not in str(e.value) and type(e.value) is EexpError and len(faulty.asked) == 2
+
+
+def test_nobody_there_is_told_at_once_and_somebody_gone_is_waited_for(faulty, monkeypatch):
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{deaf.getsockname()[1]}/v1"
+        with opened(faulty, tries=3) as model:
+            ask(model)
+            model._client._address = nobody
+            with pytest.raises(EexpError, match=r"ConnectError: .* \(tried 3 times\)$"):
+                ask(model)
+        monkeypatch.setattr(client, "FIRST_PAUSE", 60)
+        with HttpModel(f"{nobody}#x") as model, pytest.raises(EexpError, match=r"ConnectError: [^(]*$"):
+            ask(model)
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 422])
+def test_a_prompt_that_is_refused_leaves_the_others_alone(faulty, status):
+    faulty.reply = lambda body, nth: Reply(status, "too long") if body["messages"] == chat("bad") else Reply()
+    with opened(faulty) as model:
+        ask(model)
+        first, second = model.answer([[draw("a"), draw("bad"), draw("b")], [draw("c")]])
+        assert [type(found) for found in (*first, *second)] == [list, InputError, list, list]
+        assert str(first[1]) == f"{faulty.url} refuses the request: too long"
+        with pytest.raises(InputError):
+            model.ask([draw("a"), draw("bad")])
+    assert len(faulty.asked) == 7, "nothing is asked twice"
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (Reply(401, {"error": "who?"}), "HTTP 401: who? (is EEXP_API_KEY right?)"),
+        (Reply(403), "HTTP 403: no reason given (is EEXP_API_KEY right?)"),
+        (Reply(404, "no such model"), "HTTP 404: no such model"),
+        (Reply(302), "HTTP 302: no reason given"),
+        (Reply(body=b"<html>"), "the answer is not JSON"),
+        (Reply(body=[]), "answered: $: expected an object, got an array"),
+        (Reply(body={"choices": []}), "an answer without choices"),
+        (Reply(body=b"[" * 100_000), "the answer is not JSON"),
+        (Reply(body=b"{}", headers={"Content-Encoding": "gzip"}), "DecodingError"),
+    ],
+)
+def test_a_server_that_cannot_be_used_is_told_at_once(faulty, monkeypatch, reply, said):
+    monkeypatch.setenv("EEXP_API_KEY", KEY)
+    faulty.reply = lambda body, nth: reply
+    with opened(faulty) as model, pytest.raises(EexpError) as e:
+        ask(model)
+    assert said in str(e.value) and type(e.value) is EexpError and len(faulty.asked) == 1
+    monkeypatch.delenv("EEXP_API_KEY")
+    if reply.status == 401:
+        with opened(faulty) as model, pytest.raises(EexpError, match="set EEXP_API_KEY or OPENAI_API_KEY"):
+            ask(model)
+
+
+def test_failures_are_told_after_the_answers_before_them(faulty):
+    faulty.reply = lambda body, nth: Reply(403) if body["messages"] == chat("bad") else Reply(delay=0.1)
+    read_so_far: list[int] = []
+
+    def groups(broken: bool):
+        for i in range(100):
+            read_so_far.append(i)
+            if i == 3 and broken:
+                raise InputError("not a record")
+            yield [draw("bad" if i == 3 else "a")]
+
+    for broken, said in ((False, "HTTP 403"), (True, "not a record")):
+        read_so_far.clear()
+        answered = []
+        with opened(faulty, concurrency=4) as model, pytest.raises(EexpError, match=said):
+            for answers in model.answer(groups(broken)):
+                answered += answers
+        assert len(answered) == 3 and len(read_so_far) < 12
+
+
+def test_who_judges_may_fail(faulty):
+    def accept(sample: Sample) -> bool:
+        raise ZeroDivisionError
+
+    with opened(faulty) as model:
+        chats = model.chats(1)
+        chats.submit(0, draw(accept=accept))
+        with pytest.raises(ZeroDivisionError):
+            chats.wait()
+        assert chats.wait() == []
+        with pytest.raises(ZeroDivisionError):
+            ask(model, accept=accept)
+
+
+@pytest.mark.parametrize("address", ["http://{}/v1", "http://me:top-s3cret@{}/v1", "http://me:t%6Fp-s3cret@{}/v1"])
+def test_the_key_is_never_told(faulty, monkeypatch, caplog, capfd, address):
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("EEXP_API_KEY", f" {KEY}\n")
+    spec = address.format(f"127.0.0.1:{faulty.server_port}")
+    said = []
+    for reply in (*(Reply(status, {"error": f"your key {KEY} is bad"}) for status in (400, 401, 302, 500)),
+                  Reply(body={"choices": KEY}), Reply(body=KEY.encode())):  # fmt: skip
+        faulty.reply = lambda body, nth: reply
+        with HttpModel(f"{spec}#name", tries=2) as model:
+            said += [model.spec, model.fingerprint, model._client.name]
+            with pytest.raises(EexpError) as e:
+                ask(model)
+            said += [str(e.value), repr(e.value)]
+    faulty.reply = lambda body, nth: Reply(body={"data": [{"id": "found"}]} if not body else None)
+    with HttpModel(spec) as model:
+        ask(model)
+        said += [model.spec, model.fingerprint, *map(repr, ask(model))]
+    assert any("your key *** is bad" in text for text in said)
+    assert model.fingerprint == f"{faulty.url}#found"
+    login = "Bearer top-s3cret" if "@" not in address else "Basic bWU6dG9wLXMzY3JldA=="
+    assert {head["Authorization"] for head in faulty.heads} == {login}
+    shown = "".join([*said, json.dumps(faulty.asked), caplog.text, *capfd.readouterr()])
+    assert "HTTP Request" in caplog.text, "httpx keeps a log"
+    assert "s3cret" not in shown and "bWU6dG9w" not in shown
+
+
+@pytest.mark.parametrize("wrong", ["http://me:s3/cret@host", "http://me:s3cret@host:port", "http://host/v1?key=s3cret",
+                                   "https://", "http:///v1"])  # fmt: skip
+def test_addresses_that_are_none(wrong):
+    with pytest.raises(UsageError, match="not an address") as e:
+        HttpModel(f"{wrong}#name")
+    assert "s3" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "wrong", "said"),
+    [
+        ("EEXP_HTTP_CONCURRENCY", "1.5", "expected a whole number above 0, got '1.5'"),
+        ("EEXP_HTTP_TIMEOUT", "soon", "expected a number above 0, got 'soon'"),
+        ("EEXP_HTTP_TRIES", "0", "expected a whole number above 0, got '0'"),
+        ("EEXP_HTTP_RPM", "-1", "expected a number above 0, got '-1'"),
+        ("EEXP_HTTP_RPM", "nan", "expected a number above 0, got 'nan'"),
+    ],
+)
+def test_settings_that_are_wrong(monkeypatch, variable, wrong, said):
+    monkeypatch.setenv(variable, wrong)
+    with pytest.raises(UsageError, match=variable) as e:
+        open_model("http://host/v1#x")
+    assert said in str(e.value)
+
+
+# -- many at once ------------------------------------------------------------------------------------------------------
+
+
+def test_the_order_of_answers_decides_nothing(faulty):
+    """Sixteen at once and late at random: the same requests, answers and judgements as one after another."""
+    chance = random.Random(0)
+
+    def reply(body: dict, nth: int) -> Reply:
+        if chance.random() < 0.1:
+            return Reply(503, b"", {"Retry-After": "0"})
+        return Reply(body=completion(body, 1 + body["seed"] % 3), delay=chance.random() / 50)
+
+    faulty.reply = reply
+
+    def play(concurrency: int) -> tuple[list, list, set[str]]:
+        faulty.asked.clear()
+        judged: dict[str, list[str]] = {}
+
+        def accept(prompt: str, sample: Sample) -> bool:
+            judged.setdefault(prompt, []).append(sample.text)
+            return sample.text[0] in "12345"
+
+        def group(g: int) -> list[Draw]:
+            names = [f"p{g}.{i}" for i in range(g % 4)]
+            return [draw(p, 3, seed=g, accept=lambda s, p=p: accept(p, s), most=8, distinct=True) for p in names]
+
+        with opened(faulty, concurrency=concurrency, tries=20) as model:
+            answers = list(model.answer(group(g) for g in range(16)))
+        return answers, sorted(judged.items()), {json.dumps(body) for body in faulty.asked}
+
+    alone = play(1)
+    assert [len(answers) for answers in alone[0]] == [g % 4 for g in range(16)]
+    assert play(16) == alone
+    assert faulty.peak > 4
+
+
+def test_as_many_at_once_as_asked_for(faulty, monkeypatch):
+    faulty.reply = lambda body, nth: Reply(delay=0.01 if until(lambda: faulty.peak >= 5) else 0)
+    monkeypatch.setenv("EEXP_HTTP_CONCURRENCY", "5")
+    with opened(faulty) as model:
+        for group_size in (1, 20):
+            faulty.peak = 0
+            assert sum(map(len, model.answer([[draw()] * group_size] * (60 // group_size)))) == 60
+            assert faulty.peak == 5
+        faulty.peak = 0
+        chats = model.chats(12)
+        for i in range(12):
+            chats.submit(i, draw(str(i)))
+        assert len(ask(model, "beside", 2)) == 2
+        known = [found for _ in range(12) for found in chats.wait()]
+        assert sorted(chat for chat, _ in known) == list(range(12)) and faulty.peak == 5
+
+
+def test_groups_are_read_as_they_are_needed(faulty):
+    read_so_far: list[int] = []
+    most: list[int] = []
+
+    def reply(body: dict, nth: int) -> Reply:
+        if body["messages"] == chat("0"):
+            until(lambda: len(faulty.asked) >= AHEAD * 4)
+            time.sleep(0.2)
+            most.append(len(read_so_far))
+        return Reply()
+
+    faulty.reply = reply
+
+    def groups():
+        for i in range(1000):
+            read_so_far.append(i)
+            yield [draw(str(i))]
+
+    with opened(faulty, concurrency=4) as model:
+        answers = model.answer(groups())
+        next(answers)
+        assert most == [AHEAD * 4], "all others are answered, and wait for the first"
+        for _ in range(30):
+            next(answers)
+        assert len(read_so_far) <= 31 + AHEAD * 4
+        answers.close()
+        faulty.reply = lambda body, nth: Reply(delay=0.2)
+        read_so_far.clear()
+        answers = model.answer(groups())
+        next(answers)
+        assert len(read_so_far) <= 8, "no more than are under way, and those that followed"
+
+
+def test_leaving_early_drops_what_is_under_way(faulty):
+    faulty.reply = lambda body, nth: Reply(delay=20 if body["messages"] == chat("slow") else 0)
+    began = time.monotonic()
+    with opened(faulty, concurrency=3) as model:
+        for _ in model.answer([[draw("a")], *[[draw("slow")]] * 9]):
+            break
+        assert texts(ask(model, "b")), "and it can be asked on"
+        with pytest.raises(ZeroDivisionError):
+            for _ in model.answer([[draw("a")], *[[draw("slow")]] * 9]):
+                raise ZeroDivisionError
+        chats = model.chats(2)
+        chats.submit(0, draw("slow"))
+        chats.close()
+        assert chats.wait() == []
+        abandoned = model.answer([[draw("a")], [draw("slow")]])
+        next(abandoned)
+        assert len(_threads()) == 1
+    abandoned.close()
+    model.close()
+    assert not _threads() and time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("end", ["exit", "interrupt"])
+def test_no_thread_keeps_the_process_alive(faulty, end):
+    faulty.reply = lambda body, nth: Reply(delay=20 if body["messages"] == chat("slow") else 0)
+    script = ("import sys\nfrom eexp.models.base import Draw\nfrom eexp.models.http import HttpModel\n"
+              f"model = HttpModel('{faulty.url}#x')\n"
+              "ask = [[Draw([{'role': 'user', 'content': c}])] for c in ['fast', 'slow', 'slow']]\n"
+              "for found in model.answer(ask):\n    print(len(found), flush=True)\n"
+              + ("    sys.exit(3)\n" if end == "exit" else ""))  # fmt: skip
+    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                             env=environment())  # fmt: skip
+    assert child.stdout.readline() == b"1\n"
+    began = time.monotonic()
+    if end == "interrupt":
+        child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=30)
+    assert time.monotonic() - began < 10
+    assert (child.returncode, err) == (3, b"") if end == "exit" else b"KeyboardInterrupt" in err.splitlines()[-1]
+
+
+def test_too_many_requests_slow_all_of_them_down(faulty):
+    faulty.reply = lambda body, nth: Reply(429, b"", {"Retry-After": "1"}) if nth == 0 else Reply(delay=0.2)
+    with opened(faulty, concurrency=3) as model:
+        assert len(list(model.answer([[draw(str(i))] for i in range(6)]))) == 6
+    waited = [t - faulty.times[0] for t in faulty.times[3:]]
+    assert len(waited) == 4 and min(waited) > 0.95, "the first three were under way; nobody asks before it is over"
+
+
+def test_so_many_requests_a_minute(faulty, monkeypatch):
+    monkeypatch.setenv("EEXP_HTTP_RPM", "1200")
+    faulty.reply = lambda body, nth: Reply(500, b"") if nth == 2 else Reply(delay=0.1)
+    with opened(faulty) as model:
+        assert len(list(model.answer([[draw(str(i))] for i in range(8)]))) == 8
+    took = faulty.times[-1] - faulty.times[0]
+    assert len(faulty.times) == 9 and 0.05 * 6 < took < 10
+
+
+def test_retry_after_in_all_its_forms():
+    assert client._retry_after("7") == 7 and client._retry_after("-1") == client._retry_after("nan") == 0
+    assert 50 < client._retry_after(formatdate(time.time() + 60, usegmt=True)) <= 60
+    assert client._retry_after(formatdate(0)) == 0
+    assert all(client._retry_after(said) is None for said in ("", "soon", "Wed, 99 Foo", "1 2"))
+
+
+def test_a_chat_goes_on_as_soon_as_it_is_answered(faulty):
+    gate = threading.Event()
+    faulty.reply = lambda body, nth: Reply(body=gate.wait(20) and None) if body["messages"] == chat("slow") else Reply()
+    with opened(faulty) as model:
+        chats = model.chats(3)
+        assert chats.wait() == []
+        chats.submit(0, draw("slow"))
+        chats.submit(1, draw("0", 2))
+        for turn in range(5):
+            ((number, found),) = chats.wait()
+            assert number == 1 and texts(found)[0].endswith(f"{turn}+") and len(found) == 2
+            chats.submit(1, draw(str(turn + 1), 2))
+        gate.set()
+        chats.submit(2, draw("new", 0))
+        known = dict(found for _ in range(3) for found in chats.wait())
+        assert known.keys() == {0, 1, 2} and known[2] == [] and chats.wait() == []
+
+
+# -- a real server -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[list[dict]]:
+    """Some states of a house transcript."""
+    house, style = House(), get_style("react")
+    (t,) = expert(house, islice(house.tasks("train"), 1))
+    return [style.act(t["instruction"], t["steps"][:i], step["observation"]) for i, step in enumerate(t["steps"][:5])]
+
+
+@pytest.fixture(scope="module")
+def llama(tiny):
+    with open_model(str(tiny), threads=1) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def server(tiny):
+    """llama-cpp-python's own server with the tiny model; its address and the key it wants."""
+    pytest.importorskip("uvicorn")
+    pytest.importorskip("sse_starlette")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "llama_cpp.server", "--model", tiny, "--host", "127.0.0.1", "--port", port,
+               "--n_ctx", "2048", "--n_threads", "1", "--n_threads_batch", "1", "--model_alias", "small",
+               "--api_key", KEY]  # fmt: skip
+    child = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                             env=environment())  # fmt: skip
+    url = f"http://127.0.0.1:{port}/v1"
+    try:
+        _wait_for(url, child)
+        yield url
+    finally:
+        child.kill()
+        child.wait()
+
+
+def _wait_for(url: str, child: subprocess.Popen) -> None:
+    request = urllib.request.Request(f"{url}/models", headers={"Authorization": f"Bearer {KEY}"})
+    for _ in range(300):
+        assert child.poll() is None, "the server did not start"
+        try:
+            with urllib.request.urlopen(request, timeout=1):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError("the server does not answer")
+
+
+@pytest.fixture
+def key(monkeypatch):
+    monkeypatch.setenv("EEXP_API_KEY", KEY)
+
+
+def test_the_server_says_what_we_would(server, key, llama, prompts):
+    with open_model(server) as found, open_model(f"{server}#small") as named:
+        assert found.fingerprint == named.fingerprint == f"{server}#small"
+        requests = [Draw(prompt, temperature=0, max_tokens=12) for prompt in prompts]
+        for (ours,), (theirs,) in zip(llama.ask(requests), named.ask(requests)):
+            assert theirs.text.strip() == ours.text.strip() and theirs.finished == ours.finished
+        hot = Draw(prompts[0], 4, temperature=3.0, max_tokens=8, seed=1)
+        (four,), (again,) = named.ask([hot]), named.ask([hot])
+        assert len(four) == 4 and len(set(texts(four))) > 1, "a server of one choice is asked again"
+        assert texts(four) == texts(again), "and goes by the seed"
+        assert named.counts["texts"] == len(prompts) + 8 and named.counts["prompt tokens"] > 0
+
+
+def test_branch_and_eval_through_the_server(server, key, data, tmp_path):
+    one = read(data["expert"])[0]
+    file = write(tmp_path / "in", [{**one, "steps": one["steps"][:2], "outcome": None}])
+    done = run("branch", "-k", 2, "--max-tokens", 12, "-m", f"{server}#small", file).ok()
+    assert any(a["source"] == "policy" for s in done.records[0]["steps"] for a in s["alternatives"])
+    assert f"model={server}#small" in done.records[0]["lineage"][-1]
+    played = run("eval", "house", "-n", 1, "--max-steps", 2, "--max-tokens", 12, "-m", server).ok()
+    assert played.records[0]["model"] == f"{server}#small"
+    for result in (done, played):
+        assert b"s3cret" not in result.out and "s3cret" not in result.err
+
+
+def test_the_servers_refusals(server, data, monkeypatch):
+    monkeypatch.setenv("EEXP_API_KEY", "wr0ng")
+    error = run("branch", "-m", f"{server}#small", data["expert"]).one_error(1, "HTTP 401")
+    assert "wr0ng" not in error
+    monkeypatch.delenv("EEXP_API_KEY")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    run("eval", "house", "-n", 1, "--max-steps", 1, "--max-tokens", 4, "-m", server).ok()
+    long = read(data["expert"])[0]
+    long = {**long, "instruction": "word " * 3000}
+    error = run("branch", "-m", f"{server}#small", stdin=lines([long])).one_error(3, "<stdin>:1: ", "context")
+    assert "s3cret" not in error
+
+
+def test_the_server_needs_no_local_model(server, key, tmp_path):
+    """The way off one machine: nothing of llama.cpp or torch is loaded here."""
+    script = ("import sys\nfrom eexp.cli import main\n"
+              f"main(['eval', 'house', '-q', '-n', '1', '--max-steps', '1', '-m', '{server}'])\n"
+              "sys.exit(sum(name in sys.modules for name in ('torch', 'transformers', 'llama_cpp')))")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=tmp_path,
+                          env=environment(EEXP_API_KEY=KEY))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["type"] == "episode"
