@@ -178,7 +178,7 @@ def test_a_draw_is_one_request_where_the_server_gives_n(faulty):
     assert 0 <= body.pop("seed") < 2**31
     assert body == {"model": "name", "messages": chat("a"), "n": 3, "temperature": 0.7, "max_tokens": 9,
                     "logprobs": True}  # fmt: skip
-    assert model.counts == Counter({"prompt tokens": 21, "tokens": 27, "texts": 9})
+    assert model.counts == Counter({"prompt tokens": 21, "tokens written": 27, "texts written": 9})
 
 
 @pytest.mark.parametrize(("most", "calls"), [(1, [8] + [1] * 7), (3, [8, 3, 2]), (64, [8])])
@@ -217,7 +217,7 @@ def test_a_server_without_usage(faulty):
     faulty.reply = lambda body, nth: Reply(body={"choices": [empty]})
     with opened(faulty) as model:
         assert ask(model) == [Sample("", None, 0, False)]
-        assert model.counts["texts"] == 1
+        assert model.counts["texts written"] == 1
 
 
 def test_greedy_texts_are_drawn_and_judged_once(faulty):
@@ -694,7 +694,7 @@ def test_the_server_says_what_we_would(server, key, llama, prompts):
         (four,), (again,) = named.ask([hot]), named.ask([hot])
         assert len(four) == 4 and len(set(texts(four))) > 1, "a server of one choice is asked again"
         assert texts(four) == texts(again), "and goes by the seed"
-        assert named.counts["texts"] == len(prompts) + 8 and named.counts["prompt tokens"] > 0
+        assert named.counts["texts written"] == len(prompts) + 8 and named.counts["prompt tokens"] > 0
 
 
 def test_branch_and_eval_through_the_server(server, key, data, tmp_path):

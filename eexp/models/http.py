@@ -123,7 +123,7 @@ class HttpModel(Model):
             flight.cancel()
 
     def chats(self, n: int) -> Chats:
-        return _HttpChats(self)
+        return _HttpChats(self, n)
 
     def close(self) -> None:
         self._client.close()
@@ -277,7 +277,8 @@ class _Flight:
         told = (usage.completion_tokens or 0) if len(found.choices) == 1 else 0
         samples = [choice.sample(told) for choice in found.choices]
         written = sum(s.tokens for s in samples) if usage.completion_tokens is None else usage.completion_tokens
-        self._model.counts.update({"prompt tokens": usage.prompt_tokens or 0, "tokens": written, "texts": len(samples)})
+        self._model.counts.update({"prompt tokens": usage.prompt_tokens or 0, "tokens written": written,
+                                   "texts written": len(samples)})  # fmt: skip
         return samples
 
     def cancel(self) -> None:
@@ -290,8 +291,8 @@ class _Flight:
 class _HttpChats(Chats):
     """Chats of which each goes on as soon as its own answer is there."""
 
-    def __init__(self, model: HttpModel):
-        super().__init__(model)
+    def __init__(self, model: HttpModel, n: int):
+        super().__init__(model, n)
         self._flight = _Flight(model)
         self._drawings: dict[int, _Drawing] = {}
 
