@@ -43,7 +43,7 @@ def _llama() -> Any:
         @api.llama_log_callback
         def keep(level: int, text: bytes, _: ctypes.c_void_p) -> None:
             _log.append(text.decode("utf-8", "replace"))
-            del _log[:-20]
+            del _log[:-60]
 
         _log_callback = keep
         api.llama_log_set(keep, ctypes.c_void_p(0))

@@ -1,0 +1,62 @@
+"""How often a state's draws change with what shares their batches.
+
+    python benchmarks/isolation.py -m tiny
+    python benchmarks/isolation.py -m tiny --cache-type f32
+
+The states of expert trajectories of `house` are drawn from twice: each alone, and all of a trajectory's (or of several)
+together. Seeds are the same, so texts differ only where rounding moved a probability across a random number. Told are
+the share of draws that changed, of tokens before the first change, and the largest change of a log-probability.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from itertools import islice
+
+from eexp.envs.house import House
+from eexp.models import Engine, open_model
+from eexp.models.base import Draw
+from eexp.prompts import get_style
+from eexp.stages.expert import expert
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-m", "--model", default="tiny")
+    parser.add_argument("--cache-type", default="f16", choices=["f16", "f32", "q8_0"])
+    parser.add_argument("--states", type=int, default=64, help="how many share batches")
+    parser.add_argument("--groups", type=int, default=8)
+    parser.add_argument("-k", type=int, default=4)
+    parser.add_argument("--distinct", action="store_true", help="draw without replacement")
+    asked = parser.parse_args()
+
+    house, style = House(), get_style("react")
+    model = open_model(asked.model, Engine(cache=asked.cache_type))
+    prompts = [style.act(t["instruction"], t["steps"][:i], step["observation"])
+               for t in expert(house, islice(house.tasks("train"), asked.states * asked.groups))
+               for i, step in enumerate(t["steps"])]  # fmt: skip
+    draws = tokens = changed = 0
+    moved = 0.0
+    for g in range(asked.groups):
+        group = [Draw(p, asked.k, seed=i, distinct=asked.distinct)
+                 for i, p in enumerate(prompts[g * asked.states : (g + 1) * asked.states])]  # fmt: skip
+        together = model.ask(group)
+        for request, among in zip(group, together):
+            (alone,) = model.ask([request])
+            for a, b in zip(alone, among):
+                draws += 1
+                tokens += a.tokens + 1
+                if a.text != b.text:
+                    changed += 1
+                else:
+                    moved = max(moved, abs(a.logprob - b.logprob))
+    print(f"{platform.processor() or platform.machine()}, {asked.model}, cache {asked.cache_type}, "
+          f"{'without' if asked.distinct else 'with'} replacement: {asked.groups} groups of {asked.states} states, "
+          f"{draws} draws, {tokens} tokens")  # fmt: skip
+    print(f"  {changed} draws changed ({100 * changed / draws:.2f} %), "
+          f"log-probabilities of the others by at most {moved:.1e}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
