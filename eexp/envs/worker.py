@@ -1,4 +1,4 @@
-"""A process of the pool (envs/pool.py): one job a line in, one answer a line out.
+"""A process that holds environments (envs/crew.py): one job a line in, one answer a line out.
 
 The first line says where modules are found. A job is `{"do": "package.module:function", ...}`; the function gets the
 job, the environments this process has open, and a callback to call before every step of an environment, and returns
@@ -23,6 +23,7 @@ import orjson
 from eexp.envs import Opened
 from eexp.envs.forking import ForkLost, end_with_parent
 from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
+from eexp.jsonl import dumps
 
 HEARTBEAT = 0.5  # seconds at least between two signs of life
 
@@ -47,7 +48,10 @@ def main() -> None:
     os.dup2(2, 1)
 
     def write(answer: dict) -> None:
-        data = orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE)
+        try:
+            data = dumps(answer)
+        except InputError as e:  # an environment said what JSON cannot hold
+            data = dumps(_failed(e))
         while data:
             data = data[os.write(pipe, data) :]
 
@@ -65,16 +69,24 @@ def _answer(job: dict, opened: Opened, on_step: Callable[[], None]) -> dict:
     try:
         return {"done": getattr(importlib.import_module(module), name)(job, opened, on_step)}
     except InputError as e:
-        kind = "environment" if isinstance(e, EnvironmentFailed) else "input"
-        return {"failed": str(e), "where": e.where, "message": e.message, "evidence": e.evidence, "kind": kind,
-                "again": isinstance(e, ForkLost)}  # fmt: skip
+        return _failed(e)
     except EexpError as e:
         return {"failed": str(e), "kind": "usage" if isinstance(e, UsageError) else "other"}
-    except Exception as e:  # an environment's own mistake: it costs this record, and what it held is not to be trusted
+    except Exception as e:  # it costs this record, and what the environment held is not to be trusted
         opened.close()
-        told = f"{type(e).__name__}: {' '.join(str(e).split())}"
-        return {"failed": told, "where": "", "message": told, "evidence": {"traceback": _traceback()},
-                "kind": "environment"}  # fmt: skip
+        return _failed(mistake(e))
+
+
+def _failed(e: InputError) -> dict:
+    kind = "environment" if isinstance(e, EnvironmentFailed) else "input"
+    return {"failed": str(e), "where": e.where, "message": e.message, "evidence": e.evidence, "kind": kind,
+            "again": isinstance(e, ForkLost)}  # fmt: skip
+
+
+def mistake(error: Exception) -> EnvironmentFailed:
+    """An environment's own mistake, an exception that it let out, in one line and with its traceback as evidence."""
+    told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return EnvironmentFailed(told, evidence={"traceback": _traceback()})
 
 
 def _traceback() -> str:
