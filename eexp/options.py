@@ -12,7 +12,9 @@ import click
 from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
+    from eexp.envs.base import Environment
     from eexp.envs.pool import Pool
+    from eexp.envs.worlds import Worlds
     from eexp.models import Engine, Model
     from eexp.models.policy import Policy
     from eexp.prompts import PromptStyle
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 
 MOST_WORKERS = 8  # by default; a JVM in each takes half a gigabyte
+MOST_LIGHT = 32  # environments in one process, by default
 STEP_LIMIT = 300.0  # seconds, by default, where an environment has no limit of its own
 
 #: A path, so that shells complete it. It is not checked here: whoever opens it says what is wrong, and where.
@@ -122,26 +125,64 @@ def workers(command: Command) -> Command:
         def open_pool(env: str | None) -> Pool:
             from eexp.cores import usable_cores
             from eexp.envs.pool import Pool
-            from eexp.envs.process import time_limit
 
-            if timeout:
-                os.environ["EEXP_ENV_TIMEOUT"] = str(timeout)  # for the limits inside the workers
-            return Pool(workers or min(usable_cores(), MOST_WORKERS), env, time_limit(STEP_LIMIT), memory)
+            return Pool(workers or min(usable_cores(), MOST_WORKERS), env, _step_limit(timeout), memory)
 
         return command(*args, open_pool=open_pool, **rest)
 
     for option in reversed([
         click.option("-j", "--workers", type=click.IntRange(min=1), metavar="N",
                      help=f"Processes that hold environments.  [default: one a core, {MOST_WORKERS} at most]"),
-        click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
-                     envvar="EEXP_ENV_TIMEOUT", show_envvar=True,
-                     help="Longest step; a process that takes longer is killed and its trajectory tried again.  "
-                     f"[default: the environment's own limit, {STEP_LIMIT:g} for one without]"),
-        click.option("--memory", callback=_bytes, metavar="SIZE",
-                     help="Most that one of the processes may hold, such as 2G; one that holds more is killed."),
+        *_limits("trajectory"),
     ]):  # fmt: skip
         with_pool = option(with_pool)
     return with_pool
+
+
+def worlds(command: Command) -> Command:
+    """--parallel, and --timeout and --memory of the processes that hold environments; passed on as `open_worlds`.
+
+    `open_worlds(env, most)` gives the Worlds (envs/worlds.py) like `env`, and no more than `most`.
+    """
+
+    @functools.wraps(command)
+    def with_worlds(*args: Any, parallel: int | None, timeout: float | None, memory: int | None, **rest: Any) -> Any:
+        def open_worlds(env: Environment, most: int) -> Worlds:
+            from eexp.envs.worlds import like
+
+            size = parallel or (MOST_LIGHT if env.light else MOST_WORKERS)
+            return like(env, max(1, min(size, most)), _step_limit(timeout), memory)
+
+        return command(*args, open_worlds=open_worlds, **rest)
+
+    for option in reversed([
+        click.option("--parallel", type=click.IntRange(min=1), metavar="N",
+                     help=f"How many episodes are played at once.  [default: {MOST_LIGHT} in house, bfcl and babyai; "
+                     f"{MOST_WORKERS} elsewhere, where each takes a process]"),
+        *_limits("episode"),
+    ]):  # fmt: skip
+        with_worlds = option(with_worlds)
+    return with_worlds
+
+
+def _limits(costs: str) -> list[Callable[[Command], Command]]:
+    """--timeout and --memory; `costs`: the record that is tried again."""
+    return [
+        click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+                     envvar="EEXP_ENV_TIMEOUT", show_envvar=True,
+                     help=f"Longest step; a process that takes longer is killed and its {costs} tried again.  "
+                     f"[default: the environment's own limit, {STEP_LIMIT:g} for one without]"),
+        click.option("--memory", callback=_bytes, metavar="SIZE",
+                     help="Most that one of the processes may hold, such as 2G; one that holds more is killed."),
+    ]  # fmt: skip
+
+
+def _step_limit(timeout: float | None) -> float:
+    from eexp.envs.process import time_limit
+
+    if timeout:
+        os.environ["EEXP_ENV_TIMEOUT"] = str(timeout)  # for the limits inside the workers
+    return time_limit(STEP_LIMIT)
 
 
 def env_override(command: Command) -> Command:

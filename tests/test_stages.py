@@ -17,7 +17,6 @@ from eexp.models.policy import Choice, Policy, Proposal, RandomPolicy
 from eexp.prompts import get_style, rationale
 from eexp.records import canonical
 from eexp.stages.branch import branch
-from eexp.stages.eval import panel
 from eexp.stages.expert import expert
 from eexp.stages.mix import Source, mix, parse_source
 from eexp.stages.reflect import reflect
@@ -707,70 +706,6 @@ def test_mix_of_a_million_places_keeps_their_order_seeded(tmp_path):
     file = write(tmp_path / "a", _examples("a", 50))
     first, second = ([e["id"] for e in mix([Source(str(file))], seed=s)] for s in (3, 4))
     assert first != second and first == [e["id"] for e in mix([Source(str(file))], seed=3)]
-
-
-# -- eval ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_panel_is_part_of_a_larger_one():
-    house = House()
-    whole = [t["id"] for t in panel(house, "test", None)]
-    assert len(whole) == len(set(whole)) == 2000
-    for n in (1, 10, 20, 100):
-        assert [t["id"] for t in panel(house, "test", n)] == whole[:n]
-    assert whole[:20] != sorted(whole[:20]), "not the first ones of the list"
-
-
-def test_eval_of_ten_is_part_of_eval_of_twenty():
-    ten = run("eval", "house", "-m", "random", "-n", 10).ok().records
-    twenty = run("eval", "house", "-m", "random", "-n", 20).ok().records
-    assert _bare(twenty)[:10] == _bare(ten)
-
-
-def _bare(records):
-    return [{k: v for k, v in r.items() if k != "lineage"} for r in records]
-
-
-def test_the_expert_succeeds_and_chance_does_not():
-    experts = run("eval", "house", "-m", "expert", "-n", 30).ok()
-    assert all(e["success"] and e["score"] == 1.0 and e["invalid"] == 0 for e in experts.records)
-    assert "30 successes" in experts.err
-    chance = run("eval", "house", "-m", "random", "-n", 30).ok().records
-    assert sum(e["success"] for e in chance) < 10
-    assert {e["steps"] for e in chance if not e["success"]} == {House.max_steps}
-    for e in chance:
-        assert len(e["transcript"]) == e["steps"] and e["split"] == "test" and e["model"] == "random"
-
-
-def test_trials_differ_and_repeat():
-    args = ["eval", "house", "-m", "random", "-n", 3, "--trials", 3, "--max-steps", 8]
-    made = run(*args).ok().records
-    assert [(e["id"], e["seed"]) for e in made] == [
-        (f"house/{t['id']}/{trial}", trial) for trial in range(3) for t in panel(House(), "test", 3)
-    ]
-    actions = [tuple(t["action"] for t in e["transcript"]) for e in made]
-    assert len(set(actions)) > 3
-    assert run(*args).ok().records == made
-    assert _bare(run(*args, "--seed", 1).ok().records) != _bare(made)
-
-
-def test_eval_with_the_tiny_model():
-    args = ["eval", "house", "-m", "tiny", "--threads", 1, "-n", 2, "--max-steps", 3, "--max-tokens", 12]
-    done = run(*args).ok()
-    for e in done.records:
-        assert e["prompt_style"] == STYLE.label and e["model"].startswith("sha256:") and e["steps"] <= 3
-        assert all(turn["action"] and turn.get("text", turn["action"]) for turn in e["transcript"])
-    assert done.out == run(*args).ok().out
-    listed = run(*args, "--prompt-style", "react-list").ok()
-    assert listed.records[0]["prompt_style"].startswith("react-list@")
-
-
-def test_invalid_actions_are_counted_not_fatal(experts):
-    from eexp.stages.eval import evaluate
-
-    (episode,) = evaluate(House(), iter([(experts[0]["task"], 0)]), Parrot("fly", ""), max_steps=4)
-    assert episode["invalid"] == episode["steps"] == 4 and not episode["success"]
-    assert all(turn["valid"] is False for turn in episode["transcript"])
 
 
 # -- show ------------------------------------------------------------------------------------------------------------

@@ -44,6 +44,10 @@ class Environment(ABC):
     #: Whether all its state is in the memory of this process and one thread works on it, C libraries included: a fork
     #: of the process is then an exact copy. Files, sockets, threads and child processes that `step` uses rule it out.
     in_process: bool = False
+    #: Whether many may live in one process side by side, sharing nothing that changes, and a step of each takes no time
+    #: to speak of and cannot hang: `eexp eval` then plays many episodes in its own process. C libraries often keep
+    #: something global. All others get a process each.
+    light: bool = False
 
     @abstractmethod
     def splits(self) -> list[str]:

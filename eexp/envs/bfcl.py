@@ -71,6 +71,7 @@ class BFCL(Environment):
 
     spec = "bfcl"
     in_process = True
+    light = True
     max_steps = 60  # the gold calls and the ends of turns are 17 at most, in long_context 37
 
     def __init__(self, tools: str = "short") -> None:

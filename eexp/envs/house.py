@@ -64,6 +64,7 @@ class House(Environment):
 
     spec = "house"
     in_process = True
+    light = True
     max_steps = 30
 
     def __init__(self) -> None:

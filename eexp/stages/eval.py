@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 
 import click
 
 from eexp import options
-from eexp.envs.base import Environment
+from eexp.envs.base import Environment, Observation
+from eexp.envs.crew import TRIES, failed
+from eexp.envs.worlds import View, WorldLost, Worlds
 from eexp.errors import InputError
 from eexp.jsonl import OnError, stop_at_error
-from eexp.models.policy import Policy, State
+from eexp.models.policy import Choice, Players, Policy, Proposal, Proposals, State
 from eexp.records import seed_of
+
+#: How far an episode may be ahead of the first that is not over, in times those that are played at once: what is
+#: finished is held back until its turn.
+AHEAD = 4
 
 
 def panel(env: Environment, split: str, n: int | None) -> list[dict]:
@@ -24,54 +32,153 @@ def panel(env: Environment, split: str, n: int | None) -> list[dict]:
     return tasks if n is None else tasks[:n]
 
 
-def evaluate(env: Environment, tasks: Iterator[tuple[dict, int]], policy: Policy, *, temperature: float = 0.0,
-             max_steps: int | None = None, seed: int = 0,
+def evaluate(worlds: Worlds, tasks: Iterable[tuple[dict, int]], policy: Policy, *, temperature: float = 0.0,
+             max_steps: int | None = None, seed: int = 0, only_admissible: bool = False,
              on_error: OnError = stop_at_error) -> Iterator[dict]:  # fmt: skip
-    """Play each (task, trial) once and yield its episode.
+    """Play each (task, trial) once and yield its episode, in their order; as many at once as there are `worlds`.
 
     temperature 0 is greedy. An episode ends when the environment says so or after `max_steps` actions (the
-    environment's own limit if None).
+    environment's own limit if None). only_admissible: the policy can write nothing but an admissible action.
+    How many are played at once, and how long each takes, changes nothing in what is yielded, nor its order.
     """
-    for task, trial in tasks:
-        try:
-            yield _play(env, task, trial, policy, temperature, max_steps or env.max_steps, seed)
-        except InputError as e:
-            on_error({"type": "task", "id": episode_id(env, task, trial), "task": task}, e)
+    line: deque[_Episode] = deque()  # begun and not yet yielded, in order
+    coming, more = iter(tasks), True
+    with closing(policy.players(worlds.size)) as players:
+        table = _Table(worlds, policy, players, temperature, max_steps or worlds.max_steps, seed, only_admissible)
+        while more or line:
+            while more and table.free and len(line) < AHEAD * worlds.size:
+                found = next(coming, None)
+                more = found is not None
+                if found:
+                    line.append(_Episode(worlds.spec, *found))
+                    table.sit_down(line[-1])
+            table.go_on()
+            while line and line[0].result is not None:
+                episode = line.popleft()
+                if isinstance(episode.result, InputError):
+                    on_error({"type": "task", "id": episode.name, "task": episode.task}, episode.result)
+                else:
+                    yield episode.result
 
 
-def episode_id(env: Environment, task: dict, trial: int) -> str:
+def episode_id(spec: str, task: dict, trial: int) -> str:
     """Identifies an episode among those of one run."""
-    return f"{env.spec}/{task['id']}/{trial}"
+    return f"{spec}/{task['id']}/{trial}"
 
 
-def _play(env: Environment, task: dict, trial: int, policy: Policy, temperature: float, max_steps: int,
-          seed: int) -> dict:  # fmt: skip
-    seen = env.reset(task)
-    instruction, transcript = env.instruction(), []
-    name = episode_id(env, task, trial)
-    while not seen.done and len(transcript) < max_steps:
-        state = State(instruction, transcript, seen.text,
-                      env.admissible() if "admissible" in policy.needs else None,
-                      env.expert() if "expert" in policy.needs else None)  # fmt: skip
-        key = seed_of(seed, name, len(transcript))
-        drawn = policy.propose(state, 1, temperature=temperature, seed=key)[0]
-        before = seen.text
-        seen = env.step(drawn.action)
-        turn = {"observation": before, "action": drawn.action, "valid": seen.valid}
-        if drawn.text is not None and drawn.text.strip() != drawn.action:
-            turn["text"] = drawn.text
-        transcript.append(turn)
-    made = {"type": "episode", "id": name, "env": env.spec, "task": task, "split": task.get("split"), "seed": trial,
-            "success": bool(seen.success if seen.success is not None else seen.score == 1.0), "score": seen.score,
-            "steps": len(transcript), "invalid": sum(not t["valid"] for t in transcript)}  # fmt: skip
-    return {**made, "model": policy.fingerprint, "prompt_style": policy.style_label, "instruction": instruction,
-            "transcript": transcript, "final": seen.text}  # fmt: skip
+class _Episode:
+    """One being played. `action` is on its way to the environment; `result` is there once the episode is over."""
+
+    def __init__(self, spec: str, task: dict, trial: int):
+        self.spec, self.task, self.trial, self.name = spec, task, trial, episode_id(spec, task, trial)
+        self.tries = 0
+        self.result: dict | InputError | None = None
+        self.start()
+
+    def start(self) -> None:
+        """From the beginning, for the first time or again."""
+        self.tries += 1
+        self.instruction, self.transcript = "", []
+        self.seen: Observation | None = None
+        self.action: Proposal | None = None
+
+    def see(self, view: View) -> None:
+        """Take in what the environment shows."""
+        if self.action is None:
+            self.instruction = view.instruction
+        else:
+            turn = {"observation": self.seen.text, "action": self.action.action, "valid": view.seen.valid}
+            if self.action.text is not None and self.action.text.strip() != self.action.action:
+                turn["text"] = self.action.text
+            self.transcript.append(turn)
+        self.seen, self.action = view.seen, None
+
+    def record(self, policy: Policy) -> dict:
+        """As it is written."""
+        seen, task, transcript = self.seen, self.task, self.transcript
+        made = {"type": "episode", "id": self.name, "env": self.spec, "task": task, "split": task.get("split"),
+                "seed": self.trial, "success": bool(seen.success if seen.success is not None else seen.score == 1.0),
+                "score": seen.score, "steps": len(transcript),
+                "invalid": sum(not t["valid"] for t in transcript)}  # fmt: skip
+        return {**made, "model": policy.fingerprint, "prompt_style": policy.style_label,
+                "instruction": self.instruction, "transcript": transcript, "final": seen.text}  # fmt: skip
 
 
-def _not_done(env: Environment, tasks: list[dict], trials: int, done: Callable[[str], bool]) -> Iterator[tuple]:
+class _Table:
+    """The episodes that are being played, one at each seat."""
+
+    def __init__(self, worlds: Worlds, policy: Policy, players: Players, temperature: float, max_steps: int, seed: int,
+                 only_admissible: bool):  # fmt: skip
+        self.worlds, self.policy, self.players = worlds, policy, players
+        self.temperature, self.max_steps, self.seed = temperature, max_steps, seed
+        self.only_admissible = only_admissible
+        self.ask = policy.needs | ({"admissible"} if only_admissible else set())
+        self.free = list(range(worlds.size))[::-1]
+        self._episodes: dict[int, _Episode] = {}
+        self._thinking = 0  # players whose next action the policy owes us
+
+    def sit_down(self, episode: _Episode) -> None:
+        """Begin an episode at a free seat."""
+        seat = self.free.pop()
+        self._episodes[seat] = episode
+        self.worlds.begin(seat, episode.task, self.ask)
+
+    def go_on(self) -> None:
+        """Show what environments have answered to the policy, and carry out what it has decided.
+
+        Waits for the environments only where the policy has nothing to do meanwhile.
+        """
+        for seat, view in self.worlds.wait(at_once=self._thinking > 0):
+            self._show(seat, view)
+        for seat, proposals in self.players.wait():
+            self._thinking -= 1
+            self._act(seat, proposals)
+
+    def _show(self, seat: int, view: View | InputError) -> None:
+        episode = self._episodes[seat]
+        if isinstance(view, WorldLost):
+            if episode.tries < TRIES:
+                episode.start()
+                self.worlds.begin(seat, episode.task, self.ask)
+                return
+            played = [t["action"] for t in episode.transcript] + ([episode.action.action] if episode.action else [])
+            view = failed(str(view), {"actions": played})
+        if isinstance(view, InputError):
+            self._finish(seat, view)
+            return
+        episode.see(view)
+        step = len(episode.transcript)
+        if view.seen.done or step >= self.max_steps:
+            self._finish(seat, episode.record(self.policy))
+            return
+        state = State(episode.instruction, episode.transcript, view.seen.text, view.admissible, view.expert)
+        choice = Choice(state, 1, self.temperature, seed_of(self.seed, episode.name, step),
+                        only_admissible=self.only_admissible)  # fmt: skip
+        try:
+            self.players.submit(seat, choice)
+        except InputError as e:
+            self._finish(seat, e)
+        else:
+            self._thinking += 1
+
+    def _act(self, seat: int, proposals: Proposals) -> None:
+        if isinstance(proposals, InputError):
+            self._finish(seat, proposals)
+            return
+        episode = self._episodes[seat]
+        episode.action = proposals[0]
+        last = len(episode.transcript) + 1 >= self.max_steps
+        self.worlds.step(seat, episode.action.action, () if last else self.ask)
+
+    def _finish(self, seat: int, result: dict | InputError) -> None:
+        self._episodes.pop(seat).result = result
+        self.free.append(seat)
+
+
+def _not_done(spec: str, tasks: list[dict], trials: int, done: Callable[[str], bool]) -> Iterator[tuple]:
     for trial in range(trials):
         for task in tasks:
-            if not done(episode_id(env, task, trial)):
+            if not done(episode_id(spec, task, trial)):
                 yield task, trial
 
 
@@ -87,14 +194,20 @@ def _not_done(env: Environment, tasks: list[dict], trials: int, done: Callable[[
 @click.option("--max-steps", type=click.IntRange(min=1), metavar="N",
               help="Longest episode, in actions.  [default: the environment's]")  # fmt: skip
 @options.prompt_style(options.STYLE_OF_MODEL)
+@click.option("--only-admissible", is_flag=True, help="Let the policy write nothing but an admissible action.")
 @options.seed
+@options.worlds
 @options.streams(resume=True)
-def command(env, number, split, trials, model, temperature, max_tokens, context, threads, max_steps, prompt_style, seed,
-            stream) -> None:  # fmt: skip
+def command(env, number, split, trials, model, temperature, max_tokens, context, threads, max_steps, prompt_style,
+            only_admissible, seed, open_worlds, stream) -> None:  # fmt: skip
     """Play tasks with a model and record the episodes.
 
     The tasks are a fixed panel: those of the split in the order of a hash of their ids, so -n 100 is a part of -n 200.
     The prompt is the one the model was trained with, unless told otherwise. `eexp --help` lists what ENV may be.
+
+    Many episodes are played at once; their number changes nothing in the output. Environments other than house, bfcl
+    and babyai live in processes of their own, one an episode. One that crashes, hangs or grows costs a retry; a task
+    that fails three times is a bad record.
 
     \b
     Example:
@@ -107,16 +220,19 @@ def command(env, number, split, trials, model, temperature, max_tokens, context,
     stream.stage = "eval"
     with open_env(env) as world:
         world.check_split(split)
-        policy = options.open_policy(model, prompt_style, max_tokens, stream.note, context=context, threads=threads)
-        stream.note(f"{env} {split}, model {policy.fingerprint}, prompt style {policy.style_label or 'none'}, "
-                    f"temperature {temperature:g}, at most {max_steps or world.max_steps} steps")  # fmt: skip
-        with stream.open("eval", None, env=env, split=split, model=policy.fingerprint, prompt_style=policy.style_label,
-                         temperature=temperature, max_tokens=max_tokens, max_steps=max_steps or world.max_steps,
-                         seed=seed) as io:  # fmt: skip
-            tasks = panel(world, split, number)
-            made = evaluate(world, _not_done(world, tasks, trials, io.done), policy, temperature=temperature,
-                            max_steps=max_steps, seed=seed, on_error=io.fail)  # fmt: skip
+        tasks, longest = panel(world, split, number), max_steps or world.max_steps
+    policy = options.open_policy(model, prompt_style, max_tokens, stream.note, context=context, threads=threads)
+    stream.note(f"{env} {split}, model {policy.fingerprint}, prompt style {policy.style_label or 'none'}, "
+                f"temperature {temperature:g}, at most {longest} steps")  # fmt: skip
+    io = stream.open("eval", None, env=env, split=split, model=policy.fingerprint, prompt_style=policy.style_label,
+                     temperature=temperature, max_tokens=max_tokens, max_steps=longest, seed=seed,
+                     only_admissible=only_admissible or None)  # fmt: skip
+    with io, closing(policy), open_worlds(world, len(tasks) * trials) as worlds:
+        made = evaluate(worlds, _not_done(env, tasks, trials, io.done), policy, temperature=temperature,
+                        max_steps=longest, seed=seed, only_admissible=only_admissible, on_error=io.fail)  # fmt: skip
+        with closing(made):
             for episode in tqdm(made, total=len(tasks) * trials, disable=None, unit="episode", leave=False):
                 io.write(episode)
                 io.count("successes", int(episode["success"]))
                 io.count("invalid actions", episode["invalid"])
+        io.counts.update(worlds.counts)

@@ -1,0 +1,539 @@
+"""`eexp eval`: which episodes, what is in them, and many at once: the same ones, whatever happens to some of them."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+import pytest
+from running import ROOT, environment, read, run, start
+
+from eexp.envs.house import House
+from eexp.envs.worlds import Apart, Here, View, Worlds, like
+from eexp.errors import EnvironmentFailed, InputError, UsageError
+from eexp.models.base import Chats, Model, Sample
+from eexp.models.policy import ExpertPolicy, ModelPolicy, Policy, Proposal, RandomPolicy
+from eexp.prompts import get_style
+from eexp.stages.eval import AHEAD, evaluate, panel
+
+HERE = Path(__file__).parent
+STYLE = get_style("react")
+SAFE = f"exec:sh {ROOT}/examples/safe.sh"
+
+
+# -- which episodes, and what is in them -----------------------------------------------------------------------------
+
+
+def test_a_panel_is_part_of_a_larger_one():
+    house = House()
+    whole = [t["id"] for t in panel(house, "test", None)]
+    assert len(whole) == len(set(whole)) == 2000
+    for n in (1, 10, 20, 100):
+        assert [t["id"] for t in panel(house, "test", n)] == whole[:n]
+    assert whole[:20] != sorted(whole[:20]), "not the first ones of the list"
+
+
+def test_eval_of_ten_is_part_of_eval_of_twenty():
+    ten = run("eval", "house", "-m", "random", "-n", 10).ok().records
+    twenty = run("eval", "house", "-m", "random", "-n", 20).ok().records
+    assert _bare(twenty)[:10] == _bare(ten)
+
+
+def _bare(records):
+    return [{k: v for k, v in r.items() if k != "lineage"} for r in records]
+
+
+def test_the_expert_succeeds_and_chance_does_not():
+    experts = run("eval", "house", "-m", "expert", "-n", 30).ok()
+    assert all(e["success"] and e["score"] == 1.0 and e["invalid"] == 0 for e in experts.records)
+    assert "30 successes" in experts.err
+    chance = run("eval", "house", "-m", "random", "-n", 30).ok().records
+    assert sum(e["success"] for e in chance) < 10
+    assert {e["steps"] for e in chance if not e["success"]} == {House.max_steps}
+    for e in chance:
+        assert len(e["transcript"]) == e["steps"] and e["split"] == "test" and e["model"] == "random"
+
+
+def test_trials_differ_and_repeat():
+    args = ["eval", "house", "-m", "random", "-n", 3, "--trials", 3, "--max-steps", 8]
+    made = run(*args).ok().records
+    assert [(e["id"], e["seed"]) for e in made] == [
+        (f"house/{t['id']}/{trial}", trial) for trial in range(3) for t in panel(House(), "test", 3)
+    ]
+    actions = [tuple(t["action"] for t in e["transcript"]) for e in made]
+    assert len(set(actions)) > 3
+    assert run(*args).ok().records == made
+    assert _bare(run(*args, "--seed", 1).ok().records) != _bare(made)
+
+
+def test_eval_with_the_tiny_model():
+    args = ["eval", "house", "-m", "tiny", "--threads", 1, "-n", 2, "--max-steps", 3, "--max-tokens", 12]
+    done = run(*args).ok()
+    for e in done.records:
+        assert e["prompt_style"] == STYLE.label and e["model"].startswith("sha256:") and e["steps"] <= 3
+        assert all(turn["action"] and turn.get("text", turn["action"]) for turn in e["transcript"])
+    assert done.out == run(*args).ok().out
+    listed = run(*args, "--prompt-style", "react-list").ok()
+    assert listed.records[0]["prompt_style"].startswith("react-list@")
+
+
+class Says(Policy):
+    """Always the same."""
+
+    def __init__(self, action: str):
+        self.action = action
+
+    def choose(self, groups):
+        for group in groups:
+            yield [[Proposal(self.action, f"Hm. {self.action}")] for _ in group]
+
+
+def test_invalid_actions_are_counted_not_fatal():
+    (episode,) = evaluate(Here(House, 1), [(panel(House(), "test", 1)[0], 0)], Says("fly"), max_steps=4)
+    assert episode["invalid"] == episode["steps"] == 4 and not episode["success"]
+    assert all(turn["valid"] is False and turn["text"] == "Hm. fly" for turn in episode["transcript"])
+
+
+# -- however many at once --------------------------------------------------------------------------------------------
+
+
+class Drawing(Model):
+    """Writes one of the actions that the prompt lists, drawn by the request's seed and its words alone."""
+
+    fingerprint = "drawing"
+
+    def __init__(self, chats: type[Chats] = Chats):
+        super().__init__()
+        self._chats = chats
+
+    def answer(self, groups):
+        for group in groups:
+            yield [[self._draw(request)] for request in group]
+
+    def _draw(self, request) -> Sample:
+        said = request.prompt[-1]["content"]
+        listed = request.allowed or said.rpartition("Possible actions: ")[2].split(", ")
+        return Sample(random.Random(f"{request.seed} {said}").choice(listed))
+
+    def chats(self, n):
+        return self._chats(self)
+
+    def policy(self, style: str = "react-list") -> ModelPolicy:
+        return ModelPolicy(self, get_style(style), 48)
+
+
+class Whimsical(Chats):
+    """Answers in any order, late, or some at a time."""
+
+    rng = random.Random(0)
+
+    def wait(self):
+        time.sleep(self.rng.choice([0, 0, 0.002]))
+        now = [chat for chat in self._open if self.rng.random() < 0.3]
+        (answers,) = self.model.answer([[self._open.pop(chat) for chat in now]])
+        return list(zip(now, answers))
+
+
+class Stubborn(Chats):
+    """Answers chat 0 only when it is alone."""
+
+    def wait(self):
+        kept = {} if set(self._open) == {0} else {chat: r for chat, r in self._open.items() if chat == 0}
+        for chat in kept:
+            del self._open[chat]
+        answers = super().wait()
+        self._open |= kept
+        return answers
+
+
+def tasks(n: int, trials: int = 1) -> list[tuple[dict, int]]:
+    return [(task, trial) for trial in range(trials) for task in panel(House(), "test", n)]
+
+
+def play(worlds: Worlds, asked: list[tuple[dict, int]], policy: Policy, **settings) -> list[dict]:
+    with worlds:
+        return list(evaluate(worlds, asked, policy, **{"temperature": 1.0, "max_steps": 9, "seed": 5} | settings))
+
+
+@pytest.mark.parametrize("chats", [Chats, Whimsical, Stubborn])
+@pytest.mark.parametrize("size", [2, 16])
+def test_how_many_are_played_at_once_changes_nothing(size, chats):
+    alone = play(Here(House, 1), tasks(12, 2), Drawing().policy())
+    assert play(Here(House, size), tasks(12, 2), Drawing(chats).policy()) == alone
+    assert len({tuple(turn["action"] for turn in e["transcript"]) for e in alone}) > 12
+
+
+def test_processes_change_nothing():
+    alone = play(Here(House, 1), tasks(8), Drawing().policy())
+    assert play(Apart("house", House.max_steps, 3, 60), tasks(8), Drawing(Whimsical).policy()) == alone
+
+
+@pytest.mark.parametrize("spec", ["house", "bfcl", "babyai"])
+def test_light_environments_do_not_know_of_each_other(spec):
+    """The promise of `light`: played side by side they are as they were alone."""
+    pytest.importorskip({"house": "eexp", "bfcl": "bfcl_eval", "babyai": "minigrid"}[spec])
+    from eexp.envs import open_env
+
+    class Distracted(ExpertPolicy):
+        """The expert, but now and then something else."""
+
+        def _actions(self, choice):
+            wrong = {"house": "look", "bfcl": "ls()", "babyai": "turn left"}[spec]
+            yield wrong if choice.seed % 5 == 0 else choice.state.expert or wrong
+
+    def played(size):
+        worlds = like(open_env(spec), size, 60)
+        assert isinstance(worlds, Here)
+        asked = [(task, 0) for split in open_env(spec).splits() for task in panel(open_env(spec), split, 6)]
+        return play(worlds, asked, Distracted(), max_steps=25)
+
+    assert played(7) == played(1)
+
+
+def test_an_episode_runs_ahead_of_the_first_unfinished_one_only_so_far():
+    begun, seen = 0, []
+
+    def asked() -> Iterator[tuple[dict, int]]:
+        nonlocal begun
+        for begun, task in enumerate(tasks(60), 1):  # noqa: B007
+            yield task
+
+    for episode in evaluate(Here(House, 3), asked(), Drawing(Stubborn).policy(), max_steps=3):
+        seen.append(episode)
+        assert begun <= len(seen) + AHEAD * 3
+    assert len(seen) == 60
+
+
+def test_waits_for_environments_only_where_the_policy_has_nothing_to_do():
+    class Watched(Here):
+        def wait(self, at_once=False):
+            assert at_once == bool(open_chats)
+            return super().wait(at_once)
+
+    class Chatty(Chats):
+        def submit(self, chat, request):
+            super().submit(chat, request)
+            open_chats.add(chat)
+
+        def wait(self):
+            found = super().wait() if len(open_chats) > 2 or random.random() < 0.5 else []
+            open_chats.difference_update(chat for chat, _ in found)
+            return found
+
+    open_chats: set[int] = set()
+    assert len(play(Watched(House, 5), tasks(12), Drawing(Chatty).policy())) == 12 and not open_chats
+
+
+def test_the_command_plays_many_at_once_and_writes_the_same(tmp_path):
+    args = ["eval", "-m", "random", "-n", 12, "--max-steps", 6]
+    one, many = (run(*args, "house", "--parallel", n).ok() for n in (1, 5))
+    assert one.out == many.out == run(*args, "house").ok().out
+    assert run(*args, SAFE, "--parallel", 1).ok().out == run(*args, SAFE, "--parallel", 3).ok().out
+
+
+# -- only admissible actions -----------------------------------------------------------------------------------------
+
+
+def test_only_admissible_actions_may_be_written():
+    policy = Drawing().policy("react")  # whose prompt does not list them
+    made = play(Here(House, 4), tasks(4), policy, only_admissible=True)
+    assert all(
+        turn["valid"] and "Possible actions" not in turn["observation"] for e in made for turn in e["transcript"]
+    )
+    assert made == play(Apart("house", House.max_steps, 2, 60), tasks(4), policy, only_admissible=True)
+
+
+def test_only_admissible_as_an_option():
+    plain, only = (run("eval", "house", "-m", "random", "-n", 2, *o).ok().records for o in ([], ["--only-admissible"]))
+    assert _bare(plain) == _bare(only)
+    assert only[0]["lineage"] == [f"{plain[0]['lineage'][0]} only-admissible=True"]
+
+
+class Speechless(House):
+    """Of every other task it cannot tell what is admissible."""
+
+    def admissible(self):
+        return None if int(self.task["id"][-1]) % 2 else super().admissible()
+
+
+def test_where_nothing_is_known_to_be_admissible_only_that_episode_ends():
+    set_aside = []
+    policy = Drawing().policy("react")
+    made = play(Here(Speechless, 4), tasks(12), policy, only_admissible=True,
+                on_error=lambda record, error: set_aside.append((record["task"], str(error))))  # fmt: skip
+    odd = [task for task, _ in tasks(12) if int(task["id"][-1]) % 2]
+    assert [task for task, _ in set_aside] == odd and len(made) == 12 - len(odd) and odd
+    assert all("none are known here" in said for _, said in set_aside)
+
+
+# -- accidents -------------------------------------------------------------------------------------------------------
+
+
+class Troubled(House):
+    """A house with accidents, each where it finds its file in the folder FAULTS: STEP, dash, end of the task's id.
+
+    One whose file ends in "-once" does not happen again.
+    """
+
+    light = False
+
+    def step(self, action):
+        here = f"{self.steps}-{self.task['id'].replace('/', '-')}"
+        for kind in ("killed", "hung", "raised", "unspeakable"):
+            for often in ("once", "always"):
+                file = Path(os.environ["FAULTS"], f"{here}.{kind}-{often}")
+                if file.exists():
+                    if often == "once":
+                        file.unlink()
+                    return getattr(self, kind)()
+        return super().step(action)
+
+    def killed(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def hung(self):
+        time.sleep(600)
+
+    def raised(self):
+        raise ValueError("the roof fell in")
+
+    def unspeakable(self):
+        seen = super().step("look")
+        seen.text = "\ud800"
+        return seen
+
+
+class Fragile(Troubled):
+    """The same, in one process with others: for accidents that leave it alive."""
+
+    light = True
+
+
+@pytest.fixture
+def faults(tmp_path, monkeypatch):
+    """A function that prepares an accident for the n-th task of the panel."""
+    folder = tmp_path / "faults"
+    folder.mkdir()
+    monkeypatch.setenv("FAULTS", str(folder))
+
+    def put(n: int, step: int, kind: str) -> str:
+        task = panel(House(), "test", n + 1)[n]["id"]
+        (folder / f"{step}-{task.replace('/', '-')}.{kind}").touch()
+        return task
+
+    return put
+
+
+def troubled(size: int = 3, limit: float = 60) -> Apart:
+    return Apart("test_eval:Troubled", House.max_steps, size, limit)
+
+
+def undisturbed(n: int) -> list[dict]:
+    def peaceful() -> House:
+        house = House()
+        house.spec = "test_eval:Troubled"
+        return house
+
+    return play(Here(peaceful, 1), tasks(n), Drawing().policy())
+
+
+def test_an_accident_costs_a_retry(faults):
+    faults(1, 2, "killed-once")
+    faults(3, 0, "killed-once")
+    faults(2, 1, "hung-once")
+    worlds = troubled(limit=0.5)
+    assert play(worlds, tasks(5), Drawing(Whimsical).policy()) == undisturbed(5)
+    assert worlds.counts == {"workers lost": 3}
+
+
+def test_what_always_fails_costs_its_task(faults):
+    killed, hung, raised, unspeakable = (
+        faults(0, 2, "killed-always"), faults(2, 1, "hung-always"), faults(3, 3, "raised-always"),
+        faults(5, 0, "unspeakable-always"))  # fmt: skip
+    set_aside: dict[str, InputError] = {}
+    made = play(troubled(4, limit=0.5), tasks(7), Drawing().policy(),
+                on_error=lambda record, error: set_aside.update({record["id"]: error}))  # fmt: skip
+    assert made == [e for n, e in enumerate(undisturbed(7)) if n in (1, 4, 6)]
+    assert list(set_aside) == [f"test_eval:Troubled/{t}/0" for t in (killed, hung, raised, unspeakable)]
+    first, second, third, fourth = set_aside.values()
+    assert str(first) == "the environment's process failed 3 times, at last: killed by signal 9 (SIGKILL)"
+    assert str(second).startswith("the environment's process failed 3 times, at last: no answer within 0.5 s")
+    assert len(first.evidence["actions"]) == 3 and len(second.evidence["actions"]) == 2
+    assert str(third) == "ValueError: the roof fell in" and "in raised" in third.evidence["traceback"]
+    assert all(isinstance(e, EnvironmentFailed) for e in (first, second, third))
+    assert "cannot be written as JSON" in str(fourth)
+
+
+def test_an_exception_in_this_process_costs_its_task_too(faults):
+    task = faults(4, 1, "raised-always")
+    set_aside = []
+    made = play(Here(Fragile, 3), tasks(9), Drawing().policy(), on_error=lambda r, e: set_aside.append((r, str(e))))
+    assert made == [e for n, e in enumerate(play(Here(House, 1), tasks(9), Drawing().policy())) if n != 4]
+    ((record, error),) = set_aside
+    assert record["task"]["id"] == task and error == "ValueError: the roof fell in"
+
+
+def test_the_first_failure_in_the_order_of_tasks_ends_a_run_that_stops_at_errors(faults):
+    faults(6, 0, "raised-always")
+    faults(3, 4, "raised-always")
+    made = []
+    with pytest.raises(EnvironmentFailed, match="the roof fell in"):
+        for episode in evaluate(Here(Fragile, 8), tasks(9), Drawing().policy(), max_steps=9, temperature=1.0, seed=5):
+            made.append(episode)
+    assert len(made) == 3
+
+
+PROGRAM = """
+import json, os, sys, time
+
+task = None
+for line in sys.stdin:
+    request = json.loads(line)
+    op = request["op"]
+    task = request["task"]["id"] if op == "reset" else task
+    answer = {"observation": f"{task} {op}", "admissible": ["go on"]}
+    if op == "hello":
+        answer = {"protocol": 1, "splits": ["test"], "max_steps": 2}
+    elif op == "tasks":
+        answer = {"tasks": 6}
+    elif (op, task) == ("step", "test/1"):
+        os._exit(3)
+    elif (op, task) == ("step", "test/2"):
+        time.sleep(600)
+    elif (op, task) == ("reset", "test/4"):
+        answer = {"error": "no"}
+    print(json.dumps(answer), flush=True)
+"""
+
+
+def test_a_program_that_dies_hangs_or_says_no_costs_its_task(tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    spec = f"exec:{sys.executable} {tmp_path}/program.py"
+    done = run("eval", spec, "-m", "random", "--parallel", 3, "--timeout", 1, "--rejects", tmp_path / "r").ok(4)
+    assert {r["task"]["id"] for r in done.records} == {"test/0", "test/3", "test/5"}
+    assert all(r["final"].endswith("step") and r["steps"] == 2 for r in done.records)
+    rejected = {r["record"]["task"]["id"]: r["error"] for r in read(tmp_path / "r")}
+    assert "ended with exit status 3" in rejected["test/1"] and "no answer within 1 s" in rejected["test/2"]
+    assert rejected["test/4"].endswith("reset: no")
+
+
+def test_what_json_cannot_hold_is_refused_at_its_seat():
+    with Apart("house", 9, 2, 60) as worlds:
+        assert worlds.wait() == []
+        worlds.begin(0, tasks(1)[0][0])
+        worlds.step(1, "\ud800")
+        answers = []
+        while len(answers) < 2:
+            answers += worlds.wait()
+    (first, refused), (second, view) = answers
+    assert (first, second) == (1, 0) and isinstance(view, View) and view.instruction and view.admissible is None
+    assert "cannot be written as JSON" in str(refused)
+
+
+def test_an_environment_that_cannot_be_had_ends_the_run():
+    with pytest.raises(UsageError, match="unknown environment 'nowhere'"):
+        play(Apart("nowhere", 9, 2, 60), tasks(3), Drawing().policy())
+
+
+# -- resuming --------------------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(faults, tmp_path):
+    """Cut anywhere, and gone on with by another number of episodes at once."""
+    for n in (2, 7):
+        faults(n, 1, "raised-always")
+    args = ["eval", "test_eval:Fragile", "-m", "random", "-n", 12, "--max-steps", 4, "-q", "--resume"]
+    out, rejects = tmp_path / "out", tmp_path / "rejects"
+    run(*args, "-o", out, "--rejects", rejects).ok(4)
+    whole, set_aside = out.read_bytes(), rejects.read_bytes()
+    assert whole.count(b"\n") == 10 and set_aside.count(b"\n") == 2
+    for parallel, cut in enumerate((0, 100, len(whole) // 3, len(whole) // 2, len(whole) - 1), 1):
+        out.write_bytes(whole[:cut])
+        rejects.write_bytes(set_aside[: cut and len(set_aside) // parallel])
+        run(*args, "-o", out, "--rejects", rejects, "--parallel", parallel).ok(4)
+        assert (out.read_bytes(), rejects.read_bytes()) == (whole, set_aside)
+
+
+# -- nothing is left behind ------------------------------------------------------------------------------------------
+
+
+def left(folder: str) -> list[int]:
+    """Processes that were started with this folder of accidents and still run."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get("FAULTS") == folder:
+                found.append(process.pid)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return [pid for pid in found if pid != os.getpid()]
+
+
+def wait_until(said, within: float = 60.0) -> None:
+    deadline = time.monotonic() + within
+    while not said():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_process_outlives_the_command(faults, how):
+    faults(0, 1, "hung-once")
+    folder = os.environ["FAULTS"]
+    command = start("eval", "test_eval:Troubled", "-m", "random", "-n", 3, "--parallel", 2, stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE, env=environment(FAULTS=folder, PYTHONPATH=f"{HERE}:{ROOT}"))  # fmt: skip
+    wait_until(lambda: not list(Path(folder).iterdir()))  # now one hangs
+    assert len(left(folder)) == 3
+    command.send_signal(how)
+    wait_until(lambda: not left(folder))
+    said = command.communicate(timeout=30)[1].decode()
+    assert command.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[how]
+    assert "Traceback" not in said
+
+
+def test_no_process_outlives_a_run_that_ends_by_itself(faults):
+    folder = os.environ["FAULTS"]
+    play(troubled(2), tasks(2), Drawing().policy())
+    assert not left(folder)
+    faults(1, 1, "raised-always")
+    with pytest.raises(EnvironmentFailed):
+        play(troubled(2), tasks(4), Drawing().policy())
+    assert not left(folder)
+    with troubled(2) as worlds, closing(evaluate(worlds, tasks(4), RandomPolicy(), max_steps=3)) as made:
+        next(made)  # and whoever reads has had enough
+    assert not left(folder)
+
+
+def test_programs_end_with_a_command_that_is_killed(faults):
+    folder = os.environ["FAULTS"]
+    command = start("eval", SAFE, "-m", "random", "--trials", 1000, "--parallel", 2, stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL, env=environment(FAULTS=folder))  # fmt: skip
+    command.stdout.readline()
+    assert len(left(folder)) >= 5  # the command, two workers, a program each
+    command.kill()
+    wait_until(lambda: not left(folder))
+    command.communicate()
+
+
+def test_a_reader_that_has_had_enough_ends_it_quietly(faults):
+    folder = os.environ["FAULTS"]
+    command = f"{sys.executable} -m eexp eval test_eval:Troubled -m random -n 100 --max-steps 2 --parallel 2 | head -1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, timeout=60,
+                          env=environment(FAULTS=folder, PYTHONPATH=f"{HERE}:{ROOT}"))  # fmt: skip
+    assert done.returncode == 0 and done.stdout.count(b"\n") == 1 and b"rror" not in done.stderr
+    assert not left(folder)
+
+
+def test_what_was_lost_is_told_in_the_summary(faults):
+    faults(0, 1, "killed-once")
+    done = run("eval", "test_eval:Troubled", "-m", "random", "-n", 1, "--max-steps", 3).ok()
+    assert re.search(r"eval: 1 out, .*1 workers lost", done.err)
