@@ -202,6 +202,14 @@ class Shallow(Counting):
     def fork(self):
         return copy(self)
 
+class SharesItsLog(Counting):
+    light = True
+    log = []
+
+    def reset(self, task):
+        self.log.clear()
+        return Observation("0")
+
 class Hangs(Counting):
     def step(self, action):
         time.sleep(60)
@@ -229,6 +237,7 @@ class LiesAboutItsProcess(Counting):
     ("Tuples", "plays", "step: expected an Observation, got ('seen', 0.0, False, {})"),
     ("AnySplit", "splits", "answers for a split that does not exist"),
     ("Shallow", "forks", "after forks by state, and"),
+    ("SharesItsLog", "side by side", "while another instance played, and"),
     ("Hangs", "plays", "step: no answer within 1 s"),
     ("KeepsAProcess", "closes", "processes are left over"),
     ("LiesAboutItsProcess", "forks", "declares in_process, but has a child process"),

@@ -2,8 +2,8 @@
 
 Walks are taken on a few tasks: at every step all questions are asked, and an action is drawn (the expert's, or an
 admissible one). Then the same actions are taken again: in the same environment, in one opened anew, and without asking;
-around forks, harmless actions and nonsense. All of them must see what the first walk saw. A world in which that does
-not hold would lie about what an action leads to.
+beside another instance, around forks, harmless actions and nonsense. All of them must see what the first walk saw. A
+world in which that does not hold would lie about what an action leads to.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Checker:
         lost: str | None = None
         try:
             for check in (self.opens, self.splits, self.lists_tasks, self.plays, self.repeats, self.questions,
-                          self.starts_anew, self.forks, self.harmless, self.admissible, self.expert,
+                          self.starts_anew, self.side_by_side, self.forks, self.harmless, self.admissible, self.expert,
                           self.nonsense):  # fmt: skip
                 finding, fatal = self._finding(check, lost)
                 yield finding
@@ -195,6 +195,20 @@ class Checker:
         for walk in self.walks:
             self._again(self.other, walk, "in another instance")
         return "another instance sees the same"
+
+    def side_by_side(self) -> str:
+        if not self.env.light:
+            raise _Skipped("not declared light; `eexp eval` gives each episode a process")
+        when = "while another instance played"
+        for walk, beside in zip(self.walks, [*self.walks[1:], self.walks[0]]):
+
+            def play_beside(i: int, beside: _Walk = beside) -> None:
+                if i < len(beside.seen):
+                    asked = ("step", beside.actions[i - 1]) if i else ("reset", beside.task)
+                    self._compare(self.other, beside, i, self._ask(*asked, env=self.other), when)
+
+            self._again(self.env, walk, when, between=play_beside)
+        return "two instances, turn by turn, see what each saw alone"
 
     def forks(self) -> str:
         if self.env.in_process and (why_not := forking.unfit(self.env, "process")):

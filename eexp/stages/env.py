@@ -138,7 +138,8 @@ def check_command(spec, number, actions, timeout, seed) -> None:
     """Check that an environment keeps its contract, so that its branches can be trusted.
 
     Some tasks are played, and then played again: in the same environment and in one opened anew, with and without
-    asking for admissible actions and the expert, around forks, around actions it calls harmless, around nonsense.
+    asking for admissible actions and the expert, beside another one if it calls itself light, around forks, around
+    actions it calls harmless, around nonsense.
     All of that must be seen the same way. Every line begins with ok, FAIL, note (worth knowing, nothing is broken) or
     - (there is nothing to check). Exit code 1 if anything failed.
 
