@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conversations import messages_of
-from running import environment, lines, read, run, spawn, start, write
+from running import ROOT, environment, lines, read, run, spawn, start, write
 
 KILLS = 3
 
@@ -36,6 +36,9 @@ JOBS = {
     "reflect-tiny": Job(("reflect", "--temperature", "1", *TINY), "short-rollout"),
     "expert": Job(("expert", "house", "-n", "1500", "--max-steps", "12", "--all")),
     "eval": Job(("eval", "house", "-m", "random", "-n", "300")),
+    "eval-program": Job(
+        ("eval", f"exec:sh {ROOT}/examples/safe.sh", "-m", "random", "-n", "60", "--max-steps", "6", "--parallel", "2")
+    ),
     "eval-tiny": Job(("eval", "house", "-n", "6", "--max-steps", "5", "--temperature", "1", "--trials", "2", *TINY)),
 }
 
