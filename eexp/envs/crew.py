@@ -27,11 +27,6 @@ LONGEST_ANSWER = 1 << 30
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def failed(why: str, evidence: dict | None = None) -> EnvironmentFailed:
     """What is said of a record that one process after the other was lost on; `why`: how the last one was."""
     return EnvironmentFailed(f"the environment's process failed {TRIES} times, at last: {why}", evidence=evidence)

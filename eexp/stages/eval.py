@@ -113,7 +113,7 @@ class _Table:
         self.temperature, self.max_steps, self.seed = temperature, max_steps, seed
         self.only_admissible = only_admissible
         self.ask = policy.needs | ({"admissible"} if only_admissible else set())
-        self.free = list(range(worlds.size))[::-1]
+        self.free = list(range(min(worlds.size, players.n)))[::-1]
         self._episodes: dict[int, _Episode] = {}
         self._thinking = 0  # players whose next action the policy owes us
 
@@ -198,15 +198,15 @@ def _not_done(spec: str, tasks: list[dict], trials: int, done: Callable[[str], b
 @options.seed
 @options.worlds
 @options.streams(resume=True)
-def command(env, number, split, trials, model, temperature, max_tokens, context, threads, max_steps, prompt_style,
+def command(env, number, split, trials, model, temperature, max_tokens, engine, max_steps, prompt_style,
             only_admissible, seed, open_worlds, stream) -> None:  # fmt: skip
     """Play tasks with a model and record the episodes.
 
     The tasks are a fixed panel: those of the split in the order of a hash of their ids, so -n 100 is a part of -n 200.
     The prompt is the one the model was trained with, unless told otherwise. `eexp --help` lists what ENV may be.
 
-    Many episodes are played at once; their number changes nothing in the output. Environments other than house, bfcl
-    and babyai live in processes of their own, one an episode. One that crashes, hangs or grows costs a retry; a task
+    Many episodes are played at once; their number changes nothing in the output, unless rounding tips the scales
+    between two tokens. Environments other than house, bfcl and babyai live in processes of their own, one an episode. One that crashes, hangs or grows costs a retry; a task
     that fails three times is a bad record.
 
     \b
@@ -221,7 +221,7 @@ def command(env, number, split, trials, model, temperature, max_tokens, context,
     with open_env(env) as world:
         world.check_split(split)
         tasks, longest = panel(world, split, number), max_steps or world.max_steps
-    policy = options.open_policy(model, prompt_style, max_tokens, stream.note, context=context, threads=threads)
+    policy = options.open_policy(model, prompt_style, max_tokens, stream.note, engine)
     stream.note(f"{env} {split}, model {policy.fingerprint}, prompt style {policy.style_label or 'none'}, "
                 f"temperature {temperature:g}, at most {longest} steps")  # fmt: skip
     io = stream.open("eval", None, env=env, split=split, model=policy.fingerprint, prompt_style=policy.style_label,
@@ -236,3 +236,4 @@ def command(env, number, split, trials, model, temperature, max_tokens, context,
                 io.count("successes", int(episode["success"]))
                 io.count("invalid actions", episode["invalid"])
         io.counts.update(worlds.counts)
+        io.counts.update(policy.counts)
