@@ -19,7 +19,7 @@ from eexp.cores import usable_cores
 from eexp.errors import EexpError, InputError
 from eexp.models import chat_template, fingerprints
 from eexp.models.base import Answer, Chats, Draw, Engine, Model, Request
-from eexp.models.slots import Slots
+from eexp.models.slots import Lanes, Slots
 from eexp.models.tree import Full, Item, Tree
 from eexp.prompts import Messages
 
@@ -198,6 +198,8 @@ class LlamaCppModel(Model):
                             f"llama-server and give -m http://HOST:PORT/v1")  # fmt: skip
         self._n_ctx = engine.context or min(api.llama_model_n_ctx_train(self._base.pointer), DEFAULT_CONTEXT)
         self._adapter = self._load_adapter(adapter) if adapter else None
+        self._threads = engine.threads or usable_cores()
+        self._on_gpu = api.llama_supports_gpu_offload() and engine.gpu_layers != 0
         self.settings = self._resolved()
         self._tree: Tree | None = None
         self.fingerprint = fingerprints.of_files(*files)
@@ -224,8 +226,7 @@ class LlamaCppModel(Model):
 
     def _resolved(self) -> str:
         engine = self._engine
-        threads = engine.threads or usable_cores()
-        gpu = self._api.llama_supports_gpu_offload() and engine.gpu_layers != 0
+        threads, gpu = self._threads, self._on_gpu
         flash = gpu if engine.flash_attention is None else engine.flash_attention
         return (f"llama.cpp: context {self._n_ctx}, batch {min(engine.batch or DEFAULT_BATCH, self._n_ctx)}, "
                 f"{threads} thread{'s' * (threads > 1)}, cache {engine.cache}, {'GPU' if gpu else 'CPU'}"
@@ -323,10 +324,12 @@ class LlamaCppModel(Model):
         return ids
 
     def chats(self, n: int) -> Chats:
-        n = min(n, self._api.llama_max_parallel_sequences(), self._fit_in_memory())
+        lanes = min(n, max(1, usable_cores() // self._threads)) if not self._on_gpu else 1
+        each = max(1, min(-(-n // lanes), self._api.llama_max_parallel_sequences(), self._fit_in_memory() // lanes))
         cells = -(-self._n_ctx // 256) * 256  # llama.cpp's step
-        decoder = _Decoder(self._base, self._engine, cells * n, n, self._adapter, unified=False)
-        return Slots(self, decoder, self, self._fitting)
+        made = [Slots(self, _Decoder(self._base, self._engine, cells * each, each, self._adapter, unified=False), self,
+                      self._fitting) for _ in range(lanes)]  # fmt: skip
+        return Lanes(self, made) if lanes > 1 else made[0]
 
     def _fit_in_memory(self) -> int:
         """How many contexts there is memory for: half of what is free, for what comes beside keys and values."""
@@ -336,7 +339,7 @@ class LlamaCppModel(Model):
         width = api.llama_model_n_embd(model) // api.llama_model_n_head(model) * api.llama_model_n_head_kv(model)
         size = {"f32": 4, "f16": 2, "q8_0": 34 / 32}[self._engine.cache]
         context = 2 * width * size * api.llama_model_n_layer(model) * self._n_ctx
-        return max(1, int(psutil.virtual_memory().available / 2 / context))
+        return int(psutil.virtual_memory().available / 2 / context)
 
     def close(self) -> None:
         if self._tree is not None:

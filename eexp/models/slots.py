@@ -8,7 +8,8 @@ no chat waits for another one's prompt.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from eexp.errors import InputError
@@ -37,6 +38,7 @@ class Slots(Chats):
         self._decoder, self._vocabulary, self._prompt = decoder, vocabulary, prompt
         self._slots = [_Slot() for _ in range(self.n)]
         self._refused: list[tuple[int, Answer]] = []
+        self.evaluated = 0  # tokens
         decoder.clear()
 
     def submit(self, chat: int, request: Draw) -> None:
@@ -72,7 +74,7 @@ class Slots(Chats):
                 took.append(i)
             room -= len(part)
         rows = iter(self._decoder.decode(items) if items else [])
-        self.model.counts["tokens evaluated"] += len(items)
+        self.evaluated += len(items)
         for i in took:
             slot = self._slots[i]
             if slot.search and not slot.ahead:
@@ -86,5 +88,32 @@ class Slots(Chats):
         return known
 
     def close(self) -> None:
+        self.model.counts["tokens evaluated"] += self.evaluated
+        self.evaluated = 0
         self._slots.clear()
         self._decoder.close()
+
+
+class Lanes(Chats):
+    """Chats dealt out to several `Slots`, which evaluate at the same time, each on a thread of its own.
+
+    For models so small that threads inside an evaluation would wait for each other longer than they work. All lanes
+    take each step together, so that what shares a batch does not depend on time.
+    """
+
+    def __init__(self, model: Model, lanes: Sequence[Slots]):
+        super().__init__(model, sum(lane.n for lane in lanes))
+        self._lanes = lanes
+        self._threads = ThreadPoolExecutor(len(lanes))
+
+    def submit(self, chat: int, request: Draw) -> None:
+        self._lanes[chat % len(self._lanes)].submit(chat // len(self._lanes), request)
+
+    def wait(self) -> list[tuple[int, Answer]]:
+        known = self._threads.map(Slots.wait, self._lanes)
+        return [(place * len(self._lanes) + i, answer) for i, found in enumerate(known) for place, answer in found]
+
+    def close(self) -> None:
+        self._threads.shutdown()
+        for lane in self._lanes:
+            lane.close()

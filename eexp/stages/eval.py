@@ -206,8 +206,8 @@ def command(env, number, split, trials, model, temperature, max_tokens, engine, 
     The prompt is the one the model was trained with, unless told otherwise. `eexp --help` lists what ENV may be.
 
     Many episodes are played at once; their number changes nothing in the output, unless rounding tips the scales
-    between two tokens. Environments other than house, bfcl and babyai live in processes of their own, one an episode. One that crashes, hangs or grows costs a retry; a task
-    that fails three times is a bad record.
+    between two tokens. Environments other than house, bfcl and babyai live in processes of their own, one an episode.
+    One that crashes, hangs or grows costs a retry; a task that fails three times is a bad record.
 
     \b
     Example:
