@@ -11,8 +11,10 @@ import orjson
 
 from eexp.errors import EexpError, InputError
 from eexp.models import fingerprints, split_adapter
-from eexp.models.base import Model, Sample
+from eexp.models.base import Engine
+from eexp.models.local import DEFAULT_CONTEXT, LocalModel
 from eexp.models.tiny import TINY_DIR
+from eexp.models.tree import Decoder
 from eexp.prompts import Messages
 
 RUN_FILE = "eexp.json"  # what `eexp finetune` saves beside the weights
@@ -98,55 +100,80 @@ def _reason(error: Exception) -> str:
     return next((line for line in said if "mismatch for" in line), said[0])
 
 
-class HfModel(Model):
-    """A model through transformers' `generate`, on the GPU where there is one."""
+def _check_forks(model: Any, source: str, context: int) -> None:
+    """Raises EexpError for a model whose memory cannot be cut and shared token by token."""
+    config = model.config.get_text_config()
+    kind = model.config.model_type
+    windows = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+    layers = set(getattr(config, "layer_types", None) or ())
+    if not model.is_backend_compatible() or layers - {"full_attention", *windows}:
+        raise EexpError(f"{source}: a {kind} model, which cannot hold several texts in one memory here; serve it and "
+                        f"give -m http://HOST:PORT/v1")  # fmt: skip
+    limited = [name for layer, name in windows.items() if layer in layers or not layers]
+    sizes = [size for name in limited if (size := getattr(config, name, None))]
+    if sizes and context > min(sizes):
+        raise EexpError(f"{source}: a {kind} model, whose attention reaches back {min(sizes)} tokens: give --context "
+                        f"{min(sizes)} or less, or a GGUF file of it")  # fmt: skip
 
-    def __init__(self, spec: str, *, context: int | None = None):
+
+class HfModel(LocalModel):
+    """A model of transformers, on the GPU where there is one."""
+
+    def __init__(self, spec: str, *, engine: Engine | None = None):
         import torch
 
+        super().__init__()
         self.spec = spec
         base, adapter = split_adapter(spec.removeprefix("hf:"))
         if adapter is None and (Path(base) / "adapter_config.json").is_file():
             base, adapter = base_of_adapter(base), base
         self._model, self._tokenizer = load(base, adapter)
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model.to(self._device).eval()
+        if adapter:
+            if self._model.active_peft_config.is_prompt_learning:
+                raise EexpError(
+                    f"{adapter}: puts tokens of its own before the prompt; give an adapter of weights (LoRA)"
+                )
+            self._model = self._model.get_base_model()  # with the adapter's layers in it
+        known = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        self._n_ctx = (engine and engine.context) or min(known or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+        _check_forks(self._model, spec, self._n_ctx)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model.to(device).eval()
+        self.settings = (f"transformers: context {self._n_ctx}, {str(self._model.dtype).removeprefix('torch.')}, "
+                         f"{'GPU' if device == 'cuda' else 'CPU'}")  # fmt: skip
+        ends = self._model.generation_config.eos_token_id
+        self._ends = {self._tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
         dirs = [d for d in (resolve(base), adapter) if d and os.path.isdir(d)]
         self.fingerprint = "+".join(filter(None, map(fingerprints.of_model_dir, dirs))) or base
         self.prompt_style = read_run(adapter or resolve(base)).get("prompt_style")
-        self._n_ctx = context or getattr(self._model.config, "max_position_embeddings", None) or 8192
 
-    def sample(self, prompts: Sequence[Messages], n: int, *, temperature: float, max_tokens: int,
-               seeds: Sequence[int]) -> list[list[Sample]]:  # fmt: skip
-        return [self._sample_one(p, n, temperature, max_tokens, s) for p, s in zip(prompts, seeds)]
+    def tokenize(self, text: str) -> list[int]:
+        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def _sample_one(self, prompt: Messages, n: int, temperature: float, max_tokens: int, seed: int) -> list[Sample]:
-        import torch
+    def _render(self, messages: Messages, to_answer: bool) -> str:
+        from jinja2 import TemplateError
 
-        inputs = self._tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_tensors="pt",
-                                                     return_dict=True).to(self._device)  # fmt: skip
-        length = inputs["input_ids"].shape[1]
-        if length + max_tokens > self._n_ctx:
-            raise InputError(f"the prompt has {length} tokens and the answer may take {max_tokens}, but the context of "
-                             f"{self.spec} holds {self._n_ctx}: give a smaller --max-tokens")  # fmt: skip
-        how: dict[str, Any] = {"do_sample": False}
-        if temperature > 0:
-            how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0, "num_return_sequences": n}
-        torch.manual_seed(seed)
-        with torch.inference_mode():
-            out = self._model.generate(**inputs, **how, max_new_tokens=max_tokens, return_dict_in_generate=True,
-                                       output_logits=True,
-                                       pad_token_id=self._tokenizer.pad_token_id)  # fmt: skip
-        drawn = out.sequences[:, length:]
-        logprobs = torch.stack(out.logits, 1).float().log_softmax(-1).gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
-        samples = [self._as_sample(row, scores) for row, scores in zip(drawn, logprobs)]
-        return samples if temperature > 0 else samples * n
+        try:
+            return self._tokenizer.apply_chat_template(messages, add_generation_prompt=to_answer, tokenize=False)
+        except TemplateError as e:
+            raise InputError(f"the chat template refuses these messages: {e}") from None
 
-    def _as_sample(self, ids: Any, logprobs: Any) -> Sample:
-        ends = self._model.generation_config.eos_token_id
-        ends = {ends} if isinstance(ends, int) else set(ends or [])
-        tokens = ids.tolist()
-        stop = next((i for i, t in enumerate(tokens) if t in ends), None)
-        used = len(tokens) if stop is None else stop + 1
-        text = self._tokenizer.decode(tokens[: used if stop is None else stop], skip_special_tokens=True)
-        return Sample(text, float(logprobs[:used].sum()), used - (stop is not None), stop is not None)
+    def is_end(self, token: int) -> bool:
+        return token in self._ends
+
+    def text(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=True)
+
+    def _usual_end(self) -> int:
+        if not self._ends:
+            raise EexpError(f"{self.spec}: has no token that ends a text")
+        return self._tokenizer.eos_token_id if self._tokenizer.eos_token_id is not None else min(self._ends)
+
+    def _decoder(self) -> Decoder:
+        from eexp.models.cells import CellsDecoder
+
+        return CellsDecoder(self._model, self._n_ctx)
+
+    def close(self) -> None:
+        super().close()
+        self._model = None

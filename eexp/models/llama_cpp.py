@@ -10,7 +10,7 @@ import ctypes
 import os
 import sys
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,13 @@ from typing import Any
 from eexp.cores import usable_cores
 from eexp.errors import EexpError, InputError
 from eexp.models import chat_template, fingerprints
-from eexp.models.base import Answer, Chats, Draw, Engine, Model, Request
+from eexp.models.base import Chats, Engine
+from eexp.models.local import DEFAULT_CONTEXT, LocalModel, outputs
 from eexp.models.slots import Lanes, Slots
-from eexp.models.tree import Full, Item, Tree
+from eexp.models.tree import Full, Item
 from eexp.prompts import Messages
 
-DEFAULT_CONTEXT = 8192
 DEFAULT_BATCH = 512
-_OUTPUT_BYTES = 128 << 20  # of logits that one batch may ask for
 
 _log: list[str] = []  # llama.cpp's last words, told only when something fails
 _log_callback: Any = None  # kept alive: llama.cpp holds the bare pointer
@@ -119,7 +118,7 @@ class _Decoder:
             adapters = (api.llama_adapter_lora_p_ctypes * 1)(adapter)
             if api.llama_set_adapters_lora(self._context, adapters, 1, (ctypes.c_float * 1)(1.0)) != 0:
                 raise EexpError(f"the adapter cannot be applied: {_last_words()}")
-        self.outputs = max(16, min(self.batch, _OUTPUT_BYTES // (4 * base.n_vocab)))
+        self.outputs = outputs(self.batch, base.n_vocab)
         self._memory = api.llama_get_memory(self._context)
         self._batch = api.llama_batch_init(self.batch, 0, sequences)
         self._token, self._position, self._counts, self._wanted = (
@@ -171,7 +170,7 @@ class _Decoder:
             self.close()
 
 
-class LlamaCppModel(Model):
+class LlamaCppModel(LocalModel):
     """A GGUF model with an optional GGUF LoRA adapter. Raises EexpError where either cannot be loaded.
 
     Models on one base file share its weights, so several adapters cost one base.
@@ -201,7 +200,6 @@ class LlamaCppModel(Model):
         self._threads = engine.threads or usable_cores()
         self._on_gpu = api.llama_supports_gpu_offload() and engine.gpu_layers != 0
         self.settings = self._resolved()
-        self._tree: Tree | None = None
         self.fingerprint = fingerprints.of_files(*files)
 
     def _read_metadata(self, files: list[Path]) -> None:
@@ -235,7 +233,6 @@ class LlamaCppModel(Model):
     # -- tokens --------------------------------------------------------------------------------------------------
 
     def tokenize(self, text: str) -> list[int]:
-        """Token ids of a text in which special tokens are written out; nothing is added."""
         data = text.encode("utf-8")
         room = len(data) + 8
         ids = (self._api.llama_token * room)()
@@ -243,10 +240,6 @@ class LlamaCppModel(Model):
         if n < 0:
             raise InputError("the prompt cannot be tokenized")
         return list(ids[:n])
-
-    def prompt_ids(self, messages: Messages) -> list[int]:
-        """Token ids of a chat, ending where the assistant is to write."""
-        return self.tokenize(self._render(messages, True))
 
     def _render(self, messages: Messages, to_answer: bool) -> str:
         bos, eos = self._ends
@@ -267,61 +260,17 @@ class LlamaCppModel(Model):
         return buffer.raw[:n]
 
     def is_end(self, token: int) -> bool:
-        """Whether the token ends a text."""
         return self._api.llama_vocab_is_eog(self._base.vocab, token)
 
     def text(self, ids: Sequence[int]) -> str:
-        """What tokens spell, special ones left out."""
         return b"".join(map(self._piece, ids)).decode("utf-8", "replace")
 
-    def completion(self, text: str) -> list[int]:
-        """Token ids of an answer and of the stop token that the chat template writes after it."""
-        return [*self.tokenize(text), self._stop]
+    def _usual_end(self) -> int:
+        return self._api.llama_vocab_eos(self._base.vocab)
 
-    @cached_property
-    def _stop(self) -> int:
-        """The token that ends the assistant's turn: the first ending one that the template writes after an answer."""
-        asked: Messages = [{"role": "user", "content": "?"}]
-        whole = self.tokenize(self._render([*asked, {"role": "assistant", "content": "!"}], False))
-        after = len(os.path.commonprefix([whole, self.prompt_ids(asked)]))
-        found = next((token for token in whole[after:] if self.is_end(token)), None)
-        return self._api.llama_vocab_eos(self._base.vocab) if found is None else found
-
-    # -- answering -----------------------------------------------------------------------------------------------
-
-    def answer(self, groups: Iterable[Sequence[Request]]) -> Iterator[list[Answer]]:
-        for group in groups:
-            yield self._answer(group)
-
-    def _answer(self, group: Sequence[Request]) -> list[Answer]:
-        answers: list[Answer] = []
-        fit: list[tuple[int, list[int], Request]] = []
-        for i, request in enumerate(group):
-            try:
-                fit.append((i, self._fitting(request), request))
-                answers.append([])
-            except InputError as e:
-                answers.append(e)
-        if self._tree is None:
-            sequences = self._api.llama_max_parallel_sequences()
-            decoder = _Decoder(self._base, self._engine, self._n_ctx, sequences, self._adapter)
-            self._tree = Tree(decoder, self, self.counts)
-        for (i, *_), answer in zip(fit, self._tree.answer([(ids, request) for _, ids, request in fit])):
-            answers[i] = answer
-        return answers
-
-    def _fitting(self, request: Request) -> list[int]:
-        """The prompt's tokens; raises InputError where there is no room for them and an answer."""
-        ids = self.prompt_ids(request.prompt)
-        if isinstance(request, Draw):
-            longest = request.max_tokens
-        else:
-            longest = max((len(self.completion(text)) for text in request.completions), default=0)
-        if len(ids) + longest > self._n_ctx:
-            raise InputError(f"the prompt has {len(ids)} tokens and the answer may take {longest}, but the context "
-                             f"of {self.spec} holds {self._n_ctx}: give a larger --context or a smaller "
-                             f"--max-tokens")  # fmt: skip
-        return ids
+    def _decoder(self) -> _Decoder:
+        sequences = self._api.llama_max_parallel_sequences()
+        return _Decoder(self._base, self._engine, self._n_ctx, sequences, self._adapter)
 
     def chats(self, n: int) -> Chats:
         lanes = min(n, max(1, usable_cores() // self._threads)) if not self._on_gpu else 1
@@ -342,6 +291,5 @@ class LlamaCppModel(Model):
         return int(psutil.virtual_memory().available / 2 / context)
 
     def close(self) -> None:
-        if self._tree is not None:
-            self._tree.decoder.close()
-        self._tree = self._base = None
+        super().close()
+        self._base = None

@@ -1,0 +1,113 @@
+"""Many texts in one memory of transformers, as in llama.cpp's unified cache.
+
+A batch of one row holds the tokens of all texts. Their keys and values lie in cells, each of which belongs to any
+number of sequences; a mask of its own tells every token which cells are its past. So texts that begin alike share those
+cells, and to branch off or to forget is a matter of bookkeeping. What it costs: a token's attention reads the cells of
+the other texts, too, and throws them away.
+
+This module loads torch and transformers; import it where they are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Cache
+
+from eexp.errors import EexpError
+from eexp.models.local import outputs
+from eexp.models.tree import Full, Item
+
+SEQUENCES = 256
+BATCH = 512
+
+
+class _Cells(Cache):
+    """Keys and values of all layers, [1, heads, cells, size] each, that grow with what is in use up to `cells`."""
+
+    def __init__(self, cells: int):
+        super().__init__(layers=[])
+        self._cells = cells
+        self._kept: dict[tuple[int, str], torch.Tensor] = {}
+        self.write: torch.Tensor  # the cells that the tokens of a forward pass go to
+        self.read: int  # how many cells, from the first, their attention looks at
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any,
+               **__: Any) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+        return self._put((layer_idx, "keys"), key_states), self._put((layer_idx, "values"), value_states)
+
+    def _put(self, place: tuple[int, str], states: torch.Tensor) -> torch.Tensor:
+        kept = self._kept.get(place)
+        size = 0 if kept is None else kept.shape[2]
+        if size < self.read:
+            more = states.new_zeros(
+                *states.shape[:2], max(self.read, min(2 * size, self._cells)) - size, states.shape[3]
+            )
+            kept = self._kept[place] = more if kept is None else torch.cat([kept, more], 2)
+        assert kept is not None
+        kept[:, :, self.write] = states
+        return kept[:, :, : self.read]
+
+
+class CellsDecoder:
+    """A tree.Decoder on a causal language model of transformers, possibly with PEFT layers in it."""
+
+    def __init__(self, model: Any, cells: int):
+        self.sequences, self.cells, self.batch = SEQUENCES, cells, min(BATCH, cells)
+        self.outputs = outputs(self.batch, model.config.get_text_config().vocab_size)
+        self._model, self._memory = model, _Cells(cells)
+        self._belongs = np.zeros((self.sequences, cells), bool)
+        self._position = np.zeros(cells, np.int64)
+
+    @torch.inference_mode()
+    def decode(self, items: Sequence[Item]) -> list[Any]:
+        free = np.flatnonzero(~self._belongs.any(0))[: len(items)]
+        if len(free) < len(items):
+            raise Full
+        tokens, positions, sequences, wanted = zip(*items)
+        self._position[free] = positions
+        for cell, some in zip(free, sequences):
+            self._belongs[list(some), cell] = True
+        self._memory.read = int(np.flatnonzero(self._belongs.any(0))[-1]) + 1
+        self._memory.write = self._on_device(free)
+        try:
+            logits = self._model(
+                input_ids=self._on_device(tokens)[None],
+                position_ids=self._on_device(positions)[None],
+                attention_mask=self._mask([some[0] for some in sequences], positions),
+                past_key_values=self._memory,
+                use_cache=True,
+                logits_to_keep=self._on_device(np.flatnonzero(wanted)),
+            ).logits
+        except torch.cuda.OutOfMemoryError:
+            raise EexpError("the GPU has not enough memory: give a smaller --context") from None
+        return list(logits[0].float().cpu().numpy())
+
+    def _mask(self, sequences: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
+        """What is added to the attention of tokens, each of one of its sequences, to cells: nothing to those before it.
+
+        [1, 1, tokens, cells]. In additive form, since that is what every implementation of attention takes.
+        """
+        read = self._memory.read
+        seen = self._belongs[list(sequences), :read] & (self._position[:read] <= np.array(positions)[:, None])
+        kind = self._model.dtype
+        mask = torch.zeros(seen.shape, dtype=kind, device=self._model.device)
+        return mask.masked_fill_(~self._on_device(seen), torch.finfo(kind).min)[None, None]
+
+    def _on_device(self, values: Any) -> torch.Tensor:
+        return torch.as_tensor(values, device=self._model.device)
+
+    def fork(self, source: int, target: int, end: int) -> None:
+        self._belongs[target] = self._belongs[source] & (self._position < end)
+
+    def trim(self, sequence: int, start: int) -> None:
+        self._belongs[sequence] &= self._position < start
+
+    def clear(self) -> None:
+        self._belongs[:] = False
+
+    def close(self) -> None:
+        self._memory = _Cells(self.cells)
