@@ -20,6 +20,7 @@ import heapq
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any, Protocol
 
 from eexp.models.base import Draw, Sample
@@ -28,6 +29,7 @@ from eexp.records import seed_of
 BLOCK = 256  # entries of a distribution that are summed together; a draw looks at all sums and at one block
 #: A node this far (in nats) below the best open one is not evaluated beside it: few such are drawn in the end.
 REACH = 5.0
+_LEAST = 1e-30  # the weight of an allowed token, beside 1 for the most probable
 _MASK = (1 << 64) - 1
 
 
@@ -81,12 +83,13 @@ class Weights:
         np.subtract(logits, top, out=self._shifted[: len(logits)])
         self._set(np.exp(self._shifted))
         self._norm = math.log(self.mass)
-        if temperature != 1:
+        if only is not None:  # none of them so improbable that it is lost to rounding: each can be drawn
+            kept = self._shifted[list(only)]
+            weights = np.zeros_like(self._weights)
+            weights[list(only)] = np.exp((kept - kept.max()) / np.float32(temperature)).clip(_LEAST)
+            self._set(weights)
+        elif temperature != 1:
             self._set(np.exp(self._shifted / np.float32(temperature)))
-        if only is not None:
-            kept = np.zeros_like(self._weights)
-            kept[list(only)] = self._weights[list(only)]
-            self._set(kept)
 
     def _set(self, weights: Any) -> None:
         import numpy as np
@@ -123,16 +126,20 @@ class Weights:
         self._sums[block] = self._weights[block * BLOCK : (block + 1) * BLOCK].sum()
         self.mass = float(self._sums.sum())
 
-    def descending(self, key: float, location: float, random: Uniforms,
+    def descending(self, key: float, location: float, seed: int,
                    given: Sequence[int] = ()) -> Iterator[tuple[float, float, int]]:  # fmt: skip
         """(perturbed log-probability, log-probability, token) from the largest perturbed one downwards.
 
-        location: log-probability of the node. given: tokens to leave out. key: the largest perturbed value of the rest.
+        location: log-probability of the node. given: the tokens that came before; it goes on after them as if it had
+        never stopped. key: the largest perturbed value of the rest.
         """
         whole = self.mass
         for token in given:
             self.take(token)
-        while self.mass > 0:
+        for i in count(len(given)):
+            if self.mass <= 0:
+                return
+            random = Uniforms(seed_of(seed, i))
             token = self.pick(random.uniform())
             yield key, location + math.log(float(self._weights[token]) / whole), token
             self.take(token)
@@ -163,6 +170,13 @@ class Node:
             node = node.parent
         return found[::-1]
 
+    def below(self, other: Node) -> bool:
+        """Whether the path to this node goes through another one."""
+        node: Node | None = self.parent
+        while node is not None and node.depth > other.depth:
+            node = node.parent
+        return node is other
+
 
 def allowed_tokens(texts: Sequence[str], vocabulary: Vocabulary) -> dict[int, dict]:
     """A trie over the tokens of `texts`, the ends included."""
@@ -184,7 +198,7 @@ class Search(ABC):
         self.accepted: list[Sample] = []
         self.judged = 0
         self.most = request.most or request.n
-        self.done = False
+        self.done = request.n < 1 or (request.allowed is not None and not request.allowed)
 
     @abstractmethod
     def frontier(self) -> list[Node]:
@@ -258,7 +272,7 @@ class Independent(Search):
         self._settle()
 
     def needs(self, node: Node) -> bool:
-        return any(not walk.complete and walk.at.parent is node for walk in self._walks)
+        return any(walk.at.below(node) for walk in self._walks if not walk.complete)
 
     def _start(self) -> None:
         """As many draws as may still be accepted, but those that run."""
@@ -335,14 +349,13 @@ class WithoutReplacement(Search):
         self._queue = [entry for entry in self._queue if entry[2] is not node]
         heapq.heapify(self._queue)
         weights = self._weights(node, logits)
-        random = Uniforms(seed_of(node.seed, len(node.given)))
         # More texts than are wanted, and some refused, are rarely taken from below one node. If they are, the node
         # comes up again with the key of the rest, and is evaluated again; but never the root.
         room = self.most - self.judged
         if node.depth:
             room = min(room, self.request.n - len(self.accepted) + 2)
         given: list[int] = []
-        for key, location, token in weights.descending(node.key, node.location, random, node.given):
+        for key, location, token in weights.descending(node.key, node.location, node.seed, node.given):
             if len(given) == room:
                 node.key = key
                 self._push(node)
