@@ -91,6 +91,7 @@ class _Job:
     chains: list[_Chain] = field(default_factory=list)
     answer: list[Sample] = field(default_factory=list)
     aside: int = 0  # cells of the prompt that the trunk no longer holds
+    pushed_out: int = 0  # how often all its chains were forgotten
 
     def holding(self, depth: int, node: Node | None) -> _Chain | None:
         """A chain that has `node`, the last of a path of `depth`; one that ends there if there is one."""
@@ -104,11 +105,12 @@ class _Job:
 
 
 class _Planned(NamedTuple):
-    """What a step evaluates for one node: the items that bring `chain` to it, or some way towards it."""
+    """What a step evaluates for `node`: the last nodes of its path, after which `chain` ends there, or on the way."""
 
     job: _Job
     chain: _Chain
     node: Node
+    nodes: list[Node]
     items: list[Item]
 
 
@@ -144,6 +146,8 @@ class Tree:
         """Whether a request can be let in without pushing another one out, as far as one can tell."""
         if not live:
             return True
+        if job.pushed_out > 1:  # or requests that need more than was expected push each other out forever
+            return False
         chains = sum(max(self._width(j), len(j.chains)) for j in live) + self._width(job)
         if chains > self.decoder.sequences - 1 or isinstance(job.request, Score):
             return False
@@ -260,6 +264,7 @@ class Tree:
         for job in [job for job in reversed(live) if not job.chains]:  # pushed out: comes in again when there is room
             live.remove(job)
             waiting.appendleft(job)
+            job.pushed_out += 1
         plan = self._plan(live)
         rows = iter(self._evaluate(plan, live))
         for planned in plan:
@@ -277,11 +282,11 @@ class Tree:
         for job in live:
             assert job.search
             for node in job.search.frontier() if job.chains else []:
-                planned = self._place(job, node, room, live, plan) if len(plan) < self.decoder.outputs else None
-                if planned is None:
+                if room == 0 or len(plan) == self.decoder.outputs:
                     return plan
-                plan.append(planned)
-                room -= len(planned.items)
+                if planned := self._place(job, node, room, live, plan):
+                    plan.append(planned)
+                    room -= len(planned.items)
         return plan
 
     def _place(self, job: _Job, node: Node, room: int, live: list[_Job], plan: list[_Planned]) -> _Planned | None:
@@ -290,17 +295,16 @@ class Tree:
         depth = len(path) - 1
         while (source := job.holding(depth, path[depth - 1])) is None and depth:
             depth -= 1  # forgotten: evaluated again from the tokens
-        if source is None or room == 0:
-            return None
+        if source is None or any(path[depth] in planned.nodes for planned in plan):
+            return None  # the second: what is forgotten is being evaluated for another node
         busy = [planned.chain for planned in plan]
-        if len(source.nodes) != depth:
+        if len(source.nodes) != depth or source in busy:
             if not self._free and not self._push_out(live, [*busy, source], job):
                 return None
             source = self._fork(job, source, depth)
-        missing = path[depth : depth + room]
-        items = [Item(n.token, len(job.prompt) + n.depth - 1, (source.sequence,), n is node) for n in missing]
-        source.nodes += missing
-        return _Planned(job, source, node, items)
+        nodes = path[depth : depth + room]
+        items = [Item(n.token, len(job.prompt) + n.depth - 1, (source.sequence,), n is node) for n in nodes]
+        return _Planned(job, source, node, nodes, items)
 
     def _fork(self, job: _Job, source: _Chain, depth: int) -> _Chain:
         chain = _Chain(self._free.pop(), source.nodes[:depth])
@@ -315,11 +319,12 @@ class Tree:
             try:
                 rows = self._decode(items, live, [planned.chain for planned in plan])
                 self.counts["tokens evaluated"] += len(items)
+                for planned in plan:
+                    planned.chain.nodes += planned.nodes
                 return rows
             except Full:
                 if len(plan) > 1:
-                    _, chain, _, part = plan.pop()
-                    del chain.nodes[len(chain.nodes) - len(part) :]
+                    plan.pop()
                 elif self._trunk:  # what of it is still in use, the chain has
                     self.decoder.trim(TRUNK, 0)
                     self._trunk.clear()
