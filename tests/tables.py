@@ -1,0 +1,130 @@
+"""A language model that is a table: what follows some tokens is decided by them and a seed. It has no rounding, and a
+memory that holds who uses it to the protocol of eexp.models.tree.Decoder."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+
+from eexp.models.base import Draw, Sample, Score
+from eexp.models.drawing import Weights, search
+from eexp.models.tree import Full, Item
+from eexp.records import seed_of
+
+LETTERS = ".abcdefg"  # the first ends a text
+
+
+class Letters:
+    """A drawing.Vocabulary: a token is a letter."""
+
+    def is_end(self, token: int) -> bool:
+        return token == 0
+
+    def text(self, ids: Sequence[int]) -> str:
+        return "".join(LETTERS[i] for i in ids)
+
+    def completion(self, text: str) -> list[int]:
+        return [LETTERS.index(c) for c in text] + [0]
+
+
+class Table:
+    """Logits after any tokens; normal with standard deviation `spread`."""
+
+    def __init__(self, seed: int = 0, letters: int = len(LETTERS), spread: float = 1.5):
+        self.seed, self.letters, self.spread = seed, letters, spread
+        self._known: dict[tuple[int, ...], np.ndarray] = {}
+
+    def logits(self, tokens: Sequence[int]) -> np.ndarray:
+        tokens = tuple(tokens)
+        if tokens not in self._known:
+            drawn = np.random.default_rng(seed_of(self.seed, *tokens)).normal(size=self.letters)
+            self._known[tokens] = (self.spread * drawn).astype(np.float32)
+        return self._known[tokens]
+
+    def texts(self, prompt: Sequence[int], max_tokens: int, temperature: float = 1.0) -> dict[tuple[str, bool], float]:
+        """The probability of every (text, whether it ended) after `prompt`."""
+        found = {}
+
+        def go(tokens: list[int], logprob: float) -> None:
+            logits = self.logits([*prompt, *tokens]).astype(float) / temperature
+            for token, following in enumerate(logits - np.log(np.exp(logits).sum())):
+                if token == 0 or len(tokens) + 1 == max_tokens:
+                    text = Letters().text(tokens if token == 0 else [*tokens, token])
+                    found[text, token == 0] = float(np.exp(logprob + following))
+                else:
+                    go([*tokens, token], logprob + following)
+
+        go([], 0.0)
+        return found
+
+    def answer(self, prompt: Sequence[int], request: Draw | Score) -> list[Sample]:
+        """The answer to a request by asking for one node at a time, without any memory."""
+        if isinstance(request, Score):
+            return [self._scored(prompt, text) for text in request.completions]
+        found = search(request, Letters())
+        while not found.done:
+            node = found.frontier()[0]
+            found.tell(node, self.logits([*prompt, *(n.token for n in node.path())]))
+        return found.accepted
+
+    def _scored(self, prompt: Sequence[int], text: str) -> Sample:
+        ids = Letters().completion(text)
+        steps = [Weights(self.logits([*prompt, *ids[:i]])).logprob(token) for i, token in enumerate(ids)]
+        return Sample(text, sum(steps), len(text))
+
+
+class TableDecoder:
+    """A tree.Decoder over a table, with as little room as one likes, that complains of every breach of the protocol.
+
+    moody: the probability that it says it is full although it is not, where it holds anything besides the text that
+    comes first in the batch.
+    """
+
+    def __init__(self, table: Table, sequences: int, cells: int, batch: int, outputs: int, moody: float = 0.0):
+        self.table, self.sequences, self.cells, self.batch, self.outputs = table, sequences, cells, batch, outputs
+        self.moody, self._random = moody, random.Random(table.seed)
+        self.evaluated = 0
+        self._rows: list[np.ndarray] = []
+        self.clear()
+
+    def clear(self) -> None:
+        self.held: list[list[tuple[int, int]]] = [[] for _ in range(self.sequences)]  # (token, cell) by position
+        self._next_cell = 0
+
+    def close(self) -> None:
+        pass
+
+    def used(self) -> int:
+        return len({cell for held in self.held for _, cell in held})
+
+    def decode(self, items: Sequence[Item]) -> list[np.ndarray]:
+        assert 0 < len(items) <= self.batch
+        assert sum(item.wanted for item in items) <= self.outputs
+        first = items[0].sequences[0]
+        others = any(held for sequence, held in enumerate(self.held) if sequence != first)
+        if self.used() + len(items) > self.cells or (others and self._random.random() < self.moody):
+            raise Full
+        for row in self._rows:
+            row[:] = np.nan  # they were to be read by now
+        self._rows = []
+        for token, position, sequences, wanted in items:
+            assert sequences and len(set(sequences)) == len(sequences)
+            before = [[t for t, _ in self.held[s]] for s in sequences]
+            assert all(len(b) == position for b in before), "positions follow each other"
+            assert all(b == before[0] for b in before), "sequences share a token after the same tokens only"
+            for s in sequences:
+                self.held[s].append((token, self._next_cell))
+            self._next_cell += 1
+            if wanted:
+                self._rows.append(self.table.logits([*before[0], token]).copy())
+        self.evaluated += len(items)
+        return list(self._rows)
+
+    def fork(self, source: int, target: int, end: int) -> None:
+        assert not self.held[target] and 0 < end <= len(self.held[source])
+        self.held[target] = self.held[source][:end]
+
+    def trim(self, sequence: int, start: int) -> None:
+        del self.held[sequence][start:]

@@ -1,0 +1,225 @@
+"""What is drawn, against exact probabilities: a language model that is a table has few texts, and all can be counted.
+
+Each statistical test has fixed seeds, so it passes always or never, and a chance of at most FALSE_ALARM to fail a right
+program, whatever the number of things it looks at (Bonferroni).
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from itertools import permutations
+
+import numpy as np
+import pytest
+from scipy import stats
+from tables import Letters, Table
+
+from eexp.models.base import Draw, Sample
+from eexp.models.drawing import WithoutReplacement, search
+
+FALSE_ALARM = 1e-4
+TABLE = Table(seed=1, letters=4, spread=1.2)
+DEPTH = 3  # 40 texts: "", 3 of a letter, 9 of two, and 27 that are cut after three
+EXACT = TABLE.texts([], DEPTH)
+
+
+def drawn(request: Draw, table: Table = TABLE) -> list[Sample]:
+    return table.answer([], request)
+
+
+def names(samples: list[Sample]) -> list[tuple[str, bool]]:
+    return [(s.text, s.finished) for s in samples]
+
+
+def inclusion(probabilities: dict, k: int) -> dict:
+    """The probability of each to be among the first `k` drawn without replacement, by going through all orders."""
+    found = dict.fromkeys(probabilities, 0.0)
+    for order in permutations(probabilities, k):
+        chance, left = 1.0, 1.0
+        for name in order:
+            chance *= probabilities[name] / left
+            left -= probabilities[name]
+        for name in order:
+            found[name] += chance
+    return found
+
+
+def assert_frequencies(counts: Counter, expected: dict, n: int) -> None:
+    """Each count is that of n trials with the expected probability (binomial tests)."""
+    assert set(counts) <= {name for name in expected if expected[name] > 0}
+    for name, p in expected.items():
+        assert stats.binomtest(counts[name], n, min(p, 1.0)).pvalue > FALSE_ALARM / len(expected), (
+            name,
+            p,
+            counts[name],
+        )
+
+
+def without(name: tuple[str, bool]) -> dict:
+    left = 1 - EXACT[name]
+    return {n: 0.0 if n == name else p / left for n, p in EXACT.items()}
+
+
+def test_the_table_itself():
+    assert len(EXACT) == 40 and sum(EXACT.values()) == pytest.approx(1)
+    assert max(EXACT.values()) < 0.5, "or there is little to draw"
+
+
+def test_independent_draws_have_their_probabilities():
+    for temperature in (1.0, 2.5):
+        n, exact = 8000, TABLE.texts([], DEPTH, temperature)
+        seen = Counter(names(drawn(Draw([], n, temperature, DEPTH, seed=11))))
+        assert set(seen) <= set(exact)
+        counts, expected = zip(*[(seen[name], n * p) for name, p in exact.items() if n * p > 5])
+        rest = [n - sum(counts)], [n - sum(expected)]
+        assert stats.chisquare([*counts, *rest[0]], [*expected, *rest[1]]).pvalue > FALSE_ALARM / 2
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_without_replacement_every_text_is_included_as_often_as_it_should(temperature):
+    n, k = 1200, 3
+    exact = TABLE.texts([], DEPTH, temperature)
+    draws = [names(drawn(Draw([], k, temperature, DEPTH, seed, distinct=True))) for seed in range(n)]
+    assert all(len(set(some)) == k for some in draws)
+    assert_frequencies(Counter(name for some in draws for name in some), inclusion(exact, k), n)
+    assert_frequencies(Counter(some[0] for some in draws), exact, n)
+    best = max(exact, key=exact.get)
+    after = [some[1] for some in draws if some[0] == best]
+    assert_frequencies(Counter(after), {m: p / (1 - exact[best]) for m, p in exact.items() if m != best}, len(after))
+
+
+def test_a_refused_text_is_replaced_as_if_there_were_none_such():
+    n, best = 1500, max(EXACT, key=EXACT.get)
+
+    def accept(sample: Sample) -> bool:
+        return (sample.text, sample.finished) != best
+
+    draws = [names(drawn(Draw([], 2, 1.0, DEPTH, seed, accept, most=50, distinct=True))) for seed in range(n)]
+    assert_frequencies(Counter(name for some in draws for name in some), inclusion(without(best), 2), n)
+    independent = names(drawn(Draw([], n, 1.0, DEPTH, 3, accept, most=100 * n)))
+    assert len(independent) == n
+    assert_frequencies(Counter(independent), without(best), n)
+
+
+def test_allowed_texts_are_drawn_by_what_the_model_says_at_each_token():
+    """At every token those that go on to an allowed text share all the probability; not: the texts by their own."""
+    allowed = ["", "a", "ab", "abc", "c"]
+
+    def among(before: str) -> dict[str, float]:
+        following = {text[len(before) :][:1] for text in allowed if text.startswith(before)}
+        logits = TABLE.logits([Letters().completion(c)[0] for c in before])
+        weights = {c: float(np.exp(logits[Letters().completion(c)[0]])) for c in following}
+        return {c: w / sum(weights.values()) for c, w in weights.items()}
+
+    exact = {(text, True): float(np.prod([among(text[:i])[text[i : i + 1]] for i in range(len(text) + 1)]))
+             for text in allowed}  # fmt: skip
+    assert sum(exact.values()) == pytest.approx(1)
+    n = 1500
+    draws = [names(drawn(Draw([], 2, 1.0, 9, seed, distinct=True, allowed=allowed))) for seed in range(n)]
+    assert_frequencies(Counter(name for some in draws for name in some), inclusion(exact, 2), n)
+    assert_frequencies(Counter(names(drawn(Draw([], n, 1.0, 9, 5, allowed=allowed)))), exact, n)
+
+
+def test_logprobs_are_those_of_the_model_at_temperature_one():
+    for request in (Draw([], 30, 2.0, DEPTH, 1), Draw([], 30, 0.5, DEPTH, 1, distinct=True)):
+        samples = drawn(request)
+        assert len(samples) == 30
+        for s in samples:
+            assert s.logprob == pytest.approx(np.log(EXACT[s.text, s.finished]), abs=1e-5)
+            assert s.tokens == len(s.text)
+
+
+def test_a_finite_support_is_drawn_to_its_end():
+    everything = drawn(Draw([], 100, 1.0, DEPTH, 4, distinct=True))
+    assert sorted(names(everything)) == sorted(EXACT)
+    allowed = ["abc", "ab", "b", "", "abcabc"]
+    sharp = Table(seed=2, letters=4, spread=60.0)  # so sure of itself that most of them have no probability to speak of
+    for temperature in (0.3, 1.0):
+        found = drawn(Draw([], 9, temperature, 20, 4, distinct=True, allowed=allowed), sharp)
+        assert sorted(s.text for s in found) == sorted(allowed)
+    refusing = drawn(Draw([], 9, 1.0, 20, 4, accept=lambda s: s.text != "b", most=99, distinct=True, allowed=allowed))
+    assert sorted(s.text for s in refusing) == sorted(set(allowed) - {"b"})
+
+
+@pytest.mark.parametrize("distinct", [False, True])
+def test_texts_are_judged_once_in_order_until_there_are_enough(distinct):
+    judged: list[Sample] = []
+
+    def accept(sample: Sample) -> bool:
+        judged.append(sample)
+        return "a" in sample.text
+
+    def ask(n: int, most: int | None) -> list[Sample]:
+        judged.clear()
+        return drawn(Draw([], n, 1.5, DEPTH, 8, accept, most, distinct))
+
+    assert ask(3, 60) == [s for s in judged if "a" in s.text] and judged[-1].text.count("a"), "not one more than needed"
+    whole = list(judged)
+    assert len(whole) > 3
+    assert ask(2, 60) == [s for s in whole if "a" in s.text][:2] and judged == whole[: len(judged)]
+    assert ask(3, 4) == [s for s in whole[:4] if "a" in s.text] and judged == whole[:4]
+    assert ask(3, None) == [s for s in whole[:3] if "a" in s.text] and judged == whole[:3]
+    assert whole == drawn(Draw([], len(whole), 1.5, DEPTH, 8, distinct=distinct)), "without a judge they all count"
+
+
+def test_temperature_zero_is_the_most_probable_token_every_time():
+    tokens: list[int] = []
+    while not tokens or (tokens[-1] and len(tokens) < 9):
+        tokens.append(int(TABLE.logits(tokens).argmax()))
+    for distinct in (False, True):
+        assert len({(s.text, s.logprob) for s in drawn(Draw([], 3, 0, 9, 1, distinct=distinct))}) == 1
+        assert len(drawn(Draw([], 3, 0, 9, 1, distinct=distinct))) == 3
+        (sample,) = drawn(Draw([], 1, 0, 9, 1, distinct=distinct))
+        assert Letters().completion(sample.text)[: len(tokens)] == tokens
+        assert drawn(Draw([], 3, 0, 9, 1, accept=lambda s: False, most=50, distinct=distinct)) == []
+
+
+def test_a_text_is_cut_at_the_token_limit():
+    for distinct in (False, True):
+        for s in drawn(Draw([], 20, 1.0, 2, 1, distinct=distinct)):
+            assert s.tokens == len(s.text) <= 2 and s.finished == (s.tokens < 2)
+
+
+@pytest.mark.parametrize("request_", [Draw([], 0), Draw([], 0, distinct=True), Draw([], 3, allowed=[]),
+                                      Draw([], 3, distinct=True, allowed=[])])  # fmt: skip
+def test_asking_for_nothing_gives_nothing(request_):
+    assert search(request_, Letters()).done and drawn(request_) == []
+
+
+def test_the_seed_decides():
+    for distinct in (False, True):
+        some = [names(drawn(Draw([], 4, 1.0, DEPTH, seed, distinct=distinct))) for seed in (1, 1, 2)]
+        assert some[0] == some[1] != some[2]
+
+
+def test_draws_do_not_depend_on_the_order_in_which_the_model_is_asked():
+    """Whatever part of the frontier is told, and whenever: texts and log-probabilities to the last digit."""
+
+    def in_any_order(request: Draw, table: Table, chance: random.Random) -> list[Sample]:
+        found = search(request, Letters())
+        while not found.done:
+            frontier = found.frontier()
+            for node in chance.sample(frontier, chance.randint(1, len(frontier))):
+                if not found.done:
+                    found.tell(node, table.logits([n.token for n in node.path()]))
+        return found.accepted
+
+    for seed in range(150):
+        chance, table = random.Random(seed), Table(seed % 10, spread=0.5)
+        request = Draw([], chance.randint(1, 6), chance.choice([1.0, 3.0]), chance.randint(1, 4), seed,
+                       lambda s, seed=seed: random.Random(f"{seed} {s.text}").random() > 0.8, 40,
+                       distinct=chance.random() < 0.8)  # fmt: skip
+        assert in_any_order(request, table, chance) == table.answer([], request)
+
+
+def test_without_replacement_what_lies_below_the_last_draw_is_not_evaluated():
+    told = 0
+    for seed in range(200):
+        found = search(Draw([], 3, 1.0, DEPTH, seed, distinct=True), Letters())
+        assert isinstance(found, WithoutReplacement)
+        while not found.done:
+            for node in found.frontier()[:1]:
+                found.tell(node, TABLE.logits([n.token for n in node.path()]))
+                told += 1
+    assert told / 200 < 6, "three texts of at most three tokens, of 13 nodes in all"

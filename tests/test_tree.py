@@ -1,0 +1,164 @@
+"""The schedule of a group in one memory, on a table: whatever the room, the answers are those of a model that is asked
+for one node at a time and remembers nothing."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from tables import LETTERS, Letters, Table, TableDecoder
+
+from eexp.errors import EexpError
+from eexp.models.base import Draw, Sample, Score
+from eexp.models.tree import Tree
+
+Group = list[tuple[list[int], Draw | Score]]
+
+
+def a_group(chance: random.Random, scores: bool = True) -> Group:
+    """Prompts of which many begin alike, as those of a trajectory do, or are equal, with any requests."""
+    prompt, group = tokens(chance, 1, 6), []
+    for _ in range(chance.randint(1, 12)):
+        kind = chance.random()
+        if kind < 0.5:
+            prompt = prompt + tokens(chance, 1, 5)
+        elif kind < 0.7:
+            prompt = prompt[: chance.randint(1, len(prompt))] + tokens(chance, 0, 3)
+        elif kind < 0.8:
+            prompt = tokens(chance, 1, 8)
+        scored = scores and chance.random() < 0.25
+        group.append((prompt, Score([], words(chance, 0, 9)) if scored else a_draw(chance)))
+    return group
+
+
+def tokens(chance: random.Random, least: int, most: int) -> list[int]:
+    return [chance.randrange(1, len(LETTERS)) for _ in range(chance.randint(least, most))]
+
+
+def words(chance: random.Random, least: int, most: int) -> list[str]:
+    return [Letters().text(tokens(chance, 0, 4)) for _ in range(chance.randint(least, most))]
+
+
+def a_draw(chance: random.Random) -> Draw:
+    n, salt, refused = chance.randint(1, 6), chance.random(), chance.choice([0, 0.3, 0.8])
+
+    def accept(sample: Sample) -> bool:
+        return random.Random(f"{salt} {sample.text} {sample.finished}").random() >= refused
+
+    judged = chance.random() < 0.7
+    return Draw([], n, chance.choice([0, 0.3, 1.0, 1.0, 3.0]), chance.randint(1, 8), chance.randrange(99),
+                accept if judged else None, chance.choice([None, n + 3, 30]) if judged else None,
+                chance.random() < 0.6, words(chance, 1, 7) if chance.random() < 0.3 else None)  # fmt: skip
+
+
+def need(group: Group) -> int:
+    """The cells without which a request cannot be answered at all."""
+
+    def longest(request: Draw | Score) -> int:
+        if isinstance(request, Draw):
+            return request.max_tokens
+        return max((len(text) + 1 for text in request.completions), default=0)
+
+    return max(len(prompt) + longest(request) for prompt, request in group)
+
+
+def check(group: Group, table: Table, decoder: TableDecoder) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    tree = Tree(decoder, Letters(), counts)
+    for (prompt, request), answer in zip(group, tree.answer(group), strict=True):
+        if isinstance(request, Draw):
+            assert answer == table.answer(prompt, request)
+        else:
+            expected = table.answer(prompt, request)
+            assert [replace(s, logprob=0) for s in answer] == [replace(s, logprob=0) for s in expected]
+            assert [s.logprob for s in answer] == pytest.approx([s.logprob for s in expected], abs=1e-9)
+    assert not any(decoder.held[1:]), "all sequences are free in the end"
+    assert counts["tokens"] + counts["prompt tokens"] == decoder.evaluated
+    return counts
+
+
+def any_room(chance: random.Random, table: Table, group: Group, moody: float = 0.0) -> TableDecoder:
+    batch = chance.choice([1, 2, 5, 32])
+    cells = need(group) + chance.choice([0, 0, 1, 5, 20, 1000])
+    return TableDecoder(table, chance.choice([3, 4, 9, 64]), cells, batch, chance.randint(1, batch), moody)
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_answers_are_the_same_in_any_room(part):
+    pushed_out = 0
+    for seed in range(part * 60, part * 60 + 60):
+        chance, table = random.Random(seed), Table(seed, spread=random.Random(seed).choice([0.5, 1.5, 3.0]))
+        group = a_group(chance)
+        pushed_out += check(group, table, any_room(chance, table, group))["chains pushed out"]
+    assert pushed_out > 30, "or there was room enough"
+
+
+@pytest.mark.parametrize("moody", [0.3, 0.8])
+def test_a_memory_that_is_full_at_any_time_changes_nothing(moody):
+    """Scores are left out: they have the memory to themselves, where it cannot be full."""
+    for seed in range(1000, 1050):
+        chance, table = random.Random(seed), Table(seed)
+        group = a_group(chance, scores=False)
+        check(group, table, any_room(chance, table, group, moody))
+
+
+def test_a_tree_answers_group_after_group_from_an_empty_memory():
+    chance, table = random.Random(1), Table(1)
+    groups = [a_group(chance) for _ in range(5)]
+    decoder = TableDecoder(table, 9, max(map(need, groups)), 8, 8)
+    tree = Tree(decoder, Letters(), Counter())
+    first = [tree.answer(group) for group in groups]
+    assert [tree.answer(group) for group in groups[::-1]] == first[::-1]
+
+
+def ample(table: Table) -> TableDecoder:
+    return TableDecoder(table, 256, 8192, 512, 512)
+
+
+def test_what_prompts_share_is_evaluated_once():
+    table, chance = Table(3), random.Random(3)
+    long = tokens(chance, 200, 200)
+    greedy = Draw([], 1, 0, 1)
+    for lengths in ((50, 90, 130, 200), (200, 130, 90, 50)):
+        counts = check([(long[:n], greedy) for n in lengths], table, ample(table))
+        assert counts["prompt tokens"] == 200 + (lengths[0] == 200) * 3  # each shorter one: its last token, for logits
+    assert check([(long, greedy)] * 10, table, ample(table))["prompt tokens"] == 200 + 9
+
+
+def test_what_texts_share_is_evaluated_once():
+    table, texts = Table(4), ["abcdef", "abcdeg", "abcd", "abx".replace("x", "a"), ""]
+    counts = check([([1, 2], Score([], texts))], table, ample(table))
+    beginnings = {text[:n] for text in texts for n in range(1, len(text) + 1)}
+    assert counts["tokens"] == len(beginnings) and counts["prompt tokens"] == 2
+    sure = Table(4, spread=50.0)
+    assert check([([1, 2], Draw([], 20, 1.0, 8))], sure, ample(sure))["tokens"] <= 8
+
+
+def test_requests_are_answered_together():
+    """64 states take hardly more batches than one."""
+
+    class Counting(TableDecoder):
+        batches = 0
+
+        def decode(self, items):
+            self.batches += 1
+            return super().decode(items)
+
+    chance, table = random.Random(5), Table(5)
+    long = tokens(chance, 128, 128)
+    group: Group = [(long[: 2 * i], Draw([], 3, 1.0, 8, seed=i)) for i in range(1, 65)]
+    together, alone = (Counting(table, 256, 4096, 512, 512) for _ in range(2))
+    check(group, table, together)
+    for one in group:
+        Tree(alone, Letters(), Counter()).answer([one])
+    assert together.batches * 10 < alone.batches
+
+
+def test_no_room_for_one_text_is_an_error():
+    table = Table(6)
+    group: Group = [([1, 2, 3], Draw([], 1, 1.0, 8, allowed=["abcdefg"]))]
+    check(group, table, TableDecoder(table, 3, 3 + 7, 4, 4))
+    with pytest.raises(EexpError, match="give a larger --context"):
+        Tree(TableDecoder(table, 3, 3 + 6, 4, 4), Letters(), Counter()).answer(group)
