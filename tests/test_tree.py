@@ -75,7 +75,7 @@ def check(group: Group, table: Table, decoder: TableDecoder) -> Counter[str]:
             assert [replace(s, logprob=0) for s in answer] == [replace(s, logprob=0) for s in expected]
             assert [s.logprob for s in answer] == pytest.approx([s.logprob for s in expected], abs=1e-9)
     assert not any(decoder.held[1:]), "all sequences are free in the end"
-    assert counts["tokens"] + counts["prompt tokens"] == decoder.evaluated
+    assert counts["tokens evaluated"] + counts["prompt tokens evaluated"] == decoder.evaluated
     return counts
 
 
@@ -91,7 +91,7 @@ def test_answers_are_the_same_in_any_room(part):
     for seed in range(part * 60, part * 60 + 60):
         chance, table = random.Random(seed), Table(seed, spread=random.Random(seed).choice([0.5, 1.5, 3.0]))
         group = a_group(chance)
-        pushed_out += check(group, table, any_room(chance, table, group))["chains pushed out"]
+        pushed_out += check(group, table, any_room(chance, table, group))["texts pushed out of memory"]
     assert pushed_out > 30, "or there was room enough"
 
 
@@ -123,17 +123,19 @@ def test_what_prompts_share_is_evaluated_once():
     greedy = Draw([], 1, 0, 1)
     for lengths in ((50, 90, 130, 200), (200, 130, 90, 50)):
         counts = check([(long[:n], greedy) for n in lengths], table, ample(table))
-        assert counts["prompt tokens"] == 200 + (lengths[0] == 200) * 3  # each shorter one: its last token, for logits
-    assert check([(long, greedy)] * 10, table, ample(table))["prompt tokens"] == 200 + 9
+        assert (
+            counts["prompt tokens evaluated"] == 200 + (lengths[0] == 200) * 3
+        )  # each shorter one: its last token, for logits
+    assert check([(long, greedy)] * 10, table, ample(table))["prompt tokens evaluated"] == 200 + 9
 
 
 def test_what_texts_share_is_evaluated_once():
     table, texts = Table(4), ["abcdef", "abcdeg", "abcd", "abx".replace("x", "a"), ""]
     counts = check([([1, 2], Score([], texts))], table, ample(table))
     beginnings = {text[:n] for text in texts for n in range(1, len(text) + 1)}
-    assert counts["tokens"] == len(beginnings) and counts["prompt tokens"] == 2
+    assert counts["tokens evaluated"] == len(beginnings) and counts["prompt tokens evaluated"] == 2
     sure = Table(4, spread=50.0)
-    assert check([([1, 2], Draw([], 20, 1.0, 8))], sure, ample(sure))["tokens"] <= 8
+    assert check([([1, 2], Draw([], 20, 1.0, 8))], sure, ample(sure))["tokens evaluated"] <= 8
 
 
 def test_requests_are_answered_together():
