@@ -99,10 +99,12 @@ class _Decoder:
 
         self.api, self.base = base.api, base
         api, params = base.api, base.api.llama_context_default_params()
-        params.n_ctx = self.cells = cells
-        params.n_seq_max = self.sequences = sequences
+        self.cells, self.sequences = cells, sequences
+        params.n_seq_max = sequences
+        params.n_ctx = max(cells, sequences)
         params.kv_unified = unified
-        params.n_batch = params.n_ubatch = self.batch = min(engine.batch or DEFAULT_BATCH, cells)
+        params.n_ubatch = self.batch = min(engine.batch or DEFAULT_BATCH, cells)
+        params.n_batch = max(self.batch, sequences)  # with a smaller one, or a smaller n_ctx, it ends the process
         params.n_threads = params.n_threads_batch = engine.threads or usable_cores()
         params.type_k = params.type_v = {"f32": 0, "f16": 1, "q8_0": 8}[engine.cache]
         params.no_perf = True
