@@ -125,7 +125,7 @@ class Drawing(Model):
         return Sample(random.Random(f"{request.seed} {said}").choice(listed))
 
     def chats(self, n):
-        return self._chats(self)
+        return self._chats(self, n)
 
     def policy(self, style: str = "react-list") -> ModelPolicy:
         return ModelPolicy(self, get_style(style), 48)

@@ -24,7 +24,7 @@ from running import environment, lines, read, run, write
 
 from eexp.envs.house import House
 from eexp.errors import EexpError, InputError, UsageError
-from eexp.models import client, open_model
+from eexp.models import Engine, client, open_model
 from eexp.models.base import Draw, Sample, Score
 from eexp.models.http import AHEAD, HttpModel
 from eexp.prompts import get_style
@@ -641,7 +641,7 @@ def prompts() -> list[list[dict]]:
 
 @pytest.fixture(scope="module")
 def llama(tiny):
-    with open_model(str(tiny), threads=1) as made:
+    with open_model(str(tiny), Engine(threads=1)) as made:
         yield made
 
 
