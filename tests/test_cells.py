@@ -1,0 +1,127 @@
+"""Many texts in one memory of transformers: what each is told is what a forward pass over it alone says."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from eexp.errors import EexpError
+from eexp.models.cells import CellsDecoder
+from eexp.models.hf import _check_forks
+from eexp.models.tree import Full, Item
+
+SMALL = dict(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+             num_key_value_heads=2, head_dim=8, max_position_embeddings=256, initializer_range=0.3, bos_token_id=1,
+             eos_token_id=2, pad_token_id=0)  # fmt: skip
+CELLS = 64
+KINDS = [("Llama", {}), ("Qwen2", {}), ("Qwen3", {}), ("Mistral", {"sliding_window": None}), ("Gemma", {}),
+         ("Gemma2", {"sliding_window": CELLS}), ("Gemma3Text", {"sliding_window": CELLS})]  # fmt: skip
+
+
+def a_model(name: str, attention: str = "eager", **settings):
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**{**SMALL, **settings})
+    return transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+
+
+class Checked:
+    """A decoder beside a record of the texts in it; every logit it gives is compared."""
+
+    def __init__(self, model, cells: int = CELLS):
+        self.model, self.decoder = model, CellsDecoder(model, cells)
+        self.texts: dict[int, list[int]] = {}
+        self.worst = 0.0
+
+    def write(self, *what: tuple[list[int], list[int]]) -> None:
+        """Evaluate (sequences, tokens) together, the last token of each for its logits."""
+        items, ends = [], []
+        for sequences, tokens in what:
+            text = self.texts.get(sequences[0], [])
+            items += [Item(t, len(text) + i, sequences, i == len(tokens) - 1) for i, t in enumerate(tokens)]
+            for sequence in sequences:
+                self.texts[sequence] = [*text, *tokens]
+            ends.append([*text, *tokens])
+        for row, text in zip(self.decoder.decode(items), ends, strict=True):
+            with torch.inference_mode():
+                alone = self.model(torch.tensor([text])).logits[0, -1].float().numpy()
+            self.worst = max(self.worst, float(np.abs(row - alone).max() / alone.std()))
+
+    def fork(self, source: int, target: int, end: int) -> None:
+        self.decoder.fork(source, target, end)
+        self.texts[target] = self.texts[source][:end]
+
+    def trim(self, sequence: int, start: int) -> None:
+        self.decoder.trim(sequence, start)
+        del self.texts[sequence][start:]
+
+
+@pytest.mark.parametrize(("name", "settings"), KINDS, ids=[name for name, _ in KINDS])
+def test_every_text_is_told_what_it_would_be_alone(name, settings):
+    for attention in ("eager",) if name == "Gemma2" else ("eager", "sdpa"):
+        model = a_model(name, attention, **settings)
+        _check_forks(model, name, CELLS)
+        checked = Checked(model)
+        checked.write(([7], [3, 4, 5]))  # its cells are free again later, in front of all others
+        checked.write(([0], list(range(10, 22))))
+        checked.fork(0, 1, 5)
+        checked.fork(0, 2, 12)
+        checked.trim(7, 0)
+        checked.write(([1], [30, 31]), ([0], [40]), ([2], [40, 41, 42]))
+        checked.trim(0, 8)
+        checked.write(([0], [50, 51, 52, 53]), ([1], [54]))
+        checked.fork(0, 3, 9)
+        checked.fork(0, 4, 9)
+        checked.write(([3, 4], [60]))  # a beginning that two share, as in a trie
+        checked.write(([3], [61]), ([4], [62]))
+        assert checked.worst < 1e-4, attention
+        checked.decoder.clear()
+        checked.texts.clear()
+        checked.write(([5], [8, 9]))
+        assert checked.worst < 1e-4
+
+
+def test_many_texts_come_and_go_in_a_memory_that_does_not_grow():
+    chance, checked = random.Random(0), Checked(a_model("Llama", "sdpa"))
+    checked.write(([0], [chance.randrange(97) for _ in range(20)]))
+    for _ in range(80):
+        sequence = chance.randrange(1, 6)
+        if checked.texts.get(sequence):
+            checked.trim(sequence, 0)
+        checked.fork(0, sequence, chance.randint(1, 20))
+        try:
+            checked.write(([sequence], [chance.randrange(97) for _ in range(chance.randint(1, 9))]))
+        except Full:
+            checked.texts[sequence] = checked.texts[0][: len(checked.texts[sequence])]
+            checked.trim(sequence, 0)
+    assert checked.worst < 1e-4
+    assert all(kept.shape[2] <= CELLS for kept in checked.decoder._memory._kept.values())
+
+
+def test_full_is_said_before_anything_is_evaluated():
+    checked = Checked(a_model("Llama"), cells=8)
+    checked.write(([0], [1, 2, 3, 4, 5]))
+    with pytest.raises(Full):
+        checked.decoder.decode([Item(6 + i, i, (1,), True) for i in range(4)])
+    checked.write(([0], [6, 7, 8]))
+    assert checked.worst < 1e-4
+
+
+def test_what_does_not_fit_one_memory_is_refused():
+    short = a_model("Mistral", sliding_window=16)
+    _check_forks(short, "x", 16)
+    with pytest.raises(
+        EexpError, match="x: a mistral model, whose attention reaches back 16 tokens: give --context 16"
+    ):
+        _check_forks(short, "x", 17)
+    with pytest.raises(EexpError, match="gemma3_text model, whose attention reaches back 16"):
+        _check_forks(a_model("Gemma3Text", sliding_window=16), "x", 17)
+    _check_forks(a_model("Qwen2", sliding_window=16, use_sliding_window=False), "x", 256)
+    mixed = a_model("Lfm2", layer_types=["full_attention", "conv", "full_attention"])
+    mamba = transformers.MambaForCausalLM(transformers.MambaConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1))
+    for model, kind in ((mixed, "lfm2"), (mamba, "mamba")):
+        with pytest.raises(EexpError, match=f"x: a {kind} model, which cannot hold several texts in one memory"):
+            _check_forks(model, "x", 16)
