@@ -1,0 +1,123 @@
+"""What a different alternative costs: drawn again until it is new, or drawn without replacement.
+
+    python benchmarks/distinct.py -m house.gguf > benchmarks/distinct.txt      # a policy that was trained on house
+    python benchmarks/distinct.py -n 10                                        # the tiny base model
+
+At every state of some of `house`'s expert trajectories, K = 4 actions are wanted that differ from the expert's and
+from each other, as `eexp branch` wants them: after `canonical`, and none empty. A trained policy's distribution is
+peaked, so independent draws mostly give what is there already.
+
+again       independent draws, at most 3 K or 10 K of them
+distinct    texts without replacement, at most as many: a text comes once, but two texts may hold the same action
+
+tokens      evaluated for the texts (the prompts' are the same for all), for each alternative
+ms          for each alternative, the prompts included
+all K       share of the states that got all K
+judged      texts looked at, a state
+
+The ways take turns, round by round, with other draws in every round; ms is the median of the rounds, the rest is taken
+over all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+from eexp.envs import open_env
+from eexp.models import Engine, open_model
+from eexp.models.policy import Choice, ModelPolicy, Proposal, State
+from eexp.prompts import DEFAULT_STYLE, get_style
+from eexp.records import canonical, seed_of
+from eexp.stages.expert import expert
+
+WAYS = {"again": False, "distinct": True}
+MOST = (3, 10)  # times K
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("-m", "--model", default="tiny", metavar="MODEL", help="GGUF file, or tiny")
+    parser.add_argument("-n", "--number", type=int, default=20, metavar="N", help="trajectories")
+    parser.add_argument("-k", type=int, default=4, metavar="K", help="alternatives a state")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N")
+    parser.add_argument("--threads", type=int, metavar="N")
+    chosen = parser.parse_args()
+    with open_model(chosen.model, Engine(threads=chosen.threads)) as model:
+        style = get_style(model.prompt_style or DEFAULT_STYLE)
+        policy = ModelPolicy(model, style, 48)
+        states = expert_states(chosen.number)
+        total = sum(map(len, states))
+        print(f"$ python {' '.join(['benchmarks/distinct.py', *sys.argv[1:]])}")
+        print(machine())
+        print(f"{total} states of {len(states)} trajectories, {chosen.k} alternatives each, {chosen.model}")
+        print(f"{'':10}{'at most':>8}{'tokens':>9}{'ms':>9}{'all K':>9}{'judged':>9}", flush=True)
+        found: dict[tuple[str, int], Counter[str]] = {(way, most): Counter() for most in MOST for way in WAYS}
+        took: dict[tuple[str, int], list[float]] = {key: [] for key in found}
+        for turn in range(-1, chosen.rounds):  # the first is to warm up
+            for way, most in found:
+                began = time.perf_counter()
+                counted = alternatives(policy, states, chosen.k, most * chosen.k, WAYS[way], turn)
+                if turn >= 0:
+                    took[way, most].append(1000 * (time.perf_counter() - began) / counted["accepted"])
+                    found[way, most] += counted
+        for (way, most), counted in found.items():
+            whole = total * chosen.rounds
+            print(f"{way:10}{most * chosen.k:8}{counted['tokens'] / counted['accepted']:9.2f}"
+                  f"{statistics.median(took[way, most]):9.2f}{100 * counted['all'] / whole:7.1f} %"
+                  f"{counted['texts'] / whole:9.2f}")  # fmt: skip
+
+
+def machine() -> str:
+    """What it runs on."""
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    cpu = models[0].partition(": ")[2] if models else platform.processor()
+    return f"{cpu}, {os.cpu_count()} cores, {platform.platform()}, Python {platform.python_version()}"
+
+
+def expert_states(n: int) -> list[list[State]]:
+    """The states of the first training tasks, each with the expert's action."""
+    env = open_env("house")
+    found = []
+    for path in islice(expert(env, env.tasks(env.splits()[0])), n):
+        steps = path["steps"]
+        found.append([State(path["instruction"], steps[:i], step["observation"], step["admissible"], step["action"])
+                      for i, step in enumerate(steps)])  # fmt: skip
+    return found
+
+
+def alternatives(policy: ModelPolicy, states: list[list[State]], k: int, most: int, distinct: bool,
+                 turn: int) -> Counter[str]:  # fmt: skip
+    """What the alternatives to all states cost, and how many were found."""
+    before = Counter(policy.counts)
+    groups = [[Choice(state, k, 1.0, seed_of(turn, i, j), new_action(state), most, distinct)
+               for j, state in enumerate(path)] for i, path in enumerate(states)]  # fmt: skip
+    answers = [answer for group in policy.choose(groups) for answer in group]
+    counted = policy.counts - before
+    counted["accepted"] = sum(map(len, answers))
+    counted["all"] = sum(len(answer) == k for answer in answers)
+    return counted
+
+
+def new_action(state: State) -> Callable[[Proposal], bool]:
+    """Accepts an action that is neither the expert's nor one it has accepted before."""
+    assert state.expert is not None
+    taken = {"", canonical(state.expert)}
+
+    def accept(proposal: Proposal) -> bool:
+        same = canonical(proposal.action)
+        return same not in taken and not taken.add(same)
+
+    return accept
+
+
+if __name__ == "__main__":
+    main()
