@@ -42,13 +42,15 @@ class Decoder(Protocol):
     """A model's memory, and the evaluation of tokens in it.
 
     `sequences` may be told apart, numbered from 0; `cells` tokens fit in, each counted once however many sequences
-    share it; `batch` items may be evaluated at once, and the logits of `outputs` of them asked for.
+    share it; `batch` items may be evaluated at once, and the logits of `outputs` of them asked for. `step`: how many
+    texts are best written side by side.
     """
 
     sequences: int
     cells: int
     batch: int
     outputs: int
+    step: int
 
     def decode(self, items: Sequence[Item]) -> list[Any]:
         """Evaluate items, in each sequence by ascending position; raises Full.
@@ -151,6 +153,8 @@ class Tree:
         chains = sum(max(self._width(j), len(j.chains)) for j in live) + self._width(job)
         if chains > self.decoder.sequences - 1 or isinstance(job.request, Score):
             return False
+        if sum(map(self._going, live)) + self._texts(job) > self.decoder.step:
+            return False
         grows = len(job.prompt) - self._shared(job.prompt)
         texts = sum(self._width(j) * self._usual(j) for j in [*live, job])
         aside = sum(j.aside for j in live)
@@ -158,10 +162,18 @@ class Tree:
 
     def _width(self, job: _Job) -> int:
         """About how many chains a request keeps at a time."""
+        return self._texts(job) + (2 if isinstance(job.request, Draw) and job.request.distinct else 0)
+
+    def _texts(self, job: _Job) -> int:
+        """How many texts a request writes side by side, at the beginning."""
         request = job.request
         if isinstance(request, Score):
             return 0
-        return 1 if request.temperature == 0 else request.n + (2 if request.distinct else 0)
+        return 1 if request.temperature == 0 else request.n
+
+    def _going(self, job: _Job) -> int:
+        """How many it writes now: few towards its end."""
+        return len(job.search.frontier()) if job.search and job.chains else self._texts(job)
 
     def _usual(self, job: _Job) -> int:
         """Tokens that a text may be expected to take: half more than those that have ended, all until one has."""
