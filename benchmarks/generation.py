@@ -20,8 +20,8 @@ bound      `llama_decode` alone on the engine's tokens: the prompts as one run, 
            As many states at once as is fastest: each number of tokens a step in --steps is tried.
 
 All have the same threads, batch size and type of cache, and take turns: every round does each once, on a trajectory of
-its own. The median counts; the fastest and the slowest round stand beside it. Wanted: the engine at least 1.5 times as fast
-as the loop at K = 4, twice at K = 16, and never less than 85 % as fast as the bound.
+its own. The median counts; the fastest and the slowest round stand beside it. Wanted: the engine at least 1.5 times as
+fast as the loop at K = 4, twice at K = 16, and never less than 85 % as fast as the bound.
 
 With --model FILE another model is measured. A trained one may end a text early, which the bound knows nothing of.
 """
