@@ -82,7 +82,8 @@ def check(group: Group, table: Table, decoder: TableDecoder) -> Counter[str]:
 def any_room(chance: random.Random, table: Table, group: Group, moody: float = 0.0) -> TableDecoder:
     batch = chance.choice([1, 2, 5, 32])
     cells = need(group) + chance.choice([0, 0, 1, 5, 20, 1000])
-    return TableDecoder(table, chance.choice([3, 4, 9, 64]), cells, batch, chance.randint(1, batch), moody)
+    outputs, step = chance.randint(1, batch), chance.randint(1, batch)
+    return TableDecoder(table, chance.choice([3, 4, 9, 64]), cells, batch, outputs, moody, step)
 
 
 @pytest.mark.parametrize("part", range(3))

@@ -58,6 +58,7 @@ class CellsDecoder:
     def __init__(self, model: Any, cells: int):
         self.sequences, self.cells, self.batch = SEQUENCES, cells, min(BATCH, cells)
         self.outputs = outputs(self.batch, model.config.get_text_config().vocab_size)
+        self.step = self.batch
         self._model, self._memory = model, _Cells(cells)
         self._belongs = np.zeros((self.sequences, cells), bool)
         self._position = np.zeros(cells, np.int64)
