@@ -14,8 +14,8 @@ from running import run
 from scipy import stats
 
 from eexp.envs.house import House
-from eexp.errors import InputError
-from eexp.models import Engine, open_model, split_adapter
+from eexp.errors import EexpError, InputError
+from eexp.models import Engine, chat_template, open_model, split_adapter
 from eexp.models.base import Draw, Sample, Score
 from eexp.models.drawing import allowed_tokens
 from eexp.prompts import Messages, get_style
@@ -406,3 +406,20 @@ def test_eval_plays_an_adapter_under_its_own_style(adapters):
     done = run(*args, "--prompt-style", "react-list").ok()
     assert "though the model was trained with react@" in done.err
     assert done.records[0]["prompt_style"].startswith("react-list@")
+
+
+def test_chat_templates_as_models_have_them():
+    asked = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+    def render(template):
+        return chat_template.render(template, asked, bos_token="<s>", eos_token="</s>", to_answer=False)
+
+    marked = "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
+    assert render(marked + "{% else %}{{ bos_token }}{{ m.content }}{% endif %}{% endfor %}") == "<s>ab"
+    assert render("{{ messages | tojson }}").startswith('[{"role": "user"')
+    with pytest.raises(InputError, match="refuses these messages: only one"):
+        render("{{ raise_exception('only one') }}")
+    with pytest.raises(InputError, match="refuses these messages"):
+        render("{{ messages[0].content.nothing.more }}")
+    with pytest.raises(EexpError, match="cannot be read"):
+        render("{% for %}")
