@@ -71,9 +71,9 @@ def main() -> None:
                     found[way, most] += counted
         for (way, most), counted in found.items():
             whole = total * chosen.rounds
-            print(f"{way:10}{most * chosen.k:8}{counted['tokens'] / counted['accepted']:9.2f}"
+            print(f"{way:10}{most * chosen.k:8}{counted['tokens evaluated'] / counted['accepted']:9.2f}"
                   f"{statistics.median(took[way, most]):9.2f}{100 * counted['all'] / whole:7.1f} %"
-                  f"{counted['texts'] / whole:9.2f}")  # fmt: skip
+                  f"{counted['texts written'] / whole:9.2f}")  # fmt: skip
 
 
 def machine() -> str:

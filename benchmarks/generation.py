@@ -100,12 +100,12 @@ def measure(chosen: argparse.Namespace, file: Path, show: Callable[[str], None])
         for turn in range(-1, chosen.rounds):
             chat = trajectory(model, words, chosen.states if turn >= 0 else 1, turn)  # a short one first, to warm up
             for name, way in rotated(list(ways.items()), turn):
-                before = model.counts["tokens"]
+                before = model.counts["tokens evaluated"]
                 began = time.perf_counter()
                 way(chat)
                 if turn >= 0:
                     took[name].append(1000 * (time.perf_counter() - began) / (chosen.states * k))
-                    tokens[name] += model.counts["tokens"] - before
+                    tokens[name] += model.counts["tokens evaluated"] - before
         rows = report(k, took)
         for name, row in rows.items():
             told = tokens.get(name, 0) / (chosen.rounds * chosen.states * k)
