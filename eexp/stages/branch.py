@@ -178,7 +178,8 @@ def command(k, source, model, temperature, max_tokens, engine, replacement, roun
     The states of a trajectory are evaluated together, what their prompts share once. A trajectory's draws are decided
     by its record, the model, the options and --seed: the same bytes, whatever else is in the input. Within it, a
     state's draws are decided by the state, but for rounding: which tokens share a batch moves log-probabilities by
-    about 1e-3, or 1e-6 with --cache-type f32 and unquantised weights, and thereby now and then a draw.
+    about 1e-3 (1e-5 with --cache-type f32 and unquantised weights), and might thereby change a draw. Of 4,096 texts
+    drawn from the tiny model, alone and among 63 other states, none changed.
 
     \b
     Example:
