@@ -259,20 +259,28 @@ class Checker:
         return f"{tried} listed actions tried, all valid"
 
     def expert(self) -> str:
-        solved, refused = 0, []
+        solved, refused, asked_back = 0, [], []
         for task in self.tasks:
-            seen, n = self._ask("reset", task), 0
+            seen, n, here = self._ask("reset", task), 0, []
             while not seen.done and n < self.env.max_steps and (action := self._ask("expert")) is not None:
                 seen, n = self._ask("step", action), n + 1
-                refused += [] if seen.valid else [f"task {task['id']}: {short(action)}"]
+                here += [] if seen.valid else [f"task {task['id']}: {short(action)}"]
             if not n and not seen.done:
                 raise _Skipped("none; `expert` has nothing to record here")
-            solved += bool(seen.success or seen.score == 1.0)
+            success = bool(seen.success or seen.score == 1.0)
+            solved += success
+            if success:  # a question back, say, that its next action answers
+                asked_back += here
+            else:
+                refused += here
         _must(not refused, f"{len(refused)} of its actions are refused, such as {refused[:1]}")
         _must(solved > 0, f"reaches the goal in none of {len(self.tasks)} tasks")
-        if solved < len(self.tasks):
-            raise _Noted(f"reaches the goal in {solved} of {len(self.tasks)} tasks")
-        return f"reaches the goal in {solved} of {len(self.tasks)} tasks"
+        told = f"reaches the goal in {solved} of {len(self.tasks)} tasks"
+        if asked_back:
+            told += f", {len(asked_back)} refused actions on the way, such as {asked_back[0]}"
+        if solved < len(self.tasks) or asked_back:
+            raise _Noted(told)
+        return told
 
     def nonsense(self) -> str:
         taken_as_valid = set()
