@@ -294,7 +294,7 @@ class Stream(AbstractContextManager):
                 record = loads(text)
                 accepted = check(record)
             except InputError as e:
-                self.fail(record if record is not None else {"text": text.decode("utf-8", "replace")}, e)
+                self._fail(record if record is not None else {"text": text.decode("utf-8", "replace")}, e)
                 continue
             self._read_lately.append((accepted, self.where))
             yield accepted
@@ -333,7 +333,10 @@ class Stream(AbstractContextManager):
 
     def fail(self, record: dict, error: InputError) -> None:
         """Stop at a record that cannot be processed or, with --on-error skip, set it aside."""
-        self.where = next((where for read, where in self._read_lately if read is record), self.where)
+        self.where = self._place(record)
+        self._fail(record, error)
+
+    def _fail(self, record: dict, error: InputError) -> None:
         place = ""
         if self.where:
             place = f"{self.where[0]}:{self.where[1]}: "
@@ -345,6 +348,14 @@ class Stream(AbstractContextManager):
             raise located from None
         print(f"{self.stage}: set aside: {place}{error}", file=sys.stderr)
         self.put_aside(record, error)
+
+    def _place(self, record: dict) -> tuple[str, int] | None:
+        """Where a record came from: it, or what a stage has made of it; the stage may have read on since."""
+        lately = list(reversed(self._read_lately))
+        for read, where in lately:
+            if read is record:
+                return where
+        return next((where for read, where in lately if "id" in record and read.get("id") == record["id"]), self.where)
 
     def put_aside(self, record: dict | None, error: InputError) -> None:
         """Count something as set aside and keep it, with the reason and the evidence, in the rejects file."""

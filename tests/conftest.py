@@ -33,6 +33,16 @@ def _own_world(tmp_path_factory: pytest.TempPathFactory):
         yield
 
 
+@pytest.fixture(autouse=True)
+def _no_variable_outlives_its_test():
+    """Commands that run in this process set some for the processes they start."""
+    before = dict(os.environ)
+    yield
+    if os.environ != before:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Files of three house trajectories and what the stages make of them, by name."""
