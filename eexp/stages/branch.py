@@ -6,6 +6,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,7 +195,8 @@ def command(k, source, model, temperature, max_tokens, engine, replacement, roun
             raise click.BadParameter("the expert's own action is never an alternative", param_hint="-m")
         policy = options.open_policy(model, prompt_style, max_tokens, stream.note, engine)
         settings = _policy_settings(policy, source, temperature, rounds, max_tokens, replacement, only_admissible)
-    with stream.open("branch", "trajectory", k=k, **{"from": source}, seed=seed, **settings) as io:
+    with (closing(policy) if policy else nullcontext(),
+          stream.open("branch", "trajectory", k=k, **{"from": source}, seed=seed, **settings) as io):  # fmt: skip
         made = branch(io.records(), policy, k=k, source=source, temperature=temperature, rounds=rounds,
                       replacement=replacement, only_admissible=only_admissible, seed=seed, count=io.count,
                       on_error=io.fail)  # fmt: skip

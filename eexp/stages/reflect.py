@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import click
 
@@ -147,7 +148,8 @@ def command(model, temperature, max_tokens, engine, how, prompt_style, seed, str
     elif how is None:
         stream.note("no -m and no EEXP_MODEL: reflections are composed by rule from the outcomes (--rationale outcome)")
     style = options.chosen_style(prompt_style, None, stream.note)
-    with stream.open("reflect", "trajectory", prompt_style=style.label, seed=seed, **settings) as io:
+    with (writer or nullcontext(),
+          stream.open("reflect", "trajectory", prompt_style=style.label, seed=seed, **settings) as io):  # fmt: skip
         made = reflect(io.records(skip_done=False), style, writer, temperature=temperature, max_tokens=max_tokens,
                        seed=seed, skip=io.done, count=io.count, on_error=io.fail)  # fmt: skip
         for record in tqdm(made, disable=None, unit="state", leave=False):
