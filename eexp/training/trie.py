@@ -1,0 +1,100 @@
+"""Rows of tokens as trees: what examples share is computed once, with the same loss and gradient as one at a time.
+
+All examples of a trajectory share its history, and a trainer that packs rows side by side computes it again for each.
+Here rows are sorted by their tokens and written down depth first, every distinct beginning once:
+
+    rows     a b c d      tree     a - b - c - d       tokens     a b c d e f
+             a b c e                        ` e        positions  0 1 2 3 3 2
+             a b f                      ` f            last       5 5 4 3 4 5
+
+A token attends to itself and its ancestors alone, and its position is its depth, so to the model it is in each of its
+rows. `last` is the last token of the subtree below a token; in this order, j is an ancestor of i (or i itself) exactly
+if j <= i <= last[j]: a mask in one number a token.
+
+A target counts as often as rows have it, times their weights. Sharing is found in the token ids, never declared.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from eexp.training.data import Row
+
+
+@dataclass
+class Tree:
+    """Rows written down as one tree (or several side by side).
+
+    tokens, positions, last: [T], as above. targets: (index of the token before, the token to predict, its weight).
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    last: list[int] = field(default_factory=list)
+    targets: list[tuple[int, int, float]] = field(default_factory=list)
+
+
+def new_tokens(ids: Sequence[int], before: Sequence[int]) -> int:
+    """How many tokens a row adds to a tree whose last row is `before`; rows in sorted order."""
+    return len(ids) - len(os.path.commonprefix([ids, before]))
+
+
+def grow(rows: Sequence[Row]) -> Tree:
+    """The tree of some rows."""
+    tree = Tree()
+    path: list[int] = []  # where the tokens of the row before stand
+    before: list[int] = []
+    weights: dict[int, float] = {}  # of the tokens that are targets
+    parent: dict[int, int] = {}
+    for row in sorted(rows, key=lambda row: row.ids):
+        shared = len(row.ids) - new_tokens(row.ids, before)
+        _close(tree, path, shared)
+        for depth in range(shared, len(row.ids)):
+            path.append(len(tree.tokens))
+            tree.tokens.append(row.ids[depth])
+            tree.positions.append(depth)
+            tree.last.append(-1)
+        for depth in range(max(1, row.n_prompt), len(row.ids)):
+            weights[path[depth]] = weights.get(path[depth], 0.0) + row.weight
+            parent[path[depth]] = path[depth - 1]
+        before = row.ids
+    _close(tree, path, 0)
+    tree.targets = [(parent[i], tree.tokens[i], weight) for i, weight in sorted(weights.items())]
+    return tree
+
+
+def _close(tree: Tree, path: list[int], depth: int) -> None:
+    """Nothing more comes below the tokens of `path` from `depth` on."""
+    for i in path[depth:]:
+        tree.last[i] = len(tree.tokens) - 1
+    del path[depth:]
+
+
+def cut(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:
+    """Rows in parts whose trees have at most `budget` tokens each (or one row, where that alone is longer).
+
+    Rows are taken in sorted order, so that a cut repeats one row's beginning and no more.
+    """
+    part: list[Row] = []
+    size = 0
+    for row in sorted(rows, key=lambda row: row.ids):
+        more = new_tokens(row.ids, part[-1].ids if part else [])
+        if part and size + more > budget:
+            yield part
+            part, size, more = [], 0, len(row.ids)
+        part.append(row)
+        size += more
+    if part:
+        yield part
+
+
+def size(rows: Sequence[Row]) -> int:
+    """Tokens of the tree of some rows."""
+    before: Sequence[int] = []
+    total = 0
+    for ids in sorted(row.ids for row in rows):
+        total += new_tokens(ids, before)
+        before = ids
+    return total
