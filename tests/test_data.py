@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import random
-from itertools import pairwise
-
 import pytest
 from running import read
 
 from eexp.errors import InputError
 from eexp.models.tiny import TINY_DIR
-from eexp.training.data import LeftPadded, Row, computed_tokens, in_chains, in_order, tokenize
+from eexp.training.data import Row, tokenize
 
 CHAT = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
 START = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -98,39 +95,3 @@ def test_too_long_ones_go_to_on_error(tokenizer):
     rows = list(tokenize([_example(), _example("x " * 500), _example()], tokenizer, 100,
                          lambda e, error: refused.append((e, error))))  # fmt: skip
     assert len(rows) == 2 and len(refused) == 1 and refused[0][1].where == "$.prompt"
-
-
-def test_left_padding():
-    batch = LeftPadded(0)([{"row": Row([5, 6, 7, 8], 2, 1.0)}, {"row": Row([9, 10], 1, 0.5)}])
-    assert batch["input_ids"].tolist() == [[0, 0, 9, 10], [5, 6, 7, 8]]
-    assert batch["attention_mask"].tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]]
-    assert batch["position_ids"].tolist() == [[0, 0, 0, 1], [0, 1, 2, 3]]
-    assert batch["labels"].tolist() == [[-100, -100, -100, 10], [-100, -100, 7, 8]]
-    assert batch["weights"].tolist() == [[0, 0, 0, 0.5], [0, 0, 1.0, 1.0]]
-
-
-def test_rows_that_continue_each_other_become_one_sequence():
-    whole, beginning = Row([5, 6, 7, 8, 9], 3, 1.0), Row([5, 6, 7], 2, 0.5)
-    other, equal, overlapping = Row([5, 7], 1, 1.0), Row([5, 6, 7, 8, 9], 3, 2.0), Row([5, 6, 7, 8], 2, 1.0)
-    batch = LeftPadded(0)([{"row": r} for r in (whole, beginning)])
-    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9]]
-    assert batch["labels"].tolist() == [[-100, -100, 7, 8, 9]] and batch["weights"].tolist() == [[0, 0, 0.5, 1, 1]]
-    for apart in (other, equal, overlapping):
-        assert len(LeftPadded(0)([{"row": r} for r in (whole, apart)])["input_ids"]) == 2
-
-
-def test_the_order_keeps_chains_together_and_loses_nothing(tokenizer, data):
-    rows = [row for e in read(data["imitation"]) for row in tokenize([e], tokenizer, 2048)]
-    order = in_order(in_chains(rows), random.Random(1))
-    assert sorted(order) == list(range(len(rows))) and order == in_order(in_chains(rows), random.Random(1))
-    assert len({tuple(in_order(in_chains(rows), random.Random(seed))) for seed in range(20)}) > 1
-    groups = [rows[i].group for i in order]
-    assert sum(a != b for a, b in pairwise(groups)) == len(set(groups)) - 1
-    longest = {}
-    for row in rows:
-        longest[row.group] = max(longest.get(row.group, 0), len(row.ids))
-    assert computed_tokens(rows, in_chains(rows)) == sum(longest.values()) < sum(len(r.ids) for r in rows) / 2
-    alone = [Row(r.ids, r.n_prompt, r.weight) for r in rows]
-    assert computed_tokens(alone, in_chains(alone)) == sum(len(r.ids) for r in rows), (
-        "rows of no group are not looked at"
-    )

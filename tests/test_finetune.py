@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from running import lines, read, run, spawn, start, write
+from running import environment, lines, read, run, spawn, start, write
 
 from eexp.errors import InputError
 from eexp.training.finetune import Settings, finetune
 
-SMALL = ["-m", "tiny", "--rank", 2, "--batch-size", 4, "--micro-batch-size", 2]
+SMALL = ["-m", "tiny", "--rank", 2, "--batch-size", 4, "--tokens-per-batch", 300]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def _metrics(directory: Path) -> list[dict]:
 
 
 def _completion_loss(examples: list[dict]) -> float:
-    """Mean cross-entropy of the built-in model over completion tokens, one example at a time, by transformers."""
+    """Mean cross-entropy of the built-in model over completion tokens by weight, one example at a time."""
     import torch
 
     from eexp.models.hf import load
@@ -56,7 +58,7 @@ def _completion_loss(examples: list[dict]) -> float:
         n = len(row.ids) - row.n_prompt
         with torch.inference_mode():
             total += float(model(ids, labels=labels).loss) * n * row.weight
-        count += n
+        count += n * row.weight
     return total / count
 
 
@@ -81,8 +83,8 @@ def test_an_adapter_and_what_is_saved_with_it(few, tmp_path):
 
 def test_the_loss_is_that_of_the_completions_alone(few, tmp_path):
     run("finetune", "-q", "-m", "tiny", "-o", tmp_path / "run", "--max-steps", 1, "--batch-size", 8,
-        "--micro-batch-size", 4, few).ok()  # fmt: skip
-    assert _metrics(tmp_path / "run")[0]["loss"] == pytest.approx(_completion_loss(read(few)), rel=2e-3)
+        "--tokens-per-batch", 200, few).ok()  # fmt: skip
+    assert _metrics(tmp_path / "run")[0]["loss"] == pytest.approx(_completion_loss(read(few)), rel=1e-6)
 
 
 def test_weights_multiply_the_loss(few, tmp_path):
@@ -91,21 +93,23 @@ def test_weights_multiply_the_loss(few, tmp_path):
         e["weight"] = n / 4
     file = write(tmp_path / "in", examples)
     run("finetune", "-q", "-m", "tiny", "-o", tmp_path / "run", "--max-steps", 1, "--batch-size", 8, file).ok()
-    assert _metrics(tmp_path / "run")[0]["loss"] == pytest.approx(_completion_loss(examples), rel=2e-3)
+    assert _metrics(tmp_path / "run")[0]["loss"] == pytest.approx(_completion_loss(examples), rel=1e-6)
 
 
 def test_examples_of_weight_zero_do_not_matter(few, tmp_path):
-    """Other words in them, as many tokens long, give the same adapter."""
-    examples = [{**e, "group": e["id"]} for e in read(few)]  # a group is cut into batches by what its rows share
+    """Other words in them give the same adapter, and so does leaving them out."""
+    examples = read(few)
     for e in examples[::2]:
         e["weight"] = 0.0
     changed = json.loads(json.dumps(examples))
     for e in changed[::2]:
-        words = e["completion"][0]["content"].split(" ")
-        e["completion"][0]["content"] = " ".join([words[0], *reversed(words[1:])])
-    for name, what in (("a", examples), ("b", changed)):
+        e["completion"][0]["content"] = "Action: go to kitchen, then to lounge"
+    for name, what in (("a", examples), ("b", changed), ("without", examples[1::2])):
         run("finetune", "-q", *SMALL, "--lr", 0.01, "-o", tmp_path / name, write(tmp_path / f"{name}.in", what)).ok()
-    assert _same(tmp_path / "a", tmp_path / "b", 1e-5)
+    assert _same(tmp_path / "a", tmp_path / "b") and _same(tmp_path / "a", tmp_path / "without")
+    assert json.loads((tmp_path / "a" / "eexp.json").read_text())["data"]["weight_0"] == 4
+    none = [{**e, "weight": 0} for e in examples]
+    run("finetune", "-q", *SMALL, "-o", tmp_path / "none", write(tmp_path / "none.in", none)).one_error(3, "weight 0")
     for e in changed:
         e["weight"] = 1.0
     run("finetune", "-q", *SMALL, "--lr", 0.01, "-o", tmp_path / "c", write(tmp_path / "c.in", changed)).ok()
@@ -118,18 +122,91 @@ def test_the_same_seed_gives_the_same_adapter(few, tmp_path):
     assert _same(tmp_path / "a", tmp_path / "b") and not _same(tmp_path / "a", tmp_path / "c")
 
 
-def test_micro_batches_change_nothing(few, tmp_path):
+def test_how_an_update_is_computed_changes_nothing(few, tmp_path):
+    """One example at a time, all as one tree, in parts of it, padded, or checkpointed."""
     args = ["-m", "tiny", "--rank", 2, "--batch-size", 8, "--max-steps", 3, "--lr", 0.001]
-    for micro in (1, 8):
-        run("finetune", "-q", *args, "--micro-batch-size", micro, "-o", tmp_path / str(micro), few).ok()
-    losses = [[m["loss"] for m in _metrics(tmp_path / str(micro))] for micro in (1, 8)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    ways = {"one": ["--packing", "none", "--tokens-per-batch", 1], "padded": ["--packing", "none"],
+            "parts": ["--tokens-per-batch", 200], "tree": [], "checkpointed": ["--gradient-checkpointing"]}  # fmt: skip
+    losses, tokens = {}, {}
+    for name, options in ways.items():
+        run("finetune", "-q", *args, *options, "-o", tmp_path / name, few).ok()
+        losses[name] = [m["loss"] for m in _metrics(tmp_path / name)]
+        tokens[name] = json.loads((tmp_path / name / "eexp.json").read_text())["trained"]["computed_tokens"]
+        assert losses[name] == pytest.approx(losses["one"], rel=1e-5)
+        assert _same(tmp_path / name, tmp_path / "one", 2e-5)
+    assert tokens["tree"] < tokens["parts"] < tokens["one"] < tokens["padded"] and tokens["tree"] < tokens["one"] / 2
+
+
+@pytest.mark.slow
+def test_processes_together_make_the_same_adapter(data, tmp_path):
+    args = ["-m", "tiny", "--rank", "2", "--lr", "0.003", "--batch-size", "7", "--max-steps", "4", "--save-every", "3",
+            "--tokens-per-batch", "400"]  # fmt: skip
+    run("finetune", "-q", *args, "-o", tmp_path / "one", data["world"]).ok()
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1",
+              "--mixed_precision=no", "--dynamo_backend=no", "-m", "eexp", "finetune"]  # fmt: skip
+    done = subprocess.run([*launch, *args, "-o", tmp_path / "two", data["world"]], capture_output=True, text=True,
+                          timeout=240, env=environment())  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("target tokens, mean loss") == 1, "one process speaks for all"
+    one, two = (_metrics(tmp_path / name) for name in ("one", "two"))
+    assert [m["step"] for m in two] == [1, 2, 3, 4]
+    assert [m["loss"] for m in two] == pytest.approx([m["loss"] for m in one], rel=1e-5)
+    assert _same(tmp_path / "one", tmp_path / "two", 2e-5)
+    said = json.loads((tmp_path / "two" / "eexp.json").read_text())
+    assert said["processes"] == 2 and "checkpoints" not in {p.name for p in (tmp_path / "two").iterdir()}
+
+
+def test_a_dry_run_says_what_would_be_done(few, tmp_path):
+    done = run("finetune", *SMALL, "-o", tmp_path / "run", "--dry-run", few).ok()
+    shown = done.out.decode()
+    assert not (tmp_path / "run").exists()
+    run("finetune", "-q", *SMALL, "-o", tmp_path / "run", few).ok()
+    trained = json.loads((tmp_path / "run" / "eexp.json").read_text())["trained"]
+    assert f"{trained['tokens']:,} tokens one example at a time, {trained['computed_tokens']:,} as computed" in shown
+    assert shown.startswith(f"2 updates, 8 examples, {trained['target_tokens']:,} target tokens\n")
+    assert "by a rough estimate" in shown
+    assert f"<|assistant|>[[{read(few)[0]['completion'][0]['content']}<|end|>]]" in shown
+
+
+def test_a_budget_like_that_of_another_run(few, data, tmp_path):
+    """As many updates and target tokens, on other examples."""
+    run("finetune", "-q", *SMALL, "-o", tmp_path / "il", "--epochs", 3, few).ok()
+    like = ["--budget-like", tmp_path / "il"]
+    run("finetune", "-q", *SMALL, *like, "-o", tmp_path / "wm", data["world"]).ok()
+    il, wm = (json.loads((tmp_path / name / "eexp.json").read_text()) for name in ("il", "wm"))
+    assert wm["updates"] == il["updates"] == 6 == len(_metrics(tmp_path / "wm"))
+    assert wm["trained"]["target_tokens"] == pytest.approx(il["trained"]["target_tokens"], abs=40)
+    run("finetune", *SMALL, *like, "--max-steps", 2, "-o", tmp_path / "no", few).one_error(2, "--max-steps")
+    run("finetune", *SMALL, "--budget-like", tmp_path, "-o", tmp_path / "no", few).one_error(2, "no finished training")
+
+
+def test_a_model_that_cannot_be_a_tree_is_refused_by_name(few, tmp_path):
+    """A window of attention that is shorter than the examples; padded side by side it is trained all the same."""
+    from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
+
+    from eexp.models.tiny import TINY_DIR
+
+    tokenizer = AutoTokenizer.from_pretrained(TINY_DIR)
+    config = MistralConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+                           num_attention_heads=2, num_key_value_heads=1, sliding_window=32)  # fmt: skip
+    MistralForCausalLM(config).save_pretrained(tmp_path / "mistral")
+    tokenizer.save_pretrained(tmp_path / "mistral")
+    args = ["finetune", "-q", "-m", tmp_path / "mistral", "--full", "--max-steps", 1, "-o", tmp_path / "run", few]
+    run(*args).one_error(2, "mistral: its attention reaches back 32 tokens", "give --packing none")
+    run(*args, "--packing", "none").ok()
+
+
+def test_curves_are_reported_where_the_package_is(few, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    args = ["finetune", *SMALL, "--report-to", "wandb", "-o", tmp_path / "run", few]
+    run(*args).one_error(1, "--report-to wandb", "pip install wandb")
+    assert not (tmp_path / "run").exists()
 
 
 def test_it_learns(few, tmp_path):
     """Eight examples by heart, and nothing but them: the loss goes near zero."""
     run("finetune", "-q", "-m", "tiny", "--full", "--lr", 0.003, "--schedule", "constant", "--max-steps", 30,
-        "--batch-size", 8, "--micro-batch-size", 8, "-o", tmp_path / "run", few).ok()  # fmt: skip
+        "--batch-size", 8, "-o", tmp_path / "run", few).ok()  # fmt: skip
     losses = [m["loss"] for m in _metrics(tmp_path / "run")]
     assert losses[-1] < 0.5 * losses[0]
 
@@ -202,7 +279,7 @@ def test_examples_that_are_too_long(few, tmp_path):
 def test_from_python(few, tmp_path):
     """The stage is a function for whoever does not need a shell."""
     notes = []
-    settings = Settings("tiny", rank=2, max_steps=1, batch_size=2, micro_batch_size=2)
+    settings = Settings("tiny", rank=2, max_steps=1, batch_size=2)
     said = finetune(read(few), tmp_path / "run", settings, note=notes.append)
     assert said["updates"] == 1 and said == json.loads((tmp_path / "run" / "eexp.json").read_text())
     with pytest.raises(InputError, match="no examples"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from eexp import options
@@ -23,8 +25,14 @@ from eexp import options
               help="Stop after this many updates, whatever --epochs says.  [default: as --epochs says]")  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, metavar="N",
               help="Examples an update.")  # fmt: skip
-@click.option("--micro-batch-size", type=click.IntRange(min=1), default=4, show_default=True, metavar="N",
-              help="Examples computed at once; smaller takes less memory and gives the same result.")  # fmt: skip
+@click.option("--budget-like", type=options.PATH, metavar="DIR",
+              help="As many updates, and as many target tokens, as the training run in DIR, whatever --epochs and "
+              "--batch-size say.")  # fmt: skip
+@click.option("--tokens-per-batch", type=click.IntRange(min=1), default=4096, show_default=True, metavar="N",
+              help="Tokens computed at once; fewer take less memory and give the same result.")  # fmt: skip
+@click.option("--packing", type=click.Choice(["tree", "none"]), default="tree", show_default=True,
+              help="Compute what examples share once (tree), or pad them side by side (none), which all models can do; "
+              "the result is the same.")  # fmt: skip
 @click.option("--lr", "learning_rate", type=click.FloatRange(min=0, min_open=True), metavar="RATE",
               help="Learning rate.  [default: 1e-4, with --full 1e-5]")  # fmt: skip
 @click.option("--schedule", type=click.Choice(["cosine", "linear", "constant"]), default="cosine", show_default=True,
@@ -43,6 +51,11 @@ from eexp import options
 @click.option("--gradient-checkpointing", is_flag=True, help="Less memory, more time.")
 @click.option("--save-every", type=click.IntRange(min=1), metavar="UPDATES",
               help="Write a checkpoint this often.  [default: every epoch]")  # fmt: skip
+@click.option("--dry-run", is_flag=True,
+              help="Train nothing; print what would be computed, an estimate of the memory, and a few examples with "
+              "their targets in [[ ]].")  # fmt: skip
+@click.option("--report-to", type=click.Choice(["tensorboard", "wandb"]),
+              help="Send the curves there, too; its package must be installed.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in -o DIR.")
 @click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
               help="What a bad record does: end the run (exit code 3), or be set aside (exit code 4).")  # fmt: skip
@@ -51,11 +64,14 @@ from eexp import options
 @click.option("-q", "--quiet", is_flag=True, help="No summary and no progress bar on standard error.")
 @options.seed
 @click.argument("files", nargs=-1, type=options.PATH, metavar="[FILE]...")
-def command(base, output, resume, on_error, rejects, quiet, files, **training) -> None:
+def command(base, output, resume, dry_run, on_error, rejects, quiet, files, **training) -> None:
     """Train a LoRA adapter, or all weights, on examples.
 
-    The loss falls on completions alone. Weights, model card, settings (eexp.json) and loss curve (metrics.jsonl) are
-    saved in DIR. With --init, an adapter trained on world-model examples goes on with imitation.
+    The loss falls on completions alone. Loss and gradient are those of one example at a time; what examples have in
+    common is computed once. Weights, model card, settings (eexp.json) and loss curve (metrics.jsonl) are saved in DIR.
+    With --init, an adapter trained on world-model examples goes on with imitation.
+
+    Several processes train together under accelerate launch -m eexp finetune ..., to the same result.
 
     \b
     Example:
@@ -63,16 +79,22 @@ def command(base, output, resume, on_error, rejects, quiet, files, **training) -
       eexp finetune -m tiny -o il --max-steps 5 il.jsonl
     """
     from eexp.jsonl import Stream
-    from eexp.training.finetune import Settings, finetune
+    from eexp.training.finetune import Settings, finetune, preview
 
+    if int(os.environ.get("RANK", "0")):  # the first process speaks for all
+        on_error, rejects, quiet = "skip" if rejects else on_error, None, True
     stream = Stream(files, None, on_error, rejects, quiet=quiet)
     if base is None:
         base = "tiny"
         stream.stage = "finetune"
         stream.note("no -m and no EEXP_BASE: training the built-in tiny model, a base model for house only")
+    settings = Settings(base=base, **training)
     with stream.open("finetune", "example") as io:
-        run = finetune(io.records(), output, Settings(base=base, **training), resume=resume, progress=not quiet,
-                       note=io.note, on_error=io.fail)  # fmt: skip
+        if dry_run:
+            click.echo(preview(io.records(), settings, io.fail))
+            return
+        run = finetune(io.records(), output, settings, resume=resume, progress=not quiet, note=io.note,
+                       on_error=io.fail)  # fmt: skip
         io.counts.pop("out", None)
         io.note(f"{output}: {run['updates']} updates, {run['trainable_parameters']:,} parameters, "
-                f"{run['data']['target_tokens']:,} target tokens, mean loss {run['final_loss']:.4f}")  # fmt: skip
+                f"{run['trained']['target_tokens']:,} target tokens, mean loss {run['final_loss']:.4f}")  # fmt: skip

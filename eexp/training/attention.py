@@ -1,9 +1,9 @@
 """Attention within trees (trie.py): each token sees itself and its ancestors.
 
 Registered with transformers under the name TREE, so it serves every model whose attention goes through that interface.
-A dense mask costs the square of the tree. Here queries go in blocks of consecutive tokens, and a block looks only at the
-keys that at least one of its tokens may see, which are the block itself and the path above it: time follows the number
-of tokens times the length of a path. On CUDA, FlexAttention does the same with a block mask.
+A dense mask costs the square of the tree. Here queries go in blocks of consecutive tokens, and a block looks only at
+the keys that at least one of its tokens may see, which are the block itself and the path above it: time follows the
+number of tokens times the length of a path.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ class Plan:
     blocks: list[tuple[int, int, torch.Tensor, torch.Tensor]]
 
 
-def plan(tree: Tree, device: Any = "cpu", block: int = BLOCK) -> Plan:
-    """The blocks of a tree."""
+def plan(tree: Tree, device: Any = "cpu", block: int | None = None) -> Plan:
+    """The blocks of a tree, of BLOCK queries if nothing else is said."""
     import torch
 
+    block = block or BLOCK
     last = torch.tensor(tree.last)
     index = torch.arange(len(last))
     blocks = []
@@ -62,7 +63,6 @@ def _attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, 
 
     if tree is None:
         raise EexpError("attention within trees was asked of a batch that is none")
-    out = torch.empty_like(query)
     shared = query.shape[1] // key.shape[1]
     parts = []
     for start, end, keys, mask in tree.blocks:

@@ -1,5 +1,8 @@
 """Fine-tuning on completions, with transformers' Trainer and PEFT.
 
+Loss and gradient of an update are those of its examples one at a time, over the weights of their targets; how examples
+share tokens (trie.py), how an update is cut into passes, and how many processes compute it change neither.
+
 What is saved beside the weights is enough to say what they are: resolved settings, versions, data fingerprint, prompt
 style and lineage in `eexp.json`, the loss curve in `metrics.jsonl`, all of it for a person in `README.md`.
 """
@@ -9,11 +12,13 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import random
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +28,10 @@ from eexp import __version__
 from eexp.errors import EexpError, InputError, UsageError
 from eexp.jsonl import OnError, stop_at_error
 from eexp.models import fingerprints, hf
-from eexp.training.data import LeftPadded, Row, computed_tokens, in_chains, in_order, tokenize
+from eexp.training import exact
+from eexp.training.data import Row, tokenize
+from eexp.training.packing import PACKINGS, target_losses
+from eexp.training.updates import Updates, by_examples, by_targets, deal, weight_of
 
 _MAX_LINEAGES = 20  # in the model card
 
@@ -32,8 +40,10 @@ _MAX_LINEAGES = 20  # in the model card
 class Settings:
     """What decides the outcome of a training run.
 
-    base: directory, hub id or "tiny". init: a PEFT adapter to go on with. batch_size: examples an update, in
-    micro-batches of `micro_batch_size`. max_steps: updates, instead of `epochs`. rank, alpha, rslora: of a new adapter.
+    base: directory, hub id or "tiny". init: a PEFT adapter to go on with. batch_size: examples an update, computed in
+    parts of `tokens_per_batch`. packing: "tree" or "none". max_steps: updates, instead of `epochs`. budget_like: a run
+    whose updates and target tokens this one takes, instead of all three. rank, alpha, rslora: of a new adapter.
+    report_to: "tensorboard" or "wandb".
     """
 
     base: str
@@ -41,8 +51,10 @@ class Settings:
     full: bool = False
     epochs: float = 1.0
     max_steps: int | None = None
+    budget_like: str | None = None
     batch_size: int = 16
-    micro_batch_size: int = 4
+    tokens_per_batch: int = 4096
+    packing: str = "tree"
     learning_rate: float | None = None
     schedule: str = "cosine"
     warmup: float = 0.03
@@ -54,6 +66,7 @@ class Settings:
     seed: int = 0
     save_every: int | None = None
     gradient_checkpointing: bool = False
+    report_to: str | None = None
 
     def resolved_learning_rate(self) -> float:
         """1e-5 for all weights (the paper's), 1e-4 for an adapter, which takes larger steps."""
@@ -75,34 +88,92 @@ def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Sett
         _same_run(hf.read_run(directory), {"settings": asdict(settings)}, directory)
         note(f"{directory} is finished already")
         return hf.read_run(directory)
-    import torch
+    job = _plan(examples, settings, on_error)
+    checkpoints = directory / "checkpoints"
+    arguments = _arguments(job, checkpoints)  # meets the other processes, if there are any
+    if arguments.process_index == 0:
+        _prepare(directory, checkpoints, job.run, resume)
+        _last_checkpoint(checkpoints)  # half-written ones go before anybody looks
+    _wait()
+    trainer = _trainer(job, arguments, directory / "metrics.jsonl", progress)
+    last = _last_checkpoint(checkpoints) if resume else None
+    if last:
+        note(f"going on from {last}")
+    trainer.train(resume_from_checkpoint=last)
+    _wait()
+    job.run["final_loss"] = _mean_loss(directory / "metrics.jsonl")
+    _save(trainer, job, directory)
+    if arguments.process_index == 0:
+        shutil.rmtree(checkpoints)
+    return job.run
+
+
+def preview(examples: Iterable[dict], settings: Settings, on_error: OnError = stop_at_error) -> str:
+    """What `finetune` would do, for a person: its updates, tokens and memory, and a few examples with their targets."""
+    from eexp.training.preview import describe
+
+    job = _plan(examples, settings, on_error)
+    return describe(job.model, job.tokenizer, job.rows, job.run, settings.gradient_checkpointing)
+
+
+@dataclass
+class _Job:
+    """All that a run is made of, before anything is computed or written."""
+
+    settings: Settings
+    model: Any
+    tokenizer: Any
+    rows: list[Row]
+    updates: Updates
+    run: dict
+
+
+def _plan(examples: Iterable[dict], settings: Settings, on_error: OnError) -> _Job:
     import transformers
 
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries about each other
+    _check_report(settings.report_to)
+    budget = _budget(settings)
     transformers.set_seed(settings.seed)
     model, tokenizer = _open_model(settings)
     data = _Data()
     limit = settings.max_length or getattr(model.config, "max_position_embeddings", None) or 8192
     rows = list(tokenize(data.watch(examples, on_error), tokenizer, limit, on_error))
-    if not rows:
-        raise InputError("no examples to train on")
-    groups = in_chains(rows)
-    run = _describe(settings, data, rows, computed_tokens(rows, groups), model, torch, transformers)
-    checkpoints = directory / "checkpoints"
-    _prepare(directory, checkpoints, run, resume)
-    # Worth the less even lengths in a batch only where rows do continue each other.
-    chained = run["data"]["computed_tokens"] < 0.8 * run["data"]["tokens"]
-    sampler = _InChains(groups, settings.seed) if chained else None
-    trainer = _trainer(model, tokenizer, rows, sampler, settings, checkpoints, progress)
-    last = _last_checkpoint(checkpoints) if resume else None
-    if last:
-        note(f"going on from {last}")
-    trainer.train(resume_from_checkpoint=last)
-    run["updates"] = trainer.state.global_step
-    run["final_loss"] = _mean_loss(directory / "metrics.jsonl")
-    _save(trainer, model, tokenizer, directory, run)
-    shutil.rmtree(checkpoints)
-    return run
+    weighty = [row for row in rows if row.weight]
+    if not weighty:
+        raise InputError("no examples to train on" + (": all have weight 0" if rows else ""))
+    if settings.packing == "tree":
+        exact.prepare(model, weighty)
+    if budget:
+        updates = by_targets(weighty, *budget, settings.seed)
+    else:
+        updates = by_examples(weighty, settings.batch_size, settings.epochs, settings.max_steps, settings.seed)
+    return _Job(settings, model, tokenizer, weighty, updates, _describe(settings, data, rows, weighty, updates, model))
+
+
+def _check_report(report_to: str | None) -> None:
+    packages = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
+    if report_to and not any(map(_is_installed, packages[report_to])):
+        raise EexpError(f"--report-to {report_to}: its package is missing; pip install {report_to}")
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ValueError:  # it is being kept from being imported
+        return False
+
+
+def _budget(s: Settings) -> tuple[int, int] | None:
+    """(updates, target tokens) of the run that this one is to be like."""
+    if not s.budget_like:
+        return None
+    if s.max_steps:
+        raise UsageError("--budget-like and --max-steps both say how many updates to make; give one")
+    like = hf.read_run(s.budget_like)
+    if "trained" not in like:
+        raise UsageError(f"{s.budget_like}: holds no finished training run that says what it was trained on")
+    return like["updates"], like["trained"]["target_tokens"]
 
 
 class _Data:
@@ -146,25 +217,53 @@ def _open_model(settings: Settings) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _describe(settings: Settings, data: _Data, rows: list[Row], computed: int, model: Any, torch: Any,
-              transformers: Any) -> dict:  # fmt: skip
+def _describe(settings: Settings, data: _Data, rows: list[Row], weighty: list[Row], updates: Updates,
+              model: Any) -> dict:  # fmt: skip
     import peft
+    import torch
+    import transformers
 
     base = hf.resolve(settings.base)
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {"eexp": __version__, "base": settings.base,
             "base_fingerprint": fingerprints.of_model_dir(base) if os.path.isdir(base) else None,
             "init_fingerprint": fingerprints.of_model_dir(settings.init) if settings.init else None,
             "prompt_style": data.style, "settings": asdict(settings),
             "learning_rate": settings.resolved_learning_rate(),
-            "data": {"sha256": data.digest.hexdigest(), "examples": len(rows), "kinds": data.kinds,
-                     "tokens": sum(len(r.ids) for r in rows), "computed_tokens": computed,
-                     "target_tokens": sum(len(r.ids) - r.n_prompt for r in rows)},
-            "trainable_parameters": trainable,
+            "data": {"sha256": data.digest.hexdigest(), "examples": len(rows), "weight_0": len(rows) - len(weighty),
+                     "kinds": data.kinds, **_counts(weighty)},
+            "updates": len(updates), "trained": _trained(weighty, updates, settings),
+            "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "versions": {"python": platform.python_version(), "torch": torch.__version__,
                          "transformers": transformers.__version__, "peft": peft.__version__},
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "processes": _world(), "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "lineage": [list(one) for one in list(data.lineages)[:_MAX_LINEAGES]]}  # fmt: skip
+
+
+def _counts(rows: Iterable[Row]) -> dict[str, int]:
+    rows = list(rows)
+    return {"tokens": sum(len(row.ids) for row in rows), "target_tokens": sum(len(row.targets) for row in rows)}
+
+
+def _trained(rows: list[Row], updates: Updates, settings: Settings) -> dict[str, int]:
+    """Over the whole run: tokens with every example by itself, those that are computed, and forward passes."""
+    packing = PACKINGS[settings.packing]
+    passes = [part for update in updates
+              for share in deal([rows[i] for i in update], packing, settings.tokens_per_batch, _world())
+              for part in share]  # fmt: skip
+    return {"examples": sum(map(len, updates)), **_counts(rows[i] for update in updates for i in update),
+            "computed_tokens": sum(map(packing.size, passes)), "passes": len(passes),
+            "largest_pass": max(map(packing.size, passes))}  # fmt: skip
+
+
+def _world() -> int:
+    """Processes that train together, as `accelerate launch` says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _wait() -> None:
+    from accelerate import PartialState
+
+    PartialState().wait_for_everyone()
 
 
 def _same_run(before: dict, now: dict, directory: Path) -> None:
@@ -212,108 +311,86 @@ def _mean_loss(metrics: Path) -> float:
     return round(sum(losses) / len(losses), 6)
 
 
-class _Rows:
-    """A map-style dataset; `input_ids` is there for the sampler that groups by length."""
-
-    def __init__(self, rows: list[Row]):
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, i: int) -> dict:
-        return {"row": self.rows[i], "input_ids": self.rows[i].ids}
-
-
-class _InChains:
-    """Samples rows in chains, in another order every epoch and the same one for the same seed, so that runs resume."""
-
-    def __init__(self, groups: list[list[list[int]]], seed: int):
-        self.groups, self.seed, self.epoch = groups, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return sum(len(chain) for chains in self.groups for chain in chains)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(in_order(self.groups, random.Random(f"{self.seed}/{self.epoch}")))
-
-
-def _trainer(model: Any, tokenizer: Any, rows: list[Row], sampler: _InChains | None, s: Settings, checkpoints: Path,
-             progress: bool) -> Any:  # fmt: skip
+def _arguments(job: _Job, checkpoints: Path) -> Any:
     import torch
-    from transformers import PrinterCallback, Trainer, TrainingArguments
+    from transformers import TrainingArguments
 
-    class CompletionTrainer(Trainer):
-        """Cross-entropy over completion tokens, each times its example's weight, over all tokens of the update."""
-
-        def compute_loss(self, model: Any, inputs: dict, return_outputs: bool = False,
-                         num_items_in_batch: Any = None) -> Any:  # fmt: skip
-            inputs = dict(inputs)
-            weights, labels = inputs.pop("weights"), inputs.pop("labels")
-            # Only columns with a target are projected onto the vocabulary; left padding brings most of them together.
-            columns = (labels != -100).any(0).nonzero().flatten()
-            logits = model(**inputs, logits_to_keep=columns - 1, use_cache=False).logits
-            targets = labels[:, columns]
-            losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(),
-                                                       reduction="none", ignore_index=-100)  # fmt: skip
-            total = (losses.view_as(targets) * weights[:, columns]).sum()
-            if num_items_in_batch is None:
-                num_items_in_batch = (targets != -100).sum()
-            loss = total / num_items_in_batch
-            return (loss, {"logits": logits}) if return_outputs else loss
-
-        def _get_train_sampler(self, *args: Any) -> Any:
-            return sampler or super()._get_train_sampler(*args)
-
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    micro = min(s.micro_batch_size, max(1, s.batch_size // world))
-    if s.batch_size % (micro * world):
-        raise UsageError(f"--batch-size {s.batch_size} is not a multiple of --micro-batch-size {micro} times "
-                         f"{world} processes")  # fmt: skip
-    updates = s.max_steps or -(-len(rows) // s.batch_size) * s.epochs
+    s = job.settings
     arguments = TrainingArguments(
-        output_dir=str(checkpoints), per_device_train_batch_size=micro,
-        gradient_accumulation_steps=s.batch_size // (micro * world), num_train_epochs=s.epochs,
-        max_steps=s.max_steps or -1, learning_rate=s.resolved_learning_rate(), lr_scheduler_type=s.schedule,
-        warmup_steps=round(s.warmup * updates), weight_decay=s.weight_decay, seed=s.seed, data_seed=s.seed,
-        train_sampling_strategy="group_by_length", remove_unused_columns=False, report_to=[], disable_tqdm=True,
-        logging_steps=1, logging_nan_inf_filter=False, save_strategy="steps" if s.save_every else "epoch",
-        save_steps=s.save_every or 500, save_total_limit=2, bf16=model.dtype == torch.bfloat16,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        output_dir=str(checkpoints), per_device_train_batch_size=1, gradient_accumulation_steps=1, num_train_epochs=1,
+        learning_rate=s.resolved_learning_rate(), lr_scheduler_type=s.schedule,
+        warmup_steps=round(s.warmup * len(job.updates)), weight_decay=s.weight_decay, seed=s.seed, data_seed=s.seed,
+        remove_unused_columns=False, report_to=[s.report_to] if s.report_to else [], disable_tqdm=True,
+        logging_steps=1, logging_nan_inf_filter=False, save_strategy="steps",
+        save_steps=s.save_every or -(-len(job.rows) // s.batch_size), save_total_limit=2,
+        bf16=job.model.dtype == torch.bfloat16,
     )  # fmt: skip
-    if s.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-        model.enable_input_require_grads()  # frozen embeddings would cut the graph
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    trainer = CompletionTrainer(model=model, args=arguments, train_dataset=_Rows(rows), data_collator=LeftPadded(pad))
-    trainer.model_accepts_loss_kwargs = True  # compute_loss normalises over the whole accumulated batch itself
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several are for several processes, never for threads of one
+    return arguments
+
+
+def _trainer(job: _Job, arguments: Any, metrics: Path, progress: bool) -> Any:
+    import torch
+    from transformers import PrinterCallback, Trainer
+
+    packing = PACKINGS[job.settings.packing]
+    rank, world = arguments.process_index, arguments.world_size
+
+    class UpdateTrainer(Trainer):
+        """A batch is an update: every process is given all of its rows and computes its own parts of them."""
+
+        def get_train_dataloader(self) -> Any:
+            return torch.utils.data.DataLoader(job.rows, batch_sampler=job.updates, collate_fn=list)
+
+        def training_step(self, model: Any, inputs: list[Row], num_items_in_batch: Any = None) -> Any:
+            model.train()
+            share = world / weight_of(inputs)  # gradients are averaged over processes, and so is the loss on record
+            total = torch.zeros((), device=self.args.device)
+            parts = deal(inputs, packing, job.settings.tokens_per_batch, world)[rank]
+            for i, rows in enumerate(parts):
+                with nullcontext() if i == len(parts) - 1 else self.accelerator.no_sync(model):
+                    part = packing.part(rows, self.args.device)
+                    with self.compute_loss_context_manager():
+                        loss = (part.weights * target_losses(model, part)).sum() * share
+                    self.accelerator.backward(loss)
+                    total += loss.detach()
+            return total
+
+        def floating_point_ops(self, inputs: list[Row]) -> int:
+            return 0  # Trainer's estimate is for tensors, and nobody asks
+
+    if job.settings.gradient_checkpointing:
+        job.model.gradient_checkpointing_enable()
+        job.model.enable_input_require_grads()  # frozen embeddings would cut the graph
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(metrics.parent / "tensorboard"))  # not with the checkpoints
+    trainer = UpdateTrainer(model=job.model, args=arguments, train_dataset=job.rows)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_metrics_callback(checkpoints.parent / "metrics.jsonl", progress))
+    seen = accumulate(map(len, job.updates))
+    trainer.add_callback(_metrics_callback(metrics, [n / len(job.rows) for n in seen], progress))
     return trainer
 
 
-def _metrics_callback(path: Path, progress: bool) -> Any:
+def _metrics_callback(path: Path, epochs: list[float], progress: bool) -> Any:
     from tqdm import tqdm
     from transformers import TrainerCallback
 
     class Metrics(TrainerCallback):
-        """Writes one line an update, and moves the bar."""
+        """Writes one line an update (epochs: where each update ends, in passes over the data), and moves the bar."""
 
         bar: Any = None
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="update",
+                            disable=None if progress else True, leave=False)  # fmt: skip
+            if not state.is_world_process_zero:
+                return
             before = path.read_bytes().splitlines() if state.global_step and path.is_file() else []
             kept = [line for line in before if _step_of(line) <= state.global_step]
             path.write_bytes(b"".join(line + b"\n" for line in kept))
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="update",
-                            disable=None if progress else True, leave=False)  # fmt: skip
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
-            if logs and "loss" in logs:
-                row = {"step": state.global_step, "epoch": state.epoch, **logs}
+            if logs and "loss" in logs and state.is_world_process_zero:
+                row = {"step": state.global_step, **logs, "epoch": epochs[state.global_step - 1]}
                 with open(path, "ab") as f:
                     f.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
                 self.bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
@@ -334,24 +411,28 @@ def _step_of(line: bytes) -> int:
         return 2**62  # a half-written line is not kept
 
 
-def _save(trainer: Any, model: Any, tokenizer: Any, directory: Path, run: dict) -> None:
+def _save(trainer: Any, job: _Job, directory: Path) -> None:
+    trainer.save_model(str(directory))  # with all processes, which may hold a part of the weights each
     if not trainer.is_world_process_zero():
         return
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    (directory / "README.md").write_text(card(run))
-    _write(directory / hf.RUN_FILE, orjson.dumps(run, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    (directory / "training_args.bin").unlink(missing_ok=True)  # eexp.json says it, for people
+    job.tokenizer.save_pretrained(directory)
+    (directory / "README.md").write_text(card(job.run))
+    _write(directory / hf.RUN_FILE, orjson.dumps(job.run, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
 def card(run: dict) -> str:
     """The model card: what it was made from and how."""
-    s, d = run["settings"], run["data"]
+    s, d, t = run["settings"], run["data"], run["trained"]
     what = "All weights" if s["full"] else "A LoRA adapter" + (f", continuing `{s['init']}`" if s["init"] else "")
     kinds = ", ".join(f"{n:,} {kind}" for kind, n in d["kinds"].items())
     rows = {"base": f"{run['base']} ({run['base_fingerprint'] or 'no local weights to fingerprint'})",
             "prompt style": run["prompt_style"], "examples": f"{d['examples']:,} ({kinds})",
-            "tokens": f"{d['tokens']:,}, {d['target_tokens']:,} of them targets", "updates": f"{run['updates']:,}",
-            "batch": s["batch_size"], "learning rate": f"{run['learning_rate']:g}, {s['schedule']}", "seed": s["seed"],
+            "tokens": f"{d['tokens']:,}, {d['target_tokens']:,} of them targets",
+            "updates": f"{run['updates']:,}, with {t['target_tokens']:,} target tokens",
+            "computed tokens": f"{t['computed_tokens']:,} for {t['tokens']:,}, {s['tokens_per_batch']:,} at once",
+            "batch": f"{s['batch_size']} examples" if not s["budget_like"] else f"as in {s['budget_like']}",
+            "learning rate": f"{run['learning_rate']:g}, {s['schedule']}", "seed": s["seed"],
             "trainable parameters": f"{run['trainable_parameters']:,}", "mean training loss": run["final_loss"],
             "device": run["device"], "data sha256": d["sha256"][:16],
             "versions": ", ".join(f"{k} {v}" for k, v in run["versions"].items())}  # fmt: skip

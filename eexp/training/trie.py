@@ -56,7 +56,7 @@ def grow(rows: Sequence[Row]) -> Tree:
             tree.tokens.append(row.ids[depth])
             tree.positions.append(depth)
             tree.last.append(-1)
-        for depth in range(max(1, row.n_prompt), len(row.ids)):
+        for depth in row.targets:
             weights[path[depth]] = weights.get(path[depth], 0.0) + row.weight
             parent[path[depth]] = path[depth - 1]
         before = row.ids

@@ -1,0 +1,79 @@
+"""Which examples make an update, and what each process computes of it.
+
+A run is a list of updates, known before it starts: it can be counted, shown, and gone on with at any place. An update
+holds what shares: groups (trajectories) come in another order every epoch, the rows of a group in the order of their
+tokens, and consecutive rows make an update.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import count, islice
+
+from eexp.training.data import Row
+from eexp.training.packing import Packing
+
+Updates = list[list[int]]  # indices of rows
+
+
+def in_order(rows: Sequence[Row], seed: int, epoch: int) -> list[int]:
+    """All rows once: groups shuffled, within a group by their tokens."""
+    groups: dict[object, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(i if row.group is None else row.group, []).append(i)
+    shuffled = [sorted(members, key=lambda i: rows[i].ids) for members in groups.values()]
+    random.Random(f"{seed}/{epoch}").shuffle(shuffled)
+    return [i for members in shuffled for i in members]
+
+
+def by_examples(rows: Sequence[Row], batch_size: int, epochs: float, max_steps: int | None, seed: int) -> Updates:
+    """Updates of `batch_size` rows, the last of an epoch with what is left; `max_steps` of them, or `epochs` full."""
+    updates = max_steps or math.ceil(epochs * math.ceil(len(rows) / batch_size))
+    return list(islice(_batches(rows, batch_size, seed), updates))
+
+
+def _batches(rows: Sequence[Row], batch_size: int, seed: int) -> Iterator[list[int]]:
+    for epoch in count():
+        order = in_order(rows, seed, epoch)
+        yield from (order[i : i + batch_size] for i in range(0, len(order), batch_size))
+
+
+def by_targets(rows: Sequence[Row], updates: int, targets: int, seed: int) -> Updates:
+    """`updates` updates with `targets` target tokens in all, the same number in each but for the last example's part.
+
+    Each ends where the target tokens so far are nearest to its share of them, and has one row at least.
+    """
+    stream = (i for epoch in count() for i in in_order(rows, seed, epoch))
+    made: Updates = []
+    seen = 0
+    row = next(stream)
+    for k in range(1, updates + 1):
+        update: list[int] = []
+        while not update or abs(seen + len(rows[row].targets) - targets * k / updates) <= abs(
+            seen - targets * k / updates
+        ):
+            update.append(row)
+            seen += len(rows[row].targets)
+            row = next(stream)
+        made.append(update)
+    return made
+
+
+def deal(rows: Sequence[Row], packing: Packing, budget: int, world: int) -> list[list[list[Row]]]:
+    """The parts of one update that each of `world` processes computes: [process][pass], as many passes for each.
+
+    Where parts do not go round, a process repeats the smallest with weight 0: every process takes part in every pass.
+    """
+    room = min(budget, -(-packing.size(rows) // world))
+    parts = sorted(packing.cut(rows, room), key=packing.size, reverse=True)
+    idle = [replace(row, weight=0.0) for row in parts[-1]]
+    parts += [idle] * (-len(parts) % world)
+    return [parts[rank::world] for rank in range(world)]
+
+
+def weight_of(rows: Sequence[Row]) -> float:
+    """What the losses of some rows are divided by: the weights of all their targets."""
+    return sum(row.weight * len(row.targets) for row in rows)

@@ -1,0 +1,235 @@
+"""Examples as trees: the laws of the tree, and the same loss and gradient as one example at a time."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eexp.errors import UsageError
+from eexp.training import attention, exact, trie
+from eexp.training.data import Row
+from eexp.training.packing import PACKINGS, target_losses
+from eexp.training.updates import by_examples, by_targets, deal, in_order, weight_of
+
+TOKENS = 40
+SMALL = dict(vocab_size=TOKENS, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+             num_key_value_heads=2, head_dim=8, max_position_embeddings=128)  # fmt: skip
+FAMILIES = ("Llama", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Gemma3Text", "Mistral", "Phi3", "Mixtral")
+
+
+@st.composite
+def rows(draw, weights=(0.0, 0.25, 1.0, 2.0)) -> list[Row]:
+    """Rows that branch off each other anywhere, go on from each other, and come more than once."""
+    made: list[Row] = []
+    for _ in range(draw(st.integers(1, 9))):
+        start = draw(st.sampled_from(made)).ids if made and draw(st.booleans()) else []
+        start = start[: draw(st.integers(0, len(start)))]
+        ids = start + draw(st.lists(st.integers(1, 4), min_size=1 if start else 2, max_size=9))
+        ids = ids if len(ids) > 1 else [*ids, 1]
+        n_prompt = draw(st.integers(0, len(ids) - 1))
+        made.append(Row(ids, n_prompt, draw(st.sampled_from(weights)), draw(st.sampled_from([None, "a", "b"]))))
+    return made + draw(st.lists(st.sampled_from(made), max_size=3))
+
+
+def _model(family: str, **more):
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**{**SMALL, "pad_token_id": 0, **more})
+    return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").train()
+
+
+def _gradient(model):
+    import torch
+
+    found = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    model.zero_grad()
+    return found
+
+
+def _one_at_a_time(model, rows: list[Row]) -> float:
+    """The mean loss over targets by weight, its gradient left in the model, with nothing of ours but the rows."""
+    import torch
+
+    total = 0.0
+    for row in rows:
+        logits = model(torch.tensor([row.ids])).logits[0].log_softmax(-1)
+        loss = -sum(logits[i - 1, row.ids[i]] for i in row.targets) * row.weight / weight_of(rows)
+        loss.backward()
+        total += float(loss.detach())
+    return total
+
+
+def _together(model, rows: list[Row], packing: str, budget: int, world: int = 1) -> float:
+    total = 0.0
+    for parts in deal(rows, PACKINGS[packing], budget, world):
+        for rows_of_part in parts:
+            part = PACKINGS[packing].part(rows_of_part, "cpu")
+            loss = (part.weights * target_losses(model, part)).sum() / weight_of(rows)
+            loss.backward()
+            total += float(loss.detach())
+    return total
+
+
+# -- the tree --------------------------------------------------------------------------------------------------------
+
+
+@given(rows())
+def test_a_token_sees_its_row_and_nothing_else(rows):
+    tree = trie.grow(rows)
+    paths = []
+    for i, last in enumerate(tree.last):
+        path = [j for j in range(i + 1) if tree.last[j] >= i]
+        assert last >= i and tree.positions[i] == len(path) - 1 and path[-1] == i
+        paths.append(tuple(tree.tokens[j] for j in path))
+    beginnings = {tuple(row.ids[:n]) for row in rows for n in range(1, len(row.ids) + 1)}
+    assert len(paths) == len(set(paths)) and set(paths) == beginnings, "every distinct beginning, once"
+    assert trie.size(rows) == len(beginnings)
+
+
+@given(rows())
+def test_a_target_counts_as_its_rows_do(rows):
+    tree = trie.grow(rows)
+    paths = [tuple(tree.tokens[j] for j in range(i + 1) if tree.last[j] >= i) for i in range(len(tree.tokens))]
+    found = {(*paths[before], token): weight for before, token, weight in tree.targets}
+    wanted: dict = {}
+    for row in rows:
+        for i in row.targets:
+            wanted[tuple(row.ids[: i + 1])] = wanted.get(tuple(row.ids[: i + 1]), 0.0) + row.weight
+    assert found == pytest.approx(wanted)
+
+
+@given(rows(), st.integers(1, 40))
+def test_a_cut_keeps_to_its_budget_and_loses_nothing(rows, budget):
+    parts = list(trie.cut(rows, budget))
+    assert sorted(id(row) for part in parts for row in part) == sorted(map(id, rows))
+    assert all(trie.size(part) <= budget or len(part) == 1 for part in parts)
+    longest = max(len(row.ids) for row in rows)
+    assert sum(map(trie.size, parts)) <= trie.size(rows) + (len(parts) - 1) * longest
+
+
+@given(rows(), st.integers(1, 40), st.integers(1, 5), st.sampled_from(["tree", "none"]))
+def test_processes_share_all_rows_and_make_as_many_passes(rows, budget, world, packing):
+    shares = deal(rows, PACKINGS[packing], budget, world)
+    assert len(shares) == world and len({len(parts) for parts in shares}) == 1
+    dealt = [row for parts in shares for part in parts for row in part]
+    assert weight_of(dealt) == pytest.approx(weight_of(rows)) and {id(r) for r in rows} <= {id(r) for r in dealt}
+
+
+# -- the order -------------------------------------------------------------------------------------------------------
+
+
+@given(rows(), st.integers(0, 3))
+def test_every_epoch_has_every_row_and_keeps_groups_together(rows, epoch):
+    order = in_order(rows, 1, epoch)
+    assert sorted(order) == list(range(len(rows))) and order == in_order(rows, 1, epoch)
+    groups = [rows[i].group or i for i in order]
+    assert sum(a != b for a, b in pairwise(groups)) == len(set(groups)) - 1
+    for a, b in pairwise(order):
+        assert rows[a].group is None or rows[a].group != rows[b].group or rows[a].ids <= rows[b].ids
+
+
+def test_updates_go_through_epochs():
+    rows = [Row([i, i], 1, 1.0) for i in range(10)]
+    one = by_examples(rows, 4, 1.0, None, 0)
+    assert list(map(len, one)) == [4, 4, 2] and sorted(i for update in one for i in update) == list(range(10))
+    assert by_examples(rows, 4, 0.5, None, 0) == one[:2] and by_examples(rows, 4, 9, 1, 0) == one[:1]
+    two = by_examples(rows, 4, 2.0, None, 0)
+    assert two[:3] == one and two[3:] != one and two == by_examples(rows, 4, 1, 6, 0)
+
+
+@given(rows(), st.integers(1, 12), st.integers(1, 60))
+def test_a_budget_of_updates_and_targets_is_kept(rows, updates, each):
+    made = by_targets(rows, updates, updates * each, 0)
+    longest = max(len(row.targets) for row in rows)
+    assert len(made) == updates and all(made)
+    found = sum(len(rows[i].targets) for update in made for i in update)
+    assert each < longest or abs(found - updates * each) <= longest / 2
+
+
+# -- exactness -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def models(request):
+    """A model with its own attention, and the same with that of trees."""
+    own, ours = _model(request.param), _model(request.param)
+    exact.prepare(ours, [Row(list(range(12)), 1, 1.0)])
+    return own, ours
+
+
+@settings(max_examples=10)
+@given(rows=rows(), budget=st.sampled_from([1, 12, 1000]), block=st.sampled_from([1, 3, 256]), world=st.integers(1, 3))
+def test_loss_and_gradient_are_those_of_one_at_a_time(models, rows, budget, block, world):
+    own, ours = models
+    if not weight_of(rows):
+        rows[0].weight = 1.0
+    wanted = _one_at_a_time(own, rows)
+    gradient = _gradient(own)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "BLOCK", block)
+        assert _together(ours, rows, "tree", budget, world) == pytest.approx(wanted, rel=1e-6)
+    assert float((_gradient(ours) - gradient).norm() / gradient.norm()) < 1e-5
+    assert _together(own, rows, "none", budget, world) == pytest.approx(wanted, rel=1e-6)
+    assert float((_gradient(own) - gradient).norm() / gradient.norm()) < 1e-5
+
+
+def test_with_an_adapter_and_with_checkpointing():
+    from peft import LoraConfig, get_peft_model
+
+    rng = random.Random(0)
+    base = [rng.randrange(TOKENS) for _ in range(30)]
+    rows = [Row(base[:n] + [rng.randrange(TOKENS) for _ in range(5)], n, 1.0) for n in range(3, 30, 3)]
+    model = _model("Llama")
+    model = get_peft_model(model, LoraConfig(target_modules="all-linear", init_lora_weights=False))
+    wanted = _one_at_a_time(model, rows)
+    gradient = _gradient(model)
+    exact.prepare(model, rows)
+    model.gradient_checkpointing_enable()
+    model.enable_input_require_grads()
+    assert _together(model, rows, "tree", 40) == pytest.approx(wanted, rel=1e-6)
+    assert float((_gradient(model) - gradient).norm() / gradient.norm()) < 1e-5
+
+
+# -- what cannot be exact --------------------------------------------------------------------------------------------
+
+LONG = [Row(list(range(20)), 1, 1.0)]
+
+
+@pytest.mark.parametrize("family, more, why", [
+    ("Mamba", dict(state_size=4, intermediate_size=64), "mamba: its layers carry a state"),
+    ("Lfm2", dict(layer_types=["conv", "full_attention"]), "lfm2: its layers carry a state"),
+    ("Mistral", dict(sliding_window=16), "mistral: its attention reaches back 16 tokens, and .* has 20"),
+    ("Gemma3Text", dict(sliding_window=8, layer_types=["sliding_attention"] * 2), "reaches back 8 tokens"),
+    ("Llama", dict(attention_dropout=0.1), "llama: it is trained with attention_dropout 0.1"),
+    ("GPT2", dict(n_embd=32, n_head=4, n_layer=2), "gpt2: it is trained with .*drop.* 0.1"),
+    ("Bloom", dict(n_head=4, n_layer=2), "bloom: its attention does not go through"),
+    ("GptOss", dict(num_local_experts=4, layer_types=["full_attention"] * 2), "gpt_oss: computes a tree otherwise"),
+    ("Bert", dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), "bert: .*give --packing none"),
+])  # fmt: skip
+def test_models_that_would_not_be_exact_are_refused(family, more, why):
+    model = _model(family, **more)
+    with pytest.raises(UsageError, match=why) as refused:
+        exact.prepare(model, LONG)
+    assert str(refused.value).endswith("give --packing none") and "\n" not in str(refused.value)
+    if family not in ("Bert", "GPT2", "Llama", "GptOss"):
+        assert _together(model, LONG, "none", 100) == pytest.approx(_one_at_a_time(model, LONG), rel=1e-5)
+
+
+def test_windows_that_are_long_enough_are_no_obstacle():
+    exact.prepare(_model("Mistral", sliding_window=20), LONG)
+    exact.prepare(_model("Gemma3Text", sliding_window=20), LONG)
+    exact.prepare(_model("Qwen2", use_sliding_window=False, sliding_window=4), LONG)
+
+
+def test_an_adapter_with_dropout_is_refused():
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(_model("Llama"), LoraConfig(target_modules="all-linear", lora_dropout=0.05))
+    with pytest.raises(UsageError, match=r"llama: it is trained with lora_dropout 0\.05"):
+        exact.prepare(model, LONG)
