@@ -71,7 +71,7 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, **tr
     common is computed once. Weights, model card, settings (eexp.json) and loss curve (metrics.jsonl) are saved in DIR.
     With --init, an adapter trained on world-model examples goes on with imitation.
 
-    Several processes train together under accelerate launch -m eexp finetune ..., to the same result.
+    Several processes train together under torchrun or accelerate launch, to the same result.
 
     \b
     Example:

@@ -323,8 +323,12 @@ def _arguments(job: _Job, checkpoints: Path) -> Any:
         remove_unused_columns=False, report_to=[s.report_to] if s.report_to else [], disable_tqdm=True,
         logging_steps=1, logging_nan_inf_filter=False, save_strategy="steps",
         save_steps=s.save_every or -(-len(job.rows) // s.batch_size), save_total_limit=2,
-        bf16=job.model.dtype == torch.bfloat16,
+        bf16=job.model.dtype == torch.bfloat16, use_cpu=not torch.cuda.is_available(),
+        # A model of pictures and text leaves weights aside; to look for them costs every other one time.
+        ddp_find_unused_parameters=job.model.config.get_text_config() is not job.model.config,
     )  # fmt: skip
+    if arguments.world_size != _world():
+        raise EexpError(f"was started as one of {_world()} processes, and found {arguments.world_size}")
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several are for several processes, never for threads of one
     return arguments
 
