@@ -34,9 +34,9 @@ def test_the_loss_falls_on_the_completion_and_its_stop(tokenizer, data):
     for name in ("imitation", "world", "reflected"):
         for example in read(data[name])[:10]:
             row = _one(tokenizer, example)
-            assert tokenizer.decode(row.ids[row.n_prompt :]) == example["completion"][0]["content"] + "<|end|>"
+            assert tokenizer.decode(list(row.ids[row.n_prompt :])) == example["completion"][0]["content"] + "<|end|>"
             prompt = tokenizer.apply_chat_template(example["prompt"], add_generation_prompt=True, return_dict=True)
-            assert row.ids[: row.n_prompt] == prompt["input_ids"], "training sees what playing will see"
+            assert list(row.ids[: row.n_prompt]) == prompt["input_ids"], "training sees what playing will see"
             assert row.ids[-1] == tokenizer.eos_token_id
 
 
@@ -56,13 +56,13 @@ def test_a_template_that_writes_more_before_the_answer_is_refused(tokenizer):
 def test_what_follows_the_stop_is_not_learned(tokenizer):
     tokenizer.chat_template = CHAT.replace("{% endfor %}", "\n{% endfor %}") + START
     row = _one(tokenizer)
-    assert tokenizer.decode(row.ids[row.n_prompt :]) == "Action: look<|end|>"
+    assert tokenizer.decode(list(row.ids[row.n_prompt :])) == "Action: look<|end|>"
 
 
 def test_a_missing_stop_is_added(tokenizer):
     tokenizer.chat_template = CHAT.replace("<|end|>", "") + START
     row = _one(tokenizer)
-    assert tokenizer.decode(row.ids[row.n_prompt :]) == "Action: look<|end|>"
+    assert tokenizer.decode(list(row.ids[row.n_prompt :])) == "Action: look<|end|>"
     tokenizer.eos_token = None
     with pytest.raises(InputError, match=r"\$\.completion: .*no stop token"):
         _one(tokenizer)
@@ -82,8 +82,8 @@ def test_a_token_across_the_border_is_cut_there(tokenizer):
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     row = _one(tokenizer, _example("itchen.", "You are in the k"))
     prompt = tokenizer("You are in the k", add_special_tokens=False)["input_ids"]
-    assert row.ids[: row.n_prompt] == prompt
-    assert tokenizer.decode(row.ids[row.n_prompt :]) == "itchen.<|end|>"
+    assert list(row.ids[: row.n_prompt]) == prompt
+    assert tokenizer.decode(list(row.ids[row.n_prompt :])) == "itchen.<|end|>"
 
 
 def test_too_long_ones_go_to_on_error(tokenizer):

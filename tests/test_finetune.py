@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,9 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
-from running import environment, lines, read, run, spawn, start, write
+from running import ROOT, environment, lines, read, run, spawn, start, write
 
 from eexp.errors import InputError
+from eexp.training import memory
 from eexp.training.finetune import Settings, finetune
 
 SMALL = ["-m", "tiny", "--rank", 2, "--batch-size", 4, "--tokens-per-batch", 300]
@@ -63,7 +66,7 @@ def _completion_loss(examples: list[dict]) -> float:
     model, tokenizer = load("tiny")
     total = count = 0.0
     for row in tokenize(examples, tokenizer, 2048):
-        ids = torch.tensor([row.ids])
+        ids = torch.tensor([list(row.ids)])
         labels = ids.clone()
         labels[:, : row.n_prompt] = -100
         n = len(row.ids) - row.n_prompt
@@ -153,7 +156,8 @@ def test_processes_together_make_the_same_adapter(data, tmp_path):
     args = ["-m", "tiny", "--rank", "2", "--lr", "0.003", "--batch-size", "7", "--max-steps", "4", "--save-every", "3",
             "--tokens-per-batch", "400"]  # fmt: skip
     run("finetune", "-q", *args, "-o", tmp_path / "one", data["world"]).ok()
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "eexp",
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2",
+              "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "-m", "eexp",
               "finetune"]  # fmt: skip
     done = subprocess.run([*launch, *args, "-o", tmp_path / "two", data["world"]], capture_output=True, text=True,
                           timeout=240, env=environment())  # fmt: skip
@@ -189,6 +193,84 @@ def test_a_budget_like_that_of_another_run(few, data, tmp_path):
     assert wm["trained"]["target_tokens"] == pytest.approx(il["trained"]["target_tokens"], abs=40)
     run("finetune", *SMALL, *like, "--max-steps", 2, "-o", tmp_path / "no", few).one_error(2, "--max-steps")
     run("finetune", *SMALL, "--budget-like", tmp_path, "-o", tmp_path / "no", few).one_error(2, "no finished training")
+
+
+def test_a_matched_budget_counts_what_made_the_adapter(few, data, tmp_path):
+    """As many updates in all as imitation made, each of as many target tokens."""
+    world = write(tmp_path / "world", read(data["world"])[:8])
+    run("finetune", "-q", *SMALL, "-o", tmp_path / "il", "--epochs", 3, few).ok()
+    run("finetune", "-q", *SMALL, "-o", tmp_path / "iwm", world).ok()
+    args = ["finetune", *SMALL, "--init", tmp_path / "iwm", few]
+    run(*args, "-q", "--budget-like", tmp_path / "il", "-o", tmp_path / "both").ok()
+    il, iwm, both = (json.loads((tmp_path / name / "eexp.json").read_text()) for name in ("il", "iwm", "both"))
+    assert (il["total"]["updates"], iwm["total"]["updates"]) == (6, 2)
+    assert both["total"]["updates"] == 6 and both["updates"] == 4 == len(_metrics(tmp_path / "both"))
+    assert both["trained"]["target_tokens"] == pytest.approx(il["total"]["target_tokens"] * 4 / 6, abs=20)
+    spent = iwm["total"]["target_tokens"] + both["trained"]["target_tokens"]
+    assert both["total"]["target_tokens"] == spent
+    args += ["-o", tmp_path / "no", "--budget-like"]
+    run(*args, tmp_path / "iwm").one_error(2, "was made in 2 updates", "in 2; none is left")
+    (tmp_path / "iwm" / "eexp.json").unlink()
+    run(*args, tmp_path / "il").one_error(2, f"{tmp_path / 'iwm'}: holds no finished training run")
+
+
+def test_the_command_lines_of_the_readme(few, data, tmp_path, monkeypatch):
+    """IWM then IL, IL + SR, matched and extra: each as it stands there, on the built-in model."""
+    text = (ROOT / "README.md").read_text().partition("## Training")[2]
+    block = re.search(r"```sh\n(.*?)```", text, re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path)
+    for name, examples in (("il", read(few)), ("iwm", read(data["world"])[:16]), ("sr", read(data["reflected"])[:8])):
+        write(tmp_path / f"{name}.jsonl", examples)
+    for line in block.splitlines():
+        out = b""
+        for part in line.split(" | "):
+            name, *args = shlex.split(part.replace("BASE", "tiny"))
+            assert name == "eexp"
+            out = run(*args, stdin=out).ok().out
+    made = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("*/eexp.json")}
+    assert len(made) == 6 and (tmp_path / "losses.png").stat().st_size > 1000
+    updates = {name: said["total"]["updates"] for name, said in made.items()}
+    assert updates == {"il": 3, "iwm": 1, "iwm-il-extra": 4, "iwm-il-matched": 3, "il-sr-extra": 3, "il-sr-matched": 3}
+    assert made["il-sr-extra"]["data"]["kinds"] == {"imitation": 8, "reflection": 8}
+    wanted = made["il"]["total"]["target_tokens"]
+    assert made["il-sr-matched"]["total"]["target_tokens"] == pytest.approx(wanted, abs=60)
+    assert made["il-sr-extra"]["total"]["target_tokens"] > 2 * wanted
+
+
+@pytest.mark.parametrize("shuffle", ["trajectories", "examples"])
+def test_what_is_shuffled_decides_what_an_update_shares(data, tmp_path, shuffle):
+    args = ["-m", "tiny", "--rank", 2, "--batch-size", 8, "--epochs", 0.2, "--shuffle", shuffle]
+    run("finetune", "-q", *args, "-o", tmp_path / "run", data["world"]).ok()
+    trained = json.loads((tmp_path / "run" / "eexp.json").read_text())["trained"]
+    shared = trained["tokens"] / trained["computed_tokens"]
+    assert shared > 2.5 if shuffle == "trajectories" else 1 < shared < 2.5
+
+
+def test_what_does_not_fit_is_refused_with_the_numbers(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "free", lambda: 10_000_000)
+    args = ["finetune", "-m", "tiny", "--max-steps", 1, "-o", tmp_path / "run", few]
+    error = run(*args, "--full").one_error(1, "tiny: to train 0.00", "(weights 4 MB, gradients 4 MB, optimiser 8 MB)")
+    assert "and 10 MB are free; train an adapter instead of --full" in error
+    assert not (tmp_path / "run").exists()
+    done = run(*args).ok()  # the adapter's activations may or may not fit
+    assert "by a rough estimate" in done.err and "--tokens-per-batch below 4096" in done.err
+
+
+def test_four_bits_need_a_gpu(few, tmp_path):
+    args = ["finetune", "-m", "tiny", "--load-in-4bit", "-o", tmp_path / "run", few]
+    run(*args, "--full").one_error(2, "freezes the weights that --full trains")
+    run(*args).one_error(1, "--load-in-4bit needs a CUDA GPU, and torch finds none")
+
+
+def test_loss_curves_as_a_picture(few, tmp_path):
+    run("finetune", "-q", *SMALL, "-o", tmp_path / "run", few).ok()
+    run("show", tmp_path / "run", "--plot", tmp_path / "a.png").ok()
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    run("show", tmp_path / "run", "--plot", tmp_path / "a.svg").ok()
+    assert b"<svg" in (tmp_path / "a.svg").read_bytes() and b"loss" in (tmp_path / "a.svg").read_bytes()
+    run("show", tmp_path / "run", "--plot", tmp_path / "a.xyz").one_error(2, "--plot", "xyz")
+    run("show", tmp_path, "--plot", tmp_path / "b.png").one_error(2, f"{tmp_path}: holds no training run")
+    run("show", "--plot", tmp_path / "b.png").one_error(2, "--plot draws training runs")
 
 
 def test_a_model_that_cannot_be_a_tree_is_refused_by_name(few, tmp_path):

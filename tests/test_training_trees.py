@@ -26,7 +26,7 @@ def rows(draw, weights=(0.0, 0.25, 1.0, 2.0)) -> list[Row]:
     """Rows that branch off each other anywhere, go on from each other, and come more than once."""
     made: list[Row] = []
     for _ in range(draw(st.integers(1, 9))):
-        start = draw(st.sampled_from(made)).ids if made and draw(st.booleans()) else []
+        start = list(draw(st.sampled_from(made)).ids) if made and draw(st.booleans()) else []
         start = start[: draw(st.integers(0, len(start)))]
         ids = start + draw(st.lists(st.integers(1, 4), min_size=1 if start else 2, max_size=9))
         ids = ids if len(ids) > 1 else [*ids, 1]
@@ -58,7 +58,7 @@ def _one_at_a_time(model, rows: list[Row]) -> float:
 
     total = 0.0
     for row in rows:
-        logits = model(torch.tensor([row.ids])).logits[0].log_softmax(-1)
+        logits = model(torch.tensor([list(row.ids)])).logits[0].log_softmax(-1)
         loss = -sum(logits[i - 1, row.ids[i]] for i in row.targets) * row.weight / weight_of(rows)
         loss.backward()
         total += float(loss.detach())
@@ -90,6 +90,13 @@ def test_a_token_sees_its_row_and_nothing_else(rows):
     beginnings = {tuple(row.ids[:n]) for row in rows for n in range(1, len(row.ids) + 1)}
     assert len(paths) == len(set(paths)) and set(paths) == beginnings, "every distinct beginning, once"
     assert trie.size(rows) == len(beginnings)
+
+
+@given(rows())
+def test_what_two_rows_share_is_found(rows):
+    for a, b in pairwise(rows):
+        n = trie.shared(a.ids, b.ids)
+        assert (a.ids[:n] == b.ids[:n] and a.ids[n : n + 1] != b.ids[n : n + 1]) or n == len(a.ids) == len(b.ids)
 
 
 @given(rows())
@@ -132,6 +139,13 @@ def test_every_epoch_has_every_row_and_keeps_groups_together(rows, epoch):
     assert sum(a != b for a, b in pairwise(groups)) == len(set(groups)) - 1
     for a, b in pairwise(order):
         assert rows[a].group is None or rows[a].group != rows[b].group or rows[a].ids <= rows[b].ids
+
+
+@given(rows(), st.integers(0, 3))
+def test_examples_are_shuffled_by_themselves(rows, epoch):
+    order = in_order(rows, 1, epoch, "examples")
+    alone = [Row(row.ids, row.n_prompt, row.weight) for row in rows]
+    assert sorted(order) == list(range(len(rows))) and order == in_order(alone, 1, epoch)
 
 
 def test_updates_go_through_epochs():

@@ -51,8 +51,11 @@ def base_of_adapter(adapter: str) -> str:
     return base
 
 
-def load(base: str, adapter: str | None = None, *, trainable: bool = False, dtype: Any = "auto") -> tuple[Any, Any]:
+def load(base: str, adapter: str | None = None, *, trainable: bool = False, dtype: Any = "auto",
+         four_bit: bool = False) -> tuple[Any, Any]:  # fmt: skip
     """(model, tokenizer) of a directory or hub id, with its adapter if there is one.
+
+    four_bit: the base's weights as bitsandbytes' NF4, on this process's GPU, ready to have an adapter trained on them.
 
     Raises EexpError where one is missing, or where the adapter was made for another base.
     """
@@ -67,16 +70,29 @@ def load(base: str, adapter: str | None = None, *, trainable: bool = False, dtyp
         raise EexpError(f"model directory not found: {source}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **(_in_four_bits(dtype) if four_bit else {}))
     except Exception as e:  # a damaged file fails in a dozen libraries' own ways
         raise EexpError(f"{source}: cannot be loaded: {_reason(e)}") from None
     if not tokenizer.chat_template:
         raise EexpError(f"{source}: has no chat template; eexp prompts are chats, take an instruction-tuned model")
     if model.dtype == torch.float16 and not torch.cuda.is_available():
         model = model.float()  # half precision is slow and inexact on a CPU
+    if four_bit:
+        from peft import prepare_model_for_kbit_training
+
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if adapter:
         model = _with_adapter(model, source, adapter, trainable)
     return model, tokenizer
+
+
+def _in_four_bits(dtype: Any) -> dict[str, Any]:
+    """As in QLoRA (arXiv 2305.14314): NF4, its scales quantised again, arithmetic in `dtype`."""
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                                bnb_4bit_compute_dtype=dtype)  # fmt: skip
+    return {"quantization_config": config, "device_map": {"": int(os.environ.get("LOCAL_RANK", "0"))}}
 
 
 def _with_adapter(model: Any, base: str, adapter: str, trainable: bool) -> Any:

@@ -19,6 +19,8 @@ from eexp import options
               help="Go on with this PEFT adapter (world model first, then imitation).  "
               "[default: a new one]")  # fmt: skip
 @click.option("--full", is_flag=True, help="Train all weights instead of an adapter.")
+@click.option("--load-in-4bit", is_flag=True,
+              help="Train the adapter on a base in 4 bits (QLoRA); needs a CUDA GPU and bitsandbytes.")  # fmt: skip
 @click.option("--epochs", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
               metavar="N", help="Passes over the examples.")  # fmt: skip
 @click.option("--max-steps", type=click.IntRange(min=1), metavar="UPDATES",
@@ -26,13 +28,16 @@ from eexp import options
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, metavar="N",
               help="Examples an update.")  # fmt: skip
 @click.option("--budget-like", type=options.PATH, metavar="DIR",
-              help="As many updates, and as many target tokens, as the training run in DIR, whatever --epochs and "
-              "--batch-size say.")  # fmt: skip
+              help="As many updates, and as many target tokens, as the training run in DIR, those of --init included, "
+              "whatever --epochs and --batch-size say.")  # fmt: skip
 @click.option("--tokens-per-batch", type=click.IntRange(min=1), default=4096, show_default=True, metavar="N",
               help="Tokens computed at once; fewer take less memory and give the same result.")  # fmt: skip
 @click.option("--packing", type=click.Choice(["tree", "none"]), default="tree", show_default=True,
               help="Compute what examples share once (tree), or pad them side by side (none), which all models can do; "
               "the result is the same.")  # fmt: skip
+@click.option("--shuffle", type=click.Choice(["trajectories", "examples"]), default="trajectories", show_default=True,
+              help="What comes in another order every epoch. Examples of one trajectory share most, and make updates "
+              "of much the same; single examples share less, and make more varied ones.")  # fmt: skip
 @click.option("--lr", "learning_rate", type=click.FloatRange(min=0, min_open=True), metavar="RATE",
               help="Learning rate.  [default: 1e-4, with --full 1e-5]")  # fmt: skip
 @click.option("--schedule", type=click.Choice(["cosine", "linear", "constant"]), default="cosine", show_default=True,

@@ -13,7 +13,7 @@ from textwrap import indent
 import click
 
 from eexp import options
-from eexp.errors import InputError, UsageError
+from eexp.errors import EexpError, InputError, UsageError
 
 
 def sample(records: Iterable[dict], n: int, seed: int) -> list[dict]:
@@ -95,6 +95,28 @@ def show_run(directory: Path) -> str:
     return "\n".join(lines)
 
 
+def plot_runs(directories: list[Path], file: str) -> None:
+    """The loss curves of training runs in one picture; its format by the ending of its name."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise EexpError("--plot needs matplotlib; pip install 'eexp[plot]'") from None
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for directory in directories:
+        metrics = directory / "metrics.jsonl"
+        if not metrics.is_file():
+            raise UsageError(f"{directory}: holds no training run (no metrics.jsonl)")
+        rows = [row for row in map(json.loads, metrics.read_text().splitlines()) if "loss" in row]
+        axes.plot([row["step"] for row in rows], [row["loss"] for row in rows], linewidth=1, label=directory.name)
+    axes.set(xlabel="update", ylabel="loss (nats per target token)")
+    axes.legend(frameon=False)
+    try:
+        figure.savefig(file, dpi=150)
+    except ValueError as e:
+        raise UsageError(f"--plot {file}: {str(e).splitlines()[0]}") from None
+
+
 def _checked(files: tuple[str, ...]) -> Iterator[dict]:
     from eexp.jsonl import lines, loads
     from eexp.records import TYPES, check
@@ -113,9 +135,11 @@ def _checked(files: tuple[str, ...]) -> Iterator[dict]:
               help="How many records.")  # fmt: skip
 @click.option("--sample", "sampled", is_flag=True, help="Draw them at random (--seed) instead of taking the first.")
 @click.option("--id", "record_id", metavar="ID", help="Only the record with this id.")
+@click.option("--plot", type=options.PATH, metavar="PICTURE",
+              help="Draw the loss curves of training runs, as PNG, SVG or PDF.")  # fmt: skip
 @options.seed
 @click.argument("files", nargs=-1, type=options.PATH, metavar="[FILE|DIR]...")
-def command(number, sampled, record_id, seed, files) -> None:
+def command(number, sampled, record_id, plot, seed, files) -> None:
     """Show records, or a training run, to a person.
 
     Trajectories with their alternatives and outcomes, examples with what the loss falls on in green, episodes as they
@@ -125,6 +149,11 @@ def command(number, sampled, record_id, seed, files) -> None:
     Example:
       eexp expert house -n 20 | eexp branch | eexp rollout | eexp show -n 1
     """
+    if plot is not None:
+        if not files:
+            raise UsageError("--plot draws training runs; give their directories")
+        plot_runs([Path(f) for f in files], plot)
+        return
     if files and os.path.isdir(files[0]):
         click.echo("\n".join(show_run(Path(f)) for f in files))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +13,19 @@ from eexp.jsonl import OnError, stop_at_error
 
 @dataclass
 class Row:
-    """One tokenised example: the loss falls on ids[n_prompt:], times `weight`."""
+    """One tokenised example: the loss falls on ids[n_prompt:], times `weight`.
 
-    ids: list[int]
+    ids: four bytes each, for every row has its whole history, and a run has all of its rows.
+    """
+
+    ids: array[int]
     n_prompt: int
     weight: float
     group: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.ids, array):
+            self.ids = array("i", self.ids)
 
     @property
     def targets(self) -> range:

@@ -28,7 +28,7 @@ from eexp import __version__
 from eexp.errors import EexpError, InputError, UsageError
 from eexp.jsonl import OnError, stop_at_error
 from eexp.models import fingerprints, hf
-from eexp.training import exact
+from eexp.training import exact, memory
 from eexp.training.data import Row, tokenize
 from eexp.training.packing import PACKINGS, target_losses
 from eexp.training.updates import Updates, by_examples, by_targets, deal, weight_of
@@ -41,20 +41,23 @@ class Settings:
     """What decides the outcome of a training run.
 
     base: directory, hub id or "tiny". init: a PEFT adapter to go on with. batch_size: examples an update, computed in
-    parts of `tokens_per_batch`. packing: "tree" or "none". max_steps: updates, instead of `epochs`. budget_like: a run
-    whose updates and target tokens this one takes, instead of all three. rank, alpha, rslora: of a new adapter.
-    report_to: "tensorboard" or "wandb".
+    parts of `tokens_per_batch`. packing: "tree" or "none". shuffle: one of SHUFFLES. max_steps: updates, instead of
+    `epochs`. budget_like: a run whose updates and target tokens this one takes, those of `init` included, instead of
+    all three. rank, alpha, rslora: of a new adapter. load_in_4bit: its base in 4 bits, on a GPU. report_to:
+    "tensorboard" or "wandb".
     """
 
     base: str
     init: str | None = None
     full: bool = False
+    load_in_4bit: bool = False
     epochs: float = 1.0
     max_steps: int | None = None
     budget_like: str | None = None
     batch_size: int = 16
     tokens_per_batch: int = 4096
     packing: str = "tree"
+    shuffle: str = "trajectories"
     learning_rate: float | None = None
     schedule: str = "cosine"
     warmup: float = 0.03
@@ -89,6 +92,8 @@ def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Sett
         note(f"{directory} is finished already")
         return hf.read_run(directory)
     job = _plan(examples, settings, on_error)
+    if doubt := memory.doubt(job.memory(), settings.tokens_per_batch):
+        note(doubt)
     checkpoints = directory / "checkpoints"
     arguments = _arguments(job, checkpoints)  # meets the other processes, if there are any
     if arguments.process_index == 0:
@@ -113,7 +118,7 @@ def preview(examples: Iterable[dict], settings: Settings, on_error: OnError = st
     from eexp.training.preview import describe
 
     job = _plan(examples, settings, on_error)
-    return describe(job.model, job.tokenizer, job.rows, job.run, settings.gradient_checkpointing)
+    return describe(job.tokenizer, job.rows, job.run, job.memory())
 
 
 @dataclass
@@ -127,13 +132,19 @@ class _Job:
     updates: Updates
     run: dict
 
+    def memory(self) -> dict[str, int]:
+        t = self.run["trained"]
+        return memory.estimate(self.model, t["largest_pass"], t["target_tokens"] / t["computed_tokens"],
+                               self.settings.gradient_checkpointing)  # fmt: skip
+
 
 def _plan(examples: Iterable[dict], settings: Settings, on_error: OnError) -> _Job:
     import transformers
 
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries about each other
-    _check_report(settings.report_to)
-    budget = _budget(settings)
+    _check_packages(settings)
+    spent = _spent(settings.init)
+    budget = _budget(settings, spent)
     transformers.set_seed(settings.seed)
     model, tokenizer = _open_model(settings)
     data = _Data()
@@ -145,16 +156,27 @@ def _plan(examples: Iterable[dict], settings: Settings, on_error: OnError) -> _J
     if settings.packing == "tree":
         exact.prepare(model, weighty)
     if budget:
-        updates = by_targets(weighty, *budget, settings.seed)
+        updates = by_targets(weighty, *budget, settings.seed, settings.shuffle)
     else:
-        updates = by_examples(weighty, settings.batch_size, settings.epochs, settings.max_steps, settings.seed)
-    return _Job(settings, model, tokenizer, weighty, updates, _describe(settings, data, rows, weighty, updates, model))
+        updates = by_examples(weighty, settings.batch_size, settings.epochs, settings.max_steps, settings.seed,
+                              settings.shuffle)  # fmt: skip
+    run = _describe(settings, data, rows, weighty, updates, model)
+    run["total"] = {"updates": spent[0] + len(updates), "target_tokens": spent[1] + run["trained"]["target_tokens"]}
+    return _Job(settings, model, tokenizer, weighty, updates, run)
 
 
-def _check_report(report_to: str | None) -> None:
+def _check_packages(s: Settings) -> None:
+    import torch
+
     packages = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
-    if report_to and not any(map(_is_installed, packages[report_to])):
-        raise EexpError(f"--report-to {report_to}: its package is missing; pip install {report_to}")
+    if s.report_to and not any(map(_is_installed, packages[s.report_to])):
+        raise EexpError(f"--report-to {s.report_to}: its package is missing; pip install {s.report_to}")
+    if s.load_in_4bit and s.full:
+        raise UsageError("--load-in-4bit freezes the weights that --full trains; give one")
+    if s.load_in_4bit and not torch.cuda.is_available():
+        raise EexpError("--load-in-4bit needs a CUDA GPU, and torch finds none")
+    if s.load_in_4bit and not _is_installed("bitsandbytes"):
+        raise EexpError("--load-in-4bit: its package is missing; pip install bitsandbytes")
 
 
 def _is_installed(package: str) -> bool:
@@ -164,16 +186,31 @@ def _is_installed(package: str) -> bool:
         return False
 
 
-def _budget(s: Settings) -> tuple[int, int] | None:
-    """(updates, target tokens) of the run that this one is to be like."""
+def _spent(init: str | None) -> tuple[int, int]:
+    """(updates, target tokens) that made the adapter to go on with; 0 where it does not say."""
+    total = hf.read_run(init).get("total", {}) if init else {}
+    return total.get("updates", 0), total.get("target_tokens", 0)
+
+
+def _budget(s: Settings, spent: tuple[int, int]) -> tuple[int, int] | None:
+    """(updates, target tokens) left of those of the run that this one is to be like.
+
+    Updates that made --init count. Each that is left has as many target tokens as one of that run, on average: a world
+    model may have had more of them in its epoch than imitation ever takes.
+    """
     if not s.budget_like:
         return None
     if s.max_steps:
         raise UsageError("--budget-like and --max-steps both say how many updates to make; give one")
-    like = hf.read_run(s.budget_like)
-    if "trained" not in like:
-        raise UsageError(f"{s.budget_like}: holds no finished training run that says what it was trained on")
-    return like["updates"], like["trained"]["target_tokens"]
+    for run in filter(None, (s.budget_like, s.init)):
+        if "total" not in hf.read_run(run):
+            raise UsageError(f"{run}: holds no finished training run that says what it was trained on")
+    like = hf.read_run(s.budget_like)["total"]
+    left = like["updates"] - spent[0]
+    if left <= 0:
+        raise UsageError(f"--budget-like {s.budget_like}: it was made in {like['updates']} updates, and --init "
+                         f"{s.init} in {spent[0]}; none is left")  # fmt: skip
+    return left, round(like["target_tokens"] * left / like["updates"])
 
 
 class _Data:
@@ -204,7 +241,9 @@ def _open_model(settings: Settings) -> tuple[Any, Any]:
     if settings.full and settings.init:
         raise UsageError("--full trains all weights; to go on with a full model give it as -m, --init is for adapters")
     dtype = torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
-    model, tokenizer = hf.load(settings.base, settings.init, trainable=True, dtype=dtype)
+    memory.check(settings.base, dtype, full=settings.full, four_bit=settings.load_in_4bit)
+    model, tokenizer = hf.load(settings.base, settings.init, trainable=True, dtype=dtype,
+                               four_bit=settings.load_in_4bit)  # fmt: skip
     if settings.full:
         return model, tokenizer
     if not settings.init:

@@ -1,8 +1,9 @@
 """Which examples make an update, and what each process computes of it.
 
-A run is a list of updates, known before it starts: it can be counted, shown, and gone on with at any place. An update
-holds what shares: groups (trajectories) come in another order every epoch, the rows of a group in the order of their
-tokens, and consecutive rows make an update.
+A run is a list of updates, known before it starts: it can be counted, shown, and gone on with at any place. Consecutive
+rows make an update. By trajectories, an update holds what shares: groups come in another order every epoch, the rows of
+a group in the order of their tokens. By examples, all rows are shuffled: what is left to share is less, and an update
+is a fairer sample of the data.
 """
 
 from __future__ import annotations
@@ -19,34 +20,38 @@ from eexp.training.packing import Packing
 Updates = list[list[int]]  # indices of rows
 
 
-def in_order(rows: Sequence[Row], seed: int, epoch: int) -> list[int]:
-    """All rows once: groups shuffled, within a group by their tokens."""
+SHUFFLES = ("trajectories", "examples")
+
+
+def in_order(rows: Sequence[Row], seed: int, epoch: int, shuffle: str = "trajectories") -> list[int]:
+    """All rows once: groups shuffled, within a group by their tokens; or all rows shuffled."""
     groups: dict[object, list[int]] = {}
     for i, row in enumerate(rows):
-        groups.setdefault(i if row.group is None else row.group, []).append(i)
+        groups.setdefault(i if row.group is None or shuffle == "examples" else row.group, []).append(i)
     shuffled = [sorted(members, key=lambda i: rows[i].ids) for members in groups.values()]
     random.Random(f"{seed}/{epoch}").shuffle(shuffled)
     return [i for members in shuffled for i in members]
 
 
-def by_examples(rows: Sequence[Row], batch_size: int, epochs: float, max_steps: int | None, seed: int) -> Updates:
+def by_examples(rows: Sequence[Row], batch_size: int, epochs: float, max_steps: int | None, seed: int,
+                shuffle: str = "trajectories") -> Updates:  # fmt: skip
     """Updates of `batch_size` rows, the last of an epoch with what is left; `max_steps` of them, or `epochs` full."""
     updates = max_steps or math.ceil(epochs * math.ceil(len(rows) / batch_size))
-    return list(islice(_batches(rows, batch_size, seed), updates))
+    return list(islice(_batches(rows, batch_size, seed, shuffle), updates))
 
 
-def _batches(rows: Sequence[Row], batch_size: int, seed: int) -> Iterator[list[int]]:
+def _batches(rows: Sequence[Row], batch_size: int, seed: int, shuffle: str) -> Iterator[list[int]]:
     for epoch in count():
-        order = in_order(rows, seed, epoch)
+        order = in_order(rows, seed, epoch, shuffle)
         yield from (order[i : i + batch_size] for i in range(0, len(order), batch_size))
 
 
-def by_targets(rows: Sequence[Row], updates: int, targets: int, seed: int) -> Updates:
+def by_targets(rows: Sequence[Row], updates: int, targets: int, seed: int, shuffle: str = "trajectories") -> Updates:
     """`updates` updates with `targets` target tokens in all, the same number in each but for the last example's part.
 
     Each ends where the target tokens so far are nearest to its share of them, and has one row at least.
     """
-    stream = (i for epoch in count() for i in in_order(rows, seed, epoch))
+    stream = (i for epoch in count() for i in in_order(rows, seed, epoch, shuffle))
     made: Updates = []
     seen = 0
     row = next(stream)

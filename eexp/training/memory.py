@@ -1,0 +1,86 @@
+"""How much memory a training run takes, and whether there is as much."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from eexp.errors import EexpError
+from eexp.models import hf
+
+
+def estimate(model: Any, tokens: int, targets: float, checkpointing: bool) -> dict[str, int]:
+    """Bytes, about: weights, gradients, AdamW's two moments, and what a pass of `tokens` keeps for its way back.
+
+    targets: their share of the tokens. A layer keeps about 10 vectors of its width and 4 of its feed-forward part for
+    each token (attention keeps no scores); checkpointing keeps one, and all of one layer at a time. A target has two
+    vectors of logits.
+    """
+    config = model.config.get_text_config()
+    width = config.hidden_size
+    inner = getattr(config, "intermediate_size", None) or 4 * width
+    layer = tokens * (10 * width + 4 * inner) * model.dtype.itemsize
+    layers = config.num_hidden_layers
+    kept = layers * tokens * width * model.dtype.itemsize + layer if checkpointing else layers * layer
+    logits = int(tokens * min(1.0, targets) * config.vocab_size * 4 * 2)
+    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
+    trained = sum(size for size, learns in sizes if learns)
+    return {"weights": sum(size for size, _ in sizes), "gradients": trained, "optimiser": 2 * trained,
+            "activations": kept + logits}  # fmt: skip
+
+
+def check(base: str, dtype: Any, *, full: bool, four_bit: bool) -> None:
+    """Raises EexpError if what a run takes in any case, before its first pass, is more than is free.
+
+    Looks at the model's configuration alone, so that nothing is loaded in vain. An adapter's own weights are few, and
+    not counted. Models split over processes (FSDP) are let pass.
+    """
+    import torch
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        return
+    try:
+        with init_empty_weights():
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(hf.resolve(base)))
+    except Exception:  # loading says what is wrong, in a better line
+        return
+    count = sum(p.numel() for p in model.parameters())
+    weights = count // 2 if four_bit else count * dtype.itemsize
+    sizes = {"weights": weights, **({"gradients": weights, "optimiser": 2 * weights} if full else {})}
+    there = free()
+    if sum(sizes.values()) <= there:
+        return
+    parts = ", ".join(f"{name} {in_words(size)}" for name, size in sizes.items())
+    way = "train an adapter instead of --full" if full else "take a smaller model"
+    if not full and not four_bit and torch.cuda.is_available():
+        way = "give --load-in-4bit"
+    raise EexpError(f"{base}: to train {count / 1e9:.2g} billion weights takes at least "
+                    f"{in_words(sum(sizes.values()))} ({parts}), and {in_words(there)} are free; {way}")  # fmt: skip
+
+
+def doubt(needed: dict[str, int], tokens_per_batch: int) -> str | None:
+    """What to tell if a loaded model is, by the estimate, going to take more than there is."""
+    import torch
+
+    there = free() + (0 if torch.cuda.is_available() else needed["weights"])
+    if sum(needed.values()) <= there:
+        return None
+    return (f"by a rough estimate {in_words(sum(needed.values()))} will be taken, and {in_words(there)} are free; "
+            f"--tokens-per-batch below {tokens_per_batch} and --gradient-checkpointing take less")  # fmt: skip
+
+
+def free() -> int:
+    """Bytes that this process may take, on the GPU if there is one."""
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info(int(os.environ.get("LOCAL_RANK", "0")))[0]
+    return psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def in_words(size: int) -> str:
+    """1.5 GB, 20 MB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
