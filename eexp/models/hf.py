@@ -116,20 +116,39 @@ def _reason(error: Exception) -> str:
     return next((line for line in said if "mismatch for" in line), said[0])
 
 
+_WINDOWS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+
+
+def inner(model: Any) -> Any:
+    """The model of transformers below an adapter."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def unknown_layers(model: Any) -> str | None:
+    """Layers that are not plain attention, in words; what goes through them cannot be cut and shared token by token."""
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - {"full_attention", *_WINDOWS}
+    if kinds:
+        return f"layers of {', '.join(sorted(kinds))}"
+    return "layers with a state" if getattr(model, "_is_stateful", False) else None
+
+
+def reach(config: Any) -> int | None:
+    """How many tokens attention looks back where it looks back least; None where it always sees all."""
+    layers = set(getattr(config, "layer_types", None) or ())
+    names = [name for layer, name in _WINDOWS.items() if layer in layers or not layers]
+    return min((size for name in names if (size := getattr(config, name, None))), default=None)
+
+
 def _check_forks(model: Any, source: str, context: int) -> None:
     """Raises EexpError for a model whose memory cannot be cut and shared token by token."""
-    config = model.config.get_text_config()
     kind = model.config.model_type
-    windows = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
-    layers = set(getattr(config, "layer_types", None) or ())
-    if not model.is_backend_compatible() or layers - {"full_attention", *windows}:
+    if not model.is_backend_compatible() or unknown_layers(model):
         raise EexpError(f"{source}: a {kind} model, which cannot hold several texts in one memory here; serve it and "
                         f"give -m http://HOST:PORT/v1")  # fmt: skip
-    limited = [name for layer, name in windows.items() if layer in layers or not layers]
-    sizes = [size for name in limited if (size := getattr(config, name, None))]
-    if sizes and context > min(sizes):
-        raise EexpError(f"{source}: a {kind} model, whose attention reaches back {min(sizes)} tokens: give --context "
-                        f"{min(sizes)} or less, or a GGUF file of it")  # fmt: skip
+    window = reach(model.config.get_text_config())
+    if window and context > window:
+        raise EexpError(f"{source}: a {kind} model, whose attention reaches back {window} tokens: give --context "
+                        f"{window} or less, or a GGUF file of it")  # fmt: skip
 
 
 class HfModel(LocalModel):
@@ -149,7 +168,7 @@ class HfModel(LocalModel):
                 raise EexpError(
                     f"{adapter}: puts tokens of its own before the prompt; give an adapter of weights (LoRA)"
                 )
-            self._model = self._model.get_base_model()  # with the adapter's layers in it
+            self._model = inner(self._model)  # with the adapter's layers in it
         known = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         self._n_ctx = (engine and engine.context) or min(known or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
         _check_forks(self._model, spec, self._n_ctx)

@@ -33,8 +33,8 @@ from eexp import options
 @click.option("--tokens-per-batch", type=click.IntRange(min=1), default=4096, show_default=True, metavar="N",
               help="Tokens computed at once; fewer take less memory and give the same result.")  # fmt: skip
 @click.option("--packing", type=click.Choice(["tree", "none"]), default="tree", show_default=True,
-              help="Compute what examples share once (tree), or pad them side by side (none), which all models can do; "
-              "the result is the same.")  # fmt: skip
+              help="Compute what examples share once (tree), or pad them side by side (none), which more models can "
+              "do; the result is the same.")  # fmt: skip
 @click.option("--shuffle", type=click.Choice(["trajectories", "examples"]), default="trajectories", show_default=True,
               help="What comes in another order every epoch. Examples of one trajectory share most, and make updates "
               "of much the same; single examples share less, and make more varied ones.")  # fmt: skip
@@ -46,6 +46,8 @@ from eexp import options
               metavar="SHARE", help="Share of the updates in which the learning rate rises from 0.")  # fmt: skip
 @click.option("--weight-decay", type=click.FloatRange(min=0), default=0.0, show_default=True,
               metavar="X", help="Weight decay of the AdamW optimiser.")  # fmt: skip
+@click.option("--max-grad-norm", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
+              metavar="X", help="A gradient that is longer is shortened to this.")  # fmt: skip
 @click.option("--rank", type=click.IntRange(min=1), default=16, show_default=True, metavar="N",
               help="Rank of a new adapter.")  # fmt: skip
 @click.option("--alpha", type=click.IntRange(min=1), default=32, show_default=True, metavar="N",

@@ -3,11 +3,12 @@
 Registered with transformers under the name TREE, so it serves every model whose attention goes through that interface.
 A dense mask costs the square of the tree. Here queries go in blocks of consecutive tokens, and a block looks only at
 the keys that at least one of its tokens may see, which are the block itself and the path above it: time follows the
-number of tokens times the length of a path.
+number of tokens times the length of a path, and memory the number of tokens.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 TREE = "eexp_tree"
 BLOCK = 256  # queries that are looked up together
+REGATHER = True  # False under activation checkpointing, which keeps nothing, and whose own hooks must see all
 
 
 @dataclass
@@ -57,26 +59,53 @@ def register() -> None:
 
 def _attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float | None = None,
             dropout: float = 0.0, tree: Plan | None = None, softcap: float | None = None,
-            sliding_window: int | None = None, **_: Any) -> tuple[Any, None]:  # fmt: skip
+            sliding_window: int | None = None, **more: Any) -> tuple[Any, None]:  # fmt: skip
     """query [1, heads, T, D], key and value [1, kv heads, T, D]; returns [1, T, heads, D]."""
     import torch
 
     if tree is None:
-        raise EexpError("attention within trees was asked of a batch that is none")
-    shared = query.shape[1] // key.shape[1]
-    parts = []
-    for start, end, keys, mask in tree.blocks:
-        k, v = key.index_select(2, keys), value.index_select(2, keys)
-        q = query[:, :, start:end]
-        if softcap is None:
-            part = torch.nn.functional.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, dropout_p=0.0, scale=scaling, enable_gqa=shared > 1
-            )
-        else:
-            k, v = (x.repeat_interleave(shared, 1) for x in (k, v))
-            scores = q @ k.transpose(2, 3) * (scaling or query.shape[-1] ** -0.5)
-            scores = torch.tanh(scores / softcap) * softcap
-            part = scores.masked_fill(~mask, float("-inf")).softmax(-1) @ v
-        parts.append(part)
-    out = torch.cat(parts, 2)
+        raise EexpError("its attention is not told of the tree")
+    unknown = sorted(name for name in _MORE if more.get(name) is not None)
+    if attention_mask is not None or unknown:
+        raise EexpError(f"its attention is given {', '.join(unknown) or 'a mask'}, too")
+    out = torch.cat([_block(query[:, :, start:end], key, value, keys, mask, scaling, softcap)
+                     for start, end, keys, mask in tree.blocks], 2)  # fmt: skip
     return out.transpose(1, 2).contiguous(), None
+
+
+# What some layers hand to their attention beside queries, keys and values, and a tree knows nothing of.
+_MORE = ("s_aux", "position_bias", "sparse_indices", "head_mask")
+
+
+def _block(query: Any, key: Any, value: Any, keys: Any, mask: Any, scaling: float | None, softcap: float | None) -> Any:
+    """query [1, heads, Q, D] looks at those of `key` and `value` that `keys` [K] names, by `mask` [Q, K]."""
+    import torch
+
+    group = query.shape[1] // key.shape[1]  # heads that share keys
+    # CUDA's fast kernels take a mask or groups, not both.
+    repeated = group if group > 1 and (softcap is not None or query.is_cuda) else 1
+
+    def seen(source: torch.Tensor) -> torch.Tensor:
+        part = source.index_select(2, keys)
+        return part.repeat_interleave(repeated, 1) if repeated > 1 else part
+
+    k, v = seen(key), seen(value)
+    if softcap is not None:
+        scores = query @ k.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        scores = (torch.tanh(scores / softcap) * softcap).masked_fill(~mask, float("-inf"))
+        return scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+
+    # For its way back a block would keep its own copy of the path above it. What they are copies of is kept instead.
+    def pack(kept: torch.Tensor) -> Any:
+        for part, source in ((k, key), (v, value)):
+            if (kept.data_ptr(), kept.shape, kept.stride()) == (part.data_ptr(), part.shape, part.stride()):
+                return (source.detach(),)
+        return kept
+
+    def unpack(kept: Any) -> torch.Tensor:
+        return seen(kept[0]) if isinstance(kept, tuple) else kept
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack) if REGATHER else nullcontext():
+        return torch.nn.functional.scaled_dot_product_attention(
+            query, k, v, attn_mask=mask, scale=scaling, enable_gqa=group > repeated
+        )

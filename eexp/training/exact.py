@@ -1,51 +1,128 @@
 """For which models a tree gives exactly what its rows would.
 
 That takes attention that looks only where it is told to, by transformers' interface, and positions that are told, too.
-What is known to break it is refused by name; what nobody thought of, by computing a small tree both ways.
+What is known to break it is refused by name; for what nobody thought of, a small tree of the run's own examples is
+computed both ways.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
-from eexp.errors import UsageError
-from eexp.training import attention
+from eexp.errors import EexpError, UsageError
+from eexp.models import hf
+from eexp.training import attention, trie
 from eexp.training.data import Row
 from eexp.training.packing import PACKINGS, target_losses
 
-_WINDOWS = {"full_attention": None, "sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+_SEARCHED = 64  # examples, for those that have much in common
+_PROBE = 256  # tokens of an example that is computed both ways
+_OFF = {4: 1e-5, 2: 0.02}  # how far the two may be from each other, relatively, by the bytes of a number
 
 
-def prepare(model: Any, rows: list[Row]) -> None:
-    """Set the model's attention to trees. Raises UsageError where that would not be exact."""
-    for why in obstacles(model, max(len(row.ids) for row in rows)):
-        raise UsageError(f"{model.config.model_type}: {why}, so that examples cannot share tokens exactly; "
-                         "give --packing none")  # fmt: skip
+def check(model: Any, rows: list[Row], packing: str, dtype: Any, budget: int) -> None:
+    """Raises UsageError for a model that cannot learn `rows` in passes of up to `budget` tokens, however packed."""
+    config = model.config
+    if getattr(config, "is_encoder_decoder", False) or _sees_ahead(model, rows, dtype):
+        raise UsageError(f"{config.model_type}: its tokens see what comes after them, so it cannot learn to write")
+    why = _positions(config.get_text_config(), max(len(row.ids) for row in rows))
+    if why and (packing == "tree" or budget > 1):
+        raise UsageError(f"{config.model_type}: {why}, so that examples cannot share a pass; give --packing none "
+                         "--tokens-per-batch 1, or a smaller --max-length")  # fmt: skip
+
+
+def prepare(model: Any, rows: list[Row], dtype: Any, budget: int) -> None:
+    """Set the model's attention to trees. Raises UsageError where that would not be exact.
+
+    dtype: what the run computes in. budget: tokens of a pass.
+    """
+    kind = model.config.model_type
+    longest = max(len(row.ids) for row in rows)
+    if why := next(obstacles(model, longest, max(longest, budget)), None):
+        raise UsageError(f"{kind}: {why}, so that examples cannot share tokens exactly; give --packing none")
+    sample = _probe(rows)
+    alone = _loss(model, sample, "none", dtype)
     attention.register()
-    apart = _difference(model, rows)
-    if not apart <= (1e-5 if model.dtype.itemsize > 2 else 0.02):
-        raise UsageError(f"{model.config.model_type}: computes a tree otherwise than its rows (off by {apart:.1g}); "
-                         "give --packing none")  # fmt: skip
+    model.set_attn_implementation(attention.TREE)
+    try:
+        together = _loss(model, sample, "tree", dtype)
+    except (EexpError, TypeError) as e:  # TypeError: of a model that takes no argument that it does not know
+        why = str(e).splitlines()[0]
+        raise UsageError(f"{kind}: computes no trees ({why}); give --packing none") from None
+    apart = abs(alone - together) / alone
+    if not apart <= _OFF[dtype.itemsize]:
+        raise UsageError(f"{kind}: computes a tree otherwise than its rows (off by {apart:.1g}); give --packing none")
 
 
-def obstacles(model: Any, longest: int) -> Iterator[str]:
-    """What keeps a model from computing trees of rows of up to `longest` tokens."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+def obstacles(model: Any, longest: int, largest: int) -> Iterator[str]:
+    """What keeps a model from computing trees of `largest` tokens, of rows of up to `longest`."""
+    inner = hf.inner(model)
     config = inner.config.get_text_config()
-    kinds = getattr(config, "layer_types", None)
-    if getattr(inner, "_is_stateful", False) or set(kinds or []) - set(_WINDOWS):
-        yield "its layers carry a state from token to token"
-    if getattr(config, "is_encoder_decoder", False) or not getattr(config, "is_causal", True):
-        yield "its tokens see what comes after them"
+    if unknown := hf.unknown_layers(inner):
+        yield f"has {unknown}, which a tree does not know"
     if not getattr(inner, "_supports_attention_backend", False):
         yield "its attention does not go through the interface of transformers"
-    for kind in sorted(set(kinds or ["sliding_attention"]) & set(_WINDOWS)):
-        window = getattr(config, _WINDOWS[kind] or "", None)
-        if window and window < longest:
-            yield f"its attention reaches back {window} tokens, and the longest example has {longest}"
+    window = hf.reach(config)
+    if window and window < longest:
+        yield f"its attention reaches back {window} tokens, and the longest example has {longest}"
+    if getattr(config, "attn_temperature_tuning", False) and largest >= getattr(config, "floor_scale", 0):
+        yield f"it counts a pass's tokens from 0 to scale its attention, and a pass may have {largest}"
     for name, value in _random_parts(inner, config):
         yield f"it is trained with {name} {value:g}"
+
+
+def _sees_ahead(model: Any, rows: list[Row], dtype: Any) -> bool:
+    """Whether what comes after a token changes what is predicted from it; configurations do not reliably tell."""
+    import torch
+
+    ids = list(rows[0].ids[:16])
+    other = next((token for row in rows for token in row.ids if token != ids[-1]), 0)
+    with _as_it_will_be(model, dtype):
+        one, two = (model(torch.tensor([text], device=model.device), use_cache=False).logits[0, :-1].float()
+                    for text in (ids, [*ids[:-1], other]))  # fmt: skip
+    return bool((one - two).norm() > _OFF[dtype.itemsize] * one.norm())
+
+
+def _probe(rows: list[Row]) -> list[Row]:
+    """Two examples of one trajectory where they part, and one that parts from them earlier; all of it to predict."""
+    group = sorted([row.ids for row in rows if row.group == rows[0].group][:_SEARCHED])
+    a, b = max(pairwise(group), key=lambda pair: trie.shared(*pair), default=(group[0], group[0]))
+    common = trie.shared(a, b)
+    start = max(0, common - _PROBE // 2)
+    texts = [a[start : common + _PROBE // 2], b[start : common + _PROBE // 2]]
+    texts.append(texts[0][: max(1, (common - start) // 2)] + texts[1][-_PROBE // 8 :])
+    return [Row(text, 1, weight) for text, weight in zip(texts, (1.0, 0.5, 2.0), strict=True) if len(text) > 1]
+
+
+def _loss(model: Any, rows: list[Row], packing: str, dtype: Any) -> float:
+    with _as_it_will_be(model, dtype):
+        part = PACKINGS[packing].part(rows, model.device)
+        return float((part.weights * target_losses(model, part)).sum())
+
+
+@contextmanager
+def _as_it_will_be(model: Any, dtype: Any) -> Iterator[None]:
+    """As in training, but without gradients or anything random."""
+    import torch
+
+    training = model.training
+    model.eval()
+    with torch.no_grad(), torch.autocast(model.device.type, dtype, enabled=dtype.itemsize < 4):
+        yield
+    model.train(training)
+
+
+def _positions(config: Any, longest: int) -> str | None:
+    """Why positions of a row would depend on what else is in its pass."""
+    ropes = getattr(config, "rope_parameters", None) or {}
+    for rope in [ropes, *(one for one in ropes.values() if isinstance(one, dict))]:
+        original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
+        if rope.get("rope_type") in ("longrope", "dynamic") and longest > original:
+            return f"its positions are scaled by the longest example of a pass, from {original} tokens on"
+    return None
 
 
 def _random_parts(model: Any, config: Any) -> Iterator[tuple[str, float]]:
@@ -59,22 +136,3 @@ def _random_parts(model: Any, config: Any) -> Iterator[tuple[str, float]]:
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Dropout) and module.p > 0:
             yield ("lora_dropout" if "lora" in name else "dropout"), module.p
-
-
-def _difference(model: Any, rows: list[Row]) -> float:
-    """How far losses in a small tree are from those of its rows, relatively; sets the model's attention to trees."""
-    import torch
-
-    tokens = (list(dict.fromkeys(max(rows, key=lambda row: len(row.ids)).ids)) * 12)[:12]
-    branches = [tokens[:8], tokens[:6] + tokens[8:], tokens[:4] + tokens[6:11]]
-    sample = [Row(ids, len(ids) - 1, 1.0) for ids in sorted(branches)]
-    training = model.training
-    model.eval()
-    found = []
-    with torch.no_grad():
-        for packing in ("none", "tree"):
-            if packing == "tree":
-                model.set_attn_implementation(attention.TREE)
-            found.append(target_losses(model, PACKINGS[packing].part(sample, model.device)))
-    model.train(training)
-    return float((found[0] - found[1]).norm() / found[0].norm())

@@ -15,10 +15,8 @@ import platform
 import shutil
 import warnings
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +26,11 @@ from eexp import __version__
 from eexp.errors import EexpError, InputError, UsageError
 from eexp.jsonl import OnError, stop_at_error
 from eexp.models import fingerprints, hf
-from eexp.training import exact, memory
+from eexp.training import exact, memory, trainer
+from eexp.training.card import card
 from eexp.training.data import Row, tokenize
-from eexp.training.packing import PACKINGS, target_losses
-from eexp.training.updates import Updates, by_examples, by_targets, deal, weight_of
+from eexp.training.packing import PACKINGS
+from eexp.training.updates import Updates, by_examples, by_targets, deal
 
 _MAX_LINEAGES = 20  # in the model card
 
@@ -43,7 +42,8 @@ class Settings:
     base: directory, hub id or "tiny". init: a PEFT adapter to go on with. batch_size: examples an update, computed in
     parts of `tokens_per_batch`. packing: "tree" or "none". shuffle: one of SHUFFLES. max_steps: updates, instead of
     `epochs`. budget_like: a run whose updates and target tokens this one takes, those of `init` included, instead of
-    all three. rank, alpha, rslora: of a new adapter. load_in_4bit: its base in 4 bits, on a GPU. report_to:
+    all three. max_grad_norm: a longer gradient is
+    shortened to it. rank, alpha, rslora: of a new adapter. load_in_4bit: its base in 4 bits, on a GPU. report_to:
     "tensorboard" or "wandb".
     """
 
@@ -65,6 +65,7 @@ class Settings:
     rank: int = 16
     alpha: int = 32
     rslora: bool = False
+    max_grad_norm: float = 1.0
     max_length: int | None = None
     seed: int = 0
     save_every: int | None = None
@@ -92,22 +93,22 @@ def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Sett
         note(f"{directory} is finished already")
         return hf.read_run(directory)
     job = _plan(examples, settings, on_error)
-    if doubt := memory.doubt(job.memory(), settings.tokens_per_batch):
+    for doubt in filter(None, (memory.doubt(job.memory(), settings.tokens_per_batch), _left_alone(job.model))):
         note(doubt)
     checkpoints = directory / "checkpoints"
-    arguments = _arguments(job, checkpoints)  # meets the other processes, if there are any
+    arguments = trainer.arguments(job, checkpoints)
     if arguments.process_index == 0:
         _prepare(directory, checkpoints, job.run, resume)
         _last_checkpoint(checkpoints)  # half-written ones go before anybody looks
     _wait()
-    trainer = _trainer(job, arguments, directory / "metrics.jsonl", progress)
+    made = trainer.trainer(job, arguments, directory / "metrics.jsonl", progress)
     last = _last_checkpoint(checkpoints) if resume else None
     if last:
         note(f"going on from {last}")
-    trainer.train(resume_from_checkpoint=last)
+    made.train(resume_from_checkpoint=last)
     _wait()
     job.run["final_loss"] = _mean_loss(directory / "metrics.jsonl")
-    _save(trainer, job, directory)
+    _save(made, job, directory)
     if arguments.process_index == 0:
         shutil.rmtree(checkpoints)
     return job.run
@@ -122,7 +123,7 @@ def preview(examples: Iterable[dict], settings: Settings, on_error: OnError = st
 
 
 @dataclass
-class _Job:
+class Job:
     """All that a run is made of, before anything is computed or written."""
 
     settings: Settings
@@ -131,14 +132,15 @@ class _Job:
     rows: list[Row]
     updates: Updates
     run: dict
+    dtype: Any  # what is computed in
 
     def memory(self) -> dict[str, int]:
         t = self.run["trained"]
         return memory.estimate(self.model, t["largest_pass"], t["target_tokens"] / t["computed_tokens"],
-                               self.settings.gradient_checkpointing)  # fmt: skip
+                               self.dtype.itemsize, self.settings.gradient_checkpointing)  # fmt: skip
 
 
-def _plan(examples: Iterable[dict], settings: Settings, on_error: OnError) -> _Job:
+def _plan(examples: Iterable[dict], settings: Settings, on_error: OnError) -> Job:
     import transformers
 
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries about each other
@@ -146,15 +148,16 @@ def _plan(examples: Iterable[dict], settings: Settings, on_error: OnError) -> _J
     spent = _spent(settings.init)
     budget = _budget(settings, spent)
     transformers.set_seed(settings.seed)
-    model, tokenizer = _open_model(settings)
+    model, tokenizer, dtype = _open_model(settings)
     data = _Data()
-    limit = settings.max_length or getattr(model.config, "max_position_embeddings", None) or 8192
+    limit = settings.max_length or getattr(model.config.get_text_config(), "max_position_embeddings", None) or 8192
     rows = list(tokenize(data.watch(examples, on_error), tokenizer, limit, on_error))
     weighty = [row for row in rows if row.weight]
     if not weighty:
         raise InputError("no examples to train on" + (": all have weight 0" if rows else ""))
+    exact.check(model, weighty, settings.packing, dtype, settings.tokens_per_batch)
     if settings.packing == "tree":
-        exact.prepare(model, weighty)
+        exact.prepare(model, weighty, dtype, settings.tokens_per_batch)
     if budget:
         updates = by_targets(weighty, *budget, settings.seed, settings.shuffle)
     else:
@@ -162,7 +165,7 @@ def _plan(examples: Iterable[dict], settings: Settings, on_error: OnError) -> _J
                               settings.shuffle)  # fmt: skip
     run = _describe(settings, data, rows, weighty, updates, model)
     run["total"] = {"updates": spent[0] + len(updates), "target_tokens": spent[1] + run["trained"]["target_tokens"]}
-    return _Job(settings, model, tokenizer, weighty, updates, run)
+    return Job(settings, model, tokenizer, weighty, updates, run, dtype)
 
 
 def _check_packages(s: Settings) -> None:
@@ -235,25 +238,38 @@ class _Data:
             yield e
 
 
-def _open_model(settings: Settings) -> tuple[Any, Any]:
+def _open_model(settings: Settings) -> tuple[Any, Any, Any]:
+    """(model, tokenizer, what to compute in)."""
     import torch
 
     if settings.full and settings.init:
         raise UsageError("--full trains all weights; to go on with a full model give it as -m, --init is for adapters")
-    dtype = torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
-    memory.check(settings.base, dtype, full=settings.full, four_bit=settings.load_in_4bit)
-    model, tokenizer = hf.load(settings.base, settings.init, trainable=True, dtype=dtype,
+    cuda = torch.cuda.is_available()
+    dtype = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float32
+    # Weights that are trained are not bfloat16: at the usual rates a step is less than what it can tell apart.
+    weights = torch.float32 if settings.full else dtype
+    memory.check(settings.base, weights, full=settings.full, four_bit=settings.load_in_4bit)
+    model, tokenizer = hf.load(settings.base, settings.init, trainable=True, dtype=weights,
                                four_bit=settings.load_in_4bit)  # fmt: skip
-    if settings.full:
-        return model, tokenizer
-    if not settings.init:
+    if cuda and not settings.load_in_4bit and not memory.is_split():
+        model.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")  # so that what is checked now is what will be computed
+    if not settings.full and not settings.init:
         from peft import LoraConfig, get_peft_model
 
         # Dropout 0: a shared prefix would be dropped differently for every example that shares it.
         config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules="all-linear", lora_dropout=0.0,
                             use_rslora=settings.rslora, task_type="CAUSAL_LM")  # fmt: skip
         model = get_peft_model(model, config)
-    return model, tokenizer
+    return model, tokenizer, dtype
+
+
+def _left_alone(model: Any) -> str | None:
+    """What to tell of a mixture of experts whose adapter has none of them: PEFT's all-linear finds no 3-D weights."""
+    experts = [p for name, p in model.named_parameters() if "experts" in name]
+    if not experts or any(p.requires_grad for p in experts):
+        return None
+    share = sum(p.numel() for p in experts) / sum(p.numel() for p in model.parameters())
+    return f"the adapter leaves the experts alone, {100 * share:.0f} % of the weights"
 
 
 def _describe(settings: Settings, data: _Data, rows: list[Row], weighty: list[Row], updates: Updates,
@@ -274,7 +290,8 @@ def _describe(settings: Settings, data: _Data, rows: list[Row], weighty: list[Ro
             "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "versions": {"python": platform.python_version(), "torch": torch.__version__,
                          "transformers": transformers.__version__, "peft": peft.__version__},
-            "processes": _world(), "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "processes": trainer.world(),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "lineage": [list(one) for one in list(data.lineages)[:_MAX_LINEAGES]]}  # fmt: skip
 
 
@@ -287,16 +304,11 @@ def _trained(rows: list[Row], updates: Updates, settings: Settings) -> dict[str,
     """Over the whole run: tokens with every example by itself, those that are computed, and forward passes."""
     packing = PACKINGS[settings.packing]
     passes = [part for update in updates
-              for share in deal([rows[i] for i in update], packing, settings.tokens_per_batch, _world())
+              for share in deal([rows[i] for i in update], packing, settings.tokens_per_batch, trainer.world())
               for part in share]  # fmt: skip
     return {"examples": sum(map(len, updates)), **_counts(rows[i] for update in updates for i in update),
             "computed_tokens": sum(map(packing.size, passes)), "passes": len(passes),
             "largest_pass": max(map(packing.size, passes))}  # fmt: skip
-
-
-def _world() -> int:
-    """Processes that train together, as `accelerate launch` says."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _wait() -> None:
@@ -307,8 +319,8 @@ def _wait() -> None:
 
 def _same_run(before: dict, now: dict, directory: Path) -> None:
     differs = [k for k in now["settings"] if before["settings"].get(k) != now["settings"][k]]
-    if "data" in now and before["data"]["sha256"] != now["data"]["sha256"]:
-        differs.append("data")
+    made_from = ("data", "base_fingerprint", "init_fingerprint", "updates")
+    differs += [k for k in made_from if k in now and before.get(k) != now[k]]
     if differs:
         raise UsageError(f"{directory} holds a run with other settings ({', '.join(differs)}); give the same, or "
                          f"another -o")  # fmt: skip
@@ -350,111 +362,7 @@ def _mean_loss(metrics: Path) -> float:
     return round(sum(losses) / len(losses), 6)
 
 
-def _arguments(job: _Job, checkpoints: Path) -> Any:
-    import torch
-    from transformers import TrainingArguments
-
-    s = job.settings
-    arguments = TrainingArguments(
-        output_dir=str(checkpoints), per_device_train_batch_size=1, gradient_accumulation_steps=1, num_train_epochs=1,
-        learning_rate=s.resolved_learning_rate(), lr_scheduler_type=s.schedule,
-        warmup_steps=round(s.warmup * len(job.updates)), weight_decay=s.weight_decay, seed=s.seed, data_seed=s.seed,
-        remove_unused_columns=False, report_to=[s.report_to] if s.report_to else [], disable_tqdm=True,
-        logging_steps=1, logging_nan_inf_filter=False, save_strategy="steps",
-        save_steps=s.save_every or -(-len(job.rows) // s.batch_size), save_total_limit=2,
-        bf16=job.model.dtype == torch.bfloat16, use_cpu=not torch.cuda.is_available(),
-        # A model of pictures and text leaves weights aside; to look for them costs every other one time.
-        ddp_find_unused_parameters=job.model.config.get_text_config() is not job.model.config,
-    )  # fmt: skip
-    if arguments.world_size != _world():
-        raise EexpError(f"was started as one of {_world()} processes, and found {arguments.world_size}")
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # several are for several processes, never for threads of one
-    return arguments
-
-
-def _trainer(job: _Job, arguments: Any, metrics: Path, progress: bool) -> Any:
-    import torch
-    from transformers import PrinterCallback, Trainer
-
-    packing = PACKINGS[job.settings.packing]
-    rank, world = arguments.process_index, arguments.world_size
-
-    class UpdateTrainer(Trainer):
-        """A batch is an update: every process is given all of its rows and computes its own parts of them."""
-
-        def get_train_dataloader(self) -> Any:
-            return torch.utils.data.DataLoader(job.rows, batch_sampler=job.updates, collate_fn=list)
-
-        def training_step(self, model: Any, inputs: list[Row], num_items_in_batch: Any = None) -> Any:
-            model.train()
-            share = world / weight_of(inputs)  # gradients are averaged over processes, and so is the loss on record
-            total = torch.zeros((), device=self.args.device)
-            parts = deal(inputs, packing, job.settings.tokens_per_batch, world)[rank]
-            for i, rows in enumerate(parts):
-                with nullcontext() if i == len(parts) - 1 else self.accelerator.no_sync(model):
-                    part = packing.part(rows, self.args.device)
-                    with self.compute_loss_context_manager():
-                        loss = (part.weights * target_losses(model, part)).sum() * share
-                    self.accelerator.backward(loss)
-                    total += loss.detach()
-            return total
-
-        def floating_point_ops(self, inputs: list[Row]) -> int:
-            return 0  # Trainer's estimate is for tensors, and nobody asks
-
-    if job.settings.gradient_checkpointing:
-        job.model.gradient_checkpointing_enable()
-        job.model.enable_input_require_grads()  # frozen embeddings would cut the graph
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(metrics.parent / "tensorboard"))  # not with the checkpoints
-    trainer = UpdateTrainer(model=job.model, args=arguments, train_dataset=job.rows)
-    trainer.remove_callback(PrinterCallback)
-    seen = accumulate(map(len, job.updates))
-    trainer.add_callback(_metrics_callback(metrics, [n / len(job.rows) for n in seen], progress))
-    return trainer
-
-
-def _metrics_callback(path: Path, epochs: list[float], progress: bool) -> Any:
-    from tqdm import tqdm
-    from transformers import TrainerCallback
-
-    class Metrics(TrainerCallback):
-        """Writes one line an update (epochs: where each update ends, in passes over the data), and moves the bar."""
-
-        bar: Any = None
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="update",
-                            disable=None if progress else True, leave=False)  # fmt: skip
-            if not state.is_world_process_zero:
-                return
-            before = path.read_bytes().splitlines() if state.global_step and path.is_file() else []
-            kept = [line for line in before if _step_of(line) <= state.global_step]
-            path.write_bytes(b"".join(line + b"\n" for line in kept))
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
-            if logs and "loss" in logs and state.is_world_process_zero:
-                row = {"step": state.global_step, **logs, "epoch": epochs[state.global_step - 1]}
-                with open(path, "ab") as f:
-                    f.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
-                self.bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.bar.update(1)
-
-        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.bar.close()
-
-    return Metrics()
-
-
-def _step_of(line: bytes) -> int:
-    try:
-        return orjson.loads(line)["step"]
-    except (orjson.JSONDecodeError, KeyError):
-        return 2**62  # a half-written line is not kept
-
-
-def _save(trainer: Any, job: _Job, directory: Path) -> None:
+def _save(trainer: Any, job: Job, directory: Path) -> None:
     trainer.save_model(str(directory))  # with all processes, which may hold a part of the weights each
     if not trainer.is_world_process_zero():
         return
@@ -462,28 +370,3 @@ def _save(trainer: Any, job: _Job, directory: Path) -> None:
     job.tokenizer.save_pretrained(directory)
     (directory / "README.md").write_text(card(job.run))
     _write(directory / hf.RUN_FILE, orjson.dumps(job.run, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-
-
-def card(run: dict) -> str:
-    """The model card: what it was made from and how."""
-    s, d, t = run["settings"], run["data"], run["trained"]
-    what = "All weights" if s["full"] else "A LoRA adapter" + (f", continuing `{s['init']}`" if s["init"] else "")
-    kinds = ", ".join(f"{n:,} {kind}" for kind, n in d["kinds"].items())
-    rows = {"base": f"{run['base']} ({run['base_fingerprint'] or 'no local weights to fingerprint'})",
-            "prompt style": run["prompt_style"], "examples": f"{d['examples']:,} ({kinds})",
-            "tokens": f"{d['tokens']:,}, {d['target_tokens']:,} of them targets",
-            "updates": f"{run['updates']:,}, with {t['target_tokens']:,} target tokens",
-            "computed tokens": f"{t['computed_tokens']:,} for {t['tokens']:,}, {s['tokens_per_batch']:,} at once",
-            "batch": f"{s['batch_size']} examples" if not s["budget_like"] else f"as in {s['budget_like']}",
-            "learning rate": f"{run['learning_rate']:g}, {s['schedule']}", "seed": s["seed"],
-            "trainable parameters": f"{run['trainable_parameters']:,}", "mean training loss": run["final_loss"],
-            "device": run["device"], "data sha256": d["sha256"][:16],
-            "versions": ", ".join(f"{k} {v}" for k, v in run["versions"].items())}  # fmt: skip
-    lines = ["---", "library_name: " + ("transformers" if s["full"] else "peft"), "tags: [eexp, early-experience]",
-             "---", "", f"{what} of `{run['base']}`, trained by eexp {run['eexp']}.", "",
-             "| | |", "|---|---|"]  # fmt: skip
-    lines += [f"| {key} | {value} |" for key, value in rows.items()]
-    lines += ["", "The data came from:", ""]
-    for one in run["lineage"]:
-        lines += [f"- `{entry}`" if i == 0 else f"  then `{entry}`" for i, entry in enumerate(one)]
-    return "\n".join(lines) + "\n"

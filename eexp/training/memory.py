@@ -9,20 +9,20 @@ from eexp.errors import EexpError
 from eexp.models import hf
 
 
-def estimate(model: Any, tokens: int, targets: float, checkpointing: bool) -> dict[str, int]:
+def estimate(model: Any, tokens: int, targets: float, itemsize: int, checkpointing: bool) -> dict[str, int]:
     """Bytes, about: weights, gradients, AdamW's two moments, and what a pass of `tokens` keeps for its way back.
 
-    targets: their share of the tokens. A layer keeps about 10 vectors of its width and 4 of its feed-forward part for
-    each token (attention keeps no scores); checkpointing keeps one, and all of one layer at a time. A target has two
-    vectors of logits.
+    targets: their share of the tokens. itemsize: of what is computed in. A layer keeps about 10 vectors of its width
+    and 4 of its feed-forward part for each token (attention keeps no scores); checkpointing keeps one, and all of one
+    layer at a time. A target has three vectors of logits, on its way back.
     """
     config = model.config.get_text_config()
     width = config.hidden_size
     inner = getattr(config, "intermediate_size", None) or 4 * width
-    layer = tokens * (10 * width + 4 * inner) * model.dtype.itemsize
+    layer = tokens * (10 * width + 4 * inner) * itemsize
     layers = config.num_hidden_layers
-    kept = layers * tokens * width * model.dtype.itemsize + layer if checkpointing else layers * layer
-    logits = int(tokens * min(1.0, targets) * config.vocab_size * 4 * 2)
+    kept = layers * tokens * width * itemsize + layer if checkpointing else layers * layer
+    logits = int(tokens * min(1.0, targets) * config.vocab_size * 4 * 3)
     sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
     trained = sum(size for size, learns in sizes if learns)
     return {"weights": sum(size for size, _ in sizes), "gradients": trained, "optimiser": 2 * trained,
@@ -39,7 +39,7 @@ def check(base: str, dtype: Any, *, full: bool, four_bit: bool) -> None:
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+    if is_split():
         return
     try:
         with init_empty_weights():
@@ -62,13 +62,18 @@ def check(base: str, dtype: Any, *, full: bool, four_bit: bool) -> None:
 
 def doubt(needed: dict[str, int], tokens_per_batch: int) -> str | None:
     """What to tell if a loaded model is, by the estimate, going to take more than there is."""
-    import torch
-
-    there = free() + (0 if torch.cuda.is_available() else needed["weights"])
+    if is_split():
+        return None
+    there = free() + needed["weights"]  # which are loaded
     if sum(needed.values()) <= there:
         return None
     return (f"by a rough estimate {in_words(sum(needed.values()))} will be taken, and {in_words(there)} are free; "
             f"--tokens-per-batch below {tokens_per_batch} and --gradient-checkpointing take less")  # fmt: skip
+
+
+def is_split() -> bool:
+    """Whether processes hold a part of the weights each (FSDP)."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def free() -> int:

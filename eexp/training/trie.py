@@ -85,14 +85,14 @@ def cut(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:
     Rows are taken in sorted order, so that a cut repeats one row's beginning and no more.
     """
     part: list[Row] = []
-    size = 0
+    held = 0
     for row in sorted(rows, key=lambda row: row.ids):
         more = len(row.ids) - (shared(row.ids, part[-1].ids) if part else 0)
-        if part and size + more > budget:
+        if part and held + more > budget:
             yield part
-            part, size, more = [], 0, len(row.ids)
+            part, held, more = [], 0, len(row.ids)
         part.append(row)
-        size += more
+        held += more
     if part:
         yield part
 

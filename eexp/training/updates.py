@@ -57,9 +57,8 @@ def by_targets(rows: Sequence[Row], updates: int, targets: int, seed: int, shuff
     row = next(stream)
     for k in range(1, updates + 1):
         update: list[int] = []
-        while not update or abs(seen + len(rows[row].targets) - targets * k / updates) <= abs(
-            seen - targets * k / updates
-        ):
+        goal = targets * k / updates
+        while not update or abs(seen + len(rows[row].targets) - goal) <= abs(seen - goal):
             update.append(row)
             seen += len(rows[row].targets)
             row = next(stream)

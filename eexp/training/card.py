@@ -1,0 +1,28 @@
+"""What a training run says of itself, for a person: README.md beside the weights."""
+
+from __future__ import annotations
+
+
+def card(run: dict) -> str:
+    """The model card: what it was made from and how."""
+    s, d, t = run["settings"], run["data"], run["trained"]
+    what = "All weights" if s["full"] else "A LoRA adapter" + (f", continuing `{s['init']}`" if s["init"] else "")
+    kinds = ", ".join(f"{n:,} {kind}" for kind, n in d["kinds"].items())
+    rows = {"base": f"{run['base']} ({run['base_fingerprint'] or 'no local weights to fingerprint'})",
+            "prompt style": run["prompt_style"], "examples": f"{d['examples']:,} ({kinds})",
+            "tokens": f"{d['tokens']:,}, {d['target_tokens']:,} of them targets",
+            "updates": f"{run['updates']:,}, with {t['target_tokens']:,} target tokens",
+            "computed tokens": f"{t['computed_tokens']:,} for {t['tokens']:,}, {s['tokens_per_batch']:,} at once",
+            "batch": f"{s['batch_size']} examples" if not s["budget_like"] else f"as in {s['budget_like']}",
+            "learning rate": f"{run['learning_rate']:g}, {s['schedule']}", "seed": s["seed"],
+            "trainable parameters": f"{run['trainable_parameters']:,}", "mean training loss": run["final_loss"],
+            "device": run["device"], "data sha256": d["sha256"][:16],
+            "versions": ", ".join(f"{k} {v}" for k, v in run["versions"].items())}  # fmt: skip
+    lines = ["---", "library_name: " + ("transformers" if s["full"] else "peft"), "tags: [eexp, early-experience]",
+             "---", "", f"{what} of `{run['base']}`, trained by eexp {run['eexp']}.", "",
+             "| | |", "|---|---|"]  # fmt: skip
+    lines += [f"| {key} | {value} |" for key, value in rows.items()]
+    lines += ["", "The data came from:", ""]
+    for one in run["lineage"]:
+        lines += [f"- `{entry}`" if i == 0 else f"  then `{entry}`" for i, entry in enumerate(one)]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,142 @@
+"""transformers' Trainer, for updates that are cut into passes: the step that eexp's training comes down to.
+
+What makes an update, and what each process computes of it, is decided before (updates.py); how a part goes through the
+model, in packing.py.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from contextlib import nullcontext
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from eexp.errors import EexpError
+from eexp.training import attention
+from eexp.training.data import Row
+from eexp.training.packing import PACKINGS, target_losses
+from eexp.training.updates import deal, weight_of
+
+if TYPE_CHECKING:
+    from eexp.training.finetune import Job
+
+
+def world() -> int:
+    """Processes that train together, as `accelerate launch` says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def arguments(job: Job, checkpoints: Path) -> Any:
+    """Trainer's own settings for a run. Meets the other processes, if there are any."""
+    import torch
+    from transformers import TrainingArguments
+
+    s = job.settings
+    epochs = sum(map(len, job.updates)) / len(job.rows)
+    made = TrainingArguments(
+        output_dir=str(checkpoints), per_device_train_batch_size=1, gradient_accumulation_steps=1, num_train_epochs=1,
+        learning_rate=s.resolved_learning_rate(), lr_scheduler_type=s.schedule,
+        warmup_steps=round(s.warmup * len(job.updates)), weight_decay=s.weight_decay, seed=s.seed, data_seed=s.seed,
+        remove_unused_columns=False, report_to=[s.report_to] if s.report_to else [], disable_tqdm=True,
+        logging_steps=1, logging_nan_inf_filter=False, save_strategy="steps",
+        save_steps=s.save_every or math.ceil(len(job.updates) / max(1.0, epochs)), save_total_limit=2,
+        max_grad_norm=s.max_grad_norm, bf16=job.dtype == torch.bfloat16,
+        use_cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
+        # A model of pictures and text leaves weights aside; to look for them costs every other one time.
+        ddp_find_unused_parameters=job.model.config.get_text_config() is not job.model.config,
+    )  # fmt: skip
+    if made.world_size != world():
+        raise EexpError(f"was started as one of {world()} processes, and found {made.world_size}")
+    kind = made.distributed_state.distributed_type.value
+    if kind in ("DEEPSPEED", "MEGATRON_LM"):
+        raise EexpError(f"{kind} cannot make an update of several passes here; start accelerate with DDP or FSDP")
+    made._n_gpu = min(made.n_gpu, 1)  # several are for several processes, never for threads of one
+    return made
+
+
+def trainer(job: Job, arguments: Any, metrics: Path, progress: bool) -> Any:
+    """A Trainer that makes the updates of `job`, and writes a line for each to the file `metrics`."""
+    import torch
+    from transformers import PrinterCallback, Trainer
+
+    packing = PACKINGS[job.settings.packing]
+    rank, processes = arguments.process_index, arguments.world_size
+
+    class UpdateTrainer(Trainer):
+        """A batch is an update: every process is given all of its rows and computes its own parts of them."""
+
+        def get_train_dataloader(self) -> Any:
+            return torch.utils.data.DataLoader(job.rows, batch_sampler=job.updates, collate_fn=list)
+
+        def training_step(self, model: Any, inputs: list[Row], num_items_in_batch: Any = None) -> Any:
+            model.train()
+            share = processes / weight_of(inputs)  # gradients are averaged over processes, and so is the loss on record
+            total = torch.zeros((), device=self.args.device)
+            parts = deal(inputs, packing, job.settings.tokens_per_batch, processes)[rank]
+            for i, rows in enumerate(parts):
+                with nullcontext() if i == len(parts) - 1 else self.accelerator.no_sync(model):
+                    part = packing.part(rows, self.args.device)
+                    with self.compute_loss_context_manager():
+                        loss = (part.weights * target_losses(model, part)).sum() * share
+                    self.accelerator.backward(loss)
+                    total += loss.detach()
+            return total
+
+        def floating_point_ops(self, inputs: list[Row]) -> int:
+            return 0  # Trainer's estimate is for tensors, and nobody asks
+
+    if job.settings.gradient_checkpointing:
+        job.model.gradient_checkpointing_enable()
+        job.model.enable_input_require_grads()  # frozen embeddings would cut the graph
+    attention.REGATHER = not job.settings.gradient_checkpointing
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(metrics.parent / "tensorboard"))  # not with the checkpoints
+    made = UpdateTrainer(model=job.model, args=arguments, train_dataset=job.rows)
+    made.remove_callback(PrinterCallback)
+    seen = accumulate(map(len, job.updates))
+    made.add_callback(_metrics(metrics, [n / len(job.rows) for n in seen], progress))
+    return made
+
+
+def _metrics(path: Path, epochs: list[float], progress: bool) -> Any:
+    from tqdm import tqdm
+    from transformers import TrainerCallback
+
+    class Metrics(TrainerCallback):
+        """Writes one line an update (epochs: where each update ends, in passes over the data), and moves the bar."""
+
+        bar: Any = None
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="update",
+                            disable=None if progress else True, leave=False)  # fmt: skip
+            if not state.is_world_process_zero:
+                return
+            before = path.read_bytes().splitlines() if state.global_step and path.is_file() else []
+            kept = [line for line in before if _step_of(line) <= state.global_step]
+            path.write_bytes(b"".join(line + b"\n" for line in kept))
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
+            if logs and "loss" in logs and state.is_world_process_zero:
+                row = {"step": state.global_step, **logs, "epoch": epochs[state.global_step - 1]}
+                with open(path, "ab") as f:
+                    f.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+                self.bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.bar.update(1)
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.bar.close()
+
+    return Metrics()
+
+
+def _step_of(line: bytes) -> int:
+    try:
+        return orjson.loads(line)["step"]
+    except (orjson.JSONDecodeError, KeyError):
+        return 2**62  # a half-written line is not kept
