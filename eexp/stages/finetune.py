@@ -28,8 +28,8 @@ from eexp import options
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, metavar="N",
               help="Examples an update.")  # fmt: skip
 @click.option("--budget-like", type=options.PATH, metavar="DIR",
-              help="As many updates, and as many target tokens, as the training run in DIR, those of --init included, "
-              "whatever --epochs and --batch-size say.")  # fmt: skip
+              help="As many updates, of as many target tokens, as the training run in DIR made, whatever --epochs and "
+              "--batch-size say; those that made --init count.")  # fmt: skip
 @click.option("--tokens-per-batch", type=click.IntRange(min=1), default=4096, show_default=True, metavar="N",
               help="Tokens computed at once; fewer take less memory and give the same result.")  # fmt: skip
 @click.option("--packing", type=click.Choice(["tree", "none"]), default="tree", show_default=True,
