@@ -225,7 +225,7 @@ LONG = [Row(list(range(20)), 1, 1.0)]
 
 
 @pytest.mark.parametrize("family, more, why", [
-    ("Mamba", dict(state_size=4, intermediate_size=64), "mamba: has layers with a state"),
+    ("Mamba", dict(state_size=4, intermediate_size=64), "mamba: has layers of linear_attention"),
     ("Lfm2", dict(layer_types=["conv", "full_attention"]), "lfm2: has layers of conv"),
     ("Mistral", dict(sliding_window=16), "mistral: its attention reaches back 16 tokens, and .* has 20"),
     ("Gemma3Text", dict(sliding_window=8, layer_types=["sliding_attention"] * 2), "reaches back 8 tokens"),
@@ -284,7 +284,7 @@ def test_a_model_that_is_not_told_of_the_tree():
 
 
 def test_a_tree_that_is_computed_otherwise_is_found():
-    model = _model("Llama")
+    model = _model("Llama", initializer_range=0.5)
     forward = model.model.forward
     model.model.forward = lambda *args, **more: forward(*args, **{**more, "position_ids": None})
     with pytest.raises(UsageError, match="llama: computes a tree otherwise than its rows"):

@@ -93,7 +93,8 @@ def _probe(rows: list[Row]) -> list[Row]:
     common = trie.shared(a, b)
     start = max(0, common - _PROBE // 2)
     texts = [a[start : common + _PROBE // 2], b[start : common + _PROBE // 2]]
-    texts.append(texts[0][: max(1, (common - start) // 2)] + texts[1][-_PROBE // 8 :])
+    longest = max(map(len, texts))
+    texts.append((texts[0][: max(1, (common - start) // 2)] + texts[1][-_PROBE // 8 :])[:longest])
     return [Row(text, 1, weight) for text, weight in zip(texts, (1.0, 0.5, 2.0), strict=True) if len(text) > 1]
 
 

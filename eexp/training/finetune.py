@@ -319,8 +319,9 @@ def _wait() -> None:
 
 def _same_run(before: dict, now: dict, directory: Path) -> None:
     differs = [k for k in now["settings"] if before["settings"].get(k) != now["settings"][k]]
-    made_from = ("data", "base_fingerprint", "init_fingerprint", "updates")
-    differs += [k for k in made_from if k in now and before.get(k) != now[k]]
+    if not differs:
+        made_from = ("data", "base_fingerprint", "init_fingerprint", "updates")  # updates follow from data
+        differs = [k for k in made_from if k in now and before.get(k) != now[k]][:1]
     if differs:
         raise UsageError(f"{directory} holds a run with other settings ({', '.join(differs)}); give the same, or "
                          f"another -o")  # fmt: skip

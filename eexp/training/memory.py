@@ -56,7 +56,7 @@ def check(base: str, dtype: Any, *, full: bool, four_bit: bool) -> None:
     way = "train an adapter instead of --full" if full else "take a smaller model"
     if not full and not four_bit and torch.cuda.is_available():
         way = "give --load-in-4bit"
-    raise EexpError(f"{base}: to train {count / 1e9:.2g} billion weights takes at least "
+    raise EexpError(f"{base}: to train {count:,} weights takes at least "
                     f"{in_words(sum(sizes.values()))} ({parts}), and {in_words(there)} are free; {way}")  # fmt: skip
 
 
