@@ -95,10 +95,12 @@ def _block(query: Any, key: Any, value: Any, keys: Any, mask: Any, scaling: floa
         scores = (torch.tanh(scores / softcap) * softcap).masked_fill(~mask, float("-inf"))
         return scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
 
-    # For its way back a block would keep its own copy of the path above it. What they are copies of is kept instead.
+    # For its way back a block would keep its own copies of the path above it. What they are copies of is kept instead.
+    copies = [(k, key), (v, value)] if REGATHER else []
+
     def pack(kept: torch.Tensor) -> Any:
-        for part, source in ((k, key), (v, value)):
-            if (kept.data_ptr(), kept.shape, kept.stride()) == (part.data_ptr(), part.shape, part.stride()):
+        for copy, source in copies:
+            if (kept.data_ptr(), kept.shape, kept.stride()) == (copy.data_ptr(), copy.shape, copy.stride()):
                 return (source.detach(),)
         return kept
 
@@ -106,6 +108,8 @@ def _block(query: Any, key: Any, value: Any, keys: Any, mask: Any, scaling: floa
         return seen(kept[0]) if isinstance(kept, tuple) else kept
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack) if REGATHER else nullcontext():
-        return torch.nn.functional.scaled_dot_product_attention(
+        out = torch.nn.functional.scaled_dot_product_attention(
             query, k, v, attn_mask=mask, scale=scaling, enable_gqa=group > repeated
         )
+    copies.clear()  # autograd holds on to `pack`
+    return out
