@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -443,3 +444,45 @@ def test_a_run_that_died_while_writing(few, tmp_path, monkeypatch):
     assert _same(tmp_path / "whole", cut)
     assert (cut / "eexp.json").read_bytes() == (tmp_path / "whole" / "eexp.json").read_bytes()
     assert [m["step"] for m in _metrics(cut)] == [1, 2, 3, 4]
+
+
+def test_a_finished_run_is_gone_on_with_by_the_same_command_alone(few, tmp_path):
+    """Other examples are told, what was set aside is kept, and what a kill left at the very end is removed."""
+    broken = tmp_path / "in"
+    broken.write_bytes(few.read_bytes() + b"{}\n")
+    args = ["finetune", *SMALL, "--max-steps", 1, "--rejects", tmp_path / "rejects", "-o", tmp_path / "run", "--resume"]
+    run(*args, broken).ok(4)
+    kept = (tmp_path / "rejects").read_bytes()
+    assert kept.count(b"\n") == 1
+    (tmp_path / "run" / "checkpoints").mkdir()
+    assert "is finished already" in run(*args, broken).ok(4).err
+    assert (tmp_path / "rejects").read_bytes() == kept and not (tmp_path / "run" / "checkpoints").exists()
+    fewer = write(tmp_path / "fewer", read(few)[:7])
+    run(*args, fewer).one_error(2, "holds a run with other settings (data)")
+    regrouped = write(tmp_path / "regrouped", [{**e, "group": e["id"]} for e in read(few)])
+    run(*args, regrouped).one_error(2, "holds a run with other settings (data)")
+
+
+def test_what_a_killed_run_was_made_from_may_not_change(few, data, tmp_path, monkeypatch):
+    """The adapter, and the run whose budget it takes, stand under the same names."""
+    from eexp.training import finetune as module
+
+    for name, steps in (("iwm", 1), ("other", 2)):
+        run("finetune", "-q", *SMALL, "--max-steps", steps, "-o", tmp_path / name, few).ok()
+    run("finetune", "-q", *SMALL, "--max-steps", 4, "-o", tmp_path / "il", few).ok()
+    args = ["finetune", "-q", *SMALL, "--init", tmp_path / "iwm", "--budget-like", tmp_path / "il", "--resume",
+            "-o", tmp_path / "run", few]  # fmt: skip
+
+    def die(*args):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_save", die)
+        run(*args).one_error(1, "out of memory")
+    for changed, said in (("il", "updates, total"), ("iwm", "init_fingerprint")):
+        (tmp_path / changed).rename(tmp_path / "kept")
+        (tmp_path / "other").rename(tmp_path / changed)
+        run(*args).one_error(2, f"holds a run with other settings ({said})")
+        (tmp_path / changed).rename(tmp_path / "other")
+        (tmp_path / "kept").rename(tmp_path / changed)
+    run(*args).ok()

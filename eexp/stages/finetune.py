@@ -83,12 +83,17 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, **tr
       eexp expert house -n 20 | eexp imitation-data > il.jsonl
       eexp finetune -m tiny -o il --max-steps 5 il.jsonl
     """
+    from eexp.errors import UsageError
     from eexp.jsonl import Stream
     from eexp.training.finetune import Settings, finetune, preview
 
-    if int(os.environ.get("RANK", "0")):  # the first process speaks for all
+    first = not int(os.environ.get("RANK", "0"))  # of several processes; it speaks for all
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (not files or "-" in files):
+        raise UsageError("several processes cannot share standard input; give files")
+    if not first:
         on_error, rejects, quiet = "skip" if rejects else on_error, None, True
-    stream = Stream(files, None, on_error, rejects, quiet=quiet)
+    stream = Stream(files, None, on_error, rejects, quiet=quiet, speaks=first,
+                    goes_on=resume and os.path.isdir(output))  # fmt: skip
     if base is None:
         base = "tiny"
         stream.stage = "finetune"
@@ -96,7 +101,9 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, **tr
     settings = Settings(base=base, **training)
     with stream.open("finetune", "example") as io:
         if dry_run:
-            click.echo(preview(io.records(), settings, io.fail))
+            said = preview(io.records(), settings, io.fail)
+            if first:
+                click.echo(said)
             return
         run = finetune(io.records(), output, settings, resume=resume, progress=not quiet, note=io.note,
                        on_error=io.fail)  # fmt: skip

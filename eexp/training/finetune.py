@@ -88,7 +88,12 @@ def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Sett
     if (directory / hf.RUN_FILE).is_file():
         if not resume:
             raise UsageError(f"{directory} holds a finished run; remove it, or give another -o")
-        _same_run(hf.read_run(directory), {"settings": asdict(settings)}, directory)
+        data = _Data()
+        for _ in data.watch(examples, on_error):
+            pass
+        now = {"settings": asdict(settings), "data": {"sha256": data.digest.hexdigest()}}
+        _same_run(hf.read_run(directory), now, directory)
+        shutil.rmtree(directory / "checkpoints", ignore_errors=True)  # killed while they were being removed
         note(f"{directory} is finished already")
         return hf.read_run(directory)
     job = _plan(examples, settings, on_error)
@@ -229,7 +234,7 @@ class _Data:
                 on_error(e, InputError(f"examples of two prompt styles: {self.style} and {style}", "$.prompt_style"))
                 continue
             self.style = self.style or style
-            self.digest.update(orjson.dumps([e["prompt"], e["completion"], e.get("weight", 1.0)]))
+            self.digest.update(orjson.dumps([e["prompt"], e["completion"], e.get("weight", 1.0), e.get("group")]))
             self.kinds[e["kind"]] = self.kinds.get(e["kind"], 0) + 1
             self.lineages[tuple(e.get("lineage", []))] = None
             yield e
@@ -306,9 +311,12 @@ def _wait() -> None:
 
 
 def _same_run(before: dict, now: dict, directory: Path) -> None:
-    differs = [k for k in now["settings"] if before["settings"].get(k) != now["settings"][k]]
-    if "data" in now and before["data"]["sha256"] != now["data"]["sha256"]:
-        differs.append("data")
+    settings = before.get("settings", {})
+    differs = [k for k in now["settings"] if settings.get(k) != now["settings"][k]]
+    differs += ["data"] if before.get("data", {}).get("sha256") != now["data"]["sha256"] else []
+    differs += [k for k in ("base_fingerprint", "init_fingerprint") if k in now and before.get(k) != now[k]]
+    if not differs:  # of --budget-like, which may have been made anew
+        differs = [k for k in ("updates", "total") if k in now and before.get(k) != now[k]]
     if differs:
         raise UsageError(f"{directory} holds a run with other settings ({', '.join(differs)}); give the same, or "
                          f"another -o")  # fmt: skip
@@ -429,7 +437,7 @@ def _metrics_callback(path: Path, epochs: list[float], progress: bool) -> Any:
                 return
             before = path.read_bytes().splitlines() if state.global_step and path.is_file() else []
             kept = [line for line in before if _step_of(line) <= state.global_step]
-            path.write_bytes(b"".join(line + b"\n" for line in kept))
+            _write(path, b"".join(line + b"\n" for line in kept))  # whole, or as it was
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
             if logs and "loss" in logs and state.is_world_process_zero:
