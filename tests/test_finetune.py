@@ -486,3 +486,18 @@ def test_what_a_killed_run_was_made_from_may_not_change(few, data, tmp_path, mon
         (tmp_path / changed).rename(tmp_path / "other")
         (tmp_path / "kept").rename(tmp_path / changed)
     run(*args).ok()
+
+
+def test_numbers_that_are_none(few, tmp_path):
+    for option in ("--epochs", "--lr", "--warmup", "--weight-decay"):
+        for number in ("nan", "inf"):
+            done = run("finetune", *SMALL, option, number, "-o", tmp_path / "run", few).ok(2)
+            assert f"Invalid value for '{option}'" in done.err
+    for seed in (-1, 2**40):
+        run("finetune", "-q", *SMALL, "--seed", seed, "-o", tmp_path / f"run{seed}", few).ok()
+
+
+def test_a_constant_rate_is_warmed_up_too(few, tmp_path):
+    run("finetune", "-q", *SMALL, "--schedule", "constant", "--warmup", 0.5, "--lr", 0.01, "--epochs", 2,
+        "-o", tmp_path / "run", few).ok()  # fmt: skip
+    assert [m["learning_rate"] for m in _metrics(tmp_path / "run")] == pytest.approx([0, 0.005, 0.01, 0.01])

@@ -160,6 +160,8 @@ def test_updates_go_through_epochs():
 @given(rows(), st.integers(1, 12), st.integers(1, 60))
 def test_a_budget_of_updates_and_targets_is_kept(rows, updates, each):
     made = by_targets(rows, updates, updates * each, 0)
+    assert len(by_examples(rows * 5, 2, 0.28, None, 0)) == 7, "though 0.28 * 25 is a little more"
+    assert len(by_examples(rows, 4, 1e-9, None, 0)) == 1
     longest = max(len(row.targets) for row in rows)
     assert len(made) == updates and all(made)
     found = sum(len(rows[i].targets) for update in made for i in update)

@@ -35,6 +35,7 @@ from eexp.training.updates import Updates, by_examples, by_targets, deal, weight
 
 _MAX_LINEAGES = 20  # in the model card
 
+_SCHEDULES = {"constant": "constant_with_warmup"}  # their names in transformers, where they differ
 
 @dataclass
 class Settings:
@@ -150,7 +151,7 @@ def _plan(examples: Iterable[dict], settings: Settings, on_error: OnError) -> _J
     _check_packages(settings)
     spent = _spent(settings.init)
     budget = _budget(settings, spent)
-    transformers.set_seed(settings.seed)
+    transformers.set_seed(settings.seed % 2**32)  # as large as numpy takes
     model, tokenizer = _open_model(settings)
     data = _Data()
     limit = settings.max_length or getattr(model.config, "max_position_embeddings", None) or 8192
@@ -365,8 +366,8 @@ def _arguments(job: _Job, checkpoints: Path) -> Any:
     s = job.settings
     arguments = TrainingArguments(
         output_dir=str(checkpoints), per_device_train_batch_size=1, gradient_accumulation_steps=1, num_train_epochs=1,
-        learning_rate=s.resolved_learning_rate(), lr_scheduler_type=s.schedule,
-        warmup_steps=round(s.warmup * len(job.updates)), weight_decay=s.weight_decay, seed=s.seed, data_seed=s.seed,
+        learning_rate=s.resolved_learning_rate(), lr_scheduler_type=_SCHEDULES.get(s.schedule, s.schedule),
+        warmup_steps=round(s.warmup * len(job.updates)), weight_decay=s.weight_decay, seed=s.seed % 2**32,
         remove_unused_columns=False, report_to=[s.report_to] if s.report_to else [], disable_tqdm=True,
         logging_steps=1, logging_nan_inf_filter=False, save_strategy="steps",
         save_steps=s.save_every or -(-len(job.rows) // s.batch_size), save_total_limit=2,

@@ -36,7 +36,7 @@ def in_order(rows: Sequence[Row], seed: int, epoch: int, shuffle: str = "traject
 def by_examples(rows: Sequence[Row], batch_size: int, epochs: float, max_steps: int | None, seed: int,
                 shuffle: str = "trajectories") -> Updates:  # fmt: skip
     """Updates of `batch_size` rows, the last of an epoch with what is left; `max_steps` of them, or `epochs` full."""
-    updates = max_steps or math.ceil(epochs * math.ceil(len(rows) / batch_size))
+    updates = max_steps or max(1, math.ceil(round(epochs * math.ceil(len(rows) / batch_size), 6)))  # 0.28 * 25 is 7
     return list(islice(_batches(rows, batch_size, seed, shuffle), updates))
 
 
