@@ -501,3 +501,9 @@ def test_a_constant_rate_is_warmed_up_too(few, tmp_path):
     run("finetune", "-q", *SMALL, "--schedule", "constant", "--warmup", 0.5, "--lr", 0.01, "--epochs", 2,
         "-o", tmp_path / "run", few).ok()  # fmt: skip
     assert [m["learning_rate"] for m in _metrics(tmp_path / "run")] == pytest.approx([0, 0.005, 0.01, 0.01])
+
+
+def test_a_loss_that_is_no_number_ends_the_run(few, tmp_path):
+    args = ["finetune", "-q", "-m", "tiny", "--full", "--lr", 1e30, "--batch-size", 4, "--epochs", 3]
+    run(*args, "-o", tmp_path / "run", few).one_error(1, "update ", " is nan; a lower --lr may help")
+    assert not (tmp_path / "run" / "eexp.json").exists()

@@ -10,6 +10,7 @@ style and lineage in `eexp.json`, the loss curve in `metrics.jsonl`, all of it f
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import platform
 import shutil
@@ -441,7 +442,12 @@ def _metrics_callback(path: Path, epochs: list[float], progress: bool) -> Any:
             _write(path, b"".join(line + b"\n" for line in kept))  # whole, or as it was
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
-            if logs and "loss" in logs and state.is_world_process_zero:
+            if not logs or "loss" not in logs:
+                return
+            for what in ("loss", "grad_norm"):  # the next update would make NaN of all that is trained
+                if not math.isfinite(logs.get(what, 0.0)):
+                    raise EexpError(f"update {state.global_step}: the {what} is {logs[what]}; a lower --lr may help")
+            if state.is_world_process_zero:
                 row = {"step": state.global_step, **logs, "epoch": epochs[state.global_step - 1]}
                 with open(path, "ab") as f:
                     f.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
