@@ -507,3 +507,10 @@ def test_a_loss_that_is_no_number_ends_the_run(few, tmp_path):
     args = ["finetune", "-q", "-m", "tiny", "--full", "--lr", 1e30, "--batch-size", 4, "--epochs", 3]
     run(*args, "-o", tmp_path / "run", few).one_error(1, "update ", " is nan; a lower --lr may help")
     assert not (tmp_path / "run" / "eexp.json").exists()
+
+
+def test_what_is_set_aside_is_not_counted_by_kind(few, tmp_path):
+    examples = read(few)
+    examples[2]["prompt"][-1]["content"] = "The kitchen. " * 3000
+    run("finetune", "-q", *SMALL, "--on-error", "skip", "-o", tmp_path / "run", write(tmp_path / "in", examples)).ok(4)
+    assert json.loads((tmp_path / "run" / "eexp.json").read_text())["data"]["kinds"] == {"imitation": 7}

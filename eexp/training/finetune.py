@@ -156,7 +156,12 @@ def _plan(examples: Iterable[dict], settings: Settings, on_error: OnError) -> _J
     model, tokenizer = _open_model(settings)
     data = _Data()
     limit = settings.max_length or getattr(model.config, "max_position_embeddings", None) or 8192
-    rows = list(tokenize(data.watch(examples, on_error), tokenizer, limit, on_error))
+
+    def refuse(example: dict, error: InputError) -> None:
+        data.kinds[example["kind"]] -= 1
+        on_error(example, error)
+
+    rows = list(tokenize(data.watch(examples, on_error), tokenizer, limit, refuse))
     weighty = [row for row in rows if row.weight]
     if not weighty:
         raise InputError("no examples to train on" + (": all have weight 0" if rows else ""))
@@ -276,7 +281,7 @@ def _describe(settings: Settings, data: _Data, rows: list[Row], weighty: list[Ro
             "prompt_style": data.style, "settings": asdict(settings),
             "learning_rate": settings.resolved_learning_rate(),
             "data": {"sha256": data.digest.hexdigest(), "examples": len(rows), "weight_0": len(rows) - len(weighty),
-                     "kinds": data.kinds, **_counts(weighty)},
+                     "kinds": {kind: n for kind, n in data.kinds.items() if n}, **_counts(weighty)},
             "updates": len(updates), "trained": _trained(weighty, updates, settings),
             "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "versions": {"python": platform.python_version(), "torch": torch.__version__,
