@@ -514,3 +514,24 @@ def test_what_is_set_aside_is_not_counted_by_kind(few, tmp_path):
     examples[2]["prompt"][-1]["content"] = "The kitchen. " * 3000
     run("finetune", "-q", *SMALL, "--on-error", "skip", "-o", tmp_path / "run", write(tmp_path / "in", examples)).ok(4)
     assert json.loads((tmp_path / "run" / "eexp.json").read_text())["data"]["kinds"] == {"imitation": 7}
+
+
+def test_an_adapter_is_no_base(few, tmp_path):
+    run("finetune", "-q", *SMALL, "--max-steps", 1, "-o", tmp_path / "il", few).ok()
+    args = ["finetune", "-m", tmp_path / "il", "-o", tmp_path / "run", few]
+    run(*args).one_error(2, "an adapter; give its base as -m, and it as --init")
+
+
+def test_what_eval_takes_as_a_model_and_cannot_be_trained(few, tmp_path):
+    for base in ("model.gguf", "hf:tiny", "http://localhost:1/v1#x"):
+        run("finetune", "-m", base, "-o", tmp_path / "run", few).one_error(2, f"{base}: what is trained is a directory")
+
+
+def test_what_is_trained_from_is_not_overwritten(few, tmp_path):
+    from eexp.models.tiny import TINY_DIR
+
+    shutil.copytree(TINY_DIR, tmp_path / "base")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "base").iterdir()}
+    args = ["finetune", "-m", tmp_path / "base", "--full", "--max-steps", 1, "-o", tmp_path / "base", few]
+    run(*args).one_error(2, "base is both read and written; give another -o")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "base").iterdir()} == before

@@ -98,6 +98,9 @@ def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Sett
         shutil.rmtree(directory / "checkpoints", ignore_errors=True)  # killed while they were being removed
         note(f"{directory} is finished already")
         return hf.read_run(directory)
+    for read in filter(None, (hf.resolve(settings.base), settings.init)):
+        if os.path.isdir(read) and os.path.realpath(read) == os.path.realpath(directory):
+            raise UsageError(f"{directory} is both read and written; give another -o")
     job = _plan(examples, settings, on_error)
     if doubt := memory.doubt(job.memory(), settings.tokens_per_batch):
         note(doubt)
@@ -268,6 +271,10 @@ def _open_model(settings: Settings) -> tuple[Any, Any]:
     return model, tokenizer
 
 
+    if settings.base.endswith(".gguf") or settings.base.startswith(("hf:", "http:", "https:")):
+        raise UsageError(f"{settings.base}: what is trained is a directory or hub id, without hf:; no GGUF, no server")
+    if (Path(hf.resolve(settings.base)) / "adapter_config.json").is_file():
+        raise UsageError(f"{settings.base}: an adapter; give its base as -m, and it as --init to go on with it")
 def _describe(settings: Settings, data: _Data, rows: list[Row], weighty: list[Row], updates: Updates,
               model: Any) -> dict:  # fmt: skip
     import peft
