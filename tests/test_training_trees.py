@@ -233,7 +233,8 @@ def test_models_that_would_not_be_exact_are_refused(family, more, why):
     with pytest.raises(UsageError, match=why) as refused:
         exact.prepare(model, LONG)
     assert str(refused.value).endswith("give --packing none") and "\n" not in str(refused.value)
-    if family not in ("Bert", "GPT2", "Llama", "GptOss"):
+    ("Nemotron", dict(hidden_act="relu2"), "nemotron: computes a tree otherwise"),
+    if family not in ("Bert", "GPT2", "Llama", "GptOss", "Nemotron"):
         assert _together(model, LONG, "none", 100) == pytest.approx(_one_at_a_time(model, LONG), rel=1e-5)
 
 
@@ -249,3 +250,22 @@ def test_an_adapter_with_dropout_is_refused():
     model = get_peft_model(_model("Llama"), LoraConfig(target_modules="all-linear", lora_dropout=0.05))
     with pytest.raises(UsageError, match=r"llama: it is trained with lora_dropout 0\.05"):
         exact.prepare(model, LONG)
+@pytest.mark.parametrize("family, more, way", [
+    ("Llama", dict(max_position_embeddings=10, rope_parameters=dict(
+        rope_type="dynamic", factor=4.0)), "--max-length 10"),
+    ("Phi3", dict(original_max_position_embeddings=10, rope_parameters=dict(
+        rope_type="longrope", short_factor=[1.0] * 4, long_factor=[4.0] * 4)), "--tokens-per-batch 1"),
+])  # fmt: skip
+def test_positions_that_depend_on_the_longest_row_are_refused(family, more, way):
+    """LongRoPE and dynamic NTK: short rows are read otherwise beside long ones, packed or padded."""
+    more["rope_parameters"]["rope_theta"] = 10000.0
+    model = _model(family, **more)
+    short = [Row(list(range(9)), 1, 1.0)]
+    exact.check_positions(model, short, alone=False)
+    with pytest.raises(UsageError, match=f"beyond 10 tokens.*{way}"):
+        exact.check_positions(model, [*short, *LONG], alone=False)
+    if family == "Phi3":
+        exact.check_positions(model, [*short, *LONG], alone=True)
+        exact.check_positions(model, LONG, alone=False)
+
+

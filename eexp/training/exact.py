@@ -6,10 +6,11 @@ What is known to break it is refused by name; what nobody thought of, by computi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
-from eexp.errors import UsageError
+from eexp.errors import EexpError, UsageError
 from eexp.training import attention
 from eexp.training.data import Row
 from eexp.training.packing import PACKINGS, target_losses
@@ -23,7 +24,10 @@ def prepare(model: Any, rows: list[Row]) -> None:
         raise UsageError(f"{model.config.model_type}: {why}, so that examples cannot share tokens exactly; "
                          "give --packing none")  # fmt: skip
     attention.register()
-    apart = _difference(model, rows)
+    try:
+        apart = _difference(model, rows)
+    except EexpError:  # of attention.py, which was not told of the tree
+        apart = math.inf
     if not apart <= (1e-5 if model.dtype.itemsize > 2 else 0.02):
         raise UsageError(f"{model.config.model_type}: computes a tree otherwise than its rows (off by {apart:.1g}); "
                          "give --packing none")  # fmt: skip
@@ -46,6 +50,24 @@ def obstacles(model: Any, longest: int) -> Iterator[str]:
             yield f"its attention reaches back {window} tokens, and the longest example has {longest}"
     for name, value in _random_parts(inner, config):
         yield f"it is trained with {name} {value:g}"
+
+
+def check_positions(model: Any, rows: list[Row], alone: bool) -> None:
+    """Raises UsageError where a position means something else beside a longer row: LongRoPE and dynamic NTK look at the
+    longest text that is computed at once. alone: whether every row is computed by itself."""
+    config = model.config.get_text_config()
+    ropes = getattr(config, "rope_parameters", None) or {}
+    for rope in [ropes] if "rope_type" in ropes else ropes.values():
+        border = rope.get("original_max_position_embeddings") or config.max_position_embeddings
+        long = {len(row.ids) > border for row in rows}
+        if rope.get("rope_type") == "dynamic" and True in long:  # it remembers the longest text so far, too
+            way = f"--max-length {border}"
+        elif rope.get("rope_type") == "longrope" and len(long) > 1 and not alone:
+            way = f"--packing none --tokens-per-batch 1, or --max-length {border}"
+        else:
+            continue
+        raise UsageError(f"{model.config.model_type}: reads positions otherwise beyond {border} tokens, so that longer "
+                         f"and shorter examples cannot be computed together; give {way}")  # fmt: skip
 
 
 def _random_parts(model: Any, config: Any) -> Iterator[tuple[str, float]]:

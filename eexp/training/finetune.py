@@ -183,6 +183,7 @@ def _plan(examples: Iterable[dict], settings: Settings, on_error: OnError) -> _J
 def _check_packages(s: Settings) -> None:
     import torch
 
+    exact.check_positions(model, weighty, settings.packing == "none" and settings.tokens_per_batch == 1)
     packages = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
     if s.report_to and not any(map(_is_installed, packages[s.report_to])):
         raise EexpError(f"--report-to {s.report_to}: its package is missing; pip install {s.report_to}")
