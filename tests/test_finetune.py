@@ -535,3 +535,13 @@ def test_what_is_trained_from_is_not_overwritten(few, tmp_path):
     args = ["finetune", "-m", tmp_path / "base", "--full", "--max-steps", 1, "-o", tmp_path / "base", few]
     run(*args).one_error(2, "base is both read and written; give another -o")
     assert {p.name: p.read_bytes() for p in (tmp_path / "base").iterdir()} == before
+
+
+def test_a_budget_that_cannot_be_kept_is_told(few, data, tmp_path):
+    """An update has one example at least, and one of these has more target tokens than an update of that run."""
+    run("finetune", "-q", *SMALL, "--batch-size", 1, "--max-steps", 3, "-o", tmp_path / "il", few).ok()
+    args = ["finetune", *SMALL, "--budget-like", tmp_path / "il", "-o", tmp_path / "run", data["reflected"]]
+    wanted = json.loads((tmp_path / "il" / "eexp.json").read_text())["total"]["target_tokens"]
+    said = f"target tokens, though the budget is {wanted:,}: 3 updates have one example each at least"
+    assert said in run(*args, "--dry-run").ok().out.decode()
+    assert said in run(*args).ok().err

@@ -102,7 +102,7 @@ def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Sett
         if os.path.isdir(read) and os.path.realpath(read) == os.path.realpath(directory):
             raise UsageError(f"{directory} is both read and written; give another -o")
     job = _plan(examples, settings, on_error)
-    if doubt := memory.doubt(job.memory(), settings.tokens_per_batch):
+    for doubt in filter(None, (memory.doubt(job.memory(), settings.tokens_per_batch), job.missed())):
         note(doubt)
     checkpoints = directory / "checkpoints"
     arguments = _arguments(job, checkpoints)  # meets the other processes, if there are any
@@ -128,7 +128,8 @@ def preview(examples: Iterable[dict], settings: Settings, on_error: OnError = st
     from eexp.training.preview import describe
 
     job = _plan(examples, settings, on_error)
-    return describe(job.tokenizer, job.rows, job.run, job.memory())
+    said = describe(job.tokenizer, job.rows, job.run, job.memory())
+    return "\n".join(filter(None, (job.missed(), said)))
 
 
 @dataclass
@@ -143,6 +144,18 @@ class _Job:
     run: dict
 
     def memory(self) -> dict[str, int]:
+    budget: int | None = None  # of target tokens
+
+    def missed(self) -> str | None:
+        """What to tell where the budget of target tokens cannot be kept, each update having one example at least."""
+        found = self.run["trained"]["target_tokens"]
+        if self.budget is None or found - self.budget <= max(len(row.targets) for row in self.rows) / 2:
+            return None
+        return (f"{found:,} target tokens, though the budget is {self.budget:,}: {len(self.updates):,} updates have "
+                f"one example each at least; a --budget-like with more examples an update can be kept")  # fmt: skip
+
+    def updates_an_epoch(self) -> int:
+        return math.ceil(len(self.updates) * len(self.rows) / self.run["trained"]["examples"])
         t = self.run["trained"]
         return memory.estimate(self.model, t["largest_pass"], t["target_tokens"] / t["computed_tokens"],
                                self.settings.gradient_checkpointing)  # fmt: skip
@@ -177,7 +190,7 @@ def _plan(examples: Iterable[dict], settings: Settings, on_error: OnError) -> _J
                               settings.shuffle)  # fmt: skip
     run = _describe(settings, data, rows, weighty, updates, model)
     run["total"] = {"updates": spent[0] + len(updates), "target_tokens": spent[1] + run["trained"]["target_tokens"]}
-    return _Job(settings, model, tokenizer, weighty, updates, run)
+    return _Job(settings, model, tokenizer, weighty, updates, run, budget[1] if budget else None)
 
 
 def _check_packages(s: Settings) -> None:
@@ -384,7 +397,7 @@ def _arguments(job: _Job, checkpoints: Path) -> Any:
         warmup_steps=round(s.warmup * len(job.updates)), weight_decay=s.weight_decay, seed=s.seed % 2**32,
         remove_unused_columns=False, report_to=[s.report_to] if s.report_to else [], disable_tqdm=True,
         logging_steps=1, logging_nan_inf_filter=False, save_strategy="steps",
-        save_steps=s.save_every or -(-len(job.rows) // s.batch_size), save_total_limit=2,
+        save_steps=s.save_every or job.updates_an_epoch(), save_total_limit=2,
         bf16=job.model.dtype == torch.bfloat16, use_cpu=not torch.cuda.is_available(),
         # A model of pictures and text leaves weights aside; to look for them costs every other one time.
         ddp_find_unused_parameters=job.model.config.get_text_config() is not job.model.config,
