@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from running import ROOT, environment, lines, read, run, spawn, start, write
 
-from eexp.errors import InputError
+from eexp.errors import EexpError, InputError
 from eexp.training import memory
 from eexp.training.finetune import Settings, finetune
 
@@ -250,7 +250,7 @@ def test_what_is_shuffled_decides_what_an_update_shares(data, tmp_path, shuffle)
 def test_what_does_not_fit_is_refused_with_the_numbers(few, tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "free", lambda: 10_000_000)
     args = ["finetune", "-m", "tiny", "--max-steps", 1, "-o", tmp_path / "run", few]
-    error = run(*args, "--full").one_error(1, "tiny: to train 0.00", "(weights 4 MB, gradients 4 MB, optimiser 8 MB)")
+    error = run(*args, "--full").one_error(1, "tiny: to train 0.00", "(weights 4 MB, gradients 4 MB, optimiser 9 MB)")
     assert "and 10 MB are free; train an adapter instead of --full" in error
     assert not (tmp_path / "run").exists()
     done = run(*args).ok()  # the adapter's activations may or may not fit
@@ -545,3 +545,19 @@ def test_a_budget_that_cannot_be_kept_is_told(few, data, tmp_path):
     said = f"target tokens, though the budget is {wanted:,}: 3 updates have one example each at least"
     assert said in run(*args, "--dry-run").ok().out.decode()
     assert said in run(*args).ok().err
+
+
+def test_tied_weights_are_counted_once(tmp_path, monkeypatch):
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(vocab_size=1000, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+                         num_attention_heads=2, tie_word_embeddings=True)  # fmt: skip
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(tmp_path / "tied")
+    size = 4 * sum(p.numel() for p in model.parameters())
+    monkeypatch.setattr(memory, "free", lambda: size)
+    memory.check(str(tmp_path / "tied"), torch.float32, full=False, four_bit=False)
+    monkeypatch.setattr(memory, "free", lambda: size - 1)
+    with pytest.raises(EexpError, match="to train"):
+        memory.check(str(tmp_path / "tied"), torch.float32, full=False, four_bit=False)
