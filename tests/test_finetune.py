@@ -561,3 +561,10 @@ def test_tied_weights_are_counted_once(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "free", lambda: size - 1)
     with pytest.raises(EexpError, match="to train"):
         memory.check(str(tmp_path / "tied"), torch.float32, full=False, four_bit=False)
+
+
+def test_a_run_under_way_is_shown(few, tmp_path):
+    run("finetune", "-q", *SMALL, "-o", tmp_path / "run", few).ok()
+    with open(tmp_path / "run" / "metrics.jsonl", "a") as f:
+        f.write('{"step": 3, "lo')
+    assert "step 2: loss" in run("show", tmp_path / "run").ok().out.decode()
