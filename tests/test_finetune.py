@@ -313,6 +313,7 @@ def test_full_fine_tuning_gives_a_model(few, tmp_path, data):
     assert said["settings"]["full"] and said["learning_rate"] == 1e-5
     assert said["trainable_parameters"] > 500_000
     assert "All weights of `tiny`" in (tmp_path / "full" / "README.md").read_text()
+    assert json.loads((tmp_path / "full" / "config.json").read_text())["use_cache"] is True
     # it plays, it is exported, and it can be the base of the next run
     run("export", "-q", tmp_path / "full", "-o", tmp_path / "full.gguf").ok()
     for model in (tmp_path / "full.gguf", tmp_path / "full"):
@@ -380,6 +381,7 @@ def test_from_python(few, tmp_path):
         finetune([], tmp_path / "other", settings)
 
 
+    assert "TENSORBOARD_LOGGING_DIR" not in os.environ, "the next run has a place of its own"
 def test_standard_input_and_several_files(few, tmp_path):
     examples = read(few)
     half = write(tmp_path / "half", examples[:4])

@@ -419,6 +419,7 @@ def _trainer(job: _Job, arguments: Any, metrics: Path, progress: bool) -> Any:
         """A batch is an update: every process is given all of its rows and computes its own parts of them."""
 
         def get_train_dataloader(self) -> Any:
+    from accelerate.utils import patch_environment
             return torch.utils.data.DataLoader(job.rows, batch_sampler=job.updates, collate_fn=list)
 
         def training_step(self, model: Any, inputs: list[Row], num_items_in_batch: Any = None) -> Any:
@@ -441,8 +442,11 @@ def _trainer(job: _Job, arguments: Any, metrics: Path, progress: bool) -> Any:
     if job.settings.gradient_checkpointing:
         job.model.gradient_checkpointing_enable()
         job.model.enable_input_require_grads()  # frozen embeddings would cut the graph
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(metrics.parent / "tensorboard"))  # not with the checkpoints
-    trainer = UpdateTrainer(model=job.model, args=arguments, train_dataset=job.rows)
+    uses_cache = getattr(job.model.config, "use_cache", True)
+    place = {"TENSORBOARD_LOGGING_DIR": str(metrics.parent / "tensorboard")}  # not with the checkpoints
+    with patch_environment(**{name: value for name, value in place.items() if name not in os.environ}):
+        trainer = UpdateTrainer(model=job.model, args=arguments, train_dataset=job.rows)
+    job.model.config.use_cache = uses_cache  # Trainer has turned it off, for whoever loads what is saved, too
     trainer.remove_callback(PrinterCallback)
     seen = accumulate(map(len, job.updates))
     trainer.add_callback(_metrics_callback(metrics, [n / len(job.rows) for n in seen], progress))
@@ -501,7 +505,7 @@ def _save(trainer: Any, job: _Job, directory: Path) -> None:
         return
     (directory / "training_args.bin").unlink(missing_ok=True)  # eexp.json says it, for people
     job.tokenizer.save_pretrained(directory)
-    (directory / "README.md").write_text(card(job.run))
+    (directory / "README.md").write_text(card(job.run), encoding="utf-8")
     _write(directory / hf.RUN_FILE, orjson.dumps(job.run, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
