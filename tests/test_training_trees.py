@@ -128,6 +128,13 @@ def test_processes_share_all_rows_and_make_as_many_passes(rows, budget, world, p
     assert weight_of(dealt) == pytest.approx(weight_of(rows)) and {id(r) for r in rows} <= {id(r) for r in dealt}
 
 
+def test_rows_that_go_on_from_each_other_are_not_torn_apart():
+    """Two processes are no slower than one: the longest row is the whole tree."""
+    rows = [Row(list(range(n)), n - 1, 1.0) for n in range(60, 100, 10)]
+    (first,), (second,) = deal(rows, PACKINGS["tree"], 1000, 2)
+    assert trie.size(first) == 90 and [row.weight for row in second] == [0.0] * 4
+
+
 # -- the order -------------------------------------------------------------------------------------------------------
 
 
