@@ -53,6 +53,14 @@ def _apart(a: Path, b: Path) -> float:
     return (difference / sum(float(w.square().sum()) for w in first.values())) ** 0.5
 
 
+def _two(*args: object) -> subprocess.CompletedProcess:
+    """`eexp finetune ARGS` in two processes."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2",
+              "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "-m", "eexp",
+              "finetune"]  # fmt: skip
+    return subprocess.run([*launch, *args], capture_output=True, text=True, timeout=240, env=environment())
+
+
 def _metrics(directory: Path) -> list[dict]:
     return read(directory / "metrics.jsonl")
 
@@ -157,11 +165,7 @@ def test_processes_together_make_the_same_adapter(data, tmp_path):
     args = ["-m", "tiny", "--rank", "2", "--lr", "0.003", "--batch-size", "7", "--max-steps", "4", "--save-every", "3",
             "--tokens-per-batch", "400"]  # fmt: skip
     run("finetune", "-q", *args, "-o", tmp_path / "one", data["world"]).ok()
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2",
-              "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "-m", "eexp",
-              "finetune"]  # fmt: skip
-    done = subprocess.run([*launch, *args, "-o", tmp_path / "two", data["world"]], capture_output=True, text=True,
-                          timeout=240, env=environment())  # fmt: skip
+    done = _two(*args, "-o", tmp_path / "two", data["world"])
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("target tokens, mean loss") == 1, "one process speaks for all"
     one, two = (_metrics(tmp_path / name) for name in ("one", "two"))
@@ -309,11 +313,11 @@ def test_full_fine_tuning_gives_a_model(few, tmp_path, data):
     run("finetune", "-q", "-m", "tiny", "--full", "-o", tmp_path / "full", "--max-steps", 1, few).ok()
     made = {p.name for p in (tmp_path / "full").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "eexp.json"} <= made
+    assert json.loads((tmp_path / "full" / "config.json").read_text())["use_cache"] is True
     said = json.loads((tmp_path / "full" / "eexp.json").read_text())
     assert said["settings"]["full"] and said["learning_rate"] == 1e-5
     assert said["trainable_parameters"] > 500_000
     assert "All weights of `tiny`" in (tmp_path / "full" / "README.md").read_text()
-    assert json.loads((tmp_path / "full" / "config.json").read_text())["use_cache"] is True
     # it plays, it is exported, and it can be the base of the next run
     run("export", "-q", tmp_path / "full", "-o", tmp_path / "full.gguf").ok()
     for model in (tmp_path / "full.gguf", tmp_path / "full"):
@@ -377,11 +381,11 @@ def test_from_python(few, tmp_path):
     settings = Settings("tiny", rank=2, max_steps=1, batch_size=2)
     said = finetune(read(few), tmp_path / "run", settings, note=notes.append)
     assert said["updates"] == 1 and said == json.loads((tmp_path / "run" / "eexp.json").read_text())
+    assert "TENSORBOARD_LOGGING_DIR" not in os.environ, "the next run has a place of its own"
     with pytest.raises(InputError, match="no examples"):
         finetune([], tmp_path / "other", settings)
 
 
-    assert "TENSORBOARD_LOGGING_DIR" not in os.environ, "the next run has a place of its own"
 def test_standard_input_and_several_files(few, tmp_path):
     examples = read(few)
     half = write(tmp_path / "half", examples[:4])
@@ -570,3 +574,23 @@ def test_a_run_under_way_is_shown(few, tmp_path):
     with open(tmp_path / "run" / "metrics.jsonl", "a") as f:
         f.write('{"step": 3, "lo')
     assert "step 2: loss" in run("show", tmp_path / "run").ok().out.decode()
+
+
+@pytest.mark.slow
+def test_one_process_speaks_for_all(few, tmp_path):
+    """What is set aside is told once, and no process ends the run before it is saved."""
+    broken = tmp_path / "in"
+    broken.write_bytes(few.read_bytes() + b"{}\n")
+    args = [*map(str, SMALL), "--max-steps", "2", "-o", str(tmp_path / "run")]
+    done = _two(*args, "--dry-run", few)
+    assert done.returncode == 0 and done.stdout.count("target tokens\n") == 1, done.stderr
+    done = _two(*args, "--rejects", tmp_path / "rejects", broken)
+    assert done.stderr.count("set aside: ") == 1 and "exitcode  : 4" in done.stderr, done.stderr
+    assert (tmp_path / "run" / "eexp.json").is_file() and not (tmp_path / "run" / "checkpoints").exists()
+    assert len(read(tmp_path / "rejects")) == 1
+
+
+def test_several_processes_have_one_standard_input(few, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for args in ([], ["-"], [few, "-"]):
+        run("finetune", *SMALL, "-o", tmp_path / "run", *args).one_error(2, "cannot share standard input; give files")

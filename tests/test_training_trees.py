@@ -160,6 +160,8 @@ def test_updates_go_through_epochs():
     one = by_examples(rows, 4, 1.0, None, 0)
     assert list(map(len, one)) == [4, 4, 2] and sorted(i for update in one for i in update) == list(range(10))
     assert by_examples(rows, 4, 0.5, None, 0) == one[:2] and by_examples(rows, 4, 9, 1, 0) == one[:1]
+    assert len(by_examples(rows * 5, 2, 0.28, None, 0)) == 7, "though 0.28 * 25 is a little more"
+    assert len(by_examples(rows, 4, 1e-9, None, 0)) == 1
     two = by_examples(rows, 4, 2.0, None, 0)
     assert two[:3] == one and two[3:] != one and two == by_examples(rows, 4, 1, 6, 0)
 
@@ -167,8 +169,6 @@ def test_updates_go_through_epochs():
 @given(rows(), st.integers(1, 12), st.integers(1, 60))
 def test_a_budget_of_updates_and_targets_is_kept(rows, updates, each):
     made = by_targets(rows, updates, updates * each, 0)
-    assert len(by_examples(rows * 5, 2, 0.28, None, 0)) == 7, "though 0.28 * 25 is a little more"
-    assert len(by_examples(rows, 4, 1e-9, None, 0)) == 1
     longest = max(len(row.targets) for row in rows)
     assert len(made) == updates and all(made)
     found = sum(len(rows[i].targets) for update in made for i in update)
@@ -233,6 +233,7 @@ LONG = [Row(list(range(20)), 1, 1.0)]
     ("GPT2", dict(n_embd=32, n_head=4, n_layer=2), "gpt2: it is trained with .*drop.* 0.1"),
     ("Bloom", dict(n_head=4, n_layer=2), "bloom: its attention does not go through"),
     ("GptOss", dict(num_local_experts=4, layer_types=["full_attention"] * 2), "gpt_oss: computes a tree otherwise"),
+    ("Nemotron", dict(hidden_act="relu2"), "nemotron: computes a tree otherwise"),
     ("Bert", dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), "bert: .*give --packing none"),
 ])  # fmt: skip
 def test_models_that_would_not_be_exact_are_refused(family, more, why):
@@ -240,7 +241,6 @@ def test_models_that_would_not_be_exact_are_refused(family, more, why):
     with pytest.raises(UsageError, match=why) as refused:
         exact.prepare(model, LONG)
     assert str(refused.value).endswith("give --packing none") and "\n" not in str(refused.value)
-    ("Nemotron", dict(hidden_act="relu2"), "nemotron: computes a tree otherwise"),
     if family not in ("Bert", "GPT2", "Llama", "GptOss", "Nemotron"):
         assert _together(model, LONG, "none", 100) == pytest.approx(_one_at_a_time(model, LONG), rel=1e-5)
 
@@ -251,12 +251,6 @@ def test_windows_that_are_long_enough_are_no_obstacle():
     exact.prepare(_model("Qwen2", use_sliding_window=False, sliding_window=4), LONG)
 
 
-def test_an_adapter_with_dropout_is_refused():
-    from peft import LoraConfig, get_peft_model
-
-    model = get_peft_model(_model("Llama"), LoraConfig(target_modules="all-linear", lora_dropout=0.05))
-    with pytest.raises(UsageError, match=r"llama: it is trained with lora_dropout 0\.05"):
-        exact.prepare(model, LONG)
 @pytest.mark.parametrize("family, more, way", [
     ("Llama", dict(max_position_embeddings=10, rope_parameters=dict(
         rope_type="dynamic", factor=4.0)), "--max-length 10"),
@@ -276,3 +270,9 @@ def test_positions_that_depend_on_the_longest_row_are_refused(family, more, way)
         exact.check_positions(model, LONG, alone=False)
 
 
+def test_an_adapter_with_dropout_is_refused():
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(_model("Llama"), LoraConfig(target_modules="all-linear", lora_dropout=0.05))
+    with pytest.raises(UsageError, match=r"llama: it is trained with lora_dropout 0\.05"):
+        exact.prepare(model, LONG)

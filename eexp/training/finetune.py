@@ -35,8 +35,8 @@ from eexp.training.packing import PACKINGS, target_losses
 from eexp.training.updates import Updates, by_examples, by_targets, deal, weight_of
 
 _MAX_LINEAGES = 20  # in the model card
-
 _SCHEDULES = {"constant": "constant_with_warmup"}  # their names in transformers, where they differ
+
 
 @dataclass
 class Settings:
@@ -106,6 +106,7 @@ def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Sett
         note(doubt)
     checkpoints = directory / "checkpoints"
     arguments = _arguments(job, checkpoints)  # meets the other processes, if there are any
+    _same_examples(job.run)
     if arguments.process_index == 0:
         _prepare(directory, checkpoints, job.run, resume)
         _last_checkpoint(checkpoints)  # half-written ones go before anybody looks
@@ -120,6 +121,7 @@ def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Sett
     _save(trainer, job, directory)
     if arguments.process_index == 0:
         shutil.rmtree(checkpoints)
+    _wait()  # a process that leaves first may have the others ended
     return job.run
 
 
@@ -142,8 +144,6 @@ class _Job:
     rows: list[Row]
     updates: Updates
     run: dict
-
-    def memory(self) -> dict[str, int]:
     budget: int | None = None  # of target tokens
 
     def missed(self) -> str | None:
@@ -156,6 +156,8 @@ class _Job:
 
     def updates_an_epoch(self) -> int:
         return math.ceil(len(self.updates) * len(self.rows) / self.run["trained"]["examples"])
+
+    def memory(self) -> dict[str, int]:
         t = self.run["trained"]
         return memory.estimate(self.model, t["largest_pass"], t["target_tokens"] / t["computed_tokens"],
                                self.settings.gradient_checkpointing)  # fmt: skip
@@ -181,6 +183,7 @@ def _plan(examples: Iterable[dict], settings: Settings, on_error: OnError) -> _J
     weighty = [row for row in rows if row.weight]
     if not weighty:
         raise InputError("no examples to train on" + (": all have weight 0" if rows else ""))
+    exact.check_positions(model, weighty, settings.packing == "none" and settings.tokens_per_batch == 1)
     if settings.packing == "tree":
         exact.prepare(model, weighty)
     if budget:
@@ -196,7 +199,6 @@ def _plan(examples: Iterable[dict], settings: Settings, on_error: OnError) -> _J
 def _check_packages(s: Settings) -> None:
     import torch
 
-    exact.check_positions(model, weighty, settings.packing == "none" and settings.tokens_per_batch == 1)
     packages = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
     if s.report_to and not any(map(_is_installed, packages[s.report_to])):
         raise EexpError(f"--report-to {s.report_to}: its package is missing; pip install {s.report_to}")
@@ -269,6 +271,10 @@ def _open_model(settings: Settings) -> tuple[Any, Any]:
 
     if settings.full and settings.init:
         raise UsageError("--full trains all weights; to go on with a full model give it as -m, --init is for adapters")
+    if settings.base.endswith(".gguf") or settings.base.startswith(("hf:", "http:", "https:")):
+        raise UsageError(f"{settings.base}: what is trained is a directory or hub id, without hf:; no GGUF, no server")
+    if (Path(hf.resolve(settings.base)) / "adapter_config.json").is_file():
+        raise UsageError(f"{settings.base}: an adapter; give its base as -m, and it as --init to go on with it")
     dtype = torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
     memory.check(settings.base, dtype, full=settings.full, four_bit=settings.load_in_4bit)
     model, tokenizer = hf.load(settings.base, settings.init, trainable=True, dtype=dtype,
@@ -285,10 +291,6 @@ def _open_model(settings: Settings) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-    if settings.base.endswith(".gguf") or settings.base.startswith(("hf:", "http:", "https:")):
-        raise UsageError(f"{settings.base}: what is trained is a directory or hub id, without hf:; no GGUF, no server")
-    if (Path(hf.resolve(settings.base)) / "adapter_config.json").is_file():
-        raise UsageError(f"{settings.base}: an adapter; give its base as -m, and it as --init to go on with it")
 def _describe(settings: Settings, data: _Data, rows: list[Row], weighty: list[Row], updates: Updates,
               model: Any) -> dict:  # fmt: skip
     import peft
@@ -336,6 +338,13 @@ def _wait() -> None:
     from accelerate import PartialState
 
     PartialState().wait_for_everyone()
+
+
+def _same_examples(run: dict) -> None:
+    from accelerate.utils import gather_object
+
+    if len(set(gather_object([run["data"]["sha256"]]))) > 1:
+        raise InputError("the processes read different examples; give files that all of them see")
 
 
 def _same_run(before: dict, now: dict, directory: Path) -> None:
@@ -410,6 +419,7 @@ def _arguments(job: _Job, checkpoints: Path) -> Any:
 
 def _trainer(job: _Job, arguments: Any, metrics: Path, progress: bool) -> Any:
     import torch
+    from accelerate.utils import patch_environment
     from transformers import PrinterCallback, Trainer
 
     packing = PACKINGS[job.settings.packing]
@@ -419,7 +429,6 @@ def _trainer(job: _Job, arguments: Any, metrics: Path, progress: bool) -> Any:
         """A batch is an update: every process is given all of its rows and computes its own parts of them."""
 
         def get_train_dataloader(self) -> Any:
-    from accelerate.utils import patch_environment
             return torch.utils.data.DataLoader(job.rows, batch_sampler=job.updates, collate_fn=list)
 
         def training_step(self, model: Any, inputs: list[Row], num_items_in_batch: Any = None) -> Any:
