@@ -191,13 +191,16 @@ class Stream(AbstractContextManager):
     """What one command reads, writes, sets aside and counts.
 
     files, output, on_error ("stop" or "skip"), rejects, resume and quiet are the command-line options of the same
-    names. `open` names the stage and its settings; then `records()` reads, `write()` writes, `fail()` sets aside.
+    names. goes_on: rejects of an earlier run are kept, as --resume keeps them. speaks: False where another process
+    reads the same, and tells of what is set aside. `open` names the stage and its settings; then `records()` reads,
+    `write()` writes, `fail()` sets aside.
     """
 
     def __init__(self, files: Sequence[str] = (), output: str | None = None, on_error: str = "stop",
-                 rejects: str | None = None, resume: bool = False, quiet: bool = False):  # fmt: skip
+                 rejects: str | None = None, resume: bool = False, quiet: bool = False, *, goes_on: bool = False,
+                 speaks: bool = True):  # fmt: skip
         self.files, self.output, self.on_error, self.quiet = list(files), output, on_error, quiet
-        self.rejects, self.resume = rejects, resume
+        self.rejects, self.resume, self.speaks = rejects, resume, speaks
         self.stage, self.kind, self.entry = "", "", ""
         self.counts: Counter[str] = Counter()
         self.set_aside = 0
@@ -208,7 +211,7 @@ class Stream(AbstractContextManager):
         self._rejected_before: set[bytes] = set()
         self._done: Counter[str] = Counter()
         self._found_done = False
-        self._goes_on = False  # from what an earlier run left
+        self._goes_on = goes_on  # from what an earlier run left
 
     def open(self, stage: str, kind: str | None = None, **settings: Any) -> Stream:
         """Start `stage`, which reads records of type `kind`; `settings` go into the lineage of what it writes."""
@@ -346,6 +349,8 @@ class Stream(AbstractContextManager):
             located = type(error)(place + str(error), evidence=error.evidence)
             located.where = error.where
             raise located from None
+        if not self.speaks:
+            return
         print(f"{self.stage}: set aside: {place}{error}", file=sys.stderr)
         self.put_aside(record, error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import re
 from collections.abc import Callable
@@ -24,6 +25,17 @@ Command = Callable[..., Any]
 MOST_WORKERS = 8  # by default; a JVM in each takes half a gigabyte
 MOST_LIGHT = 32  # environments in one process, by default
 STEP_LIMIT = 300.0  # seconds, by default, where an environment has no limit of its own
+
+
+class Finite(click.FloatRange):
+    """A number that is one: neither nan, which passes every comparison, nor inf."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number", param, ctx)
+        return number
+
 
 #: A path, so that shells complete it. It is not checked here: whoever opens it says what is wrong, and where.
 PATH = click.Path(readable=False, allow_dash=True)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from running import ROOT, environment, lines, read, run, spawn, start, write
 
-from eexp.errors import InputError
+from eexp.errors import EexpError, InputError
 from eexp.training import memory
 from eexp.training.finetune import Settings, finetune
 
@@ -50,6 +51,14 @@ def _apart(a: Path, b: Path) -> float:
     first, second = _weights(a), _weights(b)
     difference = sum(float((first[n] - second[n]).square().sum()) for n in first)
     return (difference / sum(float(w.square().sum()) for w in first.values())) ** 0.5
+
+
+def _two(*args: object) -> subprocess.CompletedProcess:
+    """`eexp finetune ARGS` in two processes."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2",
+              "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "-m", "eexp",
+              "finetune"]  # fmt: skip
+    return subprocess.run([*launch, *args], capture_output=True, text=True, timeout=240, env=environment())
 
 
 def _metrics(directory: Path) -> list[dict]:
@@ -156,11 +165,7 @@ def test_processes_together_make_the_same_adapter(data, tmp_path):
     args = ["-m", "tiny", "--rank", "2", "--lr", "0.003", "--batch-size", "7", "--max-steps", "4", "--save-every", "3",
             "--tokens-per-batch", "400"]  # fmt: skip
     run("finetune", "-q", *args, "-o", tmp_path / "one", data["world"]).ok()
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2",
-              "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "-m", "eexp",
-              "finetune"]  # fmt: skip
-    done = subprocess.run([*launch, *args, "-o", tmp_path / "two", data["world"]], capture_output=True, text=True,
-                          timeout=240, env=environment())  # fmt: skip
+    done = _two(*args, "-o", tmp_path / "two", data["world"])
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("target tokens, mean loss") == 1, "one process speaks for all"
     one, two = (_metrics(tmp_path / name) for name in ("one", "two"))
@@ -309,6 +314,7 @@ def test_full_fine_tuning_gives_a_model(few, tmp_path, data):
     run("finetune", "-q", "-m", "tiny", "--full", "-o", tmp_path / "full", "--max-steps", 1, few).ok()
     made = {p.name for p in (tmp_path / "full").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "eexp.json"} <= made
+    assert json.loads((tmp_path / "full" / "config.json").read_text())["use_cache"] is True
     said = json.loads((tmp_path / "full" / "eexp.json").read_text())
     assert said["settings"]["full"] and said["learning_rate"] == 1e-5
     assert said["trainable_parameters"] > 500_000
@@ -376,6 +382,7 @@ def test_from_python(few, tmp_path):
     settings = Settings("tiny", rank=2, max_steps=1, batch_size=2)
     said = finetune(read(few), tmp_path / "run", settings, note=notes.append)
     assert said["updates"] == 1 and said == json.loads((tmp_path / "run" / "eexp.json").read_text())
+    assert "TENSORBOARD_LOGGING_DIR" not in os.environ, "the next run has a place of its own"
     with pytest.raises(InputError, match="no examples"):
         finetune([], tmp_path / "other", settings)
 
@@ -444,3 +451,147 @@ def test_a_run_that_died_while_writing(few, tmp_path, monkeypatch):
     assert _same(tmp_path / "whole", cut)
     assert (cut / "eexp.json").read_bytes() == (tmp_path / "whole" / "eexp.json").read_bytes()
     assert [m["step"] for m in _metrics(cut)] == [1, 2, 3, 4]
+
+
+def test_a_finished_run_is_gone_on_with_by_the_same_command_alone(few, tmp_path):
+    """Other examples are told, what was set aside is kept, and what a kill left at the very end is removed."""
+    broken = tmp_path / "in"
+    broken.write_bytes(few.read_bytes() + b"{}\n")
+    args = ["finetune", *SMALL, "--max-steps", 1, "--rejects", tmp_path / "rejects", "-o", tmp_path / "run", "--resume"]
+    run(*args, broken).ok(4)
+    kept = (tmp_path / "rejects").read_bytes()
+    assert kept.count(b"\n") == 1
+    (tmp_path / "run" / "checkpoints").mkdir()
+    assert "is finished already" in run(*args, broken).ok(4).err
+    assert (tmp_path / "rejects").read_bytes() == kept and not (tmp_path / "run" / "checkpoints").exists()
+    fewer = write(tmp_path / "fewer", read(few)[:7])
+    run(*args, fewer).one_error(2, "holds a run with other settings (data)")
+    regrouped = write(tmp_path / "regrouped", [{**e, "group": e["id"]} for e in read(few)])
+    run(*args, regrouped).one_error(2, "holds a run with other settings (data)")
+
+
+def test_what_a_killed_run_was_made_from_may_not_change(few, data, tmp_path, monkeypatch):
+    """The adapter, and the run whose budget it takes, stand under the same names."""
+    from eexp.training import finetune as module
+
+    for name, steps in (("iwm", 1), ("other", 2)):
+        run("finetune", "-q", *SMALL, "--max-steps", steps, "-o", tmp_path / name, few).ok()
+    run("finetune", "-q", *SMALL, "--max-steps", 4, "-o", tmp_path / "il", few).ok()
+    args = ["finetune", "-q", *SMALL, "--init", tmp_path / "iwm", "--budget-like", tmp_path / "il", "--resume",
+            "-o", tmp_path / "run", few]  # fmt: skip
+
+    def die(*args):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_save", die)
+        run(*args).one_error(1, "out of memory")
+    for changed, said in (("il", "updates, total"), ("iwm", "init_fingerprint")):
+        (tmp_path / changed).rename(tmp_path / "kept")
+        (tmp_path / "other").rename(tmp_path / changed)
+        run(*args).one_error(2, f"holds a run with other settings ({said})")
+        (tmp_path / changed).rename(tmp_path / "other")
+        (tmp_path / "kept").rename(tmp_path / changed)
+    run(*args).ok()
+
+
+def test_numbers_that_are_none(few, tmp_path):
+    for option in ("--epochs", "--lr", "--warmup", "--weight-decay"):
+        for number in ("nan", "inf"):
+            done = run("finetune", *SMALL, option, number, "-o", tmp_path / "run", few).ok(2)
+            assert f"Invalid value for '{option}'" in done.err
+    for seed in (-1, 2**40):
+        run("finetune", "-q", *SMALL, "--seed", seed, "-o", tmp_path / f"run{seed}", few).ok()
+
+
+def test_a_constant_rate_is_warmed_up_too(few, tmp_path):
+    run("finetune", "-q", *SMALL, "--schedule", "constant", "--warmup", 0.5, "--lr", 0.01, "--epochs", 2,
+        "-o", tmp_path / "run", few).ok()  # fmt: skip
+    assert [m["learning_rate"] for m in _metrics(tmp_path / "run")] == pytest.approx([0, 0.005, 0.01, 0.01])
+
+
+def test_a_loss_that_is_no_number_ends_the_run(few, tmp_path):
+    args = ["finetune", "-q", "-m", "tiny", "--full", "--lr", 1e30, "--batch-size", 4, "--epochs", 3]
+    run(*args, "-o", tmp_path / "run", few).one_error(1, "update ", " is nan; a lower --lr may help")
+    assert not (tmp_path / "run" / "eexp.json").exists()
+
+
+def test_what_is_set_aside_is_not_counted_by_kind(few, tmp_path):
+    examples = read(few)
+    examples[2]["prompt"][-1]["content"] = "The kitchen. " * 3000
+    run("finetune", "-q", *SMALL, "--on-error", "skip", "-o", tmp_path / "run", write(tmp_path / "in", examples)).ok(4)
+    assert json.loads((tmp_path / "run" / "eexp.json").read_text())["data"]["kinds"] == {"imitation": 7}
+
+
+def test_an_adapter_is_no_base(few, tmp_path):
+    run("finetune", "-q", *SMALL, "--max-steps", 1, "-o", tmp_path / "il", few).ok()
+    args = ["finetune", "-m", tmp_path / "il", "-o", tmp_path / "run", few]
+    run(*args).one_error(2, "an adapter; give its base as -m, and it as --init")
+
+
+def test_what_eval_takes_as_a_model_and_cannot_be_trained(few, tmp_path):
+    for base in ("model.gguf", "hf:tiny", "http://localhost:1/v1#x"):
+        run("finetune", "-m", base, "-o", tmp_path / "run", few).one_error(2, f"{base}: what is trained is a directory")
+
+
+def test_what_is_trained_from_is_not_overwritten(few, tmp_path):
+    from eexp.models.tiny import TINY_DIR
+
+    shutil.copytree(TINY_DIR, tmp_path / "base")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "base").iterdir()}
+    args = ["finetune", "-m", tmp_path / "base", "--full", "--max-steps", 1, "-o", tmp_path / "base", few]
+    run(*args).one_error(2, "base is both read and written; give another -o")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "base").iterdir()} == before
+
+
+def test_a_budget_that_cannot_be_kept_is_told(few, data, tmp_path):
+    """An update has one example at least, and one of these has more target tokens than an update of that run."""
+    run("finetune", "-q", *SMALL, "--batch-size", 1, "--max-steps", 3, "-o", tmp_path / "il", few).ok()
+    args = ["finetune", *SMALL, "--budget-like", tmp_path / "il", "-o", tmp_path / "run", data["reflected"]]
+    wanted = json.loads((tmp_path / "il" / "eexp.json").read_text())["total"]["target_tokens"]
+    said = f"target tokens, though the budget is {wanted:,}: 3 updates have one example each at least"
+    assert said in run(*args, "--dry-run").ok().out.decode()
+    assert said in run(*args).ok().err
+
+
+def test_tied_weights_are_counted_once(tmp_path, monkeypatch):
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(vocab_size=1000, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+                         num_attention_heads=2, tie_word_embeddings=True)  # fmt: skip
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(tmp_path / "tied")
+    size = 4 * sum(p.numel() for p in model.parameters())
+    monkeypatch.setattr(memory, "free", lambda: size)
+    memory.check(str(tmp_path / "tied"), torch.float32, full=False, four_bit=False)
+    monkeypatch.setattr(memory, "free", lambda: size - 1)
+    with pytest.raises(EexpError, match="to train"):
+        memory.check(str(tmp_path / "tied"), torch.float32, full=False, four_bit=False)
+
+
+def test_a_run_under_way_is_shown(few, tmp_path):
+    run("finetune", "-q", *SMALL, "-o", tmp_path / "run", few).ok()
+    with open(tmp_path / "run" / "metrics.jsonl", "a") as f:
+        f.write('{"step": 3, "lo')
+    assert "step 2: loss" in run("show", tmp_path / "run").ok().out.decode()
+
+
+@pytest.mark.slow
+def test_one_process_speaks_for_all(few, tmp_path):
+    """What is set aside is told once, and no process ends the run before it is saved."""
+    broken = tmp_path / "in"
+    broken.write_bytes(few.read_bytes() + b"{}\n")
+    args = [*map(str, SMALL), "--max-steps", "2", "-o", str(tmp_path / "run")]
+    done = _two(*args, "--dry-run", few)
+    assert done.returncode == 0 and done.stdout.count("target tokens\n") == 1, done.stderr
+    done = _two(*args, "--rejects", tmp_path / "rejects", broken)
+    assert done.stderr.count("set aside: ") == 1 and "exitcode  : 4" in done.stderr, done.stderr
+    assert (tmp_path / "run" / "eexp.json").is_file() and not (tmp_path / "run" / "checkpoints").exists()
+    assert len(read(tmp_path / "rejects")) == 1
+
+
+def test_several_processes_have_one_standard_input(few, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for args in ([], ["-"], [few, "-"]):
+        run("finetune", *SMALL, "-o", tmp_path / "run", *args).one_error(2, "cannot share standard input; give files")

@@ -136,6 +136,13 @@ def test_processes_share_all_rows_and_make_as_many_passes(rows, budget, world, p
     assert weight_of(dealt) == pytest.approx(weight_of(rows)) and {id(r) for r in rows} <= {id(r) for r in dealt}
 
 
+def test_rows_that_go_on_from_each_other_are_not_torn_apart():
+    """Two processes are no slower than one: the longest row is the whole tree."""
+    rows = [Row(list(range(n)), n - 1, 1.0) for n in range(60, 100, 10)]
+    (first,), (second,) = deal(rows, PACKINGS["tree"], 1000, 2)
+    assert trie.size(first) == 90 and [row.weight for row in second] == [0.0] * 4
+
+
 # -- the order -------------------------------------------------------------------------------------------------------
 
 
@@ -161,6 +168,8 @@ def test_updates_go_through_epochs():
     one = by_examples(rows, 4, 1.0, None, 0)
     assert list(map(len, one)) == [4, 4, 2] and sorted(i for update in one for i in update) == list(range(10))
     assert by_examples(rows, 4, 0.5, None, 0) == one[:2] and by_examples(rows, 4, 9, 1, 0) == one[:1]
+    assert len(by_examples(rows * 5, 2, 0.28, None, 0)) == 7, "though 0.28 * 25 is a little more"
+    assert len(by_examples(rows, 4, 1e-9, None, 0)) == 1
     two = by_examples(rows, 4, 2.0, None, 0)
     assert two[:3] == one and two[3:] != one and two == by_examples(rows, 4, 1, 6, 0)
 
@@ -233,13 +242,14 @@ LONG = [Row(list(range(20)), 1, 1.0)]
     ("GPT2", dict(n_embd=32, n_head=4, n_layer=2), "gpt2: it is trained with .*drop.* 0.1"),
     ("Bloom", dict(n_head=4, n_layer=2), "bloom: its attention does not go through"),
     ("GptOss", dict(num_local_experts=4, layer_types=["full_attention"] * 2), "gpt_oss: computes no trees .*s_aux"),
+    ("Nemotron", dict(hidden_act="relu2"), "nemotron: computes .*tree"),
 ])  # fmt: skip
 def test_models_that_would_not_be_exact_are_refused(family, more, why):
     model = _model(family, **more)
     with pytest.raises(UsageError, match=why) as refused:
         _prepare(model, LONG)
     assert str(refused.value).endswith("give --packing none") and "\n" not in str(refused.value)
-    if family not in ("GPT2", "Llama", "GptOss"):
+    if family not in ("GPT2", "Llama", "GptOss", "Nemotron"):
         assert _together(model, LONG, "none", 100) == pytest.approx(_one_at_a_time(model, LONG), rel=1e-5)
 
 
@@ -250,22 +260,6 @@ def test_what_does_not_write_is_refused_however_packed(family):
     model = _model(family, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     with pytest.raises(UsageError, match=f"{family.lower()}: its tokens see what comes after them"):
         exact.check(model, LONG, "none", torch.float32, 1)
-
-
-@pytest.mark.parametrize("rope", [
-    dict(rope_type="dynamic", factor=2.0),
-    dict(rope_type="longrope", original_max_position_embeddings=16, short_factor=[1.0] * 4, long_factor=[2.0] * 4),
-])  # fmt: skip
-def test_positions_that_depend_on_the_longest_of_a_pass(rope):
-    """Fine while no example is that long; refused otherwise, padded too, unless every pass has one example."""
-    import torch
-
-    model = _model("Llama", max_position_embeddings=16, rope_parameters={"rope_theta": 10000.0, **rope})
-    for packing, budget in (("tree", 100), ("none", 100)):
-        with pytest.raises(UsageError, match=r"llama: its positions are scaled by the longest .* from 16 tokens on"):
-            exact.check(model, LONG, packing, torch.float32, budget)
-    exact.check(model, LONG, "none", torch.float32, 1)
-    _prepare(model, [Row(list(range(16)), 1, 1.0)])
 
 
 def test_windows_that_are_long_enough_are_no_obstacle():
@@ -289,6 +283,27 @@ def test_a_tree_that_is_computed_otherwise_is_found():
     model.model.forward = lambda *args, **more: forward(*args, **{**more, "position_ids": None})
     with pytest.raises(UsageError, match="llama: computes a tree otherwise than its rows"):
         _prepare(model, LONG)
+
+
+@pytest.mark.parametrize("family, more, way", [
+    ("Llama", dict(max_position_embeddings=10, rope_parameters=dict(
+        rope_type="dynamic", factor=4.0)), "--max-length 10"),
+    ("Phi3", dict(original_max_position_embeddings=10, rope_parameters=dict(
+        rope_type="longrope", short_factor=[1.0] * 4, long_factor=[4.0] * 4)), "--tokens-per-batch 1"),
+])  # fmt: skip
+def test_positions_that_depend_on_the_longest_row_are_refused(family, more, way):
+    """LongRoPE and dynamic NTK: short rows are read otherwise beside long ones, packed or padded."""
+    import torch
+
+    more["rope_parameters"]["rope_theta"] = 10000.0
+    model = _model(family, **more)
+    short = [Row(list(range(9)), 1, 1.0)]
+    exact.check(model, short, "tree", torch.float32, 100)
+    with pytest.raises(UsageError, match=f"beyond 10 tokens.*{way}"):
+        exact.check(model, [*short, *LONG], "none", torch.float32, 100)
+    if family == "Phi3":
+        exact.check(model, [*short, *LONG], "none", torch.float32, 1)
+        exact.check(model, LONG, "tree", torch.float32, 100)
 
 
 def test_an_adapter_with_dropout_is_refused():

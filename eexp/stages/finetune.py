@@ -21,7 +21,7 @@ from eexp import options
 @click.option("--full", is_flag=True, help="Train all weights instead of an adapter.")
 @click.option("--load-in-4bit", is_flag=True,
               help="Train the adapter on a base in 4 bits (QLoRA); needs a CUDA GPU and bitsandbytes.")  # fmt: skip
-@click.option("--epochs", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
+@click.option("--epochs", type=options.Finite(min=0, min_open=True), default=1.0, show_default=True,
               metavar="N", help="Passes over the examples.")  # fmt: skip
 @click.option("--max-steps", type=click.IntRange(min=1), metavar="UPDATES",
               help="Stop after this many updates, whatever --epochs says.  [default: as --epochs says]")  # fmt: skip
@@ -38,15 +38,15 @@ from eexp import options
 @click.option("--shuffle", type=click.Choice(["trajectories", "examples"]), default="trajectories", show_default=True,
               help="What comes in another order every epoch. Examples of one trajectory share most, and make updates "
               "of much the same; single examples share less, and make more varied ones.")  # fmt: skip
-@click.option("--lr", "learning_rate", type=click.FloatRange(min=0, min_open=True), metavar="RATE",
+@click.option("--lr", "learning_rate", type=options.Finite(min=0, min_open=True), metavar="RATE",
               help="Learning rate.  [default: 1e-4, with --full 1e-5]")  # fmt: skip
 @click.option("--schedule", type=click.Choice(["cosine", "linear", "constant"]), default="cosine", show_default=True,
               help="How the learning rate goes on after the warm-up.")  # fmt: skip
-@click.option("--warmup", type=click.FloatRange(0, 1), default=0.03, show_default=True,
+@click.option("--warmup", type=options.Finite(0, 1), default=0.03, show_default=True,
               metavar="SHARE", help="Share of the updates in which the learning rate rises from 0.")  # fmt: skip
-@click.option("--weight-decay", type=click.FloatRange(min=0), default=0.0, show_default=True,
+@click.option("--weight-decay", type=options.Finite(min=0), default=0.0, show_default=True,
               metavar="X", help="Weight decay of the AdamW optimiser.")  # fmt: skip
-@click.option("--max-grad-norm", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
+@click.option("--max-grad-norm", type=options.Finite(min=0, min_open=True), default=1.0, show_default=True,
               metavar="X", help="A gradient that is longer is shortened to this.")  # fmt: skip
 @click.option("--rank", type=click.IntRange(min=1), default=16, show_default=True, metavar="N",
               help="Rank of a new adapter.")  # fmt: skip
@@ -85,12 +85,17 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, **tr
       eexp expert house -n 20 | eexp imitation-data > il.jsonl
       eexp finetune -m tiny -o il --max-steps 5 il.jsonl
     """
+    from eexp.errors import UsageError
     from eexp.jsonl import Stream
     from eexp.training.finetune import Settings, finetune, preview
 
-    if int(os.environ.get("RANK", "0")):  # the first process speaks for all
+    first = not int(os.environ.get("RANK", "0"))  # of several processes; it speaks for all
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (not files or "-" in files):
+        raise UsageError("several processes cannot share standard input; give files")
+    if not first:
         on_error, rejects, quiet = "skip" if rejects else on_error, None, True
-    stream = Stream(files, None, on_error, rejects, quiet=quiet)
+    stream = Stream(files, None, on_error, rejects, quiet=quiet, speaks=first,
+                    goes_on=resume and os.path.isdir(output))  # fmt: skip
     if base is None:
         base = "tiny"
         stream.stage = "finetune"
@@ -98,7 +103,9 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, **tr
     settings = Settings(base=base, **training)
     with stream.open("finetune", "example") as io:
         if dry_run:
-            click.echo(preview(io.records(), settings, io.fail))
+            said = preview(io.records(), settings, io.fail)
+            if first:
+                click.echo(said)
             return
         run = finetune(io.records(), output, settings, resume=resume, progress=not quiet, note=io.note,
                        on_error=io.fail)  # fmt: skip

@@ -87,12 +87,23 @@ def show_run(directory: Path) -> str:
     card = directory / "README.md"
     if not card.is_file():
         raise UsageError(f"{directory}: holds no training run (no README.md)")
-    lines = [card.read_text()]
+    lines = [card.read_text(encoding="utf-8")]
     metrics = directory / "metrics.jsonl"
     if metrics.is_file():
-        rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-        lines += [f"step {r['step']}: loss {r['loss']:.4f}" for r in rows if "loss" in r][-5:]
+        lines += [f"step {step}: loss {loss:.4f}" for step, loss in _losses(metrics)[-5:]]
     return "\n".join(lines)
+
+
+def _losses(metrics: Path) -> list[tuple[int, float]]:
+    """(step, loss) of the lines of a run that may be under way, or may have been killed while it wrote one."""
+    found = []
+    for line in metrics.read_text().splitlines():
+        try:
+            row = json.loads(line)
+            found.append((int(row["step"]), float(row["loss"])))
+        except (ValueError, KeyError, TypeError):  # half a line; or one without a loss
+            continue
+    return found
 
 
 def plot_runs(directories: list[Path], file: str) -> None:
@@ -107,8 +118,8 @@ def plot_runs(directories: list[Path], file: str) -> None:
         metrics = directory / "metrics.jsonl"
         if not metrics.is_file():
             raise UsageError(f"{directory}: holds no training run (no metrics.jsonl)")
-        rows = [row for row in map(json.loads, metrics.read_text().splitlines()) if "loss" in row]
-        axes.plot([row["step"] for row in rows], [row["loss"] for row in rows], linewidth=1, label=directory.name)
+        curve = _losses(metrics)
+        axes.plot([step for step, _ in curve], [loss for _, loss in curve], linewidth=1, label=directory.name)
     axes.set(xlabel="update", ylabel="loss (nats per target token)")
     axes.legend(frameon=False)
     try:

@@ -28,10 +28,7 @@ def check(model: Any, rows: list[Row], packing: str, dtype: Any, budget: int) ->
     config = model.config
     if getattr(config, "is_encoder_decoder", False) or _sees_ahead(model, rows, dtype):
         raise UsageError(f"{config.model_type}: its tokens see what comes after them, so it cannot learn to write")
-    why = _positions(config.get_text_config(), max(len(row.ids) for row in rows))
-    if why and (packing == "tree" or budget > 1):
-        raise UsageError(f"{config.model_type}: {why}, so that examples cannot share a pass; give --packing none "
-                         "--tokens-per-batch 1, or a smaller --max-length")  # fmt: skip
+    _check_positions(config.get_text_config(), rows, packing == "none" and budget == 1)
 
 
 def prepare(model: Any, rows: list[Row], dtype: Any, budget: int) -> None:
@@ -116,14 +113,21 @@ def _as_it_will_be(model: Any, dtype: Any) -> Iterator[None]:
     model.train(training)
 
 
-def _positions(config: Any, longest: int) -> str | None:
-    """Why positions of a row would depend on what else is in its pass."""
+def _check_positions(config: Any, rows: list[Row], alone: bool) -> None:
+    """Raises UsageError where a position means something else beside a longer row: LongRoPE and dynamic NTK look at the
+    longest text that is computed at once. alone: whether every row is computed by itself."""
     ropes = getattr(config, "rope_parameters", None) or {}
-    for rope in [ropes, *(one for one in ropes.values() if isinstance(one, dict))]:
-        original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
-        if rope.get("rope_type") in ("longrope", "dynamic") and longest > original:
-            return f"its positions are scaled by the longest example of a pass, from {original} tokens on"
-    return None
+    for rope in [ropes] if "rope_type" in ropes else ropes.values():
+        border = rope.get("original_max_position_embeddings") or config.max_position_embeddings
+        long = {len(row.ids) > border for row in rows}
+        if rope.get("rope_type") == "dynamic" and True in long:  # it remembers the longest text so far, too
+            way = f"--max-length {border}"
+        elif rope.get("rope_type") == "longrope" and len(long) > 1 and not alone:
+            way = f"--packing none --tokens-per-batch 1, or --max-length {border}"
+        else:
+            continue
+        raise UsageError(f"{config.model_type}: reads positions otherwise beyond {border} tokens, so that longer and "
+                         f"shorter examples cannot be computed together; give {way}")  # fmt: skip
 
 
 def _random_parts(model: Any, config: Any) -> Iterator[tuple[str, float]]:

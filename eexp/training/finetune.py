@@ -10,6 +10,7 @@ style and lineage in `eexp.json`, the loss curve in `metrics.jsonl`, all of it f
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import platform
 import shutil
@@ -89,14 +90,24 @@ def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Sett
     if (directory / hf.RUN_FILE).is_file():
         if not resume:
             raise UsageError(f"{directory} holds a finished run; remove it, or give another -o")
-        _same_run(hf.read_run(directory), {"settings": asdict(settings)}, directory)
+        data = _Data()
+        for _ in data.watch(examples, on_error):
+            pass
+        now = {"settings": asdict(settings), "data": {"sha256": data.digest.hexdigest()}}
+        _same_run(hf.read_run(directory), now, directory)
+        shutil.rmtree(directory / "checkpoints", ignore_errors=True)  # killed while they were being removed
         note(f"{directory} is finished already")
         return hf.read_run(directory)
+    for read in filter(None, (hf.resolve(settings.base), settings.init)):
+        if os.path.isdir(read) and os.path.realpath(read) == os.path.realpath(directory):
+            raise UsageError(f"{directory} is both read and written; give another -o")
     job = _plan(examples, settings, on_error)
-    for doubt in filter(None, (memory.doubt(job.memory(), settings.tokens_per_batch), _left_alone(job.model))):
+    doubts = (memory.doubt(job.memory(), settings.tokens_per_batch), job.missed(), _left_alone(job.model))
+    for doubt in filter(None, doubts):
         note(doubt)
     checkpoints = directory / "checkpoints"
     arguments = trainer.arguments(job, checkpoints)
+    _same_examples(job.run)
     if arguments.process_index == 0:
         _prepare(directory, checkpoints, job.run, resume)
         _last_checkpoint(checkpoints)  # half-written ones go before anybody looks
@@ -111,6 +122,7 @@ def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Sett
     _save(made, job, directory)
     if arguments.process_index == 0:
         shutil.rmtree(checkpoints)
+    _wait()  # a process that leaves first may have the others ended
     return job.run
 
 
@@ -119,7 +131,8 @@ def preview(examples: Iterable[dict], settings: Settings, on_error: OnError = st
     from eexp.training.preview import describe
 
     job = _plan(examples, settings, on_error)
-    return describe(job.tokenizer, job.rows, job.run, job.memory())
+    said = describe(job.tokenizer, job.rows, job.run, job.memory())
+    return "\n".join(filter(None, (job.missed(), said)))
 
 
 @dataclass
@@ -133,6 +146,18 @@ class Job:
     updates: Updates
     run: dict
     dtype: Any  # what is computed in
+    budget: int | None = None  # of target tokens
+
+    def missed(self) -> str | None:
+        """What to tell where the budget of target tokens cannot be kept, each update having one example at least."""
+        found = self.run["trained"]["target_tokens"]
+        if self.budget is None or found - self.budget <= max(len(row.targets) for row in self.rows) / 2:
+            return None
+        return (f"{found:,} target tokens, though the budget is {self.budget:,}: {len(self.updates):,} updates have "
+                f"one example each at least; a --budget-like with more examples an update can be kept")  # fmt: skip
+
+    def updates_an_epoch(self) -> int:
+        return math.ceil(len(self.updates) * len(self.rows) / self.run["trained"]["examples"])
 
     def memory(self) -> dict[str, int]:
         t = self.run["trained"]
@@ -147,11 +172,16 @@ def _plan(examples: Iterable[dict], settings: Settings, on_error: OnError) -> Jo
     _check_packages(settings)
     spent = _spent(settings.init)
     budget = _budget(settings, spent)
-    transformers.set_seed(settings.seed)
+    transformers.set_seed(settings.seed % 2**32)  # as large as numpy takes
     model, tokenizer, dtype = _open_model(settings)
     data = _Data()
     limit = settings.max_length or getattr(model.config.get_text_config(), "max_position_embeddings", None) or 8192
-    rows = list(tokenize(data.watch(examples, on_error), tokenizer, limit, on_error))
+
+    def refuse(example: dict, error: InputError) -> None:
+        data.kinds[example["kind"]] -= 1
+        on_error(example, error)
+
+    rows = list(tokenize(data.watch(examples, on_error), tokenizer, limit, refuse))
     weighty = [row for row in rows if row.weight]
     if not weighty:
         raise InputError("no examples to train on" + (": all have weight 0" if rows else ""))
@@ -165,7 +195,7 @@ def _plan(examples: Iterable[dict], settings: Settings, on_error: OnError) -> Jo
                               settings.shuffle)  # fmt: skip
     run = _describe(settings, data, rows, weighty, updates, model)
     run["total"] = {"updates": spent[0] + len(updates), "target_tokens": spent[1] + run["trained"]["target_tokens"]}
-    return Job(settings, model, tokenizer, weighty, updates, run, dtype)
+    return Job(settings, model, tokenizer, weighty, updates, run, dtype, budget[1] if budget else None)
 
 
 def _check_packages(s: Settings) -> None:
@@ -232,7 +262,7 @@ class _Data:
                 on_error(e, InputError(f"examples of two prompt styles: {self.style} and {style}", "$.prompt_style"))
                 continue
             self.style = self.style or style
-            self.digest.update(orjson.dumps([e["prompt"], e["completion"], e.get("weight", 1.0)]))
+            self.digest.update(orjson.dumps([e["prompt"], e["completion"], e.get("weight", 1.0), e.get("group")]))
             self.kinds[e["kind"]] = self.kinds.get(e["kind"], 0) + 1
             self.lineages[tuple(e.get("lineage", []))] = None
             yield e
@@ -244,6 +274,10 @@ def _open_model(settings: Settings) -> tuple[Any, Any, Any]:
 
     if settings.full and settings.init:
         raise UsageError("--full trains all weights; to go on with a full model give it as -m, --init is for adapters")
+    if settings.base.endswith(".gguf") or settings.base.startswith(("hf:", "http:", "https:")):
+        raise UsageError(f"{settings.base}: what is trained is a directory or hub id, without hf:; no GGUF, no server")
+    if (Path(hf.resolve(settings.base)) / "adapter_config.json").is_file():
+        raise UsageError(f"{settings.base}: an adapter; give its base as -m, and it as --init to go on with it")
     cuda = torch.cuda.is_available()
     dtype = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float32
     # Weights that are trained are not bfloat16: at the usual rates a step is less than what it can tell apart.
@@ -285,7 +319,7 @@ def _describe(settings: Settings, data: _Data, rows: list[Row], weighty: list[Ro
             "prompt_style": data.style, "settings": asdict(settings),
             "learning_rate": settings.resolved_learning_rate(),
             "data": {"sha256": data.digest.hexdigest(), "examples": len(rows), "weight_0": len(rows) - len(weighty),
-                     "kinds": data.kinds, **_counts(weighty)},
+                     "kinds": {kind: n for kind, n in data.kinds.items() if n}, **_counts(weighty)},
             "updates": len(updates), "trained": _trained(weighty, updates, settings),
             "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "versions": {"python": platform.python_version(), "torch": torch.__version__,
@@ -317,11 +351,20 @@ def _wait() -> None:
     PartialState().wait_for_everyone()
 
 
+def _same_examples(run: dict) -> None:
+    from accelerate.utils import gather_object
+
+    if len(set(gather_object([run["data"]["sha256"]]))) > 1:
+        raise InputError("the processes read different examples; give files that all of them see")
+
+
 def _same_run(before: dict, now: dict, directory: Path) -> None:
-    differs = [k for k in now["settings"] if before["settings"].get(k) != now["settings"][k]]
-    if not differs:
-        made_from = ("data", "base_fingerprint", "init_fingerprint", "updates")  # updates follow from data
-        differs = [k for k in made_from if k in now and before.get(k) != now[k]][:1]
+    settings = before.get("settings", {})
+    differs = [k for k in now["settings"] if settings.get(k) != now["settings"][k]]
+    differs += ["data"] if before.get("data", {}).get("sha256") != now["data"]["sha256"] else []
+    differs += [k for k in ("base_fingerprint", "init_fingerprint") if k in now and before.get(k) != now[k]]
+    if not differs:  # of --budget-like, which may have been made anew
+        differs = [k for k in ("updates", "total") if k in now and before.get(k) != now[k]]
     if differs:
         raise UsageError(f"{directory} holds a run with other settings ({', '.join(differs)}); give the same, or "
                          f"another -o")  # fmt: skip
@@ -337,13 +380,7 @@ def _prepare(directory: Path, checkpoints: Path, run: dict, resume: bool) -> Non
         checkpoints.mkdir(parents=True)
     except OSError as e:
         raise EexpError(f"{checkpoints}: {e.strerror or e}") from None
-    _write(plan, orjson.dumps(run, option=orjson.OPT_INDENT_2))
-
-
-def _write(path: Path, data: bytes) -> None:
-    half = path.with_name(path.name + ".part")
-    half.write_bytes(data)
-    half.replace(path)
+    trainer.write(plan, orjson.dumps(run, option=orjson.OPT_INDENT_2))
 
 
 def _last_checkpoint(checkpoints: Path) -> str | None:
@@ -363,11 +400,13 @@ def _mean_loss(metrics: Path) -> float:
     return round(sum(losses) / len(losses), 6)
 
 
-def _save(trainer: Any, job: Job, directory: Path) -> None:
-    trainer.save_model(str(directory))  # with all processes, which may hold a part of the weights each
-    if not trainer.is_world_process_zero():
+def _save(made: Any, job: Job, directory: Path) -> None:
+    made.save_model(str(directory))  # with all processes, which may hold a part of the weights each
+    if not made.is_world_process_zero():
         return
     (directory / "training_args.bin").unlink(missing_ok=True)  # eexp.json says it, for people
     job.tokenizer.save_pretrained(directory)
-    (directory / "README.md").write_text(card(job.run))
-    _write(directory / hf.RUN_FILE, orjson.dumps(job.run, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    (directory / "README.md").write_text(card(job.run), encoding="utf-8")
+    trainer.write(
+        directory / hf.RUN_FILE, orjson.dumps(job.run, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    )

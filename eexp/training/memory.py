@@ -19,6 +19,7 @@ def estimate(model: Any, tokens: int, targets: float, itemsize: int, checkpointi
     config = model.config.get_text_config()
     width = config.hidden_size
     inner = getattr(config, "intermediate_size", None) or 4 * width
+    inner = max(inner) if isinstance(inner, (list, tuple)) else inner  # one a layer
     layer = tokens * (10 * width + 4 * inner) * itemsize
     layers = config.num_hidden_layers
     kept = layers * tokens * width * itemsize + layer if checkpointing else layers * layer
@@ -36,13 +37,12 @@ def check(base: str, dtype: Any, *, full: bool, four_bit: bool) -> None:
     not counted. Models split over processes (FSDP) are let pass.
     """
     import torch
-    from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if is_split():
         return
     try:
-        with init_empty_weights():
+        with torch.device("meta"):  # not accelerate's init_empty_weights, which counts tied weights twice
             model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(hf.resolve(base)))
     except Exception:  # loading says what is wrong, in a better line
         return

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from eexp.training.finetune import Job
 
 
+_SCHEDULES = {"constant": "constant_with_warmup"}  # their names in transformers, where they differ
+
+
 def world() -> int:
     """Processes that train together, as `accelerate launch` says."""
     return int(os.environ.get("WORLD_SIZE", "1"))
@@ -36,14 +39,13 @@ def arguments(job: Job, checkpoints: Path) -> Any:
     from transformers import TrainingArguments
 
     s = job.settings
-    epochs = sum(map(len, job.updates)) / len(job.rows)
     made = TrainingArguments(
         output_dir=str(checkpoints), per_device_train_batch_size=1, gradient_accumulation_steps=1, num_train_epochs=1,
-        learning_rate=s.resolved_learning_rate(), lr_scheduler_type=s.schedule,
-        warmup_steps=round(s.warmup * len(job.updates)), weight_decay=s.weight_decay, seed=s.seed, data_seed=s.seed,
+        learning_rate=s.resolved_learning_rate(), lr_scheduler_type=_SCHEDULES.get(s.schedule, s.schedule),
+        warmup_steps=round(s.warmup * len(job.updates)), weight_decay=s.weight_decay, seed=s.seed % 2**32,
         remove_unused_columns=False, report_to=[s.report_to] if s.report_to else [], disable_tqdm=True,
         logging_steps=1, logging_nan_inf_filter=False, save_strategy="steps",
-        save_steps=s.save_every or math.ceil(len(job.updates) / max(1.0, epochs)), save_total_limit=2,
+        save_steps=s.save_every or job.updates_an_epoch(), save_total_limit=2,
         max_grad_norm=s.max_grad_norm, bf16=job.dtype == torch.bfloat16,
         use_cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
         # A model of pictures and text leaves weights aside; to look for them costs every other one time.
@@ -61,6 +63,7 @@ def arguments(job: Job, checkpoints: Path) -> Any:
 def trainer(job: Job, arguments: Any, metrics: Path, progress: bool) -> Any:
     """A Trainer that makes the updates of `job`, and writes a line for each to the file `metrics`."""
     import torch
+    from accelerate.utils import patch_environment
     from transformers import PrinterCallback, Trainer
 
     packing = PACKINGS[job.settings.packing]
@@ -93,8 +96,11 @@ def trainer(job: Job, arguments: Any, metrics: Path, progress: bool) -> Any:
         job.model.gradient_checkpointing_enable()
         job.model.enable_input_require_grads()  # frozen embeddings would cut the graph
     attention.REGATHER = not job.settings.gradient_checkpointing
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(metrics.parent / "tensorboard"))  # not with the checkpoints
-    made = UpdateTrainer(model=job.model, args=arguments, train_dataset=job.rows)
+    uses_cache = getattr(job.model.config, "use_cache", True)
+    place = {"TENSORBOARD_LOGGING_DIR": str(metrics.parent / "tensorboard")}  # not with the checkpoints
+    with patch_environment(**{name: value for name, value in place.items() if name not in os.environ}):
+        made = UpdateTrainer(model=job.model, args=arguments, train_dataset=job.rows)
+    job.model.config.use_cache = uses_cache  # Trainer has turned it off, for whoever loads what is saved, too
     made.remove_callback(PrinterCallback)
     seen = accumulate(map(len, job.updates))
     made.add_callback(_metrics(metrics, [n / len(job.rows) for n in seen], progress))
@@ -117,10 +123,15 @@ def _metrics(path: Path, epochs: list[float], progress: bool) -> Any:
                 return
             before = path.read_bytes().splitlines() if state.global_step and path.is_file() else []
             kept = [line for line in before if _step_of(line) <= state.global_step]
-            path.write_bytes(b"".join(line + b"\n" for line in kept))
+            write(path, b"".join(line + b"\n" for line in kept))  # whole, or as it was
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
-            if logs and "loss" in logs and state.is_world_process_zero:
+            if not logs or "loss" not in logs:
+                return
+            for what in ("loss", "grad_norm"):  # the next update would make NaN of all that is trained
+                if not math.isfinite(logs.get(what, 0.0)):
+                    raise EexpError(f"update {state.global_step}: the {what} is {logs[what]}; a lower --lr may help")
+            if state.is_world_process_zero:
                 row = {"step": state.global_step, **logs, "epoch": epochs[state.global_step - 1]}
                 with open(path, "ab") as f:
                     f.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
@@ -140,3 +151,10 @@ def _step_of(line: bytes) -> int:
         return orjson.loads(line)["step"]
     except (orjson.JSONDecodeError, KeyError):
         return 2**62  # a half-written line is not kept
+
+
+def write(path: Path, data: bytes) -> None:
+    """Replace a file, whole: a kill leaves what was there."""
+    half = path.with_name(path.name + ".part")
+    half.write_bytes(data)
+    half.replace(path)

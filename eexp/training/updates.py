@@ -36,7 +36,7 @@ def in_order(rows: Sequence[Row], seed: int, epoch: int, shuffle: str = "traject
 def by_examples(rows: Sequence[Row], batch_size: int, epochs: float, max_steps: int | None, seed: int,
                 shuffle: str = "trajectories") -> Updates:  # fmt: skip
     """Updates of `batch_size` rows, the last of an epoch with what is left; `max_steps` of them, or `epochs` full."""
-    updates = max_steps or math.ceil(epochs * math.ceil(len(rows) / batch_size))
+    updates = max_steps or max(1, math.ceil(round(epochs * math.ceil(len(rows) / batch_size), 6)))  # 0.28 * 25 is 7
     return list(islice(_batches(rows, batch_size, seed, shuffle), updates))
 
 
@@ -69,9 +69,12 @@ def by_targets(rows: Sequence[Row], updates: int, targets: int, seed: int, shuff
 def deal(rows: Sequence[Row], packing: Packing, budget: int, world: int) -> list[list[list[Row]]]:
     """The parts of one update that each of `world` processes computes: [process][pass], as many passes for each.
 
+    Parts are made small enough to go round, but not smaller than the longest row, for which some process takes its time
+    anyway: rows that go on from each other would share nothing any more.
     Where parts do not go round, a process repeats the smallest with weight 0: every process takes part in every pass.
     """
-    room = min(budget, -(-packing.size(rows) // world))
+    longest = max(len(row.ids) for row in rows)
+    room = min(budget, max(-(-packing.size(rows) // world), longest))
     parts = sorted(packing.cut(rows, room), key=packing.size, reverse=True)
     idle = [replace(row, weight=0.0) for row in parts[-1]]
     parts += [idle] * (-len(parts) % world)
