@@ -416,10 +416,10 @@ def test_killed_and_resumed_equals_uninterrupted(few, tmp_path):
         child.wait()
         assert not (cut / "eexp.json").exists()
     assert killed == 2
-    other = spawn(*command, "-o", cut, "--batch-size", 2, few)
+    other = run(*command, "-o", cut, "--batch-size", 2, few)
     other.one_error(2, "holds a run with other settings (batch_size)")
     fewer = write(tmp_path / "fewer", read(few)[:4])
-    spawn(*command, "-o", cut, fewer).one_error(2, "holds a run with other settings (data)")
+    run(*command, "-o", cut, fewer).one_error(2, "holds a run with other settings (data)")
     done = spawn(*command[:-1], "-o", cut, few).ok()
     assert "going on from" in done.err
     assert _same(tmp_path / "whole", cut), "the same weights, to the last bit"
@@ -577,14 +577,19 @@ def test_a_run_under_way_is_shown(few, tmp_path):
     assert "step 2: loss" in run("show", tmp_path / "run").ok().out.decode()
 
 
-@pytest.mark.slow
+def test_the_first_process_alone_shows_a_dry_run(few, tmp_path, monkeypatch):
+    args = ["finetune", *SMALL, "--dry-run", "-o", tmp_path / "run", few]
+    assert run(*args).ok().out.count(b"target tokens\n") == 1
+    monkeypatch.setenv("RANK", "1")
+    assert run(*args).ok().out == b""
+
+
+@pytest.mark.long
 def test_one_process_speaks_for_all(few, tmp_path):
     """What is set aside is told once, and no process ends the run before it is saved."""
     broken = tmp_path / "in"
     broken.write_bytes(few.read_bytes() + b"{}\n")
     args = [*map(str, SMALL), "--max-steps", "2", "-o", str(tmp_path / "run")]
-    done = _two(*args, "--dry-run", few)
-    assert done.returncode == 0 and done.stdout.count("target tokens\n") == 1, done.stderr
     done = _two(*args, "--rejects", tmp_path / "rejects", broken)
     assert done.stderr.count("set aside: ") == 1 and "exitcode  : 4" in done.stderr, done.stderr
     assert (tmp_path / "run" / "eexp.json").is_file() and not (tmp_path / "run" / "checkpoints").exists()
