@@ -65,9 +65,7 @@ def load(base: str, adapter: str | None = None, *, trainable: bool = False, dtyp
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    source = resolve(base)
-    if (source.startswith((".", "/")) or source.count("/") > 1) and not os.path.isdir(source):
-        raise EexpError(f"model directory not found: {source}")
+    source = _found(base)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **(_in_four_bits(dtype) if four_bit else {}))
@@ -84,6 +82,24 @@ def load(base: str, adapter: str | None = None, *, trainable: bool = False, dtyp
     if adapter:
         model = _with_adapter(model, source, adapter, trainable)
     return model, tokenizer
+
+
+def config(base: str) -> Any:
+    """The configuration of a directory or hub id, without its weights. Raises EexpError where there is none."""
+    from transformers import AutoConfig
+
+    source = _found(base)
+    try:
+        return AutoConfig.from_pretrained(source)
+    except Exception as e:
+        raise EexpError(f"{source}: cannot be loaded: {_reason(e)}") from None
+
+
+def _found(base: str) -> str:
+    source = resolve(base)
+    if (source.startswith((".", "/")) or source.count("/") > 1) and not os.path.isdir(source):
+        raise EexpError(f"model directory not found: {source}")
+    return source
 
 
 def _in_four_bits(dtype: Any) -> dict[str, Any]:

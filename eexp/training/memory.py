@@ -37,13 +37,14 @@ def check(base: str, dtype: Any, *, full: bool, four_bit: bool) -> None:
     not counted. Models split over processes (FSDP) are let pass.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     if is_split():
         return
+    config = hf.config(base)
     try:
         with torch.device("meta"):  # not accelerate's init_empty_weights, which counts tied weights twice
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(hf.resolve(base)))
+            model = AutoModelForCausalLM.from_config(config)
     except Exception:  # loading says what is wrong, in a better line
         return
     count = sum(p.numel() for p in model.parameters())
