@@ -13,7 +13,7 @@ eexp        as it comes
 TRL         examples padded to the longest of a micro-batch, in the very updates that eexp makes, so that the losses
             can be held against each other, update by update
 TRL packed  its best packing (best-fit decreasing), and about as many examples an update; which, it decides. On a CPU
-            transformers keeps packed examples apart by a dense mask, on a GPU by FlashAttention, which computes less
+            transformers keeps packed examples apart by a dense mask, on a GPU by FlashAttention
 
 Each runs in a process of its own. What is timed is Trainer.train: tokenising, loading and saving are left out. Tokens
 are those that the model is given, padding among them. Memory is the highest resident set while training, less what
@@ -71,8 +71,6 @@ def measure(way: str, a: argparse.Namespace) -> dict:
     import torch
     import transformers
 
-    from eexp.training.data import tokenize
-
     torch.set_num_threads(a.threads)
     torch.manual_seed(0)
     found = {"tokens": 0, "losses": []}
@@ -92,10 +90,11 @@ def measure(way: str, a: argparse.Namespace) -> dict:
         return result
 
     transformers.Trainer.train = timed
-    tokenizer = transformers.AutoTokenizer.from_pretrained(a.model)
-    rows = list(tokenize(_examples(a.file), tokenizer, 16384))
     with tempfile.TemporaryDirectory() as out:
-        (_eexp if way == "eexp" else _trl)(way, rows, Path(out) / "run", a)
+        if way == "eexp":
+            _eexp(Path(out) / "run", a)
+        else:
+            _trl(way == "TRL packed", Path(out) / "run", a)
     return found
 
 
@@ -114,7 +113,7 @@ def _examples(file: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_bytes().splitlines()]
 
 
-def _eexp(way: str, rows: list, out: Path, a: argparse.Namespace) -> None:
+def _eexp(out: Path, a: argparse.Namespace) -> None:
     from eexp.training.finetune import Settings, finetune
 
     finetune(_examples(a.file), out, Settings(
@@ -123,20 +122,22 @@ def _eexp(way: str, rows: list, out: Path, a: argparse.Namespace) -> None:
     ))  # fmt: skip
 
 
-def _trl(way: str, rows: list, out: Path, a: argparse.Namespace) -> None:
+def _trl(packed: bool, out: Path, a: argparse.Namespace) -> None:
     sys.path.append(a.trl)
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
+    from eexp.training.data import tokenize
     from eexp.training.updates import by_examples
 
     class InOrder(SFTTrainer):
         def _get_train_sampler(self, *args):
             return torch.utils.data.SequentialSampler(self.train_dataset)
 
-    packed = way == "TRL packed"
+    tokenizer = AutoTokenizer.from_pretrained(a.model)
+    rows = list(tokenize(_examples(a.file), tokenizer, 16384))
     micro, length = a.micro_batch, max(len(row.ids) for row in rows)
     updates = by_examples(rows, a.batch_size, 1, a.updates, 0)
     rows = [rows[i] for update in updates for i in update]
@@ -160,7 +161,7 @@ def _trl(way: str, rows: list, out: Path, a: argparse.Namespace) -> None:
             logging_steps=1, report_to=[], disable_tqdm=True, bf16=False, gradient_checkpointing=False, use_cpu=True,
         ),
         train_dataset=Dataset.from_dict({"input_ids": [list(row.ids) for row in rows], "completion_mask": masks}),
-        processing_class=AutoTokenizer.from_pretrained(a.model),
+        processing_class=tokenizer,
     )  # fmt: skip
     trainer.train()
 

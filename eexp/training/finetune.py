@@ -41,11 +41,10 @@ class Settings:
     """What decides the outcome of a training run.
 
     base: directory, hub id or "tiny". init: a PEFT adapter to go on with. batch_size: examples an update, computed in
-    parts of `tokens_per_batch`. packing: "tree" or "none". shuffle: one of SHUFFLES. max_steps: updates, instead of
-    `epochs`. budget_like: a run whose updates and target tokens this one takes, those of `init` included, instead of
-    all three. max_grad_norm: a longer gradient is
-    shortened to it. rank, alpha, rslora: of a new adapter. load_in_4bit: its base in 4 bits, on a GPU. report_to:
-    "tensorboard" or "wandb".
+    parts of `tokens_per_batch`. packing: "tree" or "none". shuffle: "trajectories" or "examples". max_steps: updates,
+    instead of `epochs`. budget_like: a run whose updates and target tokens this one takes, those of `init` included,
+    instead of all three. max_grad_norm: a longer gradient is shortened to it. rank, alpha, rslora: of a new adapter.
+    load_in_4bit: its base in 4 bits, on a GPU. report_to: "tensorboard" or "wandb".
     """
 
     base: str
@@ -337,12 +336,11 @@ def _counts(rows: Iterable[Row]) -> dict[str, int]:
 def _trained(rows: list[Row], updates: Updates, settings: Settings) -> dict[str, int]:
     """Over the whole run: tokens with every example by itself, those that are computed, and forward passes."""
     packing = PACKINGS[settings.packing]
-    passes = [part for update in updates
-              for share in deal([rows[i] for i in update], packing, settings.tokens_per_batch, trainer.world())
-              for part in share]  # fmt: skip
+    sizes = [packing.size(part) for update in updates
+             for share in deal([rows[i] for i in update], packing, settings.tokens_per_batch, trainer.world())
+             for part in share]  # fmt: skip
     return {"examples": sum(map(len, updates)), **_counts(rows[i] for update in updates for i in update),
-            "computed_tokens": sum(map(packing.size, passes)), "passes": len(passes),
-            "largest_pass": max(map(packing.size, passes))}  # fmt: skip
+            "computed_tokens": sum(sizes), "passes": len(sizes), "largest_pass": max(sizes)}  # fmt: skip
 
 
 def _wait() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from eexp.models import hf
 from eexp.training import attention, trie
 from eexp.training.data import Row
 
@@ -57,8 +58,7 @@ def accepts_keep(model: Any) -> bool:
 
     while hasattr(model, "module"):
         model = model.module
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return "logits_to_keep" in signature(model.forward).parameters
+    return "logits_to_keep" in signature(hf.inner(model).forward).parameters
 
 
 def _tree(rows: Sequence[Row], device: Any) -> Part:

@@ -20,9 +20,6 @@ from eexp.training.packing import Packing
 Updates = list[list[int]]  # indices of rows
 
 
-SHUFFLES = ("trajectories", "examples")
-
-
 def in_order(rows: Sequence[Row], seed: int, epoch: int, shuffle: str = "trajectories") -> list[int]:
     """All rows once: groups shuffled, within a group by their tokens; or all rows shuffled."""
     groups: dict[object, list[int]] = {}
