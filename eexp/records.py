@@ -21,6 +21,11 @@ from eexp.errors import InputError
 
 
 _Lineage = Annotated[list[str], Meta(description="the stages that made it, with version and settings, oldest first")]
+_Range = Annotated[list[int], Meta(min_length=2, max_length=2)]
+_Unknown = Annotated[
+    Optional[list[_Range]],
+    Meta(description="[start, end) of the parts of the observation that nothing before in the episode determines"),
+]
 _PromptStyle = Annotated[Optional[str], Meta(description="name@fingerprint of the words around a state")]
 
 
@@ -32,6 +37,8 @@ class Outcome(Struct, kw_only=True):
     score: Annotated[Optional[float], Meta(description="0 to 1, as the environment scores the episode so far")] = None
     valid: Annotated[bool, Meta(description="false where the environment refused the action")] = True
     success: Annotated[Optional[bool], Meta(description="as the environment judges; null while it cannot tell")] = None
+    unknown: _Unknown = None
+    summary: Annotated[Optional[str], Meta(description="the observation in fewer words, written by a model")] = None
 
 
 class Alternative(Struct, kw_only=True):
@@ -42,6 +49,7 @@ class Alternative(Struct, kw_only=True):
     logprob: Annotated[Optional[float], Meta(description="of the whole text drawn, under the policy")] = None
     outcome: Annotated[Optional[Outcome], Meta(description="null until `eexp rollout`, or where it refused")] = None
     refused: Annotated[Optional[str], Meta(description="why `eexp rollout` did not trust this branch")] = None
+    pool: Annotated[Optional[str], Meta(description="the name that `eexp branch --pool` gave to its alternatives")] = None
 
 
 class Step(Struct, kw_only=True):
@@ -52,6 +60,7 @@ class Step(Struct, kw_only=True):
     admissible: Annotated[Optional[list[str]], Meta(description="actions the state accepts, maybe a sample")] = None
     admissible_count: Annotated[Optional[int], Meta(description="how many there were before sampling")] = None
     thought: Annotated[Optional[str], Meta(description="what the expert said before acting")] = None
+    unknown: _Unknown = None
     alternatives: list[Alternative] = []
 
 
@@ -75,6 +84,15 @@ class Message(Struct, kw_only=True):
     content: str
 
 
+class Span(Struct, kw_only=True):
+    """A part of a completion, and what its loss counts."""
+
+    name: Annotated[str, Meta(description="thought, action or observation")]
+    start: Annotated[int, Meta(ge=0, description="in characters of the last completion message")]
+    end: Annotated[int, Meta(ge=0)]
+    weight: Annotated[float, Meta(ge=0, description="multiplies its loss")] = 1.0
+
+
 class Example(Struct, kw_only=True):
     """One training example: loss falls on the completion alone."""
 
@@ -85,6 +103,10 @@ class Example(Struct, kw_only=True):
     completion: Annotated[list[Message], Meta(min_length=1)]
     weight: Annotated[float, Meta(ge=0, description="multiplies its loss")] = 1.0
     group: Annotated[Optional[str], Meta(description="id of the trajectory it was made from")] = None
+    spans: Annotated[Optional[list[Span]], Meta(description="parts of the last completion message, in order")] = None
+    transition: Annotated[
+        Optional[str], Meta(description="of a world-model example: invalid, unchanged, changed or done")
+    ] = None
     prompt_style: _PromptStyle = None
     lineage: _Lineage = []
 
@@ -95,7 +117,9 @@ class Turn(Struct, kw_only=True):
     observation: str
     action: str
     text: Annotated[Optional[str], Meta(description="what the model wrote, where that is more than the action")] = None
+    thought: Annotated[Optional[str], Meta(description="what the agent thought before the action")] = None
     valid: bool = True
+    cut_off: Annotated[bool, Meta(description="the text ended at the token limit before its action was whole")] = False
 
 
 class Episode(Struct, kw_only=True):
@@ -111,6 +135,8 @@ class Episode(Struct, kw_only=True):
     score: Annotated[Optional[float], Meta(description="0 to 1, at the end")] = None
     steps: Annotated[int, Meta(description="how many actions were taken")]
     invalid: Annotated[int, Meta(description="actions the environment refused")] = 0
+    thoughts: Annotated[int, Meta(description="turns in which a thought was written")] = 0
+    cut_off: Annotated[int, Meta(description="turns whose text ended before its action was whole")] = 0
     instruction: Optional[str] = None
     transcript: list[Turn] = []
     final: Annotated[Optional[str], Meta(description="the last observation")] = None
@@ -203,7 +229,8 @@ def seed_of(*parts: Any) -> int:
 def expert_outcome(trajectory: dict, i: int) -> dict | None:
     """What the expert's action at step `i` led to: the next observation, or the trajectory's outcome after the last."""
     if i + 1 < len(trajectory["steps"]):
-        return {"observation": trajectory["steps"][i + 1]["observation"]}
+        following = trajectory["steps"][i + 1]
+        return {key: following[key] for key in ("observation", "unknown") if key in following}
     return trajectory.get("outcome")
 
 
