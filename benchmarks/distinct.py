@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, metavar="N")
     chosen = parser.parse_args()
     with open_model(chosen.model, Engine(threads=chosen.threads)) as model:
-        style = get_style(model.prompt_style or DEFAULT_STYLE)
+        style = model.played.style or get_style(DEFAULT_STYLE)
         policy = ModelPolicy(model, style, 48)
         states = expert_states(chosen.number)
         total = sum(map(len, states))

@@ -80,7 +80,7 @@ def loop(model: str, number: int, threads: int, out: str) -> None:
             while not seen.done and len(steps) < house.max_steps:
                 prompt = style.act(house.instruction(), steps, seen.text)
                 said = llama.create_chat_completion(prompt, temperature=0.0, max_tokens=128)
-                action = style.parse_action(said["choices"][0]["message"]["content"] or "")
+                action = style.parse(said["choices"][0]["message"]["content"] or "").action
                 before, seen = seen.text, house.step(action)
                 steps.append({"observation": before, "action": action})
             file.write(orjson.dumps({"task": task, "success": bool(seen.success)}) + b"\n")

@@ -29,6 +29,7 @@ COMMANDS = {
     "eval": "Play tasks with a model and record the episodes.",
     "compare": "Compare files of episodes: success, intervals, paired differences.",
     "show": "Show records, or a training run, to a person.",
+    "prompts": "List, show and check prompt styles.",
     "env": "List, show, check and play environments.",
     "schema": "Print the JSON Schema of a record type.",
 }

@@ -207,16 +207,19 @@ def env_override(command: Command) -> Command:
 
 def prompt_style(default: str = "react") -> Callable[[Command], Command]:
     """--prompt-style; `default` says in words what it is without it."""
-    return click.option("--prompt-style", metavar="NAME", envvar="EEXP_PROMPT_STYLE", show_envvar=True,
-                        help="How a state is put in words: react, or react-list, which lists the admissible actions.  "
+    return click.option("--prompt-style", metavar="STYLE", envvar="EEXP_PROMPT_STYLE", show_envvar=True,
+                        help="The words around a state: a built-in style (`eexp prompts list`) or a TOML file.  "
                         f"[default: {default}]")  # fmt: skip
 
 
 STYLE_OF_MODEL = "the one the model was trained with, else react"
 
 
-def model(help: str, max_tokens: int, temperature: float) -> Callable[[Command], Command]:
-    """-m, how to sample from it, and how it runs, which is passed on as one `engine`."""
+def model(help: str, max_tokens: int | None, temperature: float, room: str = "") -> Callable[[Command], Command]:
+    """-m, how to sample from it, and how it runs, which is passed on as one `engine`.
+
+    room: the default of --max-tokens in words, where `max_tokens` is None.
+    """
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
@@ -231,9 +234,9 @@ def model(help: str, max_tokens: int, temperature: float) -> Callable[[Command],
             click.option("-m", "--model", metavar="MODEL", envvar="EEXP_MODEL", show_envvar=True,
                          shell_complete=complete_model, help=help),
             click.option("--temperature", type=click.FloatRange(min=0), default=temperature, show_default=True,
-                         metavar="T", help="Of sampling; 0 takes the most likely token every time."),
-            click.option("--max-tokens", type=click.IntRange(min=1), default=max_tokens, show_default=True,
-                         metavar="TOKENS", help="Longest answer."),
+                         metavar="T", help="Sampling temperature; 0 takes the most likely token every time."),
+            click.option("--max-tokens", type=click.IntRange(min=1), default=max_tokens, show_default=not room,
+                         metavar="TOKENS", help=f"Longest answer.{f'  [default: {room}]' if room else ''}"),
             click.option("--context", type=click.IntRange(min=16), metavar="TOKENS",
                          help="Room for prompt and answer.  [default: the model's own, 8192 at most]"),
             click.option("--threads", type=click.IntRange(min=1), metavar="N",
@@ -254,20 +257,35 @@ def model(help: str, max_tokens: int, temperature: float) -> Callable[[Command],
     return decorate
 
 
-def chosen_style(asked: str | None, of_model: str | None, note: Callable[[str], None]) -> PromptStyle:
-    """The style asked for, else the one the model was trained with, else the default; says so where they differ."""
+def think(default: str) -> Callable[[Command], Command]:
+    """--think."""
+    return click.option("--think", type=click.Choice(["auto", "always", "never"]), default=default, show_default=True,
+                        help="Whether the model is to write a thought before each action. auto: as it was trained; not "
+                        "at all where it does not say; where the style's prompt is the same for both, the model "
+                        "decides.")  # fmt: skip
+
+
+def chosen_style(
+    requested: str | None, trained: PromptStyle | None, note: Callable[[str], None] = lambda text: None
+) -> PromptStyle:
+    """Return the style requested, else the one the model was trained with, else the default; note where they differ."""
     from eexp.prompts import DEFAULT_STYLE, get_style
 
-    if asked:
-        style = get_style(asked)
-        if of_model and of_model != style.label:
-            note(f"playing with prompt style {style.label}, though the model was trained with {of_model}")
-        return style
-    return get_style(of_model or DEFAULT_STYLE)
+    if not requested:
+        return trained or get_style(DEFAULT_STYLE)
+    style = get_style(requested)
+    if trained and trained.label != style.label:
+        note(f"playing with prompt style {style.label}, though the model was trained with {trained.label}")
+    return style
 
 
-def open_policy(spec: str | None, asked_style: str | None, max_tokens: int, note: Callable[[str], None],
-                engine: Engine) -> Policy:  # fmt: skip
+#: Tokens of an answer, where neither the command line nor the model's training says: as in the paper for one with a
+#: thought.
+_ROOM = {"never": 128, "always": 1024, "auto": 1024}
+
+
+def open_policy(spec: str | None, style_name: str | None, max_tokens: int | None, note: Callable[[str], None],
+                engine: Engine, think: str = "never") -> Policy:  # fmt: skip
     """The policy a command is to use: -m, else $EEXP_MODEL (click fills it in), else the tiny model with a notice."""
     from eexp.models import DEFAULT_MODEL, policy
 
@@ -279,7 +297,10 @@ def open_policy(spec: str | None, asked_style: str | None, max_tokens: int, note
     if spec == "expert":
         return policy.ExpertPolicy()
     model = open_writer(spec, engine, note)
-    return policy.ModelPolicy(model, chosen_style(asked_style, model.prompt_style, note), max_tokens)
+    style = chosen_style(style_name, model.played.style, note)
+    if think == "auto" and (style.thought.absent == "omit" or model.played.think in (None, "never")):
+        think = model.played.think or "never"
+    return policy.ModelPolicy(model, style, max_tokens or model.played.max_tokens or _ROOM[think], think)
 
 
 def open_writer(spec: str, engine: Engine, note: Callable[[str], None]) -> Model:

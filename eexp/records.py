@@ -49,7 +49,9 @@ class Alternative(Struct, kw_only=True):
     logprob: Annotated[Optional[float], Meta(description="of the whole text drawn, under the policy")] = None
     outcome: Annotated[Optional[Outcome], Meta(description="null until `eexp rollout`, or where it refused")] = None
     refused: Annotated[Optional[str], Meta(description="why `eexp rollout` did not trust this branch")] = None
-    pool: Annotated[Optional[str], Meta(description="the name that `eexp branch --pool` gave to its alternatives")] = None
+    pool: Annotated[Optional[str], Meta(description="the name that `eexp branch --pool` gave to its alternatives")] = (
+        None
+    )
 
 
 class Step(Struct, kw_only=True):
@@ -60,6 +62,7 @@ class Step(Struct, kw_only=True):
     admissible: Annotated[Optional[list[str]], Meta(description="actions the state accepts, maybe a sample")] = None
     admissible_count: Annotated[Optional[int], Meta(description="how many there were before sampling")] = None
     thought: Annotated[Optional[str], Meta(description="what the expert said before acting")] = None
+    notes: Annotated[Optional[str], Meta(description="what the environment says is known and still needed")] = None
     unknown: _Unknown = None
     alternatives: list[Alternative] = []
 

@@ -34,8 +34,8 @@ def states() -> list[dict]:
         for t in expert(house, islice(house.tasks(split), 3)):
             for i, step in enumerate(t["steps"]):
                 prompt = STYLE.act(t["instruction"], t["steps"][:i], step["observation"])
-                made.append({"prompt": prompt, "actions": [STYLE.action_text(a) for a in step["admissible"]],
-                             "expert": STYLE.action_text(step["action"]), "step": step, "before": t["steps"][:i],
+                made.append({"prompt": prompt, "actions": [STYLE.answer(a).text for a in step["admissible"]],
+                             "expert": STYLE.answer(step["action"]).text, "step": step, "before": t["steps"][:i],
                              "instruction": t["instruction"]})  # fmt: skip
     return made
 
@@ -361,7 +361,7 @@ def test_adapters_are_applied_alike(adapters, tiny, llama, hf, states):
         ours_said, theirs_said = logprobs(ours.ask(requests)), logprobs(theirs.ask(requests))
         assert ours_said == pytest.approx(theirs_said, abs=5e-2, rel=1e-3)  # its GGUF is in half precision
         assert np.abs(np.subtract(ours_said, logprobs(llama.ask(requests)))).max() > 0.5, "the adapter does nothing"
-        assert ours.prompt_style == theirs.prompt_style == STYLE.label
+        assert ours.played.style.label == theirs.played.style.label == STYLE.label
         assert ours.fingerprint != llama.fingerprint and theirs.fingerprint != hf.fingerprint
 
 

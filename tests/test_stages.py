@@ -408,7 +408,9 @@ def test_every_transition_becomes_an_example(rolled):
 
 def test_world_model_examples_do_not_look_like_acting(rolled):
     for e in world_model_data(iter(rolled[:3]), STYLE):
-        assert e["prompt"][0]["content"] != STYLE.act_system
+        assert (
+            e["prompt"][0]["content"] == STYLE.acting.system and e["prompt"][-1]["content"] == STYLE.predicting.request
+        )
         assert e["prompt"][-1]["content"] == STYLE.world_model_request
         assert "Action:" not in e["completion"][0]["content"]
         # the history is word for word that of acting
@@ -457,7 +459,7 @@ def test_a_reflection_by_rule_for_every_executed_state(rolled):
         assert e["prompt"] == STYLE.act(t["instruction"], t["steps"][:i], step["observation"])
         text = e["completion"][0]["content"]
         thought, _, action = text.rpartition("\nAction: ")
-        assert STYLE.parse_action(text) == action == step["action"] and thought
+        assert STYLE.parse(text).action == action == step["action"] and thought
         assert rationale.find_leak(thought) is None
         assert t["instruction"] in thought
 

@@ -1,7 +1,7 @@
 """The environment contract: what a stage may ask of a world.
 
 Write a class with `tasks`, `reset` and `step` and it can be branched, executed and evaluated in. `fork` (or `save` and
-`restore`, or `in_process`), `expert`, `admissible`, `harmless` and `mask` are optional, and each one that is there buys
+`restore`, or `in_process`), `expert`, `admissible`, `explain`, `harmless` and `mask` are optional, and each one that is there buys
 something: cheap branches, demonstrations, alternatives without a model, trust in a world with some noise.
 """
 
@@ -20,6 +20,8 @@ class Observation:
 
     text: what the policy reads. done: the episode is over. score: 0 to 1. valid: false where the environment refused
     the action (its message is then the text). success: judged by the environment; None while it cannot tell.
+    unknown: (start, end) of the parts of the text that nothing before in the episode determines, such as what lies in a
+    room that was never entered; None where the environment cannot tell.
     """
 
     text: str
@@ -27,11 +29,13 @@ class Observation:
     score: float | None = None
     valid: bool = True
     success: bool | None = None
+    unknown: list[tuple[int, int]] | None = None
 
     def outcome(self) -> dict:
         """As the `outcome` of a record."""
         made = {"observation": self.text, "done": self.done, "score": self.score, "valid": self.valid}
-        return made if self.success is None else {**made, "success": self.success}
+        made |= {} if self.success is None else {"success": self.success}
+        return made | ({} if self.unknown is None else {"unknown": [list(part) for part in self.unknown]})
 
 
 class Environment(ABC):
@@ -78,6 +82,14 @@ class Environment(ABC):
 
     def expert(self) -> str | None:
         """The expert's action in the current state; None where there is none or it has nothing to say."""
+        return None
+
+    def explain(self) -> str | None:
+        """Say in words what is known and what the task still needs, for a reflection on the current state.
+
+        Only what the agent can know: what it has seen in this episode, and what anybody knows of such a world. None
+        where there is nothing to say.
+        """
         return None
 
     def fork(self) -> Environment:

@@ -117,6 +117,8 @@ class House(Environment):
         self.over = False
         self.steps = 0
         self.seen_rooms: dict[str, None] = {}  # what the expert has seen; a dict keeps the order
+        self.searched: set[str] = set()  # containers that have been open
+        self._unknown: list[tuple[int, int]] | None = None  # of the text that is being written
 
     def _furnish(self, rng: random.Random, wide: bool) -> None:
         names = ["kitchen", "lounge", *rng.sample(["bedroom", "bathroom", "study"], rng.choice([1, 2]))]
@@ -148,9 +150,11 @@ class House(Environment):
         return sorted(o for o, p in self.where.items() if p == place)
 
     def _describe(self) -> str:
-        self.seen_rooms[self.room] = None
         said = [f"You are in the {self.room}. You see {', '.join(map(self._in_sight, self._places()))}."]
         said.append(f"Doors: {', '.join(sorted(self.doors[self.room]))}.")
+        if self.room not in self.seen_rooms:
+            self._unknown = [(said[0].index("You see ") + len("You see "), len(" ".join(said)))]
+        self.seen_rooms[self.room] = None
         if self.held:
             said.append(f"You hold the {self.held}.")
         return " ".join(said)
@@ -177,7 +181,8 @@ class House(Environment):
         if success and valid:
             text += " The task is done."
         score = 1.0 if success else (0.5 if self.kind in TREATMENTS and done_parts[0] else 0.0)
-        return Observation(text, done=self.over, score=score, valid=valid, success=success)
+        unknown, self._unknown = self._unknown or [], None
+        return Observation(text, done=self.over, score=score, valid=valid, success=success, unknown=unknown)
 
     # -- acting --------------------------------------------------------------------------------------------------
 
@@ -256,7 +261,12 @@ class House(Environment):
             self.opened.discard(place)
             return self._observe(f"You close the {place}.")
         self.opened.add(place)
-        return self._observe(f"You open the {place}. You see {self._in_sight(place)}.")
+        head = f"You open the {place}. You see "
+        text = f"{head}{self._in_sight(place)}."
+        if place not in self.searched:
+            self._unknown = [(len(head), len(text))]
+        self.searched.add(place)
+        return self._observe(text)
 
     def _take(self, thing: str, place: str) -> Observation:
         if refused := self._absent(place) or self._shut(place):
@@ -296,7 +306,7 @@ class House(Environment):
         copy.__dict__.update(self.__dict__)
         copy.where, copy.opened = dict(self.where), set(self.opened)
         copy.state = {o: set(s) for o, s in self.state.items()}
-        copy.seen_rooms = dict(self.seen_rooms)
+        copy.seen_rooms, copy.searched = dict(self.seen_rooms), set(self.searched)
         return copy
 
     # -- the expert ----------------------------------------------------------------------------------------------
@@ -315,6 +325,56 @@ class House(Environment):
             place = TREATMENTS[self.kind][0]
             return self._at_place(place, f"{self.kind} {self.target} {_JOINED_BY[self.kind]} {place}")
         return self._at_place(self.goal, f"put {self.target} {_into(self.goal)} {self.goal}", opened=True)
+
+    def explain(self) -> str | None:
+        """Say what the task still needs, where its object is, and what has not been searched; no action."""
+        if self.over:
+            return None
+        verb, place = self._needed()
+        parts = [f"Still needed: {verb} {self.target}, {place}."]
+        if self.held == self.target:
+            return " ".join([*parts, f"{self.target}: I hold it.", self._whereabouts(place)])
+        if self.held:
+            return " ".join([*parts, f"I hold the {self.held}, which is not needed."])
+        known = self.where[self.target]
+        if known and self.room_of[known] in self.seen_rooms and (known in self.searched or known not in CONTAINERS):
+            return " ".join([*parts, f"{self.target} {_into(known)} {known}: {self._way_to(self.room_of[known])}."])
+        return " ".join([*parts, f"{self.target}: not seen yet.", self._unsearched()])
+
+    def _needed(self) -> tuple[str, str]:
+        """What the words of the task ask for next: verb and place."""
+        if self.kind == "examine":
+            return "look at", "lamp"
+        if self.kind in TREATMENTS and TREATMENTS[self.kind][1] not in self.state[self.target]:
+            return self.kind, TREATMENTS[self.kind][0]
+        return "put", self.goal
+
+    def _whereabouts(self, place: str) -> str:
+        room = ROOM_OF[place]
+        if room == self.room:
+            return f"{place}: here{', closed' if place in CONTAINERS and place not in self.opened else ''}."
+        if any(room in (seen, *self.doors[seen]) for seen in self.seen_rooms):
+            return f"{place}: {self._way_to(room)}."
+        return f"{place}: in the {room}, not found yet. {self._unentered()}"
+
+    def _way_to(self, room: str) -> str:
+        """Where a room is whose door was seen."""
+        if room == self.room:
+            return "here"
+        door = self._towards({room})
+        return f"in the {room}, next door" if door == room else f"in the {room}, through the {door}"
+
+    def _unsearched(self) -> str:
+        closed = [p for p in self._places() if p in CONTAINERS and p not in self.searched]
+        return f"Not searched here: {', '.join(closed)}." if closed else f"All searched here. {self._unentered()}"
+
+    def _unentered(self) -> str:
+        """The nearest door that was not gone through."""
+        unseen = {door for room in self.seen_rooms for door in self.doors[room]} - set(self.seen_rooms)
+        if not unseen:
+            return "Every room was entered."
+        door = self._towards(unseen)
+        return f"Not entered: {door}, next door." if door in unseen else f"Not entered: beyond the {door}."
 
     def _put_down(self) -> str:
         places = sorted(self._places(), key=lambda p: p in CONTAINERS)

@@ -7,13 +7,16 @@ comes. An answer is decided by its own group, model, settings and seed, never by
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from eexp.errors import InputError
-from eexp.prompts import Messages
+from eexp.prompts import Messages, PromptStyle, get_style, of_dict
+
+_ROOM = 1.25  # tokens that an answer may take, for each one of the longest that was trained on
 
 
 @dataclass
@@ -31,6 +34,33 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Played:
+    """How a model is to be played, by what it was trained on; None where it does not say.
+
+    style: the prompt style. think: "always" where it was trained to write thoughts, else "never". max_tokens: room that
+    its longest answer took.
+    """
+
+    style: PromptStyle | None = None
+    think: str | None = None
+    max_tokens: int | None = None
+
+    @classmethod
+    def of_run(cls, run: dict) -> Played:
+        """Read it from what `eexp finetune` says about a run (eexp.json).
+
+        Raises:
+            InputError: the style is no style, or was another one in the version that trained with it.
+        """
+        style = of_dict(run["style"]) if run.get("style") else None
+        if style is None and run.get("prompt_style"):
+            style = get_style(run["prompt_style"])
+        lengths = run.get("longest_completion") or {}
+        longest = max((n for kind, n in lengths.items() if kind != "world_model"), default=None)
+        return cls(style, run.get("think"), longest and math.ceil(longest * _ROOM))
+
+
+@dataclass(frozen=True)
 class Draw:
     """Ask for `n` texts.
 
@@ -39,6 +69,7 @@ class Draw:
     until `n` are accepted or `most` were judged (`n` if None). Without it all texts count.
     distinct: draw complete texts without replacement, the most probable first on average; else independently.
     allowed: the only texts that may be written, token by token; None allows every text.
+    prefix: what the answer begins with already; the texts do not repeat it.
     """
 
     prompt: Messages
@@ -50,14 +81,19 @@ class Draw:
     most: int | None = None
     distinct: bool = False
     allowed: Sequence[str] | None = None
+    prefix: str = ""
 
 
 @dataclass(frozen=True)
 class Score:
-    """Ask for the log-probability of each completion, with the stop token after it, as an answer to `prompt`."""
+    """Ask for the log-probability of each completion, with the stop token after it, as an answer to `prompt`.
+
+    prefix: as in Draw.
+    """
 
     prompt: Messages
     completions: Sequence[str]
+    prefix: str = ""
 
 
 Request = Draw | Score
@@ -89,8 +125,8 @@ class Model(ABC):
     spec: str = ""
     #: Identifies the weights in lineage: `sha256:` and 16 hex digits for files, the name for servers.
     fingerprint: str = ""
-    #: Label of the prompt style it was fine-tuned with (`name@fingerprint`), if it says so.
-    prompt_style: str | None = None
+    #: How it is to be played, as far as its training says.
+    played: Played = Played()
     #: How it runs, in words: what was left to it, as it was resolved.
     settings: str = ""
     #: Whether it can draw without replacement and score; a server that only writes texts cannot.

@@ -11,7 +11,7 @@ import orjson
 
 from eexp.errors import EexpError, InputError
 from eexp.models import fingerprints, split_adapter
-from eexp.models.base import Engine
+from eexp.models.base import Engine, Played
 from eexp.models.local import DEFAULT_CONTEXT, LocalModel
 from eexp.models.tiny import TINY_DIR
 from eexp.models.tree import Decoder
@@ -196,7 +196,7 @@ class HfModel(LocalModel):
         self._ends = {self._tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
         dirs = [d for d in (resolve(base), adapter) if d and os.path.isdir(d)]
         self.fingerprint = "+".join(filter(None, map(fingerprints.of_model_dir, dirs))) or base
-        self.prompt_style = read_run(adapter or resolve(base)).get("prompt_style")
+        self.played = Played.of_run(read_run(adapter or resolve(base)))
 
     def tokenize(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False)["input_ids"]

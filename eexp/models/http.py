@@ -134,6 +134,11 @@ class HttpModel(Model):
             raise UsageError(f"{self.spec}: a server writes texts and scores none; take a GGUF file or hf:")
         if request.allowed is not None:
             raise UsageError(f"{self.spec}: a server cannot be held to a list of texts; take a GGUF file or hf:")
+        if request.prefix:
+            raise UsageError(
+                f"{self.spec}: a server cannot go on from the beginning of an answer, which this prompt style needs to "
+                f"open or close the place for a thought; give --think auto, or a style that asks in the prompt"
+            )
         return _Drawing(request)
 
     async def _complete(self, draw: Draw, n: int, seed: int) -> _Completion:

@@ -15,10 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from eexp.cores import usable_cores
 from eexp.errors import EexpError, InputError
 from eexp.models import chat_template, fingerprints
-from eexp.models.base import Chats, Engine
+from eexp.models.base import Chats, Engine, Played
 from eexp.models.local import DEFAULT_CONTEXT, LocalModel, outputs
 from eexp.models.slots import Lanes, Slots
 from eexp.models.tree import Full, Item
@@ -209,11 +211,11 @@ class LlamaCppModel(LocalModel):
         self.fingerprint = fingerprints.of_files(*files)
 
     def _read_metadata(self, files: list[Path]) -> None:
-        """The prompt style it was trained with, and whether the adapter was made for this base."""
+        """Read how it is to be played, and check that the adapter was made for this base."""
         from eexp.training.gguf_export import read_metadata
 
         said = [read_metadata(file) for file in files]
-        self.prompt_style = said[-1].get("eexp.prompt_style")
+        self.played = Played.of_run(orjson.loads(said[-1].get("eexp.run", "{}")))
         if len(files) == 2:
             if said[1].get("general.type") != "adapter":
                 raise EexpError(f"{files[1]}: not an adapter")

@@ -102,6 +102,7 @@ class LocalModel(Model):
     def _fitting(self, request: Request) -> list[int]:
         """The prompt's tokens; raises InputError where there is no room for them and an answer."""
         ids = self.prompt_ids(request.prompt)
+        ids += self.tokenize(request.prefix) if request.prefix else []
         if isinstance(request, Draw):
             longest = request.max_tokens
         else:

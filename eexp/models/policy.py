@@ -27,12 +27,17 @@ class State:
 
 @dataclass
 class Proposal:
-    """An action, what the policy wrote around it, and the log-probability of that text."""
+    """An action, what the policy wrote around it, and the log-probability of that text.
+
+    cut_off: the text ended at the token limit before its action was whole; the action is empty then.
+    """
 
     action: str
     text: str | None = None
     logprob: float | None = None
     finished: bool = True
+    thought: str = ""
+    cut_off: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,8 @@ class Policy(ABC):
 
     fingerprint = ""
     style_label: str | None = None
+    max_tokens: int | None = None
+    think: str = "never"
     needs: frozenset[str] = frozenset()
 
     @property
@@ -115,12 +122,17 @@ class Players:
 
 
 class ModelPolicy(Policy):
-    """A language model that acts under a prompt style."""
+    """A language model that acts under a prompt style.
 
-    def __init__(self, model: Model, style: PromptStyle, max_tokens: int):
-        self.model, self.style, self.max_tokens = model, style, max_tokens
+    think: "always" asks for a thought before every action, "never" for the action alone, "auto" leaves it to the model
+    where the style's prompt is the same for both.
+    """
+
+    def __init__(self, model: Model, style: PromptStyle, max_tokens: int, think: str = "never"):
+        self.model, self.style, self.max_tokens, self.think = model, style, max_tokens, think
+        self._opening = style.opening(think)
         self.fingerprint, self.style_label = model.fingerprint, style.label
-        self.needs = frozenset({"admissible"} if style.list_admissible else ())
+        self.needs = frozenset({"admissible"} if style.acting.list_admissible else ())
 
     @property
     def counts(self) -> Counter[str]:
@@ -133,12 +145,18 @@ class ModelPolicy(Policy):
     def request(self, choice: Choice | Ranking) -> Request:
         """What a choice asks of the model."""
         if isinstance(choice, Ranking):
-            return Score(self.prompt(choice.state), [self.style.action_text(a) for a in choice.actions])
+            return Score(self.prompt(choice.state), self._texts(choice.actions), self._opening)
         return self.draw(choice)
 
     def prompt(self, state: State) -> list[dict[str, str]]:
         """The chat in which the state is put to the model."""
-        return self.style.act(state.instruction, state.steps, state.observation, state.admissible)
+        return self.style.act(
+            state.instruction, state.steps, state.observation, state.admissible, think=self.think == "always"
+        )
+
+    def _texts(self, actions: Iterable[str]) -> list[str]:
+        """What the model would write for actions without a thought, after the opening."""
+        return [self.style.answer(action).text.removeprefix(self._opening) for action in actions]
 
     def draw(self, choice: Choice) -> Draw:
         """A choice as a request to the model."""
@@ -146,17 +164,19 @@ class ModelPolicy(Policy):
         if choice.only_admissible:
             if not state.admissible:
                 raise InputError("only admissible actions may be chosen, and none are known here")
-            allowed = [self.style.action_text(a) for a in state.admissible]
+            allowed = self._texts(state.admissible)
         return Draw(self.prompt(state), choice.n, choice.temperature, self.max_tokens, choice.seed,
                     None if accept is None else lambda sample: accept(self._proposal(sample)),
-                    choice.most, choice.distinct, allowed)  # fmt: skip
+                    choice.most, choice.distinct, allowed, self._opening)  # fmt: skip
 
     def proposals(self, answer: Answer) -> Proposals:
         """The model's answer as actions."""
         return answer if isinstance(answer, InputError) else [self._proposal(s) for s in answer]
 
     def _proposal(self, sample: Sample) -> Proposal:
-        return Proposal(self.style.parse_action(sample.text), sample.text, sample.logprob, sample.finished)
+        text = self._opening + sample.text
+        parsed = self.style.parse(text, sample.finished)
+        return Proposal(parsed.action, text, sample.logprob, sample.finished, parsed.thought, parsed.cut_off)
 
     def players(self, n: int) -> Players:
         return _ModelPlayers(self, self.model.chats(n))

@@ -1,166 +1,107 @@
-"""How a state becomes chat messages: one PromptStyle, used by every stage.
-
-A policy trained under one prompt and played under another is quietly ruined, so the style has a name and a
-fingerprint. Both travel with the examples and are saved beside the adapter; `eexp eval` goes by them.
-
-Acting and world modelling share their history word for word (only the system message differs), so the training
-examples of one trajectory share long prefixes.
-"""
+"""Prompt styles by name, label or file. `style.py` says what they are; `styles/` has those that are built in."""
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+import os
+import sys
+from functools import cache, lru_cache
+from pathlib import Path
 
-import orjson
+import msgspec
 
-from eexp.errors import InputError, UsageError
+from eexp.errors import EexpError, InputError, UsageError
+from eexp.prompts.style import Answer, Messages, Parsed, PromptStyle
+from eexp.records import explain
 
-Messages = list[dict[str, str]]
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
-_ACTION_MARK = "Action:"
+__all__ = ["DEFAULT_STYLE", "Answer", "Messages", "Parsed", "PromptStyle", "built_in", "get_style", "load", "of_dict"]
 
-
-def _message(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
-
-
-@dataclass(frozen=True)
-class ReflectionWords:
-    """The request that asks for a reflection."""
-
-    system: str = (
-        "You write the inner monologue of somebody who is about to act and thinks first. You write in the first "
-        "person, in the present tense, plainly, and never about being a program."
-    )
-    situation: str = "The situation:"
-    taken: str = "What is going to be done:"
-    led_to: str = "What it led to:"
-    others: str = "What could have been done as well, and what that led to:"
-    ask: str = (
-        "Write the thoughts that lead to what is going to be done. Say what the goal still needs, weigh the other "
-        "possibilities against it, and name the clues and limits in the situation that decide. What is written under "
-        "'led to' has not happened yet for the one who thinks: use it only as something to expect, never as something "
-        "seen. Refer to every possibility by what it does, never by a number or a label, and do not say that anything "
-        "was given, listed or demonstrated. Keep to what stands above. At most five sentences, no headings, and "
-        "do not repeat the action at the end."
-    )
-
-
-@dataclass(frozen=True)
-class PromptStyle:
-    """All words around a state. `list_admissible` names the actions to choose from in the prompt itself."""
-
-    name: str
-    list_admissible: bool = False
-    act_system: str = "You act in an interactive world. Do the task. Answer with the next action as: Action: <action>"
-    world_model_system: str = "You predict an interactive world. Write what is observed after the last action."
-    world_model_request: str = "What is observed next?"
-    task_label: str = "Task:"
-    admissible_label: str = "Possible actions:"
-    target_open: str = "<next_state>"
-    target_close: str = "</next_state>"
-    reflection: ReflectionWords = ReflectionWords()
-
-    @property
-    def fingerprint(self) -> str:
-        """16 hex digits that change whenever a word of the style does."""
-        return hashlib.sha256(orjson.dumps(asdict(self), option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
-
-    @property
-    def label(self) -> str:
-        """As it stands in records: name and fingerprint."""
-        return f"{self.name}@{self.fingerprint}"
-
-    # -- acting --------------------------------------------------------------------------------------------------
-
-    def act(self, instruction: str, steps: Sequence[dict], observation: str,
-            admissible: Iterable[str] | None = None) -> Messages:  # fmt: skip
-        """The prompt for the next action after `steps` (each with `observation` and `action`), at `observation`."""
-        return [_message("system", self.act_system), *self._history(instruction, steps, observation, admissible)]
-
-    def _history(self, instruction: str, steps: Sequence[dict], observation: str,
-                 admissible: Iterable[str] | None) -> Messages:  # fmt: skip
-        seen = [*(s["observation"] for s in steps), observation]
-        if instruction:
-            seen[0] = f"{self.task_label} {instruction}\n{seen[0]}"
-        if self.list_admissible and admissible is not None:
-            seen[-1] += f"\n{self.admissible_label} {', '.join(admissible)}"
-        turns = [_message("user", seen[0])]
-        for step, text in zip(steps, seen[1:]):
-            turns += [_message("assistant", self.action_text(step["action"])), _message("user", text)]
-        return turns
-
-    def action_text(self, action: str, thought: str | None = None) -> str:
-        """What the policy is to write for an action, after a thought if there is one."""
-        return f"{thought.strip()}\n{_ACTION_MARK} {action}" if thought else f"{_ACTION_MARK} {action}"
-
-    def parse_action(self, text: str) -> str:
-        """The action in what a policy wrote: the line after the last mark, or the first line where there is none."""
-        text = re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL)
-        marked = text.rpartition(_ACTION_MARK)[2] if _ACTION_MARK in text else text
-        for line in marked.splitlines():
-            if line.strip():
-                return line.strip().strip("`*").strip()
-        return ""
-
-    def thought_in(self, text: str) -> str:
-        """What a model wrote without its private thinking and without an action line at the end."""
-        text = re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL)
-        return text.partition(_ACTION_MARK)[0].strip()
-
-    # -- world modelling -----------------------------------------------------------------------------------------
-
-    def world_model(self, instruction: str, steps: Sequence[dict], observation: str, action: str) -> Messages:
-        """The prompt to predict what `action` leads to, at `observation` after `steps`."""
-        return [_message("system", self.world_model_system),
-                *self._history(instruction, steps, observation, None),
-                _message("assistant", self.action_text(action)),
-                _message("user", self.world_model_request)]  # fmt: skip
-
-    def world_model_target(self, observation: str) -> Messages:
-        """The completion of a world-model example, delimited so that it cannot be taken for acting."""
-        return [_message("assistant", f"{self.target_open}\n{observation}\n{self.target_close}")]
-
-    # -- reflecting ----------------------------------------------------------------------------------------------
-
-    def ask_reflection(self, instruction: str, steps: Sequence[dict], step: dict, outcome: str) -> Messages:
-        """Ask a language model why `step`'s action is the sensible one (Early Experience, appendix on reflection).
-
-        Neutral slots: nothing in the request says "expert" or numbers the options, because the policy will see
-        neither when it acts.
-        """
-        words = self.reflection
-        situation = [f"{self.task_label} {instruction}"] if instruction else []
-        for past in steps:
-            situation += [past["observation"], f"I did: {past['action']}"]
-        situation.append(step["observation"])
-        others = [
-            f"- {a['action']}\n  led to: {' '.join(a['outcome']['observation'].split())}"
-            for a in step.get("alternatives", [])
-            if a.get("outcome")
-        ]
-        parts = [words.situation, "\n".join(situation), words.taken, step["action"], words.led_to, outcome]
-        parts += [words.others, "\n".join(others), words.ask]
-        return [_message("system", words.system), _message("user", "\n\n".join(parts))]
-
-
-STYLES = {
-    "react": PromptStyle("react"),
-    "react-list": PromptStyle("react-list", list_admissible=True),
-}
+_DIRECTORY = Path(__file__).parent / "styles"
 DEFAULT_STYLE = "react"
 
 
+def built_in() -> list[str]:
+    """List the names of the styles that come with eexp, the default first."""
+    names = sorted(path.stem for path in _DIRECTORY.glob("*.toml"))
+    return sorted(names, key=lambda name: name != DEFAULT_STYLE)
+
+
+def load(path: str | os.PathLike) -> PromptStyle:
+    """Read a style from a TOML file.
+
+    Raises:
+        EexpError: the file cannot be read.
+        InputError: it holds no style; names the first place that is wrong.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise EexpError(f"{path}: {getattr(e, 'strerror', None) or e}") from None
+    try:
+        return of_dict(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as e:
+        raise InputError(f"{path}: not valid TOML: {e}") from None
+    except InputError as e:
+        raise InputError(f"{path}: {e}") from None
+
+
+def of_dict(table: dict) -> PromptStyle:
+    """Make a style of what its file says, or of what a training run saved.
+
+    Raises:
+        InputError: names the first place that is wrong.
+    """
+    try:
+        style = msgspec.convert(table, PromptStyle)
+    except msgspec.ValidationError as e:
+        raise explain(str(e)) from None
+    _check(style)
+    return style
+
+
+def _check(style: PromptStyle) -> None:
+    """Raise InputError for a style whose texts could not be read back, or say nothing of a thought."""
+    if style.action.open.strip() == "" or style.thought.open.strip() == "":
+        table = "action" if style.action.open.strip() == "" else "thought"
+        raise InputError("is blank, so that what was written could not be found again", f"$.{table}.open")
+    if style.action.open.strip() in style.thought.open + style.thought.close:
+        raise InputError("holds the mark of an action", "$.thought")
+    if style.thought.absent == "omit" and style.thought.ask == style.thought.ask_not:
+        raise InputError(
+            'the same as $.thought.ask_not, so that a prompt with a thought is one without; make them differ, or set absent = "empty"',
+            "$.thought.ask",
+        )
+    try:
+        style.history.left_out.format(n=1)
+    except (KeyError, IndexError, ValueError):
+        raise InputError("may hold {n} and no other braces", "$.history.left_out") from None
+
+
+@cache
+def _built_in(name: str) -> PromptStyle:
+    return load(_DIRECTORY / f"{name}.toml")
+
+
 def get_style(name: str) -> PromptStyle:
-    """The style by name, or by label (`name@fingerprint`); raises if its words are no longer the same."""
+    """Return the style of a name, of a label (`name@fingerprint`) or of a TOML file.
+
+    Raises:
+        UsageError: there is no such style.
+        InputError: a label's fingerprint is not that of the style as it is now.
+    """
+    if name.endswith(".toml") or os.sep in name:
+        return load(name)
     bare, _, fingerprint = name.partition("@")
-    if bare not in STYLES:
-        raise UsageError(f"unknown prompt style {bare!r}; known: {', '.join(STYLES)}")
-    style = STYLES[bare]
+    if bare not in built_in():
+        raise UsageError(f"unknown prompt style {bare!r}; built in: {', '.join(built_in())}; or give a .toml file")
+    style = _built_in(bare)
     if fingerprint and fingerprint != style.fingerprint:
-        raise InputError(f"prompt style {bare!r} was {fingerprint} there and is {style.fingerprint} in this version: "
-                         f"training and playing would see different words")  # fmt: skip
+        raise InputError(
+            f"prompt style {bare!r} was {fingerprint} there and is {style.fingerprint} in this version: "
+            f"training and playing would see different words"
+        )
     return style

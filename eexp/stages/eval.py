@@ -87,9 +87,13 @@ class _Episode:
         if self.action is None:
             self.instruction = view.instruction
         else:
-            turn = {"observation": self.seen.text, "action": self.action.action, "valid": view.seen.valid}
-            if self.action.text is not None and self.action.text.strip() != self.action.action:
-                turn["text"] = self.action.text
+            proposal = self.action
+            turn = {"observation": self.seen.text, "action": proposal.action,
+                    "valid": view.seen.valid and not proposal.cut_off}  # fmt: skip
+            if proposal.text is not None and proposal.text.strip() != proposal.action:
+                turn["text"] = proposal.text
+            turn |= {"thought": proposal.thought} if proposal.thought else {}
+            turn |= {"cut_off": True} if proposal.cut_off else {}
             self.transcript.append(turn)
         self.seen, self.action = view.seen, None
 
@@ -99,7 +103,9 @@ class _Episode:
         made = {"type": "episode", "id": self.name, "env": self.spec, "task": task, "split": task.get("split"),
                 "seed": self.trial, "success": bool(seen.success if seen.success is not None else seen.score == 1.0),
                 "score": seen.score, "steps": len(transcript),
-                "invalid": sum(not t["valid"] for t in transcript)}  # fmt: skip
+                "invalid": sum(not t["valid"] for t in transcript),
+                "thoughts": sum("thought" in t for t in transcript),
+                "cut_off": sum("cut_off" in t for t in transcript)}  # fmt: skip
         return {**made, "model": policy.fingerprint, "prompt_style": policy.style_label,
                 "instruction": self.instruction, "transcript": transcript, "final": seen.text}  # fmt: skip
 
@@ -190,20 +196,23 @@ def _not_done(spec: str, tasks: list[dict], trials: int, done: Callable[[str], b
 @click.option("--trials", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
               help="Episodes a task; more than one makes sense at a temperature above 0.")  # fmt: skip
 @options.model("Who plays; `eexp --help` lists what MODEL may be.  [default: the built-in tiny model]",
-               max_tokens=128, temperature=0.0)  # fmt: skip
+               max_tokens=None, temperature=0.0,
+               room="what the model was trained to write; else 128, or 1024 with a thought")  # fmt: skip
 @click.option("--max-steps", type=click.IntRange(min=1), metavar="N",
               help="Longest episode, in actions.  [default: the environment's]")  # fmt: skip
 @options.prompt_style(options.STYLE_OF_MODEL)
+@options.think("auto")
 @click.option("--only-admissible", is_flag=True, help="Let the policy write nothing but an admissible action.")
 @options.seed
 @options.worlds
 @options.streams(resume=True)
-def command(env, number, split, trials, model, temperature, max_tokens, engine, max_steps, prompt_style,
+def command(env, number, split, trials, model, temperature, max_tokens, engine, max_steps, prompt_style, think,
             only_admissible, seed, open_worlds, stream) -> None:  # fmt: skip
     """Play tasks with a model and record the episodes.
 
     The tasks are a fixed panel: those of the split in the order of a hash of their ids, so -n 100 is a part of -n 200.
-    The prompt is the one the model was trained with, unless told otherwise. `eexp --help` lists what ENV may be.
+    Prompt, thoughts and room for an answer are those that the model was trained with, unless told otherwise. A text
+    that is cut off before its action is an invalid action. `eexp --help` lists what ENV may be.
 
     Many episodes are played at once; their number changes nothing in the output, unless rounding tips the scales
     between two tokens. Environments other than house, bfcl and babyai live in processes of their own, one an episode.
@@ -221,11 +230,13 @@ def command(env, number, split, trials, model, temperature, max_tokens, engine, 
     with open_env(env) as world:
         world.check_split(split)
         tasks, longest = panel(world, split, number), max_steps or world.max_steps
-    policy = options.open_policy(model, prompt_style, max_tokens, stream.note, engine)
+    policy = options.open_policy(model, prompt_style, max_tokens, stream.note, engine, think)
     stream.note(f"{env} {split}, model {policy.fingerprint}, prompt style {policy.style_label or 'none'}, "
-                f"temperature {temperature:g}, at most {longest} steps")  # fmt: skip
+                f"thoughts {policy.think}, temperature {temperature:g}, at most {longest} steps")  # fmt: skip
+    if only_admissible and policy.think != "never":
+        raise click.UsageError("--only-admissible leaves no room for a thought; give --think never")
     io = stream.open("eval", None, env=env, split=split, model=policy.fingerprint, prompt_style=policy.style_label,
-                     temperature=temperature, max_tokens=max_tokens, max_steps=longest, seed=seed,
+                     temperature=temperature, max_tokens=policy.max_tokens, think=policy.think, max_steps=longest, seed=seed,
                      only_admissible=only_admissible or None)  # fmt: skip
     with io, closing(policy), open_worlds(world, len(tasks) * trials) as worlds:
         made = evaluate(worlds, _not_done(env, tasks, trials, io.done), policy, temperature=temperature,
@@ -235,5 +246,8 @@ def command(env, number, split, trials, model, temperature, max_tokens, engine, 
                 io.write(episode)
                 io.count("successes", int(episode["success"]))
                 io.count("invalid actions", episode["invalid"])
+                io.count("turns", episode["steps"])
+                io.count("turns with a thought", episode["thoughts"])
+                io.count("turns cut off", episode["cut_off"])
         io.counts.update(worlds.counts)
         io.counts.update(policy.counts)

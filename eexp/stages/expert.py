@@ -42,6 +42,8 @@ def _play(env: Environment, task: dict, admissible: int | None, max_steps: int, 
             break
         step: dict = {"observation": seen.text, "action": action, "admissible": None, "thought": None}
         step.update(listed(env, admissible, action, seed_of(seed, record_id, len(steps))))
+        if seen.unknown is not None:
+            step["unknown"] = [list(part) for part in seen.unknown]
         steps.append(step)
         seen = env.step(action)
     return {"type": "trajectory", "id": record_id, "env": env.spec, "task": task, "instruction": instruction,

@@ -15,10 +15,12 @@ def imitation_data(trajectories: Iterator[dict], style: PromptStyle, *, thoughts
     """One example a step. thoughts: keep an expert's own thought, where there is one, before the action."""
     for t in trajectories:
         for i, step in enumerate(t["steps"]):
-            prompt = style.act(t["instruction"], t["steps"][:i], step["observation"], step.get("admissible"))
-            text = style.action_text(step["action"], step.get("thought") if thoughts else None)
-            yield example(t, f"{i}/imitation", "imitation", prompt, [{"role": "assistant", "content": text}],
-                          style.label)  # fmt: skip
+            thought = step.get("thought") if thoughts else None
+            answer = style.answer(step["action"], thought)
+            prompt = style.act(
+                t["instruction"], t["steps"][:i], step["observation"], step.get("admissible"), think=bool(thought)
+            )
+            yield example(t, f"{i}/imitation", "imitation", prompt, answer.messages(), style.label, spans=answer.spans)
 
 
 @click.command("imitation-data")
@@ -35,7 +37,7 @@ def command(thoughts, prompt_style, stream) -> None:
     Example:
       eexp expert house -n 20 | eexp imitation-data > il.jsonl
     """
-    style = options.chosen_style(prompt_style, None, stream.note)
+    style = options.chosen_style(prompt_style, None)
     with stream.open("imitation-data", "trajectory", prompt_style=style.label,
                      thoughts=None if thoughts else "no") as io:  # fmt: skip
         for made in imitation_data(io.records(), style, thoughts=thoughts):

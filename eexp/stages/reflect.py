@@ -54,10 +54,10 @@ def reflect(trajectories: Iterator[dict], style: PromptStyle, model: Model | Non
                 on_error(t, e.at(f"$.steps[{state.i}]"))
                 continue
             prompt = style.act(t["instruction"], t["steps"][: state.i], state.step["observation"],
-                               state.step.get("admissible"))  # fmt: skip
-            completion = [{"role": "assistant", "content": style.action_text(state.step["action"], text)}]
-            yield example(t, f"{state.i}/reflection", "reflection", prompt, completion, style.label,
-                          reflection_by=author)  # fmt: skip
+                               state.step.get("admissible"), think=True)  # fmt: skip
+            target = style.answer(state.step["action"], text)
+            yield example(t, f"{state.i}/reflection", "reflection", prompt, target.messages(), style.label,
+                          spans=target.spans, reflection_by=author)  # fmt: skip
 
 
 def _states(t: dict, skip: Callable[[str], bool], count: Callable[[str, int], None]) -> Iterator[_State]:
@@ -147,7 +147,7 @@ def command(model, temperature, max_tokens, engine, how, prompt_style, seed, str
                     "max_tokens": max_tokens}  # fmt: skip
     elif how is None:
         stream.note("no -m and no EEXP_MODEL: reflections are composed by rule from the outcomes (--rationale outcome)")
-    style = options.chosen_style(prompt_style, None, stream.note)
+    style = options.chosen_style(prompt_style, None)
     with (writer or nullcontext(),
           stream.open("reflect", "trajectory", prompt_style=style.label, seed=seed, **settings) as io):  # fmt: skip
         made = reflect(io.records(skip_done=False), style, writer, temperature=temperature, max_tokens=max_tokens,

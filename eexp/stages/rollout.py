@@ -75,6 +75,7 @@ class _Walk:
         self.recorded = trajectory["steps"]
         self.way = forking.choose(env, fork)
         self.counts: Counter[str] = Counter()
+        self._told: dict[int, dict] = {}  # what the environment says of its own states, by step
         self.lost: tuple[int, str, dict] | None = None  # where the path first differs from the record, why, evidence
 
     def run(self) -> Executed:
@@ -85,7 +86,9 @@ class _Walk:
             alternatives = step.get("alternatives", [])
             if alternatives:
                 made = self._judge(i, made, done)
-            steps.append({**step, "alternatives": [{**a, **o} for a, o in zip(alternatives, made)]})
+            steps.append(
+                {**step, **self._told.get(i, {}), "alternatives": [{**a, **o} for a, o in zip(alternatives, made)]}
+            )
         if self.lost and not done.refused:
             at, why, evidence = self.lost
             end = "does not end" if at == len(self.recorded) else "is not"
@@ -111,11 +114,20 @@ class _Walk:
 
     def _compare(self, i: int, seen: Observation) -> None:
         """Note it if `seen` is not the recorded observation number i; the last one is the trajectory's outcome."""
+        self._note_state(i, seen)
         state = self.recorded[i] if i < len(self.recorded) else self.trajectory.get("outcome") or {}
         recorded = state.get("observation")
         if recorded is not None and self.env.mask(seen.text) != self.env.mask(recorded):
             why = f"the observation is {short(seen.text)}, and {short(recorded)} was recorded"
             self._lose(i, why, {"observed": seen.text, "recorded": recorded})
+
+    def _note_state(self, i: int, seen: Observation) -> None:
+        """Keep what the environment says of its own state at step i: what is still needed, what was to be expected."""
+        if i in self._told or i == len(self.recorded):
+            return
+        notes = self.env.explain()
+        told = {"notes": notes} if notes else {}
+        self._told[i] = told | ({} if seen.unknown is None else {"unknown": [list(part) for part in seen.unknown]})
 
     def _compare_list(self, i: int) -> None:
         """Note it if the admissible actions at branch point i are not those recorded (a record may hold only some)."""

@@ -27,8 +27,10 @@ def world_model_data(trajectories: Iterator[dict], style: PromptStyle, *, expert
         for i, name, action, outcome in kept:
             prompt = style.world_model(t["instruction"], t["steps"][:i], t["steps"][i]["observation"], action)
             count("of invalid actions" if outcome.get("valid") is False else "of valid actions", 1)
-            yield example(t, f"{i}/world_model/{name}", "world_model", prompt,
-                          style.world_model_target(outcome["observation"]), style.label)  # fmt: skip
+            answer = style.world_model_answer(outcome["observation"])
+            yield example(
+                t, f"{i}/world_model/{name}", "world_model", prompt, answer.messages(), style.label, spans=answer.spans
+            )
 
 
 def _transitions(t: dict, i: int, expert: bool) -> Iterator[tuple[str, str, dict]]:
@@ -71,7 +73,7 @@ def command(expert, max_invalid_fraction, prompt_style, seed, stream) -> None:
     Example:
       eexp expert house -n 20 | eexp branch | eexp rollout | eexp world-model-data > iwm.jsonl
     """
-    style = options.chosen_style(prompt_style, None, stream.note)
+    style = options.chosen_style(prompt_style, None)
     with stream.open("world-model-data", "trajectory", prompt_style=style.label, expert=None if expert else "no",
                      max_invalid_fraction=max_invalid_fraction if max_invalid_fraction < 1 else None,
                      seed=seed) as io:  # fmt: skip

@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import orjson
+
 from eexp.errors import EexpError, UsageError
 from eexp.models import fingerprints
 from eexp.models.hf import base_of_adapter, read_run, resolve
+
+#: What a GGUF file keeps of eexp.json: all that it takes to play the model as it was trained.
+_ABOUT_PLAY = ("prompt_style", "style", "think", "longest_completion")
 
 
 def export(source: str | os.PathLike, output: str | os.PathLike, *, dtype: str | None = None,
@@ -25,6 +30,8 @@ def export(source: str | os.PathLike, output: str | os.PathLike, *, dtype: str |
         raise EexpError(f"model directory not found: {directory}")
     run = read_run(directory)
     said = {"eexp.prompt_style": run["prompt_style"]} if run.get("prompt_style") else {}
+    about_play = {key: run[key] for key in _ABOUT_PLAY if run.get(key)}
+    said |= {"eexp.run": orjson.dumps(about_play).decode()} if about_play else {}
     if not (directory / "adapter_config.json").is_file():
         if base:
             raise UsageError(f"{directory}: a full model has no base; --base is for adapters")

@@ -64,8 +64,8 @@ def random_play(env: House, task: dict, rng: random.Random, steps: int, stage: i
     seen = env.reset(task)
     known: dict[str, str] = {}  # object -> where it was last seen
     rooms: set[str] = set()
-    messages = [{"role": "system", "content": style.act_system}]
-    text = f"{style.task_label} {env.instruction()}\n{seen.text}"
+    messages = [{"role": "system", "content": style.acting.system}]
+    text = f"{style.acting.task_label} {env.instruction()}\n{seen.text}"
     for turn in range(steps + 1):
         known.update(env._visible())
         rooms.add(env.room)
@@ -82,7 +82,7 @@ def random_play(env: House, task: dict, rng: random.Random, steps: int, stage: i
             break
         action = random_action(env, rng, by_verb=stage > 1)
         messages += [{"role": "user", "content": text},
-                     {"role": "assistant", "content": style.action_text(action)}]  # fmt: skip
+                     {"role": "assistant", "content": style.answer(action).text}]  # fmt: skip
         if action.startswith("take "):
             known.pop(action.split()[1], None)
         seen = env.step(action)

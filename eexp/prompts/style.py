@@ -1,0 +1,339 @@
+"""A prompt style: every word around a state, and the way from an agent's text back to a thought and an action.
+
+A policy that is trained under one prompt and played under another is quietly ruined. So all stages put a state in words
+through the same object, which has a name and a fingerprint, and travels with what was trained under it.
+
+The prompts of one trajectory begin with each other: acting, acting after a thought and predicting the next state differ
+at their ends alone (unless `world_model.system` is set), so training computes their history once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Literal, Optional
+
+import msgspec
+import orjson
+from msgspec import Meta, Struct
+
+Messages = list[dict[str, str]]
+
+_PRIVATE = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
+_Text = Annotated[str, Meta(min_length=1)]
+
+
+class Act(Struct, frozen=True, forbid_unknown_fields=True):
+    """The words around an observation. `list_admissible`: the last one ends with the actions to choose from."""
+
+    system: str
+    task_label: str = "Task:"
+    list_admissible: bool = False
+    admissible_label: str = "Possible actions:"
+
+
+class Action(Struct, frozen=True, forbid_unknown_fields=True):
+    """How an action is written: between `open` and `close`; without `close`, on one line."""
+
+    open: _Text = "Action: "
+    close: str = ""
+
+
+class Thought(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a thought is written, before the action.
+
+    absent: where there is no thought, its place is left out ("omit") or is there and empty ("empty").
+    ask, ask_not: what the last observation ends with, where a thought is asked for and where it is not.
+    """
+
+    open: _Text = "Thought: "
+    close: _Text = "\n"
+    absent: Literal["omit", "empty"] = "omit"
+    ask: str = ""
+    ask_not: str = ""
+
+
+class History(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is shown of the steps before.
+
+    steps: the last N, or all. observation_characters: longer observations before the last one are cut to this. thoughts:
+    whether the agent's earlier thoughts are shown. left_out: stands for earlier steps, {n} for their number.
+    """
+
+    steps: Optional[Annotated[int, Meta(ge=1)]] = None
+    observation_characters: Optional[Annotated[int, Meta(ge=1)]] = None
+    thoughts: Literal["drop", "keep"] = "drop"
+    left_out: str = "({n} earlier steps are left out.)"
+
+
+class WorldModel(Struct, frozen=True, forbid_unknown_fields=True):
+    """The request for the next state, and the marks around the answer. Without `system`, acting's is used."""
+
+    system: str = ""
+    request: _Text = "What is observed next?"
+    open: _Text = "<next_state>\n"
+    close: _Text = "\n</next_state>"
+
+
+class Reflection(Struct, frozen=True, forbid_unknown_fields=True):
+    """The request that asks a language model for a reflection, in the order in which its parts are written."""
+
+    system: str = (
+        "You write the inner monologue of somebody who is about to act and thinks first. You write in the first "
+        "person, in the present tense, plainly, and never about being a program."
+    )
+    situation: str = "The situation:"
+    admissible: str = "What can be done here:"
+    taken: str = "What is going to be done:"
+    led_to: str = "What it led to:"
+    others: str = "What could have been done as well, and what that led to:"
+    notes: str = "What is known and still needed:"
+    thought: str = "A remark on it, by the one who acts:"
+    ask: str = (
+        "Write the thoughts that lead to what is going to be done. Say what the goal still needs, weigh the other "
+        "possibilities against it, and name the clues and limits in the situation that decide. What is written under "
+        "'led to' has not happened yet for the one who thinks: use it only as something to expect, never as something "
+        "seen. Refer to every possibility by what it does, never by a number or a label, and do not say that anything "
+        "was given, listed or demonstrated. Keep to what stands above. At most five sentences, no headings, and "
+        "do not repeat the action at the end."
+    )
+    decide: str = (
+        "Think about what to do next: what the goal still needs, what can be done here and what each of it would lead "
+        "to. At most five sentences. Then decide."
+    )
+
+
+class Turns(Struct, frozen=True, forbid_unknown_fields=True):
+    """One turn of an example that every prompt begins with."""
+
+    user: str
+    assistant: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a policy is to write, and its parts as `spans` of an example."""
+
+    text: str
+    spans: list[dict]
+
+    def messages(self) -> Messages:
+        """The completion of an example."""
+        return [_message("assistant", self.text)]
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a policy has written. action: empty where there is none. cut_off: the text ended before its action did."""
+
+    action: str
+    thought: str = ""
+    cut_off: bool = False
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
+    """All words around a state; the classes above describe its tables, as they stand in a TOML file."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    acting: Act = msgspec.field(name="act")
+    action: Action = Action()
+    thought: Thought = Thought()
+    history: History = History()
+    predicting: WorldModel = msgspec.field(name="world_model", default=WorldModel())
+    reflection: Reflection = Reflection()
+    examples: tuple[Turns, ...] = ()
+
+    def as_dict(self) -> dict:
+        """As in its TOML file, defaults included."""
+        return msgspec.to_builtins(self)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that change whenever a word of the style does."""
+        return _fingerprint(self)
+
+    @property
+    def label(self) -> str:
+        """Name and fingerprint, as they stand in records."""
+        return f"{self.name}@{self.fingerprint}"
+
+    # -- acting --------------------------------------------------------------------------------------------------
+
+    def act(
+        self,
+        instruction: str,
+        steps: Sequence[dict],
+        observation: str,
+        admissible: Iterable[str] | None = None,
+        think: bool = False,
+    ) -> Messages:
+        """Build the prompt for the next action.
+
+        Args:
+            instruction: the task in words, or "".
+            steps: the steps before, each with `observation`, `action` and perhaps `thought`.
+            observation: what is seen now.
+            admissible: the actions to choose from, which are written down if the style lists them.
+            think: whether a thought is asked for before the action.
+        """
+        ending = self.thought.ask if think or self.thought.absent == "empty" else self.thought.ask_not
+        if self.acting.list_admissible and admissible is not None:
+            ending = f"\n{self.acting.admissible_label} {', '.join(admissible)}{ending}"
+        return [*self._beginning(self.acting.system), *self._history(instruction, steps, observation, ending)]
+
+    def _beginning(self, system: str) -> Messages:
+        turns = [_message("system", system)] if system else []
+        for example in self.examples:
+            turns += [_message("user", example.user), _message("assistant", example.assistant)]
+        return turns
+
+    def _history(self, instruction: str, steps: Sequence[dict], observation: str, ending: str = "") -> Messages:
+        shown = steps if self.history.steps is None else steps[max(0, len(steps) - self.history.steps) :]
+        observations = [*(self._shortened(step["observation"]) for step in shown), observation + ending]
+        if len(shown) < len(steps):
+            observations[0] = f"{self.history.left_out.format(n=len(steps) - len(shown))}\n{observations[0]}"
+        if instruction:
+            observations[0] = f"{self.acting.task_label} {instruction}\n{observations[0]}"
+        turns = [_message("user", observations[0])]
+        for step, text in zip(shown, observations[1:]):
+            turns += [_message("assistant", self._past_answer(step)), _message("user", text)]
+        return turns
+
+    def _shortened(self, observation: str) -> str:
+        limit = self.history.observation_characters
+        return observation if limit is None or len(observation) <= limit else f"{observation[:limit]} ..."
+
+    def _past_answer(self, step: dict) -> str:
+        if self.history.thoughts == "keep":
+            return self.answer(step["action"], step.get("thought")).text
+        return f"{self.action.open}{step['action']}{self.action.close}"
+
+    def answer(self, action: str, thought: str | None = None) -> Answer:
+        """Write an action, after a thought if there is one, as the policy is to write it."""
+        thought = (thought or "").strip()
+        head = f"{self.thought.open}{thought}{self.thought.close}" if thought or self.thought.absent == "empty" else ""
+        text = f"{head}{self.action.open}{action}{self.action.close}"
+        spans = [{"name": "thought", "start": 0, "end": len(head)}] if thought else []
+        return Answer(text, [*spans, {"name": "action", "start": len(head) if thought else 0, "end": len(text)}])
+
+    def opening(self, think: str) -> str:
+        """Return what an answer begins with, where its place for a thought is opened ("always") or closed ("never").
+
+        Styles that leave the place out where there is no thought say in the prompt whether one is asked for.
+        """
+        if self.thought.absent == "omit" or think == "auto":
+            return ""
+        return self.thought.open if think == "always" else f"{self.thought.open}{self.thought.close}"
+
+    def parse(self, text: str, finished: bool = True) -> Parsed:
+        """Read what a policy has written.
+
+        The action stands after the last mark; where a finished text has no mark and no thought, its first line is the
+        action. finished: false where the text was cut at the token limit: an action that is not whole then is none.
+        """
+        slot_open, slot_close = self.thought.open.strip(), self.thought.close.strip()
+        if slot_open != "<think>":  # the private thinking of a model that was trained to it
+            text = _PRIVATE.sub("", text)
+        mark, close = self.action.open.strip(), self.action.close.strip()
+        before, found, after = text.rpartition(mark)
+        thought = (before if found else text).strip()
+        opened = bool(slot_open) and thought.startswith(slot_open)
+        thought = thought.removeprefix(slot_open).strip()
+        thought = thought.removesuffix(slot_close).strip() if slot_close else thought
+        if not found:
+            if not finished:
+                return Parsed("", thought, True)
+            return Parsed("", thought) if opened else Parsed(_first_line(text))
+        if close:
+            action, closed, _ = after.partition(close)
+        else:
+            action, closed, _ = after.lstrip().partition("\n")
+        if not finished and not closed:
+            return Parsed("", thought, True)
+        return Parsed(_first_line(action), thought)
+
+    def thought_in(self, text: str) -> str:
+        """Return what a model wrote, without its private thinking, the marks of a thought, and an action at the end."""
+        text = _PRIVATE.sub("", text)
+        before, found, after = text.rpartition(self.action.open.strip())
+        thought = (before if found else after).strip()
+        thought = thought.removeprefix(self.thought.open.strip()).strip()
+        return thought.removesuffix(self.thought.close.strip()).strip() if self.thought.close.strip() else thought
+
+    # -- world modelling -----------------------------------------------------------------------------------------
+
+    def world_model(self, instruction: str, steps: Sequence[dict], observation: str, action: str) -> Messages:
+        """Build the prompt to predict what `action` leads to, at `observation` after `steps`."""
+        system = self.predicting.system or self.acting.system
+        return [
+            *self._beginning(system),
+            *self._history(instruction, steps, observation),
+            _message("assistant", f"{self.action.open}{action}{self.action.close}"),
+            _message("user", self.predicting.request),
+        ]
+
+    def world_model_answer(self, observation: str) -> Answer:
+        """Write the target of a world-model example, delimited so that it cannot be taken for an action."""
+        text = f"{self.predicting.open}{observation}{self.predicting.close}"
+        return Answer(text, [{"name": "observation", "start": 0, "end": len(text)}])
+
+    # -- reflecting ----------------------------------------------------------------------------------------------
+
+    def ask_reflection(
+        self,
+        instruction: str,
+        steps: Sequence[dict],
+        step: dict,
+        outcome: str,
+        alternatives: Sequence[dict] | None = None,
+        notes: str = "",
+    ) -> Messages:
+        """Ask a language model why `step`'s action is the sensible one (Early Experience, appendix on reflection).
+
+        The slots are neutral: nothing in the request says "expert" or numbers the options, because the policy will see
+        neither when it acts.
+
+        Args:
+            outcome: what the action led to.
+            alternatives: those to weigh; all of the step's that were executed where None.
+            notes: what the environment says is known and still needed.
+        """
+        words = self.reflection
+        if alternatives is None:
+            alternatives = [a for a in step.get("alternatives", []) if a.get("outcome")]
+        others = [f"- {a['action']}\n  led to: {' '.join(a['outcome']['observation'].split())}" for a in alternatives]
+        parts = [words.situation, self._situation(instruction, steps, step)]
+        if step.get("admissible"):
+            parts += [words.admissible, ", ".join(step["admissible"])]
+        if notes:
+            parts += [words.notes, notes]
+        parts += [words.taken, step["action"], words.led_to, outcome]
+        if step.get("thought"):
+            parts += [words.thought, step["thought"].strip()]
+        parts += [words.others, "\n".join(others)] if others else []
+        return [_message("system", words.system), _message("user", "\n\n".join([*parts, words.ask]))]
+
+    def _situation(self, instruction: str, steps: Sequence[dict], step: dict) -> str:
+        lines = [f"{self.acting.task_label} {instruction}"] if instruction else []
+        for past in steps:
+            lines += [past["observation"], f"I did: {past['action']}"]
+        return "\n".join([*lines, step["observation"]])
+
+
+@lru_cache(maxsize=64)
+def _fingerprint(style: PromptStyle) -> str:
+    return hashlib.sha256(orjson.dumps(style.as_dict(), option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+
+
+def _first_line(text: str) -> str:
+    for line in text.splitlines():
+        if line.strip():
+            return line.strip().strip("`*").strip()
+    return ""

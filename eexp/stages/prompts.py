@@ -1,0 +1,143 @@
+"""`eexp prompts`: look at prompt styles, and check one of your own."""
+
+from __future__ import annotations
+
+import click
+
+from eexp import options
+from eexp.errors import InputError
+from eexp.prompts import Messages, PromptStyle, built_in, get_style, load
+from eexp.records import expert_outcome
+
+_PROBE = {"observation": "A room with a <think> sign.", "action": "open the door: now", "thought": "It is closed."}
+
+
+@click.group("prompts")
+def command() -> None:
+    """List, show and check prompt styles.
+
+    A style is a TOML file with every word around a state: system texts, labels, examples, how much history is shown,
+    how a thought is written, and the request for a reflection. `eexp prompts show react` prints one to start from.
+
+    \b
+    Example:
+      eexp prompts list
+    """
+
+
+@command.command("list")
+def list_command() -> None:
+    """List the built-in styles.
+
+    \b
+    Example:
+      eexp prompts list
+    """
+    for name in built_in():
+        style = get_style(name)
+        place = "a thought where one is asked for" if style.thought.absent == "omit" else "a place for a thought"
+        listed = ", lists the admissible actions" if style.acting.list_admissible else ""
+        click.echo(f"{style.label:28}  {style.action.open.strip()} ..., {place}{listed}")
+
+
+@command.command("show")
+@click.argument("style_name", metavar="STYLE")
+@click.option("--record", "file", type=options.PATH, metavar="FILE",
+              help="Put a state of the first trajectory of FILE in words: for acting with and without a thought, for "
+              "world modelling, and for a reflection.")  # fmt: skip
+@click.option("--id", "record_id", metavar="ID", help="Take the trajectory with this id.")
+@click.option("--step", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Which state.")
+def show_command(style_name, file, record_id, step) -> None:
+    """Print a style with all its defaults as TOML, or a state as the style puts it in words.
+
+    \b
+    Example:
+      eexp expert house -n 1 | eexp prompts show react --record - --step 2
+    """
+    style = get_style(style_name)
+    if file is None:
+        click.echo(f"# {style.label}")
+        click.echo(_toml(style.as_dict()), nl=False)
+        return
+    click.echo(render(style, _trajectory(file, record_id), step))
+
+
+def _trajectory(file: str, record_id: str | None) -> dict:
+    from eexp.jsonl import read
+
+    for trajectory in read([file], "trajectory"):
+        if record_id in (None, trajectory["id"]):
+            return trajectory
+    raise InputError(f"{file}: no trajectory" + (f" has the id {record_id!r}" if record_id else ""))
+
+
+def render(style: PromptStyle, trajectory: dict, i: int) -> str:
+    """Return state `i` of a trajectory in the words of a style, for a person; raises InputError if there is none."""
+    steps = trajectory["steps"]
+    if i >= len(steps):
+        raise InputError(f"{trajectory['id']}: has no step {i}, only {len(steps)}", "$.steps")
+    step, before, task = steps[i], steps[:i], trajectory["instruction"]
+    state = (task, before, step["observation"])
+    outcome = (expert_outcome(trajectory, i) or {}).get("observation", "(not recorded)")
+    thought = step.get("thought") or "(the thought stands here)"
+    parts = [
+        ("acting", style.act(*state, step.get("admissible")), style.answer(step["action"]).text),
+        (
+            "acting, with a thought",
+            style.act(*state, step.get("admissible"), think=True),
+            style.answer(step["action"], thought).text,
+        ),
+        ("world modelling", style.world_model(*state, step["action"]), style.world_model_answer(outcome).text),
+        ("asking for a reflection", style.ask_reflection(task, before, step, outcome), ""),
+    ]
+    return "\n\n".join(_part(*part) for part in parts)
+
+
+def _part(title: str, prompt: Messages, target: str) -> str:
+    lines = [click.style(title, bold=True), *(f"{message['role']}: {message['content']}" for message in prompt)]
+    return "\n".join([*lines, *([click.style(f"assistant: {target}", fg="green")] if target else [])])
+
+
+@command.command("check")
+@click.argument("file", type=options.PATH)
+def check_command(file) -> None:
+    """Check a style of your own: that it can be read, and that what it writes is read back as it was.
+
+    \b
+    Example:
+      eexp prompts show react > mine.toml
+      eexp prompts check mine.toml
+    """
+    style = load(file)
+    for problem in problems(style):
+        raise InputError(f"{file}: {problem}")
+    click.echo(f"{file}: ok, {style.label}")
+
+
+def problems(style: PromptStyle) -> list[str]:
+    """Say what a style writes and cannot read back."""
+    wrong = []
+    for thought in ("", _PROBE["thought"]):
+        answer = style.answer(_PROBE["action"], thought)
+        parsed = style.parse(answer.text)
+        if (parsed.action, parsed.thought) != (_PROBE["action"], thought):
+            wrong.append(f"{answer.text!r} is read back as action {parsed.action!r} and thought {parsed.thought!r}")
+        cut = style.parse(answer.text[: -len(style.action.close) - 1], finished=False)
+        if not cut.cut_off:
+            wrong.append(f"{answer.text!r}, cut before its end, is read as the action {cut.action!r}")
+    return wrong
+
+
+def _toml(table: dict, prefix: str = "") -> str:
+    """A table as TOML: strings, whole numbers, true and false, tables, and lists of tables; None is left out."""
+    import orjson
+
+    plain = [f"{key} = {orjson.dumps(value).decode()}" for key, value in table.items()
+             if value is not None and not isinstance(value, (dict, list, tuple))]  # fmt: skip
+    text = "".join(f"{line}\n" for line in plain)
+    for key, value in table.items():
+        if isinstance(value, dict):
+            text += f"\n[{prefix}{key}]\n{_toml(value, f'{prefix}{key}.')}"
+        elif isinstance(value, (list, tuple)):
+            text += "".join(f"\n[[{prefix}{key}]]\n{_toml(entry)}" for entry in value)
+    return text
