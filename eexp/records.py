@@ -229,6 +229,14 @@ def seed_of(*parts: Any) -> int:
     return int.from_bytes(hashlib.blake2b(said, digest_size=8).digest(), "big") >> 1
 
 
+def succeeded(outcome: dict | None) -> bool:
+    """Whether an outcome, or an episode, is a success: as the environment judges, else by a full score."""
+    if outcome is None:
+        return False
+    success = outcome.get("success")
+    return outcome.get("score") == 1.0 if success is None else success
+
+
 def expert_outcome(trajectory: dict, i: int) -> dict | None:
     """What the expert's action at step `i` led to: the next observation, or the trajectory's outcome after the last."""
     if i + 1 < len(trajectory["steps"]):

@@ -12,7 +12,7 @@ from eexp.envs.base import Environment
 from eexp.envs.listing import listed
 from eexp.errors import InputError
 from eexp.jsonl import OnError, stop_at_error
-from eexp.records import seed_of
+from eexp.records import seed_of, succeeded
 
 
 def expert(env: Environment, tasks: Iterator[dict], *, admissible: int | None = 50, max_steps: int | None = None,
@@ -91,7 +91,7 @@ def command(env, number, skip, split, admissible, max_steps, keep_failed, seed, 
             tasks = _chosen(world, split, number, skip, io.done)
             made = expert(world, tasks, admissible=admissible, max_steps=max_steps, seed=seed, on_error=io.fail)
             for trajectory in tqdm(made, total=number, disable=None, unit="task", leave=False):
-                if (trajectory["outcome"].get("success") or trajectory["outcome"]["score"] == 1.0) or keep_failed:
+                if keep_failed or succeeded(trajectory["outcome"]):
                     io.write(trajectory)
                     io.count("steps", len(trajectory["steps"]))
                 else:
