@@ -166,7 +166,8 @@ def check(record: Any, kind: str) -> dict:
     Raises InputError, with the JSON path of the first field that is wrong, if it is not.
     """
     if not isinstance(record, dict):
-        raise InputError(f"expected a {kind} record, got something that is not a JSON object", "$")
+        article = "an" if kind[0] in "aeiou" else "a"
+        raise InputError(f"expected {article} {kind} record, got something that is not a JSON object", "$")
     found = record.get("type")
     if found != kind:
         if isinstance(found, str) and found in TYPES:

@@ -151,7 +151,8 @@ def command(format, env, no_replay, success, min_score, drop_invalid, distinct, 
     """Turn trajectories that others recorded, or episodes, into records.
 
     FORMAT is agenttraj (AgentGym's AgentTraj-L), eto (ETO's expert data), messages (OpenAI's chat messages) or episodes
-    (of `eexp eval`). A FILE is a JSON array, or has one record a line. What only says how to answer is left out.
+    (of `eexp eval`). A FILE has one record a line or, but for episodes, is a JSON array. What only says how to answer is
+    left out.
 
     With --env, the recorded actions are taken in the environment. Its observations must be the recorded ones, up to
     blanks and to what the environment itself calls random; then its observations, admissible actions and outcome are
@@ -163,7 +164,7 @@ def command(format, env, no_replay, success, min_score, drop_invalid, distinct, 
 
     \b
     Example:
-      eexp eval house -m random --split train -n 20 | eexp import episodes --success > own.jsonl
+      eexp eval house -m expert --split train -n 20 | eexp import episodes --success > own.jsonl
       echo '{"id": "train/0", "messages": [{"role": "assistant", "content": "look"}]}' > played.jsonl
       eexp import messages --env house played.jsonl > imported.jsonl
     """
