@@ -14,7 +14,7 @@ from os.path import commonprefix
 
 from eexp.conversations import Conversation
 from eexp.envs.base import Environment, Observation
-from eexp.envs.listing import listed
+from eexp.envs.listing import step_of
 from eexp.errors import InputError
 from eexp.records import seed_of, succeeded
 
@@ -52,8 +52,8 @@ def replay(env: Environment, task: dict, found: Conversation, record_id: str, *,
     it. Blanks, line ends and what `env.mask` leaves out make no difference. An observation that was not recorded is
     filled in. Actions after the end of the episode are refused either way.
 
-    drop_invalid: leave out the actions that the environment refused, if a second replay without them shows that they
-    changed nothing: each of the others is answered as before, and the episode ends as before.
+    drop_invalid: leave out empty actions and those that the environment refused, if a second replay without them shows
+    that they changed nothing: each of the others is answered as before, and the episode ends as before.
     """
     done = Replayed({"type": "trajectory", "id": record_id, "env": env.spec, "task": task})
     recorded = [*(step["observation"] for step in found.steps), found.last]
@@ -75,7 +75,7 @@ def replay(env: Environment, task: dict, found: Conversation, record_id: str, *,
     full = play(found.steps, check)
     _compare_end(done, full.answers[-1], found, trust)
     chosen = full
-    if drop_invalid and not all(answer.valid for answer in full.answers[1:]):
+    if drop_invalid and len(_accepted(full)) < len(full.steps):
         try:
             chosen = _without_refused(env, full, play)
         except _OtherPath as e:
@@ -98,8 +98,7 @@ def _play(env: Environment, task: dict, steps: list[dict], admissible: int | Non
     played: list[dict] = []
     for i, step in enumerate(steps):
         key = seed_of(seed, f"{env.spec}/{task.get('id')}", i)  # as `eexp expert` draws them
-        played.append({"observation": answers[-1].text, "action": step["action"], "admissible": None,
-                       "thought": step["thought"], **listed(env, admissible, step["action"], key)})  # fmt: skip
+        played.append(step_of(env, answers[-1], step["action"], admissible, key, step["thought"]))
         on_step()
         answers.append(env.step(step["action"]))
         check(i + 1, answers[-1])
@@ -110,9 +109,14 @@ class _OtherPath(Exception):
     """Without its refused actions the episode goes differently."""
 
 
+def _accepted(full: _Play) -> list[int]:
+    """The numbers of the actions that were not refused; an empty one is none, whatever the environment answers."""
+    return [i for i, step in enumerate(full.steps) if full.answers[i + 1].valid and step["action"].strip()]
+
+
 def _without_refused(env: Environment, full: _Play, play: Callable[..., _Play]) -> _Play:
     """Play the actions that were not refused alone; raises _OtherPath where the refused ones made a difference."""
-    kept = [i for i in range(len(full.steps)) if full.answers[i + 1].valid]
+    kept = _accepted(full)
 
     def check(number: int, seen: Observation) -> None:
         before = full.answers[kept[number - 1] + 1 if number else 0]

@@ -151,8 +151,8 @@ def command(format, env, no_replay, success, min_score, drop_invalid, distinct, 
     """Turn trajectories that others recorded, or episodes, into records.
 
     FORMAT is agenttraj (AgentGym's AgentTraj-L), eto (ETO's expert data), messages (OpenAI's chat messages) or episodes
-    (of `eexp eval`). A FILE has one record a line or, but for episodes, is a JSON array. What only says how to answer is
-    left out.
+    (of `eexp eval`). A FILE has one record a line or, but for episodes, is a JSON array. What only says how to answer
+    is left out.
 
     With --env, the recorded actions are taken in the environment. Its observations must be the recorded ones, up to
     blanks and to what the environment itself calls random; then its observations, admissible actions and outcome are
