@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from eexp.errors import UsageError
 from eexp.training import attention, exact, trie
-from eexp.training.data import Row
+from eexp.training.data import Row, Segment
 from eexp.training.packing import PACKINGS, target_losses
 from eexp.training.updates import by_examples, by_targets, deal, in_order, weight_of
 
@@ -22,8 +23,18 @@ FAMILIES = ("Llama", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Gemma3Text", "Mistral
 
 
 @st.composite
+def segments(draw, n_prompt: int, length: int) -> list[Segment]:
+    """Spans of a completion; at least one that has a target has a weight."""
+    starts = sorted({n_prompt, *draw(st.lists(st.integers(n_prompt, length - 1), max_size=3))})
+    spans = [
+        Segment(start, draw(st.sampled_from("xy")), draw(st.sampled_from([0.0, 0.5, 1.0, 3.0]))) for start in starts
+    ]
+    return [*spans[:-1], spans[-1]._replace(weight=2.0)] if not any(s.weight for s in spans[:-1]) else spans
+
+
+@st.composite
 def rows(draw, weights=(0.0, 0.25, 1.0, 2.0)) -> list[Row]:
-    """Rows that branch off each other anywhere, go on from each other, and come more than once."""
+    """Rows that branch off each other anywhere, go on from each other, come more than once, and weigh their spans."""
     made: list[Row] = []
     for _ in range(draw(st.integers(1, 9))):
         start = list(draw(st.sampled_from(made)).ids) if made and draw(st.booleans()) else []
@@ -31,7 +42,9 @@ def rows(draw, weights=(0.0, 0.25, 1.0, 2.0)) -> list[Row]:
         ids = start + draw(st.lists(st.integers(1, 4), min_size=1 if start else 2, max_size=9))
         ids = ids if len(ids) > 1 else [*ids, 1]
         n_prompt = draw(st.integers(0, len(ids) - 1))
-        made.append(Row(ids, n_prompt, draw(st.sampled_from(weights)), draw(st.sampled_from([None, "a", "b"]))))
+        weight, group = draw(st.sampled_from(weights)), draw(st.sampled_from([None, "a", "b"]))
+        row = Row(ids, n_prompt, weight, group, draw(st.sampled_from("kl")), draw(segments(n_prompt, len(ids))))
+        made.append(row if row.n_targets else Row(ids, n_prompt, weight, group))
     return made + draw(st.lists(st.sampled_from(made), max_size=3))
 
 
@@ -60,14 +73,20 @@ def _gradient(model):
     return found
 
 
+def _weights(row: Row) -> dict[int, float]:
+    """What the loss of each target is multiplied by: the row's weight times that of the last segment begun."""
+    found = {i: [s.weight for s in row.segments if s.start <= i][-1] for i in range(max(1, row.n_prompt), len(row.ids))}
+    return {i: weight * row.weight for i, weight in found.items() if weight}
+
+
 def _one_at_a_time(model, rows: list[Row]) -> float:
     """The mean loss over targets by weight, its gradient left in the model, with nothing of ours but the rows."""
     import torch
 
-    total = 0.0
+    total, whole = 0.0, sum(sum(_weights(row).values()) for row in rows)
     for row in rows:
         logits = model(torch.tensor([list(row.ids)])).logits[0].log_softmax(-1)
-        loss = -sum(logits[i - 1, row.ids[i]] for i in row.targets) * row.weight / weight_of(rows)
+        loss = -sum(logits[i - 1, row.ids[i]] * weight for i, weight in _weights(row).items()) / whole
         loss.backward()
         total += float(loss.detach())
     return total
@@ -114,9 +133,26 @@ def test_a_target_counts_as_its_rows_do(rows):
     found = {(*paths[before], token): weight for before, token, weight in tree.targets}
     wanted: dict = {}
     for row in rows:
-        for i in row.targets:
-            wanted[tuple(row.ids[: i + 1])] = wanted.get(tuple(row.ids[: i + 1]), 0.0) + row.weight
+        for i, weight in _weights(row).items():
+            wanted[tuple(row.ids[: i + 1])] = wanted.get(tuple(row.ids[: i + 1]), 0.0) + weight
     assert found == pytest.approx(wanted)
+    assert sum(found.values()) == pytest.approx(weight_of(rows))
+
+
+@given(rows())
+def test_the_targets_of_each_row_are_found_again(rows):
+    tree = trie.grow(rows)
+    for row, places in zip(rows, tree.of_rows, strict=True):
+        assert [tree.targets[n][1] for n in places] == [row.ids[i] for i in row.targets]
+        assert list(row.targets) == list(_weights(replace(row, weight=1.0))) and row.n_targets == len(places)
+
+
+def test_a_target_of_weight_0_is_not_computed():
+    """Neither its logits nor, where nothing else follows, its token."""
+    row = Row([1, 2, 3, 4, 5, 6], 2, 1.0, segments=[Segment(2, "x", 0.0), Segment(4, "y", 1.0)])
+    for packing in PACKINGS.values():
+        part = packing.part([row], "cpu")
+        assert part.keep.tolist() == [3, 4] and part.tokens.tolist() == [5, 6] and part.weights.tolist() == [1, 1]
 
 
 @given(rows(), st.integers(1, 40))
@@ -177,9 +213,9 @@ def test_updates_go_through_epochs():
 @given(rows(), st.integers(1, 12), st.integers(1, 60))
 def test_a_budget_of_updates_and_targets_is_kept(rows, updates, each):
     made = by_targets(rows, updates, updates * each, 0)
-    longest = max(len(row.targets) for row in rows)
+    longest = max(row.n_targets for row in rows)
     assert len(made) == updates and all(made)
-    found = sum(len(rows[i].targets) for update in made for i in update)
+    found = sum(rows[i].n_targets for update in made for i in update)
     assert each < longest or abs(found - updates * each) <= longest / 2
 
 

@@ -150,7 +150,7 @@ class Job:
     def missed(self) -> str | None:
         """What to tell where the budget of target tokens cannot be kept, each update having one example at least."""
         found = self.run["trained"]["target_tokens"]
-        if self.budget is None or found - self.budget <= max(len(row.targets) for row in self.rows) / 2:
+        if self.budget is None or found - self.budget <= max(row.n_targets for row in self.rows) / 2:
             return None
         return (f"{found:,} target tokens, though the budget is {self.budget:,}: {len(self.updates):,} updates have "
                 f"one example each at least; a --budget-like with more examples an update can be kept")  # fmt: skip
@@ -181,7 +181,7 @@ def _plan(examples: Iterable[dict], settings: Settings, on_error: OnError) -> Jo
         on_error(example, error)
 
     rows = list(tokenize(data.watch(examples, on_error), tokenizer, limit, refuse))
-    weighty = [row for row in rows if row.weight]
+    weighty = [row for row in rows if row.weight and row.n_targets]
     if not weighty:
         raise InputError("no examples to train on" + (": all have weight 0" if rows else ""))
     exact.check(model, weighty, settings.packing, dtype, settings.tokens_per_batch)
@@ -330,7 +330,7 @@ def _describe(settings: Settings, data: _Data, rows: list[Row], weighty: list[Ro
 
 def _counts(rows: Iterable[Row]) -> dict[str, int]:
     rows = list(rows)
-    return {"tokens": sum(len(row.ids) for row in rows), "target_tokens": sum(len(row.targets) for row in rows)}
+    return {"tokens": sum(len(row.ids) for row in rows), "target_tokens": sum(row.n_targets for row in rows)}
 
 
 def _trained(rows: list[Row], updates: Updates, settings: Settings) -> dict[str, int]:

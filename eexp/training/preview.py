@@ -39,10 +39,15 @@ def _of_one_group(rows: list[Row]) -> list[Row]:
 
 
 def _example(tokenizer: Any, row: Row, before: Row | None) -> str:
-    start = row.targets.start
-    prompt, completion = tokenizer.decode(list(row.ids[:start])), tokenizer.decode(list(row.ids[start:]))
-    head = f"{len(row.ids)} tokens, {len(row.targets)} of them targets, weight {row.weight:g}"
+    head = f"{len(row.ids)} tokens, {row.n_targets} of them targets, weight {row.weight:g}"
     head += f", {shared(row.ids, before.ids)} shared with the one above" if before else ""
-    if len(prompt) > _WORDS:
-        prompt = "... " + prompt[-_WORDS:]
-    return click.style(head, bold=True) + "\n" + prompt + click.style(f"[[{completion}]]", fg="green")
+    parts, at = [], 0
+    for name, weight, targets in row.spans():
+        between = tokenizer.decode(list(row.ids[at : targets.start]))
+        if not parts and len(between) > _WORDS:
+            between = "... " + between[-_WORDS:]
+        mark = f"{name} * {weight:g}: " if weight != 1 else ""
+        target = tokenizer.decode(list(row.ids[targets.start : targets.stop]))
+        parts.append(between + click.style(f"[[{mark}{target}]]", fg="green"))
+        at = targets.stop
+    return click.style(head, bold=True) + "\n" + "".join(parts)

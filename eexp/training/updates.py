@@ -55,9 +55,9 @@ def by_targets(rows: Sequence[Row], updates: int, targets: int, seed: int, shuff
     for k in range(1, updates + 1):
         update: list[int] = []
         goal = targets * k / updates
-        while not update or abs(seen + len(rows[row].targets) - goal) <= abs(seen - goal):
+        while not update or abs(seen + rows[row].n_targets - goal) <= abs(seen - goal):
             update.append(row)
-            seen += len(rows[row].targets)
+            seen += rows[row].n_targets
             row = next(stream)
         made.append(update)
     return made
@@ -80,4 +80,4 @@ def deal(rows: Sequence[Row], packing: Packing, budget: int, world: int) -> list
 
 def weight_of(rows: Sequence[Row]) -> float:
     """What the losses of some rows are divided by: the weights of all their targets."""
-    return sum(row.weight * len(row.targets) for row in rows)
+    return sum(row.loss_weight for row in rows)
