@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from eexp.errors import InputError
 from eexp.jsonl import OnError, stop_at_error
-from eexp.spans import ACTION, has_thought, span_of_tokens, spans_of
+from eexp.spans import ACTION, Span, has_thought, span_of_tokens, spans_of
 
 
 class Segment(NamedTuple):
@@ -28,6 +28,7 @@ class Row:
     ids: four bytes each, for every row has its whole history, and a run has all of its rows.
     segments: of all tokens from n_prompt on, in order; one of weight 1 unless others are given.
     n_completion: how many tokens the completion has, those included that were left out of `ids` after the last target.
+    thought: whether there is a thought in it.
     """
 
     ids: array[int]
@@ -37,6 +38,7 @@ class Row:
     kind: str = ""
     segments: Sequence[Segment] = ()
     n_completion: int = 0
+    thought: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.ids, array):
@@ -112,27 +114,27 @@ def _row(example: dict, tokenizer: Any, max_length: int, action_weight: float) -
     ids = _ended(ids, len(before), tokenizer)
     if len(ids) > max_length:
         raise InputError(f"has {len(ids)} tokens, more than --max-length {max_length}", "$.prompt")
-    segments = _segments(example, ids, len(before), tokenizer, action_weight)
+    spans = spans_of(example)
+    segments = _segments(example, spans, ids, len(before), tokenizer, action_weight if has_thought(spans) else 1.0)
     row = Row(ids, len(before), float(example.get("weight", 1.0)), example.get("group"), sys.intern(example["kind"]),
-              segments)  # fmt: skip
+              segments, thought=has_thought(spans))  # fmt: skip
     if row.n_targets:
         del row.ids[row.targets[-1] + 1 :]  # nothing is learned from what follows
     return row
 
 
-def _segments(example: dict, ids: list[int], start: int, tokenizer: Any, action_weight: float) -> tuple[Segment, ...]:
+def _segments(example: dict, spans: list[Span], ids: list[int], start: int, tokenizer: Any,
+              action_weight: float) -> tuple[Segment, ...]:  # fmt: skip
     """Runs of tokens that are alike: of spans with one name and one weight."""
 
     def decode(some: Sequence[int]) -> str:
         return tokenizer.decode(list(some), clean_up_tokenization_spaces=False)
 
-    spans = spans_of(example)
-    boosted = has_thought(spans)
     segments: list[Segment] = []
     owners = span_of_tokens(ids[start:], example["completion"][-1]["content"], spans, decode)
     for i, owner in enumerate(owners, start):
         name, weight = spans[owner].name, spans[owner].weight
-        if boosted and name == ACTION:
+        if name == ACTION:
             weight *= action_weight
         if not segments or segments[-1][1:] != (name, weight):
             segments.append(Segment(i, sys.intern(name), weight))

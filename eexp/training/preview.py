@@ -20,6 +20,7 @@ def describe(tokenizer: Any, rows: list[Row], run: dict, memory: dict[str, int])
     t = run["trained"]
     lines = [
         f"{run['updates']:,} updates, {t['examples']:,} examples, {t['target_tokens']:,} target tokens",
+        "of the loss: " + ", ".join(f"{100 * share:.3g} % {kind}" for kind, share in t["shares"].items()),
         f"{t['tokens']:,} tokens one example at a time, {t['computed_tokens']:,} as computed "
         f"({t['tokens'] / t['computed_tokens']:.1f} times fewer), in {t['passes']:,} passes over {run['processes']} "
         f"process{'es' if run['processes'] > 1 else ''}, the largest of {t['largest_pass']:,}",
