@@ -269,7 +269,7 @@ def _updates(rows: list[Row], s: Settings, budget: tuple[int, int] | None) -> Up
         return by_examples(rows, size, s.epochs, s.max_steps, s.seed, s.shuffle, bool(s.share))
     if s.batch_trajectories:
         return by_trajectories(rows, s.batch_trajectories, s.epochs, s.max_steps, s.seed)
-    return by_trajectories(rows, TRAJECTORIES, s.epochs, s.max_steps, s.seed, EXAMPLES)
+    return by_trajectories(rows, TRAJECTORIES, s.epochs, s.max_steps, s.seed, examples=EXAMPLES)
 
 
 def _check_packages(s: Settings) -> None:

@@ -65,8 +65,8 @@ def by_examples(rows: Sequence[Row], batch_size: int, epochs: float, max_steps: 
     return _taken(map(cut, count()), epochs, max_steps)
 
 
-def by_trajectories(rows: Sequence[Row], trajectories: int, epochs: float, max_steps: int | None, seed: int,
-                    shuffle: str = "trajectories", examples: int | None = None) -> Updates:  # fmt: skip
+def by_trajectories(rows: Sequence[Row], trajectories: int, epochs: float, max_steps: int | None, seed: int, *,
+                    examples: int | None = None) -> Updates:  # fmt: skip
     """Updates of `trajectories` whole groups of rows, the last of an epoch with what is left.
 
     examples: take more groups until there are this many rows, and let what is left of an epoch join its last update,
@@ -77,7 +77,7 @@ def by_trajectories(rows: Sequence[Row], trajectories: int, epochs: float, max_s
         updates: Updates = []
         update: list[int] = []
         held = 0
-        for members in _groups(rows, seed, epoch, shuffle, False):
+        for members in _groups(rows, seed, epoch, "trajectories", False):
             update, held = update + members, held + 1
             if held >= trajectories and len(update) >= (examples or 0):
                 updates.append(update)
