@@ -17,6 +17,7 @@ import pytest
 from running import ROOT, environment, lines, read, run, spawn, start, write
 
 from eexp.errors import EexpError, InputError
+from eexp.prompts import get_style, of_dict
 from eexp.training import memory
 from eexp.training.finetune import Settings, finetune
 
@@ -280,7 +281,8 @@ def test_the_command_lines_of_the_readme(few, data, tmp_path, monkeypatch):
     assert updates == {"il": 3, "iwm": 1, "iwm-il-extra": 4, "iwm-il-matched": 3, "il-sr-extra": 3, "il-sr-matched": 3}
     assert made["il-sr-extra"]["data"]["kinds"] == {"imitation": 8, "reflection": 8}
     wanted = made["il"]["total"]["target_tokens"]
-    assert made["il-sr-matched"]["total"]["target_tokens"] == pytest.approx(wanted, abs=60)
+    half = max(made["il-sr-matched"]["longest_completion"].values()) / 2
+    assert made["il-sr-matched"]["total"]["target_tokens"] == pytest.approx(wanted, abs=half)
     assert made["il-sr-extra"]["total"]["target_tokens"] > 2 * wanted
 
 
@@ -361,7 +363,7 @@ def test_held_out_losses_are_of_all_targets_alike(few, held_out, tmp_path):
     for n, example in enumerate(examples):
         example["weight"] = 0.5 + n % 2
         for span in example.get("spans") or ():
-            span["weight"] = 3.0 if span["name"] == "thought" else 0.0
+            span["weight"] = 0.0 if example["kind"] == "reflection" and span["name"] == "action" else 3.0
     weighted = write(tmp_path / "weighted", examples)
     for name, file in (("a", held_out), ("b", weighted)):
         run("finetune", "-q", *SMALL, "--max-steps", 1, "--validate", file, "-o", tmp_path / name, few).ok()
@@ -511,6 +513,29 @@ def test_what_a_run_says_about_playing(few, held_out, data, tmp_path):
     assert longest.keys() == {"imitation", "reflection", "world_model"}
     reflections = [e for e in read(held_out) if e["kind"] == "reflection"]
     assert longest["reflection"] == max(map(len, _token_losses(reflections)))
+
+
+def test_a_run_carries_its_prompt_style_along(few, data, tmp_path):
+    """All of it, so that the directory is enough to play it; one that is not built in is given as a file."""
+    args = ["finetune", "-q", *SMALL, "--max-steps", 1]
+    run(*args, "-o", tmp_path / "run", few).ok()
+    assert of_dict(_run(tmp_path / "run")["style"]) == get_style("react")
+    mine = tmp_path / "mine.toml"
+    mine.write_text('name = "mine"\n[act]\nsystem = "Act."\n[thought]\nask = " Think."\n')
+    examples = tmp_path / "mine.jsonl"
+    run("imitation-data", "--prompt-style", mine, "-q", "-o", examples, data["expert"]).ok()
+    label = get_style(str(mine)).label
+    run(*args, "-o", tmp_path / "mine", examples).one_error(2, label, "give its file as --prompt-style", "unknown")
+    run(*args, "--prompt-style", mine, "-o", tmp_path / "no", few).one_error(
+        2, f"--prompt-style is {label}, but", "react@"
+    )
+    run(*args, "--prompt-style", mine, "-o", tmp_path / "mine", examples).ok()
+    assert of_dict(_run(tmp_path / "mine")["style"]).label == label == _run(tmp_path / "mine")["prompt_style"]
+    played = run("eval", "house", "-n", 1, "--max-steps", 1, "--max-tokens", 8, "-m", tmp_path / "mine").ok().records
+    assert played[0]["prompt_style"] == label
+    none = write(tmp_path / "none.jsonl", [{k: v for k, v in e.items() if k != "prompt_style"} for e in read(few)])
+    run(*args, "-o", tmp_path / "none", none).ok()
+    assert _run(tmp_path / "none")["style"] is None is _run(tmp_path / "none")["prompt_style"]
 
 
 # -- updates of whole trajectories -------------------------------------------------------------------------------------

@@ -104,9 +104,10 @@ def _shares(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 @click.option("--rejects", type=options.PATH, metavar="FILE",
               help="Keep what was set aside here, as JSONL with the reason. Implies --on-error skip.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="No summary and no progress bar on standard error.")
+@options.prompt_style("the built-in one that the examples name")
 @options.seed
 @click.argument("files", nargs=-1, type=options.PATH, metavar="[FILE]...")
-def command(base, output, resume, dry_run, on_error, rejects, quiet, files, validate, **training) -> None:
+def command(base, output, resume, dry_run, on_error, rejects, quiet, files, validate, prompt_style, **training) -> None:
     """Train a LoRA adapter, or all weights, on examples.
 
     The loss falls on completions alone. Loss and gradient are those of one example at a time; what examples have in
@@ -122,6 +123,7 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
     """
     from eexp.errors import UsageError
     from eexp.jsonl import Stream
+    from eexp.prompts import get_style
     from eexp.training.finetune import Settings, Source, finetune, preview
 
     first = not int(os.environ.get("RANK", "0"))  # of several processes; it speaks for all
@@ -136,6 +138,7 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
         stream.stage = "finetune"
         stream.note("no -m and no EEXP_BASE: training the built-in tiny model, a base model for house only")
     settings = Settings(base=base, **training)
+    style = get_style(prompt_style) if prompt_style else None
     validation = None
     if validate:
         held_out = Stream(validate, quiet=quiet).open("finetune", "example")
@@ -144,12 +147,12 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
         raise UsageError("--validate-every says when to compute the loss on --validate FILE; give one")
     with stream.open("finetune", "example") as io:
         if dry_run:
-            said = preview(io.records(), settings, io.fail, validation)
+            said = preview(io.records(), settings, io.fail, validation, style)
             if first:
                 click.echo(said)
             return
         run = finetune(io.records(), output, settings, resume=resume, progress=not quiet, note=io.note,
-                       on_error=io.fail, validation=validation)  # fmt: skip
+                       on_error=io.fail, validation=validation, style=style)  # fmt: skip
         io.counts.pop("out", None)
         io.note(f"{output}: {run['updates']} updates, {run['trainable_parameters']:,} parameters, "
                 f"{run['trained']['target_tokens']:,} target tokens, mean loss {run['final_loss']:.4f}"

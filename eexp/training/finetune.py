@@ -27,6 +27,7 @@ from eexp import __version__
 from eexp.errors import EexpError, InputError, UsageError
 from eexp.jsonl import OnError, stop_at_error
 from eexp.models import fingerprints, hf
+from eexp.prompts import PromptStyle, get_style
 from eexp.spans import ACTION
 from eexp.training import exact, memory, trainer
 from eexp.training.card import card
@@ -108,11 +109,13 @@ class Source:
 
 def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Settings, *, resume: bool = False,
              progress: bool = False, note: Callable[[str], None] = lambda text: None,
-             on_error: OnError = stop_at_error, validation: Source | None = None) -> dict:  # fmt: skip
+             on_error: OnError = stop_at_error, validation: Source | None = None,
+             style: PromptStyle | None = None) -> dict:  # fmt: skip
     """Train on `examples` and save the adapter (or the model) in the directory `output`; returns what eexp.json says.
 
     resume: go on from the last checkpoint in `output`, to the weights that the uninterrupted run would have had.
-    validation: examples of other trajectories, whose losses are followed.
+    validation: examples of other trajectories, whose losses are followed. style: the prompt style that the examples
+    were made with, which is needed where it is not built in.
     Raises InputError for examples that cannot be trained on, UsageError where `output` holds another run.
     """
     directory = Path(output)
@@ -134,7 +137,7 @@ def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Sett
     for read in filter(None, (hf.resolve(settings.base), settings.init)):
         if os.path.isdir(read) and os.path.realpath(read) == os.path.realpath(directory):
             raise UsageError(f"{directory} is both read and written; give another -o")
-    job = _plan(examples, settings, on_error, validation)
+    job = _plan(examples, settings, on_error, validation, style)
     doubts = (memory.doubt(job.memory(), settings.tokens_per_batch), job.missed(), _left_alone(job.model))
     for doubt in filter(None, doubts):
         note(doubt)
@@ -160,11 +163,11 @@ def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Sett
 
 
 def preview(examples: Iterable[dict], settings: Settings, on_error: OnError = stop_at_error,
-            validation: Source | None = None) -> str:  # fmt: skip
+            validation: Source | None = None, style: PromptStyle | None = None) -> str:  # fmt: skip
     """What `finetune` would do, for a person: its updates, tokens and memory, and a few examples with their targets."""
     from eexp.training.preview import describe
 
-    job = _plan(examples, settings, on_error, validation)
+    job = _plan(examples, settings, on_error, validation, style)
     said = describe(job.tokenizer, job.rows, job.run, job.memory())
     return "\n".join(filter(None, (job.missed(), said)))
 
@@ -208,7 +211,8 @@ class Job:
                                self.dtype.itemsize, self.settings.gradient_checkpointing)  # fmt: skip
 
 
-def _plan(examples: Iterable[dict], settings: Settings, on_error: OnError, validation: Source | None) -> Job:
+def _plan(examples: Iterable[dict], settings: Settings, on_error: OnError, validation: Source | None,
+          style: PromptStyle | None) -> Job:  # fmt: skip
     import transformers
 
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries about each other
@@ -231,6 +235,7 @@ def _plan(examples: Iterable[dict], settings: Settings, on_error: OnError, valid
     weighty = [row for row in rows if row.weight and row.n_targets]
     if not weighty:
         raise InputError("no examples to train on" + (": all have weight 0" if rows else ""))
+    style = _style(data.style, style)
     held_out = data.held_out()
     validated: list[Row] = []
     if validation:
@@ -246,12 +251,27 @@ def _plan(examples: Iterable[dict], settings: Settings, on_error: OnError, valid
     if settings.share:
         set_shares(weighty, updates, settings.share)
         update_weight = weight_of(weighty[i] for update in updates for i in update) / len(updates)
-    run = _describe(settings, data, rows, weighty, updates, model)
+    run = _describe(settings, data, rows, weighty, updates, model, style)
     run["trained"]["shares"] = shares_of_kinds(weighty, updates, update_weight)
     run["validation"] = {**held_out.describe(), **_counts(validated)} if validation else None
     run["total"] = {"updates": spent[0] + len(updates), "target_tokens": spent[1] + run["trained"]["target_tokens"]}
     return Job(settings, model, tokenizer, weighty, updates, run, dtype, budget[1] if budget else None, update_weight,
                validated)  # fmt: skip
+
+
+def _style(label: str | None, given: PromptStyle | None) -> PromptStyle | None:
+    """The prompt style of the examples, which say its label; `given` is that of --prompt-style."""
+    if given:
+        if label and label != given.label:
+            raise UsageError(f"--prompt-style is {given.label}, but the examples were made with {label}")
+        return given
+    if not label:
+        return None
+    try:
+        return get_style(label)
+    except (UsageError, InputError) as e:
+        raise UsageError(f"the examples were made with prompt style {label}: give its file as --prompt-style, so that "
+                         f"what is trained can be played with it ({e})") from None  # fmt: skip
 
 
 def _check_batches(s: Settings) -> None:
@@ -399,7 +419,7 @@ def _left_alone(model: Any) -> str | None:
 
 
 def _describe(settings: Settings, data: _Data, rows: list[Row], weighty: list[Row], updates: Updates,
-              model: Any) -> dict:  # fmt: skip
+              model: Any, style: PromptStyle | None) -> dict:  # fmt: skip
     import peft
     import torch
     import transformers
@@ -408,7 +428,8 @@ def _describe(settings: Settings, data: _Data, rows: list[Row], weighty: list[Ro
     return {"eexp": __version__, "base": settings.base,
             "base_fingerprint": fingerprints.of_model_dir(base) if os.path.isdir(base) else None,
             "init_fingerprint": fingerprints.of_model_dir(settings.init) if settings.init else None,
-            "prompt_style": data.style, **_played(weighty), "settings": asdict(settings),
+            "prompt_style": style and style.label, "style": style and orjson.loads(orjson.dumps(style.as_dict())), **_played(weighty),
+            "settings": asdict(settings),
             "learning_rate": settings.resolved_learning_rate(),
             "data": {**data.describe(), "weight_0": len(rows) - len(weighty), **_counts(weighty)},
             "updates": len(updates), "trained": _trained(weighty, updates, settings),
