@@ -262,12 +262,13 @@ def test_a_matched_budget_counts_what_made_the_adapter(few, data, tmp_path):
     run(*args, tmp_path / "il").one_error(2, f"{tmp_path / 'iwm'}: holds no finished training run")
 
 
-def test_the_command_lines_of_the_readme(few, data, tmp_path, monkeypatch):
+def test_the_command_lines_of_the_readme(data, tmp_path, monkeypatch):
     """IWM then IL, IL + SR, matched and extra: each as it stands there, on the built-in model."""
     text = (ROOT / "README.md").read_text().partition("## Training")[2]
     block = re.search(r"```sh\n(.*?)```", text, re.DOTALL)[1]
     monkeypatch.chdir(tmp_path)
-    for name, examples in (("il", read(few)), ("iwm", read(data["world"])[:16]), ("sr", read(data["reflected"])[:8])):
+    il, iwm, sr = (read(data[name]) for name in ("imitation", "world", "reflected"))
+    for name, examples in (("il", il), ("iwm", iwm[:16]), ("sr", sr[:8])):
         write(tmp_path / f"{name}.jsonl", examples)
     for line in block.splitlines():
         out = b""
@@ -279,11 +280,11 @@ def test_the_command_lines_of_the_readme(few, data, tmp_path, monkeypatch):
     assert len(made) == 6 and (tmp_path / "losses.png").stat().st_size > 1000
     updates = {name: said["total"]["updates"] for name, said in made.items()}
     assert updates == {"il": 3, "iwm": 1, "iwm-il-extra": 4, "iwm-il-matched": 3, "il-sr-extra": 3, "il-sr-matched": 3}
-    assert made["il-sr-extra"]["data"]["kinds"] == {"imitation": 8, "reflection": 8}
+    assert made["il-sr-extra"]["data"]["kinds"] == {"imitation": len(il), "reflection": 8}
     wanted = made["il"]["total"]["target_tokens"]
     half = max(made["il-sr-matched"]["longest_completion"].values()) / 2
     assert made["il-sr-matched"]["total"]["target_tokens"] == pytest.approx(wanted, abs=half)
-    assert made["il-sr-extra"]["total"]["target_tokens"] > 2 * wanted
+    assert made["il-sr-extra"]["total"]["target_tokens"] > 1.5 * wanted
 
 
 @pytest.mark.parametrize("shuffle", ["trajectories", "examples"])
