@@ -428,8 +428,9 @@ def _describe(settings: Settings, data: _Data, rows: list[Row], weighty: list[Ro
     return {"eexp": __version__, "base": settings.base,
             "base_fingerprint": fingerprints.of_model_dir(base) if os.path.isdir(base) else None,
             "init_fingerprint": fingerprints.of_model_dir(settings.init) if settings.init else None,
-            "prompt_style": style and style.label, "style": style and orjson.loads(orjson.dumps(style.as_dict())), **_played(weighty),
-            "settings": asdict(settings),
+            "prompt_style": style and style.label,
+            "style": style and orjson.loads(orjson.dumps(style.as_dict())),  # lists, as they will be read again
+            **_played(weighty), "settings": asdict(settings),
             "learning_rate": settings.resolved_learning_rate(),
             "data": {**data.describe(), "weight_0": len(rows) - len(weighty), **_counts(weighty)},
             "updates": len(updates), "trained": _trained(weighty, updates, settings),

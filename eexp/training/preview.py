@@ -28,6 +28,8 @@ def describe(tokenizer: Any, rows: list[Row], run: dict, memory: dict[str, int])
         + ", ".join(f"{name} {in_words(size)}" for name, size in memory.items())
         + ")",
     ]
+    if v := run["validation"]:
+        lines.append(f"validated with {v['examples']:,} examples, {v['target_tokens']:,} target tokens")
     first = sorted(rows, key=lambda row: row.ids) if rows[0].group is None else _of_one_group(rows)
     shown = first[:_SHOWN]
     for before, row in pairwise([None, *shown]):
