@@ -5,6 +5,7 @@
         | eexp branch -k 3 --from admissible | eexp rollout | eexp world-model-data -o wm.jsonl
     python benchmarks/training.py wm.jsonl --trl trl/site-packages             # an epoch: hours on two cores
     python benchmarks/training.py wm.jsonl --trl trl/site-packages --memory    # one pass of --tokens-per-batch tokens
+    python benchmarks/training.py wm.jsonl --batch-size 0                      # eexp alone, with its default updates
 
 All train all weights of one random Llama of 25 million parameters in float32, on the same token ids and targets, with
 the same optimiser. Its tokenizer is made from the examples, so that a word costs about what it costs in a real model.
@@ -117,7 +118,7 @@ def _eexp(out: Path, a: argparse.Namespace) -> None:
     from eexp.training.finetune import Settings, finetune
 
     finetune(_examples(a.file), out, Settings(
-        str(a.model), full=True, learning_rate=RATE, schedule="constant", warmup=0.0, batch_size=a.batch_size,
+        str(a.model), full=True, learning_rate=RATE, schedule="constant", warmup=0.0, batch_size=a.batch_size or None,
         tokens_per_batch=a.tokens_per_batch, save_every=10**9, max_length=16384, max_steps=1 if a.memory else a.updates,
     ))  # fmt: skip
 
@@ -171,7 +172,7 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="examples, as JSON lines")
     parser.add_argument("--trl", help="where TRL is installed; without it only eexp is measured")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--batch-size", type=int, default=64, help="examples an update")
+    parser.add_argument("--batch-size", type=int, default=64, help="examples an update; 0: as eexp chooses by default")
     parser.add_argument("--micro-batch", type=int, default=4, help="examples that TRL pads to one length")
     parser.add_argument("--tokens-per-batch", type=int, default=8192, help="of eexp, and of a pack")
     parser.add_argument("--memory", action="store_true", help="one pass of about so many tokens, for its memory")
@@ -191,7 +192,7 @@ def main() -> None:
     print(f"{'':12} {'seconds':>9} {'tokens':>11} {'tokens/s':>9} {'updates':>8} {'mean loss':>10} {'memory':>9}")
     with tempfile.TemporaryDirectory() as directory:
         make_model(Path(directory), examples)
-        for way in (way for way in a.ways if a.trl or "TRL" not in way):
+        for way in (way for way in a.ways if (a.trl and a.batch_size) or "TRL" not in way):
             command = [sys.executable, __file__, *sys.argv[1:], "--one", way, "--model", directory]
             env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=env)

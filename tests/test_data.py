@@ -7,7 +7,7 @@ from running import read
 
 from eexp.errors import InputError
 from eexp.models.tiny import TINY_DIR
-from eexp.training.data import Row, tokenize
+from eexp.training.data import Row, Segment, tokenize
 
 CHAT = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
 START = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -25,9 +25,17 @@ def _example(answer: str = "Action: look", question: str = "You are in the kitch
             "completion": [{"role": "assistant", "content": answer}]}  # fmt: skip
 
 
-def _one(tokenizer, example=None, limit=1000) -> Row:
-    (row,) = tokenize([example or _example()], tokenizer, limit)
+def _one(tokenizer, example=None, limit=1000, **more) -> Row:
+    (row,) = tokenize([example or _example()], tokenizer, limit, **more)
     return row
+
+
+def _thinking(thought: str = "The fridge is shut.", action: str = "open fridge", weights=(1.0, 1.0)) -> dict:
+    example = _example(f"{thought}\nAction: {action}")
+    border = len(thought) + 1
+    whole = len(example["completion"][0]["content"])
+    spans = [("thought", 0, len(thought), weights[0]), ("action", border, whole, weights[1])]
+    return {**example, "spans": [dict(zip(("name", "start", "end", "weight"), span)) for span in spans]}
 
 
 def test_the_loss_falls_on_the_completion_and_its_stop(tokenizer, data):
@@ -95,3 +103,42 @@ def test_too_long_ones_go_to_on_error(tokenizer):
     rows = list(tokenize([_example(), _example("x " * 500), _example()], tokenizer, 100,
                          lambda e, error: refused.append((e, error))))  # fmt: skip
     assert len(rows) == 2 and len(refused) == 1 and refused[0][1].where == "$.prompt"
+
+
+def test_tokens_know_their_span(tokenizer):
+    row = _one(tokenizer, _thinking())
+    said = {name: tokenizer.decode(list(row.ids[targets.start : targets.stop])) for name, _, targets in row.spans()}
+    assert {name: text.strip() for name, text in said.items()} == {
+        "thought": "The fridge is shut.", "action": "Action: open fridge<|end|>"
+    }  # fmt: skip
+    assert row.kind == "x" and row.targets == list(range(row.n_prompt, len(row.ids)))
+    plain = _one(tokenizer)
+    assert plain.segments == (Segment(plain.n_prompt, "x", 1.0),) and plain.loss_weight == plain.n_targets
+
+
+def test_an_action_counts_more_where_there_is_a_thought(tokenizer):
+    one, more = (_one(tokenizer, _thinking(weights=(0.5, 2.0)), action_weight=weight) for weight in (1.0, 4.0))
+    assert [segment.weight for segment in one.segments] == [0.5, 2.0]
+    assert [segment.weight for segment in more.segments] == [0.5, 8.0]
+    action = {**_thinking(), "spans": _thinking()["spans"][1:]}
+    unthought = {**_thinking(""), "kind": "imitation"}
+    for example in (action, unthought, {**_example(), "kind": "imitation"}):
+        assert {segment.weight for segment in _one(tokenizer, example, action_weight=4.0).segments} == {1.0}
+
+
+def test_tokens_of_weight_0_are_no_targets_and_cost_nothing(tokenizer):
+    whole, row = _one(tokenizer, _thinking()), _one(tokenizer, _thinking(weights=(1.0, 0.0)))
+    assert row.n_targets == whole.segments[1].start - whole.n_prompt == row.loss_weight
+    assert len(row.ids) == whole.segments[1].start and row.ids == whole.ids[: len(row.ids)], "the rest is left out"
+    assert row.n_completion == whole.n_completion == whole.n_targets
+    first = _one(tokenizer, _thinking(weights=(0.0, 1.0)))
+    assert first.ids == whole.ids and first.targets == range(whole.segments[1].start, len(whole.ids))
+    none = _one(tokenizer, _thinking(weights=(0.0, 0.0)))
+    assert none.n_targets == 0 and none.ids == whole.ids
+
+
+def test_spans_that_do_not_fit_are_refused(tokenizer):
+    example = _thinking()
+    example["spans"][1]["end"] += 1
+    with pytest.raises(InputError, match=r"^\$\.spans\[1\]: characters 20 to 40"):
+        _one(tokenizer, example)

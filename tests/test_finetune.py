@@ -17,6 +17,7 @@ import pytest
 from running import ROOT, environment, lines, read, run, spawn, start, write
 
 from eexp.errors import EexpError, InputError
+from eexp.prompts import get_style, of_dict
 from eexp.training import memory
 from eexp.training.finetune import Settings, finetune
 
@@ -62,7 +63,45 @@ def _two(*args: object) -> subprocess.CompletedProcess:
 
 
 def _metrics(directory: Path) -> list[dict]:
-    return read(directory / "metrics.jsonl")
+    """Of the updates."""
+    return [line for line in read(directory / "metrics.jsonl") if "validation" not in line]
+
+
+def _validations(directory: Path) -> dict[int, dict]:
+    """Of the validations, by update."""
+    lines = read(directory / "metrics.jsonl")
+    return {line["step"]: line["validation"] for line in lines if "validation" in line}
+
+
+def _run(directory: Path) -> dict:
+    return json.loads((directory / "eexp.json").read_text())
+
+
+def _with_spans(examples: list[dict]) -> list[dict]:
+    """With the thought and the action of each completion as spans."""
+    made = []
+    for example in examples:
+        text = example["completion"][0]["content"]
+        border = text.index("Action:")
+        spans = [{"name": "thought", "start": 0, "end": border}, {"name": "action", "start": border, "end": len(text)}]
+        made.append({**example, "spans": spans if border else None})
+    return made
+
+
+def _token_losses(examples: list[dict]) -> list[list[tuple[str, float]]]:
+    """(what a token spells, -log p) of each target of each example, under the built-in model, one example at a time."""
+    import torch
+
+    from eexp.models.hf import load
+    from eexp.training.data import tokenize
+
+    model, tokenizer = load("tiny")
+    found = []
+    for row in tokenize(examples, tokenizer, 2048):
+        with torch.inference_mode():
+            logits = model(torch.tensor([list(row.ids)])).logits[0].log_softmax(-1)
+        found.append([(tokenizer.decode([row.ids[i]]), -float(logits[i - 1, row.ids[i]])) for i in row.targets])
+    return found
 
 
 def _completion_loss(examples: list[dict]) -> float:
@@ -161,9 +200,10 @@ def test_how_an_update_is_computed_changes_nothing(few, tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_together_make_the_same_adapter(data, tmp_path):
+def test_processes_together_make_the_same_adapter(data, few, tmp_path):
+    held_out = write(tmp_path / "held-out", [{**e, "group": "other"} for e in read(few)])
     args = ["-m", "tiny", "--rank", "2", "--lr", "0.003", "--batch-size", "7", "--max-steps", "4", "--save-every", "3",
-            "--tokens-per-batch", "400"]  # fmt: skip
+            "--tokens-per-batch", "400", "--validate", held_out, "--validate-every", "2", "--keep", "best"]  # fmt: skip
     run("finetune", "-q", *args, "-o", tmp_path / "one", data["world"]).ok()
     done = _two(*args, "-o", tmp_path / "two", data["world"])
     assert done.returncode == 0, done.stderr
@@ -172,7 +212,10 @@ def test_processes_together_make_the_same_adapter(data, tmp_path):
     assert [m["step"] for m in two] == [1, 2, 3, 4]
     assert [m["loss"] for m in two] == pytest.approx([m["loss"] for m in one], rel=1e-5)
     assert _apart(tmp_path / "one", tmp_path / "two") < 1e-4
-    said = json.loads((tmp_path / "two" / "eexp.json").read_text())
+    curves = [{step: v["loss"] for step, v in _validations(tmp_path / name).items()} for name in ("one", "two")]
+    assert list(curves[1]) == [0, 2, 4] and curves[1] == pytest.approx(curves[0], rel=1e-5)
+    said = _run(tmp_path / "two")
+    assert said["kept_step"] == _run(tmp_path / "one")["kept_step"]
     assert said["processes"] == 2 and "checkpoints" not in {p.name for p in (tmp_path / "two").iterdir()}
 
 
@@ -219,12 +262,13 @@ def test_a_matched_budget_counts_what_made_the_adapter(few, data, tmp_path):
     run(*args, tmp_path / "il").one_error(2, f"{tmp_path / 'iwm'}: holds no finished training run")
 
 
-def test_the_command_lines_of_the_readme(few, data, tmp_path, monkeypatch):
+def test_the_command_lines_of_the_readme(data, tmp_path, monkeypatch):
     """IWM then IL, IL + SR, matched and extra: each as it stands there, on the built-in model."""
     text = (ROOT / "README.md").read_text().partition("## Training")[2]
     block = re.search(r"```sh\n(.*?)```", text, re.DOTALL)[1]
     monkeypatch.chdir(tmp_path)
-    for name, examples in (("il", read(few)), ("iwm", read(data["world"])[:16]), ("sr", read(data["reflected"])[:8])):
+    il, iwm, sr = (read(data[name]) for name in ("imitation", "world", "reflected"))
+    for name, examples in (("il", il), ("iwm", iwm[:16]), ("sr", sr[:8])):
         write(tmp_path / f"{name}.jsonl", examples)
     for line in block.splitlines():
         out = b""
@@ -236,10 +280,11 @@ def test_the_command_lines_of_the_readme(few, data, tmp_path, monkeypatch):
     assert len(made) == 6 and (tmp_path / "losses.png").stat().st_size > 1000
     updates = {name: said["total"]["updates"] for name, said in made.items()}
     assert updates == {"il": 3, "iwm": 1, "iwm-il-extra": 4, "iwm-il-matched": 3, "il-sr-extra": 3, "il-sr-matched": 3}
-    assert made["il-sr-extra"]["data"]["kinds"] == {"imitation": 8, "reflection": 8}
+    assert made["il-sr-extra"]["data"]["kinds"] == {"imitation": len(il), "reflection": 8}
     wanted = made["il"]["total"]["target_tokens"]
-    assert made["il-sr-matched"]["total"]["target_tokens"] == pytest.approx(wanted, abs=60)
-    assert made["il-sr-extra"]["total"]["target_tokens"] > 2 * wanted
+    half = max(made["il-sr-matched"]["longest_completion"].values()) / 2
+    assert made["il-sr-matched"]["total"]["target_tokens"] == pytest.approx(wanted, abs=half)
+    assert made["il-sr-extra"]["total"]["target_tokens"] > 1.5 * wanted
 
 
 @pytest.mark.parametrize("shuffle", ["trajectories", "examples"])
@@ -266,6 +311,256 @@ def test_four_bits_need_a_gpu(few, tmp_path):
     args = ["finetune", "-m", "tiny", "--load-in-4bit", "-o", tmp_path / "run", few]
     run(*args, "--full").one_error(2, "freezes the weights that --full trains")
     run(*args).one_error(1, "--load-in-4bit needs a CUDA GPU, and torch finds none")
+
+
+# -- held-out losses ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def held_out(data, tmp_path_factory) -> Path:
+    """Examples of all kinds, of another trajectory than `few`; reflections with their spans."""
+    trained = {example["group"] for example in read(data["imitation"])[:8]}
+    made = []
+    for name in ("imitation", "world", "reflected"):
+        examples = [e for e in read(data[name]) if e["group"] not in trained][:4]
+        made += _with_spans(examples) if name == "reflected" else examples
+    return write(tmp_path_factory.mktemp("held-out") / "held-out.jsonl", made)
+
+
+def test_held_out_losses_are_followed(few, held_out, tmp_path):
+    args = ["finetune", *SMALL, "--lr", 0.01, "--epochs", 2, few]
+    done = run(*args, "--validate", held_out, "-o", tmp_path / "run").ok()
+    found = _validations(tmp_path / "run")
+    assert list(found) == [0, 2, 4], "the start, and every epoch"
+    assert [line["step"] for line in read(tmp_path / "run" / "metrics.jsonl")] == [0, 1, 2, 2, 3, 4, 4]
+    losses = _token_losses(read(held_out))
+    kinds: dict = {}
+    for example, of_example in zip(read(held_out), losses):
+        kinds.setdefault(example["kind"], []).extend(loss for _, loss in of_example)
+    assert {kind: one["tokens"] for kind, one in found[0]["kinds"].items()} == {k: len(v) for k, v in kinds.items()}
+    for kind, of_kind in kinds.items():
+        assert found[0]["kinds"][kind]["loss"] == pytest.approx(sum(of_kind) / len(of_kind), rel=1e-5)
+    assert list(found[0]["spans"]) == ["imitation/action", "reflection/action", "reflection/thought",
+                                       "world_model/observation"]  # fmt: skip
+    assert found[4]["loss"] != found[0]["loss"]
+    said = _run(tmp_path / "run")
+    assert said["final_validation"] == found[4] and said["kept_step"] == 4
+    assert said["validation"]["examples"] == 12 and said["validation"]["target_tokens"] == found[0]["tokens"]
+    assert f"validation loss {found[4]['loss']:.4f} after update 4" in done.err
+    # it changes nothing
+    run(*args, "-q", "-o", tmp_path / "without").ok()
+    assert _same(tmp_path / "run", tmp_path / "without") and _run(tmp_path / "without")["final_validation"] is None
+    # and is shown
+    shown = run("show", tmp_path / "run").ok().out.decode()
+    assert f"step 4: validation loss {found[4]['loss']:.4f} (imitation/action " in shown and "step 4: loss " in shown
+    assert "| validation loss | " in shown
+    run("show", tmp_path / "run", "--plot", tmp_path / "a.svg").ok()
+    assert (tmp_path / "a.svg").read_bytes().count(b"stroke-dasharray") >= 1
+
+
+def test_held_out_losses_are_of_all_targets_alike(few, held_out, tmp_path):
+    """Whatever their weights, but for those of weight 0."""
+    examples = read(held_out)
+    for n, example in enumerate(examples):
+        example["weight"] = 0.5 + n % 2
+        for span in example.get("spans") or ():
+            span["weight"] = 0.0 if example["kind"] == "reflection" and span["name"] == "action" else 3.0
+    weighted = write(tmp_path / "weighted", examples)
+    for name, file in (("a", held_out), ("b", weighted)):
+        run("finetune", "-q", *SMALL, "--max-steps", 1, "--validate", file, "-o", tmp_path / name, few).ok()
+    one, two = (_validations(tmp_path / name)[0]["spans"] for name in ("a", "b"))
+    assert two.keys() == one.keys() - {"reflection/action"}
+    assert all(two[span] == {"loss": pytest.approx(one[span]["loss"]), "tokens": one[span]["tokens"]} for span in two)
+
+
+def test_the_best_weights_are_kept(few, held_out, tmp_path):
+    """A step size that ruins what the first updates learn: the best is neither the last nor what the run began with."""
+    args = ["finetune", "-q", "-m", "tiny", "--rank", 8, "--batch-size", 8, "--lr", 0.02, "--schedule", "constant",
+            "--epochs", 6, "--warmup", 0, "--validate", held_out]  # fmt: skip
+    run(*args, "--keep", "best", "-o", tmp_path / "best", few).ok()
+    losses = {step: found["loss"] for step, found in _validations(tmp_path / "best").items() if step}
+    said = _run(tmp_path / "best")
+    assert list(losses) == [1, 2, 3, 4, 5, 6]
+    assert said["kept_step"] == min(losses, key=losses.get) < 6
+    assert said["final_validation"]["loss"] == min(losses.values())
+    assert "checkpoints" not in {p.name for p in (tmp_path / "best").iterdir()}
+    run(*args, "--max-steps", said["kept_step"], "-o", tmp_path / "short", few).ok()
+    assert _same(tmp_path / "best", tmp_path / "short")
+    run(*args[:-2], "--keep", "best", "-o", tmp_path / "no", few).one_error(2, "--keep best", "--validate FILE")
+    run(*args[:-2], "--validate-every", 2, "-o", tmp_path / "no", few).one_error(
+        2, "--validate-every", "--validate FILE"
+    )
+
+
+def test_what_cannot_be_validated_with(few, held_out, data, tmp_path):
+    args = ["finetune", *SMALL, "-o", tmp_path / "run", few, "--validate"]
+    error = run(*args, data["imitation"]).one_error(3, f"{data['imitation']}:1: $.group: ", "is trained on, too")
+    assert error.endswith("validate with other trajectories")
+    other = write(tmp_path / "other", [{**e, "prompt_style": "other@1"} for e in read(held_out)])
+    run(*args, other).one_error(3, f"{other}:1: $.prompt_style: examples of two prompt styles")
+    long = read(held_out)
+    long[1]["prompt"][-1]["content"] = "The kitchen. " * 3000
+    long = write(tmp_path / "long", long)
+    run(*args, long).one_error(3, f"{long}:2: $.prompt: has ")
+    run(*args, write(tmp_path / "nothing", [])).one_error(3, "no examples to validate with")
+    run(*args, tmp_path / "none").one_error(3, f"{tmp_path / 'none'}: No such file")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_was_validated_with_the_same(few, held_out, tmp_path):
+    args = ["finetune", *SMALL, "--max-steps", 1, "-o", tmp_path / "run", "--resume", few]
+    run(*args, "--validate", held_out).ok()
+    assert "is finished already" in run(*args, "--validate", held_out).ok().err
+    run(*args).one_error(2, "holds a run with other settings (validation)")
+    half = write(tmp_path / "half", read(held_out)[:6])
+    run(*args, "--validate", half).one_error(2, "holds a run with other settings (validation)")
+    rest = write(tmp_path / "rest", read(held_out)[6:])
+    assert "is finished already" in run(*args, "--validate", half, "--validate", rest).ok().err
+
+
+# -- what counts how much ----------------------------------------------------------------------------------------------
+
+
+def test_an_action_after_a_thought_counts_as_told(few, held_out, tmp_path):
+    examples = [e for e in read(held_out) if e["kind"] == "reflection"][:2] + _with_spans(read(few)[:2])
+    losses, weights = [], []
+    for example, of_example in zip(examples, _token_losses(examples)):
+        said = ""
+        for word, loss in of_example:
+            losses.append(loss)
+            weights.append(4.0 if example["spans"] and "Action" in said + word else 1.0)
+            said += word
+    assert {1.0, 4.0} == set(weights)
+    file = write(tmp_path / "in", examples)
+    args = ["finetune", "-q", *SMALL, "--max-steps", 1, "--action-weight", 4, "-o", tmp_path / "run", file]
+    run(*args).ok()
+    wanted = sum(loss * weight for loss, weight in zip(losses, weights)) / sum(weights)
+    assert _metrics(tmp_path / "run")[0]["loss"] == pytest.approx(wanted, rel=1e-5)
+    said = _run(tmp_path / "run")
+    assert said["trained"]["target_tokens"] == len(losses) and said["settings"]["action_weight"] == 4
+    shown = run(*args, "--dry-run").ok().out.decode()
+    assert (
+        f"[[action * 4: {examples[0]['completion'][0]['content'][examples[0]['spans'][1]['start'] :]}<|end|>]]" in shown
+    )
+
+
+def test_kinds_share_the_loss_as_told(few, held_out, tmp_path):
+    """The gradient of a run of one update is that of examples that were weighted by hand."""
+    examples = read(held_out)
+    args = ["finetune", "-q", "-m", "tiny", "--rank", 2, "--batch-size", 12, "--max-steps", 1, "--lr", 0.01,
+            "--warmup", 0]  # fmt: skip
+    shares = ["--share", "world_model=0.05", "--share", "reflection=0.25"]
+    run(*args, *shares, "-o", tmp_path / "shares", held_out).ok()
+    counts: dict = {}
+    for example, losses in zip(examples, _token_losses(examples)):
+        counts[example["kind"]] = counts.get(example["kind"], 0) + len(losses)
+    for example in examples:
+        share = {"world_model": 0.05, "reflection": 0.25, "imitation": 0.7}[example["kind"]]
+        example["weight"] = share / counts[example["kind"]]
+    run(*args, "-o", tmp_path / "by-hand", write(tmp_path / "in", examples)).ok()
+    assert _apart(tmp_path / "shares", tmp_path / "by-hand") < 1e-4
+    one, two = (_metrics(tmp_path / name)[0]["loss"] for name in ("shares", "by-hand"))
+    assert one == pytest.approx(two, rel=1e-5)
+    said = _run(tmp_path / "shares")
+    assert said["trained"]["shares"] == {"imitation": 0.7, "reflection": 0.25, "world_model": 0.05}
+    assert said["settings"]["share"] == {"world_model": 0.05, "reflection": 0.25}
+    card = run("show", tmp_path / "shares").ok().out.decode()
+    assert "| loss | 70 % imitation, 25 % reflection, 5 % world_model |" in card
+    dry = run(*args, "--share", "world_model=0.5", "-o", tmp_path / "dry", "--dry-run", held_out).ok().out.decode()
+    assert "of the loss: " in dry and "50 % world_model" in dry
+
+
+def test_shares_hold_over_updates_of_one_kind(held_out, tmp_path):
+    """What an update counts in the run is the weight of its examples, and its line says their mean loss."""
+    kept = [e for e in read(held_out) if e["kind"] != "reflection"]
+    file = write(tmp_path / "in", [{**e, "group": e["kind"]} for e in kept])
+    args = ["finetune", "-q", "-m", "tiny", "--rank", 2, "--batch-size", 4, file]
+    run(*args, "-o", tmp_path / "without").ok()
+    run(*args, "--share", "world_model=0.1", "-o", tmp_path / "run").ok()
+    assert _run(tmp_path / "run")["trained"]["shares"] == {"imitation": 0.9, "world_model": 0.1}
+    assert _run(tmp_path / "without")["trained"]["shares"] == {"imitation": 0.5, "world_model": 0.5}
+    without, first = (_metrics(tmp_path / name)[0] for name in ("without", "run"))
+    assert first["loss"] == pytest.approx(without["loss"], rel=1e-6)
+    assert first["grad_norm"] / without["grad_norm"] == pytest.approx(0.2, rel=1e-4) or (
+        first["grad_norm"] / without["grad_norm"] == pytest.approx(1.8, rel=1e-4)
+    )
+
+
+@pytest.mark.parametrize("shares, code, said", [
+    (["world_model"], 2, "expected KIND=SHARE"), (["world_model=x"], 2, "expected KIND=SHARE"),
+    (["world_model=1"], 2, "a share between 0 and 1"), (["world_model=0"], 2, "a share between 0 and 1"),
+    (["a=0.5", "b=0.5"], 2, "the shares add up to 1"), (["a=0.1", "a=0.2"], 2, "two shares for a"),
+    (["other=0.1"], 2, "--share other=0.1: no update has an example of this kind; kinds: imitation"),
+    (["imitation=0.1"], 2, "--share imitation: there are no other kinds for the rest of the loss"),
+])  # fmt: skip
+def test_shares_that_cannot_be(few, tmp_path, shares, code, said):
+    options = [word for share in shares for word in ("--share", share)]
+    done = run("finetune", *SMALL, *options, "-o", tmp_path / "run", few).ok(code)
+    assert said in " ".join(done.err.replace("│", " ").split()) and not (tmp_path / "run").exists()
+
+
+def test_what_a_run_says_about_playing(few, held_out, data, tmp_path):
+    files = {"plain": few, "world": data["world"], "thinking": held_out,
+             "empty": write(tmp_path / "empty.jsonl", [{**e, "spans": [{"name": "thought", "start": 0, "end": 0},
+                                                                 {"name": "action", "start": 0, "end": 3}]}
+                                                 for e in read(few)])}  # fmt: skip
+    for name, file in files.items():
+        run("finetune", "-q", "-m", "tiny", "--rank", 2, "--max-steps", 1, "-o", tmp_path / name, file).ok()
+    said = {name: _run(tmp_path / name) for name in files}
+    assert {name: one["think"] for name, one in said.items()} == {
+        "plain": "never", "world": None, "thinking": "always", "empty": "never"
+    }  # fmt: skip
+    longest = said["thinking"]["longest_completion"]
+    assert longest.keys() == {"imitation", "reflection", "world_model"}
+    reflections = [e for e in read(held_out) if e["kind"] == "reflection"]
+    assert longest["reflection"] == max(map(len, _token_losses(reflections)))
+
+
+def test_a_run_carries_its_prompt_style_along(few, data, tmp_path):
+    """All of it, so that the directory is enough to play it; one that is not built in is given as a file."""
+    args = ["finetune", "-q", *SMALL, "--max-steps", 1]
+    run(*args, "-o", tmp_path / "run", few).ok()
+    assert of_dict(_run(tmp_path / "run")["style"]) == get_style("react")
+    mine = tmp_path / "mine.toml"
+    mine.write_text('name = "mine"\n[act]\nsystem = "Act."\n[thought]\nask = " Think."\n')
+    examples = tmp_path / "mine.jsonl"
+    run("imitation-data", "--prompt-style", mine, "-q", "-o", examples, data["expert"]).ok()
+    label = get_style(str(mine)).label
+    run(*args, "-o", tmp_path / "mine", examples).one_error(2, label, "give its file as --prompt-style", "unknown")
+    run(*args, "--prompt-style", mine, "-o", tmp_path / "no", few).one_error(
+        2, f"--prompt-style is {label}, but", "react@"
+    )
+    run(*args, "--prompt-style", mine, "-o", tmp_path / "mine", examples).ok()
+    assert of_dict(_run(tmp_path / "mine")["style"]).label == label == _run(tmp_path / "mine")["prompt_style"]
+    played = run("eval", "house", "-n", 1, "--max-steps", 1, "--max-tokens", 8, "-m", tmp_path / "mine").ok().records
+    assert played[0]["prompt_style"] == label
+    none = write(tmp_path / "none.jsonl", [{k: v for k, v in e.items() if k != "prompt_style"} for e in read(few)])
+    run(*args, "-o", tmp_path / "none", none).ok()
+    assert _run(tmp_path / "none")["style"] is None is _run(tmp_path / "none")["prompt_style"]
+
+
+# -- updates of whole trajectories -------------------------------------------------------------------------------------
+
+
+def test_an_update_is_of_whole_trajectories(data, tmp_path):
+    """Unless something else is asked for: at least 4, with at least 16 examples; what is left joins the last."""
+    examples = [{**e, "group": f"{e['group']}/{n}"} for n in range(3) for e in read(data["imitation"])]
+    file = write(tmp_path / "in", examples)
+    args = ["finetune", "-q", "-m", "tiny", "--rank", 2, file]
+    updates = {}
+    for name, options in {"default": [], "one": ["--batch-trajectories", 1], "five": ["--batch-trajectories", 5],
+                          "examples": ["--shuffle", "examples"]}.items():  # fmt: skip
+        run(*args, *options, "-o", tmp_path / name).ok()
+        updates[name] = _run(tmp_path / name)["updates"]
+    assert updates == {"default": 2, "one": 9, "five": 2, "examples": -(-len(examples) // 16)}
+    card = (tmp_path / "default" / "README.md").read_text()
+    assert "| batch | at least 4 trajectories and 16 examples |" in card
+    run(*args, "--batch-size", 2, "--batch-trajectories", 2, "-o", tmp_path / "no").one_error(2, "give one")
+    run(*args, "--shuffle", "examples", "--batch-trajectories", 2, "-o", tmp_path / "no").one_error(2, "give one")
+    run(*args, "--budget-like", tmp_path / "default", "-o", tmp_path / "like").ok()
+    like, default = _run(tmp_path / "like"), _run(tmp_path / "default")
+    assert like["updates"] == 2
+    assert like["trained"]["target_tokens"] == pytest.approx(default["trained"]["target_tokens"], abs=20)
 
 
 def test_loss_curves_as_a_picture(few, tmp_path):
@@ -398,7 +693,9 @@ def test_standard_input_and_several_files(few, tmp_path):
 
 @pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(few, tmp_path):
-    command = ["finetune", *SMALL, "--epochs", 6, "--save-every", 2, "--lr", 0.01, "--resume", "-q"]
+    held_out = write(tmp_path / "held-out", [{**e, "group": "other"} for e in read(few)[:4]])
+    command = ["finetune", *SMALL, "--epochs", 6, "--save-every", 2, "--lr", 0.01, "--validate", held_out,
+               "--validate-every", 3, "--keep", "best", "--resume", "-q"]  # fmt: skip
     spawn(*command, "-o", tmp_path / "whole", few).ok()
     whole = _metrics(tmp_path / "whole")
     assert len(whole) == 12
@@ -420,10 +717,12 @@ def test_killed_and_resumed_equals_uninterrupted(few, tmp_path):
     other.one_error(2, "holds a run with other settings (batch_size)")
     fewer = write(tmp_path / "fewer", read(few)[:4])
     run(*command, "-o", cut, fewer).one_error(2, "holds a run with other settings (data)")
+    run(*command, "--validate", fewer, "-o", cut, few).one_error(3, f"{fewer}:1: $.group: ", "is trained on, too")
     done = spawn(*command[:-1], "-o", cut, few).ok()
     assert "going on from" in done.err
     assert _same(tmp_path / "whole", cut), "the same weights, to the last bit"
     assert [(m["step"], m["loss"]) for m in _metrics(cut)] == [(m["step"], m["loss"]) for m in whole]
+    assert _validations(cut) == _validations(tmp_path / "whole") and list(_validations(cut)) == [0, 3, 6, 9, 12]
     assert (cut / "eexp.json").read_bytes() == (tmp_path / "whole" / "eexp.json").read_bytes()
 
 

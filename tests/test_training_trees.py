@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -11,9 +12,20 @@ from hypothesis import strategies as st
 
 from eexp.errors import UsageError
 from eexp.training import attention, exact, trie
-from eexp.training.data import Row
+from eexp.training.data import Row, Segment
 from eexp.training.packing import PACKINGS, target_losses
-from eexp.training.updates import by_examples, by_targets, deal, in_order, weight_of
+from eexp.training.updates import (
+    by_examples,
+    by_targets,
+    by_trajectories,
+    deal,
+    epoch_ends,
+    in_order,
+    set_shares,
+    shares_of_kinds,
+    weight_of,
+)
+from eexp.training.validation import add, summary, validation_losses
 
 TOKENS = 40
 SMALL = dict(vocab_size=TOKENS, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -22,8 +34,18 @@ FAMILIES = ("Llama", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Gemma3Text", "Mistral
 
 
 @st.composite
+def segments(draw, n_prompt: int, length: int) -> list[Segment]:
+    """Spans of a completion; at least one that has a target has a weight."""
+    starts = sorted({n_prompt, *draw(st.lists(st.integers(n_prompt, length - 1), max_size=3))})
+    spans = [
+        Segment(start, draw(st.sampled_from("xy")), draw(st.sampled_from([0.0, 0.5, 1.0, 3.0]))) for start in starts
+    ]
+    return [*spans[:-1], spans[-1]._replace(weight=2.0)] if not any(s.weight for s in spans[:-1]) else spans
+
+
+@st.composite
 def rows(draw, weights=(0.0, 0.25, 1.0, 2.0)) -> list[Row]:
-    """Rows that branch off each other anywhere, go on from each other, and come more than once."""
+    """Rows that branch off each other anywhere, go on from each other, come more than once, and weigh their spans."""
     made: list[Row] = []
     for _ in range(draw(st.integers(1, 9))):
         start = list(draw(st.sampled_from(made)).ids) if made and draw(st.booleans()) else []
@@ -31,7 +53,9 @@ def rows(draw, weights=(0.0, 0.25, 1.0, 2.0)) -> list[Row]:
         ids = start + draw(st.lists(st.integers(1, 4), min_size=1 if start else 2, max_size=9))
         ids = ids if len(ids) > 1 else [*ids, 1]
         n_prompt = draw(st.integers(0, len(ids) - 1))
-        made.append(Row(ids, n_prompt, draw(st.sampled_from(weights)), draw(st.sampled_from([None, "a", "b"]))))
+        weight, group = draw(st.sampled_from(weights)), draw(st.sampled_from([None, "a", "b"]))
+        row = Row(ids, n_prompt, weight, group, draw(st.sampled_from("kl")), draw(segments(n_prompt, len(ids))))
+        made.append(row if row.n_targets else Row(ids, n_prompt, weight, group))
     return made + draw(st.lists(st.sampled_from(made), max_size=3))
 
 
@@ -60,14 +84,20 @@ def _gradient(model):
     return found
 
 
+def _weights(row: Row) -> dict[int, float]:
+    """What the loss of each target is multiplied by: the row's weight times that of the last segment begun."""
+    found = {i: [s.weight for s in row.segments if s.start <= i][-1] for i in range(max(1, row.n_prompt), len(row.ids))}
+    return {i: weight * row.weight for i, weight in found.items() if weight}
+
+
 def _one_at_a_time(model, rows: list[Row]) -> float:
     """The mean loss over targets by weight, its gradient left in the model, with nothing of ours but the rows."""
     import torch
 
-    total = 0.0
+    total, whole = 0.0, sum(sum(_weights(row).values()) for row in rows)
     for row in rows:
         logits = model(torch.tensor([list(row.ids)])).logits[0].log_softmax(-1)
-        loss = -sum(logits[i - 1, row.ids[i]] for i in row.targets) * row.weight / weight_of(rows)
+        loss = -sum(logits[i - 1, row.ids[i]] * weight for i, weight in _weights(row).items()) / whole
         loss.backward()
         total += float(loss.detach())
     return total
@@ -114,9 +144,26 @@ def test_a_target_counts_as_its_rows_do(rows):
     found = {(*paths[before], token): weight for before, token, weight in tree.targets}
     wanted: dict = {}
     for row in rows:
-        for i in row.targets:
-            wanted[tuple(row.ids[: i + 1])] = wanted.get(tuple(row.ids[: i + 1]), 0.0) + row.weight
+        for i, weight in _weights(row).items():
+            wanted[tuple(row.ids[: i + 1])] = wanted.get(tuple(row.ids[: i + 1]), 0.0) + weight
     assert found == pytest.approx(wanted)
+    assert sum(found.values()) == pytest.approx(weight_of(rows))
+
+
+@given(rows())
+def test_the_targets_of_each_row_are_found_again(rows):
+    tree = trie.grow(rows)
+    for row, places in zip(rows, tree.of_rows, strict=True):
+        assert [tree.targets[n][1] for n in places] == [row.ids[i] for i in row.targets]
+        assert list(row.targets) == list(_weights(replace(row, weight=1.0))) and row.n_targets == len(places)
+
+
+def test_a_target_of_weight_0_is_not_computed():
+    """Neither its logits nor, where nothing else follows, its token."""
+    row = Row([1, 2, 3, 4, 5, 6], 2, 1.0, segments=[Segment(2, "x", 0.0), Segment(4, "y", 1.0)])
+    for packing in PACKINGS.values():
+        part = packing.part([row], "cpu")
+        assert part.keep.tolist() == [3, 4] and part.tokens.tolist() == [5, 6] and part.weights.tolist() == [1, 1]
 
 
 @given(rows(), st.integers(1, 40))
@@ -174,12 +221,74 @@ def test_updates_go_through_epochs():
     assert two[:3] == one and two[3:] != one and two == by_examples(rows, 4, 1, 6, 0)
 
 
+def _grouped(*sizes: int) -> list[Row]:
+    """Rows of as many groups as there are sizes."""
+    return [Row([group, i, i], 1, 1.0, str(group)) for group, size in enumerate(sizes) for i in range(size)]
+
+
+def test_updates_of_whole_trajectories():
+    rows = _grouped(3, 5, 1, 2, 4)
+    two = by_trajectories(rows, 2, 1.0, None, 0)
+    assert [len({rows[i].group for i in update}) for update in two] == [2, 2, 1]
+    assert sorted(i for update in two for i in update) == list(range(15))
+    assert by_trajectories(rows, 2, 0.5, None, 0) == two[:2] and by_trajectories(rows, 2, 9, 1, 0) == two[:1]
+    assert [i for update in two for i in update] == in_order(rows, 0, 0)
+    twice = by_trajectories(rows, 2, 2.0, None, 0)
+    assert twice[:3] == two and len(twice) == 6 and twice == by_trajectories(rows, 2, 1, 6, 0)
+    alone = [replace(row, group=None) for row in rows]
+    assert by_trajectories(alone, 4, 2.0, None, 0) == by_examples(alone, 4, 2.0, None, 0), "each is a trajectory"
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 5), st.integers(1, 20))
+def test_an_update_is_never_smaller_than_what_it_should_be_at_least(sizes, trajectories, examples):
+    rows = _grouped(*sizes)
+    made = by_trajectories(rows, trajectories, 1.0, None, 0, examples=examples)
+    groups = [{rows[i].group for i in update} for update in made]
+    assert sorted(i for update in made for i in update) == list(range(len(rows)))
+    assert sum(map(len, groups)) == len(sizes), "no trajectory is cut"
+    if len(made) > 1:
+        assert all(len(g) >= trajectories and len(u) >= examples for g, u in zip(groups, made))
+    ends = epoch_ends(by_trajectories(rows, trajectories, 3.0, None, 0, examples=examples), len(rows))
+    assert len(ends) == 3 and ends[0] == len(made)
+
+
+@given(rows())
+def test_kinds_come_evenly_where_they_are_to_be_mixed(rows):
+    order = in_order(rows, 1, 0, mixed=True)
+    assert sorted(order) == list(range(len(rows)))
+    for group in {row.group for row in rows} - {None}:
+        members = [rows[i] for i in order if rows[i].group == group]
+        for kind in "kl":
+            of_kind = [row for row in members if row.kind == kind]
+            assert [row.ids for row in of_kind] == sorted(row.ids for row in of_kind)
+            for n in range(len(members)):
+                share = sum(row.kind == kind for row in members[: n + 1]) / max(1, len(of_kind))
+                assert abs(share - (n + 1) / len(members)) <= 1 / max(1, len(of_kind))
+
+
+def test_a_kind_has_its_share_of_the_loss():
+    kinds = [("a", 1.0, 3), ("a", 2.0, 1), ("b", 1.0, 8), ("c", 0.5, 4), ("b", 1.0, 2)]
+    rows = [Row(list(range(n + 1)), 1, weight, None, kind) for kind, weight, n in kinds]
+    updates = [[0, 1, 2], [3, 4, 0]]
+    rest = {row.kind: row.weight for row in rows if row.kind != "b"}
+    set_shares(rows, updates, {"b": 0.25})
+    whole = weight_of(rows[i] for update in updates for i in update)
+    found = shares_of_kinds(rows, updates, whole / 2)
+    assert found["b"] == 0.25 and sum(found.values()) == pytest.approx(1, abs=2e-6)
+    assert found["a"] / found["c"] == pytest.approx(8 / 2, abs=1e-4), "the others keep their proportions"
+    assert {row.kind: row.weight for row in rows if row.kind != "b"} == rest
+    with pytest.raises(UsageError, match=r"--share d=0\.1: no update has an example of this kind; kinds: a, b, c"):
+        set_shares(rows, updates, {"d": 0.1})
+    with pytest.raises(UsageError, match="--share a, b, c: there are no other kinds for the rest"):
+        set_shares(rows, updates, {"a": 0.1, "b": 0.1, "c": 0.1})
+
+
 @given(rows(), st.integers(1, 12), st.integers(1, 60))
 def test_a_budget_of_updates_and_targets_is_kept(rows, updates, each):
     made = by_targets(rows, updates, updates * each, 0)
-    longest = max(len(row.targets) for row in rows)
+    longest = max(row.n_targets for row in rows)
     assert len(made) == updates and all(made)
-    found = sum(len(rows[i].targets) for update in made for i in update)
+    found = sum(rows[i].n_targets for update in made for i in update)
     assert each < longest or abs(found - updates * each) <= longest / 2
 
 
@@ -208,6 +317,37 @@ def test_loss_and_gradient_are_those_of_one_at_a_time(models, rows, budget, bloc
     assert float((_gradient(ours) - gradient).norm() / gradient.norm()) < 1e-5
     assert _together(own, rows, "none", budget, world) == pytest.approx(wanted, rel=1e-6)
     assert float((_gradient(own) - gradient).norm() / gradient.norm()) < 1e-5
+
+
+@settings(max_examples=10)
+@given(rows=rows(), budget=st.sampled_from([1, 12, 1000]), world=st.integers(1, 3))
+def test_validation_losses_are_those_of_one_at_a_time(models, rows, budget, world):
+    """By kind and span, each target once whatever its weight; none of rows or spans of weight 0."""
+    import torch
+
+    own, ours = models
+    wanted: dict = {}
+    with torch.no_grad():
+        for row in (row for row in rows if row.weight):
+            logits = own(torch.tensor([list(row.ids)])).logits[0].log_softmax(-1)
+            for i in _weights(row):
+                name = [s.name for s in row.segments if s.start <= i][-1]
+                loss, n = wanted.get((row.kind, name), (0.0, 0))
+                wanted[row.kind, name] = loss - float(logits[i - 1, row.ids[i]]), n + 1
+    for model, packing in ((ours, "tree"), (own, "none")):
+        parts = [validation_losses(model, rows, packing=packing, tokens_per_batch=budget, rank=rank, world=world)
+                 for rank in range(world)]  # fmt: skip
+        found = add(parts)
+        assert found.keys() == wanted.keys() and model.training
+        for key, (loss, n) in wanted.items():
+            assert found[key] == (pytest.approx(loss, rel=1e-5), n)
+
+
+def test_a_summary_of_validation_losses():
+    found = summary({("a", "x"): (6.0, 2), ("a", "y"): (2.0, 2), ("b", "y"): (4.0, 1)})
+    assert (found["loss"], found["tokens"]) == (12 / 5, 5)
+    assert found["kinds"] == {"a": {"loss": 2.0, "tokens": 4}, "b": {"loss": 4.0, "tokens": 1}}
+    assert {span: one["loss"] for span, one in found["spans"].items()} == {"a/x": 3.0, "a/y": 1.0, "b/y": 4.0}
 
 
 def test_with_an_adapter_and_with_checkpointing(monkeypatch):

@@ -9,6 +9,25 @@ import click
 from eexp import options
 
 
+def _shares(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, float] | None:
+    """KIND=SHARE as a dict; None where there is none."""
+    shares: dict[str, float] = {}
+    for value in values:
+        kind, mark, number = value.rpartition("=")
+        try:
+            share = float(number)
+        except ValueError:
+            share = 0.0
+        if not mark or not kind or not 0 < share < 1:
+            raise click.BadParameter(f"{value!r}: expected KIND=SHARE with a share between 0 and 1")
+        if kind in shares:
+            raise click.BadParameter(f"two shares for {kind}")
+        shares[kind] = share
+    if sum(shares.values()) >= 1:
+        raise click.BadParameter(f"the shares add up to {sum(shares.values()):g}; nothing is left for other kinds")
+    return shares or None
+
+
 @click.command("finetune")
 @click.option("-m", "--model", "base", type=options.PATH, metavar="MODEL", envvar="EEXP_BASE", show_envvar=True,
               help="Base model: a directory, a hub id, or tiny. GGUF files cannot be trained.  "
@@ -25,11 +44,20 @@ from eexp import options
               metavar="N", help="Passes over the examples.")  # fmt: skip
 @click.option("--max-steps", type=click.IntRange(min=1), metavar="UPDATES",
               help="Stop after this many updates, whatever --epochs says.  [default: as --epochs says]")  # fmt: skip
-@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, metavar="N",
-              help="Examples an update.")  # fmt: skip
+@click.option("--batch-size", type=click.IntRange(min=1), metavar="N",
+              help="Examples in an update.  [default: whole trajectories, at least 4, with at least 16 examples; 16 "
+              "with --shuffle examples]")  # fmt: skip
+@click.option("--batch-trajectories", type=click.IntRange(min=1), metavar="N",
+              help="Whole trajectories in an update, with all their examples.  "
+              "[default: as --batch-size says]")  # fmt: skip
 @click.option("--budget-like", type=options.PATH, metavar="DIR",
               help="As many updates, of as many target tokens, as the training run in DIR made, whatever --epochs and "
               "--batch-size say; those that made --init count.")  # fmt: skip
+@click.option("--action-weight", type=options.Finite(min=0, min_open=True), default=1.0, show_default=True, metavar="X",
+              help="Multiply the loss of an action that follows a thought in the same completion.")  # fmt: skip
+@click.option("--share", metavar="KIND=SHARE", multiple=True, callback=_shares,
+              help="Weigh the examples of a kind so that they are this share of the loss, e.g. world_model=0.05; "
+              "can be repeated.  [default: as the weights of the examples say]")  # fmt: skip
 @click.option("--tokens-per-batch", type=click.IntRange(min=1), default=4096, show_default=True, metavar="N",
               help="Tokens computed at once; fewer take less memory and give the same result.")  # fmt: skip
 @click.option("--packing", type=click.Choice(["tree", "none"]), default="tree", show_default=True,
@@ -56,6 +84,13 @@ from eexp import options
 @click.option("--max-length", type=click.IntRange(min=2), metavar="TOKENS",
               help="Longest example; a longer one is a bad record.  [default: the model's context]")  # fmt: skip
 @click.option("--gradient-checkpointing", is_flag=True, help="Less memory, more time.")
+@click.option("--validate", type=options.PATH, metavar="FILE", multiple=True,
+              help="Examples of other trajectories, whose loss is computed at the start, after every epoch and at the "
+              "end; can be repeated.")  # fmt: skip
+@click.option("--validate-every", type=click.IntRange(min=1), metavar="UPDATES",
+              help="Compute the loss on --validate this often.  [default: every epoch]")  # fmt: skip
+@click.option("--keep", type=click.Choice(["last", "best"]), default="last", show_default=True,
+              help="Which weights to save: the last, or those with the lowest loss on --validate.")  # fmt: skip
 @click.option("--save-every", type=click.IntRange(min=1), metavar="UPDATES",
               help="Write a checkpoint this often.  [default: every epoch]")  # fmt: skip
 @click.option("--dry-run", is_flag=True,
@@ -69,9 +104,10 @@ from eexp import options
 @click.option("--rejects", type=options.PATH, metavar="FILE",
               help="Keep what was set aside here, as JSONL with the reason. Implies --on-error skip.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="No summary and no progress bar on standard error.")
+@options.prompt_style("the built-in one that the examples name")
 @options.seed
 @click.argument("files", nargs=-1, type=options.PATH, metavar="[FILE]...")
-def command(base, output, resume, dry_run, on_error, rejects, quiet, files, **training) -> None:
+def command(base, output, resume, dry_run, on_error, rejects, quiet, files, validate, prompt_style, **training) -> None:
     """Train a LoRA adapter, or all weights, on examples.
 
     The loss falls on completions alone. Loss and gradient are those of one example at a time; what examples have in
@@ -87,7 +123,8 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, **tr
     """
     from eexp.errors import UsageError
     from eexp.jsonl import Stream
-    from eexp.training.finetune import Settings, finetune, preview
+    from eexp.prompts import get_style
+    from eexp.training.finetune import Settings, Source, finetune, preview
 
     first = not int(os.environ.get("RANK", "0"))  # of several processes; it speaks for all
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (not files or "-" in files):
@@ -101,14 +138,23 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, **tr
         stream.stage = "finetune"
         stream.note("no -m and no EEXP_BASE: training the built-in tiny model, a base model for house only")
     settings = Settings(base=base, **training)
+    style = get_style(prompt_style) if prompt_style else None
+    validation = None
+    if validate:
+        held_out = Stream(validate, quiet=quiet).open("finetune", "example")
+        validation = Source(held_out.records(), held_out.fail)
+    elif settings.validate_every:
+        raise UsageError("--validate-every says when to compute the loss on --validate FILE; give one")
     with stream.open("finetune", "example") as io:
         if dry_run:
-            said = preview(io.records(), settings, io.fail)
+            said = preview(io.records(), settings, io.fail, validation, style)
             if first:
                 click.echo(said)
             return
         run = finetune(io.records(), output, settings, resume=resume, progress=not quiet, note=io.note,
-                       on_error=io.fail)  # fmt: skip
+                       on_error=io.fail, validation=validation, style=style)  # fmt: skip
         io.counts.pop("out", None)
         io.note(f"{output}: {run['updates']} updates, {run['trainable_parameters']:,} parameters, "
-                f"{run['trained']['target_tokens']:,} target tokens, mean loss {run['final_loss']:.4f}")  # fmt: skip
+                f"{run['trained']['target_tokens']:,} target tokens, mean loss {run['final_loss']:.4f}"
+                + (f", validation loss {found['loss']:.4f} after update {run['kept_step']}"
+                   if (found := run["final_validation"]) else ""))  # fmt: skip

@@ -90,24 +90,40 @@ def show_run(directory: Path) -> str:
     lines = [card.read_text(encoding="utf-8")]
     metrics = directory / "metrics.jsonl"
     if metrics.is_file():
-        lines += [f"step {step}: loss {loss:.4f}" for step, loss in _losses(metrics)[-5:]]
+        losses, validations = _curves(metrics)
+        lines += [f"step {step}: loss {loss:.4f}" for step, loss in losses[-5:]]
+        lines += [f"step {step}: validation loss {_in_words(found)}" for step, found in validations]
     return "\n".join(lines)
 
 
-def _losses(metrics: Path) -> list[tuple[int, float]]:
-    """(step, loss) of the lines of a run that may be under way, or may have been killed while it wrote one."""
-    found = []
+def _curves(metrics: Path) -> tuple[list[tuple[int, float]], list[tuple[int, dict]]]:
+    """Return the losses and the validation losses, each with its update.
+
+    The run may be under way, or may have been killed while it wrote a line.
+    """
+    losses, validations = [], []
     for line in metrics.read_text().splitlines():
         try:
             row = json.loads(line)
-            found.append((int(row["step"]), float(row["loss"])))
+            if "validation" in row:
+                validations.append((int(row["step"]), row["validation"]))
+            else:
+                losses.append((int(row["step"]), float(row["loss"])))
         except (ValueError, KeyError, TypeError):  # half a line; or one without a loss
             continue
-    return found
+    return losses, validations
+
+
+def _in_words(validation: dict) -> str:
+    spans = ", ".join(f"{span} {one['loss']:.4f}" for span, one in validation["spans"].items())
+    return f"{validation['loss']:.4f} ({spans})"
 
 
 def plot_runs(directories: list[Path], file: str) -> None:
-    """The loss curves of training runs in one picture; its format by the ending of its name."""
+    """The loss curves of training runs in one picture, those on validation examples dashed.
+
+    The format is that of the ending of its name.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -118,14 +134,21 @@ def plot_runs(directories: list[Path], file: str) -> None:
         metrics = directory / "metrics.jsonl"
         if not metrics.is_file():
             raise UsageError(f"{directory}: holds no training run (no metrics.jsonl)")
-        curve = _losses(metrics)
-        axes.plot([step for step, _ in curve], [loss for _, loss in curve], linewidth=1, label=directory.name)
+        losses, validations = _curves(metrics)
+        (line,) = axes.plot(*_points(losses), linewidth=1, label=directory.name)
+        if validations:
+            curve = _points([(step, found["loss"]) for step, found in validations])
+            axes.plot(*curve, "--", color=line.get_color(), linewidth=1, label=f"{directory.name}, validation")
     axes.set(xlabel="update", ylabel="loss (nats per target token)")
     axes.legend(frameon=False)
     try:
         figure.savefig(file, dpi=150)
     except ValueError as e:
         raise UsageError(f"--plot {file}: {str(e).splitlines()[0]}") from None
+
+
+def _points(curve: list[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    return [step for step, _ in curve], [loss for _, loss in curve]
 
 
 def _checked(files: tuple[str, ...]) -> Iterator[dict]:

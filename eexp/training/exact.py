@@ -77,7 +77,7 @@ def _sees_ahead(model: Any, rows: list[Row], dtype: Any) -> bool:
 
     ids = list(rows[0].ids[:16])
     other = next((token for row in rows for token in row.ids if token != ids[-1]), 0)
-    with _as_it_will_be(model, dtype):
+    with evaluating(model, dtype):
         one, two = (model(torch.tensor([text], device=model.device), use_cache=False).logits[0, :-1].float()
                     for text in (ids, [*ids[:-1], other]))  # fmt: skip
     return bool((one - two).norm() > _OFF[dtype.itemsize] * one.norm())
@@ -96,21 +96,23 @@ def _probe(rows: list[Row]) -> list[Row]:
 
 
 def _loss(model: Any, rows: list[Row], packing: str, dtype: Any) -> float:
-    with _as_it_will_be(model, dtype):
+    with evaluating(model, dtype):
         part = PACKINGS[packing].part(rows, model.device)
         return float((part.weights * target_losses(model, part)).sum())
 
 
 @contextmanager
-def _as_it_will_be(model: Any, dtype: Any) -> Iterator[None]:
+def evaluating(model: Any, dtype: Any) -> Iterator[None]:
     """As in training, but without gradients or anything random."""
     import torch
 
     training = model.training
     model.eval()
-    with torch.no_grad(), torch.autocast(model.device.type, dtype, enabled=dtype.itemsize < 4):
-        yield
-    model.train(training)
+    try:
+        with torch.no_grad(), torch.autocast(model.device.type, dtype, enabled=dtype.itemsize < 4):
+            yield
+    finally:
+        model.train(training)
 
 
 def _check_positions(config: Any, rows: list[Row], alone: bool) -> None:

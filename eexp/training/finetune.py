@@ -15,8 +15,8 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,25 @@ from eexp import __version__
 from eexp.errors import EexpError, InputError, UsageError
 from eexp.jsonl import OnError, stop_at_error
 from eexp.models import fingerprints, hf
+from eexp.prompts import PromptStyle, get_style
+from eexp.spans import ACTION
 from eexp.training import exact, memory, trainer
 from eexp.training.card import card
 from eexp.training.data import Row, tokenize
 from eexp.training.packing import PACKINGS
-from eexp.training.updates import Updates, by_examples, by_targets, deal
+from eexp.training.updates import (
+    EXAMPLES,
+    TRAJECTORIES,
+    Updates,
+    by_examples,
+    by_targets,
+    by_trajectories,
+    deal,
+    epoch_ends,
+    set_shares,
+    shares_of_kinds,
+    weight_of,
+)
 
 _MAX_LINEAGES = 20  # in the model card
 
@@ -40,11 +54,14 @@ _MAX_LINEAGES = 20  # in the model card
 class Settings:
     """What decides the outcome of a training run.
 
-    base: directory, hub id or "tiny". init: a PEFT adapter to go on with. batch_size: examples an update, computed in
-    parts of `tokens_per_batch`. packing: "tree" or "none". shuffle: "trajectories" or "examples". max_steps: updates,
-    instead of `epochs`. budget_like: a run whose updates and target tokens this one takes, those of `init` included,
-    instead of all three. max_grad_norm: a longer gradient is shortened to it. rank, alpha, rslora: of a new adapter.
-    load_in_4bit: its base in 4 bits, on a GPU. report_to: "tensorboard" or "wandb".
+    base: directory, hub id or "tiny". init: a PEFT adapter to go on with. batch_size: examples an update, or
+    batch_trajectories: whole trajectories; without either, at least updates.TRAJECTORIES and updates.EXAMPLES. An
+    update is computed in parts of `tokens_per_batch`. packing: "tree" or "none". shuffle: "trajectories" or "examples".
+    max_steps: updates, instead of `epochs`. budget_like: a run whose updates and target tokens this one takes, those of
+    `init` included, instead of all of these. action_weight: what the action after a thought counts. share: of the loss,
+    for each kind of example. max_grad_norm: a longer gradient is shortened to it. rank, alpha, rslora: of a new
+    adapter. load_in_4bit: its base in 4 bits, on a GPU. validate_every: updates, instead of every epoch. keep: weights
+    of the "last" update, or of the "best" validation. report_to: "tensorboard" or "wandb".
     """
 
     base: str
@@ -54,10 +71,13 @@ class Settings:
     epochs: float = 1.0
     max_steps: int | None = None
     budget_like: str | None = None
-    batch_size: int = 16
+    batch_size: int | None = None
+    batch_trajectories: int | None = None
     tokens_per_batch: int = 4096
     packing: str = "tree"
     shuffle: str = "trajectories"
+    action_weight: float = 1.0
+    share: dict[str, float] | None = None
     learning_rate: float | None = None
     schedule: str = "cosine"
     warmup: float = 0.03
@@ -69,6 +89,8 @@ class Settings:
     max_length: int | None = None
     seed: int = 0
     save_every: int | None = None
+    validate_every: int | None = None
+    keep: str = "last"
     gradient_checkpointing: bool = False
     report_to: str | None = None
 
@@ -77,22 +99,37 @@ class Settings:
         return self.learning_rate or (1e-5 if self.full else 1e-4)
 
 
+@dataclass
+class Source:
+    """Examples, and what is done with one that cannot be used."""
+
+    examples: Iterable[dict]
+    on_error: OnError = stop_at_error
+
+
 def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Settings, *, resume: bool = False,
              progress: bool = False, note: Callable[[str], None] = lambda text: None,
-             on_error: OnError = stop_at_error) -> dict:  # fmt: skip
+             on_error: OnError = stop_at_error, validation: Source | None = None,
+             style: PromptStyle | None = None) -> dict:  # fmt: skip
     """Train on `examples` and save the adapter (or the model) in the directory `output`; returns what eexp.json says.
 
     resume: go on from the last checkpoint in `output`, to the weights that the uninterrupted run would have had.
+    validation: examples of other trajectories, whose losses are followed. style: the prompt style that the examples
+    were made with, which is needed where it is not built in.
     Raises InputError for examples that cannot be trained on, UsageError where `output` holds another run.
     """
     directory = Path(output)
     if (directory / hf.RUN_FILE).is_file():
         if not resume:
             raise UsageError(f"{directory} holds a finished run; remove it, or give another -o")
+        now: dict = {"settings": asdict(settings), "validation": None}
         data = _Data()
-        for _ in data.watch(examples, on_error):
-            pass
-        now = {"settings": asdict(settings), "data": {"sha256": data.digest.hexdigest()}}
+        for name, source in (("data", Source(examples, on_error)), ("validation", validation)):
+            if source:
+                for _ in data.watch(source.examples, source.on_error):
+                    pass
+                now[name] = {"sha256": data.digest.hexdigest()}
+                data = data.held_out()
         _same_run(hf.read_run(directory), now, directory)
         shutil.rmtree(directory / "checkpoints", ignore_errors=True)  # killed while they were being removed
         note(f"{directory} is finished already")
@@ -100,7 +137,7 @@ def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Sett
     for read in filter(None, (hf.resolve(settings.base), settings.init)):
         if os.path.isdir(read) and os.path.realpath(read) == os.path.realpath(directory):
             raise UsageError(f"{directory} is both read and written; give another -o")
-    job = _plan(examples, settings, on_error)
+    job = _plan(examples, settings, on_error, validation, style)
     doubts = (memory.doubt(job.memory(), settings.tokens_per_batch), job.missed(), _left_alone(job.model))
     for doubt in filter(None, doubts):
         note(doubt)
@@ -117,7 +154,7 @@ def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Sett
         note(f"going on from {last}")
     made.train(resume_from_checkpoint=last)
     _wait()
-    job.run["final_loss"] = _mean_loss(directory / "metrics.jsonl")
+    _finish(job, directory)
     _save(made, job, directory)
     if arguments.process_index == 0:
         shutil.rmtree(checkpoints)
@@ -125,11 +162,12 @@ def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Sett
     return job.run
 
 
-def preview(examples: Iterable[dict], settings: Settings, on_error: OnError = stop_at_error) -> str:
+def preview(examples: Iterable[dict], settings: Settings, on_error: OnError = stop_at_error,
+            validation: Source | None = None, style: PromptStyle | None = None) -> str:  # fmt: skip
     """What `finetune` would do, for a person: its updates, tokens and memory, and a few examples with their targets."""
     from eexp.training.preview import describe
 
-    job = _plan(examples, settings, on_error)
+    job = _plan(examples, settings, on_error, validation, style)
     said = describe(job.tokenizer, job.rows, job.run, job.memory())
     return "\n".join(filter(None, (job.missed(), said)))
 
@@ -146,14 +184,23 @@ class Job:
     run: dict
     dtype: Any  # what is computed in
     budget: int | None = None  # of target tokens
+    update_weight: float | None = None  # what the losses of every update are divided by; its own weight if None
+    validation: list[Row] = field(default_factory=list)
 
     def missed(self) -> str | None:
         """What to tell where the budget of target tokens cannot be kept, each update having one example at least."""
         found = self.run["trained"]["target_tokens"]
-        if self.budget is None or found - self.budget <= max(len(row.targets) for row in self.rows) / 2:
+        if self.budget is None or found - self.budget <= max(row.n_targets for row in self.rows) / 2:
             return None
         return (f"{found:,} target tokens, though the budget is {self.budget:,}: {len(self.updates):,} updates have "
                 f"one example each at least; a --budget-like with more examples an update can be kept")  # fmt: skip
+
+    def validation_steps(self) -> set[int]:
+        """The updates after which losses on validation examples are computed; 0 is the start."""
+        if not self.validation:
+            return set()
+        every, last = self.settings.validate_every, len(self.updates)
+        return {0, last, *(range(every, last, every) if every else epoch_ends(self.updates, len(self.rows)))}
 
     def updates_an_epoch(self) -> int:
         return math.ceil(len(self.updates) * len(self.rows) / self.run["trained"]["examples"])
@@ -164,11 +211,15 @@ class Job:
                                self.dtype.itemsize, self.settings.gradient_checkpointing)  # fmt: skip
 
 
-def _plan(examples: Iterable[dict], settings: Settings, on_error: OnError) -> Job:
+def _plan(examples: Iterable[dict], settings: Settings, on_error: OnError, validation: Source | None,
+          style: PromptStyle | None) -> Job:  # fmt: skip
     import transformers
 
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries about each other
     _check_packages(settings)
+    _check_batches(settings)
+    if settings.keep == "best" and not validation:
+        raise UsageError("--keep best goes by the losses on --validate FILE; give one")
     spent = _spent(settings.init)
     budget = _budget(settings, spent)
     transformers.set_seed(settings.seed % 2**32)  # as large as numpy takes
@@ -180,21 +231,65 @@ def _plan(examples: Iterable[dict], settings: Settings, on_error: OnError) -> Jo
         data.kinds[example["kind"]] -= 1
         on_error(example, error)
 
-    rows = list(tokenize(data.watch(examples, on_error), tokenizer, limit, refuse))
-    weighty = [row for row in rows if row.weight]
+    rows = list(tokenize(data.watch(examples, on_error), tokenizer, limit, refuse, settings.action_weight))
+    weighty = [row for row in rows if row.weight and row.n_targets]
     if not weighty:
         raise InputError("no examples to train on" + (": all have weight 0" if rows else ""))
-    exact.check(model, weighty, settings.packing, dtype, settings.tokens_per_batch)
+    style = _style(data.style, style)
+    held_out = data.held_out()
+    validated: list[Row] = []
+    if validation:
+        watched = held_out.watch(validation.examples, validation.on_error)
+        validated = [r for r in tokenize(watched, tokenizer, limit, validation.on_error) if r.weight and r.n_targets]
+        if not validated:
+            raise InputError("no examples to validate with")
+    exact.check(model, weighty + validated, settings.packing, dtype, settings.tokens_per_batch)
     if settings.packing == "tree":
-        exact.prepare(model, weighty, dtype, settings.tokens_per_batch)
-    if budget:
-        updates = by_targets(weighty, *budget, settings.seed, settings.shuffle)
-    else:
-        updates = by_examples(weighty, settings.batch_size, settings.epochs, settings.max_steps, settings.seed,
-                              settings.shuffle)  # fmt: skip
-    run = _describe(settings, data, rows, weighty, updates, model)
+        exact.prepare(model, weighty + validated, dtype, settings.tokens_per_batch)
+    updates = _updates(weighty, settings, budget)
+    update_weight = None
+    if settings.share:
+        set_shares(weighty, updates, settings.share)
+        update_weight = weight_of(weighty[i] for update in updates for i in update) / len(updates)
+    run = _describe(settings, data, rows, weighty, updates, model, style)
+    run["trained"]["shares"] = shares_of_kinds(weighty, updates, update_weight)
+    run["validation"] = {**held_out.describe(), **_counts(validated)} if validation else None
     run["total"] = {"updates": spent[0] + len(updates), "target_tokens": spent[1] + run["trained"]["target_tokens"]}
-    return Job(settings, model, tokenizer, weighty, updates, run, dtype, budget[1] if budget else None)
+    return Job(settings, model, tokenizer, weighty, updates, run, dtype, budget[1] if budget else None, update_weight,
+               validated)  # fmt: skip
+
+
+def _style(label: str | None, given: PromptStyle | None) -> PromptStyle | None:
+    """The prompt style of the examples, which say its label; `given` is that of --prompt-style."""
+    if given:
+        if label and label != given.label:
+            raise UsageError(f"--prompt-style is {given.label}, but the examples were made with {label}")
+        return given
+    if not label:
+        return None
+    try:
+        return get_style(label)
+    except (UsageError, InputError) as e:
+        raise UsageError(f"the examples were made with prompt style {label}: give its file as --prompt-style, so that "
+                         f"what is trained can be played with it ({e})") from None  # fmt: skip
+
+
+def _check_batches(s: Settings) -> None:
+    if s.batch_size and s.batch_trajectories:
+        raise UsageError("--batch-size and --batch-trajectories both say what an update is; give one")
+    if s.batch_trajectories and s.shuffle == "examples":
+        raise UsageError("--batch-trajectories keeps trajectories whole, and --shuffle examples does not; give one")
+
+
+def _updates(rows: list[Row], s: Settings, budget: tuple[int, int] | None) -> Updates:
+    if budget:
+        return by_targets(rows, *budget, s.seed, s.shuffle, bool(s.share))
+    if s.batch_size or s.shuffle == "examples":
+        size = s.batch_size or EXAMPLES
+        return by_examples(rows, size, s.epochs, s.max_steps, s.seed, s.shuffle, bool(s.share))
+    if s.batch_trajectories:
+        return by_trajectories(rows, s.batch_trajectories, s.epochs, s.max_steps, s.seed)
+    return by_trajectories(rows, TRAJECTORIES, s.epochs, s.max_steps, s.seed, examples=EXAMPLES)
 
 
 def _check_packages(s: Settings) -> None:
@@ -246,25 +341,43 @@ def _budget(s: Settings, spent: tuple[int, int]) -> tuple[int, int] | None:
 
 
 class _Data:
-    """Looks at examples as they pass: fingerprint, kinds, prompt style, lineages."""
+    """Looks at examples as they pass: fingerprint, kinds, prompt style, trajectories, lineages.
 
-    def __init__(self) -> None:
+    style: the only one allowed, if it is known. elsewhere: trajectories of which no example may come.
+    """
+
+    def __init__(self, style: str | None = None, elsewhere: Collection[str] = ()) -> None:
         self.digest = hashlib.sha256()
         self.kinds: dict[str, int] = {}
-        self.style: str | None = None
+        self.style, self.elsewhere = style, elsewhere
+        self.groups: set[str] = set()
         self.lineages: dict[tuple[str, ...], None] = {}
 
     def watch(self, examples: Iterable[dict], on_error: OnError) -> Iterable[dict]:
         for e in examples:
-            style = e.get("prompt_style")
+            style, group = e.get("prompt_style"), e.get("group")
             if self.style and style and style != self.style:
                 on_error(e, InputError(f"examples of two prompt styles: {self.style} and {style}", "$.prompt_style"))
                 continue
+            if group in self.elsewhere:
+                on_error(e, InputError(f"{group} is trained on, too; validate with other trajectories", "$.group"))
+                continue
             self.style = self.style or style
-            self.digest.update(orjson.dumps([e["prompt"], e["completion"], e.get("weight", 1.0), e.get("group")]))
+            if group is not None:
+                self.groups.add(group)
+            self.digest.update(orjson.dumps([e["prompt"], e["completion"], e.get("weight", 1.0), group, e["kind"],
+                                             e.get("spans")]))  # fmt: skip
             self.kinds[e["kind"]] = self.kinds.get(e["kind"], 0) + 1
             self.lineages[tuple(e.get("lineage", []))] = None
             yield e
+
+    def held_out(self) -> _Data:
+        """What is to look at the examples to validate with, after those to train on."""
+        return _Data(self.style, self.groups)
+
+    def describe(self) -> dict:
+        kinds = {kind: n for kind, n in self.kinds.items() if n}
+        return {"sha256": self.digest.hexdigest(), "examples": sum(kinds.values()), "kinds": kinds}
 
 
 def _open_model(settings: Settings) -> tuple[Any, Any, Any]:
@@ -306,7 +419,7 @@ def _left_alone(model: Any) -> str | None:
 
 
 def _describe(settings: Settings, data: _Data, rows: list[Row], weighty: list[Row], updates: Updates,
-              model: Any) -> dict:  # fmt: skip
+              model: Any, style: PromptStyle | None) -> dict:  # fmt: skip
     import peft
     import torch
     import transformers
@@ -315,10 +428,11 @@ def _describe(settings: Settings, data: _Data, rows: list[Row], weighty: list[Ro
     return {"eexp": __version__, "base": settings.base,
             "base_fingerprint": fingerprints.of_model_dir(base) if os.path.isdir(base) else None,
             "init_fingerprint": fingerprints.of_model_dir(settings.init) if settings.init else None,
-            "prompt_style": data.style, "settings": asdict(settings),
+            "prompt_style": style and style.label,
+            "style": style and orjson.loads(orjson.dumps(style.as_dict())),  # lists, as they will be read again
+            **_played(weighty), "settings": asdict(settings),
             "learning_rate": settings.resolved_learning_rate(),
-            "data": {"sha256": data.digest.hexdigest(), "examples": len(rows), "weight_0": len(rows) - len(weighty),
-                     "kinds": {kind: n for kind, n in data.kinds.items() if n}, **_counts(weighty)},
+            "data": {**data.describe(), "weight_0": len(rows) - len(weighty), **_counts(weighty)},
             "updates": len(updates), "trained": _trained(weighty, updates, settings),
             "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "versions": {"python": platform.python_version(), "torch": torch.__version__,
@@ -328,9 +442,19 @@ def _describe(settings: Settings, data: _Data, rows: list[Row], weighty: list[Ro
             "lineage": [list(one) for one in list(data.lineages)[:_MAX_LINEAGES]]}  # fmt: skip
 
 
+def _played(rows: list[Row]) -> dict:
+    """How to play what was trained on `rows`: whether it thinks, and how many tokens it needs, by kind."""
+    acting = [row for row in rows if any(segment.name == ACTION for segment in row.segments)]
+    think = ("always" if any(row.thought for row in acting) else "never") if acting else None
+    longest: dict[str, int] = {}
+    for row in rows:
+        longest[row.kind] = max(longest.get(row.kind, 0), row.n_completion)
+    return {"think": think, "longest_completion": longest}
+
+
 def _counts(rows: Iterable[Row]) -> dict[str, int]:
     rows = list(rows)
-    return {"tokens": sum(len(row.ids) for row in rows), "target_tokens": sum(len(row.targets) for row in rows)}
+    return {"tokens": sum(len(row.ids) for row in rows), "target_tokens": sum(row.n_targets for row in rows)}
 
 
 def _trained(rows: list[Row], updates: Updates, settings: Settings) -> dict[str, int]:
@@ -359,7 +483,8 @@ def _same_examples(run: dict) -> None:
 def _same_run(before: dict, now: dict, directory: Path) -> None:
     settings = before.get("settings", {})
     differs = [k for k in now["settings"] if settings.get(k) != now["settings"][k]]
-    differs += ["data"] if before.get("data", {}).get("sha256") != now["data"]["sha256"] else []
+    for name in ("data", "validation"):
+        differs += [name] if (before.get(name) or {}).get("sha256") != (now[name] or {}).get("sha256") else []
     differs += [k for k in ("base_fingerprint", "init_fingerprint") if k in now and before.get(k) != now[k]]
     if not differs:  # of --budget-like, which may have been made anew
         differs = [k for k in ("updates", "total") if k in now and before.get(k) != now[k]]
@@ -392,16 +517,29 @@ def _last_checkpoint(checkpoints: Path) -> str | None:
     return None
 
 
-def _mean_loss(metrics: Path) -> float:
+def _finish(job: Job, directory: Path) -> None:
+    """Add to what eexp.json says how the run went."""
+    lines = (directory / "metrics.jsonl").read_bytes().splitlines()
+    best = trainer.best_of(lines)
+    kept = best[1] if best and job.settings.keep == "best" else len(job.updates)
+    job.run |= {"final_loss": _mean_loss(lines), "kept_step": kept,
+                "final_validation": trainer.validations(lines).get(kept)}  # fmt: skip
+
+
+def _mean_loss(lines: Iterable[bytes]) -> float:
     """Over all updates; Trainer's own mean forgets those before a resumed run."""
-    losses = [orjson.loads(line)["loss"] for line in metrics.read_bytes().splitlines()]
+    losses = [row["loss"] for row in map(orjson.loads, lines) if "loss" in row]
     return round(sum(losses) / len(losses), 6)
 
 
 def _save(made: Any, job: Job, directory: Path) -> None:
-    made.save_model(str(directory))  # with all processes, which may hold a part of the weights each
+    best = directory / "checkpoints" / f"best-{job.run['kept_step']}"
+    if job.settings.keep == "last":
+        made.save_model(str(directory))  # with all processes, which may hold a part of the weights each
     if not made.is_world_process_zero():
         return
+    if job.settings.keep == "best":
+        shutil.copytree(best, directory, dirs_exist_ok=True)
     (directory / "training_args.bin").unlink(missing_ok=True)  # eexp.json says it, for people
     job.tokenizer.save_pretrained(directory)
     (directory / "README.md").write_text(card(job.run), encoding="utf-8")

@@ -23,7 +23,8 @@ class Part:
     """One pass: what the model is given, and which of its logits predict what.
 
     inputs: input_ids [rows, tokens] and what belongs to them. keep: [K] columns whose logits are wanted. at: [N] the
-    place of a target's logits among the flattened [rows * K]. tokens, weights: [N].
+    place of a target's logits among the flattened [rows * K]. tokens, weights: [N]. of_rows: for each row, in the order
+    given, which of the N are its targets; rows of a tree may share them.
     """
 
     inputs: dict[str, Any]
@@ -31,6 +32,7 @@ class Part:
     at: torch.Tensor
     tokens: torch.Tensor
     weights: torch.Tensor
+    of_rows: list[Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -71,15 +73,17 @@ def _tree(rows: Sequence[Row], device: Any) -> Part:
     inputs = {"input_ids": torch.tensor([tree.tokens], device=device),
               "position_ids": torch.tensor([tree.positions], device=device),
               "tree": attention.plan(tree, device)}  # fmt: skip
-    return _part(inputs, keep, [(where[i], token, weight) for i, token, weight in tree.targets], device)
+    targets = [(where[i], token, weight) for i, token, weight in tree.targets]
+    return _part(inputs, keep, targets, tree.of_rows, device)
 
 
-def _part(inputs: dict, keep: list[int], targets: list[tuple[int, int, float]], device: Any) -> Part:
+def _part(inputs: dict, keep: list[int], targets: list[tuple[int, int, float]], of_rows: list[Sequence[int]],
+          device: Any) -> Part:  # fmt: skip
     import torch
 
     at, tokens, weights = zip(*targets)
     return Part(inputs, torch.tensor(keep, device=device), torch.tensor(at, device=device),
-                torch.tensor(tokens, device=device), torch.tensor(weights, device=device))  # fmt: skip
+                torch.tensor(tokens, device=device), torch.tensor(weights, device=device), of_rows)  # fmt: skip
 
 
 def _padded(rows: Sequence[Row], device: Any) -> Part:
@@ -94,9 +98,13 @@ def _padded(rows: Sequence[Row], device: Any) -> Part:
         mask[i, : len(row.ids)] = 1
     keep = sorted({j - 1 for row in rows for j in row.targets})
     where = {j: k for k, j in enumerate(keep)}
-    targets = [(i * len(keep) + where[j - 1], row.ids[j], row.weight)
-               for i, row in enumerate(rows) for j in row.targets]  # fmt: skip
-    return _part({"input_ids": ids.to(device), "attention_mask": mask.to(device)}, keep, targets, device)
+    targets: list[tuple[int, int, float]] = []
+    of_rows: list[Sequence[int]] = []
+    for i, row in enumerate(rows):
+        start = len(targets)
+        targets += [(i * len(keep) + where[j - 1], row.ids[j], weight) for j, weight in row.weighted()]
+        of_rows.append(range(start, len(targets)))
+    return _part({"input_ids": ids.to(device), "attention_mask": mask.to(device)}, keep, targets, of_rows, device)
 
 
 def _cut_padded(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:

@@ -20,6 +20,7 @@ def describe(tokenizer: Any, rows: list[Row], run: dict, memory: dict[str, int])
     t = run["trained"]
     lines = [
         f"{run['updates']:,} updates, {t['examples']:,} examples, {t['target_tokens']:,} target tokens",
+        "of the loss: " + ", ".join(f"{100 * share:.3g} % {kind}" for kind, share in t["shares"].items()),
         f"{t['tokens']:,} tokens one example at a time, {t['computed_tokens']:,} as computed "
         f"({t['tokens'] / t['computed_tokens']:.1f} times fewer), in {t['passes']:,} passes over {run['processes']} "
         f"process{'es' if run['processes'] > 1 else ''}, the largest of {t['largest_pass']:,}",
@@ -27,6 +28,8 @@ def describe(tokenizer: Any, rows: list[Row], run: dict, memory: dict[str, int])
         + ", ".join(f"{name} {in_words(size)}" for name, size in memory.items())
         + ")",
     ]
+    if v := run["validation"]:
+        lines.append(f"validated with {v['examples']:,} examples, {v['target_tokens']:,} target tokens")
     first = sorted(rows, key=lambda row: row.ids) if rows[0].group is None else _of_one_group(rows)
     shown = first[:_SHOWN]
     for before, row in pairwise([None, *shown]):
@@ -39,10 +42,15 @@ def _of_one_group(rows: list[Row]) -> list[Row]:
 
 
 def _example(tokenizer: Any, row: Row, before: Row | None) -> str:
-    start = row.targets.start
-    prompt, completion = tokenizer.decode(list(row.ids[:start])), tokenizer.decode(list(row.ids[start:]))
-    head = f"{len(row.ids)} tokens, {len(row.targets)} of them targets, weight {row.weight:g}"
+    head = f"{len(row.ids)} tokens, {row.n_targets} of them targets, weight {row.weight:g}"
     head += f", {shared(row.ids, before.ids)} shared with the one above" if before else ""
-    if len(prompt) > _WORDS:
-        prompt = "... " + prompt[-_WORDS:]
-    return click.style(head, bold=True) + "\n" + prompt + click.style(f"[[{completion}]]", fg="green")
+    parts, at = [], 0
+    for name, weight, targets in row.spans():
+        between = tokenizer.decode(list(row.ids[at : targets.start]))
+        if not parts and len(between) > _WORDS:
+            between = "... " + between[-_WORDS:]
+        mark = f"{name} * {weight:g}: " if weight != 1 else ""
+        target = tokenizer.decode(list(row.ids[targets.start : targets.stop]))
+        parts.append(between + click.style(f"[[{mark}{target}]]", fg="green"))
+        at = targets.stop
+    return click.style(head, bold=True) + "\n" + "".join(parts)

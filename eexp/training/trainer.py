@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
+from collections.abc import Iterable
 from contextlib import nullcontext
 from itertools import accumulate
 from pathlib import Path
@@ -20,6 +22,7 @@ from eexp.training import attention
 from eexp.training.data import Row
 from eexp.training.packing import PACKINGS, target_losses
 from eexp.training.updates import deal, weight_of
+from eexp.training.validation import add, summary, validation_losses
 
 if TYPE_CHECKING:
     from eexp.training.finetune import Job
@@ -77,7 +80,9 @@ def trainer(job: Job, arguments: Any, metrics: Path, progress: bool) -> Any:
 
         def training_step(self, model: Any, inputs: list[Row], num_items_in_batch: Any = None) -> Any:
             model.train()
-            share = processes / weight_of(inputs)  # gradients are averaged over processes, and so is the loss on record
+            own = weight_of(inputs)
+            whole = job.update_weight or own
+            share = processes / whole  # gradients are averaged over processes, and so is the loss on record
             total = torch.zeros((), device=self.args.device)
             parts = deal(inputs, packing, job.settings.tokens_per_batch, processes)[rank]
             for i, rows in enumerate(parts):
@@ -87,7 +92,7 @@ def trainer(job: Job, arguments: Any, metrics: Path, progress: bool) -> Any:
                         loss = (part.weights * target_losses(model, part)).sum() * share
                     self.accelerator.backward(loss)
                     total += loss.detach()
-            return total
+            return total * (whole / own)  # a mean of what it learns from, on record
 
         def floating_point_ops(self, inputs: list[Row]) -> int:
             return 0  # Trainer's estimate is for tensors, and nobody asks
@@ -102,28 +107,35 @@ def trainer(job: Job, arguments: Any, metrics: Path, progress: bool) -> Any:
         made = UpdateTrainer(model=job.model, args=arguments, train_dataset=job.rows)
     job.model.config.use_cache = uses_cache  # Trainer has turned it off, for whoever loads what is saved, too
     made.remove_callback(PrinterCallback)
-    seen = accumulate(map(len, job.updates))
-    made.add_callback(_metrics(metrics, [n / len(job.rows) for n in seen], progress))
+    made.add_callback(_metrics(made, job, metrics, progress))
     return made
 
 
-def _metrics(path: Path, epochs: list[float], progress: bool) -> Any:
+def _metrics(trainer: Any, job: Job, path: Path, progress: bool) -> Any:
+    from accelerate.utils import gather_object
     from tqdm import tqdm
     from transformers import TrainerCallback
 
+    checkpoints = Path(trainer.args.output_dir)
+    epochs = [0.0, *(n / len(job.rows) for n in accumulate(map(len, job.updates)))]  # passes over the data, by update
+    validated_at = job.validation_steps()
+
     class Metrics(TrainerCallback):
-        """Writes one line an update (epochs: where each update ends, in passes over the data), and moves the bar."""
+        """Writes one line an update and one a validation, keeps the best weights if asked for, and moves the bar."""
 
         bar: Any = None
+        best: tuple[float, int] | None = None
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="update",
                             disable=None if progress else True, leave=False)  # fmt: skip
-            if not state.is_world_process_zero:
-                return
             before = path.read_bytes().splitlines() if state.global_step and path.is_file() else []
             kept = [line for line in before if _step_of(line) <= state.global_step]
-            write(path, b"".join(line + b"\n" for line in kept))  # whole, or as it was
+            self.best = best_of(kept)
+            if state.is_world_process_zero:
+                write(path, b"".join(line + b"\n" for line in kept))  # whole, or as it was
+            if not state.global_step:
+                self.validate(0)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
             if not logs or "loss" not in logs:
@@ -132,10 +144,39 @@ def _metrics(path: Path, epochs: list[float], progress: bool) -> Any:
                 if not math.isfinite(logs.get(what, 0.0)):
                     raise EexpError(f"update {state.global_step}: the {what} is {logs[what]}; a lower --lr may help")
             if state.is_world_process_zero:
-                row = {"step": state.global_step, **logs, "epoch": epochs[state.global_step - 1]}
-                with open(path, "ab") as f:
-                    f.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+                self.append({"step": state.global_step, **logs, "epoch": epochs[state.global_step]})
                 self.bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
+            self.validate(state.global_step)  # before the checkpoint of this update, so that none is without it
+
+        def append(self, line: dict) -> None:
+            with open(path, "ab") as f:
+                f.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+
+        def validate(self, step: int) -> None:
+            if step not in validated_at:
+                return
+            args = trainer.args
+            sums = validation_losses(
+                trainer.model_wrapped if trainer.is_fsdp_enabled else job.model, job.validation,
+                packing=job.settings.packing, tokens_per_batch=job.settings.tokens_per_batch, dtype=job.dtype,
+                device=args.device, rank=args.process_index, world=args.world_size,
+            )  # fmt: skip
+            found = summary(add(gather_object([sums])))
+            if trainer.is_world_process_zero():
+                self.append({"step": step, "epoch": epochs[step], "validation": found})
+            if args.report_to:
+                trainer.log({"eval_loss": found["loss"],
+                             **{f"eval_loss_{span}": one["loss"] for span, one in found["spans"].items()}})  # fmt: skip
+            if job.settings.keep == "best" and step and (self.best is None or found["loss"] < self.best[0]):
+                self.best = found["loss"], step
+                trainer.save_model(str(checkpoints / f"best-{step}"))
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            """Remove weights that were the best until now: a run that is killed goes on from this checkpoint."""
+            if state.is_world_process_zero and self.best:
+                for older in checkpoints.glob("best-*"):
+                    if older.name != f"best-{self.best[1]}":
+                        shutil.rmtree(older, ignore_errors=True)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.bar.update(1)
@@ -151,6 +192,17 @@ def _step_of(line: bytes) -> int:
         return orjson.loads(line)["step"]
     except (orjson.JSONDecodeError, KeyError):
         return 2**62  # a half-written line is not kept
+
+
+def validations(lines: Iterable[bytes]) -> dict[int, dict]:
+    """Return the validation losses among the lines of metrics.jsonl, by update."""
+    rows = map(orjson.loads, lines)
+    return {row["step"]: row["validation"] for row in rows if "validation" in row}
+
+
+def best_of(lines: Iterable[bytes]) -> tuple[float, int] | None:
+    """Return (loss, update) of the lowest validation loss after at least one update; the first of equal ones."""
+    return min(((found["loss"], step) for step, found in validations(lines).items() if step), default=None)
 
 
 def write(path: Path, data: bytes) -> None:

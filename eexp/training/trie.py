@@ -28,12 +28,14 @@ class Tree:
     """Rows written down as one tree (or several side by side).
 
     tokens, positions, last: [T], as above. targets: (index of the token before, the token to predict, its weight).
+    of_rows: for each row, in the order given, where its targets stand in `targets`.
     """
 
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     last: list[int] = field(default_factory=list)
     targets: list[tuple[int, int, float]] = field(default_factory=list)
+    of_rows: list[list[int]] = field(default_factory=list)
 
 
 def shared(a: Sequence[int], b: Sequence[int]) -> int:
@@ -55,7 +57,9 @@ def grow(rows: Sequence[Row]) -> Tree:
     before: Sequence[int] = ()
     weights: dict[int, float] = {}  # of the tokens that are targets
     parent: dict[int, int] = {}
-    for row in sorted(rows, key=lambda row: row.ids):
+    nodes: list[list[int]] = [[] for _ in rows]  # where the targets of each row stand
+    for n in sorted(range(len(rows)), key=lambda n: rows[n].ids):
+        row = rows[n]
         common = shared(row.ids, before)
         _close(tree, path, common)
         for depth in range(common, len(row.ids)):
@@ -63,12 +67,16 @@ def grow(rows: Sequence[Row]) -> Tree:
             tree.tokens.append(row.ids[depth])
             tree.positions.append(depth)
             tree.last.append(-1)
-        for depth in row.targets:
-            weights[path[depth]] = weights.get(path[depth], 0.0) + row.weight
+        for depth, weight in row.weighted():
+            weights[path[depth]] = weights.get(path[depth], 0.0) + weight
             parent[path[depth]] = path[depth - 1]
+            nodes[n].append(path[depth])
         before = row.ids
     _close(tree, path, 0)
-    tree.targets = [(parent[i], tree.tokens[i], weight) for i, weight in sorted(weights.items())]
+    order = sorted(weights)
+    tree.targets = [(parent[i], tree.tokens[i], weights[i]) for i in order]
+    place = {i: n for n, i in enumerate(order)}
+    tree.of_rows = [[place[i] for i in of_row] for of_row in nodes]
     return tree
 
 

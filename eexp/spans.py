@@ -1,0 +1,109 @@
+"""The spans of a completion, and which of its tokens belong to which.
+
+An example may name the parts of its last completion message (`spans` in records.py): the thought and the action of an
+acting example, what was observed in a world-model example. `eexp finetune` weighs losses by span and `eexp score` sums
+them by span, and both take the tokens of a span from here.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from difflib import SequenceMatcher
+from functools import cache
+from os.path import commonprefix
+from typing import NamedTuple
+
+from eexp.errors import InputError
+
+THOUGHT, ACTION, OBSERVATION = "thought", "action", "observation"
+
+#: The name of the only span of an example that names none, by its kind; other kinds give it their own name.
+_WHOLE = {"imitation": ACTION, "reflection": ACTION, "world_model": OBSERVATION}
+
+
+class Span(NamedTuple):
+    """Characters [start, end) of the last completion message, and what their loss is multiplied by."""
+
+    name: str
+    start: int
+    end: int
+    weight: float = 1.0
+
+
+def spans_of(example: dict) -> list[Span]:
+    """Return the spans of an example, in order; without any, its whole completion is one.
+
+    Raises:
+        InputError: a span ends before it begins, begins before the last one ends, or ends after the text.
+    """
+    length = len(example["completion"][-1]["content"])
+    spans = [Span(s["name"], s["start"], s["end"], float(s.get("weight", 1.0))) for s in example.get("spans") or ()]
+    before = 0
+    for i, span in enumerate(spans):
+        if not before <= span.start <= span.end <= length:
+            raise InputError(f"characters {span.start} to {span.end}, after a span that ends at {before}, in a text "
+                             f"of {length}", f"$.spans[{i}]")  # fmt: skip
+        before = span.end
+    return spans or [Span(_WHOLE.get(example["kind"], example["kind"]), 0, length)]
+
+
+def has_thought(spans: Sequence[Span]) -> bool:
+    """Return whether a thought was written; an empty span named "thought" is none."""
+    return any(span.name == THOUGHT and span.start < span.end for span in spans)
+
+
+def span_of_tokens(
+    ids: Sequence[int], text: str, spans: Sequence[Span], decode: Callable[[Sequence[int]], str]
+) -> list[int]:
+    """Return, for each token of a completion, the index of its span.
+
+    A token belongs to the span in which its first character lies; outside all spans, to the span before it (to the
+    first one where there is none before). So the stop token belongs to the last span.
+
+    Args:
+        ids: tokens of the completion, its stop token included; there may be others before and after those of `text`.
+        text: what the offsets of `spans` refer to: the content of the last completion message.
+        spans: as `spans_of` returns them, at least one.
+        decode: the text of some tokens. It may leave out special tokens and change blanks.
+    """
+    if len(spans) == 1:
+        return [0] * len(ids)
+    whole = decode(ids)
+
+    @cache
+    def place(n: int) -> int:
+        """Return where in `whole` the first character of token `n` lies: after what the tokens before it spell.
+
+        The bytes of a character may be spread over tokens. Those before its last one decode to U+FFFD, which `whole`
+        does not have there, so that each of its tokens begins where the character does.
+        """
+        spelled = decode(ids[:n])
+        return len(spelled) if whole.startswith(spelled) else len(commonprefix([spelled, whole]))
+
+    owners = [0] * len(ids)
+    first = 0
+    for index, border in enumerate(_borders(text, whole, [span.start for span in spans[1:]]), 1):
+        first = bisect_left(range(len(ids)), border, first, key=place)
+        owners[first:] = [index] * (len(ids) - first)
+    return owners
+
+
+def _borders(text: str, whole: str, borders: list[int]) -> list[int]:
+    """Return where characters of `text` stand in what its tokens spell, `whole`."""
+    bare = text.strip()
+    indent = len(text) - len(text.lstrip())
+    at = len(whole) - len(whole.lstrip()) if whole.lstrip().startswith(bare) else whole.rfind(bare)
+    if at >= 0:
+        return [min(max(0, border - indent + at), len(whole)) for border in borders]
+    # A chat template has changed blanks within it, or special tokens are left out.
+    blocks = SequenceMatcher(None, text, whole, autojunk=False).get_matching_blocks()  # the last one is the two ends
+    return [_moved(border, blocks) for border in borders]
+
+
+def _moved(border: int, blocks: Sequence[tuple[int, int, int]]) -> int:
+    """Return the place of a character by what two texts have in common; of one that is missing, that of the next."""
+    for start, other, size in blocks:
+        if border < start + size:
+            return other + max(0, border - start)
+    return blocks[-1][1]
