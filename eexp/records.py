@@ -159,10 +159,13 @@ def _in_words(text: str) -> str:
 
 
 def check(record: Any, kind: str) -> dict:
-    """Return `record` if it is a `kind` ("trajectory", "example", "episode").
+    """Return `record` if it is a `kind` ("trajectory", "example", "episode", or "any" of these).
 
     Raises InputError, with the JSON path of the first field that is wrong, if it is not.
     """
+    if kind == "any":
+        own = record.get("type") if isinstance(record, dict) else None
+        kind = own if isinstance(own, str) and own in TYPES else "trajectory, example or episode"
     if not isinstance(record, dict):
         article = "an" if kind[0] in "aeiou" else "a"
         raise InputError(f"expected {article} {kind} record, got something that is not a JSON object", "$")

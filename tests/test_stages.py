@@ -19,9 +19,11 @@ from eexp.prompts import get_style, rationale
 from eexp.records import canonical
 from eexp.stages.branch import begins_with, branch
 from eexp.stages.expert import expert
+from eexp.stages.imitation_data import imitation_data
 from eexp.stages.mix import Source, mix, parse_source
 from eexp.stages.reflect import reflect
 from eexp.stages.rollout import rollout
+from eexp.stages.split import split
 from eexp.stages.world_model_data import world_model_data
 
 STYLE = get_style("react")
@@ -835,6 +837,44 @@ def test_imitation_with_thoughts_and_with_lists(data):
     assert first["prompt"][-1]["content"].endswith("Possible actions: " + ", ".join(t["steps"][0]["admissible"]))
 
 
+# -- split -----------------------------------------------------------------------------------------------------------
+
+
+def test_parts_are_disjoint_and_whatever_the_order_the_same(experts):
+    records = [{**experts[0], "id": f"t{i}"} for i in range(200)]
+    parts = [list(split(iter(records), 3, {n})) for n in (1, 2, 3)]
+    assert sorted(r["id"] for part in parts for r in part) == sorted(r["id"] for r in records)
+    assert all(40 < len(part) < 95 for part in parts), "about a third"
+    assert list(split(iter(records[::-1]), 3, {1})) == parts[0][::-1]
+    assert list(split(iter(records[:50]), 3, {1})) == [r for r in parts[0] if r in records[:50]]
+    assert list(split(iter(records), 3, {1}, seed=1)) != parts[0]
+
+
+def test_examples_are_in_the_part_of_their_trajectory(experts):
+    examples = [e for t in experts for e in imitation_data(iter([t]), STYLE)]
+    for n in (1, 2):
+        ids = {t["id"] for t in split(iter(experts), 2, {n})}
+        assert ids and [e for e in examples if e["group"] in ids] == list(split(iter(examples), 2, {n}))
+
+
+def test_one_part_and_all_but_one(data, tmp_path):
+    whole = read(data["expert"])
+
+    def ids(*args: object) -> set[str]:
+        return {r["id"] for r in run("split", *args, data["expert"]).ok().records}
+
+    for n in (1, 2, 3):
+        assert ids("--parts", 3, "--part", n) | ids("--parts", 3, "--without", n) == {r["id"] for r in whole}
+        assert not ids("--parts", 3, "--part", n) & ids("--parts", 3, "--without", n)
+    assert ids("--part", 1, "--part", 2) == ids("--parts", 1, "--part", 1) == {r["id"] for r in whole}
+    mixed = lines([*whole, *read(data["imitation"]), *read(data["episodes"])])
+    done = run("split", "--part", 1, "--part", 2, stdin=mixed).ok().records
+    assert len(done) == mixed.count(b"\n") and done[0]["lineage"][-1].endswith("parts=2 part=1,2 seed=0")
+    run("split", data["expert"]).one_error(2, "give --part or --without")
+    run("split", "--part", 1, "--without", 2, data["expert"]).one_error(2, "give --part or --without")
+    run("split", "--part", 3, data["expert"]).one_error(2, "there are 2 parts")
+
+
 # -- mix -------------------------------------------------------------------------------------------------------------
 
 
@@ -914,6 +954,23 @@ def test_show_every_type_of_record(data):
     assert "failure" in episode or "success" in episode
     mixed = run("show", "-n", 9, data["rollout"], data["world"], data["episodes"]).ok().out.decode()
     assert mixed.count("trajectory house/") == 3
+
+
+def test_show_counts(data):
+    records = [json.loads(r) for name in ("rollout", "imitation", "world", "episodes")
+               for r in data[name].read_bytes().splitlines()]  # fmt: skip
+    shown = run("show", "--summary", stdin=lines(records)).ok().out.decode().splitlines()
+    trajectories = [r for r in records if r["type"] == "trajectory"]
+    steps = [s for t in trajectories for s in t["steps"]]
+    assert shown[0] == f"trajectories: {len(trajectories)}, of {len(steps)} steps"
+    assert shown[1].startswith(f"  alternatives from admissible: {sum(len(s['alternatives']) for s in steps)} ")
+    assert shown[1].partition("alternatives ")[2] in run("rollout", data["branched"]).ok().err
+    kinds = Counter(r["kind"] for r in records if r["type"] == "example")
+    own = f"{kinds['imitation']} imitation, {kinds['world_model']} world_model"
+    assert shown[2] == f"examples: {kinds.total()}, of which {own}"
+    episodes = [r for r in records if r["type"] == "episode"]
+    assert shown[3].startswith(f"episodes: {len(episodes)}, of {sum(e['steps'] for e in episodes)} steps, ")
+    assert run("show", "--summary", stdin=b"").ok().out == b""
 
 
 def test_show_records_with_nothing_optional():
