@@ -263,7 +263,12 @@ def test_what_an_action_begins_with(action, prefix, banned):
     assert begins_with(action, prefix) == banned
 
 
-def test_options_of_names_and_words(tmp_path):
+def test_options_of_names_and_words(data, monkeypatch):
+    args = ["branch", "--from", "admissible", data["expert"]]
+    banned = run(*args, "--ban", "look", "--ban", "go to").ok()
+    assert "admissible actions banned" in banned.err
+    monkeypatch.setenv("EEXP_BRANCH_BAN", "look,go to")
+    assert run(*args).ok().out == banned.out
     run("branch", "--from", "admissible", "--ban", " . ").one_error(2, "has no words")
     run("branch", "--from", "admissible", "--pool", "a b").one_error(2, "is no name")
     run("branch", "--from", "admissible", "--top-p", 0).one_error(2, "--top-p")

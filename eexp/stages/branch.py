@@ -246,11 +246,16 @@ class _Picker:
         return [p for _, p in sorted(((key(p), p) for p in scored), key=lambda pair: -pair[0])[: self.ask.k]]
 
 
-def _prefixes(ctx: click.Context, param: click.Parameter, prefixes: tuple[str, ...]) -> tuple[str, ...]:
-    for prefix in prefixes:
-        if not canonical(prefix):
-            raise click.BadParameter(f"{prefix!r} has no words")
-    return prefixes
+class _Prefix(click.ParamType):
+    """The first words of an action; in an environment variable, several are divided by commas."""
+
+    name = "prefix"
+    envvar_list_splitter = ","
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not canonical(value):
+            self.fail(f"{value!r} has no words", param, ctx)
+        return value
 
 
 def _pool_name(ctx: click.Context, param: click.Parameter, name: str | None) -> str | None:
@@ -282,7 +287,7 @@ def _pool_name(ctx: click.Context, param: click.Parameter, name: str | None) -> 
               "actions.")  # fmt: skip
 @click.option("--only-admissible/--no-only-admissible", default=True, show_default=True,
               help="Drop the policy's draws that are not admissible, where the whole list is known.")  # fmt: skip
-@click.option("--ban", multiple=True, metavar="PREFIX", callback=_prefixes,
+@click.option("--ban", type=_Prefix(), multiple=True, metavar="PREFIX",
               help="Actions that begin with these words are no alternatives: neither drawn nor filled up with. May be "
               "repeated.")  # fmt: skip
 @click.option(
