@@ -203,8 +203,11 @@ def test_only_admissible_drops_what_is_not(experts):
     one = one_step(experts)
     listed = [a for a in one[0]["steps"][0]["admissible"] if a != one[0]["steps"][0]["action"]]
 
+    counts = Counter()
+
     def found(record: list[dict], **how: bool) -> list[str]:
-        (made,) = branch(iter(record), Parrot("fly away", listed[0]), k=2, rounds=1, **how)
+        (made,) = branch(iter(record), Parrot("fly away", listed[0]), k=2, rounds=1,
+                         count=lambda what, n=1: counts.update({what: n}), **how)  # fmt: skip
         return [a["action"] for a in made["steps"][0]["alternatives"]]
 
     assert "fly away" not in found(one) and len(found(one)) == 2, "the paper's way, unless another is asked for"
@@ -213,6 +216,7 @@ def test_only_admissible_drops_what_is_not(experts):
     assert "fly away" in found(one_step(experts, admissible_count=99))
     assert "fly away" in found(one_step(experts, admissible=None))
     assert "fly away" not in found(one_step(experts, admissible_count=None))
+    assert counts["states whose admissible actions are not all known"] == 2 < counts["inadmissible draws dropped"]
 
 
 def test_the_lineage_says_whether_only_admissible_actions_were_drawn(experts, tmp_path):

@@ -140,6 +140,8 @@ class _Picker:
         listed = self.step.get("admissible")
         complete = listed is not None and self.step.get("admissible_count") in (None, len(listed))
         self.allowed = {canonical(a) for a in listed} if ask.only_admissible and complete else None
+        if ask.only_admissible and not complete and ask.source in ("policy", "mixed"):
+            self.count("states whose admissible actions are not all known", 1)
         banned = [action for action in listed or [] if self._banned(action) and canonical(action) != self.expert]
         self.count("admissible actions banned", len(banned))
 
