@@ -23,6 +23,7 @@ COMMANDS = {
     "world-model-data": "Make training examples that predict the next state.",
     "reflect": "Make training examples that reason towards the expert's action.",
     "imitation-data": "Make training examples that imitate the expert.",
+    "split": "Write one part of a file of records.",
     "mix": "Weight, shuffle and cut several files of examples into one.",
     "finetune": "Train a LoRA adapter, or all weights, on examples.",
     "export": "Write an adapter or a model as GGUF, for llama.cpp.",

@@ -57,7 +57,7 @@ def complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) 
 def streams(kind: str | None = None, resume: bool = False, plural: str = "FILE") -> Callable[[Command], Command]:
     """FILE arguments (unless `kind` is None), -o, and what to do about bad records; passed on as one `stream`.
 
-    kind: the type of record that the command reads. resume: whether it is slow enough for --resume.
+    kind: the type of record that the command reads ("any": all types). resume: whether it is slow enough for --resume.
     """
 
     def decorate(command: Command) -> Command:

@@ -43,13 +43,20 @@ class Table:
             self._known[tokens] = (self.spread * drawn).astype(np.float32)
         return self._known[tokens]
 
-    def texts(self, prompt: Sequence[int], max_tokens: int, temperature: float = 1.0) -> dict[tuple[str, bool], float]:
+    def texts(
+        self, prompt: Sequence[int], max_tokens: int, temperature: float = 1.0, top_p: float = 1.0
+    ) -> dict[tuple[str, bool], float]:
         """The probability of every (text, whether it ended) after `prompt`."""
         found = {}
 
         def go(tokens: list[int], logprob: float) -> None:
             logits = self.logits([*prompt, *tokens]).astype(float) / temperature
-            for token, following in enumerate(logits - np.log(np.exp(logits).sum())):
+            probabilities = np.exp(logits) / np.exp(logits).sum()
+            order = np.argsort(-probabilities)
+            before = np.cumsum(probabilities[order]) - probabilities[order]
+            nucleus = sorted(order[before < top_p])
+            for token in nucleus:
+                following = np.log(probabilities[token] / probabilities[nucleus].sum())
                 if token == 0 or len(tokens) + 1 == max_tokens:
                     text = Letters().text(tokens if token == 0 else [*tokens, token])
                     found[text, token == 0] = float(np.exp(logprob + following))

@@ -25,6 +25,7 @@ class Stage:
     kind: str = "trajectory"
     writes_records: bool = True
     streams: bool = True  # takes --on-error and --rejects
+    any_type: bool = False  # takes every type of record
     same_type: bool = False  # passes its records on, enriched
 
     @property
@@ -44,8 +45,13 @@ STAGES = {
     "world-model-data": Stage(("world-model-data",), "rollout"),
     "reflect": Stage(("reflect", "--rationale", "outcome"), "rollout"),
     "imitation-data": Stage(("imitation-data",), "expert"),
+    "split": Stage(("split", "--part", "1", "--part", "2"), "expert", any_type=True, same_type=True),
+    "split-examples": Stage(
+        ("split", "--part", "1", "--part", "2"), "imitation", "example", any_type=True, same_type=True
+    ),
     "mix": Stage(("mix",), "imitation", "example", streams=False, same_type=True),
     "show": Stage(("show", "-n", "1000"), "rollout", writes_records=False, streams=False),
+    "show-summary": Stage(("show", "--summary"), "rollout", writes_records=False, streams=False),
 }
 OURS = {name: stage for name, stage in STAGES.items() if stage.kind != "foreign"}
 RECORDS = {name: stage for name, stage in STAGES.items() if stage.writes_records}
@@ -154,7 +160,7 @@ def test_a_truncated_last_line_is_named(stage: Stage, inputs, tmp_path):
     run(*stage.args, file).one_error(3, f"{file}:2: not valid JSON", "the file ends within this line")
 
 
-@stages({name: stage for name, stage in OURS.items() if stage.writes_records})
+@stages({name: stage for name, stage in OURS.items() if stage.writes_records and not stage.any_type})
 def test_another_type_of_record_is_refused(stage: Stage, inputs, tmp_path):
     other, wrong = ("imitation", "example") if stage.kind == "trajectory" else ("expert", "trajectory")
     run(*stage.args, inputs[other]).one_error(
@@ -251,7 +257,9 @@ def test_another_seed_gives_other_bytes(name: str, inputs):
     assert _without_lineage(first) != _without_lineage(other)
 
 
-@pytest.mark.parametrize("name", ["branch-admissible", "branch-tiny", "rollout", "reflect", "world-model-data"])
+@pytest.mark.parametrize(
+    "name", ["branch-admissible", "branch-tiny", "rollout", "reflect", "world-model-data", "split"]
+)
 def test_what_a_record_becomes_depends_on_itself_alone(name: str, inputs):
     """Order and company change nothing, so a file can be cut into parts and worked on in parallel."""
     stage = STAGES[name]
@@ -266,8 +274,10 @@ def test_what_a_record_becomes_depends_on_itself_alone(name: str, inputs):
 @stages({name: stage for name, stage in OURS.items() if stage.streams})
 def test_bad_records_are_set_aside_when_asked(stage: Stage, inputs, tmp_path):
     good = inputs[stage.reads].read_bytes().splitlines(keepends=True)
-    bad, turns = json.loads(good[0]), "transcript" if stage.kind == "episode" else "steps"
-    del bad[turns][0]["observation"]
+    bad = json.loads(good[0])
+    places = {"trajectory": ("steps", "observation"), "episode": ("transcript", "observation")}
+    place, field = places.get(stage.kind, ("prompt", "content"))
+    del bad[place][0][field]
     text = good[0] + b"not json\n" + lines([bad]) + b"".join(good[1:])
     rejects = tmp_path / "rejects.jsonl"
     done = run(*stage.args, "--on-error", "skip", "--rejects", rejects, stdin=text).ok(4)
@@ -275,7 +285,7 @@ def test_bad_records_are_set_aside_when_asked(stage: Stage, inputs, tmp_path):
     first, second = read(rejects)
     assert first["type"] == "reject" and first["stage"] == stage.name
     assert (first["file"], first["line"], first["record"]) == ("<stdin>", 2, {"text": "not json\n"})
-    assert (second["line"], second["field"]) == (3, f"$.{turns}[0].observation")
+    assert (second["line"], second["field"]) == (3, f"$.{place}[0].{field}")
     assert "missing" in second["error"]
     assert "2 set aside" in done.err and done.err.count("set aside: <stdin>:") == 2
     # naming a file for rejects is asking for them; skipping without keeping them is possible as well

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis.strategies import floats, integers, sampled_from
 from scipy import stats
 from tables import Letters, Table
 
 from eexp.models.base import Draw, Sample
-from eexp.models.drawing import WithoutReplacement, search
+from eexp.models.drawing import Weights, WithoutReplacement, search
 
 FALSE_ALARM = 1e-4
 TABLE = Table(seed=1, letters=4, spread=1.2)
@@ -163,6 +166,143 @@ def test_texts_are_judged_once_in_order_until_there_are_enough(distinct):
     assert whole == drawn(Draw([], len(whole), 1.5, DEPTH, 8, distinct=distinct)), "without a judge they all count"
 
 
+# -- out of the tail -------------------------------------------------------------------------------------------------
+
+
+def most_probable(exact: dict, contends, limit: int) -> float | None:
+    """The probability of the most probable text that contends, among the first `limit` texts and beginnings."""
+    beginnings: Counter = Counter()
+    for (text, finished), p in exact.items():
+        for n in range(1, len(text) + finished):
+            beginnings[text[:n], None] += p
+    entries = sorted([*beginnings.items(), *exact.items()], key=lambda entry: (-entry[1], entry[0][0]))
+    return next((p for (text, end), p in entries[:limit] if end is not None and contends(text)), None)
+
+
+def above_floor(exact: dict, min_p: float, contends=lambda text: True) -> dict:
+    """The texts above the floor with their probabilities, of which the sum is 1."""
+    floor = min_p * most_probable(exact, contends, 9999)
+    kept = {name: p for name, p in exact.items() if p >= floor}
+    return {name: p / sum(kept.values()) for name, p in kept.items()}
+
+
+@given(
+    seed=integers(0, 10**6),
+    spread=floats(0.3, 4.0),
+    depth=integers(1, 4),
+    min_p=floats(0.001, 0.9),
+    temperature=sampled_from([0.7, 1.0, 3.0]),
+    top_p=sampled_from([None, 0.6, 0.95]),
+    n=integers(1, 30),
+)
+def test_min_p_leaves_the_draws_above_the_floor_and_no_others(seed, spread, depth, min_p, temperature, top_p, n):
+    """The same texts, in the same order, as drawing on and on and dropping what is below the floor."""
+    table = Table(seed, letters=4, spread=spread)
+
+    def contends(sample: Sample) -> bool:
+        return random.Random(f"{seed} {sample.text}").random() > 0.4
+
+    request = Draw([], 200, temperature, depth, seed, distinct=True, top_p=top_p)
+    everything = drawn(request, table)
+    exact = {(s.text, s.finished): float(np.exp(s.logprob)) for s in everything}
+    # A beginning that top_p leaves is as probable as all that begins so, with what top_p leaves out.
+    floor = max((p for (text, _), p in exact.items() if contends(Sample(text))), default=0) * min_p * (1 + 1e-9)
+    expected = [s for s in everything if np.exp(s.logprob) >= floor]
+    judged = []
+    floored = replace(request, min_p=min_p, contends=contends, n=n, most=200)
+    assert drawn(floored, table) == expected[:n]
+    assert (
+        drawn(replace(floored, accept=lambda s: not judged.append(s) and contends(s)), table)
+        == [s for s in expected if contends(s)][:n]
+    )
+    assert set(names(judged)) <= set(names(expected)), "what is below the floor is never judged"
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_min_p_is_drawing_without_replacement_from_what_is_left(temperature):
+    """The policy's most probable text is the expert's action: it does not contend, and it is refused."""
+    n, best = 1200, max(EXACT, key=EXACT.get)
+    left = above_floor(EXACT, 0.3, lambda text: text != best[0])
+    at_temperature = TABLE.texts([], DEPTH, temperature)
+    alternatives = {name: at_temperature[name] for name in left if name[0] != best[0]}
+    exact = {name: p / sum(alternatives.values()) for name, p in alternatives.items()}
+    assert 4 < len(exact) < 15
+
+    def other(sample: Sample) -> bool:
+        return sample.text != best[0]
+
+    how = dict(accept=other, most=50, distinct=True, min_p=0.3, contends=other)
+    draws = [names(drawn(Draw([], 3, temperature, DEPTH, seed, **how))) for seed in range(n)]
+    assert_frequencies(Counter(name for some in draws for name in some), inclusion(exact, 3), n)
+    assert_frequencies(Counter(some[0] for some in draws), exact, n)
+
+
+def test_too_few_contenders_end_the_search():
+    """It neither evaluates nor judges what lies below the floor."""
+    sure = Table(seed=7, spread=9.0)
+
+    def evaluated(min_p: float | None, most: int) -> tuple[list, int]:
+        found, told = search(Draw([], 9, 1.0, 6, 1, lambda s: True, most, True, min_p=min_p), Letters()), 0
+        while not found.done:
+            node = found.frontier()[0]
+            found.tell(node, sure.logits([n.token for n in node.path()]))
+            told += 1
+        return found.accepted, told
+
+    contenders, few = evaluated(0.5, 90)
+    draws, many = evaluated(None, 90)
+    assert 1 <= len(contenders) < 5 and len(draws) == 9 and few < many
+    assert contenders == [s for s in draws if s in contenders]
+
+
+def test_a_most_probable_text_that_is_not_found_sets_no_floor(monkeypatch):
+    for limit in (1, 3, 8, 20, 40):
+        monkeypatch.setattr("eexp.models.drawing.LEAST_LOOKS", limit)
+        monkeypatch.setattr("eexp.models.drawing.LOOKS_A_TOKEN", 0)
+        for seed in range(40):
+            table = Table(seed, letters=4, spread=random.Random(seed).choice([0.3, 2.0]))
+            request = Draw([], 50, 1.0, DEPTH, seed, distinct=True, min_p=0.5, contends=lambda s: "b" in s.text)
+            exact = table.texts([], DEPTH)
+            reference = most_probable(exact, lambda text: "b" in text, limit)
+            kept = exact if reference is None else above_floor(exact, 0.5, lambda text: "b" in text)
+            assert set(names(drawn(request, table))) == set(kept)
+            found = search(request, Letters())
+            while not found.done:
+                found.tell(node := found.frontier()[0], table.logits([n.token for n in node.path()]))
+            assert found.without_floor == (reference is None)
+
+
+@pytest.mark.parametrize("top_p", [0.5, 0.9])
+def test_top_p_draws_from_the_nucleus_at_every_token(top_p):
+    n = 1500
+    for temperature in (1.0, 2.0):
+        exact = TABLE.texts([], DEPTH, temperature, top_p)
+        assert 1 < len(exact) < 40 and sum(exact.values()) == pytest.approx(1)
+        assert set(names(drawn(Draw([], 100, temperature, DEPTH, 1, distinct=True, top_p=top_p)))) == set(exact)
+        k = min(2, len(exact))
+        draws = [names(drawn(Draw([], k, temperature, DEPTH, s, distinct=True, top_p=top_p))) for s in range(n)]
+        assert_frequencies(Counter(name for some in draws for name in some), inclusion(exact, k), n)
+        independent = drawn(Draw([], n, temperature, DEPTH, 3, top_p=top_p))
+        assert_frequencies(Counter(names(independent)), exact, n)
+        for s in independent[:50]:
+            assert s.logprob == pytest.approx(np.log(EXACT[s.text, s.finished]), abs=1e-5), "before the cut"
+
+
+def test_a_nucleus_of_many_tokens():
+    logits = np.random.default_rng(0).normal(size=5000).astype(np.float32)
+    p = np.exp(logits - logits.max()).astype(float)
+    order = np.argsort(-p, kind="stable")
+    for share in (1e-9, 0.2, 0.9, 0.999, 1.0):
+        size = int(((p[order].cumsum() - p[order]) < share * p.sum()).sum())
+        kept = [token for _, token in Weights(logits, top_p=share).likely(5000)]
+        assert kept[: len(order)] == order[: len(kept)].tolist() and abs(len(kept) - size) <= 1
+    equal = Weights(np.zeros(3000, np.float32), top_p=0.5)
+    assert [token for _, token in equal.likely(3000)] == list(range(1500))
+
+
+# -- the order of things ---------------------------------------------------------------------------------------------
+
+
 def test_temperature_zero_is_the_most_probable_token_every_time():
     tokens: list[int] = []
     while not tokens or (tokens[-1] and len(tokens) < 9):
@@ -209,7 +349,8 @@ def test_draws_do_not_depend_on_the_order_in_which_the_model_is_asked():
         chance, table = random.Random(seed), Table(seed % 10, spread=0.5)
         request = Draw([], chance.randint(1, 6), chance.choice([1.0, 3.0]), chance.randint(1, 4), seed,
                        lambda s, seed=seed: random.Random(f"{seed} {s.text}").random() > 0.8, 40,
-                       distinct=chance.random() < 0.8)  # fmt: skip
+                       distinct=chance.random() < 0.8, top_p=chance.choice([None, 0.8]),
+                       min_p=chance.choice([None, 0.1, 0.5]), contends=lambda s: s.text[:1] != "a")  # fmt: skip
         assert in_any_order(request, table, chance) == table.answer([], request)
 
 

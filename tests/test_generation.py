@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 
@@ -78,9 +79,13 @@ def some_draws(states: list[dict], **how) -> list[Draw]:
 
 
 def branching(states: list[dict]) -> list[Draw]:
-    """As `eexp branch` asks: other actions than the expert's."""
-    return [Draw(s["prompt"], 3, 1.0, 12, i, lambda sample, s=s: sample.text != s["expert"], 9, distinct=True)
-            for i, s in enumerate(states)]  # fmt: skip
+    """As `eexp branch` asks: other actions than the expert's, above a floor."""
+
+    def others(state: dict) -> Callable[[Sample], bool]:
+        return lambda sample: sample.text != state["expert"]
+
+    how = dict(n=3, temperature=1.0, max_tokens=12, most=9, distinct=True, min_p=0.02)
+    return [Draw(s["prompt"], **how, seed=i, accept=others(s), contends=others(s)) for i, s in enumerate(states)]
 
 
 # -- the backends against each other ---------------------------------------------------------------------------------

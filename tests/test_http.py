@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 
 import pytest
-from running import environment, lines, read, run, write
+from running import Result, environment, lines, read, run, write
 
 from eexp.envs.house import House
 from eexp.errors import EexpError, InputError, UsageError
@@ -179,6 +179,25 @@ def test_a_draw_is_one_request_where_the_server_gives_n(faulty):
     assert body == {"model": "name", "messages": chat("a"), "n": 3, "temperature": 0.7, "max_tokens": 9,
                     "logprobs": True}  # fmt: skip
     assert model.counts == Counter({"prompt tokens": 21, "tokens written": 27, "texts written": 9})
+
+
+def test_a_nucleus_is_the_servers_affair(faulty):
+    with opened(faulty) as model:
+        ask(model, top_p=0.9)
+        ask(model)
+    assert [body.get("top_p") for body in faulty.asked] == [0.9, None]
+
+
+def test_a_floor_needs_log_probabilities(faulty, data, monkeypatch):
+    def branched(*args: object) -> Result:
+        return run("branch", "-k", 2, "-m", f"{faulty.url}#name", "--min-p", 0.5, *args, data["expert"]).ok()
+
+    plain = "--min-p has no effect where the model gives no log-probabilities"
+    assert plain not in branched().err
+    faulty.reply = lambda body, nth: Reply(400, "no logprobs here") if body.get("logprobs") else Reply()
+    without = branched("--no-only-admissible")
+    assert without.err.count(plain) == 1 and "states without log-probabilities" in without.err
+    assert {a["source"] for t in without.records for s in t["steps"] for a in s["alternatives"]} == {"policy"}
 
 
 @pytest.mark.parametrize(("most", "calls"), [(1, [8] + [1] * 7), (3, [8, 3, 2]), (64, [8])])

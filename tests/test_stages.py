@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections import Counter
@@ -16,11 +17,13 @@ from eexp.models.base import Sample
 from eexp.models.policy import Choice, Policy, Proposal, RandomPolicy
 from eexp.prompts import get_style, rationale
 from eexp.records import canonical
-from eexp.stages.branch import branch
+from eexp.stages.branch import begins_with, branch
 from eexp.stages.expert import expert
+from eexp.stages.imitation_data import imitation_data
 from eexp.stages.mix import Source, mix, parse_source
 from eexp.stages.reflect import reflect
 from eexp.stages.rollout import rollout
+from eexp.stages.split import split
 from eexp.stages.world_model_data import world_model_data
 
 STYLE = get_style("react")
@@ -142,7 +145,8 @@ def test_sameness_is_up_to_case_blanks_and_punctuation(experts):
     policy = Parrot(own.upper() + ".", f"  {own}  ", "", "  ", "fly away", "Fly  away!", "`fly away`", "swim")
     counts = Counter()
     one = [{**experts[0], "steps": experts[0]["steps"][:1]}]
-    (made,) = branch(iter(one), policy, k=8, rounds=1, count=lambda what, n=1: counts.update({what: n}))
+    (made,) = branch(iter(one), policy, k=8, rounds=1, only_admissible=False,
+                     count=lambda what, n=1: counts.update({what: n}))  # fmt: skip
     found = made["steps"][0]["alternatives"]
     drawn = [(a["action"], a["logprob"]) for a in found if a["source"] == "policy"]
     assert drawn == [("fly away", -4.0), ("swim", -7.0)]
@@ -165,7 +169,7 @@ def test_the_expert_is_drawn_around(experts, tmp_path, extra):
     """A policy that is sure of the expert's action still gives others."""
     file = write(tmp_path / "in", experts[:2])
     args = ["branch", "-k", 3, "-m", "tiny", "--temperature", 0.5 if not extra else 1, "--rounds", 40, *extra, file]
-    done = run(*args).ok()
+    done = run(*args, "--min-p", 0, "--no-only-admissible").ok()
     for step in (s for t in done.records for s in t["steps"]):
         same = [canonical(a["action"]) for a in step["alternatives"]]
         assert len(set(same)) == 3 and canonical(step["action"]) not in same
@@ -191,20 +195,173 @@ def test_actions_are_drawn_by_score(experts, tmp_path):
     assert refused.code == 2 and "cannot score" in refused.err
 
 
+def one_step(experts: list[dict], **more: object) -> list[dict]:
+    return [{**experts[0], "steps": [{**experts[0]["steps"][0], **more}]}]
+
+
 def test_only_admissible_drops_what_is_not(experts):
-    one = [{**experts[0], "steps": experts[0]["steps"][:1]}]
+    one = one_step(experts)
     listed = [a for a in one[0]["steps"][0]["admissible"] if a != one[0]["steps"][0]["action"]]
-    policy = Parrot("fly away", listed[0])
-    (made,) = branch(iter(one), policy, k=2, rounds=1, only_admissible=True)
-    assert "fly away" not in [a["action"] for a in made["steps"][0]["alternatives"]]
+
+    counts = Counter()
+
+    def found(record: list[dict], **how: bool) -> list[str]:
+        (made,) = branch(iter(record), Parrot("fly away", listed[0]), k=2, rounds=1,
+                         count=lambda what, n=1: counts.update({what: n}), **how)  # fmt: skip
+        return [a["action"] for a in made["steps"][0]["alternatives"]]
+
+    assert "fly away" not in found(one) and len(found(one)) == 2, "the paper's way, unless another is asked for"
+    assert "fly away" in found(one, only_admissible=False)
     # a sampled list says nothing about what is not in it
-    one[0]["steps"][0] = {**one[0]["steps"][0], "admissible_count": 99}
-    (made,) = branch(iter(one), policy, k=2, rounds=1, only_admissible=True)
-    assert "fly away" in [a["action"] for a in made["steps"][0]["alternatives"]]
+    assert "fly away" in found(one_step(experts, admissible_count=99))
+    assert "fly away" in found(one_step(experts, admissible=None))
+    assert "fly away" not in found(one_step(experts, admissible_count=None))
+    assert counts["states whose admissible actions are not all known"] == 2 < counts["inadmissible draws dropped"]
+
+
+def test_the_lineage_says_whether_only_admissible_actions_were_drawn(experts, tmp_path):
+    file = write(tmp_path / "in", one_step(experts, admissible=None))
+    args = ["branch", "-k", 1, "-m", "tiny", "--max-tokens", 8, file]
+    settings = run(*args).ok().records[0]["lineage"][-1].split()
+    assert "only-admissible=True" in settings and "min-p=0.05" in settings
+    more = ["--no-only-admissible", "--min-p", 0, "--top-p", 0.9, "--ban", "look", "--ban", "go to", "--pool", "sr"]
+    settings = run(*args, *more).ok().records[0]["lineage"][-1]
+    assert settings.endswith("top-p=0.9 only-admissible=False ban=look,go to pool=sr") and "min-p" not in settings
+    for setting in ("min-p", "only-admissible", "top-p", "ban", "pool"):
+        assert setting not in run("branch", "--from", "admissible", file).ok().records[0]["lineage"][-1]
+    for how in (["--replacement"], ["--temperature", 0], ["--from", "scored"], ["-m", "random"]):
+        assert "min-p" not in run(*args, *how, stdin=b"").out.decode(), "no floor unless it is asked for"
+
+
+def test_banned_actions_are_neither_drawn_nor_filled_up_with(experts):
+    (step,) = one_step(experts)[0]["steps"]
+    going = [a for a in step["admissible"] if a.startswith("go to ") and a != step["action"]]
+    assert going and begins_with(going[0], "GO  to") and not begins_with("goto hall", "go")
+    counts = Counter()
+    (made,) = branch(iter(one_step(experts)), Parrot("Go to  the moon", "gobble", going[0]), k=50, rounds=1,
+                     only_admissible=False, ban=["go", "open fridge"],
+                     count=lambda what, n=1: counts.update({what: n}))  # fmt: skip
+    found = [a["action"] for a in made["steps"][0]["alternatives"]]
+    banned = [a for a in step["admissible"] if a != step["action"] and (a.startswith("go ") or a == "open fridge")]
+    assert found[0] == "gobble" and len(found) == len(set(step["admissible"])) - len(banned)
+    assert not any(a.casefold().startswith("go ") for a in found)
+    assert counts["banned draws dropped"] > 1 and counts["admissible actions banned"] == len(banned)
+
+
+@pytest.mark.parametrize(
+    ("action", "prefix", "banned"),
+    [
+        ("look", "look", True),
+        ("Look around.", "look", True),
+        ("look at x", "look at", True),
+        ("look(x)", "look", True),
+        ("search[red shoes]", "search", True),
+        ("look", "look at", False),
+        ("lookup x", "look", False),
+        ("look-up x", "look", False),
+        ("look_up", "look", False),
+        ("go to bedroom", "go to bed", False),
+    ],
+)
+def test_what_an_action_begins_with(action, prefix, banned):
+    assert begins_with(action, prefix) == banned
+
+
+def test_options_of_names_and_words(data, monkeypatch):
+    args = ["branch", "--from", "admissible", data["expert"]]
+    banned = run(*args, "--ban", "look", "--ban", "go to").ok()
+    assert "admissible actions banned" in banned.err
+    monkeypatch.setenv("EEXP_BRANCH_BAN", "look,go to")
+    assert run(*args).ok().out == banned.out
+    run("branch", "--from", "admissible", "--ban", " . ").one_error(2, "has no words")
+    run("branch", "--from", "admissible", "--pool", "a b").one_error(2, "is no name")
+    run("branch", "--from", "admissible", "--top-p", 0).one_error(2, "--top-p")
+
+
+def test_the_floor_is_compared_with_the_most_probable_draw_where_a_model_cannot_do_better(experts):
+    """Parrot is no exact policy: its log-probabilities are 0, -1, -2 and so on."""
+    counts = Counter()
+
+    def found(*sayings: str, **how: object) -> list[str]:
+        counts.clear()
+        (made,) = branch(iter(one_step(experts, admissible=None)), Parrot(*sayings), k=3, rounds=1,
+                         count=lambda what, n=1: counts.update({what: n}), **how)  # fmt: skip
+        return [a["action"] for a in made["steps"][0]["alternatives"]]
+
+    assert found("a", "b", "c") == ["a", "b", "c"], "no floor unless it is asked for"
+    assert found("a", "b", "c", min_p=0.3) == ["a", "b"] and counts["below the floor"] == 1
+    assert found("a", "b", "c", min_p=0.1) == ["a", "b", "c"]
+    random = branch(iter(experts[:1]), RandomPolicy(), k=2, min_p=0.5, count=lambda what, n=1: counts.update({what: n}))
+    assert all(len(s["alternatives"]) == 2 for t in random for s in t["steps"])
+    assert counts["states without log-probabilities"] == len(experts[0]["steps"])
+
+
+def test_a_dropped_draw_may_be_filled_up_with(experts):
+    """It is as admissible as others."""
+    (step,) = one_step(experts)[0]["steps"]
+    one, *others = [a for a in step["admissible"] if a != step["action"]]
+    (made,) = branch(iter(one_step(experts)), Parrot(others[0], one), k=50, rounds=1, min_p=0.9)
+    assert sorted(a["action"] for a in made["steps"][0]["alternatives"]) == sorted([one, *others])
+    assert [a["source"] for a in made["steps"][0]["alternatives"][:2]] == ["policy", "admissible"]
+
+
+def test_texts_far_below_the_best_are_not_drawn(experts, tmp_path):
+    file = write(tmp_path / "in", [{**t, "steps": t["steps"][:3], "outcome": None} for t in experts[:3]])
+    args = ["branch", "-k", 4, "-m", "tiny", "--no-only-admissible", "--max-tokens", 12, file]
+    whole, some = run(*args, "--min-p", 0).ok().records, run(*args, "--min-p", 0.5).ok().records
+    dropped = 0
+    for free, floored in zip((s for t in whole for s in t["steps"]), (s for t in some for s in t["steps"])):
+        before, after = ([a for a in s["alternatives"] if a["source"] == "policy"] for s in (free, floored))
+        best = max(a["logprob"] for a in after)
+        assert all(a["logprob"] >= best - 0.7 for a in after)
+        assert [a["action"] for a in before if a in after] == [a["action"] for a in after if a in before]
+        dropped += len(before) - len(after)
+    assert dropped > 5
+
+
+# -- pools -----------------------------------------------------------------------------------------------------------
+
+
+def test_pools_are_added_and_replaced_one_by_one(experts):
+    def add(records: list[dict], **how: object) -> list[dict]:
+        return list(branch(iter(records), None, source="admissible", **how))
+
+    def pools(records: list[dict]) -> list[dict[str | None, list[str]]]:
+        found = []
+        for step in (s for t in records for s in t["steps"]):
+            found.append({})
+            for a in step["alternatives"]:
+                found[-1].setdefault(a.get("pool"), []).append(a["action"])
+        return found
+
+    first = add(experts[:2], k=2, pool="iwm")
+    both = add(first, k=3, pool="sr")
+    for before, after in zip(pools(first), pools(both)):
+        assert list(after) == ["iwm", "sr"] and after["iwm"] == before["iwm"] and len(after["sr"]) >= len(before["iwm"])
+    assert any(set(p["iwm"]) != set(p["sr"][:2]) for p in pools(both)), "they are drawn anew"
+    assert add(both, k=3, pool="sr") == both, "the same again"
+    again = add(both, k=1, pool="iwm")
+    assert all(len(p["iwm"]) == 1 and p["sr"] == q["sr"] for p, q in zip(pools(again), pools(both)))
+    assert all(list(p) == [None] for p in pools(add(both, k=1))), "without a name all are replaced"
+
+
+def test_a_second_pool_costs_only_its_own_execution(experts):
+    (t,) = rollout(branch(iter(experts[:1]), None, k=2, source="admissible", pool="iwm"), lambda _: House())
+    for step in t["steps"]:
+        for a in step["alternatives"]:
+            a["outcome"]["mine"] = "kept"
+    (both,) = branch(iter([t]), None, k=2, source="admissible", pool="sr")
+    counts = Counter()
+    (made,) = rollout(iter([both]), lambda _: House(), count=lambda what, n=1: counts.update({what: n}))
+    new = sum(a["pool"] == "sr" for s in both["steps"] for a in s["alternatives"])
+    assert counts["executed by state"] == new
+    assert counts["executed before"] == sum(len(s["alternatives"]) for s in t["steps"])
+    for step in made["steps"]:
+        assert all(a["outcome"].get("mine") == ("kept" if a["pool"] == "iwm" else None) for a in step["alternatives"])
 
 
 def test_mixed_takes_half_of_each(experts):
-    (made,) = branch(iter(experts[:1]), Parrot("a", "b", "c", "d"), k=4, source="mixed")
+    (made,) = branch(iter(experts[:1]), Parrot("a", "b", "c", "d"), k=4, source="mixed", only_admissible=False)
     for step in made["steps"]:
         sources = Counter(a["source"] for a in step["alternatives"])
         assert sources["policy"] == 2
@@ -218,7 +375,7 @@ def test_branching_again_replaces_what_was_there(rolled):
 
 def test_branch_with_the_tiny_model(experts, tmp_path):
     file = write(tmp_path / "in", [{**t, "steps": t["steps"][:3], "outcome": None} for t in experts[:3]])
-    args = ["branch", "-k", 3, "-m", "tiny", "--temperature", 3, "--max-tokens", 12, file]
+    args = ["branch", "-k", 3, "-m", "tiny", "--no-only-admissible", "--temperature", 3, "--max-tokens", 12, file]
     done = run(*args).ok()
     found = [a for t in done.records for s in t["steps"] for a in s["alternatives"]]
     assert all(a["logprob"] < 0 for a in found if a["source"] == "policy")
@@ -389,6 +546,48 @@ def test_another_environment_may_stand_in(data):
     assert [r["steps"] for r in done.records] == [r["steps"] for r in read(data["rollout"])]
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_outcomes_that_are_there_are_kept_and_all_else_is_verified(experts, way):
+    (rolled,) = rollout(branch(iter(experts[:1]), None, k=2, source="admissible"), lambda _: House(), fork=way)
+    counts, n = Counter(), sum(len(s["alternatives"]) for s in rolled["steps"])
+
+    def again(record: dict, **how: object) -> tuple[list[dict], list]:
+        counts.clear()
+        refused = []
+        made = rollout(iter([record]), lambda _: House(), fork=way, on_refused=lambda r, e: refused.append(e),
+                       on_error=lambda r, e: refused.append(e), count=lambda what, n=1: counts.update({what: n}),
+                       **how)  # fmt: skip
+        return list(made), refused
+
+    assert again(rolled) == ([rolled], []) and counts == {"executed before": n}
+    assert again(rolled, again=True) == ([rolled], []) and counts[f"executed by {way}"] == n
+    # the path is walked all the same
+    end = {**rolled, "outcome": {**rolled["outcome"], "observation": "You win."}}
+    made, (error,) = again(end)
+    assert made == [] and error.where == "$.outcome"
+    # what is new at a state that cannot be trusted is refused, and what is known is kept
+    lost = copy.deepcopy(rolled)
+    lost["steps"][2]["observation"] = "You are on the moon."
+    lost["steps"][3]["alternatives"][0]["outcome"] = None
+    (made,), (error,) = again(lost)
+    first, *rest = made["steps"][3]["alternatives"]
+    assert first["outcome"] is None and "You are on the moon." in first["refused"] and error.where == "$.steps[3]"
+    assert rest == rolled["steps"][3]["alternatives"][1:] and counts["alternatives refused"] == 1
+    # and executed once it can be trusted
+    mended = {**made, "steps": [{**s, "observation": r["observation"]} for s, r in zip(made["steps"], rolled["steps"])]}
+    assert again(mended) == ([rolled], [])
+
+
+def test_the_summary_of_a_rollout_tells_shares(data):
+    branched = run("branch", "-q", "-k", 2, "--from", "admissible", "--pool", "iwm", data["branched"]).ok()
+    done = run("rollout", stdin=branched.out).ok()
+    steps = [s for t in done.records for s in t["steps"]]
+    by_pool = Counter(a.get("pool") for s in steps for a in s["alternatives"])
+    assert f"rollout: from admissible: {by_pool[None]} alternatives, 100 % valid, " in done.err
+    assert f"rollout: from admissible, pool iwm: {by_pool['iwm']} alternatives, 100 % valid, " in done.err
+    assert done.err.count(" lead to the expert's outcome, ") == 2 and done.err.count(" finish the task\n") == 2
+
+
 # -- world-model-data ------------------------------------------------------------------------------------------------
 
 
@@ -430,7 +629,7 @@ def test_world_model_without_the_expert_and_without_outcomes(rolled, experts):
 
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.25, 0.5, 0.9, 1.0])
 def test_max_invalid_fraction(experts, fraction):
-    branched = list(branch(iter(experts[:4]), Parrot("fly", "swim", "sing", "dance"), k=4))
+    branched = list(branch(iter(experts[:4]), Parrot("fly", "swim", "sing", "dance"), k=4, only_admissible=False))
     dropped = Counter()
     for t in rollout(iter(branched), lambda _: House()):
         dropped.clear()
@@ -647,6 +846,44 @@ def test_imitation_with_thoughts_and_with_lists(data):
     assert first["prompt"][-1]["content"].endswith("Possible actions: " + ", ".join(t["steps"][0]["admissible"]))
 
 
+# -- split -----------------------------------------------------------------------------------------------------------
+
+
+def test_parts_are_disjoint_and_whatever_the_order_the_same(experts):
+    records = [{**experts[0], "id": f"t{i}"} for i in range(200)]
+    parts = [list(split(iter(records), 3, {n})) for n in (1, 2, 3)]
+    assert sorted(r["id"] for part in parts for r in part) == sorted(r["id"] for r in records)
+    assert all(40 < len(part) < 95 for part in parts), "about a third"
+    assert list(split(iter(records[::-1]), 3, {1})) == parts[0][::-1]
+    assert list(split(iter(records[:50]), 3, {1})) == [r for r in parts[0] if r in records[:50]]
+    assert list(split(iter(records), 3, {1}, seed=1)) != parts[0]
+
+
+def test_examples_are_in_the_part_of_their_trajectory(experts):
+    examples = [e for t in experts for e in imitation_data(iter([t]), STYLE)]
+    for n in (1, 2):
+        ids = {t["id"] for t in split(iter(experts), 2, {n})}
+        assert ids and [e for e in examples if e["group"] in ids] == list(split(iter(examples), 2, {n}))
+
+
+def test_one_part_and_all_but_one(data, tmp_path):
+    whole = read(data["expert"])
+
+    def ids(*args: object) -> set[str]:
+        return {r["id"] for r in run("split", *args, data["expert"]).ok().records}
+
+    for n in (1, 2, 3):
+        assert ids("--parts", 3, "--part", n) | ids("--parts", 3, "--without", n) == {r["id"] for r in whole}
+        assert not ids("--parts", 3, "--part", n) & ids("--parts", 3, "--without", n)
+    assert ids("--part", 1, "--part", 2) == ids("--parts", 1, "--part", 1) == {r["id"] for r in whole}
+    mixed = lines([*whole, *read(data["imitation"]), *read(data["episodes"])])
+    done = run("split", "--part", 1, "--part", 2, stdin=mixed).ok().records
+    assert len(done) == mixed.count(b"\n") and done[0]["lineage"][-1].endswith("parts=2 part=1,2 seed=0")
+    run("split", data["expert"]).one_error(2, "give --part or --without")
+    run("split", "--part", 1, "--without", 2, data["expert"]).one_error(2, "give --part or --without")
+    run("split", "--part", 3, data["expert"]).one_error(2, "there are 2 parts")
+
+
 # -- mix -------------------------------------------------------------------------------------------------------------
 
 
@@ -726,6 +963,23 @@ def test_show_every_type_of_record(data):
     assert "failure" in episode or "success" in episode
     mixed = run("show", "-n", 9, data["rollout"], data["world"], data["episodes"]).ok().out.decode()
     assert mixed.count("trajectory house/") == 3
+
+
+def test_show_counts(data):
+    records = [json.loads(r) for name in ("rollout", "imitation", "world", "episodes")
+               for r in data[name].read_bytes().splitlines()]  # fmt: skip
+    shown = run("show", "--summary", stdin=lines(records)).ok().out.decode().splitlines()
+    trajectories = [r for r in records if r["type"] == "trajectory"]
+    steps = [s for t in trajectories for s in t["steps"]]
+    assert shown[0] == f"trajectories: {len(trajectories)}, of {len(steps)} steps"
+    assert shown[1].startswith(f"  alternatives from admissible: {sum(len(s['alternatives']) for s in steps)} ")
+    assert shown[1].partition("alternatives ")[2] in run("rollout", data["branched"]).ok().err
+    kinds = Counter(r["kind"] for r in records if r["type"] == "example")
+    own = f"{kinds['imitation']} imitation, {kinds['world_model']} world_model"
+    assert shown[2] == f"examples: {kinds.total()}, of which {own}"
+    episodes = [r for r in records if r["type"] == "episode"]
+    assert shown[3].startswith(f"episodes: {len(episodes)}, of {sum(e['steps'] for e in episodes)} steps, ")
+    assert run("show", "--summary", stdin=b"").ok().out == b""
 
 
 def test_show_records_with_nothing_optional():

@@ -70,6 +70,11 @@ class Draw:
     distinct: draw complete texts without replacement, the most probable first on average; else independently.
     allowed: the only texts that may be written, token by token; None allows every text.
     prefix: what the answer begins with already; the texts do not repeat it.
+    top_p: at every token, draw from the most probable ones only, as few as have this share of the probability at the
+    temperature of drawing (a nucleus).
+    min_p: of the texts that contend, draw only those that are at least this share as probable as the most probable one
+    of them; for drawing without replacement by a model that is `exact`, others ignore it. contends: whether a text
+    may be the most probable one; it must not depend on what was drawn before. None: every text contends.
     """
 
     prompt: Messages
@@ -82,6 +87,9 @@ class Draw:
     distinct: bool = False
     allowed: Sequence[str] | None = None
     prefix: str = ""
+    top_p: float | None = None
+    min_p: float | None = None
+    contends: Callable[[Sample], bool] | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,11 @@ node costs a few random numbers rather than one for every vocabulary entry. And 
 level by level: a node's value is the largest in its subtree, so a complete text at the top of the queue is the next
 draw, and what lies below the last draw is never evaluated. If a text is refused (it is the expert's action, say), the
 next one comes from the same tree at no cost but its own tokens.
+
+Both can be kept out of the tail. `top_p` leaves improbable tokens out of every distribution. `min_p`, for drawing
+without replacement, leaves out improbable texts: a second search on the same tree (`MostProbable`) finds the most
+probable text that contends, and whatever is less than `min_p` times as probable is cut off. The perturbed values of
+texts are independent of each other, so cutting some off leaves a draw without replacement from the others.
 """
 
 from __future__ import annotations
@@ -19,8 +24,8 @@ from __future__ import annotations
 import heapq
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from itertools import count
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, count
 from typing import Any, Protocol
 
 from eexp.models.base import Draw, Sample
@@ -29,6 +34,10 @@ from eexp.records import seed_of
 BLOCK = 256  # entries of a distribution that are summed together; a draw looks at all sums and at one block
 #: A node this far (in nats) below the best open one is not evaluated beside it: few such are drawn in the end.
 REACH = 5.0
+#: How many beginnings of texts the search for the most probable text looks at: this many, or this many for each token
+#: that a text may have.
+LEAST_LOOKS, LOOKS_A_TOKEN = 64, 3
+_NUCLEUS = 1024  # tokens that are sorted to find a nucleus; all of them where those are too few
 _LEAST = 1e-30  # the weight of an allowed token, beside 1 for the most probable
 _MASK = (1 << 64) - 1
 
@@ -72,10 +81,12 @@ class Uniforms:
 class Weights:
     """A next-token distribution at a temperature, possibly over some tokens only, to draw from.
 
-    logits: float32 [vocabulary], read only while this is made.
+    logits: float32 [vocabulary], read only while this is made. only: the tokens there are. top_p: leave out all but the
+    most probable tokens, as few as have this share of the probability at the temperature.
     """
 
-    def __init__(self, logits: Any, temperature: float = 1.0, only: Sequence[int] | None = None):
+    def __init__(self, logits: Any, temperature: float = 1.0, only: Sequence[int] | None = None,
+                 top_p: float | None = None):  # fmt: skip
         import numpy as np
 
         top = float(logits.max())
@@ -90,6 +101,45 @@ class Weights:
             self._set(weights)
         elif temperature != 1:
             self._set(np.exp(self._shifted / np.float32(temperature)))
+        if top_p is not None:
+            self._keep_nucleus(top_p)
+
+    def _keep_nucleus(self, share: float) -> None:
+        import numpy as np
+
+        size = len(self._weights)
+        for n in (min(_NUCLEUS, size), size):
+            likely = self._likely(n)
+            sums = self._weights[likely].cumsum(dtype=np.float64)
+            if sums[-1] >= share * self.mass:
+                break
+        kept = likely[: int(sums.searchsorted(share * self.mass)) + 1]
+        weights = np.zeros_like(self._weights)
+        weights[kept] = self._weights[kept]
+        self._set(weights)
+
+    def _likely(self, n: int) -> Any:
+        """The `n` most probable tokens in order; of equals the smaller id first."""
+        import numpy as np
+
+        found = np.arange(len(self._weights))
+        if n < len(found):
+            found = np.sort(np.argpartition(-self._weights, n - 1)[:n])
+        return found[np.argsort(-self._weights[found], kind="stable")]
+
+    def likely(self, n: int) -> list[tuple[float, int]]:
+        """(log-probability at temperature 1, token) of the `n` most probable tokens, or of fewer where there are."""
+        tokens = self._likely(min(n, len(self._weights)))
+        return [(self.logprob(token), token) for token in tokens[self._weights[tokens] > 0].tolist()]
+
+    def highest(self) -> float:
+        """The largest log-probability at temperature 1 of what is left."""
+        return self.logprob(self.greedy())
+
+    def reaching(self, location: float, floor: float) -> int:
+        """How many tokens are left whose log-probability at temperature 1, added to `location`, is `floor` at least."""
+        logprobs = location + (self._shifted.astype("float64") - self._norm)
+        return int(((self._weights > 0) & (logprobs >= floor)).sum())
 
     def _set(self, weights: Any) -> None:
         import numpy as np
@@ -136,7 +186,11 @@ class Weights:
         whole = self.mass
         for token in given:
             self.take(token)
-        for i in count(len(given)):
+        return self._descending(key, location, seed, len(given), whole)
+
+    def _descending(self, key: float, location: float, seed: int, given: int,
+                    whole: float) -> Iterator[tuple[float, float, int]]:  # fmt: skip
+        for i in count(given):
             if self.mass <= 0:
                 return
             random = Uniforms(seed_of(seed, i))
@@ -199,6 +253,8 @@ class Search(ABC):
         self.judged = 0
         self.most = request.most or request.n
         self.done = request.n < 1 or (request.allowed is not None and not request.allowed)
+        #: Whether `min_p` was asked for and has no effect, because the most probable text was not found.
+        self.without_floor = False
 
     @abstractmethod
     def frontier(self) -> list[Node]:
@@ -213,17 +269,21 @@ class Search(ABC):
         return True
 
     def _weights(self, node: Node, logits: Any) -> Weights:
-        return Weights(logits, self.request.temperature or 1.0, None if node.allowed is None else list(node.allowed))
+        only = None if node.allowed is None else list(node.allowed)
+        return Weights(logits, self.request.temperature or 1.0, only, self.request.top_p)
 
     def _complete(self, node: Node) -> bool:
         return self.vocabulary.is_end(node.token) or node.depth >= self.request.max_tokens
 
-    def _judge(self, node: Node) -> bool:
-        """Show a complete text to the one who asked; whether it was accepted."""
+    def _sample(self, node: Node) -> Sample:
         ids = [n.token for n in node.path()]
         ended = self.vocabulary.is_end(node.token)
         ids = ids[:-1] if ended else ids
-        sample = Sample(self.vocabulary.text(ids), node.logprob, len(ids), ended)
+        return Sample(self.vocabulary.text(ids), node.logprob, len(ids), ended)
+
+    def _judge(self, node: Node) -> bool:
+        """Show a complete text to the one who asked; whether it was accepted."""
+        sample = self._sample(node)
         self.judged += 1
         accept = self.request.accept
         accepted = accept is None or accept(sample)
@@ -308,14 +368,74 @@ class _Scored(Node):
     """A node of a search without replacement.
 
     location: its log-probability at the temperature of drawing. key: the largest perturbed log-probability of a text
-    below it (of those that begin with none of the tokens in `given`, once it was evaluated).
+    below it (of those that begin with none of the tokens in `given`, once it was evaluated). bound: the log-probability
+    at temperature 1 that no such text exceeds. likely: its most probable children, as (log-probability, token), once it
+    was evaluated for `MostProbable`.
     """
 
-    def __init__(self, parent: Node | None, token: int, logprob: float, allowed: dict | None, key: float,
-                 location: float, seed: int):  # fmt: skip
+    def __init__(self, parent: Node | None, token: int, logprob: float, allowed: dict | None):
         super().__init__(parent, token, logprob, allowed)
-        self.key, self.location, self.seed = key, location, seed
+        self.key = self.location = 0.0
+        self.seed = 0
+        self.bound = logprob
         self.given: list[int] = []
+        self.likely: list[tuple[float, int]] | None = None
+        self.children: dict[int, _Scored] = {}
+
+    def place(self, key: float, location: float, seed: int) -> _Scored:
+        """Give it its perturbed value."""
+        self.key, self.location, self.seed = key, location, seed
+        return self
+
+    def child(self, token: int, logprob: float) -> _Scored:
+        """The node of a token after this one, the same each time. logprob: of the token."""
+        if token not in self.children:
+            allowed = None if self.allowed is None else self.allowed[token]
+            self.children[token] = _Scored(self, token, self.logprob + logprob, allowed)
+        return self.children[token]
+
+
+class MostProbable:
+    """The search for the most probable text that contends, by its log-probability at temperature 1.
+
+    Beginnings of texts are looked at in the order of their probability. No text is more probable than its beginnings,
+    so the first one that contends is the most probable. A policy that is sure of itself has few beginnings that are
+    more probable, and most of them are evaluated for the draws as well. Where no text that contends is among the first
+    `limit` beginnings and texts, the search gives up: such a policy is so unsure that its draws are no tail.
+    """
+
+    def __init__(self, root: _Scored, limit: int, complete: Callable[[Node], bool], contends: Callable[[Node], bool]):
+        self._complete, self._contends = complete, contends
+        self._limit = self._looks = limit
+        self._open: list[tuple[float, tuple[int, ...], _Scored, float, int]] = []  # a heap; the most probable first
+        self.node = root  # where the model is to be evaluated next
+        self.settled = False
+        self.logprob: float | None = None  # of the text, once it is found
+
+    def tell(self, node: _Scored, weights: Weights) -> None:
+        """Go on with what the model says after `node`, which may be needed now, later or never."""
+        if node.likely is None:
+            node.likely = weights.likely(self._limit)
+        while not self.settled and self.node.likely is not None:
+            beginning = tuple(n.token for n in self.node.path())
+            for logprob, token in self.node.likely:
+                order = -(self.node.logprob + logprob), (*beginning, token)
+                heapq.heappush(self._open, (*order, self.node, logprob, token))
+            self._look()
+
+    def _look(self) -> None:
+        """Look at the most probable beginnings up to one that is to be evaluated."""
+        while self._open and self._looks:
+            *_, parent, logprob, token = heapq.heappop(self._open)
+            self._looks -= 1
+            child = parent.child(token, logprob)
+            if not self._complete(child):
+                self.node = child
+                return
+            if self._contends(child):
+                self.logprob = child.logprob
+                break
+        self.settled = True
 
 
 class WithoutReplacement(Search):
@@ -326,8 +446,17 @@ class WithoutReplacement(Search):
         self._queue: list[tuple[float, int, _Scored]] = []  # a heap; the largest key first
         self._pushed = 0
         random = Uniforms(request.seed)
-        self.root = _Scored(None, -1, 0.0, self.root.allowed, -random.log_exponential(), 0.0, random.bits())
+        self.root = _Scored(None, -1, 0.0, self.root.allowed).place(-random.log_exponential(), 0.0, random.bits())
+        self._floor = -math.inf  # no text is drawn whose log-probability at temperature 1 is smaller
+        self._reference: MostProbable | None = None
+        self._rest_of_root: tuple[Weights, Iterator[tuple[float, float, int]]] | None = None
+        if request.min_p:
+            limit = max(LEAST_LOOKS, LOOKS_A_TOKEN * request.max_tokens)
+            self._reference = MostProbable(self.root, limit, self._complete, self._contends)
         self._push(self.root)
+
+    def _contends(self, node: Node) -> bool:
+        return self.request.contends is None or self.request.contends(self._sample(node))
 
     def _push(self, node: _Scored) -> None:
         heapq.heappush(self._queue, (-node.key, self._pushed, node))
@@ -336,42 +465,81 @@ class WithoutReplacement(Search):
     def frontier(self) -> list[Node]:
         if self.done:
             return []
+        if self._reference and not self._reference.settled:
+            return [self._reference.node]
         refusals = 1 if self.request.accept else 0  # one at least, the expert's own action most of the time
         wanted = min(self.request.n - len(self.accepted) + refusals, self.most - self.judged)
         best = heapq.nsmallest(wanted, self._queue)  # the first of them is no complete text, or it would be judged
-        return [node for minus_key, _, node in best if not self._whole(node) and minus_key <= best[0][0] + REACH]
+        open_nodes = [(minus_key, node) for minus_key, _, node in best if not self._whole(node)]
+        return [node for minus_key, node in open_nodes if minus_key <= best[0][0] + REACH and not self._kept(node)]
+
+    def _kept(self, node: _Scored) -> bool:
+        return node is self.root and self._rest_of_root is not None
 
     def _whole(self, node: _Scored) -> bool:
         return node.depth > 0 and self._complete(node)
 
     def tell(self, node: Node, logits: Any) -> None:
         assert isinstance(node, _Scored)
+        weights = self._weights(node, logits)
+        if self._reference and not self._reference.settled:
+            self._reference.tell(node, weights)
+            if self._reference.settled:
+                self._set_floor(self._reference.logprob)
+        waiting = len(self._queue)
         self._queue = [entry for entry in self._queue if entry[2] is not node]
         heapq.heapify(self._queue)
-        weights = self._weights(node, logits)
+        if len(self._queue) < waiting:
+            self._expand(node, weights, weights.descending(node.key, node.location, node.seed, node.given))
+        self._settle()
+
+    def _set_floor(self, most_probable: float | None) -> None:
+        """Cut off all texts that are too improbable beside the most probable one, if that is known."""
+        self.without_floor = most_probable is None
+        if most_probable is not None and self.request.min_p:
+            self._floor = most_probable + math.log(self.request.min_p)
+            self._queue = [entry for entry in self._queue if entry[2].bound >= self._floor]
+            heapq.heapify(self._queue)
+
+    def _expand(self, node: _Scored, weights: Weights, children: Iterator[tuple[float, float, int]]) -> None:
+        """Put the children of a node in its place, those with the largest keys first."""
         # More texts than are wanted, and some refused, are rarely taken from below one node. If they are, the node
-        # comes up again with the key of the rest, and is evaluated again; but never the root.
+        # comes up again with the key of the rest, and is evaluated again; but never the root, which is kept for that.
         room = self.most - self.judged
         if node.depth:
             room = min(room, self.request.n - len(self.accepted) + 2)
-        given: list[int] = []
-        for key, location, token in weights.descending(node.key, node.location, node.seed, node.given):
-            if len(given) == room:
+        left = math.inf if self._floor == -math.inf else weights.reaching(node.logprob, self._floor)
+        for key, location, token in children:
+            if not left:
+                break
+            if not room:
                 node.key = key
+                if self._reference:
+                    node.bound = node.logprob + weights.highest()
+                if self._reference and not node.depth:
+                    self._rest_of_root = weights, chain([(key, location, token)], children)
                 self._push(node)
                 break
-            given.append(token)
-            self._push(_Scored(node, token, node.logprob + weights.logprob(token),
-                               None if node.allowed is None else node.allowed[token],
-                               key, location, seed_of(node.seed, "child", token)))  # fmt: skip
-        node.given += given
-        self._settle()
+            node.given.append(token)
+            child = node.child(token, weights.logprob(token))
+            if child.logprob >= self._floor:
+                self._push(child.place(key, location, seed_of(node.seed, "child", token)))
+                room -= 1
+                left -= 1
 
     def _settle(self) -> None:
-        while not self.done and self._queue and self._whole(self._queue[0][2]):
-            self._judge(heapq.heappop(self._queue)[2])
-        if not self._queue:  # every text there is has been judged
-            self.done = True
+        if self._reference and not self._reference.settled:
+            return
+        while not self.done and self._queue:
+            node = self._queue[0][2]
+            if self._whole(node):
+                self._judge(heapq.heappop(self._queue)[2])
+            elif node is self.root and self._rest_of_root is not None:
+                heapq.heappop(self._queue)
+                self._expand(node, *self._rest_of_root)
+            else:
+                return
+        self.done = True  # there are enough, or every text there is has been judged
 
 
 def search(request: Draw, vocabulary: Vocabulary) -> Search:

@@ -145,6 +145,7 @@ class HttpModel(Model):
         """One call: up to `n` choices."""
         body: dict[str, Any] = {"model": self._name, "messages": draw.prompt, "temperature": draw.temperature,
                                 "max_tokens": draw.max_tokens, "seed": seed}  # fmt: skip
+        body |= {} if draw.top_p is None else {"top_p": draw.top_p}
         body |= {"n": n} if n > 1 else {}
         while True:
             asked = self._logprobs

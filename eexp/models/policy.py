@@ -55,6 +55,9 @@ class Choice:
     most: int | None = None
     distinct: bool = False
     only_admissible: bool = False
+    top_p: float | None = None
+    min_p: float | None = None
+    contends: Callable[[Proposal], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ class Policy(ABC):
     max_tokens: int | None = None
     think: str = "never"
     needs: frozenset[str] = frozenset()
+    #: Whether it can draw without replacement, keep `Choice.min_p`, and score.
+    exact: bool = False
 
     @property
     def counts(self) -> Counter[str]:
@@ -133,6 +138,7 @@ class ModelPolicy(Policy):
         self._opening = style.opening(think)
         self.fingerprint, self.style_label = model.fingerprint, style.label
         self.needs = frozenset({"admissible"} if style.acting.list_admissible else ())
+        self.exact = model.exact
 
     @property
     def counts(self) -> Counter[str]:
@@ -160,14 +166,30 @@ class ModelPolicy(Policy):
 
     def draw(self, choice: Choice) -> Draw:
         """A choice as a request to the model."""
-        accept, state, allowed = choice.accept, choice.state, None
+        state, allowed = choice.state, None
         if choice.only_admissible:
             if not state.admissible:
                 raise InputError("only admissible actions may be chosen, and none are known here")
             allowed = self._texts(state.admissible)
-        return Draw(self.prompt(state), choice.n, choice.temperature, self.max_tokens, choice.seed,
-                    None if accept is None else lambda sample: accept(self._proposal(sample)),
-                    choice.most, choice.distinct, allowed, self._opening)  # fmt: skip
+        return Draw(
+            self.prompt(state),
+            choice.n,
+            choice.temperature,
+            self.max_tokens,
+            choice.seed,
+            accept=self._of_samples(choice.accept),
+            most=choice.most,
+            distinct=choice.distinct,
+            allowed=allowed,
+            prefix=self._opening,
+            top_p=choice.top_p,
+            min_p=choice.min_p,
+            contends=self._of_samples(choice.contends),
+        )
+
+    def _of_samples(self, judge: Callable[[Proposal], bool] | None) -> Callable[[Sample], bool] | None:
+        """A judge of proposals as one of samples."""
+        return None if judge is None else lambda sample: judge(self._proposal(sample))
 
     def proposals(self, answer: Answer) -> Proposals:
         """The model's answer as actions."""

@@ -263,6 +263,7 @@ class Tree:
         assert job.search
         job.answer = job.search.accepted
         self.counts["texts written"] += job.search.judged
+        self.counts["draws without a floor"] += job.search.without_floor
         self._ended[0] += len(job.answer)
         self._ended[1] += sum(sample.tokens for sample in job.answer)
         for chain in list(job.chains):

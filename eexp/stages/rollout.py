@@ -21,6 +21,7 @@ from eexp.envs.base import Environment, Observation
 from eexp.envs.process import time_limit
 from eexp.errors import InputError, short
 from eexp.jsonl import OnError, stop_at_error
+from eexp.outcomes import Shares
 
 
 def _nothing(*_: object) -> None:
@@ -37,17 +38,18 @@ class Executed:
 
 
 def rollout(trajectories: Iterator[dict], env_of: Callable[[dict], Environment], *, fork: str = forking.AUTO,
-            on_refused: OnError = _nothing, count: Callable[[str, int], None] = _nothing,
+            again: bool = False, on_refused: OnError = _nothing, count: Callable[[str, int], None] = _nothing,
             on_error: OnError = stop_at_error) -> Iterator[dict]:  # fmt: skip
-    """Fill in the outcome of every alternative, in this process.
+    """Fill in the outcome of every alternative that has none, in this process.
 
     env_of: the environment for a trajectory. fork: how to leave the expert's path and come back (envs/forking.py).
+    again: execute alternatives that have an outcome, too.
     A branch point that is not where the record says is refused: its alternatives keep `outcome` null, say why in
     `refused`, and `on_refused` gets the evidence.
     """
     for trajectory in trajectories:
         try:
-            done = execute(env_of(trajectory), trajectory, fork)
+            done = execute(env_of(trajectory), trajectory, fork, again=again)
         except InputError as e:
             on_error(trajectory, e)
             continue
@@ -58,21 +60,26 @@ def rollout(trajectories: Iterator[dict], env_of: Callable[[dict], Environment],
         yield done.trajectory
 
 
-def execute(env: Environment, trajectory: dict, fork: str = forking.AUTO,
-            on_step: Callable[[], None] = _nothing) -> Executed:  # fmt: skip
-    """Execute every alternative of one trajectory. `on_step` is called before every step of the environment.
+def execute(env: Environment, trajectory: dict, fork: str = forking.AUTO, on_step: Callable[[], None] = _nothing,
+            again: bool = False) -> Executed:  # fmt: skip
+    """Execute the alternatives of one trajectory that have no outcome; with `again` all of them.
+
+    The expert's path is walked and compared in any case. `on_step` is called before every step of the environment.
 
     Raises InputError where the expert's path does not end as recorded, EnvironmentFailed where the environment does.
     """
-    return _Walk(env, trajectory, fork, on_step).run()
+    return _Walk(env, trajectory, fork, on_step, again).run()
 
 
 class _Walk:
     """One trajectory being walked."""
 
-    def __init__(self, env: Environment, trajectory: dict, fork: str, on_step: Callable[[], None]):
+    def __init__(self, env: Environment, trajectory: dict, fork: str, on_step: Callable[[], None], again: bool):
         self.env, self.trajectory, self.on_step = env, trajectory, on_step
         self.recorded = trajectory["steps"]
+        self.again = again
+        #: The alternatives to execute at every step.
+        self.wanted = [[a for a in step.get("alternatives", []) if self._wants(a)] for step in self.recorded]
         self.way = forking.choose(env, fork)
         self.counts: Counter[str] = Counter()
         self._told: dict[int, dict] = {}  # what the environment says of its own states, by step
@@ -83,12 +90,13 @@ class _Walk:
         done = Executed(self.trajectory, counts=self.counts)
         steps = []
         for i, (step, made) in enumerate(zip(self.recorded, outcomes)):
-            alternatives = step.get("alternatives", [])
-            if alternatives:
+            alternatives, wanted = step.get("alternatives", []), self.wanted[i]
+            self.counts["executed before"] += len(alternatives) - len(wanted)
+            if wanted:
                 made = self._judge(i, made, done)
-            steps.append(
-                {**step, **self._told.get(i, {}), "alternatives": [{**a, **o} for a, o in zip(alternatives, made)]}
-            )
+            outcome = iter(made)
+            executed = [_with_outcome(a, next(outcome)) if self._wants(a) else a for a in alternatives]
+            steps.append({**step, **self._told.get(i, {}), "alternatives": executed})
         if self.lost and not done.refused:
             at, why, evidence = self.lost
             end = "does not end" if at == len(self.recorded) else "is not"
@@ -97,9 +105,12 @@ class _Walk:
         done.trajectory = {**self.trajectory, "steps": steps}
         return done
 
+    def _wants(self, alternative: dict) -> bool:
+        """Whether to execute an alternative; one whose branch point was refused before is tried again."""
+        return self.again or not alternative.get("outcome")
+
     def _judge(self, i: int, made: list[dict], done: Executed) -> list[dict]:
         """The outcomes at step i, or their refusal: both observation i and the one after it must be as recorded."""
-        alternatives = self.recorded[i]["alternatives"]
         if not self.lost or i + 1 < self.lost[0]:
             self.counts["branch points verified"] += 1
             self.counts[f"executed by {self.way}"] += len(made)
@@ -109,8 +120,8 @@ class _Walk:
         if i + 1 == at:
             why = f"after its alternatives the expert's action leads elsewhere: {why}"
         done.refused.append(InputError(f"branch point refused: {why}", f"$.steps[{i}]", evidence=evidence))
-        self.counts["alternatives refused"] += len(alternatives)
-        return [{"outcome": None, "refused": why}] * len(alternatives)
+        self.counts["alternatives refused"] += len(self.wanted[i])
+        return [{"outcome": None, "refused": why}] * len(self.wanted[i])
 
     def _compare(self, i: int, seen: Observation) -> None:
         """Note it if `seen` is not the recorded observation number i; the last one is the trajectory's outcome."""
@@ -159,10 +170,9 @@ class _Walk:
         for i, step in enumerate(self.recorded):
             self._compare(i, seen)
             made.append([])
-            alternatives = step.get("alternatives", [])
-            if alternatives:
+            if self.wanted[i]:
                 self._compare_list(i)
-            for alternative in [] if self.lost else alternatives:
+            for alternative in [] if self.lost else self.wanted[i]:
                 self.on_step()
                 action = alternative["action"]
                 seen = self.env.step(action) if self.env.harmless(action) else in_fork(action)
@@ -174,10 +184,10 @@ class _Walk:
     def _walk_and_replay(self) -> list[list[dict]]:
         """Reset and walk to the branch point again before every alternative that changes the state."""
         made = []
-        for i, step in enumerate(self.recorded):
+        for i, alternatives in enumerate(self.wanted):
             made.append([])
             here = False
-            for alternative in step.get("alternatives", []):
+            for alternative in alternatives:
                 if not here:
                     self._walk_to(i)
                     if not made[-1]:
@@ -197,13 +207,18 @@ class _Walk:
             self._compare(j + 1, self._step(self.recorded[j]["action"]))
 
 
+def _with_outcome(alternative: dict, made: dict) -> dict:
+    """An alternative with its new outcome, or with the reason of its refusal, and nothing of an earlier one."""
+    return {**{key: value for key, value in alternative.items() if key != "refused"}, **made}
+
+
 # -- in workers -----------------------------------------------------------------------------------------------------
 
 
 def job(asked: dict, opened: Any, on_step: Callable[[], None]) -> dict:
     """What a worker does for one trajectory (envs/worker.py)."""
     trajectory = asked["trajectory"]
-    done = execute(opened.get(trajectory["env"]), trajectory, asked["fork"], on_step)
+    done = execute(opened.get(trajectory["env"]), trajectory, asked["fork"], on_step, asked["again"])
     refused = [{"message": e.message, "where": e.where, "evidence": e.evidence} for e in done.refused]
     return {"trajectory": done.trajectory, "refused": refused, "counts": done.counts}
 
@@ -213,10 +228,13 @@ def job(asked: dict, opened: Any, on_step: Callable[[], None]) -> dict:
 @click.option("--fork", type=click.Choice([forking.AUTO, *forking.WAYS]), default=forking.AUTO, show_default=True,
               help="How to leave the expert's path and be back: by the environment's own copy of its state, a fork of "
               "its process, or walking there again.")  # fmt: skip
+@click.option("--again", is_flag=True, help="Execute alternatives that have an outcome, too.")
 @options.workers
 @options.streams("trajectory", resume=True)
-def command(env, fork, open_pool, stream) -> None:
+def command(env, fork, again, open_pool, stream) -> None:
     """Execute every alternative from its own state and record what happened.
+
+    Alternatives that have an outcome keep it (see --again), so that a second pool costs only its own execution.
 
     Before an alternative runs, the observation at its branch point must equal the recorded one, and so must the one
     after it, where the expert's path goes on; otherwise the branch is refused, counted, and kept with the evidence in
@@ -226,6 +244,9 @@ def command(env, fork, open_pool, stream) -> None:
     Environments live in processes of their own. One that crashes, hangs or grows costs a retry; a trajectory that
     fails three times is a bad record. Order and content of the output do not depend on their number.
 
+    The summary tells, by source and pool, what share of the executed alternatives is valid, changes the state (a
+    different observation, or the end), leads to the expert's own outcome (the same observation), and finishes the task.
+
     \b
     Example:
       eexp expert house -n 20 | eexp branch | eexp rollout > rollout.jsonl
@@ -233,9 +254,10 @@ def command(env, fork, open_pool, stream) -> None:
     from tqdm import tqdm
 
     # Which way to fork and how many workers change nothing in the output, so they are no part of its lineage.
-    with stream.open("rollout", "trajectory", env=env) as io, open_pool(env) as pool:
+    shares = Shares()
+    with stream.open("rollout", "trajectory", env=env, again=again or None) as io, open_pool(env) as pool:
         do = f"{__name__}:{job.__name__}"
-        jobs = (((io.where, t), {"do": do, "fork": fork, "trajectory": t}) for t in io.records())
+        jobs = (((io.where, t), {"do": do, "fork": fork, "again": again, "trajectory": t}) for t in io.records())
         for trajectory, result in io.take(tqdm(pool.run(jobs), disable=None, unit="trajectory", leave=False)):
             for e in result["refused"]:
                 error = InputError(**e)
@@ -243,4 +265,7 @@ def command(env, fork, open_pool, stream) -> None:
                 io.put_aside({"type": "trajectory", "id": trajectory["id"]}, error)
             io.counts.update(result["counts"])
             io.write(result["trajectory"])
+            shares.add(result["trajectory"])
         io.counts.update(pool.counts)
+        for line in shares.lines():
+            io.note(line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -14,6 +15,7 @@ import click
 
 from eexp import options
 from eexp.errors import EexpError, InputError, UsageError
+from eexp.outcomes import Shares
 
 
 def sample(records: Iterable[dict], n: int, seed: int) -> list[dict]:
@@ -54,7 +56,8 @@ def _trajectory(t: dict) -> Iterator[str]:
         yield click.style(f"  {i}> {step['action']}", fg="green")
         for a in step.get("alternatives", []):
             logprob = "" if a.get("logprob") is None else f" {a['logprob']:.1f}"
-            source = click.style(f" ({a['source']}{logprob})", dim=True)
+            pool = f", pool {a['pool']}" if a.get("pool") else ""
+            source = click.style(f" ({a['source']}{logprob}{pool})", dim=True)
             yield click.style(f"     ~ {a['action']}", fg="yellow") + source
             shown = f"refused: {a['refused']}" if a.get("refused") else _outcome(a.get("outcome"))
             yield indent(shown, "         ")
@@ -151,17 +154,35 @@ def _points(curve: list[tuple[int, float]]) -> tuple[list[int], list[float]]:
     return [step for step, _ in curve], [loss for _, loss in curve]
 
 
-def _checked(files: tuple[str, ...]) -> Iterator[dict]:
-    from eexp.jsonl import lines, loads
-    from eexp.records import TYPES, check
+def summary(records: Iterable[dict]) -> list[str]:
+    """Return what can be counted in records, as lines of text."""
+    counts: dict[str, Counter[str]] = {}
+    shares = Shares()
+    for record in records:
+        counted = counts.setdefault(record["type"], Counter())
+        counted[record["type"] if record["type"] != "example" else record["kind"]] += 1
+        if record["type"] == "trajectory":
+            counted["steps"] += len(record["steps"])
+            shares.add(record)
+        elif record["type"] == "episode":
+            counted["steps"] += record["steps"]
+            counted["successes"] += record["success"]
+    lines = []
+    if found := counts.get("trajectory"):
+        lines.append(f"trajectories: {found['trajectory']}, of {found['steps']} steps")
+        lines += [f"  alternatives {line}" for line in shares.lines()]
+    if found := counts.get("example"):
+        kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(found.items()))
+        lines.append(f"examples: {found.total()}, of which {kinds}")
+    if found := counts.get("episode"):
+        lines.append(f"episodes: {found['episode']}, of {found['steps']} steps, {found['successes']} successes")
+    return lines
 
-    for name, number, line in lines(files):
-        try:
-            record = loads(line)
-            kind = record.get("type") if isinstance(record, dict) else None
-            yield check(record, kind if kind in TYPES else "trajectory, example or episode")
-        except InputError as e:
-            raise InputError(f"{name}:{number}: {e}") from None
+
+def _checked(files: tuple[str, ...]) -> Iterator[dict]:
+    from eexp.jsonl import read
+
+    return read(files, "any")
 
 
 @click.command("show")
@@ -169,11 +190,14 @@ def _checked(files: tuple[str, ...]) -> Iterator[dict]:
               help="How many records.")  # fmt: skip
 @click.option("--sample", "sampled", is_flag=True, help="Draw them at random (--seed) instead of taking the first.")
 @click.option("--id", "record_id", metavar="ID", help="Only the record with this id.")
+@click.option("--summary", "summarised", is_flag=True,
+              help="Count all records instead, and tell what share of the alternatives is valid, changes the state, "
+              "leads to the expert's outcome and finishes the task, by source and pool.")  # fmt: skip
 @click.option("--plot", type=options.PATH, metavar="PICTURE",
               help="Draw the loss curves of training runs, as PNG, SVG or PDF.")  # fmt: skip
 @options.seed
 @click.argument("files", nargs=-1, type=options.PATH, metavar="[FILE|DIR]...")
-def command(number, sampled, record_id, plot, seed, files) -> None:
+def command(number, sampled, record_id, summarised, plot, seed, files) -> None:
     """Show records, or a training run, to a person.
 
     Trajectories with their alternatives and outcomes, examples with what the loss falls on in green, episodes as they
@@ -181,7 +205,9 @@ def command(number, sampled, record_id, plot, seed, files) -> None:
 
     \b
     Example:
-      eexp expert house -n 20 | eexp branch | eexp rollout | eexp show -n 1
+      eexp expert house -n 20 | eexp branch | eexp rollout > rollout.jsonl
+      eexp show -n 1 rollout.jsonl
+      eexp show --summary rollout.jsonl
     """
     if plot is not None:
         if not files:
@@ -192,6 +218,10 @@ def command(number, sampled, record_id, plot, seed, files) -> None:
         click.echo("\n".join(show_run(Path(f)) for f in files))
         return
     records: Iterable[dict] = _checked(files)
+    if summarised:
+        for line in summary(records):
+            click.echo(line)
+        return
     if record_id is not None:
         records = (r for r in records if r["id"] == record_id)
     chosen = sample(records, number, seed) if sampled else islice(records, number)
