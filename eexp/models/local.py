@@ -13,6 +13,7 @@ from functools import cached_property
 
 from eexp.errors import InputError
 from eexp.models.base import Answer, Draw, Model, Request
+from eexp.models.chat_template import encode
 from eexp.models.tree import Decoder, Tree
 from eexp.prompts import Messages
 
@@ -69,6 +70,16 @@ class LocalModel(Model):
         """Token ids of an answer and of the stop token that the chat template writes after it."""
         return [*self.tokenize(text), self._stop]
 
+    def encode(self, prompt: Messages, completion: Messages) -> list[int]:
+        return encode(prompt, completion, self._render, self.tokenize, self._eos())[1]
+
+    def spell(self, ids: Sequence[int]) -> str:
+        return self.text(ids)
+
+    @abstractmethod
+    def _eos(self) -> int | None:
+        """The stop token that the tokenizer names, which ends the targets in training."""
+
     @cached_property
     def _stop(self) -> int:
         """The token that ends the assistant's turn: the first ending one that the template writes after an answer."""
@@ -106,7 +117,7 @@ class LocalModel(Model):
         if isinstance(request, Draw):
             longest = request.max_tokens
         else:
-            longest = max((len(self.completion(text)) for text in request.completions), default=0)
+            longest = max(map(len, request.ids or map(self.completion, request.completions)), default=0)
         if len(ids) + longest > self._n_ctx:
             raise InputError(f"the prompt has {len(ids)} tokens and the answer may take {longest}, but the context "
                              f"of {self.spec} holds {self._n_ctx}: give a larger --context or a smaller "
