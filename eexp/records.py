@@ -94,6 +94,14 @@ class Span(Struct, kw_only=True):
     weight: Annotated[float, Meta(ge=0, description="multiplies its loss")] = 1.0
 
 
+class SpanScore(Struct, kw_only=True):
+    """How probable a model finds one span of a completion."""
+
+    span: str
+    logprob: Annotated[float, Meta(description="natural, of all its tokens; the last span has the stop token")]
+    tokens: Annotated[int, Meta(ge=0)]
+
+
 class Example(Struct, kw_only=True):
     """One training example: loss falls on the completion alone."""
 
@@ -108,6 +116,10 @@ class Example(Struct, kw_only=True):
     transition: Annotated[
         Optional[str], Meta(description="of a world-model example: invalid, unchanged, changed or done")
     ] = None
+    target: Annotated[
+        Optional[str], Meta(description="of a world-model example: observation if not given, summary or changes")
+    ] = None
+    scores: Annotated[Optional[list[SpanScore]], Meta(description="of each span, by `eexp score`")] = None
     prompt_style: _PromptStyle = None
     lineage: _Lineage = []
 

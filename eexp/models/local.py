@@ -115,13 +115,13 @@ class LocalModel(Model):
         ids = self.prompt_ids(request.prompt)
         ids += self.tokenize(request.prefix) if request.prefix else []
         if isinstance(request, Draw):
-            longest = request.max_tokens
+            longest, remedy = request.max_tokens, " or a smaller --max-tokens"
         else:
-            longest = max(map(len, request.ids or map(self.completion, request.completions)), default=0)
+            longest, remedy = max(map(len, request.ids or map(self.completion, request.completions)), default=0), ""
         if len(ids) + longest > self._n_ctx:
-            raise InputError(f"the prompt has {len(ids)} tokens and the answer may take {longest}, but the context "
-                             f"of {self.spec} holds {self._n_ctx}: give a larger --context or a smaller "
-                             f"--max-tokens")  # fmt: skip
+            raise InputError(f"the prompt has {len(ids)} tokens and the answer {'may take' if remedy else 'has'} "
+                             f"{longest}, but the context of {self.spec} holds {self._n_ctx}: give a larger "
+                             f"--context{remedy}")  # fmt: skip
         return ids
 
     def close(self) -> None:
