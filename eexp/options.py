@@ -219,8 +219,8 @@ def model(help: str, max_tokens: int | None = None, temperature: float | None = 
           room: str = "") -> Callable[[Command], Command]:  # fmt: skip
     """-m, how to sample from it, and how it runs, which is passed on as one `engine`.
 
-    temperature: the default of --temperature; None leaves out how to sample, for commands that do not. room: the default
-    of --max-tokens in words, where `max_tokens` is None.
+    temperature: the default of --temperature; None leaves out how to sample, for commands that do not. room: the
+    default of --max-tokens in words, where `max_tokens` is None.
     """
 
     def decorate(command: Command) -> Command:

@@ -27,7 +27,11 @@ def request_of(example: dict, model: Model) -> Score:
 
 
 def logprobs_of(text: str, spans: list[Span], sample: Sample, model: Model) -> list[list[float]]:
-    """Return the log-probabilities of the tokens of each span of a text; `sample` is the model's answer to its Score."""
+    """Return the log-probabilities of the tokens of each span of a text.
+
+    Args:
+        sample: what the model answered to the Score of the text.
+    """
     assert sample.ids is not None and sample.logprobs is not None
     by_span: list[list[float]] = [[] for _ in spans]
     for owner, logprob in zip(span_of_tokens(sample.ids, text, spans, model.spell), sample.logprobs):

@@ -163,8 +163,7 @@ class Model(ABC):
             InputError: the chat template refuses the messages, or changes the prompt when an answer follows.
             UsageError: the model is a server, which does not say.
         """
-        raise UsageError(f"{self.spec}: a server cannot tell the tokens of a text, so it cannot score; give a GGUF file "
-                         f"or hf:DIR_OR_ID")  # fmt: skip
+        raise UsageError(f"{self.spec}: a server cannot tell the tokens of a text; give a GGUF file or hf:DIR_OR_ID")
 
     def spell(self, ids: Sequence[int]) -> str:
         """Return what tokens spell; special ones may be left out."""

@@ -86,11 +86,9 @@ def encode(
         raise InputError("the chat template does not keep the prompt as the beginning of prompt and completion; "
                          "training and playing would see different words", "$.prompt")  # fmt: skip
     prompt_ids, ids = tokenize(before), tokenize(whole)
-    if ids[: len(prompt_ids)] == prompt_ids:
-        ids = ids[len(prompt_ids) :]
-    else:  # a token straddles the border; play tokenises the prompt alone, so do we
-        ids = tokenize(whole[len(before) :])
-    return prompt_ids, _ended(ids, stop)
+    if ids[: len(prompt_ids)] != prompt_ids:  # a token straddles the border; play tokenises the prompt alone, so do we
+        return prompt_ids, _ended(tokenize(whole[len(before) :]), stop)
+    return prompt_ids, _ended(ids[len(prompt_ids) :], stop)
 
 
 def _ended(ids: list[int], stop: int | None) -> list[int]:
