@@ -20,6 +20,7 @@ COMMANDS = {
     "import": "Turn trajectories that others recorded, or episodes, into records.",
     "branch": "Add K alternative actions to every expert state.",
     "rollout": "Execute every alternative from its own state and record what happened.",
+    "summarise": "Add summaries of long observations, written by a model.",
     "world-model-data": "Make training examples that predict the next state.",
     "reflect": "Make training examples that reason towards the expert's action.",
     "imitation-data": "Make training examples that imitate the expert.",
