@@ -294,7 +294,7 @@ def open_policy(spec: str | None, style_name: str | None, max_tokens: int | None
     """The policy a command is to use: -m, else $EEXP_MODEL (click fills it in), else the tiny model with a notice."""
     from eexp.models import policy
 
-    spec = spec or _default_model(note)
+    spec = _default_model(note) if spec is None else spec
     if spec == "random":
         return policy.RandomPolicy()
     if spec == "expert":
@@ -317,7 +317,7 @@ def open_writer(spec: str | None, engine: Engine, note: Callable[[str], None]) -
     """The language model that `spec` names, or the tiny one with a notice; says how it runs."""
     from eexp.models import open_model
 
-    spec = spec or _default_model(note)
+    spec = _default_model(note) if spec is None else spec
     if spec in ("random", "expert"):
         raise click.BadParameter(f"{spec} cannot write text", param_hint="-m")
     model = open_model(spec, engine)

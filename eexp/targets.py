@@ -34,12 +34,14 @@ class Target:
     kind: str = "observation"
 
 
-def target_of(outcome: dict, before: str, style: PromptStyle, *, summaries: bool = True, changes: bool = False) -> Target:
+def target_of(
+    outcome: dict, before: str, style: PromptStyle, *, summaries: bool = True, changes: bool = False
+) -> Target:
     """Return the words that a world model is to predict for an outcome.
 
     Args:
         before: what was observed in the state in which the action was taken.
-        summaries: whether a summary stands for the observation, where there is one. What of it is unknown cannot be told.
+        summaries: whether a summary stands for the observation, where there is one; nothing in it is called unknown.
         changes: whether only the lines that are new are kept (`new_lines`).
 
     Raises:
@@ -51,11 +53,9 @@ def target_of(outcome: dict, before: str, style: PromptStyle, *, summaries: bool
     unknown = _ordered(outcome.get("unknown") or [], len(text))
     if not changes:
         return Target(text, unknown)
-    kept = new_lines(before, text)
-    if text == before or not text:
+    if text == before:
         return Target(style.predicting.unchanged, [], "changes")
-    if kept == [(0, len(text))]:
-        return Target(text, unknown, "changes")
+    kept = new_lines(before, text)
     return Target("\n".join(text[start:end] for start, end in kept), _moved(unknown, kept), "changes")
 
 

@@ -1,4 +1,4 @@
-"""`eexp score` against a plain loop over transformers and against finetune's held-out loss; groups, resuming, errors."""
+"""`eexp score` against a plain loop over transformers and against finetune's held-out loss; groups, resuming."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def examples(data) -> list[dict]:
 
 
 def plain_losses(hf, examples: list[dict]) -> dict[tuple[str, str], list[float]]:
-    """-log p of every target by kind and span: transformers alone, one example at a time, the whole rendered at once."""
+    """-log p of every target by kind and span, by transformers alone, one example at a time."""
     import torch
 
     losses = defaultdict(list)
@@ -179,7 +179,9 @@ def _table(err: str) -> list[str]:
 
 
 def test_table_and_summary(data, tmp_path):
-    done = run("score", "-m", "tiny", "--summary", "-", "-o", tmp_path / "scored", data["world"], data["imitation"]).ok()
+    done = run(
+        "score", "-m", "tiny", "--summary", "-", "-o", tmp_path / "scored", data["world"], data["imitation"]
+    ).ok()
     scored = read(tmp_path / "scored")
     rows = [json.loads(line) for line in done.out.splitlines()]
     assert {row["kind"] for row in rows} == {"imitation", "world_model"}

@@ -33,7 +33,9 @@ class _Passage:
         self.summary: str | None = None
         self.why, self.last = "", ""
 
-    def request(self, t: dict, style: PromptStyle, temperature: float, max_tokens: int, seed: int, count: Count) -> Draw:
+    def request(
+        self, t: dict, style: PromptStyle, temperature: float, max_tokens: int, seed: int, count: Count
+    ) -> Draw:
         """What the model is asked."""
 
         def accept(sample: Sample) -> bool:
@@ -43,7 +45,9 @@ class _Passage:
                 self.summary = text
                 return True
             ended = f"does not end within {max_tokens} tokens"
-            self.why = "is empty" if not text else ended if not sample.finished else "is no shorter than the observation"
+            self.why = (
+                "is empty" if not text else ended if not sample.finished else "is no shorter than the observation"
+            )
             count("summaries drawn again", 1)
             return False
 
@@ -140,17 +144,22 @@ def command(model, temperature, max_tokens, engine, longer_than, prompt_style, s
 
     \b
     Example:
-      eexp expert house -n 20 | eexp branch | eexp rollout | eexp summarise | eexp world-model-data > iwm.jsonl
+      eexp expert house -n 20 | eexp branch | eexp rollout | eexp summarise > summarised.jsonl
     """
     from tqdm import tqdm
 
     stream.stage = "summarise"
     with options.open_writer(model, engine, stream.note) as writer:
         style = options.chosen_style(prompt_style, None)
-        with stream.open("summarise", "trajectory", prompt_style=style.label, model=writer.fingerprint,
-                         longer_than=longer_than, temperature=temperature, max_tokens=max_tokens, seed=seed) as io:  # fmt: skip
-            summed = summarise(io.records(), style, writer, longer_than=longer_than, temperature=temperature,
-                               max_tokens=max_tokens, seed=seed, count=io.count, on_error=io.fail)  # fmt: skip
+        settings = {
+            "longer_than": longer_than,
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+            "seed": seed,
+        }
+        identity = {"prompt_style": style.label, "model": writer.fingerprint}
+        with stream.open("summarise", "trajectory", **identity, **settings) as io:
+            summed = summarise(io.records(), style, writer, **settings, count=io.count, on_error=io.fail)
             for trajectory in tqdm(summed, disable=None, unit="trajectory", leave=False):
                 io.write(trajectory)
             io.counts.update(writer.counts)

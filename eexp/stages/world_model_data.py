@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
 
 import click
+from click.core import ParameterSource
 
 from eexp import options
 from eexp.errors import InputError
@@ -17,9 +16,10 @@ from eexp.jsonl import OnError, stop_at_error
 from eexp.models.base import Model, Sample
 from eexp.outcomes import transition_of
 from eexp.prompts import PromptStyle
-from eexp.records import alternatives_of, example, expert_outcome, seed_of
+from eexp.records import example, seed_of
 from eexp.scoring import request_of
-from eexp.targets import Target, improbable, target_of
+from eexp.targets import Target, improbable
+from eexp.transitions import Transition, cap_invalid, cap_repeats, transitions_of
 
 Count = Callable[[str, int], None]
 
@@ -58,20 +58,6 @@ class Choices:
         return chosen | {"max_invalid_fraction": None if self.max_invalid_fraction == 1 else self.max_invalid_fraction}
 
 
-class _Transition(NamedTuple):
-    """What is known to happen at step `i`; name: "expert" or the number of the alternative."""
-
-    i: int
-    name: str
-    action: str
-    outcome: dict
-    target: Target
-
-    @property
-    def invalid(self) -> bool:
-        return self.outcome.get("valid") is False
-
-
 def world_model_data(trajectories: Iterator[dict], style: PromptStyle, choices: Choices | None = None, *,
                      model: Model | None = None, seed: int = 0, skip: Callable[[str], bool] = lambda record_id: False,
                      count: Count = lambda what, n=1: None,
@@ -84,115 +70,76 @@ def world_model_data(trajectories: Iterator[dict], style: PromptStyle, choices: 
         skip: says which examples are not to be made, by their ids.
     """
     choices = choices or Choices()
-    asked: deque[tuple[dict, list[_Transition], list[dict]]] = deque()  # read, and not answered yet
+    asked: deque[tuple[dict, list[tuple[Transition, dict, bool]]]] = deque()  # read, and not answered yet
 
     def groups() -> Iterator[list]:
         for t in trajectories:
             try:
                 transitions = _chosen(t, style, choices, seed, count)
                 examples = [_example(t, style, choices, transition) for transition in transitions]
-                requests = [request_of(e, model) for e in examples] if model else []
+                done = [skip(example["id"]) for example in examples]
+                if all(done):
+                    continue
+                # Those done before are asked, too: what shares a batch is then the same as without a break.
+                requests = [request_of(example, model) for example in examples] if model else []
             except InputError as e:
                 on_error(t, e)
                 continue
-            asked.append((t, transitions, examples))
+            asked.append((t, list(zip(transitions, examples, done))))
             yield requests
 
     answers = model.answer(groups()) if model else ([] for _ in groups())
     for scored in answers:
-        t, transitions, examples = asked.popleft()
-        for transition, made, answer in zip(transitions, examples, scored or [None] * len(examples)):
-            if skip(made["id"]):
+        t, entries = asked.popleft()
+        for (transition, record, done), answer in zip(entries, scored or [None] * len(entries)):
+            if done:
                 continue
             if isinstance(answer, InputError):
                 on_error(t, answer.at(f"$.steps[{transition.i}]"))
                 continue
             if answer and model:
-                made = _judged(made, transition.target, answer[0], model, style, choices)
+                record = _judged(record, transition.target, answer[0], model, style, choices)
             count("of invalid actions" if transition.invalid else "of valid actions", 1)
-            count("with unknown parts", any(span["name"] == "unknown" for span in made["spans"]))
-            yield made
+            count("with unknown parts", any(span["name"] == "unknown" for span in record["spans"]))
+            yield record
 
 
-def _chosen(t: dict, style: PromptStyle, choices: Choices, seed: int, count: Count) -> list[_Transition]:
-    """The transitions of a trajectory that become examples."""
-    transitions = [found for i in range(len(t["steps"])) for found in _transitions(t, i, style, choices)]
+def _chosen(t: dict, style: PromptStyle, choices: Choices, seed: int, count: Count) -> list[Transition]:
+    """Return the transitions of a trajectory that become examples."""
+    known = transitions_of(t, style, expert=choices.expert, pool=choices.pool, first=choices.first,
+                           summaries=choices.summaries, changes=choices.changes)  # fmt: skip
     if choices.predictable == "environment":
-        observed = [found.outcome for found in transitions if found.target.kind != "summary"]
+        observed = [transition.outcome for transition in known if transition.target.kind != "summary"]
         if observed and not any(outcome.get("unknown") is not None for outcome in observed):
             raise InputError(f"no outcome says which of its parts are unknown; the environment {t['env']} cannot tell, "
                              f"or the record is older: give --predictable model", "$.steps")  # fmt: skip
-    kept = _cap_repeats(transitions, choices.max_repeats, seed_of(seed, t["id"], "repeats"))
-    count("repeats left out", len(transitions) - len(kept))
-    within = _cap_invalid(kept, choices.max_invalid_fraction, seed_of(seed, t["id"]))
+    kept = cap_repeats(known, choices.max_repeats, seed_of(seed, t["id"], "repeats"))
+    count("repeats left out", len(known) - len(kept))
+    within = cap_invalid(kept, choices.max_invalid_fraction, seed_of(seed, t["id"]))
     count("invalid ones left out", len(kept) - len(within))
     return within
 
 
-def _transitions(t: dict, i: int, style: PromptStyle, choices: Choices) -> Iterator[_Transition]:
-    """Everything known to happen at step `i`, of what was chosen."""
-    step = t["steps"][i]
-    own = expert_outcome(t, i)
-    found = [("expert", step["action"], own)] if choices.expert and own is not None else []
-    chosen = {id(alternative) for alternative in alternatives_of(step, choices.pool, choices.first)}
-    for j, alternative in enumerate(step.get("alternatives") or []):
-        if id(alternative) in chosen and alternative.get("outcome"):
-            found.append((str(j), alternative["action"], alternative["outcome"]))
-    for name, action, outcome in found:
-        try:
-            target = target_of(outcome, step["observation"], style, summaries=choices.summaries,
-                               changes=choices.changes)  # fmt: skip
-        except InputError as e:
-            place = f"steps[{i}]" + ("" if name == "expert" else f".alternatives[{name}]")
-            raise e.at(f"$.{place}") from None
-        yield _Transition(i, name, action, outcome, target)
-
-
-def _cap_repeats(transitions: list[_Transition], most: int | None, seed: int) -> list[_Transition]:
-    """Leave out all but `most` of those with the same target, at random, and never one of the expert's."""
-    if most is None:
-        return transitions
-    by_target: dict[str, list[int]] = {}
-    for n, found in enumerate(transitions):
-        by_target.setdefault(found.target.text, []).append(n)
-    draw, dropped = random.Random(seed), set()
-    for same in by_target.values():
-        others = [n for n in same if transitions[n].name != "expert"]
-        room = max(0, most - (len(same) - len(others)))
-        if len(others) > room:
-            dropped.update(draw.sample(others, len(others) - room))
-    return [found for n, found in enumerate(transitions) if n not in dropped]
-
-
-def _cap_invalid(transitions: list[_Transition], fraction: float, seed: int) -> list[_Transition]:
-    """Leave out as many of the invalid ones, at random, as it takes to make them `fraction` of the rest."""
-    invalid = [n for n, found in enumerate(transitions) if found.invalid]
-    valid = len(transitions) - len(invalid)
-    if fraction >= 1:
-        return transitions
-    room = int(fraction * valid / (1 - fraction))
-    if len(invalid) <= room:
-        return transitions
-    dropped = set(random.Random(seed).sample(invalid, len(invalid) - room))
-    return [found for n, found in enumerate(transitions) if n not in dropped]
-
-
-def _example(t: dict, style: PromptStyle, choices: Choices, found: _Transition) -> dict:
-    step, target = t["steps"][found.i], found.target
+def _example(t: dict, style: PromptStyle, choices: Choices, transition: Transition) -> dict:
+    step, target = t["steps"][transition.i], transition.target
     changes = target.kind == "changes"
-    prompt = style.world_model(t["instruction"], t["steps"][: found.i], step["observation"], found.action, changes)
+    prompt = style.world_model(
+        t["instruction"], t["steps"][: transition.i], step["observation"], transition.action, changes
+    )
     weight = choices.unknown_weight if choices.predictable == "environment" else 1.0
     answer = style.world_model_answer(target.text, [] if choices.predictable == "model" else target.unknown, weight)
-    kind = {} if target.kind == "observation" else {"target": target.kind}
-    return example(t, f"{found.i}/world_model/{found.name}", "world_model", prompt, answer.messages(), style.label,
-                   spans=answer.spans, transition=transition_of(step["observation"], found.outcome), **kind)  # fmt: skip
+    more = {"spans": answer.spans, "transition": transition_of(step["observation"], transition.outcome)}
+    if target.kind != "observation":
+        more["target"] = target.kind
+    name = f"{transition.i}/world_model/{transition.name}"
+    return example(t, name, "world_model", prompt, answer.messages(), style.label, **more)
 
 
-def _judged(made: dict, target: Target, sample: Sample, model: Model, style: PromptStyle, choices: Choices) -> dict:
+def _judged(record: dict, target: Target, sample: Sample, model: Model, style: PromptStyle, choices: Choices) -> dict:
     """The example, with the words that the model cannot predict as spans of their own."""
-    text, start = made["completion"][0]["content"], len(style.predicting.open)
+    text, start = record["completion"][0]["content"], len(style.predicting.open)
     unknown = improbable(text, sample, model, (start, start + len(target.text)), choices.min_probability)
-    return {**made, "spans": style.world_model_answer(target.text, unknown, choices.unknown_weight).spans}
+    return {**record, "spans": style.world_model_answer(target.text, unknown, choices.unknown_weight).spans}
 
 
 def _number_of_repeats(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
@@ -206,8 +153,11 @@ def _number_of_repeats(ctx: click.Context, param: click.Parameter, value: str) -
 @click.command("world-model-data")
 @click.option("--expert/--no-expert", default=Choices.expert, show_default=True,
               help="Whether the expert's own transitions are examples, too.")  # fmt: skip
-@click.option("--pool", metavar="NAME",
-              help="Only alternatives of this pool (`eexp branch --pool`).  [default: all pools, each action once]")
+@click.option(
+    "--pool",
+    metavar="NAME",
+    help="Only alternatives of this pool (`eexp branch --pool`).  [default: all pools, each action once]",
+)
 @click.option("--first", type=click.IntRange(min=0), metavar="K",
               help="Only the first K alternatives of every state: smaller sets are parts of larger ones.")  # fmt: skip
 @click.option("--max-invalid-fraction", type=click.FloatRange(0, 1), default=Choices.max_invalid_fraction,
@@ -251,6 +201,11 @@ def command(model, engine, prompt_style, seed, stream, **choices) -> None:
 
     stream.stage = "world-model-data"
     chosen = Choices(**choices)
+    given = click.get_current_context().get_parameter_source
+    for name, wanted in (("unknown_weight", chosen.predictable), ("min_probability", chosen.predictable == "model")):
+        if not wanted and given(name) is not ParameterSource.DEFAULT:
+            needs = "--predictable" if name == "unknown_weight" else "--predictable model"
+            raise click.UsageError(f"--{name.replace('_', '-')} needs {needs}")
     if chosen.predictable == "model" and not model:
         raise click.UsageError("--predictable model needs -m MODEL, one that was trained on world-model examples")
     judge, settings = None, chosen.settings()
@@ -258,11 +213,11 @@ def command(model, engine, prompt_style, seed, stream, **choices) -> None:
         judge = options.open_writer(model, engine, stream.note)
         settings["model"] = judge.fingerprint
     style = options.chosen_style(prompt_style, judge.played.style if judge else None)
-    with (judge or nullcontext(),
-          stream.open("world-model-data", "trajectory", prompt_style=style.label, **settings, seed=seed) as io):  # fmt: skip
-        made = world_model_data(io.records(skip_done=False), style, chosen, model=judge, seed=seed, skip=io.done,
+    settings |= {"prompt_style": style.label, "seed": seed}
+    with judge or nullcontext(), stream.open("world-model-data", "trajectory", **settings) as io:
+        examples = world_model_data(io.records(skip_done=False), style, chosen, model=judge, seed=seed, skip=io.done,
                                 count=io.count, on_error=io.fail)  # fmt: skip
-        for record in tqdm(made, disable=None if judge else True, unit="example", leave=False):
+        for record in tqdm(examples, disable=None if judge else True, unit="example", leave=False):
             io.write(record)
         if judge:
             io.counts.update(judge.counts)
