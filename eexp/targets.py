@@ -62,19 +62,22 @@ def target_of(
 def new_lines(before: str, after: str) -> list[Range]:
     """Return where the lines of `after` stand that `before` does not have, as characters of `after`, in order.
 
-    A line that comes more often than before is new as often. Blank lines are never new. Where no line is new and the
-    texts differ, as lines are gone or in another order, the whole text is returned.
+    A line that comes more often than before is new as often; blank lines are neither new nor old. Where no line is old,
+    and where no line is new although the texts differ (lines are gone, or in another order), the whole text is returned.
     """
-    had = Counter(before.split("\n"))
-    kept, start = [], 0
+    had = Counter(line for line in before.split("\n") if line.strip())
+    kept, repeated, start = [], 0, 0
     for line in after.split("\n"):
         end = start + len(line)
         if had[line]:
             had[line] -= 1
+            repeated += 1
         elif line.strip():
             kept.append((start, end))
         start = end + 1
-    return kept or ([(0, len(after))] if after != before else [])
+    if before == after:
+        return []
+    return kept if kept and repeated else [(0, len(after))]
 
 
 def _ordered(ranges: Sequence[Sequence[int]], length: int) -> list[Range]:

@@ -958,7 +958,7 @@ def test_show_every_type_of_record(data):
     assert all(entry in trajectory for entry in record["lineage"])
     assert "not executed" in run("show", "-n", 1, data["branched"]).ok().out.decode()
     example = run("show", "-n", 1, data["world"]).ok().out.decode()
-    assert "<next_state>" in example and "world_model, weight 1" in example
+    assert "<next_state>" in example and "world_model, changed, weight 1" in example
     episode = run("show", "-n", 1, data["episodes"]).ok().out.decode()
     assert "failure" in episode or "success" in episode
     mixed = run("show", "-n", 9, data["rollout"], data["world"], data["episodes"]).ok().out.decode()

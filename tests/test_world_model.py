@@ -275,12 +275,13 @@ def test_a_model_that_judges_must_be_given(data):
     [
         ("a\nb\nc", "a\nB\nc", ["B"]),
         ("a\nb", "a\nb\nb", ["b"]),
-        ("a\n\nb", "c\n\nd", ["c", "d"]),
+        ("a\n\nb", "c\n\nd", ["c\n\nd"]),
+        ("a\n\nb", "c\n\nb\n\nd", ["c", "d"]),
         ("a\nb", "b\na", ["b\na"]),
         ("a\nb\nc", "a\nc", ["a\nc"]),
         ("a\nb", "a\nb", []),
         ("a", "b", ["b"]),
-        ("", "b\n\n", ["b"]),
+        ("", "b\n\n", ["b\n\n"]),
         ("a", "", [""]),
         ("a", "a\n\n", ["a\n\n"]),
     ],
@@ -322,7 +323,7 @@ def test_unknown_parts_of_what_is_new():
     assert target.text == "a lamp\na red box\nthe sea"
     assert [target.text[a:b] for a, b in target.unknown] == ["mp", "a red", "he sea"]
     whole = target_of(outcome(text, unknown=unknown), "y", STYLE, changes=True)
-    assert (whole.text, whole.unknown) == (text, [(2, 6), (11, 13), (14, 19), (25, 31)])
+    assert (whole.text, whole.unknown) == (text, [(2, 6), (11, 19), (25, 31)])
     with pytest.raises(InputError):
         target_of(outcome("ab", unknown=[[0, 3]]), "", STYLE)
 
