@@ -215,10 +215,12 @@ def prompt_style(default: str = "react") -> Callable[[Command], Command]:
 STYLE_OF_MODEL = "the one the model was trained with, else react"
 
 
-def model(help: str, max_tokens: int | None, temperature: float, room: str = "") -> Callable[[Command], Command]:
+def model(help: str, max_tokens: int | None = None, temperature: float | None = None,
+          room: str = "") -> Callable[[Command], Command]:  # fmt: skip
     """-m, how to sample from it, and how it runs, which is passed on as one `engine`.
 
-    room: the default of --max-tokens in words, where `max_tokens` is None.
+    temperature: the default of --temperature; None leaves out how to sample, for commands that do not. room: the
+    default of --max-tokens in words, where `max_tokens` is None.
     """
 
     def decorate(command: Command) -> Command:
@@ -230,13 +232,16 @@ def model(help: str, max_tokens: int | None, temperature: float, room: str = "")
             return command(*args, engine=Engine(context, threads, batch, cache_type, gpu_layers, flash_attention),
                            **rest)  # fmt: skip
 
-        for option in reversed([
-            click.option("-m", "--model", metavar="MODEL", envvar="EEXP_MODEL", show_envvar=True,
-                         shell_complete=complete_model, help=help),
+        sampling = [
             click.option("--temperature", type=click.FloatRange(min=0), default=temperature, show_default=True,
                          metavar="T", help="Sampling temperature; 0 takes the most likely token every time."),
             click.option("--max-tokens", type=click.IntRange(min=1), default=max_tokens, show_default=not room,
                          metavar="TOKENS", help=f"Longest answer.{f'  [default: {room}]' if room else ''}"),
+        ]  # fmt: skip
+        for option in reversed([
+            click.option("-m", "--model", metavar="MODEL", envvar="EEXP_MODEL", show_envvar=True,
+                         shell_complete=complete_model, help=help),
+            *(sampling if temperature is not None else []),
             click.option("--context", type=click.IntRange(min=16), metavar="TOKENS",
                          help="Room for prompt and answer.  [default: the model's own, 8192 at most]"),
             click.option("--threads", type=click.IntRange(min=1), metavar="N",
@@ -287,11 +292,9 @@ _ROOM = {"never": 128, "always": 1024, "auto": 1024}
 def open_policy(spec: str | None, style_name: str | None, max_tokens: int | None, note: Callable[[str], None],
                 engine: Engine, think: str = "never") -> Policy:  # fmt: skip
     """The policy a command is to use: -m, else $EEXP_MODEL (click fills it in), else the tiny model with a notice."""
-    from eexp.models import DEFAULT_MODEL, policy
+    from eexp.models import policy
 
-    if spec is None:
-        spec = DEFAULT_MODEL
-        note("no -m and no EEXP_MODEL: using the built-in tiny model, a base model for house only")
+    spec = _default_model(note) if spec is None else spec
     if spec == "random":
         return policy.RandomPolicy()
     if spec == "expert":
@@ -303,10 +306,18 @@ def open_policy(spec: str | None, style_name: str | None, max_tokens: int | None
     return policy.ModelPolicy(model, style, max_tokens or model.played.max_tokens or _ROOM[think], think)
 
 
-def open_writer(spec: str, engine: Engine, note: Callable[[str], None]) -> Model:
-    """The language model that `spec` names; says how it runs."""
+def _default_model(note: Callable[[str], None]) -> str:
+    from eexp.models import DEFAULT_MODEL
+
+    note("no -m and no EEXP_MODEL: using the built-in tiny model, a base model for house only")
+    return DEFAULT_MODEL
+
+
+def open_writer(spec: str | None, engine: Engine, note: Callable[[str], None]) -> Model:
+    """The language model that `spec` names, or the tiny one with a notice; says how it runs."""
     from eexp.models import open_model
 
+    spec = _default_model(note) if spec is None else spec
     if spec in ("random", "expert"):
         raise click.BadParameter(f"{spec} cannot write text", param_hint="-m")
     model = open_model(spec, engine)

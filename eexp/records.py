@@ -26,6 +26,7 @@ _Unknown = Annotated[
     Optional[list[_Range]],
     Meta(description="[start, end) of the parts of the observation that nothing before in the episode determines"),
 ]
+_Summary = Annotated[Optional[str], Meta(description="the observation in fewer words, by `eexp summarise`")]
 _PromptStyle = Annotated[Optional[str], Meta(description="name@fingerprint of the words around a state")]
 
 
@@ -38,7 +39,7 @@ class Outcome(Struct, kw_only=True):
     valid: Annotated[bool, Meta(description="false where the environment refused the action")] = True
     success: Annotated[Optional[bool], Meta(description="as the environment judges; null while it cannot tell")] = None
     unknown: _Unknown = None
-    summary: Annotated[Optional[str], Meta(description="the observation in fewer words, written by a model")] = None
+    summary: _Summary = None
 
 
 class Alternative(Struct, kw_only=True):
@@ -62,6 +63,7 @@ class Step(Struct, kw_only=True):
     thought: Annotated[Optional[str], Meta(description="what the expert said before acting")] = None
     notes: Annotated[Optional[str], Meta(description="what the environment says is known and still needed")] = None
     unknown: _Unknown = None
+    summary: _Summary = None
     alternatives: list[Alternative] = []
 
 
@@ -94,6 +96,14 @@ class Span(Struct, kw_only=True):
     weight: Annotated[float, Meta(ge=0, description="multiplies its loss")] = 1.0
 
 
+class SpanScore(Struct, kw_only=True):
+    """How probable a model finds one span of a completion."""
+
+    span: str
+    logprob: Annotated[float, Meta(description="natural, of all its tokens; the last span has the stop token")]
+    tokens: Annotated[int, Meta(ge=0)]
+
+
 class Example(Struct, kw_only=True):
     """One training example: loss falls on the completion alone."""
 
@@ -108,6 +118,10 @@ class Example(Struct, kw_only=True):
     transition: Annotated[
         Optional[str], Meta(description="of a world-model example: invalid, unchanged, changed or done")
     ] = None
+    target: Annotated[
+        Optional[str], Meta(description="of a world-model example: observation if not given, summary or changes")
+    ] = None
+    scores: Annotated[Optional[list[SpanScore]], Meta(description="of each span, by `eexp score`")] = None
     prompt_style: _PromptStyle = None
     lineage: _Lineage = []
 
@@ -243,7 +257,7 @@ def expert_outcome(trajectory: dict, i: int) -> dict | None:
     """What the expert's action at step `i` led to: the next observation, or the trajectory's outcome after the last."""
     if i + 1 < len(trajectory["steps"]):
         following = trajectory["steps"][i + 1]
-        return {key: following[key] for key in ("observation", "unknown") if key in following}
+        return {key: following[key] for key in ("observation", "unknown", "summary") if key in following}
     return trajectory.get("outcome")
 
 

@@ -79,7 +79,7 @@ class Table:
     def _scored(self, prompt: Sequence[int], text: str) -> Sample:
         ids = Letters().completion(text)
         steps = [Weights(self.logits([*prompt, *ids[:i]])).logprob(token) for i, token in enumerate(ids)]
-        return Sample(text, sum(steps), len(text))
+        return Sample(text, sum(steps), len(text), ids=ids, logprobs=steps)
 
 
 class TableDecoder:

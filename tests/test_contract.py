@@ -42,13 +42,18 @@ STAGES = {
         ("branch", "-m", "tiny", "-k", "2", "--max-tokens", "12", "--temperature", "3"), "one", same_type=True
     ),
     "rollout": Stage(("rollout",), "branched", same_type=True),
+    "summarise": Stage(("summarise", "-m", "tiny", "--threads", "1"), "rollout", same_type=True),
     "world-model-data": Stage(("world-model-data",), "rollout"),
+    "world-model-data-tiny": Stage(
+        ("world-model-data", "--predictable", "model", "-m", "tiny", "--threads", "1"), "rollout"
+    ),
     "reflect": Stage(("reflect", "--rationale", "outcome"), "rollout"),
     "imitation-data": Stage(("imitation-data",), "expert"),
     "split": Stage(("split", "--part", "1", "--part", "2"), "expert", any_type=True, same_type=True),
     "split-examples": Stage(
         ("split", "--part", "1", "--part", "2"), "imitation", "example", any_type=True, same_type=True
     ),
+    "score": Stage(("score", "-m", "tiny", "--threads", "1"), "imitation", "example", same_type=True),
     "mix": Stage(("mix",), "imitation", "example", streams=False, same_type=True),
     "show": Stage(("show", "-n", "1000"), "rollout", writes_records=False, streams=False),
     "show-summary": Stage(("show", "--summary"), "rollout", writes_records=False, streams=False),
@@ -258,7 +263,8 @@ def test_another_seed_gives_other_bytes(name: str, inputs):
 
 
 @pytest.mark.parametrize(
-    "name", ["branch-admissible", "branch-tiny", "rollout", "reflect", "world-model-data", "split"]
+    "name",
+    ["branch-admissible", "branch-tiny", "rollout", "reflect", "world-model-data", "world-model-data-tiny", "split"],
 )
 def test_what_a_record_becomes_depends_on_itself_alone(name: str, inputs):
     """Order and company change nothing, so a file can be cut into parts and worked on in parallel."""

@@ -35,6 +35,9 @@ JOBS = {
     "import-episodes": Job(("import", "episodes", "--drop-invalid", "--distinct", "-j", "2"), "episodes", bad=3),
     "reflect": Job(("reflect", "--rationale", "outcome"), "many-rollout", bad=1),
     "reflect-tiny": Job(("reflect", "--temperature", "1", *TINY), "short-rollout"),
+    "score": Job(("score", "-m", "tiny", "--threads", "1"), "examples"),
+    "world-model-data-tiny": Job(("world-model-data", "--predictable", "model", "-m", "tiny", "--threads", "1"),
+                                 "some-rollout", bad=1),
     "expert": Job(("expert", "house", "-n", "1500", "--max-steps", "12", "--all")),
     "eval": Job(("eval", "house", "-m", "random", "-n", "300")),
     "eval-program": Job(
@@ -60,8 +63,10 @@ def inputs(tmp_path_factory) -> dict[str, Path]:
     made["many"] = write(here / "many", [*experts, *experts, *[{**t, "id": f"{t['id']}/b"} for t in experts * 4]])
     stage("many-branched", "branch", "--from", "admissible", made["many"])
     stage("many-rollout", "rollout", made["many-branched"])
+    stage("examples", "imitation-data", made["short"])
     made["foreign"] = write(here / "foreign", [messages_of(t) for t in experts * 6])
     stage("episodes", "eval", "house", "-m", "random", "-n", "150", "--trials", "2", "--max-steps", "12")
+    made["some-rollout"] = write(here / "some-rollout", [_cut(t, 3) for t in read(made["many-rollout"])[:30]])
     made["short-rollout"] = write(here / "short-rollout", [_cut(t, 5) for t in read(made["many-rollout"])[:2]])
     return made
 

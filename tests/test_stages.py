@@ -24,7 +24,7 @@ from eexp.stages.mix import Source, mix, parse_source
 from eexp.stages.reflect import reflect
 from eexp.stages.rollout import rollout
 from eexp.stages.split import split
-from eexp.stages.world_model_data import world_model_data
+from eexp.stages.world_model_data import Choices, world_model_data
 
 STYLE = get_style("react")
 
@@ -593,7 +593,7 @@ def test_the_summary_of_a_rollout_tells_shares(data):
 
 def test_every_transition_becomes_an_example(rolled):
     for t in rolled:
-        made = list(world_model_data(iter([t]), STYLE))
+        made = list(world_model_data(iter([t]), STYLE, Choices(max_repeats=None)))
         assert len(made) == sum(1 + len(s["alternatives"]) for s in t["steps"])
         assert len({e["id"] for e in made}) == len(made) and {e["group"] for e in made} == {t["id"]}
         targets = {(e["id"]): e["completion"][0]["content"] for e in made}
@@ -610,7 +610,6 @@ def test_world_model_examples_do_not_look_like_acting(rolled):
         assert (
             e["prompt"][0]["content"] == STYLE.acting.system and e["prompt"][-1]["content"] == STYLE.predicting.request
         )
-        assert e["prompt"][-1]["content"] == STYLE.world_model_request
         assert "Action:" not in e["completion"][0]["content"]
         # the history is word for word that of acting
         step = int(e["id"].split("/world_model/")[0].rsplit("/", 1)[1])
@@ -620,9 +619,9 @@ def test_world_model_examples_do_not_look_like_acting(rolled):
 
 
 def test_world_model_without_the_expert_and_without_outcomes(rolled, experts):
-    made = list(world_model_data(iter(rolled), STYLE, expert=False))
+    made = list(world_model_data(iter(rolled), STYLE, Choices(expert=False, max_repeats=None)))
     assert len(made) == sum(len(s["alternatives"]) for t in rolled for s in t["steps"])
-    assert list(world_model_data(iter(experts), STYLE, expert=False)) == []
+    assert list(world_model_data(iter(experts), STYLE, Choices(expert=False))) == []
     unfinished = {**experts[0], "outcome": None}
     assert len(list(world_model_data(iter([unfinished]), STYLE))) == len(experts[0]["steps"]) - 1
 
@@ -633,8 +632,8 @@ def test_max_invalid_fraction(experts, fraction):
     dropped = Counter()
     for t in rollout(iter(branched), lambda _: House()):
         dropped.clear()
-        made = list(world_model_data(iter([t]), STYLE, max_invalid_fraction=fraction,
-                                     count=lambda w, n=1: dropped.update({w: n})))  # fmt: skip
+        choices = Choices(max_invalid_fraction=fraction, max_repeats=None)
+        made = list(world_model_data(iter([t]), STYLE, choices, count=lambda w, n=1: dropped.update({w: n})))
         invalid = sum("not something you can do here" in e["completion"][0]["content"] for e in made)
         valid = len(t["steps"])
         assert len(made) - invalid == valid, "valid ones are never dropped"
@@ -839,10 +838,11 @@ def test_imitation_with_thoughts_and_with_lists(data):
     t = read(data["expert"])[0]
     t["steps"][0]["thought"] = "Hm."
     first = run("imitation-data", stdin=lines([t])).ok().records[0]
-    assert first["completion"][0]["content"] == f"Hm.\nAction: {t['steps'][0]['action']}"
+    assert first["completion"][0]["content"] == f"Thought: Hm.\nAction: {t['steps'][0]['action']}"
+    assert first["prompt"][-1]["content"].endswith("Think first, as: Thought: <thought>")
     first = run("imitation-data", "--no-thoughts", stdin=lines([t])).ok().records[0]
     assert first["completion"][0]["content"] == f"Action: {t['steps'][0]['action']}"
-    first = run("imitation-data", "--prompt-style", "react-list", stdin=lines([t])).ok().records[0]
+    first = run("imitation-data", "--no-thoughts", "--prompt-style", "react-list", stdin=lines([t])).ok().records[0]
     assert first["prompt"][-1]["content"].endswith("Possible actions: " + ", ".join(t["steps"][0]["admissible"]))
 
 
@@ -958,7 +958,7 @@ def test_show_every_type_of_record(data):
     assert all(entry in trajectory for entry in record["lineage"])
     assert "not executed" in run("show", "-n", 1, data["branched"]).ok().out.decode()
     example = run("show", "-n", 1, data["world"]).ok().out.decode()
-    assert "<next_state>" in example and "world_model, weight 1" in example
+    assert "<next_state>" in example and "world_model, changed, weight 1" in example
     episode = run("show", "-n", 1, data["episodes"]).ok().out.decode()
     assert "failure" in episode or "success" in episode
     mixed = run("show", "-n", 9, data["rollout"], data["world"], data["episodes"]).ok().out.decode()

@@ -17,7 +17,7 @@ from eexp.models.tree import Tree
 Group = list[tuple[list[int], Draw | Score]]
 
 
-def a_group(chance: random.Random, scores: bool = True) -> Group:
+def a_group(chance: random.Random) -> Group:
     """Prompts of which many begin alike, as those of a trajectory do, or are equal, with any requests."""
     prompt, group = tokens(chance, 1, 6), []
     for _ in range(chance.randint(1, 12)):
@@ -28,7 +28,7 @@ def a_group(chance: random.Random, scores: bool = True) -> Group:
             prompt = prompt[: chance.randint(1, len(prompt))] + tokens(chance, 0, 3)
         elif kind < 0.8:
             prompt = tokens(chance, 1, 8)
-        scored = scores and chance.random() < 0.25
+        scored = chance.random() < 0.25
         group.append((prompt, Score([], words(chance, 0, 9)) if scored else a_draw(chance)))
     return group
 
@@ -73,8 +73,12 @@ def check(group: Group, table: Table, decoder: TableDecoder) -> Counter[str]:
             assert answer == table.answer(prompt, request)
         else:
             expected = table.answer(prompt, request)
-            assert [replace(s, logprob=0) for s in answer] == [replace(s, logprob=0) for s in expected]
-            assert [s.logprob for s in answer] == pytest.approx([s.logprob for s in expected], abs=1e-9)
+            assert [replace(s, logprob=0, logprobs=None) for s in answer] == [
+                replace(s, logprob=0, logprobs=None) for s in expected
+            ]
+            for scored, plain in zip(answer, expected):
+                assert scored.logprobs == pytest.approx(plain.logprobs, abs=1e-9)
+                assert scored.logprob == pytest.approx(sum(plain.logprobs), abs=1e-9)
     assert not any(decoder.held[1:]), "all sequences are free in the end"
     assert counts["tokens evaluated"] + counts["prompt tokens evaluated"] == decoder.evaluated
     return counts
@@ -99,10 +103,9 @@ def test_answers_are_the_same_in_any_room(part):
 
 @pytest.mark.parametrize("moody", [0.3, 0.8])
 def test_a_memory_that_is_full_at_any_time_changes_nothing(moody):
-    """Scores are left out: they have the memory to themselves, where it cannot be full."""
     for seed in range(1000, 1050):
         chance, table = random.Random(seed), Table(seed)
-        group = a_group(chance, scores=False)
+        group = a_group(chance)
         check(group, table, any_room(chance, table, group, moody))
 
 

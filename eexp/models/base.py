@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from eexp.errors import InputError
+from eexp.errors import InputError, UsageError
 from eexp.prompts import Messages, PromptStyle, get_style, of_dict
 
 _ROOM = 1.25  # tokens that an answer may take, for each one of the longest that was trained on
@@ -25,12 +25,15 @@ class Sample:
 
     logprob: natural log-probability of the text with its stop token, under the model at temperature 1; None where the
     backend does not tell. tokens: without the stop token. finished: false where the text was cut at the token limit.
+    ids, logprobs: the tokens of a scored text, the stop token included, and the log-probability of each.
     """
 
     text: str
     logprob: float | None = None
     tokens: int = 0
     finished: bool = True
+    ids: Sequence[int] | None = None
+    logprobs: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,12 +99,14 @@ class Draw:
 class Score:
     """Ask for the log-probability of each completion, with the stop token after it, as an answer to `prompt`.
 
-    prefix: as in Draw.
+    prefix: as in Draw. ids: the tokens of each completion, the stop token included, where they are not to be those that
+    the model's tokenizer gives for the text alone (`Model.encode` gives those of training).
     """
 
     prompt: Messages
     completions: Sequence[str]
     prefix: str = ""
+    ids: Sequence[Sequence[int]] | None = None
 
 
 Request = Draw | Score
@@ -150,6 +155,19 @@ class Model(ABC):
 
         `groups` is read as far ahead as the backend needs to be busy: one group in process, some for a server.
         """
+
+    def encode(self, prompt: Messages, completion: Messages) -> list[int]:
+        """Return the tokens of an example's completion, as training has them after those of its prompt.
+
+        Raises:
+            InputError: the chat template refuses the messages, or changes the prompt when an answer follows.
+            UsageError: the model is a server, which does not say.
+        """
+        raise UsageError(f"{self.spec}: a server cannot tell the tokens of a text; give a GGUF file or hf:DIR_OR_ID")
+
+    def spell(self, ids: Sequence[int]) -> str:
+        """Return what tokens spell; special ones may be left out."""
+        raise NotImplementedError
 
     def ask(self, requests: Sequence[Request]) -> list[list[Sample]]:
         """The answers to one group; raises the first InputError among them."""

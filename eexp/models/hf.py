@@ -215,6 +215,12 @@ class HfModel(LocalModel):
     def text(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=True)
 
+    def spell(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)  # as in training
+
+    def _eos(self) -> int | None:
+        return self._tokenizer.eos_token_id
+
     def _usual_end(self) -> int:
         if not self._ends:
             raise EexpError(f"{self.spec}: has no token that ends a text")

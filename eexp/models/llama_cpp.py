@@ -273,6 +273,10 @@ class LlamaCppModel(LocalModel):
     def text(self, ids: Sequence[int]) -> str:
         return b"".join(map(self._piece, ids)).decode("utf-8", "replace")
 
+    def _eos(self) -> int | None:
+        token = self._api.llama_vocab_eos(self._base.vocab)
+        return token if token >= 0 else None
+
     def _usual_end(self) -> int:
         return self._api.llama_vocab_eos(self._base.vocab)
 

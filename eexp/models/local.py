@@ -13,6 +13,7 @@ from functools import cached_property
 
 from eexp.errors import InputError
 from eexp.models.base import Answer, Draw, Model, Request
+from eexp.models.chat_template import encode
 from eexp.models.tree import Decoder, Tree
 from eexp.prompts import Messages
 
@@ -69,6 +70,16 @@ class LocalModel(Model):
         """Token ids of an answer and of the stop token that the chat template writes after it."""
         return [*self.tokenize(text), self._stop]
 
+    def encode(self, prompt: Messages, completion: Messages) -> list[int]:
+        return encode(prompt, completion, self._render, self.tokenize, self._eos())[1]
+
+    def spell(self, ids: Sequence[int]) -> str:
+        return self.text(ids)
+
+    @abstractmethod
+    def _eos(self) -> int | None:
+        """The stop token that the tokenizer names, which ends the targets in training."""
+
     @cached_property
     def _stop(self) -> int:
         """The token that ends the assistant's turn: the first ending one that the template writes after an answer."""
@@ -104,13 +115,13 @@ class LocalModel(Model):
         ids = self.prompt_ids(request.prompt)
         ids += self.tokenize(request.prefix) if request.prefix else []
         if isinstance(request, Draw):
-            longest = request.max_tokens
+            longest, remedy = request.max_tokens, " or a smaller --max-tokens"
         else:
-            longest = max((len(self.completion(text)) for text in request.completions), default=0)
+            longest, remedy = max(map(len, request.ids or map(self.completion, request.completions)), default=0), ""
         if len(ids) + longest > self._n_ctx:
-            raise InputError(f"the prompt has {len(ids)} tokens and the answer may take {longest}, but the context "
-                             f"of {self.spec} holds {self._n_ctx}: give a larger --context or a smaller "
-                             f"--max-tokens")  # fmt: skip
+            raise InputError(f"the prompt has {len(ids)} tokens and the answer {'may take' if remedy else 'has'} "
+                             f"{longest}, but the context of {self.spec} holds {self._n_ctx}: give a larger "
+                             f"--context{remedy}")  # fmt: skip
         return ids
 
     def close(self) -> None:

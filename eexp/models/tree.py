@@ -72,6 +72,7 @@ class Decoder(Protocol):
 
 
 TRUNK = 0
+_TOO_SMALL = "the model's memory is too small for one text: give a larger --context"
 
 
 @dataclass(eq=False)
@@ -92,6 +93,7 @@ class _Job:
     search: Search | None = None
     chains: list[_Chain] = field(default_factory=list)
     answer: list[Sample] = field(default_factory=list)
+    scored: list[_Scored] = field(default_factory=list)
     aside: int = 0  # cells of the prompt that the trunk no longer holds
     pushed_out: int = 0  # how often all its chains were forgotten
 
@@ -116,6 +118,53 @@ class _Planned(NamedTuple):
     items: list[Item]
 
 
+class _Scored:
+    """A prompt with a completion that is being scored: the log-probability of each token from `start` on."""
+
+    def __init__(self, prompt: Sequence[int], completion: Sequence[int]):
+        self.ids, self.start = [*prompt, *completion], len(prompt)
+        self.logprobs = [0.0] * len(completion)
+
+
+class _Token:
+    """A token that texts of a wave have in common, all of them after the same tokens."""
+
+    def __init__(self, token: int, position: int):
+        self.token, self.position = token, position
+        self.texts: list[_Scored] = []
+
+    @property
+    def wanted(self) -> bool:
+        """Whether what follows it is scored in any text."""
+        return any(self.position >= text.start - 1 for text in self.texts)
+
+    @property
+    def in_prompt(self) -> bool:
+        return any(self.position < text.start for text in self.texts)
+
+    def score(self, weights: Weights) -> None:
+        """Note what the model says of the tokens that follow."""
+        following = self.position + 1
+        for text in self.texts:
+            if following >= text.start:
+                text.logprobs[following - text.start] = weights.logprob(text.ids[following])
+
+
+class _Wave:
+    """Texts that are scored together. `leave`: where each leaves the trunk; `leaves`: where the last one does."""
+
+    def __init__(self, trunk: int):
+        self.leaves = trunk
+        self.leave: list[int] = []
+        self.texts: list[_Scored] = []
+        self.tokens: list[_Token] = []
+
+    def add(self, text: _Scored, leaves: int) -> None:
+        self.texts.append(text)
+        self.leave.append(leaves)
+        self.leaves = leaves
+
+
 class Tree:
     """Answers groups of requests, one group at a time, on a decoder."""
 
@@ -127,12 +176,12 @@ class Tree:
 
         A prompt with the longest text its request allows must fit into the decoder's cells.
         """
-        self.decoder.clear()
-        self._trunk: list[int] = []
+        jobs = [_Job(i, prompt, request) for i, (prompt, request) in enumerate(requests)]
+        self._score([job for job in jobs if isinstance(job.request, Score)])
+        self._clear()
+        waiting, live = deque(job for job in jobs if isinstance(job.request, Draw)), []
         self._free = list(range(self.decoder.sequences - 1, TRUNK, -1))  # taken from the end: the smallest first
         self._ended = [0, 0]  # texts that came to their end, and their tokens
-        jobs = [_Job(i, prompt, request) for i, (prompt, request) in enumerate(requests)]
-        waiting, live = deque(jobs), []
         while waiting or live:
             if waiting and self._has_room(waiting[0], live):
                 self._admit(waiting, live)
@@ -141,6 +190,10 @@ class Tree:
             for job in [job for job in live if job.search and job.search.done]:
                 self._finish(job, live)
         return [job.answer for job in jobs]
+
+    def _clear(self) -> None:
+        self.decoder.clear()
+        self._trunk: list[int] = []
 
     # -- letting requests in -------------------------------------------------------------------------------------
 
@@ -151,7 +204,7 @@ class Tree:
         if job.pushed_out > 1:  # or requests that need more than was expected push each other out forever
             return False
         chains = sum(max(self._width(j), len(j.chains)) for j in live) + self._width(job)
-        if chains > self.decoder.sequences - 1 or isinstance(job.request, Score):
+        if chains > self.decoder.sequences - 1:
             return False
         if sum(map(self._going, live)) + self._texts(job) > self.decoder.step:
             return False
@@ -167,8 +220,6 @@ class Tree:
     def _texts(self, job: _Job) -> int:
         """How many texts a request writes side by side, at the beginning."""
         request = job.request
-        if isinstance(request, Score):
-            return 0
         return 1 if request.temperature == 0 else request.n
 
     def _going(self, job: _Job) -> int:
@@ -193,16 +244,14 @@ class Tree:
         """
         run = [waiting.popleft()]
         self._rewind(run[0], live)
-        if isinstance(run[0].request, Draw):
-            live.append(run[0])
-            while waiting and self._continues(run[-1], waiting[0]) and self._has_room(waiting[0], live):
-                run.append(waiting.popleft())
-                live.append(run[-1])
+        live.append(run[0])
+        while waiting and self._continues(run[-1], waiting[0]) and self._has_room(waiting[0], live):
+            run.append(waiting.popleft())
+            live.append(run[-1])
         self._extend(run, live)
 
     def _continues(self, job: _Job, after: _Job) -> bool:
-        longer = len(after.prompt) > len(job.prompt) and isinstance(after.request, Draw)
-        return longer and after.prompt[: len(job.prompt)] == job.prompt
+        return len(after.prompt) > len(job.prompt) and after.prompt[: len(job.prompt)] == job.prompt
 
     def _rewind(self, job: _Job, live: list[_Job]) -> None:
         """Cut the trunk back to what it shares with a prompt, less what must be evaluated for its logits."""
@@ -241,9 +290,6 @@ class Tree:
                 self._begin(ends[end], row)
 
     def _begin(self, job: _Job, row: Any) -> None:
-        if isinstance(job.request, Score):
-            self._score(job, row)
-            return
         if job.search is None:
             job.search = search(job.request, self.vocabulary)
         root = job.search.frontier()
@@ -342,7 +388,7 @@ class Tree:
                     self.decoder.trim(TRUNK, 0)
                     self._trunk.clear()
                 else:
-                    raise EexpError("the model's memory is too small for one text: give a larger --context") from None
+                    raise EexpError(_TOO_SMALL) from None
         return []
 
     def _decode(self, items: list[Item], live: list[_Job], busy: Sequence[_Chain] = ()) -> list[Any]:
@@ -384,48 +430,106 @@ class Tree:
 
     # -- scoring -------------------------------------------------------------------------------------------------
 
-    def _score(self, job: _Job, row: Any) -> None:
-        """Score completions as a trie of their tokens, each node of which is evaluated once."""
-        assert isinstance(job.request, Score)
-        texts = [self.vocabulary.completion(text) for text in job.request.completions]
-        logprobs = [0.0] * len(texts)
-        first = Weights(row)
-        room = self.decoder.cells - len(self._trunk)
-        order = deque(sorted(range(len(texts)), key=lambda i: texts[i]))
-        while order:
-            wave: dict[tuple[int, ...], list[int]] = {}  # beginnings of texts, each with those that have it
-            members = 0
-            while order and members < len(self._free):
-                i = order[0]
-                beginnings = [tuple(texts[i][:n]) for n in range(1, len(texts[i]))]
-                if members and len(wave) + sum(b not in wave for b in beginnings) > room:
-                    break
-                order.popleft()
-                members += 1
-                logprobs[i] += first.logprob(texts[i][0])
-                for beginning in beginnings:
-                    wave.setdefault(beginning, []).append(i)
-            self._score_wave(len(job.prompt), wave, texts, logprobs)
-        job.answer = [Sample(text, logprobs[i], len(texts[i]) - 1)
-                      for i, text in enumerate(job.request.completions)]  # fmt: skip
-        self.counts["texts scored"] += len(texts)
+    def _score(self, jobs: list[_Job]) -> None:
+        """Score completions.
 
-    def _score_wave(self, end: int, wave: dict[tuple[int, ...], list[int]], texts: list[list[int]],
-                    logprobs: list[float]) -> None:  # fmt: skip
-        members = sorted({i for some in wave.values() for i in some})
-        sequences = {i: self._free[-1 - n] for n, i in enumerate(members)}
+        All prompts with their completions are one trie of tokens, which is walked in the order of its branches. A wave
+        is as many of them as fit into one batch. The trunk holds the last text of the wave before, and so whatever of
+        it the next ones begin with.
+        """
+        for job in jobs:
+            assert isinstance(job.request, Score)
+            ids = job.request.ids or map(self.vocabulary.completion, job.request.completions)
+            job.scored = [_Scored(job.prompt, completion) for completion in ids]
+            self.counts["texts scored"] += len(job.scored)
+        self._clear()
+        waiting = deque(sorted((text for job in jobs for text in job.scored), key=lambda text: text.ids))
+        most = self.decoder.sequences - 1
+        while waiting:
+            wave = self._next_wave(waiting, most)
+            if self._evaluate_wave(wave):
+                most = self.decoder.sequences - 1
+                continue
+            if most == 1 and not self._trunk:
+                raise EexpError(_TOO_SMALL)
+            if most == 1:
+                self._clear()
+            waiting.extendleft(reversed(wave.texts))
+            most = 1
+        for job in jobs:
+            assert isinstance(job.request, Score)
+            job.answer = [Sample(text, sum(scored.logprobs), len(scored.logprobs) - 1, True,
+                                 scored.ids[scored.start :], scored.logprobs)
+                          for text, scored in zip(job.request.completions, job.scored)]  # fmt: skip
+
+    def _next_wave(self, waiting: deque[_Scored], most: int) -> _Wave:
+        """Take the texts of the next wave, `most` of them at most, and cut the trunk back to what the first needs."""
+        wave = _Wave(len(self._trunk))
+        path: list[_Token] = []  # of the last text, from the trunk on
+        before = self._trunk
+        while waiting and len(wave.texts) < most:
+            text = waiting[0]
+            shared = len(os.path.commonprefix([before, text.ids]))
+            leaves = min(wave.leaves, shared, text.start - 1)  # the prompt's last token is evaluated for its logits
+            common = path[: max(0, shared - leaves)] if wave.texts and leaves == wave.leaves else []
+            new = len(text.ids) - 1 - leaves - len(common)
+            if wave.texts:
+                if len(wave.tokens) + new > min(self.decoder.batch, self.decoder.cells - len(self._trunk)):
+                    break
+            else:
+                self.decoder.trim(TRUNK, leaves)
+                del self._trunk[leaves:]
+            path = common + [_Token(text.ids[i], i) for i in range(len(text.ids) - 1 - new, len(text.ids) - 1)]
+            for token in path:
+                token.texts.append(text)
+            wave.tokens += path[len(common) :]
+            wave.add(text, leaves)
+            before = waiting.popleft().ids
+        return wave
+
+    def _evaluate_wave(self, wave: _Wave) -> bool:
+        """Evaluate a wave and leave its last text in the trunk; False, and nothing has changed, if there is no room."""
+        last = wave.texts[-1]
+        if len(wave.texts) == 1:
+            sequences = {id(last): TRUNK}
+        else:
+            sequences = {id(text): i for i, text in enumerate(wave.texts, TRUNK + 1)}
+            for text, leaves in zip(wave.texts, wave.leave):
+                if leaves:
+                    self.decoder.fork(TRUNK, sequences[id(text)], leaves)
+        room = self._evaluate_tokens(wave.tokens, sequences)
+        if len(wave.texts) == 1:
+            self.decoder.trim(TRUNK, len(last.ids) - 1 if room else len(self._trunk))
+        elif room:
+            self.decoder.trim(TRUNK, 0)
+            self.decoder.fork(sequences[id(last)], TRUNK, len(last.ids) - 1)
+        if room:
+            self._trunk = list(last.ids[:-1])
         for sequence in sequences.values():
-            self.decoder.fork(TRUNK, sequence, end)
-        beginnings = sorted(wave)  # each text's are in ascending order
-        at_once = min(self.decoder.batch, self.decoder.outputs)
-        for start in range(0, len(beginnings), at_once):
-            part = beginnings[start : start + at_once]
-            rows = self._decode([Item(b[-1], end + len(b) - 1, [sequences[i] for i in wave[b]], True)
-                                 for b in part], [])  # fmt: skip
-            self.counts["tokens evaluated"] += len(part)
-            for beginning, row in zip(part, rows):
-                after = Weights(row)
-                for i in wave[beginning]:
-                    logprobs[i] += after.logprob(texts[i][len(beginning)])
-        for sequence in sequences.values():
-            self.decoder.trim(sequence, 0)
+            if sequence != TRUNK:
+                self.decoder.trim(sequence, 0)
+        return room
+
+    def _evaluate_tokens(self, tokens: list[_Token], sequences: dict[int, int]) -> bool:
+        """Evaluate the tokens of a wave and score what follows them; False if there is no room."""
+        start = 0
+        while start < len(tokens):
+            part, outputs = [], 0
+            for token in tokens[start : start + self.decoder.batch]:
+                outputs += token.wanted
+                if outputs > self.decoder.outputs:
+                    break
+                part.append(token)
+            items = [Item(token.token, token.position, [sequences[id(text)] for text in token.texts], token.wanted)
+                     for token in part]  # fmt: skip
+            try:
+                rows = self.decoder.decode(items)
+            except Full:
+                return False
+            for token, row in zip((token for token in part if token.wanted), rows):
+                token.score(Weights(row))
+            prompt = sum(token.in_prompt for token in part)
+            self.counts["prompt tokens evaluated"] += prompt
+            self.counts["tokens evaluated"] += len(part) - prompt
+            start += len(part)
+        return True

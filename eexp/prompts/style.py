@@ -70,10 +70,15 @@ class History(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WorldModel(Struct, frozen=True, forbid_unknown_fields=True):
-    """The request for the next state, and the marks around the answer. Without `system`, acting's is used."""
+    """The request for the next state, and the marks around the answer. Without `system`, acting's is used.
+
+    request_changes: the request where the answer is only what is new. unchanged: the answer to that where nothing is.
+    """
 
     system: str = ""
     request: _Text = "What is observed next?"
+    request_changes: _Text = "What is new in what is observed next?"
+    unchanged: _Text = "(Nothing changes.)"
     open: _Text = "<next_state>\n"
     close: _Text = "\n</next_state>"
 
@@ -103,6 +108,19 @@ class Reflection(Struct, frozen=True, forbid_unknown_fields=True):
     decide: str = (
         "Think about what to do next: what the goal still needs, what can be done here and what each of it would lead "
         "to. At most five sentences. Then decide."
+    )
+
+
+class Summary(Struct, frozen=True, forbid_unknown_fields=True):
+    """The request that asks a language model for an observation in fewer words."""
+
+    system: str = "You sum up what is observed in an interactive world."
+    done: str = "What was done:"
+    observed: str = "What was observed then:"
+    ask: str = (
+        "Sum up what was observed in one to three sentences. Keep what the task may need: what was found and what "
+        "changed, names, numbers and messages of errors, each as it is written above. Add nothing that is not there, "
+        "and do not say what to do next. Write the sentences alone."
     )
 
 
@@ -148,6 +166,7 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
     history: History = History()
     predicting: WorldModel = msgspec.field(name="world_model", default=WorldModel())
     reflection: Reflection = Reflection()
+    summary: Summary = Summary()
     examples: tuple[Turns, ...] = ()
 
     def as_dict(self) -> dict:
@@ -269,20 +288,45 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
 
     # -- world modelling -----------------------------------------------------------------------------------------
 
-    def world_model(self, instruction: str, steps: Sequence[dict], observation: str, action: str) -> Messages:
-        """Build the prompt to predict what `action` leads to, at `observation` after `steps`."""
+    def world_model(
+        self, instruction: str, steps: Sequence[dict], observation: str, action: str, changes: bool = False
+    ) -> Messages:
+        """Build the prompt to predict what `action` leads to, at `observation` after `steps`.
+
+        Args:
+            changes: whether only what is new is asked for.
+        """
         system = self.predicting.system or self.acting.system
         return [
             *self._beginning(system),
             *self._history(instruction, steps, observation),
             _message("assistant", f"{self.action.open}{action}{self.action.close}"),
-            _message("user", self.predicting.request),
+            _message("user", self.predicting.request_changes if changes else self.predicting.request),
         ]
 
-    def world_model_answer(self, observation: str) -> Answer:
-        """Write the target of a world-model example, delimited so that it cannot be taken for an action."""
-        text = f"{self.predicting.open}{observation}{self.predicting.close}"
-        return Answer(text, [{"name": "observation", "start": 0, "end": len(text)}])
+    def world_model_answer(
+        self, observation: str, unknown: Iterable[tuple[int, int]] = (), unknown_weight: float = 1.0
+    ) -> Answer:
+        """Write the target of a world-model example, delimited so that it cannot be taken for an action.
+
+        Args:
+            unknown: (start, end) of the parts of the observation that become spans named "unknown", in order. Each
+                takes the blank before it, too, since that is in one token with the word after it.
+            unknown_weight: the weight of those spans.
+        """
+        head = self.predicting.open
+        text = f"{head}{observation}{self.predicting.close}"
+        spans, at = [], 0
+        for start, end in ((len(head) + start, len(head) + end) for start, end in unknown if start < end):
+            if start > max(at, len(head)) and text[start - 1] == " ":
+                start -= 1
+            if at < start:
+                spans.append({"name": "observation", "start": at, "end": start})
+            spans.append({"name": "unknown", "start": start, "end": end, "weight": unknown_weight})
+            at = end
+        if at < len(text):
+            spans.append({"name": "observation", "start": at, "end": len(text)})
+        return Answer(text, spans)
 
     # -- reflecting ----------------------------------------------------------------------------------------------
 
@@ -325,6 +369,19 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
         for past in steps:
             lines += [past["observation"], f"I did: {past['action']}"]
         return "\n".join([*lines, step["observation"]])
+
+    # -- summing up ----------------------------------------------------------------------------------------------
+
+    def ask_summary(self, instruction: str, action: str, observation: str) -> Messages:
+        """Ask a language model for an observation in fewer words; `action` led to it."""
+        words = self.summary
+        task = [f"{self.acting.task_label} {instruction}"] if instruction else []
+        parts = [*task, words.done, action, words.observed, observation, words.ask]
+        return [_message("system", words.system), _message("user", "\n\n".join(parts))]
+
+    def summary_in(self, text: str) -> str:
+        """Return the summary that a model wrote, without its private thinking."""
+        return _PRIVATE.sub("", text).strip()
 
 
 @lru_cache(maxsize=64)

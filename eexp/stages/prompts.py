@@ -88,6 +88,7 @@ def render(style: PromptStyle, trajectory: dict, i: int) -> str:
             style.answer(step["action"], thought).text,
         ),
         ("world modelling", style.world_model(*state, step["action"]), style.world_model_answer(outcome).text),
+        ("asking for a summary", style.ask_summary(task, step["action"], outcome), ""),
         ("asking for a reflection", style.ask_reflection(task, before, step, outcome), ""),
     ]
     return "\n\n".join(_part(*part) for part in parts)

@@ -14,7 +14,7 @@ from textwrap import indent
 import click
 
 from eexp import options
-from eexp.errors import EexpError, InputError, UsageError
+from eexp.errors import EexpError, InputError, UsageError, short
 from eexp.outcomes import Shares
 
 
@@ -66,11 +66,25 @@ def _trajectory(t: dict) -> Iterator[str]:
 
 
 def _example(e: dict) -> Iterator[str]:
-    yield click.style(f"  {e['kind']}, weight {e.get('weight', 1.0):g}, style {e.get('prompt_style')}", dim=True)
+    kind = f"{e['kind']}, {e['transition']}" if e.get("transition") else e["kind"]
+    yield click.style(f"  {kind}, weight {e.get('weight', 1.0):g}, style {e.get('prompt_style')}", dim=True)
     for m in e["prompt"]:
         yield indent(f"{m['role']}: {m['content']}", "  ")
     for m in e["completion"]:  # the loss falls on this
         yield click.style(indent(f"{m['role']}: {m['content']}", "  "), fg="green")
+    yield from _spans(e)
+
+
+def _spans(e: dict) -> Iterator[str]:
+    """The spans of an example that count otherwise than usual, and how probable a model found each."""
+    text = e["completion"][-1]["content"]
+    for span in e.get("spans") or []:
+        if span.get("weight", 1.0) != 1 or span["name"] == "unknown":
+            part = short(text[span["start"] : span["end"]])
+            yield click.style(f"  {span['name']}, weight {span.get('weight', 1.0):g}: {part}", dim=True)
+    for score in e.get("scores") or []:
+        said = f"  {score['span']}: log-probability {score['logprob']:.2f}, {score['tokens']} tokens"
+        yield click.style(said, dim=True)
 
 
 def _episode(e: dict) -> Iterator[str]:

@@ -2,81 +2,222 @@
 
 from __future__ import annotations
 
-import random
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 
 import click
+from click.core import ParameterSource
 
 from eexp import options
+from eexp.errors import InputError
+from eexp.jsonl import OnError, stop_at_error
+from eexp.models.base import Model, Sample
+from eexp.outcomes import transition_of
 from eexp.prompts import PromptStyle
-from eexp.records import example, expert_outcome, seed_of
+from eexp.records import example, seed_of
+from eexp.scoring import request_of
+from eexp.targets import Target, improbable
+from eexp.transitions import Transition, cap_invalid, cap_repeats, transitions_of
+
+Count = Callable[[str, int], None]
 
 
-def world_model_data(trajectories: Iterator[dict], style: PromptStyle, *, expert: bool = True,
-                     max_invalid_fraction: float = 1.0, seed: int = 0,
-                     count: Callable[[str, int], None] = lambda what, n=1: None) -> Iterator[dict]:  # fmt: skip
-    """One example for every executed alternative and, unless `expert` is false, for the expert's own action.
+@dataclass(frozen=True)
+class Choices:
+    """Which transitions become examples, and what their targets are.
 
-    max_invalid_fraction: at most this share of a trajectory's examples may tell of an action the environment refused;
-    the rest of those is left out at random. (Sets heavy with errors trained worse than imitation alone.)
+    expert: whether the expert's own do. pool, first: which alternatives do, as in `records.alternatives_of`.
+    max_invalid_fraction: largest share of a trajectory's examples that tell of an action the environment refused.
+    max_repeats: how often the same target may come in a trajectory; None for any number.
+    summaries, changes: as in `targets.target_of`. predictable: who says what cannot be predicted, "environment" or
+    "model". unknown_weight: what such parts weigh. min_probability: words that the model finds less probable are such.
     """
-    for t in trajectories:
-        transitions = [(i, *found) for i in range(len(t["steps"])) for found in _transitions(t, i, expert)]
-        kept = _cap_invalid(transitions, max_invalid_fraction, seed_of(seed, t["id"]))
-        count("invalid ones left out", len(transitions) - len(kept))
-        for i, name, action, outcome in kept:
-            prompt = style.world_model(t["instruction"], t["steps"][:i], t["steps"][i]["observation"], action)
-            count("of invalid actions" if outcome.get("valid") is False else "of valid actions", 1)
-            answer = style.world_model_answer(outcome["observation"])
-            yield example(
-                t, f"{i}/world_model/{name}", "world_model", prompt, answer.messages(), style.label, spans=answer.spans
-            )
+
+    expert: bool = True
+    pool: str | None = None
+    first: int | None = None
+    max_invalid_fraction: float = 0.3
+    max_repeats: int | None = 2
+    summaries: bool = True
+    changes: bool = False
+    predictable: str | None = None
+    unknown_weight: float = 0.0
+    min_probability: float = 0.05
+
+    def settings(self) -> dict:
+        """What of it decides the output, for the lineage."""
+        chosen = asdict(self)
+        for name, usual in (("expert", True), ("summaries", True), ("changes", False)):
+            chosen[name] = None if chosen[name] == usual else "no" if usual else "yes"
+        if not self.predictable:
+            chosen["unknown_weight"] = None
+        if self.predictable != "model":
+            chosen["min_probability"] = None
+        return chosen | {"max_invalid_fraction": None if self.max_invalid_fraction == 1 else self.max_invalid_fraction}
 
 
-def _transitions(t: dict, i: int, expert: bool) -> Iterator[tuple[str, str, dict]]:
-    """(name, action, outcome) of everything known to happen at step i."""
-    own = expert_outcome(t, i)
-    if expert and own is not None:
-        yield "expert", t["steps"][i]["action"], own
-    for j, alternative in enumerate(t["steps"][i].get("alternatives", [])):
-        if alternative.get("outcome"):
-            yield str(j), alternative["action"], alternative["outcome"]
+def world_model_data(trajectories: Iterator[dict], style: PromptStyle, choices: Choices | None = None, *,
+                     model: Model | None = None, seed: int = 0, skip: Callable[[str], bool] = lambda record_id: False,
+                     count: Count = lambda what, n=1: None,
+                     on_error: OnError = stop_at_error) -> Iterator[dict]:  # fmt: skip
+    """Make one example for every executed alternative and for the expert's own action, but those left out.
+
+    Args:
+        model: judges what can be predicted, where `choices.predictable` is "model": one that was trained on world-model
+            examples of other trajectories.
+        skip: says which examples are not to be made, by their ids.
+    """
+    choices = choices or Choices()
+    asked: deque[tuple[dict, list[tuple[Transition, dict, bool]]]] = deque()  # read, and not answered yet
+
+    def groups() -> Iterator[list]:
+        for t in trajectories:
+            try:
+                transitions = _chosen(t, style, choices, seed, count)
+                examples = [_example(t, style, choices, transition) for transition in transitions]
+                done = [skip(example["id"]) for example in examples]
+                if all(done):
+                    continue
+                # Those done before are asked, too: what shares a batch is then the same as without a break.
+                requests = [request_of(example, model) for example in examples] if model else []
+            except InputError as e:
+                on_error(t, e)
+                continue
+            asked.append((t, list(zip(transitions, examples, done))))
+            yield requests
+
+    answers = model.answer(groups()) if model else ([] for _ in groups())
+    for scored in answers:
+        t, entries = asked.popleft()
+        for (transition, record, done), answer in zip(entries, scored or [None] * len(entries)):
+            if done:
+                continue
+            if isinstance(answer, InputError):
+                on_error(t, answer.at(f"$.steps[{transition.i}]"))
+                continue
+            if answer and model:
+                record = _judged(record, transition.target, answer[0], model, style, choices)
+            count("of invalid actions" if transition.invalid else "of valid actions", 1)
+            count("with unknown parts", any(span["name"] == "unknown" for span in record["spans"]))
+            yield record
 
 
-def _cap_invalid(transitions: list[tuple], fraction: float, seed: int) -> list[tuple]:
-    invalid = [n for n, found in enumerate(transitions) if found[3].get("valid") is False]
-    valid = len(transitions) - len(invalid)
-    if fraction >= 1:
-        return transitions
-    room = int(fraction * valid / (1 - fraction))
-    if len(invalid) <= room:
-        return transitions
-    dropped = set(random.Random(seed).sample(invalid, len(invalid) - room))
-    return [found for n, found in enumerate(transitions) if n not in dropped]
+def _chosen(t: dict, style: PromptStyle, choices: Choices, seed: int, count: Count) -> list[Transition]:
+    """Return the transitions of a trajectory that become examples."""
+    known = transitions_of(t, style, expert=choices.expert, pool=choices.pool, first=choices.first,
+                           summaries=choices.summaries, changes=choices.changes)  # fmt: skip
+    if choices.predictable == "environment":
+        observed = [transition.outcome for transition in known if transition.target.kind != "summary"]
+        if observed and not any(outcome.get("unknown") is not None for outcome in observed):
+            raise InputError(f"no outcome says which of its parts are unknown; the environment {t['env']} cannot tell, "
+                             f"or the record is older: give --predictable model", "$.steps")  # fmt: skip
+    kept = cap_repeats(known, choices.max_repeats, seed_of(seed, t["id"], "repeats"))
+    count("repeats left out", len(known) - len(kept))
+    within = cap_invalid(kept, choices.max_invalid_fraction, seed_of(seed, t["id"]))
+    count("invalid ones left out", len(kept) - len(within))
+    return within
+
+
+def _example(t: dict, style: PromptStyle, choices: Choices, transition: Transition) -> dict:
+    step, target = t["steps"][transition.i], transition.target
+    changes = target.kind == "changes"
+    prompt = style.world_model(
+        t["instruction"], t["steps"][: transition.i], step["observation"], transition.action, changes
+    )
+    weight = choices.unknown_weight if choices.predictable == "environment" else 1.0
+    answer = style.world_model_answer(target.text, [] if choices.predictable == "model" else target.unknown, weight)
+    more = {"spans": answer.spans, "transition": transition_of(step["observation"], transition.outcome)}
+    if target.kind != "observation":
+        more["target"] = target.kind
+    name = f"{transition.i}/world_model/{transition.name}"
+    return example(t, name, "world_model", prompt, answer.messages(), style.label, **more)
+
+
+def _judged(record: dict, target: Target, sample: Sample, model: Model, style: PromptStyle, choices: Choices) -> dict:
+    """The example, with the words that the model cannot predict as spans of their own."""
+    text, start = record["completion"][0]["content"], len(style.predicting.open)
+    unknown = improbable(text, sample, model, (start, start + len(target.text)), choices.min_probability)
+    return {**record, "spans": style.world_model_answer(target.text, unknown, choices.unknown_weight).spans}
+
+
+def _number_of_repeats(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
+    if value == "all":
+        return None
+    if value.isdecimal() and int(value):
+        return int(value)
+    raise click.BadParameter(f"{value!r} is not a number from 1, or 'all'")
 
 
 @click.command("world-model-data")
-@click.option("--expert/--no-expert", default=True, show_default=True, 
+@click.option("--expert/--no-expert", default=Choices.expert, show_default=True,
               help="Whether the expert's own transitions are examples, too.")  # fmt: skip
-@click.option("--max-invalid-fraction", type=click.FloatRange(0, 1), default=1.0, show_default=True, metavar="SHARE",
-              help="Largest share of a trajectory's examples that may be answers to invalid actions.")  # fmt: skip
+@click.option(
+    "--pool",
+    metavar="NAME",
+    help="Only alternatives of this pool (`eexp branch --pool`).  [default: all pools, each action once]",
+)
+@click.option("--first", type=click.IntRange(min=0), metavar="K",
+              help="Only the first K alternatives of every state: smaller sets are parts of larger ones.")  # fmt: skip
+@click.option("--max-invalid-fraction", type=click.FloatRange(0, 1), default=Choices.max_invalid_fraction,
+              show_default=True, metavar="SHARE",
+              help="Largest share of a trajectory's examples that may be answers to invalid actions; 1 keeps "
+              "all.")  # fmt: skip
+@click.option("--max-repeats", metavar="N|all", default=str(Choices.max_repeats), show_default=True,
+              callback=_number_of_repeats,
+              help="How often the same target may come in a trajectory; the expert's own always stay.")  # fmt: skip
+@click.option("--summaries/--no-summaries", default=Choices.summaries, show_default=True,
+              help="Whether the summary of an observation is the target, where there is one (`eexp "
+              "summarise`).")  # fmt: skip
+@click.option("--changes", is_flag=True,
+              help="Make only the lines the target that the observation before the action did not have.")  # fmt: skip
+@click.option("--predictable", type=click.Choice(["environment", "model"]),
+              help="Who says which parts of a target the state does not determine, to leave them out of the loss: the "
+              "environment, or the model (-m).")  # fmt: skip
+@click.option("--unknown-weight", type=click.FloatRange(min=0), default=Choices.unknown_weight, show_default=True,
+              metavar="WEIGHT", help="Weight of those parts in the loss.")  # fmt: skip
+@click.option("--min-probability", type=click.FloatRange(0, 1, min_open=True), metavar="P",
+              default=Choices.min_probability, show_default=True,
+              help="With --predictable model: words that it finds less probable are such parts.")  # fmt: skip
+@options.model("For --predictable model: a model that was trained on world-model examples of other trajectories.  "
+               "[default: none]")  # fmt: skip
 @options.prompt_style()
 @options.seed
-@options.streams("trajectory")
-def command(expert, max_invalid_fraction, prompt_style, seed, stream) -> None:
+@options.streams("trajectory", resume=True)
+def command(model, engine, prompt_style, seed, stream, **choices) -> None:
     """Make training examples that predict the next state.
 
-    Reads trajectories with outcomes, as `eexp rollout` writes them. The examples have their own system prompt and a
-    delimited target, so that a policy trained on them does not take observations for actions.
+    Reads trajectories with outcomes, as `eexp rollout` writes them. The target is delimited and has a request of its
+    own, so that a policy trained on it does not take observations for actions. `transition` in each example says what
+    happened: invalid, unchanged, changed or done. Parts of a target that the environment calls unknown beforehand are
+    spans of their own, with full weight unless --predictable environment is given.
 
     \b
     Example:
       eexp expert house -n 20 | eexp branch | eexp rollout | eexp world-model-data > iwm.jsonl
     """
-    style = options.chosen_style(prompt_style, None)
-    with stream.open("world-model-data", "trajectory", prompt_style=style.label, expert=None if expert else "no",
-                     max_invalid_fraction=max_invalid_fraction if max_invalid_fraction < 1 else None,
-                     seed=seed) as io:  # fmt: skip
-        for made in world_model_data(io.records(), style, expert=expert, max_invalid_fraction=max_invalid_fraction,
-                                     seed=seed, count=io.count):  # fmt: skip
-            io.write(made)
+    from tqdm import tqdm
+
+    stream.stage = "world-model-data"
+    chosen = Choices(**choices)
+    given = click.get_current_context().get_parameter_source
+    for name, wanted in (("unknown_weight", chosen.predictable), ("min_probability", chosen.predictable == "model")):
+        if not wanted and given(name) is not ParameterSource.DEFAULT:
+            needs = "--predictable" if name == "unknown_weight" else "--predictable model"
+            raise click.UsageError(f"--{name.replace('_', '-')} needs {needs}")
+    if chosen.predictable == "model" and not model:
+        raise click.UsageError("--predictable model needs -m MODEL, one that was trained on world-model examples")
+    judge, settings = None, chosen.settings()
+    if chosen.predictable == "model":
+        judge = options.open_writer(model, engine, stream.note)
+        settings["model"] = judge.fingerprint
+    style = options.chosen_style(prompt_style, judge.played.style if judge else None)
+    settings |= {"prompt_style": style.label, "seed": seed}
+    with judge or nullcontext(), stream.open("world-model-data", "trajectory", **settings) as io:
+        examples = world_model_data(io.records(skip_done=False), style, chosen, model=judge, seed=seed, skip=io.done,
+                                count=io.count, on_error=io.fail)  # fmt: skip
+        for record in tqdm(examples, disable=None if judge else True, unit="example", leave=False):
+            io.write(record)
+        if judge:
+            io.counts.update(judge.counts)

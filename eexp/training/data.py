@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from eexp.errors import InputError
 from eexp.jsonl import OnError, stop_at_error
+from eexp.models.chat_template import encode
+from eexp.prompts import Messages
 from eexp.spans import ACTION, Span, has_thought, span_of_tokens, spans_of
 
 
@@ -98,20 +100,14 @@ def tokenize(examples: Iterable[dict], tokenizer: Any, max_length: int, on_error
 
 
 def _row(example: dict, tokenizer: Any, max_length: int, action_weight: float) -> Row:
-    render: Callable[..., str] = tokenizer.apply_chat_template
-    try:
-        prompt = render(example["prompt"], tokenize=False, add_generation_prompt=True)
-        whole = render(example["prompt"] + example["completion"], tokenize=False)
-    except Exception as e:  # Jinja's errors have no common base that transformers keeps
-        raise InputError(f"the chat template refuses it: {str(e).splitlines()[0]}", "$.prompt") from None
-    if not whole.startswith(prompt):
-        raise InputError("the chat template does not keep the prompt as the beginning of prompt and completion; "
-                         "training and playing would see different words", "$.prompt")  # fmt: skip
-    before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
-    if ids[: len(before)] != before:  # a token straddles the border; play tokenises the prompt alone, so do we
-        ids = before + tokenizer(whole[len(prompt) :], add_special_tokens=False)["input_ids"]
-    ids = _ended(ids, len(before), tokenizer)
+    def render(messages: Messages, to_answer: bool) -> str:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=to_answer)
+
+    def ids_of(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    before, after = encode(example["prompt"], example["completion"], render, ids_of, tokenizer.eos_token_id)
+    ids = before + after
     if len(ids) > max_length:
         raise InputError(f"has {len(ids)} tokens, more than --max-length {max_length}", "$.prompt")
     spans = spans_of(example)
@@ -139,14 +135,3 @@ def _segments(example: dict, spans: list[Span], ids: list[int], start: int, toke
         if not segments or segments[-1][1:] != (name, weight):
             segments.append(Segment(i, sys.intern(name), weight))
     return tuple(segments)
-
-
-def _ended(ids: list[int], start: int, tokenizer: Any) -> list[int]:
-    """Up to the last stop token of the completion; what a template writes after it is not for the policy to learn."""
-    stop = tokenizer.eos_token_id
-    for i in range(len(ids) - 1, start - 1, -1):
-        if ids[i] == stop:
-            return ids[: i + 1]
-    if stop is None:
-        raise InputError("the tokenizer has no stop token, the policy could not learn to end", "$.completion")
-    return [*ids, stop]

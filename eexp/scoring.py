@@ -1,0 +1,115 @@
+"""The log-probabilities of an example's spans, and the table that sums them up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from eexp.errors import InputError
+from eexp.models.base import Model, Sample, Score
+from eexp.outcomes import TRANSITIONS
+from eexp.spans import Span, span_of_tokens, spans_of
+
+
+def request_of(example: dict, model: Model) -> Score:
+    """Ask for the log-probability of an example's completion, in the tokens that training gives it.
+
+    Raises:
+        InputError: the completion has more than one message, its spans do not fit it, or the chat template refuses it.
+    """
+    completion = example["completion"]
+    if len(completion) > 1:
+        raise InputError(f"has {len(completion)} messages; only a completion of one message can be scored",
+                         "$.completion")  # fmt: skip
+    spans_of(example)
+    return Score(example["prompt"], [completion[0]["content"]], ids=[model.encode(example["prompt"], completion)])
+
+
+def logprobs_of(text: str, spans: list[Span], sample: Sample, model: Model) -> list[list[float]]:
+    """Return the log-probabilities of the tokens of each span of a text.
+
+    Args:
+        sample: what the model answered to the Score of the text.
+    """
+    assert sample.ids is not None and sample.logprobs is not None
+    by_span: list[list[float]] = [[] for _ in spans]
+    for owner, logprob in zip(span_of_tokens(sample.ids, text, spans, model.spell), sample.logprobs):
+        by_span[owner].append(logprob)
+    return by_span
+
+
+def scores_of(example: dict, sample: Sample, model: Model) -> list[dict]:
+    """Return the `scores` of an example: the log-probability of each of its spans and its number of tokens."""
+    spans = spans_of(example)
+    by_span = logprobs_of(example["completion"][-1]["content"], spans, sample, model)
+    return [{"span": span.name, "logprob": math.fsum(logprobs), "tokens": len(logprobs)}
+            for span, logprobs in zip(spans, by_span)]  # fmt: skip
+
+
+@dataclass
+class _Sum:
+    """Tokens of several examples, and their log-probability."""
+
+    examples: int = 0
+    tokens: int = 0
+    logprobs: list[float] = field(default_factory=list)
+
+    def add(self, scores: Iterable[dict]) -> None:
+        self.examples += 1
+        for score in scores:
+            self.tokens += score["tokens"]
+            self.logprobs.append(score["logprob"])
+        if len(self.logprobs) > 1000:
+            self.logprobs = [math.fsum(self.logprobs)]
+
+    @property
+    def loss(self) -> float | None:
+        return -math.fsum(self.logprobs) / self.tokens if self.tokens else None
+
+
+class Losses:
+    """Mean losses per token of scored examples: by kind and span, and by kind of transition where there is one."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, str], dict[str, _Sum]] = {}  # kind, transition or ""; span or ""
+
+    def add(self, example: dict) -> None:
+        """Count an example that has `scores`."""
+        scores = example["scores"]
+        names = list(dict.fromkeys(score["span"] for score in scores))
+        transition = example.get("transition")
+        for group in [(example["kind"], ""), *([(example["kind"], transition)] if transition else [])]:
+            sums = self._sums.setdefault(group, {})
+            sums.setdefault("", _Sum()).add(scores)
+            for name in names:
+                sums.setdefault(name, _Sum()).add(score for score in scores if score["span"] == name)
+
+    def rows(self) -> list[dict]:
+        """Return one row for each kind, transition and span; `span` is null for all spans together."""
+        return list(self._rows())
+
+    def _rows(self) -> Iterator[dict]:
+        def place(group: tuple[str, str]) -> tuple[str, int, str]:
+            kind, transition = group
+            return kind, TRANSITIONS.index(transition) if transition in TRANSITIONS else -1, transition
+
+        for kind, transition in sorted(self._sums, key=place):
+            sums = self._sums[kind, transition]
+            for name in [name for name in sums if name] + [""] * (len(sums) > 2):
+                total = sums[name]
+                yield {"kind": kind, "transition": transition or None, "span": name or None,
+                       "examples": total.examples, "tokens": total.tokens, "loss": total.loss}  # fmt: skip
+
+
+def table(rows: list[dict]) -> str:
+    """Return rows of losses as text for a person."""
+    lines = [["kind", "transition", "span", "examples", "tokens", "loss"]]
+    for row in rows:
+        loss = "" if row["loss"] is None else f"{row['loss']:.4f}"
+        lines.append([row["kind"], row["transition"] or "", row["span"] or "all", str(row["examples"]),
+                      str(row["tokens"]), loss])  # fmt: skip
+    widths = [max(len(line[i]) for line in lines) for i in range(6)]
+    aligned = [[cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths))]
+               for line in lines]  # fmt: skip
+    return "\n".join("  ".join(line).rstrip() for line in aligned)

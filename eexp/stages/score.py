@@ -1,0 +1,157 @@
+"""`eexp score`: how probable a model finds the completions of examples, span by span."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import click
+
+from eexp import options
+from eexp.errors import InputError, UsageError
+from eexp.jsonl import OnError, stop_at_error
+from eexp.models.base import Model, Score
+from eexp.scoring import Losses, request_of, scores_of, table
+
+#: Examples of one trajectory that are scored together; more are cut into several groups, which takes little time.
+GROUP = 128
+
+
+@dataclass
+class _Entry:
+    """An example that was read. skipped: written by an earlier run. request: None where it cannot be scored."""
+
+    example: dict
+    skipped: bool
+    request: Score | None = None
+    error: InputError | None = None
+
+
+def score(
+    examples: Iterable[dict],
+    model: Model,
+    *,
+    skip: Callable[[str], bool] = lambda record_id: False,
+    on_error: OnError = stop_at_error,
+) -> Iterator[dict]:
+    """Add `scores` to each example: the log-probability and the number of tokens of each span of its completion.
+
+    Consecutive examples with the same `group` are scored together, and what their prompts share is evaluated once.
+
+    Args:
+        skip: says which examples are not to be yielded, by their ids.
+
+    Raises:
+        UsageError: the model is a server, which cannot score.
+    """
+    if not model.exact:
+        raise UsageError(f"{model.spec}: a server cannot score a given text; give a GGUF file or hf:DIR_OR_ID")
+    asked: deque[list[_Entry]] = deque()  # read, and not answered yet
+
+    def groups() -> Iterator[list[Score]]:
+        for group in _groups(examples):
+            entries = [_Entry(example, skip(example["id"])) for example in group]
+            if all(entry.skipped for entry in entries):
+                continue
+            for entry in entries:  # the skipped ones, too: what shares a batch is then the same as without a break
+                try:
+                    entry.request = request_of(entry.example, model)
+                except InputError as e:
+                    entry.error = e
+            asked.append(entries)
+            yield [entry.request for entry in entries if entry.request]
+
+    for answers in model.answer(groups()):
+        answer = iter(answers)
+        for entry in asked.popleft():
+            scored = next(answer) if entry.request else entry.error
+            if entry.skipped:
+                continue
+            if isinstance(scored, InputError):
+                on_error(entry.example, scored)
+                continue
+            assert scored is not None
+            yield {**entry.example, "scores": scores_of(entry.example, scored[0], model)}
+
+
+def _groups(examples: Iterable[dict]) -> Iterator[list[dict]]:
+    """Yield consecutive examples of one trajectory together; those without a group alone."""
+    group: list[dict] = []
+    for example in examples:
+        same = group and example.get("group") is not None and example["group"] == group[-1].get("group")
+        if group and (not same or len(group) == GROUP):
+            yield group
+            group = []
+        group.append(example)
+    if group:
+        yield group
+
+
+@click.command("score")
+@options.model("The model that scores; `eexp --help` lists what MODEL may be, servers excepted.  "
+               "[default: the built-in tiny model]")  # fmt: skip
+@click.option("--summary", type=options.PATH, metavar="FILE|-",
+              help="Write the table of losses as JSONL here; - is standard output, where -o takes the "
+              "examples.")  # fmt: skip
+@options.streams("example", resume=True)
+def command(model, engine, summary, stream) -> None:
+    """Score examples with a model: the log-probability of every span.
+
+    Writes the examples with `scores`: for each of their spans (thought, action, observation, unknown) its natural
+    log-probability and the number of its tokens. Texts become tokens as in training, the stop token included, so that
+    the losses in the table on standard error (the mean negative log-probability per token, by kind of example, by span,
+    and for world-model examples by kind of transition) are those that finetune would report for these examples.
+
+    Consecutive examples of a trajectory are evaluated together, and what they share is evaluated once; so score
+    examples before they are shuffled.
+
+    \b
+    Example:
+      eexp expert house -n 20 | eexp imitation-data | eexp score > scored.jsonl
+    """
+    from tqdm import tqdm
+
+    stream.stage = "score"
+    if summary == "-" and stream.output in (None, "-"):
+        raise click.UsageError("--summary - needs -o FILE: standard output is for the examples otherwise")
+    with (options.open_writer(model, engine, stream.note) as scorer,
+          stream.open("score", "example", model=scorer.fingerprint) as io):  # fmt: skip
+        losses = Losses()
+        scored = score(io.records(skip_done=False), scorer, skip=io.done, on_error=io.fail)
+        for example in tqdm(scored, disable=None, unit="example", leave=False):
+            io.write(example)
+            losses.add(example)
+        io.counts.update(scorer.counts)
+        if stream.resume and stream.output:
+            losses = _read_losses(stream.output)
+        _report(losses.rows(), summary, stream.quiet)
+
+
+def _read_losses(file: str) -> Losses:
+    """The losses of all examples that were written, by this run and by those before it."""
+    from eexp.jsonl import read
+
+    losses = Losses()
+    for example in read([file], "example"):
+        losses.add(example)
+    return losses
+
+
+def _report(rows: list[dict], summary: str | None, quiet: bool) -> None:
+    """Write the table, for a person and, as JSONL, to the file `summary`."""
+    from eexp.errors import EexpError
+    from eexp.jsonl import dumps
+
+    if rows and not quiet:
+        print(table(rows), file=sys.stderr)
+    lines = b"".join(map(dumps, rows))
+    if summary == "-":
+        sys.stdout.buffer.write(lines)
+    elif summary:
+        try:
+            with open(summary, "wb") as file:
+                file.write(lines)
+        except OSError as e:
+            raise EexpError(f"{summary}: {e.strerror or e}") from None

@@ -1,0 +1,123 @@
+"""The targets of world-model examples: the words of an outcome, and which of them nothing before determines.
+
+A model of the world is to learn what an action does. What lies in a room that was never entered it can only guess: such
+parts of a target are loss without a lesson. They are named by the environment, or found by a model that predicts.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eexp.errors import InputError
+from eexp.models.base import Model, Sample
+from eexp.prompts import PromptStyle
+from eexp.scoring import logprobs_of
+from eexp.spans import OBSERVATION, Span
+
+Range = tuple[int, int]
+_WORD = re.compile(r"\s*\S+")
+
+
+@dataclass(frozen=True)
+class Target:
+    """The words of an outcome, and which parts of them are unknown beforehand, in order.
+
+    kind: "observation", "summary", or "changes" where they are only what is new.
+    """
+
+    text: str
+    unknown: list[Range]
+    kind: str = "observation"
+
+
+def target_of(
+    outcome: dict, before: str, style: PromptStyle, *, summaries: bool = True, changes: bool = False
+) -> Target:
+    """Return the words that a world model is to predict for an outcome.
+
+    Args:
+        before: what was observed in the state in which the action was taken.
+        summaries: whether a summary stands for the observation, where there is one; nothing in it is called unknown.
+        changes: whether only the lines that are new are kept (`new_lines`).
+
+    Raises:
+        InputError: `outcome.unknown` holds ranges that do not fit its observation.
+    """
+    if summaries and outcome.get("summary"):
+        return Target(outcome["summary"], [], "summary")
+    text = outcome["observation"]
+    unknown = _ordered(outcome.get("unknown") or [], len(text))
+    if not changes:
+        return Target(text, unknown)
+    if text == before:
+        return Target(style.predicting.unchanged, [], "changes")
+    kept = new_lines(before, text)
+    return Target("\n".join(text[start:end] for start, end in kept), _moved(unknown, kept), "changes")
+
+
+def new_lines(before: str, after: str) -> list[Range]:
+    """Return where the lines of `after` stand that `before` does not have, as characters of `after`, in order.
+
+    A line that comes more often than before is new as often; blank lines are neither new nor old. Where no line is old,
+    and where no line is new although the texts differ (lines are gone, or in another order), the whole text is returned.
+    """
+    had = Counter(line for line in before.split("\n") if line.strip())
+    kept, repeated, start = [], 0, 0
+    for line in after.split("\n"):
+        end = start + len(line)
+        if had[line]:
+            had[line] -= 1
+            repeated += 1
+        elif line.strip():
+            kept.append((start, end))
+        start = end + 1
+    if before == after:
+        return []
+    return kept if kept and repeated else [(0, len(after))]
+
+
+def _ordered(ranges: Sequence[Sequence[int]], length: int) -> list[Range]:
+    """Return ranges in order, checked, those that touch put together."""
+    merged: list[Range] = []
+    for start, end in sorted(tuple(pair) for pair in ranges):
+        if not 0 <= start <= end <= length:
+            raise InputError(f"unknown: characters {start} to {end} of a text of {length}")
+        if merged and start <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+        elif start < end:
+            merged.append((start, end))
+    return merged
+
+
+def _moved(ranges: list[Range], kept: list[Range]) -> list[Range]:
+    """Return where the parts `ranges` of a text stand, once only its lines `kept` are left, joined by line ends."""
+    moved, offset = [], 0
+    for first, last in kept:
+        for start, end in ranges:
+            if max(start, first) < min(end, last):
+                moved.append((max(start, first) - first + offset, min(end, last) - first + offset))
+        offset += last - first + 1
+    return moved
+
+
+def improbable(text: str, sample: Sample, model: Model, inside: Range, least: float) -> list[Range]:
+    """Return the words of a completion that a model finds less probable than `least`, neighbours put together.
+
+    Args:
+        text: the completion.
+        sample: what the model answered to the Score of it.
+        inside: the part of it in which words are judged; ranges count from its start.
+    """
+    start, end = inside
+    words = [Span(OBSERVATION, 0, start)] if start else []
+    judged = [(start + m.start(), start + m.end()) for m in _WORD.finditer(text[start:end])]
+    words += [Span(OBSERVATION, *word) for word in judged]
+    words.append(Span(OBSERVATION, judged[-1][1] if judged else start, len(text)))
+    logprobs = logprobs_of(text, words, sample, model)
+    low = [word for word, of_word in zip(judged, logprobs[len(words) - 1 - len(judged) :])
+           if of_word and math.fsum(of_word) < math.log(least)]  # fmt: skip
+    return _ordered([(a - start, b - start) for a, b in low], end - start)
