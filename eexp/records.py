@@ -49,9 +49,7 @@ class Alternative(Struct, kw_only=True):
     logprob: Annotated[Optional[float], Meta(description="of the whole text drawn, under the policy")] = None
     outcome: Annotated[Optional[Outcome], Meta(description="null until `eexp rollout`, or where it refused")] = None
     refused: Annotated[Optional[str], Meta(description="why `eexp rollout` did not trust this branch")] = None
-    pool: Annotated[Optional[str], Meta(description="the name that `eexp branch --pool` gave to its alternatives")] = (
-        None
-    )
+    pool: Annotated[Optional[str], Meta(description="the name given by `eexp branch --pool`")] = None
 
 
 class Step(Struct, kw_only=True):
@@ -62,7 +60,6 @@ class Step(Struct, kw_only=True):
     admissible: Annotated[Optional[list[str]], Meta(description="actions the state accepts, maybe a sample")] = None
     admissible_count: Annotated[Optional[int], Meta(description="how many there were before sampling")] = None
     thought: Annotated[Optional[str], Meta(description="what the expert said before acting")] = None
-    notes: Annotated[Optional[str], Meta(description="what the environment says is known and still needed")] = None
     unknown: _Unknown = None
     alternatives: list[Alternative] = []
 
@@ -235,6 +232,26 @@ def expert_outcome(trajectory: dict, i: int) -> dict | None:
         following = trajectory["steps"][i + 1]
         return {key: following[key] for key in ("observation", "unknown") if key in following}
     return trajectory.get("outcome")
+
+
+def alternatives_of(step: dict, pool: str | None = None, first: int | None = None) -> list[dict]:
+    """Return the alternatives of a step, executed or not, in the order of the record.
+
+    Args:
+        step: A step of a trajectory.
+        pool: Only the alternatives of this pool; "" means those without a pool. None takes all pools, but each action
+            only once (by `canonical`): where two pools hold the same action, the first one is taken.
+        first: At most this many, counted within the selection, so that the first 3 are part of the first 5.
+    """
+    alternatives = step.get("alternatives") or []
+    if pool is None:
+        by_action: dict[str, dict] = {}
+        for alternative in alternatives:
+            by_action.setdefault(canonical(alternative["action"]), alternative)
+        selected = list(by_action.values())
+    else:
+        selected = [alternative for alternative in alternatives if (alternative.get("pool") or "") == pool]
+    return selected[:first]
 
 
 def example(trajectory: dict, name: str, kind: str, prompt: list[dict], completion: list[dict], prompt_style: str,

@@ -1,0 +1,125 @@
+"""Kinds of outcomes (refused, without effect, a change, the end), and what share of the alternatives had each.
+
+Everything is judged by what the record holds, that is by observations. An action that changes the state without showing
+it counts as "unchanged", and one that only shows the same state in other words counts as "changed".
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from eexp.records import canonical, expert_outcome
+
+#: The kinds of transition, as `Example.transition` names them.
+TRANSITIONS = ("invalid", "unchanged", "done", "changed")
+
+#: The shares that are reported, in this order, in words.
+SHARES = {
+    "valid": "valid",
+    "changing": "change the state",
+    "as the expert": "lead to the expert's outcome",
+    "finishing": "finish the task",
+}
+
+
+def finishes(outcome: dict) -> bool:
+    """Return whether an outcome completes the task; the end of the episode, where the environment cannot tell."""
+    success = outcome.get("success")
+    return bool(outcome.get("done") if success is None else success)
+
+
+def transition_of(observation_before: str, outcome: dict) -> str:
+    """Return the kind of a transition.
+
+    Args:
+        observation_before: What was observed in the state in which the action was taken.
+        outcome: What the action led to.
+
+    Returns:
+        "invalid" if the environment refused the action; else "done" if the episode ended; else "unchanged" if the
+        observation is the one before; else "changed".
+    """
+    if outcome.get("valid") is False:
+        return "invalid"
+    if outcome.get("done"):
+        return "done"
+    return "unchanged" if outcome["observation"] == observation_before else "changed"
+
+
+def same_as_expert(step: dict, outcome: dict | None, alternative: dict) -> bool:
+    """Return whether an alternative did what the expert's action did.
+
+    Args:
+        step: The step of the trajectory.
+        outcome: What the expert's action led to (`records.expert_outcome`); None where that is not known.
+        alternative: One of the step's alternatives, executed or not.
+
+    Returns:
+        True if it is the expert's action in other words, or if it is valid and led to the expert's observation.
+    """
+    if canonical(alternative["action"]) == canonical(step["action"]):
+        return True
+    own = alternative.get("outcome")
+    if not own or not outcome or own.get("valid") is False:
+        return False
+    return own["observation"] == outcome["observation"]
+
+
+def outcome_kind(trajectory: dict, i: int, alternative: dict) -> list[str]:
+    """Return which of `SHARES` an alternative of step `i` belongs to; it must have been executed."""
+    step, outcome = trajectory["steps"][i], alternative["outcome"]
+    transition = transition_of(step["observation"], outcome)
+    belongs = {
+        "valid": transition != "invalid",
+        "changing": transition in ("changed", "done"),
+        "as the expert": same_as_expert(step, expert_outcome(trajectory, i), alternative),
+        "finishing": finishes(outcome),
+    }
+    return [name for name, does in belongs.items() if does]
+
+
+Origin = tuple[str, str]  # source and pool of alternatives; "" without a pool
+
+
+class Shares:
+    """Counts of alternatives and of what they led to, by source and pool."""
+
+    def __init__(self) -> None:
+        self.counts: dict[Origin, Counter[str]] = {}
+
+    def add(self, trajectory: dict) -> None:
+        """Count the alternatives of one trajectory."""
+        for i, step in enumerate(trajectory["steps"]):
+            for alternative in step.get("alternatives") or []:
+                origin = alternative.get("source") or "", alternative.get("pool") or ""
+                counts = self.counts.setdefault(origin, Counter())
+                counts["alternatives"] += 1
+                if alternative.get("outcome"):
+                    counts["executed"] += 1
+                    counts.update(outcome_kind(trajectory, i, alternative))
+                elif alternative.get("refused"):
+                    counts["refused"] += 1
+
+    def lines(self) -> list[str]:
+        """Return one line of text for each source and pool, in alphabetical order."""
+        return [_in_words(origin, counts) for origin, counts in sorted(self.counts.items())]
+
+
+def _in_words(origin: Origin, counts: Mapping[str, int]) -> str:
+    source, pool = origin
+    parts = [f"from {source}" + (f", pool {pool}" if pool else "") + f": {counts['alternatives']} alternatives"]
+    executed = counts.get("executed", 0)
+    if executed < counts["alternatives"]:
+        parts.append(f"{executed} executed")
+    if counts.get("refused"):
+        parts.append(f"{counts['refused']} refused")
+    if executed:
+        parts += [f"{_percent(counts.get(name, 0), executed)} {words}" for name, words in SHARES.items()]
+    return ", ".join(parts)
+
+
+def _percent(part: int, whole: int) -> str:
+    """A share in percent; few of many are shown as few, never as none."""
+    percent = 100 * part / whole
+    return f"{percent:.0f} %" if percent >= 10 or not part else f"{percent:.1f} %"

@@ -1,0 +1,118 @@
+"""Kinds of outcomes, and the shares of alternatives that had them."""
+
+from __future__ import annotations
+
+import pytest
+
+from eexp.outcomes import Shares, finishes, outcome_kind, same_as_expert, transition_of
+from eexp.records import alternatives_of
+
+
+def seen(observation: str, **more: object) -> dict:
+    return {"observation": observation, "done": False, "valid": True, **more}
+
+
+def alternative(action: str, outcome: dict | None = None, **more: object) -> dict:
+    return {"action": action, "source": "policy", "outcome": outcome, **more}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "transition"),
+    [
+        (seen("a room"), "unchanged"),
+        (seen("a hall"), "changed"),
+        (seen("a room", done=True), "done"),
+        (seen("a room", valid=False), "invalid"),
+        (seen("The task is over.", valid=False, done=True), "invalid"),
+        ({"observation": "a hall"}, "changed"),
+    ],
+)
+def test_transitions(outcome, transition):
+    assert transition_of("a room", outcome) == transition
+
+
+def test_an_episode_that_ended_without_success_is_not_finished():
+    assert finishes(seen("x", done=True)) and finishes(seen("x", done=True, success=True))
+    assert not finishes(seen("x", done=True, success=False)) and not finishes(seen("x", success=None))
+    assert finishes(seen("x", success=True)), "some environments go on after a success"
+
+
+def test_same_as_the_expert():
+    step = {"observation": "a room", "action": "open door"}
+    expert = seen("The door is open.")
+    assert same_as_expert(step, expert, alternative("pull door", seen("The door is open.", score=0.5)))
+    assert not same_as_expert(step, expert, alternative("kick door", seen("The door is open.", valid=False)))
+    assert not same_as_expert(step, expert, alternative("wait", seen("a room")))
+    assert not same_as_expert(step, expert, alternative("pull door"))
+    assert not same_as_expert(step, None, alternative("pull door", seen("The door is open.")))
+    assert same_as_expert(step, None, alternative("Open  door."))
+
+
+def trajectory() -> dict:
+    last = seen("done", done=True, success=True)
+    first = [
+        alternative("fly", seen("You cannot.", valid=False)),
+        alternative("wait", seen("a room")),
+        alternative("go out", seen("a hall")),
+        alternative("climb", refused="lost"),
+        alternative("go out", seen("a hall"), pool="sr"),
+    ]
+    second = [alternative("finish", last), alternative("sit", None)]
+    steps = [
+        {"observation": "a room", "action": "leave", "alternatives": first},
+        {"observation": "a hall", "action": "end", "alternatives": second},
+    ]
+    return {"steps": steps, "outcome": last}
+
+
+def test_kinds_of_an_outcome():
+    record = trajectory()
+    kinds = [
+        outcome_kind(record, i, a)
+        for i, step in enumerate(record["steps"])
+        for a in step["alternatives"]
+        if a["outcome"]
+    ]
+    assert kinds == [
+        [],
+        ["valid"],
+        ["valid", "changing", "as the expert"],
+        ["valid", "changing", "as the expert"],
+        ["valid", "changing", "as the expert", "finishing"],
+    ]
+
+
+def test_shares_by_source_and_pool():
+    shares = Shares()
+    assert shares.lines() == []
+    shares.add(trajectory())
+    shares.add({"steps": [{"observation": "a room", "action": "leave"}]})
+    assert shares.lines() == [
+        "from policy: 6 alternatives, 4 executed, 1 refused, 75 % valid, 50 % change the state, "
+        "50 % lead to the expert's outcome, 25 % finish the task",
+        "from policy, pool sr: 1 alternatives, 100 % valid, 100 % change the state, "
+        "100 % lead to the expert's outcome, 0 % finish the task",
+    ]
+    shares.counts["policy", "sr"].update(alternatives=199, executed=199)
+    assert "0.5 % valid" in shares.lines()[1]
+
+
+def test_alternatives_of_a_step():
+    step = {
+        "alternatives": [
+            alternative("a", pool="iwm"),
+            alternative("b"),
+            alternative("c", pool="sr"),
+            alternative("A.", pool="sr"),
+            alternative("d", pool="sr"),
+        ]
+    }
+
+    def actions(**selection: object) -> list[str]:
+        return [a["action"] for a in alternatives_of(step, **selection)]
+
+    assert actions() == ["a", "b", "c", "d"]
+    assert actions(first=3) == ["a", "b", "c"] and actions(first=0) == [] and actions(first=9) == actions()
+    assert actions(pool="sr") == ["c", "A.", "d"] and actions(pool="sr", first=2) == ["c", "A."]
+    assert actions(pool="") == ["b"] and actions(pool="unknown") == []
+    assert alternatives_of({}) == [] and alternatives_of({"alternatives": None}) == []
