@@ -9,127 +9,194 @@ from contextlib import nullcontext
 import click
 
 from eexp import options
+from eexp.contenders import situations
+from eexp.drafts import Count, Draft, Writing, acting_prompt
 from eexp.errors import InputError
 from eexp.jsonl import OnError, stop_at_error
-from eexp.models.base import Draw, Model, Sample
-from eexp.prompts import PromptStyle, rationale
-from eexp.records import example, expert_outcome, seed_of
+from eexp.models.base import Draw, Model
+from eexp.prompts import PromptStyle, guards
+from eexp.prompts.rationale import without_notes
+from eexp.records import example
 
-_TRIES = 3  # draws of a model's reflection before a state is set aside
+Skip = Callable[[str], bool]
+
+_DEFAULT = Writing()
 
 
-def reflect(trajectories: Iterator[dict], style: PromptStyle, model: Model | None, *, temperature: float = 0.7,
-            max_tokens: int = 256, seed: int = 0, skip: Callable[[str], bool] = lambda record_id: False,
-            count: Callable[[str, int], None] = lambda what, n=1: None,
-            on_error: OnError = stop_at_error) -> Iterator[dict]:  # fmt: skip
-    """One example for every state with at least one executed alternative.
+def _nothing(record: dict, error: InputError) -> None:
+    """Forget a text that was refused."""
 
-    model: writes the reflection; None composes it by rule from the outcomes. An expert's own thought is kept instead,
-    where there is one. A model's text that names the set-up ("the expert") or is empty is drawn again, and the state
-    is given to `on_error` if that does not help. `skip` says which example ids are not to be made.
+
+def reflect(
+    trajectories: Iterator[dict],
+    style: PromptStyle,
+    writer: Model | None = None,
+    writing: Writing = _DEFAULT,
+    *,
+    skip: Skip = lambda record_id: False,
+    count: Count = lambda what, n=1: None,
+    keep: OnError = _nothing,
+    on_error: OnError = stop_at_error,
+) -> Iterator[dict]:
+    """Yield one example for every state that there is something to reason about.
+
+    Args:
+        trajectories: Trajectories with outcomes.
+        style: The prompt style of the request and of the examples.
+        writer: The model that writes; None where reflections are composed by rule.
+        writing: How they are written.
+        skip: Tells which example ids an earlier run has written.
+        count: Is told what was left out and refused.
+        keep: Is given the texts that were refused where another one was accepted.
+        on_error: Is given the states for which no text could be used.
     """
-    asked: deque[tuple[dict, list[_State]]] = deque()  # read, and not answered yet
+    for drafts in _written(trajectories, style, writer, writing, skip, count):
+        for draft in drafts:
+            if not draft.skipped and _accepted(draft, writing, count, keep, on_error):
+                yield _example(draft, style, writing.kind)
+
+
+def _accepted(draft: Draft, writing: Writing, count: Count, keep: OnError, on_error: OnError) -> bool:
+    """Whether there is a reflection; reports what was refused on the way."""
+    situation = draft.situation
+    for what, n in draft.counts.items():
+        count(what, n)
+    where = f"$.steps[{situation.i}]"
+    if draft.error and writing.kind == "reflection":
+        on_error(situation.trajectory, draft.error.at(where))
+    elif draft.error:
+        count("states without a matching action", 1)
+    if draft.refused and (not draft.error or writing.kind != "reflection"):
+        refused = InputError(f"{len(draft.refused)} texts refused or cut", where, {"texts": draft.refused})
+        keep({"type": "trajectory", "id": situation.trajectory["id"]}, refused)
+    return not draft.error
+
+
+def _written(
+    trajectories: Iterator[dict], style: PromptStyle, writer: Model | None, writing: Writing, skip: Skip, count: Count
+) -> Iterator[list[Draft]]:
+    """Yield the drafts of each trajectory, written."""
+    if writer is None:
+        for trajectory in trajectories:
+            yield _composed(_drafts(trajectory, writing, skip, count), writing)
+        return
+    in_flight: deque[list[Draft]] = deque()  # read, and not answered yet
 
     def groups() -> Iterator[list[Draw]]:
-        for t in trajectories:
-            states = list(_states(t, skip, count))
-            if not all(state.skipped for state in states):
-                asked.append((t, states))
+        for trajectory in trajectories:
+            drafts = _drafts(trajectory, writing, skip, count)
+            if not all(draft.skipped for draft in drafts):
+                in_flight.append(drafts)
                 # The skipped ones are asked, too: what shares a batch is then the same as before the interruption.
-                yield [s.request(style, temperature, max_tokens, seed, count) for s in states if not s.thought]
+                yield [draft.request(style, writing, writer) for draft in drafts]
 
-    answers: Iterator[list] = model.answer(groups()) if model else ([[]] * len(group) for group in groups())
-    for found in answers:
-        t, states = asked.popleft()
-        answer = iter(found)
-        for state in states:
-            refused = None if state.thought else next(answer)
-            if state.skipped:
-                continue
-            try:
-                if isinstance(refused, InputError):
-                    raise refused
-                text, author = state.reflection(model, max_tokens, count)
-            except InputError as e:
-                on_error(t, e.at(f"$.steps[{state.i}]"))
-                continue
-            prompt = style.act(t["instruction"], t["steps"][: state.i], state.step["observation"],
-                               state.step.get("admissible"), think=True)  # fmt: skip
-            target = style.answer(state.step["action"], text)
-            yield example(t, f"{state.i}/reflection", "reflection", prompt, target.messages(), style.label,
-                          spans=target.spans, reflection_by=author)  # fmt: skip
+    for answers in writer.answer(groups()):
+        drafts = in_flight.popleft()
+        for draft, answer in zip(drafts, answers):
+            draft.settle(answer, writing.kind)
+        yield drafts
 
 
-def _states(t: dict, skip: Callable[[str], bool], count: Callable[[str, int], None]) -> Iterator[_State]:
-    for i, step in enumerate(t["steps"]):
-        skipped = skip(f"{t['id']}/{i}/reflection")
-        outcome = expert_outcome(t, i)
-        if outcome and any(a.get("outcome") for a in step.get("alternatives", [])):
-            yield _State(t, i, outcome, skipped)
+def _composed(drafts: list[Draft], writing: Writing) -> list[Draft]:
+    """Return the drafts with their texts; one with the error where the whole trajectory has no notes."""
+    for draft in drafts:
+        draft.compose(writing)
+        if draft.error:
+            return [draft]
+    return drafts
+
+
+def _drafts(trajectory: dict, writing: Writing, skip: Skip, count: Count) -> list[Draft]:
+    """Return a draft for every state that gets a reflection; the others are counted."""
+    drafts = []
+    for situation in situations(trajectory, writing.pool, writing.first, writing.needs_contenders):
+        skipped = skip(f"{trajectory['id']}/{situation.i}/{writing.kind}")
+        left_out = situation.left_out or (writing.rationale == "environment" and without_notes(situation))
+        if not left_out:
+            drafts.append(Draft(situation, skipped))
         elif not skipped:
-            count("states without executed alternatives", 1)
+            count(left_out, 1)
+        if situation.as_good and not skipped:
+            count("alternatives left out that did as well", situation.as_good)
+    return drafts
 
 
-class _State:
-    """A state while its reflection is being written."""
-
-    def __init__(self, t: dict, i: int, outcome: dict, skipped: bool):
-        self.t, self.i, self.step, self.outcome, self.skipped = t, i, t["steps"][i], outcome, skipped
-        self.thought = self.step.get("thought")
-        self.text: str | None = None  # the reflection that can be used
-        self.why, self.last = "", ""
-
-    def request(self, style: PromptStyle, temperature: float, max_tokens: int, seed: int,
-                count: Callable[[str, int], None]) -> Draw:  # fmt: skip
-        """What the model is asked."""
-
-        def accept(sample: Sample) -> bool:
-            said = style.thought_in(sample.text)
-            text = rationale.once(said)
-            leak = rationale.find_leak(text)
-            self.last = sample.text
-            if not self.skipped and text != said.strip():
-                count("texts written twice, cut to one", 1)
-            if text and not leak and sample.finished:
-                self.text = text
-                return True
-            ended = f"does not end within {max_tokens} tokens"
-            self.why = f"says {leak!r}" if leak else "is empty" if not text else ended
-            if not self.skipped:
-                count("reflections drawn again", 1)
-            return False
-
-        prompt = style.ask_reflection(self.t["instruction"], self.t["steps"][: self.i], self.step,
-                                      self.outcome["observation"])  # fmt: skip
-        return Draw(prompt, 1, temperature, max_tokens, seed_of(seed, self.t["id"], self.i), accept, _TRIES)
-
-    def reflection(self, model: Model | None, max_tokens: int, count: Callable[[str, int], None]) -> tuple[str, str]:
-        """The text, and who wrote it; raises InputError where there is none that can be used."""
-        if self.thought:
-            count("the expert's own thought kept", 1)
-            return self.thought, "expert"
-        if model is None:
-            return rationale.compose(self.t["instruction"], self.step, self.outcome), "rule: outcome"
-        if self.text is None:
-            raise InputError(f"no usable reflection: the text {self.why}", evidence={"text": self.last})
-        return self.text, model.fingerprint
+def _example(draft: Draft, style: PromptStyle, kind: str) -> dict:
+    situation = draft.situation
+    target = style.answer(situation.step["action"], draft.text)
+    return example(
+        situation.trajectory,
+        f"{situation.i}/{kind}",
+        kind,
+        acting_prompt(style, situation, think=True),
+        target.messages(),
+        style.label,
+        spans=target.spans,
+        reflection_by=draft.author,
+        **draft.more,
+    )
 
 
 @click.command("reflect")
-@options.model("Writes the reflections; `eexp --help` lists what MODEL may be.  "
-               "[default: none, they are composed by rule]",
-               max_tokens=256, temperature=0.7)  # fmt: skip
-@click.option("--rationale", "how", type=click.Choice(["model", "outcome"]),
-              help="Who writes: the model, or a rule that composes the recorded outcomes in anticipatory words.  "
-              "[default: the model if there is one]")  # fmt: skip
+@options.model(
+    "Writes the reflections; `eexp --help` lists what MODEL may be.  [default: none, they are composed by rule]",
+    max_tokens=256,
+    temperature=0.7,
+)
+@click.option(
+    "--rationale",
+    type=click.Choice(["model", "outcome", "environment"]),
+    help="Who writes: the model; a rule that composes the recorded outcomes; or a rule that starts from what the "
+    "environment says is known and still needed.  [default: the model if there is one, else outcome]",
+)
+@click.option(
+    "--weigh",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="How many contenders a composed reflection weighs at most. With 0, states without one get a reflection, too.",
+)
+@options.alternatives
+@click.option(
+    "--retries",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="How often a text that a guard refuses is drawn again.",
+)
+@click.option(
+    "--no-guard",
+    type=click.Choice([*guards.NAMES, "all"]),
+    multiple=True,
+    help="A guard to leave out. Can be given several times.",
+)
+@click.option(
+    "--min-words",
+    type=click.IntRange(min=0),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Shortest text, in words.",
+)
+@click.option(
+    "--max-words",
+    type=click.IntRange(min=1),
+    default=150,
+    show_default=True,
+    metavar="N",
+    help="Longest text, in words.",
+)
 @options.prompt_style()
 @options.seed
 @options.streams("trajectory", resume=True)
-def command(model, temperature, max_tokens, engine, how, prompt_style, seed, stream) -> None:
+def command(model, engine, rationale, no_guard, min_words, max_words, prompt_style, stream, **writing_options) -> None:
     """Make training examples that reason towards the expert's action.
 
     Reads trajectories with outcomes, as `eexp rollout` writes them. What an action led to appears in a reflection as an
-    expectation only. `reflection_by` in each example says who wrote it.
+    expectation only. Alternatives that did as well as the expert's action are never argued against. `reflection_by` in
+    each example says who wrote it.
 
     \b
     Example:
@@ -138,21 +205,34 @@ def command(model, temperature, max_tokens, engine, how, prompt_style, seed, str
     from tqdm import tqdm
 
     stream.stage = "reflect"
-    if how == "model" and not model:
+    if rationale == "model" and not model:
         raise click.UsageError("--rationale model needs -m MODEL or EEXP_MODEL")
-    writer, settings = None, {"rationale": "outcome"}
-    if model and how != "outcome":
-        writer = options.open_writer(model, engine, stream.note)
-        settings = {"rationale": "model", "model": writer.fingerprint, "temperature": temperature,
-                    "max_tokens": max_tokens}  # fmt: skip
-    elif how is None:
+    if rationale is None and not model:
         stream.note("no -m and no EEXP_MODEL: reflections are composed by rule from the outcomes (--rationale outcome)")
+    rationale = rationale or ("model" if model else "outcome")
+    writing = Writing(
+        rationale=rationale, guards=guards.Guards.without(no_guard, min_words, max_words), **writing_options
+    )
+    writer = options.open_writer(model, engine, stream.note) if rationale == "model" else None
+    settings = {"model": writer.fingerprint} if writer else {}
     style = options.chosen_style(prompt_style, None)
-    with (writer or nullcontext(),
-          stream.open("reflect", "trajectory", prompt_style=style.label, seed=seed, **settings) as io):  # fmt: skip
-        made = reflect(io.records(skip_done=False), style, writer, temperature=temperature, max_tokens=max_tokens,
-                       seed=seed, skip=io.done, count=io.count, on_error=io.fail)  # fmt: skip
-        for record in tqdm(made, disable=None, unit="state", leave=False):
+    with (
+        writer or nullcontext(),
+        stream.open(
+            "reflect", "trajectory", prompt_style=style.label, seed=writing.seed, **settings, **writing.settings()
+        ) as io,
+    ):
+        examples = reflect(
+            io.records(skip_done=False),
+            style,
+            writer,
+            writing,
+            skip=io.done,
+            count=io.count,
+            keep=io.keep,
+            on_error=io.fail,
+        )
+        for record in tqdm(examples, disable=None, unit="state", leave=False):
             io.write(record)
         if writer:
             io.counts.update(writer.counts)
