@@ -11,7 +11,8 @@ import re
 
 from eexp.contenders import Situation
 from eexp.errors import InputError
-from eexp.prompts.words import FUNCTION_WORDS, stems, things, words
+from eexp.prompts.vocabulary import FUNCTION_WORDS
+from eexp.prompts.words import roots, things, words
 
 _GIST_WORDS = 14
 _GOAL_WORDS = 25
@@ -52,8 +53,8 @@ def without_notes(situation: Situation) -> str:
 
 def _focus(situation: Situation) -> list[str]:
     """The things of the task that the action names."""
-    named = stems([situation.step["action"]])
-    return [thing for thing in things(situation.trajectory["instruction"]) if stems([thing]) <= named]
+    named = roots([situation.step["action"]])
+    return [thing for thing in things(situation.trajectory["instruction"]) if roots([thing]) <= named]
 
 
 def _what_it_does(situation: Situation, focus: list[str]) -> str:
@@ -62,8 +63,8 @@ def _what_it_does(situation: Situation, focus: list[str]) -> str:
         return f"To {as_verb(action)} would complete the task."
     if focus:
         return f"The task is about {_listed(focus, ' and ')}, and I can {as_verb(action)}."
-    shown = stems([*(step["observation"] for step in situation.history), situation.step["observation"]])
-    unseen = [thing for thing in things(situation.trajectory["instruction"]) if not stems([thing]) & shown]
+    shown = roots([*(step["observation"] for step in situation.history), situation.step["observation"]])
+    unseen = [thing for thing in things(situation.trajectory["instruction"]) if not roots([thing]) & shown]
     if unseen:
         return f"I have not come across {_listed(unseen)} yet."
     expected = gist(outcome)
@@ -89,7 +90,7 @@ def _reason(alternative: dict, focus: list[str], known: set[str]) -> str:
     outcome = alternative["outcome"]
     if outcome.get("done"):
         return "that would end it without success"
-    if focus and not stems(focus) & stems([alternative["action"], outcome["observation"]]):
+    if focus and not roots(focus) & roots([alternative["action"], outcome["observation"]]):
         return f"that does nothing with {_listed(focus)}"
     return "that would only show me what I know already" if outcome["observation"] in known else ""
 
@@ -112,7 +113,7 @@ def gist(outcome: dict) -> str:
 
 def _says_more(expected: str, action: str) -> bool:
     """Whether an expectation has a word that its action does not have."""
-    return bool(stems(word for word in words(expected) if word not in FUNCTION_WORDS) - stems([action]))
+    return bool(roots(word for word in words(expected) if word not in FUNCTION_WORDS) - roots([action]))
 
 
 def _listed(names: list[str], between: str = " or ") -> str:

@@ -5,30 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from eexp.prompts.vocabulary import FUNCTION_WORDS, IRREGULAR, VAGUE_NOUNS
+
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
-
-
-def _set(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-#: Words that may follow an article without naming a thing, and that end a noun phrase.
-FUNCTION_WORDS = _set(
-    """a an the this that these those my your his her its our their some any each every all both no none
-    and or but nor so yet if then than as because while when where who whom whose which what how why whether
-    of in on at by to from with without into onto under over above below behind beside between near next inside outside
-    out off up down through across along around after before until since for about against during via per like
-    i me you he she it we they them us myself yourself itself there here one ones
-    is are was were be been being am do does did done has have had having will would shall should can could may might
-    must not only also just still already even again now soon later first last never always"""
-)
-
-#: Nouns that say how much of a thing there is, or that stand for something named elsewhere.
-VAGUE_NOUNS = _set(
-    """task goal thing things object objects item items place places way step steps time one kind kinds sort type
-    types piece pieces pair set list number amount part parts rest lot bit following right left same other others
-    first second third last next end beginning one two three four five"""
-)
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]?\s+|\n+")
+_ENDING = re.compile(r"(?<=[^\W\d]{2})(ings?|ed|e?s|e)$")
 
 
 def words(text: str) -> list[str]:
@@ -36,21 +17,26 @@ def words(text: str) -> list[str]:
     return [word.casefold() for word in _WORD.findall(text)]
 
 
-def stem(word: str) -> str:
-    """Return a word without the ending of a plural or of a possessive, so that "apples" and "apple" are the same."""
-    word = re.sub(r"['\u2019]s?$", "", word)
-    if len(word) > 4 and word.endswith("ies"):
-        return word[:-3] + "y"
-    if len(word) > 4 and word.endswith(("ses", "xes", "zes", "ches", "shes", "oes")):
-        return word[:-2]
-    if len(word) > 4 and word.endswith("ves"):
-        return word[:-3] + "f"
-    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")) else word
+def sentences(text: str) -> list[str]:
+    """Return the sentences of a text."""
+    return [part.strip() for part in _SENTENCE_END.split(text) if part and part.strip()]
 
 
-def stems(texts: Iterable[str]) -> set[str]:
-    """Return the stems of all words of some texts."""
-    return {stem(word) for text in texts for word in words(text)}
+def root(word: str) -> str:
+    """Return what the forms of a word have in common: "taking", "took" and "takes" all give "tak"."""
+    word = re.sub(r"['\u2019](s|d|ll|ve|re)?$", "", word.casefold())
+    word = IRREGULAR.get(word, word)
+    if word.endswith(("ies", "ied")) and len(word) > 4:
+        word = word[:-3] + "y"
+    if not word.endswith(("ss", "us", "is", "eed")) or word.endswith("sses"):
+        word = _ENDING.sub("", word)
+    word = re.sub(r"([^\W\d])\1$", r"\1", word)
+    return word[:-1] + "f" if word.endswith("v") else word  # knives, knife
+
+
+def roots(texts: Iterable[str]) -> set[str]:
+    """Return the roots of all words of some texts."""
+    return {root(word) for text in texts for word in words(text)}
 
 
 def things(text: str) -> list[str]:
