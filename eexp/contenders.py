@@ -114,7 +114,7 @@ def _situation(trajectory: dict, i: int, pool: str | None, first: int | None, ne
         left_out = AFTER_THE_END
     elif needed and not executed:
         left_out = NOT_EXECUTED
-    elif outcome is None:
+    elif needed and outcome is None:
         left_out = NO_OUTCOME
     elif not has_effect(trajectory, i):
         left_out = NO_EFFECT

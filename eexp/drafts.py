@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from eexp.contenders import Situation, complete_list
+from eexp.contenders import Situation
 from eexp.errors import InputError
+from eexp.jsonl import OnError
 from eexp.models.base import Draw, Model, Sample
 from eexp.prompts import PromptStyle
 from eexp.prompts.guards import NAMES, Guards
 from eexp.prompts.rationale import compose, compose_from_notes
-from eexp.records import canonical, seed_of
+from eexp.prompts.requests import acting_prompt, own_prompt, reflection_prompt
+from eexp.records import canonical, example, seed_of
 
 Count = Callable[[str, int], None]
 
@@ -47,14 +49,19 @@ class Writing:
         return "rationale" if self.rationale == "own" else "reflection"
 
     @property
+    def by_model(self) -> bool:
+        """Whether a model writes."""
+        return self.rationale not in RULES
+
+    @property
     def needs_contenders(self) -> bool:
         """Whether a state without a contender gets no reflection."""
-        return self.rationale == "model" or (self.rationale in RULES and self.weigh > 0)
+        return self.rationale == "model" or (not self.by_model and self.weigh > 0)
 
     def settings(self) -> dict[str, Any]:
         """Return what decides the output, for the lineage."""
         settings: dict[str, Any] = {"rationale": self.rationale, "pool": self.pool, "first": self.first}
-        if self.rationale in RULES:
+        if not self.by_model:
             return {**settings, "weigh": self.weigh}
         unused = set(NAMES) - self.guards.names
         return {
@@ -73,8 +80,13 @@ class Draft:
     """A reflection on one state, while it is being written.
 
     skipped: an earlier run has written it; it is asked for all the same, so that what shares a batch is the same, but
-    nothing is counted or kept. text: the reflection, once there is one. author: who wrote it. refused: the texts that
-    were refused, each with its fault. error: why there is no reflection. more: further fields of the example.
+        nothing is counted or kept.
+    text, author: the reflection, once there is one, and who wrote it.
+    refused: the texts that were refused, each with its fault.
+    error: why the state is set aside.
+    dropped: why it gets no reflection, where that is no error.
+    counts: numbers for the summary.
+    more: further fields of the example.
     """
 
     situation: Situation
@@ -83,6 +95,7 @@ class Draft:
     author: str = ""
     refused: list[dict[str, str]] = field(default_factory=list)
     error: InputError | None = None
+    dropped: InputError | None = None
     counts: dict[str, int] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
 
@@ -93,6 +106,11 @@ class Draft:
         """Keep a text that was refused, with the reason."""
         self.refused.append({"guard": guard, "fault": fault, "text": text})
         self.count(f"refused by {guard}")
+
+    def drop(self, reason: str, why: InputError) -> None:
+        """Do without a reflection on this state, which is no error."""
+        self.dropped = why
+        self.count(f"refused by {reason}")
 
     def compose(self, writing: Writing) -> None:
         """Compose the reflection by rule."""
@@ -151,43 +169,43 @@ class Draft:
             self.error = answer
         elif not self.text:
             fault = self.refused[-1]["fault"] if self.refused else "is missing"
-            self.error = InputError(f"no usable {kind}: the text {fault}", evidence={"texts": self.refused})
+            why = InputError(f"no usable {kind}: the text {fault}", evidence={"texts": self.refused})
+            if kind == "rationale":
+                self.dropped = why
+                self.count("states without a matching action")
+            else:
+                self.error = why
 
+    def report(self, count: Count, keep: OnError, on_error: OnError) -> bool:
+        """Tell what was refused on the way, and return whether there is a reflection.
 
-def reflection_prompt(style: PromptStyle, situation: Situation) -> list[dict[str, str]]:
-    """Ask for a reflection. A list of admissible actions that is a sample is left out: it would read as complete."""
-    step = situation.step
-    if complete_list(step) is None:
-        step = {**step, "admissible": None}
-    assert situation.outcome is not None
-    return style.ask_reflection(
-        situation.trajectory["instruction"],
-        situation.history,
-        step,
-        situation.outcome["observation"],
-        situation.contenders,
-        step.get("notes") or "",
-    )
+        Args:
+            count: Is told the numbers for the summary.
+            keep: Is given the texts that were refused, where the state is not set aside because of them.
+            on_error: Is given the trajectory if the state is set aside.
+        """
+        trajectory, where = self.situation.trajectory, f"$.steps[{self.situation.i}]"
+        for what, n in self.counts.items():
+            count(what, n)
+        if self.error:
+            on_error(trajectory, self.error.at(where))
+        elif self.dropped or self.refused:
+            why = self.dropped or InputError("texts were refused or cut first", evidence={"texts": self.refused})
+            keep({"type": "trajectory", "id": trajectory["id"]}, why.at(where))
+        return not (self.error or self.dropped)
 
-
-def acting_prompt(style: PromptStyle, situation: Situation, think: bool) -> list[dict[str, str]]:
-    """Return the prompt in which the policy acts in this state."""
-    return style.act(
-        situation.trajectory["instruction"],
-        situation.history,
-        situation.step["observation"],
-        situation.step.get("admissible"),
-        think=think,
-    )
-
-
-def own_prompt(style: PromptStyle, situation: Situation, model: Model) -> list[dict[str, str]]:
-    """Ask for a thought and an action from the state alone.
-
-    A model that was trained to act gets the prompt it acts under; for any other one, the style's request to think about
-    the goal first (`reflection.decide`) follows it.
-    """
-    prompt = acting_prompt(style, situation, think=True)
-    if model.played.style is None and style.reflection.decide:
-        prompt[-1] = {**prompt[-1], "content": f"{prompt[-1]['content']}\n{style.reflection.decide}"}
-    return prompt
+    def example(self, style: PromptStyle, kind: str) -> dict:
+        """Return the training example."""
+        situation = self.situation
+        target = style.answer(situation.step["action"], self.text)
+        return example(
+            situation.trajectory,
+            f"{situation.i}/{kind}",
+            kind,
+            acting_prompt(style, situation, think=True),
+            target.messages(),
+            style.label,
+            spans=target.spans,
+            reflection_by=self.author,
+            **self.more,
+        )

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 
 import click
 
 from eexp import options
-from eexp.contenders import situations
-from eexp.drafts import Count, Draft, Writing, acting_prompt
+from eexp.drafts import RULES, Count, Writing
 from eexp.errors import InputError
 from eexp.jsonl import OnError, stop_at_error
-from eexp.models.base import Draw, Model
+from eexp.models.base import Engine, Model
 from eexp.prompts import PromptStyle, guards
-from eexp.prompts.rationale import without_notes
-from eexp.records import example
-
-Skip = Callable[[str], bool]
+from eexp.verification import verified
+from eexp.writing import Skip, written
 
 _DEFAULT = Writing()
 
@@ -32,6 +28,7 @@ def reflect(
     style: PromptStyle,
     writer: Model | None = None,
     writing: Writing = _DEFAULT,
+    scorer: Model | None = None,
     *,
     skip: Skip = lambda record_id: False,
     count: Count = lambda what, n=1: None,
@@ -45,103 +42,24 @@ def reflect(
         style: The prompt style of the request and of the examples.
         writer: The model that writes; None where reflections are composed by rule.
         writing: How they are written.
+        scorer: Verifies them (`verification.verified`); None leaves that out.
         skip: Tells which example ids an earlier run has written.
         count: Is told what was left out and refused.
-        keep: Is given the texts that were refused where another one was accepted.
-        on_error: Is given the states for which no text could be used.
+        keep: Is given the texts that were refused, where the state is not set aside because of them.
+        on_error: Is given the states that are set aside because no text could be used.
     """
-    for drafts in _written(trajectories, style, writer, writing, skip, count):
+    drafts_of_each = written(trajectories, style, writer, writing, skip, count)
+    for drafts in verified(drafts_of_each, scorer, style) if scorer else drafts_of_each:
         for draft in drafts:
-            if not draft.skipped and _accepted(draft, writing, count, keep, on_error):
-                yield _example(draft, style, writing.kind)
-
-
-def _accepted(draft: Draft, writing: Writing, count: Count, keep: OnError, on_error: OnError) -> bool:
-    """Whether there is a reflection; reports what was refused on the way."""
-    situation = draft.situation
-    for what, n in draft.counts.items():
-        count(what, n)
-    where = f"$.steps[{situation.i}]"
-    if draft.error and writing.kind == "reflection":
-        on_error(situation.trajectory, draft.error.at(where))
-    elif draft.error:
-        count("states without a matching action", 1)
-    if draft.refused and (not draft.error or writing.kind != "reflection"):
-        refused = InputError(f"{len(draft.refused)} texts refused or cut", where, {"texts": draft.refused})
-        keep({"type": "trajectory", "id": situation.trajectory["id"]}, refused)
-    return not draft.error
-
-
-def _written(
-    trajectories: Iterator[dict], style: PromptStyle, writer: Model | None, writing: Writing, skip: Skip, count: Count
-) -> Iterator[list[Draft]]:
-    """Yield the drafts of each trajectory, written."""
-    if writer is None:
-        for trajectory in trajectories:
-            yield _composed(_drafts(trajectory, writing, skip, count), writing)
-        return
-    in_flight: deque[list[Draft]] = deque()  # read, and not answered yet
-
-    def groups() -> Iterator[list[Draw]]:
-        for trajectory in trajectories:
-            drafts = _drafts(trajectory, writing, skip, count)
-            if not all(draft.skipped for draft in drafts):
-                in_flight.append(drafts)
-                # The skipped ones are asked, too: what shares a batch is then the same as before the interruption.
-                yield [draft.request(style, writing, writer) for draft in drafts]
-
-    for answers in writer.answer(groups()):
-        drafts = in_flight.popleft()
-        for draft, answer in zip(drafts, answers):
-            draft.settle(answer, writing.kind)
-        yield drafts
-
-
-def _composed(drafts: list[Draft], writing: Writing) -> list[Draft]:
-    """Return the drafts with their texts; one with the error where the whole trajectory has no notes."""
-    for draft in drafts:
-        draft.compose(writing)
-        if draft.error:
-            return [draft]
-    return drafts
-
-
-def _drafts(trajectory: dict, writing: Writing, skip: Skip, count: Count) -> list[Draft]:
-    """Return a draft for every state that gets a reflection; the others are counted."""
-    drafts = []
-    for situation in situations(trajectory, writing.pool, writing.first, writing.needs_contenders):
-        skipped = skip(f"{trajectory['id']}/{situation.i}/{writing.kind}")
-        left_out = situation.left_out or (writing.rationale == "environment" and without_notes(situation))
-        if not left_out:
-            drafts.append(Draft(situation, skipped))
-        elif not skipped:
-            count(left_out, 1)
-        if situation.as_good and not skipped:
-            count("alternatives left out that did as well", situation.as_good)
-    return drafts
-
-
-def _example(draft: Draft, style: PromptStyle, kind: str) -> dict:
-    situation = draft.situation
-    target = style.answer(situation.step["action"], draft.text)
-    return example(
-        situation.trajectory,
-        f"{situation.i}/{kind}",
-        kind,
-        acting_prompt(style, situation, think=True),
-        target.messages(),
-        style.label,
-        spans=target.spans,
-        reflection_by=draft.author,
-        **draft.more,
-    )
+            if not draft.skipped and draft.report(count, keep, on_error):
+                yield draft.example(style, writing.kind)
 
 
 @click.command("reflect")
 @options.model(
     "Writes the reflections; `eexp --help` lists what MODEL may be.  [default: none, they are composed by rule]",
-    max_tokens=256,
-    temperature=0.7,
+    max_tokens=_DEFAULT.max_tokens,
+    temperature=_DEFAULT.temperature,
 )
 @click.option(
     "--rationale",
@@ -152,16 +70,35 @@ def _example(draft: Draft, style: PromptStyle, kind: str) -> dict:
 @click.option(
     "--weigh",
     type=click.IntRange(min=0),
-    default=1,
+    default=_DEFAULT.weigh,
     show_default=True,
     metavar="N",
     help="How many contenders a composed reflection weighs at most. With 0, states without one get a reflection, too.",
+)
+@click.option(
+    "--no-outcomes",
+    is_flag=True,
+    help="The model writes a thought and an action of its own, from the state alone. Needs --keep-matching.",
+)
+@click.option(
+    "--keep-matching",
+    is_flag=True,
+    help="With --no-outcomes: keep a thought only if the expert's action follows it (STaR). The examples are of kind "
+    "rationale.",
+)
+@click.option(
+    "--verify",
+    metavar="MODEL",
+    shell_complete=options.complete_model,
+    help="Keep a reflection only if it makes the expert's action more probable to this model than it is without a "
+    "thought, and more probable than every contender. Give the policy that will be trained, or the writer.  "
+    "[default: none]",
 )
 @options.alternatives
 @click.option(
     "--retries",
     type=click.IntRange(min=0),
-    default=3,
+    default=_DEFAULT.retries,
     show_default=True,
     metavar="N",
     help="How often a text that a guard refuses is drawn again.",
@@ -175,7 +112,7 @@ def _example(draft: Draft, style: PromptStyle, kind: str) -> dict:
 @click.option(
     "--min-words",
     type=click.IntRange(min=0),
-    default=5,
+    default=_DEFAULT.guards.min_words,
     show_default=True,
     metavar="N",
     help="Shortest text, in words.",
@@ -183,7 +120,7 @@ def _example(draft: Draft, style: PromptStyle, kind: str) -> dict:
 @click.option(
     "--max-words",
     type=click.IntRange(min=1),
-    default=150,
+    default=_DEFAULT.guards.max_words,
     show_default=True,
     metavar="N",
     help="Longest text, in words.",
@@ -191,7 +128,20 @@ def _example(draft: Draft, style: PromptStyle, kind: str) -> dict:
 @options.prompt_style()
 @options.seed
 @options.streams("trajectory", resume=True)
-def command(model, engine, rationale, no_guard, min_words, max_words, prompt_style, stream, **writing_options) -> None:
+def command(
+    model,
+    engine,
+    rationale,
+    no_outcomes,
+    keep_matching,
+    verify,
+    no_guard,
+    min_words,
+    max_words,
+    prompt_style,
+    stream,
+    **writing_options,
+) -> None:
     """Make training examples that reason towards the expert's action.
 
     Reads trajectories with outcomes, as `eexp rollout` writes them. What an action led to appears in a reflection as an
@@ -205,34 +155,56 @@ def command(model, engine, rationale, no_guard, min_words, max_words, prompt_sty
     from tqdm import tqdm
 
     stream.stage = "reflect"
-    if rationale == "model" and not model:
-        raise click.UsageError("--rationale model needs -m MODEL or EEXP_MODEL")
-    if rationale is None and not model:
-        stream.note("no -m and no EEXP_MODEL: reflections are composed by rule from the outcomes (--rationale outcome)")
-    rationale = rationale or ("model" if model else "outcome")
-    writing = Writing(
-        rationale=rationale, guards=guards.Guards.without(no_guard, min_words, max_words), **writing_options
-    )
-    writer = options.open_writer(model, engine, stream.note) if rationale == "model" else None
-    settings = {"model": writer.fingerprint} if writer else {}
-    style = options.chosen_style(prompt_style, None)
-    with (
-        writer or nullcontext(),
-        stream.open(
-            "reflect", "trajectory", prompt_style=style.label, seed=writing.seed, **settings, **writing.settings()
-        ) as io,
-    ):
-        examples = reflect(
-            io.records(skip_done=False),
-            style,
-            writer,
-            writing,
-            skip=io.done,
-            count=io.count,
-            keep=io.keep,
-            on_error=io.fail,
+    rationale = _who_writes(rationale, model, no_outcomes, keep_matching, stream.note)
+    in_use = guards.Guards.without(no_guard, min_words, max_words)
+    writing = Writing(rationale, guards=in_use, **writing_options)
+    with ExitStack() as models:
+        writer, scorer = _open(models, model if writing.by_model else None, verify, engine, stream.note)
+        settings = {"model": writer and writer.fingerprint, "verify": scorer and scorer.fingerprint}
+        policy = scorer or (writer if rationale == "own" else None)
+        style = options.chosen_style(prompt_style, policy.played.style if policy else None, stream.note)
+        settings |= {"prompt_style": style.label, "seed": writing.seed, **writing.settings()}
+        with stream.open("reflect", "trajectory", **settings) as io:
+            records = io.records(skip_done=False)
+            report = {"skip": io.done, "count": io.count, "keep": io.keep, "on_error": io.fail}
+            examples = reflect(records, style, writer, writing, scorer, **report)
+            for record in tqdm(examples, disable=None, unit="state", leave=False):
+                io.write(record)
+            for used in {id(used): used for used in (writer, scorer) if used}.values():
+                io.counts.update(used.counts)
+
+
+def _who_writes(
+    rationale: str | None, model: str | None, no_outcomes: bool, keep_matching: bool, note: Callable[[str], None]
+) -> str:
+    """Return `Writing.rationale` for what the command line asks."""
+    if no_outcomes != keep_matching:
+        raise click.UsageError("--no-outcomes and --keep-matching belong together: give both")
+    if no_outcomes and rationale in RULES:
+        raise click.UsageError(f"--no-outcomes needs a model that writes, not --rationale {rationale}")
+    if (no_outcomes or rationale == "model") and not model:
+        raise click.UsageError(
+            f"{'--no-outcomes' if no_outcomes else '--rationale model'} needs -m MODEL or EEXP_MODEL"
         )
-        for record in tqdm(examples, disable=None, unit="state", leave=False):
-            io.write(record)
-        if writer:
-            io.counts.update(writer.counts)
+    if no_outcomes:
+        return "own"
+    if rationale is None and not model:
+        note("no -m and no EEXP_MODEL: reflections are composed by rule from the outcomes (--rationale outcome)")
+    return rationale or ("model" if model else "outcome")
+
+
+def _open(
+    models: ExitStack, writer: str | None, scorer: str | None, engine: Engine, note: Callable[[str], None]
+) -> tuple[Model | None, Model | None]:
+    """Open the model that writes and the one that verifies, once where they are the same."""
+    opened = {
+        spec: models.enter_context(options.open_writer(spec, engine, note))
+        for spec in dict.fromkeys([writer, scorer])
+        if spec
+    }
+    verifier = opened.get(scorer)
+    if verifier and not verifier.exact:
+        raise click.UsageError(
+            f"--verify {scorer}: a server cannot score texts; give a model that runs in this process"
+        )
+    return opened.get(writer), verifier
