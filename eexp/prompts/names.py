@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from eexp.contenders import Situation
 from eexp.prompts.vocabulary import FUNCTION_WORDS, ORDINARY, word_set
@@ -74,6 +75,7 @@ def names_in(text: str) -> set[str]:
     return {root(word) for word in words(text) if not is_ordinary(word) and not word.isdigit() and len(word) > 2}
 
 
+@lru_cache(maxsize=65536)
 def is_ordinary(word: str) -> bool:
     """Return whether a word names an idea, a quality or a doing rather than a thing of a world."""
     word = word.casefold()

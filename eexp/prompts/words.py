@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from eexp.prompts.vocabulary import FUNCTION_WORDS, IRREGULAR, VAGUE_NOUNS
 
@@ -22,6 +23,7 @@ def sentences(text: str) -> list[str]:
     return [part.strip() for part in _SENTENCE_END.split(text) if part and part.strip()]
 
 
+@lru_cache(maxsize=65536)
 def root(word: str) -> str:
     """Return what the forms of a word have in common: "taking", "took" and "takes" all give "tak"."""
     word = re.sub(r"['\u2019](s|d|ll|ve|re)?$", "", word.casefold())
