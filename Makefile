@@ -3,6 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Builds call `python` by its name (ALFWorld's planner does), which has to be the environment's.
+FIRST := PATH="$(CURDIR)/$(BIN):$$PATH"
 STAMP := $(VENV)/.installed
 APT := $(if $(shell command -v apt-get),$(if $(filter 0,$(shell id -u)),apt-get))
 
@@ -18,8 +20,8 @@ install: $(STAMP) ## make .venv from constraints.txt (does nothing when nothing 
 $(STAMP): pyproject.toml constraints.txt Makefile
 	@$(MAKE) --no-print-directory system
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	PYTHONWARNINGS=ignore CMAKE_ARGS="$${CMAKE_ARGS:--DLLAVA_BUILD=OFF}" $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,scienceworld]'
+	$(FIRST) $(BIN)/python -m pip install --quiet --upgrade pip
+	$(FIRST) PYTHONWARNINGS=ignore CMAKE_ARGS="$${CMAKE_ARGS:--DLLAVA_BUILD=OFF}" $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,scienceworld]'
 	for n in 1 5 7; do mkdir -p $(VENV)/share/man/man$$n && ln -sf $(CURDIR)/man/*.$$n $(VENV)/share/man/man$$n/; done
 	touch $@
 
@@ -27,8 +29,8 @@ environments: $(STAMP).environments ## add the other environments to .venv (ALFW
 
 # bfcl-eval comes without its dependencies: they are gigabytes, and another numpy, that its multi-turn tasks do not need.
 $(STAMP).environments: $(STAMP)
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[babyai,textworld,alfworld,openenv]' "openenv; python_version >= '3.11'"
-	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt bfcl-eval mpmath
+	$(FIRST) PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[babyai,textworld,alfworld,openenv]' "openenv; python_version >= '3.11'"
+	$(FIRST) $(BIN)/python -m pip install --quiet --no-deps -c constraints.txt bfcl-eval mpmath
 	touch $@
 
 # What pip cannot bring: a C++ compiler, CMake and venv. Installed where we may, else named.
@@ -46,7 +48,7 @@ java:
 	  else echo "note: no Java 11 or later found; install it for ScienceWorld (its tests are skipped)" >&2; fi; fi
 
 demo: install ## watch an agent learn from its own actions, start to end (about 15 minutes on two cores)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(MAKE) --no-print-directory -f recipes/house/Makefile OUT=demo
+	@$(FIRST) $(MAKE) --no-print-directory -f recipes/house/Makefile OUT=demo
 
 test: install environments java ## run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal

@@ -17,7 +17,7 @@ from eexp.errors import EXIT_FAILED, EexpError
 # name -> first line of its help. A test holds this against the commands themselves.
 COMMANDS = {
     "expert": "Record an environment's own expert as trajectories.",
-    "import": "Turn trajectories that others recorded into records.",
+    "import": "Turn trajectories that others recorded, or episodes, into records.",
     "branch": "Add K alternative actions to every expert state.",
     "rollout": "Execute every alternative from its own state and record what happened.",
     "world-model-data": "Make training examples that predict the next state.",

@@ -77,7 +77,8 @@ class Conversation:
 
     steps: as in a trajectory, except that `observation` is None where the agent acts twice in a row. last: what was
     seen after the last action, or None. heard, places: for each observation and for `last`, the world's whole turn
-    (labels, lists and the task with it), and where it stands in the record.
+    (labels, lists and the task with it), and where it stands in the record. complete: an empty observation is one that
+    was seen, not one that was not recorded. success, score: how the record says it ended, where it does.
     """
 
     instruction: str
@@ -85,6 +86,9 @@ class Conversation:
     last: str | None
     heard: list[str | None]
     places: list[str]
+    complete: bool = False
+    success: bool | None = None
+    score: float | None = None
 
 
 def name_of(record: dict, format: Format, key: str | None = None) -> str | None:

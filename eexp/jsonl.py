@@ -271,6 +271,12 @@ class Stream(AbstractContextManager):
                                  f"give the same options, or another -o")  # fmt: skip
         self.counts["done before"] = sum(self._done.values())
 
+    def written(self) -> Iterator[dict]:
+        """Yield the records that an earlier run of the same command has written; none without --resume."""
+        if self._goes_on and self.output and self.resume:
+            for _, _, line in lines([self.output]):
+                yield loads(line)
+
     def done(self, record_id: str) -> bool:
         """Whether an earlier run wrote this record already; asks are counted, so that equal ids are told apart."""
         if self._done.get(record_id, 0) > 0:

@@ -163,7 +163,8 @@ def check(record: Any, kind: str) -> dict:
     Raises InputError, with the JSON path of the first field that is wrong, if it is not.
     """
     if not isinstance(record, dict):
-        raise InputError(f"expected a {kind} record, got something that is not a JSON object", "$")
+        article = "an" if kind[0] in "aeiou" else "a"
+        raise InputError(f"expected {article} {kind} record, got something that is not a JSON object", "$")
     found = record.get("type")
     if found != kind:
         if isinstance(found, str) and found in TYPES:
@@ -224,6 +225,14 @@ def seed_of(*parts: Any) -> int:
     """
     said = "\x1f".join(str(p) for p in parts).encode()
     return int.from_bytes(hashlib.blake2b(said, digest_size=8).digest(), "big") >> 1
+
+
+def succeeded(outcome: dict | None) -> bool:
+    """Whether an outcome, or an episode, is a success: as the environment judges, else by a full score."""
+    if outcome is None:
+        return False
+    success = outcome.get("success")
+    return outcome.get("score") == 1.0 if success is None else success
 
 
 def expert_outcome(trajectory: dict, i: int) -> dict | None:

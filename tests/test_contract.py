@@ -35,6 +35,7 @@ class Stage:
 STAGES = {
     "import": Stage(("import", "messages"), "messages", "foreign"),
     "import-replayed": Stage(("import", "messages", "--env", "house"), "messages", "foreign"),
+    "import-episodes": Stage(("import", "episodes"), "episodes", "episode"),
     "branch-admissible": Stage(("branch", "--from", "admissible", "-k", "2"), "expert", same_type=True),
     "branch-tiny": Stage(
         ("branch", "-m", "tiny", "-k", "2", "--max-tokens", "12", "--temperature", "3"), "one", same_type=True
@@ -126,6 +127,9 @@ def test_a_bad_line_is_named_with_file_line_and_field(stage: Stage, inputs, tmp_
     if stage.kind == "trajectory":
         bad["steps"][1]["action"] = None
         where = "$.steps[1].action: expected a string, got null"
+    elif stage.kind == "episode":
+        bad["transcript"][1]["action"] = None
+        where = "$.transcript[1].action: expected a string, got null"
     else:
         bad["prompt"][0]["content"] = 3
         where = "$.prompt[0].content: expected a string, got an integer"
@@ -152,8 +156,7 @@ def test_a_truncated_last_line_is_named(stage: Stage, inputs, tmp_path):
 
 @stages({name: stage for name, stage in OURS.items() if stage.writes_records})
 def test_another_type_of_record_is_refused(stage: Stage, inputs, tmp_path):
-    other = "imitation" if stage.kind == "trajectory" else "expert"
-    wrong = "example" if stage.kind == "trajectory" else "trajectory"
+    other, wrong = ("imitation", "example") if stage.kind == "trajectory" else ("expert", "trajectory")
     run(*stage.args, inputs[other]).one_error(
         3, f"{inputs[other]}:1: $.type: expected a record of type {stage.kind}, got one of type {wrong}"
     )
@@ -263,8 +266,8 @@ def test_what_a_record_becomes_depends_on_itself_alone(name: str, inputs):
 @stages({name: stage for name, stage in OURS.items() if stage.streams})
 def test_bad_records_are_set_aside_when_asked(stage: Stage, inputs, tmp_path):
     good = inputs[stage.reads].read_bytes().splitlines(keepends=True)
-    bad = json.loads(good[0])
-    del bad["steps"][0]["observation"]
+    bad, turns = json.loads(good[0]), "transcript" if stage.kind == "episode" else "steps"
+    del bad[turns][0]["observation"]
     text = good[0] + b"not json\n" + lines([bad]) + b"".join(good[1:])
     rejects = tmp_path / "rejects.jsonl"
     done = run(*stage.args, "--on-error", "skip", "--rejects", rejects, stdin=text).ok(4)
@@ -272,7 +275,7 @@ def test_bad_records_are_set_aside_when_asked(stage: Stage, inputs, tmp_path):
     first, second = read(rejects)
     assert first["type"] == "reject" and first["stage"] == stage.name
     assert (first["file"], first["line"], first["record"]) == ("<stdin>", 2, {"text": "not json\n"})
-    assert (second["line"], second["field"]) == (3, "$.steps[0].observation")
+    assert (second["line"], second["field"]) == (3, f"$.{turns}[0].observation")
     assert "missing" in second["error"]
     assert "2 set aside" in done.err and done.err.count("set aside: <stdin>:") == 2
     # naming a file for rejects is asking for them; skipping without keeping them is possible as well

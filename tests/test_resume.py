@@ -32,6 +32,7 @@ JOBS = {
     "branch-admissible": Job(("branch", "--from", "admissible"), "many"),
     "rollout": Job(("rollout",), "many-branched", bad=3),
     "import": Job(("import", "messages", "--env", "house", "-j", "2"), "foreign", bad=3),
+    "import-episodes": Job(("import", "episodes", "--drop-invalid", "--distinct", "-j", "2"), "episodes", bad=3),
     "reflect": Job(("reflect", "--rationale", "outcome"), "many-rollout", bad=1),
     "reflect-tiny": Job(("reflect", "--temperature", "1", *TINY), "short-rollout"),
     "expert": Job(("expert", "house", "-n", "1500", "--max-steps", "12", "--all")),
@@ -60,6 +61,7 @@ def inputs(tmp_path_factory) -> dict[str, Path]:
     stage("many-branched", "branch", "--from", "admissible", made["many"])
     stage("many-rollout", "rollout", made["many-branched"])
     made["foreign"] = write(here / "foreign", [messages_of(t) for t in experts * 6])
+    stage("episodes", "eval", "house", "-m", "random", "-n", "150", "--trials", "2", "--max-steps", "12")
     made["short-rollout"] = write(here / "short-rollout", [_cut(t, 5) for t in read(made["many-rollout"])[:2]])
     return made
 
@@ -76,6 +78,8 @@ def _with_bad(text: bytes, bad: int, rng: random.Random) -> bytes:
         broken = json.loads(text.partition(b"\n")[0])
         if "messages" in broken:  # a foreign record
             broken["messages"][2 if kind == 1 else 3]["content"] = 7 if kind == 1 else "You are on the moon."
+        elif "transcript" in broken:  # an episode
+            broken["transcript"][0].update({"action": 7} if kind == 1 else {"observation": "You are on the moon."})
         elif kind == 1:
             broken["steps"][0]["action"] = 7
         elif kind == 2:

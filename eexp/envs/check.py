@@ -26,6 +26,7 @@ import orjson
 from eexp.envs import forking
 from eexp.envs.base import Environment, Observation
 from eexp.errors import EexpError, EnvironmentFailed, UsageError, short
+from eexp.records import succeeded
 
 OK, NOTE, FAILED, SKIPPED = "ok", "note", "FAIL", "-"
 
@@ -267,7 +268,7 @@ class Checker:
                 here += [] if seen.valid else [f"task {task['id']}: {short(action)}"]
             if not n and not seen.done:
                 raise _Skipped("none; `expert` has nothing to record here")
-            success = bool(seen.success or seen.score == 1.0)
+            success = succeeded(seen.outcome())
             solved += success
             if success:  # a question back, say, that its next action answers
                 asked_back += here

@@ -1,10 +1,10 @@
-"""How many of the admissible actions a record keeps: there may be thousands in every state."""
+"""What a trajectory records of a state, and how many of its admissible actions: there may be thousands."""
 
 from __future__ import annotations
 
 import random
 
-from eexp.envs.base import Environment
+from eexp.envs.base import Environment, Observation
 from eexp.records import canonical
 
 
@@ -26,3 +26,12 @@ def listed(env: Environment, keep: int | None, action: str, seed: int) -> dict:
     if found is None:
         return {}
     return {"admissible": sample_admissible(found, keep, action, seed), "admissible_count": len(found)}
+
+
+def step_of(
+    env: Environment, seen: Observation, action: str, keep: int | None, seed: int, thought: str | None = None
+) -> dict:
+    """The step of a trajectory for the current state of `env`, in which `seen` was seen and `action` is taken."""
+    step = {"observation": seen.text, "action": action, "admissible": None, "thought": thought}
+    step |= listed(env, keep, action, seed)
+    return step if seen.unknown is None else {**step, "unknown": [list(part) for part in seen.unknown]}

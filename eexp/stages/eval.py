@@ -15,7 +15,7 @@ from eexp.envs.worlds import View, WorldLost, Worlds
 from eexp.errors import InputError
 from eexp.jsonl import OnError, stop_at_error
 from eexp.models.policy import Choice, Players, Policy, Proposal, Proposals, State
-from eexp.records import seed_of
+from eexp.records import seed_of, succeeded
 
 #: How far an episode may be ahead of the first that is not over, in times those that are played at once: what is
 #: finished is held back until its turn.
@@ -101,7 +101,7 @@ class _Episode:
         """As it is written."""
         seen, task, transcript = self.seen, self.task, self.transcript
         made = {"type": "episode", "id": self.name, "env": self.spec, "task": task, "split": task.get("split"),
-                "seed": self.trial, "success": bool(seen.success if seen.success is not None else seen.score == 1.0),
+                "seed": self.trial, "success": succeeded(seen.outcome()),
                 "score": seen.score, "steps": len(transcript),
                 "invalid": sum(not t["valid"] for t in transcript),
                 "thoughts": sum("thought" in t for t in transcript),

@@ -9,10 +9,10 @@ import click
 
 from eexp import options
 from eexp.envs.base import Environment
-from eexp.envs.listing import listed
+from eexp.envs.listing import step_of
 from eexp.errors import InputError
 from eexp.jsonl import OnError, stop_at_error
-from eexp.records import seed_of
+from eexp.records import seed_of, succeeded
 
 
 def expert(env: Environment, tasks: Iterator[dict], *, admissible: int | None = 50, max_steps: int | None = None,
@@ -40,11 +40,7 @@ def _play(env: Environment, task: dict, admissible: int | None, max_steps: int, 
             if not steps:
                 raise InputError(f"{env.spec} has no expert for task {task['id']}")
             break
-        step: dict = {"observation": seen.text, "action": action, "admissible": None, "thought": None}
-        step.update(listed(env, admissible, action, seed_of(seed, record_id, len(steps))))
-        if seen.unknown is not None:
-            step["unknown"] = [list(part) for part in seen.unknown]
-        steps.append(step)
+        steps.append(step_of(env, seen, action, admissible, seed_of(seed, record_id, len(steps))))
         seen = env.step(action)
     return {"type": "trajectory", "id": record_id, "env": env.spec, "task": task, "instruction": instruction,
             "steps": steps, "outcome": seen.outcome()}  # fmt: skip
@@ -91,7 +87,7 @@ def command(env, number, skip, split, admissible, max_steps, keep_failed, seed, 
             tasks = _chosen(world, split, number, skip, io.done)
             made = expert(world, tasks, admissible=admissible, max_steps=max_steps, seed=seed, on_error=io.fail)
             for trajectory in tqdm(made, total=number, disable=None, unit="task", leave=False):
-                if (trajectory["outcome"].get("success") or trajectory["outcome"]["score"] == 1.0) or keep_failed:
+                if keep_failed or succeeded(trajectory["outcome"]):
                     io.write(trajectory)
                     io.count("steps", len(trajectory["steps"]))
                 else:

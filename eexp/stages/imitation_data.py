@@ -14,11 +14,13 @@ from eexp.records import example
 def imitation_data(trajectories: Iterator[dict], style: PromptStyle, *, thoughts: bool = True) -> Iterator[dict]:
     """One example a step. thoughts: keep an expert's own thought, where there is one, before the action."""
     for t in trajectories:
-        for i, step in enumerate(t["steps"]):
-            thought = step.get("thought") if thoughts else None
+        # Without thoughts, none of earlier ones either: an agent that writes none will not see any.
+        steps = t["steps"] if thoughts else [{**step, "thought": None} for step in t["steps"]]
+        for i, step in enumerate(steps):
+            thought = step.get("thought")
             answer = style.answer(step["action"], thought)
             prompt = style.act(
-                t["instruction"], t["steps"][:i], step["observation"], step.get("admissible"), think=bool(thought)
+                t["instruction"], steps[:i], step["observation"], step.get("admissible"), think=bool(thought)
             )
             yield example(t, f"{i}/imitation", "imitation", prompt, answer.messages(), style.label, spans=answer.spans)
 

@@ -1,0 +1,386 @@
+"""Episodes as trajectories: what is read, what a replay finds, which are taken, and the way around the loop."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from running import lines, read, run, write
+
+from eexp.envs.house import House
+from eexp.envs.replay import replay
+from eexp.episodes import conversation_of, trajectory_of
+from eexp.errors import InputError
+from eexp.stages.expert import expert
+from eexp.stages.import_ import import_episodes
+
+IMPORT = ("import", "episodes")
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory) -> list[dict]:
+    """The expert's play."""
+    return run("eval", "house", "-m", "expert", "-n", "4", "--split", "train").ok().records
+
+
+@pytest.fixture(scope="module")
+def random_play() -> list[dict]:
+    """What a random policy did: short episodes without success."""
+    args = ("-m", "random", "-n", "4", "--split", "train", "--max-steps", "5", "--trials", "2", "--temperature", "1")
+    return run("eval", "house", *args).ok().records
+
+
+@pytest.fixture(scope="module")
+def expert_trajectories(played) -> list[dict]:
+    """What `eexp expert` makes of the same tasks."""
+    return list(expert(House(), (episode["task"] for episode in played)))
+
+
+def without(record: dict, *keys: str) -> dict:
+    return {key: value for key, value in record.items() if key not in keys}
+
+
+def changed(episode: dict, i: int, **turn: object) -> dict:
+    """The episode with another turn `i`."""
+    return {**episode, "transcript": [{**t, **(turn if n == i else {})} for n, t in enumerate(episode["transcript"])]}
+
+
+def refusals(episode: dict, at: list[int]) -> dict:
+    """The episode as it goes with a refused action before each of these actions."""
+    env, actions = House(), [turn["action"] for turn in episode["transcript"]]
+    for i in sorted(at, reverse=True):
+        actions.insert(i, f"fly to {i}")
+    seen, turns = env.reset(episode["task"]), []
+    for action in actions:
+        turns.append({"observation": seen.text, "action": action})
+        seen = env.step(action)
+        turns[-1]["valid"] = seen.valid
+    invalid = sum(not turn["valid"] for turn in turns)
+    return {**episode, "transcript": turns, "final": seen.text, "steps": len(turns), "invalid": invalid}
+
+
+# -- with a replay -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep", ["50", "3", "all", "none"])
+def test_the_experts_play_is_the_experts_trajectories(keep, played):
+    kept = {"all": None, "none": 0}.get(keep, int(keep) if keep.isdecimal() else None)
+    own = list(expert(House(), (episode["task"] for episode in played), admissible=kept))
+    done = run(*IMPORT, "--admissible", keep, stdin=lines(played)).ok()
+    assert [without(t, "id", "source", "lineage") for t in done.records] == [without(t, "id") for t in own]
+    observations = sum(len(t["steps"]) + 1 for t in own)
+    assert f"{observations} observations verified" in done.err and "filled in" not in done.err
+
+
+def test_who_played_and_how_it_came_about_is_kept(random_play):
+    records = run(*IMPORT, stdin=lines(random_play)).ok().records
+    for made, episode in zip(records, random_play, strict=True):
+        assert made["id"] == episode["id"] and made["id"].endswith(f"/{episode['seed']}")
+        assert made["source"] == without(
+            episode, "type", "env", "task", "instruction", "transcript", "final", "lineage"
+        )
+        assert made["source"]["model"] == episode["model"] and "prompt_style" in made["source"]
+        assert made["lineage"][:-1] == episode["lineage"] and made["lineage"][-1].startswith("import ")
+        assert made["outcome"]["success"] is episode["success"]
+    assert len({made["id"] for made in records}) == len(records), "several trials of a task are several trajectories"
+
+
+def test_thoughts_come_along(played):
+    episode = changed(changed(played[0], 0, thought="I look around."), 1, thought="")
+    for more in ((), ("--no-replay",)):
+        (made,) = run(*IMPORT, *more, stdin=lines([episode])).ok().records
+        assert [step["thought"] for step in made["steps"][:3]] == ["I look around.", None, None]
+
+
+@pytest.mark.parametrize(
+    ("change", "place", "said"),
+    [
+        (lambda e: changed(e, 1, observation="The moon."), "$.transcript[1].observation", "'The moon.' was recorded"),
+        (lambda e: changed(e, 1, observation=""), "$.transcript[1].observation", "'' was recorded"),
+        (lambda e: {**e, "final": "The end."}, "$.final", "'The end.' was recorded"),
+        (lambda e: {**e, "success": False}, "$.success", "the success is True, and False was recorded"),
+        (lambda e: {**e, "score": 0.25}, "$.score", "the score is 1.0, and 0.25 was recorded"),
+    ],
+)
+def test_an_episode_that_goes_differently_is_refused(change, place, said, played, expert_trajectories, tmp_path):
+    text = lines([played[0], change(played[1]), played[2]])
+    run(*IMPORT, stdin=text).one_error(3, f"<stdin>:2: {place}: ", said)
+    done = run(*IMPORT, "--rejects", tmp_path / "rejects", stdin=text).ok(4)
+    assert [t["id"] for t in done.records] == [played[0]["id"], played[2]["id"]]
+    (reject,) = read(tmp_path / "rejects")
+    assert reject["field"] == place and reject["evidence"] and reject["record"]["transcript"]
+    done = run(*IMPORT, "--trust", "environment", stdin=text).ok()
+    assert [t["outcome"] for t in done.records] == [t["outcome"] for t in expert_trajectories[:3]]
+    assert f"{played[1]['id']}: {place}: " in done.err and "that differ" in done.err
+
+
+def test_actions_after_the_end_are_refused(played):
+    last = {"observation": played[0]["final"], "action": "look", "valid": False}
+    longer = {**played[0], "transcript": [*played[0]["transcript"], last], "final": "The task is over."}
+    n = len(played[0]["transcript"])
+    run(*IMPORT, stdin=lines([longer])).one_error(3, f"$.transcript[{n}].observation: the episode was over after {n}")
+
+
+def test_the_number_of_workers_changes_nothing(played, random_play):
+    text = lines(played + random_play)
+    assert run(*IMPORT, "-j", "1", stdin=text).ok().out == run(*IMPORT, "-j", "3", stdin=text).ok().out
+
+
+def test_a_record_alone_starts_no_program(played):
+    (episode,) = [{**played[0], "env": "eexp.envs.house:House"}]
+    run(*IMPORT, stdin=lines([episode])).one_error(3, "<stdin>:1: $.env: ", "allow it with --env")
+    (made,) = run(*IMPORT, "--env", "eexp.envs.house:House", stdin=lines([episode])).ok().records
+    assert made["env"] == "eexp.envs.house:House" and made["outcome"]["success"]
+    (made,) = run(*IMPORT, "--env", "house", stdin=lines([episode])).ok().records
+    assert made["env"] == "house"
+    run(*IMPORT, stdin=lines([{**played[0], "env": "hous"}])).one_error(3, "$.env: unknown environment 'hous'")
+
+
+# -- without a replay --------------------------------------------------------------------------------------------------
+
+
+def test_without_a_replay_it_is_what_the_episode_holds(played, expert_trajectories):
+    done = run(*IMPORT, "--no-replay", stdin=lines(played)).ok()
+    for made, own, episode in zip(done.records, expert_trajectories, played, strict=True):
+        bare = [{**without(step, "admissible_count", "unknown"), "admissible": None} for step in own["steps"]]
+        assert made["steps"] == bare and made["outcome"] == without(own["outcome"], "unknown")
+        assert (made["env"], made["task"], made["instruction"]) == (own["env"], own["task"], own["instruction"])
+        assert made["source"]["model"] == episode["model"]
+    assert f"{len(played)} not replayed" in done.err and "replay=no" in done.records[0]["lineage"][-1]
+    (made,) = run(*IMPORT, "--no-replay", "--name", "elsewhere", stdin=lines(played[:1])).ok().records
+    assert made["env"] == "elsewhere"
+
+
+def test_the_function_does_as_the_command(played, random_play):
+    made = list(import_episodes(iter(played + random_play)))
+    out = run(*IMPORT, "--no-replay", stdin=lines(played + random_play)).ok().records
+    assert [without(t, "lineage") for t in made] == [without(t, "lineage") for t in out]
+
+
+def test_an_episode_that_says_little(played):
+    """As another program may write it: what is not there is not made up."""
+    turns = [{"observation": "A.", "action": "b"}]
+    little = {"type": "episode", "id": "1", "env": "x", "task": {}, "success": False, "steps": 1, "transcript": turns}
+    assert trajectory_of(little, "1") == {
+        "type": "trajectory", "id": "1", "env": "x", "task": {}, "instruction": "",
+        "steps": [{"observation": "A.", "action": "b", "admissible": None, "thought": None}], "outcome": None,
+    }  # fmt: skip
+    with pytest.raises(InputError, match=r"\$.transcript: no action in it"):
+        conversation_of({**little, "transcript": []})
+    for more in ((), ("--no-replay",)):
+        bare = without(played[0], "transcript")
+        run(*IMPORT, *more, stdin=lines([bare])).one_error(3, "<stdin>:1: $.transcript: no action in it")
+
+
+def test_an_environment_variable_asks_for_no_replay_either(played, monkeypatch):
+    monkeypatch.setenv("EEXP_ENV", "house")
+    assert "not replayed" in run(*IMPORT, "--no-replay", stdin=lines(played)).ok().err
+
+
+# -- which are taken ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("replayed", [(), ("--no-replay",)])
+def test_those_that_succeeded(replayed, played, random_play):
+    text = lines([*random_play, *played])
+    done = run(*IMPORT, "--success", *replayed, stdin=text).ok()
+    assert [t["task"] for t in done.records] == [episode["task"] for episode in played]
+    assert [t["id"] for t in done.records] == [f"{e['id']}#2" for e in played], "an id depends on no option"
+    assert f"{len(random_play)} left out: no success" in done.err and "success=yes" in done.records[0]["lineage"][-1]
+
+
+@pytest.mark.parametrize("replayed", [(), ("--no-replay",)])
+def test_those_with_a_score(replayed, played, random_play):
+    scores = [1.0, 0.5, 0.2, None]
+    episodes = [{**episode, "score": score} for episode, score in zip(played, scores)]
+    more = ("--trust", "environment") if not replayed else ()
+    done = run(*IMPORT, "--min-score", "0.5", *replayed, *more, stdin=lines(episodes)).ok()
+    assert [t["id"] for t in done.records] == [episode["id"] for episode in played[:2]]
+    assert "2 left out: no score of 0.5 or more" in done.err
+
+
+def test_a_success_that_the_environment_denies(random_play):
+    claims = [{**episode, "success": True} for episode in random_play]
+    run(*IMPORT, "--success", stdin=lines(claims)).one_error(3, "$.success: the success is False")
+    done = run(*IMPORT, "--success", "--trust", "environment", stdin=lines(claims)).ok()
+    assert done.records == [] and f"{len(claims)} left out: no success" in done.err
+
+
+def test_the_same_actions_are_counted_or_left_out(played):
+    """Ids say which trial it was; equal ones, of another run, are told apart."""
+    again = {**played[0], "id": played[0]["id"][:-1] + "1", "seed": 1}
+    text = lines([played[0], again, played[1], played[0]])
+    done = run(*IMPORT, stdin=text).ok()
+    first, second = played[0]["id"], played[1]["id"]
+    assert [t["id"] for t in done.records] == [first, again["id"], second, f"{first}#2"]
+    assert "2 with the same actions as another of their task" in done.err
+    for replayed in ((), ("--no-replay",)):
+        done = run(*IMPORT, "--distinct", *replayed, stdin=text).ok()
+        assert [t["id"] for t in done.records] == [first, second]
+        assert "2 left out: the same actions as another of its task" in done.err
+
+
+def test_distinct_knows_what_an_interrupted_run_has_written(played, tmp_path):
+    again = {**played[0], "id": played[0]["id"][:-1] + "1"}
+    file = write(tmp_path / "episodes", [played[0], played[1], again, played[2]])
+    args = (*IMPORT, file, "--distinct", "-o", tmp_path / "out")
+    run(*args).ok()
+    whole = (tmp_path / "out").read_bytes()
+    for kept in range(3):
+        (tmp_path / "out").write_bytes(b"".join(whole.splitlines(keepends=True)[:kept]))
+        run(*args, "--resume").ok()
+        assert (tmp_path / "out").read_bytes() == whole
+
+
+def test_a_turn_without_an_action_teaches_nothing(played):
+    """As where a text was cut off before its action."""
+    episode = refusals(played[0], [1])
+    turns = [{**turn, "action": ""} if not turn["valid"] else turn for turn in episode["transcript"]]
+    turns[1]["cut_off"], episode = True, {**episode, "transcript": turns}
+    done = run(*IMPORT, stdin=lines([episode])).ok()
+    assert done.records == [] and "1 left out: a turn without an action" in done.err
+    (made,) = run(*IMPORT, "--drop-invalid", stdin=lines([episode])).ok().records
+    assert [step["action"] for step in made["steps"]] == [turn["action"] for turn in played[0]["transcript"]]
+
+
+class Patient(House):
+    """Takes an empty action for a look around."""
+
+    def step(self, action):
+        return super().step(action or "look")
+
+
+def test_an_empty_action_that_the_environment_accepts(played, expert_trajectories):
+    env, first = Patient(), played[0]["transcript"][0]
+    empty = {"observation": first["observation"], "action": "", "valid": False, "cut_off": True}
+    episode = {**played[0], "transcript": [empty, *played[0]["transcript"]]}
+    done = replay(env, episode["task"], conversation_of(episode), "id", drop_invalid=True)
+    assert done.trajectory["steps"] == expert_trajectories[0]["steps"]
+
+
+# -- refused actions ---------------------------------------------------------------------------------------------------
+
+
+@given(st.data())
+def test_refused_actions_are_left_out(played, expert_trajectories, data):
+    i = data.draw(st.integers(0, len(played) - 1))
+    at = data.draw(st.lists(st.integers(0, len(played[i]["transcript"]) - 1), min_size=1, max_size=5))
+    episode = refusals(played[i], at)
+    assert episode["invalid"] == len(at)
+    done = replay(House(), episode["task"], conversation_of(episode), "id", drop_invalid=True)
+    assert without(done.trajectory, "id") == without(expert_trajectories[i], "id")
+    assert done.counts["refused actions left out"] == len(at) and done.kept_whole is None
+    whole = replay(House(), episode["task"], conversation_of(episode), "id")
+    assert [s["action"] for s in whole.trajectory["steps"]] == [t["action"] for t in episode["transcript"]]
+
+
+def test_refused_actions_of_a_model(expert_trajectories):
+    """What is left of a language model's play is played again by the environment, and ends as it did."""
+    args = ("-m", "tiny", "-n", "6", "--split", "train", "--max-steps", "8", "--max-tokens", "12")
+    play = run("eval", "house", *args).ok().records
+    assert any(episode["invalid"] for episode in play)
+    done = run(*IMPORT, "--drop-invalid", stdin=lines(play)).ok()
+    for made in done.records:
+        (episode,) = [episode for episode in play if episode["id"] == made["id"]]
+        assert [s["action"] for s in made["steps"]] == [t["action"] for t in episode["transcript"] if t["valid"]]
+        assert made["outcome"]["score"] == episode["score"]
+    refused = sum(not any(turn["valid"] for turn in episode["transcript"]) for episode in play)
+    assert len(done.records) == len(play) - refused
+    assert not refused or f"{refused} left out: every action was refused" in done.err
+    assert "actions answered as invalid" not in done.err
+    run("rollout", stdin=run("branch", "--from", "admissible", "-q", stdin=done.out).out).ok()
+
+
+TICKING = """
+from dataclasses import replace
+from eexp.envs.house import House
+
+
+class Ticking(House):
+    def step(self, action):
+        seen = super().step(action)
+        return replace(seen, text=f"{seen.text} It is {self.steps} o'clock.")
+
+
+class Counting(House):
+    def admissible(self):
+        return [*super().admissible(), *(["rest"] if self.steps > 3 else [])]
+
+
+class Scoring(House):
+    def step(self, action):
+        seen = super().step(action)
+        return seen if seen.valid else replace(seen, score=0.25)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "said"),
+    [
+        ("Ticking", [1], "it goes differently after action 3; they are kept"),
+        ("Counting", [1], "other actions are admissible; they are kept"),
+        ("Scoring", [-1], "it ends differently; they are kept"),
+    ],
+)
+def test_refused_actions_that_changed_something_are_kept(name, at, said, played, tmp_path, monkeypatch):
+    (tmp_path / "ticking.py").write_text(TICKING)
+    monkeypatch.syspath_prepend(tmp_path)
+    number = max(range(len(played)), key=lambda i: len(played[i]["transcript"]))
+    episode = refusals(played[number], at)
+    if at == [-1]:  # the last of its actions, of an episode that was not over
+        episode["transcript"] = episode["transcript"][:-1]
+    n = len(episode["transcript"])
+    args = ("--env", f"ticking:{name}", "--trust", "environment", "--drop-invalid")
+    done = run(*IMPORT, *args, stdin=lines([episode])).ok()
+    (made,) = done.records
+    assert len(made["steps"]) == n and said in done.err and "1 actions answered as invalid" in done.err
+
+
+# -- the loop ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_played_is_branched_and_executed(played, random_play):
+    imported = run(*IMPORT, "--success", stdin=lines(random_play + played)).ok()
+    branched = run("branch", "--from", "admissible", "-k", "2", stdin=imported.out).ok()
+    executed = run("rollout", stdin=branched.out).ok()
+    steps = [step for t in executed.records for step in t["steps"]]
+    assert steps and all(a["outcome"] for step in steps for a in step["alternatives"])
+    assert f"{sum(bool(s['alternatives']) for s in steps)} branch points verified" in executed.err
+    for stage in ("imitation-data", "world-model-data"):
+        examples = run(stage, stdin=executed.out).ok().records
+        assert examples and [entry.split()[0] for entry in examples[0]["lineage"]] == [
+            "eval", "import", "branch", "rollout", stage]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (("--task-key", "id"), 2, "--task-key is for records of other projects; an episode says what it would"),
+        (("--action", "whole"), 2, "--action is for"),
+        (("--split", "train"), 2, "--split is for"),
+        (("--name", "x"), 2, "--name is for records that are not replayed"),
+        (("--no-replay", "--env", "house"), 2, "--env is for a replay, and --no-replay asks for none"),
+        (("--no-replay", "--drop-invalid"), 2, "--drop-invalid needs one"),
+        (("--min-score", "2"), 2, "2.0 is not in the range"),
+        (("--min-score", "nan"), 2, "is no finite number"),
+    ],
+)
+def test_command_lines_that_do_not_fit(args, code, said):
+    run(*IMPORT, *args).one_error(code, said)
+    run("import", "eto", "--success").one_error(2, "records of eto say nothing of success")
+    run("import", "eto", "--drop-invalid").one_error(2, "--drop-invalid needs one")
+
+
+def test_other_formats_are_selected_by_how_the_replay_ends(tmp_path):
+    flying = {"id": "train/0", "messages": [{"role": "assistant", "content": action} for action in ("fly", "look")]}
+    done = run("import", "messages", "--env", "house", "--success", stdin=lines([flying])).ok()
+    assert done.records == [] and "1 left out: no success" in done.err
+    (made,) = run("import", "messages", "--env", "house", "--drop-invalid", stdin=lines([flying])).ok().records
+    assert [step["action"] for step in made["steps"]] == ["look"]
+
+
+def test_records_that_are_no_episodes(played):
+    run(*IMPORT, stdin=json.dumps(played).encode()).one_error(3, "<stdin>:1: $: expected an episode record")
+    run(*IMPORT, stdin=run("expert", "house", "-n", "1").out).one_error(3, "of type episode, got one of type")

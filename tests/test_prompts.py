@@ -1,0 +1,276 @@
+"""Prompt styles: what is written is read back, in training and in play alike; files, and the command for them."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from running import read, run
+
+from eexp.envs.house import House
+from eexp.envs.worlds import Here
+from eexp.errors import InputError, UsageError
+from eexp.models import chat_template
+from eexp.models.base import Model, Sample
+from eexp.models.policy import ModelPolicy
+from eexp.models.tiny import TINY_DIR
+from eexp.prompts import PromptStyle, built_in, get_style, load, of_dict
+from eexp.prompts.style import Action, History, Reflection, Thought, Turns, WorldModel
+from eexp.stages.eval import evaluate
+from eexp.stages.imitation_data import imitation_data
+from eexp.stages.prompts import problems
+from eexp.training.data import tokenize
+
+REACT, THINK = get_style("react"), get_style("think")
+BASE = {"name": "mine", "act": {"system": "Act."}, "thought": {"ask": " Think."}}
+
+
+def changed(**tables) -> PromptStyle:
+    return of_dict({**BASE, **tables})
+
+
+# -- written and read back -------------------------------------------------------------------------------------------
+
+MARKS = ["Action:", "<action>", "</action>", "Thought:", "<think>", "</think>", "Do:", "[[", "]]"]
+words = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"]), max_size=60)
+plain = words.map(str.strip).filter(lambda text: not any(mark in text for mark in MARKS))
+lines = plain.filter(lambda text: text and text.strip("`* ") == text and len(text.splitlines()) == 1)
+thoughts = st.lists(plain, max_size=3).map("\n".join).map(str.strip)
+styles = st.builds(
+    PromptStyle,
+    name=st.just("any"),
+    acting=st.just(REACT.acting),
+    action=st.sampled_from([Action(), Action("<action>", "</action>"), Action("Do:\n"), Action("[[", "]]")]),
+    thought=st.sampled_from(
+        [
+            Thought(ask=" Think."),
+            Thought("<think>", "</think>\n", "empty"),
+            Thought("<think>\n", "\n</think>\n\n", ask="?"),
+            Thought("(", ") ", "empty"),
+        ]
+    ),
+    history=st.builds(
+        History,
+        steps=st.sampled_from([None, 1, 3]),
+        observation_characters=st.sampled_from([None, 20]),
+        thoughts=st.sampled_from(["drop", "keep"]),
+    ),
+    examples=st.sampled_from([(), (Turns("Task: x\nA room.", "Action: look"),)]),
+)
+
+
+@given(styles, lines, thoughts)
+def test_what_a_style_writes_it_reads(style, action, thought):
+    answer = style.answer(action, thought)
+    parsed = style.parse(answer.text)
+    assert (parsed.action, parsed.cut_off) == (action, False)
+    if not thought.startswith("(") and not thought.endswith(")"):
+        assert parsed.thought == thought
+    assert [span["name"] for span in answer.spans] == (["thought", "action"] if thought else ["action"])
+    assert answer.spans[0]["start"] == 0 and answer.spans[-1]["end"] == len(answer.text)
+    assert all(a["end"] == b["start"] for a, b in zip(answer.spans, answer.spans[1:]))
+
+
+@given(styles, lines, thoughts, st.data())
+def test_a_text_cut_off_before_its_action_is_none(style, action, thought, data):
+    """Never a guess: neither the first line of a thought nor half of an action."""
+    text = style.answer(action, thought).text.rstrip("\n")
+    end = len(text) - len(style.action.close.rstrip())
+    cut = style.parse(text[: data.draw(st.integers(0, max(0, end - (not style.action.close))))], finished=False)
+    assert cut.action == "" and cut.cut_off
+
+
+@pytest.mark.parametrize("name", built_in())
+def test_built_in_styles_have_no_problems(name):
+    assert problems(get_style(name)) == []
+
+
+def test_texts_of_models_that_were_not_trained_on_the_style():
+    assert REACT.parse("open the fridge\n").action == "open the fridge"
+    assert REACT.parse("<think>hm, Action: no</think>Action: `look`").action == "look"
+    assert REACT.parse("I see.\nAction: go on\nObservation: nothing") == REACT.parse("I see.\nAction: go on")
+    assert REACT.parse("Thought: I see nothing.") == REACT.parse("Thought: I see nothing.", finished=True)
+    assert REACT.parse("Thought: I see nothing.").action == "" and not REACT.parse("Thought: I see nothing.").cut_off
+    assert REACT.parse("Thought: a\nAction: go on\nAnd then", finished=False).action == "go on"
+
+
+# -- the same bytes in training and in play ----------------------------------------------------------------------------
+
+CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+START = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+# As Qwen 3's: thinking is shown after the last user turn alone, and an answer without any has an empty place for it.
+REWRITES = """\
+{%- set ns = namespace(last=0) -%}
+{%- for m in messages -%}{%- if m.role == 'user' -%}{%- set ns.last = loop.index0 -%}{%- endif -%}{%- endfor -%}
+{%- for m in messages -%}
+{%- if m.role == 'assistant' -%}
+{%- set said = m.content.split('</think>')[-1].lstrip('\\n') -%}
+{%- set thought = m.content.split('</think>')[0].split('<think>')[-1] if '</think>' in m.content else '' -%}
+<|assistant|>{%- if loop.index0 > ns.last %}<think>
+{{ thought.strip('\\n') }}
+</think>
+
+{% endif -%}{{ said }}<|end|>
+{%- else -%}<|{{ m.role }}|>{{ m.content }}<|end|>{%- endif -%}
+{%- endfor -%}{%- if add_generation_prompt -%}<|assistant|>{%- endif -%}"""
+STRIPS = "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}<|end|>{% endfor %}" + START
+TEMPLATES = {"plain": CHAT + START, "rewrites": REWRITES, "strips": STRIPS}
+
+
+class Expert(Model):
+    """Writes what the expert did, after the thought recorded with it, and keeps the prompts that it was asked."""
+
+    fingerprint = "expert"
+
+    def __init__(self, trajectory: dict, style: PromptStyle, thoughtful: bool):
+        super().__init__()
+        self.texts = [style.answer(s["action"], s["thought"] if thoughtful else "").text for s in trajectory["steps"]]
+        self.requests = []
+
+    def answer(self, groups):
+        for group in groups:
+            self.requests += group
+            yield [[Sample(self.texts[len(self.requests) - 1].removeprefix(request.prefix))] for request in group]
+
+
+@pytest.fixture(scope="module")
+def trajectories(data):
+    """Experts' trajectories with thoughts."""
+    return [{**t, "steps": [{**s, "thought": f"Now I {s['action']}.\nGood."} for s in t["steps"]]}
+            for t in read(data["expert"])]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(TINY_DIR)
+
+
+@settings(max_examples=25)
+@given(style=styles | st.sampled_from([get_style(name) for name in built_in()]), thoughtful=st.booleans(),
+       number=st.integers(0, 2), template=st.sampled_from(sorted(TEMPLATES)))  # fmt: skip
+def test_rows_are_the_same_in_training_and_in_play(style, thoughtful, number, template, trajectories, tokenizer):
+    t = trajectories[number]
+    model = Expert(t, style, thoughtful)
+    policy = ModelPolicy(model, style, 64, "always" if thoughtful else "never")
+    with Here(House, 1) as worlds:
+        (episode,) = evaluate(worlds, [(t["task"], 0)], policy)
+    assert episode["success"] and episode["steps"] == len(t["steps"]), "it is the expert's episode"
+    assert episode["thoughts"] == thoughtful * episode["steps"] and episode["cut_off"] == 0
+    tokenizer.chat_template = TEMPLATES[template]
+    rows = list(imitation_data(iter([t]), style, thoughts=thoughtful))
+    for row, request in zip(rows, model.requests, strict=True):
+        assert row["prompt"] == request.prompt
+        text = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
+        ends = {"bos_token": "", "eos_token": "<|end|>"}
+        assert text == chat_template.render(tokenizer.chat_template, request.prompt, **ends)
+        (trained,) = tokenize([row], tokenizer, 4096)
+        ids = list(trained.ids)
+        written = tokenizer.decode(ids[trained.n_prompt :]).removesuffix("<|end|>")
+        assert tokenizer.decode(ids[: trained.n_prompt]) == text
+        assert template != "plain" or written == row["completion"][0]["content"]
+        parsed = style.parse(written)
+        assert parsed.action == t["steps"][rows.index(row)]["action"], "what was trained is read as it was meant"
+        assert not thoughtful or parsed.thought.split() == t["steps"][rows.index(row)]["thought"].split()
+
+
+def test_acting_and_world_modelling_share_their_history(trajectories):
+    t = trajectories[0]
+    for name in built_in():
+        style = get_style(name)
+        state = (t["instruction"], t["steps"][:3], t["steps"][3]["observation"])
+        bare, asked = style.act(*state), style.act(*state, think=True)
+        predicted = style.world_model(*state, t["steps"][3]["action"])
+        assert bare[:-1] == asked[:-1] == predicted[: len(bare) - 1]
+        assert asked[-1]["content"].startswith(predicted[-3]["content"])
+        assert (bare == asked) == (style.thought.absent == "empty")
+    own = changed(world_model={"system": "Predict."}).world_model("", [], "A room.", "look")
+    assert own[0]["content"] == "Predict."
+
+
+def test_the_place_for_a_thought_is_opened_and_closed():
+    assert [THINK.opening(think) for think in ("always", "never", "auto")] == ["<think>", "<think></think>\n", ""]
+    assert {REACT.opening(think) for think in ("always", "never", "auto")} == {""}
+    assert THINK.answer("look").text == "<think></think>\n<action>look</action>"
+
+
+def test_history():
+    steps = [{"observation": f"Room {i}. " + "x" * 30, "action": f"go {i}", "thought": f"On to {i}."} for i in range(4)]
+    windowed = changed(history={"steps": 2, "observation_characters": 7, "thoughts": "keep"})
+    prompt = windowed.act("Go.", steps, "The end of it all.")
+    assert [m["content"] for m in prompt] == [
+        "Act.",
+        "Task: Go.\n(2 earlier steps are left out.)\nRoom 2. ...",
+        "Thought: On to 2.\nAction: go 2",
+        "Room 3. ...",
+        "Thought: On to 3.\nAction: go 3",
+        "The end of it all.",
+    ]
+    assert [m["content"] for m in changed().act("", steps[:1], "End.")][2:] == ["Action: go 0", "End."]
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def test_files(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(run("prompts", "show", "think").ok().out.decode())
+    assert load(file) == THINK and get_style(str(file)).label == THINK.label
+    file.write_text(file.read_text().replace('name = "think"', 'name = "mine"'))
+    assert run("prompts", "check", file).ok().out.decode() == f"{file}: ok, {get_style(str(file)).label}\n"
+    assert get_style(str(file)).fingerprint != THINK.fingerprint
+    record = run("imitation-data", "--prompt-style", file, stdin=run("expert", "house", "-n", "1").out).ok().records[0]
+    assert record["prompt_style"] == get_style(str(file)).label
+    assert record["completion"][0]["content"].startswith("<think></think>\n<action>")
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({"name": "two words"}, r"\$\.name"),
+        ({"acts": {}}, "unknown field `acts`"),
+        ({"history": {"steps": 0}}, r"\$\.history\.steps"),
+        ({"history": {"left_out": "{k}"}}, r"\$\.history\.left_out: may hold"),
+        ({"thought": {"open": " "}}, r"\$\.thought\.open: is blank"),
+        ({"thought": {"open": "Action: "}}, r"\$\.thought: holds the mark"),
+        ({"thought": {}}, r"\$\.thought\.ask: the same"),
+        ({"thought": {"absent": "perhaps"}}, r"\$\.thought\.absent"),
+    ],
+)
+def test_what_is_no_style_is_one_line(tables, message):
+    with pytest.raises(InputError, match=message):
+        changed(**tables)
+
+
+def test_files_that_are_none(tmp_path):
+    run("prompts", "check", tmp_path / "none.toml").one_error(1, "none.toml", "No such file")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("name = ")
+    run("prompts", "check", broken).one_error(3, f"{broken}: not valid TOML")
+    with pytest.raises(UsageError, match="unknown prompt style 'poetic'; built in: react, "):
+        get_style("poetic")
+    with pytest.raises(InputError, match="training and playing would see different words"):
+        get_style("react@0123456789abcdef")
+
+
+def test_a_style_is_all_words_there_are():
+    """Every table can be set, and every word changes the fingerprint."""
+    assert set(PromptStyle.__struct_fields__) == {
+        "name", "acting", "action", "thought", "history", "predicting", "reflection", "examples",
+    }  # fmt: skip
+    for table, words in (("reflection", Reflection), ("world_model", WorldModel)):
+        for field in msgspec.structs.fields(words):
+            if field.type is str:
+                assert changed(**{table: {field.name: "other"}}).label != changed().label
+
+
+def test_prompts_on_the_command_line(data):
+    listed = run("prompts", "list").ok().out.decode()
+    assert [line.split("@")[0] for line in listed.splitlines()] == built_in()
+    shown = run("prompts", "show", "react", "--record", data["rollout"], "--step", "1").ok().out.decode()
+    for part in ("acting\n", "acting, with a thought\n", "world modelling\n", "asking for a reflection\n"):
+        assert part in shown
+    run("prompts", "show", "react", "--record", data["rollout"], "--step", "99").one_error(3, "has no step 99")
+    run("prompts", "show", "react", "--record", data["rollout"], "--id", "x").one_error(3, "no trajectory has the id")
