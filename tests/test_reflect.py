@@ -411,6 +411,19 @@ def test_a_reflection_stays_if_it_helps(one):
         assert len(group) == 2 and all(len(r.completions) == 1 + len(situations(one)[0].contenders) for r in group)
 
 
+def test_a_resumed_run_scores_the_same_groups(rolled):
+    """What shares a batch decides the last digits of a gain, so that examples written before are scored again."""
+    t, likes = rolled[0], {s["action"]: 1.0 for s in rolled[0]["steps"]}
+    whole, resumed, done = Scorer(likes), Scorer(likes), set()
+    first = list(reflect(iter([t]), STYLE, None, BY_RULE, whole))
+    done.update(e["id"] for e in first[:2])
+    rest = list(reflect(iter([t, t]), STYLE, None, BY_RULE, resumed, skip=lambda name: name in done))
+    assert len(first) > 2 and rest == first[2:] * 2 and resumed.groups == whole.groups * 2
+    done.update(e["id"] for e in first)
+    resumed = Scorer(likes)
+    assert not list(reflect(iter([t]), STYLE, None, BY_RULE, resumed, skip=lambda name: name in done))
+
+
 @pytest.mark.parametrize("style", [STYLE, TAGS], ids=["react", "think"])
 def test_the_gain_is_what_the_model_says(style, rolled):
     t = {**rolled[0], "steps": rolled[0]["steps"][:3]}

@@ -409,7 +409,6 @@ def test_world_model_examples_do_not_look_like_acting(rolled):
         assert (
             e["prompt"][0]["content"] == STYLE.acting.system and e["prompt"][-1]["content"] == STYLE.predicting.request
         )
-        assert e["prompt"][-1]["content"] == STYLE.world_model_request
         assert "Action:" not in e["completion"][0]["content"]
         # the history is word for word that of acting
         step = int(e["id"].split("/world_model/")[0].rsplit("/", 1)[1])
@@ -464,11 +463,11 @@ def test_imitation_with_thoughts_and_with_lists(data):
     t = read(data["expert"])[0]
     t["steps"][0]["thought"] = "Hm."
     first = run("imitation-data", stdin=lines([t])).ok().records[0]
-    assert first["completion"][0]["content"] == f"Hm.\nAction: {t['steps'][0]['action']}"
+    assert first["completion"][0]["content"] == f"Thought: Hm.\nAction: {t['steps'][0]['action']}"
     first = run("imitation-data", "--no-thoughts", stdin=lines([t])).ok().records[0]
     assert first["completion"][0]["content"] == f"Action: {t['steps'][0]['action']}"
     first = run("imitation-data", "--prompt-style", "react-list", stdin=lines([t])).ok().records[0]
-    assert first["prompt"][-1]["content"].endswith("Possible actions: " + ", ".join(t["steps"][0]["admissible"]))
+    assert "Possible actions: " + ", ".join(t["steps"][0]["admissible"]) in first["prompt"][-1]["content"]
 
 
 # -- mix -------------------------------------------------------------------------------------------------------------
