@@ -63,7 +63,8 @@ def new_lines(before: str, after: str) -> list[Range]:
     """Return where the lines of `after` stand that `before` does not have, as characters of `after`, in order.
 
     A line that comes more often than before is new as often; blank lines are neither new nor old. Where no line is old,
-    and where no line is new although the texts differ (lines are gone, or in another order), the whole text is returned.
+    and where no line is new although the texts differ (lines are gone, or in another order), the whole text is
+    returned.
     """
     had = Counter(line for line in before.split("\n") if line.strip())
     kept, repeated, start = [], 0, 0

@@ -37,8 +37,9 @@ JOBS = {
     "reflect-notes": Job(("reflect", "--rationale", "environment", "--weigh", "0"), "many-rollout", bad=1),
     "reflect-tiny": Job(("reflect", "--temperature", "1", *TINY), "short-rollout"),
     "score": Job(("score", "-m", "tiny", "--threads", "1"), "examples"),
-    "world-model-data-tiny": Job(("world-model-data", "--predictable", "model", "-m", "tiny", "--threads", "1"),
-                                 "some-rollout", bad=1),
+    "world-model-data-tiny": Job(
+        ("world-model-data", "--predictable", "model", "-m", "tiny", "--threads", "1"), "some-rollout", bad=1
+    ),
     "expert": Job(("expert", "house", "-n", "1500", "--max-steps", "12", "--all")),
     "eval": Job(("eval", "house", "-m", "random", "-n", "300")),
     "eval-program": Job(

@@ -1,8 +1,8 @@
 """The environment contract: what a stage may ask of a world.
 
 Write a class with `tasks`, `reset` and `step` and it can be branched, executed and evaluated in. `fork` (or `save` and
-`restore`, or `in_process`), `expert`, `admissible`, `explain`, `harmless` and `mask` are optional, and each one that is there buys
-something: cheap branches, demonstrations, alternatives without a model, trust in a world with some noise.
+`restore`, or `in_process`), `expert`, `admissible`, `explain`, `harmless` and `mask` are optional, and each one that is
+there buys something: cheap branches, demonstrations, alternatives without a model, thoughts, trust in a noisy world.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -72,7 +72,8 @@ def _check(style: PromptStyle) -> None:
         raise InputError("holds the mark of an action", "$.thought")
     if style.thought.absent == "omit" and style.thought.ask == style.thought.ask_not:
         raise InputError(
-            'the same as $.thought.ask_not, so that a prompt with a thought is one without; make them differ, or set absent = "empty"',
+            "the same as $.thought.ask_not, so that a prompt with a thought is one without; "
+            'make them differ, or set absent = "empty"',
             "$.thought.ask",
         )
     try:

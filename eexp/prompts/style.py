@@ -59,8 +59,8 @@ class Thought(Struct, frozen=True, forbid_unknown_fields=True):
 class History(Struct, frozen=True, forbid_unknown_fields=True):
     """What is shown of the steps before.
 
-    steps: the last N, or all. observation_characters: longer observations before the last one are cut to this. thoughts:
-    whether the agent's earlier thoughts are shown. left_out: stands for earlier steps, {n} for their number.
+    steps: the last N, or all. observation_characters: longer observations before the last one are cut to this.
+    thoughts: whether the agent's earlier thoughts are shown. left_out: stands for earlier steps, {n} for their number.
     """
 
     steps: Optional[Annotated[int, Meta(ge=1)]] = None

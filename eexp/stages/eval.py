@@ -236,7 +236,8 @@ def command(env, number, split, trials, model, temperature, max_tokens, engine, 
     if only_admissible and policy.think != "never":
         raise click.UsageError("--only-admissible leaves no room for a thought; give --think never")
     io = stream.open("eval", None, env=env, split=split, model=policy.fingerprint, prompt_style=policy.style_label,
-                     temperature=temperature, max_tokens=policy.max_tokens, think=policy.think, max_steps=longest, seed=seed,
+                     temperature=temperature, max_tokens=policy.max_tokens, think=policy.think, max_steps=longest,
+                     seed=seed,
                      only_admissible=only_admissible or None)  # fmt: skip
     with io, closing(policy), open_worlds(world, len(tasks) * trials) as worlds:
         made = evaluate(worlds, _not_done(env, tasks, trials, io.done), policy, temperature=temperature,

@@ -7,11 +7,12 @@ the world's language, as a base model does, and it cannot act: no action that it
     export OMP_NUM_THREADS=1
     python recipes/tiny/make_tiny.py -o stage1
     python recipes/tiny/make_tiny.py -o stage2 --init stage1 --seed 1 --lr 2e-3 --episodes 9500
-    python recipes/tiny/make_tiny.py -o eexp/data/tiny --init stage2 --seed 2 --lr 1e-3 --episodes 5000 --sayings 12000
+    python recipes/tiny/make_tiny.py -o eexp/data/tiny --init stage2 --seed 2 --lr 1e-3 --episodes 5000 \\
+        --sayings 12000
 
-The third stage is for words. Play and questions use 172 of the 689 tokens. An adapter leaves the embeddings as they are,
-so it cannot teach a token that has none: trained on thoughts in other words, it stays at 1.2 nats a token where training
-all weights reaches 0.03. So the model repeats what it is told to say, in words that no question has.
+The third stage is for words. Play and questions use 172 of the 689 tokens. An adapter leaves the embeddings as they
+are, so it cannot teach a token that has none: trained on thoughts in other words, it stayed at 1.2 nats a token where
+training all weights reached 0.03. So the model repeats what it is told to say, in words that no question has.
 
 Three things decide whether so small a model learns to look things up at all: small batches (it takes some thousand
 updates, however many tokens they hold), short transcripts first, and a loss that weighs answers, which can be known,
@@ -56,22 +57,22 @@ WORDS = (
     STAGE_WORDS
     + """
 <next_state> </next_state> <think> </think> <action> </action> Thought: Action: Observation: Question: Answer: Reason:
-Think first, as: <thought> The Then Now But And It There This Still All Not Nothing My Your His Next First Last Maybe If When
-the a an of to in on at by for from with without as is was be been are were will would could should can may might must
-I me my you your it its he she they them this that these those here there where what which who when why how
-and or but not no nor so because since if then than too also only just still yet already again never always maybe
-have has had do does did done make made get got give given take taken put find found look looks looking see sees seen
-know known think need needs needed want wanted say said tell told ask asked try tried use used help helped
-open opened close closed closer wash washed heat heated cool cooled hold held carry carried search searched enter entered
-left right near far next door way back through beyond inside outside under over between before after first last once
-one two three some any all each every both other another same different more most less least many much few
-good better best bad worse worst new old clean hot cold warm empty full clear likely useful useless possible impossible
-task goal step action state place room thing object house world time reason clue limit choice result outcome hand hands
-expect expecting hope instead rather whether while until though however therefore finish finishes finished end ends ended
-lead leads bring brings brought go goes going gone come comes keep keeps kept start starts change changes nothing anything
-something everything everywhere nowhere somewhere work works worked fail fails failed check checked learn learned remember
-error invalid valid refuse refused sense makes happen happens observation observed predict predicted ; : , . ! ? - ( ) " '
-0 1 2 3 4 5 6 7 8 9 10 12 25 100
+Think first, as: <thought> The Then Now But And It There This Still All Not Nothing My Your His Next First Last Maybe
+If When the a an of to in on at by for from with without as is was be been are were will would could should can may
+might must I me my you your it its he she they them this that these those here there where what which who when why how
+and or but not no nor so because since if then than too also only just still yet already again never always maybe have
+has had do does did done make made get got give given take taken put find found look looks looking see sees seen know
+known think need needs needed want wanted say said tell told ask asked try tried use used help helped open opened
+close closed closer wash washed heat heated cool cooled hold held carry carried search searched enter entered left
+right near far next door way back through beyond inside outside under over between before after first last once one
+two three some any all each every both other another same different more most less least many much few good better
+best bad worse worst new old clean hot cold warm empty full clear likely useful useless possible impossible task goal
+step action state place room thing object house world time reason clue limit choice result outcome hand hands expect
+expecting hope instead rather whether while until though however therefore finish finishes finished end ends ended
+lead leads bring brings brought go goes going gone come comes keep keeps kept start starts change changes nothing
+anything something everything everywhere nowhere somewhere work works worked fail fails failed check checked learn
+learned remember error invalid valid refuse refused sense makes happen happens observation observed predict predicted
+; : , . ! ? - ( ) " ' 0 1 2 3 4 5 6 7 8 9 10 12 25 100
 """
 ).split()
 
