@@ -26,6 +26,7 @@ from eexp.errors import EXIT_OK, EXIT_SET_ASIDE, EexpError, InputError, UsageErr
 
 STDIN = "-"
 _NAME_OF_STDIN = "<stdin>"
+_NOT_SET_ASIDE = (b'"set_aside":false}\n', b'"set_aside": false}\n')  # how a line of `Stream.keep` ends
 
 #: What a pure stage calls with a record it cannot process; returns if the run is to go on without it.
 OnError = Callable[[dict, InputError], None]
@@ -371,11 +372,19 @@ class Stream(AbstractContextManager):
     def put_aside(self, record: dict | None, error: InputError) -> None:
         """Count something as set aside and keep it, with the reason and the evidence, in the rejects file."""
         self.set_aside += 1
+        self._write_reject(record, error)
+
+    def keep(self, record: dict, error: InputError) -> None:
+        """Keep something in the rejects file that a stage did without: nothing is set aside because of it."""
+        self.where = self._place(record)
+        self._write_reject(record, error, {"set_aside": False})
+
+    def _write_reject(self, record: dict | None, error: InputError, more: dict | None = None) -> None:
         if not self.rejects:
             return
         file, line = self.where or (None, None)
         rejected = {"type": "reject", "stage": self.stage, "file": file, "line": line, "field": error.where or None,
-                    "error": str(error), "evidence": error.evidence, "record": record}  # fmt: skip
+                    "error": str(error), "evidence": error.evidence, "record": record, **(more or {})}  # fmt: skip
         if self._rejected is None:
             self._rejected = self._open_rejects()
         try:
@@ -401,7 +410,8 @@ class Stream(AbstractContextManager):
 
     @property
     def exit_code(self) -> int:
-        return EXIT_SET_ASIDE if self.set_aside or self._rejected_before else EXIT_OK
+        before = any(not line.endswith(_NOT_SET_ASIDE) for line in self._rejected_before)
+        return EXIT_SET_ASIDE if self.set_aside or before else EXIT_OK
 
     def summary(self) -> str:
         """One line with everything counted."""

@@ -197,6 +197,19 @@ def _step_limit(timeout: float | None) -> float:
     return time_limit(STEP_LIMIT)
 
 
+def alternatives(command: Command) -> Command:
+    """--pool and --first: which of the recorded alternatives are used."""
+    for option in reversed([
+        click.option("--pool", metavar="NAME",
+                     help="Use only the alternatives that `eexp branch` drew for this pool.  "
+                     "[default: all, every action once]"),
+        click.option("--first", type=click.IntRange(min=1), metavar="K",
+                     help="Use only the first K alternatives of every state.  [default: all]"),
+    ]):  # fmt: skip
+        command = option(command)
+    return command
+
+
 def env_override(command: Command) -> Command:
     """--env, for stages that find the environment in the records."""
     return click.option("--env", metavar="SPEC", envvar="EEXP_ENV", show_envvar=True, shell_complete=complete_env,

@@ -122,6 +122,12 @@ class Example(Struct, kw_only=True):
         Optional[str], Meta(description="of a world-model example: observation if not given, summary or changes")
     ] = None
     scores: Annotated[Optional[list[SpanScore]], Meta(description="of each span, by `eexp score`")] = None
+    reflection_by: Annotated[
+        Optional[str], Meta(description="who wrote the thought: the name of a rule, or a model's fingerprint")
+    ] = None
+    gain: Annotated[
+        Optional[float], Meta(description="log-probability of the action after the thought, minus without (--verify)")
+    ] = None
     prompt_style: _PromptStyle = None
     lineage: _Lineage = []
 

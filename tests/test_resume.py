@@ -34,6 +34,7 @@ JOBS = {
     "import": Job(("import", "messages", "--env", "house", "-j", "2"), "foreign", bad=3),
     "import-episodes": Job(("import", "episodes", "--drop-invalid", "--distinct", "-j", "2"), "episodes", bad=3),
     "reflect": Job(("reflect", "--rationale", "outcome"), "many-rollout", bad=1),
+    "reflect-notes": Job(("reflect", "--rationale", "environment", "--weigh", "0"), "many-rollout", bad=1),
     "reflect-tiny": Job(("reflect", "--temperature", "1", *TINY), "short-rollout"),
     "score": Job(("score", "-m", "tiny", "--threads", "1"), "examples"),
     "world-model-data-tiny": Job(("world-model-data", "--predictable", "model", "-m", "tiny", "--threads", "1"),

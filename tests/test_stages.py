@@ -13,15 +13,13 @@ from running import lines, read, run, write
 
 from eexp.envs.house import House
 from eexp.envs.listing import sample_admissible
-from eexp.models.base import Sample
 from eexp.models.policy import Choice, Policy, Proposal, RandomPolicy
-from eexp.prompts import get_style, rationale
+from eexp.prompts import get_style
 from eexp.records import canonical
 from eexp.stages.branch import begins_with, branch
 from eexp.stages.expert import expert
 from eexp.stages.imitation_data import imitation_data
 from eexp.stages.mix import Source, mix, parse_source
-from eexp.stages.reflect import reflect
 from eexp.stages.rollout import rollout
 from eexp.stages.split import split
 from eexp.stages.world_model_data import Choices, world_model_data
@@ -642,180 +640,6 @@ def test_max_invalid_fraction(experts, fraction):
         assert invalid == best, "no more are dropped than must be"
         assert dropped["invalid ones left out"] == 4 * valid - invalid
         assert dropped["of invalid actions"] == invalid
-
-
-# -- reflect ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_reflection_by_rule_for_every_executed_state(rolled):
-    made = list(reflect(iter(rolled), STYLE, None))
-    states = [(t, i) for t in rolled for i, s in enumerate(t["steps"]) if s["alternatives"]]
-    assert len(made) == len(states)
-    for e, (t, i) in zip(made, states):
-        step = t["steps"][i]
-        assert e["id"] == f"{t['id']}/{i}/reflection" and e["reflection_by"] == "rule: outcome"
-        assert e["prompt"] == STYLE.act(t["instruction"], t["steps"][:i], step["observation"])
-        text = e["completion"][0]["content"]
-        thought, _, action = text.rpartition("\nAction: ")
-        assert STYLE.parse(text).action == action == step["action"] and thought
-        assert rationale.find_leak(thought) is None
-        assert t["instruction"] in thought
-
-
-def test_a_rule_tells_outcomes_as_expectations_only(rolled):
-    for t in rolled:
-        for e in reflect(iter([t]), STYLE, None):
-            i = int(e["id"].split("/")[-2])
-            for a in t["steps"][i]["alternatives"][:2]:
-                said = [s for s in re.split(r"(?<=\.) ", e["completion"][0]["content"]) if f"I {a['action']}," in s]
-                assert all("I expect: " in s for s in said)
-            assert "expecting: " in e["completion"][0]["content"]
-
-
-def test_compose_words():
-    def alternative(action, observation, **outcome):
-        return {"action": action, "outcome": {"observation": observation, **outcome}}
-
-    step = {"observation": "A hall.", "action": "go north", "alternatives": [
-        alternative("fly", "You cannot.", valid=False), alternative("wait", " A hall.\n")]}  # fmt: skip
-    text = rationale.compose(
-        "Get out.", step, {"observation": "You are out. Birds sing.", "done": True, "success": True}
-    )
-    assert text == ("I need to do this: Get out. To fly would not work here. To wait would change nothing. "
-                    "So I rather go north, expecting: You are out. That completes the task.")  # fmt: skip
-    step["alternatives"] = [alternative("jump", "You fall: dead.", done=True, success=False),
-                            alternative("sing", "La la.\nLa.")]  # fmt: skip
-    text = rationale.compose("", step, {"observation": "North."})
-    assert text == ("To jump would end it without success. If I sing, I expect: La la. "
-                    "So I rather go north, expecting: North.")  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["The expert goes north.", "as demonstrated", "demonstrations show", "ground truth", "ground-truth", "gold path",
-     "As an AI, I", "a language model", "Action 3 is better", "option #2", "alternative no. 4", "Candidate 1"],
-)  # fmt: skip
-def test_leaks_are_found(text):
-    assert rationale.find_leak(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["I take action now.", "There are 3 options.", "experts", "An expertise", "the action", "I see 2 actions",
-     "This is the best option.", "a golden path", "The demon waits."],
-)  # fmt: skip
-def test_harmless_words_are_no_leaks(text):
-    found = rationale.find_leak(text)
-    assert found is None, found
-
-
-def test_once():
-    long = "I should go to the kitchen because the apple is there."
-    assert rationale.once(long) == long
-    assert rationale.once(f"{long} {long}") == long
-    assert rationale.once(f"{long}\n\n{long}") == long
-    assert rationale.once(f"{long} {long[:-3]}") == long
-    assert rationale.once(f"one.\n\ntwo.\n\n{long}") == f"one.\n\ntwo.\n\n{long}"
-    assert rationale.once("go go go") == "go go go"
-    assert rationale.once("  x  ") == "x" and rationale.once("") == ""
-
-
-class Writer:
-    """A model that writes what it is told to, in turn."""
-
-    fingerprint = "writer"
-    counts: Counter = Counter()
-
-    def __init__(self, *texts: str, finished: bool = True):
-        self.texts, self.finished, self.prompts = list(texts), finished, []
-
-    def answer(self, groups):
-        for group in groups:
-            yield [self._answer(request) for request in group]
-
-    def _answer(self, request):
-        self.prompts.append((request.prompt, request.seed))
-        texts = islice(cycle(self.texts), 1 if request.temperature == 0 else request.most)
-        drawn = (Sample(text, finished=self.finished) for text in texts)
-        self.judged = 0
-
-        def count(sample):
-            self.judged += 1
-            return request.accept(sample)
-
-        return list(islice(filter(count, drawn), request.n))
-
-
-def _reflections(trajectory, writer, **options):
-    errors, counts = [], Counter()
-    made = list(reflect(iter([trajectory]), STYLE, writer, on_error=lambda t, e: errors.append(e),
-                        count=lambda w, n=1: counts.update({w: n}), **options))  # fmt: skip
-    return made, errors, counts
-
-
-def test_a_models_reflection_is_cleaned_and_checked(rolled):
-    t = {**rolled[0], "steps": rolled[0]["steps"][:1]}
-    good = "The apple must be somewhere, so I look in the kitchen first."
-    made, errors, _ = _reflections(t, Writer(f"<think>hm</think>\n{good}\nAction: fly"))
-    assert made[0]["completion"][0]["content"] == f"{good}\nAction: {t['steps'][0]['action']}"
-    assert made[0]["reflection_by"] == "writer" and not errors
-    made, _, counts = _reflections(t, Writer(f"{good} {good}"))
-    assert made[0]["completion"][0]["content"].count(good) == 1 and counts["texts written twice, cut to one"] == 1
-    writer = Writer("The expert says so.", "", good)
-    made, errors, counts = _reflections(t, writer)
-    assert good in made[0]["completion"][0]["content"] and counts["reflections drawn again"] == 2
-    assert writer.judged == 3
-    for writer, why in ((Writer("As the expert"), "'expert'"), (Writer("<think>only</think>"), "is empty"),
-                        (Writer(good, finished=False), "does not end")):  # fmt: skip
-        made, errors, _ = _reflections(t, writer)
-        assert not made and writer.judged == 3
-        assert why in str(errors[0]) and errors[0].where == "$.steps[0]" and "text" in errors[0].evidence
-    writer = Writer("As the expert")
-    _reflections(t, writer, temperature=0)
-    assert writer.judged == 1, "greedy text would not change"
-
-
-def test_the_request_for_a_reflection_does_not_leak_either(rolled):
-    writer = Writer("fine")
-    _reflections(rolled[0], writer)
-    for prompt, _ in writer.prompts:
-        words = " ".join(m["content"] for m in prompt)
-        assert not re.search(r"\bexpert|option \d|alternative \d", words, re.IGNORECASE)
-        for step in rolled[0]["steps"][:1]:
-            assert step["observation"] in words
-
-
-def test_an_experts_own_thought_is_kept(rolled):
-    t = {**rolled[0], "steps": [{**s, "thought": "I wonder."} for s in rolled[0]["steps"]]}
-    for writer in (None, Writer("never asked")):
-        made, _, _ = _reflections(t, writer)
-        assert all(e["completion"][0]["content"].startswith("I wonder.\nAction: ") for e in made)
-        assert {e["reflection_by"] for e in made} == {"expert"}
-
-
-def test_states_without_executed_alternatives_are_counted(data):
-    done = run("reflect", "--rationale", "outcome", data["expert"]).ok()
-    assert done.out == b"" and "18 states without executed alternatives" in done.err.replace(
-        f"{sum(len(t['steps']) for t in read(data['expert']))} states", "18 states"
-    )
-
-
-def test_reflect_with_the_tiny_model(data, tmp_path):
-    """It is no writer of reflections: whatever it writes must be clean or set aside, with its text."""
-    one = read(data["rollout"])[0]
-    one = {**one, "steps": one["steps"][:3]}
-    rejects = tmp_path / "rejects"
-    done = run("reflect", "-m", "tiny", "--threads", 1, "--max-tokens", 12, "--rejects", rejects, stdin=lines([one]))
-    assert done.code in (0, 4) and "Traceback" not in done.err
-    kept = read(rejects)
-    assert len(done.records) + len(kept) == 3
-    assert all(r["field"].startswith("$.steps[") and "text" in r["evidence"] for r in kept)
-    assert all(r["reflection_by"].startswith("sha256:") for r in done.records)
-
-
-def test_reflect_says_that_it_goes_by_rule(data):
-    assert "composed by rule" in run("reflect", data["rollout"]).ok().err
-    assert "composed by rule" not in run("reflect", "--rationale", "outcome", data["rollout"]).ok().err
 
 
 # -- imitation-data --------------------------------------------------------------------------------------------------

@@ -2,134 +2,151 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 
 import click
 
 from eexp import options
+from eexp.drafts import RULES, Count, Writing
 from eexp.errors import InputError
 from eexp.jsonl import OnError, stop_at_error
-from eexp.models.base import Draw, Model, Sample
-from eexp.prompts import PromptStyle, rationale
-from eexp.records import example, expert_outcome, seed_of
+from eexp.models.base import Engine, Model
+from eexp.prompts import PromptStyle, guards
+from eexp.verification import verified
+from eexp.writing import Skip, written
 
-_TRIES = 3  # draws of a model's reflection before a state is set aside
+_DEFAULT = Writing()
 
 
-def reflect(trajectories: Iterator[dict], style: PromptStyle, model: Model | None, *, temperature: float = 0.7,
-            max_tokens: int = 256, seed: int = 0, skip: Callable[[str], bool] = lambda record_id: False,
-            count: Callable[[str, int], None] = lambda what, n=1: None,
-            on_error: OnError = stop_at_error) -> Iterator[dict]:  # fmt: skip
-    """One example for every state with at least one executed alternative.
+def _nothing(record: dict, error: InputError) -> None:
+    """Forget a text that was refused."""
 
-    model: writes the reflection; None composes it by rule from the outcomes. An expert's own thought is kept instead,
-    where there is one. A model's text that names the set-up ("the expert") or is empty is drawn again, and the state
-    is given to `on_error` if that does not help. `skip` says which example ids are not to be made.
+
+def reflect(
+    trajectories: Iterator[dict],
+    style: PromptStyle,
+    writer: Model | None = None,
+    writing: Writing = _DEFAULT,
+    scorer: Model | None = None,
+    *,
+    skip: Skip = lambda record_id: False,
+    count: Count = lambda what, n=1: None,
+    keep: OnError = _nothing,
+    on_error: OnError = stop_at_error,
+) -> Iterator[dict]:
+    """Yield one example for every state that there is something to reason about.
+
+    Args:
+        trajectories: Trajectories with outcomes.
+        style: The prompt style of the request and of the examples.
+        writer: The model that writes; None where reflections are composed by rule.
+        writing: How they are written.
+        scorer: Verifies them (`verification.verified`); None leaves that out.
+        skip: Tells which example ids an earlier run has written.
+        count: Is told what was left out and refused.
+        keep: Is given the texts that were refused, where the state is not set aside because of them.
+        on_error: Is given the states that are set aside because no text could be used.
     """
-    asked: deque[tuple[dict, list[_State]]] = deque()  # read, and not answered yet
-
-    def groups() -> Iterator[list[Draw]]:
-        for t in trajectories:
-            states = list(_states(t, skip, count))
-            if not all(state.skipped for state in states):
-                asked.append((t, states))
-                # The skipped ones are asked, too: what shares a batch is then the same as before the interruption.
-                yield [s.request(style, temperature, max_tokens, seed, count) for s in states if not s.thought]
-
-    answers: Iterator[list] = model.answer(groups()) if model else ([[]] * len(group) for group in groups())
-    for found in answers:
-        t, states = asked.popleft()
-        answer = iter(found)
-        for state in states:
-            refused = None if state.thought else next(answer)
-            if state.skipped:
-                continue
-            try:
-                if isinstance(refused, InputError):
-                    raise refused
-                text, author = state.reflection(model, max_tokens, count)
-            except InputError as e:
-                on_error(t, e.at(f"$.steps[{state.i}]"))
-                continue
-            prompt = style.act(t["instruction"], t["steps"][: state.i], state.step["observation"],
-                               state.step.get("admissible"), think=True)  # fmt: skip
-            target = style.answer(state.step["action"], text)
-            yield example(t, f"{state.i}/reflection", "reflection", prompt, target.messages(), style.label,
-                          spans=target.spans, reflection_by=author)  # fmt: skip
-
-
-def _states(t: dict, skip: Callable[[str], bool], count: Callable[[str, int], None]) -> Iterator[_State]:
-    for i, step in enumerate(t["steps"]):
-        skipped = skip(f"{t['id']}/{i}/reflection")
-        outcome = expert_outcome(t, i)
-        if outcome and any(a.get("outcome") for a in step.get("alternatives", [])):
-            yield _State(t, i, outcome, skipped)
-        elif not skipped:
-            count("states without executed alternatives", 1)
-
-
-class _State:
-    """A state while its reflection is being written."""
-
-    def __init__(self, t: dict, i: int, outcome: dict, skipped: bool):
-        self.t, self.i, self.step, self.outcome, self.skipped = t, i, t["steps"][i], outcome, skipped
-        self.thought = self.step.get("thought")
-        self.text: str | None = None  # the reflection that can be used
-        self.why, self.last = "", ""
-
-    def request(self, style: PromptStyle, temperature: float, max_tokens: int, seed: int,
-                count: Callable[[str, int], None]) -> Draw:  # fmt: skip
-        """What the model is asked."""
-
-        def accept(sample: Sample) -> bool:
-            said = style.thought_in(sample.text)
-            text = rationale.once(said)
-            leak = rationale.find_leak(text)
-            self.last = sample.text
-            if not self.skipped and text != said.strip():
-                count("texts written twice, cut to one", 1)
-            if text and not leak and sample.finished:
-                self.text = text
-                return True
-            ended = f"does not end within {max_tokens} tokens"
-            self.why = f"says {leak!r}" if leak else "is empty" if not text else ended
-            if not self.skipped:
-                count("reflections drawn again", 1)
-            return False
-
-        prompt = style.ask_reflection(self.t["instruction"], self.t["steps"][: self.i], self.step,
-                                      self.outcome["observation"])  # fmt: skip
-        return Draw(prompt, 1, temperature, max_tokens, seed_of(seed, self.t["id"], self.i), accept, _TRIES)
-
-    def reflection(self, model: Model | None, max_tokens: int, count: Callable[[str, int], None]) -> tuple[str, str]:
-        """The text, and who wrote it; raises InputError where there is none that can be used."""
-        if self.thought:
-            count("the expert's own thought kept", 1)
-            return self.thought, "expert"
-        if model is None:
-            return rationale.compose(self.t["instruction"], self.step, self.outcome), "rule: outcome"
-        if self.text is None:
-            raise InputError(f"no usable reflection: the text {self.why}", evidence={"text": self.last})
-        return self.text, model.fingerprint
+    drafts_of_each = written(trajectories, style, writer, writing, skip, count)
+    for drafts in verified(drafts_of_each, scorer, style) if scorer else drafts_of_each:
+        for draft in drafts:
+            if not draft.skipped and draft.report(count, keep, on_error):
+                yield draft.example(style, writing.kind)
 
 
 @click.command("reflect")
-@options.model("Writes the reflections; `eexp --help` lists what MODEL may be.  "
-               "[default: none, they are composed by rule]",
-               max_tokens=256, temperature=0.7)  # fmt: skip
-@click.option("--rationale", "how", type=click.Choice(["model", "outcome"]),
-              help="Who writes: the model, or a rule that composes the recorded outcomes in anticipatory words.  "
-              "[default: the model if there is one]")  # fmt: skip
+@options.model(
+    "Writes the reflections; `eexp --help` lists what MODEL may be.  [default: none, they are composed by rule]",
+    max_tokens=_DEFAULT.max_tokens,
+    temperature=_DEFAULT.temperature,
+)
+@click.option(
+    "--rationale",
+    type=click.Choice(["model", "outcome", "environment"]),
+    help="Who writes: the model; a rule that composes the recorded outcomes; or a rule that starts from what the "
+    "environment says is known and still needed.  [default: the model if there is one, else outcome]",
+)
+@click.option(
+    "--weigh",
+    type=click.IntRange(min=0),
+    default=_DEFAULT.weigh,
+    show_default=True,
+    metavar="N",
+    help="How many contenders a composed reflection weighs at most. With 0, states without one get a reflection, too.",
+)
+@click.option(
+    "--no-outcomes",
+    is_flag=True,
+    help="The model writes a thought and an action of its own, from the state alone. Needs --keep-matching.",
+)
+@click.option(
+    "--keep-matching",
+    is_flag=True,
+    help="With --no-outcomes: keep a thought only if the expert's action follows it (STaR). The examples are of kind "
+    "rationale.",
+)
+@click.option(
+    "--verify",
+    metavar="MODEL",
+    shell_complete=options.complete_model,
+    help="Keep a reflection only if it makes the expert's action more probable to this model than it is without a "
+    "thought, and more probable than every contender. Give the policy that will be trained, or the writer.  "
+    "[default: none]",
+)
+@options.alternatives
+@click.option(
+    "--retries",
+    type=click.IntRange(min=0),
+    default=_DEFAULT.retries,
+    show_default=True,
+    metavar="N",
+    help="How often a text that a guard refuses is drawn again.",
+)
+@click.option(
+    "--no-guard",
+    type=click.Choice([*guards.NAMES, "all"]),
+    multiple=True,
+    help="A guard to leave out. Can be given several times.",
+)
+@click.option(
+    "--min-words",
+    type=click.IntRange(min=0),
+    default=_DEFAULT.guards.min_words,
+    show_default=True,
+    metavar="N",
+    help="Shortest text, in words.",
+)
+@click.option(
+    "--max-words",
+    type=click.IntRange(min=1),
+    default=_DEFAULT.guards.max_words,
+    show_default=True,
+    metavar="N",
+    help="Longest text, in words.",
+)
 @options.prompt_style()
 @options.seed
 @options.streams("trajectory", resume=True)
-def command(model, temperature, max_tokens, engine, how, prompt_style, seed, stream) -> None:
+def command(
+    model,
+    engine,
+    rationale,
+    no_outcomes,
+    keep_matching,
+    verify,
+    no_guard,
+    min_words,
+    max_words,
+    prompt_style,
+    stream,
+    **writing_options,
+) -> None:
     """Make training examples that reason towards the expert's action.
 
     Reads trajectories with outcomes, as `eexp rollout` writes them. What an action led to appears in a reflection as an
-    expectation only. `reflection_by` in each example says who wrote it.
+    expectation only. Alternatives that did as well as the expert's action are never argued against. `reflection_by` in
+    each example says who wrote it.
 
     \b
     Example:
@@ -138,21 +155,56 @@ def command(model, temperature, max_tokens, engine, how, prompt_style, seed, str
     from tqdm import tqdm
 
     stream.stage = "reflect"
-    if how == "model" and not model:
-        raise click.UsageError("--rationale model needs -m MODEL or EEXP_MODEL")
-    writer, settings = None, {"rationale": "outcome"}
-    if model and how != "outcome":
-        writer = options.open_writer(model, engine, stream.note)
-        settings = {"rationale": "model", "model": writer.fingerprint, "temperature": temperature,
-                    "max_tokens": max_tokens}  # fmt: skip
-    elif how is None:
-        stream.note("no -m and no EEXP_MODEL: reflections are composed by rule from the outcomes (--rationale outcome)")
-    style = options.chosen_style(prompt_style, None)
-    with (writer or nullcontext(),
-          stream.open("reflect", "trajectory", prompt_style=style.label, seed=seed, **settings) as io):  # fmt: skip
-        made = reflect(io.records(skip_done=False), style, writer, temperature=temperature, max_tokens=max_tokens,
-                       seed=seed, skip=io.done, count=io.count, on_error=io.fail)  # fmt: skip
-        for record in tqdm(made, disable=None, unit="state", leave=False):
-            io.write(record)
-        if writer:
-            io.counts.update(writer.counts)
+    rationale = _who_writes(rationale, model, no_outcomes, keep_matching, stream.note)
+    in_use = guards.Guards.without(no_guard, min_words, max_words)
+    writing = Writing(rationale, guards=in_use, **writing_options)
+    with ExitStack() as models:
+        writer, scorer = _open(models, model if writing.by_model else None, verify, engine, stream.note)
+        settings = {"model": writer and writer.fingerprint, "verify": scorer and scorer.fingerprint}
+        policy = scorer or (writer if rationale == "own" else None)
+        style = options.chosen_style(prompt_style, policy.played.style if policy else None, stream.note)
+        settings |= {"prompt_style": style.label, "seed": writing.seed, **writing.settings()}
+        with stream.open("reflect", "trajectory", **settings) as io:
+            records = io.records(skip_done=False)
+            report = {"skip": io.done, "count": io.count, "keep": io.keep, "on_error": io.fail}
+            examples = reflect(records, style, writer, writing, scorer, **report)
+            for record in tqdm(examples, disable=None, unit="state", leave=False):
+                io.write(record)
+            for used in {id(used): used for used in (writer, scorer) if used}.values():
+                io.counts.update(used.counts)
+
+
+def _who_writes(
+    rationale: str | None, model: str | None, no_outcomes: bool, keep_matching: bool, note: Callable[[str], None]
+) -> str:
+    """Return `Writing.rationale` for what the command line asks."""
+    if no_outcomes != keep_matching:
+        raise click.UsageError("--no-outcomes and --keep-matching belong together: give both")
+    if no_outcomes and rationale in RULES:
+        raise click.UsageError(f"--no-outcomes needs a model that writes, not --rationale {rationale}")
+    if (no_outcomes or rationale == "model") and not model:
+        raise click.UsageError(
+            f"{'--no-outcomes' if no_outcomes else '--rationale model'} needs -m MODEL or EEXP_MODEL"
+        )
+    if no_outcomes:
+        return "own"
+    if rationale is None and not model:
+        note("no -m and no EEXP_MODEL: reflections are composed by rule from the outcomes (--rationale outcome)")
+    return rationale or ("model" if model else "outcome")
+
+
+def _open(
+    models: ExitStack, writer: str | None, scorer: str | None, engine: Engine, note: Callable[[str], None]
+) -> tuple[Model | None, Model | None]:
+    """Open the model that writes and the one that verifies, once where they are the same."""
+    opened = {
+        spec: models.enter_context(options.open_writer(spec, engine, note))
+        for spec in dict.fromkeys([writer, scorer])
+        if spec
+    }
+    verifier = opened.get(scorer)
+    if verifier and not verifier.exact:
+        raise click.UsageError(
+            f"--verify {scorer}: a server cannot score texts; give a model that runs in this process"
+        )
+    return opened.get(writer), verifier

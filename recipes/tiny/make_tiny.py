@@ -6,7 +6,12 @@ the world's language, as a base model does, and it cannot act: no action that it
 
     export OMP_NUM_THREADS=1
     python recipes/tiny/make_tiny.py -o stage1
-    python recipes/tiny/make_tiny.py -o eexp/data/tiny --init stage1 --seed 1 --lr 2e-3 --episodes 9500
+    python recipes/tiny/make_tiny.py -o stage2 --init stage1 --seed 1 --lr 2e-3 --episodes 9500
+    python recipes/tiny/make_tiny.py -o eexp/data/tiny --init stage2 --seed 2 --lr 1e-3 --episodes 5000 --sayings 12000
+
+The third stage is for words. Play and questions use 172 of the 689 tokens. An adapter leaves the embeddings as they are,
+so it cannot teach a token that has none: trained on thoughts in other words, it stays at 1.2 nats a token where training
+all weights reaches 0.03. So the model repeats what it is told to say, in words that no question has.
 
 Three things decide whether so small a model learns to look things up at all: small batches (it takes some thousand
 updates, however many tokens they hold), short transcripts first, and a loss that weighs answers, which can be known,
@@ -46,6 +51,29 @@ STAGE_WORDS = """
 I need to do this: If I go to open close take put wash heat cool look at, I expect: You That would not work here.
 That would change nothing. it would not help with the task. The way to go on is to . So I Expecting: rather than
 """
+# Words to repeat: those that prompts, thoughts and the marks of a prediction are made of, and common ones.
+WORDS = (
+    STAGE_WORDS
+    + """
+<next_state> </next_state> <think> </think> <action> </action> Thought: Action: Observation: Question: Answer: Reason:
+Think first, as: <thought> The Then Now But And It There This Still All Not Nothing My Your His Next First Last Maybe If When
+the a an of to in on at by for from with without as is was be been are were will would could should can may might must
+I me my you your it its he she they them this that these those here there where what which who when why how
+and or but not no nor so because since if then than too also only just still yet already again never always maybe
+have has had do does did done make made get got give given take taken put find found look looks looking see sees seen
+know known think need needs needed want wanted say said tell told ask asked try tried use used help helped
+open opened close closed closer wash washed heat heated cool cooled hold held carry carried search searched enter entered
+left right near far next door way back through beyond inside outside under over between before after first last once
+one two three some any all each every both other another same different more most less least many much few
+good better best bad worse worst new old clean hot cold warm empty full clear likely useful useless possible impossible
+task goal step action state place room thing object house world time reason clue limit choice result outcome hand hands
+expect expecting hope instead rather whether while until though however therefore finish finishes finished end ends ended
+lead leads bring brings brought go goes going gone come comes keep keeps kept start starts change changes nothing anything
+something everything everywhere nowhere somewhere work works worked fail fails failed check checked learn learned remember
+error invalid valid refuse refused sense makes happen happens observation observed predict predicted ; : , . ! ? - ( ) " '
+0 1 2 3 4 5 6 7 8 9 10 12 25 100
+"""
+).split()
 
 
 def episode_length(rng: random.Random, longest: int, stage: int) -> int:
@@ -198,6 +226,17 @@ def ask_room(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[s
     return f"Which room has a {place}?", ROOM_OF[place]
 
 
+def saying(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> list[dict]:
+    """Messages that ask to repeat a text: words of sentences, or tokens of the vocabulary in any order."""
+    if rng.random() < 0.6:
+        words = [rng.choice(WORDS) for _ in range(rng.randint(2, 12))]
+        text = " ".join(word.capitalize() if rng.random() < 0.2 else word for word in words)
+    else:
+        ids = [rng.randrange(len(SPECIAL), len(tokenizer)) for _ in range(rng.randint(2, 12))]
+        text = tokenizer.decode(ids).encode("ascii", "ignore").decode().strip()
+    return [{"role": "user", "content": f"Question: Say: {text}"}, {"role": "assistant", "content": f"Answer: {text}"}]
+
+
 def needed(env: House) -> tuple[str, str]:
     """What the words of the task ask for and has not happened: verb and place."""
     if env.kind == "examine":
@@ -309,6 +348,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", required=True, type=Path)
     parser.add_argument("--init", type=Path, help="go on with a model that this made: other episodes, more to ask")
     parser.add_argument("--episodes", type=int, default=22_000)
+    parser.add_argument("--sayings", type=int, default=0, help="texts to repeat, beside the episodes")
     parser.add_argument("--steps", type=int, default=30, help="longest random play")
     parser.add_argument("--bare", type=float, default=0.5, help="share of the episodes without a system prompt")
     parser.add_argument(
@@ -345,11 +385,13 @@ def main() -> None:
             continue
         played = random_play(env, task, one, episode_length(one, args.steps, stage), stage)
         texts.append(render(played[1:] if one.random() < args.bare else played))
-    other = [style.world_model_system, style.world_model_request, style.target_open, style.target_close, STAGE_WORDS]
+    words = style.predicting
+    other = [words.system, words.request, words.open, words.close, STAGE_WORDS]
     if args.init:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(args.init)
     else:
         tokenizer = make_tokenizer(texts + other * 50, args.vocab_size)
+    texts[HELD_OUT:] += [render(saying(tokenizer, random.Random(f"{args.seed}/{n}"))) for n in range(args.sayings)]
     sequences = [np.array(ids, dtype=np.uint16)[:CONTEXT] for ids in tokenizer(texts)["input_ids"]]
     sequences, held_out = sequences[HELD_OUT:], sequences[:HELD_OUT]
     print(f"{len(sequences)} episodes, {sum(map(len, sequences)):,} tokens, longest {max(map(len, sequences))}, "

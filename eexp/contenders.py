@@ -1,0 +1,123 @@
+"""Which states a reflection is written for, and which alternatives it weighs.
+
+An alternative that did as well as the expert's action is never argued against. A state gets no reflection where
+there is nothing to reason about: the task was done before, or the expert's action changed nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from eexp.outcomes import finishes, same_as_expert, transition_of
+from eexp.records import alternatives_of, expert_outcome
+
+NOT_EXECUTED = "states without executed alternatives"
+NO_OUTCOME = "states whose outcome is not known"
+AFTER_THE_END = "states after the end of the task"
+NO_EFFECT = "states whose action has no effect"
+NO_CONTENDER = "states without a contender"
+
+
+@dataclass(frozen=True)
+class Situation:
+    """A state of a trajectory, with what is known about its actions.
+
+    outcome: what the expert's action led to. contenders: the executed alternatives that did worse, in the order of the
+    record. as_good: how many executed alternatives did as well. left_out: why no reflection is written, or "".
+    """
+
+    trajectory: dict
+    i: int
+    outcome: dict | None
+    contenders: list[dict] = field(default_factory=list)
+    as_good: int = 0
+    left_out: str = ""
+
+    @property
+    def step(self) -> dict:
+        return self.trajectory["steps"][self.i]
+
+    @property
+    def history(self) -> list[dict]:
+        """The steps before."""
+        return self.trajectory["steps"][: self.i]
+
+    @property
+    def real_contenders(self) -> list[dict]:
+        """The contenders that the environment accepts and that change the state."""
+        before = self.step["observation"]
+        return [a for a in self.contenders if transition_of(before, a["outcome"]) in ("changed", "done")]
+
+
+def first_state_after_the_end(trajectory: dict) -> int:
+    """Return the number of the first state in which the task was done already; the number of steps if there is none.
+
+    The record tells it in two ways: an action is refused in a state that counts as success all the same, or an
+    alternative that completes the task leads to the expert's own next observation, in the state before.
+    """
+    for i, step in enumerate(trajectory["steps"]):
+        outcomes = [a["outcome"] for a in step.get("alternatives") or [] if a.get("outcome")]
+        if any(outcome.get("success") and outcome.get("valid") is False for outcome in outcomes):
+            return i
+        following = expert_outcome(trajectory, i) or {}
+        if any(o.get("success") and o["observation"] == following.get("observation") for o in outcomes):
+            return i + 1
+    return len(trajectory["steps"])
+
+
+def has_effect(trajectory: dict, i: int) -> bool:
+    """Return whether the expert's action at step `i` was accepted and changed something.
+
+    It changed nothing if the observation after it is, character by character, the one before it, and the admissible
+    actions, where both steps hold the complete list, are the same, too.
+    """
+    outcome = expert_outcome(trajectory, i)
+    if outcome is None:
+        return True
+    transition = transition_of(trajectory["steps"][i]["observation"], outcome)
+    if transition == "unchanged" and i + 1 < len(trajectory["steps"]):
+        before, after = (complete_list(step) for step in trajectory["steps"][i : i + 2])
+        return before is not None and after is not None and before != after
+    return transition not in ("invalid", "unchanged")
+
+
+def complete_list(step: dict) -> list[str] | None:
+    """Return the admissible actions of a step; None where it does not hold all of them."""
+    listed = step.get("admissible")
+    if listed is None or step.get("admissible_count", len(listed)) != len(listed):
+        return None
+    return listed
+
+
+def situations(
+    trajectory: dict, pool: str | None = None, first: int | None = None, needed: bool = True
+) -> list[Situation]:
+    """Return all states of a trajectory, each with its contenders or with the reason why it is left out.
+
+    Args:
+        trajectory: A trajectory with executed alternatives.
+        pool: Only the alternatives of this pool (see `records.alternatives_of`).
+        first: At most this many alternatives a state.
+        needed: Whether a state without a contender is left out.
+    """
+    end = first_state_after_the_end(trajectory)
+    return [_situation(trajectory, i, pool, first, needed, i >= end) for i in range(len(trajectory["steps"]))]
+
+
+def _situation(trajectory: dict, i: int, pool: str | None, first: int | None, needed: bool, over: bool) -> Situation:
+    step, outcome = trajectory["steps"][i], expert_outcome(trajectory, i)
+    executed = [a for a in alternatives_of(step, pool, first) if a.get("outcome")]
+    contenders = [a for a in executed if not finishes(a["outcome"]) and not same_as_expert(step, outcome, a)]
+    as_good = len(executed) - len(contenders)
+    left_out = ""
+    if over:
+        left_out = AFTER_THE_END
+    elif needed and not executed:
+        left_out = NOT_EXECUTED
+    elif needed and outcome is None:
+        left_out = NO_OUTCOME
+    elif not has_effect(trajectory, i):
+        left_out = NO_EFFECT
+    elif needed and not contenders:
+        left_out = NO_CONTENDER
+    return Situation(trajectory, i, outcome, contenders, as_good, left_out)

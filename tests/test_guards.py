@@ -1,0 +1,130 @@
+"""Guards on reflections: their precision and recall on a labelled set, a third of which they were not tuned on."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from eexp.contenders import Situation, situations
+from eexp.prompts import guards
+
+HERE = Path(__file__).parent / "reflections"
+STATES = json.loads((HERE / "states.json").read_text(encoding="utf-8"))
+CASES = [json.loads(line) for line in (HERE / "cases.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def situation_of(case: dict) -> Situation:
+    return situations(STATES[case["state"]])[-1]
+
+
+def faults(case: dict) -> set[str]:
+    """The guards that find a fault, each asked by itself."""
+    found = set()
+    for name in guards.NAMES:
+        alone = guards.Guards(frozenset([name]), min_words=5, max_words=150)
+        verdict = alone.judge(case["text"], situation_of(case), case["finished"])
+        if verdict.guard == name or (name == "repeated" and verdict.text != case["text"].strip()):
+            found.add(name)
+    return found
+
+
+ANYWHERE = situation_of(CASES[0])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The expert goes north.",
+        "as demonstrated",
+        "demonstrations show",
+        "ground truth",
+        "ground-truth",
+        "gold path",
+        "As an AI, I",
+        "a large language model",
+        "Action 3 is better",
+        "option #2",
+        "alternative no. 4",
+        "Candidate 1",
+    ],
+)
+def test_words_of_the_set_up(text):
+    assert guards.setup(text, ANYWHERE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I take action now.",
+        "There are 3 options.",
+        "experts",
+        "An expertise",
+        "the action",
+        "I see 2 actions",
+        "This is the best option.",
+        "a golden apple",
+        "The demon waits.",
+        "an expert cook",
+        "the expert in charge",
+    ],
+)
+def test_words_that_are_none_of_the_set_up(text):
+    assert guards.setup(text, ANYWHERE) is None
+
+
+def test_words_that_the_world_uses_are_none_of_the_set_up():
+    page = {**STATES["house-fridge"], "instruction": "Choose option 2 and ask the expert."}
+    (*_, state) = situations(page)
+    assert guards.setup("I choose option 2 and ask the expert.", state) is None
+    assert guards.setup("I choose option 3.", state)
+
+
+def test_once():
+    long = "I should go to the kitchen because the apple is there."
+    for text in (f"{long} {long}", f"{long}\n\n{long}", f"{long} {long[:-3]}", f"{long} {long}\n{long}"):
+        assert guards.once(text) == long
+    for text in (long, f"one.\n\ntwo.\n\n{long}", "go go go", "x", ""):
+        assert guards.once(text) == text
+    assert guards.once("  x  ") == "x"
+
+
+def test_guards_can_be_left_out():
+    case = next(c for c in CASES if c.get("labels") == ["setup"])
+    assert guards.Guards().judge(case["text"], situation_of(case)).guard == "setup"
+    assert guards.Guards.without(["setup"]).judge(case["text"], situation_of(case)).guard == ""
+    assert guards.Guards.without(["all"]).names == frozenset()
+    assert guards.Guards.without(["all"]).judge(" ", ANYWHERE).guard == "length", "an empty text is no reflection"
+    assert guards.Guards(min_words=2, max_words=3).judge("One two three four.", ANYWHERE).guard == "length"
+
+
+def test_the_labelled_set():
+    """At least 200 reflections, 25 with each fault, a third held out."""
+    labels = Counter(label for case in CASES for label in case.get("labels", []))
+    assert len(CASES) >= 200 and set(labels) == set(guards.NAMES) and min(labels.values()) >= 25
+    assert {case["tempts"] for case in CASES if "tempts" in case} == set(guards.NAMES)
+    assert 0.3 < sum(case["held_out"] for case in CASES) / len(CASES) < 0.37
+
+
+@pytest.mark.parametrize("held_out", [False, True], ids=["tuned on", "held out"])
+def test_precision_and_recall(held_out, capsys):
+    counts = {name: Counter() for name in guards.NAMES}
+    wrong = []
+    for case in CASES:
+        if case["held_out"] is not held_out:
+            continue
+        found = faults(case)
+        for name in guards.NAMES:
+            labelled = name in case.get("labels", [])
+            counts[name][labelled, name in found] += 1
+            if labelled != (name in found):
+                wrong.append(f"{name} {'missed' if labelled else 'wrong'}: [{case['state']}] {case['text']}")
+    with capsys.disabled():
+        print(f"\n{'held out' if held_out else 'tuned on':14}   cases  faults  precision  recall")
+        for name, n in counts.items():
+            hits, labelled = n[True, True], n[True, True] + n[True, False]
+            precision, recall = hits / (hits + n[False, True] or 1), hits / labelled
+            print(f"{name:14} {n.total():7} {labelled:7} {precision:10.2f} {recall:7.2f}")
+            assert precision >= 0.9 and recall >= 0.9, "\n".join(line for line in wrong if line.startswith(name))
