@@ -16,7 +16,7 @@ from eexp.models.base import Model, Sample
 from eexp.models.policy import ModelPolicy
 from eexp.models.tiny import TINY_DIR
 from eexp.prompts import PromptStyle, built_in, get_style, load, of_dict
-from eexp.prompts.style import Action, History, Reflection, Thought, Turns, WorldModel
+from eexp.prompts.style import Action, History, Reflection, Summary, Thought, Turns, WorldModel
 from eexp.stages.eval import evaluate
 from eexp.stages.imitation_data import imitation_data
 from eexp.stages.prompts import problems
@@ -258,9 +258,9 @@ def test_files_that_are_none(tmp_path):
 def test_a_style_is_all_words_there_are():
     """Every table can be set, and every word changes the fingerprint."""
     assert set(PromptStyle.__struct_fields__) == {
-        "name", "acting", "action", "thought", "history", "predicting", "reflection", "examples",
+        "name", "acting", "action", "thought", "history", "predicting", "reflection", "summary", "examples",
     }  # fmt: skip
-    for table, words in (("reflection", Reflection), ("world_model", WorldModel)):
+    for table, words in (("reflection", Reflection), ("summary", Summary), ("world_model", WorldModel)):
         for field in msgspec.structs.fields(words):
             if field.type is str:
                 assert changed(**{table: {field.name: "other"}}).label != changed().label

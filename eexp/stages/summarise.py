@@ -15,7 +15,7 @@ from eexp import options
 from eexp.errors import InputError
 from eexp.jsonl import OnError, stop_at_error
 from eexp.models.base import Draw, Model, Sample
-from eexp.prompts import PromptStyle, rationale
+from eexp.prompts import PromptStyle, guards
 from eexp.records import seed_of
 
 Count = Callable[[str, int], None]
@@ -40,7 +40,7 @@ class _Passage:
 
         def accept(sample: Sample) -> bool:
             self.last = sample.text
-            text = rationale.once(style.summary_in(sample.text))
+            text = guards.once(style.summary_in(sample.text))
             if text and sample.finished and len(text) < len(self.observation):
                 self.summary = text
                 return True
