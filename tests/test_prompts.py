@@ -32,7 +32,7 @@ def changed(**tables) -> PromptStyle:
 
 # -- written and read back -------------------------------------------------------------------------------------------
 
-MARKS = ["Action:", "<action>", "</action>", "Thought:", "<think>", "</think>", "Do:", "[[", "]]"]
+MARKS = ["Action:", "<action>", "</action>", "Thought:", "<think>", "</think>", "Do:", "[", "]"]
 words = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"]), max_size=60)
 plain = words.map(str.strip).filter(lambda text: not any(mark in text for mark in MARKS))
 lines = plain.filter(lambda text: text and text.strip("`* ") == text and len(text.splitlines()) == 1)
