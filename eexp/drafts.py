@@ -123,7 +123,11 @@ class Draft:
     def request(self, style: PromptStyle, writing: Writing, model: Model) -> Draw:
         """Return what the model is asked."""
         if writing.rationale == "own":
-            prompt, prefix, accept = own_prompt(style, self.situation, model), style.opening("always"), self._own
+            prompt, prefix, accept = (
+                own_prompt(style, self.situation, model.played.style is not None),
+                style.opening("always"),
+                self._own,
+            )
         else:
             prompt, prefix, accept = reflection_prompt(style, self.situation), "", self._reflection
         self.author = model.fingerprint

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from eexp.contenders import Situation
-from eexp.prompts.names import identifiers, names_in, numbered, texts_given
+from eexp.prompts.names import identifiers, is_ordinary, names_in, numbered, texts_given
 from eexp.prompts.vocabulary import FUNCTION_WORDS, PAST_FORMS, SAME_IN_THE_PAST, word_set
 from eexp.prompts.words import root, roots, sentences, words
 from eexp.records import canonical
@@ -18,8 +18,8 @@ _HEDGES = word_set(
 _SYNONYMS = {
     root(verb): {root(word) for word in others.split()}
     for verb, others in {
-        "take": "pick get grab collect",
-        "pick": "take get grab",
+        "take": "pick get grab collect move",
+        "pick": "take get grab move",
         "go": "walk move head visit check enter leave outside",
         "click": "select choose press pick buy read open",
         "put": "place drop move",
@@ -34,6 +34,7 @@ _SYNONYMS = {
         "respond": "tell answer",
     }.items()
 }
+_FROM = word_set("from")  # where somebody came from is no place to go
 _TRY = word_set("""try attempt""")
 _CONCLUDED = re.compile(
     r"\b(?:I|me)(?:'ll|'d| will| shall| should| must| had| would| need to| have to| want to| decide to| choose to"
@@ -60,19 +61,25 @@ class _Action:
         tokens = [root(word) for word in words(re.sub(r"\w+=", "", action).replace("_", " "))]
         self.verb = tokens[0] if tokens else ""
         self.verbs = {self.verb, *_SYNONYMS.get(self.verb, ())}
+        if re.match(r"\w+ \w", action) and len(tokens) > 1 and not is_ordinary(action.split()[0]):
+            self.verbs.add(tokens[1])  # of a command: `git commit`
         self.arguments = {word for word in tokens[1:] if word not in FUNCTION_WORDS}
         if not self.arguments and len(tokens) > 1:
             self.arguments = set(tokens[1:])
+        call = re.match(r"\w+(?=\()", action)
+        self.name = {root(word) for word in words(call.group(0).replace("_", " "))[1:]} if call else set()
 
     def share(self, found: set[str]) -> float:
         """Which share of the arguments is among some words; all of them, where there are none, if the verb is."""
         if not self.arguments:
             return float(bool(self.verbs & found))
+        if self.name and self.name <= found and self.arguments & found - self.name:
+            return 1.0  # a call is named by its name and by one of its values
         return len(self.arguments & found) / len(self.arguments)
 
     def is_begun(self, text: str) -> bool:
         """Whether a text begins with the verb of the action, in the present."""
-        text = re.sub(r"^(call|run|use|do|send) (?=\S+[(\[])", "", text.strip())
+        text = re.sub(r"^(call|run|use|execute) (the )?", "", text.strip())
         if self.text and text.casefold().startswith(self.text.casefold()):
             return True
         return any(root(word) in self.verbs and not _is_past(word) for word in words(text.replace("_", " "))[:1])
@@ -150,17 +157,16 @@ def _reports(clause: str, open_actions: list[_Action], past_actions: list[_Actio
     tokens = words(clause)
     if not tokens or _HEDGES & set(tokens) or "not" in tokens[:4] or tokens[0] in ("before", "after", "once", "if"):
         return False
-    found = {root(word) for word in tokens}
     subject = _subject(tokens)
     if not subject:
         return False
-    done = max((action.share(found) for action in past_actions), default=0.0)
+    tokens = [token for at, token in enumerate(tokens) if not (_FROM & set(tokens[max(0, at - 2) : at]))]
+    found = {root(word) for word in tokens}
+    done = max((action.share(found) for action in past_actions if action.verbs & subject), default=0.0)
     for action in open_actions:
-        named = bool(action.verbs & subject)
         tried = bool(_TRY & subject) and bool(action.verbs & found)
-        if not (named or tried):
-            continue
-        if action.share(found) >= 0.5 and action.share(found) > done:
+        least = 0.3 if action.verb in subject else 0.5
+        if (tried or action.verbs & subject) and action.share(found) >= least and action.share(found) > done:
             return True
     return False
 

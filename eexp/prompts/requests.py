@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from eexp.contenders import Situation, complete_list
-from eexp.models.base import Model
 from eexp.prompts.style import Messages, PromptStyle
 
 
@@ -34,13 +33,13 @@ def acting_prompt(style: PromptStyle, situation: Situation, think: bool) -> Mess
     )
 
 
-def own_prompt(style: PromptStyle, situation: Situation, model: Model) -> Messages:
+def own_prompt(style: PromptStyle, situation: Situation, trained: bool) -> Messages:
     """Ask for a thought and an action from the state alone.
 
-    A model that was trained to act gets the prompt it acts under; for any other one, the style's request to think about
-    the goal first (`reflection.decide`) follows it.
+    A model that was trained to act (`trained`) gets the prompt it acts under; for any other one, the style's request to
+    think about the goal first (`reflection.decide`) follows it.
     """
     prompt = acting_prompt(style, situation, think=True)
-    if model.played.style is None and style.reflection.decide:
+    if not trained and style.reflection.decide:
         prompt[-1] = {**prompt[-1], "content": f"{prompt[-1]['content']}\n{style.reflection.decide}"}
     return prompt

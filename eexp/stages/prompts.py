@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 
 from eexp import options
+from eexp.contenders import situations
 from eexp.errors import InputError
 from eexp.prompts import Messages, PromptStyle, built_in, get_style, load
+from eexp.prompts.requests import reflection_prompt
 from eexp.records import expert_outcome
 
 _PROBE = {"observation": "A room with a <think> sign.", "action": "open the door: now", "thought": "It is closed."}
@@ -80,6 +84,7 @@ def render(style: PromptStyle, trajectory: dict, i: int) -> str:
     state = (task, before, step["observation"])
     outcome = (expert_outcome(trajectory, i) or {}).get("observation", "(not recorded)")
     thought = step.get("thought") or "(the thought stands here)"
+    situation = replace(situations(trajectory, needed=False)[i], outcome={"observation": outcome})
     parts = [
         ("acting", style.act(*state, step.get("admissible")), style.answer(step["action"]).text),
         (
@@ -89,7 +94,7 @@ def render(style: PromptStyle, trajectory: dict, i: int) -> str:
         ),
         ("world modelling", style.world_model(*state, step["action"]), style.world_model_answer(outcome).text),
         ("asking for a summary", style.ask_summary(task, step["action"], outcome), ""),
-        ("asking for a reflection", style.ask_reflection(task, before, step, outcome), ""),
+        ("asking for a reflection", reflection_prompt(style, situation), ""),
     ]
     return "\n\n".join(_part(*part) for part in parts)
 
