@@ -21,6 +21,7 @@ COMMANDS = {
     "branch": "Add K alternative actions to every expert state.",
     "rollout": "Execute every alternative from its own state and record what happened.",
     "summarise": "Add summaries of long observations, written by a model.",
+    "recover": "Put refused alternatives into the expert's path.",
     "world-model-data": "Make training examples that predict the next state.",
     "reflect": "Make training examples that reason towards the expert's action.",
     "imitation-data": "Make training examples that imitate the expert.",

@@ -15,6 +15,7 @@ NOT_EXECUTED = "states without executed alternatives"
 NO_OUTCOME = "states whose outcome is not known"
 AFTER_THE_END = "states after the end of the task"
 NO_EFFECT = "states whose action has no effect"
+MISTAKE = "mistakes, which are never argued for"
 NO_CONTENDER = "states without a contender"
 
 
@@ -110,7 +111,9 @@ def _situation(trajectory: dict, i: int, pool: str | None, first: int | None, ne
     contenders = [a for a in executed if not finishes(a["outcome"]) and not same_as_expert(step, outcome, a)]
     as_good = len(executed) - len(contenders)
     left_out = ""
-    if over:
+    if step.get("mistake"):
+        left_out = MISTAKE
+    elif over:
         left_out = AFTER_THE_END
     elif needed and not executed:
         left_out = NOT_EXECUTED

@@ -62,6 +62,9 @@ class Step(Struct, kw_only=True):
     admissible_count: Annotated[Optional[int], Meta(description="how many there were before sampling")] = None
     thought: Annotated[Optional[str], Meta(description="what the expert said before acting")] = None
     notes: Annotated[Optional[str], Meta(description="what the environment says is known and still needed")] = None
+    mistake: Annotated[
+        bool, Meta(description="an alternative put in by `eexp recover`: part of the history, never imitated")
+    ] = False
     unknown: _Unknown = None
     summary: _Summary = None
     alternatives: list[Alternative] = []

@@ -49,6 +49,7 @@ def transitions_of(
     transitions = []
     for i, step in enumerate(t["steps"]):
         own = expert_outcome(t, i)
+        own = None if step.get("mistake") else own  # its outcome is that of the alternative it was made of
         known = [("expert", step["action"], own)] if expert and own is not None else []
         chosen = {id(alternative) for alternative in alternatives_of(step, pool, first)}
         for j, alternative in enumerate(step.get("alternatives") or []):

@@ -49,6 +49,7 @@ STAGES = {
     ),
     "reflect": Stage(("reflect", "--rationale", "outcome"), "rollout"),
     "imitation-data": Stage(("imitation-data",), "expert"),
+    "recover": Stage(("recover",), "rollout", same_type=True),
     "split": Stage(("split", "--part", "1", "--part", "2"), "expert", any_type=True, same_type=True),
     "split-examples": Stage(
         ("split", "--part", "1", "--part", "2"), "imitation", "example", any_type=True, same_type=True

@@ -77,6 +77,9 @@ def branch(
 
     def groups() -> Iterator[list[Choice | Ranking]]:
         for t in trajectories:
+            if any(step.get("mistake") for step in t["steps"]):
+                on_error(t, InputError("holds mistakes put in by `eexp recover`; branch before that", "$.steps"))
+                continue
             pickers = [_Picker(t, i, ask, seed, count) for i in range(len(t["steps"]))]
             asked.append((t, pickers))
             yield [picker.choice() for picker in pickers] if source != "admissible" else []

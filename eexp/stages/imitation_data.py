@@ -12,11 +12,16 @@ from eexp.records import example
 
 
 def imitation_data(trajectories: Iterator[dict], style: PromptStyle, *, thoughts: bool = True) -> Iterator[dict]:
-    """One example a step. thoughts: keep an expert's own thought, where there is one, before the action."""
+    """Yield one example a step, but for the mistakes that `eexp recover` put in.
+
+    thoughts: keep an expert's own thought, where there is one, before the action.
+    """
     for t in trajectories:
         # Without thoughts, none of earlier ones either: an agent that writes none will not see any.
         steps = t["steps"] if thoughts else [{**step, "thought": None} for step in t["steps"]]
         for i, step in enumerate(steps):
+            if step.get("mistake"):
+                continue
             thought = step.get("thought")
             answer = style.answer(step["action"], thought)
             prompt = style.act(
