@@ -1,8 +1,8 @@
 """`eexp recover`: the expert's path with mistakes on it, so that going on after a mistake can be learned.
 
 An expert makes no mistakes, so an imitator has never seen the answer to one: once an action of its own is refused, it
-is in a state like none that it was trained on, and tends to repeat what was refused. The executed alternatives know such
-answers. Where an action was refused and the state is as it was, the expert's action is still the right one.
+is in a state like none that it was trained on, and tends to repeat what was refused. The executed alternatives know
+such answers. Where an action was refused and the state is as it was, the expert's action is still the right one.
 """
 
 from __future__ import annotations
