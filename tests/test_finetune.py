@@ -341,7 +341,7 @@ def test_held_out_losses_are_followed(few, held_out, tmp_path):
     for kind, of_kind in kinds.items():
         assert found[0]["kinds"][kind]["loss"] == pytest.approx(sum(of_kind) / len(of_kind), rel=1e-5)
     assert list(found[0]["spans"]) == ["imitation/action", "reflection/action", "reflection/thought",
-                                       "world_model/observation"]  # fmt: skip
+                                       "world_model/observation", "world_model/unknown"]  # fmt: skip
     assert found[4]["loss"] != found[0]["loss"]
     said = _run(tmp_path / "run")
     assert said["final_validation"] == found[4] and said["kept_step"] == 4

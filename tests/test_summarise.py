@@ -119,17 +119,20 @@ def test_a_text_written_twice_is_cut_to_one():
 def test_the_tiny_model_writes_some(data, tmp_path):
     file = write(tmp_path / "t.jsonl", read(data["rollout"])[:1])
     args = ["summarise", "-m", "tiny", "--threads", "1", "--max-tokens", "40", "--longer-than", "60", file]
-    first = run(*args, "--rejects", tmp_path / "rejects").ok(4)
-    assert first.out == run(*args, "--rejects", tmp_path / "rejects").ok(4).out
+    first = run(*args, "--rejects", tmp_path / "rejects")
+    assert first.ok(first.code).code in (0, 4), "it may fail at some"
+    assert first.out == run(*args, "--rejects", tmp_path / "rejects").out
     (t,) = first.records
     outcomes = [s for s in t["steps"][1:]] + [a["outcome"] for s in t["steps"] for a in s["alternatives"]]
     written = [o for o in outcomes if "summary" in o]
     assert written and all(0 < len(o["summary"]) < len(o["observation"]) > 60 for o in written)
-    rejected = [reject["field"] for reject in read(tmp_path / "rejects")]
-    assert rejected and all(place.startswith("$.steps[") for place in rejected)
     examples = run("world-model-data", "--max-repeats", "all", stdin=first.out).ok().records
     assert sum(e.get("target") == "summary" for e in examples) == len(written)
-    assert run(*args).code == 3
+    none = run(*args, "--max-tokens", "1", "--rejects", tmp_path / "rejects").ok(4)
+    assert all("summary" not in a["outcome"] for s in none.records[0]["steps"] for a in s["alternatives"])
+    rejected = [reject["field"] for reject in read(tmp_path / "rejects")]
+    assert rejected and all(place.startswith("$.steps[") for place in rejected)
+    assert run(*args, "--max-tokens", "1").code == 3
 
 
 def test_other_options_give_other_lineage(data):
