@@ -327,19 +327,27 @@ class House(Environment):
         return self._at_place(self.goal, f"put {self.target} {_into(self.goal)} {self.goal}", opened=True)
 
     def explain(self) -> str | None:
-        """Say what the task still needs, where its object is, and what has not been searched; no action."""
+        """Say what the task still needs, where its object is and where it has to go; no action.
+
+        Facts alone, each of which can be read off what was seen or is known to anybody. With what was not searched and
+        which door leads on, a thought got no better and its first error led astray for the rest of the episode
+        (docs/learning.md).
+        """
         if self.over:
             return None
         verb, place = self._needed()
         parts = [f"Still needed: {verb} {self.target}, {place}."]
-        if self.held == self.target:
-            return " ".join([*parts, f"{self.target}: I hold it.", self._whereabouts(place)])
-        if self.held:
-            return " ".join([*parts, f"I hold the {self.held}, which is not needed."])
         known = self.where[self.target]
-        if known and self.room_of[known] in self.seen_rooms and (known in self.searched or known not in CONTAINERS):
-            return " ".join([*parts, f"{self.target} {_into(known)} {known}: {self._way_to(self.room_of[known])}."])
-        return " ".join([*parts, f"{self.target}: not seen yet.", self._unsearched()])
+        if self.held == self.target:
+            closed = place in CONTAINERS and place in self._places() and place not in self.opened
+            parts += [f"{self.target}: I hold it.", f"{place}: {self._room(ROOM_OF[place])}{', closed' * closed}."]
+        elif self.held:
+            parts.append(f"I hold the {self.held}, which is not needed.")
+        elif known and self.room_of[known] in self.seen_rooms and (known in self.searched or known not in CONTAINERS):
+            parts.append(f"{self.target} {_into(known)} {known}: {self._room(self.room_of[known])}.")
+        else:
+            parts.append(f"{self.target}: not seen yet.")
+        return " ".join(parts)
 
     def _needed(self) -> tuple[str, str]:
         """What the words of the task ask for next: verb and place."""
@@ -349,32 +357,8 @@ class House(Environment):
             return self.kind, TREATMENTS[self.kind][0]
         return "put", self.goal
 
-    def _whereabouts(self, place: str) -> str:
-        room = ROOM_OF[place]
-        if room == self.room:
-            return f"{place}: here{', closed' if place in CONTAINERS and place not in self.opened else ''}."
-        if any(room in (seen, *self.doors[seen]) for seen in self.seen_rooms):
-            return f"{place}: {self._way_to(room)}."
-        return f"{place}: in the {room}, not found yet. {self._unentered()}"
-
-    def _way_to(self, room: str) -> str:
-        """Where a room is whose door was seen."""
-        if room == self.room:
-            return "here"
-        door = self._towards({room})
-        return f"in the {room}, next door" if door == room else f"in the {room}, through the {door}"
-
-    def _unsearched(self) -> str:
-        closed = [p for p in self._places() if p in CONTAINERS and p not in self.searched]
-        return f"Not searched here: {', '.join(closed)}." if closed else f"All searched here. {self._unentered()}"
-
-    def _unentered(self) -> str:
-        """The nearest door that was not gone through."""
-        unseen = {door for room in self.seen_rooms for door in self.doors[room]} - set(self.seen_rooms)
-        if not unseen:
-            return "Every room was entered."
-        door = self._towards(unseen)
-        return f"Not entered: {door}, next door." if door in unseen else f"Not entered: beyond the {door}."
+    def _room(self, room: str) -> str:
+        return "here" if room == self.room else f"in the {room}"
 
     def _put_down(self) -> str:
         places = sorted(self._places(), key=lambda p: p in CONTAINERS)

@@ -11,10 +11,10 @@ the world's language, as a base model does, and it cannot act: no action that it
     python recipes/tiny/make_tiny.py -o eexp/data/tiny --init stage3 --seed 3 --lr 1e-3 --episodes 1500 \\
         --sayings 40000
 
-The last two are for words. Play and questions use 172 of the 689 tokens. An adapter leaves the embeddings as they are, so
-it cannot teach a token that has none: trained on thoughts in other words, it stayed at 1.2 nats a token after the second
-stage and at 0.2 after the third, where it reaches 0.01 after the fourth. So the model repeats what it is told to say, in
-words that no question has.
+The last two are for words. Play and questions use 172 of the 689 tokens. An adapter leaves the embeddings as they are,
+so it cannot teach a token that has none: trained on thoughts in other words, it stayed at 1.2 nats a token after the
+second stage and at 0.2 after the third; after the fourth it reaches 0.01. So the model repeats what it is told to say,
+in words that no question has.
 
 Three things decide whether so small a model learns to look things up at all: small batches (it takes some thousand
 updates, however many tokens they hold), short transcripts first, and a loss that weighs answers, which can be known,
