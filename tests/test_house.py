@@ -286,3 +286,44 @@ def test_tasks_that_are_none(name):
         assert caught.value.where == "$.task.id"
     with pytest.raises(InputError, match="this is 'house-2'"):
         House().reset({"id": "train/1", "world": "house-0"})
+
+
+# -- what is known and still needed ------------------------------------------------------------------------------------
+
+
+def test_explanations_are_of_facts_that_were_seen():
+    """Where the object is, is said once it was seen, and as it is; what is needed, as the task says."""
+    house = House()
+    for task in islice(house.tasks("train"), 40):
+        seen, rng = house.reset(task), random.Random(task["id"])
+        known = seen.text
+        while not house.over and house.steps < 25:
+            notes = house.explain()
+            assert notes.startswith(("Still needed: put ", "Still needed: look at ", "Still needed: " + house.kind))
+            where = f"{house.target} {'in' if house.where[house.target] in CONTAINERS | {'sink'} else 'on'} "
+            if house.held == house.target:
+                assert f"{house.target}: I hold it." in notes
+            elif house.held is None and f"{where}{house.where[house.target]}" in known:
+                assert f"{where}{house.where[house.target]}: " in notes
+            elif house.held is None:
+                assert f"{house.target}: not seen yet." in notes
+            action = house.expert() if rng.random() < 0.7 else rng.choice(house.admissible())
+            known += house.step(action).text
+        assert house.explain() is None or not house.over
+
+
+def test_what_was_never_seen_is_unknown():
+    """Exactly what lies in a room that was never entered or a container that was never open."""
+    house = House()
+    for task in islice(house.tasks("test"), 40):
+        seen, rng, entered, opened = house.reset(task), random.Random(task["id"]), set(), set()
+        for _ in range(15):
+            parts = [seen.text[start:end] for start, end in seen.unknown]
+            new = "You are in the" in seen.text and seen.valid and house.room not in entered
+            new |= seen.text.startswith("You open the") and seen.valid and seen.text.split()[3].strip(".") not in opened
+            assert len(parts) == new and all(part in seen.text.split("You see ")[1] for part in parts)
+            entered.add(house.room)
+            opened |= house.opened
+            seen = house.step(rng.choice(house.admissible()))
+            if house.over:
+                break
