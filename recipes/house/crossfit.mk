@@ -23,10 +23,10 @@ $(OUT)/crossfit/without-%.jsonl: $(OUT)/expert.jsonl | $(OUT)/crossfit
 
 $(OUT)/crossfit/without-%/eexp.json: $(OUT)/crossfit/without-%.jsonl
 	rm -rf $(@D)
-	eexp finetune -m tiny -o $(@D) --epochs $(IL_EPOCHS) $(LORA) $<
+	eexp finetune -m tiny -o $(@D) $(TRAINING) $<
 
 $(OUT)/crossfit/without-%.gguf: $(OUT)/crossfit/without-%/eexp.json
 	eexp export $(<D) -o $@
 
 $(OUT)/crossfit/branched-%.jsonl: $(OUT)/crossfit/part-%.jsonl $(OUT)/base.gguf $(OUT)/crossfit/without-%.gguf
-	eexp branch -k $(K) -m $(OUT)/base.gguf+$(OUT)/crossfit/without-$*.gguf --threads 1 --seed $(SEED) $< -o $@
+	eexp branch -k $(K_OWN) -m $(OUT)/base.gguf+$(OUT)/crossfit/without-$*.gguf --threads 1 --seed $(SEED) $< -o $@
