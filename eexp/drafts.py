@@ -125,7 +125,7 @@ class Draft:
         if writing.rationale == "own":
             prompt, prefix, accept = (
                 own_prompt(style, self.situation, model.played.style is not None),
-                style.opening("always"),
+                style.opening("always") if model.exact else "",
                 self._own,
             )
         else:

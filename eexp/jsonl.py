@@ -202,6 +202,7 @@ class Stream(AbstractContextManager):
                  speaks: bool = True):  # fmt: skip
         self.files, self.output, self.on_error, self.quiet = list(files), output, on_error, quiet
         self.rejects, self.resume, self.speaks = rejects, resume, speaks
+        self.report: str | None = None  # a further file that the command writes, set before `open`
         self.stage, self.kind, self.entry = "", "", ""
         self.counts: Counter[str] = Counter()
         self.set_aside = 0
@@ -230,9 +231,13 @@ class Stream(AbstractContextManager):
         return self
 
     def _refuse_to_overwrite_input(self) -> None:
-        targets = [t for t in (self.output, self.rejects) if t and t != STDIN]
-        if len(targets) == 2 and os.path.realpath(targets[0]) == os.path.realpath(targets[1]):
-            raise UsageError(f"{targets[0]} is both -o and --rejects; give two files")
+        named = {"-o": self.output, "--rejects": self.rejects, "--summary": self.report}
+        options = [option for option, target in named.items() if target and target != STDIN]
+        targets = [named[option] for option in options]
+        for i, option in enumerate(options):
+            for other in options[i + 1 :]:
+                if os.path.realpath(named[option]) == os.path.realpath(named[other]):
+                    raise UsageError(f"{named[option]} is both {option} and {other}; give two files")
         read = [s for name in (self.files or [STDIN]) if (s := _status(name))]
         for target in targets:
             written = _status(target)

@@ -303,8 +303,11 @@ _ROOM = {"never": 128, "always": 1024, "auto": 1024}
 
 
 def open_policy(spec: str | None, style_name: str | None, max_tokens: int | None, note: Callable[[str], None],
-                engine: Engine, think: str = "never") -> Policy:  # fmt: skip
-    """The policy a command is to use: -m, else $EEXP_MODEL (click fills it in), else the tiny model with a notice."""
+                engine: Engine, think: str | None = None) -> Policy:  # fmt: skip
+    """The policy a command is to use: -m, else $EEXP_MODEL (click fills it in), else the tiny model with a notice.
+
+    think: as the option; without it, never, but where a server has to decide for itself.
+    """
     from eexp.models import policy
 
     spec = _default_model(note) if spec is None else spec
@@ -314,7 +317,11 @@ def open_policy(spec: str | None, style_name: str | None, max_tokens: int | None
         return policy.ExpertPolicy()
     model = open_writer(spec, engine, note)
     style = chosen_style(style_name, model.played.style, note)
-    if think == "auto" and (style.thought.absent == "omit" or model.played.think in (None, "never")):
+    if think in (None, "auto") and style.thought.absent == "empty" and not model.exact:
+        think = "auto"  # a server cannot go on from a place for a thought that is opened or closed for it
+    elif think is None:
+        think = "never"
+    elif think == "auto" and (style.thought.absent == "omit" or model.played.think in (None, "never")):
         think = model.played.think or "never"
     return policy.ModelPolicy(model, style, max_tokens or model.played.max_tokens or _ROOM[think], think)
 

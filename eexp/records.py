@@ -80,6 +80,9 @@ class Trajectory(Struct, kw_only=True):
     instruction: Annotated[str, Meta(description="the task in words")]
     steps: list[Step]
     outcome: Annotated[Optional[Outcome], Meta(description="what the last action led to")] = None
+    origin: Annotated[Optional[str], Meta(description="id of the trajectory it is a variant of; see eexp recover")] = (
+        None
+    )
     lineage: _Lineage = []
 
 
@@ -276,14 +279,16 @@ def alternatives_of(step: dict, pool: str | None = None, first: int | None = Non
     Args:
         step: A step of a trajectory.
         pool: Only the alternatives of this pool; "" means those without a pool. None takes all pools, but each action
-            only once (by `canonical`): where two pools hold the same action, the first one is taken.
+            only once (by `canonical`): where two pools hold the same action, the first one that was executed is taken.
         first: At most this many, counted within the selection, so that the first 3 are part of the first 5.
     """
     alternatives = step.get("alternatives") or []
     if pool is None:
         by_action: dict[str, dict] = {}
         for alternative in alternatives:
-            by_action.setdefault(canonical(alternative["action"]), alternative)
+            key = canonical(alternative["action"])
+            if key not in by_action or (not by_action[key].get("outcome") and alternative.get("outcome")):
+                by_action[key] = alternative
         selected = list(by_action.values())
     else:
         selected = [alternative for alternative in alternatives if (alternative.get("pool") or "") == pool]
@@ -293,6 +298,7 @@ def alternatives_of(step: dict, pool: str | None = None, first: int | None = Non
 def example(trajectory: dict, name: str, kind: str, prompt: list[dict], completion: list[dict], prompt_style: str,
             **more: Any) -> dict:  # fmt: skip
     """An example record made from a trajectory; `name` tells it from the others of the same trajectory."""
-    return {"type": "example", "kind": kind, "id": f"{trajectory['id']}/{name}", "group": trajectory["id"],
+    return {"type": "example", "kind": kind, "id": f"{trajectory['id']}/{name}",
+            "group": trajectory.get("origin") or trajectory["id"],
             "prompt": prompt, "completion": completion, "weight": 1.0, "prompt_style": prompt_style, **more,
             "lineage": trajectory.get("lineage", [])}  # fmt: skip

@@ -116,3 +116,10 @@ def test_alternatives_of_a_step():
     assert actions(pool="sr") == ["c", "A.", "d"] and actions(pool="sr", first=2) == ["c", "A."]
     assert actions(pool="") == ["b"] and actions(pool="unknown") == []
     assert alternatives_of({}) == [] and alternatives_of({"alternatives": None}) == []
+
+
+def test_an_action_of_two_pools_is_taken_where_it_was_executed():
+    waiting = {"action": "look", "pool": "a", "outcome": None}
+    executed = {"action": "Look.", "pool": "b", "outcome": {"observation": "A room."}}
+    assert alternatives_of({"alternatives": [waiting, executed]}) == [executed]
+    assert alternatives_of({"alternatives": [executed, waiting]}) == [executed]

@@ -274,3 +274,22 @@ def test_prompts_on_the_command_line(data):
         assert part in shown
     run("prompts", "show", "react", "--record", data["rollout"], "--step", "99").one_error(3, "has no step 99")
     run("prompts", "show", "react", "--record", data["rollout"], "--id", "x").one_error(3, "no trajectory has the id")
+
+
+def test_a_place_that_was_closed_holds_no_thought():
+    for text in ("<think></think>\n nowhere", "<think></think>\n<action>go", "nowhere"):
+        assert THINK.parse(text, finished=False) == THINK.parse("", finished=False)
+    assert THINK.parse("<think>I see.</think> <action>look</action>").thought == "I see."
+    assert THINK.parse("<think>I see", finished=False).thought == "I see"
+
+
+def test_a_server_decides_for_itself_under_a_style_with_a_place(monkeypatch):
+    from eexp import options
+    from eexp.models import Engine
+
+    server = Expert({"steps": []}, THINK, False)
+    server.exact = False
+    monkeypatch.setattr(options, "open_writer", lambda spec, engine, note: server)
+    for think, expected in ((None, ""), ("auto", ""), ("never", "<think></think>\n")):
+        policy = options.open_policy("http://x/v1", "think", None, print, Engine(), think)
+        assert policy._opening == expected

@@ -85,3 +85,12 @@ def test_what_was_recovered_is_not_branched(rolled):
     run("branch", "--from", "admissible", stdin=lines(list(recover(iter(rolled), share=1.0)))).one_error(
         3, "<stdin>:1: $.steps: holds mistakes put in by `eexp recover`; branch before that"
     )
+
+
+def test_a_variant_stays_with_its_origin(rolled, tmp_path):
+    """Or what is held out would be trained on, with mistakes in between."""
+    recovered = list(recover(recover(iter(rolled))))
+    assert [t["origin"] for t in recovered] == [t["id"] for t in rolled]
+    assert {e["group"] for e in run("imitation-data", stdin=lines(recovered)).ok().records} == {t["id"] for t in rolled}
+    parts = [run("split", "--part", "1", stdin=lines(made)).ok().records for made in (rolled, recovered)]
+    assert [t["id"] for t in parts[0]] == [t["origin"] for t in parts[1]]

@@ -241,3 +241,12 @@ def test_examples_are_judged_one_by_one(hf, data):
     scored = list(score(iter(mixed), hf, on_error=lambda record, error: errors.append((record, error))))
     assert [e["id"] for e in scored] == [e["id"] for e in examples] and [e for e, _ in errors] == [bad]
     assert all(math.isfinite(s["logprob"]) for e in scored for s in e["scores"])
+
+
+def test_a_summary_overwrites_nothing(data, tmp_path):
+    file = write(tmp_path / "il.jsonl", read(data["imitation"])[:2])
+    before = file.read_bytes()
+    run("score", "-m", "tiny", "--summary", file, file).one_error(2, "both read and written")
+    out = tmp_path / "out.jsonl"
+    run("score", "-m", "tiny", "--summary", out, "-o", out, file).one_error(2, "both -o and --summary")
+    assert file.read_bytes() == before

@@ -67,8 +67,8 @@ def _what_it_does(situation: Situation, focus: list[str]) -> str:
     unseen = [thing for thing in things(situation.trajectory["instruction"]) if not roots([thing]) & shown]
     if unseen:
         return f"I have not come across {_listed(unseen)} yet."
-    expected = gist(outcome)
-    if _says_more(expected, action):
+    expected = gist(outcome) if outcome else ""
+    if expected and _says_more(expected, action):
         return f'If I {as_verb(action)}, I expect "{expected}".'
     goal = " ".join(situation.trajectory["instruction"].split()[:_GOAL_WORDS]).rstrip(".!?:, ")
     return f"The task is this: {goal}." if goal else f"What I can do now is to {as_verb(action)}."

@@ -265,10 +265,11 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
         thought = (before if found else text).strip()
         opened = bool(slot_open) and thought.startswith(slot_open)
         thought = thought.removeprefix(slot_open).strip()
-        thought = thought.removesuffix(slot_close).strip() if slot_close else thought
+        if opened and slot_close and slot_close in thought:
+            thought = thought.rpartition(slot_close)[0].strip()
         if not found:
             if not finished:
-                return Parsed("", thought, True)
+                return Parsed("", thought if opened else "", True)
             return Parsed("", thought) if opened else Parsed(_first_line(text))
         if close:
             action, closed, _ = after.partition(close)

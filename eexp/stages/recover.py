@@ -47,7 +47,9 @@ def recover(
                               "thought": None, "alternatives": []})  # fmt: skip
                 observation = mistake["outcome"]["observation"]
             steps.append(_at(step, observation) if mistakes else step)
-        yield {**trajectory, "id": f"{trajectory['id']}/recover", "steps": steps}
+        # Its origin keeps it with the trajectory it was made of, wherever records are split or held out.
+        origin = trajectory.get("origin") or trajectory["id"]
+        yield {**trajectory, "id": f"{trajectory['id']}/recover", "origin": origin, "steps": steps}
 
 
 def _mistakes(name: str, i: int, step: dict, pool: str | None, share: float, most: int, seed: int) -> list[dict]:
@@ -68,7 +70,9 @@ def _is_refused(outcome: dict | None) -> bool:
 
 def _at(step: dict, observation: str) -> dict:
     """The step's state as it is shown by `observation`, of which nothing was unknown unless it is the step's own."""
-    return step if observation == step["observation"] else {**step, "observation": observation, "unknown": []}
+    if observation == step["observation"]:
+        return step
+    return {**step, "observation": observation, "unknown": [], "summary": None}
 
 
 @click.command("recover")

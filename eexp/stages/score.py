@@ -113,7 +113,7 @@ def command(model, engine, summary, stream) -> None:
     """
     from tqdm import tqdm
 
-    stream.stage = "score"
+    stream.stage, stream.report = "score", summary
     if summary == "-" and stream.output in (None, "-"):
         raise click.UsageError("--summary - needs -o FILE: standard output is for the examples otherwise")
     with (options.open_writer(model, engine, stream.note) as scorer,

@@ -26,7 +26,7 @@ def part_of(record: dict, parts: int, seed: int = 0) -> int:
     It follows from the hash of the record's id. For examples it is the id of their trajectory, so that an example is in
     the same part as its trajectory and all other examples of it.
     """
-    return seed_of("split", seed, record.get("group") or record["id"]) % parts + 1
+    return seed_of("split", seed, record.get("group") or record.get("origin") or record["id"]) % parts + 1
 
 
 def _numbers(ctx: click.Context, param: click.Parameter, numbers: tuple[int, ...]) -> tuple[int, ...]:
