@@ -47,7 +47,7 @@ java:
 	  if [ -n "$(APT)" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y default-jre-headless >/dev/null; \
 	  else echo "note: no Java 11 or later found; install it for ScienceWorld (its tests are skipped)" >&2; fi; fi
 
-demo: install ## watch an agent learn from its own actions, start to end (about 15 minutes on two cores)
+demo: install ## watch an agent learn from its own actions, start to end (about 7 minutes on two cores)
 	@$(FIRST) $(MAKE) --no-print-directory -f recipes/house/Makefile OUT=demo
 
 test: install environments java ## run all tests

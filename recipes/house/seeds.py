@@ -39,7 +39,7 @@ def main(directory: Path, seeds: list[str]) -> None:
         turns = sum(e["steps"] for run in played for e in run)
         invalid, thoughts = (sum(e[what] for run in played for e in run) / turns for what in ("invalid", "thoughts"))
         thoughtful = [turn for run in played for e in run for turn in e["transcript"] if turn.get("thought")]
-        followed = f"{concluded(thoughtful):9.1%}" if thoughtful else ""
+        followed = f"{concluded(thoughtful):9.1%}" if thoughts > 0.5 else ""
         by_seed = "  ".join(f"{100 * share:.1f}" for share in success[arm].mean(1))
         row = f"{name:14} {by_seed:24} {100 * success[arm].mean():6.1f}"
         if arm == "il":
