@@ -224,6 +224,8 @@ def test_notes_come_first(rolled, data):
 class Writer:
     """A model that writes what it is told to, in turn."""
 
+    exact = True
+
     fingerprint = "writer"
     played = Played()
 
