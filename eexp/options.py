@@ -299,7 +299,7 @@ def chosen_style(
 
 #: Tokens of an answer, where neither the command line nor the model's training says: as in the paper for one with a
 #: thought.
-_ROOM = {"never": 128, "always": 1024, "auto": 1024}
+_DEFAULT_ROOM = {"never": 128, "always": 1024, "auto": 1024}
 
 
 def open_policy(spec: str | None, style_name: str | None, max_tokens: int | None, note: Callable[[str], None],
@@ -323,7 +323,7 @@ def open_policy(spec: str | None, style_name: str | None, max_tokens: int | None
         think = "never"
     elif think == "auto" and (style.thought.absent == "omit" or model.played.think in (None, "never")):
         think = model.played.think or "never"
-    return policy.ModelPolicy(model, style, max_tokens or model.played.max_tokens or _ROOM[think], think)
+    return policy.ModelPolicy(model, style, max_tokens or model.played.max_tokens or _DEFAULT_ROOM[think], think)
 
 
 def _default_model(note: Callable[[str], None]) -> str:

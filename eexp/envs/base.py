@@ -35,7 +35,11 @@ class Observation:
         """As the `outcome` of a record."""
         made = {"observation": self.text, "done": self.done, "score": self.score, "valid": self.valid}
         made |= {} if self.success is None else {"success": self.success}
-        return made | ({} if self.unknown is None else {"unknown": [list(part) for part in self.unknown]})
+        return made | self.unknown_parts()
+
+    def unknown_parts(self) -> dict:
+        """As the `unknown` of a record, which is left out where the environment cannot tell."""
+        return {} if self.unknown is None else {"unknown": [list(part) for part in self.unknown]}
 
 
 class Environment(ABC):

@@ -33,5 +33,4 @@ def step_of(
 ) -> dict:
     """The step of a trajectory for the current state of `env`, in which `seen` was seen and `action` is taken."""
     step = {"observation": seen.text, "action": action, "admissible": None, "thought": thought}
-    step |= listed(env, keep, action, seed)
-    return step if seen.unknown is None else {**step, "unknown": [list(part) for part in seen.unknown]}
+    return {**step, **listed(env, keep, action, seed), **seen.unknown_parts()}

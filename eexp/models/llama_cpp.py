@@ -215,7 +215,8 @@ class LlamaCppModel(LocalModel):
         from eexp.training.gguf_export import read_metadata
 
         said = [read_metadata(file) for file in files]
-        self.played = Played.of_run(orjson.loads(said[-1].get("eexp.run", "{}")))
+        trained = {"prompt_style": said[-1].get("eexp.prompt_style")}  # all that earlier versions wrote
+        self.played = Played.of_run({**trained, **orjson.loads(said[-1].get("eexp.run", "{}"))})
         if len(files) == 2:
             if said[1].get("general.type") != "adapter":
                 raise EexpError(f"{files[1]}: not an adapter")

@@ -125,20 +125,19 @@ class _Walk:
 
     def _compare(self, i: int, seen: Observation) -> None:
         """Note it if `seen` is not the recorded observation number i; the last one is the trajectory's outcome."""
-        self._note_state(i, seen)
         state = self.recorded[i] if i < len(self.recorded) else self.trajectory.get("outcome") or {}
         recorded = state.get("observation")
         if recorded is not None and self.env.mask(seen.text) != self.env.mask(recorded):
             why = f"the observation is {short(seen.text)}, and {short(recorded)} was recorded"
             self._lose(i, why, {"observed": seen.text, "recorded": recorded})
+        self._note_state(i, seen)
 
     def _note_state(self, i: int, seen: Observation) -> None:
         """Keep what the environment says of its own state at step i: what is still needed, what was to be expected."""
-        if i in self._told or i == len(self.recorded):
+        if i in self._told or i == len(self.recorded) or self.lost:
             return
         notes = self.env.explain()
-        told = {"notes": notes} if notes else {}
-        self._told[i] = told | ({} if seen.unknown is None else {"unknown": [list(part) for part in seen.unknown]})
+        self._told[i] = {**({"notes": notes} if notes else {}), **seen.unknown_parts()}
 
     def _compare_list(self, i: int) -> None:
         """Note it if the admissible actions at branch point i are not those recorded (a record may hold only some)."""

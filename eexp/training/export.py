@@ -11,8 +11,8 @@ from eexp.errors import EexpError, UsageError
 from eexp.models import fingerprints
 from eexp.models.hf import base_of_adapter, read_run, resolve
 
-#: What a GGUF file keeps of eexp.json: all that it takes to play the model as it was trained.
-_ABOUT_PLAY = ("prompt_style", "style", "think", "longest_completion")
+#: What a GGUF file keeps of eexp.json beside the style's label: all that it takes to play the model as it was trained.
+_ABOUT_PLAY = ("style", "think", "longest_completion")
 
 
 def export(source: str | os.PathLike, output: str | os.PathLike, *, dtype: str | None = None,
