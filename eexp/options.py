@@ -197,17 +197,22 @@ def _step_limit(timeout: float | None) -> float:
     return time_limit(STEP_LIMIT)
 
 
-def alternatives(command: Command) -> Command:
-    """--pool and --first: which of the recorded alternatives are used."""
-    for option in reversed([
-        click.option("--pool", metavar="NAME",
-                     help="Use only the alternatives that `eexp branch` drew for this pool.  "
-                     "[default: all, every action once]"),
-        click.option("--first", type=click.IntRange(min=1), metavar="K",
-                     help="Use only the first K alternatives of every state.  [default: all]"),
-    ]):  # fmt: skip
-        command = option(command)
-    return command
+def alternatives(fewest: int = 1) -> Callable[[Command], Command]:
+    """--pool and --first, as in `records.alternatives_of`; `fewest`: the smallest K that a stage can use."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed([
+            click.option("--pool", metavar="NAME",
+                         help="Use only the alternatives that `eexp branch` drew for this pool.  "
+                         "[default: all, every action once]"),
+            click.option("--first", type=click.IntRange(min=fewest), metavar="K",
+                         help="Use only the first K alternatives of every state; smaller sets are parts of larger "
+                         "ones.  [default: all]"),
+        ]):  # fmt: skip
+            command = option(command)
+        return command
+
+    return decorate
 
 
 def env_override(command: Command) -> Command:

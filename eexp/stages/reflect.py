@@ -94,7 +94,7 @@ def reflect(
     "thought, and more probable than every contender. Give the policy that will be trained, or the writer.  "
     "[default: none]",
 )
-@options.alternatives
+@options.alternatives()
 @click.option(
     "--retries",
     type=click.IntRange(min=0),

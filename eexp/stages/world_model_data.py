@@ -153,13 +153,7 @@ def _number_of_repeats(ctx: click.Context, param: click.Parameter, value: str) -
 @click.command("world-model-data")
 @click.option("--expert/--no-expert", default=Choices.expert, show_default=True,
               help="Whether the expert's own transitions are examples, too.")  # fmt: skip
-@click.option(
-    "--pool",
-    metavar="NAME",
-    help="Only alternatives of this pool (`eexp branch --pool`).  [default: all pools, each action once]",
-)
-@click.option("--first", type=click.IntRange(min=0), metavar="K",
-              help="Only the first K alternatives of every state: smaller sets are parts of larger ones.")  # fmt: skip
+@options.alternatives(fewest=0)
 @click.option("--max-invalid-fraction", type=click.FloatRange(0, 1), default=Choices.max_invalid_fraction,
               show_default=True, metavar="SHARE",
               help="Largest share of a trajectory's examples that may be answers to invalid actions; 1 keeps "
