@@ -14,6 +14,9 @@ plan when another one than its own was taken. Where it cannot, it has nothing to
 a box was opened, in the few levels that it does not solve (KeyInBox, PutNext...Carrying, and half of UnlockToUnlock),
 and where its plan fails.
 
+`explain` says what the part of the mission that is still open is about, and where in view that is. Unknown parts of an
+observation are things and walls in cells that were never in view in the episode.
+
 Option, as in `babyai?level=GoTo,Pickup`:
     level    names of levels, with commas between them; by default GoToLocal, PickupLoc, OpenDoor, PutNextLocal,
              UnlockLocalDist, FindObjS5
@@ -95,19 +98,34 @@ class BabyAI(Environment):
             self._world = _make(level)
             self._world.reset(seed=seed)
         self._over, self._score = False, 0.0
+        self._viewed: set[tuple[int, int]] = set()  # cells of the grid that have been in view
         self._bot: Any = None
         self._ask_bot(None)
-        return Observation(self._describe(), score=0.0, success=False)
+        text, unknown = self._describe()
+        return Observation(text, score=0.0, success=False, unknown=unknown)
 
     def instruction(self) -> str:
         return self._world.mission
 
     # -- what can be seen ----------------------------------------------------------------------------------------
 
-    def _describe(self) -> str:
+    def _describe(self) -> tuple[str, list[tuple[int, int]]]:
+        """Write what is in view, and find the parts of it that lie in cells never in view before; now they have been."""
         view = self._view()
-        seen = ", ".join([*_walls(view), *_things(view)]) or "nothing"
-        return f"You face {_COMPASS[self._world.agent_dir]}. You see {seen}. You carry {_named(self._world.carrying)}."
+        text, unknown = f"You face {_COMPASS[self._world.agent_dir]}. You see ", []
+        for i, (at, words) in enumerate([*_walls(view), *_things(view)] or [(None, "nothing")]):
+            text += ", " * (i > 0)
+            if at and self._cell(at) not in self._viewed:
+                unknown.append((len(text), len(text) + len(words)))
+            text += words
+        self._viewed |= {self._cell(at) for at in view}
+        return f"{text}. You carry {_named(self._world.carrying)}.", unknown
+
+    def _cell(self, at: tuple[int, int]) -> tuple[int, int]:
+        """Where in the grid lies what is `at` (steps ahead, steps to the right)."""
+        world = self._world
+        x, y = world.agent_pos + at[0] * world.dir_vec + at[1] * world.right_vec
+        return int(x), int(y)
 
     def _view(self) -> View:
         """What the agent sees, by steps ahead and steps to the right (below 0: to the left), nearest first."""
@@ -161,13 +179,46 @@ class BabyAI(Environment):
         _, reward, ended, late, _ = self._world.step(taken)
         success = bool(ended and reward > 0)
         self._over, self._score = bool(ended or late), float(success)
-        said = [refused, self._describe()]
+        text, unknown = self._describe()
+        if refused:
+            text, moved = f"{refused} {text}", len(refused) + 1
+            unknown = [(start + moved, end + moved) for start, end in unknown]
         if self._over:
-            said.append("The mission is done." if success else "The mission has failed." if ended else "Time is up.")
+            text += " The mission is done." if success else " The mission has failed." if ended else " Time is up."
         else:
             self._ask_bot(taken)
-        text = " ".join(part for part in said if part)
-        return Observation(text, self._over, self._score, valid=refused is None, success=success)
+        return Observation(text, self._over, self._score, valid=refused is None, success=success, unknown=unknown)
+
+    # -- what a thought may say ----------------------------------------------------------------------------------
+
+    def explain(self) -> str | None:
+        """Say what the open part of the mission needs next, and where in view what it is about lies; no action."""
+        if self._over:
+            return None
+        clause = _open_clause(self._world.instrs)
+        if hasattr(clause, "desc_move"):
+            carried = self._world.carrying
+            if any(carried is thing for thing in clause.desc_move.obj_set):
+                return f"Needed: drop {_plain(carried)} next to {self._whereabouts(clause.desc_fixed)}"
+            return f"Needed: pick up {self._whereabouts(clause.desc_move)}"
+        verb = {"OpenInstr": "open", "GoToInstr": "go to", "PickupInstr": "pick up"}[type(clause).__name__]
+        return f"Needed: {verb} {self._whereabouts(clause.desc)}"
+
+    def _whereabouts(self, description: Any) -> str:
+        """Where the nearest thing in view is that fits; of a locked door, where its key is."""
+        matches = {id(thing) for thing in description.obj_set}
+        view = self._view()
+        at = next((at for at, thing in view.items() if id(thing) in matches), None)
+        if at is None:
+            name = " ".join(filter(None, (description.color, description.type or "object")))
+            return f"{name}. {name}: not in view."
+        thing = view[at]
+        said = f"{_plain(thing)}. {_plain(thing)}: {_place(*at)}."
+        carried = self._world.carrying
+        if thing.type != "door" or not thing.is_locked or _plain(carried) == f"{thing.color} key":
+            return said
+        key = next((at for at, other in view.items() if _plain(other) == f"{thing.color} key"), None)
+        return f"{said} It is locked. {thing.color} key: {_place(*key) if key else 'not in view'}."
 
     def fork(self) -> BabyAI:
         copy = object.__new__(type(self))
@@ -176,6 +227,7 @@ class BabyAI(Environment):
         world = self._world
         walls = (cell for cell in world.grid.grid if cell is not None and cell.type == "wall")
         kept = {id(x): x for x in (*walls, world.spec, world.action_space, world.observation_space)}
+        copy._viewed = set(self._viewed)
         copy._world, copy._bot = deepcopy((world, self._bot), kept)
         return copy
 
@@ -226,18 +278,35 @@ def _named(thing: Any) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def _walls(view: View) -> list[str]:
-    """The nearest wall ahead, to the left and to the right, of those that can be seen."""
+def _plain(thing: Any) -> str:
+    """Its colour and kind; "" for nothing."""
+    return "" if thing is None or thing.type == "wall" else f"{thing.color} {thing.type}"
+
+
+def _open_clause(instruction: Any) -> Any:
+    """Find the clause of a mission that comes next: of "a, then b" and the like, the one that is not done."""
+    while hasattr(instruction, "instr_a"):
+        first, second = instruction.instr_a, instruction.instr_b
+        if type(instruction).__name__ == "AfterInstr":  # "a after you b"
+            instruction = first if instruction.b_done == "success" else second
+        else:
+            instruction = second if instruction.a_done == "success" else first
+    return instruction
+
+
+def _walls(view: View) -> list[tuple[tuple[int, int], str]]:
+    """Where the nearest wall ahead, to the left and to the right is, of those that can be seen, and its words."""
     walls = [at for at, thing in view.items() if thing is not None and thing.type == "wall"]
     ahead = next((at for at in walls if at[1] == 0), None)
     left = next((at for at in walls if at[0] == 0 and at[1] < 0), None)
     right = next((at for at in walls if at[0] == 0 and at[1] > 0), None)
-    return [f"a wall {_place(*at)}" for at in (ahead, left, right) if at is not None]
+    return [(at, f"a wall {_place(*at)}") for at in (ahead, left, right) if at is not None]
 
 
-def _things(view: View) -> list[str]:
+def _things(view: View) -> list[tuple[tuple[int, int], str]]:
+    """Where everything else in view is, and its words."""
     return [
-        f"{_named(thing)} {_place(*at)}" for at, thing in view.items() if thing is not None and thing.type != "wall"
+        (at, f"{_named(thing)} {_place(*at)}") for at, thing in view.items() if thing is not None and thing.type != "wall"
     ]
 
 

@@ -1,0 +1,150 @@
+"""Make a small base model for `babyai`, from nothing, in about half an hour on one core.
+
+As make_tiny.py does for `house`: random play in mazes of other seeds than any split has, with questions in between about
+what is in view and what the mission says. So it reads positions and missions, and no action that it saw was chosen for a
+reason.
+
+    export OMP_NUM_THREADS=1
+    python recipes/tiny/make_babyai.py -o stage1
+    python recipes/tiny/make_babyai.py -o babyai-base --init stage1 --seed 1 --lr 1e-3 --episodes 4000 --sayings 30000
+"""
+
+from __future__ import annotations
+
+import random
+
+from small_model import HELD_OUT, STAGE_WORDS, arguments, make, render
+
+from eexp.envs.babyai import ACTIONS, BabyAI, _named, _place, _walls
+from eexp.prompts import get_style
+
+FIRST_SEED = 2_000_000  # beyond those of all splits
+LEVELS = ("GoToLocal", "PickupLoc", "OpenDoor", "PutNextLocal")
+COLOURS = ("red", "green", "blue", "purple", "yellow", "grey")
+KINDS = ("ball", "box", "key", "door")
+
+
+def things(env: BabyAI) -> list[tuple[str, tuple[int, int]]]:
+    """What is in view but walls, nearest first: its words without an article, and where it is."""
+    view = env._view()
+    return [(f"{thing.color} {thing.type}", at) for at, thing in view.items() if thing and thing.type != "wall"]
+
+
+def wanted(env: BabyAI) -> list[str]:
+    """What the mission is about, by colour and kind, where it says both."""
+    words = env.instruction().split()
+    return [f"{a} {b}" for a, b in zip(words, words[1:]) if a in COLOURS and b in KINDS]
+
+
+def where(env: BabyAI, name: str) -> str:
+    return next((f"{name} {_place(*at)}" for thing, at in things(env) if thing == name), f"no {name} in view")
+
+
+def side(env: BabyAI, name: str) -> str:
+    """Where to turn for the nearest such thing."""
+    at = next((at for thing, at in things(env) if thing == name), None)
+    if at is None:
+        return f"no {name} in view"
+    return "straight ahead" if at[1] == 0 else f"{'left' if at[1] < 0 else 'right'}{', ahead' if at[0] else ''}"
+
+
+def any_name(env: BabyAI, rng: random.Random) -> str:
+    here = things(env)
+    if here and rng.random() < 0.75:
+        return rng.choice(here)[0]
+    return f"{rng.choice(COLOURS)} {rng.choice(KINDS)}"
+
+
+def ask_where(env: BabyAI, rng: random.Random) -> tuple[str, str]:
+    name = any_name(env, rng)
+    return f"Where is the {name}?", where(env, name)
+
+
+def ask_side(env: BabyAI, rng: random.Random) -> tuple[str, str]:
+    name = any_name(env, rng)
+    return f"On which side is the {name}?", side(env, name)
+
+
+def ask_wanted(env: BabyAI, rng: random.Random) -> tuple[str, str]:
+    names = wanted(env)
+    return "Where is what the mission is about?", ", ".join(where(env, n) for n in names) or "it does not say"
+
+
+def ask_wanted_side(env: BabyAI, rng: random.Random) -> tuple[str, str]:
+    names = wanted(env)[:1]
+    return "On which side is it?", ", ".join(side(env, n) for n in names) or "it does not say"
+
+
+def ask_what(env: BabyAI, rng: random.Random) -> tuple[str, str]:
+    here = things(env)
+    name, at = rng.choice(here) if here else ("", (1, 0))
+    return f"What is {_place(*at)}?", name or "nothing"
+
+
+def ask_ahead(env: BabyAI, rng: random.Random) -> tuple[str, str]:
+    thing = env._view().get((1, 0))
+    return "What is right ahead?", "nothing" if thing is None else "a wall" if thing.type == "wall" else _named(thing)
+
+
+def ask_wall(env: BabyAI, rng: random.Random) -> tuple[str, str]:
+    ahead = next((words for _, words in _walls(env._view()) if words.endswith("ahead")), "no wall in view")
+    return "How far is the wall ahead?", ahead
+
+
+def ask_carried(env: BabyAI, rng: random.Random) -> tuple[str, str]:
+    return "What do you carry?", _named(env._world.carrying)
+
+
+def ask_first(env: BabyAI, rng: random.Random) -> tuple[str, str]:
+    here = things(env)
+    return "What is nearest?", here[0][0] if here else "nothing"
+
+
+QUESTIONS = [ask_where, ask_where, ask_side, ask_side, ask_wanted, ask_wanted, ask_wanted_side, ask_what, ask_ahead, ask_wall,
+             ask_carried, ask_first]  # fmt: skip
+
+
+def random_play(env: BabyAI, rng: random.Random, steps: int) -> list[dict]:
+    """Messages of one episode of random actions, with questions in between."""
+    style = get_style("react")
+    messages = [{"role": "system", "content": style.acting.system}]
+    text, over = f"{style.acting.task_label} {env.instruction()}\n{env._describe()[0]}", False
+    for turn in range(steps + 1):
+        kinds = rng.sample(QUESTIONS, rng.choice([2, 3, 4] if steps < 4 else [0, 1, 2]))
+        for ask in dict.fromkeys(kinds):
+            question, answer = ask(env, rng)
+            messages += [{"role": "user", "content": f"{text}\nQuestion: {question}"},
+                         {"role": "assistant", "content": f"Answer: {answer}."}]  # fmt: skip
+            text = "Go on."
+        if turn == steps or over:
+            break
+        action = rng.choice(env.admissible() if rng.random() < 0.8 else list(ACTIONS))
+        messages += [{"role": "user", "content": text},
+                     {"role": "assistant", "content": style.answer(action).text}]  # fmt: skip
+        seen = env.step(action)
+        text, over = seen.text, seen.done
+    return messages if text == "Go on." else [*messages, {"role": "user", "content": text}]
+
+
+def main() -> None:
+    parser = arguments(__doc__, episodes=20_000, context=4096)
+    parser.add_argument("--steps", type=int, default=24, help="longest random play")
+    args = parser.parse_args()
+
+    env, texts = BabyAI(), []
+    for n in range(args.episodes + HELD_OUT):
+        rng = random.Random(f"{args.seed}/{n}")
+        seed = FIRST_SEED + args.seed * 1_000_000 + n
+        env.reset({"level": LEVELS[n % len(LEVELS)], "seed": seed})
+        env._bot = None  # nobody asks it, and its plans take most of the time
+        drawn = rng.random()
+        steps = rng.randint(0, 1) if drawn < 0.7 else rng.randint(2, 5) if drawn < 0.93 else rng.randint(6, args.steps)
+        played = random_play(env, rng, steps)
+        texts.append(render(played[1:] if rng.random() < args.bare else played))
+    words = get_style("react").predicting
+    actions = " ".join(f"Action: {action}" for action in ACTIONS)
+    make(texts, [words.system, words.request, words.open, words.close, STAGE_WORDS, actions], args)
+
+
+if __name__ == "__main__":
+    main()

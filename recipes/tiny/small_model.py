@@ -1,0 +1,248 @@
+"""Train a Llama of about a million parameters from nothing, on texts with questions whose answers can be known.
+
+What the recipes of small bases (`make_tiny.py`, `make_babyai.py`) share: a tokenizer, words to repeat, batches, a loss
+that weighs answers above the rest, and the saved directory with its checksums.
+
+Three things decide whether so small a model learns to look things up at all: small batches (it takes some thousand
+updates, however many tokens they hold), short transcripts first, and a loss that weighs answers, which can be known,
+above the rest, which is mostly chance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import re
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn.functional import cross_entropy
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
+
+SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+HELD_OUT = 200  # episodes to ask about after training
+# Words of the later training stages, so that the tokenizer has them whole. No statement about how to act.
+STAGE_WORDS = """
+I need to do this: If I go to open close take put wash heat cool look at, I expect: You That would not work here.
+That would change nothing. it would not help with the task. The way to go on is to . So I Expecting: rather than
+"""
+# Words to repeat: those that prompts, thoughts and the marks of a prediction are made of, and common ones.
+WORDS = (
+    STAGE_WORDS
+    + """
+<next_state> </next_state> <think> </think> <action> </action> Thought: Action: Observation: Question: Answer: Reason:
+Think first, as: <thought> The Then Now But And It There This Still All Not Nothing My Your His Next First Last Maybe
+If When the a an of to in on at by for from with without as is was be been are were will would could should can may
+might must I me my you your it its he she they them this that these those here there where what which who when why how
+and or but not no nor so because since if then than too also only just still yet already again never always maybe have
+has had do does did done make made get got give given take taken put find found look looks looking see sees seen know
+known think need needs needed want wanted say said tell told ask asked try tried use used help helped open opened
+close closed closer wash washed heat heated cool cooled hold held carry carried search searched enter entered left
+right near far next door way back through beyond inside outside under over between before after first last once one
+two three some any all each every both other another same different more most less least many much few good better
+best bad worse worst new old clean hot cold warm empty full clear likely useful useless possible impossible task goal
+step action state place room thing object house world time reason clue limit choice result outcome hand hands expect
+expecting hope instead rather whether while until though however therefore finish finishes finished end ends ended
+lead leads bring brings brought go goes going gone come comes keep keeps kept start starts change changes nothing
+anything something everything everywhere nowhere somewhere work works worked fail fails failed check checked learn
+learned remember error invalid valid refuse refused sense makes happen happens observation observed predict predicted
+; : , . ! ? - ( ) " ' 0 1 2 3 4 5 6 7 8 9 10 12 25 100
+"""
+).split()
+
+
+
+
+def saying(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> list[dict]:
+    """Messages that ask to repeat a text: words of sentences, or tokens of the vocabulary in any order."""
+    if rng.random() < 0.6:
+        words = [rng.choice(WORDS) for _ in range(rng.randint(2, 12))]
+        text = " ".join(word.capitalize() if rng.random() < 0.2 else word for word in words)
+    else:
+        ids = [rng.randrange(len(SPECIAL), len(tokenizer)) for _ in range(rng.randint(2, 12))]
+        text = tokenizer.decode(ids).encode("ascii", "ignore").decode().strip()
+    return [{"role": "user", "content": f"Question: Say: {text}"}, {"role": "assistant", "content": f"Answer: {text}"}]
+
+
+def render(messages: list[dict]) -> str:
+    return "".join(f"<|{m['role']}|>{m['content']}<|end|>" for m in messages)
+
+
+def make_tokenizer(texts: list[str], vocab_size: int, context: int) -> PreTrainedTokenizerFast:
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=SPECIAL, show_progress=False,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())  # fmt: skip
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|pad|>",
+                                   model_max_length=context, chat_template=CHAT_TEMPLATE)  # fmt: skip
+
+
+def batches(sequences: list[np.ndarray], tokens: int, rng: random.Random) -> list[list[np.ndarray]]:
+    """Sequences of like length together, each batch up to `tokens` with its padding, the short ones mostly first."""
+    made, batch = [], []
+    for s in sorted(sequences, key=len):
+        if batch and len(s) * (len(batch) + 1) > tokens:
+            made.append(batch)
+            batch = []
+        batch.append(s)
+    made.append(batch)
+    return sorted(made, key=lambda b: len(b[-1]) / 1000 + rng.random())
+
+
+class Marks:
+    """Finds the answers in token ids."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast):
+        self.assistant, self.end = tokenizer.convert_tokens_to_ids(["<|assistant|>", "<|end|>"])
+        self.answer, self.question = (tokenizer(word)["input_ids"][0] for word in ("Answer", "Question"))
+
+    def answers(self, ids: np.ndarray) -> list[tuple[int, int]]:
+        """Where each answer begins, and the end mark after its last word."""
+        starts = np.flatnonzero((ids[:-1] == self.assistant) & (ids[1:] == self.answer)) + 1
+        ends = np.flatnonzero(ids == self.end)
+        return [(int(i), int(j)) for i in starts for j in ends[ends > i][:1]]
+
+
+def padded(batch: list[np.ndarray], marks: Marks, other: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids, and what each token counts in the loss: 1 in an answer, `other` elsewhere, 0 in the padding."""
+    width = max(map(len, batch))
+    ids = torch.zeros(len(batch), width, dtype=torch.long)
+    counts = torch.zeros(len(batch), width)
+    for row, s in enumerate(batch):
+        ids[row, : len(s)] = torch.from_numpy(s.astype(np.int64))
+        counts[row, : len(s)] = other
+        for i, j in marks.answers(s):
+            counts[row, i : j + 1] = 1.0
+    return ids, counts
+
+
+@torch.no_grad()
+def check(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, held_out: list[np.ndarray]) -> dict[str, str]:
+    """Answers that greedy decoding gets right to the last word, by question."""
+    marks, right, asked = Marks(tokenizer), Counter(), Counter()
+    for s in held_out:
+        best = model(input_ids=torch.from_numpy(s.astype(np.int64))[None]).logits[0].argmax(-1).numpy()
+        for i, j in marks.answers(s):
+            start = np.flatnonzero(s[:i] == marks.question)[-1]
+            words = tokenizer.decode(s[start : start + np.flatnonzero(s[start:] == marks.end)[0]])
+            kind = re.sub(r"\b([Ii])s the (?!place)\w+", r"\1s the X", words.removeprefix("Question: "))
+            asked[kind] += 1
+            right[kind] += bool((best[i : j - 1] == s[i + 1 : j]).all())  # from after "Answer" to the last word
+    return {kind: f"{right[kind]}/{asked[kind]}" for kind in sorted(asked)}
+
+
+def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, sequences: list[np.ndarray],
+          args: argparse.Namespace) -> None:  # fmt: skip
+    plan = [batch for epoch in range(args.epochs)
+            for batch in batches(sequences, args.tokens_per_batch, random.Random(args.seed + epoch))]  # fmt: skip
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.05)
+    schedule = get_cosine_schedule_with_warmup(optimizer, len(plan) // 20, len(plan))
+    marks, started, seen, shown = Marks(tokenizer), time.time(), 0, 0.0
+    for step, batch in enumerate(plan, 1):
+        ids, counts = padded(batch, marks, args.other_weight)
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+            logits = model(input_ids=ids, use_cache=False).logits
+        losses = cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+        counts = counts[:, 1:].flatten()
+        loss = (losses * counts).sum() / counts.sum()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        seen += sum(map(len, batch))
+        shown = loss.item() if step == 1 else 0.95 * shown + 0.05 * loss.item()
+        if step % 500 == 0 or step == len(plan):
+            rate = seen / (time.time() - started)
+            print(f"step {step}/{len(plan)} loss {shown:.3f} {rate:,.0f} tokens/s", flush=True)
+
+
+def stage_of(init: Path | None) -> int:
+    """Return how many stages a model has been through: 0 for none."""
+    made_with = json.loads((init / "made_with.json").read_text()) if init else None
+    stage = 0
+    while made_with:
+        made_with, stage = made_with.get("first"), stage + 1
+    return stage
+
+
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, output: Path, made_with: dict) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    model.half().save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    weights = output / "model.safetensors"
+    save_file(load_file(weights), weights, metadata={"format": "pt"})  # one fixed layout, so that checksums compare
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in made_with.items() if k not in ("output", "init")}
+    if made_with["init"]:
+        settings = {"first": json.loads((made_with["init"] / "made_with.json").read_text()), **settings}
+    (output / "made_with.json").write_text(json.dumps(settings, indent=1) + "\n")
+    files = sorted(p for p in output.iterdir() if p.name != "SHA256SUMS")
+    sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in files]
+    (output / "SHA256SUMS").write_text("".join(sums))
+
+
+
+def arguments(description: str, episodes: int, context: int) -> argparse.ArgumentParser:
+    """Make a parser with the options that every small base has: its size, its training, and where it is saved."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", required=True, type=Path)
+    parser.add_argument("--init", type=Path, help="go on with a model that this made: other episodes, more to ask")
+    parser.add_argument("--episodes", type=int, default=episodes)
+    parser.add_argument("--sayings", type=int, default=0, help="texts to repeat, beside the episodes")
+    parser.add_argument("--bare", type=float, default=0.5, help="share of the episodes without a system prompt")
+    parser.add_argument("--other-weight", type=float, default=0.1, help="what a token that is no answer counts")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--vocab-size", type=int, default=768)
+    parser.add_argument("--context", type=int, default=context, help="longest text, in tokens")
+    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=5)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--kv-heads", type=int, default=2)
+    parser.add_argument("--mlp", type=int, default=384)
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--tokens-per-batch", type=int, default=1024)
+    parser.add_argument("--bf16", action="store_true", help="faster where the processor has it")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def make(texts: list[str], other: list[str], args: argparse.Namespace) -> None:
+    """Train on all texts but the first HELD_OUT, print which answers about those are right, and save.
+
+    texts: rendered episodes. other: texts that the tokenizer of a new model should have whole words for.
+    """
+    if args.init:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(args.init)
+    else:
+        tokenizer = make_tokenizer(texts + other * 50, args.vocab_size, args.context)
+    texts[HELD_OUT:] += [render(saying(tokenizer, random.Random(f"{args.seed}/{n}"))) for n in range(args.sayings)]
+    sequences = [np.array(ids, dtype=np.uint16)[: args.context] for ids in tokenizer(texts)["input_ids"]]
+    sequences, held_out = sequences[HELD_OUT:], sequences[:HELD_OUT]
+    print(f"{len(sequences)} episodes, {sum(map(len, sequences)):,} tokens, longest {max(map(len, sequences))}, "
+          f"vocabulary {len(tokenizer)}")  # fmt: skip
+
+    torch.manual_seed(args.seed)
+    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=args.hidden, intermediate_size=args.mlp,
+                         num_hidden_layers=args.layers, num_attention_heads=args.heads,
+                         num_key_value_heads=args.kv_heads, max_position_embeddings=args.context,
+                         tie_word_embeddings=True, initializer_range=0.06, bos_token_id=None,
+                         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)  # fmt: skip
+    model = LlamaForCausalLM.from_pretrained(args.init).float() if args.init else LlamaForCausalLM(config)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
+    train(model, tokenizer, sequences, args)
+    for kind, share in check(model, tokenizer, held_out).items():
+        print(f"  {share:>9}  {kind}")
+    save(model, tokenizer, args.output, vars(args))
