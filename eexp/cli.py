@@ -113,6 +113,7 @@ def group(verbose: bool) -> None:
       exec:COMMAND             any program that answers JSON lines: eexp-env(7)
       package.module:Class     a Python class
       NAME?KEY=VALUE           one with settings: scienceworld?task=find-plant
+      noisy:P:ENV              any of these, with a share P of the words it shows left out
 
     \b
     MODEL, who acts or writes, is one of:

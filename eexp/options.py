@@ -43,9 +43,10 @@ PATH = click.Path(readable=False, allow_dash=True)
 
 def complete_env(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """For the shell: environments that begin like this."""
-    from eexp.envs import SERVERS, names
+    from eexp.envs import NOISY, SERVERS, names
 
-    return [name for name in [*names(), "exec:", *(f"{scheme}:" for scheme in SERVERS)] if name.startswith(incomplete)]
+    schemes = ["exec:", *(f"{scheme}:" for scheme in SERVERS), NOISY]
+    return [name for name in [*names(), *schemes] if name.startswith(incomplete)]
 
 
 def complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

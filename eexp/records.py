@@ -65,6 +65,9 @@ class Step(Struct, kw_only=True):
     mistake: Annotated[
         bool, Meta(description="an alternative put in by `eexp recover`: part of the history, never imitated")
     ] = False
+    noise: Annotated[
+        bool, Meta(description="drawn by `eexp expert --noise` instead of the expert's action; imitated like any other")
+    ] = False
     unknown: _Unknown = None
     summary: _Summary = None
     alternatives: list[Alternative] = []

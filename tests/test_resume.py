@@ -41,6 +41,7 @@ JOBS = {
         ("world-model-data", "--predictable", "model", "-m", "tiny", "--threads", "1"), "some-rollout", bad=1
     ),
     "expert": Job(("expert", "house", "-n", "1500", "--max-steps", "12", "--all")),
+    "expert-noise": Job(("expert", "house", "-n", "1500", "--max-steps", "12", "--noise", "0.3", "--all")),
     "eval": Job(("eval", "house", "-m", "random", "-n", "300")),
     "eval-program": Job(
         ("eval", f"exec:sh {ROOT}/examples/safe.sh", "-m", "random", "-n", "60", "--max-steps", "6", "--parallel", "2")

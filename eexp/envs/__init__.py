@@ -10,6 +10,7 @@
     openenv:URL             a server of OpenEnv (needs `pip install eexp[openenv]`; eexp/envs/openenv.py)
     exec:COMMAND            any program that speaks the protocol of eexp/envs/program.py
     package.module:Class    a Python class that follows eexp/envs/base.py
+    noisy:P:ENV             any of these, with words left out of its observations (eexp/envs/noisy.py)
 
 Other packages add names under the entry-point group `eexp.environments`.
 """
@@ -21,7 +22,7 @@ import importlib
 from eexp.envs.base import Environment, Observation
 from eexp.errors import EexpError, InputError, UsageError
 
-__all__ = ["BUILT_IN", "SERVERS", "Environment", "Observation", "Opened", "names", "open_env"]
+__all__ = ["BUILT_IN", "NOISY", "SERVERS", "Environment", "Observation", "Opened", "names", "open_env", "without_noise"]
 
 BUILT_IN = {
     "house": "eexp.envs.house:House",
@@ -33,6 +34,8 @@ BUILT_IN = {
 }
 #: Environments behind a URL, `SCHEME:URL`; the class gets the URL before its options.
 SERVERS = {"agentgym": "eexp.envs.agentgym:AgentGym", "openenv": "eexp.envs.openenv:OpenEnv"}
+#: Before the spec of an environment, with a probability: `noisy:0.1:house`.
+NOISY = "noisy:"
 ENTRY_POINTS = "eexp.environments"
 
 
@@ -52,6 +55,8 @@ def open_env(spec: str) -> Environment:
 
     Raises UsageError where there is none, EexpError where it is there and cannot start (a missing package, say).
     """
+    if spec.startswith(NOISY):
+        return _open_noisy(spec)
     if spec.startswith("exec:"):
         from eexp.envs.program import Program
 
@@ -60,7 +65,7 @@ def open_env(spec: str) -> Environment:
     scheme, _, url = name.partition(":")
     path = SERVERS.get(scheme) or BUILT_IN.get(name) or _registered().get(name) or (name if ":" in name else None)
     if path is None:
-        known = [*names(), *(f"{scheme}:URL" for scheme in SERVERS), "exec:COMMAND", "module:Class"]
+        known = [*names(), *(f"{scheme}:URL" for scheme in SERVERS), "exec:COMMAND", "module:Class", "noisy:P:ENV"]
         raise UsageError(f"unknown environment {spec!r}; known: {', '.join(known)}")
     module, _, attribute = path.partition(":")
     try:
@@ -77,6 +82,37 @@ def open_env(spec: str) -> Environment:
         raise UsageError(f"environment {spec!r}: {e}") from None
     env.spec = spec
     return env
+
+
+def _open_noisy(spec: str) -> Environment:
+    from eexp.envs.noisy import Noisy
+
+    share, inner = _split_noise(spec)
+    env = Noisy(open_env(inner), share)
+    env.spec = spec
+    return env
+
+
+def _split_noise(spec: str) -> tuple[float, str]:
+    """The probability and the environment of `noisy:P:ENV`. Raises UsageError where it is written otherwise."""
+    number, _, inner = spec.removeprefix(NOISY).partition(":")
+    try:
+        share = float(number)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1 or not inner:
+        raise UsageError(f"environment {spec!r}: expected noisy:P:ENV with P from 0 to below 1, as in noisy:0.1:house")
+    if inner.startswith(NOISY):
+        raise UsageError(f"environment {spec!r}: noise is given once")
+    return share, inner
+
+
+def without_noise(spec: str) -> str:
+    """Return the spec of the environment under the noise: ENV for `noisy:P:ENV`, any other spec as it is.
+
+    Raises UsageError where the noise is not written so.
+    """
+    return _split_noise(spec)[1] if spec.startswith(NOISY) else spec
 
 
 def _parse_options(spec: str, options: str) -> dict[str, str]:
@@ -102,10 +138,11 @@ class Opened:
         """The environment for a record's spec; --env, where given, stands for all of them."""
         if self.allowed:
             spec = self.allowed
-        elif ":" in spec:
-            raise InputError(f"{spec!r} runs a program or asks a server; allow it with --env {spec!r}", "$.env")
         if spec not in self._open:
             try:
+                if not self.allowed and ":" in without_noise(spec):
+                    said = f"{spec!r} runs a program or asks a server; allow it with --env {spec!r}"
+                    raise InputError(said, "$.env")
                 self._open[spec] = open_env(spec)
             except UsageError as e:
                 if self.allowed:

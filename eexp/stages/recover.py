@@ -43,7 +43,8 @@ def recover(
             count("mistakes", len(mistakes))
             observation = step["observation"]
             for mistake in mistakes:
-                steps.append({**_at(step, observation), "action": mistake["action"], "mistake": True,
+                state = {key: value for key, value in _at(step, observation).items() if key != "noise"}
+                steps.append({**state, "action": mistake["action"], "mistake": True,
                               "thought": None, "alternatives": []})  # fmt: skip
                 observation = mistake["outcome"]["observation"]
             steps.append(_at(step, observation) if mistakes else step)

@@ -53,7 +53,9 @@ def _trajectory(t: dict) -> Iterator[str]:
         yield indent(step["observation"], "  ")
         if step.get("thought"):
             yield click.style(indent(step["thought"], "    "), fg="cyan")
-        yield click.style(f"  {i}> {step['action']}", fg="green")
+        marks = [mark for mark in ("mistake", "noise") if step.get(mark)]
+        marked = click.style(f"  [{', '.join(marks)}]", dim=True) if marks else ""
+        yield click.style(f"  {i}> {step['action']}", fg="green") + marked
         for a in step.get("alternatives", []):
             logprob = "" if a.get("logprob") is None else f" {a['logprob']:.1f}"
             pool = f", pool {a['pool']}" if a.get("pool") else ""
