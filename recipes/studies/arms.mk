@@ -18,8 +18,10 @@ TRAIN ?= 200
 TRAIN_SPLIT ?= train
 PANEL_TASKS ?= 500
 PANEL_SPLITS ?= test
+OOD_SPLIT ?= ood
 EXPERT ?=
 PLAY ?=
+NOISE ?= 0.1
 # Alternatives of a state: admissible ones for the world model, the policy's own for reflections, and its mistakes.
 K_WORLD ?= 2
 K_OWN ?= 3
@@ -37,20 +39,28 @@ export OMP_NUM_THREADS ?= 1
 TRAINED = $(ADAPTER) --max-steps $(UPDATES) --seed $*
 
 # A file for each setting, written anew where the setting is another than last time.
-SETTINGS := ENV BASE TRAIN TRAIN_SPLIT PANEL_TASKS PANEL_SPLITS EXPERT PLAY K_WORLD K_OWN K_MISTAKES UPDATES ADAPTER WORLD_SHARE \
+SETTINGS := ENV BASE TRAIN TRAIN_SPLIT PANEL_TASKS PANEL_SPLITS EXPERT PLAY NOISE K_WORLD K_OWN K_MISTAKES UPDATES ADAPTER WORLD_SHARE \
   $(filter TUNED_%,$(.VARIABLES))
 $(foreach setting,$(SETTINGS),$(shell mkdir -p $(OUT)/.settings; printf '%s' '$($(setting))' | cmp -s - \
   $(OUT)/.settings/$(setting) || printf '%s' '$($(setting))' > $(OUT)/.settings/$(setting)))
 given = $(1:%=$(OUT)/.settings/%)
 
-EPISODES := $(foreach arm,$(ARMS),$(SEEDS:%=$(OUT)/%/$(arm).episodes.jsonl))
+played = $(foreach arm,$(ARMS),$(SEEDS:%=$1/%/$(arm).episodes.jsonl))
 
-.PHONY: all
-all: $(EPISODES)
+.PHONY: all elsewhere started
+all: $(call played,$(OUT))
+# The same agents on tasks out of distribution, and with a tenth of the words of every observation missing.
+elsewhere: $(call played,$(OUT)/ood) $(call played,$(OUT)/noisy)
+# How long all of it took, one line a run.
+all elsewhere:
+	@echo $$(($$(date +%s) - $$(cat $(OUT)/.started))) >> $(OUT)/seconds
+
+started:
+	@date +%s > $(OUT)/.started
 
 # -- tasks, demonstrations, imitation ------------------------------------------------------------------------------
 
-$(OUT)/expert.jsonl: $(call given,ENV TRAIN TRAIN_SPLIT EXPERT)
+$(OUT)/expert.jsonl: $(call given,ENV TRAIN TRAIN_SPLIT EXPERT) | started
 	eexp expert '$(ENV)' --split $(TRAIN_SPLIT) -n $(TRAIN) $(EXPERT) -q -o $@
 
 $(OUT)/panel.jsonl: $(OUT)/expert.jsonl $(call given,ENV PANEL_TASKS PANEL_SPLITS)
@@ -148,6 +158,18 @@ $(OUT)/%/all/eexp.json: $(OUT)/%/sr.jsonl $(OUT)/%/world.jsonl $(call given,BASE
 
 $(OUT)/%.gguf: $(OUT)/%/eexp.json
 	eexp export $(<D) -o $@
+
+$(OUT)/ood/panel.jsonl: $(OUT)/expert.jsonl $(call given,ENV PANEL_TASKS)
+	mkdir -p $(@D)
+	eexp panel '$(ENV)' --split $(OOD_SPLIT) -n $(PANEL_TASKS) --apart-from $< -o $@
+
+$(OUT)/ood/%.episodes.jsonl: $(OUT)/ood/panel.jsonl $(OUT)/base.gguf $(OUT)/%.gguf $(call given,PLAY)
+	mkdir -p $(@D)
+	eexp eval --panel $< -m $(OUT)/base.gguf+$(OUT)/$*.gguf --threads 1 $(PLAY) -q -o $@
+
+$(OUT)/noisy/%.episodes.jsonl: $(OUT)/panel.jsonl $(OUT)/base.gguf $(OUT)/%.gguf $(call given,PLAY NOISE)
+	mkdir -p $(@D)
+	eexp eval 'noisy:$(NOISE):$(ENV)' --panel $< -m $(OUT)/base.gguf+$(OUT)/$*.gguf --threads 1 $(PLAY) -q -o $@
 
 $(OUT)/%.episodes.jsonl: $(OUT)/panel.jsonl $(OUT)/base.gguf $(OUT)/%.gguf $(call given,PLAY)
 	eexp eval --panel $< -m $(OUT)/base.gguf+$(OUT)/$*.gguf --threads 1 $(PLAY) -q -o $@
