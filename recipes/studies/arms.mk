@@ -31,7 +31,7 @@ K_MISTAKES ?= 3
 UPDATES ?= 500
 ADAPTER ?= --rank 32 --alpha 64
 TUNED ?= --batch-trajectories 2 --lr 3e-3
-$(foreach arm,il iwm iwm-first recovery thoughts sr sr-outcome all,$(eval TUNED_$(arm) ?= $(TUNED)))
+$(foreach arm,explorer il iwm iwm-first recovery thoughts sr sr-outcome all,$(eval TUNED_$(arm) ?= $(TUNED)))
 # What the world model's examples are of the loss.
 WORLD_SHARE ?= 0.05
 
@@ -78,16 +78,33 @@ $(OUT)/%/il/eexp.json: $(OUT)/il.jsonl $(call given,BASE UPDATES ADAPTER TUNED_i
 
 # -- experience: what other actions lead to -----------------------------------------------------------------------
 
+# Who explores: imitators of one half of the demonstrations, each on the states of the other half. One that was trained on a
+# state gives nearly all probability to the expert's action there, and what it says beside it is noise, not its mistakes.
+define explorer
+$(OUT)/half-$1.jsonl: $(OUT)/expert.jsonl
+	eexp split --parts 2 --part $1 $$< -q -o $$@
+
+$(OUT)/without-$1.jsonl: $(OUT)/expert.jsonl
+	eexp split --parts 2 --without $1 -q $$< | eexp imitation-data -q -o $$@
+
+$(OUT)/%/explorer-$1/eexp.json: $(OUT)/without-$1.jsonl $(call given,BASE UPDATES ADAPTER TUNED_explorer)
+	rm -rf $$(@D)
+	eexp finetune -m $(BASE) -o $$(@D) $(ADAPTER) --max-steps $(UPDATES) --seed $$* $(TUNED_explorer) -q $$<
+
 # Three pools in one record: admissible actions, as in the paper, for the world model; the policy's own that are admissible,
 # for reflections; and the policy's own as they come, among which are its mistakes.
-$(OUT)/%/branched.jsonl: $(OUT)/expert.jsonl $(OUT)/base.gguf $(OUT)/%/il.gguf $(call given,K_WORLD K_OWN K_MISTAKES)
-	eexp branch --pool world -k $(K_WORLD) --from admissible --seed $* -q $< \
-	  | eexp branch --pool own -k $(K_OWN) -m $(OUT)/base.gguf+$(OUT)/$*/il.gguf --threads 1 --seed $* -q \
-	  | eexp branch --pool mistakes -k $(K_MISTAKES) --no-only-admissible -m $(OUT)/base.gguf+$(OUT)/$*/il.gguf --threads 1 \
-	      --seed $* -q -o $@
+$(OUT)/%/branched-$1.jsonl: $(OUT)/half-$1.jsonl $(OUT)/base.gguf $(OUT)/%/explorer-$1.gguf \
+    $(call given,K_WORLD K_OWN K_MISTAKES)
+	eexp branch --pool world -k $(K_WORLD) --from admissible --seed $$* -q $$< \
+	  | eexp branch --pool own -k $(K_OWN) -m $(OUT)/base.gguf+$(OUT)/$$*/explorer-$1.gguf --threads 1 --seed $$* -q \
+	  | eexp branch --pool mistakes -k $(K_MISTAKES) --no-only-admissible \
+	      -m $(OUT)/base.gguf+$(OUT)/$$*/explorer-$1.gguf --threads 1 --seed $$* -q -o $$@
+endef
+$(eval $(call explorer,1))
+$(eval $(call explorer,2))
 
-$(OUT)/%/rollout.jsonl: $(OUT)/%/branched.jsonl
-	eexp rollout $< -q -o $@
+$(OUT)/%/rollout.jsonl: $(OUT)/%/branched-1.jsonl $(OUT)/%/branched-2.jsonl
+	cat $^ | eexp rollout -q -o $@
 
 # -- IL + IWM in one run: the world model's examples are WORLD_SHARE of the loss -----------------------------------
 

@@ -1,0 +1,94 @@
+"""Write the tables of the studies that are there into RESULTS.md: `python results.py STUDIES [-o RESULTS.md]`
+
+RESULTS.md is prose with marked places: what stands between `<!-- study: NAME -->` and `<!-- end -->` is written anew from
+the episodes in STUDIES/NAME/SEED/ARM.episodes.jsonl, with how they were made; a place whose study is not there stays as
+it is. The numbers are those of `eexp compare`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+from eexp.evidence import compare
+
+#: Arms in the order of a table, by the names of their files.
+ARMS = {"il": "IL", "iwm": "IL + IWM", "iwm-first": "IWM, then IL", "thoughts": "thoughts", "recovery": "IL + recovery",
+        "sr": "SR", "sr-outcome": "SR, outcomes alone", "all": "SR + IWM"}  # fmt: skip
+PLACE = re.compile(r"<!-- study: (?P<name>[\w/-]+) -->\n.*?<!-- end -->\n", re.S)
+
+
+def groups(study: Path) -> dict[str, list[Path]]:
+    """Find the files of episodes of each arm, one a training seed."""
+    files = {name: sorted(study.glob(f"[0-9]*/{arm}.episodes.jsonl")) for arm, name in ARMS.items()}
+    return {name: found for name, found in files.items() if found}
+
+
+def records(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def table(rows: list[dict]) -> str:
+    """Render the rows of a comparison for a person."""
+    lines = [["", "success by seed", "mean", "difference", "95 % interval", "p (Holm)", "invalid", "thoughts"]]
+    for row in rows:
+        by_seed = " ".join(f"{100 * rate:.1f}" for rate in row["rates"])
+        cells = [row["name"], by_seed, f"{100 * row['rate']:.1f}"]
+        if row.get("difference_low") is not None:
+            ends = f"{100 * row['difference_low']:+.1f} to {100 * row['difference_high']:+.1f}"
+            cells += [f"{100 * row['difference']:+.1f}", ends, f"{row['p_holm']:.2g}"]
+        else:
+            cells += ["", "", ""]
+        lines.append([*cells, f"{row['invalid_actions']:.1%}", f"{row['thoughts']:.0%}"])
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths)))
+        .rstrip() for line in lines)  # fmt: skip
+
+
+def provenance(study: Path, rows: list[dict]) -> str:
+    """Say how a study was made: settings, seeds, panel, versions, machine, hours."""
+    chosen = {file.name: file.read_text() for file in sorted((study / ".settings").glob("*"))}
+    seconds = [int(line) for line in (study / "seconds").read_text().split()] if (study / "seconds").exists() else []
+    tuned = {name.removeprefix("TUNED_"): value for name, value in chosen.items() if name.startswith("TUNED_")}
+    default = max(set(tuned.values()), key=list(tuned.values()).count) if tuned else ""
+    others = "".join(f"; {ARMS.get(arm, arm)}: `{value}`" for arm, value in tuned.items()
+                     if value != default and ARMS.get(arm) in {row["name"] for row in rows})  # fmt: skip
+    versions = ", ".join(f"{name} {version(name)}" for name in ("eexp", "torch", "peft", "llama-cpp-python"))
+    hours = f"{sum(seconds) / 3600:.1f} hours" if seconds else "hours not kept"
+    return (
+        f"{chosen.get('ENV')}, base {Path(chosen.get('BASE', '')).name}, {chosen.get('TRAIN')} demonstrations, "
+        f"{chosen.get('UPDATES')} updates, `{chosen.get('ADAPTER')} {default}`{others}. "
+        f"{max(row['runs'] for row in rows)} training seeds, {rows[0]['tasks']} tasks, panel `{rows[0]['panel']}`. "
+        f"{versions}; {hours} on {os.cpu_count()} cores ({platform.machine()})."
+    )
+
+
+def block(study: Path) -> str:
+    """Write what stands in the place of a study."""
+    rows = compare({name: [records(file) for file in files] for name, files in groups(study).items()})
+    return f"```text\n{table(rows)}\n```\n\n{provenance(study if (study / '.settings').exists() else study.parent, rows)}\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", type=Path)
+    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parents[2] / "RESULTS.md")
+    args = parser.parse_args()
+
+    def written(place: re.Match) -> str:
+        study = args.studies / place["name"]
+        if "IL" not in groups(study):
+            return place[0]
+        return f"<!-- study: {place['name']} -->\n{block(study)}<!-- end -->\n"
+
+    args.output.write_text(PLACE.sub(written, args.output.read_text()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The studies' recipe makes what it says, once, and only what hangs on a setting is made again."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STUDIES = ROOT / "recipes/studies"
+SMALL = ["SEEDS=0 1", "TRAIN=4", "PANEL_TASKS=4", "UPDATES=2", "K_OWN=1", "K_MISTAKES=2", "PLAY=--max-steps 3"]
+
+pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+
+
+def make(*arguments: str) -> str:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return subprocess.run(["make", "--no-print-directory", *arguments], cwd=ROOT, env=environment, check=True,
+                          capture_output=True, text=True).stdout  # fmt: skip
+
+
+def commands(*arguments: str) -> list[str]:
+    """What would be run: the stage and its output, for each command."""
+    lines = [line.split() for line in make("-n", *arguments).splitlines()]
+    return [f"{words[1]} {words[words.index('-o') + 1]}" for words in lines if words[:1] == ["eexp"] and "-o" in words]
+
+
+def test_a_dry_run_names_every_step_and_makes_none(tmp_path):
+    plan = make("-n", "-f", str(STUDIES / "Makefile"), "house", f"STUDIES={tmp_path}", "SEEDS=3")
+    for step in ("expert", "panel", "imitation-data", "finetune", "branch", "rollout", "world-model-data", "recover",
+                 "reflect", "export", "eval"):  # fmt: skip
+        assert f"eexp {step} " in plan
+    assert "--seed 3" in plan and "--pool own -k 3" in plan
+    assert not list(tmp_path.glob("house/*.jsonl"))
+
+
+@pytest.mark.slow
+def test_only_what_hangs_on_a_setting_is_made_again(tmp_path):
+    small = ["-f", str(STUDIES / "arms.mk"), f"OUT={tmp_path}/house", "ARMS=il recovery sr", *SMALL]
+    make(*small)
+    assert commands(*small) == []
+    again = commands(*small, "K_MISTAKES=1")
+    assert {line.split()[0] for line in again} == {"rollout", "recover", "reflect", "imitation-data", "finetune", "export",
+                                                   "eval"}  # fmt: skip
+    assert not any("il" in Path(line.split()[1]).name.split(".")[0] for line in again)
+    assert not any(line.startswith("expert") for line in again)
+
+    results = tmp_path / "RESULTS.md"
+    results.write_text("Before.\n<!-- study: house -->\nold\n<!-- end -->\n<!-- study: none -->\nkept\n<!-- end -->\n")
+    subprocess.run([sys.executable, STUDIES / "results.py", tmp_path, "-o", results], check=True)
+    text = results.read_text()
+    assert "SR" in text and "2 training seeds, 4 tasks" in text and "old" not in text and "kept" in text
