@@ -91,6 +91,9 @@ $(OUT)/%/explorer-$1/eexp.json: $(OUT)/without-$1.jsonl $(call given,BASE UPDATE
 	rm -rf $$(@D)
 	eexp finetune -m $(BASE) -o $$(@D) $(ADAPTER) --max-steps $(UPDATES) --seed $$* $(TUNED_explorer) -q $$<
 
+$(OUT)/%/explorer-$1.gguf: $(OUT)/%/explorer-$1/eexp.json
+	eexp export $$(<D) -o $$@
+
 # Three pools in one record: admissible actions, as in the paper, for the world model; the policy's own that are admissible,
 # for reflections; and the policy's own as they come, among which are its mistakes.
 $(OUT)/%/branched-$1.jsonl: $(OUT)/half-$1.jsonl $(OUT)/base.gguf $(OUT)/%/explorer-$1.gguf \
