@@ -279,7 +279,7 @@ def test_the_expert_is_silent_where_its_bot_gives_up():
     env.reset(boxed)
     for action in actions[:-1]:
         env.step(action)
-    assert env.expert() == "pick up" and "a red box 1 step ahead" in env._describe()
+    assert env.expert() == "pick up" and "a red box 1 step ahead" in env._describe()[0]
     assert "red box" not in env.step("toggle").text and env.expert() is None, "the box is gone"
 
 
@@ -372,3 +372,45 @@ def test_the_pipe():
     assert len(examples) > len(outcomes)
     played = run("eval", "babyai", "-m", "expert", "-n", 6, "--split", "test").ok().records
     assert all(episode["success"] for episode in played)
+
+
+def test_what_is_known_and_needed_is_said_of_the_mission_alone():
+    env = BabyAI()
+    for level in (*babyai.DEFAULT_LEVELS.split(","), "GoToSeqS5R2", "BossLevel"):
+        seen = env.reset({"id": f"{level}/3", "split": "train", "level": level, "seed": 3})
+        while not seen.done and (action := env.expert()) is not None:
+            notes = env.explain()
+            place = re.search(r": (?:not in view|(.*))\.$", notes)[1]
+            assert place is None or place in seen.text, (notes, seen.text)
+            needed = notes.split(".")[0].removeprefix("Needed: ").split()
+            assert needed[-1] in env.instruction() and needed[0] in ("go", "pick", "open", "drop")
+            seen = env.step(action)
+        assert seen.done and env.explain() is None or env.expert() is None
+
+
+def test_explaining_tells_where_the_key_of_a_locked_door_is():
+    env = BabyAI()
+    env.reset(LOCKED)
+    for _ in range(60):
+        if env._world.carrying or "locked" in (notes := env.explain()):
+            break
+        env.step(env.expert())
+    colour = re.search(r"Needed: open (\w+) door", notes)[1]
+    assert f"It is locked. {colour} key: " in notes
+
+
+def test_things_in_cells_never_in_view_are_unknown():
+    env, rng = BabyAI(), random.Random(0)
+    for task in islice(env.tasks("train"), 12):
+        seen = env.reset(task)
+        viewed = {env._cell(at) for at in env._view()}
+        for _ in range(12):
+            twin = env.fork()
+            seen = env.step(rng.choice(list(ACTIONS)))
+            if seen.done:
+                break
+            assert (twin._viewed == viewed) and (twin is not env)
+            new = [words for at, words in [*babyai._walls(env._view()), *babyai._things(env._view())]
+                   if env._cell(at) not in viewed]  # fmt: skip
+            assert [seen.text[a:b] for a, b in seen.unknown] == new
+            viewed |= {env._cell(at) for at in env._view()}

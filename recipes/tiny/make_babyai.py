@@ -6,7 +6,12 @@ reason.
 
     export OMP_NUM_THREADS=1
     python recipes/tiny/make_babyai.py -o stage1
-    python recipes/tiny/make_babyai.py -o babyai-base --init stage1 --seed 1 --lr 1e-3 --episodes 4000 --sayings 30000
+    python recipes/tiny/make_babyai.py -o stage2 --init stage1 --seed 1 --lr 2e-3 --glances
+    python recipes/tiny/make_babyai.py -o stage3 --init stage2 --seed 2 --lr 2e-3 --episodes 8000
+    python recipes/tiny/make_babyai.py -o babyai-base --init stage3 --seed 3 --lr 1e-3 --episodes 3000 --sayings 30000
+
+The first stage alone does not learn where things are. Colours and kinds come in all pairs, so finding a thing means to
+match two words at once; many questions on few things (--glances) teach that.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from eexp.prompts import get_style
 
 FIRST_SEED = 2_000_000  # beyond those of all splits
 LEVELS = ("GoToLocal", "PickupLoc", "OpenDoor", "PutNextLocal")
+FEW_THINGS = ("GoToLocalS5N2", "GoToLocalS6N2", "GoToLocalS6N3", "GoToLocalS7N4", "GoToLocalS8N3", "GoToLocalS8N5")
 COLOURS = ("red", "green", "blue", "purple", "yellow", "grey")
 KINDS = ("ball", "box", "key", "door")
 
@@ -104,6 +110,18 @@ QUESTIONS = [ask_where, ask_where, ask_side, ask_side, ask_wanted, ask_wanted, a
              ask_carried, ask_first]  # fmt: skip
 
 
+def glance(env: BabyAI, rng: random.Random) -> list[dict]:
+    """Messages of one look at a room, with many questions."""
+    style = get_style("react")
+    text = f"{style.acting.task_label} {env.instruction()}\n{env._describe()[0]}"
+    messages = [{"role": "system", "content": style.acting.system}]
+    for question, answer in dict.fromkeys(rng.choice(QUESTIONS)(env, rng) for _ in range(10)):
+        messages += [{"role": "user", "content": f"{text}\nQuestion: {question}"},
+                     {"role": "assistant", "content": f"Answer: {answer}."}]  # fmt: skip
+        text = "Go on."
+    return messages
+
+
 def random_play(env: BabyAI, rng: random.Random, steps: int) -> list[dict]:
     """Messages of one episode of random actions, with questions in between."""
     style = get_style("react")
@@ -129,14 +147,21 @@ def random_play(env: BabyAI, rng: random.Random, steps: int) -> list[dict]:
 def main() -> None:
     parser = arguments(__doc__, episodes=20_000, context=4096)
     parser.add_argument("--steps", type=int, default=24, help="longest random play")
+    parser.add_argument("--glances", action="store_true", help="single looks at rooms with few things, many questions")
     args = parser.parse_args()
 
     env, texts = BabyAI(), []
     for n in range(args.episodes + HELD_OUT):
         rng = random.Random(f"{args.seed}/{n}")
         seed = FIRST_SEED + args.seed * 1_000_000 + n
-        env.reset({"level": LEVELS[n % len(LEVELS)], "seed": seed})
+        levels = FEW_THINGS if args.glances and n < args.episodes * 2 // 3 else LEVELS
+        env.reset({"level": levels[n % len(levels)], "seed": seed})
         env._bot = None  # nobody asks it, and its plans take most of the time
+        if args.glances:
+            for _ in range(rng.randint(0, 6)):  # unseen
+                env._world.step(env._world.actions[rng.choice(["left", "right", "forward"])])
+            texts.append(render(glance(env, rng)[rng.randint(0, 1) :]))
+            continue
         drawn = rng.random()
         steps = rng.randint(0, 1) if drawn < 0.7 else rng.randint(2, 5) if drawn < 0.93 else rng.randint(6, args.steps)
         played = random_play(env, rng, steps)
