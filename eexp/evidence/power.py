@@ -1,0 +1,74 @@
+"""What a comparison can find, before it is run.
+
+The model is that of intervals.py, with three numbers that have to come from somewhere (a pilot run, or a guess):
+
+    rate     success of the baseline
+    run_sd   standard deviation of the success rate between training runs
+    alike    correlation of the successes of two episodes on the same task, by whichever method: the share of the
+    variance
+             of single episodes that lies between tasks. Pairing by task removes it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+#: Correlation of two episodes on the same task, where no pilot says.
+ALIKE = 0.3
+
+
+def power(difference: float, *, rate: float, tasks: int, runs: int | tuple[int, int], run_sd: float = 0.0,
+          alike: float = ALIKE, confidence: float = 0.95) -> float:  # fmt: skip
+    """Return the probability that the interval excludes zero if the true difference is `difference`.
+
+    Args:
+        difference: Of the success rates, 0.1 for 10 points; rate + difference must lie between 0 and 1.
+        rate: The baseline's success rate.
+        tasks: Tasks in the panel.
+        runs: Training runs of each method, or of the baseline and the other one.
+        run_sd: As above, of both methods; not used for a method with one run, which stands for itself.
+        alike: As above.
+        confidence: Of the interval.
+    """
+    from scipy.special import chdtri, ndtr, stdtrit
+
+    counts = (runs, runs) if isinstance(runs, int) else runs
+    rates = (rate, min(1.0, max(0.0, rate + difference)))
+    variances = [p * (1 - p) for p in rates]
+    noise = sum((1 - alike) * v / n for v, n in zip(variances, counts)) / tasks
+    own = alike * (math.sqrt(variances[1]) - math.sqrt(variances[0])) ** 2 / tasks
+    between = [run_sd**2 / n if n > 1 else 0.0 for n in counts]
+    # The estimates that the interval is made of, at their expected values; the runs' part varies as chi-square / df.
+    tasks_part = noise + own + sum(1 / n**2 for n in counts) / tasks**2
+    residual = [(1 - alike) * v / n / tasks if n > 1 else 0.0 for v, n in zip(variances, counts)]
+    raw = [b + r for b, r in zip(between, residual)]
+    upper = 0.5 + confidence / 2
+    squared = np.full(1, stdtrit(tasks - 1, upper) ** 2 * tasks_part)
+    if sum(raw) > 0:
+        df = sum(raw) ** 2 / sum(part**2 / (n - 1) for part, n in zip(raw, counts) if n > 1)
+        draws = chdtri(df, (np.arange(400) + 0.5) / 400) / df
+        squared = squared + stdtrit(df, upper) ** 2 * np.maximum(0, sum(raw) * draws - sum(residual))
+    margin = np.sqrt(squared)
+    spread = math.sqrt(noise + own + sum(between))
+    if spread == 0:
+        return float(abs(difference) > margin.mean())
+    centre = (rates[1] - rates[0]) * tasks / (tasks + 2)
+    return float(np.mean(ndtr((centre - margin) / spread) + ndtr((-centre - margin) / spread)))
+
+
+def smallest_difference(*, rate: float, tasks: int, runs: int | tuple[int, int], run_sd: float = 0.0,
+                        alike: float = ALIKE, confidence: float = 0.95,
+                        target: float = 0.8) -> float | None:  # fmt: skip
+    """Return the smallest improvement that is found with probability `target`; None where none that is possible is."""
+    from scipy.optimize import brentq
+
+    def missing(difference: float) -> float:
+        return power(difference, rate=rate, tasks=tasks, runs=runs, run_sd=run_sd, alike=alike,
+                     confidence=confidence) - target  # fmt: skip
+
+    largest = 1 - rate
+    if largest <= 0 or missing(largest) < 0:
+        return None
+    return float(brentq(missing, 0.0, largest, xtol=1e-6))
