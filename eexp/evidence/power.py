@@ -4,9 +4,8 @@ The model is that of intervals.py, with three numbers that have to come from som
 
     rate     success of the baseline
     run_sd   standard deviation of the success rate between training runs
-    alike    correlation of the successes of two episodes on the same task, by whichever method: the share of the
-    variance
-             of single episodes that lies between tasks. Pairing by task removes it.
+    alike    correlation of the successes of two episodes on the same task, by whichever method; pairing by task
+             removes this share of the variance of single episodes
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+
+from eexp.evidence.intervals import ADDED, noise_share
 
 #: Correlation of two episodes on the same task, where no pilot says.
 ALIKE = 0.3
@@ -41,7 +42,7 @@ def power(difference: float, *, rate: float, tasks: int, runs: int | tuple[int, 
     own = alike * (math.sqrt(variances[1]) - math.sqrt(variances[0])) ** 2 / tasks
     between = [run_sd**2 / n if n > 1 else 0.0 for n in counts]
     # The estimates that the interval is made of, at their expected values; the runs' part varies as chi-square / df.
-    tasks_part = noise + own + sum(1 / n**2 for n in counts) / tasks**2
+    tasks_part = noise + own + ADDED * sum(1 / n**2 for n in counts) / tasks**2
     residual = [(1 - alike) * v / n / tasks if n > 1 else 0.0 for v, n in zip(variances, counts)]
     raw = [b + r for b, r in zip(between, residual)]
     upper = 0.5 + confidence / 2
@@ -49,7 +50,8 @@ def power(difference: float, *, rate: float, tasks: int, runs: int | tuple[int, 
     if sum(raw) > 0:
         df = sum(raw) ** 2 / sum(part**2 / (n - 1) for part, n in zip(raw, counts) if n > 1)
         draws = chdtri(df, (np.arange(400) + 0.5) / 400) / df
-        squared = squared + stdtrit(df, upper) ** 2 * np.maximum(0, sum(raw) * draws - sum(residual))
+        share = noise_share(sum(n - 1 for n in counts))
+        squared = squared + stdtrit(df, upper) ** 2 * np.maximum(0, sum(raw) * draws - share * sum(residual))
     margin = np.sqrt(squared)
     spread = math.sqrt(noise + own + sum(between))
     if spread == 0:
