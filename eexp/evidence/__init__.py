@@ -1,0 +1,37 @@
+"""Evidence: how much one way of training helps over another, and how sure that is.
+
+Everything here is a pure function over episodes or arrays; `eexp compare`, `eexp panel` and `eexp report` open the
+files. docs/evidence.md explains the numbers.
+
+    comparison.py   rows: one a method, with its difference to the baseline
+    results.py      episodes as arrays of success: runs x tasks, and the checks that they can be compared
+    intervals.py    differences and rates over tasks and training runs, their intervals and p values
+    exact.py        exact tests and Holm's correction
+    looks.py        corrections for looking at a comparison several times
+    power.py        what a comparison can find, before it is run
+    trials.py       pass@k and pass^k
+    panels.py       fixed lists of tasks and their hash
+    table.py        rows as text
+    plot.py         rows as a picture
+"""
+
+from eexp.evidence.comparison import compare
+from eexp.evidence.exact import holm
+from eexp.evidence.intervals import Estimate, difference, rate
+from eexp.evidence.power import power, smallest_difference
+from eexp.evidence.results import Run, read_run
+from eexp.evidence.trials import pass_all, pass_at
+
+__all__ = [
+    "Estimate",
+    "Run",
+    "compare",
+    "difference",
+    "holm",
+    "pass_all",
+    "pass_at",
+    "power",
+    "rate",
+    "read_run",
+    "smallest_difference",
+]

@@ -1,0 +1,142 @@
+"""Rows of a comparison: one a method, with its difference to the baseline."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from eexp.errors import UsageError
+from eexp.evidence import exact
+from eexp.evidence import looks as sequential
+from eexp.evidence.intervals import difference, rate
+from eexp.evidence.panels import Key, hash_of
+from eexp.evidence.results import Run, check_same_tasks, common_tasks, read_run
+from eexp.evidence.trials import pass_all, pass_at, steps_of_k
+
+
+def compare(groups: Mapping[str, Sequence[Iterable[dict]]], *, baseline: str | None = None, confidence: float = 0.95,
+            looks: int = 1, common: bool = False) -> list[dict]:  # fmt: skip
+    """Compare methods by the episodes of their training runs; returns one row a method, in their order.
+
+    Args:
+        groups: By name of the method, the episodes of each of its training runs.
+        baseline: The method to compare the others with; the first by default.
+        confidence: Of the intervals.
+        looks: How often in all the comparison is looked at while it grows; the intervals of differences and p values
+            then allow for all of them.
+        common: Use only the tasks that all runs have, instead of refusing runs on different tasks.
+
+    Raises:
+        UsageError: For a run without episodes or with one twice, runs on different tasks, or an unknown baseline.
+    """
+    runs = {name: _read(name, list(episodes)) for name, episodes in groups.items()}
+    first = next(iter(runs), None) if baseline is None else baseline
+    if first not in runs:
+        raise UsageError(f"no group is called {first!r}; there are: {', '.join(runs)}")
+    everything = [run for group in runs.values() for run in group]
+    if common:
+        keys = common_tasks(everything)
+        if not keys:
+            raise UsageError("no task is in all of the files")
+        runs = {name: [run.keep(keys) for run in group] for name, group in runs.items()}
+    else:
+        check_same_tasks(everything)
+    tasks = sorted(next(iter(runs.values()))[0].successes)
+    values = {name: np.stack([run.means(tasks) for run in group]) for name, group in runs.items()}
+    rows = []
+    for name, group in runs.items():
+        row = _row(name, group, values[name], tasks, confidence)
+        if name != first:
+            row["against"] = first
+            row.update(_difference(runs[first], group, values[first], values[name], confidence, looks))
+        kinds = _kinds(group, tasks, values[first] if name != first else None, values[name], confidence, looks)
+        rows.append(row | ({"kinds": kinds} if kinds else {}))
+    _correct(rows)
+    return rows
+
+
+def _read(name: str, runs: list[Iterable[dict]]) -> list[Run]:
+    if not runs:
+        raise UsageError(f"{name}: no episodes")
+    return [read_run(name if len(runs) == 1 else f"{name}, run {i}", run) for i, run in enumerate(runs, 1)]
+
+
+def _row(name: str, group: list[Run], values: np.ndarray, tasks: list[Key], confidence: float) -> dict[str, Any]:
+    totals: Counter[str] = Counter()
+    for run in group:
+        for counts in run.totals.values():
+            totals.update(counts)
+    mean, low, high = rate(values, confidence)
+    turns = max(1, totals["steps"])
+    row = {"name": name, "panel": hash_of(group[0].texts.values()), "runs": len(group), "tasks": len(tasks),
+           "episodes": totals["episodes"], "successes": totals["successes"], "rate": mean, "low": low, "high": high,
+           "rates": [float(v) for v in values.mean(1)], "confidence": confidence,
+           "mean_steps": totals["steps"] / totals["episodes"], "invalid_actions": totals["invalid"] / turns,
+           "thoughts": totals["thoughts"] / turns, "cut_off": totals["cut_off"] / turns}  # fmt: skip
+    trials = min(run.trials for run in group)
+    if trials > 1:
+        counts = [(len(found), sum(found)) for run in group for found in run.successes.values()]
+        for key, estimate in (("pass_at", pass_at), ("pass_all", pass_all)):
+            row[key] = {str(k): float(np.mean([estimate(n, c, k) for n, c in counts])) for k in steps_of_k(trials)}
+    return row
+
+
+def _difference(base: list[Run], other: list[Run], first: np.ndarray, second: np.ndarray, confidence: float,
+                looks: int) -> dict[str, Any]:  # fmt: skip
+    tasks = list(base[0].successes)
+    found: dict[str, Any] = {"difference": float(second.mean() - first.mean())}
+    estimate = difference(first, second, (_episodes(base), _episodes(other)))
+    level = sequential.one_look(confidence, looks)
+    found["difference_low"], found["difference_high"] = estimate.interval(level) if estimate else (None, None)
+    found["p"] = sequential.overall(estimate.p(), looks) if estimate else None
+    found["p_exact"], found["p_exact_least"] = None, None
+    found["detectable"] = estimate.detectable(level) if estimate else None
+    if len(base) == len(other) == 1:
+        trials = {len(run.successes[key]) for run in (base[0], other[0]) for key in tasks}
+        by_task = (second - first)[0]
+        if len(trials) == 1:
+            found["p_exact"] = sequential.overall(exact.signs(by_task, trials.pop()), looks)
+        found["won"], found["lost"] = int((by_task > 0).sum()), int((by_task < 0).sum())
+    else:
+        p = exact.labels(first.mean(1), second.mean(1))
+        found["p_exact"] = None if p is None else sequential.overall(p, looks)
+        found["p_exact_least"] = sequential.overall(exact.least(len(base), len(other)), looks)
+    if looks > 1:
+        found["looks"] = looks
+    return found
+
+
+def _episodes(group: list[Run]) -> float:
+    return float(np.mean([len(found) for run in group for found in run.successes.values()]))
+
+
+def _kinds(group: list[Run], tasks: list[Key], first: np.ndarray | None, values: np.ndarray, confidence: float,
+           looks: int) -> dict[str, dict]:  # fmt: skip
+    by_kind: dict[str, list[int]] = {}
+    for i, key in enumerate(tasks):
+        kind = group[0].kinds.get(key)
+        by_kind.setdefault("other" if kind is None else kind, []).append(i)
+    if len(by_kind) < 2:
+        return {}
+    found = {}
+    for kind, places in sorted(by_kind.items()):
+        mean, low, high = rate(values[:, places], confidence)
+        found[kind] = {"tasks": len(places), "rate": mean, "low": low, "high": high}
+        if first is not None:
+            estimate = difference(first[:, places], values[:, places])
+            level = sequential.one_look(confidence, looks)
+            ends = estimate.interval(level) if estimate else (None, None)
+            found[kind] |= {"difference": float(values[:, places].mean() - first[:, places].mean()),
+                            "difference_low": ends[0], "difference_high": ends[1]}  # fmt: skip
+    return found
+
+
+def _correct(rows: list[dict]) -> None:
+    """Add Holm's correction over all rows that are compared with the baseline."""
+    for key, corrected in (("p", "p_holm"), ("p_exact", "p_exact_holm")):
+        compared = [row for row in rows if row.get(key) is not None]
+        for row, p in zip(compared, exact.holm([row[key] for row in compared])):
+            row[corrected] = p

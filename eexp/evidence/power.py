@@ -1,0 +1,149 @@
+"""What a comparison can find, before it is run.
+
+The model is that of intervals.py, with three numbers that have to come from somewhere (a pilot run, or a guess):
+
+    rate     success of the baseline
+    run_sd   standard deviation of the success rate between training runs
+    alike    correlation of the successes of two episodes on the same task, by whichever method; pairing by task
+             removes this share of the variance of single episodes
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from eexp.errors import UsageError
+from eexp.evidence.intervals import ADDED
+from eexp.evidence.results import check_same_tasks, read_run
+
+#: Where no pilot says.
+ALIKE, RUN_SD = 0.3, 0.03
+
+_STEPS = (np.arange(50) + 0.5) / 50
+
+
+def power(difference: float, *, rate: float, tasks: int, runs: int | tuple[int, int], run_sd: float = 0.0,
+          alike: float = ALIKE, confidence: float = 0.95) -> float:  # fmt: skip
+    """Return the probability that the interval excludes zero if the true difference is `difference`.
+
+    Args:
+        difference: Of the success rates, 0.1 for 10 points; rate + difference must lie between 0 and 1.
+        rate: The baseline's success rate.
+        tasks: Tasks in the panel.
+        runs: Training runs of each method, or of the baseline and the other one.
+        run_sd: As above, of both methods; not used for a method with one run, which stands for itself.
+        alike: As above.
+        confidence: Of the interval.
+    """
+    from scipy.special import chdtri, ndtr, stdtrit
+
+    counts = (runs, runs) if isinstance(runs, int) else runs
+    rates = (rate, min(1.0, max(0.0, rate + difference)))
+    variances = [p * (1 - p) for p in rates]
+    noise = sum((1 - alike) * v / n for v, n in zip(variances, counts)) / tasks
+    own = alike * (math.sqrt(variances[1]) - math.sqrt(variances[0])) ** 2 / tasks
+    between = [run_sd**2 / n if n > 1 else 0.0 for n in counts]
+    # The parts of the interval: that of tasks at its expected value; that of runs as it varies, each method's variance
+    # between runs being chi-square over its degrees of freedom, in steps of equal probability.
+    tasks_part = noise + own + ADDED * sum(1 / n**2 for n in counts) / tasks**2
+    residual = [(1 - alike) * v / n / tasks if n > 1 else 0.0 for v, n in zip(variances, counts)]
+    upper = 0.5 + confidence / 2
+    squared = np.full(1, stdtrit(tasks - 1, upper) ** 2 * tasks_part)
+    drawn = [(b + r) * chdtri(n - 1, _STEPS) / (n - 1) if n > 1 and b + r > 0 else np.zeros(1)
+             for b, r, n in zip(between, residual, counts)]  # fmt: skip
+    total = drawn[0][:, None] + drawn[1][None, :]
+    if total.any():
+        welch = sum(part**2 / max(1, n - 1) for part, n in zip((drawn[0][:, None], drawn[1][None, :]), counts))
+        extra = np.maximum(0, total - sum(residual))
+        squared = squared + (stdtrit(total**2 / welch, upper) ** 2 * extra).ravel()
+    margin = np.sqrt(squared)
+    spread = math.sqrt(noise + own + sum(between))
+    if spread == 0:
+        return float(abs(difference) > margin.mean())
+    centre = (rates[1] - rates[0]) * tasks / (tasks + sum(1 / n for n in counts))
+    return float(np.mean(ndtr((centre - margin) / spread) + ndtr((-centre - margin) / spread)))
+
+
+def smallest_difference(*, rate: float, tasks: int, runs: int | tuple[int, int], run_sd: float = 0.0,
+                        alike: float = ALIKE, confidence: float = 0.95,
+                        target: float = 0.8) -> float | None:  # fmt: skip
+    """Return the smallest improvement that is found with probability `target`; None where none that is possible is."""
+    from scipy.optimize import brentq
+
+    def missing(difference: float) -> float:
+        return power(difference, rate=rate, tasks=tasks, runs=runs, run_sd=run_sd, alike=alike,
+                     confidence=confidence) - target  # fmt: skip
+
+    largest = 1 - rate
+    if largest <= 0 or missing(largest) < 0:
+        return None
+    return float(brentq(missing, 0.0, largest, xtol=1e-6))
+
+
+def plans(pilot: Sequence[Iterable[dict]] = (), *, tasks: Sequence[int], runs: Sequence[int],
+          rate: float | None = None, run_sd: float | None = None, alike: float | None = None, confidence: float = 0.95,
+          target: float = 0.8) -> list[dict]:  # fmt: skip
+    """Return one row for every number of tasks and of runs, with the smallest improvement that is found.
+
+    Args:
+        pilot: Episodes of the baseline's training runs; from them comes what is not given.
+        rate, run_sd, alike: As above.
+        target: Probability of finding it.
+
+    Raises:
+        UsageError: Without a rate, or for a baseline that always or never succeeds.
+    """
+    found = learn(pilot) if pilot else {}
+    sources = {}
+    values = {"rate": rate, "run_sd": run_sd, "alike": alike}
+    defaults = {"run_sd": RUN_SD, "alike": ALIKE}
+    for name, value in values.items():
+        if value is not None:
+            sources[name] = "given"
+        elif found.get(name) is not None:
+            values[name], sources[name] = found[name], "from the files"
+        elif name in defaults:
+            values[name], sources[name] = defaults[name], "assumed"
+        else:
+            raise UsageError("no success rate of the baseline: give its episodes, or a rate")
+    if not 0 < values["rate"] < 1:
+        raise UsageError(f"the baseline succeeds in {values['rate']:.0%} of the episodes, which says nothing of the "
+                         f"spread; give a rate")  # fmt: skip
+    rows = []
+    for n in tasks:
+        for count in runs:
+            smallest = smallest_difference(**values, tasks=n, runs=count, confidence=confidence, target=target)
+            rows.append({"tasks": n, "runs": count, "smallest": smallest, "power": target, "confidence": confidence,
+                         **values, **{f"{name}_from": source for name, source in sources.items()}})  # fmt: skip
+    return rows
+
+
+def learn(pilot: Sequence[Iterable[dict]]) -> dict[str, float | None]:
+    """Return `rate`, `run_sd` and `alike` of the training runs of one method; None for what they do not tell.
+
+    Two runs are needed for `run_sd`, and two runs or two trials of every task for `alike`.
+    """
+    group = [read_run(f"run {i}", run) for i, run in enumerate(pilot, 1)]
+    check_same_tasks(group)
+    keys = sorted(group[0].successes)
+    values = np.stack([run.means(keys) for run in group])
+    rate = float(values.mean())
+    found: dict[str, float | None] = {"rate": rate, "run_sd": None, "alike": None}
+    if len(group) == 1:
+        trials = min(len(group[0].successes[key]) for key in keys)
+        values = np.array([[group[0].successes[key][trial] for key in keys] for trial in range(trials)], float)
+    runs, tasks = values.shape
+    if runs < 2 or tasks < 2:
+        return found
+    means, by_task = values.mean(1), values.mean(0)
+    rest = values - means[:, None] - by_task[None, :] + values.mean()
+    noise = (rest**2).sum() / ((runs - 1) * (tasks - 1))
+    if len(group) > 1:
+        found["run_sd"] = math.sqrt(max(0.0, means.var(ddof=1) - noise / tasks))
+    shared = by_task.var(ddof=1) - noise / runs
+    if shared + noise > 0:
+        found["alike"] = float(min(0.99, max(0.0, shared / (shared + noise))))
+    return found

@@ -1,0 +1,118 @@
+"""Episodes of one training run as success by task, and the checks that runs can be compared."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from eexp.errors import UsageError
+from eexp.evidence.panels import Key, canonical_json, hash_of, key_of
+
+
+@dataclass
+class Run:
+    """The episodes of one training run.
+
+    name: for messages. By task: successes, one for every episode; totals, sums over its episodes (episodes, successes,
+    steps, invalid, thoughts, cut_off); kinds; texts, the task as it goes into the hash of the panel. panel: the hash
+    that the episodes carry, if they were played on a panel.
+    """
+
+    name: str
+    successes: dict[Key, list[bool]] = field(default_factory=dict)
+    totals: dict[Key, Counter] = field(default_factory=dict)
+    kinds: dict[Key, str | None] = field(default_factory=dict)
+    texts: dict[Key, str] = field(default_factory=dict)
+    panel: str | None = None
+
+    def keep(self, keys: set[Key]) -> Run:
+        """Return the run with these tasks alone."""
+        fields = {name: {key: value for key, value in getattr(self, name).items() if key in keys}
+                  for name in ("successes", "totals", "kinds", "texts")}  # fmt: skip
+        return Run(self.name, panel=self.panel, **fields)
+
+    @property
+    def trials(self) -> int:
+        """The number of episodes that every task has at least."""
+        return min(map(len, self.successes.values()))
+
+    def means(self, keys: Sequence[Key]) -> np.ndarray:
+        """Return mean success by task."""
+        return np.array([np.mean(self.successes[key]) for key in keys], float)
+
+
+def read_run(name: str, episodes: Iterable[dict]) -> Run:
+    """Read the episodes of one training run.
+
+    Raises UsageError for none, for an episode that occurs twice, and for a task or a panel that differs between
+    episodes.
+    """
+    run, trials, panels = Run(name), set(), set()
+    for e in episodes:
+        key = key_of(e)
+        trial = e.get("seed", 0)
+        if (key, trial) in trials:
+            raise UsageError(f"{name}: task {key[1]}, trial {trial} occurs twice; runs of one method are files of "
+                             f"their own, all called NAME=FILE with one NAME")  # fmt: skip
+        trials.add((key, trial))
+        text = canonical_json(e["env"], e["task"])
+        if run.texts.setdefault(key, text) != text:
+            raise UsageError(f"{name}: task {key[1]} is two different tasks of {key[0]}")
+        run.successes.setdefault(key, []).append(bool(e["success"]))
+        run.kinds[key] = kind_of(e)
+        panels.add(e.get("panel"))
+        counts = run.totals.setdefault(key, Counter())
+        counts.update(episodes=1, successes=int(bool(e["success"])), steps=e["steps"], invalid=e.get("invalid", 0),
+                      thoughts=e.get("thoughts", 0), cut_off=e.get("cut_off", 0))  # fmt: skip
+    if not run.successes:
+        raise UsageError(f"{name}: no episodes")
+    if len(panels) > 1:
+        raise UsageError(f"{name}: episodes of different panels: {', '.join(sorted(p or 'none' for p in panels))}")
+    run.panel = panels.pop()
+    return run
+
+
+def kind_of(episode: dict) -> str | None:
+    """Return the kind of an episode's task; None where nothing says it.
+
+    The episode's own `kind`, else the task's `kind` or `level`, else what stands before the first slash of its id where
+    that is not the split.
+    """
+    task = episode["task"]
+    for kind in (episode.get("kind"), task.get("kind"), task.get("level")):
+        if kind is not None:
+            return str(kind)
+    prefix, slash, _ = str(task.get("id")).partition("/")
+    split = task.get("split") or episode.get("split")
+    return prefix if slash and split is not None and prefix != split else None
+
+
+def check_same_tasks(runs: Sequence[Run]) -> None:
+    """Raise UsageError, naming what differs, unless all runs were played on the same tasks."""
+    first = runs[0]
+    for other in runs[1:]:
+        if first.texts != other.texts:
+            raise UsageError(_what_differs(first, other))
+
+
+def _what_differs(first: Run, other: Run) -> str:
+    parts = []
+    for run, against in ((first, other), (other, first)):
+        only = sorted(run.texts.keys() - against.texts.keys())
+        if only:
+            parts.append(f"{len(only)} of {len(run.texts)} tasks are only in {run.name}, such as {' '.join(only[0])}")
+    differ = sorted(key for key in first.texts.keys() & other.texts.keys() if first.texts[key] != other.texts[key])
+    if differ:
+        parts.append(f"{len(differ)} tasks have the same id but differ, such as {' '.join(differ[0])}: "
+                     f"{first.texts[differ[0]]} and {other.texts[differ[0]]}")  # fmt: skip
+    names = " and ".join(f"{run.name} (panel {hash_of(run.texts.values())})" for run in (first, other))
+    return f"{names} were not played on the same tasks: {'; '.join(parts)}; --common compares those that all have"
+
+
+def common_tasks(runs: Sequence[Run]) -> set[Key]:
+    """Return the tasks that all runs have, and that are the same in all."""
+    keys = set.intersection(*(set(run.texts) for run in runs))
+    return {key for key in keys if len({run.texts[key] for run in runs}) == 1}
