@@ -385,7 +385,7 @@ def test_what_is_known_and_needed_is_said_of_the_mission_alone():
             needed = notes.split(".")[0].removeprefix("Needed: ").split()
             assert needed[-1] in env.instruction() and needed[0] in ("go", "pick", "open", "drop")
             seen = env.step(action)
-        assert seen.done and env.explain() is None or env.expert() is None
+        assert env.explain() is None if seen.done else env.expert() is None
 
 
 def test_explaining_tells_where_the_key_of_a_locked_door_is():

@@ -114,7 +114,7 @@ class BabyAI(Environment):
     # -- what can be seen ----------------------------------------------------------------------------------------
 
     def _describe(self) -> tuple[str, list[tuple[int, int]]]:
-        """Write what is in view, and find the parts of it that lie in cells never in view before; now they have been."""
+        """Write what is in view, find the parts of it in cells never in view before, and note that they have been."""
         view = self._view()
         text, unknown = f"You face {_COMPASS[self._world.agent_dir]}. You see ", []
         for i, (at, words) in enumerate([*_walls(view), *_things(view)] or [(None, "nothing")]):
@@ -309,9 +309,8 @@ def _walls(view: View) -> list[tuple[tuple[int, int], str]]:
 
 def _things(view: View) -> list[tuple[tuple[int, int], str]]:
     """Where everything else in view is, and its words."""
-    return [
-        (at, f"{_named(thing)} {_place(*at)}") for at, thing in view.items() if thing is not None and thing.type != "wall"
-    ]
+    seen = ((at, thing) for at, thing in view.items() if thing is not None and thing.type != "wall")
+    return [(at, f"{_named(thing)} {_place(*at)}") for at, thing in seen]
 
 
 def _place(ahead: int, right: int) -> str:

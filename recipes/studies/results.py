@@ -1,8 +1,8 @@
 """Write the tables of the studies that are there into RESULTS.md: `python results.py STUDIES [-o RESULTS.md]`
 
-RESULTS.md is prose with marked places: what stands between `<!-- study: NAME -->` and `<!-- end -->` is written anew from
-the episodes in STUDIES/NAME/SEED/ARM.episodes.jsonl, with how they were made; a place whose study is not there stays as
-it is. The numbers are those of `eexp compare`.
+RESULTS.md is prose with marked places: what stands between `<!-- study: NAME -->` and `<!-- end -->` is written anew
+from the episodes in STUDIES/NAME/SEED/ARM.episodes.jsonl, with how they were made; a place whose study is not there
+stays as it is. The numbers are those of `eexp compare`.
 """
 
 from __future__ import annotations
@@ -46,9 +46,8 @@ def table(rows: list[dict]) -> str:
             cells += ["", "", ""]
         lines.append([*cells, f"{row['invalid_actions']:.1%}", f"{row['thoughts']:.0%}"])
     widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths)))
-        .rstrip() for line in lines)  # fmt: skip
+    padded = ([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines)
+    return "\n".join("  ".join(cells).rstrip() for cells in padded)
 
 
 def provenance(study: Path, rows: list[dict]) -> str:
@@ -72,7 +71,8 @@ def provenance(study: Path, rows: list[dict]) -> str:
 def block(study: Path) -> str:
     """Write what stands in the place of a study."""
     rows = compare({name: [records(file) for file in files] for name, files in groups(study).items()})
-    return f"```text\n{table(rows)}\n```\n\n{provenance(study if (study / '.settings').exists() else study.parent, rows)}\n"
+    made_in = study if (study / ".settings").exists() else study.parent
+    return f"```text\n{table(rows)}\n```\n\n{provenance(made_in, rows)}\n"
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """Make a small base model for `babyai`, from nothing, in about half an hour on one core.
 
-As make_tiny.py does for `house`: random play in mazes of other seeds than any split has, with questions in between about
-what is in view and what the mission says. So it reads positions and missions, and no action that it saw was chosen for a
-reason.
+As make_tiny.py does for `house`: random play in mazes of other seeds than any split has, with questions in between
+about what is in view and what the mission says. So it reads positions and missions, and no action that it saw was
+chosen for a reason.
 
     export OMP_NUM_THREADS=1
     python recipes/tiny/make_babyai.py -o stage1
@@ -17,6 +17,7 @@ match two words at once; many questions on few things (--glances) teach that.
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 from small_model import HELD_OUT, STAGE_WORDS, arguments, make, render
 
@@ -39,7 +40,7 @@ def things(env: BabyAI) -> list[tuple[str, tuple[int, int]]]:
 def wanted(env: BabyAI) -> list[str]:
     """What the mission is about, by colour and kind, where it says both."""
     words = env.instruction().split()
-    return [f"{a} {b}" for a, b in zip(words, words[1:]) if a in COLOURS and b in KINDS]
+    return [f"{a} {b}" for a, b in pairwise(words) if a in COLOURS and b in KINDS]
 
 
 def where(env: BabyAI, name: str) -> str:
@@ -106,8 +107,8 @@ def ask_first(env: BabyAI, rng: random.Random) -> tuple[str, str]:
     return "What is nearest?", here[0][0] if here else "nothing"
 
 
-QUESTIONS = [ask_where, ask_where, ask_side, ask_side, ask_wanted, ask_wanted, ask_wanted_side, ask_what, ask_ahead, ask_wall,
-             ask_carried, ask_first]  # fmt: skip
+QUESTIONS = [ask_where, ask_where, ask_side, ask_side, ask_wanted, ask_wanted, ask_wanted_side, ask_what, ask_ahead,
+             ask_wall, ask_carried, ask_first]  # fmt: skip
 
 
 def glance(env: BabyAI, rng: random.Random) -> list[dict]:

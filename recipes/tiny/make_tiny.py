@@ -16,8 +16,8 @@ so it cannot teach a token that has none: trained on thoughts in other words, it
 second stage and at 0.2 after the third; after the fourth it reaches 0.01. So the model repeats what it is told to say,
 in words that no question has.
 
-A base that does not know the world, for studies: it has read rooms and answered questions about them, and it has seen no
-action and no outcome.
+A base that does not know the world, for studies: it has read rooms and answered questions about them, and it has seen
+no action and no outcome.
 
     python recipes/tiny/make_tiny.py -o reader1 --no-actions
     python recipes/tiny/make_tiny.py -o reader --no-actions --init reader1 --seed 3 --lr 1e-3 --episodes 3000 \\
@@ -32,6 +32,7 @@ from small_model import HELD_OUT, STAGE_WORDS, arguments, make, render, stage_of
 
 from eexp.envs.house import ALL_ROOMS, CONTAINERS, ROOM_OF, SPLITS, TREATMENTS, House, _into
 from eexp.prompts import get_style
+
 
 def episode_length(rng: random.Random, longest: int, stage: int) -> int:
     """Steps of a random play: mostly a glance, where questions are cheap, and some as long as an episode."""
@@ -234,7 +235,7 @@ def main() -> None:
     parser = arguments(__doc__, episodes=22_000, context=2048)
     parser.add_argument("--steps", type=int, default=30, help="longest random play")
     parser.add_argument("--unseen", type=float, default=0.8,
-                        help="share left out of the houses where what the task is about is not in sight at once")  # fmt: skip
+                        help="share left out of the houses where the task's object is not in sight at once")  # fmt: skip
     parser.add_argument("--no-actions", action="store_true", help="show rooms alone, never an action and its outcome")
     args = parser.parse_args()
 

@@ -62,8 +62,6 @@ learned remember error invalid valid refuse refused sense makes happen happens o
 ).split()
 
 
-
-
 def saying(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> list[dict]:
     """Messages that ask to repeat a text: words of sentences, or tokens of the vocabulary in any order."""
     if rng.random() < 0.6:
@@ -192,7 +190,6 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, output: Pa
     files = sorted(p for p in output.iterdir() if p.name != "SHA256SUMS")
     sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in files]
     (output / "SHA256SUMS").write_text("".join(sums))
-
 
 
 def arguments(description: str, episodes: int, context: int) -> argparse.ArgumentParser:
