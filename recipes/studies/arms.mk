@@ -26,11 +26,16 @@ NOISE ?= 0.1
 K_WORLD ?= 2
 K_OWN ?= 3
 K_MISTAKES ?= 3
+# Mistakes on the expert's path: in every state that has any, up to three.
+RECOVER ?= --share 1 --most 3
 # Every arm: as many updates, of an adapter of one shape. How many trajectories are in an update, and how fast it learns, is
-# what was best for each arm on other tasks and seeds (`make tune`).
+# what was best for imitation of six settings, on other tasks and seeds; thoughts are four times as long, and learned well
+# from a quarter as many.
 UPDATES ?= 500
 ADAPTER ?= --rank 32 --alpha 64
 TUNED ?= --batch-trajectories 2 --lr 3e-3
+TUNED_il ?= --batch-trajectories 8 --lr 3e-3
+TUNED_recovery ?= --batch-trajectories 8 --lr 3e-3
 $(foreach arm,explorer il iwm iwm-first recovery thoughts sr sr-outcome all,$(eval TUNED_$(arm) ?= $(TUNED)))
 # What the world model's examples are of the loss.
 WORLD_SHARE ?= 0.05
@@ -39,7 +44,7 @@ export OMP_NUM_THREADS ?= 1
 TRAINED = $(ADAPTER) --max-steps $(UPDATES) --seed $*
 
 # A file for each setting, written anew where the setting is another than last time.
-SETTINGS := ENV BASE TRAIN TRAIN_SPLIT PANEL_TASKS PANEL_SPLITS EXPERT PLAY NOISE K_WORLD K_OWN K_MISTAKES UPDATES ADAPTER WORLD_SHARE \
+SETTINGS := ENV BASE TRAIN TRAIN_SPLIT PANEL_TASKS PANEL_SPLITS EXPERT PLAY NOISE K_WORLD K_OWN K_MISTAKES RECOVER UPDATES ADAPTER WORLD_SHARE \
   $(filter TUNED_%,$(.VARIABLES))
 $(foreach setting,$(SETTINGS),$(shell mkdir -p $(OUT)/.settings; printf '%s' '$($(setting))' | cmp -s - \
   $(OUT)/.settings/$(setting) || printf '%s' '$($(setting))' > $(OUT)/.settings/$(setting)))
@@ -133,8 +138,8 @@ $(OUT)/%/iwm-first/eexp.json: $(OUT)/il.jsonl $(OUT)/%/world-model/eexp.json $(c
 
 # -- recovery: the policy's own refused actions on the expert's path, and the expert's action after them -----------
 
-$(OUT)/%/recovered.jsonl: $(OUT)/%/rollout.jsonl
-	eexp recover --pool mistakes --seed $* -q $< -o $@
+$(OUT)/%/recovered.jsonl: $(OUT)/%/rollout.jsonl $(call given,RECOVER)
+	eexp recover --pool mistakes $(RECOVER) --seed $* -q $< -o $@
 
 $(OUT)/%/recovery.jsonl: $(OUT)/%/recovered.jsonl
 	eexp imitation-data -q $< -o $@
