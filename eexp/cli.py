@@ -32,6 +32,7 @@ COMMANDS = {
     "export": "Write an adapter or a model as GGUF, for llama.cpp.",
     "eval": "Play tasks with a model and record the episodes.",
     "compare": "Compare files of episodes: success, intervals, paired differences.",
+    "report": "Write a page about a study: table, curves, episodes side by side.",
     "show": "Show records, or a training run, to a person.",
     "prompts": "List, show and check prompt styles.",
     "env": "List, show, check and play environments.",
