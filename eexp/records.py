@@ -1,4 +1,4 @@
-"""The three record types, their checks and their schemas.
+"""The record types, their checks and their schemas.
 
 A record is a plain dict, so that keys this version does not know are kept and passed on. The classes below only
 describe: `check` holds a dict against one of them, and `eexp schema` prints them as JSON Schema.
@@ -157,6 +157,8 @@ class Episode(Struct, kw_only=True):
     env: str
     task: dict[str, Any]
     split: Optional[str] = None
+    kind: Annotated[Optional[str], Meta(description="kind of the task, as the environment groups them")] = None
+    panel: Annotated[Optional[str], Meta(description="hash of the panel that was played (`eexp eval --panel`)")] = None
     seed: Annotated[int, Meta(description="which trial of the task this is, from 0")] = 0
     success: bool
     score: Annotated[Optional[float], Meta(description="0 to 1, at the end")] = None
@@ -172,7 +174,20 @@ class Episode(Struct, kw_only=True):
     lineage: _Lineage = []
 
 
-TYPES: dict[str, type] = {"trajectory": Trajectory, "example": Example, "episode": Episode}
+class Task(Struct, kw_only=True):
+    """One line of a panel, by `eexp panel`: a task to play. The order of the lines means nothing."""
+
+    type: Literal["task"]
+    env: Annotated[str, Meta(description="environment spec, as given to `eexp panel`")]
+    task: Annotated[dict[str, Any], Meta(description="id, split, and what the environment needs to start it")]
+    split: Optional[str] = None
+    kind: Annotated[Optional[str], Meta(description="kind of the task, as the environment groups them")] = None
+
+
+TYPES: dict[str, type] = {"trajectory": Trajectory, "example": Example, "episode": Episode, "task": Task}
+
+#: What a command that takes any record takes: tasks have no id, and only `eexp panel` and `eexp eval` read them.
+_ANY = ("trajectory", "example", "episode")
 
 _JSON_NAMES = {"str": "a string", "int": "an integer", "float": "a number", "bool": "true or false",
                "array": "an array", "object": "an object", "null": "null"}  # fmt: skip
@@ -185,13 +200,13 @@ def _in_words(text: str) -> str:
 
 
 def check(record: Any, kind: str) -> dict:
-    """Return `record` if it is a `kind` ("trajectory", "example", "episode", or "any" of these).
+    """Return `record` if it is a `kind` ("trajectory", "example", "episode", "task", or "any" of the first three).
 
     Raises InputError, with the JSON path of the first field that is wrong, if it is not.
     """
     if kind == "any":
         own = record.get("type") if isinstance(record, dict) else None
-        kind = own if isinstance(own, str) and own in TYPES else "trajectory, example or episode"
+        kind = own if isinstance(own, str) and own in _ANY else "trajectory, example or episode"
     if not isinstance(record, dict):
         article = "an" if kind[0] in "aeiou" else "a"
         raise InputError(f"expected {article} {kind} record, got something that is not a JSON object", "$")

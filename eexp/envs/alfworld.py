@@ -100,6 +100,10 @@ class AlfWorld(Environment):
                 game = f"{file.parent.parent.name}/{file.parent.name}"
                 yield {"id": f"{split}/{game}", "split": split, "game": game, "checksum": _checksum(file)}
 
+    def kind_of(self, task: dict) -> str | None:
+        """Return the type of the task, such as pick_and_place_simple."""
+        return str(task.get("game")).partition("-")[0] if task.get("game") else None
+
     def reset(self, task: dict) -> Observation:
         """Start the game. Raises InputError where it is not there, or not the one that the record was made with."""
         split, game = task.get("split"), task.get("game")

@@ -85,6 +85,10 @@ class BabyAI(Environment):
             for level in self._levels:
                 yield {"id": f"{level}/{seed}", "split": split, "level": level, "seed": seed}
 
+    def kind_of(self, task: dict) -> str | None:
+        """Return the level."""
+        return task.get("level")
+
     def reset(self, task: dict) -> Observation:
         level, seed = task.get("level"), task.get("seed")
         if not isinstance(level, str) or level not in _levels():

@@ -1,8 +1,9 @@
 """The environment contract: what a stage may ask of a world.
 
 Write a class with `tasks`, `reset` and `step` and it can be branched, executed and evaluated in. `fork` (or `save` and
-`restore`, or `in_process`), `expert`, `admissible`, `explain`, `harmless` and `mask` are optional, and each one that is
-there buys something: cheap branches, demonstrations, alternatives without a model, thoughts, trust in a noisy world.
+`restore`, or `in_process`), `expert`, `admissible`, `explain`, `harmless`, `mask` and `kind_of` are optional, and each
+one that is there buys something: cheap branches, demonstrations, alternatives without a model, thoughts, trust in a
+noisy world, results by kind of task.
 """
 
 from __future__ import annotations
@@ -115,6 +116,14 @@ class Environment(ABC):
     def harmless(self, action: str) -> bool:
         """Whether the action only asks: executed in place, it leaves the state exactly as it is."""
         return False
+
+    def kind_of(self, task: dict) -> str | None:
+        """Return the kind of a task, by which results are broken down; None where there are no kinds.
+
+        Follows from the task alone and leaves the current episode as it is.
+        """
+        kind = task.get("kind")
+        return None if kind is None else str(kind)
 
     def mask(self, text: str) -> str:
         """The observation with what is truly random in it blanked out, for comparing two of them."""

@@ -90,6 +90,12 @@ class House(Environment):
         self._build(random.Random(f"{WORLD}/{split}/{number}"), split)
         return self._observe(self._describe())
 
+    def kind_of(self, task: dict) -> str:
+        """Return what is asked for: put, wash, heat, cool or examine."""
+        other = House()
+        other.reset(task)
+        return other.kind
+
     def _build(self, rng: random.Random, split: str) -> None:
         wide = split == "ood" or (split == "play" and rng.random() < 0.3)
         self._furnish(rng, wide)

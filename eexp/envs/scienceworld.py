@@ -121,6 +121,10 @@ class ScienceWorld(Environment):
                 }  # fmt: skip
             turn += 1
 
+    def kind_of(self, task: dict) -> str | None:
+        """Return the task's own name, such as find-plant; its variations are the tasks."""
+        return task.get("task")
+
     def _variations(self, kind: str, split: str) -> list[int]:
         self._call(Simulator.aside, "taskStr_$eq", kind)  # a Scala setter; `load` would do as well, slowly
         return sorted(self._call(Simulator.aside, SPLITS[split]))

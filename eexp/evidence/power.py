@@ -4,19 +4,23 @@ The model is that of intervals.py, with three numbers that have to come from som
 
     rate     success of the baseline
     run_sd   standard deviation of the success rate between training runs
-    alike    correlation of the successes of two episodes on the same task, by whichever method: the share of the
-    variance
-             of single episodes that lies between tasks. Pairing by task removes it.
+    alike    correlation of the successes of two episodes on the same task, by whichever method; pairing by task
+             removes this share of the variance of single episodes
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-#: Correlation of two episodes on the same task, where no pilot says.
-ALIKE = 0.3
+from eexp.errors import UsageError
+from eexp.evidence.intervals import ADDED, noise_share
+from eexp.evidence.results import check_same_tasks, read_run
+
+#: Where no pilot says.
+ALIKE, RUN_SD = 0.3, 0.03
 
 
 def power(difference: float, *, rate: float, tasks: int, runs: int | tuple[int, int], run_sd: float = 0.0,
@@ -41,7 +45,7 @@ def power(difference: float, *, rate: float, tasks: int, runs: int | tuple[int, 
     own = alike * (math.sqrt(variances[1]) - math.sqrt(variances[0])) ** 2 / tasks
     between = [run_sd**2 / n if n > 1 else 0.0 for n in counts]
     # The estimates that the interval is made of, at their expected values; the runs' part varies as chi-square / df.
-    tasks_part = noise + own + sum(1 / n**2 for n in counts) / tasks**2
+    tasks_part = noise + own + ADDED * sum(1 / n**2 for n in counts) / tasks**2
     residual = [(1 - alike) * v / n / tasks if n > 1 else 0.0 for v, n in zip(variances, counts)]
     raw = [b + r for b, r in zip(between, residual)]
     upper = 0.5 + confidence / 2
@@ -49,7 +53,8 @@ def power(difference: float, *, rate: float, tasks: int, runs: int | tuple[int, 
     if sum(raw) > 0:
         df = sum(raw) ** 2 / sum(part**2 / (n - 1) for part, n in zip(raw, counts) if n > 1)
         draws = chdtri(df, (np.arange(400) + 0.5) / 400) / df
-        squared = squared + stdtrit(df, upper) ** 2 * np.maximum(0, sum(raw) * draws - sum(residual))
+        share = noise_share(sum(n - 1 for n in counts))
+        squared = squared + stdtrit(df, upper) ** 2 * np.maximum(0, sum(raw) * draws - share * sum(residual))
     margin = np.sqrt(squared)
     spread = math.sqrt(noise + own + sum(between))
     if spread == 0:
@@ -72,3 +77,69 @@ def smallest_difference(*, rate: float, tasks: int, runs: int | tuple[int, int],
     if largest <= 0 or missing(largest) < 0:
         return None
     return float(brentq(missing, 0.0, largest, xtol=1e-6))
+
+
+def plans(pilot: Sequence[Iterable[dict]] = (), *, tasks: Sequence[int], runs: Sequence[int],
+          rate: float | None = None, run_sd: float | None = None, alike: float | None = None, confidence: float = 0.95,
+          target: float = 0.8) -> list[dict]:  # fmt: skip
+    """Return one row for every number of tasks and of runs, with the smallest improvement that is found.
+
+    Args:
+        pilot: Episodes of the baseline's training runs; from them comes what is not given.
+        rate, run_sd, alike: As above.
+        target: Probability of finding it.
+
+    Raises:
+        UsageError: Without a rate, or for a baseline that always or never succeeds.
+    """
+    found = learn(pilot) if pilot else {}
+    sources = {}
+    values = {"rate": rate, "run_sd": run_sd, "alike": alike}
+    defaults = {"run_sd": RUN_SD, "alike": ALIKE}
+    for name, value in values.items():
+        if value is not None:
+            sources[name] = "given"
+        elif found.get(name) is not None:
+            values[name], sources[name] = found[name], "from the files"
+        elif name in defaults:
+            values[name], sources[name] = defaults[name], "assumed"
+        else:
+            raise UsageError("no success rate of the baseline: give its episodes, or a rate")
+    if not 0 < values["rate"] < 1:
+        raise UsageError(f"the baseline succeeds in {values['rate']:.0%} of the episodes, which says nothing of the "
+                         f"spread; give a rate")  # fmt: skip
+    rows = []
+    for n in tasks:
+        for count in runs:
+            smallest = smallest_difference(**values, tasks=n, runs=count, confidence=confidence, target=target)
+            rows.append({"tasks": n, "runs": count, "smallest": smallest, "power": target, "confidence": confidence,
+                         **values, **{f"{name}_from": source for name, source in sources.items()}})  # fmt: skip
+    return rows
+
+
+def learn(pilot: Sequence[Iterable[dict]]) -> dict[str, float | None]:
+    """Return `rate`, `run_sd` and `alike` of the training runs of one method; None for what they do not tell.
+
+    Two runs are needed for `run_sd`, and two runs or two trials of every task for `alike`.
+    """
+    group = [read_run(f"run {i}", run) for i, run in enumerate(pilot, 1)]
+    check_same_tasks(group)
+    keys = sorted(group[0].successes)
+    values = np.stack([run.means(keys) for run in group])
+    rate = float(values.mean())
+    found: dict[str, float | None] = {"rate": rate, "run_sd": None, "alike": None}
+    if len(group) == 1:
+        trials = min(len(group[0].successes[key]) for key in keys)
+        values = np.array([[group[0].successes[key][trial] for key in keys] for trial in range(trials)], float)
+    runs, tasks = values.shape
+    if runs < 2 or tasks < 2:
+        return found
+    means, by_task = values.mean(1), values.mean(0)
+    rest = values - means[:, None] - by_task[None, :] + values.mean()
+    noise = (rest**2).sum() / ((runs - 1) * (tasks - 1))
+    if len(group) > 1:
+        found["run_sd"] = math.sqrt(max(0.0, means.var(ddof=1) - noise / tasks))
+    shared = by_task.var(ddof=1) - noise / runs
+    if shared + noise > 0:
+        found["alike"] = float(min(0.99, max(0.0, shared / (shared + noise))))
+    return found

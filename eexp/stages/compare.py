@@ -1,148 +1,127 @@
-"""`eexp compare`: what the episodes say, with the uncertainty they have.
-
-Intervals and tests are SciPy's: Wilson for a success rate, the exact binomial (McNemar) test for paired successes, and
-Student's interval over the paired differences.
-"""
+"""`eexp compare`: which method is better on the same tasks, by how much, and how sure that is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import glob
+import os
 from pathlib import Path
-from typing import Any
 
 import click
 
 from eexp import options
 from eexp.errors import UsageError
 
-Key = tuple[str, str, int]  # environment, task, trial
 
+def expand(arguments: tuple[str, ...]) -> dict[str, list[str]]:
+    """Return the files of each method, from arguments FILE, NAME=FILE and NAME=PATTERN.
 
-def compare(groups: dict[str, Iterable[dict]], *, baseline: str | None = None, confidence: float = 0.95) -> list[dict]:
-    """One row a group of episodes: success rate with its Wilson interval, and the paired difference to the baseline.
-
-    groups: episodes by label; the first label is the baseline unless another is named. Episodes are paired by
-    environment, task and trial; `difference` is the mean over the pairs, with a Student interval over tasks (trials of
-    a task are averaged first) and the p value of the exact McNemar test over the pairs.
-    Raises UsageError for an empty group, a task that occurs twice in one, or a baseline that is not there.
+    Raises UsageError where two methods without a name would have the same one, a pattern matches no file, or a file is
+    given twice for one method.
     """
-    successes = {label: _successes(label, episodes) for label, episodes in groups.items()}
-    first = baseline or next(iter(successes))
-    if first not in successes:
-        raise UsageError(f"no group is called {first!r}; there are: {', '.join(successes)}")
-    rows = []
-    for label, found in successes.items():
-        row = {"name": label, **_rate([e["success"] for e in found.values()], confidence),
-               "mean_steps": sum(e["steps"] for e in found.values()) / len(found),
-               "invalid_actions": sum(e["invalid"] for e in found.values()) / max(1, sum(
-                   e["steps"] for e in found.values()))}  # fmt: skip
-        if label != first:
-            row.update(_paired(successes[first], found, confidence), against=first)
-        rows.append(row)
-    return rows
-
-
-def _successes(label: str, episodes: Iterable[dict]) -> dict[Key, dict]:
-    found: dict[Key, dict] = {}
-    for e in episodes:
-        key = (e["env"], str(e["task"].get("id")), e.get("seed", 0))
-        if key in found:
-            raise UsageError(f"{label}: task {key[1]}, trial {key[2]} occurs twice; are these two runs in one file?")
-        found[key] = {"success": bool(e["success"]), "steps": e["steps"], "invalid": e.get("invalid", 0)}
-    if not found:
-        raise UsageError(f"{label}: no episodes")
-    return found
-
-
-def _rate(successes: Sequence[bool], confidence: float) -> dict[str, Any]:
-    from scipy.stats import binomtest
-
-    test = binomtest(sum(successes), len(successes))
-    interval = test.proportion_ci(confidence, method="wilson")
-    return {"episodes": len(successes), "successes": sum(successes), "rate": sum(successes) / len(successes),
-            "low": float(interval.low), "high": float(interval.high)}  # fmt: skip
-
-
-def _paired(base: dict[Key, dict], other: dict[Key, dict], confidence: float) -> dict[str, Any]:
-    from scipy.stats import binomtest, ttest_1samp
-
-    pairs = [(key, base[key]["success"], other[key]["success"]) for key in base if key in other]
-    if not pairs:
-        return {"pairs": 0}
-    won, lost = sum(b and not a for _, a, b in pairs), sum(a and not b for _, a, b in pairs)
-    by_task: dict[tuple, list[int]] = {}
-    for (env, task, _), a, b in pairs:
-        by_task.setdefault((env, task), []).append(int(b) - int(a))
-    differences = [sum(d) / len(d) for d in by_task.values()]
-    mean = sum(differences) / len(differences)
-    low = high = None
-    if len(differences) > 1:
-        if len(set(differences)) == 1:  # no spread to estimate an interval from
-            low = high = None
-        else:
-            interval = ttest_1samp(differences, 0).confidence_interval(confidence)
-            low, high = float(interval.low), float(interval.high)
-    p = binomtest(won, won + lost).pvalue if won + lost else 1.0
-    return {"pairs": len(pairs), "difference": mean, "difference_low": low, "difference_high": high, "won": won,
-            "lost": lost, "p": float(p)}  # fmt: skip
-
-
-def table(rows: list[dict], confidence: float) -> str:
-    """The rows as text, percentages for a person."""
-    head = ["", "episodes", "success", f"{confidence:.0%} interval", "steps", "invalid", "difference", "interval",
-            "won/lost", "p"]  # fmt: skip
-    lines = [head]
-    for r in rows:
-        cells = [r["name"], str(r["episodes"]), f"{r['rate']:.1%}", f"{r['low']:.1%} to {r['high']:.1%}",
-                 f"{r['mean_steps']:.1f}", f"{r['invalid_actions']:.1%}"]  # fmt: skip
-        if r.get("pairs"):
-            spread = "none" if r["difference_low"] is None else \
-                f"{100 * r['difference_low']:+.1f} to {100 * r['difference_high']:+.1f}"  # fmt: skip
-            cells += [f"{100 * r['difference']:+.1f}", spread, f"{r['won']}/{r['lost']}", f"{r['p']:.3g}"]
-        elif "against" in r:
-            cells += ["no task in common", "", "", ""]
-        else:
-            cells += ["", "", "", ""]
-        lines.append(cells)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    shown = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))).rstrip()
-             for line in lines]  # fmt: skip
-    base = next((r["against"] for r in rows if "against" in r), None)
-    if base:
-        shown.append(f"difference: in points, paired with {base} by task; p: exact McNemar test")
-    return "\n".join(shown)
+    groups: dict[str, list[str]] = {}
+    unnamed: set[str] = set()
+    for text in arguments:
+        name, named, pattern = text.rpartition("=")
+        files = [pattern]
+        if glob.has_magic(pattern) and not os.path.exists(pattern):
+            files = sorted(glob.glob(pattern, recursive=True))
+            if not files:
+                raise UsageError(f"{text}: no file has such a name")
+        for file in files:
+            label = name if named else Path(file).stem
+            if label in unnamed or (label in groups and not named):
+                raise UsageError(f"two groups are called {label!r}; name them: NAME=FILE")
+            if not named:
+                unnamed.add(label)
+            if any(os.path.realpath(file) == os.path.realpath(other) for other in groups.get(label, [])):
+                raise UsageError(f"{label}: {file} is given twice; each file is one training run")
+            groups.setdefault(label, []).append(file)
+    return groups
 
 
 @click.command("compare")
-@click.argument("files", nargs=-1, required=True, type=options.PATH, metavar="[NAME=]FILE...")
-@click.option("--baseline", metavar="NAME", help="The row to compare the others with.  [default: the first file]")
+@click.argument("files", nargs=-1, type=options.PATH, metavar="[NAME=]FILE...")
+@click.option("--baseline", metavar="NAME", help="The method to compare the others with.  [default: the first]")
 @click.option("--confidence", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True, metavar="LEVEL",
               help="Confidence of the intervals.")  # fmt: skip
+@click.option("--looks", type=click.IntRange(1, 100), default=1, show_default=True, metavar="N",
+              help="How often in all this comparison is looked at while runs or tasks are added; intervals of "
+              "differences and p values then allow for it.")  # fmt: skip
+@click.option("--common", is_flag=True,
+              help="Compare on the tasks that all files have, instead of refusing different ones.")  # fmt: skip
+@click.option("--by-kind", is_flag=True, help="Add a table of success by kind of task.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSONL, one line a row, instead of a table.")
-def command(files, baseline, confidence, as_json) -> None:
-    """Compare files of episodes: success, intervals, paired differences.
+@click.option("--plot", "picture", type=options.PATH, metavar="FILE",
+              help="Draw rates and differences with their intervals, as PNG or SVG.")  # fmt: skip
+@click.option("--power", "plan", is_flag=True,
+              help="Compare nothing, but say which improvement over the baseline a comparison could find.")  # fmt: skip
+@click.option("--rate", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="RATE",
+              help="For --power: success of the baseline, 0.2 for 20 %.  [default: that of the files]")  # fmt: skip
+@click.option("--tasks", "tasks", type=click.IntRange(min=2), multiple=True, metavar="N",
+              help="For --power: tasks in the panel. May be repeated.  "
+              "[default: 50, 100, 200, 500 and 1000]")  # fmt: skip
+@click.option("--runs", "runs", type=click.IntRange(min=1), multiple=True, metavar="N",
+              help="For --power: training runs of each method. May be repeated.  [default: 1, 3 and 5]")  # fmt: skip
+@click.option("--run-sd", type=click.FloatRange(0, 0.5), metavar="SD",
+              help="For --power: standard deviation of success between training runs.  [default: that of the files, "
+              "else 0.03]")  # fmt: skip
+@click.option("--alike", type=click.FloatRange(0, 1, max_open=True), metavar="R",
+              help="For --power: correlation of success of two models on the same task.  [default: that of the files' "
+              "runs, else 0.3]")  # fmt: skip
+def command(files, baseline, confidence, looks, common, by_kind, as_json, picture, plan, rate, tasks, runs, run_sd,
+            alike) -> None:  # fmt: skip
+    """Compare methods by their episodes: success, differences, how sure.
 
-    Every FILE is one row, named NAME or after the file. Pairs are episodes on the same task. Rates have Wilson
-    intervals, differences Student intervals over tasks and the p value of the exact McNemar test.
+    Every FILE holds the episodes of one training run. Files with the same NAME are runs of one method, and
+    NAME='runs/*/il.jsonl' names several; without NAME a file is a method of its own. All must be of the same tasks.
+
+    Rates and differences are means over runs, never the best one. Intervals and p hold over tasks and training runs;
+    with one run a method they speak of those models alone. Holm corrects p for the number of methods. See
+    docs/evidence.md.
 
     \b
     Example:
       eexp eval house -m random -n 30 > random.jsonl
       eexp eval house -m expert -n 30 > expert.jsonl
       eexp compare random.jsonl expert.jsonl
+      eexp compare --power --rate 0.2 --tasks 500 --runs 5
     """
     from eexp.jsonl import dumps, read
 
-    groups = {}
-    for text in files:
-        name, sep, file = text.rpartition("=")
-        label = name if sep else Path(file).stem
-        if label in groups:
-            raise click.UsageError(f"two groups are called {label!r}; name them: NAME=FILE")
-        groups[label] = read([file], "episode")
-    rows = compare(groups, baseline=baseline, confidence=confidence)
+    planning = {"--rate": rate, "--tasks": tasks, "--runs": runs, "--run-sd": run_sd, "--alike": alike}
+    given = [name for name, value in planning.items() if value not in (None, ())]
+    if given and not plan:
+        raise click.UsageError(f"{given[0]} is for --power")
+    if not files and not (plan and rate is not None):
+        raise click.UsageError("Missing argument '[NAME=]FILE...'" + (", or --rate" if plan else ""))
+    groups = {label: [read([file], "episode") for file in names] for label, names in expand(files).items()}
+    if plan:
+        if picture or looks > 1 or common or by_kind:
+            raise click.UsageError("--power takes no --plot, --looks, --common and --by-kind")
+        from eexp.evidence.power import plans
+        from eexp.evidence.table import power_table
+
+        if baseline is not None and baseline not in groups:
+            raise UsageError(f"no group is called {baseline!r}; there are: {', '.join(groups)}")
+        pilot = groups[baseline or next(iter(groups))] if groups else []
+        rows = plans(pilot, rate=rate, tasks=tasks or (50, 100, 200, 500, 1000), runs=runs or (1, 3, 5), run_sd=run_sd,
+                     alike=alike, confidence=confidence)  # fmt: skip
+        text = power_table
+    else:
+        from eexp.evidence import compare
+        from eexp.evidence.table import table
+
+        rows = compare(groups, baseline=baseline, confidence=confidence, looks=looks, common=common)
+        if picture:
+            from eexp.evidence.plot import plot
+
+            plot(rows, picture)
+
+        def text(rows: list[dict]) -> str:
+            return table(rows, by_kind=by_kind)
+
     if as_json:
         for row in rows:
             click.echo(dumps(row), nl=False)
     else:
-        click.echo(table(rows, confidence))
+        click.echo(text(rows))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 
 import click
@@ -23,23 +23,26 @@ AHEAD = 4
 
 
 def panel(env: Environment, split: str, n: int | None) -> list[dict]:
-    """The first `n` tasks of a split in the order of a hash of their ids.
+    """The first `n` tasks of a split in the order of a hash of their ids (`evidence.panels.draw`).
 
     So a panel of 100 is part of the panel of 200, is the same on every machine, and mixes kinds of task that the split
     lists one after another.
     """
-    tasks = sorted(env.tasks(split), key=lambda t: seed_of("panel", t["id"]))
-    return tasks if n is None else tasks[:n]
+    from eexp.evidence.panels import draw
+
+    return draw(env.tasks(split), n)
 
 
 def evaluate(worlds: Worlds, tasks: Iterable[tuple[dict, int]], policy: Policy, *, temperature: float = 0.0,
              max_steps: int | None = None, seed: int = 0, only_admissible: bool = False,
-             on_error: OnError = stop_at_error) -> Iterator[dict]:  # fmt: skip
+             on_error: OnError = stop_at_error, kinds: Mapping[str, str | None] | None = None,
+             panel_hash: str | None = None) -> Iterator[dict]:  # fmt: skip
     """Play each (task, trial) once and yield its episode, in their order; as many at once as there are `worlds`.
 
     temperature 0 is greedy. An episode ends when the environment says so or after `max_steps` actions (the
     environment's own limit if None). only_admissible: the policy can write nothing but an admissible action.
     How many are played at once, and how long each takes, changes nothing in what is yielded, nor its order.
+    kinds: kinds of tasks by id, and panel_hash: the hash of the panel that the tasks are; both go into the episodes.
     """
     line: deque[_Episode] = deque()  # begun and not yet yielded, in order
     coming, more = iter(tasks), True
@@ -50,7 +53,7 @@ def evaluate(worlds: Worlds, tasks: Iterable[tuple[dict, int]], policy: Policy, 
                 found = next(coming, None)
                 more = found is not None
                 if found:
-                    line.append(_Episode(worlds.spec, *found))
+                    line.append(_Episode(worlds.spec, *found, (kinds or {}).get(found[0]["id"]), panel_hash))
                     table.sit_down(line[-1])
             table.go_on()
             while line and line[0].result is not None:
@@ -69,7 +72,8 @@ def episode_id(spec: str, task: dict, trial: int) -> str:
 class _Episode:
     """One being played. `action` is on its way to the environment; `result` is there once the episode is over."""
 
-    def __init__(self, spec: str, task: dict, trial: int):
+    def __init__(self, spec: str, task: dict, trial: int, kind: str | None, panel_hash: str | None):
+        self.kind, self.panel_hash = kind, panel_hash
         self.spec, self.task, self.trial, self.name = spec, task, trial, episode_id(spec, task, trial)
         self.tries = 0
         self.result: dict | InputError | None = None
@@ -101,6 +105,8 @@ class _Episode:
         """As it is written."""
         seen, task, transcript = self.seen, self.task, self.transcript
         made = {"type": "episode", "id": self.name, "env": self.spec, "task": task, "split": task.get("split"),
+                **({} if self.kind is None else {"kind": self.kind}),
+                **({} if self.panel_hash is None else {"panel": self.panel_hash}),
                 "seed": self.trial, "success": succeeded(seen.outcome()),
                 "score": seen.score, "steps": len(transcript),
                 "invalid": sum(not t["valid"] for t in transcript),
@@ -188,11 +194,22 @@ def _not_done(spec: str, tasks: list[dict], trials: int, done: Callable[[str], b
                 yield task, trial
 
 
+def _read_panel(file: str, env: str | None) -> tuple[str, list[dict], str]:
+    """Return a panel's environment, its tasks and its hash."""
+    from eexp.evidence.panels import panel_hash, task_record, tasks_of
+    from eexp.jsonl import read
+
+    env, tasks = tasks_of(file, read([file], "task"), env)
+    return env, tasks, panel_hash(task_record(env, task) for task in tasks)
+
+
 @click.command("eval")
-@click.argument("env", metavar="ENV", envvar="EEXP_ENV", shell_complete=options.complete_env)
+@click.argument("env", metavar="[ENV]", required=False, envvar="EEXP_ENV", shell_complete=options.complete_env)
 @click.option("-n", "--number", type=click.IntRange(min=1), metavar="N",
               help="How many tasks.  [default: all of the split]")  # fmt: skip
-@click.option("--split", default="test", show_default=True, metavar="NAME", help="Which tasks.")
+@click.option("--split", metavar="NAME", help="Which tasks.  [default: test]")
+@click.option("--panel", "panel_file", type=options.PATH, metavar="FILE",
+              help="Play the tasks of this panel, made by `eexp panel`; it names its environment.")  # fmt: skip
 @click.option("--trials", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
               help="Episodes a task; more than one makes sense at a temperature above 0.")  # fmt: skip
 @options.model("Who plays; `eexp --help` lists what MODEL may be.  [default: the built-in tiny model]",
@@ -206,11 +223,12 @@ def _not_done(spec: str, tasks: list[dict], trials: int, done: Callable[[str], b
 @options.seed
 @options.worlds
 @options.streams(resume=True)
-def command(env, number, split, trials, model, temperature, max_tokens, engine, max_steps, prompt_style, think,
-            only_admissible, seed, open_worlds, stream) -> None:  # fmt: skip
+def command(env, number, split, panel_file, trials, model, temperature, max_tokens, engine, max_steps, prompt_style,
+            think, only_admissible, seed, open_worlds, stream) -> None:  # fmt: skip
     """Play tasks with a model and record the episodes.
 
     The tasks are a fixed panel: those of the split in the order of a hash of their ids, so -n 100 is a part of -n 200.
+    With --panel they are those of a file, and every episode carries the panel's hash.
     Prompt, thoughts and room for an answer are those that the model was trained with, unless told otherwise. A text
     that is cut off before its action is an invalid action. `eexp --help` lists what ENV may be.
 
@@ -227,21 +245,35 @@ def command(env, number, split, trials, model, temperature, max_tokens, engine, 
     from eexp.envs import open_env
 
     stream.stage = "eval"
+    named_tasks, panel_hash = None, None
+    if panel_file is not None:
+        if number is not None or split is not None:
+            raise click.UsageError("--panel says which tasks; leave out -n and --split")
+        env, named_tasks, panel_hash = _read_panel(panel_file, env)
+    elif env is None:
+        raise click.UsageError("Missing argument 'ENV', or --panel FILE")
+    else:
+        split = split or "test"
     with open_env(env) as world:
-        world.check_split(split)
-        tasks, longest = panel(world, split, number), max_steps or world.max_steps
+        if named_tasks is None:
+            world.check_split(split)
+        tasks, longest = named_tasks or panel(world, split, number), max_steps or world.max_steps
+        kinds = {task["id"]: world.kind_of(task) for task in tasks}
     policy = options.open_policy(model, prompt_style, max_tokens, stream.note, engine, think)
-    stream.note(f"{env} {split}, model {policy.fingerprint}, prompt style {policy.style_label or 'none'}, "
+    which = split or f"panel {panel_hash} of {len(tasks)} tasks"
+    stream.note(f"{env} {which}, model {policy.fingerprint}, prompt style {policy.style_label or 'none'}, "
                 f"thoughts {policy.think}, temperature {temperature:g}, at most {longest} steps")  # fmt: skip
     if only_admissible and policy.think != "never":
         raise click.UsageError("--only-admissible leaves no room for a thought; give --think never")
-    io = stream.open("eval", None, env=env, split=split, model=policy.fingerprint, prompt_style=policy.style_label,
+    io = stream.open("eval", None, env=env, split=split, panel=panel_hash, model=policy.fingerprint,
+                     prompt_style=policy.style_label,
                      temperature=temperature, max_tokens=policy.max_tokens, think=policy.think, max_steps=longest,
                      seed=seed,
                      only_admissible=only_admissible or None)  # fmt: skip
     with io, closing(policy), open_worlds(world, len(tasks) * trials) as worlds:
         made = evaluate(worlds, _not_done(env, tasks, trials, io.done), policy, temperature=temperature,
-                        max_steps=longest, seed=seed, only_admissible=only_admissible, on_error=io.fail)  # fmt: skip
+                        max_steps=longest, seed=seed, only_admissible=only_admissible, on_error=io.fail, kinds=kinds,
+                        panel_hash=panel_hash)  # fmt: skip
         with closing(made):
             for episode in tqdm(made, total=len(tasks) * trials, disable=None, unit="episode", leave=False):
                 io.write(episode)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import click
 
+KINDS = ["trajectory", "example", "episode", "task"]
+
 
 @click.command("schema")
-@click.argument("kind", metavar="TYPE", type=click.Choice(["trajectory", "example", "episode"]))
+@click.argument("kind", metavar="TYPE", type=click.Choice(KINDS))
 def command(kind: str) -> None:
     """Print the JSON Schema of a record type.
 
-    TYPE is trajectory, example or episode. Keys that a schema does not name are kept and passed on by every stage.
+    TYPE is trajectory, example, episode or task. Keys that a schema does not name are kept and passed on by every
+    stage.
 
     \b
     Example:

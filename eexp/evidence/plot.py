@@ -1,0 +1,60 @@
+"""Rows of a comparison as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eexp.errors import EexpError, UsageError
+
+_POINT, _RUN, _ZERO = "#1f4e79", "#9dbbd6", "#888888"
+
+
+def plot(rows: Sequence[dict], file: str) -> None:
+    """Draw success rates with their intervals and runs, and differences to the baseline with theirs.
+
+    The format is that of the ending of the file's name, PNG or SVG, say.
+    """
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import FuncFormatter
+    except ImportError:
+        raise EexpError("--plot needs matplotlib; pip install 'eexp[plot]'") from None
+    compared = [row for row in rows if row.get("difference_low") is not None]
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "eexp"}):
+        figure = Figure(figsize=(9 if compared else 5.5, 1.3 + 0.42 * len(rows)), layout="constrained")
+        axes = figure.subplots(1, 2 if compared else 1, sharey=True, squeeze=False)[0]
+        places = {row["name"]: -i for i, row in enumerate(rows)}
+        for row in rows:
+            y = places[row["name"]]
+            axes[0].plot([100 * row["low"], 100 * row["high"]], [y, y], color=_POINT, linewidth=1.6, zorder=2)
+            if row["runs"] > 1:
+                axes[0].plot([100 * value for value in row["rates"]], [y] * row["runs"], "|", color=_RUN, markersize=11,
+                             markeredgewidth=1.6, zorder=1)  # fmt: skip
+            axes[0].plot(100 * row["rate"], y, "o", color=_POINT, markersize=5.5, zorder=3)
+        confidence = f"{rows[0]['confidence']:.0%}"
+        runs = "; strokes: runs" if any(row["runs"] > 1 for row in rows) else ""
+        axes[0].set(xlabel=f"success in % ({confidence} interval{runs})", yticks=list(places.values()),
+                    ylim=(-len(rows) + 0.4, 0.6))  # fmt: skip
+        axes[0].set_yticklabels([name + (f" ({row['runs']} runs)" if row["runs"] > 1 else "")
+                                 for name, row in zip(places, rows)])  # fmt: skip
+        if compared:
+            axes[1].axvline(0, color=_ZERO, linewidth=1)
+            for row in compared:
+                y = places[row["name"]]
+                ends = [100 * row["difference_low"], 100 * row["difference_high"]]
+                axes[1].plot(ends, [y, y], color=_POINT, linewidth=1.6)
+                axes[1].plot(100 * row["difference"], y, "o", color=_POINT, markersize=5.5)
+            base = compared[0]["against"]
+            axes[1].plot(0, places[base], "o", color="white", markeredgecolor=_ZERO, markersize=5.5)
+            axes[1].set_xlabel(f"difference to {base} in points ({confidence} interval)")
+            axes[1].xaxis.set_major_formatter(FuncFormatter(lambda x, _: "0" if x == 0 else f"{x:+g}"))
+        for one in axes:
+            one.tick_params(axis="y", length=0)
+            one.spines[["top", "right", "left"]].set_visible(False)
+            one.grid(axis="x", color="#e6e6e6", linewidth=0.8)
+            one.set_axisbelow(True)
+        try:
+            figure.savefig(file, dpi=150, metadata={"Date": None} if file.endswith(".svg") else None)
+        except ValueError as e:
+            raise UsageError(f"--plot {file}: {str(e).splitlines()[0]}") from None

@@ -1,0 +1,132 @@
+"""Rows of a comparison as text, percentages and points for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+
+def table(rows: Sequence[dict], *, by_kind: bool = False) -> str:
+    """Return the rows of `compare` as text: one line a method, what the numbers mean, and further tables.
+
+    by_kind: with a table of success by kind of task.
+    """
+    confidence = rows[0]["confidence"]
+    compared = [row for row in rows if "against" in row]
+    columns: list[tuple[str, Callable[[dict], str]]] = [("", lambda r: r["name"])]
+    if any(row["runs"] > 1 for row in rows):
+        columns.append(("runs", lambda r: str(r["runs"])))
+    columns += [("episodes", lambda r: str(r["episodes"])), ("success", lambda r: f"{r['rate']:.1%}"),
+                (f"{confidence:.0%} interval", lambda r: f"{r['low']:.1%} to {r['high']:.1%}"),
+                ("steps", lambda r: f"{r['mean_steps']:.1f}"),
+                ("invalid", lambda r: f"{r['invalid_actions']:.1%}")]  # fmt: skip
+    if compared:
+        columns += [("difference", lambda r: _points(r.get("difference"))), ("interval", _interval)]
+        if any("won" in row for row in compared):
+            columns.append(("won/lost", lambda r: f"{r['won']}/{r['lost']}" if "won" in r else ""))
+        columns.append(("p", lambda r: _p(r.get("p"))))
+        if len(compared) > 1:
+            columns.append(("Holm", lambda r: _p(r.get("p_holm"))))
+        columns += [("exact p", lambda r: _p(r.get("p_exact"))),
+                    ("finds", lambda r: f"{100 * r['detectable']:.1f}" if r.get("detectable") else "")]  # fmt: skip
+    lines = align([[title for title, _ in columns], *([cell(row) for _, cell in columns] for row in rows)])
+    lines += _explanations(rows, compared)
+    for key, title in (("pass_at", "pass@k, at least one of k episodes"), ("pass_all", "pass^k, all of k episodes")):
+        shown = [row for row in rows if key in row]
+        if shown:
+            ks = sorted({int(k) for row in shown for k in row[key]})
+            cells = [[row["name"], *(f"{row[key][str(k)]:.1%}" if str(k) in row[key] else "" for k in ks)]
+                     for row in shown]  # fmt: skip
+            lines += ["", *align([[title, *(f"k={k}" for k in ks)], *cells])]
+    if by_kind:
+        lines += ["", *(_kinds(rows) or ["no kinds: the episodes say none, or only one"])]
+    return "\n".join(lines)
+
+
+def _points(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:+.1f}"
+
+
+def _interval(row: dict) -> str:
+    if "against" not in row:
+        return ""
+    if row["difference_low"] is None:
+        return "none"
+    return f"{_points(row['difference_low'])} to {_points(row['difference_high'])}"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2g}" if value >= 1e-4 else "<0.0001"
+
+
+def _explanations(rows: Sequence[dict], compared: Sequence[dict]) -> list[str]:
+    """Return lines that say what the numbers are about, and what they cannot show."""
+    if not compared:
+        return []
+    runs = {row["name"]: row["runs"] for row in rows}
+    base = compared[0]["against"]
+    single = sorted({name for name, n in runs.items() if n == 1})
+    what = "over tasks and training runs" if not single else (
+        "over tasks, for these models alone: one run a method" if len(single) == len(runs)
+        else f"over tasks and training runs; {', '.join(single)}: one run, which stands for itself alone"
+    )  # fmt: skip
+    lines = [f"difference: to {base}, in points, paired by task; interval and p {what}",
+             "exact p: McNemar (one run each) or permuted labels of runs; finds: smallest difference found with "
+             "probability 80 %"]  # fmt: skip
+    least = {row["p_exact_least"]: row for row in compared if (row.get("p_exact_least") or 0) > 0.05}
+    for p, row in least.items():
+        lines.append(f"exact p: with {runs[base]} and {row['runs']} runs it cannot be below {p:.2g}")
+    if any(row.get("looks") for row in compared):
+        lines.append(f"intervals of differences, p and exact p allow for {compared[0]['looks']} looks")
+    return lines
+
+
+def _kinds(rows: Sequence[dict]) -> list[str]:
+    kinds = sorted({kind for row in rows for kind in row.get("kinds", {})})
+    if not kinds:
+        return []
+    head = ["kind of task", "tasks"]
+    for row in rows:
+        head += [row["name"], "interval"] if "against" not in row else [row["name"], "difference", "interval"]
+    cells = []
+    for kind in kinds:
+        first = rows[0]["kinds"][kind]
+        line = [kind, str(first["tasks"])]
+        for row in rows:
+            found = row["kinds"][kind]
+            line.append(f"{found['rate']:.1%}")
+            if "against" in row:
+                line += [_points(found["difference"]), _interval({**found, "against": row["against"]})]
+            else:
+                line.append(f"{found['low']:.1%} to {found['high']:.1%}")
+        cells.append(line)
+    return align([head, *cells])
+
+
+def power_table(rows: Sequence[dict]) -> str:
+    """Return the rows of `plans` as text: tasks downwards, runs across."""
+    first = rows[0]
+    runs = sorted({row["runs"] for row in rows})
+    found = {(row["tasks"], row["runs"]): row["smallest"] for row in rows}
+    head = ["tasks", *(f"{n} run{'s' * (n > 1)} each" for n in runs)]
+    cells = []
+    for tasks in sorted({row["tasks"] for row in rows}):
+        smallest = [found.get((tasks, n)) for n in runs]
+        cells.append([str(tasks), *("none" if value is None else f"{100 * value:.1f}" for value in smallest)])
+    lines = align([head, *cells])
+    lines.append(f"smallest improvement, in points, that a {first['confidence']:.0%} interval tells from zero with "
+                 f"probability {first['power']:.0%}")  # fmt: skip
+    lines.append(f"baseline {first['rate']:.1%}; sd between runs {100 * first['run_sd']:.1f} points "
+                 f"({first['run_sd_from']}); correlation on a task {first['alike']:.2f} "
+                 f"({first['alike_from']})")  # fmt: skip
+    if 1 in runs:
+        lines.append("1 run each: a difference between two models, not between two methods")
+    return "\n".join(lines)
+
+
+def align(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Return lines with their cells under each other, the first column to the left."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    padded = [[line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:]))] for line in lines]
+    return ["  ".join(line).rstrip() for line in padded]

@@ -1,0 +1,133 @@
+"""`eexp panel`: a fixed list of tasks, which every method plays."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+import click
+
+from eexp import options
+from eexp.envs.base import Environment
+from eexp.errors import EexpError
+
+
+def choose(env: Environment, splits: Sequence[str], n: int | None = None, *, seed: int = 0,
+           taken: Collection[str] = (),
+           on_taken: Callable[[dict], None] = lambda line: None) -> Iterator[dict]:  # fmt: skip
+    """Yield the lines of a panel: `n` tasks of every split, all where it is None.
+
+    Tasks are taken in the order of a hash of their ids, so that smaller panels are parts of larger ones; `seed` 0 is
+    the order of `eexp eval -n`. taken: names of tasks (`evidence.panels.names_of`) that are passed over; `on_taken` is
+    called for each of them.
+    """
+    from eexp.evidence.panels import draw, names_of, task_record
+
+    for split in splits:
+        left = n
+        for task in draw(env.tasks(split), seed=seed):
+            if left == 0:
+                break
+            line = task_record(env.spec, task, env.kind_of(task))
+            if not names_of(line).isdisjoint(taken):
+                on_taken(line)
+                continue
+            left = None if left is None else left - 1
+            yield line
+
+
+@click.command("panel")
+@click.argument("env", metavar="[ENV]", required=False, envvar="EEXP_ENV", shell_complete=options.complete_env)
+@click.option("--split", "splits", multiple=True, metavar="NAME",
+              help="Take tasks of this split. May be repeated: N of each.  [default: test]")  # fmt: skip
+@click.option("-n", "--number", type=click.IntRange(min=1), metavar="N",
+              help="How many tasks of every split.  [default: all]")  # fmt: skip
+@click.option("--apart-from", multiple=True, type=options.PATH, metavar="FILE",
+              help="Leave out tasks that occur in this file of trajectories, examples, episodes or tasks. May be "
+              "repeated.")  # fmt: skip
+@click.option("--check", "checked", type=options.PATH, metavar="FILE",
+              help="Make no panel, but fail if a task of this one occurs in an --apart-from FILE.")  # fmt: skip
+@options.seed
+@click.option("-o", "--output", type=options.PATH, metavar="FILE", help="Write here instead of standard output.")
+@click.option("-q", "--quiet", is_flag=True, help="No summary on standard error.")
+def command(env, splits, number, apart_from, checked, seed, output, quiet) -> None:
+    """Choose a fixed list of tasks to play, or check one.
+
+    A panel is a file with a task a line. Its hash says whether two panels are the same; the order of its lines does not
+    matter, so cat, shuf and grep make panels of panels. Seed 0 takes the tasks that `eexp eval -n` plays. --check ends
+    with exit code 1 where the panel and the files have a task in common.
+
+    \b
+    Example:
+      eexp expert house -n 20 > expert.jsonl
+      eexp panel house -n 10 --apart-from expert.jsonl -o panel.jsonl
+      eexp panel --check panel.jsonl --apart-from expert.jsonl
+      eexp eval --panel panel.jsonl -m random > episodes.jsonl
+    """
+    from eexp.evidence.panels import names_of, panel_hash
+    from eexp.jsonl import Stream
+
+    taken: set[str] = set()
+    for file in apart_from:
+        for record in _any_records(file):
+            taken |= names_of(record)
+    if checked is not None:
+        if splits or number is not None or output is not None:
+            raise click.UsageError("--check reads a panel; leave out --split, -n and -o")
+        if not apart_from:
+            raise click.UsageError("--check needs --apart-from FILE")
+        _check(checked, env, taken, apart_from, quiet)
+        return
+    if env is None:
+        raise click.UsageError("Missing argument 'ENV'")
+    from eexp.envs import open_env
+
+    left_out: list[dict] = []
+    with open_env(env) as world:
+        splits = list(dict.fromkeys(splits)) or ["test"]
+        for split in splits:
+            world.check_split(split)
+        chosen = list(choose(world, splits, number, seed=seed, taken=taken, on_taken=left_out.append))
+    counts = Counter(line["split"] for line in chosen)
+    short = next((split for split in splits if number is not None and counts[split] < number), None)
+    if short is not None:
+        raise EexpError(f"{env} has only {counts[short]} tasks of {short}"
+                        f"{' apart from those files' if apart_from else ''}, not {number}")  # fmt: skip
+    with Stream(apart_from, output, quiet=True).open("panel") as io:
+        for line in chosen:
+            io.write(line, lineage=False)
+    if not quiet:
+        parts = ", ".join(f"{counts[split]} of {split}" for split in splits)
+        passed_over = f"; {len(left_out)} left out, which occur elsewhere" if apart_from else ""
+        click.echo(f"panel: {panel_hash(chosen)}, tasks: {parts}{passed_over}", err=True)
+
+
+def _any_records(file: str) -> Iterator[dict]:
+    """Yield the records of a file, tasks among them."""
+    from eexp import records
+    from eexp.errors import InputError
+    from eexp.jsonl import lines, loads
+
+    for name, number, line in lines([file]):
+        try:
+            record = loads(line)
+            is_task = isinstance(record, dict) and record.get("type") == "task"
+            yield records.check(record, "task" if is_task else "any")
+        except InputError as e:
+            raise InputError(f"{name}:{number}: {e}") from None
+
+
+def _check(panel: str, env: str | None, taken: set[str], files: Sequence[str], quiet: bool) -> None:
+    """Raise EexpError if tasks of a panel are among those taken."""
+    from eexp.evidence.panels import names_of, panel_hash, task_record, tasks_of
+    from eexp.jsonl import read
+
+    env, tasks = tasks_of(panel, read([panel], "task"), env)
+    lines = [task_record(env, task) for task in tasks]
+    common = [line["task"]["id"] for line in lines if names_of(line) & taken]
+    if common:
+        raise EexpError(f"{panel}: {len(common)} of {len(lines)} tasks also occur in {' or '.join(files)}, such as "
+                        f"{env} {common[0]}")  # fmt: skip
+    if not quiet:
+        click.echo(f"panel: {panel_hash(lines)}, {len(lines)} tasks, none of which occurs in {' or '.join(files)}",
+                   err=True)  # fmt: skip
