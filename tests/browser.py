@@ -87,6 +87,13 @@ class Page:
         self.call("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=code, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
 
+    def fill(self, id: str, value: str) -> None:
+        """Give a field or a list of choices a value, as a person would."""
+        place = f"document.getElementById({json.dumps(id)})"
+        self.js(f"{place}.value = {json.dumps(value)}")
+        for event in ("input", "change"):
+            self.js(f"{place}.dispatchEvent(new Event('{event}'))")
+
     def screenshot(self, file: Path, whole: bool = True) -> None:
         """Save what is seen, or the whole page, as PNG."""
         answer = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, Page, chromium
-from running import ROOT, Result, read, run, write
+from running import ROOT, read, run, write
 
 from eexp.report import charts
 from eexp.report.excerpts import CUT_OFF, REFUSED, excerpts
 from eexp.report.study import find_arms
 
-HOSTILE = "</script><img src=x onerror=\"window.hacked=1\"><!-- <script>window.hacked=1</script> \u2028 ' & {{ 1 }}"
+HOSTILE = '</script><img src=x onerror="window.hacked=1"><!-- <script>window.hacked=1</script> \u2028 \' & {{ 1 }}'
 ARMS = ("clever", "random")
 RUNS = ("0", "1", "2")
 
@@ -57,11 +57,16 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (here / arm).mkdir(parents=True)
             write(here / f"{arm}.episodes.jsonl", episodes)
         metrics = [{"step": i, "loss": 3 / i, "grad_norm": 1.0, "learning_rate": 0.001} for i in range(1, 41)]
-        metrics[20:20] = [{"step": 20, "epoch": 0.5, "validation": {"loss": 0.4, "tokens": 9, "kinds": {}, "spans": {}}}]
+        metrics[20:20] = [
+            {"step": 20, "epoch": 0.5, "validation": {"loss": 0.4, "tokens": 9, "kinds": {}, "spans": {}}}
+        ]
         (here / "clever" / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in metrics) + '{"step": 4')
-        settings = {"settings": {"base": "tiny", "rank": 32, "seed": int(run_)}, "learning_rate": 0.003,
-                    "data": {"examples": 100, "kinds": {"imitation": 100}, "sha256": "ab" * 32},
-                    "total": {"updates": 40, "target_tokens": 123456}}  # fmt: skip
+        settings = {
+            "settings": {"base": "tiny", "rank": 32, "seed": int(run_)},
+            "learning_rate": 0.003,
+            "data": {"examples": 100, "kinds": {"imitation": 100}, "sha256": "ab" * 32},
+            "total": {"updates": 40, "target_tokens": 123456},
+        }
         (here / "clever" / "eexp.json").write_text(json.dumps(settings))
     return directory
 
@@ -193,8 +198,11 @@ def test_kinds_of_tasks_are_those_of_compare(study, page_file):
         wanted.append(kinds[kind]["tasks"])
         for row in rows:
             cell = row["kinds"][kind]
-            wanted += [cell[key] for key in ("rate", "difference", "difference_low", "difference_high")
-                       if cell.get(key) is not None]  # fmt: skip
+            wanted += [
+                cell[key]
+                for key in ("rate", "difference", "difference_low", "difference_high")
+                if cell.get(key) is not None
+            ]
     assert numbers == wanted
 
 
@@ -274,7 +282,10 @@ def test_text_in_records_stays_text(study, tmp_path):
 def test_the_episodes_are_as_they_were_played(study):
     arms = find_arms([str(study)])
     data = excerpts(arms, lambda episode: episode["kind"], tasks=1000, most_bytes=10**9)
-    text = lambda i: None if i < 0 else data["texts"][i]  # noqa: E731
+
+    def text(i: int) -> str | None:
+        return None if i < 0 else data["texts"][i]
+
     assert len(data["tasks"]) == data["of"] == 24
     for i, arm in enumerate(arms):
         for j, played in enumerate(arm.runs):
@@ -287,16 +298,20 @@ def test_the_episodes_are_as_they_were_played(study):
                 assert (invalid, cut_off, text(final)) == (episode["invalid"], episode["cut_off"], episode["final"])
                 assert (task["instruction"], task["kind"]) == (episode["instruction"], episode["kind"])
                 shown = [(text(o), text(a), text(t), not flags & REFUSED) for o, a, t, flags, *_ in turns]
-                assert shown == [(t["observation"], t["action"], t.get("thought"), t["valid"])
-                                 for t in episode["transcript"]]  # fmt: skip
+                assert shown == [
+                    (t["observation"], t["action"], t.get("thought"), t["valid"]) for t in episode["transcript"]
+                ]
 
 
 def test_what_a_model_wrote_is_kept_where_it_says_more(tmp_path):
-    turns = [{"observation": "o", "action": "", "text": "Thought: on and", "valid": False, "cut_off": True},
-             {"observation": "o", "action": "go", "text": "I would rather go than stay, so: go", "valid": False},
-             {"observation": "o", "action": "go", "thought": "I go", "text": "Thought: I go\nAction: go", "valid": False}]  # fmt: skip
-    episode = {"type": "episode", "id": "x", "env": "house", "task": {"id": "1"}, "success": False, "steps": 3,
-               "transcript": turns}  # fmt: skip
+    refused = {"observation": "o", "action": "go", "valid": False}
+    turns = [
+        {"observation": "o", "action": "", "text": "Thought: on and", "valid": False, "cut_off": True},
+        {**refused, "text": "I would rather go than stay, so: go"},
+        {**refused, "thought": "I go", "text": "Thought: I go\nAction: go"},
+    ]
+    task = {"type": "episode", "id": "x", "env": "house", "task": {"id": "1"}}
+    episode = {**task, "success": False, "steps": 3, "transcript": turns}
     write(tmp_path / "a.episodes.jsonl", [episode, {**episode, "id": "y", "seed": 1, "success": True}])
     data = excerpts(find_arms([str(tmp_path)]), lambda e: None, tasks=5, most_bytes=10**6)
     assert data["trials"] and len(data["tasks"]) == 1
@@ -329,7 +344,11 @@ def test_the_page_holds_a_sample_and_says_so(study, tmp_path, option, n, said):
 
 def test_a_smaller_sample_is_part_of_a_larger_one(study):
     arms = find_arms([str(study)])
-    draw = lambda n, seed: [t["id"] for t in excerpts(arms, lambda e: None, tasks=n, most_bytes=10**9, seed=seed)["tasks"]]  # noqa: E731
+
+    def draw(n: int, seed: int) -> list[str]:
+        data = excerpts(arms, lambda episode: None, tasks=n, most_bytes=10**9, seed=seed)
+        return [task["id"] for task in data["tasks"]]
+
     assert draw(5, 0) == draw(12, 0)[:5] != draw(5, 1)
 
 
@@ -338,7 +357,8 @@ def test_losses_are_drawn_and_a_run_that_was_killed_is_read(page_file):
     figure = re.findall(r"<figure>.*?</figure>", text, re.DOTALL)
     assert len(figure) == 1 and figure[0].count('class="loss"') == 3 and figure[0].count("<polyline") == 6
     assert "held-out 0.400, 0.400, 0.400" in figure[0] and "nats a token" in figure[0]
-    assert "<td>imitation</td>" in text and "0 to 2" in text
+    ((_, _, table),) = _document(page_file).all("div", aria_label="How the arms were trained")
+    assert all(cell in table for cell in ("IL + thoughts", "imitation", "123\u202f456", "0.003", "0 to 2"))
 
 
 def test_a_page_without_training_runs_or_kinds_or_a_second_arm(data, tmp_path):
@@ -350,8 +370,10 @@ def test_a_page_without_training_runs_or_kinds_or_a_second_arm(data, tmp_path):
 
 @pytest.mark.slow
 def test_the_files_of_a_real_training_run(data, tmp_path):
-    run("finetune", "-m", "tiny", "--max-steps", 3, "--validate", data["imitation"], "-q", "-o", tmp_path / "il",
-        data["imitation"]).ok()  # fmt: skip
+    examples = read(data["imitation"])
+    held_out = write(tmp_path / "held-out.jsonl", [e for e in examples if e["group"] == examples[0]["group"]])
+    learned = write(tmp_path / "learned.jsonl", [e for e in examples if e["group"] != examples[0]["group"]])
+    run("finetune", "-m", "tiny", "--max-steps", 3, "--validate", held_out, "-q", "-o", tmp_path / "il", learned).ok()
     write(tmp_path / "il.episodes.jsonl", read(data["episodes"]))
     text = run("report", tmp_path, "-o", "-").ok().out.decode()
     saved = json.loads((tmp_path / "il" / "eexp.json").read_text())
@@ -409,7 +431,9 @@ def test_a_run_file_that_is_no_json_is_named(data, tmp_path):
 
 def test_the_parts_of_the_page_are_installed():
     """Everything beside the modules is named as data of the package."""
-    declared = re.search(r"\[tool\.setuptools\.package-data\]\neexp = \[(.*?)\]", (ROOT / "pyproject.toml").read_text())[1]
+    declared = re.search(
+        r"\[tool\.setuptools\.package-data\]\neexp = \[(.*?)\]", (ROOT / "pyproject.toml").read_text()
+    )[1]
     patterns = re.findall(r'"([^"]+)"', declared)
     for file in (ROOT / "eexp" / "report").iterdir():
         if file.suffix not in (".py", "") and file.name != "__pycache__":
@@ -512,16 +536,14 @@ def test_the_keyboard_alone_is_enough(browser, page_file):
     browser.press("/")
     assert browser.js("document.activeElement.id") == "query"
     count = browser.js("document.querySelectorAll('#tasks li').length")
-    here = _where(browser)
     for letter in "jkst?":
         browser.press(letter)
     assert browser.js("document.getElementById('query').value") == "jkst?"
     assert browser.js("document.getElementById('nothing').hidden") is False
-    browser.js("""(() => { const q = document.getElementById('query'); q.value = ''; q.dispatchEvent(new Event('input')); })()""")
+    browser.fill("query", "")
     assert browser.js("document.querySelectorAll('#tasks li').length") == count
     browser.press("Escape")
     assert browser.js("document.activeElement.tagName") == "BODY"
-    assert here or not here
 
     browser.press("?")
     assert browser.js("document.getElementById('keys').open")
@@ -547,7 +569,7 @@ def test_tab_reaches_every_control_and_the_focus_is_seen(browser, page_file):
     for _ in range(60):
         browser.press("Tab")
         focus = browser.js("""(() => { const e = document.activeElement, s = getComputedStyle(e);
-            return [e.id || e.className || e.getAttribute('href') || e.tagName, s.outlineStyle, parseFloat(s.outlineWidth)]; })()""")
+            return [e.id || e.getAttribute('href') || e.tagName, s.outlineStyle, parseFloat(s.outlineWidth)]; })()""")
         reached.append(focus[0])
         assert focus[0] == "BODY" or (focus[1] == "solid" and focus[2] >= 2), focus
     assert {"theme", "help", "left", "right", "show", "query", "next"} <= set(reached)
@@ -563,7 +585,7 @@ def test_a_link_leads_to_the_same_episodes(browser, page_file):
     browser.open(page_file)
     for key in ("o", "j", "s"):
         browser.press(key)
-    browser.js("""(() => { const s = document.getElementById('right'); s.value = '0/2'; s.dispatchEvent(new Event('change')); })()""")
+    browser.fill("right", "0/2")
     seen = "document.getElementById('both').innerText"
     link, text = browser.js("location.hash"), browser.js(seen)
     assert "task=" in link and "random%2F2" in link
@@ -597,7 +619,7 @@ def test_hostile_text_is_shown_and_not_run(browser, study, tmp_path):
     browser.press("j")
     assert browser.js("typeof window.hacked") == "undefined" and browser.js("document.images.length") == 0
     assert HOSTILE.split()[0] in browser.js("document.getElementById('both').innerText")
-    assert browser.js("document.title") == " ".join(HOSTILE.split())
+    assert browser.js("document.title") == " ".join(re.split("[ \\n]+", HOSTILE))
     assert browser.js("document.documentElement.scrollWidth") <= 390
     assert browser.errors == []
 
@@ -608,7 +630,3 @@ def test_errors_in_the_browser_would_be_seen(browser, tmp_path):
     browser.errors.clear()
     browser.open(file)
     assert len(browser.errors) == 2
-
-
-def _result(done: Result) -> str:
-    return done.out.decode()

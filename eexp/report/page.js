@@ -185,7 +185,7 @@
     if (!location.hash.includes("=")) return false;
     const link = new URLSearchParams(location.hash.slice(1));
     for (const side of ["left", "right"]) state[side] = fromLink(link.get(side)) ?? state[side];
-    state.show = link.get("show") in OUTCOMES ? link.get("show") : "all";
+    state.show = Object.hasOwn(OUTCOMES, link.get("show")) ? link.get("show") : "all";
     state.kind = data.tasks.some((task) => task.kind === link.get("kind")) ? link.get("kind") : "";
     state.q = link.get("q") ?? "";
     state.task = link.get("task") ?? state.task;

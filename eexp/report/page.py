@@ -27,7 +27,7 @@ def page(
     title: str,
     confidence: float,
     source: Sequence[str],
-    most: str = "",
+    limit: str = "",
 ) -> str:
     """Return the page.
 
@@ -38,7 +38,7 @@ def page(
         title: Of the page.
         confidence: Of the intervals in `rows`.
         source: The directories, as they were given.
-        most: Which limit kept the other tasks' episodes out, in words.
+        limit: What kept the other tasks' episodes out, in words.
     """
     here = files("eexp.report")
     style, script = (here.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
@@ -66,7 +66,7 @@ def page(
         charts=_charts(arms),
         arms=arms,
         source=source,
-        most=most,
+        limit=limit,
         excerpts=excerpts,
         rows_json=embedded(list(rows)),
         episodes_json=embedded(episodes),

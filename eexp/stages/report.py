@@ -4,52 +4,56 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from eexp import options
 from eexp.errors import EexpError, UsageError
 
+if TYPE_CHECKING:
+    from eexp.report.study import Arm
+
 
 def report(
-    directories: list[str],
+    arms: Sequence[Arm],
     *,
-    title: str | None = None,
-    labels: dict[str, str] | None = None,
+    title: str,
     baseline: str | None = None,
     confidence: float = 0.95,
     tasks: int = 100,
     megabytes: float = 4.0,
     seed: int = 0,
+    source: Sequence[str] = (),
 ) -> str:
     """Return the page, as HTML.
 
     Args:
-        directories: Of the study; where files are in them is said in eexp/report/study.py.
-        title: Of the page; the names of the directories without one.
-        labels: What arms are called, by their name in the file names. They come first, in this order.
-        baseline: The arm that the others are compared with, the first one by default. It is the first row.
+        arms: From `eexp.report.study.find_arms`.
+        title: Of the page.
+        baseline: The arm that the others are compared with, by either name; the first one by default. It is the first
+            row.
         confidence: Of the intervals.
         tasks: At most so many tasks have their episodes in the page.
-        megabytes: About how large these episodes may be together.
+        megabytes: How large these episodes may be together.
         seed: Of the draw of these tasks.
+        source: The directories that the page names as its source.
     """
     from eexp.evidence import compare
     from eexp.evidence.results import kind_of
     from eexp.report.excerpts import excerpts
     from eexp.report.page import page
-    from eexp.report.study import baseline_of, find_arms
+    from eexp.report.study import baseline_of
 
-    arms = find_arms(directories, labels)
     base = baseline_of(arms, baseline)
-    arms.sort(key=lambda arm: arm is not base)
+    arms = sorted(arms, key=lambda arm: arm is not base)
     rows = compare({arm.label: [run.episodes() for run in arm.runs] for arm in arms}, confidence=confidence)
     shown = excerpts(arms, kind_of, tasks=tasks, most_bytes=int(megabytes * 1e6), seed=seed)
     few = len(shown["tasks"]) < min(tasks, shown["of"])
-    most = f"--megabytes {megabytes:g}" if few else f"--tasks {tasks}"
-    name = title or ", ".join(Path(os.path.abspath(directory)).name for directory in directories)
-    return page(arms, rows, shown, title=name, confidence=confidence, source=directories, most=most)
+    limit = f"--megabytes {megabytes:g}" if few else f"--tasks {tasks}"
+    return page(arms, rows, shown, title=title, confidence=confidence, source=source, limit=limit)
 
 
 def _labels(texts: tuple[str, ...]) -> dict[str, str]:
@@ -120,22 +124,27 @@ def command(directories, output, baseline, names, title, confidence, tasks, mega
       eexp eval house -m expert -n 30 -o study/expert.episodes.jsonl
       eexp report study --baseline random -o report.html
     """
+    from eexp.report.study import find_arms
+
+    arms = find_arms(directories, _labels(names))
+    for run in (run for arm in arms for run in arm.runs):
+        if output != "-" and os.path.exists(output) and os.path.samefile(output, run.file):
+            raise UsageError(f"{output} is both read and written; give another -o")
+    title = title or ", ".join(Path(directory).resolve().name for directory in directories)
     text = report(
-        list(directories),
+        arms,
         title=title,
-        labels=_labels(names),
         baseline=baseline,
         confidence=confidence,
         tasks=tasks,
         megabytes=megabytes,
         seed=seed,
+        source=directories,
     )
     page = text.encode("utf-8", "replace")
     if output == "-":
         sys.stdout.buffer.write(page)
         return
-    if output.endswith(".jsonl"):  # most likely a slip, and it would overwrite episodes
-        raise UsageError(f"-o {output}: the page is HTML; name it report.html, say")
     try:
         Path(output).write_bytes(page)
     except OSError as e:
