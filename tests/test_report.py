@@ -183,7 +183,7 @@ def test_an_arm_that_differs_is_named_first_and_one_that_does_not_is_not_called_
     for name in ("a", "b"):
         write(tmp_path / f"{name}.episodes.jsonl", read(study / "0" / "random.episodes.jsonl"))
     same = run("report", tmp_path, "-o", "-").ok().out.decode()
-    assert "Not settled against a: <b>b</b>" in same
+    assert "Not settled against a: <b>b</b>" in same and "One run an arm" in same and "One run an arm" not in text
 
 
 def test_kinds_of_tasks_are_those_of_compare(study, page_file):
@@ -368,6 +368,13 @@ def test_a_page_without_training_runs_or_kinds_or_a_second_arm(data, tmp_path):
     assert "Difference" not in text
 
 
+def test_one_task_is_too_few_for_an_interval_and_the_page_says_so(data, tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.episodes.jsonl", read(data["episodes"])[:1])
+    text = run("report", tmp_path, "-o", "-").ok().out.decode()
+    assert "Not settled against a: <b>b</b>" in text and "no interval from so few tasks" in text
+
+
 @pytest.mark.slow
 def test_the_files_of_a_real_training_run(data, tmp_path):
     examples = read(data["imitation"])
@@ -533,6 +540,12 @@ def test_the_keyboard_alone_is_enough(browser, page_file):
     marks = "[...document.querySelectorAll('#tasks button')].map((b) => b.innerText.replace(/\\s/g, '').slice(0, 2))"
     assert set(browser.js(marks)) == {"✓✗", "✗✓"}
 
+    browser.fill("query", "open (")  # no pattern: the bracket is a character
+    assert browser.js("document.querySelectorAll('#tasks li').length") == 0
+    browser.fill("query", "OPEN the")
+    marked = browser.js("[...document.querySelectorAll('mark')].map((mark) => mark.innerText.toLowerCase())")
+    assert set(marked) == {"open", "the"}
+    browser.fill("query", "")
     browser.press("/")
     assert browser.js("document.activeElement.id") == "query"
     count = browser.js("document.querySelectorAll('#tasks li').length")

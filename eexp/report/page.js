@@ -64,8 +64,9 @@
     return words.every((word) => plain.includes(word) || pair.some((episode) => lowered(episode[FINAL]).includes(word) ||
       episode[TURNS].some((turn) => [turn[0], turn[1], turn[2], turn[4] ?? -1].some((i) => lowered(i).includes(word)))));
   }
+  const wanted = () => state.q.toLowerCase().split(/\s+/).filter(Boolean);
   function select() {
-    const words = state.q.toLowerCase().split(/\s+/).filter(Boolean);
+    const words = wanted();
     const pool = data.tasks.filter((task) => (!state.kind || task.kind === state.kind) && found(task, words));
     shown = pool.filter((task) => fits(task, state.show));
     const counts = Object.fromEntries(Object.keys(OUTCOMES).map((o) => [o, pool.filter((task) => fits(task, o)).length]));
@@ -107,10 +108,19 @@
     $("next").disabled = at < 0 || at === shown.length - 1;
   }
 
+  /** Cut a text at the words that are searched for, and mark these. */
+  function marked(text) {
+    const words = wanted();
+    if (!words.length) return [text];
+    const pattern = new RegExp(`(${words.map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|")})`, "gi");
+    return text.split(pattern).map((part, i) => (i % 2 ? element("mark", {}, part) : part));
+  }
   function long(text, kind) {
-    if (text.length <= LONG) return element("p", { class: kind }, text);
-    return element("details", { class: kind }, element("summary", {}, `${text.slice(0, 240)}… (${text.length} characters)`),
-      element("p", {}, text));
+    if (text.length <= LONG) return element("p", { class: kind }, ...marked(text));
+    const folded = element("details", { class: kind }, element("summary", {}, `${text.slice(0, 240)}… (${text.length} characters)`),
+      element("p", {}, ...marked(text)));
+    folded.open = wanted().some((word) => text.toLowerCase().includes(word));
+    return folded;
   }
   function drawTurn(turn, step, parts) {
     const [seen, action, thought, flags, written] = turn;
@@ -119,7 +129,7 @@
       "data-step": String(step) },
       long(data.texts[seen], "seen"),
       thought >= 0 ? long(data.texts[thought], "thought") : null,
-      element("p", { class: "action" }, data.texts[action], badge ? element("span", { class: "badge" }, badge) : ""),
+      element("p", { class: "action" }, ...marked(data.texts[action]), badge ? element("span", { class: "badge" }, badge) : ""),
       written >= 0 ? long(data.texts[written], "written") : null);
   }
   function drawEpisode(key, episode, parted, rows) {

@@ -140,8 +140,8 @@ def findings(rows: Sequence[dict], confidence: float) -> list[Markup]:
     if base is None or not others:
         sentence = Markup("<b>{}</b> solves {} ({}).")
         return [sentence.format(row["name"], rate(row, True), ends(row, "low", "high", percent)) for row in rows]
-    settled = [row for row in others if row["p_holm"] is not None and row["p_holm"] < 1 - confidence]
-    open_ = [row for row in others if row not in settled]
+    settled = [row for row in others if row.get("p_holm") is not None and row["p_holm"] < 1 - confidence]
+    unsettled = [row for row in others if row not in settled]
     sentences = []
     for i, row in enumerate(settled):
         size = f"{abs(100 * row['difference']):.1f} points {'more' if row['difference'] > 0 else 'fewer'}"
@@ -150,22 +150,24 @@ def findings(rows: Sequence[dict], confidence: float) -> list[Markup]:
         sentences.append(
             sentence.format(row["name"], rate(row, i == 0), size, base["name"], sure, p_value(row["p_holm"]))
         )
-    if open_:
+    if unsettled:
         names = [
             Markup("<b>{}</b> ({}; {})").format(
                 row["name"], points(row["difference"]), ends(row, "difference_low", "difference_high", points)
             )
-            for row in open_
+            for row in unsettled
         ]
         smallest = [
             f"{100 * row['detectable']:.0f}"
-            for row in sorted(open_, key=lambda row: row["detectable"] or 0)
+            for row in sorted(unsettled, key=lambda row: row["detectable"] or 0)
             if row["detectable"] is not None
         ]
         span = " to ".join(dict.fromkeys([smallest[0], smallest[-1]])) if smallest else ""
         power = f" Such a comparison finds a difference of {span} points in four of five cases." if span else ""
         sentences.append(Markup("Not settled against {}: {}.{}").format(base["name"], Markup(", ").join(names), power))
     sentences.append(Markup("The baseline, <b>{}</b>, solves {}.").format(base["name"], rate(base, not settled)))
+    if all(row["runs"] == 1 for row in rows):
+        sentences.append(Markup("One run an arm: this holds for these models; training again may change it by more."))
     return sentences
 
 
