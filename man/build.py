@@ -287,8 +287,9 @@ def records_page() -> str:
     top = {kind.capitalize() for kind in records.TYPES}
     parts = {"DESCRIPTION": [
         prose("`eexp` reads and writes JSONL: one JSON object a line, in UTF-8. A record is a trajectory, an example, an"
-              " episode or a task, as its field `type` says. Fields not named here are kept and passed on. Log-probabilities"
-              " are natural logarithms, scores run from 0 to 1. `eexp schema` prints the same as JSON Schema."),
+              " episode or a task, as its field `type` says. Fields not named here are kept and passed on."
+              " Log-probabilities are natural logarithms, scores run from 0 to 1. `eexp schema` prints the same as JSON"
+              " Schema."),
     ]}  # fmt: skip
     for name in sorted(structs, key=lambda n: n not in top):
         title = f"{name} {'records' if name in top else 'objects'}".upper()

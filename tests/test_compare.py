@@ -1,21 +1,24 @@
-"""`eexp compare` against the formulas, and against SciPy called directly."""
+"""`eexp compare`: rows, what is compared with what, and what is refused. The numbers: tests/test_evidence.py."""
 
 from __future__ import annotations
 
-import math
+import json
 import random
-from itertools import groupby
+from pathlib import Path
 
+import numpy as np
 import pytest
-from running import run, write
+from running import run, spawn, write
 from scipy import stats
 
-from eexp.stages.compare import compare
+from eexp.errors import UsageError
+from eexp.evidence import compare, difference, rate
+from eexp.evidence.panels import panel_hash
 
 
-def _episodes(successes: dict[tuple[int, int], bool], env: str = "house") -> list[dict]:
+def _episodes(successes: dict[tuple[int, int], bool], env: str = "house", **more) -> list[dict]:
     return [{"type": "episode", "id": f"{env}/{task}/{trial}", "env": env, "task": {"id": str(task)}, "seed": trial,
-             "success": won, "steps": 5 + task % 3, "invalid": task % 2}
+             "success": won, "steps": 5 + task % 3, "invalid": task % 2, **more}
             for (task, trial), won in successes.items()]  # fmt: skip
 
 
@@ -24,90 +27,200 @@ def _drawn(n: int, rate: float, seed: int, trials: int = 1) -> dict[tuple[int, i
     return {(task, trial): rng.random() < rate for trial in range(trials) for task in range(n)}
 
 
-def _wilson(k: int, n: int, confidence: float) -> tuple[float, float]:
-    z = stats.norm.ppf(0.5 + confidence / 2)
-    middle = (k / n + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(k / n * (1 - k / n) / n + z * z / (4 * n * n))
-    return middle - half, middle + half
+def _array(*runs: dict[tuple[int, int], bool]) -> np.ndarray:
+    """Mean success, runs x tasks, with tasks in the order of their ids as text."""
+    tasks = sorted({task for task, _ in runs[0]}, key=str)
+    return np.array([[np.mean([won for (t, _), won in one.items() if t == task]) for task in tasks] for one in runs])
 
 
-@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
-@pytest.mark.parametrize(("n", "rate"), [(1, 1.0), (10, 0.0), (10, 1.0), (37, 0.4), (200, 0.7)])
-def test_wilson_intervals(n, rate, confidence):
-    found = _drawn(n, rate, n)
-    (row,) = compare({"a": _episodes(found)}, confidence=confidence)
-    low, high = _wilson(sum(found.values()), n, confidence)
-    assert row["low"] == pytest.approx(low, abs=1e-12) and row["high"] == pytest.approx(high, abs=1e-12)
-    assert row["rate"] == sum(found.values()) / n and row["episodes"] == n
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_mcnemar_and_the_paired_interval(seed):
-    a, b = _drawn(60, 0.4, seed), _drawn(60, 0.55, seed + 100)
-    row = compare({"a": _episodes(a), "b": _episodes(b)})[1]
+def test_one_run_each():
+    a, b = _drawn(60, 0.4, 1), _drawn(60, 0.55, 101)
+    first, row = compare({"a": [_episodes(a)], "b": [_episodes(b)]})
     won = sum(b[k] and not a[k] for k in a)
     lost = sum(a[k] and not b[k] for k in a)
-    n, k = won + lost, min(won, lost)
-    exact = min(1.0, 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n)
-    assert (row["won"], row["lost"], row["pairs"], row["against"]) == (won, lost, 60, "a")
-    assert row["p"] == pytest.approx(exact)
-    assert row["p"] == pytest.approx(stats.binomtest(won, n).pvalue)
-    differences = [int(b[k]) - int(a[k]) for k in a]
-    assert row["difference"] == pytest.approx(sum(differences) / 60)
-    half = stats.t.ppf(0.975, 59) * stats.sem(differences)
-    assert row["difference_low"] == pytest.approx(row["difference"] - half)
-    assert row["difference_high"] == pytest.approx(row["difference"] + half)
+    assert (row["won"], row["lost"], row["tasks"], row["runs"], row["against"]) == (won, lost, 60, 1, "a")
+    assert row["p_exact"] == pytest.approx(stats.binomtest(won, won + lost).pvalue)
+    estimate = difference(_array(a), _array(b))
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx(estimate.interval())
+    assert row["difference"] == pytest.approx((won - lost) / 60) and row["p"] == pytest.approx(estimate.p())
+    assert (first["rate"], first["low"], first["high"]) == pytest.approx(rate(_array(a)))
+    assert first["panel"] == row["panel"] == panel_hash(_episodes(a)) and "p" not in first
+    assert first["mean_steps"] == 6 and first["invalid_actions"] == pytest.approx(30 / 360)
+
+
+def test_several_runs_are_averaged_and_never_the_best_one_taken():
+    first = [_drawn(80, 0.3, seed) for seed in range(3)]
+    second = [_drawn(80, 0.5, seed) for seed in range(10, 15)]
+    row = compare({"a": map(_episodes, first), "b": map(_episodes, second)})[1]
+    values = _array(*second)
+    assert row["runs"] == 5 and row["episodes"] == 400 and row["rate"] == pytest.approx(values.mean())
+    assert row["rates"] == pytest.approx(list(values.mean(1))) and row["rate"] < max(row["rates"])
+    estimate = difference(_array(*first), values)
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx(estimate.interval())
+    assert row["p_exact_least"] == pytest.approx(1 / 56) and row["p_exact"] >= 1 / 56 and "won" not in row
+    turned = compare({"b": map(_episodes, second), "a": map(_episodes, reversed(first))})[1]
+    assert turned["difference"] == pytest.approx(-row["difference"]) and turned["p"] == pytest.approx(row["p"])
 
 
 def test_trials_of_a_task_are_not_independent():
     """The interval is over tasks: more trials of the same tasks do not make it a sample of more tasks."""
     a, b = _drawn(20, 0.4, 1, trials=5), _drawn(20, 0.6, 2, trials=5)
-    row = compare({"a": _episodes(a), "b": _episodes(b)})[1]
-    by_task = {}
-    for (task, trial), won in b.items():
-        by_task.setdefault(task, []).append(int(won) - int(a[task, trial]))
-    means = [sum(d) / len(d) for d in by_task.values()]
-    assert row["pairs"] == 100 and row["difference"] == pytest.approx(sum(means) / 20)
-    interval = stats.ttest_1samp(means, 0).confidence_interval()
-    assert (row["difference_low"], row["difference_high"]) == pytest.approx(tuple(interval))
+    row = compare({"a": [_episodes(a)], "b": [_episodes(b)]})[1]
+    by_task = (_array(b) - _array(a))[0]
+    half = stats.t.ppf(0.975, 19) * stats.sem(by_task)
+    assert row["tasks"] == 20 and row["episodes"] == 100
+    assert row["difference_high"] - row["difference_low"] == pytest.approx(2 * half, rel=0.03)
+    assert row["pass_at"].keys() == row["pass_all"].keys() == {"1", "2", "4", "5"}
+    assert row["pass_at"]["1"] == pytest.approx(row["rate"]) == pytest.approx(row["pass_all"]["1"])
+    assert row["pass_at"]["5"] == np.mean([any(b[task, trial] for trial in range(5)) for task in range(20)])
+    assert row["pass_all"]["5"] == np.mean([all(b[task, trial] for trial in range(5)) for task in range(20)])
+    assert "pass_at" not in compare({"a": [_episodes(_drawn(5, 0.5, 1))]})[0]
 
 
 def test_pairs_are_by_task_whatever_the_order():
     a, b = _drawn(30, 0.4, 1), _drawn(30, 0.6, 2)
     shuffled = _episodes(b)
     random.Random(0).shuffle(shuffled)
-    assert compare({"a": _episodes(a), "b": _episodes(b)}) == compare({"a": _episodes(a), "b": shuffled})
-    fewer = [e for e in _episodes(b) if int(e["task"]["id"]) < 10]
-    assert compare({"a": _episodes(a), "b": fewer})[1]["pairs"] == 10
-    other = compare({"a": _episodes(a), "b": _episodes(b, env="other")})[1]
-    assert other["pairs"] == 0 and "p" not in other
+    groups = {"a": [_episodes(a)], "b": [_episodes(b)]}
+    assert compare(groups) == compare({"a": [_episodes(a)], "b": [shuffled]})
 
 
-def test_no_difference_and_no_spread():
+def test_one_task_has_no_interval_and_no_difference_has_one():
     same = _drawn(10, 0.5, 3)
-    row = compare({"a": _episodes(same), "b": _episodes(same)})[1]
-    assert (row["difference"], row["p"], row["won"], row["lost"]) == (0, 1.0, 0, 0)
-    assert row["difference_low"] is None and row["difference_high"] is None
-    nothing, everything = (_episodes({(i, 0): won for i in range(10)}) for won in (False, True))
-    row = compare({"a": nothing, "b": everything})[1]
-    assert row["difference"] == 1 and row["p"] == pytest.approx(2 / 2**10)
-    row = compare({"a": nothing[:1], "b": everything[:1]})[1]
-    assert row["pairs"] == 1 and row["difference_low"] is None
+    row = compare({"a": [_episodes(same)], "b": [_episodes(same)]})[1]
+    assert (row["difference"], row["p"], row["p_exact"], row["won"], row["lost"]) == (0, 1.0, 1.0, 0, 0)
+    assert row["difference_low"] == -row["difference_high"] < 0
+    row = compare({"a": [_episodes({(0, 0): False})], "b": [_episodes({(0, 0): True})]})[1]
+    assert row["difference"] == 1 and row["difference_low"] is row["p"] is row["detectable"] is None
 
 
-def test_the_command(tmp_path):
-    a = write(tmp_path / "a.jsonl", _episodes(_drawn(30, 0.3, 1)))
-    b = write(tmp_path / "b.jsonl", _episodes(_drawn(30, 0.7, 2)))
+def test_holm_over_all_methods():
+    groups = {str(i): [_episodes(_drawn(100, 0.3 + 0.06 * i, i))] for i in range(4)}
+    rows = compare(groups, baseline="1")
+    compared = [row for row in rows if "against" in row]
+    assert [row["name"] for row in compared] == ["0", "2", "3"]
+    ordered = sorted(compared, key=lambda row: row["p"])
+    assert ordered[0]["p_holm"] == pytest.approx(min(1, 3 * ordered[0]["p"]))
+    assert all(row["p_holm"] >= row["p"] and row["p_exact_holm"] >= row["p_exact"] for row in compared)
+
+
+def test_looks_make_it_harder():
+    groups = {"a": [_episodes(_drawn(200, 0.4, 1))], "b": [_episodes(_drawn(200, 0.5, 2))]}
+    once, often = compare(groups)[1], compare(groups, looks=5)[1]
+    assert often["p"] > once["p"] and often["p_exact"] > once["p_exact"] and often["looks"] == 5
+    assert often["difference_high"] - often["difference_low"] > once["difference_high"] - once["difference_low"]
+    assert often["detectable"] > once["detectable"] and often["difference"] == once["difference"]
+
+
+@pytest.mark.parametrize(
+    ("task", "more", "kind"),
+    [
+        ({"id": "test/3", "split": "test"}, {"kind": "wash"}, "wash"),
+        ({"id": "test/3", "split": "test", "kind": "heat"}, {}, "heat"),
+        ({"id": "GoTo/3", "split": "test", "level": "GoTo", "seed": 3}, {}, "GoTo"),
+        ({"id": "boil/3", "split": "test"}, {}, "boil"),
+        ({"id": "test/3", "split": "test"}, {}, None),
+        ({"id": "3", "split": "test"}, {}, None),
+    ],
+)
+def test_where_a_kind_is_read(task, more, kind):
+    from eexp.evidence.results import kind_of
+
+    assert kind_of({"env": "e", "task": task, **more}) == kind
+
+
+def test_by_kind():
+    def of_kinds(successes):
+        return [{**e, "kind": "even" if int(e["task"]["id"]) % 2 == 0 else "odd"} for e in _episodes(successes)]
+
+    a, b = _drawn(60, 0.3, 1), _drawn(60, 0.5, 2)
+    first, row = compare({"a": [of_kinds(a)], "b": [of_kinds(b)]})
+    assert row["kinds"].keys() == {"even", "odd"} and first["kinds"]["odd"].keys() == {"tasks", "rate", "low", "high"}
+    odd = {key: {k: won for k, won in found.items() if k[0] % 2} for key, found in (("a", a), ("b", b))}
+    alone = compare({key: [_episodes(found)] for key, found in odd.items()})[1]
+    for name in ("tasks", "rate", "low", "difference", "difference_low", "difference_high"):
+        assert row["kinds"]["odd"][name] == pytest.approx(alone[name])
+    assert "kinds" not in alone
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path) -> Path:
+    for name, rate_, seeds in (("il", 0.3, range(3)), ("sr", 0.6, range(10, 13))):
+        for i, seed in enumerate(seeds):
+            write(tmp_path / f"{name}-s{i}.jsonl", _episodes(_drawn(40, rate_, seed)))
+    return tmp_path
+
+
+def test_the_command(files):
+    a, b = files / "il-s0.jsonl", files / "sr-s0.jsonl"
     rows = run("compare", "--json", a, b).ok().records
-    assert [r["name"] for r in rows] == ["a", "b"] and rows[1]["against"] == "a"
-    assert rows == compare({"a": _episodes(_drawn(30, 0.3, 1)), "b": _episodes(_drawn(30, 0.7, 2))})
+    assert [r["name"] for r in rows] == ["il-s0", "sr-s0"] and rows[1]["against"] == "il-s0"
+    expected = compare({"il-s0": [_episodes(_drawn(40, 0.3, 0))], "sr-s0": [_episodes(_drawn(40, 0.6, 10))]})
+    assert rows == json.loads(json.dumps(expected))
     rows = run("compare", "--json", "--baseline", "new", f"old={a}", f"new={b}").ok().records
     assert [r["name"] for r in rows] == ["old", "new"] and rows[0]["against"] == "new" and "against" not in rows[1]
     shown = run("compare", a, b).ok().out.decode().splitlines()
-    assert shown[0].split()[:2] == ["episodes", "success"] and shown[1].startswith("a ") and shown[2].startswith("b ")
-    assert "95% interval" in shown[0] and "exact McNemar" in shown[-1]
+    assert shown[0].split()[:2] == ["episodes", "success"] and shown[1].startswith("il-s0 ")
+    assert "95% interval" in shown[0] and "these models alone" in shown[3] and "McNemar" in shown[4]
     assert "99% interval" in run("compare", "--confidence", 0.99, a).ok().out.decode()
-    assert [len(list(g)) for _, g in groupby(len(line.rstrip()) > 0 for line in shown)] == [len(shown)]
+
+
+def test_patterns_and_repeated_names_are_runs_of_one_method(files):
+    named = run("compare", "--json", f"IL={files}/il-s*.jsonl", *(f"SR={files}/sr-s{i}.jsonl" for i in range(3))).ok()
+    assert [(r["name"], r["runs"]) for r in named.records] == [("IL", 3), ("SR", 3)]
+    text = run("compare", f"IL={files}/il-s*.jsonl", f"SR={files}/sr-s*.jsonl").ok().out.decode()
+    assert "with 3 and 3 runs it cannot be below 0.1" in text and "over tasks and training runs" in text
+    mixed = run("compare", f"IL={files}/il-s*.jsonl", f"SR={files}/sr-s0.jsonl").ok().out.decode()
+    assert "SR: one run, which stands for itself alone" in mixed
+    looks = run("compare", f"IL={files}/il-s*.jsonl", f"SR={files}/sr-s*.jsonl", "--looks", 3).ok().out.decode()
+    assert "allow for 3 looks" in looks
+
+
+def test_the_table_shows_what_was_asked_for(tmp_path):
+    a = write(tmp_path / "a.jsonl", _episodes(_drawn(30, 0.4, 1, trials=4)))
+    b = write(tmp_path / "b.jsonl", _episodes(_drawn(30, 0.6, 2, trials=4)))
+    text = run("compare", a, b).ok().out.decode()
+    assert "pass@k" in text and "pass^k" in text and "k=4" in text
+    assert "no kinds" in run("compare", a, b, "--by-kind").ok().out.decode()
+    of_kinds = [{**e, "kind": f"kind {i % 2}"} for i, e in enumerate(_episodes(_drawn(30, 0.5, 1)))]
+    kinds = write(tmp_path / "k.jsonl", of_kinds)
+    text = run("compare", f"x={kinds}", f"y={kinds}", "--by-kind").ok().out.decode()
+    assert "kind of task" in text and "kind 1" in text
+
+
+def test_pictures(files):
+    arguments = ("compare", f"IL={files}/il-s*.jsonl", f"SR={files}/sr-s*.jsonl", "--plot")
+    run(*arguments, files / "a.png").ok()
+    assert (files / "a.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("a.svg", "b.svg"):
+        run(*arguments, files / name).ok()
+    drawing = (files / "a.svg").read_text()
+    assert drawing == (files / "b.svg").read_text() and ">SR (3 runs)<" in drawing and "difference to IL" in drawing
+    run("compare", files / "il-s0.jsonl", "--plot", files / "one.svg").ok()
+    run(*arguments, files / "a.xyz").one_error(2, "--plot", "xyz")
+
+
+def test_a_picture_without_matplotlib_is_one_line(files, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    run("compare", files / "il-s0.jsonl", "--plot", files / "a.png").one_error(1, "pip install 'eexp[plot]'")
+
+
+def test_power_before_a_run(files):
+    rows = run("compare", "--power", "--rate", 0.2, "--tasks", 500, "--runs", 3, "--runs", 5, "--json").ok().records
+    assert [(r["tasks"], r["runs"]) for r in rows] == [(500, 3), (500, 5)]
+    assert 0 < rows[1]["smallest"] < rows[0]["smallest"] < 0.2 and rows[0]["run_sd_from"] == "assumed"
+    rows = run("compare", "--power", f"IL={files}/il-s*.jsonl", "--json", "--run-sd", 0.01).ok().records
+    assert len(rows) == 15 and (rows[0]["rate_from"], rows[0]["run_sd_from"]) == ("from the files", "given")
+    text = run("compare", "--power", f"IL={files}/il-s*.jsonl").ok().out.decode()
+    assert "3 runs each" in text and "sd between runs" in text
+    nothing = write(files / "nothing.jsonl", _episodes({(i, 0): False for i in range(9)}))
+    run("compare", "--power", nothing).one_error(2, "succeeds in 0%", "give a rate")
+    assert "none" in run("compare", "--power", "--rate", 0.95, "--tasks", 10).ok().out.decode()
 
 
 def test_what_cannot_be_compared(tmp_path):
@@ -118,7 +231,43 @@ def test_what_cannot_be_compared(tmp_path):
     namesake = write(tmp_path / "other" / "a.jsonl", episodes)
     run("compare", a, twice).one_error(2, "twice: task 0, trial 0 occurs twice")
     run("compare", a, namesake).one_error(2, "two groups are called 'a'")
+    run("compare", f"a={a}", namesake).one_error(2, "two groups are called 'a'")
+    run("compare", f"x={a}", f"x={a}").one_error(2, "x: ", "is given twice")
+    run("compare", f"x={tmp_path}/none*.jsonl").one_error(2, "no file has such a name")
     run("compare", a, "--baseline", "b").one_error(2, "no group is called 'b'; there are: a")
     run("compare").one_error(2, "Missing argument")
-    disjoint = write(tmp_path / "d.jsonl", _episodes({(9, 0): True}))
-    assert "no task in common" in run("compare", a, disjoint).ok().out.decode()
+    run("compare", "--power").one_error(2, "Missing argument", "--rate")
+    run("compare", a, "--runs", 3).one_error(2, "--runs is for --power")
+    run("compare", a, "--power", "--looks", 3).one_error(2, "--power takes no --plot, --looks")
+    with pytest.raises(UsageError, match="a: no episodes"):
+        compare({"a": []})
+
+
+def test_different_tasks_are_refused_and_named(tmp_path):
+    a = write(tmp_path / "a.jsonl", _episodes(_drawn(30, 0.4, 1)))
+    fewer = write(tmp_path / "fewer.jsonl", _episodes(_drawn(10, 0.6, 2)))
+    run("compare", a, fewer).one_error(2, "20 of 30 tasks are only in a, such as house 10", "fewer (panel ", "--common")
+    rows = run("compare", a, fewer, "--common", "--json").ok().records
+    assert [r["tasks"] for r in rows] == [10, 10] and rows[0]["panel"] == rows[1]["panel"]
+    assert rows[0]["episodes"] == 10
+    elsewhere = write(tmp_path / "elsewhere.jsonl", _episodes(_drawn(30, 0.4, 1), env="other"))
+    run("compare", a, elsewhere).one_error(2, "only in a", "only in elsewhere, such as other 0")
+    run("compare", a, elsewhere, "--common").one_error(2, "no task is in all")
+    changed = [{**e, "task": {**e["task"], "world": 2}} for e in _episodes(_drawn(30, 0.4, 1))]
+    renewed = write(tmp_path / "renewed.jsonl", changed)
+    run("compare", a, renewed).one_error(2, "30 tasks have the same id but differ", '"world":2')
+    run("compare", f"x={a}", f"x={fewer}").one_error(2, "x, run 1", "x, run 2")
+    panels = write(tmp_path / "panels.jsonl", [{**e, "panel": str(i % 2)} for i, e in enumerate(changed)])
+    run("compare", panels).one_error(2, "episodes of different panels: 0, 1")
+
+
+def test_a_lost_episode_is_a_different_panel(tmp_path):
+    """A run that was set aside for some tasks is not compared in silence."""
+    whole = _episodes(_drawn(30, 0.4, 1), panel="0123456789abcdef")
+    a = write(tmp_path / "a.jsonl", whole)
+    b = write(tmp_path / "b.jsonl", whole[:-1])
+    run("compare", a, b).one_error(2, "1 of 30 tasks are only in a", "house 29")
+
+
+def test_it_starts_as_a_process(files):
+    assert spawn("compare", files / "il-s0.jsonl", files / "sr-s0.jsonl").ok().out.count(b"\n") == 5

@@ -41,6 +41,7 @@ RECORDS = {
         "type": "episode", "id": "1", "env": "house", "task": {}, "success": False, "steps": 3, "score": None,
         "transcript": [{"observation": "o", "action": "a", "text": None}],
     },
+    "task": {"type": "task", "env": "house", "split": "test", "kind": "put", "task": {"id": "test/1"}},
 }  # fmt: skip
 
 

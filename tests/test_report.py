@@ -151,7 +151,7 @@ def test_the_rows_are_those_of_compare(study, page_file):
     assert _document(page_file).json("rows") == _compare(study)
 
 
-PERCENT = {"rate", "low", "high", "rates", "invalid_actions", "thoughts", "cut_off"}
+PERCENT = {"rate", "low", "high", "rates", "invalid_actions", "thoughts", "cut_off", "detectable"}
 POINTS = {"difference", "difference_low", "difference_high"}
 
 
@@ -160,7 +160,9 @@ def test_the_numbers_that_are_shown_are_those_of_compare(study, page_file):
     rows = _compare(study)
     assert [name for name, _ in shown] == [row["name"] for row in rows] == ["random", "IL + thoughts"]
     for (_, fields), row in zip(shown, rows):
-        fields_of_row = (PERCENT | {"mean_steps"} | (POINTS | {"p_holm"} if "against" in row else set())) - {"cut_off"}
+        fields_of_row = (
+            PERCENT | {"mean_steps"} | (POINTS | {"p_holm", "p_exact", "detectable"} if "against" in row else set())
+        ) - {"cut_off"}
         assert set(fields) == fields_of_row
         for field, numbers in fields.items():
             exact = row[field] if field == "rates" else [row[field]]
@@ -178,6 +180,7 @@ def test_an_arm_that_differs_is_named_first_and_one_that_does_not_is_not_called_
     text = page_file.read_text(encoding="utf-8")
     (row,) = (r for r in _compare(study) if r["name"] == "IL + thoughts")
     assert row["p_holm"] < 0.05
+    assert row["p_exact_least"] == pytest.approx(0.1) and "cannot give an exact <i>p</i> below" in text
     first = re.search(r'<div class="findings">\s*<p>(.*?)</p>', text, re.DOTALL)[1]
     assert "IL + thoughts" in first and f"{100 * row['difference']:.1f} points more" in first
     for name in ("a", "b"):
@@ -427,6 +430,11 @@ def test_arms_on_different_tasks_are_refused(study, tmp_path):
         episodes = sorted(read(study / "0" / f"{arm}.episodes.jsonl"), key=lambda e: e["id"])
         write(tmp_path / f"{arm}.episodes.jsonl", episodes[part])
     run("report", tmp_path, "-o", tmp_path / "x.html").one_error(2, "clever", "random", "4 of 24 tasks")
+    run("report", tmp_path, "--common", "-o", tmp_path / "x.html").ok()
+    document = _document(tmp_path / "x.html")
+    assert [row["tasks"] for row in document.json("rows")] == [20, 20]
+    assert all(len(task["episodes"]) == 2 for task in document.json("episodes-data")["tasks"])
+    assert document.json("episodes-data")["of"] == 20
 
 
 def test_a_run_file_that_is_no_json_is_named(data, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -64,7 +65,10 @@ def _read(name: str, runs: list[Iterable[dict]]) -> list[Run]:
 
 
 def _row(name: str, group: list[Run], values: np.ndarray, tasks: list[Key], confidence: float) -> dict[str, Any]:
-    totals = sum((run.totals for run in group), start=type(group[0].totals)())
+    totals: Counter[str] = Counter()
+    for run in group:
+        for counts in run.totals.values():
+            totals.update(counts)
     mean, low, high = rate(values, confidence)
     turns = max(1, totals["steps"])
     row = {"name": name, "panel": hash_of(group[0].texts.values()), "runs": len(group), "tasks": len(tasks),

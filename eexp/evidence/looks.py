@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 #: Points of the grid on which the sum of increments is followed.
-_POINTS = 801
+_POINTS = 301
 
 
 @lru_cache(maxsize=4096)

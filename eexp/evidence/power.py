@@ -16,11 +16,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from eexp.errors import UsageError
-from eexp.evidence.intervals import ADDED, noise_share
+from eexp.evidence.intervals import ADDED
 from eexp.evidence.results import check_same_tasks, read_run
 
 #: Where no pilot says.
 ALIKE, RUN_SD = 0.3, 0.03
+
+_STEPS = (np.arange(50) + 0.5) / 50
 
 
 def power(difference: float, *, rate: float, tasks: int, runs: int | tuple[int, int], run_sd: float = 0.0,
@@ -44,22 +46,24 @@ def power(difference: float, *, rate: float, tasks: int, runs: int | tuple[int, 
     noise = sum((1 - alike) * v / n for v, n in zip(variances, counts)) / tasks
     own = alike * (math.sqrt(variances[1]) - math.sqrt(variances[0])) ** 2 / tasks
     between = [run_sd**2 / n if n > 1 else 0.0 for n in counts]
-    # The estimates that the interval is made of, at their expected values; the runs' part varies as chi-square / df.
+    # The parts of the interval: that of tasks at its expected value; that of runs as it varies, each method's variance
+    # between runs being chi-square over its degrees of freedom, in steps of equal probability.
     tasks_part = noise + own + ADDED * sum(1 / n**2 for n in counts) / tasks**2
     residual = [(1 - alike) * v / n / tasks if n > 1 else 0.0 for v, n in zip(variances, counts)]
-    raw = [b + r for b, r in zip(between, residual)]
     upper = 0.5 + confidence / 2
     squared = np.full(1, stdtrit(tasks - 1, upper) ** 2 * tasks_part)
-    if sum(raw) > 0:
-        df = sum(raw) ** 2 / sum(part**2 / (n - 1) for part, n in zip(raw, counts) if n > 1)
-        draws = chdtri(df, (np.arange(400) + 0.5) / 400) / df
-        share = noise_share(sum(n - 1 for n in counts))
-        squared = squared + stdtrit(df, upper) ** 2 * np.maximum(0, sum(raw) * draws - share * sum(residual))
+    drawn = [(b + r) * chdtri(n - 1, _STEPS) / (n - 1) if n > 1 and b + r > 0 else np.zeros(1)
+             for b, r, n in zip(between, residual, counts)]  # fmt: skip
+    total = drawn[0][:, None] + drawn[1][None, :]
+    if total.any():
+        welch = sum(part**2 / max(1, n - 1) for part, n in zip((drawn[0][:, None], drawn[1][None, :]), counts))
+        extra = np.maximum(0, total - sum(residual))
+        squared = squared + (stdtrit(total**2 / welch, upper) ** 2 * extra).ravel()
     margin = np.sqrt(squared)
     spread = math.sqrt(noise + own + sum(between))
     if spread == 0:
         return float(abs(difference) > margin.mean())
-    centre = (rates[1] - rates[0]) * tasks / (tasks + 2)
+    centre = (rates[1] - rates[0]) * tasks / (tasks + sum(1 / n for n in counts))
     return float(np.mean(ndtr((centre - margin) / spread) + ndtr((-centre - margin) / spread)))
 
 

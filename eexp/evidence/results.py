@@ -16,22 +16,23 @@ from eexp.evidence.panels import Key, canonical_json, hash_of, key_of
 class Run:
     """The episodes of one training run.
 
-    name: for messages. successes: by task, one per episode in the order of trials. totals: sums over episodes (steps,
-    invalid, thoughts, cut_off). kinds: by task. texts: each task as it goes into the hash of the panel. panel: the hash
+    name: for messages. By task: successes, one for every episode; totals, sums over its episodes (episodes, successes,
+    steps, invalid, thoughts, cut_off); kinds; texts, the task as it goes into the hash of the panel. panel: the hash
     that the episodes carry, if they were played on a panel.
     """
 
     name: str
     successes: dict[Key, list[bool]] = field(default_factory=dict)
-    totals: Counter = field(default_factory=Counter)
+    totals: dict[Key, Counter] = field(default_factory=dict)
     kinds: dict[Key, str | None] = field(default_factory=dict)
     texts: dict[Key, str] = field(default_factory=dict)
     panel: str | None = None
 
     def keep(self, keys: set[Key]) -> Run:
-        """Return the run with these tasks alone. Sums over episodes stay those of all."""
-        chosen = {key: value for key, value in self.successes.items() if key in keys}
-        return Run(self.name, chosen, self.totals, self.kinds, {key: self.texts[key] for key in chosen}, self.panel)
+        """Return the run with these tasks alone."""
+        fields = {name: {key: value for key, value in getattr(self, name).items() if key in keys}
+                  for name in ("successes", "totals", "kinds", "texts")}  # fmt: skip
+        return Run(self.name, panel=self.panel, **fields)
 
     @property
     def trials(self) -> int:
@@ -63,8 +64,9 @@ def read_run(name: str, episodes: Iterable[dict]) -> Run:
         run.successes.setdefault(key, []).append(bool(e["success"]))
         run.kinds[key] = kind_of(e)
         panels.add(e.get("panel"))
-        run.totals.update(episodes=1, successes=int(bool(e["success"])), steps=e["steps"], invalid=e.get("invalid", 0),
-                          thoughts=e.get("thoughts", 0), cut_off=e.get("cut_off", 0))  # fmt: skip
+        counts = run.totals.setdefault(key, Counter())
+        counts.update(episodes=1, successes=int(bool(e["success"])), steps=e["steps"], invalid=e.get("invalid", 0),
+                      thoughts=e.get("thoughts", 0), cut_off=e.get("cut_off", 0))  # fmt: skip
     if not run.successes:
         raise UsageError(f"{name}: no episodes")
     if len(panels) > 1:
@@ -107,7 +109,7 @@ def _what_differs(first: Run, other: Run) -> str:
         parts.append(f"{len(differ)} tasks have the same id but differ, such as {' '.join(differ[0])}: "
                      f"{first.texts[differ[0]]} and {other.texts[differ[0]]}")  # fmt: skip
     names = " and ".join(f"{run.name} (panel {hash_of(run.texts.values())})" for run in (first, other))
-    return f"{names} were not played on the same tasks: {'; '.join(parts)}"
+    return f"{names} were not played on the same tasks: {'; '.join(parts)}; --common compares those that all have"
 
 
 def common_tasks(runs: Sequence[Run]) -> set[Key]:

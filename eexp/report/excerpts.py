@@ -6,6 +6,7 @@ at random: no task is chosen for how it went. Texts are numbered, since most obs
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from eexp.jsonl import dumps
@@ -28,7 +29,7 @@ def excerpts(
 ) -> dict:
     """Return the episodes to show, as page.js reads them.
 
-    Only the first trial of each task is taken.
+    Only tasks that all runs have played are shown, and only the first trial of each.
 
     Args:
         arms: All arms of the study; every one of their runs is read once for the tasks, and once for the episodes.
@@ -42,15 +43,17 @@ def excerpts(
         turn is [observation, action, thought or -1, flags] and, for flags that are not 0, the text the model wrote or
         -1. `of`: how many tasks there are. `trials`: whether some were played more than once.
     """
-    order: dict[Task, int] = {}
+    played_by: Counter[Task] = Counter()
     trials = False
     for arm in arms:
         for run in arm.runs:
+            of_run = set()
             for episode in run.episodes():
-                task = task_of(episode)
-                order.setdefault(task, seed_of(seed, *task))
+                of_run.add(task_of(episode))
                 trials = trials or episode.get("seed", 0) > 0
-    chosen = sorted(order, key=lambda task: (order[task], task))[:tasks]
+            played_by.update(of_run)
+    everywhere = [task for task, n in played_by.items() if n == sum(len(arm.runs) for arm in arms)]
+    chosen = sorted(everywhere, key=lambda task: (seed_of(seed, *task), task))[:tasks]
     episodes = _read(arms, set(chosen))
     texts: dict[str, int] = {}
     shown: list[dict] = []
@@ -71,7 +74,7 @@ def excerpts(
             break
         texts = numbered
         shown.append(entry)
-    return {"texts": list(texts), "tasks": shown, "of": len(order), "trials": trials}
+    return {"texts": list(texts), "tasks": shown, "of": len(everywhere), "trials": trials}
 
 
 def _read(arms: Sequence[Arm], chosen: set[Task]) -> dict[str, dict[Task, dict]]:

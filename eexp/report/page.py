@@ -140,15 +140,23 @@ def findings(rows: Sequence[dict], confidence: float) -> list[Markup]:
     if base is None or not others:
         sentence = Markup("<b>{}</b> solves {} ({}).")
         return [sentence.format(row["name"], rate(row, True), ends(row, "low", "high", percent)) for row in rows]
-    settled = [row for row in others if row.get("p_holm") is not None and row["p_holm"] < 1 - confidence]
-    unsettled = [row for row in others if row not in settled]
+    found = [row for row in others if row.get("p_holm") is not None and row["p_holm"] < 1 - confidence]
+    unsettled = [row for row in others if row not in found]
     sentences = []
-    for i, row in enumerate(settled):
+    for i, row in enumerate(found):
         size = f"{abs(100 * row['difference']):.1f} points {'more' if row['difference'] > 0 else 'fewer'}"
         sure = ends(row, "difference_low", "difference_high", points)
-        sentence = Markup("<b>{}</b> solves {}, <b>{}</b> than {} ({}, <i>p</i>\N{NO-BREAK SPACE}{}).")
+        sentence = Markup("<b>{}</b> solves {}, <b>{}</b> than {} ({}, <i>p</i>\N{NO-BREAK SPACE}{}){}.")
         sentences.append(
-            sentence.format(row["name"], rate(row, i == 0), size, base["name"], sure, p_value(row["p_holm"]))
+            sentence.format(
+                row["name"],
+                rate(row, i == 0),
+                size,
+                base["name"],
+                sure,
+                p_value(row["p_holm"]),
+                _doubt(row, 1 - confidence),
+            )
         )
     if unsettled:
         names = [
@@ -165,10 +173,22 @@ def findings(rows: Sequence[dict], confidence: float) -> list[Markup]:
         span = " to ".join(dict.fromkeys([smallest[0], smallest[-1]])) if smallest else ""
         power = f" Such a comparison finds a difference of {span} points in four of five cases." if span else ""
         sentences.append(Markup("Not settled against {}: {}.{}").format(base["name"], Markup(", ").join(names), power))
-    sentences.append(Markup("The baseline, <b>{}</b>, solves {}.").format(base["name"], rate(base, not settled)))
+    sentences.append(Markup("The baseline, <b>{}</b>, solves {}.").format(base["name"], rate(base, not found)))
     if all(row["runs"] == 1 for row in rows):
         sentences.append(Markup("One run an arm: this holds for these models; training again may change it by more."))
     return sentences
+
+
+def _doubt(row: dict, alpha: float) -> Markup:
+    """Return what speaks against a difference with a small p: the exact test, which has its own answer with few runs."""
+    exact, least = row.get("p_exact"), row.get("p_exact_least")
+    if exact is None or exact < alpha:
+        return Markup("")
+    if least is not None and least >= alpha:
+        return Markup("; so few runs cannot give an exact <i>p</i> below {}, so more would have to confirm it").format(
+            p_value(least)
+        )
+    return Markup("; but the exact <i>p</i> is {}: open, until there are more runs").format(p_value(exact))
 
 
 def _facts(rows: Sequence[dict], arms: Sequence[Arm]) -> list[tuple[str, Markup]]:

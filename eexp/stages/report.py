@@ -23,6 +23,7 @@ def report(
     title: str,
     baseline: str | None = None,
     confidence: float = 0.95,
+    common: bool = False,
     tasks: int = 100,
     megabytes: float = 4.0,
     seed: int = 0,
@@ -36,6 +37,7 @@ def report(
         baseline: The arm that the others are compared with, by either name; the first one by default. It is the first
             row.
         confidence: Of the intervals.
+        common: Use only the tasks that all runs have, instead of refusing runs on different tasks.
         tasks: At most so many tasks have their episodes in the page.
         megabytes: How large these episodes may be together.
         seed: Of the draw of these tasks.
@@ -49,7 +51,9 @@ def report(
 
     base = baseline_of(arms, baseline)
     arms = sorted(arms, key=lambda arm: arm is not base)
-    rows = compare({arm.label: [run.episodes() for run in arm.runs] for arm in arms}, confidence=confidence)
+    rows = compare(
+        {arm.label: [run.episodes() for run in arm.runs] for arm in arms}, confidence=confidence, common=common
+    )
     shown = excerpts(arms, kind_of, tasks=tasks, most_bytes=int(megabytes * 1e6), seed=seed)
     few = len(shown["tasks"]) < min(tasks, shown["of"])
     limit = f"--megabytes {megabytes:g}" if few else f"--tasks {tasks}"
@@ -91,6 +95,9 @@ def _labels(texts: tuple[str, ...]) -> dict[str, str]:
     help="Confidence of the intervals.",
 )
 @click.option(
+    "--common", is_flag=True, help="Compare on the tasks that all files have, instead of refusing different ones."
+)
+@click.option(
     "--tasks",
     type=click.IntRange(min=1),
     default=100,
@@ -108,7 +115,7 @@ def _labels(texts: tuple[str, ...]) -> dict[str, str]:
 )
 @options.seed
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing on standard error unless something fails.")
-def command(directories, output, baseline, names, title, confidence, tasks, megabytes, seed, quiet) -> None:
+def command(directories, output, baseline, names, title, confidence, common, tasks, megabytes, seed, quiet) -> None:
     """Write a page about a study: table, curves, episodes side by side.
 
     Every DIR/ARM.episodes.jsonl, in DIR or below it, is a run of ARM; DIR/ARM is the training run behind it, whose
@@ -136,6 +143,7 @@ def command(directories, output, baseline, names, title, confidence, tasks, mega
         title=title,
         baseline=baseline,
         confidence=confidence,
+        common=common,
         tasks=tasks,
         megabytes=megabytes,
         seed=seed,
