@@ -151,7 +151,7 @@ def test_the_rows_are_those_of_compare(study, page_file):
     assert _document(page_file).json("rows") == _compare(study)
 
 
-PERCENT = {"rate", "low", "high", "rates", "invalid_actions", "thoughts", "cut_off", "detectable"}
+PERCENT = {"rate", "low", "high", "rates", "invalid_actions", "thoughts", "cut_off"}
 POINTS = {"difference", "difference_low", "difference_high"}
 
 
@@ -168,7 +168,7 @@ def test_the_numbers_that_are_shown_are_those_of_compare(study, page_file):
             exact = row[field] if field == "rates" else [row[field]]
             assert [number for number, _ in numbers] == exact, field
             for number, text in numbers:
-                if field in PERCENT:
+                if field in PERCENT | {"detectable"}:
                     assert text == f"{100 * number:.1f}"
                 elif field in POINTS:
                     assert text.replace("\N{MINUS SIGN}", "-") == f"{100 * number:+.1f}"

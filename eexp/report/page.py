@@ -180,7 +180,7 @@ def findings(rows: Sequence[dict], confidence: float) -> list[Markup]:
 
 
 def _doubt(row: dict, alpha: float) -> Markup:
-    """Return what speaks against a difference with a small p: the exact test, which has its own answer with few runs."""
+    """Return what the exact test says against a difference with a small p; nothing where the two agree."""
     exact, least = row.get("p_exact"), row.get("p_exact_least")
     if exact is None or exact < alpha:
         return Markup("")
