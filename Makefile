@@ -8,7 +8,7 @@ FIRST := PATH="$(CURDIR)/$(BIN):$$PATH"
 STAMP := $(VENV)/.installed
 APT := $(if $(shell command -v apt-get),$(if $(filter 0,$(shell id -u)),apt-get))
 
-.PHONY: help install environments system java demo test test-fast test-long lint man clean
+.PHONY: help install environments system java chromium demo test test-fast test-long lint man clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -47,10 +47,16 @@ java:
 	  if [ -n "$(APT)" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y default-jre-headless >/dev/null; \
 	  else echo "note: no Java 11 or later found; install it for ScienceWorld (its tests are skipped)" >&2; fi; fi
 
+# Chromium is for the tests that open a report in a browser: without it, they are skipped.
+chromium:
+	@if ! command -v chromium chromium-browser google-chrome >/dev/null; then \
+	  if [ -z "$(APT)" ] || ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null; }; then \
+	  echo "note: no Chromium found; install it for the tests of eexp report in a browser (they are skipped)" >&2; fi; fi
+
 demo: install ## watch an agent learn from its own actions, start to end (about 7 minutes on two cores)
 	@$(FIRST) $(MAKE) --no-print-directory -f recipes/house/Makefile OUT=demo
 
-test: install environments java ## run all tests
+test: install environments java chromium ## run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-fast: install environments ## run the tests that take no more than a few seconds

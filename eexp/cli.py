@@ -33,6 +33,7 @@ COMMANDS = {
     "panel": "Choose a fixed list of tasks to play, or check one.",
     "eval": "Play tasks with a model and record the episodes.",
     "compare": "Compare methods by their episodes: success, differences, how sure.",
+    "report": "Write a page about a study: table, curves, episodes side by side.",
     "show": "Show records, or a training run, to a person.",
     "prompts": "List, show and check prompt styles.",
     "env": "List, show, check and play environments.",

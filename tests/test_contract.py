@@ -414,6 +414,43 @@ def test_compare_writes_the_same_bytes_twice_and_keeps_quiet(data):
     assert first.out == second.out and first.err == ""
 
 
+# -- report reads directories and writes one page -------------------------------------------------------------------
+
+
+def test_report_names_bad_lines(data, tmp_path):
+    file = tmp_path / "a.episodes.jsonl"
+    episodes = data["episodes"].read_bytes()
+    file.write_bytes(lines([{**read(data["episodes"])[0], "success": "yes"}]))
+    run("report", tmp_path, "-o", "-").one_error(3, f"{file}:1: $.success: expected true or false, got a string")
+    file.write_bytes(episodes[:-20])
+    run("report", tmp_path, "-o", "-").one_error(3, f"{file}:4: not valid JSON", "the file ends within this line")
+    file.write_bytes(data["expert"].read_bytes())
+    run("report", tmp_path, "-o", "-").one_error(3, f"{file}:1: $.type")
+    file.write_bytes(b"")
+    run("report", tmp_path, "-o", "-").one_error(2, "a: no episodes")
+
+
+def test_report_writes_the_same_bytes_twice_to_a_file_and_to_standard_output(data, tmp_path):
+    (tmp_path / "a.episodes.jsonl").write_bytes(data["episodes"].read_bytes())
+    page = tmp_path / "report.html"
+    assert str(page) in run("report", tmp_path, "-o", page).ok().err
+    assert run("report", tmp_path, "-q", "-o", tmp_path / "again.html").ok().err == ""
+    to_stdout = run("report", tmp_path, "-o", "-").ok()
+    assert page.read_bytes() == (tmp_path / "again.html").read_bytes() == to_stdout.out and to_stdout.err == ""
+
+
+def test_report_overwrites_no_records_and_names_a_full_disk(data, tmp_path):
+    file = tmp_path / "a.episodes.jsonl"
+    file.write_bytes(data["episodes"].read_bytes())
+    run("report", tmp_path, "-o", file).one_error(2, "both read and written")
+    (tmp_path / "link").symlink_to(file)
+    run("report", tmp_path, "-o", tmp_path / "link").one_error(2, "both read and written")
+    assert file.read_bytes() == data["episodes"].read_bytes()
+    run("report", tmp_path, "-o", tmp_path / "none" / "x.html").one_error(1, "No such file or directory")
+    if Path("/dev/full").exists():
+        run("report", tmp_path, "-o", "/dev/full").one_error(1, "No space left")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

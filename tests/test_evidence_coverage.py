@@ -115,3 +115,24 @@ def test_a_percentile_bootstrap_of_three_runs_does_not_cover():
         low, high = np.percentile(means[1] - means[0], [2.5, 97.5])
         held += low <= true <= high
     assert held / n < 0.92
+
+
+def _print_table() -> None:
+    """Print the lowest and highest coverage over success and difficulty, in Markdown."""
+    rng, samples = np.random.default_rng(21), {50: 6000, 200: 3000, 1000: 800}
+    print("| tasks | runs each | runs alike | sd 3 points | sd 10 points |\n|---|---|---|---|---|")
+    for tasks, runs in itertools.product(TASKS, RUNS):
+        cells = []
+        for run_sd in RUN_SD:
+            shares = []
+            for rates, (task_sd, own) in itertools.product(RATES, DIFFICULTY[tasks == 1000 :]):
+                world, n = World(rates, run_sd, task_sd, own), samples[tasks]
+                held = sum(_covered(rng, size, tasks, runs, world)[0] for size in _batches(n, tasks * runs))
+                if _highest(tasks, rates, run_sd) == 0.97:
+                    shares.append(100 * held / n)
+            cells.append(f"{min(shares):.1f} to {max(shares):.1f}")
+        print(f"| {tasks:,} | {runs} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    _print_table()

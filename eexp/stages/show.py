@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from collections import Counter
@@ -16,6 +15,7 @@ import click
 from eexp import options
 from eexp.errors import EexpError, InputError, UsageError, short
 from eexp.outcomes import Shares
+from eexp.training.curves import read_curves
 
 
 def sample(records: Iterable[dict], n: int, seed: int) -> list[dict]:
@@ -109,28 +109,10 @@ def show_run(directory: Path) -> str:
     lines = [card.read_text(encoding="utf-8")]
     metrics = directory / "metrics.jsonl"
     if metrics.is_file():
-        losses, validations = _curves(metrics)
+        losses, validations = read_curves(metrics)
         lines += [f"step {step}: loss {loss:.4f}" for step, loss in losses[-5:]]
         lines += [f"step {step}: validation loss {_in_words(found)}" for step, found in validations]
     return "\n".join(lines)
-
-
-def _curves(metrics: Path) -> tuple[list[tuple[int, float]], list[tuple[int, dict]]]:
-    """Return the losses and the validation losses, each with its update.
-
-    The run may be under way, or may have been killed while it wrote a line.
-    """
-    losses, validations = [], []
-    for line in metrics.read_text().splitlines():
-        try:
-            row = json.loads(line)
-            if "validation" in row:
-                validations.append((int(row["step"]), row["validation"]))
-            else:
-                losses.append((int(row["step"]), float(row["loss"])))
-        except (ValueError, KeyError, TypeError):  # half a line; or one without a loss
-            continue
-    return losses, validations
 
 
 def _in_words(validation: dict) -> str:
@@ -153,7 +135,7 @@ def plot_runs(directories: list[Path], file: str) -> None:
         metrics = directory / "metrics.jsonl"
         if not metrics.is_file():
             raise UsageError(f"{directory}: holds no training run (no metrics.jsonl)")
-        losses, validations = _curves(metrics)
+        losses, validations = read_curves(metrics)
         (line,) = axes.plot(*_points(losses), linewidth=1, label=directory.name)
         if validations:
             curve = _points([(step, found["loss"]) for step, found in validations])

@@ -1,0 +1,122 @@
+"""The episodes that a page shows: all runs of a sample of tasks, as small as they can be written.
+
+Five training seeds of four arms on 500 tasks are 10,000 episodes, about 80 MB. A page holds those of a few tasks, drawn
+at random: no task is chosen for how it went. Texts are numbered, since most observations come again and again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from eexp.jsonl import dumps
+from eexp.records import canonical, seed_of
+from eexp.report.study import Arm
+
+Task = tuple[str, str]  # environment, task id
+
+REFUSED, CUT_OFF = 1, 2  # flags of a turn
+MARKS = 20  # characters that a prompt style puts around a thought and an action, such as "Thought: Action: "
+
+
+def task_of(episode: dict) -> Task:
+    """Return what tells the tasks of a panel apart."""
+    return episode["env"], str(episode["task"].get("id"))
+
+
+def excerpts(
+    arms: Sequence[Arm], kind_of: Callable[[dict], str | None], *, tasks: int, most_bytes: int, seed: int = 0
+) -> dict:
+    """Return the episodes to show, as page.js reads them.
+
+    Only tasks that all runs have played are shown, and only the first trial of each.
+
+    Args:
+        arms: All arms of the study; every one of their runs is read once for the tasks, and once for the episodes.
+        kind_of: The kind of task of an episode, or None.
+        tasks: At most so many tasks, in an order drawn with `seed`.
+        most_bytes: Tasks are left out as soon as the episodes take more than this; one is always kept.
+
+    Returns:
+        `texts`: numbered texts. `tasks`: id, kind, instruction and `episodes` of each, by "ARM/RUN" (the numbers of
+        the arm and the run), each [success, score, steps, refused actions, cut-off turns, last observation, turns]. A
+        turn is [observation, action, thought or -1, flags] and, for flags that are not 0, the text the model wrote or
+        -1. `of`: how many tasks there are. `trials`: whether some were played more than once.
+    """
+    played_by: Counter[Task] = Counter()
+    trials = False
+    for arm in arms:
+        for run in arm.runs:
+            of_run = set()
+            for episode in run.episodes():
+                of_run.add(task_of(episode))
+                trials = trials or episode.get("seed", 0) > 0
+            played_by.update(of_run)
+    everywhere = [task for task, n in played_by.items() if n == sum(len(arm.runs) for arm in arms)]
+    chosen = sorted(everywhere, key=lambda task: (seed_of(seed, *task), task))[:tasks]
+    episodes = _read(arms, set(chosen))
+    texts: dict[str, int] = {}
+    shown: list[dict] = []
+    size = 0
+    for task in chosen:
+        played = {key: of_run[task] for key, of_run in episodes.items() if task in of_run}
+        numbered = dict(texts)
+        first = next(iter(played.values()))
+        entry = {
+            "id": task[1],
+            "env": task[0],
+            "kind": kind_of(first),
+            "instruction": first.get("instruction") or "",
+            "episodes": {key: _compact(episode, numbered) for key, episode in played.items()},
+        }
+        size += len(dumps(entry)) + len(dumps(list(numbered)[len(texts) :]))
+        if shown and size > most_bytes:
+            break
+        texts = numbered
+        shown.append(entry)
+    return {"texts": list(texts), "tasks": shown, "of": len(everywhere), "trials": trials}
+
+
+def _read(arms: Sequence[Arm], chosen: set[Task]) -> dict[str, dict[Task, dict]]:
+    """Return the first trial of every chosen task, by arm and run."""
+    episodes: dict[str, dict[Task, dict]] = {}
+    for i, arm in enumerate(arms):
+        for j, run in enumerate(arm.runs):
+            of_run = episodes.setdefault(f"{i}/{j}", {})
+            for episode in run.episodes():
+                task = task_of(episode)
+                if task in chosen and (task not in of_run or episode.get("seed", 0) < of_run[task].get("seed", 0)):
+                    of_run[task] = episode
+    return episodes
+
+
+def _compact(episode: dict, texts: dict[str, int]) -> list:
+    def number(text: str | None) -> int:
+        return -1 if text is None else texts.setdefault(text, len(texts))
+
+    turns = []
+    for turn in episode.get("transcript") or []:
+        flags = REFUSED * (not turn.get("valid", True)) + CUT_OFF * bool(turn.get("cut_off"))
+        shown = [number(turn["observation"]), number(turn["action"]), number(turn.get("thought")), flags]
+        if flags:
+            shown.append(number(_as_written(turn)))
+        turns.append(shown)
+    return [
+        int(episode["success"]),
+        episode.get("score"),
+        episode["steps"],
+        episode.get("invalid", 0),
+        episode.get("cut_off", 0),
+        number(episode.get("final")),
+        turns,
+    ]
+
+
+def _as_written(turn: dict) -> str | None:
+    """Return the model's text where it says more than the thought and the action, which are shown anyway."""
+    text = turn.get("text")
+    if text is None or turn.get("cut_off"):
+        return text
+    rest = text.replace(turn.get("thought") or "", "", 1)
+    before, _, after = rest.rpartition(turn["action"]) if turn["action"] else (rest, "", "")
+    return text if len(canonical(before + after)) > MARKS else None

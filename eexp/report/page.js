@@ -1,0 +1,317 @@
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("episodes-data").textContent);
+  const $ = (id) => document.getElementById(id);
+  const REFUSED = 1, CUT_OFF = 2, LONG = 700;
+  const [SUCCESS, SCORE, STEPS, INVALID, CUT, FINAL, TURNS] = [0, 1, 2, 3, 4, 5, 6];
+  const root = document.documentElement;
+  const state = { task: null, left: "0/0", right: "0/0", show: "all", kind: "", q: "" };
+  let shown = []; // the tasks that fit
+
+  /** Make an element; text is always text, never markup. */
+  function element(tag, properties, ...children) {
+    const made = document.createElement(tag);
+    for (const [name, value] of Object.entries(properties || {})) {
+      if (value === null || value === undefined) continue;
+      if (name in made && typeof value !== "string") made[name] = value;
+      else made.setAttribute(name === "className" ? "class" : name, value);
+    }
+    made.append(...children.filter((child) => child !== null));
+    return made;
+  }
+
+  // -- names ---------------------------------------------------------------------------------------------------
+
+  const keys = data.arms.flatMap((arm, i) => arm.runs.map((_, j) => `${i}/${j}`));
+  const armOf = (key) => data.arms[key.split("/")[0]];
+  function nameOf(key) {
+    const arm = armOf(key), run = arm.runs[key.split("/")[1]];
+    return arm.runs.length > 1 ? `${arm.label}, run ${run}` : arm.label;
+  }
+  /** Write a run as a link does: by its names, which stay when arms are added. */
+  const toLink = (key) => `${armOf(key).label}/${armOf(key).runs[key.split("/")[1]]}`;
+  const fromLink = (link) => keys.find((key) => toLink(key) === link);
+  const idOf = (task) => `${task.env}:${task.id}`;
+  /** Tell the two sides apart in a sentence even where one arm is on both. */
+  function sideNames() {
+    const [left, right] = [armOf(state.left), armOf(state.right)];
+    return left === right ? [nameOf(state.left), nameOf(state.right)] : [left.label, right.label];
+  }
+
+  // -- which tasks ---------------------------------------------------------------------------------------------
+
+  const OUTCOMES = {
+    all: () => true,
+    differ: (left, right) => left !== right,
+    left: (left, right) => left && !right,
+    right: (left, right) => right && !left,
+    both: (left, right) => left && right,
+    neither: (left, right) => !left && !right,
+  };
+  function outcomeNames() {
+    const [left, right] = sideNames();
+    return { all: "All", differ: "Exactly one solves it", left: `Only ${left} solves it`, right: `Only ${right} solves it`,
+      both: "Both solve it", neither: "Neither solves it" };
+  }
+  const solved = (task, key) => Boolean(task.episodes[key] && task.episodes[key][SUCCESS]);
+  const fits = (task, outcome) => OUTCOMES[outcome](solved(task, state.left), solved(task, state.right));
+
+  const lower = data.texts.map(() => null);
+  const lowered = (i) => (i < 0 ? "" : lower[i] ?? (lower[i] = data.texts[i].toLowerCase()));
+  function found(task, words) {
+    const pair = [task.episodes[state.left], task.episodes[state.right]].filter(Boolean);
+    const plain = `${task.id} ${task.instruction} ${task.kind ?? ""}`.toLowerCase();
+    return words.every((word) => plain.includes(word) || pair.some((episode) => lowered(episode[FINAL]).includes(word) ||
+      episode[TURNS].some((turn) => [turn[0], turn[1], turn[2], turn[4] ?? -1].some((i) => lowered(i).includes(word)))));
+  }
+  const wanted = () => state.q.toLowerCase().split(/\s+/).filter(Boolean);
+  function select() {
+    const words = wanted();
+    const pool = data.tasks.filter((task) => (!state.kind || task.kind === state.kind) && found(task, words));
+    shown = pool.filter((task) => fits(task, state.show));
+    const counts = Object.fromEntries(Object.keys(OUTCOMES).map((o) => [o, pool.filter((task) => fits(task, o)).length]));
+    const names = outcomeNames();
+    $("show").replaceChildren(...Object.keys(OUTCOMES).map((o) => element("option", { value: o }, `${names[o]} (${counts[o]})`)));
+    $("show").value = state.show;
+    if (!shown.some((task) => idOf(task) === state.task)) state.task = shown.length ? idOf(shown[0]) : null;
+  }
+
+  // -- drawing -------------------------------------------------------------------------------------------------
+
+  const mark = (success) => element("span", { class: success ? "yes" : "no", "aria-hidden": "true" }, success ? "✓" : "✗");
+  const inWords = (success) => (success ? "solved" : "not solved");
+  const many = (n, one, more) => `${n} ${n === 1 ? one : more}`;
+
+  function drawList() {
+    const list = $("tasks");
+    const names = sideNames();
+    const within = list.contains(document.activeElement);
+    list.replaceChildren(...shown.map((task) => {
+      const [left, right] = [solved(task, state.left), solved(task, state.right)];
+      const current = idOf(task) === state.task;
+      const said = `${task.instruction || task.id}. ${names[0]}: ${inWords(left)}, ${names[1]}: ${inWords(right)}`;
+      const button = element("button", { type: "button", "aria-label": said, "aria-current": current ? "true" : null },
+        mark(left), mark(right), element("span", {}, task.instruction || task.id));
+      button.addEventListener("click", () => go(task));
+      return element("li", {}, button);
+    }));
+    const current = list.querySelector("[aria-current]");
+    if (current) {
+      const [top, bottom] = [current.offsetTop - list.offsetTop, current.offsetTop - list.offsetTop + current.offsetHeight];
+      if (top < list.scrollTop) list.scrollTop = top;
+      else if (bottom > list.scrollTop + list.clientHeight) list.scrollTop = bottom - list.clientHeight;
+      if (within) current.focus({ preventScroll: true });
+    }
+    const at = shown.findIndex((task) => idOf(task) === state.task);
+    $("count").textContent = shown.length ? `Task ${at + 1} of ${shown.length}` : "No task";
+    $("previous").disabled = at <= 0;
+    $("next").disabled = at < 0 || at === shown.length - 1;
+  }
+
+  /** Cut a text at the words that are searched for, and mark these. */
+  function marked(text) {
+    const words = wanted();
+    if (!words.length) return [text];
+    const pattern = new RegExp(`(${words.map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|")})`, "gi");
+    return text.split(pattern).map((part, i) => (i % 2 ? element("mark", {}, part) : part));
+  }
+  function long(text, kind) {
+    if (text.length <= LONG) return element("p", { class: kind }, ...marked(text));
+    const folded = element("details", { class: kind }, element("summary", {}, `${text.slice(0, 240)}… (${text.length} characters)`),
+      element("p", {}, ...marked(text)));
+    folded.open = wanted().some((word) => text.toLowerCase().includes(word));
+    return folded;
+  }
+  function drawTurn(turn, step, parts) {
+    const [seen, action, thought, flags, written] = turn;
+    const badge = flags & CUT_OFF ? "✂ cut off at the token limit" : flags & REFUSED ? "✗ refused" : null;
+    return element("li", { class: ["turn", flags & REFUSED ? "refused" : "", flags & CUT_OFF ? "cut" : "", parts ? "parts" : ""].join(" "),
+      "data-step": String(step) },
+      long(data.texts[seen], "seen"),
+      thought >= 0 ? long(data.texts[thought], "thought") : null,
+      element("p", { class: "action" }, ...marked(data.texts[action]), badge ? element("span", { class: "badge" }, badge) : ""),
+      written >= 0 ? long(data.texts[written], "written") : null);
+  }
+  function drawEpisode(key, episode, parted, rows) {
+    const section = element("section", { class: "episode", "aria-label": nameOf(key) });
+    section.style.gridRow = `span ${rows}`;
+    const header = element("header", {}, element("h4", {}, nameOf(key)));
+    section.append(header);
+    if (!episode) {
+      section.append(element("p", { class: "missing" }, "This run has no episode on this task."));
+      return section;
+    }
+    const success = Boolean(episode[SUCCESS]);
+    const score = episode[SCORE] === null || episode[SCORE] === Number(success) ? "" : `, score ${episode[SCORE]}`;
+    const facts = `${many(episode[STEPS], "step", "steps")}, ${episode[INVALID]} refused${score}` +
+      (episode[CUT] ? `, ${episode[CUT]} cut off` : "");
+    header.append(element("p", {}, element("span", { class: `verdict ${success ? "yes" : "no"}` }, `${success ? "✓" : "✗"} ${inWords(success)}`),
+      ` ${facts}`));
+    const turns = element("ol", { style: "display:contents;list-style:none" },
+      ...episode[TURNS].map((turn, i) => drawTurn(turn, i + 1, i > 0 && i === parted)));
+    if (episode[FINAL] >= 0) turns.append(element("li", { class: "turn last", "data-step": "end" }, long(data.texts[episode[FINAL]], "seen")));
+    section.append(turns);
+    return section;
+  }
+  /** Return the first step whose actions differ; -1 where they never do. */
+  function parting(left, right) {
+    if (!left || !right) return -1;
+    const n = Math.max(left[TURNS].length, right[TURNS].length);
+    for (let i = 0; i < n; i++) if (left[TURNS][i]?.[1] !== right[TURNS][i]?.[1]) return i;
+    return -1;
+  }
+  function drawPair() {
+    const task = shown.find((one) => idOf(one) === state.task);
+    $("nothing").hidden = Boolean(task);
+    document.querySelector(".sides").hidden = !task;
+    $("both").replaceChildren();
+    $("instruction").textContent = task ? task.instruction || task.id : "";
+    $("task-id").textContent = task ? [task.env, task.id, task.kind].filter(Boolean).join(" · ") : "";
+    if (!task) return;
+    const [left, right] = [task.episodes[state.left], task.episodes[state.right]];
+    const parted = state.left === state.right ? -1 : parting(left, right);
+    const rows = Math.max(left ? left[TURNS].length : 0, right ? right[TURNS].length : 0) + 2;
+    $("both").append(drawEpisode(state.left, left, parted, rows), drawEpisode(state.right, right, parted, rows));
+    const names = sideNames();
+    [["left", left], ["right", right]].forEach(([side, episode], i) => {
+      const success = Boolean(episode && episode[SUCCESS]);
+      $(`side-${side}`).replaceChildren(`${names[i]} `, mark(success), element("span", { class: "visually-hidden" }, inWords(success)));
+    });
+  }
+
+  // -- moving --------------------------------------------------------------------------------------------------
+
+  function toHash() {
+    const link = new URLSearchParams();
+    if (state.task) link.set("task", state.task);
+    link.set("left", toLink(state.left));
+    link.set("right", toLink(state.right));
+    for (const name of ["show", "kind", "q"]) if (state[name] && state[name] !== "all") link.set(name, state[name]);
+    try {
+      history.replaceState(null, "", `#${link}`);
+    } catch { /* some browsers refuse it for files; the page works without */ }
+  }
+  function fromHash() {
+    if (!location.hash.includes("=")) return false;
+    const link = new URLSearchParams(location.hash.slice(1));
+    for (const side of ["left", "right"]) state[side] = fromLink(link.get(side)) ?? state[side];
+    state.show = Object.hasOwn(OUTCOMES, link.get("show")) ? link.get("show") : "all";
+    state.kind = data.tasks.some((task) => task.kind === link.get("kind")) ? link.get("kind") : "";
+    state.q = link.get("q") ?? "";
+    state.task = link.get("task") ?? state.task;
+    return true;
+  }
+  function controls() {
+    for (const side of ["left", "right"]) $(side).value = state[side];
+    $("kind").value = state.kind;
+    $("query").value = state.q;
+  }
+  function draw(link = true) {
+    select();
+    drawList();
+    drawPair();
+    if (link) toHash();
+  }
+  function go(task) {
+    if (!task) return;
+    state.task = idOf(task);
+    draw();
+    const names = sideNames(), at = shown.indexOf(task);
+    $("announce").textContent = `Task ${at + 1} of ${shown.length}: ${task.instruction || task.id} ${names[0]}: ` +
+      `${inWords(solved(task, state.left))}. ${names[1]}: ${inWords(solved(task, state.right))}.`;
+    bringIntoView();
+  }
+  /** Scroll so that the task's name can be read, if it cannot. */
+  function bringIntoView() {
+    const head = document.querySelector(".head"), place = head.getBoundingClientRect();
+    if (place.top < 0 || place.bottom > innerHeight) head.scrollIntoView({ block: "start" });
+  }
+  const walk = (by) => go(shown[shown.findIndex((task) => idOf(task) === state.task) + by]);
+  function side(name) {
+    $("pair").dataset.side = name;
+    for (const one of ["left", "right"]) $(`side-${one}`).setAttribute("aria-pressed", String(one === name));
+  }
+  function swap() {
+    [state.left, state.right] = [state.right, state.left];
+    if (state.show === "left" || state.show === "right") state.show = state.show === "left" ? "right" : "left";
+    controls();
+    draw();
+  }
+  function nextOutcome() {
+    const all = Object.keys(OUTCOMES);
+    state.show = all[(all.indexOf(state.show) + 1) % all.length];
+    draw();
+    $("announce").textContent = `${outcomeNames()[state.show]}: ${many(shown.length, "task", "tasks")}`;
+  }
+
+  // -- theme ---------------------------------------------------------------------------------------------------
+
+  const prefersDark = matchMedia("(prefers-color-scheme: dark)");
+  const dark = () => (root.dataset.theme ? root.dataset.theme === "dark" : prefersDark.matches);
+  const nameTheme = () => { $("theme").textContent = dark() ? "Light" : "Dark"; };
+  function toggleTheme() {
+    root.dataset.theme = dark() ? "light" : "dark";
+    try { localStorage.setItem("eexp-theme", root.dataset.theme); } catch { /* not kept */ }
+    nameTheme();
+  }
+  try {
+    const kept = localStorage.getItem("eexp-theme");
+    if (kept === "light" || kept === "dark") root.dataset.theme = kept;
+  } catch { /* as the system has it */ }
+  prefersDark.addEventListener("change", nameTheme);
+  $("theme").addEventListener("click", toggleTheme);
+  $("help").addEventListener("click", () => $("keys").showModal());
+  document.querySelector(".tools").hidden = false;
+  nameTheme();
+
+  // -- setting up ----------------------------------------------------------------------------------------------
+
+  for (const name of ["left", "right"]) {
+    $(name).append(...data.arms.map((arm, i) => {
+      const options = arm.runs.map((run, j) => element("option", { value: `${i}/${j}` }, nameOf(`${i}/${j}`)));
+      return arm.runs.length > 1 ? element("optgroup", { label: arm.label }, ...options) : options[0];
+    }));
+    $(name).addEventListener("change", () => { state[name] = $(name).value; draw(); });
+    $(`side-${name}`).addEventListener("click", () => side(name));
+  }
+  const kinds = [...new Set(data.tasks.map((task) => task.kind).filter(Boolean))].sort();
+  $("kind").append(element("option", { value: "" }, "All"), ...kinds.map((kind) => element("option", { value: kind }, kind)));
+  $("kind-label").hidden = kinds.length < 2;
+  $("kind").addEventListener("change", () => { state.kind = $("kind").value; draw(); });
+  $("show").addEventListener("change", () => { state.show = $("show").value; draw(); });
+  $("query").addEventListener("input", () => { state.q = $("query").value; draw(); });
+  document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
+  $("previous").addEventListener("click", () => walk(-1));
+  $("next").addEventListener("click", () => walk(1));
+
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || $("keys").open) return;
+    const typing = event.target.closest("input, select, textarea");
+    if (typing) {
+      if (event.key === "Escape") typing.blur();
+      return;
+    }
+    const scrolls = event.target.closest(".box"); // arrows scroll a wide table
+    const actions = {
+      j: () => walk(1), k: () => walk(-1), ArrowRight: scrolls ? null : () => walk(1), ArrowLeft: scrolls ? null : () => walk(-1),
+      o: nextOutcome, s: swap, x: () => side($("pair").dataset.side === "left" ? "right" : "left"), t: toggleTheme,
+      "/": () => { $("query").focus(); }, "?": () => $("keys").showModal(),
+    };
+    const action = actions[event.key];
+    if (!action) return;
+    event.preventDefault();
+    action();
+  });
+  addEventListener("hashchange", () => { if (fromHash()) { controls(); draw(false); } });
+  addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => { one.open = true; }));
+
+  if (data.tasks.length) {
+    [state.left, state.right] = data.start;
+    if (state.left === state.right) state.right = keys[1] ?? keys[0];
+    const linked = fromHash();
+    $("viewer").hidden = false;
+    controls();
+    draw(false);
+    if (linked) $("episodes").scrollIntoView({ block: "start" });
+  }
+})();

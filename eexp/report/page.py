@@ -1,0 +1,361 @@
+"""A study as one page of HTML that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from typing import Any
+
+import orjson
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
+
+from eexp import __version__
+from eexp.report import charts
+from eexp.report.study import Arm
+
+NARROW = "\N{NARROW NO-BREAK SPACE}"
+
+
+def page(
+    arms: Sequence[Arm],
+    rows: Sequence[dict],
+    excerpts: dict,
+    *,
+    title: str,
+    confidence: float,
+    source: Sequence[str],
+    limit: str = "",
+) -> str:
+    """Return the page.
+
+    Args:
+        arms: In the order of `rows`.
+        rows: What `eexp compare --json` prints of these arms.
+        excerpts: The episodes to show, from `excerpts.excerpts`.
+        title: Of the page.
+        confidence: Of the intervals in `rows`.
+        source: The directories, as they were given.
+        limit: What kept the other tasks' episodes out, in words.
+    """
+    here = files("eexp.report")
+    style, script = (here.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    environment.filters |= {"value": value, "percent": percent, "points": points, "p": p_value, "count": count}
+    environment.globals |= {"glyph": charts.glyph, "colour": charts.colour}
+    template = environment.from_string(here.joinpath("page.html").read_text(encoding="utf-8"))
+    baseline = next((row["against"] for row in rows if row.get("against")), None)
+    best = max(range(len(rows)), key=lambda i: (i > 0, rows[i]["rate"]))  # beside the baseline
+    names = [{"label": arm.label, "runs": [run.name for run in arm.runs]} for arm in arms]
+    episodes = {"arms": names, "start": ["0/0", f"{best}/0"], **excerpts}
+    return template.render(
+        title=title,
+        version=__version__,
+        style=Markup(style),
+        script=Markup(script),
+        policy=_policy(script),
+        confidence=f"{100 * confidence:g}{NARROW}%",
+        baseline=baseline,
+        findings=findings(rows, confidence),
+        facts=_facts(rows, arms),
+        table=_table(rows),
+        kinds=_kinds(rows),
+        training=_training(arms),
+        charts=_charts(arms),
+        arms=arms,
+        source=source,
+        limit=limit,
+        excerpts=excerpts,
+        rows_json=embedded(list(rows)),
+        episodes_json=embedded(episodes),
+    )
+
+
+def embedded(data: Any) -> Markup:
+    """Return JSON that can stand in a <script>: no text in it can end the element or begin a comment."""
+    text = orjson.dumps(data).decode()
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _policy(script: str) -> str:
+    """Return a Content-Security-Policy: nothing is loaded from anywhere, and no script runs but the page's own."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    sources = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    return f"{sources}; base-uri 'none'; form-action 'none'"
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
+
+def value(number: float | None, shown: str | None = None) -> Markup:
+    """Return a number as it is shown, with the exact one beside it for programs; a dash for None."""
+    if number is None:
+        return Markup('<span class="none">\N{EN DASH}</span>')
+    return Markup('<data value="{}">{}</data>').format(orjson.dumps(number).decode(), shown or f"{number:g}")
+
+
+def percent(number: float | None, digits: int = 1) -> Markup:
+    """Return a share as a percentage, without the sign."""
+    return value(number, None if number is None else f"{100 * number:.{digits}f}")
+
+
+def points(number: float | None) -> Markup:
+    """Return a difference of shares in percentage points, with its sign."""
+    return value(number, None if number is None else charts.signed(100 * number, 1))
+
+
+def p_value(number: float | None) -> Markup:
+    """Return a p value."""
+    return value(number, None if number is None else "< 0.001" if number < 0.001 else f"{number:.2g}")
+
+
+def count(number: int | None) -> Markup:
+    """Return a whole number with thin spaces between thousands."""
+    return value(number, None if number is None else f"{number:,}".replace(",", NARROW))
+
+
+# -- what the page says ------------------------------------------------------------------------------------------------
+
+
+def findings(rows: Sequence[dict], confidence: float) -> list[Markup]:
+    """Return what the rows show: arms that differ from the baseline, arms of which that is open, the baseline."""
+    interval = f"{100 * confidence:g}{NARROW}% interval"
+    same = len({row["runs"] for row in rows}) == 1
+
+    def rate(row: dict, first: bool) -> Markup:
+        runs = f", on average over {row['runs']} training runs" if row["runs"] > 1 and (first or not same) else ""
+        return Markup("{}{}% of the tasks{}").format(percent(row["rate"]), NARROW, runs)
+
+    def ends(row: dict, low: str, high: str, show: Callable) -> Markup:
+        if row[low] is None:
+            return Markup("no interval from so few tasks")
+        return Markup("{} {} to {}").format(interval, show(row[low]), show(row[high]))
+
+    base = next((row for row in rows if not row.get("against")), None)
+    others = sorted((row for row in rows if row.get("against")), key=lambda row: -row["difference"])
+    if base is None or not others:
+        sentence = Markup("<b>{}</b> solves {} ({}).")
+        return [sentence.format(row["name"], rate(row, True), ends(row, "low", "high", percent)) for row in rows]
+    found = [row for row in others if row.get("p_holm") is not None and row["p_holm"] < 1 - confidence]
+    unsettled = [row for row in others if row not in found]
+    sentences = []
+    for i, row in enumerate(found):
+        size = f"{abs(100 * row['difference']):.1f} points {'more' if row['difference'] > 0 else 'fewer'}"
+        sure = ends(row, "difference_low", "difference_high", points)
+        sentence = Markup("<b>{}</b> solves {}, <b>{}</b> than {} ({}, <i>p</i>\N{NO-BREAK SPACE}{}){}.")
+        sentences.append(
+            sentence.format(
+                row["name"],
+                rate(row, i == 0),
+                size,
+                base["name"],
+                sure,
+                p_value(row["p_holm"]),
+                _doubt(row, 1 - confidence),
+            )
+        )
+    if unsettled:
+        names = [
+            Markup("<b>{}</b> ({}; {})").format(
+                row["name"], points(row["difference"]), ends(row, "difference_low", "difference_high", points)
+            )
+            for row in unsettled
+        ]
+        smallest = [
+            f"{100 * row['detectable']:.0f}"
+            for row in sorted(unsettled, key=lambda row: row["detectable"] or 0)
+            if row["detectable"] is not None
+        ]
+        span = " to ".join(dict.fromkeys([smallest[0], smallest[-1]])) if smallest else ""
+        power = f" Such a comparison finds a difference of {span} points in four of five cases." if span else ""
+        sentences.append(Markup("Not settled against {}: {}.{}").format(base["name"], Markup(", ").join(names), power))
+    sentences.append(Markup("The baseline, <b>{}</b>, solves {}.").format(base["name"], rate(base, not found)))
+    if all(row["runs"] == 1 for row in rows):
+        sentences.append(Markup("One run an arm: this holds for these models; training again may change it by more."))
+    return sentences
+
+
+def _doubt(row: dict, alpha: float) -> Markup:
+    """Return what the exact test says against a difference with a small p; nothing where the two agree."""
+    exact, least = row.get("p_exact"), row.get("p_exact_least")
+    if exact is None or exact < alpha:
+        return Markup("")
+    if least is not None and least >= alpha:
+        return Markup("; so few runs cannot give an exact <i>p</i> below {}, so more would have to confirm it").format(
+            p_value(least)
+        )
+    return Markup("; but the exact <i>p</i> is {}: open, until there are more runs").format(p_value(exact))
+
+
+def _facts(rows: Sequence[dict], arms: Sequence[Arm]) -> list[tuple[str, Markup]]:
+    """Return what is true of the whole study: environment, tasks, runs, panel."""
+    tasks, runs = sorted({row["tasks"] for row in rows}), sorted({row["runs"] for row in rows})
+    facts = [
+        ("tasks", _range(tasks)),
+        ("training runs an arm", _range(runs)),
+        ("episodes", count(sum(row["episodes"] for row in rows))),
+    ]
+    panels = sorted({row["panel"] for row in rows if row.get("panel")})
+    if panels:
+        code = Markup('<code title="{}">{}</code>')
+        facts.append(("panel", Markup(" ").join(code.format(panel, panel[:19]) for panel in panels)))
+    return facts
+
+
+def _range(numbers: Sequence[float]) -> Markup:
+    """Return one number, or the smallest and the largest."""
+    if len(numbers) == 1:
+        return count(numbers[0])
+    return Markup("{} to {}").format(count(min(numbers)), count(max(numbers)))
+
+
+def _table(rows: Sequence[dict]) -> dict:
+    """Return the rows with their drawings, and the axes of these."""
+    shares = [share for row in rows for share in (row["high"], row["rate"], *row["rates"]) if share is not None]
+    success = charts.scale(100 * share for share in shares)
+    success = charts.Scale(success.low, min(success.high, 100.0), tuple(t for t in success.ticks if t <= 100))
+    base = next((row for row in rows if not row.get("against")), None)
+    ends = [
+        100 * row[key]
+        for row in rows
+        for key in ("difference", "difference_low", "difference_high")
+        if row.get(key) is not None
+    ]
+    gain = charts.scale(ends) if ends else None
+    lines = []
+    for number, row in enumerate(rows):
+        rates = ", ".join(f"{100 * rate:.1f}" for rate in row["rates"])
+        label = f"{row['name']}: success {100 * row['rate']:.1f} percent, runs {rates}"
+        drawing = charts.track(
+            success,
+            number,
+            mean=100 * row["rate"],
+            low=_hundred(row["low"]),
+            high=_hundred(row["high"]),
+            runs=[100 * rate for rate in row["rates"]] if len(row["rates"]) > 1 else [],
+            reference=100 * base["rate"] if base else None,
+            label=label,
+        )
+        difference = None
+        if gain and row.get("difference") is not None:
+            said = f"{row['name']}: difference {100 * row['difference']:+.1f} points"
+            if row["difference_low"] is not None:
+                said += f", interval {100 * row['difference_low']:+.1f} to {100 * row['difference_high']:+.1f}"
+            low, high = _hundred(row["difference_low"]), _hundred(row["difference_high"])
+            difference = charts.track(
+                gain, number, mean=100 * row["difference"], low=low, high=high, reference=0, label=said, unit="±"
+            )
+        lines.append({"number": number, "row": row, "success": drawing, "difference": difference})
+    trials = any(row.get("pass_at") and len(row["pass_at"]) > 1 for row in rows)
+    return {
+        "lines": lines,
+        "success": charts.axis(success),
+        "difference": charts.axis(gain, "±") if gain else None,
+        "thoughts": any(row.get("thoughts") for row in rows),
+        "cut_off": any(row.get("cut_off", 0) >= 0.0005 for row in rows),
+        "trials": trials,
+    }
+
+
+def _hundred(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def _kinds(rows: Sequence[dict]) -> list[dict]:
+    """Return success by kind of task: one line a kind, one cell an arm."""
+    names = sorted({kind for row in rows for kind in row.get("kinds") or {}})
+    if len(names) < 2:
+        return []
+    lines = []
+    for name in names:
+        cells = [(row.get("kinds") or {}).get(name) for row in rows]
+        lines.append({"name": name, "tasks": next(cell["tasks"] for cell in cells if cell), "cells": cells})
+    return lines
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+def _charts(arms: Sequence[Arm]) -> list[dict]:
+    """Return a chart of losses for every arm that was trained, all with the same axes, and where they end."""
+    last = max((step for arm in arms for run in arm.runs for step, _ in run.losses), default=0)
+    curves = {}
+    for number, arm in enumerate(arms):
+        of_runs = []
+        for run in arm.runs:
+            if run.losses or run.validations:
+                held_out = [(float(step), found["loss"]) for step, found in run.validations]
+                of_runs.append((run.name, charts.smooth(run.losses, last), held_out))
+        if of_runs:
+            curves[number] = of_runs
+    axes = charts.frame(curve for of_runs in curves.values() for _, *pair in of_runs for curve in pair)
+    if axes is None:
+        return []
+    drawn = []
+    for number, of_runs in curves.items():
+        label = arms[number].label
+        ends = [_loss(losses[-1][1]) for _, losses, _ in of_runs if losses]
+        held_out = [_loss(found[-1][1]) for *_, found in of_runs if found]
+        said = f"{label}: loss at the end {', '.join(ends)}" + (f"; held-out {', '.join(held_out)}" if held_out else "")
+        drawn.append(
+            {
+                "number": number,
+                "label": label,
+                "chart": charts.curves_chart(axes, number, of_runs, said),
+                "ends": ends,
+                "held_out": held_out,
+            }
+        )
+    return drawn
+
+
+def _loss(loss: float) -> str:
+    return f"{loss:.3f}" if loss >= 0.01 else f"{loss:.2g}"
+
+
+#: What is said of each training run: a heading, and where it stands in eexp.json.
+_SETTINGS = [
+    ("base", ("settings", "base")),
+    ("examples", ("data", "examples")),
+    ("updates", ("total", "updates")),
+    ("target tokens", ("total", "target_tokens")),
+    ("learning rate", ("learning_rate",)),
+    ("rank", ("settings", "rank")),
+    ("seed", ("settings", "seed")),
+]
+
+
+def _training(arms: Sequence[Arm]) -> dict:
+    """Return how the arms were trained; where the runs of an arm differ, all values are named."""
+    lines = []
+    for number, arm in enumerate(arms):
+        saved = [run.settings for run in arm.runs if run.settings]
+        if saved:
+            cells = [_together([_at(settings, place) for settings in saved]) for _, place in _SETTINGS]
+            lines.append({"number": number, "label": arm.label, "kinds": _of_kinds(saved), "cells": cells})
+    return {"headings": [heading for heading, _ in _SETTINGS], "lines": lines}
+
+
+def _of_kinds(saved: Sequence[dict]) -> str:
+    kinds = _at(saved[0], ("data", "kinds"))
+    return ", ".join(f"{str(kind).replace('_', ' ')}" for kind in sorted(kinds)) if isinstance(kinds, dict) else ""
+
+
+def _at(settings: Any, place: Sequence[str]) -> Any:
+    for key in place:
+        settings = settings.get(key) if isinstance(settings, dict) else None
+    return settings
+
+
+def _together(found: Sequence[Any]) -> Markup:
+    known = list(dict.fromkeys(one for one in found if isinstance(one, (int, float, str))))
+    if not known:
+        return value(None)
+    if all(isinstance(one, int) for one in known) and len(known) > 2:
+        return _range(known)
+    shown = (count(one) if isinstance(one, int) else f"{one:g}" if isinstance(one, float) else one for one in known)
+    return Markup(", ").join(map(escape, shown))

@@ -1,0 +1,24 @@
+"""The losses of a training run, as it wrote them to metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+def read_curves(metrics: Path) -> tuple[list[tuple[int, float]], list[tuple[int, dict]]]:
+    """Return the losses and the validation losses, each with its update.
+
+    The run may be under way, or may have been killed while it wrote a line.
+    """
+    losses, validations = [], []
+    for line in metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+            if "validation" in row:
+                validations.append((int(row["step"]), {**row["validation"], "loss": float(row["validation"]["loss"])}))
+            else:
+                losses.append((int(row["step"]), float(row["loss"])))
+        except (ValueError, KeyError, TypeError):  # half a line; or one without a loss
+            continue
+    return losses, validations
