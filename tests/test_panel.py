@@ -92,6 +92,10 @@ def test_names_of_tasks():
     assert names_of({"type": "example", "group": "house/test/3/0"}) == {"house/test/3/0", "house/test/3"}
     task = {"env": "house?noise=0.1", "task": {"id": "test/3"}}
     assert names_of({"type": "task", **task}) == {"house/test/3"}
+    assert names_of({"type": "example", "group": "noisy:0.1:babyai?level=GoTo/GoTo/3"}) == {
+        "babyai/GoTo/3",
+        "babyai/GoTo",
+    }
     assert "house/test/3" in names_of({"type": "trajectory", "id": "x", "origin": "house/train/1", **task})
 
 
@@ -118,6 +122,17 @@ def test_what_is_refused(tmp_path):
     run("panel", "--check", file, "-n", 3, "--apart-from", file).one_error(2, "leave out --split, -n and -o")
     run("panel", "house", "--apart-from", broken).one_error(3, f"{broken}:2: $.env: missing")
     run("panel", "house", "-n", 1, "--apart-from", file, "-o", file).one_error(2, "both read and written")
+
+
+def test_a_panel_is_played_with_noise_on_what_is_seen(tmp_path):
+    file = write(tmp_path / "p.jsonl", run("panel", "house", "-n", 3).ok().records)
+    plain, noisy = (
+        run("eval", *env, "--panel", file, "-m", "random").ok().records for env in ((), ("noisy:0.2:house",))
+    )
+    assert {e["panel"] for e in noisy} == {e["panel"] for e in plain} and {e["env"] for e in noisy} == {
+        "noisy:0.2:house"
+    }
+    assert [e["task"] for e in noisy] == [e["task"] for e in plain]
 
 
 def test_another_panel_is_not_resumed(tmp_path):

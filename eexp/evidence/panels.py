@@ -90,14 +90,14 @@ def names_of(record: dict) -> set[str]:
     """Return the names, `environment/task id`, of the tasks that a record was made from.
 
     Takes panel lines, trajectories, episodes and examples. An example tells the id of its trajectory: the task's name,
-    or what it was imported from, the task's name and a trial. Settings of the environment (`house?noise=0.1`) do not
-    count.
+    or what it was imported from, the task's name and a trial. Settings of the environment (`babyai?level=GoTo`) and
+    noise on what is seen (`noisy:0.1:house`) do not count.
     """
     names = {name for name in (record.get("group"), record.get("origin")) if isinstance(name, str)}
     names |= {name.rpartition("/")[0] for name in names}
     if isinstance(record.get("task"), dict) and record.get("env"):
         names.add("/".join(key_of(record)))
-    return {re.sub(r"\?[^/]*", "", name, count=1) for name in names}
+    return {re.sub(r"^noisy:[^:]*:|\?[^/]*", "", name, count=2) for name in names}
 
 
 def apart(lines: Iterable[dict], taken: set[str]) -> Iterator[dict]:

@@ -195,12 +195,16 @@ def _not_done(spec: str, tasks: list[dict], trials: int, done: Callable[[str], b
 
 
 def _read_panel(file: str, env: str | None) -> tuple[str, list[dict], str]:
-    """Return a panel's environment, its tasks and its hash."""
+    """Return the environment to play in, a panel's tasks and its hash.
+
+    The panel of an environment may be played with noise on what is seen (`noisy:P:ENV`): the tasks are the same.
+    """
+    from eexp.envs import without_noise
     from eexp.evidence.panels import panel_hash, task_record, tasks_of
     from eexp.jsonl import read
 
-    env, tasks = tasks_of(file, read([file], "task"), env)
-    return env, tasks, panel_hash(task_record(env, task) for task in tasks)
+    known, tasks = tasks_of(file, read([file], "task"), None if env is None else without_noise(env))
+    return env or known, tasks, panel_hash(task_record(known, task) for task in tasks)
 
 
 @click.command("eval")

@@ -235,7 +235,7 @@ def main() -> None:
     parser = arguments(__doc__, episodes=22_000, context=2048)
     parser.add_argument("--steps", type=int, default=30, help="longest random play")
     parser.add_argument("--unseen", type=float, default=0.8,
-                        help="share left out of the houses where the task's object is not in sight at once")  # fmt: skip
+                        help="share left out of houses where the task's object is not in sight at once")  # fmt: skip
     parser.add_argument("--no-actions", action="store_true", help="show rooms alone, never an action and its outcome")
     args = parser.parse_args()
 
