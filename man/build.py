@@ -286,8 +286,8 @@ def records_page() -> str:
         structs.update(records.schema(kind)["$defs"])
     top = {kind.capitalize() for kind in records.TYPES}
     parts = {"DESCRIPTION": [
-        prose("`eexp` reads and writes JSONL: one JSON object a line, in UTF-8. A record is a trajectory, an example, an"
-              " episode or a task, as its field `type` says. Fields not named here are kept and passed on."
+        prose("`eexp` reads and writes JSONL: one JSON object a line, in UTF-8. A record is a trajectory, an example,"
+              " an episode or a task, as its field `type` says. Fields not named here are kept and passed on."
               " Log-probabilities are natural logarithms, scores run from 0 to 1. `eexp schema` prints the same as JSON"
               " Schema."),
     ]}  # fmt: skip
