@@ -20,8 +20,8 @@ def recover(
     trajectories: Iterator[dict],
     *,
     pool: str | None = None,
-    share: float = 0.5,
-    most: int = 2,
+    share: float = 1.0,
+    most: int = 3,
     seed: int = 0,
     count: Callable[[str, int], None] = lambda what, n=1: None,
 ) -> Iterator[dict]:
@@ -78,9 +78,9 @@ def _at(step: dict, observation: str) -> dict:
 
 @click.command("recover")
 @click.option("--pool", metavar="NAME", help="Draw from the alternatives of this pool.  [default: from all]")
-@click.option("--share", type=click.FloatRange(0, 1), default=0.5, show_default=True, metavar="SHARE",
+@click.option("--share", type=click.FloatRange(0, 1), default=1.0, show_default=True, metavar="SHARE",
               help="Share of the states with refused alternatives that get a mistake.")  # fmt: skip
-@click.option("--most", type=click.IntRange(min=1), default=2, show_default=True, metavar="N",
+@click.option("--most", type=click.IntRange(min=1), default=3, show_default=True, metavar="N",
               help="Largest number of mistakes in one state.")  # fmt: skip
 @options.seed
 @options.streams("trajectory")

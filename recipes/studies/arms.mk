@@ -26,8 +26,8 @@ NOISE ?= 0.1
 K_WORLD ?= 2
 K_OWN ?= 3
 K_MISTAKES ?= 3
-# Mistakes on the expert's path: in every state that has any, up to three.
-RECOVER ?= --share 1 --most 3
+# Which mistakes are put on the expert's path: by default up to three in every state that has any.
+RECOVER ?=
 # Every arm: as many updates, of an adapter of one shape. How many trajectories are in an update, and how fast it learns, is
 # what was best for imitation of six settings, on other tasks and seeds; thoughts are four times as long, and learned well
 # from a quarter as many.
