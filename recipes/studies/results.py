@@ -58,12 +58,13 @@ def provenance(study: Path, rows: list[dict]) -> str:
     default = max(set(tuned.values()), key=list(tuned.values()).count) if tuned else ""
     others = "".join(f"; {ARMS.get(arm, arm)}: `{value}`" for arm, value in tuned.items()
                      if value != default and ARMS.get(arm) in {row["name"] for row in rows})  # fmt: skip
+    runs = max(row["runs"] for row in rows)
     versions = ", ".join(f"{name} {version(name)}" for name in ("eexp", "torch", "peft", "llama-cpp-python"))
     hours = f"{sum(seconds) / 3600:.1f} hours" if seconds else "hours not kept"
     return (
         f"{chosen.get('ENV')}, base {Path(chosen.get('BASE', '')).name}, {chosen.get('TRAIN')} demonstrations, "
         f"{chosen.get('UPDATES')} updates, `{chosen.get('ADAPTER')} {default}`{others}. "
-        f"{max(row['runs'] for row in rows)} training seeds, {rows[0]['tasks']} tasks, panel `{rows[0]['panel']}`. "
+        f"{runs} training seed{'s' * (runs > 1)}, {rows[0]['tasks']} tasks, panel `{rows[0]['panel']}`. "
         f"{versions}; {hours} on {os.cpu_count()} cores ({platform.machine()})."
     )
 
