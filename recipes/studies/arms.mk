@@ -55,7 +55,7 @@ played = $(foreach arm,$(ARMS),$(SEEDS:%=$1/%/$(arm).episodes.jsonl))
 .PHONY: all elsewhere started
 all: $(call played,$(OUT))
 # The same agents on tasks out of distribution, and with a tenth of the words of every observation missing.
-elsewhere: $(call played,$(OUT)/ood) $(call played,$(OUT)/noisy)
+elsewhere: $(call played,$(OUT)-ood) $(call played,$(OUT)-noisy)
 # How long all of it took, one line a run.
 all elsewhere:
 	@echo $$(($$(date +%s) - $$(cat $(OUT)/.started))) >> $(OUT)/seconds
@@ -184,15 +184,15 @@ $(OUT)/%/all/eexp.json: $(OUT)/%/sr.jsonl $(OUT)/%/world.jsonl $(call given,BASE
 $(OUT)/%.gguf: $(OUT)/%/eexp.json
 	eexp export $(<D) -o $@
 
-$(OUT)/ood/panel.jsonl: $(OUT)/expert.jsonl $(call given,ENV PANEL_TASKS)
+$(OUT)-ood/panel.jsonl: $(OUT)/expert.jsonl $(call given,ENV PANEL_TASKS)
 	mkdir -p $(@D)
 	eexp panel '$(ENV)' --split $(OOD_SPLIT) -n $(PANEL_TASKS) --apart-from $< -o $@
 
-$(OUT)/ood/%.episodes.jsonl: $(OUT)/ood/panel.jsonl $(OUT)/base.gguf $(OUT)/%.gguf $(call given,PLAY)
+$(OUT)-ood/%.episodes.jsonl: $(OUT)-ood/panel.jsonl $(OUT)/base.gguf $(OUT)/%.gguf $(call given,PLAY)
 	mkdir -p $(@D)
 	eexp eval --panel $< -m $(OUT)/base.gguf+$(OUT)/$*.gguf --threads 1 $(PLAY) -q -o $@
 
-$(OUT)/noisy/%.episodes.jsonl: $(OUT)/panel.jsonl $(OUT)/base.gguf $(OUT)/%.gguf $(call given,PLAY NOISE)
+$(OUT)-noisy/%.episodes.jsonl: $(OUT)/panel.jsonl $(OUT)/base.gguf $(OUT)/%.gguf $(call given,PLAY NOISE)
 	mkdir -p $(@D)
 	eexp eval 'noisy:$(NOISE):$(ENV)' --panel $< -m $(OUT)/base.gguf+$(OUT)/$*.gguf --threads 1 $(PLAY) -q -o $@
 

@@ -72,7 +72,7 @@ def provenance(study: Path, rows: list[dict]) -> str:
 def block(study: Path) -> str:
     """Write what stands in the place of a study."""
     rows = compare({name: [records(file) for file in files] for name, files in groups(study).items()})
-    made_in = study if (study / ".settings").exists() else study.parent
+    made_in = study.with_name(re.sub(r"-(ood|noisy)$", "", study.name))  # the same agents, played elsewhere
     return f"```text\n{table(rows)}\n```\n\n{provenance(made_in, rows)}\n"
 
 

@@ -146,7 +146,7 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, sequences
           args: argparse.Namespace) -> None:  # fmt: skip
     plan = [batch for epoch in range(args.epochs)
             for batch in batches(sequences, args.tokens_per_batch, random.Random(args.seed + epoch))]  # fmt: skip
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.05)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=args.weight_decay)
     schedule = get_cosine_schedule_with_warmup(optimizer, len(plan) // 20, len(plan))
     marks, started, seen, shown = Marks(tokenizer), time.time(), 0, 0.0
     for step, batch in enumerate(plan, 1):
@@ -210,6 +210,7 @@ def arguments(description: str, episodes: int, context: int) -> argparse.Argumen
     parser.add_argument("--kv-heads", type=int, default=2)
     parser.add_argument("--mlp", type=int, default=384)
     parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--weight-decay", type=float, default=0.05)
     parser.add_argument("--tokens-per-batch", type=int, default=1024)
     parser.add_argument("--bf16", action="store_true", help="faster where the processor has it")
     parser.add_argument("--seed", type=int, default=0)
