@@ -472,6 +472,19 @@ def test_kinds_that_only_one_arm_says_are_those_of_all(data, tmp_path):
     assert re.fullmatch(r"report: .*, \d+ kB|report: .*, \d+\.\d MB", said)
 
 
+def test_two_studies_are_not_pooled(data, tmp_path, monkeypatch):
+    """Their arms have the same names, and may have been trained in another way."""
+    monkeypatch.chdir(tmp_path)
+    for directory in ("few/0", "few/1", "many/0", "many/elsewhere/0"):
+        Path(directory).mkdir(parents=True)
+        write(Path(directory, "il.episodes.jsonl"), read(data["episodes"]))
+    for given in (["few", "many"], ["many"], ["."]):
+        said = run("report", *given, "-o", "-").one_error(2, "both il with seed 0", "two studies", "[0-9]*")
+        assert said.count("il.episodes.jsonl") == 2
+    run("report", "many/0", "-o", "-").ok()
+    assert [r.name for r in find_arms(["few"])[0].runs] == ["0", "1"]
+
+
 def test_an_empty_file_of_episodes_is_named(data, tmp_path):
     write(tmp_path / "a.episodes.jsonl", read(data["episodes"]))
     (tmp_path / "1").mkdir()
