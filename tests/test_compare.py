@@ -330,6 +330,13 @@ def test_by_kind_counts_trials_as_the_whole_does():
         assert row["kinds"]["a"][key] == pytest.approx(of_kind[key])
 
 
+def test_power_says_which_files_it_uses(files):
+    names = [files / f"il-s{i}.jsonl" for i in range(2)]
+    said = run("compare", "--power", *names).ok().err
+    assert said == "note: --power uses the baseline alone, il-s0, and not il-s1\n"
+    assert run("compare", "--power", f"IL={names[0]}", f"IL={names[1]}").ok().err == ""
+
+
 def test_names_and_directories_may_hold_an_equals_sign(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lr=0.1").mkdir()

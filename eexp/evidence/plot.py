@@ -23,6 +23,7 @@ def plot(rows: Sequence[dict], file: str) -> list[str]:
         from matplotlib.ticker import FuncFormatter
     except ImportError:
         raise EexpError("--plot needs matplotlib; pip install 'eexp[plot]'") from None
+    is_svg = file.lower().endswith(".svg")
     if not os.path.splitext(file)[1]:
         raise UsageError(f"--plot {file}: the name's ending says the format; give {file}.svg or {file}.png")
     compared = [row for row in rows if row.get("difference_low") is not None]
@@ -62,9 +63,9 @@ def plot(rows: Sequence[dict], file: str) -> list[str]:
             one.grid(axis="x", color="#e6e6e6", linewidth=0.8)
             one.set_axisbelow(True)
         try:
-            figure.savefig(file, dpi=150, metadata={"Date": None} if file.endswith(".svg") else None)
+            figure.savefig(file, dpi=150, metadata={"Date": None} if is_svg else None)
         except ValueError as e:
             raise UsageError(f"--plot {file}: {str(e).splitlines()[0]}") from None
-    if any("missing from font" in str(warning.message) for warning in warned) and not file.endswith(".svg"):
+    if any("missing from font" in str(warning.message) for warning in warned) and not is_svg:
         return [f"--plot {file}: the font lacks some of the characters in the names; an SVG file shows them"]
     return []

@@ -131,6 +131,9 @@ def command(files, baseline, confidence, looks, common, by_kind, as_json, pictur
             raise UsageError(f"no group is called {baseline!r}; there are: {', '.join(groups)}")
         first = baseline if baseline is not None else next(iter(groups), None)
         pilot = groups.get(first, [])
+        others = [name for name in groups if name != first]
+        if others:
+            click.echo(f"note: --power uses the baseline alone, {first}, and not {', '.join(others)}", err=True)
         rows = plans(pilot, rate=rate, tasks=tasks or (50, 100, 200, 500, 1000), runs=runs or (1, 3, 5), run_sd=run_sd,
                      alike=alike, confidence=confidence, files=named.get(first))  # fmt: skip
         text = power_table
