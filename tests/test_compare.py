@@ -14,7 +14,7 @@ from scipy import stats
 from eexp.errors import UsageError
 from eexp.evidence import compare, difference, rate
 from eexp.evidence.panels import panel_hash
-from eexp.evidence.table import table
+from eexp.evidence.table import rounded_p, table
 from eexp.stages.compare import expand
 
 
@@ -356,6 +356,12 @@ def test_a_level_of_confidence_keeps_its_digits(files, tmp_path):
     assert "99.9% interval" in shown and "99.9% interval" in picture.read_text()
     plan = run("compare", "--power", "--rate", 0.2, "--confidence", 0.975, "--tasks", 9).ok().out.decode()
     assert "97.5% interval" in plan
+
+
+def test_a_p_value_shows_its_side_of_five_percent():
+    """The interval excludes zero where p is below 0.05, and the table must not say 0.05 then."""
+    shown = {0.0496: "0.0496", 0.04997: "0.04997", 0.05: "0.05", 0.0504: "0.05", 0.0123: "0.012", 1.0: "1"}
+    assert {p: rounded_p(p) for p in shown} == shown
 
 
 def test_what_no_difference_would_show_is_called_none():

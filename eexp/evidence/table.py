@@ -68,7 +68,12 @@ def _finds(row: dict) -> str:
 def _p(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:.2g}" if value >= 1e-4 else "<0.0001"
+    return rounded_p(value) if value >= 1e-4 else "<0.0001"
+
+
+def rounded_p(value: float) -> str:
+    """Return a p value with two digits, or as many as it takes to see on which side of 0.05 it is."""
+    return next(shown for digits in range(2, 18) if (float(shown := f"{value:.{digits}g}") < 0.05) == (value < 0.05))
 
 
 def _explanations(rows: Sequence[dict], compared: Sequence[dict]) -> list[str]:
