@@ -14,6 +14,8 @@ from scipy import stats
 from eexp.errors import UsageError
 from eexp.evidence import compare, difference, rate
 from eexp.evidence.panels import panel_hash
+from eexp.evidence.table import rounded_p, table
+from eexp.stages.compare import expand
 
 
 def _episodes(successes: dict[tuple[int, int], bool], env: str = "house", **more) -> list[dict]:
@@ -201,6 +203,18 @@ def test_pictures(files):
     assert drawing == (files / "b.svg").read_text() and ">SR (3 runs)<" in drawing and "difference to IL" in drawing
     run("compare", files / "il-s0.jsonl", "--plot", files / "one.svg").ok()
     run(*arguments, files / "a.xyz").one_error(2, "--plot", "xyz")
+    run(*arguments, files / "a").one_error(2, f"--plot {files / 'a'}: the name's ending says the format")
+    assert not (files / "a").exists()
+
+
+def test_names_in_a_picture_are_no_formulas_and_may_be_in_any_script(files):
+    groups = (rf"$\frac{{1$={files}/il-s0.jsonl", f"\u6a21\u578b={files}/sr-s0.jsonl")
+    assert run("compare", *groups, "--plot", files / "a.svg").ok().err == ""
+    drawing = (files / "a.svg").read_text()
+    assert r"$\frac{1$" in drawing and "\u6a21\u578b" in drawing
+    said = run("compare", *groups, "--plot", files / "a.png").ok().err
+    assert said in ("", f"note: --plot {files / 'a.png'}: the font lacks some of the characters in the names; "
+                        "an SVG file shows them\n")  # fmt: skip
 
 
 def test_a_picture_without_matplotlib_is_one_line(files, monkeypatch):
@@ -229,7 +243,14 @@ def test_what_cannot_be_compared(tmp_path):
     twice = write(tmp_path / "twice.jsonl", episodes + episodes)
     (tmp_path / "other").mkdir()
     namesake = write(tmp_path / "other" / "a.jsonl", episodes)
-    run("compare", a, twice).one_error(2, "twice: task 0, trial 0 occurs twice")
+    run("compare", a, twice).one_error(2, f"{twice}: task 0, trial 0 occurs twice")
+    empty = write(tmp_path / "empty.jsonl", [])
+    run("compare", f"x={a}", f"x={empty}").one_error(2, f"x ({empty}): no episodes")
+    for text in ("", "x=", f"={a}"):
+        run("compare", text, a).one_error(2, f"{text!r}: expected FILE or NAME=FILE")
+    for option in ("--rate", "--run-sd", "--alike", "--confidence"):
+        run("compare", a, "--power", option, "nan").one_error(2, option, "no finite number")
+    run("compare", "--power", f"x={a}", f"x={empty}").one_error(2, f"{empty}: no episodes")
     run("compare", a, namesake).one_error(2, "two groups are called 'a'")
     run("compare", f"a={a}", namesake).one_error(2, "two groups are called 'a'")
     run("compare", f"x={a}", f"x={a}").one_error(2, "x: ", "is given twice")
@@ -246,17 +267,30 @@ def test_what_cannot_be_compared(tmp_path):
 def test_different_tasks_are_refused_and_named(tmp_path):
     a = write(tmp_path / "a.jsonl", _episodes(_drawn(30, 0.4, 1)))
     fewer = write(tmp_path / "fewer.jsonl", _episodes(_drawn(10, 0.6, 2)))
-    run("compare", a, fewer).one_error(2, "20 of 30 tasks are only in a, such as house 10", "fewer (panel ", "--common")
+    run("compare", a, fewer).one_error(
+        2, f"20 of 30 tasks are only in {a}, such as house 10", f"{fewer} (panel ", "--common"
+    )
     rows = run("compare", a, fewer, "--common", "--json").ok().records
     assert [r["tasks"] for r in rows] == [10, 10] and rows[0]["panel"] == rows[1]["panel"]
     assert rows[0]["episodes"] == 10
     elsewhere = write(tmp_path / "elsewhere.jsonl", _episodes(_drawn(30, 0.4, 1), env="other"))
-    run("compare", a, elsewhere).one_error(2, "only in a", "only in elsewhere, such as other 0")
-    run("compare", a, elsewhere, "--common").one_error(2, "no task is in all")
+    for option in ((), ("--common",)):
+        run("compare", a, elsewhere, *option).one_error(2, f"{a} was played in house and {elsewhere} in other")
+    others = [{**e, "task": {"id": f"other/{i}"}} for i, e in enumerate(_episodes(_drawn(30, 0.4, 1)))]
+    run("compare", a, write(tmp_path / "others.jsonl", others), "--common").one_error(
+        2, "no task is in all of the files"
+    )
+    noisy = write(tmp_path / "noisy.jsonl", _episodes(_drawn(30, 0.4, 1), env="noisy:0.1:house"))
+    run("compare", a, noisy).one_error(2, f"{a} was played in house and {noisy} in noisy:0.1:house")
+    # Without noise or with it, it is the same panel, and --power has no --common.
+    panels = [run("compare", file, "--json").ok().records[0]["panel"] for file in (a, noisy)]
+    assert panels[0] == panels[1]
+    said = run("compare", "--power", f"x={a}", f"x={fewer}").one_error(2, f"only in {a}")
+    assert "--common" not in said
     changed = [{**e, "task": {**e["task"], "world": 2}} for e in _episodes(_drawn(30, 0.4, 1))]
     renewed = write(tmp_path / "renewed.jsonl", changed)
     run("compare", a, renewed).one_error(2, "30 tasks have the same id but differ", '"world":2')
-    run("compare", f"x={a}", f"x={fewer}").one_error(2, "x, run 1", "x, run 2")
+    run("compare", f"x={a}", f"x={fewer}").one_error(2, f"x ({a})", f"x ({fewer})")
     panels = write(tmp_path / "panels.jsonl", [{**e, "panel": str(i % 2)} for i, e in enumerate(changed)])
     run("compare", panels).one_error(2, "episodes of different panels: 0, 1")
 
@@ -266,7 +300,75 @@ def test_a_lost_episode_is_a_different_panel(tmp_path):
     whole = _episodes(_drawn(30, 0.4, 1), panel="0123456789abcdef")
     a = write(tmp_path / "a.jsonl", whole)
     b = write(tmp_path / "b.jsonl", whole[:-1])
-    run("compare", a, b).one_error(2, "1 of 30 tasks are only in a", "house 29")
+    run("compare", a, b).one_error(2, f"1 of 30 tasks are only in {a}", "house 29")
+
+
+def test_kinds_that_only_one_file_says_are_those_of_all(tmp_path):
+    """Older episodes say no kind, and other tools may name the kinds otherwise."""
+    drawn = _drawn(20, 0.5, 1)
+    plain, named, otherwise = _episodes(drawn), _episodes(drawn), _episodes(drawn)
+    for i, (e, f) in enumerate(zip(named, otherwise)):
+        e["kind"], f["kind"] = "ab"[i % 2], "xyz"[i % 3]
+    files = {name: write(tmp_path / f"{name}.jsonl", episodes)
+             for name, episodes in {"plain": plain, "named": named, "otherwise": otherwise}.items()}  # fmt: skip
+    for order, kinds in ((("plain", "named"), "ab"), (("named", "plain"), "ab"), (("otherwise", "named"), "xyz")):
+        rows = run("compare", *(files[name] for name in order), "--json").ok().records
+        assert [list(row["kinds"]) for row in rows] == [list(kinds)] * 2
+        shown = run("compare", *(files[name] for name in order), "--by-kind").ok().out.decode()
+        assert all(f"\n{kind} " in shown for kind in kinds)
+
+
+def test_by_kind_counts_trials_as_the_whole_does():
+    """The difference of a kind is that of a panel of this kind alone."""
+    groups = {name: _episodes(_drawn(20, rate, seed, trials=4)) for name, rate, seed in (("a", 0.3, 1), ("b", 0.5, 2))}
+    for episode in (e for episodes in groups.values() for e in episodes):
+        episode["kind"] = "ab"[int(episode["task"]["id"]) % 2]
+    row = compare({name: [episodes] for name, episodes in groups.items()})[1]
+    alone = {name: [[e for e in episodes if e["kind"] == "a"]] for name, episodes in groups.items()}
+    of_kind = compare(alone)[1]
+    for key in ("rate", "low", "high", "difference", "difference_low", "difference_high"):
+        assert row["kinds"]["a"][key] == pytest.approx(of_kind[key])
+
+
+def test_power_says_which_files_it_uses(files):
+    names = [files / f"il-s{i}.jsonl" for i in range(2)]
+    said = run("compare", "--power", *names).ok().err
+    assert said == "note: --power uses the baseline alone, il-s0, and not il-s1\n"
+    assert run("compare", "--power", f"IL={names[0]}", f"IL={names[1]}").ok().err == ""
+
+
+def test_names_and_directories_may_hold_an_equals_sign(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=0.1").mkdir()
+    for file in ("lr=0.1/a.jsonl", "b.jsonl", "c=d.jsonl"):
+        write(tmp_path / file, _episodes(_drawn(20, 0.4, 1)))
+    assert expand(("lr=0.1/a.jsonl", "c=d.jsonl")) == {"a": ["lr=0.1/a.jsonl"], "c=d": ["c=d.jsonl"]}
+    assert expand(("lr=0.1=b.jsonl", "IL=lr=0.1/a.jsonl")) == {"lr=0.1": ["b.jsonl"], "IL": ["lr=0.1/a.jsonl"]}
+    assert expand(("IL=lr=*/*.jsonl", "lr=0.1/*.jsonl")) == {"IL": ["lr=0.1/a.jsonl"], "a": ["lr=0.1/a.jsonl"]}
+    assert expand(("x=-", "./lr=1/none.jsonl")) == {"x": ["-"], "none": ["./lr=1/none.jsonl"]}
+    run("compare", "./lr=1/none.jsonl").one_error(3, "./lr=1/none.jsonl: No such file")
+
+
+def test_a_level_of_confidence_keeps_its_digits(files, tmp_path):
+    picture = tmp_path / "rates.svg"
+    names = [files / f"{name}-s0.jsonl" for name in ("il", "sr")]
+    shown = run("compare", *names, "--confidence", 0.999, "--plot", picture).ok().out.decode()
+    assert "99.9% interval" in shown and "99.9% interval" in picture.read_text()
+    plan = run("compare", "--power", "--rate", 0.2, "--confidence", 0.975, "--tasks", 9).ok().out.decode()
+    assert "97.5% interval" in plan
+
+
+def test_a_p_value_shows_its_side_of_five_percent():
+    """The interval excludes zero where p is below 0.05, and the table must not say 0.05 then."""
+    shown = {0.0496: "0.0496", 0.04997: "0.04997", 0.05: "0.05", 0.0504: "0.05", 0.0123: "0.012", 1.0: "1"}
+    assert {p: rounded_p(p) for p in shown} == shown
+
+
+def test_what_no_difference_would_show_is_called_none():
+    """Runs that contradict each other: not even 100 points would be found."""
+    never, always = ([_episodes({(task, 0): won for task in range(10)})] for won in (False, True))
+    row = compare({"a": never * 2, "b": never + always})[1]
+    assert row["detectable"] is None and table([{**row, "against": "b", "name": "b"}]).splitlines()[1].endswith(" none")
 
 
 def test_it_starts_as_a_process(files):

@@ -427,7 +427,7 @@ def test_report_names_bad_lines(data, tmp_path):
     file.write_bytes(data["expert"].read_bytes())
     run("report", tmp_path, "-o", "-").one_error(3, f"{file}:1: $.type")
     file.write_bytes(b"")
-    run("report", tmp_path, "-o", "-").one_error(2, "a: no episodes")
+    run("report", tmp_path, "-o", "-").one_error(2, "a.episodes.jsonl): no episodes")
 
 
 def test_report_writes_the_same_bytes_twice_to_a_file_and_to_standard_output(data, tmp_path):

@@ -294,3 +294,10 @@ def test_pass_at_k_is_the_mean_over_all_choices_of_k(n, c):
 
 def test_the_k_that_are_shown():
     assert [trials.steps_of_k(n) for n in (1, 2, 3, 5, 8)] == [[1], [1, 2], [1, 2, 3], [1, 2, 4, 5], [1, 2, 4, 8]]
+
+
+def test_an_interval_of_a_rate_has_a_width_and_ends_at_the_ends():
+    """Rounding leaves neither 3e-17 for zero nor an interval of no width where every task has the same mean."""
+    assert rate(np.zeros((1, 12)))[1] == 0 and rate(np.ones((3, 12)))[2] == 1
+    _, low, high = rate(np.tile(np.eye(3), 7)[:, :20])
+    assert low < 1 / 3 - 0.05 and high > 1 / 3 + 0.05

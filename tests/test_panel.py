@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from running import lines, read, run, write
+from running import ROOT, lines, read, run, write
 
 from eexp.envs.house import House
 from eexp.evidence.panels import draw, names_of, panel_hash
@@ -132,7 +132,34 @@ def test_a_panel_is_played_with_noise_on_what_is_seen(tmp_path):
     assert {e["panel"] for e in noisy} == {e["panel"] for e in plain} and {e["env"] for e in noisy} == {
         "noisy:0.2:house"
     }
-    assert [e["task"] for e in noisy] == [e["task"] for e in plain]
+    assert [(e["task"], e["kind"]) for e in noisy] == [(e["task"], e["kind"]) for e in plain]
+    assert panel_hash(noisy) == panel_hash(plain)
+    # A panel of an environment with noise is one of the environment.
+    assert _bare(run("panel", "noisy:0.2:house", "-n", 3).ok().records) == _bare(read(file))
+    older = write(tmp_path / "older.jsonl", [{**line, "env": "noisy:0.2:house"} for line in read(file)])
+    for env in ((), ("noisy:0.2:house",)):
+        assert _bare(run("eval", *env, "--panel", older, "-m", "random").ok().records) == _bare(noisy)
+
+
+def test_a_panel_runs_no_program_that_the_command_line_does_not_name(tmp_path):
+    env = f"exec:touch {tmp_path / 'ran'}"
+    for spec in (env, f"noisy:0.1:{env}"):
+        line = {"type": "task", "env": spec, "split": "test", "task": {"id": "test/1", "split": "test"}}
+        file = write(tmp_path / "p.jsonl", [line])
+        run("eval", "--panel", file, "-m", "random").one_error(2, f"{file}: a panel of", "allow it by naming it")
+        assert not (tmp_path / "ran").exists()
+    safe = f"exec:sh {ROOT / 'examples/safe.sh'}"
+    file = write(tmp_path / "p.jsonl", run("panel", safe, "-n", 2).ok().records)
+    assert len(run("eval", safe, "--panel", file, "-m", "random").ok().records) == 2
+
+
+def test_a_task_that_there_is_not_is_a_bad_record(tmp_path):
+    lines = run("panel", "house", "-n", 2).ok().records
+    lines.append({**lines[0], "task": {"id": "test/none", "split": "test"}})
+    file, rejects = write(tmp_path / "p.jsonl", lines), tmp_path / "rejects.jsonl"
+    run("eval", "--panel", file, "-m", "random").one_error(3, "house/test/none/0: $.task.id: house has no task")
+    played = run("eval", "--panel", file, "-m", "random", "--on-error", "skip", "--rejects", rejects).ok(4)
+    assert len(played.records) == 2 and len(read(rejects)) == 1
 
 
 def test_another_panel_is_not_resumed(tmp_path):

@@ -444,6 +444,54 @@ def test_a_run_file_that_is_no_json_is_named(data, tmp_path):
     run("report", tmp_path, "-o", "-").one_error(3, f"{tmp_path / 'a' / 'eexp.json'}: not valid JSON")
 
 
+def test_losses_that_are_no_numbers_are_left_out(data, tmp_path):
+    write(tmp_path / "a.episodes.jsonl", read(data["episodes"]))
+    (tmp_path / "a").mkdir()
+    lines = ['{"step": 1, "loss": 2.0}', '{"step": 2, "loss": NaN}', '{"step": 3, "loss": 1e999}', "[1]", "3",
+             '{"step": 1e999, "loss": 1}', '{"step": 3, "validation": {"loss": 1e999}}', '{"step": 4, "loss": 1.0}',
+             '{"step": 4, "validation": {"loss": 1.5}}']  # fmt: skip
+    (tmp_path / "a" / "metrics.jsonl").write_text("\n".join(lines))
+    (run_,) = find_arms([str(tmp_path)])[0].runs
+    assert run_.losses == [(1, 2.0), (4, 1.0)] and run_.validations == [(4, {"loss": 1.5})]
+    assert "held-out 1.500" in run("report", tmp_path, "-o", "-").ok().out.decode()
+
+
+def test_kinds_that_only_one_arm_says_are_those_of_all(data, tmp_path):
+    episodes = read(data["episodes"])
+    for e in episodes:
+        e.pop("kind", None)
+        e["task"] = {key: value for key, value in e["task"].items() if key not in ("kind", "level")}
+    write(tmp_path / "a.episodes.jsonl", episodes)
+    write(tmp_path / "b.episodes.jsonl", [{**e, "kind": "ab"[i % 2]} for i, e in enumerate(episodes)])
+    file = tmp_path / "page.html"
+    run("report", tmp_path, "-o", file).ok()
+    text = file.read_text(encoding="utf-8")
+    rows = json.loads(re.search(r'<script[^>]* id="rows"[^>]*>(.*?)</script>', text, re.DOTALL)[1])
+    assert [list(row["kinds"]) for row in rows] == [["a", "b"]] * 2
+    (said,) = (line for line in run("report", tmp_path, "-o", file).ok().err.splitlines())
+    assert re.fullmatch(r"report: .*, \d+ kB|report: .*, \d+\.\d MB", said)
+
+
+def test_two_studies_are_not_pooled(data, tmp_path, monkeypatch):
+    """Their arms have the same names, and may have been trained in another way."""
+    monkeypatch.chdir(tmp_path)
+    for directory in ("few/0", "few/1", "many/0", "many/elsewhere/0"):
+        Path(directory).mkdir(parents=True)
+        write(Path(directory, "il.episodes.jsonl"), read(data["episodes"]))
+    for given in (["few", "many"], ["many"], ["."]):
+        said = run("report", *given, "-o", "-").one_error(2, "both il with seed 0", "two studies", "[0-9]*")
+        assert said.count("il.episodes.jsonl") == 2
+    run("report", "many/0", "-o", "-").ok()
+    assert [r.name for r in find_arms(["few"])[0].runs] == ["0", "1"]
+
+
+def test_an_empty_file_of_episodes_is_named(data, tmp_path):
+    write(tmp_path / "a.episodes.jsonl", read(data["episodes"]))
+    (tmp_path / "1").mkdir()
+    empty = write(tmp_path / "1" / "a.episodes.jsonl", [])
+    run("report", tmp_path, "-o", "-").one_error(2, f"a ({empty}): no episodes")
+
+
 def test_the_parts_of_the_page_are_installed():
     """Everything beside the modules is named as data of the package."""
     declared = re.search(

@@ -35,7 +35,28 @@ def test_a_dry_run_names_every_step_and_makes_none(tmp_path):
                  "reflect", "export", "eval"):  # fmt: skip
         assert f"eexp {step} " in plan
     assert "--seed 3" in plan and "--pool own -k 3" in plan
-    assert not list(tmp_path.glob("house/*.jsonl"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_changes_no_setting(tmp_path):
+    """Else the next run would make anew all that hangs on a setting that somebody only asked about."""
+    settings = tmp_path / ".settings"
+    study = ["-f", str(STUDIES / "arms.mk"), f"OUT={tmp_path}", "ARMS=il"]
+    make(*study, "started")
+    before = {file.name: (file.read_text(), file.stat().st_mtime_ns) for file in settings.iterdir()}
+    for name in ("expert.jsonl", "il.jsonl", "panel.jsonl", "base.gguf"):
+        (tmp_path / name).write_text("")
+    assert before["TRAIN"][0] == "200" and not {f"{tmp_path}/{name}" for name in ("il.jsonl", "expert.jsonl")} & {
+        *commands(*study)
+    }
+    assert f"{tmp_path}/il.jsonl" in commands(*study, "TRAIN=3")
+    assert {file.name: (file.read_text(), file.stat().st_mtime_ns) for file in settings.iterdir()} == before
+
+
+def test_the_demo_compares_with_imitation_or_else_with_the_base(tmp_path):
+    for arms, baseline in (("il sr", "il"), ("recovery sr", "base")):
+        shown = make("-n", "-f", str(ROOT / "recipes/house/Makefile"), "table", f"OUT={tmp_path}", f"ARMS={arms}")
+        assert shown.count(f"--baseline {baseline} ") == 2 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -83,6 +83,9 @@ class Noisy(Environment):
     def expert(self) -> str | None:
         return self.world.expert()
 
+    def kind_of(self, task: dict) -> str | None:
+        return self.world.kind_of(task)
+
     def explain(self) -> str | None:
         return self.world.explain()
 

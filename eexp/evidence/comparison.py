@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from eexp.evidence.trials import pass_all, pass_at, steps_of_k
 
 
 def compare(groups: Mapping[str, Sequence[Iterable[dict]]], *, baseline: str | None = None, confidence: float = 0.95,
-            looks: int = 1, common: bool = False) -> list[dict]:  # fmt: skip
+            looks: int = 1, common: bool = False,
+            files: Mapping[str, Sequence[str]] | None = None) -> list[dict]:  # fmt: skip
     """Compare methods by the episodes of their training runs; returns one row a method, in their order.
 
     Args:
@@ -28,11 +30,12 @@ def compare(groups: Mapping[str, Sequence[Iterable[dict]]], *, baseline: str | N
         looks: How often in all the comparison is looked at while it grows; the intervals of differences and p values
             then allow for all of them.
         common: Use only the tasks that all runs have, instead of refusing runs on different tasks.
+        files: By name of the method, where each run's episodes come from, for messages.
 
     Raises:
         UsageError: For a run without episodes or with one twice, runs on different tasks, or an unknown baseline.
     """
-    runs = {name: _read(name, list(episodes)) for name, episodes in groups.items()}
+    runs = {name: _read(name, list(episodes), (files or {}).get(name)) for name, episodes in groups.items()}
     first = next(iter(runs), None) if baseline is None else baseline
     if first not in runs:
         raise UsageError(f"no group is called {first!r}; there are: {', '.join(runs)}")
@@ -40,28 +43,34 @@ def compare(groups: Mapping[str, Sequence[Iterable[dict]]], *, baseline: str | N
     if common:
         keys = common_tasks(everything)
         if not keys:
-            raise UsageError("no task is in all of the files")
+            check_same_tasks(everything, hint="; no task is in all of the files")
         runs = {name: [run.keep(keys) for run in group] for name, group in runs.items()}
     else:
         check_same_tasks(everything)
     tasks = sorted(next(iter(runs.values()))[0].successes)
     values = {name: np.stack([run.means(tasks) for run in group]) for name, group in runs.items()}
+    kinds = _kinds_of_tasks(run for group in runs.values() for run in group)
     rows = []
     for name, group in runs.items():
         row = _row(name, group, values[name], tasks, confidence)
         if name != first:
             row["against"] = first
             row.update(_difference(runs[first], group, values[first], values[name], confidence, looks))
-        kinds = _kinds(group, tasks, values[first] if name != first else None, values[name], confidence, looks)
-        rows.append(row | ({"kinds": kinds} if kinds else {}))
+        by_kind = _by_kind(kinds, tasks, None if name == first else (runs[first], values[first]),
+                           (group, values[name]), confidence, looks)  # fmt: skip
+        rows.append(row | ({"kinds": by_kind} if by_kind else {}))
     _correct(rows)
     return rows
 
 
-def _read(name: str, runs: list[Iterable[dict]]) -> list[Run]:
+def _read(name: str, runs: list[Iterable[dict]], files: Sequence[str] | None) -> list[Run]:
     if not runs:
         raise UsageError(f"{name}: no episodes")
-    return [read_run(name if len(runs) == 1 else f"{name}, run {i}", run) for i, run in enumerate(runs, 1)]
+    if files is None:
+        labels = [name] if len(runs) == 1 else [f"{name}, run {i}" for i in range(1, len(runs) + 1)]
+    else:
+        labels = [file if Path(file).stem == name else f"{name} ({file})" for file in files]
+    return [read_run(label, run) for label, run in zip(labels, runs)]
 
 
 def _row(name: str, group: list[Run], values: np.ndarray, tasks: list[Key], confidence: float) -> dict[str, Any]:
@@ -88,7 +97,7 @@ def _difference(base: list[Run], other: list[Run], first: np.ndarray, second: np
                 looks: int) -> dict[str, Any]:  # fmt: skip
     tasks = list(base[0].successes)
     found: dict[str, Any] = {"difference": float(second.mean() - first.mean())}
-    estimate = difference(first, second, (_episodes(base), _episodes(other)))
+    estimate = difference(first, second, (_episodes(base, tasks), _episodes(other, tasks)))
     level = sequential.one_look(confidence, looks)
     found["difference_low"], found["difference_high"] = estimate.interval(level) if estimate else (None, None)
     found["p"] = sequential.overall(estimate.p(), looks) if estimate else None
@@ -109,24 +118,35 @@ def _difference(base: list[Run], other: list[Run], first: np.ndarray, second: np
     return found
 
 
-def _episodes(group: list[Run]) -> float:
-    return float(np.mean([len(found) for run in group for found in run.successes.values()]))
+def _episodes(group: list[Run], tasks: list[Key]) -> float:
+    return float(np.mean([len(run.successes[key]) for run in group for key in tasks]))
 
 
-def _kinds(group: list[Run], tasks: list[Key], first: np.ndarray | None, values: np.ndarray, confidence: float,
-           looks: int) -> dict[str, dict]:  # fmt: skip
+def _kinds_of_tasks(runs: Iterable[Run]) -> dict[Key, str]:
+    """Return the kind of every task, by the first run that says it; "other" where none does."""
+    kinds: dict[Key, str | None] = {}
+    for run in runs:
+        for key, kind in run.kinds.items():
+            kinds[key] = kind if kinds.get(key) is None else kinds[key]
+    return {key: "other" if kind is None else kind for key, kind in kinds.items()}
+
+
+def _by_kind(kinds: dict[Key, str], tasks: list[Key], base: tuple[list[Run], np.ndarray] | None,
+             other: tuple[list[Run], np.ndarray], confidence: float, looks: int) -> dict[str, dict]:  # fmt: skip
+    """Return success by kind, and the difference to `base`; nothing for one kind. base, other: runs, their means."""
     by_kind: dict[str, list[int]] = {}
     for i, key in enumerate(tasks):
-        kind = group[0].kinds.get(key)
-        by_kind.setdefault("other" if kind is None else kind, []).append(i)
+        by_kind.setdefault(kinds[key], []).append(i)
     if len(by_kind) < 2:
         return {}
-    found = {}
+    found, values = {}, other[1]
     for kind, places in sorted(by_kind.items()):
         mean, low, high = rate(values[:, places], confidence)
         found[kind] = {"tasks": len(places), "rate": mean, "low": low, "high": high}
-        if first is not None:
-            estimate = difference(first[:, places], values[:, places])
+        if base is not None:
+            first = base[1]
+            episodes = [_episodes(group, [tasks[i] for i in places]) for group in (base[0], other[0])]
+            estimate = difference(first[:, places], values[:, places], (episodes[0], episodes[1]))
             level = sequential.one_look(confidence, looks)
             ends = estimate.interval(level) if estimate else (None, None)
             found[kind] |= {"difference": float(values[:, places].mean() - first[:, places].mean()),

@@ -84,9 +84,13 @@ class Estimate(Parts):
         lowest = math.log(1e-100)
         return 0.0 if gap(lowest) > 0 else math.exp(brentq(gap, lowest, 0.0, xtol=1e-12, rtol=1e-12))
 
-    def detectable(self, confidence: float = 0.95, power: float = 0.8) -> float:
-        """Return the smallest true difference that such a comparison finds with probability `power`."""
-        return float(self.margin(confidence)) + float(self._margin_at(2 * (1 - power)))
+    def detectable(self, confidence: float = 0.95, power: float = 0.8) -> float | None:
+        """Return the smallest true difference that such a comparison finds with probability `power`.
+
+        None where not even a difference of 1, the largest there is, is found.
+        """
+        smallest = float(self.margin(confidence)) + float(self._margin_at(2 * (1 - power)))
+        return smallest if smallest <= 1 else None
 
     def _margin_at(self, p: float) -> Array:
         """Return the margin of the interval with confidence 1 - p, exactly for tiny p as well."""
@@ -184,7 +188,10 @@ def rate_limits(values: Array, confidence: float) -> tuple[Array, Array]:
             stdtrit(tasks - 1, upper) ** 2 * by_task.var(-1, ddof=1) / tasks + stdtrit(run_df, upper) ** 2 * between
         )
         spread = z**2 * observed * (1 - observed)
-        size = np.divide(spread, squared, out=size, where=(squared > 0) & (spread > 0))
+        # A spread of zero, but for rounding, says nothing; the tasks alone are counted then.
+        size = np.divide(spread, squared, out=size, where=(squared > 1e-12) & (spread > 0))
     middle = (observed + z**2 / (2 * size)) / (1 + z**2 / size)
     half = z / (1 + z**2 / size) * np.sqrt(observed * (1 - observed) / size + z**2 / (4 * size**2))
-    return np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
+    # Rounding would leave 3e-17 where nothing succeeded.
+    return (np.where(observed == 0, 0.0, np.clip(middle - half, 0, 1)),
+            np.where(observed == 1, 1.0, np.clip(middle + half, 0, 1)))  # fmt: skip

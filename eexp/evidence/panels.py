@@ -33,9 +33,14 @@ def key_of(record: dict) -> Key:
     return record["env"], str(record["task"].get("id"))
 
 
+def env_of_tasks(env: str) -> str:
+    """Return the environment whose tasks they are: ENV for `noisy:P:ENV`."""
+    return re.sub(r"^noisy:[^:]*:", "", env)
+
+
 def canonical_json(env: str, task: dict) -> str:
-    """Return the text of one task that goes into the hash."""
-    return json.dumps([env, task], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    """Return the text of one task that goes into the hash. Noise on what is seen leaves a task what it is."""
+    return json.dumps([env_of_tasks(env), task], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def hash_of(texts: Iterable[str]) -> str:
@@ -81,7 +86,7 @@ def tasks_of(name: str, lines: Iterable[dict], env: str | None = None) -> tuple[
         raise UsageError(f"{name}: no tasks in this panel")
     if len(envs) > 1:
         raise UsageError(f"{name}: tasks of several environments: {', '.join(envs)}; play one at a time")
-    if env is not None and envs != [env]:
+    if env is not None and env_of_tasks(envs[0]) != env_of_tasks(env):
         raise UsageError(f"{name}: a panel of {envs[0]}, not of {env}")
     return envs[0], draw(tasks.values())
 
@@ -97,7 +102,7 @@ def names_of(record: dict) -> set[str]:
     names |= {name.rpartition("/")[0] for name in names}
     if isinstance(record.get("task"), dict) and record.get("env"):
         names.add("/".join(key_of(record)))
-    return {re.sub(r"^noisy:[^:]*:|\?[^/]*", "", name, count=2) for name in names}
+    return {re.sub(r"\?[^/]*", "", env_of_tasks(name), count=1) for name in names}
 
 
 def apart(lines: Iterable[dict], taken: set[str]) -> Iterator[dict]:

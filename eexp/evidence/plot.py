@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Sequence
 
 from eexp.errors import EexpError, UsageError
+from eexp.evidence.table import percentage
 
 _POINT, _RUN, _ZERO = "#1f4e79", "#9dbbd6", "#888888"
 
 
-def plot(rows: Sequence[dict], file: str) -> None:
+def plot(rows: Sequence[dict], file: str) -> list[str]:
     """Draw success rates with their intervals and runs, and differences to the baseline with theirs.
 
-    The format is that of the ending of the file's name, PNG or SVG, say.
+    The format is that of the ending of the file's name, PNG or SVG, say. Returns notes on what the picture lacks.
     """
     try:
         import matplotlib
@@ -20,8 +23,13 @@ def plot(rows: Sequence[dict], file: str) -> None:
         from matplotlib.ticker import FuncFormatter
     except ImportError:
         raise EexpError("--plot needs matplotlib; pip install 'eexp[plot]'") from None
+    is_svg = file.lower().endswith(".svg")
+    if not os.path.splitext(file)[1]:
+        raise UsageError(f"--plot {file}: the name's ending says the format; give {file}.svg or {file}.png")
     compared = [row for row in rows if row.get("difference_low") is not None]
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "eexp"}):
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "eexp", "text.parse_math": False}
+    with matplotlib.rc_context(settings), warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
         figure = Figure(figsize=(9 if compared else 5.5, 1.3 + 0.42 * len(rows)), layout="constrained")
         axes = figure.subplots(1, 2 if compared else 1, sharey=True, squeeze=False)[0]
         places = {row["name"]: -i for i, row in enumerate(rows)}
@@ -32,7 +40,7 @@ def plot(rows: Sequence[dict], file: str) -> None:
                 axes[0].plot([100 * value for value in row["rates"]], [y] * row["runs"], "|", color=_RUN, markersize=11,
                              markeredgewidth=1.6, zorder=1)  # fmt: skip
             axes[0].plot(100 * row["rate"], y, "o", color=_POINT, markersize=5.5, zorder=3)
-        confidence = f"{rows[0]['confidence']:.0%}"
+        confidence = percentage(rows[0]["confidence"])
         runs = "; strokes: runs" if any(row["runs"] > 1 for row in rows) else ""
         axes[0].set(xlabel=f"success in % ({confidence} interval{runs})", yticks=list(places.values()),
                     ylim=(-len(rows) + 0.4, 0.6))  # fmt: skip
@@ -55,6 +63,9 @@ def plot(rows: Sequence[dict], file: str) -> None:
             one.grid(axis="x", color="#e6e6e6", linewidth=0.8)
             one.set_axisbelow(True)
         try:
-            figure.savefig(file, dpi=150, metadata={"Date": None} if file.endswith(".svg") else None)
+            figure.savefig(file, dpi=150, metadata={"Date": None} if is_svg else None)
         except ValueError as e:
             raise UsageError(f"--plot {file}: {str(e).splitlines()[0]}") from None
+    if any("missing from font" in str(warning.message) for warning in warned) and not is_svg:
+        return [f"--plot {file}: the font lacks some of the characters in the names; an SVG file shows them"]
+    return []

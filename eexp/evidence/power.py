@@ -85,18 +85,19 @@ def smallest_difference(*, rate: float, tasks: int, runs: int | tuple[int, int],
 
 def plans(pilot: Sequence[Iterable[dict]] = (), *, tasks: Sequence[int], runs: Sequence[int],
           rate: float | None = None, run_sd: float | None = None, alike: float | None = None, confidence: float = 0.95,
-          target: float = 0.8) -> list[dict]:  # fmt: skip
+          target: float = 0.8, files: Sequence[str] | None = None) -> list[dict]:  # fmt: skip
     """Return one row for every number of tasks and of runs, with the smallest improvement that is found.
 
     Args:
         pilot: Episodes of the baseline's training runs; from them comes what is not given.
         rate, run_sd, alike: As above.
         target: Probability of finding it.
+        files: Where the pilot's episodes come from, for messages.
 
     Raises:
         UsageError: Without a rate, or for a baseline that always or never succeeds.
     """
-    found = learn(pilot) if pilot else {}
+    found = learn(pilot, files) if pilot else {}
     sources = {}
     values = {"rate": rate, "run_sd": run_sd, "alike": alike}
     defaults = {"run_sd": RUN_SD, "alike": ALIKE}
@@ -121,13 +122,15 @@ def plans(pilot: Sequence[Iterable[dict]] = (), *, tasks: Sequence[int], runs: S
     return rows
 
 
-def learn(pilot: Sequence[Iterable[dict]]) -> dict[str, float | None]:
+def learn(pilot: Sequence[Iterable[dict]], files: Sequence[str] | None = None) -> dict[str, float | None]:
     """Return `rate`, `run_sd` and `alike` of the training runs of one method; None for what they do not tell.
 
-    Two runs are needed for `run_sd`, and two runs or two trials of every task for `alike`.
+    Two runs are needed for `run_sd`, and two runs or two trials of every task for `alike`. files: where each run comes
+    from, for messages.
     """
-    group = [read_run(f"run {i}", run) for i, run in enumerate(pilot, 1)]
-    check_same_tasks(group)
+    names = files or [f"run {i}" for i in range(1, len(pilot) + 1)]
+    group = [read_run(name, run) for name, run in zip(names, pilot)]
+    check_same_tasks(group, hint="")
     keys = sorted(group[0].successes)
     values = np.stack([run.means(keys) for run in group])
     rate = float(values.mean())

@@ -90,16 +90,23 @@ def kind_of(episode: dict) -> str | None:
     return prefix if slash and split is not None and prefix != split else None
 
 
-def check_same_tasks(runs: Sequence[Run]) -> None:
-    """Raise UsageError, naming what differs, unless all runs were played on the same tasks."""
+def check_same_tasks(runs: Sequence[Run], hint: str = "; --common compares those that all have") -> None:
+    """Raise UsageError, naming what differs, unless all runs were played on the same tasks.
+
+    hint: what could be done about it; it ends the message.
+    """
     first = runs[0]
     for other in runs[1:]:
         if first.texts != other.texts:
-            raise UsageError(_what_differs(first, other))
+            raise UsageError(_what_differs(first, other, hint))
 
 
-def _what_differs(first: Run, other: Run) -> str:
+def _what_differs(first: Run, other: Run, hint: str) -> str:
     parts = []
+    played_in = [sorted({env for env, _ in run.texts}) for run in (first, other)]
+    if not set(played_in[0]) & set(played_in[1]):
+        return (f"{first.name} was played in {', '.join(played_in[0])} and {other.name} in {', '.join(played_in[1])}; "
+                f"runs can be compared in one environment")  # fmt: skip
     for run, against in ((first, other), (other, first)):
         only = sorted(run.texts.keys() - against.texts.keys())
         if only:
@@ -109,7 +116,7 @@ def _what_differs(first: Run, other: Run) -> str:
         parts.append(f"{len(differ)} tasks have the same id but differ, such as {' '.join(differ[0])}: "
                      f"{first.texts[differ[0]]} and {other.texts[differ[0]]}")  # fmt: skip
     names = " and ".join(f"{run.name} (panel {hash_of(run.texts.values())})" for run in (first, other))
-    return f"{names} were not played on the same tasks: {'; '.join(parts)}; --common compares those that all have"
+    return f"{names} were not played on the same tasks: {'; '.join(parts)}{hint}"
 
 
 def common_tasks(runs: Sequence[Run]) -> set[Key]:

@@ -16,7 +16,7 @@ def table(rows: Sequence[dict], *, by_kind: bool = False) -> str:
     if any(row["runs"] > 1 for row in rows):
         columns.append(("runs", lambda r: str(r["runs"])))
     columns += [("episodes", lambda r: str(r["episodes"])), ("success", lambda r: f"{r['rate']:.1%}"),
-                (f"{confidence:.0%} interval", lambda r: f"{r['low']:.1%} to {r['high']:.1%}"),
+                (f"{percentage(confidence)} interval", lambda r: f"{r['low']:.1%} to {r['high']:.1%}"),
                 ("steps", lambda r: f"{r['mean_steps']:.1f}"),
                 ("invalid", lambda r: f"{r['invalid_actions']:.1%}")]  # fmt: skip
     if compared:
@@ -27,7 +27,7 @@ def table(rows: Sequence[dict], *, by_kind: bool = False) -> str:
         if len(compared) > 1:
             columns.append(("Holm", lambda r: _p(r.get("p_holm"))))
         columns += [("exact p", lambda r: _p(r.get("p_exact"))),
-                    ("finds", lambda r: f"{100 * r['detectable']:.1f}" if r.get("detectable") else "")]  # fmt: skip
+                    ("finds", _finds)]  # fmt: skip
     lines = align([[title for title, _ in columns], *([cell(row) for _, cell in columns] for row in rows)])
     lines += _explanations(rows, compared)
     for key, title in (("pass_at", "pass@k, at least one of k episodes"), ("pass_all", "pass^k, all of k episodes")):
@@ -42,6 +42,11 @@ def table(rows: Sequence[dict], *, by_kind: bool = False) -> str:
     return "\n".join(lines)
 
 
+def percentage(share: float) -> str:
+    """Return a level of confidence in %, with all of its digits: 99.9%."""
+    return f"{100 * share:g}%"
+
+
 def _points(value: float | None) -> str:
     return "" if value is None else f"{100 * value:+.1f}"
 
@@ -54,10 +59,21 @@ def _interval(row: dict) -> str:
     return f"{_points(row['difference_low'])} to {_points(row['difference_high'])}"
 
 
+def _finds(row: dict) -> str:
+    if "against" not in row:
+        return ""
+    return "none" if row["detectable"] is None else f"{100 * row['detectable']:.1f}"
+
+
 def _p(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:.2g}" if value >= 1e-4 else "<0.0001"
+    return rounded_p(value) if value >= 1e-4 else "<0.0001"
+
+
+def rounded_p(value: float) -> str:
+    """Return a p value with two digits, or as many as it takes to see on which side of 0.05 it is."""
+    return next(shown for digits in range(2, 18) if (float(shown := f"{value:.{digits}g}") < 0.05) == (value < 0.05))
 
 
 def _explanations(rows: Sequence[dict], compared: Sequence[dict]) -> list[str]:
@@ -115,8 +131,8 @@ def power_table(rows: Sequence[dict]) -> str:
         smallest = [found.get((tasks, n)) for n in runs]
         cells.append([str(tasks), *("none" if value is None else f"{100 * value:.1f}" for value in smallest)])
     lines = align([head, *cells])
-    lines.append(f"smallest improvement, in points, that a {first['confidence']:.0%} interval tells from zero with "
-                 f"probability {first['power']:.0%}")  # fmt: skip
+    lines.append(f"smallest improvement, in points, that a {percentage(first['confidence'])} interval tells from zero "
+                 f"with probability {first['power']:.0%}")  # fmt: skip
     lines.append(f"baseline {first['rate']:.1%}; sd between runs {100 * first['run_sd']:.1f} points "
                  f"({first['run_sd_from']}); correlation on a task {first['alike']:.2f} "
                  f"({first['alike_from']})")  # fmt: skip

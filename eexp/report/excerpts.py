@@ -62,10 +62,11 @@ def excerpts(
         played = {key: of_run[task] for key, of_run in episodes.items() if task in of_run}
         numbered = dict(texts)
         first = next(iter(played.values()))
+        kinds = (kind_of(episode) for episode in played.values())
         entry = {
             "id": task[1],
             "env": task[0],
-            "kind": kind_of(first),
+            "kind": next((kind for kind in kinds if kind is not None), None),
             "instruction": first.get("instruction") or "",
             "episodes": {key: _compact(episode, numbered) for key, episode in played.items()},
         }

@@ -13,6 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from eexp import __version__
+from eexp.evidence.table import rounded_p
 from eexp.report import charts
 from eexp.report.study import Arm
 
@@ -110,7 +111,7 @@ def points(number: float | None) -> Markup:
 
 def p_value(number: float | None) -> Markup:
     """Return a p value."""
-    return value(number, None if number is None else "< 0.001" if number < 0.001 else f"{number:.2g}")
+    return value(number, None if number is None else "< 0.001" if number < 0.001 else rounded_p(number))
 
 
 def count(number: int | None) -> Markup:

@@ -50,7 +50,8 @@ class Arm:
 def find_arms(directories: Sequence[str], labels: dict[str, str] | None = None) -> list[Arm]:
     """Return the arms in `directories`, those named in `labels` first and in that order, the others by name.
 
-    Raises UsageError where a directory holds no episodes, or where an arm in `labels` does not exist.
+    Raises UsageError where a directory holds no episodes, where an arm in `labels` does not exist, and where two
+    runs of an arm have the same seed: they come from two studies, and are not two runs of the same training.
     """
     labels = labels or {}
     files: dict[str, Path] = {}  # by real path, so that a directory and its parent may both be given
@@ -68,6 +69,8 @@ def find_arms(directories: Sequence[str], labels: dict[str, str] | None = None) 
         name = os.path.relpath(os.path.dirname(os.path.abspath(file)), together)
         key = file.name.removesuffix(ENDING)
         runs.setdefault(key, []).append(_read_run("" if name == "." else name, file, file.parent / key))
+    for key, group in runs.items():
+        _check_seeds(key, group)
     unknown = [key for key in labels if key not in runs]
     if unknown:
         raise UsageError(f"--name {unknown[0]}={labels[unknown[0]]}: no such arm; there are {', '.join(sorted(runs))}")
@@ -98,6 +101,18 @@ def _files(directory: str) -> Iterator[Path]:
         for name in sorted(names):
             if name.endswith(ENDING) and name != ENDING:
                 yield Path(here, name)
+
+
+def _check_seeds(key: str, runs: Sequence[Run]) -> None:
+    of_seed: dict[str, Run] = {}
+    for run in runs:
+        seed = run.file.absolute().parent.name
+        other = of_seed.setdefault(seed, run)
+        if other is not run and seed.isdecimal():
+            raise UsageError(
+                f"{other.file} and {run.file} are both {key} with seed {seed}, so they belong to two studies; "
+                f"give the directories of one, such as {other.file.parent.parent}/[0-9]*"
+            )
 
 
 def _natural(text: str) -> list[tuple[int, str]]:

@@ -21,14 +21,13 @@ def expand(arguments: tuple[str, ...]) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     unnamed: set[str] = set()
     for text in arguments:
-        name, named, pattern = text.rpartition("=")
-        files = [pattern]
-        if glob.has_magic(pattern) and not os.path.exists(pattern):
-            files = sorted(glob.glob(pattern, recursive=True))
-            if not files:
-                raise UsageError(f"{text}: no file has such a name")
+        name, pattern = _split_name(text)
+        named = name is not None
+        files = _files(pattern)
+        if not files:
+            raise UsageError(f"{text}: no file has such a name")
         for file in files:
-            label = name if named else Path(file).stem
+            label = Path(file).stem if name is None else name
             if label in unnamed or (label in groups and not named):
                 raise UsageError(f"two groups are called {label!r}; name them: NAME=FILE")
             if not named:
@@ -39,10 +38,36 @@ def expand(arguments: tuple[str, ...]) -> dict[str, list[str]]:
     return groups
 
 
+def _split_name(text: str) -> tuple[str | None, str]:
+    """Return the name, None where there is none, and the file or pattern of FILE, NAME=FILE or NAME=PATTERN.
+
+    There may be a = in all of them (`runs/lr=0.1/il.jsonl`): the first split that names a file counts. Without one
+    it is the first =, unless a directory stands before that.
+    """
+    places = [i for i, character in enumerate(text) if character == "="]
+    splits: list[tuple[str | None, str]] = [(None, text), *((text[:i], text[i + 1 :]) for i in places)]
+    for name, pattern in splits:
+        if name != "" and _files(pattern, there=True):
+            return name, pattern
+    name, pattern = splits[1] if places and "/" not in text[: places[0]] else splits[0]
+    if name == "" or not pattern:
+        raise UsageError(f"{text!r}: expected FILE or NAME=FILE")
+    return name, pattern
+
+
+def _files(pattern: str, *, there: bool = False) -> list[str]:
+    """Return the files that `pattern` names, sorted; there: only those that exist."""
+    if pattern == "-" or os.path.exists(pattern):
+        return [pattern]
+    if glob.has_magic(pattern):
+        return sorted(glob.glob(pattern, recursive=True))
+    return [] if there else [pattern]
+
+
 @click.command("compare")
 @click.argument("files", nargs=-1, type=options.PATH, metavar="[NAME=]FILE...")
 @click.option("--baseline", metavar="NAME", help="The method to compare the others with.  [default: the first]")
-@click.option("--confidence", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True, metavar="LEVEL",
+@click.option("--confidence", type=options.Finite(0.5, 0.999), default=0.95, show_default=True, metavar="LEVEL",
               help="Confidence of the intervals.")  # fmt: skip
 @click.option("--looks", type=click.IntRange(1, 100), default=1, show_default=True, metavar="N",
               help="How often in all this comparison is looked at while runs or tasks are added; intervals of "
@@ -55,17 +80,17 @@ def expand(arguments: tuple[str, ...]) -> dict[str, list[str]]:
               help="Draw rates and differences with their intervals, as PNG or SVG.")  # fmt: skip
 @click.option("--power", "plan", is_flag=True,
               help="Compare nothing, but say which improvement over the baseline a comparison could find.")  # fmt: skip
-@click.option("--rate", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="RATE",
+@click.option("--rate", type=options.Finite(0, 1, min_open=True, max_open=True), metavar="RATE",
               help="For --power: success of the baseline, 0.2 for 20 %.  [default: that of the files]")  # fmt: skip
 @click.option("--tasks", "tasks", type=click.IntRange(min=2), multiple=True, metavar="N",
               help="For --power: tasks in the panel. May be repeated.  "
               "[default: 50, 100, 200, 500 and 1000]")  # fmt: skip
 @click.option("--runs", "runs", type=click.IntRange(min=1), multiple=True, metavar="N",
               help="For --power: training runs of each method. May be repeated.  [default: 1, 3 and 5]")  # fmt: skip
-@click.option("--run-sd", type=click.FloatRange(0, 0.5), metavar="SD",
+@click.option("--run-sd", type=options.Finite(0, 0.5), metavar="SD",
               help="For --power: standard deviation of success between training runs.  [default: that of the files, "
               "else 0.03]")  # fmt: skip
-@click.option("--alike", type=click.FloatRange(0, 1, max_open=True), metavar="R",
+@click.option("--alike", type=options.Finite(0, 1, max_open=True), metavar="R",
               help="For --power: correlation of success of two models on the same task.  [default: that of the files' "
               "runs, else 0.3]")  # fmt: skip
 def command(files, baseline, confidence, looks, common, by_kind, as_json, picture, plan, rate, tasks, runs, run_sd,
@@ -94,7 +119,8 @@ def command(files, baseline, confidence, looks, common, by_kind, as_json, pictur
         raise click.UsageError(f"{given[0]} is for --power")
     if not files and not (plan and rate is not None):
         raise click.UsageError("Missing argument '[NAME=]FILE...'" + (", or --rate" if plan else ""))
-    groups = {label: [read([file], "episode") for file in names] for label, names in expand(files).items()}
+    named = expand(files)
+    groups = {label: [read([file], "episode") for file in names] for label, names in named.items()}
     if plan:
         if picture or looks > 1 or common or by_kind:
             raise click.UsageError("--power takes no --plot, --looks, --common and --by-kind")
@@ -103,19 +129,24 @@ def command(files, baseline, confidence, looks, common, by_kind, as_json, pictur
 
         if baseline is not None and baseline not in groups:
             raise UsageError(f"no group is called {baseline!r}; there are: {', '.join(groups)}")
-        pilot = groups[baseline or next(iter(groups))] if groups else []
+        first = baseline if baseline is not None else next(iter(groups), None)
+        pilot = groups.get(first, [])
+        others = [name for name in groups if name != first]
+        if others:
+            click.echo(f"note: --power uses the baseline alone, {first}, and not {', '.join(others)}", err=True)
         rows = plans(pilot, rate=rate, tasks=tasks or (50, 100, 200, 500, 1000), runs=runs or (1, 3, 5), run_sd=run_sd,
-                     alike=alike, confidence=confidence)  # fmt: skip
+                     alike=alike, confidence=confidence, files=named.get(first))  # fmt: skip
         text = power_table
     else:
         from eexp.evidence import compare
         from eexp.evidence.table import table
 
-        rows = compare(groups, baseline=baseline, confidence=confidence, looks=looks, common=common)
+        rows = compare(groups, baseline=baseline, confidence=confidence, looks=looks, common=common, files=named)
         if picture:
             from eexp.evidence.plot import plot
 
-            plot(rows, picture)
+            for note in plot(rows, picture):
+                click.echo(f"note: {note}", err=True)
 
         def text(rows: list[dict]) -> str:
             return table(rows, by_kind=by_kind)

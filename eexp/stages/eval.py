@@ -12,7 +12,7 @@ from eexp import options
 from eexp.envs.base import Environment, Observation
 from eexp.envs.crew import TRIES, failed
 from eexp.envs.worlds import View, WorldLost, Worlds
-from eexp.errors import InputError
+from eexp.errors import InputError, UsageError
 from eexp.jsonl import OnError, stop_at_error
 from eexp.models.policy import Choice, Players, Policy, Proposal, Proposals, State
 from eexp.records import seed_of, succeeded
@@ -194,16 +194,30 @@ def _not_done(spec: str, tasks: list[dict], trials: int, done: Callable[[str], b
                 yield task, trial
 
 
+def _kind(world: Environment, task: dict) -> str | None:
+    """Return the kind of a task; None for one that the environment does not know, which fails when it is played."""
+    try:
+        return world.kind_of(task)
+    except InputError:
+        return None
+
+
 def _read_panel(file: str, env: str | None) -> tuple[str, list[dict], str]:
     """Return the environment to play in, a panel's tasks and its hash.
 
     The panel of an environment may be played with noise on what is seen (`noisy:P:ENV`): the tasks are the same.
+
+    Raises UsageError for a panel of a program, class or server that the command line does not name: a panel may come
+    from anywhere.
     """
     from eexp.envs import without_noise
     from eexp.evidence.panels import panel_hash, task_record, tasks_of
     from eexp.jsonl import read
 
-    known, tasks = tasks_of(file, read([file], "task"), None if env is None else without_noise(env))
+    known, tasks = tasks_of(file, read([file], "task"), env)
+    if env is None and ":" in without_noise(known):
+        raise UsageError(f"{file}: a panel of {known!r}, which runs a program or asks a server; allow it by naming it: "
+                         f"eexp eval {known!r} --panel {file}")  # fmt: skip
     return env or known, tasks, panel_hash(task_record(known, task) for task in tasks)
 
 
@@ -262,7 +276,7 @@ def command(env, number, split, panel_file, trials, model, temperature, max_toke
         if named_tasks is None:
             world.check_split(split)
         tasks, longest = named_tasks or panel(world, split, number), max_steps or world.max_steps
-        kinds = {task["id"]: world.kind_of(task) for task in tasks}
+        kinds = {task["id"]: _kind(world, task) for task in tasks}
     policy = options.open_policy(model, prompt_style, max_tokens, stream.note, engine, think)
     which = split or f"panel {panel_hash} of {len(tasks)} tasks"
     stream.note(f"{env} {which}, model {policy.fingerprint}, prompt style {policy.style_label or 'none'}, "

@@ -21,14 +21,14 @@ def choose(env: Environment, splits: Sequence[str], n: int | None = None, *, see
     the order of `eexp eval -n`. taken: names of tasks (`evidence.panels.names_of`) that are passed over; `on_taken` is
     called for each of them.
     """
-    from eexp.evidence.panels import draw, names_of, task_record
+    from eexp.evidence.panels import draw, env_of_tasks, names_of, task_record
 
     for split in splits:
         left = n
         for task in draw(env.tasks(split), seed=seed):
             if left == 0:
                 break
-            line = task_record(env.spec, task, env.kind_of(task))
+            line = task_record(env_of_tasks(env.spec), task, env.kind_of(task))
             if not names_of(line).isdisjoint(taken):
                 on_taken(line)
                 continue

@@ -52,7 +52,10 @@ def report(
     base = baseline_of(arms, baseline)
     arms = sorted(arms, key=lambda arm: arm is not base)
     rows = compare(
-        {arm.label: [run.episodes() for run in arm.runs] for arm in arms}, confidence=confidence, common=common
+        {arm.label: [run.episodes() for run in arm.runs] for arm in arms},
+        confidence=confidence,
+        common=common,
+        files={arm.label: [str(run.file) for run in arm.runs] for arm in arms},
     )
     shown = excerpts(arms, kind_of, tasks=tasks, most_bytes=int(megabytes * 1e6), seed=seed)
     few = len(shown["tasks"]) < min(tasks, shown["of"])
@@ -88,7 +91,7 @@ def _labels(texts: tuple[str, ...]) -> dict[str, str]:
 @click.option("--title", metavar="TEXT", help="Title of the page.  [default: the names of the directories]")
 @click.option(
     "--confidence",
-    type=click.FloatRange(0.5, 0.999),
+    type=options.Finite(0.5, 0.999),
     default=0.95,
     show_default=True,
     metavar="LEVEL",
@@ -158,4 +161,5 @@ def command(directories, output, baseline, names, title, confidence, common, tas
     except OSError as e:
         raise EexpError(f"{output}: {e.strerror or e}") from None
     if not quiet:
-        print(f"report: {output}, {len(page) / 1e6:.1f} MB", file=sys.stderr)
+        size = f"{len(page) / 1e6:.1f} MB" if len(page) >= 1e6 else f"{len(page) / 1e3:.0f} kB"
+        print(f"report: {output}, {size}", file=sys.stderr)

@@ -43,11 +43,17 @@ WORLD_SHARE ?= 0.05
 export OMP_NUM_THREADS ?= 1
 TRAINED = $(ADAPTER) --max-steps $(UPDATES) --seed $*
 
-# A file for each setting, written anew where the setting is another than last time.
+# A file for each setting, written anew where the setting is another than last time. A dry run (make -n) writes nothing: what
+# it would write counts as phony, so that all that hangs on it is shown.
 SETTINGS := ENV BASE TRAIN TRAIN_SPLIT PANEL_TASKS PANEL_SPLITS EXPERT PLAY NOISE K_WORLD K_OWN K_MISTAKES RECOVER UPDATES ADAPTER WORLD_SHARE \
   $(filter TUNED_%,$(.VARIABLES))
-$(foreach setting,$(SETTINGS),$(shell mkdir -p $(OUT)/.settings; printf '%s' '$($(setting))' | cmp -s - \
-  $(OUT)/.settings/$(setting) || printf '%s' '$($(setting))' > $(OUT)/.settings/$(setting)))
+CHANGED := $(foreach setting,$(SETTINGS),$(shell printf '%s' '$($(setting))' | cmp -s - $(OUT)/.settings/$(setting) \
+  || echo $(setting)))
+ifneq (,$(findstring n,$(firstword -$(MAKEFLAGS))))
+.PHONY: $(CHANGED:%=$(OUT)/.settings/%)
+else
+$(foreach setting,$(CHANGED),$(shell mkdir -p $(OUT)/.settings; printf '%s' '$($(setting))' > $(OUT)/.settings/$(setting)))
+endif
 given = $(1:%=$(OUT)/.settings/%)
 
 played = $(foreach arm,$(ARMS),$(SEEDS:%=$1/%/$(arm).episodes.jsonl))
