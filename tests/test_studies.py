@@ -31,8 +31,8 @@ def commands(*arguments: str) -> dict[str, str]:
 
 def test_a_dry_run_names_every_step_and_makes_none(tmp_path):
     plan = make("-n", "-f", str(STUDIES / "Makefile"), "house", f"STUDIES={tmp_path}", "SEEDS=3")
-    for step in ("expert", "panel", "imitation-data", "finetune", "branch", "rollout", "world-model-data", "recover",
-                 "reflect", "export", "eval"):  # fmt: skip
+    for step in ("expert", "panel", "imitation-data", "finetune", "branch", "rollout", "recover", "reflect", "export",
+                 "eval"):  # fmt: skip
         assert f"eexp {step} " in plan
     assert "--seed 3" in plan and "--pool own -k 3" in plan
     assert not list(tmp_path.iterdir())
