@@ -53,7 +53,7 @@ chromium:
 	  if [ -z "$(APT)" ] || ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null; }; then \
 	  echo "note: no Chromium found; install it for the tests of eexp report in a browser (they are skipped)" >&2; fi; fi
 
-demo: install ## watch an agent learn from its own actions, start to end (about 7 minutes on two cores)
+demo: install ## watch an agent learn from its own actions, start to end (under 10 minutes on two cores)
 	@$(FIRST) $(MAKE) --no-print-directory -f recipes/house/Makefile OUT=demo
 
 test: install environments java chromium ## run all tests

@@ -56,7 +56,7 @@ class Scale:
         return (value - self.low) / (self.high - self.low)
 
 
-def scale(values: Iterable[float], most: int = 5) -> Scale:
+def scale(values: Iterable[float], most: int = 4) -> Scale:
     """Return a scale with at most about `most` round steps that holds 0 and all `values`."""
     known = [0.0, *values]
     low, high = min(known), max(known)
