@@ -1,17 +1,18 @@
-"""Make a small base model for `babyai`, from nothing, in about half an hour on one core.
+"""Make a small base model for `babyai`, from the tiny one, in about 20 minutes on one core.
 
 As make_tiny.py does for `house`: random play in mazes of other seeds than any split has, with questions in between
 about what is in view and what the mission says. So it reads positions and missions, and no action that it saw was
 chosen for a reason.
 
     export OMP_NUM_THREADS=1
-    python recipes/tiny/make_babyai.py -o stage1
-    python recipes/tiny/make_babyai.py -o stage2 --init stage1 --seed 1 --lr 2e-3 --glances --tokens-per-batch 512
-    python recipes/tiny/make_babyai.py -o stage3 --init stage2 --seed 2 --lr 2e-3 --episodes 8000
-    python recipes/tiny/make_babyai.py -o babyai-base --init stage3 --seed 3 --lr 1e-3 --episodes 3000 --sayings 30000
+    python recipes/tiny/make_babyai.py -o stage1 --init eexp/data/tiny --seed 7 --lr 2e-3 --weight-decay 0 \\
+        --glances --episodes 4000 --tokens-per-batch 512
+    python recipes/tiny/make_babyai.py -o babyai-base --init stage1 --seed 8 --lr 2e-3 --weight-decay 0 \\
+        --episodes 6000
 
-The first stage alone does not learn where things are. Colours and kinds come in all pairs, so finding a thing means to
-match two words at once; many questions on few things (--glances) teach that.
+It starts from the tiny model, which can look things up. From nothing it did not learn that in an hour: six colours that
+come in all pairs with four kinds are one word to a model that cannot tell them apart yet, and weight decay keeps their
+embeddings alike (cosine 0.97).
 """
 
 from __future__ import annotations

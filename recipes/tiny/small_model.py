@@ -223,7 +223,7 @@ def make(texts: list[str], other: list[str], args: argparse.Namespace) -> None:
     texts: rendered episodes. other: texts that the tokenizer of a new model should have whole words for.
     """
     if args.init:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(args.init)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(args.init, model_max_length=args.context)
     else:
         tokenizer = make_tokenizer(texts + other * 50, args.vocab_size, args.context)
     texts[HELD_OUT:] += [render(saying(tokenizer, random.Random(f"{args.seed}/{n}"))) for n in range(args.sayings)]
@@ -239,6 +239,7 @@ def make(texts: list[str], other: list[str], args: argparse.Namespace) -> None:
                          tie_word_embeddings=True, initializer_range=0.06, bos_token_id=None,
                          eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)  # fmt: skip
     model = LlamaForCausalLM.from_pretrained(args.init).float() if args.init else LlamaForCausalLM(config)
+    model.config.max_position_embeddings = args.context
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
     train(model, tokenizer, sequences, args)
     for kind, share in check(model, tokenizer, held_out).items():
