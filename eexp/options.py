@@ -198,6 +198,19 @@ def _step_limit(timeout: float | None) -> float:
     return time_limit(STEP_LIMIT)
 
 
+def confidence(command: Command) -> Command:
+    """--confidence: of the intervals of a comparison."""
+    return click.option("--confidence", type=Finite(0.5, 0.999), default=0.95, show_default=True, metavar="LEVEL",
+                        help="Confidence of the intervals.")(command)  # fmt: skip
+
+
+def common(command: Command) -> Command:
+    """--common: what is done about files of different tasks."""
+    return click.option("--common", is_flag=True,
+                        help="Compare on the tasks that all files have, instead of refusing different "
+                        "ones.")(command)  # fmt: skip
+
+
 def alternatives(fewest: int = 1) -> Callable[[Command], Command]:
     """--pool and --first, as in `records.alternatives_of`; `fewest`: the smallest K that a stage can use."""
 

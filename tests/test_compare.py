@@ -12,7 +12,8 @@ from running import run, spawn, write
 from scipy import stats
 
 from eexp.errors import UsageError
-from eexp.evidence import compare, difference, rate
+from eexp.evidence.comparison import compare
+from eexp.evidence.intervals import difference, rate
 from eexp.evidence.panels import panel_hash
 from eexp.evidence.table import rounded_p, table
 from eexp.stages.compare import expand

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from simulated import World
 
-from eexp.evidence import difference, exact, looks, power, rate, trials
-from eexp.evidence.intervals import difference_parts
-from eexp.evidence.power import learn, smallest_difference
+from eexp.evidence import exact, looks, trials
+from eexp.evidence.intervals import difference, difference_parts, rate
+from eexp.evidence.power import learn, power, smallest_difference
 
 # -- intervals ---------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Evidence: how much one way of training helps over another, and how sure that is.
 
 Everything here is a pure function over episodes or arrays; `eexp compare`, `eexp panel` and `eexp report` open the
-files. docs/evidence.md explains the numbers.
+files. docs/evidence.md explains the numbers. Nothing is imported here, since `eexp eval` needs panels.py alone.
 
     comparison.py   rows: one a method, with its difference to the baseline
     results.py      episodes as arrays of success: runs x tasks, and the checks that they can be compared
@@ -14,24 +14,3 @@ files. docs/evidence.md explains the numbers.
     table.py        rows as text
     plot.py         rows as a picture
 """
-
-from eexp.evidence.comparison import compare
-from eexp.evidence.exact import holm
-from eexp.evidence.intervals import Estimate, difference, rate
-from eexp.evidence.power import power, smallest_difference
-from eexp.evidence.results import Run, read_run
-from eexp.evidence.trials import pass_all, pass_at
-
-__all__ = [
-    "Estimate",
-    "Run",
-    "compare",
-    "difference",
-    "holm",
-    "pass_all",
-    "pass_at",
-    "power",
-    "rate",
-    "read_run",
-    "smallest_difference",
-]

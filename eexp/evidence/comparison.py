@@ -12,7 +12,7 @@ import numpy as np
 from eexp.errors import UsageError
 from eexp.evidence import exact
 from eexp.evidence import looks as sequential
-from eexp.evidence.intervals import difference, rate
+from eexp.evidence.intervals import Estimate, difference, rate
 from eexp.evidence.panels import Key, hash_of
 from eexp.evidence.results import Run, check_same_tasks, common_tasks, read_run
 from eexp.evidence.trials import pass_all, pass_at, steps_of_k
@@ -96,10 +96,8 @@ def _row(name: str, group: list[Run], values: np.ndarray, tasks: list[Key], conf
 def _difference(base: list[Run], other: list[Run], first: np.ndarray, second: np.ndarray, confidence: float,
                 looks: int) -> dict[str, Any]:  # fmt: skip
     tasks = list(base[0].successes)
-    found: dict[str, Any] = {"difference": float(second.mean() - first.mean())}
-    estimate = difference(first, second, (_episodes(base, tasks), _episodes(other, tasks)))
     level = sequential.one_look(confidence, looks)
-    found["difference_low"], found["difference_high"] = estimate.interval(level) if estimate else (None, None)
+    estimate, found = _gain((base, first), (other, second), tasks, level)
     found["p"] = sequential.overall(estimate.p(), looks) if estimate else None
     found["p_exact"], found["p_exact_least"] = None, None
     found["detectable"] = estimate.detectable(level) if estimate else None
@@ -116,6 +114,19 @@ def _difference(base: list[Run], other: list[Run], first: np.ndarray, second: np
     if looks > 1:
         found["looks"] = looks
     return found
+
+
+def _gain(base: tuple[list[Run], np.ndarray], other: tuple[list[Run], np.ndarray], tasks: list[Key],
+          level: float) -> tuple[Estimate | None, dict[str, Any]]:  # fmt: skip
+    """Return the estimate of other - base, None for fewer than two tasks, and the difference with its interval.
+
+    base, other: runs, and their means over `tasks`. level: confidence of the interval.
+    """
+    (base_runs, first), (other_runs, second) = base, other
+    estimate = difference(first, second, (_episodes(base_runs, tasks), _episodes(other_runs, tasks)))
+    low, high = estimate.interval(level) if estimate else (None, None)
+    gain = float(second.mean() - first.mean())
+    return estimate, {"difference": gain, "difference_low": low, "difference_high": high}
 
 
 def _episodes(group: list[Run], tasks: list[Key]) -> float:
@@ -139,18 +150,14 @@ def _by_kind(kinds: dict[Key, str], tasks: list[Key], base: tuple[list[Run], np.
         by_kind.setdefault(kinds[key], []).append(i)
     if len(by_kind) < 2:
         return {}
-    found, values = {}, other[1]
+    found: dict[str, dict] = {}
+    level = sequential.one_look(confidence, looks)
     for kind, places in sorted(by_kind.items()):
-        mean, low, high = rate(values[:, places], confidence)
+        there = [tasks[i] for i in places]
+        mean, low, high = rate(other[1][:, places], confidence)
         found[kind] = {"tasks": len(places), "rate": mean, "low": low, "high": high}
         if base is not None:
-            first = base[1]
-            episodes = [_episodes(group, [tasks[i] for i in places]) for group in (base[0], other[0])]
-            estimate = difference(first[:, places], values[:, places], (episodes[0], episodes[1]))
-            level = sequential.one_look(confidence, looks)
-            ends = estimate.interval(level) if estimate else (None, None)
-            found[kind] |= {"difference": float(values[:, places].mean() - first[:, places].mean()),
-                            "difference_low": ends[0], "difference_high": ends[1]}  # fmt: skip
+            found[kind] |= _gain((base[0], base[1][:, places]), (other[0], other[1][:, places]), there, level)[1]
     return found
 
 

@@ -52,10 +52,14 @@ class Parts:
 
     def margin(self, confidence: float) -> Array:
         """Return half the width of the interval."""
+        return self.margin_at(1 - confidence)
+
+    def margin_at(self, p: float) -> Array:
+        """Return half the width of the interval with confidence 1 - p, exactly for tiny p as well."""
         from scipy.special import stdtrit
 
-        upper = 0.5 + confidence / 2
-        return np.sqrt(stdtrit(self.task_df, upper) ** 2 * self.tasks + stdtrit(self.run_df, upper) ** 2 * self.runs)
+        tasks, runs = stdtrit(self.task_df, p / 2), stdtrit(self.run_df, p / 2)
+        return np.sqrt(tasks**2 * self.tasks + runs**2 * self.runs)
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class Estimate(Parts):
             return float(2 * stdtr(self.task_df, -distance / math.sqrt(self.tasks)))
 
         def gap(log_p: float) -> float:
-            return distance - float(self._margin_at(math.exp(log_p)))
+            return distance - float(self.margin_at(math.exp(log_p)))
 
         lowest = math.log(1e-100)
         return 0.0 if gap(lowest) > 0 else math.exp(brentq(gap, lowest, 0.0, xtol=1e-12, rtol=1e-12))
@@ -89,15 +93,8 @@ class Estimate(Parts):
 
         None where not even a difference of 1, the largest there is, is found.
         """
-        smallest = float(self.margin(confidence)) + float(self._margin_at(2 * (1 - power)))
+        smallest = float(self.margin(confidence)) + float(self.margin_at(2 * (1 - power)))
         return smallest if smallest <= 1 else None
-
-    def _margin_at(self, p: float) -> Array:
-        """Return the margin of the interval with confidence 1 - p, exactly for tiny p as well."""
-        from scipy.special import stdtrit
-
-        tasks, runs = stdtrit(self.task_df, p / 2), stdtrit(self.run_df, p / 2)
-        return np.sqrt(tasks**2 * self.tasks + runs**2 * self.runs)
 
 
 def difference_parts(first: Array, second: Array, episodes: tuple[float, float] = (1, 1)) -> Parts:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from eexp.envs import without_noise
 from eexp.errors import UsageError
 from eexp.records import seed_of
 
@@ -34,8 +35,11 @@ def key_of(record: dict) -> Key:
 
 
 def env_of_tasks(env: str) -> str:
-    """Return the environment whose tasks they are: ENV for `noisy:P:ENV`."""
-    return re.sub(r"^noisy:[^:]*:", "", env)
+    """Return the environment whose tasks they are: ENV for `noisy:P:ENV`, what is not written so as it is."""
+    try:
+        return without_noise(env)
+    except UsageError:
+        return env
 
 
 def canonical_json(env: str, task: dict) -> str:

@@ -52,7 +52,7 @@ def _points(value: float | None) -> str:
 
 
 def _interval(row: dict) -> str:
-    if "against" not in row:
+    if "difference" not in row:
         return ""
     if row["difference_low"] is None:
         return "none"
@@ -113,7 +113,7 @@ def _kinds(rows: Sequence[dict]) -> list[str]:
             found = row["kinds"][kind]
             line.append(f"{found['rate']:.1%}")
             if "against" in row:
-                line += [_points(found["difference"]), _interval({**found, "against": row["against"]})]
+                line += [_points(found["difference"]), _interval(found)]
             else:
                 line.append(f"{found['low']:.1%} to {found['high']:.1%}")
         cells.append(line)

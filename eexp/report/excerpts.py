@@ -9,19 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from eexp.evidence.panels import Key, key_of
 from eexp.jsonl import dumps
 from eexp.records import canonical, seed_of
 from eexp.report.study import Arm
 
-Task = tuple[str, str]  # environment, task id
-
 REFUSED, CUT_OFF = 1, 2  # flags of a turn
 MARKS = 20  # characters that a prompt style puts around a thought and an action, such as "Thought: Action: "
-
-
-def task_of(episode: dict) -> Task:
-    """Return what tells the tasks of a panel apart."""
-    return episode["env"], str(episode["task"].get("id"))
 
 
 def excerpts(
@@ -43,13 +37,13 @@ def excerpts(
         turn is [observation, action, thought or -1, flags] and, for flags that are not 0, the text the model wrote or
         -1. `of`: how many tasks there are. `trials`: whether some were played more than once.
     """
-    played_by: Counter[Task] = Counter()
+    played_by: Counter[Key] = Counter()
     trials = False
     for arm in arms:
         for run in arm.runs:
             of_run = set()
             for episode in run.episodes():
-                of_run.add(task_of(episode))
+                of_run.add(key_of(episode))
                 trials = trials or episode.get("seed", 0) > 0
             played_by.update(of_run)
     everywhere = [task for task, n in played_by.items() if n == sum(len(arm.runs) for arm in arms)]
@@ -78,14 +72,14 @@ def excerpts(
     return {"texts": list(texts), "tasks": shown, "of": len(everywhere), "trials": trials}
 
 
-def _read(arms: Sequence[Arm], chosen: set[Task]) -> dict[str, dict[Task, dict]]:
+def _read(arms: Sequence[Arm], chosen: set[Key]) -> dict[str, dict[Key, dict]]:
     """Return the first trial of every chosen task, by arm and run."""
-    episodes: dict[str, dict[Task, dict]] = {}
+    episodes: dict[str, dict[Key, dict]] = {}
     for i, arm in enumerate(arms):
         for j, run in enumerate(arm.runs):
             of_run = episodes.setdefault(f"{i}/{j}", {})
             for episode in run.episodes():
-                task = task_of(episode)
+                task = key_of(episode)
                 if task in chosen and (task not in of_run or episode.get("seed", 0) < of_run[task].get("seed", 0)):
                     of_run[task] = episode
     return episodes

@@ -67,13 +67,11 @@ def _files(pattern: str, *, there: bool = False) -> list[str]:
 @click.command("compare")
 @click.argument("files", nargs=-1, type=options.PATH, metavar="[NAME=]FILE...")
 @click.option("--baseline", metavar="NAME", help="The method to compare the others with.  [default: the first]")
-@click.option("--confidence", type=options.Finite(0.5, 0.999), default=0.95, show_default=True, metavar="LEVEL",
-              help="Confidence of the intervals.")  # fmt: skip
+@options.confidence
 @click.option("--looks", type=click.IntRange(1, 100), default=1, show_default=True, metavar="N",
               help="How often in all this comparison is looked at while runs or tasks are added; intervals of "
               "differences and p values then allow for it.")  # fmt: skip
-@click.option("--common", is_flag=True,
-              help="Compare on the tasks that all files have, instead of refusing different ones.")  # fmt: skip
+@options.common
 @click.option("--by-kind", is_flag=True, help="Add a table of success by kind of task.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSONL, one line a row, instead of a table.")
 @click.option("--plot", "picture", type=options.PATH, metavar="FILE",
@@ -138,7 +136,7 @@ def command(files, baseline, confidence, looks, common, by_kind, as_json, pictur
                      alike=alike, confidence=confidence, files=named.get(first))  # fmt: skip
         text = power_table
     else:
-        from eexp.evidence import compare
+        from eexp.evidence.comparison import compare
         from eexp.evidence.table import table
 
         rows = compare(groups, baseline=baseline, confidence=confidence, looks=looks, common=common, files=named)

@@ -43,7 +43,7 @@ def report(
         seed: Of the draw of these tasks.
         source: The directories that the page names as its source.
     """
-    from eexp.evidence import compare
+    from eexp.evidence.comparison import compare
     from eexp.evidence.results import kind_of
     from eexp.report.excerpts import excerpts
     from eexp.report.page import page
@@ -89,17 +89,8 @@ def _labels(texts: tuple[str, ...]) -> dict[str, str]:
     help="What an arm is called in the page. Arms that are named come first, in this order. Repeatable.",
 )
 @click.option("--title", metavar="TEXT", help="Title of the page.  [default: the names of the directories]")
-@click.option(
-    "--confidence",
-    type=options.Finite(0.5, 0.999),
-    default=0.95,
-    show_default=True,
-    metavar="LEVEL",
-    help="Confidence of the intervals.",
-)
-@click.option(
-    "--common", is_flag=True, help="Compare on the tasks that all files have, instead of refusing different ones."
-)
+@options.confidence
+@options.common
 @click.option(
     "--tasks",
     type=click.IntRange(min=1),

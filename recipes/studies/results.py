@@ -8,14 +8,15 @@ stays as it is. The numbers are those of `eexp compare`.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import re
 from importlib.metadata import version
 from pathlib import Path
 
-from eexp.evidence import compare
+from eexp.evidence.comparison import compare
+from eexp.evidence.table import align
+from eexp.jsonl import read
 
 #: Arms in the order of a table, by the names of their files.
 ARMS = {"il": "IL", "iwm": "IL + IWM", "iwm-first": "IWM, then IL", "thoughts": "thoughts", "recovery": "IL + recovery",
@@ -27,10 +28,6 @@ def groups(study: Path) -> dict[str, list[Path]]:
     """Find the files of episodes of each arm, one a training seed."""
     files = {name: sorted(study.glob(f"[0-9]*/{arm}.episodes.jsonl")) for arm, name in ARMS.items()}
     return {name: found for name, found in files.items() if found}
-
-
-def records(file: Path) -> list[dict]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def table(rows: list[dict]) -> str:
@@ -45,9 +42,7 @@ def table(rows: list[dict]) -> str:
         else:
             cells += ["", "", ""]
         lines.append([*cells, f"{row['invalid_actions']:.1%}", f"{row['thoughts']:.0%}"])
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    padded = ([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines)
-    return "\n".join("  ".join(cells).rstrip() for cells in padded)
+    return "\n".join(align(lines))
 
 
 def provenance(study: Path, rows: list[dict]) -> str:
@@ -71,7 +66,7 @@ def provenance(study: Path, rows: list[dict]) -> str:
 
 def block(study: Path) -> str:
     """Write what stands in the place of a study."""
-    rows = compare({name: [records(file) for file in files] for name, files in groups(study).items()})
+    rows = compare({name: [read([str(file)], "episode") for file in files] for name, files in groups(study).items()})
     made_in = study.with_name(re.sub(r"-(ood|noisy)$", "", study.name))  # the same agents, played elsewhere
     return f"```text\n{table(rows)}\n```\n\n{provenance(made_in, rows)}\n"
 

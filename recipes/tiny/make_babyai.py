@@ -20,7 +20,7 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 
-from small_model import HELD_OUT, STAGE_WORDS, arguments, make, render
+from small_model import GO_ON, HELD_OUT, STAGE_WORDS, arguments, interview, make, render
 
 from eexp.envs.babyai import ACTIONS, BabyAI, _named, _place, _walls
 from eexp.prompts import get_style
@@ -118,12 +118,8 @@ def glance(env: BabyAI, rng: random.Random) -> list[dict]:
     """Messages of one look at a room, with many questions."""
     style = get_style("react")
     text = f"{style.acting.task_label} {env.instruction()}\n{env._describe()[0]}"
-    messages = [{"role": "system", "content": style.acting.system}]
-    for question, answer in dict.fromkeys(rng.choice(FINDING)(env, rng) for _ in range(8)):
-        messages += [{"role": "user", "content": f"{text}\nQuestion: {question}"},
-                     {"role": "assistant", "content": f"Answer: {answer}."}]  # fmt: skip
-        text = "Go on."
-    return messages
+    answers = dict.fromkeys(rng.choice(FINDING)(env, rng) for _ in range(8))
+    return [{"role": "system", "content": style.acting.system}, *interview(text, answers)]
 
 
 def random_play(env: BabyAI, rng: random.Random, steps: int) -> list[dict]:
@@ -133,11 +129,9 @@ def random_play(env: BabyAI, rng: random.Random, steps: int) -> list[dict]:
     text, over = f"{style.acting.task_label} {env.instruction()}\n{env._describe()[0]}", False
     for turn in range(steps + 1):
         kinds = rng.sample(QUESTIONS, rng.choice([2, 3, 4] if steps < 4 else [0, 1, 2]))
-        for ask in dict.fromkeys(kinds):
-            question, answer = ask(env, rng)
-            messages += [{"role": "user", "content": f"{text}\nQuestion: {question}"},
-                         {"role": "assistant", "content": f"Answer: {answer}."}]  # fmt: skip
-            text = "Go on."
+        asked = interview(text, [ask(env, rng) for ask in dict.fromkeys(kinds)])
+        messages += asked
+        text = GO_ON if asked else text
         if turn == steps or over:
             break
         action = rng.choice(env.admissible() if rng.random() < 0.8 else list(ACTIONS))
@@ -145,7 +139,7 @@ def random_play(env: BabyAI, rng: random.Random, steps: int) -> list[dict]:
                      {"role": "assistant", "content": style.answer(action).text}]  # fmt: skip
         seen = env.step(action)
         text, over = seen.text, seen.done
-    return messages if text == "Go on." else [*messages, {"role": "user", "content": text}]
+    return messages if text == GO_ON else [*messages, {"role": "user", "content": text}]
 
 
 def main() -> None:

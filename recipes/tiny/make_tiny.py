@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import random
 
-from small_model import HELD_OUT, STAGE_WORDS, arguments, make, render, stage_of
+from small_model import GO_ON, HELD_OUT, STAGE_WORDS, arguments, interview, make, render, stage_of
 
 from eexp.envs.house import ALL_ROOMS, CONTAINERS, ROOM_OF, SPLITS, TREATMENTS, House, _into
 from eexp.prompts import get_style
@@ -59,11 +59,9 @@ def random_play(env: House, task: dict, rng: random.Random, steps: int, stage: i
         kinds = rng.sample(kinds, rng.choice([2, 3, 4] if steps < 4 else [0, 1, 2]))
         if env.target in env._visible() and rng.random() < 0.7:
             kinds = [rng.choice([ask_target_in_sight, ask_wanted]), *kinds]
-        for ask in dict.fromkeys(kinds):
-            question, answer = ask(env, known, rooms, rng)
-            messages += [{"role": "user", "content": f"{text}\nQuestion: {question}"},
-                         {"role": "assistant", "content": f"Answer: {answer}."}]  # fmt: skip
-            text = "Go on."
+        asked = interview(text, [ask(env, known, rooms, rng) for ask in dict.fromkeys(kinds)])
+        messages += asked
+        text = GO_ON if asked else text
         if turn == steps or seen.done:
             break
         action = random_action(env, rng, by_verb=stage > 1)
@@ -73,7 +71,7 @@ def random_play(env: House, task: dict, rng: random.Random, steps: int, stage: i
             known.pop(action.split()[1], None)
         seen = env.step(action)
         text = seen.text
-    return messages if text == "Go on." else [*messages, {"role": "user", "content": text}]
+    return messages if text == GO_ON else [*messages, {"role": "user", "content": text}]
 
 
 def room_tour(env: House, task: dict, rng: random.Random, steps: int) -> list[dict]:
@@ -100,11 +98,8 @@ def room_tour(env: House, task: dict, rng: random.Random, steps: int) -> list[di
         kinds = rng.sample(READING_QUESTIONS, rng.choice([2, 3, 4] if steps < 4 else [0, 1, 2]))
         if env.target in env._visible() and rng.random() < 0.7:
             kinds = [rng.choice([ask_target_in_sight, ask_wanted]), *kinds]
-        for ask in dict.fromkeys(kinds) or [ask_held]:
-            question, answer = ask(env, known, {env.room}, rng)
-            messages += [{"role": "user", "content": f"{text}\nQuestion: {question}"},
-                         {"role": "assistant", "content": f"Answer: {answer}."}]  # fmt: skip
-            text = "Go on."
+        kinds = dict.fromkeys(kinds) or [ask_held]
+        messages += interview(text, [ask(env, known, {env.room}, rng) for ask in kinds])
         text = ""
     return messages
 

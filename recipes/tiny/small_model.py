@@ -17,6 +17,7 @@ import random
 import re
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+GO_ON = "Go on."  # what the world says where it has nothing to show
 HELD_OUT = 200  # episodes to ask about after training
 # Words of the later training stages, so that the tokenizer has them whole. No statement about how to act.
 STAGE_WORDS = """
@@ -71,6 +73,18 @@ def saying(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> list[dict]
         ids = [rng.randrange(len(SPECIAL), len(tokenizer)) for _ in range(rng.randint(2, 12))]
         text = tokenizer.decode(ids).encode("ascii", "ignore").decode().strip()
     return [{"role": "user", "content": f"Question: Say: {text}"}, {"role": "assistant", "content": f"Answer: {text}"}]
+
+
+def interview(text: str, answers: Iterable[tuple[str, str]]) -> list[dict]:
+    """Return messages that ask about a text: it stands before the first question, GO_ON before the others.
+
+    answers: questions with their answers.
+    """
+    messages: list[dict] = []
+    for question, answer in answers:
+        messages += [{"role": "user", "content": f"{GO_ON if messages else text}\nQuestion: {question}"},
+                     {"role": "assistant", "content": f"Answer: {answer}."}]  # fmt: skip
+    return messages
 
 
 def render(messages: list[dict]) -> str:
