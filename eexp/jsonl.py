@@ -210,13 +210,32 @@ def _open_to_read(name: str) -> BinaryIO:
         raise InputError(f"{name}: {e.strerror or e}") from None
 
 
-def read(files: Sequence[str], kind: str) -> Iterator[dict]:
+def read(files: Sequence[str], kind: str) -> Reader:
     """All records of `files`, each checked to be a `kind`; the first bad one raises InputError with its place."""
-    for name, number, line in lines(files):
-        try:
-            yield records.check(loads(line), kind)
-        except InputError as e:
-            raise InputError(f"{name}:{number}: {e}") from None
+    return Reader(files, kind)
+
+
+class Reader(Iterator[dict]):
+    """What `read` returns; `place` is that of the record that was read last, as in `file.jsonl:41`."""
+
+    def __init__(self, files: Sequence[str], kind: str):
+        self.place = ""
+        self._records = self._read(files, kind)
+
+    def __iter__(self) -> Iterator[dict]:
+        return self._records
+
+    def __next__(self) -> dict:
+        return next(self._records)
+
+    def _read(self, files: Sequence[str], kind: str) -> Iterator[dict]:
+        for name, number, line in lines(files):
+            self.place = f"{name}:{number}"
+            try:
+                record = records.check(loads(line), kind)
+            except InputError as e:
+                raise InputError(f"{self.place}: {e}") from None
+            yield record
 
 
 def cut_half_line(path: str | os.PathLike) -> int:

@@ -102,8 +102,7 @@ def test_names_of_tasks():
 def test_what_is_refused(tmp_path):
     good = run("panel", "house", "-n", 2).ok().records
     file = write(tmp_path / "p.jsonl", good)
-    run("eval", "--panel", file, "-n", 2, "-m", "random").one_error(2, "leave out -n and --split")
-    run("eval", "--panel", file, "--split", "ood", "-m", "random").one_error(2, "leave out -n and --split")
+    run("eval", "--panel", file, "--split", "ood", "-m", "random").one_error(2, "leave out --split")
     run("eval", "babyai", "--panel", file, "-m", "random").one_error(2, f"{file}: a panel of house, not of babyai")
     run("eval", "-m", "random").one_error(2, "Missing argument 'ENV'")
     two = write(tmp_path / "two.jsonl", [good[0], {**good[1], "env": "babyai"}])

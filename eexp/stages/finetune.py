@@ -134,6 +134,7 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
         on_error, rejects, quiet = "skip" if rejects else on_error, None, True
     stream = Stream(files, None, on_error, rejects, quiet=quiet, speaks=first,
                     goes_on=resume and os.path.isdir(output))  # fmt: skip
+    stream.also_read = list(validate)
     if base is None:
         base = "tiny"
         stream.stage = "finetune"
