@@ -70,6 +70,7 @@ def streams(kind: str | None = None, resume: bool = False, plural: str = "FILE")
 
             stream = Stream(files, output, on_error, rejects, resume, quiet)
             stream.also_read = _also_read(**rest)
+            stream.refuse_to_overwrite_input()  # before a model is loaded
             return command(*args, stream=stream, **rest)
 
         found = [

@@ -184,15 +184,14 @@ def play_command(spec, task, split, output) -> None:
       printf 'look\\n?\\n' | eexp env play house
     """
     from eexp.envs import open_env
-    from eexp.jsonl import dumps
+    from eexp.jsonl import append, dumps
     from eexp.records import lineage_entry, with_lineage
 
     with open_env(spec) as env:
         trajectory = play(env, find_task(env, task, split), _reader(env))
     if output and trajectory["steps"]:
         line = dumps(with_lineage(trajectory, lineage_entry("env-play")))
-        with click.open_file(output, "ab") as f:
-            f.write(line)
+        append(line, output)
 
 
 def play(env: Environment, task: dict, read: Callable[[], str]) -> dict:
