@@ -8,13 +8,15 @@ import os
 
 from eexp.errors import EexpError
 
-_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # file systems that know none
+#: File systems that know no locks; EBADF and EINVAL are NFS's answers for a directory.
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINVAL)
 
 
 def lock(file: int, name: str) -> None:
     """Lock the file or directory `name` until `file`, a descriptor of it, is closed.
 
-    Raises EexpError, with the process that holds the lock where the system tells it, if it is locked already.
+    Raises EexpError, with the process that holds the lock where the system tells it, if it is locked already. On a file
+    system without locks nothing is locked.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
