@@ -111,6 +111,12 @@ class Crew:
         self.workers.append(worker)
         return worker
 
+    def dismiss(self, worker: Worker) -> None:
+        """End one for which a server has no room, so that those that have a session go on without it."""
+        worker.child.end()
+        self.workers.remove(worker)
+        self.counts["workers for which the server had no room"] += 1
+
     def wait(self, at_once: bool = False) -> list[tuple[Worker, dict | ChildFailed]]:
         """What the busy ones have to say: (worker, its answer, or how it was lost).
 
