@@ -9,7 +9,7 @@
     agentgym:URL?env=NAME   a server of AgentGym (eexp/envs/agentgym.py)
     openenv:URL             a server of OpenEnv (needs `pip install eexp[openenv]`; eexp/envs/openenv.py)
     exec:COMMAND            any program that speaks the protocol of eexp/envs/program.py
-    package.module:Class    a Python class that follows eexp/envs/base.py
+    package.module:Class    a Python class that follows eexp/envs/base.py, installed or in the working directory
     noisy:P:ENV             any of these, with words left out of its observations (eexp/envs/noisy.py)
 
 Other packages add names under the entry-point group `eexp.environments`.
@@ -18,6 +18,8 @@ Other packages add names under the entry-point group `eexp.environments`.
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 
 from eexp.envs.base import Environment, Observation
 from eexp.errors import EexpError, InputError, UsageError
@@ -68,12 +70,17 @@ def open_env(spec: str) -> Environment:
         known = [*names(), *(f"{scheme}:URL" for scheme in SERVERS), "exec:COMMAND", "module:Class", "noisy:P:ENV"]
         raise UsageError(f"unknown environment {spec!r}; known: {', '.join(known)}")
     module, _, attribute = path.partition(":")
+    if path == name:
+        _search_working_directory()
     try:
-        made = getattr(importlib.import_module(module), attribute)
+        found = importlib.import_module(module)
     except ImportError as e:
         raise EexpError(f"environment {spec!r} cannot be loaded: {e}") from None
-    except AttributeError:
-        raise UsageError(f"environment {spec!r}: {module} has no {attribute!r}") from None
+    except Exception as e:  # a mistake in somebody's module
+        raise EexpError(f"environment {spec!r} cannot be loaded: {type(e).__name__}: {' '.join(str(e).split())}") from e
+    made = getattr(found, attribute, None)
+    if made is None:
+        raise UsageError(f"environment {spec!r}: {getattr(found, '__file__', None) or module} has no {attribute!r}")
     if not (isinstance(made, type) and issubclass(made, Environment)):
         raise UsageError(f"environment {spec!r}: {path} is not a class derived from eexp.envs.Environment")
     try:
@@ -82,6 +89,17 @@ def open_env(spec: str) -> Environment:
         raise UsageError(f"environment {spec!r}: {e}") from None
     env.spec = spec
     return env
+
+
+def _search_working_directory() -> None:
+    """Let modules be found in the working directory, as `python -m` does, but after all that is installed.
+
+    So a file there that has the name of a library, `datasets.py` say, is not loaded in its place.
+    """
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)
+        importlib.invalidate_caches()
 
 
 def _open_noisy(spec: str) -> Environment:

@@ -32,11 +32,20 @@ def failed(why: str, evidence: dict | None = None) -> EnvironmentFailed:
     return EnvironmentFailed(f"the environment's process failed {TRIES} times, at last: {why}", evidence=evidence)
 
 
+def _command() -> list[str]:
+    """The command of a worker: Python, with our own module path from the start.
+
+    With `python -m` a file in the working directory, json.py say, would come before the library of that name.
+    """
+    code = f"import sys; sys.path[:] = {sys.path!r}; from eexp.envs.worker import main; main()"
+    return [sys.executable, "-c", code, "eexp.envs.worker"]  # the last one for those who look at processes
+
+
 class Worker:
     """One of the processes. `busy`: it has a job, and has not answered yet."""
 
     def __init__(self, hello: bytes):
-        self.child = Child([sys.executable, "-m", "eexp.envs.worker"], env={**os.environ, **ONE_THREAD})
+        self.child = Child(_command(), env={**os.environ, **ONE_THREAD})
         self.busy = False
         self.last_sign = time.monotonic()
         self._started = False  # has given a sign of life, ever
@@ -101,6 +110,12 @@ class Crew:
         worker = Worker(self._hello)
         self.workers.append(worker)
         return worker
+
+    def dismiss(self, worker: Worker) -> None:
+        """End one for which a server has no room, so that those that have a session go on without it."""
+        worker.child.end()
+        self.workers.remove(worker)
+        self.counts["workers for which the server had no room"] += 1
 
     def wait(self, at_once: bool = False) -> list[tuple[Worker, dict | ChildFailed]]:
         """What the busy ones have to say: (worker, its answer, or how it was lost).

@@ -1,7 +1,8 @@
 """A pool: jobs done by processes that hold environments, so that one that crashes, hangs or grows costs only a retry.
 
 Answers come in the order of the jobs, whatever the timing. Only a few jobs are out at a time, so that memory does not
-grow with the input. Workers are started as they are needed (envs/crew.py).
+grow with the input. Workers are started as they are needed (envs/crew.py), and where they ask a server, no more of them
+are kept than it has room for.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import orjson
 from eexp.envs.crew import TRIES, Crew, Worker, failed
 from eexp.envs.process import ChildFailed
 from eexp.envs.worker import answer_error
+from eexp.errors import NoRoom
 
 Tag = TypeVar("Tag")
 AHEAD = 4  # jobs that may be out, for each worker
@@ -75,7 +77,7 @@ class Pool:
                     waiting += [] if job.finished else [job]
             self._assign(waiting)
             for worker, answer in self._crew.wait(at_once=reading):
-                self._finish(self._doing.pop(worker), answer, waiting)
+                self._finish(worker, self._doing.pop(worker), answer, waiting)
             while out and out[0].finished:
                 job = out.popleft()
                 if isinstance(job.result, _Raised):
@@ -89,13 +91,18 @@ class Pool:
             job.tries += 1
             worker.give(job.line)
 
-    def _finish(self, job: _Job, answer: dict | ChildFailed, waiting: deque[_Job]) -> None:
+    def _finish(self, worker: Worker, job: _Job, answer: dict | ChildFailed, waiting: deque[_Job]) -> None:
         """A job whose worker is of no more use goes to another, or, after some tries, comes back as failed."""
         if isinstance(answer, ChildFailed):
             again, result = True, failed(str(answer))
         else:
             again, result = answer.get("again"), answer["done"] if "done" in answer else answer_error(answer)
             self.counts["forks lost"] += bool(again)
+        if isinstance(result, NoRoom) and len(self._crew.workers) > 1:
+            self._crew.dismiss(worker)
+            self.most = len(self._crew.workers)
+            job.tries -= 1
+            again = True
         if again and job.tries < TRIES:
             waiting.appendleft(job)
         else:

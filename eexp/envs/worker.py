@@ -22,7 +22,7 @@ import orjson
 
 from eexp.envs import Opened
 from eexp.envs.forking import ForkLost, end_with_parent
-from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
+from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, UsageError
 from eexp.jsonl import dumps
 
 HEARTBEAT = 0.5  # seconds at least between two signs of life
@@ -71,7 +71,8 @@ def _answer(job: dict, opened: Opened, on_step: Callable[[], None]) -> dict:
     except InputError as e:
         return _failed(e)
     except EexpError as e:
-        return {"failed": str(e), "kind": "usage" if isinstance(e, UsageError) else "other"}
+        kind = "usage" if isinstance(e, UsageError) else "no room" if isinstance(e, NoRoom) else "other"
+        return {"failed": str(e), "kind": kind}
     except Exception as e:  # it costs this record, and what the environment held is not to be trusted
         opened.close()
         return _failed(mistake(e))
@@ -104,6 +105,8 @@ def answer_error(answer: dict[str, Any]) -> EexpError:
             return InputError(answer["message"], answer["where"], answer["evidence"])
         case "usage":
             return UsageError(answer["failed"])
+        case "no room":
+            return NoRoom(answer["failed"])
     return EexpError(answer["failed"])
 
 

@@ -142,7 +142,7 @@ def check_command(spec, number, actions, timeout, seed) -> None:
     asking for admissible actions and the expert, beside another one if it calls itself light, around forks, around
     actions it calls harmless, around nonsense.
     All of that must be seen the same way. Every line begins with ok, FAIL, note (worth knowing, nothing is broken) or
-    - (there is nothing to check). Exit code 1 if anything failed.
+    - (not tried). It is a failure, too, if no action could be taken at all. Exit code 1 if anything failed.
 
     \b
     Example:

@@ -12,7 +12,7 @@ from eexp import options
 from eexp.envs.base import Environment, Observation
 from eexp.envs.crew import TRIES, failed
 from eexp.envs.worlds import View, WorldLost, Worlds
-from eexp.errors import InputError, UsageError
+from eexp.errors import InputError, NoRoom, UsageError
 from eexp.jsonl import OnError, stop_at_error
 from eexp.models.policy import Choice, Players, Policy, Proposal, Proposals, State
 from eexp.records import seed_of, succeeded
@@ -126,6 +126,8 @@ class _Table:
         self.only_admissible = only_admissible
         self.ask = policy.needs | ({"admissible"} if only_admissible else set())
         self.free = list(range(min(worlds.size, players.n)))[::-1]
+        self._n_seats = len(self.free)
+        self._displaced: deque[_Episode] = deque()  # begun at a seat that there turned out to be no room for
         self._episodes: dict[int, _Episode] = {}
         self._thinking = 0  # players whose next action the policy owes us
 
@@ -146,7 +148,10 @@ class _Table:
             self._thinking -= 1
             self._act(seat, proposals)
 
-    def _show(self, seat: int, view: View | InputError) -> None:
+    def _show(self, seat: int, view: View | InputError | NoRoom) -> None:
+        if isinstance(view, NoRoom):
+            self._give_up(seat, view)
+            return
         episode = self._episodes[seat]
         if isinstance(view, WorldLost):
             if episode.tries < TRIES:
@@ -185,6 +190,17 @@ class _Table:
     def _finish(self, seat: int, result: dict | InputError) -> None:
         self._episodes.pop(seat).result = result
         self.free.append(seat)
+        if self._displaced:
+            self.sit_down(self._displaced.popleft())
+
+    def _give_up(self, seat: int, error: NoRoom) -> None:
+        """Leave a seat that a server has no room for; another takes its episode. Raises the error at the last seat."""
+        if self._n_seats == 1:
+            raise error
+        self._n_seats -= 1
+        self._displaced.append(self._episodes.pop(seat))
+        if self.free:
+            self.sit_down(self._displaced.popleft())
 
 
 def _not_done(spec: str, tasks: list[dict], trials: int, done: Callable[[str], bool]) -> Iterator[tuple]:
