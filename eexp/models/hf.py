@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import secrets
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from eexp.errors import EexpError, InputError
+from eexp.errors import EexpError
 from eexp.models import fingerprints, split_adapter
 from eexp.models.base import Engine, Played
+from eexp.models.chat_template import AddedToken, Tokenizer
 from eexp.models.local import DEFAULT_CONTEXT, LocalModel
 from eexp.models.tiny import TINY_DIR
 from eexp.models.tree import Decoder
@@ -167,6 +171,51 @@ def _check_forks(model: Any, source: str, context: int) -> None:
                         f"{window} or less, or a GGUF file of it")  # fmt: skip
 
 
+class HfTokenizer(Tokenizer):
+    """A tokenizer of transformers."""
+
+    def __init__(self, tokenizer: Any):
+        self._tokenizer = tokenizer
+
+    def added_tokens(self) -> list[AddedToken]:
+        named = set(self._tokenizer.all_special_tokens)
+        return [AddedToken(number, token.content, special, token.lstrip, token.rstrip, token.single_word)
+                for number, token in self._tokenizer.added_tokens_decoder.items()
+                if (special := token.special or token.content in named) or not token.normalized]  # fmt: skip
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def encode_as_text(self, text: str, first: bool) -> list[int]:
+        if self._as_text is None:
+            return self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        ids = self._as_text.encode(text if first else self._guard + text, add_special_tokens=False).ids
+        return ids if first else ids[1:]
+
+    @cached_property
+    def _guard(self) -> str:
+        """The text of a token that no other text has: what follows it is not the beginning."""
+        return f"<|{secrets.token_hex(16)}|>"
+
+    @cached_property
+    def _as_text(self) -> Any:
+        """A copy that looks for no special tokens; None where the tokenizer is not one of the tokenizers library."""
+        from tokenizers import AddedToken
+
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return None
+        as_text = copy.deepcopy(backend)
+        as_text.add_tokens([AddedToken(self._guard, normalized=False)])
+        as_text.encode_special_tokens = True
+        as_text.no_truncation()
+        as_text.no_padding()
+        return as_text
+
+    def render(self, messages: Messages, to_answer: bool) -> str:
+        return self._tokenizer.apply_chat_template(messages, add_generation_prompt=to_answer, tokenize=False)
+
+
 class HfModel(LocalModel):
     """A model of transformers, on the GPU where there is one."""
 
@@ -198,16 +247,8 @@ class HfModel(LocalModel):
         self.fingerprint = "+".join(filter(None, map(fingerprints.of_model_dir, dirs))) or base
         self.played = Played.of_run(read_run(adapter or resolve(base)))
 
-    def tokenize(self, text: str) -> list[int]:
-        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    def _render(self, messages: Messages, to_answer: bool) -> str:
-        from jinja2 import TemplateError
-
-        try:
-            return self._tokenizer.apply_chat_template(messages, add_generation_prompt=to_answer, tokenize=False)
-        except TemplateError as e:
-            raise InputError(f"the chat template refuses these messages: {e}") from None
+    def _open_tokenizer(self) -> HfTokenizer:
+        return HfTokenizer(self._tokenizer)
 
     def is_end(self, token: int) -> bool:
         return token in self._ends
