@@ -17,6 +17,7 @@ from eexp.models import fingerprints, split_adapter
 from eexp.models.base import Engine, Played
 from eexp.models.chat_template import AddedToken, Tokenizer
 from eexp.models.local import DEFAULT_CONTEXT, LocalModel
+from eexp.models.runs import parse_run, text_of
 from eexp.models.tiny import TINY_DIR
 from eexp.models.tree import Decoder
 from eexp.prompts import Messages
@@ -32,7 +33,10 @@ def resolve(base: str) -> str:
 def read_run(directory: str | os.PathLike) -> dict:
     """What `eexp finetune` said about the weights in `directory`; empty where it did not make them."""
     path = Path(directory) / RUN_FILE
-    return _read_json(path) if path.is_file() else {}
+    try:
+        return parse_run(path.read_bytes(), str(path)) if path.is_file() else {}
+    except OSError as e:
+        raise EexpError(f"{path}: cannot be read: {e.strerror or e}") from None
 
 
 def _read_json(path: Path) -> dict:
@@ -47,19 +51,19 @@ def _read_json(path: Path) -> dict:
 
 def base_of_adapter(adapter: str) -> str:
     """The base model a PEFT adapter names."""
-    config = _read_json(Path(adapter) / "adapter_config.json")
-    run = read_run(adapter)
-    base = run.get("base") or config.get("base_model_name_or_path")
+    file = Path(adapter) / "adapter_config.json"
+    base = read_run(adapter).get("base") or text_of(_read_json(file), "base_model_name_or_path", str(file))
     if not base:
         raise EexpError(f"{adapter}: does not name its base model; give hf:BASE+{adapter}")
     return base
 
 
 def load(base: str, adapter: str | None = None, *, trainable: bool = False, dtype: Any = "auto",
-         four_bit: bool = False) -> tuple[Any, Any]:  # fmt: skip
+         four_bit: bool = False, trust_remote_code: bool = False) -> tuple[Any, Any]:  # fmt: skip
     """(model, tokenizer) of a directory or hub id, with its adapter if there is one.
 
     four_bit: the base's weights as bitsandbytes' NF4, on this process's GPU, ready to have an adapter trained on them.
+    trust_remote_code: run the Python code that comes with the model; without it, such a model is refused.
 
     Raises EexpError where one is missing, or where the adapter was made for another base.
     """
@@ -71,8 +75,9 @@ def load(base: str, adapter: str | None = None, *, trainable: bool = False, dtyp
     logging.disable_progress_bar()
     source = _found(base)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **(_in_four_bits(dtype) if four_bit else {}))
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=trust_remote_code,
+                                                     **(_in_four_bits(dtype) if four_bit else {}))  # fmt: skip
     except Exception as e:  # a damaged file fails in a dozen libraries' own ways
         raise EexpError(f"{source}: cannot be loaded: {_reason(e)}") from None
     if not tokenizer.chat_template:
@@ -88,13 +93,13 @@ def load(base: str, adapter: str | None = None, *, trainable: bool = False, dtyp
     return model, tokenizer
 
 
-def config(base: str) -> Any:
+def config(base: str, trust_remote_code: bool = False) -> Any:
     """The configuration of a directory or hub id, without its weights. Raises EexpError where there is none."""
     from transformers import AutoConfig
 
     source = _found(base)
     try:
-        return AutoConfig.from_pretrained(source)
+        return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     except Exception as e:
         raise EexpError(f"{source}: cannot be loaded: {_reason(e)}") from None
 
@@ -132,6 +137,8 @@ def _with_adapter(model: Any, base: str, adapter: str, trainable: bool) -> Any:
 
 def _reason(error: Exception) -> str:
     """The line of an error that tells most."""
+    if "trust_remote_code" in str(error):
+        return "it wants to run Python code of its own; read that code, and give --trust-remote-code if you trust it"
     said = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return next((line for line in said if "mismatch for" in line), said[0])
 
@@ -227,7 +234,7 @@ class HfModel(LocalModel):
         base, adapter = split_adapter(spec.removeprefix("hf:"))
         if adapter is None and (Path(base) / "adapter_config.json").is_file():
             base, adapter = base_of_adapter(base), base
-        self._model, self._tokenizer = load(base, adapter)
+        self._model, self._tokenizer = load(base, adapter, trust_remote_code=bool(engine and engine.trust_remote_code))
         if adapter:
             if self._model.active_peft_config.is_prompt_learning:
                 raise EexpError(

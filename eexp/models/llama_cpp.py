@@ -15,14 +15,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from eexp.cores import usable_cores
 from eexp.errors import EexpError, InputError
 from eexp.models import chat_template, fingerprints
 from eexp.models.base import Chats, Engine, Played
 from eexp.models.chat_template import AddedToken, Tokenizer
 from eexp.models.local import DEFAULT_CONTEXT, LocalModel, outputs
+from eexp.models.runs import parse_run
 from eexp.models.slots import Lanes, Slots
 from eexp.models.tree import Full, Item
 from eexp.prompts import Messages
@@ -284,7 +283,7 @@ class LlamaCppModel(LocalModel):
         self._header = headers[0]
         said = [header.strings for header in headers]
         trained = {"prompt_style": said[-1].get("eexp.prompt_style")}  # all that earlier versions wrote
-        self.played = Played.of_run({**trained, **orjson.loads(said[-1].get("eexp.run", "{}"))})
+        self.played = Played.of_run({**trained, **parse_run(said[-1].get("eexp.run", "{}"), f"{files[-1]}: eexp.run")})
         if len(files) == 2:
             if said[1].get("general.type") != "adapter":
                 raise EexpError(f"{files[1]}: not an adapter")
