@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
-from running import run, write
+from running import environment, run, spawn, write
 
 from eexp.models.tiny import TINY_DIR
 
@@ -115,3 +117,32 @@ def test_a_template_that_writes_nothing(tmp_path, example, template):
         run("score", "-m", spec, example).one_error(3, "the chat template writes nothing")
         run("eval", "house", "-m", spec, "-n", 1).one_error(3, "the chat template writes nothing")
     run("finetune", "-m", where, "-o", tmp_path / "out", example).one_error(3, "the chat template writes nothing")
+
+
+def test_a_full_disk_ends_training_in_one_line(tmp_path, data):
+    """A limit on the size of files fails in the same calls. The adapter's tensors are larger, its settings are not."""
+    for limit in (1 << 12, 1 << 16):
+        done = spawn("finetune", "-m", "tiny", "-o", tmp_path / "out", "--max-steps", 1, data["imitation"],
+                     preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))  # fmt: skip
+        done.one_error(1, str(tmp_path / "out"))
+
+
+def test_adapter_config_does_not_depend_on_the_hash_seed(tmp_path, data):
+    for seed in ("1", "2"):
+        spawn("finetune", "-m", "tiny", "-o", tmp_path / seed, "--max-steps", 1, data["imitation"],
+              env=environment(PYTHONHASHSEED=seed)).ok()  # fmt: skip
+    one, other = ((tmp_path / seed / "adapter_config.json").read_bytes() for seed in ("1", "2"))
+    assert one == other and json.loads(one)["target_modules"] == sorted(json.loads(one)["target_modules"])
+
+
+def test_a_damaged_file_does_not_end_the_process(tmp_path, example, tiny):
+    """Two tokens with one text: llama.cpp asserts that there are none, and ends the process."""
+    data = tiny.read_bytes()
+    one, other = (struct.pack("<Q", 2) + text.encode() for text in ("\u0102", "\u0101"))
+    assert data.count(one) == 1
+    (tmp_path / "model.gguf").write_bytes(data.replace(one, other))
+    run("score", "-m", tmp_path / "model.gguf", example).one_error(1, "a damaged file", "SIGABRT")
+    (tmp_path / "text.gguf").write_bytes(data.replace(b"{% for message", b"{% for \xffessage", 1))
+    run("score", "-m", tmp_path / "text.gguf", example).one_error(1, "text.gguf: its chat template is not UTF-8")
+    (tmp_path / "run.gguf").write_bytes(data.replace(b"general.type\x08", b"general.typ\xff\x08", 1))
+    run("score", "-m", tmp_path / "run.gguf", example).one_error(1, "a damaged one")

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from eexp.cores import usable_cores
 from eexp.errors import EexpError, InputError
-from eexp.models import chat_template, fingerprints
+from eexp.models import chat_template, fingerprints, trial
 from eexp.models.base import Chats, Engine, Played
 from eexp.models.chat_template import AddedToken, Tokenizer
 from eexp.models.local import DEFAULT_CONTEXT, LocalModel, outputs
 from eexp.models.runs import parse_run
 from eexp.models.slots import Lanes, Slots
+from eexp.models.tiny import tiny_path
 from eexp.models.tree import Full, Item
 from eexp.prompts import Messages
 
@@ -34,7 +35,8 @@ DEFAULT_BATCH = 512
 #: every token in the memory, those of other texts included.
 CPU_STEP = 32
 
-_log: list[str] = []  # llama.cpp's last words, told only when something fails
+_log: list[bytes] = []  # what llama.cpp has said lately, told only when something fails; the newest first
+_KEPT = 1000  # pieces of it
 _log_callback: Any = None  # kept alive: llama.cpp holds the bare pointer
 
 
@@ -46,20 +48,17 @@ def _llama() -> Any:
     except ImportError as e:
         raise EexpError(f"llama-cpp-python cannot be loaded ({e}); install it with pip install llama-cpp-python") from e
     if _log_callback is None:
-
-        @api.llama_log_callback
-        def keep(level: int, text: bytes, _: ctypes.c_void_p) -> None:
-            _log.append(text.decode("utf-8", "replace"))
-            del _log[:-60]
-
-        _log_callback = keep
-        api.llama_log_set(keep, ctypes.c_void_p(0))
+        # (level, text, ...) is told to a function of C, which inserts the text where the level, a digit, says. Python
+        # raises KeyboardInterrupt as soon as a function of its own is entered, and ctypes drops what a callback raises.
+        _log_callback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p)(_log.insert)
+        api.llama_log_set(ctypes.cast(_log_callback, api.llama_log_callback), ctypes.c_void_p(0))
         api.llama_backend_init()
     return api
 
 
 def _last_words() -> str:
-    said = [line.strip() for line in "".join(_log).splitlines() if "error" in line or "fail" in line]
+    words = b"".join(reversed(_log)).decode("utf-8", "replace")
+    said = [line.strip() for line in words.splitlines() if "error" in line or "fail" in line]
     return said[0] if said else "llama.cpp gave no reason"
 
 
@@ -211,6 +210,7 @@ class _Decoder:
             for j, sequence in enumerate(some):
                 target[j] = sequence
         status = self.api.llama_decode(self._context, self._batch)
+        del _log[_KEPT:]
         if status == 1:
             raise Full
         if status != 0:
@@ -259,12 +259,17 @@ class LlamaCppModel(LocalModel):
                 raise EexpError(f"model file not found: {file}")
         self.spec, self._engine = spec or "+".join(map(str, files)), engine
         self._read_metadata(files)
+        if files != [tiny_path()]:  # which was exported here
+            trial.check(files)
         self._base: _Base | None = _Base.open(files[0], engine.gpu_layers)
         self._api = api = self._base.api
         template = api.llama_model_chat_template(self._base.pointer, None)
         if not template:
             raise EexpError(f"{path}: has no chat template; eexp prompts are chats, take an instruction-tuned model")
-        self._template = template.decode("utf-8")
+        try:
+            self._template = template.decode("utf-8")
+        except UnicodeDecodeError:
+            raise EexpError(f"{path}: its chat template is not UTF-8, the file may be damaged") from None
         if api.llama_model_is_recurrent(self._base.pointer) or api.llama_model_is_hybrid(self._base.pointer):
             raise EexpError(f"{path}: a recurrent model, whose memory cannot be forked in the middle; serve it with "
                             f"llama-server and give -m http://HOST:PORT/v1")  # fmt: skip

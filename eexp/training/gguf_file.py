@@ -42,7 +42,7 @@ def read_header(path: str | Path) -> Header:
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _walk_header(data)
-    except (struct.error, KeyError, ValueError) as error:  # mmap of an empty file is a ValueError
+    except (struct.error, KeyError, ValueError, OverflowError) as error:  # mmap of an empty file is a ValueError
         raise EexpError(f"{path}: not a GGUF file, or a damaged one") from error
     except OSError as error:
         raise EexpError(f"{path}: {error.strerror}") from error
@@ -251,21 +251,19 @@ def quantise(source: Path, target: Path, dtype: str) -> None:
     with _llama_cpp_log() as lines:
         failed = llama_cpp.llama_model_quantize(*names, ctypes.byref(params))
     if failed:
-        reason = next((line for line in reversed(lines) if line.strip()), "no reason given").strip()
+        reason = next((line for line in lines if line.strip()), b"no reason given").decode("utf-8", "replace").strip()
         raise EexpError(f"llama.cpp could not quantise to {dtype}: {reason}")
 
 
 @contextlib.contextmanager
-def _llama_cpp_log() -> Iterator[list[str]]:
-    """Collect what llama.cpp would print, and put its log back as it was."""
+def _llama_cpp_log() -> Iterator[list[bytes]]:
+    """Collect what llama.cpp would print, the newest first, and put its log back as it was."""
     import llama_cpp
 
-    lines: list[str] = []
-
-    @llama_cpp.llama_log_callback
-    def collect(level, text, data):
-        lines.append(text.decode("utf-8", "replace"))
-
+    lines: list[bytes] = []
+    # A function of C, in which no KeyboardInterrupt is lost; see models/llama_cpp.py.
+    insert = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p)(lines.insert)
+    collect = ctypes.cast(insert, llama_cpp.llama_log_callback)
     before, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
     llama_cpp.llama_log_get(ctypes.byref(before), ctypes.byref(data))
     llama_cpp.llama_log_set(collect, ctypes.c_void_p())
