@@ -13,9 +13,11 @@ import hashlib
 import math
 import os
 import platform
+import re
 import shutil
 import warnings
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -146,22 +148,42 @@ def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Sett
     checkpoints = directory / "checkpoints"
     arguments = trainer.arguments(job, checkpoints)
     _same_examples(job.run)
-    if arguments.process_index == 0:
-        _prepare(directory, checkpoints, job.run, resume)
-        _last_checkpoint(checkpoints)  # half-written ones go before anybody looks
-    _wait()
-    made = trainer.trainer(job, arguments, directory / "metrics.jsonl", progress)
-    last = _last_checkpoint(checkpoints) if resume else None
-    if last:
-        note(f"going on from {last}")
-    made.train(resume_from_checkpoint=last)
-    _wait()
-    _finish(job, directory)
-    _save(made, job, directory)
-    if arguments.process_index == 0:
-        shutil.rmtree(checkpoints)
-    _wait()  # a process that leaves first may have the others ended
+    with _told_in_one_line(directory):
+        if arguments.process_index == 0:
+            _prepare(directory, checkpoints, job.run, resume)
+            _last_checkpoint(checkpoints)  # half-written ones go before anybody looks
+        _wait()
+        made = trainer.trainer(job, arguments, directory / "metrics.jsonl", progress)
+        last = _last_checkpoint(checkpoints) if resume else None
+        if last:
+            note(f"going on from {last}")
+        made.train(resume_from_checkpoint=last)
+        _wait()
+        _finish(job, directory)
+        _save(made, job, directory)
+        if arguments.process_index == 0:
+            shutil.rmtree(checkpoints)
+        _wait()  # a process that leaves first may have the others ended
     return job.run
+
+
+#: How torch and safetensors begin to say that a file could not be written; neither raises OSError.
+_UNWRITTEN = re.compile(
+    r"I/?O ?error|PytorchStreamWriter failed|\[enforce fail at inline_container|.*(No space left|File too large)"
+)
+
+
+@contextmanager
+def _told_in_one_line(directory: Path) -> Iterator[None]:
+    """Turn what is raised where a run cannot be written, on a full disk for one, into an EexpError."""
+    try:
+        yield
+    except OSError as e:
+        raise EexpError(f"{e.filename or directory}: {e.strerror or e}") from None
+    except Exception as e:
+        if not _UNWRITTEN.match(str(e)):
+            raise
+        raise EexpError(f"{directory}: cannot be written: {str(e).splitlines()[0]}") from None
 
 
 def preview(examples: Iterable[dict], settings: Settings, on_error: OnError = stop_at_error,
@@ -544,9 +566,21 @@ def _save(made: Any, job: Job, directory: Path) -> None:
         return
     if job.settings.keep == "best":
         shutil.copytree(best, directory, dirs_exist_ok=True)
+    _sort_adapter_config(directory / "adapter_config.json")
     (directory / "training_args.bin").unlink(missing_ok=True)  # eexp.json says it, for people
     job.tokenizer.save_pretrained(directory)
     (directory / "README.md").write_text(card(job.run), encoding="utf-8")
     trainer.write(
         directory / hf.RUN_FILE, orjson.dumps(job.run, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     )
+
+
+def _sort_adapter_config(file: Path) -> None:
+    """Write the modules of an adapter in order; PEFT keeps them in sets, whose order depends on PYTHONHASHSEED."""
+    if not file.is_file():
+        return
+    config = orjson.loads(file.read_bytes())
+    for key in ("target_modules", "exclude_modules"):
+        if isinstance(config.get(key), list):
+            config[key].sort()
+    trainer.write(file, orjson.dumps(config, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
