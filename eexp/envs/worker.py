@@ -5,7 +5,7 @@ job, the environments this process has open, and a callback to call before every
 what is sent back. In between, a line `{"alive": true}` now and then tells that steps are being taken.
 
 Whatever an environment prints goes to standard error: the pipe is ours. The process ends when its standard input does,
-at SIGTERM, and with its parent.
+at SIGTERM, and with its guard (envs/guard.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 
 from eexp.envs import Opened
-from eexp.envs.forking import ForkLost, end_with_parent
+from eexp.envs.forking import ForkLost
 from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
 from eexp.jsonl import dumps
 
@@ -42,7 +42,6 @@ class _SignsOfLife:
 
 
 def main() -> None:
-    end_with_parent()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # closing what is open on the way
     pipe = os.dup(1)
     os.dup2(2, 1)
@@ -72,6 +71,8 @@ def _answer(job: dict, opened: Opened, on_step: Callable[[], None]) -> dict:
         return _failed(e)
     except EexpError as e:
         return {"failed": str(e), "kind": "usage" if isinstance(e, UsageError) else "other"}
+    except MemoryError:
+        return {"lost": "took more memory than is allowed"}
     except Exception as e:  # it costs this record, and what the environment held is not to be trusted
         opened.close()
         return _failed(mistake(e))
