@@ -18,8 +18,8 @@ from eexp.envs.pool import Pool
 from eexp.envs.process import Child, ChildFailed
 from eexp.errors import EnvironmentFailed
 
-HERE = str(Path(__file__).parent)
-ROOT = Path(__file__).parents[1]
+#: Where processes find this module, and the eexp that is tested.
+PATH = os.pathsep.join(map(str, [Path(__file__).parent, Path(__file__).parents[1]]))
 
 # Hangs without reading its input, having started a child that has left its session and lost its parent.
 PROGRAM = """
@@ -98,7 +98,7 @@ def test_children_that_left_the_session_go_with_a_program_that_hangs_or_ends(spe
 
 
 def test_a_program_that_grows_goes_with_its_worker(spec, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", HERE)
+    monkeypatch.setenv("PYTHONPATH", PATH)
     monkeypatch.setattr("eexp.envs.pool.TRIES", 1)
     with Pool(1, spec, 60, memory=200 << 20) as pool:
         ((_, result),) = pool.run(jobs(spec, "child, grow"))
@@ -118,8 +118,7 @@ with Pool(1, sys.argv[1], 600) as pool:
 @pytest.mark.parametrize("victim", ["command", "worker", "guard of the worker", "guard of the program"])
 def test_nothing_is_left_when_one_of_them_is_killed_while_the_program_hangs(spec, tmp_path, victim):
     mark = str(tmp_path)
-    path = os.pathsep.join([HERE, str(ROOT)])
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, spec], env={**os.environ, "PYTHONPATH": path})
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, spec], env={**os.environ, "PYTHONPATH": PATH})
     try:
         appears(mark, "-c \nimport os, time")  # the hidden child is the last to be started
         if victim == "command":

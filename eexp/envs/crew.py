@@ -16,6 +16,7 @@ import select
 import sys
 import time
 from collections import Counter
+from typing import Any
 
 import orjson
 
@@ -39,20 +40,24 @@ def failed(why: str, evidence: dict | None = None) -> EnvironmentFailed:
 
 
 class Worker:
-    """One of the processes. `busy`: it has a job, and has not answered yet."""
+    """One of the processes.
+
+    busy: it has a job, and has not answered yet. part: the part of the job that it is at, where it tells.
+    """
 
     def __init__(self, hello: bytes, memory: int | None = None):
         limit = memory and KERNEL_SHARE * memory
         command = [sys.executable, "-m", "eexp.envs.worker"]
         self.child = Child(command, env={**os.environ, **ONE_THREAD}, memory=limit)
         self.busy = False
+        self.part: Any = None
         self.last_sign = time.monotonic()
         self._started = False  # has given a sign of life, ever
         self._unsent = hello
 
     def give(self, job: bytes) -> None:
         """Let it do a job, a line of JSON. It begins at once, whether or not we come to look."""
-        self.busy, self.last_sign = True, time.monotonic()
+        self.busy, self.part, self.last_sign = True, None, time.monotonic()
         self._unsent = self.child.write_some(self._unsent + job)
 
     def register(self, ready: select.poll) -> tuple[int, int]:
@@ -81,6 +86,7 @@ class Worker:
             if "done" in said or "failed" in said:
                 self.busy = False
                 return said
+            self.part = said.get("part")
         if time.monotonic() > self.overdue(limit):
             raise ChildFailed(f"no answer within {limit:g} s (EEXP_ENV_TIMEOUT)")
         return None
@@ -145,6 +151,7 @@ class Crew:
         worker.child.end()
         self.workers.remove(worker)
         self.counts["workers lost"] += 1
+        why.part = worker.part
         return why
 
     def _look_at_memory(self) -> list[tuple[Worker, dict | ChildFailed]]:

@@ -22,6 +22,7 @@ import time
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from eexp.errors import UsageError
 
@@ -48,7 +49,12 @@ def time_limit(default: float = DEFAULT_LIMIT) -> float:
 
 
 class ChildFailed(Exception):
-    """The child died, hung or wrote what is no single line. The message says which; the child is of no more use."""
+    """The child died, hung or wrote what is no single line. The message says which; the child is of no more use.
+
+    part: the part of its job that a worker was at, where it told (worker.py).
+    """
+
+    part: Any = None
 
 
 class NotStarted(ChildFailed):

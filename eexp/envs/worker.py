@@ -4,6 +4,10 @@ The first line says where modules are found. A job is `{"do": "package.module:fu
 job, the environments this process has open, and a callback to call before every step of an environment, and returns
 what is sent back. In between, a line `{"alive": true}` now and then tells that steps are being taken.
 
+Where the callback is given the part of the job that the step belongs to, the line is `{"alive": true, "part": ...}` and
+never left out. If the process is lost at the same part in every try, the job is given out anew with that part and the
+reason under "fatal" (envs/pool.py).
+
 Whatever an environment prints goes to standard error: the pipe is ours. The process ends when its standard input does,
 at SIGTERM, and with its guard (envs/guard.py).
 """
@@ -29,16 +33,16 @@ HEARTBEAT = 0.5  # seconds at least between two signs of life
 
 
 class _SignsOfLife:
-    """Called before every step; writes a line if the last one was some time ago."""
+    """Called before every step; writes a line if the last one was some time ago or told of another part of the job."""
 
     def __init__(self, write: Callable[[dict], None]):
-        self.write, self.last = write, 0.0
+        self.write, self.last, self.part = write, 0.0, None
 
-    def __call__(self) -> None:
+    def __call__(self, part: Any = None) -> None:
         now = time.monotonic()
-        if now - self.last > HEARTBEAT:
-            self.last = now
-            self.write({"alive": True})
+        if now - self.last > HEARTBEAT or part != self.part:
+            self.last, self.part = now, part
+            self.write({"alive": True} if part is None else {"alive": True, "part": part})
 
 
 def main() -> None:
