@@ -69,11 +69,10 @@ class _Guarded:
     lifeline: int
     report: int
 
-    def release(self) -> None:
-        """Let the guard kill what it guards, without waiting for it."""
+    def close_pipes(self) -> None:
+        """Let go of all pipes but the lifeline."""
         for pipe in (self.process.stdin, self.process.stdout):
             pipe.close()
-        os.close(self.lifeline)
         os.close(self.report)
 
 
@@ -259,12 +258,13 @@ def _end(guarded: _Guarded, owner: int, grace: float = 0.0) -> None:
     guard = guarded.process
     guard.stdin.close()
     _await_end_of_file(guard.stdout.fileno(), grace)
-    guarded.release()
+    os.close(guarded.lifeline)
     try:
         guard.wait(timeout=LONGEST_END)
     except subprocess.TimeoutExpired:  # somebody has stopped it
         guard.kill()
         guard.wait()
+    guarded.close_pipes()  # not before: a program that still writes would complain of it
 
 
 def _await_end_of_file(pipe: int, grace: float) -> None:
@@ -280,7 +280,8 @@ def _let_go_after_fork() -> None:
     """Close the copies of the pipes that a fork inherits: held open, they would keep a child from seeing our end."""
     for child in list(_alive):
         child._finalizer.detach()
-        child._guarded.release()
+        os.close(child._guarded.lifeline)
+        child._guarded.close_pipes()
     _alive.clear()
 
 
