@@ -7,6 +7,7 @@ hold a request for ever, and one that never ends would fill the memory. All requ
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from eexp.errors import EexpError
@@ -64,9 +65,10 @@ async def _whole(client: httpx.AsyncClient, method: str, url: str, request: dict
 
 
 class Fetcher:
-    """Requests one after the other, for code that waits for each. Close it when done."""
+    """Requests one after the other, for code that waits for each. Close it when done. headers: sent with each."""
 
-    def __init__(self) -> None:
+    def __init__(self, headers: Mapping[str, str] | None = None) -> None:
+        self._headers = {"Accept-Encoding": "gzip, deflate", **(headers or {})}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: httpx.AsyncClient | None = None
 
@@ -76,7 +78,7 @@ class Fetcher:
 
         if self._loop is None or self._client is None:
             self._loop = asyncio.new_event_loop()
-            self._client = httpx.AsyncClient(timeout=None, headers={"Accept-Encoding": "gzip, deflate"})
+            self._client = httpx.AsyncClient(timeout=None, headers=self._headers)
         return self._loop.run_until_complete(fetch(self._client, method, url, limit, **request))
 
     def close(self) -> None:

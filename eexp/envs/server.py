@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from eexp.envs.logins import headers
 from eexp.envs.process import excerpt, time_limit
 from eexp.errors import EnvironmentFailed, UsageError
 from eexp.fetch import Fetcher, TooLarge, TooSlow
@@ -26,6 +27,8 @@ Numbers = range | list[int]
 class Server:
     """An HTTP server that answers in JSON. `name` is what its errors begin with.
 
+    headers: what logs in to it, where the URL came with a login (envs/logins.py).
+
     Raises UsageError where the URL is none; asking raises EnvironmentFailed.
     """
 
@@ -39,7 +42,8 @@ class Server:
             httpx.URL(url)
         except httpx.InvalidURL as e:
             raise UsageError(f"{name}: {e}") from None
-        self._fetcher = Fetcher()
+        self.headers = headers(self.url)
+        self._fetcher = Fetcher(self.headers)
 
     def get(self, path: str, shape: Any, absent: tuple[int, ...] = (), **query: Any) -> Any:
         """None where the server answers with one of the status codes in `absent`."""
