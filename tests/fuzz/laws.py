@@ -20,10 +20,10 @@ from running import Result, run
 from eexp.errors import InputError
 from eexp.jsonl import loads
 from eexp.records import check, schema
-from fuzz.variants import CONTROL, GOOD, IN, Variant, controls, seeds
+from fuzz.variants import CONTROL, GOOD, IN, STUDY, Variant, controls, seeds
 
 REJECTS = "rejects.jsonl"
-LONGEST_MESSAGE = 4_000  # characters of one line on standard error
+LONGEST_MESSAGE = 5_000  # characters of one line on standard error
 #: What a terminal would act on: control characters but the end of a line, and marks that change the direction of text.
 _ACTIVE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _PERSON_TABS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -78,14 +78,18 @@ def _caught(directory: str) -> Iterator[dict[int, Path]]:
             os.close(copy)
 
 
-def call(arguments: Sequence[str], lines: Sequence[bytes], reads: str, rejects: bool = False) -> Ended:
-    """Run a command in a directory of its own, in which IN holds `lines`, and GOOD good records of the same kind."""
+def call(variant: Variant, lines: Sequence[bytes], rejects: bool = False) -> Ended:
+    """Run a stage in a directory of its own, in which IN holds `lines`, and GOOD good records of the same kind."""
     directory = tempfile.mkdtemp(prefix="eexp-fuzz-")
     try:
         with _inside(directory), _caught(directory) as descriptors:
-            Path(IN).write_bytes(b"".join(line + b"\n" for line in lines))
-            Path(GOOD).write_bytes(b"".join(json.dumps(record).encode() + b"\n" for record in seeds()[reads]))
-            ended = _run(arguments)
+            data = b"[" + b",".join(lines) + b"]" if variant.array else b"".join(line + b"\n" for line in lines)
+            Path(IN).write_bytes(data)
+            Path(GOOD).write_bytes(b"".join(json.dumps(record).encode() + b"\n" for record in seeds()[variant.reads]))
+            Path(STUDY).mkdir()
+            for arm in (IN, GOOD):
+                os.link(arm, Path(STUDY, arm.replace(".jsonl", ".episodes.jsonl")))
+            ended = _run(variant.command(REJECTS if rejects else None))
             if Path("canary").exists():
                 ended.error = AssertionError("a record had something run: the canary is there")
             if rejects and Path(REJECTS).exists():
@@ -120,10 +124,12 @@ def problems(variant: Variant, lines: Sequence[bytes], thorough: bool = False) -
 
 
 def _of_stream(variant: Variant, lines: Sequence[bytes], thorough: bool) -> list[Problem]:
-    ended = call(variant.command(REJECTS), lines, variant.reads, rejects=True)
+    ended = call(variant, lines, rejects=True)
     found = _crash(ended)
     if found:
         return found
+    if variant.array:  # of which nothing is known where it is broken
+        return _exit_code(ended, {0, 3, 4}) + _messages(ended) + _output(variant, ended.result.out)[1]
     whole = {number: line for number, line in enumerate(lines, 1) if line.strip()}
     rejected, found = _rejects(variant, ended, whole)
     aside = [one for one in rejected if one.get("set_aside") is not False]
@@ -334,7 +340,7 @@ def _controls_unharmed(variant: Variant, lines: Sequence[bytes], out: bytes) -> 
     if not present or variant.writes is None:
         return []
     if (key := (variant.name, present)) not in _CONTROL_OUT:
-        _CONTROL_OUT[key] = call(variant.command(REJECTS), present, variant.reads).result.out.splitlines()
+        _CONTROL_OUT[key] = call(variant, present, rejects=True).result.out.splitlines()
     mark = CONTROL.encode()
     found = [line for line in out.splitlines() if mark in line]
     if found != _CONTROL_OUT[key]:
@@ -345,7 +351,7 @@ def _controls_unharmed(variant: Variant, lines: Sequence[bytes], out: bytes) -> 
 
 def _stops(variant: Variant, lines: Sequence[bytes], before: Ended, aside: list[dict]) -> list[Problem]:
     """Without --rejects, the first bad line ends the run: one error that names it, and what came before it."""
-    ended = call(variant.command(None), lines, variant.reads)
+    ended = call(variant, lines)
     if found := _crash(ended):
         return found
     if not aside:
@@ -390,11 +396,11 @@ def _of_stopping(variant: Variant, lines: Sequence[bytes], thorough: bool) -> li
     good = [line for line in present if line not in set(bad)]
     found = []
     for line in bad if len(lines) < 2 * _STOPS_TRIED or thorough else bad[:_STOPS_TRIED]:
-        ended = call(variant.command(None), [line], variant.reads)
+        ended = call(variant, [line])
         found += _crash(ended) or [*_exit_code(ended, {3}), *_messages(ended)]
     if not good:
         return found
-    ended = call(variant.command(None), good, variant.reads)
+    ended = call(variant, good)
     if crash := _crash(ended):
         return found + crash
     found += _exit_code(ended, variant.codes) + _messages(ended)

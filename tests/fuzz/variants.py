@@ -14,6 +14,7 @@ from conversations import agenttraj_of, eto_of, messages_of
 from running import run
 
 IN, GOOD = "in.jsonl", "good.jsonl"  # the mutated lines, and good ones for what compares two files
+STUDY = "study"  # a directory in which both are runs of an arm
 CONTROL = "control-"  # in the ids of good records among the mutated ones
 
 
@@ -49,6 +50,7 @@ class Variant:
         codes: Exit codes for a file without bad lines.
         batch: Lines a run.
         model: Whether a model is loaded, which takes long.
+        array: Whether the lines are given as one JSON array, which a broken one ends.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Variant:
     codes: frozenset[int] = frozenset({0})
     batch: int = 200
     model: bool = False
+    array: bool = False
 
     @property
     def stage(self) -> str:
@@ -71,12 +74,17 @@ class Variant:
 
     def command(self, rejects: str | None) -> list[str]:
         """Return the arguments of a run."""
-        more = [] if IN in " ".join(self.args) else [IN]
+        more = [] if any(IN in argument or argument == STUDY for argument in self.args) else [IN]
         return [*self.args, *(["--rejects", rejects] if rejects else []), *more]
 
 
 def _imitated(trajectory: dict) -> int:
     return sum(not step.get("mistake") for step in trajectory["steps"])
+
+
+def _imported(episode: dict) -> int:
+    """Episodes with a turn without an action are left out, and counted as such."""
+    return int(all(turn["action"].strip() for turn in episode["transcript"]))
 
 
 def _source(key: str) -> dict[str, Callable[[dict], Any]]:
@@ -152,8 +160,16 @@ VARIANTS = [
     Variant("import-messages", ("import", "messages"), "messages", 5, **_IMPORT, **_source("messages")),
     Variant("import-agenttraj", ("import", "agenttraj"), "agenttraj", 4, **_IMPORT, **_source("conversations")),
     Variant("import-eto", ("import", "eto"), "eto", 3, **_IMPORT, **_source("conversations")),
-    Variant("import-episodes", ("import", "episodes", "--no-replay"), "episode", 4, **_IMPORT),
-    Variant("rollout", ("rollout", "-j", "1"), "trajectory", 1.5, "trajectory", batch=400),
+    Variant(
+        "import-episodes",
+        ("import", "episodes", "--no-replay"),
+        "episode",
+        4,
+        "trajectory",
+        expected=_imported,
+    ),
+    Variant("import-array", ("import", "messages"), "messages", 0.5, "trajectory", codes=_ANY_END, batch=5, array=True),
+    Variant("rollout", ("rollout", "-j", "1"), "trajectory", 2.5, "trajectory", batch=400),
     Variant(
         "import-replayed", ("import", "messages", "--env", "house", "-j", "1"), "messages", 0.7, "trajectory", batch=400
     ),
@@ -169,6 +185,14 @@ VARIANTS = [
     Variant("mix-weighted", ("mix", f"{IN}@0.5*2"), "example", 1, "example", streams=False, codes=_ANY_END),
     Variant("compare", ("compare", GOOD, IN, "--common"), "episode", 1, streams=False, codes=_ANY_END),
     Variant("compare-json", ("compare", "--json", IN), "episode", 0.5, "json", streams=False, codes=_ANY_END),
+    Variant(
+        "report",
+        ("report", STUDY, "-o", "page.html", "--tasks", "2", "--common"),
+        "episode",
+        0.3,
+        streams=False,
+        codes=_ANY_END,
+    ),
     Variant("panel-check", ("panel", "--check", IN, "--apart-from", GOOD), "task", 0.5, streams=False, codes=_ANY_END),
     Variant(
         "panel-apart",
@@ -193,7 +217,7 @@ VARIANTS = [
         "score-tiny",
         ("score", "-m", "tiny", "--threads", "1"),
         "example",
-        0.12,
+        0.3,
         "example",
         one_to_one=True,
         kept=_without("scores"),
@@ -203,7 +227,7 @@ VARIANTS = [
         "branch-tiny",
         ("branch", "-m", "tiny", "-k", "1", "--max-tokens", "6", "--threads", "1"),
         "trajectory",
-        0.06,
+        0.15,
         "trajectory",
         one_to_one=True,
         kept=_steps_without("alternatives"),
@@ -213,7 +237,7 @@ VARIANTS = [
     Variant(
         "world-model-data-tiny",
         ("world-model-data", "--predictable", "model", "-m", "tiny", "--threads", "1"),
-        share=0.06,
+        share=0.15,
         batch=60,
         model=True,
         **_WORLD_MODEL,
@@ -222,7 +246,7 @@ VARIANTS = [
         "reflect-tiny",
         ("reflect", "--rationale", "outcome", "--verify", "tiny", "--threads", "1"),
         "trajectory",
-        0.06,
+        0.15,
         "example",
         batch=60,
         model=True,
@@ -231,7 +255,7 @@ VARIANTS = [
         "summarise-tiny",
         ("summarise", "-m", "tiny", "--threads", "1", "--longer-than", "120", "--max-tokens", "6"),
         "trajectory",
-        0.04,
+        0.1,
         "trajectory",
         batch=40,
         model=True,
@@ -240,7 +264,7 @@ VARIANTS = [
         "finetune-dry-run",
         ("finetune", "-m", "tiny", "-o", "run", "--dry-run"),
         "example",
-        0.12,
+        0.3,
         None,
         batch=400,
         model=True,
