@@ -18,7 +18,7 @@ from eexp import jsonl
 from eexp.cli import COMMANDS
 
 LINES = 20_000
-WITHOUT = {"expert", "env", "prompts", "schema", "export"}  # stages that read no records
+WITHOUT = {"env", "prompts", "schema", "export"}  # stages that read no records
 
 
 @pytest.mark.slow

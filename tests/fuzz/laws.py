@@ -83,7 +83,9 @@ def call(variant: Variant, lines: Sequence[bytes], rejects: bool = False) -> End
     directory = tempfile.mkdtemp(prefix="eexp-fuzz-")
     try:
         with _inside(directory), _caught(directory) as descriptors:
-            data = b"[" + b",".join(lines) + b"]" if variant.array else b"".join(line + b"\n" for line in lines)
+            data = (
+                b"[" + b",".join(lines) + b"]" if variant.given == "array" else b"".join(line + b"\n" for line in lines)
+            )
             Path(IN).write_bytes(data)
             Path(GOOD).write_bytes(b"".join(json.dumps(record).encode() + b"\n" for record in seeds()[variant.reads]))
             Path(STUDY).mkdir()
@@ -128,8 +130,10 @@ def _of_stream(variant: Variant, lines: Sequence[bytes], thorough: bool) -> list
     found = _crash(ended)
     if found:
         return found
-    if variant.array:  # of which nothing is known where it is broken
+    if variant.given == "array":  # of which nothing is known where it is broken
         return _exit_code(ended, {0, 3, 4}) + _messages(ended) + _output(variant, ended.result.out)[1]
+    if variant.given == "answers":
+        return _of_answers(variant, ended, sum(bool(line.strip()) for line in lines))
     whole = {number: line for number, line in enumerate(lines, 1) if line.strip()}
     rejected, found = _rejects(variant, ended, whole)
     aside = [one for one in rejected if one.get("set_aside") is not False]
@@ -145,6 +149,19 @@ def _of_stream(variant: Variant, lines: Sequence[bytes], thorough: bool) -> list
         found += _controls_unharmed(variant, lines, ended.result.out)
     if thorough and not found:
         found += _stops(variant, lines, ended, aside)
+    return found
+
+
+def _of_answers(variant: Variant, ended: Ended, tasks: int) -> list[Problem]:
+    """Hold a run with a hostile program to this: every task comes out, or is set aside."""
+    records, found = _output(variant, ended.result.out)
+    found += _exit_code(ended, {4} if ended.rejects else {0}) + _messages(ended)
+    for line in ended.rejects:
+        if _strict(line) is None:
+            found.append(Problem("the rejects file is JSONL", "", repr(line[:200])))
+    if not found and len(records) + len(ended.rejects) != tasks:
+        counts = f"{len(records)} out, {len(ended.rejects)} set aside"
+        found.append(Problem("no record is lost", "answers", f"{tasks} tasks, {counts}"))
     return found
 
 

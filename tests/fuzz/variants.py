@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from running import run
 
 IN, GOOD = "in.jsonl", "good.jsonl"  # the mutated lines, and good ones for what compares two files
 STUDY = "study"  # a directory in which both are runs of an arm
+PROGRAM = f"exec:{sys.executable} -S {Path(__file__).with_name('world.py')} {IN}"
 CONTROL = "control-"  # in the ids of good records among the mutated ones
 
 
@@ -50,7 +52,8 @@ class Variant:
         codes: Exit codes for a file without bad lines.
         batch: Lines a run.
         model: Whether a model is loaded, which takes long.
-        array: Whether the lines are given as one JSON array, which a broken one ends.
+        given: How the lines are given: as "lines"; as one JSON "array", which a broken one ends; or as "answers" of a
+            program that is the environment (world.py).
     """
 
     name: str
@@ -66,7 +69,7 @@ class Variant:
     codes: frozenset[int] = frozenset({0})
     batch: int = 200
     model: bool = False
-    array: bool = False
+    given: str = "lines"
 
     @property
     def stage(self) -> str:
@@ -74,7 +77,8 @@ class Variant:
 
     def command(self, rejects: str | None) -> list[str]:
         """Return the arguments of a run."""
-        more = [] if any(IN in argument or argument == STUDY for argument in self.args) else [IN]
+        named = self.given == "answers" or any(IN in argument or argument == STUDY for argument in self.args)
+        more = [] if named else [IN]
         return [*self.args, *(["--rejects", rejects] if rejects else []), *more]
 
 
@@ -168,12 +172,32 @@ VARIANTS = [
         "trajectory",
         expected=_imported,
     ),
-    Variant("import-array", ("import", "messages"), "messages", 0.5, "trajectory", codes=_ANY_END, batch=5, array=True),
+    Variant(
+        "import-array", ("import", "messages"), "messages", 0.5, "trajectory", codes=_ANY_END, batch=5, given="array"
+    ),
     Variant("rollout", ("rollout", "-j", "1"), "trajectory", 2.5, "trajectory", batch=400),
     Variant(
         "import-replayed", ("import", "messages", "--env", "house", "-j", "1"), "messages", 0.7, "trajectory", batch=400
     ),
     Variant("import-episodes-replayed", ("import", "episodes", "-j", "1"), "episode", 0.7, "trajectory", batch=400),
+    Variant(
+        "answers-expert",
+        ("expert", PROGRAM, "--all", "-q"),
+        "answer",
+        0.3,
+        "trajectory",
+        given="answers",
+        batch=50,
+    ),
+    Variant(
+        "answers-eval",
+        ("eval", PROGRAM, "-m", "random", "--split", "train", "--max-steps", "2", "-q"),
+        "answer",
+        0.2,
+        "episode",
+        given="answers",
+        batch=50,
+    ),
     # Those that end at the first bad line.
     Variant("show", ("show", "-n", "1000000"), "trajectory", 3, streams=False),
     Variant("show-examples", ("show", "-n", "1000000"), "example", 2, streams=False),
@@ -307,6 +331,14 @@ def seeds() -> dict[str, list[dict]]:
         "messages": [messages_of(t) for t in foreign],
         "agenttraj": [agenttraj_of(t, i) for i, t in enumerate(foreign)],
         "eto": [eto_of(t, i) for i, t in enumerate(foreign)],
+        "answer": [
+            {"observation": "You see a safe.", "valid": True, "done": False, "score": 0.5, "success": None},
+            {"observation": "It is open.", "done": True, "score": 1, "success": True, "admissible": ["look"]},
+            {"observation": "start", "instruction": "Open it.", "admissible": ["good"], "unknown": [[0, 3]]},
+            {"admissible": ["good", "bad"]},
+            {"action": "good"},
+            {"error": "out of order"},
+        ],
         "any": [*trajectories, *examples, *played, *tasks],
     }
 
