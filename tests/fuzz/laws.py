@@ -24,9 +24,8 @@ from fuzz.variants import CONTROL, GOOD, IN, STUDY, Variant, controls, seeds
 
 REJECTS = "rejects.jsonl"
 LONGEST_MESSAGE = 5_000  # characters of one line on standard error
-#: What a terminal would act on: control characters but the end of a line, and marks that change the direction of text.
-_ACTIVE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_PERSON_TABS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+#: What a terminal would act on: control characters but tabs and line ends, and marks that change the direction of text.
+_ACTIVE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
@@ -300,7 +299,7 @@ def _output(variant: Variant, out: bytes) -> tuple[list[dict], list[Problem]]:
     """Read standard output: valid records, one a line, or for a person text without control bytes."""
     if variant.writes is None:
         text = out.decode("utf-8", "replace")
-        active = _PERSON_TABS.search(text)
+        active = _ACTIVE.search(text)
         around = repr(text[max(0, active.start() - 60) : active.end() + 20]) if active else ""
         return [], [Problem("no control bytes on standard output", "", around)] if active else []
     records = []
