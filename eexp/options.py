@@ -69,6 +69,8 @@ def streams(kind: str | None = None, resume: bool = False, plural: str = "FILE")
             from eexp.jsonl import Stream
 
             stream = Stream(files, output, on_error, rejects, resume, quiet)
+            stream.also_read = _also_read(**rest)
+            stream.refuse_to_overwrite_input()  # before a model is loaded
             return command(*args, stream=stream, **rest)
 
         found = [
@@ -91,6 +93,17 @@ def streams(kind: str | None = None, resume: bool = False, plural: str = "FILE")
         return with_stream
 
     return decorate
+
+
+def _also_read(model: str | None = None, prompt_style: str | None = None, panel_file: str | None = None,
+               mapping: str | None = None, **rest: Any) -> list[str]:  # fmt: skip
+    """The files that the options of a command name and that it reads."""
+    named = [name for name in (prompt_style, panel_file, mapping) if name and os.path.isfile(name)]
+    if model:
+        from eexp.models import files_of
+
+        named += files_of(model)
+    return named
 
 
 def seed(command: Command) -> Command:

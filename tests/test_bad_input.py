@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -12,7 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from running import environment, lines, read, run, spawn, write
+from running import EEXP, environment, lines, read, run, spawn, write
+
+from eexp import jsonl
 
 # -- records ---------------------------------------------------------------------------------------------------------
 
@@ -37,7 +41,15 @@ def _deep(levels: int) -> bytes:
         (b'{"type": "trajectory", "id": Infinity}', "<stdin>:1: not valid JSON"),
         (b'{"type": "trajectory", "id": 1}', "<stdin>:1: $.id: expected a string, got an integer"),
         (_deep(5000), "<stdin>:1: not valid JSON"),
-        (_deep(500), "<stdin>:1: $.id: missing"),
+        (_deep(245), "<stdin>:1: $.id: missing"),
+        (_deep(246), "<stdin>:1: nested more than 246 levels deep"),
+        (_deep(900), "<stdin>:1: nested more than 246 levels deep"),
+        (b'{"type": []}', '<stdin>:1: $.type: expected "trajectory", got []'),
+        (
+            b'{"type": "trajectory", "x": 18446744073709551616}',
+            "<stdin>:1: the integer 18446744073709551616 at column 29",
+        ),
+        (b'{"type": "trajectory", "x": [-9223372036854775809]}', "<stdin>:1: the integer -9223372036854775809 at"),
         (b'{"type": "trajectory"', "(the file ends within this line)"),
         (b'{"type": "trajectory"} {"type": "trajectory"}', "<stdin>:1: not valid JSON"),
     ],
@@ -84,13 +96,41 @@ def test_numbers_that_no_float_holds(number, trajectory):
     done.one_error(3, "<stdin>:1")
 
 
-def test_a_record_too_deep_to_write_is_named(trajectory, tmp_path):
+@pytest.mark.parametrize("levels", [260, 400, 1000])
+def test_a_record_too_deep_to_write_is_kept_as_text(levels, trajectory, tmp_path):
     """The parser goes deeper than the writer."""
-    text = json.dumps({**trajectory, "deep": 0}).replace('"deep": 0', '"deep": ' + "[" * 400 + "]" * 400)
-    run("branch", "--from", "admissible", stdin=text.encode()).one_error(3, "<stdin>:1: cannot be written as JSON")
+    text = json.dumps({**trajectory, "deep": 0}).replace('"deep": 0', '"deep": ' + "[" * levels + "]" * levels)
     rejects = tmp_path / "rejects"
     run("branch", "--from", "admissible", "--rejects", rejects, stdin=text.encode()).ok(4)
-    assert read(rejects)[0]["line"] == 1
+    assert [(r["line"], r["record"]) for r in read(rejects)] == [(1, {"text": text})]
+
+
+def test_integers_of_up_to_64_bits_and_long_fractions_pass(trajectory):
+    whole = {"most": 2**64 - 1, "least": -(2**63), "text": '1234567890123456789012 "\\" 1234567890123456789012'}
+    text = json.dumps({**trajectory, **whole, "part": 0}).replace('"part": 0', '"part": 0.1234567890123456789012')
+    (record,) = run("branch", "--from", "admissible", stdin=text.encode()).ok().records
+    assert {key: record[key] for key in whole} == whole and record["part"] == 0.1234567890123456789012
+
+
+def test_a_record_that_python_alone_can_hold_is_kept_in_words(tmp_path):
+    """An environment written in Python can put anything into a task."""
+    rejects = tmp_path / "rejects"
+    deep: list = []
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(SystemExit), jsonl.Stream((), str(tmp_path / "out"), rejects=str(rejects)).open("x") as io:
+        io.write({"id": "set", "task": {1, 2}})
+        io.write({"id": "deep", "task": deep})
+        io.write({"id": "good"})
+    assert ["'id': 'set'" in r["record"]["text"] for r in read(rejects)] == [True, False]
+    assert read(tmp_path / "out")[0]["id"] == "good"
+
+
+def test_a_type_of_megabytes_is_quoted_in_short():
+    line = b'{"type": "%s"}' % (b"x" * 3_000_000)
+    assert len(run("imitation-data", stdin=line).one_error(3, "$.type: expected")) < 200
+    nested = b'{"type": [%s]}' % (b'"y",' * 500_000 + b"1")
+    assert len(run("show", stdin=nested).one_error(3, "$.type: expected")) < 200
 
 
 @pytest.mark.parametrize("weight", ["1e999", "-1", '"1"', "null", "true"])
@@ -141,6 +181,62 @@ def test_places_that_cannot_be_written(data, tmp_path):
     run("imitation-data", "--rejects", missing, stdin=b"{}\n").one_error(1, f"{missing}: No such file or directory")
     run("eval", "house", "-m", "random", "-n", "1", "-o", missing).one_error(1, str(missing))
     run("export", "tiny", "-o", missing).one_error(1, "missing")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_is_named(data):
+    full = "error: /dev/full: No space left on device"
+    run("split", "--part", "1", "--rejects", "/dev/full", stdin=b"{}\n").one_error(1, full)
+    run("mix", data["imitation"], "-o", "/dev/full").one_error(1, full)
+    run("env", "play", "house", "-o", "/dev/full", stdin=b"look\n").one_error(1, full)
+    for args in (["show", data["expert"]], ["compare", "--json", data["episodes"]]):
+        with open("/dev/full", "wb") as out:
+            done = subprocess.run([*EEXP, *args], stdout=out, stderr=subprocess.PIPE, env=environment())
+        assert (done.returncode, done.stderr) == (1, b"error: <stdout>: No space left on device\n")
+
+
+def test_a_temporary_file_that_cannot_be_written_is_told(data, monkeypatch):
+    def fail(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfileobj", fail)
+    run("mix", stdin=data["imitation"].read_bytes()).one_error(1, "cannot copy standard input to a temporary file")
+
+
+def test_too_many_open_files_are_no_fault_of_standard_output(monkeypatch, data):
+    def fail(*args: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("eexp.stages.split.split", fail)
+    error = run("split", "--part", "1", data["expert"]).one_error(1, "too many open files", "ulimit -n")
+    assert "stdout" not in error and "None" not in error
+
+
+def test_what_a_command_reads_besides_records_is_not_overwritten(data, tmp_path):
+    """Models, adapters, panels, styles and maps."""
+    model, panel, style, names = (tmp_path / name for name in ("m.gguf", "panel.jsonl", "style.toml", "map.json"))
+    model.write_bytes(b"GGUF of a user")
+    panel.write_bytes(run("panel", "house", "-n", "1").ok().out)
+    style.write_text('extends = "react"\n')
+    names.write_text("{}")
+    (tmp_path / "hf").mkdir()
+    weights = tmp_path / "hf" / "model.safetensors"
+    weights.write_bytes(b"weights of a user")
+    before = {file: file.read_bytes() for file in (model, panel, style, names, weights)}
+    for args, target in (
+        (["eval", "house", "-m", model], model),
+        (["branch", "-m", f"tiny+{model}", data["expert"]], model),
+        (["score", "-m", f"hf:{weights.parent}", data["imitation"]], weights),
+        (["eval", "--panel", panel, "-m", "random"], panel),
+        (["imitation-data", "--prompt-style", style, data["expert"]], style),
+        (["import", "messages", "--env", "house", "--map", names], names),
+        (["export", weights.parent], weights),
+        (["export", weights.parent], f"{weights.parent}/../hf/model.safetensors"),
+    ):
+        run(*args, "-o", target).one_error(2, f"{target} is both read and written")
+    rejects = ["--rejects", model]
+    run("branch", "-m", model, *rejects, data["expert"], "-o", tmp_path / "out").one_error(2, "both read and written")
+    assert {file: file.read_bytes() for file in before} == before
 
 
 # -- environments ----------------------------------------------------------------------------------------------------
@@ -521,6 +617,12 @@ def test_a_server_that_says_what_json_cannot_hold(server, data):
     run("branch", "-k", 1, "-m", f"{server.url}#name", "--no-only-admissible", data["expert"]).one_error(
         3, f"{data['expert']}:1: cannot be written as JSON"
     )
+
+
+def test_a_world_that_answers_with_an_empty_error(server):
+    server.answer = 200, b'{"error": ""}'
+    env = f"agentgym:{server.url.removesuffix('/v1')}?env=textcraft"
+    run("env", "show", env, "--task", "textcraft/0").one_error(1, "an error without a message")
 
 
 def test_secrets_are_never_told(server, data, monkeypatch):

@@ -76,8 +76,8 @@ class Server:
             said = msgspec.json.decode(answer.content)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self._fail(path, f"not JSON: {excerpt(answer.content)}", answer.content)
-        if isinstance(said, dict) and said.get("error"):  # with status 200
-            self._fail(path, " ".join(str(said["error"]).split())[:500])
+        if isinstance(said, dict) and said.get("error") is not None:  # with status 200
+            self._fail(path, " ".join(str(said["error"]).split())[:500] or "an error without a message")
         try:
             return msgspec.convert(said, shape)
         except msgspec.ValidationError as e:

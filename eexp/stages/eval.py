@@ -22,15 +22,15 @@ from eexp.records import seed_of, succeeded
 AHEAD = 4
 
 
-def panel(env: Environment, split: str, n: int | None) -> list[dict]:
-    """The first `n` tasks of a split in the order of a hash of their ids (`evidence.panels.draw`).
+def panel(env: Environment, split: str, n: int | None, skip: int = 0) -> list[dict]:
+    """`n` tasks of a split, after the first `skip`, in the order of a hash of their ids (`evidence.panels.draw`).
 
     So a panel of 100 is part of the panel of 200, is the same on every machine, and mixes kinds of task that the split
     lists one after another.
     """
     from eexp.evidence.panels import draw
 
-    return draw(env.tasks(split), n)
+    return draw(env.tasks(split), None if n is None else skip + n)[skip:]
 
 
 def evaluate(worlds: Worlds, tasks: Iterable[tuple[dict, int]], policy: Policy, *, temperature: float = 0.0,
@@ -224,7 +224,9 @@ def _read_panel(file: str, env: str | None) -> tuple[str, list[dict], str]:
 @click.command("eval")
 @click.argument("env", metavar="[ENV]", required=False, envvar="EEXP_ENV", shell_complete=options.complete_env)
 @click.option("-n", "--number", type=click.IntRange(min=1), metavar="N",
-              help="How many tasks.  [default: all of the split]")  # fmt: skip
+              help="How many tasks.  [default: all of the split or panel]")  # fmt: skip
+@click.option("--skip", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+              help="Pass over that many tasks first, so that several machines can share the play.")  # fmt: skip
 @click.option("--split", metavar="NAME", help="Which tasks.  [default: test]")
 @click.option("--panel", "panel_file", type=options.PATH, metavar="FILE",
               help="Play the tasks of this panel, made by `eexp panel`; it names its environment.")  # fmt: skip
@@ -241,12 +243,13 @@ def _read_panel(file: str, env: str | None) -> tuple[str, list[dict], str]:
 @options.seed
 @options.worlds
 @options.streams(resume=True)
-def command(env, number, split, panel_file, trials, model, temperature, max_tokens, engine, max_steps, prompt_style,
-            think, only_admissible, seed, open_worlds, stream) -> None:  # fmt: skip
+def command(env, number, skip, split, panel_file, trials, model, temperature, max_tokens, engine, max_steps,
+            prompt_style, think, only_admissible, seed, open_worlds, stream) -> None:  # fmt: skip
     """Play tasks with a model and record the episodes.
 
     The tasks are a fixed panel: those of the split in the order of a hash of their ids, so -n 100 is a part of -n 200.
-    With --panel they are those of a file, and every episode carries the panel's hash.
+    With --panel they are those of a file, and every episode carries the panel's hash. -n 50 and --skip 50 -n 50, on two
+    machines, play what -n 100 plays.
     Prompt, thoughts and room for an answer are those that the model was trained with, unless told otherwise. A text
     that is cut off before its action is an invalid action. `eexp --help` lists what ENV may be.
 
@@ -265,9 +268,10 @@ def command(env, number, split, panel_file, trials, model, temperature, max_toke
     stream.stage = "eval"
     named_tasks, panel_hash = None, None
     if panel_file is not None:
-        if number is not None or split is not None:
-            raise click.UsageError("--panel says which tasks; leave out -n and --split")
+        if split is not None:
+            raise click.UsageError("--panel says which tasks; leave out --split")
         env, named_tasks, panel_hash = _read_panel(panel_file, env)
+        named_tasks = named_tasks[skip : None if number is None else skip + number]
     elif env is None:
         raise click.UsageError("Missing argument 'ENV', or --panel FILE")
     else:
@@ -275,7 +279,8 @@ def command(env, number, split, panel_file, trials, model, temperature, max_toke
     with open_env(env) as world:
         if named_tasks is None:
             world.check_split(split)
-        tasks, longest = named_tasks or panel(world, split, number), max_steps or world.max_steps
+        tasks = panel(world, split, number, skip) if named_tasks is None else named_tasks
+        longest = max_steps or world.max_steps
         kinds = {task["id"]: _kind(world, task) for task in tasks}
     policy = options.open_policy(model, prompt_style, max_tokens, stream.note, engine, think)
     which = split or f"panel {panel_hash} of {len(tasks)} tasks"
@@ -288,6 +293,8 @@ def command(env, number, split, panel_file, trials, model, temperature, max_toke
                      temperature=temperature, max_tokens=policy.max_tokens, think=policy.think, max_steps=longest,
                      seed=seed,
                      only_admissible=only_admissible or None)  # fmt: skip
+    if not tasks:
+        stream.note(f"no tasks left after the first {skip}")
     with io, closing(policy), open_worlds(world, len(tasks) * trials) as worlds:
         made = evaluate(worlds, _not_done(env, tasks, trials, io.done), policy, temperature=temperature,
                         max_steps=longest, seed=seed, only_admissible=only_admissible, on_error=io.fail, kinds=kinds,

@@ -124,6 +124,7 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
     from eexp.errors import UsageError
     from eexp.jsonl import Stream
     from eexp.prompts import get_style
+    from eexp.terminal import show
     from eexp.training.finetune import Settings, Source, finetune, preview
 
     first = not int(os.environ.get("RANK", "0"))  # of several processes; it speaks for all
@@ -133,6 +134,7 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
         on_error, rejects, quiet = "skip" if rejects else on_error, None, True
     stream = Stream(files, None, on_error, rejects, quiet=quiet, speaks=first,
                     goes_on=resume and os.path.isdir(output))  # fmt: skip
+    stream.also_read = list(validate)
     if base is None:
         base = "tiny"
         stream.stage = "finetune"
@@ -149,7 +151,7 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
         if dry_run:
             said = preview(io.records(), settings, io.fail, validation, style)
             if first:
-                click.echo(said)
+                show(said)
             return
         run = finetune(io.records(), output, settings, resume=resume, progress=not quiet, note=io.note,
                        on_error=io.fail, validation=validation, style=style)  # fmt: skip

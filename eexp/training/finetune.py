@@ -26,6 +26,7 @@ import orjson
 from eexp import __version__
 from eexp.errors import EexpError, InputError, UsageError
 from eexp.jsonl import OnError, stop_at_error
+from eexp.locks import OwnDirectory
 from eexp.models import fingerprints, hf
 from eexp.prompts import PromptStyle, get_style
 from eexp.spans import ACTION
@@ -116,9 +117,17 @@ def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Sett
     resume: go on from the last checkpoint in `output`, to the weights that the uninterrupted run would have had.
     validation: examples of other trajectories, whose losses are followed. style: the prompt style that the examples
     were made with, which is needed where it is not built in.
-    Raises InputError for examples that cannot be trained on, UsageError where `output` holds another run.
+    Raises InputError for examples that cannot be trained on, UsageError where `output` holds another run, EexpError
+    where another process is training in it.
     """
-    directory = Path(output)
+    with OwnDirectory(output) as own:
+        return _finetune(examples, Path(output), own, settings, resume, progress, note, on_error, validation, style)
+
+
+def _finetune(examples: Iterable[dict], directory: Path, own: OwnDirectory, settings: Settings, resume: bool,
+              progress: bool, note: Callable[[str], None], on_error: OnError, validation: Source | None,
+              style: PromptStyle | None) -> dict:  # fmt: skip
+    """Do what `finetune` does, once nobody else trains in `directory`."""
     if (directory / hf.RUN_FILE).is_file():
         if not resume:
             raise UsageError(f"{directory} holds a finished run; remove it, or give another -o")
@@ -145,6 +154,8 @@ def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Sett
     arguments = trainer.arguments(job, checkpoints)
     _same_examples(job.run)
     if arguments.process_index == 0:
+        if own.create() and (directory / hf.RUN_FILE).is_file():
+            raise UsageError(f"{directory} holds a run that has finished meanwhile; give another -o")
         _prepare(directory, checkpoints, job.run, resume)
         _last_checkpoint(checkpoints)  # half-written ones go before anybody looks
     _wait()
