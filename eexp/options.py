@@ -246,7 +246,7 @@ def env_override(command: Command) -> Command:
     """--env, for stages that find the environment in the records."""
     return click.option("--env", metavar="SPEC", envvar="EEXP_ENV", show_envvar=True, shell_complete=complete_env,
                         help="Environment to use instead of the one the records name. Needed for exec: programs, "
-                        "classes and servers, which a record alone may not start or ask.  "
+                        "classes, servers and paths, which a record alone may not name.  "
                         "[default: the one the records name]")(command)  # fmt: skip
 
 

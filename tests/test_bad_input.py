@@ -18,6 +18,8 @@ from running import EEXP, environment, lines, read, run, spawn, write
 
 from eexp import jsonl
 
+from eexp.envs import why_not_from_records
+
 # -- records ---------------------------------------------------------------------------------------------------------
 
 
@@ -258,6 +260,32 @@ def test_a_record_may_not_start_a_program(env, trajectory, tmp_path):
     env = env.replace("PATH", str(tmp_path / "ran"))
     run("rollout", stdin=lines([{**trajectory, "env": env}])).one_error(3, "<stdin>:1: $.env: ", "allow it with --env")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("env", "option"),
+    [
+        ("alfworld?data=PATH", "data"),
+        ("alfworld?expert=planner&data=PATH", "data"),
+        ("noisy:0.1:alfworld?data=PATH", "data"),
+        ("textworld?games=PATH", "games"),
+        ("scienceworld?memory=900g", "memory"),
+        ("bfcl?code=PATH", "code"),
+    ],
+)
+def test_a_record_may_not_choose_a_path(env, option, trajectory, tmp_path):
+    """A game is code: what a path holds is evaluated, and a record may not say where it lies."""
+    env = env.replace("PATH", str(tmp_path))
+    refusal = f"sets '{option}', which a record alone may not"
+    record = lines([{**trajectory, "env": env}])
+    run("rollout", "-j", "1", stdin=record).one_error(3, "$.env: ", refusal, f"allow it with --env {env!r}")
+    panel = write(tmp_path / "p", [{"type": "task", "env": env, "split": "test", "task": {"id": "1", "split": "test"}}])
+    run("eval", "--panel", panel, "-m", "random").one_error(2, refusal, "allow it by naming it")
+
+
+@pytest.mark.parametrize("env", ["babyai?level=GoTo", "scienceworld?task=boil&max_steps=5", "bfcl?tools=full", "house"])
+def test_a_record_may_choose_tasks(env):
+    assert why_not_from_records(env) is None
 
 
 @pytest.mark.parametrize(

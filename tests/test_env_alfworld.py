@@ -185,8 +185,8 @@ def test_the_process_is_left_alone(data, tasks):
 def test_the_pipe(data):
     made = shell(
         f'set -o pipefail; eexp() {{ {shlex.join(EEXP)} "$@"; }}; '
-        "eexp expert 'alfworld?data=.' -n 1 | eexp branch -k 1 --from admissible | eexp rollout "
-        "| tee rollout.jsonl | eexp world-model-data",
+        "eexp expert 'alfworld?data=.' -n 1 | eexp branch -k 1 --from admissible "
+        "| eexp rollout --env 'alfworld?data=.' | tee rollout.jsonl | eexp world-model-data",
         data,
     ).ok()
     assert "branch points verified" in made.err and "refused" not in made.err

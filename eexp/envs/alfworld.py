@@ -61,6 +61,7 @@ class AlfWorld(Environment):
     spec = "alfworld"
     #: The world is memory of this process and nothing else, one thread, no file open: `os.fork` is an exact snapshot.
     in_process = True
+    record_options = frozenset({"expert", "max_steps"})
 
     def __init__(self, data: str = "", expert: str = "handcoded", max_steps: str = "50", **more: str):
         if more:

@@ -67,6 +67,7 @@ class BabyAI(Environment):
     spec = "babyai"
     in_process = True
     light = True
+    record_options = frozenset({"level"})
     max_steps = 10_000  # the level's own limit ends an episode long before: 64 in a single room, 2,880 at the most
 
     def __init__(self, level: str = DEFAULT_LEVELS) -> None:

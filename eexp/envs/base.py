@@ -57,6 +57,9 @@ class Environment(ABC):
     #: to speak of and cannot hang: `eexp eval` then plays many episodes in its own process. C libraries often keep
     #: something global. All others get a process each.
     light: bool = False
+    #: The options of the spec (`name?key=value`) that a record alone may set, since they only choose among tasks and
+    #: rules. All others, such as a path, need the same spec on the command line.
+    record_options: frozenset[str] = frozenset()
 
     @abstractmethod
     def splits(self) -> list[str]:

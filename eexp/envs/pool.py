@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import orjson
@@ -26,6 +26,7 @@ class _Job:
     tag: Any
     line: bytes
     tries: int = 0
+    parts: list[Any] = field(default_factory=list)  # at which parts of it workers were lost, one a try
     result: Any = None
     finished: bool = False
 
@@ -90,9 +91,17 @@ class Pool:
             worker.give(job.line)
 
     def _finish(self, job: _Job, answer: dict | ChildFailed, waiting: deque[_Job]) -> None:
-        """A job whose worker is of no more use goes to another, or, after some tries, comes back as failed."""
+        """A job whose worker is of no more use goes to another, or, after some tries, comes back as failed.
+
+        If all tries ended at the same part of the job, it is tried anew with this part under "fatal".
+        """
         if isinstance(answer, ChildFailed):
             again, result = True, failed(str(answer))
+            job.parts.append(answer.part)
+            if job.tries == TRIES and answer.part is not None and job.parts == [answer.part] * TRIES:
+                request = orjson.loads(job.line)
+                request["fatal"] = [*request.get("fatal", []), (answer.part, str(result))]
+                job.line, job.tries, job.parts = orjson.dumps(request) + b"\n", 0, []
         else:
             again, result = answer.get("again"), answer["done"] if "done" in answer else answer_error(answer)
             self.counts["forks lost"] += bool(again)

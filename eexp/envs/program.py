@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from eexp.envs.base import Environment, Observation
-from eexp.envs.process import Child, ChildFailed, excerpt, time_limit
+from eexp.envs.process import Child, ChildFailed, NotStarted, excerpt, time_limit
 from eexp.errors import EexpError, EnvironmentFailed, UsageError
 from eexp.records import explain
 
@@ -177,10 +177,11 @@ class Program(Environment):
     def _start(self) -> None:
         try:
             self._child = Child(self._argv)
-        except (OSError, ValueError) as e:  # ValueError: a NUL byte in the command
+            self._hello = self._ask(Hello, "hello", protocol=PROTOCOL)
+        except (OSError, ValueError, NotStarted) as e:  # ValueError: a NUL byte in the command
+            self._child = None
             why = getattr(e, "strerror", None) or e
             raise UsageError(f"{self.spec}: cannot start {self._argv[0]!r}: {why}") from None
-        self._hello = self._ask(Hello, "hello", protocol=PROTOCOL)
         if self._hello.protocol != PROTOCOL:
             self._fail("answer to hello", f"$.protocol: {self._hello.protocol}; this eexp speaks {PROTOCOL}")
         self.max_steps = self._hello.max_steps
@@ -200,6 +201,8 @@ class Program(Environment):
             raise EnvironmentFailed(f"{self.spec}: {op}: the program is not running; `reset` starts it")
         try:
             line = self._child.ask(_request(op, **fields), self._limit)
+        except NotStarted:
+            raise
         except ChildFailed as e:
             self._fail(op, str(e))
         try:

@@ -207,16 +207,15 @@ def _read_panel(file: str, env: str | None) -> tuple[str, list[dict], str]:
 
     The panel of an environment may be played with noise on what is seen (`noisy:P:ENV`): the tasks are the same.
 
-    Raises UsageError for a panel of a program, class or server that the command line does not name: a panel may come
-    from anywhere.
+    Raises UsageError for a panel of an environment that the command line has to name: a panel may come from anywhere.
     """
-    from eexp.envs import without_noise
+    from eexp.envs import why_not_from_records
     from eexp.evidence.panels import panel_hash, task_record, tasks_of
     from eexp.jsonl import read
 
     known, tasks = tasks_of(file, read([file], "task"), env)
-    if env is None and ":" in without_noise(known):
-        raise UsageError(f"{file}: a panel of {known!r}, which runs a program or asks a server; allow it by naming it: "
+    if env is None and (why_not := why_not_from_records(known)):
+        raise UsageError(f"{file}: a panel of {known!r}, which {why_not}; allow it by naming it: "
                          f"eexp eval {known!r} --panel {file}")  # fmt: skip
     return env or known, tasks, panel_hash(task_record(known, task) for task in tasks)
 
