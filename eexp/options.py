@@ -260,6 +260,12 @@ def prompt_style(default: str = "react") -> Callable[[Command], Command]:
 STYLE_OF_MODEL = "the one the model was trained with, else react"
 
 
+#: --trust-remote-code. There is no variable and no question for it: it is for who types it.
+trust_remote_code = click.option("--trust-remote-code", is_flag=True, allow_from_autoenv=False,
+                                 help="Run the Python code that a model of transformers brings. Without it, such a "
+                                 "model is refused.")  # fmt: skip
+
+
 def model(help: str, max_tokens: int | None = None, temperature: float | None = None,
           room: str = "") -> Callable[[Command], Command]:  # fmt: skip
     """-m, how to sample from it, and how it runs, which is passed on as one `engine`.
@@ -271,11 +277,12 @@ def model(help: str, max_tokens: int | None = None, temperature: float | None = 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def with_engine(*args: Any, context: int | None, threads: int | None, batch: int | None, cache_type: str,
-                        gpu_layers: int | None, flash_attention: bool | None, **rest: Any) -> Any:  # fmt: skip
+                        gpu_layers: int | None, flash_attention: bool | None, trust_remote_code: bool,
+                        **rest: Any) -> Any:  # fmt: skip
             from eexp.models import Engine
 
-            return command(*args, engine=Engine(context, threads, batch, cache_type, gpu_layers, flash_attention),
-                           **rest)  # fmt: skip
+            engine = Engine(context, threads, batch, cache_type, gpu_layers, flash_attention, trust_remote_code)
+            return command(*args, engine=engine, **rest)
 
         sampling = [
             click.option("--temperature", type=click.FloatRange(min=0), default=temperature, show_default=True,
@@ -300,6 +307,7 @@ def model(help: str, max_tokens: int | None = None, temperature: float | None = 
                          help="Layers that llama.cpp gives to a GPU.  [default: all, where it was built for one]"),
             click.option("--flash-attention/--no-flash-attention", default=None,
                          help="For llama.cpp.  [default: only on a GPU]"),
+            trust_remote_code,
         ]):  # fmt: skip
             with_engine = option(with_engine)
         return with_engine

@@ -104,6 +104,7 @@ def _shares(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 @click.option("--rejects", type=options.PATH, metavar="FILE",
               help="Keep what was set aside here, as JSONL with the reason. Implies --on-error skip.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="No summary and no progress bar on standard error.")
+@options.trust_remote_code
 @options.prompt_style("the built-in one that the examples name")
 @options.seed
 @click.argument("files", nargs=-1, type=options.PATH, metavar="[FILE]...")

@@ -16,7 +16,7 @@ import platform
 import shutil
 import warnings
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,8 @@ class Settings:
     `init` included, instead of all of these. action_weight: what the action after a thought counts. share: of the loss,
     for each kind of example. max_grad_norm: a longer gradient is shortened to it. rank, alpha, rslora: of a new
     adapter. load_in_4bit: its base in 4 bits, on a GPU. validate_every: updates, instead of every epoch. keep: weights
-    of the "last" update, or of the "best" validation. report_to: "tensorboard" or "wandb".
+    of the "last" update, or of the "best" validation. report_to: "tensorboard" or "wandb". trust_remote_code: run the
+    Python code that the base brings.
     """
 
     base: str
@@ -94,6 +95,7 @@ class Settings:
     keep: str = "last"
     gradient_checkpointing: bool = False
     report_to: str | None = None
+    trust_remote_code: bool = False
 
     def resolved_learning_rate(self) -> float:
         """1e-5 for all weights (the paper's), 1e-4 for an adapter, which takes larger steps."""
@@ -326,7 +328,7 @@ def _is_installed(package: str) -> bool:
 
 def _spent(init: str | None) -> tuple[int, int]:
     """(updates, target tokens) that made the adapter to go on with; 0 where it does not say."""
-    total = hf.read_run(init).get("total", {}) if init else {}
+    total = (hf.read_run(init).get("total") if init else None) or {}
     return total.get("updates", 0), total.get("target_tokens", 0)
 
 
@@ -341,7 +343,7 @@ def _budget(s: Settings, spent: tuple[int, int]) -> tuple[int, int] | None:
     if s.max_steps:
         raise UsageError("--budget-like and --max-steps both say how many updates to make; give one")
     for run in filter(None, (s.budget_like, s.init)):
-        if "total" not in hf.read_run(run):
+        if not {"updates", "target_tokens"} <= (hf.read_run(run).get("total") or {}).keys():
             raise UsageError(f"{run}: holds no finished training run that says what it was trained on")
     like = hf.read_run(s.budget_like)["total"]
     left = like["updates"] - spent[0]
@@ -405,9 +407,10 @@ def _open_model(settings: Settings) -> tuple[Any, Any, Any]:
     dtype = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float32
     # Weights that are trained are not bfloat16: at the usual rates a step is less than what it can tell apart.
     weights = torch.float32 if settings.full else dtype
-    memory.check(settings.base, weights, full=settings.full, four_bit=settings.load_in_4bit)
+    trusted = settings.trust_remote_code
+    memory.check(settings.base, weights, full=settings.full, four_bit=settings.load_in_4bit, trust_remote_code=trusted)
     model, tokenizer = hf.load(settings.base, settings.init, trainable=True, dtype=weights,
-                               four_bit=settings.load_in_4bit)  # fmt: skip
+                               four_bit=settings.load_in_4bit, trust_remote_code=trusted)  # fmt: skip
     if cuda and not settings.load_in_4bit and not memory.is_split():
         model.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")  # so that what is checked now is what will be computed
     if not settings.full and not settings.init:
@@ -492,7 +495,8 @@ def _same_examples(run: dict) -> None:
 
 
 def _same_run(before: dict, now: dict, directory: Path) -> None:
-    settings = before.get("settings", {})
+    defaults = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}  # of those not yet known then
+    settings = defaults | before.get("settings", {})
     differs = [k for k in now["settings"] if settings.get(k) != now["settings"][k]]
     for name in ("data", "validation"):
         differs += [name] if (before.get(name) or {}).get("sha256") != (now[name] or {}).get("sha256") else []
