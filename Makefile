@@ -70,7 +70,7 @@ test-long: install environments java ## run the tests that take a minute and lon
 SEED ?= 0
 LINES ?= 1000000
 fuzz: install ## run mutated lines through all stages (SEED=0 LINES=1000000)
-	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m fuzz --seed $(SEED) --lines $(LINES)
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/tests $(BIN)/python -m fuzz --seed $(SEED) --lines $(LINES)
 
 lint: install ## check style
 	$(BIN)/ruff check .
