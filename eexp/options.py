@@ -41,6 +41,20 @@ class Finite(click.FloatRange):
 PATH = click.Path(readable=False, allow_dash=True)
 
 
+class EnvSpec(click.ParamType):
+    """The spec of an environment. A login in its URL goes no further than this (envs/logins.py)."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from eexp.envs.logins import withhold
+
+        return withhold(value)
+
+
+ENV = EnvSpec()
+
+
 def complete_env(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """For the shell: environments that begin like this."""
     from eexp.envs import NOISY, SERVERS, names
@@ -244,7 +258,8 @@ def alternatives(fewest: int = 1) -> Callable[[Command], Command]:
 
 def env_override(command: Command) -> Command:
     """--env, for stages that find the environment in the records."""
-    return click.option("--env", metavar="SPEC", envvar="EEXP_ENV", show_envvar=True, shell_complete=complete_env,
+    return click.option("--env", type=ENV, metavar="SPEC", envvar="EEXP_ENV", show_envvar=True,
+                        shell_complete=complete_env,
                         help="Environment to use instead of the one the records name. Needed for exec: programs, "
                         "classes, servers and paths, which a record alone may not name.  "
                         "[default: the one the records name]")(command)  # fmt: skip

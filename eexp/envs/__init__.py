@@ -20,6 +20,7 @@ from __future__ import annotations
 import importlib
 
 from eexp.envs.base import Environment, Observation
+from eexp.envs.logins import public, withhold
 from eexp.errors import EexpError, InputError, UsageError
 
 __all__ = [
@@ -64,8 +65,11 @@ def names() -> list[str]:
 def open_env(spec: str) -> Environment:
     """Open the environment that `spec` names.
 
+    A login in a URL (`http://user:password@host`) is used and is no part of the environment's own `spec`.
+
     Raises UsageError where there is none, EexpError where it is there and cannot start (a missing package, say).
     """
+    spec = withhold(spec)
     if spec.startswith(NOISY):
         return _open_noisy(spec)
     if spec.startswith("exec:"):
@@ -171,13 +175,12 @@ class Opened:
     """
 
     def __init__(self, allowed: str | None = None):
-        self.allowed = allowed
+        self.allowed = allowed and withhold(allowed)
         self._open: dict[str, Environment] = {}
 
     def get(self, spec: str) -> Environment:
         """The environment for a record's spec; --env, where given, stands for all of them."""
-        if self.allowed:
-            spec = self.allowed
+        spec = self.allowed or public(spec)
         if spec not in self._open:
             try:
                 if not self.allowed and (why_not := why_not_from_records(spec)):

@@ -20,6 +20,7 @@ from typing import Any
 
 import orjson
 
+from eexp.envs import logins
 from eexp.envs.process import Child, ChildFailed
 from eexp.envs.worker import HEARTBEAT
 from eexp.errors import EnvironmentFailed
@@ -103,7 +104,7 @@ class Crew:
         self.limit, self.memory = limit, memory
         self.counts: Counter[str] = Counter()
         self.workers: list[Worker] = []
-        self._hello = orjson.dumps({"path": sys.path, "env": env}) + b"\n"
+        self._hello = orjson.dumps({"path": sys.path, "env": env, "logins": logins.kept()}) + b"\n"
         self._looked = 0.0
 
     def __enter__(self) -> Crew:

@@ -278,7 +278,8 @@ class OpenEnv(Environment):
             raise EexpError(f"{e}. {INSTALL}") from None
         url = self._server.url.replace("http", "ws", 1) + "/ws"
         try:
-            self._socket = connect(url, open_timeout=self._server.limit, close_timeout=GRACE, max_size=MAX_LINE)
+            self._socket = connect(url, open_timeout=self._server.limit, close_timeout=GRACE, max_size=MAX_LINE,
+                                   additional_headers=self._server.headers)  # fmt: skip
         except (OSError, WebSocketException) as e:  # TimeoutError is an OSError
             raise EnvironmentFailed(f"{self.spec}: /ws: {type(e).__name__}: {e}") from None
         self._ask("state", None, dict)  # a server that is full says so only when it is asked something

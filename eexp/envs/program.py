@@ -4,6 +4,8 @@ We write a request to its standard input, it writes the answer to its standard o
 docs/environments.md is the reference of the protocol, examples/ has two programs that speak it.
 Requests are compact, with `op` first and the free text last, so that a shell pattern is parser enough.
 
+A program inherits our environment variables, but not the keys that open the servers of models (envs/logins.py).
+
 A program that dies, hangs or breaks the protocol costs the record it was on: the next `reset` starts it anew.
 """
 
@@ -19,6 +21,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from eexp.envs.base import Environment, Observation
+from eexp.envs.logins import environment_without_keys, reveal
 from eexp.envs.process import Child, ChildFailed, NotStarted, excerpt, time_limit
 from eexp.errors import EexpError, EnvironmentFailed, UsageError
 from eexp.records import explain
@@ -96,7 +99,7 @@ class Program(Environment):
 
     def __init__(self, spec: str):
         self.spec = spec
-        self._argv = _split(spec)
+        self._argv = _split(reveal(spec))
         self._limit = time_limit()
         self._child: Child | None = None
         self._instruction = ""
@@ -176,7 +179,7 @@ class Program(Environment):
 
     def _start(self) -> None:
         try:
-            self._child = Child(self._argv)
+            self._child = Child(self._argv, env=environment_without_keys())
             self._hello = self._ask(Hello, "hello", protocol=PROTOCOL)
         except (OSError, ValueError, NotStarted) as e:  # ValueError: a NUL byte in the command
             self._child = None

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from eexp.envs.logins import headers
 from eexp.envs.process import excerpt, time_limit
 from eexp.errors import EnvironmentFailed, UsageError
 from eexp.records import explain
@@ -24,6 +25,8 @@ Numbers = range | list[int]
 
 class Server:
     """An HTTP server that answers in JSON. `name` is what its errors begin with.
+
+    headers: what logs in to it, where the URL came with a login (envs/logins.py).
 
     Raises UsageError where the URL is none; asking raises EnvironmentFailed.
     """
@@ -38,7 +41,8 @@ class Server:
             httpx.URL(url)
         except httpx.InvalidURL as e:
             raise UsageError(f"{name}: {e}") from None
-        self._client = httpx.Client(timeout=self.limit)
+        self.headers = headers(self.url)
+        self._client = httpx.Client(timeout=self.limit, headers=self.headers)
 
     def get(self, path: str, shape: Any, absent: tuple[int, ...] = (), **query: Any) -> Any:
         """None where the server answers with one of the status codes in `absent`."""

@@ -24,7 +24,7 @@ from typing import Any
 
 import orjson
 
-from eexp.envs import Opened
+from eexp.envs import Opened, logins
 from eexp.envs.forking import ForkLost
 from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
 from eexp.jsonl import dumps
@@ -60,6 +60,7 @@ def main() -> None:
 
     start = orjson.loads(sys.stdin.buffer.readline() or b'{"path": [], "env": null}')
     sys.path[:] = start["path"]
+    logins.keep(start.get("logins", {}))
     with Opened(start["env"]) as opened:
         for line in sys.stdin.buffer:
             write(_answer(orjson.loads(line), opened, _SignsOfLife(write)))

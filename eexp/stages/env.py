@@ -14,7 +14,7 @@ from eexp.envs.base import Environment, Observation
 from eexp.errors import EXIT_FAILED, EexpError, UsageError
 from eexp.terminal import show, style
 
-ENV = click.argument("spec", metavar="ENV", envvar="EEXP_ENV", shell_complete=options.complete_env)
+ENV = click.argument("spec", type=options.ENV, metavar="ENV", envvar="EEXP_ENV", shell_complete=options.complete_env)
 
 
 @click.group("env")

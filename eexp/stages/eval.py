@@ -210,18 +210,21 @@ def _read_panel(file: str, env: str | None) -> tuple[str, list[dict], str]:
     Raises UsageError for a panel of an environment that the command line has to name: a panel may come from anywhere.
     """
     from eexp.envs import why_not_from_records
+    from eexp.envs.logins import public
     from eexp.evidence.panels import panel_hash, task_record, tasks_of
     from eexp.jsonl import read
 
     known, tasks = tasks_of(file, read([file], "task"), env)
-    if env is None and (why_not := why_not_from_records(known)):
+    if env is None and (why_not := why_not_from_records(known := public(known))):
         raise UsageError(f"{file}: a panel of {known!r}, which {why_not}; allow it by naming it: "
                          f"eexp eval {known!r} --panel {file}")  # fmt: skip
     return env or known, tasks, panel_hash(task_record(known, task) for task in tasks)
 
 
 @click.command("eval")
-@click.argument("env", metavar="[ENV]", required=False, envvar="EEXP_ENV", shell_complete=options.complete_env)
+@click.argument(
+    "env", type=options.ENV, metavar="[ENV]", required=False, envvar="EEXP_ENV", shell_complete=options.complete_env
+)
 @click.option("-n", "--number", type=click.IntRange(min=1), metavar="N",
               help="How many tasks.  [default: all of the split or panel]")  # fmt: skip
 @click.option("--skip", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",

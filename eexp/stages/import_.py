@@ -113,7 +113,8 @@ def job(asked: dict, opened: Any, on_step: Callable[[], None]) -> dict:
 
 @click.command("import")
 @click.argument("format", type=click.Choice([*FORMATS, EPISODES]))
-@click.option("--env", metavar="SPEC", envvar="EEXP_ENV", show_envvar=True, shell_complete=options.complete_env,
+@click.option("--env", type=options.ENV, metavar="SPEC", envvar="EEXP_ENV", show_envvar=True,
+              shell_complete=options.complete_env,
               help="Replay every record in this environment, check what was recorded and fill in what was not. "
               "Episodes name theirs; exec: programs, classes and servers have to be named here all the same.  "
               "[default: no replay; for episodes, the one they name]")  # fmt: skip
