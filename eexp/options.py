@@ -396,6 +396,7 @@ def open_writer(spec: str | None, engine: Engine, note: Callable[[str], None]) -
     if spec in ("random", "expert"):
         raise click.BadParameter(f"{spec} cannot write text", param_hint="-m")
     model = open_model(spec, engine)
+    model.note = note
     if model.settings:
         note(model.settings)
     return model

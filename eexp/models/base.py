@@ -150,6 +150,8 @@ class Model(ABC):
     def __init__(self) -> None:
         #: What the answers cost: "prompt tokens evaluated", "tokens evaluated" beside those, "texts written".
         self.counts: Counter[str] = Counter()
+        #: Tells a person what they should know of how it answers.
+        self.note: Callable[[str], None] = lambda text: None
 
     @abstractmethod
     def answer(self, groups: Iterable[Sequence[Request]]) -> Iterator[list[Answer]]:
