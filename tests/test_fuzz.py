@@ -114,7 +114,7 @@ def test_a_reject_that_is_not_kept_is_found(lines, monkeypatch):
 
 
 def test_control_bytes_are_found(lines, monkeypatch):
-    monkeypatch.setattr(jsonl.Stream, "summary", lambda self: "30 in \x1b[2J")
+    monkeypatch.setattr(jsonl.Stream, "summary", lambda self: print("\x1b[2J", file=sys.stderr) or "30 in")
     assert "no control bytes on standard error" in _laws("split", lines)
 
 
