@@ -17,7 +17,6 @@ import pytest
 from running import EEXP, environment, lines, read, run, spawn, write
 
 from eexp import jsonl
-
 from eexp.envs import why_not_from_records
 
 # -- records ---------------------------------------------------------------------------------------------------------
