@@ -1,8 +1,8 @@
 """Records in and out: one JSON object a line, read and written as they come.
 
 Nothing here holds more than one record at a time, except the ids a resumed run has already written. Every line is
-flushed as soon as it is whole, so the next stage of a pipe starts at once and a killed run loses only the line it was
-writing.
+flushed as soon as it is whole or, where a fast stage makes several of one record, as soon as all of these are. So the
+next stage of a pipe starts at once, and a killed run loses only what it was making of one record.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from eexp.errors import EXIT_OK, EXIT_SET_ASIDE, EexpError, InputError, UsageErr
 
 STDIN = "-"
 _NAME_OF_STDIN = "<stdin>"
+_BUFFER = 1 << 16  # bytes of output that may wait for being written together
 _NOT_SET_ASIDE = (b'"set_aside":false}\n', b'"set_aside": false}\n')  # how a line of `Stream.keep` ends
 
 #: What a pure stage calls with a record it cannot process; returns if the run is to go on without it.
@@ -207,8 +208,9 @@ class Stream(AbstractContextManager):
         self.counts: Counter[str] = Counter()
         self.set_aside = 0
         self.where: tuple[str, int] | None = None  # file and line of the record at hand, for messages
-        self._read_lately: deque[tuple[dict, tuple[str, int]]] = deque(maxlen=256)  # for stages that read ahead
+        self._read_lately: deque[tuple[int, Any, tuple[str, int]]] = deque(maxlen=256)  # for stages that read ahead
         self._out: BinaryIO | None = None
+        self._unflushed = False  # whether lines wait in `_out`
         self._rejected: BinaryIO | None = None
         self._rejected_before: set[bytes] = set()
         self._done: Counter[str] = Counter()
@@ -301,7 +303,7 @@ class Stream(AbstractContextManager):
         return self._read(elements(self.files), _object)
 
     def _read(self, pieces: Iterable[tuple[str, int, bytes]], check: Callable[[Any], dict]) -> Iterator[dict]:
-        for name, number, text in pieces:
+        for name, number, text in self._flushed_between(pieces):
             self.where = (name, number)
             self.counts["in"] += 1
             record: Any = None
@@ -311,11 +313,18 @@ class Stream(AbstractContextManager):
             except InputError as e:
                 self._fail(record if record is not None else {"text": text.decode("utf-8", "replace")}, e)
                 continue
-            self._read_lately.append((accepted, self.where))
+            self._read_lately.append((id(accepted), accepted.get("id"), self.where))
             yield accepted
         self.where = None
         if self.counts["in"] == 0:
             self.note("no records in the input")
+
+    def _flushed_between(self, pieces: Iterable[tuple[str, int, bytes]]) -> Iterator[tuple[str, int, bytes]]:
+        """Yield `pieces`; what was made of those before is written before the next one is waited for."""
+        for piece in pieces:
+            yield piece
+            if self._unflushed:
+                self._write(b"")
 
     def take(self, answers: Iterable[tuple[tuple, Any]]) -> Iterator[tuple[dict, Any]]:
         """(record, result) out of ((place of the record, record), result), the failed ones set aside."""
@@ -327,9 +336,12 @@ class Stream(AbstractContextManager):
             else:
                 yield record, result
 
-    def write(self, record: dict, lineage: bool = True) -> None:
-        """Write one record, with this stage added to its lineage."""
-        assert self._out is not None
+    def write(self, record: dict, lineage: bool = True, flush: bool = True) -> None:
+        """Write one record, with this stage added to its lineage.
+
+        flush: whether at once; else with what else is made of the same input record, at the latest when the next one
+        is read.
+        """
         if self._goes_on and not self._found_done and self.on_error == "stop":
             self._check_input_is_the_same()  # output is in the order of the input, so what is done comes first
         try:
@@ -337,14 +349,20 @@ class Stream(AbstractContextManager):
         except InputError as e:  # an environment or a server said what JSON cannot hold
             self.fail(record, e)
             return
+        self._write(line, flush)
+        self.counts["out"] += 1
+
+    def _write(self, line: bytes, flush: bool = True) -> None:
+        assert self._out is not None
         try:
+            self._unflushed = not flush
             self._out.write(line)
-            self._out.flush()
+            if flush:
+                self._out.flush()
         except BrokenPipeError:
             raise
         except OSError as e:
             raise EexpError(f"{self.output or '<stdout>'}: {e.strerror or e}") from None
-        self.counts["out"] += 1
 
     def fail(self, record: dict, error: InputError) -> None:
         """Stop at a record that cannot be processed or, with --on-error skip, set it aside."""
@@ -369,10 +387,11 @@ class Stream(AbstractContextManager):
     def _place(self, record: dict) -> tuple[str, int] | None:
         """Where a record came from: it, or what a stage has made of it; the stage may have read on since."""
         lately = list(reversed(self._read_lately))
-        for read, where in lately:
-            if read is record:
+        own_id = record.get("id")
+        for address, record_id, where in lately:  # both, since a record that is gone may leave its address to another
+            if address == id(record) and record_id == own_id:
                 return where
-        return next((where for read, where in lately if "id" in record and read.get("id") == record["id"]), self.where)
+        return next((where for _, record_id, where in lately if "id" in record and record_id == own_id), self.where)
 
     def put_aside(self, record: dict | None, error: InputError) -> None:
         """Count something as set aside and keep it, with the reason and the evidence, in the rejects file."""
@@ -426,6 +445,8 @@ class Stream(AbstractContextManager):
         return ", ".join(said)
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if self._unflushed and kind is not BrokenPipeError:  # also before an error
+            self._write(b"")
         for f in (self._out, self._rejected):
             if f is not None and f is not sys.stdout.buffer:
                 f.close()
@@ -452,6 +473,6 @@ def _object(found: Any) -> dict:
 
 def _open_to_write(name: str, mode: str) -> BinaryIO:
     try:
-        return open(name, mode)
+        return open(name, mode, buffering=_BUFFER)
     except OSError as e:
         raise EexpError(f"{name}: {e.strerror or e}") from None

@@ -12,6 +12,7 @@ import re
 from typing import Annotated, Any, Literal, Optional
 
 import msgspec
+import orjson
 from msgspec import Meta, Struct
 
 from eexp import __version__
@@ -256,8 +257,9 @@ def lineage_entry(stage: str, **settings: Any) -> str:
 
 def with_lineage(record: dict, entry: str) -> dict:
     """A shallow copy of `record` with one more line of lineage, kept as the last key."""
-    rest = {k: v for k, v in record.items() if k != "lineage"}
-    return {**rest, "lineage": [*record.get("lineage", []), entry]}
+    extended = dict(record)
+    extended["lineage"] = [*extended.pop("lineage", []), entry]
+    return extended
 
 
 def canonical(action: str) -> str:
@@ -313,10 +315,15 @@ def alternatives_of(step: dict, pool: str | None = None, first: int | None = Non
     return selected[:first]
 
 
-def example(trajectory: dict, name: str, kind: str, prompt: list[dict], completion: list[dict], prompt_style: str,
-            **more: Any) -> dict:  # fmt: skip
-    """An example record made from a trajectory; `name` tells it from the others of the same trajectory."""
-    return {"type": "example", "kind": kind, "id": f"{trajectory['id']}/{name}",
+def example_id(trajectory: dict, name: str) -> str:
+    """The id of an example made from a trajectory; `name` tells it from the others of the same trajectory."""
+    return f"{trajectory['id']}/{name}"
+
+
+def example(trajectory: dict, name: str, kind: str, prompt: list[dict] | orjson.Fragment, completion: list[dict],
+            prompt_style: str, **more: Any) -> dict:  # fmt: skip
+    """An example record made from a trajectory; `name` as in `example_id`."""
+    return {"type": "example", "kind": kind, "id": example_id(trajectory, name),
             "group": trajectory.get("origin") or trajectory["id"],
             "prompt": prompt, "completion": completion, "weight": 1.0, "prompt_style": prompt_style, **more,
             "lineage": trajectory.get("lineage", [])}  # fmt: skip

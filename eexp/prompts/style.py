@@ -4,7 +4,8 @@ A policy that is trained under one prompt and played under another is quietly ru
 through the same object, which has a name and a fingerprint, and travels with what was trained under it.
 
 The prompts of one trajectory begin with each other: acting, acting after a thought and predicting the next state differ
-at their ends alone (unless `world_model.system` is set), so training computes their history once.
+at their ends alone (unless `world_model.system` is set), so training computes their history once, and a `Dialogue` puts
+it in words once.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Any, Literal, Optional, Union
 
 import msgspec
 import orjson
 from msgspec import Meta, Struct
 
 Messages = list[dict[str, str]]
+#: A prompt, as messages or as the JSON of them.
+Prompt = Union[Messages, orjson.Fragment]
 
 _PRIVATE = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 _Text = Annotated[str, Meta(min_length=1)]
@@ -131,8 +134,7 @@ class Turns(Struct, frozen=True, forbid_unknown_fields=True):
     assistant: str
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """What a policy is to write, and its parts as `spans` of an example."""
 
     text: str
@@ -202,45 +204,17 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
             admissible: the actions to choose from, which are written down if the style lists them.
             think: whether a thought is asked for before the action.
         """
-        ending = self.thought.ask if think or self.thought.absent == "empty" else self.thought.ask_not
-        if self.acting.list_admissible and admissible is not None:
-            ending = f"\n{self.acting.admissible_label} {', '.join(admissible)}{ending}"
-        return [*self._beginning(self.acting.system), *self._history(instruction, steps, observation, ending)]
-
-    def _beginning(self, system: str) -> Messages:
-        turns = [_message("system", system)] if system else []
-        for example in self.examples:
-            turns += [_message("user", example.user), _message("assistant", example.assistant)]
-        return turns
-
-    def _history(self, instruction: str, steps: Sequence[dict], observation: str, ending: str = "") -> Messages:
-        shown = steps if self.history.steps is None else steps[max(0, len(steps) - self.history.steps) :]
-        observations = [*(self._shortened(step["observation"]) for step in shown), observation + ending]
-        if len(shown) < len(steps):
-            observations[0] = f"{self.history.left_out.format(n=len(steps) - len(shown))}\n{observations[0]}"
-        if instruction:
-            observations[0] = f"{self.acting.task_label} {instruction}\n{observations[0]}"
-        turns = [_message("user", observations[0])]
-        for step, text in zip(shown, observations[1:]):
-            turns += [_message("assistant", self._past_answer(step)), _message("user", text)]
-        return turns
-
-    def _shortened(self, observation: str) -> str:
-        limit = self.history.observation_characters
-        return observation if limit is None or len(observation) <= limit else f"{observation[:limit]} ..."
-
-    def _past_answer(self, step: dict) -> str:
-        if self.history.thoughts == "keep":
-            return self.answer(step["action"], step.get("thought")).text
-        return f"{self.action.open}{step['action']}{self.action.close}"
+        return Dialogue(self).start(instruction, steps).act(observation, admissible, think)
 
     def answer(self, action: str, thought: str | None = None) -> Answer:
         """Write an action, after a thought if there is one, as the policy is to write it."""
-        thought = (thought or "").strip()
+        thought = thought.strip() if thought else ""
         head = f"{self.thought.open}{thought}{self.thought.close}" if thought or self.thought.absent == "empty" else ""
         text = f"{head}{self.action.open}{action}{self.action.close}"
-        spans = [{"name": "thought", "start": 0, "end": len(head)}] if thought else []
-        return Answer(text, [*spans, {"name": "action", "start": len(head) if thought else 0, "end": len(text)}])
+        if not thought:
+            return Answer(text, [{"name": "action", "start": 0, "end": len(text)}])
+        spans = [{"name": "thought", "start": 0, "end": len(head)}]
+        return Answer(text, [*spans, {"name": "action", "start": len(head), "end": len(text)}])
 
     def opening(self, think: str) -> str:
         """Return what an answer begins with, where its place for a thought is opened ("always") or closed ("never").
@@ -297,13 +271,7 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
         Args:
             changes: whether only what is new is asked for.
         """
-        system = self.predicting.system or self.acting.system
-        return [
-            *self._beginning(system),
-            *self._history(instruction, steps, observation),
-            _message("assistant", f"{self.action.open}{action}{self.action.close}"),
-            _message("user", self.predicting.request_changes if changes else self.predicting.request),
-        ]
+        return Dialogue(self).start(instruction, steps).world_model(observation, action, changes)
 
     def world_model_answer(
         self, observation: str, unknown: Iterable[tuple[int, int]] = (), unknown_weight: float = 1.0
@@ -317,9 +285,12 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
         """
         head = self.predicting.open
         text = f"{head}{observation}{self.predicting.close}"
-        spans, at = [], 0
-        for start, end in ((len(head) + start, len(head) + end) for start, end in unknown if start < end):
-            if start > max(at, len(head)) and text[start - 1] == " ":
+        spans, at, offset = [], 0, len(head)
+        for first, last in unknown:
+            if first >= last:
+                continue
+            start, end = offset + first, offset + last
+            if start > max(at, offset) and text[start - 1] == " ":
                 start -= 1
             if at < start:
                 spans.append({"name": "observation", "start": at, "end": start})
@@ -383,6 +354,120 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
     def summary_in(self, text: str) -> str:
         """Return the summary that a model wrote, without its private thinking."""
         return _PRIVATE.sub("", text).strip()
+
+
+class Dialogue:
+    """The prompts of a trajectory, at one state after the other: the steps they share are put in words once.
+
+    `start` begins a trajectory, `add` goes on to the state after a step; `act` and `world_model` are the prompts there.
+    """
+
+    def __init__(self, style: PromptStyle):
+        self._style = style
+        self._limit, self._window = style.history.observation_characters, style.history.steps
+        self._open, self._close = style.action.open, style.action.close
+        self._keep_thoughts = style.history.thoughts == "keep"
+        thought = style.thought
+        self._endings = thought.ask if thought.absent == "empty" else thought.ask_not, thought.ask  # without, with one
+        self._requests = style.predicting.request, style.predicting.request_changes
+        self._acting = self._beginning(style.acting.system)
+        self._predicting = self._beginning(style.predicting.system or style.acting.system)
+        self.start("")
+
+    def start(self, instruction: str, steps: Iterable[dict] = ()) -> Dialogue:
+        """Begin a trajectory.
+
+        Args:
+            instruction: the task in words, or "".
+            steps: the steps before the first state, each with `observation`, `action` and perhaps `thought`.
+        """
+        self._task = f"{self._style.acting.task_label} {instruction}\n" if instruction else ""
+        self._label = self._task  # what stands before the next observation
+        self._turns = self._messages()  # of the steps before
+        self._past: list[tuple[str, str]] = []  # the same as texts, where a style may leave some out
+        for step in steps:
+            self.add(step)
+        return self
+
+    def add(self, step: dict) -> None:
+        """Go on to the state after a step."""
+        text = step["observation"]
+        if self._limit is not None and len(text) > self._limit:
+            text = f"{text[: self._limit]} ..."
+        if self._keep_thoughts:
+            answer = self._style.answer(step["action"], step.get("thought")).text
+        else:
+            answer = f"{self._open}{step['action']}{self._close}"
+        if self._window is not None:
+            self._past.append((text, answer))
+        self._turns = self._extended(self._turns, self._label + text, answer)
+        self._label = ""
+
+    def act(self, observation: str, admissible: Iterable[str] | None = None, think: bool = False) -> Prompt:
+        """Build the prompt for the next action, with arguments as in `PromptStyle.act`."""
+        acting, ending = self._style.acting, self._endings[think]
+        if acting.list_admissible and admissible is not None:
+            ending = f"\n{acting.admissible_label} {', '.join(admissible)}{ending}"
+        return self._prompt(self._acting, self._shown(), f"{self._label}{observation}{ending}")
+
+    def world_model(self, observation: str, action: str, changes: bool = False) -> Prompt:
+        """Build the prompt to predict what `action` leads to, with arguments as in `PromptStyle.world_model`."""
+        taken = f"{self._open}{action}{self._close}"
+        return self._prompt(
+            self._predicting, self._shown(), f"{self._label}{observation}", taken, self._requests[changes]
+        )
+
+    def _beginning(self, system: str) -> Any:
+        turns = [_message("system", system)] if system else []
+        for example in self._style.examples:
+            turns += [_message("user", example.user), _message("assistant", example.assistant)]
+        return self._messages(turns)
+
+    def _shown(self) -> Any:
+        """The turns before, as many as the style shows."""
+        if self._window is None or len(self._past) <= self._window:
+            return self._turns
+        (text, answer), *others = self._past[-self._window :]
+        left_out = self._style.history.left_out.format(n=len(self._past) - self._window)
+        turns = self._extended(self._messages(), f"{self._task}{left_out}\n{text}", answer)
+        for text, answer in others:
+            turns = self._extended(turns, text, answer)
+        return turns
+
+    def _messages(self, messages: Iterable[dict] = ()) -> Any:
+        """Messages in the form in which they are kept for later prompts."""
+        return list(messages)
+
+    def _extended(self, turns: Any, user: str, assistant: str) -> Any:
+        """Those messages and one more turn."""
+        return [*turns, _message("user", user), _message("assistant", assistant)]
+
+    def _prompt(self, beginning: Any, turns: Any, observation: str, action: str = "", request: str = "") -> Prompt:
+        ending = [_message("assistant", action), _message("user", request)] if request else []
+        return [*({**message} for message in (*beginning, *turns)), _message("user", observation), *ending]
+
+
+_USER, _ASSISTANT, _USER_AGAIN = (
+    b'{"role":"user","content":',
+    b'},{"role":"assistant","content":',
+    b'},{"role":"user","content":',
+)
+
+
+class EncodedDialogue(Dialogue):
+    """The same prompts as the JSON that is written of them; every turn is encoded once."""
+
+    def _messages(self, messages: Iterable[dict] = ()) -> bytes:
+        return b"".join(orjson.dumps(message) + b"," for message in messages)
+
+    def _extended(self, turns: bytes, user: str, assistant: str) -> bytes:
+        return b"".join((turns, _USER, orjson.dumps(user), _ASSISTANT, orjson.dumps(assistant), b"},"))
+
+    def _prompt(self, beginning: bytes, turns: bytes, observation: str, action: str = "", request: str = "") -> Prompt:
+        ending: tuple[bytes, ...] = (b"}]",)
+        if request:
+            ending = _ASSISTANT, orjson.dumps(action), _USER_AGAIN, orjson.dumps(request), b"}]"
+        return orjson.Fragment(b"".join((b"[", beginning, turns, _USER, orjson.dumps(observation), *ending)))
 
 
 @lru_cache(maxsize=64)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from itertools import repeat
 
 import click
 from click.core import ParameterSource
@@ -16,7 +17,8 @@ from eexp.jsonl import OnError, stop_at_error
 from eexp.models.base import Model, Sample
 from eexp.outcomes import transition_of
 from eexp.prompts import PromptStyle
-from eexp.records import example, seed_of
+from eexp.prompts.style import Dialogue, EncodedDialogue
+from eexp.records import example, example_id, seed_of
 from eexp.scoring import request_of
 from eexp.targets import Target, improbable
 from eexp.transitions import Transition, cap_invalid, cap_repeats, transitions_of
@@ -60,38 +62,43 @@ class Choices:
 
 def world_model_data(trajectories: Iterator[dict], style: PromptStyle, choices: Choices | None = None, *,
                      model: Model | None = None, seed: int = 0, skip: Callable[[str], bool] = lambda record_id: False,
-                     count: Count = lambda what, n=1: None,
-                     on_error: OnError = stop_at_error) -> Iterator[dict]:  # fmt: skip
+                     count: Count = lambda what, n=1: None, on_error: OnError = stop_at_error,
+                     encoded: bool = False) -> Iterator[dict]:  # fmt: skip
     """Make one example for every executed alternative and for the expert's own action, but those left out.
 
     Args:
         model: judges what can be predicted, where `choices.predictable` is "model": one that was trained on world-model
             examples of other trajectories.
         skip: says which examples are not to be made, by their ids.
+        encoded: give prompts as the JSON that is written of them (`EncodedDialogue`), not as messages; not
+            where a model judges, since it reads them.
     """
     choices = choices or Choices()
-    asked: deque[tuple[dict, list[tuple[Transition, dict, bool]]]] = deque()  # read, and not answered yet
+    asked: deque[tuple[dict, Iterable[tuple[Transition, dict, bool]]]] = deque()  # read, and not answered yet
 
     def groups() -> Iterator[list]:
         for t in trajectories:
             try:
                 transitions = _chosen(t, style, choices, seed, count)
-                examples = [_example(t, style, choices, transition) for transition in transitions]
-                done = [skip(example["id"]) for example in examples]
+                done = [skip(example_id(t, _name(transition))) for transition in transitions]
                 if all(done):
                     continue
-                # Those done before are asked, too: what shares a batch is then the same as without a break.
-                requests = [request_of(example, model) for example in examples] if model else []
+                examples: Iterable[dict] = _examples(t, style, choices, transitions, encoded)
+                requests = []
+                if model:
+                    examples = list(examples)
+                    # Those done before are asked, too: what shares a batch is then the same as without a break.
+                    requests = [request_of(example, model) for example in examples]
             except InputError as e:
                 on_error(t, e)
                 continue
-            asked.append((t, list(zip(transitions, examples, done))))
+            asked.append((t, zip(transitions, examples, done)))
             yield requests
 
     answers = model.answer(groups()) if model else ([] for _ in groups())
     for scored in answers:
         t, entries = asked.popleft()
-        for (transition, record, done), answer in zip(entries, scored or [None] * len(entries)):
+        for (transition, record, done), answer in zip(entries, scored or repeat(None)):
             if done:
                 continue
             if isinstance(answer, InputError):
@@ -120,19 +127,27 @@ def _chosen(t: dict, style: PromptStyle, choices: Choices, seed: int, count: Cou
     return within
 
 
-def _example(t: dict, style: PromptStyle, choices: Choices, transition: Transition) -> dict:
-    step, target = t["steps"][transition.i], transition.target
-    changes = target.kind == "changes"
-    prompt = style.world_model(
-        t["instruction"], t["steps"][: transition.i], step["observation"], transition.action, changes
-    )
+def _examples(t: dict, style: PromptStyle, choices: Choices, transitions: list[Transition],
+              encoded: bool) -> Iterator[dict]:  # fmt: skip
+    """Yield the examples of a trajectory's transitions, which are in the order of its steps."""
+    dialogue = (EncodedDialogue if encoded else Dialogue)(style).start(t["instruction"])
+    at, label = 0, style.label
     weight = choices.unknown_weight if choices.predictable == "environment" else 1.0
-    answer = style.world_model_answer(target.text, [] if choices.predictable == "model" else target.unknown, weight)
-    more = {"spans": answer.spans, "transition": transition_of(step["observation"], transition.outcome)}
-    if target.kind != "observation":
-        more["target"] = target.kind
-    name = f"{transition.i}/world_model/{transition.name}"
-    return example(t, name, "world_model", prompt, answer.messages(), style.label, **more)
+    for transition in transitions:
+        for step in t["steps"][at : transition.i]:
+            dialogue.add(step)
+        at = transition.i
+        step, target = t["steps"][at], transition.target
+        prompt = dialogue.world_model(step["observation"], transition.action, target.kind == "changes")
+        answer = style.world_model_answer(target.text, [] if choices.predictable == "model" else target.unknown, weight)
+        more = {"spans": answer.spans, "transition": transition_of(step["observation"], transition.outcome)}
+        if target.kind != "observation":
+            more["target"] = target.kind
+        yield example(t, _name(transition), "world_model", prompt, answer.messages(), label, **more)
+
+
+def _name(transition: Transition) -> str:
+    return f"{transition.i}/world_model/{transition.name}"
 
 
 def _judged(record: dict, target: Target, sample: Sample, model: Model, style: PromptStyle, choices: Choices) -> dict:
@@ -210,8 +225,8 @@ def command(model, engine, prompt_style, seed, stream, **choices) -> None:
     settings |= {"prompt_style": style.label, "seed": seed}
     with judge or nullcontext(), stream.open("world-model-data", "trajectory", **settings) as io:
         examples = world_model_data(io.records(skip_done=False), style, chosen, model=judge, seed=seed, skip=io.done,
-                                count=io.count, on_error=io.fail)  # fmt: skip
+                                count=io.count, on_error=io.fail, encoded=judge is None)  # fmt: skip
         for record in tqdm(examples, disable=None if judge else True, unit="example", leave=False):
-            io.write(record)
+            io.write(record, flush=judge is not None)
         if judge:
             io.counts.update(judge.counts)
