@@ -128,11 +128,11 @@ def _example(t: dict, style: PromptStyle, choices: Choices, transition: Transiti
     )
     weight = choices.unknown_weight if choices.predictable == "environment" else 1.0
     answer = style.world_model_answer(target.text, [] if choices.predictable == "model" else target.unknown, weight)
-    more = {"spans": answer.spans, "transition": transition_of(step["observation"], transition.outcome)}
-    if target.kind != "observation":
-        more["target"] = target.kind
     name = f"{transition.i}/world_model/{transition.name}"
-    return example(t, name, "world_model", prompt, answer.messages(), style.label, **more)
+    return example(
+        t, name, "world_model", prompt, answer.messages(), style.label, spans=answer.spans, target=target.kind,
+        transition=transition_of(step["observation"], transition.outcome),
+    )  # fmt: skip
 
 
 def _judged(record: dict, target: Target, sample: Sample, model: Model, style: PromptStyle, choices: Choices) -> dict:
