@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from eexp import __version__
-from eexp.errors import InputError
+from eexp.errors import InputError, short
 
 # Optional[...] rather than `| None`: msgspec evaluates these annotations, and Python 3.10 is supported.
 
@@ -223,7 +223,7 @@ def check(record: Any, kind: str) -> dict:
     if found != kind:
         if isinstance(found, str) and found in TYPES:
             raise InputError(f"expected a record of type {kind}, got one of type {found}", "$.type")
-        raise InputError(f'expected "{kind}", got {"nothing" if found is None else repr(found)}', "$.type")
+        raise InputError(f'expected "{kind}", got {"nothing" if found is None else short(found)}', "$.type")
     try:
         msgspec.convert(record, TYPES[kind])
     except msgspec.ValidationError as e:

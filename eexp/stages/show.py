@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from heapq import nsmallest
 from itertools import islice
 from pathlib import Path
 from textwrap import indent
@@ -15,18 +15,14 @@ import click
 from eexp import options
 from eexp.errors import EexpError, InputError, UsageError, short
 from eexp.outcomes import Shares
+from eexp.records import seed_of
 from eexp.training.curves import read_curves
 
 
 def sample(records: Iterable[dict], n: int, seed: int) -> list[dict]:
-    """`n` records drawn uniformly in one pass, in their order (reservoir sampling)."""
-    rng, kept = random.Random(seed), []
-    for i, record in enumerate(records):
-        if i < n:
-            kept.append((i, record))
-        elif (j := rng.randrange(i + 1)) < n:
-            kept[j] = (i, record)
-    return [record for _, record in sorted(kept, key=lambda pair: pair[0])]
+    """Return `n` records drawn uniformly in one pass, in their order: those of the smallest hashes of their ids."""
+    hashed = ((seed_of("show", seed, record["id"]), i, record) for i, record in enumerate(records))
+    return [record for _, _, record in sorted(nsmallest(n, hashed), key=lambda one: one[1])]
 
 
 def render(record: dict) -> str:
