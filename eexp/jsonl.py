@@ -516,6 +516,17 @@ def refuse_to_overwrite(targets: Iterable[str | None], sources: Iterable[str]) -
             raise UsageError(f"{target or 'standard output'} is both read and written; give another -o")
 
 
+def write_to_stdout(data: bytes) -> None:
+    """Write what is not for a person on standard output; raises EexpError if that fails, but not for a broken pipe."""
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        raise EexpError(f"<stdout>: {e.strerror or e}") from None
+
+
 def open_to_write(name: str, mode: str) -> BinaryIO:
     """Open a file in the mode "wb" or "ab" and lock it, before anything in it is overwritten; raises EexpError."""
     try:
