@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
 import keyword
 import os
+import resource
 import signal
 import sys
+import traceback
 from types import FrameType
+from typing import NoReturn
 
 import click
 
-from eexp import __version__
+from eexp import __version__, terminal
 from eexp.errors import EXIT_FAILED, EexpError
 
 # name -> first line of its help. A test holds this against the commands themselves.
@@ -154,24 +159,39 @@ def main(args: list[str] | None = None) -> None:
         click.echo(e.format_message())
         sys.exit(2)
     except click.ClickException as e:
-        if verbose:
-            raise
-        e.show()
-        sys.exit(e.exit_code)
+        message = io.StringIO()
+        e.show(message)
+        _fail(message.getvalue().rstrip("\n"), e.exit_code, verbose)
     except EexpError as e:
-        if verbose:
-            raise
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(e.exit_code)
+        _fail(f"error: {e}", e.exit_code, verbose)
     except OSError as e:  # a disk that is full, say
-        if verbose:
-            raise
-        _let_go_of_stdout()
-        print(f"error: {e.filename or '<stdout>'}: {e.strerror or e}", file=sys.stderr)
-        sys.exit(EXIT_FAILED)
+        _fail(f"error: {_in_words(e)}", EXIT_FAILED, verbose)
     except MemoryError:
-        print("error: out of memory", file=sys.stderr)
-        sys.exit(EXIT_FAILED)
+        _fail("error: out of memory", EXIT_FAILED, verbose)
+
+
+def _fail(message: str, code: int, verbose: bool) -> NoReturn:
+    """Tell what went wrong, and end with an exit code."""
+    terminal.tell(traceback.format_exc() + message if verbose else message)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _let_go_of_stdout()
+    sys.exit(code)
+
+
+def _in_words(error: OSError) -> str:
+    """An error of the system in one line: the file, where that is known, and the reason."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return f"too many open files (at most {most}): raise `ulimit -n`, or use fewer processes"
+    file = error.filename
+    if file is None:
+        try:
+            sys.stdout.flush()
+        except OSError:  # what could not be written is still to be written there
+            file = "<stdout>"
+    return f"{file}: {error.strerror or error}" if file is not None else f"{error.strerror or error}"
 
 
 def _let_go_of_stdout() -> None:

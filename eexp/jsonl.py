@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import reprlib
 import stat
 import sys
 from collections import Counter, deque
@@ -23,6 +24,8 @@ import orjson
 
 from eexp import records
 from eexp.errors import EXIT_OK, EXIT_SET_ASIDE, EexpError, InputError, UsageError
+from eexp.locks import lock
+from eexp.terminal import tell
 
 STDIN = "-"
 _NAME_OF_STDIN = "<stdin>"
@@ -47,13 +50,50 @@ def dumps(record: Any) -> bytes:
 
 
 def loads(line: bytes) -> Any:
-    """Parse one line; raises InputError that says what is wrong and at which column."""
+    """Parse one line; raises InputError that says what is wrong and at which column.
+
+    What the parser takes but no stage could pass on as it came is refused: integers of more than 64 bits, which it
+    makes floats, and deeper nesting than the writer takes.
+    """
     try:
-        return orjson.loads(line)
+        value = orjson.loads(line)
     except orjson.JSONDecodeError as e:
         whole = line.endswith(b"\n")
         hint = "" if whole else " (the file ends within this line)"
         raise InputError(f"not valid JSON: {e.msg} at column {e.colno}{hint}") from None
+    outline = line.translate(_OUTLINE)
+    if _MANY_DIGITS in outline:
+        _refuse_large_integers(line)
+    if outline.count(b"(") > _MOST_LEVELS - _WRAPPING:
+        _refuse_deep_nesting(value)
+    return value
+
+
+#: A line's characters by what matters for a first look at it: 0 a digit, ( an opening bracket, . anything else.
+_OUTLINE = bytes(ord("0") if 48 <= c < 58 else ord("(") if c in b"[{" else ord(".") for c in range(256))
+_MANY_DIGITS = b"0" * 19  # as many as the smallest integers have that do not fit
+_MOST_LEVELS = 254  # of nesting, that orjson writes
+_WRAPPING = 8  # levels that rejects and requests to workers put around a record, and some to spare
+#: Whole strings, and numbers; group 1 of an integer, but for one with a fraction or an exponent, is empty.
+_STRING_OR_NUMBER = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|-?[0-9]+([.eE][0-9.eE+-]*)?', re.DOTALL)
+
+
+def _refuse_large_integers(line: bytes) -> None:
+    for token in _STRING_OR_NUMBER.finditer(line):
+        text = token[0].decode("ascii", "replace")
+        is_integer = not text.startswith('"') and token[1] is None
+        if is_integer and (len(text) > 20 or not -(1 << 63) <= int(text) < 1 << 64):
+            raise InputError(f"the integer {text[:40]} at column {token.start() + 1} has more than 64 bits; write it "
+                             f"as a string or a float")  # fmt: skip
+
+
+def _refuse_deep_nesting(value: Any) -> None:
+    for _ in range(_WRAPPING):
+        value = [value]
+    try:
+        orjson.dumps(value)
+    except TypeError:
+        raise InputError(f"nested more than {_MOST_LEVELS - _WRAPPING} levels deep") from None
 
 
 def lines(files: Sequence[str]) -> Iterator[tuple[str, int, bytes]]:
@@ -153,10 +193,17 @@ def _status(name: str) -> os.stat_result | None:
         return None
 
 
+def _status_of_stdout() -> os.stat_result | None:
+    try:
+        return os.fstat(sys.stdout.fileno())
+    except (OSError, ValueError):
+        return None
+
+
 def _open_to_read(name: str) -> BinaryIO:
     if name == STDIN:
         if sys.stdin.isatty():
-            print("eexp: waiting for records on standard input (end with Ctrl-D)", file=sys.stderr)
+            tell("eexp: waiting for records on standard input (end with Ctrl-D)")
         return sys.stdin.buffer
     try:
         return open(name, "rb")
@@ -195,7 +242,7 @@ class Stream(AbstractContextManager):
     files, output, on_error ("stop" or "skip"), rejects, resume and quiet are the command-line options of the same
     names. goes_on: rejects of an earlier run are kept, as --resume keeps them. speaks: False where another process
     reads the same, and tells of what is set aside. `open` names the stage and its settings; then `records()` reads,
-    `write()` writes, `fail()` sets aside.
+    `write()` writes, `fail()` sets aside. Files that are written are locked until the end.
     """
 
     def __init__(self, files: Sequence[str] = (), output: str | None = None, on_error: str = "stop",
@@ -204,6 +251,7 @@ class Stream(AbstractContextManager):
         self.files, self.output, self.on_error, self.quiet = list(files), output, on_error, quiet
         self.rejects, self.resume, self.speaks = rejects, resume, speaks
         self.report: str | None = None  # a further file that the command writes, set before `open`
+        self.also_read: list[str] = []  # further files that the command reads, set before `open`
         self.stage, self.kind, self.entry = "", "", ""
         self.counts: Counter[str] = Counter()
         self.set_aside = 0
@@ -227,41 +275,42 @@ class Stream(AbstractContextManager):
             self.on_error = "skip"  # whoever names a file for rejects wants the run to go on
         self._refuse_to_overwrite_input()
         self._out = self._open_output()
-        if self.rejects and self._goes_on and os.path.exists(self.rejects):
-            cut_half_line(self.rejects)
-            self._rejected_before = set(Path(self.rejects).read_bytes().splitlines(keepends=True))
+        if self.rejects:
+            self._rejected = open_to_write(self.rejects, "ab" if self._goes_on else "wb")
+            if self._goes_on and os.path.isfile(self.rejects):
+                cut_half_line(self.rejects)
+                self._rejected_before = set(Path(self.rejects).read_bytes().splitlines(keepends=True))
         return self
 
     def _refuse_to_overwrite_input(self) -> None:
         named = {"-o": self.output, "--rejects": self.rejects, "--summary": self.report}
         options = [option for option, target in named.items() if target and target != STDIN]
-        targets = [named[option] for option in options]
         for i, option in enumerate(options):
             for other in options[i + 1 :]:
                 if os.path.realpath(named[option]) == os.path.realpath(named[other]):
                     raise UsageError(f"{named[option]} is both {option} and {other}; give two files")
-        read = [s for name in (self.files or [STDIN]) if (s := _status(name))]
-        for target in targets:
-            written = _status(target)
-            if written and stat.S_ISREG(written.st_mode) and any(os.path.samestat(written, s) for s in read):
-                raise UsageError(f"{target} is both read and written; give another -o")
+        targets = [named[option] for option in options]
+        if self.output in (None, "", STDIN):
+            targets.append(None)
+        refuse_to_overwrite(targets, [*(self.files or [STDIN]), *self.also_read])
 
     def _open_output(self) -> BinaryIO:
         if not self.output or self.output == STDIN:
             if self.resume:
                 raise UsageError("--resume needs -o FILE: it goes on from what FILE already holds")
             return sys.stdout.buffer
-        if self.resume and os.path.exists(self.output):
-            self._goes_on = True
-            self._load_done()
-            return _open_to_write(self.output, "ab")
-        return _open_to_write(self.output, "wb")
+        if not (self.resume and os.path.exists(self.output)):
+            return open_to_write(self.output, "wb")
+        if not os.path.isfile(self.output):
+            raise UsageError(f"--resume cannot go on from {self.output}: not a regular file")
+        self._goes_on = True
+        output = open_to_write(self.output, "ab")
+        self._load_done()
+        return output
 
     def _load_done(self) -> None:
         """Read which records an earlier run of the same command has written."""
         assert self.output
-        if not stat.S_ISREG(os.stat(self.output).st_mode):
-            raise UsageError(f"--resume cannot go on from {self.output}: not a regular file")
         cut = cut_half_line(self.output)
         if cut:
             self.note(f"removed a half-written last line ({cut} bytes) from {self.output}")
@@ -381,7 +430,7 @@ class Stream(AbstractContextManager):
             raise located from None
         if not self.speaks:
             return
-        print(f"{self.stage}: set aside: {place}{error}", file=sys.stderr)
+        tell(f"{self.stage}: set aside: {place}{error}")
         self.put_aside(record, error)
 
     def _place(self, record: dict) -> tuple[str, int] | None:
@@ -409,19 +458,13 @@ class Stream(AbstractContextManager):
         file, line = self.where or (None, None)
         rejected = {"type": "reject", "stage": self.stage, "file": file, "line": line, "field": error.where or None,
                     "error": str(error), "evidence": error.evidence, "record": record, **(more or {})}  # fmt: skip
-        if self._rejected is None:
-            self._rejected = self._open_rejects()
-        try:
-            data = dumps(rejected)
-        except InputError:  # the record is here for that very reason; json writes a lone surrogate as its escape
-            data = json.dumps(rejected).encode() + b"\n"
+        data = _dumps_anything(rejected)
         if data not in self._rejected_before:  # a resumed run meets the same bad records again
-            self._rejected.write(data)
-            self._rejected.flush()
-
-    def _open_rejects(self) -> BinaryIO:
-        assert self.rejects
-        return _open_to_write(self.rejects, "ab" if self._goes_on else "wb")
+            try:
+                self._rejected.write(data)
+                self._rejected.flush()
+            except OSError as e:
+                raise EexpError(f"{self.rejects}: {e.strerror or e}") from None
 
     def count(self, what: str, n: int = 1) -> None:
         """Add to a number of the summary."""
@@ -430,7 +473,7 @@ class Stream(AbstractContextManager):
     def note(self, text: str) -> None:
         """Tell a person something, on stderr."""
         if not self.quiet:
-            print(f"{self.stage}: {text}", file=sys.stderr)
+            tell(f"{self.stage}: {text}")
 
     @property
     def exit_code(self) -> int:
@@ -447,12 +490,14 @@ class Stream(AbstractContextManager):
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if self._unflushed and kind is not BrokenPipeError:  # also before an error
             self._write(b"")
-        for f in (self._out, self._rejected):
+        for f, name in ((self._out, self.output), (self._rejected, self.rejects)):
             if f is not None and f is not sys.stdout.buffer:
-                f.close()
+                try:
+                    f.close()
+                except OSError as e:  # what a full disk did not take, of which the error at hand tells
+                    if kind is None:
+                        raise EexpError(f"{name}: {e.strerror or e}") from None
         if kind is None:
-            if self.rejects and self._rejected is None:
-                self._open_rejects().close()  # an old rejects file must not look like this run's
             self._check_input_is_the_same()
             self.note(self.summary())
             if self.exit_code:
@@ -471,8 +516,46 @@ def _object(found: Any) -> dict:
     return found
 
 
-def _open_to_write(name: str, mode: str) -> BinaryIO:
+def _dumps_anything(rejected: dict) -> bytes:
+    """One line for the rejects file; the record may be there because it cannot be written."""
     try:
-        return open(name, mode, buffering=_BUFFER)
+        return dumps(rejected)
+    except InputError:
+        pass
+    try:  # json writes a lone surrogate as its escape, and takes larger integers
+        return json.dumps(rejected, allow_nan=False).encode() + b"\n"
+    except (TypeError, ValueError, RecursionError):  # what an environment written in Python can put into a task
+        return dumps({**rejected, "evidence": {}, "record": {"text": reprlib.repr(rejected["record"])}})
+
+
+def refuse_to_overwrite(targets: Iterable[str | None], sources: Iterable[str]) -> None:
+    """Raise UsageError where one of the files to write (None: standard output) is one of those to read ("-": input)."""
+    read = [status for name in sources if (status := _status(name))]
+    for target in targets:
+        written = _status_of_stdout() if target is None else _status(target)
+        if written and stat.S_ISREG(written.st_mode) and any(os.path.samestat(written, s) for s in read):
+            raise UsageError(f"{target or 'standard output'} is both read and written; give another -o")
+
+
+def write_to_stdout(data: bytes) -> None:
+    """Write what is not for a person on standard output; raises EexpError if that fails, but not for a broken pipe."""
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        raise EexpError(f"<stdout>: {e.strerror or e}") from None
+
+
+def open_to_write(name: str, mode: str) -> BinaryIO:
+    """Open a file in the mode "wb" or "ab" and lock it, before anything in it is overwritten; raises EexpError."""
+    try:
+        file = open(name, mode, _BUFFER, opener=lambda path, flags: os.open(path, flags & ~os.O_TRUNC, 0o666))
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            lock(file.fileno(), name)
+            if mode == "wb":
+                file.truncate(0)
+        return file
     except OSError as e:
         raise EexpError(f"{name}: {e.strerror or e}") from None

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from running import environment, lines, read, run, spawn, write
 
+from eexp import jsonl
+
 # -- records ---------------------------------------------------------------------------------------------------------
 
 
@@ -37,7 +39,15 @@ def _deep(levels: int) -> bytes:
         (b'{"type": "trajectory", "id": Infinity}', "<stdin>:1: not valid JSON"),
         (b'{"type": "trajectory", "id": 1}', "<stdin>:1: $.id: expected a string, got an integer"),
         (_deep(5000), "<stdin>:1: not valid JSON"),
-        (_deep(500), "<stdin>:1: $.id: missing"),
+        (_deep(245), "<stdin>:1: $.id: missing"),
+        (_deep(246), "<stdin>:1: nested more than 246 levels deep"),
+        (_deep(900), "<stdin>:1: nested more than 246 levels deep"),
+        (b'{"type": []}', '<stdin>:1: $.type: expected "trajectory", got []'),
+        (
+            b'{"type": "trajectory", "x": 18446744073709551616}',
+            "<stdin>:1: the integer 18446744073709551616 at column 29",
+        ),
+        (b'{"type": "trajectory", "x": [-9223372036854775809]}', "<stdin>:1: the integer -9223372036854775809 at"),
         (b'{"type": "trajectory"', "(the file ends within this line)"),
         (b'{"type": "trajectory"} {"type": "trajectory"}', "<stdin>:1: not valid JSON"),
     ],
@@ -84,13 +94,41 @@ def test_numbers_that_no_float_holds(number, trajectory):
     done.one_error(3, "<stdin>:1")
 
 
-def test_a_record_too_deep_to_write_is_named(trajectory, tmp_path):
+@pytest.mark.parametrize("levels", [260, 400, 1000])
+def test_a_record_too_deep_to_write_is_kept_as_text(levels, trajectory, tmp_path):
     """The parser goes deeper than the writer."""
-    text = json.dumps({**trajectory, "deep": 0}).replace('"deep": 0', '"deep": ' + "[" * 400 + "]" * 400)
-    run("branch", "--from", "admissible", stdin=text.encode()).one_error(3, "<stdin>:1: cannot be written as JSON")
+    text = json.dumps({**trajectory, "deep": 0}).replace('"deep": 0', '"deep": ' + "[" * levels + "]" * levels)
     rejects = tmp_path / "rejects"
     run("branch", "--from", "admissible", "--rejects", rejects, stdin=text.encode()).ok(4)
-    assert read(rejects)[0]["line"] == 1
+    assert [(r["line"], r["record"]) for r in read(rejects)] == [(1, {"text": text})]
+
+
+def test_integers_of_up_to_64_bits_and_long_fractions_pass(trajectory):
+    whole = {"most": 2**64 - 1, "least": -(2**63), "text": '1234567890123456789012 "\\" 1234567890123456789012'}
+    text = json.dumps({**trajectory, **whole, "part": 0}).replace('"part": 0', '"part": 0.1234567890123456789012')
+    (record,) = run("branch", "--from", "admissible", stdin=text.encode()).ok().records
+    assert {key: record[key] for key in whole} == whole and record["part"] == 0.1234567890123456789012
+
+
+def test_a_record_that_python_alone_can_hold_is_kept_in_words(tmp_path):
+    """An environment written in Python can put anything into a task."""
+    rejects = tmp_path / "rejects"
+    deep: list = []
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(SystemExit), jsonl.Stream((), str(tmp_path / "out"), rejects=str(rejects)).open("x") as io:
+        io.write({"id": "set", "task": {1, 2}})
+        io.write({"id": "deep", "task": deep})
+        io.write({"id": "good"})
+    assert ["'id': 'set'" in r["record"]["text"] for r in read(rejects)] == [True, False]
+    assert read(tmp_path / "out")[0]["id"] == "good"
+
+
+def test_a_type_of_megabytes_is_quoted_in_short():
+    line = b'{"type": "%s"}' % (b"x" * 3_000_000)
+    assert len(run("imitation-data", stdin=line).one_error(3, "$.type: expected")) < 200
+    nested = b'{"type": [%s]}' % (b'"y",' * 500_000 + b"1")
+    assert len(run("show", stdin=nested).one_error(3, "$.type: expected")) < 200
 
 
 @pytest.mark.parametrize("weight", ["1e999", "-1", '"1"', "null", "true"])

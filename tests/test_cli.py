@@ -135,7 +135,7 @@ def test_verbose_shows_the_traceback(tmp_path):
     missing = tmp_path / "nothing"
     assert "Traceback" not in spawn("imitation-data", missing).err
     done = spawn("-v", "imitation-data", missing)
-    assert "Traceback" in done.err and "InputError" in done.err and done.code == 1
+    assert "Traceback" in done.err and "InputError" in done.err and done.code == 3
 
 
 def test_exit_codes_are_documented():

@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import EEXP, environment, read, run, write
+from running import EEXP, environment, read, run, start, write
 
 from eexp import jsonl
 from eexp.errors import InputError
@@ -97,6 +98,49 @@ def test_an_error_in_a_stage_leaves_whole_lines(data, tmp_path):
     bad = write(tmp_path / "bad", [*read(data["expert"])[:2], {"type": "trajectory"}])
     run("branch", "--from", "admissible", bad, "-o", out).one_error(3, f"{bad}:3")
     assert len(read(out)) == 2
+
+
+def test_two_writers_of_one_file_are_refused(data, tmp_path):
+    """The second is told who writes, and changes nothing of what the first has written."""
+    out, rejects = tmp_path / "out", tmp_path / "rejects"
+    args = ["imitation-data", data["expert"]]
+    first = start("imitation-data", "-o", out, "--rejects", rejects, stdin=subprocess.PIPE)
+    try:
+        first.stdin.write(jsonl.dumps(read(data["expert"])[0]))
+        first.stdin.flush()
+        wait_for(lambda: out.exists() and out.stat().st_size and rejects.exists())
+        before = out.read_bytes()
+        run(*args, "-o", out).one_error(1, f"{out}: process {first.pid} is writing it")
+        run(*args, "-o", tmp_path / "other", "--rejects", rejects).one_error(1, f"{rejects}: process {first.pid}")
+        run("branch", "--resume", "-o", out, data["expert"]).one_error(1, f"{out}: process {first.pid}")
+        assert out.read_bytes() == before
+    finally:
+        first.stdin.close()
+        assert first.wait(60) == 0
+    run(*args, "-o", out).ok()
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("standard_input", [False, True], ids=["FILE", "< FILE"])
+@pytest.mark.parametrize("stage", ["split", "mix"])
+def test_standard_output_is_not_a_file_that_is_read(stage, standard_input, data, tmp_path):
+    """`eexp STAGE f >> f` would read what it writes, without an end."""
+    file = tmp_path / "f"
+    file.write_bytes(data["imitation"].read_bytes())
+    args = [stage, *(["--part", "1"] if stage == "split" else []), *([] if standard_input else [str(file)])]
+    with file.open("ab") as out, file.open("rb") as source:
+        child = start(*args, stdin=source, stdout=out, stderr=subprocess.PIPE)
+        said = child.communicate(timeout=120)[1].decode()
+    assert child.returncode == 2 and said.splitlines() == [
+        "error: standard output is both read and written; give another -o"
+    ]
+    assert file.read_bytes() == data["imitation"].read_bytes()
 
 
 MEASURE = """

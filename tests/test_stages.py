@@ -9,6 +9,8 @@ from collections import Counter
 from itertools import cycle, islice
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from running import lines, read, run, write
 
 from eexp.envs.house import House
@@ -750,6 +752,31 @@ def test_mix_order_and_limit(tmp_path):
     assert {r["kind"] for r in run("mix", "--limit", 20, a, b).ok().records} == {"a", "b"}
 
 
+@given(st.permutations(range(12)), st.sampled_from(["0.25", "0.5", "1.75", "2"]), st.sampled_from([None, 0, 5, 50]))
+@settings(max_examples=20, deadline=None)
+def test_mix_takes_the_same_examples_whatever_their_order(order, share, limit):
+    examples = [*_examples("a", 8), *_examples("b", 4)]
+    args = ["mix", *([] if limit is None else ["--limit", limit]), "--", f"-@{share}"]
+    one, other = (run(*args, stdin=lines(some)).ok().out for some in (examples, [examples[i] for i in order]))
+    assert one == other
+
+
+def test_mix_takes_a_smaller_share_from_a_larger_one(tmp_path):
+    a, b = write(tmp_path / "a", _examples("a", 40)), write(tmp_path / "b", _examples("b", 40))
+    ids = [{r["id"] for r in run("mix", f"{a}@{share}", b).ok().records} for share in (0.1, 0.4, 0.7, 1)]
+    assert ids[0] < ids[1] < ids[2] < ids[3]
+    apart = [r["id"] for r in run("mix", "--no-shuffle", "--limit", 30, a, b).ok().records]
+    assert apart == [i for i in [f"{n}{i}" for n in "ab" for i in range(40)] if i in apart] and apart[-1][0] == "b"
+    twice = [r["id"] for r in run("mix", "--no-shuffle", f"{a}@1.1").ok().records]
+    assert twice[:40] == [f"a{i}" for i in range(40)] and len(twice) == 44
+
+
+def test_mix_refuses_weights_and_shares_beyond_numbers(tmp_path):
+    file = write(tmp_path / "a", [*_examples("a", 1), *_examples("b", 1, weight=1e308)])
+    run("mix", f"{file}*10").one_error(3, f"{file}:2: $.weight: 1e+308 times 10 is too large a number")
+    run("mix", f"{file}@1e300").one_error(2, "a share of more than 10000")
+
+
 def test_mix_reads_a_pipe(tmp_path):
     a = _examples("a", 9)
     b = write(tmp_path / "b", _examples("b", 3))
@@ -787,6 +814,14 @@ def test_show_every_type_of_record(data):
     assert "failure" in episode or "success" in episode
     mixed = run("show", "-n", 9, data["rollout"], data["world"], data["episodes"]).ok().out.decode()
     assert mixed.count("trajectory house/") == 3
+
+
+def test_show_samples_the_same_records_whatever_their_order():
+    examples = _examples("a", 40)
+    args = ["show", "--sample", "-n", 5, "--seed"]
+    shown = {seed: run(*args, seed, stdin=lines(examples)).ok().out.decode().split("\n\n") for seed in (0, 1)}
+    turned = run(*args, 0, stdin=lines(examples[::-1])).ok().out.decode().rstrip("\n").split("\n\n")
+    assert [text.rstrip("\n") for text in shown[0]] == turned[::-1] and len(turned) == 5 and shown[0] != shown[1]
 
 
 def test_show_counts(data):

@@ -158,6 +158,10 @@ def _message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
+def _span(name: str, start: int, end: int, weight: float = 1.0) -> dict[str, Any]:
+    return {"name": name, "start": start, "end": end, "weight": float(weight)}
+
+
 class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
     """All words around a state; the classes above describe its tables, as they stand in a TOML file."""
 
@@ -212,9 +216,8 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
         head = f"{self.thought.open}{thought}{self.thought.close}" if thought or self.thought.absent == "empty" else ""
         text = f"{head}{self.action.open}{action}{self.action.close}"
         if not thought:
-            return Answer(text, [{"name": "action", "start": 0, "end": len(text)}])
-        spans = [{"name": "thought", "start": 0, "end": len(head)}]
-        return Answer(text, [*spans, {"name": "action", "start": len(head), "end": len(text)}])
+            return Answer(text, [_span("action", 0, len(text))])
+        return Answer(text, [_span("thought", 0, len(head)), _span("action", len(head), len(text))])
 
     def opening(self, think: str) -> str:
         """Return what an answer begins with, where its place for a thought is opened ("always") or closed ("never").
@@ -293,11 +296,11 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
             if start > max(at, offset) and text[start - 1] == " ":
                 start -= 1
             if at < start:
-                spans.append({"name": "observation", "start": at, "end": start})
-            spans.append({"name": "unknown", "start": start, "end": end, "weight": unknown_weight})
+                spans.append(_span("observation", at, start))
+            spans.append(_span("unknown", start, end, unknown_weight))
             at = end
         if at < len(text):
-            spans.append({"name": "observation", "start": at, "end": len(text)})
+            spans.append(_span("observation", at, len(text)))
         return Answer(text, spans)
 
     # -- reflecting ----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import click
 
 from eexp import options
 from eexp.errors import UsageError
+from eexp.terminal import show, tell
 
 
 def expand(arguments: tuple[str, ...]) -> dict[str, list[str]]:
@@ -109,7 +110,7 @@ def command(files, baseline, confidence, looks, common, by_kind, as_json, pictur
       eexp compare random.jsonl expert.jsonl
       eexp compare --power --rate 0.2 --tasks 500 --runs 5
     """
-    from eexp.jsonl import dumps, read
+    from eexp.jsonl import dumps, read, write_to_stdout
 
     planning = {"--rate": rate, "--tasks": tasks, "--runs": runs, "--run-sd": run_sd, "--alike": alike}
     given = [name for name, value in planning.items() if value not in (None, ())]
@@ -131,7 +132,7 @@ def command(files, baseline, confidence, looks, common, by_kind, as_json, pictur
         pilot = groups.get(first, [])
         others = [name for name in groups if name != first]
         if others:
-            click.echo(f"note: --power uses the baseline alone, {first}, and not {', '.join(others)}", err=True)
+            tell(f"note: --power uses the baseline alone, {first}, and not {', '.join(others)}")
         rows = plans(pilot, rate=rate, tasks=tasks or (50, 100, 200, 500, 1000), runs=runs or (1, 3, 5), run_sd=run_sd,
                      alike=alike, confidence=confidence, files=named.get(first))  # fmt: skip
         text = power_table
@@ -144,13 +145,12 @@ def command(files, baseline, confidence, looks, common, by_kind, as_json, pictur
             from eexp.evidence.plot import plot
 
             for note in plot(rows, picture):
-                click.echo(f"note: {note}", err=True)
+                tell(f"note: {note}")
 
         def text(rows: list[dict]) -> str:
             return table(rows, by_kind=by_kind)
 
     if as_json:
-        for row in rows:
-            click.echo(dumps(row), nl=False)
+        write_to_stdout(b"".join(map(dumps, rows)))
     else:
-        click.echo(text(rows))
+        show(text(rows))

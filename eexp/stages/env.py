@@ -12,6 +12,7 @@ import click
 from eexp import options
 from eexp.envs.base import Environment, Observation
 from eexp.errors import EXIT_FAILED, EexpError, UsageError
+from eexp.terminal import show, style
 
 ENV = click.argument("spec", metavar="ENV", envvar="EEXP_ENV", shell_complete=options.complete_env)
 
@@ -45,7 +46,7 @@ def list_command() -> None:
 
     width = max(map(len, names()))
     for name in names():
-        click.echo(f"{name:{width}}  {_state_of(name)}")
+        show(f"{name:{width}}  {_state_of(name)}")
 
 
 def _state_of(name: str) -> str:
@@ -56,7 +57,7 @@ def _state_of(name: str) -> str:
         with open_env(name) as env:
             return what_it_is(env)
     except EexpError as e:
-        return click.style(f"not ready: {e}", dim=True)
+        return style(f"not ready: {e}", dim=True)
 
 
 def what_it_is(env: Environment) -> str:
@@ -81,7 +82,7 @@ def show_command(spec, task) -> None:
 
     with open_env(spec) as env:
         for line in describe(env, task):
-            click.echo(line)
+            show(line)
 
 
 def describe(env: Environment, task_id: str | None = None) -> Iterator[str]:
@@ -101,15 +102,15 @@ def describe(env: Environment, task_id: str | None = None) -> Iterator[str]:
     yield f"  admissible actions: {'not listed' if listed is None else f'{len(listed)} at the beginning'}"
     yield f"  expert: {'none' if advice is None else 'yes'}"
     yield ""
-    yield click.style(f"task {task['id']}", bold=True)
+    yield style(f"task {task['id']}", bold=True)
     yield f"  {env.instruction()}"
     yield f"  {seen.text}"
     for action in (listed or [])[:10]:
-        yield click.style(f"  - {action}", fg="green" if action == advice else None)
+        yield style(f"  - {action}", fg="green" if action == advice else None)
     if len(listed or []) > 10:
         yield f"  - and {len(listed) - 10} more"
     if advice is not None:
-        yield click.style(f"  expert> {advice}", fg="green")
+        yield style(f"  expert> {advice}", fg="green")
 
 
 def find_task(env: Environment, task_id: str | None, split: str | None = None) -> dict:
@@ -157,8 +158,8 @@ def check_command(spec, number, actions, timeout, seed) -> None:
     colours = {check.OK: "green", check.FAILED: "red", check.NOTE: "yellow"}
     for found in checker.run():
         failed += found.verdict == check.FAILED
-        verdict = click.style(f"{found.verdict:4}", fg=colours.get(found.verdict))
-        click.echo(f"{verdict}  {found.check:12}  {found.detail}")
+        verdict = style(f"{found.verdict:4}", fg=colours.get(found.verdict))
+        show(f"{verdict}  {found.check:12}  {found.detail}")
     if failed:
         sys.exit(EXIT_FAILED)
 
@@ -198,14 +199,14 @@ def play(env: Environment, task: dict, read: Callable[[], str]) -> dict:
     """One episode by what `read` returns, "" at its end, as a trajectory."""
     seen = env.reset(task)
     instruction = env.instruction()
-    click.secho(instruction, bold=True)
+    show(style(instruction, bold=True))
     _say(seen)
     steps = []
     while not seen.done and (action := read()):
         if action == "?":
-            click.echo("\n".join(f"  {a}" for a in env.admissible() or ["(no list)"]))
+            show("\n".join(f"  {a}" for a in env.admissible() or ["(no list)"]))
         elif action == "!":
-            click.echo(f"  {env.expert() or '(nothing to say)'}")
+            show(f"  {env.expert() or '(nothing to say)'}")
         else:
             listed = env.admissible()
             steps.append({"observation": seen.text, "action": action, "admissible": listed, "thought": None})
@@ -216,10 +217,10 @@ def play(env: Environment, task: dict, read: Callable[[], str]) -> dict:
 
 
 def _say(seen: Observation) -> None:
-    click.secho(seen.text, fg=None if seen.valid else "red")
+    show(style(seen.text, fg=None if seen.valid else "red"))
     if seen.done:
         score = "" if seen.score is None else f", score {seen.score:g}"
-        click.secho(f"done{score}" + {True: ", success", False: ", failure", None: ""}[seen.success], bold=True)
+        show(style(f"done{score}" + {True: ", success", False: ", failure", None: ""}[seen.success], bold=True))
 
 
 def _reader(env: Environment) -> Callable[[], str]:
@@ -240,7 +241,7 @@ def _reader(env: Environment) -> Callable[[], str]:
         try:
             return input("> ").strip()
         except EOFError:
-            click.echo()
+            show()
             return ""
 
     return ask

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from eexp import options
+from eexp.terminal import tell
 
 
 @click.command("export")
@@ -33,4 +34,4 @@ def command(directory, output, dtype, base, quiet) -> None:
     is_adapter = (Path(directory) / "adapter_config.json").is_file()
     made = export(directory, output, dtype=dtype, base=base if is_adapter else None)
     if not quiet:
-        click.echo(f"export: {output}: " + ", ".join(f"{k} {v}" for k, v in made.items()), err=True)
+        tell(f"export: {output}: " + ", ".join(f"{k} {v}" for k, v in made.items()))

@@ -124,6 +124,7 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
     from eexp.errors import UsageError
     from eexp.jsonl import Stream
     from eexp.prompts import get_style
+    from eexp.terminal import show
     from eexp.training.finetune import Settings, Source, finetune, preview
 
     first = not int(os.environ.get("RANK", "0"))  # of several processes; it speaks for all
@@ -149,7 +150,7 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
         if dry_run:
             said = preview(io.records(), settings, io.fail, validation, style)
             if first:
-                click.echo(said)
+                show(said)
             return
         run = finetune(io.records(), output, settings, resume=resume, progress=not quiet, note=io.note,
                        on_error=io.fail, validation=validation, style=style)  # fmt: skip

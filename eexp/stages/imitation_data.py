@@ -24,7 +24,7 @@ def imitation_data(trajectories: Iterator[dict], style: PromptStyle, *, thoughts
         # Without thoughts, none of earlier ones either: an agent that writes none will not see any.
         steps = t["steps"] if thoughts else [{**step, "thought": None} for step in t["steps"]]
         dialogue.start(t["instruction"])
-        common = example(t, "", "imitation", [], [], label, spans=[])
+        common = example(t, "", "imitation", [], [], label)
         for i, step in enumerate(steps):
             if not step.get("mistake"):
                 thought = step.get("thought")

@@ -1,15 +1,18 @@
 """`eexp mix`: weight, shuffle and cut files of examples into one.
 
-Only the places of the examples are held in memory (some 100 bytes each), so files larger than memory can be mixed.
+Which examples are taken, and their order, follow from hashes of their ids: shuffled input leads to the same output.
+Only these hashes and the places of the examples are held in memory (some 150 bytes each), so files larger than memory
+can be mixed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
-import random
 import re
 import shutil
+import struct
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,9 +22,9 @@ from typing import BinaryIO
 import click
 
 from eexp import options
-from eexp.errors import InputError
+from eexp.errors import EexpError, InputError
 from eexp.jsonl import STDIN, loads
-from eexp.records import check, seed_of
+from eexp.records import check
 
 
 @dataclass
@@ -32,6 +35,8 @@ class Source:
     share: float = 1.0
     weight: float = 1.0
 
+
+MOST_COPIES = 10_000  # of a file
 
 _MARKS = re.compile(r"(?P<name>.*?)(@(?P<share>[^@*/]*))?(\*(?P<weight>[^@*/]*))?", re.DOTALL)
 
@@ -48,46 +53,76 @@ def parse_source(text: str) -> Source:
     made = Source(found["name"], float(found["share"] or 1), float(found["weight"] or 1))
     if not all(0 <= mark < math.inf for mark in (made.share, made.weight)):
         raise ValueError(f"{text}: a share or weight below 0, or endless")
+    if made.share > MOST_COPIES:
+        raise ValueError(f"{text}: a share of more than {MOST_COPIES}")
     return made
 
 
-def _offsets(source: Source, file: BinaryIO) -> list[int]:
-    """Where each example of a file begins; every line is checked on the way."""
+_ENTRY = struct.Struct(">8sQ")  # of an example in its file: hash of its id, offset
+_PLACE = struct.Struct(">8sIIQ")  # in the mixture: hash that decides the order, number of the source, copy, offset
+
+
+def _hash(*parts: object) -> bytes:
+    return hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+
+
+def _entries(source: Source, file: BinaryIO, seed: int) -> list[bytes]:
+    """Return an `_ENTRY` for each example of a file, in the order of their hashes; every line is checked on the way."""
     found, offset = [], 0
     for number, line in enumerate(file, 1):
         if line.strip():
             try:
-                check(loads(line), "example")
+                record = check(loads(line), "example")
+                _weight(record, source)
             except InputError as e:
                 raise InputError(f"{'<stdin>' if source.name == STDIN else source.name}:{number}: {e}") from None
-            found.append(offset)
+            found.append(_ENTRY.pack(_hash("mix", seed, record["id"]), offset))
         offset += len(line)
-    return found
+    return sorted(found)
 
 
-def _taken(offsets: list[int], share: float, rng: random.Random) -> list[int]:
+def _weight(record: dict, source: Source) -> float:
+    weight = record.get("weight", 1.0)
+    if weight * source.weight == math.inf:
+        raise InputError(f"{weight:g} times {source.weight:g} is too large a number", "$.weight")
+    return weight * source.weight
+
+
+def _places(entries: list[bytes], n: int, share: float) -> Iterator[bytes]:
+    """Yield a `_PLACE` for each example taken from source `n`, as often as it is taken.
+
+    The examples of the smallest hashes are part of any share, so that those of a smaller share are among those of a
+    larger one.
+    """
     whole, part = divmod(share, 1)
-    taken = offsets * int(whole)
-    return taken + sorted(rng.sample(offsets, round(part * len(offsets))))
+    for copy in range(int(whole) + 1):
+        for entry in entries if copy < whole else entries[: round(part * len(entries))]:
+            id_hash, offset = _ENTRY.unpack(entry)
+            yield _PLACE.pack(_hash(id_hash.hex(), n, copy), n, copy, offset)
 
 
 def mix(sources: Sequence[Source], *, limit: int | None = None, shuffle: bool = True, seed: int = 0) -> Iterator[dict]:
-    """The examples of all sources together, in an order that `seed` decides.
+    """The examples of all sources together, in an order that follows from their ids and `seed`.
 
-    limit: at most that many, drawn from the whole mixture. Raises InputError at the first line that is no example.
+    limit: at most that many, drawn from the whole mixture: the first in that order. shuffle: without it, what is taken
+    keeps the order of the sources. Only examples of one source with equal ids are told apart by their order in it.
+    Raises InputError at the first line that is no example.
     """
     opened = [_seekable(s.name) for s in sources]
     try:
-        places = []
+        places: list[bytes] = []
         for n, (source, file) in enumerate(zip(sources, opened)):
-            rng = random.Random(seed_of(seed, "share", n))
-            places += [(n, offset) for offset in _taken(_offsets(source, file), source.share, rng)]
-        if shuffle:
-            random.Random(seed_of(seed, "order")).shuffle(places)
-        for n, offset in places[:limit]:
+            places.extend(_places(_entries(source, file, seed), n, source.share))
+        places.sort()
+        if limit is not None:
+            del places[limit:]
+        if not shuffle:
+            places.sort(key=lambda place: place[8:])
+        for place in places:
+            _, n, _, offset = _PLACE.unpack(place)
             opened[n].seek(offset)
             record = loads(opened[n].readline())
-            yield {**record, "weight": record.get("weight", 1.0) * sources[n].weight}
+            yield {**record, "weight": _weight(record, sources[n])}
     finally:
         for file in opened:
             file.close()
@@ -98,12 +133,15 @@ def _seekable(name: str) -> BinaryIO:
         source = sys.stdin.buffer if name == STDIN else open(name, "rb")
         if name != STDIN and source.seekable():
             return source
+    except OSError as e:
+        raise InputError(f"{name}: {e.strerror or e}") from None
+    try:
         spool = tempfile.TemporaryFile()  # a pipe is read once and then jumped about in
         shutil.copyfileobj(source, spool)
         spool.seek(0)
         return spool
     except OSError as e:
-        raise InputError(f"{name}: {e.strerror or e}") from None
+        raise EexpError(f"cannot keep a copy of {name} in {tempfile.gettempdir()}: {e.strerror or e}") from None
 
 
 @click.command("mix")
@@ -121,6 +159,9 @@ def command(limit, shuffle, seed, sources, output, quiet) -> None:
     FILE@0.5 takes a random half of a file, FILE@2 takes it twice; FILE*0.3 multiplies the loss weight of its examples
     by 0.3. Marks can be combined: 'FILE@0.5*2', in quotes, because the star means something to the shell.
 
+    What is taken, and its order, follow from the ids of the examples and --seed, whatever the order of the input: the
+    examples of FILE@0.3 are among those of FILE@0.5, and a smaller --limit takes a part of a larger one.
+
     \b
     Example:
       eexp expert house -n 9 | eexp imitation-data > il.jsonl
@@ -137,3 +178,5 @@ def command(limit, shuffle, seed, sources, output, quiet) -> None:
         for record in mix(parsed, limit=limit, shuffle=shuffle, seed=seed):
             io.write(record)
             io.count(record["kind"])
+        if not io.counts:
+            io.note("no examples in the mixture")

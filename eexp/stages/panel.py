@@ -10,6 +10,7 @@ import click
 from eexp import options
 from eexp.envs.base import Environment
 from eexp.errors import EexpError
+from eexp.terminal import tell
 
 
 def choose(env: Environment, splits: Sequence[str], n: int | None = None, *, seed: int = 0,
@@ -99,7 +100,7 @@ def command(env, splits, number, apart_from, checked, seed, output, quiet) -> No
     if not quiet:
         parts = ", ".join(f"{counts[split]} of {split}" for split in splits)
         passed_over = f"; {len(left_out)} left out, which occur elsewhere" if apart_from else ""
-        click.echo(f"panel: {panel_hash(chosen)}, tasks: {parts}{passed_over}", err=True)
+        tell(f"panel: {panel_hash(chosen)}, tasks: {parts}{passed_over}")
 
 
 def _any_records(file: str) -> Iterator[dict]:
@@ -129,5 +130,4 @@ def _check(panel: str, env: str | None, taken: set[str], files: Sequence[str], q
         raise EexpError(f"{panel}: {len(common)} of {len(lines)} tasks also occur in {' or '.join(files)}, such as "
                         f"{env} {common[0]}")  # fmt: skip
     if not quiet:
-        click.echo(f"panel: {panel_hash(lines)}, {len(lines)} tasks, none of which occurs in {' or '.join(files)}",
-                   err=True)  # fmt: skip
+        tell(f"panel: {panel_hash(lines)}, {len(lines)} tasks, none of which occurs in {' or '.join(files)}")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import click
 
-from eexp import options
+from eexp import options, terminal
 from eexp.contenders import situations
 from eexp.errors import InputError
 from eexp.prompts import Messages, PromptStyle, built_in, get_style, load
@@ -41,7 +41,7 @@ def list_command() -> None:
         style = get_style(name)
         place = "a thought where one is asked for" if style.thought.absent == "omit" else "a place for a thought"
         listed = ", lists the admissible actions" if style.acting.list_admissible else ""
-        click.echo(f"{style.label:28}  {style.action.open.strip()} ..., {place}{listed}")
+        terminal.show(f"{style.label:28}  {style.action.open.strip()} ..., {place}{listed}")
 
 
 @command.command("show")
@@ -60,10 +60,10 @@ def show_command(style_name, file, record_id, step) -> None:
     """
     style = get_style(style_name)
     if file is None:
-        click.echo(f"# {style.label}")
-        click.echo(_toml(style.as_dict()), nl=False)
+        terminal.show(f"# {style.label}")
+        terminal.show(_toml(style.as_dict()), nl=False)
         return
-    click.echo(render(style, _trajectory(file, record_id), step))
+    terminal.show(render(style, _trajectory(file, record_id), step))
 
 
 def _trajectory(file: str, record_id: str | None) -> dict:
@@ -100,8 +100,8 @@ def render(style: PromptStyle, trajectory: dict, i: int) -> str:
 
 
 def _part(title: str, prompt: Messages, target: str) -> str:
-    lines = [click.style(title, bold=True), *(f"{message['role']}: {message['content']}" for message in prompt)]
-    return "\n".join([*lines, *([click.style(f"assistant: {target}", fg="green")] if target else [])])
+    lines = [terminal.style(title, bold=True), *(f"{message['role']}: {message['content']}" for message in prompt)]
+    return "\n".join([*lines, *([terminal.style(f"assistant: {target}", fg="green")] if target else [])])
 
 
 @command.command("check")
@@ -117,7 +117,7 @@ def check_command(file) -> None:
     style = load(file)
     for problem in problems(style):
         raise InputError(f"{file}: {problem}")
-    click.echo(f"{file}: ok, {style.label}")
+    terminal.show(f"{file}: ok, {style.label}")
 
 
 def problems(style: PromptStyle) -> list[str]:
@@ -135,10 +135,16 @@ def problems(style: PromptStyle) -> list[str]:
 
 
 def _toml(table: dict, prefix: str = "") -> str:
-    """A table as TOML: strings, whole numbers, true and false, tables, and lists of tables; None is left out."""
+    """A table as TOML: strings, whole numbers, true and false, tables, and lists of tables; None is left out.
+
+    What a terminal would obey is written as an escape of TOML.
+    """
     import orjson
 
-    plain = [f"{key} = {orjson.dumps(value).decode()}" for key, value in table.items()
+    def literal(value: object) -> str:
+        return terminal.HIDDEN.sub(lambda found: f"\\U{ord(found[0]):08x}", orjson.dumps(value).decode())
+
+    plain = [f"{key} = {literal(value)}" for key, value in table.items()
              if value is not None and not isinstance(value, (dict, list, tuple))]  # fmt: skip
     text = "".join(f"{line}\n" for line in plain)
     for key, value in table.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,8 @@ import click
 
 from eexp import options
 from eexp.errors import EexpError, UsageError
+from eexp.jsonl import write_to_stdout
+from eexp.terminal import tell
 
 if TYPE_CHECKING:
     from eexp.report.study import Arm
@@ -145,7 +146,7 @@ def command(directories, output, baseline, names, title, confidence, common, tas
     )
     page = text.encode("utf-8", "replace")
     if output == "-":
-        sys.stdout.buffer.write(page)
+        write_to_stdout(page)
         return
     try:
         Path(output).write_bytes(page)
@@ -153,4 +154,4 @@ def command(directories, output, baseline, names, title, confidence, common, tas
         raise EexpError(f"{output}: {e.strerror or e}") from None
     if not quiet:
         size = f"{len(page) / 1e6:.1f} MB" if len(page) >= 1e6 else f"{len(page) / 1e3:.0f} kB"
-        print(f"report: {output}, {size}", file=sys.stderr)
+        tell(f"report: {output}, {size}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from eexp.jsonl import write_to_stdout
+
 KINDS = ["trajectory", "example", "episode", "task"]
 
 
@@ -23,4 +25,4 @@ def command(kind: str) -> None:
 
     from eexp.records import schema
 
-    click.echo(orjson.dumps(schema(kind), option=orjson.OPT_INDENT_2).decode())
+    write_to_stdout(orjson.dumps(schema(kind), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from eexp.errors import InputError, UsageError
 from eexp.jsonl import OnError, stop_at_error
 from eexp.models.base import Model, Score
 from eexp.scoring import Losses, request_of, scores_of, table
+from eexp.terminal import tell
 
 #: Examples of one trajectory that are scored together; more are cut into several groups, which takes little time.
 GROUP = 128
@@ -142,13 +142,13 @@ def _read_losses(file: str) -> Losses:
 def _report(rows: list[dict], summary: str | None, quiet: bool) -> None:
     """Write the table, for a person and, as JSONL, to the file `summary`."""
     from eexp.errors import EexpError
-    from eexp.jsonl import dumps
+    from eexp.jsonl import dumps, write_to_stdout
 
     if rows and not quiet:
-        print(table(rows), file=sys.stderr)
+        tell(table(rows))
     lines = b"".join(map(dumps, rows))
     if summary == "-":
-        sys.stdout.buffer.write(lines)
+        write_to_stdout(lines)
     elif summary:
         try:
             with open(summary, "wb") as file:

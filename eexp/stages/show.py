@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from heapq import nsmallest
 from itertools import islice
 from pathlib import Path
 from textwrap import indent
@@ -15,18 +15,15 @@ import click
 from eexp import options
 from eexp.errors import EexpError, InputError, UsageError, short
 from eexp.outcomes import Shares
+from eexp.records import seed_of
+from eexp.terminal import show, style
 from eexp.training.curves import read_curves
 
 
 def sample(records: Iterable[dict], n: int, seed: int) -> list[dict]:
-    """`n` records drawn uniformly in one pass, in their order (reservoir sampling)."""
-    rng, kept = random.Random(seed), []
-    for i, record in enumerate(records):
-        if i < n:
-            kept.append((i, record))
-        elif (j := rng.randrange(i + 1)) < n:
-            kept[j] = (i, record)
-    return [record for _, record in sorted(kept, key=lambda pair: pair[0])]
+    """Return `n` records drawn uniformly in one pass, in their order: those of the smallest hashes of their ids."""
+    hashed = ((seed_of("show", seed, record["id"]), i, record) for i, record in enumerate(records))
+    return [record for _, _, record in sorted(nsmallest(n, hashed), key=lambda one: one[1])]
 
 
 def render(record: dict) -> str:
@@ -34,14 +31,14 @@ def render(record: dict) -> str:
     how = {"trajectory": _trajectory, "example": _example, "episode": _episode}.get(record.get("type"))
     if how is None:
         raise InputError(f"a record of type {record.get('type')!r} cannot be shown", "$.type")
-    lines = [click.style(f"{record['type']} {record['id']}", bold=True), *how(record)]
-    lines += [click.style(f"  {entry}", dim=True) for entry in record.get("lineage", [])]
+    lines = [style(f"{record['type']} {record['id']}", bold=True), *how(record)]
+    lines += [style(f"  {entry}", dim=True) for entry in record.get("lineage", [])]
     return "\n".join(lines)
 
 
 def _outcome(outcome: dict | None) -> str:
     if outcome is None:
-        return click.style("not executed", dim=True)
+        return style("not executed", dim=True)
     marks = [m for m, on in (("invalid", outcome.get("valid") is False), ("done", outcome.get("done")),
                              ("success", outcome.get("success"))) if on]  # fmt: skip
     return outcome["observation"] + (f"  [{', '.join(marks)}]" if marks else "")
@@ -52,15 +49,15 @@ def _trajectory(t: dict) -> Iterator[str]:
     for i, step in enumerate(t["steps"]):
         yield indent(step["observation"], "  ")
         if step.get("thought"):
-            yield click.style(indent(step["thought"], "    "), fg="cyan")
+            yield style(indent(step["thought"], "    "), fg="cyan")
         marks = [mark for mark in ("mistake", "noise") if step.get(mark)]
-        marked = click.style(f"  [{', '.join(marks)}]", dim=True) if marks else ""
-        yield click.style(f"  {i}> {step['action']}", fg="green") + marked
+        marked = style(f"  [{', '.join(marks)}]", dim=True) if marks else ""
+        yield style(f"  {i}> {step['action']}", fg="green") + marked
         for a in step.get("alternatives", []):
             logprob = "" if a.get("logprob") is None else f" {a['logprob']:.1f}"
             pool = f", pool {a['pool']}" if a.get("pool") else ""
-            source = click.style(f" ({a['source']}{logprob}{pool})", dim=True)
-            yield click.style(f"     ~ {a['action']}", fg="yellow") + source
+            source = style(f" ({a['source']}{logprob}{pool})", dim=True)
+            yield style(f"     ~ {a['action']}", fg="yellow") + source
             shown = f"refused: {a['refused']}" if a.get("refused") else _outcome(a.get("outcome"))
             yield indent(shown, "         ")
     if t.get("outcome"):
@@ -69,11 +66,11 @@ def _trajectory(t: dict) -> Iterator[str]:
 
 def _example(e: dict) -> Iterator[str]:
     kind = f"{e['kind']}, {e['transition']}" if e.get("transition") else e["kind"]
-    yield click.style(f"  {kind}, weight {e.get('weight', 1.0):g}, style {e.get('prompt_style')}", dim=True)
+    yield style(f"  {kind}, weight {e.get('weight', 1.0):g}, style {e.get('prompt_style')}", dim=True)
     for m in e["prompt"]:
         yield indent(f"{m['role']}: {m['content']}", "  ")
     for m in e["completion"]:  # the loss falls on this
-        yield click.style(indent(f"{m['role']}: {m['content']}", "  "), fg="green")
+        yield style(indent(f"{m['role']}: {m['content']}", "  "), fg="green")
     yield from _spans(e)
 
 
@@ -83,21 +80,19 @@ def _spans(e: dict) -> Iterator[str]:
     for span in e.get("spans") or []:
         if span.get("weight", 1.0) != 1 or span["name"] == "unknown":
             part = short(text[span["start"] : span["end"]])
-            yield click.style(f"  {span['name']}, weight {span.get('weight', 1.0):g}: {part}", dim=True)
+            yield style(f"  {span['name']}, weight {span.get('weight', 1.0):g}: {part}", dim=True)
     for score in e.get("scores") or []:
         said = f"  {score['span']}: log-probability {score['logprob']:.2f}, {score['tokens']} tokens"
-        yield click.style(said, dim=True)
+        yield style(said, dim=True)
 
 
 def _episode(e: dict) -> Iterator[str]:
-    verdict = click.style("success", fg="green") if e["success"] else click.style("failure", fg="red")
+    verdict = style("success", fg="green") if e["success"] else style("failure", fg="red")
     counts = f"{e['steps']} steps, {e.get('invalid', 0)} invalid"
     yield f"  {verdict}, score {e.get('score')}, {counts}; {e.get('instruction')}"
     for turn in e.get("transcript", []):
         yield indent(turn["observation"], "  ")
-        yield click.style(
-            indent(turn.get("text") or turn["action"], "  > "), fg=None if turn.get("valid", True) else "red"
-        )
+        yield style(indent(turn.get("text") or turn["action"], "  > "), fg=None if turn.get("valid", True) else "red")
     yield indent(e.get("final") or "", "  ")
 
 
@@ -213,19 +208,19 @@ def command(number, sampled, record_id, summarised, plot, seed, files) -> None:
         plot_runs([Path(f) for f in files], plot)
         return
     if files and os.path.isdir(files[0]):
-        click.echo("\n".join(show_run(Path(f)) for f in files))
+        show("\n".join(show_run(Path(f)) for f in files))
         return
     records: Iterable[dict] = _checked(files)
     if summarised:
         for line in summary(records):
-            click.echo(line)
+            show(line)
         return
     if record_id is not None:
         records = (r for r in records if r["id"] == record_id)
     chosen = sample(records, number, seed) if sampled else islice(records, number)
     shown = 0
     for record in chosen:
-        click.echo(("\n" if shown else "") + render(record))
+        show(("\n" if shown else "") + render(record))
         shown += 1
     if record_id is not None and not shown:
         raise InputError(f"no record has the id {record_id!r}")

@@ -131,8 +131,9 @@ def _examples(t: dict, style: PromptStyle, choices: Choices, transitions: list[T
               encoded: bool) -> Iterator[dict]:  # fmt: skip
     """Yield the examples of a trajectory's transitions, which are in the order of its steps."""
     dialogue = (EncodedDialogue if encoded else Dialogue)(style).start(t["instruction"])
-    at, label = 0, style.label
+    at = 0
     weight = choices.unknown_weight if choices.predictable == "environment" else 1.0
+    common = example(t, "", "world_model", [], [], style.label)
     for transition in transitions:
         for step in t["steps"][at : transition.i]:
             dialogue.add(step)
@@ -140,10 +141,9 @@ def _examples(t: dict, style: PromptStyle, choices: Choices, transitions: list[T
         step, target = t["steps"][at], transition.target
         prompt = dialogue.world_model(step["observation"], transition.action, target.kind == "changes")
         answer = style.world_model_answer(target.text, [] if choices.predictable == "model" else target.unknown, weight)
-        more = {"spans": answer.spans, "transition": transition_of(step["observation"], transition.outcome)}
-        if target.kind != "observation":
-            more["target"] = target.kind
-        yield example(t, _name(transition), "world_model", prompt, answer.messages(), label, **more)
+        own = {"id": example_id(t, _name(transition)), "prompt": prompt, "completion": answer.messages()}
+        transition_kind = transition_of(step["observation"], transition.outcome)
+        yield {**common, **own, "spans": answer.spans, "transition": transition_kind, "target": target.kind}
 
 
 def _name(transition: Transition) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-import click
-
+from eexp.terminal import style
 from eexp.training.data import Row
 from eexp.training.memory import in_words
 from eexp.training.trie import shared
@@ -51,6 +50,6 @@ def _example(tokenizer: Any, row: Row, before: Row | None) -> str:
             between = "... " + between[-_WORDS:]
         mark = f"{name} * {weight:g}: " if weight != 1 else ""
         target = tokenizer.decode(list(row.ids[targets.start : targets.stop]))
-        parts.append(between + click.style(f"[[{mark}{target}]]", fg="green"))
+        parts.append(between + style(f"[[{mark}{target}]]", fg="green"))
         at = targets.stop
-    return click.style(head, bold=True) + "\n" + "".join(parts)
+    return style(head, bold=True) + "\n" + "".join(parts)

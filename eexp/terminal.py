@@ -1,0 +1,68 @@
+"""Text for a person: everything that eexp shows on standard output or standard error, apart from records.
+
+Most of that text comes from models, servers and files, and a terminal obeys what stands in it: a control sequence can
+set the clipboard or hide a line, a bidirectional mark can turn an action around. Here such characters become escapes
+(\\x1b, \\u202e); newlines and tabs stay. Colours come from `style` alone. JSON output does not pass through here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from typing import Any
+
+import click
+
+from eexp.errors import EexpError
+
+#: Control characters but for tab and newline, marks of direction, separators of lines, tags, lone surrogates.
+HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
+)
+LONGEST_LINE = 4000  # characters of a line on standard error: a message may quote what a record holds
+_OWN = "\x1b" + os.urandom(8).hex()  # stands before the codes of `style`; no text from outside can hold it
+
+
+def _escape(found: re.Match) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def visible(text: str) -> str:
+    """Return `text` with an escape in place of every character that a terminal would obey or not show."""
+    return HIDDEN.sub(_escape, text)
+
+
+def style(text: str, **how: Any) -> str:
+    """Return `text` in a style of `click.style`, to be written by `show` or `tell`."""
+    before, after = click.style("\0", **how).replace("\x1b", _OWN).split("\0")
+    return before + text + after
+
+
+def show(text: str = "", nl: bool = True) -> None:
+    """Write text on standard output; raises EexpError if that fails, and BrokenPipeError if the reader is gone."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        click.echo(_shown(text).encode(encoding, "backslashreplace").decode(encoding), nl=nl)
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        raise EexpError(f"<stdout>: {e.strerror or e}") from None
+
+
+def tell(text: str) -> None:
+    """Write text on standard error, long lines cut. Where nobody reads it any more, the work goes on."""
+    with contextlib.suppress(OSError):
+        click.echo("\n".join(map(_cut, _shown(text).split("\n"))), err=True)
+
+
+def _shown(text: str) -> str:
+    return "\x1b".join(map(visible, text.split(_OWN)))
+
+
+def _cut(line: str) -> str:
+    more = len(line) - LONGEST_LINE
+    return line if more <= 0 else f"{line[:LONGEST_LINE]}... ({more:,} more characters)"
