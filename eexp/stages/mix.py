@@ -1,8 +1,8 @@
 """`eexp mix`: weight, shuffle and cut files of examples into one.
 
 Which examples are taken, and their order, follow from hashes of their ids: shuffled input leads to the same output.
-Only these hashes and the places of the examples are held in memory (some 150 bytes each), so files larger than memory
-can be mixed.
+These hashes and the places of the examples are put in order on disk (eexp/ordered.py), so that memory is the same for
+files of any size.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import shutil
 import struct
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import BinaryIO
 
 import click
@@ -24,6 +25,7 @@ import click
 from eexp import options
 from eexp.errors import EexpError, InputError
 from eexp.jsonl import STDIN, loads
+from eexp.ordered import Ordered
 from eexp.records import check
 
 
@@ -66,9 +68,9 @@ def _hash(*parts: object) -> bytes:
     return hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
 
 
-def _entries(source: Source, file: BinaryIO, seed: int) -> list[bytes]:
-    """Return an `_ENTRY` for each example of a file, in the order of their hashes; every line is checked on the way."""
-    found, offset = [], 0
+def _entries(source: Source, file: BinaryIO, seed: int) -> Iterator[bytes]:
+    """Yield an `_ENTRY` for each example of a file; every line is checked on the way."""
+    offset = 0
     for number, line in enumerate(file, 1):
         if line.strip():
             try:
@@ -76,9 +78,8 @@ def _entries(source: Source, file: BinaryIO, seed: int) -> list[bytes]:
                 _weight(record, source)
             except InputError as e:
                 raise InputError(f"{'<stdin>' if source.name == STDIN else source.name}:{number}: {e}") from None
-            found.append(_ENTRY.pack(_hash("mix", seed, record["id"]), offset))
+            yield _ENTRY.pack(_hash("mix", seed, record["id"]), offset)
         offset += len(line)
-    return sorted(found)
 
 
 def _weight(record: dict, source: Source) -> float:
@@ -88,7 +89,7 @@ def _weight(record: dict, source: Source) -> float:
     return weight * source.weight
 
 
-def _places(entries: list[bytes], n: int, share: float) -> Iterator[bytes]:
+def _places(entries: Ordered, n: int, share: float) -> Iterator[bytes]:
     """Yield a `_PLACE` for each example taken from source `n`, as often as it is taken.
 
     The examples of the smallest hashes are part of any share, so that those of a smaller share are among those of a
@@ -96,7 +97,7 @@ def _places(entries: list[bytes], n: int, share: float) -> Iterator[bytes]:
     """
     whole, part = divmod(share, 1)
     for copy in range(int(whole) + 1):
-        for entry in entries if copy < whole else entries[: round(part * len(entries))]:
+        for entry in entries if copy < whole else islice(entries, round(part * len(entries))):
             id_hash, offset = _ENTRY.unpack(entry)
             yield _PLACE.pack(_hash(id_hash.hex(), n, copy), n, copy, offset)
 
@@ -110,14 +111,13 @@ def mix(sources: Sequence[Source], *, limit: int | None = None, shuffle: bool = 
     """
     opened = [_seekable(s.name) for s in sources]
     try:
-        places: list[bytes] = []
-        for n, (source, file) in enumerate(zip(sources, opened)):
-            places.extend(_places(_entries(source, file, seed), n, source.share))
-        places.sort()
-        if limit is not None:
-            del places[limit:]
+        taken = (
+            _places(Ordered(_entries(source, file, seed)), n, source.share)
+            for n, (source, file) in enumerate(zip(sources, opened))
+        )
+        places: Iterable[bytes] = islice(Ordered(chain.from_iterable(taken)), limit)
         if not shuffle:
-            places.sort(key=lambda place: place[8:])
+            places = (place[-8:] + place[:-8] for place in Ordered(place[8:] + place[:8] for place in places))
         for place in places:
             _, n, _, offset = _PLACE.unpack(place)
             opened[n].seek(offset)
@@ -176,7 +176,7 @@ def command(limit, shuffle, seed, sources, output, quiet) -> None:
     stream = Stream([s.name for s in parsed], output, quiet=quiet)
     with stream.open("mix", "example", seed=seed, limit=limit, of=",".join(sources) or None) as io:
         for record in mix(parsed, limit=limit, shuffle=shuffle, seed=seed):
-            io.write(record)
+            io.write(record, flush=False)
             io.count(record["kind"])
         if not io.counts:
             io.note("no examples in the mixture")
