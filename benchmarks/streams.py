@@ -5,7 +5,7 @@
 
 House trajectories, with alternatives and outcomes where a stage needs them, are repeated under ids of their own until
 a file has --size MB. Each stage then reads its file in turns with jq, --runs times; the least disturbed run of each
-counts, by the clock and by processor time. The output goes to a file, which the next run overwrites.
+counts, by the clock and by processor time. The output goes to /dev/null, and is counted in a run of its own.
 
 in, out   MB/s read and written, by the clock
 ratio     how many times as fast as jq: bytes read, and bytes written, by the clock; in brackets by processor time
@@ -44,25 +44,29 @@ MB = 1_000_000
 
 @dataclass
 class Run:
-    """What one run of a program took: seconds by the clock and of processors, MB of memory, bytes it wrote."""
+    """What one run of a program took: seconds by the clock and of processors, MB of memory."""
 
     seconds: float
     cpu: float
     memory: float
-    written: int
 
 
-def measured(command: list[str], output: Path) -> Run:
-    """Run a program with its standard output in a file."""
+def measured(command: list[str]) -> Run:
+    """Run a program and throw its standard output away."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with open(output, "wb") as file:
-        began = time.perf_counter()
-        child = subprocess.Popen(command, stdout=file, stdin=subprocess.DEVNULL, env=env)
-        _, status, usage = os.wait4(child.pid, 0)
-        seconds = time.perf_counter() - began
+    began = time.perf_counter()
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, env=env)
+    _, status, usage = os.wait4(child.pid, 0)
+    seconds = time.perf_counter() - began
     if status:
         sys.exit(f"{' '.join(command)}: exit status {os.waitstatus_to_exitcode(status)}")
-    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, output.stat().st_size)
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+def written(command: list[str]) -> int:
+    """Count the bytes that a program writes."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}) as child:
+        return sum(len(block) for block in iter(lambda: child.stdout.read(1 << 20), b""))
 
 
 def trajectories(number: int) -> list[dict]:
@@ -100,18 +104,18 @@ def make_files(folder: Path, size: int) -> dict[str, Path]:
     return files
 
 
-def compare(stage: list[str], file: Path, output: Path, runs: int) -> str:
+def compare(stage: list[str], file: Path, runs: int) -> str:
     """Run a stage and jq in turns; return a line of the table."""
     ours, theirs = [], []
     for _ in range(runs):
-        theirs.append(measured(["jq", "-c", ".", str(file)], output))
-        ours.append(measured([*EEXP, *stage, "-q", str(file)], output))
-    size = file.stat().st_size
+        theirs.append(measured(["jq", "-c", ".", str(file)]))
+        ours.append(measured([*EEXP, *stage, "-q", str(file)]))
+    size, output = file.stat().st_size, written([*EEXP, *stage, "-q", str(file)])
     seconds, jq_seconds = (min(run.seconds for run in several) for several in (ours, theirs))
     cpu, jq_cpu = (min(run.cpu for run in several) for several in (ours, theirs))
-    growth = ours[0].written / size
+    growth = output / size
     return (
-        f"{stage[0]:18} {size / seconds / MB:7.1f} {ours[0].written / seconds / MB:7.1f}   "
+        f"{stage[0]:18} {size / seconds / MB:7.1f} {output / seconds / MB:7.1f}   "
         f"{jq_seconds / seconds:5.2f} ({jq_cpu / cpu:5.2f})   {growth * jq_seconds / seconds:5.2f} "
         f"({growth * jq_cpu / cpu:5.2f})   {max(run.memory for run in ours):6.0f} MB   {size / jq_seconds / MB:7.1f}"
     )
@@ -122,7 +126,7 @@ def one_record(size: int, folder: Path) -> str:
     (record,) = branch(iter(trajectories(1)), None, k=3, source="admissible")
     file = folder / "record.jsonl"
     file.write_bytes(orjson.dumps({**record, "more": "x" * size * MB}))
-    run = measured([*EEXP, "rollout", "-q", "-j", "1", str(file)], folder / "output")
+    run = measured([*EEXP, "rollout", "-q", "-j", "1", str(file)])
     return f"{size:6} MB   {run.seconds:6.1f} s   {run.cpu:5.1f} s of the command's own processor time"
 
 
@@ -144,7 +148,7 @@ def main() -> None:
         files = make_files(folder, chosen.size * MB)
         print("stage                   in     out   ratio in        ratio out           memory    jq in")
         for stage in chosen.stages or stages:
-            line = compare([stage, *more.get(stage, [])], files[stages[stage]], folder / "output", chosen.runs)
+            line = compare([stage, *more.get(stage, [])], files[stages[stage]], chosen.runs)
             print(line, flush=True)
         for size in chosen.records:
             print(f"rollout of one record of {one_record(size, folder)}", flush=True)

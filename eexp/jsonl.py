@@ -1,8 +1,9 @@
 """Records in and out: one JSON object a line, read and written as they come.
 
 Nothing here holds more than one record at a time, except the ids a resumed run has already written. Every line is
-flushed as soon as it is whole or, where a fast stage makes several of one record, as soon as all of these are. So the
-next stage of a pipe starts at once, and a killed run loses only what it was making of one record.
+flushed as soon as it is whole, so the next stage of a pipe starts at once and a killed run loses only the line it was
+writing. Fast stages (`Stream.write_made`) flush once they have to wait: when all lines of a record are written and, where
+they read regular files, when there is a buffer full of lines.
 """
 
 from __future__ import annotations
@@ -47,6 +48,12 @@ def dumps(record: Any) -> bytes:
         return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError as e:  # e.g. a lone surrogate, which JSON in UTF-8 cannot hold
         raise InputError(f"cannot be written as JSON: {e}") from None
+
+
+def template(record: dict, *varying: str) -> bytes:
+    """One record as a line to be filled, by `%`, with the JSON of the values of `varying`, in the record's order."""
+    holes = dict.fromkeys(varying, orjson.Fragment(b"\0"))  # which JSON has nowhere else: it stands as its escape
+    return dumps({**record, **holes}).replace(b"%", b"%%").replace(b"\0", b"%b")
 
 
 def loads(line: bytes) -> Any:
@@ -193,6 +200,11 @@ def _status(name: str) -> os.stat_result | None:
         return None
 
 
+def _is_regular(name: str) -> bool:
+    status = _status(name)
+    return status is not None and stat.S_ISREG(status.st_mode)
+
+
 def _status_of_stdout() -> os.stat_result | None:
     try:
         return os.fstat(sys.stdout.fileno())
@@ -258,7 +270,6 @@ class Stream(AbstractContextManager):
         self.where: tuple[str, int] | None = None  # file and line of the record at hand, for messages
         self._read_lately: deque[tuple[int, Any, tuple[str, int]]] = deque(maxlen=256)  # for stages that read ahead
         self._out: BinaryIO | None = None
-        self._unflushed = False  # whether lines wait in `_out`
         self._rejected: BinaryIO | None = None
         self._rejected_before: set[bytes] = set()
         self._done: Counter[str] = Counter()
@@ -343,16 +354,44 @@ class Stream(AbstractContextManager):
 
     def records(self, skip_done: bool = True) -> Iterator[dict]:
         """The records to process, checked; those an earlier run wrote are left out (unless `skip_done` is false)."""
-        for record in self._read(lines(self.files), lambda found: records.check(found, self.kind)):
+        for record in self._read(lines(self.files), self._check):
             if not (skip_done and self.done(record["id"])):
                 yield record
+
+    def _check(self, record: Any) -> dict:
+        return records.check(record, self.kind)
+
+    def write_made(self, make: Callable[[Iterator[dict]], Iterator[bytes]]) -> None:
+        """Write the lines that a fast stage makes of the records: all of a record's before the next one is waited for.
+
+        make: makes lines of records, all those of a record before it takes the next; it has to ask `done` itself.
+        """
+        assert self._out is not None
+        waits = not all(_is_regular(name) for name in self.files or [STDIN])
+        for line in make(self._read(self._flushed_between(waits), self._check)):
+            if self._goes_on:
+                self._check_beginning()
+            try:
+                self._out.write(line)
+            except BrokenPipeError:
+                raise
+            except OSError as e:
+                raise self._not_written(e) from None
+            self.counts["out"] += 1
+
+    def _flushed_between(self, waits: bool) -> Iterator[tuple[str, int, bytes]]:
+        """The lines of the input; `waits`: what was made of those before is flushed before the next one is read."""
+        for piece in lines(self.files):
+            yield piece
+            if waits:
+                self._write(b"")
 
     def foreign(self) -> Iterator[dict]:
         """What another program wrote: objects, one a line or the elements of an array."""
         return self._read(elements(self.files), _object)
 
     def _read(self, pieces: Iterable[tuple[str, int, bytes]], check: Callable[[Any], dict]) -> Iterator[dict]:
-        for name, number, text in self._flushed_between(pieces):
+        for name, number, text in pieces:
             self.where = (name, number)
             self.counts["in"] += 1
             record: Any = None
@@ -368,13 +407,6 @@ class Stream(AbstractContextManager):
         if self.counts["in"] == 0:
             self.note("no records in the input")
 
-    def _flushed_between(self, pieces: Iterable[tuple[str, int, bytes]]) -> Iterator[tuple[str, int, bytes]]:
-        """Yield `pieces`; what was made of those before is written before the next one is waited for."""
-        for piece in pieces:
-            yield piece
-            if self._unflushed:
-                self._write(b"")
-
     def take(self, answers: Iterable[tuple[tuple, Any]]) -> Iterator[tuple[dict, Any]]:
         """(record, result) out of ((place of the record, record), result), the failed ones set aside."""
         for (self.where, record), result in answers:
@@ -385,33 +417,35 @@ class Stream(AbstractContextManager):
             else:
                 yield record, result
 
-    def write(self, record: dict, lineage: bool = True, flush: bool = True) -> None:
-        """Write one record, with this stage added to its lineage.
-
-        flush: whether at once; else with what else is made of the same input record, at the latest when the next one
-        is read.
-        """
-        if self._goes_on and not self._found_done and self.on_error == "stop":
-            self._check_input_is_the_same()  # output is in the order of the input, so what is done comes first
+    def write(self, record: dict, lineage: bool = True) -> None:
+        """Write one record, with this stage added to its lineage."""
+        self._check_beginning()
         try:
             line = dumps(records.with_lineage(record, self.entry) if lineage else record)
         except InputError as e:  # an environment or a server said what JSON cannot hold
             self.fail(record, e)
             return
-        self._write(line, flush)
+        self._write(line)
         self.counts["out"] += 1
 
-    def _write(self, line: bytes, flush: bool = True) -> None:
+    def _check_beginning(self) -> None:
+        """Before something is written: output is in the order of the input, so what is done comes first."""
+        if self._goes_on and not self._found_done and self.on_error == "stop":
+            self._check_input_is_the_same()
+
+    def _write(self, line: bytes) -> None:
+        """Write a line, or b"", and flush it and those before."""
         assert self._out is not None
         try:
-            self._unflushed = not flush
             self._out.write(line)
-            if flush:
-                self._out.flush()
+            self._out.flush()
         except BrokenPipeError:
             raise
         except OSError as e:
-            raise EexpError(f"{self.output or '<stdout>'}: {e.strerror or e}") from None
+            raise self._not_written(e) from None
+
+    def _not_written(self, error: OSError) -> EexpError:
+        return EexpError(f"{self.output or '<stdout>'}: {error.strerror or error}")
 
     def fail(self, record: dict, error: InputError) -> None:
         """Stop at a record that cannot be processed or, with --on-error skip, set it aside."""
@@ -488,7 +522,7 @@ class Stream(AbstractContextManager):
         return ", ".join(said)
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if self._unflushed and kind is not BrokenPipeError:  # also before an error
+        if self._out and not (kind and issubclass(kind, OSError)):  # whole lines, also before an error
             self._write(b"")
         for f, name in ((self._out, self.output), (self._rejected, self.rejects)):
             if f is not None and f is not sys.stdout.buffer:

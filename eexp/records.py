@@ -12,7 +12,6 @@ import re
 from typing import Annotated, Any, Literal, Optional
 
 import msgspec
-import orjson
 from msgspec import Meta, Struct
 
 from eexp import __version__
@@ -142,7 +141,9 @@ class Example(Struct, kw_only=True):
     ] = None
     gain: Annotated[
         Optional[float],
-        Meta(description="log-probability of the action after the thought, minus without (--verify); 0 if not verified"),
+        Meta(
+            description="log-probability of the action after the thought, minus without (--verify); 0 if not verified"
+        ),
     ] = None
     prompt_style: _PromptStyle = None
     lineage: _Lineage = []
@@ -331,8 +332,8 @@ def example_id(trajectory: dict, name: str) -> str:
 _NOT_APPLICABLE = {"spans": [], "transition": "", "target": "", "scores": [], "reflection_by": "", "gain": 0.0}
 
 
-def example(trajectory: dict, name: str, kind: str, prompt: list[dict] | orjson.Fragment, completion: list[dict],
-            prompt_style: str, **more: Any) -> dict:  # fmt: skip
+def example(trajectory: dict, name: str, kind: str, prompt: list[dict], completion: list[dict], prompt_style: str,
+            **more: Any) -> dict:  # fmt: skip
     """An example record made from a trajectory, with every field; `name` as in `example_id`."""
     return {"type": "example", "kind": kind, "id": example_id(trajectory, name),
             "group": trajectory.get("origin") or trajectory["id"],

@@ -23,7 +23,7 @@ from msgspec import Meta, Struct
 
 Messages = list[dict[str, str]]
 #: A prompt, as messages or as the JSON of them.
-Prompt = Union[Messages, orjson.Fragment]
+Prompt = Union[Messages, bytes]
 
 _PRIVATE = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 _Text = Annotated[str, Meta(min_length=1)]
@@ -470,7 +470,7 @@ class EncodedDialogue(Dialogue):
         ending: tuple[bytes, ...] = (b"}]",)
         if request:
             ending = _ASSISTANT, orjson.dumps(action), _USER_AGAIN, orjson.dumps(request), b"}]"
-        return orjson.Fragment(b"".join((b"[", beginning, turns, _USER, orjson.dumps(observation), *ending)))
+        return b"".join((b"[", beginning, turns, _USER, orjson.dumps(observation), *ending))
 
 
 @lru_cache(maxsize=64)

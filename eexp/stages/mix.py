@@ -176,7 +176,7 @@ def command(limit, shuffle, seed, sources, output, quiet) -> None:
     stream = Stream([s.name for s in parsed], output, quiet=quiet)
     with stream.open("mix", "example", seed=seed, limit=limit, of=",".join(sources) or None) as io:
         for record in mix(parsed, limit=limit, shuffle=shuffle, seed=seed):
-            io.write(record, flush=False)
+            io.write(record)
             io.count(record["kind"])
         if not io.counts:
             io.note("no examples in the mixture")
