@@ -2,8 +2,8 @@
 
 Nothing here holds more than one record at a time, except the ids a resumed run has already written. Every line is
 flushed as soon as it is whole, so the next stage of a pipe starts at once and a killed run loses only the line it was
-writing. Fast stages (`Stream.write_made`) flush once they have to wait: when all lines of a record are written and, where
-they read regular files, when there is a buffer full of lines.
+writing. Fast stages (`Stream.write_made`) flush once they have to wait: when all lines of a record are written and,
+where they read regular files, for which they need not wait, when a buffer is full.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from eexp.terminal import tell
 
 STDIN = "-"
 _NAME_OF_STDIN = "<stdin>"
-_BUFFER = 1 << 16  # bytes of output that may wait for being written together
 _NOT_SET_ASIDE = (b'"set_aside":false}\n', b'"set_aside": false}\n')  # how a line of `Stream.keep` ends
 
 #: What a pure stage calls with a record it cannot process; returns if the run is to go on without it.
@@ -50,10 +49,17 @@ def dumps(record: Any) -> bytes:
         raise InputError(f"cannot be written as JSON: {e}") from None
 
 
-def template(record: dict, *varying: str) -> bytes:
-    """One record as a line to be filled, by `%`, with the JSON of the values of `varying`, in the record's order."""
-    holes = dict.fromkeys(varying, orjson.Fragment(b"\0"))  # which JSON has nowhere else: it stands as its escape
-    return dumps({**record, **holes}).replace(b"%", b"%%").replace(b"\0", b"%b")
+#: Whole lines: how many, and their bytes. Many short lines are faster written at once, long ones need not be.
+Lines = tuple[int, bytes]
+ENOUGH = 1 << 16  # bytes of lines that are worth being written
+
+
+def template(record: dict, *varying: str) -> list[bytes]:
+    """The parts of one record's line before, between and after the values of `varying`, in the record's order."""
+    return dumps({**record, **dict.fromkeys(varying, _HOLE)}).split(b"\0")
+
+
+_HOLE = orjson.Fragment(b"\0")  # JSON has this byte nowhere else: it stands as its escape
 
 
 def loads(line: bytes) -> Any:
@@ -361,23 +367,23 @@ class Stream(AbstractContextManager):
     def _check(self, record: Any) -> dict:
         return records.check(record, self.kind)
 
-    def write_made(self, make: Callable[[Iterator[dict]], Iterator[bytes]]) -> None:
+    def write_made(self, make: Callable[[Iterator[dict]], Iterator[Lines]]) -> None:
         """Write the lines that a fast stage makes of the records: all of a record's before the next one is waited for.
 
         make: makes lines of records, all those of a record before it takes the next; it has to ask `done` itself.
         """
         assert self._out is not None
         waits = not all(_is_regular(name) for name in self.files or [STDIN])
-        for line in make(self._read(self._flushed_between(waits), self._check)):
+        for count, block in make(self._read(self._flushed_between(waits), self._check)):
             if self._goes_on:
                 self._check_beginning()
             try:
-                self._out.write(line)
+                self._out.write(block)
             except BrokenPipeError:
                 raise
             except OSError as e:
                 raise self._not_written(e) from None
-            self.counts["out"] += 1
+            self.counts["out"] += count
 
     def _flushed_between(self, waits: bool) -> Iterator[tuple[str, int, bytes]]:
         """The lines of the input; `waits`: what was made of those before is flushed before the next one is read."""
@@ -585,7 +591,7 @@ def write_to_stdout(data: bytes) -> None:
 def open_to_write(name: str, mode: str) -> BinaryIO:
     """Open a file in the mode "wb" or "ab" and lock it, before anything in it is overwritten; raises EexpError."""
     try:
-        file = open(name, mode, _BUFFER, opener=lambda path, flags: os.open(path, flags & ~os.O_TRUNC, 0o666))
+        file = open(name, mode, ENOUGH, opener=lambda path, flags: os.open(path, flags & ~os.O_TRUNC, 0o666))
         if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             lock(file.fileno(), name)
             if mode == "wb":

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Optional, Union
@@ -370,6 +370,7 @@ class Dialogue:
         self._limit, self._window = style.history.observation_characters, style.history.steps
         self._open, self._close = style.action.open, style.action.close
         self._keep_thoughts = style.history.thoughts == "keep"
+        self._list_admissible = style.acting.list_admissible
         thought = style.thought
         self._endings = thought.ask if thought.absent == "empty" else thought.ask_not, thought.ask  # without, with one
         self._requests = style.predicting.request, style.predicting.request_changes
@@ -394,13 +395,7 @@ class Dialogue:
 
     def add(self, step: dict) -> None:
         """Go on to the state after a step."""
-        text = step["observation"]
-        if self._limit is not None and len(text) > self._limit:
-            text = f"{text[: self._limit]} ..."
-        if self._keep_thoughts:
-            answer = self._style.answer(step["action"], step.get("thought")).text
-        else:
-            answer = f"{self._open}{step['action']}{self._close}"
+        text, answer = self._past_turn(step)
         if self._window is not None:
             self._past.append((text, answer))
         self._turns = self._extended(self._turns, self._label + text, answer)
@@ -408,10 +403,7 @@ class Dialogue:
 
     def act(self, observation: str, admissible: Iterable[str] | None = None, think: bool = False) -> Prompt:
         """Build the prompt for the next action, with arguments as in `PromptStyle.act`."""
-        acting, ending = self._style.acting, self._endings[think]
-        if acting.list_admissible and admissible is not None:
-            ending = f"\n{acting.admissible_label} {', '.join(admissible)}{ending}"
-        return self._prompt(self._acting, self._shown(), f"{self._label}{observation}{ending}")
+        return self._prompt(self._acting, self._shown(), self._label + self._asked(observation, admissible, think))
 
     def world_model(self, observation: str, action: str, changes: bool = False) -> Prompt:
         """Build the prompt to predict what `action` leads to, with arguments as in `PromptStyle.world_model`."""
@@ -419,6 +411,22 @@ class Dialogue:
         return self._prompt(
             self._predicting, self._shown(), f"{self._label}{observation}", taken, self._requests[changes]
         )
+
+    def _past_turn(self, step: dict) -> tuple[str, str]:
+        """A step of the history: what was observed, as it is shown, and what was answered."""
+        text = step["observation"]
+        if self._limit is not None and len(text) > self._limit:
+            text = f"{text[: self._limit]} ..."
+        if self._keep_thoughts:
+            return text, self._style.answer(step["action"], step.get("thought")).text
+        return text, f"{self._open}{step['action']}{self._close}"
+
+    def _asked(self, observation: str, admissible: Iterable[str] | None, think: bool) -> str:
+        """The last observation, and what it is to be answered with."""
+        ending = self._endings[think]
+        if self._list_admissible and admissible is not None:
+            ending = f"\n{self._style.acting.admissible_label} {', '.join(admissible)}{ending}"
+        return observation + ending
 
     def _beginning(self, system: str) -> Any:
         turns = [_message("system", system)] if system else []
@@ -457,8 +465,40 @@ _USER, _ASSISTANT, _USER_AGAIN = (
 )
 
 
+_OPEN_USER, _OPEN_ASSISTANT = _USER + b'"', b'"' + _ASSISTANT + b'"'
+_SEPARATOR = "\x7f"  # of texts that are encoded together; the only control character that JSON does not escape
+
+
+def encoded_contents(texts: Sequence[str]) -> list[bytes]:
+    """Encode texts as JSON, without the quotes around each: all of them at once where none holds the separator."""
+    together = _SEPARATOR.join(texts)
+    if together.count(_SEPARATOR) != len(texts) - 1:
+        return [orjson.dumps(text)[1:-1] for text in texts]
+    return orjson.dumps(together)[1:-1].split(_SEPARATOR.encode())
+
+
 class EncodedDialogue(Dialogue):
     """The same prompts as the JSON that is written of them; every turn is encoded once."""
+
+    def acting(self, instruction: str, steps: Sequence[dict]) -> Iterator[bytes]:
+        """Yield the prompt at the state before each of the steps, which asks for a thought where the step has one."""
+        self.start(instruction)
+        if self._window is not None:
+            for step in steps:
+                yield self.act(step["observation"], step.get("admissible"), bool(step.get("thought")))
+                self.add(step)
+            return
+        turns = [self._past_turn(step) for step in steps]
+        asked = [self._asked(s["observation"], s.get("admissible"), bool(s.get("thought"))) for s in steps]
+        past = [text for text, _ in turns]
+        if steps:
+            asked[0], past[0] = self._task + asked[0], self._task + past[0]
+        users = encoded_contents(past)
+        last = users if asked == past else encoded_contents(asked)
+        before = b"[" + self._acting
+        for now, user, assistant in zip(last, users, encoded_contents([answer for _, answer in turns])):
+            yield b"".join((before, _OPEN_USER, now, b'"}]'))
+            before = b"".join((before, _OPEN_USER, user, _OPEN_ASSISTANT, assistant, b'"},'))
 
     def _messages(self, messages: Iterable[dict] = ()) -> bytes:
         return b"".join(orjson.dumps(message) + b"," for message in messages)

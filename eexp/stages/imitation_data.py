@@ -9,9 +9,9 @@ import click
 import orjson
 
 from eexp import options
-from eexp.jsonl import template
+from eexp.jsonl import ENOUGH, Lines, template
 from eexp.prompts import PromptStyle
-from eexp.prompts.style import Answer, Dialogue, EncodedDialogue, Prompt
+from eexp.prompts.style import Dialogue, EncodedDialogue
 from eexp.records import example, example_id, with_lineage
 
 
@@ -22,12 +22,18 @@ def imitation_data(trajectories: Iterator[dict], style: PromptStyle, *, thoughts
     """
     dialogue, label = Dialogue(style), style.label
     for t in trajectories:
-        for i, prompt, answer in _imitated(t, dialogue, style, thoughts):
-            yield example(t, f"{i}/imitation", "imitation", prompt, answer.messages(), label, spans=answer.spans)
+        dialogue.start(t["instruction"])
+        for i, step in enumerate(_steps(t, thoughts)):
+            if not step.get("mistake"):
+                thought = step.get("thought")
+                answer = style.answer(step["action"], thought)
+                prompt = dialogue.act(step["observation"], step.get("admissible"), think=bool(thought))
+                yield example(t, f"{i}/imitation", "imitation", prompt, answer.messages(), label, spans=answer.spans)
+            dialogue.add(step)
 
 
 def imitation_lines(trajectories: Iterator[dict], style: PromptStyle, entry: str, *,
-                    thoughts: bool = True) -> Iterator[bytes]:  # fmt: skip
+                    thoughts: bool = True) -> Iterator[Lines]:  # fmt: skip
     """Yield the same examples as the lines that are written of them, in a fraction of the time.
 
     entry: this stage's line of lineage.
@@ -35,24 +41,28 @@ def imitation_lines(trajectories: Iterator[dict], style: PromptStyle, entry: str
     dialogue, label = EncodedDialogue(style), style.label
     for t in trajectories:
         common = with_lineage(example(t, "", "imitation", [], [], label), entry)
-        line = template(common, "id", "prompt", "completion", "spans")
-        for i, prompt, answer in _imitated(t, dialogue, style, thoughts):
+        head, after_id, after_prompt, after_completion, tail = template(common, "id", "prompt", "completion", "spans")
+        block: list[bytes] = []
+        count = size = 0
+        steps = _steps(t, thoughts)
+        for i, (step, prompt) in enumerate(zip(steps, dialogue.acting(t["instruction"], steps))):
+            if step.get("mistake"):
+                continue
+            answer = style.answer(step["action"], step.get("thought"))
+            completion, spans = orjson.dumps(answer.messages()), orjson.dumps(answer.spans)
             own_id = orjson.dumps(example_id(t, f"{i}/imitation"))
-            yield line % (own_id, prompt, orjson.dumps(answer.messages()), orjson.dumps(answer.spans))
+            block += (head, own_id, after_id, prompt, after_prompt, completion, after_completion, spans, tail)
+            count += 1
+            size += len(prompt)
+            if size > ENOUGH:
+                yield count, b"".join(block)
+                block, count, size = [], 0, 0
+        yield count, b"".join(block)
 
 
-def _imitated(t: dict, dialogue: Dialogue, style: PromptStyle,
-              thoughts: bool) -> Iterator[tuple[int, Prompt, Answer]]:  # fmt: skip
-    """Yield the number, the prompt and the answer of each step to imitate."""
-    # Without thoughts, none of earlier ones either: an agent that writes none will not see any.
-    steps = t["steps"] if thoughts else [{**step, "thought": None} for step in t["steps"]]
-    dialogue.start(t["instruction"])
-    for i, step in enumerate(steps):
-        if not step.get("mistake"):
-            thought = step.get("thought")
-            prompt = dialogue.act(step["observation"], step.get("admissible"), think=bool(thought))
-            yield i, prompt, style.answer(step["action"], thought)
-        dialogue.add(step)
+def _steps(t: dict, thoughts: bool) -> list[dict]:
+    """The steps; without thoughts, none of earlier ones either: an agent that writes none will not see any."""
+    return t["steps"] if thoughts else [{**step, "thought": None} for step in t["steps"]]
 
 
 @click.command("imitation-data")

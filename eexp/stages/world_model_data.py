@@ -15,7 +15,7 @@ from click.core import ParameterSource
 
 from eexp import options
 from eexp.errors import InputError
-from eexp.jsonl import OnError, stop_at_error, template
+from eexp.jsonl import Lines, OnError, stop_at_error, template
 from eexp.models.base import Model, Sample
 from eexp.outcomes import transition_of
 from eexp.prompts import PromptStyle
@@ -111,20 +111,20 @@ def world_model_data(trajectories: Iterator[dict], style: PromptStyle, choices: 
 
 
 def world_model_lines(trajectories: Iterator[dict], style: PromptStyle, choices: Choices, entry: str, *, seed: int,
-                      skip: Callable[[str], bool], count: Count, on_error: OnError) -> Iterator[bytes]:  # fmt: skip
+                      skip: Callable[[str], bool], count: Count, on_error: OnError) -> Iterator[Lines]:  # fmt: skip
     """Yield the same examples, judged by no model, as the lines that are written of them, in a fraction of the time.
 
     entry: this stage's line of lineage.
     """
-    dialogue = EncodedDialogue(style)
+    dialogue, label = EncodedDialogue(style), style.label
     for t in trajectories:
         try:
             transitions = _chosen(t, style, choices, seed, count)
         except InputError as e:
             on_error(t, e)
             continue
-        common = with_lineage(example(t, "", "world_model", [], [], style.label), entry)
-        line = template(common, "id", "prompt", "completion", "spans", "transition", "target")
+        common = with_lineage(example(t, "", "world_model", [], [], label), entry)
+        parts = template(common, "id", "prompt", "completion", "spans", "transition", "target")
         for transition, prompt, answer, kind in _worded(t, dialogue, style, choices, transitions):
             own_id = example_id(t, _name(transition))
             if skip(own_id):
@@ -132,7 +132,8 @@ def world_model_lines(trajectories: Iterator[dict], style: PromptStyle, choices:
             _count(count, transition, answer.spans)
             values = own_id, answer.messages(), answer.spans, kind, transition.target.kind
             encoded_id, *others = map(orjson.dumps, values)
-            yield line % (encoded_id, prompt, *others)
+            encoded = (encoded_id, prompt, *others, b"")
+            yield 1, b"".join([piece for pair in zip(parts, encoded) for piece in pair])
 
 
 def _count(count: Count, transition: Transition, spans: list[dict]) -> None:
