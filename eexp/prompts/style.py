@@ -466,6 +466,8 @@ _USER, _ASSISTANT, _USER_AGAIN = (
 
 
 _OPEN_USER, _OPEN_ASSISTANT = _USER + b'"', b'"' + _ASSISTANT + b'"'
+#: What stands around the encoded text of an answer, in the JSON of `Answer.messages`.
+COMPLETION, COMPLETION_END = b'[{"role":"assistant","content":"', b'"}]'
 _SEPARATOR = "\x7f"  # of texts that are encoded together; the only control character that JSON does not escape
 
 
@@ -480,24 +482,27 @@ def encoded_contents(texts: Sequence[str]) -> list[bytes]:
 class EncodedDialogue(Dialogue):
     """The same prompts as the JSON that is written of them; every turn is encoded once."""
 
-    def acting(self, instruction: str, steps: Sequence[dict]) -> Iterator[bytes]:
-        """Yield the prompt at the state before each of the steps, which asks for a thought where the step has one."""
+    def acting(self, instruction: str, steps: Sequence[dict]) -> Iterator[tuple[bytes, ...]]:
+        """Yield the prompt at the state before each of the steps, which asks for a thought where the step has one.
+
+        Each comes in pieces, since most of it is what the one before had.
+        """
         self.start(instruction)
         if self._window is not None:
             for step in steps:
-                yield self.act(step["observation"], step.get("admissible"), bool(step.get("thought")))
+                yield (self.act(step["observation"], step.get("admissible"), bool(step.get("thought"))),)
                 self.add(step)
             return
-        turns = [self._past_turn(step) for step in steps]
         asked = [self._asked(s["observation"], s.get("admissible"), bool(s.get("thought"))) for s in steps]
-        past = [text for text, _ in turns]
+        past = [self._past_turn(step) for step in steps]
+        users, answers = [text for text, _ in past], [answer for _, answer in past]
         if steps:
-            asked[0], past[0] = self._task + asked[0], self._task + past[0]
-        users = encoded_contents(past)
-        last = users if asked == past else encoded_contents(asked)
+            asked[0], users[0] = self._task + asked[0], self._task + users[0]
+        encoded_users = encoded_contents(users)
+        last = encoded_users if asked == users else encoded_contents(asked)
         before = b"[" + self._acting
-        for now, user, assistant in zip(last, users, encoded_contents([answer for _, answer in turns])):
-            yield b"".join((before, _OPEN_USER, now, b'"}]'))
+        for now, user, assistant in zip(last, encoded_users, encoded_contents(answers)):
+            yield before, _OPEN_USER, now, b'"}]'
             before = b"".join((before, _OPEN_USER, user, _OPEN_ASSISTANT, assistant, b'"},'))
 
     def _messages(self, messages: Iterable[dict] = ()) -> bytes:

@@ -11,7 +11,7 @@ import orjson
 from eexp import options
 from eexp.jsonl import ENOUGH, Lines, template
 from eexp.prompts import PromptStyle
-from eexp.prompts.style import Dialogue, EncodedDialogue
+from eexp.prompts.style import COMPLETION, COMPLETION_END, Dialogue, EncodedDialogue, encoded_contents
 from eexp.records import example, example_id, with_lineage
 
 
@@ -41,19 +41,23 @@ def imitation_lines(trajectories: Iterator[dict], style: PromptStyle, entry: str
     dialogue, label = EncodedDialogue(style), style.label
     for t in trajectories:
         common = with_lineage(example(t, "", "imitation", [], [], label), entry)
-        head, after_id, after_prompt, after_completion, tail = template(common, "id", "prompt", "completion", "spans")
+        to_id, to_prompt, to_completion, to_spans, tail = template(common, "id", "prompt", "completion", "spans")
+        to_id, to_prompt = to_id + b'"', b'"' + to_prompt
+        to_text, to_spans = to_completion + COMPLETION, COMPLETION_END + to_spans
+        steps = _steps(t, thoughts)
+        answers = [style.answer(step["action"], step.get("thought")) for step in steps]
+        ids = encoded_contents([example_id(t, f"{i}/imitation") for i in range(len(steps))])
+        texts = encoded_contents([answer.text for answer in answers])
         block: list[bytes] = []
         count = size = 0
-        steps = _steps(t, thoughts)
-        for i, (step, prompt) in enumerate(zip(steps, dialogue.acting(t["instruction"], steps))):
+        prompts = dialogue.acting(t["instruction"], steps)
+        for step, own_id, prompt, text, answer in zip(steps, ids, prompts, texts, answers):
             if step.get("mistake"):
                 continue
-            answer = style.answer(step["action"], step.get("thought"))
-            completion, spans = orjson.dumps(answer.messages()), orjson.dumps(answer.spans)
-            own_id = orjson.dumps(example_id(t, f"{i}/imitation"))
-            block += (head, own_id, after_id, prompt, after_prompt, completion, after_completion, spans, tail)
+            spans = orjson.dumps(answer.spans)
+            block += (to_id, own_id, to_prompt, *prompt, to_text, text, to_spans, spans, tail)
             count += 1
-            size += len(prompt)
+            size += len(prompt[0])
             if size > ENOUGH:
                 yield count, b"".join(block)
                 block, count, size = [], 0, 0
