@@ -141,7 +141,9 @@ class Example(Struct, kw_only=True):
     ] = None
     gain: Annotated[
         Optional[float],
-        Meta(description="log-probability of the action after the thought, minus without (--verify); 0 if not verified"),
+        Meta(
+            description="log-probability of the action after the thought, minus without (--verify); 0 if not verified"
+        ),
     ] = None
     prompt_style: _PromptStyle = None
     lineage: _Lineage = []
@@ -319,7 +321,7 @@ def alternatives_of(step: dict, pool: str | None = None, first: int | None = Non
     return selected[:first]
 
 
-#: What a field of an example is where it does not apply. None would do for JSON, but a column that is null throughout one
+#: What a field of an example is where it does not apply. None would do for JSON, but a column that is null in all of a
 #: file has no type, and readers of several files (datasets, say) take the types of the first one for all.
 _NOT_APPLICABLE = {"spans": [], "transition": "", "target": "", "scores": [], "reflection_by": "", "gain": 0.0}
 
