@@ -327,7 +327,7 @@ def example_id(trajectory: dict, name: str) -> str:
     return f"{trajectory['id']}/{name}"
 
 
-#: What a field of an example is where it does not apply. None would do for JSON, but a column that is null throughout one
+#: What a field of an example is where it does not apply. None would do for JSON, but a column that is null in all of a
 #: file has no type, and readers of several files (datasets, say) take the types of the first one for all.
 _NOT_APPLICABLE = {"spans": [], "transition": "", "target": "", "scores": [], "reflection_by": "", "gain": 0.0}
 

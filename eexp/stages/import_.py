@@ -36,9 +36,9 @@ def import_(records: Iterator[dict], format: Format, env: str, *, action: str | 
             on_error: OnError = stop_at_error) -> Iterator[dict]:  # fmt: skip
     """One trajectory a record, as it was recorded, with `env` as the name of its environment.
 
-    action: how the agent's turns are read (conversations.MARKED, WHOLE or ARGUMENT), where not as usual in the format. key: which
-    key names the task. A record in which the agent acts without having seen anything is refused: only a replay could
-    tell what it saw. What a record says besides its turns is kept under `source`.
+    action: how the agent's turns are read (conversations.MARKED, WHOLE or ARGUMENT), where not as usual in the format.
+    key: which key names the task. A record in which the agent acts without having seen anything is refused: only a
+    replay could tell what it saw. What a record says besides its turns is kept under `source`.
     """
     ids = Ids()
     for number, record in enumerate(records, 1):
@@ -152,8 +152,8 @@ def command(format, env, no_replay, success, min_score, drop_invalid, distinct, 
     """Turn trajectories that others recorded, or episodes, into records.
 
     FORMAT is agenttraj (AgentGym's AgentTraj-L), eto (ETO's expert data), messages (OpenAI's chat messages, with calls
-    of tools) or episodes (of `eexp eval`). A FILE has one record a line or, but for episodes, is a JSON array. What only says how to answer
-    is left out.
+    of tools) or episodes (of `eexp eval`). A FILE has one record a line or, but for episodes, is a JSON array. What
+    only says how to answer is left out.
 
     With --env, the recorded actions are taken in the environment. Its observations must be the recorded ones, up to
     blanks and to what the environment itself calls random; then its observations, admissible actions and outcome are
