@@ -1,8 +1,8 @@
 """Which examples of several files go into a mixture, in which order, and what is left out.
 
 What is taken, and its order, follow from hashes of the examples' ids: shuffled input leads to the same mixture. These
-hashes and the places of the examples are put in order on disk (ordered.py), so memory is the same for files of any size,
-but where duplicates are looked for: some 100 bytes for each example, and 3 KB for near duplicates.
+hashes and the places of the examples are put in order on disk (ordered.py). So memory is the same for files of any
+size, but where duplicates are looked for: some 100 bytes for each example, and 3 KB for near duplicates.
 """
 
 from __future__ import annotations
