@@ -8,7 +8,7 @@ FIRST := PATH="$(CURDIR)/$(BIN):$$PATH"
 STAMP := $(VENV)/.installed
 APT := $(if $(shell command -v apt-get),$(if $(filter 0,$(shell id -u)),apt-get))
 
-.PHONY: help install environments system java chromium demo test test-fast test-long lint man clean
+.PHONY: help install environments system java chromium demo test test-fast test-long fuzz lint man clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -64,6 +64,13 @@ test-fast: install environments ## run the tests that take no more than a few se
 
 test-long: install environments java ## run the tests that take a minute and longer, which `make test` leaves out
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m long
+
+# Two idle cores do a million lines within an hour. What fails is saved in build/fuzz, minimised, with the command that
+# runs it again.
+SEED ?= 0
+LINES ?= 1000000
+fuzz: install ## run mutated lines through all stages (SEED=0 LINES=1000000)
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/tests $(BIN)/python -m fuzz --seed $(SEED) --lines $(LINES)
 
 lint: install ## check style
 	$(BIN)/ruff check .

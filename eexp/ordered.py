@@ -49,7 +49,7 @@ class Ordered:
             self._file.write(b"".join(part))
             self._file.flush()
         except OSError as e:
-            raise EexpError(f"cannot keep what is sorted in {tempfile.gettempdir()}: {e.strerror or e}") from None
+            raise EexpError(f"cannot sort in a temporary file (see TMPDIR): {e.strerror or e}") from None
         self._size = len(part[0])
         self._lengths.append(len(part))
 

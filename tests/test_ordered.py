@@ -47,5 +47,5 @@ def test_memory_is_for_a_part(monkeypatch):
 def test_a_folder_that_takes_no_more_is_an_error(monkeypatch):
     monkeypatch.setattr(ordered, "PART", 2)
     monkeypatch.setattr(ordered.tempfile, "TemporaryFile", lambda: open("/dev/full", "wb"))
-    with pytest.raises(EexpError, match=r"cannot keep what is sorted in .*: No space left"):
+    with pytest.raises(EexpError, match=r"cannot sort in a temporary file .*: No space left"):
         Ordered([b"a", b"b", b"c"])

@@ -16,8 +16,10 @@ from eexp import options
 from eexp.errors import EexpError, InputError, UsageError, short
 from eexp.outcomes import Shares
 from eexp.records import seed_of
-from eexp.terminal import show, style
+from eexp.terminal import show, style, tell
 from eexp.training.curves import read_curves
+
+_EMPTY = "show: no records in the input"
 
 
 def sample(records: Iterable[dict], n: int, seed: int) -> list[dict]:
@@ -212,7 +214,10 @@ def command(number, sampled, record_id, summarised, plot, seed, files) -> None:
         return
     records: Iterable[dict] = _checked(files)
     if summarised:
-        for line in summary(records):
+        counted = summary(records)
+        if not counted:
+            tell(_EMPTY)
+        for line in counted:
             show(line)
         return
     if record_id is not None:
@@ -224,3 +229,5 @@ def command(number, sampled, record_id, summarised, plot, seed, files) -> None:
         shown += 1
     if record_id is not None and not shown:
         raise InputError(f"no record has the id {record_id!r}")
+    if not shown:
+        tell(_EMPTY)
