@@ -31,7 +31,7 @@ COMMANDS = {
     "reflect": "Make training examples that reason towards the expert's action.",
     "imitation-data": "Make training examples that imitate the expert.",
     "split": "Write one part of a file of records.",
-    "mix": "Weight, shuffle and cut several files of examples into one.",
+    "mix": "Weight, shuffle, clean and cut several files of examples into one.",
     "score": "Score examples with a model: the log-probability of every span.",
     "finetune": "Train a LoRA adapter, or all weights, on examples.",
     "export": "Write an adapter or a model as GGUF, for llama.cpp.",

@@ -5,7 +5,9 @@ agenttraj  AgentTraj-L of AgentGym (Xi et al. 2024, arXiv 2406.04151): `conversa
            `loss` false; it is dropped. A list of available actions at the end of an observation becomes `admissible`
 eto        the expert data of ETO (Song et al. 2024, arXiv 2403.02502): the same without `loss`, and `game_file` or
            `id`. The first two turns are dropped where the second names no action ("OK")
-messages   OpenAI's: `messages` of `{"role": "system" | "user" | "assistant", "content"}`, and `id`
+messages   OpenAI's: `messages` of `{"role": "system" | "developer" | "user" | "assistant" | "tool", "content"}`, and
+           `id`. A call of a tool is an action, and the tool's answer what is observed. Of several calls in one turn,
+           each is a step: what the one before it answered is seen before the next
 
 Where the first observation says the task on a line of its own ("Your task is to: ...", "Your goal: ..."), this line is
 the instruction and no longer part of the observation; elsewhere what the system says is the instruction.
@@ -22,7 +24,7 @@ import orjson
 from eexp.errors import InputError
 
 SYSTEM, WORLD, AGENT = "system", "world", "agent"
-MARKED, WHOLE = "marked", "whole"
+MARKED, WHOLE, ARGUMENT = "marked", "whole", "argument"
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Format:
     """Where a format keeps things.
 
     turns, speaker, text: keys. roles: what each speaker is here. named_by: keys that may name the task, the best first.
-    action: whether an action stands after "Action:" or is all that the agent says.
+    action: whether an action stands after "Action:" (MARKED) or is all that the agent says (WHOLE). tools: whether the
+    agent may call tools, as in OpenAI's messages.
     """
 
     turns: str
@@ -39,14 +42,16 @@ class Format:
     roles: dict[str, str]
     named_by: tuple[str, ...]
     action: str
+    tools: bool = False
 
 
 _SHARED = {"human": WORLD, "gpt": AGENT}
 FORMATS = {
     "agenttraj": Format("conversations", "from", "value", _SHARED, ("item_id",), MARKED),
     "eto": Format("conversations", "from", "value", _SHARED, ("game_file", "id"), MARKED),
-    "messages": Format("messages", "role", "content", {"system": SYSTEM, "user": WORLD, "assistant": AGENT},
-                       ("id",), WHOLE),
+    "messages": Format("messages", "role", "content", {"system": SYSTEM, "developer": SYSTEM, "user": WORLD,
+                                                    "assistant": AGENT, "tool": WORLD},
+                       ("id",), WHOLE, tools=True),
 }  # fmt: skip
 
 _TASK = re.compile(
@@ -61,14 +66,36 @@ _THOUGHT = re.compile(r"\A\s*Thought:\s*")
 _ACTION_LINE, _ACTION = re.compile(r"^[ \t]*Action:", re.MULTILINE), re.compile(r"\bAction:")
 
 
+@dataclass(frozen=True)
+class Call:
+    """A call of a tool: the name of the function, and its arguments by their names."""
+
+    id: str
+    name: str
+    arguments: dict[str, Any]
+    at: str
+
+    def as_action(self, how: str) -> str:
+        """The action: the call in Python's notation or, for ARGUMENT, the only argument.
+
+        Raises InputError where there is not one argument, a string.
+        """
+        if how != ARGUMENT:
+            return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
+        if len(self.arguments) != 1 or not isinstance(text := next(iter(self.arguments.values())), str):
+            raise InputError("expected one argument, a string (--action argument)", f"{self.at}.function.arguments")
+        return text.strip()
+
+
 @dataclass
 class Turn:
-    """What one of the two says. at: its place in the record, as a JSON path."""
+    """What one of the two says. at: its place in the record, as a JSON path. call: the action, where it is a call."""
 
     role: str
     text: str
     at: str
     loss: Any = None
+    call: Call | None = None
 
 
 @dataclass
@@ -101,11 +128,12 @@ def name_of(record: dict, format: Format, key: str | None = None) -> str | None:
 
 
 def read(record: dict, format: Format, action: str | None = None) -> Conversation:
-    """The steps in `record`. action: MARKED or WHOLE, where it is not as usual in the format.
+    """The steps in `record`. action: MARKED, WHOLE or ARGUMENT, where it is not as usual in the format.
 
     Raises InputError, with its place, for what cannot be told: an action that is not there, an unknown speaker.
     """
-    marked = (action or format.action) == MARKED
+    how = action or format.action
+    marked = how == MARKED
     turns = _turns(record, format)
     said_by_system = "\n\n".join(turn.text for turn in turns if turn.role == SYSTEM)
     turns = _without_prompt([turn for turn in turns if turn.role != SYSTEM], format)
@@ -116,7 +144,7 @@ def read(record: dict, format: Format, action: str | None = None) -> Conversatio
                 raise InputError("two observations in a row: expected an action", turn.at)
             now = turn
             continue
-        thought, act = _acts(turn, marked)
+        thought, act = _acts(turn, how)
         seen, available = _sees(now, marked)
         steps.append({"observation": seen, "action": act, "admissible": available, "thought": thought})
         heard.append([now.text, seen] if now else [])
@@ -136,7 +164,8 @@ def _turns(record: dict, format: Format) -> list[Turn]:
     listed = record.get(format.turns)
     if not isinstance(listed, list):
         raise InputError("missing" if listed is None else "expected an array", f"$.{format.turns}")
-    made = []
+    made: list[Turn] = []
+    waiting: list[Turn] = []  # calls of one turn, the answers to which have not come yet
     for i, turn in enumerate(listed):
         at = f"$.{format.turns}[{i}]"
         if not isinstance(turn, dict):
@@ -144,10 +173,60 @@ def _turns(record: dict, format: Format) -> list[Turn]:
         role, text = turn.get(format.speaker), turn.get(format.text)
         if not isinstance(role, str) or role not in format.roles:
             raise InputError(f"expected {' or '.join(format.roles)}, got {role!r}", f"{at}.{format.speaker}")
+        if format.tools:
+            text = _text_of_parts(text, f"{at}.{format.text}")
+            if role == "tool":
+                answer = Turn(WORLD, text or "", f"{at}.{format.text}")
+                made += [_answered(turn.get("tool_call_id"), waiting, f"{at}.tool_call_id"), answer]
+                continue
+            made += waiting
+            waiting = []
+            if turn.get("tool_calls") is not None and format.roles[role] == AGENT:
+                calls = _calls(turn["tool_calls"], f"{at}.tool_calls")
+                waiting = [Turn(AGENT, "" if n else text or "", call.at, call=call) for n, call in enumerate(calls)]
+                continue
         if not isinstance(text, str):
             raise InputError("expected a string", f"{at}.{format.text}")
         made.append(Turn(format.roles[role], text, f"{at}.{format.text}", turn.get("loss")))
-    return made
+    return made + waiting
+
+
+def _text_of_parts(content: Any, at: str) -> Any:
+    """The text of OpenAI's content, which may be a list of parts; anything else is returned as it came."""
+    if not isinstance(content, list):
+        return content
+    texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError("expected a part of type text", f"{at}[{i}]")
+    return "".join(texts)
+
+
+def _calls(listed: Any, at: str) -> list[Call]:
+    if not isinstance(listed, list) or not listed:
+        raise InputError("expected calls of functions", at)
+    calls = []
+    for i, call in enumerate(listed):
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise InputError('expected {"id": ..., "function": {"name": ..., "arguments": ...}}', f"{at}[{i}]")
+        arguments = function.get("arguments") or {}
+        try:
+            arguments = orjson.loads(arguments) if isinstance(arguments, str) else arguments
+        except orjson.JSONDecodeError as e:
+            raise InputError(f"not valid JSON: {e}", f"{at}[{i}].function.arguments") from None
+        if not isinstance(arguments, dict):
+            raise InputError("expected an object", f"{at}[{i}].function.arguments")
+        calls.append(Call(str(call.get("id") or i), function["name"], arguments, f"{at}[{i}]"))
+    return calls
+
+
+def _answered(call_id: Any, waiting: list[Turn], at: str) -> Turn:
+    """Take the call that a tool answers out of those `waiting`."""
+    for n, turn in enumerate(waiting):
+        if call_id is None or (turn.call and turn.call.id == call_id):
+            return waiting.pop(n)
+    raise InputError(f"answers no call of the turn before: {call_id!r}", at)
 
 
 def _without_prompt(turns: list[Turn], format: Format) -> list[Turn]:
@@ -161,9 +240,11 @@ def _without_prompt(turns: list[Turn], format: Format) -> list[Turn]:
     return turns
 
 
-def _acts(turn: Turn, marked: bool) -> tuple[str | None, str]:
+def _acts(turn: Turn, how: str) -> tuple[str | None, str]:
     """(thought, action)"""
-    if not marked:
+    if turn.call:
+        thought, action = turn.text.strip() or None, turn.call.as_action(how)
+    elif how != MARKED:
         thought, action = None, turn.text.strip()
     else:
         marks = list(_ACTION_LINE.finditer(turn.text)) or list(_ACTION.finditer(turn.text))

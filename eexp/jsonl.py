@@ -2,7 +2,8 @@
 
 Nothing here holds more than one record at a time, except the ids a resumed run has already written. Every line is
 flushed as soon as it is whole, so the next stage of a pipe starts at once and a killed run loses only the line it was
-writing.
+writing. Fast stages (`Stream.write_made`) flush once they have to wait: when all lines of a record are written and,
+where they read regular files, for which they need not wait, when a buffer is full.
 """
 
 from __future__ import annotations
@@ -46,6 +47,19 @@ def dumps(record: Any) -> bytes:
         return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError as e:  # e.g. a lone surrogate, which JSON in UTF-8 cannot hold
         raise InputError(f"cannot be written as JSON: {e}") from None
+
+
+#: Whole lines: how many, and their bytes. Many short lines are faster written at once, long ones need not be.
+Lines = tuple[int, bytes]
+ENOUGH = 1 << 16  # bytes of lines that are worth being written
+
+
+def template(record: dict, *varying: str) -> list[bytes]:
+    """The parts of one record's line before, between and after the values of `varying`, in the record's order."""
+    return dumps({**record, **dict.fromkeys(varying, _HOLE)}).split(b"\0")
+
+
+_HOLE = orjson.Fragment(b"\0")  # JSON has this byte nowhere else: it stands as its escape
 
 
 def loads(line: bytes) -> Any:
@@ -192,6 +206,11 @@ def _status(name: str) -> os.stat_result | None:
         return None
 
 
+def _is_regular(name: str) -> bool:
+    status = _status(name)
+    return status is not None and stat.S_ISREG(status.st_mode)
+
+
 def _status_of_stdout() -> os.stat_result | None:
     try:
         return os.fstat(sys.stdout.fileno())
@@ -274,7 +293,7 @@ class Stream(AbstractContextManager):
         self.counts: Counter[str] = Counter()
         self.set_aside = 0
         self.where: tuple[str, int] | None = None  # file and line of the record at hand, for messages
-        self._read_lately: deque[tuple[dict, tuple[str, int]]] = deque(maxlen=256)  # for stages that read ahead
+        self._read_lately: deque[tuple[int, Any, tuple[str, int]]] = deque(maxlen=256)  # for stages that read ahead
         self._out: BinaryIO | None = None
         self._rejected: BinaryIO | None = None
         self._rejected_before: set[bytes] = set()
@@ -361,9 +380,37 @@ class Stream(AbstractContextManager):
 
     def records(self, skip_done: bool = True) -> Iterator[dict]:
         """The records to process, checked; those an earlier run wrote are left out (unless `skip_done` is false)."""
-        for record in self._read(lines(self.files), lambda found: records.check(found, self.kind)):
+        for record in self._read(lines(self.files), self._check):
             if not (skip_done and self.done(record["id"])):
                 yield record
+
+    def _check(self, record: Any) -> dict:
+        return records.check(record, self.kind)
+
+    def write_made(self, make: Callable[[Iterator[dict]], Iterator[Lines]]) -> None:
+        """Write the lines that a fast stage makes of the records: all of a record's before the next one is waited for.
+
+        make: makes lines of records, all those of a record before it takes the next; it has to ask `done` itself.
+        """
+        assert self._out is not None
+        waits = not all(_is_regular(name) for name in self.files or [STDIN])
+        for count, block in make(self._read(self._flushed_between(waits), self._check)):
+            if self._goes_on:
+                self._check_beginning()
+            try:
+                self._out.write(block)
+            except BrokenPipeError:
+                raise
+            except OSError as e:
+                raise self._not_written(e) from None
+            self.counts["out"] += count
+
+    def _flushed_between(self, waits: bool) -> Iterator[tuple[str, int, bytes]]:
+        """The lines of the input; `waits`: what was made of those before is flushed before the next one is read."""
+        for piece in lines(self.files):
+            yield piece
+            if waits:
+                self._write(b"")
 
     def foreign(self) -> Iterator[dict]:
         """What another program wrote: objects, one a line or the elements of an array."""
@@ -380,7 +427,7 @@ class Stream(AbstractContextManager):
             except InputError as e:
                 self._fail(record if record is not None else {"text": text.decode("utf-8", "replace")}, e)
                 continue
-            self._read_lately.append((accepted, self.where))
+            self._read_lately.append((id(accepted), accepted.get("id"), self.where))
             yield accepted
         self.where = None
         if self.counts["in"] == 0:
@@ -398,22 +445,33 @@ class Stream(AbstractContextManager):
 
     def write(self, record: dict, lineage: bool = True) -> None:
         """Write one record, with this stage added to its lineage."""
-        assert self._out is not None
-        if self._goes_on and not self._found_done and self.on_error == "stop":
-            self._check_input_is_the_same()  # output is in the order of the input, so what is done comes first
+        self._check_beginning()
         try:
             line = dumps(records.with_lineage(record, self.entry) if lineage else record)
         except InputError as e:  # an environment or a server said what JSON cannot hold
             self.fail(record, e)
             return
+        self._write(line)
+        self.counts["out"] += 1
+
+    def _check_beginning(self) -> None:
+        """Before something is written: output is in the order of the input, so what is done comes first."""
+        if self._goes_on and not self._found_done and self.on_error == "stop":
+            self._check_input_is_the_same()
+
+    def _write(self, line: bytes) -> None:
+        """Write a line, or b"", and flush it and those before."""
+        assert self._out is not None
         try:
             self._out.write(line)
             self._out.flush()
         except BrokenPipeError:
             raise
         except OSError as e:
-            raise EexpError(f"{self.output or '<stdout>'}: {e.strerror or e}") from None
-        self.counts["out"] += 1
+            raise self._not_written(e) from None
+
+    def _not_written(self, error: OSError) -> EexpError:
+        return EexpError(f"{self.output or '<stdout>'}: {error.strerror or error}")
 
     def fail(self, record: dict, error: InputError) -> None:
         """Stop at a record that cannot be processed or, with --on-error skip, set it aside."""
@@ -438,10 +496,11 @@ class Stream(AbstractContextManager):
     def _place(self, record: dict) -> tuple[str, int] | None:
         """Where a record came from: it, or what a stage has made of it; the stage may have read on since."""
         lately = list(reversed(self._read_lately))
-        for read, where in lately:
-            if read is record:
+        own_id = record.get("id")
+        for address, record_id, where in lately:  # both, since a record that is gone may leave its address to another
+            if address == id(record) and record_id == own_id:
                 return where
-        return next((where for read, where in lately if "id" in record and read.get("id") == record["id"]), self.where)
+        return next((where for _, record_id, where in lately if "id" in record and record_id == own_id), self.where)
 
     def put_aside(self, record: dict | None, error: InputError) -> None:
         """Count something as set aside and keep it, with the reason and the evidence, in the rejects file."""
@@ -489,6 +548,8 @@ class Stream(AbstractContextManager):
         return ", ".join(said)
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if self._out and not (kind and issubclass(kind, OSError)):  # whole lines, also before an error
+            self._write(b"")
         for f, name in ((self._out, self.output), (self._rejected, self.rejects)):
             if f is not None and f is not sys.stdout.buffer:
                 try:
@@ -562,7 +623,7 @@ def write_to_stdout(data: bytes) -> None:
 def open_to_write(name: str, mode: str) -> BinaryIO:
     """Open a file in the mode "wb" or "ab" and lock it, before anything in it is overwritten; raises EexpError."""
     try:
-        file = open(name, mode, opener=lambda path, flags: os.open(path, flags & ~os.O_TRUNC, 0o666))
+        file = open(name, mode, ENOUGH, opener=lambda path, flags: os.open(path, flags & ~os.O_TRUNC, 0o666))
         if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             lock(file.fileno(), name)
             if mode == "wb":

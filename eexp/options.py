@@ -225,6 +225,25 @@ def _step_limit(timeout: float | None) -> float:
     return time_limit(STEP_LIMIT)
 
 
+def kind_shares(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, float] | None:
+    """The values of --share KIND=SHARE as a dict; None where there is none."""
+    shares: dict[str, float] = {}
+    for value in values:
+        kind, mark, number = value.rpartition("=")
+        try:
+            share = float(number)
+        except ValueError:
+            share = 0.0
+        if not mark or not kind or not 0 < share < 1:
+            raise click.BadParameter(f"{value!r}: expected KIND=SHARE with a share between 0 and 1")
+        if kind in shares:
+            raise click.BadParameter(f"two shares for {kind}")
+        shares[kind] = share
+    if sum(shares.values()) >= 1:
+        raise click.BadParameter(f"the shares add up to {sum(shares.values()):g}; nothing is left for other kinds")
+    return shares or None
+
+
 def confidence(command: Command) -> Command:
     """--confidence: of the intervals of a comparison."""
     return click.option("--confidence", type=Finite(0.5, 0.999), default=0.95, show_default=True, metavar="LEVEL",

@@ -114,7 +114,11 @@ class SpanScore(Struct, kw_only=True):
 
 
 class Example(Struct, kw_only=True):
-    """One training example: loss falls on the completion alone."""
+    """One training example: loss falls on the completion alone.
+
+    Every stage writes every field, and never null, so that files of different kinds have the same columns of the same
+    types. What does not apply is "", 0 or [].
+    """
 
     type: Literal["example"]
     id: str
@@ -125,17 +129,21 @@ class Example(Struct, kw_only=True):
     group: Annotated[Optional[str], Meta(description="id of the trajectory it was made from")] = None
     spans: Annotated[Optional[list[Span]], Meta(description="parts of the last completion message, in order")] = None
     transition: Annotated[
-        Optional[str], Meta(description="of a world-model example: invalid, unchanged, changed or done")
+        Optional[str], Meta(description='of a world-model example: invalid, unchanged, changed or done; "" of others')
     ] = None
     target: Annotated[
-        Optional[str], Meta(description="of a world-model example: observation if not given, summary or changes")
+        Optional[str], Meta(description='of a world-model example: observation, summary or changes; "" of others')
     ] = None
-    scores: Annotated[Optional[list[SpanScore]], Meta(description="of each span, by `eexp score`")] = None
+    scores: Annotated[Optional[list[SpanScore]], Meta(description="of each span, by `eexp score`; [] before")] = None
     reflection_by: Annotated[
-        Optional[str], Meta(description="who wrote the thought: the name of a rule, or a model's fingerprint")
+        Optional[str],
+        Meta(description='who wrote the thought: the name of a rule, or a model\'s fingerprint; "" of other kinds'),
     ] = None
     gain: Annotated[
-        Optional[float], Meta(description="log-probability of the action after the thought, minus without (--verify)")
+        Optional[float],
+        Meta(
+            description="log-probability of the action after the thought, minus without (--verify); 0 if not verified"
+        ),
     ] = None
     prompt_style: _PromptStyle = None
     lineage: _Lineage = []
@@ -256,8 +264,9 @@ def lineage_entry(stage: str, **settings: Any) -> str:
 
 def with_lineage(record: dict, entry: str) -> dict:
     """A shallow copy of `record` with one more line of lineage, kept as the last key."""
-    rest = {k: v for k, v in record.items() if k != "lineage"}
-    return {**rest, "lineage": [*record.get("lineage", []), entry]}
+    extended = dict(record)
+    extended["lineage"] = [*extended.pop("lineage", []), entry]
+    return extended
 
 
 def canonical(action: str) -> str:
@@ -313,10 +322,20 @@ def alternatives_of(step: dict, pool: str | None = None, first: int | None = Non
     return selected[:first]
 
 
+def example_id(trajectory: dict, name: str) -> str:
+    """The id of an example made from a trajectory; `name` tells it from the others of the same trajectory."""
+    return f"{trajectory['id']}/{name}"
+
+
+#: What a field of an example is where it does not apply. None would do for JSON, but a column that is null in all of a
+#: file has no type, and readers of several files (datasets, say) take the types of the first one for all.
+_NOT_APPLICABLE = {"spans": [], "transition": "", "target": "", "scores": [], "reflection_by": "", "gain": 0.0}
+
+
 def example(trajectory: dict, name: str, kind: str, prompt: list[dict], completion: list[dict], prompt_style: str,
             **more: Any) -> dict:  # fmt: skip
-    """An example record made from a trajectory; `name` tells it from the others of the same trajectory."""
-    return {"type": "example", "kind": kind, "id": f"{trajectory['id']}/{name}",
+    """An example record made from a trajectory, with every field; `name` as in `example_id`."""
+    return {"type": "example", "kind": kind, "id": example_id(trajectory, name),
             "group": trajectory.get("origin") or trajectory["id"],
-            "prompt": prompt, "completion": completion, "weight": 1.0, "prompt_style": prompt_style, **more,
-            "lineage": trajectory.get("lineage", [])}  # fmt: skip
+            "prompt": prompt, "completion": completion, "weight": 1.0, "prompt_style": prompt_style,
+            **_NOT_APPLICABLE, **more, "lineage": trajectory.get("lineage", [])}  # fmt: skip

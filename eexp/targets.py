@@ -10,7 +10,8 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from eexp.errors import InputError
 from eexp.models.base import Model, Sample
@@ -22,8 +23,7 @@ Range = tuple[int, int]
 _WORD = re.compile(r"\s*\S+")
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(Struct, frozen=True):
     """The words of an outcome, and which parts of them are unknown beforehand, in order.
 
     kind: "observation", "summary", or "changes" where they are only what is new.
@@ -84,6 +84,8 @@ def new_lines(before: str, after: str) -> list[Range]:
 def _ordered(ranges: Sequence[Sequence[int]], length: int) -> list[Range]:
     """Return ranges in order, checked, those that touch put together."""
     merged: list[Range] = []
+    if not ranges:
+        return merged
     for start, end in sorted(tuple(pair) for pair in ranges):
         if not 0 <= start <= end <= length:
             raise InputError(f"unknown: characters {start} to {end} of a text of {length}")

@@ -45,6 +45,15 @@ def messages(*said: tuple[str, str], **more: object) -> dict:
     return {"messages": [{"role": role, "content": text} for role, text in said], **more}
 
 
+def calling(*calls: tuple[str | None, str], content: str | None = None, **more: object) -> dict:
+    """One turn of the assistant that calls tools, and their answers "answer 0", "answer 1"."""
+    listed = [{"id": f"c{i}", "type": "function", "function": {"name": name, "arguments": arguments}}
+              for i, (name, arguments) in enumerate(calls)]  # fmt: skip
+    answers = [{"role": "tool", "tool_call_id": f"c{i}", "content": f"answer {i}"} for i in range(len(calls))]
+    turns = [{"role": "user", "content": "A safe."}, {"role": "assistant", "content": content, "tool_calls": listed}]
+    return {"messages": [*turns, *answers], **more}
+
+
 def one(record: dict, format=AGENTTRAJ, **options) -> dict:
     (made,) = import_(iter([record]), format, "world", **options)
     return made
@@ -174,6 +183,35 @@ def test_messages():
     assert [(s["thought"], s["action"]) for s in made["steps"]] == [(None, "turn"), ("I pull it.", "pull")]
 
 
+def test_calls_of_tools_in_messages():
+    """Each call is a step, and what the tool answers is what is seen next; text beside a call is the thought."""
+    record = calling(("open", '{"what": "safe", "hard": true}'), ("ls", ""), content="I look into it.", tools=[{}])
+    record["messages"][0]["content"] = [{"type": "text", "text": "A "}, {"type": "text", "text": "safe."}]
+    record["messages"].insert(0, {"role": "developer", "content": "Find the gold."})
+    record["messages"].append({"role": "assistant", "content": "Here it is."})
+    made = one(record, MESSAGES)
+    assert made["instruction"] == "Find the gold." and made["source"] == {"tools": [{}]}
+    assert [(s["observation"], s["thought"], s["action"]) for s in made["steps"]] == [
+        ("A safe.", "I look into it.", "open(what='safe', hard=True)"),
+        ("answer 0", None, "ls()"),
+        ("answer 1", None, "Here it is."),
+    ]
+    reversed_answers = calling(("a", "{}"), ("b", "{}"))
+    reversed_answers["messages"][2:] = reversed_answers["messages"][:1:-1]
+    made = one(reversed_answers, MESSAGES)
+    assert [s["action"] for s in made["steps"]] == ["b()", "a()"]
+    assert (made["steps"][1]["observation"], made["outcome"]) == ("answer 1", {"observation": "answer 0"})
+
+
+def test_the_only_argument_of_a_call_can_be_the_action():
+    made = one(calling(("act", '{"command": " open safe"}')), MESSAGES, action="argument")
+    assert made["steps"][0]["action"] == "open safe"
+    for arguments in ("{}", '{"a": 1}', '{"a": "b", "c": "d"}'):
+        with pytest.raises(InputError, match="expected one argument, a string"):
+            one(calling(("act", arguments)), MESSAGES, action="argument")
+    run("import", "eto", "--action", "argument").one_error(2, "--action argument is for calls of tools")
+
+
 def test_a_record_without_a_name_has_its_number_and_equal_names_are_numbered():
     records = [messages(("user", "a"), ("assistant", "b"), **more) for more in ({}, {"id": 5}, {"id": 5}, {"id": True})]
     assert [r["id"] for r in import_(iter(records), MESSAGES, "w")] == ["w/1", "w/5", "w/5#2", "w/4"]
@@ -199,7 +237,14 @@ def test_a_record_without_a_name_has_its_number_and_equal_names_are_numbered():
         (ETO, {"conversations": [{"value": "a"}]}, "$.conversations[0].from: expected human or gpt, got None"),
         (ETO, {"conversations": [{"from": ["human"], "value": "a"}]}, "$.conversations[0].from: expected"),
         (ETO, {"conversations": [{"from": "human", "value": None}]}, "$.conversations[0].value: expected a string"),
-        (MESSAGES, messages(("tool", "a")), "$.messages[0].role: expected system or user or assistant, got 'tool'"),
+        (MESSAGES, messages(("critic", "a")),
+         "$.messages[0].role: expected system or developer or user or assistant or tool, got 'critic'"),
+        (MESSAGES, messages(("tool", "a")), "$.messages[0].tool_call_id: answers no call of the turn before: None"),
+        (MESSAGES, calling(("open", "{")), "$.messages[1].tool_calls[0].function.arguments: not valid JSON"),
+        (MESSAGES, calling(("open", "[]")), "$.messages[1].tool_calls[0].function.arguments: expected an object"),
+        (MESSAGES, calling((None, "{}")), "$.messages[1].tool_calls[0]: expected {"),
+        (MESSAGES, calling(), "$.messages[1].tool_calls: expected calls of functions"),
+        (MESSAGES, messages(("user", [{"type": "image_url"}])), "[0].content[0]: expected a part of type text"),
         (MESSAGES, messages(("user", "a"), ("user", "b")), "$.messages[1].content: two observations in a row"),
         (MESSAGES, messages(("assistant", "b")), "$.messages[0].content: no observation before this action"),
         (MESSAGES, messages(("user", "a"), ("assistant", " \n")), "$.messages[1].content: the action is empty"),

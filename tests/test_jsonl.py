@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -171,7 +172,7 @@ def _peak_kib(args: list[str], record: bytes, count: int) -> int:
     ("args", "name", "per_record"),
     [(["imitation-data", "-q"], "expert", 0), (["world-model-data", "-q"], "rollout", 0),
      (["branch", "--from", "admissible", "-q"], "expert", 0), (["rollout", "-q"], "branched", 0),
-     (["show", "--sample", "-n", "1"], "expert", 0), (["mix", "-q"], "imitation", 300)],
+     (["show", "--sample", "-n", "1"], "expert", 0), (["mix", "-q"], "imitation", 60)],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )  # fmt: skip
 def test_memory_does_not_grow_with_the_input(args, name, per_record, data):
@@ -185,6 +186,43 @@ def test_memory_does_not_grow_with_the_input(args, name, per_record, data):
     assert len(record) * many > 20 << 20, "else nothing is shown"
     allowed = 6144 + per_record * many / 1024
     assert large - small < allowed, f"{small} KiB for 100 records, {large} KiB for {many}"
+
+
+def test_a_record_that_was_processed_is_forgotten(tmp_path):
+    """Messages about records that were read before need their places, not the records."""
+    t = {"type": "trajectory", "env": "house", "task": {}, "instruction": "", "steps": [], "more": "x" * 200_000}
+    file = write(tmp_path / "in", [{**t, "id": str(i)} for i in range(60)])
+    tracemalloc.start()
+    try:
+        with jsonl.Stream([str(file)], str(tmp_path / "out"), quiet=True).open("x", "trajectory") as io:
+            for record in io.records():
+                io.write(record)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 30 * 200_000
+
+
+def test_all_that_is_made_of_a_record_is_written_before_the_next_one_comes(data):
+    """A pipe passes on at once what it can, however long the next record takes to come."""
+    for args, name in (("imitation-data", "expert"), ("world-model-data", "rollout")):
+        first = read(data[name])[0]
+        whole = run(args, stdin=jsonl.dumps(first)).ok().out
+        child = subprocess.Popen([*EEXP, args, "-q"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment())
+        child.stdin.write(jsonl.dumps(first))
+        child.stdin.flush()
+        assert child.stdout.read(len(whole)) == whole
+        child.stdin.close()
+        assert child.stdout.read() == b"" and child.wait() == 0
+
+
+def test_what_was_made_before_an_error_is_written(data, tmp_path):
+    first = read(data["expert"])[0]
+    whole = run("imitation-data", stdin=jsonl.dumps(first)).ok().out
+    (tmp_path / "in").write_bytes(jsonl.dumps(first) + b"{}\n")
+    done = run("imitation-data", tmp_path / "in")
+    done.one_error(3, f"{tmp_path / 'in'}:2: $.type")
+    assert done.out == whole
 
 
 def test_standard_output_is_bytes(data):

@@ -777,6 +777,108 @@ def test_mix_refuses_weights_and_shares_beyond_numbers(tmp_path):
     run("mix", f"{file}@1e300").one_error(2, "a share of more than 10000")
 
 
+def test_mix_leaves_out_duplicates(data, tmp_path):
+    """The first file keeps its examples, whatever the order of its lines; near ones differ in both parts a little."""
+    examples = [{**e, "id": f"{i}"} for i, e in enumerate(read(data["world"])[:6])]
+    one = write(tmp_path / "one", [*examples, {**examples[0], "id": "again", "mine": 1, "weight": 2}])
+    two = write(tmp_path / "two", [{**e, "id": f"two {e['id']}"} for e in examples])
+    first = run("mix", "--duplicates", "exact", one, two).ok()
+    assert len(first.records) == 6 and not any(r["id"].startswith("two") for r in first.records)
+    assert re.search(r"two: world_model +6 +6 +0 +0\.0%", first.err), first.err
+    shuffled = write(tmp_path / "shuffled", reversed(read(one)))
+    assert {r["id"] for r in run("mix", "--duplicates", "exact", shuffled).ok().records} == {
+        r["id"] for r in first.records
+    }
+    assert len(run("mix", one, two).ok().records) == 13
+    assert len(run("mix", "--duplicates", "exact", f"{one}@2").ok().records) == 12, "a share of 2 is no duplicate"
+
+
+def test_mix_leaves_out_near_duplicates(tmp_path):
+    pytest.importorskip("datasketch")
+
+    def example(name: str, prompt: str, completion: str) -> dict:
+        return {"type": "example", "id": name, "kind": "a", "prompt": [{"role": "user", "content": prompt}],
+                "completion": [{"role": "assistant", "content": completion}]}  # fmt: skip
+
+    long = " ".join(f"word{i}" for i in range(60))
+    pairs = [("a", long, "open the red box"), ("near", f"{long} more", "open the red box"),
+             ("longer history, another action", f"{long} more", "go north now"),
+             ("another history", long[::-1], "open the red box")]  # fmt: skip
+    file = write(tmp_path / "f", [example(*pair) for pair in pairs])
+    kept = {r["id"] for r in run("mix", "--duplicates", "near", file).ok().records}
+    assert len(kept) == 3 and len(kept & {"a", "near"}) == 1
+    assert len(run("mix", "--duplicates", "near", "--similarity", 1, file).ok().records) == 4
+    run("mix", "--similarity", 0.5, file).one_error(2, "--similarity is for --duplicates near")
+
+
+def test_mix_leaves_out_the_tasks_of_a_panel(data, tmp_path):
+    """By a panel, by episodes or trajectories of its tasks, and by the words of held-out examples."""
+    tasks = [{"type": "task", "env": "house", "task": t["task"]} for t in read(data["expert"])[:1]]
+    panel = write(tmp_path / "panel", tasks)
+    held_out = write(tmp_path / "held-out", read(data["expert"])[:1])
+    by_panel = run("mix", "--apart-from", panel, data["imitation"], data["world"]).ok()
+    groups = {r["group"] for r in read(data["imitation"])}
+    assert {r["group"] for r in by_panel.records} == groups - {"house/" + tasks[0]["task"]["id"]} and len(groups) > 1
+    assert "of tasks apart" in by_panel.err
+    assert len(run("mix", "--apart-from", held_out, data["imitation"], data["world"]).ok().records) == len(
+        by_panel.records
+    )
+    renamed = write(tmp_path / "renamed", [{**e, "id": "x", "group": "y"} for e in read(data["imitation"])[:2]])
+    words = run("mix", "--apart-from", renamed, data["imitation"]).ok().records
+    assert len(words) == len(read(data["imitation"])) - 2
+    others = run("mix", "--apart-from", data["imitation"], renamed, data["imitation"]).ok()
+    assert others.records == []
+    one = write(tmp_path / "one", [e for e in read(data["imitation"]) if e["group"] == min(groups)])
+    assert {r["group"] for r in run("mix", "--apart-from", one, data["imitation"]).ok().records} == groups - {
+        min(groups)
+    }
+
+
+@pytest.mark.parametrize("unit", ["examples", "tokens", "targets"])
+def test_mix_gives_a_kind_its_share(unit, data, tmp_path):
+    from eexp.models.tokenizers import load_tokenizer
+    from eexp.training.data import tokenize
+
+    by = [] if unit == "examples" else ["--share-by", unit, "--tokenizer", "tiny"]
+    files = [data["world"], data["imitation"], data["reflected"]]
+    done = run("mix", "--share", "world_model=0.25", *by, *files).ok()
+    rows = list(tokenize(done.records, load_tokenizer("tiny"), 1 << 30))
+    size = {"examples": lambda row: 1, "targets": lambda row: row.n_targets,
+            "tokens": lambda row: row.n_prompt + row.n_completion}[unit]  # fmt: skip
+    shares = Counter()
+    for row in rows:
+        shares[row.kind] += size(row)
+    share, largest = shares["world_model"] / shares.total(), max(map(size, rows))
+    assert share == pytest.approx(0.25, abs=largest / shares.total())
+    whole = len(read(data["imitation"])) + len(read(data["reflected"]))
+    assert len(done.records) - sum(r["kind"] == "world_model" for r in done.records) >= whole - 1, "no more is cut"
+    assert f"{share:.1%}" in done.err
+    cut = run("mix", "--share", "world_model=0.25", "--limit", 8, *files).ok().records
+    assert len(cut) == 8 and sum(r["kind"] == "world_model" for r in cut) == 2
+
+
+def test_mix_shows_what_it_would_do(data, tmp_path):
+    out = tmp_path / "out"
+    done = run("mix", "--dry-run", "--limit", 3, data["imitation"], "-o", out).ok()
+    assert done.out.decode().splitlines()[-1].split()[:3] == ["all", str(len(read(data["imitation"]))), "3"]
+    assert not out.exists() and done.err == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--share", "none=0.5"], "no example of this kind"),
+        (["--share", "imitation=0.5"], "leaves 50% for other kinds"),
+        (["--share-by", "tokens"], "--share-by is for --share"),
+        (["--share", "imitation=0.5", "--share-by", "tokens"], "needs --tokenizer"),
+        (["--tokenizer", "tiny"], "--tokenizer is for --share-by"),
+        (["--share", "imitation=0.5", "--share-by", "tokens", "--tokenizer", "a.gguf"], "has no tokenizer"),
+    ],
+)
+def test_mix_refuses_options_that_do_not_fit(args, said, data):
+    run("mix", *args, data["imitation"]).one_error(2, said)
+
+
 def test_mix_reads_a_pipe(tmp_path):
     a = _examples("a", 9)
     b = write(tmp_path / "b", _examples("b", 3))

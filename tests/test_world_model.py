@@ -313,7 +313,7 @@ def test_changes_have_a_request_of_their_own():
     }
     for e in examples.values():
         assert e["target"] == "changes" and e["prompt"][-1]["content"] == STYLE.predicting.request_changes
-    assert all("target" not in e for e in made(t).values())
+    assert all(e["target"] == "observation" for e in made(t).values())
 
 
 def test_unknown_parts_of_what_is_new():
@@ -343,7 +343,7 @@ def test_summaries_are_the_targets_where_there_are_any():
         "0/world_model/0": "a page",
         "1/world_model/expert": "The end.",
     }
-    assert [e.get("target") for e in examples.values()] == ["summary", "summary", None]
+    assert [e["target"] for e in examples.values()] == ["summary", "summary", "observation"]
     assert parts(examples["0/world_model/0"], "unknown") == []
     plain = texts(made(t, Choices(summaries=False)))
     assert plain["0/world_model/expert"] == "a long hall" and plain["0/world_model/0"] == "a long page"

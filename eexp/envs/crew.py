@@ -62,12 +62,12 @@ class Worker:
         self.part: Any = None
         self.last_sign = time.monotonic()
         self._started = False  # has given a sign of life, ever
-        self._unsent = hello
+        self._unsent: bytes | memoryview = hello
 
     def give(self, job: bytes) -> None:
         """Let it do a job, a line of JSON. It begins at once, whether or not we come to look."""
         self.busy, self.part, self.last_sign = True, None, time.monotonic()
-        self._unsent = self.child.write_some(self._unsent + job)
+        self._unsent = self.child.write_some(b"".join((self._unsent, job)))
 
     def register(self, ready: select.poll) -> tuple[int, int]:
         """Have `ready` wait for what it writes, and for room for what it is still to read; its descriptors."""

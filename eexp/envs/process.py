@@ -105,6 +105,7 @@ class Child:
         for pipe in (self._popen.stdin, self._popen.stdout):
             os.set_blocking(pipe.fileno(), False)
         self._unread = bytearray()
+        self._searched = 0  # how many bytes of `_unread` are known to hold no line end
         self._report = bytearray()
         self._guarded = _Guarded(self._popen, our_lifeline, our_report)
         self._finalizer = weakref.finalize(self, _end, self._guarded, os.getpid())
@@ -163,37 +164,45 @@ class Child:
         """The descriptors to write to it and to read from it, for waiting on several children at once."""
         return self._popen.stdin.fileno(), self._popen.stdout.fileno()
 
-    def write_some(self, unsent: bytes) -> bytes:
-        """Write as much as there is room for at once; returns the rest."""
+    def write_some(self, unsent: bytes | memoryview) -> bytes | memoryview:
+        """Write as much as there is room for at once; returns the rest, uncopied."""
         return self._write(unsent)
 
     def lines_so_far(self, longest: int = MAX_LINE) -> list[bytes]:
         """Whole lines that it has written by now. Raises ChildFailed once it has ended and nothing is left to read."""
         self._read()
-        *whole, rest = self._unread.split(b"\n")
-        self._unread = rest
-        if len(rest) > longest:
+        whole = []
+        while (line := self._whole_line()) is not None:
+            whole.append(line)
+        if self._searched > longest:
             raise ChildFailed(f"more than {longest >> 20} MiB without a line end")
-        return [bytes(line) for line in whole]
+        return whole
 
-    def _exchange(self, unsent: bytes, limit: float) -> bytes:
+    def _whole_line(self) -> bytes | None:
+        """Take the first line out of what was read; None if it is not whole. Nothing is searched twice for its end."""
+        end = self._unread.find(b"\n", self._searched)
+        if end < 0:
+            self._searched = len(self._unread)
+            return None
+        line = bytes(self._unread[:end])
+        del self._unread[: end + 1]
+        self._searched = 0
+        return line
+
+    def _exchange(self, unsent: bytes | memoryview, limit: float) -> bytes:
         # Writing and reading take turns: a program that answers while we still write must not block us both.
         deadline = time.monotonic() + limit
-        searched = 0
-        while (end := self._unread.find(b"\n", searched)) < 0:
-            searched = len(self._unread)
-            if searched > MAX_LINE:
+        while (line := self._whole_line()) is None:
+            if self._searched > MAX_LINE:
                 raise ChildFailed(f"more than {MAX_LINE >> 20} MiB without a line end")
             unsent = self._write(unsent)
             self._wait(deadline, limit, writing=bool(unsent))
             self._read()
-        line = bytes(self._unread[:end])
-        del self._unread[: end + 1]
         return line
 
-    def _write(self, unsent: bytes) -> bytes:
+    def _write(self, unsent: bytes | memoryview) -> bytes | memoryview:
         try:
-            return unsent[os.write(self._popen.stdin.fileno(), unsent) :] if unsent else b""
+            return memoryview(unsent)[os.write(self._popen.stdin.fileno(), unsent) :] if unsent else b""
         except BlockingIOError:
             return unsent
         except BrokenPipeError:

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from eexp.envs import without_noise
-from eexp.errors import UsageError
-from eexp.records import seed_of
+from eexp.errors import InputError, UsageError
+from eexp.jsonl import lines, loads
+from eexp.records import check, seed_of
 
 Key = tuple[str, str]  # environment, task id
 
@@ -66,12 +67,12 @@ def task_record(env: str, task: dict, kind: str | None = None) -> dict[str, Any]
     return {"type": "task", "env": env, "split": task.get("split"), **more, "task": task}
 
 
-def tasks_of(name: str, lines: Iterable[dict], env: str | None = None) -> tuple[str, list[dict]]:
+def tasks_of(name: str, records: Iterable[dict], env: str | None = None) -> tuple[str, list[dict]]:
     """Return the environment and the tasks of a panel, each task once, in the order in which they are played.
 
     Args:
         name: The panel's file, for messages.
-        lines: Its records.
+        records: Its lines.
         env: The environment that the panel must be of.
 
     Raises:
@@ -79,7 +80,7 @@ def tasks_of(name: str, lines: Iterable[dict], env: str | None = None) -> tuple[
             stands for two different tasks.
     """
     tasks: dict[Key, dict] = {}
-    for line in lines:
+    for line in records:
         task = line["task"]
         if not isinstance(task.get("id"), str):
             raise UsageError(f"{name}: a task without an id that is a string: {canonical_json(line['env'], task)}")
@@ -95,20 +96,57 @@ def tasks_of(name: str, lines: Iterable[dict], env: str | None = None) -> tuple[
     return envs[0], draw(tasks.values())
 
 
-def names_of(record: dict) -> set[str]:
+def names_of(record: dict, beginnings: bool = True) -> set[str]:
     """Return the names, `environment/task id`, of the tasks that a record was made from.
 
     Takes panel lines, trajectories, episodes and examples. An example tells the id of its trajectory: the task's name,
     or what it was imported from, the task's name and a trial. Settings of the environment (`babyai?level=GoTo`) and
-    noise on what is seen (`noisy:0.1:house`) do not count.
+    noise on what is seen (`noisy:0.1:house`) do not count. beginnings: whether an example's id without its end, which
+    may be a trial, is a name, too.
     """
     names = {name for name in (record.get("group"), record.get("origin")) if isinstance(name, str)}
-    names |= {name.rpartition("/")[0] for name in names}
+    if beginnings:
+        names |= {name.rpartition("/")[0] for name in names}
     if isinstance(record.get("task"), dict) and record.get("env"):
         names.add("/".join(key_of(record)))
     return {re.sub(r"\?[^/]*", "", env_of_tasks(name), count=1) for name in names}
 
 
-def apart(lines: Iterable[dict], taken: set[str]) -> Iterator[dict]:
+class TaskNames:
+    """The tasks of some records; `record in tasks` says whether another record was made from one of them.
+
+    An example tells the id of its trajectory, which is the task's name, or that and a trial. Two such ids are of one
+    task where they are equal, or one is the other without its end. Of two with different ends nothing says whether they
+    are trials of one task, or two tasks; they are taken for two.
+    """
+
+    def __init__(self) -> None:
+        self._whole: set[str] = set()
+        self._with_beginnings: set[str] = set()
+
+    def add(self, record: dict) -> None:
+        """Add the tasks that a record was made from."""
+        self._whole |= names_of(record, beginnings=False)
+        self._with_beginnings |= names_of(record)
+
+    def __contains__(self, record: dict) -> bool:
+        if not self._whole:
+            return False
+        whole = names_of(record, beginnings=False)
+        return not (whole.isdisjoint(self._with_beginnings) and names_of(record).isdisjoint(self._whole))
+
+
+def apart(records: Iterable[dict], taken: set[str]) -> Iterator[dict]:
     """Yield the panel lines whose task is not among `taken`, the names of tasks."""
-    return (line for line in lines if not names_of(line) & taken)
+    return (line for line in records if not names_of(line) & taken)
+
+
+def any_records(file: str) -> Iterator[dict]:
+    """Yield the records of a file, tasks among them; the first bad one raises InputError with its place."""
+    for name, number, line in lines([file]):
+        try:
+            record = loads(line)
+            is_task = isinstance(record, dict) and record.get("type") == "task"
+            yield check(record, "task" if is_task else "any")
+        except InputError as e:
+            raise InputError(f"{name}:{number}: {e}") from None

@@ -4,23 +4,26 @@ A policy that is trained under one prompt and played under another is quietly ru
 through the same object, which has a name and a fingerprint, and travels with what was trained under it.
 
 The prompts of one trajectory begin with each other: acting, acting after a thought and predicting the next state differ
-at their ends alone (unless `world_model.system` is set), so training computes their history once.
+at their ends alone (unless `world_model.system` is set), so training computes their history once, and a `Dialogue` puts
+it in words once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Any, Literal, Optional, Union
 
 import msgspec
 import orjson
 from msgspec import Meta, Struct
 
 Messages = list[dict[str, str]]
+#: A prompt, as messages or as the JSON of them.
+Prompt = Union[Messages, bytes]
 
 _PRIVATE = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 _Text = Annotated[str, Meta(min_length=1)]
@@ -131,8 +134,7 @@ class Turns(Struct, frozen=True, forbid_unknown_fields=True):
     assistant: str
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """What a policy is to write, and its parts as `spans` of an example."""
 
     text: str
@@ -154,6 +156,10 @@ class Parsed:
 
 def _message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
+
+
+def _span(name: str, start: int, end: int, weight: float = 1.0) -> dict[str, Any]:
+    return {"name": name, "start": start, "end": end, "weight": float(weight)}
 
 
 class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
@@ -202,45 +208,16 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
             admissible: the actions to choose from, which are written down if the style lists them.
             think: whether a thought is asked for before the action.
         """
-        ending = self.thought.ask if think or self.thought.absent == "empty" else self.thought.ask_not
-        if self.acting.list_admissible and admissible is not None:
-            ending = f"\n{self.acting.admissible_label} {', '.join(admissible)}{ending}"
-        return [*self._beginning(self.acting.system), *self._history(instruction, steps, observation, ending)]
-
-    def _beginning(self, system: str) -> Messages:
-        turns = [_message("system", system)] if system else []
-        for example in self.examples:
-            turns += [_message("user", example.user), _message("assistant", example.assistant)]
-        return turns
-
-    def _history(self, instruction: str, steps: Sequence[dict], observation: str, ending: str = "") -> Messages:
-        shown = steps if self.history.steps is None else steps[max(0, len(steps) - self.history.steps) :]
-        observations = [*(self._shortened(step["observation"]) for step in shown), observation + ending]
-        if len(shown) < len(steps):
-            observations[0] = f"{self.history.left_out.format(n=len(steps) - len(shown))}\n{observations[0]}"
-        if instruction:
-            observations[0] = f"{self.acting.task_label} {instruction}\n{observations[0]}"
-        turns = [_message("user", observations[0])]
-        for step, text in zip(shown, observations[1:]):
-            turns += [_message("assistant", self._past_answer(step)), _message("user", text)]
-        return turns
-
-    def _shortened(self, observation: str) -> str:
-        limit = self.history.observation_characters
-        return observation if limit is None or len(observation) <= limit else f"{observation[:limit]} ..."
-
-    def _past_answer(self, step: dict) -> str:
-        if self.history.thoughts == "keep":
-            return self.answer(step["action"], step.get("thought")).text
-        return f"{self.action.open}{step['action']}{self.action.close}"
+        return Dialogue(self).start(instruction, steps).act(observation, admissible, think)
 
     def answer(self, action: str, thought: str | None = None) -> Answer:
         """Write an action, after a thought if there is one, as the policy is to write it."""
-        thought = (thought or "").strip()
+        thought = thought.strip() if thought else ""
         head = f"{self.thought.open}{thought}{self.thought.close}" if thought or self.thought.absent == "empty" else ""
         text = f"{head}{self.action.open}{action}{self.action.close}"
-        spans = [{"name": "thought", "start": 0, "end": len(head)}] if thought else []
-        return Answer(text, [*spans, {"name": "action", "start": len(head) if thought else 0, "end": len(text)}])
+        if not thought:
+            return Answer(text, [_span("action", 0, len(text))])
+        return Answer(text, [_span("thought", 0, len(head)), _span("action", len(head), len(text))])
 
     def opening(self, think: str) -> str:
         """Return what an answer begins with, where its place for a thought is opened ("always") or closed ("never").
@@ -297,13 +274,7 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
         Args:
             changes: whether only what is new is asked for.
         """
-        system = self.predicting.system or self.acting.system
-        return [
-            *self._beginning(system),
-            *self._history(instruction, steps, observation),
-            _message("assistant", f"{self.action.open}{action}{self.action.close}"),
-            _message("user", self.predicting.request_changes if changes else self.predicting.request),
-        ]
+        return Dialogue(self).start(instruction, steps).world_model(observation, action, changes)
 
     def world_model_answer(
         self, observation: str, unknown: Iterable[tuple[int, int]] = (), unknown_weight: float = 1.0
@@ -317,16 +288,19 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
         """
         head = self.predicting.open
         text = f"{head}{observation}{self.predicting.close}"
-        spans, at = [], 0
-        for start, end in ((len(head) + start, len(head) + end) for start, end in unknown if start < end):
-            if start > max(at, len(head)) and text[start - 1] == " ":
+        spans, at, offset = [], 0, len(head)
+        for first, last in unknown:
+            if first >= last:
+                continue
+            start, end = offset + first, offset + last
+            if start > max(at, offset) and text[start - 1] == " ":
                 start -= 1
             if at < start:
-                spans.append({"name": "observation", "start": at, "end": start})
-            spans.append({"name": "unknown", "start": start, "end": end, "weight": unknown_weight})
+                spans.append(_span("observation", at, start))
+            spans.append(_span("unknown", start, end, unknown_weight))
             at = end
         if at < len(text):
-            spans.append({"name": "observation", "start": at, "end": len(text)})
+            spans.append(_span("observation", at, len(text)))
         return Answer(text, spans)
 
     # -- reflecting ----------------------------------------------------------------------------------------------
@@ -383,6 +357,165 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
     def summary_in(self, text: str) -> str:
         """Return the summary that a model wrote, without its private thinking."""
         return _PRIVATE.sub("", text).strip()
+
+
+class Dialogue:
+    """The prompts of a trajectory, at one state after the other: the steps they share are put in words once.
+
+    `start` begins a trajectory, `add` goes on to the state after a step; `act` and `world_model` are the prompts there.
+    """
+
+    def __init__(self, style: PromptStyle):
+        self._style = style
+        self._limit, self._window = style.history.observation_characters, style.history.steps
+        self._open, self._close = style.action.open, style.action.close
+        self._keep_thoughts = style.history.thoughts == "keep"
+        self._list_admissible = style.acting.list_admissible
+        thought = style.thought
+        self._endings = thought.ask if thought.absent == "empty" else thought.ask_not, thought.ask  # without, with one
+        self._requests = style.predicting.request, style.predicting.request_changes
+        self._acting = self._beginning(style.acting.system)
+        self._predicting = self._beginning(style.predicting.system or style.acting.system)
+        self.start("")
+
+    def start(self, instruction: str, steps: Iterable[dict] = ()) -> Dialogue:
+        """Begin a trajectory.
+
+        Args:
+            instruction: the task in words, or "".
+            steps: the steps before the first state, each with `observation`, `action` and perhaps `thought`.
+        """
+        self._task = f"{self._style.acting.task_label} {instruction}\n" if instruction else ""
+        self._label = self._task  # what stands before the next observation
+        self._turns = self._messages()  # of the steps before
+        self._past: list[tuple[str, str]] = []  # the same as texts, where a style may leave some out
+        for step in steps:
+            self.add(step)
+        return self
+
+    def add(self, step: dict) -> None:
+        """Go on to the state after a step."""
+        text, answer = self._past_turn(step)
+        if self._window is not None:
+            self._past.append((text, answer))
+        self._turns = self._extended(self._turns, self._label + text, answer)
+        self._label = ""
+
+    def act(self, observation: str, admissible: Iterable[str] | None = None, think: bool = False) -> Prompt:
+        """Build the prompt for the next action, with arguments as in `PromptStyle.act`."""
+        return self._prompt(self._acting, self._shown(), self._label + self._asked(observation, admissible, think))
+
+    def world_model(self, observation: str, action: str, changes: bool = False) -> Prompt:
+        """Build the prompt to predict what `action` leads to, with arguments as in `PromptStyle.world_model`."""
+        taken = f"{self._open}{action}{self._close}"
+        return self._prompt(
+            self._predicting, self._shown(), f"{self._label}{observation}", taken, self._requests[changes]
+        )
+
+    def _past_turn(self, step: dict) -> tuple[str, str]:
+        """A step of the history: what was observed, as it is shown, and what was answered."""
+        text = step["observation"]
+        if self._limit is not None and len(text) > self._limit:
+            text = f"{text[: self._limit]} ..."
+        if self._keep_thoughts:
+            return text, self._style.answer(step["action"], step.get("thought")).text
+        return text, f"{self._open}{step['action']}{self._close}"
+
+    def _asked(self, observation: str, admissible: Iterable[str] | None, think: bool) -> str:
+        """The last observation, and what it is to be answered with."""
+        ending = self._endings[think]
+        if self._list_admissible and admissible is not None:
+            ending = f"\n{self._style.acting.admissible_label} {', '.join(admissible)}{ending}"
+        return observation + ending
+
+    def _beginning(self, system: str) -> Any:
+        turns = [_message("system", system)] if system else []
+        for example in self._style.examples:
+            turns += [_message("user", example.user), _message("assistant", example.assistant)]
+        return self._messages(turns)
+
+    def _shown(self) -> Any:
+        """The turns before, as many as the style shows."""
+        if self._window is None or len(self._past) <= self._window:
+            return self._turns
+        (text, answer), *others = self._past[-self._window :]
+        left_out = self._style.history.left_out.format(n=len(self._past) - self._window)
+        turns = self._extended(self._messages(), f"{self._task}{left_out}\n{text}", answer)
+        for text, answer in others:
+            turns = self._extended(turns, text, answer)
+        return turns
+
+    def _messages(self, messages: Iterable[dict] = ()) -> Any:
+        """Messages in the form in which they are kept for later prompts."""
+        return list(messages)
+
+    def _extended(self, turns: Any, user: str, assistant: str) -> Any:
+        """Those messages and one more turn."""
+        return [*turns, _message("user", user), _message("assistant", assistant)]
+
+    def _prompt(self, beginning: Any, turns: Any, observation: str, action: str = "", request: str = "") -> Prompt:
+        ending = [_message("assistant", action), _message("user", request)] if request else []
+        return [*({**message} for message in (*beginning, *turns)), _message("user", observation), *ending]
+
+
+_USER, _ASSISTANT, _USER_AGAIN = (
+    b'{"role":"user","content":',
+    b'},{"role":"assistant","content":',
+    b'},{"role":"user","content":',
+)
+
+
+_OPEN_USER, _OPEN_ASSISTANT = _USER + b'"', b'"' + _ASSISTANT + b'"'
+#: What stands around the encoded text of an answer, in the JSON of `Answer.messages`.
+COMPLETION, COMPLETION_END = b'[{"role":"assistant","content":"', b'"}]'
+_SEPARATOR = "\x7f"  # of texts that are encoded together; the only control character that JSON does not escape
+
+
+def encoded_contents(texts: Sequence[str]) -> list[bytes]:
+    """Encode texts as JSON, without the quotes around each: all of them at once where none holds the separator."""
+    together = _SEPARATOR.join(texts)
+    if together.count(_SEPARATOR) != len(texts) - 1:
+        return [orjson.dumps(text)[1:-1] for text in texts]
+    return orjson.dumps(together)[1:-1].split(_SEPARATOR.encode())
+
+
+class EncodedDialogue(Dialogue):
+    """The same prompts as the JSON that is written of them; every turn is encoded once."""
+
+    def acting(self, instruction: str, steps: Sequence[dict]) -> Iterator[tuple[bytes, ...]]:
+        """Yield the prompt at the state before each of the steps, which asks for a thought where the step has one.
+
+        Each comes in pieces, since most of it is what the one before had.
+        """
+        self.start(instruction)
+        if self._window is not None:
+            for step in steps:
+                yield (self.act(step["observation"], step.get("admissible"), bool(step.get("thought"))),)
+                self.add(step)
+            return
+        asked = [self._asked(s["observation"], s.get("admissible"), bool(s.get("thought"))) for s in steps]
+        past = [self._past_turn(step) for step in steps]
+        users, answers = [text for text, _ in past], [answer for _, answer in past]
+        if steps:
+            asked[0], users[0] = self._task + asked[0], self._task + users[0]
+        encoded_users = encoded_contents(users)
+        last = encoded_users if asked == users else encoded_contents(asked)
+        before = b"[" + self._acting
+        for now, user, assistant in zip(last, encoded_users, encoded_contents(answers)):
+            yield before, _OPEN_USER, now, b'"}]'
+            before = b"".join((before, _OPEN_USER, user, _OPEN_ASSISTANT, assistant, b'"},'))
+
+    def _messages(self, messages: Iterable[dict] = ()) -> bytes:
+        return b"".join(orjson.dumps(message) + b"," for message in messages)
+
+    def _extended(self, turns: bytes, user: str, assistant: str) -> bytes:
+        return b"".join((turns, _USER, orjson.dumps(user), _ASSISTANT, orjson.dumps(assistant), b"},"))
+
+    def _prompt(self, beginning: bytes, turns: bytes, observation: str, action: str = "", request: str = "") -> Prompt:
+        ending: tuple[bytes, ...] = (b"}]",)
+        if request:
+            ending = _ASSISTANT, orjson.dumps(action), _USER_AGAIN, orjson.dumps(request), b"}]"
+        return b"".join((b"[", beginning, turns, _USER, orjson.dumps(observation), *ending))
 
 
 @lru_cache(maxsize=64)

@@ -9,25 +9,6 @@ import click
 from eexp import options
 
 
-def _shares(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, float] | None:
-    """KIND=SHARE as a dict; None where there is none."""
-    shares: dict[str, float] = {}
-    for value in values:
-        kind, mark, number = value.rpartition("=")
-        try:
-            share = float(number)
-        except ValueError:
-            share = 0.0
-        if not mark or not kind or not 0 < share < 1:
-            raise click.BadParameter(f"{value!r}: expected KIND=SHARE with a share between 0 and 1")
-        if kind in shares:
-            raise click.BadParameter(f"two shares for {kind}")
-        shares[kind] = share
-    if sum(shares.values()) >= 1:
-        raise click.BadParameter(f"the shares add up to {sum(shares.values()):g}; nothing is left for other kinds")
-    return shares or None
-
-
 @click.command("finetune")
 @click.option("-m", "--model", "base", type=options.PATH, metavar="MODEL", envvar="EEXP_BASE", show_envvar=True,
               help="Base model: a directory, a hub id, or tiny. GGUF files cannot be trained.  "
@@ -55,7 +36,7 @@ def _shares(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
               "--batch-size say; those that made --init count.")  # fmt: skip
 @click.option("--action-weight", type=options.Finite(min=0, min_open=True), default=1.0, show_default=True, metavar="X",
               help="Multiply the loss of an action that follows a thought in the same completion.")  # fmt: skip
-@click.option("--share", metavar="KIND=SHARE", multiple=True, callback=_shares,
+@click.option("--share", metavar="KIND=SHARE", multiple=True, callback=options.kind_shares,
               help="Weigh the examples of a kind so that they are this share of the loss, e.g. world_model=0.05; "
               "can be repeated.  [default: as the weights of the examples say]")  # fmt: skip
 @click.option("--tokens-per-batch", type=click.IntRange(min=1), default=4096, show_default=True, metavar="N",

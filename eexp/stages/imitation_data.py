@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import click
+import orjson
 
 from eexp import options
+from eexp.jsonl import ENOUGH, Lines, template
 from eexp.prompts import PromptStyle
-from eexp.records import example
+from eexp.prompts.style import COMPLETION, COMPLETION_END, Dialogue, EncodedDialogue, encoded_contents
+from eexp.records import example, example_id, with_lineage
 
 
 def imitation_data(trajectories: Iterator[dict], style: PromptStyle, *, thoughts: bool = True) -> Iterator[dict]:
@@ -16,18 +20,53 @@ def imitation_data(trajectories: Iterator[dict], style: PromptStyle, *, thoughts
 
     thoughts: keep an expert's own thought, where there is one, before the action.
     """
+    dialogue, label = Dialogue(style), style.label
     for t in trajectories:
-        # Without thoughts, none of earlier ones either: an agent that writes none will not see any.
-        steps = t["steps"] if thoughts else [{**step, "thought": None} for step in t["steps"]]
-        for i, step in enumerate(steps):
+        dialogue.start(t["instruction"])
+        for i, step in enumerate(_steps(t, thoughts)):
+            if not step.get("mistake"):
+                thought = step.get("thought")
+                answer = style.answer(step["action"], thought)
+                prompt = dialogue.act(step["observation"], step.get("admissible"), think=bool(thought))
+                yield example(t, f"{i}/imitation", "imitation", prompt, answer.messages(), label, spans=answer.spans)
+            dialogue.add(step)
+
+
+def imitation_lines(trajectories: Iterator[dict], style: PromptStyle, entry: str, *,
+                    thoughts: bool = True) -> Iterator[Lines]:  # fmt: skip
+    """Yield the same examples as the lines that are written of them, in a fraction of the time.
+
+    entry: this stage's line of lineage.
+    """
+    dialogue, label = EncodedDialogue(style), style.label
+    for t in trajectories:
+        common = with_lineage(example(t, "", "imitation", [], [], label), entry)
+        to_id, to_prompt, to_completion, to_spans, tail = template(common, "id", "prompt", "completion", "spans")
+        to_id, to_prompt = to_id + b'"', b'"' + to_prompt
+        to_text, to_spans = to_completion + COMPLETION, COMPLETION_END + to_spans
+        steps = _steps(t, thoughts)
+        answers = [style.answer(step["action"], step.get("thought")) for step in steps]
+        ids = encoded_contents([example_id(t, f"{i}/imitation") for i in range(len(steps))])
+        texts = encoded_contents([answer.text for answer in answers])
+        block: list[bytes] = []
+        count = size = 0
+        prompts = dialogue.acting(t["instruction"], steps)
+        for step, own_id, prompt, text, answer in zip(steps, ids, prompts, texts, answers):
             if step.get("mistake"):
                 continue
-            thought = step.get("thought")
-            answer = style.answer(step["action"], thought)
-            prompt = style.act(
-                t["instruction"], steps[:i], step["observation"], step.get("admissible"), think=bool(thought)
-            )
-            yield example(t, f"{i}/imitation", "imitation", prompt, answer.messages(), style.label, spans=answer.spans)
+            spans = orjson.dumps(answer.spans)
+            block += (to_id, own_id, to_prompt, *prompt, to_text, text, to_spans, spans, tail)
+            count += 1
+            size += len(prompt[0])
+            if size > ENOUGH:
+                yield count, b"".join(block)
+                block, count, size = [], 0, 0
+        yield count, b"".join(block)
+
+
+def _steps(t: dict, thoughts: bool) -> list[dict]:
+    """The steps; without thoughts, none of earlier ones either: an agent that writes none will not see any."""
+    return t["steps"] if thoughts else [{**step, "thought": None} for step in t["steps"]]
 
 
 @click.command("imitation-data")
@@ -47,5 +86,4 @@ def command(thoughts, prompt_style, stream) -> None:
     style = options.chosen_style(prompt_style, None)
     with stream.open("imitation-data", "trajectory", prompt_style=style.label,
                      thoughts=None if thoughts else "no") as io:  # fmt: skip
-        for made in imitation_data(io.records(), style, thoughts=thoughts):
-            io.write(made)
+        io.write_made(partial(imitation_lines, style=style, entry=io.entry, thoughts=thoughts))

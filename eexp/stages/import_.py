@@ -19,7 +19,7 @@ import orjson
 from click.core import ParameterSource
 
 from eexp import options
-from eexp.conversations import FORMATS, MARKED, WHOLE, Conversation, Format, name_of, read
+from eexp.conversations import ARGUMENT, FORMATS, MARKED, WHOLE, Conversation, Format, name_of, read
 from eexp.envs.naming import Tasks
 from eexp.envs.replay import ENVIRONMENT, RECORD, replay
 from eexp.episodes import Selection, Selector, conversation_of, source_of, trajectory_of
@@ -36,9 +36,9 @@ def import_(records: Iterator[dict], format: Format, env: str, *, action: str | 
             on_error: OnError = stop_at_error) -> Iterator[dict]:  # fmt: skip
     """One trajectory a record, as it was recorded, with `env` as the name of its environment.
 
-    action: how the agent's turns are read (conversations.MARKED or WHOLE), where not as usual in the format. key: which
-    key names the task. A record in which the agent acts without having seen anything is refused: only a replay could
-    tell what it saw. What a record says besides its turns is kept under `source`.
+    action: how the agent's turns are read (conversations.MARKED, WHOLE or ARGUMENT), where not as usual in the format.
+    key: which key names the task. A record in which the agent acts without having seen anything is refused: only a
+    replay could tell what it saw. What a record says besides its turns is kept under `source`.
     """
     ids = Ids()
     for number, record in enumerate(records, 1):
@@ -128,8 +128,9 @@ def job(asked: dict, opened: Any, on_step: Callable[[], None]) -> dict:
               "changed nothing.")  # fmt: skip
 @click.option("--distinct", is_flag=True,
               help="Of trajectories of one task with the same actions, keep the first.")  # fmt: skip
-@click.option("--action", type=click.Choice([MARKED, WHOLE]),
-              help='Where the action is: after "Action:", with a thought before it, or all that the agent says.  '
+@click.option("--action", type=click.Choice([MARKED, WHOLE, ARGUMENT]),
+              help='Where the action is: after "Action:", with a thought before it; all that the agent says, or the '
+              "call of a tool in Python's notation; or the only argument of that call.  "
               "[default: whole for messages, else marked]")  # fmt: skip
 @click.option("--task-key", metavar="KEY",
               help="What in a record names its task.  [default: item_id, or game_file, or id]")  # fmt: skip
@@ -151,9 +152,9 @@ def command(format, env, no_replay, success, min_score, drop_invalid, distinct, 
             mapping, trust, admissible, open_pool, seed, stream) -> None:  # fmt: skip
     """Turn trajectories that others recorded, or episodes, into records.
 
-    FORMAT is agenttraj (AgentGym's AgentTraj-L), eto (ETO's expert data), messages (OpenAI's chat messages) or episodes
-    (of `eexp eval`). A FILE has one record a line or, but for episodes, is a JSON array. What only says how to answer
-    is left out.
+    FORMAT is agenttraj (AgentGym's AgentTraj-L), eto (ETO's expert data), messages (OpenAI's chat messages, with calls
+    of tools) or episodes (of `eexp eval`). A FILE has one record a line or, but for episodes, is a JSON array. What
+    only says how to answer is left out.
 
     With --env, the recorded actions are taken in the environment. Its observations must be the recorded ones, up to
     blanks and to what the environment itself calls random; then its observations, admissible actions and outcome are
@@ -175,6 +176,8 @@ def command(format, env, no_replay, success, min_score, drop_invalid, distinct, 
             raise UsageError("--env is for a replay, and --no-replay asks for none")
         env = None
     replayed = bool(env) or (format == EPISODES and not no_replay)
+    if action == ARGUMENT and not FORMATS[format].tools:
+        raise UsageError("--action argument is for calls of tools, which only messages have")
     _refuse_options_without_use(format, replayed, name, success or min_score is not None, drop_invalid, given)
     selection = {"success": "yes" if success else None, "min_score": min_score,
                  "drop_invalid": "yes" if drop_invalid else None, "distinct": "yes" if distinct else None}  # fmt: skip

@@ -1,40 +1,21 @@
-"""`eexp mix`: weight, shuffle and cut files of examples into one.
-
-Which examples are taken, and their order, follow from hashes of their ids: shuffled input leads to the same output.
-Only these hashes and the places of the examples are held in memory (some 150 bytes each), so files larger than memory
-can be mixed.
-"""
+"""`eexp mix`: weight, shuffle, clean and cut files of examples into one (eexp/mixture.py)."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import re
-import shutil
-import struct
-import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import BinaryIO
+from collections.abc import Callable, Iterator, Sequence
 
 import click
+from click.core import ParameterSource
 
 from eexp import options
-from eexp.errors import EexpError, InputError
-from eexp.jsonl import STDIN, loads
-from eexp.records import check
-
-
-@dataclass
-class Source:
-    """A file of examples, how much of it to take (1 = all, 0.5 = a random half, 2 = twice) and its loss weight."""
-
-    name: str
-    share: float = 1.0
-    weight: float = 1.0
-
+from eexp.errors import UsageError
+from eexp.evidence.panels import TaskNames
+from eexp.jsonl import STDIN
+from eexp.mixture import Balance, Cleaning, Mixture, Source, Tally
+from eexp.terminal import show
 
 MOST_COPIES = 10_000  # of a file
 
@@ -58,91 +39,55 @@ def parse_source(text: str) -> Source:
     return made
 
 
-_ENTRY = struct.Struct(">8sQ")  # of an example in its file: hash of its id, offset
-_PLACE = struct.Struct(">8sIIQ")  # in the mixture: hash that decides the order, number of the source, copy, offset
-
-
-def _hash(*parts: object) -> bytes:
-    return hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
-
-
-def _entries(source: Source, file: BinaryIO, seed: int) -> list[bytes]:
-    """Return an `_ENTRY` for each example of a file, in the order of their hashes; every line is checked on the way."""
-    found, offset = [], 0
-    for number, line in enumerate(file, 1):
-        if line.strip():
-            try:
-                record = check(loads(line), "example")
-                _weight(record, source)
-            except InputError as e:
-                raise InputError(f"{'<stdin>' if source.name == STDIN else source.name}:{number}: {e}") from None
-            found.append(_ENTRY.pack(_hash("mix", seed, record["id"]), offset))
-        offset += len(line)
-    return sorted(found)
-
-
-def _weight(record: dict, source: Source) -> float:
-    weight = record.get("weight", 1.0)
-    if weight * source.weight == math.inf:
-        raise InputError(f"{weight:g} times {source.weight:g} is too large a number", "$.weight")
-    return weight * source.weight
-
-
-def _places(entries: list[bytes], n: int, share: float) -> Iterator[bytes]:
-    """Yield a `_PLACE` for each example taken from source `n`, as often as it is taken.
-
-    The examples of the smallest hashes are part of any share, so that those of a smaller share are among those of a
-    larger one.
-    """
-    whole, part = divmod(share, 1)
-    for copy in range(int(whole) + 1):
-        for entry in entries if copy < whole else entries[: round(part * len(entries))]:
-            id_hash, offset = _ENTRY.unpack(entry)
-            yield _PLACE.pack(_hash(id_hash.hex(), n, copy), n, copy, offset)
-
-
-def mix(sources: Sequence[Source], *, limit: int | None = None, shuffle: bool = True, seed: int = 0) -> Iterator[dict]:
+def mix(sources: Sequence[Source], *, limit: int | None = None, shuffle: bool = True, seed: int = 0,
+        cleaning: Cleaning | None = None, balance: Balance | None = None,
+        tally: Tally | None = None) -> Iterator[dict]:  # fmt: skip
     """The examples of all sources together, in an order that follows from their ids and `seed`.
 
     limit: at most that many, drawn from the whole mixture: the first in that order. shuffle: without it, what is taken
     keeps the order of the sources. Only examples of one source with equal ids are told apart by their order in it.
-    Raises InputError at the first line that is no example.
+    tally: is told what was left out and taken. Raises InputError at the first line that is no example.
     """
-    opened = [_seekable(s.name) for s in sources]
+    mixture = Mixture(sources, seed, cleaning, balance, tally)
     try:
-        places: list[bytes] = []
-        for n, (source, file) in enumerate(zip(sources, opened)):
-            places.extend(_places(_entries(source, file, seed), n, source.share))
-        places.sort()
-        if limit is not None:
-            del places[limit:]
-        if not shuffle:
-            places.sort(key=lambda place: place[8:])
-        for place in places:
-            _, n, _, offset = _PLACE.unpack(place)
-            opened[n].seek(offset)
-            record = loads(opened[n].readline())
-            yield {**record, "weight": _weight(record, sources[n])}
+        for place in mixture.places(limit, shuffle):
+            yield mixture.read(place)
     finally:
-        for file in opened:
-            file.close()
+        mixture.close()
 
 
-def _seekable(name: str) -> BinaryIO:
-    try:
-        source = sys.stdin.buffer if name == STDIN else open(name, "rb")
-        if name != STDIN and source.seekable():
-            return source
-    except OSError as e:
-        raise InputError(f"{name}: {e.strerror or e}") from None
-    try:
-        spool = tempfile.TemporaryFile()  # a pipe is read once and then jumped about in
-        shutil.copyfileobj(source, spool)
-        spool.seek(0)
-        return spool
-    except OSError as e:
-        shown = "standard input" if name == STDIN else name
-        raise EexpError(f"cannot copy {shown} to a temporary file (see TMPDIR): {e.strerror or e}") from None
+def _sizes(unit: str, tokenizer: str | None) -> Callable[[dict], int] | None:
+    """Return what measures an example; None where examples are counted."""
+    if unit == "examples":
+        if tokenizer:
+            raise UsageError("--tokenizer is for --share-by tokens or targets")
+        return None
+    if not tokenizer:
+        raise UsageError(f"--share-by {unit} needs --tokenizer MODEL: tokens are a model's")
+    from eexp.models.tokenizers import load_tokenizer
+    from eexp.training.data import tokenize
+
+    loaded = load_tokenizer(tokenizer)
+
+    def size(example: dict) -> int:
+        (row,) = tokenize([example], loaded, max_length=1 << 31)
+        return row.n_targets if unit == "targets" else row.n_prompt + row.n_completion
+
+    return size
+
+
+def _apart(files: Sequence[str]) -> tuple[TaskNames, set[bytes]]:
+    """Return the tasks in files of records, and the digests of the examples in them."""
+    from eexp.duplicates import digest
+    from eexp.evidence.panels import any_records
+
+    tasks = TaskNames()
+    texts: set[bytes] = set()
+    for record in (record for file in files for record in any_records(file)):
+        tasks.add(record)
+        if record["type"] == "example":
+            texts.add(digest(record))
+    return tasks, texts
 
 
 @click.command("mix")
@@ -150,12 +95,32 @@ def _seekable(name: str) -> BinaryIO:
               help="At most that many examples in all.  [default: no limit]")  # fmt: skip
 @click.option("--shuffle/--no-shuffle", default=True, show_default=True,
               help="Mix the order, or leave one file after the other.")  # fmt: skip
+@click.option("--duplicates", type=click.Choice(["keep", "exact", "near"]), default="keep", show_default=True,
+              help="What to do about examples with the same words, within a file and across files: keep them; keep "
+              "one; or keep one of those, too, that nearly repeat each other (needs datasketch: eexp[dedup]).")  # fmt: skip
+@click.option("--similarity", type=click.FloatRange(0, 1, min_open=True), default=Cleaning.similarity,
+              show_default=True, metavar="S",
+              help="With --duplicates near: the share of runs of three words that the prompts, and the completions, "
+              "of two examples must have in common.")  # fmt: skip
+@click.option("--apart-from", multiple=True, type=options.PATH, metavar="FILE",
+              help="Leave out examples of tasks that occur in this file, a panel or any records, and examples with the "
+              "words of one in it. May be repeated.")  # fmt: skip
+@click.option("--share", metavar="KIND=SHARE", multiple=True, callback=options.kind_shares,
+              help="Take only as much as gives examples of a kind this share of the mixture. May be repeated; kinds "
+              "without one keep their proportions in what is left.")  # fmt: skip
+@click.option("--share-by", type=click.Choice(["examples", "tokens", "targets"]), default="examples", show_default=True,
+              help="What --share measures: examples, their tokens, or the tokens that the loss falls on.")  # fmt: skip
+@click.option("--tokenizer", metavar="MODEL",
+              help="Whose tokens --share-by counts: tiny, or a model's directory or hub id.")  # fmt: skip
+@click.option("--dry-run", is_flag=True,
+              help="Write no examples; show on standard output what would go in and come out.")  # fmt: skip
 @options.seed
 @click.argument("sources", nargs=-1, type=options.PATH, metavar="[FILE[@SHARE][*WEIGHT]]...")
 @click.option("-o", "--output", type=options.PATH, metavar="FILE", help="Write here instead of standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="No summary on standard error.")
-def command(limit, shuffle, seed, sources, output, quiet) -> None:
-    """Weight, shuffle and cut several files of examples into one.
+def command(limit, shuffle, duplicates, similarity, apart_from, share, share_by, tokenizer, dry_run, seed, sources,
+            output, quiet) -> None:  # fmt: skip
+    """Weight, shuffle, clean and cut several files of examples into one.
 
     FILE@0.5 takes a random half of a file, FILE@2 takes it twice; FILE*0.3 multiplies the loss weight of its examples
     by 0.3. Marks can be combined: 'FILE@0.5*2', in quotes, because the star means something to the shell.
@@ -163,10 +128,15 @@ def command(limit, shuffle, seed, sources, output, quiet) -> None:
     What is taken, and its order, follow from the ids of the examples and --seed, whatever the order of the input: the
     examples of FILE@0.3 are among those of FILE@0.5, and a smaller --limit takes a part of a larger one.
 
+    First --apart-from and --duplicates leave out, of equal examples the one in the later file; then FILE@SHARE, --share
+    and --limit choose. A table on standard error says what went in and what came out.
+
     \b
     Example:
       eexp expert house -n 9 | eexp imitation-data > il.jsonl
       eexp mix il.jsonl@0.5 --limit 30 > train.jsonl
+      eexp panel house -n 10 -o panel.jsonl
+      eexp mix il.jsonl --duplicates exact --apart-from panel.jsonl --dry-run
     """
     from eexp.jsonl import Stream
 
@@ -174,10 +144,35 @@ def command(limit, shuffle, seed, sources, output, quiet) -> None:
         parsed = [parse_source(s) for s in sources or [STDIN]]
     except ValueError as e:
         raise click.BadParameter(f"{e}; write FILE, FILE@SHARE or FILE*WEIGHT", param_hint="FILE") from None
+    given = click.get_current_context().get_parameter_source
+    if duplicates != "near" and given("similarity") is not ParameterSource.DEFAULT:
+        raise UsageError("--similarity is for --duplicates near")
+    if not share and given("share_by") is not ParameterSource.DEFAULT:
+        raise UsageError("--share-by is for --share KIND=SHARE")
+    balance = Balance(share, _sizes(share_by, tokenizer)) if share else None
+    if tokenizer and not share:
+        raise UsageError("--tokenizer is for --share-by tokens or targets")
     stream = Stream([s.name for s in parsed], output, quiet=quiet)
-    with stream.open("mix", "example", seed=seed, limit=limit, of=",".join(sources) or None) as io:
-        for record in mix(parsed, limit=limit, shuffle=shuffle, seed=seed):
+    stream.also_read = list(apart_from)
+    cleaning, tally = Cleaning(duplicates, similarity, *_apart(apart_from)), Tally()
+    chosen = {"cleaning": cleaning, "balance": balance, "limit": limit, "shuffle": shuffle, "seed": seed}
+    unit = {"targets": "target tokens"}.get(share_by, share_by)
+    if dry_run:
+        for _ in mix(parsed, tally=tally, **chosen):
+            pass
+        show("\n".join(tally.table(unit)))
+        return
+    settings = {"duplicates": None if duplicates == "keep" else duplicates,
+                "similarity": similarity if duplicates == "near" else None,
+                "apart_from": ",".join(apart_from) or None,
+                "share": ",".join(f"{kind}={part:g}" for kind, part in (share or {}).items()) or None,
+                "share_by": share_by if share else None, "tokenizer": tokenizer}  # fmt: skip
+    with stream.open("mix", "example", seed=seed, limit=limit, of=",".join(sources) or None, **settings) as io:
+        for record in mix(parsed, tally=tally, **chosen):
             io.write(record)
             io.count(record["kind"])
         if not io.counts:
             io.note("no examples in the mixture")
+        else:
+            for line in tally.table(unit):
+                io.note(line)

@@ -67,12 +67,12 @@ def command(env, splits, number, apart_from, checked, seed, output, quiet) -> No
       eexp panel --check panel.jsonl --apart-from expert.jsonl
       eexp eval --panel panel.jsonl -m random > episodes.jsonl
     """
-    from eexp.evidence.panels import names_of, panel_hash
+    from eexp.evidence.panels import any_records, names_of, panel_hash
     from eexp.jsonl import Stream
 
     taken: set[str] = set()
     for file in apart_from:
-        for record in _any_records(file):
+        for record in any_records(file):
             taken |= names_of(record)
     if checked is not None:
         if splits or number is not None or output is not None:
@@ -103,21 +103,6 @@ def command(env, splits, number, apart_from, checked, seed, output, quiet) -> No
         parts = ", ".join(f"{counts[split]} of {split}" for split in splits)
         passed_over = f"; {len(left_out)} left out, which occur elsewhere" if apart_from else ""
         tell(f"panel: {panel_hash(chosen)}, tasks: {parts}{passed_over}")
-
-
-def _any_records(file: str) -> Iterator[dict]:
-    """Yield the records of a file, tasks among them."""
-    from eexp import records
-    from eexp.errors import InputError
-    from eexp.jsonl import lines, loads
-
-    for name, number, line in lines([file]):
-        try:
-            record = loads(line)
-            is_task = isinstance(record, dict) and record.get("type") == "task"
-            yield records.check(record, "task" if is_task else "any")
-        except InputError as e:
-            raise InputError(f"{name}:{number}: {e}") from None
 
 
 def _check(panel: str, env: str | None, taken: set[str], files: Sequence[str], quiet: bool) -> None:

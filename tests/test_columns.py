@@ -1,0 +1,53 @@
+"""Files of examples in each other's company: whatever made them, they have the same columns of the same types."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from pathlib import Path
+
+import msgspec
+import pytest
+from running import read, run
+
+from eexp.records import Example
+
+KINDS = ("imitation", "world", "reflected")
+
+
+def type_of(value: object) -> object:
+    """The type of a value as a column has it: of an array, that of its elements; of an object, that of each key."""
+    if isinstance(value, dict):
+        return {key: type_of(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [type_of(part) for part in value[:1]]
+    return type(value)
+
+
+@pytest.fixture(scope="module")
+def examples(data, tmp_path_factory) -> dict[str, Path]:
+    """A file of each kind, and one in which parts of the targets weigh nothing."""
+    light = tmp_path_factory.mktemp("columns") / "light.jsonl"
+    run("world-model-data", "--predictable", "environment", "--changes", data["rollout"], "-o", light).ok()
+    return {**{kind: data[kind] for kind in KINDS}, "light": light}
+
+
+def test_every_example_has_the_same_keys_with_values_of_the_same_types(examples):
+    fields = [field.name for field in msgspec.structs.fields(Example)]
+    types = {}
+    for kind, file in examples.items():
+        for record in read(file):
+            assert sorted(record) == sorted(fields), kind
+            assert None not in record.values()
+            assert all(sorted(span) == ["end", "name", "start", "weight"] for span in record["spans"])
+            types.setdefault(str({key: type_of(record[key]) for key in sorted(record)}), kind)
+    assert len(types) == 1, types
+
+
+def test_datasets_loads_them_together(examples, tmp_path):
+    """In any order: the types of the first file are taken for all."""
+    datasets = pytest.importorskip("datasets")
+    for i, kinds in enumerate(permutations(KINDS)):
+        files = [str(examples[kind]) for kind in kinds]
+        loaded = datasets.load_dataset("json", data_files=files, split="train", cache_dir=str(tmp_path / str(i)))
+        assert len(loaded) == sum(len(read(file)) for file in files)
+        assert loaded[0]["prompt"] == read(examples[kinds[0]])[0]["prompt"]

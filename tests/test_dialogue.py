@@ -1,0 +1,123 @@
+"""The prompts of a trajectory, put in words and encoded once: the same as each made alone, and as the records."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import msgspec
+import orjson
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eexp.jsonl import dumps
+from eexp.prompts import get_style, style
+from eexp.prompts.style import Dialogue, EncodedDialogue, PromptStyle
+from eexp.records import with_lineage
+from eexp.stages.imitation_data import imitation_data, imitation_lines
+from eexp.stages.world_model_data import Choices, world_model_data, world_model_lines
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
+TARGET = TEXT | st.sampled_from(["%b and %s", "\x7f", '",', 'a "b"\\', "\x00\x1f", "the same"])
+OUTCOMES = st.fixed_dictionaries(
+    {"observation": TARGET},
+    optional={"valid": st.booleans(), "done": st.booleans(), "summary": st.none() | TEXT,
+              "unknown": st.none() | st.just([[0, 0]])},
+)  # fmt: skip
+STEPS = st.fixed_dictionaries(
+    {"observation": TARGET, "action": TARGET},
+    optional={"thought": st.none() | TEXT, "admissible": st.none() | st.lists(TEXT, max_size=3),
+              "mistake": st.booleans(), "more": st.integers(),
+              "alternatives": st.lists(st.fixed_dictionaries({"action": TARGET, "source": TEXT},
+                                                             optional={"outcome": st.none() | OUTCOMES}),
+                                       max_size=3)},
+)  # fmt: skip
+TRAJECTORIES = st.fixed_dictionaries(
+    {"type": st.just("trajectory"), "id": TARGET, "env": TEXT, "task": st.just({}), "instruction": TEXT,
+     "steps": st.lists(STEPS, max_size=5)},
+    optional={"outcome": st.none() | OUTCOMES, "origin": st.none() | TEXT, "lineage": st.lists(TEXT, max_size=2)},
+)  # fmt: skip
+STYLES = st.builds(
+    lambda name, **tables: msgspec.convert({**msgspec.to_builtins(get_style(name)), **tables}, PromptStyle),
+    st.sampled_from(["react", "react-list", "think"]),
+    history=st.fixed_dictionaries({}, optional={
+        "steps": st.integers(1, 4), "observation_characters": st.integers(1, 9), "thoughts": st.just("keep"),
+    }),
+    examples=st.just([]) | st.just([{"user": "A room.", "assistant": "Action: go"}]),
+)  # fmt: skip
+
+
+def _prompt(words: PromptStyle, instruction: str, steps: list[dict], ending: str) -> list[str]:
+    """The turns of a prompt, made at once: a second account of what a dialogue puts together step by step."""
+    history = words.history
+    shown = steps if history.steps is None else steps[-history.steps :]
+    observations = []
+    for step in shown:
+        text, limit = step["observation"], history.observation_characters
+        observations.append(text if limit is None or len(text) <= limit else f"{text[:limit]} ...")
+    observations.append(ending)
+    if len(shown) < len(steps):
+        observations[0] = f"({len(steps) - len(shown)} earlier steps are left out.)\n{observations[0]}"
+    if instruction:
+        observations[0] = f"{words.acting.task_label} {instruction}\n{observations[0]}"
+    keep = history.thoughts == "keep"
+    answers = [words.answer(step["action"], step.get("thought")).text if keep
+               else f"{words.action.open}{step['action']}{words.action.close}" for step in shown]  # fmt: skip
+    turns = [text for turn in zip(observations, answers) for text in turn]
+    return [words.acting.system, *(t for example in words.examples for t in (example.user, example.assistant)),
+            *turns, observations[-1]]  # fmt: skip
+
+
+@settings(deadline=None, max_examples=60)
+@given(TRAJECTORIES, STYLES)
+def test_a_dialogue_says_at_every_state_what_a_prompt_made_alone_says(t, words):
+    dialogue, encoded = Dialogue(words).start(t["instruction"]), EncodedDialogue(words).start(t["instruction"])
+    for i, step in enumerate(t["steps"]):
+        state = step["observation"], step["action"]
+        predicting = words.world_model(t["instruction"], t["steps"][:i], *state)
+        assert [m["content"] for m in predicting] == [
+            *_prompt(words, t["instruction"], t["steps"][:i], step["observation"]),
+            f"{words.action.open}{step['action']}{words.action.close}",
+            words.predicting.request,
+        ]
+        assert [m["role"] for m in predicting] == [
+            "system",
+            *["user", "assistant"] * (len(predicting) // 2 - 1),
+            "user",
+        ]
+        assert dialogue.world_model(*state) == predicting == orjson.loads(encoded.world_model(*state))
+        acting = words.act(t["instruction"], t["steps"][:i], step["observation"], step.get("admissible"), think=True)
+        asked = step["observation"], step.get("admissible"), True
+        assert dialogue.act(*asked) == acting == orjson.loads(encoded.act(*asked))
+        assert acting[:-1] == predicting[:-3] and acting[-1]["content"].endswith(words.thought.ask)
+        dialogue.add(step)
+        encoded.add(step)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(TRAJECTORIES, max_size=2), STYLES, st.booleans())
+def test_lines_are_the_examples_as_they_are_written(trajectories, words, flag):
+    written = [dumps(with_lineage(e, "by %b")) for e in imitation_data(iter(trajectories), words, thoughts=flag)]
+    made = list(imitation_lines(iter(trajectories), words, "by %b", thoughts=flag))
+    assert b"".join(block for _, block in made) == b"".join(written) and sum(n for n, _ in made) == len(written)
+    choices = Choices(changes=flag, max_repeats=None if flag else 2)
+    counts, seen, common = ([], []), ([], []), {"seed": 1, "on_error": lambda t, error: None}
+    calls = [
+        {**common, "count": lambda *args, n=n: counts[n].append(args),
+         "skip": lambda name, n=n: seen[n].append(name) or name.endswith("1")} for n in (0, 1)
+    ]  # fmt: skip
+    examples = world_model_data(iter(trajectories), words, choices, **calls[0])
+    written = [dumps(with_lineage(e, "by %b")) for e in examples]
+    assert list(world_model_lines(iter(trajectories), words, choices, "by %b", **calls[1])) == [(1, e) for e in written]
+    assert sorted(counts[0]) == sorted(counts[1]) and seen[0] == seen[1]
+
+
+def test_what_prompts_share_is_encoded_once(monkeypatch):
+    steps = [{"observation": f"{i}" * 50, "action": "go on"} for i in range(200)]
+    t = {"type": "trajectory", "id": "t", "instruction": "Go.", "steps": steps}
+    encoded = []
+    counting = SimpleNamespace(dumps=lambda value: encoded.append(len(str(value))) or orjson.dumps(value))
+    monkeypatch.setattr(style, "orjson", counting)
+    lines = list(imitation_lines(iter([t]), get_style("react"), "test"))
+    assert sum(n for n, _ in lines) == len(steps) and sum(len(block) for _, block in lines) > 2_000_000
+    assert max(len(block) for _, block in lines) < 200_000, "a long trajectory is not held as a whole"
+    assert sum(encoded) < 3 * len(orjson.dumps(t))
