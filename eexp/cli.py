@@ -39,6 +39,7 @@ COMMANDS = {
     "eval": "Play tasks with a model and record the episodes.",
     "compare": "Compare methods by their episodes: success, differences, how sure.",
     "report": "Write a page about a study: table, curves, episodes side by side.",
+    "stats": "Count what is in files of records: lengths, valid share, duplicates, leaks.",
     "show": "Show records, or a training run, to a person.",
     "prompts": "List, show and check prompt styles.",
     "env": "List, show, check and play environments.",

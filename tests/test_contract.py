@@ -57,6 +57,10 @@ STAGES = {
     "score": Stage(("score", "-m", "tiny", "--threads", "1"), "imitation", "example", same_type=True),
     "mix": Stage(("mix",), "imitation", "example", streams=False, same_type=True),
     "show": Stage(("show", "-n", "1000"), "rollout", writes_records=False, streams=False),
+    "show-row": Stage(
+        ("show", "--row", "tiny"), "imitation", "example", writes_records=False, streams=False, any_type=True
+    ),
+    "stats": Stage(("stats",), "rollout", writes_records=False, streams=False),
     "show-summary": Stage(("show", "--summary"), "rollout", writes_records=False, streams=False),
 }
 OURS = {name: stage for name, stage in STAGES.items() if stage.kind != "foreign"}

@@ -99,6 +99,11 @@ def tokenize(examples: Iterable[dict], tokenizer: Any, max_length: int, on_error
             on_error(example, e)
 
 
+def row_of(example: dict, tokenizer: Any) -> Row:
+    """Return one example as a row, however long it is; raises InputError for what `tokenize` refuses."""
+    return _row(example, tokenizer, sys.maxsize, 1.0)
+
+
 def _row(example: dict, tokenizer: Any, max_length: int, action_weight: float) -> Row:
     def render(messages: Messages, to_answer: bool) -> str:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=to_answer)
