@@ -185,6 +185,8 @@ def _turns(record: dict, format: Format) -> list[Turn]:
         if format.tools:
             text = _text_of_parts(text, f"{at}.{format.text}")
             if role == "tool":
+                if not isinstance(text, (str, type(None))):
+                    raise InputError("expected a string", f"{at}.{format.text}")
                 answer = Turn(WORLD, text or "", f"{at}.{format.text}")
                 made += [_answered(turn.get("tool_call_id"), waiting, f"{at}.tool_call_id"), answer]
                 continue
@@ -237,7 +239,7 @@ def _calls(listed: Any, at: str) -> list[Call]:
 def _answered(call_id: Any, waiting: list[Turn], at: str) -> Turn:
     """Take the call that a tool answers out of those `waiting`."""
     for n, turn in enumerate(waiting):
-        if call_id is None or (turn.call and turn.call.id == call_id):
+        if call_id is None or (turn.call and turn.call.id == str(call_id)):
             return waiting.pop(n)
     raise InputError(f"answers no call of the turn before: {call_id!r}", at)
 

@@ -18,11 +18,13 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
+import msgspec
+
 from eexp import __version__, conversations
 from eexp.conversations import WHOLE, Call
 from eexp.errors import InputError, UsageError
 from eexp.jsonl import Element, dumps, lines, loads
-from eexp.records import succeeded
+from eexp.records import Outcome, explain, succeeded
 
 ATIF, VERIFIERS, INSPECT = "atif", "verifiers", "inspect"
 FORMATS = (ATIF, VERIFIERS, INSPECT)
@@ -82,7 +84,7 @@ def log_of(record: dict) -> Log:
          "more": {k: v for k, v in turn.items() if k not in (*told, "alternatives", "admissible")}}
         for turn in turns
     ]  # fmt: skip
-    about = {k: v for k, v in record.items() if k not in ("steps", "transcript", "final", "instruction")}
+    about = {k: v for k, v in record.items() if k not in (key, "final", "instruction")}
     if record.get("outcome"):
         about["outcome"] = {k: v for k, v in record["outcome"].items() if k != "observation"}
     success = None if end is None else succeeded(end)
@@ -239,6 +241,9 @@ def from_atif(record: dict) -> dict:
                 messages.append({"role": "tool", "tool_call_id": result.get("source_call_id"), "content": answer})
             continue
         if calls:
+            for n, call in enumerate(calls):
+                if not isinstance(call["function"]["name"], str):
+                    raise InputError("expected the name of a function", f"{at}.tool_calls[{n}]")
             said = [thought for thought in (message["reasoning_content"], text) if thought]
             message |= {"content": "\n".join(_in_python(call) for call in calls),
                         "reasoning_content": "\n".join(said) or None}  # fmt: skip
@@ -259,8 +264,10 @@ def from_verifiers(record: dict) -> dict:
             raise InputError(f"expected one trace, got {len(traces)}", "$.traces")
         trace, at = traces[0], "$.traces[0]"
     nodes = _list(trace, "nodes", at)
-    parents = {node.get("parent") for node in nodes}
+    parents = {parent for node in nodes if isinstance(parent := node.get("parent"), int)}
     n: Any = max((n for n in range(len(nodes)) if n not in parents), default=None)
+    if n is None:
+        raise InputError("no node at the end of a branch", f"{at}.nodes")
     path: list[int] = []
     while n is not None:
         if not isinstance(n, int) or not 0 <= n < len(nodes) or n in path:
@@ -309,10 +316,14 @@ IMPORTED = {name: replace(conversations.FORMATS["messages"], adapt=adapt)
 
 def end_of(record: dict) -> dict:
     """Return how an adapted record of our own ended, as an outcome without its observation; empty for others."""
-    own = record.get(_OWN)
-    if not isinstance(own, dict):
-        return {}
-    return dict(own.get("outcome") or {key: own[key] for key in ("success", "score") if key in own})
+    own = record.get(_OWN) or {}
+    end = own.get("outcome") or {key: own[key] for key in ("success", "score") if key in own}
+    try:
+        msgspec.convert({"observation": "", **end} if isinstance(end, dict) else end, Outcome)
+    except msgspec.ValidationError as e:
+        error = explain(str(e))
+        raise InputError(error.message, f"$.{_OWN}{error.where[1:]}") from None
+    return end
 
 
 def samples(files: Sequence[str]) -> Iterator[tuple[str, int, bytes]]:
@@ -359,7 +370,7 @@ def _adapted(own: dict, name: Any, messages: list[dict], rest: dict, more: Any) 
 def _in_python(call: dict) -> str:
     function = call["function"]
     arguments = function["arguments"] if isinstance(function["arguments"], dict) else {}
-    return Call("", str(function["name"]), arguments, "").as_action(WHOLE)
+    return Call("", function["name"], arguments, "").as_action(WHOLE)
 
 
 def _call(call_id: Any, name: Any, arguments: Any) -> dict:

@@ -46,6 +46,7 @@ def import_(records: Iterator[dict], format: Format, env: str, *, action: str | 
         try:
             record = format.adapted(given)
             found = read(record, format, action)
+            end = logs.end_of(record)
             for step, place in zip(found.steps, found.places):
                 if step["observation"] is None:
                     raise InputError("no observation before this action; a replay would find it (--env)", place)
@@ -55,7 +56,7 @@ def import_(records: Iterator[dict], format: Format, env: str, *, action: str | 
         name = name_of(record, format, key) or str(number)
         yield {"type": "trajectory", "id": ids.of(f"{env}/{name}"), "env": env, "task": {"id": name},
                "instruction": found.instruction, "steps": found.steps,
-               "outcome": None if found.last is None else {"observation": found.last, **logs.end_of(record)},
+               "outcome": None if found.last is None else {"observation": found.last, **end},
                "source": _source(record, format)}  # fmt: skip
 
 
