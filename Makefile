@@ -9,7 +9,7 @@ FIRST := PATH="$(CURDIR)/$(BIN):$$PATH"
 STAMP := $(VENV)/.installed
 APT := $(if $(shell command -v apt-get),$(if $(filter 0,$(shell id -u)),apt-get))
 
-.PHONY: help install environments system java chromium demo test test-fast test-long peers lint man clean
+.PHONY: help install environments system java chromium demo test test-fast test-long fuzz peers lint man clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -74,6 +74,13 @@ peers: install ## check exported logs with the packages that read them: Inspect,
 	$(PYTHON312) -m venv $(VENV)/peers/harbor && $(VENV)/peers/harbor/bin/pip install -q pydantic && $(VENV)/peers/harbor/bin/pip install -q --no-deps harbor
 	PEER_INSPECT_AI=$(CURDIR)/$(VENV)/peers/inspect/bin/python PEER_VERIFIERS=$(CURDIR)/$(VENV)/peers/verifiers/bin/python \
 	PEER_HARBOR=$(CURDIR)/$(VENV)/peers/harbor/bin/python $(BIN)/python -m pytest tests/test_logs.py
+
+# Two idle cores do a million lines within an hour. What fails is saved in build/fuzz, minimised, with the command that
+# runs it again.
+SEED ?= 0
+LINES ?= 1000000
+fuzz: install ## run mutated lines through all stages (SEED=0 LINES=1000000)
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/tests $(BIN)/python -m fuzz --seed $(SEED) --lines $(LINES)
 
 lint: install ## check style
 	$(BIN)/ruff check .

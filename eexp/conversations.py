@@ -114,15 +114,16 @@ class Conversation:
     """A conversation read.
 
     steps: as in a trajectory, except that `observation` is None where the agent acts twice in a row. last: what was
-    seen after the last action, or None. heard, places: for each observation and for `last`, the world's whole turn
-    (labels, lists and the task with it), and where it stands in the record. complete: an empty observation is one that
-    was seen, not one that was not recorded. success, score: how the record says it ended, where it does.
+    seen after the last action, or None. heard, places: for each observation and for `last`, the forms in which the
+    world said it (the whole turn, and the turn without its label and list, but with the task), and where it stands in
+    the record. complete: an empty observation is one that was seen, not one that was not recorded. success, score: how
+    the record says it ended, where it does.
     """
 
     instruction: str
     steps: list[dict]
     last: str | None
-    heard: list[str | None]
+    heard: list[list[str]]
     places: list[str]
     complete: bool = False
     success: bool | None = None
@@ -157,14 +158,15 @@ def read(record: dict, format: Format, action: str | None = None) -> Conversatio
         thought, act = _acts(turn, how)
         seen, available = _sees(now, marked)
         steps.append({"observation": seen, "action": act, "admissible": available, "thought": thought})
-        heard.append(now and now.text)
+        heard.append([now.text, seen] if now else [])
         places.append((now or turn).at)
         now = None
     if not steps:
         raise InputError("no action in it", f"$.{format.turns}")
-    heard.append(now and now.text)
+    last = _sees(now, marked)[0]
+    heard.append([now.text, last] if now else [])
     places.append((now or turns[-1]).at)
-    found = Conversation(said_by_system, steps, _sees(now, marked)[0], heard, places)
+    found = Conversation(said_by_system, steps, last, heard, places)
     _take_out_task(found)
     return found
 

@@ -27,10 +27,9 @@ def conversation_of(episode: dict) -> Conversation:
         raise InputError("no action in it", "$.transcript")
     steps = [{"observation": turn["observation"], "action": turn["action"], "admissible": None,
               "thought": turn.get("thought") or None} for turn in turns]  # fmt: skip
-    observations = [turn["observation"] for turn in turns]
     places = [f"$.transcript[{i}].observation" for i in range(len(turns))]
     return Conversation(episode.get("instruction") or "", steps, episode.get("final"),
-                        [*observations, episode.get("final")], [*places, "$.final"], complete=True,
+                        [[] for _ in range(len(turns) + 1)], [*places, "$.final"], complete=True,
                         success=episode["success"], score=episode.get("score"))  # fmt: skip
 
 

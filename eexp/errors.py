@@ -45,6 +45,10 @@ class EnvironmentFailed(InputError):
     exit_code = EXIT_FAILED
 
 
+class NoRoom(EexpError):
+    """A server has room for no further session. One that is open already goes on as before."""
+
+
 def short(value: object, limit: int = 60) -> str:
     """A value as it is quoted in a message: on one line, and cut where it is long."""
     text = " ".join((value if isinstance(value, str) else repr(value)).split())

@@ -210,13 +210,32 @@ def _open_to_read(name: str) -> BinaryIO:
         raise InputError(f"{name}: {e.strerror or e}") from None
 
 
-def read(files: Sequence[str], kind: str) -> Iterator[dict]:
+def read(files: Sequence[str], kind: str) -> Reader:
     """All records of `files`, each checked to be a `kind`; the first bad one raises InputError with its place."""
-    for name, number, line in lines(files):
-        try:
-            yield records.check(loads(line), kind)
-        except InputError as e:
-            raise InputError(f"{name}:{number}: {e}") from None
+    return Reader(files, kind)
+
+
+class Reader(Iterator[dict]):
+    """What `read` returns; `place` is that of the record that was read last, as in `file.jsonl:41`."""
+
+    def __init__(self, files: Sequence[str], kind: str):
+        self.place = ""
+        self._records = self._read(files, kind)
+
+    def __iter__(self) -> Iterator[dict]:
+        return self._records
+
+    def __next__(self) -> dict:
+        return next(self._records)
+
+    def _read(self, files: Sequence[str], kind: str) -> Iterator[dict]:
+        for name, number, line in lines(files):
+            self.place = f"{name}:{number}"
+            try:
+                record = records.check(loads(line), kind)
+            except InputError as e:
+                raise InputError(f"{self.place}: {e}") from None
+            yield record
 
 
 def cut_half_line(path: str | os.PathLike) -> int:
@@ -271,7 +290,7 @@ class Stream(AbstractContextManager):
             raise UsageError("--resume needs -o FILE: it goes on from what FILE already holds")
         if self.rejects and self.on_error == "stop":
             self.on_error = "skip"  # whoever names a file for rejects wants the run to go on
-        self._refuse_to_overwrite_input()
+        self.refuse_to_overwrite_input()
         self._out = self._open_output()
         if self.rejects:
             self._rejected = open_to_write(self.rejects, "ab" if self._goes_on else "wb")
@@ -280,7 +299,8 @@ class Stream(AbstractContextManager):
                 self._rejected_before = set(Path(self.rejects).read_bytes().splitlines(keepends=True))
         return self
 
-    def _refuse_to_overwrite_input(self) -> None:
+    def refuse_to_overwrite_input(self) -> None:
+        """Raise UsageError where a file to write is one that is read, or two of them are one."""
         named = {"-o": self.output, "--rejects": self.rejects, "--summary": self.report}
         options = [option for option, target in named.items() if target and target != STDIN]
         for i, option in enumerate(options):
@@ -514,6 +534,18 @@ def refuse_to_overwrite(targets: Iterable[str | None], sources: Iterable[str]) -
         written = _status_of_stdout() if target is None else _status(target)
         if written and stat.S_ISREG(written.st_mode) and any(os.path.samestat(written, s) for s in read):
             raise UsageError(f"{target or 'standard output'} is both read and written; give another -o")
+
+
+def append(line: bytes, name: str) -> None:
+    """Add a line to a file, or to standard output where it is "-"; raises EexpError."""
+    if name == STDIN:
+        write_to_stdout(line)
+        return
+    try:
+        with open_to_write(name, "ab") as file:
+            file.write(line)
+    except OSError as e:
+        raise EexpError(f"{name}: {e.strerror or e}") from None
 
 
 def write_to_stdout(data: bytes) -> None:

@@ -249,4 +249,5 @@ def _seekable(name: str) -> BinaryIO:
         spool.seek(0)
         return spool
     except OSError as e:
-        raise EexpError(f"cannot keep a copy of {name} in {tempfile.gettempdir()}: {e.strerror or e}") from None
+        shown = "standard input" if name == STDIN else name
+        raise EexpError(f"cannot copy {shown} to a temporary file (see TMPDIR): {e.strerror or e}") from None

@@ -41,6 +41,20 @@ class Finite(click.FloatRange):
 PATH = click.Path(readable=False, allow_dash=True)
 
 
+class EnvSpec(click.ParamType):
+    """The spec of an environment. A login in its URL goes no further than this (envs/logins.py)."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from eexp.envs.logins import withhold
+
+        return withhold(value)
+
+
+ENV = EnvSpec()
+
+
 def complete_env(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """For the shell: environments that begin like this."""
     from eexp.envs import NOISY, SERVERS, names
@@ -69,6 +83,8 @@ def streams(kind: str | None = None, resume: bool = False, plural: str = "FILE")
             from eexp.jsonl import Stream
 
             stream = Stream(files, output, on_error, rejects, resume, quiet)
+            stream.also_read = _also_read(**rest)
+            stream.refuse_to_overwrite_input()  # before a model is loaded
             return command(*args, stream=stream, **rest)
 
         found = [
@@ -91,6 +107,17 @@ def streams(kind: str | None = None, resume: bool = False, plural: str = "FILE")
         return with_stream
 
     return decorate
+
+
+def _also_read(model: str | None = None, prompt_style: str | None = None, panel_file: str | None = None,
+               mapping: str | None = None, **rest: Any) -> list[str]:  # fmt: skip
+    """The files that the options of a command name and that it reads."""
+    named = [name for name in (prompt_style, panel_file, mapping) if name and os.path.isfile(name)]
+    if model:
+        from eexp.models import files_of
+
+        named += files_of(model)
+    return named
 
 
 def seed(command: Command) -> Command:
@@ -250,9 +277,10 @@ def alternatives(fewest: int = 1) -> Callable[[Command], Command]:
 
 def env_override(command: Command) -> Command:
     """--env, for stages that find the environment in the records."""
-    return click.option("--env", metavar="SPEC", envvar="EEXP_ENV", show_envvar=True, shell_complete=complete_env,
+    return click.option("--env", type=ENV, metavar="SPEC", envvar="EEXP_ENV", show_envvar=True,
+                        shell_complete=complete_env,
                         help="Environment to use instead of the one the records name. Needed for exec: programs, "
-                        "classes and servers, which a record alone may not start or ask.  "
+                        "classes, servers and paths, which a record alone may not name.  "
                         "[default: the one the records name]")(command)  # fmt: skip
 
 
@@ -266,6 +294,12 @@ def prompt_style(default: str = "react") -> Callable[[Command], Command]:
 STYLE_OF_MODEL = "the one the model was trained with, else react"
 
 
+#: --trust-remote-code. There is no variable and no question for it: it is for who types it.
+trust_remote_code = click.option("--trust-remote-code", is_flag=True, allow_from_autoenv=False,
+                                 help="Run the Python code that a model of transformers brings. Without it, such a "
+                                 "model is refused.")  # fmt: skip
+
+
 def model(help: str, max_tokens: int | None = None, temperature: float | None = None,
           room: str = "") -> Callable[[Command], Command]:  # fmt: skip
     """-m, how to sample from it, and how it runs, which is passed on as one `engine`.
@@ -277,11 +311,12 @@ def model(help: str, max_tokens: int | None = None, temperature: float | None = 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def with_engine(*args: Any, context: int | None, threads: int | None, batch: int | None, cache_type: str,
-                        gpu_layers: int | None, flash_attention: bool | None, **rest: Any) -> Any:  # fmt: skip
+                        gpu_layers: int | None, flash_attention: bool | None, trust_remote_code: bool,
+                        **rest: Any) -> Any:  # fmt: skip
             from eexp.models import Engine
 
-            return command(*args, engine=Engine(context, threads, batch, cache_type, gpu_layers, flash_attention),
-                           **rest)  # fmt: skip
+            engine = Engine(context, threads, batch, cache_type, gpu_layers, flash_attention, trust_remote_code)
+            return command(*args, engine=engine, **rest)
 
         sampling = [
             click.option("--temperature", type=click.FloatRange(min=0), default=temperature, show_default=True,
@@ -306,6 +341,7 @@ def model(help: str, max_tokens: int | None = None, temperature: float | None = 
                          help="Layers that llama.cpp gives to a GPU.  [default: all, where it was built for one]"),
             click.option("--flash-attention/--no-flash-attention", default=None,
                          help="For llama.cpp.  [default: only on a GPU]"),
+            trust_remote_code,
         ]):  # fmt: skip
             with_engine = option(with_engine)
         return with_engine
@@ -379,6 +415,7 @@ def open_writer(spec: str | None, engine: Engine, note: Callable[[str], None]) -
     if spec in ("random", "expert"):
         raise click.BadParameter(f"{spec} cannot write text", param_hint="-m")
     model = open_model(spec, engine)
+    model.note = note
     if model.settings:
         note(model.settings)
     return model

@@ -290,6 +290,10 @@ def records_page() -> str:
               " an episode or a task, as its field `type` says. Fields not named here are kept and passed on."
               " Log-probabilities are natural logarithms, scores run from 0 to 1. `eexp schema` prints the same as JSON"
               " Schema."),
+        ".PP",
+        prose("A line is refused, with its place, if it holds an integer of more than 64 bits, which JSON parsers make"
+              " another number, or is nested more than 246 levels deep. Text may hold any character; what eexp shows to"
+              " a person has control characters and marks of direction as escapes such as \\x1b."),
     ]}  # fmt: skip
     for name in sorted(structs, key=lambda n: n not in top):
         title = f"{name} {'records' if name in top else 'objects'}".upper()

@@ -3,7 +3,8 @@
     python tests/agentgym_servers.py textcraft     # prints the URL and serves until it is stopped
 
 What is taken from the servers: paths, keys, the shape of every answer, errors as `{"error": ...}` with status 200, the
-texts that eexp/envs/agentgym.py reads something from. Actions that begin with "!" break the server in some way.
+texts that eexp/envs/agentgym.py reads something from. Actions that begin with "break" break the server in some way.
+`as_client` says what AgentGym's clients, which wrote AgentTraj-L, make of an answer.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 import json
 import random
 import re
+import sqlite3
 import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from eexp.envs.house import House
@@ -86,6 +89,7 @@ class Rooms:
             return {**told, "observation": f"{seen.text}\nYour task is to: {goal}", "task_type": "x/y"}
         if self.told_as == "babyai":
             return {**told, "observation": f"Your goal: {goal}\n{told['observation']}", "deleted": False}
+        goal = f"Task Description:\nYour task is to {goal}"
         return {**told, "task_description": goal, "task_name": "house", "var_num": number, "deleted": False}
 
     def step(self, action: str) -> dict:
@@ -131,6 +135,138 @@ class Shop:
         return {"has_search_bar": self.page == "start", "clickables": buttons}
 
 
+class Maze:
+    """LMRL-Gym's maze, with walls of our own: one corridor with a bend, and the goal at its end."""
+
+    floor = ((1, 1), (1, 2), (1, 3), (2, 3), (3, 3))
+    goal = (3, 3)
+    moves = {"move left": (0, -1), "move right": (0, 1), "move up": (-1, 0), "move down": (1, 0)}
+    around = {"to your right": (0, 1), "to your left": (0, -1), "above you": (-1, 0), "below you": (1, 0)}
+
+    def reset(self, number: int) -> dict:
+        if number >= len(self.floor) - 1:
+            raise IndexError(f"The game {number} is not valid.")
+        self.at, self.steps = self.floor[number], 0
+        return {"observation": self.seen()}
+
+    def step(self, action: str) -> dict:
+        if self.steps >= 50:
+            return {"observation": "Failure\n", "reward": -1.0, "done": True}
+        self.steps += 1
+        down, right = self.moves.get(action, (0, 0))
+        to = (self.at[0] + down, self.at[1] + right)
+        self.at = to if to in self.floor else self.at
+        if self.at == self.goal:
+            return {"observation": "Success\n", "reward": 1.0, "done": True}
+        return {"observation": self.seen(), "reward": 0, "done": False}
+
+    def seen(self) -> str:
+        walls = [where for where, (down, right) in self.around.items()
+                 if (self.at[0] + down, self.at[1] + right) not in self.floor]  # fmt: skip
+        told = f"There is a wall {walls[0]}." if len(walls) == 1 else f"There are walls {', '.join(walls)}."
+        where = f"Your current position is at position {self.at[0]}, {self.at[1]}."
+        return f"The goal is at position {self.goal[0]}, {self.goal[1]}. {where} {told}"
+
+
+class Wordle:
+    """LMRL-Gym's Wordle, with fewer words: the hidden one is drawn anew among those that fit, at every guess."""
+
+    words = ("panic", "solar", "shire", "robin", "crimp", "frame", "trove")
+
+    def __init__(self) -> None:
+        self.reset(None)
+
+    def reset(self, seed: int | None) -> dict:
+        self.left, self.guesses, self.random = list(self.words), 0, random.Random(seed)
+        return {"id": 0, "observation": "Let's start Wordle!"}
+
+    def step(self, action: str) -> dict:
+        guess, self.guesses = action.strip().replace(" ", ""), self.guesses + 1
+        if guess not in self.words:
+            return {"observation": "invalid word", "reward": 0.0, "done": self.guesses == 6}
+        told = self.compare(guess, self.random.choice(self.left))
+        self.left = [word for word in self.left if self.compare(guess, word) == told]
+        won = told == "g g g g g"
+        return {"observation": f"{told}\n", "reward": int(won), "done": won or self.guesses == 6}
+
+    @staticmethod
+    def compare(guess: str, word: str) -> str:
+        return " ".join("g" if g == w else "y" if g in word else "b" for g, w in zip(guess, word))
+
+
+class Database:
+    """A question to a database, for the server of BIRD (sqlgym)."""
+
+    def reset(self, number: int) -> None:
+        self.table = sqlite3.connect(":memory:", check_same_thread=False)
+        self.table.execute("create table mugs (colour text)")
+        self.table.executemany("insert into mugs values (?)", [("red",), ("blue",)][: number + 1])
+        self.answer = number + 1
+
+    def observation(self) -> str:
+        return "mugs(colour). How many mugs are there?"
+
+    def step(self, action: str) -> dict:
+        try:
+            rows = self.table.execute(action).fetchall()
+        except sqlite3.Error as e:
+            return {"state": f"Error: {e}", "reward": 0.0, "done": True, "info": None}
+        return {"state": str(rows), "reward": float(rows == [(self.answer,)]), "done": True, "info": None}
+
+
+#: The first and the last words of what the clients of Maze and Wordle say before the first observation.
+GREETINGS = {
+    "maze": "Your objective is to reach the goal in few steps.\n\nenvironment: The goal is at position 8, 6.\naction: "
+    "move left\n\nNow, make the optimal action given the current environment state:\n",
+    "wordle": "Welcome to the game of Wordle. Guess a hidden word.\n\nThe words:\n```\n{words}\n```\n\n```\nguess 1: "
+    "p a n i c\n```\nNow let's start a new game.",
+}
+
+
+def as_client(name: str, answer: dict, words: list[str] | None = None) -> str:
+    """The first turn that AgentGym's client makes of an answer to /reset. words: of /filtered_vocab."""
+    seen = answer["observation"]
+    match name:
+        case "alfworld":
+            return f"{seen}\nAVAILABLE ACTIONS: {','.join(answer['available_actions'])}"
+        case "sciworld":
+            return f"{answer['task_description']}\n{seen}"
+        case "maze":
+            return GREETINGS[name] + seen
+        case "wordle":
+            return GREETINGS[name].format(words="\n".join(words))
+    return seen
+
+
+WORLDS = {"textcraft": Craft, "own": Craft, "maze": Maze, "wordle": Wordle, "webshop": Shop, "sqlgym": Database}
+NUMBERS = {"webshop": "session_id", "alfworld": "game", "maze": "game", "wordle": "seed", "sqlgym": "item_id"}
+ITEMS = {"sqlgym": "bird"}  # what AgentGym's data calls a server's tasks, where that is not its name
+OF_LMRL = ("maze", "wordle")  # one server for both, which cannot close what it created
+BARE = ("webshop", "sqlgym")  # ids and first observations without keys
+
+
+def played(name: str, number: int, actions: dict[str, str]) -> dict:
+    """A record of AgentTraj-L: a task played by AgentGym's client. actions: as the agent writes them, and as sent."""
+    server = AgentGymServer(name)
+    base = f"/{name}" if name in OF_LMRL else ""
+
+    def ask(method: str, path: str, **said: object) -> Any:
+        return json.loads(server.answer(method, base + path, {"env_idx" if name in BARE else "id": made, **said})[1])
+
+    made = None
+    made = ask("POST", "/create") if name in BARE else ask("POST", "/create")["id"]
+    words = ask("GET", "/filtered_vocab") if name == "wordle" else None
+    first = ask("POST", "/reset", **{NUMBERS.get(name, "data_idx"): number, "world_type": "Text"})
+    seen = ask("GET", "/observation") if name in BARE else as_client(name, first, words)
+    turns = [("human", None, "Thought:\n...\n\nAction:\n..."), ("gpt", False, "OK."), ("human", None, seen)]
+    for written, sent in actions.items():
+        answer = ask("POST", "/step", action=sent)
+        turns += [("gpt", True, f"Thought:\nI think so.\n\nAction:\n{written}"),
+                  ("human", None, answer["state" if name in BARE else "observation"])]  # fmt: skip
+    item = f"lmrlgym_{name}_{number}" if name in OF_LMRL else f"{ITEMS.get(name, name)}_{number}"
+    return {"conversations": [{"from": f, "loss": loss, "value": v} for f, loss, v in turns], "item_id": item}
+
+
 class AgentGymServer:
     """All environments of one server, by their ids; `answer` is what a request gets, as (status, body)."""
 
@@ -144,25 +280,26 @@ class AgentGymServer:
 
     def answer(self, method: str, path: str, said: dict) -> tuple[int, bytes]:
         with self.lock:
+            if self.name in OF_LMRL:
+                path = path.removeprefix(f"/{self.name}")
             if path == "/create" and method == "POST":
                 return self._create()
-            handle = said.get("env_idx" if self.name == "webshop" else "id")
+            if path == "/available_actions" and self.name == "maze":
+                return _json(list(Maze.moves))
+            handle = said.get("env_idx" if self.name in BARE else "id")
             if handle not in self.worlds:
                 return _json({"error": f"The id {handle} is not valid."})
             return self._of(handle, self.worlds[handle], method, path, said)
 
     def _create(self) -> tuple[int, bytes]:
         made = next(self.ids)
-        if self.name == "webshop":
-            self.worlds[made] = Shop()
-            return _json(made)
-        self.worlds[made] = Craft() if self.name in ("textcraft", "own") else Rooms(self.name)
-        return _json({"id": made})
+        self.worlds[made] = WORLDS[self.name]() if self.name in WORLDS else Rooms(self.name)
+        return _json(made if self.name in BARE else {"id": made})
 
     def _of(self, handle: int, world, method: str, path: str, said: dict) -> tuple[int, bytes]:
         match method, path:
             case "POST", "/reset":
-                number = said[{"webshop": "session_id", "alfworld": "game"}.get(self.name, "data_idx")]
+                number = said[NUMBERS.get(self.name, "data_idx")]
                 if self.name == "alfworld" and said["world_type"] != "Text":
                     return _json({"error": "world_type"})
                 self.over.discard(handle)
@@ -170,9 +307,9 @@ class AgentGymServer:
                     made = world.reset(number)
                 except IndexError as e:
                     return _json({"error": str(e)})
-                return _json(["an outdated text", None] if self.name == "webshop" else made)
+                return _json(["an outdated text", None] if self.name in BARE else made)
             case "POST", "/step":
-                if said["action"].startswith("!"):
+                if said["action"].startswith("break "):
                     return _broken(said["action"])
                 if handle in self.over:
                     return _json({"error": f"The task with environment {handle} has finished."})
@@ -180,10 +317,12 @@ class AgentGymServer:
                 if made["done"]:
                     self.over.add(handle)
                 return _json(made)
-            case "POST", "/close" if self.name != "alfworld":
+            case "POST", "/close" if self.name not in ("alfworld", "sqlgym", *OF_LMRL):
                 del self.worlds[handle]
                 return _json(True)
-            case "GET", "/observation" if self.name == "webshop":
+            case "GET", "/filtered_vocab" if self.name == "wordle":
+                return _json(world.left)
+            case "GET", "/observation" if self.name in BARE:
                 return _json(world.observation())
             case "GET", "/available_actions" if self.name == "webshop":
                 return _json(world.available_actions())
@@ -191,18 +330,18 @@ class AgentGymServer:
 
 
 def _broken(action: str) -> tuple[int, bytes]:
-    match action:
-        case "!500":
+    match action.removeprefix("break "):
+        case "500":
             return 500, b"Internal Server Error"
-        case "!html":
+        case "html":
             return 200, b"<html>proxy</html>"
-        case "!error":
+        case "error":
             return _json({"error": "list index\nout of range"})
-        case "!shape":
+        case "shape":
             return _json({"observation": 3, "reward": 0, "done": False})
-        case "!empty":
+        case "empty":
             return _json({"reward": 0, "done": False})
-        case "!slow":
+        case "slow":
             time.sleep(1.5)
     return _json({"observation": "awake", "reward": 0, "done": False})
 

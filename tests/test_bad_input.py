@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -12,9 +14,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from running import environment, lines, read, run, spawn, write
+from running import EEXP, environment, lines, read, run, spawn, write
 
 from eexp import jsonl
+from eexp.envs import why_not_from_records
 
 # -- records ---------------------------------------------------------------------------------------------------------
 
@@ -181,6 +184,62 @@ def test_places_that_cannot_be_written(data, tmp_path):
     run("export", "tiny", "-o", missing).one_error(1, "missing")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_is_named(data):
+    full = "error: /dev/full: No space left on device"
+    run("split", "--part", "1", "--rejects", "/dev/full", stdin=b"{}\n").one_error(1, full)
+    run("mix", data["imitation"], "-o", "/dev/full").one_error(1, full)
+    run("env", "play", "house", "-o", "/dev/full", stdin=b"look\n").one_error(1, full)
+    for args in (["show", data["expert"]], ["compare", "--json", data["episodes"]]):
+        with open("/dev/full", "wb") as out:
+            done = subprocess.run([*EEXP, *args], stdout=out, stderr=subprocess.PIPE, env=environment())
+        assert (done.returncode, done.stderr) == (1, b"error: <stdout>: No space left on device\n")
+
+
+def test_a_temporary_file_that_cannot_be_written_is_told(data, monkeypatch):
+    def fail(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfileobj", fail)
+    run("mix", stdin=data["imitation"].read_bytes()).one_error(1, "cannot copy standard input to a temporary file")
+
+
+def test_too_many_open_files_are_no_fault_of_standard_output(monkeypatch, data):
+    def fail(*args: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("eexp.stages.split.split", fail)
+    error = run("split", "--part", "1", data["expert"]).one_error(1, "too many open files", "ulimit -n")
+    assert "stdout" not in error and "None" not in error
+
+
+def test_what_a_command_reads_besides_records_is_not_overwritten(data, tmp_path):
+    """Models, adapters, panels, styles and maps."""
+    model, panel, style, names = (tmp_path / name for name in ("m.gguf", "panel.jsonl", "style.toml", "map.json"))
+    model.write_bytes(b"GGUF of a user")
+    panel.write_bytes(run("panel", "house", "-n", "1").ok().out)
+    style.write_text('extends = "react"\n')
+    names.write_text("{}")
+    (tmp_path / "hf").mkdir()
+    weights = tmp_path / "hf" / "model.safetensors"
+    weights.write_bytes(b"weights of a user")
+    before = {file: file.read_bytes() for file in (model, panel, style, names, weights)}
+    for args, target in (
+        (["eval", "house", "-m", model], model),
+        (["branch", "-m", f"tiny+{model}", data["expert"]], model),
+        (["score", "-m", f"hf:{weights.parent}", data["imitation"]], weights),
+        (["eval", "--panel", panel, "-m", "random"], panel),
+        (["imitation-data", "--prompt-style", style, data["expert"]], style),
+        (["import", "messages", "--env", "house", "--map", names], names),
+        (["export", weights.parent], weights),
+        (["export", weights.parent], f"{weights.parent}/../hf/model.safetensors"),
+    ):
+        run(*args, "-o", target).one_error(2, f"{target} is both read and written")
+    rejects = ["--rejects", model]
+    run("branch", "-m", model, *rejects, data["expert"], "-o", tmp_path / "out").one_error(2, "both read and written")
+    assert {file: file.read_bytes() for file in before} == before
+
+
 # -- environments ----------------------------------------------------------------------------------------------------
 
 
@@ -200,6 +259,32 @@ def test_a_record_may_not_start_a_program(env, trajectory, tmp_path):
     env = env.replace("PATH", str(tmp_path / "ran"))
     run("rollout", stdin=lines([{**trajectory, "env": env}])).one_error(3, "<stdin>:1: $.env: ", "allow it with --env")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("env", "option"),
+    [
+        ("alfworld?data=PATH", "data"),
+        ("alfworld?expert=planner&data=PATH", "data"),
+        ("noisy:0.1:alfworld?data=PATH", "data"),
+        ("textworld?games=PATH", "games"),
+        ("scienceworld?memory=900g", "memory"),
+        ("bfcl?code=PATH", "code"),
+    ],
+)
+def test_a_record_may_not_choose_a_path(env, option, trajectory, tmp_path):
+    """A game is code: what a path holds is evaluated, and a record may not say where it lies."""
+    env = env.replace("PATH", str(tmp_path))
+    refusal = f"sets '{option}', which a record alone may not"
+    record = lines([{**trajectory, "env": env}])
+    run("rollout", "-j", "1", stdin=record).one_error(3, "$.env: ", refusal, f"allow it with --env {env!r}")
+    panel = write(tmp_path / "p", [{"type": "task", "env": env, "split": "test", "task": {"id": "1", "split": "test"}}])
+    run("eval", "--panel", panel, "-m", "random").one_error(2, refusal, "allow it by naming it")
+
+
+@pytest.mark.parametrize("env", ["babyai?level=GoTo", "scienceworld?task=boil&max_steps=5", "bfcl?tools=full", "house"])
+def test_a_record_may_choose_tasks(env):
+    assert why_not_from_records(env) is None
 
 
 @pytest.mark.parametrize(
@@ -559,6 +644,12 @@ def test_a_server_that_says_what_json_cannot_hold(server, data):
     run("branch", "-k", 1, "-m", f"{server.url}#name", "--no-only-admissible", data["expert"]).one_error(
         3, f"{data['expert']}:1: cannot be written as JSON"
     )
+
+
+def test_a_world_that_answers_with_an_empty_error(server):
+    server.answer = 200, b'{"error": ""}'
+    env = f"agentgym:{server.url.removesuffix('/v1')}?env=textcraft"
+    run("env", "show", env, "--task", "textcraft/0").one_error(1, "an error without a message")
 
 
 def test_secrets_are_never_told(server, data, monkeypatch):

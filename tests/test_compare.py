@@ -244,7 +244,7 @@ def test_what_cannot_be_compared(tmp_path):
     twice = write(tmp_path / "twice.jsonl", episodes + episodes)
     (tmp_path / "other").mkdir()
     namesake = write(tmp_path / "other" / "a.jsonl", episodes)
-    run("compare", a, twice).one_error(2, f"{twice}: task 0, trial 0 occurs twice")
+    run("compare", a, twice).one_error(2, f"{twice}:4: task 0, trial 0 occurs twice (first in {twice}:1)")
     empty = write(tmp_path / "empty.jsonl", [])
     run("compare", f"x={a}", f"x={empty}").one_error(2, f"x ({empty}): no episodes")
     for text in ("", "x=", f"={a}"):

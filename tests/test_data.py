@@ -78,10 +78,10 @@ def test_a_missing_stop_is_added(tokenizer):
 
 def test_a_template_that_fails_is_one_line(tokenizer):
     tokenizer.chat_template = "{{ raise_exception('no user\nturn') }}"
-    with pytest.raises(InputError, match=r"^\$\.prompt: the chat template refuses it: no user$"):
+    with pytest.raises(InputError, match=r"^\$\.prompt: the chat template refuses these messages: no user$"):
         _one(tokenizer)
     tokenizer.chat_template = "{{ messages[7]['content'] }}"
-    with pytest.raises(InputError, match="the chat template refuses it"):
+    with pytest.raises(InputError, match="the chat template refuses these messages"):
         _one(tokenizer)
 
 

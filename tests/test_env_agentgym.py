@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
 
 import pytest
-from agentgym_servers import serve
+from agentgym_servers import OF_LMRL, Maze, Wordle, played, serve
 from running import ROOT, lines, run, spawn
 
+from eexp.conversations import FORMATS, name_of, read
 from eexp.envs import open_env
 from eexp.envs.forking import choose
+from eexp.envs.naming import Tasks
+from eexp.envs.replay import replay
 from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
+from eexp.stages.rollout import execute
 
 WAY = ["get 2 oak log", "craft 4 oak planks using 1 oak log", "craft 4 oak planks using 1 oak log",
        "craft 4 stick using 2 oak planks", "craft 1 wooden pickaxe using 3 oak planks, 2 stick"]  # fmt: skip
@@ -56,7 +61,7 @@ def test_textcraft(craft):
     assert env.mask(again.text) == env.mask(first.text) == "Crafting commands:\n*\n\nGoal: craft wooden pickaxe."
 
 
-@pytest.mark.parametrize("action", ["get 1 stick", "craft 4 stick using nothing", "sing", "", "zwölf\n\t"])
+@pytest.mark.parametrize("action", ["get 1 stick", "craft 4 stick using nothing", "sing", "", "zwölf\n\t", "\ud800"])
 def test_what_textcraft_refuses_is_not_valid(craft, action):
     env, _ = craft
     env.reset(next(env.tasks("test")))
@@ -71,7 +76,7 @@ def test_the_servers_of_a_world_of_rooms(name):
         (world,) = held.worlds.values()
         for task in env.tasks("train"):
             seen = env.reset(task)
-            assert env.instruction() == world.house.instruction()
+            assert env.instruction().endswith(world.house.instruction())
             assert (env.admissible() is None) == (name == "sciworld")
             assert not env.step("fly to the moon").valid
             while not seen.done:
@@ -101,6 +106,47 @@ def test_webshop():
         env.step("click[red mug]")
         seen = env.step("click[buy now]")
         assert seen.done and seen.score == 0.5 and seen.success is False
+
+
+def test_maze():
+    with served("maze") as (url, _), open_env(f"agentgym:{url}/maze?env=maze&train=0-3") as env:
+        first = env.reset(next(env.tasks("train")))
+        assert first.text.startswith(
+            "The goal is at position 3, 3. Your current position is at position 1, 1. There are"
+        )
+        assert not env.step("fly").valid, "also where nobody asked for the list"
+        assert env.admissible() == list(Maze.moves)
+        assert env.step("move up").valid and env.instruction().startswith("Find the goal: move up,")
+        seen = [env.step(f"move {way}") for way in ("right", "right", "down", "down")]
+        assert seen[-1].success and seen[-1].score == 1.0 and env.admissible() == []
+        env.reset(next(env.tasks("train")))
+        seen = [env.step("move up") for _ in range(51)][-1]
+        assert (seen.text, seen.done, seen.score, seen.success) == ("Failure\n", True, 0.0, False)
+
+
+def test_wordle():
+    with served("wordle") as (url, _), open_env(f"agentgym:{url}/wordle?env=wordle&test=0-9") as env:
+        task = next(env.tasks("test"))
+        env.reset(task)
+        words = [" ".join(word) for word in Wordle.words]
+        assert env.admissible() == words and env.instruction().endswith(f"costs a guess:\n{', '.join(words)}")
+        first = env.step("p a n i c")
+        assert first.valid and re.fullmatch(r"[gyb]( [gyb]){4}\n", first.text)
+        assert env.admissible() == words, "what is still possible is for the player to find out"
+        env.reset(task)
+        assert env.step("panic").text == first.text
+        wrong = env.step("c r a n e")
+        assert wrong.text == "invalid word" and wrong.valid, "it takes a guess, so it was not refused"
+        seen = [env.step("c r a n e") for _ in range(4)][-1]
+        assert seen.done and seen.success is False and seen.score == 0.0
+
+
+def test_sqlgym():
+    with served("sqlgym") as (url, _), open_env(f"agentgym:{url}?env=sqlgym&test=0-1") as env:
+        for action in ("```sql\nselect count(*) from mugs;\n```", "select count(*) from mugs"):
+            assert "How many mugs" in env.reset(next(env.tasks("test"))).text
+            seen = env.step(action)
+            assert seen.text == "[(1,)]" and seen.done and seen.success
 
 
 def test_a_server_of_ones_own():
@@ -148,13 +194,12 @@ def test_each_has_an_environment_of_its_own_and_gives_it_back(craft):
 
 
 @pytest.mark.parametrize(("action", "said"), [
-    ("!500", "/step: HTTP 500: 'Internal Server Error'"),
-    ("!html", "/step: not JSON: '<html>proxy</html>'"),
-    ("!error", "/step: list index out of range"),
-    ("!shape", "/step: $.observation: expected"),
-    ("!empty", "no observation"),
-    ("!slow", "/step: no answer within 1 s"),
-    ("\ud800", "/step: not JSON"),
+    ("break 500", "/step: HTTP 500: 'Internal Server Error'"),
+    ("break html", "/step: not JSON: '<html>proxy</html>'"),
+    ("break error", "/step: list index out of range"),
+    ("break shape", "/step: $.observation: expected"),
+    ("break empty", "no observation"),
+    ("break slow", "/step: no answer within 1 s"),
 ])  # fmt: skip
 def test_what_breaks_costs_the_record(craft, action, said):
     env, _ = craft
@@ -193,6 +238,78 @@ def test_no_server():
 def test_a_task_from_elsewhere_is_checked(craft, task):
     with pytest.raises(InputError, match="data_idx"):
         craft[0].reset({"id": "x", **task})
+
+
+# -- AgentTraj-L -----------------------------------------------------------------------------------------------------
+
+PLAYED = {
+    "textcraft": {"get 2 oak log.": "get 2 oak log", "inventory\nI wait.": "inventory", "get 1 stick": "get 1 stick"},
+    "alfworld": {"look": "look", "open fridge": "open fridge"},
+    "babyai": {"Look!": "Look", "inventory": "inventory"},
+    "sciworld": {"look": "look", "fly to the moon": "fly to the moon"},
+    "maze": {"move right": "move right", "move down": "move down"},
+    "wordle": {"p a n i c": "p a n i c", "c r a n e": "c r a n e", "s o l a r": "s o l a r"},
+    "webshop": {"search[mug]": "search[mug]", "click[red mug]": "click[red mug]"},
+    "sqlgym": {"```sql\nselect * from mugs;\n```": "select * from mugs;"},
+}
+
+
+def spec_of(name: str, url: str) -> str:
+    return f"agentgym:{url}/{name}?env={name}" if name in OF_LMRL else f"agentgym:{url}?env={name}"
+
+
+@pytest.mark.parametrize("name", PLAYED)
+def test_agenttraj_fits_its_server(name):
+    """What AgentGym's own client recorded is replayed without any option, by a server that has played since."""
+    numbers = (1, 0, 1)
+    with served(name) as (url, _), open_env(spec_of(name, url)) as env:
+        tasks = Tasks(env)
+        for number in numbers:
+            record = played(name, number, PLAYED[name])
+            task = tasks.find(name_of(record, FORMATS["agenttraj"]))
+            assert task == {"id": f"{name}/{number}", "data_idx": number}
+            done = replay(env, task, read(record, FORMATS["agenttraj"]), "x")
+            assert done.counts["observations verified"] == len(PLAYED[name]) + 1 and not done.differs
+            done.trajectory["steps"][0]["alternatives"] = [{"action": "inventory", "source": "policy"}]
+            assert execute(env, done.trajectory).counts["branch points verified"] == 1
+
+
+def test_agenttraj_is_imported_without_any_option():
+    with served("textcraft") as (url, _):
+        records = [played("textcraft", number, PLAYED["textcraft"]) for number in (1, 0, 1)]
+        spec = spec_of("textcraft", url)
+        done = run("import", "agenttraj", "--env", spec, "-j", "1", stdin=lines(records)).ok()
+        assert [r["id"] for r in done.records] == [f"{spec}/textcraft/{n}" for n in ("1", "0", "1#2")]
+        assert "3 in, 12 observations verified" in done.err and "differ" not in done.err
+
+
+def test_an_item_that_is_not_the_servers_is_told(tmp_path):
+    with served("textcraft") as (url, _):
+        spec = f"agentgym:{url}?env=textcraft"
+        with open_env(f"{spec}&train=0-2&test=3") as env:
+            assert env.task_named("textcraft_3") == next(env.tasks("test")) == env.task_named("textcraft/3")
+            assert env.task_named("2")["split"] == "train"
+            for name, said in (
+                ("babyai_3", r"no task for 'babyai_3', which is one of env=babyai$"),
+                ("textcraft_9", r"task 9 is not in train or test$"),
+                ("textcraft", r"no task for 'textcraft': expected a number last, as in textcraft_0$"),
+            ):
+                with pytest.raises(InputError, match=said):
+                    env.task_named(name)
+        other = [played("textcraft", 3, PLAYED["textcraft"])]
+        other[0]["conversations"][4]["value"] = "Got 3 oak log"
+        run("import", "agenttraj", "--env", spec, stdin=lines(other)).one_error(3, "'Got 3 oak log' was recorded")
+        run("import", "agenttraj", "--env", f"{spec}&train=0&test=3", "--split", "train", stdin=lines(other)).one_error(
+            3, "task textcraft/3 is not in train"
+        )
+
+
+def test_the_words_of_another_wordle_are_a_difference():
+    record = played("wordle", 0, {"p a n i c": "p a n i c"})
+    record["conversations"][2]["value"] = record["conversations"][2]["value"].replace("robin", "rowan")
+    with served("wordle") as (url, _):
+        done = run("import", "agenttraj", "--env", f"agentgym:{url}/wordle?env=wordle", stdin=lines([record]))
+        done.one_error(3, "was recorded")
 
 
 # -- as a user runs it -----------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shlex
 import shutil
 import subprocess
@@ -132,6 +133,28 @@ def test_the_expert_succeeds(env, tasks):
         assert (seen.text, seen.done, seen.valid) == ("The task is over.", True, False)
 
 
+def test_the_expert_says_put_in_games_that_do(data, tmp_path):
+    """Games from before version 0.4: the commands are those that the package's own migration replaces."""
+    shutil.copytree(data / "json_2.1.1", tmp_path / "json_2.1.1")
+    words = {"move {o} to {r}": "put {o} in/on {r}",
+             "You move the {o.name} to the {r.name}.": "You put the {o.name} in/on the {r.name}."}  # fmt: skip
+    for file in tmp_path.rglob("game.tw-pddl"):
+        game = json.loads(file.read_text())
+        for new, old in words.items():
+            assert new in game["grammar"]
+            game["grammar"] = game["grammar"].replace(new, old)
+        file.write_text(json.dumps(game))
+    with open_env(f"alfworld?data={tmp_path}") as env:
+        for task in [task for task in env.tasks("train") if re.search("pick_(two|heat)", task["id"])]:
+            seen, played = env.reset(task), []
+            while not seen.done and len(played) < env.max_steps:
+                played.append(env.expert())
+                assert played[-1] in env.admissible()
+                seen = env.step(played[-1])
+            assert seen.success and any(re.fullmatch("put .* in/on .*", action) for action in played), played
+            assert not any(action.startswith("move ") for action in played)
+
+
 def test_the_planner_is_shorter_and_finds_its_way_back(data, tasks):
     drawn = random.Random(0)
     with open_env(f"alfworld?data={data}&expert=planner") as env:
@@ -185,8 +208,8 @@ def test_the_process_is_left_alone(data, tasks):
 def test_the_pipe(data):
     made = shell(
         f'set -o pipefail; eexp() {{ {shlex.join(EEXP)} "$@"; }}; '
-        "eexp expert 'alfworld?data=.' -n 1 | eexp branch -k 1 --from admissible | eexp rollout "
-        "| tee rollout.jsonl | eexp world-model-data",
+        "eexp expert 'alfworld?data=.' -n 1 | eexp branch -k 1 --from admissible "
+        "| eexp rollout --env 'alfworld?data=.' | tee rollout.jsonl | eexp world-model-data",
         data,
     ).ok()
     assert "branch points verified" in made.err and "refused" not in made.err

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from running import ROOT, Result, environment, read, run, spawn
 
+from eexp.envs.check import Checker
+
 # A game that is well in itself, with one fault a name. It counts to 5.
 PROGRAM = """
 import json, os, random, subprocess, sys, time
@@ -186,6 +188,23 @@ class Counting(Environment):
     def admissible(self):
         return ["more"]
 
+class Silent(Counting):
+    """Neither an expert nor a list of actions."""
+    def admissible(self):
+        return None
+
+class Over(Counting):
+    def reset(self, task):
+        return Observation("0", done=True)
+
+class Unlisted(Counting):
+    """An expert, and a list that is always empty."""
+    def admissible(self):
+        return []
+
+    def expert(self):
+        return "more"
+
 class Raises(Counting):
     def step(self, action):
         raise KeyError("kettle")
@@ -247,6 +266,33 @@ def test_a_class_is_checked_as_well(tmp_path, name, where, said):
     done, found = check(f"counting:{name}", "--timeout", 1, PYTHONPATH=f"{tmp_path}:{ROOT}")
     done.ok(1)
     assert next(iter(failed(found))) == where and said in failed(found)[where], done.out.decode()
+
+
+def counting(name: str) -> dict[str, tuple[str, str]]:
+    """What a check of one of the classes finds, by the check's name."""
+    namespace: dict = {}
+    exec(PYTHON, namespace)
+    found = Checker(namespace[name], tasks=2, limit=10).run()
+    return {finding.check: (finding.verdict, finding.detail) for finding in found}
+
+
+@pytest.mark.parametrize(("name", "why"), [
+    ("Silent", "no action was taken: neither an expert nor an admissible list tells one; is this the right"),
+    ("Over", "no action was taken: the tasks are over at their beginning"),
+])  # fmt: skip
+def test_without_a_step_the_check_fails_and_says_ok_of_nothing_else(name, why):
+    found = counting(name)
+    assert failed(found) == {"plays": found["plays"][1]} and found["plays"][1].startswith(why)
+    assert {check for check, (verdict, _) in found.items() if verdict == "ok"} == {
+        "opens", "splits", "lists tasks", "closes", "time",
+    }  # fmt: skip
+    assert found["nonsense"] == ("-", "not checked, since 'plays' failed")
+
+
+def test_what_was_not_tried_is_not_ok():
+    found = counting("Unlisted")
+    assert found["admissible"] == ("-", "the lists are empty wherever they were looked at")
+    assert found["plays"][0] == "ok"
 
 
 @pytest.mark.parametrize("spec", ["house", "babyai", "bfcl", f"exec:sh {ROOT}/examples/safe.sh",

@@ -9,7 +9,8 @@ import pytest
 from running import lines, run, spawn
 
 from eexp.envs import open_env
-from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
+from eexp.envs.check import Checker
+from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, UsageError
 
 pytest.importorskip("openenv", reason="needs openenv, for its servers")
 pytest.importorskip("websockets")
@@ -107,10 +108,45 @@ def test_sessions_are_apart_and_a_full_server_says_so():
         with open_env(f"openenv:{url}") as one, open_env(f"openenv:{url}") as other:
             one.reset({"seed": 1}), other.reset({"seed": 5})
             assert one.step("take one").text == "The number is 2." and other.step("take one").text == "The number is 6."
-            with pytest.raises(EexpError, match="CAPACITY_REACHED") as e:
+            with pytest.raises(
+                NoRoom, match=r"2/2 sessions active.* \(CAPACITY_REACHED\); a server has room for one"
+            ) as e:
                 open_env(f"openenv:{url}")
             assert not isinstance(e.value, InputError)
         one.close()
+
+
+def test_a_server_with_one_session_is_played_one_episode_at_a_time():
+    with served("nim", rooms=1) as url:
+        spec = f"openenv:{url}?admissible=legal"
+        done = spawn("eval", spec, "-m", "random", "--split", "train", "--trials", "2", "--parallel", "3").ok()
+        assert len(done.records) == 6 and "2 workers for which the server had no room" in done.err
+        assert not any(r["invalid"] for r in done.records)
+        with open_env(spec):  # somebody else's session
+            spawn("eval", spec, "-m", "random", "--split", "train").one_error(1, "1/1 sessions active")
+
+
+def test_a_server_with_one_session_executes_one_trajectory_at_a_time():
+    with served("numbers", rooms=1) as url:
+        with open_env(f"openenv:{url}") as env:
+            seen = env.reset({"seed": 13})
+        steps = [{"observation": seen.text, "action": "add one", "admissible": None,
+                  "alternatives": [{"action": "take one", "source": "policy", "outcome": None}]}]  # fmt: skip
+        task = {"id": "seed/13", "seed": 13}
+        made = [{"type": "trajectory", "id": f"{n}", "env": "x", "task": task, "instruction": "", "steps": steps,
+                 "outcome": None} for n in range(4)]  # fmt: skip
+        done = spawn("rollout", "-j", "3", "--env", f"openenv:{url}", stdin=lines(made)).ok()
+        assert [r["id"] for r in done.records] == ["0", "1", "2", "3"]
+        assert "4 branch points verified" in done.err and "2 workers for which the server had no room" in done.err
+
+
+def test_a_server_with_one_session_is_checked():
+    with served("nim", rooms=1) as url:
+        checker = Checker(lambda: open_env(f"openenv:{url}?admissible=legal"), tasks=1, limit=9)
+        found = {finding.check: (finding.verdict, finding.detail) for finding in checker.run()}
+        assert not [check for check, (verdict, _) in found.items() if verdict == "FAIL"], found
+        assert found["starts anew"][1].endswith("one session at a time: the server has no room for two")
+        assert found["admissible"][0] == "ok"
 
 
 def test_a_lost_connection_costs_the_record_and_no_action_reaches_a_new_session(monkeypatch):

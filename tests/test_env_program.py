@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from running import environment
 
 from eexp.envs import open_env, process
 from eexp.envs import program as program_module
@@ -178,6 +179,41 @@ def test_the_class_in_the_docs_is_an_environment(tmp_path, monkeypatch):
                 if seen.done:
                     break
             assert seen.success and not env.step("square it").valid
+
+
+def test_the_class_in_the_docs_is_found_in_the_working_directory(tmp_path):
+    """By the installed command, which unlike `python -m` does not look there by itself, and by its workers."""
+    source = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "environments.md").read_text(), re.DOTALL).group(1)
+    (tmp_path / "numbers_game.py").write_text(source)
+    (tmp_path / "orjson.py").write_text("raise ImportError('not the library')\n")
+    eexp = [Path(sys.executable).with_name("eexp")]
+    if not eexp[0].exists():
+        pytest.skip("needs the installed command")
+    here = {"cwd": tmp_path, "env": {**environment(), "PYTHONPATH": str(ROOT)}, "capture_output": True, "timeout": 60}
+    recorded = subprocess.run([*eexp, "expert", "numbers_game:Numbers", "-n", "1"], check=True, **here)
+    played = subprocess.run(
+        [*eexp, "rollout", "-j", "1", "--env", "numbers_game:Numbers"], input=recorded.stdout, **here
+    )
+    assert played.stdout and not played.returncode, played.stderr
+    (tmp_path / "elsewhere").mkdir()
+    lost = subprocess.run([*eexp, "env", "show", "numbers_game:Numbers"], **{**here, "cwd": tmp_path / "elsewhere"})
+    assert b"cannot be loaded: No module named 'numbers_game'" in lost.stderr
+
+
+@pytest.mark.parametrize(("source", "said"), [
+    ("import no_such_thing", "cannot be loaded: No module named 'no_such_thing'"),
+    ("class Game(:", r"cannot be loaded: SyntaxError: .*game_with_a_fault.py, line 1"),
+    ("a = 1\nb = a.c", "cannot be loaded: AttributeError: 'int' object has no attribute 'c'"),
+    ("a = 1", "has no 'Game'"),
+])  # fmt: skip
+def test_a_fault_in_ones_own_module_is_one_line(tmp_path, monkeypatch, source, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "game_with_a_fault", raising=False)
+    (tmp_path / "game_with_a_fault.py").write_text(source + "\n")
+    with pytest.raises(EexpError, match=said) as e:
+        open_env("game_with_a_fault:Game")
+    assert "\n" not in str(e.value)
 
 
 # -- broken programs -------------------------------------------------------------------------------------------------

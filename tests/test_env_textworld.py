@@ -236,8 +236,8 @@ def test_copies_are_independent(env):
 def test_the_pipe(games):
     made = shell(
         f'set -o pipefail; eexp() {{ {shlex.join(EEXP)} "$@"; }}; '
-        "eexp expert 'textworld?games=textworld' -n 2 | eexp branch -k 3 --from admissible | eexp rollout "
-        "| tee rollout.jsonl | eexp world-model-data",
+        "eexp expert 'textworld?games=textworld' -n 2 | eexp branch -k 3 --from admissible "
+        "| eexp rollout --env 'textworld?games=textworld' | tee rollout.jsonl | eexp world-model-data",
         games.parent,
     ).ok()
     assert "branch points verified" in made.err and "refused" not in made.err

@@ -516,7 +516,7 @@ def test_no_process_outlives_the_command(faults, how):
     command = start("eval", "test_eval:Troubled", "-m", "random", "-n", 3, "--parallel", 2, stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE, env=environment(FAULTS=folder, PYTHONPATH=f"{HERE}:{ROOT}"))  # fmt: skip
     wait_until(lambda: not list(Path(folder).iterdir()))  # now one hangs
-    assert len(left(folder)) == 3
+    assert len(left(folder)) == 5  # the command, two workers, a guard each
     command.send_signal(how)
     wait_until(lambda: not left(folder))
     said = command.communicate(timeout=30)[1].decode()
@@ -542,7 +542,7 @@ def test_programs_end_with_a_command_that_is_killed(faults):
     command = start("eval", SAFE, "-m", "random", "--trials", 1000, "--parallel", 2, stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL, env=environment(FAULTS=folder))  # fmt: skip
     command.stdout.readline()
-    wait_until(lambda: len(left(folder)) >= 5)  # the command, two workers, a program each
+    wait_until(lambda: len(left(folder)) >= 9)  # the command, two workers, a program each, and their guards
     command.kill()
     wait_until(lambda: not left(folder))
     command.communicate()

@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 from running import ROOT, environment, lines, read, run, spawn, start, write
 
+from eexp import terminal
 from eexp.errors import EexpError, InputError
+from eexp.locks import OwnDirectory
 from eexp.prompts import get_style, of_dict
 from eexp.training import memory
 from eexp.training.finetune import Settings, finetune
@@ -217,6 +219,26 @@ def test_processes_together_make_the_same_adapter(data, few, tmp_path):
     said = _run(tmp_path / "two")
     assert said["kept_step"] == _run(tmp_path / "one")["kept_step"]
     assert said["processes"] == 2 and "checkpoints" not in {p.name for p in (tmp_path / "two").iterdir()}
+
+
+def test_two_runs_in_one_directory_are_refused(few, tmp_path):
+    directory = tmp_path / "run"
+    with OwnDirectory(directory) as own:
+        own.create()
+        error = run("finetune", *SMALL, "-o", directory, few).one_error(1, f"{directory}: ", "is writing it")
+        assert not Path("/proc/locks").exists() or f"process {os.getpid()}" in error
+        assert list(directory.iterdir()) == []
+    with OwnDirectory(tmp_path / "late") as early, OwnDirectory(tmp_path / "late") as late:
+        early.create()  # the directory was not there when both began
+        with pytest.raises(EexpError, match="is writing it"):
+            late.create()
+
+
+def test_a_dry_run_shows_what_a_terminal_would_obey_as_escapes(few, tmp_path):
+    first = read(few)[0]
+    first["completion"][0]["content"] = "Action: \x1b]52;c;aGk=\x07 \u202elook"
+    done = run("finetune", *SMALL, "-o", tmp_path / "run", "--dry-run", write(tmp_path / "in", [first])).ok()
+    assert not terminal.HIDDEN.search(done.out.decode() + done.err) and "\\x1b]52;c" in done.out.decode()
 
 
 def test_a_dry_run_says_what_would_be_done(few, tmp_path):

@@ -98,7 +98,7 @@ def test_tokens_are_the_same(llama, hf, states):
         "\n\n",
         "  two  blanks",
         "Ünïcödé 日本 🙂",
-        "<|end|> inside <|assistant|>",
+        "<end> inside <assistant|",
         "1234567",
         "a\tb",
         "A" * 300,
@@ -428,3 +428,25 @@ def test_chat_templates_as_models_have_them():
         render("{{ messages[0].content.nothing.more }}")
     with pytest.raises(EexpError, match="cannot be read"):
         render("{% for %}")
+
+
+def test_an_interrupt_while_llama_cpp_logs_is_not_lost(tiny):
+    """Loading logs some hundred lines; Python raises at the first line of Python that is run."""
+    import signal
+
+    from eexp.models.llama_cpp import _Base
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    held = []  # for what is raised while an object goes away is lost
+    try:
+        for i in range(10):
+            with pytest.raises(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, 0.001 * (i + 1))
+                for _ in range(20):
+                    held.append(_Base(tiny, None))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

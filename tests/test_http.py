@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +24,9 @@ from itertools import islice
 import pytest
 from running import Result, environment, lines, read, run, write
 
+from eexp import fetch
 from eexp.envs.house import House
+from eexp.envs.server import Server
 from eexp.errors import EexpError, InputError, UsageError
 from eexp.models import Engine, client, open_model
 from eexp.models.base import Draw, Sample, Score
@@ -66,6 +70,7 @@ class Faulty(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
         self.reply: Callable[[dict, int], Reply] = lambda body, nth: Reply()
         self.lock = threading.Lock()
+        self.models: dict | None = {"data": [{"id": "name", "owned_by": "vllm"}]}
         self.asked: list[dict] = []
         self.heads: list[dict[str, str]] = []
         self.times: list[float] = []
@@ -84,7 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = -1  # one packet, whatever an answer consists of
 
     def do_GET(self) -> None:
-        self.say(self.server.reply({}, 0))
+        self.say(Reply(body=self.server.models) if self.server.models else self.server.reply({}, 0))
 
     def do_POST(self) -> None:
         server = self.server
@@ -177,7 +182,7 @@ def test_a_draw_is_one_request_where_the_server_gives_n(faulty):
     body = faulty.asked[0]
     assert 0 <= body.pop("seed") < 2**31
     assert body == {"model": "name", "messages": chat("a"), "n": 3, "temperature": 0.7, "max_tokens": 9,
-                    "logprobs": True}  # fmt: skip
+                    "logprobs": True, "top_p": 1, "top_k": -1, "min_p": 0, "repetition_penalty": 1}  # fmt: skip
     assert model.counts == Counter({"prompt tokens": 21, "tokens written": 27, "texts written": 9})
 
 
@@ -185,7 +190,41 @@ def test_a_nucleus_is_the_servers_affair(faulty):
     with opened(faulty) as model:
         ask(model, top_p=0.9)
         ask(model)
-    assert [body.get("top_p") for body in faulty.asked] == [0.9, None]
+    assert [body.get("top_p") for body in faulty.asked] == [0.9, 1]
+
+
+@pytest.mark.parametrize(
+    ("server", "sent"),
+    [
+        ("vllm", {"top_k": -1, "min_p": 0}),
+        ("llamacpp", {"top_k": 0, "min_p": 0}),
+        ("validates", {"top_k": 0, "min_p": 0}),  # as llama-cpp-python does
+        ("passes over", {}),
+        ("refuses", {}),
+    ],
+)
+def test_draws_are_the_models_own(faulty, server, sent):
+    """Servers cut off the tail by default; what turns that off is found out, once, and else a note says so."""
+    faulty.models = {"data": [{"id": "other", "owned_by": "vllm"}, {"id": "name", "owned_by": server}]}
+
+    def reply(body: dict, nth: int) -> Reply:
+        nonsense = body.get("top_k") == "none" and server == "validates"
+        return Reply(422, "top_k") if nonsense or ("top_k" in body and server == "refuses") else Reply(body=drawn(body))
+
+    def drawn(body: dict) -> dict:
+        return completion({"seed": 0, **body})
+
+    faulty.reply = reply
+    notes: list[str] = []
+    with opened(faulty) as model:
+        model.note = notes.append
+        model.ask([draw(str(i)) for i in range(5)])
+        ask(model, top_p=0.5)
+    draws = [body for body in faulty.asked if "seed" in body]
+    assert len(draws) == 6 and [body["top_p"] for body in draws] == [1] * 5 + [0.5]
+    assert all({name: body[name] for name in ("top_k", "min_p") if name in body} == sent for body in draws)
+    assert len(notes) == (not sent) and all("does not know top_k" in note for note in notes)
+    assert len(faulty.asked) - 6 == {"validates": 2, "passes over": 2, "refuses": 1}.get(server, 0)
 
 
 def test_a_floor_needs_log_probabilities(faulty, data, monkeypatch):
@@ -353,6 +392,66 @@ def test_nobody_there_is_told_at_once_and_somebody_gone_is_waited_for(faulty, mo
             ask(model)
 
 
+class _Endless(threading.Thread):
+    """A server that never comes to the end of what it says: of its head or its body, slowly, or as fast as it can."""
+
+    def __init__(self, head: bytes, part: bytes, pause: float):
+        super().__init__(daemon=True)
+        self._head, self._part, self._pause = head, part, pause
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self.start()
+
+    def run(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._socket.accept()
+                threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
+
+    def _talk(self, connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(self._head)
+            while True:
+                connection.sendall(self._part)
+                time.sleep(self._pause)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+_OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "part", "pause", "said"),
+    [
+        (_OK + b"Content-Length: 100000\r\n\r\n", b" ", 0.02, "no answer within 0.3 s"),
+        (_OK + b"X-Slow: ", b"x", 0.02, "no answer within 0.3 s"),
+        (_OK + b"\r\n", b" " * (1 << 20), 0, "an answer of more than 1 MB"),
+        (_OK + b"Content-Encoding: gzip, gzip\r\n\r\n", b"x", 0.02, "an answer packed as 'gzip, gzip'"),
+    ],
+)
+def test_an_answer_without_end(monkeypatch, head, part, pause, said):
+    """There is a deadline for the whole answer and a limit on its size, for models and environments alike."""
+    monkeypatch.setattr(fetch, "LARGEST", 1 << 20)
+    monkeypatch.setenv("EEXP_ENV_TIMEOUT", "0.3")
+    server = _Endless(head, part, pause)
+    begun = time.monotonic()
+    try:
+        with (HttpModel(f"{server.url}/v1#name", timeout=0.3, tries=1) as model,
+              pytest.raises(EexpError, match=re.escape(said))):  # fmt: skip
+            ask(model)
+        environment = Server("agentgym:x", server.url)
+        with pytest.raises(EexpError, match=re.escape(said)):
+            environment.get("/", dict)
+        environment.tell("/close")
+        environment.close()
+    finally:
+        server.close()
+    assert time.monotonic() - begun < 30
+
+
 @pytest.mark.parametrize("status", [400, 404, 413, 422])
 def test_a_prompt_that_is_refused_leaves_the_others_alone(faulty, status):
     faulty.reply = lambda body, nth: Reply(status, "too long") if body["messages"] == chat("bad") else Reply()
@@ -440,7 +539,8 @@ def test_the_key_is_never_told(faulty, monkeypatch, caplog, capfd, address):
             with pytest.raises(EexpError) as e:
                 ask(model)
             said += [str(e.value), repr(e.value)]
-    faulty.reply = lambda body, nth: Reply(body={"data": [{"id": "found"}]} if not body else None)
+    faulty.models = {"data": [{"id": "found", "owned_by": "vllm"}]}
+    faulty.reply = lambda body, nth: Reply()
     with HttpModel(spec) as model:
         ask(model)
         said += [model.spec, model.fingerprint, *map(repr, ask(model))]

@@ -99,11 +99,23 @@ def test_names_of_tasks():
     assert "house/test/3" in names_of({"type": "trajectory", "id": "x", "origin": "house/train/1", **task})
 
 
+@pytest.mark.parametrize("from_panel", [False, True], ids=["split", "panel"])
+def test_shards_of_a_play_are_the_whole(from_panel, tmp_path):
+    panel = tmp_path / "panel"
+    run("panel", "house", "-n", 7, "-o", panel).ok()
+    args = ["eval", *(["--panel", panel] if from_panel else ["house"]), "-m", "random", "--max-steps", 2, "--seed", 5]
+    whole = run(*args, "-n", 5).ok().out
+    assert run(*args, "-n", 2).ok().out + run(*args, "--skip", 2, "-n", 3).ok().out == whole
+    if from_panel:
+        assert whole + run(*args, "--skip", 5).ok().out == run(*args).ok().out
+        beyond = run(*args, "--skip", 9).ok()
+        assert beyond.out == b"" and "no tasks left after the first 9" in beyond.err
+
+
 def test_what_is_refused(tmp_path):
     good = run("panel", "house", "-n", 2).ok().records
     file = write(tmp_path / "p.jsonl", good)
-    run("eval", "--panel", file, "-n", 2, "-m", "random").one_error(2, "leave out -n and --split")
-    run("eval", "--panel", file, "--split", "ood", "-m", "random").one_error(2, "leave out -n and --split")
+    run("eval", "--panel", file, "--split", "ood", "-m", "random").one_error(2, "leave out --split")
     run("eval", "babyai", "--panel", file, "-m", "random").one_error(2, f"{file}: a panel of house, not of babyai")
     run("eval", "-m", "random").one_error(2, "Missing argument 'ENV'")
     two = write(tmp_path / "two.jsonl", [good[0], {**good[1], "env": "babyai"}])

@@ -73,13 +73,13 @@ def test_lengths_in_tokens_are_those_of_training(data):
 def test_a_row_shows_its_mask_and_counts(data, tmp_path):
     """What stands in [[ ]] is what has a loss; the counts are those of the tokens."""
     from eexp.models.tokenizers import load_tokenizer
-    from eexp.training.data import row_of
+    from eexp.training.data import row_maker
 
     (example, *_) = read(data["world"])
     example["spans"] = [{"name": "observation", "start": 0, "end": 10, "weight": 0.0},
                         {"name": "rest", "start": 10, "end": len(example["completion"][0]["content"])}]  # fmt: skip
     tokenizer = load_tokenizer("tiny")
-    row = row_of(example, tokenizer)
+    row = row_maker(tokenizer)(example)
     text = run("show", "--row", "tiny", stdin=json.dumps(example).encode()).ok().out.decode()
     assert f"prompt {row.n_prompt}, completion {row.n_completion}; targets {row.n_targets} (rest " in text
     shown = re.findall(r"\[\[(.*?)\]\]", text.replace("\n  ", "\n"), flags=re.DOTALL)

@@ -9,7 +9,7 @@
     agentgym:URL?env=NAME   a server of AgentGym (eexp/envs/agentgym.py)
     openenv:URL             a server of OpenEnv (needs `pip install eexp[openenv]`; eexp/envs/openenv.py)
     exec:COMMAND            any program that speaks the protocol of eexp/envs/program.py
-    package.module:Class    a Python class that follows eexp/envs/base.py
+    package.module:Class    a Python class that follows eexp/envs/base.py, installed or in the working directory
     noisy:P:ENV             any of these, with words left out of its observations (eexp/envs/noisy.py)
 
 Other packages add names under the entry-point group `eexp.environments`.
@@ -18,11 +18,25 @@ Other packages add names under the entry-point group `eexp.environments`.
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 
 from eexp.envs.base import Environment, Observation
+from eexp.envs.logins import public, withhold
 from eexp.errors import EexpError, InputError, UsageError
 
-__all__ = ["BUILT_IN", "NOISY", "SERVERS", "Environment", "Observation", "Opened", "names", "open_env", "without_noise"]
+__all__ = [
+    "BUILT_IN",
+    "NOISY",
+    "SERVERS",
+    "Environment",
+    "Observation",
+    "Opened",
+    "names",
+    "open_env",
+    "why_not_from_records",
+    "without_noise",
+]
 
 BUILT_IN = {
     "house": "eexp.envs.house:House",
@@ -53,8 +67,11 @@ def names() -> list[str]:
 def open_env(spec: str) -> Environment:
     """Open the environment that `spec` names.
 
+    A login in a URL (`http://user:password@host`) is used and is no part of the environment's own `spec`.
+
     Raises UsageError where there is none, EexpError where it is there and cannot start (a missing package, say).
     """
+    spec = withhold(spec)
     if spec.startswith(NOISY):
         return _open_noisy(spec)
     if spec.startswith("exec:"):
@@ -63,25 +80,70 @@ def open_env(spec: str) -> Environment:
         return Program(spec)
     name, _, options = spec.partition("?")
     scheme, _, url = name.partition(":")
-    path = SERVERS.get(scheme) or BUILT_IN.get(name) or _registered().get(name) or (name if ":" in name else None)
-    if path is None:
-        known = [*names(), *(f"{scheme}:URL" for scheme in SERVERS), "exec:COMMAND", "module:Class", "noisy:P:ENV"]
-        raise UsageError(f"unknown environment {spec!r}; known: {', '.join(known)}")
-    module, _, attribute = path.partition(":")
-    try:
-        made = getattr(importlib.import_module(module), attribute)
-    except ImportError as e:
-        raise EexpError(f"environment {spec!r} cannot be loaded: {e}") from None
-    except AttributeError:
-        raise UsageError(f"environment {spec!r}: {module} has no {attribute!r}") from None
-    if not (isinstance(made, type) and issubclass(made, Environment)):
-        raise UsageError(f"environment {spec!r}: {path} is not a class derived from eexp.envs.Environment")
+    made = _class_of(spec)
     try:
         env = made(*([url] if scheme in SERVERS else []), **_parse_options(spec, options))
     except TypeError as e:
         raise UsageError(f"environment {spec!r}: {e}") from None
     env.spec = spec
     return env
+
+
+def _search_working_directory() -> None:
+    """Let modules be found in the working directory, as `python -m` does, but after all that is installed.
+
+    So a file there that has the name of a library, `datasets.py` say, is not loaded in its place.
+    """
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)
+        importlib.invalidate_caches()
+
+
+def _class_of(spec: str) -> type[Environment]:
+    """Import the class behind a spec that is neither a program nor has noise. Raises as `open_env` does."""
+    name = spec.partition("?")[0]
+    scheme = name.partition(":")[0]
+    path = SERVERS.get(scheme) or BUILT_IN.get(name) or _registered().get(name) or (name if ":" in name else None)
+    if path is None:
+        known = [*names(), *(f"{scheme}:URL" for scheme in SERVERS), "exec:COMMAND", "module:Class", "noisy:P:ENV"]
+        raise UsageError(f"unknown environment {spec!r}; known: {', '.join(known)}")
+    module, _, attribute = path.partition(":")
+    if path == name:
+        _search_working_directory()
+    try:
+        found = importlib.import_module(module)
+    except ImportError as e:
+        raise EexpError(f"environment {spec!r} cannot be loaded: {e}") from None
+    except Exception as e:  # a mistake in somebody's module
+        raise EexpError(f"environment {spec!r} cannot be loaded: {type(e).__name__}: {' '.join(str(e).split())}") from e
+    made = getattr(found, attribute, None)
+    if made is None:
+        raise UsageError(f"environment {spec!r}: {getattr(found, '__file__', None) or module} has no {attribute!r}")
+    if not (isinstance(made, type) and issubclass(made, Environment)):
+        raise UsageError(f"environment {spec!r}: {path} is not a class derived from eexp.envs.Environment")
+    return made
+
+
+def why_not_from_records(spec: str) -> str | None:
+    """Return what a spec does that a record alone may not ask for; None where a record may name it.
+
+    Records come from anywhere and choose tasks: never code, a URL, or an option that the environment's class does not
+    leave to them (`Environment.record_options`), such as the path of the games.
+
+    Raises UsageError where there is no such environment, EexpError where its class cannot be loaded.
+    """
+    spec = without_noise(spec)
+    name, _, options = spec.partition("?")
+    if ":" in name:
+        return "runs a program or asks a server"
+    if not options:
+        return None
+    left_to_records = _class_of(spec).record_options
+    for option in _parse_options(spec, options):
+        if option not in left_to_records:
+            return f"sets {option!r}, which a record alone may not"
+    return None
 
 
 def _open_noisy(spec: str) -> Environment:
@@ -126,23 +188,21 @@ def _parse_options(spec: str, options: str) -> dict[str, str]:
 class Opened:
     """The environments a stage has open, by the spec that the records name.
 
-    A record may come from anywhere, so one that names a program or a class to be run, or a server to be asked, is
-    refused unless the same spec was given on the command line (`allowed`).
+    A record may come from anywhere, so one that names more than tasks (`why_not_from_records`) is refused unless the
+    environment was given on the command line (`allowed`).
     """
 
     def __init__(self, allowed: str | None = None):
-        self.allowed = allowed
+        self.allowed = allowed and withhold(allowed)
         self._open: dict[str, Environment] = {}
 
     def get(self, spec: str) -> Environment:
         """The environment for a record's spec; --env, where given, stands for all of them."""
-        if self.allowed:
-            spec = self.allowed
+        spec = self.allowed or public(spec)
         if spec not in self._open:
             try:
-                if not self.allowed and ":" in without_noise(spec):
-                    said = f"{spec!r} runs a program or asks a server; allow it with --env {spec!r}"
-                    raise InputError(said, "$.env")
+                if not self.allowed and (why_not := why_not_from_records(spec)):
+                    raise InputError(f"{spec!r} {why_not}; allow it with --env {spec!r}", "$.env")
                 self._open[spec] = open_env(spec)
             except UsageError as e:
                 if self.allowed:

@@ -6,7 +6,8 @@ takes an action. What differs from server to server is in KINDS, read from the s
 adding an environment describes: `id`, `data_idx`, `observation`.
 
 An action is what the server executes, "get 1 oak log". AgentGym's own clients cut it out of "Thought: ... Action: ..."
-before they send it, and that part is the policy's here (eexp/prompts).
+before they send it, and that part is the policy's here (eexp/prompts). What else a client does with an action, or adds
+to an observation, is part of its kind, too: AgentTraj-L was recorded with these clients, and can so be replayed.
 
 A server says with status 200 that something went wrong, `{"error": ...}`. It does not say which actions were refused:
 that is told by the words it uses, or by the actions it lists. It does not say how many tasks it has either, so the
@@ -15,17 +16,23 @@ options do:
     train, test    numbers of tasks, `0-99`, or a file of AgentGym's item ids, `[{"item_id": "textcraft_12"}, ...]`
     max_steps      50
 
+Without `train` and `test`, tasks can still be played by their number, as in what others recorded: AgentTraj-L calls
+them textcraft_12.
+
 There is no snapshot and no expert. TextCraft's list of crafting commands is noise in part: every reset there lengthens
 the lists that it draws from, which all its environments share, as they share the generator. So which recipes are shown
 beside those needed depends on what was played before, and `mask` leaves them out; what can be crafted does not. Its
 tasks come in the order of a dict and a folder, which another machine may have otherwise.
+
+Wordle's server takes the words of /filtered_vocab. To any other it says "invalid word" and counts a guess, so nothing
+is refused there.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Optional
@@ -39,26 +46,43 @@ from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
 from eexp.records import canonical
 
 
+def _plain(action: str) -> str:
+    """The first line of an action, without any character but letters, digits, commas and blanks."""
+    line = action.strip().partition("\n")[0]
+    return " ".join(re.sub(r"[^A-Za-z0-9, ]+", "", line).split())
+
+
+def _unfenced(action: str) -> str:
+    """What an action holds between "```sql" and "```"; all of it where there is no such fence."""
+    return action.rpartition("```sql")[2].partition("```")[0].strip()
+
+
 @dataclass(frozen=True)
 class Kind:
     """How one of the servers differs from the others.
 
     how: what can be done, where the server does not say it. goal: finds the goal in the first observation.
     refusal: finds the words for an action that did nothing. noise: finds what is random in an observation.
+    greeting: finds what AgentGym's client says before the first observation. sent: what its client makes of an action.
     number: what /reset calls the task; also: what else it wants. handle: what requests call the environment's id.
-    look: whether the first observation has to be asked for. lists: whether /available_actions has to be.
-    percent: whether the score is in `score`, from 0 to 100.
+    look: whether the first observation has to be asked for. moves: whether /available_actions lists what can be done in
+    every state. page: whether it has to be asked for what can be done in this one. words: whether the actions are the
+    words of /filtered_vocab, spelled with blanks. percent: whether the score is in `score`, from 0 to 100.
     """
 
     how: str = ""
     goal: str = ""
     refusal: str = ""
     noise: str = ""
+    greeting: str = ""
+    sent: Callable[[str], str] = str
     number: str = "data_idx"
     also: dict[str, Any] = field(default_factory=dict)
     handle: str = "id"
     look: bool = False
-    lists: bool = False
+    moves: bool = False
+    page: bool = False
+    words: bool = False
     percent: bool = False
 
 
@@ -69,29 +93,42 @@ KINDS = {
         "commands, `inventory` lists what you have.",
         goal=r"Goal: (.+)",
         refusal=r"Could not |Wrong item format",
-        noise=r"(?s)(?<=Crafting commands:\n).*(?=\n\nGoal: )",
+        noise=r"(?s)(?<=Crafting commands:\n).*?(?=\n+Goal: |\Z)",
+        sent=_plain,
     ),
     "alfworld": Kind(goal=r"Your task is to: (.+)", number="game", also={"world_type": "Text"}),
-    "babyai": Kind(goal=r"Your goal: (.+)"),
+    "babyai": Kind(goal=r"Your goal: (.+)", sent=_plain),
     "sciworld": Kind(refusal=r"No known action matches that input|Unknown action|Ambiguous request", percent=True),
-    "maze": Kind(how="Find the goal: move up, move down, move left or move right.", number="game", lists=True),
+    "maze": Kind(
+        how="Find the goal: move up, move down, move left or move right. A position is a row and a column.",
+        greeting=r"(?s)\AYour objective is to reach the goal.*?current environment state:\s*",
+        number="game",
+        moves=True,
+    ),
     "wordle": Kind(
-        how="Guess the word, five letters with blanks between them. g: right; y: in another place; b: not in it.",
-        refusal=r"invalid word",
+        how="Guess the hidden word within six guesses: five letters with blanks between them. The answer has a letter "
+        "for each of them. g: it is right; y: it is in another place; b: it is not in the word. A word that is not "
+        "among these is invalid, and costs a guess:",
+        greeting=r"(?s)\AWelcome to the game of Wordle\..*?```(?P<words>.*?)```.*",
         number="seed",
+        words=True,
     ),
     "webshop": Kind(
         how="search[words] where there is a search bar, click[what is on the page].",
         goal=r"Instruction: \[SEP\] (.+?) \[SEP\]",
-        number="session_id", handle="env_idx", look=True, lists=True,
+        number="session_id", handle="env_idx", look=True, page=True,
     ),
-    "sqlgym": Kind(how="An action is one SQL statement.", number="item_id", handle="env_idx", look=True),
+    "sqlgym": Kind(
+        how="An action is one SQL statement.", sent=_unfenced, number="item_id", handle="env_idx", look=True,
+    ),
 }  # fmt: skip
 
 #: What the BabyAI server adds to every observation, a list in JSON.
 _LISTED = re.compile(r"\nAvailable actions: (\[.*\])\s*$")
 #: An action with which BabyAI's server lists the others.
 _CHECK = "check available actions"
+#: What Wordle's server says first; its client says the words and the rules instead.
+_WORDLE_STARTS = "Let's start Wordle!"
 
 
 class _Created(Struct):
@@ -134,6 +171,7 @@ class AgentGym(Environment):
         check_disjoint(self.spec, self._splits)
         self._server = Server(self.spec, url)
         self._handle: int | None = None
+        self._always: list[str] | None = None  # what can be done in every state, where the server lists that
         try:
             self._create()
         except EnvironmentFailed as e:
@@ -148,7 +186,26 @@ class AgentGym(Environment):
 
     def tasks(self, split: str) -> Iterator[dict]:
         self.check_split(split)
-        return ({"id": f"{self._name}/{n}", "split": split, "data_idx": n} for n in self._splits[split])
+        return (self._task(n, split) for n in self._splits[split])
+
+    def _task(self, number: int, split: str | None) -> dict:
+        return {"id": f"{self._name}/{number}", **({"split": split} if split else {}), "data_idx": number}
+
+    def task_named(self, name: str) -> dict:
+        """The task whose number `name` ends in, as AgentGym's item ids do: textcraft_12, lmrlgym_maze_3.
+
+        Raises InputError where there is none, where the name is of another kind, and where no split has that number.
+        """
+        found = re.fullmatch(r"(?:(?P<data>.*)[/_])?(?P<number>\d{1,9})", name)
+        if not found:
+            raise InputError(f"{self.spec} has no task for {name!r}: expected a number last, as in {self._name}_0")
+        kind, number = (found["data"] or "").rpartition("_")[2], int(found["number"])
+        if self._name in KINDS and kind in KINDS and kind != self._name:
+            raise InputError(f"{self.spec} has no task for {name!r}, which is one of env={kind}")
+        split = next((split for split, numbers in self._splits.items() if number in numbers), None)
+        if self._splits and split is None:
+            raise InputError(f"{self.spec}: task {number} is not in {' or '.join(self._splits)}")
+        return self._task(number, split)
 
     def reset(self, task: dict) -> Observation:
         number = task.get("data_idx")
@@ -162,11 +219,13 @@ class AgentGym(Environment):
             self._at = _State(observation=self._get("/observation", str))
         else:
             self._at = self._post("/reset", _State, **asked)
+        self._always = self._list_always()
         self._listed = self._list_at_hand()
         text = self._text()
         found = re.search(self._kind.goal, text) if self._kind.goal else None
         goal = self._at.task_description or (found[1] if found else "")
-        self._instruction = "\n".join(filter(None, [goal, self._kind.how]))
+        words = ", ".join(self._always or []) if self._kind.words else ""
+        self._instruction = "\n".join(filter(None, [goal, self._kind.how, words]))
         self._score = self._seen_score()
         return Observation(text, score=self._score)
 
@@ -180,13 +239,13 @@ class AgentGym(Environment):
             raise EnvironmentFailed(f"{self.spec}: /step: no episode is running; `reset` starts one")
         if self._at.done:  # most servers answer with an error
             return Observation("The episode is over.", True, self._score, valid=False, success=self._succeeded())
-        listed = self._listed
-        self._at = self._post("/step", _State, action=action)
+        listed, sent = self._listed, self._kind.sent(action)
+        self._at = self._post("/step", _State, action=sent)
         self._listed = self._list_at_hand()
         text, self._score = self._text(), self._seen_score()
         valid = not (self._kind.refusal and re.match(self._kind.refusal, text))
-        if listed is not None:
-            valid = canonical(action) in {canonical(a) for a in [*listed, _CHECK]}
+        if listed is not None and not self._kind.words:
+            valid = canonical(sent) in {canonical(a) for a in [*listed, _CHECK]}
         success = self._succeeded() if self._at.done else None
         return Observation(text, self._at.done, self._score, valid=valid, success=success)
 
@@ -194,19 +253,33 @@ class AgentGym(Environment):
         """What the server lists; None where it lists nothing, and on a page of WebShop that can be searched."""
         if self._at.done:
             return []
-        if self._listed is None and self._kind.lists:
-            said = self._get("/available_actions", list[str] | _Page)
-            if isinstance(said, list):
-                self._listed = said
-            elif not said.has_search_bar:
-                self._listed = [f"click[{it}]" for it in said.clickables]
+        if self._kind.page:
+            page = self._get("/available_actions", _Page)
+            return None if page.has_search_bar else [f"click[{it}]" for it in page.clickables]
         return None if self._listed is None else list(self._listed)
 
     def mask(self, text: str) -> str:
-        return re.sub(self._kind.noise, "*", text) if self._kind.noise else text
+        """Without what is random, and without what AgentGym's client says first, which is for records made with it."""
+        if self._kind.noise:
+            text = re.sub(self._kind.noise, "*", text)
+        greeting = re.match(self._kind.greeting, text) if self._kind.greeting else None
+        if greeting is None:
+            return text
+        if not self._kind.words:
+            return text[greeting.end() :]
+        words = {"".join(line.split()) for line in greeting["words"].splitlines()} - {""}
+        return _WORDLE_STARTS if words == {"".join(word.split()) for word in self._always or []} else text
+
+    def _list_always(self) -> list[str] | None:
+        """What can be done in every state: directions, or words; None where it is not the same in all of them."""
+        if self._kind.words:  # right after a reset; later the server lists only those that fit its answers
+            return [" ".join(word) for word in self._get("/filtered_vocab", list[str])]
+        return self._get("/available_actions", list[str]) if self._kind.moves else None
 
     def _list_at_hand(self) -> list[str] | None:
-        """The admissible actions, if they came along with the observation."""
+        """The admissible actions, if they came along with the observation or are always the same."""
+        if self._always is not None:
+            return self._always
         if self._at.available_actions is not None:
             return self._at.available_actions
         found = _LISTED.search(self._text())
@@ -223,6 +296,8 @@ class AgentGym(Environment):
         if self._kind.percent:
             return round(min(max(self._at.score or 0.0, 0.0), 100.0) / 100, 4)  # a failure counts -100
         won = self._at.reward
+        if won is not None and self._kind is not GUIDE:
+            won = max(won, 0.0)  # Maze takes a point off where time is up
         return won if won is not None and 0 <= won <= 1 else None
 
     def _succeeded(self) -> bool | None:

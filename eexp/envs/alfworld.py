@@ -8,7 +8,9 @@ What differs from the package's environment:
 
 - The hand-coded expert draws from random numbers of its own, seeded by task and step, and is shown the facts in a fixed
   order, so that it does the same in every process. It is also told `put` where the game says `move`: its memory of what
-  it holds waits for that word, and without it never brings the second of two objects.
+  it holds waits for that word, and without it never brings the second of two objects. In games from before version 0.4,
+  which say `put mug 1 in/on desk 1` for what is now `move mug 1 to desk 1`, it is shown the new commands and says the
+  old ones.
 - The welcome is left out, and the task is the instruction and no part of the observation.
 - A record has the checksum of its game, and is refused if the game is another one by now.
 
@@ -33,6 +35,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -50,6 +53,7 @@ _TASK = re.compile(r"\s*Your task is to: (.*?)\s*$", re.DOTALL)
 _WELCOME = re.compile(r"^-= .* =-\s*")
 _ARRIVAL = re.compile(r"^You arrive at [^.]*\.\s*")
 _PUT = re.compile(r"^You put the (.+?) in/on the (.+?)\.")
+_OLD_COMMAND, _NEW_COMMAND = re.compile(r"^put (.+) in/on (.+)$"), re.compile(r"^move (.+) to (.+)$")
 
 
 class AlfWorld(Environment):
@@ -61,6 +65,7 @@ class AlfWorld(Environment):
     spec = "alfworld"
     #: The world is memory of this process and nothing else, one thread, no file open: `os.fork` is an exact snapshot.
     in_process = True
+    record_options = frozenset({"expert", "max_steps"})
 
     def __init__(self, data: str = "", expert: str = "handcoded", max_steps: str = "50", **more: str):
         if more:
@@ -178,14 +183,17 @@ class AlfWorld(Environment):
         from alfworld.agents.expert import HandCodedAgentFailed, HandCodedAgentTimeout
 
         self._shown += 1
-        state.facts = sorted(map(self._game.unwrapped._get_human_readable_fact, state["_facts"]), key=str)
+        shown = copy(state)
+        shown.facts = sorted(map(self._game.unwrapped._get_human_readable_fact, state["_facts"]), key=str)
+        shown.admissible_commands = [_OLD_COMMAND.sub(r"move \1 to \2", said) for said in state.admissible_commands]
         with _undisturbed(seed=f"{self._loaded[0].parent}/{self._shown}"):
             try:
-                action = self._agent.act(state, 0, state.won, re.sub(r"^move ", "put ", command))
+                action = self._agent.act(shown, 0, state.won, re.sub(r"^move ", "put ", command))
             except (HandCodedAgentFailed, HandCodedAgentTimeout, IndexError, KeyError):
                 self._agent = self._advice = None
                 return
-        self._advice = action if action in state.admissible_commands else "look"  # as in the package
+        forms = (action, _NEW_COMMAND.sub(r"put \1 in/on \2", action))
+        self._advice = next((form for form in forms if form in state.admissible_commands), "look")  # as in the package
 
 
 def _check_installed(data: Path) -> None:

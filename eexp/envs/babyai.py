@@ -67,6 +67,7 @@ class BabyAI(Environment):
     spec = "babyai"
     in_process = True
     light = True
+    record_options = frozenset({"level"})
     max_steps = 10_000  # the level's own limit ends an episode long before: 64 in a single room, 2,880 at the most
 
     def __init__(self, level: str = DEFAULT_LEVELS) -> None:
@@ -203,26 +204,26 @@ class BabyAI(Environment):
         if hasattr(clause, "desc_move"):
             carried = self._world.carrying
             if any(carried is thing for thing in clause.desc_move.obj_set):
-                return f"Needed: drop {_plain(carried)} next to {self._whereabouts(clause.desc_fixed)}"
+                return f"Needed: drop the {_plain(carried)} next to {self._whereabouts(clause.desc_fixed)}"
             return f"Needed: pick up {self._whereabouts(clause.desc_move)}"
         verb = {"OpenInstr": "open", "GoToInstr": "go to", "PickupInstr": "pick up"}[type(clause).__name__]
         return f"Needed: {verb} {self._whereabouts(clause.desc)}"
 
     def _whereabouts(self, description: Any) -> str:
-        """Where the nearest thing in view is that fits; of a locked door, where its key is."""
+        """Say which thing in view fits, the nearest, and where it is; of a locked door, where its key is, too."""
         matches = {id(thing) for thing in description.obj_set}
         view = self._view()
         at = next((at for at, thing in view.items() if id(thing) in matches), None)
         if at is None:
             name = " ".join(filter(None, (description.color, description.type or "object")))
-            return f"{name}. {name}: not in view."
+            return f"the {name}, which is not in view."
         thing = view[at]
-        said = f"{_plain(thing)}. {_plain(thing)}: {_place(*at)}."
+        place = f"the {_plain(thing)} {_place(*at)}."
         carried = self._world.carrying
         if thing.type != "door" or not thing.is_locked or _plain(carried) == f"{thing.color} key":
-            return said
+            return place
         key = next((at for at, other in view.items() if _plain(other) == f"{thing.color} key"), None)
-        return f"{said} It is locked. {thing.color} key: {_place(*key) if key else 'not in view'}."
+        return f"{place} It is locked, and the {thing.color} key {f'is {_place(*key)}' if key else 'is not in view'}."
 
     def fork(self) -> BabyAI:
         copy = object.__new__(type(self))

@@ -1,9 +1,9 @@
 """The environment contract: what a stage may ask of a world.
 
 Write a class with `tasks`, `reset` and `step` and it can be branched, executed and evaluated in. `fork` (or `save` and
-`restore`, or `in_process`), `expert`, `admissible`, `explain`, `harmless`, `mask` and `kind_of` are optional, and each
-one that is there buys something: cheap branches, demonstrations, alternatives without a model, thoughts, trust in a
-noisy world, results by kind of task.
+`restore`, or `in_process`), `expert`, `admissible`, `explain`, `harmless`, `mask`, `kind_of` and `task_named` are
+optional, and each one that is there buys something: cheap branches, demonstrations, alternatives without a model,
+thoughts, trust in a noisy world, results by kind of task, tasks that need no list.
 """
 
 from __future__ import annotations
@@ -57,6 +57,9 @@ class Environment(ABC):
     #: to speak of and cannot hang: `eexp eval` then plays many episodes in its own process. C libraries often keep
     #: something global. All others get a process each.
     light: bool = False
+    #: The options of the spec (`name?key=value`) that a record alone may set, since they only choose among tasks and
+    #: rules. All others, such as a path, need the same spec on the command line.
+    record_options: frozenset[str] = frozenset()
 
     @abstractmethod
     def splits(self) -> list[str]:
@@ -68,6 +71,15 @@ class Environment(ABC):
 
         Raises UsageError for a split that does not exist.
         """
+
+    def task_named(self, name: str) -> dict:
+        """Return the task that a record from elsewhere calls `name`, where the name alone says which one it is.
+
+        Where this is left out, `eexp import` looks for the name in the list of all tasks. Is asked after `close`, too.
+
+        Raises InputError for a name that is of no task here.
+        """
+        raise NotImplementedError(f"{self.spec} lists its tasks")
 
     @abstractmethod
     def reset(self, task: dict) -> Observation:

@@ -73,6 +73,7 @@ class BFCL(Environment):
     in_process = True
     light = True
     max_steps = 60  # the gold calls and the ends of turns are 17 at most, in long_context 37
+    record_options = frozenset({"tools"})
 
     def __init__(self, tools: str = "short") -> None:
         _check_installed()

@@ -25,7 +25,7 @@ import orjson
 
 from eexp.envs import forking
 from eexp.envs.base import Environment, Observation
-from eexp.errors import EexpError, EnvironmentFailed, UsageError, short
+from eexp.errors import EexpError, EnvironmentFailed, NoRoom, UsageError, short
 from eexp.records import succeeded
 
 OK, NOTE, FAILED, SKIPPED = "ok", "note", "FAIL", "-"
@@ -171,10 +171,9 @@ class Checker:
         for task in self.tasks:
             self.walks.append(self._first_walk(task))
         steps = sum(len(walk.actions) for walk in self.walks)
-        if not steps:
-            raise _Noted(
-                "neither an expert nor an admissible list tells what to do here: name some actions with --action"
-            )
+        over = all(walk.seen[0].done for walk in self.walks)
+        why = "the tasks are over at their beginning" if over else "neither an expert nor an admissible list tells one"
+        _must(steps > 0, f"no action was taken: {why}; is this the right environment? --action TEXT names actions")
         return f"{len(self.walks)} tasks, {steps} actions"
 
     def repeats(self) -> str:
@@ -192,10 +191,16 @@ class Checker:
         return "asking changes nothing"
 
     def starts_anew(self) -> str:
-        self.other = self._timed("open", self.open_one)
+        alone = ""
+        try:
+            self.other = self._timed("open", self.open_one)
+        except NoRoom:
+            self.env.close()
+            self.env = self.other = self._timed("open", self.open_one)
+            alone = ", one session at a time: the server has no room for two"
         for walk in self.walks:
             self._again(self.other, walk, "in another instance")
-        return "another instance sees the same"
+        return f"another instance sees the same{alone}"
 
     def side_by_side(self) -> str:
         if not self.env.light:
@@ -250,13 +255,15 @@ class Checker:
         tried = 0
         for walk in self.walks:
             for i in self._points(walk):
-                for action in self._drawn(walk.listed[i], 4):
+                for action in self._drawn(walk.listed[i], 4) if walk.listed[i] else ():
                     seen = self._after(self.other, walk.until(i), action)
                     tried += 1
                     _must(
                         seen.valid,
                         f"{_task(walk)}, state {i}: lists {short(action)}, and refuses it: {short(seen.text)}",
                     )
+        if not tried:
+            raise _Skipped("the lists are empty wherever they were looked at")
         return f"{tried} listed actions tried, all valid"
 
     def expert(self) -> str:
@@ -284,15 +291,17 @@ class Checker:
         return told
 
     def nonsense(self) -> str:
-        taken_as_valid = set()
+        said, taken_as_valid = 0, set()
         for walk in self.walks:
             for i in self._points(walk):
                 action = self.draw.choice(NONSENSE)
 
                 def say_it(j: int, i: int = i, action: str = action, walk: _Walk = walk) -> bool:
                     """Whether it was refused."""
+                    nonlocal said
                     if i != j:
                         return True
+                    said += 1
                     seen = self._ask("step", action)
                     if seen.valid:
                         taken_as_valid.add(action)
@@ -303,7 +312,7 @@ class Checker:
                 self._again(self.env, walk, f"after {short(action)}, which it said was not valid", between=say_it)
         if taken_as_valid:
             raise _Noted(f"says that {short(min(taken_as_valid))} is valid, so invalid actions cannot be told here")
-        return "answered, marked as not valid, and nothing changes"
+        return f"{said} answered, marked as not valid, and nothing changes"
 
     def closes(self, children: set[int]) -> str:
         for env in filter(None, (self.env, self.other)):

@@ -1,7 +1,12 @@
 """Processes that hold environments: started when they are needed, watched while they work, ended with us.
 
 Each does one job at a time (envs/worker.py). One that dies, gives no sign of life for too long or takes too much memory
-is ended, and whoever gave it the job is told. None outlives us (envs/process.py).
+is ended, and whoever gave it the job is told. None outlives us, nor does any of their descendants (envs/process.py).
+
+Memory is limited twice. What a worker and all its descendants hold together is looked at now and then; and the kernel
+refuses any single one of them KERNEL_SHARE times as much at once, so that none can take the whole machine between two
+looks. It counts what a process has set aside (RLIMIT_DATA), stacks of threads for instance, and not what it uses, hence
+the share.
 """
 
 from __future__ import annotations
@@ -11,9 +16,11 @@ import select
 import sys
 import time
 from collections import Counter
+from typing import Any
 
 import orjson
 
+from eexp.envs import logins
 from eexp.envs.process import Child, ChildFailed
 from eexp.envs.worker import HEARTBEAT
 from eexp.errors import EnvironmentFailed
@@ -22,6 +29,7 @@ TRIES = 3  # a job whose worker died or hung is given to another
 START = 60.0  # seconds for starting Python and opening an environment
 GRACE = 2.0  # seconds for closing what they hold
 WATCH = 0.5  # seconds between two looks at memory
+KERNEL_SHARE = 2
 LONGEST_ANSWER = 1 << 30
 #: For numerical libraries: a process with threads cannot be forked.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -32,19 +40,33 @@ def failed(why: str, evidence: dict | None = None) -> EnvironmentFailed:
     return EnvironmentFailed(f"the environment's process failed {TRIES} times, at last: {why}", evidence=evidence)
 
 
-class Worker:
-    """One of the processes. `busy`: it has a job, and has not answered yet."""
+def _command() -> list[str]:
+    """The command of a worker: Python, with our own module path from the start.
 
-    def __init__(self, hello: bytes):
-        self.child = Child([sys.executable, "-m", "eexp.envs.worker"], env={**os.environ, **ONE_THREAD})
+    With `python -m` a file in the working directory, json.py say, would come before the library of that name.
+    """
+    code = f"import sys; sys.path[:] = {sys.path!r}; from eexp.envs.worker import main; main()"
+    return [sys.executable, "-c", code, "eexp.envs.worker"]  # the last one for those who look at processes
+
+
+class Worker:
+    """One of the processes.
+
+    busy: it has a job, and has not answered yet. part: the part of the job that it is at, where it tells.
+    """
+
+    def __init__(self, hello: bytes, memory: int | None = None):
+        limit = memory and KERNEL_SHARE * memory
+        self.child = Child(_command(), env={**os.environ, **ONE_THREAD}, memory=limit)
         self.busy = False
+        self.part: Any = None
         self.last_sign = time.monotonic()
         self._started = False  # has given a sign of life, ever
         self._unsent = hello
 
     def give(self, job: bytes) -> None:
         """Let it do a job, a line of JSON. It begins at once, whether or not we come to look."""
-        self.busy, self.last_sign = True, time.monotonic()
+        self.busy, self.part, self.last_sign = True, None, time.monotonic()
         self._unsent = self.child.write_some(self._unsent + job)
 
     def register(self, ready: select.poll) -> tuple[int, int]:
@@ -68,9 +90,12 @@ class Worker:
                 said = orjson.loads(line)
             except orjson.JSONDecodeError:
                 raise ChildFailed("wrote what is no answer") from None
+            if "lost" in said:
+                raise ChildFailed(said["lost"])
             if "done" in said or "failed" in said:
                 self.busy = False
                 return said
+            self.part = said.get("part")
         if time.monotonic() > self.overdue(limit):
             raise ChildFailed(f"no answer within {limit:g} s (EEXP_ENV_TIMEOUT)")
         return None
@@ -87,7 +112,7 @@ class Crew:
         self.limit, self.memory = limit, memory
         self.counts: Counter[str] = Counter()
         self.workers: list[Worker] = []
-        self._hello = orjson.dumps({"path": sys.path, "env": env}) + b"\n"
+        self._hello = orjson.dumps({"path": sys.path, "env": env, "logins": logins.kept()}) + b"\n"
         self._looked = 0.0
 
     def __enter__(self) -> Crew:
@@ -98,9 +123,15 @@ class Crew:
 
     def hire(self) -> Worker:
         """One more."""
-        worker = Worker(self._hello)
+        worker = Worker(self._hello, self.memory)
         self.workers.append(worker)
         return worker
+
+    def dismiss(self, worker: Worker) -> None:
+        """End one for which a server has no room, so that those that have a session go on without it."""
+        worker.child.end()
+        self.workers.remove(worker)
+        self.counts["workers for which the server had no room"] += 1
 
     def wait(self, at_once: bool = False) -> list[tuple[Worker, dict | ChildFailed]]:
         """What the busy ones have to say: (worker, its answer, or how it was lost).
@@ -135,6 +166,7 @@ class Crew:
         worker.child.end()
         self.workers.remove(worker)
         self.counts["workers lost"] += 1
+        why.part = worker.part
         return why
 
     def _look_at_memory(self) -> list[tuple[Worker, dict | ChildFailed]]:
@@ -143,7 +175,7 @@ class Crew:
         self._looked = time.monotonic()
         lost: list[tuple[Worker, dict | ChildFailed]] = []
         for worker in [w for w in self.workers if w.busy]:
-            taken = _resident(worker.child.pid)
+            taken = _resident(worker.child.guard_pid)
             if taken > self.memory:
                 why = ChildFailed(f"took {taken >> 20} MiB, and {self.memory >> 20} are allowed")
                 lost.append((worker, self._lose(worker, why)))
@@ -159,13 +191,12 @@ class Crew:
         self.workers.clear()
 
 
-def _resident(pid: int) -> int:
-    """Bytes of memory that a process and all its descendants hold."""
+def _resident(guard: int) -> int:
+    """Bytes of memory that all descendants of a guard hold."""
     import psutil
 
     try:
-        process = psutil.Process(pid)
-        family = [process, *process.children(recursive=True)]
+        family = psutil.Process(guard).children(recursive=True)
     except psutil.NoSuchProcess:
         return 0
     total = 0

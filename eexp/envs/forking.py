@@ -56,6 +56,8 @@ def unfit(env: Environment, way: str) -> str | None:
 def executor(env: Environment, way: str, limit: float) -> Execute:
     """A function that executes an action from the current state of `env` and leaves `env` in it.
 
+    Where the action fails, `env` has to be reset.
+
     way: "state" or "process". limit: seconds that a forked process has for the step.
     """
     if way == "process":
@@ -70,10 +72,9 @@ def _in_copy(env: Environment, action: str) -> Observation:
 
 def _and_back(env: Environment, action: str) -> Observation:
     state = env.save()
-    try:
-        return env.step(action)
-    finally:
-        env.restore(state)
+    seen = env.step(action)  # one that fails leaves nothing to go back from; its error is the one to tell
+    env.restore(state)
+    return seen
 
 
 # -- a fork of the process ------------------------------------------------------------------------------------------

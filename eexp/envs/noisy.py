@@ -56,6 +56,9 @@ class Noisy(Environment):
     def tasks(self, split: str) -> Iterator[dict]:
         return self.world.tasks(split)
 
+    def task_named(self, name: str) -> dict:
+        return self.world.task_named(name)
+
     def reset(self, task: dict) -> Observation:
         seen = self.world.reset(task)
         self._task_id, self._actions = str(task.get("id")), 0

@@ -32,6 +32,7 @@ word; `eexp rollout` then refuses the branches. There is no snapshot and no expe
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NoReturn, Optional
@@ -43,7 +44,7 @@ from msgspec import Struct
 from eexp.envs.base import Environment, Observation
 from eexp.envs.process import MAX_LINE
 from eexp.envs.server import GRACE, Server, check_disjoint, parse_limit, parse_numbers
-from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
+from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, UsageError
 from eexp.records import explain
 
 INSTALL = "openenv needs `pip install 'eexp[openenv]'`"
@@ -110,7 +111,7 @@ class _NoActionError(Exception):
 class OpenEnv(Environment):
     """A session on an OpenEnv server. See the module's docstring.
 
-    Raises UsageError for options that make no sense, EexpError where there is no such server, or none with room.
+    Raises UsageError for options that make no sense, EexpError where there is no such server, NoRoom where it is full.
     """
 
     def __init__(self, url: str, action: str = "", text: str = "", admissible: str = "", instruction: str = "",
@@ -271,6 +272,21 @@ class OpenEnv(Environment):
         self._server.close()
 
     def _connect(self) -> None:
+        """Begin a session. Raises NoRoom where the server is full, and stays so for some time.
+
+        A session that was closed a moment ago may still take room.
+        """
+        patience = time.monotonic() + GRACE
+        while self._socket is None:
+            self._open_socket()
+            try:
+                self._ask("state", None, dict)  # a server that is full says so only when it is asked something
+            except NoRoom:
+                if time.monotonic() > patience:
+                    raise
+                time.sleep(GRACE / 10)
+
+    def _open_socket(self) -> None:
         try:
             from websockets.exceptions import WebSocketException
             from websockets.sync.client import connect
@@ -278,10 +294,10 @@ class OpenEnv(Environment):
             raise EexpError(f"{e}. {INSTALL}") from None
         url = self._server.url.replace("http", "ws", 1) + "/ws"
         try:
-            self._socket = connect(url, open_timeout=self._server.limit, close_timeout=GRACE, max_size=MAX_LINE)
+            self._socket = connect(url, open_timeout=self._server.limit, close_timeout=GRACE, max_size=MAX_LINE,
+                                   additional_headers=self._server.headers)  # fmt: skip
         except (OSError, WebSocketException) as e:  # TimeoutError is an OSError
             raise EnvironmentFailed(f"{self.spec}: /ws: {type(e).__name__}: {e}") from None
-        self._ask("state", None, dict)  # a server that is full says so only when it is asked something
 
     def _hang_up(self) -> None:
         if self._socket is not None:
@@ -314,6 +330,9 @@ class OpenEnv(Environment):
             raise _NoActionError(_reasons(answer.data.get("errors")) or told)
         if code == "EXECUTION_ERROR":  # the session is well
             raise EnvironmentFailed(f"{self.spec}: {what}: {told}")
+        if code == "CAPACITY_REACHED":
+            self._hang_up()
+            raise NoRoom(f"{self.spec}: {told} ({code}); a server has room for one unless it is started with more")
         self._fail(what, f"{told} ({code})")
 
     def _fail(self, what: str, message: str) -> NoReturn:

@@ -1,14 +1,15 @@
 """A pool: jobs done by processes that hold environments, so that one that crashes, hangs or grows costs only a retry.
 
 Answers come in the order of the jobs, whatever the timing. Only a few jobs are out at a time, so that memory does not
-grow with the input. Workers are started as they are needed (envs/crew.py).
+grow with the input. Workers are started as they are needed (envs/crew.py), and where they ask a server, no more of them
+are kept than it has room for.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import orjson
@@ -16,6 +17,7 @@ import orjson
 from eexp.envs.crew import TRIES, Crew, Worker, failed
 from eexp.envs.process import ChildFailed
 from eexp.envs.worker import answer_error
+from eexp.errors import NoRoom
 
 Tag = TypeVar("Tag")
 AHEAD = 4  # jobs that may be out, for each worker
@@ -26,6 +28,7 @@ class _Job:
     tag: Any
     line: bytes
     tries: int = 0
+    parts: list[Any] = field(default_factory=list)  # at which parts of it workers were lost, one a try
     result: Any = None
     finished: bool = False
 
@@ -75,7 +78,7 @@ class Pool:
                     waiting += [] if job.finished else [job]
             self._assign(waiting)
             for worker, answer in self._crew.wait(at_once=reading):
-                self._finish(self._doing.pop(worker), answer, waiting)
+                self._finish(worker, self._doing.pop(worker), answer, waiting)
             while out and out[0].finished:
                 job = out.popleft()
                 if isinstance(job.result, _Raised):
@@ -89,13 +92,26 @@ class Pool:
             job.tries += 1
             worker.give(job.line)
 
-    def _finish(self, job: _Job, answer: dict | ChildFailed, waiting: deque[_Job]) -> None:
-        """A job whose worker is of no more use goes to another, or, after some tries, comes back as failed."""
+    def _finish(self, worker: Worker, job: _Job, answer: dict | ChildFailed, waiting: deque[_Job]) -> None:
+        """A job whose worker is of no more use goes to another, or, after some tries, comes back as failed.
+
+        If all tries ended at the same part of the job, it is tried anew with this part under "fatal".
+        """
         if isinstance(answer, ChildFailed):
             again, result = True, failed(str(answer))
+            job.parts.append(answer.part)
+            if job.tries == TRIES and answer.part is not None and job.parts == [answer.part] * TRIES:
+                request = orjson.loads(job.line)
+                request["fatal"] = [*request.get("fatal", []), (answer.part, str(result))]
+                job.line, job.tries, job.parts = orjson.dumps(request) + b"\n", 0, []
         else:
             again, result = answer.get("again"), answer["done"] if "done" in answer else answer_error(answer)
             self.counts["forks lost"] += bool(again)
+        if isinstance(result, NoRoom) and len(self._crew.workers) > 1:
+            self._crew.dismiss(worker)
+            self.most = len(self._crew.workers)
+            job.tries -= 1
+            again = True
         if again and job.tries < TRIES:
             waiting.appendleft(job)
         else:

@@ -1,10 +1,12 @@
 """A child process that answers lines and never outlives us.
 
-Shared by the environments that live in a process of their own (program.py, scienceworld.py). A child is in a process
-group of its own, so that Ctrl-C reaches us and not it, and so that its own children can be ended with it. It goes
+Shared by the workers (crew.py) and the environments that live in a process of their own (program.py, scienceworld.py).
+A child is in a session of its own, so that Ctrl-C reaches us and not it. Between it and us stands a guard (guard.py),
+which kills the child and all its descendants
 
-- when `end` is called, or the object is garbage, or we exit: the whole group is killed;
-- when we are killed ourselves: it then reads end of file on its standard input, which nobody else holds open.
+- when `end` is called, or the object is garbage, or we exit;
+- when we are killed ourselves, whether or not the child reads the end of file on its standard input;
+- when the child ends by itself.
 
 POSIX only.
 """
@@ -15,16 +17,22 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import time
 import weakref
-from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from eexp.errors import UsageError
 
 #: How long one answer may be; a program that writes on and on must not eat our memory.
 MAX_LINE = 16 << 20
 DEFAULT_LIMIT = 60.0
+#: How long a guard may take to kill what it guards.
+LONGEST_END = 15.0
 
+_GUARD = str(Path(__file__).with_name("guard.py"))
 _alive: weakref.WeakSet[Child] = weakref.WeakSet()
 
 
@@ -41,27 +49,89 @@ def time_limit(default: float = DEFAULT_LIMIT) -> float:
 
 
 class ChildFailed(Exception):
-    """The child died, hung or wrote what is no single line. The message says which; the child is of no more use."""
+    """The child died, hung or wrote what is no single line. The message says which; the child is of no more use.
+
+    part: the part of its job that a worker was at, where it told (worker.py).
+    """
+
+    part: Any = None
+
+
+class NotStarted(ChildFailed):
+    """The program could not be executed. The message is the system's, such as "No such file or directory"."""
+
+
+@dataclass
+class _Guarded:
+    """The guard of a program: the process, and our ends of the two pipes to it."""
+
+    process: subprocess.Popen
+    lifeline: int
+    report: int
+
+    def close_pipes(self) -> None:
+        """Let go of all pipes but the lifeline."""
+        for pipe in (self.process.stdin, self.process.stdout):
+            pipe.close()
+        os.close(self.report)
 
 
 class Child:
-    """A running program with pipes on its standard input and output. OSError where it cannot be started."""
+    """A running program with pipes on its standard input and output.
+
+    memory: bytes of private memory that the kernel lets it and each of its descendants have; None for no limit.
+
+    That it cannot be started is told by the first exchange, which then raises NotStarted. Raises ValueError for a NUL
+    byte in `argv`.
+    """
 
     def __init__(self, argv: list[str], stderr: int | None = None, cwd: str | None = None,
-                 env: dict[str, str] | None = None):  # fmt: skip
-        self._popen = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, cwd=cwd, env=env, bufsize=0,
-            start_new_session=True,
-        )  # fmt: skip
+                 env: dict[str, str] | None = None, memory: int | None = None):  # fmt: skip
+        lifeline, our_lifeline = os.pipe()
+        our_report, report = os.pipe()
+        try:
+            command = [sys.executable, "-I", "-S", _GUARD, str(lifeline), str(report), str(memory or 0), *argv]
+            self._popen = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, cwd=cwd, env=env, bufsize=0,
+                start_new_session=True, pass_fds=(lifeline, report),
+            )  # fmt: skip
+        except BaseException:
+            os.close(our_lifeline)
+            os.close(our_report)
+            raise
+        finally:
+            os.close(lifeline)
+            os.close(report)
         for pipe in (self._popen.stdin, self._popen.stdout):
             os.set_blocking(pipe.fileno(), False)
         self._unread = bytearray()
-        self._finalizer = weakref.finalize(self, _end, self._popen, os.getpid())
+        self._report = bytearray()
+        self._guarded = _Guarded(self._popen, our_lifeline, our_report)
+        self._finalizer = weakref.finalize(self, _end, self._guarded, os.getpid())
         _alive.add(self)
 
     @property
     def pid(self) -> int:
+        """The program's process id. Waits until the program has been started; raises NotStarted where it cannot be."""
+        while b"\n" not in self._report and self._read_report():
+            pass
+        self._check_started()
+        return int(self._report.split(b"\n")[0] or 0)
+
+    @property
+    def guard_pid(self) -> int:
+        """The process id of the guard, from which the program and all its descendants descend."""
         return self._popen.pid
+
+    def _read_report(self) -> bytes:
+        part = os.read(self._guarded.report, 4096)
+        self._report += part
+        return part
+
+    def _check_started(self) -> None:
+        for line in self._report.split(b"\n"):
+            if line.startswith(b"!"):
+                raise NotStarted(os.strerror(int(line[1:])))
 
     @property
     def usable(self) -> bool:
@@ -145,13 +215,16 @@ class Child:
         except BlockingIOError:
             return
         if not got:
+            while self._read_report():  # the guard writes nothing more once the program was started
+                pass
+            self._check_started()
             raise ChildFailed(self.how_it_ended() or "closed its standard output")
         self._unread += got
 
     def how_it_ended(self) -> str | None:
-        """Its exit status or signal in words; None if it is still running a second from now."""
+        """Its exit status or signal in words; None if it is still running two seconds from now."""
         try:
-            code = self._popen.wait(timeout=1)
+            code = self._popen.wait(timeout=2)  # the guard's, which ends as the program did
         except subprocess.TimeoutExpired:
             return None
         if code < 0:
@@ -160,13 +233,16 @@ class Child:
         return f"ended with exit status {code}"
 
     def ask_to_end(self) -> None:
-        """Send it SIGTERM; `end` is still to be called."""
+        """Send it SIGTERM, through the guard; `end` is still to be called."""
         self._popen.terminate()
 
     def end(self, grace: float = 0.0) -> None:
-        """Close its standard input, give it `grace` seconds to go by itself, kill its group. Safe to call twice."""
+        """Close its standard input, give it `grace` seconds to go by itself, kill what is left, descendants as well.
+
+        Safe to call twice.
+        """
         if self._finalizer.detach():
-            _end(self._popen, os.getpid(), grace)
+            _end(self._guarded, os.getpid(), grace)
         _alive.discard(self)
 
 
@@ -176,15 +252,19 @@ def excerpt(text: bytes, length: int = 80) -> str:
     return repr(shown) + ("..." if len(text) > length else "")
 
 
-def _end(popen: subprocess.Popen, owner: int, grace: float = 0.0) -> None:
+def _end(guarded: _Guarded, owner: int, grace: float = 0.0) -> None:
     if os.getpid() != owner:  # a fork of ours that exits must not take its parent's child along
         return
-    popen.stdin.close()
-    _await_end_of_file(popen.stdout.fileno(), grace)
-    with suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a group in which all have ended
-        os.killpg(popen.pid, signal.SIGKILL)
-    popen.wait()
-    popen.stdout.close()
+    guard = guarded.process
+    guard.stdin.close()
+    _await_end_of_file(guard.stdout.fileno(), grace)
+    os.close(guarded.lifeline)
+    try:
+        guard.wait(timeout=LONGEST_END)
+    except subprocess.TimeoutExpired:  # somebody has stopped it
+        guard.kill()
+        guard.wait()
+    guarded.close_pipes()  # not before: a program that still writes would complain of it
 
 
 def _await_end_of_file(pipe: int, grace: float) -> None:
@@ -200,8 +280,8 @@ def _let_go_after_fork() -> None:
     """Close the copies of the pipes that a fork inherits: held open, they would keep a child from seeing our end."""
     for child in list(_alive):
         child._finalizer.detach()
-        child._popen.stdin.close()
-        child._popen.stdout.close()
+        os.close(child._guarded.lifeline)
+        child._guarded.close_pipes()
     _alive.clear()
 
 

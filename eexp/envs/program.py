@@ -4,6 +4,8 @@ We write a request to its standard input, it writes the answer to its standard o
 docs/environments.md is the reference of the protocol, examples/ has two programs that speak it.
 Requests are compact, with `op` first and the free text last, so that a shell pattern is parser enough.
 
+A program inherits our environment variables, but not the keys that open the servers of models (envs/logins.py).
+
 A program that dies, hangs or breaks the protocol costs the record it was on: the next `reset` starts it anew.
 """
 
@@ -19,7 +21,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from eexp.envs.base import Environment, Observation
-from eexp.envs.process import Child, ChildFailed, excerpt, time_limit
+from eexp.envs.logins import environment_without_keys, reveal
+from eexp.envs.process import Child, ChildFailed, NotStarted, excerpt, time_limit
 from eexp.errors import EexpError, EnvironmentFailed, UsageError
 from eexp.records import explain
 
@@ -96,7 +99,7 @@ class Program(Environment):
 
     def __init__(self, spec: str):
         self.spec = spec
-        self._argv = _split(spec)
+        self._argv = _split(reveal(spec))
         self._limit = time_limit()
         self._child: Child | None = None
         self._instruction = ""
@@ -176,11 +179,12 @@ class Program(Environment):
 
     def _start(self) -> None:
         try:
-            self._child = Child(self._argv)
-        except (OSError, ValueError) as e:  # ValueError: a NUL byte in the command
+            self._child = Child(self._argv, env=environment_without_keys())
+            self._hello = self._ask(Hello, "hello", protocol=PROTOCOL)
+        except (OSError, ValueError, NotStarted) as e:  # ValueError: a NUL byte in the command
+            self._child = None
             why = getattr(e, "strerror", None) or e
             raise UsageError(f"{self.spec}: cannot start {self._argv[0]!r}: {why}") from None
-        self._hello = self._ask(Hello, "hello", protocol=PROTOCOL)
         if self._hello.protocol != PROTOCOL:
             self._fail("answer to hello", f"$.protocol: {self._hello.protocol}; this eexp speaks {PROTOCOL}")
         self.max_steps = self._hello.max_steps
@@ -200,6 +204,8 @@ class Program(Environment):
             raise EnvironmentFailed(f"{self.spec}: {op}: the program is not running; `reset` starts it")
         try:
             line = self._child.ask(_request(op, **fields), self._limit)
+        except NotStarted:
+            raise
         except ChildFailed as e:
             self._fail(op, str(e))
         try:

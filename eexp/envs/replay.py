@@ -138,11 +138,11 @@ def _answer(env: Environment, seen: Observation) -> tuple:
     return env.mask(seen.text), seen.done, seen.score, seen.valid, seen.success
 
 
-def _compare(env: Environment, done: Replayed, seen: str, recorded: str, heard: str, place: str,
+def _compare(env: Environment, done: Replayed, seen: str, recorded: str, heard: list[str], place: str,
              trust: str) -> None:  # fmt: skip
-    """Note or refuse it if `seen` is neither the recorded observation nor all that the world said in that turn."""
+    """Note or refuse it if `seen` is neither the recorded observation nor a form in which the world said it."""
     now = _form(env, seen)
-    if now in (_form(env, recorded), _form(env, heard)):
+    if any(now == _form(env, text) for text in (recorded, *heard)):
         done.counts["observations verified"] += 1
         return
     done.counts["observations that differ"] += 1

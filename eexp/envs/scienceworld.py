@@ -70,6 +70,7 @@ class ScienceWorld(Environment):
     """
 
     spec = "scienceworld"
+    record_options = frozenset({"task", "simplifications", "max_steps"})
 
     def __init__(
         self,

@@ -12,8 +12,10 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from eexp.envs.logins import headers
 from eexp.envs.process import excerpt, time_limit
 from eexp.errors import EnvironmentFailed, UsageError
+from eexp.fetch import Fetcher, TooLarge, TooSlow
 from eexp.records import explain
 
 #: How long a server may take over a goodbye that nobody needs the answer of.
@@ -24,6 +26,8 @@ Numbers = range | list[int]
 
 class Server:
     """An HTTP server that answers in JSON. `name` is what its errors begin with.
+
+    headers: what logs in to it, where the URL came with a login (envs/logins.py).
 
     Raises UsageError where the URL is none; asking raises EnvironmentFailed.
     """
@@ -38,7 +42,8 @@ class Server:
             httpx.URL(url)
         except httpx.InvalidURL as e:
             raise UsageError(f"{name}: {e}") from None
-        self._client = httpx.Client(timeout=self.limit)
+        self.headers = headers(self.url)
+        self._fetcher = Fetcher(self.headers)
 
     def get(self, path: str, shape: Any, absent: tuple[int, ...] = (), **query: Any) -> Any:
         """None where the server answers with one of the status codes in `absent`."""
@@ -53,19 +58,21 @@ class Server:
         """Post what needs no answer, as far as there is somebody to read it."""
         import httpx
 
-        with suppress(httpx.HTTPError):
-            self._client.post(self.url + path, json=body, timeout=min(GRACE, self.limit))
+        with suppress(httpx.HTTPError, TooSlow, TooLarge):
+            self._fetcher.fetch("POST", self.url + path, min(GRACE, self.limit), json=body)
 
     def close(self) -> None:
-        self._client.close()
+        self._fetcher.close()
 
     def _ask(self, method: str, path: str, shape: Any, absent: tuple[int, ...] = (), **request: Any) -> Any:
         import httpx
 
         try:
-            answer = self._client.request(method, self.url + path, **request)
-        except httpx.TimeoutException:
-            self._fail(path, f"no answer within {self.limit:g} s (EEXP_ENV_TIMEOUT)")
+            answer = self._fetcher.fetch(method, self.url + path, self.limit, **request)
+        except TooSlow as e:
+            self._fail(path, f"{e} (EEXP_ENV_TIMEOUT)")
+        except TooLarge as e:
+            self._fail(path, str(e))
         except httpx.HTTPError as e:
             self._fail(path, f"{type(e).__name__}: {e}")
         if answer.status_code in absent:
@@ -76,8 +83,8 @@ class Server:
             said = msgspec.json.decode(answer.content)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self._fail(path, f"not JSON: {excerpt(answer.content)}", answer.content)
-        if isinstance(said, dict) and said.get("error"):  # with status 200
-            self._fail(path, " ".join(str(said["error"]).split())[:500])
+        if isinstance(said, dict) and said.get("error") is not None:  # with status 200
+            self._fail(path, " ".join(str(said["error"]).split())[:500] or "an error without a message")
         try:
             return msgspec.convert(said, shape)
         except msgspec.ValidationError as e:

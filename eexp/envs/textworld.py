@@ -61,6 +61,7 @@ class TextWorld(Environment):
     spec = "textworld"
     #: The world is memory of this process and nothing else, one thread, no file open: `os.fork` is an exact snapshot.
     in_process = True
+    record_options = frozenset({"max_steps"})
 
     def __init__(self, games: str = "", max_steps: str = "100", **more: str):
         if more:

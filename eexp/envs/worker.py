@@ -4,8 +4,12 @@ The first line says where modules are found. A job is `{"do": "package.module:fu
 job, the environments this process has open, and a callback to call before every step of an environment, and returns
 what is sent back. In between, a line `{"alive": true}` now and then tells that steps are being taken.
 
+Where the callback is given the part of the job that the step belongs to, the line is `{"alive": true, "part": ...}` and
+never left out. If the process is lost at the same part in every try, the job is given out anew with that part and the
+reason under "fatal" (envs/pool.py).
+
 Whatever an environment prints goes to standard error: the pipe is ours. The process ends when its standard input does,
-at SIGTERM, and with its parent.
+at SIGTERM, and with its guard (envs/guard.py).
 """
 
 from __future__ import annotations
@@ -20,29 +24,28 @@ from typing import Any
 
 import orjson
 
-from eexp.envs import Opened
-from eexp.envs.forking import ForkLost, end_with_parent
-from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
+from eexp.envs import Opened, logins
+from eexp.envs.forking import ForkLost
+from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, UsageError
 from eexp.jsonl import dumps
 
 HEARTBEAT = 0.5  # seconds at least between two signs of life
 
 
 class _SignsOfLife:
-    """Called before every step; writes a line if the last one was some time ago."""
+    """Called before every step; writes a line if the last one was some time ago or told of another part of the job."""
 
     def __init__(self, write: Callable[[dict], None]):
-        self.write, self.last = write, 0.0
+        self.write, self.last, self.part = write, 0.0, None
 
-    def __call__(self) -> None:
+    def __call__(self, part: Any = None) -> None:
         now = time.monotonic()
-        if now - self.last > HEARTBEAT:
-            self.last = now
-            self.write({"alive": True})
+        if now - self.last > HEARTBEAT or part != self.part:
+            self.last, self.part = now, part
+            self.write({"alive": True} if part is None else {"alive": True, "part": part})
 
 
 def main() -> None:
-    end_with_parent()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # closing what is open on the way
     pipe = os.dup(1)
     os.dup2(2, 1)
@@ -57,6 +60,7 @@ def main() -> None:
 
     start = orjson.loads(sys.stdin.buffer.readline() or b'{"path": [], "env": null}')
     sys.path[:] = start["path"]
+    logins.keep(start.get("logins", {}))
     with Opened(start["env"]) as opened:
         for line in sys.stdin.buffer:
             write(_answer(orjson.loads(line), opened, _SignsOfLife(write)))
@@ -71,7 +75,10 @@ def _answer(job: dict, opened: Opened, on_step: Callable[[], None]) -> dict:
     except InputError as e:
         return _failed(e)
     except EexpError as e:
-        return {"failed": str(e), "kind": "usage" if isinstance(e, UsageError) else "other"}
+        kind = "usage" if isinstance(e, UsageError) else "no room" if isinstance(e, NoRoom) else "other"
+        return {"failed": str(e), "kind": kind}
+    except MemoryError:
+        return {"lost": "took more memory than is allowed"}
     except Exception as e:  # it costs this record, and what the environment held is not to be trusted
         opened.close()
         return _failed(mistake(e))
@@ -104,6 +111,8 @@ def answer_error(answer: dict[str, Any]) -> EexpError:
             return InputError(answer["message"], answer["where"], answer["evidence"])
         case "usage":
             return UsageError(answer["failed"])
+        case "no room":
+            return NoRoom(answer["failed"])
     return EexpError(answer["failed"])
 
 

@@ -16,7 +16,7 @@ from eexp.envs.base import Environment, Observation
 from eexp.envs.crew import Crew, Worker
 from eexp.envs.process import ChildFailed
 from eexp.envs.worker import answer_error, mistake
-from eexp.errors import EexpError, EnvironmentFailed, InputError
+from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom
 from eexp.jsonl import dumps
 
 
@@ -61,11 +61,11 @@ class Worlds(ABC):
     def _request(self, seat: int, request: dict) -> None: ...
 
     @abstractmethod
-    def wait(self, at_once: bool = False) -> list[tuple[int, View | InputError]]:
+    def wait(self, at_once: bool = False) -> list[tuple[int, View | InputError | NoRoom]]:
         """(seat, what is seen there or why there is nothing) for all that have answered, perhaps none yet.
 
-        Waits for them unless `at_once`. An episode whose environment failed is over. Raises EexpError where no
-        environment can be had at all.
+        Waits for them unless `at_once`. An episode whose environment failed is over; one that a server has no room for
+        has not begun. Raises EexpError where no environment can be had at all.
         """
 
     def close(self) -> None:
@@ -134,7 +134,7 @@ class Apart(Worlds):
         self._crew = Crew(spec, limit, memory)
         self.counts = self._crew.counts
         self._workers: dict[int, Worker] = {}
-        self._refused: list[tuple[int, View | InputError]] = []
+        self._refused: list[tuple[int, View | InputError | NoRoom]] = []
 
     def _request(self, seat: int, request: dict) -> None:
         try:
@@ -146,7 +146,7 @@ class Apart(Worlds):
             self._workers[seat] = self._crew.hire()
         self._workers[seat].give(job)
 
-    def wait(self, at_once: bool = False) -> list[tuple[int, View | InputError]]:
+    def wait(self, at_once: bool = False) -> list[tuple[int, View | InputError | NoRoom]]:
         answers, self._refused = self._refused, []
         told = self._crew.wait(at_once or bool(answers))
         seats = {worker: seat for seat, worker in self._workers.items()} if told else {}
@@ -157,7 +157,9 @@ class Apart(Worlds):
             elif "done" in answer:
                 said = answer["done"]
                 answers.append((seats[worker], View(Observation(**said.pop("seen")), **said)))
-            elif isinstance(error := answer_error(answer), InputError):
+            elif isinstance(error := answer_error(answer), InputError | NoRoom):
+                if isinstance(error, NoRoom):
+                    self._crew.dismiss(self._workers.pop(seats[worker]))
                 answers.append((seats[worker], error))
             else:
                 raise error

@@ -48,19 +48,22 @@ def read_run(name: str, episodes: Iterable[dict]) -> Run:
     """Read the episodes of one training run.
 
     Raises UsageError for none, for an episode that occurs twice, and for a task or a panel that differs between
-    episodes.
+    episodes; with the place, where `episodes` is a `jsonl.Reader`.
     """
-    run, trials, panels = Run(name), set(), set()
+    run, panels = Run(name), set()
+    trials: dict[tuple[Key, int], str] = {}
     for e in episodes:
         key = key_of(e)
         trial = e.get("seed", 0)
+        place = getattr(episodes, "place", name)
         if (key, trial) in trials:
-            raise UsageError(f"{name}: task {key[1]}, trial {trial} occurs twice; runs of one method are files of "
-                             f"their own, all called NAME=FILE with one NAME")  # fmt: skip
-        trials.add((key, trial))
+            raise UsageError(f"{place}: task {key[1]}, trial {trial} occurs twice (first in {trials[key, trial]}); "
+                             f"runs of one method are files of their own, all called NAME=FILE with one "
+                             f"NAME")  # fmt: skip
+        trials[key, trial] = place
         text = canonical_json(e["env"], e["task"])
         if run.texts.setdefault(key, text) != text:
-            raise UsageError(f"{name}: task {key[1]} is two different tasks of {key[0]}")
+            raise UsageError(f"{place}: task {key[1]} is two different tasks of {key[0]}")
         run.successes.setdefault(key, []).append(bool(e["success"]))
         run.kinds[key] = kind_of(e)
         panels.add(e.get("panel"))

@@ -30,6 +30,15 @@ def split_adapter(spec: str) -> tuple[str, str | None]:
     return base, adapter
 
 
+def files_of(spec: str) -> list[str]:
+    """Return the files that a model spec names, those in its directories included; none for a server."""
+    if spec.startswith(("http://", "https://")):
+        return []
+    named = [part for part in split_adapter(spec.removeprefix("hf:")) if part]
+    within = [os.path.join(part, name) for part in named if os.path.isdir(part) for name in os.listdir(part)]
+    return [file for file in [*named, *within] if os.path.isfile(file)]
+
+
 def open_model(spec: str, engine: Engine | None = None) -> Model:
     """Open the language model that `spec` names, to run as `engine` says.
 

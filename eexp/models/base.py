@@ -120,7 +120,8 @@ class Engine:
     """How a model in this process is to run; None: resolved when the model is known. Most of it is for llama.cpp.
 
     context: tokens that prompt and answer may take together. batch: tokens evaluated at once. cache: type of keys and
-    values, f16, f32 or q8_0. gpu_layers: how many of the layers a GPU takes.
+    values, f16, f32 or q8_0. gpu_layers: how many of the layers a GPU takes. trust_remote_code: run the Python code
+    that a model of transformers brings.
     """
 
     context: int | None = None
@@ -129,6 +130,7 @@ class Engine:
     cache: str = "f16"
     gpu_layers: int | None = None
     flash_attention: bool | None = None
+    trust_remote_code: bool = False
 
 
 class Model(ABC):
@@ -148,6 +150,8 @@ class Model(ABC):
     def __init__(self) -> None:
         #: What the answers cost: "prompt tokens evaluated", "tokens evaluated" beside those, "texts written".
         self.counts: Counter[str] = Counter()
+        #: Tells a person what they should know of how it answers.
+        self.note: Callable[[str], None] = lambda text: None
 
     @abstractmethod
     def answer(self, groups: Iterable[Sequence[Request]]) -> Iterator[list[Answer]]:

@@ -1,4 +1,16 @@
-"""Chats as text, and examples as tokens: the same for training and for every backend.
+"""Chats and texts as tokens, in which nobody but the chat template writes special tokens.
+
+Instructions, observations, thoughts and answers come from worlds, people and models. Where one of them holds the text
+of a special token (`<|end|>`), it must not become that token: it would end a turn, and begin one that was never taken.
+`ChatTokenizer` is the one place in which a chat becomes tokens, for training and for playing in either backend.
+
+Before a chat is rendered, one character of every such text is replaced by a character that occurs nowhere else, so that
+the special tokens of the rendered chat are those that the template wrote. Mostly there is nothing to replace, and the
+tokenizer has the whole rendered chat; the special tokens that it finds are compared with those that were written.
+Otherwise the text between special tokens is tokenised by itself, with its own characters, and as text.
+
+transformers (5.20 and later) does the like in `apply_chat_template(..., sanitize_control_tokens=True)`, for its own
+tokenizers alone and for `<think>`, too, which models write into their answers.
 
 `render` is for backends that only have the template's text: the Jinja dialect of transformers, outside of it.
 """
@@ -6,13 +18,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Any
 
 from eexp.errors import EexpError, InputError
 from eexp.prompts import Messages
+
+#: Unicode's noncharacters, which no text has a use for.
+_STAND_INS = [*map(chr, range(0xFDD0, 0xFDF0)), *(chr(plane << 16 | 0xFFFE) for plane in range(1, 17))]
+#: What a token that takes blanks takes.
+_BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 
 
 @lru_cache(maxsize=8)
@@ -46,49 +69,247 @@ def _compiled(template: str) -> Any:
 
 
 def render(template: str, messages: Messages, *, bos_token: str, eos_token: str, to_answer: bool = True) -> str:
-    """A chat as text; `to_answer`: ending where the assistant is to write."""
-    from jinja2 import TemplateError
-
-    try:
-        return _compiled(template).render(messages=messages, add_generation_prompt=to_answer, bos_token=bos_token,
-                                          eos_token=eos_token)  # fmt: skip
-    except TemplateError as e:
-        raise InputError(f"the chat template refuses these messages: {e}") from None
-
-
-def encode(
-    prompt: Messages,
-    completion: Messages,
-    render: Callable[[Messages, bool], str],
-    tokenize: Callable[[str], list[int]],
-    stop: int | None,
-) -> tuple[list[int], list[int]]:
-    """Tokenise an example as the tokens of its prompt, as play has them, and those of its completion.
-
-    The completion ends with its last stop token; what a template writes after it is not for the policy to learn.
-
-    Args:
-        render: a chat as text; with True, ending where the assistant is to write.
-        tokenize: a text in which special tokens are written out, as token ids; nothing is added.
-        stop: the stop token, which is added where the template writes none.
+    """Render a chat as text; `to_answer`: ending where the assistant is to write.
 
     Raises:
-        InputError: the chat template refuses the messages, or does not keep the prompt as the beginning of the whole
-            (templates that rewrite earlier turns do that); or there is no stop token.
+        InputError: the chat template refuses the messages.
+        EexpError: it is no template.
     """
+    compiled = _compiled(template)
+    with _refusals():
+        return compiled.render(messages=messages, add_generation_prompt=to_answer, bos_token=bos_token,
+                               eos_token=eos_token)  # fmt: skip
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn whatever a chat template fails with into an InputError of one line."""
     try:
-        before, whole = render(prompt, True), render(prompt + completion, False)
-    except InputError as e:
-        raise e.at("$.prompt") from None
-    except Exception as e:  # Jinja's errors have no common base that transformers keeps
-        raise InputError(f"the chat template refuses it: {str(e).splitlines()[0]}", "$.prompt") from None
-    if not whole.startswith(before):
-        raise InputError("the chat template does not keep the prompt as the beginning of prompt and completion; "
-                         "training and playing would see different words", "$.prompt")  # fmt: skip
-    prompt_ids, ids = tokenize(before), tokenize(whole)
-    if ids[: len(prompt_ids)] != prompt_ids:  # a token straddles the border; play tokenises the prompt alone, so do we
-        return prompt_ids, _ended(tokenize(whole[len(before) :]), stop)
-    return prompt_ids, _ended(ids[len(prompt_ids) :], stop)
+        yield
+    except EexpError:
+        raise
+    except Exception as e:  # a template may divide by zero
+        reason = (str(e).splitlines() or [type(e).__name__])[0]
+        raise InputError(f"the chat template refuses these messages: {reason}") from None
+
+
+@dataclass(frozen=True)
+class AddedToken:
+    """A token that a tokenizer finds in a text before it does anything else with it.
+
+    special: it is structure, which texts must not write. takes_left, takes_right: the blanks on that side of it are
+    dropped. whole_word: it is found only where no letter or digit adjoins it.
+    """
+
+    id: int
+    text: str
+    special: bool
+    takes_left: bool = False
+    takes_right: bool = False
+    whole_word: bool = False
+
+
+class Tokenizer(ABC):
+    """What a backend's tokenizer does, and its chat template."""
+
+    @abstractmethod
+    def added_tokens(self) -> Collection[AddedToken]:
+        """The tokens that are found in a text before anything else."""
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text in which special tokens are written out; nothing is added."""
+
+    @abstractmethod
+    def encode_as_text(self, text: str, first: bool) -> list[int]:
+        """Token ids of a text in which no special token is looked for.
+
+        first: the text is the beginning of all; otherwise it follows a special token.
+        """
+
+    @abstractmethod
+    def render(self, messages: Messages, to_answer: bool) -> str:
+        """A chat as text; ending where the assistant is to write, if `to_answer`."""
+
+
+class ChatTokenizer:
+    """Chats and texts as token ids, in which special tokens are the chat template's alone."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+
+    # -- chats and texts -----------------------------------------------------------------------------------------------
+
+    def chat(self, messages: Messages, to_answer: bool = True) -> list[int]:
+        """Return the token ids of a chat; ending where the assistant is to write, if `to_answer`.
+
+        Raises:
+            InputError: the chat template refuses the messages, or writes nothing.
+        """
+        shield = _Shield(self._specials, messages)
+        return self._ids(self._render(shield.messages, to_answer), shield)
+
+    def text(self, text: str) -> list[int]:
+        """Return the token ids of a text that stands alone, such as an answer.
+
+        Raises:
+            InputError: it has no tokens.
+        """
+        shield = _Shield(self._specials, [{"content": text}])
+        return self._ids(shield.messages[0]["content"], shield)
+
+    def example(self, prompt: Messages, completion: Messages, stop: int | None) -> tuple[list[int], list[int]]:
+        """Tokenise an example as the tokens of its prompt, as play has them, and those of its completion.
+
+        The completion ends with its last stop token; what a template writes after it is not for the policy to learn.
+
+        Args:
+            stop: the stop token, which is added where the template writes none.
+
+        Raises:
+            InputError: the chat template refuses the messages, or does not keep the prompt as the beginning of the
+                whole (templates that rewrite earlier turns do that); or there is no stop token.
+        """
+        shield = _Shield(self._specials, prompt + completion)
+        asked = shield.messages[: len(prompt)]
+        try:
+            before, whole = self._render(asked, True), self._render(shield.messages, False)
+        except InputError as e:
+            raise e.at("$.prompt") from None
+        if not whole.startswith(before):
+            raise InputError("the chat template does not keep the prompt as the beginning of prompt and completion; "
+                             "training and playing would see different words", "$.prompt")  # fmt: skip
+        prompt_ids, ids = self._ids(before, shield), self._ids(whole, shield)
+        if ids[: len(prompt_ids)] == prompt_ids:
+            return prompt_ids, _ended(ids[len(prompt_ids) :], stop)
+        # A token straddles the border; play tokenises the prompt alone, so do we.
+        return prompt_ids, _ended(self._ids(whole[len(before) :], shield), stop)
+
+    def _render(self, messages: Messages, to_answer: bool) -> str:
+        with _refusals():
+            text = self._tokenizer.render(messages, to_answer)
+        if not text:
+            raise InputError("the chat template writes nothing for these messages")
+        return text
+
+    # -- tokens --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _added(self) -> dict[str, AddedToken]:
+        """Added tokens by their texts.
+
+        Some tokenizers do not call the tokens special that begin and end a turn. Whatever the chat template writes
+        between messages is, but for pairs like <think> and </think>, which answers write as well.
+        """
+        added = {token.text: token for token in self._tokenizer.added_tokens() if token.text}
+        plain = {text: t for text, t in added.items() if not t.special and text.strip() and not _is_tag(text, added)}
+        for roles in (("system", "user", "assistant", "user"), ("user", "assistant", "user")) if plain else ():
+            try:
+                frame = self._render([{"role": role, "content": "1"} for role in roles], False)
+            except InputError:
+                continue
+            for _, _, token in _Finder(plain.values()).find(frame):
+                added[token.text] = replace(token, special=True)
+            break
+        return added
+
+    @cached_property
+    def _specials(self) -> _Specials:
+        return _Specials(text for text, token in self._added.items() if token.special)
+
+    @cached_property
+    def _special_ids(self) -> frozenset[int]:
+        return frozenset(token.id for token in self._added.values() if token.special)
+
+    @cached_property
+    def _finder(self) -> _Finder:
+        return _Finder(self._added.values())
+
+    def _ids(self, text: str, shield: _Shield) -> list[int]:
+        """Return the token ids of a text in which the characters of a shield may stand."""
+        own = shield.restore(text)
+        try:
+            own.encode()
+        except UnicodeEncodeError:
+            raise InputError("holds half of a surrogate pair, which has no tokens") from None
+        found = self._finder.find(text)
+        specials = [(start, end, token.id) for start, end, token in found if token.special]
+        if own == text or specials == [(s, e, t.id) for s, e, t in self._finder.find(own) if t.special]:
+            ids = self._tokenizer.encode(own)
+            if [i for i in ids if i in self._special_ids] == [i for _, _, i in specials]:
+                return ids
+        return self._piecewise(text, found, shield)
+
+    def _piecewise(self, text: str, found: list[tuple[int, int, AddedToken]], shield: _Shield) -> list[int]:
+        """Return the token ids of the added tokens that were found, and of what stands between them, by itself."""
+        ids: list[int] = []
+        at, before = 0, None
+        for start, end, token in [*found, (len(text), len(text), None)]:
+            piece = shield.restore(text[at:start])
+            if before and before.takes_right:
+                piece = piece.lstrip(_BLANKS)
+            if token and token.takes_left:
+                piece = piece.rstrip(_BLANKS)
+            if piece:
+                ids += self._as_text(piece, first=at == 0)
+            if token:
+                ids.append(token.id)
+            at, before = end, token
+        return ids
+
+    def _as_text(self, text: str, first: bool) -> list[int]:
+        """Return the token ids of a text that holds no special token but what only looks like one.
+
+        Such a thing is cut after its first character. A tokenizer might spell it otherwise in one backend than in the
+        other: words of SentencePiece do spell </s>, and llama.cpp takes <|start|> for no special token.
+        """
+        encode = self._tokenizer.encode_as_text
+        cuts = [0, *(place + 1 for place in sorted(self._specials.inside(text))), len(text)]
+        pieces = [text[start:end] for start, end in pairwise(cuts) if start < end]
+        if len(pieces) == 1 or self._cuts_leave_no_trace:
+            ids = [i for n, piece in enumerate(pieces) for i in encode(piece, first and n == 0)]
+        else:
+            ids = self._with_wedges(pieces, first)
+        if not self._special_ids.isdisjoint(ids):
+            special = next((t.text for t in self._added.values() if t.special and t.text in text), "a special token")
+            raise InputError(f"holds {special!r}, which this tokenizer has no other tokens for")
+        return ids
+
+    @cached_property
+    def _cuts_leave_no_trace(self) -> bool:
+        """Whether texts can be tokenised one by one; some tokenizers put a blank before each."""
+        encode, wedge = self._tokenizer.encode_as_text, _STAND_INS[0]
+        return encode(wedge, False) * 2 == encode(wedge * 2, False)
+
+    def _with_wedges(self, pieces: list[str], first: bool) -> list[int]:
+        """Return the token ids of pieces of a text, kept apart by something that there are no words with."""
+        encode = self._tokenizer.encode_as_text
+        wedge = next(c for c in _STAND_INS if not any(c in piece for piece in pieces))
+        wedge_ids = encode(wedge * 2, first)[len(encode(wedge, first)) :]
+        ids, count = _without(wedge_ids, encode(wedge.join(pieces), first))
+        if count != len(pieces) - 1:
+            raise InputError("holds a special token's text, which this tokenizer cannot keep apart")
+        return ids
+
+
+def _is_tag(text: str, added: Collection[str]) -> bool:
+    """Return whether a token is one of a pair such as <think> and </think>."""
+    if not text.startswith("<"):
+        return False
+    return ("<" + text[2:] if text.startswith("</") else "</" + text[1:]) in added
+
+
+def _without(part: list[int], ids: list[int]) -> tuple[list[int], int]:
+    """Return ids without the places where `part` stands, and how many those were."""
+    kept: list[int] = []
+    at = count = 0
+    while at < len(ids):
+        if part and ids[at : at + len(part)] == part:
+            at, count = at + len(part), count + 1
+        else:
+            kept.append(ids[at])
+            at += 1
+    return kept, count
 
 
 def _ended(ids: list[int], stop: int | None) -> list[int]:
@@ -99,3 +320,110 @@ def _ended(ids: list[int], stop: int | None) -> list[int]:
         if ids[i] == stop:
             return ids[: i + 1]
     return [*ids, stop]
+
+
+class _Finder:
+    """Finds added tokens in a text: the leftmost first, of those that begin together the longest."""
+
+    def __init__(self, tokens: Iterable[AddedToken]):
+        self._tokens = {token.text: token for token in tokens}
+        self._pattern = re.compile(_any_of(self._tokens) or r"(?!)", re.DOTALL)
+
+    def find(self, text: str) -> list[tuple[int, int, AddedToken]]:
+        """Return where each begins and ends."""
+        found = [(m.start(), m.end(), self._tokens[m[0]]) for m in self._pattern.finditer(text)]
+        return [(s, e, t) for s, e, t in found if not (t.whole_word and _adjoined(text, s, e))]
+
+
+def _adjoined(text: str, start: int, end: int) -> bool:
+    return bool(re.search(r"\w\Z", text[:start]) or re.match(r"\w", text[end:]))
+
+
+def _any_of(words: Iterable[str]) -> str:
+    """Return a regular expression for the longest of some words; a tree, for there may be thousands of them."""
+    heads: dict[str, list[str]] = {}
+    ends = False
+    for word in words:
+        if word:
+            heads.setdefault(word[0], []).append(word)
+        else:
+            ends = True
+    branches = []
+    for same in heads.values():
+        shared = os.path.commonprefix(same)
+        branches.append(re.escape(shared) + (_any_of(word[len(shared) :] for word in same) if len(same) > 1 else ""))
+    if not branches:
+        return ""
+    return "(?:" + "|".join(branches + [""] * ends) + ")"
+
+
+class _Specials:
+    """Where a text holds a special token, or what a template might make one of together with what it writes beside."""
+
+    def __init__(self, texts: Iterable[str]):
+        texts = list(texts)
+        self._pattern = re.compile(_any_of(texts) or r"(?!)", re.DOTALL)
+        self._heads = {text[:n] for text in texts for n in range(1, len(text))}
+        self._tails = {text[n:] for text in texts for n in range(1, len(text))}
+        self._longest = max(map(len, texts), default=1) - 1
+
+    def inside(self, text: str) -> set[int]:
+        """Return where special tokens begin; they may overlap."""
+        found: set[int] = set()
+        match = self._pattern.search(text)
+        while match:
+            found.add(match.start())
+            match = self._pattern.search(text, match.start() + 1)
+        return found
+
+    def places(self, text: str) -> set[int]:
+        """Return the characters without which neither is there."""
+        found = self.inside(text)
+        bare = len(text) - len(text.lstrip())
+        for start, end in {(0, len(text)), (bare, max(bare, len(text.rstrip())))}:
+            for n in range(1, min(self._longest, end - start) + 1):
+                if text[end - n : end] in self._heads:
+                    found.add(end - n)
+                if text[start : start + n] in self._tails:
+                    found.add(start + n - 1)
+        return found
+
+
+class _Shield:
+    """Messages in which characters of special tokens are replaced by others, which can be put back.
+
+    The roles stay what they are: the records' schema knows each of them.
+    """
+
+    def __init__(self, specials: _Specials, messages: Messages):
+        self._specials = specials
+        self._stand_ins: dict[str, str] = {}
+        self._own: dict[int, str] = {}
+        self._messages = messages
+        self.messages: Messages = [
+            {key: text if key == "role" else self._replaced(text) for key, text in message.items()}
+            for message in messages
+        ]
+
+    def _replaced(self, text: Any) -> Any:
+        if not isinstance(text, str):
+            return text
+        places = self._specials.places(text)
+        if not places:
+            return text
+        return "".join(self._stand_in(c) if i in places else c for i, c in enumerate(text))
+
+    def _stand_in(self, own: str) -> str:
+        if own not in self._stand_ins:
+            used = self._stand_ins.values()
+            known = "".join(text for m in self._messages for text in m.values() if isinstance(text, str))
+            free = next((c for c in _STAND_INS if c not in used and c not in known), None)
+            if free is None:
+                raise InputError("holds Unicode noncharacters and texts of special tokens, which cannot be kept apart")
+            self._stand_ins[own] = free
+            self._own[ord(free)] = own
+        return self._stand_ins[own]
+
+    def restore(self, text: str) -> str:
+        """Put the characters back."""
+        return text.translate(self._own) if self._own else text

@@ -25,6 +25,7 @@ from urllib.parse import quote
 import msgspec
 
 from eexp.errors import EexpError, InputError, UsageError
+from eexp.fetch import TooLarge, TooSlow, fetch
 from eexp.records import explain
 
 if TYPE_CHECKING:
@@ -78,8 +79,9 @@ def _certificates() -> ssl.SSLContext:
 class Client:
     """The server at `url`, by at most `concurrency` requests at once.
 
-    timeout: seconds for one answer. tries: how often one request is made at most. rpm: requests a minute, all in all;
-    None for no limit. What is not given comes from EEXP_HTTP_CONCURRENCY, _TIMEOUT, _TRIES and _RPM.
+    timeout: seconds for one answer, to its last byte. tries: how often one request is made at most. rpm: requests a
+    minute, all in all; None for no limit. What is not given comes from EEXP_HTTP_CONCURRENCY, _TIMEOUT, _TRIES and
+    _RPM.
     `name` is the address without what is secret in it. Raises UsageError where the address is none.
     """
 
@@ -129,8 +131,9 @@ class Client:
         import httpx
 
         limits = httpx.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
-        timeout = httpx.Timeout(self._timeout, connect=min(CONNECT, self._timeout), pool=None)
-        self._http = httpx.AsyncClient(headers=self._headers, timeout=timeout, limits=limits, verify=_certificates())
+        timeout = httpx.Timeout(None, connect=min(CONNECT, self._timeout))  # the rest is fetch's affair
+        headers = {"Accept-Encoding": "gzip, deflate", **self._headers}
+        self._http = httpx.AsyncClient(headers=headers, timeout=timeout, limits=limits, verify=_certificates())
         self._slots = asyncio.Semaphore(self.concurrency)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="eexp http", daemon=True)
@@ -157,8 +160,9 @@ class Client:
 
     # -- a request, inside the loop ----------------------------------------------------------------------------------
 
-    async def ask(self, method: str, path: str, shape: type[T], body: dict | None = None) -> T:
-        """What the server answers, as a `shape`.
+    async def ask(self, method: str, path: str, shape: type[T], body: dict | None = None,
+                  tries: int | None = None) -> T:  # fmt: skip
+        """What the server answers, as a `shape`. tries: other than those of the client.
 
         Raises InputError where it refuses what `body` asks for, EexpError where it cannot be used.
         """
@@ -167,14 +171,18 @@ class Client:
         # Escaped to ASCII: half a surrogate pair, which a record may well hold, has no UTF-8.
         content = None if body is None else json.dumps(body).encode("ascii")
         head = {} if body is None else {"Content-Type": "application/json"}
+        tries = tries or self._tries
         async with self._slots:
-            for tried in range(1, self._tries + 1):
+            for tried in range(1, tries + 1):
                 await self._turn()
                 answer = None
                 try:
-                    answer = await self._http.request(method, self._address + path, content=content, headers=head)
-                except (httpx.ReadTimeout, httpx.WriteTimeout):
+                    answer = await fetch(self._http, method, self._address + path, self._timeout, content=content,
+                                         headers=head)  # fmt: skip
+                except TooSlow:
                     what = f"{self.name}: no answer within {self._timeout:g} s (EEXP_HTTP_TIMEOUT)"
+                except TooLarge as e:
+                    raise EexpError(f"{self.name}{path}: {e}") from None
                 except (httpx.ConnectTimeout, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError) as e:
                     what = f"{self.name}: {type(e).__name__}: {self._mask(str(e)) or 'no connection'}"
                     if isinstance(e, (httpx.ConnectError, httpx.ConnectTimeout)) and not self._met:
@@ -186,7 +194,7 @@ class Client:
                     if answer.status_code not in PASSING:
                         return self._read(path, answer, shape, body is not None)
                     what = self._status(path, answer)
-                if tried < self._tries:
+                if tried < tries:
                     await self._back_off(tried, answer)
         raise EexpError(what + (f" (tried {tried} times)" if tried > 1 else ""))
 

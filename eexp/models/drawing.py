@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, count
 from typing import Any, Protocol
 
+from eexp.errors import EexpError
 from eexp.models.base import Draw, Sample
 from eexp.records import seed_of
 
@@ -90,6 +91,10 @@ class Weights:
         import numpy as np
 
         top = float(logits.max())
+        if not math.isfinite(top):
+            raise EexpError(
+                "the model computes no probabilities: its weights, or those of its adapter, are not numbers"
+            )
         self._shifted = np.full(-(-len(logits) // BLOCK) * BLOCK, -np.inf, np.float32)
         np.subtract(logits, top, out=self._shifted[: len(logits)])
         self._set(np.exp(self._shifted))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import secrets
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from eexp.errors import EexpError, InputError
+from eexp.errors import EexpError
 from eexp.models import fingerprints, split_adapter
 from eexp.models.base import Engine, Played
+from eexp.models.chat_template import AddedToken, Tokenizer
 from eexp.models.local import DEFAULT_CONTEXT, LocalModel
+from eexp.models.runs import parse_run, text_of
 from eexp.models.tiny import TINY_DIR
 from eexp.models.tree import Decoder
 from eexp.prompts import Messages
@@ -28,7 +33,10 @@ def resolve(base: str) -> str:
 def read_run(directory: str | os.PathLike) -> dict:
     """What `eexp finetune` said about the weights in `directory`; empty where it did not make them."""
     path = Path(directory) / RUN_FILE
-    return _read_json(path) if path.is_file() else {}
+    try:
+        return parse_run(path.read_bytes(), str(path)) if path.is_file() else {}
+    except OSError as e:
+        raise EexpError(f"{path}: cannot be read: {e.strerror or e}") from None
 
 
 def _read_json(path: Path) -> dict:
@@ -43,19 +51,19 @@ def _read_json(path: Path) -> dict:
 
 def base_of_adapter(adapter: str) -> str:
     """The base model a PEFT adapter names."""
-    config = _read_json(Path(adapter) / "adapter_config.json")
-    run = read_run(adapter)
-    base = run.get("base") or config.get("base_model_name_or_path")
+    file = Path(adapter) / "adapter_config.json"
+    base = read_run(adapter).get("base") or text_of(_read_json(file), "base_model_name_or_path", str(file))
     if not base:
         raise EexpError(f"{adapter}: does not name its base model; give hf:BASE+{adapter}")
     return base
 
 
 def load(base: str, adapter: str | None = None, *, trainable: bool = False, dtype: Any = "auto",
-         four_bit: bool = False) -> tuple[Any, Any]:  # fmt: skip
+         four_bit: bool = False, trust_remote_code: bool = False) -> tuple[Any, Any]:  # fmt: skip
     """(model, tokenizer) of a directory or hub id, with its adapter if there is one.
 
     four_bit: the base's weights as bitsandbytes' NF4, on this process's GPU, ready to have an adapter trained on them.
+    trust_remote_code: run the Python code that comes with the model; without it, such a model is refused.
 
     Raises EexpError where one is missing, or where the adapter was made for another base.
     """
@@ -67,8 +75,9 @@ def load(base: str, adapter: str | None = None, *, trainable: bool = False, dtyp
     logging.disable_progress_bar()
     source = _found(base)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **(_in_four_bits(dtype) if four_bit else {}))
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=trust_remote_code,
+                                                     **(_in_four_bits(dtype) if four_bit else {}))  # fmt: skip
     except Exception as e:  # a damaged file fails in a dozen libraries' own ways
         raise EexpError(f"{source}: cannot be loaded: {_reason(e)}") from None
     if not tokenizer.chat_template:
@@ -84,13 +93,13 @@ def load(base: str, adapter: str | None = None, *, trainable: bool = False, dtyp
     return model, tokenizer
 
 
-def config(base: str) -> Any:
+def config(base: str, trust_remote_code: bool = False) -> Any:
     """The configuration of a directory or hub id, without its weights. Raises EexpError where there is none."""
     from transformers import AutoConfig
 
     source = _found(base)
     try:
-        return AutoConfig.from_pretrained(source)
+        return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     except Exception as e:
         raise EexpError(f"{source}: cannot be loaded: {_reason(e)}") from None
 
@@ -128,6 +137,8 @@ def _with_adapter(model: Any, base: str, adapter: str, trainable: bool) -> Any:
 
 def _reason(error: Exception) -> str:
     """The line of an error that tells most."""
+    if "trust_remote_code" in str(error):
+        return "it wants to run Python code of its own; read that code, and give --trust-remote-code if you trust it"
     said = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return next((line for line in said if "mismatch for" in line), said[0])
 
@@ -167,6 +178,51 @@ def _check_forks(model: Any, source: str, context: int) -> None:
                         f"{window} or less, or a GGUF file of it")  # fmt: skip
 
 
+class HfTokenizer(Tokenizer):
+    """A tokenizer of transformers."""
+
+    def __init__(self, tokenizer: Any):
+        self._tokenizer = tokenizer
+
+    def added_tokens(self) -> list[AddedToken]:
+        named = set(self._tokenizer.all_special_tokens)
+        return [AddedToken(number, token.content, special, token.lstrip, token.rstrip, token.single_word)
+                for number, token in self._tokenizer.added_tokens_decoder.items()
+                if (special := token.special or token.content in named) or not token.normalized]  # fmt: skip
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def encode_as_text(self, text: str, first: bool) -> list[int]:
+        if self._as_text is None:
+            return self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        ids = self._as_text.encode(text if first else self._guard + text, add_special_tokens=False).ids
+        return ids if first else ids[1:]
+
+    @cached_property
+    def _guard(self) -> str:
+        """The text of a token that no other text has: what follows it is not the beginning."""
+        return f"<|{secrets.token_hex(16)}|>"
+
+    @cached_property
+    def _as_text(self) -> Any:
+        """A copy that looks for no special tokens; None where the tokenizer is not one of the tokenizers library."""
+        from tokenizers import AddedToken
+
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return None
+        as_text = copy.deepcopy(backend)
+        as_text.add_tokens([AddedToken(self._guard, normalized=False)])
+        as_text.encode_special_tokens = True
+        as_text.no_truncation()
+        as_text.no_padding()
+        return as_text
+
+    def render(self, messages: Messages, to_answer: bool) -> str:
+        return self._tokenizer.apply_chat_template(messages, add_generation_prompt=to_answer, tokenize=False)
+
+
 class HfModel(LocalModel):
     """A model of transformers, on the GPU where there is one."""
 
@@ -178,7 +234,7 @@ class HfModel(LocalModel):
         base, adapter = split_adapter(spec.removeprefix("hf:"))
         if adapter is None and (Path(base) / "adapter_config.json").is_file():
             base, adapter = base_of_adapter(base), base
-        self._model, self._tokenizer = load(base, adapter)
+        self._model, self._tokenizer = load(base, adapter, trust_remote_code=bool(engine and engine.trust_remote_code))
         if adapter:
             if self._model.active_peft_config.is_prompt_learning:
                 raise EexpError(
@@ -198,16 +254,8 @@ class HfModel(LocalModel):
         self.fingerprint = "+".join(filter(None, map(fingerprints.of_model_dir, dirs))) or base
         self.played = Played.of_run(read_run(adapter or resolve(base)))
 
-    def tokenize(self, text: str) -> list[int]:
-        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    def _render(self, messages: Messages, to_answer: bool) -> str:
-        from jinja2 import TemplateError
-
-        try:
-            return self._tokenizer.apply_chat_template(messages, add_generation_prompt=to_answer, tokenize=False)
-        except TemplateError as e:
-            raise InputError(f"the chat template refuses these messages: {e}") from None
+    def _open_tokenizer(self) -> HfTokenizer:
+        return HfTokenizer(self._tokenizer)
 
     def is_end(self, token: int) -> bool:
         return token in self._ends

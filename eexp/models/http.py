@@ -6,6 +6,7 @@ OPENAI_API_KEY and goes into the requests' header and nowhere else.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -63,10 +64,21 @@ class _Completion(Struct):
 
 class _Named(Struct):
     id: str
+    owned_by: Optional[str] = None  # vLLM, SGLang and llama.cpp's server give their own names
 
 
 class _Models(Struct):
     data: list[_Named] = []
+
+
+#: What turns off the truncation and the penalties that a server applies on its own account, by who it says it is. What
+#: others know is found out.
+_PLAIN: dict[Optional[str], dict[str, Any]] = {
+    "vllm": {"top_k": -1, "min_p": 0, "repetition_penalty": 1},
+    "sglang": {"top_k": -1, "min_p": 0, "repetition_penalty": 1},
+    "llamacpp": {"top_k": 0, "min_p": 0, "repeat_penalty": 1},
+}
+_PROBE = {"messages": [{"role": "user", "content": "."}], "max_tokens": 1, "temperature": 1}
 
 
 class HttpModel(Model):
@@ -87,6 +99,8 @@ class HttpModel(Model):
             self._name = self._first_model()
         self.fingerprint = f"{self._client.name}#{self._name}"
         self._logprobs = True  # until the server says that it has none
+        self._plain: dict[str, Any] | None = None  # what makes a draw the model's own, when it is known
+        self._asking: asyncio.Task[dict[str, Any]] | None = None
 
     def _first_model(self) -> str:
         try:
@@ -145,7 +159,7 @@ class HttpModel(Model):
         """One call: up to `n` choices."""
         body: dict[str, Any] = {"model": self._name, "messages": draw.prompt, "temperature": draw.temperature,
                                 "max_tokens": draw.max_tokens, "seed": seed}  # fmt: skip
-        body |= {} if draw.top_p is None else {"top_p": draw.top_p}
+        body |= await self._plain_sampling() | {"top_p": 1 if draw.top_p is None else draw.top_p}
         body |= {"n": n} if n > 1 else {}
         while True:
             asked = self._logprobs
@@ -160,6 +174,42 @@ class HttpModel(Model):
                 if not found.choices:
                     raise EexpError(f"{self._client.name}: an answer without choices")
                 return found
+
+    async def _plain_sampling(self) -> dict[str, Any]:
+        """Return what a request must say so that the server draws from the whole distribution; asked for once."""
+        if self._plain is None:
+            if self._asking is None or self._asking.cancelled():
+                self._asking = asyncio.ensure_future(self._ask_for_plain_sampling())
+            self._plain = await asyncio.shield(self._asking)
+        return self._plain
+
+    async def _ask_for_plain_sampling(self) -> dict[str, Any]:
+        """By the list of models, or else by requests of one token: a server that knows top_k refuses nonsense as its
+        value, and one that does not know it passes over nonsense as well."""
+        try:
+            listed = (await self._client.ask("GET", "/models", _Models, tries=1)).data
+        except EexpError:
+            listed = []
+        plain = _PLAIN.get(next((model.owned_by for model in listed if model.id == self._name), None))
+        if plain is None:
+            plain = {"top_k": 0, "min_p": 0}
+            try:
+                known = await self._takes(plain) and not await self._takes({"top_k": "none", "min_p": "none"})
+            except EexpError:  # the request that this is for will say what is wrong
+                return {}
+            if not known:
+                self.note(f"{self._client.name} does not know top_k and min_p: it may leave improbable tokens out of "
+                          f"the draws; all that it is told is top_p 1")  # fmt: skip
+                return {}
+        return plain
+
+    async def _takes(self, sampling: dict[str, Any]) -> bool:
+        body = {"model": self._name, **_PROBE, "top_p": 1, **sampling}
+        try:
+            await self._client.ask("POST", "/chat/completions", _Completion, body, tries=1)
+        except InputError:
+            return False
+        return True
 
 
 class _Drawing:

@@ -13,25 +13,30 @@ import weakref
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import orjson
+from typing import TYPE_CHECKING, Any
 
 from eexp.cores import usable_cores
 from eexp.errors import EexpError, InputError
-from eexp.models import chat_template, fingerprints
+from eexp.models import chat_template, fingerprints, trial
 from eexp.models.base import Chats, Engine, Played
+from eexp.models.chat_template import AddedToken, Tokenizer
 from eexp.models.local import DEFAULT_CONTEXT, LocalModel, outputs
+from eexp.models.runs import parse_run
 from eexp.models.slots import Lanes, Slots
+from eexp.models.tiny import tiny_path
 from eexp.models.tree import Full, Item
 from eexp.prompts import Messages
+
+if TYPE_CHECKING:
+    from eexp.training.gguf_file import Header
 
 DEFAULT_BATCH = 512
 #: Texts written side by side on a CPU. It multiplies 16 tokens and more at full speed, while attention takes time for
 #: every token in the memory, those of other texts included.
 CPU_STEP = 32
 
-_log: list[str] = []  # llama.cpp's last words, told only when something fails
+_log: list[bytes] = []  # what llama.cpp has said lately, told only when something fails; the newest first
+_KEPT = 1000  # pieces of it
 _log_callback: Any = None  # kept alive: llama.cpp holds the bare pointer
 
 
@@ -43,20 +48,17 @@ def _llama() -> Any:
     except ImportError as e:
         raise EexpError(f"llama-cpp-python cannot be loaded ({e}); install it with pip install llama-cpp-python") from e
     if _log_callback is None:
-
-        @api.llama_log_callback
-        def keep(level: int, text: bytes, _: ctypes.c_void_p) -> None:
-            _log.append(text.decode("utf-8", "replace"))
-            del _log[:-60]
-
-        _log_callback = keep
-        api.llama_log_set(keep, ctypes.c_void_p(0))
+        # (level, text, ...) is told to a function of C, which inserts the text where the level, a digit, says. Python
+        # raises KeyboardInterrupt as soon as a function of its own is entered, and ctypes drops what a callback raises.
+        _log_callback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p)(_log.insert)
+        api.llama_log_set(ctypes.cast(_log_callback, api.llama_log_callback), ctypes.c_void_p(0))
         api.llama_backend_init()
     return api
 
 
 def _last_words() -> str:
-    said = [line.strip() for line in "".join(_log).splitlines() if "error" in line or "fail" in line]
+    words = b"".join(reversed(_log)).decode("utf-8", "replace")
+    said = [line.strip() for line in words.splitlines() if "error" in line or "fail" in line]
     return said[0] if said else "llama.cpp gave no reason"
 
 
@@ -86,9 +88,71 @@ class _Base:
             base = cls._loaded[key] = cls(path, gpu_layers)
         return base
 
+    def piece(self, token: int, special: bool = False) -> bytes:
+        """Return what a token spells; special ones nothing, unless `special`."""
+        buffer = ctypes.create_string_buffer(64)
+        n = self.api.llama_token_to_piece(self.vocab, token, buffer, 64, 0, special)
+        if n < 0:
+            buffer = ctypes.create_string_buffer(-n)
+            n = self.api.llama_token_to_piece(self.vocab, token, buffer, -n, 0, special)
+        return buffer.raw[:n]
+
+    def tokenize(self, text: str, specials: bool) -> list[int]:
+        """Return the token ids of a text, in which special tokens may be written out."""
+        data = text.encode("utf-8")
+        room = len(data) + 8
+        ids = (self.api.llama_token * room)()
+        n = self.api.llama_tokenize(self.vocab, data, len(data), ids, room, False, specials)
+        if n < 0:
+            raise InputError("the prompt cannot be tokenized")
+        return list(ids[:n])
+
     def __del__(self) -> None:
         if getattr(self, "pointer", None) and not sys.is_finalizing():  # by then ctypes may be gone
             self.api.llama_model_free(self.pointer)  # frees its adapters too
+
+
+class _Tokenizer(Tokenizer):
+    """A vocabulary of llama.cpp with the chat template of its file.
+
+    header: of that file. It says at once which tokens are special; llama.cpp takes up to a second to tell it of each
+    token, and calls some of those that mark turns (gpt-oss') user-defined.
+    """
+
+    def __init__(self, base: _Base, template: str, header: Header):
+        self._base, self._template, self._header = base, template, header
+
+    def added_tokens(self) -> list[AddedToken]:
+        api, vocab, header = self._base.api, self._base.vocab, self._header
+        special = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_UNKNOWN
+        known = set(header.special_tokens)
+        some = {*known, *header.added_tokens, *self._base.tokenize(self._template, specials=True)}
+        tokens = []
+        for token in sorted(t for t in some if t < self._base.n_vocab):
+            kind = api.llama_vocab_get_attr(vocab, token)
+            if token in known or kind & (special | api.LLAMA_TOKEN_ATTR_USER_DEFINED):
+                text = api.llama_vocab_get_text(vocab, token).decode("utf-8", "replace")
+                tokens.append(AddedToken(token, text, token in known or bool(kind & special),
+                                         bool(kind & api.LLAMA_TOKEN_ATTR_LSTRIP),
+                                         bool(kind & api.LLAMA_TOKEN_ATTR_RSTRIP)))  # fmt: skip
+        return tokens
+
+    def encode(self, text: str) -> list[int]:
+        return self._base.tokenize(text, specials=True)
+
+    def encode_as_text(self, text: str, first: bool) -> list[int]:
+        return self._base.tokenize(text, specials=False)  # which takes the beginning as what follows a special token
+
+    def render(self, messages: Messages, to_answer: bool) -> str:
+        begin, end = self._ends
+        return chat_template.render(self._template, messages, bos_token=begin, eos_token=end, to_answer=to_answer)
+
+    @cached_property
+    def _ends(self) -> tuple[str, str]:
+        api, vocab = self._base.api, self._base.vocab
+        begin, end = (self._base.piece(token, True).decode("utf-8", "replace") if token >= 0 else ""
+                      for token in (api.llama_vocab_bos(vocab), api.llama_vocab_eos(vocab)))  # fmt: skip
+        return begin, end
 
 
 class _Decoder:
@@ -146,6 +210,7 @@ class _Decoder:
             for j, sequence in enumerate(some):
                 target[j] = sequence
         status = self.api.llama_decode(self._context, self._batch)
+        del _log[_KEPT:]
         if status == 1:
             raise Full
         if status != 0:
@@ -194,12 +259,17 @@ class LlamaCppModel(LocalModel):
                 raise EexpError(f"model file not found: {file}")
         self.spec, self._engine = spec or "+".join(map(str, files)), engine
         self._read_metadata(files)
+        if files != [tiny_path()]:  # which was exported here
+            trial.check(files)
         self._base: _Base | None = _Base.open(files[0], engine.gpu_layers)
         self._api = api = self._base.api
         template = api.llama_model_chat_template(self._base.pointer, None)
         if not template:
             raise EexpError(f"{path}: has no chat template; eexp prompts are chats, take an instruction-tuned model")
-        self._template = template.decode("utf-8")
+        try:
+            self._template = template.decode("utf-8")
+        except UnicodeDecodeError:
+            raise EexpError(f"{path}: its chat template is not UTF-8, the file may be damaged") from None
         if api.llama_model_is_recurrent(self._base.pointer) or api.llama_model_is_hybrid(self._base.pointer):
             raise EexpError(f"{path}: a recurrent model, whose memory cannot be forked in the middle; serve it with "
                             f"llama-server and give -m http://HOST:PORT/v1")  # fmt: skip
@@ -212,11 +282,13 @@ class LlamaCppModel(LocalModel):
 
     def _read_metadata(self, files: list[Path]) -> None:
         """Read how it is to be played, and check that the adapter was made for this base."""
-        from eexp.training.gguf_export import read_metadata
+        from eexp.training.gguf_file import read_header
 
-        said = [read_metadata(file) for file in files]
+        headers = [read_header(file) for file in files]
+        self._header = headers[0]
+        said = [header.strings for header in headers]
         trained = {"prompt_style": said[-1].get("eexp.prompt_style")}  # all that earlier versions wrote
-        self.played = Played.of_run({**trained, **orjson.loads(said[-1].get("eexp.run", "{}"))})
+        self.played = Played.of_run({**trained, **parse_run(said[-1].get("eexp.run", "{}"), f"{files[-1]}: eexp.run")})
         if len(files) == 2:
             if said[1].get("general.type") != "adapter":
                 raise EexpError(f"{files[1]}: not an adapter")
@@ -241,38 +313,14 @@ class LlamaCppModel(LocalModel):
 
     # -- tokens --------------------------------------------------------------------------------------------------
 
-    def tokenize(self, text: str) -> list[int]:
-        data = text.encode("utf-8")
-        room = len(data) + 8
-        ids = (self._api.llama_token * room)()
-        n = self._api.llama_tokenize(self._base.vocab, data, len(data), ids, room, False, True)
-        if n < 0:
-            raise InputError("the prompt cannot be tokenized")
-        return list(ids[:n])
-
-    def _render(self, messages: Messages, to_answer: bool) -> str:
-        bos, eos = self._ends
-        return chat_template.render(self._template, messages, bos_token=bos, eos_token=eos, to_answer=to_answer)
-
-    @cached_property
-    def _ends(self) -> tuple[str, str]:
-        api, vocab = self._api, self._base.vocab
-        begin, end = api.llama_vocab_bos(vocab), api.llama_vocab_eos(vocab)
-        return tuple(self._piece(t, True).decode("utf-8", "replace") if t >= 0 else "" for t in (begin, end))
-
-    def _piece(self, token: int, special: bool = False) -> bytes:
-        buffer = ctypes.create_string_buffer(64)
-        n = self._api.llama_token_to_piece(self._base.vocab, token, buffer, 64, 0, special)
-        if n < 0:
-            buffer = ctypes.create_string_buffer(-n)
-            n = self._api.llama_token_to_piece(self._base.vocab, token, buffer, -n, 0, special)
-        return buffer.raw[:n]
+    def _open_tokenizer(self) -> _Tokenizer:
+        return _Tokenizer(self._base, self._template, self._header)
 
     def is_end(self, token: int) -> bool:
         return self._api.llama_vocab_is_eog(self._base.vocab, token)
 
     def text(self, ids: Sequence[int]) -> str:
-        return b"".join(map(self._piece, ids)).decode("utf-8", "replace")
+        return b"".join(map(self._base.piece, ids)).decode("utf-8", "replace")
 
     def _eos(self) -> int | None:
         token = self._api.llama_vocab_eos(self._base.vocab)

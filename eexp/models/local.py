@@ -13,7 +13,7 @@ from functools import cached_property
 
 from eexp.errors import InputError
 from eexp.models.base import Answer, Draw, Model, Request
-from eexp.models.chat_template import encode
+from eexp.models.chat_template import ChatTokenizer, Tokenizer
 from eexp.models.tree import Decoder, Tree
 from eexp.prompts import Messages
 
@@ -43,12 +43,12 @@ class LocalModel(Model):
     # -- tokens --------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def tokenize(self, text: str) -> list[int]:
-        """Token ids of a text in which special tokens are written out; nothing is added."""
+    def _open_tokenizer(self) -> Tokenizer:
+        """The backend's tokenizer and chat template; asked for once."""
 
-    @abstractmethod
-    def _render(self, messages: Messages, to_answer: bool) -> str:
-        """A chat as text; ending where the assistant is to write, if `to_answer`."""
+    @cached_property
+    def _chats(self) -> ChatTokenizer:
+        return ChatTokenizer(self._open_tokenizer())
 
     @abstractmethod
     def is_end(self, token: int) -> bool:
@@ -64,14 +64,18 @@ class LocalModel(Model):
 
     def prompt_ids(self, messages: Messages) -> list[int]:
         """Token ids of a chat, ending where the assistant is to write."""
-        return self.tokenize(self._render(messages, True))
+        return self._chats.chat(messages)
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a text that stands alone; special tokens are not among them."""
+        return self._chats.text(text)
 
     def completion(self, text: str) -> list[int]:
         """Token ids of an answer and of the stop token that the chat template writes after it."""
         return [*self.tokenize(text), self._stop]
 
     def encode(self, prompt: Messages, completion: Messages) -> list[int]:
-        return encode(prompt, completion, self._render, self.tokenize, self._eos())[1]
+        return self._chats.example(prompt, completion, self._eos())[1]
 
     def spell(self, ids: Sequence[int]) -> str:
         return self.text(ids)
@@ -84,7 +88,7 @@ class LocalModel(Model):
     def _stop(self) -> int:
         """The token that ends the assistant's turn: the first ending one that the template writes after an answer."""
         asked: Messages = [{"role": "user", "content": "?"}]
-        whole = self.tokenize(self._render([*asked, {"role": "assistant", "content": "!"}], False))
+        whole = self._chats.chat([*asked, {"role": "assistant", "content": "!"}], to_answer=False)
         after = len(os.path.commonprefix([whole, self.prompt_ids(asked)]))
         found = next((token for token in whole[after:] if self.is_end(token)), None)
         return self._usual_end() if found is None else found

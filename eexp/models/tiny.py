@@ -11,8 +11,8 @@ from eexp.models import fingerprints
 TINY_DIR = Path(__file__).parent.parent / "data" / "tiny"
 
 
-def tiny_gguf() -> Path:
-    """Its GGUF file, exported on first use into the user's cache directory."""
+def tiny_path() -> Path:
+    """Where its GGUF file is, or will be: in the user's cache directory."""
     name = f"tiny-{fingerprints.of_files(TINY_DIR / 'model.safetensors', TINY_DIR / 'tokenizer.json')[7:]}.gguf"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eexp"
     try:
@@ -20,7 +20,12 @@ def tiny_gguf() -> Path:
         writable = os.access(cache, os.W_OK)
     except OSError:
         writable = False
-    path = (cache if writable else Path(tempfile.gettempdir())) / name
+    return (cache if writable else Path(tempfile.gettempdir())) / name
+
+
+def tiny_gguf() -> Path:
+    """Its GGUF file, exported on first use."""
+    path = tiny_path()
     if not path.exists():
         from eexp.training.export import export
 

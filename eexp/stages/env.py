@@ -14,7 +14,7 @@ from eexp.envs.base import Environment, Observation
 from eexp.errors import EXIT_FAILED, EexpError, UsageError
 from eexp.terminal import show, style
 
-ENV = click.argument("spec", metavar="ENV", envvar="EEXP_ENV", shell_complete=options.complete_env)
+ENV = click.argument("spec", type=options.ENV, metavar="ENV", envvar="EEXP_ENV", shell_complete=options.complete_env)
 
 
 @click.group("env")
@@ -142,7 +142,7 @@ def check_command(spec, number, actions, timeout, seed) -> None:
     asking for admissible actions and the expert, beside another one if it calls itself light, around forks, around
     actions it calls harmless, around nonsense.
     All of that must be seen the same way. Every line begins with ok, FAIL, note (worth knowing, nothing is broken) or
-    - (there is nothing to check). Exit code 1 if anything failed.
+    - (not tried). It is a failure, too, if no action could be taken at all. Exit code 1 if anything failed.
 
     \b
     Example:
@@ -184,15 +184,14 @@ def play_command(spec, task, split, output) -> None:
       printf 'look\\n?\\n' | eexp env play house
     """
     from eexp.envs import open_env
-    from eexp.jsonl import dumps
+    from eexp.jsonl import append, dumps
     from eexp.records import lineage_entry, with_lineage
 
     with open_env(spec) as env:
         trajectory = play(env, find_task(env, task, split), _reader(env))
     if output and trajectory["steps"]:
         line = dumps(with_lineage(trajectory, lineage_entry("env-play")))
-        with click.open_file(output, "ab") as f:
-            f.write(line)
+        append(line, output)
 
 
 def play(env: Environment, task: dict, read: Callable[[], str]) -> dict:

@@ -12,7 +12,7 @@ from eexp import options
 from eexp.envs.base import Environment, Observation
 from eexp.envs.crew import TRIES, failed
 from eexp.envs.worlds import View, WorldLost, Worlds
-from eexp.errors import InputError, UsageError
+from eexp.errors import InputError, NoRoom, UsageError
 from eexp.jsonl import OnError, stop_at_error
 from eexp.models.policy import Choice, Players, Policy, Proposal, Proposals, State
 from eexp.records import seed_of, succeeded
@@ -22,15 +22,15 @@ from eexp.records import seed_of, succeeded
 AHEAD = 4
 
 
-def panel(env: Environment, split: str, n: int | None) -> list[dict]:
-    """The first `n` tasks of a split in the order of a hash of their ids (`evidence.panels.draw`).
+def panel(env: Environment, split: str, n: int | None, skip: int = 0) -> list[dict]:
+    """`n` tasks of a split, after the first `skip`, in the order of a hash of their ids (`evidence.panels.draw`).
 
     So a panel of 100 is part of the panel of 200, is the same on every machine, and mixes kinds of task that the split
     lists one after another.
     """
     from eexp.evidence.panels import draw
 
-    return draw(env.tasks(split), n)
+    return draw(env.tasks(split), None if n is None else skip + n)[skip:]
 
 
 def evaluate(worlds: Worlds, tasks: Iterable[tuple[dict, int]], policy: Policy, *, temperature: float = 0.0,
@@ -126,6 +126,8 @@ class _Table:
         self.only_admissible = only_admissible
         self.ask = policy.needs | ({"admissible"} if only_admissible else set())
         self.free = list(range(min(worlds.size, players.n)))[::-1]
+        self._n_seats = len(self.free)
+        self._displaced: deque[_Episode] = deque()  # begun at a seat that there turned out to be no room for
         self._episodes: dict[int, _Episode] = {}
         self._thinking = 0  # players whose next action the policy owes us
 
@@ -146,7 +148,10 @@ class _Table:
             self._thinking -= 1
             self._act(seat, proposals)
 
-    def _show(self, seat: int, view: View | InputError) -> None:
+    def _show(self, seat: int, view: View | InputError | NoRoom) -> None:
+        if isinstance(view, NoRoom):
+            self._give_up(seat, view)
+            return
         episode = self._episodes[seat]
         if isinstance(view, WorldLost):
             if episode.tries < TRIES:
@@ -185,6 +190,17 @@ class _Table:
     def _finish(self, seat: int, result: dict | InputError) -> None:
         self._episodes.pop(seat).result = result
         self.free.append(seat)
+        if self._displaced:
+            self.sit_down(self._displaced.popleft())
+
+    def _give_up(self, seat: int, error: NoRoom) -> None:
+        """Leave a seat that a server has no room for; another takes its episode. Raises the error at the last seat."""
+        if self._n_seats == 1:
+            raise error
+        self._n_seats -= 1
+        self._displaced.append(self._episodes.pop(seat))
+        if self.free:
+            self.sit_down(self._displaced.popleft())
 
 
 def _not_done(spec: str, tasks: list[dict], trials: int, done: Callable[[str], bool]) -> Iterator[tuple]:
@@ -207,24 +223,28 @@ def _read_panel(file: str, env: str | None) -> tuple[str, list[dict], str]:
 
     The panel of an environment may be played with noise on what is seen (`noisy:P:ENV`): the tasks are the same.
 
-    Raises UsageError for a panel of a program, class or server that the command line does not name: a panel may come
-    from anywhere.
+    Raises UsageError for a panel of an environment that the command line has to name: a panel may come from anywhere.
     """
-    from eexp.envs import without_noise
+    from eexp.envs import why_not_from_records
+    from eexp.envs.logins import public
     from eexp.evidence.panels import panel_hash, task_record, tasks_of
     from eexp.jsonl import read
 
     known, tasks = tasks_of(file, read([file], "task"), env)
-    if env is None and ":" in without_noise(known):
-        raise UsageError(f"{file}: a panel of {known!r}, which runs a program or asks a server; allow it by naming it: "
+    if env is None and (why_not := why_not_from_records(known := public(known))):
+        raise UsageError(f"{file}: a panel of {known!r}, which {why_not}; allow it by naming it: "
                          f"eexp eval {known!r} --panel {file}")  # fmt: skip
     return env or known, tasks, panel_hash(task_record(known, task) for task in tasks)
 
 
 @click.command("eval")
-@click.argument("env", metavar="[ENV]", required=False, envvar="EEXP_ENV", shell_complete=options.complete_env)
+@click.argument(
+    "env", type=options.ENV, metavar="[ENV]", required=False, envvar="EEXP_ENV", shell_complete=options.complete_env
+)
 @click.option("-n", "--number", type=click.IntRange(min=1), metavar="N",
-              help="How many tasks.  [default: all of the split]")  # fmt: skip
+              help="How many tasks.  [default: all of the split or panel]")  # fmt: skip
+@click.option("--skip", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+              help="Pass over that many tasks first, so that several machines can share the play.")  # fmt: skip
 @click.option("--split", metavar="NAME", help="Which tasks.  [default: test]")
 @click.option("--panel", "panel_file", type=options.PATH, metavar="FILE",
               help="Play the tasks of this panel, made by `eexp panel`; it names its environment.")  # fmt: skip
@@ -241,12 +261,13 @@ def _read_panel(file: str, env: str | None) -> tuple[str, list[dict], str]:
 @options.seed
 @options.worlds
 @options.streams(resume=True)
-def command(env, number, split, panel_file, trials, model, temperature, max_tokens, engine, max_steps, prompt_style,
-            think, only_admissible, seed, open_worlds, stream) -> None:  # fmt: skip
+def command(env, number, skip, split, panel_file, trials, model, temperature, max_tokens, engine, max_steps,
+            prompt_style, think, only_admissible, seed, open_worlds, stream) -> None:  # fmt: skip
     """Play tasks with a model and record the episodes.
 
     The tasks are a fixed panel: those of the split in the order of a hash of their ids, so -n 100 is a part of -n 200.
-    With --panel they are those of a file, and every episode carries the panel's hash.
+    With --panel they are those of a file, and every episode carries the panel's hash. -n 50 and --skip 50 -n 50, on two
+    machines, play what -n 100 plays.
     Prompt, thoughts and room for an answer are those that the model was trained with, unless told otherwise. A text
     that is cut off before its action is an invalid action. `eexp --help` lists what ENV may be.
 
@@ -265,9 +286,10 @@ def command(env, number, split, panel_file, trials, model, temperature, max_toke
     stream.stage = "eval"
     named_tasks, panel_hash = None, None
     if panel_file is not None:
-        if number is not None or split is not None:
-            raise click.UsageError("--panel says which tasks; leave out -n and --split")
+        if split is not None:
+            raise click.UsageError("--panel says which tasks; leave out --split")
         env, named_tasks, panel_hash = _read_panel(panel_file, env)
+        named_tasks = named_tasks[skip : None if number is None else skip + number]
     elif env is None:
         raise click.UsageError("Missing argument 'ENV', or --panel FILE")
     else:
@@ -275,7 +297,8 @@ def command(env, number, split, panel_file, trials, model, temperature, max_toke
     with open_env(env) as world:
         if named_tasks is None:
             world.check_split(split)
-        tasks, longest = named_tasks or panel(world, split, number), max_steps or world.max_steps
+        tasks = panel(world, split, number, skip) if named_tasks is None else named_tasks
+        longest = max_steps or world.max_steps
         kinds = {task["id"]: _kind(world, task) for task in tasks}
     policy = options.open_policy(model, prompt_style, max_tokens, stream.note, engine, think)
     which = split or f"panel {panel_hash} of {len(tasks)} tasks"
@@ -288,6 +311,8 @@ def command(env, number, split, panel_file, trials, model, temperature, max_toke
                      temperature=temperature, max_tokens=policy.max_tokens, think=policy.think, max_steps=longest,
                      seed=seed,
                      only_admissible=only_admissible or None)  # fmt: skip
+    if not tasks:
+        stream.note(f"no tasks left after the first {skip}")
     with io, closing(policy), open_worlds(world, len(tasks) * trials) as worlds:
         made = evaluate(worlds, _not_done(env, tasks, trials, io.done), policy, temperature=temperature,
                         max_steps=longest, seed=seed, only_admissible=only_admissible, on_error=io.fail, kinds=kinds,

@@ -85,7 +85,7 @@ def _chosen(env: Environment, split: str, n: int | None, skip: int, done: Callab
 
 
 @click.command("expert")
-@click.argument("env", metavar="ENV", envvar="EEXP_ENV", shell_complete=options.complete_env)
+@click.argument("env", type=options.ENV, metavar="ENV", envvar="EEXP_ENV", shell_complete=options.complete_env)
 @click.option("-n", "--number", type=click.IntRange(min=0), metavar="N",
               help="How many tasks.  [default: all of the split]")  # fmt: skip
 @click.option("--skip", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",

@@ -85,6 +85,7 @@ from eexp import options
 @click.option("--rejects", type=options.PATH, metavar="FILE",
               help="Keep what was set aside here, as JSONL with the reason. Implies --on-error skip.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="No summary and no progress bar on standard error.")
+@options.trust_remote_code
 @options.prompt_style("the built-in one that the examples name")
 @options.seed
 @click.argument("files", nargs=-1, type=options.PATH, metavar="[FILE]...")
@@ -115,6 +116,7 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
         on_error, rejects, quiet = "skip" if rejects else on_error, None, True
     stream = Stream(files, None, on_error, rejects, quiet=quiet, speaks=first,
                     goes_on=resume and os.path.isdir(output))  # fmt: skip
+    stream.also_read = list(validate)
     if base is None:
         base = "tiny"
         stream.stage = "finetune"

@@ -116,7 +116,8 @@ def job(asked: dict, opened: Any, on_step: Callable[[], None]) -> dict:
 
 @click.command("import")
 @click.argument("format", type=click.Choice([*FORMATS, EPISODES]))
-@click.option("--env", metavar="SPEC", envvar="EEXP_ENV", show_envvar=True, shell_complete=options.complete_env,
+@click.option("--env", type=options.ENV, metavar="SPEC", envvar="EEXP_ENV", show_envvar=True,
+              shell_complete=options.complete_env,
               help="Replay every record in this environment, check what was recorded and fill in what was not. "
               "Episodes name theirs; exec: programs, classes and servers have to be named here all the same.  "
               "[default: no replay; for episodes, the one they name]")  # fmt: skip
@@ -141,7 +142,7 @@ def job(asked: dict, opened: Any, on_step: Callable[[], None]) -> dict:
 @click.option("--split", metavar="NAME", help="Look for the task in this split.  [default: in all of them]")
 @click.option("--match", metavar="TEMPLATE",
               help="What the environment's tasks are called in the records, made of their keys, such as "
-              "{level}/{seed}.  [default: {id}]")  # fmt: skip
+              "{level}/{seed}.  [default: {id}; for a server of AgentGym, the number at the end]")  # fmt: skip
 @click.option("--map", "mapping", type=options.PATH, metavar="FILE",
               help="A JSON object: what a record calls its task, and what the environment does.")  # fmt: skip
 @click.option("--trust", type=click.Choice([RECORD, ENVIRONMENT]), default=RECORD, show_default=True,
@@ -193,7 +194,7 @@ def command(format, env, no_replay, success, min_score, drop_invalid, distinct, 
             from eexp.envs import open_env
 
             with open_env(env) as world:
-                tasks = Tasks(world, split, match or "{id}", _names(mapping))
+                tasks = Tasks(world, split, match, _names(mapping))
     kind = "episode" if format == EPISODES else None
     with stream.open("import", kind, format=format, env=env, action=action, task_key=task_key, **settings,
                      **selection) as io:  # fmt: skip

@@ -64,12 +64,12 @@ def _sizes(unit: str, tokenizer: str | None) -> Callable[[dict], int] | None:
     if not tokenizer:
         raise UsageError(f"--share-by {unit} needs --tokenizer MODEL: tokens are a model's")
     from eexp.models.tokenizers import load_tokenizer
-    from eexp.training.data import row_of
+    from eexp.training.data import row_maker
 
-    loaded = load_tokenizer(tokenizer)
+    row_of = row_maker(load_tokenizer(tokenizer))
 
     def size(example: dict) -> int:
-        row = row_of(example, loaded)
+        row = row_of(example)
         return row.n_targets if unit == "targets" else row.n_prompt + row.n_completion
 
     return size

@@ -38,7 +38,9 @@ def choose(env: Environment, splits: Sequence[str], n: int | None = None, *, see
 
 
 @click.command("panel")
-@click.argument("env", metavar="[ENV]", required=False, envvar="EEXP_ENV", shell_complete=options.complete_env)
+@click.argument(
+    "env", type=options.ENV, metavar="[ENV]", required=False, envvar="EEXP_ENV", shell_complete=options.complete_env
+)
 @click.option("--split", "splits", multiple=True, metavar="NAME",
               help="Take tasks of this split. May be repeated: N of each.  [default: test]")  # fmt: skip
 @click.option("-n", "--number", type=click.IntRange(min=1), metavar="N",

@@ -4,6 +4,9 @@ The expert's path is walked once. At every step its observation is compared with
 executed in a fork (or, where the environment cannot fork, in a second walk of the same path that is compared as well),
 and the walk then goes on with the expert's action. Were an alternative to leak into the path, the next comparison would
 show it, and the branch before it is refused too.
+
+An alternative on which the environment fails (its program ends, say) is refused by itself, with the cause. The path is
+then walked anew to where it branched off, and all others are executed.
 """
 
 from __future__ import annotations
@@ -18,8 +21,10 @@ import click
 from eexp import options
 from eexp.envs import forking
 from eexp.envs.base import Environment, Observation
+from eexp.envs.crew import TRIES
 from eexp.envs.process import time_limit
-from eexp.errors import InputError, short
+from eexp.envs.worker import mistake
+from eexp.errors import EexpError, EnvironmentFailed, InputError, short
 from eexp.jsonl import OnError, stop_at_error
 from eexp.outcomes import Shares
 
@@ -60,22 +65,25 @@ def rollout(trajectories: Iterator[dict], env_of: Callable[[dict], Environment],
         yield done.trajectory
 
 
-def execute(env: Environment, trajectory: dict, fork: str = forking.AUTO, on_step: Callable[[], None] = _nothing,
-            again: bool = False) -> Executed:  # fmt: skip
+def execute(env: Environment, trajectory: dict, fork: str = forking.AUTO, on_step: Callable[..., None] = _nothing,
+            again: bool = False, fatal: dict[tuple[int, int], str] | None = None) -> Executed:  # fmt: skip
     """Execute the alternatives of one trajectory that have no outcome; with `again` all of them.
 
-    The expert's path is walked and compared in any case. `on_step` is called before every step of the environment.
+    The expert's path is walked and compared in any case. `on_step` is called before every step of the environment,
+    before an alternative with its place [step, number of the alternative among those to execute]. fatal: what happened
+    to the process that executed an alternative, by its place; these are refused without trying.
 
     Raises InputError where the expert's path does not end as recorded, EnvironmentFailed where the environment does.
     """
-    return _Walk(env, trajectory, fork, on_step, again).run()
+    return _Walk(env, trajectory, fork, on_step, again, fatal or {}).run()
 
 
 class _Walk:
     """One trajectory being walked."""
 
-    def __init__(self, env: Environment, trajectory: dict, fork: str, on_step: Callable[[], None], again: bool):
-        self.env, self.trajectory, self.on_step = env, trajectory, on_step
+    def __init__(self, env: Environment, trajectory: dict, fork: str, on_step: Callable[..., None], again: bool,
+                 fatal: dict[tuple[int, int], str]):  # fmt: skip
+        self.env, self.trajectory, self.on_step, self.fatal = env, trajectory, on_step, fatal
         self.recorded = trajectory["steps"]
         self.again = again
         #: The alternatives to execute at every step.
@@ -83,6 +91,7 @@ class _Walk:
         self.way = forking.choose(env, fork)
         self.counts: Counter[str] = Counter()
         self._told: dict[int, dict] = {}  # what the environment says of its own states, by step
+        self.failed: dict[tuple[int, int], EnvironmentFailed] = {}  # (step, number of the alternative) -> its error
         self.lost: tuple[int, str, dict] | None = None  # where the path first differs from the record, why, evidence
 
     def run(self) -> Executed:
@@ -112,9 +121,13 @@ class _Walk:
     def _judge(self, i: int, made: list[dict], done: Executed) -> list[dict]:
         """The outcomes at step i, or their refusal: both observation i and the one after it must be as recorded."""
         if not self.lost or i + 1 < self.lost[0]:
+            executed = [m["outcome"] for m in made if m["outcome"]]
             self.counts["branch points verified"] += 1
-            self.counts[f"executed by {self.way}"] += len(made)
-            self.counts["answered as invalid"] += sum(not m["outcome"]["valid"] for m in made)
+            self.counts[f"executed by {self.way}"] += len(executed)
+            self.counts["answered as invalid"] += sum(not outcome["valid"] for outcome in executed)
+            for k, m in enumerate(made):
+                if not m["outcome"]:
+                    self._refuse_alternative(i, k, m["refused"], done)
             return made
         at, why, evidence = self.lost
         if i + 1 == at:
@@ -122,6 +135,12 @@ class _Walk:
         done.refused.append(InputError(f"branch point refused: {why}", f"$.steps[{i}]", evidence=evidence))
         self.counts["alternatives refused"] += len(self.wanted[i])
         return [{"outcome": None, "refused": why}] * len(self.wanted[i])
+
+    def _refuse_alternative(self, i: int, k: int, why: str, done: Executed) -> None:
+        action = self.wanted[i][k]["action"]
+        evidence = {"action": action, **self.failed[i, k].evidence}
+        done.refused.append(InputError(f"alternative {short(action)} refused: {why}", f"$.steps[{i}]", evidence))
+        self.counts["alternatives refused"] += 1
 
     def _compare(self, i: int, seen: Observation) -> None:
         """Note it if `seen` is not the recorded observation number i; the last one is the trajectory's outcome."""
@@ -160,24 +179,59 @@ class _Walk:
         self.on_step()
         return self.env.step(action)
 
+    def _execute(self, i: int, k: int, execute: Callable[[str], Observation]) -> dict | None:
+        """Execute alternative k of step i. Returns its outcome, or None where the environment failed.
+
+        A forked process that was lost may do better at another try; what it was forked from is as it was.
+        """
+        if (i, k) in self.fatal:
+            self.failed[i, k] = EnvironmentFailed(self.fatal[i, k])
+            return None
+        for attempt in range(1, TRIES + 1):
+            self.on_step(None if self.env.light else [i, k])
+            try:
+                return execute(self.wanted[i][k]["action"]).outcome()
+            except forking.ForkLost as e:
+                self.counts["forks lost"] += 1
+                self.failed[i, k] = e
+                if attempt == TRIES:
+                    break
+            except EnvironmentFailed as e:
+                self.failed[i, k] = e
+                break
+            except (EexpError, MemoryError):
+                raise
+            except Exception as e:
+                self.failed[i, k] = mistake(e)
+                break
+        return None
+
+    def _made(self, i: int, k: int, outcome: dict | None) -> dict:
+        """Return what a record keeps of an alternative: its outcome, or why there is none."""
+        return {"outcome": outcome} if outcome else {"outcome": None, "refused": self.failed[i, k].message}
+
     def _walk_and_fork(self) -> list[list[dict]]:
         """Walk the expert's path once and fork at every step."""
-        self.on_step()
-        seen = self.env.reset(self.trajectory["task"])
+        self._walk_to(0)
         in_fork = forking.executor(self.env, self.way, time_limit(options.STEP_LIMIT))
         made: list[list[dict]] = []
         for i, step in enumerate(self.recorded):
-            self._compare(i, seen)
             made.append([])
-            if self.wanted[i]:
+            here = True
+            if self.wanted[i] and not self.lost:
                 self._compare_list(i)
-            for alternative in [] if self.lost else self.wanted[i]:
-                self.on_step()
-                action = alternative["action"]
-                seen = self.env.step(action) if self.env.harmless(action) else in_fork(action)
-                made[-1].append({"outcome": seen.outcome()})
-            seen = self._step(step["action"])
-        self._compare(len(self.recorded), seen)
+            for k, alternative in enumerate(self.wanted[i]):
+                if not here:
+                    self._walk_to(i)
+                if self.lost:
+                    break
+                in_place = self.env.harmless(alternative["action"])
+                outcome = self._execute(i, k, self.env.step if in_place else in_fork)
+                here = outcome is not None
+                made[-1].append(self._made(i, k, outcome))
+            if not here:
+                self._walk_to(i)
+            self._compare(i + 1, self._step(step["action"]))
         return made
 
     def _walk_and_replay(self) -> list[list[dict]]:
@@ -186,15 +240,16 @@ class _Walk:
         for i, alternatives in enumerate(self.wanted):
             made.append([])
             here = False
-            for alternative in alternatives:
+            for k, alternative in enumerate(alternatives):
                 if not here:
                     self._walk_to(i)
                     if not made[-1]:
                         self._compare_list(i)
                     if self.lost:
                         break
-                here = self.env.harmless(alternative["action"])
-                made[-1].append({"outcome": self._step(alternative["action"]).outcome()})
+                outcome = self._execute(i, k, self.env.step)
+                here = outcome is not None and self.env.harmless(alternative["action"])
+                made[-1].append(self._made(i, k, outcome))
         self._walk_to(len(self.recorded))
         return made
 
@@ -214,10 +269,11 @@ def _with_outcome(alternative: dict, made: dict) -> dict:
 # -- in workers -----------------------------------------------------------------------------------------------------
 
 
-def job(asked: dict, opened: Any, on_step: Callable[[], None]) -> dict:
+def job(asked: dict, opened: Any, on_step: Callable[..., None]) -> dict:
     """What a worker does for one trajectory (envs/worker.py)."""
     trajectory = asked["trajectory"]
-    done = execute(opened.get(trajectory["env"]), trajectory, asked["fork"], on_step, asked["again"])
+    fatal = {(i, k): why for (i, k), why in asked.get("fatal", [])}
+    done = execute(opened.get(trajectory["env"]), trajectory, asked["fork"], on_step, asked["again"], fatal)
     refused = [{"message": e.message, "where": e.where, "evidence": e.evidence} for e in done.refused]
     return {"trajectory": done.trajectory, "refused": refused, "counts": done.counts}
 
@@ -240,8 +296,10 @@ def command(env, fork, again, open_pool, stream) -> None:
     the --rejects file (exit code 4). What the environment says to an invalid action is an outcome like any other. The
     environment is the one the records name.
 
-    Environments live in processes of their own. One that crashes, hangs or grows costs a retry; a trajectory that
-    fails three times is a bad record. Order and content of the output do not depend on their number.
+    Environments live in processes of their own. One that crashes, hangs or grows costs a retry. An alternative on which
+    the environment's program ends, or its process is lost three times, is refused with the cause, and all others are
+    executed; a trajectory whose own path fails so is a bad record. Order and content of the output do not depend on the
+    number of processes.
 
     The summary tells, by source and pool, what share of the executed alternatives is valid, changes the state (a
     different observation, or the end), leads to the expert's own outcome (the same observation), and finishes the task.

@@ -9,7 +9,7 @@ from heapq import nsmallest
 from itertools import islice
 from pathlib import Path
 from textwrap import indent
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,8 +17,13 @@ from eexp import options
 from eexp.errors import EexpError, InputError, UsageError, short
 from eexp.outcomes import Shares
 from eexp.records import seed_of
-from eexp.terminal import show, style
+from eexp.terminal import show, style, tell
 from eexp.training.curves import read_curves
+
+if TYPE_CHECKING:
+    from eexp.training.data import Row
+
+_EMPTY = "show: no records in the input"
 
 
 def sample(records: Iterable[dict], n: int, seed: int) -> list[dict]:
@@ -97,12 +102,10 @@ def _episode(e: dict) -> Iterator[str]:
     yield indent(e.get("final") or "", "  ")
 
 
-def render_row(example: dict, tokenizer: Any) -> str:
+def render_row(example: dict, row: Row, tokenizer: Any) -> str:
     """One example as the row of tokens that is trained on: counts, and its text with the targets in [[ ]]."""
-    from eexp.training.data import row_of
     from eexp.training.preview import marked
 
-    row = row_of(example, tokenizer)
     targets: Counter[str] = Counter()
     for name, _, indices in row.spans():
         targets[name or "completion"] += len(indices)
@@ -233,7 +236,10 @@ def command(number, sampled, record_id, row_of_model, summarised, plot, seed, fi
         return
     records: Iterable[dict] = _checked(files)
     if summarised:
-        for line in summary(records):
+        counted = summary(records)
+        if not counted:
+            tell(_EMPTY)
+        for line in counted:
             show(line)
         return
     if record_id is not None:
@@ -241,13 +247,17 @@ def command(number, sampled, record_id, row_of_model, summarised, plot, seed, fi
     tokenizer = None
     if row_of_model is not None:
         from eexp.models.tokenizers import load_tokenizer
+        from eexp.training.data import row_maker
 
         tokenizer = load_tokenizer(row_of_model)
+        row_of = row_maker(tokenizer)
     chosen = sample(records, number, seed) if sampled else islice(records, number)
     shown = 0
     for record in chosen:
         as_row = tokenizer is not None and record["type"] == "example"
-        show(("\n" if shown else "") + (render_row(record, tokenizer) if as_row else render(record)))
+        show(("\n" if shown else "") + (render_row(record, row_of(record), tokenizer) if as_row else render(record)))
         shown += 1
     if record_id is not None and not shown:
         raise InputError(f"no record has the id {record_id!r}")
+    if not shown:
+        tell(_EMPTY)

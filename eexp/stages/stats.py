@@ -207,12 +207,12 @@ def command(apart_from, tokenizer, as_json, picture, files) -> None:
 
 def _tokens_of(spec: str) -> Measure:
     from eexp.models.tokenizers import load_tokenizer
-    from eexp.training.data import row_of
+    from eexp.training.data import row_maker
 
-    tokenizer = load_tokenizer(spec)
+    row_of = row_maker(load_tokenizer(spec))
 
     def tokens(example: dict) -> tuple[int, int]:
-        row = row_of(example, tokenizer)
+        row = row_of(example)
         return row.n_prompt, row.n_completion
 
     return tokens

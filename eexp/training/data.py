@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from eexp.errors import InputError
 from eexp.jsonl import OnError, stop_at_error
-from eexp.models.chat_template import encode
-from eexp.prompts import Messages
+from eexp.models.chat_template import ChatTokenizer
+from eexp.models.hf import HfTokenizer
 from eexp.spans import ACTION, Span, has_thought, span_of_tokens, spans_of
 
 
@@ -92,26 +92,22 @@ def tokenize(examples: Iterable[dict], tokenizer: Any, max_length: int, on_error
 
     action_weight: what the span "action" of an example with a thought counts, beside the span's own weight.
     """
+    chats = ChatTokenizer(HfTokenizer(tokenizer))
     for example in examples:
         try:
-            yield _row(example, tokenizer, max_length, action_weight)
+            yield _row(example, chats, tokenizer, max_length, action_weight)
         except InputError as e:
             on_error(example, e)
 
 
-def row_of(example: dict, tokenizer: Any) -> Row:
-    """Return one example as a row, however long it is; raises InputError for what `tokenize` refuses."""
-    return _row(example, tokenizer, sys.maxsize, 1.0)
+def row_maker(tokenizer: Any) -> Callable[[dict], Row]:
+    """Return what makes a row of an example, however long it is, or raises InputError for what `tokenize` refuses."""
+    chats = ChatTokenizer(HfTokenizer(tokenizer))
+    return lambda example: _row(example, chats, tokenizer, sys.maxsize, 1.0)
 
 
-def _row(example: dict, tokenizer: Any, max_length: int, action_weight: float) -> Row:
-    def render(messages: Messages, to_answer: bool) -> str:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=to_answer)
-
-    def ids_of(text: str) -> list[int]:
-        return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    before, after = encode(example["prompt"], example["completion"], render, ids_of, tokenizer.eos_token_id)
+def _row(example: dict, chats: ChatTokenizer, tokenizer: Any, max_length: int, action_weight: float) -> Row:
+    before, after = chats.example(example["prompt"], example["completion"], tokenizer.eos_token_id)
     ids = before + after
     if len(ids) > max_length:
         raise InputError(f"has {len(ids)} tokens, more than --max-length {max_length}", "$.prompt")

@@ -8,7 +8,8 @@ from pathlib import Path
 import orjson
 
 from eexp.errors import EexpError, UsageError
-from eexp.models import fingerprints
+from eexp.jsonl import refuse_to_overwrite
+from eexp.models import files_of, fingerprints
 from eexp.models.hf import base_of_adapter, read_run, resolve
 
 #: What a GGUF file keeps of eexp.json beside the style's label: all that it takes to play the model as it was trained.
@@ -26,6 +27,7 @@ def export(source: str | os.PathLike, output: str | os.PathLike, *, dtype: str |
     from eexp.training import gguf_export
 
     directory = Path(resolve(str(source)))
+    refuse_to_overwrite([str(output)], files_of(str(directory)))
     if not directory.is_dir():
         raise EexpError(f"model directory not found: {directory}")
     run = read_run(directory)
@@ -40,6 +42,7 @@ def export(source: str | os.PathLike, output: str | os.PathLike, *, dtype: str |
     if dtype in ("q8_0", "q4_k_m"):
         raise UsageError(f"{directory}: adapters are exported as f32, f16 or bf16; quantise the base model instead")
     base_dir = resolve(base or base_of_adapter(str(directory)))
+    refuse_to_overwrite([str(output)], files_of(str(base_dir)))
     fingerprint = run.get("base_fingerprint")
     if os.path.isdir(base_dir):
         found = fingerprints.of_model_dir(base_dir)

@@ -13,10 +13,12 @@ import hashlib
 import math
 import os
 import platform
+import re
 import shutil
 import warnings
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ import orjson
 from eexp import __version__
 from eexp.errors import EexpError, InputError, UsageError
 from eexp.jsonl import OnError, stop_at_error
+from eexp.locks import OwnDirectory
 from eexp.models import fingerprints, hf
 from eexp.prompts import PromptStyle, get_style
 from eexp.spans import ACTION
@@ -61,7 +64,8 @@ class Settings:
     `init` included, instead of all of these. action_weight: what the action after a thought counts. share: of the loss,
     for each kind of example. max_grad_norm: a longer gradient is shortened to it. rank, alpha, rslora: of a new
     adapter. load_in_4bit: its base in 4 bits, on a GPU. validate_every: updates, instead of every epoch. keep: weights
-    of the "last" update, or of the "best" validation. report_to: "tensorboard" or "wandb".
+    of the "last" update, or of the "best" validation. report_to: "tensorboard" or "wandb". trust_remote_code: run the
+    Python code that the base brings.
     """
 
     base: str
@@ -93,6 +97,7 @@ class Settings:
     keep: str = "last"
     gradient_checkpointing: bool = False
     report_to: str | None = None
+    trust_remote_code: bool = False
 
     def resolved_learning_rate(self) -> float:
         """1e-5 for all weights (the paper's), 1e-4 for an adapter, which takes larger steps."""
@@ -116,9 +121,17 @@ def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Sett
     resume: go on from the last checkpoint in `output`, to the weights that the uninterrupted run would have had.
     validation: examples of other trajectories, whose losses are followed. style: the prompt style that the examples
     were made with, which is needed where it is not built in.
-    Raises InputError for examples that cannot be trained on, UsageError where `output` holds another run.
+    Raises InputError for examples that cannot be trained on, UsageError where `output` holds another run, EexpError
+    where another process is training in it.
     """
-    directory = Path(output)
+    with OwnDirectory(output) as own:
+        return _finetune(examples, Path(output), own, settings, resume, progress, note, on_error, validation, style)
+
+
+def _finetune(examples: Iterable[dict], directory: Path, own: OwnDirectory, settings: Settings, resume: bool,
+              progress: bool, note: Callable[[str], None], on_error: OnError, validation: Source | None,
+              style: PromptStyle | None) -> dict:  # fmt: skip
+    """Do what `finetune` does, once nobody else trains in `directory`."""
     if (directory / hf.RUN_FILE).is_file():
         if not resume:
             raise UsageError(f"{directory} holds a finished run; remove it, or give another -o")
@@ -144,22 +157,44 @@ def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Sett
     checkpoints = directory / "checkpoints"
     arguments = trainer.arguments(job, checkpoints)
     _same_examples(job.run)
-    if arguments.process_index == 0:
-        _prepare(directory, checkpoints, job.run, resume)
-        _last_checkpoint(checkpoints)  # half-written ones go before anybody looks
-    _wait()
-    made = trainer.trainer(job, arguments, directory / "metrics.jsonl", progress)
-    last = _last_checkpoint(checkpoints) if resume else None
-    if last:
-        note(f"going on from {last}")
-    made.train(resume_from_checkpoint=last)
-    _wait()
-    _finish(job, directory)
-    _save(made, job, directory)
-    if arguments.process_index == 0:
-        shutil.rmtree(checkpoints)
-    _wait()  # a process that leaves first may have the others ended
+    with _told_in_one_line(directory):
+        if arguments.process_index == 0:
+            if own.create() and (directory / hf.RUN_FILE).is_file():
+                raise UsageError(f"{directory} holds a run that has finished meanwhile; give another -o")
+            _prepare(directory, checkpoints, job.run, resume)
+            _last_checkpoint(checkpoints)  # half-written ones go before anybody looks
+        _wait()
+        made = trainer.trainer(job, arguments, directory / "metrics.jsonl", progress)
+        last = _last_checkpoint(checkpoints) if resume else None
+        if last:
+            note(f"going on from {last}")
+        made.train(resume_from_checkpoint=last)
+        _wait()
+        _finish(job, directory)
+        _save(made, job, directory)
+        if arguments.process_index == 0:
+            shutil.rmtree(checkpoints)
+        _wait()  # a process that leaves first may have the others ended
     return job.run
+
+
+#: How torch and safetensors begin to say that a file could not be written; neither raises OSError.
+_UNWRITTEN = re.compile(
+    r"I/?O ?error|PytorchStreamWriter failed|\[enforce fail at inline_container|.*(No space left|File too large)"
+)
+
+
+@contextmanager
+def _told_in_one_line(directory: Path) -> Iterator[None]:
+    """Turn what is raised where a run cannot be written, on a full disk for one, into an EexpError."""
+    try:
+        yield
+    except OSError as e:
+        raise EexpError(f"{e.filename or directory}: {e.strerror or e}") from None
+    except Exception as e:
+        if not _UNWRITTEN.match(str(e)):
+            raise
+        raise EexpError(f"{directory}: cannot be written: {str(e).splitlines()[0]}") from None
 
 
 def preview(examples: Iterable[dict], settings: Settings, on_error: OnError = stop_at_error,
@@ -315,7 +350,7 @@ def _is_installed(package: str) -> bool:
 
 def _spent(init: str | None) -> tuple[int, int]:
     """(updates, target tokens) that made the adapter to go on with; 0 where it does not say."""
-    total = hf.read_run(init).get("total", {}) if init else {}
+    total = (hf.read_run(init).get("total") if init else None) or {}
     return total.get("updates", 0), total.get("target_tokens", 0)
 
 
@@ -330,7 +365,7 @@ def _budget(s: Settings, spent: tuple[int, int]) -> tuple[int, int] | None:
     if s.max_steps:
         raise UsageError("--budget-like and --max-steps both say how many updates to make; give one")
     for run in filter(None, (s.budget_like, s.init)):
-        if "total" not in hf.read_run(run):
+        if not {"updates", "target_tokens"} <= (hf.read_run(run).get("total") or {}).keys():
             raise UsageError(f"{run}: holds no finished training run that says what it was trained on")
     like = hf.read_run(s.budget_like)["total"]
     left = like["updates"] - spent[0]
@@ -394,9 +429,10 @@ def _open_model(settings: Settings) -> tuple[Any, Any, Any]:
     dtype = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float32
     # Weights that are trained are not bfloat16: at the usual rates a step is less than what it can tell apart.
     weights = torch.float32 if settings.full else dtype
-    memory.check(settings.base, weights, full=settings.full, four_bit=settings.load_in_4bit)
+    trusted = settings.trust_remote_code
+    memory.check(settings.base, weights, full=settings.full, four_bit=settings.load_in_4bit, trust_remote_code=trusted)
     model, tokenizer = hf.load(settings.base, settings.init, trainable=True, dtype=weights,
-                               four_bit=settings.load_in_4bit)  # fmt: skip
+                               four_bit=settings.load_in_4bit, trust_remote_code=trusted)  # fmt: skip
     if cuda and not settings.load_in_4bit and not memory.is_split():
         model.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")  # so that what is checked now is what will be computed
     if not settings.full and not settings.init:
@@ -481,7 +517,8 @@ def _same_examples(run: dict) -> None:
 
 
 def _same_run(before: dict, now: dict, directory: Path) -> None:
-    settings = before.get("settings", {})
+    defaults = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}  # of those not yet known then
+    settings = defaults | before.get("settings", {})
     differs = [k for k in now["settings"] if settings.get(k) != now["settings"][k]]
     for name in ("data", "validation"):
         differs += [name] if (before.get(name) or {}).get("sha256") != (now[name] or {}).get("sha256") else []
@@ -540,9 +577,21 @@ def _save(made: Any, job: Job, directory: Path) -> None:
         return
     if job.settings.keep == "best":
         shutil.copytree(best, directory, dirs_exist_ok=True)
+    _sort_adapter_config(directory / "adapter_config.json")
     (directory / "training_args.bin").unlink(missing_ok=True)  # eexp.json says it, for people
     job.tokenizer.save_pretrained(directory)
     (directory / "README.md").write_text(card(job.run), encoding="utf-8")
     trainer.write(
         directory / hf.RUN_FILE, orjson.dumps(job.run, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     )
+
+
+def _sort_adapter_config(file: Path) -> None:
+    """Write the modules of an adapter in order; PEFT keeps them in sets, whose order depends on PYTHONHASHSEED."""
+    if not file.is_file():
+        return
+    config = orjson.loads(file.read_bytes())
+    for key in ("target_modules", "exclude_modules"):
+        if isinstance(config.get(key), list):
+            config[key].sort()
+    trainer.write(file, orjson.dumps(config, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))

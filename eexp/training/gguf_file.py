@@ -21,32 +21,53 @@ import numpy as np
 from eexp.errors import EexpError
 
 
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """The string values of a GGUF file under `eexp.*`, `general.architecture` and `general.type`.
+@dataclass(frozen=True)
+class Header:
+    """What the header of a GGUF file says.
 
-    Walks the key-value header alone (arrays are stepped over, no tensor is touched).
+    strings: its string values under `eexp.*`, `general.architecture` and `general.type`. special_tokens: ids of control
+    tokens and of the unknown one. added_tokens: ids of other tokens that are found in a text before anything else.
+    """
+
+    strings: dict[str, str]
+    special_tokens: list[int]
+    added_tokens: list[int]
+
+
+def read_header(path: str | Path) -> Header:
+    """Read the header of a GGUF file. No tensor is touched.
 
     Raises EexpError when `path` cannot be read or is not a little-endian GGUF file of version 2 or 3.
     """
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _walk_header(data)
-    except (struct.error, KeyError, ValueError) as error:  # mmap of an empty file is a ValueError
+    except (struct.error, KeyError, ValueError, OverflowError) as error:  # mmap of an empty file is a ValueError
         raise EexpError(f"{path}: not a GGUF file, or a damaged one") from error
     except OSError as error:
         raise EexpError(f"{path}: {error.strerror}") from error
 
 
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Return the string values of a GGUF file under `eexp.*`, `general.architecture` and `general.type`.
+
+    Raises EexpError as `read_header` does.
+    """
+    return read_header(path).strings
+
+
 _GGUF_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-_GGUF_STRING, _GGUF_ARRAY = 8, 9
+_GGUF_INT32, _GGUF_STRING, _GGUF_ARRAY = 5, 8, 9
+_SPECIAL_TOKENS, _ADDED_TOKENS = (2, 3), (4,)  # unknown and control; user-defined
 
 
-def _walk_header(data: mmap.mmap) -> dict[str, str]:
+def _walk_header(data: mmap.mmap) -> Header:
     u32, u64 = struct.Struct("<I").unpack_from, struct.Struct("<Q").unpack_from
     magic, version, _, pairs = struct.unpack_from("<4sIQQ", data)
     if magic != b"GGUF" or version not in (2, 3):
         raise ValueError
-    at, found = 24, {}
+    at = 24
+    header = Header({}, [], [])
 
     def string() -> str:
         nonlocal at
@@ -62,7 +83,7 @@ def _walk_header(data: mmap.mmap) -> dict[str, str]:
         at += 4
         if kind == _GGUF_STRING:
             if key.startswith("eexp.") or key in ("general.architecture", "general.type"):
-                found[key] = string()
+                header.strings[key] = string()
             else:
                 at += 8 + u64(data, at)[0]
         elif kind == _GGUF_ARRAY:
@@ -72,10 +93,14 @@ def _walk_header(data: mmap.mmap) -> dict[str, str]:
                 for _ in range(count):  # the slow place: a Qwen vocabulary has 300,000 lengths to step over
                     at += 8 + u64(data, at)[0]
             else:
+                if key == "tokenizer.ggml.token_type" and inner == _GGUF_INT32:
+                    types = np.frombuffer(data[at : at + 4 * count], "<i4")
+                    header.special_tokens.extend(np.flatnonzero(np.isin(types, _SPECIAL_TOKENS)).tolist())
+                    header.added_tokens.extend(np.flatnonzero(np.isin(types, _ADDED_TOKENS)).tolist())
                 at += count * _GGUF_SIZES[inner]
         else:
             at += _GGUF_SIZES[kind]
-    return found
+    return header
 
 
 @dataclass(frozen=True)
@@ -226,21 +251,19 @@ def quantise(source: Path, target: Path, dtype: str) -> None:
     with _llama_cpp_log() as lines:
         failed = llama_cpp.llama_model_quantize(*names, ctypes.byref(params))
     if failed:
-        reason = next((line for line in reversed(lines) if line.strip()), "no reason given").strip()
+        reason = next((line for line in lines if line.strip()), b"no reason given").decode("utf-8", "replace").strip()
         raise EexpError(f"llama.cpp could not quantise to {dtype}: {reason}")
 
 
 @contextlib.contextmanager
-def _llama_cpp_log() -> Iterator[list[str]]:
-    """Collect what llama.cpp would print, and put its log back as it was."""
+def _llama_cpp_log() -> Iterator[list[bytes]]:
+    """Collect what llama.cpp would print, the newest first, and put its log back as it was."""
     import llama_cpp
 
-    lines: list[str] = []
-
-    @llama_cpp.llama_log_callback
-    def collect(level, text, data):
-        lines.append(text.decode("utf-8", "replace"))
-
+    lines: list[bytes] = []
+    # A function of C, in which no KeyboardInterrupt is lost; see models/llama_cpp.py.
+    insert = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p)(lines.insert)
+    collect = ctypes.cast(insert, llama_cpp.llama_log_callback)
     before, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
     llama_cpp.llama_log_get(ctypes.byref(before), ctypes.byref(data))
     llama_cpp.llama_log_set(collect, ctypes.c_void_p())

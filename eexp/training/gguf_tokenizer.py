@@ -43,7 +43,7 @@ def read_vocabulary(where: Path, size: int, config: dict) -> Vocabulary:
     tokenizer = read_json(where / "tokenizer.json")
     settings = read_json(where / "tokenizer_config.json", missing={})
     _refuse_unsupported_tokenizer(where, tokenizer)
-    tokens, types = _read_tokens(where, tokenizer, size)
+    tokens, types = _read_tokens(where, tokenizer, size, _named(settings))
     by_text = {token: number for number, token in enumerate(tokens)}
     template = _read_chat_template(where, settings)
     ids = _read_special_ids(where, settings, config, tokenizer, by_text)
@@ -96,13 +96,21 @@ def _find_pre_tokenizer(where: Path, tokenizer: dict) -> str:
     return pre
 
 
-def _read_tokens(where: Path, tokenizer: dict, size: int) -> tuple[list[str], list[int]]:
+def _named(settings: dict) -> set[str]:
+    """Return the tokens that have a name (`eos_token`), which transformers takes for special whatever else is said."""
+    values = [value for name, value in settings.items() if name.endswith("_token")]
+    return {
+        text for value in values if isinstance(text := value.get("content") if isinstance(value, dict) else value, str)
+    }
+
+
+def _read_tokens(where: Path, tokenizer: dict, size: int, named: set[str]) -> tuple[list[str], list[int]]:
     """Texts and GGUF types (1 normal, 3 control, 4 user-defined, 5 unused) of the embedding's `size` rows."""
     # Models pad their embedding to a round number of rows; llama.cpp wants a text of its own for each.
     tokens, types = [f"[PAD{number}]" for number in range(size)], [5] * size
     entries = [(number, text, 1) for text, number in tokenizer["model"]["vocab"].items()]
     added = tokenizer.get("added_tokens", [])
-    entries += [(x["id"], x["content"], 3 if x.get("special") else 4) for x in added]
+    entries += [(x["id"], x["content"], 3 if x.get("special") or x["content"] in named else 4) for x in added]
     for number, text, kind in entries:
         if number >= size:
             raise EexpError(f"{where}: token {text!r} is number {number}; the embedding has {size} rows")

@@ -30,7 +30,7 @@ def estimate(model: Any, tokens: int, targets: float, itemsize: int, checkpointi
             "activations": kept + logits}  # fmt: skip
 
 
-def check(base: str, dtype: Any, *, full: bool, four_bit: bool) -> None:
+def check(base: str, dtype: Any, *, full: bool, four_bit: bool, trust_remote_code: bool = False) -> None:
     """Raises EexpError if what a run takes in any case, before its first pass, is more than is free.
 
     Looks at the model's configuration alone, so that nothing is loaded in vain. An adapter's own weights are few, and
@@ -41,10 +41,10 @@ def check(base: str, dtype: Any, *, full: bool, four_bit: bool) -> None:
 
     if is_split():
         return
-    config = hf.config(base)
+    config = hf.config(base, trust_remote_code)
     try:
         with torch.device("meta"):  # not accelerate's init_empty_weights, which counts tied weights twice
-            model = AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except Exception:  # loading says what is wrong, in a better line
         return
     count = sum(p.numel() for p in model.parameters())

@@ -22,6 +22,8 @@ OOD_SPLIT ?= ood
 EXPERT ?=
 PLAY ?=
 NOISE ?= 0.1
+# A prompt style of its own: a file; without it, the default.
+STYLE ?=
 # Alternatives of a state: admissible ones for the world model, the policy's own for reflections, and its mistakes.
 K_WORLD ?= 2
 K_OWN ?= 3
@@ -41,11 +43,14 @@ $(foreach arm,explorer il iwm iwm-first recovery thoughts sr sr-outcome all,$(ev
 WORLD_SHARE ?= 0.05
 
 export OMP_NUM_THREADS ?= 1
+ifneq (,$(STYLE))
+export EEXP_PROMPT_STYLE := $(STYLE)
+endif
 TRAINED = $(ADAPTER) --max-steps $(UPDATES) --seed $*
 
 # A file for each setting, written anew where the setting is another than last time. A dry run (make -n) writes nothing: what
 # it would write counts as phony, so that all that hangs on it is shown.
-SETTINGS := ENV BASE TRAIN TRAIN_SPLIT PANEL_TASKS PANEL_SPLITS EXPERT PLAY NOISE K_WORLD K_OWN K_MISTAKES RECOVER UPDATES ADAPTER WORLD_SHARE \
+SETTINGS := ENV BASE STYLE TRAIN TRAIN_SPLIT PANEL_TASKS PANEL_SPLITS EXPERT PLAY NOISE K_WORLD K_OWN K_MISTAKES RECOVER UPDATES ADAPTER WORLD_SHARE \
   $(filter TUNED_%,$(.VARIABLES))
 CHANGED := $(foreach setting,$(SETTINGS),$(shell printf '%s' '$($(setting))' | cmp -s - $(OUT)/.settings/$(setting) \
   || echo $(setting)))
@@ -77,8 +82,8 @@ $(OUT)/expert.jsonl: $(call given,ENV TRAIN TRAIN_SPLIT EXPERT) | started
 $(OUT)/panel.jsonl: $(OUT)/expert.jsonl $(call given,ENV PANEL_TASKS PANEL_SPLITS)
 	eexp panel '$(ENV)' $(PANEL_SPLITS:%=--split %) -n $(PANEL_TASKS) --apart-from $< -o $@
 
-$(OUT)/il.jsonl: $(OUT)/expert.jsonl
-	eexp imitation-data $< -q -o $@
+$(OUT)/il.jsonl: $(OUT)/expert.jsonl $(call given,STYLE)
+	eexp imitation-data -q $< -o $@
 
 $(OUT)/base.gguf: $(call given,BASE)
 	eexp export $(BASE) -o $@
@@ -95,7 +100,7 @@ define explorer
 $(OUT)/half-$1.jsonl: $(OUT)/expert.jsonl
 	eexp split --parts 2 --part $1 $$< -q -o $$@
 
-$(OUT)/without-$1.jsonl: $(OUT)/expert.jsonl
+$(OUT)/without-$1.jsonl: $(OUT)/expert.jsonl $(call given,STYLE)
 	eexp split --parts 2 --without $1 -q $$< | eexp imitation-data -q -o $$@
 
 $(OUT)/%/explorer-$1/eexp.json: $(OUT)/without-$1.jsonl $(call given,BASE UPDATES ADAPTER TUNED_explorer)

@@ -6,9 +6,9 @@ chosen for a reason.
 
     export OMP_NUM_THREADS=1
     python recipes/tiny/make_babyai.py -o stage1 --init eexp/data/tiny --seed 7 --lr 2e-3 --weight-decay 0 \\
-        --glances --episodes 4000 --tokens-per-batch 512
-    python recipes/tiny/make_babyai.py -o babyai-base --init stage1 --seed 8 --lr 2e-3 --weight-decay 0 \\
-        --episodes 6000
+        --tokens-per-batch 512 --glances 1 --episodes 4000
+    python recipes/tiny/make_babyai.py -o babyai-base --init stage1 --seed 9 --lr 2e-3 --weight-decay 0 \\
+        --tokens-per-batch 512 --glances 0.8 --episodes 12000
 
 It starts from the tiny model, which can look things up. From nothing it did not learn that in an hour: six colours that
 come in all pairs with four kinds are one word to a model that cannot tell them apart yet, and weight decay keeps their
@@ -26,8 +26,9 @@ from eexp.envs.babyai import ACTIONS, BabyAI, _named, _place, _walls
 from eexp.prompts import get_style
 
 FIRST_SEED = 2_000_000  # beyond those of all splits
-LEVELS = ("GoToLocal", "PickupLoc", "OpenDoor", "PutNextLocal")
-FEW_THINGS = ("GoToLocalS5N2", "GoToLocalS6N2", "GoToLocalS6N3", "GoToLocalS7N4", "GoToLocalS8N3", "GoToLocalS8N5")
+LEVELS = ("GoToLocalS8N5", "PickupDist", "OpenDoor", "PutNextLocalS6N4")
+GLANCED = ("GoToLocalS5N2", "GoToLocalS6N3", "GoToLocalS7N4", "GoToLocalS8N5", "GoToLocalS8N6", "PickupDist",
+           "PutNextLocalS6N4", "GoToLocalS8N7")  # fmt: skip
 COLOURS = ("red", "green", "blue", "purple", "yellow", "grey")
 KINDS = ("ball", "box", "key", "door")
 
@@ -118,7 +119,7 @@ def glance(env: BabyAI, rng: random.Random) -> list[dict]:
     """Messages of one look at a room, with many questions."""
     style = get_style("react")
     text = f"{style.acting.task_label} {env.instruction()}\n{env._describe()[0]}"
-    answers = dict.fromkeys(rng.choice(FINDING)(env, rng) for _ in range(8))
+    answers = dict.fromkeys(rng.choice(FINDING)(env, rng) for _ in range(10))
     return [{"role": "system", "content": style.acting.system}, *interview(text, answers)]
 
 
@@ -145,17 +146,19 @@ def random_play(env: BabyAI, rng: random.Random, steps: int) -> list[dict]:
 def main() -> None:
     parser = arguments(__doc__, episodes=20_000, context=4096)
     parser.add_argument("--steps", type=int, default=24, help="longest random play")
-    parser.add_argument("--glances", action="store_true", help="single looks at rooms with few things, many questions")
+    parser.add_argument("--glances", type=float, default=0.0, metavar="P",
+                        help="the share of single looks with many questions; the rest is play")  # fmt: skip
     args = parser.parse_args()
 
     env, texts = BabyAI(), []
     for n in range(args.episodes + HELD_OUT):
         rng = random.Random(f"{args.seed}/{n}")
         seed = FIRST_SEED + args.seed * 1_000_000 + n
-        levels = FEW_THINGS if args.glances else LEVELS
+        glanced = rng.random() < args.glances
+        levels = GLANCED if glanced else LEVELS
         env.reset({"level": levels[n % len(levels)], "seed": seed})
         env._bot = None  # nobody asks it, and its plans take most of the time
-        if args.glances:
+        if glanced:
             for _ in range(rng.randint(0, 6)):  # unseen
                 env._world.step(env._world.actions[rng.choice(["left", "right", "forward"])])
             texts.append(render(glance(env, rng)[rng.randint(0, 1) :]))

@@ -1,0 +1,71 @@
+"""Logins in the URLs of environments, `http://USER:PASSWORD@HOST`: sent to the server, and written nowhere.
+
+A spec is known without them from the moment that it is read, in ids, lineage, messages and records. What was left out
+is kept in the memory of this process and of its workers (envs/crew.py), by the URL's scheme and host.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from urllib.parse import unquote
+
+_URL = re.compile(r"(?P<scheme>\w+://)(?:(?P<login>[^\s/?#]*)@)?(?P<host>[^\s/?#@]*)")
+_kept: dict[str, str] = {}
+
+#: What the models' servers and the model hub are paid or opened with. A program that is an environment does not get it.
+KEYS = ("EEXP_API_KEY", "OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+
+def public(spec: str) -> str:
+    """Return a spec without the logins in its URLs."""
+    return _URL.sub(lambda url: url["scheme"] + url["host"], spec)
+
+
+def withhold(spec: str) -> str:
+    """Return a spec without the logins in its URLs, and keep these for this process."""
+    for url in _URL.finditer(spec):
+        if url["login"]:
+            _kept[url["scheme"] + url["host"]] = url["login"]
+    return public(spec)
+
+
+def kept() -> dict[str, str]:
+    """Return what was withheld, for `keep` in a worker."""
+    return dict(_kept)
+
+
+def keep(logins: dict[str, str]) -> None:
+    """Keep what another process withheld."""
+    _kept.update(logins)
+
+
+def reveal(spec: str) -> str:
+    """Return a spec with the logins that were withheld from it."""
+
+    def with_login(url: re.Match) -> str:
+        login = _kept.get(url["scheme"] + url["host"])
+        return f"{url['scheme']}{login}@{url['host']}" if login else url[0]
+
+    return _URL.sub(with_login, spec)
+
+
+def headers(url: str) -> dict[str, str]:
+    """Return the HTTP headers that log in to the server at `url`; none where no login was withheld."""
+    found = _URL.match(url)
+    login = found and _kept.get(found["scheme"] + found["host"])
+    if not login:
+        return {}
+    user, _, password = login.partition(":")
+    word = f"{unquote(user)}:{unquote(password)}".encode()
+    return {"Authorization": f"Basic {base64.b64encode(word).decode()}"}
+
+
+def environment_without_keys() -> dict[str, str]:
+    """Return this process's environment variables without KEYS and without settings of eexp that hold a login."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in KEYS and not (name.startswith("EEXP_") and public(value) != value)
+    }

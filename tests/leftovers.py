@@ -1,0 +1,33 @@
+"""Finding processes that a test has started, whatever has become of their parents."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import psutil
+
+MARK = "EEXP_TEST_MARK"  # an environment variable that every process of one test inherits
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    """The running processes that were started with this mark, without the one that asks."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            ours = process.pid != os.getpid() and process.environ().get(MARK) == mark
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def none_left(mark: str, within: float = 20.0) -> bool:
+    """Whether all marked processes end in time."""
+    deadline = time.monotonic() + within
+    while left := marked(mark):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return not left

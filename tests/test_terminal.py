@@ -1,0 +1,143 @@
+"""What reaches a terminal: no command may pass on what a terminal would obey."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from running import ROOT, read, run, write
+from test_bad_input import PROGRAM
+
+from eexp import terminal
+from eexp.cli import COMMANDS
+
+#: Sets the clipboard, hides what follows, turns it around, begins a control sequence in one character, overwrites.
+EVIL = "a\x1b]52;c;aGk=\x07\x1b[8mb\u202ec\u2066d\x9b31me\x7f\rf\U000e0041"
+_KEPT = {"type", "role", "name", "span", "source"}  # what the checks of a record or a choice by its value depend on
+
+
+def hostile(value, key: str = ""):
+    """A record with such text in every string that may hold any."""
+    if isinstance(value, dict):
+        return {name: hostile(part, name) for name, part in value.items()} | ({} if key else {EVIL: EVIL})
+    if isinstance(value, list):
+        return [hostile(part, key) for part in value]
+    return value + EVIL if isinstance(value, str) and key not in _KEPT else value
+
+
+@pytest.fixture(scope="module")
+def files(data, tmp_path_factory) -> dict[str, Path]:
+    """Hostile records of every type, in files with hostile names, and an environment that says such things."""
+    here = tmp_path_factory.mktemp("hostile")
+    records = {name: read(data[name])[:2] for name in ("rollout", "world", "reflected", "imitation", "episodes")}
+    records["rollout"][0]["steps"][0]["alternatives"][0]["refused"] = "differs"
+    records["rollout"][0]["steps"][0]["thought"] = "hm"
+    records["world"][0]["scores"] = [{"span": "observation", "logprob": -1.0, "tokens": 2}]
+    records["episodes"][0]["transcript"][0]["text"] = "Action: look"
+    files = {name: write(here / f"{name}{EVIL}", map(hostile, some)) for name, some in records.items()}
+    files["bad"] = write(here / f"bad{EVIL}", [{**hostile(records["rollout"][0]), "type": EVIL}])
+    files["messages"] = write(here / "messages", [hostile({"id": "1", "messages": [{"role": EVIL, "content": ""}]})])
+    tasks = [hostile({"type": "task", "env": "house", "task": {"id": str(i)}}) for i in range(2)]
+    files["panel"] = write(here / f"panel{EVIL}", [*tasks, *tasks])
+    files["style"] = here / f"style{EVIL}.toml"
+    system = terminal.HIDDEN.sub(_toml_escape, EVIL)
+    files["style"].write_text(f'extends = "react"\n[acting]\nsystem = "{system}"\n')
+    said = PROGRAM.replace("BAD", "pass").replace('{"protocol": 1,', '{"protocol": 1, "name": EVIL,')
+    for word in ('"start"', '"do it"', '"bad"', '"no"', '"observation": "done"'):
+        said = said.replace(word, f"{word} + EVIL")
+    files["program"] = here / "world.py"
+    files["program"].write_text(f"EVIL = {EVIL!r}\n{said}")
+    return files
+
+
+def _toml_escape(found: re.Match) -> str:
+    return f"\\U{ord(found[0]):08x}"
+
+
+def exec_(files: dict[str, Path]) -> str:
+    return f"exec:{sys.executable} {shlex.quote(str(files['program']))}"
+
+
+#: Of every command, ways to make it tell a person something of what it read. Names stand for `files`.
+CALLS: dict[str, list[list[str]]] = {
+    "expert": [["expert", "PROGRAM", "-n", "1"], ["expert", EVIL], ["expert", "house", "--split", EVIL]],
+    "import": [["import", "messages", "messages"], ["import", "messages", "bad"], ["import", "episodes", "episodes"]],
+    "branch": [["branch", "--from", "admissible", "rollout"], ["branch", "-m", EVIL, "rollout"]],
+    "rollout": [["rollout", "rollout"], ["rollout", "--on-error", "skip", "rollout"]],
+    "summarise": [["summarise", "-m", EVIL, "rollout"]],
+    "recover": [["recover", "rollout"], ["recover", "bad"]],
+    "world-model-data": [["world-model-data", "rollout"], ["world-model-data", "bad"]],
+    "reflect": [["reflect", "--rationale", "outcome", "rollout"], ["reflect", "-m", EVIL, "rollout"]],
+    "imitation-data": [["imitation-data", "rollout"], ["imitation-data", "--on-error", "skip", "bad"],
+                       ["-v", "imitation-data", "bad"]],
+    "split": [["split", "--part", "1", "imitation"], ["split", "--part", "1", "bad"]],
+    "mix": [["mix", "imitation", "world"], ["mix", "bad"]],
+    "score": [["score", "-m", EVIL, "imitation"], ["score", "-m", "tiny", "--threads", "1", "imitation"]],
+    "finetune": [["finetune", "--epochs", EVIL, "imitation"]],  # --dry-run: tests/test_finetune.py
+    "export": [["export", EVIL, "-o", "/nothing/x.gguf"]],
+    "panel": [["panel", "--check", "panel", "--apart-from", "panel"], ["panel", EVIL, "-n", "1"]],
+    "eval": [["eval", EVIL], ["eval", "--panel", "panel", "-m", "random"],
+             ["eval", "house", "-m", "random", "--split", EVIL]],
+    "compare": [["compare", "episodes"], ["compare", f"{EVIL}=episodes", "--by-kind"], ["compare", "bad"]],
+    "report": [["report", EVIL, "-o", "-"]],
+    "show": [["show", "-n", "9", "rollout", "world", "reflected", "episodes"],
+             ["show", "--summary", "rollout", "world"], ["show", "--id", EVIL, "rollout"], ["show", "bad"]],
+    "prompts": [["prompts", "show", "react", "--record", "rollout"], ["prompts", "show", "style"],
+                ["prompts", "check", "style"], ["prompts", "show", EVIL]],
+    "env": [["env", "show", "PROGRAM"], ["env", "play", "PROGRAM"], ["env", "check", "-n", "1", "PROGRAM"],
+            ["env", "show", EVIL]],
+    "schema": [["schema", EVIL], ["schema", "episode"]],
+}  # fmt: skip
+#: What is for a person on standard output, too; elsewhere that is for records, as they are.
+SHOWS = {"compare", "show", "prompts", "env", "schema"}
+
+
+def test_every_command_is_called():
+    assert CALLS.keys() == COMMANDS.keys()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_nothing_that_a_terminal_obeys_is_shown(name, files):
+    told = 0
+    for call in CALLS[name]:
+        args = []
+        for word in call:
+            label, mark, file = word.rpartition("=")
+            args.append(
+                exec_(files) if word == "PROGRAM" else label + mark + str(files[file]) if file in files else word
+            )
+        done = run(*args, stdin=b"?\ngood\n")
+        text = done.err + (done.out.decode() if name in SHOWS else "")
+        found = terminal.HIDDEN.search(text)
+        assert not found, f"{call}: {text[max(0, found.start() - 60) : found.end() + 20]!r}"
+        told += "\\x1b" in text
+    assert told, "nothing hostile was quoted: the calls above show nothing"
+
+
+def test_what_is_visible_stays_as_it_is():
+    text = "a\tb\nc é 日本 🙂 👩\u200d👩 עברית \u00a0"
+    assert terminal.visible(text) == text
+    assert terminal.visible("\x1b[1m\x9b\u202e\ud800\U000e0041\r\n") == "\\x1b[1m\\x9b\\u202e\\ud800\\U000e0041\\x0d\n"
+
+
+def test_colours_are_those_of_eexp_alone():
+    styled = "x\x1b[31m" + terminal.style("a\x1b[8mb", fg="green")
+    assert terminal._shown(styled) == "x\\x1b[31m\x1b[32ma\\x1b[8mb\x1b[0m"
+
+
+def test_messages_of_any_length_are_cut(capsys):
+    terminal.tell("short\n" + "x" * 5_000_000)
+    said = capsys.readouterr().err
+    assert said.startswith("short\nxxx") and said.endswith("... (4,996,000 more characters)\n") and len(said) < 4100
+
+
+def test_one_module_writes_for_people():
+    """A `print` or `click.echo` elsewhere would show whatever text it is given."""
+    writes = re.compile(r"\bprint\(|click\.(echo|secho|style)\(|sys\.(stderr|stdout)\.write\(")
+    found = [f"{file.relative_to(ROOT)}:{number}: {line.strip()}" for file in sorted((ROOT / "eexp").rglob("*.py"))
+             for number, line in enumerate(file.read_text().splitlines(), 1)
+             if writes.search(line) and file.name != "terminal.py"]  # fmt: skip
+    assert [line for line in found if "e.format_message()" not in line] == []  # the help of a group without a command

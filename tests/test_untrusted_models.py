@@ -1,0 +1,148 @@
+"""Model directories and files from strangers: code in them, wrong types, damage."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+from running import environment, run, spawn, write
+
+from eexp.models.tiny import TINY_DIR
+
+EXAMPLE = {"type": "example", "id": "1", "kind": "imitation", "prompt": [{"role": "user", "content": "look"}],
+           "completion": [{"role": "assistant", "content": "Action: look"}]}  # fmt: skip
+
+CODE = """
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM
+Path({mark!r}).write_text("ran")
+class Config(LlamaConfig):
+    model_type = "custom-llama"
+class Model(LlamaForCausalLM):
+    config_class = Config
+"""
+
+
+@pytest.fixture
+def example(tmp_path) -> Path:
+    return write(tmp_path / "example.jsonl", [EXAMPLE])
+
+
+@pytest.fixture
+def custom(tmp_path) -> tuple[Path, Path]:
+    """A model directory that brings code, and the file that the code writes."""
+    where, mark = tmp_path / "custom", tmp_path / "mark"
+    shutil.copytree(TINY_DIR, where)
+    config = json.loads((where / "config.json").read_text())
+    config |= {"model_type": "custom-llama",
+               "auto_map": {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}}  # fmt: skip
+    (where / "config.json").write_text(json.dumps(config))
+    (where / "code.py").write_text(CODE.format(mark=str(mark)))
+    return where, mark
+
+
+@pytest.mark.parametrize("command", [["score", "-m", "hf:{}"], ["finetune", "-o", "out", "--dry-run", "-m", "{}"]])
+def test_code_of_a_model_runs_for_who_types_it(custom, example, monkeypatch, tmp_path, command):
+    """Standard input is for records: a yes in it is no answer to a question, and there is no question."""
+    where, mark = custom
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    command = [part.format(where) for part in command]
+    done = run(*command, example, stdin=b"y\n" * 9)
+    done.one_error(1, "wants to run Python code of its own", "--trust-remote-code")
+    assert not mark.exists() and not done.out
+    run(*command, example, "--trust-remote-code").ok()
+    assert mark.read_text() == "ran"
+
+
+@pytest.mark.parametrize(
+    ("run_file", "said"),
+    [
+        ({"longest_completion": {"x": "9"}}, "$.longest_completion[...]: expected an integer, got a string"),
+        ({"longest_completion": [9]}, "$.longest_completion: expected an object"),
+        ({"style": "react"}, "$.style: expected an object"),
+        ({"style": {"name": 3}}, ""),
+        ({"prompt_style": 7}, "$.prompt_style: expected a string"),
+        ({"think": ["always"]}, "$.think: expected a string"),
+        ({"base_fingerprint": {}}, "$.base_fingerprint: expected a string"),
+        ([], "not a JSON object"),
+    ],
+)
+def test_wrong_types_in_what_a_run_says(tmp_path, example, run_file, said):
+    where = tmp_path / "model"
+    shutil.copytree(TINY_DIR, where)
+    (where / "eexp.json").write_text(json.dumps(run_file))
+    assert run("score", "-m", f"hf:{where}", example).one_error(run_code(run_file), said)
+
+
+def run_code(run_file: object) -> int:
+    """A style that is none is bad input; the rest is a file that cannot be used."""
+    return 3 if isinstance(run_file, dict) and run_file.get("style") == {"name": 3} else 1
+
+
+@pytest.mark.parametrize("total", [{"total": 7}, {"total": {"updates": "9", "target_tokens": 1}}, {"total": {}}])
+def test_wrong_types_in_the_run_whose_budget_is_taken(tmp_path, example, total):
+    (tmp_path / "eexp.json").write_text(json.dumps(total))
+    done = run("finetune", "-m", "tiny", "-o", tmp_path / "out", "--budget-like", tmp_path, example)
+    done.one_error(2 if total == {"total": {}} else 1)
+
+
+@pytest.mark.parametrize("backend", ["transformers", "llama.cpp"])
+def test_an_adapter_that_is_not_a_number_is_told(tmp_path, example, backend, tiny, data):
+    from safetensors.numpy import load_file, save_file
+
+    adapter = tmp_path / "adapter"
+    run("finetune", "-m", "tiny", "-o", adapter, "--max-steps", 1, data["imitation"], "-q").ok()
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    save_file({name: tensor * float("nan") for name, tensor in tensors.items()}, adapter / "adapter_model.safetensors")
+    spec = f"hf:{adapter}"
+    if backend == "llama.cpp":
+        run("export", adapter, "-o", tmp_path / "adapter.gguf").ok()
+        spec = f"tiny+{tmp_path / 'adapter.gguf'}"
+    for command in (["score", example], ["branch", "--no-only-admissible", "-k", 2, data["expert"]]):
+        run(*command, "-m", spec).one_error(1, "computes no probabilities")
+
+
+@pytest.mark.parametrize("template", ["{# nothing #}", "{% if false %}x{% endif %}"])
+def test_a_template_that_writes_nothing(tmp_path, example, template):
+    where = tmp_path / "model"
+    shutil.copytree(TINY_DIR, where)
+    (where / "chat_template.jinja").write_text(template)
+    run("export", where, "-o", tmp_path / "model.gguf").ok()
+    for spec in (f"hf:{where}", str(tmp_path / "model.gguf")):
+        run("score", "-m", spec, example).one_error(3, "the chat template writes nothing")
+        run("eval", "house", "-m", spec, "-n", 1).one_error(3, "the chat template writes nothing")
+    run("finetune", "-m", where, "-o", tmp_path / "out", example).one_error(3, "the chat template writes nothing")
+
+
+def test_a_full_disk_ends_training_in_one_line(tmp_path, data):
+    """A limit on the size of files fails in the same calls. The adapter's tensors are larger, its settings are not."""
+    for limit in (1 << 12, 1 << 16):
+        done = spawn("finetune", "-m", "tiny", "-o", tmp_path / "out", "--max-steps", 1, data["imitation"],
+                     preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))  # fmt: skip
+        done.one_error(1, str(tmp_path / "out"))
+
+
+def test_adapter_config_does_not_depend_on_the_hash_seed(tmp_path, data):
+    for seed in ("1", "2"):
+        spawn("finetune", "-m", "tiny", "-o", tmp_path / seed, "--max-steps", 1, data["imitation"],
+              env=environment(PYTHONHASHSEED=seed)).ok()  # fmt: skip
+    one, other = ((tmp_path / seed / "adapter_config.json").read_bytes() for seed in ("1", "2"))
+    assert one == other and json.loads(one)["target_modules"] == sorted(json.loads(one)["target_modules"])
+
+
+def test_a_damaged_file_does_not_end_the_process(tmp_path, example, tiny):
+    """Two tokens with one text: llama.cpp asserts that there are none, and ends the process."""
+    data = tiny.read_bytes()
+    one, other = (struct.pack("<Q", 2) + text.encode() for text in ("\u0102", "\u0101"))
+    assert data.count(one) == 1
+    (tmp_path / "model.gguf").write_bytes(data.replace(one, other))
+    run("score", "-m", tmp_path / "model.gguf", example).one_error(1, "a damaged file", "SIGABRT")
+    (tmp_path / "text.gguf").write_bytes(data.replace(b"{% for message", b"{% for \xffessage", 1))
+    run("score", "-m", tmp_path / "text.gguf", example).one_error(1, "text.gguf: its chat template is not UTF-8")
+    (tmp_path / "run.gguf").write_bytes(data.replace(b"general.type\x08", b"general.typ\xff\x08", 1))
+    run("score", "-m", tmp_path / "run.gguf", example).one_error(1, "a damaged one")
