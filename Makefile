@@ -1,6 +1,7 @@
 # `make help` lists what can be made. Every target stands alone on a fresh machine.
 SHELL := /bin/bash
 PYTHON ?= python3
+PYTHON312 ?= python3.12
 VENV := .venv
 BIN := $(VENV)/bin
 # Builds call `python` by its name (ALFWorld's planner does), which has to be the environment's.
@@ -8,7 +9,7 @@ FIRST := PATH="$(CURDIR)/$(BIN):$$PATH"
 STAMP := $(VENV)/.installed
 APT := $(if $(shell command -v apt-get),$(if $(filter 0,$(shell id -u)),apt-get))
 
-.PHONY: help install environments system java chromium demo test test-fast test-long fuzz lint man clean
+.PHONY: help install environments system java chromium demo test test-fast test-long fuzz peers lint man clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -64,6 +65,15 @@ test-fast: install environments ## run the tests that take no more than a few se
 
 test-long: install environments java ## run the tests that take a minute and longer, which `make test` leaves out
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m long
+
+# Each has an environment of its own, for they want other versions of what eexp uses. Harbor wants Python 3.12; its
+# formats need nothing but pydantic.
+peers: install ## check exported logs with the packages that read them: Inspect, verifiers, Harbor (PYTHON312=python3.12)
+	$(PYTHON) -m venv $(VENV)/peers/inspect && $(VENV)/peers/inspect/bin/pip install -q inspect-ai
+	$(PYTHON) -m venv $(VENV)/peers/verifiers && $(VENV)/peers/verifiers/bin/pip install -q 'verifiers>=0.4'
+	$(PYTHON312) -m venv $(VENV)/peers/harbor && $(VENV)/peers/harbor/bin/pip install -q pydantic && $(VENV)/peers/harbor/bin/pip install -q --no-deps harbor
+	PEER_INSPECT_AI=$(CURDIR)/$(VENV)/peers/inspect/bin/python PEER_VERIFIERS=$(CURDIR)/$(VENV)/peers/verifiers/bin/python \
+	PEER_HARBOR=$(CURDIR)/$(VENV)/peers/harbor/bin/python $(BIN)/python -m pytest tests/test_logs.py
 
 # Two idle cores do a million lines within an hour. What fails is saved in build/fuzz, minimised, with the command that
 # runs it again.

@@ -7,7 +7,7 @@ eto        the expert data of ETO (Song et al. 2024, arXiv 2403.02502): the same
            `id`. The first two turns are dropped where the second names no action ("OK")
 messages   OpenAI's: `messages` of `{"role": "system" | "developer" | "user" | "assistant" | "tool", "content"}`, and
            `id`. A call of a tool is an action, and the tool's answer what is observed. Of several calls in one turn,
-           each is a step: what the one before it answered is seen before the next
+           each is a step: what the one before it answered is seen before the next. `reasoning_content` is a thought
 
 Where the first observation says the task on a line of its own ("Your task is to: ...", "Your goal: ..."), this line is
 the instruction and no longer part of the observation; elsewhere what the system says is the instruction.
@@ -16,6 +16,7 @@ the instruction and no longer part of the observation; elsewhere what the system
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ class Format:
 
     turns, speaker, text: keys. roles: what each speaker is here. named_by: keys that may name the task, the best first.
     action: whether an action stands after "Action:" (MARKED) or is all that the agent says (WHOLE). tools: whether the
-    agent may call tools, as in OpenAI's messages.
+    agent may call tools, as in OpenAI's messages. adapt: makes such a record of another form's.
     """
 
     turns: str
@@ -43,6 +44,11 @@ class Format:
     named_by: tuple[str, ...]
     action: str
     tools: bool = False
+    adapt: Callable[[dict], dict] | None = None
+
+    def adapted(self, record: dict) -> dict:
+        """Return a record in this form, where it came in another; raises InputError for what it should not hold."""
+        return self.adapt(record) if self.adapt else record
 
 
 _SHARED = {"human": WORLD, "gpt": AGENT}
@@ -89,13 +95,18 @@ class Call:
 
 @dataclass
 class Turn:
-    """What one of the two says. at: its place in the record, as a JSON path. call: the action, where it is a call."""
+    """What one of the two says. at: its place in the record, as a JSON path.
+
+    call: the action, where it is a call; the text then is what is said beside it. thought: what the agent thought
+    before the text, where that stands by itself.
+    """
 
     role: str
     text: str
     at: str
     loss: Any = None
     call: Call | None = None
+    thought: str | None = None
 
 
 @dataclass
@@ -176,18 +187,24 @@ def _turns(record: dict, format: Format) -> list[Turn]:
         if format.tools:
             text = _text_of_parts(text, f"{at}.{format.text}")
             if role == "tool":
+                if not isinstance(text, (str, type(None))):
+                    raise InputError("expected a string", f"{at}.{format.text}")
                 answer = Turn(WORLD, text or "", f"{at}.{format.text}")
                 made += [_answered(turn.get("tool_call_id"), waiting, f"{at}.tool_call_id"), answer]
                 continue
             made += waiting
             waiting = []
-            if turn.get("tool_calls") is not None and format.roles[role] == AGENT:
+            thought = turn.get("reasoning_content")
+            if turn.get("tool_calls") and format.roles[role] == AGENT:
+                said = "\n".join(part for part in (thought, text) if isinstance(part, str) and part)
                 calls = _calls(turn["tool_calls"], f"{at}.tool_calls")
-                waiting = [Turn(AGENT, "" if n else text or "", call.at, call=call) for n, call in enumerate(calls)]
+                waiting = [Turn(AGENT, "" if n else said, call.at, call=call) for n, call in enumerate(calls)]
                 continue
         if not isinstance(text, str):
             raise InputError("expected a string", f"{at}.{format.text}")
         made.append(Turn(format.roles[role], text, f"{at}.{format.text}", turn.get("loss")))
+        if format.tools and isinstance(thought, str):
+            made[-1].thought = thought
     return made + waiting
 
 
@@ -203,8 +220,8 @@ def _text_of_parts(content: Any, at: str) -> Any:
 
 
 def _calls(listed: Any, at: str) -> list[Call]:
-    if not isinstance(listed, list) or not listed:
-        raise InputError("expected calls of functions", at)
+    if not isinstance(listed, list):
+        raise InputError("expected an array", at)
     calls = []
     for i, call in enumerate(listed):
         function = call.get("function") if isinstance(call, dict) else None
@@ -224,7 +241,7 @@ def _calls(listed: Any, at: str) -> list[Call]:
 def _answered(call_id: Any, waiting: list[Turn], at: str) -> Turn:
     """Take the call that a tool answers out of those `waiting`."""
     for n, turn in enumerate(waiting):
-        if call_id is None or (turn.call and turn.call.id == call_id):
+        if call_id is None or (turn.call and turn.call.id == str(call_id)):
             return waiting.pop(n)
     raise InputError(f"answers no call of the turn before: {call_id!r}", at)
 
@@ -245,7 +262,7 @@ def _acts(turn: Turn, how: str) -> tuple[str | None, str]:
     if turn.call:
         thought, action = turn.text.strip() or None, turn.call.as_action(how)
     elif how != MARKED:
-        thought, action = None, turn.text.strip()
+        thought, action = (turn.thought or "").strip() or None, turn.text.strip()
     else:
         marks = list(_ACTION_LINE.finditer(turn.text)) or list(_ACTION.finditer(turn.text))
         if len(marks) != 1:

@@ -1,4 +1,6 @@
-"""Examples that teach the same: exact duplicates by a digest, near ones by MinHash (datasketch) and a comparison.
+"""Examples that teach the same, or teach the test.
+
+Exact duplicates are found by a digest, near ones by MinHash (datasketch) and a comparison, tasks apart by their names.
 
 Two examples are near duplicates if their prompts and their completions are alike, each for itself. The prompts of a
 trajectory's examples all are: each has the history of the one before and a little more. What tells them apart is what
@@ -14,6 +16,7 @@ from typing import Any
 import orjson
 
 from eexp.errors import EexpError
+from eexp.evidence.panels import TaskNames, any_records
 
 _RUN = 3  # words
 _PERMUTATIONS = 128
@@ -43,6 +46,28 @@ def similarity(a: dict, b: dict) -> float:
 
 def _shared(a: set[str], b: set[str]) -> float:
     return len(a & b) / len(a | b)
+
+
+class Apart:
+    """What is to be kept apart from a set of examples, to be evaluated on: tasks, and the words of examples."""
+
+    def __init__(self) -> None:
+        self._tasks, self._texts = TaskNames(), set[bytes]()
+
+    @classmethod
+    def of(cls, files: Iterable[str]) -> Apart:
+        """Return what the records of files are made from, tasks among them, and the words of examples in them."""
+        apart = cls()
+        for record in (record for file in files for record in any_records(file)):
+            apart._tasks.add(record)
+            if record["type"] == "example":
+                apart._texts.add(digest(record))
+        return apart
+
+    def __contains__(self, record: dict) -> bool:
+        return record in self._tasks or bool(
+            self._texts and record["type"] == "example" and digest(record) in self._texts
+        )
 
 
 class NearDuplicates:

@@ -412,9 +412,9 @@ class Stream(AbstractContextManager):
             if waits:
                 self._write(b"")
 
-    def foreign(self) -> Iterator[dict]:
-        """What another program wrote: objects, one a line or the elements of an array."""
-        return self._read(elements(self.files), _object)
+    def foreign(self, pieces: Iterable[tuple[str, int, bytes]] | None = None) -> Iterator[dict]:
+        """What another program wrote: objects, one a line or the elements of an array, or the texts of `pieces`."""
+        return self._read(elements(self.files) if pieces is None else pieces, _object)
 
     def _read(self, pieces: Iterable[tuple[str, int, bytes]], check: Callable[[Any], dict]) -> Iterator[dict]:
         for name, number, text in pieces:

@@ -14,14 +14,13 @@ import struct
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import BinaryIO
 
-from eexp.duplicates import NearDuplicates, digest
+from eexp.duplicates import Apart, NearDuplicates, digest
 from eexp.errors import EexpError, InputError, UsageError
-from eexp.evidence.panels import TaskNames
 from eexp.evidence.table import align
 from eexp.jsonl import STDIN, loads
 from eexp.ordered import Ordered
@@ -47,14 +46,12 @@ class Cleaning:
     """What is left out of each file before any of it is taken.
 
     duplicates: "keep"; "exact" leaves out examples with the words of another one, "near" those that nearly repeat one
-    (duplicates.py), too. similarity: from which on they do. tasks: tasks of which no example may be. texts: digests of
-    examples that are left out.
+    (duplicates.py), too. similarity: from which on they do. apart: what no example may be made from.
     """
 
     duplicates: str = "keep"
     similarity: float = 0.8
-    tasks: TaskNames = field(default_factory=TaskNames)
-    texts: Collection[bytes] = frozenset()
+    apart: Apart = field(default_factory=Apart)
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ class Mixture:
         self.cleaning, self.balance, self.tally = cleaning or Cleaning(), balance, tally or Tally()
         self._files = [_seekable(source.name) for source in sources]
         self._kinds: dict[str, int] = {}  # and their numbers, in the order in which they come
-        self._texts = set(self.cleaning.texts)
+        self._texts: set[bytes] = set()
         near = self.cleaning.duplicates == "near"
         self._near = NearDuplicates(self.cleaning.similarity, lambda key: self._at(*key)) if near else None
 
@@ -160,10 +157,10 @@ class Mixture:
                 kind = self._kinds.setdefault(record["kind"], len(self._kinds))
                 self.tally.add(source, record["kind"], "in")
                 self.tally.add(source, record["kind"], "size in", size)
-                words = b"" if self.cleaning.duplicates == "keep" and not self.cleaning.texts else digest(record)
-                if words in self.cleaning.texts or record in self.cleaning.tasks:
+                if record in self.cleaning.apart:
                     self.tally.add(source, record["kind"], "apart")
                 else:
+                    words = b"" if self.cleaning.duplicates == "keep" else digest(record)
                     yield _SCANNED.pack(_hash("mix", self.seed, record["id"]), offset, kind, size, words)
             offset += len(line)
 

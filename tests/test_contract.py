@@ -37,6 +37,8 @@ STAGES = {
     "import": Stage(("import", "messages"), "messages", "foreign"),
     "import-replayed": Stage(("import", "messages", "--env", "house"), "messages", "foreign"),
     "import-episodes": Stage(("import", "episodes"), "episodes", "episode"),
+    "import-atif": Stage(("import", "atif"), "atif", "foreign"),
+    "export-log": Stage(("export-log", "--format", "verifiers"), "rollout", writes_records=False, any_type=True),
     "branch-admissible": Stage(("branch", "--from", "admissible", "-k", "2"), "expert", same_type=True),
     "branch-tiny": Stage(
         ("branch", "-m", "tiny", "-k", "2", "--max-tokens", "12", "--temperature", "3"), "one", same_type=True
@@ -57,6 +59,10 @@ STAGES = {
     "score": Stage(("score", "-m", "tiny", "--threads", "1"), "imitation", "example", same_type=True),
     "mix": Stage(("mix",), "imitation", "example", streams=False, same_type=True),
     "show": Stage(("show", "-n", "1000"), "rollout", writes_records=False, streams=False),
+    "show-row": Stage(
+        ("show", "--row", "tiny"), "imitation", "example", writes_records=False, streams=False, any_type=True
+    ),
+    "stats": Stage(("stats",), "rollout", writes_records=False, streams=False),
     "show-summary": Stage(("show", "--summary"), "rollout", writes_records=False, streams=False),
 }
 OURS = {name: stage for name, stage in STAGES.items() if stage.kind != "foreign"}
@@ -76,7 +82,9 @@ def inputs(data, tmp_path_factory) -> dict[str, Path]:
     one["steps"], one["outcome"] = one["steps"][:2], None
     here = tmp_path_factory.mktemp("inputs")
     messages = write(here / "messages.jsonl", map(messages_of, read(data["expert"])))
-    return {**data, "one": write(here / "one.jsonl", [one]), "messages": messages}
+    atif = here / "atif.jsonl"
+    run("export-log", "--format", "atif", "-q", data["expert"], "-o", atif).ok()
+    return {**data, "one": write(here / "one.jsonl", [one]), "messages": messages, "atif": atif}
 
 
 @stages(STAGES)

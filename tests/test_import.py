@@ -243,7 +243,7 @@ def test_a_record_without_a_name_has_its_number_and_equal_names_are_numbered():
         (MESSAGES, calling(("open", "{")), "$.messages[1].tool_calls[0].function.arguments: not valid JSON"),
         (MESSAGES, calling(("open", "[]")), "$.messages[1].tool_calls[0].function.arguments: expected an object"),
         (MESSAGES, calling((None, "{}")), "$.messages[1].tool_calls[0]: expected {"),
-        (MESSAGES, calling(), "$.messages[1].tool_calls: expected calls of functions"),
+        (MESSAGES, calling(), "$.messages[1].content: expected a string"),
         (MESSAGES, messages(("user", [{"type": "image_url"}])), "[0].content[0]: expected a part of type text"),
         (MESSAGES, messages(("user", "a"), ("user", "b")), "$.messages[1].content: two observations in a row"),
         (MESSAGES, messages(("assistant", "b")), "$.messages[0].content: no observation before this action"),

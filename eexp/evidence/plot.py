@@ -1,15 +1,40 @@
-"""Rows of a comparison as a picture."""
+"""Pictures, and rows of a comparison as one."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from eexp.errors import EexpError, UsageError
 from eexp.evidence.table import percentage
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _POINT, _RUN, _ZERO = "#1f4e79", "#9dbbd6", "#888888"
+
+
+@contextmanager
+def picture(file: str, size: tuple[float, float]) -> Iterator[Figure]:
+    """Give a figure to draw in, of a size in inches, and save it in the format of the file's ending."""
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise EexpError("--plot needs matplotlib; pip install 'eexp[plot]'") from None
+    if not os.path.splitext(file)[1]:
+        raise UsageError(f"--plot {file}: the name's ending says the format; give {file}.svg or {file}.png")
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "eexp", "text.parse_math": False}
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure
+        try:
+            figure.savefig(file, dpi=150, metadata={"Date": None} if file.lower().endswith(".svg") else None)
+        except ValueError as e:
+            raise UsageError(f"--plot {file}: {str(e).splitlines()[0]}") from None
 
 
 def plot(rows: Sequence[dict], file: str) -> list[str]:
@@ -17,20 +42,12 @@ def plot(rows: Sequence[dict], file: str) -> list[str]:
 
     The format is that of the ending of the file's name, PNG or SVG, say. Returns notes on what the picture lacks.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import FuncFormatter
-    except ImportError:
-        raise EexpError("--plot needs matplotlib; pip install 'eexp[plot]'") from None
-    is_svg = file.lower().endswith(".svg")
-    if not os.path.splitext(file)[1]:
-        raise UsageError(f"--plot {file}: the name's ending says the format; give {file}.svg or {file}.png")
     compared = [row for row in rows if row.get("difference_low") is not None]
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "eexp", "text.parse_math": False}
-    with matplotlib.rc_context(settings), warnings.catch_warnings(record=True) as warned:
+    with warnings.catch_warnings(record=True) as warned, \
+            picture(file, (9 if compared else 5.5, 1.3 + 0.42 * len(rows))) as figure:  # fmt: skip
+        from matplotlib.ticker import FuncFormatter
+
         warnings.simplefilter("always")
-        figure = Figure(figsize=(9 if compared else 5.5, 1.3 + 0.42 * len(rows)), layout="constrained")
         axes = figure.subplots(1, 2 if compared else 1, sharey=True, squeeze=False)[0]
         places = {row["name"]: -i for i, row in enumerate(rows)}
         for row in rows:
@@ -62,10 +79,6 @@ def plot(rows: Sequence[dict], file: str) -> list[str]:
             one.spines[["top", "right", "left"]].set_visible(False)
             one.grid(axis="x", color="#e6e6e6", linewidth=0.8)
             one.set_axisbelow(True)
-        try:
-            figure.savefig(file, dpi=150, metadata={"Date": None} if is_svg else None)
-        except ValueError as e:
-            raise UsageError(f"--plot {file}: {str(e).splitlines()[0]}") from None
-    if any("missing from font" in str(warning.message) for warning in warned) and not is_svg:
+    if any("missing from font" in str(warning.message) for warning in warned) and not file.lower().endswith(".svg"):
         return [f"--plot {file}: the font lacks some of the characters in the names; an SVG file shows them"]
     return []

@@ -18,8 +18,8 @@ import click
 import orjson
 from click.core import ParameterSource
 
-from eexp import options
-from eexp.conversations import ARGUMENT, FORMATS, MARKED, WHOLE, Conversation, Format, name_of, read
+from eexp import conversations, logs, options
+from eexp.conversations import ARGUMENT, MARKED, WHOLE, Conversation, Format, name_of, read
 from eexp.envs.naming import Tasks
 from eexp.envs.replay import ENVIRONMENT, RECORD, replay
 from eexp.episodes import Selection, Selector, conversation_of, source_of, trajectory_of
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from eexp.envs.pool import Pool
 
 EPISODES = "episodes"
+FORMATS = {**conversations.FORMATS, **logs.IMPORTED}
 
 
 def import_(records: Iterator[dict], format: Format, env: str, *, action: str | None = None, key: str | None = None,
@@ -41,19 +42,21 @@ def import_(records: Iterator[dict], format: Format, env: str, *, action: str | 
     replay could tell what it saw. What a record says besides its turns is kept under `source`.
     """
     ids = Ids()
-    for number, record in enumerate(records, 1):
+    for number, given in enumerate(records, 1):
         try:
+            record = format.adapted(given)
             found = read(record, format, action)
+            end = logs.end_of(record)
             for step, place in zip(found.steps, found.places):
                 if step["observation"] is None:
                     raise InputError("no observation before this action; a replay would find it (--env)", place)
         except InputError as e:
-            on_error(record, e)
+            on_error(given, e)
             continue
         name = name_of(record, format, key) or str(number)
         yield {"type": "trajectory", "id": ids.of(f"{env}/{name}"), "env": env, "task": {"id": name},
                "instruction": found.instruction, "steps": found.steps,
-               "outcome": None if found.last is None else {"observation": found.last},
+               "outcome": None if found.last is None else {"observation": found.last, **end},
                "source": _source(record, format)}  # fmt: skip
 
 
@@ -153,8 +156,9 @@ def command(format, env, no_replay, success, min_score, drop_invalid, distinct, 
     """Turn trajectories that others recorded, or episodes, into records.
 
     FORMAT is agenttraj (AgentGym's AgentTraj-L), eto (ETO's expert data), messages (OpenAI's chat messages, with calls
-    of tools) or episodes (of `eexp eval`). A FILE has one record a line or, but for episodes, is a JSON array. What
-    only says how to answer is left out.
+    of tools), atif (Harbor's trajectories), verifiers (its traces.jsonl), inspect (logs of Inspect, as JSON) or
+    episodes (of `eexp eval`). A FILE has one record a line or, but for episodes, is a JSON array; a log of Inspect is
+    one object. What only says how to answer is left out.
 
     With --env, the recorded actions are taken in the environment. Its observations must be the recorded ones, up to
     blanks and to what the environment itself calls random; then its observations, admissible actions and outcome are
@@ -205,7 +209,14 @@ def command(format, env, no_replay, success, min_score, drop_invalid, distinct, 
         elif replayed:
             jobs = _jobs(io, FORMATS[format], tasks, action, task_key)
         else:
-            made = import_(io.foreign(), FORMATS[format], name or format, action=action, key=task_key, on_error=io.fail)
+            made = import_(
+                _foreign(io, FORMATS[format]),
+                FORMATS[format],
+                name or format,
+                action=action,
+                key=task_key,
+                on_error=io.fail,
+            )
             _write_all(io, (t for t in made if not io.done(t["id"]) and selector.takes(t, t["outcome"])))
             return
         with open_pool(env) as pool:
@@ -252,11 +263,19 @@ def _names(file: str | None) -> dict[str, str] | None:
     return names
 
 
+def _foreign(io: Stream, format: Format) -> Iterator[dict]:
+    """What another program wrote; of logs of Inspect, their samples."""
+    if format is not FORMATS[logs.INSPECT]:
+        return io.foreign()
+    return io.foreign(logs.samples(io.files))
+
+
 def _jobs(io: Stream, format: Format, tasks: Tasks, action: str | None, key: str | None) -> Iterator[tuple]:
     """For every record that can be read and has a task: where it stands, and what a worker is to do with it."""
     ids = Ids()
-    for record in io.foreign():
+    for given in _foreign(io, format):
         try:
+            record = format.adapted(given)
             found = read(record, format, action)
             name = name_of(record, format, key)
             if name is None:
@@ -265,11 +284,11 @@ def _jobs(io: Stream, format: Format, tasks: Tasks, action: str | None, key: str
                 )
             task = tasks.find(name)
         except InputError as e:
-            io.fail(record, e)
+            io.fail(given, e)
             continue
         record_id = ids.of(f"{tasks.spec}/{task['id']}")
         if not io.done(record_id):
-            yield (io.where, record), {"id": record_id, "env": tasks.spec, "task": task, "found": asdict(found)}
+            yield (io.where, given), {"id": record_id, "env": tasks.spec, "task": task, "found": asdict(found)}
 
 
 def _episode_jobs(io: Stream, episodes: Iterator[tuple[dict, str]], selector: Selector) -> Iterator[tuple]:
@@ -297,7 +316,7 @@ def _replay_all(io: Stream, format: Format | None, jobs: Iterator[tuple], pool: 
         trajectory = result["trajectory"]
         if not selector.takes(trajectory, trajectory["outcome"]):
             continue
-        trajectory["source"] = _source(record, format) if format else source_of(record)
+        trajectory["source"] = _source(format.adapted(record), format) if format else source_of(record)
         if not format:
             trajectory["lineage"] = record.get("lineage", [])
         for note in result["notes"]:

@@ -12,9 +12,8 @@ from click.core import ParameterSource
 
 from eexp import options
 from eexp.errors import UsageError
-from eexp.evidence.panels import TaskNames
 from eexp.jsonl import STDIN
-from eexp.mixture import Balance, Cleaning, Mixture, Source, Tally
+from eexp.mixture import Apart, Balance, Cleaning, Mixture, Source, Tally
 from eexp.terminal import show
 
 MOST_COPIES = 10_000  # of a file
@@ -65,29 +64,15 @@ def _sizes(unit: str, tokenizer: str | None) -> Callable[[dict], int] | None:
     if not tokenizer:
         raise UsageError(f"--share-by {unit} needs --tokenizer MODEL: tokens are a model's")
     from eexp.models.tokenizers import load_tokenizer
-    from eexp.training.data import tokenize
+    from eexp.training.data import row_maker
 
-    loaded = load_tokenizer(tokenizer)
+    row_of = row_maker(load_tokenizer(tokenizer))
 
     def size(example: dict) -> int:
-        (row,) = tokenize([example], loaded, max_length=1 << 31)
+        row = row_of(example)
         return row.n_targets if unit == "targets" else row.n_prompt + row.n_completion
 
     return size
-
-
-def _apart(files: Sequence[str]) -> tuple[TaskNames, set[bytes]]:
-    """Return the tasks in files of records, and the digests of the examples in them."""
-    from eexp.duplicates import digest
-    from eexp.evidence.panels import any_records
-
-    tasks = TaskNames()
-    texts: set[bytes] = set()
-    for record in (record for file in files for record in any_records(file)):
-        tasks.add(record)
-        if record["type"] == "example":
-            texts.add(digest(record))
-    return tasks, texts
 
 
 @click.command("mix")
@@ -97,7 +82,7 @@ def _apart(files: Sequence[str]) -> tuple[TaskNames, set[bytes]]:
               help="Mix the order, or leave one file after the other.")  # fmt: skip
 @click.option("--duplicates", type=click.Choice(["keep", "exact", "near"]), default="keep", show_default=True,
               help="What to do about examples with the same words, within a file and across files: keep them; keep "
-              "one; or keep one of those, too, that nearly repeat each other (needs datasketch: eexp[dedup]).")  # fmt: skip
+              "one; or keep one of those, too, that nearly repeat each other (needs eexp[dedup]).")  # fmt: skip
 @click.option("--similarity", type=click.FloatRange(0, 1, min_open=True), default=Cleaning.similarity,
               show_default=True, metavar="S",
               help="With --duplicates near: the share of runs of three words that the prompts, and the completions, "
@@ -154,7 +139,7 @@ def command(limit, shuffle, duplicates, similarity, apart_from, share, share_by,
         raise UsageError("--tokenizer is for --share-by tokens or targets")
     stream = Stream([s.name for s in parsed], output, quiet=quiet)
     stream.also_read = list(apart_from)
-    cleaning, tally = Cleaning(duplicates, similarity, *_apart(apart_from)), Tally()
+    cleaning, tally = Cleaning(duplicates, similarity, Apart.of(apart_from)), Tally()
     chosen = {"cleaning": cleaning, "balance": balance, "limit": limit, "shuffle": shuffle, "seed": seed}
     unit = {"targets": "target tokens"}.get(share_by, share_by)
     if dry_run:

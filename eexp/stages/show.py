@@ -9,6 +9,7 @@ from heapq import nsmallest
 from itertools import islice
 from pathlib import Path
 from textwrap import indent
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +19,9 @@ from eexp.outcomes import Shares
 from eexp.records import seed_of
 from eexp.terminal import show, style, tell
 from eexp.training.curves import read_curves
+
+if TYPE_CHECKING:
+    from eexp.training.data import Row
 
 _EMPTY = "show: no records in the input"
 
@@ -96,6 +100,20 @@ def _episode(e: dict) -> Iterator[str]:
         yield indent(turn["observation"], "  ")
         yield style(indent(turn.get("text") or turn["action"], "  > "), fg=None if turn.get("valid", True) else "red")
     yield indent(e.get("final") or "", "  ")
+
+
+def render_row(example: dict, row: Row, tokenizer: Any) -> str:
+    """One example as the row of tokens that is trained on: counts, and its text with the targets in [[ ]]."""
+    from eexp.training.preview import marked
+
+    targets: Counter[str] = Counter()
+    for name, _, indices in row.spans():
+        targets[name or "completion"] += len(indices)
+    spans = ", ".join(f"{name} {n}" for name, n in targets.items())
+    counts = (f"  {row.n_prompt + row.n_completion} tokens: prompt {row.n_prompt}, completion {row.n_completion}; "
+              f"targets {row.n_targets}" + (f" ({spans})" if spans else "") + f", weight {row.weight:g}")  # fmt: skip
+    head = style(f"example {example['id']}", bold=True)
+    return "\n".join([head, style(counts, dim=True), indent(marked(tokenizer, row), "  ")])
 
 
 def show_run(directory: Path) -> str:
@@ -185,6 +203,9 @@ def _checked(files: tuple[str, ...]) -> Iterator[dict]:
               help="How many records.")  # fmt: skip
 @click.option("--sample", "sampled", is_flag=True, help="Draw them at random (--seed) instead of taking the first.")
 @click.option("--id", "record_id", metavar="ID", help="Only the record with this id.")
+@click.option("--row", "row_of_model", metavar="MODEL",
+              help="Show examples as the rows of tokens that this model is trained on, targets in [[ ]]: tiny, or a "
+              "model's directory or hub id.")  # fmt: skip
 @click.option("--summary", "summarised", is_flag=True,
               help="Count all records instead, and tell what share of the alternatives is valid, changes the state, "
               "leads to the expert's outcome and finishes the task, by source and pool.")  # fmt: skip
@@ -192,7 +213,7 @@ def _checked(files: tuple[str, ...]) -> Iterator[dict]:
               help="Draw the loss curves of training runs, as PNG, SVG or PDF.")  # fmt: skip
 @options.seed
 @click.argument("files", nargs=-1, type=options.PATH, metavar="[FILE|DIR]...")
-def command(number, sampled, record_id, summarised, plot, seed, files) -> None:
+def command(number, sampled, record_id, row_of_model, summarised, plot, seed, files) -> None:
     """Show records, or a training run, to a person.
 
     Trajectories with their alternatives and outcomes, examples with what the loss falls on in green, episodes as they
@@ -203,6 +224,7 @@ def command(number, sampled, record_id, summarised, plot, seed, files) -> None:
       eexp expert house -n 20 | eexp branch | eexp rollout > rollout.jsonl
       eexp show -n 1 rollout.jsonl
       eexp show --summary rollout.jsonl
+      eexp reflect rollout.jsonl | eexp show -n 1 --row tiny
     """
     if plot is not None:
         if not files:
@@ -222,10 +244,18 @@ def command(number, sampled, record_id, summarised, plot, seed, files) -> None:
         return
     if record_id is not None:
         records = (r for r in records if r["id"] == record_id)
+    tokenizer = None
+    if row_of_model is not None:
+        from eexp.models.tokenizers import load_tokenizer
+        from eexp.training.data import row_maker
+
+        tokenizer = load_tokenizer(row_of_model)
+        row_of = row_maker(tokenizer)
     chosen = sample(records, number, seed) if sampled else islice(records, number)
     shown = 0
     for record in chosen:
-        show(("\n" if shown else "") + render(record))
+        as_row = tokenizer is not None and record["type"] == "example"
+        show(("\n" if shown else "") + (render_row(record, row_of(record), tokenizer) if as_row else render(record)))
         shown += 1
     if record_id is not None and not shown:
         raise InputError(f"no record has the id {record_id!r}")

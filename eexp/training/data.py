@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -98,6 +98,12 @@ def tokenize(examples: Iterable[dict], tokenizer: Any, max_length: int, on_error
             yield _row(example, chats, tokenizer, max_length, action_weight)
         except InputError as e:
             on_error(example, e)
+
+
+def row_maker(tokenizer: Any) -> Callable[[dict], Row]:
+    """Return what makes a row of an example, however long it is, or raises InputError for what `tokenize` refuses."""
+    chats = ChatTokenizer(HfTokenizer(tokenizer))
+    return lambda example: _row(example, chats, tokenizer, sys.maxsize, 1.0)
 
 
 def _row(example: dict, chats: ChatTokenizer, tokenizer: Any, max_length: int, action_weight: float) -> Row:

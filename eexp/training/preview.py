@@ -43,13 +43,21 @@ def _of_one_group(rows: list[Row]) -> list[Row]:
 def _example(tokenizer: Any, row: Row, before: Row | None) -> str:
     head = f"{len(row.ids)} tokens, {row.n_targets} of them targets, weight {row.weight:g}"
     head += f", {shared(row.ids, before.ids)} shared with the one above" if before else ""
+    return style(head, bold=True) + "\n" + marked(tokenizer, row, _WORDS)
+
+
+def marked(tokenizer: Any, row: Row, most: int | None = None) -> str:
+    """Return the text of a row's tokens, with its targets in [[ ]].
+
+    most: characters of what comes before the first target, counted from its end; None shows all of it.
+    """
     parts, at = [], 0
     for name, weight, targets in row.spans():
         between = tokenizer.decode(list(row.ids[at : targets.start]))
-        if not parts and len(between) > _WORDS:
-            between = "... " + between[-_WORDS:]
+        if most is not None and not parts and len(between) > most:
+            between = "... " + between[-most:]
         mark = f"{name} * {weight:g}: " if weight != 1 else ""
         target = tokenizer.decode(list(row.ids[targets.start : targets.stop]))
         parts.append(between + style(f"[[{mark}{target}]]", fg="green"))
         at = targets.stop
-    return style(head, bold=True) + "\n" + "".join(parts)
+    return "".join(parts) + tokenizer.decode(list(row.ids[at:]))

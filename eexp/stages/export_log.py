@@ -1,0 +1,53 @@
+"""`eexp export-log`: trajectories and episodes as logs that other projects' tools read (eexp/logs.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+
+from eexp import logs, options
+from eexp.errors import InputError
+from eexp.jsonl import OnError, stop_at_error
+
+
+def export_log(records: Iterator[dict], format: str, *, on_error: OnError = stop_at_error) -> Iterator[dict]:
+    """Yield the logs of trajectories and episodes, one for each; for logs.INSPECT, one that holds them all."""
+    if format == logs.INSPECT:
+        held = list(_logs(records, on_error))
+        if held:
+            yield logs.to_inspect(held)
+        return
+    to = {logs.ATIF: logs.to_atif, logs.VERIFIERS: logs.to_verifiers}[format]
+    yield from map(to, _logs(records, on_error))
+
+
+def _logs(records: Iterator[dict], on_error: OnError) -> Iterator[logs.Log]:
+    for record in records:
+        try:
+            yield logs.log_of(record)
+        except InputError as e:
+            on_error(record, e)
+
+
+@click.command("export-log")
+@click.option("--format", type=click.Choice(logs.FORMATS), required=True,
+              help="atif: Harbor's trajectory format, one a line. verifiers: episodes as in its traces.jsonl. inspect: "
+              "one log of Inspect, which is held in memory.")  # fmt: skip
+@options.streams("any")
+def command(format, stream) -> None:
+    """Write trajectories and episodes as logs that other tools read.
+
+    A log is what an agent saw, thought and did; alternatives are left out. A log of Inspect is of one model and one
+    environment; call its file NAME.json. What a format has no place for stands under the key eexp, so that `eexp
+    import` finds it again.
+
+    \b
+    Example:
+      eexp eval house -m random -n 4 > episodes.jsonl
+      eexp export-log --format inspect episodes.jsonl > log.json
+      eexp export-log --format atif episodes.jsonl | eexp import atif --env house > own.jsonl
+    """
+    with stream.open("export-log", "any", format=format) as io:
+        for log in export_log(io.records(), format, on_error=io.fail):
+            io.write(log, lineage=False)

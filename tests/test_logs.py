@@ -1,0 +1,200 @@
+"""Logs for other projects' tools: what they read of ours, and what we read of theirs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import jsonschema
+import pytest
+from running import lines, read, run, write
+
+from eexp import logs
+from eexp.errors import InputError, UsageError
+
+PEERS = Path(__file__).parent / "peers"
+FORMATS = ("atif", "verifiers", "inspect")
+PACKAGES = {"atif": "harbor", "verifiers": "verifiers", "inspect": "inspect_ai"}
+
+
+@pytest.fixture(scope="module")
+def runs(data, tmp_path_factory) -> dict[str, Path]:
+    """The expert's trajectories, with alternatives, and episodes with thoughts."""
+    here = tmp_path_factory.mktemp("runs")
+    episodes = read(data["episodes"])
+    for episode in episodes:
+        for i, turn in enumerate(episode["transcript"]):
+            turn |= {"thought": f"I try number {i}.", "text": f"Thought: I try number {i}.\nAction: {turn['action']}"}
+    return {"trajectories": data["rollout"], "episodes": write(here / "episodes", episodes)}
+
+
+def exported(format: str, file: Path) -> bytes:
+    return run("export-log", "--format", format, file).ok().out
+
+
+def steps_of(record: dict) -> list[tuple[str, str, str | None]]:
+    turns = record["steps"] if record["type"] == "trajectory" else record["transcript"]
+    return [(turn["observation"], turn["action"], turn.get("thought")) for turn in turns]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("kind", ["trajectories", "episodes"])
+def test_what_is_exported_and_imported_is_the_same_run(format, kind, runs):
+    own = read(runs[kind])
+    done = run("import", format, "--name", "house", stdin=exported(format, runs[kind])).ok().records
+    for before, after in zip(own, done, strict=True):
+        assert steps_of(after) == steps_of(before)
+        assert (after["instruction"], after["task"]) == (before["instruction"], {"id": before["task"]["id"]})
+        end = before if kind == "episodes" else before["outcome"]
+        assert after["outcome"]["observation"] == (before["final"] if kind == "episodes" else end["observation"])
+        assert (after["outcome"]["success"], after["outcome"]["score"]) == (end["success"], end["score"])
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_it_can_be_replayed(format, runs):
+    done = run("import", format, "--env", "house", stdin=exported(format, runs["trajectories"])).ok()
+    assert [steps_of(t) for t in done.records] == [steps_of(t) for t in read(runs["trajectories"])]
+    assert all(t["outcome"]["success"] and t["steps"][0]["admissible"] for t in done.records)
+
+
+def python_of(package: str) -> str:
+    """The Python that has a package: ours, or the one that PEER_PACKAGE names; the test is skipped without."""
+    found = os.environ.get(f"PEER_{package.upper()}") or (sys.executable if find_spec(package) else None)
+    if not found:
+        pytest.skip(f"no {package} here; `make peers` installs it in a place of its own")
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_package_that_a_format_is_of_reads_it_and_we_read_its_own(format, runs, tmp_path):
+    """Texts, ends, model and task are those of the records; in its own log, calls are steps, thoughts are thoughts."""
+    python = python_of(PACKAGES[format])
+    files = []
+    for kind in runs:
+        files.append(tmp_path / f"{kind}.json")
+        files[-1].write_bytes(exported(format, runs[kind]))
+    own = tmp_path / "own.json"
+    script = PEERS / f"{PACKAGES[format].removesuffix('_ai')}_peer.py"
+    done = subprocess.run([python, script, *files, own], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    for line, records in zip(done.stdout.splitlines(), map(read, runs.values()), strict=True):
+        found = json.loads(line)
+        logged = [logs.log_of(record) for record in records]
+        assert [r["texts"] for r in found["runs"]] == [[m["content"] for m, _ in log.messages()] for log in logged]
+        assert [r["roles"] for r in found["runs"]] == [[m["role"] for m, _ in log.messages()] for log in logged]
+        assert [r["success"] for r in found["runs"]] == [float(log.success) for log in logged]
+        assert found["mean"] == pytest.approx(sum(log.success for log in logged) / len(logged))
+        assert (found["model"], found["task"]) == (logged[0].model, "house")
+    (imported,) = run("import", format, own).ok().records
+    assert imported["instruction"] == "Find the gold." and imported["task"] == {"id": "one"}
+    assert steps_of(imported) == [("A safe.", "open(what='safe')", "I look."),
+                                  ("Gold.", "I take it.", "It is in there.")]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["trajectories", "episodes"])
+def test_atif_is_what_its_published_schema_says(kind, runs):
+    """As harbor 0.25 writes it down; harbor itself wants Python 3.12. Its further rules: numbers of steps in order."""
+    schema = json.loads((PEERS / "atif.schema.json").read_text())
+    for line in exported("atif", runs[kind]).splitlines():
+        log = json.loads(line)
+        jsonschema.validate(log, schema)
+        assert [step["step_id"] for step in log["steps"]] == list(range(1, len(log["steps"]) + 1))
+        assert all("reasoning_content" not in step or step["source"] == "agent" for step in log["steps"])
+        assert log["final_metrics"]["total_steps"] == len(log["steps"])
+
+
+def test_alternatives_stay_at_home(runs):
+    assert any(step["alternatives"] for t in read(runs["trajectories"]) for step in t["steps"])
+    for format in FORMATS:
+        assert b"alternatives" not in exported(format, runs["trajectories"])
+
+
+def test_what_is_no_run_is_refused(data, runs):
+    run("export-log", "--format", "atif", data["imitation"]).one_error(3, "1: $.type: only trajectories and episodes")
+    empty = {**read(runs["episodes"])[0], "transcript": []}
+    run("export-log", "--format", "atif", stdin=lines([empty])).one_error(3, "<stdin>:1: $.transcript: no action in it")
+
+
+def test_a_log_of_inspect_has_one_model(runs):
+    one, other = read(runs["episodes"])[:2]
+    both = [logs.log_of(one), logs.log_of({**other, "model": "another"})]
+    with pytest.raises(UsageError, match="one model and one environment"):
+        logs.to_inspect(iter(both))
+    assert run("export-log", "--format", "inspect").ok().out == b""
+
+
+def test_calls_of_one_step_whose_results_are_not_told_apart_are_one_action():
+    """As Harbor's terminal agents write them."""
+    calls = [
+        {"tool_call_id": str(n), "function_name": "keys", "arguments": {"text": text}} for n, text in enumerate("ab")
+    ]
+    step = {"step_id": 2, "source": "agent", "message": "I type.", "tool_calls": calls,
+            "observation": {"results": [{"content": [{"type": "text", "text": "$ ab"}]}]}}  # fmt: skip
+    record = {"schema_version": "ATIF-v1.6", "session_id": "s", "agent": {"name": "t", "version": "1"},
+              "steps": [{"step_id": 1, "source": "user", "message": "Type."}, step]}  # fmt: skip
+    (made,) = run("import", "atif", stdin=lines([record])).ok().records
+    assert steps_of(made) == [("Type.", "keys(text='a')\nkeys(text='b')", "I type.")]
+    assert made["outcome"]["observation"] == "$ ab" and made["id"] == "atif/s"
+    assert made["source"]["log"]["agent"] == record["agent"]
+
+
+def test_a_log_of_inspect_over_many_lines_and_several_in_a_file(runs, tmp_path):
+    text = exported("inspect", runs["episodes"])
+    indented = tmp_path / "indented.json"
+    indented.write_text(json.dumps(json.loads(text), indent=2))
+    plain = run("import", "inspect", stdin=text).ok().records
+    assert run("import", "inspect", indented).ok().records == plain
+    assert len(run("import", "inspect", stdin=text + text).ok().records) == 2 * len(plain)
+    run("import", "inspect", stdin=b"\n\n").ok()
+
+
+@pytest.mark.parametrize(
+    ("format", "log", "said"),
+    [
+        ("atif", {}, "<stdin>:1: $.steps: missing"),
+        ("atif", {"steps": [3]}, "$.steps[0]: expected an object"),
+        ("atif", {"steps": [{"source": "world"}]}, "$.steps[0].source: expected system, user or agent, got 'world'"),
+        (
+            "atif",
+            {"steps": [{"source": "user", "message": [{"type": "image"}]}]},
+            "$.steps[0].message: expected a string",
+        ),
+        ("atif", {"steps": [{"source": "agent", "message": "a", "observation": 3}]}, "observation: expected an object"),
+        ("verifiers", {"nodes": "x"}, "$.nodes: expected an array"),
+        ("verifiers", {"traces": []}, "$.traces: expected one trace, got 0"),
+        ("verifiers", {"nodes": [{"message": 3}]}, "$.nodes[0].message: expected an object"),
+        ("verifiers", {"nodes": [{"parent": 0, "message": {}}]}, "$.nodes: no node at the end"),
+        ("verifiers", {"nodes": [{"parent": 5, "message": {}}]}, "$.nodes[0].parent: expected an earlier node"),
+        ("verifiers", {"nodes": [{"parent": {}, "message": {}}]}, "$.nodes[0].parent: expected an earlier node"),
+        ("atif", {"steps": [{"source": "agent", "tool_calls": [{}, {}]}]}, "tool_calls[0]: expected the name of"),
+        (
+            "atif",
+            {
+                "trajectory_id": "t",
+                "steps": [
+                    {"source": "user", "message": "a"},
+                    {"source": "agent", "message": "b", "observation": {"results": [{"content": "c"}]}},
+                ],
+                "extra": {"eexp": {"success": 3}},
+            },
+            "$.eexp.success: expected",
+        ),
+        ("inspect", {"eval": {}, "samples": [{"messages": [{"role": "tool", "content": 3}]}]}, "expected a string"),
+        ("inspect", {}, "<stdin>:1: $.eval: no log of Inspect"),
+        ("inspect", {"eval": {}, "samples": None}, "$.samples: missing"),
+        ("inspect", {"eval": {}, "samples": [{"messages": 3}]}, "<stdin>:element 1: $.messages: expected an array"),
+    ],
+)
+def test_what_is_no_log_is_refused(format, log, said):
+    assert said in run("import", format, stdin=lines([log])).one_error(3)
+
+
+def test_errors_have_their_place():
+    with pytest.raises(InputError) as e:
+        logs.from_atif({"steps": [{"source": "agent", "message": "a", "tool_calls": {}}]})
+    assert str(e.value) == "$.steps[0].tool_calls: expected an array"

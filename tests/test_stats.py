@@ -1,0 +1,94 @@
+"""`eexp stats` and `eexp show --row`: what is in the data, in numbers and as it is trained on."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from running import read, run, write
+
+
+def rows(*args: object) -> dict[str, dict]:
+    return {row["records"]: row for row in run("stats", "--json", *args).ok().records}
+
+
+def test_counts_lengths_and_shares_are_those_of_the_records(data):
+    examples, trajectories, episodes = (read(data[name]) for name in ("world", "rollout", "episodes"))
+    found = rows(*(data[name] for name in ("world", "imitation", "rollout", "episodes")))
+    world = found["example, world_model"]
+    assert world["count"] == len(examples) and world["tasks"] == len(trajectories)
+    assert world["target"]["largest"] == max(len(e["completion"][0]["content"]) for e in examples)
+    assert world["prompt"]["all"] == sum(len(m["content"]) for e in examples for m in e["prompt"])
+    assert world["valid"] == pytest.approx(sum(e["transition"] != "invalid" for e in examples) / len(examples))
+    assert found["example, imitation"]["valid"] is None and "steps" not in found["example, imitation"]
+    outcomes = [a["outcome"] for t in trajectories for s in t["steps"] for a in s["alternatives"] if a["outcome"]]
+    assert found["trajectory"]["valid"] == pytest.approx(sum(o["valid"] for o in outcomes) / len(outcomes))
+    assert found["trajectory"]["success"] == 1 and found["trajectory"]["steps"]["all"] == sum(
+        len(t["steps"]) for t in trajectories
+    )
+    steps = sum(e["steps"] for e in episodes)
+    assert found["episode"]["valid"] == pytest.approx(1 - sum(e["invalid"] for e in episodes) / steps)
+    assert all(row["duplicates"] == 0 and row["leaks"] is None for row in found.values())
+
+
+def test_duplicates_and_leaks(data, tmp_path):
+    """Of examples by their words, of trajectories by their actions; a leak is a task that is to be kept apart."""
+    examples, trajectories = read(data["imitation"]), read(data["expert"])
+    again = [{**examples[0], "id": "x", "weight": 2}, {**trajectories[0], "id": "y", "instruction": "z"}]
+    file = write(tmp_path / "all", [*examples, *trajectories, *again])
+    panel = write(tmp_path / "panel", [{"type": "task", "env": "house", "task": trajectories[0]["task"]}])
+    found = rows("--apart-from", panel, file)
+    assert [found[name]["duplicates"] for name in ("example, imitation", "trajectory")] == [1, 1]
+    assert found["trajectory"]["leaks"] == 2
+    own = sum(e["group"] == trajectories[0]["id"] for e in examples)
+    assert found["example, imitation"]["leaks"] == own + 1
+    held_out = write(tmp_path / "held-out", [{**examples[-1], "id": "x", "group": "elsewhere"}])
+    assert rows("--apart-from", held_out, data["imitation"])["example, imitation"]["leaks"] == 1
+
+
+def test_a_table_and_a_picture(data, tmp_path):
+    picture = tmp_path / "lengths.svg"
+    text = run("stats", data["world"], data["expert"], "--plot", picture).ok().out.decode()
+    head, first, *_ = text.splitlines()
+    assert head.split() == ["count", "tasks", "steps", "prompt", "target", "valid", "success", "duplicates"]
+    assert re.match(rf"example, world_model +{len(read(data['world']))} +3 ", first)
+    assert text.splitlines()[-1].endswith("in characters")
+    svg = picture.read_text()
+    assert "prompt (characters)" in svg and "example, world_model" in svg
+    run("stats", data["world"], "--plot", tmp_path / "none").one_error(2, "the name's ending says the format")
+    run("stats", "--plot", picture).one_error(2, "no records in the input")
+
+
+def test_lengths_in_tokens_are_those_of_training(data):
+    from eexp.models.tokenizers import load_tokenizer
+    from eexp.training.data import tokenize
+
+    made = list(tokenize(read(data["reflected"]), load_tokenizer("tiny"), 1 << 30))
+    row = rows("--tokenizer", "tiny", data["reflected"])["example, reflection"]
+    assert row["target"]["all"] == sum(r.n_completion for r in made)
+    assert row["prompt"]["largest"] == max(r.n_prompt for r in made)
+
+
+def test_a_row_shows_its_mask_and_counts(data, tmp_path):
+    """What stands in [[ ]] is what has a loss; the counts are those of the tokens."""
+    from eexp.models.tokenizers import load_tokenizer
+    from eexp.training.data import row_maker
+
+    (example, *_) = read(data["world"])
+    example["spans"] = [{"name": "observation", "start": 0, "end": 10, "weight": 0.0},
+                        {"name": "rest", "start": 10, "end": len(example["completion"][0]["content"])}]  # fmt: skip
+    tokenizer = load_tokenizer("tiny")
+    row = row_maker(tokenizer)(example)
+    text = run("show", "--row", "tiny", stdin=json.dumps(example).encode()).ok().out.decode()
+    assert f"prompt {row.n_prompt}, completion {row.n_completion}; targets {row.n_targets} (rest " in text
+    shown = re.findall(r"\[\[(.*?)\]\]", text.replace("\n  ", "\n"), flags=re.DOTALL)
+    assert shown == [tokenizer.decode(list(row.ids)[row.targets[0] :])] and row.targets[0] > row.n_prompt
+    assert example["prompt"][0]["content"] in text, "the prompt is shown whole"
+    trajectory = run("show", "--row", "tiny", data["expert"]).ok().out
+    assert trajectory == run("show", data["expert"]).ok().out, "other records are shown as ever"
+
+
+def test_a_model_without_a_tokenizer_is_named(data, tmp_path):
+    run("show", "--row", tmp_path / "none", data["imitation"]).one_error(1, "none: no tokenizer")
+    run("stats", "--tokenizer", "http://localhost:1/v1#m", data["imitation"]).one_error(2, "has no tokenizer")
