@@ -172,6 +172,11 @@ VARIANTS = [
         "trajectory",
         expected=_imported,
     ),
+    Variant("import-atif", ("import", "atif"), "atif", 2, "trajectory"),
+    Variant("import-verifiers", ("import", "verifiers"), "verifiers", 2, "trajectory"),
+    Variant("export-atif", ("export-log", "--format", "atif"), "episode", 2, "json"),
+    Variant("export-verifiers", ("export-log", "--format", "verifiers"), "trajectory", 2, "json"),
+    Variant("export-inspect", ("export-log", "--format", "inspect"), "episode", 0.5, codes=_ANY_END, batch=5),
     Variant(
         "import-array", ("import", "messages"), "messages", 0.5, "trajectory", codes=_ANY_END, batch=5, given="array"
     ),
@@ -203,6 +208,16 @@ VARIANTS = [
     Variant("show-examples", ("show", "-n", "1000000"), "example", 2, streams=False),
     Variant("show-episodes", ("show", "-n", "1000000"), "episode", 1, streams=False),
     Variant("show-summary", ("show", "--summary"), "trajectory", 1, streams=False),
+    Variant("stats", ("stats",), "trajectory", 1, streams=False, codes=_ANY_END),
+    Variant(
+        "stats-json",
+        ("stats", "--json", "--apart-from", GOOD),
+        "example",
+        0.5,
+        "json",
+        streams=False,
+        codes=_ANY_END,
+    ),
     Variant(
         "mix", ("mix", "--no-shuffle"), "example", 3, "example", streams=False, one_to_one=True, kept=_without("weight")
     ),
@@ -323,7 +338,10 @@ def seeds() -> dict[str, list[dict]]:
     ]
     tasks = _records(run("panel", "house", "-n", "5").ok().out)
     foreign = [*executed, *whole]
+    logs = {name: _records(run("export-log", "--format", name, stdin=_lines(played)).ok().out)
+            for name in ("atif", "verifiers")}  # fmt: skip
     return {
+        **logs,
         "trajectory": trajectories,
         "example": examples,
         "episode": played,
@@ -348,6 +366,8 @@ def controls(kind: str) -> list[bytes]:
     found = []
     for i, record in enumerate(seeds()[kind][:2]):
         named = next((key for key in ("item_id", "game_file", "id") if key in record), None)
+        if kind in ("atif", "verifiers"):  # the id of what comes of them stands deeper
+            named = None
         if named is None:
             return []
         record = copy.deepcopy(record) | {named: f"{CONTROL}{i}"}
