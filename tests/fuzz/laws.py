@@ -394,7 +394,13 @@ def _is_bad(variant: Variant, line: bytes) -> bool:
         record = loads(line + b"\n")
     except InputError:
         return True
-    kinds = ("any", "task") if variant.reads == "any" else ("any",) if variant.stage == "show" else (variant.reads,)
+    kinds = (
+        ("any", "task")
+        if variant.reads == "any"
+        else ("any",)
+        if variant.stage in ("show", "stats")
+        else (variant.reads,)
+    )
     for kind in kinds:
         try:
             check(record, kind)
