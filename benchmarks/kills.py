@@ -136,7 +136,8 @@ def _workers(mark: str) -> Iterator[int]:
 
     for process in marked(mark):
         with suppress(psutil.NoSuchProcess):
-            if process.cmdline()[1:3] == ["-m", "eexp.envs.worker"]:
+            command = process.cmdline()
+            if command[1:2] == ["-c"] and command[-1] == "eexp.envs.worker":
                 yield process.pid
 
 

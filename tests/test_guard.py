@@ -124,7 +124,9 @@ def test_nothing_is_left_when_one_of_them_is_killed_while_the_program_hangs(spec
         if victim == "command":
             holder.kill()
         else:
-            process = appears(mark, f"{mark}/program.py" if victim == "guard of the program" else "-m eexp.envs.worker")
+            process = appears(
+                mark, f"{mark}/program.py" if victim == "guard of the program" else "-c import sys; sys.path"
+            )
             (process.parent() if victim.startswith("guard") else process).kill()
             time.sleep(0.2)
             holder.terminate()
