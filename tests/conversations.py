@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 
@@ -12,6 +13,18 @@ def messages_of(trajectory: dict, observations: bool = True) -> dict:
         turns = [turn for turn in turns if turn[0] == "assistant"]
     said = [{"role": "system", "content": trajectory["instruction"]}]
     return {"id": trajectory["task"]["id"], "messages": said + [{"role": r, "content": text} for r, text in turns]}
+
+
+def calling_of(trajectory: dict) -> dict:
+    """As chat messages in which every action is the call of a tool."""
+    record = messages_of(trajectory)
+    for n, message in enumerate(record["messages"]):
+        if message["role"] == "assistant":
+            function = {"name": "act", "arguments": json.dumps({"command": message["content"]})}
+            message |= {"content": None, "tool_calls": [{"id": f"call {n}", "type": "function", "function": function}]}
+        elif n > 1 and message["role"] == "user":
+            message |= {"role": "tool", "tool_call_id": f"call {n - 1}"}
+    return record
 
 
 def agenttraj_of(trajectory: dict, number: int) -> dict:

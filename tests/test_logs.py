@@ -15,6 +15,7 @@ from running import lines, read, run, write
 
 from eexp import logs
 from eexp.errors import InputError, UsageError
+from eexp.records import check
 
 PEERS = Path(__file__).parent / "peers"
 FORMATS = ("atif", "verifiers", "inspect")
@@ -198,3 +199,48 @@ def test_errors_have_their_place():
     with pytest.raises(InputError) as e:
         logs.from_atif({"steps": [{"source": "agent", "message": "a", "tool_calls": {}}]})
     assert str(e.value) == "$.steps[0].tool_calls: expected an array"
+
+
+def places(value: object, at: tuple = ()):
+    """Every place in a JSON value, as the keys that lead there."""
+    yield at
+    for key, part in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from places(part, (*at, key))
+
+
+def replaced(value: object, at: tuple, part: object) -> object:
+    if not at:
+        return part
+    copy = list(value) if isinstance(value, list) else dict(value)
+    copy[at[0]] = replaced(copy[at[0]], at[1:], part)
+    return copy
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("odd", [None, 3, True, "x", [], {}, [3], [{}]], ids=repr)
+def test_whatever_stands_anywhere_it_is_read_or_refused(format, odd, runs):
+    """What comes out is a trajectory; what does not is refused with one line."""
+    episode = read(runs["episodes"])[0]
+    (log,) = map(json.loads, exported(format, write(runs["episodes"].with_name("one"), [
+        {**episode, "transcript": episode["transcript"][:2]}
+    ])).splitlines())  # fmt: skip
+    calls = {"tool_calls": [{"tool_call_id": "c", "function_name": "f", "arguments": {}}]} if format == "atif" else {
+        "tool_calls": [{"id": "c", "name": "f", "function": "f", "arguments": {} if format == "inspect" else "{}"}]
+    }  # fmt: skip
+    turn = {
+        "atif": ("steps", 2),
+        "verifiers": ("traces", 0, "nodes", 2, "message"),
+        "inspect": ("samples", 0, "messages", 2),
+    }
+    for at in list(places(log := with_calls(log, turn[format], calls))):
+        done = run("import", format, stdin=lines([replaced(log, at, odd)]))
+        assert done.code in (0, 3) and "Traceback" not in done.err, (at, done.err)
+        for record in done.records:
+            check(record, "trajectory")
+
+
+def with_calls(log: dict, at: tuple, calls: dict) -> dict:
+    turn = log
+    for key in at:
+        turn = turn[key]
+    return replaced(log, at, {**turn, **calls})

@@ -89,6 +89,18 @@ def test_a_row_shows_its_mask_and_counts(data, tmp_path):
     assert trajectory == run("show", data["expert"]).ok().out, "other records are shown as ever"
 
 
+def test_an_example_that_makes_no_row_is_named(data):
+    example = {**read(data["imitation"])[0], "spans": [{"name": "action", "start": 0, "end": 10**6}]}
+    for args in (("show", "--row", "tiny"), ("stats", "--tokenizer", "tiny")):
+        run(*args, stdin=json.dumps(example).encode()).one_error(3, f"{example['id']}: $.spans[0]: characters 0 to")
+
+
+def test_a_key_that_looks_like_a_task_is_none(data, tmp_path):
+    """An example has no task of its own; whatever stands there is passed over."""
+    file = write(tmp_path / "odd", [{**read(data["imitation"])[0], "env": {}, "task": {}}])
+    assert rows("--apart-from", data["expert"], file)["example, imitation"]["leaks"] == 1
+
+
 def test_a_model_without_a_tokenizer_is_named(data, tmp_path):
     run("show", "--row", tmp_path / "none", data["imitation"]).one_error(1, "none: no tokenizer")
     run("stats", "--tokenizer", "http://localhost:1/v1#m", data["imitation"]).one_error(2, "has no tokenizer")

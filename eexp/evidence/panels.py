@@ -107,8 +107,7 @@ def names_of(record: dict, beginnings: bool = True) -> set[str]:
     names = {name for name in (record.get("group"), record.get("origin")) if isinstance(name, str)}
     if beginnings:
         names |= {name.rpartition("/")[0] for name in names}
-    task, env = record.get("task"), record.get("env")
-    if isinstance(env, str) and env and isinstance(task, dict) and isinstance(task.get("id"), str):
+    if isinstance(record.get("task"), dict) and isinstance(record.get("env"), str):
         names.add("/".join(key_of(record)))
     return {re.sub(r"\?[^/]*", "", env_of_tasks(name), count=1) for name in names}
 

@@ -32,8 +32,8 @@ def _logs(records: Iterator[dict], on_error: OnError) -> Iterator[logs.Log]:
 
 @click.command("export-log")
 @click.option("--format", type=click.Choice(logs.FORMATS), required=True,
-              help="atif: Harbor's trajectory format, one a line. verifiers: episodes as in its traces.jsonl. inspect: "
-              "one log of Inspect, which is held in memory.")  # fmt: skip
+              help="Harbor's trajectory format (ATIF), one a line; verifiers' episodes, as in its traces.jsonl; or one "
+              "log of Inspect, which is held in memory.")  # fmt: skip
 @options.streams("any")
 def command(format, stream) -> None:
     """Write trajectories and episodes as logs that other tools read.

@@ -101,9 +101,16 @@ def tokenize(examples: Iterable[dict], tokenizer: Any, max_length: int, on_error
 
 
 def row_maker(tokenizer: Any) -> Callable[[dict], Row]:
-    """Return what makes a row of an example, however long it is, or raises InputError for what `tokenize` refuses."""
+    """Return what makes a row of an example, however long it is, or raises InputError, which names the example."""
     chats = ChatTokenizer(HfTokenizer(tokenizer))
-    return lambda example: _row(example, chats, tokenizer, sys.maxsize, 1.0)
+
+    def row_of(example: dict) -> Row:
+        try:
+            return _row(example, chats, tokenizer, sys.maxsize, 1.0)
+        except InputError as e:
+            raise InputError(f"{example['id']}: {e}") from None
+
+    return row_of
 
 
 def _row(example: dict, chats: ChatTokenizer, tokenizer: Any, max_length: int, action_weight: float) -> Row:

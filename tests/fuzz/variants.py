@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conversations import agenttraj_of, eto_of, messages_of
+from conversations import agenttraj_of, calling_of, eto_of, messages_of
 from running import run
 
+LOGS = ("atif", "verifiers")
 IN, GOOD = "in.jsonl", "good.jsonl"  # the mutated lines, and good ones for what compares two files
 STUDY = "study"  # a directory in which both are runs of an arm
 PROGRAM = f"exec:{sys.executable} -S {Path(__file__).with_name('world.py')} {IN}"
@@ -164,6 +165,10 @@ VARIANTS = [
     Variant("import-messages", ("import", "messages"), "messages", 5, **_IMPORT, **_source("messages")),
     Variant("import-agenttraj", ("import", "agenttraj"), "agenttraj", 4, **_IMPORT, **_source("conversations")),
     Variant("import-eto", ("import", "eto"), "eto", 3, **_IMPORT, **_source("conversations")),
+    Variant("import-atif", ("import", "atif"), "atif", 2, "trajectory"),
+    Variant("import-verifiers", ("import", "verifiers"), "verifiers", 2, "trajectory"),
+    Variant("export-log-atif", ("export-log", "--format", "atif"), "trajectory", 2, "json"),
+    Variant("export-log-verifiers", ("export-log", "--format", "verifiers"), "episode", 2, "json"),
     Variant(
         "import-episodes",
         ("import", "episodes", "--no-replay"),
@@ -172,11 +177,6 @@ VARIANTS = [
         "trajectory",
         expected=_imported,
     ),
-    Variant("import-atif", ("import", "atif"), "atif", 2, "trajectory"),
-    Variant("import-verifiers", ("import", "verifiers"), "verifiers", 2, "trajectory"),
-    Variant("export-atif", ("export-log", "--format", "atif"), "episode", 2, "json"),
-    Variant("export-verifiers", ("export-log", "--format", "verifiers"), "trajectory", 2, "json"),
-    Variant("export-inspect", ("export-log", "--format", "inspect"), "episode", 0.5, codes=_ANY_END, batch=5),
     Variant(
         "import-array", ("import", "messages"), "messages", 0.5, "trajectory", codes=_ANY_END, batch=5, given="array"
     ),
@@ -208,20 +208,31 @@ VARIANTS = [
     Variant("show-examples", ("show", "-n", "1000000"), "example", 2, streams=False),
     Variant("show-episodes", ("show", "-n", "1000000"), "episode", 1, streams=False),
     Variant("show-summary", ("show", "--summary"), "trajectory", 1, streams=False),
-    Variant("stats", ("stats",), "trajectory", 1, streams=False, codes=_ANY_END),
-    Variant(
-        "stats-json",
-        ("stats", "--json", "--apart-from", GOOD),
-        "example",
-        0.5,
-        "json",
-        streams=False,
-        codes=_ANY_END,
-    ),
     Variant(
         "mix", ("mix", "--no-shuffle"), "example", 3, "example", streams=False, one_to_one=True, kept=_without("weight")
     ),
     Variant("mix-weighted", ("mix", f"{IN}@0.5*2"), "example", 1, "example", streams=False, codes=_ANY_END),
+    Variant(
+        "mix-cleaned",
+        ("mix", "--duplicates", "exact", "--apart-from", GOOD),
+        "example",
+        1,
+        "example",
+        streams=False,
+        codes=_ANY_END,
+    ),
+    Variant("mix-near", ("mix", "--duplicates", "near"), "example", 0.5, "example", streams=False, codes=_ANY_END),
+    Variant(
+        "mix-share",
+        ("mix", "--share", "imitation=0.3", IN, GOOD),
+        "example",
+        1,
+        "example",
+        streams=False,
+        codes=_ANY_END,
+    ),
+    Variant("stats", ("stats", "--json"), "trajectory", 2, "json", streams=False),
+    Variant("stats-apart", ("stats", IN, "--apart-from", GOOD), "example", 1, streams=False),
     Variant("compare", ("compare", GOOD, IN, "--common"), "episode", 1, streams=False, codes=_ANY_END),
     Variant("compare-json", ("compare", "--json", IN), "episode", 0.5, "json", streams=False, codes=_ANY_END),
     Variant(
@@ -252,6 +263,15 @@ VARIANTS = [
         codes=_ANY_END,
     ),
     # Those that load a model.
+    Variant(
+        "show-row",
+        ("show", "--row", "tiny", "-n", "1000000"),
+        "example",
+        0.3,
+        streams=False,
+        model=True,
+        codes=_ANY_END,
+    ),
     Variant(
         "score-tiny",
         ("score", "-m", "tiny", "--threads", "1"),
@@ -338,15 +358,19 @@ def seeds() -> dict[str, list[dict]]:
     ]
     tasks = _records(run("panel", "house", "-n", "5").ok().out)
     foreign = [*executed, *whole]
-    logs = {name: _records(run("export-log", "--format", name, stdin=_lines(played)).ok().out)
-            for name in ("atif", "verifiers")}  # fmt: skip
+    logged = {format: run("export-log", "--format", format, stdin=_lines(foreign)).ok().out for format in LOGS}
     return {
-        **logs,
         "trajectory": trajectories,
         "example": examples,
         "episode": played,
         "task": tasks,
-        "messages": [messages_of(t) for t in foreign],
+        "messages": [*map(messages_of, foreign), calling_of(foreign[0])],
+        "atif": _records(logged["atif"]),
+        "verifiers": [
+            {key: value for key, value in log.items() if key != "id"}  # which names no task
+            for one in _records(logged["verifiers"])
+            for log in (one, *one["traces"])
+        ],
         "agenttraj": [agenttraj_of(t, i) for i, t in enumerate(foreign)],
         "eto": [eto_of(t, i) for i, t in enumerate(foreign)],
         "answer": [
@@ -366,8 +390,6 @@ def controls(kind: str) -> list[bytes]:
     found = []
     for i, record in enumerate(seeds()[kind][:2]):
         named = next((key for key in ("item_id", "game_file", "id") if key in record), None)
-        if kind in ("atif", "verifiers"):  # the id of what comes of them stands deeper
-            named = None
         if named is None:
             return []
         record = copy.deepcopy(record) | {named: f"{CONTROL}{i}"}
