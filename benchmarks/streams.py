@@ -1,7 +1,7 @@
 """How fast the data stages are, against `jq -c .` on the same file in the same run, and how much memory they take.
 
     python benchmarks/streams.py --size 100                                   # a few minutes
-    python benchmarks/streams.py --size 2000 > benchmarks/streams.txt         # an hour or so on two busy cores
+    python benchmarks/streams.py --size 2000 --runs 1                         # an hour or so on two busy cores
 
 House trajectories, with alternatives and outcomes where a stage needs them, are repeated under ids of their own until
 a file has --size MB. Each stage then reads its file in turns with jq, --runs times; the least disturbed run of each
