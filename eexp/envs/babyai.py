@@ -197,17 +197,22 @@ class BabyAI(Environment):
     # -- what a thought may say ----------------------------------------------------------------------------------
 
     def explain(self) -> str | None:
-        """Say what the open part of the mission needs next, and where in view what it is about lies; no action."""
+        """Say what the open part of the mission needs next, where in view that lies, and what is in the way ahead."""
         if self._over:
             return None
         clause = _open_clause(self._world.instrs)
-        if hasattr(clause, "desc_move"):
-            carried = self._world.carrying
-            if any(carried is thing for thing in clause.desc_move.obj_set):
-                return f"Needed: drop the {_plain(carried)} next to {self._whereabouts(clause.desc_fixed)}"
-            return f"Needed: pick up {self._whereabouts(clause.desc_move)}"
-        verb = {"OpenInstr": "open", "GoToInstr": "go to", "PickupInstr": "pick up"}[type(clause).__name__]
-        return f"Needed: {verb} {self._whereabouts(clause.desc)}"
+        if not hasattr(clause, "desc_move"):
+            verb = {"OpenInstr": "open", "GoToInstr": "go to", "PickupInstr": "pick up"}[type(clause).__name__]
+            about = clause.desc
+        elif any((carried := self._world.carrying) is thing for thing in clause.desc_move.obj_set):
+            verb, about = f"drop the {_plain(carried)} next to", clause.desc_fixed
+        else:
+            verb, about = "pick up", clause.desc_move
+        ahead = self._world.grid.get(*self._world.front_pos)
+        if ahead is None or ahead.can_overlap() or any(ahead is thing for thing in about.obj_set):
+            return f"Needed: {verb} {self._whereabouts(about)}"
+        obstacle = "a wall" if ahead.type == "wall" else f"the {_plain(ahead)}"
+        return f"Needed: {verb} {self._whereabouts(about)} In the way ahead: {obstacle}."
 
     def _whereabouts(self, description: Any) -> str:
         """Say which thing in view fits, the nearest, and where it is; of a locked door, where its key is, too."""
