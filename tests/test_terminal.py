@@ -74,16 +74,19 @@ CALLS: dict[str, list[list[str]]] = {
     "imitation-data": [["imitation-data", "rollout"], ["imitation-data", "--on-error", "skip", "bad"],
                        ["-v", "imitation-data", "bad"]],
     "split": [["split", "--part", "1", "imitation"], ["split", "--part", "1", "bad"]],
-    "mix": [["mix", "imitation", "world"], ["mix", "bad"]],
+    "mix": [["mix", "imitation", "world"], ["mix", "--dry-run", "imitation"], ["mix", "bad"]],
     "score": [["score", "-m", EVIL, "imitation"], ["score", "-m", "tiny", "--threads", "1", "imitation"]],
     "finetune": [["finetune", "--epochs", EVIL, "imitation"]],  # --dry-run: tests/test_finetune.py
     "export": [["export", EVIL, "-o", "/nothing/x.gguf"]],
+    "export-log": [["export-log", "--format", "atif", "episodes"], ["export-log", "--format", "inspect", "bad"]],
     "panel": [["panel", "--check", "panel", "--apart-from", "panel"], ["panel", EVIL, "-n", "1"]],
     "eval": [["eval", EVIL], ["eval", "--panel", "panel", "-m", "random"],
              ["eval", "house", "-m", "random", "--split", EVIL]],
     "compare": [["compare", "episodes"], ["compare", f"{EVIL}=episodes", "--by-kind"], ["compare", "bad"]],
     "report": [["report", EVIL, "-o", "-"]],
-    "show": [["show", "-n", "9", "rollout", "world", "reflected", "episodes"],
+    "stats": [["stats", "rollout", "world", "episodes"], ["stats", "--apart-from", "panel", "imitation"],
+              ["stats", "bad"]],
+    "show": [["show", "-n", "9", "rollout", "world", "reflected", "episodes"], ["show", "--row", "tiny", "imitation"],
              ["show", "--summary", "rollout", "world"], ["show", "--id", EVIL, "rollout"], ["show", "bad"]],
     "prompts": [["prompts", "show", "react", "--record", "rollout"], ["prompts", "show", "style"],
                 ["prompts", "check", "style"], ["prompts", "show", EVIL]],
@@ -92,7 +95,7 @@ CALLS: dict[str, list[list[str]]] = {
     "schema": [["schema", EVIL], ["schema", "episode"]],
 }  # fmt: skip
 #: What is for a person on standard output, too; elsewhere that is for records, as they are.
-SHOWS = {"compare", "show", "prompts", "env", "schema"}
+SHOWS = {"compare", "stats", "show", "prompts", "env", "schema"}
 
 
 def test_every_command_is_called():
