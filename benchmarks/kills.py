@@ -170,7 +170,7 @@ def disturb(place: Place, name: str, kills: int, rng: random.Random) -> Counter[
     counts: Counter[str] = Counter()
     output.unlink(missing_ok=True)
     left = kills
-    while left > 0 or output.exists():
+    while left > 0 or output.exists() or not counts["compared"]:
         process = place.start(words, "--resume", "-o", output)
         try:
             done = output.stat().st_size if output.exists() else 0
