@@ -432,6 +432,7 @@ def test_chat_templates_as_models_have_them():
 
 def test_an_interrupt_while_llama_cpp_logs_is_not_lost(tiny):
     """Loading logs some hundred lines; Python raises at the first line of Python that is run."""
+    import gc
     import signal
 
     from eexp.models.llama_cpp import _Base
@@ -441,6 +442,7 @@ def test_an_interrupt_while_llama_cpp_logs_is_not_lost(tiny):
 
     before = signal.signal(signal.SIGALRM, interrupt)
     held = []  # for what is raised while an object goes away is lost
+    gc.disable()  # which would let objects of other tests go
     try:
         for i in range(10):
             with pytest.raises(KeyboardInterrupt):
@@ -450,3 +452,4 @@ def test_an_interrupt_while_llama_cpp_logs_is_not_lost(tiny):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        gc.enable()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from eexp.cores import usable_cores
 from eexp.errors import EexpError, InputError
+from eexp.llama_log import keep_log
 from eexp.models import chat_template, fingerprints, trial
 from eexp.models.base import Chats, Engine, Played
 from eexp.models.chat_template import AddedToken, Tokenizer
@@ -48,10 +49,7 @@ def _llama() -> Any:
     except ImportError as e:
         raise EexpError(f"llama-cpp-python cannot be loaded ({e}); install it with pip install llama-cpp-python") from e
     if _log_callback is None:
-        # (level, text, ...) is told to a function of C, which inserts the text where the level, a digit, says. Python
-        # raises KeyboardInterrupt as soon as a function of its own is entered, and ctypes drops what a callback raises.
-        _log_callback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p)(_log.insert)
-        api.llama_log_set(ctypes.cast(_log_callback, api.llama_log_callback), ctypes.c_void_p(0))
+        _log_callback = keep_log(api, _log)
         api.llama_backend_init()
     return api
 

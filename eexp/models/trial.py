@@ -39,12 +39,11 @@ def check(files: list[Path]) -> None:
 
 def load(names: list[str]) -> None:
     """Load files as they are played, with a context, and leave; the weights stay on the disk."""
-    import ctypes
-
     import llama_cpp.llama_cpp as api
 
-    log = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p)([].insert)
-    api.llama_log_set(ctypes.cast(log, api.llama_log_callback), ctypes.c_void_p(0))
+    from eexp.llama_log import keep_log
+
+    callback = keep_log(api, [])  # noqa: F841, kept while llama.cpp calls it
     api.llama_backend_init()
     params = api.llama_model_default_params()
     params.n_gpu_layers = 0

@@ -260,14 +260,14 @@ def _llama_cpp_log() -> Iterator[list[bytes]]:
     """Collect what llama.cpp would print, the newest first, and put its log back as it was."""
     import llama_cpp
 
+    from eexp.llama_log import keep_log
+
     lines: list[bytes] = []
-    # A function of C, in which no KeyboardInterrupt is lost; see models/llama_cpp.py.
-    insert = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p)(lines.insert)
-    collect = ctypes.cast(insert, llama_cpp.llama_log_callback)
     before, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
     llama_cpp.llama_log_get(ctypes.byref(before), ctypes.byref(data))
-    llama_cpp.llama_log_set(collect, ctypes.c_void_p())
+    callback = keep_log(llama_cpp, lines)
     try:
         yield lines
     finally:
         llama_cpp.llama_log_set(before, data)
+        del callback  # not before: llama.cpp has called it until now
