@@ -164,23 +164,21 @@ class Mixture:
                     yield _SCANNED.pack(_hash("mix", self.seed, record["id"]), offset, kind, size, words)
             offset += len(line)
 
-    def _clean(self, n: int) -> Iterator[bytes]:
-        """Yield the `_SCANNED` of a file in the order of their hashes, without those that repeat others."""
-        names: list[str] = []
-        for entry in Ordered(self._scan(n)):
-            if self.cleaning.duplicates != "keep":
-                _, offset, kind, _, words = _SCANNED.unpack(entry)
-                names = names or list(self._kinds)
-                if words in self._texts:
-                    self.tally.add(self.sources[n], names[kind], "exact")
+    def _without_repeats(self, n: int, entries: Ordered) -> Iterator[bytes]:
+        """Yield the `_SCANNED` of a file, in their order, without those that repeat others."""
+        names = list(self._kinds)
+        for entry in entries:
+            _, offset, kind, _, words = _SCANNED.unpack(entry)
+            if words in self._texts:
+                self.tally.add(self.sources[n], names[kind], "exact")
+                continue
+            self._texts.add(words)
+            if self._near:
+                record = self._at(n, offset)
+                if self._near.repeated(record) is not None:
+                    self.tally.add(self.sources[n], names[kind], "near")
                     continue
-                self._texts.add(words)
-                if self._near:
-                    record = self._at(n, offset)
-                    if self._near.repeated(record) is not None:
-                        self.tally.add(self.sources[n], names[kind], "near")
-                        continue
-                    self._near.keep((n, offset), record)
+                self._near.keep((n, offset), record)
             yield entry
 
     def _of_source(self, n: int, share: float) -> Iterator[bytes]:
@@ -189,7 +187,9 @@ class Mixture:
         The examples of the smallest hashes are part of any share, so that those of a smaller share are among those of
         a larger one.
         """
-        entries = Ordered(self._clean(n))
+        entries = Ordered(self._scan(n))
+        if self.cleaning.duplicates != "keep":
+            entries = Ordered(self._without_repeats(n, entries))
         whole, part = divmod(share, 1)
         for copy in range(int(whole) + 1):
             for entry in entries if copy < whole else islice(entries, round(part * len(entries))):
