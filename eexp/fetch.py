@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 LARGEST = 64 << 20  # bytes of one answer; the longest lists of log-probabilities are a tenth of it
 #: Compressed once, a block that was read becomes a thousand times as large at most; twice, a million times.
 _ENCODINGS = ("", "identity", "gzip", "deflate")
+#: The header that a client of `fetch` sends with every request, so that it gets none but these.
+ACCEPTED = {"Accept-Encoding": "gzip, deflate"}
 
 
 class TooSlow(EexpError):
@@ -68,7 +70,7 @@ class Fetcher:
     """Requests one after the other, for code that waits for each. Close it when done. headers: sent with each."""
 
     def __init__(self, headers: Mapping[str, str] | None = None) -> None:
-        self._headers = {"Accept-Encoding": "gzip, deflate", **(headers or {})}
+        self._headers = {**ACCEPTED, **(headers or {})}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: httpx.AsyncClient | None = None
 

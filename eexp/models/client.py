@@ -25,7 +25,7 @@ from urllib.parse import quote
 import msgspec
 
 from eexp.errors import EexpError, InputError, UsageError
-from eexp.fetch import TooLarge, TooSlow, fetch
+from eexp.fetch import ACCEPTED, TooLarge, TooSlow, fetch
 from eexp.records import explain
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Client:
 
         limits = httpx.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
         timeout = httpx.Timeout(None, connect=min(CONNECT, self._timeout))  # the rest is fetch's affair
-        headers = {"Accept-Encoding": "gzip, deflate", **self._headers}
+        headers = {**ACCEPTED, **self._headers}
         self._http = httpx.AsyncClient(headers=headers, timeout=timeout, limits=limits, verify=_certificates())
         self._slots = asyncio.Semaphore(self.concurrency)
         self._loop = asyncio.new_event_loop()
