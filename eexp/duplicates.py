@@ -16,7 +16,8 @@ from typing import Any
 import orjson
 
 from eexp.errors import EexpError
-from eexp.evidence.panels import TaskNames, any_records
+from eexp.evidence.panels import TaskNames
+from eexp.jsonl import read
 
 _RUN = 3  # words
 _PERMUTATIONS = 128
@@ -58,7 +59,7 @@ class Apart:
     def of(cls, files: Iterable[str]) -> Apart:
         """Return what the records of files are made from, tasks among them, and the words of examples in them."""
         apart = cls()
-        for record in (record for file in files for record in any_records(file)):
+        for record in (record for file in files for record in read([file], "all")):
             apart._tasks.add(record)
             if record["type"] == "example":
                 apart._texts.add(digest(record))

@@ -211,13 +211,16 @@ def _in_words(text: str) -> str:
 
 
 def check(record: Any, kind: str) -> dict:
-    """Return `record` if it is a `kind` ("trajectory", "example", "episode", "task", or "any" of the first three).
+    """Return `record` if it is a `kind`.
+
+    kind: "trajectory", "example", "episode", "task", "any" of the first three, or "all" for any of the four.
 
     Raises InputError, with the JSON path of the first field that is wrong, if it is not.
     """
-    if kind == "any":
+    if kind in ("any", "all"):
         own = record.get("type") if isinstance(record, dict) else None
-        kind = own if isinstance(own, str) and own in _ANY else "trajectory, example or episode"
+        known = _ANY if kind == "any" else TYPES
+        kind = own if isinstance(own, str) and own in known else "trajectory, example or episode"
     if not isinstance(record, dict):
         article = "an" if kind[0] in "aeiou" else "a"
         raise InputError(f"expected {article} {kind} record, got something that is not a JSON object", "$")

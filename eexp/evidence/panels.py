@@ -10,13 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from eexp.envs import without_noise
-from eexp.errors import InputError, UsageError
-from eexp.jsonl import lines, loads
-from eexp.records import check, seed_of
+from eexp.errors import UsageError
+from eexp.records import seed_of
 
 Key = tuple[str, str]  # environment, task id
 
@@ -134,19 +133,3 @@ class TaskNames:
             return False
         whole = names_of(record, beginnings=False)
         return not (whole.isdisjoint(self._with_beginnings) and names_of(record).isdisjoint(self._whole))
-
-
-def apart(records: Iterable[dict], taken: set[str]) -> Iterator[dict]:
-    """Yield the panel lines whose task is not among `taken`, the names of tasks."""
-    return (line for line in records if not names_of(line) & taken)
-
-
-def any_records(file: str) -> Iterator[dict]:
-    """Yield the records of a file, tasks among them; the first bad one raises InputError with its place."""
-    for name, number, line in lines([file]):
-        try:
-            record = loads(line)
-            is_task = isinstance(record, dict) and record.get("type") == "task"
-            yield check(record, "task" if is_task else "any")
-        except InputError as e:
-            raise InputError(f"{name}:{number}: {e}") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 
 import click
 
@@ -14,15 +14,15 @@ from eexp.terminal import tell
 
 
 def choose(env: Environment, splits: Sequence[str], n: int | None = None, *, seed: int = 0,
-           taken: Collection[str] = (),
+           taken: Container[dict] = (),
            on_taken: Callable[[dict], None] = lambda line: None) -> Iterator[dict]:  # fmt: skip
     """Yield the lines of a panel: `n` tasks of every split, all where it is None.
 
     Tasks are taken in the order of a hash of their ids, so that smaller panels are parts of larger ones; `seed` 0 is
-    the order of `eexp eval -n`. taken: names of tasks (`evidence.panels.names_of`) that are passed over; `on_taken` is
-    called for each of them.
+    the order of `eexp eval -n`. taken: says of a line whether its task is passed over (`evidence.panels.TaskNames`);
+    `on_taken` is called for each of those.
     """
-    from eexp.evidence.panels import draw, env_of_tasks, names_of, task_record
+    from eexp.evidence.panels import draw, env_of_tasks, task_record
 
     for split in splits:
         left = n
@@ -30,7 +30,7 @@ def choose(env: Environment, splits: Sequence[str], n: int | None = None, *, see
             if left == 0:
                 break
             line = task_record(env_of_tasks(env.spec), task, env.kind_of(task))
-            if not names_of(line).isdisjoint(taken):
+            if line in taken:
                 on_taken(line)
                 continue
             left = None if left is None else left - 1
@@ -67,13 +67,12 @@ def command(env, splits, number, apart_from, checked, seed, output, quiet) -> No
       eexp panel --check panel.jsonl --apart-from expert.jsonl
       eexp eval --panel panel.jsonl -m random > episodes.jsonl
     """
-    from eexp.evidence.panels import any_records, names_of, panel_hash
-    from eexp.jsonl import Stream
+    from eexp.evidence.panels import TaskNames, panel_hash
+    from eexp.jsonl import Stream, read
 
-    taken: set[str] = set()
-    for file in apart_from:
-        for record in any_records(file):
-            taken |= names_of(record)
+    taken = TaskNames()
+    for record in (record for file in apart_from for record in read([file], "all")):
+        taken.add(record)
     if checked is not None:
         if splits or number is not None or output is not None:
             raise click.UsageError("--check reads a panel; leave out --split, -n and -o")
@@ -105,14 +104,14 @@ def command(env, splits, number, apart_from, checked, seed, output, quiet) -> No
         tell(f"panel: {panel_hash(chosen)}, tasks: {parts}{passed_over}")
 
 
-def _check(panel: str, env: str | None, taken: set[str], files: Sequence[str], quiet: bool) -> None:
+def _check(panel: str, env: str | None, taken: Container[dict], files: Sequence[str], quiet: bool) -> None:
     """Raise EexpError if tasks of a panel are among those taken."""
-    from eexp.evidence.panels import names_of, panel_hash, task_record, tasks_of
+    from eexp.evidence.panels import panel_hash, task_record, tasks_of
     from eexp.jsonl import read
 
     env, tasks = tasks_of(panel, read([panel], "task"), env)
     lines = [task_record(env, task) for task in tasks]
-    common = [line["task"]["id"] for line in lines if names_of(line) & taken]
+    common = [line["task"]["id"] for line in lines if line in taken]
     if common:
         raise EexpError(f"{panel}: {len(common)} of {len(lines)} tasks also occur in {' or '.join(files)}, such as "
                         f"{env} {common[0]}")  # fmt: skip
