@@ -31,8 +31,11 @@ def main() -> None:
         with open_env(f"babyai?level={level}") as env:
             train = {begins(env, task) for task in islice(env.tasks("train"), args.train)}
             test = [begins(env, task) in train for task in islice(env.tasks("test"), args.test)]
-        print(f"{level}: {len(train)} of {args.train} training tasks differ; {sum(test)} of {len(test)} test tasks are "
-              f"among them", flush=True)  # fmt: skip
+        print(
+            f"{level}: {len(train)} of {args.train} training tasks differ; {sum(test)} of {len(test)} test tasks are "
+            f"among them",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

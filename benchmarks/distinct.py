@@ -71,9 +71,11 @@ def main() -> None:
                     found[way, most] += counted
         for (way, most), counted in found.items():
             whole = total * chosen.rounds
-            print(f"{way:10}{most * chosen.k:8}{counted['tokens evaluated'] / counted['accepted']:9.2f}"
-                  f"{statistics.median(took[way, most]):9.2f}{100 * counted['all'] / whole:7.1f} %"
-                  f"{counted['texts written'] / whole:9.2f}")  # fmt: skip
+            print(
+                f"{way:10}{most * chosen.k:8}{counted['tokens evaluated'] / counted['accepted']:9.2f}"
+                f"{statistics.median(took[way, most]):9.2f}{100 * counted['all'] / whole:7.1f} %"
+                f"{counted['texts written'] / whole:9.2f}"
+            )
 
 
 def machine() -> str:
@@ -89,17 +91,24 @@ def expert_states(n: int) -> list[list[State]]:
     found = []
     for path in islice(expert(env, env.tasks(env.splits()[0])), n):
         steps = path["steps"]
-        found.append([State(path["instruction"], steps[:i], step["observation"], step["admissible"], step["action"])
-                      for i, step in enumerate(steps)])  # fmt: skip
+        found.append(
+            [
+                State(path["instruction"], steps[:i], step["observation"], step["admissible"], step["action"])
+                for i, step in enumerate(steps)
+            ]
+        )
     return found
 
 
-def alternatives(policy: ModelPolicy, states: list[list[State]], k: int, most: int, distinct: bool,
-                 turn: int) -> Counter[str]:  # fmt: skip
+def alternatives(
+    policy: ModelPolicy, states: list[list[State]], k: int, most: int, distinct: bool, turn: int
+) -> Counter[str]:
     """What the alternatives to all states cost, and how many were found."""
     before = Counter(policy.counts)
-    groups = [[Choice(state, k, 1.0, seed_of(turn, i, j), new_action(state), most, distinct)
-               for j, state in enumerate(path)] for i, path in enumerate(states)]  # fmt: skip
+    groups = [
+        [Choice(state, k, 1.0, seed_of(turn, i, j), new_action(state), most, distinct) for j, state in enumerate(path)]
+        for i, path in enumerate(states)
+    ]
     answers = [answer for group in policy.choose(groups) for answer in group]
     counted = policy.counts - before
     counted["accepted"] = sum(map(len, answers))

@@ -57,8 +57,9 @@ def main() -> None:
     parser.add_argument("--states", type=int, default=10, metavar="N", help="of a trajectory")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="each with a trajectory of its own")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
-    parser.add_argument("--steps", type=int, nargs="+", default=[32, 64], metavar="N",
-                        help="tokens a step of the bound")  # fmt: skip
+    parser.add_argument(
+        "--steps", type=int, nargs="+", default=[32, 64], metavar="N", help="tokens a step of the bound"
+    )
     parser.add_argument("--model", type=Path, metavar="FILE", help="a GGUF file to measure instead")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "eexp-benchmark", metavar="DIR")
     parser.add_argument("--out", type=Path, metavar="FILE", help="instead of standard output")
@@ -85,8 +86,10 @@ def measure(chosen: argparse.Namespace, file: Path, show: Callable[[str], None])
     words = whole_words(model)
     longest = PROMPT + chosen.states * (GROWTH + max(chosen.k) * TEXT)
     loop, bound = Loop(file, chosen.threads, longest), Bound(model, chosen.threads, longest)
-    show(f"{'':4}{'ms an action':14}{'':9}{'fastest, slowest':>17}{'loop':>8}{'wanted':>8}{'of bound':>10}{'wanted':>8}"
-         f"{'tokens':>9}")  # fmt: skip
+    show(
+        f"{'':4}{'ms an action':14}{'':9}{'fastest, slowest':>17}{'loop':>8}{'wanted':>8}{'of bound':>10}{'wanted':>8}"
+        f"{'tokens':>9}"
+    )
     for k in chosen.k:
         steps = dict.fromkeys(min(step, k * chosen.states) for step in chosen.steps if step >= k)
         ways: dict[str, Callable[[list[Messages]], None]] = {
@@ -147,8 +150,16 @@ class Loop:
     def __init__(self, file: Path, threads: int, longest: int):
         import llama_cpp
 
-        self._llama = llama_cpp.Llama(str(file), n_ctx=longest, n_batch=BATCH, n_ubatch=BATCH, n_threads=threads,
-                                      n_threads_batch=threads, seed=0, verbose=False)  # fmt: skip
+        self._llama = llama_cpp.Llama(
+            str(file),
+            n_ctx=longest,
+            n_batch=BATCH,
+            n_ubatch=BATCH,
+            n_threads=threads,
+            n_threads_batch=threads,
+            seed=0,
+            verbose=False,
+        )
 
     def run(self, prompts: list[list[int]], k: int) -> None:
         for prompt in prompts:
@@ -190,8 +201,12 @@ class Bound:
                 api.llama_memory_seq_cp(self._memory, 0, chain, 0, end)
             for depth in range(TEXT - 1):
                 for first in range(0, len(chains), BATCH):
-                    self._decode([(prompts[0][depth + chain], end + depth, chain, True)
-                                  for chain, end in chains[first : first + BATCH]])  # fmt: skip
+                    self._decode(
+                        [
+                            (prompts[0][depth + chain], end + depth, chain, True)
+                            for chain, end in chains[first : first + BATCH]
+                        ]
+                    )
             for chain, _ in chains:
                 api.llama_memory_seq_rm(self._memory, chain, 0, -1)
 
@@ -271,12 +286,20 @@ def make_model(file: Path) -> Path:
     draw = np.random.default_rng(0)
     shapes = {"token_embd": (VOCABULARY, WIDE), "output_norm": (WIDE,)}
     for layer in range(LAYERS):
-        shapes |= {f"blk.{layer}.{name}": shape for name, shape in {
-            "attn_norm": (WIDE,), "ffn_norm": (WIDE,),
-            "attn_q": (HEADS * HEAD, WIDE), "attn_k": (KV_HEADS * HEAD, WIDE), "attn_v": (KV_HEADS * HEAD, WIDE),
-            "attn_output": (WIDE, HEADS * HEAD),
-            "ffn_gate": (INNER, WIDE), "ffn_up": (INNER, WIDE), "ffn_down": (WIDE, INNER),
-        }.items()}  # fmt: skip
+        shapes |= {
+            f"blk.{layer}.{name}": shape
+            for name, shape in {
+                "attn_norm": (WIDE,),
+                "ffn_norm": (WIDE,),
+                "attn_q": (HEADS * HEAD, WIDE),
+                "attn_k": (KV_HEADS * HEAD, WIDE),
+                "attn_v": (KV_HEADS * HEAD, WIDE),
+                "attn_output": (WIDE, HEADS * HEAD),
+                "ffn_gate": (INNER, WIDE),
+                "ffn_up": (INNER, WIDE),
+                "ffn_down": (WIDE, INNER),
+            }.items()
+        }
 
     def weights(shape: tuple[int, ...]) -> np.ndarray:
         return 0.02 * draw.standard_normal(shape, np.float32) if len(shape) > 1 else np.ones(shape, np.float32)

@@ -33,14 +33,18 @@ def main() -> None:
 
     house, style = House(), get_style("react")
     model = open_model(asked.model, Engine(cache=asked.cache_type))
-    prompts = [style.act(t["instruction"], t["steps"][:i], step["observation"])
-               for t in expert(house, islice(house.tasks("train"), asked.states * asked.groups))
-               for i, step in enumerate(t["steps"])]  # fmt: skip
+    prompts = [
+        style.act(t["instruction"], t["steps"][:i], step["observation"])
+        for t in expert(house, islice(house.tasks("train"), asked.states * asked.groups))
+        for i, step in enumerate(t["steps"])
+    ]
     draws = tokens = changed = 0
     moved = 0.0
     for g in range(asked.groups):
-        group = [Draw(p, asked.k, seed=i, distinct=asked.distinct)
-                 for i, p in enumerate(prompts[g * asked.states : (g + 1) * asked.states])]  # fmt: skip
+        group = [
+            Draw(p, asked.k, seed=i, distinct=asked.distinct)
+            for i, p in enumerate(prompts[g * asked.states : (g + 1) * asked.states])
+        ]
         together = model.ask(group)
         for request, among in zip(group, together):
             (alone,) = model.ask([request])
@@ -51,11 +55,15 @@ def main() -> None:
                     changed += 1
                 else:
                     moved = max(moved, abs(a.logprob - b.logprob))
-    print(f"{platform.processor() or platform.machine()}, {asked.model}, cache {asked.cache_type}, "
-          f"{'without' if asked.distinct else 'with'} replacement: {asked.groups} groups of {asked.states} states, "
-          f"{draws} draws, {tokens} tokens")  # fmt: skip
-    print(f"  {changed} draws changed ({100 * changed / draws:.2f} %), "
-          f"log-probabilities of the others by at most {moved:.1e}")  # fmt: skip
+    print(
+        f"{platform.processor() or platform.machine()}, {asked.model}, cache {asked.cache_type}, "
+        f"{'without' if asked.distinct else 'with'} replacement: {asked.groups} groups of {asked.states} states, "
+        f"{draws} draws, {tokens} tokens"
+    )
+    print(
+        f"  {changed} draws changed ({100 * changed / draws:.2f} %), "
+        f"log-probabilities of the others by at most {moved:.1e}"
+    )
 
 
 if __name__ == "__main__":

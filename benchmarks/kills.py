@@ -94,9 +94,14 @@ class Place:
             arguments[1:2] = found[1:2]
         kept = {name: value for name, value in os.environ.items() if not name.startswith("EEXP_")}
         env = {
-            **kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", MARK: self.mark,
-            "TMPDIR": str(self.root / "tmp"), "XDG_CACHE_HOME": str(self.root / "cache"),
-        }  # fmt: skip
+            **kept,
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            MARK: self.mark,
+            "TMPDIR": str(self.root / "tmp"),
+            "XDG_CACHE_HOME": str(self.root / "cache"),
+        }
         command = [sys.executable, "-m", "eexp", *arguments, "-q"]
         with open(self.root / "errors", "wb") as errors:
             return subprocess.Popen(command, env=env, cwd=self.root / "cwd", stdin=subprocess.DEVNULL, stderr=errors)
@@ -222,8 +227,11 @@ def main() -> None:
                 share = chosen.kills * (n + 1) // len(names) - chosen.kills * n // len(names)
                 counts = disturb(place, name, share, random.Random(f"{chosen.seed} {name}"))
                 total += counts
-                print(f"{name:18} {counts['command']:4} kills of the command, {counts['worker']:3} of a worker; "
-                      f"{counts['compared']:3} whole outputs, all equal", flush=True)  # fmt: skip
+                print(
+                    f"{name:18} {counts['command']:4} kills of the command, {counts['worker']:3} of a worker; "
+                    f"{counts['compared']:3} whole outputs, all equal",
+                    flush=True,
+                )
         if more := shared_memory() - memory:
             raise Difference(f"shared memory left: {sorted(more)}")
     except Difference as e:

@@ -62,8 +62,10 @@ def main() -> None:
     print(f"{asked.number} tasks   seconds   episodes a second   times the loop   times one   successes")
     for way, taken in seconds.items():
         best = min(taken)
-        print(f"{way:9} {best:9.1f} {asked.number / best:19.2f} {min(seconds['loop']) / best:16.2f} "
-              f"{min(seconds['one']) / best:11.2f} {len(won[way]):11}")  # fmt: skip
+        print(
+            f"{way:9} {best:9.1f} {asked.number / best:19.2f} {min(seconds['loop']) / best:16.2f} "
+            f"{min(seconds['one']) / best:11.2f} {len(won[way]):11}"
+        )
     print("the same tasks are solved" if won["one"] == won["many"] else "not the same tasks are solved by one and many")
 
 

@@ -87,8 +87,11 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE", help="cost by length of the path; needs matplotlib")
     chosen = parser.parse_args()
     print(machine())
-    print(f"{'':26}{'paths':>5}{'steps':>8}{'branches':>9}{'naive ms':>10}{'ms':>8}{'faster':>8}{'wanted':>8}"
-          f"{'bound':>9}{'fork':>9}{'of limit':>9}", flush=True)  # fmt: skip
+    print(
+        f"{'':26}{'paths':>5}{'steps':>8}{'branches':>9}{'naive ms':>10}{'ms':>8}{'faster':>8}{'wanted':>8}"
+        f"{'bound':>9}{'fork':>9}{'of limit':>9}",
+        flush=True,
+    )
     growth = {}
     for name in chosen.worlds:
         make_games(name, chosen.games)
@@ -131,8 +134,9 @@ def measure_world(name: str, world: World, spec: str) -> dict[str, dict[int, flo
     for way in ways:
         show(f"{name:14}{way:12}", total, way, found, world.wanted)
     grown = [*zip(cuts, measured[len(found) :]), (longest, measured[found.index(longest)])]
-    return {way: {len(path["steps"]): 1000 * m[way] / m["branches"] for path, m in grown}
-            for way in ("naive", *world.ways)}  # fmt: skip
+    return {
+        way: {len(path["steps"]): 1000 * m[way] / m["branches"] for path, m in grown} for way in ("naive", *world.ways)
+    }
 
 
 def show(label: str, seconds: Counter[str], way: str, found: list[dict], wanted: float) -> None:
@@ -140,9 +144,12 @@ def show(label: str, seconds: Counter[str], way: str, found: list[dict], wanted:
     lengths = [len(path["steps"]) for path in found]
     alone, fork = ms.get("bound"), ms.get(f"fork {way}")
     columns = [alone, fork, ms[way] / (1.5 * alone + fork) if alone and fork else None]
-    print(f"{label}{len(found):5}{min(lengths):5}-{max(lengths):<3}{seconds['branches']:8}{ms['naive']:10.2f}{ms[way]:8.2f}"
-          f"{ms['naive'] / ms[way]:8.2f}{wanted:8}", *(" " * 8 if x is None else f"{x:8.2f}" for x in columns),
-          flush=True)  # fmt: skip
+    print(
+        f"{label}{len(found):5}{min(lengths):5}-{max(lengths):<3}{seconds['branches']:8}{ms['naive']:10.2f}{ms[way]:8.2f}"
+        f"{ms['naive'] / ms[way]:8.2f}{wanted:8}",
+        *(" " * 8 if x is None else f"{x:8.2f}" for x in columns),
+        flush=True,
+    )
 
 
 def ask(pool: Pool, do: str, jobs: list[dict]) -> Iterator[Any]:

@@ -100,8 +100,10 @@ def main():
     lengths = [len(actions) for _, actions, _, _ in played]
     print(f"{len(played)} episodes, {sum(lengths)} steps; the expert's way reaches 1.0 in {solved}")
     print(f"replayed with the same observations: {same}; the same masked: {masked}")
-    print(f"the expert's steps: median {statistics.median(lengths)}, most {max(lengths)}; more than 100 in:",
-          *sorted({task["task"] for task, actions, _, _ in played if len(actions) > 100}))  # fmt: skip
+    print(
+        f"the expert's steps: median {statistics.median(lengths)}, most {max(lengths)}; more than 100 in:",
+        *sorted({task["task"] for task, actions, _, _ in played if len(actions) > 100}),
+    )
     for name, times in TIMES.items():
         ninth = sorted(times)[int(0.9 * len(times))]
         print(f"{name:45} {statistics.median(times):9.1f} ({ninth:.1f})")

@@ -97,8 +97,12 @@ def make_files(folder: Path, size: int) -> dict[str, Path]:
             file.writelines(repeated(records, size))
     few = folder / "few.jsonl"
     few.write_bytes(b"".join(map(orjson.dumps, experts)).replace(b"}{", b"}\n{"))
-    made = subprocess.run([*EEXP, "imitation-data", "-q", few], stdout=subprocess.PIPE, check=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)}).stdout  # fmt: skip
+    made = subprocess.run(
+        [*EEXP, "imitation-data", "-q", few],
+        stdout=subprocess.PIPE,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ).stdout
     with open(files["examples"], "wb") as file:
         file.writelines(repeated([orjson.loads(line) for line in made.splitlines()], size))
     return files

@@ -54,17 +54,29 @@ def make_model(directory: Path, examples: list[dict]) -> None:
     words.pre_tokenizer, words.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     words.train_from_iterator(
         sorted({m["content"] for e in examples for m in e["prompt"] + e["completion"]}),
-        trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=["<|im_start|>", "<|im_end|>"], show_progress=False,
-                            initial_alphabet=pre_tokenizers.ByteLevel.alphabet()),
-    )  # fmt: skip
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY,
+            special_tokens=["<|im_start|>", "<|im_end|>"],
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<|im_end|>", pad_token="<|im_start|>")
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(directory)
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=384, intermediate_size=1536, num_hidden_layers=8, num_attention_heads=6,
-        num_key_value_heads=6, max_position_embeddings=16384, tie_word_embeddings=False,
-    )).save_pretrained(directory)  # fmt: skip
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=384,
+            intermediate_size=1536,
+            num_hidden_layers=8,
+            num_attention_heads=6,
+            num_key_value_heads=6,
+            max_position_embeddings=16384,
+            tie_word_embeddings=False,
+        )
+    ).save_pretrained(directory)
 
 
 def measure(way: str, a: argparse.Namespace) -> dict:
@@ -117,10 +129,22 @@ def _examples(file: Path) -> list[dict]:
 def _eexp(out: Path, a: argparse.Namespace) -> None:
     from eexp.training.finetune import Settings, finetune
 
-    finetune(_examples(a.file), out, Settings(
-        str(a.model), full=True, learning_rate=RATE, schedule="constant", warmup=0.0, batch_size=a.batch_size or None,
-        tokens_per_batch=a.tokens_per_batch, save_every=10**9, max_length=16384, max_steps=1 if a.memory else a.updates,
-    ))  # fmt: skip
+    finetune(
+        _examples(a.file),
+        out,
+        Settings(
+            str(a.model),
+            full=True,
+            learning_rate=RATE,
+            schedule="constant",
+            warmup=0.0,
+            batch_size=a.batch_size or None,
+            tokens_per_batch=a.tokens_per_batch,
+            save_every=10**9,
+            max_length=16384,
+            max_steps=1 if a.memory else a.updates,
+        ),
+    )
 
 
 def _trl(packed: bool, out: Path, a: argparse.Namespace) -> None:
@@ -156,14 +180,28 @@ def _trl(packed: bool, out: Path, a: argparse.Namespace) -> None:
     trainer = (SFTTrainer if packed else InOrder)(
         AutoModelForCausalLM.from_pretrained(a.model, dtype="float32"),
         args=SFTConfig(
-            output_dir=str(out), per_device_train_batch_size=micro, gradient_accumulation_steps=accumulate,
-            num_train_epochs=1, max_steps=1 if a.memory else -1, learning_rate=RATE, lr_scheduler_type="constant",
-            warmup_steps=0, packing=packed, max_length=length, completion_only_loss=True, save_strategy="no",
-            logging_steps=1, report_to=[], disable_tqdm=True, bf16=False, gradient_checkpointing=False, use_cpu=True,
+            output_dir=str(out),
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=accumulate,
+            num_train_epochs=1,
+            max_steps=1 if a.memory else -1,
+            learning_rate=RATE,
+            lr_scheduler_type="constant",
+            warmup_steps=0,
+            packing=packed,
+            max_length=length,
+            completion_only_loss=True,
+            save_strategy="no",
+            logging_steps=1,
+            report_to=[],
+            disable_tqdm=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            use_cpu=True,
         ),
         train_dataset=Dataset.from_dict({"input_ids": [list(row.ids) for row in rows], "completion_mask": masks}),
         processing_class=tokenizer,
-    )  # fmt: skip
+    )
     trainer.train()
 
 
@@ -197,9 +235,12 @@ def main() -> None:
             env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=env)
             one = took[way] = json.loads(done.stdout.splitlines()[-1])
-            print(f"{way:12} {one['seconds']:9.1f} {one['tokens']:11,} {one['tokens'] / one['seconds']:9.0f} "
-                  f"{len(one['losses']):8} {sum(one['losses']) / len(one['losses']):10.4f} "
-                  f"{one['memory'] / 1e9:6.2f} GB", flush=True)  # fmt: skip
+            print(
+                f"{way:12} {one['seconds']:9.1f} {one['tokens']:11,} {one['tokens'] / one['seconds']:9.0f} "
+                f"{len(one['losses']):8} {sum(one['losses']) / len(one['losses']):10.4f} "
+                f"{one['memory'] / 1e9:6.2f} GB",
+                flush=True,
+            )
     if not a.memory and len(took) > 1 and "eexp" in took:
         _compare(took)
 
@@ -209,8 +250,10 @@ def _compare(took: dict[str, dict]) -> None:
     for way, one in took.items():
         if way != "eexp":
             tokens, seconds = one["tokens"] / ours["tokens"], one["seconds"] / ours["seconds"]
-            print(f"against {way}: {seconds:.2f} times as fast, {tokens:.2f} times fewer tokens, "
-                  f"{100 * seconds / tokens:.0f} % of that turned into time")  # fmt: skip
+            print(
+                f"against {way}: {seconds:.2f} times as fast, {tokens:.2f} times fewer tokens, "
+                f"{100 * seconds / tokens:.0f} % of that turned into time"
+            )
     if "TRL" in took:
         apart = max(abs(a - b) for a, b in zip(ours["losses"], took["TRL"]["losses"], strict=True))
         print(f"losses of {len(ours['losses'])} updates: at most {apart:.1g} apart")

@@ -32,9 +32,11 @@ TOKENS_PER_BATCH = 4096
 
 def ways(rows: Sequence[Row]) -> dict[str, Updates]:
     """Return the updates of one epoch by the options that choose them."""
-    made = {"--batch-size 16 --shuffle examples": by_examples(rows, 16, 1, None, 0, "examples"),
-            "--batch-size 64 --shuffle examples": by_examples(rows, 64, 1, None, 0, "examples"),
-            "--batch-size 16": by_examples(rows, 16, 1, None, 0)}  # fmt: skip
+    made = {
+        "--batch-size 16 --shuffle examples": by_examples(rows, 16, 1, None, 0, "examples"),
+        "--batch-size 64 --shuffle examples": by_examples(rows, 64, 1, None, 0, "examples"),
+        "--batch-size 16": by_examples(rows, 16, 1, None, 0),
+    }
     for n in (1, 2, 4, 8):
         made[f"--batch-trajectories {n}"] = by_trajectories(rows, n, 1, None, 0)
     return {**made, "default": by_trajectories(rows, TRAJECTORIES, 1, None, 0, examples=EXAMPLES)}

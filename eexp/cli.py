@@ -97,8 +97,13 @@ class Stages(click.Group):
 
 @click.command(cls=Stages, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="eexp", message="%(prog)s %(version)s", allow_from_autoenv=False)
-@click.option("-v", "--verbose", is_flag=True, allow_from_autoenv=False,
-              help="Show the traceback of an error. May stand anywhere.")  # fmt: skip
+@click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    allow_from_autoenv=False,
+    help="Show the traceback of an error. May stand anywhere.",
+)
 def group(verbose: bool) -> None:
     """Turn an agent's own actions into training data.
 

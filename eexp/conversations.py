@@ -55,10 +55,16 @@ _SHARED = {"human": WORLD, "gpt": AGENT}
 FORMATS = {
     "agenttraj": Format("conversations", "from", "value", _SHARED, ("item_id",), MARKED),
     "eto": Format("conversations", "from", "value", _SHARED, ("game_file", "id"), MARKED),
-    "messages": Format("messages", "role", "content", {"system": SYSTEM, "developer": SYSTEM, "user": WORLD,
-                                                    "assistant": AGENT, "tool": WORLD},
-                       ("id",), WHOLE, tools=True),
-}  # fmt: skip
+    "messages": Format(
+        "messages",
+        "role",
+        "content",
+        {"system": SYSTEM, "developer": SYSTEM, "user": WORLD, "assistant": AGENT, "tool": WORLD},
+        ("id",),
+        WHOLE,
+        tools=True,
+    ),
+}
 
 _TASK = re.compile(
     r"^[ \t]*(?:(?:Your (?:task is to|task|goal)|Task|Goal):[ \t]*(?P<after>\S.*?)"

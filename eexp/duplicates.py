@@ -100,6 +100,11 @@ def _signature(example: dict) -> Any:
     from datasketch import MinHash
 
     signature = MinHash(num_perm=_PERMUTATIONS)
-    signature.update_batch([f"{part} {run}".encode("utf-8", "surrogatepass")
-                            for part in ("prompt", "completion") for run in runs_of_words(example[part])])  # fmt: skip
+    signature.update_batch(
+        [
+            f"{part} {run}".encode("utf-8", "surrogatepass")
+            for part in ("prompt", "completion")
+            for run in runs_of_words(example[part])
+        ]
+    )
     return signature

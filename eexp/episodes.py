@@ -25,12 +25,26 @@ def conversation_of(episode: dict) -> Conversation:
     turns = episode.get("transcript") or []
     if not turns:
         raise InputError("no action in it", "$.transcript")
-    steps = [{"observation": turn["observation"], "action": turn["action"], "admissible": None,
-              "thought": turn.get("thought") or None} for turn in turns]  # fmt: skip
+    steps = [
+        {
+            "observation": turn["observation"],
+            "action": turn["action"],
+            "admissible": None,
+            "thought": turn.get("thought") or None,
+        }
+        for turn in turns
+    ]
     places = [f"$.transcript[{i}].observation" for i in range(len(turns))]
-    return Conversation(episode.get("instruction") or "", steps, episode.get("final"),
-                        [[] for _ in range(len(turns) + 1)], [*places, "$.final"], complete=True,
-                        success=episode["success"], score=episode.get("score"))  # fmt: skip
+    return Conversation(
+        episode.get("instruction") or "",
+        steps,
+        episode.get("final"),
+        [[] for _ in range(len(turns) + 1)],
+        [*places, "$.final"],
+        complete=True,
+        success=episode["success"],
+        score=episode.get("score"),
+    )
 
 
 def trajectory_of(episode: dict, record_id: str, env: str | None = None) -> dict:
@@ -40,10 +54,22 @@ def trajectory_of(episode: dict, record_id: str, env: str | None = None) -> dict
     if found.last is not None:
         last_turn = episode["transcript"][-1]
         # An episode says not why it ended; one that succeeded was over.
-        outcome = {"observation": found.last, "done": episode["success"], "score": found.score,
-                   "valid": last_turn.get("valid", True), "success": episode["success"]}  # fmt: skip
-    return {"type": "trajectory", "id": record_id, "env": env or episode["env"], "task": episode["task"],
-            "instruction": found.instruction, "steps": found.steps, "outcome": outcome}  # fmt: skip
+        outcome = {
+            "observation": found.last,
+            "done": episode["success"],
+            "score": found.score,
+            "valid": last_turn.get("valid", True),
+            "success": episode["success"],
+        }
+    return {
+        "type": "trajectory",
+        "id": record_id,
+        "env": env or episode["env"],
+        "task": episode["task"],
+        "instruction": found.instruction,
+        "steps": found.steps,
+        "outcome": outcome,
+    }
 
 
 def source_of(episode: dict) -> dict:
@@ -93,8 +119,12 @@ class Selector:
     written: trajectories that an interrupted run has taken already.
     """
 
-    def __init__(self, selection: Selection, count: Callable[[str, int], None] = lambda what, n: None,
-                 written: Iterable[dict] = ()):  # fmt: skip
+    def __init__(
+        self,
+        selection: Selection,
+        count: Callable[[str, int], None] = lambda what, n: None,
+        written: Iterable[dict] = (),
+    ):
         self.selection, self.count = selection, count
         self._keys = {actions_key(trajectory) for trajectory in written}
 

@@ -96,8 +96,10 @@ def _refuse_large_integers(line: bytes) -> None:
         text = token[0].decode("ascii", "replace")
         is_integer = not text.startswith('"') and token[1] is None
         if is_integer and (len(text) > 20 or not -(1 << 63) <= int(text) < 1 << 64):
-            raise InputError(f"the integer {text[:40]} at column {token.start() + 1} has more than 64 bits; write it "
-                             f"as a string or a float")  # fmt: skip
+            raise InputError(
+                f"the integer {text[:40]} at column {token.start() + 1} has more than 64 bits; write it "
+                f"as a string or a float"
+            )
 
 
 def _refuse_deep_nesting(value: Any) -> None:
@@ -282,9 +284,18 @@ class Stream(AbstractContextManager):
     `write()` writes, `fail()` sets aside. Files that are written are locked until the end.
     """
 
-    def __init__(self, files: Sequence[str] = (), output: str | None = None, on_error: str = "stop",
-                 rejects: str | None = None, resume: bool = False, quiet: bool = False, *, goes_on: bool = False,
-                 speaks: bool = True):  # fmt: skip
+    def __init__(
+        self,
+        files: Sequence[str] = (),
+        output: str | None = None,
+        on_error: str = "stop",
+        rejects: str | None = None,
+        resume: bool = False,
+        quiet: bool = False,
+        *,
+        goes_on: bool = False,
+        speaks: bool = True,
+    ):
         self.files, self.output, self.on_error, self.quiet = list(files), output, on_error, quiet
         self.rejects, self.resume, self.speaks = rejects, resume, speaks
         self.report: str | None = None  # a further file that the command writes, set before `open`
@@ -357,11 +368,14 @@ class Stream(AbstractContextManager):
                 last = (record.get("lineage") or [""])[-1]
                 self._done[record["id"]] += 1
             except (InputError, AttributeError, KeyError, TypeError):
-                raise UsageError(f"{self.output}:{number}: not written by `eexp {self.stage}`: "
-                                 f"remove it or give another -o") from None  # fmt: skip
+                raise UsageError(
+                    f"{self.output}:{number}: not written by `eexp {self.stage}`: remove it or give another -o"
+                ) from None
             if last != self.entry:
-                raise UsageError(f"{self.output}:{number}: written by `{last}`, but this is `{self.entry}`: "
-                                 f"give the same options, or another -o")  # fmt: skip
+                raise UsageError(
+                    f"{self.output}:{number}: written by `{last}`, but this is `{self.entry}`: "
+                    f"give the same options, or another -o"
+                )
         self.counts["done before"] = sum(self._done.values())
 
     def written(self) -> Iterator[dict]:
@@ -516,8 +530,17 @@ class Stream(AbstractContextManager):
         if not self.rejects:
             return
         file, line = self.where or (None, None)
-        rejected = {"type": "reject", "stage": self.stage, "file": file, "line": line, "field": error.where or None,
-                    "error": str(error), "evidence": error.evidence, "record": record, **(more or {})}  # fmt: skip
+        rejected = {
+            "type": "reject",
+            "stage": self.stage,
+            "file": file,
+            "line": line,
+            "field": error.where or None,
+            "error": str(error),
+            "evidence": error.evidence,
+            "record": record,
+            **(more or {}),
+        }
         data = _dumps_anything(rejected)
         if data not in self._rejected_before:  # a resumed run meets the same bad records again
             try:
@@ -566,8 +589,10 @@ class Stream(AbstractContextManager):
     def _check_input_is_the_same(self) -> None:
         left = +self._done
         if left:
-            raise UsageError(f"{self.output} holds {sum(left.values())} records that this input does not lead to "
-                             f"(first: {next(iter(left))}): it was made from other input")  # fmt: skip
+            raise UsageError(
+                f"{self.output} holds {sum(left.values())} records that this input does not lead to "
+                f"(first: {next(iter(left))}): it was made from other input"
+            )
 
 
 def _object(found: Any) -> dict:

@@ -80,16 +80,21 @@ def log_of(record: dict) -> Log:
         raise InputError("no action in it", f"$.{key}")
     told = ("observation", "action", "thought")
     listed = [
-        {"observation": turn["observation"], "action": turn["action"], "thought": turn.get("thought") or None,
-         "more": {k: v for k, v in turn.items() if k not in (*told, "alternatives", "admissible")}}
+        {
+            "observation": turn["observation"],
+            "action": turn["action"],
+            "thought": turn.get("thought") or None,
+            "more": {k: v for k, v in turn.items() if k not in (*told, "alternatives", "admissible")},
+        }
         for turn in turns
-    ]  # fmt: skip
+    ]
     about = {k: v for k, v in record.items() if k not in (key, "final", "instruction")}
     if record.get("outcome"):
         about["outcome"] = {k: v for k, v in record["outcome"].items() if k != "observation"}
     success = None if end is None else succeeded(end)
-    return Log(record["id"], record.get("instruction") or "", listed, last, success, (end or {}).get("score"), model,
-               about)  # fmt: skip
+    return Log(
+        record["id"], record.get("instruction") or "", listed, last, success, (end or {}).get("score"), model, about
+    )
 
 
 # -- to ----------------------------------------------------------------------------------------------------------------
@@ -109,11 +114,14 @@ def to_atif(log: Log) -> dict:
             step = {"source": message["role"], "message": text}
         steps.append({"step_id": len(steps) + 1, **{k: v for k, v in step.items() if v is not None}})
     return {
-        "schema_version": _ATIF_VERSION, "session_id": log.id, "trajectory_id": log.id,
-        "agent": {"name": "eexp", "version": __version__, "model_name": log.model}, "steps": steps,
+        "schema_version": _ATIF_VERSION,
+        "session_id": log.id,
+        "trajectory_id": log.id,
+        "agent": {"name": "eexp", "version": __version__, "model_name": log.model},
+        "steps": steps,
         "final_metrics": {"total_steps": len(steps), "extra": {"success": log.success, "score": log.score}},
         "extra": {_OWN: log.about},
-    }  # fmt: skip
+    }
 
 
 def to_verifiers(log: Log) -> dict:
@@ -127,19 +135,36 @@ def to_verifiers(log: Log) -> dict:
         nodes.append(
             {"parent": len(nodes) - 1 if nodes else None, "message": made, "sampled": sampled, "timestamp": 0.0}
         )
-    task = {"type": "eexp", "key": _task_id(log),
-            "data": {"id": _task_id(log), "prompt": log.instruction, "env": log.about.get("env")}}  # fmt: skip
+    task = {
+        "type": "eexp",
+        "key": _task_id(log),
+        "data": {"id": _task_id(log), "prompt": log.instruction, "env": log.about.get("env")},
+    }
     rewards = {} if log.success is None else {"success": {"score": float(log.success), "weight": 1.0}}
     metrics = {} if log.score is None else {"score": float(log.score)}
     turns = [turn["more"] for turn in log.turns]
     trace = {
-        "version": 1, "id": _hex(log.id, "trace"), "verifiers": {"version": _VERIFIERS_VERSION}, "task": task,
-        "agent": {"config": {"model": log.model}, "name": "agent"}, "nodes": nodes, "rewards": rewards,
-        "metrics": metrics, "info": {_OWN: log.about, "turns": turns}, "is_completed": True, "ok": True,
-        "stop_condition": "agent_completed", "timing": {"start": 0.0},
-    }  # fmt: skip
-    return {"id": _hex(log.id), "env": {"id": str(log.about.get("env") or "")}, "task": task, "ok": True,
-            "traces": [trace]}  # fmt: skip
+        "version": 1,
+        "id": _hex(log.id, "trace"),
+        "verifiers": {"version": _VERIFIERS_VERSION},
+        "task": task,
+        "agent": {"config": {"model": log.model}, "name": "agent"},
+        "nodes": nodes,
+        "rewards": rewards,
+        "metrics": metrics,
+        "info": {_OWN: log.about, "turns": turns},
+        "is_completed": True,
+        "ok": True,
+        "stop_condition": "agent_completed",
+        "timing": {"start": 0.0},
+    }
+    return {
+        "id": _hex(log.id),
+        "env": {"id": str(log.about.get("env") or "")},
+        "task": task,
+        "ok": True,
+        "traces": [trace],
+    }
 
 
 def to_inspect(logs: Iterable[Log]) -> dict:
@@ -157,18 +182,31 @@ def to_inspect(logs: Iterable[Log]) -> dict:
         samples.append(_sample(log))
     ((env, model),) = models or {("", ""): None}
     scored = [name for name in ("success", "score") if any(name in sample["scores"] for sample in samples)]
-    results = {"total_samples": len(samples), "completed_samples": len(samples),
-               "scores": [_mean(name, samples) for name in scored]}  # fmt: skip
+    results = {
+        "total_samples": len(samples),
+        "completed_samples": len(samples),
+        "scores": [_mean(name, samples) for name in scored],
+    }
     ids = list(dict.fromkeys(sample["id"] for sample in samples))
     return {
-        "version": 2, "status": "success",
-        "eval": {"created": _NO_TIME, "eval_id": _hex(*(sample["uuid"] for sample in samples))[:22], "task": env,
-                 "run_id": _hex(env, model)[:22], "task_id": _hex(env)[:22],
-                 "dataset": {"name": env, "samples": len(samples), "sample_ids": ids}, "model": model, "config": {},
-                 "packages": {"eexp": __version__}},
-        "plan": {"name": "eexp", "steps": []}, "results": results,
-        "stats": {"started_at": "", "completed_at": ""}, "samples": samples,  # last, for readers of the rest alone
-    }  # fmt: skip
+        "version": 2,
+        "status": "success",
+        "eval": {
+            "created": _NO_TIME,
+            "eval_id": _hex(*(sample["uuid"] for sample in samples))[:22],
+            "task": env,
+            "run_id": _hex(env, model)[:22],
+            "task_id": _hex(env)[:22],
+            "dataset": {"name": env, "samples": len(samples), "sample_ids": ids},
+            "model": model,
+            "config": {},
+            "packages": {"eexp": __version__},
+        },
+        "plan": {"name": "eexp", "steps": []},
+        "results": results,
+        "stats": {"started_at": "", "completed_at": ""},
+        "samples": samples,  # last, for readers of the rest alone
+    }
 
 
 def _sample(log: Log) -> dict:
@@ -178,20 +216,25 @@ def _sample(log: Log) -> dict:
         if message["role"] == "assistant":
             made |= {"source": "generate", "model": log.model}
             if message["thought"]:
-                made["content"] = [{"type": "reasoning", "reasoning": message["thought"]},
-                                   {"type": "text", "text": message["content"]}]  # fmt: skip
+                made["content"] = [
+                    {"type": "reasoning", "reasoning": message["thought"]},
+                    {"type": "text", "text": message["content"]},
+                ]
         messages.append({**made, **({"metadata": more} if more else {})})
     is_episode = log.about["type"] == "episode"
     answer = next(m for m in reversed(messages) if m["role"] == "assistant")
     values = {"success": None if log.success is None else float(log.success), "score": log.score}
     return {
-        "id": _task_id(log) if is_episode else log.id, "epoch": 1 + log.about.get("seed", 0) if is_episode else 1,
-        "uuid": _hex(log.id)[:22], "input": log.instruction or log.turns[0]["observation"], "target": "",
+        "id": _task_id(log) if is_episode else log.id,
+        "epoch": 1 + log.about.get("seed", 0) if is_episode else 1,
+        "uuid": _hex(log.id)[:22],
+        "input": log.instruction or log.turns[0]["observation"],
+        "target": "",
         "messages": messages,
         "output": {"model": log.model, "choices": [{"message": answer, "stop_reason": "stop"}]},
         "scores": {name: {"value": value} for name, value in values.items() if value is not None},
         "metadata": {_OWN: log.about},
-    }  # fmt: skip
+    }
 
 
 def _mean(name: str, samples: list[dict]) -> dict:
@@ -227,8 +270,10 @@ def from_atif(record: dict) -> dict:
         if source != "agent":
             messages.append({"role": source, "content": text})
             continue
-        calls = [_call(call.get("tool_call_id"), call.get("function_name"), call.get("arguments"))
-                 for call in _list(step, "tool_calls", at, missing=[])]  # fmt: skip
+        calls = [
+            _call(call.get("tool_call_id"), call.get("function_name"), call.get("arguments"))
+            for call in _list(step, "tool_calls", at, missing=[])
+        ]
         observation = step.get("observation") or {}
         if not isinstance(observation, dict):
             raise InputError("expected an object", f"{at}.observation")
@@ -245,8 +290,10 @@ def from_atif(record: dict) -> dict:
                 if not isinstance(call["function"]["name"], str):
                     raise InputError("expected the name of a function", f"{at}.tool_calls[{n}]")
             said = [thought for thought in (message["reasoning_content"], text) if thought]
-            message |= {"content": "\n".join(_in_python(call) for call in calls),
-                        "reasoning_content": "\n".join(said) or None}  # fmt: skip
+            message |= {
+                "content": "\n".join(_in_python(call) for call in calls),
+                "reasoning_content": "\n".join(said) or None,
+            }
         messages.append(message)
         if texts:
             messages.append({"role": "user", "content": "\n".join(texts)})
@@ -279,8 +326,10 @@ def from_verifiers(record: dict) -> dict:
         message = nodes[n].get("message")
         if not isinstance(message, dict):
             raise InputError("expected an object", f"{at}.nodes[{n}].message")
-        calls = [_call(call.get("id"), call.get("name"), call.get("arguments"))
-                 for call in _list(message, "tool_calls", f"{at}.nodes[{n}].message", missing=[])]  # fmt: skip
+        calls = [
+            _call(call.get("id"), call.get("name"), call.get("arguments"))
+            for call in _list(message, "tool_calls", f"{at}.nodes[{n}].message", missing=[])
+        ]
         messages.append({**message, "tool_calls": calls or None})
     task = trace.get("task") if isinstance(trace.get("task"), dict) else {}
     data = task.get("data") if isinstance(task.get("data"), dict) else {}
@@ -296,12 +345,15 @@ def from_inspect(record: dict) -> dict:
     """Return a sample of an evaluation log of Inspect as a record of chat messages."""
     messages = []
     for i, message in enumerate(_list(record, "messages", "$")):
-        calls = [_call(call.get("id"), call.get("function"), call.get("arguments"))
-                 for call in _list(message, "tool_calls", f"$.messages[{i}]", missing=[])]  # fmt: skip
+        calls = [
+            _call(call.get("id"), call.get("function"), call.get("arguments"))
+            for call in _list(message, "tool_calls", f"$.messages[{i}]", missing=[])
+        ]
         content, thought = message.get("content"), None
         if isinstance(content, list):
-            thoughts = [part.get("reasoning") for part in content
-                        if isinstance(part, dict) and part.get("type") == "reasoning"]  # fmt: skip
+            thoughts = [
+                part.get("reasoning") for part in content if isinstance(part, dict) and part.get("type") == "reasoning"
+            ]
             thought = "\n".join(part for part in thoughts if isinstance(part, str)) or None
             content = [part for part in content if not (isinstance(part, dict) and part.get("type") == "reasoning")]
         messages.append({**message, "content": content, "reasoning_content": thought, "tool_calls": calls or None})
@@ -310,8 +362,10 @@ def from_inspect(record: dict) -> dict:
 
 
 #: What `eexp import` reads, as conversations.FORMATS.
-IMPORTED = {name: replace(conversations.FORMATS["messages"], adapt=adapt)
-            for name, adapt in ((ATIF, from_atif), (VERIFIERS, from_verifiers), (INSPECT, from_inspect))}  # fmt: skip
+IMPORTED = {
+    name: replace(conversations.FORMATS["messages"], adapt=adapt)
+    for name, adapt in ((ATIF, from_atif), (VERIFIERS, from_verifiers), (INSPECT, from_inspect))
+}
 
 
 def end_of(record: dict) -> dict:

@@ -78,8 +78,15 @@ class Tally:
 
     def table(self, unit: str = "examples") -> list[str]:
         """Return the counts as lines of text; what was never left out has no column. unit: of the sizes."""
-        titles = {"in": "in", "apart": "of tasks apart", "exact": "duplicates", "near": "near duplicates", "out": "out",
-                  "size in": f"{unit} in", "size out": f"{unit} out"}  # fmt: skip
+        titles = {
+            "in": "in",
+            "apart": "of tasks apart",
+            "exact": "duplicates",
+            "near": "near duplicates",
+            "out": "out",
+            "size in": f"{unit} in",
+            "size out": f"{unit} out",
+        }
         total = sum(self.counts.values(), Counter())
         columns = [what for what in titles if total[what] or what in ("in", "out")]
         measure = "size out" if total["size out"] else "out"
@@ -101,8 +108,14 @@ def _hash(*parts: object) -> bytes:
 class Mixture:
     """Examples of several files, open as long as they are read; `places` says which, `read` gives one."""
 
-    def __init__(self, sources: Sequence[Source], seed: int, cleaning: Cleaning | None = None,
-                 balance: Balance | None = None, tally: Tally | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        seed: int,
+        cleaning: Cleaning | None = None,
+        balance: Balance | None = None,
+        tally: Tally | None = None,
+    ) -> None:
         self.sources, self.seed = sources, seed
         self.cleaning, self.balance, self.tally = cleaning or Cleaning(), balance, tally or Tally()
         self._files = [_seekable(source.name) for source in sources]

@@ -77,9 +77,16 @@ def streams(kind: str | None = None, resume: bool = False, plural: str = "FILE")
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
-        def with_stream(*args: Any, output: str | None, on_error: str = "stop", rejects: str | None = None,
-                        resume: bool = False, quiet: bool, files: tuple[str, ...] = (),
-                        **rest: Any) -> Any:  # fmt: skip
+        def with_stream(
+            *args: Any,
+            output: str | None,
+            on_error: str = "stop",
+            rejects: str | None = None,
+            resume: bool = False,
+            quiet: bool,
+            files: tuple[str, ...] = (),
+            **rest: Any,
+        ) -> Any:
             from eexp.jsonl import Stream
 
             stream = Stream(files, output, on_error, rejects, resume, quiet)
@@ -91,15 +98,25 @@ def streams(kind: str | None = None, resume: bool = False, plural: str = "FILE")
             click.option("-o", "--output", type=PATH, metavar="FILE", help="Write here instead of standard output.")
         ]
         if resume:
-            found.append(click.option("--resume", is_flag=True,
-                                      help="Go on where the same command, interrupted, left -o FILE."))  # fmt: skip
+            found.append(
+                click.option("--resume", is_flag=True, help="Go on where the same command, interrupted, left -o FILE.")
+            )
         found += [
-            click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
-                         help="What a bad record does: end the run (exit code 3), or be set aside (exit code 4)."),
-            click.option("--rejects", type=PATH, metavar="FILE",
-                         help="Keep what was set aside here, as JSONL with the reason. Implies --on-error skip."),
+            click.option(
+                "--on-error",
+                type=click.Choice(["stop", "skip"]),
+                default="stop",
+                show_default=True,
+                help="What a bad record does: end the run (exit code 3), or be set aside (exit code 4).",
+            ),
+            click.option(
+                "--rejects",
+                type=PATH,
+                metavar="FILE",
+                help="Keep what was set aside here, as JSONL with the reason. Implies --on-error skip.",
+            ),
             click.option("-q", "--quiet", is_flag=True, help="No summary on standard error."),
-        ]  # fmt: skip
+        ]
         for option in reversed(found):
             with_stream = option(with_stream)
         if kind:
@@ -109,8 +126,13 @@ def streams(kind: str | None = None, resume: bool = False, plural: str = "FILE")
     return decorate
 
 
-def _also_read(model: str | None = None, prompt_style: str | None = None, panel_file: str | None = None,
-               mapping: str | None = None, **rest: Any) -> list[str]:  # fmt: skip
+def _also_read(
+    model: str | None = None,
+    prompt_style: str | None = None,
+    panel_file: str | None = None,
+    mapping: str | None = None,
+    **rest: Any,
+) -> list[str]:
     """The files that the options of a command name and that it reads."""
     named = [name for name in (prompt_style, panel_file, mapping) if name and os.path.isfile(name)]
     if model:
@@ -122,8 +144,16 @@ def _also_read(model: str | None = None, prompt_style: str | None = None, panel_
 
 def seed(command: Command) -> Command:
     """--seed."""
-    return click.option("--seed", type=int, default=0, show_default=True, envvar="EEXP_SEED", show_envvar=True,
-                        metavar="N", help="Seed of every random draw.")(command)  # fmt: skip
+    return click.option(
+        "--seed",
+        type=int,
+        default=0,
+        show_default=True,
+        envvar="EEXP_SEED",
+        show_envvar=True,
+        metavar="N",
+        help="Seed of every random draw.",
+    )(command)
 
 
 def _number_of_admissible(ctx: click.Context, param: click.Parameter, said: str) -> int | None:
@@ -136,10 +166,14 @@ def _number_of_admissible(ctx: click.Context, param: click.Parameter, said: str)
 
 def admissible(command: Command) -> Command:
     """--admissible, as a number; None for all."""
-    return click.option("--admissible", metavar="N|all|none", default="50", show_default=True,
-                        callback=_number_of_admissible,
-                        help="How many admissible actions to keep a step; drawn at random, with the expert's own "
-                        "among them.")(command)  # fmt: skip
+    return click.option(
+        "--admissible",
+        metavar="N|all|none",
+        default="50",
+        show_default=True,
+        callback=_number_of_admissible,
+        help="How many admissible actions to keep a step; drawn at random, with the expert's own among them.",
+    )(command)
 
 
 _MEMORY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGT]?)(?:i?B)?", re.IGNORECASE)
@@ -170,11 +204,18 @@ def workers(command: Command) -> Command:
 
         return command(*args, open_pool=open_pool, **rest)
 
-    for option in reversed([
-        click.option("-j", "--workers", type=click.IntRange(min=1), metavar="N",
-                     help=f"Processes that hold environments.  [default: one a core, {MOST_WORKERS} at most]"),
-        *_limits("trajectory"),
-    ]):  # fmt: skip
+    for option in reversed(
+        [
+            click.option(
+                "-j",
+                "--workers",
+                type=click.IntRange(min=1),
+                metavar="N",
+                help=f"Processes that hold environments.  [default: one a core, {MOST_WORKERS} at most]",
+            ),
+            *_limits("trajectory"),
+        ]
+    ):
         with_pool = option(with_pool)
     return with_pool
 
@@ -195,12 +236,18 @@ def worlds(command: Command) -> Command:
 
         return command(*args, open_worlds=open_worlds, **rest)
 
-    for option in reversed([
-        click.option("--parallel", type=click.IntRange(min=1), metavar="N",
-                     help=f"How many episodes are played at once.  [default: {MOST_LIGHT} in house, bfcl and babyai; "
-                     f"{MOST_WORKERS} elsewhere, where each takes a process]"),
-        *_limits("episode"),
-    ]):  # fmt: skip
+    for option in reversed(
+        [
+            click.option(
+                "--parallel",
+                type=click.IntRange(min=1),
+                metavar="N",
+                help=f"How many episodes are played at once.  [default: {MOST_LIGHT} in house, bfcl and babyai; "
+                f"{MOST_WORKERS} elsewhere, where each takes a process]",
+            ),
+            *_limits("episode"),
+        ]
+    ):
         with_worlds = option(with_worlds)
     return with_worlds
 
@@ -208,13 +255,22 @@ def worlds(command: Command) -> Command:
 def _limits(costs: str) -> list[Callable[[Command], Command]]:
     """--timeout and --memory; `costs`: the record that is tried again."""
     return [
-        click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
-                     envvar="EEXP_ENV_TIMEOUT", show_envvar=True,
-                     help=f"Longest step; a process that takes longer is killed and its {costs} tried again.  "
-                     f"[default: the environment's own limit, {STEP_LIMIT:g} for one without]"),
-        click.option("--memory", callback=_bytes, metavar="SIZE",
-                     help="Most that one of the processes may hold, such as 2G; one that holds more is killed."),
-    ]  # fmt: skip
+        click.option(
+            "--timeout",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="SECONDS",
+            envvar="EEXP_ENV_TIMEOUT",
+            show_envvar=True,
+            help=f"Longest step; a process that takes longer is killed and its {costs} tried again.  "
+            f"[default: the environment's own limit, {STEP_LIMIT:g} for one without]",
+        ),
+        click.option(
+            "--memory",
+            callback=_bytes,
+            metavar="SIZE",
+            help="Most that one of the processes may hold, such as 2G; one that holds more is killed.",
+        ),
+    ]
 
 
 def _step_limit(timeout: float | None) -> float:
@@ -246,29 +302,44 @@ def kind_shares(ctx: click.Context, param: click.Parameter, values: tuple[str, .
 
 def confidence(command: Command) -> Command:
     """--confidence: of the intervals of a comparison."""
-    return click.option("--confidence", type=Finite(0.5, 0.999), default=0.95, show_default=True, metavar="LEVEL",
-                        help="Confidence of the intervals.")(command)  # fmt: skip
+    return click.option(
+        "--confidence",
+        type=Finite(0.5, 0.999),
+        default=0.95,
+        show_default=True,
+        metavar="LEVEL",
+        help="Confidence of the intervals.",
+    )(command)
 
 
 def common(command: Command) -> Command:
     """--common: what is done about files of different tasks."""
-    return click.option("--common", is_flag=True,
-                        help="Compare on the tasks that all files have, instead of refusing different "
-                        "ones.")(command)  # fmt: skip
+    return click.option(
+        "--common", is_flag=True, help="Compare on the tasks that all files have, instead of refusing different ones."
+    )(command)
 
 
 def alternatives(fewest: int = 1) -> Callable[[Command], Command]:
     """--pool and --first, as in `records.alternatives_of`; `fewest`: the smallest K that a stage can use."""
 
     def decorate(command: Command) -> Command:
-        for option in reversed([
-            click.option("--pool", metavar="NAME",
-                         help="Use only the alternatives that `eexp branch` drew for this pool.  "
-                         "[default: all, every action once]"),
-            click.option("--first", type=click.IntRange(min=fewest), metavar="K",
-                         help="Use only the first K alternatives of every state; smaller sets are parts of larger "
-                         "ones.  [default: all]"),
-        ]):  # fmt: skip
+        for option in reversed(
+            [
+                click.option(
+                    "--pool",
+                    metavar="NAME",
+                    help="Use only the alternatives that `eexp branch` drew for this pool.  "
+                    "[default: all, every action once]",
+                ),
+                click.option(
+                    "--first",
+                    type=click.IntRange(min=fewest),
+                    metavar="K",
+                    help="Use only the first K alternatives of every state; smaller sets are parts of larger "
+                    "ones.  [default: all]",
+                ),
+            ]
+        ):
             command = option(command)
         return command
 
@@ -277,31 +348,45 @@ def alternatives(fewest: int = 1) -> Callable[[Command], Command]:
 
 def env_override(command: Command) -> Command:
     """--env, for stages that find the environment in the records."""
-    return click.option("--env", type=ENV, metavar="SPEC", envvar="EEXP_ENV", show_envvar=True,
-                        shell_complete=complete_env,
-                        help="Environment to use instead of the one the records name. Needed for exec: programs, "
-                        "classes, servers and paths, which a record alone may not name.  "
-                        "[default: the one the records name]")(command)  # fmt: skip
+    return click.option(
+        "--env",
+        type=ENV,
+        metavar="SPEC",
+        envvar="EEXP_ENV",
+        show_envvar=True,
+        shell_complete=complete_env,
+        help="Environment to use instead of the one the records name. Needed for exec: programs, "
+        "classes, servers and paths, which a record alone may not name.  "
+        "[default: the one the records name]",
+    )(command)
 
 
 def prompt_style(default: str = "react") -> Callable[[Command], Command]:
     """--prompt-style; `default` says in words what it is without it."""
-    return click.option("--prompt-style", metavar="STYLE", envvar="EEXP_PROMPT_STYLE", show_envvar=True,
-                        help="The words around a state: a built-in style (`eexp prompts list`) or a TOML file.  "
-                        f"[default: {default}]")  # fmt: skip
+    return click.option(
+        "--prompt-style",
+        metavar="STYLE",
+        envvar="EEXP_PROMPT_STYLE",
+        show_envvar=True,
+        help=f"The words around a state: a built-in style (`eexp prompts list`) or a TOML file.  [default: {default}]",
+    )
 
 
 STYLE_OF_MODEL = "the one the model was trained with, else react"
 
 
 #: --trust-remote-code. There is no variable and no question for it: it is for who types it.
-trust_remote_code = click.option("--trust-remote-code", is_flag=True, allow_from_autoenv=False,
-                                 help="Run the Python code that a model of transformers brings. Without it, such a "
-                                 "model is refused.")  # fmt: skip
+trust_remote_code = click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    allow_from_autoenv=False,
+    help="Run the Python code that a model of transformers brings. Without it, such a model is refused.",
+)
 
 
-def model(help: str, max_tokens: int | None = None, temperature: float | None = None,
-          room: str = "") -> Callable[[Command], Command]:  # fmt: skip
+def model(
+    help: str, max_tokens: int | None = None, temperature: float | None = None, room: str = ""
+) -> Callable[[Command], Command]:
     """-m, how to sample from it, and how it runs, which is passed on as one `engine`.
 
     temperature: the default of --temperature; None leaves out how to sample, for commands that do not. room: the
@@ -310,39 +395,93 @@ def model(help: str, max_tokens: int | None = None, temperature: float | None = 
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
-        def with_engine(*args: Any, context: int | None, threads: int | None, batch: int | None, cache_type: str,
-                        gpu_layers: int | None, flash_attention: bool | None, trust_remote_code: bool,
-                        **rest: Any) -> Any:  # fmt: skip
+        def with_engine(
+            *args: Any,
+            context: int | None,
+            threads: int | None,
+            batch: int | None,
+            cache_type: str,
+            gpu_layers: int | None,
+            flash_attention: bool | None,
+            trust_remote_code: bool,
+            **rest: Any,
+        ) -> Any:
             from eexp.models import Engine
 
             engine = Engine(context, threads, batch, cache_type, gpu_layers, flash_attention, trust_remote_code)
             return command(*args, engine=engine, **rest)
 
         sampling = [
-            click.option("--temperature", type=click.FloatRange(min=0), default=temperature, show_default=True,
-                         metavar="T", help="Sampling temperature; 0 takes the most likely token every time."),
-            click.option("--max-tokens", type=click.IntRange(min=1), default=max_tokens, show_default=not room,
-                         metavar="TOKENS", help=f"Longest answer.{f'  [default: {room}]' if room else ''}"),
-        ]  # fmt: skip
-        for option in reversed([
-            click.option("-m", "--model", metavar="MODEL", envvar="EEXP_MODEL", show_envvar=True,
-                         shell_complete=complete_model, help=help),
-            *(sampling if temperature is not None else []),
-            click.option("--context", type=click.IntRange(min=16), metavar="TOKENS",
-                         help="Room for prompt and answer.  [default: the model's own, 8192 at most]"),
-            click.option("--threads", type=click.IntRange(min=1), metavar="N",
-                         help="CPU threads, for llama.cpp.  [default: all cores; 1 for tiny]"),
-            click.option("--batch", type=click.IntRange(min=1), metavar="TOKENS",
-                         help="Most tokens evaluated at once, for llama.cpp.  [default: 512]"),
-            click.option("--cache-type", type=click.Choice(["f16", "f32", "q8_0"]), default="f16", show_default=True,
-                         help="Number format of llama.cpp's keys and values."),
-            click.option("--gpu-layers", type=click.IntRange(min=0), metavar="N", envvar="EEXP_GPU_LAYERS",
-                         show_envvar=True,
-                         help="Layers that llama.cpp gives to a GPU.  [default: all, where it was built for one]"),
-            click.option("--flash-attention/--no-flash-attention", default=None,
-                         help="For llama.cpp.  [default: only on a GPU]"),
-            trust_remote_code,
-        ]):  # fmt: skip
+            click.option(
+                "--temperature",
+                type=click.FloatRange(min=0),
+                default=temperature,
+                show_default=True,
+                metavar="T",
+                help="Sampling temperature; 0 takes the most likely token every time.",
+            ),
+            click.option(
+                "--max-tokens",
+                type=click.IntRange(min=1),
+                default=max_tokens,
+                show_default=not room,
+                metavar="TOKENS",
+                help=f"Longest answer.{f'  [default: {room}]' if room else ''}",
+            ),
+        ]
+        for option in reversed(
+            [
+                click.option(
+                    "-m",
+                    "--model",
+                    metavar="MODEL",
+                    envvar="EEXP_MODEL",
+                    show_envvar=True,
+                    shell_complete=complete_model,
+                    help=help,
+                ),
+                *(sampling if temperature is not None else []),
+                click.option(
+                    "--context",
+                    type=click.IntRange(min=16),
+                    metavar="TOKENS",
+                    help="Room for prompt and answer.  [default: the model's own, 8192 at most]",
+                ),
+                click.option(
+                    "--threads",
+                    type=click.IntRange(min=1),
+                    metavar="N",
+                    help="CPU threads, for llama.cpp.  [default: all cores; 1 for tiny]",
+                ),
+                click.option(
+                    "--batch",
+                    type=click.IntRange(min=1),
+                    metavar="TOKENS",
+                    help="Most tokens evaluated at once, for llama.cpp.  [default: 512]",
+                ),
+                click.option(
+                    "--cache-type",
+                    type=click.Choice(["f16", "f32", "q8_0"]),
+                    default="f16",
+                    show_default=True,
+                    help="Number format of llama.cpp's keys and values.",
+                ),
+                click.option(
+                    "--gpu-layers",
+                    type=click.IntRange(min=0),
+                    metavar="N",
+                    envvar="EEXP_GPU_LAYERS",
+                    show_envvar=True,
+                    help="Layers that llama.cpp gives to a GPU.  [default: all, where it was built for one]",
+                ),
+                click.option(
+                    "--flash-attention/--no-flash-attention",
+                    default=None,
+                    help="For llama.cpp.  [default: only on a GPU]",
+                ),
+                trust_remote_code,
+            ]
+        ):
             with_engine = option(with_engine)
         return with_engine
 
@@ -351,10 +490,15 @@ def model(help: str, max_tokens: int | None = None, temperature: float | None = 
 
 def think(default: str) -> Callable[[Command], Command]:
     """--think."""
-    return click.option("--think", type=click.Choice(["auto", "always", "never"]), default=default, show_default=True,
-                        help="Whether the model is to write a thought before each action. auto: as it was trained; not "
-                        "at all where it does not say; where the style's prompt is the same for both, the model "
-                        "decides.")  # fmt: skip
+    return click.option(
+        "--think",
+        type=click.Choice(["auto", "always", "never"]),
+        default=default,
+        show_default=True,
+        help="Whether the model is to write a thought before each action. auto: as it was trained; not "
+        "at all where it does not say; where the style's prompt is the same for both, the model "
+        "decides.",
+    )
 
 
 def chosen_style(
@@ -376,8 +520,14 @@ def chosen_style(
 _DEFAULT_ROOM = {"never": 128, "always": 1024, "auto": 1024}
 
 
-def open_policy(spec: str | None, style_name: str | None, max_tokens: int | None, note: Callable[[str], None],
-                engine: Engine, think: str | None = None) -> Policy:  # fmt: skip
+def open_policy(
+    spec: str | None,
+    style_name: str | None,
+    max_tokens: int | None,
+    note: Callable[[str], None],
+    engine: Engine,
+    think: str | None = None,
+) -> Policy:
     """The policy a command is to use: -m, else $EEXP_MODEL (click fills it in), else the tiny model with a notice.
 
     think: as the option; without it, never, but where a server has to decide for itself.

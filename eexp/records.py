@@ -200,8 +200,15 @@ TYPES: dict[str, type] = {"trajectory": Trajectory, "example": Example, "episode
 #: What a command that takes any record takes: tasks have no id, and only `eexp panel` and `eexp eval` read them.
 _ANY = ("trajectory", "example", "episode")
 
-_JSON_NAMES = {"str": "a string", "int": "an integer", "float": "a number", "bool": "true or false",
-               "array": "an array", "object": "an object", "null": "null"}  # fmt: skip
+_JSON_NAMES = {
+    "str": "a string",
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "an array",
+    "object": "an object",
+    "null": "null",
+}
 _TYPE_MISMATCH = re.compile(r"Expected `(?P<want>[^`]+)`(?: (?P<more>.+?))?(?:, got `(?P<got>[^`]+)`)?$")
 
 
@@ -335,10 +342,20 @@ def example_id(trajectory: dict, name: str) -> str:
 _NOT_APPLICABLE = {"spans": [], "transition": "", "target": "", "scores": [], "reflection_by": "", "gain": 0.0}
 
 
-def example(trajectory: dict, name: str, kind: str, prompt: list[dict], completion: list[dict], prompt_style: str,
-            **more: Any) -> dict:  # fmt: skip
+def example(
+    trajectory: dict, name: str, kind: str, prompt: list[dict], completion: list[dict], prompt_style: str, **more: Any
+) -> dict:
     """An example record made from a trajectory, with every field; `name` as in `example_id`."""
-    return {"type": "example", "kind": kind, "id": example_id(trajectory, name),
-            "group": trajectory.get("origin") or trajectory["id"],
-            "prompt": prompt, "completion": completion, "weight": 1.0, "prompt_style": prompt_style,
-            **_NOT_APPLICABLE, **more, "lineage": trajectory.get("lineage", [])}  # fmt: skip
+    return {
+        "type": "example",
+        "kind": kind,
+        "id": example_id(trajectory, name),
+        "group": trajectory.get("origin") or trajectory["id"],
+        "prompt": prompt,
+        "completion": completion,
+        "weight": 1.0,
+        "prompt_style": prompt_style,
+        **_NOT_APPLICABLE,
+        **more,
+        "lineage": trajectory.get("lineage", []),
+    }

@@ -20,8 +20,9 @@ def request_of(example: dict, model: Model) -> Score:
     """
     completion = example["completion"]
     if len(completion) > 1:
-        raise InputError(f"has {len(completion)} messages; only a completion of one message can be scored",
-                         "$.completion")  # fmt: skip
+        raise InputError(
+            f"has {len(completion)} messages; only a completion of one message can be scored", "$.completion"
+        )
     spans_of(example)
     return Score(example["prompt"], [completion[0]["content"]], ids=[model.encode(example["prompt"], completion)])
 
@@ -43,8 +44,10 @@ def scores_of(example: dict, sample: Sample, model: Model) -> list[dict]:
     """Return the `scores` of an example: the log-probability of each of its spans and its number of tokens."""
     spans = spans_of(example)
     by_span = logprobs_of(example["completion"][-1]["content"], spans, sample, model)
-    return [{"span": span.name, "logprob": math.fsum(logprobs), "tokens": len(logprobs)}
-            for span, logprobs in zip(spans, by_span)]  # fmt: skip
+    return [
+        {"span": span.name, "logprob": math.fsum(logprobs), "tokens": len(logprobs)}
+        for span, logprobs in zip(spans, by_span)
+    ]
 
 
 @dataclass
@@ -98,8 +101,14 @@ class Losses:
             sums = self._sums[kind, transition]
             for name in [name for name in sums if name] + [""] * (len(sums) > 2):
                 total = sums[name]
-                yield {"kind": kind, "transition": transition or None, "span": name or None,
-                       "examples": total.examples, "tokens": total.tokens, "loss": total.loss}  # fmt: skip
+                yield {
+                    "kind": kind,
+                    "transition": transition or None,
+                    "span": name or None,
+                    "examples": total.examples,
+                    "tokens": total.tokens,
+                    "loss": total.loss,
+                }
 
 
 def table(rows: list[dict]) -> str:
@@ -107,9 +116,11 @@ def table(rows: list[dict]) -> str:
     lines = [["kind", "transition", "span", "examples", "tokens", "loss"]]
     for row in rows:
         loss = "" if row["loss"] is None else f"{row['loss']:.4f}"
-        lines.append([row["kind"], row["transition"] or "", row["span"] or "all", str(row["examples"]),
-                      str(row["tokens"]), loss])  # fmt: skip
+        lines.append(
+            [row["kind"], row["transition"] or "", row["span"] or "all", str(row["examples"]), str(row["tokens"]), loss]
+        )
     widths = [max(len(line[i]) for line in lines) for i in range(6)]
-    aligned = [[cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths))]
-               for line in lines]  # fmt: skip
+    aligned = [
+        [cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths))] for line in lines
+    ]
     return "\n".join("  ".join(line).rstrip() for line in aligned)

@@ -42,8 +42,10 @@ def spans_of(example: dict) -> list[Span]:
     before = 0
     for i, span in enumerate(spans):
         if not before <= span.start <= span.end <= length:
-            raise InputError(f"characters {span.start} to {span.end}, after a span that ends at {before}, in a text "
-                             f"of {length}", f"$.spans[{i}]")  # fmt: skip
+            raise InputError(
+                f"characters {span.start} to {span.end}, after a span that ends at {before}, in a text of {length}",
+                f"$.spans[{i}]",
+            )
         before = span.end
     return spans or [Span(_WHOLE.get(example["kind"], example["kind"]), 0, length)]
 

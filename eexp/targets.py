@@ -121,6 +121,9 @@ def improbable(text: str, sample: Sample, model: Model, inside: Range, least: fl
     words += [Span(OBSERVATION, *word) for word in judged]
     words.append(Span(OBSERVATION, judged[-1][1] if judged else start, len(text)))
     logprobs = logprobs_of(text, words, sample, model)
-    low = [word for word, of_word in zip(judged, logprobs[len(words) - 1 - len(judged) :])
-           if of_word and math.fsum(of_word) < math.log(least)]  # fmt: skip
+    low = [
+        word
+        for word, of_word in zip(judged, logprobs[len(words) - 1 - len(judged) :])
+        if of_word and math.fsum(of_word) < math.log(least)
+    ]
     return _ordered([(a - start, b - start) for a, b in low], end - start)

@@ -90,8 +90,12 @@ def tagged(tag: str, text: str) -> list[str]:
 
 def page(name: str, section: int, what: str, parts: dict[str, list[str]]) -> str:
     """A whole page; parts that are empty are left out."""
-    lines = [r'.\" Made by man/build.py: do not edit.', f'.TH {escape(name.upper())} {section} "" "eexp {__version__}"',
-             ".SH NAME", f"{escape(name)} \\- {escape(what)}"]  # fmt: skip
+    lines = [
+        r".\" Made by man/build.py: do not edit.",
+        f'.TH {escape(name.upper())} {section} "" "eexp {__version__}"',
+        ".SH NAME",
+        f"{escape(name)} \\- {escape(what)}",
+    ]
     for title, part in parts.items():
         if part:
             lines += [f".SH {title}", *part]
@@ -179,8 +183,12 @@ def environment(ctx: click.Context) -> list[str]:
         ]
     read = {v for p in params if p.expose_value for v in ([p.envvar] if isinstance(p.envvar, str) else p.envvar or [])}
     shared = [line for name in SHARED_VARIABLES if name in read for line in tagged(bold(name), SHARED_VARIABLES[name])]
-    own = [prose("Every option can also be given by the variable named with it above. The command line wins. A flag is "
-                 "set by 1 and unset by 0.")]  # fmt: skip
+    own = [
+        prose(
+            "Every option can also be given by the variable named with it above. The command line wins. A flag is "
+            "set by 1 and unset by 0."
+        )
+    ]
     return (own if any(isinstance(p, click.Option) and variables(p, ctx) for p in params) else []) + shared
 
 
@@ -275,8 +283,11 @@ def fields(struct: dict) -> Iterator[str]:
         default = field.get("default")
         more = ", required" if name in struct.get("required", []) else ""
         more += f", default {str(default).lower()}" if default not in (None, []) else ""
-        yield from [".TP", rf"{bold(name)} ({escape(in_words(field) + more)})",
-                    prose(said.get("description", "")) or r"\&"]  # fmt: skip
+        yield from [
+            ".TP",
+            rf"{bold(name)} ({escape(in_words(field) + more)})",
+            prose(said.get("description", "")) or r"\&",
+        ]
 
 
 def records_page() -> str:
@@ -285,21 +296,28 @@ def records_page() -> str:
     for kind in records.TYPES:
         structs.update(records.schema(kind)["$defs"])
     top = {kind.capitalize() for kind in records.TYPES}
-    parts = {"DESCRIPTION": [
-        prose("`eexp` reads and writes JSONL: one JSON object a line, in UTF-8. A record is a trajectory, an example,"
-              " an episode or a task, as its field `type` says. Fields not named here are kept and passed on."
-              " Log-probabilities are natural logarithms, scores run from 0 to 1. `eexp schema` prints the same as JSON"
-              " Schema."),
-        ".PP",
-        prose("A line is refused, with its place, if it holds an integer of more than 64 bits, which JSON parsers make"
-              " another number, or is nested more than 246 levels deep. Text may hold any character; what eexp shows to"
-              " a person has control characters and marks of direction as escapes such as \\x1b."),
-    ]}  # fmt: skip
+    parts = {
+        "DESCRIPTION": [
+            prose(
+                "`eexp` reads and writes JSONL: one JSON object a line, in UTF-8. A record is a trajectory, an example,"
+                " an episode or a task, as its field `type` says. Fields not named here are kept and passed on."
+                " Log-probabilities are natural logarithms, scores run from 0 to 1. `eexp schema` prints the same as"
+                " JSON Schema."
+            ),
+            ".PP",
+            prose(
+                "A line is refused, with its place, if it holds an integer of more than 64 bits, which JSON parsers"
+                " make another number, or is nested more than 246 levels deep. Text may hold any character; what eexp shows"
+                " to a person has control characters and marks of direction as escapes such as \\x1b."
+            ),
+        ]
+    }
     for name in sorted(structs, key=lambda n: n not in top):
         title = f"{name} {'records' if name in top else 'objects'}".upper()
         parts[title] = [prose(structs[name].get("description", "")), *fields(structs[name])]
-    parts["EXAMPLES"] = block(["eexp expert house -n 1 | eexp branch | eexp rollout | eexp show",
-                               "eexp schema trajectory"])  # fmt: skip
+    parts["EXAMPLES"] = block(
+        ["eexp expert house -n 1 | eexp branch | eexp rollout | eexp show", "eexp schema trajectory"]
+    )
     parts["SEE ALSO"] = [",\n".join(bold(n) + "(1)" for n in ("eexp", "eexp-schema", "eexp-show"))]
     return page("eexp-records", 5, "the records that eexp reads and writes", parts)
 

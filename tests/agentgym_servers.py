@@ -161,8 +161,11 @@ class Maze:
         return {"observation": self.seen(), "reward": 0, "done": False}
 
     def seen(self) -> str:
-        walls = [where for where, (down, right) in self.around.items()
-                 if (self.at[0] + down, self.at[1] + right) not in self.floor]  # fmt: skip
+        walls = [
+            where
+            for where, (down, right) in self.around.items()
+            if (self.at[0] + down, self.at[1] + right) not in self.floor
+        ]
         told = f"There is a wall {walls[0]}." if len(walls) == 1 else f"There are walls {', '.join(walls)}."
         where = f"Your current position is at position {self.at[0]}, {self.at[1]}."
         return f"The goal is at position {self.goal[0]}, {self.goal[1]}. {where} {told}"
@@ -261,8 +264,10 @@ def played(name: str, number: int, actions: dict[str, str]) -> dict:
     turns = [("human", None, "Thought:\n...\n\nAction:\n..."), ("gpt", False, "OK."), ("human", None, seen)]
     for written, sent in actions.items():
         answer = ask("POST", "/step", action=sent)
-        turns += [("gpt", True, f"Thought:\nI think so.\n\nAction:\n{written}"),
-                  ("human", None, answer["state" if name in BARE else "observation"])]  # fmt: skip
+        turns += [
+            ("gpt", True, f"Thought:\nI think so.\n\nAction:\n{written}"),
+            ("human", None, answer["state" if name in BARE else "observation"]),
+        ]
     item = f"lmrlgym_{name}_{number}" if name in OF_LMRL else f"{ITEMS.get(name, name)}_{number}"
     return {"conversations": [{"from": f, "loss": loss, "value": v} for f, loss, v in turns], "item_id": item}
 

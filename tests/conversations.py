@@ -48,8 +48,10 @@ def agenttraj_of(trajectory: dict, number: int) -> dict:
 
 def eto_of(trajectory: dict, number: int) -> dict:
     """As ETO writes ALFWorld: labels on one line, the game by its path."""
-    said = [{"from": "human", "value": "Interact with a household.\n\nAction: <your next action>"},
-            {"from": "gpt", "value": "OK"}]  # fmt: skip
+    said = [
+        {"from": "human", "value": "Interact with a household.\n\nAction: <your next action>"},
+        {"from": "gpt", "value": "OK"},
+    ]
     for i, (agent, text) in enumerate(_turns(trajectory, lambda action: f"Thought: I need it.\nAction: {action}")):
         if i == 0:
             text += f"\n\nYour task is to: {trajectory['instruction']}"

@@ -89,8 +89,16 @@ class TableDecoder:
     comes first in the batch.
     """
 
-    def __init__(self, table: Table, sequences: int, cells: int, batch: int, outputs: int, moody: float = 0.0,
-                 step: int | None = None):  # fmt: skip
+    def __init__(
+        self,
+        table: Table,
+        sequences: int,
+        cells: int,
+        batch: int,
+        outputs: int,
+        moody: float = 0.0,
+        step: int | None = None,
+    ):
         self.table, self.sequences, self.cells, self.batch, self.outputs = table, sequences, cells, batch, outputs
         self.step = step or batch
         self.moody, self._random = moody, random.Random(table.seed)

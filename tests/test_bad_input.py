@@ -464,8 +464,9 @@ def test_files_that_are_no_gguf(tiny, data, tmp_path):
 def adapter(data, tmp_path_factory) -> Path:
     """A LoRA adapter of the tiny model."""
     made = tmp_path_factory.mktemp("adapter") / "adapter"
-    run("finetune", "-q", "-m", "tiny", "--max-steps", 1, "--batch-size", 2, "--rank", 2,
-        "-o", made, data["imitation"]).ok()  # fmt: skip
+    run(
+        "finetune", "-q", "-m", "tiny", "--max-steps", 1, "--batch-size", 2, "--rank", 2, "-o", made, data["imitation"]
+    ).ok()
     return made
 
 

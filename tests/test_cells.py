@@ -14,12 +14,30 @@ from eexp.models.cells import CellsDecoder
 from eexp.models.hf import _check_forks
 from eexp.models.tree import Full, Item
 
-SMALL = dict(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-             num_key_value_heads=2, head_dim=8, max_position_embeddings=256, initializer_range=0.3, bos_token_id=1,
-             eos_token_id=2, pad_token_id=0)  # fmt: skip
+SMALL = dict(
+    vocab_size=97,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    max_position_embeddings=256,
+    initializer_range=0.3,
+    bos_token_id=1,
+    eos_token_id=2,
+    pad_token_id=0,
+)
 CELLS = 64
-KINDS = [("Llama", {}), ("Qwen2", {}), ("Qwen3", {}), ("Mistral", {"sliding_window": None}), ("Gemma", {}),
-         ("Gemma2", {"sliding_window": CELLS}), ("Gemma3Text", {"sliding_window": CELLS})]  # fmt: skip
+KINDS = [
+    ("Llama", {}),
+    ("Qwen2", {}),
+    ("Qwen3", {}),
+    ("Mistral", {"sliding_window": None}),
+    ("Gemma", {}),
+    ("Gemma2", {"sliding_window": CELLS}),
+    ("Gemma3Text", {"sliding_window": CELLS}),
+]
 
 
 def a_model(name: str, attention: str = "eager", **settings):

@@ -94,9 +94,11 @@ def test_without_arguments_it_shows_the_help():
 
 @pytest.mark.parametrize("args", [["--help"], ["branch", "--help"], ["finetune", "--help"], ["mix", "--help"]])
 def test_help_loads_nothing_heavy(args):
-    script = ("import sys\nfrom eexp.cli import main\n"
-              f"main({args!r})\n"
-              f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)")  # fmt: skip
+    script = (
+        "import sys\nfrom eexp.cli import main\n"
+        f"main({args!r})\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment())
     assert done.stderr.strip() == "[]" and "Usage:" in done.stdout
 
@@ -109,19 +111,30 @@ def test_data_stages_load_nothing_heavy(data, tmp_path):
         "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
         "print([n for n in ('torch', 'transformers', 'llama_cpp', 'scipy') if n in sys.modules], file=sys.stderr)"
     )
-    for args in (["imitation-data", "-q", data["expert"]], ["mix", "-q", data["imitation"]],
-                 ["rollout", "-q", data["branched"]], ["branch", "-q", "--from", "admissible", data["expert"]],
-                 ["expert", "-q", "house", "-n", "1"], ["import", "-q", "messages", "--env", "house", played],
-                 ["show", data["expert"]], ["schema", "example"]):  # fmt: skip
-        done = subprocess.run([sys.executable, "-c", script, *map(str, args)], capture_output=True, text=True,
-                              env=environment())  # fmt: skip
+    for args in (
+        ["imitation-data", "-q", data["expert"]],
+        ["mix", "-q", data["imitation"]],
+        ["rollout", "-q", data["branched"]],
+        ["branch", "-q", "--from", "admissible", data["expert"]],
+        ["expert", "-q", "house", "-n", "1"],
+        ["import", "-q", "messages", "--env", "house", played],
+        ["show", data["expert"]],
+        ["schema", "example"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", script, *map(str, args)], capture_output=True, text=True, env=environment()
+        )
         assert done.stderr.strip() == "[]" and done.stdout
 
 
 def test_options_from_the_environment(monkeypatch, data):
     by_option = run("branch", "--from", "admissible", "-k", 2, "--seed", 5, data["expert"]).ok()
-    for name, value in (("EEXP_BRANCH_FROM", "admissible"), ("EEXP_BRANCH_SOURCE", "admissible"),
-                        ("EEXP_BRANCH_K", "2"), ("EEXP_SEED", "5")):  # fmt: skip
+    for name, value in (
+        ("EEXP_BRANCH_FROM", "admissible"),
+        ("EEXP_BRANCH_SOURCE", "admissible"),
+        ("EEXP_BRANCH_K", "2"),
+        ("EEXP_SEED", "5"),
+    ):
         monkeypatch.setenv(name, value)
     assert run("branch", data["expert"]).ok().out == by_option.out
     assert "k=3" in run("branch", "-k", 3, data["expert"]).ok().records[0]["lineage"][-1], "the command line wins"
@@ -142,15 +155,26 @@ def test_exit_codes_are_documented():
     from eexp import errors
 
     assert (errors.EXIT_OK, errors.EXIT_FAILED, errors.EXIT_USAGE, errors.EXIT_INPUT, errors.EXIT_SET_ASIDE) == (
-        0, 1, 2, 3, 4)  # fmt: skip
+        0,
+        1,
+        2,
+        3,
+        4,
+    )
 
 
 # -- examples --------------------------------------------------------------------------------------------------------
 
-ALL_EXAMPLES = [pytest.param(name, script, id=f"{name or 'eexp'}-{n}",
-                             marks=[pytest.mark.slow] if "branch" in script or "finetune" in script else [])
-                for name in (None, *COMMANDS)
-                for n, script in enumerate(_examples(_command(name) if name else group))]  # fmt: skip
+ALL_EXAMPLES = [
+    pytest.param(
+        name,
+        script,
+        id=f"{name or 'eexp'}-{n}",
+        marks=[pytest.mark.slow] if "branch" in script or "finetune" in script else [],
+    )
+    for name in (None, *COMMANDS)
+    for n, script in enumerate(_examples(_command(name) if name else group))
+]
 
 
 @pytest.fixture

@@ -20,9 +20,20 @@ from eexp.stages.compare import expand
 
 
 def _episodes(successes: dict[tuple[int, int], bool], env: str = "house", **more) -> list[dict]:
-    return [{"type": "episode", "id": f"{env}/{task}/{trial}", "env": env, "task": {"id": str(task)}, "seed": trial,
-             "success": won, "steps": 5 + task % 3, "invalid": task % 2, **more}
-            for (task, trial), won in successes.items()]  # fmt: skip
+    return [
+        {
+            "type": "episode",
+            "id": f"{env}/{task}/{trial}",
+            "env": env,
+            "task": {"id": str(task)},
+            "seed": trial,
+            "success": won,
+            "steps": 5 + task % 3,
+            "invalid": task % 2,
+            **more,
+        }
+        for (task, trial), won in successes.items()
+    ]
 
 
 def _drawn(n: int, rate: float, seed: int, trials: int = 1) -> dict[tuple[int, int], bool]:
@@ -214,8 +225,10 @@ def test_names_in_a_picture_are_no_formulas_and_may_be_in_any_script(files):
     drawing = (files / "a.svg").read_text()
     assert r"$\frac{1$" in drawing and "\u6a21\u578b" in drawing
     said = run("compare", *groups, "--plot", files / "a.png").ok().err
-    assert said in ("", f"note: --plot {files / 'a.png'}: the font lacks some of the characters in the names; "
-                        "an SVG file shows them\n")  # fmt: skip
+    assert said in (
+        "",
+        f"note: --plot {files / 'a.png'}: the font lacks some of the characters in the names; an SVG file shows them\n",
+    )
 
 
 def test_a_picture_without_matplotlib_is_one_line(files, monkeypatch):
@@ -310,8 +323,10 @@ def test_kinds_that_only_one_file_says_are_those_of_all(tmp_path):
     plain, named, otherwise = _episodes(drawn), _episodes(drawn), _episodes(drawn)
     for i, (e, f) in enumerate(zip(named, otherwise)):
         e["kind"], f["kind"] = "ab"[i % 2], "xyz"[i % 3]
-    files = {name: write(tmp_path / f"{name}.jsonl", episodes)
-             for name, episodes in {"plain": plain, "named": named, "otherwise": otherwise}.items()}  # fmt: skip
+    files = {
+        name: write(tmp_path / f"{name}.jsonl", episodes)
+        for name, episodes in {"plain": plain, "named": named, "otherwise": otherwise}.items()
+    }
     for order, kinds in ((("plain", "named"), "ab"), (("named", "plain"), "ab"), (("otherwise", "named"), "xyz")):
         rows = run("compare", *(files[name] for name in order), "--json").ok().records
         assert [list(row["kinds"]) for row in rows] == [list(kinds)] * 2

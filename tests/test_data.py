@@ -21,8 +21,13 @@ def tokenizer():
 
 
 def _example(answer: str = "Action: look", question: str = "You are in the kitchen.") -> dict:
-    return {"type": "example", "id": "1", "kind": "x", "prompt": [{"role": "user", "content": question}],
-            "completion": [{"role": "assistant", "content": answer}]}  # fmt: skip
+    return {
+        "type": "example",
+        "id": "1",
+        "kind": "x",
+        "prompt": [{"role": "user", "content": question}],
+        "completion": [{"role": "assistant", "content": answer}],
+    }
 
 
 def _one(tokenizer, example=None, limit=1000, **more) -> Row:
@@ -100,8 +105,11 @@ def test_too_long_ones_go_to_on_error(tokenizer):
     with pytest.raises(InputError, match=f"has {limit} tokens, more than --max-length {limit - 1}"):
         _one(tokenizer, limit=limit - 1)
     refused = []
-    rows = list(tokenize([_example(), _example("x " * 500), _example()], tokenizer, 100,
-                         lambda e, error: refused.append((e, error))))  # fmt: skip
+    rows = list(
+        tokenize(
+            [_example(), _example("x " * 500), _example()], tokenizer, 100, lambda e, error: refused.append((e, error))
+        )
+    )
     assert len(rows) == 2 and len(refused) == 1 and refused[0][1].where == "$.prompt"
 
 
@@ -109,8 +117,9 @@ def test_tokens_know_their_span(tokenizer):
     row = _one(tokenizer, _thinking())
     said = {name: tokenizer.decode(list(row.ids[targets.start : targets.stop])) for name, _, targets in row.spans()}
     assert {name: text.strip() for name, text in said.items()} == {
-        "thought": "The fridge is shut.", "action": "Action: open fridge<|end|>"
-    }  # fmt: skip
+        "thought": "The fridge is shut.",
+        "action": "Action: open fridge<|end|>",
+    }
     assert row.kind == "x" and row.targets == list(range(row.n_prompt, len(row.ids)))
     plain = _one(tokenizer)
     assert plain.segments == (Segment(plain.n_prompt, "x", 1.0),) and plain.loss_weight == plain.n_targets

@@ -20,30 +20,50 @@ TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 TARGET = TEXT | st.sampled_from(["%b and %s", "\x7f", '",', 'a "b"\\', "\x00\x1f", "the same"])
 OUTCOMES = st.fixed_dictionaries(
     {"observation": TARGET},
-    optional={"valid": st.booleans(), "done": st.booleans(), "summary": st.none() | TEXT,
-              "unknown": st.none() | st.just([[0, 0]])},
-)  # fmt: skip
+    optional={
+        "valid": st.booleans(),
+        "done": st.booleans(),
+        "summary": st.none() | TEXT,
+        "unknown": st.none() | st.just([[0, 0]]),
+    },
+)
 STEPS = st.fixed_dictionaries(
     {"observation": TARGET, "action": TARGET},
-    optional={"thought": st.none() | TEXT, "admissible": st.none() | st.lists(TEXT, max_size=3),
-              "mistake": st.booleans(), "more": st.integers(),
-              "alternatives": st.lists(st.fixed_dictionaries({"action": TARGET, "source": TEXT},
-                                                             optional={"outcome": st.none() | OUTCOMES}),
-                                       max_size=3)},
-)  # fmt: skip
+    optional={
+        "thought": st.none() | TEXT,
+        "admissible": st.none() | st.lists(TEXT, max_size=3),
+        "mistake": st.booleans(),
+        "more": st.integers(),
+        "alternatives": st.lists(
+            st.fixed_dictionaries({"action": TARGET, "source": TEXT}, optional={"outcome": st.none() | OUTCOMES}),
+            max_size=3,
+        ),
+    },
+)
 TRAJECTORIES = st.fixed_dictionaries(
-    {"type": st.just("trajectory"), "id": TARGET, "env": TEXT, "task": st.just({}), "instruction": TEXT,
-     "steps": st.lists(STEPS, max_size=5)},
+    {
+        "type": st.just("trajectory"),
+        "id": TARGET,
+        "env": TEXT,
+        "task": st.just({}),
+        "instruction": TEXT,
+        "steps": st.lists(STEPS, max_size=5),
+    },
     optional={"outcome": st.none() | OUTCOMES, "origin": st.none() | TEXT, "lineage": st.lists(TEXT, max_size=2)},
-)  # fmt: skip
+)
 STYLES = st.builds(
     lambda name, **tables: msgspec.convert({**msgspec.to_builtins(get_style(name)), **tables}, PromptStyle),
     st.sampled_from(["react", "react-list", "think"]),
-    history=st.fixed_dictionaries({}, optional={
-        "steps": st.integers(1, 4), "observation_characters": st.integers(1, 9), "thoughts": st.just("keep"),
-    }),
+    history=st.fixed_dictionaries(
+        {},
+        optional={
+            "steps": st.integers(1, 4),
+            "observation_characters": st.integers(1, 9),
+            "thoughts": st.just("keep"),
+        },
+    ),
     examples=st.just([]) | st.just([{"user": "A room.", "assistant": "Action: go"}]),
-)  # fmt: skip
+)
 
 
 def _prompt(words: PromptStyle, instruction: str, steps: list[dict], ending: str) -> list[str]:
@@ -60,11 +80,19 @@ def _prompt(words: PromptStyle, instruction: str, steps: list[dict], ending: str
     if instruction:
         observations[0] = f"{words.acting.task_label} {instruction}\n{observations[0]}"
     keep = history.thoughts == "keep"
-    answers = [words.answer(step["action"], step.get("thought")).text if keep
-               else f"{words.action.open}{step['action']}{words.action.close}" for step in shown]  # fmt: skip
+    answers = [
+        words.answer(step["action"], step.get("thought")).text
+        if keep
+        else f"{words.action.open}{step['action']}{words.action.close}"
+        for step in shown
+    ]
     turns = [text for turn in zip(observations, answers) for text in turn]
-    return [words.acting.system, *(t for example in words.examples for t in (example.user, example.assistant)),
-            *turns, observations[-1]]  # fmt: skip
+    return [
+        words.acting.system,
+        *(t for example in words.examples for t in (example.user, example.assistant)),
+        *turns,
+        observations[-1],
+    ]
 
 
 @settings(deadline=None, max_examples=60)
@@ -102,9 +130,13 @@ def test_lines_are_the_examples_as_they_are_written(trajectories, words, flag):
     choices = Choices(changes=flag, max_repeats=None if flag else 2)
     counts, seen, common = ([], []), ([], []), {"seed": 1, "on_error": lambda t, error: None}
     calls = [
-        {**common, "count": lambda *args, n=n: counts[n].append(args),
-         "skip": lambda name, n=n: seen[n].append(name) or name.endswith("1")} for n in (0, 1)
-    ]  # fmt: skip
+        {
+            **common,
+            "count": lambda *args, n=n: counts[n].append(args),
+            "skip": lambda name, n=n: seen[n].append(name) or name.endswith("1"),
+        }
+        for n in (0, 1)
+    ]
     examples = world_model_data(iter(trajectories), words, choices, **calls[0])
     written = [dumps(with_lineage(e, "by %b")) for e in examples]
     assert list(world_model_lines(iter(trajectories), words, choices, "by %b", **calls[1])) == [(1, e) for e in written]

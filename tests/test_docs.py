@@ -31,8 +31,12 @@ def load_build():
 build = load_build()
 ctx = click.Context(group, info_name="eexp", **CONTEXT)
 commands = build.all_commands()
-OPTIONS = [(name, p) for name, c in [*commands.items(), ("eexp", group)] for p in c.get_params(ctx)
-           if isinstance(p, click.Option)]  # fmt: skip
+OPTIONS = [
+    (name, p)
+    for name, c in [*commands.items(), ("eexp", group)]
+    for p in c.get_params(ctx)
+    if isinstance(p, click.Option)
+]
 FLAGS = {flag for _, p in OPTIONS for flag in [*p.opts, *p.secondary_opts]}
 
 
@@ -174,9 +178,11 @@ def test_the_manual_pages_render_without_a_warning():
 
 def test_roff_is_escaped():
     assert build.escape(".hidden\n'quoted' a\\b -c ~/x `y`") == (
-        r"\&.hidden" "\n" r"\(aqquoted\(aq a\(rsb \-c \(ti/x \(gay\(ga")  # fmt: skip
+        r"\&.hidden" "\n" r"\(aqquoted\(aq a\(rsb \-c \(ti/x \(gay\(ga"
+    )
     assert build.prose("Give -o FILE, or `eexp mix`: re-read it.") == (
-        r"Give \fB\-o\fP \fIFILE\fP, or \fBeexp mix\fP: re\-read it.")  # fmt: skip
+        r"Give \fB\-o\fP \fIFILE\fP, or \fBeexp mix\fP: re\-read it."
+    )
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

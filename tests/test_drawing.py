@@ -115,8 +115,10 @@ def test_allowed_texts_are_drawn_by_what_the_model_says_at_each_token():
         weights = {c: float(np.exp(logits[Letters().completion(c)[0]])) for c in following}
         return {c: w / sum(weights.values()) for c, w in weights.items()}
 
-    exact = {(text, True): float(np.prod([among(text[:i])[text[i : i + 1]] for i in range(len(text) + 1)]))
-             for text in allowed}  # fmt: skip
+    exact = {
+        (text, True): float(np.prod([among(text[:i])[text[i : i + 1]] for i in range(len(text) + 1)]))
+        for text in allowed
+    }
     assert sum(exact.values()) == pytest.approx(1)
     n = 1500
     draws = [names(drawn(Draw([], 2, 1.0, 9, seed, distinct=True, allowed=allowed))) for seed in range(n)]
@@ -321,8 +323,10 @@ def test_a_text_is_cut_at_the_token_limit():
             assert s.tokens == len(s.text) <= 2 and s.finished == (s.tokens < 2)
 
 
-@pytest.mark.parametrize("request_", [Draw([], 0), Draw([], 0, distinct=True), Draw([], 3, allowed=[]),
-                                      Draw([], 3, distinct=True, allowed=[])])  # fmt: skip
+@pytest.mark.parametrize(
+    "request_",
+    [Draw([], 0), Draw([], 0, distinct=True), Draw([], 3, allowed=[]), Draw([], 3, distinct=True, allowed=[])],
+)
 def test_asking_for_nothing_gives_nothing(request_):
     assert search(request_, Letters()).done and drawn(request_) == []
 
@@ -347,10 +351,19 @@ def test_draws_do_not_depend_on_the_order_in_which_the_model_is_asked():
 
     for seed in range(150):
         chance, table = random.Random(seed), Table(seed % 10, spread=0.5)
-        request = Draw([], chance.randint(1, 6), chance.choice([1.0, 3.0]), chance.randint(1, 4), seed,
-                       lambda s, seed=seed: random.Random(f"{seed} {s.text}").random() > 0.8, 40,
-                       distinct=chance.random() < 0.8, top_p=chance.choice([None, 0.8]),
-                       min_p=chance.choice([None, 0.1, 0.5]), contends=lambda s: s.text[:1] != "a")  # fmt: skip
+        request = Draw(
+            [],
+            chance.randint(1, 6),
+            chance.choice([1.0, 3.0]),
+            chance.randint(1, 4),
+            seed,
+            lambda s, seed=seed: random.Random(f"{seed} {s.text}").random() > 0.8,
+            40,
+            distinct=chance.random() < 0.8,
+            top_p=chance.choice([None, 0.8]),
+            min_p=chance.choice([None, 0.1, 0.5]),
+            contends=lambda s: s.text[:1] != "a",
+        )
         assert in_any_order(request, table, chance) == table.answer([], request)
 
 

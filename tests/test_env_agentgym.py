@@ -20,8 +20,13 @@ from eexp.envs.replay import replay
 from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
 from eexp.stages.rollout import execute
 
-WAY = ["get 2 oak log", "craft 4 oak planks using 1 oak log", "craft 4 oak planks using 1 oak log",
-       "craft 4 stick using 2 oak planks", "craft 1 wooden pickaxe using 3 oak planks, 2 stick"]  # fmt: skip
+WAY = [
+    "get 2 oak log",
+    "craft 4 oak planks using 1 oak log",
+    "craft 4 oak planks using 1 oak log",
+    "craft 4 stick using 2 oak planks",
+    "craft 1 wooden pickaxe using 3 oak planks, 2 stick",
+]
 
 
 @contextmanager
@@ -193,14 +198,17 @@ def test_each_has_an_environment_of_its_own_and_gives_it_back(craft):
     assert not held.worlds
 
 
-@pytest.mark.parametrize(("action", "said"), [
-    ("break 500", "/step: HTTP 500: 'Internal Server Error'"),
-    ("break html", "/step: not JSON: '<html>proxy</html>'"),
-    ("break error", "/step: list index out of range"),
-    ("break shape", "/step: $.observation: expected"),
-    ("break empty", "no observation"),
-    ("break slow", "/step: no answer within 1 s"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("action", "said"),
+    [
+        ("break 500", "/step: HTTP 500: 'Internal Server Error'"),
+        ("break html", "/step: not JSON: '<html>proxy</html>'"),
+        ("break error", "/step: list index out of range"),
+        ("break shape", "/step: $.observation: expected"),
+        ("break empty", "no observation"),
+        ("break slow", "/step: no answer within 1 s"),
+    ],
+)
 def test_what_breaks_costs_the_record(craft, action, said):
     env, _ = craft
     task = next(env.tasks("test"))
@@ -322,8 +330,15 @@ def trajectory(env, spec: str) -> dict:
         others = [{"action": a, "source": "policy", "outcome": None} for a in ("inventory", "get 1 oak log", "sing")]
         steps.append({"observation": seen.text, "action": action, "admissible": None, "alternatives": others})
         seen = env.step(action)
-    return {"type": "trajectory", "id": f"{spec}/{task['id']}", "env": spec, "task": task,
-            "instruction": env.instruction(), "steps": steps, "outcome": seen.outcome()}  # fmt: skip
+    return {
+        "type": "trajectory",
+        "id": f"{spec}/{task['id']}",
+        "env": spec,
+        "task": task,
+        "instruction": env.instruction(),
+        "steps": steps,
+        "outcome": seen.outcome(),
+    }
 
 
 def test_branches_are_replayed_in_workers(craft):
@@ -360,8 +375,12 @@ def test_random_play_needs_a_list():
 
 
 def test_the_servers_of_the_tests_can_be_started_by_hand():
-    with subprocess.Popen([sys.executable, f"{ROOT}/tests/agentgym_servers.py", "alfworld"], stdout=subprocess.PIPE,
-                          env={"PYTHONPATH": str(ROOT)}, text=True) as server:  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, f"{ROOT}/tests/agentgym_servers.py", "alfworld"],
+        stdout=subprocess.PIPE,
+        env={"PYTHONPATH": str(ROOT)},
+        text=True,
+    ) as server:
         try:
             with open_env(f"agentgym:{server.stdout.readline().strip()}?env=alfworld&train=0") as env:
                 assert env.reset(next(env.tasks("train"))).text

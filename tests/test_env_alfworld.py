@@ -44,9 +44,14 @@ def test_the_tasks_are_the_games_by_turns(env, tasks):
     assert env.splits() == ["train", "valid_seen", "valid_unseen"] and env.max_steps == 50
     types = [task["game"].partition("-")[0] for task in tasks]
     assert types == [
-        "pick_and_place_simple", "pick_clean_then_place_in_recep", "pick_heat_then_place_in_recep",
-        "pick_two_obj_and_place", "pick_and_place_simple", "pick_cool_then_place_in_recep", "look_at_obj_in_light",
-    ]  # fmt: skip
+        "pick_and_place_simple",
+        "pick_clean_then_place_in_recep",
+        "pick_heat_then_place_in_recep",
+        "pick_two_obj_and_place",
+        "pick_and_place_simple",
+        "pick_cool_then_place_in_recep",
+        "look_at_obj_in_light",
+    ]
     assert tasks[5] == {
         "id": "valid_seen/pick_cool_then_place_in_recep-Plate-None-CounterTop-1/trial_T20190000",
         "split": "valid_seen",
@@ -61,8 +66,10 @@ def test_the_tasks_are_the_games_by_turns(env, tasks):
 def test_games_that_the_package_leaves_out_are_left_out(data, tmp_path):
     shutil.copytree(data, tmp_path / "data")
     train = tmp_path / "data" / "json_2.1.1" / "train"
-    simple, clean, heat, two = (next(train.glob(f"{kind}-*")) for kind in
-                                ("pick_and_place_simple-Book", "pick_clean*", "pick_heat*", "pick_two*"))  # fmt: skip
+    simple, clean, heat, two = (
+        next(train.glob(f"{kind}-*"))
+        for kind in ("pick_and_place_simple-Book", "pick_clean*", "pick_heat*", "pick_two*")
+    )
     simple.rename(train / "pick_and_place_with_movable_recep-Pen-Mug-Desk-1")
     clean.rename(train / "pick_clean_then_place_in_recep-AppleSliced-None-Fridge-1")
     next(heat.rglob("game.tw-pddl")).unlink()
@@ -136,8 +143,10 @@ def test_the_expert_succeeds(env, tasks):
 def test_the_expert_says_put_in_games_that_do(data, tmp_path):
     """Games from before version 0.4: the commands are those that the package's own migration replaces."""
     shutil.copytree(data / "json_2.1.1", tmp_path / "json_2.1.1")
-    words = {"move {o} to {r}": "put {o} in/on {r}",
-             "You move the {o.name} to the {r.name}.": "You put the {o.name} in/on the {r.name}."}  # fmt: skip
+    words = {
+        "move {o} to {r}": "put {o} in/on {r}",
+        "You move the {o.name} to the {r.name}.": "You put the {o.name} in/on the {r.name}.",
+    }
     for file in tmp_path.rglob("game.tw-pddl"):
         game = json.loads(file.read_text())
         for new, old in words.items():

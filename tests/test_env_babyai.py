@@ -49,9 +49,15 @@ def wander(env: BabyAI, rng: random.Random, steps: int) -> list[tuple[str, objec
 def state(env: BabyAI) -> tuple:
     """All of the world and of the bot's plan, but for the count of steps."""
     world, bot = env._world, env._bot
-    return (world.grid.encode().tobytes(), tuple(map(int, world.agent_pos)), int(world.agent_dir),
-            world.carrying and world.carrying.encode(), world.np_random.bit_generator.state, env.expert(),
-            bot and (repr(bot.stack).replace(str(id(world)), ""), bot.vis_mask.tobytes()))  # fmt: skip
+    return (
+        world.grid.encode().tobytes(),
+        tuple(map(int, world.agent_pos)),
+        int(world.agent_dir),
+        world.carrying and world.carrying.encode(),
+        world.np_random.bit_generator.state,
+        env.expert(),
+        bot and (repr(bot.stack).replace(str(id(world)), ""), bot.vis_mask.tobytes()),
+    )
 
 
 def plain(found: tuple) -> tuple:
@@ -69,8 +75,14 @@ def test_the_splits_go_round_the_levels():
     assert len({task["id"] for found in tasks.values() for task in found}) == 66_000
     assert not {t["seed"] for t in tasks["train"]} & {t["seed"] for t in tasks["test"]}
     assert [task["id"] for task in tasks["train"][:7]] == [
-        "GoToLocal/0", "PickupLoc/0", "OpenDoor/0", "PutNextLocal/0", "UnlockLocalDist/0", "FindObjS5/0", "GoToLocal/1",
-    ]  # fmt: skip
+        "GoToLocal/0",
+        "PickupLoc/0",
+        "OpenDoor/0",
+        "PutNextLocal/0",
+        "UnlockLocalDist/0",
+        "FindObjS5/0",
+        "GoToLocal/1",
+    ]
     assert next(open_env("babyai?level=UnlockLocal,GoTo").tasks("train")) == LOCKED
 
 
@@ -171,10 +183,22 @@ def test_words_for_places_and_things():
         (["go forward", "pick up"], "You cannot pick up the wall."),
         (["turn left", "turn left", "go forward", "go forward", "go forward"], "The purple key is in the way."),
         (["turn left", "turn left", "go forward", "go forward", "pick up", "pick up"], "There is nothing to pick up"),
-        (["turn left", "turn left", "go forward", "go forward", "pick up", "turn right", "turn right",
-          *["go forward"] * 4, "drop"], "There is no room ahead: the wall is there."),
+        (
+            [
+                "turn left",
+                "turn left",
+                "go forward",
+                "go forward",
+                "pick up",
+                "turn right",
+                "turn right",
+                *["go forward"] * 4,
+                "drop",
+            ],
+            "There is no room ahead: the wall is there.",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused(actions, said):
     env = open_env("babyai")
     env.reset(LOCKED)
@@ -352,8 +376,15 @@ def test_another_process_sees_the_same():
         asked.append((task, actions))
         expected.append([texts[0], env.instruction(), *texts[1:]])
     for seed in ("1", "2"):
-        done = subprocess.run([sys.executable, "-c", code], input=json.dumps(asked), capture_output=True, text=True,
-                              check=True, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": seed})  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            input=json.dumps(asked),
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        )
         assert [json.loads(line) for line in done.stdout.splitlines()] == expected
 
 
@@ -410,7 +441,10 @@ def test_things_in_cells_never_in_view_are_unknown():
             if seen.done:
                 break
             assert (twin._viewed == viewed) and (twin is not env)
-            new = [words for at, words in [*babyai._walls(env._view()), *babyai._things(env._view())]
-                   if env._cell(at) not in viewed]  # fmt: skip
+            new = [
+                words
+                for at, words in [*babyai._walls(env._view()), *babyai._things(env._view())]
+                if env._cell(at) not in viewed
+            ]
             assert [seen.text[a:b] for a, b in seen.unknown] == new
             viewed |= {env._cell(at) for at in env._view()}

@@ -47,9 +47,22 @@ def pool(classes: tuple[str, ...]) -> list[str]:
     """Calls that somebody may make of these classes: gold ones of other tasks, and some that are refused."""
     gold = [(e["involved_classes"], list(chain(*calls))) for e, calls in bfcl._entries("base")]
     calls = [call for involved, made in gold if set(involved) <= set(classes) for call in made]
-    return [*calls, "ls()", "pwd()", "cd(folder='..')", "cd('nowhere')", "displayCarStatus('fuel')", "fly(to='Mars')",
-            "logarithm(value=10, base=2, precision=5)", "get_account_info()", "ls(b=1)", "not a call", "done",
-            "post_tweet(content='a', tags=['#b'])", "mv(source='a', destination='b')"]  # fmt: skip
+    return [
+        *calls,
+        "ls()",
+        "pwd()",
+        "cd(folder='..')",
+        "cd('nowhere')",
+        "displayCarStatus('fuel')",
+        "fly(to='Mars')",
+        "logarithm(value=10, base=2, precision=5)",
+        "get_account_info()",
+        "ls(b=1)",
+        "not a call",
+        "done",
+        "post_tweet(content='a', tags=['#b'])",
+        "mv(source='a', destination='b')",
+    ]
 
 
 def wander(env: BFCL, rng: random.Random, steps: int) -> list[tuple[str, object]]:
@@ -83,9 +96,15 @@ def test_the_splits_hold_every_task_once():
     env = open_env("bfcl")
     tasks = {split: list(env.tasks(split)) for split in env.splits()}
     assert {split: len(found) for split, found in tasks.items()} == {
-        "train": 150, "test": 50, "miss_func-train": 150, "miss_func-test": 50, "miss_param-train": 150,
-        "miss_param-test": 50, "long_context-train": 150, "long_context-test": 50,
-    }  # fmt: skip
+        "train": 150,
+        "test": 50,
+        "miss_func-train": 150,
+        "miss_func-test": 50,
+        "miss_param-train": 150,
+        "miss_param-test": 50,
+        "long_context-train": 150,
+        "long_context-test": 50,
+    }
     ids = {split: {t["id"] for t in found} for split, found in tasks.items()}
     assert len(set().union(*ids.values())) == 800
     for category in ("miss_func", "miss_param", "long_context"):
@@ -386,9 +405,14 @@ def test_another_process_sees_the_same():
     texts = [first, *(seen.text for _, seen in made), env.step(actions[-1]).text]
     for seed in ("1", "2"):
         done = subprocess.run(
-            [sys.executable, "-c", code], input=json.dumps([wanted, *actions]), capture_output=True, text=True,
-            check=True, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": seed, "TZ": "Asia/Tokyo"},
-        )  # fmt: skip
+            [sys.executable, "-c", code],
+            input=json.dumps([wanted, *actions]),
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed, "TZ": "Asia/Tokyo"},
+        )
         assert json.loads(done.stdout) == [env.mask(text) for text in texts]
 
 

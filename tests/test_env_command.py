@@ -137,8 +137,10 @@ def test_the_game_without_a_fault_passes(program, fault):
     done.ok()
     assert not failed(found) and done.err == ""
     assert found["forks"][0] == ("ok" if fault == "save" else "-")
-    assert all(found[name][0] == "ok" for name in ("plays", "repeats", "questions", "starts anew", "admissible",
-                                                   "expert", "nonsense", "closes"))  # fmt: skip
+    assert all(
+        found[name][0] == "ok"
+        for name in ("plays", "repeats", "questions", "starts anew", "admissible", "expert", "nonsense", "closes")
+    )
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -251,16 +253,19 @@ class LiesAboutItsProcess(Counting):
 '''
 
 
-@pytest.mark.parametrize(("name", "where", "said"), [
-    ("Raises", "plays", "step: raised KeyError: 'kettle'"),
-    ("Tuples", "plays", "step: expected an Observation, got ('seen', 0.0, False, {})"),
-    ("AnySplit", "splits", "answers for a split that does not exist"),
-    ("Shallow", "forks", "after forks by state, and"),
-    ("SharesItsLog", "side by side", "while another instance played, and"),
-    ("Hangs", "plays", "step: no answer within 1 s"),
-    ("KeepsAProcess", "closes", "processes are left over"),
-    ("LiesAboutItsProcess", "forks", "declares in_process, but has a child process"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "where", "said"),
+    [
+        ("Raises", "plays", "step: raised KeyError: 'kettle'"),
+        ("Tuples", "plays", "step: expected an Observation, got ('seen', 0.0, False, {})"),
+        ("AnySplit", "splits", "answers for a split that does not exist"),
+        ("Shallow", "forks", "after forks by state, and"),
+        ("SharesItsLog", "side by side", "while another instance played, and"),
+        ("Hangs", "plays", "step: no answer within 1 s"),
+        ("KeepsAProcess", "closes", "processes are left over"),
+        ("LiesAboutItsProcess", "forks", "declares in_process, but has a child process"),
+    ],
+)
 def test_a_class_is_checked_as_well(tmp_path, name, where, said):
     (tmp_path / "counting.py").write_text(PYTHON)
     done, found = check(f"counting:{name}", "--timeout", 1, PYTHONPATH=f"{tmp_path}:{ROOT}")
@@ -276,16 +281,23 @@ def counting(name: str) -> dict[str, tuple[str, str]]:
     return {finding.check: (finding.verdict, finding.detail) for finding in found}
 
 
-@pytest.mark.parametrize(("name", "why"), [
-    ("Silent", "no action was taken: neither an expert nor an admissible list tells one; is this the right"),
-    ("Over", "no action was taken: the tasks are over at their beginning"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("Silent", "no action was taken: neither an expert nor an admissible list tells one; is this the right"),
+        ("Over", "no action was taken: the tasks are over at their beginning"),
+    ],
+)
 def test_without_a_step_the_check_fails_and_says_ok_of_nothing_else(name, why):
     found = counting(name)
     assert failed(found) == {"plays": found["plays"][1]} and found["plays"][1].startswith(why)
     assert {check for check, (verdict, _) in found.items() if verdict == "ok"} == {
-        "opens", "splits", "lists tasks", "closes", "time",
-    }  # fmt: skip
+        "opens",
+        "splits",
+        "lists tasks",
+        "closes",
+        "time",
+    }
     assert found["nonsense"] == ("-", "not checked, since 'plays' failed")
 
 
@@ -295,8 +307,10 @@ def test_what_was_not_tried_is_not_ok():
     assert found["plays"][0] == "ok"
 
 
-@pytest.mark.parametrize("spec", ["house", "babyai", "bfcl", f"exec:sh {ROOT}/examples/safe.sh",
-                                  f"exec:{sys.executable} {ROOT}/examples/blocks.py"])  # fmt: skip
+@pytest.mark.parametrize(
+    "spec",
+    ["house", "babyai", "bfcl", f"exec:sh {ROOT}/examples/safe.sh", f"exec:{sys.executable} {ROOT}/examples/blocks.py"],
+)
 def test_what_comes_with_eexp_passes(spec):
     if spec in ("babyai", "bfcl"):
         pytest.importorskip({"babyai": "minigrid", "bfcl": "bfcl_eval"}[spec])

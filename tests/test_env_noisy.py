@@ -76,7 +76,11 @@ def test_only_the_text_has_noise():
         assert noisy.instruction() == house.instruction()
         while not clean.done and house.steps < 20:
             assert (seen.done, seen.score, seen.valid, seen.success) == (
-                clean.done, clean.score, clean.valid, clean.success)  # fmt: skip
+                clean.done,
+                clean.score,
+                clean.valid,
+                clean.success,
+            )
             assert noisy.admissible() == house.admissible()
             assert (noisy.expert(), noisy.explain()) == (house.expert(), house.explain())
             changed += seen.text != clean.text
@@ -155,8 +159,10 @@ def test_branches_are_verified_and_equal_by_every_way_to_fork(tmp_path):
     made = run("expert", "noisy:0.2:house", "-n", 4).ok()
     assert made.records[0]["env"] == "noisy:0.2:house" and made.records[0]["id"] == "noisy:0.2:house/train/0"
     branched = write(tmp_path / "branched", run("branch", "--from", "admissible", "-k", 3, stdin=made.out).ok().records)
-    ways = [run("rollout", "-j", jobs, "--fork", way, branched).ok()
-            for jobs, way in [(1, "state"), (1, "process"), (1, "replay"), (2, "auto")]]  # fmt: skip
+    ways = [
+        run("rollout", "-j", jobs, "--fork", way, branched).ok()
+        for jobs, way in [(1, "state"), (1, "process"), (1, "replay"), (2, "auto")]
+    ]
     assert all("refused" not in done.err and done.out == ways[0].out for done in ways)
     assert "branch points verified" in ways[0].err
     refused = run("rollout", "-j", 1, "--env", "house", "--on-error", "skip", branched)
@@ -195,8 +201,20 @@ def test_a_record_may_bring_its_noise_but_no_program():
     run("rollout", "-j", 1, stdin=lines([broken])).one_error(3, "$.env", "expected noisy:P:ENV")
 
 
-@pytest.mark.parametrize("spec", ["noisy:", "noisy:house", "noisy:0.1", "noisy:0.1:", "noisy:1:house", "noisy:-1:house",
-                                  "noisy:nan:house", "noisy:0.1:noisy:0.1:house", "noisy:0.1:no-such"])  # fmt: skip
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "noisy:",
+        "noisy:house",
+        "noisy:0.1",
+        "noisy:0.1:",
+        "noisy:1:house",
+        "noisy:-1:house",
+        "noisy:nan:house",
+        "noisy:0.1:noisy:0.1:house",
+        "noisy:0.1:no-such",
+    ],
+)
 def test_noise_that_is_none(spec):
     run("expert", spec, "-n", 1).one_error(2, "environment")
 

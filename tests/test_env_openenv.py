@@ -130,11 +130,27 @@ def test_a_server_with_one_session_executes_one_trajectory_at_a_time():
     with served("numbers", rooms=1) as url:
         with open_env(f"openenv:{url}") as env:
             seen = env.reset({"seed": 13})
-        steps = [{"observation": seen.text, "action": "add one", "admissible": None,
-                  "alternatives": [{"action": "take one", "source": "policy", "outcome": None}]}]  # fmt: skip
+        steps = [
+            {
+                "observation": seen.text,
+                "action": "add one",
+                "admissible": None,
+                "alternatives": [{"action": "take one", "source": "policy", "outcome": None}],
+            }
+        ]
         task = {"id": "seed/13", "seed": 13}
-        made = [{"type": "trajectory", "id": f"{n}", "env": "x", "task": task, "instruction": "", "steps": steps,
-                 "outcome": None} for n in range(4)]  # fmt: skip
+        made = [
+            {
+                "type": "trajectory",
+                "id": f"{n}",
+                "env": "x",
+                "task": task,
+                "instruction": "",
+                "steps": steps,
+                "outcome": None,
+            }
+            for n in range(4)
+        ]
         done = spawn("rollout", "-j", "3", "--env", f"openenv:{url}", stdin=lines(made)).ok()
         assert [r["id"] for r in done.records] == ["0", "1", "2", "3"]
         assert "4 branch points verified" in done.err and "2 workers for which the server had no room" in done.err
@@ -184,13 +200,16 @@ def test_a_task_from_elsewhere_is_checked(numbers):
                 env.reset(wrong)
 
 
-@pytest.mark.parametrize(("options", "said"), [
-    ("?action=way", "there are: move, json"),
-    ("?reward=most", "expected last or sum"),
-    ("?train=x", "expected numbers of tasks"),
-    ("?train=0-9&test=9", "both in train and in test"),
-    ("?colour=red", "unexpected keyword"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("?action=way", "there are: move, json"),
+        ("?reward=most", "expected last or sum"),
+        ("?train=x", "expected numbers of tasks"),
+        ("?train=0-9&test=9", "both in train and in test"),
+        ("?colour=red", "unexpected keyword"),
+    ],
+)
 def test_options_that_make_no_sense(numbers, options, said):
     with pytest.raises(UsageError, match=said):
         open_env(numbers + options)
@@ -218,11 +237,19 @@ def test_branches_are_replayed_in_workers(numbers):
         seen = env.reset(task)
         for action in WAY:
             others = [{"action": a, "source": "admissible", "outcome": None} for a in ("take one", "jump")]
-            steps.append({"observation": seen.text, "action": action, "admissible": env.admissible(),
-                          "alternatives": others})  # fmt: skip
+            steps.append(
+                {"observation": seen.text, "action": action, "admissible": env.admissible(), "alternatives": others}
+            )
             seen = env.step(action)
-    made = {"type": "trajectory", "id": "x", "env": numbers, "task": task, "instruction": "", "steps": steps,
-            "outcome": seen.outcome()}  # fmt: skip
+    made = {
+        "type": "trajectory",
+        "id": "x",
+        "env": numbers,
+        "task": task,
+        "instruction": "",
+        "steps": steps,
+        "outcome": seen.outcome(),
+    }
     done = spawn("rollout", "-j", "2", "--env", numbers, stdin=lines([made, {**made, "id": "y"}])).ok()
     assert "10 branch points verified, 20 executed by replay, 10 answered as invalid" in done.err
     outcome = done.records[1]["steps"][1]["alternatives"][0]["outcome"]

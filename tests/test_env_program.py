@@ -157,8 +157,13 @@ def test_the_transcript_in_the_docs_is_what_the_example_says():
     requests = [line for arrow, line in lines if arrow == ">"]
     answers = [line for arrow, line in lines if arrow == "<"]
     assert {json.loads(line)["op"] for line in requests} >= {"hello", "tasks", "reset", "step", "admissible", "expert"}
-    run = subprocess.run(["sh", ROOT / "examples" / "safe.sh"], input="\n".join(requests) + "\n",
-                         capture_output=True, text=True, timeout=20)  # fmt: skip
+    run = subprocess.run(
+        ["sh", ROOT / "examples" / "safe.sh"],
+        input="\n".join(requests) + "\n",
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
     assert [json.loads(line) for line in run.stdout.splitlines()] == [json.loads(line) for line in answers]
 
 
@@ -200,12 +205,15 @@ def test_the_class_in_the_docs_is_found_in_the_working_directory(tmp_path):
     assert b"cannot be loaded: No module named 'numbers_game'" in lost.stderr
 
 
-@pytest.mark.parametrize(("source", "said"), [
-    ("import no_such_thing", "cannot be loaded: No module named 'no_such_thing'"),
-    ("class Game(:", r"cannot be loaded: SyntaxError: .*game_with_a_fault.py, line 1"),
-    ("a = 1\nb = a.c", "cannot be loaded: AttributeError: 'int' object has no attribute 'c'"),
-    ("a = 1", "has no 'Game'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("import no_such_thing", "cannot be loaded: No module named 'no_such_thing'"),
+        ("class Game(:", r"cannot be loaded: SyntaxError: .*game_with_a_fault.py, line 1"),
+        ("a = 1\nb = a.c", "cannot be loaded: AttributeError: 'int' object has no attribute 'c'"),
+        ("a = 1", "has no 'Game'"),
+    ],
+)
 def test_a_fault_in_ones_own_module_is_one_line(tmp_path, monkeypatch, source, said):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])

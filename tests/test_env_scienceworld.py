@@ -117,8 +117,13 @@ def test_kinds_of_task_are_chosen_by_name_or_by_how_they_begin():
     with open_env("scienceworld?task=find,boil&simplifications=none") as env:
         first = list(islice(env.tasks("dev"), 6))
         assert [task["task"] for task in first] == [
-            "boil", "find-living-thing", "find-non-living-thing", "find-plant", "find-animal", "boil",
-        ]  # fmt: skip
+            "boil",
+            "find-living-thing",
+            "find-non-living-thing",
+            "find-plant",
+            "find-animal",
+            "boil",
+        ]
         assert {task["simplifications"] for task in first} == {""}
         assert "(that is closed)" in env.reset(first[0]).text, "no doors are opened for us"
         with pytest.raises(UsageError, match="has no split 'valid'"):

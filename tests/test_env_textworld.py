@@ -169,9 +169,27 @@ def test_what_is_valid(env):
 
 @pytest.mark.parametrize(
     "action",
-    ["save", "SAVE game", "restore", "script on", "transcripts", "restart", "quit", "q", "undo", "oops save", "o save",
-     "tw-trace-actions", "print_state", "verbose", "look. save", "look then save", "me, save", 'look."save'],
-)  # fmt: skip
+    [
+        "save",
+        "SAVE game",
+        "restore",
+        "script on",
+        "transcripts",
+        "restart",
+        "quit",
+        "q",
+        "undo",
+        "oops save",
+        "o save",
+        "tw-trace-actions",
+        "print_state",
+        "verbose",
+        "look. save",
+        "look then save",
+        "me, save",
+        'look."save',
+    ],
+)
 def test_commands_of_the_program_are_refused(env, action, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     task = next(env.tasks("test"))

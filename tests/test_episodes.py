@@ -164,9 +164,14 @@ def test_an_episode_that_says_little(played):
     turns = [{"observation": "A.", "action": "b"}]
     little = {"type": "episode", "id": "1", "env": "x", "task": {}, "success": False, "steps": 1, "transcript": turns}
     assert trajectory_of(little, "1") == {
-        "type": "trajectory", "id": "1", "env": "x", "task": {}, "instruction": "",
-        "steps": [{"observation": "A.", "action": "b", "admissible": None, "thought": None}], "outcome": None,
-    }  # fmt: skip
+        "type": "trajectory",
+        "id": "1",
+        "env": "x",
+        "task": {},
+        "instruction": "",
+        "steps": [{"observation": "A.", "action": "b", "admissible": None, "thought": None}],
+        "outcome": None,
+    }
     with pytest.raises(InputError, match=r"\$.transcript: no action in it"):
         conversation_of({**little, "transcript": []})
     for more in ((), ("--no-replay",)):
@@ -351,7 +356,12 @@ def test_what_was_played_is_branched_and_executed(played, random_play):
     for stage in ("imitation-data", "world-model-data"):
         examples = run(stage, stdin=executed.out).ok().records
         assert examples and [entry.split()[0] for entry in examples[0]["lineage"]] == [
-            "eval", "import", "branch", "rollout", stage]  # fmt: skip
+            "eval",
+            "import",
+            "branch",
+            "rollout",
+            stage,
+        ]
 
 
 @pytest.mark.parametrize(

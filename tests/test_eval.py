@@ -268,8 +268,13 @@ class Speechless(House):
 def test_where_nothing_is_known_to_be_admissible_only_that_episode_ends():
     set_aside = []
     policy = Drawing().policy("react")
-    made = play(Here(Speechless, 4), tasks(12), policy, only_admissible=True,
-                on_error=lambda record, error: set_aside.append((record["task"], str(error))))  # fmt: skip
+    made = play(
+        Here(Speechless, 4),
+        tasks(12),
+        policy,
+        only_admissible=True,
+        on_error=lambda record, error: set_aside.append((record["task"], str(error))),
+    )
     odd = [task for task, _ in tasks(12) if int(task["id"][-1]) % 2]
     assert [task for task, _ in set_aside] == odd and len(made) == 12 - len(odd) and odd
     assert all("none are known here" in said for _, said in set_aside)
@@ -357,11 +362,18 @@ def test_an_accident_costs_a_retry(faults):
 
 def test_what_always_fails_costs_its_task(faults):
     killed, hung, raised, unspeakable = (
-        faults(0, 2, "killed-always"), faults(2, 1, "hung-always"), faults(3, 3, "raised-always"),
-        faults(5, 0, "unspeakable-always"))  # fmt: skip
+        faults(0, 2, "killed-always"),
+        faults(2, 1, "hung-always"),
+        faults(3, 3, "raised-always"),
+        faults(5, 0, "unspeakable-always"),
+    )
     set_aside: dict[str, InputError] = {}
-    made = play(troubled(4, limit=1), tasks(7), Drawing().policy(),
-                on_error=lambda record, error: set_aside.update({record["id"]: error}))  # fmt: skip
+    made = play(
+        troubled(4, limit=1),
+        tasks(7),
+        Drawing().policy(),
+        on_error=lambda record, error: set_aside.update({record["id"]: error}),
+    )
     assert made == [e for n, e in enumerate(undisturbed(7)) if n in (1, 4, 6)]
     assert list(set_aside) == [f"test_eval:Troubled/{t}/0" for t in (killed, hung, raised, unspeakable)]
     first, second, third, fourth = set_aside.values()
@@ -513,8 +525,19 @@ def wait_until(said, within: float = 60.0) -> None:
 def test_no_process_outlives_the_command(faults, how):
     faults(0, 1, "hung-once")
     folder = os.environ["FAULTS"]
-    command = start("eval", "test_eval:Troubled", "-m", "random", "-n", 3, "--parallel", 2, stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE, env=environment(FAULTS=folder, PYTHONPATH=f"{HERE}:{ROOT}"))  # fmt: skip
+    command = start(
+        "eval",
+        "test_eval:Troubled",
+        "-m",
+        "random",
+        "-n",
+        3,
+        "--parallel",
+        2,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment(FAULTS=folder, PYTHONPATH=f"{HERE}:{ROOT}"),
+    )
     wait_until(lambda: not list(Path(folder).iterdir()))  # now one hangs
     assert len(left(folder)) == 5  # the command, two workers, a guard each
     command.send_signal(how)
@@ -539,8 +562,19 @@ def test_no_process_outlives_a_run_that_ends_by_itself(faults):
 
 def test_programs_end_with_a_command_that_is_killed(faults):
     folder = os.environ["FAULTS"]
-    command = start("eval", SAFE, "-m", "random", "--trials", 1000, "--parallel", 2, stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL, env=environment(FAULTS=folder))  # fmt: skip
+    command = start(
+        "eval",
+        SAFE,
+        "-m",
+        "random",
+        "--trials",
+        1000,
+        "--parallel",
+        2,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment(FAULTS=folder),
+    )
     command.stdout.readline()
     wait_until(lambda: len(left(folder)) >= 9)  # the command, two workers, a program each, and their guards
     command.kill()
@@ -551,8 +585,12 @@ def test_programs_end_with_a_command_that_is_killed(faults):
 def test_a_reader_that_has_had_enough_ends_it_quietly(faults):
     folder = os.environ["FAULTS"]
     command = f"{sys.executable} -m eexp eval test_eval:Troubled -m random -n 100 --max-steps 2 --parallel 2 | head -1"
-    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, timeout=60,
-                          env=environment(FAULTS=folder, PYTHONPATH=f"{HERE}:{ROOT}"))  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"],
+        capture_output=True,
+        timeout=60,
+        env=environment(FAULTS=folder, PYTHONPATH=f"{HERE}:{ROOT}"),
+    )
     assert done.returncode == 0 and done.stdout.count(b"\n") == 1 and b"rror" not in done.stderr
     assert not left(folder)
 

@@ -121,8 +121,9 @@ def test_a_mixed_model_agrees(tasks, runs, run_sd):
     frame = pandas.DataFrame(rows, columns=["method", "run", "task", "success"]).assign(all=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fitted = formula.mixedlm("success ~ method", frame, groups="all",
-                                 vc_formula={"run": "0 + C(run)", "task": "0 + C(task)"}).fit(reml=True)  # fmt: skip
+        fitted = formula.mixedlm(
+            "success ~ method", frame, groups="all", vc_formula={"run": "0 + C(run)", "task": "0 + C(task)"}
+        ).fit(reml=True)
     estimate = difference(first, second)
     assert fitted.params["method"] == pytest.approx(estimate.observed, abs=1e-6)
     assert fitted.bse["method"] == pytest.approx(math.sqrt(estimate.tasks + estimate.runs), rel=0.15)
@@ -230,8 +231,9 @@ def _alike(world: World, rng: np.random.Generator) -> float:
     return float(np.corrcoef(first[0, 0], second[0, 0])[0, 1])
 
 
-@pytest.mark.parametrize(("tasks", "runs", "run_sd"), [(200, 3, 0.0), (200, 3, 0.03), (200, 5, 0.03), (500, 1, 0.0),
-                                                       (100, 2, 0.02)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("tasks", "runs", "run_sd"), [(200, 3, 0.0), (200, 3, 0.03), (200, 5, 0.03), (500, 1, 0.0), (100, 2, 0.02)]
+)
 def test_a_planted_difference_is_found_at_the_stated_power(tasks, runs, run_sd):
     """10 points: the share of simulated comparisons that find it is the power that was stated, within 3 points."""
     rng, n = np.random.default_rng(5), 3000
@@ -275,8 +277,18 @@ def test_a_pilot_tells_the_spread():
 
 
 def _episodes(successes: np.ndarray, trial: int = 0) -> list[dict]:
-    return [{"type": "episode", "id": f"e/{i}/{trial}", "env": "e", "task": {"id": str(i)}, "seed": trial, "steps": 1,
-             "success": bool(success)} for i, success in enumerate(successes)]  # fmt: skip
+    return [
+        {
+            "type": "episode",
+            "id": f"e/{i}/{trial}",
+            "env": "e",
+            "task": {"id": str(i)},
+            "seed": trial,
+            "steps": 1,
+            "success": bool(success),
+        }
+        for i, success in enumerate(successes)
+    ]
 
 
 # -- pass@k and pass^k -------------------------------------------------------------------------------------------------

@@ -78,8 +78,9 @@ def test_intervals_of_differences_cover_by_many_simulations():
     _check(GRID, {50: 8000, 200: 4000, 1000: 1500})
 
 
-@pytest.mark.parametrize(("tasks", "runs", "run_sd"), [(50, 1, 0.0), (200, 1, 0.0), (200, 3, 0.0), (200, 3, 0.03),
-                                                       (200, 5, 0.05)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("tasks", "runs", "run_sd"), [(50, 1, 0.0), (200, 1, 0.0), (200, 3, 0.0), (200, 3, 0.03), (200, 5, 0.05)]
+)
 def test_a_null_is_rejected_in_one_of_twenty(tasks, runs, run_sd):
     """4,000 comparisons of equal methods: 3 to 7 % have p below 0.05, with an error of 0.1 % for this test."""
     n, rejected = 4000, 0
@@ -94,8 +95,10 @@ def test_a_null_is_rejected_in_one_of_twenty(tasks, runs, run_sd):
     assert binom.ppf(0.0005, n, 0.03) <= rejected <= binom.isf(0.0005, n, 0.07)
 
 
-@pytest.mark.parametrize(("tasks", "runs", "run_sd", "lowest"), [(200, 1, 0.0, 0.93), (200, 3, 0.0, 0.93),
-                                                                 (50, 5, 0.03, 0.92), (200, 3, 0.05, 0.9)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("tasks", "runs", "run_sd", "lowest"),
+    [(200, 1, 0.0, 0.93), (200, 3, 0.0, 0.93), (50, 5, 0.03, 0.92), (200, 3, 0.05, 0.9)],
+)
 def test_intervals_of_rates_cover(tasks, runs, run_sd, lowest):
     """A single method has fewer runs to tell their spread from: 90 % at least with 3 runs."""
     n = 2000

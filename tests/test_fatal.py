@@ -56,10 +56,13 @@ FATAL = {
 def trajectory(env: str, alternatives: dict[int, list[str]], length: int = 3) -> dict:
     """A path that counts to `length`, with alternatives at some of its steps."""
     steps = [
-        {"observation": str(i), "action": "add",
-         "alternatives": [{"action": a, "source": "model", "outcome": None} for a in alternatives.get(i, [])]}
+        {
+            "observation": str(i),
+            "action": "add",
+            "alternatives": [{"action": a, "source": "model", "outcome": None} for a in alternatives.get(i, [])],
+        }
         for i in range(length)
-    ]  # fmt: skip
+    ]
     outcome = {"observation": str(length), "done": False, "score": None, "valid": True}
     return {
         "type": "trajectory",

@@ -58,9 +58,20 @@ def _apart(a: Path, b: Path) -> float:
 
 def _two(*args: object) -> subprocess.CompletedProcess:
     """`eexp finetune ARGS` in two processes."""
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2",
-              "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "-m", "eexp",
-              "finetune"]  # fmt: skip
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes=2",
+        "--num_machines=1",
+        "--mixed_precision=no",
+        "--dynamo_backend=no",
+        "--main_process_port=0",
+        "-m",
+        "eexp",
+        "finetune",
+    ]
     return subprocess.run([*launch, *args], capture_output=True, text=True, timeout=240, env=environment())
 
 
@@ -146,8 +157,21 @@ def test_an_adapter_and_what_is_saved_with_it(few, tmp_path):
 
 
 def test_the_loss_is_that_of_the_completions_alone(few, tmp_path):
-    run("finetune", "-q", "-m", "tiny", "-o", tmp_path / "run", "--max-steps", 1, "--batch-size", 8,
-        "--tokens-per-batch", 200, few).ok()  # fmt: skip
+    run(
+        "finetune",
+        "-q",
+        "-m",
+        "tiny",
+        "-o",
+        tmp_path / "run",
+        "--max-steps",
+        1,
+        "--batch-size",
+        8,
+        "--tokens-per-batch",
+        200,
+        few,
+    ).ok()
     assert _metrics(tmp_path / "run")[0]["loss"] == pytest.approx(_completion_loss(read(few)), rel=1e-6)
 
 
@@ -189,8 +213,13 @@ def test_the_same_seed_gives_the_same_adapter(few, tmp_path):
 def test_how_an_update_is_computed_changes_nothing(few, tmp_path):
     """One example at a time, all as one tree, in parts of it, padded, or checkpointed."""
     args = ["-m", "tiny", "--rank", 2, "--batch-size", 8, "--max-steps", 3, "--lr", 0.001]
-    ways = {"one": ["--packing", "none", "--tokens-per-batch", 1], "padded": ["--packing", "none"],
-            "parts": ["--tokens-per-batch", 200], "tree": [], "checkpointed": ["--gradient-checkpointing"]}  # fmt: skip
+    ways = {
+        "one": ["--packing", "none", "--tokens-per-batch", 1],
+        "padded": ["--packing", "none"],
+        "parts": ["--tokens-per-batch", 200],
+        "tree": [],
+        "checkpointed": ["--gradient-checkpointing"],
+    }
     losses, tokens = {}, {}
     for name, options in ways.items():
         run("finetune", "-q", *args, *options, "-o", tmp_path / name, few).ok()
@@ -204,8 +233,28 @@ def test_how_an_update_is_computed_changes_nothing(few, tmp_path):
 @pytest.mark.slow
 def test_processes_together_make_the_same_adapter(data, few, tmp_path):
     held_out = write(tmp_path / "held-out", [{**e, "group": "other"} for e in read(few)])
-    args = ["-m", "tiny", "--rank", "2", "--lr", "0.003", "--batch-size", "7", "--max-steps", "4", "--save-every", "3",
-            "--tokens-per-batch", "400", "--validate", held_out, "--validate-every", "2", "--keep", "best"]  # fmt: skip
+    args = [
+        "-m",
+        "tiny",
+        "--rank",
+        "2",
+        "--lr",
+        "0.003",
+        "--batch-size",
+        "7",
+        "--max-steps",
+        "4",
+        "--save-every",
+        "3",
+        "--tokens-per-batch",
+        "400",
+        "--validate",
+        held_out,
+        "--validate-every",
+        "2",
+        "--keep",
+        "best",
+    ]
     run("finetune", "-q", *args, "-o", tmp_path / "one", data["world"]).ok()
     done = _two(*args, "-o", tmp_path / "two", data["world"])
     assert done.returncode == 0, done.stderr
@@ -362,8 +411,13 @@ def test_held_out_losses_are_followed(few, held_out, tmp_path):
     assert {kind: one["tokens"] for kind, one in found[0]["kinds"].items()} == {k: len(v) for k, v in kinds.items()}
     for kind, of_kind in kinds.items():
         assert found[0]["kinds"][kind]["loss"] == pytest.approx(sum(of_kind) / len(of_kind), rel=1e-5)
-    assert list(found[0]["spans"]) == ["imitation/action", "reflection/action", "reflection/thought",
-                                       "world_model/observation", "world_model/unknown"]  # fmt: skip
+    assert list(found[0]["spans"]) == [
+        "imitation/action",
+        "reflection/action",
+        "reflection/thought",
+        "world_model/observation",
+        "world_model/unknown",
+    ]
     assert found[4]["loss"] != found[0]["loss"]
     said = _run(tmp_path / "run")
     assert said["final_validation"] == found[4] and said["kept_step"] == 4
@@ -397,8 +451,26 @@ def test_held_out_losses_are_of_all_targets_alike(few, held_out, tmp_path):
 
 def test_the_best_weights_are_kept(few, held_out, tmp_path):
     """A step size that ruins what the first updates learn: the best is neither the last nor what the run began with."""
-    args = ["finetune", "-q", "-m", "tiny", "--rank", 8, "--batch-size", 8, "--lr", 0.02, "--schedule", "constant",
-            "--epochs", 6, "--warmup", 0, "--validate", held_out]  # fmt: skip
+    args = [
+        "finetune",
+        "-q",
+        "-m",
+        "tiny",
+        "--rank",
+        8,
+        "--batch-size",
+        8,
+        "--lr",
+        0.02,
+        "--schedule",
+        "constant",
+        "--epochs",
+        6,
+        "--warmup",
+        0,
+        "--validate",
+        held_out,
+    ]
     run(*args, "--keep", "best", "-o", tmp_path / "best", few).ok()
     losses = {step: found["loss"] for step, found in _validations(tmp_path / "best").items() if step}
     said = _run(tmp_path / "best")
@@ -469,8 +541,22 @@ def test_an_action_after_a_thought_counts_as_told(few, held_out, tmp_path):
 def test_kinds_share_the_loss_as_told(few, held_out, tmp_path):
     """The gradient of a run of one update is that of examples that were weighted by hand."""
     examples = read(held_out)
-    args = ["finetune", "-q", "-m", "tiny", "--rank", 2, "--batch-size", 12, "--max-steps", 1, "--lr", 0.01,
-            "--warmup", 0]  # fmt: skip
+    args = [
+        "finetune",
+        "-q",
+        "-m",
+        "tiny",
+        "--rank",
+        2,
+        "--batch-size",
+        12,
+        "--max-steps",
+        1,
+        "--lr",
+        0.01,
+        "--warmup",
+        0,
+    ]
     shares = ["--share", "world_model=0.05", "--share", "reflection=0.25"]
     run(*args, *shares, "-o", tmp_path / "shares", held_out).ok()
     counts: dict = {}
@@ -508,13 +594,19 @@ def test_shares_hold_over_updates_of_one_kind(held_out, tmp_path):
     )
 
 
-@pytest.mark.parametrize("shares, code, said", [
-    (["world_model"], 2, "expected KIND=SHARE"), (["world_model=x"], 2, "expected KIND=SHARE"),
-    (["world_model=1"], 2, "a share between 0 and 1"), (["world_model=0"], 2, "a share between 0 and 1"),
-    (["a=0.5", "b=0.5"], 2, "the shares add up to 1"), (["a=0.1", "a=0.2"], 2, "two shares for a"),
-    (["other=0.1"], 2, "--share other=0.1: no update has an example of this kind; kinds: imitation"),
-    (["imitation=0.1"], 2, "--share imitation: there are no other kinds for the rest of the loss"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "shares, code, said",
+    [
+        (["world_model"], 2, "expected KIND=SHARE"),
+        (["world_model=x"], 2, "expected KIND=SHARE"),
+        (["world_model=1"], 2, "a share between 0 and 1"),
+        (["world_model=0"], 2, "a share between 0 and 1"),
+        (["a=0.5", "b=0.5"], 2, "the shares add up to 1"),
+        (["a=0.1", "a=0.2"], 2, "two shares for a"),
+        (["other=0.1"], 2, "--share other=0.1: no update has an example of this kind; kinds: imitation"),
+        (["imitation=0.1"], 2, "--share imitation: there are no other kinds for the rest of the loss"),
+    ],
+)
 def test_shares_that_cannot_be(few, tmp_path, shares, code, said):
     options = [word for share in shares for word in ("--share", share)]
     done = run("finetune", *SMALL, *options, "-o", tmp_path / "run", few).ok(code)
@@ -522,16 +614,27 @@ def test_shares_that_cannot_be(few, tmp_path, shares, code, said):
 
 
 def test_what_a_run_says_about_playing(few, held_out, data, tmp_path):
-    files = {"plain": few, "world": data["world"], "thinking": held_out,
-             "empty": write(tmp_path / "empty.jsonl", [{**e, "spans": [{"name": "thought", "start": 0, "end": 0},
-                                                                 {"name": "action", "start": 0, "end": 3}]}
-                                                 for e in read(few)])}  # fmt: skip
+    files = {
+        "plain": few,
+        "world": data["world"],
+        "thinking": held_out,
+        "empty": write(
+            tmp_path / "empty.jsonl",
+            [
+                {**e, "spans": [{"name": "thought", "start": 0, "end": 0}, {"name": "action", "start": 0, "end": 3}]}
+                for e in read(few)
+            ],
+        ),
+    }
     for name, file in files.items():
         run("finetune", "-q", "-m", "tiny", "--rank", 2, "--max-steps", 1, "-o", tmp_path / name, file).ok()
     said = {name: _run(tmp_path / name) for name in files}
     assert {name: one["think"] for name, one in said.items()} == {
-        "plain": "never", "world": None, "thinking": "always", "empty": "never"
-    }  # fmt: skip
+        "plain": "never",
+        "world": None,
+        "thinking": "always",
+        "empty": "never",
+    }
     longest = said["thinking"]["longest_completion"]
     assert longest.keys() == {"imitation", "reflection", "world_model"}
     reflections = [e for e in read(held_out) if e["kind"] == "reflection"]
@@ -570,8 +673,12 @@ def test_an_update_is_of_whole_trajectories(data, tmp_path):
     file = write(tmp_path / "in", examples)
     args = ["finetune", "-q", "-m", "tiny", "--rank", 2, file]
     updates = {}
-    for name, options in {"default": [], "one": ["--batch-trajectories", 1], "five": ["--batch-trajectories", 5],
-                          "examples": ["--shuffle", "examples"]}.items():  # fmt: skip
+    for name, options in {
+        "default": [],
+        "one": ["--batch-trajectories", 1],
+        "five": ["--batch-trajectories", 5],
+        "examples": ["--shuffle", "examples"],
+    }.items():
         run(*args, *options, "-o", tmp_path / name).ok()
         updates[name] = _run(tmp_path / name)["updates"]
     assert updates == {"default": 2, "one": 9, "five": 2, "examples": -(-len(examples) // 16)}
@@ -603,8 +710,15 @@ def test_a_model_that_cannot_be_a_tree_is_refused_by_name(few, tmp_path):
     from eexp.models.tiny import TINY_DIR
 
     tokenizer = AutoTokenizer.from_pretrained(TINY_DIR)
-    config = MistralConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-                           num_attention_heads=2, num_key_value_heads=1, sliding_window=32)  # fmt: skip
+    config = MistralConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        sliding_window=32,
+    )
     MistralForCausalLM(config).save_pretrained(tmp_path / "mistral")
     tokenizer.save_pretrained(tmp_path / "mistral")
     args = ["finetune", "-q", "-m", tmp_path / "mistral", "--full", "--max-steps", 1, "-o", tmp_path / "run", few]
@@ -621,8 +735,24 @@ def test_curves_are_reported_where_the_package_is(few, tmp_path, monkeypatch):
 
 def test_it_learns(few, tmp_path):
     """Eight examples by heart, and nothing but them: the loss goes near zero."""
-    run("finetune", "-q", "-m", "tiny", "--full", "--lr", 0.003, "--schedule", "constant", "--max-steps", 30,
-        "--batch-size", 8, "-o", tmp_path / "run", few).ok()  # fmt: skip
+    run(
+        "finetune",
+        "-q",
+        "-m",
+        "tiny",
+        "--full",
+        "--lr",
+        0.003,
+        "--schedule",
+        "constant",
+        "--max-steps",
+        30,
+        "--batch-size",
+        8,
+        "-o",
+        tmp_path / "run",
+        few,
+    ).ok()
     losses = [m["loss"] for m in _metrics(tmp_path / "run")]
     assert losses[-1] < 0.5 * losses[0]
 
@@ -716,8 +846,24 @@ def test_standard_input_and_several_files(few, tmp_path):
 @pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(few, tmp_path):
     held_out = write(tmp_path / "held-out", [{**e, "group": "other"} for e in read(few)[:4]])
-    command = ["finetune", *SMALL, "--epochs", 6, "--save-every", 2, "--lr", 0.01, "--validate", held_out,
-               "--validate-every", 3, "--keep", "best", "--resume", "-q"]  # fmt: skip
+    command = [
+        "finetune",
+        *SMALL,
+        "--epochs",
+        6,
+        "--save-every",
+        2,
+        "--lr",
+        0.01,
+        "--validate",
+        held_out,
+        "--validate-every",
+        3,
+        "--keep",
+        "best",
+        "--resume",
+        "-q",
+    ]
     spawn(*command, "-o", tmp_path / "whole", few).ok()
     whole = _metrics(tmp_path / "whole")
     assert len(whole) == 12
@@ -798,8 +944,19 @@ def test_what_a_killed_run_was_made_from_may_not_change(few, data, tmp_path, mon
     for name, steps in (("iwm", 1), ("other", 2)):
         run("finetune", "-q", *SMALL, "--max-steps", steps, "-o", tmp_path / name, few).ok()
     run("finetune", "-q", *SMALL, "--max-steps", 4, "-o", tmp_path / "il", few).ok()
-    args = ["finetune", "-q", *SMALL, "--init", tmp_path / "iwm", "--budget-like", tmp_path / "il", "--resume",
-            "-o", tmp_path / "run", few]  # fmt: skip
+    args = [
+        "finetune",
+        "-q",
+        *SMALL,
+        "--init",
+        tmp_path / "iwm",
+        "--budget-like",
+        tmp_path / "il",
+        "--resume",
+        "-o",
+        tmp_path / "run",
+        few,
+    ]
 
     def die(*args):
         raise MemoryError
@@ -826,8 +983,22 @@ def test_numbers_that_are_none(few, tmp_path):
 
 
 def test_a_constant_rate_is_warmed_up_too(few, tmp_path):
-    run("finetune", "-q", *SMALL, "--schedule", "constant", "--warmup", 0.5, "--lr", 0.01, "--epochs", 2,
-        "-o", tmp_path / "run", few).ok()  # fmt: skip
+    run(
+        "finetune",
+        "-q",
+        *SMALL,
+        "--schedule",
+        "constant",
+        "--warmup",
+        0.5,
+        "--lr",
+        0.01,
+        "--epochs",
+        2,
+        "-o",
+        tmp_path / "run",
+        few,
+    ).ok()
     assert [m["learning_rate"] for m in _metrics(tmp_path / "run")] == pytest.approx([0, 0.005, 0.01, 0.01])
 
 
@@ -879,8 +1050,14 @@ def test_tied_weights_are_counted_once(tmp_path, monkeypatch):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(vocab_size=1000, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-                         num_attention_heads=2, tie_word_embeddings=True)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=1000,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        tie_word_embeddings=True,
+    )
     model = LlamaForCausalLM(config)
     model.save_pretrained(tmp_path / "tied")
     size = 4 * sum(p.numel() for p in model.parameters())

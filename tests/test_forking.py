@@ -132,8 +132,11 @@ def roll(job: dict, opened: Any, on_step: Any) -> dict:
     env = opened.get(job["env"])
     done = execute(env, job["trajectory"], job["fork"], on_step)
     assert not done.refused, done.refused
-    return {"by": done.counts[f"executed by {job['fork']}"], "trajectory": done.trajectory,
-            "end": [env.instruction(), env.admissible(), env.expert()]}  # fmt: skip
+    return {
+        "by": done.counts[f"executed by {job['fork']}"],
+        "trajectory": done.trajectory,
+        "end": [env.instruction(), env.admissible(), env.expert()],
+    }
 
 
 def some(job: dict, opened: Any, on_step: Any) -> dict:
@@ -175,8 +178,9 @@ def rolled(pool: Pool, spec: str, trajectories: list[dict], way: str) -> list[di
     return list(ask(pool, roll, [{"env": spec, "trajectory": t, "fork": way} for t in trajectories]))
 
 
-def check(spec: str, ways: tuple[str, ...], branches: int = BRANCHES, k: int = 5, longest: int = 12,
-          games: int | None = None) -> None:  # fmt: skip
+def check(
+    spec: str, ways: tuple[str, ...], branches: int = BRANCHES, k: int = 5, longest: int = 12, games: int | None = None
+) -> None:
     with Pool(1, spec, 300) as pool:
         trajectories = episodes(pool, spec, branches, k, longest, games)
         made = {way: rolled(pool, spec, trajectories, way) for way in ways}
@@ -278,6 +282,9 @@ def test_an_action_in_place_sees_what_it_sees_in_a_copy():
 def test_an_alternative_that_leaks_into_the_path_is_refused():
     for t in tallied(straight=1.0):
         done = execute(Leaking(), t, "state")
-        leaks = [i for i, step in enumerate(t["steps"])
-                 if any(a["action"] in ("draw", "forget") for a in step["alternatives"])]  # fmt: skip
+        leaks = [
+            i
+            for i, step in enumerate(t["steps"])
+            if any(a["action"] in ("draw", "forget") for a in step["alternatives"])
+        ]
         assert [e.where for e in done.refused] == [f"$.steps[{i}]" for i in range(leaks[0], len(t["steps"]))]

@@ -35,9 +35,16 @@ def states() -> list[dict]:
         for t in expert(house, islice(house.tasks(split), 3)):
             for i, step in enumerate(t["steps"]):
                 prompt = STYLE.act(t["instruction"], t["steps"][:i], step["observation"])
-                made.append({"prompt": prompt, "actions": [STYLE.answer(a).text for a in step["admissible"]],
-                             "expert": STYLE.answer(step["action"]).text, "step": step, "before": t["steps"][:i],
-                             "instruction": t["instruction"]})  # fmt: skip
+                made.append(
+                    {
+                        "prompt": prompt,
+                        "actions": [STYLE.answer(a).text for a in step["admissible"]],
+                        "expert": STYLE.answer(step["action"]).text,
+                        "step": step,
+                        "before": t["steps"][:i],
+                        "instruction": t["instruction"],
+                    }
+                )
     return made
 
 
@@ -74,8 +81,10 @@ def logprobs(answers: list[list[Sample]]) -> list[float]:
 
 
 def some_draws(states: list[dict], **how) -> list[Draw]:
-    return [Draw(**{**dict(prompt=s["prompt"], n=4, temperature=2.0, max_tokens=12, seed=i), **how})
-            for i, s in enumerate(states)]  # fmt: skip
+    return [
+        Draw(**{**dict(prompt=s["prompt"], n=4, temperature=2.0, max_tokens=12, seed=i), **how})
+        for i, s in enumerate(states)
+    ]
 
 
 def branching(states: list[dict]) -> list[Draw]:
@@ -106,8 +115,11 @@ def test_tokens_are_the_same(llama, hf, states):
     prompts = [[{"role": "user", "content": text}] for text in hard] + [s["prompt"] for s in states]
     for s in states[::3]:
         prompts.append(STYLE.world_model(s["instruction"], s["before"], s["step"]["observation"], s["step"]["action"]))
-        prompts.append(get_style("react-list").act(s["instruction"], s["before"], s["step"]["observation"],
-                                                   s["step"]["admissible"]))  # fmt: skip
+        prompts.append(
+            get_style("react-list").act(
+                s["instruction"], s["before"], s["step"]["observation"], s["step"]["admissible"]
+            )
+        )
     for prompt in prompts:
         of_transformers = hf._tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
         assert llama.prompt_ids(prompt) == hf.prompt_ids(prompt) == of_transformers["input_ids"]
@@ -148,8 +160,12 @@ def test_the_backends_draw_the_same_texts(llama, hf, states, how):
     """With the same seed. Rounding differs in the last digits, so a draw that falls between two tokens may differ.
     Of 50 requests none did here; two are let pass, since other processors round in other ways.
     """
-    requests = {"independent": some_draws(states), "distinct": some_draws(states, distinct=True, temperature=1.0),
-                "refusing": branching(states), "greedy": some_draws(states, temperature=0, n=1)}[how]  # fmt: skip
+    requests = {
+        "independent": some_draws(states),
+        "distinct": some_draws(states, distinct=True, temperature=1.0),
+        "refusing": branching(states),
+        "greedy": some_draws(states, temperature=0, n=1),
+    }[how]
     ours, theirs = llama.ask(requests), hf.ask(requests)
     same = [i for i, (a, b) in enumerate(zip(texts(ours), texts(theirs))) if a == b]
     assert len(same) >= len(requests) - 2
@@ -203,8 +219,11 @@ def test_texts_are_included_as_often_as_they_should_be(backend, hf, states, requ
     p = exact_probabilities(hf, prompt, allowed)
     assert sum(p.values()) == pytest.approx(1)
     how = dict(prompt=prompt, temperature=1.0, max_tokens=20, allowed=allowed)
-    drawn = [[s.text for s in answer] for seed in range(0, n, 60)
-             for answer in model.ask([Draw(**how, n=2, seed=seed + i, distinct=True) for i in range(60)])]  # fmt: skip
+    drawn = [
+        [s.text for s in answer]
+        for seed in range(0, n, 60)
+        for answer in model.ask([Draw(**how, n=2, seed=seed + i, distinct=True) for i in range(60)])
+    ]
     assert all(len(set(two)) == 2 for two in drawn)
     included = {a: p[a] + sum(p[b] * p[a] / (1 - p[b]) for b in p if b != a) for a in p}
     independent = Counter(s.text for s in model.ask([Draw(**how, n=n, seed=1)])[0])
@@ -268,8 +287,10 @@ def test_a_state_is_answered_alone_as_among_many(backend, states, request):
 
 def test_what_was_asked_before_changes_nothing(tiny, llama, states):
     """Not the last digit of a log-probability; and with keys and values in half precision, too."""
-    groups = [branching(states[i : i + 3]) + [Score(s["prompt"], s["actions"]) for s in states[i : i + 1]]
-              for i in range(0, 25, 5)]  # fmt: skip
+    groups = [
+        branching(states[i : i + 3]) + [Score(s["prompt"], s["actions"]) for s in states[i : i + 1]]
+        for i in range(0, 25, 5)
+    ]
     with open_model(str(tiny), Engine(threads=1)) as half:
         for model in (llama, half):
             first = list(model.answer(groups))
@@ -352,8 +373,23 @@ def adapters(data, tmp_path_factory):
     here, made = tmp_path_factory.mktemp("adapters"), []
     for rank in (2, 4):
         peft, gguf = here / f"peft{rank}", here / f"adapter{rank}.gguf"
-        run("finetune", "-q", "-m", "tiny", "-o", peft, "--lr", 0.02, "--max-steps", 3, "--batch-size", 4,
-            "--rank", rank, data["imitation"]).ok()  # fmt: skip
+        run(
+            "finetune",
+            "-q",
+            "-m",
+            "tiny",
+            "-o",
+            peft,
+            "--lr",
+            0.02,
+            "--max-steps",
+            3,
+            "--batch-size",
+            4,
+            "--rank",
+            rank,
+            data["imitation"],
+        ).ok()
         run("export", "-q", peft, "-o", gguf).ok()
         made.append((peft, gguf))
     return made

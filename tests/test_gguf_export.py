@@ -325,13 +325,18 @@ def test_vocabulary_and_chat_template(family):
         (CHAT_TEMPLATE, "<|endoftext|>", "<|im_end|>"),
         (CHAT_TEMPLATE, "<|im_end|>", None),
         (CHAT_TEMPLATE.replace("<|im_end|>", "<|endoftext|>"), "<|endoftext|>", None),
-        (CHAT_TEMPLATE.replace("{{ message['content'] }}", "{% generation %}{{ message['content'] }}")
-         .replace("<|im_end|>", "<|im_end|>{% endgeneration %}"), "<|endoftext|>", "<|im_end|>"),
+        (
+            CHAT_TEMPLATE.replace("{{ message['content'] }}", "{% generation %}{{ message['content'] }}").replace(
+                "<|im_end|>", "<|im_end|>{% endgeneration %}"
+            ),
+            "<|endoftext|>",
+            "<|im_end|>",
+        ),
         ("{{ raise_exception('no') }}", "<|endoftext|>", None),
         ("{% broken", "<|endoftext|>", None),
         ("", "<|endoftext|>", None),
     ],
-)  # fmt: skip
+)
 def test_end_of_turn(family, tmp_path, template, eos, eot):
     where = link_copy(family("qwen2")[0], tmp_path / "changed")
     (where / "chat_template.jinja").unlink()

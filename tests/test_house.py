@@ -29,13 +29,16 @@ from eexp.envs.house import (
     WORLD,
     House,
     _into,
-)  # fmt: skip
+)
 from eexp.errors import InputError, UsageError
 from eexp.records import canonical
 
 OBJECTS = [*FOOD, *DISHES, *THINGS, *OOD_FOOD, *OOD_DISHES, *OOD_THINGS]
-tasks = st.builds(lambda split, n: {"id": f"{split}/{n % SPLITS[split]}", "split": split},
-                  st.sampled_from(list(SPLITS)), st.integers(0, 10**6))  # fmt: skip
+tasks = st.builds(
+    lambda split, n: {"id": f"{split}/{n % SPLITS[split]}", "split": split},
+    st.sampled_from(list(SPLITS)),
+    st.integers(0, 10**6),
+)
 solvable = tasks.filter(lambda t: t["split"] != "play")
 quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 
@@ -70,8 +73,18 @@ def _wander(house: House, task: dict, rng: random.Random, steps: int) -> list[st
 
 def _look(house: House) -> tuple:
     """All that can be known of a state."""
-    return (house.room, house.held, dict(house.where), set(house.opened), {o: set(s) for o, s in house.state.items()},
-            house.examined, house.over, house.admissible(), house.expert(), list(house.seen_rooms))  # fmt: skip
+    return (
+        house.room,
+        house.held,
+        dict(house.where),
+        set(house.opened),
+        {o: set(s) for o, s in house.state.items()},
+        house.examined,
+        house.over,
+        house.admissible(),
+        house.expert(),
+        list(house.seen_rooms),
+    )
 
 
 @quick

@@ -56,8 +56,10 @@ def completion(body: dict, most: int = 64) -> dict:
     listed = [{"token": t, "logprob": p} for t, p in ((prompt, -1.0), ("+", -1.0), ("<end>", -0.5))]
     texts = [f"{seed % 1000 + i}{prompt}+" for i in range(min(most, body.get("n", 1)))]
     given = {"logprobs": {"content": listed}} if body.get("logprobs") else {}
-    return {"choices": [{"message": {"content": t}, "finish_reason": "stop", **given} for t in texts],
-            "usage": {"prompt_tokens": 7, "completion_tokens": 3 * len(texts)}}  # fmt: skip
+    return {
+        "choices": [{"message": {"content": t}, "finish_reason": "stop", **given} for t in texts],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 3 * len(texts)},
+    }
 
 
 class Faulty(ThreadingHTTPServer):
@@ -107,8 +109,11 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             with server.lock:
                 server.at_once -= 1
-        self.say(Reply(body=completion(body), headers=reply.headers, cut=reply.cut)
-                 if reply.status == 200 and reply.body is None else reply)  # fmt: skip
+        self.say(
+            Reply(body=completion(body), headers=reply.headers, cut=reply.cut)
+            if reply.status == 200 and reply.body is None
+            else reply
+        )
 
     def say(self, reply: Reply) -> None:
         body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
@@ -181,8 +186,18 @@ def test_a_draw_is_one_request_where_the_server_gives_n(faulty):
     assert len(faulty.asked) == 3 and faulty.asked[0] == faulty.asked[1]
     body = faulty.asked[0]
     assert 0 <= body.pop("seed") < 2**31
-    assert body == {"model": "name", "messages": chat("a"), "n": 3, "temperature": 0.7, "max_tokens": 9,
-                    "logprobs": True, "top_p": 1, "top_k": -1, "min_p": 0, "repetition_penalty": 1}  # fmt: skip
+    assert body == {
+        "model": "name",
+        "messages": chat("a"),
+        "n": 3,
+        "temperature": 0.7,
+        "max_tokens": 9,
+        "logprobs": True,
+        "top_p": 1,
+        "top_k": -1,
+        "min_p": 0,
+        "repetition_penalty": 1,
+    }
     assert model.counts == Counter({"prompt tokens": 21, "tokens written": 27, "texts written": 9})
 
 
@@ -350,10 +365,14 @@ def test_half_a_surrogate_pair_passes(faulty):
 
 @pytest.mark.parametrize(
     "fault",
-    [*(Reply(status, "busy") for status in (408, 409, 425, 429, 500, 502, 503)),
-     Reply(503, b"", {"Retry-After": "0"}), Reply(429, "slow down", {"Retry-After": formatdate(0)}),
-     Reply(cut=True), Reply(delay=1)],
-)  # fmt: skip
+    [
+        *(Reply(status, "busy") for status in (408, 409, 425, 429, 500, 502, 503)),
+        Reply(503, b"", {"Retry-After": "0"}),
+        Reply(429, "slow down", {"Retry-After": formatdate(0)}),
+        Reply(cut=True),
+        Reply(delay=1),
+    ],
+)
 def test_what_passes_is_tried_again(faulty, fault):
     faulty.reply = lambda body, nth: fault if nth < 2 else Reply()
     with opened(faulty, timeout=0.5 if fault.delay else None, tries=3) as model:
@@ -439,8 +458,10 @@ def test_an_answer_without_end(monkeypatch, head, part, pause, said):
     server = _Endless(head, part, pause)
     begun = time.monotonic()
     try:
-        with (HttpModel(f"{server.url}/v1#name", timeout=0.3, tries=1) as model,
-              pytest.raises(EexpError, match=re.escape(said))):  # fmt: skip
+        with (
+            HttpModel(f"{server.url}/v1#name", timeout=0.3, tries=1) as model,
+            pytest.raises(EexpError, match=re.escape(said)),
+        ):
             ask(model)
         environment = Server("agentgym:x", server.url)
         with pytest.raises(EexpError, match=re.escape(said)):
@@ -531,8 +552,11 @@ def test_the_key_is_never_told(faulty, monkeypatch, caplog, capfd, address):
     monkeypatch.setenv("EEXP_API_KEY", f" {KEY}\n")
     spec = address.format(f"127.0.0.1:{faulty.server_port}")
     said = []
-    for reply in (*(Reply(status, {"error": f"your key {KEY} is bad"}) for status in (400, 401, 302, 500)),
-                  Reply(body={"choices": KEY}), Reply(body=KEY.encode())):  # fmt: skip
+    for reply in (
+        *(Reply(status, {"error": f"your key {KEY} is bad"}) for status in (400, 401, 302, 500)),
+        Reply(body={"choices": KEY}),
+        Reply(body=KEY.encode()),
+    ):
         faulty.reply = lambda body, nth: reply
         with HttpModel(f"{spec}#name", tries=2) as model:
             said += [model.spec, model.fingerprint, model._client.name]
@@ -553,8 +577,10 @@ def test_the_key_is_never_told(faulty, monkeypatch, caplog, capfd, address):
     assert "s3cret" not in shown and "bWU6dG9w" not in shown
 
 
-@pytest.mark.parametrize("wrong", ["http://me:s3/cret@host", "http://me:s3cret@host:port", "http://host/v1?key=s3cret",
-                                   "https://", "http:///v1"])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong",
+    ["http://me:s3/cret@host", "http://me:s3cret@host:port", "http://host/v1?key=s3cret", "https://", "http:///v1"],
+)
 def test_addresses_that_are_none(wrong):
     with pytest.raises(UsageError, match="not an address") as e:
         HttpModel(f"{wrong}#name")
@@ -689,13 +715,16 @@ def test_leaving_early_drops_what_is_under_way(faulty):
 @pytest.mark.parametrize("end", ["exit", "interrupt"])
 def test_no_thread_keeps_the_process_alive(faulty, end):
     faulty.reply = lambda body, nth: Reply(delay=20 if body["messages"] == chat("slow") else 0)
-    script = ("import sys\nfrom eexp.models.base import Draw\nfrom eexp.models.http import HttpModel\n"
-              f"model = HttpModel('{faulty.url}#x')\n"
-              "ask = [[Draw([{'role': 'user', 'content': c}])] for c in ['fast', 'slow', 'slow']]\n"
-              "for found in model.answer(ask):\n    print(len(found), flush=True)\n"
-              + ("    sys.exit(3)\n" if end == "exit" else ""))  # fmt: skip
-    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                             env=environment())  # fmt: skip
+    script = (
+        "import sys\nfrom eexp.models.base import Draw\nfrom eexp.models.http import HttpModel\n"
+        f"model = HttpModel('{faulty.url}#x')\n"
+        "ask = [[Draw([{'role': 'user', 'content': c}])] for c in ['fast', 'slow', 'slow']]\n"
+        "for found in model.answer(ask):\n    print(len(found), flush=True)\n"
+        + ("    sys.exit(3)\n" if end == "exit" else "")
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+    )
     assert child.stdout.readline() == b"1\n"
     began = time.monotonic()
     if end == "interrupt":
@@ -772,11 +801,30 @@ def server(tiny):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "llama_cpp.server", "--model", tiny, "--host", "127.0.0.1", "--port", port,
-               "--n_ctx", "2048", "--n_threads", "1", "--n_threads_batch", "1", "--model_alias", "small",
-               "--api_key", KEY]  # fmt: skip
-    child = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                             env=environment())  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "llama_cpp.server",
+        "--model",
+        tiny,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        port,
+        "--n_ctx",
+        "2048",
+        "--n_threads",
+        "1",
+        "--n_threads_batch",
+        "1",
+        "--model_alias",
+        "small",
+        "--api_key",
+        KEY,
+    ]
+    child = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()
+    )
     url = f"http://127.0.0.1:{port}/v1"
     try:
         _wait_for(url, child)
@@ -843,10 +891,13 @@ def test_the_servers_refusals(server, data, monkeypatch):
 
 def test_the_server_needs_no_local_model(server, key, tmp_path):
     """The way off one machine: nothing of llama.cpp or torch is loaded here."""
-    script = ("import sys\nfrom eexp.cli import main\n"
-              f"main(['eval', 'house', '-q', '-n', '1', '--max-steps', '1', '-m', '{server}'])\n"
-              "sys.exit(sum(name in sys.modules for name in ('torch', 'transformers', 'llama_cpp')))")  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=tmp_path,
-                          env=environment(EEXP_API_KEY=KEY))  # fmt: skip
+    script = (
+        "import sys\nfrom eexp.cli import main\n"
+        f"main(['eval', 'house', '-q', '-n', '1', '--max-steps', '1', '-m', '{server}'])\n"
+        "sys.exit(sum(name in sys.modules for name in ('torch', 'transformers', 'llama_cpp')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, cwd=tmp_path, env=environment(EEXP_API_KEY=KEY)
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["type"] == "episode"

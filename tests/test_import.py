@@ -47,8 +47,10 @@ def messages(*said: tuple[str, str], **more: object) -> dict:
 
 def calling(*calls: tuple[str | None, str], content: str | None = None, **more: object) -> dict:
     """One turn of the assistant that calls tools, and their answers "answer 0", "answer 1"."""
-    listed = [{"id": f"c{i}", "type": "function", "function": {"name": name, "arguments": arguments}}
-              for i, (name, arguments) in enumerate(calls)]  # fmt: skip
+    listed = [
+        {"id": f"c{i}", "type": "function", "function": {"name": name, "arguments": arguments}}
+        for i, (name, arguments) in enumerate(calls)
+    ]
     answers = [{"role": "tool", "tool_call_id": f"c{i}", "content": f"answer {i}"} for i in range(len(calls))]
     turns = [{"role": "user", "content": "A safe."}, {"role": "assistant", "content": content, "tool_calls": listed}]
     return {"messages": [*turns, *answers], **more}
@@ -81,33 +83,42 @@ def files(experts, tmp_path_factory) -> dict[str, object]:
 
 def test_babyai_of_agenttraj():
     """As AgentGym's server says it: the goal first, the list of actions as JSON."""
-    made = one(agenttraj(
-        'Your goal: go to the red ball\nIn front of you in this room, you can see:  There is a red ball 1.\n'
-        'You are not carrying anything.\nAvailable actions: ["turn left", "go to red ball 1"]',
-        "Thought:\nThe ball is near.\n\nAction:\ngo to red ball 1",
-        'There is a red ball 1.\n The task is completed.\nAvailable actions: ["turn left"]',
-    ))  # fmt: skip
+    made = one(
+        agenttraj(
+            "Your goal: go to the red ball\nIn front of you in this room, you can see:  There is a red ball 1.\n"
+            'You are not carrying anything.\nAvailable actions: ["turn left", "go to red ball 1"]',
+            "Thought:\nThe ball is near.\n\nAction:\ngo to red ball 1",
+            'There is a red ball 1.\n The task is completed.\nAvailable actions: ["turn left"]',
+        )
+    )
     assert made == {
-        "type": "trajectory", "id": "world/babyai_3", "env": "world", "task": {"id": "babyai_3"},
+        "type": "trajectory",
+        "id": "world/babyai_3",
+        "env": "world",
+        "task": {"id": "babyai_3"},
         "instruction": "go to the red ball",
-        "steps": [{
-            "observation": "In front of you in this room, you can see:  There is a red ball 1.\nYou are not carrying "
-            "anything.",
-            "action": "go to red ball 1",
-            "admissible": ["turn left", "go to red ball 1"],
-            "thought": "The ball is near.",
-        }],
+        "steps": [
+            {
+                "observation": "In front of you in this room, you can see:  There is a red ball 1.\nYou are not "
+                "carrying anything.",
+                "action": "go to red ball 1",
+                "admissible": ["turn left", "go to red ball 1"],
+                "thought": "The ball is near.",
+            }
+        ],
         "outcome": {"observation": "There is a red ball 1.\n The task is completed."},
         "source": {"item_id": "babyai_3"},
-    }  # fmt: skip
+    }
 
 
 def test_sciworld_of_agenttraj_keeps_its_lines():
-    made = one(agenttraj(
-        "Task Description:\nYour task is to find a(n) plant. First, focus on the thing.\n"
-        "This room is called the hallway. In it, you see: \n\ta picture\nYou see:\n\tA door",
-        "Thought:\nI look.\nThen I go.\n\nAction:\ngo to kitchen",
-    ))  # fmt: skip
+    made = one(
+        agenttraj(
+            "Task Description:\nYour task is to find a(n) plant. First, focus on the thing.\n"
+            "This room is called the hallway. In it, you see: \n\ta picture\nYou see:\n\tA door",
+            "Thought:\nI look.\nThen I go.\n\nAction:\ngo to kitchen",
+        )
+    )
     assert made["instruction"] == "Your task is to find a(n) plant. First, focus on the thing."
     (step,) = made["steps"]
     assert step["observation"] == "This room is called the hallway. In it, you see: \n\ta picture\nYou see:\n\tA door"
@@ -115,8 +126,12 @@ def test_sciworld_of_agenttraj_keeps_its_lines():
 
 
 def test_textcraft_and_webshop_of_agenttraj():
-    made = one(agenttraj("Crafting commands:\ncraft 1 oak sign using 6 oak planks, 1 stick\n\nGoal: craft oak sign.",
-                         "Thought: I need wood. Action: get 6 oak planks"))  # fmt: skip
+    made = one(
+        agenttraj(
+            "Crafting commands:\ncraft 1 oak sign using 6 oak planks, 1 stick\n\nGoal: craft oak sign.",
+            "Thought: I need wood. Action: get 6 oak planks",
+        )
+    )
     assert made["instruction"] == "craft oak sign."
     assert made["steps"][0]["observation"] == "Crafting commands:\ncraft 1 oak sign using 6 oak planks, 1 stick"
     assert (made["steps"][0]["thought"], made["steps"][0]["action"]) == ("I need wood.", "get 6 oak planks")
@@ -159,9 +174,17 @@ def test_the_prompt_of_agenttraj_is_left_out_with_its_examples():
 
 
 def test_eto():
-    made = one(eto("You are in a room.\n\nYour task is to: put a mug in bed.", "Thought: I go.\nAction: go to bed 1",
-                   "Observation: On the bed 1, you see nothing.", "Thought: Hm.\nAction: look",
-                   id=7, game_file="data/train/a-b/trial_1"), ETO)  # fmt: skip
+    made = one(
+        eto(
+            "You are in a room.\n\nYour task is to: put a mug in bed.",
+            "Thought: I go.\nAction: go to bed 1",
+            "Observation: On the bed 1, you see nothing.",
+            "Thought: Hm.\nAction: look",
+            id=7,
+            game_file="data/train/a-b/trial_1",
+        ),
+        ETO,
+    )
     assert made["instruction"] == "put a mug in bed."
     assert [s["observation"] for s in made["steps"]] == ["You are in a room.", "On the bed 1, you see nothing."]
     assert made["id"] == "world/data/train/a-b/trial_1"
@@ -173,8 +196,14 @@ def test_eto():
 
 
 def test_messages():
-    record = messages(("system", "Open the safe."), ("user", "A safe."), ("assistant", "Action: turn\n"),
-                      ("user", "Ok"), ("assistant", "pull"), id="x")  # fmt: skip
+    record = messages(
+        ("system", "Open the safe."),
+        ("user", "A safe."),
+        ("assistant", "Action: turn\n"),
+        ("user", "Ok"),
+        ("assistant", "pull"),
+        id="x",
+    )
     made = one(record, MESSAGES)
     assert made["instruction"] == "Open the safe."
     assert [(s["observation"], s["action"]) for s in made["steps"]] == [("A safe.", "Action: turn"), ("Ok", "pull")]
@@ -232,13 +261,19 @@ def test_a_record_without_a_name_has_its_number_and_equal_names_are_numbered():
         (AGENTTRAJ, agenttraj("a", "Action:\nb\nAction:\nc"), '[3].value: expected one "Action:", found 2'),
         (AGENTTRAJ, agenttraj("a", "Thought: b\nAction: \n"), "[3].value: the action is empty"),
         (ETO, eto("a", "I go."), '$.conversations[3].value: expected one "Action:"'),
-        (ETO, {"conversations": [{"from": "observation", "value": "a"}]},
-         "$.conversations[0].from: expected human or gpt, got 'observation'"),
+        (
+            ETO,
+            {"conversations": [{"from": "observation", "value": "a"}]},
+            "$.conversations[0].from: expected human or gpt, got 'observation'",
+        ),
         (ETO, {"conversations": [{"value": "a"}]}, "$.conversations[0].from: expected human or gpt, got None"),
         (ETO, {"conversations": [{"from": ["human"], "value": "a"}]}, "$.conversations[0].from: expected"),
         (ETO, {"conversations": [{"from": "human", "value": None}]}, "$.conversations[0].value: expected a string"),
-        (MESSAGES, messages(("critic", "a")),
-         "$.messages[0].role: expected system or developer or user or assistant or tool, got 'critic'"),
+        (
+            MESSAGES,
+            messages(("critic", "a")),
+            "$.messages[0].role: expected system or developer or user or assistant or tool, got 'critic'",
+        ),
         (MESSAGES, messages(("tool", "a")), "$.messages[0].tool_call_id: answers no call of the turn before: None"),
         (MESSAGES, calling(("open", "{")), "$.messages[1].tool_calls[0].function.arguments: not valid JSON"),
         (MESSAGES, calling(("open", "[]")), "$.messages[1].tool_calls[0].function.arguments: expected an object"),
@@ -249,7 +284,7 @@ def test_a_record_without_a_name_has_its_number_and_equal_names_are_numbered():
         (MESSAGES, messages(("assistant", "b")), "$.messages[0].content: no observation before this action"),
         (MESSAGES, messages(("user", "a"), ("assistant", " \n")), "$.messages[1].content: the action is empty"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_told_is_refused(format, record, said):
     with pytest.raises(InputError) as e:
         one(record, format)
@@ -297,7 +332,7 @@ def test_an_array_is_cut_where_its_elements_end(array, chunk, ascii, indent):
         (b"[GOOD, ]", 3, "<stdin>:element 2: not valid JSON"),
         (b"[GOOD GOOD]", 3, "<stdin>:element 1: not valid JSON"),
         (b"[GOOD, {'a': 1}]", 3, "<stdin>:element 2: not valid JSON"),
-        (b"[GOOD,\n{\"messages\"", 3, "<stdin>: the file ends within the array, in element 2"),
+        (b'[GOOD,\n{"messages"', 3, "<stdin>: the file ends within the array, in element 2"),
         (b"[GOOD", 3, "<stdin>: the file ends within the array, in element 1"),
         (b"[", 3, "<stdin>: the file ends within the array, in element 1"),
         (b"[GOOD] x", 3, "<stdin>: something follows the array"),
@@ -305,7 +340,7 @@ def test_an_array_is_cut_where_its_elements_end(array, chunk, ascii, indent):
         (b"[[GOOD]]", 3, "<stdin>:element 1: $: expected a JSON object"),
         (b"[GOOD}", 0, "1 out"),
     ],
-)  # fmt: skip
+)
 def test_arrays_with_mistakes(text, code, said):
     good = orjson.dumps(messages(("user", "a"), ("assistant", "b")))
     done = run("import", "messages", stdin=text.replace(b"GOOD", good)).ok(code)
@@ -422,8 +457,15 @@ def test_a_replay_that_differs_is_refused_where_it_does(at, experts, tmp_path):
 
 
 def test_the_environment_may_be_trusted_instead(experts):
-    done = run("import", "messages", "--env", "house", "--trust", "environment",
-               stdin=_changed(experts, 3, "You are on the moon.")).ok()  # fmt: skip
+    done = run(
+        "import",
+        "messages",
+        "--env",
+        "house",
+        "--trust",
+        "environment",
+        stdin=_changed(experts, 3, "You are on the moon."),
+    ).ok()
     assert [r["steps"] for r in done.records] == [t["steps"] for t in experts]
     assert f"import: {experts[1]['id']}: $.messages[3].content: the observation is" in done.err
     assert "1 observations that differ" in done.err
@@ -496,10 +538,12 @@ def test_babyai_replays(tmp_path):
     env = "babyai?level=GoToLocal,PickupLoc"
     done = run("import", "agenttraj", "--env", env, "--map", levels, "--split", "train", stdin=text).ok()
     assert [[(s["observation"], s["admissible"]) for s in r["steps"]] for r in done.records] == [
-        [(s["observation"], s["admissible"]) for s in t["steps"]] for t in own]  # fmt: skip
+        [(s["observation"], s["admissible"]) for s in t["steps"]] for t in own
+    ]
     assert [r["outcome"] for r in done.records] == [t["outcome"] for t in own]
-    seeds = [{**r, "item_id": f"babyai_{t['task']['level']}-{t['task']['seed']}"}
-             for r, t in zip(json.loads(text), own)]  # fmt: skip
+    seeds = [
+        {**r, "item_id": f"babyai_{t['task']['level']}-{t['task']['seed']}"} for r, t in zip(json.loads(text), own)
+    ]
     by_template = run(
         "import", "agenttraj", "--env", env, "--match", "{level}-{seed}", stdin=json.dumps(seeds).encode()
     )
@@ -512,8 +556,9 @@ def test_alfworld_by_the_path_of_the_game(request):
     env = f"alfworld?data={request.getfixturevalue('alfworld_games')}&expert=planner"
     own = run("expert", env, "-n", "2").ok().records
     for ending in ("", "/game.tw-pddl"):
-        text = json.dumps([{**eto_of(t, i), "game_file": f"data/json_2.1.1/{t['task']['id']}{ending}"}
-                           for i, t in enumerate(own)]).encode()  # fmt: skip
+        text = json.dumps(
+            [{**eto_of(t, i), "game_file": f"data/json_2.1.1/{t['task']['id']}{ending}"} for i, t in enumerate(own)]
+        ).encode()
         done = run("import", "eto", "--env", env, stdin=text).ok()
         assert [r["task"] for r in done.records] == [t["task"] for t in own]
         assert [r["outcome"] for r in done.records] == [t["outcome"] for t in own]
@@ -528,8 +573,10 @@ def test_alfworld_as_it_was_recorded_years_ago(request, tmp_path):
     own = run("expert", env, "-n", "2").ok().records
     old = [json.loads(re.sub(r"You arrive at \w+ \d+\. ", "", json.dumps(eto_of(t, i)))) for i, t in enumerate(own)]
     old_words = json.dumps(old)
-    for new, put in ((r"You move the (\w+ \d+) to the (\w+ \d+)", r"You put the \1 in/on the \2"),
-                     (r"Action: move (\w+ \d+) to (\w+ \d+)", r"Action: put \1 in/on \2")):  # fmt: skip
+    for new, put in (
+        (r"You move the (\w+ \d+) to the (\w+ \d+)", r"You put the \1 in/on the \2"),
+        (r"Action: move (\w+ \d+) to (\w+ \d+)", r"Action: put \1 in/on \2"),
+    ):
         old_words = re.sub(new, put, old_words)
     assert old_words.count("Action: put") == old_words.count("You put the") == 2 and "You arrive" not in old_words
     done = run("import", "eto", "--env", env, stdin=old_words.encode())
@@ -537,7 +584,8 @@ def test_alfworld_as_it_was_recorded_years_ago(request, tmp_path):
     today = old_words.replace("Action: put", "Action: move").replace(" in/on ", " to ").replace("You put", "You move")
     done = run("import", "eto", "--env", env, stdin=today.encode()).ok()
     assert [[s["observation"] for s in r["steps"]] for r in done.records] == [
-        [s["observation"] for s in t["steps"]] for t in own]  # fmt: skip
+        [s["observation"] for s in t["steps"]] for t in own
+    ]
     for game in data.glob("json_2.1.1/train/*/*/game.tw-pddl"):  # a game brings its own words
         game.write_text(game.read_text().replace("move {o} to {r}", "put {o} in/on {r}"))
     done = run("import", "eto", "--env", env, stdin=old_words.encode()).ok()
@@ -549,9 +597,17 @@ def test_alfworld_as_it_was_recorded_years_ago(request, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "found"),
-    [("train/3", "train/3"), ("house_train/3", "train/3"), ("a/b_c/test/10", "test/10"), ("xtrain/3", None),
-     ("3", None), ("train/99999", None), ("", None), ("train/3/", None)],
-)  # fmt: skip
+    [
+        ("train/3", "train/3"),
+        ("house_train/3", "train/3"),
+        ("a/b_c/test/10", "test/10"),
+        ("xtrain/3", None),
+        ("3", None),
+        ("train/99999", None),
+        ("", None),
+        ("train/3/", None),
+    ],
+)
 def test_a_task_is_found_by_its_id_or_the_end_of_a_name(name, found):
     tasks = Tasks(House())
     if found:

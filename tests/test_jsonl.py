@@ -19,10 +19,15 @@ from running import EEXP, environment, read, run, start, write
 from eexp import jsonl
 from eexp.errors import InputError
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.text()
-                    | st.floats(allow_nan=False, allow_infinity=False),
-                    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-                    max_leaves=12)  # fmt: skip
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.text()
+    | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
 
 
 @given(JSON)
@@ -40,9 +45,15 @@ def test_what_json_cannot_hold_is_refused():
 
 @pytest.mark.parametrize(
     ("line", "said"),
-    [(b"{", "column 2"), (b'{"a": }\n', "column 7"), (b"{}}\n", "column 3"), (b"nan\n", "not valid JSON"),
-     (b'{"a": "\xe9"}\n', "not valid JSON"), (b"'a'\n", "column 1")],
-)  # fmt: skip
+    [
+        (b"{", "column 2"),
+        (b'{"a": }\n', "column 7"),
+        (b"{}}\n", "column 3"),
+        (b"nan\n", "not valid JSON"),
+        (b'{"a": "\xe9"}\n', "not valid JSON"),
+        (b"'a'\n", "column 1"),
+    ],
+)
 def test_bad_lines_name_their_column(line, said):
     with pytest.raises(InputError) as caught:
         jsonl.loads(line)
@@ -157,8 +168,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
 
 def _peak_kib(args: list[str], record: bytes, count: int) -> int:
     """Peak memory of a stage that is fed `count` times the same record through a pipe."""
-    child = subprocess.Popen([sys.executable, "-c", MEASURE, *args], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                             stderr=subprocess.PIPE, env=environment())  # fmt: skip
+    child = subprocess.Popen(
+        [sys.executable, "-c", MEASURE, *args],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
     for _ in range(count):
         child.stdin.write(record)
     child.stdin.close()
@@ -170,11 +186,16 @@ def _peak_kib(args: list[str], record: bytes, count: int) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
 @pytest.mark.parametrize(
     ("args", "name", "per_record"),
-    [(["imitation-data", "-q"], "expert", 0), (["world-model-data", "-q"], "rollout", 0),
-     (["branch", "--from", "admissible", "-q"], "expert", 0), (["rollout", "-q"], "branched", 0),
-     (["show", "--sample", "-n", "1"], "expert", 0), (["mix", "-q"], "imitation", 60)],
+    [
+        (["imitation-data", "-q"], "expert", 0),
+        (["world-model-data", "-q"], "rollout", 0),
+        (["branch", "--from", "admissible", "-q"], "expert", 0),
+        (["rollout", "-q"], "branched", 0),
+        (["show", "--sample", "-n", "1"], "expert", 0),
+        (["mix", "-q"], "imitation", 60),
+    ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
-)  # fmt: skip
+)
 def test_memory_does_not_grow_with_the_input(args, name, per_record, data):
     """Nothing is kept of a record once it is written, but for mix, which keeps its place."""
     first = read(data[name])[0]
@@ -229,10 +250,15 @@ def test_standard_output_is_bytes(data):
     """UTF-8 whatever the locale says, and no line end but \\n."""
     t = {**read(data["expert"])[0], "note": "日本語 🙂 \u2028 \x85"}
     ascii_only = {**environment(), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
-    child = subprocess.run([*EEXP, "branch", "--from", "admissible", "-q"], input=jsonl.dumps(t), capture_output=True,
-                           env=ascii_only)  # fmt: skip
+    child = subprocess.run(
+        [*EEXP, "branch", "--from", "admissible", "-q"], input=jsonl.dumps(t), capture_output=True, env=ascii_only
+    )
     assert child.returncode == 0 and "日本語 🙂 \u2028".encode() in child.stdout
-    shown = subprocess.run([*EEXP, "show"], input=jsonl.dumps({**t, "instruction": "日本"}), capture_output=True,
-                           env={**environment(), "LC_ALL": "C.UTF-8"})  # fmt: skip
+    shown = subprocess.run(
+        [*EEXP, "show"],
+        input=jsonl.dumps({**t, "instruction": "日本"}),
+        capture_output=True,
+        env={**environment(), "LC_ALL": "C.UTF-8"},
+    )
     assert "日本".encode() in shown.stdout
     assert os.linesep == "\n"

@@ -93,8 +93,10 @@ def test_the_package_that_a_format_is_of_reads_it_and_we_read_its_own(format, ru
         assert (found["model"], found["task"]) == (logged[0].model, "house")
     (imported,) = run("import", format, own).ok().records
     assert imported["instruction"] == "Find the gold." and imported["task"] == {"id": "one"}
-    assert steps_of(imported) == [("A safe.", "open(what='safe')", "I look."),
-                                  ("Gold.", "I take it.", "It is in there.")]  # fmt: skip
+    assert steps_of(imported) == [
+        ("A safe.", "open(what='safe')", "I look."),
+        ("Gold.", "I take it.", "It is in there."),
+    ]
 
 
 def _object(required: list[str], **properties: dict) -> dict:
@@ -165,10 +167,19 @@ def test_calls_of_one_step_whose_results_are_not_told_apart_are_one_action():
     calls = [
         {"tool_call_id": str(n), "function_name": "keys", "arguments": {"text": text}} for n, text in enumerate("ab")
     ]
-    step = {"step_id": 2, "source": "agent", "message": "I type.", "tool_calls": calls,
-            "observation": {"results": [{"content": [{"type": "text", "text": "$ ab"}]}]}}  # fmt: skip
-    record = {"schema_version": "ATIF-v1.6", "session_id": "s", "agent": {"name": "t", "version": "1"},
-              "steps": [{"step_id": 1, "source": "user", "message": "Type."}, step]}  # fmt: skip
+    step = {
+        "step_id": 2,
+        "source": "agent",
+        "message": "I type.",
+        "tool_calls": calls,
+        "observation": {"results": [{"content": [{"type": "text", "text": "$ ab"}]}]},
+    }
+    record = {
+        "schema_version": "ATIF-v1.6",
+        "session_id": "s",
+        "agent": {"name": "t", "version": "1"},
+        "steps": [{"step_id": 1, "source": "user", "message": "Type."}, step],
+    }
     (made,) = run("import", "atif", stdin=lines([record])).ok().records
     assert steps_of(made) == [("Type.", "keys(text='a')\nkeys(text='b')", "I type.")]
     assert made["outcome"]["observation"] == "$ ab" and made["id"] == "atif/s"
@@ -252,12 +263,19 @@ def replaced(value: object, at: tuple, part: object) -> object:
 def test_whatever_stands_anywhere_it_is_read_or_refused(format, odd, runs):
     """What comes out is a trajectory; what does not is refused with one line."""
     episode = read(runs["episodes"])[0]
-    (log,) = map(json.loads, exported(format, write(runs["episodes"].with_name("one"), [
-        {**episode, "transcript": episode["transcript"][:2]}
-    ])).splitlines())  # fmt: skip
-    calls = {"tool_calls": [{"tool_call_id": "c", "function_name": "f", "arguments": {}}]} if format == "atif" else {
-        "tool_calls": [{"id": "c", "name": "f", "function": "f", "arguments": {} if format == "inspect" else "{}"}]
-    }  # fmt: skip
+    (log,) = map(
+        json.loads,
+        exported(
+            format, write(runs["episodes"].with_name("one"), [{**episode, "transcript": episode["transcript"][:2]}])
+        ).splitlines(),
+    )
+    calls = (
+        {"tool_calls": [{"tool_call_id": "c", "function_name": "f", "arguments": {}}]}
+        if format == "atif"
+        else {
+            "tool_calls": [{"id": "c", "name": "f", "function": "f", "arguments": {} if format == "inspect" else "{}"}]
+        }
+    )
     turn = {
         "atif": ("steps", 2),
         "verifiers": ("traces", 0, "nodes", 2, "message"),

@@ -120,8 +120,9 @@ class Walkthrough(House):
 
 def test_an_expert_that_is_lost_ends_its_demonstration():
     counts = Counter()
-    made = list(expert(Walkthrough(), iter(tasks("train", 30)), noise=0.2,
-                       count=lambda what, n: counts.update({what: n})))  # fmt: skip
+    made = list(
+        expert(Walkthrough(), iter(tasks("train", 30)), noise=0.2, count=lambda what, n: counts.update({what: n}))
+    )
     lost = [t for t in made if any("noise" in step for step in t["steps"])]
     assert 0 < len(lost) < 30 and counts == {"lost after a corrupted action": len(lost)}
     for trajectory in lost:
@@ -145,8 +146,7 @@ def test_the_only_admissible_action_stays():
             return [self.expert().upper()]
 
     counts = Counter()
-    made = next(expert(Narrow(), iter(tasks("train", 1)), noise=0.9,
-                       count=lambda what, n: counts.update({what: n})))  # fmt: skip
+    made = next(expert(Narrow(), iter(tasks("train", 1)), noise=0.9, count=lambda what, n: counts.update({what: n})))
     assert made["outcome"]["success"] and not any("noise" in step for step in made["steps"])
     assert counts["not corrupted for want of another action"] > 0
 
@@ -191,6 +191,7 @@ def test_a_mistake_that_recover_puts_in_is_not_marked_as_noise(tmp_path):
     recovered = run("recover", "--share", 1, stdin=rollout.out).ok()
     inserted = [step for t in recovered.records for step in t["steps"] if step.get("mistake")]
     assert inserted and not any("noise" in step for step in inserted)
-    before, after = (sum("noise" in step for t in found for step in t["steps"])
-                     for found in (made.records, recovered.records))  # fmt: skip
+    before, after = (
+        sum("noise" in step for t in found for step in t["steps"]) for found in (made.records, recovered.records)
+    )
     assert before == after > 0

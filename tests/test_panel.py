@@ -84,7 +84,8 @@ def test_what_was_trained_on_is_left_out_and_found(tmp_path, data):
         assert "none of which" in run("panel", "--check", apart, "--apart-from", data[name]).ok().err
     for name in ("expert", "imitation"):
         run("panel", "--check", with_one, "--apart-from", data[name]).one_error(
-            1, "1 of 101 tasks also occur in", f"such as house {expert[0]['task']['id']}")  # fmt: skip
+            1, "1 of 101 tasks also occur in", f"such as house {expert[0]['task']['id']}"
+        )
     run("panel", "--check", apart, "--apart-from", apart).one_error(1, "100 of 100 tasks")
 
 

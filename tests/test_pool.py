@@ -107,8 +107,10 @@ def test_an_environment_that_always_dies_is_a_bad_record(branched, tmp_path):
     done = start(tmp_path, branched[:3], "--rejects", tmp_path / "r", env="Dying", code=4)
     assert done.records == []
     (first, *_) = [orjson.loads(line) for line in (tmp_path / "r").read_bytes().splitlines()]
-    assert first["line"] == 1 and first["error"] == \
-        "the environment's process failed 3 times, at last: killed by signal 9 (SIGKILL)"  # fmt: skip
+    assert (
+        first["line"] == 1
+        and first["error"] == "the environment's process failed 3 times, at last: killed by signal 9 (SIGKILL)"
+    )
     stopped = start(tmp_path, branched[:3], env="Dying", code=1)
     assert "<stdin>:1: the environment's process failed 3 times" in stopped.err
 
@@ -163,9 +165,19 @@ def workers_of(folder: Path) -> list[int]:
 @pytest.mark.parametrize("fork", ["process", "replay"])
 def test_no_process_outlives_the_command(branched, tmp_path, how, fork):
     put_fault(tmp_path, branched[0], 1, "hung")
-    command = start_process("rollout", "--env", "test_pool:Troubled", "--fork", fork, "-j", 2, stdin=subprocess.PIPE,
-                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                            env=variables(tmp_path, 100))  # fmt: skip
+    command = start_process(
+        "rollout",
+        "--env",
+        "test_pool:Troubled",
+        "--fork",
+        fork,
+        "-j",
+        2,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=variables(tmp_path, 100),
+    )
     command.stdin.write(lines(branched[:2]))
     command.stdin.flush()
     deadline = time.monotonic() + 60

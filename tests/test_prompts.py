@@ -137,8 +137,10 @@ class Expert(Model):
 @pytest.fixture(scope="module")
 def trajectories(data):
     """Experts' trajectories with thoughts."""
-    return [{**t, "steps": [{**s, "thought": f"Now I {s['action']}.\nGood."} for s in t["steps"]]}
-            for t in read(data["expert"])]  # fmt: skip
+    return [
+        {**t, "steps": [{**s, "thought": f"Now I {s['action']}.\nGood."} for s in t["steps"]]}
+        for t in read(data["expert"])
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +151,12 @@ def tokenizer():
 
 
 @settings(max_examples=25)
-@given(style=styles | st.sampled_from([get_style(name) for name in built_in()]), thoughtful=st.booleans(),
-       number=st.integers(0, 2), template=st.sampled_from(sorted(TEMPLATES)))  # fmt: skip
+@given(
+    style=styles | st.sampled_from([get_style(name) for name in built_in()]),
+    thoughtful=st.booleans(),
+    number=st.integers(0, 2),
+    template=st.sampled_from(sorted(TEMPLATES)),
+)
 def test_rows_are_the_same_in_training_and_in_play(style, thoughtful, number, template, trajectories, tokenizer):
     t = trajectories[number]
     model = Expert(t, style, thoughtful)
@@ -258,8 +264,16 @@ def test_files_that_are_none(tmp_path):
 def test_a_style_is_all_words_there_are():
     """Every table can be set, and every word changes the fingerprint."""
     assert set(PromptStyle.__struct_fields__) == {
-        "name", "acting", "action", "thought", "history", "predicting", "reflection", "summary", "examples",
-    }  # fmt: skip
+        "name",
+        "acting",
+        "action",
+        "thought",
+        "history",
+        "predicting",
+        "reflection",
+        "summary",
+        "examples",
+    }
     for table, words in (("reflection", Reflection), ("summary", Summary), ("world_model", WorldModel)):
         for field in msgspec.structs.fields(words):
             if field.type is str:

@@ -23,26 +23,50 @@ from eexp.records import (
     schema,
     seed_of,
     with_lineage,
-)  # fmt: skip
+)
 
 RECORDS = {
     "trajectory": {
-        "type": "trajectory", "id": "house/train/1", "env": "house", "task": {"id": "train/1"}, "instruction": "Do.",
-        "steps": [{"observation": "o", "action": "a", "admissible": ["a", "b"], "thought": None, "alternatives": [
-            {"action": "b", "source": "policy", "logprob": -1, "outcome": {"observation": "p", "score": 0}}]}],
+        "type": "trajectory",
+        "id": "house/train/1",
+        "env": "house",
+        "task": {"id": "train/1"},
+        "instruction": "Do.",
+        "steps": [
+            {
+                "observation": "o",
+                "action": "a",
+                "admissible": ["a", "b"],
+                "thought": None,
+                "alternatives": [
+                    {"action": "b", "source": "policy", "logprob": -1, "outcome": {"observation": "p", "score": 0}}
+                ],
+            }
+        ],
         "outcome": {"observation": "q", "done": True, "score": 1.0, "valid": True, "success": True},
         "lineage": ["expert 0.1.0"],
     },
     "example": {
-        "type": "example", "id": "1", "kind": "imitation", "prompt": [{"role": "user", "content": "p"}],
-        "completion": [{"role": "assistant", "content": "c"}], "weight": 1, "group": None,
+        "type": "example",
+        "id": "1",
+        "kind": "imitation",
+        "prompt": [{"role": "user", "content": "p"}],
+        "completion": [{"role": "assistant", "content": "c"}],
+        "weight": 1,
+        "group": None,
     },
     "episode": {
-        "type": "episode", "id": "1", "env": "house", "task": {}, "success": False, "steps": 3, "score": None,
+        "type": "episode",
+        "id": "1",
+        "env": "house",
+        "task": {},
+        "success": False,
+        "steps": 3,
+        "score": None,
         "transcript": [{"observation": "o", "action": "a", "text": None}],
     },
     "task": {"type": "task", "env": "house", "split": "test", "kind": "put", "task": {"id": "test/1"}},
-}  # fmt: skip
+}
 
 
 def _validator(kind: str) -> jsonschema.Draft202012Validator:
@@ -59,9 +83,16 @@ def test_schemas_are_schemas(kind):
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("expert", "trajectory"), ("branched", "trajectory"), ("rollout", "trajectory"), ("world", "example"),
-     ("reflected", "example"), ("imitation", "example"), ("episodes", "episode")],
-)  # fmt: skip
+    [
+        ("expert", "trajectory"),
+        ("branched", "trajectory"),
+        ("rollout", "trajectory"),
+        ("world", "example"),
+        ("reflected", "example"),
+        ("imitation", "example"),
+        ("episodes", "episode"),
+    ],
+)
 def test_what_the_stages_write_is_valid(name, kind, data):
     printed = json.loads(run("schema", kind).ok().out)
     validator = jsonschema.Draft202012Validator(printed)
@@ -152,10 +183,19 @@ def test_unknown_keys_are_nobodys_business():
 
 @pytest.mark.parametrize(
     ("action", "same"),
-    [("Open Door", "open door"), ("  open \t door\n", "open door"), ("open door.", "open door"),
-     ('"open door!"', "open door"), ("`open door`", "open door"), ("STRASSE", "straße"), ("", ""), (" . ", ""),
-     ("open door 1.5", "open door 1.5"), ("don't", "don't")],
-)  # fmt: skip
+    [
+        ("Open Door", "open door"),
+        ("  open \t door\n", "open door"),
+        ("open door.", "open door"),
+        ('"open door!"', "open door"),
+        ("`open door`", "open door"),
+        ("STRASSE", "straße"),
+        ("", ""),
+        (" . ", ""),
+        ("open door 1.5", "open door 1.5"),
+        ("don't", "don't"),
+    ],
+)
 def test_canonical(action, same):
     assert canonical(action) == canonical(same)
 
@@ -203,8 +243,10 @@ def test_lineage():
     from eexp import __version__
 
     assert lineage_entry("mix") == f"mix {__version__}"
-    assert lineage_entry("branch", k=4, max_tokens=9, model=None, **{"from": "policy"}) == \
-        f"branch {__version__} k=4 max-tokens=9 from=policy"  # fmt: skip
+    assert (
+        lineage_entry("branch", k=4, max_tokens=9, model=None, **{"from": "policy"})
+        == f"branch {__version__} k=4 max-tokens=9 from=policy"
+    )
     before = {"type": "x", "lineage": ["a"], "id": "1"}
     after = with_lineage(before, "b")
     assert after == {"type": "x", "id": "1", "lineage": ["a", "b"]} and list(after)[-1] == "lineage"

@@ -58,8 +58,9 @@ def test_draws_depend_on_the_record_and_the_seed(rolled):
 
 def test_mistakes_are_seen_and_not_imitated(rolled):
     recovered = list(recover(iter(rolled), share=1.0))
-    own, mistakes = (sum(bool(s.get("mistake")) is wanted for t in recovered for s in t["steps"])
-                     for wanted in (False, True))  # fmt: skip
+    own, mistakes = (
+        sum(bool(s.get("mistake")) is wanted for t in recovered for s in t["steps"]) for wanted in (False, True)
+    )
     imitated = run("imitation-data", stdin=lines(recovered)).ok().records
     assert len(imitated) == own
     shown = "\n".join(m["content"] for e in imitated for m in e["prompt"])

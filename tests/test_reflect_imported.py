@@ -13,8 +13,11 @@ FORMS = {"agenttraj": (agenttraj_of, "Thought:\nI need it.\n\n"), "eto": (eto_of
 THOUGHT = "Somebody once told me that this helps."
 
 
-@pytest.fixture(scope="module", params=[(form, thinks) for form in FORMS for thinks in (True, False)],
-                ids=lambda param: f"{param[0]}-{'with' if param[1] else 'without'}-thoughts")  # fmt: skip
+@pytest.fixture(
+    scope="module",
+    params=[(form, thinks) for form in FORMS for thinks in (True, False)],
+    ids=lambda param: f"{param[0]}-{'with' if param[1] else 'without'}-thoughts",
+)
 def imported(request, data, tmp_path_factory) -> tuple[Path, bool]:
     """House trajectories by way of another project's form, branched and executed; and whether their expert thinks."""
     (form, thinks), here = request.param, tmp_path_factory.mktemp("imported")
@@ -32,7 +35,8 @@ def imported(request, data, tmp_path_factory) -> tuple[Path, bool]:
     run("rollout", "-o", here / "executed", stdin=branched.out).ok()
     executed = read(here / "executed")
     assert [[s["observation"] for s in t["steps"]] for t in executed] == [
-        [s["observation"] for s in t["steps"]] for t in experts]  # fmt: skip
+        [s["observation"] for s in t["steps"]] for t in experts
+    ]
     assert all(step["thought"] == (THOUGHT if thinks else None) for t in executed for step in t["steps"])
     return here / "executed", thinks
 

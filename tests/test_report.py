@@ -447,9 +447,17 @@ def test_a_run_file_that_is_no_json_is_named(data, tmp_path):
 def test_losses_that_are_no_numbers_are_left_out(data, tmp_path):
     write(tmp_path / "a.episodes.jsonl", read(data["episodes"]))
     (tmp_path / "a").mkdir()
-    lines = ['{"step": 1, "loss": 2.0}', '{"step": 2, "loss": NaN}', '{"step": 3, "loss": 1e999}', "[1]", "3",
-             '{"step": 1e999, "loss": 1}', '{"step": 3, "validation": {"loss": 1e999}}', '{"step": 4, "loss": 1.0}',
-             '{"step": 4, "validation": {"loss": 1.5}}']  # fmt: skip
+    lines = [
+        '{"step": 1, "loss": 2.0}',
+        '{"step": 2, "loss": NaN}',
+        '{"step": 3, "loss": 1e999}',
+        "[1]",
+        "3",
+        '{"step": 1e999, "loss": 1}',
+        '{"step": 3, "validation": {"loss": 1e999}}',
+        '{"step": 4, "loss": 1.0}',
+        '{"step": 4, "validation": {"loss": 1.5}}',
+    ]
     (tmp_path / "a" / "metrics.jsonl").write_text("\n".join(lines))
     (run_,) = find_arms([str(tmp_path)])[0].runs
     assert run_.losses == [(1, 2.0), (4, 1.0)] and run_.validations == [(4, {"loss": 1.5})]

@@ -84,8 +84,11 @@ def mean_losses(examples: list[dict]) -> dict[tuple[str, str], tuple[float, int]
     losses = Losses()
     for example in examples:
         losses.add(example)
-    return {(row["kind"], row["span"]): (row["loss"], row["tokens"]) for row in losses.rows()
-            if row["span"] and not row["transition"]}  # fmt: skip
+    return {
+        (row["kind"], row["span"]): (row["loss"], row["tokens"])
+        for row in losses.rows()
+        if row["span"] and not row["transition"]
+    }
 
 
 def test_losses_are_those_of_a_plain_loop(hf, llama, examples):

@@ -27,8 +27,10 @@ def _by_bytes(text: str, spans: list[Span]) -> list[int]:
     return span_of_tokens([*text.encode(), STOP], text, spans, _bytes)
 
 
-@pytest.mark.parametrize("kind, name", [("imitation", "action"), ("reflection", "action"),
-                                        ("world_model", "observation"), ("critique", "critique")])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind, name",
+    [("imitation", "action"), ("reflection", "action"), ("world_model", "observation"), ("critique", "critique")],
+)
 def test_without_spans_the_whole_completion_is_one(kind, name):
     example = _example("Action: look", kind)
     assert spans_of(example) == [Span(name, 0, 12)] == spans_of({**example, "spans": []})

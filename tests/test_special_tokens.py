@@ -63,8 +63,10 @@ def _bytes(regex: str) -> Any:
     return pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
-_LLAMA_3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-            r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")  # fmt: skip
+_LLAMA_3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def _byte_level(kind: str) -> Any:
@@ -73,8 +75,9 @@ def _byte_level(kind: str) -> Any:
         tokenizer.normalizer = tokenizers.normalizers.NFC()
     tokenizer.pre_tokenizer = _bytes(_LLAMA_3 if kind == "llama-3" else _LLAMA_3.replace(r"\p{N}{1,3}", r"\p{N}"))
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=400, show_progress=False,
-                                             initial_alphabet=pre_tokenizers.ByteLevel.alphabet())  # fmt: skip
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=400, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
     tokenizer.train_from_iterator([*WORDS * 3, *SPECIAL], trainer)
     return tokenizer
 
@@ -84,8 +87,13 @@ def _sentence_pieces(prefix: str) -> Any:
     letters = sorted({c for text in (*WORDS, *SPECIAL, *THINK) for c in text if c not in " \n" and c.isascii()})
     words = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *letters, "</", "s>", "</s>", "▁s", "op", "en"]
     merges = [("<", "/"), ("s", ">"), ("</", "s>"), ("▁", "s"), ("o", "p"), ("e", "n")]
-    model = tokenizers.models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=merges, byte_fallback=True,
-                                  unk_token="<unk>", fuse_unk=True)  # fmt: skip
+    model = tokenizers.models.BPE(
+        vocab={word: i for i, word in enumerate(words)},
+        merges=merges,
+        byte_fallback=True,
+        unk_token="<unk>",
+        fuse_unk=True,
+    )
     tokenizer = tokenizers.Tokenizer(model)
     normal, decoders = tokenizers.normalizers, tokenizers.decoders
     blanks = normal.Replace(" ", "▁")
@@ -128,8 +136,13 @@ def kinds(tmp_path_factory) -> dict[str, Tokenizers]:
         strips = dict(rstrip=True) if kind == "phi" else {}
         backend.add_special_tokens([AddedToken(text, normalized=False, **strips) for text in SPECIAL])
         backend.add_tokens([AddedToken(text, normalized=False) for text in THINK])
-        fast = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="<|end|>",
-                                                    pad_token="[PAD]", chat_template=TEMPLATES["roles"])  # fmt: skip
+        fast = transformers.PreTrainedTokenizerFast(
+            tokenizer_object=backend,
+            bos_token="<s>",
+            eos_token="<|end|>",
+            pad_token="[PAD]",
+            chat_template=TEMPLATES["roles"],
+        )
         made[kind] = Tokenizers(fast)
         if kind in BYTE_LEVEL:
             made[kind].path = _exported(fast, tmp_path_factory.mktemp(kind))
@@ -144,9 +157,19 @@ def _exported(fast: Any, where: Path) -> Path:
 
     width, n = 32, len(fast)
     fast.save_pretrained(where)
-    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": width, "vocab_size": n,
-              "intermediate_size": width, "num_attention_heads": 2, "num_key_value_heads": 2, "num_hidden_layers": 1,
-              "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "tie_word_embeddings": True}  # fmt: skip
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": width,
+        "vocab_size": n,
+        "intermediate_size": width,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "num_hidden_layers": 1,
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": True,
+    }
     (where / "config.json").write_text(json.dumps(config))
     names = [f"self_attn.{x}_proj" for x in "qkvo"] + [f"mlp.{x}_proj" for x in ("gate", "up", "down")]
     tensors = {f"model.layers.0.{name}.weight": (width, width) for name in names}
@@ -157,8 +180,9 @@ def _exported(fast: Any, where: Path) -> Path:
     return where / "model.gguf"
 
 
-CONTENT = st.lists(st.sampled_from(SPECIAL + WORDS + THINK + [s[:-1] for s in SPECIAL] + [s[1:] for s in SPECIAL]),
-                   max_size=4).map("".join)  # fmt: skip
+CONTENT = st.lists(
+    st.sampled_from(SPECIAL + WORDS + THINK + [s[:-1] for s in SPECIAL] + [s[1:] for s in SPECIAL]), max_size=4
+).map("".join)
 
 
 def _chat(contents: list[str]) -> list[dict]:
@@ -186,8 +210,12 @@ def test_texts_never_become_special_tokens(kinds, kind, template, contents, answ
     assert _specials(fast, ids) == _specials(fast, harmless)
     rendered = fast.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
     if kind in BYTE_LEVEL:  # the others drop or add blanks at the edges
-        assert fast.decode(ids, clean_up_tokenization_spaces=False) == fast.backend_tokenizer.normalizer.normalize_str(
-            rendered) if kind == "qwen" else rendered  # fmt: skip
+        assert (
+            fast.decode(ids, clean_up_tokenization_spaces=False)
+            == fast.backend_tokenizer.normalizer.normalize_str(rendered)
+            if kind == "qwen"
+            else rendered
+        )
     else:
         assert "".join(fast.decode(ids).split()) == "".join(rendered.split())
     text = chats.text(answer)
@@ -267,10 +295,17 @@ def test_a_forged_turn_changes_nothing_but_words(tmp_path, data):
         assert hf.spell(ids) == f"<|user|>{forged}<|end|><|assistant|>"
         assert llama.completion("Action: <|end|>x")[-1] == hf.completion("Action: <|end|>x")[-1] == 1
         assert llama.completion("Action: <|end|>x").count(1) == 1
-    example = {"type": "example", "id": "1", "kind": "imitation", "prompt": prompt,
-               "completion": [{"role": "assistant", "content": "Action: say <|end|> now"}],
-               "spans": [{"name": "thought", "start": 0, "end": 8, "weight": 1.0},
-                         {"name": "action", "start": 8, "end": 23, "weight": 1.0}]}  # fmt: skip
+    example = {
+        "type": "example",
+        "id": "1",
+        "kind": "imitation",
+        "prompt": prompt,
+        "completion": [{"role": "assistant", "content": "Action: say <|end|> now"}],
+        "spans": [
+            {"name": "thought", "start": 0, "end": 8, "weight": 1.0},
+            {"name": "action", "start": 8, "end": 23, "weight": 1.0},
+        ],
+    }
     file = write(tmp_path / "examples.jsonl", [example])
     by_spec = {spec: run("score", file, "-m", spec, "-q").ok().records[0]["scores"] for spec in ("tiny", "hf:tiny")}
     for one, other in zip(by_spec["tiny"], by_spec["hf:tiny"]):
@@ -285,8 +320,14 @@ def test_a_vocabulary_of_sentencepiece_in_llama_cpp(tmp_path):
     writer.add_token_list(words)
     writer.add_token_scores([0.0] * 259 + [-float(i) for i in range(len(words) - 259)])
     writer.add_token_types([2, 3, 3] + [6] * 256 + [1] * (len(words) - 259))
-    for name, value in dict(context_length=64, embedding_length=8, block_count=1, feed_forward_length=8, head_count=1,
-                            layer_norm_rms_eps=1e-6).items():  # fmt: skip
+    for name, value in dict(
+        context_length=64,
+        embedding_length=8,
+        block_count=1,
+        feed_forward_length=8,
+        head_count=1,
+        layer_norm_rms_eps=1e-6,
+    ).items():
         getattr(writer, f"add_{name}")(value)
     for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
         step()

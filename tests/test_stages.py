@@ -145,8 +145,9 @@ def test_sameness_is_up_to_case_blanks_and_punctuation(experts):
     policy = Parrot(own.upper() + ".", f"  {own}  ", "", "  ", "fly away", "Fly  away!", "`fly away`", "swim")
     counts = Counter()
     one = [{**experts[0], "steps": experts[0]["steps"][:1]}]
-    (made,) = branch(iter(one), policy, k=8, rounds=1, only_admissible=False,
-                     count=lambda what, n=1: counts.update({what: n}))  # fmt: skip
+    (made,) = branch(
+        iter(one), policy, k=8, rounds=1, only_admissible=False, count=lambda what, n=1: counts.update({what: n})
+    )
     found = made["steps"][0]["alternatives"]
     drawn = [(a["action"], a["logprob"]) for a in found if a["source"] == "policy"]
     assert drawn == [("fly away", -4.0), ("swim", -7.0)]
@@ -206,8 +207,14 @@ def test_only_admissible_drops_what_is_not(experts):
     counts = Counter()
 
     def found(record: list[dict], **how: bool) -> list[str]:
-        (made,) = branch(iter(record), Parrot("fly away", listed[0]), k=2, rounds=1,
-                         count=lambda what, n=1: counts.update({what: n}), **how)  # fmt: skip
+        (made,) = branch(
+            iter(record),
+            Parrot("fly away", listed[0]),
+            k=2,
+            rounds=1,
+            count=lambda what, n=1: counts.update({what: n}),
+            **how,
+        )
         return [a["action"] for a in made["steps"][0]["alternatives"]]
 
     assert "fly away" not in found(one) and len(found(one)) == 2, "the paper's way, unless another is asked for"
@@ -238,9 +245,15 @@ def test_banned_actions_are_neither_drawn_nor_filled_up_with(experts):
     going = [a for a in step["admissible"] if a.startswith("go to ") and a != step["action"]]
     assert going and begins_with(going[0], "GO  to") and not begins_with("goto hall", "go")
     counts = Counter()
-    (made,) = branch(iter(one_step(experts)), Parrot("Go to  the moon", "gobble", going[0]), k=50, rounds=1,
-                     only_admissible=False, ban=["go", "open fridge"],
-                     count=lambda what, n=1: counts.update({what: n}))  # fmt: skip
+    (made,) = branch(
+        iter(one_step(experts)),
+        Parrot("Go to  the moon", "gobble", going[0]),
+        k=50,
+        rounds=1,
+        only_admissible=False,
+        ban=["go", "open fridge"],
+        count=lambda what, n=1: counts.update({what: n}),
+    )
     found = [a["action"] for a in made["steps"][0]["alternatives"]]
     banned = [a for a in step["admissible"] if a != step["action"] and (a.startswith("go ") or a == "open fridge")]
     assert found[0] == "gobble" and len(found) == len(set(step["admissible"])) - len(banned)
@@ -284,8 +297,14 @@ def test_the_floor_is_compared_with_the_most_probable_draw_where_a_model_cannot_
 
     def found(*sayings: str, **how: object) -> list[str]:
         counts.clear()
-        (made,) = branch(iter(one_step(experts, admissible=None)), Parrot(*sayings), k=3, rounds=1,
-                         count=lambda what, n=1: counts.update({what: n}), **how)  # fmt: skip
+        (made,) = branch(
+            iter(one_step(experts, admissible=None)),
+            Parrot(*sayings),
+            k=3,
+            rounds=1,
+            count=lambda what, n=1: counts.update({what: n}),
+            **how,
+        )
         return [a["action"] for a in made["steps"][0]["alternatives"]]
 
     assert found("a", "b", "c") == ["a", "b", "c"], "no floor unless it is asked for"
@@ -383,8 +402,9 @@ def test_branch_with_the_tiny_model(experts, tmp_path):
     assert drawn and f"{drawn} from the policy" in done.err and "9 states" in done.err
     assert "model=sha256:" in done.records[0]["lineage"][-1]
     cold = run(*args, "--temperature", 0).ok()
-    assert all(len([a for a in s["alternatives"] if a["source"] == "policy"]) <= 1
-               for t in cold.records for s in t["steps"])  # fmt: skip
+    assert all(
+        len([a for a in s["alternatives"] if a["source"] == "policy"]) <= 1 for t in cold.records for s in t["steps"]
+    )
 
 
 def test_the_model_is_the_tiny_one_unless_told_otherwise(experts, tmp_path, monkeypatch):
@@ -460,8 +480,12 @@ def test_a_tampered_observation_is_refused_with_evidence(experts, way):
 def test_a_tampered_end_is_refused(experts, way):
     won = {**experts[0], "outcome": {**experts[0]["outcome"], "observation": "You win."}}
     errors = []
-    made = rollout(branch(iter([won]), None, k=1, source="admissible"), lambda _: House(), fork=way,
-                   on_refused=lambda r, e: errors.append(e))  # fmt: skip
+    made = rollout(
+        branch(iter([won]), None, k=1, source="admissible"),
+        lambda _: House(),
+        fork=way,
+        on_refused=lambda r, e: errors.append(e),
+    )
     (last,) = [i for t in made for i, s in enumerate(t["steps"]) if "refused" in s["alternatives"][0]]
     assert last == len(won["steps"]) - 1 == int(errors[0].where[8:-1]) and errors[0].evidence["recorded"] == "You win."
     # where no alternative was executed that could be refused
@@ -497,10 +521,14 @@ class Asking(House):
 
 
 def test_harmless_actions_are_executed_in_place(experts):
-    t = {**experts[0], "steps": [{**s, "alternatives": [{"action": "look", "source": "policy"}] * 3}
-                                 for s in experts[0]["steps"]]}  # fmt: skip
-    (a,), (b,), (c,) = (rollout(iter([t]), lambda _: env(), fork=way)
-                        for env, way in ((Asking, "auto"), (Asking, "replay"), (House, "state")))  # fmt: skip
+    t = {
+        **experts[0],
+        "steps": [{**s, "alternatives": [{"action": "look", "source": "policy"}] * 3} for s in experts[0]["steps"]],
+    }
+    (a,), (b,), (c,) = (
+        rollout(iter([t]), lambda _: env(), fork=way)
+        for env, way in ((Asking, "auto"), (Asking, "replay"), (House, "state"))
+    )
     assert a == b == c
 
 
@@ -513,8 +541,10 @@ def test_refusals_are_set_aside_and_kept(data, tmp_path):
     kept = read(rejects)
     assert len(kept) == len(records[0]["steps"])
     assert kept[0]["field"] == "$.steps[0]" and kept[0]["record"]["id"] == records[0]["id"]
-    assert kept[0]["evidence"] == {"observed": read(data["branched"])[0]["steps"][1]["observation"],
-                                   "recorded": "tampered"}  # fmt: skip
+    assert kept[0]["evidence"] == {
+        "observed": read(data["branched"])[0]["steps"][1]["observation"],
+        "recorded": "tampered",
+    }
     assert "branch point refused" in done.err
     assert run("rollout", stdin=lines(records)).ok(4).out == done.out, "also when nobody asked to keep them"
     assert run("rollout", "-q", stdin=lines(records)).ok(4).out == done.out
@@ -554,9 +584,15 @@ def test_outcomes_that_are_there_are_kept_and_all_else_is_verified(experts, way)
     def again(record: dict, **how: object) -> tuple[list[dict], list]:
         counts.clear()
         refused = []
-        made = rollout(iter([record]), lambda _: House(), fork=way, on_refused=lambda r, e: refused.append(e),
-                       on_error=lambda r, e: refused.append(e), count=lambda what, n=1: counts.update({what: n}),
-                       **how)  # fmt: skip
+        made = rollout(
+            iter([record]),
+            lambda _: House(),
+            fork=way,
+            on_refused=lambda r, e: refused.append(e),
+            on_error=lambda r, e: refused.append(e),
+            count=lambda what, n=1: counts.update({what: n}),
+            **how,
+        )
         return list(made), refused
 
     assert again(rolled) == ([rolled], []) and counts == {"executed before": n}
@@ -599,8 +635,10 @@ def test_every_transition_becomes_an_example(rolled):
         targets = {(e["id"]): e["completion"][0]["content"] for e in made}
         for i, step in enumerate(t["steps"]):
             following = t["steps"][i + 1] if i + 1 < len(t["steps"]) else t["outcome"]
-            assert targets[f"{t['id']}/{i}/world_model/expert"] == \
-                f"<next_state>\n{following['observation']}\n</next_state>"  # fmt: skip
+            assert (
+                targets[f"{t['id']}/{i}/world_model/expert"]
+                == f"<next_state>\n{following['observation']}\n</next_state>"
+            )
             for j, a in enumerate(step["alternatives"]):
                 assert a["outcome"]["observation"] in targets[f"{t['id']}/{i}/world_model/{j}"]
 
@@ -715,8 +753,10 @@ def test_one_part_and_all_but_one(data, tmp_path):
 
 def _examples(name: str, n: int, **more) -> list[dict]:
     message = [{"role": "user", "content": name}]
-    return [{"type": "example", "id": f"{name}{i}", "kind": name, "prompt": message, "completion": message, **more}
-            for i in range(n)]  # fmt: skip
+    return [
+        {"type": "example", "id": f"{name}{i}", "kind": name, "prompt": message, "completion": message, **more}
+        for i in range(n)
+    ]
 
 
 @pytest.mark.parametrize(("share", "taken"), [(0, 0), (0.5, 20), (1, 40), (1.25, 50), (2, 80), (0.01, 0), (0.1, 4)])
@@ -797,13 +837,21 @@ def test_mix_leaves_out_near_duplicates(tmp_path):
     pytest.importorskip("datasketch")
 
     def example(name: str, prompt: str, completion: str) -> dict:
-        return {"type": "example", "id": name, "kind": "a", "prompt": [{"role": "user", "content": prompt}],
-                "completion": [{"role": "assistant", "content": completion}]}  # fmt: skip
+        return {
+            "type": "example",
+            "id": name,
+            "kind": "a",
+            "prompt": [{"role": "user", "content": prompt}],
+            "completion": [{"role": "assistant", "content": completion}],
+        }
 
     long = " ".join(f"word{i}" for i in range(60))
-    pairs = [("a", long, "open the red box"), ("near", f"{long} more", "open the red box"),
-             ("longer history, another action", f"{long} more", "go north now"),
-             ("another history", long[::-1], "open the red box")]  # fmt: skip
+    pairs = [
+        ("a", long, "open the red box"),
+        ("near", f"{long} more", "open the red box"),
+        ("longer history, another action", f"{long} more", "go north now"),
+        ("another history", long[::-1], "open the red box"),
+    ]
     file = write(tmp_path / "f", [example(*pair) for pair in pairs])
     kept = {r["id"] for r in run("mix", "--duplicates", "near", file).ok().records}
     assert len(kept) == 3 and len(kept & {"a", "near"}) == 1
@@ -843,8 +891,11 @@ def test_mix_gives_a_kind_its_share(unit, data, tmp_path):
     files = [data["world"], data["imitation"], data["reflected"]]
     done = run("mix", "--share", "world_model=0.25", *by, *files).ok()
     rows = list(tokenize(done.records, load_tokenizer("tiny"), 1 << 30))
-    size = {"examples": lambda row: 1, "targets": lambda row: row.n_targets,
-            "tokens": lambda row: row.n_prompt + row.n_completion}[unit]  # fmt: skip
+    size = {
+        "examples": lambda row: 1,
+        "targets": lambda row: row.n_targets,
+        "tokens": lambda row: row.n_prompt + row.n_completion,
+    }[unit]
     shares = Counter()
     for row in rows:
         shares[row.kind] += size(row)
@@ -927,8 +978,11 @@ def test_show_samples_the_same_records_whatever_their_order():
 
 
 def test_show_counts(data):
-    records = [json.loads(r) for name in ("rollout", "imitation", "world", "episodes")
-               for r in data[name].read_bytes().splitlines()]  # fmt: skip
+    records = [
+        json.loads(r)
+        for name in ("rollout", "imitation", "world", "episodes")
+        for r in data[name].read_bytes().splitlines()
+    ]
     shown = run("show", "--summary", stdin=lines(records)).ok().out.decode().splitlines()
     trajectories = [r for r in records if r["type"] == "trajectory"]
     steps = [s for t in trajectories for s in t["steps"]]
@@ -946,17 +1000,39 @@ def test_show_counts(data):
 def test_show_records_with_nothing_optional():
     """What the schema does not require, no reader may require."""
     bare = [
-        {"type": "trajectory", "id": "t", "env": "e", "task": {}, "instruction": "", "steps": [
-            {"observation": "o", "action": "a", "alternatives": [{"action": "b", "source": "program"}]}]},
-        {"type": "example", "id": "x", "kind": "k", "prompt": [{"role": "user", "content": "p"}],
-         "completion": [{"role": "assistant", "content": "c"}]},
-        {"type": "episode", "id": "e", "env": "e", "task": {}, "success": True, "steps": 1,
-         "transcript": [{"observation": "o", "action": "a"}]},
-    ]  # fmt: skip
+        {
+            "type": "trajectory",
+            "id": "t",
+            "env": "e",
+            "task": {},
+            "instruction": "",
+            "steps": [{"observation": "o", "action": "a", "alternatives": [{"action": "b", "source": "program"}]}],
+        },
+        {
+            "type": "example",
+            "id": "x",
+            "kind": "k",
+            "prompt": [{"role": "user", "content": "p"}],
+            "completion": [{"role": "assistant", "content": "c"}],
+        },
+        {
+            "type": "episode",
+            "id": "e",
+            "env": "e",
+            "task": {},
+            "success": True,
+            "steps": 1,
+            "transcript": [{"observation": "o", "action": "a"}],
+        },
+    ]
     shown = run("show", stdin=lines(bare)).ok().out.decode()
     assert all(f"{r['type']} {r['id']}" in shown for r in bare)
-    for stage in (["branch", "--from", "admissible"], ["reflect", "--rationale", "outcome"], ["world-model-data"],
-                  ["imitation-data"]):  # fmt: skip
+    for stage in (
+        ["branch", "--from", "admissible"],
+        ["reflect", "--rationale", "outcome"],
+        ["world-model-data"],
+        ["imitation-data"],
+    ):
         run(*stage, stdin=lines(bare[:1])).ok()
     run("mix", stdin=lines(bare[1:2])).ok()
     run("compare", "-", stdin=lines(bare[2:])).ok()

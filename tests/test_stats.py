@@ -76,8 +76,10 @@ def test_a_row_shows_its_mask_and_counts(data, tmp_path):
     from eexp.training.data import row_maker
 
     (example, *_) = read(data["world"])
-    example["spans"] = [{"name": "observation", "start": 0, "end": 10, "weight": 0.0},
-                        {"name": "rest", "start": 10, "end": len(example["completion"][0]["content"])}]  # fmt: skip
+    example["spans"] = [
+        {"name": "observation", "start": 0, "end": 10, "weight": 0.0},
+        {"name": "rest", "start": 10, "end": len(example["completion"][0]["content"])},
+    ]
     tokenizer = load_tokenizer("tiny")
     row = row_maker(tokenizer)(example)
     text = run("show", "--row", "tiny", stdin=json.dumps(example).encode()).ok().out.decode()

@@ -18,8 +18,14 @@ pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="make is not in
 
 def make(*arguments: str) -> str:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    return subprocess.run(["make", "--no-print-directory", *arguments], cwd=ROOT, env=environment, check=True,
-                          capture_output=True, text=True).stdout  # fmt: skip
+    return subprocess.run(
+        ["make", "--no-print-directory", *arguments],
+        cwd=ROOT,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
 
 
 def commands(*arguments: str) -> dict[str, str]:
@@ -31,8 +37,18 @@ def commands(*arguments: str) -> dict[str, str]:
 
 def test_a_dry_run_names_every_step_and_makes_none(tmp_path):
     plan = make("-n", "-f", str(STUDIES / "Makefile"), "house", f"STUDIES={tmp_path}", "SEEDS=3")
-    for step in ("expert", "panel", "imitation-data", "finetune", "branch", "rollout", "recover", "reflect", "export",
-                 "eval"):  # fmt: skip
+    for step in (
+        "expert",
+        "panel",
+        "imitation-data",
+        "finetune",
+        "branch",
+        "rollout",
+        "recover",
+        "reflect",
+        "export",
+        "eval",
+    ):
         assert f"eexp {step} " in plan
     assert "--seed 3" in plan and "--pool own -k 3" in plan
     assert not list(tmp_path.iterdir())

@@ -71,8 +71,11 @@ CALLS: dict[str, list[list[str]]] = {
     "recover": [["recover", "rollout"], ["recover", "bad"]],
     "world-model-data": [["world-model-data", "rollout"], ["world-model-data", "bad"]],
     "reflect": [["reflect", "--rationale", "outcome", "rollout"], ["reflect", "-m", EVIL, "rollout"]],
-    "imitation-data": [["imitation-data", "rollout"], ["imitation-data", "--on-error", "skip", "bad"],
-                       ["-v", "imitation-data", "bad"]],
+    "imitation-data": [
+        ["imitation-data", "rollout"],
+        ["imitation-data", "--on-error", "skip", "bad"],
+        ["-v", "imitation-data", "bad"],
+    ],
     "split": [["split", "--part", "1", "imitation"], ["split", "--part", "1", "bad"]],
     "mix": [["mix", "imitation", "world"], ["mix", "--dry-run", "imitation"], ["mix", "bad"]],
     "score": [["score", "-m", EVIL, "imitation"], ["score", "-m", "tiny", "--threads", "1", "imitation"]],
@@ -80,20 +83,39 @@ CALLS: dict[str, list[list[str]]] = {
     "export": [["export", EVIL, "-o", "/nothing/x.gguf"]],
     "export-log": [["export-log", "--format", "atif", "episodes"], ["export-log", "--format", "inspect", "bad"]],
     "panel": [["panel", "--check", "panel", "--apart-from", "panel"], ["panel", EVIL, "-n", "1"]],
-    "eval": [["eval", EVIL], ["eval", "--panel", "panel", "-m", "random"],
-             ["eval", "house", "-m", "random", "--split", EVIL]],
+    "eval": [
+        ["eval", EVIL],
+        ["eval", "--panel", "panel", "-m", "random"],
+        ["eval", "house", "-m", "random", "--split", EVIL],
+    ],
     "compare": [["compare", "episodes"], ["compare", f"{EVIL}=episodes", "--by-kind"], ["compare", "bad"]],
     "report": [["report", EVIL, "-o", "-"]],
-    "stats": [["stats", "rollout", "world", "episodes"], ["stats", "--apart-from", "panel", "imitation"],
-              ["stats", "bad"]],
-    "show": [["show", "-n", "9", "rollout", "world", "reflected", "episodes"], ["show", "--row", "tiny", "imitation"],
-             ["show", "--summary", "rollout", "world"], ["show", "--id", EVIL, "rollout"], ["show", "bad"]],
-    "prompts": [["prompts", "show", "react", "--record", "rollout"], ["prompts", "show", "style"],
-                ["prompts", "check", "style"], ["prompts", "show", EVIL]],
-    "env": [["env", "show", "PROGRAM"], ["env", "play", "PROGRAM"], ["env", "check", "-n", "1", "PROGRAM"],
-            ["env", "show", EVIL]],
+    "stats": [
+        ["stats", "rollout", "world", "episodes"],
+        ["stats", "--apart-from", "panel", "imitation"],
+        ["stats", "bad"],
+    ],
+    "show": [
+        ["show", "-n", "9", "rollout", "world", "reflected", "episodes"],
+        ["show", "--row", "tiny", "imitation"],
+        ["show", "--summary", "rollout", "world"],
+        ["show", "--id", EVIL, "rollout"],
+        ["show", "bad"],
+    ],
+    "prompts": [
+        ["prompts", "show", "react", "--record", "rollout"],
+        ["prompts", "show", "style"],
+        ["prompts", "check", "style"],
+        ["prompts", "show", EVIL],
+    ],
+    "env": [
+        ["env", "show", "PROGRAM"],
+        ["env", "play", "PROGRAM"],
+        ["env", "check", "-n", "1", "PROGRAM"],
+        ["env", "show", EVIL],
+    ],
     "schema": [["schema", EVIL], ["schema", "episode"]],
-}  # fmt: skip
+}
 #: What is for a person on standard output, too; elsewhere that is for records, as they are.
 SHOWS = {"compare", "stats", "show", "prompts", "env", "schema"}
 
@@ -140,7 +162,10 @@ def test_messages_of_any_length_are_cut(capsys):
 def test_one_module_writes_for_people():
     """A `print` or `click.echo` elsewhere would show whatever text it is given."""
     writes = re.compile(r"\bprint\(|click\.(echo|secho|style)\(|sys\.(stderr|stdout)\.write\(")
-    found = [f"{file.relative_to(ROOT)}:{number}: {line.strip()}" for file in sorted((ROOT / "eexp").rglob("*.py"))
-             for number, line in enumerate(file.read_text().splitlines(), 1)
-             if writes.search(line) and file.name != "terminal.py"]  # fmt: skip
+    found = [
+        f"{file.relative_to(ROOT)}:{number}: {line.strip()}"
+        for file in sorted((ROOT / "eexp").rglob("*.py"))
+        for number, line in enumerate(file.read_text().splitlines(), 1)
+        if writes.search(line) and file.name != "terminal.py"
+    ]
     assert [line for line in found if "e.format_message()" not in line] == []  # the help of a group without a command

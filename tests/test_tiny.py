@@ -56,8 +56,24 @@ def test_same_token_ids_and_logits_in_both_libraries(tmp_path):
 @pytest.mark.slow
 def test_the_recipe_runs_and_repeats_itself(tmp_path):
     def make(name):
-        command = [sys.executable, ROOT / "recipes/tiny/make_tiny.py", "-o", tmp_path / name, "--episodes", "12",
-                   "--hidden", "32", "--heads", "2", "--kv-heads", "1", "--mlp", "64", "--layers", "1"]  # fmt: skip
+        command = [
+            sys.executable,
+            ROOT / "recipes/tiny/make_tiny.py",
+            "-o",
+            tmp_path / name,
+            "--episodes",
+            "12",
+            "--hidden",
+            "32",
+            "--heads",
+            "2",
+            "--kv-heads",
+            "1",
+            "--mlp",
+            "64",
+            "--layers",
+            "1",
+        ]
         subprocess.run(command, check=True, capture_output=True)
         return (tmp_path / name / "model.safetensors").read_bytes()
 

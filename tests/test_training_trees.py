@@ -28,8 +28,16 @@ from eexp.training.updates import (
 from eexp.training.validation import add, summary, validation_losses
 
 TOKENS = 40
-SMALL = dict(vocab_size=TOKENS, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-             num_key_value_heads=2, head_dim=8, max_position_embeddings=128)  # fmt: skip
+SMALL = dict(
+    vocab_size=TOKENS,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    max_position_embeddings=128,
+)
 FAMILIES = ("Llama", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Gemma3Text", "Mistral", "Phi3", "Mixtral")
 
 
@@ -335,8 +343,10 @@ def test_validation_losses_are_those_of_one_at_a_time(models, rows, budget, worl
                 loss, n = wanted.get((row.kind, name), (0.0, 0))
                 wanted[row.kind, name] = loss - float(logits[i - 1, row.ids[i]]), n + 1
     for model, packing in ((ours, "tree"), (own, "none")):
-        parts = [validation_losses(model, rows, packing=packing, tokens_per_batch=budget, rank=rank, world=world)
-                 for rank in range(world)]  # fmt: skip
+        parts = [
+            validation_losses(model, rows, packing=packing, tokens_per_batch=budget, rank=rank, world=world)
+            for rank in range(world)
+        ]
         found = add(parts)
         assert found.keys() == wanted.keys() and model.training
         for key, (loss, n) in wanted.items():
@@ -373,17 +383,20 @@ def test_with_an_adapter_and_with_checkpointing(monkeypatch):
 LONG = [Row(list(range(20)), 1, 1.0)]
 
 
-@pytest.mark.parametrize("family, more, why", [
-    ("Mamba", dict(state_size=4, intermediate_size=64), "mamba: has layers of linear_attention"),
-    ("Lfm2", dict(layer_types=["conv", "full_attention"]), "lfm2: has layers of conv"),
-    ("Mistral", dict(sliding_window=16), "mistral: its attention reaches back 16 tokens, and .* has 20"),
-    ("Gemma3Text", dict(sliding_window=8, layer_types=["sliding_attention"] * 2), "reaches back 8 tokens"),
-    ("Llama", dict(attention_dropout=0.1), "llama: it is trained with attention_dropout 0.1"),
-    ("GPT2", dict(n_embd=32, n_head=4, n_layer=2), "gpt2: it is trained with .*drop.* 0.1"),
-    ("Bloom", dict(n_head=4, n_layer=2), "bloom: its attention does not go through"),
-    ("GptOss", dict(num_local_experts=4, layer_types=["full_attention"] * 2), "gpt_oss: computes no trees .*s_aux"),
-    ("Nemotron", dict(hidden_act="relu2"), "nemotron: computes .*tree"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "family, more, why",
+    [
+        ("Mamba", dict(state_size=4, intermediate_size=64), "mamba: has layers of linear_attention"),
+        ("Lfm2", dict(layer_types=["conv", "full_attention"]), "lfm2: has layers of conv"),
+        ("Mistral", dict(sliding_window=16), "mistral: its attention reaches back 16 tokens, and .* has 20"),
+        ("Gemma3Text", dict(sliding_window=8, layer_types=["sliding_attention"] * 2), "reaches back 8 tokens"),
+        ("Llama", dict(attention_dropout=0.1), "llama: it is trained with attention_dropout 0.1"),
+        ("GPT2", dict(n_embd=32, n_head=4, n_layer=2), "gpt2: it is trained with .*drop.* 0.1"),
+        ("Bloom", dict(n_head=4, n_layer=2), "bloom: its attention does not go through"),
+        ("GptOss", dict(num_local_experts=4, layer_types=["full_attention"] * 2), "gpt_oss: computes no trees .*s_aux"),
+        ("Nemotron", dict(hidden_act="relu2"), "nemotron: computes .*tree"),
+    ],
+)
 def test_models_that_would_not_be_exact_are_refused(family, more, why):
     model = _model(family, **more)
     with pytest.raises(UsageError, match=why) as refused:
@@ -425,12 +438,24 @@ def test_a_tree_that_is_computed_otherwise_is_found():
         _prepare(model, LONG)
 
 
-@pytest.mark.parametrize("family, more, way", [
-    ("Llama", dict(max_position_embeddings=10, rope_parameters=dict(
-        rope_type="dynamic", factor=4.0)), "--max-length 10"),
-    ("Phi3", dict(original_max_position_embeddings=10, rope_parameters=dict(
-        rope_type="longrope", short_factor=[1.0] * 4, long_factor=[4.0] * 4)), "--tokens-per-batch 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "family, more, way",
+    [
+        (
+            "Llama",
+            dict(max_position_embeddings=10, rope_parameters=dict(rope_type="dynamic", factor=4.0)),
+            "--max-length 10",
+        ),
+        (
+            "Phi3",
+            dict(
+                original_max_position_embeddings=10,
+                rope_parameters=dict(rope_type="longrope", short_factor=[1.0] * 4, long_factor=[4.0] * 4),
+            ),
+            "--tokens-per-batch 1",
+        ),
+    ],
+)
 def test_positions_that_depend_on_the_longest_row_are_refused(family, more, way):
     """LongRoPE and dynamic NTK: short rows are read otherwise beside long ones, packed or padded."""
     import torch

@@ -48,10 +48,19 @@ def a_draw(chance: random.Random) -> Draw:
         return random.Random(f"{salt} {sample.text} {sample.finished}").random() >= refused
 
     judged = chance.random() < 0.7
-    return Draw([], n, chance.choice([0, 0.3, 1.0, 1.0, 3.0]), chance.randint(1, 8), chance.randrange(99),
-                accept if judged else None, chance.choice([None, n + 3, 30]) if judged else None,
-                chance.random() < 0.6, words(chance, 1, 7) if chance.random() < 0.3 else None,
-                top_p=chance.choice([None, None, 0.7]), min_p=chance.choice([None, 0.05, 0.5]))  # fmt: skip
+    return Draw(
+        [],
+        n,
+        chance.choice([0, 0.3, 1.0, 1.0, 3.0]),
+        chance.randint(1, 8),
+        chance.randrange(99),
+        accept if judged else None,
+        chance.choice([None, n + 3, 30]) if judged else None,
+        chance.random() < 0.6,
+        words(chance, 1, 7) if chance.random() < 0.3 else None,
+        top_p=chance.choice([None, None, 0.7]),
+        min_p=chance.choice([None, 0.05, 0.5]),
+    )
 
 
 def need(group: Group) -> int:

@@ -13,8 +13,13 @@ from running import environment, run, spawn, write
 
 from eexp.models.tiny import TINY_DIR
 
-EXAMPLE = {"type": "example", "id": "1", "kind": "imitation", "prompt": [{"role": "user", "content": "look"}],
-           "completion": [{"role": "assistant", "content": "Action: look"}]}  # fmt: skip
+EXAMPLE = {
+    "type": "example",
+    "id": "1",
+    "kind": "imitation",
+    "prompt": [{"role": "user", "content": "look"}],
+    "completion": [{"role": "assistant", "content": "Action: look"}],
+}
 
 CODE = """
 from pathlib import Path
@@ -38,8 +43,10 @@ def custom(tmp_path) -> tuple[Path, Path]:
     where, mark = tmp_path / "custom", tmp_path / "mark"
     shutil.copytree(TINY_DIR, where)
     config = json.loads((where / "config.json").read_text())
-    config |= {"model_type": "custom-llama",
-               "auto_map": {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}}  # fmt: skip
+    config |= {
+        "model_type": "custom-llama",
+        "auto_map": {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"},
+    }
     (where / "config.json").write_text(json.dumps(config))
     (where / "code.py").write_text(CODE.format(mark=str(mark)))
     return where, mark
@@ -122,15 +129,33 @@ def test_a_template_that_writes_nothing(tmp_path, example, template):
 def test_a_full_disk_ends_training_in_one_line(tmp_path, data):
     """A limit on the size of files fails in the same calls. The adapter's tensors are larger, its settings are not."""
     for limit in (1 << 12, 1 << 16):
-        done = spawn("finetune", "-m", "tiny", "-o", tmp_path / "out", "--max-steps", 1, data["imitation"],
-                     preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))  # fmt: skip
+        done = spawn(
+            "finetune",
+            "-m",
+            "tiny",
+            "-o",
+            tmp_path / "out",
+            "--max-steps",
+            1,
+            data["imitation"],
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        )
         done.one_error(1, str(tmp_path / "out"))
 
 
 def test_adapter_config_does_not_depend_on_the_hash_seed(tmp_path, data):
     for seed in ("1", "2"):
-        spawn("finetune", "-m", "tiny", "-o", tmp_path / seed, "--max-steps", 1, data["imitation"],
-              env=environment(PYTHONHASHSEED=seed)).ok()  # fmt: skip
+        spawn(
+            "finetune",
+            "-m",
+            "tiny",
+            "-o",
+            tmp_path / seed,
+            "--max-steps",
+            1,
+            data["imitation"],
+            env=environment(PYTHONHASHSEED=seed),
+        ).ok()
     one, other = ((tmp_path / seed / "adapter_config.json").read_bytes() for seed in ("1", "2"))
     assert one == other and json.loads(one)["target_modules"] == sorted(json.loads(one)["target_modules"])
 

@@ -163,8 +163,11 @@ def parts(example: dict, name: str) -> list[str]:
 def test_parts_that_house_cannot_tell_beforehand(style, data):
     """They are spans of their own, which together are the whole text; their weight is asked for."""
     weights = {}
-    for args, weight in [([], 1.0), (["--predictable", "environment"], 0.0),
-                         (["--predictable", "environment", "--unknown-weight", "0.1"], 0.1)]:  # fmt: skip
+    for args, weight in [
+        ([], 1.0),
+        (["--predictable", "environment"], 0.0),
+        (["--predictable", "environment", "--unknown-weight", "0.1"], 0.1),
+    ]:
         records = run("world-model-data", "--prompt-style", style, *args, data["rollout"]).ok().records
         weights[weight] = [[{**s, "weight": None} for s in e["spans"]] for e in records]
         unknown = [s for e in records for s in e["spans"] if s["name"] == "unknown"]

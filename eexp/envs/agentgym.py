@@ -116,12 +116,19 @@ KINDS = {
     "webshop": Kind(
         how="search[words] where there is a search bar, click[what is on the page].",
         goal=r"Instruction: \[SEP\] (.+?) \[SEP\]",
-        number="session_id", handle="env_idx", look=True, page=True,
+        number="session_id",
+        handle="env_idx",
+        look=True,
+        page=True,
     ),
     "sqlgym": Kind(
-        how="An action is one SQL statement.", sent=_unfenced, number="item_id", handle="env_idx", look=True,
+        how="An action is one SQL statement.",
+        sent=_unfenced,
+        number="item_id",
+        handle="env_idx",
+        look=True,
     ),
-}  # fmt: skip
+}
 
 #: What the BabyAI server adds to every observation, a list in JSON.
 _LISTED = re.compile(r"\nAvailable actions: (\[.*\])\s*$")

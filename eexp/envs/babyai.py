@@ -46,8 +46,15 @@ DEFAULT_LEVELS = "GoToLocal,PickupLoc,OpenDoor,PutNextLocal,UnlockLocalDist,Find
 SPLITS = {"train": range(10_000), "test": range(1_000_000, 1_001_000)}
 
 #: What each of the package's actions is called here.
-ACTIONS = {"turn left": "left", "turn right": "right", "go forward": "forward", "pick up": "pickup", "drop": "drop",
-           "toggle": "toggle", "done": "done"}  # fmt: skip
+ACTIONS = {
+    "turn left": "left",
+    "turn right": "right",
+    "go forward": "forward",
+    "pick up": "pickup",
+    "drop": "drop",
+    "toggle": "toggle",
+    "done": "done",
+}
 _WORDS = {theirs: ours for ours, theirs in ACTIONS.items()}
 _COMPASS = ("east", "south", "west", "north")
 
@@ -136,8 +143,12 @@ class BabyAI(Environment):
         """What the agent sees, by steps ahead and steps to the right (below 0: to the left), nearest first."""
         grid, visible = self._world.gen_obs_grid()
         side, depth = grid.width // 2, grid.height - 1
-        cells = {(depth - j, i - side): grid.get(i, j) for i in range(grid.width) for j in range(grid.height)
-                 if visible[i, j] and (i, j) != (side, depth)}  # fmt: skip
+        cells = {
+            (depth - j, i - side): grid.get(i, j)
+            for i in range(grid.width)
+            for j in range(grid.height)
+            if visible[i, j] and (i, j) != (side, depth)
+        }
         return dict(sorted(cells.items(), key=lambda at: (sum(map(abs, at[0])), at[0])))
 
     # -- acting --------------------------------------------------------------------------------------------------

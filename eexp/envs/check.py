@@ -81,8 +81,15 @@ class Checker:
     one answer. actions: to be tried where neither an expert nor an admissible list knows any.
     """
 
-    def __init__(self, open_one: Callable[[], Environment], *, tasks: int, limit: float, seed: int = 0,
-                 actions: tuple[str, ...] = ()):  # fmt: skip
+    def __init__(
+        self,
+        open_one: Callable[[], Environment],
+        *,
+        tasks: int,
+        limit: float,
+        seed: int = 0,
+        actions: tuple[str, ...] = (),
+    ):
         self.open_one, self.n_tasks, self.limit, self.actions = open_one, tasks, limit, actions
         self.draw = random.Random(seed)
         self.took: dict[str, list[float]] = defaultdict(list)
@@ -95,9 +102,21 @@ class Checker:
         self.env = self.other = None
         lost: str | None = None
         try:
-            for check in (self.opens, self.splits, self.lists_tasks, self.plays, self.repeats, self.questions,
-                          self.starts_anew, self.side_by_side, self.forks, self.harmless, self.admissible, self.expert,
-                          self.nonsense):  # fmt: skip
+            for check in (
+                self.opens,
+                self.splits,
+                self.lists_tasks,
+                self.plays,
+                self.repeats,
+                self.questions,
+                self.starts_anew,
+                self.side_by_side,
+                self.forks,
+                self.harmless,
+                self.admissible,
+                self.expert,
+                self.nonsense,
+            ):
                 finding, fatal = self._finding(check, lost)
                 yield finding
                 if fatal and lost is None:
@@ -135,8 +154,10 @@ class Checker:
 
     def splits(self) -> str:
         found = self._ask("splits")
-        _must(isinstance(found, list) and found and all(isinstance(s, str) for s in found),
-              f"splits: expected a list of names, got {short(found)}")  # fmt: skip
+        _must(
+            isinstance(found, list) and found and all(isinstance(s, str) for s in found),
+            f"splits: expected a list of names, got {short(found)}",
+        )
         _must(len(set(found)) == len(found), f"splits: a name stands there twice: {short(found)}")
         try:
             self._timed("tasks", lambda: list(islice(self.env.tasks("no such split"), 1)))
@@ -340,13 +361,16 @@ class Checker:
             walk.listed.append(self._list(self.env) if not seen.done else None)
         return walk
 
-    def _again(self, env: Environment, walk: _Walk, when: str, ask: bool = True,
-               between: Callable[[int], Any] = lambda i: None) -> None:  # fmt: skip
+    def _again(
+        self, env: Environment, walk: _Walk, when: str, ask: bool = True, between: Callable[[int], Any] = lambda i: None
+    ) -> None:
         """Take the walk again. `between` is called in every state but the last; where it says False the walk ends."""
         seen = self._ask("reset", walk.task, env=env)
         said = self._ask("instruction", env=env)
-        _must(said == walk.instruction, f"{_task(walk)}: the instruction is {short(said)} {when}, "
-                                        f"and was {short(walk.instruction)}")  # fmt: skip
+        _must(
+            said == walk.instruction,
+            f"{_task(walk)}: the instruction is {short(said)} {when}, and was {short(walk.instruction)}",
+        )
         for i in range(len(walk.seen)):
             self._compare(env, walk, i, seen, when)
             if ask and not seen.done:
@@ -370,8 +394,10 @@ class Checker:
     def _compare_lists(self, env: Environment, walk: _Walk, i: int, when: str) -> None:
         listed = self._list(env)
         if listed != walk.listed[i]:
-            raise _Broken(f"{_where(walk, i)}: the admissible actions are {short(listed)} {when}, "
-                          f"and were {short(walk.listed[i])} the first time")  # fmt: skip
+            raise _Broken(
+                f"{_where(walk, i)}: the admissible actions are {short(listed)} {when}, "
+                f"and were {short(walk.listed[i])} the first time"
+            )
 
     def _masked(self, env: Environment, seen: Observation) -> Observation:
         return replace(seen, text=env.mask(seen.text))
@@ -381,16 +407,19 @@ class Checker:
         self._again(env, walk, "on the way to a branch", ask=False)
         return self._ask("step", action, env=env)
 
-    def _fork_along(self, walk: _Walk, way: str, alternatives: dict[int, list[str]],
-                    expected: dict[int, list[Observation]]) -> None:  # fmt: skip
+    def _fork_along(
+        self, walk: _Walk, way: str, alternatives: dict[int, list[str]], expected: dict[int, list[Observation]]
+    ) -> None:
         execute = forking.executor(self.env, way, self.limit)
 
         def branch(i: int) -> None:
             for action, wanted in zip(alternatives.get(i, []), expected.get(i, [])):
                 seen = self._timed(f"fork ({way})", lambda action=action: execute(action))
                 if self._masked(self.env, seen) != self._masked(self.env, wanted):
-                    raise _Broken(f"{_where(walk, i)}: {short(action)} leads to {short(seen.text)} in a fork by "
-                                  f"{way}, and to {short(wanted.text)} in a replay")  # fmt: skip
+                    raise _Broken(
+                        f"{_where(walk, i)}: {short(action)} leads to {short(seen.text)} in a fork by "
+                        f"{way}, and to {short(wanted.text)} in a replay"
+                    )
 
         self._again(self.env, walk, f"after forks by {way}", between=branch)
 
@@ -415,8 +444,10 @@ class Checker:
     def _list(self, env: Environment) -> list[str] | None:
         listed = self._ask("admissible", env=env)
         if listed is not None:
-            _must(isinstance(listed, list) and all(isinstance(a, str) for a in listed),
-                  f"admissible: expected a list of strings, got {short(listed)}")  # fmt: skip
+            _must(
+                isinstance(listed, list) and all(isinstance(a, str) for a in listed),
+                f"admissible: expected a list of strings, got {short(listed)}",
+            )
             double = next((a for a in listed if listed.count(a) > 1), None) if len(set(listed)) < len(listed) else None
             _must(double is None, f"admissible: {short(double)} is listed twice")
         return listed

@@ -103,8 +103,9 @@ class House(Environment):
         if wide:
             food, dishes, things = food + OOD_FOOD, dishes + OOD_DISHES, things + OOD_THINGS
         kind = rng.choice(["put", "wash", "heat", "cool", "examine"])
-        pool = {"put": food + dishes + things, "wash": food + dishes, "heat": food, "cool": food,
-                "examine": things}[kind]  # fmt: skip
+        pool = {"put": food + dishes + things, "wash": food + dishes, "heat": food, "cool": food, "examine": things}[
+            kind
+        ]
         if split == "ood":  # what is asked for is never an object of the training tasks
             pool = [o for o in pool if o in OOD_OBJECTS]
         self.kind, self.target = kind, rng.choice(pool)

@@ -18,8 +18,13 @@ class Tasks:
     task -> how it is called here; None where they are the same.
     """
 
-    def __init__(self, env: Environment, split: str | None = None, template: str | None = None,
-                 names: dict[str, str] | None = None):  # fmt: skip
+    def __init__(
+        self,
+        env: Environment,
+        split: str | None = None,
+        template: str | None = None,
+        names: dict[str, str] | None = None,
+    ):
         self.spec, self.names, self.split = env.spec, names, split
         self._tasks: dict[str, dict] = {}
         self._twice: set[str] = set()
@@ -33,8 +38,9 @@ class Tasks:
             try:
                 name = template.format_map(task)
             except (LookupError, ValueError, AttributeError, TypeError):
-                raise UsageError(f"--match {template!r} does not fit the tasks of {env.spec}: "
-                                 f"their keys are {', '.join(task)}") from None  # fmt: skip
+                raise UsageError(
+                    f"--match {template!r} does not fit the tasks of {env.spec}: their keys are {', '.join(task)}"
+                ) from None
             if self._tasks.setdefault(name, task) is not task:
                 self._twice.add(name)
 

@@ -114,8 +114,18 @@ class OpenEnv(Environment):
     Raises UsageError for options that make no sense, EexpError where there is no such server, NoRoom where it is full.
     """
 
-    def __init__(self, url: str, action: str = "", text: str = "", admissible: str = "", instruction: str = "",
-                 reward: str = "last", train: str = "", test: str = "", max_steps: str = "50") -> None:  # fmt: skip
+    def __init__(
+        self,
+        url: str,
+        action: str = "",
+        text: str = "",
+        admissible: str = "",
+        instruction: str = "",
+        reward: str = "last",
+        train: str = "",
+        test: str = "",
+        max_steps: str = "50",
+    ) -> None:
         self.spec = f"openenv:{url}"
         self._list_field, self._instruction_field = admissible, instruction
         if reward not in ("last", "sum"):
@@ -294,8 +304,13 @@ class OpenEnv(Environment):
             raise EexpError(f"{e}. {INSTALL}") from None
         url = self._server.url.replace("http", "ws", 1) + "/ws"
         try:
-            self._socket = connect(url, open_timeout=self._server.limit, close_timeout=GRACE, max_size=MAX_LINE,
-                                   additional_headers=self._server.headers)  # fmt: skip
+            self._socket = connect(
+                url,
+                open_timeout=self._server.limit,
+                close_timeout=GRACE,
+                max_size=MAX_LINE,
+                additional_headers=self._server.headers,
+            )
         except (OSError, WebSocketException) as e:  # TimeoutError is an OSError
             raise EnvironmentFailed(f"{self.spec}: /ws: {type(e).__name__}: {e}") from None
 

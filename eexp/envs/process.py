@@ -85,16 +85,29 @@ class Child:
     byte in `argv`.
     """
 
-    def __init__(self, argv: list[str], stderr: int | None = None, cwd: str | None = None,
-                 env: dict[str, str] | None = None, memory: int | None = None):  # fmt: skip
+    def __init__(
+        self,
+        argv: list[str],
+        stderr: int | None = None,
+        cwd: str | None = None,
+        env: dict[str, str] | None = None,
+        memory: int | None = None,
+    ):
         lifeline, our_lifeline = os.pipe()
         our_report, report = os.pipe()
         try:
             command = [sys.executable, "-I", "-S", _GUARD, str(lifeline), str(report), str(memory or 0), *argv]
             self._popen = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, cwd=cwd, env=env, bufsize=0,
-                start_new_session=True, pass_fds=(lifeline, report),
-            )  # fmt: skip
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                cwd=cwd,
+                env=env,
+                bufsize=0,
+                start_new_session=True,
+                pass_fds=(lifeline, report),
+            )
         except BaseException:
             os.close(our_lifeline)
             os.close(our_report)

@@ -43,9 +43,18 @@ class _Play:
     answers: list[Observation]
 
 
-def replay(env: Environment, task: dict, found: Conversation, record_id: str, *, trust: str = RECORD,
-           admissible: int | None = 50, seed: int = 0, drop_invalid: bool = False,
-           on_step: Callable[[], None] = lambda: None) -> Replayed:  # fmt: skip
+def replay(
+    env: Environment,
+    task: dict,
+    found: Conversation,
+    record_id: str,
+    *,
+    trust: str = RECORD,
+    admissible: int | None = 50,
+    seed: int = 0,
+    drop_invalid: bool = False,
+    on_step: Callable[[], None] = lambda: None,
+) -> Replayed:
     """Take the recorded actions in `env` and write down what it says.
 
     trust: RECORD refuses (InputError) where the environment says something else than was recorded, ENVIRONMENT counts
@@ -89,8 +98,15 @@ def replay(env: Environment, task: dict, found: Conversation, record_id: str, *,
     return done
 
 
-def _play(env: Environment, task: dict, steps: list[dict], admissible: int | None, seed: int,
-          on_step: Callable[[], None], check: Callable[[int, Observation], None]) -> _Play:  # fmt: skip
+def _play(
+    env: Environment,
+    task: dict,
+    steps: list[dict],
+    admissible: int | None,
+    seed: int,
+    on_step: Callable[[], None],
+    check: Callable[[int, Observation], None],
+) -> _Play:
     """Take the actions of `steps` from the beginning of `task`; `check` is given every observation with its number."""
     on_step()
     answers = [env.reset(task)]
@@ -138,8 +154,9 @@ def _answer(env: Environment, seen: Observation) -> tuple:
     return env.mask(seen.text), seen.done, seen.score, seen.valid, seen.success
 
 
-def _compare(env: Environment, done: Replayed, seen: str, recorded: str, heard: list[str], place: str,
-             trust: str) -> None:  # fmt: skip
+def _compare(
+    env: Environment, done: Replayed, seen: str, recorded: str, heard: list[str], place: str, trust: str
+) -> None:
     """Note or refuse it if `seen` is neither the recorded observation nor a form in which the world said it."""
     now = _form(env, seen)
     if any(now == _form(env, text) for text in (recorded, *heard)):
@@ -180,6 +197,8 @@ def _form(env: Environment, text: str) -> str:
 def _difference(seen: str, recorded: str, before: int = 20, length: int = 60) -> str:
     """Both texts from a little before where they part."""
     start = max(0, len(commonprefix([seen, recorded])) - before)
-    cut = [("..." if start else "") + text[start : start + length] + ("..." if text[start + length :] else "")
-           for text in (seen, recorded)]  # fmt: skip
+    cut = [
+        ("..." if start else "") + text[start : start + length] + ("..." if text[start + length :] else "")
+        for text in (seen, recorded)
+    ]
     return f"the observation is {cut[0]!r}, and {cut[1]!r} was recorded"

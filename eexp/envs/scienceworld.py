@@ -117,9 +117,12 @@ class ScienceWorld(Environment):
                     continue
                 number = variations[kind][turn]
                 yield {
-                    "id": f"{kind}/{number}", "split": split,
-                    "task": kind, "variation": number, "simplifications": self._simplifications,
-                }  # fmt: skip
+                    "id": f"{kind}/{number}",
+                    "split": split,
+                    "task": kind,
+                    "variation": number,
+                    "simplifications": self._simplifications,
+                }
             turn += 1
 
     def kind_of(self, task: dict) -> str | None:
@@ -236,9 +239,16 @@ class Simulator:
         self._limit = limit
         # Not by the package's launcher: it takes no options for the JVM and lets any local user call in.
         command = [
-            _java(), *JVM, f"-Xmx{memory}", "-classpath", os.pathsep.join((find_jar_path(), JAR_PATH)),
-            "py4j.GatewayServer", "--die-on-broken-pipe", "--enable-auth", "0",
-        ]  # fmt: skip
+            _java(),
+            *JVM,
+            f"-Xmx{memory}",
+            "-classpath",
+            os.pathsep.join((find_jar_path(), JAR_PATH)),
+            "py4j.GatewayServer",
+            "--die-on-broken-pipe",
+            "--enable-auth",
+            "0",
+        ]
         self._complaints = tempfile.TemporaryFile()
         self._child = Child(command, stderr=self._complaints.fileno(), cwd=tempfile.gettempdir())
         try:
@@ -290,8 +300,11 @@ class Simulator:
     def _admissible(self) -> set[str]:
         listed = json.loads(self._episode.getValidActionObjectCombinationsJSON())["validActions"]
         at_hand = self._objects_at_hand()
-        return {valid["action"] for valid in listed
-                if at_hand.issuperset(valid["obj_ids"]) or _ANYWHERE.match(valid["action"])}  # fmt: skip
+        return {
+            valid["action"]
+            for valid in listed
+            if at_hand.issuperset(valid["obj_ids"]) or _ANYWHERE.match(valid["action"])
+        }
 
     def _objects_at_hand(self) -> set[int]:
         """The numbers of the objects among which the simulator's parser looks: in the room, and with the agent."""

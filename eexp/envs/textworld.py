@@ -257,8 +257,11 @@ def _parts(game: Any) -> list[Any]:
 
 def _copied(values: dict[str, Any]) -> dict[str, Any]:
     """The attributes of a wrapper. A step changes what is in one of them, and replaces the others."""
-    return {name: _progress(value) if name == "_game_progression" else value
-            for name, value in values.items() if name not in ("_wrapped_env", "_jericho")}  # fmt: skip
+    return {
+        name: _progress(value) if name == "_game_progression" else value
+        for name, value in values.items()
+        if name not in ("_wrapped_env", "_jericho")
+    }
 
 
 def _progress(progress: Any) -> Any:

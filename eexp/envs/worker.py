@@ -86,8 +86,14 @@ def _answer(job: dict, opened: Opened, on_step: Callable[[], None]) -> dict:
 
 def _failed(e: InputError) -> dict:
     kind = "environment" if isinstance(e, EnvironmentFailed) else "input"
-    return {"failed": str(e), "where": e.where, "message": e.message, "evidence": e.evidence, "kind": kind,
-            "again": isinstance(e, ForkLost)}  # fmt: skip
+    return {
+        "failed": str(e),
+        "where": e.where,
+        "message": e.message,
+        "evidence": e.evidence,
+        "kind": kind,
+        "again": isinstance(e, ForkLost),
+    }
 
 
 def mistake(error: Exception) -> EnvironmentFailed:

@@ -18,9 +18,15 @@ from eexp.evidence.results import Run, check_same_tasks, common_tasks, read_run
 from eexp.evidence.trials import pass_all, pass_at, steps_of_k
 
 
-def compare(groups: Mapping[str, Sequence[Iterable[dict]]], *, baseline: str | None = None, confidence: float = 0.95,
-            looks: int = 1, common: bool = False,
-            files: Mapping[str, Sequence[str]] | None = None) -> list[dict]:  # fmt: skip
+def compare(
+    groups: Mapping[str, Sequence[Iterable[dict]]],
+    *,
+    baseline: str | None = None,
+    confidence: float = 0.95,
+    looks: int = 1,
+    common: bool = False,
+    files: Mapping[str, Sequence[str]] | None = None,
+) -> list[dict]:
     """Compare methods by the episodes of their training runs; returns one row a method, in their order.
 
     Args:
@@ -56,8 +62,14 @@ def compare(groups: Mapping[str, Sequence[Iterable[dict]]], *, baseline: str | N
         if name != first:
             row["against"] = first
             row.update(_difference(runs[first], group, values[first], values[name], confidence, looks))
-        by_kind = _by_kind(kinds, tasks, None if name == first else (runs[first], values[first]),
-                           (group, values[name]), confidence, looks)  # fmt: skip
+        by_kind = _by_kind(
+            kinds,
+            tasks,
+            None if name == first else (runs[first], values[first]),
+            (group, values[name]),
+            confidence,
+            looks,
+        )
         rows.append(row | ({"kinds": by_kind} if by_kind else {}))
     _correct(rows)
     return rows
@@ -80,11 +92,23 @@ def _row(name: str, group: list[Run], values: np.ndarray, tasks: list[Key], conf
             totals.update(counts)
     mean, low, high = rate(values, confidence)
     turns = max(1, totals["steps"])
-    row = {"name": name, "panel": hash_of(group[0].texts.values()), "runs": len(group), "tasks": len(tasks),
-           "episodes": totals["episodes"], "successes": totals["successes"], "rate": mean, "low": low, "high": high,
-           "rates": [float(v) for v in values.mean(1)], "confidence": confidence,
-           "mean_steps": totals["steps"] / totals["episodes"], "invalid_actions": totals["invalid"] / turns,
-           "thoughts": totals["thoughts"] / turns, "cut_off": totals["cut_off"] / turns}  # fmt: skip
+    row = {
+        "name": name,
+        "panel": hash_of(group[0].texts.values()),
+        "runs": len(group),
+        "tasks": len(tasks),
+        "episodes": totals["episodes"],
+        "successes": totals["successes"],
+        "rate": mean,
+        "low": low,
+        "high": high,
+        "rates": [float(v) for v in values.mean(1)],
+        "confidence": confidence,
+        "mean_steps": totals["steps"] / totals["episodes"],
+        "invalid_actions": totals["invalid"] / turns,
+        "thoughts": totals["thoughts"] / turns,
+        "cut_off": totals["cut_off"] / turns,
+    }
     trials = min(run.trials for run in group)
     if trials > 1:
         counts = [(len(found), sum(found)) for run in group for found in run.successes.values()]
@@ -93,8 +117,9 @@ def _row(name: str, group: list[Run], values: np.ndarray, tasks: list[Key], conf
     return row
 
 
-def _difference(base: list[Run], other: list[Run], first: np.ndarray, second: np.ndarray, confidence: float,
-                looks: int) -> dict[str, Any]:  # fmt: skip
+def _difference(
+    base: list[Run], other: list[Run], first: np.ndarray, second: np.ndarray, confidence: float, looks: int
+) -> dict[str, Any]:
     tasks = list(base[0].successes)
     level = sequential.one_look(confidence, looks)
     estimate, found = _gain((base, first), (other, second), tasks, level)
@@ -116,8 +141,9 @@ def _difference(base: list[Run], other: list[Run], first: np.ndarray, second: np
     return found
 
 
-def _gain(base: tuple[list[Run], np.ndarray], other: tuple[list[Run], np.ndarray], tasks: list[Key],
-          level: float) -> tuple[Estimate | None, dict[str, Any]]:  # fmt: skip
+def _gain(
+    base: tuple[list[Run], np.ndarray], other: tuple[list[Run], np.ndarray], tasks: list[Key], level: float
+) -> tuple[Estimate | None, dict[str, Any]]:
     """Return the estimate of other - base, None for fewer than two tasks, and the difference with its interval.
 
     base, other: runs, and their means over `tasks`. level: confidence of the interval.
@@ -142,8 +168,14 @@ def _kinds_of_tasks(runs: Iterable[Run]) -> dict[Key, str]:
     return {key: "other" if kind is None else kind for key, kind in kinds.items()}
 
 
-def _by_kind(kinds: dict[Key, str], tasks: list[Key], base: tuple[list[Run], np.ndarray] | None,
-             other: tuple[list[Run], np.ndarray], confidence: float, looks: int) -> dict[str, dict]:  # fmt: skip
+def _by_kind(
+    kinds: dict[Key, str],
+    tasks: list[Key],
+    base: tuple[list[Run], np.ndarray] | None,
+    other: tuple[list[Run], np.ndarray],
+    confidence: float,
+    looks: int,
+) -> dict[str, dict]:
     """Return success by kind, and the difference to `base`; nothing for one kind. base, other: runs, their means."""
     by_kind: dict[str, list[int]] = {}
     for i, key in enumerate(tasks):

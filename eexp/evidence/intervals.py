@@ -190,5 +190,7 @@ def rate_limits(values: Array, confidence: float) -> tuple[Array, Array]:
     middle = (observed + z**2 / (2 * size)) / (1 + z**2 / size)
     half = z / (1 + z**2 / size) * np.sqrt(observed * (1 - observed) / size + z**2 / (4 * size**2))
     # Rounding would leave 3e-17 where nothing succeeded.
-    return (np.where(observed == 0, 0.0, np.clip(middle - half, 0, 1)),
-            np.where(observed == 1, 1.0, np.clip(middle + half, 0, 1)))  # fmt: skip
+    return (
+        np.where(observed == 0, 0.0, np.clip(middle - half, 0, 1)),
+        np.where(observed == 1, 1.0, np.clip(middle + half, 0, 1)),
+    )

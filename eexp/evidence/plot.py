@@ -43,8 +43,10 @@ def plot(rows: Sequence[dict], file: str) -> list[str]:
     The format is that of the ending of the file's name, PNG or SVG, say. Returns notes on what the picture lacks.
     """
     compared = [row for row in rows if row.get("difference_low") is not None]
-    with warnings.catch_warnings(record=True) as warned, \
-            picture(file, (9 if compared else 5.5, 1.3 + 0.42 * len(rows))) as figure:  # fmt: skip
+    with (
+        warnings.catch_warnings(record=True) as warned,
+        picture(file, (9 if compared else 5.5, 1.3 + 0.42 * len(rows))) as figure,
+    ):
         from matplotlib.ticker import FuncFormatter
 
         warnings.simplefilter("always")
@@ -54,15 +56,26 @@ def plot(rows: Sequence[dict], file: str) -> list[str]:
             y = places[row["name"]]
             axes[0].plot([100 * row["low"], 100 * row["high"]], [y, y], color=_POINT, linewidth=1.6, zorder=2)
             if row["runs"] > 1:
-                axes[0].plot([100 * value for value in row["rates"]], [y] * row["runs"], "|", color=_RUN, markersize=11,
-                             markeredgewidth=1.6, zorder=1)  # fmt: skip
+                axes[0].plot(
+                    [100 * value for value in row["rates"]],
+                    [y] * row["runs"],
+                    "|",
+                    color=_RUN,
+                    markersize=11,
+                    markeredgewidth=1.6,
+                    zorder=1,
+                )
             axes[0].plot(100 * row["rate"], y, "o", color=_POINT, markersize=5.5, zorder=3)
         confidence = percentage(rows[0]["confidence"])
         runs = "; strokes: runs" if any(row["runs"] > 1 for row in rows) else ""
-        axes[0].set(xlabel=f"success in % ({confidence} interval{runs})", yticks=list(places.values()),
-                    ylim=(-len(rows) + 0.4, 0.6))  # fmt: skip
-        axes[0].set_yticklabels([name + (f" ({row['runs']} runs)" if row["runs"] > 1 else "")
-                                 for name, row in zip(places, rows)])  # fmt: skip
+        axes[0].set(
+            xlabel=f"success in % ({confidence} interval{runs})",
+            yticks=list(places.values()),
+            ylim=(-len(rows) + 0.4, 0.6),
+        )
+        axes[0].set_yticklabels(
+            [name + (f" ({row['runs']} runs)" if row["runs"] > 1 else "") for name, row in zip(places, rows)]
+        )
         if compared:
             axes[1].axvline(0, color=_ZERO, linewidth=1)
             for row in compared:

@@ -25,8 +25,16 @@ ALIKE, RUN_SD = 0.3, 0.03
 _STEPS = (np.arange(50) + 0.5) / 50
 
 
-def power(difference: float, *, rate: float, tasks: int, runs: int | tuple[int, int], run_sd: float = 0.0,
-          alike: float = ALIKE, confidence: float = 0.95) -> float:  # fmt: skip
+def power(
+    difference: float,
+    *,
+    rate: float,
+    tasks: int,
+    runs: int | tuple[int, int],
+    run_sd: float = 0.0,
+    alike: float = ALIKE,
+    confidence: float = 0.95,
+) -> float:
     """Return the probability that the interval excludes zero if the true difference is `difference`.
 
     Args:
@@ -52,8 +60,10 @@ def power(difference: float, *, rate: float, tasks: int, runs: int | tuple[int, 
     residual = [(1 - alike) * v / n / tasks if n > 1 else 0.0 for v, n in zip(variances, counts)]
     upper = 0.5 + confidence / 2
     squared = np.full(1, stdtrit(tasks - 1, upper) ** 2 * tasks_part)
-    drawn = [(b + r) * chdtri(n - 1, _STEPS) / (n - 1) if n > 1 and b + r > 0 else np.zeros(1)
-             for b, r, n in zip(between, residual, counts)]  # fmt: skip
+    drawn = [
+        (b + r) * chdtri(n - 1, _STEPS) / (n - 1) if n > 1 and b + r > 0 else np.zeros(1)
+        for b, r, n in zip(between, residual, counts)
+    ]
     total = drawn[0][:, None] + drawn[1][None, :]
     if total.any():
         welch = sum(part**2 / max(1, n - 1) for part, n in zip((drawn[0][:, None], drawn[1][None, :]), counts))
@@ -67,15 +77,24 @@ def power(difference: float, *, rate: float, tasks: int, runs: int | tuple[int, 
     return float(np.mean(ndtr((centre - margin) / spread) + ndtr((-centre - margin) / spread)))
 
 
-def smallest_difference(*, rate: float, tasks: int, runs: int | tuple[int, int], run_sd: float = 0.0,
-                        alike: float = ALIKE, confidence: float = 0.95,
-                        target: float = 0.8) -> float | None:  # fmt: skip
+def smallest_difference(
+    *,
+    rate: float,
+    tasks: int,
+    runs: int | tuple[int, int],
+    run_sd: float = 0.0,
+    alike: float = ALIKE,
+    confidence: float = 0.95,
+    target: float = 0.8,
+) -> float | None:
     """Return the smallest improvement that is found with probability `target`; None where none that is possible is."""
     from scipy.optimize import brentq
 
     def missing(difference: float) -> float:
-        return power(difference, rate=rate, tasks=tasks, runs=runs, run_sd=run_sd, alike=alike,
-                     confidence=confidence) - target  # fmt: skip
+        return (
+            power(difference, rate=rate, tasks=tasks, runs=runs, run_sd=run_sd, alike=alike, confidence=confidence)
+            - target
+        )
 
     largest = 1 - rate
     if largest <= 0 or missing(largest) < 0:
@@ -83,9 +102,18 @@ def smallest_difference(*, rate: float, tasks: int, runs: int | tuple[int, int],
     return float(brentq(missing, 0.0, largest, xtol=1e-6))
 
 
-def plans(pilot: Sequence[Iterable[dict]] = (), *, tasks: Sequence[int], runs: Sequence[int],
-          rate: float | None = None, run_sd: float | None = None, alike: float | None = None, confidence: float = 0.95,
-          target: float = 0.8, files: Sequence[str] | None = None) -> list[dict]:  # fmt: skip
+def plans(
+    pilot: Sequence[Iterable[dict]] = (),
+    *,
+    tasks: Sequence[int],
+    runs: Sequence[int],
+    rate: float | None = None,
+    run_sd: float | None = None,
+    alike: float | None = None,
+    confidence: float = 0.95,
+    target: float = 0.8,
+    files: Sequence[str] | None = None,
+) -> list[dict]:
     """Return one row for every number of tasks and of runs, with the smallest improvement that is found.
 
     Args:
@@ -111,14 +139,25 @@ def plans(pilot: Sequence[Iterable[dict]] = (), *, tasks: Sequence[int], runs: S
         else:
             raise UsageError("no success rate of the baseline: give its episodes, or a rate")
     if not 0 < values["rate"] < 1:
-        raise UsageError(f"the baseline succeeds in {values['rate']:.0%} of the episodes, which says nothing of the "
-                         f"spread; give a rate")  # fmt: skip
+        raise UsageError(
+            f"the baseline succeeds in {values['rate']:.0%} of the episodes, which says nothing of the "
+            f"spread; give a rate"
+        )
     rows = []
     for n in tasks:
         for count in runs:
             smallest = smallest_difference(**values, tasks=n, runs=count, confidence=confidence, target=target)
-            rows.append({"tasks": n, "runs": count, "smallest": smallest, "power": target, "confidence": confidence,
-                         **values, **{f"{name}_from": source for name, source in sources.items()}})  # fmt: skip
+            rows.append(
+                {
+                    "tasks": n,
+                    "runs": count,
+                    "smallest": smallest,
+                    "power": target,
+                    "confidence": confidence,
+                    **values,
+                    **{f"{name}_from": source for name, source in sources.items()},
+                }
+            )
     return rows
 
 

@@ -30,8 +30,10 @@ class Run:
 
     def keep(self, keys: set[Key]) -> Run:
         """Return the run with these tasks alone."""
-        fields = {name: {key: value for key, value in getattr(self, name).items() if key in keys}
-                  for name in ("successes", "totals", "kinds", "texts")}  # fmt: skip
+        fields = {
+            name: {key: value for key, value in getattr(self, name).items() if key in keys}
+            for name in ("successes", "totals", "kinds", "texts")
+        }
         return Run(self.name, panel=self.panel, **fields)
 
     @property
@@ -57,9 +59,11 @@ def read_run(name: str, episodes: Iterable[dict]) -> Run:
         trial = e.get("seed", 0)
         place = getattr(episodes, "place", name)
         if (key, trial) in trials:
-            raise UsageError(f"{place}: task {key[1]}, trial {trial} occurs twice (first in {trials[key, trial]}); "
-                             f"runs of one method are files of their own, all called NAME=FILE with one "
-                             f"NAME")  # fmt: skip
+            raise UsageError(
+                f"{place}: task {key[1]}, trial {trial} occurs twice (first in {trials[key, trial]}); "
+                f"runs of one method are files of their own, all called NAME=FILE with one "
+                f"NAME"
+            )
         trials[key, trial] = place
         text = canonical_json(e["env"], e["task"])
         if run.texts.setdefault(key, text) != text:
@@ -68,8 +72,14 @@ def read_run(name: str, episodes: Iterable[dict]) -> Run:
         run.kinds[key] = kind_of(e)
         panels.add(e.get("panel"))
         counts = run.totals.setdefault(key, Counter())
-        counts.update(episodes=1, successes=int(bool(e["success"])), steps=e["steps"], invalid=e.get("invalid", 0),
-                      thoughts=e.get("thoughts", 0), cut_off=e.get("cut_off", 0))  # fmt: skip
+        counts.update(
+            episodes=1,
+            successes=int(bool(e["success"])),
+            steps=e["steps"],
+            invalid=e.get("invalid", 0),
+            thoughts=e.get("thoughts", 0),
+            cut_off=e.get("cut_off", 0),
+        )
     if not run.successes:
         raise UsageError(f"{name}: no episodes")
     if len(panels) > 1:
@@ -108,16 +118,20 @@ def _what_differs(first: Run, other: Run, hint: str) -> str:
     parts = []
     played_in = [sorted({env for env, _ in run.texts}) for run in (first, other)]
     if not set(played_in[0]) & set(played_in[1]):
-        return (f"{first.name} was played in {', '.join(played_in[0])} and {other.name} in {', '.join(played_in[1])}; "
-                f"runs can be compared in one environment")  # fmt: skip
+        return (
+            f"{first.name} was played in {', '.join(played_in[0])} and {other.name} in {', '.join(played_in[1])}; "
+            f"runs can be compared in one environment"
+        )
     for run, against in ((first, other), (other, first)):
         only = sorted(run.texts.keys() - against.texts.keys())
         if only:
             parts.append(f"{len(only)} of {len(run.texts)} tasks are only in {run.name}, such as {' '.join(only[0])}")
     differ = sorted(key for key in first.texts.keys() & other.texts.keys() if first.texts[key] != other.texts[key])
     if differ:
-        parts.append(f"{len(differ)} tasks have the same id but differ, such as {' '.join(differ[0])}: "
-                     f"{first.texts[differ[0]]} and {other.texts[differ[0]]}")  # fmt: skip
+        parts.append(
+            f"{len(differ)} tasks have the same id but differ, such as {' '.join(differ[0])}: "
+            f"{first.texts[differ[0]]} and {other.texts[differ[0]]}"
+        )
     names = " and ".join(f"{run.name} (panel {hash_of(run.texts.values())})" for run in (first, other))
     return f"{names} were not played on the same tasks: {'; '.join(parts)}{hint}"
 

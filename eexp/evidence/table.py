@@ -15,10 +15,13 @@ def table(rows: Sequence[dict], *, by_kind: bool = False) -> str:
     columns: list[tuple[str, Callable[[dict], str]]] = [("", lambda r: r["name"])]
     if any(row["runs"] > 1 for row in rows):
         columns.append(("runs", lambda r: str(r["runs"])))
-    columns += [("episodes", lambda r: str(r["episodes"])), ("success", lambda r: f"{r['rate']:.1%}"),
-                (f"{percentage(confidence)} interval", lambda r: f"{r['low']:.1%} to {r['high']:.1%}"),
-                ("steps", lambda r: f"{r['mean_steps']:.1f}"),
-                ("invalid", lambda r: f"{r['invalid_actions']:.1%}")]  # fmt: skip
+    columns += [
+        ("episodes", lambda r: str(r["episodes"])),
+        ("success", lambda r: f"{r['rate']:.1%}"),
+        (f"{percentage(confidence)} interval", lambda r: f"{r['low']:.1%} to {r['high']:.1%}"),
+        ("steps", lambda r: f"{r['mean_steps']:.1f}"),
+        ("invalid", lambda r: f"{r['invalid_actions']:.1%}"),
+    ]
     if compared:
         columns += [("difference", lambda r: _points(r.get("difference"))), ("interval", _interval)]
         if any("won" in row for row in compared):
@@ -26,16 +29,16 @@ def table(rows: Sequence[dict], *, by_kind: bool = False) -> str:
         columns.append(("p", lambda r: _p(r.get("p"))))
         if len(compared) > 1:
             columns.append(("Holm", lambda r: _p(r.get("p_holm"))))
-        columns += [("exact p", lambda r: _p(r.get("p_exact"))),
-                    ("finds", _finds)]  # fmt: skip
+        columns += [("exact p", lambda r: _p(r.get("p_exact"))), ("finds", _finds)]
     lines = align([[title for title, _ in columns], *([cell(row) for _, cell in columns] for row in rows)])
     lines += _explanations(rows, compared)
     for key, title in (("pass_at", "pass@k, at least one of k episodes"), ("pass_all", "pass^k, all of k episodes")):
         shown = [row for row in rows if key in row]
         if shown:
             ks = sorted({int(k) for row in shown for k in row[key]})
-            cells = [[row["name"], *(f"{row[key][str(k)]:.1%}" if str(k) in row[key] else "" for k in ks)]
-                     for row in shown]  # fmt: skip
+            cells = [
+                [row["name"], *(f"{row[key][str(k)]:.1%}" if str(k) in row[key] else "" for k in ks)] for row in shown
+            ]
             lines += ["", *align([[title, *(f"k={k}" for k in ks)], *cells])]
     if by_kind:
         lines += ["", *(_kinds(rows) or ["no kinds: the episodes say none, or only one"])]
@@ -83,13 +86,20 @@ def _explanations(rows: Sequence[dict], compared: Sequence[dict]) -> list[str]:
     runs = {row["name"]: row["runs"] for row in rows}
     base = compared[0]["against"]
     single = sorted({name for name, n in runs.items() if n == 1})
-    what = "over tasks and training runs" if not single else (
-        "over tasks, for these models alone: one run a method" if len(single) == len(runs)
-        else f"over tasks and training runs; {', '.join(single)}: one run, which stands for itself alone"
-    )  # fmt: skip
-    lines = [f"difference: to {base}, in points, paired by task; interval and p {what}",
-             "exact p: McNemar (one run each) or permuted labels of runs; finds: smallest difference found with "
-             "probability 80 %"]  # fmt: skip
+    what = (
+        "over tasks and training runs"
+        if not single
+        else (
+            "over tasks, for these models alone: one run a method"
+            if len(single) == len(runs)
+            else f"over tasks and training runs; {', '.join(single)}: one run, which stands for itself alone"
+        )
+    )
+    lines = [
+        f"difference: to {base}, in points, paired by task; interval and p {what}",
+        "exact p: McNemar (one run each) or permuted labels of runs; finds: smallest difference found with "
+        "probability 80 %",
+    ]
     least = {row["p_exact_least"]: row for row in compared if (row.get("p_exact_least") or 0) > 0.05}
     for p, row in least.items():
         lines.append(f"exact p: with {runs[base]} and {row['runs']} runs it cannot be below {p:.2g}")
@@ -131,11 +141,15 @@ def power_table(rows: Sequence[dict]) -> str:
         smallest = [found.get((tasks, n)) for n in runs]
         cells.append([str(tasks), *("none" if value is None else f"{100 * value:.1f}" for value in smallest)])
     lines = align([head, *cells])
-    lines.append(f"smallest improvement, in points, that a {percentage(first['confidence'])} interval tells from zero "
-                 f"with probability {first['power']:.0%}")  # fmt: skip
-    lines.append(f"baseline {first['rate']:.1%}; sd between runs {100 * first['run_sd']:.1f} points "
-                 f"({first['run_sd_from']}); correlation on a task {first['alike']:.2f} "
-                 f"({first['alike_from']})")  # fmt: skip
+    lines.append(
+        f"smallest improvement, in points, that a {percentage(first['confidence'])} interval tells from zero "
+        f"with probability {first['power']:.0%}"
+    )
+    lines.append(
+        f"baseline {first['rate']:.1%}; sd between runs {100 * first['run_sd']:.1f} points "
+        f"({first['run_sd_from']}); correlation on a task {first['alike']:.2f} "
+        f"({first['alike_from']})"
+    )
     if 1 in runs:
         lines.append("1 run each: a difference between two models, not between two methods")
     return "\n".join(lines)

@@ -62,5 +62,7 @@ def open_model(spec: str, engine: Engine | None = None) -> Model:
         if base == "tiny":  # so small that threads wait for each other longer than they work
             engine = replace(engine, threads=engine.threads or 1)
         return LlamaCppModel(path, adapter, spec=spec, engine=engine)
-    raise UsageError(f"unknown model {spec!r}: give FILE.gguf[+ADAPTER.gguf], hf:DIR_OR_ID[+ADAPTER], "
-                     f"http://HOST/v1#NAME, tiny, random or expert")  # fmt: skip
+    raise UsageError(
+        f"unknown model {spec!r}: give FILE.gguf[+ADAPTER.gguf], hf:DIR_OR_ID[+ADAPTER], "
+        f"http://HOST/v1#NAME, tiny, random or expert"
+    )

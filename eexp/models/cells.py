@@ -35,8 +35,9 @@ class _Cells(Cache):
         self.write: torch.Tensor  # the cells that the tokens of a forward pass go to
         self.read: int  # how many cells, from the first, their attention looks at
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any,
-               **__: Any) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         return self._put((layer_idx, "keys"), key_states), self._put((layer_idx, "values"), value_states)
 
     def _put(self, place: tuple[int, str], states: torch.Tensor) -> torch.Tensor:

@@ -77,8 +77,9 @@ def render(template: str, messages: Messages, *, bos_token: str, eos_token: str,
     """
     compiled = _compiled(template)
     with _refusals():
-        return compiled.render(messages=messages, add_generation_prompt=to_answer, bos_token=bos_token,
-                               eos_token=eos_token)  # fmt: skip
+        return compiled.render(
+            messages=messages, add_generation_prompt=to_answer, bos_token=bos_token, eos_token=eos_token
+        )
 
 
 @contextmanager
@@ -177,8 +178,11 @@ class ChatTokenizer:
         except InputError as e:
             raise e.at("$.prompt") from None
         if not whole.startswith(before):
-            raise InputError("the chat template does not keep the prompt as the beginning of prompt and completion; "
-                             "training and playing would see different words", "$.prompt")  # fmt: skip
+            raise InputError(
+                "the chat template does not keep the prompt as the beginning of prompt and completion; "
+                "training and playing would see different words",
+                "$.prompt",
+            )
         prompt_ids, ids = self._ids(before, shield), self._ids(whole, shield)
         if ids[: len(prompt_ids)] == prompt_ids:
             return prompt_ids, _ended(ids[len(prompt_ids) :], stop)

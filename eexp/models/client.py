@@ -85,8 +85,15 @@ class Client:
     `name` is the address without what is secret in it. Raises UsageError where the address is none.
     """
 
-    def __init__(self, url: str, *, concurrency: int | None = None, timeout: float | None = None,
-                 tries: int | None = None, rpm: float | None = None):  # fmt: skip
+    def __init__(
+        self,
+        url: str,
+        *,
+        concurrency: int | None = None,
+        timeout: float | None = None,
+        tries: int | None = None,
+        rpm: float | None = None,
+    ):
         import httpx
 
         self.name = re.sub(r"//.*@", "//", url.rstrip("/"))
@@ -160,8 +167,9 @@ class Client:
 
     # -- a request, inside the loop ----------------------------------------------------------------------------------
 
-    async def ask(self, method: str, path: str, shape: type[T], body: dict | None = None,
-                  tries: int | None = None) -> T:  # fmt: skip
+    async def ask(
+        self, method: str, path: str, shape: type[T], body: dict | None = None, tries: int | None = None
+    ) -> T:
         """What the server answers, as a `shape`. tries: other than those of the client.
 
         Raises InputError where it refuses what `body` asks for, EexpError where it cannot be used.
@@ -177,8 +185,9 @@ class Client:
                 await self._turn()
                 answer = None
                 try:
-                    answer = await fetch(self._http, method, self._address + path, self._timeout, content=content,
-                                         headers=head)  # fmt: skip
+                    answer = await fetch(
+                        self._http, method, self._address + path, self._timeout, content=content, headers=head
+                    )
                 except TooSlow:
                     what = f"{self.name}: no answer within {self._timeout:g} s (EEXP_HTTP_TIMEOUT)"
                 except TooLarge as e:

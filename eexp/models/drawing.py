@@ -86,8 +86,9 @@ class Weights:
     most probable tokens, as few as have this share of the probability at the temperature.
     """
 
-    def __init__(self, logits: Any, temperature: float = 1.0, only: Sequence[int] | None = None,
-                 top_p: float | None = None):  # fmt: skip
+    def __init__(
+        self, logits: Any, temperature: float = 1.0, only: Sequence[int] | None = None, top_p: float | None = None
+    ):
         import numpy as np
 
         top = float(logits.max())
@@ -181,8 +182,9 @@ class Weights:
         self._sums[block] = self._weights[block * BLOCK : (block + 1) * BLOCK].sum()
         self.mass = float(self._sums.sum())
 
-    def descending(self, key: float, location: float, seed: int,
-                   given: Sequence[int] = ()) -> Iterator[tuple[float, float, int]]:  # fmt: skip
+    def descending(
+        self, key: float, location: float, seed: int, given: Sequence[int] = ()
+    ) -> Iterator[tuple[float, float, int]]:
         """(perturbed log-probability, log-probability, token) from the largest perturbed one downwards.
 
         location: log-probability of the node. given: the tokens that came before; it goes on after them as if it had
@@ -193,8 +195,9 @@ class Weights:
             self.take(token)
         return self._descending(key, location, seed, len(given), whole)
 
-    def _descending(self, key: float, location: float, seed: int, given: int,
-                    whole: float) -> Iterator[tuple[float, float, int]]:  # fmt: skip
+    def _descending(
+        self, key: float, location: float, seed: int, given: int, whole: float
+    ) -> Iterator[tuple[float, float, int]]:
         for i in count(given):
             if self.mass <= 0:
                 return
@@ -354,8 +357,12 @@ class Independent(Search):
         for walk in walks:
             token = weights.greedy() if self.request.temperature == 0 else weights.pick(walk.random.uniform())
             if token not in children:
-                children[token] = Node(walk.at, token, walk.at.logprob + weights.logprob(token),
-                                       None if walk.at.allowed is None else walk.at.allowed[token])  # fmt: skip
+                children[token] = Node(
+                    walk.at,
+                    token,
+                    walk.at.logprob + weights.logprob(token),
+                    None if walk.at.allowed is None else walk.at.allowed[token],
+                )
             walk.at = children[token]
             walk.complete = self._complete(walk.at)
 

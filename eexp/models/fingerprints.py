@@ -24,6 +24,9 @@ def of_files(*paths: str | os.PathLike) -> str:
 
 def of_model_dir(directory: str | os.PathLike) -> str | None:
     """The fingerprint of the weight files in a transformers or PEFT directory; None where there are none."""
-    found = sorted(p for p in Path(directory).iterdir() if p.suffix in (".safetensors", ".bin") and p.is_file()
-                   and p.name != "training_args.bin")  # fmt: skip
+    found = sorted(
+        p
+        for p in Path(directory).iterdir()
+        if p.suffix in (".safetensors", ".bin") and p.is_file() and p.name != "training_args.bin"
+    )
     return of_files(*found) if found else None

@@ -58,8 +58,15 @@ def base_of_adapter(adapter: str) -> str:
     return base
 
 
-def load(base: str, adapter: str | None = None, *, trainable: bool = False, dtype: Any = "auto",
-         four_bit: bool = False, trust_remote_code: bool = False) -> tuple[Any, Any]:  # fmt: skip
+def load(
+    base: str,
+    adapter: str | None = None,
+    *,
+    trainable: bool = False,
+    dtype: Any = "auto",
+    four_bit: bool = False,
+    trust_remote_code: bool = False,
+) -> tuple[Any, Any]:
     """(model, tokenizer) of a directory or hub id, with its adapter if there is one.
 
     four_bit: the base's weights as bitsandbytes' NF4, on this process's GPU, ready to have an adapter trained on them.
@@ -76,8 +83,9 @@ def load(base: str, adapter: str | None = None, *, trainable: bool = False, dtyp
     source = _found(base)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=trust_remote_code,
-                                                     **(_in_four_bits(dtype) if four_bit else {}))  # fmt: skip
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, trust_remote_code=trust_remote_code, **(_in_four_bits(dtype) if four_bit else {})
+        )
     except Exception as e:  # a damaged file fails in a dozen libraries' own ways
         raise EexpError(f"{source}: cannot be loaded: {_reason(e)}") from None
     if not tokenizer.chat_template:
@@ -115,8 +123,9 @@ def _in_four_bits(dtype: Any) -> dict[str, Any]:
     """As in QLoRA (arXiv 2305.14314): NF4, its scales quantised again, arithmetic in `dtype`."""
     from transformers import BitsAndBytesConfig
 
-    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-                                bnb_4bit_compute_dtype=dtype)  # fmt: skip
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
     return {"quantization_config": config, "device_map": {"": int(os.environ.get("LOCAL_RANK", "0"))}}
 
 
@@ -170,12 +179,16 @@ def _check_forks(model: Any, source: str, context: int) -> None:
     """Raises EexpError for a model whose memory cannot be cut and shared token by token."""
     kind = model.config.model_type
     if not model.is_backend_compatible() or unknown_layers(model):
-        raise EexpError(f"{source}: a {kind} model, which cannot hold several texts in one memory here; serve it and "
-                        f"give -m http://HOST:PORT/v1")  # fmt: skip
+        raise EexpError(
+            f"{source}: a {kind} model, which cannot hold several texts in one memory here; serve it and "
+            f"give -m http://HOST:PORT/v1"
+        )
     window = reach(model.config.get_text_config())
     if window and context > window:
-        raise EexpError(f"{source}: a {kind} model, whose attention reaches back {window} tokens: give --context "
-                        f"{window} or less, or a GGUF file of it")  # fmt: skip
+        raise EexpError(
+            f"{source}: a {kind} model, whose attention reaches back {window} tokens: give --context "
+            f"{window} or less, or a GGUF file of it"
+        )
 
 
 class HfTokenizer(Tokenizer):
@@ -186,9 +199,11 @@ class HfTokenizer(Tokenizer):
 
     def added_tokens(self) -> list[AddedToken]:
         named = set(self._tokenizer.all_special_tokens)
-        return [AddedToken(number, token.content, special, token.lstrip, token.rstrip, token.single_word)
-                for number, token in self._tokenizer.added_tokens_decoder.items()
-                if (special := token.special or token.content in named) or not token.normalized]  # fmt: skip
+        return [
+            AddedToken(number, token.content, special, token.lstrip, token.rstrip, token.single_word)
+            for number, token in self._tokenizer.added_tokens_decoder.items()
+            if (special := token.special or token.content in named) or not token.normalized
+        ]
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -246,8 +261,10 @@ class HfModel(LocalModel):
         _check_forks(self._model, spec, self._n_ctx)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model.to(device).eval()
-        self.settings = (f"transformers: context {self._n_ctx}, {str(self._model.dtype).removeprefix('torch.')}, "
-                         f"{'GPU' if device == 'cuda' else 'CPU'}")  # fmt: skip
+        self.settings = (
+            f"transformers: context {self._n_ctx}, {str(self._model.dtype).removeprefix('torch.')}, "
+            f"{'GPU' if device == 'cuda' else 'CPU'}"
+        )
         ends = self._model.generation_config.eos_token_id
         self._ends = {self._tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
         dirs = [d for d in (resolve(base), adapter) if d and os.path.isdir(d)]

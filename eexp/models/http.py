@@ -157,15 +157,21 @@ class HttpModel(Model):
 
     async def _complete(self, draw: Draw, n: int, seed: int) -> _Completion:
         """One call: up to `n` choices."""
-        body: dict[str, Any] = {"model": self._name, "messages": draw.prompt, "temperature": draw.temperature,
-                                "max_tokens": draw.max_tokens, "seed": seed}  # fmt: skip
+        body: dict[str, Any] = {
+            "model": self._name,
+            "messages": draw.prompt,
+            "temperature": draw.temperature,
+            "max_tokens": draw.max_tokens,
+            "seed": seed,
+        }
         body |= await self._plain_sampling() | {"top_p": 1 if draw.top_p is None else draw.top_p}
         body |= {"n": n} if n > 1 else {}
         while True:
             asked = self._logprobs
             try:
-                found = await self._client.ask("POST", "/chat/completions", _Completion,
-                                               body | ({"logprobs": True} if asked else {}))  # fmt: skip
+                found = await self._client.ask(
+                    "POST", "/chat/completions", _Completion, body | ({"logprobs": True} if asked else {})
+                )
             except EexpError as e:
                 if not (asked and "logprob" in str(e)):
                     raise
@@ -198,8 +204,10 @@ class HttpModel(Model):
             except EexpError:  # the request that this is for will say what is wrong
                 return {}
             if not known:
-                self.note(f"{self._client.name} does not know top_k and min_p: it may leave improbable tokens out of "
-                          f"the draws; all that it is told is top_p 1")  # fmt: skip
+                self.note(
+                    f"{self._client.name} does not know top_k and min_p: it may leave improbable tokens out of "
+                    f"the draws; all that it is told is top_p 1"
+                )
                 return {}
         return plain
 
@@ -248,8 +256,11 @@ class _Drawing:
         self._asked = [min(self._at_once, missing - i) for i in range(0, missing, self._at_once)]
         self._back.clear()
         self.done = self.done or not self._asked
-        calls = [] if self.done else [(n, seed_of(self.draw.seed, self._calls + i) % 2**31)
-                                      for i, n in enumerate(self._asked)]  # fmt: skip
+        calls = (
+            []
+            if self.done
+            else [(n, seed_of(self.draw.seed, self._calls + i) % 2**31) for i, n in enumerate(self._asked)]
+        )
         self._calls += len(calls)
         return calls
 
@@ -333,8 +344,9 @@ class _Flight:
         told = (usage.completion_tokens or 0) if len(found.choices) == 1 else 0
         samples = [choice.sample(told) for choice in found.choices]
         written = sum(s.tokens for s in samples) if usage.completion_tokens is None else usage.completion_tokens
-        self._model.counts.update({"prompt tokens": usage.prompt_tokens or 0, "tokens written": written,
-                                   "texts written": len(samples)})  # fmt: skip
+        self._model.counts.update(
+            {"prompt tokens": usage.prompt_tokens or 0, "tokens written": written, "texts written": len(samples)}
+        )
         return samples
 
     def cancel(self) -> None:

@@ -130,9 +130,15 @@ class _Tokenizer(Tokenizer):
             kind = api.llama_vocab_get_attr(vocab, token)
             if token in known or kind & (special | api.LLAMA_TOKEN_ATTR_USER_DEFINED):
                 text = api.llama_vocab_get_text(vocab, token).decode("utf-8", "replace")
-                tokens.append(AddedToken(token, text, token in known or bool(kind & special),
-                                         bool(kind & api.LLAMA_TOKEN_ATTR_LSTRIP),
-                                         bool(kind & api.LLAMA_TOKEN_ATTR_RSTRIP)))  # fmt: skip
+                tokens.append(
+                    AddedToken(
+                        token,
+                        text,
+                        token in known or bool(kind & special),
+                        bool(kind & api.LLAMA_TOKEN_ATTR_LSTRIP),
+                        bool(kind & api.LLAMA_TOKEN_ATTR_RSTRIP),
+                    )
+                )
         return tokens
 
     def encode(self, text: str) -> list[int]:
@@ -148,8 +154,10 @@ class _Tokenizer(Tokenizer):
     @cached_property
     def _ends(self) -> tuple[str, str]:
         api, vocab = self._base.api, self._base.vocab
-        begin, end = (self._base.piece(token, True).decode("utf-8", "replace") if token >= 0 else ""
-                      for token in (api.llama_vocab_bos(vocab), api.llama_vocab_eos(vocab)))  # fmt: skip
+        begin, end = (
+            self._base.piece(token, True).decode("utf-8", "replace") if token >= 0 else ""
+            for token in (api.llama_vocab_bos(vocab), api.llama_vocab_eos(vocab))
+        )
         return begin, end
 
 
@@ -160,8 +168,9 @@ class _Decoder:
     attention looks at no other's.
     """
 
-    def __init__(self, base: _Base, engine: Engine, cells: int, sequences: int, adapter: Any = None,
-                 unified: bool = True):  # fmt: skip
+    def __init__(
+        self, base: _Base, engine: Engine, cells: int, sequences: int, adapter: Any = None, unified: bool = True
+    ):
         import numpy as np
 
         self.api, self.base = base.api, base
@@ -247,8 +256,14 @@ class LlamaCppModel(LocalModel):
     Models on one base file share its weights, so several adapters cost one base.
     """
 
-    def __init__(self, path: str | os.PathLike, adapter: str | os.PathLike | None = None, *, spec: str = "",
-                 engine: Engine | None = None):  # fmt: skip
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        adapter: str | os.PathLike | None = None,
+        *,
+        spec: str = "",
+        engine: Engine | None = None,
+    ):
         super().__init__()
         engine = engine or Engine()
         files = [Path(path), *([Path(adapter)] if adapter else [])]
@@ -269,8 +284,10 @@ class LlamaCppModel(LocalModel):
         except UnicodeDecodeError:
             raise EexpError(f"{path}: its chat template is not UTF-8, the file may be damaged") from None
         if api.llama_model_is_recurrent(self._base.pointer) or api.llama_model_is_hybrid(self._base.pointer):
-            raise EexpError(f"{path}: a recurrent model, whose memory cannot be forked in the middle; serve it with "
-                            f"llama-server and give -m http://HOST:PORT/v1")  # fmt: skip
+            raise EexpError(
+                f"{path}: a recurrent model, whose memory cannot be forked in the middle; serve it with "
+                f"llama-server and give -m http://HOST:PORT/v1"
+            )
         self._n_ctx = engine.context or min(api.llama_model_n_ctx_train(self._base.pointer), DEFAULT_CONTEXT)
         self._adapter = self._load_adapter(adapter) if adapter else None
         self._threads = engine.threads or usable_cores()
@@ -305,9 +322,11 @@ class LlamaCppModel(LocalModel):
         engine = self._engine
         threads, gpu = self._threads, self._on_gpu
         flash = gpu if engine.flash_attention is None else engine.flash_attention
-        return (f"llama.cpp: context {self._n_ctx}, batch {min(engine.batch or DEFAULT_BATCH, self._n_ctx)}, "
-                f"{threads} thread{'s' * (threads > 1)}, cache {engine.cache}, {'GPU' if gpu else 'CPU'}"
-                f"{', flash attention' if flash else ''}")  # fmt: skip
+        return (
+            f"llama.cpp: context {self._n_ctx}, batch {min(engine.batch or DEFAULT_BATCH, self._n_ctx)}, "
+            f"{threads} thread{'s' * (threads > 1)}, cache {engine.cache}, {'GPU' if gpu else 'CPU'}"
+            f"{', flash attention' if flash else ''}"
+        )
 
     # -- tokens --------------------------------------------------------------------------------------------------
 
@@ -335,8 +354,15 @@ class LlamaCppModel(LocalModel):
         lanes = min(n, max(1, usable_cores() // self._threads)) if not self._on_gpu else 1
         each = max(1, min(-(-n // lanes), self._api.llama_max_parallel_sequences(), self._fit_in_memory() // lanes))
         cells = -(-self._n_ctx // 256) * 256  # llama.cpp's step
-        made = [Slots(self, _Decoder(self._base, self._engine, cells * each, each, self._adapter, unified=False), self,
-                      self._fitting) for _ in range(lanes)]  # fmt: skip
+        made = [
+            Slots(
+                self,
+                _Decoder(self._base, self._engine, cells * each, each, self._adapter, unified=False),
+                self,
+                self._fitting,
+            )
+            for _ in range(lanes)
+        ]
         return Lanes(self, made) if lanes > 1 else made[0]
 
     def _fit_in_memory(self) -> int:

@@ -123,9 +123,11 @@ class LocalModel(Model):
         else:
             longest, remedy = max(map(len, request.ids or map(self.completion, request.completions)), default=0), ""
         if len(ids) + longest > self._n_ctx:
-            raise InputError(f"the prompt has {len(ids)} tokens and the answer {'may take' if remedy else 'has'} "
-                             f"{longest}, but the context of {self.spec} holds {self._n_ctx}: give a larger "
-                             f"--context{remedy}")  # fmt: skip
+            raise InputError(
+                f"the prompt has {len(ids)} tokens and the answer {'may take' if remedy else 'has'} "
+                f"{longest}, but the context of {self.spec} holds {self._n_ctx}: give a larger "
+                f"--context{remedy}"
+            )
         return ids
 
     def close(self) -> None:

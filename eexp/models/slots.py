@@ -66,8 +66,7 @@ class Slots(Chats):
             slot = self._slots[i]
             part = slot.ahead[:room]
             last = len(part) == len(slot.ahead)
-            items += [Item(token, len(slot.ids) + j, (i,), last and j == len(part) - 1)
-                      for j, token in enumerate(part)]  # fmt: skip
+            items += [Item(token, len(slot.ids) + j, (i,), last and j == len(part) - 1) for j, token in enumerate(part)]
             slot.ids += part
             del slot.ahead[: len(part)]
             if part:

@@ -458,9 +458,17 @@ class Tree:
             most = 1
         for job in jobs:
             assert isinstance(job.request, Score)
-            job.answer = [Sample(text, sum(scored.logprobs), len(scored.logprobs) - 1, True,
-                                 scored.ids[scored.start :], scored.logprobs)
-                          for text, scored in zip(job.request.completions, job.scored)]  # fmt: skip
+            job.answer = [
+                Sample(
+                    text,
+                    sum(scored.logprobs),
+                    len(scored.logprobs) - 1,
+                    True,
+                    scored.ids[scored.start :],
+                    scored.logprobs,
+                )
+                for text, scored in zip(job.request.completions, job.scored)
+            ]
 
     def _next_wave(self, waiting: deque[_Scored], most: int) -> _Wave:
         """Take the texts of the next wave, `most` of them at most, and cut the trunk back to what the first needs."""
@@ -520,8 +528,10 @@ class Tree:
                 if outputs > self.decoder.outputs:
                     break
                 part.append(token)
-            items = [Item(token.token, token.position, [sequences[id(text)] for text in token.texts], token.wanted)
-                     for token in part]  # fmt: skip
+            items = [
+                Item(token.token, token.position, [sequences[id(text)] for text in token.texts], token.wanted)
+                for token in part
+            ]
             try:
                 rows = self.decoder.decode(items)
             except Full:

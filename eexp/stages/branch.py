@@ -270,31 +270,69 @@ def _pool_name(ctx: click.Context, param: click.Parameter, name: str | None) -> 
 
 
 @click.command("branch")
-@click.option("-k", type=click.IntRange(min=1), default=4, show_default=True, metavar="N",
-              help="How many alternatives to add to every state.")  # fmt: skip
-@click.option("--from", "source", type=click.Choice(SOURCES), default="policy", show_default=True,
-              help="Where they come from: what the policy writes; the admissible actions; half from each; or the "
-              "admissible actions drawn by the policy's probability of each.")  # fmt: skip
-@options.model("The policy to draw from; `eexp --help` lists what MODEL may be.  [default: the built-in tiny model]",
-               max_tokens=48, temperature=1.0)  # fmt: skip
-@click.option("--replacement", is_flag=True,
-              help="Draw every text on its own and drop actions drawn before, rather than drawing without "
-              "replacement.")  # fmt: skip
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), metavar="P",
-              help="At every token, draw from the most probable ones only, as few as have this share of the "
-              "probability.  [default: from all]")  # fmt: skip
-@click.option("--min-p", type=click.FloatRange(0, 1), metavar="P",
-              help="Drop alternatives that are less than P times as probable as the most probable one in the same "
-              f"state; 0 drops none.  [default: {MIN_P:g} where texts are drawn without replacement, else "
-              "0]")  # fmt: skip
-@click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True, metavar="N",
-              help="Look at no more than N times k texts of the policy; then fill up from the admissible "
-              "actions.")  # fmt: skip
-@click.option("--only-admissible/--no-only-admissible", default=True, show_default=True,
-              help="Drop the policy's draws that are not admissible, where the whole list is known.")  # fmt: skip
-@click.option("--ban", type=_Prefix(), multiple=True, metavar="PREFIX",
-              help="Actions that begin with these words are no alternatives: neither drawn nor filled up with. May be "
-              "repeated.")  # fmt: skip
+@click.option(
+    "-k",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    metavar="N",
+    help="How many alternatives to add to every state.",
+)
+@click.option(
+    "--from",
+    "source",
+    type=click.Choice(SOURCES),
+    default="policy",
+    show_default=True,
+    help="Where they come from: what the policy writes; the admissible actions; half from each; or the "
+    "admissible actions drawn by the policy's probability of each.",
+)
+@options.model(
+    "The policy to draw from; `eexp --help` lists what MODEL may be.  [default: the built-in tiny model]",
+    max_tokens=48,
+    temperature=1.0,
+)
+@click.option(
+    "--replacement",
+    is_flag=True,
+    help="Draw every text on its own and drop actions drawn before, rather than drawing without replacement.",
+)
+@click.option(
+    "--top-p",
+    type=click.FloatRange(0, 1, min_open=True),
+    metavar="P",
+    help="At every token, draw from the most probable ones only, as few as have this share of the "
+    "probability.  [default: from all]",
+)
+@click.option(
+    "--min-p",
+    type=click.FloatRange(0, 1),
+    metavar="P",
+    help="Drop alternatives that are less than P times as probable as the most probable one in the same "
+    f"state; 0 drops none.  [default: {MIN_P:g} where texts are drawn without replacement, else "
+    "0]",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Look at no more than N times k texts of the policy; then fill up from the admissible actions.",
+)
+@click.option(
+    "--only-admissible/--no-only-admissible",
+    default=True,
+    show_default=True,
+    help="Drop the policy's draws that are not admissible, where the whole list is known.",
+)
+@click.option(
+    "--ban",
+    type=_Prefix(),
+    multiple=True,
+    metavar="PREFIX",
+    help="Actions that begin with these words are no alternatives: neither drawn nor filled up with. May be repeated.",
+)
 @click.option(
     "--pool",
     metavar="NAME",
@@ -304,8 +342,24 @@ def _pool_name(ctx: click.Context, param: click.Parameter, name: str | None) -> 
 @options.prompt_style(options.STYLE_OF_MODEL)
 @options.seed
 @options.streams("trajectory", resume=True)
-def command(k, source, model, temperature, max_tokens, engine, replacement, top_p, min_p, rounds, only_admissible, ban,
-            pool, prompt_style, seed, stream) -> None:  # fmt: skip
+def command(
+    k,
+    source,
+    model,
+    temperature,
+    max_tokens,
+    engine,
+    replacement,
+    top_p,
+    min_p,
+    rounds,
+    only_admissible,
+    ban,
+    pool,
+    prompt_style,
+    seed,
+    stream,
+) -> None:
     """Add K alternative actions to every expert state.
 
     Alternatives differ from each other and from the expert's action; case, blanks and outer punctuation make no
@@ -354,8 +408,10 @@ def command(k, source, model, temperature, max_tokens, engine, replacement, top_
                 "replacement": replacement or None,
             }
     settings |= {"ban": ",".join(ban) or None, "pool": pool}
-    with (closing(policy) if policy else nullcontext(),
-          stream.open("branch", "trajectory", k=k, **{"from": source}, seed=seed, **settings) as io):  # fmt: skip
+    with (
+        closing(policy) if policy else nullcontext(),
+        stream.open("branch", "trajectory", k=k, **{"from": source}, seed=seed, **settings) as io,
+    ):
         made = branch(
             io.records(),
             policy,

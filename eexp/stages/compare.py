@@ -69,31 +69,69 @@ def _files(pattern: str, *, there: bool = False) -> list[str]:
 @click.argument("files", nargs=-1, type=options.PATH, metavar="[NAME=]FILE...")
 @click.option("--baseline", metavar="NAME", help="The method to compare the others with.  [default: the first]")
 @options.confidence
-@click.option("--looks", type=click.IntRange(1, 100), default=1, show_default=True, metavar="N",
-              help="How often in all this comparison is looked at while runs or tasks are added; intervals of "
-              "differences and p values then allow for it.")  # fmt: skip
+@click.option(
+    "--looks",
+    type=click.IntRange(1, 100),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="How often in all this comparison is looked at while runs or tasks are added; intervals of "
+    "differences and p values then allow for it.",
+)
 @options.common
 @click.option("--by-kind", is_flag=True, help="Add a table of success by kind of task.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSONL, one line a row, instead of a table.")
-@click.option("--plot", "picture", type=options.PATH, metavar="FILE",
-              help="Draw rates and differences with their intervals, as PNG or SVG.")  # fmt: skip
-@click.option("--power", "plan", is_flag=True,
-              help="Compare nothing, but say which improvement over the baseline a comparison could find.")  # fmt: skip
-@click.option("--rate", type=options.Finite(0, 1, min_open=True, max_open=True), metavar="RATE",
-              help="For --power: success of the baseline, 0.2 for 20 %.  [default: that of the files]")  # fmt: skip
-@click.option("--tasks", "tasks", type=click.IntRange(min=2), multiple=True, metavar="N",
-              help="For --power: tasks in the panel. May be repeated.  "
-              "[default: 50, 100, 200, 500 and 1000]")  # fmt: skip
-@click.option("--runs", "runs", type=click.IntRange(min=1), multiple=True, metavar="N",
-              help="For --power: training runs of each method. May be repeated.  [default: 1, 3 and 5]")  # fmt: skip
-@click.option("--run-sd", type=options.Finite(0, 0.5), metavar="SD",
-              help="For --power: standard deviation of success between training runs.  [default: that of the files, "
-              "else 0.03]")  # fmt: skip
-@click.option("--alike", type=options.Finite(0, 1, max_open=True), metavar="R",
-              help="For --power: correlation of success of two models on the same task.  [default: that of the files' "
-              "runs, else 0.3]")  # fmt: skip
-def command(files, baseline, confidence, looks, common, by_kind, as_json, picture, plan, rate, tasks, runs, run_sd,
-            alike) -> None:  # fmt: skip
+@click.option(
+    "--plot",
+    "picture",
+    type=options.PATH,
+    metavar="FILE",
+    help="Draw rates and differences with their intervals, as PNG or SVG.",
+)
+@click.option(
+    "--power",
+    "plan",
+    is_flag=True,
+    help="Compare nothing, but say which improvement over the baseline a comparison could find.",
+)
+@click.option(
+    "--rate",
+    type=options.Finite(0, 1, min_open=True, max_open=True),
+    metavar="RATE",
+    help="For --power: success of the baseline, 0.2 for 20 %.  [default: that of the files]",
+)
+@click.option(
+    "--tasks",
+    "tasks",
+    type=click.IntRange(min=2),
+    multiple=True,
+    metavar="N",
+    help="For --power: tasks in the panel. May be repeated.  [default: 50, 100, 200, 500 and 1000]",
+)
+@click.option(
+    "--runs",
+    "runs",
+    type=click.IntRange(min=1),
+    multiple=True,
+    metavar="N",
+    help="For --power: training runs of each method. May be repeated.  [default: 1, 3 and 5]",
+)
+@click.option(
+    "--run-sd",
+    type=options.Finite(0, 0.5),
+    metavar="SD",
+    help="For --power: standard deviation of success between training runs.  [default: that of the files, else 0.03]",
+)
+@click.option(
+    "--alike",
+    type=options.Finite(0, 1, max_open=True),
+    metavar="R",
+    help="For --power: correlation of success of two models on the same task.  [default: that of the files' "
+    "runs, else 0.3]",
+)
+def command(
+    files, baseline, confidence, looks, common, by_kind, as_json, picture, plan, rate, tasks, runs, run_sd, alike
+) -> None:
     """Compare methods by their episodes: success, differences, how sure.
 
     Every FILE holds the episodes of one training run. Files with the same NAME are runs of one method, and
@@ -133,8 +171,16 @@ def command(files, baseline, confidence, looks, common, by_kind, as_json, pictur
         others = [name for name in groups if name != first]
         if others:
             tell(f"note: --power uses the baseline alone, {first}, and not {', '.join(others)}")
-        rows = plans(pilot, rate=rate, tasks=tasks or (50, 100, 200, 500, 1000), runs=runs or (1, 3, 5), run_sd=run_sd,
-                     alike=alike, confidence=confidence, files=named.get(first))  # fmt: skip
+        rows = plans(
+            pilot,
+            rate=rate,
+            tasks=tasks or (50, 100, 200, 500, 1000),
+            runs=runs or (1, 3, 5),
+            run_sd=run_sd,
+            alike=alike,
+            confidence=confidence,
+            files=named.get(first),
+        )
         text = power_table
     else:
         from eexp.evidence.comparison import compare

@@ -127,13 +127,32 @@ def find_task(env: Environment, task_id: str | None, split: str | None = None) -
 
 @command.command("check")
 @ENV
-@click.option("-n", "--number", type=click.IntRange(min=1), default=5, show_default=True, metavar="N",
-              help="How many tasks of the first split to play; of every other split it is one.")  # fmt: skip
-@click.option("--action", "actions", multiple=True, metavar="TEXT",
-              help="An action to try, for an environment with neither expert nor admissible list. May be "
-              "repeated.")  # fmt: skip
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True,
-              metavar="SECONDS", envvar="EEXP_ENV_TIMEOUT", show_envvar=True, help="Longest answer.")  # fmt: skip
+@click.option(
+    "-n",
+    "--number",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="How many tasks of the first split to play; of every other split it is one.",
+)
+@click.option(
+    "--action",
+    "actions",
+    multiple=True,
+    metavar="TEXT",
+    help="An action to try, for an environment with neither expert nor admissible list. May be repeated.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    envvar="EEXP_ENV_TIMEOUT",
+    show_envvar=True,
+    help="Longest answer.",
+)
 @options.seed
 def check_command(spec, number, actions, timeout, seed) -> None:
     """Check that an environment keeps its contract, so that its branches can be trusted.
@@ -171,8 +190,9 @@ def check_command(spec, number, actions, timeout, seed) -> None:
 @ENV
 @click.option("--task", metavar="ID", help="Which task.  [default: the first of the split]")
 @click.option("--split", metavar="NAME", help="Which tasks.  [default: all splits, the first one first]")
-@click.option("-o", "--output", type=options.PATH, metavar="FILE",
-              help="Add what was played to this file, as a trajectory.")  # fmt: skip
+@click.option(
+    "-o", "--output", type=options.PATH, metavar="FILE", help="Add what was played to this file, as a trajectory."
+)
 def play_command(spec, task, split, output) -> None:
     """Play a task by hand. Tab completes admissible actions.
 
@@ -211,8 +231,15 @@ def play(env: Environment, task: dict, read: Callable[[], str]) -> dict:
             steps.append({"observation": seen.text, "action": action, "admissible": listed, "thought": None})
             seen = env.step(action)
             _say(seen)
-    return {"type": "trajectory", "id": f"{env.spec}/{task['id']}", "env": env.spec, "task": task,
-            "instruction": instruction, "steps": steps, "outcome": seen.outcome()}  # fmt: skip
+    return {
+        "type": "trajectory",
+        "id": f"{env.spec}/{task['id']}",
+        "env": env.spec,
+        "task": task,
+        "instruction": instruction,
+        "steps": steps,
+        "outcome": seen.outcome(),
+    }
 
 
 def _say(seen: Observation) -> None:

@@ -33,10 +33,19 @@ def panel(env: Environment, split: str, n: int | None, skip: int = 0) -> list[di
     return draw(env.tasks(split), None if n is None else skip + n)[skip:]
 
 
-def evaluate(worlds: Worlds, tasks: Iterable[tuple[dict, int]], policy: Policy, *, temperature: float = 0.0,
-             max_steps: int | None = None, seed: int = 0, only_admissible: bool = False,
-             on_error: OnError = stop_at_error, kinds: Mapping[str, str | None] | None = None,
-             panel_hash: str | None = None) -> Iterator[dict]:  # fmt: skip
+def evaluate(
+    worlds: Worlds,
+    tasks: Iterable[tuple[dict, int]],
+    policy: Policy,
+    *,
+    temperature: float = 0.0,
+    max_steps: int | None = None,
+    seed: int = 0,
+    only_admissible: bool = False,
+    on_error: OnError = stop_at_error,
+    kinds: Mapping[str, str | None] | None = None,
+    panel_hash: str | None = None,
+) -> Iterator[dict]:
     """Play each (task, trial) once and yield its episode, in their order; as many at once as there are `worlds`.
 
     temperature 0 is greedy. An episode ends when the environment says so or after `max_steps` actions (the
@@ -92,8 +101,11 @@ class _Episode:
             self.instruction = view.instruction
         else:
             proposal = self.action
-            turn = {"observation": self.seen.text, "action": proposal.action,
-                    "valid": view.seen.valid and not proposal.cut_off}  # fmt: skip
+            turn = {
+                "observation": self.seen.text,
+                "action": proposal.action,
+                "valid": view.seen.valid and not proposal.cut_off,
+            }
             if proposal.text is not None and proposal.text.strip() != proposal.action:
                 turn["text"] = proposal.text
             turn |= {"thought": proposal.thought} if proposal.thought else {}
@@ -104,23 +116,45 @@ class _Episode:
     def record(self, policy: Policy) -> dict:
         """As it is written."""
         seen, task, transcript = self.seen, self.task, self.transcript
-        made = {"type": "episode", "id": self.name, "env": self.spec, "task": task, "split": task.get("split"),
-                **({} if self.kind is None else {"kind": self.kind}),
-                **({} if self.panel_hash is None else {"panel": self.panel_hash}),
-                "seed": self.trial, "success": succeeded(seen.outcome()),
-                "score": seen.score, "steps": len(transcript),
-                "invalid": sum(not t["valid"] for t in transcript),
-                "thoughts": sum("thought" in t for t in transcript),
-                "cut_off": sum("cut_off" in t for t in transcript)}  # fmt: skip
-        return {**made, "model": policy.fingerprint, "prompt_style": policy.style_label,
-                "instruction": self.instruction, "transcript": transcript, "final": seen.text}  # fmt: skip
+        made = {
+            "type": "episode",
+            "id": self.name,
+            "env": self.spec,
+            "task": task,
+            "split": task.get("split"),
+            **({} if self.kind is None else {"kind": self.kind}),
+            **({} if self.panel_hash is None else {"panel": self.panel_hash}),
+            "seed": self.trial,
+            "success": succeeded(seen.outcome()),
+            "score": seen.score,
+            "steps": len(transcript),
+            "invalid": sum(not t["valid"] for t in transcript),
+            "thoughts": sum("thought" in t for t in transcript),
+            "cut_off": sum("cut_off" in t for t in transcript),
+        }
+        return {
+            **made,
+            "model": policy.fingerprint,
+            "prompt_style": policy.style_label,
+            "instruction": self.instruction,
+            "transcript": transcript,
+            "final": seen.text,
+        }
 
 
 class _Table:
     """The episodes that are being played, one at each seat."""
 
-    def __init__(self, worlds: Worlds, policy: Policy, players: Players, temperature: float, max_steps: int, seed: int,
-                 only_admissible: bool):  # fmt: skip
+    def __init__(
+        self,
+        worlds: Worlds,
+        policy: Policy,
+        players: Players,
+        temperature: float,
+        max_steps: int,
+        seed: int,
+        only_admissible: bool,
+    ):
         self.worlds, self.policy, self.players = worlds, policy, players
         self.temperature, self.max_steps, self.seed = temperature, max_steps, seed
         self.only_admissible = only_admissible
@@ -169,8 +203,9 @@ class _Table:
             self._finish(seat, episode.record(self.policy))
             return
         state = State(episode.instruction, episode.transcript, view.seen.text, view.admissible, view.expert)
-        choice = Choice(state, 1, self.temperature, seed_of(self.seed, episode.name, step),
-                        only_admissible=self.only_admissible)  # fmt: skip
+        choice = Choice(
+            state, 1, self.temperature, seed_of(self.seed, episode.name, step), only_admissible=self.only_admissible
+        )
         try:
             self.players.submit(seat, choice)
         except InputError as e:
@@ -232,8 +267,9 @@ def _read_panel(file: str, env: str | None) -> tuple[str, list[dict], str]:
 
     known, tasks = tasks_of(file, read([file], "task"), env)
     if env is None and (why_not := why_not_from_records(known := public(known))):
-        raise UsageError(f"{file}: a panel of {known!r}, which {why_not}; allow it by naming it: "
-                         f"eexp eval {known!r} --panel {file}")  # fmt: skip
+        raise UsageError(
+            f"{file}: a panel of {known!r}, which {why_not}; allow it by naming it: eexp eval {known!r} --panel {file}"
+        )
     return env or known, tasks, panel_hash(task_record(known, task) for task in tasks)
 
 
@@ -241,28 +277,74 @@ def _read_panel(file: str, env: str | None) -> tuple[str, list[dict], str]:
 @click.argument(
     "env", type=options.ENV, metavar="[ENV]", required=False, envvar="EEXP_ENV", shell_complete=options.complete_env
 )
-@click.option("-n", "--number", type=click.IntRange(min=1), metavar="N",
-              help="How many tasks.  [default: all of the split or panel]")  # fmt: skip
-@click.option("--skip", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
-              help="Pass over that many tasks first, so that several machines can share the play.")  # fmt: skip
+@click.option(
+    "-n",
+    "--number",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many tasks.  [default: all of the split or panel]",
+)
+@click.option(
+    "--skip",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Pass over that many tasks first, so that several machines can share the play.",
+)
 @click.option("--split", metavar="NAME", help="Which tasks.  [default: test]")
-@click.option("--panel", "panel_file", type=options.PATH, metavar="FILE",
-              help="Play the tasks of this panel, made by `eexp panel`; it names its environment.")  # fmt: skip
-@click.option("--trials", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
-              help="Episodes a task; more than one makes sense at a temperature above 0.")  # fmt: skip
-@options.model("Who plays; `eexp --help` lists what MODEL may be.  [default: the built-in tiny model]",
-               max_tokens=None, temperature=0.0,
-               room="what the model was trained to write; else 128, or 1024 with a thought")  # fmt: skip
-@click.option("--max-steps", type=click.IntRange(min=1), metavar="N",
-              help="Longest episode, in actions.  [default: the environment's]")  # fmt: skip
+@click.option(
+    "--panel",
+    "panel_file",
+    type=options.PATH,
+    metavar="FILE",
+    help="Play the tasks of this panel, made by `eexp panel`; it names its environment.",
+)
+@click.option(
+    "--trials",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Episodes a task; more than one makes sense at a temperature above 0.",
+)
+@options.model(
+    "Who plays; `eexp --help` lists what MODEL may be.  [default: the built-in tiny model]",
+    max_tokens=None,
+    temperature=0.0,
+    room="what the model was trained to write; else 128, or 1024 with a thought",
+)
+@click.option(
+    "--max-steps",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Longest episode, in actions.  [default: the environment's]",
+)
 @options.prompt_style(options.STYLE_OF_MODEL)
 @options.think("auto")
 @click.option("--only-admissible", is_flag=True, help="Let the policy write nothing but an admissible action.")
 @options.seed
 @options.worlds
 @options.streams(resume=True)
-def command(env, number, skip, split, panel_file, trials, model, temperature, max_tokens, engine, max_steps,
-            prompt_style, think, only_admissible, seed, open_worlds, stream) -> None:  # fmt: skip
+def command(
+    env,
+    number,
+    skip,
+    split,
+    panel_file,
+    trials,
+    model,
+    temperature,
+    max_tokens,
+    engine,
+    max_steps,
+    prompt_style,
+    think,
+    only_admissible,
+    seed,
+    open_worlds,
+    stream,
+) -> None:
     """Play tasks with a model and record the episodes.
 
     The tasks are a fixed panel: those of the split in the order of a hash of their ids, so -n 100 is a part of -n 200.
@@ -302,21 +384,42 @@ def command(env, number, skip, split, panel_file, trials, model, temperature, ma
         kinds = {task["id"]: _kind(world, task) for task in tasks}
     policy = options.open_policy(model, prompt_style, max_tokens, stream.note, engine, think)
     which = split or f"panel {panel_hash} of {len(tasks)} tasks"
-    stream.note(f"{env} {which}, model {policy.fingerprint}, prompt style {policy.style_label or 'none'}, "
-                f"thoughts {policy.think}, temperature {temperature:g}, at most {longest} steps")  # fmt: skip
+    stream.note(
+        f"{env} {which}, model {policy.fingerprint}, prompt style {policy.style_label or 'none'}, "
+        f"thoughts {policy.think}, temperature {temperature:g}, at most {longest} steps"
+    )
     if only_admissible and policy.think != "never":
         raise click.UsageError("--only-admissible leaves no room for a thought; give --think never")
-    io = stream.open("eval", None, env=env, split=split, panel=panel_hash, model=policy.fingerprint,
-                     prompt_style=policy.style_label,
-                     temperature=temperature, max_tokens=policy.max_tokens, think=policy.think, max_steps=longest,
-                     seed=seed,
-                     only_admissible=only_admissible or None)  # fmt: skip
+    io = stream.open(
+        "eval",
+        None,
+        env=env,
+        split=split,
+        panel=panel_hash,
+        model=policy.fingerprint,
+        prompt_style=policy.style_label,
+        temperature=temperature,
+        max_tokens=policy.max_tokens,
+        think=policy.think,
+        max_steps=longest,
+        seed=seed,
+        only_admissible=only_admissible or None,
+    )
     if not tasks:
         stream.note(f"no tasks left after the first {skip}")
     with io, closing(policy), open_worlds(world, len(tasks) * trials) as worlds:
-        made = evaluate(worlds, _not_done(env, tasks, trials, io.done), policy, temperature=temperature,
-                        max_steps=longest, seed=seed, only_admissible=only_admissible, on_error=io.fail, kinds=kinds,
-                        panel_hash=panel_hash)  # fmt: skip
+        made = evaluate(
+            worlds,
+            _not_done(env, tasks, trials, io.done),
+            policy,
+            temperature=temperature,
+            max_steps=longest,
+            seed=seed,
+            only_admissible=only_admissible,
+            on_error=io.fail,
+            kinds=kinds,
+            panel_hash=panel_hash,
+        )
         with closing(made):
             for episode in tqdm(made, total=len(tasks) * trials, disable=None, unit="episode", leave=False):
                 io.write(episode)

@@ -18,9 +18,17 @@ from eexp.records import canonical, seed_of, succeeded
 Count = Callable[[str, int], None]
 
 
-def expert(env: Environment, tasks: Iterator[dict], *, admissible: int | None = 50, max_steps: int | None = None,
-           noise: float = 0.0, seed: int = 0, count: Count = lambda what, n=1: None,
-           on_error: OnError = stop_at_error) -> Iterator[dict]:  # fmt: skip
+def expert(
+    env: Environment,
+    tasks: Iterator[dict],
+    *,
+    admissible: int | None = 50,
+    max_steps: int | None = None,
+    noise: float = 0.0,
+    seed: int = 0,
+    count: Count = lambda what, n=1: None,
+    on_error: OnError = stop_at_error,
+) -> Iterator[dict]:
     """One trajectory a task, played by `env.expert()`.
 
     admissible: how many admissible actions to keep a step (a seeded sample with the expert's own among them); 0 for
@@ -37,8 +45,9 @@ def expert(env: Environment, tasks: Iterator[dict], *, admissible: int | None = 
             on_error({"type": "task", "id": f"{env.spec}/{task.get('id')}", "task": task}, e)
 
 
-def _play(env: Environment, task: dict, admissible: int | None, max_steps: int, noise: float, seed: int,
-          count: Count) -> dict:  # fmt: skip
+def _play(
+    env: Environment, task: dict, admissible: int | None, max_steps: int, noise: float, seed: int, count: Count
+) -> dict:
     record_id = f"{env.spec}/{task['id']}"
     seen = env.reset(task)
     instruction = env.instruction()
@@ -57,8 +66,15 @@ def _play(env: Environment, task: dict, admissible: int | None, max_steps: int, 
         step = step_of(env, seen, other or action, admissible, seed_of(seed, record_id, len(steps)))
         steps.append({**step, "noise": True} if other else step)
         seen = env.step(other or action)
-    return {"type": "trajectory", "id": record_id, "env": env.spec, "task": task, "instruction": instruction,
-            "steps": steps, "outcome": seen.outcome()}  # fmt: skip
+    return {
+        "type": "trajectory",
+        "id": record_id,
+        "env": env.spec,
+        "task": task,
+        "instruction": instruction,
+        "steps": steps,
+        "outcome": seen.outcome(),
+    }
 
 
 def _corrupted(env: Environment, action: str, noise: float, seed: int, count: Count) -> str | None:
@@ -86,17 +102,33 @@ def _chosen(env: Environment, split: str, n: int | None, skip: int, done: Callab
 
 @click.command("expert")
 @click.argument("env", type=options.ENV, metavar="ENV", envvar="EEXP_ENV", shell_complete=options.complete_env)
-@click.option("-n", "--number", type=click.IntRange(min=0), metavar="N",
-              help="How many tasks.  [default: all of the split]")  # fmt: skip
-@click.option("--skip", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
-              help="Pass over that many tasks first.")  # fmt: skip
+@click.option(
+    "-n", "--number", type=click.IntRange(min=0), metavar="N", help="How many tasks.  [default: all of the split]"
+)
+@click.option(
+    "--skip",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Pass over that many tasks first.",
+)
 @click.option("--split", metavar="NAME", help="Which tasks.  [default: the environment's first split, to train on]")
 @options.admissible
-@click.option("--max-steps", type=click.IntRange(min=1), metavar="N",
-              help="Longest episode, in actions.  [default: the environment's]")  # fmt: skip
-@click.option("--noise", type=options.Finite(0, 1, max_open=True), default=0, show_default=True, metavar="P",
-              help="Share of the expert's actions that are replaced by another admissible action, drawn at "
-              "random.")  # fmt: skip
+@click.option(
+    "--max-steps",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Longest episode, in actions.  [default: the environment's]",
+)
+@click.option(
+    "--noise",
+    type=options.Finite(0, 1, max_open=True),
+    default=0,
+    show_default=True,
+    metavar="P",
+    help="Share of the expert's actions that are replaced by another admissible action, drawn at random.",
+)
 @click.option("--all", "keep_failed", is_flag=True, help="Keep trajectories that did not succeed, too.")
 @options.seed
 @options.streams(resume=True)
@@ -123,12 +155,26 @@ def command(env, number, skip, split, admissible, max_steps, noise, keep_failed,
     with open_env(env) as world:
         split = split or world.splits()[0]
         world.check_split(split)
-        with stream.open("expert", split=split, admissible="all" if admissible is None else admissible,
-                         max_steps=max_steps, noise=noise or None, all="yes" if keep_failed else None,
-                         seed=seed) as io:  # fmt: skip
+        with stream.open(
+            "expert",
+            split=split,
+            admissible="all" if admissible is None else admissible,
+            max_steps=max_steps,
+            noise=noise or None,
+            all="yes" if keep_failed else None,
+            seed=seed,
+        ) as io:
             tasks = _chosen(world, split, number, skip, io.done)
-            made = expert(world, tasks, admissible=admissible, max_steps=max_steps, noise=noise, seed=seed,
-                          count=io.count, on_error=io.fail)  # fmt: skip
+            made = expert(
+                world,
+                tasks,
+                admissible=admissible,
+                max_steps=max_steps,
+                noise=noise,
+                seed=seed,
+                count=io.count,
+                on_error=io.fail,
+            )
             for trajectory in tqdm(made, total=number, disable=None, unit="task", leave=False):
                 if keep_failed or succeeded(trajectory["outcome"]):
                     io.write(trajectory)

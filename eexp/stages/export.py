@@ -11,11 +11,21 @@ from eexp.terminal import tell
 @click.command("export")
 @click.argument("directory", type=options.PATH, metavar="DIR")
 @click.option("-o", "--output", type=options.PATH, metavar="FILE", required=True, help="The GGUF file to write.")
-@click.option("--type", "dtype", type=click.Choice(["f32", "f16", "bf16", "q8_0", "q4_k_m"]),
-              help="Weights as stored; q8_0 and q4_k_m, for full models, by llama.cpp's own quantiser.  "
-              "[default: f16; f32 for adapters]")  # fmt: skip
-@click.option("--base", type=options.PATH, metavar="DIR", envvar="EEXP_BASE", show_envvar=True,
-              help="The adapter's base model.  [default: the one it names]")  # fmt: skip
+@click.option(
+    "--type",
+    "dtype",
+    type=click.Choice(["f32", "f16", "bf16", "q8_0", "q4_k_m"]),
+    help="Weights as stored; q8_0 and q4_k_m, for full models, by llama.cpp's own quantiser.  "
+    "[default: f16; f32 for adapters]",
+)
+@click.option(
+    "--base",
+    type=options.PATH,
+    metavar="DIR",
+    envvar="EEXP_BASE",
+    show_envvar=True,
+    help="The adapter's base model.  [default: the one it names]",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No summary on standard error.")
 def command(directory, output, dtype, base, quiet) -> None:
     """Write an adapter or a model as GGUF, for llama.cpp.

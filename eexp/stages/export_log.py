@@ -31,9 +31,13 @@ def _logs(records: Iterator[dict], on_error: OnError) -> Iterator[logs.Log]:
 
 
 @click.command("export-log")
-@click.option("--format", type=click.Choice(logs.FORMATS), required=True,
-              help="Harbor's trajectory format (ATIF), one a line; verifiers' episodes, as in its traces.jsonl; or one "
-              "log of Inspect, which is held in memory.")  # fmt: skip
+@click.option(
+    "--format",
+    type=click.Choice(logs.FORMATS),
+    required=True,
+    help="Harbor's trajectory format (ATIF), one a line; verifiers' episodes, as in its traces.jsonl; or one "
+    "log of Inspect, which is held in memory.",
+)
 @options.streams("any")
 def command(format, stream) -> None:
     """Write trajectories and episodes as logs that other tools read.

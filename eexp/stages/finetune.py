@@ -10,80 +10,215 @@ from eexp import options
 
 
 @click.command("finetune")
-@click.option("-m", "--model", "base", type=options.PATH, metavar="MODEL", envvar="EEXP_BASE", show_envvar=True,
-              help="Base model: a directory, a hub id, or tiny. GGUF files cannot be trained.  "
-              "[default: the built-in tiny model]")  # fmt: skip
-@click.option("-o", "--output", type=options.PATH, metavar="DIR", required=True,
-              help="Where the adapter, or the model, is saved.")  # fmt: skip
-@click.option("--init", type=options.PATH, metavar="DIR",
-              help="Go on with this PEFT adapter (world model first, then imitation).  "
-              "[default: a new one]")  # fmt: skip
+@click.option(
+    "-m",
+    "--model",
+    "base",
+    type=options.PATH,
+    metavar="MODEL",
+    envvar="EEXP_BASE",
+    show_envvar=True,
+    help="Base model: a directory, a hub id, or tiny. GGUF files cannot be trained.  "
+    "[default: the built-in tiny model]",
+)
+@click.option(
+    "-o", "--output", type=options.PATH, metavar="DIR", required=True, help="Where the adapter, or the model, is saved."
+)
+@click.option(
+    "--init",
+    type=options.PATH,
+    metavar="DIR",
+    help="Go on with this PEFT adapter (world model first, then imitation).  [default: a new one]",
+)
 @click.option("--full", is_flag=True, help="Train all weights instead of an adapter.")
-@click.option("--load-in-4bit", is_flag=True,
-              help="Train the adapter on a base in 4 bits (QLoRA); needs a CUDA GPU and bitsandbytes.")  # fmt: skip
-@click.option("--epochs", type=options.Finite(min=0, min_open=True), default=1.0, show_default=True,
-              metavar="N", help="Passes over the examples.")  # fmt: skip
-@click.option("--max-steps", type=click.IntRange(min=1), metavar="UPDATES",
-              help="Stop after this many updates, whatever --epochs says.  [default: as --epochs says]")  # fmt: skip
-@click.option("--batch-size", type=click.IntRange(min=1), metavar="N",
-              help="Examples in an update.  [default: whole trajectories, at least 4, with at least 16 examples; 16 "
-              "with --shuffle examples]")  # fmt: skip
-@click.option("--batch-trajectories", type=click.IntRange(min=1), metavar="N",
-              help="Whole trajectories in an update, with all their examples.  "
-              "[default: as --batch-size says]")  # fmt: skip
-@click.option("--budget-like", type=options.PATH, metavar="DIR",
-              help="As many updates, of as many target tokens, as the training run in DIR made, whatever --epochs and "
-              "--batch-size say; those that made --init count.")  # fmt: skip
-@click.option("--action-weight", type=options.Finite(min=0, min_open=True), default=1.0, show_default=True, metavar="X",
-              help="Multiply the loss of an action that follows a thought in the same completion.")  # fmt: skip
-@click.option("--share", metavar="KIND=SHARE", multiple=True, callback=options.kind_shares,
-              help="Weigh the examples of a kind so that they are this share of the loss, e.g. world_model=0.05; "
-              "can be repeated.  [default: as the weights of the examples say]")  # fmt: skip
-@click.option("--tokens-per-batch", type=click.IntRange(min=1), default=4096, show_default=True, metavar="N",
-              help="Tokens computed at once; fewer take less memory and give the same result.")  # fmt: skip
-@click.option("--packing", type=click.Choice(["tree", "none"]), default="tree", show_default=True,
-              help="Compute what examples share once (tree), or pad them side by side (none), which more models can "
-              "do; the result is the same.")  # fmt: skip
-@click.option("--shuffle", type=click.Choice(["trajectories", "examples"]), default="trajectories", show_default=True,
-              help="What comes in another order every epoch. Examples of one trajectory share most, and make updates "
-              "of much the same; single examples share less, and make more varied ones.")  # fmt: skip
-@click.option("--lr", "learning_rate", type=options.Finite(min=0, min_open=True), metavar="RATE",
-              help="Learning rate.  [default: 1e-4, with --full 1e-5]")  # fmt: skip
-@click.option("--schedule", type=click.Choice(["cosine", "linear", "constant"]), default="cosine", show_default=True,
-              help="How the learning rate goes on after the warm-up.")  # fmt: skip
-@click.option("--warmup", type=options.Finite(0, 1), default=0.03, show_default=True,
-              metavar="SHARE", help="Share of the updates in which the learning rate rises from 0.")  # fmt: skip
-@click.option("--weight-decay", type=options.Finite(min=0), default=0.0, show_default=True,
-              metavar="X", help="Weight decay of the AdamW optimiser.")  # fmt: skip
-@click.option("--max-grad-norm", type=options.Finite(min=0, min_open=True), default=1.0, show_default=True,
-              metavar="X", help="A gradient that is longer is shortened to this.")  # fmt: skip
-@click.option("--rank", type=click.IntRange(min=1), default=16, show_default=True, metavar="N",
-              help="Rank of a new adapter.")  # fmt: skip
-@click.option("--alpha", type=click.IntRange(min=1), default=32, show_default=True, metavar="N",
-              help="A new adapter is scaled by alpha / rank.")  # fmt: skip
+@click.option(
+    "--load-in-4bit",
+    is_flag=True,
+    help="Train the adapter on a base in 4 bits (QLoRA); needs a CUDA GPU and bitsandbytes.",
+)
+@click.option(
+    "--epochs",
+    type=options.Finite(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    metavar="N",
+    help="Passes over the examples.",
+)
+@click.option(
+    "--max-steps",
+    type=click.IntRange(min=1),
+    metavar="UPDATES",
+    help="Stop after this many updates, whatever --epochs says.  [default: as --epochs says]",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Examples in an update.  [default: whole trajectories, at least 4, with at least 16 examples; 16 "
+    "with --shuffle examples]",
+)
+@click.option(
+    "--batch-trajectories",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Whole trajectories in an update, with all their examples.  [default: as --batch-size says]",
+)
+@click.option(
+    "--budget-like",
+    type=options.PATH,
+    metavar="DIR",
+    help="As many updates, of as many target tokens, as the training run in DIR made, whatever --epochs and "
+    "--batch-size say; those that made --init count.",
+)
+@click.option(
+    "--action-weight",
+    type=options.Finite(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    metavar="X",
+    help="Multiply the loss of an action that follows a thought in the same completion.",
+)
+@click.option(
+    "--share",
+    metavar="KIND=SHARE",
+    multiple=True,
+    callback=options.kind_shares,
+    help="Weigh the examples of a kind so that they are this share of the loss, e.g. world_model=0.05; "
+    "can be repeated.  [default: as the weights of the examples say]",
+)
+@click.option(
+    "--tokens-per-batch",
+    type=click.IntRange(min=1),
+    default=4096,
+    show_default=True,
+    metavar="N",
+    help="Tokens computed at once; fewer take less memory and give the same result.",
+)
+@click.option(
+    "--packing",
+    type=click.Choice(["tree", "none"]),
+    default="tree",
+    show_default=True,
+    help="Compute what examples share once (tree), or pad them side by side (none), which more models can "
+    "do; the result is the same.",
+)
+@click.option(
+    "--shuffle",
+    type=click.Choice(["trajectories", "examples"]),
+    default="trajectories",
+    show_default=True,
+    help="What comes in another order every epoch. Examples of one trajectory share most, and make updates "
+    "of much the same; single examples share less, and make more varied ones.",
+)
+@click.option(
+    "--lr",
+    "learning_rate",
+    type=options.Finite(min=0, min_open=True),
+    metavar="RATE",
+    help="Learning rate.  [default: 1e-4, with --full 1e-5]",
+)
+@click.option(
+    "--schedule",
+    type=click.Choice(["cosine", "linear", "constant"]),
+    default="cosine",
+    show_default=True,
+    help="How the learning rate goes on after the warm-up.",
+)
+@click.option(
+    "--warmup",
+    type=options.Finite(0, 1),
+    default=0.03,
+    show_default=True,
+    metavar="SHARE",
+    help="Share of the updates in which the learning rate rises from 0.",
+)
+@click.option(
+    "--weight-decay",
+    type=options.Finite(min=0),
+    default=0.0,
+    show_default=True,
+    metavar="X",
+    help="Weight decay of the AdamW optimiser.",
+)
+@click.option(
+    "--max-grad-norm",
+    type=options.Finite(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    metavar="X",
+    help="A gradient that is longer is shortened to this.",
+)
+@click.option(
+    "--rank", type=click.IntRange(min=1), default=16, show_default=True, metavar="N", help="Rank of a new adapter."
+)
+@click.option(
+    "--alpha",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    metavar="N",
+    help="A new adapter is scaled by alpha / rank.",
+)
 @click.option("--rslora", is_flag=True, help="Scale a new adapter by alpha / sqrt(rank) instead.")
-@click.option("--max-length", type=click.IntRange(min=2), metavar="TOKENS",
-              help="Longest example; a longer one is a bad record.  [default: the model's context]")  # fmt: skip
+@click.option(
+    "--max-length",
+    type=click.IntRange(min=2),
+    metavar="TOKENS",
+    help="Longest example; a longer one is a bad record.  [default: the model's context]",
+)
 @click.option("--gradient-checkpointing", is_flag=True, help="Less memory, more time.")
-@click.option("--validate", type=options.PATH, metavar="FILE", multiple=True,
-              help="Examples of other trajectories, whose loss is computed at the start, after every epoch and at the "
-              "end; can be repeated.")  # fmt: skip
-@click.option("--validate-every", type=click.IntRange(min=1), metavar="UPDATES",
-              help="Compute the loss on --validate this often.  [default: every epoch]")  # fmt: skip
-@click.option("--keep", type=click.Choice(["last", "best"]), default="last", show_default=True,
-              help="Which weights to save: the last, or those with the lowest loss on --validate.")  # fmt: skip
-@click.option("--save-every", type=click.IntRange(min=1), metavar="UPDATES",
-              help="Write a checkpoint this often.  [default: every epoch]")  # fmt: skip
-@click.option("--dry-run", is_flag=True,
-              help="Train nothing; print what would be computed, an estimate of the memory, and a few examples with "
-              "their targets in [[ ]].")  # fmt: skip
-@click.option("--report-to", type=click.Choice(["tensorboard", "wandb"]),
-              help="Send the curves there, too; its package must be installed.")  # fmt: skip
+@click.option(
+    "--validate",
+    type=options.PATH,
+    metavar="FILE",
+    multiple=True,
+    help="Examples of other trajectories, whose loss is computed at the start, after every epoch and at the "
+    "end; can be repeated.",
+)
+@click.option(
+    "--validate-every",
+    type=click.IntRange(min=1),
+    metavar="UPDATES",
+    help="Compute the loss on --validate this often.  [default: every epoch]",
+)
+@click.option(
+    "--keep",
+    type=click.Choice(["last", "best"]),
+    default="last",
+    show_default=True,
+    help="Which weights to save: the last, or those with the lowest loss on --validate.",
+)
+@click.option(
+    "--save-every",
+    type=click.IntRange(min=1),
+    metavar="UPDATES",
+    help="Write a checkpoint this often.  [default: every epoch]",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Train nothing; print what would be computed, an estimate of the memory, and a few examples with "
+    "their targets in [[ ]].",
+)
+@click.option(
+    "--report-to",
+    type=click.Choice(["tensorboard", "wandb"]),
+    help="Send the curves there, too; its package must be installed.",
+)
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in -o DIR.")
-@click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
-              help="What a bad record does: end the run (exit code 3), or be set aside (exit code 4).")  # fmt: skip
-@click.option("--rejects", type=options.PATH, metavar="FILE",
-              help="Keep what was set aside here, as JSONL with the reason. Implies --on-error skip.")  # fmt: skip
+@click.option(
+    "--on-error",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="What a bad record does: end the run (exit code 3), or be set aside (exit code 4).",
+)
+@click.option(
+    "--rejects",
+    type=options.PATH,
+    metavar="FILE",
+    help="Keep what was set aside here, as JSONL with the reason. Implies --on-error skip.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No summary and no progress bar on standard error.")
 @options.trust_remote_code
 @options.prompt_style("the built-in one that the examples name")
@@ -114,8 +249,7 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
         raise UsageError("several processes cannot share standard input; give files")
     if not first:
         on_error, rejects, quiet = "skip" if rejects else on_error, None, True
-    stream = Stream(files, None, on_error, rejects, quiet=quiet, speaks=first,
-                    goes_on=resume and os.path.isdir(output))  # fmt: skip
+    stream = Stream(files, None, on_error, rejects, quiet=quiet, speaks=first, goes_on=resume and os.path.isdir(output))
     stream.also_read = list(validate)
     if base is None:
         base = "tiny"
@@ -135,10 +269,24 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
             if first:
                 show(said)
             return
-        run = finetune(io.records(), output, settings, resume=resume, progress=not quiet, note=io.note,
-                       on_error=io.fail, validation=validation, style=style)  # fmt: skip
+        run = finetune(
+            io.records(),
+            output,
+            settings,
+            resume=resume,
+            progress=not quiet,
+            note=io.note,
+            on_error=io.fail,
+            validation=validation,
+            style=style,
+        )
         io.counts.pop("out", None)
-        io.note(f"{output}: {run['updates']} updates, {run['trainable_parameters']:,} parameters, "
-                f"{run['trained']['target_tokens']:,} target tokens, mean loss {run['final_loss']:.4f}"
-                + (f", validation loss {found['loss']:.4f} after update {run['kept_step']}"
-                   if (found := run["final_validation"]) else ""))  # fmt: skip
+        io.note(
+            f"{output}: {run['updates']} updates, {run['trainable_parameters']:,} parameters, "
+            f"{run['trained']['target_tokens']:,} target tokens, mean loss {run['final_loss']:.4f}"
+            + (
+                f", validation loss {found['loss']:.4f} after update {run['kept_step']}"
+                if (found := run["final_validation"])
+                else ""
+            )
+        )

@@ -32,8 +32,9 @@ def imitation_data(trajectories: Iterator[dict], style: PromptStyle, *, thoughts
             dialogue.add(step)
 
 
-def imitation_lines(trajectories: Iterator[dict], style: PromptStyle, entry: str, *,
-                    thoughts: bool = True) -> Iterator[Lines]:  # fmt: skip
+def imitation_lines(
+    trajectories: Iterator[dict], style: PromptStyle, entry: str, *, thoughts: bool = True
+) -> Iterator[Lines]:
     """Yield the same examples as the lines that are written of them, in a fraction of the time.
 
     entry: this stage's line of lineage.
@@ -70,8 +71,12 @@ def _steps(t: dict, thoughts: bool) -> list[dict]:
 
 
 @click.command("imitation-data")
-@click.option("--thoughts/--no-thoughts", default=True, show_default=True,
-              help="Keep the expert's own thoughts, where there are any.")  # fmt: skip
+@click.option(
+    "--thoughts/--no-thoughts",
+    default=True,
+    show_default=True,
+    help="Keep the expert's own thoughts, where there are any.",
+)
 @options.prompt_style()
 @options.streams("trajectory")
 def command(thoughts, prompt_style, stream) -> None:
@@ -84,6 +89,7 @@ def command(thoughts, prompt_style, stream) -> None:
       eexp expert house -n 20 | eexp imitation-data > il.jsonl
     """
     style = options.chosen_style(prompt_style, None)
-    with stream.open("imitation-data", "trajectory", prompt_style=style.label,
-                     thoughts=None if thoughts else "no") as io:  # fmt: skip
+    with stream.open(
+        "imitation-data", "trajectory", prompt_style=style.label, thoughts=None if thoughts else "no"
+    ) as io:
         io.write_made(partial(imitation_lines, style=style, entry=io.entry, thoughts=thoughts))

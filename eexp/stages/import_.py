@@ -33,8 +33,15 @@ EPISODES = "episodes"
 FORMATS = {**conversations.FORMATS, **logs.IMPORTED}
 
 
-def import_(records: Iterator[dict], format: Format, env: str, *, action: str | None = None, key: str | None = None,
-            on_error: OnError = stop_at_error) -> Iterator[dict]:  # fmt: skip
+def import_(
+    records: Iterator[dict],
+    format: Format,
+    env: str,
+    *,
+    action: str | None = None,
+    key: str | None = None,
+    on_error: OnError = stop_at_error,
+) -> Iterator[dict]:
     """One trajectory a record, as it was recorded, with `env` as the name of its environment.
 
     action: how the agent's turns are read (conversations.MARKED, WHOLE or ARGUMENT), where not as usual in the format.
@@ -54,10 +61,16 @@ def import_(records: Iterator[dict], format: Format, env: str, *, action: str | 
             on_error(given, e)
             continue
         name = name_of(record, format, key) or str(number)
-        yield {"type": "trajectory", "id": ids.of(f"{env}/{name}"), "env": env, "task": {"id": name},
-               "instruction": found.instruction, "steps": found.steps,
-               "outcome": None if found.last is None else {"observation": found.last, **end},
-               "source": _source(record, format)}  # fmt: skip
+        yield {
+            "type": "trajectory",
+            "id": ids.of(f"{env}/{name}"),
+            "env": env,
+            "task": {"id": name},
+            "instruction": found.instruction,
+            "steps": found.steps,
+            "outcome": None if found.last is None else {"observation": found.last, **end},
+            "source": _source(record, format),
+        }
 
 
 class Ids:
@@ -71,9 +84,14 @@ class Ids:
         return name if self._given[name] == 1 else f"{name}#{self._given[name]}"
 
 
-def import_episodes(episodes: Iterator[dict], env: str | None = None, *, selector: Selector | None = None,
-                    skip: Callable[[str], bool] = lambda record_id: False,
-                    on_error: OnError = stop_at_error) -> Iterator[dict]:  # fmt: skip
+def import_episodes(
+    episodes: Iterator[dict],
+    env: str | None = None,
+    *,
+    selector: Selector | None = None,
+    skip: Callable[[str], bool] = lambda record_id: False,
+    on_error: OnError = stop_at_error,
+) -> Iterator[dict]:
     """One trajectory an episode, as it was recorded and without admissible actions.
 
     env: the name of the environment, where it is not the episode's. selector: says which are wanted. skip: says which
@@ -108,51 +126,109 @@ def _source(record: dict, format: Format) -> dict:
 
 def job(asked: dict, opened: Any, on_step: Callable[[], None]) -> dict:
     """What a worker does for one record (envs/worker.py)."""
-    done = replay(opened.get(asked["env"]), asked["task"], Conversation(**asked["found"]), asked["id"],
-                  on_step=on_step, **asked["settings"])  # fmt: skip
+    done = replay(
+        opened.get(asked["env"]),
+        asked["task"],
+        Conversation(**asked["found"]),
+        asked["id"],
+        on_step=on_step,
+        **asked["settings"],
+    )
     notes = [str(note) for note in (done.differs, done.kept_whole) if note]
     return {"trajectory": done.trajectory, "notes": notes, "counts": done.counts}
 
 
 @click.command("import")
 @click.argument("format", type=click.Choice([*FORMATS, EPISODES]))
-@click.option("--env", type=options.ENV, metavar="SPEC", envvar="EEXP_ENV", show_envvar=True,
-              shell_complete=options.complete_env,
-              help="Replay every record in this environment, check what was recorded and fill in what was not. "
-              "Episodes name theirs; exec: programs, classes and servers have to be named here all the same.  "
-              "[default: no replay; for episodes, the one they name]")  # fmt: skip
-@click.option("--no-replay", is_flag=True,
-              help="Take what the record holds as it is: nothing is checked, nothing filled in.")  # fmt: skip
+@click.option(
+    "--env",
+    type=options.ENV,
+    metavar="SPEC",
+    envvar="EEXP_ENV",
+    show_envvar=True,
+    shell_complete=options.complete_env,
+    help="Replay every record in this environment, check what was recorded and fill in what was not. "
+    "Episodes name theirs; exec: programs, classes and servers have to be named here all the same.  "
+    "[default: no replay; for episodes, the one they name]",
+)
+@click.option(
+    "--no-replay", is_flag=True, help="Take what the record holds as it is: nothing is checked, nothing filled in."
+)
 @click.option("--success", is_flag=True, help="Leave out what did not succeed.")
-@click.option("--min-score", type=options.Finite(min=0, max=1), metavar="SCORE",
-              help="Leave out what ended with a lower score, or with none.")  # fmt: skip
-@click.option("--drop-invalid", is_flag=True,
-              help="Leave out actions that the environment refused, where a second replay without them shows that they "
-              "changed nothing.")  # fmt: skip
-@click.option("--distinct", is_flag=True,
-              help="Of trajectories of one task with the same actions, keep the first.")  # fmt: skip
-@click.option("--action", type=click.Choice([MARKED, WHOLE, ARGUMENT]),
-              help='Where the action is: after "Action:", with a thought before it; all that the agent says, or the '
-              "call of a tool in Python's notation; or the only argument of that call.  "
-              "[default: whole for messages, else marked]")  # fmt: skip
-@click.option("--task-key", metavar="KEY",
-              help="What in a record names its task.  [default: item_id, or game_file, or id]")  # fmt: skip
-@click.option("--name", metavar="NAME", help="The environment's name in records that are not replayed.  "
-              "[default: the format's; for episodes, the one they name]")  # fmt: skip
+@click.option(
+    "--min-score",
+    type=options.Finite(min=0, max=1),
+    metavar="SCORE",
+    help="Leave out what ended with a lower score, or with none.",
+)
+@click.option(
+    "--drop-invalid",
+    is_flag=True,
+    help="Leave out actions that the environment refused, where a second replay without them shows that they "
+    "changed nothing.",
+)
+@click.option("--distinct", is_flag=True, help="Of trajectories of one task with the same actions, keep the first.")
+@click.option(
+    "--action",
+    type=click.Choice([MARKED, WHOLE, ARGUMENT]),
+    help='Where the action is: after "Action:", with a thought before it; all that the agent says, or the '
+    "call of a tool in Python's notation; or the only argument of that call.  "
+    "[default: whole for messages, else marked]",
+)
+@click.option(
+    "--task-key", metavar="KEY", help="What in a record names its task.  [default: item_id, or game_file, or id]"
+)
+@click.option(
+    "--name",
+    metavar="NAME",
+    help="The environment's name in records that are not replayed.  "
+    "[default: the format's; for episodes, the one they name]",
+)
 @click.option("--split", metavar="NAME", help="Look for the task in this split.  [default: in all of them]")
-@click.option("--match", metavar="TEMPLATE",
-              help="What the environment's tasks are called in the records, made of their keys, such as "
-              "{level}/{seed}.  [default: {id}; for a server of AgentGym, the number at the end]")  # fmt: skip
-@click.option("--map", "mapping", type=options.PATH, metavar="FILE",
-              help="A JSON object: what a record calls its task, and what the environment does.")  # fmt: skip
-@click.option("--trust", type=click.Choice([RECORD, ENVIRONMENT]), default=RECORD, show_default=True,
-              help="Where they differ, refuse the record, or count it and go by the environment.")  # fmt: skip
+@click.option(
+    "--match",
+    metavar="TEMPLATE",
+    help="What the environment's tasks are called in the records, made of their keys, such as "
+    "{level}/{seed}.  [default: {id}; for a server of AgentGym, the number at the end]",
+)
+@click.option(
+    "--map",
+    "mapping",
+    type=options.PATH,
+    metavar="FILE",
+    help="A JSON object: what a record calls its task, and what the environment does.",
+)
+@click.option(
+    "--trust",
+    type=click.Choice([RECORD, ENVIRONMENT]),
+    default=RECORD,
+    show_default=True,
+    help="Where they differ, refuse the record, or count it and go by the environment.",
+)
 @options.admissible
 @options.workers
 @options.seed
 @options.streams("conversation", resume=True)
-def command(format, env, no_replay, success, min_score, drop_invalid, distinct, action, task_key, name, split, match,
-            mapping, trust, admissible, open_pool, seed, stream) -> None:  # fmt: skip
+def command(
+    format,
+    env,
+    no_replay,
+    success,
+    min_score,
+    drop_invalid,
+    distinct,
+    action,
+    task_key,
+    name,
+    split,
+    match,
+    mapping,
+    trust,
+    admissible,
+    open_pool,
+    seed,
+    stream,
+) -> None:
     """Turn trajectories that others recorded, or episodes, into records.
 
     FORMAT is agenttraj (AgentGym's AgentTraj-L), eto (ETO's expert data), messages (OpenAI's chat messages, with calls
@@ -183,21 +259,32 @@ def command(format, env, no_replay, success, min_score, drop_invalid, distinct, 
     if action == ARGUMENT and not FORMATS[format].tools:
         raise UsageError("--action argument is for calls of tools, which only messages have")
     _refuse_options_without_use(format, replayed, name, success or min_score is not None, drop_invalid, given)
-    selection = {"success": "yes" if success else None, "min_score": min_score,
-                 "drop_invalid": "yes" if drop_invalid else None, "distinct": "yes" if distinct else None}  # fmt: skip
+    selection = {
+        "success": "yes" if success else None,
+        "min_score": min_score,
+        "drop_invalid": "yes" if drop_invalid else None,
+        "distinct": "yes" if distinct else None,
+    }
     settings: dict[str, Any] = {"replay": "no" if no_replay else None, "name": name}
     tasks, replaying = None, {"trust": trust, "admissible": admissible, "seed": seed, "drop_invalid": drop_invalid}
     if replayed:
-        settings = {"split": split, "match": match, "map": mapping, "trust": trust,
-                    "admissible": "all" if admissible is None else admissible, "seed": seed}  # fmt: skip
+        settings = {
+            "split": split,
+            "match": match,
+            "map": mapping,
+            "trust": trust,
+            "admissible": "all" if admissible is None else admissible,
+            "seed": seed,
+        }
         if format != EPISODES:
             from eexp.envs import open_env
 
             with open_env(env) as world:
                 tasks = Tasks(world, split, match, _names(mapping))
     kind = "episode" if format == EPISODES else None
-    with stream.open("import", kind, format=format, env=env, action=action, task_key=task_key, **settings,
-                     **selection) as io:  # fmt: skip
+    with stream.open(
+        "import", kind, format=format, env=env, action=action, task_key=task_key, **settings, **selection
+    ) as io:
         selector = Selector(Selection(success, min_score, distinct), io.count, io.written())
         if format == EPISODES:
             episodes = io.records(skip_done=False)
@@ -223,8 +310,9 @@ def command(format, env, no_replay, success, min_score, drop_invalid, distinct, 
             _replay_all(io, FORMATS.get(format), jobs, pool, selector, replaying)
 
 
-def _refuse_options_without_use(format: str, replayed: bool, name: str | None, by_end: bool, drop_invalid: bool,
-                                given: dict[str, str | None]) -> None:  # fmt: skip
+def _refuse_options_without_use(
+    format: str, replayed: bool, name: str | None, by_end: bool, drop_invalid: bool, given: dict[str, str | None]
+) -> None:
     """Raise UsageError for an option that would change nothing. by_end: a certain end is asked for."""
     if format == EPISODES:
         for option, value in given.items():
@@ -305,8 +393,9 @@ def _episode_jobs(io: Stream, episodes: Iterator[tuple[dict, str]], selector: Se
         yield (io.where, episode), asked
 
 
-def _replay_all(io: Stream, format: Format | None, jobs: Iterator[tuple], pool: Pool, selector: Selector,
-                settings: dict) -> None:  # fmt: skip
+def _replay_all(
+    io: Stream, format: Format | None, jobs: Iterator[tuple], pool: Pool, selector: Selector, settings: dict
+) -> None:
     """Write what the workers make of `jobs`; records without a `format` are episodes. settings: those of `replay`."""
     from tqdm import tqdm
 

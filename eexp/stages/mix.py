@@ -38,9 +38,16 @@ def parse_source(text: str) -> Source:
     return made
 
 
-def mix(sources: Sequence[Source], *, limit: int | None = None, shuffle: bool = True, seed: int = 0,
-        cleaning: Cleaning | None = None, balance: Balance | None = None,
-        tally: Tally | None = None) -> Iterator[dict]:  # fmt: skip
+def mix(
+    sources: Sequence[Source],
+    *,
+    limit: int | None = None,
+    shuffle: bool = True,
+    seed: int = 0,
+    cleaning: Cleaning | None = None,
+    balance: Balance | None = None,
+    tally: Tally | None = None,
+) -> Iterator[dict]:
     """The examples of all sources together, in an order that follows from their ids and `seed`.
 
     limit: at most that many, drawn from the whole mixture: the first in that order. shuffle: without it, what is taken
@@ -76,35 +83,77 @@ def _sizes(unit: str, tokenizer: str | None) -> Callable[[dict], int] | None:
 
 
 @click.command("mix")
-@click.option("--limit", type=click.IntRange(min=0), metavar="N",
-              help="At most that many examples in all.  [default: no limit]")  # fmt: skip
-@click.option("--shuffle/--no-shuffle", default=True, show_default=True,
-              help="Mix the order, or leave one file after the other.")  # fmt: skip
-@click.option("--duplicates", type=click.Choice(["keep", "exact", "near"]), default="keep", show_default=True,
-              help="What to do about examples with the same words, within a file and across files: keep them; keep "
-              "one; or keep one of those, too, that nearly repeat each other (needs eexp[dedup]).")  # fmt: skip
-@click.option("--similarity", type=click.FloatRange(0, 1, min_open=True), default=Cleaning.similarity,
-              show_default=True, metavar="S",
-              help="With --duplicates near: the share of runs of three words that the prompts, and the completions, "
-              "of two examples must have in common.")  # fmt: skip
-@click.option("--apart-from", multiple=True, type=options.PATH, metavar="FILE",
-              help="Leave out examples of tasks that occur in this file, a panel or any records, and examples with the "
-              "words of one in it. May be repeated.")  # fmt: skip
-@click.option("--share", metavar="KIND=SHARE", multiple=True, callback=options.kind_shares,
-              help="Take only as much as gives examples of a kind this share of the mixture. May be repeated; kinds "
-              "without one keep their proportions in what is left.")  # fmt: skip
-@click.option("--share-by", type=click.Choice(["examples", "tokens", "targets"]), default="examples", show_default=True,
-              help="What --share measures: examples, their tokens, or the tokens that the loss falls on.")  # fmt: skip
-@click.option("--tokenizer", metavar="MODEL",
-              help="Whose tokens --share-by counts: tiny, or a model's directory or hub id.")  # fmt: skip
-@click.option("--dry-run", is_flag=True,
-              help="Write no examples; show on standard output what would go in and come out.")  # fmt: skip
+@click.option(
+    "--limit", type=click.IntRange(min=0), metavar="N", help="At most that many examples in all.  [default: no limit]"
+)
+@click.option(
+    "--shuffle/--no-shuffle", default=True, show_default=True, help="Mix the order, or leave one file after the other."
+)
+@click.option(
+    "--duplicates",
+    type=click.Choice(["keep", "exact", "near"]),
+    default="keep",
+    show_default=True,
+    help="What to do about examples with the same words, within a file and across files: keep them; keep "
+    "one; or keep one of those, too, that nearly repeat each other (needs eexp[dedup]).",
+)
+@click.option(
+    "--similarity",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=Cleaning.similarity,
+    show_default=True,
+    metavar="S",
+    help="With --duplicates near: the share of runs of three words that the prompts, and the completions, "
+    "of two examples must have in common.",
+)
+@click.option(
+    "--apart-from",
+    multiple=True,
+    type=options.PATH,
+    metavar="FILE",
+    help="Leave out examples of tasks that occur in this file, a panel or any records, and examples with the "
+    "words of one in it. May be repeated.",
+)
+@click.option(
+    "--share",
+    metavar="KIND=SHARE",
+    multiple=True,
+    callback=options.kind_shares,
+    help="Take only as much as gives examples of a kind this share of the mixture. May be repeated; kinds "
+    "without one keep their proportions in what is left.",
+)
+@click.option(
+    "--share-by",
+    type=click.Choice(["examples", "tokens", "targets"]),
+    default="examples",
+    show_default=True,
+    help="What --share measures: examples, their tokens, or the tokens that the loss falls on.",
+)
+@click.option(
+    "--tokenizer", metavar="MODEL", help="Whose tokens --share-by counts: tiny, or a model's directory or hub id."
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Write no examples; show on standard output what would go in and come out."
+)
 @options.seed
 @click.argument("sources", nargs=-1, type=options.PATH, metavar="[FILE[@SHARE][*WEIGHT]]...")
 @click.option("-o", "--output", type=options.PATH, metavar="FILE", help="Write here instead of standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="No summary on standard error.")
-def command(limit, shuffle, duplicates, similarity, apart_from, share, share_by, tokenizer, dry_run, seed, sources,
-            output, quiet) -> None:  # fmt: skip
+def command(
+    limit,
+    shuffle,
+    duplicates,
+    similarity,
+    apart_from,
+    share,
+    share_by,
+    tokenizer,
+    dry_run,
+    seed,
+    sources,
+    output,
+    quiet,
+) -> None:
     """Weight, shuffle, clean and cut several files of examples into one.
 
     FILE@0.5 takes a random half of a file, FILE@2 takes it twice; FILE*0.3 multiplies the loss weight of its examples
@@ -147,11 +196,14 @@ def command(limit, shuffle, duplicates, similarity, apart_from, share, share_by,
             pass
         show("\n".join(tally.table(unit)))
         return
-    settings = {"duplicates": None if duplicates == "keep" else duplicates,
-                "similarity": similarity if duplicates == "near" else None,
-                "apart_from": ",".join(apart_from) or None,
-                "share": ",".join(f"{kind}={part:g}" for kind, part in (share or {}).items()) or None,
-                "share_by": share_by if share else None, "tokenizer": tokenizer}  # fmt: skip
+    settings = {
+        "duplicates": None if duplicates == "keep" else duplicates,
+        "similarity": similarity if duplicates == "near" else None,
+        "apart_from": ",".join(apart_from) or None,
+        "share": ",".join(f"{kind}={part:g}" for kind, part in (share or {}).items()) or None,
+        "share_by": share_by if share else None,
+        "tokenizer": tokenizer,
+    }
     with stream.open("mix", "example", seed=seed, limit=limit, of=",".join(sources) or None, **settings) as io:
         for record in mix(parsed, tally=tally, **chosen):
             io.write(record)

@@ -13,9 +13,15 @@ from eexp.errors import EexpError
 from eexp.terminal import tell
 
 
-def choose(env: Environment, splits: Sequence[str], n: int | None = None, *, seed: int = 0,
-           taken: Container[dict] = (),
-           on_taken: Callable[[dict], None] = lambda line: None) -> Iterator[dict]:  # fmt: skip
+def choose(
+    env: Environment,
+    splits: Sequence[str],
+    n: int | None = None,
+    *,
+    seed: int = 0,
+    taken: Container[dict] = (),
+    on_taken: Callable[[dict], None] = lambda line: None,
+) -> Iterator[dict]:
     """Yield the lines of a panel: `n` tasks of every split, all where it is None.
 
     Tasks are taken in the order of a hash of their ids, so that smaller panels are parts of larger ones; `seed` 0 is
@@ -41,15 +47,30 @@ def choose(env: Environment, splits: Sequence[str], n: int | None = None, *, see
 @click.argument(
     "env", type=options.ENV, metavar="[ENV]", required=False, envvar="EEXP_ENV", shell_complete=options.complete_env
 )
-@click.option("--split", "splits", multiple=True, metavar="NAME",
-              help="Take tasks of this split. May be repeated: N of each.  [default: test]")  # fmt: skip
-@click.option("-n", "--number", type=click.IntRange(min=1), metavar="N",
-              help="How many tasks of every split.  [default: all]")  # fmt: skip
-@click.option("--apart-from", multiple=True, type=options.PATH, metavar="FILE",
-              help="Leave out tasks that occur in this file of trajectories, examples, episodes or tasks. May be "
-              "repeated.")  # fmt: skip
-@click.option("--check", "checked", type=options.PATH, metavar="FILE",
-              help="Make no panel, but fail if a task of this one occurs in an --apart-from FILE.")  # fmt: skip
+@click.option(
+    "--split",
+    "splits",
+    multiple=True,
+    metavar="NAME",
+    help="Take tasks of this split. May be repeated: N of each.  [default: test]",
+)
+@click.option(
+    "-n", "--number", type=click.IntRange(min=1), metavar="N", help="How many tasks of every split.  [default: all]"
+)
+@click.option(
+    "--apart-from",
+    multiple=True,
+    type=options.PATH,
+    metavar="FILE",
+    help="Leave out tasks that occur in this file of trajectories, examples, episodes or tasks. May be repeated.",
+)
+@click.option(
+    "--check",
+    "checked",
+    type=options.PATH,
+    metavar="FILE",
+    help="Make no panel, but fail if a task of this one occurs in an --apart-from FILE.",
+)
 @options.seed
 @click.option("-o", "--output", type=options.PATH, metavar="FILE", help="Write here instead of standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="No summary on standard error.")
@@ -93,8 +114,10 @@ def command(env, splits, number, apart_from, checked, seed, output, quiet) -> No
     counts = Counter(line["split"] for line in chosen)
     short = next((split for split in splits if number is not None and counts[split] < number), None)
     if short is not None:
-        raise EexpError(f"{env} has only {counts[short]} tasks of {short}"
-                        f"{' apart from those files' if apart_from else ''}, not {number}")  # fmt: skip
+        raise EexpError(
+            f"{env} has only {counts[short]} tasks of {short}"
+            f"{' apart from those files' if apart_from else ''}, not {number}"
+        )
     with Stream(apart_from, output, quiet=True).open("panel") as io:
         for line in chosen:
             io.write(line, lineage=False)
@@ -113,7 +136,9 @@ def _check(panel: str, env: str | None, taken: Container[dict], files: Sequence[
     lines = [task_record(env, task) for task in tasks]
     common = [line["task"]["id"] for line in lines if line in taken]
     if common:
-        raise EexpError(f"{panel}: {len(common)} of {len(lines)} tasks also occur in {' or '.join(files)}, such as "
-                        f"{env} {common[0]}")  # fmt: skip
+        raise EexpError(
+            f"{panel}: {len(common)} of {len(lines)} tasks also occur in {' or '.join(files)}, such as "
+            f"{env} {common[0]}"
+        )
     if not quiet:
         tell(f"panel: {panel_hash(lines)}, {len(lines)} tasks, none of which occurs in {' or '.join(files)}")

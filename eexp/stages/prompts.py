@@ -46,9 +46,14 @@ def list_command() -> None:
 
 @command.command("show")
 @click.argument("style_name", metavar="STYLE")
-@click.option("--record", "file", type=options.PATH, metavar="FILE",
-              help="Put a state of the first trajectory of FILE in words: for acting with and without a thought, for "
-              "world modelling, and for a reflection.")  # fmt: skip
+@click.option(
+    "--record",
+    "file",
+    type=options.PATH,
+    metavar="FILE",
+    help="Put a state of the first trajectory of FILE in words: for acting with and without a thought, for "
+    "world modelling, and for a reflection.",
+)
 @click.option("--id", "record_id", metavar="ID", help="Take the trajectory with this id.")
 @click.option("--step", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Which state.")
 def show_command(style_name, file, record_id, step) -> None:
@@ -144,8 +149,11 @@ def _toml(table: dict, prefix: str = "") -> str:
     def literal(value: object) -> str:
         return terminal.HIDDEN.sub(lambda found: f"\\U{ord(found[0]):08x}", orjson.dumps(value).decode())
 
-    plain = [f"{key} = {literal(value)}" for key, value in table.items()
-             if value is not None and not isinstance(value, (dict, list, tuple))]  # fmt: skip
+    plain = [
+        f"{key} = {literal(value)}"
+        for key, value in table.items()
+        if value is not None and not isinstance(value, (dict, list, tuple))
+    ]
     text = "".join(f"{line}\n" for line in plain)
     for key, value in table.items():
         if isinstance(value, dict):

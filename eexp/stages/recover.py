@@ -44,8 +44,9 @@ def recover(
             observation = step["observation"]
             for mistake in mistakes:
                 state = {key: value for key, value in _at(step, observation).items() if key != "noise"}
-                steps.append({**state, "action": mistake["action"], "mistake": True,
-                              "thought": None, "alternatives": []})  # fmt: skip
+                steps.append(
+                    {**state, "action": mistake["action"], "mistake": True, "thought": None, "alternatives": []}
+                )
                 observation = mistake["outcome"]["observation"]
             steps.append(_at(step, observation) if mistakes else step)
         # Its origin keeps it with the trajectory it was made of, wherever records are split or held out.
@@ -78,10 +79,22 @@ def _at(step: dict, observation: str) -> dict:
 
 @click.command("recover")
 @click.option("--pool", metavar="NAME", help="Draw from the alternatives of this pool.  [default: from all]")
-@click.option("--share", type=click.FloatRange(0, 1), default=1.0, show_default=True, metavar="SHARE",
-              help="Share of the states with refused alternatives that get a mistake.")  # fmt: skip
-@click.option("--most", type=click.IntRange(min=1), default=3, show_default=True, metavar="N",
-              help="Largest number of mistakes in one state.")  # fmt: skip
+@click.option(
+    "--share",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    show_default=True,
+    metavar="SHARE",
+    help="Share of the states with refused alternatives that get a mistake.",
+)
+@click.option(
+    "--most",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="Largest number of mistakes in one state.",
+)
 @options.seed
 @options.streams("trajectory")
 def command(pool, share, most, seed, stream) -> None:

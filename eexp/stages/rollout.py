@@ -42,9 +42,16 @@ class Executed:
     counts: Counter[str] = field(default_factory=Counter)
 
 
-def rollout(trajectories: Iterator[dict], env_of: Callable[[dict], Environment], *, fork: str = forking.AUTO,
-            again: bool = False, on_refused: OnError = _nothing, count: Callable[[str, int], None] = _nothing,
-            on_error: OnError = stop_at_error) -> Iterator[dict]:  # fmt: skip
+def rollout(
+    trajectories: Iterator[dict],
+    env_of: Callable[[dict], Environment],
+    *,
+    fork: str = forking.AUTO,
+    again: bool = False,
+    on_refused: OnError = _nothing,
+    count: Callable[[str, int], None] = _nothing,
+    on_error: OnError = stop_at_error,
+) -> Iterator[dict]:
     """Fill in the outcome of every alternative that has none, in this process.
 
     env_of: the environment for a trajectory. fork: how to leave the expert's path and come back (envs/forking.py).
@@ -65,8 +72,14 @@ def rollout(trajectories: Iterator[dict], env_of: Callable[[dict], Environment],
         yield done.trajectory
 
 
-def execute(env: Environment, trajectory: dict, fork: str = forking.AUTO, on_step: Callable[..., None] = _nothing,
-            again: bool = False, fatal: dict[tuple[int, int], str] | None = None) -> Executed:  # fmt: skip
+def execute(
+    env: Environment,
+    trajectory: dict,
+    fork: str = forking.AUTO,
+    on_step: Callable[..., None] = _nothing,
+    again: bool = False,
+    fatal: dict[tuple[int, int], str] | None = None,
+) -> Executed:
     """Execute the alternatives of one trajectory that have no outcome; with `again` all of them.
 
     The expert's path is walked and compared in any case. `on_step` is called before every step of the environment,
@@ -81,8 +94,15 @@ def execute(env: Environment, trajectory: dict, fork: str = forking.AUTO, on_ste
 class _Walk:
     """One trajectory being walked."""
 
-    def __init__(self, env: Environment, trajectory: dict, fork: str, on_step: Callable[..., None], again: bool,
-                 fatal: dict[tuple[int, int], str]):  # fmt: skip
+    def __init__(
+        self,
+        env: Environment,
+        trajectory: dict,
+        fork: str,
+        on_step: Callable[..., None],
+        again: bool,
+        fatal: dict[tuple[int, int], str],
+    ):
         self.env, self.trajectory, self.on_step, self.fatal = env, trajectory, on_step, fatal
         self.recorded = trajectory["steps"]
         self.again = again
@@ -280,9 +300,14 @@ def job(asked: dict, opened: Any, on_step: Callable[..., None]) -> dict:
 
 @click.command("rollout")
 @options.env_override
-@click.option("--fork", type=click.Choice([forking.AUTO, *forking.WAYS]), default=forking.AUTO, show_default=True,
-              help="How to leave the expert's path and be back: by the environment's own copy of its state, a fork of "
-              "its process, or walking there again.")  # fmt: skip
+@click.option(
+    "--fork",
+    type=click.Choice([forking.AUTO, *forking.WAYS]),
+    default=forking.AUTO,
+    show_default=True,
+    help="How to leave the expert's path and be back: by the environment's own copy of its state, a fork of "
+    "its process, or walking there again.",
+)
 @click.option("--again", is_flag=True, help="Execute alternatives that have an outcome, too.")
 @options.workers
 @options.streams("trajectory", resume=True)

@@ -90,11 +90,16 @@ def _groups(examples: Iterable[dict]) -> Iterator[list[dict]]:
 
 
 @click.command("score")
-@options.model("The model that scores; `eexp --help` lists what MODEL may be, servers excepted.  "
-               "[default: the built-in tiny model]")  # fmt: skip
-@click.option("--summary", type=options.PATH, metavar="FILE|-",
-              help="Write the table of losses as JSONL here; - is standard output, where -o takes the "
-              "examples.")  # fmt: skip
+@options.model(
+    "The model that scores; `eexp --help` lists what MODEL may be, servers excepted.  "
+    "[default: the built-in tiny model]"
+)
+@click.option(
+    "--summary",
+    type=options.PATH,
+    metavar="FILE|-",
+    help="Write the table of losses as JSONL here; - is standard output, where -o takes the examples.",
+)
 @options.streams("example", resume=True)
 def command(model, engine, summary, stream) -> None:
     """Score examples with a model: the log-probability of every span.
@@ -116,8 +121,10 @@ def command(model, engine, summary, stream) -> None:
     stream.stage, stream.report = "score", summary
     if summary == "-" and stream.output in (None, "-"):
         raise click.UsageError("--summary - needs -o FILE: standard output is for the examples otherwise")
-    with (options.open_writer(model, engine, stream.note) as scorer,
-          stream.open("score", "example", model=scorer.fingerprint) as io):  # fmt: skip
+    with (
+        options.open_writer(model, engine, stream.note) as scorer,
+        stream.open("score", "example", model=scorer.fingerprint) as io,
+    ):
         losses = Losses()
         scored = score(io.records(skip_done=False), scorer, skip=io.done, on_error=io.fail)
         for example in tqdm(scored, disable=None, unit="example", leave=False):

@@ -45,8 +45,15 @@ def render(record: dict) -> str:
 def _outcome(outcome: dict | None) -> str:
     if outcome is None:
         return style("not executed", dim=True)
-    marks = [m for m, on in (("invalid", outcome.get("valid") is False), ("done", outcome.get("done")),
-                             ("success", outcome.get("success"))) if on]  # fmt: skip
+    marks = [
+        m
+        for m, on in (
+            ("invalid", outcome.get("valid") is False),
+            ("done", outcome.get("done")),
+            ("success", outcome.get("success")),
+        )
+        if on
+    ]
     return outcome["observation"] + (f"  [{', '.join(marks)}]" if marks else "")
 
 
@@ -110,8 +117,10 @@ def render_row(example: dict, row: Row, tokenizer: Any) -> str:
     for name, _, indices in row.spans():
         targets[name or "completion"] += len(indices)
     spans = ", ".join(f"{name} {n}" for name, n in targets.items())
-    counts = (f"  {row.n_prompt + row.n_completion} tokens: prompt {row.n_prompt}, completion {row.n_completion}; "
-              f"targets {row.n_targets}" + (f" ({spans})" if spans else "") + f", weight {row.weight:g}")  # fmt: skip
+    counts = (
+        f"  {row.n_prompt + row.n_completion} tokens: prompt {row.n_prompt}, completion {row.n_completion}; "
+        f"targets {row.n_targets}" + (f" ({spans})" if spans else "") + f", weight {row.weight:g}"
+    )
     head = style(f"example {example['id']}", bold=True)
     return "\n".join([head, style(counts, dim=True), indent(marked(tokenizer, row), "  ")])
 
@@ -199,18 +208,28 @@ def _checked(files: tuple[str, ...]) -> Iterator[dict]:
 
 
 @click.command("show")
-@click.option("-n", "--number", type=click.IntRange(min=1), default=3, show_default=True, metavar="N",
-              help="How many records.")  # fmt: skip
+@click.option(
+    "-n", "--number", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="How many records."
+)
 @click.option("--sample", "sampled", is_flag=True, help="Draw them at random (--seed) instead of taking the first.")
 @click.option("--id", "record_id", metavar="ID", help="Only the record with this id.")
-@click.option("--row", "row_of_model", metavar="MODEL",
-              help="Show examples as the rows of tokens that this model is trained on, targets in [[ ]]: tiny, or a "
-              "model's directory or hub id.")  # fmt: skip
-@click.option("--summary", "summarised", is_flag=True,
-              help="Count all records instead, and tell what share of the alternatives is valid, changes the state, "
-              "leads to the expert's outcome and finishes the task, by source and pool.")  # fmt: skip
-@click.option("--plot", type=options.PATH, metavar="PICTURE",
-              help="Draw the loss curves of training runs, as PNG, SVG or PDF.")  # fmt: skip
+@click.option(
+    "--row",
+    "row_of_model",
+    metavar="MODEL",
+    help="Show examples as the rows of tokens that this model is trained on, targets in [[ ]]: tiny, or a "
+    "model's directory or hub id.",
+)
+@click.option(
+    "--summary",
+    "summarised",
+    is_flag=True,
+    help="Count all records instead, and tell what share of the alternatives is valid, changes the state, "
+    "leads to the expert's outcome and finishes the task, by source and pool.",
+)
+@click.option(
+    "--plot", type=options.PATH, metavar="PICTURE", help="Draw the loss curves of training runs, as PNG, SVG or PDF."
+)
 @options.seed
 @click.argument("files", nargs=-1, type=options.PATH, metavar="[FILE|DIR]...")
 def command(number, sampled, record_id, row_of_model, summarised, plot, seed, files) -> None:

@@ -37,12 +37,33 @@ def _numbers(ctx: click.Context, param: click.Parameter, numbers: tuple[int, ...
 
 
 @click.command("split")
-@click.option("--parts", type=click.IntRange(min=1), default=2, show_default=True, is_eager=True, metavar="N",
-              help="How many parts there are, of about equal size.")  # fmt: skip
-@click.option("--part", "included", type=click.IntRange(min=1), multiple=True, metavar="I", callback=_numbers,
-              help="A part to write, from 1. May be repeated.")  # fmt: skip
-@click.option("--without", "excluded", type=click.IntRange(min=1), multiple=True, metavar="I",
-              callback=_numbers, help="Write all parts but this one. May be repeated.")  # fmt: skip
+@click.option(
+    "--parts",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    is_eager=True,
+    metavar="N",
+    help="How many parts there are, of about equal size.",
+)
+@click.option(
+    "--part",
+    "included",
+    type=click.IntRange(min=1),
+    multiple=True,
+    metavar="I",
+    callback=_numbers,
+    help="A part to write, from 1. May be repeated.",
+)
+@click.option(
+    "--without",
+    "excluded",
+    type=click.IntRange(min=1),
+    multiple=True,
+    metavar="I",
+    callback=_numbers,
+    help="Write all parts but this one. May be repeated.",
+)
 @options.seed
 @options.streams("any")
 def command(parts, included, excluded, seed, stream) -> None:

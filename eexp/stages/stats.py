@@ -111,20 +111,32 @@ def _row(name: str, group: Group, leaks: bool) -> dict:
     for executed in group.alternatives.counts.values():
         counts["valid"] += executed["valid"]
         counts["of valid"] += executed["executed"]
-    shares = {what: counts[what] / counts[f"of {what}"] if counts[f"of {what}"] else None
-              for what in ("valid", "success")}  # fmt: skip
-    lengths = {what: {"median": median(values), "largest": max(values), "all": sum(values)}
-               for what, values in group.lengths.items()}  # fmt: skip
-    return {"records": name, "count": counts["records"], "tasks": len(group.tasks), **lengths, **shares,
-            "duplicates": counts["duplicates"], "leaks": counts["leaks"] if leaks else None}  # fmt: skip
+    shares = {
+        what: counts[what] / counts[f"of {what}"] if counts[f"of {what}"] else None for what in ("valid", "success")
+    }
+    lengths = {
+        what: {"median": median(values), "largest": max(values), "all": sum(values)}
+        for what, values in group.lengths.items()
+    }
+    return {
+        "records": name,
+        "count": counts["records"],
+        "tasks": len(group.tasks),
+        **lengths,
+        **shares,
+        "duplicates": counts["duplicates"],
+        "leaks": counts["leaks"] if leaks else None,
+    }
 
 
 def table(rows: Sequence[dict], unit: str = "characters") -> str:
     """Return the rows as text. unit: of the lengths of prompts and targets."""
     lengths = [name for name in LENGTHS if any(name in row for row in rows)]
     columns: list[tuple[str, Callable[[dict], str]]] = [
-        ("", lambda row: row["records"]), ("count", lambda row: f"{row['count']:,}"),
-        ("tasks", lambda row: f"{row['tasks']:,}")]  # fmt: skip
+        ("", lambda row: row["records"]),
+        ("count", lambda row: f"{row['count']:,}"),
+        ("tasks", lambda row: f"{row['tasks']:,}"),
+    ]
     for name in lengths:
         columns.append((name, lambda row, name=name: _length(row.get(name))))
     for name in ("valid", "success"):
@@ -160,15 +172,28 @@ def plot(groups: dict[str, Group], unit: str, file: str) -> None:
 
 
 @click.command("stats")
-@click.option("--apart-from", multiple=True, type=options.PATH, metavar="FILE",
-              help="Count as leaks the records of tasks that occur in this file, a panel or any records, and examples "
-              "with the words of one in it. May be repeated.")  # fmt: skip
-@click.option("--tokenizer", metavar="MODEL",
-              help="Measure examples in the tokens of this model: tiny, or a model's directory or hub id.  "
-              "[default: in characters]")  # fmt: skip
+@click.option(
+    "--apart-from",
+    multiple=True,
+    type=options.PATH,
+    metavar="FILE",
+    help="Count as leaks the records of tasks that occur in this file, a panel or any records, and examples "
+    "with the words of one in it. May be repeated.",
+)
+@click.option(
+    "--tokenizer",
+    metavar="MODEL",
+    help="Measure examples in the tokens of this model: tiny, or a model's directory or hub id.  "
+    "[default: in characters]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Write the rows of the table as JSONL, with the same numbers.")
-@click.option("--plot", "picture", type=options.PATH, metavar="PICTURE",
-              help="Draw how the lengths are distributed, as PNG, SVG or PDF.")  # fmt: skip
+@click.option(
+    "--plot",
+    "picture",
+    type=options.PATH,
+    metavar="PICTURE",
+    help="Draw how the lengths are distributed, as PNG, SVG or PDF.",
+)
 @click.argument("files", nargs=-1, type=options.PATH, metavar="[FILE]...")
 def command(apart_from, tokenizer, as_json, picture, files) -> None:
     """Count what is in files of records: lengths, valid share, duplicates, leaks.

@@ -127,10 +127,19 @@ def _passages(t: dict, longer_than: int) -> tuple[dict, list[_Passage]]:
 
 
 @click.command("summarise")
-@options.model("Writes the summaries; `eexp --help` lists what MODEL may be.  [default: the built-in tiny model]",
-               max_tokens=256, temperature=0.7)  # fmt: skip
-@click.option("--longer-than", type=click.IntRange(min=0), default=500, show_default=True, metavar="CHARACTERS",
-              help="Only observations that are longer.")  # fmt: skip
+@options.model(
+    "Writes the summaries; `eexp --help` lists what MODEL may be.  [default: the built-in tiny model]",
+    max_tokens=256,
+    temperature=0.7,
+)
+@click.option(
+    "--longer-than",
+    type=click.IntRange(min=0),
+    default=500,
+    show_default=True,
+    metavar="CHARACTERS",
+    help="Only observations that are longer.",
+)
 @options.prompt_style()
 @options.seed
 @options.streams("trajectory", resume=True)

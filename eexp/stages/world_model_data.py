@@ -62,10 +62,17 @@ class Choices:
         return chosen | {"max_invalid_fraction": None if self.max_invalid_fraction == 1 else self.max_invalid_fraction}
 
 
-def world_model_data(trajectories: Iterator[dict], style: PromptStyle, choices: Choices | None = None, *,
-                     model: Model | None = None, seed: int = 0, skip: Callable[[str], bool] = lambda record_id: False,
-                     count: Count = lambda what, n=1: None,
-                     on_error: OnError = stop_at_error) -> Iterator[dict]:  # fmt: skip
+def world_model_data(
+    trajectories: Iterator[dict],
+    style: PromptStyle,
+    choices: Choices | None = None,
+    *,
+    model: Model | None = None,
+    seed: int = 0,
+    skip: Callable[[str], bool] = lambda record_id: False,
+    count: Count = lambda what, n=1: None,
+    on_error: OnError = stop_at_error,
+) -> Iterator[dict]:
     """Make one example for every executed alternative and for the expert's own action, but those left out.
 
     Args:
@@ -110,8 +117,17 @@ def world_model_data(trajectories: Iterator[dict], style: PromptStyle, choices: 
             yield record
 
 
-def world_model_lines(trajectories: Iterator[dict], style: PromptStyle, choices: Choices, entry: str, *, seed: int,
-                      skip: Callable[[str], bool], count: Count, on_error: OnError) -> Iterator[Lines]:  # fmt: skip
+def world_model_lines(
+    trajectories: Iterator[dict],
+    style: PromptStyle,
+    choices: Choices,
+    entry: str,
+    *,
+    seed: int,
+    skip: Callable[[str], bool],
+    count: Count,
+    on_error: OnError,
+) -> Iterator[Lines]:
     """Yield the same examples, judged by no model, as the lines that are written of them, in a fraction of the time.
 
     entry: this stage's line of lineage.
@@ -143,13 +159,23 @@ def _count(count: Count, transition: Transition, spans: list[dict]) -> None:
 
 def _chosen(t: dict, style: PromptStyle, choices: Choices, seed: int, count: Count) -> list[Transition]:
     """Return the transitions of a trajectory that become examples."""
-    known = transitions_of(t, style, expert=choices.expert, pool=choices.pool, first=choices.first,
-                           summaries=choices.summaries, changes=choices.changes)  # fmt: skip
+    known = transitions_of(
+        t,
+        style,
+        expert=choices.expert,
+        pool=choices.pool,
+        first=choices.first,
+        summaries=choices.summaries,
+        changes=choices.changes,
+    )
     if choices.predictable == "environment":
         observed = [transition.outcome for transition in known if transition.target.kind != "summary"]
         if observed and not any(outcome.get("unknown") is not None for outcome in observed):
-            raise InputError(f"no outcome says which of its parts are unknown; the environment {t['env']} cannot tell, "
-                             f"or the record is older: give --predictable model", "$.steps")  # fmt: skip
+            raise InputError(
+                f"no outcome says which of its parts are unknown; the environment {t['env']} cannot tell, "
+                f"or the record is older: give --predictable model",
+                "$.steps",
+            )
     kept = cap_repeats(known, choices.max_repeats, seed_of(seed, t["id"], "repeats"))
     count("repeats left out", len(known) - len(kept))
     within = cap_invalid(kept, choices.max_invalid_fraction, seed_of(seed, t["id"]))
@@ -160,13 +186,21 @@ def _chosen(t: dict, style: PromptStyle, choices: Choices, seed: int, count: Cou
 def _examples(t: dict, style: PromptStyle, choices: Choices, transitions: list[Transition]) -> Iterator[dict]:
     for transition, prompt, answer, kind in _worded(t, Dialogue(style), style, choices, transitions):
         yield example(
-            t, _name(transition), "world_model", prompt, answer.messages(), style.label, spans=answer.spans,
-            transition=kind, target=transition.target.kind,
-        )  # fmt: skip
+            t,
+            _name(transition),
+            "world_model",
+            prompt,
+            answer.messages(),
+            style.label,
+            spans=answer.spans,
+            transition=kind,
+            target=transition.target.kind,
+        )
 
 
-def _worded(t: dict, dialogue: Dialogue, style: PromptStyle, choices: Choices,
-            transitions: list[Transition]) -> Iterator[tuple[Transition, Prompt, Answer, str]]:  # fmt: skip
+def _worded(
+    t: dict, dialogue: Dialogue, style: PromptStyle, choices: Choices, transitions: list[Transition]
+) -> Iterator[tuple[Transition, Prompt, Answer, str]]:
     """Yield the transitions of a trajectory, which are in the order of its steps, with prompt, answer and kind."""
     dialogue.start(t["instruction"])
     at = 0
@@ -201,31 +235,65 @@ def _number_of_repeats(ctx: click.Context, param: click.Parameter, value: str) -
 
 
 @click.command("world-model-data")
-@click.option("--expert/--no-expert", default=Choices.expert, show_default=True,
-              help="Whether the expert's own transitions are examples, too.")  # fmt: skip
+@click.option(
+    "--expert/--no-expert",
+    default=Choices.expert,
+    show_default=True,
+    help="Whether the expert's own transitions are examples, too.",
+)
 @options.alternatives(fewest=0)
-@click.option("--max-invalid-fraction", type=click.FloatRange(0, 1), default=Choices.max_invalid_fraction,
-              show_default=True, metavar="SHARE",
-              help="Largest share of a trajectory's examples that may be answers to invalid actions; 1 keeps "
-              "all.")  # fmt: skip
-@click.option("--max-repeats", metavar="N|all", default=str(Choices.max_repeats), show_default=True,
-              callback=_number_of_repeats,
-              help="How often the same target may come in a trajectory; the expert's own always stay.")  # fmt: skip
-@click.option("--summaries/--no-summaries", default=Choices.summaries, show_default=True,
-              help="Whether the summary of an observation is the target, where there is one (`eexp "
-              "summarise`).")  # fmt: skip
-@click.option("--changes", is_flag=True,
-              help="Make only the lines the target that the observation before the action did not have.")  # fmt: skip
-@click.option("--predictable", type=click.Choice(["environment", "model"]),
-              help="Who says which parts of a target the state does not determine, to leave them out of the loss: the "
-              "environment, or the model (-m).")  # fmt: skip
-@click.option("--unknown-weight", type=click.FloatRange(min=0), default=Choices.unknown_weight, show_default=True,
-              metavar="WEIGHT", help="Weight of those parts in the loss.")  # fmt: skip
-@click.option("--min-probability", type=click.FloatRange(0, 1, min_open=True), metavar="P",
-              default=Choices.min_probability, show_default=True,
-              help="With --predictable model: words that it finds less probable are such parts.")  # fmt: skip
-@options.model("For --predictable model: a model that was trained on world-model examples of other trajectories.  "
-               "[default: none]")  # fmt: skip
+@click.option(
+    "--max-invalid-fraction",
+    type=click.FloatRange(0, 1),
+    default=Choices.max_invalid_fraction,
+    show_default=True,
+    metavar="SHARE",
+    help="Largest share of a trajectory's examples that may be answers to invalid actions; 1 keeps all.",
+)
+@click.option(
+    "--max-repeats",
+    metavar="N|all",
+    default=str(Choices.max_repeats),
+    show_default=True,
+    callback=_number_of_repeats,
+    help="How often the same target may come in a trajectory; the expert's own always stay.",
+)
+@click.option(
+    "--summaries/--no-summaries",
+    default=Choices.summaries,
+    show_default=True,
+    help="Whether the summary of an observation is the target, where there is one (`eexp summarise`).",
+)
+@click.option(
+    "--changes",
+    is_flag=True,
+    help="Make only the lines the target that the observation before the action did not have.",
+)
+@click.option(
+    "--predictable",
+    type=click.Choice(["environment", "model"]),
+    help="Who says which parts of a target the state does not determine, to leave them out of the loss: the "
+    "environment, or the model (-m).",
+)
+@click.option(
+    "--unknown-weight",
+    type=click.FloatRange(min=0),
+    default=Choices.unknown_weight,
+    show_default=True,
+    metavar="WEIGHT",
+    help="Weight of those parts in the loss.",
+)
+@click.option(
+    "--min-probability",
+    type=click.FloatRange(0, 1, min_open=True),
+    metavar="P",
+    default=Choices.min_probability,
+    show_default=True,
+    help="With --predictable model: words that it finds less probable are such parts.",
+)
+@options.model(
+    "For --predictable model: a model that was trained on world-model examples of other trajectories.  [default: none]"
+)
 @options.prompt_style()
 @options.seed
 @options.streams("trajectory", resume=True)

@@ -57,9 +57,19 @@ def register() -> None:
     AttentionMaskInterface.register(TREE, lambda *args, **kwargs: None)
 
 
-def _attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float | None = None,
-            dropout: float = 0.0, tree: Plan | None = None, softcap: float | None = None,
-            sliding_window: int | None = None, **more: Any) -> tuple[Any, None]:  # fmt: skip
+def _attend(
+    module: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    attention_mask: Any,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    tree: Plan | None = None,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    **more: Any,
+) -> tuple[Any, None]:
     """query [1, heads, T, D], key and value [1, kv heads, T, D]; returns [1, T, heads, D]."""
     import torch
 
@@ -68,8 +78,13 @@ def _attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, 
     unknown = sorted(name for name in _MORE if more.get(name) is not None)
     if attention_mask is not None or unknown:
         raise EexpError(f"its attention is given {', '.join(unknown) or 'a mask'}, too")
-    out = torch.cat([_block(query[:, :, start:end], key, value, keys, mask, scaling, softcap)
-                     for start, end, keys, mask in tree.blocks], 2)  # fmt: skip
+    out = torch.cat(
+        [
+            _block(query[:, :, start:end], key, value, keys, mask, scaling, softcap)
+            for start, end, keys, mask in tree.blocks
+        ],
+        2,
+    )
     return out.transpose(1, 2).contiguous(), None
 
 

@@ -10,20 +10,35 @@ def card(run: dict) -> str:
     s, d, t = run["settings"], run["data"], run["trained"]
     what = "All weights" if s["full"] else "A LoRA adapter" + (f", continuing `{s['init']}`" if s["init"] else "")
     kinds = ", ".join(f"{n:,} {kind}" for kind, n in d["kinds"].items())
-    rows = {"base": f"{run['base']} ({run['base_fingerprint'] or 'no local weights to fingerprint'})",
-            "prompt style": run["prompt_style"], "examples": f"{d['examples']:,} ({kinds})",
-            "tokens": f"{d['tokens']:,}, {d['target_tokens']:,} of them targets",
-            "updates": f"{run['updates']:,}, with {t['target_tokens']:,} target tokens",
-            "computed tokens": f"{t['computed_tokens']:,} for {t['tokens']:,}, {s['tokens_per_batch']:,} at once",
-            "batch": _batch(s), "loss": ", ".join(f"{100 * n:.3g} % {kind}" for kind, n in t["shares"].items()),
-            "learning rate": f"{run['learning_rate']:g}, {s['schedule']}", "seed": s["seed"],
-            "trainable parameters": f"{run['trainable_parameters']:,}", "mean training loss": run["final_loss"],
-            **_validation(run),
-            "device": run["device"], "data sha256": d["sha256"][:16],
-            "versions": ", ".join(f"{k} {v}" for k, v in run["versions"].items())}  # fmt: skip
-    lines = ["---", "library_name: " + ("transformers" if s["full"] else "peft"), "tags: [eexp, early-experience]",
-             "---", "", f"{what} of `{run['base']}`, trained by eexp {run['eexp']}.", "",
-             "| | |", "|---|---|"]  # fmt: skip
+    rows = {
+        "base": f"{run['base']} ({run['base_fingerprint'] or 'no local weights to fingerprint'})",
+        "prompt style": run["prompt_style"],
+        "examples": f"{d['examples']:,} ({kinds})",
+        "tokens": f"{d['tokens']:,}, {d['target_tokens']:,} of them targets",
+        "updates": f"{run['updates']:,}, with {t['target_tokens']:,} target tokens",
+        "computed tokens": f"{t['computed_tokens']:,} for {t['tokens']:,}, {s['tokens_per_batch']:,} at once",
+        "batch": _batch(s),
+        "loss": ", ".join(f"{100 * n:.3g} % {kind}" for kind, n in t["shares"].items()),
+        "learning rate": f"{run['learning_rate']:g}, {s['schedule']}",
+        "seed": s["seed"],
+        "trainable parameters": f"{run['trainable_parameters']:,}",
+        "mean training loss": run["final_loss"],
+        **_validation(run),
+        "device": run["device"],
+        "data sha256": d["sha256"][:16],
+        "versions": ", ".join(f"{k} {v}" for k, v in run["versions"].items()),
+    }
+    lines = [
+        "---",
+        "library_name: " + ("transformers" if s["full"] else "peft"),
+        "tags: [eexp, early-experience]",
+        "---",
+        "",
+        f"{what} of `{run['base']}`, trained by eexp {run['eexp']}.",
+        "",
+        "| | |",
+        "|---|---|",
+    ]
     lines += [f"| {key} | {value} |" for key, value in rows.items()]
     lines += ["", "The data came from:", ""]
     for one in run["lineage"]:

@@ -82,8 +82,13 @@ class Row:
                 yield i, weight * self.weight
 
 
-def tokenize(examples: Iterable[dict], tokenizer: Any, max_length: int, on_error: OnError = stop_at_error,
-             action_weight: float = 1.0) -> Iterator[Row]:  # fmt: skip
+def tokenize(
+    examples: Iterable[dict],
+    tokenizer: Any,
+    max_length: int,
+    on_error: OnError = stop_at_error,
+    action_weight: float = 1.0,
+) -> Iterator[Row]:
     """Render each example with the chat template and mark where its completion and the spans of that begin.
 
     The prompt must be a prefix of the whole (templates that rewrite earlier turns break that), and a stop token must be
@@ -120,15 +125,23 @@ def _row(example: dict, chats: ChatTokenizer, tokenizer: Any, max_length: int, a
         raise InputError(f"has {len(ids)} tokens, more than --max-length {max_length}", "$.prompt")
     spans = spans_of(example)
     segments = _segments(example, spans, ids, len(before), tokenizer, action_weight if has_thought(spans) else 1.0)
-    row = Row(ids, len(before), float(example.get("weight", 1.0)), example.get("group"), sys.intern(example["kind"]),
-              segments, thought=has_thought(spans))  # fmt: skip
+    row = Row(
+        ids,
+        len(before),
+        float(example.get("weight", 1.0)),
+        example.get("group"),
+        sys.intern(example["kind"]),
+        segments,
+        thought=has_thought(spans),
+    )
     if row.n_targets:
         del row.ids[row.targets[-1] + 1 :]  # nothing is learned from what follows
     return row
 
 
-def _segments(example: dict, spans: list[Span], ids: list[int], start: int, tokenizer: Any,
-              action_weight: float) -> tuple[Segment, ...]:  # fmt: skip
+def _segments(
+    example: dict, spans: list[Span], ids: list[int], start: int, tokenizer: Any, action_weight: float
+) -> tuple[Segment, ...]:
     """Runs of tokens that are alike: of spans with one name and one weight."""
 
     def decode(some: Sequence[int]) -> str:

@@ -78,8 +78,10 @@ def _sees_ahead(model: Any, rows: list[Row], dtype: Any) -> bool:
     ids = list(rows[0].ids[:16])
     other = next((token for row in rows for token in row.ids if token != ids[-1]), 0)
     with evaluating(model, dtype):
-        one, two = (model(torch.tensor([text], device=model.device), use_cache=False).logits[0, :-1].float()
-                    for text in (ids, [*ids[:-1], other]))  # fmt: skip
+        one, two = (
+            model(torch.tensor([text], device=model.device), use_cache=False).logits[0, :-1].float()
+            for text in (ids, [*ids[:-1], other])
+        )
     return bool((one - two).norm() > _OFF[dtype.itemsize] * one.norm())
 
 
@@ -128,8 +130,10 @@ def _check_positions(config: Any, rows: list[Row], alone: bool) -> None:
             way = f"--packing none --tokens-per-batch 1, or --max-length {border}"
         else:
             continue
-        raise UsageError(f"{config.model_type}: reads positions otherwise beyond {border} tokens, so that longer and "
-                         f"shorter examples cannot be computed together; give {way}")  # fmt: skip
+        raise UsageError(
+            f"{config.model_type}: reads positions otherwise beyond {border} tokens, so that longer and "
+            f"shorter examples cannot be computed together; give {way}"
+        )
 
 
 def _random_parts(model: Any, config: Any) -> Iterator[tuple[str, float]]:

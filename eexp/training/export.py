@@ -16,8 +16,9 @@ from eexp.models.hf import base_of_adapter, read_run, resolve
 _ABOUT_PLAY = ("style", "think", "longest_completion")
 
 
-def export(source: str | os.PathLike, output: str | os.PathLike, *, dtype: str | None = None,
-           base: str | None = None) -> dict:  # fmt: skip
+def export(
+    source: str | os.PathLike, output: str | os.PathLike, *, dtype: str | None = None, base: str | None = None
+) -> dict:
     """Export a PEFT adapter directory or a full model directory; returns what was written.
 
     dtype: f32, f16, bf16, and for full models q8_0 and q4_k_m; None is f16, and f32 for adapters, which are small.

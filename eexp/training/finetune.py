@@ -112,10 +112,18 @@ class Source:
     on_error: OnError = stop_at_error
 
 
-def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Settings, *, resume: bool = False,
-             progress: bool = False, note: Callable[[str], None] = lambda text: None,
-             on_error: OnError = stop_at_error, validation: Source | None = None,
-             style: PromptStyle | None = None) -> dict:  # fmt: skip
+def finetune(
+    examples: Iterable[dict],
+    output: str | os.PathLike,
+    settings: Settings,
+    *,
+    resume: bool = False,
+    progress: bool = False,
+    note: Callable[[str], None] = lambda text: None,
+    on_error: OnError = stop_at_error,
+    validation: Source | None = None,
+    style: PromptStyle | None = None,
+) -> dict:
     """Train on `examples` and save the adapter (or the model) in the directory `output`; returns what eexp.json says.
 
     resume: go on from the last checkpoint in `output`, to the weights that the uninterrupted run would have had.
@@ -128,9 +136,18 @@ def finetune(examples: Iterable[dict], output: str | os.PathLike, settings: Sett
         return _finetune(examples, Path(output), own, settings, resume, progress, note, on_error, validation, style)
 
 
-def _finetune(examples: Iterable[dict], directory: Path, own: OwnDirectory, settings: Settings, resume: bool,
-              progress: bool, note: Callable[[str], None], on_error: OnError, validation: Source | None,
-              style: PromptStyle | None) -> dict:  # fmt: skip
+def _finetune(
+    examples: Iterable[dict],
+    directory: Path,
+    own: OwnDirectory,
+    settings: Settings,
+    resume: bool,
+    progress: bool,
+    note: Callable[[str], None],
+    on_error: OnError,
+    validation: Source | None,
+    style: PromptStyle | None,
+) -> dict:
     """Do what `finetune` does, once nobody else trains in `directory`."""
     if (directory / hf.RUN_FILE).is_file():
         if not resume:
@@ -197,8 +214,13 @@ def _told_in_one_line(directory: Path) -> Iterator[None]:
         raise EexpError(f"{directory}: cannot be written: {str(e).splitlines()[0]}") from None
 
 
-def preview(examples: Iterable[dict], settings: Settings, on_error: OnError = stop_at_error,
-            validation: Source | None = None, style: PromptStyle | None = None) -> str:  # fmt: skip
+def preview(
+    examples: Iterable[dict],
+    settings: Settings,
+    on_error: OnError = stop_at_error,
+    validation: Source | None = None,
+    style: PromptStyle | None = None,
+) -> str:
     """What `finetune` would do, for a person: its updates, tokens and memory, and a few examples with their targets."""
     from eexp.training.preview import describe
 
@@ -227,8 +249,10 @@ class Job:
         found = self.run["trained"]["target_tokens"]
         if self.budget is None or found - self.budget <= max(row.n_targets for row in self.rows) / 2:
             return None
-        return (f"{found:,} target tokens, though the budget is {self.budget:,}: {len(self.updates):,} updates have "
-                f"one example each at least; a --budget-like with more examples an update can be kept")  # fmt: skip
+        return (
+            f"{found:,} target tokens, though the budget is {self.budget:,}: {len(self.updates):,} updates have "
+            f"one example each at least; a --budget-like with more examples an update can be kept"
+        )
 
     def validation_steps(self) -> set[int]:
         """The updates after which losses on validation examples are computed; 0 is the start."""
@@ -242,12 +266,22 @@ class Job:
 
     def memory(self) -> dict[str, int]:
         t = self.run["trained"]
-        return memory.estimate(self.model, t["largest_pass"], t["target_tokens"] / t["computed_tokens"],
-                               self.dtype.itemsize, self.settings.gradient_checkpointing)  # fmt: skip
+        return memory.estimate(
+            self.model,
+            t["largest_pass"],
+            t["target_tokens"] / t["computed_tokens"],
+            self.dtype.itemsize,
+            self.settings.gradient_checkpointing,
+        )
 
 
-def _plan(examples: Iterable[dict], settings: Settings, on_error: OnError, validation: Source | None,
-          style: PromptStyle | None) -> Job:  # fmt: skip
+def _plan(
+    examples: Iterable[dict],
+    settings: Settings,
+    on_error: OnError,
+    validation: Source | None,
+    style: PromptStyle | None,
+) -> Job:
     import transformers
 
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries about each other
@@ -290,8 +324,18 @@ def _plan(examples: Iterable[dict], settings: Settings, on_error: OnError, valid
     run["trained"]["shares"] = shares_of_kinds(weighty, updates, update_weight)
     run["validation"] = {**held_out.describe(), **_counts(validated)} if validation else None
     run["total"] = {"updates": spent[0] + len(updates), "target_tokens": spent[1] + run["trained"]["target_tokens"]}
-    return Job(settings, model, tokenizer, weighty, updates, run, dtype, budget[1] if budget else None, update_weight,
-               validated)  # fmt: skip
+    return Job(
+        settings,
+        model,
+        tokenizer,
+        weighty,
+        updates,
+        run,
+        dtype,
+        budget[1] if budget else None,
+        update_weight,
+        validated,
+    )
 
 
 def _style(label: str | None, given: PromptStyle | None) -> PromptStyle | None:
@@ -305,8 +349,10 @@ def _style(label: str | None, given: PromptStyle | None) -> PromptStyle | None:
     try:
         return get_style(label)
     except (UsageError, InputError) as e:
-        raise UsageError(f"the examples were made with prompt style {label}: give its file as --prompt-style, so that "
-                         f"what is trained can be played with it ({e})") from None  # fmt: skip
+        raise UsageError(
+            f"the examples were made with prompt style {label}: give its file as --prompt-style, so that "
+            f"what is trained can be played with it ({e})"
+        ) from None
 
 
 def _check_batches(s: Settings) -> None:
@@ -370,8 +416,10 @@ def _budget(s: Settings, spent: tuple[int, int]) -> tuple[int, int] | None:
     like = hf.read_run(s.budget_like)["total"]
     left = like["updates"] - spent[0]
     if left <= 0:
-        raise UsageError(f"--budget-like {s.budget_like}: it was made in {like['updates']} updates, and --init "
-                         f"{s.init} in {spent[0]}; none is left")  # fmt: skip
+        raise UsageError(
+            f"--budget-like {s.budget_like}: it was made in {like['updates']} updates, and --init "
+            f"{s.init} in {spent[0]}; none is left"
+        )
     return left, round(like["target_tokens"] * left / like["updates"])
 
 
@@ -400,8 +448,9 @@ class _Data:
             self.style = self.style or style
             if group is not None:
                 self.groups.add(group)
-            self.digest.update(orjson.dumps([e["prompt"], e["completion"], e.get("weight", 1.0), group, e["kind"],
-                                             e.get("spans")]))  # fmt: skip
+            self.digest.update(
+                orjson.dumps([e["prompt"], e["completion"], e.get("weight", 1.0), group, e["kind"], e.get("spans")])
+            )
             self.kinds[e["kind"]] = self.kinds.get(e["kind"], 0) + 1
             self.lineages[tuple(e.get("lineage", []))] = None
             yield e
@@ -431,16 +480,28 @@ def _open_model(settings: Settings) -> tuple[Any, Any, Any]:
     weights = torch.float32 if settings.full else dtype
     trusted = settings.trust_remote_code
     memory.check(settings.base, weights, full=settings.full, four_bit=settings.load_in_4bit, trust_remote_code=trusted)
-    model, tokenizer = hf.load(settings.base, settings.init, trainable=True, dtype=weights,
-                               four_bit=settings.load_in_4bit, trust_remote_code=trusted)  # fmt: skip
+    model, tokenizer = hf.load(
+        settings.base,
+        settings.init,
+        trainable=True,
+        dtype=weights,
+        four_bit=settings.load_in_4bit,
+        trust_remote_code=trusted,
+    )
     if cuda and not settings.load_in_4bit and not memory.is_split():
         model.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")  # so that what is checked now is what will be computed
     if not settings.full and not settings.init:
         from peft import LoraConfig, get_peft_model
 
         # Dropout 0: a shared prefix would be dropped differently for every example that shares it.
-        config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules="all-linear", lora_dropout=0.0,
-                            use_rslora=settings.rslora, task_type="CAUSAL_LM")  # fmt: skip
+        config = LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            target_modules="all-linear",
+            lora_dropout=0.0,
+            use_rslora=settings.rslora,
+            task_type="CAUSAL_LM",
+        )
         model = get_peft_model(model, config)
     return model, tokenizer, dtype
 
@@ -454,28 +515,44 @@ def _left_alone(model: Any) -> str | None:
     return f"the adapter leaves the experts alone, {100 * share:.0f} % of the weights"
 
 
-def _describe(settings: Settings, data: _Data, rows: list[Row], weighty: list[Row], updates: Updates,
-              model: Any, style: PromptStyle | None) -> dict:  # fmt: skip
+def _describe(
+    settings: Settings,
+    data: _Data,
+    rows: list[Row],
+    weighty: list[Row],
+    updates: Updates,
+    model: Any,
+    style: PromptStyle | None,
+) -> dict:
     import peft
     import torch
     import transformers
 
     base = hf.resolve(settings.base)
-    return {"eexp": __version__, "base": settings.base,
-            "base_fingerprint": fingerprints.of_model_dir(base) if os.path.isdir(base) else None,
-            "init_fingerprint": fingerprints.of_model_dir(settings.init) if settings.init else None,
-            "prompt_style": style and style.label,
-            "style": style and orjson.loads(orjson.dumps(style.as_dict())),  # lists, as they will be read again
-            **_played(weighty), "settings": asdict(settings),
-            "learning_rate": settings.resolved_learning_rate(),
-            "data": {**data.describe(), "weight_0": len(rows) - len(weighty), **_counts(weighty)},
-            "updates": len(updates), "trained": _trained(weighty, updates, settings),
-            "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__,
-                         "transformers": transformers.__version__, "peft": peft.__version__},
-            "processes": trainer.world(),
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-            "lineage": [list(one) for one in list(data.lineages)[:_MAX_LINEAGES]]}  # fmt: skip
+    return {
+        "eexp": __version__,
+        "base": settings.base,
+        "base_fingerprint": fingerprints.of_model_dir(base) if os.path.isdir(base) else None,
+        "init_fingerprint": fingerprints.of_model_dir(settings.init) if settings.init else None,
+        "prompt_style": style and style.label,
+        "style": style and orjson.loads(orjson.dumps(style.as_dict())),  # lists, as they will be read again
+        **_played(weighty),
+        "settings": asdict(settings),
+        "learning_rate": settings.resolved_learning_rate(),
+        "data": {**data.describe(), "weight_0": len(rows) - len(weighty), **_counts(weighty)},
+        "updates": len(updates),
+        "trained": _trained(weighty, updates, settings),
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "peft": peft.__version__,
+        },
+        "processes": trainer.world(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "lineage": [list(one) for one in list(data.lineages)[:_MAX_LINEAGES]],
+    }
 
 
 def _played(rows: list[Row]) -> dict:
@@ -496,11 +573,19 @@ def _counts(rows: Iterable[Row]) -> dict[str, int]:
 def _trained(rows: list[Row], updates: Updates, settings: Settings) -> dict[str, int]:
     """Over the whole run: tokens with every example by itself, those that are computed, and forward passes."""
     packing = PACKINGS[settings.packing]
-    sizes = [packing.size(part) for update in updates
-             for share in deal([rows[i] for i in update], packing, settings.tokens_per_batch, trainer.world())
-             for part in share]  # fmt: skip
-    return {"examples": sum(map(len, updates)), **_counts(rows[i] for update in updates for i in update),
-            "computed_tokens": sum(sizes), "passes": len(sizes), "largest_pass": max(sizes)}  # fmt: skip
+    sizes = [
+        packing.size(part)
+        for update in updates
+        for share in deal([rows[i] for i in update], packing, settings.tokens_per_batch, trainer.world())
+        for part in share
+    ]
+    return {
+        "examples": sum(map(len, updates)),
+        **_counts(rows[i] for update in updates for i in update),
+        "computed_tokens": sum(sizes),
+        "passes": len(sizes),
+        "largest_pass": max(sizes),
+    }
 
 
 def _wait() -> None:
@@ -526,8 +611,9 @@ def _same_run(before: dict, now: dict, directory: Path) -> None:
     if not differs:  # of --budget-like, which may have been made anew
         differs = [k for k in ("updates", "total") if k in now and before.get(k) != now[k]]
     if differs:
-        raise UsageError(f"{directory} holds a run with other settings ({', '.join(differs)}); give the same, or "
-                         f"another -o")  # fmt: skip
+        raise UsageError(
+            f"{directory} holds a run with other settings ({', '.join(differs)}); give the same, or another -o"
+        )
 
 
 def _prepare(directory: Path, checkpoints: Path, run: dict, resume: bool) -> None:
@@ -559,8 +645,11 @@ def _finish(job: Job, directory: Path) -> None:
     lines = (directory / "metrics.jsonl").read_bytes().splitlines()
     best = trainer.best_of(lines)
     kept = best[1] if best and job.settings.keep == "best" else len(job.updates)
-    job.run |= {"final_loss": _mean_loss(lines), "kept_step": kept,
-                "final_validation": trainer.validations(lines).get(kept)}  # fmt: skip
+    job.run |= {
+        "final_loss": _mean_loss(lines),
+        "kept_step": kept,
+        "final_validation": trainer.validations(lines).get(kept),
+    }
 
 
 def _mean_loss(lines: Iterable[bytes]) -> float:

@@ -26,8 +26,12 @@ def estimate(model: Any, tokens: int, targets: float, itemsize: int, checkpointi
     logits = int(tokens * min(1.0, targets) * config.vocab_size * 4 * 3)
     sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
     trained = sum(size for size, learns in sizes if learns)
-    return {"weights": sum(size for size, _ in sizes), "gradients": trained, "optimiser": 2 * trained,
-            "activations": kept + logits}  # fmt: skip
+    return {
+        "weights": sum(size for size, _ in sizes),
+        "gradients": trained,
+        "optimiser": 2 * trained,
+        "activations": kept + logits,
+    }
 
 
 def check(base: str, dtype: Any, *, full: bool, four_bit: bool, trust_remote_code: bool = False) -> None:
@@ -57,8 +61,10 @@ def check(base: str, dtype: Any, *, full: bool, four_bit: bool, trust_remote_cod
     way = "train an adapter instead of --full" if full else "take a smaller model"
     if not full and not four_bit and torch.cuda.is_available():
         way = "give --load-in-4bit"
-    raise EexpError(f"{base}: to train {count:,} weights takes at least "
-                    f"{in_words(sum(sizes.values()))} ({parts}), and {in_words(there)} are free; {way}")  # fmt: skip
+    raise EexpError(
+        f"{base}: to train {count:,} weights takes at least "
+        f"{in_words(sum(sizes.values()))} ({parts}), and {in_words(there)} are free; {way}"
+    )
 
 
 def doubt(needed: dict[str, int], tokens_per_batch: int) -> str | None:
@@ -68,8 +74,10 @@ def doubt(needed: dict[str, int], tokens_per_batch: int) -> str | None:
     there = free() + needed["weights"]  # which are loaded
     if sum(needed.values()) <= there:
         return None
-    return (f"by a rough estimate {in_words(sum(needed.values()))} will be taken, and {in_words(there)} are free; "
-            f"--tokens-per-batch below {tokens_per_batch} and --gradient-checkpointing take less")  # fmt: skip
+    return (
+        f"by a rough estimate {in_words(sum(needed.values()))} will be taken, and {in_words(there)} are free; "
+        f"--tokens-per-batch below {tokens_per_batch} and --gradient-checkpointing take less"
+    )
 
 
 def is_split() -> bool:

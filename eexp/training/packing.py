@@ -70,20 +70,29 @@ def _tree(rows: Sequence[Row], device: Any) -> Part:
     before = [i for i, _, _ in tree.targets]
     keep = sorted(set(before))
     where = {i: k for k, i in enumerate(keep)}
-    inputs = {"input_ids": torch.tensor([tree.tokens], device=device),
-              "position_ids": torch.tensor([tree.positions], device=device),
-              "tree": attention.plan(tree, device)}  # fmt: skip
+    inputs = {
+        "input_ids": torch.tensor([tree.tokens], device=device),
+        "position_ids": torch.tensor([tree.positions], device=device),
+        "tree": attention.plan(tree, device),
+    }
     targets = [(where[i], token, weight) for i, token, weight in tree.targets]
     return _part(inputs, keep, targets, tree.of_rows, device)
 
 
-def _part(inputs: dict, keep: list[int], targets: list[tuple[int, int, float]], of_rows: list[Sequence[int]],
-          device: Any) -> Part:  # fmt: skip
+def _part(
+    inputs: dict, keep: list[int], targets: list[tuple[int, int, float]], of_rows: list[Sequence[int]], device: Any
+) -> Part:
     import torch
 
     at, tokens, weights = zip(*targets)
-    return Part(inputs, torch.tensor(keep, device=device), torch.tensor(at, device=device),
-                torch.tensor(tokens, device=device), torch.tensor(weights, device=device), of_rows)  # fmt: skip
+    return Part(
+        inputs,
+        torch.tensor(keep, device=device),
+        torch.tensor(at, device=device),
+        torch.tensor(tokens, device=device),
+        torch.tensor(weights, device=device),
+        of_rows,
+    )
 
 
 def _padded(rows: Sequence[Row], device: Any) -> Part:

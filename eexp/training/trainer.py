@@ -43,17 +43,29 @@ def arguments(job: Job, checkpoints: Path) -> Any:
 
     s = job.settings
     made = TrainingArguments(
-        output_dir=str(checkpoints), per_device_train_batch_size=1, gradient_accumulation_steps=1, num_train_epochs=1,
-        learning_rate=s.resolved_learning_rate(), lr_scheduler_type=_SCHEDULES.get(s.schedule, s.schedule),
-        warmup_steps=round(s.warmup * len(job.updates)), weight_decay=s.weight_decay, seed=s.seed % 2**32,
-        remove_unused_columns=False, report_to=[s.report_to] if s.report_to else [], disable_tqdm=True,
-        logging_steps=1, logging_nan_inf_filter=False, save_strategy="steps",
-        save_steps=s.save_every or job.updates_an_epoch(), save_total_limit=2,
-        max_grad_norm=s.max_grad_norm, bf16=job.dtype == torch.bfloat16,
+        output_dir=str(checkpoints),
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=1,
+        num_train_epochs=1,
+        learning_rate=s.resolved_learning_rate(),
+        lr_scheduler_type=_SCHEDULES.get(s.schedule, s.schedule),
+        warmup_steps=round(s.warmup * len(job.updates)),
+        weight_decay=s.weight_decay,
+        seed=s.seed % 2**32,
+        remove_unused_columns=False,
+        report_to=[s.report_to] if s.report_to else [],
+        disable_tqdm=True,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=s.save_every or job.updates_an_epoch(),
+        save_total_limit=2,
+        max_grad_norm=s.max_grad_norm,
+        bf16=job.dtype == torch.bfloat16,
         use_cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
         # A model of pictures and text leaves weights aside; to look for them costs every other one time.
         ddp_find_unused_parameters=job.model.config.get_text_config() is not job.model.config,
-    )  # fmt: skip
+    )
     if made.world_size != world():
         raise EexpError(f"was started as one of {world()} processes, and found {made.world_size}")
     kind = made.distributed_state.distributed_type.value
@@ -127,8 +139,13 @@ def _metrics(trainer: Any, job: Job, path: Path, progress: bool) -> Any:
         best: tuple[float, int] | None = None
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="update",
-                            disable=None if progress else True, leave=False)  # fmt: skip
+            self.bar = tqdm(
+                total=state.max_steps,
+                initial=state.global_step,
+                unit="update",
+                disable=None if progress else True,
+                leave=False,
+            )
             before = path.read_bytes().splitlines() if state.global_step and path.is_file() else []
             kept = [line for line in before if _step_of(line) <= state.global_step]
             self.best = best_of(kept)
@@ -157,16 +174,25 @@ def _metrics(trainer: Any, job: Job, path: Path, progress: bool) -> Any:
                 return
             args = trainer.args
             sums = validation_losses(
-                trainer.model_wrapped if trainer.is_fsdp_enabled else job.model, job.validation,
-                packing=job.settings.packing, tokens_per_batch=job.settings.tokens_per_batch, dtype=job.dtype,
-                device=args.device, rank=args.process_index, world=args.world_size,
-            )  # fmt: skip
+                trainer.model_wrapped if trainer.is_fsdp_enabled else job.model,
+                job.validation,
+                packing=job.settings.packing,
+                tokens_per_batch=job.settings.tokens_per_batch,
+                dtype=job.dtype,
+                device=args.device,
+                rank=args.process_index,
+                world=args.world_size,
+            )
             found = summary(add(gather_object([sums])))
             if trainer.is_world_process_zero():
                 self.append({"step": step, "epoch": epochs[step], "validation": found})
             if args.report_to:
-                trainer.log({"eval_loss": found["loss"],
-                             **{f"eval_loss_{span}": one["loss"] for span, one in found["spans"].items()}})  # fmt: skip
+                trainer.log(
+                    {
+                        "eval_loss": found["loss"],
+                        **{f"eval_loss_{span}": one["loss"] for span, one in found["spans"].items()},
+                    }
+                )
             if job.settings.keep == "best" and step and (self.best is None or found["loss"] < self.best[0]):
                 self.best = found["loss"], step
                 trainer.save_model(str(checkpoints / f"best-{step}"))

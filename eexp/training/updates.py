@@ -54,8 +54,15 @@ def _spread(rows: Sequence[Row], members: list[int]) -> list[int]:
     return sorted(members, key=lambda i: place[i])
 
 
-def by_examples(rows: Sequence[Row], batch_size: int, epochs: float, max_steps: int | None, seed: int,
-                shuffle: str = "trajectories", mixed: bool = False) -> Updates:  # fmt: skip
+def by_examples(
+    rows: Sequence[Row],
+    batch_size: int,
+    epochs: float,
+    max_steps: int | None,
+    seed: int,
+    shuffle: str = "trajectories",
+    mixed: bool = False,
+) -> Updates:
     """Updates of `batch_size` rows, the last of an epoch with what is left; `max_steps` of them, or `epochs` full."""
 
     def cut(epoch: int) -> Updates:
@@ -65,8 +72,15 @@ def by_examples(rows: Sequence[Row], batch_size: int, epochs: float, max_steps: 
     return _taken(map(cut, count()), epochs, max_steps)
 
 
-def by_trajectories(rows: Sequence[Row], trajectories: int, epochs: float, max_steps: int | None, seed: int, *,
-                    examples: int | None = None) -> Updates:  # fmt: skip
+def by_trajectories(
+    rows: Sequence[Row],
+    trajectories: int,
+    epochs: float,
+    max_steps: int | None,
+    seed: int,
+    *,
+    examples: int | None = None,
+) -> Updates:
     """Updates of `trajectories` whole groups of rows, the last of an epoch with what is left.
 
     examples: take more groups until there are this many rows, and let what is left of an epoch join its last update,
@@ -107,8 +121,9 @@ def _taken(cuts: Iterator[Updates], epochs: float, max_steps: int | None) -> Upd
     return updates
 
 
-def by_targets(rows: Sequence[Row], updates: int, targets: int, seed: int, shuffle: str = "trajectories",
-               mixed: bool = False) -> Updates:  # fmt: skip
+def by_targets(
+    rows: Sequence[Row], updates: int, targets: int, seed: int, shuffle: str = "trajectories", mixed: bool = False
+) -> Updates:
     """`updates` updates with `targets` target tokens in all, the same number in each but for the last example's part.
 
     Each ends where the target tokens so far are nearest to its share of them, and has one row at least.

@@ -14,8 +14,17 @@ from eexp.training.updates import deal
 Sums = dict[tuple[str, str], tuple[float, int]]
 
 
-def validation_losses(model: Any, rows: Sequence[Row], *, packing: str = "tree", tokens_per_batch: int = 4096,
-                      dtype: Any = None, device: Any = None, rank: int = 0, world: int = 1) -> Sums:  # fmt: skip
+def validation_losses(
+    model: Any,
+    rows: Sequence[Row],
+    *,
+    packing: str = "tree",
+    tokens_per_batch: int = 4096,
+    dtype: Any = None,
+    device: Any = None,
+    rank: int = 0,
+    world: int = 1,
+) -> Sums:
     """Return -log p of the targets of `rows`, summed by kind and span, with nothing learned.
 
     Every target counts once, whatever its weight and that of its row; tokens of spans of weight 0 are no targets, and
@@ -63,9 +72,12 @@ def summary(sums: Sums) -> dict:
     for (kind, _), one in sums.items():
         kinds = add([kinds, {(kind, ""): one}])
     (whole,) = add({("", ""): one} for one in sums.values()).values()
-    return {"loss": _mean(whole)["loss"], "tokens": whole[1],
-            "kinds": {kind: _mean(one) for (kind, _), one in sorted(kinds.items())},
-            "spans": {f"{kind}/{span}": _mean(one) for (kind, span), one in sorted(sums.items())}}  # fmt: skip
+    return {
+        "loss": _mean(whole)["loss"],
+        "tokens": whole[1],
+        "kinds": {kind: _mean(one) for (kind, _), one in sorted(kinds.items())},
+        "spans": {f"{kind}/{span}": _mean(one) for (kind, span), one in sorted(sums.items())},
+    }
 
 
 def _mean(one: tuple[float, int]) -> dict:

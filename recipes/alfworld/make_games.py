@@ -15,14 +15,29 @@ from pathlib import Path
 
 #: receptacle -> (what opens, what it takes)
 RECEPTACLES = {
-    "Cabinet": True, "CounterTop": False, "Fridge": True, "Microwave": True, "SinkBasin": False, "DiningTable": False,
-    "Desk": False, "Drawer": True, "Shelf": False, "Bed": False,
-}  # fmt: skip
+    "Cabinet": True,
+    "CounterTop": False,
+    "Fridge": True,
+    "Microwave": True,
+    "SinkBasin": False,
+    "DiningTable": False,
+    "Desk": False,
+    "Drawer": True,
+    "Shelf": False,
+    "Bed": False,
+}
 #: object -> what can be done to it besides picking it up
 OBJECTS = {
-    "Apple": "cleanable heatable coolable", "Mug": "cleanable heatable coolable", "Plate": "cleanable coolable",
-    "Fork": "cleanable", "AlarmClock": "", "Book": "", "Pen": "", "CD": "", "DeskLamp": "toggleable",
-}  # fmt: skip
+    "Apple": "cleanable heatable coolable",
+    "Mug": "cleanable heatable coolable",
+    "Plate": "cleanable coolable",
+    "Fork": "cleanable",
+    "AlarmClock": "",
+    "Book": "",
+    "Pen": "",
+    "CD": "",
+    "DeskLamp": "toggleable",
+}
 KITCHEN = ["Cabinet", "Cabinet", "CounterTop", "Fridge", "Microwave", "SinkBasin", "DiningTable"]
 STUDY = ["Desk", "Drawer", "Drawer", "Drawer", "Shelf", "Bed"]
 
@@ -56,8 +71,16 @@ GAMES = {
     "valid_unseen": [("look_at_obj_in_light", "CD", "DeskLamp", STUDY, [("DeskLamp", 0), ("CD", 2), ("Book", 4)])],
 }
 
-LARGE_KITCHEN = [*["Cabinet"] * 6, *["Drawer"] * 3, "CounterTop", "CounterTop", "Fridge", "Microwave", "SinkBasin",
-                 "DiningTable"]  # fmt: skip
+LARGE_KITCHEN = [
+    *["Cabinet"] * 6,
+    *["Drawer"] * 3,
+    "CounterTop",
+    "CounterTop",
+    "Fridge",
+    "Microwave",
+    "SinkBasin",
+    "DiningTable",
+]
 LARGE_STUDY = ["Desk", *["Drawer"] * 8, *["Shelf"] * 4, "Bed"]
 _DISHES = [("Mug", 2), ("Fork", 7), ("Plate", 4), ("Mug", 10), ("Apple", 14)]
 _PAPERS = [("Book", 0), ("CD", 3), ("CD", 11), ("AlarmClock", 13)]
@@ -81,8 +104,13 @@ def make(directory: Path, chosen: dict[str, list[tuple]] = GAMES) -> Path:
             trial = directory / "json_2.1.1" / split / task / f"trial_T2019{number:04}"
             trial.mkdir(parents=True, exist_ok=True)
             lamp = kind == "look_at_obj_in_light"
-            parameters = {"object_target": thing, "parent_target": "" if lamp else to, "mrecep_target": "",
-                          "toggle_target": to if lamp else "", "object_sliced": False}  # fmt: skip
+            parameters = {
+                "object_target": thing,
+                "parent_target": "" if lamp else to,
+                "mrecep_target": "",
+                "toggle_target": to if lamp else "",
+                "object_sliced": False,
+            }
             information = {"task_type": kind, "pddl_params": parameters, "task_id": trial.name}
             (trial / "traj_data.json").write_text(json.dumps(information))
             (trial / "game.tw-pddl").write_text(json.dumps(game(kind, thing, to, places, contents)))

@@ -19,8 +19,16 @@ from eexp.evidence.table import align
 from eexp.jsonl import read
 
 #: Arms in the order of a table, by the names of their files.
-ARMS = {"il": "IL", "iwm": "IL + IWM", "iwm-first": "IWM, then IL", "thoughts": "thoughts", "recovery": "IL + recovery",
-        "sr": "SR", "sr-outcome": "SR, outcomes alone", "all": "SR + IWM"}  # fmt: skip
+ARMS = {
+    "il": "IL",
+    "iwm": "IL + IWM",
+    "iwm-first": "IWM, then IL",
+    "thoughts": "thoughts",
+    "recovery": "IL + recovery",
+    "sr": "SR",
+    "sr-outcome": "SR, outcomes alone",
+    "all": "SR + IWM",
+}
 PLACE = re.compile(r"<!-- study: (?P<name>[\w/-]+) -->\n.*?<!-- end -->\n", re.S)
 
 
@@ -51,8 +59,11 @@ def provenance(study: Path, rows: list[dict]) -> str:
     seconds = [int(line) for line in (study / "seconds").read_text().split()] if (study / "seconds").exists() else []
     tuned = {name.removeprefix("TUNED_"): value for name, value in chosen.items() if name.startswith("TUNED_")}
     default = max(set(tuned.values()), key=list(tuned.values()).count) if tuned else ""
-    others = "".join(f"; {ARMS.get(arm, arm)}: `{value}`" for arm, value in tuned.items()
-                     if value != default and ARMS.get(arm) in {row["name"] for row in rows})  # fmt: skip
+    others = "".join(
+        f"; {ARMS.get(arm, arm)}: `{value}`"
+        for arm, value in tuned.items()
+        if value != default and ARMS.get(arm) in {row["name"] for row in rows}
+    )
     runs = max(row["runs"] for row in rows)
     versions = ", ".join(f"{name} {version(name)}" for name in ("eexp", "torch", "peft", "llama-cpp-python"))
     hours = f"{sum(seconds) / 3600:.1f} hours" if seconds else "hours not kept"

@@ -26,15 +26,27 @@ from pathlib import Path
 KINDS = {
     "treasure": ("tw-treasure_hunter", [{"level": level} for level in (4, 12, 8, 16, 22)]),
     "coin": ("tw-coin_collector", [{"level": level} for level in (3, 104, 6, 108)]),
-    "custom": ("", [{"nb_rooms": rooms, "nb_objects": objects, "quest_length": length}
-                    for rooms, objects, length in ((1, 4, 3), (3, 6, 4), (5, 10, 5), (6, 12, 7))]),
-    "cooking": ("tw-cooking", [{"recipe": 1, "take": 1, "go": 1, "open": False, "cook": False, "cut": False},
-                               {"recipe": 1, "take": 1, "go": 6, "open": True, "cook": True, "cut": False},
-                               {"recipe": 2, "take": 2, "go": 6, "open": True, "cook": True, "cut": True},
-                               {"recipe": 3, "take": 2, "go": 9, "open": True, "cook": True, "cut": True}]),
-    "simple": ("tw-simple", [{"rewards": rewards, "goal": goal}
-                            for rewards, goal in (("dense", "detailed"), ("balanced", "brief"))]),
-}  # fmt: skip
+    "custom": (
+        "",
+        [
+            {"nb_rooms": rooms, "nb_objects": objects, "quest_length": length}
+            for rooms, objects, length in ((1, 4, 3), (3, 6, 4), (5, 10, 5), (6, 12, 7))
+        ],
+    ),
+    "cooking": (
+        "tw-cooking",
+        [
+            {"recipe": 1, "take": 1, "go": 1, "open": False, "cook": False, "cut": False},
+            {"recipe": 1, "take": 1, "go": 6, "open": True, "cook": True, "cut": False},
+            {"recipe": 2, "take": 2, "go": 6, "open": True, "cook": True, "cut": True},
+            {"recipe": 3, "take": 2, "go": 9, "open": True, "cook": True, "cut": True},
+        ],
+    ),
+    "simple": (
+        "tw-simple",
+        [{"rewards": rewards, "goal": goal} for rewards, goal in (("dense", "detailed"), ("balanced", "brief"))],
+    ),
+}
 _SERIAL = slice(0x12, 0x18)  # where a story file says when it was compiled; not part of its own checksum
 
 
@@ -51,8 +63,10 @@ def make(directory: Path, split: str, kind: str, number: int, seed: int = 0) -> 
     challenge, turns = KINDS[kind]
     settings = dict(turns[number % len(turns)])
     if challenge:
-        settings |= {"tw-cooking": {"recipe_seed": drawn, "split": split, "drop": False},
-                     "tw-simple": {"test": split == "test"}}.get(challenge, {})  # fmt: skip
+        settings |= {
+            "tw-cooking": {"recipe_seed": drawn, "split": split, "drop": False},
+            "tw-simple": {"test": split == "test"},
+        }.get(challenge, {})
         game = CHALLENGES[challenge][1](settings, options)
     else:
         for name, value in settings.items():

@@ -32,8 +32,16 @@ from eexp.prompts import get_style
 
 FIRST_SEED = 2_000_000  # beyond those of all splits
 LEVELS = ("GoToLocalS8N5", "PickupDist", "OpenDoor", "PutNextLocalS6N4")
-GLANCED = ("GoToLocalS5N2", "GoToLocalS6N3", "GoToLocalS7N4", "GoToLocalS8N5", "GoToLocalS8N6", "PickupDist",
-           "PutNextLocalS6N4", "GoToLocalS8N7")  # fmt: skip
+GLANCED = (
+    "GoToLocalS5N2",
+    "GoToLocalS6N3",
+    "GoToLocalS7N4",
+    "GoToLocalS8N5",
+    "GoToLocalS8N6",
+    "PickupDist",
+    "PutNextLocalS6N4",
+    "GoToLocalS8N7",
+)
 COLOURS = ("red", "green", "blue", "purple", "yellow", "grey")
 KINDS = ("ball", "box", "key", "door")
 
@@ -114,8 +122,20 @@ def ask_first(env: BabyAI, rng: random.Random) -> tuple[str, str]:
     return "What is nearest?", here[0][0] if here else "nothing"
 
 
-QUESTIONS = [ask_where, ask_where, ask_side, ask_side, ask_wanted, ask_wanted, ask_wanted_side, ask_what, ask_ahead,
-             ask_wall, ask_carried, ask_first]  # fmt: skip
+QUESTIONS = [
+    ask_where,
+    ask_where,
+    ask_side,
+    ask_side,
+    ask_wanted,
+    ask_wanted,
+    ask_wanted_side,
+    ask_what,
+    ask_ahead,
+    ask_wall,
+    ask_carried,
+    ask_first,
+]
 # What takes longest to learn: to match a colour and a kind at once.
 FINDING = [ask_where, ask_where, ask_side, ask_wanted, ask_first]
 
@@ -141,8 +161,7 @@ def random_play(env: BabyAI, rng: random.Random, steps: int) -> list[dict]:
         if turn == steps or over:
             break
         action = rng.choice(env.admissible() if rng.random() < 0.8 else list(ACTIONS))
-        messages += [{"role": "user", "content": text},
-                     {"role": "assistant", "content": style.answer(action).text}]  # fmt: skip
+        messages += [{"role": "user", "content": text}, {"role": "assistant", "content": style.answer(action).text}]
         seen = env.step(action)
         text, over = seen.text, seen.done
     return messages if text == GO_ON else [*messages, {"role": "user", "content": text}]
@@ -151,8 +170,13 @@ def random_play(env: BabyAI, rng: random.Random, steps: int) -> list[dict]:
 def main() -> None:
     parser = arguments(__doc__, episodes=20_000, context=4096)
     parser.add_argument("--steps", type=int, default=24, help="longest random play")
-    parser.add_argument("--glances", type=float, default=0.0, metavar="P",
-                        help="the share of single looks with many questions; the rest is play")  # fmt: skip
+    parser.add_argument(
+        "--glances",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="the share of single looks with many questions; the rest is play",
+    )
     args = parser.parse_args()
 
     env, texts = BabyAI(), []

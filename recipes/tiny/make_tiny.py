@@ -65,8 +65,7 @@ def random_play(env: House, task: dict, rng: random.Random, steps: int, stage: i
         if turn == steps or seen.done:
             break
         action = random_action(env, rng, by_verb=stage > 1)
-        messages += [{"role": "user", "content": text},
-                     {"role": "assistant", "content": style.answer(action).text}]  # fmt: skip
+        messages += [{"role": "user", "content": text}, {"role": "assistant", "content": style.answer(action).text}]
         if action.startswith("take "):
             known.pop(action.split()[1], None)
         seen = env.step(action)
@@ -112,8 +111,16 @@ def random_action(env: House, rng: random.Random, by_verb: bool) -> str:
         return rng.choice([a for a in actions if a.startswith(verb)])
     places = [p.rstrip("*") for ps in ALL_ROOMS.values() for p in ps]
     thing, place = rng.choice(list(env.where)), rng.choice(places)
-    return rng.choice([f"go to {rng.choice(list(ALL_ROOMS))}", f"open {place}", f"close {place}", "look",
-                       f"take {thing} from {place}", f"put {thing} on {place}"])  # fmt: skip
+    return rng.choice(
+        [
+            f"go to {rng.choice(list(ALL_ROOMS))}",
+            f"open {place}",
+            f"close {place}",
+            "look",
+            f"take {thing} from {place}",
+            f"put {thing} on {place}",
+        ]
+    )
 
 
 # -- questions that reading the transcript answers: (env, known, rooms, rng) -> question, answer ---------------------
@@ -188,8 +195,20 @@ def ask_state(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[
     return "How is it now?", f"{env.target}: {', '.join(sorted(env.state[env.target])) or 'as it was'}"
 
 
-QUESTIONS = [ask_where, ask_where_in_sight, ask_where_target, ask_in_sight, ask_target_in_sight, ask_wanted, ask_goal,
-             ask_goal_here, ask_closed, ask_held, ask_doors, ask_state]  # fmt: skip
+QUESTIONS = [
+    ask_where,
+    ask_where_in_sight,
+    ask_where_target,
+    ask_in_sight,
+    ask_target_in_sight,
+    ask_wanted,
+    ask_goal,
+    ask_goal_here,
+    ask_closed,
+    ask_held,
+    ask_doors,
+    ask_state,
+]
 
 # Those that the text of rooms answers: what has been done to a thing and which rooms one has been in is not said there.
 READING_QUESTIONS = [ask for ask in QUESTIONS if ask not in (ask_doors, ask_state)]
@@ -229,8 +248,12 @@ LATER_QUESTIONS = [ask_how, ask_needed, ask_needed_here, ask_room]
 def main() -> None:
     parser = arguments(__doc__, episodes=22_000, context=2048)
     parser.add_argument("--steps", type=int, default=30, help="longest random play")
-    parser.add_argument("--unseen", type=float, default=0.8,
-                        help="share left out of houses where the task's object is not in sight at once")  # fmt: skip
+    parser.add_argument(
+        "--unseen",
+        type=float,
+        default=0.8,
+        help="share left out of houses where the task's object is not in sight at once",
+    )
     parser.add_argument("--no-actions", action="store_true", help="show rooms alone, never an action and its outcome")
     args = parser.parse_args()
 

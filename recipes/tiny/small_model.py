@@ -82,8 +82,10 @@ def interview(text: str, answers: Iterable[tuple[str, str]]) -> list[dict]:
     """
     messages: list[dict] = []
     for question, answer in answers:
-        messages += [{"role": "user", "content": f"{GO_ON if messages else text}\nQuestion: {question}"},
-                     {"role": "assistant", "content": f"Answer: {answer}."}]  # fmt: skip
+        messages += [
+            {"role": "user", "content": f"{GO_ON if messages else text}\nQuestion: {question}"},
+            {"role": "assistant", "content": f"Answer: {answer}."},
+        ]
     return messages
 
 
@@ -95,11 +97,20 @@ def make_tokenizer(texts: list[str], vocab_size: int, context: int) -> PreTraine
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=SPECIAL, show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())  # fmt: skip
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=SPECIAL,
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     bpe.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|pad|>",
-                                   model_max_length=context, chat_template=CHAT_TEMPLATE)  # fmt: skip
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        eos_token="<|end|>",
+        pad_token="<|pad|>",
+        model_max_length=context,
+        chat_template=CHAT_TEMPLATE,
+    )
 
 
 def batches(sequences: list[np.ndarray], tokens: int, rng: random.Random) -> list[list[np.ndarray]]:
@@ -156,10 +167,14 @@ def check(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, held_out:
     return {kind: f"{right[kind]}/{asked[kind]}" for kind in sorted(asked)}
 
 
-def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, sequences: list[np.ndarray],
-          args: argparse.Namespace) -> None:  # fmt: skip
-    plan = [batch for epoch in range(args.epochs)
-            for batch in batches(sequences, args.tokens_per_batch, random.Random(args.seed + epoch))]  # fmt: skip
+def train(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, sequences: list[np.ndarray], args: argparse.Namespace
+) -> None:
+    plan = [
+        batch
+        for epoch in range(args.epochs)
+        for batch in batches(sequences, args.tokens_per_batch, random.Random(args.seed + epoch))
+    ]
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=args.weight_decay)
     schedule = get_cosine_schedule_with_warmup(optimizer, len(plan) // 20, len(plan))
     marks, started, seen, shown = Marks(tokenizer), time.time(), 0, 0.0
@@ -243,15 +258,26 @@ def make(texts: list[str], other: list[str], args: argparse.Namespace) -> None:
     texts[HELD_OUT:] += [render(saying(tokenizer, random.Random(f"{args.seed}/{n}"))) for n in range(args.sayings)]
     sequences = [np.array(ids, dtype=np.uint16)[: args.context] for ids in tokenizer(texts)["input_ids"]]
     sequences, held_out = sequences[HELD_OUT:], sequences[:HELD_OUT]
-    print(f"{len(sequences)} episodes, {sum(map(len, sequences)):,} tokens, longest {max(map(len, sequences))}, "
-          f"vocabulary {len(tokenizer)}")  # fmt: skip
+    print(
+        f"{len(sequences)} episodes, {sum(map(len, sequences)):,} tokens, longest {max(map(len, sequences))}, "
+        f"vocabulary {len(tokenizer)}"
+    )
 
     torch.manual_seed(args.seed)
-    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=args.hidden, intermediate_size=args.mlp,
-                         num_hidden_layers=args.layers, num_attention_heads=args.heads,
-                         num_key_value_heads=args.kv_heads, max_position_embeddings=args.context,
-                         tie_word_embeddings=True, initializer_range=0.06, bos_token_id=None,
-                         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=args.hidden,
+        intermediate_size=args.mlp,
+        num_hidden_layers=args.layers,
+        num_attention_heads=args.heads,
+        num_key_value_heads=args.kv_heads,
+        max_position_embeddings=args.context,
+        tie_word_embeddings=True,
+        initializer_range=0.06,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     model = LlamaForCausalLM.from_pretrained(args.init).float() if args.init else LlamaForCausalLM(config)
     model.config.max_position_embeddings = args.context
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")

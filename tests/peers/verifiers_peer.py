@@ -19,17 +19,32 @@ for file in files:
     with tempfile.TemporaryDirectory() as directory:
         shutil.copy(file, Path(directory) / TRACES_FILE)
         traces = [trace for episode in read_episodes(Path(directory), WireTrace) for trace in episode.traces]
-    print(json.dumps({
-        "runs": [{"texts": [m.content for m in trace.messages], "roles": [m.role for m in trace.messages],
-                  "success": trace.reward} for trace in traces],
-        "mean": sum(trace.reward for trace in traces) / len(traces), "model": traces[0].agent.config.model,
-        "task": traces[0].task.data.model_extra["env"],
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "runs": [
+                    {
+                        "texts": [m.content for m in trace.messages],
+                        "roles": [m.role for m in trace.messages],
+                        "success": trace.reward,
+                    }
+                    for trace in traces
+                ],
+                "mean": sum(trace.reward for trace in traces) / len(traces),
+                "model": traces[0].agent.config.model,
+                "task": traces[0].task.data.model_extra["env"],
+            }
+        )
+    )
 
 call = ToolCall(id="c1", name="open", arguments='{"what": "safe"}')
-messages = [SystemMessage(content="Find the gold."), UserMessage(content="A safe."),
-            AssistantMessage(content="I look.", tool_calls=[call]), ToolMessage(content="Gold.", tool_call_id="c1"),
-            AssistantMessage(content="I take it.", reasoning_content="It is in there.")]  # fmt: skip
+messages = [
+    SystemMessage(content="Find the gold."),
+    UserMessage(content="A safe."),
+    AssistantMessage(content="I look.", tool_calls=[call]),
+    ToolMessage(content="Gold.", tool_call_id="c1"),
+    AssistantMessage(content="I take it.", reasoning_content="It is in there."),
+]
 nodes = [
     MessageNode(parent=n - 1 if n else None, message=m, sampled=m.role == "assistant") for n, m in enumerate(messages)
 ]
