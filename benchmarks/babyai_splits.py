@@ -11,7 +11,7 @@ import argparse
 from itertools import islice
 
 from eexp.envs import open_env
-from eexp.envs.babyai import DEFAULT_LEVELS, BabyAI
+from eexp.envs.worlds.babyai import DEFAULT_LEVELS, BabyAI
 
 
 def begins(env: BabyAI, task: dict) -> tuple:

@@ -278,8 +278,8 @@ def make_model(file: Path) -> Path:
         return file
     import numpy as np
 
-    from eexp.training.gguf_file import Planned, quantise, replacing, write_gguf
-    from eexp.training.gguf_tokenizer import Vocabulary, add_vocabulary
+    from eexp.gguf.file import Planned, quantise, replacing, write_gguf
+    from eexp.gguf.tokenizer import Vocabulary, add_vocabulary
 
     print(f"making {file}", file=sys.stderr)
     file.parent.mkdir(parents=True, exist_ok=True)

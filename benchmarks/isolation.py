@@ -14,7 +14,7 @@ import argparse
 import platform
 from itertools import islice
 
-from eexp.envs.house import House
+from eexp.envs.worlds.house import House
 from eexp.models import Engine, open_model
 from eexp.models.base import Draw
 from eexp.prompts import get_style

@@ -142,7 +142,7 @@ def _workers(mark: str) -> Iterator[int]:
     for process in marked(mark):
         with suppress(psutil.NoSuchProcess):
             command = process.cmdline()
-            if command[1:2] == ["-c"] and command[-1] == "eexp.envs.worker":
+            if command[1:2] == ["-c"] and command[-1] == "eexp.workers.worker":
                 yield process.pid
 
 

@@ -23,10 +23,10 @@ from pathlib import Path
 
 import orjson
 
-from eexp.envs.house import House
-from eexp.models import split_adapter
+from eexp.envs.worlds.house import House
 from eexp.prompts import get_style
 from eexp.stages.eval import panel
+from eexp.weights import split_adapter
 
 
 def main() -> None:

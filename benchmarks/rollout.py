@@ -38,10 +38,10 @@ from typing import Any
 
 from eexp.envs import Environment, forking
 from eexp.envs.base import Observation
-from eexp.envs.pool import Pool
 from eexp.stages import rollout
 from eexp.stages.branch import branch
 from eexp.stages.expert import expert
+from eexp.workers.pool import Pool
 
 ROOT = Path(__file__).parents[1]
 K = 3

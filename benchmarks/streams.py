@@ -32,7 +32,7 @@ from pathlib import Path
 
 import orjson
 
-from eexp.envs.house import House
+from eexp.envs.worlds.house import House
 from eexp.stages.branch import branch
 from eexp.stages.expert import expert
 from eexp.stages.rollout import rollout

@@ -14,11 +14,11 @@ from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
     from eexp.envs.base import Environment
-    from eexp.envs.pool import Pool
-    from eexp.envs.worlds import Worlds
     from eexp.models import Engine, Model
     from eexp.models.policy import Policy
     from eexp.prompts import PromptStyle
+    from eexp.workers.parallel import Worlds
+    from eexp.workers.pool import Pool
 
 Command = Callable[..., Any]
 
@@ -136,7 +136,7 @@ def _also_read(
     """The files that the options of a command name and that it reads."""
     named = [name for name in (prompt_style, panel_file, mapping) if name and os.path.isfile(name)]
     if model:
-        from eexp.models import files_of
+        from eexp.weights import files_of
 
         named += files_of(model)
     return named
@@ -191,14 +191,14 @@ def _bytes(ctx: click.Context, param: click.Parameter, said: str | None) -> int 
 def workers(command: Command) -> Command:
     """-j, --timeout and --memory of the processes that hold environments; passed on as `open_pool`.
 
-    `open_pool(env)` gives the Pool (envs/pool.py), env as in --env.
+    `open_pool(env)` gives the Pool (eexp/workers/pool.py), env as in --env.
     """
 
     @functools.wraps(command)
     def with_pool(*args: Any, workers: int | None, timeout: float | None, memory: int | None, **rest: Any) -> Any:
         def open_pool(env: str | None) -> Pool:
             from eexp.cores import usable_cores
-            from eexp.envs.pool import Pool
+            from eexp.workers.pool import Pool
 
             return Pool(workers or min(usable_cores(), MOST_WORKERS), env, _step_limit(timeout), memory)
 
@@ -223,13 +223,13 @@ def workers(command: Command) -> Command:
 def worlds(command: Command) -> Command:
     """--parallel, and --timeout and --memory of the processes that hold environments; passed on as `open_worlds`.
 
-    `open_worlds(env, most)` gives the Worlds (envs/worlds.py) like `env`, and no more than `most`.
+    `open_worlds(env, most)` gives the Worlds (eexp/workers/parallel.py) like `env`, and no more than `most`.
     """
 
     @functools.wraps(command)
     def with_worlds(*args: Any, parallel: int | None, timeout: float | None, memory: int | None, **rest: Any) -> Any:
         def open_worlds(env: Environment, most: int) -> Worlds:
-            from eexp.envs.worlds import like
+            from eexp.workers.parallel import like
 
             size = parallel or (MOST_LIGHT if env.light else MOST_WORKERS)
             return like(env, max(1, min(size, most)), _step_limit(timeout), memory)
@@ -274,7 +274,7 @@ def _limits(costs: str) -> list[Callable[[Command], Command]]:
 
 
 def _step_limit(timeout: float | None) -> float:
-    from eexp.envs.process import time_limit
+    from eexp.processes.child import time_limit
 
     if timeout:
         os.environ["EEXP_ENV_TIMEOUT"] = str(timeout)  # for the limits inside the workers

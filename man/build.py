@@ -307,8 +307,8 @@ def records_page() -> str:
             ".PP",
             prose(
                 "A line is refused, with its place, if it holds an integer of more than 64 bits, which JSON parsers"
-                " make another number, or is nested more than 246 levels deep. Text may hold any character; what eexp shows"
-                " to a person has control characters and marks of direction as escapes such as \\x1b."
+                " make another number, or is nested more than 246 levels deep. Text may hold any character; what eexp"
+                " shows to a person has control characters and marks of direction as escapes such as \\x1b."
             ),
         ]
     }

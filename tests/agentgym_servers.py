@@ -3,7 +3,8 @@
     python tests/agentgym_servers.py textcraft     # prints the URL and serves until it is stopped
 
 What is taken from the servers: paths, keys, the shape of every answer, errors as `{"error": ...}` with status 200, the
-texts that eexp/envs/agentgym.py reads something from. Actions that begin with "break" break the server in some way.
+texts that eexp/envs/bridges/agentgym.py reads something from. Actions that begin with "break" break the server in
+some way.
 `as_client` says what AgentGym's clients, which wrote AgentTraj-L, make of an answer.
 """
 
@@ -21,7 +22,7 @@ from itertools import count
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from eexp.envs.house import House
+from eexp.envs.worlds.house import House
 
 
 class Craft:

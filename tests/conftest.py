@@ -66,7 +66,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def tiny() -> Path:
     """The built-in model as GGUF."""
-    from eexp.models.tiny import tiny_gguf
+    from eexp.gguf.tiny import tiny_gguf
 
     return tiny_gguf()
 

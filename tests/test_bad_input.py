@@ -291,7 +291,7 @@ def test_a_record_may_choose_tasks(env):
     ("env", "code", "said"),
     [
         ("no.such.module:Class", 1, "cannot be loaded"),
-        ("eexp.envs.house:Mansion", 2, "has no 'Mansion'"),
+        ("eexp.envs.worlds.house:Mansion", 2, "has no 'Mansion'"),
         ("house?size=3", 2, "size"),
         ("house?size", 2, "NAME?KEY=VALUE"),
         ("os:sep", 2, "os:sep"),
@@ -476,7 +476,7 @@ def other_base(tmp_path_factory) -> Path:
     import torch
     from safetensors.torch import load_file, save_file
 
-    from eexp.models.tiny import TINY_DIR
+    from eexp.weights import TINY_DIR
 
     made = tmp_path_factory.mktemp("other") / "other"
     shutil.copytree(TINY_DIR, made)
@@ -503,7 +503,7 @@ def test_an_adapter_of_another_base(adapter, other_base, tmp_path, data):
 
 
 def test_directories_that_are_no_models(adapter, tmp_path, data):
-    from eexp.models.tiny import TINY_DIR
+    from eexp.weights import TINY_DIR
 
     play = ["eval", "house", "-n", "1", "-m"]
     (tmp_path / "empty").mkdir()

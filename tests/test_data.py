@@ -6,8 +6,8 @@ import pytest
 from running import read
 
 from eexp.errors import InputError
-from eexp.models.tiny import TINY_DIR
 from eexp.training.data import Row, Segment, tokenize
+from eexp.weights import TINY_DIR
 
 CHAT = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
 START = "{% if add_generation_prompt %}<|assistant|>{% endif %}"

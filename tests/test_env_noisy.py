@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from running import ROOT, lines, run, spawn, write
 
 from eexp.envs import open_env, without_noise
-from eexp.envs.house import House
 from eexp.envs.noisy import Noisy, _moved, kept_parts
+from eexp.envs.worlds.house import House
 from eexp.stages.expert import expert
 
 SAFE = f"exec:sh {ROOT}/examples/safe.sh"

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from running import environment
 
-from eexp.envs import open_env, process
-from eexp.envs import program as program_module
+from eexp.envs import open_env
+from eexp.envs.bridges import program as program_module
 from eexp.errors import EexpError, EnvironmentFailed, UsageError
+from eexp.processes import child as process
 
 ROOT = Path(__file__).parents[1]
 SAFE = f"exec:sh {ROOT}/examples/safe.sh"

@@ -23,7 +23,7 @@ needs_java = pytest.mark.skipif(not shutil.which("java"), reason="needs Java")
 
 from test_env_program import HOLDER, gone  # noqa: E402
 
-from eexp.envs.scienceworld import ScienceWorld  # noqa: E402
+from eexp.envs.worlds.scienceworld import ScienceWorld  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 PLANT = {"id": "find-plant/0", "split": "train", "task": "find-plant", "variation": 0, "simplifications": "easy"}

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running import lines, read, run, write
 
-from eexp.envs.house import House
 from eexp.envs.replay import replay
-from eexp.episodes import conversation_of, trajectory_of
+from eexp.envs.worlds.house import House
 from eexp.errors import InputError
+from eexp.formats.episodes import conversation_of, trajectory_of
 from eexp.stages.expert import expert
 from eexp.stages.import_ import import_episodes
 
@@ -129,10 +129,10 @@ def test_the_number_of_workers_changes_nothing(played, random_play):
 
 
 def test_a_record_alone_starts_no_program(played):
-    (episode,) = [{**played[0], "env": "eexp.envs.house:House"}]
+    (episode,) = [{**played[0], "env": "eexp.envs.worlds.house:House"}]
     run(*IMPORT, stdin=lines([episode])).one_error(3, "<stdin>:1: $.env: ", "allow it with --env")
-    (made,) = run(*IMPORT, "--env", "eexp.envs.house:House", stdin=lines([episode])).ok().records
-    assert made["env"] == "eexp.envs.house:House" and made["outcome"]["success"]
+    (made,) = run(*IMPORT, "--env", "eexp.envs.worlds.house:House", stdin=lines([episode])).ok().records
+    assert made["env"] == "eexp.envs.worlds.house:House" and made["outcome"]["success"]
     (made,) = run(*IMPORT, "--env", "house", stdin=lines([episode])).ok().records
     assert made["env"] == "house"
     run(*IMPORT, stdin=lines([{**played[0], "env": "hous"}])).one_error(3, "$.env: unknown environment 'hous'")
@@ -300,7 +300,7 @@ def test_refused_actions_of_a_model(expert_trajectories):
 
 TICKING = """
 from dataclasses import replace
-from eexp.envs.house import House
+from eexp.envs.worlds.house import House
 
 
 class Ticking(House):

@@ -17,13 +17,13 @@ import psutil
 import pytest
 from running import ROOT, environment, read, run, start
 
-from eexp.envs.house import House
-from eexp.envs.worlds import Apart, Here, View, Worlds, like
+from eexp.envs.worlds.house import House
 from eexp.errors import EnvironmentFailed, InputError, UsageError
 from eexp.models.base import Chats, Model, Sample
 from eexp.models.policy import ExpertPolicy, ModelPolicy, Policy, Proposal, RandomPolicy
 from eexp.prompts import get_style
 from eexp.stages.eval import AHEAD, evaluate, panel
+from eexp.workers.parallel import Apart, Here, View, Worlds, like
 
 HERE = Path(__file__).parent
 STYLE = get_style("react")

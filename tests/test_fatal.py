@@ -13,8 +13,8 @@ from running import lines, spawn
 
 from eexp.envs import open_env
 from eexp.envs.base import Environment, Observation
-from eexp.envs.pool import Pool
 from eexp.stages.rollout import execute
+from eexp.workers.pool import Pool
 
 #: Where processes find this module, and the eexp that is tested.
 PATH = os.pathsep.join(map(str, [Path(__file__).parent, Path(__file__).parents[1]]))

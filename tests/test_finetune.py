@@ -707,7 +707,7 @@ def test_a_model_that_cannot_be_a_tree_is_refused_by_name(few, tmp_path):
     """A window of attention that is shorter than the examples; padded side by side it is trained all the same."""
     from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
-    from eexp.models.tiny import TINY_DIR
+    from eexp.weights import TINY_DIR
 
     tokenizer = AutoTokenizer.from_pretrained(TINY_DIR)
     config = MistralConfig(
@@ -1027,7 +1027,7 @@ def test_what_eval_takes_as_a_model_and_cannot_be_trained(few, tmp_path):
 
 
 def test_what_is_trained_from_is_not_overwritten(few, tmp_path):
-    from eexp.models.tiny import TINY_DIR
+    from eexp.weights import TINY_DIR
 
     shutil.copytree(TINY_DIR, tmp_path / "base")
     before = {p.name: p.read_bytes() for p in (tmp_path / "base").iterdir()}

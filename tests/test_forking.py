@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 from eexp.envs.base import Environment, Observation
-from eexp.envs.pool import Pool
 from eexp.stages.rollout import execute
+from eexp.workers.pool import Pool
 
 BRANCHES, SOME = 500, 60
 #: Where 500 branches take a minute and more.

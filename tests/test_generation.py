@@ -14,13 +14,14 @@ import pytest
 from running import run
 from scipy import stats
 
-from eexp.envs.house import House
+from eexp.envs.worlds.house import House
 from eexp.errors import EexpError, InputError
-from eexp.models import Engine, chat_template, open_model, split_adapter
+from eexp.models import Engine, chat_template, open_model
 from eexp.models.base import Draw, Sample, Score
 from eexp.models.drawing import allowed_tokens
 from eexp.prompts import Messages, get_style
 from eexp.stages.expert import expert
+from eexp.weights import split_adapter
 
 STYLE = get_style("react")
 EXACT = Engine(cache="f32", threads=1)  # single precision, as transformers has it here

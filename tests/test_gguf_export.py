@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from eexp.errors import EexpError
-from eexp.training.gguf_export import export_adapter, export_model, read_metadata
+from eexp.gguf.convert import export_adapter, export_model, read_metadata
 
 gguf = pytest.importorskip("gguf")
 llama_cpp = pytest.importorskip("llama_cpp")
@@ -634,7 +634,7 @@ def test_a_killed_export_leaves_the_old_file(family, tmp_path):
 def test_needs_no_torch(family, tmp_path):
     where, _ = family("qwen2")
     script = (
-        "import sys\nfrom eexp.training.gguf_export import export_model\nexport_model(*sys.argv[1:])\n"
+        "import sys\nfrom eexp.gguf.convert import export_model\nexport_model(*sys.argv[1:])\n"
         "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
     )
     root = Path(__file__).resolve().parents[1]

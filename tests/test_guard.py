@@ -14,9 +14,9 @@ import pytest
 from leftovers import MARK, marked, none_left
 
 from eexp.envs import open_env
-from eexp.envs.pool import Pool
-from eexp.envs.process import Child, ChildFailed
 from eexp.errors import EnvironmentFailed
+from eexp.processes.child import Child, ChildFailed
+from eexp.workers.pool import Pool
 
 #: Where processes find this module, and the eexp that is tested.
 PATH = os.pathsep.join(map(str, [Path(__file__).parent, Path(__file__).parents[1]]))
@@ -99,7 +99,7 @@ def test_children_that_left_the_session_go_with_a_program_that_hangs_or_ends(spe
 
 def test_a_program_that_grows_goes_with_its_worker(spec, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", PATH)
-    monkeypatch.setattr("eexp.envs.pool.TRIES", 1)
+    monkeypatch.setattr("eexp.workers.pool.TRIES", 1)
     with Pool(1, spec, 60, memory=200 << 20) as pool:
         ((_, result),) = pool.run(jobs(spec, "child, grow"))
         assert "and 200 are allowed" in str(result) and pool.counts["workers lost"] == 1
@@ -108,7 +108,7 @@ def test_a_program_that_grows_goes_with_its_worker(spec, tmp_path, monkeypatch):
 
 HOLDER = """
 import sys
-from eexp.envs.pool import Pool
+from eexp.workers.pool import Pool
 from test_guard import jobs
 with Pool(1, sys.argv[1], 600) as pool:
     list(pool.run(jobs(sys.argv[1], "child")))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from eexp.contenders import Situation, situations
-from eexp.prompts import guards
+from eexp.reflection import guards
+from eexp.reflection.situations import Situation, situations
 
 HERE = Path(__file__).parent / "reflections"
 STATES = json.loads((HERE / "states.json").read_text(encoding="utf-8"))

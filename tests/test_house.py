@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eexp.envs import open_env
-from eexp.envs.house import (
+from eexp.envs.worlds.house import (
     _JOINED_BY,
     ALL_ROOMS,
     CONTAINERS,

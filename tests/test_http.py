@@ -25,8 +25,8 @@ import pytest
 from running import Result, environment, lines, read, run, write
 
 from eexp import fetch
-from eexp.envs.house import House
-from eexp.envs.server import Server
+from eexp.envs.bridges.server import Server
+from eexp.envs.worlds.house import House
 from eexp.errors import EexpError, InputError, UsageError
 from eexp.models import Engine, client, open_model
 from eexp.models.base import Draw, Sample, Score

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from running import lines, read, run, write
 
 from eexp import jsonl
-from eexp.conversations import FORMATS
-from eexp.conversations import read as read_conversation
-from eexp.envs.house import House
 from eexp.envs.naming import Tasks
+from eexp.envs.worlds.house import House
 from eexp.errors import InputError, UsageError
+from eexp.formats.conversations import FORMATS
+from eexp.formats.conversations import read as read_conversation
 from eexp.stages.import_ import import_
 
 AGENTTRAJ, ETO, MESSAGES = FORMATS.values()
@@ -507,7 +507,7 @@ def test_the_number_of_workers_changes_nothing(files):
 
 DYING = """
 import os
-from eexp.envs.house import House
+from eexp.envs.worlds.house import House
 
 
 class Dying(House):

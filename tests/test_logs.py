@@ -13,8 +13,8 @@ import jsonschema
 import pytest
 from running import lines, read, run, write
 
-from eexp import logs
 from eexp.errors import InputError, UsageError
+from eexp.formats import logs
 from eexp.records import check
 
 PEERS = Path(__file__).parent / "peers"

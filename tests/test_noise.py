@@ -8,7 +8,7 @@ from itertools import islice
 import pytest
 from running import lines, read, run
 
-from eexp.envs.house import House
+from eexp.envs.worlds.house import House
 from eexp.errors import UsageError
 from eexp.records import canonical
 from eexp.stages.expert import expert

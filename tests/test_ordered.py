@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eexp import ordered
 from eexp.errors import EexpError
-from eexp.ordered import Ordered
+from eexp.mixing import ordered
+from eexp.mixing.ordered import Ordered
 
 
 @settings(deadline=None, max_examples=50)

@@ -7,7 +7,7 @@ import random
 import pytest
 from running import ROOT, lines, read, run, write
 
-from eexp.envs.house import House
+from eexp.envs.worlds.house import House
 from eexp.evidence.panels import draw, names_of, panel_hash
 from eexp.stages.eval import panel
 from eexp.stages.panel import choose

@@ -15,11 +15,11 @@ import pytest
 from running import environment, lines, spawn
 from running import start as start_process
 
-from eexp.envs.house import House
-from eexp.envs.pool import Pool
+from eexp.envs.worlds.house import House
 from eexp.errors import EnvironmentFailed, InputError
 from eexp.stages.branch import branch
 from eexp.stages.expert import expert
+from eexp.workers.pool import Pool
 
 HERE = str(Path(__file__).parent)
 ROOT = Path(__file__).parents[1]
@@ -154,7 +154,7 @@ def workers_of(folder: Path) -> list[int]:
     found = []
     for process in psutil.process_iter():
         try:
-            if "eexp.envs.worker" in process.cmdline() and process.environ().get("FAULTS") == str(folder):
+            if "eexp.workers.worker" in process.cmdline() and process.environ().get("FAULTS") == str(folder):
                 found.append(process.pid)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue

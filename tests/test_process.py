@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from eexp.envs.process import Child
+from eexp.processes.child import Child
 
 ECHO = "import sys\nfor line in sys.stdin.buffer:\n    sys.stdout.buffer.write(line)\n    sys.stdout.buffer.flush()"
 

@@ -8,19 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import read, run
 
-from eexp.envs.house import House
-from eexp.envs.worlds import Here
+from eexp.envs.worlds.house import House
 from eexp.errors import InputError, UsageError
 from eexp.models import chat_template
 from eexp.models.base import Model, Sample
 from eexp.models.policy import ModelPolicy
-from eexp.models.tiny import TINY_DIR
 from eexp.prompts import PromptStyle, built_in, get_style, load, of_dict
 from eexp.prompts.style import Action, History, Reflection, Summary, Thought, Turns, WorldModel
 from eexp.stages.eval import evaluate
 from eexp.stages.imitation_data import imitation_data
 from eexp.stages.prompts import problems
 from eexp.training.data import tokenize
+from eexp.weights import TINY_DIR
+from eexp.workers.parallel import Here
 
 REACT, THINK = get_style("react"), get_style("think")
 BASE = {"name": "mine", "act": {"system": "Act."}, "thought": {"ask": " Think."}}

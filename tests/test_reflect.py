@@ -9,14 +9,14 @@ from itertools import cycle, islice
 import pytest
 from running import lines, read, run, write
 
-from eexp.contenders import AFTER_THE_END, NO_CONTENDER, NO_EFFECT, NOT_EXECUTED, situations
-from eexp.drafts import Writing
-from eexp.envs.house import House
+from eexp.envs.worlds.house import House
 from eexp.models import open_model
 from eexp.models.base import Played, Sample, Score
 from eexp.prompts import get_style
-from eexp.prompts.guards import Guards, once
-from eexp.prompts.rationale import compose, compose_from_notes, gist
+from eexp.reflection.drafts import Writing
+from eexp.reflection.guards import Guards, once
+from eexp.reflection.rationale import compose, compose_from_notes, gist
+from eexp.reflection.situations import AFTER_THE_END, NO_CONTENDER, NO_EFFECT, NOT_EXECUTED, situations
 from eexp.stages.branch import branch
 from eexp.stages.expert import expert
 from eexp.stages.reflect import reflect

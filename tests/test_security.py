@@ -13,7 +13,7 @@ from running import ROOT, lines, read, run
 
 from eexp.errors import InputError
 from eexp.models import chat_template
-from eexp.models.tiny import TINY_DIR
+from eexp.weights import TINY_DIR
 
 _TEST = re.compile(r"`(tests/\w+\.py)::(\w+)`")
 

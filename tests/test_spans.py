@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eexp.errors import InputError
-from eexp.models.tiny import TINY_DIR
 from eexp.spans import Span, has_thought, span_of_tokens, spans_of
+from eexp.weights import TINY_DIR
 
 STOP = 256
 

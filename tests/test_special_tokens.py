@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from running import run, write
 
 from eexp.errors import InputError
+from eexp.gguf.convert import export_model
+from eexp.gguf.file import read_header
 from eexp.models import chat_template, llama_cpp, open_model
 from eexp.models.chat_template import ChatTokenizer
 from eexp.models.hf import HfTokenizer
 from eexp.training.data import tokenize
-from eexp.training.gguf_export import export_model
-from eexp.training.gguf_file import read_header
 
 gguf = pytest.importorskip("gguf")
 tokenizers = pytest.importorskip("tokenizers")

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import lines, read, run, write
 
-from eexp.envs.house import House
 from eexp.envs.listing import sample_admissible
+from eexp.envs.worlds.house import House
 from eexp.models.policy import Choice, Policy, Proposal, RandomPolicy
 from eexp.prompts import get_style
 from eexp.records import canonical
@@ -571,8 +571,8 @@ def test_masked_differences_are_not_refused(experts):
 
 
 def test_another_environment_may_stand_in(data):
-    done = run("rollout", "--env", "eexp.envs.house:House", data["branched"]).ok()
-    assert "env=eexp.envs.house:House" in done.records[0]["lineage"][-1]
+    done = run("rollout", "--env", "eexp.envs.worlds.house:House", data["branched"]).ok()
+    assert "env=eexp.envs.worlds.house:House" in done.records[0]["lineage"][-1]
     assert [r["steps"] for r in done.records] == [r["steps"] for r in read(data["rollout"])]
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from gguf_logits import llama_logits, llama_tokens
 
-from eexp.envs.house import House
-from eexp.models.tiny import TINY_DIR, tiny_gguf
+from eexp.envs.worlds.house import House
+from eexp.gguf.tiny import tiny_gguf
 from eexp.prompts import get_style
+from eexp.weights import TINY_DIR
 
 ROOT = Path(__file__).parent.parent
 

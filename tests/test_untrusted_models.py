@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from running import environment, run, spawn, write
 
-from eexp.models.tiny import TINY_DIR
+from eexp.weights import TINY_DIR
 
 EXAMPLE = {
     "type": "example",

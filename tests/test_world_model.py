@@ -18,7 +18,7 @@ from eexp.models.base import Score
 from eexp.prompts import built_in, get_style
 from eexp.spans import spans_of
 from eexp.stages.world_model_data import Choices, world_model_data
-from eexp.targets import new_lines, target_of
+from eexp.world_model.targets import new_lines, target_of
 
 STYLE = get_style("react")
 ALL = Choices(max_invalid_fraction=1, max_repeats=None)

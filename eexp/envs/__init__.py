@@ -6,9 +6,9 @@
     scienceworld            ScienceWorld (needs `pip install eexp[scienceworld]` and Java)
     textworld?games=DIR     games that TextWorld generated (needs `pip install eexp[textworld]`)
     alfworld?data=DIR       ALFWorld, the text version (needs `pip install eexp[alfworld]` and its data)
-    agentgym:URL?env=NAME   a server of AgentGym (eexp/envs/agentgym.py)
-    openenv:URL             a server of OpenEnv (needs `pip install eexp[openenv]`; eexp/envs/openenv.py)
-    exec:COMMAND            any program that speaks the protocol of eexp/envs/program.py
+    agentgym:URL?env=NAME   a server of AgentGym (eexp/envs/bridges/agentgym.py)
+    openenv:URL             a server of OpenEnv (needs `pip install eexp[openenv]`; eexp/envs/bridges/openenv.py)
+    exec:COMMAND            any program that speaks the protocol of eexp/envs/bridges/program.py
     package.module:Class    a Python class that follows eexp/envs/base.py, installed or in the working directory
     noisy:P:ENV             any of these, with words left out of its observations (eexp/envs/noisy.py)
 
@@ -39,15 +39,15 @@ __all__ = [
 ]
 
 BUILT_IN = {
-    "house": "eexp.envs.house:House",
-    "bfcl": "eexp.envs.bfcl:BFCL",
-    "babyai": "eexp.envs.babyai:BabyAI",
-    "scienceworld": "eexp.envs.scienceworld:ScienceWorld",
-    "alfworld": "eexp.envs.alfworld:AlfWorld",
-    "textworld": "eexp.envs.textworld:TextWorld",
+    "house": "eexp.envs.worlds.house:House",
+    "bfcl": "eexp.envs.worlds.bfcl:BFCL",
+    "babyai": "eexp.envs.worlds.babyai:BabyAI",
+    "scienceworld": "eexp.envs.worlds.scienceworld:ScienceWorld",
+    "alfworld": "eexp.envs.worlds.alfworld:AlfWorld",
+    "textworld": "eexp.envs.worlds.textworld:TextWorld",
 }
 #: Environments behind a URL, `SCHEME:URL`; the class gets the URL before its options.
-SERVERS = {"agentgym": "eexp.envs.agentgym:AgentGym", "openenv": "eexp.envs.openenv:OpenEnv"}
+SERVERS = {"agentgym": "eexp.envs.bridges.agentgym:AgentGym", "openenv": "eexp.envs.bridges.openenv:OpenEnv"}
 #: Before the spec of an environment, with a probability: `noisy:0.1:house`.
 NOISY = "noisy:"
 ENTRY_POINTS = "eexp.environments"
@@ -75,7 +75,7 @@ def open_env(spec: str) -> Environment:
     if spec.startswith(NOISY):
         return _open_noisy(spec)
     if spec.startswith("exec:"):
-        from eexp.envs.program import Program
+        from eexp.envs.bridges.program import Program
 
         return Program(spec)
     name, _, options = spec.partition("?")

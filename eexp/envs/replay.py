@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from os.path import commonprefix
 
-from eexp.conversations import Conversation
 from eexp.envs.base import Environment, Observation
 from eexp.envs.listing import step_of
 from eexp.errors import InputError
+from eexp.formats.conversations import Conversation
 from eexp.records import seed_of, succeeded
 
 RECORD, ENVIRONMENT = "record", "environment"

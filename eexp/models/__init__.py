@@ -16,27 +16,11 @@ from pathlib import Path
 
 from eexp.errors import UsageError
 from eexp.models.base import Engine, Model, Sample
+from eexp.weights import split_adapter
 
-__all__ = ["DEFAULT_MODEL", "Engine", "Model", "Sample", "open_model", "split_adapter"]
+__all__ = ["DEFAULT_MODEL", "Engine", "Model", "Sample", "open_model"]
 
 DEFAULT_MODEL = "tiny"
-
-
-def split_adapter(spec: str) -> tuple[str, str | None]:
-    """`base+adapter` in two; a path that really holds a plus sign and exists is left whole."""
-    if os.path.exists(spec) or "+" not in spec:
-        return spec, None
-    base, _, adapter = spec.rpartition("+")
-    return base, adapter
-
-
-def files_of(spec: str) -> list[str]:
-    """Return the files that a model spec names, those in its directories included; none for a server."""
-    if spec.startswith(("http://", "https://")):
-        return []
-    named = [part for part in split_adapter(spec.removeprefix("hf:")) if part]
-    within = [os.path.join(part, name) for part in named if os.path.isdir(part) for name in os.listdir(part)]
-    return [file for file in [*named, *within] if os.path.isfile(file)]
 
 
 def open_model(spec: str, engine: Engine | None = None) -> Model:
@@ -55,8 +39,8 @@ def open_model(spec: str, engine: Engine | None = None) -> Model:
         return HfModel(spec, engine=engine)
     base, adapter = split_adapter(spec)
     if base == "tiny" or base.endswith(".gguf"):
+        from eexp.gguf.tiny import tiny_gguf
         from eexp.models.llama_cpp import LlamaCppModel
-        from eexp.models.tiny import tiny_gguf
 
         path = tiny_gguf() if base == "tiny" else Path(base)
         if base == "tiny":  # so small that threads wait for each other longer than they work

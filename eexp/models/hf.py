@@ -10,52 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from eexp.errors import EexpError
-from eexp.models import fingerprints, split_adapter
 from eexp.models.base import Engine, Played
 from eexp.models.chat_template import AddedToken, Tokenizer
 from eexp.models.local import DEFAULT_CONTEXT, LocalModel
-from eexp.models.runs import parse_run, text_of
-from eexp.models.tiny import TINY_DIR
 from eexp.models.tree import Decoder
 from eexp.prompts import Messages
-
-RUN_FILE = "eexp.json"  # what `eexp finetune` saves beside the weights
-
-
-def resolve(base: str) -> str:
-    """The directory or hub id that transformers is to load."""
-    return str(TINY_DIR) if base == "tiny" else base
-
-
-def read_run(directory: str | os.PathLike) -> dict:
-    """What `eexp finetune` said about the weights in `directory`; empty where it did not make them."""
-    path = Path(directory) / RUN_FILE
-    try:
-        return parse_run(path.read_bytes(), str(path)) if path.is_file() else {}
-    except OSError as e:
-        raise EexpError(f"{path}: cannot be read: {e.strerror or e}") from None
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        found = orjson.loads(path.read_bytes())
-    except (OSError, orjson.JSONDecodeError) as e:
-        raise EexpError(f"{path}: cannot be read: {e}") from None
-    if not isinstance(found, dict):
-        raise EexpError(f"{path}: not a JSON object")
-    return found
-
-
-def base_of_adapter(adapter: str) -> str:
-    """The base model a PEFT adapter names."""
-    file = Path(adapter) / "adapter_config.json"
-    base = read_run(adapter).get("base") or text_of(_read_json(file), "base_model_name_or_path", str(file))
-    if not base:
-        raise EexpError(f"{adapter}: does not name its base model; give hf:BASE+{adapter}")
-    return base
+from eexp.weights import base_of_adapter, fingerprint_of_directory, read_run, resolve, split_adapter
 
 
 def load(
@@ -135,7 +96,7 @@ def _with_adapter(model: Any, base: str, adapter: str, trainable: bool) -> Any:
     if not (Path(adapter) / "adapter_config.json").is_file():
         raise EexpError(f"{adapter}: not a PEFT adapter (no adapter_config.json)")
     wanted = read_run(adapter).get("base_fingerprint")
-    found = fingerprints.of_model_dir(base) if os.path.isdir(base) else None
+    found = fingerprint_of_directory(base) if os.path.isdir(base) else None
     if wanted and found and wanted != found:
         raise EexpError(f"{adapter}: made for another base model ({wanted}) than {base} ({found})")
     try:
@@ -268,7 +229,7 @@ class HfModel(LocalModel):
         ends = self._model.generation_config.eos_token_id
         self._ends = {self._tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
         dirs = [d for d in (resolve(base), adapter) if d and os.path.isdir(d)]
-        self.fingerprint = "+".join(filter(None, map(fingerprints.of_model_dir, dirs))) or base
+        self.fingerprint = "+".join(filter(None, map(fingerprint_of_directory, dirs))) or base
         self.played = Played.of_run(read_run(adapter or resolve(base)))
 
     def _open_tokenizer(self) -> HfTokenizer:

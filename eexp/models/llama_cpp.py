@@ -17,19 +17,20 @@ from typing import TYPE_CHECKING, Any
 
 from eexp.cores import usable_cores
 from eexp.errors import EexpError, InputError
-from eexp.llama_log import keep_log
-from eexp.models import chat_template, fingerprints, trial
+from eexp.gguf import trial
+from eexp.gguf.log import keep_log
+from eexp.gguf.tiny import tiny_path
+from eexp.models import chat_template
 from eexp.models.base import Chats, Engine, Played
 from eexp.models.chat_template import AddedToken, Tokenizer
 from eexp.models.local import DEFAULT_CONTEXT, LocalModel, outputs
-from eexp.models.runs import parse_run
 from eexp.models.slots import Lanes, Slots
-from eexp.models.tiny import tiny_path
 from eexp.models.tree import Full, Item
 from eexp.prompts import Messages
+from eexp.weights import fingerprint_of_files, parse_run
 
 if TYPE_CHECKING:
-    from eexp.training.gguf_file import Header
+    from eexp.gguf.file import Header
 
 DEFAULT_BATCH = 512
 #: Texts written side by side on a CPU. It multiplies 16 tokens and more at full speed, while attention takes time for
@@ -293,11 +294,11 @@ class LlamaCppModel(LocalModel):
         self._threads = engine.threads or usable_cores()
         self._on_gpu = api.llama_supports_gpu_offload() and engine.gpu_layers != 0
         self.settings = self._resolved()
-        self.fingerprint = fingerprints.of_files(*files)
+        self.fingerprint = fingerprint_of_files(*files)
 
     def _read_metadata(self, files: list[Path]) -> None:
         """Read how it is to be played, and check that the adapter was made for this base."""
-        from eexp.training.gguf_file import read_header
+        from eexp.gguf.file import read_header
 
         headers = [read_header(file) for file in files]
         self._header = headers[0]

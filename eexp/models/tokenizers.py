@@ -19,7 +19,7 @@ def load_tokenizer(spec: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    from eexp.models.hf import resolve
+    from eexp.weights import resolve
 
     base = spec.removeprefix("hf:").partition("+")[0]
     if base.endswith(".gguf") or "://" in base or base in ("random", "expert"):

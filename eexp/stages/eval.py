@@ -10,12 +10,12 @@ import click
 
 from eexp import options
 from eexp.envs.base import Environment, Observation
-from eexp.envs.crew import TRIES, failed
-from eexp.envs.worlds import View, WorldLost, Worlds
 from eexp.errors import InputError, NoRoom, UsageError
 from eexp.jsonl import OnError, stop_at_error
 from eexp.models.policy import Choice, Players, Policy, Proposal, Proposals, State
 from eexp.records import seed_of, succeeded
+from eexp.workers.crew import TRIES, failed
+from eexp.workers.parallel import View, WorldLost, Worlds
 
 #: How far an episode may be ahead of the first that is not over, in times those that are played at once: what is
 #: finished is held back until its turn.

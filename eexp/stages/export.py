@@ -39,7 +39,7 @@ def command(directory, output, dtype, base, quiet) -> None:
     """
     from pathlib import Path
 
-    from eexp.training.export import export
+    from eexp.gguf.export import export
 
     is_adapter = (Path(directory) / "adapter_config.json").is_file()
     made = export(directory, output, dtype=dtype, base=base if is_adapter else None)

@@ -1,4 +1,4 @@
-"""`eexp export-log`: trajectories and episodes as logs that other projects' tools read (eexp/logs.py)."""
+"""`eexp export-log`: trajectories and episodes as logs that other projects' tools read (eexp/formats/logs.py)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import click
 
-from eexp import logs, options
+from eexp import options
 from eexp.errors import InputError
+from eexp.formats import logs
 from eexp.jsonl import OnError, stop_at_error
 
 

@@ -1,7 +1,7 @@
 """`eexp import`: trajectories that people already have, as records.
 
-Those of other projects are conversations (eexp/conversations.py reads them), those of an agent's own play are episodes
-(eexp/episodes.py). What was recorded elsewhere is a claim. Replayed in the environment it is checked
+Those of other projects are conversations (eexp/formats/conversations.py reads them), those of an agent's own play are
+episodes (eexp/formats/episodes.py). What was recorded elsewhere is a claim. Replayed in the environment it is checked
 (eexp/envs/replay.py), and what is written then comes from the environment, whose words and lists are what later stages
 compare with.
 """
@@ -18,16 +18,17 @@ import click
 import orjson
 from click.core import ParameterSource
 
-from eexp import conversations, logs, options
-from eexp.conversations import ARGUMENT, MARKED, WHOLE, Conversation, Format, name_of, read
+from eexp import options
 from eexp.envs.naming import Tasks
 from eexp.envs.replay import ENVIRONMENT, RECORD, replay
-from eexp.episodes import Selection, Selector, conversation_of, source_of, trajectory_of
 from eexp.errors import InputError, UsageError
+from eexp.formats import conversations, logs
+from eexp.formats.conversations import ARGUMENT, MARKED, WHOLE, Conversation, Format, name_of, read
+from eexp.formats.episodes import Selection, Selector, conversation_of, source_of, trajectory_of
 from eexp.jsonl import OnError, Stream, stop_at_error
 
 if TYPE_CHECKING:
-    from eexp.envs.pool import Pool
+    from eexp.workers.pool import Pool
 
 EPISODES = "episodes"
 FORMATS = {**conversations.FORMATS, **logs.IMPORTED}
@@ -125,7 +126,7 @@ def _source(record: dict, format: Format) -> dict:
 
 
 def job(asked: dict, opened: Any, on_step: Callable[[], None]) -> dict:
-    """What a worker does for one record (envs/worker.py)."""
+    """What a worker does for one record (eexp/workers/worker.py)."""
     done = replay(
         opened.get(asked["env"]),
         asked["task"],

@@ -1,4 +1,4 @@
-"""`eexp mix`: weight, shuffle, clean and cut files of examples into one (eexp/mixture.py)."""
+"""`eexp mix`: weight, shuffle, clean and cut files of examples into one (eexp/mixing/mixture.py)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from eexp import options
 from eexp.errors import UsageError
 from eexp.jsonl import STDIN
-from eexp.mixture import Apart, Balance, Cleaning, Mixture, Source, Tally
+from eexp.mixing.mixture import Apart, Balance, Cleaning, Mixture, Source, Tally
 from eexp.terminal import show
 
 MOST_COPIES = 10_000  # of a file

@@ -7,11 +7,11 @@ from dataclasses import replace
 import click
 
 from eexp import options, terminal
-from eexp.contenders import situations
 from eexp.errors import InputError
 from eexp.prompts import Messages, PromptStyle, built_in, get_style, load
-from eexp.prompts.requests import reflection_prompt
 from eexp.records import expert_outcome
+from eexp.reflection.requests import reflection_prompt
+from eexp.reflection.situations import situations
 
 _PROBE = {"observation": "A room with a <think> sign.", "action": "open the door: now", "thought": "It is closed."}
 

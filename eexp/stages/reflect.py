@@ -8,13 +8,14 @@ from contextlib import ExitStack
 import click
 
 from eexp import options
-from eexp.drafts import RULES, Count, Writing
 from eexp.errors import InputError
 from eexp.jsonl import OnError, stop_at_error
 from eexp.models.base import Engine, Model
-from eexp.prompts import PromptStyle, guards
-from eexp.verification import verified
-from eexp.writing import Skip, written
+from eexp.prompts import PromptStyle
+from eexp.reflection import guards
+from eexp.reflection.drafts import RULES, Count, Writing
+from eexp.reflection.verification import verified
+from eexp.reflection.writing import Skip, written
 
 _DEFAULT = Writing()
 

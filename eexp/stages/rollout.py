@@ -21,12 +21,12 @@ import click
 from eexp import options
 from eexp.envs import forking
 from eexp.envs.base import Environment, Observation
-from eexp.envs.crew import TRIES
-from eexp.envs.process import time_limit
-from eexp.envs.worker import mistake
 from eexp.errors import EexpError, EnvironmentFailed, InputError, short
 from eexp.jsonl import OnError, stop_at_error
 from eexp.outcomes import Shares
+from eexp.processes.child import time_limit
+from eexp.workers.crew import TRIES
+from eexp.workers.worker import mistake
 
 
 def _nothing(*_: object) -> None:
@@ -290,7 +290,7 @@ def _with_outcome(alternative: dict, made: dict) -> dict:
 
 
 def job(asked: dict, opened: Any, on_step: Callable[..., None]) -> dict:
-    """What a worker does for one trajectory (envs/worker.py)."""
+    """What a worker does for one trajectory (eexp/workers/worker.py)."""
     trajectory = asked["trajectory"]
     fatal = {(i, k): why for (i, k), why in asked.get("fatal", [])}
     done = execute(opened.get(trajectory["env"]), trajectory, asked["fork"], on_step, asked["again"], fatal)

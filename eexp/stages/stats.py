@@ -11,10 +11,10 @@ from statistics import median
 import click
 
 from eexp import options
-from eexp.duplicates import Apart, digest
 from eexp.errors import UsageError
 from eexp.evidence.panels import key_of
 from eexp.evidence.table import align
+from eexp.mixing.duplicates import Apart, digest
 from eexp.outcomes import Shares
 from eexp.records import canonical, succeeded
 from eexp.terminal import show, tell

@@ -15,8 +15,9 @@ from eexp import options
 from eexp.errors import InputError
 from eexp.jsonl import OnError, stop_at_error
 from eexp.models.base import Draw, Model, Sample
-from eexp.prompts import PromptStyle, guards
+from eexp.prompts import PromptStyle
 from eexp.records import seed_of
+from eexp.reflection import guards
 
 Count = Callable[[str, int], None]
 

@@ -22,8 +22,8 @@ from eexp.prompts import PromptStyle
 from eexp.prompts.style import Answer, Dialogue, EncodedDialogue, Prompt
 from eexp.records import example, example_id, seed_of, with_lineage
 from eexp.scoring import request_of
-from eexp.targets import Target, improbable
-from eexp.transitions import Transition, cap_invalid, cap_repeats, transitions_of
+from eexp.world_model.targets import Target, improbable
+from eexp.world_model.transitions import Transition, cap_invalid, cap_repeats, transitions_of
 
 Count = Callable[[str, int], None]
 

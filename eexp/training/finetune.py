@@ -29,7 +29,7 @@ from eexp import __version__
 from eexp.errors import EexpError, InputError, UsageError
 from eexp.jsonl import OnError, stop_at_error
 from eexp.locks import OwnDirectory
-from eexp.models import fingerprints, hf
+from eexp.models import hf
 from eexp.prompts import PromptStyle, get_style
 from eexp.spans import ACTION
 from eexp.training import exact, memory, trainer
@@ -49,6 +49,7 @@ from eexp.training.updates import (
     shares_of_kinds,
     weight_of,
 )
+from eexp.weights import RUN_FILE, fingerprint_of_directory, read_run, resolve
 
 _MAX_LINEAGES = 20  # in the model card
 
@@ -149,7 +150,7 @@ def _finetune(
     style: PromptStyle | None,
 ) -> dict:
     """Do what `finetune` does, once nobody else trains in `directory`."""
-    if (directory / hf.RUN_FILE).is_file():
+    if (directory / RUN_FILE).is_file():
         if not resume:
             raise UsageError(f"{directory} holds a finished run; remove it, or give another -o")
         now: dict = {"settings": asdict(settings), "validation": None}
@@ -160,11 +161,11 @@ def _finetune(
                     pass
                 now[name] = {"sha256": data.digest.hexdigest()}
                 data = data.held_out()
-        _same_run(hf.read_run(directory), now, directory)
+        _same_run(read_run(directory), now, directory)
         shutil.rmtree(directory / "checkpoints", ignore_errors=True)  # killed while they were being removed
         note(f"{directory} is finished already")
-        return hf.read_run(directory)
-    for read in filter(None, (hf.resolve(settings.base), settings.init)):
+        return read_run(directory)
+    for read in filter(None, (resolve(settings.base), settings.init)):
         if os.path.isdir(read) and os.path.realpath(read) == os.path.realpath(directory):
             raise UsageError(f"{directory} is both read and written; give another -o")
     job = _plan(examples, settings, on_error, validation, style)
@@ -176,7 +177,7 @@ def _finetune(
     _same_examples(job.run)
     with _told_in_one_line(directory):
         if arguments.process_index == 0:
-            if own.create() and (directory / hf.RUN_FILE).is_file():
+            if own.create() and (directory / RUN_FILE).is_file():
                 raise UsageError(f"{directory} holds a run that has finished meanwhile; give another -o")
             _prepare(directory, checkpoints, job.run, resume)
             _last_checkpoint(checkpoints)  # half-written ones go before anybody looks
@@ -396,7 +397,7 @@ def _is_installed(package: str) -> bool:
 
 def _spent(init: str | None) -> tuple[int, int]:
     """(updates, target tokens) that made the adapter to go on with; 0 where it does not say."""
-    total = (hf.read_run(init).get("total") if init else None) or {}
+    total = (read_run(init).get("total") if init else None) or {}
     return total.get("updates", 0), total.get("target_tokens", 0)
 
 
@@ -411,9 +412,9 @@ def _budget(s: Settings, spent: tuple[int, int]) -> tuple[int, int] | None:
     if s.max_steps:
         raise UsageError("--budget-like and --max-steps both say how many updates to make; give one")
     for run in filter(None, (s.budget_like, s.init)):
-        if not {"updates", "target_tokens"} <= (hf.read_run(run).get("total") or {}).keys():
+        if not {"updates", "target_tokens"} <= (read_run(run).get("total") or {}).keys():
             raise UsageError(f"{run}: holds no finished training run that says what it was trained on")
-    like = hf.read_run(s.budget_like)["total"]
+    like = read_run(s.budget_like)["total"]
     left = like["updates"] - spent[0]
     if left <= 0:
         raise UsageError(
@@ -472,7 +473,7 @@ def _open_model(settings: Settings) -> tuple[Any, Any, Any]:
         raise UsageError("--full trains all weights; to go on with a full model give it as -m, --init is for adapters")
     if settings.base.endswith(".gguf") or settings.base.startswith(("hf:", "http:", "https:")):
         raise UsageError(f"{settings.base}: what is trained is a directory or hub id, without hf:; no GGUF, no server")
-    if (Path(hf.resolve(settings.base)) / "adapter_config.json").is_file():
+    if (Path(resolve(settings.base)) / "adapter_config.json").is_file():
         raise UsageError(f"{settings.base}: an adapter; give its base as -m, and it as --init to go on with it")
     cuda = torch.cuda.is_available()
     dtype = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float32
@@ -528,12 +529,12 @@ def _describe(
     import torch
     import transformers
 
-    base = hf.resolve(settings.base)
+    base = resolve(settings.base)
     return {
         "eexp": __version__,
         "base": settings.base,
-        "base_fingerprint": fingerprints.of_model_dir(base) if os.path.isdir(base) else None,
-        "init_fingerprint": fingerprints.of_model_dir(settings.init) if settings.init else None,
+        "base_fingerprint": fingerprint_of_directory(base) if os.path.isdir(base) else None,
+        "init_fingerprint": fingerprint_of_directory(settings.init) if settings.init else None,
         "prompt_style": style and style.label,
         "style": style and orjson.loads(orjson.dumps(style.as_dict())),  # lists, as they will be read again
         **_played(weighty),
@@ -670,9 +671,7 @@ def _save(made: Any, job: Job, directory: Path) -> None:
     (directory / "training_args.bin").unlink(missing_ok=True)  # eexp.json says it, for people
     job.tokenizer.save_pretrained(directory)
     (directory / "README.md").write_text(card(job.run), encoding="utf-8")
-    trainer.write(
-        directory / hf.RUN_FILE, orjson.dumps(job.run, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-    )
+    trainer.write(directory / RUN_FILE, orjson.dumps(job.run, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
 def _sort_adapter_config(file: Path) -> None:

@@ -27,7 +27,7 @@ from itertools import pairwise
 
 from small_model import GO_ON, HELD_OUT, STAGE_WORDS, arguments, interview, make, render
 
-from eexp.envs.babyai import ACTIONS, BabyAI, _named, _place, _walls
+from eexp.envs.worlds.babyai import ACTIONS, BabyAI, _named, _place, _walls
 from eexp.prompts import get_style
 
 FIRST_SEED = 2_000_000  # beyond those of all splits

@@ -30,7 +30,7 @@ import random
 
 from small_model import GO_ON, HELD_OUT, STAGE_WORDS, arguments, interview, make, render, stage_of
 
-from eexp.envs.house import ALL_ROOMS, CONTAINERS, ROOM_OF, SPLITS, TREATMENTS, House, _into
+from eexp.envs.worlds.house import ALL_ROOMS, CONTAINERS, ROOM_OF, SPLITS, TREATMENTS, House, _into
 from eexp.prompts import get_style
 
 

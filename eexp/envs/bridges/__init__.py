@@ -1,0 +1,1 @@
+"""Environments that run elsewhere: programs, and servers of AgentGym and OpenEnv."""

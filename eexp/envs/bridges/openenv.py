@@ -1,0 +1,397 @@
+"""`openenv:URL`: an environment server of OpenEnv (huggingface.co/docs/openenv; package openenv, 0.10).
+
+An episode lives on a WebSocket, /ws: `reset`, `step` and `state` are messages on it, each with one answer. It is spoken
+here with the package websockets, and not through OpenEnv's own client. That one connects again by itself when the
+connection was lost, and the server then has a new environment on it: the next action would be executed in an episode
+that nobody began, and its outcome recorded. (Importing it also loads a web interface, for seconds in every worker.)
+
+How actions and observations, which are typed there, become text:
+
+- *An action.* Where the server's schema requires one field, the action is what goes into it: text as it is, anything
+  else as JSON, `3`. Where there are several or none, the action is a JSON object, and the instruction says which fields
+  it has. Where the server has tools (MCP), it is `{"tool_name": ..., "arguments": {...}}`, and the instruction lists
+  them. What the server finds no action is answered with its reasons, and is not valid.
+- *An observation.* Where it has one field and that is a string, the text is that; otherwise it is the observation as
+  JSON, without its metadata.
+- *Admissible actions* are those that the action's field enumerates.
+
+Options, for servers that mean it otherwise:
+
+    action         the field of the action that the text goes into, or `json`
+    text           the field of the observation that is the text
+    admissible     the field of the observation that lists what can be done
+    instruction    the field of the first observation that says what to do
+    reward         `last`, or `sum` of the episode: the score, where it is from 0 to 1
+    train, test    seeds, `0-99`; by default 0-9999 and 1000000-1000999
+    max_steps      50
+
+A server with the Task API has splits and tasks of its own. Else a task is a seed, which a server may ignore without a
+word; `eexp rollout` then refuses the branches. There is no snapshot and no expert.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, NoReturn, Optional
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Struct
+
+from eexp.envs.base import Environment, Observation
+from eexp.envs.bridges.server import GRACE, Server, check_disjoint, parse_limit, parse_numbers
+from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, UsageError
+from eexp.processes.child import MAX_LINE
+from eexp.records import explain
+
+INSTALL = "openenv needs `pip install 'eexp[openenv]'`"
+SEEDS = {"train": "0-9999", "test": "1000000-1000999"}
+JSON = "json"
+
+
+class _Schemas(Struct):
+    """What of /schema is used: JSON Schemas of an action and of what a step shows."""
+
+    action: dict[str, Any]
+    observation: dict[str, Any]
+
+
+class _Split(Struct):
+    name: str
+    type: str = ""
+
+
+class _Count(Struct):
+    num_tasks: int
+
+
+class _Answer(Struct):
+    type: str
+    data: dict[str, Any]
+
+
+class _Seen(Struct):
+    """The data of an answer to `reset` and `step`."""
+
+    observation: dict[str, Any]
+    reward: Optional[float] = None
+    done: bool = False
+
+
+class _Tool(Struct):
+    """A tool of MCP; which of the two names its schema has depends on how the server came by it."""
+
+    name: str
+    description: Optional[str] = None
+    inputSchema: dict[str, Any] = {}
+    input_schema: dict[str, Any] = {}
+
+    def line(self) -> str:
+        takes = _describe(_fields(self.inputSchema or self.input_schema))
+        return f"{self.name}({takes}): {' '.join((self.description or '').split())}"
+
+
+class _Tools(Struct):
+    tools: list[_Tool]
+
+
+class _Listing(Struct):
+    """The data of an answer to `mcp`, JSON-RPC's: no result where the server has no tools."""
+
+    result: Optional[_Tools] = None
+
+
+class _NoActionError(Exception):
+    """The server does not take this for an action. The message is for who wrote it."""
+
+
+class OpenEnv(Environment):
+    """A session on an OpenEnv server. See the module's docstring.
+
+    Raises UsageError for options that make no sense, EexpError where there is no such server, NoRoom where it is full.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        action: str = "",
+        text: str = "",
+        admissible: str = "",
+        instruction: str = "",
+        reward: str = "last",
+        train: str = "",
+        test: str = "",
+        max_steps: str = "50",
+    ) -> None:
+        self.spec = f"openenv:{url}"
+        self._list_field, self._instruction_field = admissible, instruction
+        if reward not in ("last", "sum"):
+            raise UsageError(f"{self.spec}: reward={reward}: expected last or sum")
+        self._adds_up = reward == "sum"
+        self.max_steps = parse_limit(self.spec, max_steps)
+        given = {split: said for split, said in (("train", train), ("test", test)) if said}
+        self._seeds = {split: parse_numbers(self.spec, split, said) for split, said in (given or SEEDS).items()}
+        check_disjoint(self.spec, self._seeds)
+        self._server = Server(self.spec, url)
+        self._socket: Any = None
+        try:
+            schemas = self._server.get("/schema", _Schemas)
+            self._served = None if given else self._find_splits()
+            self._connect()
+            self._fields = _fields(schemas.action)
+            self._tools = self._find_tools()
+            self._field = self._choose_field(action, schemas.action)
+        except EnvironmentFailed as e:
+            raise EexpError(str(e)) from None
+        self._text_field = text or _only_text(_fields(schemas.observation))
+
+    # -- tasks -------------------------------------------------------------------------------------------------------
+
+    def splits(self) -> list[str]:
+        return list(self._served if self._served is not None else self._seeds)
+
+    def tasks(self, split: str) -> Iterator[dict]:
+        self.check_split(split)
+        if self._served is None:
+            return ({"id": f"seed/{n}", "split": split, "seed": n} for n in self._seeds[split])
+        count = self._server.post(f"/{self._name}/num_tasks", _Count, split=split).num_tasks
+        return ({"id": f"{split}/{n}", "split": split, "index": n} for n in range(count))
+
+    def _find_splits(self) -> list[str] | None:
+        """The splits of the Task API, those for training first; None where the server has none."""
+        names = self._server.get("/list_environments", list[str], absent=(404,))
+        if not names:
+            return None
+        self._name = quote(names[0], safe="")
+        splits = self._server.get(f"/{self._name}/splits", list[_Split], absent=(404, 501)) or []
+        return [s.name for s in sorted(splits, key=lambda s: s.type != "train")] or None
+
+    def reset(self, task: dict) -> Observation:
+        key = "index" if "index" in task else "seed"
+        if type(task.get(key)) is not int or task[key] < 0:
+            raise InputError(f"expected a number, got {task.get(key)!r}", f"$.task.{key}")
+        if self._socket is None:
+            self._connect()
+        asked = {"split": task.get("split"), key: task[key]} if key == "index" else {key: task[key]}
+        try:
+            self._at = self._ask("reset", asked, _Seen)
+        except _NoActionError as e:
+            self._fail("reset", str(e))
+        self._won = self._at.reward or 0.0
+        told = self._at.observation.get(self._instruction_field, "") if self._instruction_field else ""
+        self._instruction = "\n".join(filter(None, [str(told), self._how_to_act()]))
+        return self._observed()
+
+    def instruction(self) -> str:
+        return self._instruction
+
+    # -- acting ------------------------------------------------------------------------------------------------------
+
+    def step(self, action: str) -> Observation:
+        if self._socket is None:
+            raise EnvironmentFailed(f"{self.spec}: step: no episode is running; `reset` starts one")
+        if self._at.done:
+            return Observation("The episode is over.", True, self._score(), valid=False, success=self._succeeded())
+        try:
+            self._at = self._ask("step", self._typed(action), _Seen)
+        except _NoActionError as e:
+            return Observation(str(e), score=self._score(), valid=False)
+        reward = self._at.reward or 0.0
+        self._won = self._won + reward if self._adds_up else reward
+        return self._observed()
+
+    def admissible(self) -> list[str] | None:
+        if self._at.done:
+            return []
+        if not self._list_field:
+            enumerated = self._fields.get(self._field or "", {}).get("enum")
+            return None if enumerated is None else [_as_action(value) for value in enumerated]
+        listed = self._at.observation.get(self._list_field)
+        if not isinstance(listed, list):
+            self._fail("admissible", f"observation.{self._list_field}: expected a list, got {listed!r}")
+        return [_as_action(value) for value in listed]
+
+    def _observed(self) -> Observation:
+        valid = not (self._tools and self._at.observation.get("error"))
+        return Observation(self._text(), self._at.done, self._score(), valid, self._succeeded())
+
+    def _text(self) -> str:
+        seen = self._at.observation
+        if self._text_field:
+            if not isinstance(seen.get(self._text_field), str):
+                self._fail("answer", f"observation.{self._text_field}: expected a string")
+            return seen[self._text_field]
+        kept = {name: value for name, value in seen.items() if name != "metadata"}
+        return json.dumps(kept or seen, ensure_ascii=False)
+
+    def _score(self) -> float | None:
+        return self._won if 0 <= self._won <= 1 else None
+
+    def _succeeded(self) -> bool | None:
+        score = self._score()
+        return score == 1.0 if self._at.done and score is not None else None
+
+    # -- actions -----------------------------------------------------------------------------------------------------
+
+    def _choose_field(self, asked: str, schema: dict) -> str | None:
+        """The field of an action that the text goes into; None where the text is the whole action, in JSON."""
+        if asked in self._fields:
+            return asked
+        if asked and asked != JSON:
+            raise UsageError(f"{self.spec}: action={asked}: there are: {', '.join([*self._fields, JSON])}")
+        required = [name for name in self._fields if name in schema.get("required", [])]
+        return required[0] if len(required) == 1 and not asked and not self._tools else None
+
+    def _typed(self, action: str) -> dict:
+        """The action as the server wants it."""
+        if self._field is not None:
+            if self._fields[self._field].get("type") == "string":
+                return {self._field: action}
+            with suppress(ValueError):
+                return {self._field: json.loads(action)}
+            return {self._field: action}  # the server has the words to refuse it
+        try:
+            made = json.loads(action)
+        except ValueError:
+            made = None
+        if not isinstance(made, dict):
+            raise _NoActionError(self._how_to_act())
+        return {"type": "call_tool", **made} if self._tools else made
+
+    def _how_to_act(self) -> str:
+        if self._field is not None:
+            return ""
+        if not self._tools:
+            return f"An action is a JSON object with {_describe(self._fields)}."
+        form = '{"tool_name": "...", "arguments": {...}}'
+        return "\n".join([f"An action is the call of a tool in JSON, {form}. The tools:", *self._tools])
+
+    def _find_tools(self) -> list[str]:
+        """The server's tools, a line each; none where it does not speak MCP."""
+        request = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
+        found = self._ask("mcp", request, _Listing).result
+        return [tool.line() for tool in found.tools] if found else []
+
+    # -- the session -------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        self._hang_up()
+        self._server.close()
+
+    def _connect(self) -> None:
+        """Begin a session. Raises NoRoom where the server is full, and stays so for some time.
+
+        A session that was closed a moment ago may still take room.
+        """
+        patience = time.monotonic() + GRACE
+        while self._socket is None:
+            self._open_socket()
+            try:
+                self._ask("state", None, dict)  # a server that is full says so only when it is asked something
+            except NoRoom:
+                if time.monotonic() > patience:
+                    raise
+                time.sleep(GRACE / 10)
+
+    def _open_socket(self) -> None:
+        try:
+            from websockets.exceptions import WebSocketException
+            from websockets.sync.client import connect
+        except ImportError as e:
+            raise EexpError(f"{e}. {INSTALL}") from None
+        url = self._server.url.replace("http", "ws", 1) + "/ws"
+        try:
+            self._socket = connect(
+                url,
+                open_timeout=self._server.limit,
+                close_timeout=GRACE,
+                max_size=MAX_LINE,
+                additional_headers=self._server.headers,
+            )
+        except (OSError, WebSocketException) as e:  # TimeoutError is an OSError
+            raise EnvironmentFailed(f"{self.spec}: /ws: {type(e).__name__}: {e}") from None
+
+    def _hang_up(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _ask(self, what: str, data: dict | None, shape: Any) -> Any:
+        """One message and its answer. Raises EnvironmentFailed, and _NoActionError where the data is at fault."""
+        from websockets.exceptions import ConnectionClosed, WebSocketException
+
+        message = {"type": what} if data is None else {"type": what, "data": data}
+        try:
+            with suppress(ConnectionClosed):  # a server that refuses us says why, and closes: that is still to be read
+                self._socket.send(json.dumps(message))
+            said = self._socket.recv(timeout=self._server.limit)
+        except TimeoutError:
+            self._fail(what, f"no answer within {self._server.limit:g} s (EEXP_ENV_TIMEOUT)")
+        except (OSError, WebSocketException) as e:
+            self._fail(what, f"{type(e).__name__}: {e}")
+        try:
+            answer = msgspec.json.decode(said, type=_Answer)
+            if answer.type != "error":
+                return msgspec.convert(answer.data, shape)
+        except msgspec.ValidationError as e:
+            self._fail(f"answer to {what}", str(explain(str(e))))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            self._fail(f"answer to {what}", f"not JSON: {said[:80]!r}")
+        code, told = answer.data.get("code"), " ".join(str(answer.data.get("message")).split())
+        if code == "VALIDATION_ERROR":
+            raise _NoActionError(_reasons(answer.data.get("errors")) or told)
+        if code == "EXECUTION_ERROR":  # the session is well
+            raise EnvironmentFailed(f"{self.spec}: {what}: {told}")
+        if code == "CAPACITY_REACHED":
+            self._hang_up()
+            raise NoRoom(f"{self.spec}: {told} ({code}); a server has room for one unless it is started with more")
+        self._fail(what, f"{told} ({code})")
+
+    def _fail(self, what: str, message: str) -> NoReturn:
+        self._hang_up()
+        raise EnvironmentFailed(f"{self.spec}: {what}: {message}")
+
+
+# -- JSON Schema, as pydantic writes it ------------------------------------------------------------------------------
+
+
+def _fields(schema: dict) -> dict[str, dict]:
+    """The fields of an object and their schemas, without what every object of OpenEnv has, and constants."""
+    shared = ("metadata", "done", "reward")
+    found = {name: _resolve(field, schema) for name, field in (schema.get("properties") or {}).items()}
+    return {name: field for name, field in found.items() if name not in shared and "const" not in field}
+
+
+def _resolve(field: dict, schema: dict) -> dict:
+    """With what `$ref` stands for, as for an Enum."""
+    where = field.get("$ref", "").removeprefix("#/$defs/")
+    return {**schema.get("$defs", {}).get(where, {}), **field}
+
+
+def _only_text(fields: dict[str, dict]) -> str:
+    """The only field, if it is a string; else ""."""
+    return next(iter(fields)) if [f.get("type") for f in fields.values()] == ["string"] else ""
+
+
+def _describe(fields: dict[str, dict]) -> str:
+    """`row (integer), mode (one of "a", "b")`."""
+    return ", ".join(f"{name} ({_type(field)})" for name, field in fields.items()) or "no fields"
+
+
+def _type(field: dict) -> str:
+    if "enum" in field:
+        return "one of " + ", ".join(json.dumps(value) for value in field["enum"])
+    return field.get("type") or " or ".join(_type(kind) for kind in field.get("anyOf", [])) or "anything"
+
+
+def _as_action(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _reasons(errors: Any) -> str:
+    """pydantic's reasons, one after the other: `column: Input should be a valid integer`."""
+    said = [e for e in errors or [] if isinstance(e, dict)]
+    return "; ".join(": ".join([".".join(map(str, e.get("loc", []))), str(e.get("msg"))]) for e in said)

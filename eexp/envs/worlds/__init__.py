@@ -1,0 +1,1 @@
+"""Environments that run in Python on this machine, one file each."""

@@ -1,0 +1,458 @@
+"""Logs of agents in the formats of other projects, from and to records.
+
+atif       Harbor's Agent Trajectory Interchange Format (RFC 0001, version 1.7): a trajectory a line
+verifiers  what verifiers 0.4 (its v1) keeps in traces.jsonl: an episode with one trace a line
+inspect    an evaluation log of Inspect (version 2 of its JSON form): all samples in one object
+
+What these formats have no place for stands under the key "eexp" in their own place for such things, so that what is
+exported and imported again has its task and its end. Alternatives are not exported: a log is what happened.
+
+To read them, each is made a record of chat messages, which conversations.py reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import msgspec
+
+from eexp import __version__
+from eexp.errors import InputError, UsageError
+from eexp.formats import conversations
+from eexp.formats.conversations import WHOLE, Call
+from eexp.jsonl import Element, dumps, lines, loads
+from eexp.records import Outcome, explain, succeeded
+
+ATIF, VERIFIERS, INSPECT = "atif", "verifiers", "inspect"
+FORMATS = (ATIF, VERIFIERS, INSPECT)
+
+_OWN = "eexp"  # the key of what only we know of
+_ATIF_VERSION = "ATIF-v1.7"
+_VERIFIERS_VERSION = "0.4.0"
+_NO_TIME = "1970-01-01T00:00:00+00:00"  # records hold no times, and Inspect wants one
+
+
+@dataclass(frozen=True)
+class Log:
+    """One run of an agent. turns: dicts of observation, action, thought (or None), and `more` about the turn.
+
+    last: what was seen at the end, or None. about: what else the record says, the turns excepted.
+    """
+
+    id: str
+    instruction: str
+    turns: list[dict]
+    last: str | None
+    success: bool | None
+    score: float | None
+    model: str
+    about: dict
+
+    def messages(self) -> Iterator[tuple[dict, dict]]:
+        """Yield (chat message, what else is known of the turn)."""
+        if self.instruction:
+            yield {"role": "system", "content": self.instruction}, {}
+        for turn in self.turns:
+            yield {"role": "user", "content": turn["observation"]}, {}
+            yield {"role": "assistant", "content": turn["action"], "thought": turn["thought"]}, turn["more"]
+        if self.last is not None:
+            yield {"role": "user", "content": self.last}, {}
+
+
+def log_of(record: dict) -> Log:
+    """Return a trajectory or an episode as a log.
+
+    Raises InputError, with its place, for another record and for one without an action.
+    """
+    if record["type"] == "trajectory":
+        turns, key, end = record["steps"], "steps", record.get("outcome")
+        last = end["observation"] if end else None
+        model = (record.get("source") or {}).get("model") or "expert"
+    elif record["type"] == "episode":
+        turns, key, end, last = record.get("transcript") or [], "transcript", record, record.get("final")
+        model = record.get("model") or "unknown"
+    else:
+        raise InputError("only trajectories and episodes are runs of an agent", "$.type")
+    if not turns:
+        raise InputError("no action in it", f"$.{key}")
+    told = ("observation", "action", "thought")
+    listed = [
+        {
+            "observation": turn["observation"],
+            "action": turn["action"],
+            "thought": turn.get("thought") or None,
+            "more": {k: v for k, v in turn.items() if k not in (*told, "alternatives", "admissible")},
+        }
+        for turn in turns
+    ]
+    about = {k: v for k, v in record.items() if k not in (key, "final", "instruction")}
+    if record.get("outcome"):
+        about["outcome"] = {k: v for k, v in record["outcome"].items() if k != "observation"}
+    success = None if end is None else succeeded(end)
+    return Log(
+        record["id"], record.get("instruction") or "", listed, last, success, (end or {}).get("score"), model, about
+    )
+
+
+# -- to ----------------------------------------------------------------------------------------------------------------
+
+
+def to_atif(log: Log) -> dict:
+    """Return a log as an ATIF trajectory."""
+    steps: list[dict] = []
+    for message, more in log.messages():
+        text = message["content"]
+        if message["role"] == "assistant":
+            step = {"source": "agent", "message": text, "reasoning_content": message["thought"], "extra": more or None}
+        elif message["role"] == "user" and steps and steps[-1]["source"] == "agent":
+            steps[-1]["observation"] = {"results": [{"content": text}]}
+            continue
+        else:
+            step = {"source": message["role"], "message": text}
+        steps.append({"step_id": len(steps) + 1, **{k: v for k, v in step.items() if v is not None}})
+    return {
+        "schema_version": _ATIF_VERSION,
+        "session_id": log.id,
+        "trajectory_id": log.id,
+        "agent": {"name": "eexp", "version": __version__, "model_name": log.model},
+        "steps": steps,
+        "final_metrics": {"total_steps": len(steps), "extra": {"success": log.success, "score": log.score}},
+        "extra": {_OWN: log.about},
+    }
+
+
+def to_verifiers(log: Log) -> dict:
+    """Return a log as an episode of verifiers with one trace."""
+    nodes: list[dict] = []
+    for message, _ in log.messages():
+        sampled = message["role"] == "assistant"
+        made = {"role": message["role"], "content": message["content"]}
+        if sampled:
+            made["reasoning_content"] = message["thought"]
+        nodes.append(
+            {"parent": len(nodes) - 1 if nodes else None, "message": made, "sampled": sampled, "timestamp": 0.0}
+        )
+    task = {
+        "type": "eexp",
+        "key": _task_id(log),
+        "data": {"id": _task_id(log), "prompt": log.instruction, "env": log.about.get("env")},
+    }
+    rewards = {} if log.success is None else {"success": {"score": float(log.success), "weight": 1.0}}
+    metrics = {} if log.score is None else {"score": float(log.score)}
+    turns = [turn["more"] for turn in log.turns]
+    trace = {
+        "version": 1,
+        "id": _hex(log.id, "trace"),
+        "verifiers": {"version": _VERIFIERS_VERSION},
+        "task": task,
+        "agent": {"config": {"model": log.model}, "name": "agent"},
+        "nodes": nodes,
+        "rewards": rewards,
+        "metrics": metrics,
+        "info": {_OWN: log.about, "turns": turns},
+        "is_completed": True,
+        "ok": True,
+        "stop_condition": "agent_completed",
+        "timing": {"start": 0.0},
+    }
+    return {
+        "id": _hex(log.id),
+        "env": {"id": str(log.about.get("env") or "")},
+        "task": task,
+        "ok": True,
+        "traces": [trace],
+    }
+
+
+def to_inspect(logs: Iterable[Log]) -> dict:
+    """Return logs as one evaluation log of Inspect.
+
+    Raises UsageError where they are of several models or environments: a log of Inspect is of one.
+    """
+    samples: list[dict] = []
+    models: dict[tuple[str, str], None] = {}
+    for log in logs:
+        models[str(log.about.get("env")), log.model] = None
+        if len(models) > 1:
+            said = " and ".join(f"{model} in {env}" for env, model in models)
+            raise UsageError(f"a log of Inspect has one model and one environment, not {said}; export each alone")
+        samples.append(_sample(log))
+    ((env, model),) = models or {("", ""): None}
+    scored = [name for name in ("success", "score") if any(name in sample["scores"] for sample in samples)]
+    results = {
+        "total_samples": len(samples),
+        "completed_samples": len(samples),
+        "scores": [_mean(name, samples) for name in scored],
+    }
+    ids = list(dict.fromkeys(sample["id"] for sample in samples))
+    return {
+        "version": 2,
+        "status": "success",
+        "eval": {
+            "created": _NO_TIME,
+            "eval_id": _hex(*(sample["uuid"] for sample in samples))[:22],
+            "task": env,
+            "run_id": _hex(env, model)[:22],
+            "task_id": _hex(env)[:22],
+            "dataset": {"name": env, "samples": len(samples), "sample_ids": ids},
+            "model": model,
+            "config": {},
+            "packages": {"eexp": __version__},
+        },
+        "plan": {"name": "eexp", "steps": []},
+        "results": results,
+        "stats": {"started_at": "", "completed_at": ""},
+        "samples": samples,  # last, for readers of the rest alone
+    }
+
+
+def _sample(log: Log) -> dict:
+    messages = []
+    for message, more in log.messages():
+        made = {"role": message["role"], "content": message["content"]}
+        if message["role"] == "assistant":
+            made |= {"source": "generate", "model": log.model}
+            if message["thought"]:
+                made["content"] = [
+                    {"type": "reasoning", "reasoning": message["thought"]},
+                    {"type": "text", "text": message["content"]},
+                ]
+        messages.append({**made, **({"metadata": more} if more else {})})
+    is_episode = log.about["type"] == "episode"
+    answer = next(m for m in reversed(messages) if m["role"] == "assistant")
+    values = {"success": None if log.success is None else float(log.success), "score": log.score}
+    return {
+        "id": _task_id(log) if is_episode else log.id,
+        "epoch": 1 + log.about.get("seed", 0) if is_episode else 1,
+        "uuid": _hex(log.id)[:22],
+        "input": log.instruction or log.turns[0]["observation"],
+        "target": "",
+        "messages": messages,
+        "output": {"model": log.model, "choices": [{"message": answer, "stop_reason": "stop"}]},
+        "scores": {name: {"value": value} for name, value in values.items() if value is not None},
+        "metadata": {_OWN: log.about},
+    }
+
+
+def _mean(name: str, samples: list[dict]) -> dict:
+    values = [sample["scores"][name]["value"] for sample in samples if name in sample["scores"]]
+    mean = {"name": "mean", "value": sum(values) / len(values)}
+    return {"name": name, "scorer": name, "scored_samples": len(values), "metrics": {"mean": mean}}
+
+
+def _task_id(log: Log) -> str:
+    return str((log.about.get("task") or {}).get("id") or log.id)
+
+
+def _hex(*parts: str) -> str:
+    """An id of 32 digits that depends on `parts` alone."""
+    return hashlib.blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+# -- from --------------------------------------------------------------------------------------------------------------
+
+
+def from_atif(record: dict) -> dict:
+    """Return an ATIF trajectory as a record of chat messages.
+
+    Where a step has several calls and its results do not say whose they are, the calls are one action.
+    """
+    messages: list[dict] = []
+    for i, step in enumerate(_list(record, "steps", "$")):
+        at = f"$.steps[{i}]"
+        source = step.get("source")
+        if source not in ("system", "user", "agent"):
+            raise InputError(f"expected system, user or agent, got {source!r}", f"{at}.source")
+        text = _text(step.get("message"), f"{at}.message")
+        if source != "agent":
+            messages.append({"role": source, "content": text})
+            continue
+        calls = [
+            _call(call.get("tool_call_id"), call.get("function_name"), call.get("arguments"))
+            for call in _list(step, "tool_calls", at, missing=[])
+        ]
+        observation = step.get("observation") or {}
+        if not isinstance(observation, dict):
+            raise InputError("expected an object", f"{at}.observation")
+        results = _list(observation, "results", f"{at}.observation", missing=[])
+        texts = [_text(result.get("content"), f"{at}.observation.results[{n}]") for n, result in enumerate(results)]
+        message = {"role": "assistant", "content": text, "reasoning_content": step.get("reasoning_content")}
+        if calls and (len(calls) == 1 or any(result.get("source_call_id") for result in results)):
+            messages.append({**message, "tool_calls": calls})
+            for result, answer in zip(results, texts):
+                messages.append({"role": "tool", "tool_call_id": result.get("source_call_id"), "content": answer})
+            continue
+        if calls:
+            for n, call in enumerate(calls):
+                if not isinstance(call["function"]["name"], str):
+                    raise InputError("expected the name of a function", f"{at}.tool_calls[{n}]")
+            said = [thought for thought in (message["reasoning_content"], text) if thought]
+            message |= {
+                "content": "\n".join(_in_python(call) for call in calls),
+                "reasoning_content": "\n".join(said) or None,
+            }
+        messages.append(message)
+        if texts:
+            messages.append({"role": "user", "content": "\n".join(texts)})
+    own = _own(record.get("extra"))
+    rest = {k: v for k, v in record.items() if k not in ("steps", "extra")}
+    return _adapted(own, record.get("trajectory_id") or record.get("session_id"), messages, rest, record.get("extra"))
+
+
+def from_verifiers(record: dict) -> dict:
+    """Return an episode of verifiers with one trace, or a trace, as a record of chat messages: its last branch."""
+    trace, at = record, "$"
+    if "traces" in record:
+        traces = _list(record, "traces", "$")
+        if len(traces) != 1:
+            raise InputError(f"expected one trace, got {len(traces)}", "$.traces")
+        trace, at = traces[0], "$.traces[0]"
+    nodes = _list(trace, "nodes", at)
+    parents = {parent for node in nodes if isinstance(parent := node.get("parent"), int)}
+    n: Any = max((n for n in range(len(nodes)) if n not in parents), default=None)
+    if n is None:
+        raise InputError("no node at the end of a branch", f"{at}.nodes")
+    path: list[int] = []
+    while n is not None:
+        if not isinstance(n, int) or not 0 <= n < len(nodes) or n in path:
+            raise InputError("expected an earlier node", f"{at}.nodes[{path[-1]}].parent")
+        path.append(n)
+        n = nodes[n].get("parent")
+    messages = []
+    for n in reversed(path):
+        message = nodes[n].get("message")
+        if not isinstance(message, dict):
+            raise InputError("expected an object", f"{at}.nodes[{n}].message")
+        calls = [
+            _call(call.get("id"), call.get("name"), call.get("arguments"))
+            for call in _list(message, "tool_calls", f"{at}.nodes[{n}].message", missing=[])
+        ]
+        messages.append({**message, "tool_calls": calls or None})
+    task = trace.get("task") if isinstance(trace.get("task"), dict) else {}
+    data = task.get("data") if isinstance(task.get("data"), dict) else {}
+    name = next(
+        (v for v in (data.get("id"), data.get("name"), data.get("idx"), task.get("key")) if v is not None), None
+    )
+    own = _own(trace.get("info"))
+    rest = {k: v for k, v in trace.items() if k not in ("nodes", "info")}
+    return _adapted(own, name, messages, rest, trace.get("info"))
+
+
+def from_inspect(record: dict) -> dict:
+    """Return a sample of an evaluation log of Inspect as a record of chat messages."""
+    messages = []
+    for i, message in enumerate(_list(record, "messages", "$")):
+        calls = [
+            _call(call.get("id"), call.get("function"), call.get("arguments"))
+            for call in _list(message, "tool_calls", f"$.messages[{i}]", missing=[])
+        ]
+        content, thought = message.get("content"), None
+        if isinstance(content, list):
+            thoughts = [
+                part.get("reasoning") for part in content if isinstance(part, dict) and part.get("type") == "reasoning"
+            ]
+            thought = "\n".join(part for part in thoughts if isinstance(part, str)) or None
+            content = [part for part in content if not (isinstance(part, dict) and part.get("type") == "reasoning")]
+        messages.append({**message, "content": content, "reasoning_content": thought, "tool_calls": calls or None})
+    rest = {k: v for k, v in record.items() if k not in ("messages", "metadata", "output", "events")}
+    return _adapted(_own(record.get("metadata")), record.get("id"), messages, rest, record.get("metadata"))
+
+
+#: What `eexp import` reads, as conversations.FORMATS.
+IMPORTED = {
+    name: replace(conversations.FORMATS["messages"], adapt=adapt)
+    for name, adapt in ((ATIF, from_atif), (VERIFIERS, from_verifiers), (INSPECT, from_inspect))
+}
+
+
+def end_of(record: dict) -> dict:
+    """Return how an adapted record of our own ended, as an outcome without its observation; empty for others."""
+    own = record.get(_OWN) or {}
+    end = own.get("outcome") or {key: own[key] for key in ("success", "score") if key in own}
+    try:
+        msgspec.convert({"observation": "", **end} if isinstance(end, dict) else end, Outcome)
+    except msgspec.ValidationError as e:
+        error = explain(str(e))
+        raise InputError(error.message, f"$.{_OWN}{error.where[1:]}") from None
+    return end
+
+
+def samples(files: Sequence[str]) -> Iterator[tuple[str, int, bytes]]:
+    """Yield (file, number of the sample, text) of logs of Inspect, as `jsonl.elements` does of arrays.
+
+    A log is one object, over many lines as Inspect writes it or one a line, and is held in memory. Each sample has the
+    log's own `eval` beside it. Raises InputError, with its place, for a file that is no log.
+    """
+    for name, number, text in _documents(files):
+        try:
+            log = loads(text)
+            if not isinstance(log, dict) or not isinstance(log.get("eval"), dict):
+                raise InputError("no log of Inspect: expected an object", "$.eval" if isinstance(log, dict) else "$")
+            of = {key: log["eval"].get(key) for key in ("task", "model", "created")}
+            for n, sample in enumerate(_list(log, "samples", "$"), 1):
+                yield name, Element(n), dumps({**sample, "eval": of})
+        except InputError as e:
+            raise InputError(f"{name}:{number}: {e}") from None
+
+
+def _documents(files: Sequence[str]) -> Iterator[tuple[str, int, bytes]]:
+    """Yield (file, line, text) of JSON that may go on over several lines, or of one a line."""
+    for name, group in groupby(lines(files), key=lambda line: line[0]):
+        text: list[tuple[str, int, bytes]] = list(group)
+        one_a_line = text[0][2].strip().endswith(b"}") and text[0][2].strip() != b"}"
+        yield from text if one_a_line else [(name, text[0][1], b"".join(line for _, _, line in text))]
+
+
+def _own(more: Any) -> dict:
+    own = more.get(_OWN) if isinstance(more, dict) else None
+    return own if isinstance(own, dict) else {}
+
+
+def _adapted(own: dict, name: Any, messages: list[dict], rest: dict, more: Any) -> dict:
+    """The record: named as the task is, where it was ours; what was known of it under its own keys."""
+    task = own.get("task")
+    own_name = task.get("id") if isinstance(task, dict) else None
+    kept = {k: v for k, v in own.items() if k not in ("type", "task", "lineage")}
+    others = {k: v for k, v in more.items() if k != _OWN} if isinstance(more, dict) else {}
+    known = {"log": {**rest, **others}, _OWN: kept}
+    return {"id": own_name or name, **{key: value for key, value in known.items() if value}, "messages": messages}
+
+
+def _in_python(call: dict) -> str:
+    function = call["function"]
+    arguments = function["arguments"] if isinstance(function["arguments"], dict) else {}
+    return Call("", function["name"], arguments, "").as_action(WHOLE)
+
+
+def _call(call_id: Any, name: Any, arguments: Any) -> dict:
+    return {"id": call_id, "function": {"name": name, "arguments": arguments}}
+
+
+def _list(record: dict, key: str, at: str, missing: list | None = None) -> list[dict]:
+    value = record.get(key)
+    if value is None and missing is not None:
+        return missing
+    if not isinstance(value, list):
+        raise InputError("missing" if value is None else "expected an array", f"{at}.{key}")
+    for i, one in enumerate(value):
+        if not isinstance(one, dict):
+            raise InputError("expected an object", f"{at}.{key}[{i}]")
+    return value
+
+
+def _text(content: Any, at: str) -> str:
+    """The text of a message or a result, which may have parts."""
+    if content is None:
+        return ""
+    if isinstance(content, list):
+        texts = [
+            part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content
+        ]
+        content = "".join(texts) if all(isinstance(text, str) for text in texts) else None
+    if not isinstance(content, str):
+        raise InputError("expected a string, or parts of type text", at)
+    return content

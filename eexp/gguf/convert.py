@@ -1,0 +1,466 @@
+"""Write a fine-tuned model, or a LoRA adapter alone, as GGUF for llama.cpp: Llama, Qwen2 and Qwen3.
+
+Nothing here needs torch: safetensors is a JSON header and raw numbers, so one tensor is in memory at a time.
+
+The rule throughout is exact or refused. llama.cpp ignores what it does not know, so a file that loads may
+still compute something else: every tensor must have a place and the expected shape, the tokenizer must cut
+text in one of the ways llama.cpp has built in, an adapter must be a plain low-rank update. What does not fit
+is one line that says what and, where there is a way out, which.
+
+Not exact, and known: llama.cpp does no Unicode normalisation, so under tokenizers that ask for NFC (Qwen's)
+text that is not NFC already gets other tokens; and values are rounded to the `dtype` asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from eexp.errors import EexpError
+from eexp.gguf.file import (
+    Checkpoint,
+    Planned,
+    add_metadata,
+    quantise,
+    read_json,
+    read_metadata,
+    replacing,
+    write_gguf,
+)
+from eexp.gguf.tokenizer import add_vocabulary, read_vocabulary
+
+__all__ = ["DTYPES", "export_adapter", "export_model", "read_metadata"]
+
+FLOAT_DTYPES = ("f32", "f16", "bf16")
+QUANTISED_DTYPES = ("q8_0", "q4_k_m")
+DTYPES = FLOAT_DTYPES + QUANTISED_DTYPES
+
+_ARCHITECTURES = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+def export_model(
+    source_dir: str | Path, output: str | Path, *, dtype: str = "f16", metadata: dict[str, str] | None = None
+) -> dict:
+    """Write the model in `source_dir` (config.json, *.safetensors, tokenizer.json) as one GGUF file.
+
+    `dtype` is f32, f16, bf16, q8_0 or q4_k_m; norms and biases stay f32. The quantised ones go through
+    llama.cpp's own quantiser, from a temporary file beside `output` in the weights' own precision. `output`
+    appears whole or not at all. `metadata` holds further string keys, such as `eexp.prompt_style`.
+
+    Returns architecture, tensors (how many), bytes (file size) and dtype.
+
+    Raises EexpError, in one line, when a file is missing or damaged or when llama.cpp would not compute or
+    tokenize what the source does.
+    """
+    source, output = Path(source_dir), Path(output)
+    _check_dtype(dtype, DTYPES)
+    if not (source / "config.json").is_file() and (source / "adapter_config.json").is_file():
+        raise EexpError(f"{source}: this is an adapter, not a whole model; export it as an adapter")
+    model = _read_shape(source)
+    weights = Checkpoint.of_model(source)
+    plan = _plan_model(model, weights)
+    vocabulary = read_vocabulary(source, model.vocab, model.config)
+
+    def add_header(writer) -> None:
+        writer.add_type("model")
+        add_metadata(writer, metadata)
+        _add_shape(writer, model)
+        add_vocabulary(writer, vocabulary)
+
+    with replacing(output) as temporary:
+        if dtype in FLOAT_DTYPES:
+            write_gguf(temporary, model.arch, dtype, add_header, plan)
+        else:
+            with replacing(temporary, keep=False) as unquantised:
+                write_gguf(unquantised, model.arch, weights.own_dtype(), add_header, plan)
+                quantise(unquantised, temporary, dtype)
+    return _summary(output, model.arch, len(plan), dtype)
+
+
+def export_adapter(
+    adapter_dir: str | Path,
+    output: str | Path,
+    *,
+    base_dir: str | Path | None = None,
+    dtype: str = "f16",
+    metadata: dict[str, str] | None = None,
+) -> dict:
+    """Write a PEFT LoRA adapter (adapter_config.json, adapter_model.safetensors) as a GGUF adapter.
+
+    `base_dir` holds the base model's config.json, which gives the architecture and the sizes; without it,
+    base_model_name_or_path of the adapter is used when it is a local directory. `dtype` is f32, f16 or bf16.
+
+    llama.cpp scales each update by alpha / rank, with one alpha a file. What differs from that (rsLoRA's
+    alpha / sqrt(rank), alpha_pattern) is multiplied into lora_B.
+
+    Returns architecture, tensors (how many), bytes (file size) and dtype.
+
+    Raises EexpError, in one line, for an adapter that is more than a low-rank update (DoRA, modules_to_save,
+    biases, trained tokens, starts such as PiSSA that change the base), that does not fit the base, or whose
+    files are missing or damaged.
+    """
+    source, output = Path(adapter_dir), Path(output)
+    _check_dtype(dtype, FLOAT_DTYPES)
+    config = read_json(source / "adapter_config.json")
+    _refuse_unsupported_adapter(source, config)
+    base = Path(base_dir) if base_dir is not None else Path(config.get("base_model_name_or_path") or "")
+    if base_dir is None and not (base.name and base.is_dir()):
+        raise EexpError(f"{source}: its base model {str(base)!r} is not a local directory; say where it is")
+    model = _read_shape(base)
+    plan, alpha = _plan_adapter(source, config, model, base)
+
+    def add_header(writer) -> None:
+        writer.add_type("adapter")
+        writer.add_string("adapter.type", "lora")
+        writer.add_float32("adapter.lora.alpha", alpha)
+        add_metadata(writer, metadata)
+
+    with replacing(output) as temporary:
+        write_gguf(temporary, model.arch, dtype, add_header, plan)
+    return _summary(output, model.arch, len(plan), dtype)
+
+
+def _check_dtype(dtype: str, allowed: tuple[str, ...]) -> None:
+    if dtype not in allowed:
+        raise EexpError(f"unknown dtype {dtype!r}; it can be {', '.join(allowed)}")
+
+
+def _summary(output: Path, arch: str, tensors: int, dtype: str) -> dict:
+    return {"architecture": arch, "tensors": tensors, "bytes": output.stat().st_size, "dtype": dtype}
+
+
+# --- the model's shape ---
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """A linear layer: its GGUF name, its shape [out, inp], and the heads whose rows are to be reordered."""
+
+    name: str
+    out: int
+    inp: int
+    heads: int = 0
+
+
+@dataclass(frozen=True)
+class _Shape:
+    where: Path
+    arch: str
+    config: dict
+    layers: int
+    hidden: int
+    ffn: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    context: int
+    tied: bool
+    rope: dict
+
+    def linears(self) -> dict[str, _Linear]:
+        """Every linear layer of a block, by its module name inside the block."""
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        # llama.cpp's `llama` rotates neighbouring rows, its `qwen` and transformers the halves of a head.
+        reorder = int(self.arch == "llama")
+        return {
+            "self_attn.q_proj": _Linear("attn_q", q, self.hidden, reorder * self.heads),
+            "self_attn.k_proj": _Linear("attn_k", kv, self.hidden, reorder * self.kv_heads),
+            "self_attn.v_proj": _Linear("attn_v", kv, self.hidden),
+            "self_attn.o_proj": _Linear("attn_output", self.hidden, q),
+            "mlp.gate_proj": _Linear("ffn_gate", self.ffn, self.hidden),
+            "mlp.up_proj": _Linear("ffn_up", self.ffn, self.hidden),
+            "mlp.down_proj": _Linear("ffn_down", self.hidden, self.ffn),
+        }
+
+    def has_bias(self, module: str) -> bool:
+        projection = module.rpartition(".")[2]
+        if self.arch == "qwen2":
+            return projection in _ATTENTION[:3]
+        flag = "attention_bias" if projection in _ATTENTION else "mlp_bias"
+        return self.arch == "llama" and bool(self.config.get(flag))
+
+    def norms(self) -> dict[str, tuple[str, int]]:
+        heads = {f"self_attn.{x}_norm": (f"attn_{x}_norm", self.head_dim) for x in "qk"}
+        block = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
+        return {k: (v, self.hidden) for k, v in block.items()} | (heads if self.arch == "qwen3" else {})
+
+
+def _read_shape(where: Path) -> _Shape:
+    config = read_json(where / "config.json")
+    name = (config.get("architectures") or ["no architecture"])[0]
+    if name not in _ARCHITECTURES:
+        raise EexpError(f"{where}: {name} can not be exported; supported: {', '.join(_ARCHITECTURES)}")
+    if config.get("quantization_config"):
+        raise EexpError(f"{where}: the weights are quantised; export from the unquantised model")
+    if config.get("hidden_act", "silu") != "silu":
+        raise EexpError(f"{where}: hidden_act is {config['hidden_act']!r}; llama.cpp computes silu")
+    arch = _ARCHITECTURES[name]
+    if arch == "qwen3" and config.get("attention_bias"):
+        raise EexpError(f"{where}: llama.cpp's qwen3 has no place for attention biases")
+    if _slides(config):
+        raise EexpError(f"{where}: it has a sliding attention window, which llama.cpp's {arch} has not")
+    try:
+        hidden, heads = config["hidden_size"], config["num_attention_heads"]
+        head_dim = config.get("head_dim") or (128 if arch == "qwen3" else hidden // heads)
+        return _Shape(
+            where=where,
+            arch=arch,
+            config=config,
+            layers=config["num_hidden_layers"],
+            hidden=hidden,
+            ffn=config["intermediate_size"],
+            heads=heads,
+            kv_heads=config.get("num_key_value_heads") or heads,
+            head_dim=head_dim,
+            vocab=config["vocab_size"],
+            context=config["max_position_embeddings"],
+            tied=bool(config.get("tie_word_embeddings", False)),
+            rope=_read_rope(where, arch, config),
+        )
+    except KeyError as error:
+        raise EexpError(f"{where}/config.json: {error.args[0]} is missing") from error
+
+
+def _slides(config: dict) -> bool:
+    if config.get("layer_types"):
+        return any(kind != "full_attention" for kind in config["layer_types"])
+    above = config.get("max_window_layers", 28) < config.get("num_hidden_layers", 0)
+    return bool(config.get("use_sliding_window") and config.get("sliding_window") and above)
+
+
+def _read_rope(where: Path, arch: str, config: dict) -> dict:
+    """Rope parameters in one form (transformers 4: rope_theta and rope_scaling, 5: rope_parameters)."""
+    rope = {"rope_theta": config.get("rope_theta", 10000.0)}
+    rope |= config.get("rope_scaling") or {}
+    rope |= config.get("rope_parameters") or {}
+    kind = rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
+    original = config.get("original_max_position_embeddings", config["max_position_embeddings"])
+    rope.setdefault("original_max_position_embeddings", original)
+    supported = ("default", "linear", "yarn") + (("llama3",) if arch == "llama" else ())
+    if kind not in supported:
+        raise EexpError(f"{where}: rope scaling {kind!r} is not in llama.cpp's {arch} ({', '.join(supported)})")
+    if rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
+        raise EexpError(f"{where}: llama.cpp's {arch} rotates whole heads (partial_rotary_factor is not 1)")
+    needed = {"linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
+    for name in needed.get(kind, ()):
+        rope[name] = float(rope[name])
+    if kind == "yarn":
+        rope["factor"] = rope.get("factor") or config["max_position_embeddings"] / original
+        usual = 0.1 * math.log(rope["factor"]) + 1.0
+        own = rope.get("mscale") and rope.get("mscale_all_dim")
+        own = own or not math.isclose(rope.get("attention_factor") or usual, usual)
+        if own or not rope.get("truncate", True):
+            raise EexpError(f"{where}: yarn with an attention factor or without truncation is not supported")
+    return rope
+
+
+def _llama3_rope_factors(model: _Shape) -> np.ndarray:
+    """What llama.cpp divides each rotary frequency by: 1 for the short waves, `factor` for the long ones."""
+    rope = model.rope
+    low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]
+    frequency = rope["rope_theta"] ** -(np.arange(0, model.head_dim, 2, dtype=np.float64) / model.head_dim)
+    # How many waves fit in the context of the first training.
+    waves = rope["original_max_position_embeddings"] * frequency / (2 * math.pi)
+    blend = np.clip((waves - low) / (high - low), 0.0, 1.0)
+    return (1.0 / ((1.0 - blend) / factor + blend)).astype(np.float32)
+
+
+def _add_shape(writer, model: _Shape) -> None:
+    writer.add_vocab_size(model.vocab)
+    writer.add_context_length(model.context)
+    writer.add_embedding_length(model.hidden)
+    writer.add_block_count(model.layers)
+    writer.add_feed_forward_length(model.ffn)
+    writer.add_head_count(model.heads)
+    writer.add_head_count_kv(model.kv_heads)
+    writer.add_key_length(model.head_dim)
+    writer.add_value_length(model.head_dim)
+    writer.add_layer_norm_rms_eps(model.config.get("rms_norm_eps", 1e-6))
+    writer.add_rope_dimension_count(model.head_dim)
+    writer.add_rope_freq_base(float(model.rope["rope_theta"]))
+    kind = model.rope["rope_type"]
+    if kind in ("linear", "yarn"):
+        import gguf
+
+        writer.add_rope_scaling_type(gguf.RopeScalingType(kind))
+        writer.add_rope_scaling_factor(float(model.rope["factor"]))
+    if kind == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(model.rope["original_max_position_embeddings"])
+        writer.add_rope_scaling_yarn_beta_fast(float(model.rope.get("beta_fast") or 32))
+        writer.add_rope_scaling_yarn_beta_slow(float(model.rope.get("beta_slow") or 1))
+
+
+# --- tensors ---
+
+
+def _reorder_rotary(rows: np.ndarray, heads: int) -> np.ndarray:
+    """Within each head, interleave the first half of the rows with the second. 0 heads: leave them."""
+    if not heads:
+        return rows
+    return rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def _plan_model(model: _Shape, weights: Checkpoint) -> list[Planned]:
+    plan: list[Planned] = []
+    # Old Llama checkpoints carry the rotary frequencies, and some tied ones a second copy of the embedding.
+    unused = {name for name in weights.tensors if name.endswith(".rotary_emb.inv_freq")}
+    if model.tied and "lm_head.weight" in weights.tensors:
+        if not np.array_equal(weights.read("lm_head.weight"), weights.read("model.embed_tokens.weight")):
+            raise EexpError(f"{model.where}: tie_word_embeddings is set, but lm_head.weight differs")
+        unused.add("lm_head.weight")
+    left = set(weights.tensors) - unused
+
+    def take(source: str, name: str, *shape: int, heads: int = 0) -> None:
+        if source not in weights.tensors:
+            raise EexpError(f"{model.where}: {source} is missing from the weights")
+        if weights.tensors[source].shape != shape:
+            stored = list(weights.tensors[source].shape)
+            raise EexpError(f"{model.where}: {source} is {stored}, config.json says {list(shape)}")
+        left.discard(source)
+        plan.append(Planned(name, shape, lambda: _reorder_rotary(weights.read(source), heads)))
+
+    take("model.embed_tokens.weight", "token_embd.weight", model.vocab, model.hidden)
+    take("model.norm.weight", "output_norm.weight", model.hidden)
+    if not model.tied:
+        take("lm_head.weight", "output.weight", model.vocab, model.hidden)
+    if model.rope["rope_type"] == "llama3":
+        plan.append(Planned("rope_freqs.weight", (model.head_dim // 2,), lambda: _llama3_rope_factors(model)))
+    for layer in range(model.layers):
+        source, target = f"model.layers.{layer}", f"blk.{layer}"
+        for module, (name, size) in model.norms().items():
+            take(f"{source}.{module}.weight", f"{target}.{name}.weight", size)
+        for module, part in model.linears().items():
+            take(
+                f"{source}.{module}.weight",
+                f"{target}.{part.name}.weight",
+                part.out,
+                part.inp,
+                heads=part.heads,
+            )
+            if model.has_bias(module):
+                take(f"{source}.{module}.bias", f"{target}.{part.name}.bias", part.out, heads=part.heads)
+    if left:
+        raise EexpError(f"{model.where}: llama.cpp's {model.arch} has no place for {min(left)}")
+    return plan
+
+
+# --- adapters ---
+
+# Settings of PEFT that make an adapter more than alpha / rank * B @ A on the linear layers.
+_NOT_PLAIN_LORA = (
+    *("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters", "layer_replication"),
+    *("fan_in_fan_out", "lora_bias", "alora_invocation_tokens", "use_qalora", "use_bdlora"),
+    *("arrow_config", "kasa_config", "monteclora_config"),
+)
+# The other starts (PiSSA, OLoRA, CorDA, LoftQ, ...) change the base weights the adapter is added to.
+_INITS_THAT_KEEP_THE_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
+_WAY_OUT = "merge it into the base (merge_and_unload) and export the whole model"
+_LORA_KEY = re.compile(r"base_model\.model\.(.+)\.lora_(?:embedding_)?([AB])(?:\.weight)?")
+
+
+def _refuse_unsupported_adapter(where: Path, config: dict) -> None:
+    if config.get("peft_type") != "LORA":
+        raise EexpError(f"{where}: a {config.get('peft_type')} adapter; llama.cpp loads LoRA alone")
+    for setting in _NOT_PLAIN_LORA:
+        if config.get(setting):
+            raise EexpError(f"{where}: a GGUF adapter has no place for {setting}; {_WAY_OUT}")
+    if config.get("bias", "none") != "none":
+        raise EexpError(f"{where}: a GGUF adapter has no place for bias={config['bias']!r}; {_WAY_OUT}")
+    if config.get("init_lora_weights", True) not in _INITS_THAT_KEEP_THE_BASE:
+        raise EexpError(f"{where}: init_lora_weights={config['init_lora_weights']!r} changes the base; {_WAY_OUT}")
+
+
+def _plan_adapter(where: Path, config: dict, model: _Shape, base: Path) -> tuple[list[Planned], float]:
+    """The tensors to write, and the file's alpha."""
+    if not (where / "adapter_model.safetensors").is_file():
+        raise EexpError(f"{where}: no adapter_model.safetensors; save the adapter with save_pretrained")
+    weights = Checkpoint(where, [where / "adapter_model.safetensors"])
+    modules: dict[str, dict[str, str]] = {}
+    for key in weights.tensors:
+        match = _LORA_KEY.fullmatch(key)
+        if match:
+            modules.setdefault(match[1], {})[match[2]] = key
+        elif not _equals_base(weights, key, base):
+            raise EexpError(f"{where}: a GGUF adapter has no place for the whole tensor {key}; {_WAY_OUT}")
+    if not modules:
+        raise EexpError(f"{where}: the adapter has no LoRA tensors")
+    rank = config.get("r", 8)
+    # llama.cpp reads alpha 0 as "do not scale", so the file never says 0.
+    alpha = config.get("lora_alpha", 8) * (math.sqrt(rank) if config.get("use_rslora") else 1.0) or 1.0
+    plan: list[Planned] = []
+    for module, keys in modules.items():
+        if set(keys) != {"A", "B"}:
+            raise EexpError(f"{where}: {module} has only one of lora_A and lora_B")
+        plan += _plan_update(model, weights, module, keys, config, alpha)
+    return plan, alpha
+
+
+def _plan_update(
+    model: _Shape, weights: Checkpoint, module: str, keys: dict[str, str], config: dict, alpha: float
+) -> list[Planned]:
+    where = weights.where
+    part = _find_linear(where, model, module)
+    shape_a, shape_b = weights.tensors[keys["A"]].shape, weights.tensors[keys["B"]].shape
+    rank = shape_a[0]
+    if shape_a != (rank, part.inp) or shape_b != (part.out, rank):
+        update = f"{list(shape_b)} x {list(shape_a)}"
+        raise EexpError(
+            f"{where}: {module} is [{part.out}, {part.inp}] in {model.where}, its update {update}; "
+            "is that the model it was trained on?"
+        )
+    fold = _peft_scale(config, module, rank) / (alpha / rank)
+
+    def read_b() -> np.ndarray:
+        rows = _reorder_rotary(weights.read(keys["B"]), part.heads)
+        return rows if fold == 1.0 else rows * np.float32(fold)
+
+    def read_a() -> np.ndarray:
+        return weights.read(keys["A"]).T if by_row else weights.read(keys["A"])
+
+    by_row = part.name == "token_embd"  # looked up, not multiplied
+    return [
+        Planned(f"{part.name}.weight.lora_a", shape_a[::-1] if by_row else shape_a, read_a),
+        Planned(f"{part.name}.weight.lora_b", shape_b, read_b),
+    ]
+
+
+def _find_linear(where: Path, model: _Shape, module: str) -> _Linear:
+    match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module)
+    if match and int(match[1]) < model.layers and match[2] in model.linears():
+        part = model.linears()[match[2]]
+        return _Linear(f"blk.{match[1]}.{part.name}", part.out, part.inp, part.heads)
+    ends = {
+        "lm_head": _Linear("output", model.vocab, model.hidden),
+        "model.embed_tokens": _Linear("token_embd", model.hidden, model.vocab),
+    }
+    if module not in ends:
+        raise EexpError(f"{where}: it updates {module}, which {model.where} does not have in llama.cpp")
+    if model.tied:  # one tensor in the file, so the update of one would be applied to both
+        raise EexpError(f"{where}: it updates {module}, which the base shares with its other end; {_WAY_OUT}")
+    return ends[module]
+
+
+def _peft_scale(config: dict, module: str, rank: int) -> float:
+    """What PEFT multiplies B @ A of `module` by."""
+    alpha = config.get("lora_alpha", 8)
+    for pattern, value in (config.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            alpha = value
+            break
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _equals_base(weights: Checkpoint, key: str, base: Path) -> bool:
+    """Is this whole tensor, such as PEFT saves beside an update of the embedding, a copy of the base's?"""
+    name = key.removeprefix("base_model.model.").replace(".base_layer.", ".")
+    with contextlib.suppress(EexpError):
+        original = Checkpoint.of_model(base)
+        return name in original.tensors and np.array_equal(weights.read(key), original.read(name))
+    return False

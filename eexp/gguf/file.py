@@ -1,0 +1,273 @@
+"""Reading safetensors, writing GGUF and reading its string metadata, without torch.
+
+One tensor is in memory at a time; a file appears under its name whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import math
+import mmap
+import os
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from eexp.errors import EexpError
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of a GGUF file says.
+
+    strings: its string values under `eexp.*`, `general.architecture` and `general.type`. special_tokens: ids of control
+    tokens and of the unknown one. added_tokens: ids of other tokens that are found in a text before anything else.
+    """
+
+    strings: dict[str, str]
+    special_tokens: list[int]
+    added_tokens: list[int]
+
+
+def read_header(path: str | Path) -> Header:
+    """Read the header of a GGUF file. No tensor is touched.
+
+    Raises EexpError when `path` cannot be read or is not a little-endian GGUF file of version 2 or 3.
+    """
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _walk_header(data)
+    except (struct.error, KeyError, ValueError, OverflowError) as error:  # mmap of an empty file is a ValueError
+        raise EexpError(f"{path}: not a GGUF file, or a damaged one") from error
+    except OSError as error:
+        raise EexpError(f"{path}: {error.strerror}") from error
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Return the string values of a GGUF file under `eexp.*`, `general.architecture` and `general.type`.
+
+    Raises EexpError as `read_header` does.
+    """
+    return read_header(path).strings
+
+
+_GGUF_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_GGUF_INT32, _GGUF_STRING, _GGUF_ARRAY = 5, 8, 9
+_SPECIAL_TOKENS, _ADDED_TOKENS = (2, 3), (4,)  # unknown and control; user-defined
+
+
+def _walk_header(data: mmap.mmap) -> Header:
+    u32, u64 = struct.Struct("<I").unpack_from, struct.Struct("<Q").unpack_from
+    magic, version, _, pairs = struct.unpack_from("<4sIQQ", data)
+    if magic != b"GGUF" or version not in (2, 3):
+        raise ValueError
+    at = 24
+    header = Header({}, [], [])
+
+    def string() -> str:
+        nonlocal at
+        (length,) = u64(data, at)
+        at += 8 + length
+        if at > len(data):
+            raise ValueError
+        return data[at - length : at].decode("utf-8")
+
+    for _ in range(pairs):
+        key = string()
+        (kind,) = u32(data, at)
+        at += 4
+        if kind == _GGUF_STRING:
+            if key.startswith("eexp.") or key in ("general.architecture", "general.type"):
+                header.strings[key] = string()
+            else:
+                at += 8 + u64(data, at)[0]
+        elif kind == _GGUF_ARRAY:
+            inner, count = struct.unpack_from("<IQ", data, at)
+            at += 12
+            if inner == _GGUF_STRING:
+                for _ in range(count):  # the slow place: a Qwen vocabulary has 300,000 lengths to step over
+                    at += 8 + u64(data, at)[0]
+            else:
+                if key == "tokenizer.ggml.token_type" and inner == _GGUF_INT32:
+                    types = np.frombuffer(data[at : at + 4 * count], "<i4")
+                    header.special_tokens.extend(np.flatnonzero(np.isin(types, _SPECIAL_TOKENS)).tolist())
+                    header.added_tokens.extend(np.flatnonzero(np.isin(types, _ADDED_TOKENS)).tolist())
+                at += count * _GGUF_SIZES[inner]
+        else:
+            at += _GGUF_SIZES[kind]
+    return header
+
+
+@dataclass(frozen=True)
+class _Stored:
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+class Checkpoint:
+    """Tensors of one or several safetensors files, read one at a time as float32."""
+
+    def __init__(self, where: Path, files: list[Path]):
+        self.where = where
+        self.tensors: dict[str, _Stored] = {}
+        for file in files:
+            self.tensors |= _read_safetensors_header(file)
+
+    @classmethod
+    def of_model(cls, where: Path) -> Checkpoint:
+        index = where / "model.safetensors.index.json"
+        if (where / "model.safetensors").is_file():
+            return cls(where, [where / "model.safetensors"])
+        if index.is_file():
+            return cls(where, [where / name for name in sorted(set(read_json(index)["weight_map"].values()))])
+        raise EexpError(f"{where}: no model.safetensors; save the model with save_pretrained")
+
+    def own_dtype(self) -> str:
+        """The narrowest GGUF type that holds every tensor exactly."""
+        kinds = {stored.dtype for stored in self.tensors.values()}
+        return {frozenset({"BF16"}): "bf16", frozenset({"F16"}): "f16"}.get(frozenset(kinds), "f32")
+
+    def read(self, name: str) -> np.ndarray:
+        stored = self.tensors[name]
+        kind = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[stored.dtype]
+        flat = np.fromfile(stored.file, kind, math.prod(stored.shape), offset=stored.offset)
+        if stored.dtype == "BF16":  # numpy has no bfloat16; it is the upper half of a float32
+            wide = flat.astype(np.uint32)
+            wide <<= 16
+            flat = wide.view(np.float32)
+        return flat.astype(np.float32, copy=False).reshape(stored.shape)
+
+
+def _read_safetensors_header(file: Path) -> dict[str, _Stored]:
+    found = {}
+    try:
+        with open(file, "rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            size = os.fstat(stream.fileno()).st_size
+            header = json.loads(stream.read(min(length, size)))
+        for name, entry in header.items():
+            if name == "__metadata__":
+                continue
+            begin, end = entry["data_offsets"]
+            if 8 + length + end > size:
+                raise ValueError("cut short")
+            if entry["dtype"] not in ("F32", "F16", "BF16"):
+                raise EexpError(f"{file}: {name} is stored as {entry['dtype']}, not as F32, F16 or BF16")
+            found[name] = _Stored(file, entry["dtype"], tuple(entry["shape"]), 8 + length + begin)
+    except (struct.error, ValueError, KeyError, AttributeError) as error:
+        raise EexpError(f"{file}: not a safetensors file, or a damaged one") from error
+    except OSError as error:
+        raise EexpError(f"{file}: {error.strerror}") from error
+    return found
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A tensor to write: name and shape in the file, and how to get it, as float32, when its turn comes."""
+
+    name: str
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+
+def write_gguf(path: Path, arch: str, dtype: str, add_header: Callable[[object], None], plan: list[Planned]) -> None:
+    import gguf
+
+    kinds = gguf.GGMLQuantizationType
+    wide = {"f32": kinds.F32, "f16": kinds.F16, "bf16": kinds.BF16}[dtype]
+    file_type = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16"}[dtype]
+    writer = gguf.GGUFWriter(path, arch)
+    try:
+        add_header(writer)
+        writer.add_file_type(int(gguf.LlamaFileType[file_type]))
+        # llama.cpp adds biases and normalises in float32.
+        stored = [wide if len(tensor.shape) > 1 else kinds.F32 for tensor in plan]
+        for tensor, kind in zip(plan, stored, strict=True):
+            size = math.prod(tensor.shape) * (4 if kind == kinds.F32 else 2)
+            writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size, raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for tensor, kind in zip(plan, stored, strict=True):
+            values = np.ascontiguousarray(tensor.read(), dtype=np.float32)
+            if kind == kinds.F16 and max(values.max(), -values.min()) > np.finfo(np.float16).max:
+                raise EexpError(f"{tensor.name} has values too large for f16; export as bf16 or f32")
+            writer.write_tensor_data(gguf.quants.quantize(values, kind))
+    finally:
+        writer.close()
+
+
+def add_metadata(writer, metadata: dict[str, str] | None) -> None:
+    import gguf
+
+    for key, value in (metadata or {}).items():
+        writer.add_key_value(key, value, gguf.GGUFValueType.STRING)  # add_string would drop an empty value
+
+
+def read_json(path: Path, missing: dict | None = None) -> dict:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        if missing is not None:
+            return missing
+        raise EexpError(f"{path.parent}: no {path.name}") from error
+    except ValueError as error:
+        raise EexpError(f"{path}: not JSON: {error}") from error
+    except OSError as error:
+        raise EexpError(f"{path}: {error.strerror}") from error
+    if not isinstance(value, dict):
+        raise EexpError(f"{path}: expected a JSON object")
+    return value
+
+
+@contextlib.contextmanager
+def replacing(output: Path, keep: bool = True) -> Iterator[Path]:
+    """A temporary path beside `output` that takes its place at the end (or, unless `keep`, goes away)."""
+    temporary = output.with_name(f".{output.name.removeprefix('.')}.{os.getpid()}.part")
+    try:
+        yield temporary
+        if keep:
+            os.replace(temporary, output)
+    except OSError as error:
+        raise EexpError(f"{output}: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def quantise(source: Path, target: Path, dtype: str) -> None:
+    import llama_cpp
+
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{dtype.upper()}")
+    names = os.fsencode(source), os.fsencode(target)
+    with _llama_cpp_log() as lines:
+        failed = llama_cpp.llama_model_quantize(*names, ctypes.byref(params))
+    if failed:
+        reason = next((line for line in lines if line.strip()), b"no reason given").decode("utf-8", "replace").strip()
+        raise EexpError(f"llama.cpp could not quantise to {dtype}: {reason}")
+
+
+@contextlib.contextmanager
+def _llama_cpp_log() -> Iterator[list[bytes]]:
+    """Collect what llama.cpp would print, the newest first, and put its log back as it was."""
+    import llama_cpp
+
+    from eexp.gguf.log import keep_log
+
+    lines: list[bytes] = []
+    before, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
+    llama_cpp.llama_log_get(ctypes.byref(before), ctypes.byref(data))
+    callback = keep_log(llama_cpp, lines)
+    try:
+        yield lines
+    finally:
+        llama_cpp.llama_log_set(before, data)
+        del callback  # not before: llama.cpp has called it until now

@@ -1,0 +1,206 @@
+"""A tokenizer.json of byte-level BPE, with its chat template, as llama.cpp's tokenizer keys."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from eexp.errors import EexpError
+from eexp.gguf.file import read_json
+
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# (how text is cut into words, whether a word in the vocabulary skips the merges): llama.cpp's name for it.
+_PRE_TOKENIZERS = {
+    (("bytes", True), False): "gpt-2",
+    (("digits", "bytes", True), False): "smollm",
+    ((f"{_CONTRACTIONS}|{_WORDS}|" + r"\p{N}{1,3}|" + _REST, "bytes", False), True): "llama-bpe",
+    ((f"{_CONTRACTIONS}|{_WORDS}|" + r"\p{N}{1,3}|" + _REST, "bytes", False), False): "dbrx",
+    ((f"{_CONTRACTIONS}|{_WORDS}|" + r"\p{N}|" + _REST, "bytes", False), False): "qwen2",
+}
+# Two spellings of "every match is a word", for expressions that match everything.
+_SPLITS = (("Isolated", False), ("Removed", True))
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    pre: str
+    tokens: list[str]
+    types: list[int]
+    merges: list[str]
+    ids: dict[str, int]  # bos, eos, eot, pad, unk: those there are
+    add_bos: bool
+    add_eos: bool
+    chat_template: str | list[dict] | None
+
+
+def read_vocabulary(where: Path, size: int, config: dict) -> Vocabulary:
+    if not (where / "tokenizer.json").is_file():
+        raise EexpError(f"{where}: no tokenizer.json; save the fast tokenizer with save_pretrained")
+    tokenizer = read_json(where / "tokenizer.json")
+    settings = read_json(where / "tokenizer_config.json", missing={})
+    _refuse_unsupported_tokenizer(where, tokenizer)
+    tokens, types = _read_tokens(where, tokenizer, size, _named(settings))
+    by_text = {token: number for number, token in enumerate(tokens)}
+    template = _read_chat_template(where, settings)
+    ids = _read_special_ids(where, settings, config, tokenizer, by_text)
+    special = {tokens[number] for number, kind in enumerate(types) if kind == 3}
+    texts = {name: tokens[number] for name, number in ids.items()}
+    end = _end_of_turn(template, special, texts)
+    if end is not None and by_text[end] != ids.get("eos"):
+        ids["eot"] = by_text[end]
+    add_bos, add_eos = _adds_specials(settings, tokenizer, texts)
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in tokenizer["model"]["merges"]]
+    pre = _find_pre_tokenizer(where, tokenizer)
+    return Vocabulary(pre, tokens, types, merges, ids, add_bos, add_eos, template)
+
+
+def _refuse_unsupported_tokenizer(where: Path, tokenizer: dict) -> None:
+    model = tokenizer.get("model") or {}
+    if model.get("byte_fallback") or model.get("type") == "Unigram":
+        raise EexpError(f"{where}: its tokenizer is SentencePiece's; only byte-level BPE can be exported")
+    if model.get("type") != "BPE":
+        raise EexpError(f"{where}: its tokenizer is {model.get('type')}; only byte-level BPE can be exported")
+    if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix") or model.get("dropout"):
+        raise EexpError(f"{where}: its BPE marks subwords or drops merges, which llama.cpp does not do")
+    normalizer = (tokenizer.get("normalizer") or {"type": "NFC"})["type"]
+    if normalizer != "NFC":
+        raise EexpError(f"{where}: its tokenizer normalises text ({normalizer}), which llama.cpp does not do")
+    for token in tokenizer.get("added_tokens", []):
+        for flag in ("lstrip", "rstrip", "single_word"):
+            if token.get(flag):
+                raise EexpError(f"{where}: its token {token['content']!r} is {flag}, which llama.cpp does not do")
+
+
+def _find_pre_tokenizer(where: Path, tokenizer: dict) -> str:
+    node = tokenizer.get("pre_tokenizer") or {}
+    steps = node.get("pretokenizers", []) if node.get("type") == "Sequence" else [node]
+    key: list[object] = []
+    for step in steps:
+        kind = step.get("type")
+        if kind == "ByteLevel" and not step.get("add_prefix_space"):
+            key += ["bytes", step.get("use_regex", True)]
+        elif kind == "Digits" and step.get("individual_digits"):
+            key.append("digits")
+        elif kind == "Split" and (step["behavior"], step["invert"]) in _SPLITS:
+            key.append(step["pattern"].get("Regex"))
+        else:
+            key.append(kind)
+    pre = _PRE_TOKENIZERS.get((tuple(key), bool(tokenizer["model"].get("ignore_merges"))))
+    if pre is None:
+        names = ", ".join(dict.fromkeys(_PRE_TOKENIZERS.values()))
+        raise EexpError(f"{where}: its pre-tokenizer is none of those known to this exporter ({names})")
+    return pre
+
+
+def _named(settings: dict) -> set[str]:
+    """Return the tokens that have a name (`eos_token`), which transformers takes for special whatever else is said."""
+    values = [value for name, value in settings.items() if name.endswith("_token")]
+    return {
+        text for value in values if isinstance(text := value.get("content") if isinstance(value, dict) else value, str)
+    }
+
+
+def _read_tokens(where: Path, tokenizer: dict, size: int, named: set[str]) -> tuple[list[str], list[int]]:
+    """Texts and GGUF types (1 normal, 3 control, 4 user-defined, 5 unused) of the embedding's `size` rows."""
+    # Models pad their embedding to a round number of rows; llama.cpp wants a text of its own for each.
+    tokens, types = [f"[PAD{number}]" for number in range(size)], [5] * size
+    entries = [(number, text, 1) for text, number in tokenizer["model"]["vocab"].items()]
+    added = tokenizer.get("added_tokens", [])
+    entries += [(x["id"], x["content"], 3 if x.get("special") or x["content"] in named else 4) for x in added]
+    for number, text, kind in entries:
+        if number >= size:
+            raise EexpError(f"{where}: token {text!r} is number {number}; the embedding has {size} rows")
+        tokens[number], types[number] = text, kind
+    if len(set(tokens)) != size:
+        raise EexpError(f"{where}: the tokenizer has {Counter(tokens).most_common(1)[0][0]!r} twice")
+    return tokens, types
+
+
+def _read_special_ids(
+    where: Path, settings: dict, config: dict, tokenizer: dict, by_text: dict[str, int]
+) -> dict[str, int]:
+    generation = read_json(where / "generation_config.json", missing={})
+    ids = {}
+    for name in ("bos", "eos", "pad", "unk"):
+        text = settings.get(f"{name}_token")
+        text = text.get("content") if isinstance(text, dict) else text
+        if name == "unk":
+            text = text or tokenizer["model"].get("unk_token")
+        number = by_text.get(text)
+        for source in (config, generation):
+            if number is None:
+                number = source.get(f"{name}_token_id")
+                number = number[0] if isinstance(number, list) and number else number
+        if isinstance(number, int) and 0 <= number < len(by_text):
+            ids[name] = number
+    return ids
+
+
+def _adds_specials(settings: dict, tokenizer: dict, texts: dict[str, str]) -> tuple[bool, bool]:
+    """Does tokenizing add bos and eos? transformers lets an explicit setting win over the post-processor."""
+    if "add_bos_token" in settings or "add_eos_token" in settings:
+        added = bool(settings.get("add_bos_token")), bool(settings.get("add_eos_token"))
+    else:
+        node = tokenizer.get("post_processor") or {}
+        steps = node.get("processors", []) if node.get("type") == "Sequence" else [node]
+        template = next((step["single"] for step in steps if step.get("type") == "TemplateProcessing"), [{}])
+        ends = [part.get("SpecialToken", {}).get("id", 0) for part in (template[0], template[-1])]
+        added = ends[0] == texts.get("bos"), ends[1] == texts.get("eos")
+    return added[0] and "bos" in texts, added[1] and "eos" in texts
+
+
+def _read_chat_template(where: Path, settings: dict) -> str | list[dict] | None:
+    file = where / "chat_template.jinja"
+    return file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
+
+
+def _end_of_turn(template: str | list[dict] | None, special: set[str], texts: dict[str, str]) -> str | None:
+    """The special token that the chat template puts after an assistant's message, found by rendering one."""
+    if isinstance(template, list):
+        template = next((x["template"] for x in template if x.get("name") == "default"), None)
+    if not template:
+        return None
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    marker = "assistant-said-this"
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": marker}]
+    # transformers' own {% generation %} tag only marks a span; plain jinja does not know it.
+    template = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", template)
+    try:
+        text = environment.from_string(template).render(
+            messages=turns,
+            add_generation_prompt=False,
+            raise_exception=_refuse_turn,
+            strftime_now=lambda pattern: "2026-01-01",
+            **{f"{name}_token": value for name, value in texts.items()},
+        )
+    except Exception:
+        return None
+    after = text.rpartition(marker)[2] if marker in text else ""
+    found = [(after.find(token), -len(token), token) for token in special if token in after]
+    return min(found)[2] if found else None
+
+
+def _refuse_turn(message: str) -> None:
+    raise ValueError(message)
+
+
+def add_vocabulary(writer, vocabulary: Vocabulary) -> None:
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(vocabulary.pre)
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_types(vocabulary.types)
+    writer.add_token_merges(vocabulary.merges)
+    for name, number in vocabulary.ids.items():
+        getattr(writer, f"add_{name}_token_id")(number)
+    writer.add_add_bos_token(vocabulary.add_bos)
+    writer.add_add_eos_token(vocabulary.add_eos)
+    if vocabulary.chat_template:
+        writer.add_chat_template(vocabulary.chat_template)

@@ -1,0 +1,1 @@
+"""Run other programs as children of this process, and end them with everything they started."""

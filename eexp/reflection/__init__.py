@@ -1,0 +1,1 @@
+"""Write reflections, by a model or by rule, and check what they say."""

@@ -1,0 +1,215 @@
+"""Reflections while they are being written: what a model is asked, what is refused, and what is kept in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from eexp.errors import InputError
+from eexp.jsonl import OnError
+from eexp.models.base import Draw, Model, Sample
+from eexp.prompts import PromptStyle
+from eexp.records import canonical, example, seed_of
+from eexp.reflection.guards import NAMES, Guards
+from eexp.reflection.rationale import compose, compose_from_notes
+from eexp.reflection.requests import acting_prompt, own_prompt, reflection_prompt
+from eexp.reflection.situations import Situation
+
+Count = Callable[[str, int], None]
+
+#: What each way to write a reflection calls itself in `reflection_by`, where no model writes it.
+RULES = {"outcome": "rule: outcome", "environment": "rule: environment"}
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How reflections are written.
+
+    rationale: "model", "outcome" or "environment" (`eexp reflect --rationale`), or "own": the model writes a thought
+        and an action from the state alone, which are kept if the action is the expert's (STaR).
+    pool, first: which alternatives are weighed (`records.alternatives_of`).
+    weigh: the largest number of contenders that a composed reflection names.
+    retries: how often a text that was refused is drawn again.
+    """
+
+    rationale: str = "model"
+    pool: str | None = None
+    first: int | None = None
+    weigh: int = 1
+    temperature: float = 0.7
+    max_tokens: int = 256
+    retries: int = 3
+    seed: int = 0
+    guards: Guards = field(default_factory=Guards)
+
+    @property
+    def kind(self) -> str:
+        """The kind of the examples."""
+        return "rationale" if self.rationale == "own" else "reflection"
+
+    @property
+    def by_model(self) -> bool:
+        """Whether a model writes."""
+        return self.rationale not in RULES
+
+    @property
+    def needs_contenders(self) -> bool:
+        """Whether a state without a contender gets no reflection."""
+        return self.rationale == "model" or (not self.by_model and self.weigh > 0)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the output, for the lineage."""
+        settings: dict[str, Any] = {"rationale": self.rationale, "pool": self.pool, "first": self.first}
+        if not self.by_model:
+            return {**settings, "weigh": self.weigh}
+        unused = set(NAMES) - self.guards.names
+        return {
+            **settings,
+            "temperature": self.temperature,
+            "max_tokens": self.max_tokens,
+            "retries": self.retries,
+            "no_guard": ",".join(sorted(unused)) or None,
+            "min_words": self.guards.min_words,
+            "max_words": self.guards.max_words,
+        }
+
+
+@dataclass
+class Draft:
+    """A reflection on one state, while it is being written.
+
+    skipped: an earlier run has written it; it is asked for all the same, so that what shares a batch is the same, but
+        nothing is counted or kept.
+    text, author: the reflection, once there is one, and who wrote it.
+    refused: the texts that were refused, each with its fault.
+    error: why the state is set aside.
+    dropped: why it gets no reflection, where that is no error.
+    counts: numbers for the summary.
+    more: further fields of the example.
+    """
+
+    situation: Situation
+    skipped: bool = False
+    text: str = ""
+    author: str = ""
+    refused: list[dict[str, str]] = field(default_factory=list)
+    error: InputError | None = None
+    dropped: InputError | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def count(self, what: str, n: int = 1) -> None:
+        self.counts[what] = self.counts.get(what, 0) + n
+
+    def refuse(self, guard: str, fault: str, text: str) -> None:
+        """Keep a text that was refused, with the reason."""
+        self.refused.append({"guard": guard, "fault": fault, "text": text})
+        self.count(f"refused by {guard}")
+
+    def drop(self, reason: str, why: InputError) -> None:
+        """Do without a reflection on this state, which is no error."""
+        self.dropped = why
+        self.count(f"refused by {reason}")
+
+    def compose(self, writing: Writing) -> None:
+        """Compose the reflection by rule."""
+        composer = compose if writing.rationale == "outcome" else compose_from_notes
+        try:
+            self.text, self.author = composer(self.situation, writing.weigh), RULES[writing.rationale]
+        except InputError as error:
+            self.error = error
+
+    def request(self, style: PromptStyle, writing: Writing, model: Model) -> Draw:
+        """Return what the model is asked."""
+        if writing.rationale == "own":
+            prompt, prefix, accept = (
+                own_prompt(style, self.situation, model.played.style is not None),
+                style.opening("always") if model.exact else "",
+                self._own,
+            )
+        else:
+            prompt, prefix, accept = reflection_prompt(style, self.situation), "", self._reflection
+        self.author = model.fingerprint
+        return Draw(
+            prompt,
+            temperature=writing.temperature,
+            max_tokens=writing.max_tokens,
+            seed=seed_of(writing.seed, self.situation.trajectory["id"], self.situation.i),
+            accept=lambda sample: accept(style, writing.guards, prefix, sample),
+            most=1 + writing.retries,
+            prefix=prefix,
+        )
+
+    def _reflection(self, style: PromptStyle, guards: Guards, prefix: str, sample: Sample) -> bool:
+        return self._judge(guards, style.thought_in(sample.text), sample)
+
+    def _own(self, style: PromptStyle, guards: Guards, prefix: str, sample: Sample) -> bool:
+        """Accept a thought of the model's own if the expert's action follows it."""
+        parsed = style.parse(prefix + sample.text, sample.finished)
+        if canonical(parsed.action) != canonical(self.situation.step["action"]):
+            self.refuse(
+                "keep-matching", f"ends in {parsed.action!r}" if parsed.action else "has no action", sample.text
+            )
+            return False
+        return self._judge(guards, parsed.thought, sample)
+
+    def _judge(self, guards: Guards, text: str, sample: Sample) -> bool:
+        verdict = guards.judge(text, self.situation, sample.finished)
+        if verdict.guard:
+            self.refuse(verdict.guard, verdict.fault, sample.text)
+            return False
+        if verdict.text != text.strip():
+            self.count("texts written twice, cut to one")
+            self.refused.append(
+                {"guard": "repeated", "fault": "is written twice, cut to one copy", "text": sample.text}
+            )
+        self.text = verdict.text
+        return True
+
+    def settle(self, answer: list[Sample] | InputError, kind: str) -> None:
+        """Take note of the model's answer, whose texts were judged before."""
+        if isinstance(answer, InputError):
+            self.error = answer
+        elif not self.text:
+            fault = self.refused[-1]["fault"] if self.refused else "is missing"
+            why = InputError(f"no usable {kind}: the text {fault}", evidence={"texts": self.refused})
+            if kind == "rationale":
+                self.dropped = why
+                self.count("states without a matching action")
+            else:
+                self.error = why
+
+    def report(self, count: Count, keep: OnError, on_error: OnError) -> bool:
+        """Tell what was refused on the way, and return whether there is a reflection.
+
+        Args:
+            count: Is told the numbers for the summary.
+            keep: Is given the texts that were refused, where the state is not set aside because of them.
+            on_error: Is given the trajectory if the state is set aside.
+        """
+        trajectory, where = self.situation.trajectory, f"$.steps[{self.situation.i}]"
+        for what, n in self.counts.items():
+            count(what, n)
+        if self.error:
+            on_error(trajectory, self.error.at(where))
+        elif self.dropped or self.refused:
+            why = self.dropped or InputError("texts were refused or cut first", evidence={"texts": self.refused})
+            keep({"type": "trajectory", "id": trajectory["id"]}, why.at(where))
+        return not (self.error or self.dropped)
+
+    def example(self, style: PromptStyle, kind: str) -> dict:
+        """Return the training example."""
+        situation = self.situation
+        target = style.answer(situation.step["action"], self.text)
+        return example(
+            situation.trajectory,
+            f"{situation.i}/{kind}",
+            kind,
+            acting_prompt(style, situation, think=True),
+            target.messages(),
+            style.label,
+            spans=target.spans,
+            reflection_by=self.author,
+            **self.more,
+        )

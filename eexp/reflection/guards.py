@@ -1,0 +1,137 @@
+"""Guards: what is wrong with a reflection that a model has written, found by rule.
+
+A guard is a pure function of the text and its situation that returns what is wrong, in words, or None. A reflection
+with a fault is drawn again; one that is written twice is cut to one copy instead.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from eexp.reflection.claims import hindsight, other_action
+from eexp.reflection.names import invented, texts_given
+from eexp.reflection.situations import Situation
+from eexp.reflection.vocabulary import word_set
+from eexp.reflection.words import words
+
+Guard = Callable[[str, Situation], "str | None"]
+
+# Words of the training set-up that the policy never sees when it acts (about 16 % of published reflections had some).
+_LEAKS = re.compile(
+    r"\b(ground[- ]truth|gold(en)? (action|step|trajectory|path|answer|label)|(correct|true) label"
+    r"|reference (action|trajectory|solution)"
+    r"|demonstrat(ed|ion|ions|or|ors)\b|as an ai\b|(as a|ai|large) language model"
+    r"|(action|option|alternative|possibility|candidate|choice)\s*(#\s*|number\s+|no\.?\s*)?\d+\b(?!\s*(of|steps?|times?)))",
+    re.IGNORECASE,
+)
+# "an expert cook" and "experts on chess" are people of the world; "the expert opens" is the training set-up.
+_EXPERT = re.compile(
+    r"\b(the|this|our) expert\b(?!\s+(in|on|at|of)\b)"
+    r"|\bexpert('s)? (action|agent|behaviou?r|trajectory|policy|choice|step|demonstration)"
+    r"|\bexpert's\b",
+    re.IGNORECASE,
+)
+_DANGLING = word_set(
+    """a an the my your his its our their this these those and or but nor so because since as while when where which
+    who whose than if to of in at for with from by into onto about between during without is are was were be been
+    has have had will would can could should must may might not very more most no every each"""
+)
+
+
+def setup(text: str, situation: Situation) -> str | None:
+    """Find words of the training set-up, which the policy never sees when it acts: the expert, option 2."""
+    given = " ".join(texts_given(situation)).casefold()
+    for found in (*_LEAKS.finditer(text), *_EXPERT.finditer(text)):
+        if found.group(0).casefold() not in given:
+            return f"says {found.group(0)!r}"
+    return None
+
+
+def once(text: str) -> str:
+    """Return the text without further copies of itself (about 3 % of long generations are written twice)."""
+    text = text.strip()
+    squeezed = " ".join(text.split())
+    for cut in re.finditer(r"\s+", text):
+        head = text[: cut.start()]
+        first = " ".join(head.split())
+        if len(first) < 20:
+            continue
+        rest = squeezed[len(first) :].strip()
+        while rest.startswith(first):
+            rest = rest[len(first) :].strip()
+        whole_copy = rest == "" and squeezed != first
+        begun_copy = first.startswith(rest) and len(rest) > 0.8 * len(first)
+        if whole_copy or begun_copy:
+            return head
+    return text
+
+
+def unfinished(text: str) -> str | None:
+    """Find a text that breaks off in the middle of a sentence."""
+    last = (words(text) or [""])[-1]
+    if text.rstrip()[-1:] in (",", ";", "-") or (text.rstrip()[-1:].isalnum() and last in _DANGLING):
+        return f"breaks off after {text.split()[-1]!r}"
+    return None
+
+
+#: Guards that judge the text in its situation, in the order in which they are asked.
+OF_CONTENT: dict[str, Guard] = {
+    "setup": setup,
+    "hindsight": hindsight,
+    "other-action": other_action,
+    "invented": invented,
+}
+
+#: All guards, by the name that `--no-guard` knows.
+NAMES = ("cut-off", "repeated", "length", *OF_CONTENT)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the guards make of a text. guard: the one that refuses it, or "". text: without a second copy of itself."""
+
+    text: str
+    guard: str = ""
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Guards:
+    """The guards in use. min_words, max_words: what `length` accepts."""
+
+    names: frozenset[str] = frozenset(NAMES)
+    min_words: int = 5
+    max_words: int = 150
+
+    @classmethod
+    def without(cls, names: Iterable[str], min_words: int = 5, max_words: int = 150) -> Guards:
+        """Use all guards but these; "all" stands for every one."""
+        left_out = set(NAMES) if "all" in names else set(names)
+        return cls(frozenset(NAMES) - left_out, min_words, max_words)
+
+    def judge(self, text: str, situation: Situation, finished: bool = True) -> Verdict:
+        """Return what is wrong with a text; an empty text is never accepted."""
+        text = text.strip()
+        if "repeated" in self.names:
+            text = once(text)
+        if not text:
+            return Verdict(text, "length", "is empty")
+        if "cut-off" in self.names and not finished:
+            return Verdict(text, "cut-off", "does not end within the token limit (--max-tokens)")
+        if "cut-off" in self.names and (fault := unfinished(text)):
+            return Verdict(text, "cut-off", fault)
+        if "length" in self.names and (fault := self._length(text)):
+            return Verdict(text, "length", fault)
+        for name, guard in OF_CONTENT.items():
+            if name in self.names and (fault := guard(text, situation)):
+                return Verdict(text, name, fault)
+        return Verdict(text)
+
+    def _length(self, text: str) -> str | None:
+        """Find a text that is too short or too long."""
+        count = len(words(text))
+        if count < self.min_words:
+            return f"has {count} words, fewer than {self.min_words}"
+        return f"has {count} words, more than {self.max_words}" if count > self.max_words else None

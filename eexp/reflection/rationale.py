@@ -1,0 +1,120 @@
+"""Reflections composed by rule: from the recorded outcomes, or from what an environment says is needed.
+
+A composed reflection claims nothing that the record does not bear out, and speaks of every outcome as something to
+expect. It is a stand-in for what a capable model would write, and short: a long thought drowns the few tokens of the
+action, for a small model.
+"""
+
+from __future__ import annotations
+
+import re
+
+from eexp.errors import InputError
+from eexp.reflection.situations import Situation
+from eexp.reflection.vocabulary import FUNCTION_WORDS
+from eexp.reflection.words import roots, things, words
+
+_GIST_WORDS = 14
+_GOAL_WORDS = 25
+_PLAIN = re.compile(r"[a-z][\w'-]*( [\w'-]+)+")
+
+
+def compose(situation: Situation, weigh: int = 1) -> str:
+    """Compose a reflection from the outcomes: what the action does for the task, contenders to it, the choice.
+
+    Args:
+        situation: The state, with outcomes.
+        weigh: The largest number of contenders to weigh.
+    """
+    focus = _focus(situation)
+    return " ".join([_what_it_does(situation, focus), *_conclusion(situation, focus, weigh)])
+
+
+def compose_from_notes(situation: Situation, weigh: int = 1) -> str:
+    """Compose a reflection from what the environment says is known and needed: the notes, contenders, the choice.
+
+    Raises:
+        InputError: The state has no notes.
+    """
+    notes = " ".join((situation.step.get("notes") or "").split())
+    if not notes:
+        raise InputError(
+            "no notes on the state: run `eexp rollout` again, with an environment that offers `explain`",
+            f"$.steps[{situation.i}].notes",
+        )
+    return " ".join([notes, *_conclusion(situation, _focus(situation), weigh)])
+
+
+def without_notes(situation: Situation) -> str:
+    """Return why a state is left out that has no notes, "" if it has some or if its whole trajectory has none."""
+    noted = [bool((step.get("notes") or "").strip()) for step in situation.trajectory["steps"]]
+    return "states without notes" if any(noted) and not noted[situation.i] else ""
+
+
+def _focus(situation: Situation) -> list[str]:
+    """The things of the task that the action names."""
+    named = roots([situation.step["action"]])
+    return [thing for thing in things(situation.trajectory["instruction"]) if roots([thing]) <= named]
+
+
+def _what_it_does(situation: Situation, focus: list[str]) -> str:
+    action, outcome = situation.step["action"], situation.outcome or {}
+    if outcome.get("done") and outcome.get("success"):
+        return f"To {as_verb(action)} would complete the task."
+    if focus:
+        return f"The task is about {_listed(focus, ' and ')}, and I can {as_verb(action)}."
+    shown = roots([*(step["observation"] for step in situation.history), situation.step["observation"]])
+    unseen = [thing for thing in things(situation.trajectory["instruction"]) if not roots([thing]) & shown]
+    if unseen:
+        return f"I have not come across {_listed(unseen)} yet."
+    expected = gist(outcome) if outcome else ""
+    if expected and _says_more(expected, action):
+        return f'If I {as_verb(action)}, I expect "{expected}".'
+    goal = " ".join(situation.trajectory["instruction"].split()[:_GOAL_WORDS]).rstrip(".!?:, ")
+    return f"The task is this: {goal}." if goal else f"What I can do now is to {as_verb(action)}."
+
+
+def _conclusion(situation: Situation, focus: list[str], most: int) -> list[str]:
+    """The contenders, each with a reason against it if its outcome bears one out, and the choice at the end."""
+    known = {step["observation"] for step in situation.history}
+    reasons = [(a["action"], _reason(a, focus, known)) for a in situation.real_contenders]
+    reasons = sorted(reasons, key=lambda pair: not pair[1])[:most]  # those with a reason first
+    without = [as_verb(action) for action, reason in reasons if not reason]
+    rather = f"Rather than {' or '.join(without)}, I" if without else "So I"
+    weighed = [f"I could also {as_verb(action)}, but {reason}." for action, reason in reasons if reason]
+    return [*weighed, f"{rather} {as_verb(situation.step['action'])}."]
+
+
+def _reason(alternative: dict, focus: list[str], known: set[str]) -> str:
+    """What speaks against a contender, by its outcome; "" where the outcome does not tell."""
+    outcome = alternative["outcome"]
+    if outcome.get("done"):
+        return "that would end it without success"
+    if focus and not roots(focus) & roots([alternative["action"], outcome["observation"]]):
+        return f"that does nothing with {_listed(focus)}"
+    return "that would only show me what I know already" if outcome["observation"] in known else ""
+
+
+def as_verb(action: str) -> str:
+    """Put an action so that it can follow "I" or "to": plain words as they are, anything else quoted after "do"."""
+    action = " ".join(action.split())
+    return action if _PLAIN.fullmatch(action) else f"do `{action}`"
+
+
+def gist(outcome: dict) -> str:
+    """Return what an answer of the environment amounts to: its first clause, without what could not be known before."""
+    text = outcome["observation"]
+    start = min((part[0] for part in outcome.get("unknown") or []), default=len(text))
+    first = re.split(r"(?<=[.!?])\s|\n|:", text[:start].strip(), maxsplit=1)[0]
+    clause = " ".join(first.split()).rstrip(".!?:, ")
+    cut = clause.split()[:_GIST_WORDS]
+    return " ".join(cut) + ("..." if len(cut) < len(clause.split()) else "")
+
+
+def _says_more(expected: str, action: str) -> bool:
+    """Whether an expectation has a word that its action does not have."""
+    return bool(roots(word for word in words(expected) if word not in FUNCTION_WORDS) - roots([action]))
+
+
+def _listed(names: list[str], between: str = " or ") -> str:
+    return between.join(f"the {name}" for name in names[:2])

@@ -1,0 +1,167 @@
+"""Directories and files of weights: where they are, what trained them, and fingerprints that tell them apart.
+
+`eexp finetune` saves what it did beside the weights (eexp.json; in a GGUF file, the key `eexp.run`). Model directories
+and files come from strangers, so every value is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import msgspec
+import orjson
+from msgspec import Meta, Struct
+
+from eexp.errors import EexpError
+from eexp.records import explain
+
+#: The model that ships with eexp, made by recipes/tiny: a base model for `house` and nothing else.
+TINY_DIR = Path(__file__).parent / "data" / "tiny"
+#: The file beside the weights that says how they were trained.
+RUN_FILE = "eexp.json"
+
+
+# -- specs and paths ---------------------------------------------------------------------------------------------------
+
+
+def split_adapter(spec: str) -> tuple[str, str | None]:
+    """Split `BASE+ADAPTER` in two; a path that has a plus sign in it and exists is left whole."""
+    if os.path.exists(spec) or "+" not in spec:
+        return spec, None
+    base, _, adapter = spec.rpartition("+")
+    return base, adapter
+
+
+def files_of(spec: str) -> list[str]:
+    """Return the files that a model spec names, those in its directories included; none for a server."""
+    if spec.startswith(("http://", "https://")):
+        return []
+    paths = [part for part in split_adapter(spec.removeprefix("hf:")) if part]
+    within = [os.path.join(path, name) for path in paths if os.path.isdir(path) for name in os.listdir(path)]
+    return [file for file in [*paths, *within] if os.path.isfile(file)]
+
+
+def resolve(base: str) -> str:
+    """Return the directory or hub id that transformers is to load for the name of a base model."""
+    return str(TINY_DIR) if base == "tiny" else base
+
+
+# -- fingerprints ------------------------------------------------------------------------------------------------------
+
+
+def fingerprint_of_files(*paths: str | os.PathLike) -> str:
+    """Return `sha256:` and 16 hexadecimal digits over the contents of `paths`, in their order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with open(path, "rb") as file:
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
+        except OSError as e:
+            raise EexpError(f"{path}: {e.strerror or e}") from None
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def fingerprint_of_directory(directory: str | os.PathLike) -> str | None:
+    """Return the fingerprint of the weight files in a transformers or PEFT directory; None where there are none."""
+    files = sorted(
+        path
+        for path in Path(directory).iterdir()
+        if path.suffix in (".safetensors", ".bin") and path.is_file() and path.name != "training_args.bin"
+    )
+    return fingerprint_of_files(*files) if files else None
+
+
+# -- what a training run says about its weights ------------------------------------------------------------------------
+
+_Count = Annotated[int, Meta(ge=0)]
+
+
+class _Total(Struct):
+    updates: _Count = 0
+    target_tokens: _Count = 0
+
+
+class _Digest(Struct):
+    sha256: Optional[str] = None
+
+
+class _RunFile(Struct):
+    """The keys of a run file that are read; there are others, and none is required."""
+
+    base: Optional[str] = None
+    base_fingerprint: Optional[str] = None
+    init_fingerprint: Optional[str] = None
+    style: Optional[dict] = None
+    prompt_style: Optional[str] = None
+    think: Optional[str] = None
+    longest_completion: Optional[dict[str, _Count]] = None
+    settings: dict = {}
+    data: Optional[_Digest] = None
+    validation: Optional[_Digest] = None
+    updates: _Count = 0
+    total: Optional[_Total] = None
+
+
+def parse_run(data: bytes | str, source: str) -> dict:
+    """Parse and check the contents of a run file; return all its keys.
+
+    Args:
+        source: The file that it comes from, for errors.
+
+    Raises:
+        EexpError: It is no JSON object, or a value has another type than it should.
+    """
+    try:
+        run = msgspec.json.decode(data)
+        if not isinstance(run, dict):
+            raise EexpError(f"{source}: not a JSON object")
+        msgspec.convert(run, _RunFile)
+    except msgspec.ValidationError as e:
+        raise EexpError(f"{source}: {explain(str(e))}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+        raise EexpError(f"{source}: not JSON: {e}") from None
+    return run
+
+
+def read_run(directory: str | os.PathLike) -> dict:
+    """Read what `eexp finetune` saved beside the weights in `directory`; empty where it did not make them."""
+    path = Path(directory) / RUN_FILE
+    try:
+        return parse_run(path.read_bytes(), str(path)) if path.is_file() else {}
+    except OSError as e:
+        raise EexpError(f"{path}: cannot be read: {e.strerror or e}") from None
+
+
+def base_of_adapter(adapter: str) -> str:
+    """Return the base model that a PEFT adapter names."""
+    file = Path(adapter) / "adapter_config.json"
+    base = read_run(adapter).get("base") or text_value(_read_json(file), "base_model_name_or_path", str(file))
+    if not base:
+        raise EexpError(f"{adapter}: does not name its base model; give hf:BASE+{adapter}")
+    return base
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        config = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as e:
+        raise EexpError(f"{path}: cannot be read: {e}") from None
+    if not isinstance(config, dict):
+        raise EexpError(f"{path}: not a JSON object")
+    return config
+
+
+def text_value(config: dict, key: str, source: str) -> str | None:
+    """Return a value that is a text, or None where it is absent.
+
+    Raises:
+        EexpError: It is something else.
+    """
+    value: Any = config.get(key)
+    if value is not None and not isinstance(value, str):
+        raise EexpError(f"{source}: $.{key}: expected a string, got {type(value).__name__}")
+    return value

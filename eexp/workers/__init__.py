@@ -1,0 +1,1 @@
+"""Run environments in worker processes, and many episodes at once."""

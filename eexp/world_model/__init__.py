@@ -1,0 +1,1 @@
+"""Make examples that predict the next state, and weigh what of it can be predicted."""

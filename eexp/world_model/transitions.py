@@ -1,0 +1,94 @@
+"""Which transitions of a trajectory a model of the world learns from."""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple
+
+from eexp.errors import InputError
+from eexp.prompts import PromptStyle
+from eexp.records import alternatives_of, expert_outcome
+from eexp.world_model.targets import Target, target_of
+
+
+class Transition(NamedTuple):
+    """What is known to happen at step `i`; name: "expert" or the number of the alternative."""
+
+    i: int
+    name: str
+    action: str
+    outcome: dict
+    target: Target
+
+    @property
+    def invalid(self) -> bool:
+        """Whether the environment refused the action."""
+        return self.outcome.get("valid") is False
+
+
+def transitions_of(
+    t: dict,
+    style: PromptStyle,
+    *,
+    expert: bool = True,
+    pool: str | None = None,
+    first: int | None = None,
+    summaries: bool = True,
+    changes: bool = False,
+) -> list[Transition]:
+    """Return the transitions of a trajectory, step by step, each with its target.
+
+    Args:
+        expert: whether the expert's own are among them.
+        pool, first: which alternatives are, as in `records.alternatives_of`; those not executed never are.
+        summaries, changes: as in `targets.target_of`.
+
+    Raises:
+        InputError: an outcome's unknown parts do not fit its observation.
+    """
+    transitions = []
+    for i, step in enumerate(t["steps"]):
+        own = expert_outcome(t, i)
+        own = None if step.get("mistake") else own  # its outcome is that of the alternative it was made of
+        known = [("expert", step["action"], own)] if expert and own is not None else []
+        chosen = {id(alternative) for alternative in alternatives_of(step, pool, first)}
+        for j, alternative in enumerate(step.get("alternatives") or []):
+            if id(alternative) in chosen and alternative.get("outcome"):
+                known.append((str(j), alternative["action"], alternative["outcome"]))
+        for name, action, outcome in known:
+            try:
+                target = target_of(outcome, step["observation"], style, summaries=summaries, changes=changes)
+            except InputError as e:
+                place = f"$.steps[{i}]"
+                raise e.at(place if name == "expert" else f"{place}.alternatives[{name}]") from None
+            transitions.append(Transition(i, name, action, outcome, target))
+    return transitions
+
+
+def cap_repeats(transitions: list[Transition], most: int | None, seed: int) -> list[Transition]:
+    """Leave out, at random, all but `most` of those with the same target, and never one of the expert's."""
+    if most is None:
+        return transitions
+    by_target: dict[str, list[int]] = {}
+    for n, transition in enumerate(transitions):
+        by_target.setdefault(transition.target.text, []).append(n)
+    draw, dropped = random.Random(seed), set()
+    for same in by_target.values():
+        others = [n for n in same if transitions[n].name != "expert"]
+        room = max(0, most - (len(same) - len(others)))
+        if len(others) > room:
+            dropped.update(draw.sample(others, len(others) - room))
+    return [transition for n, transition in enumerate(transitions) if n not in dropped]
+
+
+def cap_invalid(transitions: list[Transition], fraction: float, seed: int) -> list[Transition]:
+    """Leave out, at random, as few invalid ones as it takes to make them at most `fraction` of all that are left."""
+    invalid = [n for n, transition in enumerate(transitions) if transition.invalid]
+    valid = len(transitions) - len(invalid)
+    if fraction >= 1:
+        return transitions
+    room = int(fraction * valid / (1 - fraction))
+    if len(invalid) <= room:
+        return transitions
+    dropped = set(random.Random(seed).sample(invalid, len(invalid) - room))
+    return [transition for n, transition in enumerate(transitions) if n not in dropped]
