@@ -618,9 +618,9 @@ def test_a_killed_export_leaves_the_old_file(family, tmp_path):
     output = tmp_path / "out.gguf"
     output.write_text("old")
     script = (
-        "import os, signal, sys\nfrom eexp.training import gguf_export\n"
-        "gguf_export._reorder_rotary = lambda *args: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "gguf_export.export_model(*sys.argv[1:])"
+        "import os, signal, sys\nfrom eexp.gguf import convert\n"
+        "convert._reorder_rotary = lambda *args: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "convert.export_model(*sys.argv[1:])"
     )
     command = [sys.executable, "-c", script, str(where), str(output)]
     root = Path(__file__).resolve().parents[1]

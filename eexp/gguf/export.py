@@ -24,7 +24,7 @@ def export(
     base: the adapter's base model directory, where the adapter does not name it.
     Raises EexpError for what GGUF cannot hold.
     """
-    from eexp.gguf import convert as gguf_export
+    from eexp.gguf import convert
 
     directory = Path(resolve(str(source)))
     refuse_to_overwrite([str(output)], files_of(str(directory)))
@@ -38,7 +38,7 @@ def export(
         if base:
             raise UsageError(f"{directory}: a full model has no base; --base is for adapters")
         said["eexp.fingerprint"] = fingerprint_of_directory(directory) or ""
-        return gguf_export.export_model(directory, output, dtype=dtype or "f16", metadata=said)
+        return convert.export_model(directory, output, dtype=dtype or "f16", metadata=said)
     if dtype in ("q8_0", "q4_k_m"):
         raise UsageError(f"{directory}: adapters are exported as f32, f16 or bf16; quantise the base model instead")
     base_dir = resolve(base or base_of_adapter(str(directory)))
@@ -51,4 +51,4 @@ def export(
         fingerprint = found
     if fingerprint:
         said["eexp.base.fingerprint"] = fingerprint
-    return gguf_export.export_adapter(directory, output, base_dir=base_dir, dtype=dtype or "f32", metadata=said)
+    return convert.export_adapter(directory, output, base_dir=base_dir, dtype=dtype or "f32", metadata=said)
