@@ -6,7 +6,7 @@
       | eexp rollout --env 'exec:python3 examples/blocks.py' \\
       | eexp world-model-data > world-model.jsonl
 
-Each line of standard input is a request, each line of standard output its answer (docs/environments.md).
+Each line of standard input is a request, each line of standard output its answer (docs/environments/programs.md).
 A task is a start and a goal; the splits share no pair of the two. The expert takes a shortest way.
 """
 

@@ -6,7 +6,7 @@
 #       | eexp rollout --env 'exec:sh examples/safe.sh' \
 #       | eexp world-model-data > world-model.jsonl
 #
-# Each line of standard input is a request, each line of standard output its answer (docs/environments.md).
+# Each line of standard input is a request, each line of standard output its answer (docs/environments/programs.md).
 # A request has no blanks between its parts, `op` comes first and an action last: patterns are parser enough.
 #
 # The safe has three pins and one dial. The dial set to a pin's number clicks; any other setting tells whether

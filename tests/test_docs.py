@@ -17,7 +17,7 @@ from running import EEXP, environment
 from eexp.cli import COMMANDS, CONTEXT, group
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 WRAPPERS = {"$", "time", "nohup", "env"}
 
 
