@@ -18,9 +18,9 @@ from running import run
 pytest.importorskip("minigrid", reason="needs `pip install minigrid`")
 
 from eexp.envs import open_env
+from eexp.envs.worlds import babyai
 from eexp.envs.worlds.babyai import ACTIONS, BabyAI
 from eexp.errors import EexpError, InputError, UsageError
-from eexp.workers.parallel import babyai
 
 ROOT = Path(__file__).parents[1]
 LOCKED = {"id": "UnlockLocal/0", "split": "train", "level": "UnlockLocal", "seed": 0}

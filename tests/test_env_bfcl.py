@@ -19,9 +19,9 @@ from running import run
 pytest.importorskip("bfcl_eval", reason="needs `pip install --no-deps bfcl-eval==2026.3.23 mpmath`")
 
 from eexp.envs import open_env
+from eexp.envs.worlds import bfcl
 from eexp.envs.worlds.bfcl import BFCL, parse_call
 from eexp.errors import EexpError, InputError, UsageError
-from eexp.workers.parallel import bfcl
 
 ROOT = Path(__file__).parents[1]
 FILES = {"id": "multi_turn_base_0", "split": "train"}
