@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from eexp.models import Engine, Model
     from eexp.models.policy import Policy
     from eexp.prompts import PromptStyle
-    from eexp.workers.parallel import Worlds
+    from eexp.workers.parallel import ParallelEnvironments
     from eexp.workers.pool import Pool
 
 Command = Callable[..., Any]
@@ -223,16 +223,16 @@ def workers(command: Command) -> Command:
 def worlds(command: Command) -> Command:
     """--parallel, and --timeout and --memory of the processes that hold environments; passed on as `open_worlds`.
 
-    `open_worlds(env, most)` gives the Worlds (eexp/workers/parallel.py) like `env`, and no more than `most`.
+    `open_worlds(env, most)` gives the ParallelEnvironments (eexp/workers/parallel.py) like `env`, and no more than `most`.
     """
 
     @functools.wraps(command)
     def with_worlds(*args: Any, parallel: int | None, timeout: float | None, memory: int | None, **rest: Any) -> Any:
-        def open_worlds(env: Environment, most: int) -> Worlds:
-            from eexp.workers.parallel import like
+        def open_worlds(env: Environment, most: int) -> ParallelEnvironments:
+            from eexp.workers.parallel import open_parallel
 
             size = parallel or (MOST_LIGHT if env.light else MOST_WORKERS)
-            return like(env, max(1, min(size, most)), _step_limit(timeout), memory)
+            return open_parallel(env, max(1, min(size, most)), _step_limit(timeout), memory)
 
         return command(*args, open_worlds=open_worlds, **rest)
 

@@ -1,7 +1,7 @@
 """Logins in the URLs of environments, `http://USER:PASSWORD@HOST`: sent to the server, and written nowhere.
 
 A spec is known without them from the moment that it is read, in ids, lineage, messages and records. What was left out
-is kept in the memory of this process and of its workers (eexp/workers/crew.py), by the URL's scheme and host.
+is kept in the memory of this process and of its workers (eexp/workers/supervisor.py), by the URL's scheme and host.
 """
 
 from __future__ import annotations

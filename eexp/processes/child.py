@@ -1,6 +1,6 @@
 """A child process that answers lines and never outlives us.
 
-Shared by the workers (crew.py) and the environments that live in a process of their own (program.py, scienceworld.py).
+Shared by the workers (supervisor.py) and the environments that live in a process of their own (program.py, scienceworld.py).
 A child is in a session of its own, so that Ctrl-C reaches us and not it. Between it and us stands a guard (guard.py),
 which kills the child and all its descendants
 

@@ -168,7 +168,7 @@ def check_command(spec, number, actions, timeout, seed) -> None:
       eexp env check house
     """
     from eexp.envs import check, open_env
-    from eexp.workers.crew import ONE_THREAD
+    from eexp.workers.supervisor import ONE_THREAD
 
     os.environ.update({**ONE_THREAD, **os.environ, "EEXP_ENV_TIMEOUT": str(timeout)})
 

@@ -25,8 +25,8 @@ from eexp.errors import EexpError, EnvironmentFailed, InputError, short
 from eexp.jsonl import OnError, stop_at_error
 from eexp.outcomes import Shares
 from eexp.processes.child import time_limit
-from eexp.workers.crew import TRIES
-from eexp.workers.worker import mistake
+from eexp.workers.supervisor import TRIES
+from eexp.workers.worker import unexpected_error
 
 
 def _nothing(*_: object) -> None:
@@ -222,7 +222,7 @@ class _Walk:
             except (EexpError, MemoryError):
                 raise
             except Exception as e:
-                self.failed[i, k] = mistake(e)
+                self.failed[i, k] = unexpected_error(e)
                 break
         return None
 

@@ -1,7 +1,7 @@
 """A pool: jobs done by processes that hold environments, so that one that crashes, hangs or grows costs only a retry.
 
 Answers come in the order of the jobs, whatever the timing. Only a few jobs are out at a time, so that memory does not
-grow with the input. Workers are started as they are needed (eexp/workers/crew.py), and where they ask a server, no
+grow with the input. Workers are started as they are needed (eexp/workers/supervisor.py), and where they ask a server, no
 more of them are kept than it has room for.
 """
 
@@ -16,8 +16,8 @@ import orjson
 
 from eexp.errors import NoRoom
 from eexp.processes.child import ChildFailed
-from eexp.workers.crew import TRIES, Crew, Worker, failed
-from eexp.workers.worker import answer_error
+from eexp.workers.supervisor import TRIES, Supervisor, Worker, repeated_failure
+from eexp.workers.worker import error_from_answer
 
 Tag = TypeVar("Tag")
 AHEAD = 4  # jobs that may be out, for each worker
@@ -49,19 +49,19 @@ def _next_job(jobs: Iterator[tuple[Any, dict]]) -> _Job | None:
 
 
 class Pool:
-    """Up to `workers` processes. Use as a context manager. env, limit, memory and `counts` as in `Crew`."""
+    """Up to `workers` processes. Use as a context manager. env, limit, memory and `counts` as in `Supervisor`."""
 
     def __init__(self, workers: int, env: str | None, limit: float, memory: int | None = None):
         self.most = workers
-        self._crew = Crew(env, limit, memory)
-        self.counts = self._crew.counts
+        self._supervisor = Supervisor(env, limit, memory)
+        self.counts = self._supervisor.counts
         self._doing: dict[Worker, _Job] = {}
 
     def __enter__(self) -> Pool:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._crew.close()
+        self._supervisor.close()
 
     def run(self, jobs: Iterator[tuple[Tag, dict]]) -> Iterator[tuple[Tag, Any]]:
         """(tag, what the job's function returned, or the EexpError it ended with), in the order of `jobs`."""
@@ -77,7 +77,7 @@ class Pool:
                     out.append(job)
                     waiting += [] if job.finished else [job]
             self._assign(waiting)
-            for worker, answer in self._crew.wait(at_once=reading):
+            for worker, answer in self._supervisor.wait(at_once=reading):
                 self._finish(worker, self._doing.pop(worker), answer, waiting)
             while out and out[0].finished:
                 job = out.popleft()
@@ -87,7 +87,7 @@ class Pool:
 
     def _assign(self, waiting: deque[_Job]) -> None:
         while waiting and len(self._doing) < self.most:
-            worker = next((w for w in self._crew.workers if not w.busy), None) or self._crew.hire()
+            worker = next((w for w in self._supervisor.workers if not w.busy), None) or self._supervisor.start_worker()
             job = self._doing[worker] = waiting.popleft()
             job.tries += 1
             worker.give(job.line)
@@ -98,18 +98,18 @@ class Pool:
         If all tries ended at the same part of the job, it is tried anew with this part under "fatal".
         """
         if isinstance(answer, ChildFailed):
-            again, result = True, failed(str(answer))
+            again, result = True, repeated_failure(str(answer))
             job.parts.append(answer.part)
             if job.tries == TRIES and answer.part is not None and job.parts == [answer.part] * TRIES:
                 request = orjson.loads(job.line)
                 request["fatal"] = [*request.get("fatal", []), (answer.part, str(result))]
                 job.line, job.tries, job.parts = orjson.dumps(request) + b"\n", 0, []
         else:
-            again, result = answer.get("again"), answer["done"] if "done" in answer else answer_error(answer)
+            again, result = answer.get("again"), answer["done"] if "done" in answer else error_from_answer(answer)
             self.counts["forks lost"] += bool(again)
-        if isinstance(result, NoRoom) and len(self._crew.workers) > 1:
-            self._crew.dismiss(worker)
-            self.most = len(self._crew.workers)
+        if isinstance(result, NoRoom) and len(self._supervisor.workers) > 1:
+            self._supervisor.end_worker(worker)
+            self.most = len(self._supervisor.workers)
             job.tries -= 1
             again = True
         if again and job.tries < TRIES:

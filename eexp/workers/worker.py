@@ -1,4 +1,4 @@
-"""A process that holds environments (eexp/workers/crew.py): one job a line in, one answer a line out.
+"""A process that holds environments (eexp/workers/supervisor.py): one job a line in, one answer a line out.
 
 The first line says where modules are found. A job is `{"do": "package.module:function", ...}`; the function gets the
 job, the environments this process has open, and a callback to call before every step of an environment, and returns
@@ -81,7 +81,7 @@ def _answer(job: dict, opened: Opened, on_step: Callable[[], None]) -> dict:
         return {"lost": "took more memory than is allowed"}
     except Exception as e:  # it costs this record, and what the environment held is not to be trusted
         opened.close()
-        return _failed(mistake(e))
+        return _failed(unexpected_error(e))
 
 
 def _failed(e: InputError) -> dict:
@@ -96,7 +96,7 @@ def _failed(e: InputError) -> dict:
     }
 
 
-def mistake(error: Exception) -> EnvironmentFailed:
+def unexpected_error(error: Exception) -> EnvironmentFailed:
     """An environment's own mistake, an exception that it let out, in one line and with its traceback as evidence."""
     told = f"{type(error).__name__}: {' '.join(str(error).split())}"
     return EnvironmentFailed(told, evidence={"traceback": _traceback()})
@@ -108,7 +108,7 @@ def _traceback() -> str:
     return traceback.format_exc(limit=-8)
 
 
-def answer_error(answer: dict[str, Any]) -> EexpError:
+def error_from_answer(answer: dict[str, Any]) -> EexpError:
     """The error that a worker's answer tells of."""
     match answer["kind"]:
         case "environment":

@@ -36,7 +36,7 @@ LONGEST_ANSWER = 1 << 30
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-def failed(why: str, evidence: dict | None = None) -> EnvironmentFailed:
+def repeated_failure(why: str, evidence: dict | None = None) -> EnvironmentFailed:
     """What is said of a record that one process after the other was lost on; `why`: how the last one was."""
     return EnvironmentFailed(f"the environment's process failed {TRIES} times, at last: {why}", evidence=evidence)
 
@@ -102,7 +102,7 @@ class Worker:
         return None
 
 
-class Crew:
+class Supervisor:
     """The processes that hold one environment each. Use as a context manager.
 
     env: what --env says, for all of them. limit: seconds that a step may take; a worker that gives no sign of life for
@@ -116,19 +116,19 @@ class Crew:
         self._hello = orjson.dumps({"path": sys.path, "env": env, "logins": logins.kept()}) + b"\n"
         self._looked = 0.0
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> Supervisor:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def hire(self) -> Worker:
+    def start_worker(self) -> Worker:
         """One more."""
         worker = Worker(self._hello, self.memory)
         self.workers.append(worker)
         return worker
 
-    def dismiss(self, worker: Worker) -> None:
+    def end_worker(self, worker: Worker) -> None:
         """End one for which a server has no room, so that those that have a session go on without it."""
         worker.child.end()
         self.workers.remove(worker)
