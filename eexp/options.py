@@ -47,9 +47,9 @@ class EnvSpec(click.ParamType):
     name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from eexp.envs.logins import withhold
+        from eexp.envs.logins import withhold_logins
 
-        return withhold(value)
+        return withhold_logins(value)
 
 
 ENV = EnvSpec()

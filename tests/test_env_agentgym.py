@@ -13,7 +13,7 @@ from agentgym_servers import OF_LMRL, Maze, Wordle, played, serve
 from running import ROOT, lines, run, spawn
 
 from eexp.envs import open_env
-from eexp.envs.forking import choose
+from eexp.envs.forking import choose_way
 from eexp.envs.naming import Tasks
 from eexp.envs.replay import replay
 from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
@@ -343,7 +343,7 @@ def trajectory(env, spec: str) -> dict:
 
 def test_branches_are_replayed_in_workers(craft):
     env, held = craft
-    assert choose(env) == "replay"
+    assert choose_way(env) == "replay"
     made = trajectory(env, env.spec)
     run("rollout", stdin=lines([made])).one_error(3, "asks a server; allow it with --env")
     done = spawn("rollout", "-j", "2", "--env", env.spec, stdin=lines([made, {**made, "id": "second"}])).ok()

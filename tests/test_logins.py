@@ -98,8 +98,8 @@ def test_a_record_with_a_password_is_refused_without_showing_it(data):
     ],
 )
 def test_a_login_is_withheld_and_can_be_revealed(spec, public):
-    assert logins.withhold(spec) == public == logins.public(spec)
-    assert logins.reveal(public) == spec
+    assert logins.withhold_logins(spec) == public == logins.without_logins(spec)
+    assert logins.with_logins(public) == spec
 
 
 PROGRAM = """

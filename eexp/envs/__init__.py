@@ -22,7 +22,7 @@ import os
 import sys
 
 from eexp.envs.base import Environment, Observation
-from eexp.envs.logins import public, withhold
+from eexp.envs.logins import withhold_logins, without_logins
 from eexp.errors import EexpError, InputError, UsageError
 
 __all__ = [
@@ -31,10 +31,10 @@ __all__ = [
     "SERVERS",
     "Environment",
     "Observation",
-    "Opened",
+    "OpenEnvironments",
     "names",
     "open_env",
-    "why_not_from_records",
+    "unsafe_in_records",
     "without_noise",
 ]
 
@@ -71,7 +71,7 @@ def open_env(spec: str) -> Environment:
 
     Raises UsageError where there is none, EexpError where it is there and cannot start (a missing package, say).
     """
-    spec = withhold(spec)
+    spec = withhold_logins(spec)
     if spec.startswith(NOISY):
         return _open_noisy(spec)
     if spec.startswith("exec:"):
@@ -125,7 +125,7 @@ def _class_of(spec: str) -> type[Environment]:
     return made
 
 
-def why_not_from_records(spec: str) -> str | None:
+def unsafe_in_records(spec: str) -> str | None:
     """Return what a spec does that a record alone may not ask for; None where a record may name it.
 
     Records come from anywhere and choose tasks: never code, a URL, or an option that the environment's class does not
@@ -185,23 +185,23 @@ def _parse_options(spec: str, options: str) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-class Opened:
+class OpenEnvironments:
     """The environments a stage has open, by the spec that the records name.
 
-    A record may come from anywhere, so one that names more than tasks (`why_not_from_records`) is refused unless the
+    A record may come from anywhere, so one that names more than tasks (`unsafe_in_records`) is refused unless the
     environment was given on the command line (`allowed`).
     """
 
     def __init__(self, allowed: str | None = None):
-        self.allowed = allowed and withhold(allowed)
+        self.allowed = allowed and withhold_logins(allowed)
         self._open: dict[str, Environment] = {}
 
     def get(self, spec: str) -> Environment:
         """The environment for a record's spec; --env, where given, stands for all of them."""
-        spec = self.allowed or public(spec)
+        spec = self.allowed or without_logins(spec)
         if spec not in self._open:
             try:
-                if not self.allowed and (why_not := why_not_from_records(spec)):
+                if not self.allowed and (why_not := unsafe_in_records(spec)):
                     raise InputError(f"{spec!r} {why_not}; allow it with --env {spec!r}", "$.env")
                 self._open[spec] = open_env(spec)
             except UsageError as e:
@@ -210,7 +210,7 @@ class Opened:
                 raise InputError(str(e), "$.env") from None
         return self._open[spec]
 
-    def __enter__(self) -> Opened:
+    def __enter__(self) -> OpenEnvironments:
         return self
 
     def __exit__(self, *exc: object) -> None:

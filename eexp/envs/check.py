@@ -238,9 +238,9 @@ class Checker:
         return "two instances, turn by turn, see what each saw alone"
 
     def forks(self) -> str:
-        if self.env.in_process and (why_not := forking.unfit(self.env, "process")):
+        if self.env.in_process and (why_not := forking.why_unfit(self.env, "process")):
             raise _Broken(f"declares in_process, but {why_not}")
-        ways = [way for way in ("state", "process") if forking.unfit(self.env, way) is None]
+        ways = [way for way in ("state", "process") if forking.why_unfit(self.env, way) is None]
         if not ways:
             raise _Skipped("cannot be forked; every alternative costs a replay")
         branches = 0

@@ -32,22 +32,22 @@ class ForkLost(EnvironmentFailed):
     """A forked process was killed or hung; another try may go well."""
 
 
-def choose(env: Environment, asked: str = AUTO) -> str:
+def choose_way(env: Environment, asked: str = AUTO) -> str:
     """The way to fork `env`: the one asked for, or the first in WAYS that it allows.
 
     Raises UsageError, with the reason, where the way asked for would be wrong.
     """
     if asked == AUTO:
-        return next(way for way in WAYS if unfit(env, way) is None)
-    if why_not := unfit(env, asked):
+        return next(way for way in WAYS if why_unfit(env, way) is None)
+    if why_not := why_unfit(env, asked):
         raise UsageError(f"--fork {asked}: {env.spec} {why_not}")
     return asked
 
 
-def unfit(env: Environment, way: str) -> str | None:
+def why_unfit(env: Environment, way: str) -> str | None:
     """Why `env` cannot be forked that way; None where it can."""
     if way == "process":
-        return unfit_for_process(env)
+        return why_unfit_for_process(env)
     if way == "state" and not (env.has("fork") or env.has("save")):
         return "can neither copy nor save its state"
     return None
@@ -80,7 +80,7 @@ def _and_back(env: Environment, action: str) -> Observation:
 # -- a fork of the process ------------------------------------------------------------------------------------------
 
 
-def unfit_for_process(env: Environment) -> str | None:
+def why_unfit_for_process(env: Environment) -> str | None:
     """Why a fork of this process would be no exact and independent copy of `env`, as far as can be seen; or None.
 
     Threads do not survive a fork; a socket or a child process (a JVM, say) would be shared with the copy.

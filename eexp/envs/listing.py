@@ -20,7 +20,7 @@ def sample_admissible(found: list[str], keep: int | None, action: str, seed: int
     return [found[i] for i in sorted(chosen)]
 
 
-def listed(env: Environment, keep: int | None, action: str, seed: int) -> dict:
+def admissible_fields(env: Environment, keep: int | None, action: str, seed: int) -> dict:
     """What a step says of the admissible actions of the current state; nothing where the environment has no list."""
     found = None if keep == 0 else env.admissible()
     if found is None:
@@ -28,9 +28,9 @@ def listed(env: Environment, keep: int | None, action: str, seed: int) -> dict:
     return {"admissible": sample_admissible(found, keep, action, seed), "admissible_count": len(found)}
 
 
-def step_of(
+def trajectory_step(
     env: Environment, seen: Observation, action: str, keep: int | None, seed: int, thought: str | None = None
 ) -> dict:
     """The step of a trajectory for the current state of `env`, in which `seen` was seen and `action` is taken."""
     step = {"observation": seen.text, "action": action, "admissible": None, "thought": thought}
-    return {**step, **listed(env, keep, action, seed), **seen.unknown_parts()}
+    return {**step, **admissible_fields(env, keep, action, seed), **seen.unknown_parts()}

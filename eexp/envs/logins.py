@@ -18,30 +18,30 @@ _kept: dict[str, str] = {}
 KEYS = ("EEXP_API_KEY", "OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
-def public(spec: str) -> str:
+def without_logins(spec: str) -> str:
     """Return a spec without the logins in its URLs."""
     return _URL.sub(lambda url: url["scheme"] + url["host"], spec)
 
 
-def withhold(spec: str) -> str:
+def withhold_logins(spec: str) -> str:
     """Return a spec without the logins in its URLs, and keep these for this process."""
     for url in _URL.finditer(spec):
         if url["login"]:
             _kept[url["scheme"] + url["host"]] = url["login"]
-    return public(spec)
+    return without_logins(spec)
 
 
-def kept() -> dict[str, str]:
+def withheld_logins() -> dict[str, str]:
     """Return what was withheld, for `keep` in a worker."""
     return dict(_kept)
 
 
-def keep(logins: dict[str, str]) -> None:
+def adopt_logins(logins: dict[str, str]) -> None:
     """Keep what another process withheld."""
     _kept.update(logins)
 
 
-def reveal(spec: str) -> str:
+def with_logins(spec: str) -> str:
     """Return a spec with the logins that were withheld from it."""
 
     def with_login(url: re.Match) -> str:
@@ -67,5 +67,5 @@ def environment_without_keys() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if name not in KEYS and not (name.startswith("EEXP_") and public(value) != value)
+        if name not in KEYS and not (name.startswith("EEXP_") and without_logins(value) != value)
     }

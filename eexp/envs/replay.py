@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from os.path import commonprefix
 
 from eexp.envs.base import Environment, Observation
-from eexp.envs.listing import step_of
+from eexp.envs.listing import trajectory_step
 from eexp.errors import InputError
 from eexp.formats.conversations import Conversation
 from eexp.records import seed_of, succeeded
@@ -114,7 +114,7 @@ def _play(
     played: list[dict] = []
     for i, step in enumerate(steps):
         key = seed_of(seed, f"{env.spec}/{task.get('id')}", i)  # as `eexp expert` draws them
-        played.append(step_of(env, answers[-1], step["action"], admissible, key, step["thought"]))
+        played.append(trajectory_step(env, answers[-1], step["action"], admissible, key, step["thought"]))
         on_step()
         answers.append(env.step(step["action"]))
         check(i + 1, answers[-1])

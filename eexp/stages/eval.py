@@ -260,13 +260,13 @@ def _read_panel(file: str, env: str | None) -> tuple[str, list[dict], str]:
 
     Raises UsageError for a panel of an environment that the command line has to name: a panel may come from anywhere.
     """
-    from eexp.envs import why_not_from_records
-    from eexp.envs.logins import public
+    from eexp.envs import unsafe_in_records
+    from eexp.envs.logins import without_logins
     from eexp.evidence.panels import panel_hash, task_record, tasks_of
     from eexp.jsonl import read
 
     known, tasks = tasks_of(file, read([file], "task"), env)
-    if env is None and (why_not := why_not_from_records(known := public(known))):
+    if env is None and (why_not := unsafe_in_records(known := without_logins(known))):
         raise UsageError(
             f"{file}: a panel of {known!r}, which {why_not}; allow it by naming it: eexp eval {known!r} --panel {file}"
         )

@@ -108,7 +108,7 @@ class _Walk:
         self.again = again
         #: The alternatives to execute at every step.
         self.wanted = [[a for a in step.get("alternatives", []) if self._wants(a)] for step in self.recorded]
-        self.way = forking.choose(env, fork)
+        self.way = forking.choose_way(env, fork)
         self.counts: Counter[str] = Counter()
         self._told: dict[int, dict] = {}  # what the environment says of its own states, by step
         self.failed: dict[tuple[int, int], EnvironmentFailed] = {}  # (step, number of the alternative) -> its error

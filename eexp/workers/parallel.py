@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from eexp.envs import Opened, open_env
+from eexp.envs import OpenEnvironments, open_env
 from eexp.envs.base import Environment, Observation
 from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom
 from eexp.jsonl import dumps
@@ -170,7 +170,7 @@ class WorkerEnvironments(ParallelEnvironments):
         self._workers.clear()
 
 
-def _job(request: dict, opened: Opened, on_step: Callable[[], None]) -> dict:
+def _job(request: dict, opened: OpenEnvironments, on_step: Callable[[], None]) -> dict:
     """What a worker does for one request (eexp/workers/worker.py)."""
     view = _view(opened.get(request["env"]), request, on_step)
     observation = {name: getattr(view.observation, name) for name in Observation.__dataclass_fields__}

@@ -113,7 +113,7 @@ class Supervisor:
         self.limit, self.memory = limit, memory
         self.counts: Counter[str] = Counter()
         self.workers: list[Worker] = []
-        self._hello = orjson.dumps({"path": sys.path, "env": env, "logins": logins.kept()}) + b"\n"
+        self._hello = orjson.dumps({"path": sys.path, "env": env, "logins": logins.withheld_logins()}) + b"\n"
         self._looked = 0.0
 
     def __enter__(self) -> Supervisor:

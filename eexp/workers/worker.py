@@ -24,7 +24,7 @@ from typing import Any
 
 import orjson
 
-from eexp.envs import Opened, logins
+from eexp.envs import OpenEnvironments, logins
 from eexp.envs.forking import ForkLost
 from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, UsageError
 from eexp.jsonl import dumps
@@ -60,15 +60,15 @@ def main() -> None:
 
     start = orjson.loads(sys.stdin.buffer.readline() or b'{"path": [], "env": null}')
     sys.path[:] = start["path"]
-    logins.keep(start.get("logins", {}))
-    with Opened(start["env"]) as opened:
+    logins.adopt_logins(start.get("logins", {}))
+    with OpenEnvironments(start["env"]) as opened:
         for line in sys.stdin.buffer:
             write(_answer(orjson.loads(line), opened, _SignsOfLife(write)))
         # End of file may be seen before the SIGTERM that came first; it must not cut the closing short.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _answer(job: dict, opened: Opened, on_step: Callable[[], None]) -> dict:
+def _answer(job: dict, opened: OpenEnvironments, on_step: Callable[[], None]) -> dict:
     module, _, name = job["do"].partition(":")
     try:
         return {"done": getattr(importlib.import_module(module), name)(job, opened, on_step)}

@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from eexp.envs.base import Environment, Observation
-from eexp.envs.logins import environment_without_keys, reveal
+from eexp.envs.logins import environment_without_keys, with_logins
 from eexp.errors import EexpError, EnvironmentFailed, UsageError
 from eexp.processes.child import Child, ChildFailed, NotStarted, excerpt, time_limit
 from eexp.records import explain
@@ -99,7 +99,7 @@ class Program(Environment):
 
     def __init__(self, spec: str):
         self.spec = spec
-        self._argv = _split(reveal(spec))
+        self._argv = _split(with_logins(spec))
         self._limit = time_limit()
         self._child: Child | None = None
         self._instruction = ""
