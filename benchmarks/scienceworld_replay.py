@@ -16,8 +16,8 @@ import statistics
 import time
 from collections import defaultdict
 
+from eexp.envs.worlds import scienceworld
 from eexp.envs.worlds.scienceworld import ScienceWorld
-from eexp.workers.parallel import scienceworld
 
 TIMES: dict[str, list[float]] = defaultdict(list)
 

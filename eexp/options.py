@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
+from eexp.envs.registry import light_names
+
 if TYPE_CHECKING:
     from eexp.envs.base import Environment
     from eexp.models import Engine, Model
     from eexp.models.policy import Policy
     from eexp.prompts import PromptStyle
-    from eexp.workers.parallel import Worlds
+    from eexp.workers.parallel import ParallelEnvironments
     from eexp.workers.pool import Pool
 
 Command = Callable[..., Any]
@@ -47,9 +49,9 @@ class EnvSpec(click.ParamType):
     name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from eexp.envs.logins import withhold
+        from eexp.envs.logins import withhold_logins
 
-        return withhold(value)
+        return withhold_logins(value)
 
 
 ENV = EnvSpec()
@@ -57,10 +59,9 @@ ENV = EnvSpec()
 
 def complete_env(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """For the shell: environments that begin like this."""
-    from eexp.envs import NOISY, SERVERS, names
+    from eexp.envs.registry import completions
 
-    schemes = ["exec:", *(f"{scheme}:" for scheme in SERVERS), NOISY]
-    return [name for name in [*names(), *schemes] if name.startswith(incomplete)]
+    return completions(incomplete)
 
 
 def complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -223,16 +224,16 @@ def workers(command: Command) -> Command:
 def worlds(command: Command) -> Command:
     """--parallel, and --timeout and --memory of the processes that hold environments; passed on as `open_worlds`.
 
-    `open_worlds(env, most)` gives the Worlds (eexp/workers/parallel.py) like `env`, and no more than `most`.
+    `open_worlds(env, most)` opens ParallelEnvironments (eexp/workers/parallel.py) like `env`, at most `most` of them.
     """
 
     @functools.wraps(command)
     def with_worlds(*args: Any, parallel: int | None, timeout: float | None, memory: int | None, **rest: Any) -> Any:
-        def open_worlds(env: Environment, most: int) -> Worlds:
-            from eexp.workers.parallel import like
+        def open_worlds(env: Environment, most: int) -> ParallelEnvironments:
+            from eexp.workers.parallel import open_parallel
 
             size = parallel or (MOST_LIGHT if env.light else MOST_WORKERS)
-            return like(env, max(1, min(size, most)), _step_limit(timeout), memory)
+            return open_parallel(env, max(1, min(size, most)), _step_limit(timeout), memory)
 
         return command(*args, open_worlds=open_worlds, **rest)
 
@@ -242,7 +243,7 @@ def worlds(command: Command) -> Command:
                 "--parallel",
                 type=click.IntRange(min=1),
                 metavar="N",
-                help=f"How many episodes are played at once.  [default: {MOST_LIGHT} in house, bfcl and babyai; "
+                help=f"How many episodes are played at once.  [default: {MOST_LIGHT} in {light_names()}; "
                 f"{MOST_WORKERS} elsewhere, where each takes a process]",
             ),
             *_limits("episode"),

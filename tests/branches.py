@@ -1,4 +1,4 @@
-"""What is to be known of a state, of those that follow, and of those in a forked process."""
+"""Everything that can be observed of a state, of the states after some actions, and in a forked process."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from typing import Any
 from eexp.envs.base import Environment, Observation
 
 
-def looks(env: Environment, seen: Observation) -> list:
-    """All that can be known of a state."""
-    return [seen.outcome(), env.instruction(), env.admissible(), env.expert()]
+def looks(env: Environment, observation: Observation) -> list:
+    """Return everything that can be observed of a state."""
+    return [observation.outcome(), env.instruction(), env.admissible(), env.expert()]
 
 
 def walk(env: Environment, actions: list[str]) -> list:
-    """What is to be known after each action, up to the end of the episode."""
-    made = []
+    """Return everything that can be observed after each action, up to the end of the episode."""
+    states = []
     for action in actions:
-        made.append(looks(env, env.step(action)))
-        if made[-1][0]["done"]:
+        states.append(looks(env, env.step(action)))
+        if states[-1][0]["done"]:
             break
-    return made
+    return states
 
 
-def in_a_child(say: Callable[[], Any]) -> Any:
-    """What `say` returns in a process that is forked here, by way of JSON."""
+def in_a_child(call: Callable[[], Any]) -> Any:
+    """Return what `call` returns in a process that is forked here, sent back as JSON."""
     end, start = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             with open(start, "w") as out:
-                json.dump(say(), out)
+                json.dump(call(), out)
         finally:
             os._exit(0)
     os.close(start)
     with open(end) as answer:
-        made = json.load(answer)
+        value = json.load(answer)
     os.waitpid(child, 0)
-    return made
+    return value

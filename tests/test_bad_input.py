@@ -17,7 +17,7 @@ import pytest
 from running import EEXP, environment, lines, read, run, spawn, write
 
 from eexp import jsonl
-from eexp.envs import why_not_from_records
+from eexp.envs import unsafe_in_records
 
 # -- records ---------------------------------------------------------------------------------------------------------
 
@@ -284,7 +284,7 @@ def test_a_record_may_not_choose_a_path(env, option, trajectory, tmp_path):
 
 @pytest.mark.parametrize("env", ["babyai?level=GoTo", "scienceworld?task=boil&max_steps=5", "bfcl?tools=full", "house"])
 def test_a_record_may_choose_tasks(env):
-    assert why_not_from_records(env) is None
+    assert unsafe_in_records(env) is None
 
 
 @pytest.mark.parametrize(

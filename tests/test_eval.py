@@ -23,7 +23,7 @@ from eexp.models.base import Chats, Model, Sample
 from eexp.models.policy import ExpertPolicy, ModelPolicy, Policy, Proposal, RandomPolicy
 from eexp.prompts import get_style
 from eexp.stages.eval import AHEAD, evaluate, panel
-from eexp.workers.parallel import Apart, Here, View, Worlds, like
+from eexp.workers.parallel import LocalEnvironments, ParallelEnvironments, StepResult, WorkerEnvironments, open_parallel
 
 HERE = Path(__file__).parent
 STYLE = get_style("react")
@@ -98,7 +98,7 @@ class Says(Policy):
 
 
 def test_invalid_actions_are_counted_not_fatal():
-    (episode,) = evaluate(Here(House, 1), [(panel(House(), "test", 1)[0], 0)], Says("fly"), max_steps=4)
+    (episode,) = evaluate(LocalEnvironments(House, 1), [(panel(House(), "test", 1)[0], 0)], Says("fly"), max_steps=4)
     assert episode["invalid"] == episode["steps"] == 4 and not episode["success"]
     assert all(turn["valid"] is False and turn["text"] == "Hm. fly" for turn in episode["transcript"])
 
@@ -159,7 +159,7 @@ def tasks(n: int, trials: int = 1) -> list[tuple[dict, int]]:
     return [(task, trial) for trial in range(trials) for task in panel(House(), "test", n)]
 
 
-def play(worlds: Worlds, asked: list[tuple[dict, int]], policy: Policy, **settings) -> list[dict]:
+def play(worlds: ParallelEnvironments, asked: list[tuple[dict, int]], policy: Policy, **settings) -> list[dict]:
     with worlds:
         return list(evaluate(worlds, asked, policy, **{"temperature": 1.0, "max_steps": 9, "seed": 5} | settings))
 
@@ -167,14 +167,14 @@ def play(worlds: Worlds, asked: list[tuple[dict, int]], policy: Policy, **settin
 @pytest.mark.parametrize("chats", [Chats, Whimsical, Stubborn])
 @pytest.mark.parametrize("size", [2, 16])
 def test_how_many_are_played_at_once_changes_nothing(size, chats):
-    alone = play(Here(House, 1), tasks(12, 2), Drawing().policy())
-    assert play(Here(House, size), tasks(12, 2), Drawing(chats).policy()) == alone
+    alone = play(LocalEnvironments(House, 1), tasks(12, 2), Drawing().policy())
+    assert play(LocalEnvironments(House, size), tasks(12, 2), Drawing(chats).policy()) == alone
     assert len({tuple(turn["action"] for turn in e["transcript"]) for e in alone}) > 12
 
 
 def test_processes_change_nothing():
-    alone = play(Here(House, 1), tasks(8), Drawing().policy())
-    assert play(Apart("house", House.max_steps, 3, 60), tasks(8), Drawing(Whimsical).policy()) == alone
+    alone = play(LocalEnvironments(House, 1), tasks(8), Drawing().policy())
+    assert play(WorkerEnvironments("house", House.max_steps, 3, 60), tasks(8), Drawing(Whimsical).policy()) == alone
 
 
 @pytest.mark.parametrize("spec", ["house", "bfcl", "babyai"])
@@ -191,8 +191,8 @@ def test_light_environments_do_not_know_of_each_other(spec):
             yield wrong if choice.seed % 5 == 0 else choice.state.expert or wrong
 
     def played(size):
-        worlds = like(open_env(spec), size, 60)
-        assert isinstance(worlds, Here)
+        worlds = open_parallel(open_env(spec), size, 60)
+        assert isinstance(worlds, LocalEnvironments)
         asked = [(task, 0) for split in open_env(spec).splits() for task in panel(open_env(spec), split, 6)]
         return play(worlds, asked, Distracted(), max_steps=25)
 
@@ -207,14 +207,14 @@ def test_an_episode_runs_ahead_of_the_first_unfinished_one_only_so_far():
         for begun, task in enumerate(tasks(60), 1):  # noqa: B007
             yield task
 
-    for episode in evaluate(Here(House, 3), asked(), Drawing(Stubborn).policy(), max_steps=3):
+    for episode in evaluate(LocalEnvironments(House, 3), asked(), Drawing(Stubborn).policy(), max_steps=3):
         seen.append(episode)
         assert begun <= len(seen) + AHEAD * 3
     assert len(seen) == 60
 
 
 def test_waits_for_environments_only_where_the_policy_has_nothing_to_do():
-    class Watched(Here):
+    class Watched(LocalEnvironments):
         def wait(self, at_once=False):
             assert at_once == bool(open_chats)
             return super().wait(at_once)
@@ -245,11 +245,11 @@ def test_the_command_plays_many_at_once_and_writes_the_same(tmp_path):
 
 def test_only_admissible_actions_may_be_written():
     policy = Drawing().policy("react")  # whose prompt does not list them
-    made = play(Here(House, 4), tasks(4), policy, only_admissible=True)
+    made = play(LocalEnvironments(House, 4), tasks(4), policy, only_admissible=True)
     assert all(
         turn["valid"] and "Possible actions" not in turn["observation"] for e in made for turn in e["transcript"]
     )
-    assert made == play(Apart("house", House.max_steps, 2, 60), tasks(4), policy, only_admissible=True)
+    assert made == play(WorkerEnvironments("house", House.max_steps, 2, 60), tasks(4), policy, only_admissible=True)
 
 
 def test_only_admissible_as_an_option():
@@ -269,7 +269,7 @@ def test_where_nothing_is_known_to_be_admissible_only_that_episode_ends():
     set_aside = []
     policy = Drawing().policy("react")
     made = play(
-        Here(Speechless, 4),
+        LocalEnvironments(Speechless, 4),
         tasks(12),
         policy,
         only_admissible=True,
@@ -338,8 +338,8 @@ def faults(tmp_path, monkeypatch):
     return put
 
 
-def troubled(size: int = 3, limit: float = 60) -> Apart:
-    return Apart("test_eval:Troubled", House.max_steps, size, limit)
+def troubled(size: int = 3, limit: float = 60) -> WorkerEnvironments:
+    return WorkerEnvironments("test_eval:Troubled", House.max_steps, size, limit)
 
 
 def undisturbed(n: int) -> list[dict]:
@@ -348,7 +348,7 @@ def undisturbed(n: int) -> list[dict]:
         house.spec = "test_eval:Troubled"
         return house
 
-    return play(Here(peaceful, 1), tasks(n), Drawing().policy())
+    return play(LocalEnvironments(peaceful, 1), tasks(n), Drawing().policy())
 
 
 def test_an_accident_costs_a_retry(faults):
@@ -388,8 +388,10 @@ def test_what_always_fails_costs_its_task(faults):
 def test_an_exception_in_this_process_costs_its_task_too(faults):
     task = faults(4, 1, "raised-always")
     set_aside = []
-    made = play(Here(Fragile, 3), tasks(9), Drawing().policy(), on_error=lambda r, e: set_aside.append((r, str(e))))
-    assert made == [e for n, e in enumerate(play(Here(House, 1), tasks(9), Drawing().policy())) if n != 4]
+    made = play(
+        LocalEnvironments(Fragile, 3), tasks(9), Drawing().policy(), on_error=lambda r, e: set_aside.append((r, str(e)))
+    )
+    assert made == [e for n, e in enumerate(play(LocalEnvironments(House, 1), tasks(9), Drawing().policy())) if n != 4]
     ((record, error),) = set_aside
     assert record["task"]["id"] == task and error == "ValueError: the roof fell in"
 
@@ -399,7 +401,9 @@ def test_the_first_failure_in_the_order_of_tasks_ends_a_run_that_stops_at_errors
     faults(3, 4, "raised-always")
     made = []
     with pytest.raises(EnvironmentFailed, match="the roof fell in"):
-        for episode in evaluate(Here(Fragile, 8), tasks(9), Drawing().policy(), max_steps=9, temperature=1.0, seed=5):
+        for episode in evaluate(
+            LocalEnvironments(Fragile, 8), tasks(9), Drawing().policy(), max_steps=9, temperature=1.0, seed=5
+        ):
             made.append(episode)
     assert len(made) == 3
 
@@ -439,7 +443,7 @@ def test_a_program_that_dies_hangs_or_says_no_costs_its_task(tmp_path):
 
 
 def test_what_json_cannot_hold_is_refused_at_its_seat():
-    with Apart("house", 9, 2, 60) as worlds:
+    with WorkerEnvironments("house", 9, 2, 60) as worlds:
         assert worlds.wait() == []
         worlds.begin(0, tasks(1)[0][0])
         worlds.step(1, "\ud800")
@@ -447,7 +451,7 @@ def test_what_json_cannot_hold_is_refused_at_its_seat():
         while len(answers) < 2:
             answers += worlds.wait()
     (first, refused), (second, view) = answers
-    assert (first, second) == (1, 0) and isinstance(view, View) and view.instruction and view.admissible is None
+    assert (first, second) == (1, 0) and isinstance(view, StepResult) and view.instruction and view.admissible is None
     assert "cannot be written as JSON" in str(refused)
 
 
@@ -463,7 +467,7 @@ class Wordy(House):
 
 
 def test_an_answer_that_waits_for_us_is_not_late():
-    with Apart("test_eval:Wordy", 9, 1, 0.1) as worlds:
+    with WorkerEnvironments("test_eval:Wordy", 9, 1, 0.1) as worlds:
         for _ in range(2):
             worlds.begin(0, tasks(1)[0][0])
             time.sleep(1.5)  # longer than the limit: a model thinks for others
@@ -471,13 +475,13 @@ def test_an_answer_that_waits_for_us_is_not_late():
             while not answers:
                 answers = worlds.wait(at_once=True)
             ((_, view),) = answers
-            assert isinstance(view, View) and len(view.seen.text) > 1 << 19
+            assert isinstance(view, StepResult) and len(view.observation.text) > 1 << 19
         assert not worlds.counts
 
 
 def test_an_environment_that_cannot_be_had_ends_the_run():
     with pytest.raises(UsageError, match="unknown environment 'nowhere'"):
-        play(Apart("nowhere", 9, 2, 60), tasks(3), Drawing().policy())
+        play(WorkerEnvironments("nowhere", 9, 2, 60), tasks(3), Drawing().policy())
 
 
 # -- resuming --------------------------------------------------------------------------------------------------------

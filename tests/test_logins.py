@@ -1,4 +1,4 @@
-"""Secrets: the login of an environment's server is sent to it and written nowhere; programs do not get the keys."""
+"""Secrets: a login is sent to the environment's server and written nowhere, and programs do not get the keys."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ EXPECTED = "Basic " + base64.b64encode(b"user:s3cret@word").decode()
 
 @pytest.fixture(autouse=True)
 def _nothing_kept(monkeypatch):
-    monkeypatch.setattr(logins, "_kept", {})
+    monkeypatch.setattr(logins, "_logins", {})
 
 
 @pytest.fixture
 def server():
-    """An AgentGym server for who is logged in: (host, what was refused)."""
+    """Serve AgentGym to clients that log in; yield (host, paths of refused requests)."""
     refused = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -45,14 +45,14 @@ def server():
         def log_message(self, *_: object) -> None:
             pass
 
-    held = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=held.serve_forever, daemon=True).start()
-    yield f"127.0.0.1:{held.server_port}", refused
-    held.shutdown()
-    held.server_close()
+    http_server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=http_server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{http_server.server_port}", refused
+    http_server.shutdown()
+    http_server.server_close()
 
 
-def test_a_password_reaches_the_server_and_nothing_else(server, monkeypatch):
+def test_a_password_is_sent_to_the_server_and_appears_nowhere(server, monkeypatch):
     host, refused = server
     spec = f"agentgym:http://user:{SECRET}@{host}?test=0-1&max_steps=2"
     public = f"agentgym:http://{host}?test=0-1&max_steps=2"
@@ -76,8 +76,8 @@ def test_errors_do_not_show_a_password(server):
         with pytest.raises(UsageError) as caught:
             open_env(spec)
         assert host in str(caught.value) and "s3cret" not in str(caught.value)
-    said = run("env", "show", f"agentgym:http://user:{SECRET}@127.0.0.1:9?test=0").one_error(1, "127.0.0.1:9")
-    assert "s3cret" not in said
+    message = run("env", "show", f"agentgym:http://user:{SECRET}@127.0.0.1:9?test=0").one_error(1, "127.0.0.1:9")
+    assert "s3cret" not in message
 
 
 def test_a_record_with_a_password_is_refused_without_showing_it(data):
@@ -97,9 +97,9 @@ def test_a_record_with_a_password_is_refused_without_showing_it(data):
         ("agentgym:http://token@host", "agentgym:http://host"),
     ],
 )
-def test_a_login_is_withheld_and_can_be_revealed(spec, public):
-    assert logins.withhold(spec) == public == logins.public(spec)
-    assert logins.reveal(public) == spec
+def test_a_login_is_withheld_and_can_be_restored(spec, public):
+    assert logins.withhold_logins(spec) == public == logins.without_logins(spec)
+    assert logins.with_logins(public) == spec
 
 
 PROGRAM = """

@@ -20,7 +20,7 @@ from eexp.stages.imitation_data import imitation_data
 from eexp.stages.prompts import problems
 from eexp.training.data import tokenize
 from eexp.weights import TINY_DIR
-from eexp.workers.parallel import Here
+from eexp.workers.parallel import LocalEnvironments
 
 REACT, THINK = get_style("react"), get_style("think")
 BASE = {"name": "mine", "act": {"system": "Act."}, "thought": {"ask": " Think."}}
@@ -161,7 +161,7 @@ def test_rows_are_the_same_in_training_and_in_play(style, thoughtful, number, te
     t = trajectories[number]
     model = Expert(t, style, thoughtful)
     policy = ModelPolicy(model, style, 64, "always" if thoughtful else "never")
-    with Here(House, 1) as worlds:
+    with LocalEnvironments(House, 1) as worlds:
         (episode,) = evaluate(worlds, [(t["task"], 0)], policy)
     assert episode["success"] and episode["steps"] == len(t["steps"]), "it is the expert's episode"
     assert episode["thoughts"] == thoughtful * episode["steps"] and episode["cut_off"] == 0

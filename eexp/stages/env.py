@@ -42,10 +42,11 @@ def list_command() -> None:
     Example:
       eexp env list
     """
-    from eexp.envs import names
+    from eexp.envs import environment_names
 
-    width = max(map(len, names()))
-    for name in names():
+    names = environment_names()
+    width = max(map(len, names))
+    for name in names:
         show(f"{name:{width}}  {_state_of(name)}")
 
 
@@ -94,7 +95,7 @@ def describe(env: Environment, task_id: str | None = None) -> Iterator[str]:
     for split in env.splits():
         n = sum(1 for _ in islice(env.tasks(split), MOST_TASKS))
         yield f"  {split}: {n:,} tasks" + (" and more" if n == MOST_TASKS else "")
-    ways = ", ".join(way for way in forking.WAYS if forking.unfit(env, way) is None)
+    ways = ", ".join(way for way in forking.WAYS if forking.why_unfit(env, way) is None)
     yield f"  at most {env.max_steps} actions an episode; branches by {ways}"
     task = find_task(env, task_id)
     seen = env.reset(task)
@@ -168,7 +169,7 @@ def check_command(spec, number, actions, timeout, seed) -> None:
       eexp env check house
     """
     from eexp.envs import check, open_env
-    from eexp.workers.crew import ONE_THREAD
+    from eexp.workers.supervisor import ONE_THREAD
 
     os.environ.update({**ONE_THREAD, **os.environ, "EEXP_ENV_TIMEOUT": str(timeout)})
 

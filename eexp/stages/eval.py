@@ -14,8 +14,8 @@ from eexp.errors import InputError, NoRoom, UsageError
 from eexp.jsonl import OnError, stop_at_error
 from eexp.models.policy import Choice, Players, Policy, Proposal, Proposals, State
 from eexp.records import seed_of, succeeded
-from eexp.workers.crew import TRIES, failed
-from eexp.workers.parallel import View, WorldLost, Worlds
+from eexp.workers.parallel import EnvironmentLost, ParallelEnvironments, StepResult
+from eexp.workers.supervisor import TRIES, repeated_failure
 
 #: How far an episode may be ahead of the first that is not over, in times those that are played at once: what is
 #: finished is held back until its turn.
@@ -34,7 +34,7 @@ def panel(env: Environment, split: str, n: int | None, skip: int = 0) -> list[di
 
 
 def evaluate(
-    worlds: Worlds,
+    worlds: ParallelEnvironments,
     tasks: Iterable[tuple[dict, int]],
     policy: Policy,
     *,
@@ -95,7 +95,7 @@ class _Episode:
         self.seen: Observation | None = None
         self.action: Proposal | None = None
 
-    def see(self, view: View) -> None:
+    def see(self, view: StepResult) -> None:
         """Take in what the environment shows."""
         if self.action is None:
             self.instruction = view.instruction
@@ -104,14 +104,14 @@ class _Episode:
             turn = {
                 "observation": self.seen.text,
                 "action": proposal.action,
-                "valid": view.seen.valid and not proposal.cut_off,
+                "valid": view.observation.valid and not proposal.cut_off,
             }
             if proposal.text is not None and proposal.text.strip() != proposal.action:
                 turn["text"] = proposal.text
             turn |= {"thought": proposal.thought} if proposal.thought else {}
             turn |= {"cut_off": True} if proposal.cut_off else {}
             self.transcript.append(turn)
-        self.seen, self.action = view.seen, None
+        self.seen, self.action = view.observation, None
 
     def record(self, policy: Policy) -> dict:
         """As it is written."""
@@ -147,7 +147,7 @@ class _Table:
 
     def __init__(
         self,
-        worlds: Worlds,
+        worlds: ParallelEnvironments,
         policy: Policy,
         players: Players,
         temperature: float,
@@ -182,27 +182,27 @@ class _Table:
             self._thinking -= 1
             self._act(seat, proposals)
 
-    def _show(self, seat: int, view: View | InputError | NoRoom) -> None:
+    def _show(self, seat: int, view: StepResult | InputError | NoRoom) -> None:
         if isinstance(view, NoRoom):
             self._give_up(seat, view)
             return
         episode = self._episodes[seat]
-        if isinstance(view, WorldLost):
+        if isinstance(view, EnvironmentLost):
             if episode.tries < TRIES:
                 episode.start()
                 self.worlds.begin(seat, episode.task, self.ask)
                 return
             played = [t["action"] for t in episode.transcript] + ([episode.action.action] if episode.action else [])
-            view = failed(str(view), {"actions": played})
+            view = repeated_failure(str(view), {"actions": played})
         if isinstance(view, InputError):
             self._finish(seat, view)
             return
         episode.see(view)
         step = len(episode.transcript)
-        if view.seen.done or step >= self.max_steps:
+        if view.observation.done or step >= self.max_steps:
             self._finish(seat, episode.record(self.policy))
             return
-        state = State(episode.instruction, episode.transcript, view.seen.text, view.admissible, view.expert)
+        state = State(episode.instruction, episode.transcript, view.observation.text, view.admissible, view.expert)
         choice = Choice(
             state, 1, self.temperature, seed_of(self.seed, episode.name, step), only_admissible=self.only_admissible
         )
@@ -260,13 +260,13 @@ def _read_panel(file: str, env: str | None) -> tuple[str, list[dict], str]:
 
     Raises UsageError for a panel of an environment that the command line has to name: a panel may come from anywhere.
     """
-    from eexp.envs import why_not_from_records
-    from eexp.envs.logins import public
+    from eexp.envs import unsafe_in_records
+    from eexp.envs.logins import without_logins
     from eexp.evidence.panels import panel_hash, task_record, tasks_of
     from eexp.jsonl import read
 
     known, tasks = tasks_of(file, read([file], "task"), env)
-    if env is None and (why_not := why_not_from_records(known := public(known))):
+    if env is None and (why_not := unsafe_in_records(known := without_logins(known))):
         raise UsageError(
             f"{file}: a panel of {known!r}, which {why_not}; allow it by naming it: eexp eval {known!r} --panel {file}"
         )

@@ -10,7 +10,7 @@ import click
 
 from eexp import options
 from eexp.envs.base import Environment
-from eexp.envs.listing import step_of
+from eexp.envs.listing import trajectory_step
 from eexp.errors import InputError, UsageError
 from eexp.jsonl import OnError, stop_at_error
 from eexp.records import canonical, seed_of, succeeded
@@ -63,7 +63,7 @@ def _play(
                 count("lost after a corrupted action", 1)
             break
         other = _corrupted(env, action, noise, seed_of(seed, task["id"], len(steps), "expert noise"), count)
-        step = step_of(env, seen, other or action, admissible, seed_of(seed, record_id, len(steps)))
+        step = trajectory_step(env, seen, other or action, admissible, seed_of(seed, record_id, len(steps)))
         steps.append({**step, "noise": True} if other else step)
         seen = env.step(other or action)
     return {

@@ -25,8 +25,8 @@ from eexp.errors import EexpError, EnvironmentFailed, InputError, short
 from eexp.jsonl import OnError, stop_at_error
 from eexp.outcomes import Shares
 from eexp.processes.child import time_limit
-from eexp.workers.crew import TRIES
-from eexp.workers.worker import mistake
+from eexp.workers.supervisor import TRIES
+from eexp.workers.worker import unexpected_error
 
 
 def _nothing(*_: object) -> None:
@@ -108,7 +108,7 @@ class _Walk:
         self.again = again
         #: The alternatives to execute at every step.
         self.wanted = [[a for a in step.get("alternatives", []) if self._wants(a)] for step in self.recorded]
-        self.way = forking.choose(env, fork)
+        self.way = forking.choose_way(env, fork)
         self.counts: Counter[str] = Counter()
         self._told: dict[int, dict] = {}  # what the environment says of its own states, by step
         self.failed: dict[tuple[int, int], EnvironmentFailed] = {}  # (step, number of the alternative) -> its error
@@ -222,7 +222,7 @@ class _Walk:
             except (EexpError, MemoryError):
                 raise
             except Exception as e:
-                self.failed[i, k] = mistake(e)
+                self.failed[i, k] = unexpected_error(e)
                 break
         return None
 
