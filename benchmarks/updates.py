@@ -25,7 +25,15 @@ from eexp.models.hf import load
 from eexp.training import exact
 from eexp.training.data import Row, tokenize
 from eexp.training.packing import PACKINGS, target_losses
-from eexp.training.updates import EXAMPLES, TRAJECTORIES, Updates, by_examples, by_trajectories, deal, weight_of
+from eexp.training.updates import (
+    EXAMPLES,
+    TRAJECTORIES,
+    Updates,
+    by_examples,
+    by_trajectories,
+    distribute,
+    total_weight,
+)
 
 TOKENS_PER_BATCH = 4096
 
@@ -45,10 +53,10 @@ def ways(rows: Sequence[Row]) -> dict[str, Updates]:
 def gradient(model: torch.nn.Module, rows: Sequence[Row]) -> tuple[torch.Tensor, int]:
     """Return the gradient of an update of `rows`, [parameters], and the tokens that were computed for it."""
     packing, tokens = PACKINGS["tree"], 0
-    (parts,) = deal(rows, packing, TOKENS_PER_BATCH, 1)
+    (parts,) = distribute(rows, packing, TOKENS_PER_BATCH, 1)
     for part_rows in parts:
         part = packing.part(part_rows, model.device)
-        ((part.weights * target_losses(model, part)).sum() / weight_of(rows)).backward()
+        ((part.weights * target_losses(model, part)).sum() / total_weight(rows)).backward()
         tokens += packing.size(part_rows)
     found = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     model.zero_grad()

@@ -15,7 +15,7 @@ from eexp.errors import UsageError
 from eexp.evidence.comparison import compare
 from eexp.evidence.intervals import difference, rate
 from eexp.evidence.panels import panel_hash
-from eexp.evidence.table import rounded_p, table
+from eexp.evidence.table import comparison_table, rounded_p
 from eexp.stages.compare import expand
 
 
@@ -384,7 +384,9 @@ def test_what_no_difference_would_show_is_called_none():
     """Runs that contradict each other: not even 100 points would be found."""
     never, always = ([_episodes({(task, 0): won for task in range(10)})] for won in (False, True))
     row = compare({"a": never * 2, "b": never + always})[1]
-    assert row["detectable"] is None and table([{**row, "against": "b", "name": "b"}]).splitlines()[1].endswith(" none")
+    assert row["detectable"] is None and comparison_table([{**row, "against": "b", "name": "b"}]).splitlines()[
+        1
+    ].endswith(" none")
 
 
 def test_it_starts_as_a_process(files):

@@ -16,7 +16,7 @@ from simulated import World
 
 from eexp.evidence import exact, looks, trials
 from eexp.evidence.intervals import difference, difference_parts, rate
-from eexp.evidence.power import learn, power, smallest_difference
+from eexp.evidence.power import estimate_from_pilot, power, smallest_difference
 
 # -- intervals ---------------------------------------------------------------------------------------------------------
 
@@ -166,7 +166,7 @@ def test_a_rate_is_wilsons_where_it_can_be():
 def test_signs_are_mcnemars_with_one_episode_a_task(seed):
     first, second = _results((1, 1), tasks=40, seed=seed)
     won, lost = int((second > first).sum()), int((second < first).sum())
-    assert exact.signs((second - first)[0]) == pytest.approx(stats.binomtest(won, won + lost).pvalue)
+    assert exact.sign_flip_p((second - first)[0]) == pytest.approx(stats.binomtest(won, won + lost).pvalue)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -175,8 +175,8 @@ def test_signs_with_trials_count_every_choice_of_signs(seed):
     differences = [rng.randint(-3, 3) / 3 for _ in range(9)]
     sums = [abs(sum(s * d for s, d in zip(signs, differences))) for signs in itertools.product((1, -1), repeat=9)]
     share = sum(s >= abs(sum(differences)) - 1e-9 for s in sums) / len(sums)
-    assert exact.signs(differences, 3) == pytest.approx(share)
-    assert exact.signs([0.0, 0.0]) == 1.0 and exact.signs([]) == 1.0
+    assert exact.sign_flip_p(differences, 3) == pytest.approx(share)
+    assert exact.sign_flip_p([0.0, 0.0]) == 1.0 and exact.sign_flip_p([]) == 1.0
 
 
 def test_labels_are_scipys_permutation_test():
@@ -188,14 +188,14 @@ def test_labels_are_scipys_permutation_test():
             return np.abs(np.mean(x) - np.mean(y))
 
         found = stats.permutation_test((first, second), distance, n_resamples=np.inf, alternative="greater")
-        assert exact.labels(first, second) == pytest.approx(found.pvalue)
-    assert exact.labels(range(15), range(15)) is None, "155,117,520 assignments"
+        assert exact.permutation_p(first, second) == pytest.approx(found.pvalue)
+    assert exact.permutation_p(range(15), range(15)) is None, "155,117,520 assignments"
 
 
 @pytest.mark.parametrize(("first", "second", "smallest"), [(3, 3, 0.1), (4, 4, 2 / 70), (5, 5, 2 / 252), (1, 3, 0.25)])
 def test_the_least_p_that_labels_can_give(first, second, smallest):
-    assert exact.least(first, second) == pytest.approx(smallest)
-    assert exact.labels([0.0] * first, [1.0] * second) == pytest.approx(smallest)
+    assert exact.smallest_p(first, second) == pytest.approx(smallest)
+    assert exact.permutation_p([0.0] * first, [1.0] * second) == pytest.approx(smallest)
 
 
 def test_holm():
@@ -214,11 +214,11 @@ def test_holm_is_that_of_statsmodels():
 def test_looks_are_pococks():
     """The levels of Pocock (1977), table 1, for an error of 5 % in all."""
     for n, level in ((2, 0.0294), (3, 0.0221), (4, 0.0182), (5, 0.0158), (10, 0.0106)):
-        assert 1 - looks.one_look(0.95, n) == pytest.approx(level, abs=5e-5)
-        assert looks.overall(level, n) == pytest.approx(0.05, abs=2e-4)
-    assert looks.one_look(0.95, 1) == 0.95 and looks.overall(0.05, 1) == 0.05
-    assert [looks.overall(p, 3) for p in (0.0, 1.0)] == [0.0, 1.0]
-    rising = [looks.overall(p, 4) for p in (1e-12, 1e-6, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99)]
+        assert 1 - looks.confidence_of_each(0.95, n) == pytest.approx(level, abs=5e-5)
+        assert looks.overall_p(level, n) == pytest.approx(0.05, abs=2e-4)
+    assert looks.confidence_of_each(0.95, 1) == 0.95 and looks.overall_p(0.05, 1) == 0.05
+    assert [looks.overall_p(p, 3) for p in (0.0, 1.0)] == [0.0, 1.0]
+    rising = [looks.overall_p(p, 4) for p in (1e-12, 1e-6, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99)]
     assert rising == sorted(rising) and rising[-1] <= 1
 
 
@@ -267,12 +267,12 @@ def test_detectable_after_is_what_power_says_before():
 def test_a_pilot_tells_the_spread():
     world = World((0.4, 0.4), 0.06, tasks=1.0, own=0.0)
     first, _, _ = world.draw(np.random.default_rng(7), 1, 600, (20, 1))
-    found = learn([_episodes(run) for run in first[0]])
+    found = estimate_from_pilot([_episodes(run) for run in first[0]])
     assert found["rate"] == pytest.approx(first.mean())
     assert found["run_sd"] == pytest.approx(0.06, abs=0.025)
     assert found["alike"] == pytest.approx(_alike(world, np.random.default_rng(8)), abs=0.04)
-    assert learn([_episodes(first[0, 0])])["run_sd"] is None
-    both = learn([[*_episodes(first[0, 0]), *_episodes(first[0, 1], trial=1)]])
+    assert estimate_from_pilot([_episodes(first[0, 0])])["run_sd"] is None
+    both = estimate_from_pilot([[*_episodes(first[0, 0]), *_episodes(first[0, 1], trial=1)]])
     assert both["run_sd"] is None and both["alike"] > 0.1
 
 

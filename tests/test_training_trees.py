@@ -18,14 +18,14 @@ from eexp.training.updates import (
     by_examples,
     by_targets,
     by_trajectories,
-    deal,
+    distribute,
     epoch_ends,
-    in_order,
+    epoch_order,
+    loss_shares,
     set_shares,
-    shares_of_kinds,
-    weight_of,
+    total_weight,
 )
-from eexp.training.validation import add, summary, validation_losses
+from eexp.training.validation import add_sums, summary, validation_losses
 
 TOKENS = 40
 SMALL = dict(
@@ -111,12 +111,12 @@ def _one_at_a_time(model, rows: list[Row]) -> float:
     return total
 
 
-def _together(model, rows: list[Row], packing: str, budget: int, world: int = 1) -> float:
+def _together(model, rows: list[Row], packing: str, budget: int, processes: int = 1) -> float:
     total = 0.0
-    for parts in deal(rows, PACKINGS[packing], budget, world):
+    for parts in distribute(rows, PACKINGS[packing], budget, processes):
         for rows_of_part in parts:
             part = PACKINGS[packing].part(rows_of_part, "cpu")
-            loss = (part.weights * target_losses(model, part)).sum() / weight_of(rows)
+            loss = (part.weights * target_losses(model, part)).sum() / total_weight(rows)
             loss.backward()
             total += float(loss.detach())
     return total
@@ -127,7 +127,7 @@ def _together(model, rows: list[Row], packing: str, budget: int, world: int = 1)
 
 @given(rows())
 def test_a_token_sees_its_row_and_nothing_else(rows):
-    tree = trie.grow(rows)
+    tree = trie.build_tree(rows)
     paths = []
     for i, last in enumerate(tree.last):
         path = [j for j in range(i + 1) if tree.last[j] >= i]
@@ -141,13 +141,13 @@ def test_a_token_sees_its_row_and_nothing_else(rows):
 @given(rows())
 def test_what_two_rows_share_is_found(rows):
     for a, b in pairwise(rows):
-        n = trie.shared(a.ids, b.ids)
+        n = trie.shared_length(a.ids, b.ids)
         assert (a.ids[:n] == b.ids[:n] and a.ids[n : n + 1] != b.ids[n : n + 1]) or n == len(a.ids) == len(b.ids)
 
 
 @given(rows())
 def test_a_target_counts_as_its_rows_do(rows):
-    tree = trie.grow(rows)
+    tree = trie.build_tree(rows)
     paths = [tuple(tree.tokens[j] for j in range(i + 1) if tree.last[j] >= i) for i in range(len(tree.tokens))]
     found = {(*paths[before], token): weight for before, token, weight in tree.targets}
     wanted: dict = {}
@@ -155,13 +155,13 @@ def test_a_target_counts_as_its_rows_do(rows):
         for i, weight in _weights(row).items():
             wanted[tuple(row.ids[: i + 1])] = wanted.get(tuple(row.ids[: i + 1]), 0.0) + weight
     assert found == pytest.approx(wanted)
-    assert sum(found.values()) == pytest.approx(weight_of(rows))
+    assert sum(found.values()) == pytest.approx(total_weight(rows))
 
 
 @given(rows())
 def test_the_targets_of_each_row_are_found_again(rows):
-    tree = trie.grow(rows)
-    for row, places in zip(rows, tree.of_rows, strict=True):
+    tree = trie.build_tree(rows)
+    for row, places in zip(rows, tree.row_targets, strict=True):
         assert [tree.targets[n][1] for n in places] == [row.ids[i] for i in row.targets]
         assert list(row.targets) == list(_weights(replace(row, weight=1.0))) and row.n_targets == len(places)
 
@@ -184,17 +184,17 @@ def test_a_cut_keeps_to_its_budget_and_loses_nothing(rows, budget):
 
 
 @given(rows(), st.integers(1, 40), st.integers(1, 5), st.sampled_from(["tree", "none"]))
-def test_processes_share_all_rows_and_make_as_many_passes(rows, budget, world, packing):
-    shares = deal(rows, PACKINGS[packing], budget, world)
-    assert len(shares) == world and len({len(parts) for parts in shares}) == 1
+def test_processes_share_all_rows_and_make_as_many_passes(rows, budget, processes, packing):
+    shares = distribute(rows, PACKINGS[packing], budget, processes)
+    assert len(shares) == processes and len({len(parts) for parts in shares}) == 1
     dealt = [row for parts in shares for part in parts for row in part]
-    assert weight_of(dealt) == pytest.approx(weight_of(rows)) and {id(r) for r in rows} <= {id(r) for r in dealt}
+    assert total_weight(dealt) == pytest.approx(total_weight(rows)) and {id(r) for r in rows} <= {id(r) for r in dealt}
 
 
 def test_rows_that_go_on_from_each_other_are_not_torn_apart():
     """Two processes are no slower than one: the longest row is the whole tree."""
     rows = [Row(list(range(n)), n - 1, 1.0) for n in range(60, 100, 10)]
-    (first,), (second,) = deal(rows, PACKINGS["tree"], 1000, 2)
+    (first,), (second,) = distribute(rows, PACKINGS["tree"], 1000, 2)
     assert trie.size(first) == 90 and [row.weight for row in second] == [0.0] * 4
 
 
@@ -203,8 +203,8 @@ def test_rows_that_go_on_from_each_other_are_not_torn_apart():
 
 @given(rows(), st.integers(0, 3))
 def test_every_epoch_has_every_row_and_keeps_groups_together(rows, epoch):
-    order = in_order(rows, 1, epoch)
-    assert sorted(order) == list(range(len(rows))) and order == in_order(rows, 1, epoch)
+    order = epoch_order(rows, 1, epoch)
+    assert sorted(order) == list(range(len(rows))) and order == epoch_order(rows, 1, epoch)
     groups = [rows[i].group or i for i in order]
     assert sum(a != b for a, b in pairwise(groups)) == len(set(groups)) - 1
     for a, b in pairwise(order):
@@ -213,9 +213,9 @@ def test_every_epoch_has_every_row_and_keeps_groups_together(rows, epoch):
 
 @given(rows(), st.integers(0, 3))
 def test_examples_are_shuffled_by_themselves(rows, epoch):
-    order = in_order(rows, 1, epoch, "examples")
+    order = epoch_order(rows, 1, epoch, "examples")
     alone = [Row(row.ids, row.n_prompt, row.weight) for row in rows]
-    assert sorted(order) == list(range(len(rows))) and order == in_order(alone, 1, epoch)
+    assert sorted(order) == list(range(len(rows))) and order == epoch_order(alone, 1, epoch)
 
 
 def test_updates_go_through_epochs():
@@ -240,7 +240,7 @@ def test_updates_of_whole_trajectories():
     assert [len({rows[i].group for i in update}) for update in two] == [2, 2, 1]
     assert sorted(i for update in two for i in update) == list(range(15))
     assert by_trajectories(rows, 2, 0.5, None, 0) == two[:2] and by_trajectories(rows, 2, 9, 1, 0) == two[:1]
-    assert [i for update in two for i in update] == in_order(rows, 0, 0)
+    assert [i for update in two for i in update] == epoch_order(rows, 0, 0)
     twice = by_trajectories(rows, 2, 2.0, None, 0)
     assert twice[:3] == two and len(twice) == 6 and twice == by_trajectories(rows, 2, 1, 6, 0)
     alone = [replace(row, group=None) for row in rows]
@@ -262,7 +262,7 @@ def test_an_update_is_never_smaller_than_what_it_should_be_at_least(sizes, traje
 
 @given(rows())
 def test_kinds_come_evenly_where_they_are_to_be_mixed(rows):
-    order = in_order(rows, 1, 0, mixed=True)
+    order = epoch_order(rows, 1, 0, mixed=True)
     assert sorted(order) == list(range(len(rows)))
     for group in {row.group for row in rows} - {None}:
         members = [rows[i] for i in order if rows[i].group == group]
@@ -280,8 +280,8 @@ def test_a_kind_has_its_share_of_the_loss():
     updates = [[0, 1, 2], [3, 4, 0]]
     rest = {row.kind: row.weight for row in rows if row.kind != "b"}
     set_shares(rows, updates, {"b": 0.25})
-    whole = weight_of(rows[i] for update in updates for i in update)
-    found = shares_of_kinds(rows, updates, whole / 2)
+    whole = total_weight(rows[i] for update in updates for i in update)
+    found = loss_shares(rows, updates, whole / 2)
     assert found["b"] == 0.25 and sum(found.values()) == pytest.approx(1, abs=2e-6)
     assert found["a"] / found["c"] == pytest.approx(8 / 2, abs=1e-4), "the others keep their proportions"
     assert {row.kind: row.weight for row in rows if row.kind != "b"} == rest
@@ -312,24 +312,26 @@ def models(request):
 
 
 @settings(max_examples=10)
-@given(rows=rows(), budget=st.sampled_from([1, 12, 1000]), block=st.sampled_from([1, 3, 256]), world=st.integers(1, 3))
-def test_loss_and_gradient_are_those_of_one_at_a_time(models, rows, budget, block, world):
+@given(
+    rows=rows(), budget=st.sampled_from([1, 12, 1000]), block=st.sampled_from([1, 3, 256]), processes=st.integers(1, 3)
+)
+def test_loss_and_gradient_are_those_of_one_at_a_time(models, rows, budget, block, processes):
     own, ours = models
-    if not weight_of(rows):
+    if not total_weight(rows):
         rows[0].weight = 1.0
     wanted = _one_at_a_time(own, rows)
     gradient = _gradient(own)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "BLOCK", block)
-        assert _together(ours, rows, "tree", budget, world) == pytest.approx(wanted, rel=1e-6)
+        assert _together(ours, rows, "tree", budget, processes) == pytest.approx(wanted, rel=1e-6)
     assert float((_gradient(ours) - gradient).norm() / gradient.norm()) < 1e-5
-    assert _together(own, rows, "none", budget, world) == pytest.approx(wanted, rel=1e-6)
+    assert _together(own, rows, "none", budget, processes) == pytest.approx(wanted, rel=1e-6)
     assert float((_gradient(own) - gradient).norm() / gradient.norm()) < 1e-5
 
 
 @settings(max_examples=10)
-@given(rows=rows(), budget=st.sampled_from([1, 12, 1000]), world=st.integers(1, 3))
-def test_validation_losses_are_those_of_one_at_a_time(models, rows, budget, world):
+@given(rows=rows(), budget=st.sampled_from([1, 12, 1000]), processes=st.integers(1, 3))
+def test_validation_losses_are_those_of_one_at_a_time(models, rows, budget, processes):
     """By kind and span, each target once whatever its weight; none of rows or spans of weight 0."""
     import torch
 
@@ -344,10 +346,10 @@ def test_validation_losses_are_those_of_one_at_a_time(models, rows, budget, worl
                 wanted[row.kind, name] = loss - float(logits[i - 1, row.ids[i]]), n + 1
     for model, packing in ((ours, "tree"), (own, "none")):
         parts = [
-            validation_losses(model, rows, packing=packing, tokens_per_batch=budget, rank=rank, world=world)
-            for rank in range(world)
+            validation_losses(model, rows, packing=packing, tokens_per_batch=budget, rank=rank, processes=processes)
+            for rank in range(processes)
         ]
-        found = add(parts)
+        found = add_sums(parts)
         assert found.keys() == wanted.keys() and model.training
         for key, (loss, n) in wanted.items():
             assert found[key] == (pytest.approx(loss, rel=1e-5), n)

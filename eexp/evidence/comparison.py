@@ -121,21 +121,21 @@ def _difference(
     base: list[Run], other: list[Run], first: np.ndarray, second: np.ndarray, confidence: float, looks: int
 ) -> dict[str, Any]:
     tasks = list(base[0].successes)
-    level = sequential.one_look(confidence, looks)
+    level = sequential.confidence_of_each(confidence, looks)
     estimate, found = _gain((base, first), (other, second), tasks, level)
-    found["p"] = sequential.overall(estimate.p(), looks) if estimate else None
+    found["p"] = sequential.overall_p(estimate.p(), looks) if estimate else None
     found["p_exact"], found["p_exact_least"] = None, None
     found["detectable"] = estimate.detectable(level) if estimate else None
     if len(base) == len(other) == 1:
         trials = {len(run.successes[key]) for run in (base[0], other[0]) for key in tasks}
         by_task = (second - first)[0]
         if len(trials) == 1:
-            found["p_exact"] = sequential.overall(exact.signs(by_task, trials.pop()), looks)
+            found["p_exact"] = sequential.overall_p(exact.sign_flip_p(by_task, trials.pop()), looks)
         found["won"], found["lost"] = int((by_task > 0).sum()), int((by_task < 0).sum())
     else:
-        p = exact.labels(first.mean(1), second.mean(1))
-        found["p_exact"] = None if p is None else sequential.overall(p, looks)
-        found["p_exact_least"] = sequential.overall(exact.least(len(base), len(other)), looks)
+        p = exact.permutation_p(first.mean(1), second.mean(1))
+        found["p_exact"] = None if p is None else sequential.overall_p(p, looks)
+        found["p_exact_least"] = sequential.overall_p(exact.smallest_p(len(base), len(other)), looks)
     if looks > 1:
         found["looks"] = looks
     return found
@@ -183,7 +183,7 @@ def _by_kind(
     if len(by_kind) < 2:
         return {}
     found: dict[str, dict] = {}
-    level = sequential.one_look(confidence, looks)
+    level = sequential.confidence_of_each(confidence, looks)
     for kind, places in sorted(by_kind.items()):
         there = [tasks[i] for i in places]
         mean, low, high = rate(other[1][:, places], confidence)

@@ -12,7 +12,7 @@ import numpy as np
 MOST_ASSIGNMENTS = 200_000
 
 
-def signs(differences: Sequence[float], episodes: int = 1) -> float:
+def sign_flip_p(differences: Sequence[float], episodes: int = 1) -> float:
     """Return the p value of the exact sign-flip test over tasks, for one run a method.
 
     differences: by task, of means over `episodes` episodes. Where the methods do not differ, each could as well have
@@ -31,7 +31,7 @@ def signs(differences: Sequence[float], episodes: int = 1) -> float:
     return min(1.0, float(ways[sums >= total].sum()))
 
 
-def labels(first: Sequence[float], second: Sequence[float]) -> float | None:
+def permutation_p(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Return the p value of the exact permutation test over the labels of training runs; None where they are too many.
 
     first, second: mean success by run. Where the methods do not differ, every assignment of runs to methods was
@@ -47,7 +47,7 @@ def labels(first: Sequence[float], second: Sequence[float]) -> float | None:
     return float(np.mean(differences >= observed - 1e-12))
 
 
-def least(first: int, second: int) -> float:
+def smallest_p(first: int, second: int) -> float:
     """Return the smallest p value that `labels` can give for these numbers of runs: 0.1 for 3 against 3."""
     return (2 if first == second else 1) / math.comb(first + second, first)
 

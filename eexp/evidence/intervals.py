@@ -36,7 +36,7 @@ ADDED = 0.5
 
 
 @dataclass(frozen=True)
-class Parts:
+class IntervalParts:
     """What an interval is made of; numbers, or arrays of the same shape where many are computed at once.
 
     observed: the plain mean or difference. centre: of the interval. tasks, runs: parts of the variance of the mean.
@@ -63,7 +63,7 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Estimate(Parts):
+class Estimate(IntervalParts):
     """The same for one comparison, with what is printed of it."""
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
@@ -97,7 +97,7 @@ class Estimate(Parts):
         return smallest if smallest <= 1 else None
 
 
-def difference_parts(first: Array, second: Array, episodes: tuple[float, float] = (1, 1)) -> Parts:
+def difference_parts(first: Array, second: Array, episodes: tuple[float, float] = (1, 1)) -> IntervalParts:
     """Estimate second - first.
 
     Args:
@@ -116,7 +116,9 @@ def difference_parts(first: Array, second: Array, episodes: tuple[float, float] 
     squares = (by_task**2).sum(-1) + ADDED * sum(share**2 for share in shares)
     variance = (squares - padded * centre**2) / (padded - 1)
     runs, run_df = _between_runs([first, second])
-    return Parts(observed, centre, np.maximum(variance, 0) / padded, runs, _like(observed, max(1, tasks - 1)), run_df)
+    return IntervalParts(
+        observed, centre, np.maximum(variance, 0) / padded, runs, _like(observed, max(1, tasks - 1)), run_df
+    )
 
 
 def _between_runs(groups: list[Array], share: float = 1.0) -> tuple[Array, Array]:
@@ -153,8 +155,8 @@ def difference(first: Array, second: Array, episodes: tuple[float, float] = (1, 
     return _single(difference_parts(first, second, episodes))
 
 
-def _single(parts: Parts) -> Estimate:
-    return Estimate(*(getattr(parts, name).item() for name in Parts.__dataclass_fields__))
+def _single(parts: IntervalParts) -> Estimate:
+    return Estimate(*(getattr(parts, name).item() for name in IntervalParts.__dataclass_fields__))
 
 
 def rate(values: Array, confidence: float = 0.95) -> tuple[float, float, float]:

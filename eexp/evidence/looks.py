@@ -17,7 +17,7 @@ _POINTS = 301
 
 
 @lru_cache(maxsize=4096)
-def overall(p: float, looks: int) -> float:
+def overall_p(p: float, looks: int) -> float:
     """Return the probability that one of `looks` looks at a true null has a two-sided p value of `p` or lower."""
     from scipy.special import ndtr, ndtri
 
@@ -50,12 +50,12 @@ def _weights(grid: np.ndarray) -> np.ndarray:
     return weights * (grid[1] - grid[0]) / 3
 
 
-def one_look(confidence: float, looks: int) -> float:
+def confidence_of_each(confidence: float, looks: int) -> float:
     """Return the confidence of each of `looks` intervals, so that all of them together have `confidence`."""
     from scipy.optimize import brentq
 
     if looks == 1:
         return confidence
     error = 1 - confidence
-    log_p = brentq(lambda log: overall(math.exp(log), looks) - error, math.log(error / looks / 2), math.log(error))
+    log_p = brentq(lambda log: overall_p(math.exp(log), looks) - error, math.log(error / looks / 2), math.log(error))
     return 1 - math.exp(log_p)

@@ -125,7 +125,7 @@ def plans(
     Raises:
         UsageError: Without a rate, or for a baseline that always or never succeeds.
     """
-    found = learn(pilot, files) if pilot else {}
+    found = estimate_from_pilot(pilot, files) if pilot else {}
     sources = {}
     values = {"rate": rate, "run_sd": run_sd, "alike": alike}
     defaults = {"run_sd": RUN_SD, "alike": ALIKE}
@@ -161,7 +161,7 @@ def plans(
     return rows
 
 
-def learn(pilot: Sequence[Iterable[dict]], files: Sequence[str] | None = None) -> dict[str, float | None]:
+def estimate_from_pilot(pilot: Sequence[Iterable[dict]], files: Sequence[str] | None = None) -> dict[str, float | None]:
     """Return `rate`, `run_sd` and `alike` of the training runs of one method; None for what they do not tell.
 
     Two runs are needed for `run_sd`, and two runs or two trials of every task for `alike`. files: where each run comes

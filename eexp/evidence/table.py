@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 
-def table(rows: Sequence[dict], *, by_kind: bool = False) -> str:
+def comparison_table(rows: Sequence[dict], *, by_kind: bool = False) -> str:
     """Return the rows of `compare` as text: one line a method, what the numbers mean, and further tables.
 
     by_kind: with a table of success by kind of task.

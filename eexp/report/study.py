@@ -20,7 +20,7 @@ ENDING = ".episodes.jsonl"
 
 
 @dataclass
-class Run:
+class StudyRun:
     """One training run of an arm, and what its model played.
 
     name: the directory it is in, relative to that of the study; "" where there is one directory. settings: what its
@@ -44,7 +44,7 @@ class Arm:
 
     key: str
     label: str
-    runs: list[Run]
+    runs: list[StudyRun]
 
 
 def find_arms(directories: Sequence[str], labels: dict[str, str] | None = None) -> list[Arm]:
@@ -64,7 +64,7 @@ def find_arms(directories: Sequence[str], labels: dict[str, str] | None = None) 
         for file in below:
             files.setdefault(os.path.realpath(file), file)
     together = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files.values()])
-    runs: dict[str, list[Run]] = {}
+    runs: dict[str, list[StudyRun]] = {}
     for file in sorted(files.values(), key=lambda file: _natural(os.fspath(file))):
         name = os.path.relpath(os.path.dirname(os.path.abspath(file)), together)
         key = file.name.removesuffix(ENDING)
@@ -103,8 +103,8 @@ def _files(directory: str) -> Iterator[Path]:
                 yield Path(here, name)
 
 
-def _check_seeds(key: str, runs: Sequence[Run]) -> None:
-    of_seed: dict[str, Run] = {}
+def _check_seeds(key: str, runs: Sequence[StudyRun]) -> None:
+    of_seed: dict[str, StudyRun] = {}
     for run in runs:
         seed = run.file.absolute().parent.name
         other = of_seed.setdefault(seed, run)
@@ -120,8 +120,8 @@ def _natural(text: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
 
 
-def _read_run(name: str, file: Path, directory: Path) -> Run:
-    run = Run(name, file)
+def _read_run(name: str, file: Path, directory: Path) -> StudyRun:
+    run = StudyRun(name, file)
     saved, metrics = directory / "eexp.json", directory / "metrics.jsonl"
     if saved.is_file():
         try:

@@ -184,7 +184,7 @@ def command(
         text = power_table
     else:
         from eexp.evidence.comparison import compare
-        from eexp.evidence.table import table
+        from eexp.evidence.table import comparison_table
 
         rows = compare(groups, baseline=baseline, confidence=confidence, looks=looks, common=common, files=named)
         if picture:
@@ -194,7 +194,7 @@ def command(
                 tell(f"note: {note}")
 
         def text(rows: list[dict]) -> str:
-            return table(rows, by_kind=by_kind)
+            return comparison_table(rows, by_kind=by_kind)
 
     if as_json:
         write_to_stdout(b"".join(map(dumps, rows)))

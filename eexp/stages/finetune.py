@@ -242,7 +242,7 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
     from eexp.jsonl import Stream
     from eexp.prompts import get_style
     from eexp.terminal import show
-    from eexp.training.finetune import Settings, Source, finetune, preview
+    from eexp.training.finetune import ExampleSource, Settings, finetune, preview
 
     first = not int(os.environ.get("RANK", "0"))  # of several processes; it speaks for all
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (not files or "-" in files):
@@ -260,7 +260,7 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
     validation = None
     if validate:
         held_out = Stream(validate, quiet=quiet).open("finetune", "example")
-        validation = Source(held_out.records(), held_out.fail)
+        validation = ExampleSource(held_out.records(), held_out.fail)
     elif settings.validate_every:
         raise UsageError("--validate-every says when to compute the loss on --validate FILE; give one")
     with stream.open("finetune", "example") as io:

@@ -25,13 +25,13 @@ REGATHER = True  # False under activation checkpointing, which keeps nothing, an
 
 
 @dataclass
-class Plan:
+class TreeBlocks:
     """Which keys each block of queries sees: (first query, one past the last, keys [K], mask [queries, K])."""
 
     blocks: list[tuple[int, int, torch.Tensor, torch.Tensor]]
 
 
-def plan(tree: Tree, device: Any = "cpu", block: int | None = None) -> Plan:
+def blocks_of(tree: Tree, device: Any = "cpu", block: int | None = None) -> TreeBlocks:
     """The blocks of a tree, of BLOCK queries if nothing else is said."""
     import torch
 
@@ -45,7 +45,7 @@ def plan(tree: Tree, device: Any = "cpu", block: int | None = None) -> Plan:
         queries = index[start:end, None]
         mask = (keys <= queries) & (last[keys] >= queries)
         blocks.append((start, end, keys.to(device), mask.to(device)))
-    return Plan(blocks)
+    return TreeBlocks(blocks)
 
 
 def register() -> None:
@@ -65,7 +65,7 @@ def _attend(
     attention_mask: Any,
     scaling: float | None = None,
     dropout: float = 0.0,
-    tree: Plan | None = None,
+    tree: TreeBlocks | None = None,
     softcap: float | None = None,
     sliding_window: int | None = None,
     **more: Any,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from eexp.training.updates import EXAMPLES, TRAJECTORIES
 
 
-def card(run: dict) -> str:
+def model_card(run: dict) -> str:
     """The model card: what it was made from and how."""
     s, d, t = run["settings"], run["data"], run["trained"]
     what = "All weights" if s["full"] else "A LoRA adapter" + (f", continuing `{s['init']}`" if s["init"] else "")

@@ -75,7 +75,7 @@ class Row:
         """The weights of all targets together."""
         return self.weight * sum(weight * len(targets) for _, weight, targets in self.spans())
 
-    def weighted(self) -> Iterator[tuple[int, float]]:
+    def target_weights(self) -> Iterator[tuple[int, float]]:
         """Yield (index, what its loss is multiplied by) of each target."""
         for _, weight, targets in self.spans():
             for i in targets:

@@ -77,7 +77,7 @@ def _sees_ahead(model: Any, rows: list[Row], dtype: Any) -> bool:
 
     ids = list(rows[0].ids[:16])
     other = next((token for row in rows for token in row.ids if token != ids[-1]), 0)
-    with evaluating(model, dtype):
+    with evaluation_mode(model, dtype):
         one, two = (
             model(torch.tensor([text], device=model.device), use_cache=False).logits[0, :-1].float()
             for text in (ids, [*ids[:-1], other])
@@ -88,8 +88,8 @@ def _sees_ahead(model: Any, rows: list[Row], dtype: Any) -> bool:
 def _probe(rows: list[Row]) -> list[Row]:
     """Two examples of one trajectory where they part, and one that parts from them earlier; all of it to predict."""
     group = sorted([row.ids for row in rows if row.group == rows[0].group][:_SEARCHED])
-    a, b = max(pairwise(group), key=lambda pair: trie.shared(*pair), default=(group[0], group[0]))
-    common = trie.shared(a, b)
+    a, b = max(pairwise(group), key=lambda pair: trie.shared_length(*pair), default=(group[0], group[0]))
+    common = trie.shared_length(a, b)
     start = max(0, common - _PROBE // 2)
     texts = [a[start : common + _PROBE // 2], b[start : common + _PROBE // 2]]
     longest = max(map(len, texts))
@@ -98,13 +98,13 @@ def _probe(rows: list[Row]) -> list[Row]:
 
 
 def _loss(model: Any, rows: list[Row], packing: str, dtype: Any) -> float:
-    with evaluating(model, dtype):
+    with evaluation_mode(model, dtype):
         part = PACKINGS[packing].part(rows, model.device)
         return float((part.weights * target_losses(model, part)).sum())
 
 
 @contextmanager
-def evaluating(model: Any, dtype: Any) -> Iterator[None]:
+def evaluation_mode(model: Any, dtype: Any) -> Iterator[None]:
     """As in training, but without gradients or anything random."""
     import torch
 

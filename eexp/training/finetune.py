@@ -33,7 +33,7 @@ from eexp.models import hf
 from eexp.prompts import PromptStyle, get_style
 from eexp.spans import ACTION
 from eexp.training import exact, memory, trainer
-from eexp.training.card import card
+from eexp.training.card import model_card
 from eexp.training.data import Row, tokenize
 from eexp.training.packing import PACKINGS
 from eexp.training.updates import (
@@ -43,11 +43,11 @@ from eexp.training.updates import (
     by_examples,
     by_targets,
     by_trajectories,
-    deal,
+    distribute,
     epoch_ends,
+    loss_shares,
     set_shares,
-    shares_of_kinds,
-    weight_of,
+    total_weight,
 )
 from eexp.weights import RUN_FILE, fingerprint_of_directory, read_run, resolve
 
@@ -106,7 +106,7 @@ class Settings:
 
 
 @dataclass
-class Source:
+class ExampleSource:
     """Examples, and what is done with one that cannot be used."""
 
     examples: Iterable[dict]
@@ -122,7 +122,7 @@ def finetune(
     progress: bool = False,
     note: Callable[[str], None] = lambda text: None,
     on_error: OnError = stop_at_error,
-    validation: Source | None = None,
+    validation: ExampleSource | None = None,
     style: PromptStyle | None = None,
 ) -> dict:
     """Train on `examples` and save the adapter (or the model) in the directory `output`; returns what eexp.json says.
@@ -146,7 +146,7 @@ def _finetune(
     progress: bool,
     note: Callable[[str], None],
     on_error: OnError,
-    validation: Source | None,
+    validation: ExampleSource | None,
     style: PromptStyle | None,
 ) -> dict:
     """Do what `finetune` does, once nobody else trains in `directory`."""
@@ -155,7 +155,7 @@ def _finetune(
             raise UsageError(f"{directory} holds a finished run; remove it, or give another -o")
         now: dict = {"settings": asdict(settings), "validation": None}
         data = _Data()
-        for name, source in (("data", Source(examples, on_error)), ("validation", validation)):
+        for name, source in (("data", ExampleSource(examples, on_error)), ("validation", validation)):
             if source:
                 for _ in data.watch(source.examples, source.on_error):
                     pass
@@ -169,7 +169,7 @@ def _finetune(
         if os.path.isdir(read) and os.path.realpath(read) == os.path.realpath(directory):
             raise UsageError(f"{directory} is both read and written; give another -o")
     job = _plan(examples, settings, on_error, validation, style)
-    doubts = (memory.doubt(job.memory(), settings.tokens_per_batch), job.missed(), _left_alone(job.model))
+    doubts = (memory.shortage_warning(job.memory(), settings.tokens_per_batch), job.missed(), _left_alone(job.model))
     for doubt in filter(None, doubts):
         note(doubt)
     checkpoints = directory / "checkpoints"
@@ -219,7 +219,7 @@ def preview(
     examples: Iterable[dict],
     settings: Settings,
     on_error: OnError = stop_at_error,
-    validation: Source | None = None,
+    validation: ExampleSource | None = None,
     style: PromptStyle | None = None,
 ) -> str:
     """What `finetune` would do, for a person: its updates, tokens and memory, and a few examples with their targets."""
@@ -280,7 +280,7 @@ def _plan(
     examples: Iterable[dict],
     settings: Settings,
     on_error: OnError,
-    validation: Source | None,
+    validation: ExampleSource | None,
     style: PromptStyle | None,
 ) -> Job:
     import transformers
@@ -320,9 +320,9 @@ def _plan(
     update_weight = None
     if settings.share:
         set_shares(weighty, updates, settings.share)
-        update_weight = weight_of(weighty[i] for update in updates for i in update) / len(updates)
+        update_weight = total_weight(weighty[i] for update in updates for i in update) / len(updates)
     run = _describe(settings, data, rows, weighty, updates, model, style)
-    run["trained"]["shares"] = shares_of_kinds(weighty, updates, update_weight)
+    run["trained"]["shares"] = loss_shares(weighty, updates, update_weight)
     run["validation"] = {**held_out.describe(), **_counts(validated)} if validation else None
     run["total"] = {"updates": spent[0] + len(updates), "target_tokens": spent[1] + run["trained"]["target_tokens"]}
     return Job(
@@ -577,7 +577,7 @@ def _trained(rows: list[Row], updates: Updates, settings: Settings) -> dict[str,
     sizes = [
         packing.size(part)
         for update in updates
-        for share in deal([rows[i] for i in update], packing, settings.tokens_per_batch, trainer.world())
+        for share in distribute([rows[i] for i in update], packing, settings.tokens_per_batch, trainer.world())
         for part in share
     ]
     return {
@@ -670,7 +670,7 @@ def _save(made: Any, job: Job, directory: Path) -> None:
     _sort_adapter_config(directory / "adapter_config.json")
     (directory / "training_args.bin").unlink(missing_ok=True)  # eexp.json says it, for people
     job.tokenizer.save_pretrained(directory)
-    (directory / "README.md").write_text(card(job.run), encoding="utf-8")
+    (directory / "README.md").write_text(model_card(job.run), encoding="utf-8")
     trainer.write(directory / RUN_FILE, orjson.dumps(job.run, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 

@@ -57,17 +57,17 @@ def check(base: str, dtype: Any, *, full: bool, four_bit: bool, trust_remote_cod
     there = free()
     if sum(sizes.values()) <= there:
         return
-    parts = ", ".join(f"{name} {in_words(size)}" for name, size in sizes.items())
+    parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in sizes.items())
     way = "train an adapter instead of --full" if full else "take a smaller model"
     if not full and not four_bit and torch.cuda.is_available():
         way = "give --load-in-4bit"
     raise EexpError(
         f"{base}: to train {count:,} weights takes at least "
-        f"{in_words(sum(sizes.values()))} ({parts}), and {in_words(there)} are free; {way}"
+        f"{format_bytes(sum(sizes.values()))} ({parts}), and {format_bytes(there)} are free; {way}"
     )
 
 
-def doubt(needed: dict[str, int], tokens_per_batch: int) -> str | None:
+def shortage_warning(needed: dict[str, int], tokens_per_batch: int) -> str | None:
     """What to tell if a loaded model is, by the estimate, going to take more than there is."""
     if is_split():
         return None
@@ -75,7 +75,7 @@ def doubt(needed: dict[str, int], tokens_per_batch: int) -> str | None:
     if sum(needed.values()) <= there:
         return None
     return (
-        f"by a rough estimate {in_words(sum(needed.values()))} will be taken, and {in_words(there)} are free; "
+        f"by a rough estimate {format_bytes(sum(needed.values()))} will be taken, and {format_bytes(there)} are free; "
         f"--tokens-per-batch below {tokens_per_batch} and --gradient-checkpointing take less"
     )
 
@@ -95,6 +95,6 @@ def free() -> int:
     return psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def in_words(size: int) -> str:
+def format_bytes(size: int) -> str:
     """1.5 GB, 20 MB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 class Part:
     """One pass: what the model is given, and which of its logits predict what.
 
-    inputs: input_ids [rows, tokens] and what belongs to them. keep: [K] columns whose logits are wanted. at: [N] the
-    place of a target's logits among the flattened [rows * K]. tokens, weights: [N]. of_rows: for each row, in the order
-    given, which of the N are its targets; rows of a tree may share them.
+    inputs: input_ids [rows, tokens] and what belongs to them. keep: [K] columns whose logits are wanted. logit_index:
+    [N] the place of a target's logits among the flattened [rows * K]. tokens, weights: [N]. row_targets: for each row,
+    in the order given, which of the N are its targets; rows of a tree may share them.
     """
 
     inputs: dict[str, Any]
     keep: torch.Tensor
-    at: torch.Tensor
+    logit_index: torch.Tensor
     tokens: torch.Tensor
     weights: torch.Tensor
-    of_rows: list[Sequence[int]]
+    row_targets: list[Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def target_losses(model: Any, part: Part) -> torch.Tensor:
     else:
         logits = model(**part.inputs, use_cache=False).logits[:, part.keep]
     logits = logits.flatten(0, 1).float()
-    return logits.logsumexp(-1)[part.at] - logits[part.at, part.tokens]
+    return logits.logsumexp(-1)[part.logit_index] - logits[part.logit_index, part.tokens]
 
 
 def accepts_keep(model: Any) -> bool:
@@ -66,21 +66,21 @@ def accepts_keep(model: Any) -> bool:
 def _tree(rows: Sequence[Row], device: Any) -> Part:
     import torch
 
-    tree = trie.grow(rows)
+    tree = trie.build_tree(rows)
     before = [i for i, _, _ in tree.targets]
     keep = sorted(set(before))
     where = {i: k for k, i in enumerate(keep)}
     inputs = {
         "input_ids": torch.tensor([tree.tokens], device=device),
         "position_ids": torch.tensor([tree.positions], device=device),
-        "tree": attention.plan(tree, device),
+        "tree": attention.blocks_of(tree, device),
     }
     targets = [(where[i], token, weight) for i, token, weight in tree.targets]
-    return _part(inputs, keep, targets, tree.of_rows, device)
+    return _part(inputs, keep, targets, tree.row_targets, device)
 
 
 def _part(
-    inputs: dict, keep: list[int], targets: list[tuple[int, int, float]], of_rows: list[Sequence[int]], device: Any
+    inputs: dict, keep: list[int], targets: list[tuple[int, int, float]], row_targets: list[Sequence[int]], device: Any
 ) -> Part:
     import torch
 
@@ -91,7 +91,7 @@ def _part(
         torch.tensor(at, device=device),
         torch.tensor(tokens, device=device),
         torch.tensor(weights, device=device),
-        of_rows,
+        row_targets,
     )
 
 
@@ -108,12 +108,12 @@ def _padded(rows: Sequence[Row], device: Any) -> Part:
     keep = sorted({j - 1 for row in rows for j in row.targets})
     where = {j: k for k, j in enumerate(keep)}
     targets: list[tuple[int, int, float]] = []
-    of_rows: list[Sequence[int]] = []
+    row_targets: list[Sequence[int]] = []
     for i, row in enumerate(rows):
         start = len(targets)
-        targets += [(i * len(keep) + where[j - 1], row.ids[j], weight) for j, weight in row.weighted()]
-        of_rows.append(range(start, len(targets)))
-    return _part({"input_ids": ids.to(device), "attention_mask": mask.to(device)}, keep, targets, of_rows, device)
+        targets += [(i * len(keep) + where[j - 1], row.ids[j], weight) for j, weight in row.target_weights()]
+        row_targets.append(range(start, len(targets)))
+    return _part({"input_ids": ids.to(device), "attention_mask": mask.to(device)}, keep, targets, row_targets, device)
 
 
 def _cut_padded(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from eexp.terminal import style
 from eexp.training.data import Row
-from eexp.training.memory import in_words
-from eexp.training.trie import shared
+from eexp.training.memory import format_bytes
+from eexp.training.trie import shared_length
 
 _SHOWN = 3  # examples
 _WORDS = 240  # characters of a prompt's end
@@ -23,8 +23,8 @@ def describe(tokenizer: Any, rows: list[Row], run: dict, memory: dict[str, int])
         f"{t['tokens']:,} tokens one example at a time, {t['computed_tokens']:,} as computed "
         f"({t['tokens'] / t['computed_tokens']:.1f} times fewer), in {t['passes']:,} passes over {run['processes']} "
         f"process{'es' if run['processes'] > 1 else ''}, the largest of {t['largest_pass']:,}",
-        f"memory, by a rough estimate: {in_words(sum(memory.values()))} ("
-        + ", ".join(f"{name} {in_words(size)}" for name, size in memory.items())
+        f"memory, by a rough estimate: {format_bytes(sum(memory.values()))} ("
+        + ", ".join(f"{name} {format_bytes(size)}" for name, size in memory.items())
         + ")",
     ]
     if v := run["validation"]:
@@ -42,11 +42,11 @@ def _of_one_group(rows: list[Row]) -> list[Row]:
 
 def _example(tokenizer: Any, row: Row, before: Row | None) -> str:
     head = f"{len(row.ids)} tokens, {row.n_targets} of them targets, weight {row.weight:g}"
-    head += f", {shared(row.ids, before.ids)} shared with the one above" if before else ""
-    return style(head, bold=True) + "\n" + marked(tokenizer, row, _WORDS)
+    head += f", {shared_length(row.ids, before.ids)} shared with the one above" if before else ""
+    return style(head, bold=True) + "\n" + mark_targets(tokenizer, row, _WORDS)
 
 
-def marked(tokenizer: Any, row: Row, most: int | None = None) -> str:
+def mark_targets(tokenizer: Any, row: Row, most: int | None = None) -> str:
     """Return the text of a row's tokens, with its targets in [[ ]].
 
     most: characters of what comes before the first target, counted from its end; None shows all of it.

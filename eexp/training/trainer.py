@@ -21,8 +21,8 @@ from eexp.errors import EexpError
 from eexp.training import attention
 from eexp.training.data import Row
 from eexp.training.packing import PACKINGS, target_losses
-from eexp.training.updates import deal, weight_of
-from eexp.training.validation import add, summary, validation_losses
+from eexp.training.updates import distribute, total_weight
+from eexp.training.validation import add_sums, summary, validation_losses
 
 if TYPE_CHECKING:
     from eexp.training.finetune import Job
@@ -92,11 +92,11 @@ def trainer(job: Job, arguments: Any, metrics: Path, progress: bool) -> Any:
 
         def training_step(self, model: Any, inputs: list[Row], num_items_in_batch: Any = None) -> Any:
             model.train()
-            own = weight_of(inputs)
+            own = total_weight(inputs)
             whole = job.update_weight or own
             share = processes / whole  # gradients are averaged over processes, and so is the loss on record
             total = torch.zeros((), device=self.args.device)
-            parts = deal(inputs, packing, job.settings.tokens_per_batch, processes)[rank]
+            parts = distribute(inputs, packing, job.settings.tokens_per_batch, processes)[rank]
             for i, rows in enumerate(parts):
                 with nullcontext() if i == len(parts) - 1 else self.accelerator.no_sync(model):
                     part = packing.part(rows, self.args.device)
@@ -181,9 +181,9 @@ def _metrics(trainer: Any, job: Job, path: Path, progress: bool) -> Any:
                 dtype=job.dtype,
                 device=args.device,
                 rank=args.process_index,
-                world=args.world_size,
+                processes=args.world_size,
             )
-            found = summary(add(gather_object([sums])))
+            found = summary(add_sums(gather_object([sums])))
             if trainer.is_world_process_zero():
                 self.append({"step": step, "epoch": epochs[step], "validation": found})
             if args.report_to:

@@ -28,17 +28,17 @@ class Tree:
     """Rows written down as one tree (or several side by side).
 
     tokens, positions, last: [T], as above. targets: (index of the token before, the token to predict, its weight).
-    of_rows: for each row, in the order given, where its targets stand in `targets`.
+    row_targets: for each row, in the order given, where its targets stand in `targets`.
     """
 
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     last: list[int] = field(default_factory=list)
     targets: list[tuple[int, int, float]] = field(default_factory=list)
-    of_rows: list[list[int]] = field(default_factory=list)
+    row_targets: list[list[int]] = field(default_factory=list)
 
 
-def shared(a: Sequence[int], b: Sequence[int]) -> int:
+def shared_length(a: Sequence[int], b: Sequence[int]) -> int:
     """How many tokens two rows have in common at their beginning."""
     low, high = 0, min(len(a), len(b))
     while low < high:  # by halves: slices are compared at the speed of memory, single tokens are not
@@ -50,7 +50,7 @@ def shared(a: Sequence[int], b: Sequence[int]) -> int:
     return low
 
 
-def grow(rows: Sequence[Row]) -> Tree:
+def build_tree(rows: Sequence[Row]) -> Tree:
     """The tree of some rows."""
     tree = Tree()
     path: list[int] = []  # where the tokens of the row before stand
@@ -60,14 +60,14 @@ def grow(rows: Sequence[Row]) -> Tree:
     nodes: list[list[int]] = [[] for _ in rows]  # where the targets of each row stand
     for n in sorted(range(len(rows)), key=lambda n: rows[n].ids):
         row = rows[n]
-        common = shared(row.ids, before)
+        common = shared_length(row.ids, before)
         _close(tree, path, common)
         for depth in range(common, len(row.ids)):
             path.append(len(tree.tokens))
             tree.tokens.append(row.ids[depth])
             tree.positions.append(depth)
             tree.last.append(-1)
-        for depth, weight in row.weighted():
+        for depth, weight in row.target_weights():
             weights[path[depth]] = weights.get(path[depth], 0.0) + weight
             parent[path[depth]] = path[depth - 1]
             nodes[n].append(path[depth])
@@ -76,7 +76,7 @@ def grow(rows: Sequence[Row]) -> Tree:
     order = sorted(weights)
     tree.targets = [(parent[i], tree.tokens[i], weights[i]) for i in order]
     place = {i: n for n, i in enumerate(order)}
-    tree.of_rows = [[place[i] for i in of_row] for of_row in nodes]
+    tree.row_targets = [[place[i] for i in of_row] for of_row in nodes]
     return tree
 
 
@@ -95,7 +95,7 @@ def cut(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:
     part: list[Row] = []
     held = 0
     for row in sorted(rows, key=lambda row: row.ids):
-        more = len(row.ids) - (shared(row.ids, part[-1].ids) if part else 0)
+        more = len(row.ids) - (shared_length(row.ids, part[-1].ids) if part else 0)
         if part and held + more > budget:
             yield part
             part, held, more = [], 0, len(row.ids)
@@ -108,4 +108,4 @@ def cut(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:
 def size(rows: Sequence[Row]) -> int:
     """Tokens of the tree of some rows."""
     ids = sorted(row.ids for row in rows)
-    return sum(map(len, ids)) - sum(shared(a, b) for a, b in pairwise(ids))
+    return sum(map(len, ids)) - sum(shared_length(a, b) for a, b in pairwise(ids))

@@ -24,7 +24,7 @@ Updates = list[list[int]]  # indices of rows
 TRAJECTORIES, EXAMPLES = 4, 16  # of an update, at least, where no other size is given
 
 
-def in_order(
+def epoch_order(
     rows: Sequence[Row], seed: int, epoch: int, shuffle: str = "trajectories", mixed: bool = False
 ) -> list[int]:
     """All rows once: groups shuffled, within a group by their tokens; or all rows shuffled.
@@ -66,7 +66,7 @@ def by_examples(
     """Updates of `batch_size` rows, the last of an epoch with what is left; `max_steps` of them, or `epochs` full."""
 
     def cut(epoch: int) -> Updates:
-        order = in_order(rows, seed, epoch, shuffle, mixed)
+        order = epoch_order(rows, seed, epoch, shuffle, mixed)
         return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
     return _taken(map(cut, count()), epochs, max_steps)
@@ -128,7 +128,7 @@ def by_targets(
 
     Each ends where the target tokens so far are nearest to its share of them, and has one row at least.
     """
-    stream = (i for epoch in count() for i in in_order(rows, seed, epoch, shuffle, mixed))
+    stream = (i for epoch in count() for i in epoch_order(rows, seed, epoch, shuffle, mixed))
     made: Updates = []
     seen = 0
     row = next(stream)
@@ -153,22 +153,22 @@ def epoch_ends(updates: Updates, rows: int) -> list[int]:
     return ends
 
 
-def deal(rows: Sequence[Row], packing: Packing, budget: int, world: int) -> list[list[list[Row]]]:
-    """The parts of one update that each of `world` processes computes: [process][pass], as many passes for each.
+def distribute(rows: Sequence[Row], packing: Packing, budget: int, processes: int) -> list[list[list[Row]]]:
+    """The parts of one update that each of `processes` processes computes: [process][pass], as many passes for each.
 
     Parts are made small enough to go round, but not smaller than the longest row, for which some process takes its time
     anyway: rows that go on from each other would share nothing any more.
     Where parts do not go round, a process repeats the smallest with weight 0: every process takes part in every pass.
     """
     longest = max(len(row.ids) for row in rows)
-    room = min(budget, max(-(-packing.size(rows) // world), longest))
+    room = min(budget, max(-(-packing.size(rows) // processes), longest))
     parts = sorted(packing.cut(rows, room), key=packing.size, reverse=True)
     idle = [replace(row, weight=0.0) for row in parts[-1]]
-    parts += [idle] * (-len(parts) % world)
-    return [parts[rank::world] for rank in range(world)]
+    parts += [idle] * (-len(parts) % processes)
+    return [parts[rank::processes] for rank in range(processes)]
 
 
-def weight_of(rows: Iterable[Row]) -> float:
+def total_weight(rows: Iterable[Row]) -> float:
     """What the losses of some rows are divided by: the weights of all their targets."""
     return sum(row.loss_weight for row in rows)
 
@@ -200,14 +200,14 @@ def _weights_of_kinds(rows: Sequence[Row], updates: Updates) -> dict[str, float]
     return weights
 
 
-def shares_of_kinds(rows: Sequence[Row], updates: Updates, update_weight: float | None) -> dict[str, float]:
+def loss_shares(rows: Sequence[Row], updates: Updates, update_weight: float | None) -> dict[str, float]:
     """The share of the loss that each kind has in a run, by the weights of targets.
 
     update_weight: what the losses of every update are divided by; its own weight if None.
     """
     found: dict[str, float] = {}
     for update in updates:
-        whole = update_weight or weight_of(rows[i] for i in update)
+        whole = update_weight or total_weight(rows[i] for i in update)
         for i in update:
             found[rows[i].kind] = found.get(rows[i].kind, 0.0) + rows[i].loss_weight / whole / len(updates)
     return {kind: round(share, 6) for kind, share in sorted(found.items())}

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from eexp.training.data import Row
-from eexp.training.exact import evaluating
+from eexp.training.exact import evaluation_mode
 from eexp.training.packing import PACKINGS, target_losses
-from eexp.training.updates import deal
+from eexp.training.updates import distribute
 
 #: Of each (kind, span): the sum of -log p over its target tokens, and how many these are.
 Sums = dict[tuple[str, str], tuple[float, int]]
@@ -23,7 +23,7 @@ def validation_losses(
     dtype: Any = None,
     device: Any = None,
     rank: int = 0,
-    world: int = 1,
+    processes: int = 1,
 ) -> Sums:
     """Return -log p of the targets of `rows`, summed by kind and span, with nothing learned.
 
@@ -33,15 +33,15 @@ def validation_losses(
     Args:
         model: with the attention of trees (exact.prepare), unless `packing` is "none".
         dtype: what to compute in; that of the model if None. device: where; that of the model if None.
-        rank, world: this process computes its part of what `world` processes compute; `add` puts the parts together.
+        rank, processes: this process computes its part of what all processes compute; `add_sums` puts the parts together.
     """
     sums: Sums = {}
-    passes = deal(rows, PACKINGS[packing], tokens_per_batch, world)[rank] if rows else []
-    with evaluating(model, dtype or model.dtype):
+    passes = distribute(rows, PACKINGS[packing], tokens_per_batch, processes)[rank] if rows else []
+    with evaluation_mode(model, dtype or model.dtype):
         for part_rows in passes:
             part = PACKINGS[packing].part(part_rows, device or model.device)
             losses = target_losses(model, part).double().tolist()
-            for row, places in zip(part_rows, part.of_rows):
+            for row, places in zip(part_rows, part.row_targets):
                 if row.weight:
                     _add_row(sums, row, [losses[n] for n in places])
     return sums
@@ -56,7 +56,7 @@ def _add_row(sums: Sums, row: Row, losses: list[float]) -> None:
         start = stop
 
 
-def add(parts: Iterable[Sums]) -> Sums:
+def add_sums(parts: Iterable[Sums]) -> Sums:
     """Put together what several processes have computed."""
     sums: Sums = {}
     for part in parts:
@@ -70,8 +70,8 @@ def summary(sums: Sums) -> dict:
     """Mean losses per target token: of everything, by kind, and by kind and span, as in metrics.jsonl."""
     kinds: Sums = {}
     for (kind, _), one in sums.items():
-        kinds = add([kinds, {(kind, ""): one}])
-    (whole,) = add({("", ""): one} for one in sums.values()).values()
+        kinds = add_sums([kinds, {(kind, ""): one}])
+    (whole,) = add_sums({("", ""): one} for one in sums.values()).values()
     return {
         "loss": _mean(whole)["loss"],
         "tokens": whole[1],
