@@ -14,7 +14,7 @@ from pathlib import Path
 
 from eexp.errors import InputError, UsageError
 from eexp.jsonl import loads, read
-from eexp.training.curves import read_curves
+from eexp.training.metrics import read_curves
 
 ENDING = ".episodes.jsonl"
 

@@ -18,7 +18,7 @@ from eexp.errors import EexpError, InputError, UsageError, short
 from eexp.outcomes import Shares
 from eexp.records import seed_of
 from eexp.terminal import show, style, tell
-from eexp.training.curves import read_curves
+from eexp.training.metrics import read_curves
 
 if TYPE_CHECKING:
     from eexp.training.data import Row
