@@ -127,7 +127,8 @@ def _examples(file: Path) -> list[dict]:
 
 
 def _eexp(out: Path, a: argparse.Namespace) -> None:
-    from eexp.training.finetune import Settings, finetune
+    from eexp.training.finetune import finetune
+    from eexp.training.job import Settings
 
     finetune(
         _examples(a.file),

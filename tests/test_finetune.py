@@ -21,7 +21,8 @@ from eexp.errors import EexpError, InputError
 from eexp.locks import OwnDirectory
 from eexp.prompts import get_style, of_dict
 from eexp.training import memory
-from eexp.training.finetune import Settings, finetune
+from eexp.training.finetune import finetune
+from eexp.training.job import Settings
 
 SMALL = ["-m", "tiny", "--rank", 2, "--batch-size", 4, "--tokens-per-batch", 300]
 

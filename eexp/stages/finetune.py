@@ -242,32 +242,38 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
     from eexp.jsonl import Stream
     from eexp.prompts import get_style
     from eexp.terminal import show
-    from eexp.training.finetune import ExampleSource, Settings, finetune, preview
+    from eexp.training.distributed import process_count, process_rank
 
-    first = not int(os.environ.get("RANK", "0"))  # of several processes; it speaks for all
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (not files or "-" in files):
+    is_first = process_rank() == 0  # of several processes; it alone writes messages
+    if process_count() > 1 and (not files or "-" in files):
         raise UsageError("several processes cannot share standard input; give files")
-    if not first:
+    if not is_first:
         on_error, rejects, quiet = "skip" if rejects else on_error, None, True
-    stream = Stream(files, None, on_error, rejects, quiet=quiet, speaks=first, goes_on=resume and os.path.isdir(output))
+    stream = Stream(
+        files, None, on_error, rejects, quiet=quiet, speaks=is_first, goes_on=resume and os.path.isdir(output)
+    )
     stream.also_read = list(validate)
     if base is None:
         base = "tiny"
         stream.stage = "finetune"
         stream.note("no -m and no EEXP_BASE: training the built-in tiny model, a base model for house only")
-    settings = Settings(base=base, **training)
     style = get_style(prompt_style) if prompt_style else None
-    validation = None
+    held_out = None
     if validate:
         held_out = Stream(validate, quiet=quiet).open("finetune", "example")
-        validation = ExampleSource(held_out.records(), held_out.fail)
-    elif settings.validate_every:
+    elif training["validate_every"]:
         raise UsageError("--validate-every says when to compute the loss on --validate FILE; give one")
     with stream.open("finetune", "example") as io:
+        # These import torch, which takes seconds; a command line or a file that is wrong is refused before.
+        from eexp.training.finetune import finetune, preview
+        from eexp.training.job import ExampleSource, Settings
+
+        settings = Settings(base=base, **training)
+        validation = ExampleSource(held_out.records(), held_out.fail) if held_out else None
         if dry_run:
-            said = preview(io.records(), settings, io.fail, validation, style)
-            if first:
-                show(said)
+            description = preview(io.records(), settings, io.fail, validation, style)
+            if is_first:
+                show(description)
             return
         run = finetune(
             io.records(),
@@ -281,12 +287,10 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
             style=style,
         )
         io.counts.pop("out", None)
-        io.note(
+        summary = (
             f"{output}: {run['updates']} updates, {run['trainable_parameters']:,} parameters, "
             f"{run['trained']['target_tokens']:,} target tokens, mean loss {run['final_loss']:.4f}"
-            + (
-                f", validation loss {found['loss']:.4f} after update {run['kept_step']}"
-                if (found := run["final_validation"])
-                else ""
-            )
         )
+        if losses := run["final_validation"]:
+            summary += f", validation loss {losses['loss']:.4f} after update {run['kept_step']}"
+        io.note(summary)
