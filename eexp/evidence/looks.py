@@ -1,8 +1,8 @@
 """Corrections for looking at a comparison several times while it grows.
 
-Whoever looks after every few runs and stops at the first p below 0.05 is wrong more often than 5 % of the time: 14 %
-with five looks. Pocock's rule (1977) asks the same stricter level of every look, so that all of them together keep the
-level. It supposes looks at equal steps; where they are at others, the true error rate is a little lower or higher.
+Looking after every few runs and stopping at the first p below 0.05 is wrong more often than 5 % of the time: 14 % with
+five looks. Pocock's rule (1977) requires the same stricter level of every look, so that all of them together keep the
+level. It assumes looks at equal steps; at other steps, the true error rate is a little lower or higher.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-#: Points of the grid on which the sum of increments is followed.
+#: Points of the grid on which the density of the sum of increments is computed.
 _POINTS = 301
 
 
@@ -39,7 +39,7 @@ def overall_p(p: float, looks: int) -> float:
         kernel = np.exp(-((new_grid[:, None] - grid[None, :]) ** 2) / 2) / math.sqrt(2 * math.pi)
         density = kernel @ (weights * density)
         grid, weights = new_grid, _weights(new_grid)
-    raise AssertionError("not reached: the last look returns")
+    raise AssertionError("unreachable: the last look returns")
 
 
 def _weights(grid: np.ndarray) -> np.ndarray:
