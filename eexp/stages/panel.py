@@ -1,4 +1,4 @@
-"""`eexp panel`: a fixed list of tasks, which every method plays."""
+"""`eexp panel`: a fixed list of tasks, for every method to play."""
 
 from __future__ import annotations
 
@@ -22,24 +22,30 @@ def choose(
     taken: Container[dict] = (),
     on_taken: Callable[[dict], None] = lambda line: None,
 ) -> Iterator[dict]:
-    """Yield the lines of a panel: `n` tasks of every split, all where it is None.
+    """Yield the lines of a panel.
 
-    Tasks are taken in the order of a hash of their ids, so that smaller panels are parts of larger ones; `seed` 0 is
-    the order of `eexp eval -n`. taken: says of a line whether its task is passed over (`evidence.panels.TaskNames`);
-    `on_taken` is called for each of those.
+    Tasks are taken in the order of a hash of their ids, so that smaller panels are parts of larger ones.
+
+    Args:
+        env: The environment.
+        splits: The splits to take tasks of.
+        n: Tasks of every split; None for all.
+        seed: Of the order; 0 is the order of `eexp eval -n`.
+        taken: Holds the lines whose tasks are left out (`evidence.panels.TaskNames`).
+        on_taken: Called with each line that is left out.
     """
     from eexp.evidence.panels import draw, env_of_tasks, task_record
 
     for split in splits:
-        left = n
+        remaining = n
         for task in draw(env.tasks(split), seed=seed):
-            if left == 0:
+            if remaining == 0:
                 break
             line = task_record(env_of_tasks(env.spec), task, env.kind_of(task))
             if line in taken:
                 on_taken(line)
                 continue
-            left = None if left is None else left - 1
+            remaining = None if remaining is None else remaining - 1
             yield line
 
 
@@ -55,7 +61,7 @@ def choose(
     help="Take tasks of this split. May be repeated: N of each.  [default: test]",
 )
 @click.option(
-    "-n", "--number", type=click.IntRange(min=1), metavar="N", help="How many tasks of every split.  [default: all]"
+    "-n", "--number", type=click.IntRange(min=1), metavar="N", help="Number of tasks of every split.  [default: all]"
 )
 @click.option(
     "--apart-from",
@@ -77,7 +83,7 @@ def choose(
 def command(env, splits, number, apart_from, checked, seed, output, quiet) -> None:
     """Choose a fixed list of tasks to play, or check one.
 
-    A panel is a file with a task a line. Its hash says whether two panels are the same; the order of its lines does not
+    A panel is a file with a task a line. Its hash says whether two panels are the same. The order of its lines does not
     matter, so cat, shuf and grep make panels of panels. Seed 0 takes the tasks that `eexp eval -n` plays. --check ends
     with exit code 1 where the panel and the files have a task in common.
 
@@ -106,11 +112,11 @@ def command(env, splits, number, apart_from, checked, seed, output, quiet) -> No
     from eexp.envs import open_env
 
     left_out: list[dict] = []
-    with open_env(env) as world:
+    with open_env(env) as environment:
         splits = list(dict.fromkeys(splits)) or ["test"]
         for split in splits:
-            world.check_split(split)
-        chosen = list(choose(world, splits, number, seed=seed, taken=taken, on_taken=left_out.append))
+            environment.check_split(split)
+        chosen = list(choose(environment, splits, number, seed=seed, taken=taken, on_taken=left_out.append))
     counts = Counter(line["split"] for line in chosen)
     short = next((split for split in splits if number is not None and counts[split] < number), None)
     if short is not None:
