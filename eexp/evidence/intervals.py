@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -89,7 +90,9 @@ class Estimate(IntervalParts):
             return distance - float(self.margin_at(math.exp(log_p)))
 
         lowest = math.log(1e-100)
-        return 0.0 if gap(lowest) > 0 else math.exp(brentq(gap, lowest, 0.0, xtol=1e-12, rtol=1e-12))
+        if gap(lowest) > 0:
+            return 0.0
+        return math.exp(cast(float, brentq(gap, lowest, 0.0, xtol=1e-12, rtol=np.float64(1e-12))))
 
     def detectable(self, confidence: float = 0.95, power: float = 0.8) -> float | None:
         """Return the smallest true difference that such a comparison finds with probability `power`.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
 
@@ -57,5 +58,6 @@ def confidence_of_each(confidence: float, looks: int) -> float:
     if looks == 1:
         return confidence
     error = 1 - confidence
-    log_p = brentq(lambda log: overall_p(math.exp(log), looks) - error, math.log(error / looks / 2), math.log(error))
-    return 1 - math.exp(log_p)
+    low, high = math.log(error / looks / 2), math.log(error)
+    log_p = brentq(lambda log: overall_p(math.exp(log), looks) - error, low, high)
+    return 1 - math.exp(cast(float, log_p))

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eexp.errors import EexpError, UsageError
 from eexp.evidence.table import percentage
@@ -36,7 +36,7 @@ def picture(file: str, size: tuple[float, float]) -> Iterator[Figure]:
         raise EexpError("--plot needs matplotlib; pip install 'eexp[plot]'") from None
     if not os.path.splitext(file)[1]:
         raise UsageError(f"--plot {file}: the name's ending says the format; give {file}.svg or {file}.png")
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "eexp", "text.parse_math": False}
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "eexp", "text.parse_math": False}
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=size, layout="constrained")
         yield figure

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import numpy as np
 
@@ -104,7 +105,7 @@ def smallest_difference(
     largest = 1 - rate
     if largest <= 0 or excess_power(largest) < 0:
         return None
-    return float(brentq(excess_power, 0.0, largest, xtol=1e-6))
+    return float(cast(float, brentq(excess_power, 0.0, largest, xtol=1e-6)))
 
 
 def plans(
