@@ -1,11 +1,12 @@
-"""How often a state's draws change with what shares their batches.
+"""Measure how often a state's samples change with the other states in their batches.
 
     python benchmarks/isolation.py -m tiny
     python benchmarks/isolation.py -m tiny --cache-type f32
 
-The states of expert trajectories of `house` are drawn from twice: each alone, and all of a trajectory's (or of several)
-together. Seeds are the same, so texts differ only where rounding moved a probability across a random number. Told are
-the share of draws that changed, of tokens before the first change, and the largest change of a log-probability.
+Texts are sampled twice at the states of expert trajectories of `house`: at each state alone, and at all states of a
+trajectory (or of several) together. Seeds are the same, so texts differ only where rounding moved a probability across
+a random number. The output is the share of samples that changed, the share of tokens before the first change, and the
+largest change of a log-probability.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-m", "--model", default="tiny")
     parser.add_argument("--cache-type", default="f16", choices=["f16", "f32", "q8_0"])
-    parser.add_argument("--states", type=int, default=64, help="how many share batches")
+    parser.add_argument("--states", type=int, default=64, help="states that share batches")
     parser.add_argument("--groups", type=int, default=8)
     parser.add_argument("-k", type=int, default=4)
-    parser.add_argument("--distinct", action="store_true", help="draw without replacement")
+    parser.add_argument("--distinct", action="store_true", help="sample without replacement")
     asked = parser.parse_args()
 
     house, style = House(), get_style("react")

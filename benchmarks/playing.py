@@ -1,14 +1,14 @@
-"""What many episodes at once save: `eexp eval` on `house`, one at a time and as many as it likes, and a plain loop.
+"""Measure what parallel episodes save: `eexp eval` on `house`, one at a time and in parallel, and a plain loop.
 
     python benchmarks/playing.py -m base.gguf+il.gguf > benchmarks/playing.txt
 
-loop       llama-cpp-python's `create_chat_completion`, one episode after the other, greedy; it keeps what a prompt
-           shares with the one before
+loop       llama-cpp-python's `create_chat_completion`, one episode after the other, greedy; it keeps the
+           tokens that a prompt shares with the previous one
 one        `eexp eval --parallel 1`
 many       `eexp eval`
 
 All play the same tasks with the same model, greedily, with the same threads, in processes of their own that take turns.
-Told are seconds (the fastest of the rounds, start and loading included), episodes a second, and successes.
+The output is seconds (the fastest of the rounds, start and loading included), episodes a second, and successes.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def loop(model: str, number: int, threads: int, out: str) -> None:
-    """What one would write without eexp's engine."""
+    """Play the episodes with a loop as one would write it without eexp."""
     from llama_cpp import Llama
 
     base, adapter = split_adapter(model)

@@ -1,8 +1,8 @@
 """Make the tiny base model that ships with eexp, from nothing, in under an hour on one core.
 
 A Llama of about one million parameters with a byte-level BPE of its own, trained on transcripts of *random* play in
-houses that no other split uses, with questions in between about what has been seen and what the task says. So it reads
-the world's language, as a base model does, and it cannot act: no action that it saw was chosen for a reason.
+houses that no other split uses, with questions in between about earlier observations and the task. So it reads the
+world's language, as a base model does, and it cannot act: no action in its data was chosen for a reason.
 
     export OMP_NUM_THREADS=1
     python recipes/tiny/make_tiny.py -o stage1
@@ -11,10 +11,10 @@ the world's language, as a base model does, and it cannot act: no action that it
     python recipes/tiny/make_tiny.py -o eexp/data/tiny --init stage3 --seed 3 --lr 1e-3 --episodes 1500 \\
         --sayings 40000
 
-The last two are for words. Play and questions use 172 of the 689 tokens. An adapter leaves the embeddings as they are,
-so it cannot teach a token that has none: trained on thoughts in other words, it stayed at 1.2 nats a token after the
-second stage and at 0.2 after the third; after the fourth it reaches 0.01. So the model repeats what it is told to say,
-in words that no question has.
+The last two stages teach words. Play and questions use 172 of the 689 tokens. An adapter leaves the embeddings
+unchanged, so it cannot teach a token that has none: trained on thoughts in other words, it stayed at 1.2 nats a token
+after the second stage and at 0.2 after the third; after the fourth it reaches 0.01. So in these stages the model
+repeats texts with words that occur in no question.
 
 A base that does not know the world, for studies: it has read rooms and answered questions about them, and it has seen
 no action and no outcome.
@@ -35,7 +35,7 @@ from eexp.prompts import get_style
 
 
 def episode_length(rng: random.Random, longest: int, stage: int) -> int:
-    """Steps of a random play: mostly a glance, where questions are cheap, and some as long as an episode."""
+    """Draw the steps of a random play: mostly few, where questions are cheap, and sometimes as many as an episode."""
     drawn = rng.random()
     if stage > 1:
         return rng.randint(0, 1) if drawn < 0.4 else rng.randint(2, 6) if drawn < 0.85 else rng.randint(7, longest)
@@ -45,13 +45,13 @@ def episode_length(rng: random.Random, longest: int, stage: int) -> int:
 
 
 def random_play(env: House, task: dict, rng: random.Random, steps: int, stage: int) -> list[dict]:
-    """Messages of one episode of random actions, with questions in between; a later stage has more to ask."""
+    """Return messages of one episode of random actions, with questions in between; a later stage has more kinds."""
     style = get_style("react")
-    seen = env.reset(task)
+    observation = env.reset(task)
     known: dict[str, str] = {}  # object -> where it was last seen
     rooms: set[str] = set()
     messages = [{"role": "system", "content": style.acting.system}]
-    text = f"{style.acting.task_label} {env.instruction()}\n{seen.text}"
+    text = f"{style.acting.task_label} {env.instruction()}\n{observation.text}"
     for turn in range(steps + 1):
         known.update(env._visible())
         rooms.add(env.room)
@@ -59,22 +59,22 @@ def random_play(env: House, task: dict, rng: random.Random, steps: int, stage: i
         kinds = rng.sample(kinds, rng.choice([2, 3, 4] if steps < 4 else [0, 1, 2]))
         if env.target in env._visible() and rng.random() < 0.7:
             kinds = [rng.choice([ask_target_in_sight, ask_wanted]), *kinds]
-        asked = interview(text, [ask(env, known, rooms, rng) for ask in dict.fromkeys(kinds)])
-        messages += asked
-        text = GO_ON if asked else text
-        if turn == steps or seen.done:
+        questions = interview(text, [ask(env, known, rooms, rng) for ask in dict.fromkeys(kinds)])
+        messages += questions
+        text = GO_ON if questions else text
+        if turn == steps or observation.done:
             break
         action = random_action(env, rng, by_verb=stage > 1)
         messages += [{"role": "user", "content": text}, {"role": "assistant", "content": style.answer(action).text}]
         if action.startswith("take "):
             known.pop(action.split()[1], None)
-        seen = env.step(action)
-        text = seen.text
+        observation = env.step(action)
+        text = observation.text
     return messages if text == GO_ON else [*messages, {"role": "user", "content": text}]
 
 
 def room_tour(env: House, task: dict, rng: random.Random, steps: int) -> list[dict]:
-    """Messages that show rooms of a house one after another, with questions in between.
+    """Return messages that show rooms of a house one after another, with questions in between.
 
     Between two rooms things happen that are not shown, so no text says what an action leads to. Nothing is handled
     but taken up, so that what has been read of other things stays true.
@@ -104,7 +104,7 @@ def room_tour(env: House, task: dict, rng: random.Random, steps: int) -> list[di
 
 
 def random_action(env: House, rng: random.Random, by_verb: bool) -> str:
-    """Uniform over the admissible actions (or over their verbs first: more handling), and one in ten that is not."""
+    """Draw an admissible action (by verb first, for more handling of objects), or one time in ten one that is not."""
     if rng.random() < 0.9:
         actions = env.admissible()
         verb = rng.choice(sorted({a.split()[0] for a in actions})) if by_verb else ""
@@ -210,7 +210,7 @@ QUESTIONS = [
     ask_state,
 ]
 
-# Those that the text of rooms answers: what has been done to a thing and which rooms one has been in is not said there.
+# Questions that the text of rooms answers: it does not say what was done to an object, nor which rooms were visited.
 READING_QUESTIONS = [ask for ask in QUESTIONS if ask not in (ask_doors, ask_state)]
 
 
@@ -235,7 +235,7 @@ def ask_room(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[s
 
 
 def needed(env: House) -> tuple[str, str]:
-    """What the words of the task ask for and has not happened: verb and place."""
+    """Return the verb and the place of what the task's words require and has not happened yet."""
     if env.kind == "examine":
         return "look", "lamp"
     place, becomes = TREATMENTS.get(env.kind, ("", ""))
@@ -254,7 +254,7 @@ def main() -> None:
         default=0.8,
         help="share left out of houses where the task's object is not in sight at once",
     )
-    parser.add_argument("--no-actions", action="store_true", help="show rooms alone, never an action and its outcome")
+    parser.add_argument("--no-actions", action="store_true", help="show rooms only, no action and no outcome")
     args = parser.parse_args()
 
     env, style = House(), get_style("react")
