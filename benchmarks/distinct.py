@@ -60,21 +60,21 @@ def main() -> None:
         print(machine())
         print(f"{total} states of {len(states)} trajectories, {chosen.k} alternatives each, {chosen.model}")
         print(f"{'':10}{'at most':>8}{'tokens':>9}{'ms':>9}{'all K':>9}{'judged':>9}", flush=True)
-        found: dict[tuple[str, int], Counter[str]] = {(way, most): Counter() for most in MOST for way in WAYS}
-        took: dict[tuple[str, int], list[float]] = {key: [] for key in found}
+        results: dict[tuple[str, int], Counter[str]] = {(way, most): Counter() for most in MOST for way in WAYS}
+        took: dict[tuple[str, int], list[float]] = {key: [] for key in results}
         for turn in range(-1, chosen.rounds):  # the first is to warm up
-            for way, most in found:
+            for way, most in results:
                 began = time.perf_counter()
                 counted = alternatives(policy, states, chosen.k, most * chosen.k, WAYS[way], turn)
                 if turn >= 0:
                     took[way, most].append(1000 * (time.perf_counter() - began) / counted["accepted"])
-                    found[way, most] += counted
-        for (way, most), counted in found.items():
-            whole = total * chosen.rounds
+                    results[way, most] += counted
+        for (way, most), counted in results.items():
+            all_states = total * chosen.rounds
             print(
                 f"{way:10}{most * chosen.k:8}{counted['tokens evaluated'] / counted['accepted']:9.2f}"
-                f"{statistics.median(took[way, most]):9.2f}{100 * counted['all'] / whole:7.1f} %"
-                f"{counted['texts written'] / whole:9.2f}"
+                f"{statistics.median(took[way, most]):9.2f}{100 * counted['all'] / all_states:7.1f} %"
+                f"{counted['texts written'] / all_states:9.2f}"
             )
 
 
@@ -88,16 +88,16 @@ def machine() -> str:
 def expert_states(n: int) -> list[list[State]]:
     """Return the states of the first training tasks, each with the expert's action."""
     env = open_env("house")
-    found = []
+    paths = []
     for path in islice(expert(env, env.tasks(env.splits()[0])), n):
         steps = path["steps"]
-        found.append(
+        paths.append(
             [
                 State(path["instruction"], steps[:i], step["observation"], step["admissible"], step["action"])
                 for i, step in enumerate(steps)
             ]
         )
-    return found
+    return paths
 
 
 def alternatives(
@@ -119,11 +119,11 @@ def alternatives(
 def new_action(state: State) -> Callable[[Proposal], bool]:
     """Return a function that accepts an action once, and never the expert's."""
     assert state.expert is not None
-    taken = {"", canonical(state.expert)}
+    accepted = {"", canonical(state.expert)}
 
     def accept(proposal: Proposal) -> bool:
         same = canonical(proposal.action)
-        return same not in taken and not taken.add(same)
+        return same not in accepted and not accepted.add(same)
 
     return accept
 

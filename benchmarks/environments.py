@@ -44,21 +44,21 @@ class Clock:
 
 def play(env: Environment, task: dict, clock: Clock) -> bool:
     """Play a task with the expert; return whether it succeeded."""
-    seen, path = clock("reset", env.reset, task), []
-    while not seen.done and len(path) < env.max_steps and (action := clock("expert", env.expert)) is not None:
+    observation, path = clock("reset", env.reset, task), []
+    while not observation.done and len(path) < env.max_steps and (action := clock("expert", env.expert)) is not None:
         clock("admissible", env.admissible)
         if env.has("fork"):
             clock("fork", lambda: env.fork().close())
         if env.has("save"):
             clock("restore", env.restore, clock("save", env.save))
-        seen = clock("step", env.step, action)
+        observation = clock("step", env.step, action)
         path.append(action)
     if env.in_process:  # on a second walk, since a process that has just been forked is slower for a while
         env.reset(task)
         for action in path:
             clock("os.fork", fork_process)
             env.step(action)
-    return seen.success is True
+    return observation.success is True
 
 
 def fork_process() -> None:

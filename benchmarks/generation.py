@@ -111,8 +111,8 @@ def measure(chosen: argparse.Namespace, file: Path, show: Callable[[str], None])
                     tokens[name] += model.counts["tokens evaluated"] - before
         rows = report(k, took)
         for name, row in rows.items():
-            told = tokens.get(name, 0) / (chosen.rounds * chosen.states * k)
-            show(row + (f"{told:9.2f}" if told else ""))
+            tokens_each = tokens.get(name, 0) / (chosen.rounds * chosen.states * k)
+            show(row + (f"{tokens_each:9.2f}" if tokens_each else ""))
     model.close()
 
 
@@ -225,35 +225,35 @@ class Bound:
 
 def whole_words(model: LlamaCppModel) -> list[str]:
     """Return words, with the blank before them, that are one token each."""
-    found = []
+    found_words = []
     for token in range(model._base.n_vocab):
         text = model.text([token])
         if re.fullmatch(" [a-z]{4,8}", text) and model.tokenize(text) == [token]:
-            found.append(text)
-            if len(found) == 2000:
+            found_words.append(text)
+            if len(found_words) == 2000:
                 break
-    return found
+    return found_words
 
 
 def trajectory(model: LlamaCppModel, words: list[str], states: int, seed: int) -> list[Messages]:
     """Return chats of PROMPT tokens and GROWTH more each, every one of which continues the one before."""
     draw = random.Random(seed)
 
-    def said(role: str, tokens: int) -> dict[str, str]:
+    def message(role: str, tokens: int) -> dict[str, str]:
         return {"role": role, "content": "".join(draw.choices(words, k=tokens))}
 
     def length(messages: Messages) -> int:
         return len(model.prompt_ids(messages))
 
-    chat = [said("user", 1)]
-    chat = [said("user", PROMPT - length(chat) + 1)]
-    found = [chat]
-    turn = [said("assistant", TEXT), said("user", 1)]
+    chat = [message("user", 1)]
+    chat = [message("user", PROMPT - length(chat) + 1)]
+    chats = [chat]
+    turn = [message("assistant", TEXT), message("user", 1)]
     rest = GROWTH - (length([*chat, *turn]) - length(chat)) + 1
-    while len(found) < states:
-        chat = [*chat, said("assistant", TEXT), said("user", rest)]
-        found.append(chat)
-    return found
+    while len(chats) < states:
+        chat = [*chat, message("assistant", TEXT), message("user", rest)]
+        chats.append(chat)
+    return chats
 
 
 def chat_ids(model: LlamaCppModel, chat: list[Messages]) -> list[list[int]]:

@@ -30,21 +30,21 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=8)
     parser.add_argument("-k", type=int, default=4)
     parser.add_argument("--distinct", action="store_true", help="sample without replacement")
-    asked = parser.parse_args()
+    args = parser.parse_args()
 
     house, style = House(), get_style("react")
-    model = open_model(asked.model, Engine(cache=asked.cache_type))
+    model = open_model(args.model, Engine(cache=args.cache_type))
     prompts = [
         style.act(t["instruction"], t["steps"][:i], step["observation"])
-        for t in expert(house, islice(house.tasks("train"), asked.states * asked.groups))
+        for t in expert(house, islice(house.tasks("train"), args.states * args.groups))
         for i, step in enumerate(t["steps"])
     ]
     draws = tokens = changed = 0
     moved = 0.0
-    for g in range(asked.groups):
+    for g in range(args.groups):
         group = [
-            Draw(p, asked.k, seed=i, distinct=asked.distinct)
-            for i, p in enumerate(prompts[g * asked.states : (g + 1) * asked.states])
+            Draw(p, args.k, seed=i, distinct=args.distinct)
+            for i, p in enumerate(prompts[g * args.states : (g + 1) * args.states])
         ]
         together = model.ask(group)
         for request, among in zip(group, together):
@@ -57,8 +57,8 @@ def main() -> None:
                 else:
                     moved = max(moved, abs(a.logprob - b.logprob))
     print(
-        f"{platform.processor() or platform.machine()}, {asked.model}, cache {asked.cache_type}, "
-        f"{'without' if asked.distinct else 'with'} replacement: {asked.groups} groups of {asked.states} states, "
+        f"{platform.processor() or platform.machine()}, {args.model}, cache {args.cache_type}, "
+        f"{'without' if args.distinct else 'with'} replacement: {args.groups} groups of {args.states} states, "
         f"{draws} draws, {tokens} tokens"
     )
     print(

@@ -89,13 +89,13 @@ class Place:
         import shlex
 
         files = {name: str(self.root / name) for name in INPUTS}
-        found = shlex.split(words)
-        arguments = [found[0], *(files.get(word, word) for word in found[1:]), *map(str, more)]
-        if found[0] in ("expert", "eval", "import"):  # whose first words are no files
-            arguments[1:2] = found[1:2]
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("EEXP_")}
+        parts = shlex.split(words)
+        arguments = [parts[0], *(files.get(word, word) for word in parts[1:]), *map(str, more)]
+        if parts[0] in ("expert", "eval", "import"):  # the first word after these is no file
+            arguments[1:2] = parts[1:2]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("EEXP_")}
         env = {
-            **kept,
+            **environment,
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
@@ -149,20 +149,20 @@ def _workers(mark: str) -> Iterator[int]:
 
 def shared_memory() -> set[str]:
     """Return segments of shared memory, POSIX and System V, that this user owns and no process has open."""
-    found = set()
+    segments = set()
     with suppress(FileNotFoundError, PermissionError):
         maps = ""
         names = [path for path in Path("/dev/shm").iterdir() if path.stat().st_uid == os.getuid()]
         for process in Path("/proc").glob("[0-9]*/maps") if names else ():
             with suppress(OSError):
                 maps += process.read_text()
-        found |= {str(path) for path in names if str(path) not in maps}
+        segments |= {str(path) for path in names if str(path) not in maps}
     with suppress(FileNotFoundError):
         for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]:
             words = line.split()
             if int(words[7]) == os.getuid() and words[6] == "0":
-                found.add(f"System V {words[1]}")
-    return found
+                segments.add(f"System V {words[1]}")
+    return segments
 
 
 def disturb(place: Place, name: str, kills: int, rng: random.Random) -> Counter[str]:
@@ -179,8 +179,8 @@ def disturb(place: Place, name: str, kills: int, rng: random.Random) -> Counter[
     while left > 0 or output.exists() or not counts["compared"]:
         process = place.start(words, "--resume", "-o", output)
         try:
-            done = output.stat().st_size if output.exists() else 0
-            size = rng.randrange(done, len(expected) + 1) if rng.random() < 0.5 else None
+            bytes_before = output.stat().st_size if output.exists() else 0
+            size = rng.randrange(bytes_before, len(expected) + 1) if rng.random() < 0.5 else None
             delay, worker = rng.uniform(0, 1.1 * took), rng.random() < WORKERS
             victim = kill(place, process, output, size, delay, worker) if left > 0 else ""
             counts[victim] += bool(victim)

@@ -33,22 +33,22 @@ def demonstrate(env, tasks):
     """Return the actions, the observations and the last state of the expert's path through every task."""
     played = []
     for task in tasks:
-        seen, actions, now = [timed("reset", env.reset, task).text], [], None
+        observations, actions, last = [timed("reset", env.reset, task).text], [], None
         timed("find the expert's way", env.expert)
         while action := env.expert():
-            now = timed("step", env.step, action)
+            last = timed("step", env.step, action)
             actions.append(action)
-            seen.append(now.text)
-        played.append((task, actions, seen, now))
+            observations.append(last.text)
+        played.append((task, actions, observations, last))
     return played
 
 
 def replay(env, task, actions):
-    seen = [env.reset(task).text]
+    observations = [env.reset(task).text]
     for action in actions:
         timed("admissible", env.admissible)
-        seen.append(env.step(action).text)
-    return seen
+        observations.append(env.step(action).text)
+    return observations
 
 
 def package(played):

@@ -97,31 +97,32 @@ def make_files(folder: Path, size: int) -> dict[str, Path]:
             file.writelines(repeated(records, size))
     few = folder / "few.jsonl"
     few.write_bytes(b"".join(map(orjson.dumps, experts)).replace(b"}{", b"}\n{"))
-    made = subprocess.run(
+    examples = subprocess.run(
         [*EEXP, "imitation-data", "-q", few],
         stdout=subprocess.PIPE,
         check=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     ).stdout
     with open(files["examples"], "wb") as file:
-        file.writelines(repeated([orjson.loads(line) for line in made.splitlines()], size))
+        file.writelines(repeated([orjson.loads(line) for line in examples.splitlines()], size))
     return files
 
 
 def compare(stage: list[str], file: Path, runs: int) -> str:
     """Run a stage and jq in turns; return a line of the table."""
-    ours, theirs = [], []
+    eexp_runs, jq_runs = [], []
     for _ in range(runs):
-        theirs.append(measured(["jq", "-c", ".", str(file)]))
-        ours.append(measured([*EEXP, *stage, "-q", str(file)]))
+        jq_runs.append(measured(["jq", "-c", ".", str(file)]))
+        eexp_runs.append(measured([*EEXP, *stage, "-q", str(file)]))
     size, output = file.stat().st_size, written([*EEXP, *stage, "-q", str(file)])
-    seconds, jq_seconds = (min(run.seconds for run in several) for several in (ours, theirs))
-    cpu, jq_cpu = (min(run.cpu for run in several) for several in (ours, theirs))
+    seconds, jq_seconds = (min(run.seconds for run in several) for several in (eexp_runs, jq_runs))
+    cpu, jq_cpu = (min(run.cpu for run in several) for several in (eexp_runs, jq_runs))
     growth = output / size
     return (
         f"{stage[0]:18} {size / seconds / MB:7.1f} {output / seconds / MB:7.1f}   "
         f"{jq_seconds / seconds:5.2f} ({jq_cpu / cpu:5.2f})   {growth * jq_seconds / seconds:5.2f} "
-        f"({growth * jq_cpu / cpu:5.2f})   {max(run.memory for run in ours):6.0f} MB   {size / jq_seconds / MB:7.1f}"
+        f"({growth * jq_cpu / cpu:5.2f})   {max(run.memory for run in eexp_runs):6.0f} MB   "
+        f"{size / jq_seconds / MB:7.1f}"
     )
 
 

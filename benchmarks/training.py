@@ -236,8 +236,8 @@ def main() -> None:
         for way in (way for way in a.ways if (a.trl and a.batch_size) or "TRL" not in way):
             command = [sys.executable, __file__, *sys.argv[1:], "--one", way, "--model", directory]
             env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=env)
-            one = took[way] = json.loads(done.stdout.splitlines()[-1])
+            process = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=env)
+            one = took[way] = json.loads(process.stdout.splitlines()[-1])
             print(
                 f"{way:12} {one['seconds']:9.1f} {one['tokens']:11,} {one['tokens'] / one['seconds']:9.0f} "
                 f"{len(one['losses']):8} {sum(one['losses']) / len(one['losses']):10.4f} "
@@ -249,17 +249,17 @@ def main() -> None:
 
 
 def _compare(took: dict[str, dict]) -> None:
-    ours = took["eexp"]
+    eexp = took["eexp"]
     for way, one in took.items():
         if way != "eexp":
-            tokens, seconds = one["tokens"] / ours["tokens"], one["seconds"] / ours["seconds"]
+            tokens, seconds = one["tokens"] / eexp["tokens"], one["seconds"] / eexp["seconds"]
             print(
                 f"against {way}: {seconds:.2f} times as fast, {tokens:.2f} times fewer tokens, "
                 f"{100 * seconds / tokens:.0f} % of that turned into time"
             )
     if "TRL" in took:
-        apart = max(abs(a - b) for a, b in zip(ours["losses"], took["TRL"]["losses"], strict=True))
-        print(f"losses of {len(ours['losses'])} updates: at most {apart:.1g} apart")
+        apart = max(abs(a - b) for a, b in zip(eexp["losses"], took["TRL"]["losses"], strict=True))
+        print(f"losses of {len(eexp['losses'])} updates: at most {apart:.1g} apart")
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ class Document(HTMLParser):
                 yield name, own, "".join(text)
 
     def json(self, id: str) -> list | dict:
-        """What a script element holds."""
+        """Return the text of a script element."""
         ((_, _, text),) = self.all("script", id=id)
         return json.loads(text)
 

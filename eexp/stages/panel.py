@@ -19,8 +19,8 @@ def choose(
     n: int | None = None,
     *,
     seed: int = 0,
-    taken: Container[dict] = (),
-    on_taken: Callable[[dict], None] = lambda line: None,
+    excluded: Container[dict] = (),
+    on_excluded: Callable[[dict], None] = lambda line: None,
 ) -> Iterator[dict]:
     """Yield the lines of a panel.
 
@@ -31,8 +31,8 @@ def choose(
         splits: The splits to take tasks of.
         n: Tasks of every split; None for all.
         seed: Of the order; 0 is the order of `eexp eval -n`.
-        taken: Holds the lines whose tasks are left out (`evidence.panels.TaskNames`).
-        on_taken: Called with each line that is left out.
+        excluded: Holds the lines whose tasks are left out (`evidence.panels.TaskNames`).
+        on_excluded: Called with each line that is left out.
     """
     from eexp.evidence.panels import draw, env_of_tasks, task_record
 
@@ -42,8 +42,8 @@ def choose(
             if remaining == 0:
                 break
             line = task_record(env_of_tasks(env.spec), task, env.kind_of(task))
-            if line in taken:
-                on_taken(line)
+            if line in excluded:
+                on_excluded(line)
                 continue
             remaining = None if remaining is None else remaining - 1
             yield line
@@ -97,15 +97,15 @@ def command(env, splits, number, apart_from, checked, seed, output, quiet) -> No
     from eexp.evidence.panels import TaskNames, panel_hash
     from eexp.jsonl import Stream, read
 
-    taken = TaskNames()
+    excluded = TaskNames()
     for record in (record for file in apart_from for record in read([file], "all")):
-        taken.add(record)
+        excluded.add(record)
     if checked is not None:
         if splits or number is not None or output is not None:
             raise click.UsageError("--check reads a panel; leave out --split, -n and -o")
         if not apart_from:
             raise click.UsageError("--check needs --apart-from FILE")
-        _check(checked, env, taken, apart_from, quiet)
+        _check(checked, env, excluded, apart_from, quiet)
         return
     if env is None:
         raise click.UsageError("Missing argument 'ENV'")
@@ -116,7 +116,7 @@ def command(env, splits, number, apart_from, checked, seed, output, quiet) -> No
         splits = list(dict.fromkeys(splits)) or ["test"]
         for split in splits:
             environment.check_split(split)
-        chosen = list(choose(environment, splits, number, seed=seed, taken=taken, on_taken=left_out.append))
+        chosen = list(choose(environment, splits, number, seed=seed, excluded=excluded, on_excluded=left_out.append))
     counts = Counter(line["split"] for line in chosen)
     short = next((split for split in splits if number is not None and counts[split] < number), None)
     if short is not None:
@@ -133,14 +133,14 @@ def command(env, splits, number, apart_from, checked, seed, output, quiet) -> No
         tell(f"panel: {panel_hash(chosen)}, tasks: {parts}{passed_over}")
 
 
-def _check(panel: str, env: str | None, taken: Container[dict], files: Sequence[str], quiet: bool) -> None:
-    """Raise EexpError if tasks of a panel are among those taken."""
+def _check(panel: str, env: str | None, excluded: Container[dict], files: Sequence[str], quiet: bool) -> None:
+    """Raise EexpError if tasks of a panel are among those excluded."""
     from eexp.evidence.panels import panel_hash, task_record, tasks_of
     from eexp.jsonl import read
 
     env, tasks = tasks_of(panel, read([panel], "task"), env)
     lines = [task_record(env, task) for task in tasks]
-    common = [line["task"]["id"] for line in lines if line in taken]
+    common = [line["task"]["id"] for line in lines if line in excluded]
     if common:
         raise EexpError(
             f"{panel}: {len(common)} of {len(lines)} tasks also occur in {' or '.join(files)}, such as "

@@ -1,4 +1,4 @@
-"""What a training run is made of: its settings, and the job that they make of a model and examples."""
+"""The settings of a training run, and the job: a model, examples as tokens, and updates, ready to be trained."""
 
 from __future__ import annotations
 

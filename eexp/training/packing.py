@@ -1,4 +1,4 @@
-"""How the rows of an update go through the model: as trees, or padded side by side; the losses are the same.
+"""Pack the rows of an update into passes through the model, as trees or padded side by side, with the same losses.
 
 Rows are cut into parts that fit a budget of tokens, and each part is one forward and one backward pass. Logits are
 computed only where a target follows, so a part takes at most budget * vocabulary logits, and mostly a fraction.
