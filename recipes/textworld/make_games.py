@@ -4,13 +4,13 @@
     python recipes/textworld/make_games.py games --train 200 --kinds cooking,treasure
     eexp expert 'textworld?games=games' > expert.jsonl
 
-The kinds take turns, and so do the settings of a kind, so that the first games of a split have some of each. A game's
-seed comes from its split, kind and number: making more games changes none of those before them. Cooking reserves foods,
-and `simple` names of objects, for the valid and test splits.
+The kinds take turns, and so do the settings of a kind, so that any beginning of a split has something of each. A game's
+seed comes from its split, kind and number, so that more games change none of those before them. `cooking` keeps foods
+aside for the valid and test splits, and `simple` keeps names of objects aside.
 
-Two things would make the files differ from run to run, and with them the checksums that records carry. The package
-iterates over sets, whose order depends on PYTHONHASHSEED, so this starts itself again with 0; and the compiler writes
-the date into the file, which is overwritten.
+Two things would change a file from run to run, and with it the checksum that records carry. The package iterates over
+sets, whose order depends on PYTHONHASHSEED; so this script starts itself again with PYTHONHASHSEED=0. The compiler
+writes the date into the file; it is overwritten.
 """
 
 from __future__ import annotations
