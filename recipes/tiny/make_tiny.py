@@ -105,7 +105,7 @@ def room_tour(env: House, task: dict, rng: random.Random, steps: int) -> list[di
 
 
 def random_action(env: House, rng: random.Random, by_verb: bool) -> str:
-    """Draw an admissible action (by verb first, for more handling of objects), or one time in ten one that is not."""
+    """Draw an admissible action, or one time in ten another; `by_verb` draws a verb first, for more handling."""
     if rng.random() < 0.9:
         actions = env.admissible()
         verb = rng.choice(sorted({a.split()[0] for a in actions})) if by_verb else ""
