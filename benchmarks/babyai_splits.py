@@ -1,4 +1,4 @@
-"""How many test tasks of a BabyAI level are the very world and mission of a training task.
+"""Count the test tasks of BabyAI levels that have the same world and mission as a training task.
 
     python benchmarks/babyai_splits.py [LEVEL...] [--train N] [--test N]
 
@@ -15,7 +15,7 @@ from eexp.envs.worlds.babyai import DEFAULT_LEVELS, BabyAI
 
 
 def begins(env: BabyAI, task: dict) -> tuple:
-    """Everything there is at the beginning."""
+    """Return the whole initial state of a task."""
     env.reset(task)
     world = env._world
     return world.grid.encode().tobytes(), tuple(map(int, world.agent_pos)), int(world.agent_dir), world.mission

@@ -1,22 +1,22 @@
-"""What a different alternative costs: drawn again until it is new, or drawn without replacement.
+"""Measure the cost of a different alternative: sampled again until it is new, or sampled without replacement.
 
     python benchmarks/distinct.py -m house.gguf > benchmarks/distinct.txt      # a policy that was trained on house
     python benchmarks/distinct.py -n 10                                        # the tiny base model
 
-At every state of some of `house`'s expert trajectories, K = 4 actions are wanted that differ from the expert's and
-from each other, as `eexp branch` wants them: after `canonical`, and none empty. A trained policy's distribution is
-peaked, so independent draws mostly give what is there already.
+At every state of some of `house`'s expert trajectories, K = 4 actions are sampled that differ from the expert's and
+from each other in the way that `eexp branch` requires: after `canonical`, and none empty. The distribution of a trained
+policy is peaked, so most independent samples repeat an action.
 
-again       independent draws, at most 3 K or 10 K of them
-distinct    texts without replacement, at most as many: a text comes once, but two texts may hold the same action
+again       independent samples, at most 3 K or 10 K of them
+distinct    texts without replacement, at most as many: no text is repeated, but two texts may hold the same action
 
 tokens      evaluated for the texts (the prompts' are the same for all), for each alternative
 ms          for each alternative, the prompts included
 all K       share of the states that got all K
-judged      texts looked at, a state
+judged      texts that were checked, a state
 
-The ways take turns, round by round, with other draws in every round; ms is the median of the rounds, the rest is taken
-over all of them.
+The two take turns, round by round, with other seeds in every round; ms is the median of the rounds, the other figures
+are over all of them.
 """
 
 from __future__ import annotations
@@ -60,50 +60,50 @@ def main() -> None:
         print(machine())
         print(f"{total} states of {len(states)} trajectories, {chosen.k} alternatives each, {chosen.model}")
         print(f"{'':10}{'at most':>8}{'tokens':>9}{'ms':>9}{'all K':>9}{'judged':>9}", flush=True)
-        found: dict[tuple[str, int], Counter[str]] = {(way, most): Counter() for most in MOST for way in WAYS}
-        took: dict[tuple[str, int], list[float]] = {key: [] for key in found}
+        results: dict[tuple[str, int], Counter[str]] = {(way, most): Counter() for most in MOST for way in WAYS}
+        took: dict[tuple[str, int], list[float]] = {key: [] for key in results}
         for turn in range(-1, chosen.rounds):  # the first is to warm up
-            for way, most in found:
+            for way, most in results:
                 began = time.perf_counter()
                 counted = alternatives(policy, states, chosen.k, most * chosen.k, WAYS[way], turn)
                 if turn >= 0:
                     took[way, most].append(1000 * (time.perf_counter() - began) / counted["accepted"])
-                    found[way, most] += counted
-        for (way, most), counted in found.items():
-            whole = total * chosen.rounds
+                    results[way, most] += counted
+        for (way, most), counted in results.items():
+            all_states = total * chosen.rounds
             print(
                 f"{way:10}{most * chosen.k:8}{counted['tokens evaluated'] / counted['accepted']:9.2f}"
-                f"{statistics.median(took[way, most]):9.2f}{100 * counted['all'] / whole:7.1f} %"
-                f"{counted['texts written'] / whole:9.2f}"
+                f"{statistics.median(took[way, most]):9.2f}{100 * counted['all'] / all_states:7.1f} %"
+                f"{counted['texts written'] / all_states:9.2f}"
             )
 
 
 def machine() -> str:
-    """What it runs on."""
+    """Return the machine's name for the heading of the table."""
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     cpu = models[0].partition(": ")[2] if models else platform.processor()
     return f"{cpu}, {os.cpu_count()} cores, {platform.platform()}, Python {platform.python_version()}"
 
 
 def expert_states(n: int) -> list[list[State]]:
-    """The states of the first training tasks, each with the expert's action."""
+    """Return the states of the first training tasks, each with the expert's action."""
     env = open_env("house")
-    found = []
+    paths = []
     for path in islice(expert(env, env.tasks(env.splits()[0])), n):
         steps = path["steps"]
-        found.append(
+        paths.append(
             [
                 State(path["instruction"], steps[:i], step["observation"], step["admissible"], step["action"])
                 for i, step in enumerate(steps)
             ]
         )
-    return found
+    return paths
 
 
 def alternatives(
     policy: ModelPolicy, states: list[list[State]], k: int, most: int, distinct: bool, turn: int
 ) -> Counter[str]:
-    """What the alternatives to all states cost, and how many were found."""
+    """Return the cost of the alternatives to all states, and the number found."""
     before = Counter(policy.counts)
     groups = [
         [Choice(state, k, 1.0, seed_of(turn, i, j), new_action(state), most, distinct) for j, state in enumerate(path)]
@@ -117,13 +117,13 @@ def alternatives(
 
 
 def new_action(state: State) -> Callable[[Proposal], bool]:
-    """Accepts an action that is neither the expert's nor one it has accepted before."""
+    """Return a function that accepts an action once, and never the expert's."""
     assert state.expert is not None
-    taken = {"", canonical(state.expert)}
+    accepted = {"", canonical(state.expert)}
 
     def accept(proposal: Proposal) -> bool:
         same = canonical(proposal.action)
-        return same not in taken and not taken.add(same)
+        return same not in accepted and not accepted.add(same)
 
     return accept
 

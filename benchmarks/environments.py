@@ -1,11 +1,12 @@
-"""What an environment's answers and copies cost, in milliseconds, along the expert's way.
+"""Measure the cost of an environment's answers and copies, in milliseconds, along the expert's path.
 
     python benchmarks/environments.py bfcl babyai
     python benchmarks/environments.py 'textworld?games=games' --split train --split valid --split test
 
-The first tasks of a split are played by the expert. Before every step all is asked that a stage may ask, and
-the state is copied in every way there is. os.fork: a child that ends at once, and is waited for; it depends on how much
-memory the process holds, which `rollout` has in workers of their own. benchmarks/rollout.py measures whole branches.
+The expert plays the first tasks of a split. Before every step, every method that a stage may call is called, and the
+state is copied in every way that the environment has. os.fork: a child process that ends at once, and is waited for;
+its cost depends on the memory of the process, which `rollout` holds in worker processes. benchmarks/rollout.py measures
+whole branches.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from eexp.envs import Environment, open_env
 
 
 class Clock:
-    """Milliseconds by what was timed."""
+    """Milliseconds, by the name of what was timed."""
 
     def __init__(self) -> None:
         self.took: dict[str, list[float]] = defaultdict(list)
@@ -42,22 +43,22 @@ class Clock:
 
 
 def play(env: Environment, task: dict, clock: Clock) -> bool:
-    """Whether the expert succeeded."""
-    seen, path = clock("reset", env.reset, task), []
-    while not seen.done and len(path) < env.max_steps and (action := clock("expert", env.expert)) is not None:
+    """Play a task with the expert; return whether it succeeded."""
+    observation, path = clock("reset", env.reset, task), []
+    while not observation.done and len(path) < env.max_steps and (action := clock("expert", env.expert)) is not None:
         clock("admissible", env.admissible)
         if env.has("fork"):
             clock("fork", lambda: env.fork().close())
         if env.has("save"):
             clock("restore", env.restore, clock("save", env.save))
-        seen = clock("step", env.step, action)
+        observation = clock("step", env.step, action)
         path.append(action)
     if env.in_process:  # on a second walk, since a process that has just been forked is slower for a while
         env.reset(task)
         for action in path:
             clock("os.fork", fork_process)
             env.step(action)
-    return seen.success is True
+    return observation.success is True
 
 
 def fork_process() -> None:
@@ -71,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("specs", nargs="+", metavar="ENV")
     parser.add_argument("--split", action="append", metavar="NAME", help="may be repeated (default: the first)")
-    parser.add_argument("--tasks", type=int, default=60, metavar="N", help="how many of each split (default 60)")
+    parser.add_argument("--tasks", type=int, default=60, metavar="N", help="tasks of each split (default 60)")
     chosen = parser.parse_args()
     print(f"{platform.platform()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
     for spec in chosen.specs:

@@ -1,29 +1,29 @@
-"""What an action costs: texts drawn by eexp's engine, by a loop over llama-cpp-python, and what llama.cpp alone takes.
+"""Measure the cost of an action: texts sampled by eexp, by a loop over llama-cpp-python, and llama.cpp's own time.
 
     python benchmarks/generation.py > benchmarks/generation.txt      # some minutes on two cores
     python benchmarks/generation.py --k 4 --states 6                 # one
 
 Every trajectory is a chat of 10 states: a prompt of 600 tokens that grows by 90 with every state. K texts of 12 tokens
-are drawn at every state, at temperature 1. The model is random and never stops: 135 million weights in the shape of
+are sampled at every state, at temperature 1. The model is random and never stops: 135 million weights in the shape of
 SmolLM2-135M, in Q8_0. It is made first, in --folder. Its texts have no token in common, which is the worst case for
-the engine: what a trained policy's texts share is evaluated once.
+eexp's engine, which evaluates tokens that texts share once.
 
 loop       `llama_cpp.Llama`, one state after the other, K calls of `generate` at each with the prompt's tokens. It
-           keeps what a prompt shares with what it evaluated last, so that a call after the first of a state evaluates
-           the prompt's last token alone. That is its fastest way: `create_completion` adds text to the same calls,
-           logits are kept for no token but the last (`logits_all` is off), and its sampler passes over what changes
-           nothing (top-k 0, top-p 1, min-p 0). It is given tokens; templates and tokenizing count for all alike.
+           keeps the tokens that a prompt shares with its last evaluation, so that a call after the first of a state
+           evaluates the prompt's last token alone. That is its fastest way: `create_completion` adds text to the same
+           calls, logits are kept for the last token only (`logits_all` is off), and its sampler skips filters that
+           change nothing (top-k 0, top-p 1, min-p 0). It is given tokens; templates and tokenizing are timed for all.
 engine     all states of a trajectory in one group of `Draw(n=K)`
 distinct   the same without replacement
 bound      `llama_decode` alone on the engine's tokens: the prompts as one run, then 11 steps for the texts (the first
-           token comes with the prompt, nobody asks what follows the last), with logits for each and none of them read.
-           As many states at once as is fastest: each number of tokens a step in --steps is tried.
+           token comes with the prompt, and nothing follows the last), with logits for each and none of them read. As
+           many states at once as is fastest: each number of tokens a step in --steps is tried.
 
-All have the same threads, batch size and type of cache, and take turns: every round does each once, on a trajectory of
-its own. The median counts; the fastest and the slowest round stand beside it. Wanted: the engine at least 1.5 times as
+All have the same threads, batch size and type of cache, and take turns: every round runs each once, on a trajectory of
+its own. The median counts; the fastest and the slowest round stand beside it. Goal: the engine at least 1.5 times as
 fast as the loop at K = 4, twice at K = 16, and never less than 85 % as fast as the bound.
 
-With --model FILE another model is measured. A trained one may end a text early, which the bound knows nothing of.
+With --model FILE another model is measured. A trained one may end a text early, which the bound does not account for.
 """
 
 from __future__ import annotations
@@ -54,15 +54,15 @@ OF_BOUND = 85  # percent
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--k", type=int, nargs="+", default=[1, 4, 8, 16], metavar="K", help="texts a state")
-    parser.add_argument("--states", type=int, default=10, metavar="N", help="of a trajectory")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="each with a trajectory of its own")
+    parser.add_argument("--states", type=int, default=10, metavar="N", help="states of a trajectory")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds, each with a trajectory of its own")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
     parser.add_argument(
         "--steps", type=int, nargs="+", default=[32, 64], metavar="N", help="tokens a step of the bound"
     )
     parser.add_argument("--model", type=Path, metavar="FILE", help="a GGUF file to measure instead")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "eexp-benchmark", metavar="DIR")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="instead of standard output")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write here instead of standard output")
     chosen = parser.parse_args()
     file = chosen.model or make_model(chosen.folder / "random-135m-q8_0.gguf")
     with open(chosen.out, "w") if chosen.out else sys.stdout as out:
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def machine() -> str:
-    """What it runs on."""
+    """Return the machine's name for the heading of the table."""
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     cpu = models[0].partition(": ")[2] if models else platform.processor()
     return f"{cpu}, {os.cpu_count()} cores, {platform.platform()}, Python {platform.python_version()}"
@@ -111,13 +111,13 @@ def measure(chosen: argparse.Namespace, file: Path, show: Callable[[str], None])
                     tokens[name] += model.counts["tokens evaluated"] - before
         rows = report(k, took)
         for name, row in rows.items():
-            told = tokens.get(name, 0) / (chosen.rounds * chosen.states * k)
-            show(row + (f"{told:9.2f}" if told else ""))
+            tokens_each = tokens.get(name, 0) / (chosen.rounds * chosen.states * k)
+            show(row + (f"{tokens_each:9.2f}" if tokens_each else ""))
     model.close()
 
 
 def report(k: int, took: dict[str, list[float]]) -> dict[str, str]:
-    """A row for every way, and for the fastest of the bounds."""
+    """Return a row for each of the four, with the fastest of the bounds."""
     median = {name: statistics.median(found) for name, found in took.items()}
     fastest = min((name for name in took if name.startswith("bound")), key=median.__getitem__)
     rows = {}
@@ -131,7 +131,7 @@ def report(k: int, took: dict[str, list[float]]) -> dict[str, str]:
 
 
 def rotated(ways: list, turn: int) -> list:
-    """Whoever comes first in one round comes later in the next."""
+    """Return the order of a round: the first of one round comes later in the next."""
     at = turn % len(ways)
     return ways[at:] + ways[:at]
 
@@ -145,7 +145,7 @@ def engine(model: LlamaCppModel, chat: list[Messages], k: int, distinct: bool) -
 
 
 class Loop:
-    """llama-cpp-python as its users call it."""
+    """A loop over llama-cpp-python, as its users write it."""
 
     def __init__(self, file: Path, threads: int, longest: int):
         import llama_cpp
@@ -169,7 +169,7 @@ class Loop:
 
 
 class Bound:
-    """llama.cpp's own time for what the engine has to evaluate."""
+    """llama.cpp's own time for the tokens that the engine evaluates."""
 
     def __init__(self, model: LlamaCppModel, threads: int, longest: int):
         import llama_cpp.llama_cpp as api
@@ -186,7 +186,7 @@ class Bound:
         self._batch = api.llama_batch_init(BATCH, 0, 1)
 
     def run(self, prompts: list[list[int]], k: int, step: int) -> None:
-        """A step evaluates a token for each of the texts of step // k states."""
+        """Measure one trajectory; a step evaluates a token for each of the texts of step // k states."""
         api, at_once = self._api, step // k
         api.llama_memory_clear(self._memory, False)
         trunk = 0
@@ -220,40 +220,40 @@ class Bound:
         self._api.llama_synchronize(self._context)
 
 
-# -- what they are asked ---------------------------------------------------------------------------------------------
+# -- the requests ----------------------------------------------------------------------------------------------------
 
 
 def whole_words(model: LlamaCppModel) -> list[str]:
-    """Words, with the blank before them, that are one token each."""
-    found = []
+    """Return words, with the blank before them, that are one token each."""
+    found_words = []
     for token in range(model._base.n_vocab):
         text = model.text([token])
         if re.fullmatch(" [a-z]{4,8}", text) and model.tokenize(text) == [token]:
-            found.append(text)
-            if len(found) == 2000:
+            found_words.append(text)
+            if len(found_words) == 2000:
                 break
-    return found
+    return found_words
 
 
 def trajectory(model: LlamaCppModel, words: list[str], states: int, seed: int) -> list[Messages]:
-    """Chats of PROMPT tokens and GROWTH more each, every one of which continues the one before."""
+    """Return chats of PROMPT tokens and GROWTH more each, every one of which continues the one before."""
     draw = random.Random(seed)
 
-    def said(role: str, tokens: int) -> dict[str, str]:
+    def message(role: str, tokens: int) -> dict[str, str]:
         return {"role": role, "content": "".join(draw.choices(words, k=tokens))}
 
     def length(messages: Messages) -> int:
         return len(model.prompt_ids(messages))
 
-    chat = [said("user", 1)]
-    chat = [said("user", PROMPT - length(chat) + 1)]
-    found = [chat]
-    turn = [said("assistant", TEXT), said("user", 1)]
+    chat = [message("user", 1)]
+    chat = [message("user", PROMPT - length(chat) + 1)]
+    chats = [chat]
+    turn = [message("assistant", TEXT), message("user", 1)]
     rest = GROWTH - (length([*chat, *turn]) - length(chat)) + 1
-    while len(found) < states:
-        chat = [*chat, said("assistant", TEXT), said("user", rest)]
-        found.append(chat)
-    return found
+    while len(chats) < states:
+        chat = [*chat, message("assistant", TEXT), message("user", rest)]
+        chats.append(chat)
+    return chats
 
 
 def chat_ids(model: LlamaCppModel, chat: list[Messages]) -> list[list[int]]:
@@ -330,7 +330,7 @@ def make_model(file: Path) -> Path:
 
 
 def vocabulary() -> tuple[list[str], list[str]]:
-    """Tokens and merges of a byte-level BPE: the bytes, syllables, and words of two and three of them with a blank."""
+    """Return tokens and merges of a byte-level BPE: bytes, syllables, and words of two and three with a blank."""
     syllables = ["".join(pair) for pair in product("bcdfghjklmnprstvwz", "aeiou")]
     merges = [f"{s[0]} {s[1]}" for s in syllables]
     merges += [f"Ġ {s}" for s in syllables]
@@ -342,7 +342,7 @@ def vocabulary() -> tuple[list[str], list[str]]:
 
 
 def printable_bytes() -> Iterator[str]:
-    """The 256 characters by which byte-level BPE writes bytes (GPT-2's)."""
+    """Yield the 256 characters by which byte-level BPE writes bytes (GPT-2's)."""
     plain = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     yield from (chr(byte) for byte in sorted(plain))
     yield from (chr(256 + n) for n in range(256 - len(plain)))

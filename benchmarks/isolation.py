@@ -1,11 +1,12 @@
-"""How often a state's draws change with what shares their batches.
+"""Measure how often a state's samples change with the other states in their batches.
 
     python benchmarks/isolation.py -m tiny
     python benchmarks/isolation.py -m tiny --cache-type f32
 
-The states of expert trajectories of `house` are drawn from twice: each alone, and all of a trajectory's (or of several)
-together. Seeds are the same, so texts differ only where rounding moved a probability across a random number. Told are
-the share of draws that changed, of tokens before the first change, and the largest change of a log-probability.
+Texts are sampled twice at the states of expert trajectories of `house`: at each state alone, and at all states of a
+trajectory (or of several) together. Seeds are the same, so texts differ only where rounding moved a probability across
+a random number. The output is the share of samples that changed, the share of tokens before the first change, and the
+largest change of a log-probability.
 """
 
 from __future__ import annotations
@@ -25,25 +26,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-m", "--model", default="tiny")
     parser.add_argument("--cache-type", default="f16", choices=["f16", "f32", "q8_0"])
-    parser.add_argument("--states", type=int, default=64, help="how many share batches")
+    parser.add_argument("--states", type=int, default=64, help="states that share batches")
     parser.add_argument("--groups", type=int, default=8)
     parser.add_argument("-k", type=int, default=4)
-    parser.add_argument("--distinct", action="store_true", help="draw without replacement")
-    asked = parser.parse_args()
+    parser.add_argument("--distinct", action="store_true", help="sample without replacement")
+    args = parser.parse_args()
 
     house, style = House(), get_style("react")
-    model = open_model(asked.model, Engine(cache=asked.cache_type))
+    model = open_model(args.model, Engine(cache=args.cache_type))
     prompts = [
         style.act(t["instruction"], t["steps"][:i], step["observation"])
-        for t in expert(house, islice(house.tasks("train"), asked.states * asked.groups))
+        for t in expert(house, islice(house.tasks("train"), args.states * args.groups))
         for i, step in enumerate(t["steps"])
     ]
     draws = tokens = changed = 0
     moved = 0.0
-    for g in range(asked.groups):
+    for g in range(args.groups):
         group = [
-            Draw(p, asked.k, seed=i, distinct=asked.distinct)
-            for i, p in enumerate(prompts[g * asked.states : (g + 1) * asked.states])
+            Draw(p, args.k, seed=i, distinct=args.distinct)
+            for i, p in enumerate(prompts[g * args.states : (g + 1) * args.states])
         ]
         together = model.ask(group)
         for request, among in zip(group, together):
@@ -56,8 +57,8 @@ def main() -> None:
                 else:
                     moved = max(moved, abs(a.logprob - b.logprob))
     print(
-        f"{platform.processor() or platform.machine()}, {asked.model}, cache {asked.cache_type}, "
-        f"{'without' if asked.distinct else 'with'} replacement: {asked.groups} groups of {asked.states} states, "
+        f"{platform.processor() or platform.machine()}, {args.model}, cache {args.cache_type}, "
+        f"{'without' if args.distinct else 'with'} replacement: {args.groups} groups of {args.states} states, "
         f"{draws} draws, {tokens} tokens"
     )
     print(

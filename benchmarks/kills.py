@@ -1,18 +1,19 @@
-"""SIGKILL at random points of the slow stages. Claim: with --resume the final bytes are those of an undisturbed run,
-and no process, file or shared memory is left.
+"""Send SIGKILL at random points of the slow stages, and check that --resume completes them.
+
+Claim: the final bytes are those of an undisturbed run, and no process, file or shared memory is left.
 
     python benchmarks/kills.py                           # 1,000 kills: hours
     python benchmarks/kills.py --kills 40 --jobs rollout-program,eval-tiny --seed 7
 
 Each stage is run once undisturbed. Then it is started, killed after a random time or when its output has reached a
-random size, and resumed, until a run comes to its end; the output is compared, and all begins anew until there were
-enough kills. One kill in five is of a worker instead of the command, which has to go on by itself. After every kill all
-processes that the command started have to end within seconds, by their environment, wherever they went. Everything runs
-in a directory of its own, with its own TMPDIR and cache, in which no file may be left that an undisturbed run does not
+random size, and resumed, until a run comes to its end; the output is compared, and this is repeated until there were
+enough kills. One kill in five is of a worker instead of the command, which has to continue by itself. After every kill,
+all processes that the command started have to end within seconds; their environment identifies them. Everything runs in
+a directory of its own, with its own TMPDIR and cache, in which no file may be left that an undisturbed run does not
 leave.
 
-The seed decides when to kill; what is hit at that moment is up to the machine. Ends with exit code 1 where the claim
-does not hold.
+The seed decides when to kill; what the command does at that moment depends on the machine. Ends with exit code 1 where
+the claim does not hold.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from leftovers import MARK, marked, none_left  # noqa: E402
 
 SAFE = f"exec:sh {ROOT}/examples/safe.sh"
 TINY = "-m tiny --threads 1 --max-tokens 10"
-#: What the stages read, each made from those before it.
+#: The inputs of the stages, each made from those before it.
 INPUTS = {
     "expert": "expert house -n 40",
     "branched": "branch --from admissible -k 3 expert",
@@ -68,12 +69,12 @@ WORKERS = 0.2  # share of the kills that hit a worker instead of the command
 
 
 class Difference(Exception):
-    """The claim does not hold; the message says where."""
+    """Error raised when the claim does not hold; the message says where."""
 
 
 @dataclass
 class Place:
-    """The directory in which everything happens: inputs, outputs, an empty working directory, TMPDIR and a cache."""
+    """The directory of the benchmark: inputs, outputs, an empty working directory, TMPDIR and a cache."""
 
     root: Path
     mark: str = field(init=False)
@@ -88,13 +89,13 @@ class Place:
         import shlex
 
         files = {name: str(self.root / name) for name in INPUTS}
-        found = shlex.split(words)
-        arguments = [found[0], *(files.get(word, word) for word in found[1:]), *map(str, more)]
-        if found[0] in ("expert", "eval", "import"):  # whose first words are no files
-            arguments[1:2] = found[1:2]
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("EEXP_")}
+        parts = shlex.split(words)
+        arguments = [parts[0], *(files.get(word, word) for word in parts[1:]), *map(str, more)]
+        if parts[0] in ("expert", "eval", "import"):  # the first word after these is no file
+            arguments[1:2] = parts[1:2]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("EEXP_")}
         env = {
-            **kept,
+            **environment,
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
@@ -107,16 +108,16 @@ class Place:
             return subprocess.Popen(command, env=env, cwd=self.root / "cwd", stdin=subprocess.DEVNULL, stderr=errors)
 
     def finish(self, process: subprocess.Popen, name: str) -> None:
-        """Wait for a run that has to succeed."""
+        """Wait for a run, which has to succeed."""
         if process.wait(LONGEST) != 0:
             raise Difference(f"{name}: exit code {process.returncode}: {(self.root / 'errors').read_text()[-500:]}")
 
     def files(self) -> set[str]:
-        """The files in the working directory, TMPDIR and the cache."""
+        """Return the files in the working directory, TMPDIR and the cache."""
         return {str(path) for name in ("cwd", "tmp", "cache") for path in (self.root / name).rglob("*")}
 
     def make_inputs(self, words: str) -> None:
-        """Make what a command reads, and what that is made from, unless it is there."""
+        """Make the inputs of a command, and their own inputs, unless they exist."""
         for name in set(words.split()[1:]) & set(INPUTS):
             if not (self.root / name).exists():
                 self.make_inputs(INPUTS[name])
@@ -124,7 +125,7 @@ class Place:
 
 
 def kill(place: Place, process: subprocess.Popen, output: Path, size: int | None, delay: float, worker: bool) -> str:
-    """Kill when the output has reached `size`, or after `delay`. Returns what was killed, "" where it was too late."""
+    """Kill when the output has reached `size`, or after `delay`; return what was killed, or "" if it was too late."""
     began = time.monotonic()
     while process.poll() is None:
         if output.exists() and output.stat().st_size >= size if size is not None else time.monotonic() - began > delay:
@@ -147,25 +148,25 @@ def _workers(mark: str) -> Iterator[int]:
 
 
 def shared_memory() -> set[str]:
-    """Segments of shared memory, POSIX and System V, that this user owns and no process has open."""
-    found = set()
+    """Return segments of shared memory, POSIX and System V, that this user owns and no process has open."""
+    segments = set()
     with suppress(FileNotFoundError, PermissionError):
         maps = ""
         names = [path for path in Path("/dev/shm").iterdir() if path.stat().st_uid == os.getuid()]
         for process in Path("/proc").glob("[0-9]*/maps") if names else ():
             with suppress(OSError):
                 maps += process.read_text()
-        found |= {str(path) for path in names if str(path) not in maps}
+        segments |= {str(path) for path in names if str(path) not in maps}
     with suppress(FileNotFoundError):
         for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]:
             words = line.split()
             if int(words[7]) == os.getuid() and words[6] == "0":
-                found.add(f"System V {words[1]}")
-    return found
+                segments.add(f"System V {words[1]}")
+    return segments
 
 
 def disturb(place: Place, name: str, kills: int, rng: random.Random) -> Counter[str]:
-    """Kill one job `kills` times and compare whenever it comes to its end. Raises Difference."""
+    """Kill one job `kills` times, and compare whenever it comes to its end; raises Difference."""
     words, whole, output = JOBS[name], place.root / "whole", place.root / "output"
     place.make_inputs(words)
     whole.unlink(missing_ok=True)
@@ -178,8 +179,8 @@ def disturb(place: Place, name: str, kills: int, rng: random.Random) -> Counter[
     while left > 0 or output.exists() or not counts["compared"]:
         process = place.start(words, "--resume", "-o", output)
         try:
-            done = output.stat().st_size if output.exists() else 0
-            size = rng.randrange(done, len(expected) + 1) if rng.random() < 0.5 else None
+            bytes_before = output.stat().st_size if output.exists() else 0
+            size = rng.randrange(bytes_before, len(expected) + 1) if rng.random() < 0.5 else None
             delay, worker = rng.uniform(0, 1.1 * took), rng.random() < WORKERS
             victim = kill(place, process, output, size, delay, worker) if left > 0 else ""
             counts[victim] += bool(victim)
@@ -211,10 +212,10 @@ def place_for(root: str | None) -> Iterator[Place]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split(". ")[0])
-    parser.add_argument("--kills", type=int, default=1000, help="how many, over all jobs")
-    parser.add_argument("--jobs", default=",".join(JOBS), help="which, with commas between them")
+    parser.add_argument("--kills", type=int, default=1000, help="number of kills, over all jobs")
+    parser.add_argument("--jobs", default=",".join(JOBS), help="jobs, separated by commas")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--directory", help="where to put the temporary directory")
+    parser.add_argument("--directory", help="parent of the temporary directory")
     chosen = parser.parse_args()
     names = chosen.jobs.split(",")
     if unknown := set(names) - set(JOBS):

@@ -1,14 +1,14 @@
-"""What many episodes at once save: `eexp eval` on `house`, one at a time and as many as it likes, and a plain loop.
+"""Measure what parallel episodes save: `eexp eval` on `house`, one at a time and in parallel, and a plain loop.
 
     python benchmarks/playing.py -m base.gguf+il.gguf > benchmarks/playing.txt
 
-loop       llama-cpp-python's `create_chat_completion`, one episode after the other, greedy; it keeps what a prompt
-           shares with the one before
+loop       llama-cpp-python's `create_chat_completion`, one episode after the other, greedy; it keeps the
+           tokens that a prompt shares with the previous one
 one        `eexp eval --parallel 1`
 many       `eexp eval`
 
 All play the same tasks with the same model, greedily, with the same threads, in processes of their own that take turns.
-Told are seconds (the fastest of the rounds, start and loading included), episodes a second, and successes.
+The output is seconds (the fastest of the rounds, start and loading included), episodes a second, and successes.
 """
 
 from __future__ import annotations
@@ -36,41 +36,41 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, metavar="N")
     parser.add_argument("--rounds", type=int, default=2, metavar="N")
     parser.add_argument("--loop", metavar="FILE", help=argparse.SUPPRESS)  # in a process of its own: where to write
-    asked = parser.parse_args()
-    if asked.loop:
-        loop(asked.model, asked.number, asked.threads, asked.loop)
+    args = parser.parse_args()
+    if args.loop:
+        loop(args.model, args.number, args.threads, args.loop)
         return
     print(f"$ python {' '.join(['benchmarks/playing.py', *sys.argv[1:]])}")
     print(f"{platform.machine()}, {platform.platform()}, Python {platform.python_version()}")
-    play = ["-m", "eexp", "eval", "house", "-q", "-m", asked.model, "-n", asked.number, "--threads", asked.threads]
+    play = ["-m", "eexp", "eval", "house", "-q", "-m", args.model, "-n", args.number, "--threads", args.threads]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "episodes"
         ways = {
-            "loop": [__file__, "-m", asked.model, "-n", asked.number, "--threads", asked.threads, "--loop", out],
+            "loop": [__file__, "-m", args.model, "-n", args.number, "--threads", args.threads, "--loop", out],
             "one": [*play, "--parallel", 1, "-o", out],
             "many": [*play, "-o", out],
         }
         seconds: dict[str, list[float]] = {way: [] for way in ways}
         won: dict[str, set] = {}
-        for _ in range(asked.rounds):
+        for _ in range(args.rounds):
             for way, command in ways.items():
                 start = time.perf_counter()
                 subprocess.run([sys.executable, *map(str, command)], check=True)
                 seconds[way].append(time.perf_counter() - start)
                 episodes = [orjson.loads(line) for line in out.read_bytes().splitlines()]
                 won[way] = {e["task"]["id"] for e in episodes if e["success"]}
-    print(f"{asked.number} tasks   seconds   episodes a second   times the loop   times one   successes")
+    print(f"{args.number} tasks   seconds   episodes a second   times the loop   times one   successes")
     for way, taken in seconds.items():
         best = min(taken)
         print(
-            f"{way:9} {best:9.1f} {asked.number / best:19.2f} {min(seconds['loop']) / best:16.2f} "
+            f"{way:9} {best:9.1f} {args.number / best:19.2f} {min(seconds['loop']) / best:16.2f} "
             f"{min(seconds['one']) / best:11.2f} {len(won[way]):11}"
         )
     print("the same tasks are solved" if won["one"] == won["many"] else "not the same tasks are solved by one and many")
 
 
 def loop(model: str, number: int, threads: int, out: str) -> None:
-    """What one would write without eexp's engine."""
+    """Play the episodes with a loop as one would write it without eexp."""
     from llama_cpp import Llama
 
     base, adapter = split_adapter(model)
@@ -78,14 +78,14 @@ def loop(model: str, number: int, threads: int, out: str) -> None:
     house, style = House(), get_style("react")
     with open(out, "wb") as file:
         for task in panel(house, "test", number):
-            seen, steps = house.reset(task), []
-            while not seen.done and len(steps) < house.max_steps:
-                prompt = style.act(house.instruction(), steps, seen.text)
-                said = llama.create_chat_completion(prompt, temperature=0.0, max_tokens=128)
-                action = style.parse(said["choices"][0]["message"]["content"] or "").action
-                before, seen = seen.text, house.step(action)
+            observation, steps = house.reset(task), []
+            while not observation.done and len(steps) < house.max_steps:
+                prompt = style.act(house.instruction(), steps, observation.text)
+                answer = llama.create_chat_completion(prompt, temperature=0.0, max_tokens=128)
+                action = style.parse(answer["choices"][0]["message"]["content"] or "").action
+                before, observation = observation.text, house.step(action)
                 steps.append({"observation": before, "action": action})
-            file.write(orjson.dumps({"task": task, "success": bool(seen.success)}) + b"\n")
+            file.write(orjson.dumps({"task": task, "success": bool(observation.success)}) + b"\n")
 
 
 if __name__ == "__main__":

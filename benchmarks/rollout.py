@@ -1,22 +1,22 @@
-"""What a branch costs, in milliseconds, by environment and by the way it is executed.
+"""Measure the cost of a branch, in milliseconds, by environment and by the way it is executed.
 
     python benchmarks/rollout.py --plot benchmarks/rollout.svg > benchmarks/rollout.txt    # an hour or so on two cores
     python benchmarks/rollout.py --paths 3                                                 # a quarter of one
     python benchmarks/rollout.py textworld bfcl                                            # some of the environments
 
 Expert paths of 10 steps and more, with three alternatives at every step, go through `eexp.stages.rollout.execute`:
-every observation is compared with the record, the list of admissible actions too. It is done in a worker as `eexp
-rollout` has them, for one path after the other, every way in turn: three times, and the fastest counts; once where it
+every observation is compared with the record, the list of admissible actions too. This happens in a worker like those
+of `eexp rollout`, for one path after the other, every way in turn: three times, and the fastest counts; once where it
 takes long. The TextWorld games, and some like ALFWorld's, are made first, in --games.
 
-naive     what is written most often: before every alternative reset, walk there, and step; nothing is compared
+naive     the usual code: before every alternative reset, walk to the state, and step; nothing is compared
 bound     the environment's own steps alone, each taken once: the reset, the path, the alternatives where they belong
 fork      the copy alone: `fork`, or `save` and `restore`, or a forked process that does nothing
-limit     what is to be kept: 1.5 times the bound, and a fork
+limit     the goal: at most 1.5 times the bound, and a fork
 
 The outcomes must be the naive way's, which is measured with one in ten branches in ALFWorld and ScienceWorld: with all
-it would take hours. ScienceWorld has no way but replay. Its naive way goes through the package's own class (whose words
-differ from run to run and are not compared); ours is measured in one worker, and, all paths together, in two.
+it would take hours. ScienceWorld can only replay. Its naive way goes through the package's own class (whose words
+differ from run to run and are not compared); eexp is measured in one worker, and, all paths together, in two.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ WORLDS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("worlds", nargs="*", metavar="ENV", default=list(WORLDS), help=f"of {', '.join(WORLDS)}")
-    parser.add_argument("--paths", type=int, metavar="N", help="fewer or more than usual, from each of them")
+    parser.add_argument("--paths", type=int, metavar="N", help="paths of each environment, instead of the usual number")
     parser.add_argument("--games", type=Path, default=Path(tempfile.gettempdir()) / "eexp-benchmark", metavar="DIR")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="cost by length of the path; needs matplotlib")
     chosen = parser.parse_args()
@@ -105,7 +105,7 @@ def main() -> None:
 
 
 def machine() -> str:
-    """What it runs on."""
+    """Return the machine's name for the heading of the table."""
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     cpu = models[0].partition(": ")[2] if models else platform.processor()
     return f"{cpu}, {os.cpu_count()} cores, {platform.platform()}, Python {platform.python_version()}"
@@ -119,7 +119,7 @@ def make_games(name: str, folder: Path) -> None:
 
 
 def measure_world(name: str, world: World, spec: str) -> dict[str, dict[int, float]]:
-    """Print a row for every way; returns milliseconds a branch by way and length of the path."""
+    """Print a row for every way; return milliseconds a branch by way and length of the path."""
     asked = {"spec": spec, "ways": world.ways, "every": world.every}
     with Pool(1, spec, PATIENCE) as pool:
         (found,) = ask(pool, "paths", [{**asked, "split": world.split, "paths": world.paths}])
@@ -153,7 +153,7 @@ def show(label: str, seconds: Counter[str], way: str, found: list[dict], wanted:
 
 
 def ask(pool: Pool, do: str, jobs: list[dict]) -> Iterator[Any]:
-    """Answers of a function of this file, in a worker."""
+    """Yield the answers of a function of this file, called in a worker."""
     for _, answer in pool.run((None, {"do": f"{Path(__file__).stem}:{do}", **job}) for job in jobs):
         if isinstance(answer, Exception):
             raise answer
@@ -161,7 +161,7 @@ def ask(pool: Pool, do: str, jobs: list[dict]) -> Iterator[Any]:
 
 
 def pooled(spec: str, found: list[dict]) -> float:
-    """Seconds for all paths by two workers, as `eexp rollout` has them. They have started before."""
+    """Return the seconds for all paths with two workers like those of `eexp rollout`, which run already."""
     jobs = [{"do": "eexp.stages.rollout:job", "fork": forking.AUTO, "trajectory": path} for path in found]
     with Pool(2, spec, PATIENCE) as pool:
         list(pool.run((None, {**job, "trajectory": cut(job["trajectory"], 2)}) for job in jobs))
@@ -172,7 +172,7 @@ def pooled(spec: str, found: list[dict]) -> float:
 
 
 def cut(path: dict, n: int) -> dict:
-    """Its first n steps."""
+    """Return the first n steps of a path."""
     if len(path["steps"]) <= n:
         return path
     return {**path, "steps": path["steps"][:n], "outcome": {"observation": path["steps"][n]["observation"]}}
@@ -182,7 +182,7 @@ def cut(path: dict, n: int) -> dict:
 
 
 def paths(asked: dict, opened: Any, on_step: Callable) -> list[dict]:
-    """The first expert paths that are long enough, with alternatives."""
+    """Return the first expert paths that are long enough, with alternatives."""
     env, found = opened.get(asked["spec"]), []
     others: list[str] = []  # what the expert did anywhere, for where nothing lists the actions
     for path in expert(env, env.tasks(asked["split"] or env.splits()[0])):
@@ -195,7 +195,7 @@ def paths(asked: dict, opened: Any, on_step: Callable) -> list[dict]:
 
 
 def with_alternatives(path: dict, others: list[str]) -> dict:
-    """As `eexp branch --from admissible` draws them; where nothing lists the actions, from the others in turn."""
+    """Add alternatives as `eexp branch --from admissible` does; where none are listed, take the others in turn."""
     (made,) = branch(iter([path]), None, k=K, source="admissible")
     for i, step in enumerate(made["steps"]):
         if step["admissible"] is None:
@@ -206,7 +206,7 @@ def with_alternatives(path: dict, others: list[str]) -> dict:
 
 
 def measure(asked: dict, opened: Any, on_step: Callable) -> dict[str, float]:
-    """Seconds for all branches of one path, by way; for the steps and the forks alone; and how many branches."""
+    """Return the seconds for all branches of one path, by way, those of the steps and forks, and how many there are."""
     env, path, every = opened.get(asked["spec"]), asked["path"], asked["every"]
     branches = [(i, a["action"]) for i, step in enumerate(path["steps"]) for a in step["alternatives"]]
     some = branches[every // 2 :: every]
@@ -229,7 +229,7 @@ def measure(asked: dict, opened: Any, on_step: Callable) -> dict[str, float]:
 
 
 def fastest(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds and the answer: of three runs, or of one that takes long."""
+    """Return the seconds and the answer of the fastest of three runs, or of one that takes long."""
     best = float("inf")
     for _ in range(3):
         began = time.perf_counter()
@@ -250,7 +250,7 @@ Branch = tuple[int, str]  # the step it belongs to, and the action
 
 
 def naive(env: Environment, path: dict, wanted: list[Branch]) -> tuple[list[Observation], float]:
-    """What the alternatives led to, and the seconds of their own steps."""
+    """Return the outcomes of the alternatives, and the seconds of their own steps."""
     seen, alone = [], 0.0
     for i, action in wanted:
         walk_to(env, path, i)
@@ -261,7 +261,7 @@ def naive(env: Environment, path: dict, wanted: list[Branch]) -> tuple[list[Obse
 
 
 def through_the_package(path: dict, wanted: list[Branch]) -> None:
-    """The same with ScienceWorld's own class."""
+    """Do as `naive` does, with ScienceWorld's own class."""
     theirs, task = package(), path["task"]
     for i, action in wanted:
         theirs.load(task["task"], task["variation"], task["simplifications"])
@@ -279,7 +279,7 @@ def package() -> Any:
 
 
 class Idle(Environment):
-    """Its steps do nothing: what is left is the fork of the process."""
+    """An environment whose steps do nothing, to measure the fork of the process alone."""
 
     splits = tasks = reset = None
 
@@ -288,7 +288,7 @@ class Idle(Environment):
 
 
 def forks(env: Environment, path: dict, way: str) -> float:
-    """Seconds for as many forks as there are branches, in the states where they are."""
+    """Return the seconds for as many forks as there are branches, at their states."""
 
     def copy() -> None:
         if way == "process":
@@ -315,7 +315,7 @@ COLORS = {"naive": "#999999", "replay": "#d55e00", "process": "#0072b2", "state"
 
 
 def plot(growth: dict[str, dict[str, dict[int, float]]], file: Path) -> None:
-    """Seconds a path, by its length: a panel for every environment."""
+    """Draw seconds a path by its length, one panel for every environment."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,11 +1,11 @@
-"""ScienceWorld: does a replay see what was recorded, and what does it cost?
+"""Check that a replay in ScienceWorld observes what was recorded, and measure its cost.
 
     python benchmarks/scienceworld_replay.py [--each 3] [--plain] [--disturb] [--package]
 
 Plays the simulator's own solution of some variations of every kind of task, then replays them in a second JVM in
-another order, with the admissible actions asked for at every step. Two options take away what makes that work:
---plain, the JVM's equal hash codes; --disturb, putting the random numbers back after `admissible`. --package times the
-package's own Python class as well. Times are medians in milliseconds (90th percentile).
+another order, with the admissible actions listed at every step. Two options take away what makes that work: --plain,
+the JVM's equal hash codes; --disturb, restoring the random numbers after `admissible`. --package times the package's
+own Python class as well. Times are medians in milliseconds (90th percentile).
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ def timed(name, function, *args):
 
 
 def demonstrate(env, tasks):
-    """The actions, the observations and the last state of the expert's way through every task."""
+    """Return the actions, the observations and the last state of the expert's path through every task."""
     played = []
     for task in tasks:
-        seen, actions, now = [timed("reset", env.reset, task).text], [], None
+        observations, actions, last = [timed("reset", env.reset, task).text], [], None
         timed("find the expert's way", env.expert)
         while action := env.expert():
-            now = timed("step", env.step, action)
+            last = timed("step", env.step, action)
             actions.append(action)
-            seen.append(now.text)
-        played.append((task, actions, seen, now))
+            observations.append(last.text)
+        played.append((task, actions, observations, last))
     return played
 
 
 def replay(env, task, actions):
-    seen = [env.reset(task).text]
+    observations = [env.reset(task).text]
     for action in actions:
         timed("admissible", env.admissible)
-        seen.append(env.step(action).text)
-    return seen
+        observations.append(env.step(action).text)
+    return observations
 
 
 def package(played):

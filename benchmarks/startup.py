@@ -1,9 +1,9 @@
-"""How long `eexp --help` takes, against the smallest click program there is. Claim: at most 1.5 times as long.
+"""Measure how long `eexp --help` takes, against the smallest click program. Claim: at most 1.5 times as long.
 
     python benchmarks/startup.py [--runs N]
 
-The two are run in turns, so that whatever else the machine does slows down both. The medians are compared; the
-fastest runs, which are least disturbed, stand beside them.
+The two are run in turns, so that other work of the machine slows down both. The medians are compared; the fastest runs,
+which are least disturbed, stand beside them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PROGRAMS = {
 
 
 def seconds(command: list[str]) -> float:
-    """Wall-clock time of one run."""
+    """Return the wall-clock time of one run."""
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     began = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=env)
@@ -35,9 +35,9 @@ def seconds(command: list[str]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=100, help="how often each program is run")
+    parser.add_argument("--runs", type=int, default=100, help="runs of each program")
     runs = parser.parse_args().runs
-    for command in PROGRAMS.values():  # compiles what has to be
+    for command in PROGRAMS.values():  # so that all modules are compiled
         seconds(command)
     took: dict[str, list[float]] = {name: [] for name in PROGRAMS}
     for _ in range(runs):

@@ -1,4 +1,4 @@
-"""How fast the data stages are, against `jq -c .` on the same file in the same run, and how much memory they take.
+"""Measure the speed of the data stages, against `jq -c .` on the same file in the same run, and their memory.
 
     python benchmarks/streams.py --size 100                                   # a few minutes
     python benchmarks/streams.py --size 2000 --runs 1                         # an hour or so on two busy cores
@@ -12,8 +12,8 @@ ratio     how many times as fast as jq: bytes read, and bytes written, by the cl
 memory    largest resident memory
 
 Claims: imitation-data reads at least 2 times as many bytes a second as jq, world-model-data writes at least 2 times as
-many, and memory is the same whatever the size. At the end, `rollout` gets one record of some MB after the other: what
-it takes is to grow as they do.
+many, and memory does not depend on the size. At the end, `rollout` reads records of some MB one after the other; its
+memory should grow no faster than their size.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MB = 1_000_000
 
 @dataclass
 class Run:
-    """What one run of a program took: seconds by the clock and of processors, MB of memory."""
+    """The cost of one run of a program: seconds by the clock and of processors, MB of memory."""
 
     seconds: float
     cpu: float
@@ -52,7 +52,7 @@ class Run:
 
 
 def measured(command: list[str]) -> Run:
-    """Run a program and throw its standard output away."""
+    """Run a program, without its standard output, and return its cost."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     began = time.perf_counter()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, env=env)
@@ -70,13 +70,13 @@ def written(command: list[str]) -> int:
 
 
 def trajectories(number: int) -> list[dict]:
-    """Expert trajectories of the house."""
+    """Return expert trajectories of `house`."""
     house = House()
     return list(expert(house, islice(house.tasks("train"), number)))
 
 
 def repeated(records: list[dict], size: int) -> Iterator[bytes]:
-    """Lines of `records`, again and again, each with an id of its own, until they are `size` bytes."""
+    """Yield the lines of `records` repeatedly, each with an id of its own, until they have `size` bytes."""
     written = 0
     for turn in count():
         for record in records:
@@ -97,31 +97,32 @@ def make_files(folder: Path, size: int) -> dict[str, Path]:
             file.writelines(repeated(records, size))
     few = folder / "few.jsonl"
     few.write_bytes(b"".join(map(orjson.dumps, experts)).replace(b"}{", b"}\n{"))
-    made = subprocess.run(
+    examples = subprocess.run(
         [*EEXP, "imitation-data", "-q", few],
         stdout=subprocess.PIPE,
         check=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     ).stdout
     with open(files["examples"], "wb") as file:
-        file.writelines(repeated([orjson.loads(line) for line in made.splitlines()], size))
+        file.writelines(repeated([orjson.loads(line) for line in examples.splitlines()], size))
     return files
 
 
 def compare(stage: list[str], file: Path, runs: int) -> str:
     """Run a stage and jq in turns; return a line of the table."""
-    ours, theirs = [], []
+    eexp_runs, jq_runs = [], []
     for _ in range(runs):
-        theirs.append(measured(["jq", "-c", ".", str(file)]))
-        ours.append(measured([*EEXP, *stage, "-q", str(file)]))
+        jq_runs.append(measured(["jq", "-c", ".", str(file)]))
+        eexp_runs.append(measured([*EEXP, *stage, "-q", str(file)]))
     size, output = file.stat().st_size, written([*EEXP, *stage, "-q", str(file)])
-    seconds, jq_seconds = (min(run.seconds for run in several) for several in (ours, theirs))
-    cpu, jq_cpu = (min(run.cpu for run in several) for several in (ours, theirs))
+    seconds, jq_seconds = (min(run.seconds for run in several) for several in (eexp_runs, jq_runs))
+    cpu, jq_cpu = (min(run.cpu for run in several) for several in (eexp_runs, jq_runs))
     growth = output / size
     return (
         f"{stage[0]:18} {size / seconds / MB:7.1f} {output / seconds / MB:7.1f}   "
         f"{jq_seconds / seconds:5.2f} ({jq_cpu / cpu:5.2f})   {growth * jq_seconds / seconds:5.2f} "
-        f"({growth * jq_cpu / cpu:5.2f})   {max(run.memory for run in ours):6.0f} MB   {size / jq_seconds / MB:7.1f}"
+        f"({growth * jq_cpu / cpu:5.2f})   {max(run.memory for run in eexp_runs):6.0f} MB   "
+        f"{size / jq_seconds / MB:7.1f}"
     )
 
 
@@ -137,9 +138,9 @@ def one_record(size: int, folder: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=100, help="MB of each file")
-    parser.add_argument("--runs", type=int, default=3, help="how often each program is run")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each program")
     parser.add_argument("--records", type=int, nargs="*", default=[1, 16, 32], help="MB of the records for rollout")
-    parser.add_argument("--folder", help="where the files are made; a temporary one if not given")
+    parser.add_argument("--folder", help="where the files are made (default: a temporary folder)")
     parser.add_argument("stages", nargs="*", help="some of the stages: imitation-data, world-model-data, split, mix")
     chosen = parser.parse_args()
     stages = {"imitation-data": "expert", "world-model-data": "rollout", "split": "rollout", "mix": "examples"}

@@ -1,4 +1,4 @@
-"""What an epoch costs on examples that share their beginnings: eexp's trees against TRL's SFTTrainer.
+"""Measure the cost of an epoch on examples that share their beginnings: eexp's trees against TRL's SFTTrainer.
 
     pip install --target trl/site-packages --no-deps trl datasets dill multiprocess xxhash pyarrow
     (eexp expert 'scienceworld?task=find-plant' -n 19; eexp expert 'scienceworld?task=use-thermometer' -n 11) \
@@ -10,15 +10,15 @@
 All train all weights of one random Llama of 25 million parameters in float32, on the same token ids and targets, with
 the same optimiser. Its tokenizer is made from the examples, so that a word costs about what it costs in a real model.
 
-eexp        as it comes
-TRL         examples padded to the longest of a micro-batch, in the very updates that eexp makes, so that the losses
-            can be held against each other, update by update
-TRL packed  its best packing (best-fit decreasing), and about as many examples an update; which, it decides. On a CPU
-            transformers keeps packed examples apart by a dense mask, on a GPU by FlashAttention
+eexp        with its default options
+TRL         examples padded to the longest of a micro-batch, in the same updates that eexp makes, so that the losses
+            can be compared update by update
+TRL packed  its best packing (best-fit decreasing), with about as many examples an update, which it chooses itself. On a
+            CPU transformers separates packed examples by a dense mask, on a GPU by FlashAttention
 
-Each runs in a process of its own. What is timed is Trainer.train: tokenising, loading and saving are left out. Tokens
-are those that the model is given, padding among them. Memory is the highest resident set while training, less what
-there was before. Wanted: 6 times as fast as the better of TRL's two, with 8 times fewer tokens; three quarters of the
+Each runs in a process of its own. The time is that of Trainer.train: tokenising, loading and saving are left out.
+Tokens are those that the model is given, padding included. Memory is the highest resident set while training, less that
+before. Goals: 6 times as fast as the better of TRL's two, with 8 times fewer tokens; three quarters of the
 ratio of tokens turned into time; losses within 1e-3; and at the same number of tokens no more memory than TRL.
 """
 
@@ -45,7 +45,7 @@ TEMPLATE = (
 
 
 def make_model(directory: Path, examples: list[dict]) -> None:
-    """A random Llama, with a tokenizer made for the examples."""
+    """Write a random Llama, with a tokenizer made for the examples."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -80,26 +80,26 @@ def make_model(directory: Path, examples: list[dict]) -> None:
 
 
 def measure(way: str, a: argparse.Namespace) -> dict:
-    """One epoch, or one pass; what it took."""
+    """Train for one epoch, or one pass, and return its cost."""
     import torch
     import transformers
 
     torch.set_num_threads(a.threads)
     torch.manual_seed(0)
-    found = {"tokens": 0, "losses": []}
+    cost = {"tokens": 0, "losses": []}
     train = transformers.Trainer.train
 
     def timed(self, *args, **kwargs):
         def count(module, args, kwargs):
-            found["tokens"] += kwargs["input_ids"].numel()
+            cost["tokens"] += kwargs["input_ids"].numel()
 
         self.model.register_forward_pre_hook(count, with_kwargs=True)
         resident = _reset_peak()
         began = time.perf_counter()
         result = train(self, *args, **kwargs)
-        found["seconds"] = time.perf_counter() - began
-        found["memory"] = _status("VmHWM") - resident
-        found["losses"] = [log["loss"] for log in self.state.log_history if "loss" in log]
+        cost["seconds"] = time.perf_counter() - began
+        cost["memory"] = _status("VmHWM") - resident
+        cost["losses"] = [log["loss"] for log in self.state.log_history if "loss" in log]
         return result
 
     transformers.Trainer.train = timed
@@ -108,11 +108,11 @@ def measure(way: str, a: argparse.Namespace) -> dict:
             _eexp(Path(out) / "run", a)
         else:
             _trl(way == "TRL packed", Path(out) / "run", a)
-    return found
+    return cost
 
 
 def _status(name: str) -> int:
-    """Bytes, as Linux says of this process."""
+    """Return a number of bytes from Linux's status of this process."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024
 
@@ -127,7 +127,8 @@ def _examples(file: Path) -> list[dict]:
 
 
 def _eexp(out: Path, a: argparse.Namespace) -> None:
-    from eexp.training.finetune import Settings, finetune
+    from eexp.training.finetune import finetune
+    from eexp.training.job import Settings
 
     finetune(
         _examples(a.file),
@@ -210,11 +211,13 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="examples, as JSON lines")
     parser.add_argument("--trl", help="where TRL is installed; without it only eexp is measured")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--batch-size", type=int, default=64, help="examples an update; 0: as eexp chooses by default")
+    parser.add_argument("--batch-size", type=int, default=64, help="examples an update; 0: eexp's default")
     parser.add_argument("--micro-batch", type=int, default=4, help="examples that TRL pads to one length")
-    parser.add_argument("--tokens-per-batch", type=int, default=8192, help="of eexp, and of a pack")
-    parser.add_argument("--memory", action="store_true", help="one pass of about so many tokens, for its memory")
-    parser.add_argument("--updates", type=int, help="no more than so many of the epoch")
+    parser.add_argument(
+        "--tokens-per-batch", type=int, default=8192, help="tokens of a pass of eexp, and of a pack of TRL"
+    )
+    parser.add_argument("--memory", action="store_true", help="measure the memory of one pass of about so many tokens")
+    parser.add_argument("--updates", type=int, help="stop after this many updates")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
@@ -233,8 +236,8 @@ def main() -> None:
         for way in (way for way in a.ways if (a.trl and a.batch_size) or "TRL" not in way):
             command = [sys.executable, __file__, *sys.argv[1:], "--one", way, "--model", directory]
             env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=env)
-            one = took[way] = json.loads(done.stdout.splitlines()[-1])
+            process = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=env)
+            one = took[way] = json.loads(process.stdout.splitlines()[-1])
             print(
                 f"{way:12} {one['seconds']:9.1f} {one['tokens']:11,} {one['tokens'] / one['seconds']:9.0f} "
                 f"{len(one['losses']):8} {sum(one['losses']) / len(one['losses']):10.4f} "
@@ -246,17 +249,17 @@ def main() -> None:
 
 
 def _compare(took: dict[str, dict]) -> None:
-    ours = took["eexp"]
+    eexp = took["eexp"]
     for way, one in took.items():
         if way != "eexp":
-            tokens, seconds = one["tokens"] / ours["tokens"], one["seconds"] / ours["seconds"]
+            tokens, seconds = one["tokens"] / eexp["tokens"], one["seconds"] / eexp["seconds"]
             print(
                 f"against {way}: {seconds:.2f} times as fast, {tokens:.2f} times fewer tokens, "
                 f"{100 * seconds / tokens:.0f} % of that turned into time"
             )
     if "TRL" in took:
-        apart = max(abs(a - b) for a, b in zip(ours["losses"], took["TRL"]["losses"], strict=True))
-        print(f"losses of {len(ours['losses'])} updates: at most {apart:.1g} apart")
+        apart = max(abs(a - b) for a, b in zip(eexp["losses"], took["TRL"]["losses"], strict=True))
+        print(f"losses of {len(eexp['losses'])} updates: at most {apart:.1g} apart")
 
 
 if __name__ == "__main__":

@@ -66,3 +66,8 @@ def _shown(text: str) -> str:
 def _cut(line: str) -> str:
     more = len(line) - LONGEST_LINE
     return line if more <= 0 else f"{line[:LONGEST_LINE]}... ({more:,} more characters)"
+
+
+def format_bytes(size: int) -> str:
+    """Return a number of bytes for a person, such as "1.5 GB" or "20 MB"."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

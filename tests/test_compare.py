@@ -15,7 +15,7 @@ from eexp.errors import UsageError
 from eexp.evidence.comparison import compare
 from eexp.evidence.intervals import difference, rate
 from eexp.evidence.panels import panel_hash
-from eexp.evidence.table import rounded_p, table
+from eexp.evidence.table import comparison_table, rounded_p
 from eexp.stages.compare import expand
 
 
@@ -42,7 +42,7 @@ def _drawn(n: int, rate: float, seed: int, trials: int = 1) -> dict[tuple[int, i
 
 
 def _array(*runs: dict[tuple[int, int], bool]) -> np.ndarray:
-    """Mean success, runs x tasks, with tasks in the order of their ids as text."""
+    """Return mean success, runs x tasks, with tasks in the order of their ids as text."""
     tasks = sorted({task for task, _ in runs[0]}, key=str)
     return np.array([[np.mean([won for (t, _), won in one.items() if t == task]) for task in tasks] for one in runs])
 
@@ -99,7 +99,7 @@ def test_pairs_are_by_task_whatever_the_order():
     assert compare(groups) == compare({"a": [_episodes(a)], "b": [shuffled]})
 
 
-def test_one_task_has_no_interval_and_no_difference_has_one():
+def test_one_task_gives_no_interval_and_equal_methods_give_one():
     same = _drawn(10, 0.5, 3)
     row = compare({"a": [_episodes(same)], "b": [_episodes(same)]})[1]
     assert (row["difference"], row["p"], row["p_exact"], row["won"], row["lost"]) == (0, 1.0, 1.0, 0, 0)
@@ -118,7 +118,7 @@ def test_holm_over_all_methods():
     assert all(row["p_holm"] >= row["p"] and row["p_exact_holm"] >= row["p_exact"] for row in compared)
 
 
-def test_looks_make_it_harder():
+def test_several_looks_widen_the_intervals():
     groups = {"a": [_episodes(_drawn(200, 0.4, 1))], "b": [_episodes(_drawn(200, 0.5, 2))]}
     once, often = compare(groups)[1], compare(groups, looks=5)[1]
     assert often["p"] > once["p"] and often["p_exact"] > once["p_exact"] and often["looks"] == 5
@@ -137,7 +137,7 @@ def test_looks_make_it_harder():
         ({"id": "3", "split": "test"}, {}, None),
     ],
 )
-def test_where_a_kind_is_read(task, more, kind):
+def test_the_kind_of_a_task_is_read_from_the_episode_the_task_or_its_id(task, more, kind):
     from eexp.evidence.results import kind_of
 
     assert kind_of({"env": "e", "task": task, **more}) == kind
@@ -150,8 +150,8 @@ def test_by_kind():
     a, b = _drawn(60, 0.3, 1), _drawn(60, 0.5, 2)
     first, row = compare({"a": [of_kinds(a)], "b": [of_kinds(b)]})
     assert row["kinds"].keys() == {"even", "odd"} and first["kinds"]["odd"].keys() == {"tasks", "rate", "low", "high"}
-    odd = {key: {k: won for k, won in found.items() if k[0] % 2} for key, found in (("a", a), ("b", b))}
-    alone = compare({key: [_episodes(found)] for key, found in odd.items()})[1]
+    odd = {key: {k: won for k, won in wins.items() if k[0] % 2} for key, wins in (("a", a), ("b", b))}
+    alone = compare({key: [_episodes(wins)] for key, wins in odd.items()})[1]
     for name in ("tasks", "rate", "low", "difference", "difference_low", "difference_high"):
         assert row["kinds"]["odd"][name] == pytest.approx(alone[name])
     assert "kinds" not in alone
@@ -193,7 +193,7 @@ def test_patterns_and_repeated_names_are_runs_of_one_method(files):
     assert "allow for 3 looks" in looks
 
 
-def test_the_table_shows_what_was_asked_for(tmp_path):
+def test_the_table_follows_the_options(tmp_path):
     a = write(tmp_path / "a.jsonl", _episodes(_drawn(30, 0.4, 1, trials=4)))
     b = write(tmp_path / "b.jsonl", _episodes(_drawn(30, 0.6, 2, trials=4)))
     text = run("compare", a, b).ok().out.decode()
@@ -224,8 +224,8 @@ def test_names_in_a_picture_are_no_formulas_and_may_be_in_any_script(files):
     assert run("compare", *groups, "--plot", files / "a.svg").ok().err == ""
     drawing = (files / "a.svg").read_text()
     assert r"$\frac{1$" in drawing and "\u6a21\u578b" in drawing
-    said = run("compare", *groups, "--plot", files / "a.png").ok().err
-    assert said in (
+    message = run("compare", *groups, "--plot", files / "a.png").ok().err
+    assert message in (
         "",
         f"note: --plot {files / 'a.png'}: the font lacks some of the characters in the names; an SVG file shows them\n",
     )
@@ -251,7 +251,7 @@ def test_power_before_a_run(files):
     assert "none" in run("compare", "--power", "--rate", 0.95, "--tasks", 10).ok().out.decode()
 
 
-def test_what_cannot_be_compared(tmp_path):
+def test_files_that_cannot_be_compared_are_refused(tmp_path):
     episodes = _episodes(_drawn(3, 0.3, 1))
     a = write(tmp_path / "a.jsonl", episodes)
     twice = write(tmp_path / "twice.jsonl", episodes + episodes)
@@ -299,8 +299,8 @@ def test_different_tasks_are_refused_and_named(tmp_path):
     # Without noise or with it, it is the same panel, and --power has no --common.
     panels = [run("compare", file, "--json").ok().records[0]["panel"] for file in (a, noisy)]
     assert panels[0] == panels[1]
-    said = run("compare", "--power", f"x={a}", f"x={fewer}").one_error(2, f"only in {a}")
-    assert "--common" not in said
+    message = run("compare", "--power", f"x={a}", f"x={fewer}").one_error(2, f"only in {a}")
+    assert "--common" not in message
     changed = [{**e, "task": {**e["task"], "world": 2}} for e in _episodes(_drawn(30, 0.4, 1))]
     renewed = write(tmp_path / "renewed.jsonl", changed)
     run("compare", a, renewed).one_error(2, "30 tasks have the same id but differ", '"world":2')
@@ -310,15 +310,15 @@ def test_different_tasks_are_refused_and_named(tmp_path):
 
 
 def test_a_lost_episode_is_a_different_panel(tmp_path):
-    """A run that was set aside for some tasks is not compared in silence."""
+    """A run that lacks the episodes of some tasks is not compared silently."""
     whole = _episodes(_drawn(30, 0.4, 1), panel="0123456789abcdef")
     a = write(tmp_path / "a.jsonl", whole)
     b = write(tmp_path / "b.jsonl", whole[:-1])
     run("compare", a, b).one_error(2, f"1 of 30 tasks are only in {a}", "house 29")
 
 
-def test_kinds_that_only_one_file_says_are_those_of_all(tmp_path):
-    """Older episodes say no kind, and other tools may name the kinds otherwise."""
+def test_kinds_that_one_file_names_hold_for_all(tmp_path):
+    """Older episodes have no kind, and other tools may name the kinds differently."""
     drawn = _drawn(20, 0.5, 1)
     plain, named, otherwise = _episodes(drawn), _episodes(drawn), _episodes(drawn)
     for i, (e, f) in enumerate(zip(named, otherwise)):
@@ -346,10 +346,10 @@ def test_by_kind_counts_trials_as_the_whole_does():
         assert row["kinds"]["a"][key] == pytest.approx(of_kind[key])
 
 
-def test_power_says_which_files_it_uses(files):
+def test_power_names_the_files_that_it_does_not_use(files):
     names = [files / f"il-s{i}.jsonl" for i in range(2)]
-    said = run("compare", "--power", *names).ok().err
-    assert said == "note: --power uses the baseline alone, il-s0, and not il-s1\n"
+    message = run("compare", "--power", *names).ok().err
+    assert message == "note: --power uses the baseline alone, il-s0, and not il-s1\n"
     assert run("compare", "--power", f"IL={names[0]}", f"IL={names[1]}").ok().err == ""
 
 
@@ -380,12 +380,14 @@ def test_a_p_value_shows_its_side_of_five_percent():
     assert {p: rounded_p(p) for p in shown} == shown
 
 
-def test_what_no_difference_would_show_is_called_none():
-    """Runs that contradict each other: not even 100 points would be found."""
+def test_a_difference_that_cannot_be_found_is_shown_as_none():
+    """With runs that contradict each other, not even a difference of 100 points would be found."""
     never, always = ([_episodes({(task, 0): won for task in range(10)})] for won in (False, True))
     row = compare({"a": never * 2, "b": never + always})[1]
-    assert row["detectable"] is None and table([{**row, "against": "b", "name": "b"}]).splitlines()[1].endswith(" none")
+    assert row["detectable"] is None and comparison_table([{**row, "against": "b", "name": "b"}]).splitlines()[
+        1
+    ].endswith(" none")
 
 
-def test_it_starts_as_a_process(files):
+def test_the_command_runs_as_a_process(files):
     assert spawn("compare", files / "il-s0.jsonl", files / "sr-s0.jsonl").ok().out.count(b"\n") == 5

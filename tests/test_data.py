@@ -54,7 +54,7 @@ def test_the_loss_falls_on_the_completion_and_its_stop(tokenizer, data):
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer):
-    """As templates do that drop the thinking of all but the last answer."""
+    """Templates that drop the thinking of all but the last answer do so."""
     tokenizer.chat_template = "{% if messages|length > 1 %}<|system|>again<|end|>{% endif %}" + CHAT + START
     with pytest.raises(InputError, match=r"\$\.prompt: the chat template does not keep the prompt"):
         _one(tokenizer)
@@ -81,7 +81,7 @@ def test_a_missing_stop_is_added(tokenizer):
         _one(tokenizer)
 
 
-def test_a_template_that_fails_is_one_line(tokenizer):
+def test_a_template_that_fails_gives_an_error_of_one_line(tokenizer):
     tokenizer.chat_template = "{{ raise_exception('no user\nturn') }}"
     with pytest.raises(InputError, match=r"^\$\.prompt: the chat template refuses these messages: no user$"):
         _one(tokenizer)
@@ -91,7 +91,7 @@ def test_a_template_that_fails_is_one_line(tokenizer):
 
 
 def test_a_token_across_the_border_is_cut_there(tokenizer):
-    """Where prompt and answer would share a token, training cuts as playing does."""
+    """A token that prompt and answer would share is split between them, as when playing."""
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     row = _one(tokenizer, _example("itchen.", "You are in the k"))
     prompt = tokenizer("You are in the k", add_special_tokens=False)["input_ids"]
@@ -99,7 +99,7 @@ def test_a_token_across_the_border_is_cut_there(tokenizer):
     assert tokenizer.decode(list(row.ids[row.n_prompt :])) == "itchen.<|end|>"
 
 
-def test_too_long_ones_go_to_on_error(tokenizer):
+def test_examples_that_are_too_long_go_to_on_error(tokenizer):
     limit = len(_one(tokenizer).ids)
     assert _one(tokenizer, limit=limit)
     with pytest.raises(InputError, match=f"has {limit} tokens, more than --max-length {limit - 1}"):
@@ -113,10 +113,10 @@ def test_too_long_ones_go_to_on_error(tokenizer):
     assert len(rows) == 2 and len(refused) == 1 and refused[0][1].where == "$.prompt"
 
 
-def test_tokens_know_their_span(tokenizer):
+def test_segments_are_the_spans_of_the_completion(tokenizer):
     row = _one(tokenizer, _thinking())
-    said = {name: tokenizer.decode(list(row.ids[targets.start : targets.stop])) for name, _, targets in row.spans()}
-    assert {name: text.strip() for name, text in said.items()} == {
+    texts = {name: tokenizer.decode(list(row.ids[targets.start : targets.stop])) for name, _, targets in row.spans()}
+    assert {name: text.strip() for name, text in texts.items()} == {
         "thought": "The fridge is shut.",
         "action": "Action: open fridge<|end|>",
     }
@@ -135,7 +135,7 @@ def test_an_action_counts_more_where_there_is_a_thought(tokenizer):
         assert {segment.weight for segment in _one(tokenizer, example, action_weight=4.0).segments} == {1.0}
 
 
-def test_tokens_of_weight_0_are_no_targets_and_cost_nothing(tokenizer):
+def test_tokens_of_weight_0_are_no_targets_and_are_cut_at_the_end(tokenizer):
     whole, row = _one(tokenizer, _thinking()), _one(tokenizer, _thinking(weights=(1.0, 0.0)))
     assert row.n_targets == whole.segments[1].start - whole.n_prompt == row.loss_weight
     assert len(row.ids) == whole.segments[1].start and row.ids == whole.ids[: len(row.ids)], "the rest is left out"

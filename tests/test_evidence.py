@@ -16,7 +16,7 @@ from simulated import World
 
 from eexp.evidence import exact, looks, trials
 from eexp.evidence.intervals import difference, difference_parts, rate
-from eexp.evidence.power import learn, power, smallest_difference
+from eexp.evidence.power import estimate_from_pilot, power, smallest_difference
 
 # -- intervals ---------------------------------------------------------------------------------------------------------
 
@@ -40,7 +40,7 @@ def test_one_run_each_is_the_interval_of_agresti_and_min(seed):
 
 @pytest.mark.parametrize("runs", [(1, 1), (3, 3), (5, 2), (1, 4)])
 @pytest.mark.parametrize("seed", range(4))
-def test_p_and_the_interval_say_the_same(runs, seed):
+def test_p_and_the_interval_agree(runs, seed):
     """The interval with confidence 1 - p ends at zero, so that p is below 0.05 where the 95 % interval excludes it."""
     estimate = difference(*_results(runs, seed=seed, run_sd=0.05))
     p = estimate.p()
@@ -101,7 +101,7 @@ def test_the_hierarchical_bootstrap_agrees():
 
 
 def _noise(values: np.ndarray) -> float:
-    """The variance that single episodes add to the mean of runs x tasks."""
+    """Return the variance that single episodes add to the mean of runs x tasks."""
     runs, tasks = values.shape
     rest = values - values.mean(1, keepdims=True) - values.mean(0, keepdims=True) + values.mean()
     return (rest**2).sum() / ((runs - 1) * (tasks - 1)) / (runs * tasks)
@@ -163,23 +163,23 @@ def test_a_rate_is_wilsons_where_it_can_be():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_signs_are_mcnemars_with_one_episode_a_task(seed):
+def test_sign_flips_are_mcnemars_test_with_one_episode_a_task(seed):
     first, second = _results((1, 1), tasks=40, seed=seed)
     won, lost = int((second > first).sum()), int((second < first).sum())
-    assert exact.signs((second - first)[0]) == pytest.approx(stats.binomtest(won, won + lost).pvalue)
+    assert exact.sign_flip_p((second - first)[0]) == pytest.approx(stats.binomtest(won, won + lost).pvalue)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_signs_with_trials_count_every_choice_of_signs(seed):
+def test_sign_flips_with_trials_count_every_choice_of_signs(seed):
     rng = random.Random(seed)
     differences = [rng.randint(-3, 3) / 3 for _ in range(9)]
     sums = [abs(sum(s * d for s, d in zip(signs, differences))) for signs in itertools.product((1, -1), repeat=9)]
     share = sum(s >= abs(sum(differences)) - 1e-9 for s in sums) / len(sums)
-    assert exact.signs(differences, 3) == pytest.approx(share)
-    assert exact.signs([0.0, 0.0]) == 1.0 and exact.signs([]) == 1.0
+    assert exact.sign_flip_p(differences, 3) == pytest.approx(share)
+    assert exact.sign_flip_p([0.0, 0.0]) == 1.0 and exact.sign_flip_p([]) == 1.0
 
 
-def test_labels_are_scipys_permutation_test():
+def test_permutation_p_is_scipys_permutation_test():
     rng = np.random.default_rng(4)
     for sizes in ((3, 3), (5, 5), (2, 6)):
         first, second = rng.random(sizes[0]), rng.random(sizes[1])
@@ -187,15 +187,15 @@ def test_labels_are_scipys_permutation_test():
         def distance(x, y):
             return np.abs(np.mean(x) - np.mean(y))
 
-        found = stats.permutation_test((first, second), distance, n_resamples=np.inf, alternative="greater")
-        assert exact.labels(first, second) == pytest.approx(found.pvalue)
-    assert exact.labels(range(15), range(15)) is None, "155,117,520 assignments"
+        result = stats.permutation_test((first, second), distance, n_resamples=np.inf, alternative="greater")
+        assert exact.permutation_p(first, second) == pytest.approx(result.pvalue)
+    assert exact.permutation_p(range(15), range(15)) is None, "155,117,520 assignments"
 
 
 @pytest.mark.parametrize(("first", "second", "smallest"), [(3, 3, 0.1), (4, 4, 2 / 70), (5, 5, 2 / 252), (1, 3, 0.25)])
-def test_the_least_p_that_labels_can_give(first, second, smallest):
-    assert exact.least(first, second) == pytest.approx(smallest)
-    assert exact.labels([0.0] * first, [1.0] * second) == pytest.approx(smallest)
+def test_the_smallest_p_of_a_permutation_test(first, second, smallest):
+    assert exact.smallest_p(first, second) == pytest.approx(smallest)
+    assert exact.permutation_p([0.0] * first, [1.0] * second) == pytest.approx(smallest)
 
 
 def test_holm():
@@ -211,14 +211,14 @@ def test_holm_is_that_of_statsmodels():
         assert exact.holm(values) == pytest.approx(multitest.multipletests(values, method="holm")[1])
 
 
-def test_looks_are_pococks():
+def test_levels_of_several_looks_are_pococks():
     """The levels of Pocock (1977), table 1, for an error of 5 % in all."""
     for n, level in ((2, 0.0294), (3, 0.0221), (4, 0.0182), (5, 0.0158), (10, 0.0106)):
-        assert 1 - looks.one_look(0.95, n) == pytest.approx(level, abs=5e-5)
-        assert looks.overall(level, n) == pytest.approx(0.05, abs=2e-4)
-    assert looks.one_look(0.95, 1) == 0.95 and looks.overall(0.05, 1) == 0.05
-    assert [looks.overall(p, 3) for p in (0.0, 1.0)] == [0.0, 1.0]
-    rising = [looks.overall(p, 4) for p in (1e-12, 1e-6, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99)]
+        assert 1 - looks.confidence_of_each(0.95, n) == pytest.approx(level, abs=5e-5)
+        assert looks.overall_p(level, n) == pytest.approx(0.05, abs=2e-4)
+    assert looks.confidence_of_each(0.95, 1) == 0.95 and looks.overall_p(0.05, 1) == 0.05
+    assert [looks.overall_p(p, 3) for p in (0.0, 1.0)] == [0.0, 1.0]
+    rising = [looks.overall_p(p, 4) for p in (1e-12, 1e-6, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99)]
     assert rising == sorted(rising) and rising[-1] <= 1
 
 
@@ -226,7 +226,7 @@ def test_looks_are_pococks():
 
 
 def _alike(world: World, rng: np.random.Generator) -> float:
-    """The correlation of two episodes on a task, in a large sample."""
+    """Return the correlation of two episodes on a task, in a large sample."""
     first, second, _ = world.draw(rng, 1, 40_000, (1, 1))
     return float(np.corrcoef(first[0, 0], second[0, 0])[0, 1])
 
@@ -240,9 +240,9 @@ def test_a_planted_difference_is_found_at_the_stated_power(tasks, runs, run_sd):
     world = World((0.2, 0.3), run_sd, tasks=1.0, own=0.0)
     first, second, _ = world.draw(rng, n, tasks, (runs, runs))
     parts = difference_parts(first, second)
-    found = (parts.centre - parts.margin(0.95) > 0).mean()
+    share = (parts.centre - parts.margin(0.95) > 0).mean()
     stated = power(0.1, rate=0.2, tasks=tasks, runs=runs, run_sd=run_sd, alike=_alike(world, rng))
-    assert found == pytest.approx(stated, abs=0.03)
+    assert share == pytest.approx(stated, abs=0.03)
 
 
 def test_the_smallest_difference_is_found_with_that_power():
@@ -253,8 +253,8 @@ def test_the_smallest_difference_is_found_with_that_power():
     assert power(0.0, rate=0.3, tasks=500, runs=1) == pytest.approx(0.05, abs=0.005)
 
 
-def test_detectable_after_is_what_power_says_before():
-    """On average, at the difference that is just found."""
+def test_detectable_after_a_run_is_what_power_computes_before():
+    """They agree on average, at the smallest difference that is found."""
     rng = np.random.default_rng(6)
     world = World((0.3, 0.4), 0.02, tasks=1.0, own=0.0)
     alike = _alike(world, rng)
@@ -264,15 +264,15 @@ def test_detectable_after_is_what_power_says_before():
     assert after == pytest.approx(before, rel=0.15)
 
 
-def test_a_pilot_tells_the_spread():
+def test_the_spread_is_estimated_from_a_pilot():
     world = World((0.4, 0.4), 0.06, tasks=1.0, own=0.0)
     first, _, _ = world.draw(np.random.default_rng(7), 1, 600, (20, 1))
-    found = learn([_episodes(run) for run in first[0]])
-    assert found["rate"] == pytest.approx(first.mean())
-    assert found["run_sd"] == pytest.approx(0.06, abs=0.025)
-    assert found["alike"] == pytest.approx(_alike(world, np.random.default_rng(8)), abs=0.04)
-    assert learn([_episodes(first[0, 0])])["run_sd"] is None
-    both = learn([[*_episodes(first[0, 0]), *_episodes(first[0, 1], trial=1)]])
+    estimates = estimate_from_pilot([_episodes(run) for run in first[0]])
+    assert estimates["rate"] == pytest.approx(first.mean())
+    assert estimates["run_sd"] == pytest.approx(0.06, abs=0.025)
+    assert estimates["alike"] == pytest.approx(_alike(world, np.random.default_rng(8)), abs=0.04)
+    assert estimate_from_pilot([_episodes(first[0, 0])])["run_sd"] is None
+    both = estimate_from_pilot([[*_episodes(first[0, 0]), *_episodes(first[0, 1], trial=1)]])
     assert both["run_sd"] is None and both["alike"] > 0.1
 
 
@@ -304,7 +304,7 @@ def test_pass_at_k_is_the_mean_over_all_choices_of_k(n, c):
     assert trials.pass_at(n, c, 1) == pytest.approx(c / n) == pytest.approx(trials.pass_all(n, c, 1))
 
 
-def test_the_k_that_are_shown():
+def test_the_values_of_k_that_are_shown():
     assert [trials.steps_of_k(n) for n in (1, 2, 3, 5, 8)] == [[1], [1, 2], [1, 2, 3], [1, 2, 4, 5], [1, 2, 4, 8]]
 
 

@@ -1,4 +1,4 @@
-"""How often the intervals of `eexp compare` hold the truth, by simulation.
+"""Simulate how often the intervals of `eexp compare` hold the truth.
 
 A nominal 95 % is to cover 93 to 97 %. Each cell of the grid is many simulated comparisons. A cell fails where its
 count would have a probability below `ERROR` / (number of cells) if the true coverage were 93 or 97 %, so that a correct

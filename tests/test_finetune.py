@@ -1,4 +1,4 @@
-"""`eexp finetune` on the tiny model: what is learned, what is saved, and what a kill leaves."""
+"""`eexp finetune` on the tiny model: the loss, the saved files, and resuming after a kill."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from eexp.errors import EexpError, InputError
 from eexp.locks import OwnDirectory
 from eexp.prompts import get_style, of_dict
 from eexp.training import memory
-from eexp.training.finetune import Settings, finetune
+from eexp.training.finetune import finetune
+from eexp.training.job import Settings
 
 SMALL = ["-m", "tiny", "--rank", 2, "--batch-size", 4, "--tokens-per-batch", 300]
 
 
 @pytest.fixture(scope="module")
 def few(data, tmp_path_factory) -> Path:
-    """Eight examples."""
+    """Write a file of eight examples."""
     return write(tmp_path_factory.mktemp("few") / "few.jsonl", read(data["imitation"])[:8])
 
 
@@ -39,25 +40,26 @@ def _weights(directory: Path) -> dict:
     return load_file(file)
 
 
-def _same(a: Path, b: Path, tolerance: float = 0.0) -> bool:
+def _equal_weights(a: Path, b: Path, tolerance: float = 0.0) -> bool:
+    """Return whether two runs' weights differ by no more than `tolerance` anywhere."""
     first, second = _weights(a), _weights(b)
     assert first.keys() == second.keys()
     return all((first[n] - second[n]).abs().max() <= tolerance for n in first)
 
 
-def _apart(a: Path, b: Path) -> float:
-    """How far two runs' weights are from each other, relatively.
+def _distance(a: Path, b: Path) -> float:
+    """Return the distance between two runs' weights, relative to their length.
 
-    Not the largest difference: AdamW divides a gradient by its own size, and where that is near its epsilon, 1e-8, what
-    rounding left decides about the step. One weight in 24,320 differs by 5e-5 so, between any two ways of computing.
+    The largest difference would not do: AdamW divides a gradient by its own size, and where that is near its epsilon,
+    1e-8, rounding decides the step. So one weight in 24,320 differs by 5e-5 between any two ways to compute.
     """
     first, second = _weights(a), _weights(b)
     difference = sum(float((first[n] - second[n]).square().sum()) for n in first)
     return (difference / sum(float(w.square().sum()) for w in first.values())) ** 0.5
 
 
-def _two(*args: object) -> subprocess.CompletedProcess:
-    """`eexp finetune ARGS` in two processes."""
+def _in_two_processes(*args: object) -> subprocess.CompletedProcess:
+    """Run `eexp finetune ARGS` in two processes."""
     launch = [
         sys.executable,
         "-m",
@@ -76,49 +78,53 @@ def _two(*args: object) -> subprocess.CompletedProcess:
 
 
 def _metrics(directory: Path) -> list[dict]:
-    """Of the updates."""
+    """Return the lines of the updates in metrics.jsonl."""
     return [line for line in read(directory / "metrics.jsonl") if "validation" not in line]
 
 
 def _validations(directory: Path) -> dict[int, dict]:
-    """Of the validations, by update."""
+    """Return the validations in metrics.jsonl, by update."""
     lines = read(directory / "metrics.jsonl")
     return {line["step"]: line["validation"] for line in lines if "validation" in line}
 
 
 def _run(directory: Path) -> dict:
+    """Return the contents of eexp.json."""
     return json.loads((directory / "eexp.json").read_text())
 
 
 def _with_spans(examples: list[dict]) -> list[dict]:
-    """With the thought and the action of each completion as spans."""
-    made = []
+    """Return examples with the thought and the action of each completion as spans."""
+    examples_with_spans = []
     for example in examples:
         text = example["completion"][0]["content"]
         border = text.index("Action:")
         spans = [{"name": "thought", "start": 0, "end": border}, {"name": "action", "start": border, "end": len(text)}]
-        made.append({**example, "spans": spans if border else None})
-    return made
+        examples_with_spans.append({**example, "spans": spans if border else None})
+    return examples_with_spans
 
 
 def _token_losses(examples: list[dict]) -> list[list[tuple[str, float]]]:
-    """(what a token spells, -log p) of each target of each example, under the built-in model, one example at a time."""
+    """Return (text of the token, -log p) of each target of each example.
+
+    They are computed with the built-in model, one example at a time.
+    """
     import torch
 
     from eexp.models.hf import load
     from eexp.training.data import tokenize
 
     model, tokenizer = load("tiny")
-    found = []
+    losses = []
     for row in tokenize(examples, tokenizer, 2048):
         with torch.inference_mode():
             logits = model(torch.tensor([list(row.ids)])).logits[0].log_softmax(-1)
-        found.append([(tokenizer.decode([row.ids[i]]), -float(logits[i - 1, row.ids[i]])) for i in row.targets])
-    return found
+        losses.append([(tokenizer.decode([row.ids[i]]), -float(logits[i - 1, row.ids[i]])) for i in row.targets])
+    return losses
 
 
 def _completion_loss(examples: list[dict]) -> float:
-    """Mean cross-entropy of the built-in model over completion tokens by weight, one example at a time."""
+    """Return the built-in model's mean cross-entropy over completion tokens by weight, one example at a time."""
     import torch
 
     from eexp.models.hf import load
@@ -138,22 +144,22 @@ def _completion_loss(examples: list[dict]) -> float:
 
 
 def test_an_adapter_and_what_is_saved_with_it(few, tmp_path):
-    done = run("finetune", *SMALL, "-o", tmp_path / "run", "--epochs", 2, few).ok()
-    assert done.out == b"" and "4 updates" in done.err
-    made = {p.name for p in (tmp_path / "run").iterdir()}
-    assert {"adapter_config.json", "adapter_model.safetensors", "eexp.json", "metrics.jsonl", "README.md"} <= made
-    assert "checkpoints" not in made and not [name for name in made if name.endswith(".part")]
-    said = json.loads((tmp_path / "run" / "eexp.json").read_text())
-    assert said["settings"]["rank"] == 2 and said["settings"]["epochs"] == 2.0 and said["learning_rate"] == 1e-4
-    assert said["data"]["examples"] == 8 and said["data"]["kinds"] == {"imitation": 8}
-    assert said["prompt_style"].startswith("react@") and said["base_fingerprint"].startswith("sha256:")
-    assert said["lineage"] == [read(few)[0]["lineage"]] and said["updates"] == 4
+    result = run("finetune", *SMALL, "-o", tmp_path / "run", "--epochs", 2, few).ok()
+    assert result.out == b"" and "4 updates" in result.err
+    files = {p.name for p in (tmp_path / "run").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "eexp.json", "metrics.jsonl", "README.md"} <= files
+    assert "checkpoints" not in files and not [name for name in files if name.endswith(".part")]
+    saved = json.loads((tmp_path / "run" / "eexp.json").read_text())
+    assert saved["settings"]["rank"] == 2 and saved["settings"]["epochs"] == 2.0 and saved["learning_rate"] == 1e-4
+    assert saved["data"]["examples"] == 8 and saved["data"]["kinds"] == {"imitation": 8}
+    assert saved["prompt_style"].startswith("react@") and saved["base_fingerprint"].startswith("sha256:")
+    assert saved["lineage"] == [read(few)[0]["lineage"]] and saved["updates"] == 4
     metrics = _metrics(tmp_path / "run")
     assert [m["step"] for m in metrics] == [1, 2, 3, 4] and all("loss" in m for m in metrics)
     card = (tmp_path / "run" / "README.md").read_text()
     assert "A LoRA adapter of `tiny`" in card and read(few)[0]["lineage"][0] in card
-    shown = run("show", tmp_path / "run").ok().out.decode()
-    assert "A LoRA adapter" in shown and "step 4: loss" in shown
+    text = run("show", tmp_path / "run").ok().out.decode()
+    assert "A LoRA adapter" in text and "step 4: loss" in text
 
 
 def test_the_loss_is_that_of_the_completions_alone(few, tmp_path):
@@ -192,25 +198,25 @@ def test_examples_of_weight_zero_do_not_matter(few, tmp_path):
     changed = json.loads(json.dumps(examples))
     for e in changed[::2]:
         e["completion"][0]["content"] = "Action: go to kitchen, then to lounge"
-    for name, what in (("a", examples), ("b", changed), ("without", examples[1::2])):
-        run("finetune", "-q", *SMALL, "--lr", 0.01, "-o", tmp_path / name, write(tmp_path / f"{name}.in", what)).ok()
-    assert _same(tmp_path / "a", tmp_path / "b") and _same(tmp_path / "a", tmp_path / "without")
+    for name, records in (("a", examples), ("b", changed), ("without", examples[1::2])):
+        run("finetune", "-q", *SMALL, "--lr", 0.01, "-o", tmp_path / name, write(tmp_path / f"{name}.in", records)).ok()
+    assert _equal_weights(tmp_path / "a", tmp_path / "b") and _equal_weights(tmp_path / "a", tmp_path / "without")
     assert json.loads((tmp_path / "a" / "eexp.json").read_text())["data"]["weight_0"] == 4
     none = [{**e, "weight": 0} for e in examples]
     run("finetune", "-q", *SMALL, "-o", tmp_path / "none", write(tmp_path / "none.in", none)).one_error(3, "weight 0")
     for e in changed:
         e["weight"] = 1.0
     run("finetune", "-q", *SMALL, "--lr", 0.01, "-o", tmp_path / "c", write(tmp_path / "c.in", changed)).ok()
-    assert not _same(tmp_path / "a", tmp_path / "c", 1e-3)
+    assert not _equal_weights(tmp_path / "a", tmp_path / "c", 1e-3)
 
 
 def test_the_same_seed_gives_the_same_adapter(few, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         run("finetune", "-q", *SMALL, "--seed", seed, "-o", tmp_path / name, few).ok()
-    assert _same(tmp_path / "a", tmp_path / "b") and not _same(tmp_path / "a", tmp_path / "c")
+    assert _equal_weights(tmp_path / "a", tmp_path / "b") and not _equal_weights(tmp_path / "a", tmp_path / "c")
 
 
-def test_how_an_update_is_computed_changes_nothing(few, tmp_path):
+def test_all_ways_to_compute_an_update_give_the_same_weights(few, tmp_path):
     """One example at a time, all as one tree, in parts of it, padded, or checkpointed."""
     args = ["-m", "tiny", "--rank", 2, "--batch-size", 8, "--max-steps", 3, "--lr", 0.001]
     ways = {
@@ -226,7 +232,7 @@ def test_how_an_update_is_computed_changes_nothing(few, tmp_path):
         losses[name] = [m["loss"] for m in _metrics(tmp_path / name)]
         tokens[name] = json.loads((tmp_path / name / "eexp.json").read_text())["trained"]["computed_tokens"]
         assert losses[name] == pytest.approx(losses["one"], rel=1e-5)
-        assert _apart(tmp_path / "one", tmp_path / name) < 1e-4
+        assert _distance(tmp_path / "one", tmp_path / name) < 1e-4
     assert tokens["tree"] < tokens["parts"] < tokens["one"] < tokens["padded"] and tokens["tree"] < tokens["one"] / 2
 
 
@@ -256,18 +262,18 @@ def test_processes_together_make_the_same_adapter(data, few, tmp_path):
         "best",
     ]
     run("finetune", "-q", *args, "-o", tmp_path / "one", data["world"]).ok()
-    done = _two(*args, "-o", tmp_path / "two", data["world"])
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("target tokens, mean loss") == 1, "one process speaks for all"
+    process = _in_two_processes(*args, "-o", tmp_path / "two", data["world"])
+    assert process.returncode == 0, process.stderr
+    assert process.stderr.count("target tokens, mean loss") == 1, "one process writes the summary"
     one, two = (_metrics(tmp_path / name) for name in ("one", "two"))
     assert [m["step"] for m in two] == [1, 2, 3, 4]
     assert [m["loss"] for m in two] == pytest.approx([m["loss"] for m in one], rel=1e-5)
-    assert _apart(tmp_path / "one", tmp_path / "two") < 1e-4
+    assert _distance(tmp_path / "one", tmp_path / "two") < 1e-4
     curves = [{step: v["loss"] for step, v in _validations(tmp_path / name).items()} for name in ("one", "two")]
     assert list(curves[1]) == [0, 2, 4] and curves[1] == pytest.approx(curves[0], rel=1e-5)
-    said = _run(tmp_path / "two")
-    assert said["kept_step"] == _run(tmp_path / "one")["kept_step"]
-    assert said["processes"] == 2 and "checkpoints" not in {p.name for p in (tmp_path / "two").iterdir()}
+    saved = _run(tmp_path / "two")
+    assert saved["kept_step"] == _run(tmp_path / "one")["kept_step"]
+    assert saved["processes"] == 2 and "checkpoints" not in {p.name for p in (tmp_path / "two").iterdir()}
 
 
 def test_two_runs_in_one_directory_are_refused(few, tmp_path):
@@ -286,24 +292,24 @@ def test_two_runs_in_one_directory_are_refused(few, tmp_path):
 def test_a_dry_run_shows_what_a_terminal_would_obey_as_escapes(few, tmp_path):
     first = read(few)[0]
     first["completion"][0]["content"] = "Action: \x1b]52;c;aGk=\x07 \u202elook"
-    done = run("finetune", *SMALL, "-o", tmp_path / "run", "--dry-run", write(tmp_path / "in", [first])).ok()
-    assert not terminal.HIDDEN.search(done.out.decode() + done.err) and "\\x1b]52;c" in done.out.decode()
+    result = run("finetune", *SMALL, "-o", tmp_path / "run", "--dry-run", write(tmp_path / "in", [first])).ok()
+    assert not terminal.HIDDEN.search(result.out.decode() + result.err) and "\\x1b]52;c" in result.out.decode()
 
 
 def test_a_dry_run_says_what_would_be_done(few, tmp_path):
-    done = run("finetune", *SMALL, "-o", tmp_path / "run", "--dry-run", few).ok()
-    shown = done.out.decode()
+    result = run("finetune", *SMALL, "-o", tmp_path / "run", "--dry-run", few).ok()
+    text = result.out.decode()
     assert not (tmp_path / "run").exists()
     run("finetune", "-q", *SMALL, "-o", tmp_path / "run", few).ok()
     trained = json.loads((tmp_path / "run" / "eexp.json").read_text())["trained"]
-    assert f"{trained['tokens']:,} tokens one example at a time, {trained['computed_tokens']:,} as computed" in shown
-    assert shown.startswith(f"2 updates, 8 examples, {trained['target_tokens']:,} target tokens\n")
-    assert "by a rough estimate" in shown
-    assert f"<|assistant|>[[{read(few)[0]['completion'][0]['content']}<|end|>]]" in shown
+    assert f"{trained['tokens']:,} tokens one example at a time, {trained['computed_tokens']:,} as computed" in text
+    assert text.startswith(f"2 updates, 8 examples, {trained['target_tokens']:,} target tokens\n")
+    assert "by a rough estimate" in text
+    assert f"<|assistant|>[[{read(few)[0]['completion'][0]['content']}<|end|>]]" in text
 
 
 def test_a_budget_like_that_of_another_run(few, data, tmp_path):
-    """As many updates and target tokens, on other examples."""
+    """A run on other examples makes as many updates, of as many target tokens."""
     run("finetune", "-q", *SMALL, "-o", tmp_path / "il", "--epochs", 3, few).ok()
     like = ["--budget-like", tmp_path / "il"]
     run("finetune", "-q", *SMALL, *like, "-o", tmp_path / "wm", data["world"]).ok()
@@ -314,8 +320,8 @@ def test_a_budget_like_that_of_another_run(few, data, tmp_path):
     run("finetune", *SMALL, "--budget-like", tmp_path, "-o", tmp_path / "no", few).one_error(2, "no finished training")
 
 
-def test_a_matched_budget_counts_what_made_the_adapter(few, data, tmp_path):
-    """As many updates in all as imitation made, each of as many target tokens."""
+def test_a_matched_budget_counts_the_updates_of_the_adapter(few, data, tmp_path):
+    """All updates together are as many as imitation made, and each has as many target tokens."""
     world = write(tmp_path / "world", read(data["world"])[:8])
     run("finetune", "-q", *SMALL, "-o", tmp_path / "il", "--epochs", 3, few).ok()
     run("finetune", "-q", *SMALL, "-o", tmp_path / "iwm", world).ok()
@@ -347,35 +353,35 @@ def test_the_command_lines_of_the_training_page(data, tmp_path, monkeypatch):
             name, *args = shlex.split(part.replace("BASE", "tiny"))
             assert name == "eexp"
             out = run(*args, stdin=out).ok().out
-    made = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("*/eexp.json")}
-    assert len(made) == 6 and (tmp_path / "losses.png").stat().st_size > 1000
-    updates = {name: said["total"]["updates"] for name, said in made.items()}
+    runs = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("*/eexp.json")}
+    assert len(runs) == 6 and (tmp_path / "losses.png").stat().st_size > 1000
+    updates = {name: saved["total"]["updates"] for name, saved in runs.items()}
     assert updates == {"il": 3, "iwm": 1, "iwm-il-extra": 4, "iwm-il-matched": 3, "il-sr-extra": 3, "il-sr-matched": 3}
-    assert made["il-sr-extra"]["data"]["kinds"] == {"imitation": len(il), "reflection": 8}
-    wanted = made["il"]["total"]["target_tokens"]
-    half = max(made["il-sr-matched"]["longest_completion"].values()) / 2
-    assert made["il-sr-matched"]["total"]["target_tokens"] == pytest.approx(wanted, abs=half)
-    assert made["il-sr-extra"]["total"]["target_tokens"] > 1.5 * wanted
+    assert runs["il-sr-extra"]["data"]["kinds"] == {"imitation": len(il), "reflection": 8}
+    il_tokens = runs["il"]["total"]["target_tokens"]
+    half = max(runs["il-sr-matched"]["longest_completion"].values()) / 2
+    assert runs["il-sr-matched"]["total"]["target_tokens"] == pytest.approx(il_tokens, abs=half)
+    assert runs["il-sr-extra"]["total"]["target_tokens"] > 1.5 * il_tokens
 
 
 @pytest.mark.parametrize("shuffle", ["trajectories", "examples"])
-def test_what_is_shuffled_decides_what_an_update_shares(data, tmp_path, shuffle):
+def test_shuffled_examples_share_fewer_tokens_in_an_update(data, tmp_path, shuffle):
     args = ["-m", "tiny", "--rank", 2, "--batch-size", 8, "--epochs", 0.2, "--shuffle", shuffle]
     run("finetune", "-q", *args, "-o", tmp_path / "run", data["world"]).ok()
     trained = json.loads((tmp_path / "run" / "eexp.json").read_text())["trained"]
-    shared = trained["tokens"] / trained["computed_tokens"]
-    assert shared > 2.5 if shuffle == "trajectories" else 1 < shared < 2.5
+    times_fewer = trained["tokens"] / trained["computed_tokens"]
+    assert times_fewer > 2.5 if shuffle == "trajectories" else 1 < times_fewer < 2.5
 
 
-def test_what_does_not_fit_is_refused_with_the_numbers(few, tmp_path, monkeypatch):
+def test_a_run_that_exceeds_the_memory_is_refused_with_the_numbers(few, tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "free", lambda: 10_000_000)
     args = ["finetune", "-m", "tiny", "--max-steps", 1, "-o", tmp_path / "run", few]
     error = run(*args, "--full").one_error(1, "and 10 MB are free; train an adapter instead of --full")
-    said = re.search(r"to train (\S+) weights takes at least \d+ MB \(weights (\d+) MB, gradients (\d+) MB", error)
-    assert round(int(said[1].replace(",", "")) * 4 / 1e6) == int(said[2]) == int(said[3])
+    numbers = re.search(r"to train (\S+) weights takes at least \d+ MB \(weights (\d+) MB, gradients (\d+) MB", error)
+    assert round(int(numbers[1].replace(",", "")) * 4 / 1e6) == int(numbers[2]) == int(numbers[3])
     assert not (tmp_path / "run").exists()
-    done = run(*args).ok()  # the adapter's activations may or may not fit
-    assert "by a rough estimate" in done.err and "--tokens-per-batch below 4096" in done.err
+    result = run(*args).ok()  # the adapter's activations may or may not fit
+    assert "by a rough estimate" in result.err and "--tokens-per-batch below 4096" in result.err
 
 
 def test_four_bits_need_a_gpu(few, tmp_path):
@@ -389,53 +395,60 @@ def test_four_bits_need_a_gpu(few, tmp_path):
 
 @pytest.fixture(scope="module")
 def held_out(data, tmp_path_factory) -> Path:
-    """Examples of all kinds, of another trajectory than `few`; reflections with their spans."""
+    """Write examples of all kinds, of another trajectory than `few`; reflections with their spans."""
     trained = {example["group"] for example in read(data["imitation"])[:8]}
-    made = []
+    examples = []
     for name in ("imitation", "world", "reflected"):
-        examples = [e for e in read(data[name]) if e["group"] not in trained][:4]
-        made += _with_spans(examples) if name == "reflected" else examples
-    return write(tmp_path_factory.mktemp("held-out") / "held-out.jsonl", made)
+        others = [e for e in read(data[name]) if e["group"] not in trained][:4]
+        examples += _with_spans(others) if name == "reflected" else others
+    return write(tmp_path_factory.mktemp("held-out") / "held-out.jsonl", examples)
 
 
 def test_held_out_losses_are_followed(few, held_out, tmp_path):
     args = ["finetune", *SMALL, "--lr", 0.01, "--epochs", 2, few]
-    done = run(*args, "--validate", held_out, "-o", tmp_path / "run").ok()
-    found = _validations(tmp_path / "run")
-    assert list(found) == [0, 2, 4], "the start, and every epoch"
+    result = run(*args, "--validate", held_out, "-o", tmp_path / "run").ok()
+    validations = _validations(tmp_path / "run")
+    assert list(validations) == [0, 2, 4], "the start, and every epoch"
     assert [line["step"] for line in read(tmp_path / "run" / "metrics.jsonl")] == [0, 1, 2, 2, 3, 4, 4]
     losses = _token_losses(read(held_out))
     kinds: dict = {}
-    for example, of_example in zip(read(held_out), losses):
-        kinds.setdefault(example["kind"], []).extend(loss for _, loss in of_example)
-    assert {kind: one["tokens"] for kind, one in found[0]["kinds"].items()} == {k: len(v) for k, v in kinds.items()}
-    for kind, of_kind in kinds.items():
-        assert found[0]["kinds"][kind]["loss"] == pytest.approx(sum(of_kind) / len(of_kind), rel=1e-5)
-    assert list(found[0]["spans"]) == [
+    for example, example_losses in zip(read(held_out), losses):
+        kinds.setdefault(example["kind"], []).extend(loss for _, loss in example_losses)
+    assert {kind: summary["tokens"] for kind, summary in validations[0]["kinds"].items()} == {
+        k: len(v) for k, v in kinds.items()
+    }
+    for kind, kind_losses in kinds.items():
+        assert validations[0]["kinds"][kind]["loss"] == pytest.approx(sum(kind_losses) / len(kind_losses), rel=1e-5)
+    assert list(validations[0]["spans"]) == [
         "imitation/action",
         "reflection/action",
         "reflection/thought",
         "world_model/observation",
         "world_model/unknown",
     ]
-    assert found[4]["loss"] != found[0]["loss"]
-    said = _run(tmp_path / "run")
-    assert said["final_validation"] == found[4] and said["kept_step"] == 4
-    assert said["validation"]["examples"] == 12 and said["validation"]["target_tokens"] == found[0]["tokens"]
-    assert f"validation loss {found[4]['loss']:.4f} after update 4" in done.err
+    assert validations[4]["loss"] != validations[0]["loss"]
+    saved = _run(tmp_path / "run")
+    assert saved["final_validation"] == validations[4] and saved["kept_step"] == 4
+    assert saved["validation"]["examples"] == 12 and saved["validation"]["target_tokens"] == validations[0]["tokens"]
+    assert f"validation loss {validations[4]['loss']:.4f} after update 4" in result.err
     # it changes nothing
     run(*args, "-q", "-o", tmp_path / "without").ok()
-    assert _same(tmp_path / "run", tmp_path / "without") and _run(tmp_path / "without")["final_validation"] is None
+    assert (
+        _equal_weights(tmp_path / "run", tmp_path / "without")
+        and _run(tmp_path / "without")["final_validation"] is None
+    )
     # and is shown
-    shown = run("show", tmp_path / "run").ok().out.decode()
-    assert f"step 4: validation loss {found[4]['loss']:.4f} (imitation/action " in shown and "step 4: loss " in shown
-    assert "| validation loss | " in shown
+    text = run("show", tmp_path / "run").ok().out.decode()
+    assert (
+        f"step 4: validation loss {validations[4]['loss']:.4f} (imitation/action " in text and "step 4: loss " in text
+    )
+    assert "| validation loss | " in text
     run("show", tmp_path / "run", "--plot", tmp_path / "a.svg").ok()
     assert (tmp_path / "a.svg").read_bytes().count(b"stroke-dasharray") >= 1
 
 
-def test_held_out_losses_are_of_all_targets_alike(few, held_out, tmp_path):
-    """Whatever their weights, but for those of weight 0."""
+def test_held_out_losses_count_all_targets_alike(few, held_out, tmp_path):
+    """Weights do not matter, but that targets of weight 0 are left out."""
     examples = read(held_out)
     for n, example in enumerate(examples):
         example["weight"] = 0.5 + n % 2
@@ -450,7 +463,7 @@ def test_held_out_losses_are_of_all_targets_alike(few, held_out, tmp_path):
 
 
 def test_the_best_weights_are_kept(few, held_out, tmp_path):
-    """A step size that ruins what the first updates learn: the best is neither the last nor what the run began with."""
+    """With a learning rate that ruins the first updates, the best weights are neither the last nor the initial ones."""
     args = [
         "finetune",
         "-q",
@@ -472,21 +485,21 @@ def test_the_best_weights_are_kept(few, held_out, tmp_path):
         held_out,
     ]
     run(*args, "--keep", "best", "-o", tmp_path / "best", few).ok()
-    losses = {step: found["loss"] for step, found in _validations(tmp_path / "best").items() if step}
-    said = _run(tmp_path / "best")
+    losses = {step: validation["loss"] for step, validation in _validations(tmp_path / "best").items() if step}
+    saved = _run(tmp_path / "best")
     assert list(losses) == [1, 2, 3, 4, 5, 6]
-    assert said["kept_step"] == min(losses, key=losses.get) < 6
-    assert said["final_validation"]["loss"] == min(losses.values())
+    assert saved["kept_step"] == min(losses, key=losses.get) < 6
+    assert saved["final_validation"]["loss"] == min(losses.values())
     assert "checkpoints" not in {p.name for p in (tmp_path / "best").iterdir()}
-    run(*args, "--max-steps", said["kept_step"], "-o", tmp_path / "short", few).ok()
-    assert _same(tmp_path / "best", tmp_path / "short")
+    run(*args, "--max-steps", saved["kept_step"], "-o", tmp_path / "short", few).ok()
+    assert _equal_weights(tmp_path / "best", tmp_path / "short")
     run(*args[:-2], "--keep", "best", "-o", tmp_path / "no", few).one_error(2, "--keep best", "--validate FILE")
     run(*args[:-2], "--validate-every", 2, "-o", tmp_path / "no", few).one_error(
         2, "--validate-every", "--validate FILE"
     )
 
 
-def test_what_cannot_be_validated_with(few, held_out, data, tmp_path):
+def test_unsuitable_validation_examples_are_refused(few, held_out, data, tmp_path):
     args = ["finetune", *SMALL, "-o", tmp_path / "run", few, "--validate"]
     error = run(*args, data["imitation"]).one_error(3, f"{data['imitation']}:1: $.group: ", "is trained on, too")
     assert error.endswith("validate with other trajectories")
@@ -512,34 +525,35 @@ def test_a_finished_run_was_validated_with_the_same(few, held_out, tmp_path):
     assert "is finished already" in run(*args, "--validate", half, "--validate", rest).ok().err
 
 
-# -- what counts how much ----------------------------------------------------------------------------------------------
+# -- weights and shares ------------------------------------------------------------------------------------------------
 
 
-def test_an_action_after_a_thought_counts_as_told(few, held_out, tmp_path):
+def test_the_action_weight_multiplies_the_loss_of_actions_after_a_thought(few, held_out, tmp_path):
     examples = [e for e in read(held_out) if e["kind"] == "reflection"][:2] + _with_spans(read(few)[:2])
     losses, weights = [], []
-    for example, of_example in zip(examples, _token_losses(examples)):
-        said = ""
-        for word, loss in of_example:
+    for example, example_losses in zip(examples, _token_losses(examples)):
+        text = ""
+        for word, loss in example_losses:
             losses.append(loss)
-            weights.append(4.0 if example["spans"] and "Action" in said + word else 1.0)
-            said += word
+            weights.append(4.0 if example["spans"] and "Action" in text + word else 1.0)
+            text += word
     assert {1.0, 4.0} == set(weights)
     file = write(tmp_path / "in", examples)
     args = ["finetune", "-q", *SMALL, "--max-steps", 1, "--action-weight", 4, "-o", tmp_path / "run", file]
     run(*args).ok()
-    wanted = sum(loss * weight for loss, weight in zip(losses, weights)) / sum(weights)
-    assert _metrics(tmp_path / "run")[0]["loss"] == pytest.approx(wanted, rel=1e-5)
-    said = _run(tmp_path / "run")
-    assert said["trained"]["target_tokens"] == len(losses) and said["settings"]["action_weight"] == 4
-    shown = run(*args, "--dry-run").ok().out.decode()
+    mean_loss = sum(loss * weight for loss, weight in zip(losses, weights)) / sum(weights)
+    assert _metrics(tmp_path / "run")[0]["loss"] == pytest.approx(mean_loss, rel=1e-5)
+    saved = _run(tmp_path / "run")
+    assert saved["trained"]["target_tokens"] == len(losses) and saved["settings"]["action_weight"] == 4
+    preview = run(*args, "--dry-run").ok().out.decode()
     assert (
-        f"[[action * 4: {examples[0]['completion'][0]['content'][examples[0]['spans'][1]['start'] :]}<|end|>]]" in shown
+        f"[[action * 4: {examples[0]['completion'][0]['content'][examples[0]['spans'][1]['start'] :]}<|end|>]]"
+        in preview
     )
 
 
-def test_kinds_share_the_loss_as_told(few, held_out, tmp_path):
-    """The gradient of a run of one update is that of examples that were weighted by hand."""
+def test_kinds_have_their_shares_of_the_loss(few, held_out, tmp_path):
+    """The gradient of a run of one update equals that of examples weighted by hand."""
     examples = read(held_out)
     args = [
         "finetune",
@@ -566,22 +580,22 @@ def test_kinds_share_the_loss_as_told(few, held_out, tmp_path):
         share = {"world_model": 0.05, "reflection": 0.25, "imitation": 0.7}[example["kind"]]
         example["weight"] = share / counts[example["kind"]]
     run(*args, "-o", tmp_path / "by-hand", write(tmp_path / "in", examples)).ok()
-    assert _apart(tmp_path / "shares", tmp_path / "by-hand") < 1e-4
+    assert _distance(tmp_path / "shares", tmp_path / "by-hand") < 1e-4
     one, two = (_metrics(tmp_path / name)[0]["loss"] for name in ("shares", "by-hand"))
     assert one == pytest.approx(two, rel=1e-5)
-    said = _run(tmp_path / "shares")
-    assert said["trained"]["shares"] == {"imitation": 0.7, "reflection": 0.25, "world_model": 0.05}
-    assert said["settings"]["share"] == {"world_model": 0.05, "reflection": 0.25}
+    saved = _run(tmp_path / "shares")
+    assert saved["trained"]["shares"] == {"imitation": 0.7, "reflection": 0.25, "world_model": 0.05}
+    assert saved["settings"]["share"] == {"world_model": 0.05, "reflection": 0.25}
     card = run("show", tmp_path / "shares").ok().out.decode()
     assert "| loss | 70 % imitation, 25 % reflection, 5 % world_model |" in card
-    dry = run(*args, "--share", "world_model=0.5", "-o", tmp_path / "dry", "--dry-run", held_out).ok().out.decode()
-    assert "of the loss: " in dry and "50 % world_model" in dry
+    preview = run(*args, "--share", "world_model=0.5", "-o", tmp_path / "dry", "--dry-run", held_out).ok().out.decode()
+    assert "of the loss: " in preview and "50 % world_model" in preview
 
 
 def test_shares_hold_over_updates_of_one_kind(held_out, tmp_path):
-    """What an update counts in the run is the weight of its examples, and its line says their mean loss."""
-    kept = [e for e in read(held_out) if e["kind"] != "reflection"]
-    file = write(tmp_path / "in", [{**e, "group": e["kind"]} for e in kept])
+    """An update counts in the run by the weight of its examples; its line has their mean loss."""
+    examples = [e for e in read(held_out) if e["kind"] != "reflection"]
+    file = write(tmp_path / "in", [{**e, "group": e["kind"]} for e in examples])
     args = ["finetune", "-q", "-m", "tiny", "--rank", 2, "--batch-size", 4, file]
     run(*args, "-o", tmp_path / "without").ok()
     run(*args, "--share", "world_model=0.1", "-o", tmp_path / "run").ok()
@@ -595,7 +609,7 @@ def test_shares_hold_over_updates_of_one_kind(held_out, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "shares, code, said",
+    "shares, code, message",
     [
         (["world_model"], 2, "expected KIND=SHARE"),
         (["world_model=x"], 2, "expected KIND=SHARE"),
@@ -607,13 +621,13 @@ def test_shares_hold_over_updates_of_one_kind(held_out, tmp_path):
         (["imitation=0.1"], 2, "--share imitation: there are no other kinds for the rest of the loss"),
     ],
 )
-def test_shares_that_cannot_be(few, tmp_path, shares, code, said):
+def test_impossible_shares_are_refused(few, tmp_path, shares, code, message):
     options = [word for share in shares for word in ("--share", share)]
-    done = run("finetune", *SMALL, *options, "-o", tmp_path / "run", few).ok(code)
-    assert said in " ".join(done.err.replace("│", " ").split()) and not (tmp_path / "run").exists()
+    result = run("finetune", *SMALL, *options, "-o", tmp_path / "run", few).ok(code)
+    assert message in " ".join(result.err.replace("│", " ").split()) and not (tmp_path / "run").exists()
 
 
-def test_what_a_run_says_about_playing(few, held_out, data, tmp_path):
+def test_a_run_records_how_to_play_its_model(few, held_out, data, tmp_path):
     files = {
         "plain": few,
         "world": data["world"],
@@ -628,37 +642,37 @@ def test_what_a_run_says_about_playing(few, held_out, data, tmp_path):
     }
     for name, file in files.items():
         run("finetune", "-q", "-m", "tiny", "--rank", 2, "--max-steps", 1, "-o", tmp_path / name, file).ok()
-    said = {name: _run(tmp_path / name) for name in files}
-    assert {name: one["think"] for name, one in said.items()} == {
+    saved = {name: _run(tmp_path / name) for name in files}
+    assert {name: contents["think"] for name, contents in saved.items()} == {
         "plain": "never",
         "world": None,
         "thinking": "always",
         "empty": "never",
     }
-    longest = said["thinking"]["longest_completion"]
+    longest = saved["thinking"]["longest_completion"]
     assert longest.keys() == {"imitation", "reflection", "world_model"}
     reflections = [e for e in read(held_out) if e["kind"] == "reflection"]
     assert longest["reflection"] == max(map(len, _token_losses(reflections)))
 
 
-def test_a_run_carries_its_prompt_style_along(few, data, tmp_path):
-    """All of it, so that the directory is enough to play it; one that is not built in is given as a file."""
+def test_a_run_records_its_prompt_style(few, data, tmp_path):
+    """eexp.json holds the whole style, so the directory is enough to play; a style of the user's is given as a file."""
     args = ["finetune", "-q", *SMALL, "--max-steps", 1]
     run(*args, "-o", tmp_path / "run", few).ok()
     assert of_dict(_run(tmp_path / "run")["style"]) == get_style("react")
-    mine = tmp_path / "mine.toml"
-    mine.write_text('name = "mine"\n[act]\nsystem = "Act."\n[thought]\nask = " Think."\n')
+    style_file = tmp_path / "mine.toml"
+    style_file.write_text('name = "mine"\n[act]\nsystem = "Act."\n[thought]\nask = " Think."\n')
     examples = tmp_path / "mine.jsonl"
-    run("imitation-data", "--prompt-style", mine, "-q", "-o", examples, data["expert"]).ok()
-    label = get_style(str(mine)).label
+    run("imitation-data", "--prompt-style", style_file, "-q", "-o", examples, data["expert"]).ok()
+    label = get_style(str(style_file)).label
     run(*args, "-o", tmp_path / "mine", examples).one_error(2, label, "give its file as --prompt-style", "unknown")
-    run(*args, "--prompt-style", mine, "-o", tmp_path / "no", few).one_error(
+    run(*args, "--prompt-style", style_file, "-o", tmp_path / "no", few).one_error(
         2, f"--prompt-style is {label}, but", "react@"
     )
-    run(*args, "--prompt-style", mine, "-o", tmp_path / "mine", examples).ok()
+    run(*args, "--prompt-style", style_file, "-o", tmp_path / "mine", examples).ok()
     assert of_dict(_run(tmp_path / "mine")["style"]).label == label == _run(tmp_path / "mine")["prompt_style"]
-    played = run("eval", "house", "-n", 1, "--max-steps", 1, "--max-tokens", 8, "-m", tmp_path / "mine").ok().records
-    assert played[0]["prompt_style"] == label
+    episodes = run("eval", "house", "-n", 1, "--max-steps", 1, "--max-tokens", 8, "-m", tmp_path / "mine").ok().records
+    assert episodes[0]["prompt_style"] == label
     none = write(tmp_path / "none.jsonl", [{k: v for k, v in e.items() if k != "prompt_style"} for e in read(few)])
     run(*args, "-o", tmp_path / "none", none).ok()
     assert _run(tmp_path / "none")["style"] is None is _run(tmp_path / "none")["prompt_style"]
@@ -668,7 +682,7 @@ def test_a_run_carries_its_prompt_style_along(few, data, tmp_path):
 
 
 def test_an_update_is_of_whole_trajectories(data, tmp_path):
-    """Unless something else is asked for: at least 4, with at least 16 examples; what is left joins the last."""
+    """By default an update has at least 4, with at least 16 examples; those left join the last update."""
     examples = [{**e, "group": f"{e['group']}/{n}"} for n in range(3) for e in read(data["imitation"])]
     file = write(tmp_path / "in", examples)
     args = ["finetune", "-q", "-m", "tiny", "--rank", 2, file]
@@ -703,8 +717,8 @@ def test_loss_curves_as_a_picture(few, tmp_path):
     run("show", "--plot", tmp_path / "b.png").one_error(2, "--plot draws training runs")
 
 
-def test_a_model_that_cannot_be_a_tree_is_refused_by_name(few, tmp_path):
-    """A window of attention that is shorter than the examples; padded side by side it is trained all the same."""
+def test_a_model_that_cannot_compute_trees_is_refused_by_name(few, tmp_path):
+    """Its window of attention is shorter than the examples; with padding it is trained all the same."""
     from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
     from eexp.weights import TINY_DIR
@@ -726,15 +740,15 @@ def test_a_model_that_cannot_be_a_tree_is_refused_by_name(few, tmp_path):
     run(*args, "--packing", "none").ok()
 
 
-def test_curves_are_reported_where_the_package_is(few, tmp_path, monkeypatch):
+def test_reporting_curves_needs_the_package(few, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     args = ["finetune", *SMALL, "--report-to", "wandb", "-o", tmp_path / "run", few]
     run(*args).one_error(1, "--report-to wandb", "pip install wandb")
     assert not (tmp_path / "run").exists()
 
 
-def test_it_learns(few, tmp_path):
-    """Eight examples by heart, and nothing but them: the loss goes near zero."""
+def test_the_loss_falls(few, tmp_path):
+    """Thirty updates on the same eight examples halve the loss."""
     run(
         "finetune",
         "-q",
@@ -759,30 +773,30 @@ def test_it_learns(few, tmp_path):
 
 def test_full_fine_tuning_gives_a_model(few, tmp_path, data):
     run("finetune", "-q", "-m", "tiny", "--full", "-o", tmp_path / "full", "--max-steps", 1, few).ok()
-    made = {p.name for p in (tmp_path / "full").iterdir()}
-    assert {"config.json", "model.safetensors", "tokenizer.json", "eexp.json"} <= made
+    files = {p.name for p in (tmp_path / "full").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "eexp.json"} <= files
     assert json.loads((tmp_path / "full" / "config.json").read_text())["use_cache"] is True
-    said = json.loads((tmp_path / "full" / "eexp.json").read_text())
-    assert said["settings"]["full"] and said["learning_rate"] == 1e-5
-    assert said["trainable_parameters"] > 500_000
+    saved = json.loads((tmp_path / "full" / "eexp.json").read_text())
+    assert saved["settings"]["full"] and saved["learning_rate"] == 1e-5
+    assert saved["trainable_parameters"] > 500_000
     assert "All weights of `tiny`" in (tmp_path / "full" / "README.md").read_text()
     # it plays, it is exported, and it can be the base of the next run
     run("export", "-q", tmp_path / "full", "-o", tmp_path / "full.gguf").ok()
     for model in (tmp_path / "full.gguf", tmp_path / "full"):
-        played = (
+        episodes = (
             run("eval", "house", "-n", 1, "--max-steps", 1, "--max-tokens", 8, "--threads", 1, "-m", model).ok().records
         )
-        assert played[0]["prompt_style"].startswith("react@")
+        assert episodes[0]["prompt_style"].startswith("react@")
     again = ["finetune", "-q", "-m", tmp_path / "full", "--rank", 2, "-o", tmp_path / "on", "--max-steps", 1, few]
     run(*again).ok()
-    alone = run(
+    result = run(
         "eval", "house", "-n", 1, "--max-steps", 1, "--max-tokens", 8, "--threads", 1, "-m", f"hf:{tmp_path / 'on'}"
     ).ok()
-    assert alone.records
+    assert result.records
 
 
 def test_world_model_first_then_imitation(data, few, tmp_path):
-    """The paper's order: --init goes on with the adapter that world-model examples made."""
+    """The paper's order: --init continues the adapter that was trained on world-model examples."""
     world = write(tmp_path / "world", read(data["world"])[:8])
     run("finetune", "-q", *SMALL, "-o", tmp_path / "iwm", world).ok()
     run("finetune", "-q", *SMALL, "-o", tmp_path / "il", "--init", tmp_path / "iwm", "--rank", 7, few).ok()
@@ -792,7 +806,7 @@ def test_world_model_first_then_imitation(data, few, tmp_path):
     assert second["base_fingerprint"] == first["base_fingerprint"]
     before, after = _weights(tmp_path / "iwm"), _weights(tmp_path / "il")
     moved = max(float((before[n] - after[n]).abs().max()) for n in before)
-    assert 0 < moved < 0.01, "it went on from where the first run ended"
+    assert 0 < moved < 0.01, "it continued where the first run ended"
     assert "continuing" in (tmp_path / "il" / "README.md").read_text()
     assert "world-model-data" in first["lineage"][0][-1] and "imitation-data" in second["lineage"][0][-1]
 
@@ -815,21 +829,21 @@ def test_examples_that_are_too_long(few, tmp_path):
     assert "more than --max-length 2048" in error
     assert not (tmp_path / "run" / "eexp.json").exists()
     rejects = tmp_path / "rejects"
-    done = run("finetune", *SMALL, "-o", tmp_path / "run", "--rejects", rejects, file).ok(4)
+    result = run("finetune", *SMALL, "-o", tmp_path / "run", "--rejects", rejects, file).ok(4)
     assert json.loads((tmp_path / "run" / "eexp.json").read_text())["data"]["examples"] == 7
-    assert read(rejects)[0]["line"] == 3 and "1 set aside" in done.err
+    assert read(rejects)[0]["line"] == 3 and "1 set aside" in result.err
     run("finetune", *SMALL, "--max-length", 5, "-o", tmp_path / "no", "--on-error", "skip", file).one_error(
         3, "no examples to train on"
     )
 
 
 def test_from_python(few, tmp_path):
-    """The stage is a function for whoever does not need a shell."""
+    """The stage is a function that can be called without a shell."""
     notes = []
     settings = Settings("tiny", rank=2, max_steps=1, batch_size=2)
-    said = finetune(read(few), tmp_path / "run", settings, note=notes.append)
-    assert said["updates"] == 1 and said == json.loads((tmp_path / "run" / "eexp.json").read_text())
-    assert "TENSORBOARD_LOGGING_DIR" not in os.environ, "the next run has a place of its own"
+    contents = finetune(read(few), tmp_path / "run", settings, note=notes.append)
+    assert contents["updates"] == 1 and contents == json.loads((tmp_path / "run" / "eexp.json").read_text())
+    assert "TENSORBOARD_LOGGING_DIR" not in os.environ, "the next run has a directory of its own"
     with pytest.raises(InputError, match="no examples"):
         finetune([], tmp_path / "other", settings)
 
@@ -840,7 +854,7 @@ def test_standard_input_and_several_files(few, tmp_path):
     args = ["finetune", "-q", *SMALL, "--max-steps", 1]
     run(*args, "-o", tmp_path / "a", few).ok()
     run(*args, "-o", tmp_path / "b", half, "-", stdin=lines(examples[4:])).ok()
-    assert _same(tmp_path / "a", tmp_path / "b")
+    assert _equal_weights(tmp_path / "a", tmp_path / "b")
 
 
 @pytest.mark.slow
@@ -872,8 +886,8 @@ def test_killed_and_resumed_equals_uninterrupted(few, tmp_path):
     for at_least in (3, 7):
         child = start(*command, "-o", cut, few)
         while child.poll() is None:
-            done = (cut / "metrics.jsonl").read_bytes().count(b"\n") if (cut / "metrics.jsonl").exists() else 0
-            if done >= at_least and list((cut / "checkpoints").glob("checkpoint-*")):
+            lines_written = (cut / "metrics.jsonl").read_bytes().count(b"\n") if (cut / "metrics.jsonl").exists() else 0
+            if lines_written >= at_least and list((cut / "checkpoints").glob("checkpoint-*")):
                 os.kill(child.pid, signal.SIGKILL)
                 killed += 1
                 break
@@ -886,16 +900,16 @@ def test_killed_and_resumed_equals_uninterrupted(few, tmp_path):
     fewer = write(tmp_path / "fewer", read(few)[:4])
     run(*command, "-o", cut, fewer).one_error(2, "holds a run with other settings (data)")
     run(*command, "--validate", fewer, "-o", cut, few).one_error(3, f"{fewer}:1: $.group: ", "is trained on, too")
-    done = spawn(*command[:-1], "-o", cut, few).ok()
-    assert "going on from" in done.err
-    assert _same(tmp_path / "whole", cut), "the same weights, to the last bit"
+    result = spawn(*command[:-1], "-o", cut, few).ok()
+    assert "going on from" in result.err
+    assert _equal_weights(tmp_path / "whole", cut), "the same weights, to the last bit"
     assert [(m["step"], m["loss"]) for m in _metrics(cut)] == [(m["step"], m["loss"]) for m in whole]
     assert _validations(cut) == _validations(tmp_path / "whole") and list(_validations(cut)) == [0, 3, 6, 9, 12]
     assert (cut / "eexp.json").read_bytes() == (tmp_path / "whole" / "eexp.json").read_bytes()
 
 
-def test_a_run_that_died_while_writing(few, tmp_path, monkeypatch):
-    """A half-written checkpoint, a half-written line of metrics, and a death between the last update and the end."""
+def test_a_run_that_was_killed_while_writing_is_resumed(few, tmp_path, monkeypatch):
+    """It left half-written checkpoints and a half-written line of metrics, and ended after the last update."""
     from eexp.training import finetune as module
 
     command = ["finetune", "-q", *SMALL, "--save-every", 1, "--max-steps", 4, "--lr", 0.01, "--resume"]
@@ -915,30 +929,30 @@ def test_a_run_that_died_while_writing(few, tmp_path, monkeypatch):
     with open(cut / "metrics.jsonl", "a") as f:
         f.write('{"step": 5, "lo')
     run(*command, "-o", cut, few).ok()
-    assert _same(tmp_path / "whole", cut)
+    assert _equal_weights(tmp_path / "whole", cut)
     assert (cut / "eexp.json").read_bytes() == (tmp_path / "whole" / "eexp.json").read_bytes()
     assert [m["step"] for m in _metrics(cut)] == [1, 2, 3, 4]
 
 
-def test_a_finished_run_is_gone_on_with_by_the_same_command_alone(few, tmp_path):
-    """Other examples are told, what was set aside is kept, and what a kill left at the very end is removed."""
+def test_a_finished_run_is_resumed_by_the_same_command_only(few, tmp_path):
+    """Other examples are refused, rejects are kept, and checkpoints that a kill left at the very end are removed."""
     broken = tmp_path / "in"
     broken.write_bytes(few.read_bytes() + b"{}\n")
     args = ["finetune", *SMALL, "--max-steps", 1, "--rejects", tmp_path / "rejects", "-o", tmp_path / "run", "--resume"]
     run(*args, broken).ok(4)
-    kept = (tmp_path / "rejects").read_bytes()
-    assert kept.count(b"\n") == 1
+    rejects = (tmp_path / "rejects").read_bytes()
+    assert rejects.count(b"\n") == 1
     (tmp_path / "run" / "checkpoints").mkdir()
     assert "is finished already" in run(*args, broken).ok(4).err
-    assert (tmp_path / "rejects").read_bytes() == kept and not (tmp_path / "run" / "checkpoints").exists()
+    assert (tmp_path / "rejects").read_bytes() == rejects and not (tmp_path / "run" / "checkpoints").exists()
     fewer = write(tmp_path / "fewer", read(few)[:7])
     run(*args, fewer).one_error(2, "holds a run with other settings (data)")
     regrouped = write(tmp_path / "regrouped", [{**e, "group": e["id"]} for e in read(few)])
     run(*args, regrouped).one_error(2, "holds a run with other settings (data)")
 
 
-def test_what_a_killed_run_was_made_from_may_not_change(few, data, tmp_path, monkeypatch):
-    """The adapter, and the run whose budget it takes, stand under the same names."""
+def test_a_killed_run_is_resumed_from_the_same_adapter_and_budget_only(few, data, tmp_path, monkeypatch):
+    """Another adapter, or another run for the budget, under the same name is refused."""
     from eexp.training import finetune as module
 
     for name, steps in (("iwm", 1), ("other", 2)):
@@ -964,20 +978,20 @@ def test_what_a_killed_run_was_made_from_may_not_change(few, data, tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr(module, "_save", die)
         run(*args).one_error(1, "out of memory")
-    for changed, said in (("il", "updates, total"), ("iwm", "init_fingerprint")):
+    for changed, difference in (("il", "updates, total"), ("iwm", "init_fingerprint")):
         (tmp_path / changed).rename(tmp_path / "kept")
         (tmp_path / "other").rename(tmp_path / changed)
-        run(*args).one_error(2, f"holds a run with other settings ({said})")
+        run(*args).one_error(2, f"holds a run with other settings ({difference})")
         (tmp_path / changed).rename(tmp_path / "other")
         (tmp_path / "kept").rename(tmp_path / changed)
     run(*args).ok()
 
 
-def test_numbers_that_are_none(few, tmp_path):
+def test_nan_and_infinity_are_refused(few, tmp_path):
     for option in ("--epochs", "--lr", "--warmup", "--weight-decay"):
         for number in ("nan", "inf"):
-            done = run("finetune", *SMALL, option, number, "-o", tmp_path / "run", few).ok(2)
-            assert f"Invalid value for '{option}'" in done.err
+            result = run("finetune", *SMALL, option, number, "-o", tmp_path / "run", few).ok(2)
+            assert f"Invalid value for '{option}'" in result.err
     for seed in (-1, 2**40):
         run("finetune", "-q", *SMALL, "--seed", seed, "-o", tmp_path / f"run{seed}", few).ok()
 
@@ -1002,31 +1016,31 @@ def test_a_constant_rate_is_warmed_up_too(few, tmp_path):
     assert [m["learning_rate"] for m in _metrics(tmp_path / "run")] == pytest.approx([0, 0.005, 0.01, 0.01])
 
 
-def test_a_loss_that_is_no_number_ends_the_run(few, tmp_path):
+def test_a_loss_of_nan_ends_the_run(few, tmp_path):
     args = ["finetune", "-q", "-m", "tiny", "--full", "--lr", 1e30, "--batch-size", 4, "--epochs", 3]
     run(*args, "-o", tmp_path / "run", few).one_error(1, "update ", " is nan; a lower --lr may help")
     assert not (tmp_path / "run" / "eexp.json").exists()
 
 
-def test_what_is_set_aside_is_not_counted_by_kind(few, tmp_path):
+def test_examples_set_aside_are_not_counted_by_kind(few, tmp_path):
     examples = read(few)
     examples[2]["prompt"][-1]["content"] = "The kitchen. " * 3000
     run("finetune", "-q", *SMALL, "--on-error", "skip", "-o", tmp_path / "run", write(tmp_path / "in", examples)).ok(4)
     assert json.loads((tmp_path / "run" / "eexp.json").read_text())["data"]["kinds"] == {"imitation": 7}
 
 
-def test_an_adapter_is_no_base(few, tmp_path):
+def test_an_adapter_as_the_base_is_refused(few, tmp_path):
     run("finetune", "-q", *SMALL, "--max-steps", 1, "-o", tmp_path / "il", few).ok()
     args = ["finetune", "-m", tmp_path / "il", "-o", tmp_path / "run", few]
     run(*args).one_error(2, "an adapter; give its base as -m, and it as --init")
 
 
-def test_what_eval_takes_as_a_model_and_cannot_be_trained(few, tmp_path):
+def test_models_that_eval_plays_but_that_cannot_be_trained_are_refused(few, tmp_path):
     for base in ("model.gguf", "hf:tiny", "http://localhost:1/v1#x"):
         run("finetune", "-m", base, "-o", tmp_path / "run", few).one_error(2, f"{base}: what is trained is a directory")
 
 
-def test_what_is_trained_from_is_not_overwritten(few, tmp_path):
+def test_the_base_is_not_overwritten(few, tmp_path):
     from eexp.weights import TINY_DIR
 
     shutil.copytree(TINY_DIR, tmp_path / "base")
@@ -1036,14 +1050,14 @@ def test_what_is_trained_from_is_not_overwritten(few, tmp_path):
     assert {p.name: p.read_bytes() for p in (tmp_path / "base").iterdir()} == before
 
 
-def test_a_budget_that_cannot_be_kept_is_told(few, data, tmp_path):
-    """An update has one example at least, and one of these has more target tokens than an update of that run."""
+def test_a_budget_that_cannot_be_kept_brings_a_warning(few, data, tmp_path):
+    """An update has at least one example, and each of these has more target tokens than an update of that run."""
     run("finetune", "-q", *SMALL, "--batch-size", 1, "--max-steps", 3, "-o", tmp_path / "il", few).ok()
     args = ["finetune", *SMALL, "--budget-like", tmp_path / "il", "-o", tmp_path / "run", data["reflected"]]
-    wanted = json.loads((tmp_path / "il" / "eexp.json").read_text())["total"]["target_tokens"]
-    said = f"target tokens, though the budget is {wanted:,}: 3 updates have one example each at least"
-    assert said in run(*args, "--dry-run").ok().out.decode()
-    assert said in run(*args).ok().err
+    budget = json.loads((tmp_path / "il" / "eexp.json").read_text())["total"]["target_tokens"]
+    warning = f"target tokens, though the budget is {budget:,}: 3 updates have one example each at least"
+    assert warning in run(*args, "--dry-run").ok().out.decode()
+    assert warning in run(*args).ok().err
 
 
 def test_tied_weights_are_counted_once(tmp_path, monkeypatch):
@@ -1068,7 +1082,7 @@ def test_tied_weights_are_counted_once(tmp_path, monkeypatch):
         memory.check(str(tmp_path / "tied"), torch.float32, full=False, four_bit=False)
 
 
-def test_a_run_under_way_is_shown(few, tmp_path):
+def test_an_unfinished_run_is_shown(few, tmp_path):
     run("finetune", "-q", *SMALL, "-o", tmp_path / "run", few).ok()
     with open(tmp_path / "run" / "metrics.jsonl", "a") as f:
         f.write('{"step": 3, "lo')
@@ -1083,13 +1097,13 @@ def test_the_first_process_alone_shows_a_dry_run(few, tmp_path, monkeypatch):
 
 
 @pytest.mark.long
-def test_one_process_speaks_for_all(few, tmp_path):
-    """What is set aside is told once, and no process ends the run before it is saved."""
+def test_one_process_writes_the_messages_of_all(few, tmp_path):
+    """Examples set aside are reported once, and no process ends the run before it is saved."""
     broken = tmp_path / "in"
     broken.write_bytes(few.read_bytes() + b"{}\n")
     args = [*map(str, SMALL), "--max-steps", "2", "-o", str(tmp_path / "run")]
-    done = _two(*args, "--rejects", tmp_path / "rejects", broken)
-    assert done.stderr.count("set aside: ") == 1 and "exitcode  : 4" in done.stderr, done.stderr
+    process = _in_two_processes(*args, "--rejects", tmp_path / "rejects", broken)
+    assert process.stderr.count("set aside: ") == 1 and "exitcode  : 4" in process.stderr, process.stderr
     assert (tmp_path / "run" / "eexp.json").is_file() and not (tmp_path / "run" / "checkpoints").exists()
     assert len(read(tmp_path / "rejects")) == 1
 

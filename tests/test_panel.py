@@ -18,22 +18,22 @@ def _bare(records):
 
 
 def _hash(result) -> str:
-    """The hash that a run of `eexp panel` tells."""
+    """Return the hash that a run of `eexp panel` reports."""
     return result.err.split("panel: ")[1][:16]
 
 
 def test_a_panel_is_what_eval_plays(tmp_path):
-    made = run("panel", "house", "-n", 5).ok()
-    assert [r["task"] for r in made.records] == panel(House(), "test", 5)
-    assert _hash(made) == panel_hash(made.records)
-    file = write(tmp_path / "panel.jsonl", made.records)
-    played = run("eval", "--panel", file, "-m", "random").ok().records
-    assert {e["panel"] for e in played} == {_hash(made)} and panel_hash(played) == _hash(made)
-    assert _bare(played) == _bare(run("eval", "house", "-n", 5, "-m", "random").ok().records)
-    assert [e["kind"] for e in played] == [House().kind_of(e["task"]) for e in played]
+    result = run("panel", "house", "-n", 5).ok()
+    assert [r["task"] for r in result.records] == panel(House(), "test", 5)
+    assert _hash(result) == panel_hash(result.records)
+    file = write(tmp_path / "panel.jsonl", result.records)
+    episodes = run("eval", "--panel", file, "-m", "random").ok().records
+    assert {e["panel"] for e in episodes} == {_hash(result)} and panel_hash(episodes) == _hash(result)
+    assert _bare(episodes) == _bare(run("eval", "house", "-n", 5, "-m", "random").ok().records)
+    assert [e["kind"] for e in episodes] == [House().kind_of(e["task"]) for e in episodes]
 
 
-def test_the_order_of_a_panel_means_nothing(tmp_path):
+def test_the_order_of_a_panel_does_not_matter(tmp_path):
     records = run("panel", "house", "-n", 4, "--split", "test", "--split", "ood").ok().records
     assert [r["split"] for r in records] == ["test"] * 4 + ["ood"] * 4
     whole = write(tmp_path / "a.jsonl", records)
@@ -46,7 +46,7 @@ def test_the_order_of_a_panel_means_nothing(tmp_path):
     assert run("eval", "house", "--panel", one, "-m", "random").ok().records[0]["panel"] == panel_hash(records[:1])
 
 
-def test_panels_are_parts_of_larger_ones_and_do_not_hang_on_the_order_of_tasks():
+def test_panels_are_parts_of_larger_ones_and_do_not_depend_on_the_order_of_tasks():
     env = House()
     large = list(choose(env, ["test"], 50))
     assert list(choose(env, ["test"], 20)) == large[:20]
@@ -70,16 +70,16 @@ def test_kinds_of_tasks():
     assert {env.kind_of(task) for task in tasks} == {"put", "wash", "heat", "cool", "examine"}
 
 
-def test_what_was_trained_on_is_left_out_and_found(tmp_path, data):
-    """Whether it stands in trajectories, episodes, examples or another panel."""
+def test_tasks_that_were_trained_on_are_left_out(tmp_path, data):
+    """Tasks are recognised in trajectories, episodes, examples and panels."""
     expert = read(data["expert"])
     trained = {r["task"]["id"] for r in expert}
-    made = run("panel", "house", "--split", "train", "-n", 100, "--apart-from", data["expert"]).ok()
-    assert not trained & {r["task"]["id"] for r in made.records} and "left out" in made.err
+    result = run("panel", "house", "--split", "train", "-n", 100, "--apart-from", data["expert"]).ok()
+    assert not trained & {r["task"]["id"] for r in result.records} and "left out" in result.err
     assert run("panel", "house", "--split", "train", "-q").ok().err == ""
-    apart = write(tmp_path / "apart.jsonl", made.records)
+    apart = write(tmp_path / "apart.jsonl", result.records)
     known = {"type": "task", "env": "house", "task": expert[0]["task"]}
-    with_one = write(tmp_path / "with.jsonl", [*made.records, known])
+    with_one = write(tmp_path / "with.jsonl", [*result.records, known])
     for name in ("expert", "branched", "imitation", "world", "reflected"):
         assert "none of which" in run("panel", "--check", apart, "--apart-from", data[name]).ok().err
     for name in ("expert", "imitation"):
@@ -101,7 +101,7 @@ def test_names_of_tasks():
 
 
 @pytest.mark.parametrize("from_panel", [False, True], ids=["split", "panel"])
-def test_shards_of_a_play_are_the_whole(from_panel, tmp_path):
+def test_shards_together_are_the_whole(from_panel, tmp_path):
     panel = tmp_path / "panel"
     run("panel", "house", "-n", 7, "-o", panel).ok()
     args = ["eval", *(["--panel", panel] if from_panel else ["house"]), "-m", "random", "--max-steps", 2, "--seed", 5]
@@ -113,7 +113,7 @@ def test_shards_of_a_play_are_the_whole(from_panel, tmp_path):
         assert beyond.out == b"" and "no tasks left after the first 9" in beyond.err
 
 
-def test_what_is_refused(tmp_path):
+def test_unsuitable_arguments_and_panels_are_refused(tmp_path):
     good = run("panel", "house", "-n", 2).ok().records
     file = write(tmp_path / "p.jsonl", good)
     run("eval", "--panel", file, "--split", "ood", "-m", "random").one_error(2, "leave out --split")
@@ -137,7 +137,7 @@ def test_what_is_refused(tmp_path):
     run("panel", "house", "-n", 1, "--apart-from", file, "-o", file).one_error(2, "both read and written")
 
 
-def test_a_panel_is_played_with_noise_on_what_is_seen(tmp_path):
+def test_a_panel_is_played_with_noise_on_observations(tmp_path):
     file = write(tmp_path / "p.jsonl", run("panel", "house", "-n", 3).ok().records)
     plain, noisy = (
         run("eval", *env, "--panel", file, "-m", "random").ok().records for env in ((), ("noisy:0.2:house",))
@@ -166,7 +166,7 @@ def test_a_panel_runs_no_program_that_the_command_line_does_not_name(tmp_path):
     assert len(run("eval", safe, "--panel", file, "-m", "random").ok().records) == 2
 
 
-def test_a_task_that_there_is_not_is_a_bad_record(tmp_path):
+def test_an_unknown_task_is_a_bad_record(tmp_path):
     lines = run("panel", "house", "-n", 2).ok().records
     lines.append({**lines[0], "task": {"id": "test/none", "split": "test"}})
     file, rejects = write(tmp_path / "p.jsonl", lines), tmp_path / "rejects.jsonl"
@@ -186,7 +186,7 @@ def test_another_panel_is_not_resumed(tmp_path):
 
 @pytest.mark.parametrize("n", [1, 7])
 def test_panels_of_panels_add_up(n):
-    """cat of two panels is the panel of both."""
+    """The concatenation of two panels is the panel of both."""
     env = House()
     test, ood = list(choose(env, ["test"], n)), list(choose(env, ["ood"], n))
     assert panel_hash([*ood, *test]) == panel_hash(choose(env, ["test", "ood"], n))

@@ -1,4 +1,4 @@
-"""`eexp report`: the page says what `eexp compare` says, shows the episodes as they are, and works in a browser."""
+"""`eexp report`: the page has the numbers of `eexp compare`, shows the episodes unchanged, and works in a browser."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _rates(run_: str, arm: str) -> float:
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two arms with three training runs each. The episodes are real ones of house, the expert's thoughts are not."""
+    """Write a study of two arms with three training runs each: real episodes of house, with made-up thoughts."""
     directory = tmp_path_factory.mktemp("reports") / "study"
     played = {}
     for name, arguments in {"expert": [], "random": ["--max-steps", "7"]}.items():
@@ -73,7 +73,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def page_file(study: Path) -> Path:
-    """The page of the study."""
+    """Write the page of the study."""
     file = study.parent / "report.html"
     run("report", study, "--baseline", "random", "--name", "clever=IL + thoughts", "-o", file).ok()
     return file
@@ -86,7 +86,7 @@ def _compare(study: Path) -> list[dict]:
 
 
 class Document(HTMLParser):
-    """A page as elements: (name, attributes, text inside)."""
+    """The elements of a page: (name, attributes, text inside)."""
 
     VOID = {"meta", "input", "link", "img", "br"}
 
@@ -114,13 +114,13 @@ class Document(HTMLParser):
             self.elements[i][2].append(data)
 
     def all(self, tag: str | None = None, **attributes: str) -> Iterator[tuple[str, dict, str]]:
-        """The elements with these attributes, in order."""
+        """Yield the elements with these attributes, in order."""
         for name, own, text in self.elements:
             if tag in (None, name) and all(own.get(k.replace("_", "-")) == v for k, v in attributes.items()):
                 yield name, own, "".join(text)
 
     def json(self, id: str) -> list | dict:
-        """What a script element holds."""
+        """Return the text of a script element."""
         ((_, _, text),) = self.all("script", id=id)
         return json.loads(text)
 
@@ -155,7 +155,7 @@ PERCENT = {"rate", "low", "high", "rates", "invalid_actions", "thoughts", "cut_o
 POINTS = {"difference", "difference_low", "difference_high"}
 
 
-def test_the_numbers_that_are_shown_are_those_of_compare(study, page_file):
+def test_the_numbers_shown_are_those_of_compare(study, page_file):
     shown = _document(page_file).rows()
     rows = _compare(study)
     assert [name for name, _ in shown] == [row["name"] for row in rows] == ["random", "IL + thoughts"]
@@ -176,7 +176,7 @@ def test_the_numbers_that_are_shown_are_those_of_compare(study, page_file):
                     assert text == f"{number:.1f}"
 
 
-def test_an_arm_that_differs_is_named_first_and_one_that_does_not_is_not_called_the_same(study, page_file, tmp_path):
+def test_a_settled_difference_is_named_first_and_an_unsettled_one_is_not_called_equal(study, page_file, tmp_path):
     text = page_file.read_text(encoding="utf-8")
     (row,) = (r for r in _compare(study) if r["name"] == "IL + thoughts")
     assert row["p_holm"] < 0.05
@@ -196,17 +196,17 @@ def test_kinds_of_tasks_are_those_of_compare(study, page_file):
     text = page_file.read_text(encoding="utf-8")
     table = re.search(r'<table class="plain kinds">.*?</table>', text, re.DOTALL)[0]
     numbers = [json.loads(value) for value in re.findall(r'<data value="([^"]+)">', table)]
-    wanted = []
+    expected = []
     for kind in sorted(kinds):
-        wanted.append(kinds[kind]["tasks"])
+        expected.append(kinds[kind]["tasks"])
         for row in rows:
             cell = row["kinds"][kind]
-            wanted += [
+            expected += [
                 cell[key]
                 for key in ("rate", "difference", "difference_low", "difference_high")
                 if cell.get(key) is not None
             ]
-    assert numbers == wanted
+    assert numbers == expected
 
 
 # -- the page as a file ------------------------------------------------------------------------------------------------
@@ -306,7 +306,7 @@ def test_the_episodes_are_as_they_were_played(study):
                 ]
 
 
-def test_what_a_model_wrote_is_kept_where_it_says_more(tmp_path):
+def test_the_text_of_a_model_is_kept_if_it_has_more_than_the_action(tmp_path):
     refused = {"observation": "o", "action": "go", "valid": False}
     turns = [
         {"observation": "o", "action": "", "text": "Thought: on and", "valid": False, "cut_off": True},
@@ -329,20 +329,20 @@ def test_what_a_model_wrote_is_kept_where_it_says_more(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("option", "n", "said"),
+    ("option", "n", "message"),
     [
         (("--tasks", "5"), 5, "5 of 24 tasks, drawn at random and not for how they went"),
         (("--megabytes", "0"), 1, "(--megabytes 0)"),
         ((), 24, "24 of 24 tasks, with all arms and runs"),
     ],
 )
-def test_the_page_holds_a_sample_and_says_so(study, tmp_path, option, n, said):
+def test_the_page_holds_a_sample_and_says_so(study, tmp_path, option, n, message):
     file = tmp_path / "report.html"
     run("report", study, *option, "-o", file).ok()
     document = _document(file)
     assert len(document.json("episodes-data")["tasks"]) == n
     ((_, _, note),) = document.all("p", id="sample")
-    assert said in note
+    assert message in note
 
 
 def test_a_smaller_sample_is_part_of_a_larger_one(study):
@@ -394,7 +394,7 @@ def test_the_files_of_a_real_training_run(data, tmp_path):
 # -- which files -------------------------------------------------------------------------------------------------------
 
 
-def test_where_the_runs_are(study, tmp_path):
+def test_runs_are_found_in_directories_and_below_them(study, tmp_path):
     arms = find_arms([str(study)])
     assert [(arm.key, [r.name for r in arm.runs]) for arm in arms] == [("clever", list(RUNS)), ("random", list(RUNS))]
     parts = find_arms([str(study / "2"), str(study / "0"), str(study)], {"random": "R"})
@@ -408,7 +408,7 @@ def test_where_the_runs_are(study, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["nowhere"], "nowhere: no such directory"),
         (["empty"], "empty: holds no episodes (no ARM.episodes.jsonl, neither there nor below)"),
@@ -417,11 +417,11 @@ def test_where_the_runs_are(study, tmp_path):
         (["study", "--baseline", "sr"], "--baseline sr: no such arm; there are clever, random"),
     ],
 )
-def test_arguments_that_fit_nothing_are_named(study, tmp_path, monkeypatch, arguments, said):
+def test_arguments_without_a_match_are_named(study, tmp_path, monkeypatch, arguments, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "study").symlink_to(study)
     monkeypatch.chdir(tmp_path)
-    run("report", *arguments, "-o", "x.html").one_error(2, said)
+    run("report", *arguments, "-o", "x.html").one_error(2, message)
     assert not (tmp_path / "x.html").exists()
 
 
@@ -437,14 +437,14 @@ def test_arms_on_different_tasks_are_refused(study, tmp_path):
     assert document.json("episodes-data")["of"] == 20
 
 
-def test_a_run_file_that_is_no_json_is_named(data, tmp_path):
+def test_a_run_file_that_is_not_json_is_named(data, tmp_path):
     write(tmp_path / "a.episodes.jsonl", read(data["episodes"]))
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "eexp.json").write_text("{")
     run("report", tmp_path, "-o", "-").one_error(3, f"{tmp_path / 'a' / 'eexp.json'}: not valid JSON")
 
 
-def test_losses_that_are_no_numbers_are_left_out(data, tmp_path):
+def test_losses_that_are_not_finite_are_left_out(data, tmp_path):
     write(tmp_path / "a.episodes.jsonl", read(data["episodes"]))
     (tmp_path / "a").mkdir()
     lines = [
@@ -464,7 +464,7 @@ def test_losses_that_are_no_numbers_are_left_out(data, tmp_path):
     assert "held-out 1.500" in run("report", tmp_path, "-o", "-").ok().out.decode()
 
 
-def test_kinds_that_only_one_arm_says_are_those_of_all(data, tmp_path):
+def test_kinds_that_one_arm_names_hold_for_all(data, tmp_path):
     episodes = read(data["episodes"])
     for e in episodes:
         e.pop("kind", None)
@@ -476,19 +476,19 @@ def test_kinds_that_only_one_arm_says_are_those_of_all(data, tmp_path):
     text = file.read_text(encoding="utf-8")
     rows = json.loads(re.search(r'<script[^>]* id="rows"[^>]*>(.*?)</script>', text, re.DOTALL)[1])
     assert [list(row["kinds"]) for row in rows] == [["a", "b"]] * 2
-    (said,) = (line for line in run("report", tmp_path, "-o", file).ok().err.splitlines())
-    assert re.fullmatch(r"report: .*, \d+ kB|report: .*, \d+\.\d MB", said)
+    (message,) = (line for line in run("report", tmp_path, "-o", file).ok().err.splitlines())
+    assert re.fullmatch(r"report: .*, \d+ kB|report: .*, \d+\.\d MB", message)
 
 
 def test_two_studies_are_not_pooled(data, tmp_path, monkeypatch):
-    """Their arms have the same names, and may have been trained in another way."""
+    """Their arms have the same names, but may have been trained differently."""
     monkeypatch.chdir(tmp_path)
     for directory in ("few/0", "few/1", "many/0", "many/elsewhere/0"):
         Path(directory).mkdir(parents=True)
         write(Path(directory, "il.episodes.jsonl"), read(data["episodes"]))
     for given in (["few", "many"], ["many"], ["."]):
-        said = run("report", *given, "-o", "-").one_error(2, "both il with seed 0", "two studies", "[0-9]*")
-        assert said.count("il.episodes.jsonl") == 2
+        message = run("report", *given, "-o", "-").one_error(2, "both il with seed 0", "two studies", "[0-9]*")
+        assert message.count("il.episodes.jsonl") == 2
     run("report", "many/0", "-o", "-").ok()
     assert [r.name for r in find_arms(["few"])[0].runs] == ["0", "1"]
 
@@ -501,7 +501,7 @@ def test_an_empty_file_of_episodes_is_named(data, tmp_path):
 
 
 def test_the_parts_of_the_page_are_installed():
-    """Everything beside the modules is named as data of the package."""
+    """All files beside the modules are package data."""
     declared = re.search(
         r"\[tool\.setuptools\.package-data\]\neexp = \[(.*?)\]", (ROOT / "pyproject.toml").read_text()
     )[1]
@@ -541,7 +541,7 @@ def test_the_axis_of_losses_has_ticks_within_it(low, high):
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    """A tab of headless Chromium."""
+    """Open a tab of headless Chromium."""
     if not CHROMIUM:
         pytest.skip("no Chromium")
     with chromium(tmp_path_factory.mktemp("chromium")) as page:
@@ -663,11 +663,11 @@ def test_a_link_leads_to_the_same_episodes(browser, page_file):
     for key in ("o", "j", "s"):
         browser.press(key)
     browser.fill("right", "0/2")
-    seen = "document.getElementById('both').innerText"
-    link, text = browser.js("location.hash"), browser.js(seen)
+    visible_text = "document.getElementById('both').innerText"
+    link, text = browser.js("location.hash"), browser.js(visible_text)
     assert "task=" in link and "random%2F2" in link
     browser.open(page_file, hash=link)
-    assert browser.js(seen) == text and browser.js("location.hash") == link
+    assert browser.js(visible_text) == text and browser.js("location.hash") == link
     assert browser.js("document.getElementById('right').value") == "0/2"
     for nonsense in ("#task=nowhere&left=x/9&show=all", "#show=__proto__", "#left=%", "#results"):
         browser.errors.clear()

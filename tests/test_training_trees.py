@@ -1,4 +1,4 @@
-"""Examples as trees: the laws of the tree, and the same loss and gradient as one example at a time."""
+"""Examples as trees: the laws of the tree, and its loss and gradient against those of one example at a time."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from eexp.training.updates import (
     by_examples,
     by_targets,
     by_trajectories,
-    deal,
+    distribute,
     epoch_ends,
-    in_order,
+    epoch_order,
+    loss_shares,
     set_shares,
-    shares_of_kinds,
-    weight_of,
+    total_weight,
 )
-from eexp.training.validation import add, summary, validation_losses
+from eexp.training.validation import add_sums, summary, validation_losses
 
 TOKENS = 40
 SMALL = dict(
@@ -43,7 +43,7 @@ FAMILIES = ("Llama", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Gemma3Text", "Mistral
 
 @st.composite
 def segments(draw, n_prompt: int, length: int) -> list[Segment]:
-    """Spans of a completion; at least one that has a target has a weight."""
+    """Draw segments of a completion; at least one that has a target has a weight."""
     starts = sorted({n_prompt, *draw(st.lists(st.integers(n_prompt, length - 1), max_size=3))})
     spans = [
         Segment(start, draw(st.sampled_from("xy")), draw(st.sampled_from([0.0, 0.5, 1.0, 3.0]))) for start in starts
@@ -53,18 +53,18 @@ def segments(draw, n_prompt: int, length: int) -> list[Segment]:
 
 @st.composite
 def rows(draw, weights=(0.0, 0.25, 1.0, 2.0)) -> list[Row]:
-    """Rows that branch off each other anywhere, go on from each other, come more than once, and weigh their spans."""
-    made: list[Row] = []
+    """Draw rows that branch off each other anywhere, continue each other, are repeated, and weigh their spans."""
+    drawn: list[Row] = []
     for _ in range(draw(st.integers(1, 9))):
-        start = list(draw(st.sampled_from(made)).ids) if made and draw(st.booleans()) else []
+        start = list(draw(st.sampled_from(drawn)).ids) if drawn and draw(st.booleans()) else []
         start = start[: draw(st.integers(0, len(start)))]
         ids = start + draw(st.lists(st.integers(1, 4), min_size=1 if start else 2, max_size=9))
         ids = ids if len(ids) > 1 else [*ids, 1]
         n_prompt = draw(st.integers(0, len(ids) - 1))
         weight, group = draw(st.sampled_from(weights)), draw(st.sampled_from([None, "a", "b"]))
         row = Row(ids, n_prompt, weight, group, draw(st.sampled_from("kl")), draw(segments(n_prompt, len(ids))))
-        made.append(row if row.n_targets else Row(ids, n_prompt, weight, group))
-    return made + draw(st.lists(st.sampled_from(made), max_size=3))
+        drawn.append(row if row.n_targets else Row(ids, n_prompt, weight, group))
+    return drawn + draw(st.lists(st.sampled_from(drawn), max_size=3))
 
 
 def _model(family: str, **more):
@@ -77,7 +77,7 @@ def _model(family: str, **more):
 
 
 def _prepare(model, rows: list[Row], budget: int = 100) -> None:
-    """As a run does."""
+    """Check a model and set its attention, as a run does."""
     import torch
 
     exact.check(model, rows, "tree", torch.float32, budget)
@@ -87,19 +87,20 @@ def _prepare(model, rows: list[Row], budget: int = 100) -> None:
 def _gradient(model):
     import torch
 
-    found = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     model.zero_grad()
-    return found
+    return gradient
 
 
 def _weights(row: Row) -> dict[int, float]:
-    """What the loss of each target is multiplied by: the row's weight times that of the last segment begun."""
-    found = {i: [s.weight for s in row.segments if s.start <= i][-1] for i in range(max(1, row.n_prompt), len(row.ids))}
-    return {i: weight * row.weight for i, weight in found.items() if weight}
+    """Return the factor of each target's loss: the row's weight times that of the last segment begun."""
+    targets = range(max(1, row.n_prompt), len(row.ids))
+    weights = {i: [s.weight for s in row.segments if s.start <= i][-1] for i in targets}
+    return {i: weight * row.weight for i, weight in weights.items() if weight}
 
 
 def _one_at_a_time(model, rows: list[Row]) -> float:
-    """The mean loss over targets by weight, its gradient left in the model, with nothing of ours but the rows."""
+    """Return the mean loss over targets by weight, and leave its gradient in the model; only the rows are eexp's."""
     import torch
 
     total, whole = 0.0, sum(sum(_weights(row).values()) for row in rows)
@@ -111,12 +112,12 @@ def _one_at_a_time(model, rows: list[Row]) -> float:
     return total
 
 
-def _together(model, rows: list[Row], packing: str, budget: int, world: int = 1) -> float:
+def _together(model, rows: list[Row], packing: str, budget: int, processes: int = 1) -> float:
     total = 0.0
-    for parts in deal(rows, PACKINGS[packing], budget, world):
+    for parts in distribute(rows, PACKINGS[packing], budget, processes):
         for rows_of_part in parts:
             part = PACKINGS[packing].part(rows_of_part, "cpu")
-            loss = (part.weights * target_losses(model, part)).sum() / weight_of(rows)
+            loss = (part.weights * target_losses(model, part)).sum() / total_weight(rows)
             loss.backward()
             total += float(loss.detach())
     return total
@@ -126,8 +127,8 @@ def _together(model, rows: list[Row], packing: str, budget: int, world: int = 1)
 
 
 @given(rows())
-def test_a_token_sees_its_row_and_nothing_else(rows):
-    tree = trie.grow(rows)
+def test_a_token_sees_its_row_only(rows):
+    tree = trie.build_tree(rows)
     paths = []
     for i, last in enumerate(tree.last):
         path = [j for j in range(i + 1) if tree.last[j] >= i]
@@ -139,35 +140,35 @@ def test_a_token_sees_its_row_and_nothing_else(rows):
 
 
 @given(rows())
-def test_what_two_rows_share_is_found(rows):
+def test_shared_length_is_the_common_beginning(rows):
     for a, b in pairwise(rows):
-        n = trie.shared(a.ids, b.ids)
+        n = trie.shared_length(a.ids, b.ids)
         assert (a.ids[:n] == b.ids[:n] and a.ids[n : n + 1] != b.ids[n : n + 1]) or n == len(a.ids) == len(b.ids)
 
 
 @given(rows())
-def test_a_target_counts_as_its_rows_do(rows):
-    tree = trie.grow(rows)
+def test_the_weight_of_a_target_is_the_sum_over_its_rows(rows):
+    tree = trie.build_tree(rows)
     paths = [tuple(tree.tokens[j] for j in range(i + 1) if tree.last[j] >= i) for i in range(len(tree.tokens))]
-    found = {(*paths[before], token): weight for before, token, weight in tree.targets}
-    wanted: dict = {}
+    weights = {(*paths[before], token): weight for before, token, weight in tree.targets}
+    expected: dict = {}
     for row in rows:
         for i, weight in _weights(row).items():
-            wanted[tuple(row.ids[: i + 1])] = wanted.get(tuple(row.ids[: i + 1]), 0.0) + weight
-    assert found == pytest.approx(wanted)
-    assert sum(found.values()) == pytest.approx(weight_of(rows))
+            expected[tuple(row.ids[: i + 1])] = expected.get(tuple(row.ids[: i + 1]), 0.0) + weight
+    assert weights == pytest.approx(expected)
+    assert sum(weights.values()) == pytest.approx(total_weight(rows))
 
 
 @given(rows())
-def test_the_targets_of_each_row_are_found_again(rows):
-    tree = trie.grow(rows)
-    for row, places in zip(rows, tree.of_rows, strict=True):
+def test_row_targets_are_the_targets_of_each_row(rows):
+    tree = trie.build_tree(rows)
+    for row, places in zip(rows, tree.row_targets, strict=True):
         assert [tree.targets[n][1] for n in places] == [row.ids[i] for i in row.targets]
         assert list(row.targets) == list(_weights(replace(row, weight=1.0))) and row.n_targets == len(places)
 
 
 def test_a_target_of_weight_0_is_not_computed():
-    """Neither its logits nor, where nothing else follows, its token."""
+    """Neither its logits are computed nor, where no other target follows, its token."""
     row = Row([1, 2, 3, 4, 5, 6], 2, 1.0, segments=[Segment(2, "x", 0.0), Segment(4, "y", 1.0)])
     for packing in PACKINGS.values():
         part = packing.part([row], "cpu")
@@ -184,17 +185,18 @@ def test_a_cut_keeps_to_its_budget_and_loses_nothing(rows, budget):
 
 
 @given(rows(), st.integers(1, 40), st.integers(1, 5), st.sampled_from(["tree", "none"]))
-def test_processes_share_all_rows_and_make_as_many_passes(rows, budget, world, packing):
-    shares = deal(rows, PACKINGS[packing], budget, world)
-    assert len(shares) == world and len({len(parts) for parts in shares}) == 1
-    dealt = [row for parts in shares for part in parts for row in part]
-    assert weight_of(dealt) == pytest.approx(weight_of(rows)) and {id(r) for r in rows} <= {id(r) for r in dealt}
+def test_processes_share_all_rows_and_make_equally_many_passes(rows, budget, processes, packing):
+    shares = distribute(rows, PACKINGS[packing], budget, processes)
+    assert len(shares) == processes and len({len(parts) for parts in shares}) == 1
+    distributed = [row for parts in shares for part in parts for row in part]
+    assert total_weight(distributed) == pytest.approx(total_weight(rows))
+    assert {id(row) for row in rows} <= {id(row) for row in distributed}
 
 
-def test_rows_that_go_on_from_each_other_are_not_torn_apart():
+def test_rows_that_continue_each_other_stay_in_one_pass():
     """Two processes are no slower than one: the longest row is the whole tree."""
     rows = [Row(list(range(n)), n - 1, 1.0) for n in range(60, 100, 10)]
-    (first,), (second,) = deal(rows, PACKINGS["tree"], 1000, 2)
+    (first,), (second,) = distribute(rows, PACKINGS["tree"], 1000, 2)
     assert trie.size(first) == 90 and [row.weight for row in second] == [0.0] * 4
 
 
@@ -203,8 +205,8 @@ def test_rows_that_go_on_from_each_other_are_not_torn_apart():
 
 @given(rows(), st.integers(0, 3))
 def test_every_epoch_has_every_row_and_keeps_groups_together(rows, epoch):
-    order = in_order(rows, 1, epoch)
-    assert sorted(order) == list(range(len(rows))) and order == in_order(rows, 1, epoch)
+    order = epoch_order(rows, 1, epoch)
+    assert sorted(order) == list(range(len(rows))) and order == epoch_order(rows, 1, epoch)
     groups = [rows[i].group or i for i in order]
     assert sum(a != b for a, b in pairwise(groups)) == len(set(groups)) - 1
     for a, b in pairwise(order):
@@ -213,9 +215,9 @@ def test_every_epoch_has_every_row_and_keeps_groups_together(rows, epoch):
 
 @given(rows(), st.integers(0, 3))
 def test_examples_are_shuffled_by_themselves(rows, epoch):
-    order = in_order(rows, 1, epoch, "examples")
+    order = epoch_order(rows, 1, epoch, "examples")
     alone = [Row(row.ids, row.n_prompt, row.weight) for row in rows]
-    assert sorted(order) == list(range(len(rows))) and order == in_order(alone, 1, epoch)
+    assert sorted(order) == list(range(len(rows))) and order == epoch_order(alone, 1, epoch)
 
 
 def test_updates_go_through_epochs():
@@ -240,7 +242,7 @@ def test_updates_of_whole_trajectories():
     assert [len({rows[i].group for i in update}) for update in two] == [2, 2, 1]
     assert sorted(i for update in two for i in update) == list(range(15))
     assert by_trajectories(rows, 2, 0.5, None, 0) == two[:2] and by_trajectories(rows, 2, 9, 1, 0) == two[:1]
-    assert [i for update in two for i in update] == in_order(rows, 0, 0)
+    assert [i for update in two for i in update] == epoch_order(rows, 0, 0)
     twice = by_trajectories(rows, 2, 2.0, None, 0)
     assert twice[:3] == two and len(twice) == 6 and twice == by_trajectories(rows, 2, 1, 6, 0)
     alone = [replace(row, group=None) for row in rows]
@@ -248,21 +250,21 @@ def test_updates_of_whole_trajectories():
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 5), st.integers(1, 20))
-def test_an_update_is_never_smaller_than_what_it_should_be_at_least(sizes, trajectories, examples):
+def test_no_update_is_smaller_than_the_minimum(sizes, trajectories, examples):
     rows = _grouped(*sizes)
-    made = by_trajectories(rows, trajectories, 1.0, None, 0, examples=examples)
-    groups = [{rows[i].group for i in update} for update in made]
-    assert sorted(i for update in made for i in update) == list(range(len(rows)))
+    updates = by_trajectories(rows, trajectories, 1.0, None, 0, examples=examples)
+    groups = [{rows[i].group for i in update} for update in updates]
+    assert sorted(i for update in updates for i in update) == list(range(len(rows)))
     assert sum(map(len, groups)) == len(sizes), "no trajectory is cut"
-    if len(made) > 1:
-        assert all(len(g) >= trajectories and len(u) >= examples for g, u in zip(groups, made))
+    if len(updates) > 1:
+        assert all(len(g) >= trajectories and len(u) >= examples for g, u in zip(groups, updates))
     ends = epoch_ends(by_trajectories(rows, trajectories, 3.0, None, 0, examples=examples), len(rows))
-    assert len(ends) == 3 and ends[0] == len(made)
+    assert len(ends) == 3 and ends[0] == len(updates)
 
 
 @given(rows())
-def test_kinds_come_evenly_where_they_are_to_be_mixed(rows):
-    order = in_order(rows, 1, 0, mixed=True)
+def test_mixed_kinds_are_spread_evenly_over_a_group(rows):
+    order = epoch_order(rows, 1, 0, mixed=True)
     assert sorted(order) == list(range(len(rows)))
     for group in {row.group for row in rows} - {None}:
         members = [rows[i] for i in order if rows[i].group == group]
@@ -280,10 +282,10 @@ def test_a_kind_has_its_share_of_the_loss():
     updates = [[0, 1, 2], [3, 4, 0]]
     rest = {row.kind: row.weight for row in rows if row.kind != "b"}
     set_shares(rows, updates, {"b": 0.25})
-    whole = weight_of(rows[i] for update in updates for i in update)
-    found = shares_of_kinds(rows, updates, whole / 2)
-    assert found["b"] == 0.25 and sum(found.values()) == pytest.approx(1, abs=2e-6)
-    assert found["a"] / found["c"] == pytest.approx(8 / 2, abs=1e-4), "the others keep their proportions"
+    whole = total_weight(rows[i] for update in updates for i in update)
+    shares = loss_shares(rows, updates, whole / 2)
+    assert shares["b"] == 0.25 and sum(shares.values()) == pytest.approx(1, abs=2e-6)
+    assert shares["a"] / shares["c"] == pytest.approx(8 / 2, abs=1e-4), "the others keep their proportions"
     assert {row.kind: row.weight for row in rows if row.kind != "b"} == rest
     with pytest.raises(UsageError, match=r"--share d=0\.1: no update has an example of this kind; kinds: a, b, c"):
         set_shares(rows, updates, {"d": 0.1})
@@ -293,11 +295,11 @@ def test_a_kind_has_its_share_of_the_loss():
 
 @given(rows(), st.integers(1, 12), st.integers(1, 60))
 def test_a_budget_of_updates_and_targets_is_kept(rows, updates, each):
-    made = by_targets(rows, updates, updates * each, 0)
+    run_updates = by_targets(rows, updates, updates * each, 0)
     longest = max(row.n_targets for row in rows)
-    assert len(made) == updates and all(made)
-    found = sum(rows[i].n_targets for update in made for i in update)
-    assert each < longest or abs(found - updates * each) <= longest / 2
+    assert len(run_updates) == updates and all(run_updates)
+    targets = sum(rows[i].n_targets for update in run_updates for i in update)
+    assert each < longest or abs(targets - updates * each) <= longest / 2
 
 
 # -- exactness -------------------------------------------------------------------------------------------------------
@@ -305,59 +307,65 @@ def test_a_budget_of_updates_and_targets_is_kept(rows, updates, each):
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def models(request):
-    """A model with its own attention, and the same with that of trees."""
-    own, ours = _model(request.param), _model(request.param)
-    _prepare(ours, [Row(list(range(12)), 1, 1.0)])
-    return own, ours
+    """Return a model with its own attention, and the same with that of trees."""
+    plain, tree = _model(request.param), _model(request.param)
+    _prepare(tree, [Row(list(range(12)), 1, 1.0)])
+    return plain, tree
 
 
 @settings(max_examples=10)
-@given(rows=rows(), budget=st.sampled_from([1, 12, 1000]), block=st.sampled_from([1, 3, 256]), world=st.integers(1, 3))
-def test_loss_and_gradient_are_those_of_one_at_a_time(models, rows, budget, block, world):
-    own, ours = models
-    if not weight_of(rows):
+@given(
+    rows=rows(), budget=st.sampled_from([1, 12, 1000]), block=st.sampled_from([1, 3, 256]), processes=st.integers(1, 3)
+)
+def test_loss_and_gradient_are_those_of_one_at_a_time(models, rows, budget, block, processes):
+    plain, tree = models
+    if not total_weight(rows):
         rows[0].weight = 1.0
-    wanted = _one_at_a_time(own, rows)
-    gradient = _gradient(own)
+    expected = _one_at_a_time(plain, rows)
+    gradient = _gradient(plain)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "BLOCK", block)
-        assert _together(ours, rows, "tree", budget, world) == pytest.approx(wanted, rel=1e-6)
-    assert float((_gradient(ours) - gradient).norm() / gradient.norm()) < 1e-5
-    assert _together(own, rows, "none", budget, world) == pytest.approx(wanted, rel=1e-6)
-    assert float((_gradient(own) - gradient).norm() / gradient.norm()) < 1e-5
+        assert _together(tree, rows, "tree", budget, processes) == pytest.approx(expected, rel=1e-6)
+    assert float((_gradient(tree) - gradient).norm() / gradient.norm()) < 1e-5
+    assert _together(plain, rows, "none", budget, processes) == pytest.approx(expected, rel=1e-6)
+    assert float((_gradient(plain) - gradient).norm() / gradient.norm()) < 1e-5
 
 
 @settings(max_examples=10)
-@given(rows=rows(), budget=st.sampled_from([1, 12, 1000]), world=st.integers(1, 3))
-def test_validation_losses_are_those_of_one_at_a_time(models, rows, budget, world):
-    """By kind and span, each target once whatever its weight; none of rows or spans of weight 0."""
+@given(rows=rows(), budget=st.sampled_from([1, 12, 1000]), processes=st.integers(1, 3))
+def test_validation_losses_are_those_of_one_at_a_time(models, rows, budget, processes):
+    """They are summed by kind and span; each target counts once whatever its weight, and none of weight 0."""
     import torch
 
-    own, ours = models
-    wanted: dict = {}
+    plain, tree = models
+    expected: dict = {}
     with torch.no_grad():
         for row in (row for row in rows if row.weight):
-            logits = own(torch.tensor([list(row.ids)])).logits[0].log_softmax(-1)
+            logits = plain(torch.tensor([list(row.ids)])).logits[0].log_softmax(-1)
             for i in _weights(row):
                 name = [s.name for s in row.segments if s.start <= i][-1]
-                loss, n = wanted.get((row.kind, name), (0.0, 0))
-                wanted[row.kind, name] = loss - float(logits[i - 1, row.ids[i]]), n + 1
-    for model, packing in ((ours, "tree"), (own, "none")):
+                loss, n = expected.get((row.kind, name), (0.0, 0))
+                expected[row.kind, name] = loss - float(logits[i - 1, row.ids[i]]), n + 1
+    for model, packing in ((tree, "tree"), (plain, "none")):
         parts = [
-            validation_losses(model, rows, packing=packing, tokens_per_batch=budget, rank=rank, world=world)
-            for rank in range(world)
+            validation_losses(model, rows, packing=packing, tokens_per_batch=budget, rank=rank, processes=processes)
+            for rank in range(processes)
         ]
-        found = add(parts)
-        assert found.keys() == wanted.keys() and model.training
-        for key, (loss, n) in wanted.items():
-            assert found[key] == (pytest.approx(loss, rel=1e-5), n)
+        sums = add_sums(parts)
+        assert sums.keys() == expected.keys() and model.training
+        for key, (loss, n) in expected.items():
+            assert sums[key] == (pytest.approx(loss, rel=1e-5), n)
 
 
 def test_a_summary_of_validation_losses():
-    found = summary({("a", "x"): (6.0, 2), ("a", "y"): (2.0, 2), ("b", "y"): (4.0, 1)})
-    assert (found["loss"], found["tokens"]) == (12 / 5, 5)
-    assert found["kinds"] == {"a": {"loss": 2.0, "tokens": 4}, "b": {"loss": 4.0, "tokens": 1}}
-    assert {span: one["loss"] for span, one in found["spans"].items()} == {"a/x": 3.0, "a/y": 1.0, "b/y": 4.0}
+    losses = summary({("a", "x"): (6.0, 2), ("a", "y"): (2.0, 2), ("b", "y"): (4.0, 1)})
+    assert (losses["loss"], losses["tokens"]) == (12 / 5, 5)
+    assert losses["kinds"] == {"a": {"loss": 2.0, "tokens": 4}, "b": {"loss": 4.0, "tokens": 1}}
+    assert {span: span_losses["loss"] for span, span_losses in losses["spans"].items()} == {
+        "a/x": 3.0,
+        "a/y": 1.0,
+        "b/y": 4.0,
+    }
 
 
 def test_with_an_adapter_and_with_checkpointing(monkeypatch):
@@ -368,13 +376,13 @@ def test_with_an_adapter_and_with_checkpointing(monkeypatch):
     rows = [Row(base[:n] + [rng.randrange(TOKENS) for _ in range(5)], n, 1.0) for n in range(3, 30, 3)]
     model = _model("Llama")
     model = get_peft_model(model, LoraConfig(target_modules="all-linear", init_lora_weights=False))
-    wanted = _one_at_a_time(model, rows)
+    expected = _one_at_a_time(model, rows)
     gradient = _gradient(model)
     _prepare(model, rows)
     monkeypatch.setattr(attention, "REGATHER", False)
     model.gradient_checkpointing_enable()
     model.enable_input_require_grads()
-    assert _together(model, rows, "tree", 40) == pytest.approx(wanted, rel=1e-6)
+    assert _together(model, rows, "tree", 40) == pytest.approx(expected, rel=1e-6)
     assert float((_gradient(model) - gradient).norm() / gradient.norm()) < 1e-5
 
 
@@ -384,7 +392,7 @@ LONG = [Row(list(range(20)), 1, 1.0)]
 
 
 @pytest.mark.parametrize(
-    "family, more, why",
+    "family, more, reason",
     [
         ("Mamba", dict(state_size=4, intermediate_size=64), "mamba: has layers of linear_attention"),
         ("Lfm2", dict(layer_types=["conv", "full_attention"]), "lfm2: has layers of conv"),
@@ -397,17 +405,17 @@ LONG = [Row(list(range(20)), 1, 1.0)]
         ("Nemotron", dict(hidden_act="relu2"), "nemotron: computes .*tree"),
     ],
 )
-def test_models_that_would_not_be_exact_are_refused(family, more, why):
+def test_models_that_would_not_be_exact_are_refused(family, more, reason):
     model = _model(family, **more)
-    with pytest.raises(UsageError, match=why) as refused:
+    with pytest.raises(UsageError, match=reason) as error:
         _prepare(model, LONG)
-    assert str(refused.value).endswith("give --packing none") and "\n" not in str(refused.value)
+    assert str(error.value).endswith("give --packing none") and "\n" not in str(error.value)
     if family not in ("GPT2", "Llama", "GptOss", "Nemotron"):
         assert _together(model, LONG, "none", 100) == pytest.approx(_one_at_a_time(model, LONG), rel=1e-5)
 
 
 @pytest.mark.parametrize("family", ["Bert", "Roberta"])
-def test_what_does_not_write_is_refused_however_packed(family):
+def test_models_that_see_ahead_are_refused_with_any_packing(family):
     import torch
 
     model = _model(family, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
@@ -421,8 +429,8 @@ def test_windows_that_are_long_enough_are_no_obstacle():
     _prepare(_model("Qwen2", use_sliding_window=False, sliding_window=4), LONG)
 
 
-def test_a_model_that_is_not_told_of_the_tree():
-    """Refused by the small tree, when nothing said so before."""
+def test_a_model_that_does_not_pass_the_tree_on_is_refused():
+    """The small tree that is computed both ways finds it; nothing else does."""
     model = _model("Llama")
     forward = model.model.forward
     model.model.forward = lambda *args, tree=None, **more: forward(*args, **more)
@@ -430,7 +438,7 @@ def test_a_model_that_is_not_told_of_the_tree():
         _prepare(model, LONG)
 
 
-def test_a_tree_that_is_computed_otherwise_is_found():
+def test_a_model_that_computes_a_tree_otherwise_is_refused():
     model = _model("Llama", initializer_range=0.5)
     forward = model.model.forward
     model.model.forward = lambda *args, **more: forward(*args, **{**more, "position_ids": None})
@@ -439,7 +447,7 @@ def test_a_tree_that_is_computed_otherwise_is_found():
 
 
 @pytest.mark.parametrize(
-    "family, more, way",
+    "family, more, advice",
     [
         (
             "Llama",
@@ -456,15 +464,15 @@ def test_a_tree_that_is_computed_otherwise_is_found():
         ),
     ],
 )
-def test_positions_that_depend_on_the_longest_row_are_refused(family, more, way):
-    """LongRoPE and dynamic NTK: short rows are read otherwise beside long ones, packed or padded."""
+def test_positions_that_depend_on_the_longest_row_are_refused(family, more, advice):
+    """With LongRoPE and dynamic NTK, positions of short rows change beside long ones, packed or padded."""
     import torch
 
     more["rope_parameters"]["rope_theta"] = 10000.0
     model = _model(family, **more)
     short = [Row(list(range(9)), 1, 1.0)]
     exact.check(model, short, "tree", torch.float32, 100)
-    with pytest.raises(UsageError, match=f"beyond 10 tokens.*{way}"):
+    with pytest.raises(UsageError, match=f"beyond 10 tokens.*{advice}"):
         exact.check(model, [*short, *LONG], "none", torch.float32, 100)
     if family == "Phi3":
         exact.check(model, [*short, *LONG], "none", torch.float32, 1)

@@ -8,7 +8,7 @@ files. docs/evidence.md explains the numbers. Nothing is imported here, since `e
     intervals.py    differences and rates over tasks and training runs, their intervals and p values
     exact.py        exact tests and Holm's correction
     looks.py        corrections for looking at a comparison several times
-    power.py        what a comparison can find, before it is run
+    power.py        the smallest improvement that a comparison can find, before it is run
     trials.py       pass@k and pass^k
     panels.py       fixed lists of tasks and their hash
     table.py        rows as text

@@ -1,11 +1,11 @@
-"""Rows of a comparison: one a method, with its difference to the baseline."""
+"""The rows of a comparison: one a method, with its difference to the baseline."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,13 @@ from eexp.evidence.results import Run, check_same_tasks, common_tasks, read_run
 from eexp.evidence.trials import pass_all, pass_at, steps_of_k
 
 
+class Method(NamedTuple):
+    """The training runs of one method, and their mean success by task, shape (runs, tasks)."""
+
+    runs: list[Run]
+    means: np.ndarray
+
+
 def compare(
     groups: Mapping[str, Sequence[Iterable[dict]]],
     *,
@@ -27,7 +34,7 @@ def compare(
     common: bool = False,
     files: Mapping[str, Sequence[str]] | None = None,
 ) -> list[dict]:
-    """Compare methods by the episodes of their training runs; returns one row a method, in their order.
+    """Compare methods by the episodes of their training runs; return one row a method, in their order.
 
     Args:
         groups: By name of the method, the episodes of each of its training runs.
@@ -41,41 +48,36 @@ def compare(
     Raises:
         UsageError: For a run without episodes or with one twice, runs on different tasks, or an unknown baseline.
     """
-    runs = {name: _read(name, list(episodes), (files or {}).get(name)) for name, episodes in groups.items()}
-    first = next(iter(runs), None) if baseline is None else baseline
-    if first not in runs:
-        raise UsageError(f"no group is called {first!r}; there are: {', '.join(runs)}")
-    everything = [run for group in runs.values() for run in group]
+    runs = {name: _read_runs(name, list(episodes), (files or {}).get(name)) for name, episodes in groups.items()}
+    base = next(iter(runs), None) if baseline is None else baseline
+    if base is None or base not in runs:
+        raise UsageError(f"no group is called {base!r}; there are: {', '.join(runs)}")
+    all_runs = [run for group in runs.values() for run in group]
     if common:
-        keys = common_tasks(everything)
+        keys = common_tasks(all_runs)
         if not keys:
-            check_same_tasks(everything, hint="; no task is in all of the files")
+            check_same_tasks(all_runs, hint="; no task is in all of the files")
         runs = {name: [run.keep(keys) for run in group] for name, group in runs.items()}
     else:
-        check_same_tasks(everything)
+        check_same_tasks(all_runs)
     tasks = sorted(next(iter(runs.values()))[0].successes)
-    values = {name: np.stack([run.means(tasks) for run in group]) for name, group in runs.items()}
-    kinds = _kinds_of_tasks(run for group in runs.values() for run in group)
+    methods = {name: Method(group, np.stack([run.means(tasks) for run in group])) for name, group in runs.items()}
+    kinds = _kinds_of_tasks(run for method in methods.values() for run in method.runs)
     rows = []
-    for name, group in runs.items():
-        row = _row(name, group, values[name], tasks, confidence)
-        if name != first:
-            row["against"] = first
-            row.update(_difference(runs[first], group, values[first], values[name], confidence, looks))
-        by_kind = _by_kind(
-            kinds,
-            tasks,
-            None if name == first else (runs[first], values[first]),
-            (group, values[name]),
-            confidence,
-            looks,
-        )
+    for name, method in methods.items():
+        row = _row(name, method, tasks, confidence)
+        compared_with = None if name == base else methods[base]
+        if compared_with:
+            row["against"] = base
+            row.update(_difference(compared_with, method, confidence, looks))
+        by_kind = _by_kind(kinds, tasks, compared_with, method, confidence, looks)
         rows.append(row | ({"kinds": by_kind} if by_kind else {}))
     _correct(rows)
     return rows
 
 
-def _read(name: str, runs: list[Iterable[dict]], files: Sequence[str] | None) -> list[Run]:
+def _read_runs(name: str, runs: list[Iterable[dict]], files: Sequence[str] | None) -> list[Run]:
+    """Read the episodes of a method's training runs; `files` name them in messages."""
     if not runs:
         raise UsageError(f"{name}: no episodes")
     if files is None:
@@ -85,78 +87,77 @@ def _read(name: str, runs: list[Iterable[dict]], files: Sequence[str] | None) ->
     return [read_run(label, run) for label, run in zip(labels, runs)]
 
 
-def _row(name: str, group: list[Run], values: np.ndarray, tasks: list[Key], confidence: float) -> dict[str, Any]:
+def _row(name: str, method: Method, tasks: list[Key], confidence: float) -> dict[str, Any]:
+    """Return the row of a method, without its difference to the baseline."""
     totals: Counter[str] = Counter()
-    for run in group:
+    for run in method.runs:
         for counts in run.totals.values():
             totals.update(counts)
-    mean, low, high = rate(values, confidence)
+    mean, low, high = rate(method.means, confidence)
     turns = max(1, totals["steps"])
     row = {
         "name": name,
-        "panel": hash_of(group[0].texts.values()),
-        "runs": len(group),
+        "panel": hash_of(method.runs[0].texts.values()),
+        "runs": len(method.runs),
         "tasks": len(tasks),
         "episodes": totals["episodes"],
         "successes": totals["successes"],
         "rate": mean,
         "low": low,
         "high": high,
-        "rates": [float(v) for v in values.mean(1)],
+        "rates": [float(v) for v in method.means.mean(1)],
         "confidence": confidence,
         "mean_steps": totals["steps"] / totals["episodes"],
         "invalid_actions": totals["invalid"] / turns,
         "thoughts": totals["thoughts"] / turns,
         "cut_off": totals["cut_off"] / turns,
     }
-    trials = min(run.trials for run in group)
+    trials = min(run.trials for run in method.runs)
     if trials > 1:
-        counts = [(len(found), sum(found)) for run in group for found in run.successes.values()]
+        counts = [(len(successes), sum(successes)) for run in method.runs for successes in run.successes.values()]
         for key, estimate in (("pass_at", pass_at), ("pass_all", pass_all)):
             row[key] = {str(k): float(np.mean([estimate(n, c, k) for n, c in counts])) for k in steps_of_k(trials)}
     return row
 
 
-def _difference(
-    base: list[Run], other: list[Run], first: np.ndarray, second: np.ndarray, confidence: float, looks: int
-) -> dict[str, Any]:
-    tasks = list(base[0].successes)
-    level = sequential.one_look(confidence, looks)
-    estimate, found = _gain((base, first), (other, second), tasks, level)
-    found["p"] = sequential.overall(estimate.p(), looks) if estimate else None
-    found["p_exact"], found["p_exact_least"] = None, None
-    found["detectable"] = estimate.detectable(level) if estimate else None
-    if len(base) == len(other) == 1:
-        trials = {len(run.successes[key]) for run in (base[0], other[0]) for key in tasks}
-        by_task = (second - first)[0]
+def _difference(base: Method, other: Method, confidence: float, looks: int) -> dict[str, Any]:
+    """Return the difference of a method to the baseline, with its interval, p values and counts of tasks."""
+    tasks = list(base.runs[0].successes)
+    level = sequential.confidence_of_each(confidence, looks)
+    estimate, result = _gain(base, other, tasks, level)
+    result["p"] = sequential.overall_p(estimate.p(), looks) if estimate else None
+    result["p_exact"], result["p_exact_least"] = None, None
+    result["detectable"] = estimate.detectable(level) if estimate else None
+    if len(base.runs) == len(other.runs) == 1:
+        trials = {len(run.successes[key]) for run in (base.runs[0], other.runs[0]) for key in tasks}
+        by_task = (other.means - base.means)[0]
         if len(trials) == 1:
-            found["p_exact"] = sequential.overall(exact.signs(by_task, trials.pop()), looks)
-        found["won"], found["lost"] = int((by_task > 0).sum()), int((by_task < 0).sum())
+            result["p_exact"] = sequential.overall_p(exact.sign_flip_p(by_task, trials.pop()), looks)
+        result["won"], result["lost"] = int((by_task > 0).sum()), int((by_task < 0).sum())
     else:
-        p = exact.labels(first.mean(1), second.mean(1))
-        found["p_exact"] = None if p is None else sequential.overall(p, looks)
-        found["p_exact_least"] = sequential.overall(exact.least(len(base), len(other)), looks)
+        p = exact.permutation_p(base.means.mean(1), other.means.mean(1))
+        result["p_exact"] = None if p is None else sequential.overall_p(p, looks)
+        result["p_exact_least"] = sequential.overall_p(exact.smallest_p(len(base.runs), len(other.runs)), looks)
     if looks > 1:
-        found["looks"] = looks
-    return found
+        result["looks"] = looks
+    return result
 
 
-def _gain(
-    base: tuple[list[Run], np.ndarray], other: tuple[list[Run], np.ndarray], tasks: list[Key], level: float
-) -> tuple[Estimate | None, dict[str, Any]]:
-    """Return the estimate of other - base, None for fewer than two tasks, and the difference with its interval.
+def _gain(base: Method, other: Method, tasks: list[Key], confidence: float) -> tuple[Estimate | None, dict[str, Any]]:
+    """Estimate other - base over `tasks`, which the columns of their means stand for.
 
-    base, other: runs, and their means over `tasks`. level: confidence of the interval.
+    Returns:
+        The estimate, None for fewer than two tasks, and the difference with the ends of its interval.
     """
-    (base_runs, first), (other_runs, second) = base, other
-    estimate = difference(first, second, (_episodes(base_runs, tasks), _episodes(other_runs, tasks)))
-    low, high = estimate.interval(level) if estimate else (None, None)
-    gain = float(second.mean() - first.mean())
+    episodes = _episodes_per_task(base.runs, tasks), _episodes_per_task(other.runs, tasks)
+    estimate = difference(base.means, other.means, episodes)
+    low, high = estimate.interval(confidence) if estimate else (None, None)
+    gain = float(other.means.mean() - base.means.mean())
     return estimate, {"difference": gain, "difference_low": low, "difference_high": high}
 
 
-def _episodes(group: list[Run], tasks: list[Key]) -> float:
-    return float(np.mean([len(run.successes[key]) for run in group for key in tasks]))
+def _episodes_per_task(runs: list[Run], tasks: list[Key]) -> float:
+    return float(np.mean([len(run.successes[key]) for run in runs for key in tasks]))
 
 
 def _kinds_of_tasks(runs: Iterable[Run]) -> dict[Key, str]:
@@ -169,28 +170,24 @@ def _kinds_of_tasks(runs: Iterable[Run]) -> dict[Key, str]:
 
 
 def _by_kind(
-    kinds: dict[Key, str],
-    tasks: list[Key],
-    base: tuple[list[Run], np.ndarray] | None,
-    other: tuple[list[Run], np.ndarray],
-    confidence: float,
-    looks: int,
+    kinds: dict[Key, str], tasks: list[Key], base: Method | None, other: Method, confidence: float, looks: int
 ) -> dict[str, dict]:
-    """Return success by kind, and the difference to `base`; nothing for one kind. base, other: runs, their means."""
+    """Return a method's success by kind of task, and its difference to `base`; nothing where there is one kind."""
     by_kind: dict[str, list[int]] = {}
     for i, key in enumerate(tasks):
         by_kind.setdefault(kinds[key], []).append(i)
     if len(by_kind) < 2:
         return {}
-    found: dict[str, dict] = {}
-    level = sequential.one_look(confidence, looks)
-    for kind, places in sorted(by_kind.items()):
-        there = [tasks[i] for i in places]
-        mean, low, high = rate(other[1][:, places], confidence)
-        found[kind] = {"tasks": len(places), "rate": mean, "low": low, "high": high}
+    results: dict[str, dict] = {}
+    level = sequential.confidence_of_each(confidence, looks)
+    for kind, columns in sorted(by_kind.items()):
+        of_kind = Method(other.runs, other.means[:, columns])
+        mean, low, high = rate(of_kind.means, confidence)
+        results[kind] = {"tasks": len(columns), "rate": mean, "low": low, "high": high}
         if base is not None:
-            found[kind] |= _gain((base[0], base[1][:, places]), (other[0], other[1][:, places]), there, level)[1]
-    return found
+            base_of_kind = Method(base.runs, base.means[:, columns])
+            results[kind] |= _gain(base_of_kind, of_kind, [tasks[i] for i in columns], level)[1]
+    return results
 
 
 def _correct(rows: list[dict]) -> None:

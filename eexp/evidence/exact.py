@@ -8,16 +8,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-#: Most assignments of labels that are all looked at; 9 runs against 9 are 48,620.
+#: Most assignments of labels that are all computed; 9 runs against 9 have 48,620.
 MOST_ASSIGNMENTS = 200_000
 
 
-def signs(differences: Sequence[float], episodes: int = 1) -> float:
+def sign_flip_p(differences: Sequence[float], episodes: int = 1) -> float:
     """Return the p value of the exact sign-flip test over tasks, for one run a method.
 
-    differences: by task, of means over `episodes` episodes. Where the methods do not differ, each could as well have
-    had the other sign; the p value is the share of all ways to choose the signs with a sum as far from zero. With one
-    episode a task this is the exact McNemar test.
+    Where the methods do not differ, each difference could as well have had the other sign; the p value is the share of
+    all ways to choose the signs with a sum as far from zero. With one episode a task this is the exact McNemar test.
+
+    Args:
+        differences: By task, of means over `episodes` episodes.
+        episodes: Episodes of each method in each task.
     """
     steps = [round(abs(d) * episodes) for d in differences]
     total = abs(round(sum(round(d * episodes) for d in differences)))
@@ -31,11 +34,14 @@ def signs(differences: Sequence[float], episodes: int = 1) -> float:
     return min(1.0, float(ways[sums >= total].sum()))
 
 
-def labels(first: Sequence[float], second: Sequence[float]) -> float | None:
+def permutation_p(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Return the p value of the exact permutation test over the labels of training runs; None where they are too many.
 
-    first, second: mean success by run. Where the methods do not differ, every assignment of runs to methods was
-    equally likely; the p value is the share of them with a difference as large.
+    Where the methods do not differ, every assignment of runs to methods was equally likely; the p value is the share of
+    them with a difference as large.
+
+    Args:
+        first, second: Mean success by run, of each method.
     """
     values = np.array([*first, *second], float)
     if math.comb(len(values), len(first)) > MOST_ASSIGNMENTS:
@@ -47,13 +53,13 @@ def labels(first: Sequence[float], second: Sequence[float]) -> float | None:
     return float(np.mean(differences >= observed - 1e-12))
 
 
-def least(first: int, second: int) -> float:
-    """Return the smallest p value that `labels` can give for these numbers of runs: 0.1 for 3 against 3."""
+def smallest_p(first: int, second: int) -> float:
+    """Return the smallest p value that `permutation_p` can give for these numbers of runs: 0.1 for 3 against 3."""
     return (2 if first == second else 1) / math.comb(first + second, first)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p values corrected for their number by Holm's step-down rule, in the same order."""
+    """Return p values, corrected for their number by Holm's step-down rule, in the same order."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     corrected, largest = [0.0] * len(p_values), 0.0
     for rank, i in enumerate(order):

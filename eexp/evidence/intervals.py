@@ -26,21 +26,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
 Array = np.ndarray
 
-#: Episodes added that each method wins alone.
+#: Episodes added for each method that it alone wins.
 ADDED = 0.5
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What an interval is made of; numbers, or arrays of the same shape where many are computed at once.
+class IntervalParts:
+    """The parts of an interval; numbers, or arrays of the same shape where many are computed at once.
 
-    observed: the plain mean or difference. centre: of the interval. tasks, runs: parts of the variance of the mean.
-    task_df, run_df: their degrees of freedom.
+    Attributes:
+        observed: The plain mean or difference.
+        centre: The middle of the interval.
+        tasks, runs: The parts of the variance of the mean.
+        task_df, run_df: Their degrees of freedom.
     """
 
     observed: Array
@@ -63,8 +67,8 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Estimate(Parts):
-    """The same for one comparison, with what is printed of it."""
+class Estimate(IntervalParts):
+    """The parts of the interval of one comparison, as numbers, and the figures that are printed of it."""
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Return the lower and upper end; a difference of success rates lies between -1 and 1."""
@@ -86,7 +90,9 @@ class Estimate(Parts):
             return distance - float(self.margin_at(math.exp(log_p)))
 
         lowest = math.log(1e-100)
-        return 0.0 if gap(lowest) > 0 else math.exp(brentq(gap, lowest, 0.0, xtol=1e-12, rtol=1e-12))
+        if gap(lowest) > 0:
+            return 0.0
+        return math.exp(cast(float, brentq(gap, lowest, 0.0, xtol=1e-12, rtol=np.float64(1e-12))))
 
     def detectable(self, confidence: float = 0.95, power: float = 0.8) -> float | None:
         """Return the smallest true difference that such a comparison finds with probability `power`.
@@ -97,15 +103,15 @@ class Estimate(Parts):
         return smallest if smallest <= 1 else None
 
 
-def difference_parts(first: Array, second: Array, episodes: tuple[float, float] = (1, 1)) -> Parts:
+def difference_parts(first: Array, second: Array, episodes: tuple[float, float] = (1, 1)) -> IntervalParts:
     """Estimate second - first.
+
+    With one run a method, that method's run stands for itself and adds nothing to the runs' part.
 
     Args:
         first, second: Success of the two methods, shape (..., runs, tasks), between 0 and 1; the tasks are the same.
             Leading axes, which must be equal, hold independent comparisons.
         episodes: Episodes (trials) that each value of `first` and of `second` is the mean of.
-
-    With one run a method, that method's run stands for itself and adds nothing to the runs' part.
     """
     tasks = first.shape[-1]
     by_task = second.mean(-2) - first.mean(-2)
@@ -116,13 +122,17 @@ def difference_parts(first: Array, second: Array, episodes: tuple[float, float] 
     squares = (by_task**2).sum(-1) + ADDED * sum(share**2 for share in shares)
     variance = (squares - padded * centre**2) / (padded - 1)
     runs, run_df = _between_runs([first, second])
-    return Parts(observed, centre, np.maximum(variance, 0) / padded, runs, _like(observed, max(1, tasks - 1)), run_df)
+    return IntervalParts(
+        observed, centre, np.maximum(variance, 0) / padded, runs, _like(observed, max(1, tasks - 1)), run_df
+    )
 
 
 def _between_runs(groups: list[Array], share: float = 1.0) -> tuple[Array, Array]:
     """Return the runs' part of the variance of a difference of two groups' means, or of a mean, and its df.
 
-    share: how much of the noise of episodes is taken away.
+    Args:
+        groups: Success of each group, shape (..., runs, tasks).
+        share: The share of the noise of episodes that is taken away.
     """
     shape = groups[0].shape[:-2]
     total, noise, welch = (np.zeros(shape) for _ in range(3))
@@ -143,6 +153,7 @@ def _between_runs(groups: list[Array], share: float = 1.0) -> tuple[Array, Array
 
 
 def _like(array: Array, value: float) -> Array:
+    """Return an array of the same shape that holds one value."""
     return np.full(np.shape(array), float(value))
 
 
@@ -153,23 +164,28 @@ def difference(first: Array, second: Array, episodes: tuple[float, float] = (1, 
     return _single(difference_parts(first, second, episodes))
 
 
-def _single(parts: Parts) -> Estimate:
-    return Estimate(*(getattr(parts, name).item() for name in Parts.__dataclass_fields__))
+def _single(parts: IntervalParts) -> Estimate:
+    """Return the parts of a single comparison as numbers."""
+    return Estimate(*(getattr(parts, name).item() for name in IntervalParts.__dataclass_fields__))
 
 
 def rate(values: Array, confidence: float = 0.95) -> tuple[float, float, float]:
     """Return a method's success rate, and the lower and upper end of its interval.
 
-    values: success, shape (runs, tasks). With one episode a task this is Wilson's interval. Otherwise it is Wilson's
-    with the number of episodes that would have the same variance (as in surveys: the effective sample size), which is
-    estimated from tasks and runs as for a difference.
+    With one episode a task this is Wilson's interval. Otherwise it is Wilson's with the number of episodes that would
+    have the same variance (as in surveys: the effective sample size), which is estimated from tasks and runs as for a
+    difference.
+
+    Args:
+        values: Success, shape (runs, tasks), between 0 and 1.
+        confidence: Of the interval.
     """
     low, high = rate_limits(values, confidence)
     return float(values.mean()), float(low), float(high)
 
 
 def rate_limits(values: Array, confidence: float) -> tuple[Array, Array]:
-    """Return the ends of the intervals of rates; values: (..., runs, tasks)."""
+    """Return the lower and the upper ends of the intervals of rates, for values of shape (..., runs, tasks)."""
     from scipy.special import ndtri, stdtrit
 
     runs, tasks = values.shape[-2:]

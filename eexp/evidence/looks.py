@@ -1,23 +1,24 @@
 """Corrections for looking at a comparison several times while it grows.
 
-Whoever looks after every few runs and stops at the first p below 0.05 is wrong more often than 5 % of the time: 14 %
-with five looks. Pocock's rule (1977) asks the same stricter level of every look, so that all of them together keep the
-level. It supposes looks at equal steps; where they are at others, the true error rate is a little lower or higher.
+Looking after every few runs and stopping at the first p below 0.05 is wrong more often than 5 % of the time: 14 % with
+five looks. Pocock's rule (1977) requires the same stricter level of every look, so that all of them together keep the
+level. It assumes looks at equal steps; at other steps, the true error rate is a little lower or higher.
 """
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
 
-#: Points of the grid on which the sum of increments is followed.
+#: Points of the grid on which the density of the sum of increments is computed.
 _POINTS = 301
 
 
 @lru_cache(maxsize=4096)
-def overall(p: float, looks: int) -> float:
+def overall_p(p: float, looks: int) -> float:
     """Return the probability that one of `looks` looks at a true null has a two-sided p value of `p` or lower."""
     from scipy.special import ndtr, ndtri
 
@@ -39,7 +40,7 @@ def overall(p: float, looks: int) -> float:
         kernel = np.exp(-((new_grid[:, None] - grid[None, :]) ** 2) / 2) / math.sqrt(2 * math.pi)
         density = kernel @ (weights * density)
         grid, weights = new_grid, _weights(new_grid)
-    raise AssertionError("not reached: the last look returns")
+    raise AssertionError("unreachable: the last look returns")
 
 
 def _weights(grid: np.ndarray) -> np.ndarray:
@@ -50,12 +51,13 @@ def _weights(grid: np.ndarray) -> np.ndarray:
     return weights * (grid[1] - grid[0]) / 3
 
 
-def one_look(confidence: float, looks: int) -> float:
+def confidence_of_each(confidence: float, looks: int) -> float:
     """Return the confidence of each of `looks` intervals, so that all of them together have `confidence`."""
     from scipy.optimize import brentq
 
     if looks == 1:
         return confidence
     error = 1 - confidence
-    log_p = brentq(lambda log: overall(math.exp(log), looks) - error, math.log(error / looks / 2), math.log(error))
-    return 1 - math.exp(log_p)
+    low, high = math.log(error / looks / 2), math.log(error)
+    log_p = brentq(lambda log: overall_p(math.exp(log), looks) - error, low, high)
+    return 1 - math.exp(cast(float, log_p))

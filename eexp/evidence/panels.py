@@ -35,7 +35,7 @@ def key_of(record: dict) -> Key:
 
 
 def env_of_tasks(env: str) -> str:
-    """Return the environment whose tasks they are: ENV for `noisy:P:ENV`, what is not written so as it is."""
+    """Return the environment that the tasks belong to: ENV for `noisy:P:ENV`, any other text unchanged."""
     try:
         return without_noise(env)
     except UsageError:
@@ -43,7 +43,7 @@ def env_of_tasks(env: str) -> str:
 
 
 def canonical_json(env: str, task: dict) -> str:
-    """Return the text of one task that goes into the hash. Noise on what is seen leaves a task what it is."""
+    """Return the text of one task that goes into the hash. Noise on observations does not change a task."""
     return json.dumps([env_of_tasks(env), task], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -62,8 +62,8 @@ def panel_hash(records: Iterable[dict]) -> str:
 
 def task_record(env: str, task: dict, kind: str | None = None) -> dict[str, Any]:
     """Return the line of a panel for a task."""
-    more = {} if kind is None else {"kind": kind}
-    return {"type": "task", "env": env, "split": task.get("split"), **more, "task": task}
+    kind_key = {} if kind is None else {"kind": kind}
+    return {"type": "task", "env": env, "split": task.get("split"), **kind_key, "task": task}
 
 
 def tasks_of(name: str, records: Iterable[dict], env: str | None = None) -> tuple[str, list[dict]]:
@@ -98,10 +98,12 @@ def tasks_of(name: str, records: Iterable[dict], env: str | None = None) -> tupl
 def names_of(record: dict, beginnings: bool = True) -> set[str]:
     """Return the names, `environment/task id`, of the tasks that a record was made from.
 
-    Takes panel lines, trajectories, episodes and examples. An example tells the id of its trajectory: the task's name,
-    or what it was imported from, the task's name and a trial. Settings of the environment (`babyai?level=GoTo`) and
-    noise on what is seen (`noisy:0.1:house`) do not count. beginnings: whether an example's id without its end, which
-    may be a trial, is a name, too.
+    An example has the id of its trajectory: the task's name or, where it was imported, the task's name and a trial.
+    Settings of the environment (`babyai?level=GoTo`) and noise on observations (`noisy:0.1:house`) do not count.
+
+    Args:
+        record: A panel line, a trajectory, an episode or an example.
+        beginnings: Whether an example's id without its end, which may be a trial, is a name, too.
     """
     names = {name for name in (record.get("group"), record.get("origin")) if isinstance(name, str)}
     if beginnings:
@@ -112,11 +114,11 @@ def names_of(record: dict, beginnings: bool = True) -> set[str]:
 
 
 class TaskNames:
-    """The tasks of some records; `record in tasks` says whether another record was made from one of them.
+    """The tasks of some records; `record in names` says whether another record was made from one of them.
 
-    An example tells the id of its trajectory, which is the task's name, or that and a trial. Two such ids are of one
-    task where they are equal, or one is the other without its end. Of two with different ends nothing says whether they
-    are trials of one task, or two tasks; they are taken for two.
+    An example has the id of its trajectory, which is the task's name, or that and a trial. Two such ids belong to one
+    task where they are equal, or one is the other without its end. Two with different ends may be trials of one task,
+    or two tasks; they count as two.
     """
 
     def __init__(self) -> None:

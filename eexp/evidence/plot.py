@@ -1,4 +1,4 @@
-"""Pictures, and rows of a comparison as one."""
+"""Pictures with matplotlib, and the picture of a comparison."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eexp.errors import EexpError, UsageError
 from eexp.evidence.table import percentage
@@ -19,7 +19,16 @@ _POINT, _RUN, _ZERO = "#1f4e79", "#9dbbd6", "#888888"
 
 @contextmanager
 def picture(file: str, size: tuple[float, float]) -> Iterator[Figure]:
-    """Give a figure to draw in, of a size in inches, and save it in the format of the file's ending."""
+    """Yield a figure to draw in, and save it when the block ends, in the format of the file's ending.
+
+    Args:
+        file: The picture's file.
+        size: Width and height in inches.
+
+    Raises:
+        EexpError: matplotlib is not installed.
+        UsageError: The file's name has no ending, or one of an unknown format.
+    """
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -27,7 +36,7 @@ def picture(file: str, size: tuple[float, float]) -> Iterator[Figure]:
         raise EexpError("--plot needs matplotlib; pip install 'eexp[plot]'") from None
     if not os.path.splitext(file)[1]:
         raise UsageError(f"--plot {file}: the name's ending says the format; give {file}.svg or {file}.png")
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "eexp", "text.parse_math": False}
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "eexp", "text.parse_math": False}
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=size, layout="constrained")
         yield figure
@@ -40,11 +49,16 @@ def picture(file: str, size: tuple[float, float]) -> Iterator[Figure]:
 def plot(rows: Sequence[dict], file: str) -> list[str]:
     """Draw success rates with their intervals and runs, and differences to the baseline with theirs.
 
-    The format is that of the ending of the file's name, PNG or SVG, say. Returns notes on what the picture lacks.
+    Args:
+        rows: From `comparison.compare`.
+        file: The picture's file; its ending, such as .png or .svg, is the format.
+
+    Returns:
+        Notes on characters that the picture cannot show.
     """
     compared = [row for row in rows if row.get("difference_low") is not None]
     with (
-        warnings.catch_warnings(record=True) as warned,
+        warnings.catch_warnings(record=True) as warning_messages,
         picture(file, (9 if compared else 5.5, 1.3 + 0.42 * len(rows))) as figure,
     ):
         from matplotlib.ticker import FuncFormatter
@@ -87,11 +101,13 @@ def plot(rows: Sequence[dict], file: str) -> list[str]:
             axes[1].plot(0, places[base], "o", color="white", markeredgecolor=_ZERO, markersize=5.5)
             axes[1].set_xlabel(f"difference to {base} in points ({confidence} interval)")
             axes[1].xaxis.set_major_formatter(FuncFormatter(lambda x, _: "0" if x == 0 else f"{x:+g}"))
-        for one in axes:
-            one.tick_params(axis="y", length=0)
-            one.spines[["top", "right", "left"]].set_visible(False)
-            one.grid(axis="x", color="#e6e6e6", linewidth=0.8)
-            one.set_axisbelow(True)
-    if any("missing from font" in str(warning.message) for warning in warned) and not file.lower().endswith(".svg"):
+        for panel in axes:
+            panel.tick_params(axis="y", length=0)
+            panel.spines[["top", "right", "left"]].set_visible(False)
+            panel.grid(axis="x", color="#e6e6e6", linewidth=0.8)
+            panel.set_axisbelow(True)
+    if any("missing from font" in str(warning.message) for warning in warning_messages) and not file.lower().endswith(
+        ".svg"
+    ):
         return [f"--plot {file}: the font lacks some of the characters in the names; an SVG file shows them"]
     return []

@@ -1,17 +1,18 @@
-"""What a comparison can find, before it is run.
+"""The power of a comparison: which improvement it can find, computed before it is run.
 
-The model is that of intervals.py, with three numbers that have to come from somewhere (a pilot run, or a guess):
+The model is that of intervals.py, with three numbers that come from a pilot run or are assumed:
 
     rate     success of the baseline
     run_sd   standard deviation of the success rate between training runs
-    alike    correlation of the successes of two episodes on the same task, by whichever method; pairing by task
-             removes this share of the variance of single episodes
+    alike    correlation of the successes of two episodes on the same task, by the same or different methods; pairing
+             by task removes this share of the variance of single episodes
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from eexp.errors import UsageError
 from eexp.evidence.intervals import ADDED
 from eexp.evidence.results import check_same_tasks, read_run
 
-#: Where no pilot says.
+#: Assumed without a pilot run.
 ALIKE, RUN_SD = 0.3, 0.03
 
 _STEPS = (np.arange(50) + 0.5) / 50
@@ -60,13 +61,15 @@ def power(
     residual = [(1 - alike) * v / n / tasks if n > 1 else 0.0 for v, n in zip(variances, counts)]
     upper = 0.5 + confidence / 2
     squared = np.full(1, stdtrit(tasks - 1, upper) ** 2 * tasks_part)
-    drawn = [
+    chi_squares = [
         (b + r) * chdtri(n - 1, _STEPS) / (n - 1) if n > 1 and b + r > 0 else np.zeros(1)
         for b, r, n in zip(between, residual, counts)
     ]
-    total = drawn[0][:, None] + drawn[1][None, :]
+    total = chi_squares[0][:, None] + chi_squares[1][None, :]
     if total.any():
-        welch = sum(part**2 / max(1, n - 1) for part, n in zip((drawn[0][:, None], drawn[1][None, :]), counts))
+        welch = sum(
+            part**2 / max(1, n - 1) for part, n in zip((chi_squares[0][:, None], chi_squares[1][None, :]), counts)
+        )
         extra = np.maximum(0, total - sum(residual))
         squared = squared + (stdtrit(total**2 / welch, upper) ** 2 * extra).ravel()
     margin = np.sqrt(squared)
@@ -87,19 +90,22 @@ def smallest_difference(
     confidence: float = 0.95,
     target: float = 0.8,
 ) -> float | None:
-    """Return the smallest improvement that is found with probability `target`; None where none that is possible is."""
+    """Return the smallest improvement that is found with probability `target`; None where no possible one is.
+
+    The other arguments are those of `power`.
+    """
     from scipy.optimize import brentq
 
-    def missing(difference: float) -> float:
+    def excess_power(difference: float) -> float:
         return (
             power(difference, rate=rate, tasks=tasks, runs=runs, run_sd=run_sd, alike=alike, confidence=confidence)
             - target
         )
 
     largest = 1 - rate
-    if largest <= 0 or missing(largest) < 0:
+    if largest <= 0 or excess_power(largest) < 0:
         return None
-    return float(brentq(missing, 0.0, largest, xtol=1e-6))
+    return float(cast(float, brentq(excess_power, 0.0, largest, xtol=1e-6)))
 
 
 def plans(
@@ -117,23 +123,27 @@ def plans(
     """Return one row for every number of tasks and of runs, with the smallest improvement that is found.
 
     Args:
-        pilot: Episodes of the baseline's training runs; from them comes what is not given.
+        pilot: Episodes of the baseline's training runs, from which the numbers that are not given are estimated.
+        tasks, runs: The numbers of tasks and of training runs of each method.
         rate, run_sd, alike: As above.
-        target: Probability of finding it.
+        confidence: Of the interval.
+        target: Probability of finding the improvement.
         files: Where the pilot's episodes come from, for messages.
 
     Raises:
         UsageError: Without a rate, or for a baseline that always or never succeeds.
     """
-    found = learn(pilot, files) if pilot else {}
-    sources = {}
-    values = {"rate": rate, "run_sd": run_sd, "alike": alike}
+    estimates = estimate_from_pilot(pilot, files) if pilot else {}
+    options = {"rate": rate, "run_sd": run_sd, "alike": alike}
     defaults = {"run_sd": RUN_SD, "alike": ALIKE}
-    for name, value in values.items():
-        if value is not None:
-            sources[name] = "given"
-        elif found.get(name) is not None:
-            values[name], sources[name] = found[name], "from the files"
+    values: dict[str, float] = {}
+    sources: dict[str, str] = {}
+    for name, option in options.items():
+        estimate = estimates.get(name)
+        if option is not None:
+            values[name], sources[name] = option, "given"
+        elif estimate is not None:
+            values[name], sources[name] = estimate, "from the files"
         elif name in defaults:
             values[name], sources[name] = defaults[name], "assumed"
         else:
@@ -161,11 +171,14 @@ def plans(
     return rows
 
 
-def learn(pilot: Sequence[Iterable[dict]], files: Sequence[str] | None = None) -> dict[str, float | None]:
-    """Return `rate`, `run_sd` and `alike` of the training runs of one method; None for what they do not tell.
+def estimate_from_pilot(pilot: Sequence[Iterable[dict]], files: Sequence[str] | None = None) -> dict[str, float | None]:
+    """Return `rate`, `run_sd` and `alike` of the training runs of one method; None for those that cannot be estimated.
 
-    Two runs are needed for `run_sd`, and two runs or two trials of every task for `alike`. files: where each run comes
-    from, for messages.
+    Two runs are needed for `run_sd`, and two runs or two trials of every task for `alike`.
+
+    Args:
+        pilot: Episodes of each run.
+        files: Where each run comes from, for messages.
     """
     names = files or [f"run {i}" for i in range(1, len(pilot) + 1)]
     group = [read_run(name, run) for name, run in zip(names, pilot)]
@@ -173,19 +186,19 @@ def learn(pilot: Sequence[Iterable[dict]], files: Sequence[str] | None = None) -
     keys = sorted(group[0].successes)
     values = np.stack([run.means(keys) for run in group])
     rate = float(values.mean())
-    found: dict[str, float | None] = {"rate": rate, "run_sd": None, "alike": None}
+    estimates: dict[str, float | None] = {"rate": rate, "run_sd": None, "alike": None}
     if len(group) == 1:
         trials = min(len(group[0].successes[key]) for key in keys)
         values = np.array([[group[0].successes[key][trial] for key in keys] for trial in range(trials)], float)
     runs, tasks = values.shape
     if runs < 2 or tasks < 2:
-        return found
+        return estimates
     means, by_task = values.mean(1), values.mean(0)
     rest = values - means[:, None] - by_task[None, :] + values.mean()
     noise = (rest**2).sum() / ((runs - 1) * (tasks - 1))
     if len(group) > 1:
-        found["run_sd"] = math.sqrt(max(0.0, means.var(ddof=1) - noise / tasks))
+        estimates["run_sd"] = math.sqrt(max(0.0, means.var(ddof=1) - noise / tasks))
     shared = by_task.var(ddof=1) - noise / runs
     if shared + noise > 0:
-        found["alike"] = float(min(0.99, max(0.0, shared / (shared + noise))))
-    return found
+        estimates["alike"] = float(min(0.99, max(0.0, shared / (shared + noise))))
+    return estimates

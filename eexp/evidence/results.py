@@ -14,11 +14,15 @@ from eexp.evidence.panels import Key, canonical_json, hash_of, key_of
 
 @dataclass
 class Run:
-    """The episodes of one training run.
+    """The episodes of one training run, by task.
 
-    name: for messages. By task: successes, one for every episode; totals, sums over its episodes (episodes, successes,
-    steps, invalid, thoughts, cut_off); kinds; texts, the task as it goes into the hash of the panel. panel: the hash
-    that the episodes carry, if they were played on a panel.
+    Attributes:
+        name: The run's name, for messages.
+        successes: Success of every episode.
+        totals: Sums over the episodes: episodes, successes, steps, invalid, thoughts, cut_off.
+        kinds: The kind of the task.
+        texts: The task as it goes into the hash of the panel.
+        panel: The hash that the episodes carry, if they were played on a panel.
     """
 
     name: str
@@ -29,7 +33,7 @@ class Run:
     panel: str | None = None
 
     def keep(self, keys: set[Key]) -> Run:
-        """Return the run with these tasks alone."""
+        """Return a run with these tasks alone."""
         fields = {
             name: {key: value for key, value in getattr(self, name).items() if key in keys}
             for name in ("successes", "totals", "kinds", "texts")
@@ -42,15 +46,19 @@ class Run:
         return min(map(len, self.successes.values()))
 
     def means(self, keys: Sequence[Key]) -> np.ndarray:
-        """Return mean success by task."""
+        """Return the mean success of each task, shape (tasks,)."""
         return np.array([np.mean(self.successes[key]) for key in keys], float)
 
 
 def read_run(name: str, episodes: Iterable[dict]) -> Run:
     """Read the episodes of one training run.
 
-    Raises UsageError for none, for an episode that occurs twice, and for a task or a panel that differs between
-    episodes; with the place, where `episodes` is a `jsonl.Reader`.
+    Args:
+        name: The run's name, for messages.
+        episodes: The episodes; a `jsonl.Reader` adds the place to the errors.
+
+    Raises:
+        UsageError: There is none, one occurs twice, or a task or a panel differs between episodes.
     """
     run, panels = Run(name), set()
     trials: dict[tuple[Key, int], str] = {}
@@ -61,8 +69,7 @@ def read_run(name: str, episodes: Iterable[dict]) -> Run:
         if (key, trial) in trials:
             raise UsageError(
                 f"{place}: task {key[1]}, trial {trial} occurs twice (first in {trials[key, trial]}); "
-                f"runs of one method are files of their own, all called NAME=FILE with one "
-                f"NAME"
+                f"runs of one method are files of their own, all called NAME=FILE with one NAME"
             )
         trials[key, trial] = place
         text = canonical_json(e["env"], e["task"])
@@ -89,10 +96,10 @@ def read_run(name: str, episodes: Iterable[dict]) -> Run:
 
 
 def kind_of(episode: dict) -> str | None:
-    """Return the kind of an episode's task; None where nothing says it.
+    """Return the kind of an episode's task; None where the episode does not say it.
 
-    The episode's own `kind`, else the task's `kind` or `level`, else what stands before the first slash of its id where
-    that is not the split.
+    It is the episode's own `kind`, else the task's `kind` or `level`, else the part of the task's id before the first
+    slash, unless that is the split.
     """
     task = episode["task"]
     for kind in (episode.get("kind"), task.get("kind"), task.get("level")):
@@ -104,17 +111,20 @@ def kind_of(episode: dict) -> str | None:
 
 
 def check_same_tasks(runs: Sequence[Run], hint: str = "; --common compares those that all have") -> None:
-    """Raise UsageError, naming what differs, unless all runs were played on the same tasks.
+    """Raise UsageError, which names the difference, unless all runs were played on the same tasks.
 
-    hint: what could be done about it; it ends the message.
+    Args:
+        runs: The runs.
+        hint: The end of the message, with advice.
     """
     first = runs[0]
     for other in runs[1:]:
         if first.texts != other.texts:
-            raise UsageError(_what_differs(first, other, hint))
+            raise UsageError(_task_difference(first, other, hint))
 
 
-def _what_differs(first: Run, other: Run, hint: str) -> str:
+def _task_difference(first: Run, other: Run, hint: str) -> str:
+    """Return the message that says how the tasks of two runs differ."""
     parts = []
     played_in = [sorted({env for env, _ in run.texts}) for run in (first, other)]
     if not set(played_in[0]) & set(played_in[1]):
@@ -137,6 +147,6 @@ def _what_differs(first: Run, other: Run, hint: str) -> str:
 
 
 def common_tasks(runs: Sequence[Run]) -> set[Key]:
-    """Return the tasks that all runs have, and that are the same in all."""
+    """Return the tasks that are in all runs, and the same in each."""
     keys = set.intersection(*(set(run.texts) for run in runs))
     return {key for key in keys if len({run.texts[key] for run in runs}) == 1}

@@ -1,14 +1,16 @@
-"""Rows of a comparison as text, percentages and points for a person."""
+"""The rows of a comparison as text, in percentages and points, for a person."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 
-def table(rows: Sequence[dict], *, by_kind: bool = False) -> str:
-    """Return the rows of `compare` as text: one line a method, what the numbers mean, and further tables.
+def comparison_table(rows: Sequence[dict], *, by_kind: bool = False) -> str:
+    """Return the rows of `compare` as text: one line a method, explanations of the numbers, and further tables.
 
-    by_kind: with a table of success by kind of task.
+    Args:
+        rows: From `comparison.compare`.
+        by_kind: Add a table of success by kind of task.
     """
     confidence = rows[0]["confidence"]
     compared = [row for row in rows if "against" in row]
@@ -46,7 +48,7 @@ def table(rows: Sequence[dict], *, by_kind: bool = False) -> str:
 
 
 def percentage(share: float) -> str:
-    """Return a level of confidence in %, with all of its digits: 99.9%."""
+    """Return a level of confidence in percent, with all of its digits, such as "99.9%"."""
     return f"{100 * share:g}%"
 
 
@@ -75,18 +77,18 @@ def _p(value: float | None) -> str:
 
 
 def rounded_p(value: float) -> str:
-    """Return a p value with two digits, or as many as it takes to see on which side of 0.05 it is."""
+    """Return a p value with two digits, or with as many as show on which side of 0.05 it is."""
     return next(shown for digits in range(2, 18) if (float(shown := f"{value:.{digits}g}") < 0.05) == (value < 0.05))
 
 
 def _explanations(rows: Sequence[dict], compared: Sequence[dict]) -> list[str]:
-    """Return lines that say what the numbers are about, and what they cannot show."""
+    """Return lines that explain the numbers, and what they cannot show."""
     if not compared:
         return []
     runs = {row["name"]: row["runs"] for row in rows}
     base = compared[0]["against"]
     single = sorted({name for name, n in runs.items() if n == 1})
-    what = (
+    scope = (
         "over tasks and training runs"
         if not single
         else (
@@ -96,7 +98,7 @@ def _explanations(rows: Sequence[dict], compared: Sequence[dict]) -> list[str]:
         )
     )
     lines = [
-        f"difference: to {base}, in points, paired by task; interval and p {what}",
+        f"difference: to {base}, in points, paired by task; interval and p {scope}",
         "exact p: McNemar (one run each) or permuted labels of runs; finds: smallest difference found with "
         "probability 80 %",
     ]
@@ -109,6 +111,7 @@ def _explanations(rows: Sequence[dict], compared: Sequence[dict]) -> list[str]:
 
 
 def _kinds(rows: Sequence[dict]) -> list[str]:
+    """Return the table of success by kind of task, as lines; none where the rows have no kinds."""
     kinds = sorted({kind for row in rows for kind in row.get("kinds", {})})
     if not kinds:
         return []
@@ -120,12 +123,12 @@ def _kinds(rows: Sequence[dict]) -> list[str]:
         first = rows[0]["kinds"][kind]
         line = [kind, str(first["tasks"])]
         for row in rows:
-            found = row["kinds"][kind]
-            line.append(f"{found['rate']:.1%}")
+            result = row["kinds"][kind]
+            line.append(f"{result['rate']:.1%}")
             if "against" in row:
-                line += [_points(found["difference"]), _interval(found)]
+                line += [_points(result["difference"]), _interval(result)]
             else:
-                line.append(f"{found['low']:.1%} to {found['high']:.1%}")
+                line.append(f"{result['low']:.1%} to {result['high']:.1%}")
         cells.append(line)
     return align([head, *cells])
 
@@ -134,11 +137,11 @@ def power_table(rows: Sequence[dict]) -> str:
     """Return the rows of `plans` as text: tasks downwards, runs across."""
     first = rows[0]
     runs = sorted({row["runs"] for row in rows})
-    found = {(row["tasks"], row["runs"]): row["smallest"] for row in rows}
+    differences = {(row["tasks"], row["runs"]): row["smallest"] for row in rows}
     head = ["tasks", *(f"{n} run{'s' * (n > 1)} each" for n in runs)]
     cells = []
     for tasks in sorted({row["tasks"] for row in rows}):
-        smallest = [found.get((tasks, n)) for n in runs]
+        smallest = [differences.get((tasks, n)) for n in runs]
         cells.append([str(tasks), *("none" if value is None else f"{100 * value:.1f}" for value in smallest)])
     lines = align([head, *cells])
     lines.append(
@@ -156,7 +159,7 @@ def power_table(rows: Sequence[dict]) -> str:
 
 
 def align(lines: Sequence[Sequence[str]]) -> list[str]:
-    """Return lines with their cells under each other, the first column to the left."""
+    """Return lines whose cells stand in columns: the first aligned to the left, the others to the right."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     padded = [[line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:]))] for line in lines]
     return ["  ".join(line).rstrip() for line in padded]

@@ -16,5 +16,5 @@ def pass_all(trials: int, successes: int, k: int) -> float:
 
 
 def steps_of_k(trials: int) -> list[int]:
-    """Return the k that are shown: powers of two, and all trials."""
+    """Return the values of k that are shown: the powers of two up to `trials`, and `trials`."""
     return sorted({k for k in (2**i for i in range(trials.bit_length())) if k <= trials} | {trials})

@@ -1,7 +1,7 @@
-"""Drawings of a page, as inline SVG that takes its colours from the page.
+"""Drawings of a report, as inline SVG that takes its colours from the page.
 
 Tracks have no viewBox: their positions are percentages, so that they are as wide as their cell while marks and text
-keep their size. No mark tells by colour alone what it is: every arm has a shape of its own, and stands beside its name.
+keep their size. Colour alone never identifies an arm: each has a shape of its own, and stands beside its name.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ class Scale:
     ticks: tuple[float, ...]
 
     def percent(self, value: float) -> str:
-        """Return where `value` is, as a percentage of the width."""
+        """Return the position of `value`, as a percentage of the width."""
         return f"{100 * min(1.0, max(0.0, self.share(value))):.2f}%"
 
     def share(self, value: float) -> float:
-        """Return where `value` is, from 0 to 1."""
+        """Return the position of `value`, 0 at the low end and 1 at the high end."""
         return (value - self.low) / (self.high - self.low)
 
 
 def scale(values: Iterable[float], most: int = 4) -> Scale:
     """Return a scale with at most about `most` round steps that holds 0 and all `values`."""
-    known = [0.0, *values]
-    low, high = min(known), max(known)
+    all_values = [0.0, *values]
+    low, high = min(all_values), max(all_values)
     if high - low < 1e-9:
         high = low + 1
     step = _round_step((high - low) / most)
@@ -68,6 +68,7 @@ def scale(values: Iterable[float], most: int = 4) -> Scale:
 
 
 def _round_step(step: float) -> float:
+    """Return the smallest of 1, 2 and 5 times a power of ten that is at least `step`."""
     size = 10 ** math.floor(math.log10(step))
     return next(size * factor for factor in (1, 2, 5, 10) if size * factor >= step * (1 - 1e-9))
 
@@ -84,7 +85,17 @@ def track(
     label: str,
     unit: str = "",
 ) -> Markup:
-    """Draw one row: the interval as a bar, the mean as the arm's mark, runs as open dots, a reference as a line."""
+    """Draw one row: the interval as a bar, the mean as the arm's mark, runs as open dots, a reference as a line.
+
+    Args:
+        along: The scale of all values.
+        number: Of the arm.
+        mean, low, high: The mean and the ends of its interval.
+        runs: The values of single runs.
+        reference: The baseline's value.
+        label: The content of the drawing in words, for screen readers.
+        unit: "±" for ticks with signs.
+    """
     at = along.percent
     parts = [f'<line class="grid" x1="{at(tick)}" x2="{at(tick)}" y1="4" y2="40"/>' for tick in along.ticks]
     if reference is not None:
@@ -101,13 +112,14 @@ def track(
 
 
 def axis(along: Scale, unit: str = "") -> Markup:
-    """Draw the ticks of tracks that stand above it."""
+    """Draw the ticks that belong to the tracks above."""
     return Markup('<svg class="axis" aria-hidden="true">{}</svg>').format(
         Markup("".join(_tick(along, tick, 12, unit) for tick in along.ticks))
     )
 
 
 def _tick(along: Scale, tick: float, y: int, unit: str) -> str:
+    """Return the text of a tick, aligned so that it stays within the width."""
     share = along.share(tick)
     anchor = "start" if share < 0.02 else "end" if share > 0.98 else "middle"
     shown = signed(tick) if unit == "±" else f"{tick:g}"
@@ -126,7 +138,7 @@ def signed(number: float, digits: int | None = None) -> str:
 
 WIDTH, HEIGHT = 280, 184
 LEFT, RIGHT, TOP, BOTTOM = 40, 8, 8, 34
-POINTS = 80  # of a curve; more updates are averaged
+POINTS = 80  # of a curve; losses of more updates are averaged
 
 Curve = list[tuple[float, float]]
 
@@ -150,25 +162,25 @@ class Frame:
 
     @property
     def ticks(self) -> list[float]:
-        """Losses with a line: 1, 2 and 5 of every power of ten, or fewer where that is many."""
+        """The losses with a grid line: 1, 2 and 5 times every power of ten, or fewer where these are many."""
         powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         for factors in ((1, 2, 5), (1, 3), (1,)):
-            places = (factor * 10.0**power for power in powers for factor in factors)
-            ticks = [place for place in places if self.low <= place <= self.high]
+            losses = (factor * 10.0**power for power in powers for factor in factors)
+            ticks = [loss for loss in losses if self.low <= loss <= self.high]
             if len(ticks) <= 7:
                 break
         return ticks
 
     def point(self, update: float, loss: float) -> str:
-        """Return "x,y"."""
+        """Return the position of a loss after an update, as "x,y" in SVG units."""
         return f"{self.x(update):.1f},{self.y(loss):.1f}"
 
     def x(self, update: float) -> float:
-        """Return the place of an update."""
+        """Return the horizontal position of an update, in SVG units."""
         return LEFT + (WIDTH - LEFT - RIGHT) * self.updates.share(update)
 
     def y(self, loss: float) -> float:
-        """Return the place of a loss."""
+        """Return the vertical position of a loss, in SVG units."""
         share = math.log(max(loss, self.low) / self.low) / math.log(self.high / self.low)
         return HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * share
 
@@ -188,10 +200,10 @@ def curves_chart(axes: Frame, number: int, runs: Sequence[tuple[str, Curve, Curv
     """Draw the loss of every run of an arm as a line, and its held-out loss, if there is one, as dashes with dots.
 
     Args:
-        axes: As `frame` gave them for all arms.
+        axes: From `frame`, for the curves of all arms.
         number: Of the arm.
         runs: Name, losses and held-out losses.
-        label: What the chart shows, for those who cannot see it.
+        label: The content of the chart in words, for screen readers.
     """
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
     parts = []

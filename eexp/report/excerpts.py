@@ -1,7 +1,7 @@
-"""The episodes that a page shows: all runs of a sample of tasks, as small as they can be written.
+"""The episodes that a report shows: those of all runs on a sample of tasks, in a compact form.
 
 Five training seeds of four arms on 500 tasks are 10,000 episodes, about 80 MB. A page holds those of a few tasks, drawn
-at random: no task is chosen for how it went. Texts are numbered, since most observations come again and again.
+at random and never by their outcome. Texts are numbered, since most observations occur many times.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ MARKS = 20  # characters that a prompt style puts around a thought and an action
 def excerpts(
     arms: Sequence[Arm], kind_of: Callable[[dict], str | None], *, tasks: int, most_bytes: int, seed: int = 0
 ) -> dict:
-    """Return the episodes to show, as page.js reads them.
+    """Return the episodes to show, in the form that page.js reads.
 
     Only tasks that all runs have played are shown, and only the first trial of each.
 
     Args:
         arms: All arms of the study; every one of their runs is read once for the tasks, and once for the episodes.
-        kind_of: The kind of task of an episode, or None.
-        tasks: At most so many tasks, in an order drawn with `seed`.
+        kind_of: Returns the kind of task of an episode, or None.
+        tasks: Most tasks to show.
         most_bytes: Tasks are left out as soon as the episodes take more than this; one is always kept.
+        seed: Of the random order in which tasks are taken.
 
     Returns:
         `texts`: numbered texts. `tasks`: id, kind, instruction and `episodes` of each, by "ARM/RUN" (the numbers of
@@ -37,39 +38,39 @@ def excerpts(
         turn is [observation, action, thought or -1, flags] and, for flags that are not 0, the text the model wrote or
         -1. `of`: how many tasks there are. `trials`: whether some were played more than once.
     """
-    played_by: Counter[Key] = Counter()
+    runs_of_task: Counter[Key] = Counter()
     trials = False
     for arm in arms:
         for run in arm.runs:
-            of_run = set()
+            run_tasks = set()
             for episode in run.episodes():
-                of_run.add(key_of(episode))
+                run_tasks.add(key_of(episode))
                 trials = trials or episode.get("seed", 0) > 0
-            played_by.update(of_run)
-    everywhere = [task for task, n in played_by.items() if n == sum(len(arm.runs) for arm in arms)]
-    chosen = sorted(everywhere, key=lambda task: (seed_of(seed, *task), task))[:tasks]
+            runs_of_task.update(run_tasks)
+    in_all_runs = [task for task, n in runs_of_task.items() if n == sum(len(arm.runs) for arm in arms)]
+    chosen = sorted(in_all_runs, key=lambda task: (seed_of(seed, *task), task))[:tasks]
     episodes = _read(arms, set(chosen))
     texts: dict[str, int] = {}
     shown: list[dict] = []
     size = 0
     for task in chosen:
-        played = {key: of_run[task] for key, of_run in episodes.items() if task in of_run}
+        by_run = {key: of_run[task] for key, of_run in episodes.items() if task in of_run}
         numbered = dict(texts)
-        first = next(iter(played.values()))
-        kinds = (kind_of(episode) for episode in played.values())
+        first = next(iter(by_run.values()))
+        kinds = (kind_of(episode) for episode in by_run.values())
         entry = {
             "id": task[1],
             "env": task[0],
             "kind": next((kind for kind in kinds if kind is not None), None),
             "instruction": first.get("instruction") or "",
-            "episodes": {key: _compact(episode, numbered) for key, episode in played.items()},
+            "episodes": {key: _compact(episode, numbered) for key, episode in by_run.items()},
         }
         size += len(dumps(entry)) + len(dumps(list(numbered)[len(texts) :]))
         if shown and size > most_bytes:
             break
         texts = numbered
         shown.append(entry)
-    return {"texts": list(texts), "tasks": shown, "of": len(everywhere), "trials": trials}
+    return {"texts": list(texts), "tasks": shown, "of": len(in_all_runs), "trials": trials}
 
 
 def _read(arms: Sequence[Arm], chosen: set[Key]) -> dict[str, dict[Key, dict]]:
@@ -86,6 +87,8 @@ def _read(arms: Sequence[Arm], chosen: set[Key]) -> dict[str, dict[Key, dict]]:
 
 
 def _compact(episode: dict, texts: dict[str, int]) -> list:
+    """Return an episode as `excerpts` describes it; texts that are new get the next numbers in `texts`."""
+
     def number(text: str | None) -> int:
         return -1 if text is None else texts.setdefault(text, len(texts))
 
@@ -108,7 +111,7 @@ def _compact(episode: dict, texts: dict[str, int]) -> list:
 
 
 def _as_written(turn: dict) -> str | None:
-    """Return the model's text where it says more than the thought and the action, which are shown anyway."""
+    """Return the text the model wrote if it has more than the thought and the action, which are shown anyway."""
     text = turn.get("text")
     if text is None or turn.get("cut_off"):
         return text

@@ -1,4 +1,4 @@
-"""A study as one page of HTML that needs nothing else."""
+"""Render the report of a study, one page of HTML that loads nothing."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ def page(
     source: Sequence[str],
     limit: str = "",
 ) -> str:
-    """Return the page.
+    """Render the page.
 
     Args:
         arms: In the order of `rows`.
-        rows: What `eexp compare --json` prints of these arms.
+        rows: The rows that `eexp compare --json` prints for these arms.
         excerpts: The episodes to show, from `excerpts.excerpts`.
         title: Of the page.
         confidence: Of the intervals in `rows`.
         source: The directories, as they were given.
-        limit: What kept the other tasks' episodes out, in words.
+        limit: The option that kept the other tasks' episodes out, such as "--tasks 100".
     """
-    here = files("eexp.report")
-    style, script = (here.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    room = files("eexp.report")
+    style, script = (room.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     environment.filters |= {"value": value, "percent": percent, "points": points, "p": p_value, "count": count}
     environment.globals |= {"glyph": charts.glyph, "colour": charts.colour}
-    template = environment.from_string(here.joinpath("page.html").read_text(encoding="utf-8"))
+    template = environment.from_string(room.joinpath("page.html").read_text(encoding="utf-8"))
     baseline = next((row["against"] for row in rows if row.get("against")), None)
     best = max(range(len(rows)), key=lambda i: (i > 0, rows[i]["rate"]))  # beside the baseline
     names = [{"label": arm.label, "runs": [run.name for run in arm.runs]} for arm in arms]
@@ -93,37 +93,44 @@ def _policy(script: str) -> str:
 
 
 def value(number: float | None, shown: str | None = None) -> Markup:
-    """Return a number as it is shown, with the exact one beside it for programs; a dash for None."""
+    """Render a number as `shown`, with the exact one beside it for programs; a dash for None."""
     if number is None:
         return Markup('<span class="none">\N{EN DASH}</span>')
     return Markup('<data value="{}">{}</data>').format(orjson.dumps(number).decode(), shown or f"{number:g}")
 
 
 def percent(number: float | None, digits: int = 1) -> Markup:
-    """Return a share as a percentage, without the sign."""
+    """Render a share as a percentage, without the percent sign."""
     return value(number, None if number is None else f"{100 * number:.{digits}f}")
 
 
 def points(number: float | None) -> Markup:
-    """Return a difference of shares in percentage points, with its sign."""
+    """Render a difference of shares in percentage points, with its sign."""
     return value(number, None if number is None else charts.signed(100 * number, 1))
 
 
 def p_value(number: float | None) -> Markup:
-    """Return a p value."""
+    """Render a p value."""
     return value(number, None if number is None else "< 0.001" if number < 0.001 else rounded_p(number))
 
 
-def count(number: int | None) -> Markup:
-    """Return a whole number with thin spaces between thousands."""
+def count(number: float | None) -> Markup:
+    """Render a whole number, with narrow spaces between thousands."""
     return value(number, None if number is None else f"{number:,}".replace(",", NARROW))
 
 
-# -- what the page says ------------------------------------------------------------------------------------------------
+# -- results -----------------------------------------------------------------------------------------------------------
 
 
 def findings(rows: Sequence[dict], confidence: float) -> list[Markup]:
-    """Return what the rows show: arms that differ from the baseline, arms of which that is open, the baseline."""
+    """Return the findings as sentences.
+
+    They name the arms that differ from the baseline, those for which that is not settled, and the baseline itself.
+
+    Args:
+        rows: From `comparison.compare`.
+        confidence: Of the intervals in them; a difference counts if its corrected p is below 1 - confidence.
+    """
     interval = f"{100 * confidence:g}{NARROW}% interval"
     same = len({row["runs"] for row in rows}) == 1
 
@@ -141,12 +148,12 @@ def findings(rows: Sequence[dict], confidence: float) -> list[Markup]:
     if base is None or not others:
         sentence = Markup("<b>{}</b> solves {} ({}).")
         return [sentence.format(row["name"], rate(row, True), ends(row, "low", "high", percent)) for row in rows]
-    found = [row for row in others if row.get("p_holm") is not None and row["p_holm"] < 1 - confidence]
-    unsettled = [row for row in others if row not in found]
+    settled = [row for row in others if row.get("p_holm") is not None and row["p_holm"] < 1 - confidence]
+    unsettled = [row for row in others if row not in settled]
     sentences = []
-    for i, row in enumerate(found):
+    for i, row in enumerate(settled):
         size = f"{abs(100 * row['difference']):.1f} points {'more' if row['difference'] > 0 else 'fewer'}"
-        sure = ends(row, "difference_low", "difference_high", points)
+        interval_text = ends(row, "difference_low", "difference_high", points)
         sentence = Markup("<b>{}</b> solves {}, <b>{}</b> than {} ({}, <i>p</i>\N{NO-BREAK SPACE}{}){}.")
         sentences.append(
             sentence.format(
@@ -154,9 +161,9 @@ def findings(rows: Sequence[dict], confidence: float) -> list[Markup]:
                 rate(row, i == 0),
                 size,
                 base["name"],
-                sure,
+                interval_text,
                 p_value(row["p_holm"]),
-                _doubt(row, 1 - confidence),
+                _exact_caveat(row, 1 - confidence),
             )
         )
     if unsettled:
@@ -174,14 +181,14 @@ def findings(rows: Sequence[dict], confidence: float) -> list[Markup]:
         span = " to ".join(dict.fromkeys([smallest[0], smallest[-1]])) if smallest else ""
         power = f" Such a comparison finds a difference of {span} points in four of five cases." if span else ""
         sentences.append(Markup("Not settled against {}: {}.{}").format(base["name"], Markup(", ").join(names), power))
-    sentences.append(Markup("The baseline, <b>{}</b>, solves {}.").format(base["name"], rate(base, not found)))
+    sentences.append(Markup("The baseline, <b>{}</b>, solves {}.").format(base["name"], rate(base, not settled)))
     if all(row["runs"] == 1 for row in rows):
         sentences.append(Markup("One run an arm: this holds for these models; training again may change it by more."))
     return sentences
 
 
-def _doubt(row: dict, alpha: float) -> Markup:
-    """Return what the exact test says against a difference with a small p; nothing where the two agree."""
+def _exact_caveat(row: dict, alpha: float) -> Markup:
+    """Return a caveat where the exact test does not confirm a difference with a small p; else nothing."""
     exact, least = row.get("p_exact"), row.get("p_exact_least")
     if exact is None or exact < alpha:
         return Markup("")
@@ -193,7 +200,7 @@ def _doubt(row: dict, alpha: float) -> Markup:
 
 
 def _facts(rows: Sequence[dict], arms: Sequence[Arm]) -> list[tuple[str, Markup]]:
-    """Return what is true of the whole study: environment, tasks, runs, panel."""
+    """Return facts about the whole study: tasks, runs, episodes, panel."""
     tasks, runs = sorted({row["tasks"] for row in rows}), sorted({row["runs"] for row in rows})
     facts = [
         ("tasks", _range(tasks)),
@@ -208,7 +215,7 @@ def _facts(rows: Sequence[dict], arms: Sequence[Arm]) -> list[tuple[str, Markup]
 
 
 def _range(numbers: Sequence[float]) -> Markup:
-    """Return one number, or the smallest and the largest."""
+    """Render one number, or the smallest and the largest."""
     if len(numbers) == 1:
         return count(numbers[0])
     return Markup("{} to {}").format(count(min(numbers)), count(max(numbers)))
@@ -243,12 +250,12 @@ def _table(rows: Sequence[dict]) -> dict:
         )
         difference = None
         if gain and row.get("difference") is not None:
-            said = f"{row['name']}: difference {100 * row['difference']:+.1f} points"
+            description = f"{row['name']}: difference {100 * row['difference']:+.1f} points"
             if row["difference_low"] is not None:
-                said += f", interval {100 * row['difference_low']:+.1f} to {100 * row['difference_high']:+.1f}"
+                description += f", interval {100 * row['difference_low']:+.1f} to {100 * row['difference_high']:+.1f}"
             low, high = _hundred(row["difference_low"]), _hundred(row["difference_high"])
             difference = charts.track(
-                gain, number, mean=100 * row["difference"], low=low, high=high, reference=0, label=said, unit="±"
+                gain, number, mean=100 * row["difference"], low=low, high=high, reference=0, label=description, unit="±"
             )
         lines.append({"number": number, "row": row, "success": drawing, "difference": difference})
     trials = any(row.get("pass_at") and len(row["pass_at"]) > 1 for row in rows)
@@ -282,43 +289,44 @@ def _kinds(rows: Sequence[dict]) -> list[dict]:
 
 
 def _charts(arms: Sequence[Arm]) -> list[dict]:
-    """Return a chart of losses for every arm that was trained, all with the same axes, and where they end."""
+    """Return a chart of losses for every arm that was trained, all with the same axes, and the losses at their ends."""
     last = max((step for arm in arms for run in arm.runs for step, _ in run.losses), default=0)
     curves = {}
     for number, arm in enumerate(arms):
         of_runs = []
         for run in arm.runs:
             if run.losses or run.validations:
-                held_out = [(float(step), found["loss"]) for step, found in run.validations]
+                held_out = [(float(step), losses["loss"]) for step, losses in run.validations]
                 of_runs.append((run.name, charts.smooth(run.losses, last), held_out))
         if of_runs:
             curves[number] = of_runs
     axes = charts.frame(curve for of_runs in curves.values() for _, *pair in of_runs for curve in pair)
     if axes is None:
         return []
-    drawn = []
+    figures = []
     for number, of_runs in curves.items():
         label = arms[number].label
         ends = [_loss(losses[-1][1]) for _, losses, _ in of_runs if losses]
-        held_out = [_loss(found[-1][1]) for *_, found in of_runs if found]
-        said = f"{label}: loss at the end {', '.join(ends)}" + (f"; held-out {', '.join(held_out)}" if held_out else "")
-        drawn.append(
+        held_out = [_loss(losses[-1][1]) for *_, losses in of_runs if losses]
+        description = f"{label}: loss at the end {', '.join(ends)}"
+        description += f"; held-out {', '.join(held_out)}" if held_out else ""
+        figures.append(
             {
                 "number": number,
                 "label": label,
-                "chart": charts.curves_chart(axes, number, of_runs, said),
+                "chart": charts.curves_chart(axes, number, of_runs, description),
                 "ends": ends,
                 "held_out": held_out,
             }
         )
-    return drawn
+    return figures
 
 
 def _loss(loss: float) -> str:
     return f"{loss:.3f}" if loss >= 0.01 else f"{loss:.2g}"
 
 
-#: What is said of each training run: a heading, and where it stands in eexp.json.
+#: The columns of the table of training runs: a heading, and the keys of the value in eexp.json.
 _SETTINGS = [
     ("base", ("settings", "base")),
     ("examples", ("data", "examples")),
@@ -331,32 +339,36 @@ _SETTINGS = [
 
 
 def _training(arms: Sequence[Arm]) -> dict:
-    """Return how the arms were trained; where the runs of an arm differ, all values are named."""
+    """Return the table of how the arms were trained; a cell has all values of an arm's runs where they differ."""
     lines = []
     for number, arm in enumerate(arms):
-        saved = [run.settings for run in arm.runs if run.settings]
-        if saved:
-            cells = [_together([_at(settings, place) for settings in saved]) for _, place in _SETTINGS]
-            lines.append({"number": number, "label": arm.label, "kinds": _of_kinds(saved), "cells": cells})
+        run_files = [run.settings for run in arm.runs if run.settings]
+        if run_files:
+            cells = [_values([_at(run_file, keys) for run_file in run_files]) for _, keys in _SETTINGS]
+            lines.append({"number": number, "label": arm.label, "kinds": _kinds_of_examples(run_files), "cells": cells})
     return {"headings": [heading for heading, _ in _SETTINGS], "lines": lines}
 
 
-def _of_kinds(saved: Sequence[dict]) -> str:
-    kinds = _at(saved[0], ("data", "kinds"))
+def _kinds_of_examples(run_files: Sequence[dict]) -> str:
+    """Return the kinds of examples that an arm was trained on, by its first run."""
+    kinds = _at(run_files[0], ("data", "kinds"))
     return ", ".join(f"{str(kind).replace('_', ' ')}" for kind in sorted(kinds)) if isinstance(kinds, dict) else ""
 
 
-def _at(settings: Any, place: Sequence[str]) -> Any:
-    for key in place:
-        settings = settings.get(key) if isinstance(settings, dict) else None
-    return settings
+def _at(run_file: Any, keys: Sequence[str]) -> Any:
+    """Return the value at nested keys; None where there is none."""
+    for key in keys:
+        run_file = run_file.get(key) if isinstance(run_file, dict) else None
+    return run_file
 
 
-def _together(found: Sequence[Any]) -> Markup:
-    known = list(dict.fromkeys(one for one in found if isinstance(one, (int, float, str))))
+def _values(values: Sequence[Any]) -> Markup:
+    """Render the distinct values of an arm's runs: a range of more than two whole numbers, or all of them."""
+    known = list(dict.fromkeys(one for one in values if isinstance(one, (int, float, str))))
     if not known:
         return value(None)
-    if all(isinstance(one, int) for one in known) and len(known) > 2:
-        return _range(known)
+    numbers = [one for one in known if isinstance(one, int)]
+    if len(numbers) == len(known) > 2:
+        return _range(numbers)
     shown = (count(one) if isinstance(one, int) else f"{one:g}" if isinstance(one, float) else one for one in known)
     return Markup(", ").join(map(escape, shown))

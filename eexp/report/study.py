@@ -1,7 +1,7 @@
-"""The files of a study: episodes of each arm and, beside them, its training runs.
+"""The files of a study: the episodes of each arm and, beside them, its training runs.
 
-`DIR/ARM.episodes.jsonl` are the episodes of an arm, and `DIR/ARM/` is the training run (eexp.json, metrics.jsonl) whose
-model played them. Several directories with the same arm, such as DIR/0 and DIR/1, are training seeds of it.
+`DIR/ARM.episodes.jsonl` holds the episodes of an arm, and `DIR/ARM/` the training run (eexp.json, metrics.jsonl) whose
+model played them. The same arm in several directories, such as DIR/0 and DIR/1, has as many training seeds.
 """
 
 from __future__ import annotations
@@ -14,17 +14,22 @@ from pathlib import Path
 
 from eexp.errors import InputError, UsageError
 from eexp.jsonl import loads, read
-from eexp.training.curves import read_curves
+from eexp.training.metrics import read_curves
+from eexp.weights import RUN_FILE
 
 ENDING = ".episodes.jsonl"
 
 
 @dataclass
-class Run:
-    """One training run of an arm, and what its model played.
+class StudyRun:
+    """One training run of an arm, and the episodes that its model played.
 
-    name: the directory it is in, relative to that of the study; "" where there is one directory. settings: what its
-    eexp.json says, {} without one. losses, validations: (update, loss) and (update, {"loss": ...}).
+    Attributes:
+        name: The run's directory, relative to that of the study; "" where there is one directory.
+        file: The file of its episodes.
+        settings: The contents of its eexp.json; empty without one.
+        losses: (update, loss), from its metrics.jsonl.
+        validations: (update, {"loss": ...}), from its metrics.jsonl.
     """
 
     name: str
@@ -34,39 +39,53 @@ class Run:
     validations: list[tuple[int, dict]] = field(default_factory=list)
 
     def episodes(self) -> Iterator[dict]:
-        """Yield the episodes, checked; the first bad one raises InputError with its place."""
+        """Yield the episodes, checked. Raises InputError, with its place, for the first bad one."""
         return read([os.fspath(self.file)], "episode")
 
 
 @dataclass
 class Arm:
-    """A method: `key` is its name in the file names, `label` its name in the page."""
+    """A method of a study.
+
+    Attributes:
+        key: Its name in the file names.
+        label: Its name in the page.
+        runs: Its training runs.
+    """
 
     key: str
     label: str
-    runs: list[Run]
+    runs: list[StudyRun]
 
 
 def find_arms(directories: Sequence[str], labels: dict[str, str] | None = None) -> list[Arm]:
-    """Return the arms in `directories`, those named in `labels` first and in that order, the others by name.
+    """Find the arms of a study.
 
-    Raises UsageError where a directory holds no episodes, where an arm in `labels` does not exist, and where two
-    runs of an arm have the same seed: they come from two studies, and are not two runs of the same training.
+    Args:
+        directories: The directories to search, with all below them.
+        labels: Names of arms in the page, by key.
+
+    Returns:
+        The arms named in `labels` first and in that order, then the others by key.
+
+    Raises:
+        UsageError: A directory holds no episodes, an arm in `labels` does not exist, or two runs of an arm have the
+            same seed: they come from two studies, and are not two runs of the same training.
     """
     labels = labels or {}
     files: dict[str, Path] = {}  # by real path, so that a directory and its parent may both be given
     for directory in directories:
         if not os.path.isdir(directory):
             raise UsageError(f"{directory}: no such directory")
-        below = list(_files(directory))
-        if not below:
+        episode_files = list(_episode_files(directory))
+        if not episode_files:
             raise UsageError(f"{directory}: holds no episodes (no ARM{ENDING}, neither there nor below)")
-        for file in below:
+        for file in episode_files:
             files.setdefault(os.path.realpath(file), file)
-    together = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files.values()])
-    runs: dict[str, list[Run]] = {}
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files.values()])
+    runs: dict[str, list[StudyRun]] = {}
     for file in sorted(files.values(), key=lambda file: _natural(os.fspath(file))):
-        name = os.path.relpath(os.path.dirname(os.path.abspath(file)), together)
+        name = os.path.relpath(os.path.dirname(os.path.abspath(file)), root)
         key = file.name.removesuffix(ENDING)
         runs.setdefault(key, []).append(_read_run("" if name == "." else name, file, file.parent / key))
     for key, group in runs.items():
@@ -75,18 +94,18 @@ def find_arms(directories: Sequence[str], labels: dict[str, str] | None = None) 
     if unknown:
         raise UsageError(f"--name {unknown[0]}={labels[unknown[0]]}: no such arm; there are {', '.join(sorted(runs))}")
     arms = [Arm(key, labels.get(key, key), runs[key]) for key in [*labels, *sorted(set(runs) - set(labels))]]
-    taken: dict[str, str] = {}
+    keys: dict[str, str] = {}  # by label
     for arm in arms:
-        if arm.label in taken:
+        if arm.label in keys:
             raise UsageError(
-                f"two arms, {taken[arm.label]} and {arm.key}, are called {arm.label!r}; give another --name"
+                f"two arms, {keys[arm.label]} and {arm.key}, are called {arm.label!r}; give another --name"
             )
-        taken[arm.label] = arm.key
+        keys[arm.label] = arm.key
     return arms
 
 
 def baseline_of(arms: Sequence[Arm], name: str | None) -> Arm:
-    """Return the arm with the key or label `name`; the first one without a name."""
+    """Return the arm with the key or label `name`, or the first one for None. Raises UsageError if there is none."""
     if name is None:
         return arms[0]
     for arm in arms:
@@ -95,19 +114,23 @@ def baseline_of(arms: Sequence[Arm], name: str | None) -> Arm:
     raise UsageError(f"--baseline {name}: no such arm; there are {', '.join(arm.label for arm in arms)}")
 
 
-def _files(directory: str) -> Iterator[Path]:
-    for here, below, names in os.walk(directory):
-        below[:] = sorted(name for name in below if name != "checkpoints" and not name.startswith("."))
+def _episode_files(directory: str) -> Iterator[Path]:
+    """Yield the files of episodes in a directory and below it, without those in checkpoints and hidden directories."""
+    for parent, subdirectories, names in os.walk(directory):
+        subdirectories[:] = sorted(
+            name for name in subdirectories if name != "checkpoints" and not name.startswith(".")
+        )
         for name in sorted(names):
             if name.endswith(ENDING) and name != ENDING:
-                yield Path(here, name)
+                yield Path(parent, name)
 
 
-def _check_seeds(key: str, runs: Sequence[Run]) -> None:
-    of_seed: dict[str, Run] = {}
+def _check_seeds(key: str, runs: Sequence[StudyRun]) -> None:
+    """Raise UsageError if two runs of an arm are in directories of the same seed, such as one/0 and two/0."""
+    by_seed: dict[str, StudyRun] = {}
     for run in runs:
         seed = run.file.absolute().parent.name
-        other = of_seed.setdefault(seed, run)
+        other = by_seed.setdefault(seed, run)
         if other is not run and seed.isdecimal():
             raise UsageError(
                 f"{other.file} and {run.file} are both {key} with seed {seed}, so they belong to two studies; "
@@ -116,18 +139,19 @@ def _check_seeds(key: str, runs: Sequence[Run]) -> None:
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
-    """Return a sorting key under which run 2 comes before run 10."""
+    """Return a sorting key that puts run 2 before run 10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
 
 
-def _read_run(name: str, file: Path, directory: Path) -> Run:
-    run = Run(name, file)
-    saved, metrics = directory / "eexp.json", directory / "metrics.jsonl"
-    if saved.is_file():
+def _read_run(name: str, file: Path, directory: Path) -> StudyRun:
+    """Read the training run in `directory`, where there is one, for the episodes in `file`."""
+    run = StudyRun(name, file)
+    run_file, metrics = directory / RUN_FILE, directory / "metrics.jsonl"
+    if run_file.is_file():
         try:
-            settings = loads(saved.read_bytes())
+            settings = loads(run_file.read_bytes())
         except InputError as e:
-            raise InputError(f"{saved}: {e}") from None
+            raise InputError(f"{run_file}: {e}") from None
         run.settings = settings if isinstance(settings, dict) else {}
     if metrics.is_file():
         run.losses, run.validations = read_curves(metrics)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from functools import partial
 from pathlib import Path
 
 import click
@@ -16,8 +17,9 @@ from eexp.terminal import show, tell
 def expand(arguments: tuple[str, ...]) -> dict[str, list[str]]:
     """Return the files of each method, from arguments FILE, NAME=FILE and NAME=PATTERN.
 
-    Raises UsageError where two methods without a name would have the same one, a pattern matches no file, or a file is
-    given twice for one method.
+    Raises:
+        UsageError: Two methods without a name would have the same one, a pattern matches no file, or a file is given
+            twice for one method.
     """
     groups: dict[str, list[str]] = {}
     unnamed: set[str] = set()
@@ -40,15 +42,15 @@ def expand(arguments: tuple[str, ...]) -> dict[str, list[str]]:
 
 
 def _split_name(text: str) -> tuple[str | None, str]:
-    """Return the name, None where there is none, and the file or pattern of FILE, NAME=FILE or NAME=PATTERN.
+    """Split FILE, NAME=FILE or NAME=PATTERN; return the name, None where there is none, and the file or pattern.
 
-    There may be a = in all of them (`runs/lr=0.1/il.jsonl`): the first split that names a file counts. Without one
-    it is the first =, unless a directory stands before that.
+    Each of them may contain a = (`runs/lr=0.1/il.jsonl`): the first split that names an existing file counts. Without
+    one it is that at the first =, unless a directory stands before it.
     """
     places = [i for i, character in enumerate(text) if character == "="]
     splits: list[tuple[str | None, str]] = [(None, text), *((text[:i], text[i + 1 :]) for i in places)]
     for name, pattern in splits:
-        if name != "" and _files(pattern, there=True):
+        if name != "" and _files(pattern, existing=True):
             return name, pattern
     name, pattern = splits[1] if places and "/" not in text[: places[0]] else splits[0]
     if name == "" or not pattern:
@@ -56,13 +58,13 @@ def _split_name(text: str) -> tuple[str | None, str]:
     return name, pattern
 
 
-def _files(pattern: str, *, there: bool = False) -> list[str]:
-    """Return the files that `pattern` names, sorted; there: only those that exist."""
+def _files(pattern: str, *, existing: bool = False) -> list[str]:
+    """Return the files that `pattern` names, sorted; with `existing`, no file that does not exist."""
     if pattern == "-" or os.path.exists(pattern):
         return [pattern]
     if glob.has_magic(pattern):
         return sorted(glob.glob(pattern, recursive=True))
-    return [] if there else [pattern]
+    return [] if existing else [pattern]
 
 
 @click.command("compare")
@@ -92,7 +94,7 @@ def _files(pattern: str, *, there: bool = False) -> list[str]:
     "--power",
     "plan",
     is_flag=True,
-    help="Compare nothing, but say which improvement over the baseline a comparison could find.",
+    help="Compare nothing, but compute which improvement over the baseline a comparison could find.",
 )
 @click.option(
     "--rate",
@@ -138,7 +140,7 @@ def command(
     NAME='runs/*/il.jsonl' names several; without NAME a file is a method of its own. All must be of the same tasks.
 
     Rates and differences are means over runs, never the best one. Intervals and p hold over tasks and training runs;
-    with one run a method they speak of those models alone. Holm corrects p for the number of methods. See
+    with one run a method they hold for those models alone. Holm corrects p for the number of methods. See
     docs/evidence.md.
 
     \b
@@ -150,10 +152,10 @@ def command(
     """
     from eexp.jsonl import dumps, read, write_to_stdout
 
-    planning = {"--rate": rate, "--tasks": tasks, "--runs": runs, "--run-sd": run_sd, "--alike": alike}
-    given = [name for name, value in planning.items() if value not in (None, ())]
-    if given and not plan:
-        raise click.UsageError(f"{given[0]} is for --power")
+    power_options = {"--rate": rate, "--tasks": tasks, "--runs": runs, "--run-sd": run_sd, "--alike": alike}
+    unused = [name for name, value in power_options.items() if value not in (None, ()) and not plan]
+    if unused:
+        raise click.UsageError(f"{unused[0]} is for --power")
     if not files and not (plan and rate is not None):
         raise click.UsageError("Missing argument '[NAME=]FILE...'" + (", or --rate" if plan else ""))
     named = expand(files)
@@ -167,7 +169,7 @@ def command(
         if baseline is not None and baseline not in groups:
             raise UsageError(f"no group is called {baseline!r}; there are: {', '.join(groups)}")
         first = baseline if baseline is not None else next(iter(groups), None)
-        pilot = groups.get(first, [])
+        pilot = groups[first] if first is not None else []
         others = [name for name in groups if name != first]
         if others:
             tell(f"note: --power uses the baseline alone, {first}, and not {', '.join(others)}")
@@ -179,12 +181,12 @@ def command(
             run_sd=run_sd,
             alike=alike,
             confidence=confidence,
-            files=named.get(first),
+            files=named.get(first) if first is not None else None,
         )
-        text = power_table
+        render = power_table
     else:
         from eexp.evidence.comparison import compare
-        from eexp.evidence.table import table
+        from eexp.evidence.table import comparison_table
 
         rows = compare(groups, baseline=baseline, confidence=confidence, looks=looks, common=common, files=named)
         if picture:
@@ -192,11 +194,8 @@ def command(
 
             for note in plot(rows, picture):
                 tell(f"note: {note}")
-
-        def text(rows: list[dict]) -> str:
-            return table(rows, by_kind=by_kind)
-
+        render = partial(comparison_table, by_kind=by_kind)
     if as_json:
         write_to_stdout(b"".join(map(dumps, rows)))
     else:
-        show(text(rows))
+        show(render(rows))

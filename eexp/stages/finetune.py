@@ -28,7 +28,7 @@ from eexp import options
     "--init",
     type=options.PATH,
     metavar="DIR",
-    help="Go on with this PEFT adapter (world model first, then imitation).  [default: a new one]",
+    help="Continue this PEFT adapter (world model first, then imitation).  [default: a new one]",
 )
 @click.option("--full", is_flag=True, help="Train all weights instead of an adapter.")
 @click.option(
@@ -67,7 +67,7 @@ from eexp import options
     "--budget-like",
     type=options.PATH,
     metavar="DIR",
-    help="As many updates, of as many target tokens, as the training run in DIR made, whatever --epochs and "
+    help="Make as many updates, of as many target tokens, as the training run in DIR, whatever --epochs and "
     "--batch-size say; those that made --init count.",
 )
 @click.option(
@@ -99,16 +99,16 @@ from eexp import options
     type=click.Choice(["tree", "none"]),
     default="tree",
     show_default=True,
-    help="Compute what examples share once (tree), or pad them side by side (none), which more models can "
-    "do; the result is the same.",
+    help="Compute the tokens that examples share once (tree), or pad examples side by side (none), which more "
+    "models support; the result is the same.",
 )
 @click.option(
     "--shuffle",
     type=click.Choice(["trajectories", "examples"]),
     default="trajectories",
     show_default=True,
-    help="What comes in another order every epoch. Examples of one trajectory share most, and make updates "
-    "of much the same; single examples share less, and make more varied ones.",
+    help="What is shuffled every epoch. Examples of one trajectory share most tokens, and make updates less "
+    "varied; single examples share fewer, and make them more varied.",
 )
 @click.option(
     "--lr",
@@ -122,7 +122,7 @@ from eexp import options
     type=click.Choice(["cosine", "linear", "constant"]),
     default="cosine",
     show_default=True,
-    help="How the learning rate goes on after the warm-up.",
+    help="Schedule of the learning rate after the warm-up.",
 )
 @click.option(
     "--warmup",
@@ -146,7 +146,7 @@ from eexp import options
     default=1.0,
     show_default=True,
     metavar="X",
-    help="A gradient that is longer is shortened to this.",
+    help="Shorten a longer gradient to this length.",
 )
 @click.option(
     "--rank", type=click.IntRange(min=1), default=16, show_default=True, metavar="N", help="Rank of a new adapter."
@@ -157,16 +157,20 @@ from eexp import options
     default=32,
     show_default=True,
     metavar="N",
-    help="A new adapter is scaled by alpha / rank.",
+    help="Scale a new adapter by alpha / rank.",
 )
 @click.option("--rslora", is_flag=True, help="Scale a new adapter by alpha / sqrt(rank) instead.")
 @click.option(
     "--max-length",
     type=click.IntRange(min=2),
     metavar="TOKENS",
-    help="Longest example; a longer one is a bad record.  [default: the model's context]",
+    help="Most tokens of an example; a longer one is a bad record.  [default: the model's context]",
 )
-@click.option("--gradient-checkpointing", is_flag=True, help="Less memory, more time.")
+@click.option(
+    "--gradient-checkpointing",
+    is_flag=True,
+    help="Compute activations again in the backward pass: less memory, more time.",
+)
 @click.option(
     "--validate",
     type=options.PATH,
@@ -186,7 +190,7 @@ from eexp import options
     type=click.Choice(["last", "best"]),
     default="last",
     show_default=True,
-    help="Which weights to save: the last, or those with the lowest loss on --validate.",
+    help="Weights to save: the last, or those with the lowest loss on --validate.",
 )
 @click.option(
     "--save-every",
@@ -203,9 +207,9 @@ from eexp import options
 @click.option(
     "--report-to",
     type=click.Choice(["tensorboard", "wandb"]),
-    help="Send the curves there, too; its package must be installed.",
+    help="Send the curves to this service, too; its package must be installed.",
 )
-@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in -o DIR.")
+@click.option("--resume", is_flag=True, help="Continue from the last checkpoint in -o DIR.")
 @click.option(
     "--on-error",
     type=click.Choice(["stop", "skip"]),
@@ -227,9 +231,9 @@ from eexp import options
 def command(base, output, resume, dry_run, on_error, rejects, quiet, files, validate, prompt_style, **training) -> None:
     """Train a LoRA adapter, or all weights, on examples.
 
-    The loss falls on completions alone. Loss and gradient are those of one example at a time; what examples have in
-    common is computed once. Weights, model card, settings (eexp.json) and loss curve (metrics.jsonl) are saved in DIR.
-    With --init, an adapter trained on world-model examples goes on with imitation.
+    The loss falls on completions alone. Loss and gradient are those of one example at a time; tokens that examples
+    share are computed once. Weights, model card, settings (eexp.json) and loss curve (metrics.jsonl) are saved in DIR.
+    With --init, an adapter trained on world-model examples continues with imitation.
 
     Several processes train together under torchrun or accelerate launch, to the same result.
 
@@ -242,32 +246,38 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
     from eexp.jsonl import Stream
     from eexp.prompts import get_style
     from eexp.terminal import show
-    from eexp.training.finetune import Settings, Source, finetune, preview
+    from eexp.training.distributed import process_count, process_rank
 
-    first = not int(os.environ.get("RANK", "0"))  # of several processes; it speaks for all
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (not files or "-" in files):
+    is_first = process_rank() == 0  # of several processes; it alone writes messages
+    if process_count() > 1 and (not files or "-" in files):
         raise UsageError("several processes cannot share standard input; give files")
-    if not first:
+    if not is_first:
         on_error, rejects, quiet = "skip" if rejects else on_error, None, True
-    stream = Stream(files, None, on_error, rejects, quiet=quiet, speaks=first, goes_on=resume and os.path.isdir(output))
+    stream = Stream(
+        files, None, on_error, rejects, quiet=quiet, speaks=is_first, goes_on=resume and os.path.isdir(output)
+    )
     stream.also_read = list(validate)
     if base is None:
         base = "tiny"
         stream.stage = "finetune"
         stream.note("no -m and no EEXP_BASE: training the built-in tiny model, a base model for house only")
-    settings = Settings(base=base, **training)
     style = get_style(prompt_style) if prompt_style else None
-    validation = None
+    held_out = None
     if validate:
         held_out = Stream(validate, quiet=quiet).open("finetune", "example")
-        validation = Source(held_out.records(), held_out.fail)
-    elif settings.validate_every:
+    elif training["validate_every"]:
         raise UsageError("--validate-every says when to compute the loss on --validate FILE; give one")
     with stream.open("finetune", "example") as io:
+        # These import torch, which takes seconds; a command line or a file that is wrong is refused before.
+        from eexp.training.finetune import finetune, preview
+        from eexp.training.job import ExampleSource, Settings
+
+        settings = Settings(base=base, **training)
+        validation = ExampleSource(held_out.records(), held_out.fail) if held_out else None
         if dry_run:
-            said = preview(io.records(), settings, io.fail, validation, style)
-            if first:
-                show(said)
+            description = preview(io.records(), settings, io.fail, validation, style)
+            if is_first:
+                show(description)
             return
         run = finetune(
             io.records(),
@@ -281,12 +291,10 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
             style=style,
         )
         io.counts.pop("out", None)
-        io.note(
+        summary = (
             f"{output}: {run['updates']} updates, {run['trainable_parameters']:,} parameters, "
             f"{run['trained']['target_tokens']:,} target tokens, mean loss {run['final_loss']:.4f}"
-            + (
-                f", validation loss {found['loss']:.4f} after update {run['kept_step']}"
-                if (found := run["final_validation"])
-                else ""
-            )
         )
+        if losses := run["final_validation"]:
+            summary += f", validation loss {losses['loss']:.4f} after update {run['kept_step']}"
+        io.note(summary)

@@ -1,4 +1,4 @@
-"""`eexp panel`: a fixed list of tasks, which every method plays."""
+"""`eexp panel`: a fixed list of tasks, for every method to play."""
 
 from __future__ import annotations
 
@@ -19,27 +19,33 @@ def choose(
     n: int | None = None,
     *,
     seed: int = 0,
-    taken: Container[dict] = (),
-    on_taken: Callable[[dict], None] = lambda line: None,
+    excluded: Container[dict] = (),
+    on_excluded: Callable[[dict], None] = lambda line: None,
 ) -> Iterator[dict]:
-    """Yield the lines of a panel: `n` tasks of every split, all where it is None.
+    """Yield the lines of a panel.
 
-    Tasks are taken in the order of a hash of their ids, so that smaller panels are parts of larger ones; `seed` 0 is
-    the order of `eexp eval -n`. taken: says of a line whether its task is passed over (`evidence.panels.TaskNames`);
-    `on_taken` is called for each of those.
+    Tasks are taken in the order of a hash of their ids, so that smaller panels are parts of larger ones.
+
+    Args:
+        env: The environment.
+        splits: The splits to take tasks of.
+        n: Tasks of every split; None for all.
+        seed: Of the order; 0 is the order of `eexp eval -n`.
+        excluded: Holds the lines whose tasks are left out (`evidence.panels.TaskNames`).
+        on_excluded: Called with each line that is left out.
     """
     from eexp.evidence.panels import draw, env_of_tasks, task_record
 
     for split in splits:
-        left = n
+        remaining = n
         for task in draw(env.tasks(split), seed=seed):
-            if left == 0:
+            if remaining == 0:
                 break
             line = task_record(env_of_tasks(env.spec), task, env.kind_of(task))
-            if line in taken:
-                on_taken(line)
+            if line in excluded:
+                on_excluded(line)
                 continue
-            left = None if left is None else left - 1
+            remaining = None if remaining is None else remaining - 1
             yield line
 
 
@@ -55,7 +61,7 @@ def choose(
     help="Take tasks of this split. May be repeated: N of each.  [default: test]",
 )
 @click.option(
-    "-n", "--number", type=click.IntRange(min=1), metavar="N", help="How many tasks of every split.  [default: all]"
+    "-n", "--number", type=click.IntRange(min=1), metavar="N", help="Number of tasks of every split.  [default: all]"
 )
 @click.option(
     "--apart-from",
@@ -77,7 +83,7 @@ def choose(
 def command(env, splits, number, apart_from, checked, seed, output, quiet) -> None:
     """Choose a fixed list of tasks to play, or check one.
 
-    A panel is a file with a task a line. Its hash says whether two panels are the same; the order of its lines does not
+    A panel is a file with a task a line. Its hash says whether two panels are the same. The order of its lines does not
     matter, so cat, shuf and grep make panels of panels. Seed 0 takes the tasks that `eexp eval -n` plays. --check ends
     with exit code 1 where the panel and the files have a task in common.
 
@@ -91,26 +97,26 @@ def command(env, splits, number, apart_from, checked, seed, output, quiet) -> No
     from eexp.evidence.panels import TaskNames, panel_hash
     from eexp.jsonl import Stream, read
 
-    taken = TaskNames()
+    excluded = TaskNames()
     for record in (record for file in apart_from for record in read([file], "all")):
-        taken.add(record)
+        excluded.add(record)
     if checked is not None:
         if splits or number is not None or output is not None:
             raise click.UsageError("--check reads a panel; leave out --split, -n and -o")
         if not apart_from:
             raise click.UsageError("--check needs --apart-from FILE")
-        _check(checked, env, taken, apart_from, quiet)
+        _check(checked, env, excluded, apart_from, quiet)
         return
     if env is None:
         raise click.UsageError("Missing argument 'ENV'")
     from eexp.envs import open_env
 
     left_out: list[dict] = []
-    with open_env(env) as world:
+    with open_env(env) as environment:
         splits = list(dict.fromkeys(splits)) or ["test"]
         for split in splits:
-            world.check_split(split)
-        chosen = list(choose(world, splits, number, seed=seed, taken=taken, on_taken=left_out.append))
+            environment.check_split(split)
+        chosen = list(choose(environment, splits, number, seed=seed, excluded=excluded, on_excluded=left_out.append))
     counts = Counter(line["split"] for line in chosen)
     short = next((split for split in splits if number is not None and counts[split] < number), None)
     if short is not None:
@@ -127,14 +133,14 @@ def command(env, splits, number, apart_from, checked, seed, output, quiet) -> No
         tell(f"panel: {panel_hash(chosen)}, tasks: {parts}{passed_over}")
 
 
-def _check(panel: str, env: str | None, taken: Container[dict], files: Sequence[str], quiet: bool) -> None:
-    """Raise EexpError if tasks of a panel are among those taken."""
+def _check(panel: str, env: str | None, excluded: Container[dict], files: Sequence[str], quiet: bool) -> None:
+    """Raise EexpError if tasks of a panel are among those excluded."""
     from eexp.evidence.panels import panel_hash, task_record, tasks_of
     from eexp.jsonl import read
 
     env, tasks = tasks_of(panel, read([panel], "task"), env)
     lines = [task_record(env, task) for task in tasks]
-    common = [line["task"]["id"] for line in lines if line in taken]
+    common = [line["task"]["id"] for line in lines if line in excluded]
     if common:
         raise EexpError(
             f"{panel}: {len(common)} of {len(lines)} tasks also occur in {' or '.join(files)}, such as "

@@ -30,17 +30,17 @@ def report(
     seed: int = 0,
     source: Sequence[str] = (),
 ) -> str:
-    """Return the page, as HTML.
+    """Render the page, as HTML.
 
     Args:
         arms: From `eexp.report.study.find_arms`.
         title: Of the page.
-        baseline: The arm that the others are compared with, by either name; the first one by default. It is the first
-            row.
+        baseline: The arm that the others are compared with, by its key or label; the first one by default. It becomes
+            the first row.
         confidence: Of the intervals.
         common: Use only the tasks that all runs have, instead of refusing runs on different tasks.
-        tasks: At most so many tasks have their episodes in the page.
-        megabytes: How large these episodes may be together.
+        tasks: Most tasks whose episodes are in the page.
+        megabytes: Most that these episodes may take together.
         seed: Of the draw of these tasks.
         source: The directories that the page names as its source.
     """
@@ -59,12 +59,13 @@ def report(
         files={arm.label: [str(run.file) for run in arm.runs] for arm in arms},
     )
     shown = excerpts(arms, kind_of, tasks=tasks, most_bytes=int(megabytes * 1e6), seed=seed)
-    few = len(shown["tasks"]) < min(tasks, shown["of"])
-    limit = f"--megabytes {megabytes:g}" if few else f"--tasks {tasks}"
+    too_large = len(shown["tasks"]) < min(tasks, shown["of"])
+    limit = f"--megabytes {megabytes:g}" if too_large else f"--tasks {tasks}"
     return page(arms, rows, shown, title=title, confidence=confidence, source=source, limit=limit)
 
 
 def _labels(texts: tuple[str, ...]) -> dict[str, str]:
+    """Return the labels of --name ARM=LABEL, by arm."""
     labels: dict[str, str] = {}
     for text in texts:
         key, sep, label = text.partition("=")
@@ -87,7 +88,7 @@ def _labels(texts: tuple[str, ...]) -> dict[str, str]:
     "names",
     multiple=True,
     metavar="ARM=LABEL",
-    help="What an arm is called in the page. Arms that are named come first, in this order. Repeatable.",
+    help="Name of an arm in the page. Arms that are named come first, in this order. Repeatable.",
 )
 @click.option("--title", metavar="TEXT", help="Title of the page.  [default: the names of the directories]")
 @options.confidence
@@ -98,7 +99,7 @@ def _labels(texts: tuple[str, ...]) -> dict[str, str]:
     default=100,
     show_default=True,
     metavar="N",
-    help="Tasks whose episodes are in the page, of all arms and runs; drawn at random.",
+    help="Most tasks whose episodes are in the page, of all arms and runs; drawn at random.",
 )
 @click.option(
     "--megabytes",

@@ -18,7 +18,7 @@ from eexp.errors import EexpError, InputError, UsageError, short
 from eexp.outcomes import Shares
 from eexp.records import seed_of
 from eexp.terminal import show, style, tell
-from eexp.training.curves import read_curves
+from eexp.training.metrics import read_curves
 
 if TYPE_CHECKING:
     from eexp.training.data import Row
@@ -111,7 +111,7 @@ def _episode(e: dict) -> Iterator[str]:
 
 def render_row(example: dict, row: Row, tokenizer: Any) -> str:
     """One example as the row of tokens that is trained on: counts, and its text with the targets in [[ ]]."""
-    from eexp.training.preview import marked
+    from eexp.training.preview import mark_targets
 
     targets: Counter[str] = Counter()
     for name, _, indices in row.spans():
@@ -122,7 +122,7 @@ def render_row(example: dict, row: Row, tokenizer: Any) -> str:
         f"targets {row.n_targets}" + (f" ({spans})" if spans else "") + f", weight {row.weight:g}"
     )
     head = style(f"example {example['id']}", bold=True)
-    return "\n".join([head, style(counts, dim=True), indent(marked(tokenizer, row), "  ")])
+    return "\n".join([head, style(counts, dim=True), indent(mark_targets(tokenizer, row), "  ")])
 
 
 def show_run(directory: Path) -> str:

@@ -1,52 +1,55 @@
-"""What a training run says of itself, for a person: README.md beside the weights."""
+"""The model card, README.md beside the weights: how a model was trained, for a person."""
 
 from __future__ import annotations
 
 from eexp.training.updates import EXAMPLES, TRAJECTORIES
 
 
-def card(run: dict) -> str:
-    """The model card: what it was made from and how."""
-    s, d, t = run["settings"], run["data"], run["trained"]
-    what = "All weights" if s["full"] else "A LoRA adapter" + (f", continuing `{s['init']}`" if s["init"] else "")
-    kinds = ", ".join(f"{n:,} {kind}" for kind, n in d["kinds"].items())
-    rows = {
+def model_card(run: dict) -> str:
+    """Render the model card of a finished run, from the contents of eexp.json."""
+    settings, data, trained = run["settings"], run["data"], run["trained"]
+    init = f", continuing `{settings['init']}`" if settings["init"] else ""
+    weights = "All weights" if settings["full"] else "A LoRA adapter" + init
+    kinds = ", ".join(f"{n:,} {kind}" for kind, n in data["kinds"].items())
+    table = {
         "base": f"{run['base']} ({run['base_fingerprint'] or 'no local weights to fingerprint'})",
         "prompt style": run["prompt_style"],
-        "examples": f"{d['examples']:,} ({kinds})",
-        "tokens": f"{d['tokens']:,}, {d['target_tokens']:,} of them targets",
-        "updates": f"{run['updates']:,}, with {t['target_tokens']:,} target tokens",
-        "computed tokens": f"{t['computed_tokens']:,} for {t['tokens']:,}, {s['tokens_per_batch']:,} at once",
-        "batch": _batch(s),
-        "loss": ", ".join(f"{100 * n:.3g} % {kind}" for kind, n in t["shares"].items()),
-        "learning rate": f"{run['learning_rate']:g}, {s['schedule']}",
-        "seed": s["seed"],
+        "examples": f"{data['examples']:,} ({kinds})",
+        "tokens": f"{data['tokens']:,}, {data['target_tokens']:,} of them targets",
+        "updates": f"{run['updates']:,}, with {trained['target_tokens']:,} target tokens",
+        "computed tokens": f"{trained['computed_tokens']:,} for {trained['tokens']:,}, "
+        f"{settings['tokens_per_batch']:,} at once",
+        "batch": _batch(settings),
+        "loss": ", ".join(f"{100 * share:.3g} % {kind}" for kind, share in trained["shares"].items()),
+        "learning rate": f"{run['learning_rate']:g}, {settings['schedule']}",
+        "seed": settings["seed"],
         "trainable parameters": f"{run['trainable_parameters']:,}",
         "mean training loss": run["final_loss"],
         **_validation(run),
         "device": run["device"],
-        "data sha256": d["sha256"][:16],
-        "versions": ", ".join(f"{k} {v}" for k, v in run["versions"].items()),
+        "data sha256": data["sha256"][:16],
+        "versions": ", ".join(f"{package} {version}" for package, version in run["versions"].items()),
     }
     lines = [
         "---",
-        "library_name: " + ("transformers" if s["full"] else "peft"),
+        "library_name: " + ("transformers" if settings["full"] else "peft"),
         "tags: [eexp, early-experience]",
         "---",
         "",
-        f"{what} of `{run['base']}`, trained by eexp {run['eexp']}.",
+        f"{weights} of `{run['base']}`, trained by eexp {run['eexp']}.",
         "",
         "| | |",
         "|---|---|",
     ]
-    lines += [f"| {key} | {value} |" for key, value in rows.items()]
+    lines += [f"| {key} | {value} |" for key, value in table.items()]
     lines += ["", "The data came from:", ""]
-    for one in run["lineage"]:
-        lines += [f"- `{entry}`" if i == 0 else f"  then `{entry}`" for i, entry in enumerate(one)]
+    for lineage in run["lineage"]:
+        lines += [f"- `{entry}`" if i == 0 else f"  then `{entry}`" for i, entry in enumerate(lineage)]
     return "\n".join(lines) + "\n"
 
 
 def _batch(settings: dict) -> str:
+    """Return what an update is made of, in words."""
     if settings["budget_like"]:
         return f"as in {settings['budget_like']}"
     if settings["batch_size"] or settings["shuffle"] == "examples":
@@ -57,9 +60,10 @@ def _batch(settings: dict) -> str:
 
 
 def _validation(run: dict) -> dict[str, str]:
-    found = run["final_validation"]
-    if found is None:
+    """Return the row of the final validation; none for a run without."""
+    losses = run["final_validation"]
+    if losses is None:
         return {}
-    spans = ", ".join(f"{span} {one['loss']:.4f}" for span, one in found["spans"].items())
+    spans = ", ".join(f"{name} {span['loss']:.4f}" for name, span in losses["spans"].items())
     examples = f"{run['validation']['examples']:,} examples"
-    return {"validation loss": f"{found['loss']:.4f} ({spans}) after update {run['kept_step']:,}, on {examples}"}
+    return {"validation loss": f"{losses['loss']:.4f} ({spans}) after update {run['kept_step']:,}, on {examples}"}

@@ -1,4 +1,4 @@
-"""Examples as token ids, with a mask that is checked rather than trusted."""
+"""Examples as rows of token ids, with a mask of targets that is checked rather than trusted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from eexp.errors import InputError
 from eexp.jsonl import OnError, stop_at_error
@@ -14,9 +14,18 @@ from eexp.models.chat_template import ChatTokenizer
 from eexp.models.hf import HfTokenizer
 from eexp.spans import ACTION, Span, has_thought, span_of_tokens, spans_of
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 class Segment(NamedTuple):
-    """Tokens of a completion that belong to one span: from the index `start` to where the next segment starts."""
+    """Tokens of a completion that belong to one span, from the index `start` to where the next segment starts.
+
+    Attributes:
+        start: Index of its first token in the row.
+        name: The span's name.
+        weight: Factor of the loss of its tokens.
+    """
 
     start: int
     name: str = ""
@@ -27,10 +36,15 @@ class Segment(NamedTuple):
 class Row:
     """One tokenised example: the loss falls on ids[n_prompt:], times `weight` and the weight of each token's segment.
 
-    ids: four bytes each, for every row has its whole history, and a run has all of its rows.
-    segments: of all tokens from n_prompt on, in order; one of weight 1 unless others are given.
-    n_completion: how many tokens the completion has, those included that were left out of `ids` after the last target.
-    thought: whether there is a thought in it.
+    Attributes:
+        ids: The tokens up to the last target; four bytes each, for a row has its whole history, and a run all its rows.
+        n_prompt: Number of tokens before the completion.
+        weight: Factor of the loss of all targets.
+        group: The trajectory that the example was made from.
+        kind: The example's kind.
+        segments: Those of all tokens from n_prompt on, in order; by default one of weight 1.
+        n_completion: Number of tokens of the completion, including those after the last target, which `ids` lacks.
+        thought: Whether there is a thought in it.
     """
 
     ids: array[int]
@@ -67,16 +81,16 @@ class Row:
 
     @property
     def n_targets(self) -> int:
-        """How many targets there are, without a list of them."""
+        """The number of targets, without a list of them."""
         return sum(len(targets) for _, _, targets in self.spans())
 
     @property
     def loss_weight(self) -> float:
-        """The weights of all targets together."""
+        """The sum of the weights of all targets."""
         return self.weight * sum(weight * len(targets) for _, weight, targets in self.spans())
 
-    def weighted(self) -> Iterator[tuple[int, float]]:
-        """Yield (index, what its loss is multiplied by) of each target."""
+    def target_weights(self) -> Iterator[tuple[int, float]]:
+        """Yield (index, factor of its loss) of each target."""
         for _, weight, targets in self.spans():
             for i in targets:
                 yield i, weight * self.weight
@@ -84,55 +98,67 @@ class Row:
 
 def tokenize(
     examples: Iterable[dict],
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     on_error: OnError = stop_at_error,
     action_weight: float = 1.0,
 ) -> Iterator[Row]:
-    """Render each example with the chat template and mark where its completion and the spans of that begin.
+    """Render each example with the chat template, and find where its completion and the spans of that begin.
 
     The prompt must be a prefix of the whole (templates that rewrite earlier turns break that), and a stop token must be
-    among the targets (or the policy never learns to end). An example that fails either, is longer than `max_length`
-    tokens, or has spans that do not fit its text, goes to `on_error`.
+    among the targets (or the policy never learns to end).
 
-    action_weight: what the span "action" of an example with a thought counts, beside the span's own weight.
+    Args:
+        examples: The examples.
+        tokenizer: A tokenizer with a chat template.
+        max_length: Most tokens of an example.
+        on_error: Called with an example that is longer, breaks either rule above, or has spans that do not fit its
+            text.
+        action_weight: Factor of the span "action" of an example with a thought, beside the span's own weight.
     """
     chats = ChatTokenizer(HfTokenizer(tokenizer))
     for example in examples:
         try:
-            yield _row(example, chats, tokenizer, max_length, action_weight)
+            yield _tokenize_one(example, chats, tokenizer, max_length, action_weight)
         except InputError as e:
             on_error(example, e)
 
 
-def row_maker(tokenizer: Any) -> Callable[[dict], Row]:
-    """Return what makes a row of an example, however long it is, or raises InputError, which names the example."""
+def row_maker(tokenizer: PreTrainedTokenizerBase) -> Callable[[dict], Row]:
+    """Return a function that makes the row of one example, however long it is.
+
+    The function raises InputError, which names the example, for one that `tokenize` would refuse.
+    """
     chats = ChatTokenizer(HfTokenizer(tokenizer))
 
     def row_of(example: dict) -> Row:
         try:
-            return _row(example, chats, tokenizer, sys.maxsize, 1.0)
+            return _tokenize_one(example, chats, tokenizer, sys.maxsize, 1.0)
         except InputError as e:
             raise InputError(f"{example['id']}: {e}") from None
 
     return row_of
 
 
-def _row(example: dict, chats: ChatTokenizer, tokenizer: Any, max_length: int, action_weight: float) -> Row:
-    before, after = chats.example(example["prompt"], example["completion"], tokenizer.eos_token_id)
-    ids = before + after
+def _tokenize_one(
+    example: dict, chats: ChatTokenizer, tokenizer: PreTrainedTokenizerBase, max_length: int, action_weight: float
+) -> Row:
+    """Return the row of one example; raises InputError for one that `tokenize` refuses."""
+    stop = cast("int | None", tokenizer.eos_token_id)
+    prompt_ids, completion_ids = chats.example(example["prompt"], example["completion"], stop)
+    ids = prompt_ids + completion_ids
     if len(ids) > max_length:
         raise InputError(f"has {len(ids)} tokens, more than --max-length {max_length}", "$.prompt")
     spans = spans_of(example)
-    segments = _segments(example, spans, ids, len(before), tokenizer, action_weight if has_thought(spans) else 1.0)
+    thought = has_thought(spans)
     row = Row(
-        ids,
-        len(before),
+        array("i", ids),
+        len(prompt_ids),
         float(example.get("weight", 1.0)),
         example.get("group"),
         sys.intern(example["kind"]),
-        segments,
-        thought=has_thought(spans),
+        _segments(example, spans, ids, len(prompt_ids), tokenizer, action_weight if thought else 1.0),
+        thought=thought,
     )
     if row.n_targets:
         del row.ids[row.targets[-1] + 1 :]  # nothing is learned from what follows
@@ -140,12 +166,26 @@ def _row(example: dict, chats: ChatTokenizer, tokenizer: Any, max_length: int, a
 
 
 def _segments(
-    example: dict, spans: list[Span], ids: list[int], start: int, tokenizer: Any, action_weight: float
+    example: dict,
+    spans: list[Span],
+    ids: list[int],
+    start: int,
+    tokenizer: PreTrainedTokenizerBase,
+    action_weight: float,
 ) -> tuple[Segment, ...]:
-    """Runs of tokens that are alike: of spans with one name and one weight."""
+    """Return the segments of a completion: runs of tokens whose spans have one name and one weight.
 
-    def decode(some: Sequence[int]) -> str:
-        return tokenizer.decode(list(some), clean_up_tokenization_spaces=False)
+    Args:
+        example: The example.
+        spans: The spans of its completion.
+        ids: All its tokens.
+        start: Index of the completion's first.
+        tokenizer: The tokenizer.
+        action_weight: Factor of the span "action".
+    """
+
+    def decode(part: Sequence[int]) -> str:
+        return cast(str, tokenizer.decode(list(part), clean_up_tokenization_spaces=False))
 
     segments: list[Segment] = []
     owners = span_of_tokens(ids[start:], example["completion"][-1]["content"], spans, decode)

@@ -1,7 +1,7 @@
-"""For which models a tree gives exactly what its rows would.
+"""Checks that a model computes for a tree exactly what it would compute for its rows.
 
-That takes attention that looks only where it is told to, by transformers' interface, and positions that are told, too.
-What is known to break it is refused by name; for what nobody thought of, a small tree of the run's own examples is
+That takes attention that looks only where it is told to, by transformers' interface, and positions that are given, too.
+Models known to break it are refused by name; for causes that are not known, a small tree of the run's own examples is
 computed both ways.
 """
 
@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from eexp.errors import EexpError, UsageError
 from eexp.models import hf
@@ -18,44 +20,65 @@ from eexp.training import attention, trie
 from eexp.training.data import Row
 from eexp.training.packing import PACKINGS, target_losses
 
-_SEARCHED = 64  # examples, for those that have much in common
+_SEARCHED = 64  # examples among which two that share much are searched
 _PROBE = 256  # tokens of an example that is computed both ways
-_OFF = {4: 1e-5, 2: 0.02}  # how far the two may be from each other, relatively, by the bytes of a number
+_TOLERANCE = {4: 1e-5, 2: 0.02}  # largest relative difference between the two, by the bytes of a number
 
 
-def check(model: Any, rows: list[Row], packing: str, dtype: Any, budget: int) -> None:
-    """Raises UsageError for a model that cannot learn `rows` in passes of up to `budget` tokens, however packed."""
+def check(model: PreTrainedModel, rows: list[Row], packing: str, dtype: torch.dtype, budget: int) -> None:
+    """Raise UsageError for a model that cannot learn `rows`, however they are packed.
+
+    Args:
+        model: The model to train.
+        rows: All rows of the run.
+        packing: "tree" or "none".
+        dtype: The type that the run computes in.
+        budget: Most tokens of a pass.
+    """
     config = model.config
     if getattr(config, "is_encoder_decoder", False) or _sees_ahead(model, rows, dtype):
         raise UsageError(f"{config.model_type}: its tokens see what comes after them, so it cannot learn to write")
     _check_positions(config.get_text_config(), rows, packing == "none" and budget == 1)
 
 
-def prepare(model: Any, rows: list[Row], dtype: Any, budget: int) -> None:
-    """Set the model's attention to trees. Raises UsageError where that would not be exact.
+def prepare(model: PreTrainedModel, rows: list[Row], dtype: torch.dtype, budget: int) -> None:
+    """Set the model's attention to that of trees.
 
-    dtype: what the run computes in. budget: tokens of a pass.
+    Args:
+        model: The model to train.
+        rows: All rows of the run.
+        dtype: The type that the run computes in.
+        budget: Most tokens of a pass.
+
+    Raises:
+        UsageError: The model would not compute trees exactly.
     """
     kind = model.config.model_type
     longest = max(len(row.ids) for row in rows)
-    if why := next(obstacles(model, longest, max(longest, budget)), None):
-        raise UsageError(f"{kind}: {why}, so that examples cannot share tokens exactly; give --packing none")
+    if obstacle := next(obstacles(model, longest, max(longest, budget)), None):
+        raise UsageError(f"{kind}: {obstacle}, so that examples cannot share tokens exactly; give --packing none")
     sample = _probe(rows)
-    alone = _loss(model, sample, "none", dtype)
+    loss_of_rows = _loss(model, sample, "none", dtype)
     attention.register()
     model.set_attn_implementation(attention.TREE)
     try:
-        together = _loss(model, sample, "tree", dtype)
-    except (EexpError, TypeError) as e:  # TypeError: of a model that takes no argument that it does not know
-        why = str(e).splitlines()[0]
-        raise UsageError(f"{kind}: computes no trees ({why}); give --packing none") from None
-    apart = abs(alone - together) / alone
-    if not apart <= _OFF[dtype.itemsize]:
-        raise UsageError(f"{kind}: computes a tree otherwise than its rows (off by {apart:.1g}); give --packing none")
+        loss_of_tree = _loss(model, sample, "tree", dtype)
+    except (EexpError, TypeError) as e:  # TypeError: from a model that refuses arguments that it does not know
+        reason = str(e).splitlines()[0]
+        raise UsageError(f"{kind}: computes no trees ({reason}); give --packing none") from None
+    error = abs(loss_of_rows - loss_of_tree) / loss_of_rows
+    if not error <= _TOLERANCE[dtype.itemsize]:
+        raise UsageError(f"{kind}: computes a tree otherwise than its rows (off by {error:.1g}); give --packing none")
 
 
-def obstacles(model: Any, longest: int, largest: int) -> Iterator[str]:
-    """What keeps a model from computing trees of `largest` tokens, of rows of up to `longest`."""
+def obstacles(model: PreTrainedModel, longest: int, largest: int) -> Iterator[str]:
+    """Yield the known reasons why a model cannot compute trees exactly.
+
+    Args:
+        model: The model to train.
+        longest: Tokens of the longest row.
+        largest: Tokens of the largest tree.
+    """
     inner = hf.inner(model)
     config = inner.config.get_text_config()
     if unknown := hf.unknown_layers(inner):
@@ -67,29 +90,30 @@ def obstacles(model: Any, longest: int, largest: int) -> Iterator[str]:
         yield f"its attention reaches back {window} tokens, and the longest example has {longest}"
     if getattr(config, "attn_temperature_tuning", False) and largest >= getattr(config, "floor_scale", 0):
         yield f"it counts a pass's tokens from 0 to scale its attention, and a pass may have {largest}"
-    for name, value in _random_parts(inner, config):
+    for name, value in _random_settings(inner, config):
         yield f"it is trained with {name} {value:g}"
 
 
-def _sees_ahead(model: Any, rows: list[Row], dtype: Any) -> bool:
-    """Whether what comes after a token changes what is predicted from it; configurations do not reliably tell."""
-    import torch
-
+def _sees_ahead(model: PreTrainedModel, rows: list[Row], dtype: torch.dtype) -> bool:
+    """Return whether a later token changes what is predicted before it; configurations do not reliably say."""
     ids = list(rows[0].ids[:16])
     other = next((token for row in rows for token in row.ids if token != ids[-1]), 0)
-    with evaluating(model, dtype):
-        one, two = (
+    with evaluation_mode(model, dtype):
+        logits, changed = (
             model(torch.tensor([text], device=model.device), use_cache=False).logits[0, :-1].float()
             for text in (ids, [*ids[:-1], other])
         )
-    return bool((one - two).norm() > _OFF[dtype.itemsize] * one.norm())
+    return bool((logits - changed).norm() > _TOLERANCE[dtype.itemsize] * logits.norm())
 
 
 def _probe(rows: list[Row]) -> list[Row]:
-    """Two examples of one trajectory where they part, and one that parts from them earlier; all of it to predict."""
+    """Return short rows to compute both ways; all of their tokens are targets.
+
+    They are two examples of one trajectory, where these part, and one that parts from them earlier.
+    """
     group = sorted([row.ids for row in rows if row.group == rows[0].group][:_SEARCHED])
-    a, b = max(pairwise(group), key=lambda pair: trie.shared(*pair), default=(group[0], group[0]))
-    common = trie.shared(a, b)
+    a, b = max(pairwise(group), key=lambda pair: trie.shared_length(*pair), default=(group[0], group[0]))
+    common = trie.shared_length(a, b)
     start = max(0, common - _PROBE // 2)
     texts = [a[start : common + _PROBE // 2], b[start : common + _PROBE // 2]]
     longest = max(map(len, texts))
@@ -97,17 +121,16 @@ def _probe(rows: list[Row]) -> list[Row]:
     return [Row(text, 1, weight) for text, weight in zip(texts, (1.0, 0.5, 2.0), strict=True) if len(text) > 1]
 
 
-def _loss(model: Any, rows: list[Row], packing: str, dtype: Any) -> float:
-    with evaluating(model, dtype):
+def _loss(model: PreTrainedModel, rows: list[Row], packing: str, dtype: torch.dtype) -> float:
+    """Return the weighted sum of the losses of rows in one pass."""
+    with evaluation_mode(model, dtype):
         part = PACKINGS[packing].part(rows, model.device)
         return float((part.weights * target_losses(model, part)).sum())
 
 
 @contextmanager
-def evaluating(model: Any, dtype: Any) -> Iterator[None]:
-    """As in training, but without gradients or anything random."""
-    import torch
-
+def evaluation_mode(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[None]:
+    """Compute as in training, but without gradients and without anything random, within the block."""
     training = model.training
     model.eval()
     try:
@@ -117,32 +140,40 @@ def evaluating(model: Any, dtype: Any) -> Iterator[None]:
         model.train(training)
 
 
-def _check_positions(config: Any, rows: list[Row], alone: bool) -> None:
-    """Raises UsageError where a position means something else beside a longer row: LongRoPE and dynamic NTK look at the
-    longest text that is computed at once. alone: whether every row is computed by itself."""
+def _check_positions(config: PreTrainedConfig, rows: list[Row], alone: bool) -> None:
+    """Raise UsageError if a position means something else beside a longer row.
+
+    LongRoPE and dynamic NTK look at the longest text that is computed at once.
+
+    Args:
+        config: The model's.
+        rows: All rows of the run.
+        alone: Whether every row is computed by itself.
+    """
     ropes = getattr(config, "rope_parameters", None) or {}
     for rope in [ropes] if "rope_type" in ropes else ropes.values():
         border = rope.get("original_max_position_embeddings") or config.max_position_embeddings
-        long = {len(row.ids) > border for row in rows}
-        if rope.get("rope_type") == "dynamic" and True in long:  # it remembers the longest text so far, too
-            way = f"--max-length {border}"
-        elif rope.get("rope_type") == "longrope" and len(long) > 1 and not alone:
-            way = f"--packing none --tokens-per-batch 1, or --max-length {border}"
+        lengths = {len(row.ids) > border for row in rows}  # whether there are long rows, and short ones
+        if rope.get("rope_type") == "dynamic" and True in lengths:  # it also keeps the longest text so far
+            advice = f"--max-length {border}"
+        elif rope.get("rope_type") == "longrope" and len(lengths) > 1 and not alone:
+            advice = f"--packing none --tokens-per-batch 1, or --max-length {border}"
         else:
             continue
         raise UsageError(
             f"{config.model_type}: reads positions otherwise beyond {border} tokens, so that longer and "
-            f"shorter examples cannot be computed together; give {way}"
+            f"shorter examples cannot be computed together; give {advice}"
         )
 
 
-def _random_parts(model: Any, config: Any) -> Iterator[tuple[str, float]]:
-    """What is drawn anew at every token while training; of heads for other tasks nothing."""
-    import torch
+def _random_settings(model: torch.nn.Module, config: PreTrainedConfig) -> Iterator[tuple[str, float]]:
+    """Yield the dropout and jitter settings in use, whose numbers are drawn for every token while training.
 
+    Those of heads for classification and summaries are left out: they are not trained.
+    """
     for name, value in config.to_dict().items():
-        drawn = ("drop" in name or "jitter" in name) and not name.startswith(("classifier", "summary"))
-        if drawn and isinstance(value, float) and value > 0:
+        is_random = ("drop" in name or "jitter" in name) and not name.startswith(("classifier", "summary"))
+        if is_random and isinstance(value, float) and value > 0:
             yield name, value
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Dropout) and module.p > 0:

@@ -1,100 +1,114 @@
-"""How much memory a training run takes, and whether there is as much."""
+"""An estimate of the memory that a training run takes, and of what is free."""
 
 from __future__ import annotations
 
-import os
-from typing import Any
+import psutil
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from eexp.errors import EexpError
 from eexp.models import hf
+from eexp.terminal import format_bytes
+from eexp.training.distributed import is_sharded, local_process_count, local_rank
+from eexp.training.job import Job
 
 
-def estimate(model: Any, tokens: int, targets: float, itemsize: int, checkpointing: bool) -> dict[str, int]:
-    """Bytes, about: weights, gradients, AdamW's two moments, and what a pass of `tokens` keeps for its way back.
+def estimate_job(job: Job) -> dict[str, int]:
+    """Return about how many bytes a job takes, by what they hold."""
+    trained = job.run["trained"]
+    return estimate(
+        job.model,
+        trained["largest_pass"],
+        trained["target_tokens"] / trained["computed_tokens"],
+        job.dtype.itemsize,
+        job.settings.gradient_checkpointing,
+    )
 
-    targets: their share of the tokens. itemsize: of what is computed in. A layer keeps about 10 vectors of its width
-    and 4 of its feed-forward part for each token (attention keeps no scores); checkpointing keeps one, and all of one
-    layer at a time. A target has three vectors of logits, on its way back.
+
+def estimate(
+    model: PreTrainedModel, tokens: int, target_share: float, itemsize: int, checkpointing: bool
+) -> dict[str, int]:
+    """Return about how many bytes a run takes: weights, gradients, AdamW's two moments, and the activations of a pass.
+
+    A layer keeps about 10 vectors of its width and 4 of its feed-forward part for each token (attention keeps no
+    scores); with checkpointing it keeps one, and one layer at a time keeps all of them. A target has three vectors of
+    logits in the backward pass.
+
+    Args:
+        model: The model, loaded.
+        tokens: Tokens of the largest pass.
+        target_share: The share of them that are targets.
+        itemsize: Bytes of a number that is computed.
+        checkpointing: Whether activations are computed again in the backward pass.
     """
     config = model.config.get_text_config()
     width = config.hidden_size
     inner = getattr(config, "intermediate_size", None) or 4 * width
-    inner = max(inner) if isinstance(inner, (list, tuple)) else inner  # one a layer
+    inner = max(inner) if isinstance(inner, (list, tuple)) else inner  # one for each layer
     layer = tokens * (10 * width + 4 * inner) * itemsize
     layers = config.num_hidden_layers
-    kept = layers * tokens * width * itemsize + layer if checkpointing else layers * layer
-    logits = int(tokens * min(1.0, targets) * config.vocab_size * 4 * 3)
+    activations = layers * tokens * width * itemsize + layer if checkpointing else layers * layer
+    logits = int(tokens * min(1.0, target_share) * config.vocab_size * 4 * 3)
     sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
-    trained = sum(size for size, learns in sizes if learns)
+    trained = sum(size for size, requires_grad in sizes if requires_grad)
     return {
         "weights": sum(size for size, _ in sizes),
         "gradients": trained,
         "optimiser": 2 * trained,
-        "activations": kept + logits,
+        "activations": activations + logits,
     }
 
 
-def check(base: str, dtype: Any, *, full: bool, four_bit: bool, trust_remote_code: bool = False) -> None:
-    """Raises EexpError if what a run takes in any case, before its first pass, is more than is free.
+def check(base: str, dtype: torch.dtype, *, full: bool, four_bit: bool, trust_remote_code: bool = False) -> None:
+    """Raise EexpError if a run takes more memory before its first pass than is free.
 
-    Looks at the model's configuration alone, so that nothing is loaded in vain. An adapter's own weights are few, and
-    not counted. Models split over processes (FSDP) are let pass.
+    The model's configuration suffices for this, so nothing is loaded in vain. An adapter's own weights are few, and not
+    counted. Models whose weights are split over processes (FSDP) are not checked.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    if is_split():
+    if is_sharded():
         return
     config = hf.config(base, trust_remote_code)
     try:
         with torch.device("meta"):  # not accelerate's init_empty_weights, which counts tied weights twice
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    except Exception:  # loading says what is wrong, in a better line
+    except Exception:  # loading the model fails too, with a better message
         return
     count = sum(p.numel() for p in model.parameters())
     weights = count // 2 if four_bit else count * dtype.itemsize
     sizes = {"weights": weights, **({"gradients": weights, "optimiser": 2 * weights} if full else {})}
-    there = free()
-    if sum(sizes.values()) <= there:
+    available = free()
+    if sum(sizes.values()) <= available:
         return
-    parts = ", ".join(f"{name} {in_words(size)}" for name, size in sizes.items())
-    way = "train an adapter instead of --full" if full else "take a smaller model"
+    parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in sizes.items())
+    advice = "train an adapter instead of --full" if full else "take a smaller model"
     if not full and not four_bit and torch.cuda.is_available():
-        way = "give --load-in-4bit"
+        advice = "give --load-in-4bit"
     raise EexpError(
         f"{base}: to train {count:,} weights takes at least "
-        f"{in_words(sum(sizes.values()))} ({parts}), and {in_words(there)} are free; {way}"
+        f"{format_bytes(sum(sizes.values()))} ({parts}), and {format_bytes(available)} are free; {advice}"
     )
 
 
-def doubt(needed: dict[str, int], tokens_per_batch: int) -> str | None:
-    """What to tell if a loaded model is, by the estimate, going to take more than there is."""
-    if is_split():
+def shortage_warning(needed: dict[str, int], tokens_per_batch: int) -> str | None:
+    """Return a warning if a run is going to take more memory than there is, by its estimate; else None.
+
+    Args:
+        needed: The estimate, of a model that is loaded.
+        tokens_per_batch: The setting of this name, for the message.
+    """
+    if is_sharded():
         return None
-    there = free() + needed["weights"]  # which are loaded
-    if sum(needed.values()) <= there:
+    available = free() + needed["weights"]  # these are loaded already
+    if sum(needed.values()) <= available:
         return None
     return (
-        f"by a rough estimate {in_words(sum(needed.values()))} will be taken, and {in_words(there)} are free; "
-        f"--tokens-per-batch below {tokens_per_batch} and --gradient-checkpointing take less"
+        f"by a rough estimate {format_bytes(sum(needed.values()))} will be taken, and {format_bytes(available)} are "
+        f"free; --tokens-per-batch below {tokens_per_batch} and --gradient-checkpointing take less"
     )
-
-
-def is_split() -> bool:
-    """Whether processes hold a part of the weights each (FSDP)."""
-    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def free() -> int:
-    """Bytes that this process may take, on the GPU if there is one."""
-    import psutil
-    import torch
-
+    """Return the bytes that this process may take, on its GPU if there is one, else its share of the main memory."""
     if torch.cuda.is_available():
-        return torch.cuda.mem_get_info(int(os.environ.get("LOCAL_RANK", "0")))[0]
-    return psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def in_words(size: int) -> str:
-    """1.5 GB, 20 MB."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+        return torch.cuda.mem_get_info(local_rank())[0]
+    return psutil.virtual_memory().available // local_process_count()

@@ -1,63 +1,78 @@
-"""What a training run would do, before it does it: for a person."""
+"""A preview of a training run, and of a row with its targets marked, for a person."""
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
-from eexp.terminal import style
+from eexp.terminal import format_bytes, style
 from eexp.training.data import Row
-from eexp.training.memory import in_words
-from eexp.training.trie import shared
+from eexp.training.trie import shared_length
 
-_SHOWN = 3  # examples
-_WORDS = 240  # characters of a prompt's end
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_EXAMPLES = 3  # examples shown
+_PROMPT_END = 240  # characters shown of a prompt, from its end
 
 
-def describe(tokenizer: Any, rows: list[Row], run: dict, memory: dict[str, int]) -> str:
-    """Counts, an estimate of memory, and a few examples in which targets stand in [[ ]]."""
-    t = run["trained"]
+def describe(tokenizer: PreTrainedTokenizerBase, rows: list[Row], run: dict, memory: dict[str, int]) -> str:
+    """Return the counts of a planned run, an estimate of its memory, and a few examples with their targets in [[ ]].
+
+    Args:
+        tokenizer: The model's tokenizer.
+        rows: The examples that the run trains on.
+        run: The contents of eexp.json before the first update.
+        memory: Bytes by what they hold (`memory.estimate`).
+    """
+    trained, processes = run["trained"], run["processes"]
+    kinds = ", ".join(f"{100 * share:.3g} % {kind}" for kind, share in trained["shares"].items())
+    parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in memory.items())
     lines = [
-        f"{run['updates']:,} updates, {t['examples']:,} examples, {t['target_tokens']:,} target tokens",
-        "of the loss: " + ", ".join(f"{100 * share:.3g} % {kind}" for kind, share in t["shares"].items()),
-        f"{t['tokens']:,} tokens one example at a time, {t['computed_tokens']:,} as computed "
-        f"({t['tokens'] / t['computed_tokens']:.1f} times fewer), in {t['passes']:,} passes over {run['processes']} "
-        f"process{'es' if run['processes'] > 1 else ''}, the largest of {t['largest_pass']:,}",
-        f"memory, by a rough estimate: {in_words(sum(memory.values()))} ("
-        + ", ".join(f"{name} {in_words(size)}" for name, size in memory.items())
-        + ")",
+        f"{run['updates']:,} updates, {trained['examples']:,} examples, {trained['target_tokens']:,} target tokens",
+        f"of the loss: {kinds}",
+        f"{trained['tokens']:,} tokens one example at a time, {trained['computed_tokens']:,} as computed "
+        f"({trained['tokens'] / trained['computed_tokens']:.1f} times fewer), in {trained['passes']:,} passes over "
+        f"{processes} process{'es' if processes > 1 else ''}, the largest of {trained['largest_pass']:,}",
+        f"memory, by a rough estimate: {format_bytes(sum(memory.values()))} ({parts})",
     ]
-    if v := run["validation"]:
-        lines.append(f"validated with {v['examples']:,} examples, {v['target_tokens']:,} target tokens")
-    first = sorted(rows, key=lambda row: row.ids) if rows[0].group is None else _of_one_group(rows)
-    shown = first[:_SHOWN]
-    for before, row in pairwise([None, *shown]):
-        lines += ["", _example(tokenizer, row, before)]
+    if validation := run["validation"]:
+        lines.append(
+            f"validated with {validation['examples']:,} examples, {validation['target_tokens']:,} target tokens"
+        )
+    # Those of one trajectory follow each other, so that it can be seen what they share.
+    group = rows if rows[0].group is None else [row for row in rows if row.group == rows[0].group]
+    for previous, row in pairwise([None, *sorted(group, key=lambda row: row.ids)[:_EXAMPLES]]):
+        if row is not None:
+            lines += ["", _example(tokenizer, row, previous)]
     return "\n".join(lines)
 
 
-def _of_one_group(rows: list[Row]) -> list[Row]:
-    return sorted((row for row in rows if row.group == rows[0].group), key=lambda row: row.ids)
+def _example(tokenizer: PreTrainedTokenizerBase, row: Row, previous: Row | None) -> str:
+    heading = f"{len(row.ids)} tokens, {row.n_targets} of them targets, weight {row.weight:g}"
+    heading += f", {shared_length(row.ids, previous.ids)} shared with the one above" if previous else ""
+    return style(heading, bold=True) + "\n" + mark_targets(tokenizer, row, _PROMPT_END)
 
 
-def _example(tokenizer: Any, row: Row, before: Row | None) -> str:
-    head = f"{len(row.ids)} tokens, {row.n_targets} of them targets, weight {row.weight:g}"
-    head += f", {shared(row.ids, before.ids)} shared with the one above" if before else ""
-    return style(head, bold=True) + "\n" + marked(tokenizer, row, _WORDS)
-
-
-def marked(tokenizer: Any, row: Row, most: int | None = None) -> str:
+def mark_targets(tokenizer: PreTrainedTokenizerBase, row: Row, most: int | None = None) -> str:
     """Return the text of a row's tokens, with its targets in [[ ]].
 
-    most: characters of what comes before the first target, counted from its end; None shows all of it.
+    Args:
+        tokenizer: The tokenizer that made the row.
+        row: The row.
+        most: Most characters of the text before the first target, counted from its end; None for all of them.
     """
-    parts, at = [], 0
+
+    def text(start: int, stop: int) -> str:
+        return cast(str, tokenizer.decode(list(row.ids[start:stop])))
+
+    parts: list[str] = []
+    end = 0
     for name, weight, targets in row.spans():
-        between = tokenizer.decode(list(row.ids[at : targets.start]))
+        between = text(end, targets.start)
         if most is not None and not parts and len(between) > most:
             between = "... " + between[-most:]
         mark = f"{name} * {weight:g}: " if weight != 1 else ""
-        target = tokenizer.decode(list(row.ids[targets.start : targets.stop]))
-        parts.append(between + style(f"[[{mark}{target}]]", fg="green"))
-        at = targets.stop
-    return "".join(parts) + tokenizer.decode(list(row.ids[at:]))
+        parts.append(between + style(f"[[{mark}{text(targets.start, targets.stop)}]]", fg="green"))
+        end = targets.stop
+    return "".join(parts) + text(end, len(row.ids))

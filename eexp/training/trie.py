@@ -7,9 +7,9 @@ Here rows are sorted by their tokens and written down depth first, every distinc
              a b c e                        ` e        positions  0 1 2 3 3 2
              a b f                      ` f            last       5 5 4 3 4 5
 
-A token attends to itself and its ancestors alone, and its position is its depth, so to the model it is in each of its
-rows. `last` is the last token of the subtree below a token; in this order, j is an ancestor of i (or i itself) exactly
-if j <= i <= last[j]: a mask in one number a token.
+A token attends to itself and its ancestors alone, and its position is its depth, so the model computes for it what it
+would compute in each of its rows. `last` is the last token of the subtree below a token; in this order, j is an
+ancestor of i (or i itself) exactly if j <= i <= last[j]: a mask in one number a token.
 
 A target counts as often as rows have it, times their weights. Sharing is found in the token ids, never declared.
 """
@@ -25,21 +25,23 @@ from eexp.training.data import Row
 
 @dataclass
 class Tree:
-    """Rows written down as one tree (or several side by side).
+    """Rows written down as one tree (or several side by side), of T tokens.
 
-    tokens, positions, last: [T], as above. targets: (index of the token before, the token to predict, its weight).
-    of_rows: for each row, in the order given, where its targets stand in `targets`.
+    Attributes:
+        tokens, positions, last: [T], as above.
+        targets: (index of the token before, the token to predict, its weight), in the order of their tokens.
+        row_targets: For each row, in the order given, the indices of its targets in `targets`.
     """
 
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     last: list[int] = field(default_factory=list)
     targets: list[tuple[int, int, float]] = field(default_factory=list)
-    of_rows: list[list[int]] = field(default_factory=list)
+    row_targets: list[list[int]] = field(default_factory=list)
 
 
-def shared(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two rows have in common at their beginning."""
+def shared_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """Return how many tokens two rows have in common at their beginning."""
     low, high = 0, min(len(a), len(b))
     while low < high:  # by halves: slices are compared at the speed of memory, single tokens are not
         middle = (low + high + 1) // 2
@@ -50,62 +52,62 @@ def shared(a: Sequence[int], b: Sequence[int]) -> int:
     return low
 
 
-def grow(rows: Sequence[Row]) -> Tree:
-    """The tree of some rows."""
+def build_tree(rows: Sequence[Row]) -> Tree:
+    """Return the tree of some rows."""
     tree = Tree()
-    path: list[int] = []  # where the tokens of the row before stand
-    before: Sequence[int] = ()
+    path: list[int] = []  # the tokens of the previous row, as indices of the tree
+    previous: Sequence[int] = ()
     weights: dict[int, float] = {}  # of the tokens that are targets
     parent: dict[int, int] = {}
-    nodes: list[list[int]] = [[] for _ in rows]  # where the targets of each row stand
+    nodes: list[list[int]] = [[] for _ in rows]  # the targets of each row, as indices of the tree
     for n in sorted(range(len(rows)), key=lambda n: rows[n].ids):
         row = rows[n]
-        common = shared(row.ids, before)
+        common = shared_length(row.ids, previous)
         _close(tree, path, common)
         for depth in range(common, len(row.ids)):
             path.append(len(tree.tokens))
             tree.tokens.append(row.ids[depth])
             tree.positions.append(depth)
             tree.last.append(-1)
-        for depth, weight in row.weighted():
+        for depth, weight in row.target_weights():
             weights[path[depth]] = weights.get(path[depth], 0.0) + weight
             parent[path[depth]] = path[depth - 1]
             nodes[n].append(path[depth])
-        before = row.ids
+        previous = row.ids
     _close(tree, path, 0)
     order = sorted(weights)
     tree.targets = [(parent[i], tree.tokens[i], weights[i]) for i in order]
-    place = {i: n for n, i in enumerate(order)}
-    tree.of_rows = [[place[i] for i in of_row] for of_row in nodes]
+    target_index = {i: n for n, i in enumerate(order)}
+    tree.row_targets = [[target_index[i] for i in row_nodes] for row_nodes in nodes]
     return tree
 
 
 def _close(tree: Tree, path: list[int], depth: int) -> None:
-    """Nothing more comes below the tokens of `path` from `depth` on."""
+    """Set `last` of the tokens of `path` from `depth` on, whose subtrees are complete, and take them off the path."""
     for i in path[depth:]:
         tree.last[i] = len(tree.tokens) - 1
     del path[depth:]
 
 
 def cut(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:
-    """Rows in parts whose trees have at most `budget` tokens each (or one row, where that alone is longer).
+    """Yield rows in parts whose trees have at most `budget` tokens each (or one row, where that alone is longer).
 
     Rows are taken in sorted order, so that a cut repeats one row's beginning and no more.
     """
     part: list[Row] = []
-    held = 0
+    part_size = 0
     for row in sorted(rows, key=lambda row: row.ids):
-        more = len(row.ids) - (shared(row.ids, part[-1].ids) if part else 0)
-        if part and held + more > budget:
+        new_tokens = len(row.ids) - (shared_length(row.ids, part[-1].ids) if part else 0)
+        if part and part_size + new_tokens > budget:
             yield part
-            part, held, more = [], 0, len(row.ids)
+            part, part_size, new_tokens = [], 0, len(row.ids)
         part.append(row)
-        held += more
+        part_size += new_tokens
     if part:
         yield part
 
 
 def size(rows: Sequence[Row]) -> int:
-    """Tokens of the tree of some rows."""
+    """Return the number of tokens of the tree of some rows."""
     ids = sorted(row.ids for row in rows)
-    return sum(map(len, ids)) - sum(shared(a, b) for a, b in pairwise(ids))
+    return sum(map(len, ids)) - sum(shared_length(a, b) for a, b in pairwise(ids))

@@ -1,9 +1,9 @@
-"""Which examples make an update, and what each process computes of it.
+"""The updates of a training run: which examples make one, and which of these each process computes.
 
-A run is a list of updates, known before it starts: it can be counted, shown, and gone on with at any place. Consecutive
-rows make an update. By trajectories, an update holds what shares: groups come in another order every epoch, the rows of
-a group in the order of their tokens. By examples, all rows are shuffled: what is left to share is less, and an update
-is a fairer sample of the data.
+A run is a list of updates, known before it starts, so it can be counted, shown, and resumed after any update.
+Consecutive rows make an update. By trajectories, an update holds rows that share tokens: groups come in another order
+every epoch, the rows of a group in the order of their tokens. By examples, all rows are shuffled: they share less, and
+an update is a fairer sample of the data.
 """
 
 from __future__ import annotations
@@ -14,43 +14,55 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, count
+from typing import TYPE_CHECKING
 
 from eexp.errors import UsageError
 from eexp.training.data import Row
-from eexp.training.packing import Packing
 
-Updates = list[list[int]]  # indices of rows
+if TYPE_CHECKING:
+    from eexp.training.packing import Packing
+
+Updates = list[list[int]]  # indices of rows, by update
 
 TRAJECTORIES, EXAMPLES = 4, 16  # of an update, at least, where no other size is given
 
 
-def in_order(
+def epoch_order(
     rows: Sequence[Row], seed: int, epoch: int, shuffle: str = "trajectories", mixed: bool = False
 ) -> list[int]:
-    """All rows once: groups shuffled, within a group by their tokens; or all rows shuffled.
+    """Return the indices of all rows, once each, in the order of an epoch.
 
-    mixed: the kinds of a group's rows come evenly among each other, and only the rows of a kind by their tokens.
+    Args:
+        rows: The rows of the run.
+        seed: The run's seed.
+        epoch: Number of the epoch, from 0.
+        shuffle: "trajectories" shuffles groups, and sorts the rows of a group by their tokens; "examples" shuffles all
+            rows.
+        mixed: Let the kinds of a group's rows come evenly among each other, and sort only the rows of a kind by their
+            tokens.
     """
-    return list(chain.from_iterable(_groups(rows, seed, epoch, shuffle, mixed)))
+    return list(chain.from_iterable(_shuffled_groups(rows, seed, epoch, shuffle, mixed)))
 
 
-def _groups(rows: Sequence[Row], seed: int, epoch: int, shuffle: str, mixed: bool) -> list[list[int]]:
+def _shuffled_groups(rows: Sequence[Row], seed: int, epoch: int, shuffle: str, mixed: bool) -> list[list[int]]:
+    """Return the indices of rows by group; arguments are those of `epoch_order`. A row without a group is one."""
     groups: dict[object, list[int]] = {}
     for i, row in enumerate(rows):
         groups.setdefault(i if row.group is None or shuffle == "examples" else row.group, []).append(i)
     shuffled = [sorted(members, key=lambda i: rows[i].ids) for members in groups.values()]
     random.Random(f"{seed}/{epoch}").shuffle(shuffled)
-    return [_spread(rows, members) for members in shuffled] if mixed else shuffled
+    return [_spread_kinds(rows, members) for members in shuffled] if mixed else shuffled
 
 
-def _spread(rows: Sequence[Row], members: list[int]) -> list[int]:
+def _spread_kinds(rows: Sequence[Row], members: list[int]) -> list[int]:
+    """Return the members of a group with their kinds spread evenly over it."""
     sizes = Counter(rows[i].kind for i in members)
-    before: Counter[str] = Counter()
-    place = {}
+    counts: Counter[str] = Counter()
+    place = {}  # from 0 to 1
     for i in members:
         kind = rows[i].kind
-        place[i] = (before[kind] + 0.5) / sizes[kind]
-        before[kind] += 1
+        place[i] = (counts[kind] + 0.5) / sizes[kind]
+        counts[kind] += 1
     return sorted(members, key=lambda i: place[i])
 
 
@@ -63,13 +75,21 @@ def by_examples(
     shuffle: str = "trajectories",
     mixed: bool = False,
 ) -> Updates:
-    """Updates of `batch_size` rows, the last of an epoch with what is left; `max_steps` of them, or `epochs` full."""
+    """Return updates of `batch_size` rows; the last of an epoch has what is left.
 
-    def cut(epoch: int) -> Updates:
-        order = in_order(rows, seed, epoch, shuffle, mixed)
+    Args:
+        rows: The rows of the run.
+        batch_size: Rows of an update.
+        epochs: Passes over the rows, where `max_steps` is None.
+        max_steps: Number of updates.
+        seed, shuffle, mixed: As in `epoch_order`.
+    """
+
+    def updates_of_epoch(epoch: int) -> Updates:
+        order = epoch_order(rows, seed, epoch, shuffle, mixed)
         return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
-    return _taken(map(cut, count()), epochs, max_steps)
+    return _limit(map(updates_of_epoch, count()), epochs, max_steps)
 
 
 def by_trajectories(
@@ -81,41 +101,45 @@ def by_trajectories(
     *,
     examples: int | None = None,
 ) -> Updates:
-    """Updates of `trajectories` whole groups of rows, the last of an epoch with what is left.
+    """Return updates of `trajectories` whole groups of rows; the last of an epoch has what is left.
 
-    examples: take more groups until there are this many rows, and let what is left of an epoch join its last update,
-    so that none is smaller.
+    Args:
+        rows: The rows of the run.
+        trajectories: Groups of an update.
+        epochs, max_steps, seed: As in `by_examples`.
+        examples: Take more groups until there are this many rows, and add what is left of an epoch to its last update,
+            so that none is smaller.
     """
 
-    def cut(epoch: int) -> Updates:
+    def updates_of_epoch(epoch: int) -> Updates:
         updates: Updates = []
         update: list[int] = []
-        held = 0
-        for members in _groups(rows, seed, epoch, "trajectories", False):
-            update, held = update + members, held + 1
-            if held >= trajectories and len(update) >= (examples or 0):
+        groups = 0
+        for members in _shuffled_groups(rows, seed, epoch, "trajectories", False):
+            update, groups = update + members, groups + 1
+            if groups >= trajectories and len(update) >= (examples or 0):
                 updates.append(update)
-                update, held = [], 0
+                update, groups = [], 0
         if update and updates and examples:
             updates[-1] = updates[-1] + update
         elif update:
             updates.append(update)
         return updates
 
-    return _taken(map(cut, count()), epochs, max_steps)
+    return _limit(map(updates_of_epoch, count()), epochs, max_steps)
 
 
-def _taken(cuts: Iterator[Updates], epochs: float, max_steps: int | None) -> Updates:
-    """The first `max_steps` updates or, without that, those of `epochs`, rounded up, one at least."""
+def _limit(epoch_updates: Iterator[Updates], epochs: float, max_steps: int | None) -> Updates:
+    """Return the first `max_steps` updates or, without that, those of `epochs`, rounded up, one at least."""
     updates: Updates = []
-    for epoch, of_epoch in enumerate(cuts):
+    for epoch, candidates in enumerate(epoch_updates):
         if max_steps:
-            updates += of_epoch[: max_steps - len(updates)]
+            updates += candidates[: max_steps - len(updates)]
             if len(updates) == max_steps:
                 break
         else:
             share = min(1.0, epochs - epoch)
-            updates += of_epoch[: max(not updates, math.ceil(round(share * len(of_epoch), 6)))]  # 0.28 * 25 is 7
+            updates += candidates[: max(not updates, math.ceil(round(share * len(candidates), 6)))]  # 0.28 * 25 is 7
             if epoch + 1 >= epochs:
                 break
     return updates
@@ -124,66 +148,78 @@ def _taken(cuts: Iterator[Updates], epochs: float, max_steps: int | None) -> Upd
 def by_targets(
     rows: Sequence[Row], updates: int, targets: int, seed: int, shuffle: str = "trajectories", mixed: bool = False
 ) -> Updates:
-    """`updates` updates with `targets` target tokens in all, the same number in each but for the last example's part.
+    """Return `updates` updates with `targets` target tokens in all; each has as many, but for part of its last row.
 
-    Each ends where the target tokens so far are nearest to its share of them, and has one row at least.
+    Each update ends where the target tokens so far are nearest to its share of them, and has one row at least. `seed`,
+    `shuffle` and `mixed` are those of `epoch_order`.
     """
-    stream = (i for epoch in count() for i in in_order(rows, seed, epoch, shuffle, mixed))
-    made: Updates = []
-    seen = 0
+    stream = (i for epoch in count() for i in epoch_order(rows, seed, epoch, shuffle, mixed))
+    chosen: Updates = []
+    tokens = 0
     row = next(stream)
     for k in range(1, updates + 1):
         update: list[int] = []
         goal = targets * k / updates
-        while not update or abs(seen + rows[row].n_targets - goal) <= abs(seen - goal):
+        while not update or abs(tokens + rows[row].n_targets - goal) <= abs(tokens - goal):
             update.append(row)
-            seen += rows[row].n_targets
+            tokens += rows[row].n_targets
             row = next(stream)
-        made.append(update)
-    return made
+        chosen.append(update)
+    return chosen
 
 
 def epoch_ends(updates: Updates, rows: int) -> list[int]:
-    """The updates, from 1, after which all of `rows` rows have been gone through once more."""
-    ends, seen = [], 0
+    """Return the updates, from 1, after which all of `rows` rows have been gone through once more."""
+    ends, rows_before = [], 0
     for step, update in enumerate(updates, 1):
-        if (seen + len(update)) // rows > seen // rows:
+        if (rows_before + len(update)) // rows > rows_before // rows:
             ends.append(step)
-        seen += len(update)
+        rows_before += len(update)
     return ends
 
 
-def deal(rows: Sequence[Row], packing: Packing, budget: int, world: int) -> list[list[list[Row]]]:
-    """The parts of one update that each of `world` processes computes: [process][pass], as many passes for each.
+def distribute(rows: Sequence[Row], packing: Packing, budget: int, processes: int) -> list[list[list[Row]]]:
+    """Cut the rows of one update into passes, and give each process as many of them.
 
-    Parts are made small enough to go round, but not smaller than the longest row, for which some process takes its time
-    anyway: rows that go on from each other would share nothing any more.
-    Where parts do not go round, a process repeats the smallest with weight 0: every process takes part in every pass.
+    Passes are made small enough for every process to have some, but not smaller than the longest row, which takes one
+    process its time anyway: rows that continue each other would share nothing any more. Where the number of passes is
+    no multiple of the processes', some repeat the smallest with weight 0: every process takes part in every pass.
+
+    Args:
+        rows: The rows of the update.
+        packing: How rows share a pass.
+        budget: Most tokens of a pass.
+        processes: Number of processes.
+
+    Returns:
+        [process][pass], the rows of each pass.
     """
     longest = max(len(row.ids) for row in rows)
-    room = min(budget, max(-(-packing.size(rows) // world), longest))
-    parts = sorted(packing.cut(rows, room), key=packing.size, reverse=True)
-    idle = [replace(row, weight=0.0) for row in parts[-1]]
-    parts += [idle] * (-len(parts) % world)
-    return [parts[rank::world] for rank in range(world)]
+    limit = min(budget, max(-(-packing.size(rows) // processes), longest))
+    passes = sorted(packing.cut(rows, limit), key=packing.size, reverse=True)
+    weightless = [replace(row, weight=0.0) for row in passes[-1]]
+    passes += [weightless] * (-len(passes) % processes)
+    return [passes[rank::processes] for rank in range(processes)]
 
 
-def weight_of(rows: Iterable[Row]) -> float:
-    """What the losses of some rows are divided by: the weights of all their targets."""
+def total_weight(rows: Iterable[Row]) -> float:
+    """Return the sum of the weights of all targets of some rows, which an update's losses are divided by."""
     return sum(row.loss_weight for row in rows)
 
 
 def set_shares(rows: Sequence[Row], updates: Updates, shares: Mapping[str, float]) -> None:
     """Scale the weights of rows by kind, so that over all updates each kind in `shares` has its share of the weight.
 
-    What is left is for the kinds not named, in the proportions they have. Raises UsageError where a kind that is named
-    is in no update, or no other kind is.
+    The kinds that are not named have the rest, in the proportions they had.
+
+    Raises:
+        UsageError: A kind that is named is in no update, or no other kind is.
     """
     weights = _weights_of_kinds(rows, updates)
     for kind, share in shares.items():
         if not weights.get(kind):
-            found = ", ".join(kind for kind, weight in weights.items() if weight)
-            raise UsageError(f"--share {kind}={share:g}: no update has an example of this kind; kinds: {found}")
+            kinds = ", ".join(kind for kind, weight in weights.items() if weight)
+            raise UsageError(f"--share {kind}={share:g}: no update has an example of this kind; kinds: {kinds}")
     rest = sum(weight for kind, weight in weights.items() if kind not in shares)
     if not rest:
         raise UsageError(f"--share {', '.join(shares)}: there are no other kinds for the rest of the loss")
@@ -194,20 +230,23 @@ def set_shares(rows: Sequence[Row], updates: Updates, shares: Mapping[str, float
 
 
 def _weights_of_kinds(rows: Sequence[Row], updates: Updates) -> dict[str, float]:
+    """Return the weight of the targets of each kind over all updates."""
     weights: dict[str, float] = {}
     for i in chain.from_iterable(updates):
         weights[rows[i].kind] = weights.get(rows[i].kind, 0.0) + rows[i].loss_weight
     return weights
 
 
-def shares_of_kinds(rows: Sequence[Row], updates: Updates, update_weight: float | None) -> dict[str, float]:
-    """The share of the loss that each kind has in a run, by the weights of targets.
+def loss_shares(rows: Sequence[Row], updates: Updates, update_weight: float | None) -> dict[str, float]:
+    """Return the share of the loss that each kind has in a run, by the weights of its targets.
 
-    update_weight: what the losses of every update are divided by; its own weight if None.
+    Args:
+        rows, updates: Those of the run.
+        update_weight: What the losses of every update are divided by; None for the weight of its own targets.
     """
-    found: dict[str, float] = {}
+    shares: dict[str, float] = {}
     for update in updates:
-        whole = update_weight or weight_of(rows[i] for i in update)
+        whole = update_weight or total_weight(rows[i] for i in update)
         for i in update:
-            found[rows[i].kind] = found.get(rows[i].kind, 0.0) + rows[i].loss_weight / whole / len(updates)
-    return {kind: round(share, 6) for kind, share in sorted(found.items())}
+            shares[rows[i].kind] = shares.get(rows[i].kind, 0.0) + rows[i].loss_weight / whole / len(updates)
+    return {kind: round(share, 6) for kind, share in sorted(shares.items())}

@@ -13,7 +13,7 @@ import json
 from importlib.resources import files
 from pathlib import Path
 
-#: receptacle -> (what opens, what it takes)
+#: receptacle -> whether it can be opened
 RECEPTACLES = {
     "Cabinet": True,
     "CounterTop": False,
@@ -26,7 +26,7 @@ RECEPTACLES = {
     "Shelf": False,
     "Bed": False,
 }
-#: object -> what can be done to it besides picking it up
+#: object -> the actions it allows besides picking it up
 OBJECTS = {
     "Apple": "cleanable heatable coolable",
     "Mug": "cleanable heatable coolable",
@@ -97,7 +97,7 @@ LARGE_GAMES = {
 
 
 def make(directory: Path, chosen: dict[str, list[tuple]] = GAMES) -> Path:
-    """Write the chosen games under directory/json_2.1.1. Returns `directory`."""
+    """Write the chosen games under directory/json_2.1.1; return `directory`."""
     for split, games in chosen.items():
         for number, (kind, thing, to, places, contents) in enumerate(games):
             task = f"{kind}-{thing}-None-{to}-{number + 1}"
@@ -118,12 +118,12 @@ def make(directory: Path, chosen: dict[str, list[tuple]] = GAMES) -> Path:
 
 
 def game(kind: str, thing: str, to: str, places: list[str], contents: list[tuple[str, int]]) -> dict:
-    """What a game.tw-pddl holds."""
+    """Return the contents of game.tw-pddl."""
     data = files("alfworld") / "data"
-    said, goal = (text.format(object=thing, to=to) for text in GOALS[kind])
+    sentence, goal = (text.format(object=thing, to=to) for text in GOALS[kind])
     return {
         "pddl_domain": (data / "alfred.pddl").read_text(),
-        "grammar": (data / "alfred.twl2").read_text().replace("UNKNOWN GOAL", said.lower()),
+        "grammar": (data / "alfred.twl2").read_text().replace("UNKNOWN GOAL", sentence.lower()),
         "pddl_problem": problem(places, contents, goal),
         "solvable": True,
     }

@@ -35,7 +35,7 @@ PLACE = re.compile(r"<!-- study: (?P<name>[\w/-]+) -->\n.*?<!-- end -->\n", re.S
 def groups(study: Path) -> dict[str, list[Path]]:
     """Find the files of episodes of each arm, one a training seed."""
     files = {name: sorted(study.glob(f"[0-9]*/{arm}.episodes.jsonl")) for arm, name in ARMS.items()}
-    return {name: found for name, found in files.items() if found}
+    return {name: runs for name, runs in files.items() if runs}
 
 
 def table(rows: list[dict]) -> str:
@@ -54,7 +54,7 @@ def table(rows: list[dict]) -> str:
 
 
 def provenance(study: Path, rows: list[dict]) -> str:
-    """Say how a study was made: settings, seeds, panel, versions, machine, hours."""
+    """Render how a study was made: settings, seeds, panel, versions, machine, hours."""
     chosen = {file.name: file.read_text() for file in sorted((study / ".settings").glob("*"))}
     seconds = [int(line) for line in (study / "seconds").read_text().split()] if (study / "seconds").exists() else []
     tuned = {name.removeprefix("TUNED_"): value for name, value in chosen.items() if name.startswith("TUNED_")}
@@ -76,7 +76,7 @@ def provenance(study: Path, rows: list[dict]) -> str:
 
 
 def block(study: Path) -> str:
-    """Write what stands in the place of a study."""
+    """Render the text for the marked place of a study."""
     rows = compare({name: [read([str(file)], "episode") for file in files] for name, files in groups(study).items()})
     made_in = study.with_name(re.sub(r"-(ood|noisy)$", "", study.name))  # the same agents, played elsewhere
     return f"```text\n{table(rows)}\n```\n\n{provenance(made_in, rows)}\n"

@@ -22,7 +22,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-#: kind -> (the package's challenge, its settings by turns); `custom` has settings of the generator itself
+#: kind -> (the package's challenge, its settings in turn); `custom` has settings of the generator itself
 KINDS = {
     "treasure": ("tw-treasure_hunter", [{"level": level} for level in (4, 12, 8, 16, 22)]),
     "coin": ("tw-coin_collector", [{"level": level} for level in (3, 104, 6, 108)]),
@@ -47,11 +47,11 @@ KINDS = {
         [{"rewards": rewards, "goal": goal} for rewards, goal in (("dense", "detailed"), ("balanced", "brief"))],
     ),
 }
-_SERIAL = slice(0x12, 0x18)  # where a story file says when it was compiled; not part of its own checksum
+_SERIAL = slice(0x12, 0x18)  # the date of compilation in a story file; not part of its own checksum
 
 
 def make(directory: Path, split: str, kind: str, number: int, seed: int = 0) -> Path:
-    """Generate and compile game `number` of its kind; leaves it alone if it is there. Takes 1 to 6 seconds."""
+    """Generate and compile game `number` of its kind, unless it exists. Takes 1 to 6 seconds."""
     import textworld
     from textworld.challenges import CHALLENGES
 
@@ -73,14 +73,14 @@ def make(directory: Path, split: str, kind: str, number: int, seed: int = 0) -> 
             setattr(options, name, value)
         game = textworld.generator.make_game(options)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=file.parent) as aside:  # so that a game is there whole or not at all
+    with tempfile.TemporaryDirectory(dir=file.parent) as aside:  # so that a game is complete or absent
         options.path = os.path.join(aside, file.name)
-        made = Path(textworld.generator.compile_game(game, options))
-        story = bytearray(made.read_bytes())
+        compiled = Path(textworld.generator.compile_game(game, options))
+        story = bytearray(compiled.read_bytes())
         story[_SERIAL] = b"000000"
-        made.write_bytes(story)
-        made.with_suffix(".json").replace(file.with_suffix(".json"))
-        made.replace(file)
+        compiled.write_bytes(story)
+        compiled.with_suffix(".json").replace(file.with_suffix(".json"))
+        compiled.replace(file)
     return file
 
 
@@ -88,8 +88,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("directory", type=Path)
     for split, n in (("train", 24), ("valid", 8), ("test", 8)):
-        parser.add_argument(f"--{split}", type=int, default=n, metavar="N", help=f"how many (default {n})")
-    parser.add_argument("--kinds", default=",".join(KINDS), help="with commas between them (default %(default)s)")
+        parser.add_argument(f"--{split}", type=int, default=n, metavar="N", help=f"number of games (default {n})")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="kinds, separated by commas (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another one for other games (default 0)")
     chosen = parser.parse_args()
     kinds = chosen.kinds.split(",")

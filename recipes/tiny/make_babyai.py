@@ -48,13 +48,13 @@ KINDS = ("ball", "box", "key", "door")
 
 
 def things(env: BabyAI) -> list[tuple[str, tuple[int, int]]]:
-    """What is in view but walls, nearest first: its words without an article, and where it is."""
+    """Return the objects in view without the walls, nearest first: name without an article, and position."""
     view = env._view()
     return [(f"{thing.color} {thing.type}", at) for at, thing in view.items() if thing and thing.type != "wall"]
 
 
 def wanted(env: BabyAI) -> list[str]:
-    """What the mission is about, by colour and kind, where it says both."""
+    """Return the objects that the mission names by colour and kind."""
     words = env.instruction().split()
     return [f"{a} {b}" for a, b in pairwise(words) if a in COLOURS and b in KINDS]
 
@@ -64,7 +64,7 @@ def where(env: BabyAI, name: str) -> str:
 
 
 def side(env: BabyAI, name: str) -> str:
-    """Where to turn for the nearest such thing."""
+    """Return the side on which the nearest object of a name is."""
     at = next((at for thing, at in things(env) if thing == name), None)
     if at is None:
         return f"no {name} in view"
@@ -137,12 +137,12 @@ QUESTIONS = [
     ask_carried,
     ask_first,
 ]
-# What takes longest to learn: to match a colour and a kind at once.
+# These take longest to learn: they need a match of colour and kind at once.
 FINDING = [ask_where, ask_where, ask_side, ask_wanted, ask_first]
 
 
 def glance(env: BabyAI, rng: random.Random) -> list[dict]:
-    """Messages of one look at a room, with many questions."""
+    """Return messages of one look at a room, with many questions."""
     style = get_style("react")
     text = f"{style.acting.task_label} {env.instruction()}\n{env._describe()[0]}"
     answers = dict.fromkeys(rng.choice(FINDING)(env, rng) for _ in range(10))
@@ -150,21 +150,21 @@ def glance(env: BabyAI, rng: random.Random) -> list[dict]:
 
 
 def random_play(env: BabyAI, rng: random.Random, steps: int) -> list[dict]:
-    """Messages of one episode of random actions, with questions in between."""
+    """Return messages of one episode of random actions, with questions in between."""
     style = get_style("react")
     messages = [{"role": "system", "content": style.acting.system}]
     text, over = f"{style.acting.task_label} {env.instruction()}\n{env._describe()[0]}", False
     for turn in range(steps + 1):
         kinds = rng.sample(QUESTIONS, rng.choice([2, 3, 4] if steps < 4 else [0, 1, 2]))
-        asked = interview(text, [ask(env, rng) for ask in dict.fromkeys(kinds)])
-        messages += asked
-        text = GO_ON if asked else text
+        questions = interview(text, [ask(env, rng) for ask in dict.fromkeys(kinds)])
+        messages += questions
+        text = GO_ON if questions else text
         if turn == steps or over:
             break
         action = rng.choice(env.admissible() if rng.random() < 0.8 else list(ACTIONS))
         messages += [{"role": "user", "content": text}, {"role": "assistant", "content": style.answer(action).text}]
-        seen = env.step(action)
-        text, over = seen.text, seen.done
+        observation = env.step(action)
+        text, over = observation.text, observation.done
     return messages if text == GO_ON else [*messages, {"role": "user", "content": text}]
 
 
@@ -187,7 +187,7 @@ def main() -> None:
         glanced = rng.random() < args.glances
         levels = GLANCED if glanced else LEVELS
         env.reset({"level": levels[n % len(levels)], "seed": seed})
-        env._bot = None  # nobody asks it, and its plans take most of the time
+        env._bot = None  # the expert is not used, and its plans take most of the time
         if glanced:
             for _ in range(rng.randint(0, 6)):  # unseen
                 env._world.step(env._world.actions[rng.choice(["left", "right", "forward"])])

@@ -36,7 +36,7 @@ from eexp.prompts import get_style
 
 
 def episode_length(rng: random.Random, longest: int, stage: int) -> int:
-    """Steps of a random play: mostly a glance, where questions are cheap, and some as long as an episode."""
+    """Draw the steps of a random play: mostly few, where questions are cheap, and sometimes as many as an episode."""
     drawn = rng.random()
     if stage > 1:
         return rng.randint(0, 1) if drawn < 0.4 else rng.randint(2, 6) if drawn < 0.85 else rng.randint(7, longest)
@@ -46,13 +46,13 @@ def episode_length(rng: random.Random, longest: int, stage: int) -> int:
 
 
 def random_play(env: House, task: dict, rng: random.Random, steps: int, stage: int) -> list[dict]:
-    """Messages of one episode of random actions, with questions in between; a later stage has more to ask."""
+    """Return messages of one episode of random actions, with questions in between; a later stage has more kinds."""
     style = get_style("react")
-    seen = env.reset(task)
+    observation = env.reset(task)
     known: dict[str, str] = {}  # object -> where it was last seen
     rooms: set[str] = set()
     messages = [{"role": "system", "content": style.acting.system}]
-    text = f"{style.acting.task_label} {env.instruction()}\n{seen.text}"
+    text = f"{style.acting.task_label} {env.instruction()}\n{observation.text}"
     for turn in range(steps + 1):
         known.update(env._visible())
         rooms.add(env.room)
@@ -60,22 +60,22 @@ def random_play(env: House, task: dict, rng: random.Random, steps: int, stage: i
         kinds = rng.sample(kinds, rng.choice([2, 3, 4] if steps < 4 else [0, 1, 2]))
         if env.target in env._visible() and rng.random() < 0.7:
             kinds = [rng.choice([ask_target_in_sight, ask_wanted]), *kinds]
-        asked = interview(text, [ask(env, known, rooms, rng) for ask in dict.fromkeys(kinds)])
-        messages += asked
-        text = GO_ON if asked else text
-        if turn == steps or seen.done:
+        questions = interview(text, [ask(env, known, rooms, rng) for ask in dict.fromkeys(kinds)])
+        messages += questions
+        text = GO_ON if questions else text
+        if turn == steps or observation.done:
             break
         action = random_action(env, rng, by_verb=stage > 1)
         messages += [{"role": "user", "content": text}, {"role": "assistant", "content": style.answer(action).text}]
         if action.startswith("take "):
             known.pop(action.split()[1], None)
-        seen = env.step(action)
-        text = seen.text
+        observation = env.step(action)
+        text = observation.text
     return messages if text == GO_ON else [*messages, {"role": "user", "content": text}]
 
 
 def room_tour(env: House, task: dict, rng: random.Random, steps: int) -> list[dict]:
-    """Messages that show rooms of a house one after another, with questions in between.
+    """Return messages that show rooms of a house one after another, with questions in between.
 
     Between two rooms things happen that are not shown, so no text says what an action leads to. Nothing is handled
     but taken up, so that what has been read of other things stays true.
@@ -105,7 +105,7 @@ def room_tour(env: House, task: dict, rng: random.Random, steps: int) -> list[di
 
 
 def random_action(env: House, rng: random.Random, by_verb: bool) -> str:
-    """Uniform over the admissible actions (or over their verbs first: more handling), and one in ten that is not."""
+    """Draw an admissible action, or one time in ten another; `by_verb` draws a verb first, for more handling."""
     if rng.random() < 0.9:
         actions = env.admissible()
         verb = rng.choice(sorted({a.split()[0] for a in actions})) if by_verb else ""
@@ -211,7 +211,7 @@ QUESTIONS = [
     ask_state,
 ]
 
-# Those that the text of rooms answers: what has been done to a thing and which rooms one has been in is not said there.
+# Questions that the text of rooms answers: it does not say what was done to an object, nor which rooms were visited.
 READING_QUESTIONS = [ask for ask in QUESTIONS if ask not in (ask_doors, ask_state)]
 
 
@@ -236,7 +236,7 @@ def ask_room(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[s
 
 
 def needed(env: House) -> tuple[str, str]:
-    """What the words of the task ask for and has not happened: verb and place."""
+    """Return the verb and the place of what the task's words require and has not happened yet."""
     if env.kind == "examine":
         return "look", "lamp"
     place, becomes = TREATMENTS.get(env.kind, ("", ""))
@@ -255,7 +255,7 @@ def main() -> None:
         default=0.8,
         help="share left out of houses where the task's object is not in sight at once",
     )
-    parser.add_argument("--no-actions", action="store_true", help="show rooms alone, never an action and its outcome")
+    parser.add_argument("--no-actions", action="store_true", help="show rooms only, no action and no outcome")
     args = parser.parse_args()
 
     env, style = House(), get_style("react")

@@ -32,7 +32,7 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-GO_ON = "Go on."  # what the world says where it has nothing to show
+GO_ON = "Go on."  # the world's turn where it has nothing to show
 HELD_OUT = 200  # episodes to ask about after training
 # Words of the later training stages, so that the tokenizer has them whole. No statement about how to act.
 STAGE_WORDS = """
@@ -65,7 +65,7 @@ learned remember error invalid valid refuse refused sense makes happen happens o
 
 
 def saying(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> list[dict]:
-    """Messages that ask to repeat a text: words of sentences, or tokens of the vocabulary in any order."""
+    """Return messages that ask to repeat a text: words of sentences, or tokens of the vocabulary in any order."""
     if rng.random() < 0.6:
         words = [rng.choice(WORDS) for _ in range(rng.randint(2, 12))]
         text = " ".join(word.capitalize() if rng.random() < 0.2 else word for word in words)
@@ -114,33 +114,33 @@ def make_tokenizer(texts: list[str], vocab_size: int, context: int) -> PreTraine
 
 
 def batches(sequences: list[np.ndarray], tokens: int, rng: random.Random) -> list[list[np.ndarray]]:
-    """Sequences of like length together, each batch up to `tokens` with its padding, the short ones mostly first."""
-    made, batch = [], []
+    """Return batches of sequences of similar length, up to `tokens` tokens with padding, mostly short ones first."""
+    all_batches, batch = [], []
     for s in sorted(sequences, key=len):
         if batch and len(s) * (len(batch) + 1) > tokens:
-            made.append(batch)
+            all_batches.append(batch)
             batch = []
         batch.append(s)
-    made.append(batch)
-    return sorted(made, key=lambda b: len(b[-1]) / 1000 + rng.random())
+    all_batches.append(batch)
+    return sorted(all_batches, key=lambda b: len(b[-1]) / 1000 + rng.random())
 
 
 class Marks:
-    """Finds the answers in token ids."""
+    """The positions of answers in token ids."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
         self.assistant, self.end = tokenizer.convert_tokens_to_ids(["<|assistant|>", "<|end|>"])
         self.answer, self.question = (tokenizer(word)["input_ids"][0] for word in ("Answer", "Question"))
 
     def answers(self, ids: np.ndarray) -> list[tuple[int, int]]:
-        """Where each answer begins, and the end mark after its last word."""
+        """Return where each answer begins, and the end mark after its last word."""
         starts = np.flatnonzero((ids[:-1] == self.assistant) & (ids[1:] == self.answer)) + 1
         ends = np.flatnonzero(ids == self.end)
         return [(int(i), int(j)) for i in starts for j in ends[ends > i][:1]]
 
 
 def padded(batch: list[np.ndarray], marks: Marks, other: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids, and what each token counts in the loss: 1 in an answer, `other` elsewhere, 0 in the padding."""
+    """Return token ids, and the weight of each token in the loss: 1 in an answer, `other` elsewhere, 0 in padding."""
     width = max(map(len, batch))
     ids = torch.zeros(len(batch), width, dtype=torch.long)
     counts = torch.zeros(len(batch), width)
@@ -154,17 +154,17 @@ def padded(batch: list[np.ndarray], marks: Marks, other: float) -> tuple[torch.T
 
 @torch.no_grad()
 def check(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, held_out: list[np.ndarray]) -> dict[str, str]:
-    """Answers that greedy decoding gets right to the last word, by question."""
-    marks, right, asked = Marks(tokenizer), Counter(), Counter()
+    """Count the answers that greedy decoding gets right to the last word, by question."""
+    marks, right, total = Marks(tokenizer), Counter(), Counter()
     for s in held_out:
         best = model(input_ids=torch.from_numpy(s.astype(np.int64))[None]).logits[0].argmax(-1).numpy()
         for i, j in marks.answers(s):
             start = np.flatnonzero(s[:i] == marks.question)[-1]
             words = tokenizer.decode(s[start : start + np.flatnonzero(s[start:] == marks.end)[0]])
             kind = re.sub(r"\b([Ii])s the (?!place)\w+", r"\1s the X", words.removeprefix("Question: "))
-            asked[kind] += 1
+            total[kind] += 1
             right[kind] += bool((best[i : j - 1] == s[i + 1 : j]).all())  # from after "Answer" to the last word
-    return {kind: f"{right[kind]}/{asked[kind]}" for kind in sorted(asked)}
+    return {kind: f"{right[kind]}/{total[kind]}" for kind in sorted(total)}
 
 
 def train(
@@ -177,7 +177,7 @@ def train(
     ]
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=args.weight_decay)
     schedule = get_cosine_schedule_with_warmup(optimizer, len(plan) // 20, len(plan))
-    marks, started, seen, shown = Marks(tokenizer), time.time(), 0, 0.0
+    marks, started, tokens_done, shown = Marks(tokenizer), time.time(), 0, 0.0
     for step, batch in enumerate(plan, 1):
         ids, counts = padded(batch, marks, args.other_weight)
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
@@ -190,10 +190,10 @@ def train(
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
-        seen += sum(map(len, batch))
+        tokens_done += sum(map(len, batch))
         shown = loss.item() if step == 1 else 0.95 * shown + 0.05 * loss.item()
         if step % 500 == 0 or step == len(plan):
-            rate = seen / (time.time() - started)
+            rate = tokens_done / (time.time() - started)
             print(f"step {step}/{len(plan)} loss {shown:.3f} {rate:,.0f} tokens/s", flush=True)
 
 
@@ -225,11 +225,13 @@ def arguments(description: str, episodes: int, context: int) -> argparse.Argumen
     """Make a parser with the options that every small base has: its size, its training, and where it is saved."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", required=True, type=Path)
-    parser.add_argument("--init", type=Path, help="go on with a model that this made: other episodes, more to ask")
+    parser.add_argument(
+        "--init", type=Path, help="continue a model of an earlier stage, with other episodes and more questions"
+    )
     parser.add_argument("--episodes", type=int, default=episodes)
     parser.add_argument("--sayings", type=int, default=0, help="texts to repeat, beside the episodes")
     parser.add_argument("--bare", type=float, default=0.5, help="share of the episodes without a system prompt")
-    parser.add_argument("--other-weight", type=float, default=0.1, help="what a token that is no answer counts")
+    parser.add_argument("--other-weight", type=float, default=0.1, help="weight of a token outside answers in the loss")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--vocab-size", type=int, default=768)
     parser.add_argument("--context", type=int, default=context, help="longest text, in tokens")
@@ -247,7 +249,7 @@ def arguments(description: str, episodes: int, context: int) -> argparse.Argumen
 
 
 def make(texts: list[str], other: list[str], args: argparse.Namespace) -> None:
-    """Train on all texts but the first HELD_OUT, print which answers about those are right, and save.
+    """Train on all texts but the first HELD_OUT, print how many answers about those are right, and save.
 
     texts: rendered episodes. other: texts that the tokenizer of a new model should have whole words for.
     """

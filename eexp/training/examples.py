@@ -1,0 +1,86 @@
+"""A log of the examples of a training run: their fingerprint, kinds, prompt style, trajectories and lineages."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator
+
+import orjson
+
+from eexp.errors import InputError
+from eexp.training.job import ExampleSource
+
+
+class ExampleLog:
+    """Checks the examples that are read, and keeps what eexp.json is to say about them.
+
+    Attributes:
+        style: Label of the examples' prompt style; None while no example has named one.
+    """
+
+    def __init__(self, style: str | None = None, excluded_groups: Collection[str] = ()) -> None:
+        """Open an empty log.
+
+        Args:
+            style: The only prompt style allowed; None for that of the first example that names one.
+            excluded_groups: Trajectories of which no example is allowed.
+        """
+        self.style = style
+        self._excluded_groups = excluded_groups
+        self._digest = hashlib.sha256()
+        self._kinds: dict[str, int] = {}
+        self._groups: set[str] = set()
+        self._lineages: dict[tuple[str, ...], None] = {}
+
+    def read(self, source: ExampleSource) -> Iterator[dict]:
+        """Yield the examples of a source, and log each; those that are not allowed go to the source's `on_error`."""
+        for example in source.examples:
+            style, group = example.get("prompt_style"), example.get("group")
+            if self.style and style and style != self.style:
+                error = InputError(f"examples of two prompt styles: {self.style} and {style}", "$.prompt_style")
+                source.on_error(example, error)
+                continue
+            if group in self._excluded_groups:
+                error = InputError(f"{group} is trained on, too; validate with other trajectories", "$.group")
+                source.on_error(example, error)
+                continue
+            self.style = self.style or style
+            if group is not None:
+                self._groups.add(group)
+            self._digest.update(
+                orjson.dumps(
+                    [
+                        example["prompt"],
+                        example["completion"],
+                        example.get("weight", 1.0),
+                        group,
+                        example["kind"],
+                        example.get("spans"),
+                    ]
+                )
+            )
+            self._kinds[example["kind"]] = self._kinds.get(example["kind"], 0) + 1
+            self._lineages[tuple(example.get("lineage", []))] = None
+            yield example
+
+    def discount(self, example: dict) -> None:
+        """Take an example that has been read out of the counts, since it cannot be used."""
+        self._kinds[example["kind"]] -= 1
+
+    def for_validation(self) -> ExampleLog:
+        """Return a log for the examples to validate with, once those to train on have been read."""
+        return ExampleLog(self.style, self._groups)
+
+    @property
+    def sha256(self) -> str:
+        """The fingerprint of all examples read."""
+        return self._digest.hexdigest()
+
+    def counts(self) -> dict:
+        """Return the fingerprint, the number of examples, and that of each kind."""
+        kinds = {kind: n for kind, n in self._kinds.items() if n}
+        return {"sha256": self.sha256, "examples": sum(kinds.values()), "kinds": kinds}
+
+    def lineages(self, most: int) -> list[list[str]]:
+        """Return the first `most` distinct lineages."""
+        return [list(lineage) for lineage in list(self._lineages)[:most]]

@@ -1,0 +1,109 @@
+"""The model of a training run: opened, checked, and with the adapter that is trained."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import cast
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from eexp.errors import EexpError, UsageError
+from eexp.models import hf
+from eexp.training import memory
+from eexp.training.distributed import is_sharded, local_rank
+from eexp.training.job import Settings
+from eexp.weights import resolve
+
+
+def check_packages(settings: Settings) -> None:
+    """Raise an error if a package or a device that the settings ask for is missing.
+
+    Raises:
+        EexpError: The package for `report_to` or for 4 bits is not installed, or there is no GPU for 4 bits.
+        UsageError: Weights that are trained cannot be in 4 bits.
+    """
+    packages = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
+    if settings.report_to and not any(map(_is_installed, packages[settings.report_to])):
+        raise EexpError(f"--report-to {settings.report_to}: its package is missing; pip install {settings.report_to}")
+    if settings.load_in_4bit and settings.full:
+        raise UsageError("--load-in-4bit freezes the weights that --full trains; give one")
+    if settings.load_in_4bit and not torch.cuda.is_available():
+        raise EexpError("--load-in-4bit needs a CUDA GPU, and torch finds none")
+    if settings.load_in_4bit and not _is_installed("bitsandbytes"):
+        raise EexpError("--load-in-4bit: its package is missing; pip install bitsandbytes")
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ValueError:  # sys.modules has None for it, which keeps it from being imported
+        return False
+
+
+def open_model(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, torch.dtype]:
+    """Load the model to train, with `settings.init` or a new adapter unless all weights are trained.
+
+    The random state decides the weights of a new adapter.
+
+    Returns:
+        The model, its tokenizer, and the type to compute in. A model with an adapter is a PeftModel, which passes
+        everything else on to the model below it.
+
+    Raises:
+        UsageError: The base is no model that can be trained, or does not fit the other settings.
+        EexpError: It is not there, cannot be loaded, or needs more memory than is free.
+    """
+    if settings.full and settings.init:
+        raise UsageError("--full trains all weights; to go on with a full model give it as -m, --init is for adapters")
+    if settings.base.endswith(".gguf") or settings.base.startswith(("hf:", "http:", "https:")):
+        raise UsageError(f"{settings.base}: what is trained is a directory or hub id, without hf:; no GGUF, no server")
+    if (Path(resolve(settings.base)) / "adapter_config.json").is_file():
+        raise UsageError(f"{settings.base}: an adapter; give its base as -m, and it as --init to go on with it")
+    cuda = torch.cuda.is_available()
+    dtype = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float32
+    # Weights that are trained are not in bfloat16: at the usual learning rates a step is smaller than its precision.
+    weights = torch.float32 if settings.full else dtype
+    memory.check(
+        settings.base,
+        weights,
+        full=settings.full,
+        four_bit=settings.load_in_4bit,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    model, tokenizer = hf.load(
+        settings.base,
+        settings.init,
+        trainable=True,
+        dtype=weights,
+        four_bit=settings.load_in_4bit,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    if cuda and not settings.load_in_4bit and not is_sharded():
+        model.to(f"cuda:{local_rank()}")  # so that exactness is checked where the run will compute
+    if not settings.full and not settings.init:
+        # Dropout 0: a shared prefix would be dropped differently for every example that shares it.
+        config = LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            target_modules="all-linear",
+            lora_dropout=0.0,
+            use_rslora=settings.rslora,
+            task_type="CAUSAL_LM",
+        )
+        model = get_peft_model(model, config)
+    return cast(PreTrainedModel, model), cast(PreTrainedTokenizerBase, tokenizer), dtype
+
+
+def experts_warning(model: PreTrainedModel) -> str | None:
+    """Return a warning if a mixture of experts has an adapter without its experts; else None.
+
+    PEFT's "all-linear" does not find weights that are three-dimensional.
+    """
+    experts = [p for name, p in model.named_parameters() if "experts" in name]
+    if not experts or any(p.requires_grad for p in experts):
+        return None
+    share = sum(p.numel() for p in experts) / sum(p.numel() for p in model.parameters())
+    return f"the adapter leaves the experts alone, {100 * share:.0f} % of the weights"
