@@ -540,14 +540,14 @@ def open_policy(
     if spec == "expert":
         return policy.ExpertPolicy()
     model = open_writer(spec, engine, note)
-    style = chosen_style(style_name, model.played.style, note)
+    style = chosen_style(style_name, model.play_settings.style, note)
     if think in (None, "auto") and style.thought.absent == "empty" and not model.exact:
         think = "auto"  # a server cannot go on from a place for a thought that is opened or closed for it
     elif think is None:
         think = "never"
-    elif think == "auto" and (style.thought.absent == "omit" or model.played.think in (None, "never")):
-        think = model.played.think or "never"
-    return policy.ModelPolicy(model, style, max_tokens or model.played.max_tokens or _DEFAULT_ROOM[think], think)
+    elif think == "auto" and (style.thought.absent == "omit" or model.play_settings.think in (None, "never")):
+        think = model.play_settings.think or "never"
+    return policy.ModelPolicy(model, style, max_tokens or model.play_settings.max_tokens or _DEFAULT_ROOM[think], think)
 
 
 def _default_model(note: Callable[[str], None]) -> str:

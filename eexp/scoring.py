@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from eexp.errors import InputError
 from eexp.models.base import Model, Sample, Score
 from eexp.outcomes import TRANSITIONS
-from eexp.spans import Span, span_of_tokens, spans_of
+from eexp.spans import CompletionSpan, span_of_tokens, spans_of
 
 
-def request_of(example: dict, model: Model) -> Score:
+def score_request(example: dict, model: Model) -> Score:
     """Ask for the log-probability of an example's completion, in the tokens that training gives it.
 
     Raises:
@@ -27,7 +27,7 @@ def request_of(example: dict, model: Model) -> Score:
     return Score(example["prompt"], [completion[0]["content"]], ids=[model.encode(example["prompt"], completion)])
 
 
-def logprobs_of(text: str, spans: list[Span], sample: Sample, model: Model) -> list[list[float]]:
+def logprobs_of(text: str, spans: list[CompletionSpan], sample: Sample, model: Model) -> list[list[float]]:
     """Return the log-probabilities of the tokens of each span of a text.
 
     Args:
@@ -111,7 +111,7 @@ class Losses:
                 }
 
 
-def table(rows: list[dict]) -> str:
+def loss_table(rows: list[dict]) -> str:
     """Return rows of losses as text for a person."""
     lines = [["kind", "transition", "span", "examples", "tokens", "loss"]]
     for row in rows:

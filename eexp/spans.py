@@ -22,7 +22,7 @@ THOUGHT, ACTION, OBSERVATION = "thought", "action", "observation"
 _WHOLE = {"imitation": ACTION, "reflection": ACTION, "world_model": OBSERVATION}
 
 
-class Span(NamedTuple):
+class CompletionSpan(NamedTuple):
     """Characters [start, end) of the last completion message, and what their loss is multiplied by."""
 
     name: str
@@ -31,14 +31,16 @@ class Span(NamedTuple):
     weight: float = 1.0
 
 
-def spans_of(example: dict) -> list[Span]:
+def spans_of(example: dict) -> list[CompletionSpan]:
     """Return the spans of an example, in order; without any, its whole completion is one.
 
     Raises:
         InputError: a span ends before it begins, begins before the last one ends, or ends after the text.
     """
     length = len(example["completion"][-1]["content"])
-    spans = [Span(s["name"], s["start"], s["end"], float(s.get("weight", 1.0))) for s in example.get("spans") or ()]
+    spans = [
+        CompletionSpan(s["name"], s["start"], s["end"], float(s.get("weight", 1.0))) for s in example.get("spans") or ()
+    ]
     before = 0
     for i, span in enumerate(spans):
         if not before <= span.start <= span.end <= length:
@@ -47,16 +49,16 @@ def spans_of(example: dict) -> list[Span]:
                 f"$.spans[{i}]",
             )
         before = span.end
-    return spans or [Span(_WHOLE.get(example["kind"], example["kind"]), 0, length)]
+    return spans or [CompletionSpan(_WHOLE.get(example["kind"], example["kind"]), 0, length)]
 
 
-def has_thought(spans: Sequence[Span]) -> bool:
+def has_thought(spans: Sequence[CompletionSpan]) -> bool:
     """Return whether a thought was written; an empty span named "thought" is none."""
     return any(span.name == THOUGHT and span.start < span.end for span in spans)
 
 
 def span_of_tokens(
-    ids: Sequence[int], text: str, spans: Sequence[Span], decode: Callable[[Sequence[int]], str]
+    ids: Sequence[int], text: str, spans: Sequence[CompletionSpan], decode: Callable[[Sequence[int]], str]
 ) -> list[int]:
     """Return, for each token of a completion, the index of its span.
 

@@ -44,7 +44,7 @@ def files_of(spec: str) -> list[str]:
     return [file for file in [*paths, *within] if os.path.isfile(file)]
 
 
-def resolve(base: str) -> str:
+def resolve_base(base: str) -> str:
     """Return the directory or hub id that transformers is to load for the name of a base model."""
     return str(TINY_DIR) if base == "tiny" else base
 

@@ -403,7 +403,7 @@ def test_adapters_are_applied_alike(adapters, tiny, llama, hf, states):
         ours_said, theirs_said = logprobs(ours.ask(requests)), logprobs(theirs.ask(requests))
         assert ours_said == pytest.approx(theirs_said, abs=5e-2, rel=1e-3)  # its GGUF is in half precision
         assert np.abs(np.subtract(ours_said, logprobs(llama.ask(requests)))).max() > 0.5, "the adapter does nothing"
-        assert ours.played.style.label == theirs.played.style.label == STYLE.label
+        assert ours.play_settings.style.label == theirs.play_settings.style.label == STYLE.label
         assert ours.fingerprint != llama.fingerprint and theirs.fingerprint != hf.fingerprint
 
 

@@ -537,7 +537,7 @@ def test_who_judges_may_fail(faulty):
         raise ZeroDivisionError
 
     with opened(faulty) as model:
-        chats = model.chats(1)
+        chats = model.episodes(1)
         chats.submit(0, draw(accept=accept))
         with pytest.raises(ZeroDivisionError):
             chats.wait()
@@ -649,7 +649,7 @@ def test_as_many_at_once_as_asked_for(faulty, monkeypatch):
             assert sum(map(len, model.answer([[draw()] * group_size] * (60 // group_size)))) == 60
             assert faulty.peak == 5
         faulty.peak = 0
-        chats = model.chats(12)
+        chats = model.episodes(12)
         for i in range(12):
             chats.submit(i, draw(str(i)))
         assert len(ask(model, "beside", 2)) == 2
@@ -700,7 +700,7 @@ def test_leaving_early_drops_what_is_under_way(faulty):
         with pytest.raises(ZeroDivisionError):
             for _ in model.answer([[draw("a")], *[[draw("slow")]] * 9]):
                 raise ZeroDivisionError
-        chats = model.chats(2)
+        chats = model.episodes(2)
         chats.submit(0, draw("slow"))
         chats.close()
         assert chats.wait() == []
@@ -762,7 +762,7 @@ def test_a_chat_goes_on_as_soon_as_it_is_answered(faulty):
     gate = threading.Event()
     faulty.reply = lambda body, nth: Reply(body=gate.wait(20) and None) if body["messages"] == chat("slow") else Reply()
     with opened(faulty) as model:
-        chats = model.chats(3)
+        chats = model.episodes(3)
         assert chats.wait() == []
         chats.submit(0, draw("slow"))
         chats.submit(1, draw("0", 2))

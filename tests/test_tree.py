@@ -12,7 +12,7 @@ from tables import LETTERS, Letters, Table, TableDecoder
 
 from eexp.errors import EexpError
 from eexp.models.base import Draw, Sample, Score
-from eexp.models.tree import Tree
+from eexp.models.tree import PrefixTree
 
 Group = list[tuple[list[int], Draw | Score]]
 
@@ -76,7 +76,7 @@ def need(group: Group) -> int:
 
 def check(group: Group, table: Table, decoder: TableDecoder) -> Counter[str]:
     counts: Counter[str] = Counter()
-    tree = Tree(decoder, Letters(), counts)
+    tree = PrefixTree(decoder, Letters(), counts)
     for (prompt, request), answer in zip(group, tree.answer(group), strict=True):
         if isinstance(request, Draw):
             assert answer == table.answer(prompt, request)
@@ -122,7 +122,7 @@ def test_a_tree_answers_group_after_group_from_an_empty_memory():
     chance, table = random.Random(1), Table(1)
     groups = [a_group(chance) for _ in range(5)]
     decoder = TableDecoder(table, 9, max(map(need, groups)), 8, 8)
-    tree = Tree(decoder, Letters(), Counter())
+    tree = PrefixTree(decoder, Letters(), Counter())
     first = [tree.answer(group) for group in groups]
     assert [tree.answer(group) for group in groups[::-1]] == first[::-1]
 
@@ -168,7 +168,7 @@ def test_requests_are_answered_together():
     together, alone = (Counting(table, 256, 4096, 512, 512) for _ in range(2))
     check(group, table, together)
     for one in group:
-        Tree(alone, Letters(), Counter()).answer([one])
+        PrefixTree(alone, Letters(), Counter()).answer([one])
     assert together.batches * 10 < alone.batches
 
 
@@ -177,4 +177,4 @@ def test_no_room_for_one_text_is_an_error():
     group: Group = [([1, 2, 3], Draw([], 1, 1.0, 8, allowed=["abcdefg"]))]
     check(group, table, TableDecoder(table, 3, 3 + 7, 4, 4))
     with pytest.raises(EexpError, match="give a larger --context"):
-        Tree(TableDecoder(table, 3, 3 + 6, 4, 4), Letters(), Counter()).answer(group)
+        PrefixTree(TableDecoder(table, 3, 3 + 6, 4, 4), Letters(), Counter()).answer(group)

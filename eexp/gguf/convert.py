@@ -24,7 +24,7 @@ import numpy as np
 from eexp.errors import EexpError
 from eexp.gguf.file import (
     Checkpoint,
-    Planned,
+    PlannedTensor,
     add_metadata,
     quantise,
     read_json,
@@ -307,8 +307,8 @@ def _reorder_rotary(rows: np.ndarray, heads: int) -> np.ndarray:
     return rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
-def _plan_model(model: _Shape, weights: Checkpoint) -> list[Planned]:
-    plan: list[Planned] = []
+def _plan_model(model: _Shape, weights: Checkpoint) -> list[PlannedTensor]:
+    plan: list[PlannedTensor] = []
     # Old Llama checkpoints carry the rotary frequencies, and some tied ones a second copy of the embedding.
     unused = {name for name in weights.tensors if name.endswith(".rotary_emb.inv_freq")}
     if model.tied and "lm_head.weight" in weights.tensors:
@@ -324,14 +324,14 @@ def _plan_model(model: _Shape, weights: Checkpoint) -> list[Planned]:
             stored = list(weights.tensors[source].shape)
             raise EexpError(f"{model.where}: {source} is {stored}, config.json says {list(shape)}")
         left.discard(source)
-        plan.append(Planned(name, shape, lambda: _reorder_rotary(weights.read(source), heads)))
+        plan.append(PlannedTensor(name, shape, lambda: _reorder_rotary(weights.read(source), heads)))
 
     take("model.embed_tokens.weight", "token_embd.weight", model.vocab, model.hidden)
     take("model.norm.weight", "output_norm.weight", model.hidden)
     if not model.tied:
         take("lm_head.weight", "output.weight", model.vocab, model.hidden)
     if model.rope["rope_type"] == "llama3":
-        plan.append(Planned("rope_freqs.weight", (model.head_dim // 2,), lambda: _llama3_rope_factors(model)))
+        plan.append(PlannedTensor("rope_freqs.weight", (model.head_dim // 2,), lambda: _llama3_rope_factors(model)))
     for layer in range(model.layers):
         source, target = f"model.layers.{layer}", f"blk.{layer}"
         for module, (name, size) in model.norms().items():
@@ -377,7 +377,7 @@ def _refuse_unsupported_adapter(where: Path, config: dict) -> None:
         raise EexpError(f"{where}: init_lora_weights={config['init_lora_weights']!r} changes the base; {_WAY_OUT}")
 
 
-def _plan_adapter(where: Path, config: dict, model: _Shape, base: Path) -> tuple[list[Planned], float]:
+def _plan_adapter(where: Path, config: dict, model: _Shape, base: Path) -> tuple[list[PlannedTensor], float]:
     """The tensors to write, and the file's alpha."""
     if not (where / "adapter_model.safetensors").is_file():
         raise EexpError(f"{where}: no adapter_model.safetensors; save the adapter with save_pretrained")
@@ -394,7 +394,7 @@ def _plan_adapter(where: Path, config: dict, model: _Shape, base: Path) -> tuple
     rank = config.get("r", 8)
     # llama.cpp reads alpha 0 as "do not scale", so the file never says 0.
     alpha = config.get("lora_alpha", 8) * (math.sqrt(rank) if config.get("use_rslora") else 1.0) or 1.0
-    plan: list[Planned] = []
+    plan: list[PlannedTensor] = []
     for module, keys in modules.items():
         if set(keys) != {"A", "B"}:
             raise EexpError(f"{where}: {module} has only one of lora_A and lora_B")
@@ -404,7 +404,7 @@ def _plan_adapter(where: Path, config: dict, model: _Shape, base: Path) -> tuple
 
 def _plan_update(
     model: _Shape, weights: Checkpoint, module: str, keys: dict[str, str], config: dict, alpha: float
-) -> list[Planned]:
+) -> list[PlannedTensor]:
     where = weights.where
     part = _find_linear(where, model, module)
     shape_a, shape_b = weights.tensors[keys["A"]].shape, weights.tensors[keys["B"]].shape
@@ -426,8 +426,8 @@ def _plan_update(
 
     by_row = part.name == "token_embd"  # looked up, not multiplied
     return [
-        Planned(f"{part.name}.weight.lora_a", shape_a[::-1] if by_row else shape_a, read_a),
-        Planned(f"{part.name}.weight.lora_b", shape_b, read_b),
+        PlannedTensor(f"{part.name}.weight.lora_a", shape_a[::-1] if by_row else shape_a, read_a),
+        PlannedTensor(f"{part.name}.weight.lora_b", shape_b, read_b),
     ]
 
 

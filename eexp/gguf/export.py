@@ -9,7 +9,7 @@ import orjson
 
 from eexp.errors import EexpError, UsageError
 from eexp.jsonl import refuse_to_overwrite
-from eexp.weights import base_of_adapter, files_of, fingerprint_of_directory, read_run, resolve
+from eexp.weights import base_of_adapter, files_of, fingerprint_of_directory, read_run, resolve_base
 
 #: What a GGUF file keeps of eexp.json beside the style's label: all that it takes to play the model as it was trained.
 _ABOUT_PLAY = ("style", "think", "longest_completion")
@@ -26,7 +26,7 @@ def export(
     """
     from eexp.gguf import convert
 
-    directory = Path(resolve(str(source)))
+    directory = Path(resolve_base(str(source)))
     refuse_to_overwrite([str(output)], files_of(str(directory)))
     if not directory.is_dir():
         raise EexpError(f"model directory not found: {directory}")
@@ -41,7 +41,7 @@ def export(
         return convert.export_model(directory, output, dtype=dtype or "f16", metadata=said)
     if dtype in ("q8_0", "q4_k_m"):
         raise UsageError(f"{directory}: adapters are exported as f32, f16 or bf16; quantise the base model instead")
-    base_dir = resolve(base or base_of_adapter(str(directory)))
+    base_dir = resolve_base(base or base_of_adapter(str(directory)))
     refuse_to_overwrite([str(output)], files_of(str(base_dir)))
     fingerprint = run.get("base_fingerprint")
     if os.path.isdir(base_dir):

@@ -169,7 +169,7 @@ def _read_safetensors_header(file: Path) -> dict[str, _Stored]:
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedTensor:
     """A tensor to write: name and shape in the file, and how to get it, as float32, when its turn comes."""
 
     name: str
@@ -177,7 +177,9 @@ class Planned:
     read: Callable[[], np.ndarray]
 
 
-def write_gguf(path: Path, arch: str, dtype: str, add_header: Callable[[object], None], plan: list[Planned]) -> None:
+def write_gguf(
+    path: Path, arch: str, dtype: str, add_header: Callable[[object], None], plan: list[PlannedTensor]
+) -> None:
     import gguf
 
     kinds = gguf.GGMLQuantizationType

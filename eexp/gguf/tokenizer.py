@@ -26,7 +26,7 @@ _SPLITS = (("Isolated", False), ("Removed", True))
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class GgufVocabulary:
     pre: str
     tokens: list[str]
     types: list[int]
@@ -37,7 +37,7 @@ class Vocabulary:
     chat_template: str | list[dict] | None
 
 
-def read_vocabulary(where: Path, size: int, config: dict) -> Vocabulary:
+def read_vocabulary(where: Path, size: int, config: dict) -> GgufVocabulary:
     if not (where / "tokenizer.json").is_file():
         raise EexpError(f"{where}: no tokenizer.json; save the fast tokenizer with save_pretrained")
     tokenizer = read_json(where / "tokenizer.json")
@@ -55,7 +55,7 @@ def read_vocabulary(where: Path, size: int, config: dict) -> Vocabulary:
     add_bos, add_eos = _adds_specials(settings, tokenizer, texts)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in tokenizer["model"]["merges"]]
     pre = _find_pre_tokenizer(where, tokenizer)
-    return Vocabulary(pre, tokens, types, merges, ids, add_bos, add_eos, template)
+    return GgufVocabulary(pre, tokens, types, merges, ids, add_bos, add_eos, template)
 
 
 def _refuse_unsupported_tokenizer(where: Path, tokenizer: dict) -> None:
@@ -192,7 +192,7 @@ def _refuse_turn(message: str) -> None:
     raise ValueError(message)
 
 
-def add_vocabulary(writer, vocabulary: Vocabulary) -> None:
+def add_vocabulary(writer, vocabulary: GgufVocabulary) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(vocabulary.pre)
     writer.add_token_list(vocabulary.tokens)

@@ -12,9 +12,10 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from eexp.errors import InputError, UsageError
-from eexp.prompts import Messages, PromptStyle, get_style, of_dict
+from eexp.prompts import Messages, PromptStyle, get_style, style_from_dict
 
 _ROOM = 1.25  # tokens that an answer may take, for each one of the longest that was trained on
 
@@ -37,7 +38,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Played:
+class PlaySettings:
     """How a model is to be played, by what it was trained on; None where it does not say.
 
     style: the prompt style. think: "always" where it was trained to write thoughts, else "never". max_tokens: room that
@@ -49,13 +50,13 @@ class Played:
     max_tokens: int | None = None
 
     @classmethod
-    def of_run(cls, run: dict) -> Played:
+    def of_run(cls, run: dict) -> PlaySettings:
         """Read it from what `eexp finetune` says about a run (eexp.json).
 
         Raises:
             InputError: the style is no style, or was another one in the version that trained with it.
         """
-        style = of_dict(run["style"]) if run.get("style") else None
+        style = style_from_dict(run["style"]) if run.get("style") else None
         if style is None and run.get("prompt_style"):
             style = get_style(run["prompt_style"])
         lengths = run.get("longest_completion") or {}
@@ -133,6 +134,18 @@ class Engine:
     trust_remote_code: bool = False
 
 
+R, A = TypeVar("R"), TypeVar("A")
+R_contra, A_co = TypeVar("R_contra", contravariant=True), TypeVar("A_co", covariant=True)
+
+
+class Answering(Protocol[R_contra, A_co]):
+    """A model or a policy: anything that answers requests in groups."""
+
+    def answer(self, groups: Iterable[Sequence[R_contra]]) -> Iterator[list[A_co]]:
+        """Yield the answers to each group, group by group, in order."""
+        ...
+
+
 class Model(ABC):
     """A language model that answers chats. Close it when done; it is a context manager."""
 
@@ -141,7 +154,7 @@ class Model(ABC):
     #: Identifies the weights in lineage: `sha256:` and 16 hex digits for files, the name for servers.
     fingerprint: str = ""
     #: How it is to be played, as far as its training says.
-    played: Played = Played()
+    play_settings: PlaySettings = PlaySettings()
     #: How it runs, in words: what was left to it, as it was resolved.
     settings: str = ""
     #: Whether it can draw without replacement and score; a server that only writes texts cannot.
@@ -181,9 +194,9 @@ class Model(ABC):
                 raise found
         return answers  # type: ignore[return-value]
 
-    def chats(self, n: int) -> Chats:
-        """`n` chats at once, or as many as there is memory for (`Chats.n`), each going on when its answer is known."""
-        return Chats(self, n)
+    def episodes(self, n: int) -> Episodes[Draw, Answer]:
+        """Return `n` episodes in flight, or as many as there is memory for (`Episodes.n`)."""
+        return Episodes(self, n)
 
     def close(self) -> None:
         """Give back the memory. Safe to call twice."""
@@ -195,28 +208,32 @@ class Model(ABC):
         self.close()
 
 
-class Chats:
-    """Chats in flight, each with at most one open request. This one answers them in rounds, all that are open at once.
+class Episodes(Generic[R, A]):
+    """Episodes in flight, each with at most one open request; this one answers all open requests together.
 
-    Prompts of one chat usually begin with the one before, so a backend keeps what it has of each.
+    Requests of one episode usually begin with the prompt of the one before, so a backend keeps what it has of each.
+
+    Args:
+        source: The model or policy that answers.
+        n: The number of episodes, which are numbered from 0.
     """
 
-    def __init__(self, model: Model, n: int):
-        self.model, self.n = model, n
-        self._open: dict[int, Draw] = {}
+    def __init__(self, source: Answering[R, A], n: int):
+        self.source, self.n = source, n
+        self._open: dict[int, R] = {}
 
-    def submit(self, chat: int, request: Draw) -> None:
-        """Ask on behalf of a chat (numbered from 0)."""
-        self._open[chat] = request
+    def submit(self, episode: int, request: R) -> None:
+        """Ask on behalf of an episode."""
+        self._open[episode] = request
 
-    def wait(self) -> list[tuple[int, Answer]]:
-        """Work until something may be known; (chat, answer) for all that became known, perhaps none yet."""
-        asked, self._open = self._open, {}
-        if not asked:
+    def wait(self) -> list[tuple[int, A]]:
+        """Work until something may be known; return (episode, answer) for all new answers, perhaps none yet."""
+        requests, self._open = self._open, {}
+        if not requests:
             return []
-        (answers,) = self.model.answer([list(asked.values())])
-        return list(zip(asked, answers))
+        (answers,) = self.source.answer([list(requests.values())])
+        return list(zip(requests, answers))
 
     def close(self) -> None:
-        """Forget all chats."""
+        """Forget all episodes."""
         self._open.clear()

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from eexp.errors import EexpError
-from eexp.models.base import Engine, Played
+from eexp.models.base import Engine, PlaySettings
 from eexp.models.chat_template import AddedToken, Tokenizer
 from eexp.models.local import DEFAULT_CONTEXT, LocalModel
 from eexp.models.tree import Decoder
 from eexp.prompts import Messages
-from eexp.weights import base_of_adapter, fingerprint_of_directory, read_run, resolve, split_adapter
+from eexp.weights import base_of_adapter, fingerprint_of_directory, read_run, resolve_base, split_adapter
 
 
-def load(
+def load_model(
     base: str,
     adapter: str | None = None,
     *,
@@ -62,7 +62,7 @@ def load(
     return model, tokenizer
 
 
-def config(base: str, trust_remote_code: bool = False) -> Any:
+def load_config(base: str, trust_remote_code: bool = False) -> Any:
     """The configuration of a directory or hub id, without its weights. Raises EexpError where there is none."""
     from transformers import AutoConfig
 
@@ -74,7 +74,7 @@ def config(base: str, trust_remote_code: bool = False) -> Any:
 
 
 def _found(base: str) -> str:
-    source = resolve(base)
+    source = resolve_base(base)
     if (source.startswith((".", "/")) or source.count("/") > 1) and not os.path.isdir(source):
         raise EexpError(f"model directory not found: {source}")
     return source
@@ -116,7 +116,7 @@ def _reason(error: Exception) -> str:
 _WINDOWS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
 
 
-def inner(model: Any) -> Any:
+def base_model(model: Any) -> Any:
     """The model of transformers below an adapter."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
@@ -129,7 +129,7 @@ def unknown_layers(model: Any) -> str | None:
     return "layers with a state" if getattr(model, "_is_stateful", False) else None
 
 
-def reach(config: Any) -> int | None:
+def attention_window(config: Any) -> int | None:
     """How many tokens attention looks back where it looks back least; None where it always sees all."""
     layers = set(getattr(config, "layer_types", None) or ())
     names = [name for layer, name in _WINDOWS.items() if layer in layers or not layers]
@@ -144,7 +144,7 @@ def _check_forks(model: Any, source: str, context: int) -> None:
             f"{source}: a {kind} model, which cannot hold several texts in one memory here; serve it and "
             f"give -m http://HOST:PORT/v1"
         )
-    window = reach(model.config.get_text_config())
+    window = attention_window(model.config.get_text_config())
     if window and context > window:
         raise EexpError(
             f"{source}: a {kind} model, whose attention reaches back {window} tokens: give --context "
@@ -210,13 +210,15 @@ class HfModel(LocalModel):
         base, adapter = split_adapter(spec.removeprefix("hf:"))
         if adapter is None and (Path(base) / "adapter_config.json").is_file():
             base, adapter = base_of_adapter(base), base
-        self._model, self._tokenizer = load(base, adapter, trust_remote_code=bool(engine and engine.trust_remote_code))
+        self._model, self._tokenizer = load_model(
+            base, adapter, trust_remote_code=bool(engine and engine.trust_remote_code)
+        )
         if adapter:
             if self._model.active_peft_config.is_prompt_learning:
                 raise EexpError(
                     f"{adapter}: puts tokens of its own before the prompt; give an adapter of weights (LoRA)"
                 )
-            self._model = inner(self._model)  # with the adapter's layers in it
+            self._model = base_model(self._model)  # with the adapter's layers in it
         known = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         self._n_ctx = (engine and engine.context) or min(known or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
         _check_forks(self._model, spec, self._n_ctx)
@@ -228,9 +230,9 @@ class HfModel(LocalModel):
         )
         ends = self._model.generation_config.eos_token_id
         self._ends = {self._tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
-        dirs = [d for d in (resolve(base), adapter) if d and os.path.isdir(d)]
+        dirs = [d for d in (resolve_base(base), adapter) if d and os.path.isdir(d)]
         self.fingerprint = "+".join(filter(None, map(fingerprint_of_directory, dirs))) or base
-        self.played = Played.of_run(read_run(adapter or resolve(base)))
+        self.play_settings = PlaySettings.of_run(read_run(adapter or resolve_base(base)))
 
     def _open_tokenizer(self) -> HfTokenizer:
         return HfTokenizer(self._tokenizer)

@@ -16,7 +16,7 @@ from typing import Any, Optional
 from msgspec import Struct
 
 from eexp.errors import EexpError, InputError, UsageError
-from eexp.models.base import Answer, Chats, Draw, Model, Request, Sample
+from eexp.models.base import Answer, Draw, Episodes, Model, Request, Sample
 from eexp.models.client import Client
 from eexp.records import seed_of
 
@@ -136,8 +136,8 @@ class HttpModel(Model):
         finally:
             flight.cancel()
 
-    def chats(self, n: int) -> Chats:
-        return _HttpChats(self, n)
+    def episodes(self, n: int) -> Episodes:
+        return _HttpEpisodes(self, n)
 
     def close(self) -> None:
         self._client.close()
@@ -356,8 +356,8 @@ class _Flight:
         self._out.clear()
 
 
-class _HttpChats(Chats):
-    """Chats of which each goes on as soon as its own answer is there."""
+class _HttpEpisodes(Episodes):
+    """Episodes of which each goes on as soon as its own answer is there."""
 
     def __init__(self, model: HttpModel, n: int):
         super().__init__(model, n)

@@ -21,10 +21,10 @@ from eexp.gguf import trial
 from eexp.gguf.log import keep_log
 from eexp.gguf.tiny import tiny_path
 from eexp.models import chat_template
-from eexp.models.base import Chats, Engine, Played
+from eexp.models.base import Engine, Episodes, PlaySettings
 from eexp.models.chat_template import AddedToken, Tokenizer
+from eexp.models.episodes import SequenceEpisodes, ThreadedEpisodes
 from eexp.models.local import DEFAULT_CONTEXT, LocalModel, outputs
-from eexp.models.slots import Lanes, Slots
 from eexp.models.tree import Full, Item
 from eexp.prompts import Messages
 from eexp.weights import fingerprint_of_files, parse_run
@@ -304,7 +304,9 @@ class LlamaCppModel(LocalModel):
         self._header = headers[0]
         said = [header.strings for header in headers]
         trained = {"prompt_style": said[-1].get("eexp.prompt_style")}  # all that earlier versions wrote
-        self.played = Played.of_run({**trained, **parse_run(said[-1].get("eexp.run", "{}"), f"{files[-1]}: eexp.run")})
+        self.play_settings = PlaySettings.of_run(
+            {**trained, **parse_run(said[-1].get("eexp.run", "{}"), f"{files[-1]}: eexp.run")}
+        )
         if len(files) == 2:
             if said[1].get("general.type") != "adapter":
                 raise EexpError(f"{files[1]}: not an adapter")
@@ -351,12 +353,12 @@ class LlamaCppModel(LocalModel):
         sequences = self._api.llama_max_parallel_sequences()
         return _Decoder(self._base, self._engine, self._n_ctx, sequences, self._adapter)
 
-    def chats(self, n: int) -> Chats:
+    def episodes(self, n: int) -> Episodes:
         lanes = min(n, max(1, usable_cores() // self._threads)) if not self._on_gpu else 1
         each = max(1, min(-(-n // lanes), self._api.llama_max_parallel_sequences(), self._fit_in_memory() // lanes))
         cells = -(-self._n_ctx // 256) * 256  # llama.cpp's step
         made = [
-            Slots(
+            SequenceEpisodes(
                 self,
                 _Decoder(self._base, self._engine, cells * each, each, self._adapter, unified=False),
                 self,
@@ -364,7 +366,7 @@ class LlamaCppModel(LocalModel):
             )
             for _ in range(lanes)
         ]
-        return Lanes(self, made) if lanes > 1 else made[0]
+        return ThreadedEpisodes(self, made) if lanes > 1 else made[0]
 
     def _fit_in_memory(self) -> int:
         """How many contexts there is memory for: half of what is free, for what comes beside keys and values."""

@@ -14,7 +14,7 @@ from functools import cached_property
 from eexp.errors import InputError
 from eexp.models.base import Answer, Draw, Model, Request
 from eexp.models.chat_template import ChatTokenizer, Tokenizer
-from eexp.models.tree import Decoder, Tree
+from eexp.models.tree import Decoder, PrefixTree
 from eexp.prompts import Messages
 
 DEFAULT_CONTEXT = 8192
@@ -34,7 +34,7 @@ class LocalModel(Model):
 
     def __init__(self) -> None:
         super().__init__()
-        self._tree: Tree | None = None
+        self._tree: PrefixTree | None = None
 
     @abstractmethod
     def _decoder(self) -> Decoder:
@@ -109,7 +109,7 @@ class LocalModel(Model):
             except InputError as e:
                 answers.append(e)
         if self._tree is None:
-            self._tree = Tree(self._decoder(), self, self.counts)
+            self._tree = PrefixTree(self._decoder(), self, self.counts)
         for (i, *_), answer in zip(fit, self._tree.answer([(ids, request) for _, ids, request in fit])):
             answers[i] = answer
         return answers

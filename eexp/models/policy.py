@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from eexp.errors import InputError, UsageError
-from eexp.models.base import Answer, Chats, Draw, Model, Request, Sample, Score
+from eexp.models.base import Answer, Draw, Episodes, Model, Request, Sample, Score
 from eexp.prompts import PromptStyle
 
 
@@ -41,7 +41,7 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ActionDraw:
     """Ask a policy for `n` actions in a state; the other fields as in `models.base.Draw`.
 
     An action is empty where the policy wrote none. only_admissible: it can write nothing but an admissible action.
@@ -61,7 +61,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Ranking:
+class ActionScore:
     """Ask a policy how probable it finds each of some actions in a state."""
 
     state: State
@@ -79,7 +79,7 @@ class Policy(ABC):
     max_tokens: int | None = None
     think: str = "never"
     needs: frozenset[str] = frozenset()
-    #: Whether it can draw without replacement, keep `Choice.min_p`, and score.
+    #: Whether it can draw without replacement, keep `ActionDraw.min_p`, and score.
     exact: bool = False
 
     @property
@@ -88,42 +88,22 @@ class Policy(ABC):
         return Counter()
 
     @abstractmethod
-    def choose(self, groups: Iterable[Sequence[Choice | Ranking]]) -> Iterator[list[Proposals]]:
-        """The proposals for each group, in order (see `models.base.Model.answer`); for a Ranking, its actions."""
+    def answer(self, groups: Iterable[Sequence[ActionDraw | ActionScore]]) -> Iterator[list[Proposals]]:
+        """The proposals for each group, in order (see `models.base.Model.answer`); for an ActionScore, its actions."""
 
-    def propose(self, choice: Choice | Ranking) -> list[Proposal]:
+    def propose(self, choice: ActionDraw | ActionScore) -> list[Proposal]:
         """The proposals for one choice. Raises InputError where there can be none."""
-        ((found,),) = self.choose([[choice]])
+        ((found,),) = self.answer([[choice]])
         if isinstance(found, InputError):
             raise found
         return found
 
-    def players(self, n: int) -> Players:
-        """`n` episodes at once, or as many as there is memory for (`Players.n`), each with at most one open choice."""
-        return Players(self, n)
+    def episodes(self, n: int) -> Episodes[ActionDraw, Proposals]:
+        """Return `n` episodes in flight, or as many as there is memory for (`Episodes.n`)."""
+        return Episodes(self, n)
 
     def close(self) -> None:
         """Give back the memory. Safe to call twice."""
-
-
-class Players:
-    """Episodes in flight. This one answers at once, for policies that need no time."""
-
-    def __init__(self, policy: Policy, n: int):
-        self.policy, self.n = policy, n
-        self._open: dict[int, Choice] = {}
-
-    def submit(self, player: int, choice: Choice) -> None:
-        """Ask for a choice's actions on behalf of a player (numbered from 0)."""
-        self._open[player] = choice
-
-    def wait(self) -> list[tuple[int, Proposals]]:
-        """Work until something may be known; (player, proposals) for all that became known, perhaps none yet."""
-        asked, self._open = self._open, {}
-        return list(zip(asked, next(iter(self.policy.choose([list(asked.values())]))))) if asked else []
-
-    def close(self) -> None:
-        """Forget all players."""
 
 
 class ModelPolicy(Policy):
@@ -144,13 +124,13 @@ class ModelPolicy(Policy):
     def counts(self) -> Counter[str]:
         return self.model.counts
 
-    def choose(self, groups: Iterable[Sequence[Choice | Ranking]]) -> Iterator[list[Proposals]]:
+    def answer(self, groups: Iterable[Sequence[ActionDraw | ActionScore]]) -> Iterator[list[Proposals]]:
         for answers in self.model.answer([self.request(c) for c in group] for group in groups):
             yield [self.proposals(found) for found in answers]
 
-    def request(self, choice: Choice | Ranking) -> Request:
+    def request(self, choice: ActionDraw | ActionScore) -> Request:
         """What a choice asks of the model."""
-        if isinstance(choice, Ranking):
+        if isinstance(choice, ActionScore):
             return Score(self.prompt(choice.state), self._texts(choice.actions), self._opening)
         return self.draw(choice)
 
@@ -164,7 +144,7 @@ class ModelPolicy(Policy):
         """What the model would write for actions without a thought, after the opening."""
         return [self.style.answer(action).text.removeprefix(self._opening) for action in actions]
 
-    def draw(self, choice: Choice) -> Draw:
+    def draw(self, choice: ActionDraw) -> Draw:
         """A choice as a request to the model."""
         state, allowed = choice.state, None
         if choice.only_admissible:
@@ -200,36 +180,39 @@ class ModelPolicy(Policy):
         parsed = self.style.parse(text, sample.finished)
         return Proposal(parsed.action, text, sample.logprob, sample.finished, parsed.thought, parsed.cut_off)
 
-    def players(self, n: int) -> Players:
-        return _ModelPlayers(self, self.model.chats(n))
+    def episodes(self, n: int) -> Episodes[ActionDraw, Proposals]:
+        return _ModelEpisodes(self, n)
 
     def close(self) -> None:
         self.model.close()
 
 
-class _ModelPlayers(Players):
-    def __init__(self, policy: ModelPolicy, chats: Chats):
-        self._policy, self._chats, self.n = policy, chats, chats.n
+class _ModelEpisodes(Episodes[ActionDraw, Proposals]):
+    """Episodes that a language model plays."""
 
-    def submit(self, player: int, choice: Choice) -> None:
-        self._chats.submit(player, self._policy.draw(choice))
+    def __init__(self, policy: ModelPolicy, n: int):
+        self._policy, self._episodes = policy, policy.model.episodes(n)
+        super().__init__(policy, self._episodes.n)
+
+    def submit(self, episode: int, request: ActionDraw) -> None:
+        self._episodes.submit(episode, self._policy.draw(request))
 
     def wait(self) -> list[tuple[int, Proposals]]:
-        return [(player, self._policy.proposals(answer)) for player, answer in self._chats.wait()]
+        return [(episode, self._policy.proposals(answer)) for episode, answer in self._episodes.wait()]
 
     def close(self) -> None:
-        self._chats.close()
+        self._episodes.close()
 
 
 class _Offhand(Policy):
     """A policy that answers without thinking: one action at a time."""
 
-    def choose(self, groups: Iterable[Sequence[Choice | Ranking]]) -> Iterator[list[Proposals]]:
+    def answer(self, groups: Iterable[Sequence[ActionDraw | ActionScore]]) -> Iterator[list[Proposals]]:
         for group in groups:
             yield [self._answer(choice) for choice in group]
 
-    def _answer(self, choice: Choice | Ranking) -> Proposals:
-        if isinstance(choice, Ranking):
+    def _answer(self, choice: ActionDraw | ActionScore) -> Proposals:
+        if isinstance(choice, ActionScore):
             raise UsageError(f"the policy {self.fingerprint} cannot score actions; give a model")
         try:
             drawn = (Proposal(action) for action in self._actions(choice))
@@ -240,7 +223,7 @@ class _Offhand(Policy):
             return e
 
     @abstractmethod
-    def _actions(self, choice: Choice) -> Iterator[str]:
+    def _actions(self, choice: ActionDraw) -> Iterator[str]:
         """As many actions as may be judged."""
 
 
@@ -250,7 +233,7 @@ class RandomPolicy(_Offhand):
     fingerprint = "random"
     needs = frozenset({"admissible"})
 
-    def _actions(self, choice: Choice) -> Iterator[str]:
+    def _actions(self, choice: ActionDraw) -> Iterator[str]:
         if not choice.state.admissible:
             raise InputError("the random policy needs admissible actions, and there are none here")
         draw, listed = random.Random(choice.seed), choice.state.admissible
@@ -266,7 +249,7 @@ class ExpertPolicy(_Offhand):
     fingerprint = "expert"
     needs = frozenset({"expert"})
 
-    def _actions(self, choice: Choice) -> Iterator[str]:
+    def _actions(self, choice: ActionDraw) -> Iterator[str]:
         if choice.state.expert is None:
             raise InputError("the environment's expert has no action here")
         yield from [choice.state.expert] * choice.n

@@ -19,13 +19,13 @@ def load_tokenizer(spec: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    from eexp.weights import resolve
+    from eexp.weights import resolve_base
 
     base = spec.removeprefix("hf:").partition("+")[0]
     if base.endswith(".gguf") or "://" in base or base in ("random", "expert"):
         raise UsageError(f"{spec}: has no tokenizer of transformers; give tiny, or a model's directory or hub id")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve(base), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(resolve_base(base), trust_remote_code=False)
     except (OSError, ValueError) as e:
         raise EexpError(f"{spec}: no tokenizer: {str(e).splitlines()[0]}") from None
     if not tokenizer.chat_template:

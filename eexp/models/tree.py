@@ -165,7 +165,7 @@ class _Wave:
         self.leaves = leaves
 
 
-class Tree:
+class PrefixTree:
     """Answers groups of requests, one group at a time, on a decoder."""
 
     def __init__(self, decoder: Decoder, vocabulary: Vocabulary, counts: Counter[str]):

@@ -18,19 +18,29 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["DEFAULT_STYLE", "Answer", "Messages", "Parsed", "PromptStyle", "built_in", "get_style", "load", "of_dict"]
+__all__ = [
+    "DEFAULT_STYLE",
+    "Answer",
+    "Messages",
+    "Parsed",
+    "PromptStyle",
+    "built_in_styles",
+    "get_style",
+    "load_style",
+    "style_from_dict",
+]
 
 _DIRECTORY = Path(__file__).parent / "styles"
 DEFAULT_STYLE = "react"
 
 
-def built_in() -> list[str]:
+def built_in_styles() -> list[str]:
     """List the names of the styles that come with eexp, the default first."""
     names = sorted(path.stem for path in _DIRECTORY.glob("*.toml"))
     return sorted(names, key=lambda name: name != DEFAULT_STYLE)
 
 
-def load(path: str | os.PathLike) -> PromptStyle:
+def load_style(path: str | os.PathLike) -> PromptStyle:
     """Read a style from a TOML file.
 
     Raises:
@@ -42,14 +52,14 @@ def load(path: str | os.PathLike) -> PromptStyle:
     except (OSError, UnicodeDecodeError) as e:
         raise EexpError(f"{path}: {getattr(e, 'strerror', None) or e}") from None
     try:
-        return of_dict(tomllib.loads(text))
+        return style_from_dict(tomllib.loads(text))
     except tomllib.TOMLDecodeError as e:
         raise InputError(f"{path}: not valid TOML: {e}") from None
     except InputError as e:
         raise InputError(f"{path}: {e}") from None
 
 
-def of_dict(table: dict) -> PromptStyle:
+def style_from_dict(table: dict) -> PromptStyle:
     """Make a style of what its file says, or of what a training run saved.
 
     Raises:
@@ -84,7 +94,7 @@ def _check(style: PromptStyle) -> None:
 
 @cache
 def _built_in(name: str) -> PromptStyle:
-    return load(_DIRECTORY / f"{name}.toml")
+    return load_style(_DIRECTORY / f"{name}.toml")
 
 
 def get_style(name: str) -> PromptStyle:
@@ -95,10 +105,12 @@ def get_style(name: str) -> PromptStyle:
         InputError: a label's fingerprint is not that of the style as it is now.
     """
     if name.endswith(".toml") or os.sep in name:
-        return load(name)
+        return load_style(name)
     bare, _, fingerprint = name.partition("@")
-    if bare not in built_in():
-        raise UsageError(f"unknown prompt style {bare!r}; built in: {', '.join(built_in())}; or give a .toml file")
+    if bare not in built_in_styles():
+        raise UsageError(
+            f"unknown prompt style {bare!r}; built in: {', '.join(built_in_styles())}; or give a .toml file"
+        )
     style = _built_in(bare)
     if fingerprint and fingerprint != style.fingerprint:
         raise InputError(

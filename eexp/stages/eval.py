@@ -12,7 +12,7 @@ from eexp import options
 from eexp.envs.base import Environment, Observation
 from eexp.errors import InputError, NoRoom, UsageError
 from eexp.jsonl import OnError, stop_at_error
-from eexp.models.policy import Choice, Players, Policy, Proposal, Proposals, State
+from eexp.models.policy import ActionDraw, Episodes, Policy, Proposal, Proposals, State
 from eexp.records import seed_of, succeeded
 from eexp.workers.crew import TRIES, failed
 from eexp.workers.parallel import View, WorldLost, Worlds
@@ -55,7 +55,7 @@ def evaluate(
     """
     line: deque[_Episode] = deque()  # begun and not yet yielded, in order
     coming, more = iter(tasks), True
-    with closing(policy.players(worlds.size)) as players:
+    with closing(policy.episodes(worlds.size)) as players:
         table = _Table(worlds, policy, players, temperature, max_steps or worlds.max_steps, seed, only_admissible)
         while more or line:
             while more and table.free and len(line) < AHEAD * worlds.size:
@@ -149,7 +149,7 @@ class _Table:
         self,
         worlds: Worlds,
         policy: Policy,
-        players: Players,
+        players: Episodes,
         temperature: float,
         max_steps: int,
         seed: int,
@@ -203,7 +203,7 @@ class _Table:
             self._finish(seat, episode.record(self.policy))
             return
         state = State(episode.instruction, episode.transcript, view.seen.text, view.admissible, view.expert)
-        choice = Choice(
+        choice = ActionDraw(
             state, 1, self.temperature, seed_of(self.seed, episode.name, step), only_admissible=self.only_admissible
         )
         try:

@@ -12,7 +12,7 @@ from eexp.errors import InputError
 from eexp.jsonl import OnError, stop_at_error
 from eexp.models.chat_template import ChatTokenizer
 from eexp.models.hf import HfTokenizer
-from eexp.spans import ACTION, Span, has_thought, span_of_tokens, spans_of
+from eexp.spans import ACTION, CompletionSpan, has_thought, span_of_tokens, spans_of
 
 
 class Segment(NamedTuple):
@@ -140,7 +140,7 @@ def _row(example: dict, chats: ChatTokenizer, tokenizer: Any, max_length: int, a
 
 
 def _segments(
-    example: dict, spans: list[Span], ids: list[int], start: int, tokenizer: Any, action_weight: float
+    example: dict, spans: list[CompletionSpan], ids: list[int], start: int, tokenizer: Any, action_weight: float
 ) -> tuple[Segment, ...]:
     """Runs of tokens that are alike: of spans with one name and one weight."""
 

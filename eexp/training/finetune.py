@@ -49,7 +49,7 @@ from eexp.training.updates import (
     shares_of_kinds,
     weight_of,
 )
-from eexp.weights import RUN_FILE, fingerprint_of_directory, read_run, resolve
+from eexp.weights import RUN_FILE, fingerprint_of_directory, read_run, resolve_base
 
 _MAX_LINEAGES = 20  # in the model card
 
@@ -165,7 +165,7 @@ def _finetune(
         shutil.rmtree(directory / "checkpoints", ignore_errors=True)  # killed while they were being removed
         note(f"{directory} is finished already")
         return read_run(directory)
-    for read in filter(None, (resolve(settings.base), settings.init)):
+    for read in filter(None, (resolve_base(settings.base), settings.init)):
         if os.path.isdir(read) and os.path.realpath(read) == os.path.realpath(directory):
             raise UsageError(f"{directory} is both read and written; give another -o")
     job = _plan(examples, settings, on_error, validation, style)
@@ -473,7 +473,7 @@ def _open_model(settings: Settings) -> tuple[Any, Any, Any]:
         raise UsageError("--full trains all weights; to go on with a full model give it as -m, --init is for adapters")
     if settings.base.endswith(".gguf") or settings.base.startswith(("hf:", "http:", "https:")):
         raise UsageError(f"{settings.base}: what is trained is a directory or hub id, without hf:; no GGUF, no server")
-    if (Path(resolve(settings.base)) / "adapter_config.json").is_file():
+    if (Path(resolve_base(settings.base)) / "adapter_config.json").is_file():
         raise UsageError(f"{settings.base}: an adapter; give its base as -m, and it as --init to go on with it")
     cuda = torch.cuda.is_available()
     dtype = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float32
@@ -481,7 +481,7 @@ def _open_model(settings: Settings) -> tuple[Any, Any, Any]:
     weights = torch.float32 if settings.full else dtype
     trusted = settings.trust_remote_code
     memory.check(settings.base, weights, full=settings.full, four_bit=settings.load_in_4bit, trust_remote_code=trusted)
-    model, tokenizer = hf.load(
+    model, tokenizer = hf.load_model(
         settings.base,
         settings.init,
         trainable=True,
@@ -529,7 +529,7 @@ def _describe(
     import torch
     import transformers
 
-    base = resolve(settings.base)
+    base = resolve_base(settings.base)
     return {
         "eexp": __version__,
         "base": settings.base,

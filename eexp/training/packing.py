@@ -60,7 +60,7 @@ def accepts_keep(model: Any) -> bool:
 
     while hasattr(model, "module"):
         model = model.module
-    return "logits_to_keep" in signature(hf.inner(model).forward).parameters
+    return "logits_to_keep" in signature(hf.base_model(model).forward).parameters
 
 
 def _tree(rows: Sequence[Row], device: Any) -> Part:

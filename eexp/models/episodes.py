@@ -1,4 +1,4 @@
-"""Chats in flight on one decoder, each in a sequence of its own, all evaluated in one batch a step.
+"""Episodes in flight on one decoder, each in a sequence of its own, all evaluated in one batch a step.
 
 Here nothing is known of what a chat will ask next (an environment answers first), so there is no tree to walk: every
 chat keeps what was evaluated of it, and its next prompt usually goes on from there. Prompts and answers share batches:
@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from eexp.errors import InputError
-from eexp.models.base import Answer, Chats, Draw, Model
+from eexp.models.base import Answer, Draw, Episodes, Model
 from eexp.models.drawing import Search, Vocabulary, search
 from eexp.models.tree import Decoder, Item
 
@@ -27,7 +27,7 @@ class _Slot:
     search: Search | None = None
 
 
-class Slots(Chats):
+class SequenceEpisodes(Episodes):
     """As many chats as the decoder has sequences, each with as many cells as prompt and answer may take.
 
     prompt: the tokens of a request's prompt; raises InputError where they do not fit in.
@@ -35,6 +35,7 @@ class Slots(Chats):
 
     def __init__(self, model: Model, decoder: Decoder, vocabulary: Vocabulary, prompt: Callable[[Draw], list[int]]):
         super().__init__(model, decoder.sequences)
+        self._model = model
         self._decoder, self._vocabulary, self._prompt = decoder, vocabulary, prompt
         self._slots = [_Slot() for _ in range(self.n)]
         self._refused: list[tuple[int, Answer]] = []
@@ -87,20 +88,20 @@ class Slots(Chats):
         return known
 
     def close(self) -> None:
-        self.model.counts["tokens evaluated"] += self.evaluated
+        self._model.counts["tokens evaluated"] += self.evaluated
         self.evaluated = 0
         self._slots.clear()
         self._decoder.close()
 
 
-class Lanes(Chats):
-    """Chats dealt out to several `Slots`, which evaluate at the same time, each on a thread of its own.
+class ThreadedEpisodes(Episodes):
+    """Episodes dealt out to several `SequenceEpisodes`, which evaluate at the same time, each on a thread of its own.
 
     For models so small that threads inside an evaluation would wait for each other longer than they work. All lanes
     take each step together, so that what shares a batch does not depend on time.
     """
 
-    def __init__(self, model: Model, lanes: Sequence[Slots]):
+    def __init__(self, model: Model, lanes: Sequence[SequenceEpisodes]):
         super().__init__(model, sum(lane.n for lane in lanes))
         self._lanes = lanes
         self._threads = ThreadPoolExecutor(len(lanes))
@@ -109,7 +110,7 @@ class Lanes(Chats):
         self._lanes[chat % len(self._lanes)].submit(chat // len(self._lanes), request)
 
     def wait(self) -> list[tuple[int, Answer]]:
-        known = self._threads.map(Slots.wait, self._lanes)
+        known = self._threads.map(SequenceEpisodes.wait, self._lanes)
         return [(place * len(self._lanes) + i, answer) for i, found in enumerate(known) for place, answer in found]
 
     def close(self) -> None:
