@@ -107,7 +107,15 @@ def alternatives(
     before = Counter(policy.counts)
     groups = [
         [
-            ActionDraw(state, k, 1.0, seed_of(turn, i, j), new_action(state), most, distinct)
+            ActionDraw(
+                state,
+                n=k,
+                temperature=1.0,
+                seed=seed_of(turn, i, j),
+                accept=new_action(state),
+                most=most,
+                distinct=distinct,
+            )
             for j, state in enumerate(path)
         ]
         for i, path in enumerate(states)

@@ -140,7 +140,12 @@ def rotated(ways: list, turn: int) -> list:
 
 
 def engine(model: LlamaCppModel, chat: list[Messages], k: int, distinct: bool) -> None:
-    answers = model.ask([Draw(prompt, k, 1.0, TEXT, seed, distinct=distinct) for seed, prompt in enumerate(chat)])
+    answers = model.ask(
+        [
+            Draw(prompt, n=k, temperature=1.0, max_tokens=TEXT, seed=seed, distinct=distinct)
+            for seed, prompt in enumerate(chat)
+        ]
+    )
     assert all(len(found) == k for found in answers)
 
 

@@ -42,7 +42,7 @@ def main() -> None:
     moved = 0.0
     for g in range(asked.groups):
         group = [
-            Draw(p, asked.k, seed=i, distinct=asked.distinct)
+            Draw(p, n=asked.k, seed=i, distinct=asked.distinct)
             for i, p in enumerate(prompts[g * asked.states : (g + 1) * asked.states])
         ]
         together = model.ask(group)

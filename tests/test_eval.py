@@ -94,7 +94,7 @@ class Says(Policy):
 
     def answer(self, groups):
         for group in groups:
-            yield [[Proposal(self.action, f"Hm. {self.action}")] for _ in group]
+            yield [[Proposal(self.action, text=f"Hm. {self.action}")] for _ in group]
 
 
 def test_invalid_actions_are_counted_not_fatal():

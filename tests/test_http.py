@@ -145,7 +145,7 @@ def chat(prompt: str) -> list[dict]:
 
 
 def draw(prompt: str = "a", n: int = 1, **more: object) -> Draw:
-    return Draw(chat(prompt), n, **more)
+    return Draw(chat(prompt), n=n, **more)
 
 
 def ask(model: HttpModel, *args: object, **more: object) -> list[Sample]:
@@ -857,7 +857,7 @@ def test_the_server_says_what_we_would(server, key, llama, prompts):
         requests = [Draw(prompt, temperature=0, max_tokens=12) for prompt in prompts]
         for (ours,), (theirs,) in zip(llama.ask(requests), named.ask(requests)):
             assert theirs.text.strip() == ours.text.strip() and theirs.finished == ours.finished
-        hot = Draw(prompts[0], 4, temperature=3.0, max_tokens=8, seed=1)
+        hot = Draw(prompts[0], n=4, temperature=3.0, max_tokens=8, seed=1)
         (four,), (again,) = named.ask([hot]), named.ask([hot])
         assert len(four) == 4 and len(set(texts(four))) > 1, "a server of one choice is asked again"
         assert texts(four) == texts(again), "and goes by the seed"

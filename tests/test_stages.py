@@ -1071,5 +1071,5 @@ def test_random_policy_needs_a_list_and_is_uniform():
 
     policy = RandomPolicy()
     state = State("", [], "", ["a", "b", "c"])
-    drawn = Counter(p.action for seed in range(300) for p in policy.propose(ActionDraw(state, 2, seed=seed)))
+    drawn = Counter(p.action for seed in range(300) for p in policy.propose(ActionDraw(state, n=2, seed=seed)))
     assert all(150 < n < 250 for n in drawn.values()) and len(drawn) == 3

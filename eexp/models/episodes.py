@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from eexp.errors import InputError
-from eexp.models.base import Answer, Draw, Episodes, Model
+from eexp.models.base import Draw, Episodes, Model, Samples
 from eexp.models.drawing import Search, Vocabulary, search
 from eexp.models.tree import Decoder, Item
 
@@ -38,7 +38,7 @@ class SequenceEpisodes(Episodes):
         self._model = model
         self._decoder, self._vocabulary, self._prompt = decoder, vocabulary, prompt
         self._slots = [_Slot() for _ in range(self.n)]
-        self._refused: list[tuple[int, Answer]] = []
+        self._refused: list[tuple[int, Samples]] = []
         self.evaluated = 0  # tokens
         decoder.clear()
 
@@ -56,7 +56,7 @@ class SequenceEpisodes(Episodes):
         slot.ids, slot.ahead = prompt[:keep], prompt[keep:]
         slot.search = search(request, self._vocabulary)
 
-    def wait(self) -> list[tuple[int, Answer]]:
+    def wait(self) -> list[tuple[int, Samples]]:
         known, self._refused = self._refused, []
         items: list[Item] = []
         room = self._decoder.batch
@@ -109,7 +109,7 @@ class ThreadedEpisodes(Episodes):
     def submit(self, chat: int, request: Draw) -> None:
         self._lanes[chat % len(self._lanes)].submit(chat // len(self._lanes), request)
 
-    def wait(self) -> list[tuple[int, Answer]]:
+    def wait(self) -> list[tuple[int, Samples]]:
         known = self._threads.map(SequenceEpisodes.wait, self._lanes)
         return [(place * len(self._lanes) + i, answer) for i, found in enumerate(known) for place, answer in found]
 

@@ -16,7 +16,7 @@ from typing import Any, Optional
 from msgspec import Struct
 
 from eexp.errors import EexpError, InputError, UsageError
-from eexp.models.base import Answer, Draw, Episodes, Model, Request, Sample
+from eexp.models.base import Draw, Episodes, Model, Request, Sample, Samples
 from eexp.models.client import Client
 from eexp.records import seed_of
 
@@ -112,7 +112,7 @@ class HttpModel(Model):
             self.close()
             raise
 
-    def answer(self, groups: Iterable[Sequence[Request]]) -> Iterator[list[Answer]]:
+    def answer(self, groups: Iterable[Sequence[Request]]) -> Iterator[list[Samples]]:
         source, flight = iter(groups), _Flight(self)
         held: deque[list[_Drawing]] = deque()
         more, error = True, None
@@ -243,7 +243,7 @@ class _Drawing:
         self._asked: list[int] = []
         self._back: dict[int, list[Sample] | InputError] = {}
 
-    def result(self) -> Answer:
+    def result(self) -> Samples:
         """The answer, when done. Raises what no request survives."""
         if self.failure:
             raise self.failure
@@ -367,7 +367,7 @@ class _HttpEpisodes(Episodes):
     def submit(self, chat: int, request: Draw) -> None:
         self._drawings[chat] = self._flight.start(request)
 
-    def wait(self) -> list[tuple[int, Answer]]:
+    def wait(self) -> list[tuple[int, Samples]]:
         while not (known := [chat for chat, drawing in self._drawings.items() if drawing.done]) and self._drawings:
             self._flight.land(wait=True)
         return [(chat, self._drawings.pop(chat).result()) for chat in known]

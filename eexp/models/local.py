@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 from eexp.errors import InputError
-from eexp.models.base import Answer, Draw, Model, Request
+from eexp.models.base import Draw, Model, Request, Samples
 from eexp.models.chat_template import ChatTokenizer, Tokenizer
 from eexp.models.tree import Decoder, PrefixTree
 from eexp.prompts import Messages
@@ -95,12 +95,12 @@ class LocalModel(Model):
 
     # -- answering -----------------------------------------------------------------------------------------------
 
-    def answer(self, groups: Iterable[Sequence[Request]]) -> Iterator[list[Answer]]:
+    def answer(self, groups: Iterable[Sequence[Request]]) -> Iterator[list[Samples]]:
         for group in groups:
             yield self._answer(group)
 
-    def _answer(self, group: Sequence[Request]) -> list[Answer]:
-        answers: list[Answer] = []
+    def _answer(self, group: Sequence[Request]) -> list[Samples]:
+        answers: list[Samples] = []
         fit: list[tuple[int, list[int], Request]] = []
         for i, request in enumerate(group):
             try:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from eexp.errors import EexpError, InputError, UsageError
-from eexp.prompts.style import Answer, Messages, Parsed, PromptStyle
+from eexp.prompts.style import Answer, Messages, ParsedAnswer, PromptStyle
 from eexp.records import explain
 
 if sys.version_info >= (3, 11):
@@ -22,7 +22,7 @@ __all__ = [
     "DEFAULT_STYLE",
     "Answer",
     "Messages",
-    "Parsed",
+    "ParsedAnswer",
     "PromptStyle",
     "built_in_styles",
     "get_style",

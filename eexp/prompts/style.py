@@ -146,7 +146,7 @@ class Answer(Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Parsed:
+class ParsedAnswer:
     """What a policy has written. action: empty where there is none. cut_off: the text ended before its action did."""
 
     action: str
@@ -228,7 +228,7 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
             return ""
         return self.thought.open if think == "always" else f"{self.thought.open}{self.thought.close}"
 
-    def parse(self, text: str, finished: bool = True) -> Parsed:
+    def parse(self, text: str, finished: bool = True) -> ParsedAnswer:
         """Read what a policy has written.
 
         The action stands after the last mark; where a finished text has no mark and no thought, its first line is the
@@ -246,15 +246,15 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
             thought = thought.rpartition(slot_close)[0].strip()
         if not found:
             if not finished:
-                return Parsed("", thought if opened else "", True)
-            return Parsed("", thought) if opened else Parsed(_first_line(text))
+                return ParsedAnswer("", thought if opened else "", True)
+            return ParsedAnswer("", thought) if opened else ParsedAnswer(_first_line(text))
         if close:
             action, closed, _ = after.partition(close)
         else:
             action, closed, _ = after.lstrip().partition("\n")
         if not finished and not closed:
-            return Parsed("", thought, True)
-        return Parsed(_first_line(action), thought)
+            return ParsedAnswer("", thought, True)
+        return ParsedAnswer(_first_line(action), thought)
 
     def thought_in(self, text: str) -> str:
         """Return what a model wrote, without its private thinking, the marks of a thought, and an action at the end."""

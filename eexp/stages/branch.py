@@ -156,11 +156,11 @@ class _Picker:
         wanted = ask.k if ask.source == "policy" else (ask.k + 1) // 2
         return ActionDraw(
             self.state,
-            wanted,
-            ask.temperature,
-            self.seed,
-            self._accept,
-            ask.rounds * wanted,
+            n=wanted,
+            temperature=ask.temperature,
+            seed=self.seed,
+            accept=self._accept,
+            most=ask.rounds * wanted,
             distinct=not ask.replacement,
             top_p=ask.top_p,
             min_p=ask.min_p or None,

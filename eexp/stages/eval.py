@@ -204,7 +204,11 @@ class _Table:
             return
         state = State(episode.instruction, episode.transcript, view.seen.text, view.admissible, view.expert)
         choice = ActionDraw(
-            state, 1, self.temperature, seed_of(self.seed, episode.name, step), only_admissible=self.only_admissible
+            state,
+            n=1,
+            temperature=self.temperature,
+            seed=seed_of(self.seed, episode.name, step),
+            only_admissible=self.only_admissible,
         )
         try:
             self.players.submit(seat, choice)
