@@ -18,8 +18,9 @@ from msgspec import Meta, Struct
 from eexp.errors import EexpError
 from eexp.records import explain
 
-#: The model that ships with eexp, made by recipes/tiny: a base model for `house` and nothing else.
-TINY_DIR = Path(__file__).parent / "data" / "tiny"
+#: The spec of the built-in model, and its directory, made by recipes/tiny: a base model for `house` and nothing else.
+TINY = "tiny"
+TINY_DIR = Path(__file__).parent / "data" / TINY
 #: The file beside the weights that says how they were trained.
 RUN_FILE = "eexp.json"
 
@@ -46,7 +47,7 @@ def files_of(spec: str) -> list[str]:
 
 def resolve_base(base: str) -> str:
     """Return the directory or hub id that transformers is to load for the name of a base model."""
-    return str(TINY_DIR) if base == "tiny" else base
+    return str(TINY_DIR) if base == TINY else base
 
 
 # -- fingerprints ------------------------------------------------------------------------------------------------------

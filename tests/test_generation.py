@@ -16,10 +16,11 @@ from scipy import stats
 
 from eexp.envs.worlds.house import House
 from eexp.errors import EexpError, InputError
-from eexp.models import Engine, chat_template, open_model
+from eexp.models import Engine, open_model
 from eexp.models.base import Draw, Sample, Score
 from eexp.models.drawing import allowed_tokens
 from eexp.prompts import Messages, get_style
+from eexp.prompts.chat_template import render_chat
 from eexp.stages.expert import expert
 from eexp.weights import split_adapter
 
@@ -456,7 +457,7 @@ def test_chat_templates_as_models_have_them():
     asked = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
     def render(template):
-        return chat_template.render(template, asked, bos_token="<s>", eos_token="</s>", to_answer=False)
+        return render_chat(template, asked, {"bos_token": "<s>", "eos_token": "</s>"}, to_answer=False)
 
     marked = "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
     assert render(marked + "{% else %}{{ bos_token }}{{ m.content }}{% endif %}{% endfor %}") == "<s>ab"

@@ -10,10 +10,10 @@ from running import read, run
 
 from eexp.envs.worlds.house import House
 from eexp.errors import InputError, UsageError
-from eexp.models import chat_template
 from eexp.models.base import Model, Sample
 from eexp.models.policy import ModelPolicy
 from eexp.prompts import PromptStyle, built_in_styles, get_style, load_style, style_from_dict
+from eexp.prompts.chat_template import render_chat
 from eexp.prompts.style import Action, History, Reflection, Summary, Thought, Turns, WorldModel
 from eexp.stages.eval import evaluate
 from eexp.stages.imitation_data import imitation_data
@@ -171,7 +171,7 @@ def test_rows_are_the_same_in_training_and_in_play(style, thoughtful, number, te
         assert row["prompt"] == request.prompt
         text = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
         ends = {"bos_token": "", "eos_token": "<|end|>"}
-        assert text == chat_template.render(tokenizer.chat_template, request.prompt, **ends)
+        assert text == render_chat(tokenizer.chat_template, request.prompt, ends)
         (trained,) = tokenize([row], tokenizer, 4096)
         ids = list(trained.ids)
         written = tokenizer.decode(ids[trained.n_prompt :]).removesuffix("<|end|>")

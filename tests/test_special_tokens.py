@@ -16,8 +16,8 @@ from running import run, write
 from eexp.errors import InputError
 from eexp.gguf.convert import export_model
 from eexp.gguf.file import read_header
-from eexp.models import chat_template, llama_cpp, open_model
-from eexp.models.chat_template import ChatTokenizer
+from eexp.models import chat_tokens, llama_cpp, open_model
+from eexp.models.chat_tokens import ChatTokenizer
 from eexp.models.hf import HfTokenizer
 from eexp.training.data import tokenize
 
@@ -261,7 +261,7 @@ def test_ordinary_texts_have_the_tokens_that_the_tokenizer_gives_them(kinds, kin
         expected = fast(rendered, add_special_tokens=False)["input_ids"]
         assert chats.chat(_chat(texts)) == expected
         # And piece by piece, as where some other content holds a special token.
-        shield = chat_template._Shield(chats._specials, [])
+        shield = chat_tokens._Shield(chats._specials, [])
         assert chats._piecewise(rendered, chats._finder.find(rendered), shield) == expected
         assert llama is None or llama.prompt_ids(_chat(texts)) == expected
 

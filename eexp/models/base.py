@@ -13,10 +13,12 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from eexp.errors import InputError, UsageError
-from eexp.prompts import Messages, PromptStyle, get_style, style_from_dict
+
+if TYPE_CHECKING:  # `eexp --help` imports this module, for the table of models
+    from eexp.prompts import Messages, PromptStyle
 
 R, A, S = TypeVar("R"), TypeVar("A"), TypeVar("S")
 R_contra, A_co = TypeVar("R_contra", contravariant=True), TypeVar("A_co", covariant=True)
@@ -66,6 +68,8 @@ class PlaySettings:
         Raises:
             InputError: The style is invalid, or differs from the style of that name in the version that trained.
         """
+        from eexp.prompts import get_style, style_from_dict
+
         style = style_from_dict(run["style"]) if run.get("style") else None
         if style is None and run.get("prompt_style"):
             style = get_style(run["prompt_style"])

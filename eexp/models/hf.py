@@ -12,7 +12,7 @@ from typing import Any
 
 from eexp.errors import EexpError
 from eexp.models.base import Engine, PlaySettings
-from eexp.models.chat_template import AddedToken, Tokenizer
+from eexp.models.chat_tokens import AddedToken, Tokenizer
 from eexp.models.local import DEFAULT_CONTEXT, LocalModel
 from eexp.models.tree import Decoder
 from eexp.prompts import Messages

@@ -20,13 +20,13 @@ from eexp.errors import EexpError, InputError
 from eexp.gguf import trial
 from eexp.gguf.log import keep_log
 from eexp.gguf.tiny import tiny_path
-from eexp.models import chat_template
 from eexp.models.base import Engine, Episodes, PlaySettings
-from eexp.models.chat_template import AddedToken, Tokenizer
+from eexp.models.chat_tokens import AddedToken, Tokenizer
 from eexp.models.episodes import SequenceEpisodes, ThreadedEpisodes
 from eexp.models.local import DEFAULT_CONTEXT, LocalModel, outputs
 from eexp.models.tree import Full, Item
 from eexp.prompts import Messages
+from eexp.prompts.chat_template import render_chat
 from eexp.weights import fingerprint_of_files, parse_run
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class _Tokenizer(Tokenizer):
 
     def render(self, messages: Messages, to_answer: bool) -> str:
         begin, end = self._ends
-        return chat_template.render(self._template, messages, bos_token=begin, eos_token=end, to_answer=to_answer)
+        return render_chat(self._template, messages, {"bos_token": begin, "eos_token": end}, to_answer)
 
     @cached_property
     def _ends(self) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from functools import cached_property
 
 from eexp.errors import InputError
 from eexp.models.base import Draw, Model, Request, Samples
-from eexp.models.chat_template import ChatTokenizer, Tokenizer
+from eexp.models.chat_tokens import ChatTokenizer, Tokenizer
 from eexp.models.tree import Decoder, PrefixTree
 from eexp.prompts import Messages
 

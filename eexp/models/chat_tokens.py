@@ -11,87 +11,27 @@ Otherwise the text between special tokens is tokenised by itself, with its own c
 
 transformers (5.20 and later) does the like in `apply_chat_template(..., sanitize_control_tokens=True)`, for its own
 tokenizers alone and for `<think>`, too, which models write into their answers.
-
-`render` is for backends that only have the template's text: the Jinja dialect of transformers, outside of it.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
-from eexp.errors import EexpError, InputError
+from eexp.errors import InputError
 from eexp.prompts import Messages
+from eexp.prompts.chat_template import template_refusals
 
 #: Unicode's noncharacters, which no text has a use for.
 _STAND_INS = [*map(chr, range(0xFDD0, 0xFDF0)), *(chr(plane << 16 | 0xFFFE) for plane in range(1, 17))]
 #: What a token that takes blanks takes.
 _BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
-
-
-@lru_cache(maxsize=8)
-def _compiled(template: str) -> Any:
-    from jinja2 import TemplateError
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """`{% generation %}` marks what the assistant wrote, for training masks; here it is passed over."""
-
-        tags = {"generation"}
-
-        def parse(self, parser: Any) -> Any:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    def refuse(message: str) -> None:
-        raise InputError(f"the chat template refuses these messages: {message}")
-
-    def as_json(value: Any, indent: int | None = None, ensure_ascii: bool = False) -> str:
-        return json.dumps(value, indent=indent, ensure_ascii=ensure_ascii)
-
-    env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation])
-    env.filters["tojson"] = as_json
-    env.globals.update(raise_exception=refuse, strftime_now=lambda form: datetime.now().strftime(form))
-    try:
-        return env.from_string(template)
-    except TemplateError as e:
-        raise EexpError(f"the chat template cannot be read: {e}") from None
-
-
-def render(template: str, messages: Messages, *, bos_token: str, eos_token: str, to_answer: bool = True) -> str:
-    """Render a chat as text; `to_answer`: ending where the assistant is to write.
-
-    Raises:
-        InputError: the chat template refuses the messages.
-        EexpError: it is no template.
-    """
-    compiled = _compiled(template)
-    with _refusals():
-        return compiled.render(
-            messages=messages, add_generation_prompt=to_answer, bos_token=bos_token, eos_token=eos_token
-        )
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Turn whatever a chat template fails with into an InputError of one line."""
-    try:
-        yield
-    except EexpError:
-        raise
-    except Exception as e:  # a template may divide by zero
-        reason = (str(e).splitlines() or [type(e).__name__])[0]
-        raise InputError(f"the chat template refuses these messages: {reason}") from None
 
 
 @dataclass(frozen=True)
@@ -190,7 +130,7 @@ class ChatTokenizer:
         return prompt_ids, _ended(self._ids(whole[len(before) :], shield), stop)
 
     def _render(self, messages: Messages, to_answer: bool) -> str:
-        with _refusals():
+        with template_refusals():
             text = self._tokenizer.render(messages, to_answer)
         if not text:
             raise InputError("the chat template writes nothing for these messages")
