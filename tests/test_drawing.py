@@ -19,7 +19,7 @@ from scipy import stats
 from tables import Letters, Table
 
 from eexp.models.base import Draw, Sample
-from eexp.models.drawing import Weights, WithoutReplacement, search
+from eexp.models.drawing import TokenDistribution, WithoutReplacement, open_search
 
 FALSE_ALARM = 1e-4
 TABLE = Table(seed=1, letters=4, spread=1.2)
@@ -279,7 +279,7 @@ def test_too_few_contenders_end_the_search():
 
     def evaluated(min_p: float | None, most: int) -> tuple[list, int]:
         found, told = (
-            search(
+            open_search(
                 Draw(
                     [],
                     n=9,
@@ -327,7 +327,7 @@ def test_a_most_probable_text_that_is_not_found_sets_no_floor(monkeypatch):
             reference = most_probable(exact, lambda text: "b" in text, limit)
             kept = exact if reference is None else above_floor(exact, 0.5, lambda text: "b" in text)
             assert set(names(drawn(request, table))) == set(kept)
-            found = search(request, Letters())
+            found = open_search(request, Letters())
             while not found.done:
                 found.tell(node := found.frontier()[0], table.logits([n.token for n in node.path()]))
             assert found.without_floor == (reference is None)
@@ -360,9 +360,9 @@ def test_a_nucleus_of_many_tokens():
     order = np.argsort(-p, kind="stable")
     for share in (1e-9, 0.2, 0.9, 0.999, 1.0):
         size = int(((p[order].cumsum() - p[order]) < share * p.sum()).sum())
-        kept = [token for _, token in Weights(logits, top_p=share).likely(5000)]
+        kept = [token for _, token in TokenDistribution(logits, top_p=share).likely(5000)]
         assert kept[: len(order)] == order[: len(kept)].tolist() and abs(len(kept) - size) <= 1
-    equal = Weights(np.zeros(3000, np.float32), top_p=0.5)
+    equal = TokenDistribution(np.zeros(3000, np.float32), top_p=0.5)
     assert [token for _, token in equal.likely(3000)] == list(range(1500))
 
 
@@ -405,7 +405,7 @@ def test_a_text_is_cut_at_the_token_limit():
     [Draw([], n=0), Draw([], n=0, distinct=True), Draw([], n=3, allowed=[]), Draw([], n=3, distinct=True, allowed=[])],
 )
 def test_asking_for_nothing_gives_nothing(request_):
-    assert search(request_, Letters()).done and drawn(request_) == []
+    assert open_search(request_, Letters()).done and drawn(request_) == []
 
 
 def test_the_seed_decides():
@@ -421,7 +421,7 @@ def test_draws_do_not_depend_on_the_order_in_which_the_model_is_asked():
     """Whatever part of the frontier is told, and whenever: texts and log-probabilities to the last digit."""
 
     def in_any_order(request: Draw, table: Table, chance: random.Random) -> list[Sample]:
-        found = search(request, Letters())
+        found = open_search(request, Letters())
         while not found.done:
             frontier = found.frontier()
             for node in chance.sample(frontier, chance.randint(1, len(frontier))):
@@ -450,7 +450,7 @@ def test_draws_do_not_depend_on_the_order_in_which_the_model_is_asked():
 def test_without_replacement_what_lies_below_the_last_draw_is_not_evaluated():
     told = 0
     for seed in range(200):
-        found = search(Draw([], n=3, temperature=1.0, max_tokens=DEPTH, seed=seed, distinct=True), Letters())
+        found = open_search(Draw([], n=3, temperature=1.0, max_tokens=DEPTH, seed=seed, distinct=True), Letters())
         assert isinstance(found, WithoutReplacement)
         while not found.done:
             for node in found.frontier()[:1]:

@@ -69,7 +69,7 @@ class CellsDecoder:
         free = np.flatnonzero(~self._belongs.any(0))[: len(items)]
         if len(free) < len(items):
             raise Full
-        tokens, positions, sequences, wanted = zip(*items)
+        tokens, positions, sequences, needs_logits = zip(*items)
         self._position[free] = positions
         for cell, some in zip(free, sequences):
             self._belongs[list(some), cell] = True
@@ -82,7 +82,7 @@ class CellsDecoder:
                 attention_mask=self._mask([some[0] for some in sequences], positions),
                 past_key_values=self._memory,
                 use_cache=True,
-                logits_to_keep=self._on_device(np.flatnonzero(wanted)),
+                logits_to_keep=self._on_device(np.flatnonzero(needs_logits)),
             ).logits
         except torch.cuda.OutOfMemoryError:
             raise EexpError("the GPU has not enough memory: give a smaller --context") from None

@@ -201,7 +201,7 @@ class _Decoder:
         self.step = self.batch if api.llama_supports_gpu_offload() else CPU_STEP
         self._memory = api.llama_get_memory(self._context)
         self._batch = api.llama_batch_init(self.batch, 0, sequences)
-        self._token, self._position, self._counts, self._wanted = (
+        self._token, self._position, self._counts, self._needs_logits = (
             np.ctypeslib.as_array(field, shape=(self.batch,))
             for field in (self._batch.token, self._batch.pos, self._batch.n_seq_id, self._batch.logits)
         )
@@ -210,8 +210,8 @@ class _Decoder:
         """Logits of the items that want them; raises Full. The arrays are llama.cpp's own: read them before the next
         call."""
         n = self._batch.n_tokens = len(items)
-        tokens, positions, sequences, wanted = zip(*items)
-        self._token[:n], self._position[:n], self._wanted[:n] = tokens, positions, wanted
+        tokens, positions, sequences, needs_logits = zip(*items)
+        self._token[:n], self._position[:n], self._needs_logits[:n] = tokens, positions, needs_logits
         self._counts[:n] = [len(some) for some in sequences]
         for i, some in enumerate(sequences):
             target = self._batch.seq_id[i]
@@ -223,7 +223,7 @@ class _Decoder:
             raise Full
         if status != 0:
             raise EexpError(f"llama_decode failed with status {status}: {_last_words()}")
-        return [self._logits(i) for i in range(n) if wanted[i]]
+        return [self._logits(i) for i in range(n) if needs_logits[i]]
 
     def _logits(self, i: int) -> Any:
         import numpy as np
