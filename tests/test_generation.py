@@ -475,7 +475,7 @@ def test_an_interrupt_while_llama_cpp_logs_is_not_lost(tiny):
     import gc
     import signal
 
-    from eexp.models.llama_cpp import _Base
+    from eexp.models.llama_cpp import LoadedModel
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -488,7 +488,7 @@ def test_an_interrupt_while_llama_cpp_logs_is_not_lost(tiny):
             with pytest.raises(KeyboardInterrupt):
                 signal.setitimer(signal.ITIMER_REAL, 0.001 * (i + 1))
                 for _ in range(20):
-                    held.append(_Base(tiny, None))
+                    held.append(LoadedModel(tiny, None))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -390,7 +390,7 @@ class Independent(Search):
     def _settle(self) -> None:
         self._start()
         while not self.done and self._draws[0].complete:
-            self._judge(self._draws.pop(0).at)
+            self._judge(self._draws.pop(0).node)
             if not self.done:
                 self._start()
         if self.done and self.request.temperature == 0 and not self.request.accept:

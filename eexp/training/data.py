@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from eexp.errors import InputError
 from eexp.jsonl import OnError, stop_at_error
 from eexp.models.chat_tokens import ChatTokenizer
-from eexp.models.hf import HfTokenizer
+from eexp.models.tokenizers import HfTokenizer
 from eexp.spans import ACTION, CompletionSpan, has_thought, span_of_tokens, spans_of
 
 
