@@ -1,4 +1,4 @@
-"""Prompt styles by name, label or file. `style.py` says what they are; `styles/` has those that are built in."""
+"""Prompt styles by name, label or file. `style.py` defines them; `styles/` has the built-in ones."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DEFAULT_STYLE = "react"
 
 
 def built_in_styles() -> list[str]:
-    """List the names of the styles that come with eexp, the default first."""
+    """Return the names of the built-in styles, the default first."""
     names = sorted(path.stem for path in _DIRECTORY.glob("*.toml"))
     return sorted(names, key=lambda name: name != DEFAULT_STYLE)
 
@@ -44,8 +44,8 @@ def load_style(path: str | os.PathLike) -> PromptStyle:
     """Read a style from a TOML file.
 
     Raises:
-        EexpError: the file cannot be read.
-        InputError: it holds no style; names the first place that is wrong.
+        EexpError: The file cannot be read.
+        InputError: It holds no style; the error names the first place that is wrong.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -60,10 +60,10 @@ def load_style(path: str | os.PathLike) -> PromptStyle:
 
 
 def style_from_dict(table: dict) -> PromptStyle:
-    """Make a style of what its file says, or of what a training run saved.
+    """Make a style of the contents of its file, or of those that a training run saved.
 
     Raises:
-        InputError: names the first place that is wrong.
+        InputError: They are no style; the error names the first place that is wrong.
     """
     try:
         style = msgspec.convert(table, PromptStyle)
@@ -74,7 +74,7 @@ def style_from_dict(table: dict) -> PromptStyle:
 
 
 def _check(style: PromptStyle) -> None:
-    """Raise InputError for a style whose texts could not be read back, or say nothing of a thought."""
+    """Raise InputError for a style whose answers could not be parsed, or whose prompts do not ask for a thought."""
     if style.action.open.strip() == "" or style.thought.open.strip() == "":
         table = "action" if style.action.open.strip() == "" else "thought"
         raise InputError("is blank, so that what was written could not be found again", f"$.{table}.open")
@@ -98,11 +98,11 @@ def _built_in(name: str) -> PromptStyle:
 
 
 def get_style(name: str) -> PromptStyle:
-    """Return the style of a name, of a label (`name@fingerprint`) or of a TOML file.
+    """Return the style of a name, a label (`name@fingerprint`) or a TOML file.
 
     Raises:
-        UsageError: there is no such style.
-        InputError: a label's fingerprint is not that of the style as it is now.
+        UsageError: There is no such style.
+        InputError: The fingerprint of a label is not that of the style in this version.
     """
     if name.endswith(".toml") or os.sep in name:
         return load_style(name)

@@ -199,7 +199,7 @@ def _examples(t: dict, style: PromptStyle, choices: Choices, transitions: list[T
 
 
 def _worded(
-    t: dict, dialogue: Dialogue, style: PromptStyle, choices: Choices, transitions: list[Transition]
+    t: dict, dialogue: Dialogue | EncodedDialogue, style: PromptStyle, choices: Choices, transitions: list[Transition]
 ) -> Iterator[tuple[Transition, Prompt, Answer, str]]:
     """Yield the transitions of a trajectory, which are in the order of its steps, with prompt, answer and kind."""
     dialogue.start(t["instruction"])
