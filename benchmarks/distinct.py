@@ -34,7 +34,7 @@ from pathlib import Path
 
 from eexp.envs import open_env
 from eexp.models import Engine, open_model
-from eexp.models.policy import Choice, ModelPolicy, Proposal, State
+from eexp.models.policy import ActionDraw, ModelPolicy, Proposal, State
 from eexp.prompts import DEFAULT_STYLE, get_style
 from eexp.records import canonical, seed_of
 from eexp.stages.expert import expert
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, metavar="N")
     chosen = parser.parse_args()
     with open_model(chosen.model, Engine(threads=chosen.threads)) as model:
-        style = model.played.style or get_style(DEFAULT_STYLE)
+        style = model.play_settings.style or get_style(DEFAULT_STYLE)
         policy = ModelPolicy(model, style, 48)
         states = expert_states(chosen.number)
         total = sum(map(len, states))
@@ -106,10 +106,21 @@ def alternatives(
     """Return the cost of the alternatives to all states, and the number found."""
     before = Counter(policy.counts)
     groups = [
-        [Choice(state, k, 1.0, seed_of(turn, i, j), new_action(state), most, distinct) for j, state in enumerate(path)]
+        [
+            ActionDraw(
+                state,
+                n=k,
+                temperature=1.0,
+                seed=seed_of(turn, i, j),
+                accept=new_action(state),
+                most=most,
+                distinct=distinct,
+            )
+            for j, state in enumerate(path)
+        ]
         for i, path in enumerate(states)
     ]
-    answers = [answer for group in policy.choose(groups) for answer in group]
+    answers = [answer for group in policy.answer(groups) for answer in group]
     counted = policy.counts - before
     counted["accepted"] = sum(map(len, answers))
     counted["all"] = sum(len(answer) == k for answer in answers)

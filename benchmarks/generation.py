@@ -140,7 +140,12 @@ def rotated(ways: list, turn: int) -> list:
 
 
 def engine(model: LlamaCppModel, chat: list[Messages], k: int, distinct: bool) -> None:
-    answers = model.ask([Draw(prompt, k, 1.0, TEXT, seed, distinct=distinct) for seed, prompt in enumerate(chat)])
+    answers = model.ask(
+        [
+            Draw(prompt, n=k, temperature=1.0, max_tokens=TEXT, seed=seed, distinct=distinct)
+            for seed, prompt in enumerate(chat)
+        ]
+    )
     assert all(len(found) == k for found in answers)
 
 
@@ -278,8 +283,8 @@ def make_model(file: Path) -> Path:
         return file
     import numpy as np
 
-    from eexp.gguf.file import Planned, quantise, replacing, write_gguf
-    from eexp.gguf.tokenizer import Vocabulary, add_vocabulary
+    from eexp.gguf.file import PlannedTensor, quantise, replacing, write_gguf
+    from eexp.gguf.tokenizer import GgufVocabulary, add_vocabulary
 
     print(f"making {file}", file=sys.stderr)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -320,9 +325,11 @@ def make_model(file: Path) -> Path:
         writer.add_rope_dimension_count(HEAD)
         writer.add_rope_freq_base(100000.0)
         writer.add_layer_norm_rms_eps(1e-5)
-        add_vocabulary(writer, Vocabulary("gpt-2", tokens, types, merges, ids, False, False, TEMPLATE))
+        add_vocabulary(writer, GgufVocabulary("gpt-2", tokens, types, merges, ids, False, False, TEMPLATE))
 
-    plan = [Planned(f"{name}.weight", shape, lambda shape=shape: weights(shape)) for name, shape in shapes.items()]
+    plan = [
+        PlannedTensor(f"{name}.weight", shape, lambda shape=shape: weights(shape)) for name, shape in shapes.items()
+    ]
     with replacing(file) as finished, replacing(finished, keep=False) as unquantised:
         write_gguf(unquantised, "llama", "f32", add_header, plan)
         quantise(unquantised, finished, "q8_0")

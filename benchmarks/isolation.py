@@ -43,7 +43,7 @@ def main() -> None:
     moved = 0.0
     for g in range(args.groups):
         group = [
-            Draw(p, args.k, seed=i, distinct=args.distinct)
+            Draw(p, n=args.k, seed=i, distinct=args.distinct)
             for i, p in enumerate(prompts[g * args.states : (g + 1) * args.states])
         ]
         together = model.ask(group)

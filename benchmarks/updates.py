@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from eexp.models.hf import load
+from eexp.models.hf import load_model
 from eexp.training import exact
 from eexp.training.data import Row, tokenize
 from eexp.training.packing import PACKINGS, target_losses
@@ -72,7 +72,7 @@ def main() -> None:
     a = parser.parse_args()
     print(f"{platform.platform()}, torch {torch.__version__}")
     for file in a.files:
-        model, tokenizer = load("tiny")
+        model, tokenizer = load_model("tiny")
         examples = [json.loads(line) for line in file.read_bytes().splitlines()]
         rows = list(tokenize(examples, tokenizer, 8192))
         exact.prepare(model, rows, torch.float32, TOKENS_PER_BATCH)

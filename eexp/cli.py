@@ -19,6 +19,7 @@ import click
 from eexp import __version__, terminal
 from eexp.envs.registry import help_lines
 from eexp.errors import EXIT_FAILED, EexpError
+from eexp.models.registry import help_lines as model_lines
 
 # name -> first line of its help. A test holds this against the commands themselves.
 COMMANDS = {
@@ -121,12 +122,7 @@ def group(verbose: bool) -> None:
 
     \b
     MODEL, who acts or writes, is one of:
-      FILE.gguf[+ADAPTER.gguf] llama.cpp, in process
-      hf:DIR_OR_ID[+ADAPTER]   transformers and PEFT
-      http://HOST/v1#NAME      any OpenAI-compatible server (key: EEXP_API_KEY)
-      tiny[+ADAPTER.gguf]      the built-in model, a base model for house only
-      random                   any admissible action (branch and eval)
-      expert                   the environment's own expert (eval)
+      {MODELS}
 
     Every option has an environment variable: EEXP_MODEL, EEXP_BASE, EEXP_ENV, EEXP_SEED and EEXP_PROMPT_STYLE where
     several commands share it, else EEXP_COMMAND_OPTION (EEXP_BRANCH_K). The command line wins.
@@ -136,6 +132,7 @@ def group(verbose: bool) -> None:
 
 
 group.help = (group.help or "").replace("{ENVIRONMENTS}", "\n      ".join(help_lines()))
+group.help = group.help.replace("{MODELS}", "\n      ".join(model_lines()))
 
 
 def main(args: list[str] | None = None) -> None:

@@ -1,7 +1,8 @@
-"""Answers over HTTP, with a deadline for the whole of one and a limit on its size.
+"""Make HTTP requests with a deadline for the whole answer and a limit on its size.
 
-httpx's own timeouts start anew with every byte, and it reads whatever comes: a server that sends a byte a second would
-hold a request for ever, and one that never ends would fill the memory. All requests of eexp go through `fetch`.
+The timeouts of httpx start anew with every byte, and it reads answers of any length: a server that sends a byte a
+second would block a request for ever, and an endless answer would fill the memory. All requests of eexp go through
+`fetch`.
 """
 
 from __future__ import annotations
@@ -16,32 +17,32 @@ if TYPE_CHECKING:
     import httpx
 
 LARGEST = 64 << 20  # bytes of one answer; the longest lists of log-probabilities are a tenth of it
-#: Compressed once, a block that was read becomes a thousand times as large at most; twice, a million times.
+#: Encodings that are accepted. A block that is compressed once grows at most a thousandfold, twice a millionfold.
 _ENCODINGS = ("", "identity", "gzip", "deflate")
-#: The header that a client of `fetch` sends with every request, so that it gets none but these.
+#: The header that a client of `fetch` sends with every request, so that answers have no other encoding.
 ACCEPTED = {"Accept-Encoding": "gzip, deflate"}
 
 
 class TooSlow(EexpError):
-    """An answer was not whole in time."""
+    """Error raised when an answer is not complete in time."""
 
 
 class TooLarge(EexpError):
-    """An answer has more bytes than `LARGEST`, or is packed so that it may have."""
+    """Error raised when an answer has more bytes than `LARGEST`, or an encoding by which it may have."""
 
 
 async def fetch(client: httpx.AsyncClient, method: str, url: str, limit: float, **request: Any) -> httpx.Response:
     """Make a request and return the whole answer.
 
     Args:
-        limit: seconds for all of it, from the connection to the last byte. Waiting for a connection that is free is not
-            part of it, so a client should have as many as it is asked for at once.
-        request: as for `httpx.AsyncClient.stream`.
+        limit: Seconds for the answer, from the connection to its last byte. The wait for a free connection counts as
+            well, so a client should have as many connections as there are requests at once.
+        request: As for `httpx.AsyncClient.stream`.
 
     Raises:
-        TooSlow: the answer was not whole within `limit`.
-        TooLarge: it is larger than `LARGEST` bytes.
-        httpx.HTTPError: the request failed otherwise.
+        TooSlow: The answer was not complete within `limit`.
+        TooLarge: It is larger than `LARGEST` bytes.
+        httpx.HTTPError: The request failed otherwise.
     """
     try:
         return await asyncio.wait_for(_whole(client, method, url, request), limit)
@@ -67,7 +68,11 @@ async def _whole(client: httpx.AsyncClient, method: str, url: str, request: dict
 
 
 class Fetcher:
-    """Requests one after the other, for code that waits for each. Close it when done. headers: sent with each."""
+    """Makes requests one after the other, for code that waits for each. Close it after use.
+
+    Args:
+        headers: Headers of every request.
+    """
 
     def __init__(self, headers: Mapping[str, str] | None = None) -> None:
         self._headers = {**ACCEPTED, **(headers or {})}
@@ -75,7 +80,7 @@ class Fetcher:
         self._client: httpx.AsyncClient | None = None
 
     def fetch(self, method: str, url: str, limit: float, **request: Any) -> httpx.Response:
-        """Do as the function `fetch` does."""
+        """Make a request as the function `fetch` does."""
         import httpx
 
         if self._loop is None or self._client is None:
@@ -84,7 +89,7 @@ class Fetcher:
         return self._loop.run_until_complete(fetch(self._client, method, url, limit, **request))
 
     def close(self) -> None:
-        """Drop the connections. Safe to call twice; a later request opens new ones."""
+        """Close the connections. Safe to call twice; a later request opens new ones."""
         loop, client, self._loop, self._client = self._loop, self._client, None, None
         if loop is not None and client is not None:
             loop.run_until_complete(client.aclose())

@@ -66,8 +66,9 @@ def complete_env(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 
 def complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """For the shell: files, and model specs that begin like this."""
-    specs = [CompletionItem(spec) for spec in ("tiny", "random", "expert", "hf:") if spec.startswith(incomplete)]
-    return [CompletionItem(incomplete, type="file"), *specs]
+    from eexp.models.registry import completions
+
+    return [CompletionItem(incomplete, type="file"), *map(CompletionItem, completions(incomplete))]
 
 
 def streams(kind: str | None = None, resume: bool = False, plural: str = "FILE") -> Callable[[Command], Command]:
@@ -534,21 +535,22 @@ def open_policy(
     think: as the option; without it, never, but where a server has to decide for itself.
     """
     from eexp.models import policy
+    from eexp.models.registry import EXPERT, RANDOM
 
     spec = _default_model(note) if spec is None else spec
-    if spec == "random":
+    if spec == RANDOM.spec:
         return policy.RandomPolicy()
-    if spec == "expert":
+    if spec == EXPERT.spec:
         return policy.ExpertPolicy()
     model = open_writer(spec, engine, note)
-    style = chosen_style(style_name, model.played.style, note)
+    style = chosen_style(style_name, model.play_settings.style, note)
     if think in (None, "auto") and style.thought.absent == "empty" and not model.exact:
         think = "auto"  # a server cannot go on from a place for a thought that is opened or closed for it
     elif think is None:
         think = "never"
-    elif think == "auto" and (style.thought.absent == "omit" or model.played.think in (None, "never")):
-        think = model.played.think or "never"
-    return policy.ModelPolicy(model, style, max_tokens or model.played.max_tokens or _DEFAULT_ROOM[think], think)
+    elif think == "auto" and (style.thought.absent == "omit" or model.play_settings.think in (None, "never")):
+        think = model.play_settings.think or "never"
+    return policy.ModelPolicy(model, style, max_tokens or model.play_settings.max_tokens or _DEFAULT_ROOM[think], think)
 
 
 def _default_model(note: Callable[[str], None]) -> str:
@@ -560,10 +562,10 @@ def _default_model(note: Callable[[str], None]) -> str:
 
 def open_writer(spec: str | None, engine: Engine, note: Callable[[str], None]) -> Model:
     """The language model that `spec` names, or the tiny one with a notice; says how it runs."""
-    from eexp.models import open_model
+    from eexp.models.registry import MODEL_FREE, open_model
 
     spec = _default_model(note) if spec is None else spec
-    if spec in ("random", "expert"):
+    if spec in MODEL_FREE:
         raise click.BadParameter(f"{spec} cannot write text", param_hint="-m")
     model = open_model(spec, engine)
     model.note = note

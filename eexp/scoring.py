@@ -1,4 +1,4 @@
-"""The log-probabilities of an example's spans, and the table that sums them up."""
+"""Log-probabilities of the spans of examples, and the table of their losses."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from eexp.errors import InputError
 from eexp.models.base import Model, Sample, Score
 from eexp.outcomes import TRANSITIONS
-from eexp.spans import Span, span_of_tokens, spans_of
+from eexp.spans import CompletionSpan, span_of_tokens, spans_of
 
 
-def request_of(example: dict, model: Model) -> Score:
-    """Ask for the log-probability of an example's completion, in the tokens that training gives it.
+def score_request(example: dict, model: Model) -> Score:
+    """Return the request for the log-probability of an example's completion, in the tokens of training.
 
     Raises:
-        InputError: the completion has more than one message, its spans do not fit it, or the chat template refuses it.
+        InputError: The completion has more than one message, its spans do not fit it, or the chat template refuses it.
     """
     completion = example["completion"]
     if len(completion) > 1:
@@ -27,11 +27,11 @@ def request_of(example: dict, model: Model) -> Score:
     return Score(example["prompt"], [completion[0]["content"]], ids=[model.encode(example["prompt"], completion)])
 
 
-def logprobs_of(text: str, spans: list[Span], sample: Sample, model: Model) -> list[list[float]]:
+def logprobs_of(text: str, spans: list[CompletionSpan], sample: Sample, model: Model) -> list[list[float]]:
     """Return the log-probabilities of the tokens of each span of a text.
 
     Args:
-        sample: what the model answered to the Score of the text.
+        sample: The model's answer to the Score of the text.
     """
     assert sample.ids is not None and sample.logprobs is not None
     by_span: list[list[float]] = [[] for _ in spans]
@@ -52,7 +52,7 @@ def scores_of(example: dict, sample: Sample, model: Model) -> list[dict]:
 
 @dataclass
 class _Sum:
-    """Tokens of several examples, and their log-probability."""
+    """A sum over examples: their number, their tokens, and the log-probabilities of these."""
 
     examples: int = 0
     tokens: int = 0
@@ -68,14 +68,15 @@ class _Sum:
 
     @property
     def loss(self) -> float | None:
+        """Mean loss per token in nats; None without tokens."""
         return -math.fsum(self.logprobs) / self.tokens if self.tokens else None
 
 
 class Losses:
-    """Mean losses per token of scored examples: by kind and span, and by kind of transition where there is one."""
+    """Mean losses per token of scored examples, by kind and span, and by transition for examples that have one."""
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[str, str], dict[str, _Sum]] = {}  # kind, transition or ""; span or ""
+        self._sums: dict[tuple[str, str], dict[str, _Sum]] = {}  # by (kind, transition or ""), then by span or ""
 
     def add(self, example: dict) -> None:
         """Count an example that has `scores`."""
@@ -111,8 +112,8 @@ class Losses:
                 }
 
 
-def table(rows: list[dict]) -> str:
-    """Return rows of losses as text for a person."""
+def loss_table(rows: list[dict]) -> str:
+    """Return rows of losses as a table of text."""
     lines = [["kind", "transition", "span", "examples", "tokens", "loss"]]
     for row in rows:
         loss = "" if row["loss"] is None else f"{row['loss']:.4f}"

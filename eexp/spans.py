@@ -1,8 +1,8 @@
-"""The spans of a completion, and which of its tokens belong to which.
+"""The spans of a completion, and the tokens that belong to each.
 
 An example may name the parts of its last completion message (`spans` in records.py): the thought and the action of an
-acting example, what was observed in a world-model example. `eexp finetune` weighs losses by span and `eexp score` sums
-them by span, and both take the tokens of a span from here.
+acting example, the observation of a world-model example. `eexp finetune` weights losses by span and `eexp score` sums
+them by span; this module assigns the tokens to the spans for both.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ THOUGHT, ACTION, OBSERVATION = "thought", "action", "observation"
 _WHOLE = {"imitation": ACTION, "reflection": ACTION, "world_model": OBSERVATION}
 
 
-class Span(NamedTuple):
-    """Characters [start, end) of the last completion message, and what their loss is multiplied by."""
+class CompletionSpan(NamedTuple):
+    """Characters [start, end) of the last completion message, and the weight of their loss."""
 
     name: str
     start: int
@@ -31,14 +31,16 @@ class Span(NamedTuple):
     weight: float = 1.0
 
 
-def spans_of(example: dict) -> list[Span]:
-    """Return the spans of an example, in order; without any, its whole completion is one.
+def spans_of(example: dict) -> list[CompletionSpan]:
+    """Return the spans of an example, in order; an example without any has its whole completion as one.
 
     Raises:
-        InputError: a span ends before it begins, begins before the last one ends, or ends after the text.
+        InputError: A span ends before it begins, begins before the last one ends, or ends after the text.
     """
     length = len(example["completion"][-1]["content"])
-    spans = [Span(s["name"], s["start"], s["end"], float(s.get("weight", 1.0))) for s in example.get("spans") or ()]
+    spans = [
+        CompletionSpan(s["name"], s["start"], s["end"], float(s.get("weight", 1.0))) for s in example.get("spans") or ()
+    ]
     before = 0
     for i, span in enumerate(spans):
         if not before <= span.start <= span.end <= length:
@@ -47,27 +49,27 @@ def spans_of(example: dict) -> list[Span]:
                 f"$.spans[{i}]",
             )
         before = span.end
-    return spans or [Span(_WHOLE.get(example["kind"], example["kind"]), 0, length)]
+    return spans or [CompletionSpan(_WHOLE.get(example["kind"], example["kind"]), 0, length)]
 
 
-def has_thought(spans: Sequence[Span]) -> bool:
-    """Return whether a thought was written; an empty span named "thought" is none."""
+def has_thought(spans: Sequence[CompletionSpan]) -> bool:
+    """Return whether there is a thought; an empty span named "thought" is none."""
     return any(span.name == THOUGHT and span.start < span.end for span in spans)
 
 
 def span_of_tokens(
-    ids: Sequence[int], text: str, spans: Sequence[Span], decode: Callable[[Sequence[int]], str]
+    ids: Sequence[int], text: str, spans: Sequence[CompletionSpan], decode: Callable[[Sequence[int]], str]
 ) -> list[int]:
     """Return, for each token of a completion, the index of its span.
 
-    A token belongs to the span in which its first character lies; outside all spans, to the span before it (to the
+    A token belongs to the span that holds its first character; outside of all spans, to the span before it (to the
     first one where there is none before). So the stop token belongs to the last span.
 
     Args:
-        ids: tokens of the completion, its stop token included; there may be others before and after those of `text`.
-        text: what the offsets of `spans` refer to: the content of the last completion message.
-        spans: as `spans_of` returns them, at least one.
-        decode: the text of some tokens. It may leave out special tokens and change blanks.
+        ids: Tokens of the completion, its stop token included; there may be others before and after those of `text`.
+        text: The content of the last completion message, which the offsets of `spans` refer to.
+        spans: At least one, as `spans_of` returns them.
+        decode: Returns the text of tokens. It may leave out special tokens and change blanks.
     """
     if len(spans) == 1:
         return [0] * len(ids)
@@ -75,10 +77,10 @@ def span_of_tokens(
 
     @cache
     def place(n: int) -> int:
-        """Return where in `whole` the first character of token `n` lies: after what the tokens before it spell.
+        """Return the place in `whole` of the first character of token `n`: the end of the text of the tokens before.
 
-        The bytes of a character may be spread over tokens. Those before its last one decode to U+FFFD, which `whole`
-        does not have there, so that each of its tokens begins where the character does.
+        The bytes of a character may be spread over several tokens. Those before the last decode to U+FFFD, which
+        `whole` does not have there, so each of these tokens begins where the character does.
         """
         spelled = decode(ids[:n])
         return len(spelled) if whole.startswith(spelled) else len(commonprefix([spelled, whole]))
@@ -92,7 +94,7 @@ def span_of_tokens(
 
 
 def _borders(text: str, whole: str, borders: list[int]) -> list[int]:
-    """Return where characters of `text` stand in what its tokens spell, `whole`."""
+    """Return the places of characters of `text` in the text of its tokens, `whole`."""
     bare = text.strip()
     indent = len(text) - len(text.lstrip())
     at = len(whole) - len(whole.lstrip()) if whole.lstrip().startswith(bare) else whole.rfind(bare)
@@ -104,7 +106,7 @@ def _borders(text: str, whole: str, borders: list[int]) -> list[int]:
 
 
 def _moved(border: int, blocks: Sequence[tuple[int, int, int]]) -> int:
-    """Return the place of a character by what two texts have in common; of one that is missing, that of the next."""
+    """Return the place of a character in another text by their common blocks; for a missing one, that of the next."""
     for start, other, size in blocks:
         if border < start + size:
             return other + max(0, border - start)

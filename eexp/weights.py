@@ -1,7 +1,7 @@
-"""Directories and files of weights: where they are, what trained them, and fingerprints that tell them apart.
+"""Directories and files of weights: their places, their fingerprints, and how they were trained.
 
-`eexp finetune` saves what it did beside the weights (eexp.json; in a GGUF file, the key `eexp.run`). Model directories
-and files come from strangers, so every value is checked before it is used.
+`eexp finetune` saves a description of its run beside the weights (eexp.json; in a GGUF file, the key `eexp.run`). Model
+directories and files may come from anywhere, so every value is checked before it is used.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Optional
 
 import msgspec
 import orjson
@@ -18,9 +18,10 @@ from msgspec import Meta, Struct
 from eexp.errors import EexpError
 from eexp.records import explain
 
-#: The model that ships with eexp, made by recipes/tiny: a base model for `house` and nothing else.
-TINY_DIR = Path(__file__).parent / "data" / "tiny"
-#: The file beside the weights that says how they were trained.
+#: The spec of the built-in model, and its directory, made by recipes/tiny: a base model for `house` and nothing else.
+TINY = "tiny"
+TINY_DIR = Path(__file__).parent / "data" / TINY
+#: The file beside the weights that describes their training.
 RUN_FILE = "eexp.json"
 
 
@@ -28,7 +29,7 @@ RUN_FILE = "eexp.json"
 
 
 def split_adapter(spec: str) -> tuple[str, str | None]:
-    """Split `BASE+ADAPTER` in two; a path that has a plus sign in it and exists is left whole."""
+    """Split `BASE+ADAPTER` in two; an existing path with a plus sign in it is left whole."""
     if os.path.exists(spec) or "+" not in spec:
         return spec, None
     base, _, adapter = spec.rpartition("+")
@@ -36,7 +37,7 @@ def split_adapter(spec: str) -> tuple[str, str | None]:
 
 
 def files_of(spec: str) -> list[str]:
-    """Return the files that a model spec names, those in its directories included; none for a server."""
+    """Return the files of a model spec, those in its directories included; none for a server."""
     if spec.startswith(("http://", "https://")):
         return []
     paths = [part for part in split_adapter(spec.removeprefix("hf:")) if part]
@@ -44,9 +45,9 @@ def files_of(spec: str) -> list[str]:
     return [file for file in [*paths, *within] if os.path.isfile(file)]
 
 
-def resolve(base: str) -> str:
-    """Return the directory or hub id that transformers is to load for the name of a base model."""
-    return str(TINY_DIR) if base == "tiny" else base
+def resolve_base(base: str) -> str:
+    """Return the directory or hub id that transformers loads for the name of a base model."""
+    return str(TINY_DIR) if base == TINY else base
 
 
 # -- fingerprints ------------------------------------------------------------------------------------------------------
@@ -75,7 +76,7 @@ def fingerprint_of_directory(directory: str | os.PathLike) -> str | None:
     return fingerprint_of_files(*files) if files else None
 
 
-# -- what a training run says about its weights ------------------------------------------------------------------------
+# -- descriptions of training runs -------------------------------------------------------------------------------------
 
 _Count = Annotated[int, Meta(ge=0)]
 
@@ -90,7 +91,7 @@ class _Digest(Struct):
 
 
 class _RunFile(Struct):
-    """The keys of a run file that are read; there are others, and none is required."""
+    """The keys of a run file that are read. All are optional, and there are others."""
 
     base: Optional[str] = None
     base_fingerprint: Optional[str] = None
@@ -110,10 +111,10 @@ def parse_run(data: bytes | str, source: str) -> dict:
     """Parse and check the contents of a run file; return all its keys.
 
     Args:
-        source: The file that it comes from, for errors.
+        source: The file that they come from, for errors.
 
     Raises:
-        EexpError: It is no JSON object, or a value has another type than it should.
+        EexpError: They are no JSON object, or a value has the wrong type.
     """
     try:
         run = msgspec.json.decode(data)
@@ -128,7 +129,7 @@ def parse_run(data: bytes | str, source: str) -> dict:
 
 
 def read_run(directory: str | os.PathLike) -> dict:
-    """Read what `eexp finetune` saved beside the weights in `directory`; empty where it did not make them."""
+    """Return the run file of `eexp finetune` in a directory; empty where there is none."""
     path = Path(directory) / RUN_FILE
     try:
         return parse_run(path.read_bytes(), str(path)) if path.is_file() else {}
@@ -159,9 +160,9 @@ def text_value(config: dict, key: str, source: str) -> str | None:
     """Return a value that is a text, or None where it is absent.
 
     Raises:
-        EexpError: It is something else.
+        EexpError: It is no text.
     """
-    value: Any = config.get(key)
+    value = config.get(key)
     if value is not None and not isinstance(value, str):
         raise EexpError(f"{source}: $.{key}: expected a string, got {type(value).__name__}")
     return value

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from eexp.models.base import Draw, Sample, Score
-from eexp.models.drawing import Weights, search
+from eexp.models.drawing import TokenDistribution, open_search
 from eexp.models.tree import Full, Item
 from eexp.records import seed_of
 
@@ -70,7 +70,7 @@ class Table:
         """The answer to a request by asking for one node at a time, without any memory."""
         if isinstance(request, Score):
             return [self._scored(prompt, text) for text in request.completions]
-        found = search(request, Letters())
+        found = open_search(request, Letters())
         while not found.done:
             node = found.frontier()[0]
             found.tell(node, self.logits([*prompt, *(n.token for n in node.path())]))
@@ -78,7 +78,7 @@ class Table:
 
     def _scored(self, prompt: Sequence[int], text: str) -> Sample:
         ids = Letters().completion(text)
-        steps = [Weights(self.logits([*prompt, *ids[:i]])).logprob(token) for i, token in enumerate(ids)]
+        steps = [TokenDistribution(self.logits([*prompt, *ids[:i]])).logprob(token) for i, token in enumerate(ids)]
         return Sample(text, sum(steps), len(text), ids=ids, logprobs=steps)
 
 
@@ -118,7 +118,7 @@ class TableDecoder:
 
     def decode(self, items: Sequence[Item]) -> list[np.ndarray]:
         assert 0 < len(items) <= self.batch
-        assert sum(item.wanted for item in items) <= self.outputs
+        assert sum(item.needs_logits for item in items) <= self.outputs
         first = items[0].sequences[0]
         others = any(held for sequence, held in enumerate(self.held) if sequence != first)
         if self.used() + len(items) > self.cells or (others and self._random.random() < self.moody):
@@ -126,7 +126,7 @@ class TableDecoder:
         for row in self._rows:
             row[:] = np.nan  # they were to be read by now
         self._rows = []
-        for token, position, sequences, wanted in items:
+        for token, position, sequences, needs_logits in items:
             assert sequences and len(set(sequences)) == len(sequences)
             before = [[t for t, _ in self.held[s]] for s in sequences]
             assert all(len(b) == position for b in before), "positions follow each other"
@@ -134,7 +134,7 @@ class TableDecoder:
             for s in sequences:
                 self.held[s].append((token, self._next_cell))
             self._next_cell += 1
-            if wanted:
+            if needs_logits:
                 self._rows.append(self.table.logits([*before[0], token]).copy())
         self.evaluated += len(items)
         return list(self._rows)

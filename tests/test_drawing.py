@@ -19,7 +19,7 @@ from scipy import stats
 from tables import Letters, Table
 
 from eexp.models.base import Draw, Sample
-from eexp.models.drawing import Weights, WithoutReplacement, search
+from eexp.models.drawing import TokenDistribution, WithoutReplacement, open_search
 
 FALSE_ALARM = 1e-4
 TABLE = Table(seed=1, letters=4, spread=1.2)
@@ -72,7 +72,7 @@ def test_the_table_itself():
 def test_independent_draws_have_their_probabilities():
     for temperature in (1.0, 2.5):
         n, exact = 8000, TABLE.texts([], DEPTH, temperature)
-        seen = Counter(names(drawn(Draw([], n, temperature, DEPTH, seed=11))))
+        seen = Counter(names(drawn(Draw([], n=n, temperature=temperature, max_tokens=DEPTH, seed=11))))
         assert set(seen) <= set(exact)
         counts, expected = zip(*[(seen[name], n * p) for name, p in exact.items() if n * p > 5])
         rest = [n - sum(counts)], [n - sum(expected)]
@@ -83,7 +83,10 @@ def test_independent_draws_have_their_probabilities():
 def test_without_replacement_every_text_is_included_as_often_as_it_should(temperature):
     n, k = 1200, 3
     exact = TABLE.texts([], DEPTH, temperature)
-    draws = [names(drawn(Draw([], k, temperature, DEPTH, seed, distinct=True))) for seed in range(n)]
+    draws = [
+        names(drawn(Draw([], n=k, temperature=temperature, max_tokens=DEPTH, seed=seed, distinct=True)))
+        for seed in range(n)
+    ]
     assert all(len(set(some)) == k for some in draws)
     assert_frequencies(Counter(name for some in draws for name in some), inclusion(exact, k), n)
     assert_frequencies(Counter(some[0] for some in draws), exact, n)
@@ -98,9 +101,12 @@ def test_a_refused_text_is_replaced_as_if_there_were_none_such():
     def accept(sample: Sample) -> bool:
         return (sample.text, sample.finished) != best
 
-    draws = [names(drawn(Draw([], 2, 1.0, DEPTH, seed, accept, most=50, distinct=True))) for seed in range(n)]
+    draws = [
+        names(drawn(Draw([], n=2, temperature=1.0, max_tokens=DEPTH, seed=seed, accept=accept, most=50, distinct=True)))
+        for seed in range(n)
+    ]
     assert_frequencies(Counter(name for some in draws for name in some), inclusion(without(best), 2), n)
-    independent = names(drawn(Draw([], n, 1.0, DEPTH, 3, accept, most=100 * n)))
+    independent = names(drawn(Draw([], n=n, temperature=1.0, max_tokens=DEPTH, seed=3, accept=accept, most=100 * n)))
     assert len(independent) == n
     assert_frequencies(Counter(independent), without(best), n)
 
@@ -121,13 +127,21 @@ def test_allowed_texts_are_drawn_by_what_the_model_says_at_each_token():
     }
     assert sum(exact.values()) == pytest.approx(1)
     n = 1500
-    draws = [names(drawn(Draw([], 2, 1.0, 9, seed, distinct=True, allowed=allowed))) for seed in range(n)]
+    draws = [
+        names(drawn(Draw([], n=2, temperature=1.0, max_tokens=9, seed=seed, distinct=True, allowed=allowed)))
+        for seed in range(n)
+    ]
     assert_frequencies(Counter(name for some in draws for name in some), inclusion(exact, 2), n)
-    assert_frequencies(Counter(names(drawn(Draw([], n, 1.0, 9, 5, allowed=allowed)))), exact, n)
+    assert_frequencies(
+        Counter(names(drawn(Draw([], n=n, temperature=1.0, max_tokens=9, seed=5, allowed=allowed)))), exact, n
+    )
 
 
 def test_logprobs_are_those_of_the_model_at_temperature_one():
-    for request in (Draw([], 30, 2.0, DEPTH, 1), Draw([], 30, 0.5, DEPTH, 1, distinct=True)):
+    for request in (
+        Draw([], n=30, temperature=2.0, max_tokens=DEPTH, seed=1),
+        Draw([], n=30, temperature=0.5, max_tokens=DEPTH, seed=1, distinct=True),
+    ):
         samples = drawn(request)
         assert len(samples) == 30
         for s in samples:
@@ -136,14 +150,28 @@ def test_logprobs_are_those_of_the_model_at_temperature_one():
 
 
 def test_a_finite_support_is_drawn_to_its_end():
-    everything = drawn(Draw([], 100, 1.0, DEPTH, 4, distinct=True))
+    everything = drawn(Draw([], n=100, temperature=1.0, max_tokens=DEPTH, seed=4, distinct=True))
     assert sorted(names(everything)) == sorted(EXACT)
     allowed = ["abc", "ab", "b", "", "abcabc"]
     sharp = Table(seed=2, letters=4, spread=60.0)  # so sure of itself that most of them have no probability to speak of
     for temperature in (0.3, 1.0):
-        found = drawn(Draw([], 9, temperature, 20, 4, distinct=True, allowed=allowed), sharp)
+        found = drawn(
+            Draw([], n=9, temperature=temperature, max_tokens=20, seed=4, distinct=True, allowed=allowed), sharp
+        )
         assert sorted(s.text for s in found) == sorted(allowed)
-    refusing = drawn(Draw([], 9, 1.0, 20, 4, accept=lambda s: s.text != "b", most=99, distinct=True, allowed=allowed))
+    refusing = drawn(
+        Draw(
+            [],
+            n=9,
+            temperature=1.0,
+            max_tokens=20,
+            seed=4,
+            accept=lambda s: s.text != "b",
+            most=99,
+            distinct=True,
+            allowed=allowed,
+        )
+    )
     assert sorted(s.text for s in refusing) == sorted(set(allowed) - {"b"})
 
 
@@ -157,7 +185,9 @@ def test_texts_are_judged_once_in_order_until_there_are_enough(distinct):
 
     def ask(n: int, most: int | None) -> list[Sample]:
         judged.clear()
-        return drawn(Draw([], n, 1.5, DEPTH, 8, accept, most, distinct))
+        return drawn(
+            Draw([], n=n, temperature=1.5, max_tokens=DEPTH, seed=8, accept=accept, most=most, distinct=distinct)
+        )
 
     assert ask(3, 60) == [s for s in judged if "a" in s.text] and judged[-1].text.count("a"), "not one more than needed"
     whole = list(judged)
@@ -165,7 +195,9 @@ def test_texts_are_judged_once_in_order_until_there_are_enough(distinct):
     assert ask(2, 60) == [s for s in whole if "a" in s.text][:2] and judged == whole[: len(judged)]
     assert ask(3, 4) == [s for s in whole[:4] if "a" in s.text] and judged == whole[:4]
     assert ask(3, None) == [s for s in whole[:3] if "a" in s.text] and judged == whole[:3]
-    assert whole == drawn(Draw([], len(whole), 1.5, DEPTH, 8, distinct=distinct)), "without a judge they all count"
+    assert whole == drawn(Draw([], n=len(whole), temperature=1.5, max_tokens=DEPTH, seed=8, distinct=distinct)), (
+        "without a judge they all count"
+    )
 
 
 # -- out of the tail -------------------------------------------------------------------------------------------------
@@ -204,7 +236,7 @@ def test_min_p_leaves_the_draws_above_the_floor_and_no_others(seed, spread, dept
     def contends(sample: Sample) -> bool:
         return random.Random(f"{seed} {sample.text}").random() > 0.4
 
-    request = Draw([], 200, temperature, depth, seed, distinct=True, top_p=top_p)
+    request = Draw([], n=200, temperature=temperature, max_tokens=depth, seed=seed, distinct=True, top_p=top_p)
     everything = drawn(request, table)
     exact = {(s.text, s.finished): float(np.exp(s.logprob)) for s in everything}
     # A beginning that top_p leaves is as probable as all that begins so, with what top_p leaves out.
@@ -234,7 +266,9 @@ def test_min_p_is_drawing_without_replacement_from_what_is_left(temperature):
         return sample.text != best[0]
 
     how = dict(accept=other, most=50, distinct=True, min_p=0.3, contends=other)
-    draws = [names(drawn(Draw([], 3, temperature, DEPTH, seed, **how))) for seed in range(n)]
+    draws = [
+        names(drawn(Draw([], n=3, temperature=temperature, max_tokens=DEPTH, seed=seed, **how))) for seed in range(n)
+    ]
     assert_frequencies(Counter(name for some in draws for name in some), inclusion(exact, 3), n)
     assert_frequencies(Counter(some[0] for some in draws), exact, n)
 
@@ -244,7 +278,23 @@ def test_too_few_contenders_end_the_search():
     sure = Table(seed=7, spread=9.0)
 
     def evaluated(min_p: float | None, most: int) -> tuple[list, int]:
-        found, told = search(Draw([], 9, 1.0, 6, 1, lambda s: True, most, True, min_p=min_p), Letters()), 0
+        found, told = (
+            open_search(
+                Draw(
+                    [],
+                    n=9,
+                    temperature=1.0,
+                    max_tokens=6,
+                    seed=1,
+                    accept=lambda s: True,
+                    most=most,
+                    distinct=True,
+                    min_p=min_p,
+                ),
+                Letters(),
+            ),
+            0,
+        )
         while not found.done:
             node = found.frontier()[0]
             found.tell(node, sure.logits([n.token for n in node.path()]))
@@ -263,12 +313,21 @@ def test_a_most_probable_text_that_is_not_found_sets_no_floor(monkeypatch):
         monkeypatch.setattr("eexp.models.drawing.LOOKS_A_TOKEN", 0)
         for seed in range(40):
             table = Table(seed, letters=4, spread=random.Random(seed).choice([0.3, 2.0]))
-            request = Draw([], 50, 1.0, DEPTH, seed, distinct=True, min_p=0.5, contends=lambda s: "b" in s.text)
+            request = Draw(
+                [],
+                n=50,
+                temperature=1.0,
+                max_tokens=DEPTH,
+                seed=seed,
+                distinct=True,
+                min_p=0.5,
+                contends=lambda s: "b" in s.text,
+            )
             exact = table.texts([], DEPTH)
             reference = most_probable(exact, lambda text: "b" in text, limit)
             kept = exact if reference is None else above_floor(exact, 0.5, lambda text: "b" in text)
             assert set(names(drawn(request, table))) == set(kept)
-            found = search(request, Letters())
+            found = open_search(request, Letters())
             while not found.done:
                 found.tell(node := found.frontier()[0], table.logits([n.token for n in node.path()]))
             assert found.without_floor == (reference is None)
@@ -280,11 +339,16 @@ def test_top_p_draws_from_the_nucleus_at_every_token(top_p):
     for temperature in (1.0, 2.0):
         exact = TABLE.texts([], DEPTH, temperature, top_p)
         assert 1 < len(exact) < 40 and sum(exact.values()) == pytest.approx(1)
-        assert set(names(drawn(Draw([], 100, temperature, DEPTH, 1, distinct=True, top_p=top_p)))) == set(exact)
+        assert set(
+            names(drawn(Draw([], n=100, temperature=temperature, max_tokens=DEPTH, seed=1, distinct=True, top_p=top_p)))
+        ) == set(exact)
         k = min(2, len(exact))
-        draws = [names(drawn(Draw([], k, temperature, DEPTH, s, distinct=True, top_p=top_p))) for s in range(n)]
+        draws = [
+            names(drawn(Draw([], n=k, temperature=temperature, max_tokens=DEPTH, seed=s, distinct=True, top_p=top_p)))
+            for s in range(n)
+        ]
         assert_frequencies(Counter(name for some in draws for name in some), inclusion(exact, k), n)
-        independent = drawn(Draw([], n, temperature, DEPTH, 3, top_p=top_p))
+        independent = drawn(Draw([], n=n, temperature=temperature, max_tokens=DEPTH, seed=3, top_p=top_p))
         assert_frequencies(Counter(names(independent)), exact, n)
         for s in independent[:50]:
             assert s.logprob == pytest.approx(np.log(EXACT[s.text, s.finished]), abs=1e-5), "before the cut"
@@ -296,9 +360,9 @@ def test_a_nucleus_of_many_tokens():
     order = np.argsort(-p, kind="stable")
     for share in (1e-9, 0.2, 0.9, 0.999, 1.0):
         size = int(((p[order].cumsum() - p[order]) < share * p.sum()).sum())
-        kept = [token for _, token in Weights(logits, top_p=share).likely(5000)]
+        kept = [token for _, token in TokenDistribution(logits, top_p=share).likely(5000)]
         assert kept[: len(order)] == order[: len(kept)].tolist() and abs(len(kept) - size) <= 1
-    equal = Weights(np.zeros(3000, np.float32), top_p=0.5)
+    equal = TokenDistribution(np.zeros(3000, np.float32), top_p=0.5)
     assert [token for _, token in equal.likely(3000)] == list(range(1500))
 
 
@@ -310,30 +374,46 @@ def test_temperature_zero_is_the_most_probable_token_every_time():
     while not tokens or (tokens[-1] and len(tokens) < 9):
         tokens.append(int(TABLE.logits(tokens).argmax()))
     for distinct in (False, True):
-        assert len({(s.text, s.logprob) for s in drawn(Draw([], 3, 0, 9, 1, distinct=distinct))}) == 1
-        assert len(drawn(Draw([], 3, 0, 9, 1, distinct=distinct))) == 3
-        (sample,) = drawn(Draw([], 1, 0, 9, 1, distinct=distinct))
+        assert (
+            len(
+                {
+                    (s.text, s.logprob)
+                    for s in drawn(Draw([], n=3, temperature=0, max_tokens=9, seed=1, distinct=distinct))
+                }
+            )
+            == 1
+        )
+        assert len(drawn(Draw([], n=3, temperature=0, max_tokens=9, seed=1, distinct=distinct))) == 3
+        (sample,) = drawn(Draw([], n=1, temperature=0, max_tokens=9, seed=1, distinct=distinct))
         assert Letters().completion(sample.text)[: len(tokens)] == tokens
-        assert drawn(Draw([], 3, 0, 9, 1, accept=lambda s: False, most=50, distinct=distinct)) == []
+        assert (
+            drawn(
+                Draw([], n=3, temperature=0, max_tokens=9, seed=1, accept=lambda s: False, most=50, distinct=distinct)
+            )
+            == []
+        )
 
 
 def test_a_text_is_cut_at_the_token_limit():
     for distinct in (False, True):
-        for s in drawn(Draw([], 20, 1.0, 2, 1, distinct=distinct)):
+        for s in drawn(Draw([], n=20, temperature=1.0, max_tokens=2, seed=1, distinct=distinct)):
             assert s.tokens == len(s.text) <= 2 and s.finished == (s.tokens < 2)
 
 
 @pytest.mark.parametrize(
     "request_",
-    [Draw([], 0), Draw([], 0, distinct=True), Draw([], 3, allowed=[]), Draw([], 3, distinct=True, allowed=[])],
+    [Draw([], n=0), Draw([], n=0, distinct=True), Draw([], n=3, allowed=[]), Draw([], n=3, distinct=True, allowed=[])],
 )
 def test_asking_for_nothing_gives_nothing(request_):
-    assert search(request_, Letters()).done and drawn(request_) == []
+    assert open_search(request_, Letters()).done and drawn(request_) == []
 
 
 def test_the_seed_decides():
     for distinct in (False, True):
-        some = [names(drawn(Draw([], 4, 1.0, DEPTH, seed, distinct=distinct))) for seed in (1, 1, 2)]
+        some = [
+            names(drawn(Draw([], n=4, temperature=1.0, max_tokens=DEPTH, seed=seed, distinct=distinct)))
+            for seed in (1, 1, 2)
+        ]
         assert some[0] == some[1] != some[2]
 
 
@@ -341,7 +421,7 @@ def test_draws_do_not_depend_on_the_order_in_which_the_model_is_asked():
     """Whatever part of the frontier is told, and whenever: texts and log-probabilities to the last digit."""
 
     def in_any_order(request: Draw, table: Table, chance: random.Random) -> list[Sample]:
-        found = search(request, Letters())
+        found = open_search(request, Letters())
         while not found.done:
             frontier = found.frontier()
             for node in chance.sample(frontier, chance.randint(1, len(frontier))):
@@ -353,12 +433,12 @@ def test_draws_do_not_depend_on_the_order_in_which_the_model_is_asked():
         chance, table = random.Random(seed), Table(seed % 10, spread=0.5)
         request = Draw(
             [],
-            chance.randint(1, 6),
-            chance.choice([1.0, 3.0]),
-            chance.randint(1, 4),
-            seed,
-            lambda s, seed=seed: random.Random(f"{seed} {s.text}").random() > 0.8,
-            40,
+            n=chance.randint(1, 6),
+            temperature=chance.choice([1.0, 3.0]),
+            max_tokens=chance.randint(1, 4),
+            seed=seed,
+            accept=lambda s, seed=seed: random.Random(f"{seed} {s.text}").random() > 0.8,
+            most=40,
             distinct=chance.random() < 0.8,
             top_p=chance.choice([None, 0.8]),
             min_p=chance.choice([None, 0.1, 0.5]),
@@ -370,7 +450,7 @@ def test_draws_do_not_depend_on_the_order_in_which_the_model_is_asked():
 def test_without_replacement_what_lies_below_the_last_draw_is_not_evaluated():
     told = 0
     for seed in range(200):
-        found = search(Draw([], 3, 1.0, DEPTH, seed, distinct=True), Letters())
+        found = open_search(Draw([], n=3, temperature=1.0, max_tokens=DEPTH, seed=seed, distinct=True), Letters())
         assert isinstance(found, WithoutReplacement)
         while not found.done:
             for node in found.frontier()[:1]:

@@ -19,7 +19,7 @@ from running import ROOT, environment, read, run, start
 
 from eexp.envs.worlds.house import House
 from eexp.errors import EnvironmentFailed, InputError, UsageError
-from eexp.models.base import Chats, Model, Sample
+from eexp.models.base import Episodes, Model, Sample
 from eexp.models.policy import ExpertPolicy, ModelPolicy, Policy, Proposal, RandomPolicy
 from eexp.prompts import get_style
 from eexp.stages.eval import AHEAD, evaluate, panel
@@ -92,9 +92,9 @@ class Says(Policy):
     def __init__(self, action: str):
         self.action = action
 
-    def choose(self, groups):
+    def answer(self, groups):
         for group in groups:
-            yield [[Proposal(self.action, f"Hm. {self.action}")] for _ in group]
+            yield [[Proposal(self.action, text=f"Hm. {self.action}")] for _ in group]
 
 
 def test_invalid_actions_are_counted_not_fatal():
@@ -111,9 +111,9 @@ class Drawing(Model):
 
     fingerprint = "drawing"
 
-    def __init__(self, chats: type[Chats] = Chats):
+    def __init__(self, kind: type[Episodes] = Episodes):
         super().__init__()
-        self._chats = chats
+        self._kind = kind
 
     def answer(self, groups):
         for group in groups:
@@ -124,32 +124,32 @@ class Drawing(Model):
         listed = request.allowed or said.rpartition("Possible actions: ")[2].split(", ")
         return Sample(random.Random(f"{request.seed} {said}").choice(listed))
 
-    def chats(self, n):
-        return self._chats(self, n)
+    def episodes(self, n):
+        return self._kind(self, n)
 
     def policy(self, style: str = "react-list") -> ModelPolicy:
         return ModelPolicy(self, get_style(style), 48)
 
 
-class Whimsical(Chats):
+class Whimsical(Episodes):
     """Answers in any order, late, or some at a time."""
 
     rng = random.Random(0)
 
     def wait(self):
         time.sleep(self.rng.choice([0, 0, 0.002]))
-        now = [chat for chat in self._open if self.rng.random() < 0.3]
-        (answers,) = self.model.answer([[self._open.pop(chat) for chat in now]])
+        now = [episode for episode in self._open if self.rng.random() < 0.3]
+        (answers,) = self.source.answer([[self._open.pop(episode) for episode in now]])
         return list(zip(now, answers))
 
 
-class Stubborn(Chats):
-    """Answers chat 0 only when it is alone."""
+class Stubborn(Episodes):
+    """Answers episode 0 only when it is alone."""
 
     def wait(self):
-        kept = {} if set(self._open) == {0} else {chat: r for chat, r in self._open.items() if chat == 0}
-        for chat in kept:
-            del self._open[chat]
+        kept = {} if set(self._open) == {0} else {episode: r for episode, r in self._open.items() if episode == 0}
+        for episode in kept:
+            del self._open[episode]
         answers = super().wait()
         self._open |= kept
         return answers
@@ -164,11 +164,11 @@ def play(worlds: ParallelEnvironments, asked: list[tuple[dict, int]], policy: Po
         return list(evaluate(worlds, asked, policy, **{"temperature": 1.0, "max_steps": 9, "seed": 5} | settings))
 
 
-@pytest.mark.parametrize("chats", [Chats, Whimsical, Stubborn])
+@pytest.mark.parametrize("kind", [Episodes, Whimsical, Stubborn])
 @pytest.mark.parametrize("size", [2, 16])
-def test_how_many_are_played_at_once_changes_nothing(size, chats):
+def test_how_many_are_played_at_once_changes_nothing(size, kind):
     alone = play(LocalEnvironments(House, 1), tasks(12, 2), Drawing().policy())
-    assert play(LocalEnvironments(House, size), tasks(12, 2), Drawing(chats).policy()) == alone
+    assert play(LocalEnvironments(House, size), tasks(12, 2), Drawing(kind).policy()) == alone
     assert len({tuple(turn["action"] for turn in e["transcript"]) for e in alone}) > 12
 
 
@@ -216,21 +216,21 @@ def test_an_episode_runs_ahead_of_the_first_unfinished_one_only_so_far():
 def test_waits_for_environments_only_where_the_policy_has_nothing_to_do():
     class Watched(LocalEnvironments):
         def wait(self, at_once=False):
-            assert at_once == bool(open_chats)
+            assert at_once == bool(open_episodes)
             return super().wait(at_once)
 
-    class Chatty(Chats):
-        def submit(self, chat, request):
-            super().submit(chat, request)
-            open_chats.add(chat)
+    class Chatty(Episodes):
+        def submit(self, episode, request):
+            super().submit(episode, request)
+            open_episodes.add(episode)
 
         def wait(self):
-            found = super().wait() if len(open_chats) > 2 or random.random() < 0.5 else []
-            open_chats.difference_update(chat for chat, _ in found)
+            found = super().wait() if len(open_episodes) > 2 or random.random() < 0.5 else []
+            open_episodes.difference_update(episode for episode, _ in found)
             return found
 
-    open_chats: set[int] = set()
-    assert len(play(Watched(House, 5), tasks(12), Drawing(Chatty).policy())) == 12 and not open_chats
+    open_episodes: set[int] = set()
+    assert len(play(Watched(House, 5), tasks(12), Drawing(Chatty).policy())) == 12 and not open_episodes
 
 
 def test_the_command_plays_many_at_once_and_writes_the_same(tmp_path):

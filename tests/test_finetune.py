@@ -19,7 +19,7 @@ from running import ROOT, environment, lines, read, run, spawn, start, write
 from eexp import terminal
 from eexp.errors import EexpError, InputError
 from eexp.locks import OwnDirectory
-from eexp.prompts import get_style, of_dict
+from eexp.prompts import get_style, style_from_dict
 from eexp.training import memory
 from eexp.training.finetune import finetune
 from eexp.training.job import Settings
@@ -111,10 +111,10 @@ def _token_losses(examples: list[dict]) -> list[list[tuple[str, float]]]:
     """
     import torch
 
-    from eexp.models.hf import load
+    from eexp.models.hf import load_model
     from eexp.training.data import tokenize
 
-    model, tokenizer = load("tiny")
+    model, tokenizer = load_model("tiny")
     losses = []
     for row in tokenize(examples, tokenizer, 2048):
         with torch.inference_mode():
@@ -127,10 +127,10 @@ def _completion_loss(examples: list[dict]) -> float:
     """Return the built-in model's mean cross-entropy over completion tokens by weight, one example at a time."""
     import torch
 
-    from eexp.models.hf import load
+    from eexp.models.hf import load_model
     from eexp.training.data import tokenize
 
-    model, tokenizer = load("tiny")
+    model, tokenizer = load_model("tiny")
     total = count = 0.0
     for row in tokenize(examples, tokenizer, 2048):
         ids = torch.tensor([list(row.ids)])
@@ -659,7 +659,7 @@ def test_a_run_records_its_prompt_style(few, data, tmp_path):
     """eexp.json holds the whole style, so the directory is enough to play; a style of the user's is given as a file."""
     args = ["finetune", "-q", *SMALL, "--max-steps", 1]
     run(*args, "-o", tmp_path / "run", few).ok()
-    assert of_dict(_run(tmp_path / "run")["style"]) == get_style("react")
+    assert style_from_dict(_run(tmp_path / "run")["style"]) == get_style("react")
     style_file = tmp_path / "mine.toml"
     style_file.write_text('name = "mine"\n[act]\nsystem = "Act."\n[thought]\nask = " Think."\n')
     examples = tmp_path / "mine.jsonl"
@@ -670,7 +670,7 @@ def test_a_run_records_its_prompt_style(few, data, tmp_path):
         2, f"--prompt-style is {label}, but", "react@"
     )
     run(*args, "--prompt-style", style_file, "-o", tmp_path / "mine", examples).ok()
-    assert of_dict(_run(tmp_path / "mine")["style"]).label == label == _run(tmp_path / "mine")["prompt_style"]
+    assert style_from_dict(_run(tmp_path / "mine")["style"]).label == label == _run(tmp_path / "mine")["prompt_style"]
     episodes = run("eval", "house", "-n", 1, "--max-steps", 1, "--max-tokens", 8, "-m", tmp_path / "mine").ok().records
     assert episodes[0]["prompt_style"] == label
     none = write(tmp_path / "none.jsonl", [{k: v for k, v in e.items() if k != "prompt_style"} for e in read(few)])

@@ -16,10 +16,11 @@ from scipy import stats
 
 from eexp.envs.worlds.house import House
 from eexp.errors import EexpError, InputError
-from eexp.models import Engine, chat_template, open_model
+from eexp.models import Engine, open_model
 from eexp.models.base import Draw, Sample, Score
 from eexp.models.drawing import allowed_tokens
 from eexp.prompts import Messages, get_style
+from eexp.prompts.chat_template import render_chat
 from eexp.stages.expert import expert
 from eexp.weights import split_adapter
 
@@ -257,7 +258,7 @@ def test_refused_texts_are_replaced(backend, states, request):
 @pytest.mark.parametrize("backend", ["llama", "hf"])
 def test_all_allowed_texts_are_found(backend, states, request):
     for state in states[:12:4]:
-        ask = Draw(state["prompt"], 99, 1.0, 30, distinct=True, allowed=state["actions"])
+        ask = Draw(state["prompt"], n=99, temperature=1.0, max_tokens=30, distinct=True, allowed=state["actions"])
         (found,) = request.getfixturevalue(backend).ask([ask])
         assert sorted(s.text for s in found) == sorted(set(state["actions"])) and all(s.finished for s in found)
 
@@ -265,11 +266,11 @@ def test_all_allowed_texts_are_found(backend, states, request):
 @pytest.mark.parametrize("backend", ["llama", "hf"])
 def test_greedy_and_cut_texts(backend, states, request):
     model = request.getfixturevalue(backend)
-    three, one = (model.ask([Draw(states[0]["prompt"], n, 0, 12)])[0] for n in (3, 1))
+    three, one = (model.ask([Draw(states[0]["prompt"], n=n, temperature=0, max_tokens=12)])[0] for n in (3, 1))
     assert three == one * 3 and one[0].finished
-    (cut,) = model.ask([Draw(states[0]["prompt"], 2, 0, one[0].tokens - 1)])[0][:1]
+    (cut,) = model.ask([Draw(states[0]["prompt"], n=2, temperature=0, max_tokens=one[0].tokens - 1)])[0][:1]
     assert not cut.finished and cut.tokens == one[0].tokens - 1 and one[0].text.startswith(cut.text)
-    (edge,) = model.ask([Draw(states[0]["prompt"], 1, 0, one[0].tokens)])[0]
+    (edge,) = model.ask([Draw(states[0]["prompt"], n=1, temperature=0, max_tokens=one[0].tokens)])[0]
     assert not edge.finished and edge.text == one[0].text, "the stop token did not fit in"
 
 
@@ -332,13 +333,15 @@ def test_a_prompt_that_does_not_fit_spoils_no_other(spec, states):
         length = len(model.prompt_ids(states[3]["prompt"]))
     with open_model(spec, Engine(context=length + 8)) as model:
         long = [{"role": "user", "content": "go to the garden " * length}]
-        (answers,) = model.answer([[Draw(states[3]["prompt"], 1, 0, n) for n in (8, 9)] + [Score(long, ["x"])]])
+        (answers,) = model.answer(
+            [[Draw(states[3]["prompt"], n=1, temperature=0, max_tokens=n) for n in (8, 9)] + [Score(long, ["x"])]]
+        )
         assert len(answers[0]) == 1
         assert all(isinstance(answer, InputError) for answer in answers[1:])
         said = f"the prompt has {length} tokens and the answer may take 9, but the context of {spec} holds {length + 8}"
         assert said in str(answers[1]) and "--context" in str(answers[1])
         with pytest.raises(InputError, match="the answer may take 9"):
-            model.ask([Draw(states[3]["prompt"], 1, 0, 9)])
+            model.ask([Draw(states[3]["prompt"], n=1, temperature=0, max_tokens=9)])
 
 
 # -- files and adapters ----------------------------------------------------------------------------------------------
@@ -347,7 +350,7 @@ def test_a_prompt_that_does_not_fit_spoils_no_other(spec, states):
 @pytest.mark.parametrize("spec", ["tiny", "hf:tiny"])
 def test_closing_twice_and_never_is_safe(spec, states):
     model = open_model(spec)
-    model.ask([Draw(states[0]["prompt"], 1, 0, 2)])
+    model.ask([Draw(states[0]["prompt"], n=1, temperature=0, max_tokens=2)])
     model.close()
     model.close()
     open_model(spec)
@@ -403,7 +406,7 @@ def test_adapters_are_applied_alike(adapters, tiny, llama, hf, states):
         ours_said, theirs_said = logprobs(ours.ask(requests)), logprobs(theirs.ask(requests))
         assert ours_said == pytest.approx(theirs_said, abs=5e-2, rel=1e-3)  # its GGUF is in half precision
         assert np.abs(np.subtract(ours_said, logprobs(llama.ask(requests)))).max() > 0.5, "the adapter does nothing"
-        assert ours.played.style.label == theirs.played.style.label == STYLE.label
+        assert ours.play_settings.style.label == theirs.play_settings.style.label == STYLE.label
         assert ours.fingerprint != llama.fingerprint and theirs.fingerprint != hf.fingerprint
 
 
@@ -454,7 +457,7 @@ def test_chat_templates_as_models_have_them():
     asked = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
     def render(template):
-        return chat_template.render(template, asked, bos_token="<s>", eos_token="</s>", to_answer=False)
+        return render_chat(template, asked, {"bos_token": "<s>", "eos_token": "</s>"}, to_answer=False)
 
     marked = "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
     assert render(marked + "{% else %}{{ bos_token }}{{ m.content }}{% endif %}{% endfor %}") == "<s>ab"
@@ -472,7 +475,7 @@ def test_an_interrupt_while_llama_cpp_logs_is_not_lost(tiny):
     import gc
     import signal
 
-    from eexp.models.llama_cpp import _Base
+    from eexp.models.llama_cpp import LoadedModel
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -485,7 +488,7 @@ def test_an_interrupt_while_llama_cpp_logs_is_not_lost(tiny):
             with pytest.raises(KeyboardInterrupt):
                 signal.setitimer(signal.ITIMER_REAL, 0.001 * (i + 1))
                 for _ in range(20):
-                    held.append(_Base(tiny, None))
+                    held.append(LoadedModel(tiny, None))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from eexp.errors import EexpError
-from eexp.gguf.convert import export_adapter, export_model, read_metadata
+from eexp.gguf.convert import export_adapter, export_model
+from eexp.gguf.file import read_header
 
 gguf = pytest.importorskip("gguf")
 llama_cpp = pytest.importorskip("llama_cpp")
@@ -274,7 +275,7 @@ def test_quantised(tmp_path, dtype, tolerance):
         "bytes": (tmp_path / "out.gguf").stat().st_size,
         "dtype": dtype,
     }
-    assert read_metadata(tmp_path / "out.gguf")["eexp.prompt_style"] == "plain"
+    assert read_header(tmp_path / "out.gguf").strings["eexp.prompt_style"] == "plain"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out.gguf"]
     ids = some_ids(where)
     expected = torch_logits(load(where), ids)
@@ -400,7 +401,7 @@ def test_adapter_equals_peft(family, tmp_path, name, settings):
     model = make_adapter(tmp_path, base, tmp_path / "adapter", **settings)
     summary = export_adapter(tmp_path / "adapter", tmp_path / "a.gguf", dtype="f32", metadata={"eexp.x": "y"})
     assert summary["tensors"] == 2 * 2 * 7
-    assert read_metadata(tmp_path / "a.gguf") == {
+    assert read_header(tmp_path / "a.gguf").strings == {
         "general.architecture": summary["architecture"],
         "general.type": "adapter",
         "eexp.x": "y",
@@ -576,7 +577,7 @@ def test_metadata_is_read_back(family, tmp_path):
     }
     export_model(family("qwen2")[0], tmp_path / "out.gguf", metadata=metadata)
     del metadata["other"]
-    assert read_metadata(tmp_path / "out.gguf") == metadata | {
+    assert read_header(tmp_path / "out.gguf").strings == metadata | {
         "general.architecture": "qwen2",
         "general.type": "model",
     }
@@ -592,7 +593,7 @@ def test_metadata_of_a_large_vocabulary_is_read_fast(tmp_path):
     writer.write_kv_data_to_file()
     writer.close()
     start = time.process_time()
-    assert read_metadata(tmp_path / "large.gguf")["eexp.last"] == "here"
+    assert read_header(tmp_path / "large.gguf").strings["eexp.last"] == "here"
     assert time.process_time() - start < 2
 
 
@@ -600,9 +601,9 @@ def test_metadata_of_a_large_vocabulary_is_read_fast(tmp_path):
 def test_metadata_of_something_else(tmp_path, data):
     (tmp_path / "x.gguf").write_bytes(data)
     with pytest.raises(EexpError, match="not a GGUF file"):
-        read_metadata(tmp_path / "x.gguf")
+        read_header(tmp_path / "x.gguf")
     with pytest.raises(EexpError, match="No such file"):
-        read_metadata(tmp_path / "missing.gguf")
+        read_header(tmp_path / "missing.gguf")
 
 
 def test_metadata_of_every_truncation(family, tmp_path):
@@ -610,7 +611,7 @@ def test_metadata_of_every_truncation(family, tmp_path):
     for size in (*range(0, 400, 7), 5_000, 10_000):
         (tmp_path / "cut.gguf").write_bytes(data[:size])
         with pytest.raises(EexpError, match="not a GGUF file"):
-            read_metadata(tmp_path / "cut.gguf")
+            read_header(tmp_path / "cut.gguf")
 
 
 def test_a_killed_export_leaves_the_old_file(family, tmp_path):
@@ -628,7 +629,7 @@ def test_a_killed_export_leaves_the_old_file(family, tmp_path):
     assert done.returncode == -signal.SIGKILL
     assert output.read_text() == "old"
     export_model(where, output)
-    assert read_metadata(output)["general.architecture"] == "qwen2"
+    assert read_header(output).strings["general.architecture"] == "qwen2"
 
 
 def test_needs_no_torch(family, tmp_path):

@@ -145,7 +145,7 @@ def chat(prompt: str) -> list[dict]:
 
 
 def draw(prompt: str = "a", n: int = 1, **more: object) -> Draw:
-    return Draw(chat(prompt), n, **more)
+    return Draw(chat(prompt), n=n, **more)
 
 
 def ask(model: HttpModel, *args: object, **more: object) -> list[Sample]:
@@ -537,7 +537,7 @@ def test_who_judges_may_fail(faulty):
         raise ZeroDivisionError
 
     with opened(faulty) as model:
-        chats = model.chats(1)
+        chats = model.episodes(1)
         chats.submit(0, draw(accept=accept))
         with pytest.raises(ZeroDivisionError):
             chats.wait()
@@ -649,7 +649,7 @@ def test_as_many_at_once_as_asked_for(faulty, monkeypatch):
             assert sum(map(len, model.answer([[draw()] * group_size] * (60 // group_size)))) == 60
             assert faulty.peak == 5
         faulty.peak = 0
-        chats = model.chats(12)
+        chats = model.episodes(12)
         for i in range(12):
             chats.submit(i, draw(str(i)))
         assert len(ask(model, "beside", 2)) == 2
@@ -700,7 +700,7 @@ def test_leaving_early_drops_what_is_under_way(faulty):
         with pytest.raises(ZeroDivisionError):
             for _ in model.answer([[draw("a")], *[[draw("slow")]] * 9]):
                 raise ZeroDivisionError
-        chats = model.chats(2)
+        chats = model.episodes(2)
         chats.submit(0, draw("slow"))
         chats.close()
         assert chats.wait() == []
@@ -762,7 +762,7 @@ def test_a_chat_goes_on_as_soon_as_it_is_answered(faulty):
     gate = threading.Event()
     faulty.reply = lambda body, nth: Reply(body=gate.wait(20) and None) if body["messages"] == chat("slow") else Reply()
     with opened(faulty) as model:
-        chats = model.chats(3)
+        chats = model.episodes(3)
         assert chats.wait() == []
         chats.submit(0, draw("slow"))
         chats.submit(1, draw("0", 2))
@@ -857,7 +857,7 @@ def test_the_server_says_what_we_would(server, key, llama, prompts):
         requests = [Draw(prompt, temperature=0, max_tokens=12) for prompt in prompts]
         for (ours,), (theirs,) in zip(llama.ask(requests), named.ask(requests)):
             assert theirs.text.strip() == ours.text.strip() and theirs.finished == ours.finished
-        hot = Draw(prompts[0], 4, temperature=3.0, max_tokens=8, seed=1)
+        hot = Draw(prompts[0], n=4, temperature=3.0, max_tokens=8, seed=1)
         (four,), (again,) = named.ask([hot]), named.ask([hot])
         assert len(four) == 4 and len(set(texts(four))) > 1, "a server of one choice is asked again"
         assert texts(four) == texts(again), "and goes by the seed"

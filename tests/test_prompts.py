@@ -10,10 +10,10 @@ from running import read, run
 
 from eexp.envs.worlds.house import House
 from eexp.errors import InputError, UsageError
-from eexp.models import chat_template
 from eexp.models.base import Model, Sample
 from eexp.models.policy import ModelPolicy
-from eexp.prompts import PromptStyle, built_in, get_style, load, of_dict
+from eexp.prompts import PromptStyle, built_in_styles, get_style, load_style, style_from_dict
+from eexp.prompts.chat_template import render_chat
 from eexp.prompts.style import Action, History, Reflection, Summary, Thought, Turns, WorldModel
 from eexp.stages.eval import evaluate
 from eexp.stages.imitation_data import imitation_data
@@ -27,7 +27,7 @@ BASE = {"name": "mine", "act": {"system": "Act."}, "thought": {"ask": " Think."}
 
 
 def changed(**tables) -> PromptStyle:
-    return of_dict({**BASE, **tables})
+    return style_from_dict({**BASE, **tables})
 
 
 # -- written and read back -------------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ def test_a_text_cut_off_before_its_action_is_none(style, action, thought, data):
     assert cut.action == "" and cut.cut_off
 
 
-@pytest.mark.parametrize("name", built_in())
+@pytest.mark.parametrize("name", built_in_styles())
 def test_built_in_styles_have_no_problems(name):
     assert problems(get_style(name)) == []
 
@@ -152,7 +152,7 @@ def tokenizer():
 
 @settings(max_examples=25)
 @given(
-    style=styles | st.sampled_from([get_style(name) for name in built_in()]),
+    style=styles | st.sampled_from([get_style(name) for name in built_in_styles()]),
     thoughtful=st.booleans(),
     number=st.integers(0, 2),
     template=st.sampled_from(sorted(TEMPLATES)),
@@ -171,7 +171,7 @@ def test_rows_are_the_same_in_training_and_in_play(style, thoughtful, number, te
         assert row["prompt"] == request.prompt
         text = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
         ends = {"bos_token": "", "eos_token": "<|end|>"}
-        assert text == chat_template.render(tokenizer.chat_template, request.prompt, **ends)
+        assert text == render_chat(tokenizer.chat_template, request.prompt, ends)
         (trained,) = tokenize([row], tokenizer, 4096)
         ids = list(trained.ids)
         written = tokenizer.decode(ids[trained.n_prompt :]).removesuffix("<|end|>")
@@ -184,7 +184,7 @@ def test_rows_are_the_same_in_training_and_in_play(style, thoughtful, number, te
 
 def test_acting_and_world_modelling_share_their_history(trajectories):
     t = trajectories[0]
-    for name in built_in():
+    for name in built_in_styles():
         style = get_style(name)
         state = (t["instruction"], t["steps"][:3], t["steps"][3]["observation"])
         bare, asked = style.act(*state), style.act(*state, think=True)
@@ -223,7 +223,7 @@ def test_history():
 def test_files(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text(run("prompts", "show", "think").ok().out.decode())
-    assert load(file) == THINK and get_style(str(file)).label == THINK.label
+    assert load_style(file) == THINK and get_style(str(file)).label == THINK.label
     file.write_text(file.read_text().replace('name = "think"', 'name = "mine"'))
     assert run("prompts", "check", file).ok().out.decode() == f"{file}: ok, {get_style(str(file)).label}\n"
     assert get_style(str(file)).fingerprint != THINK.fingerprint
@@ -282,7 +282,7 @@ def test_a_style_is_all_words_there_are():
 
 def test_prompts_on_the_command_line(data):
     listed = run("prompts", "list").ok().out.decode()
-    assert [line.split("@")[0] for line in listed.splitlines()] == built_in()
+    assert [line.split("@")[0] for line in listed.splitlines()] == built_in_styles()
     shown = run("prompts", "show", "react", "--record", data["rollout"], "--step", "1").ok().out.decode()
     for part in ("acting\n", "acting, with a thought\n", "world modelling\n", "asking for a reflection\n"):
         assert part in shown

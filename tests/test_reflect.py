@@ -11,7 +11,7 @@ from running import lines, read, run, write
 
 from eexp.envs.worlds.house import House
 from eexp.models import open_model
-from eexp.models.base import Played, Sample, Score
+from eexp.models.base import PlaySettings, Sample, Score
 from eexp.prompts import get_style
 from eexp.reflection.drafts import Writing
 from eexp.reflection.guards import Guards, once
@@ -227,7 +227,7 @@ class Writer:
     exact = True
 
     fingerprint = "writer"
-    played = Played()
+    play_settings = PlaySettings()
 
     def __init__(self, *texts: str, finished: bool = True):
         self.texts, self.finished, self.requests, self.judged = list(texts), finished, [], 0
@@ -362,7 +362,7 @@ def test_a_thought_of_its_own_is_kept_if_the_action_is_the_experts(style, one):
 
 def test_a_state_without_a_matching_action_is_counted(one):
     writer = Writer("Thought: I am elsewhere already.\nAction: fly")
-    writer.played = Played(style=STYLE)
+    writer.play_settings = PlaySettings(style=STYLE)
     examples, errors, kept, counts = reflections([one], writer, Writing(rationale="own"))
     assert not examples and not errors and counts["states without a matching action"] == 1
     assert kept[0].evidence["texts"][0]["fault"] == "ends in 'fly'"
@@ -376,7 +376,7 @@ class Scorer:
     """Log-probabilities by rule: -10 for each, and what `likes` gives to those after a thought."""
 
     exact = True
-    played = Played()
+    play_settings = PlaySettings()
 
     def __init__(self, likes: dict[str, float]):
         self.likes, self.groups = likes, []

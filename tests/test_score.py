@@ -12,8 +12,8 @@ from running import lines, read, run, write
 
 from eexp.errors import InputError, UsageError
 from eexp.models import Engine, open_model
-from eexp.prompts import built_in
-from eexp.scoring import Losses, table
+from eexp.prompts import built_in_styles
+from eexp.scoring import Losses, loss_table
 from eexp.spans import span_of_tokens, spans_of
 from eexp.stages import score as stage
 from eexp.stages.score import score
@@ -40,7 +40,7 @@ def examples(data) -> list[dict]:
     ]
     bare, thoughtful = lines(read(data["rollout"])[:1]), lines(thoughtful)
     found = []
-    for style in built_in():
+    for style in built_in_styles():
         for args, stdin in [
             (["imitation-data"], bare),
             (["imitation-data"], thoughtful),
@@ -108,12 +108,12 @@ def test_losses_are_those_of_a_plain_loop(hf, llama, examples):
 def test_losses_are_the_held_out_losses_of_finetune(hf, examples, packing):
     import torch
 
-    from eexp.models.hf import load
+    from eexp.models.hf import load_model
     from eexp.training import exact
     from eexp.training.data import tokenize
     from eexp.training.validation import summary, validation_losses
 
-    model, tokenizer = load("tiny", dtype=torch.float32)
+    model, tokenizer = load_model("tiny", dtype=torch.float32)
     rows = list(tokenize(examples, tokenizer, 2048))
     if packing == "tree":
         exact.prepare(model, rows, torch.float32, 1024)
@@ -196,7 +196,7 @@ def test_table_and_summary(data, tmp_path):
     total = sum(s["logprob"] for e in scored if e["kind"] == "imitation" for s in e["scores"])
     (imitation,) = [row for row in rows if row["kind"] == "imitation"]
     assert imitation["loss"] == pytest.approx(-total / imitation["tokens"])
-    assert _table(done.err) and "".join(table(rows)) in done.err
+    assert _table(done.err) and "".join(loss_table(rows)) in done.err
     assert run("score", "-m", "tiny", "-q", data["imitation"]).ok().err == ""
 
 

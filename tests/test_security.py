@@ -12,7 +12,7 @@ import pytest
 from running import ROOT, lines, read, run
 
 from eexp.errors import InputError
-from eexp.models import chat_template
+from eexp.prompts.chat_template import render_chat
 from eexp.weights import TINY_DIR
 
 _TEST = re.compile(r"`(tests/\w+\.py)::(\w+)`")
@@ -73,7 +73,7 @@ def test_a_pickle_in_an_adapter_runs_nothing(tmp_path, data):
 )
 def test_a_chat_template_cannot_reach_python(template):
     with pytest.raises(InputError, match="the chat template refuses these messages"):
-        chat_template.render(template, [{"role": "user", "content": "a"}], bos_token="<s>", eos_token="</s>")
+        render_chat(template, [{"role": "user", "content": "a"}], {"bos_token": "<s>", "eos_token": "</s>"})
 
 
 def test_no_id_becomes_a_name_of_a_file(tmp_path, monkeypatch, data):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eexp.errors import InputError
-from eexp.spans import Span, has_thought, span_of_tokens, spans_of
+from eexp.spans import CompletionSpan, has_thought, span_of_tokens, spans_of
 from eexp.weights import TINY_DIR
 
 STOP = 256
@@ -23,7 +23,7 @@ def _bytes(ids: list[int]) -> str:
     return b"".join(b"<|end|>" if i == STOP else bytes([i]) for i in ids).decode("utf-8", "replace")
 
 
-def _by_bytes(text: str, spans: list[Span]) -> list[int]:
+def _by_bytes(text: str, spans: list[CompletionSpan]) -> list[int]:
     return span_of_tokens([*text.encode(), STOP], text, spans, _bytes)
 
 
@@ -33,7 +33,7 @@ def _by_bytes(text: str, spans: list[Span]) -> list[int]:
 )
 def test_without_spans_the_whole_completion_is_one(kind, name):
     example = _example("Action: look", kind)
-    assert spans_of(example) == [Span(name, 0, 12)] == spans_of({**example, "spans": []})
+    assert spans_of(example) == [CompletionSpan(name, 0, 12)] == spans_of({**example, "spans": []})
     assert span_of_tokens([1, 2, STOP], "Action: look", spans_of(example), decode=None) == [0, 0, 0], "nothing decoded"
 
 
@@ -49,28 +49,38 @@ def test_weights_and_thoughts():
     example = _example("abc", spans=[("thought", 0, 1), ("action", 1, 3)])
     example["spans"][1]["weight"] = 2
     spans = spans_of(example)
-    assert spans == [Span("thought", 0, 1, 1.0), Span("action", 1, 3, 2.0)] and has_thought(spans)
-    assert not has_thought([Span("thought", 1, 1), Span("action", 1, 3)]) and not has_thought([Span("action", 0, 3)])
+    assert spans == [CompletionSpan("thought", 0, 1, 1.0), CompletionSpan("action", 1, 3, 2.0)] and has_thought(spans)
+    assert not has_thought([CompletionSpan("thought", 1, 1), CompletionSpan("action", 1, 3)]) and not has_thought(
+        [CompletionSpan("action", 0, 3)]
+    )
 
 
 def test_characters_of_several_bytes_are_not_torn_apart():
     """All bytes of a character are in its span, and the stop token is in the last one."""
     text = "né€😀é!"
     for border in range(len(text) + 1):
-        spans = [Span("thought", 0, border), Span("action", border, len(text))]
+        spans = [CompletionSpan("thought", 0, border), CompletionSpan("action", border, len(text))]
         wanted = [int(i >= border) for i, character in enumerate(text) for _ in character.encode()]
         assert _by_bytes(text, spans) == [*wanted, 1]
 
 
 def test_what_is_outside_of_all_spans_belongs_to_the_one_before():
     text = "<t>ab</t>cd."
-    spans = [Span("thought", 3, 5), Span("action", 9, 11)]
+    spans = [CompletionSpan("thought", 3, 5), CompletionSpan("action", 9, 11)]
     assert _by_bytes(text, spans) == [0] * 9 + [1] * 4
 
 
 def test_an_empty_span_has_no_tokens():
-    assert _by_bytes("abcd", [Span("x", 0, 2), Span("y", 2, 2), Span("z", 2, 4)]) == [0, 0, 2, 2, 2]
-    assert _by_bytes("ab", [Span("x", 0, 2), Span("y", 2, 2)]) == [0, 0, 1], "but for the stop token, if it is the last"
+    assert _by_bytes("abcd", [CompletionSpan("x", 0, 2), CompletionSpan("y", 2, 2), CompletionSpan("z", 2, 4)]) == [
+        0,
+        0,
+        2,
+        2,
+        2,
+    ]
+    assert _by_bytes("ab", [CompletionSpan("x", 0, 2), CompletionSpan("y", 2, 2)]) == [0, 0, 1], (
+        "but for the stop token, if it is the last"
+    )
 
 
 def test_a_border_within_a_token():
@@ -81,15 +91,20 @@ def test_a_border_within_a_token():
         return "".join(words[i] for i in ids)
 
     for border, wanted in enumerate([[1, 1, 1], [0, 1, 1], [0, 1, 1], [0, 0, 1], [0, 0, 1], [0, 0, 0]]):
-        assert span_of_tokens([0, 1, 2], "abcdef", [Span("x", 0, border), Span("y", border, 6)], decode) == wanted
-    within = [Span("x", 0, 3), Span("y", 3, 4), Span("z", 4, 6)]
+        assert (
+            span_of_tokens(
+                [0, 1, 2], "abcdef", [CompletionSpan("x", 0, border), CompletionSpan("y", border, 6)], decode
+            )
+            == wanted
+        )
+    within = [CompletionSpan("x", 0, 3), CompletionSpan("y", 3, 4), CompletionSpan("z", 4, 6)]
     assert span_of_tokens([0, 1, 2], "abcdef", within, decode) == [0, 0, 2]
 
 
 @given(st.text(st.sampled_from("aé€😀 \n\ufffd"), max_size=20).map(lambda text: text + "."), st.data())
 def test_every_byte_is_in_the_span_of_its_character(text, data):
     starts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=4)))
-    spans = [Span(str(i), start, start) for i, start in enumerate([0, *starts])]
+    spans = [CompletionSpan(str(i), start, start) for i, start in enumerate([0, *starts])]
     owner = [max(i for i, span in enumerate(spans) if span.start <= at) for at in range(len(text) + 1)]
     found = _by_bytes(text, spans)
     assert found == sorted(found) and len(found) == len(text.encode()) + 1 and found[-1] == len(spans) - 1
@@ -103,7 +118,7 @@ def test_a_real_tokenizer():
     tokenizer = AutoTokenizer.from_pretrained(TINY_DIR)
     thought, action = "The egg is in the fridge.", "Action: open fridge"
     text = f"{thought}\n{action}"
-    spans = [Span("thought", 0, len(thought)), Span("action", len(thought) + 1, len(text))]
+    spans = [CompletionSpan("thought", 0, len(thought)), CompletionSpan("action", len(thought) + 1, len(text))]
     ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     for decode in (tokenizer.decode, lambda ids: tokenizer.decode(ids, skip_special_tokens=True)):
         owners = span_of_tokens(ids, text, spans, decode)
@@ -115,7 +130,7 @@ def test_a_real_tokenizer():
 def test_text_that_the_tokens_spell_otherwise():
     """Blanks at the ends, another message before it, special tokens left out, blanks that a template has changed."""
     text = " <t>ab</t>\n\ncd "
-    spans = [Span("thought", 1, 10), Span("action", 12, 14)]
+    spans = [CompletionSpan("thought", 1, 10), CompletionSpan("action", 12, 14)]
 
     def owners(spelled: str, decode=_bytes) -> str:
         found = span_of_tokens([*spelled.encode(), STOP], text, spans, decode)

@@ -16,9 +16,9 @@ from running import run, write
 from eexp.errors import InputError
 from eexp.gguf.convert import export_model
 from eexp.gguf.file import read_header
-from eexp.models import chat_template, llama_cpp, open_model
-from eexp.models.chat_template import ChatTokenizer
-from eexp.models.hf import HfTokenizer
+from eexp.models import chat_tokens, llama_cpp, open_model
+from eexp.models.chat_tokens import ChatTokenizer
+from eexp.models.tokenizers import HfTokenizer
 from eexp.training.data import tokenize
 
 gguf = pytest.importorskip("gguf")
@@ -261,7 +261,7 @@ def test_ordinary_texts_have_the_tokens_that_the_tokenizer_gives_them(kinds, kin
         expected = fast(rendered, add_special_tokens=False)["input_ids"]
         assert chats.chat(_chat(texts)) == expected
         # And piece by piece, as where some other content holds a special token.
-        shield = chat_template._Shield(chats._specials, [])
+        shield = chat_tokens._Shield(chats._specials, [])
         assert chats._piecewise(rendered, chats._finder.find(rendered), shield) == expected
         assert llama is None or llama.prompt_ids(_chat(texts)) == expected
 
@@ -331,7 +331,7 @@ def test_a_vocabulary_of_sentencepiece_in_llama_cpp(tmp_path):
         getattr(writer, f"add_{name}")(value)
     for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
         step()
-    base = llama_cpp._Base.__new__(llama_cpp._Base)
+    base = llama_cpp.LoadedModel.__new__(llama_cpp.LoadedModel)
     base.api = api = llama_cpp._llama()
     params = api.llama_model_default_params()
     params.vocab_only = True
@@ -339,7 +339,7 @@ def test_a_vocabulary_of_sentencepiece_in_llama_cpp(tmp_path):
     base.vocab = api.llama_model_get_vocab(base.pointer)
     base.n_vocab = len(words)
     template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
-    chats = ChatTokenizer(llama_cpp._Tokenizer(base, template, read_header(tmp_path / "vocabulary.gguf")))
+    chats = ChatTokenizer(llama_cpp.LlamaCppTokenizer(base, template, read_header(tmp_path / "vocabulary.gguf")))
     assert 2 in base.tokenize("a</s>b", specials=False), "llama.cpp alone does not keep it out"
     ids = chats.chat([{"role": "user", "content": "a</s>b"}, {"role": "user", "content": "a <s>"}])
     assert [i for i in ids if i < 3] == [1, 2, 2]

@@ -15,7 +15,7 @@ from running import lines, read, run, write
 
 from eexp.envs.listing import sample_admissible
 from eexp.envs.worlds.house import House
-from eexp.models.policy import Choice, Policy, Proposal, RandomPolicy
+from eexp.models.policy import ActionDraw, Policy, Proposal, RandomPolicy
 from eexp.prompts import get_style
 from eexp.records import canonical
 from eexp.stages.branch import begins_with, branch
@@ -46,7 +46,7 @@ class Parrot(Policy):
     def __init__(self, *sayings: str):
         self.sayings, self.asked = sayings, []
 
-    def choose(self, groups):
+    def answer(self, groups):
         for group in groups:
             yield [self._answer(choice) for choice in group]
 
@@ -1071,5 +1071,5 @@ def test_random_policy_needs_a_list_and_is_uniform():
 
     policy = RandomPolicy()
     state = State("", [], "", ["a", "b", "c"])
-    drawn = Counter(p.action for seed in range(300) for p in policy.propose(Choice(state, 2, seed=seed)))
+    drawn = Counter(p.action for seed in range(300) for p in policy.propose(ActionDraw(state, n=2, seed=seed)))
     assert all(150 < n < 250 for n in drawn.values()) and len(drawn) == 3

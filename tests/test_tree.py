@@ -12,7 +12,7 @@ from tables import LETTERS, Letters, Table, TableDecoder
 
 from eexp.errors import EexpError
 from eexp.models.base import Draw, Sample, Score
-from eexp.models.tree import Tree
+from eexp.models.tree import PrefixTree
 
 Group = list[tuple[list[int], Draw | Score]]
 
@@ -50,14 +50,14 @@ def a_draw(chance: random.Random) -> Draw:
     judged = chance.random() < 0.7
     return Draw(
         [],
-        n,
-        chance.choice([0, 0.3, 1.0, 1.0, 3.0]),
-        chance.randint(1, 8),
-        chance.randrange(99),
-        accept if judged else None,
-        chance.choice([None, n + 3, 30]) if judged else None,
-        chance.random() < 0.6,
-        words(chance, 1, 7) if chance.random() < 0.3 else None,
+        n=n,
+        temperature=chance.choice([0, 0.3, 1.0, 1.0, 3.0]),
+        max_tokens=chance.randint(1, 8),
+        seed=chance.randrange(99),
+        accept=accept if judged else None,
+        most=chance.choice([None, n + 3, 30]) if judged else None,
+        distinct=chance.random() < 0.6,
+        allowed=words(chance, 1, 7) if chance.random() < 0.3 else None,
         top_p=chance.choice([None, None, 0.7]),
         min_p=chance.choice([None, 0.05, 0.5]),
     )
@@ -76,7 +76,7 @@ def need(group: Group) -> int:
 
 def check(group: Group, table: Table, decoder: TableDecoder) -> Counter[str]:
     counts: Counter[str] = Counter()
-    tree = Tree(decoder, Letters(), counts)
+    tree = PrefixTree(decoder, Letters(), counts)
     for (prompt, request), answer in zip(group, tree.answer(group), strict=True):
         if isinstance(request, Draw):
             assert answer == table.answer(prompt, request)
@@ -122,7 +122,7 @@ def test_a_tree_answers_group_after_group_from_an_empty_memory():
     chance, table = random.Random(1), Table(1)
     groups = [a_group(chance) for _ in range(5)]
     decoder = TableDecoder(table, 9, max(map(need, groups)), 8, 8)
-    tree = Tree(decoder, Letters(), Counter())
+    tree = PrefixTree(decoder, Letters(), Counter())
     first = [tree.answer(group) for group in groups]
     assert [tree.answer(group) for group in groups[::-1]] == first[::-1]
 
@@ -134,7 +134,7 @@ def ample(table: Table) -> TableDecoder:
 def test_what_prompts_share_is_evaluated_once():
     table, chance = Table(3), random.Random(3)
     long = tokens(chance, 200, 200)
-    greedy = Draw([], 1, 0, 1)
+    greedy = Draw([], n=1, temperature=0, max_tokens=1)
     for lengths in ((50, 90, 130, 200), (200, 130, 90, 50)):
         counts = check([(long[:n], greedy) for n in lengths], table, ample(table))
         assert (
@@ -149,7 +149,7 @@ def test_what_texts_share_is_evaluated_once():
     beginnings = {text[:n] for text in texts for n in range(1, len(text) + 1)}
     assert counts["tokens evaluated"] == len(beginnings) and counts["prompt tokens evaluated"] == 2
     sure = Table(4, spread=50.0)
-    assert check([([1, 2], Draw([], 20, 1.0, 8))], sure, ample(sure))["tokens evaluated"] <= 8
+    assert check([([1, 2], Draw([], n=20, temperature=1.0, max_tokens=8))], sure, ample(sure))["tokens evaluated"] <= 8
 
 
 def test_requests_are_answered_together():
@@ -164,17 +164,17 @@ def test_requests_are_answered_together():
 
     chance, table = random.Random(5), Table(5)
     long = tokens(chance, 128, 128)
-    group: Group = [(long[: 2 * i], Draw([], 3, 1.0, 8, seed=i)) for i in range(1, 65)]
+    group: Group = [(long[: 2 * i], Draw([], n=3, temperature=1.0, max_tokens=8, seed=i)) for i in range(1, 65)]
     together, alone = (Counting(table, 256, 4096, 512, 512) for _ in range(2))
     check(group, table, together)
     for one in group:
-        Tree(alone, Letters(), Counter()).answer([one])
+        PrefixTree(alone, Letters(), Counter()).answer([one])
     assert together.batches * 10 < alone.batches
 
 
 def test_no_room_for_one_text_is_an_error():
     table = Table(6)
-    group: Group = [([1, 2, 3], Draw([], 1, 1.0, 8, allowed=["abcdefg"]))]
+    group: Group = [([1, 2, 3], Draw([], n=1, temperature=1.0, max_tokens=8, allowed=["abcdefg"]))]
     check(group, table, TableDecoder(table, 3, 3 + 7, 4, 4))
     with pytest.raises(EexpError, match="give a larger --context"):
-        Tree(TableDecoder(table, 3, 3 + 6, 4, 4), Letters(), Counter()).answer(group)
+        PrefixTree(TableDecoder(table, 3, 3 + 6, 4, 4), Letters(), Counter()).answer(group)

@@ -15,7 +15,7 @@ from running import lines, read, run, write
 from eexp.errors import InputError
 from eexp.models import open_model
 from eexp.models.base import Score
-from eexp.prompts import built_in, get_style
+from eexp.prompts import built_in_styles, get_style
 from eexp.spans import spans_of
 from eexp.stages.world_model_data import Choices, world_model_data
 from eexp.world_model.targets import new_lines, target_of
@@ -159,7 +159,7 @@ def parts(example: dict, name: str) -> list[str]:
     return [text[s["start"] : s["end"]] for s in example["spans"] if s["name"] == name]
 
 
-@pytest.mark.parametrize("style", built_in())
+@pytest.mark.parametrize("style", built_in_styles())
 def test_parts_that_house_cannot_tell_beforehand(style, data):
     """They are spans of their own, which together are the whole text; their weight is asked for."""
     weights = {}

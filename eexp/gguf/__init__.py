@@ -1,1 +1,1 @@
-"""Write models and adapters as GGUF files, and read what such files say of themselves."""
+"""Write models and adapters as GGUF files, and read the metadata of such files."""

@@ -2,13 +2,21 @@
 
 Nothing here needs torch: safetensors is a JSON header and raw numbers, so one tensor is in memory at a time.
 
-The rule throughout is exact or refused. llama.cpp ignores what it does not know, so a file that loads may
-still compute something else: every tensor must have a place and the expected shape, the tokenizer must cut
-text in one of the ways llama.cpp has built in, an adapter must be a plain low-rank update. What does not fit
-is one line that says what and, where there is a way out, which.
+The rule throughout is exact or refused. llama.cpp ignores keys and tensors that it does not know, so a file that loads
+may still compute something else: every tensor must have a place and the expected shape, the tokenizer must split text
+in one of the ways that llama.cpp has built in, and an adapter must be a plain low-rank update. An error says in one
+line what does not fit and, where there is a remedy, which.
 
-Not exact, and known: llama.cpp does no Unicode normalisation, so under tokenizers that ask for NFC (Qwen's)
-text that is not NFC already gets other tokens; and values are rounded to the `dtype` asked for.
+Two things are not exact, and known: llama.cpp does no Unicode normalisation, so under tokenizers that require NFC
+(Qwen's) text that is not NFC gets other tokens; and values are rounded to the `dtype` asked for.
+
+llama.cpp's own converter (convert_hf_to_gguf.py and convert_lora_to_gguf.py) is in the source archive of
+llama-cpp-python 0.3.36 and in no wheel, and needs torch, transformers and sentencepiece. Both wrote the same bits for
+all tensors of four small Llama and Qwen models, the built-in model and four LoRA adapters, once the check of its
+tokenizer was patched out: it knows tokenizers by a hash of their tokens, and refuses all others, the built-in model's
+included. It ignores rsLoRA and alpha_pattern, so that such an adapter is applied with the wrong strength, and names no
+token that ends a turn. For a Qwen2 model of 179 million parameters as f16 it took 3.7 s of CPU time and 301 MB, this
+module 1.7 s and 89 MB.
 """
 
 from __future__ import annotations
@@ -18,23 +26,26 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from eexp.errors import EexpError
 from eexp.gguf.file import (
     Checkpoint,
-    Planned,
+    PlannedTensor,
     add_metadata,
     quantise,
     read_json,
-    read_metadata,
     replacing,
     write_gguf,
 )
 from eexp.gguf.tokenizer import add_vocabulary, read_vocabulary
 
-__all__ = ["DTYPES", "export_adapter", "export_model", "read_metadata"]
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+__all__ = ["DTYPES", "export_adapter", "export_model"]
 
 FLOAT_DTYPES = ("f32", "f16", "bf16")
 QUANTISED_DTYPES = ("q8_0", "q4_k_m")
@@ -49,14 +60,17 @@ def export_model(
 ) -> dict:
     """Write the model in `source_dir` (config.json, *.safetensors, tokenizer.json) as one GGUF file.
 
-    `dtype` is f32, f16, bf16, q8_0 or q4_k_m; norms and biases stay f32. The quantised ones go through
-    llama.cpp's own quantiser, from a temporary file beside `output` in the weights' own precision. `output`
-    appears whole or not at all. `metadata` holds further string keys, such as `eexp.prompt_style`.
+    Args:
+        output: The GGUF file, which appears whole or not at all.
+        dtype: f32, f16, bf16, q8_0 or q4_k_m; norms and biases stay f32. The last two are quantised by llama.cpp's own
+            quantiser, from a temporary file beside `output` in the precision of the weights.
+        metadata: Further string keys, such as `eexp.prompt_style`.
 
-    Returns architecture, tensors (how many), bytes (file size) and dtype.
+    Returns:
+        `architecture`, `tensors` (their number), `bytes` (the file's size) and `dtype`.
 
-    Raises EexpError, in one line, when a file is missing or damaged or when llama.cpp would not compute or
-    tokenize what the source does.
+    Raises:
+        EexpError: A file is missing or damaged, or llama.cpp would not compute or tokenize as the source does.
     """
     source, output = Path(source_dir), Path(output)
     _check_dtype(dtype, DTYPES)
@@ -67,7 +81,7 @@ def export_model(
     plan = _plan_model(model, weights)
     vocabulary = read_vocabulary(source, model.vocab, model.config)
 
-    def add_header(writer) -> None:
+    def add_header(writer: GGUFWriter) -> None:
         writer.add_type("model")
         add_metadata(writer, metadata)
         _add_shape(writer, model)
@@ -93,17 +107,23 @@ def export_adapter(
 ) -> dict:
     """Write a PEFT LoRA adapter (adapter_config.json, adapter_model.safetensors) as a GGUF adapter.
 
-    `base_dir` holds the base model's config.json, which gives the architecture and the sizes; without it,
-    base_model_name_or_path of the adapter is used when it is a local directory. `dtype` is f32, f16 or bf16.
+    llama.cpp scales each update by alpha / rank, with one alpha a file. Other scales (rsLoRA's alpha / sqrt(rank),
+    alpha_pattern) are multiplied into lora_B.
 
-    llama.cpp scales each update by alpha / rank, with one alpha a file. What differs from that (rsLoRA's
-    alpha / sqrt(rank), alpha_pattern) is multiplied into lora_B.
+    Args:
+        output: The GGUF file, which appears whole or not at all.
+        base_dir: Directory with the base model's config.json, which gives the architecture and the sizes; by default
+            the adapter's base_model_name_or_path, if that is a local directory.
+        dtype: f32, f16 or bf16.
+        metadata: Further string keys.
 
-    Returns architecture, tensors (how many), bytes (file size) and dtype.
+    Returns:
+        `architecture`, `tensors` (their number), `bytes` (the file's size) and `dtype`.
 
-    Raises EexpError, in one line, for an adapter that is more than a low-rank update (DoRA, modules_to_save,
-    biases, trained tokens, starts such as PiSSA that change the base), that does not fit the base, or whose
-    files are missing or damaged.
+    Raises:
+        EexpError: The adapter is more than a low-rank update (DoRA, modules_to_save, biases, trained tokens,
+            initialisations such as PiSSA that change the base), or does not fit the base; or a file is missing or
+            damaged.
     """
     source, output = Path(adapter_dir), Path(output)
     _check_dtype(dtype, FLOAT_DTYPES)
@@ -115,7 +135,7 @@ def export_adapter(
     model = _read_shape(base)
     plan, alpha = _plan_adapter(source, config, model, base)
 
-    def add_header(writer) -> None:
+    def add_header(writer: GGUFWriter) -> None:
         writer.add_type("adapter")
         writer.add_string("adapter.type", "lora")
         writer.add_float32("adapter.lora.alpha", alpha)
@@ -150,6 +170,8 @@ class _Linear:
 
 @dataclass(frozen=True)
 class _Shape:
+    """The sizes and settings of a model, from its config.json."""
+
     where: Path
     arch: str
     config: dict
@@ -165,9 +187,9 @@ class _Shape:
     rope: dict
 
     def linears(self) -> dict[str, _Linear]:
-        """Every linear layer of a block, by its module name inside the block."""
+        """Return every linear layer of a block, by its module name inside the block."""
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        # llama.cpp's `llama` rotates neighbouring rows, its `qwen` and transformers the halves of a head.
+        # llama.cpp's `llama` rotates neighbouring rows; its `qwen` and transformers rotate the halves of a head.
         reorder = int(self.arch == "llama")
         return {
             "self_attn.q_proj": _Linear("attn_q", q, self.hidden, reorder * self.heads),
@@ -180,6 +202,7 @@ class _Shape:
         }
 
     def has_bias(self, module: str) -> bool:
+        """Return whether a linear layer has a bias."""
         projection = module.rpartition(".")[2]
         if self.arch == "qwen2":
             return projection in _ATTENTION[:3]
@@ -187,6 +210,7 @@ class _Shape:
         return self.arch == "llama" and bool(self.config.get(flag))
 
     def norms(self) -> dict[str, tuple[str, int]]:
+        """Return the GGUF name and the size of every norm of a block, by its module name inside the block."""
         heads = {f"self_attn.{x}_norm": (f"attn_{x}_norm", self.head_dim) for x in "qk"}
         block = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
         return {k: (v, self.hidden) for k, v in block.items()} | (heads if self.arch == "qwen3" else {})
@@ -236,7 +260,7 @@ def _slides(config: dict) -> bool:
 
 
 def _read_rope(where: Path, arch: str, config: dict) -> dict:
-    """Rope parameters in one form (transformers 4: rope_theta and rope_scaling, 5: rope_parameters)."""
+    """Return the rope parameters in one form (transformers 4: rope_theta and rope_scaling, 5: rope_parameters)."""
     rope = {"rope_theta": config.get("rope_theta", 10000.0)}
     rope |= config.get("rope_scaling") or {}
     rope |= config.get("rope_parameters") or {}
@@ -262,17 +286,17 @@ def _read_rope(where: Path, arch: str, config: dict) -> dict:
 
 
 def _llama3_rope_factors(model: _Shape) -> np.ndarray:
-    """What llama.cpp divides each rotary frequency by: 1 for the short waves, `factor` for the long ones."""
+    """Return the divisors of the rotary frequencies in llama.cpp: 1 for short waves, `factor` for long ones."""
     rope = model.rope
     low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]
     frequency = rope["rope_theta"] ** -(np.arange(0, model.head_dim, 2, dtype=np.float64) / model.head_dim)
-    # How many waves fit in the context of the first training.
+    # Number of waves in the context of the original training.
     waves = rope["original_max_position_embeddings"] * frequency / (2 * math.pi)
     blend = np.clip((waves - low) / (high - low), 0.0, 1.0)
     return (1.0 / ((1.0 - blend) / factor + blend)).astype(np.float32)
 
 
-def _add_shape(writer, model: _Shape) -> None:
+def _add_shape(writer: GGUFWriter, model: _Shape) -> None:
     writer.add_vocab_size(model.vocab)
     writer.add_context_length(model.context)
     writer.add_embedding_length(model.hidden)
@@ -301,21 +325,21 @@ def _add_shape(writer, model: _Shape) -> None:
 
 
 def _reorder_rotary(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Within each head, interleave the first half of the rows with the second. 0 heads: leave them."""
+    """Within each head, interleave the first half of the rows with the second; with 0 heads, change nothing."""
     if not heads:
         return rows
     return rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
-def _plan_model(model: _Shape, weights: Checkpoint) -> list[Planned]:
-    plan: list[Planned] = []
-    # Old Llama checkpoints carry the rotary frequencies, and some tied ones a second copy of the embedding.
+def _plan_model(model: _Shape, weights: Checkpoint) -> list[PlannedTensor]:
+    plan: list[PlannedTensor] = []
+    # Old Llama checkpoints hold the rotary frequencies, and some tied ones a second copy of the embedding.
     unused = {name for name in weights.tensors if name.endswith(".rotary_emb.inv_freq")}
     if model.tied and "lm_head.weight" in weights.tensors:
         if not np.array_equal(weights.read("lm_head.weight"), weights.read("model.embed_tokens.weight")):
             raise EexpError(f"{model.where}: tie_word_embeddings is set, but lm_head.weight differs")
         unused.add("lm_head.weight")
-    left = set(weights.tensors) - unused
+    remaining = set(weights.tensors) - unused
 
     def take(source: str, name: str, *shape: int, heads: int = 0) -> None:
         if source not in weights.tensors:
@@ -323,15 +347,15 @@ def _plan_model(model: _Shape, weights: Checkpoint) -> list[Planned]:
         if weights.tensors[source].shape != shape:
             stored = list(weights.tensors[source].shape)
             raise EexpError(f"{model.where}: {source} is {stored}, config.json says {list(shape)}")
-        left.discard(source)
-        plan.append(Planned(name, shape, lambda: _reorder_rotary(weights.read(source), heads)))
+        remaining.discard(source)
+        plan.append(PlannedTensor(name, shape, lambda: _reorder_rotary(weights.read(source), heads)))
 
     take("model.embed_tokens.weight", "token_embd.weight", model.vocab, model.hidden)
     take("model.norm.weight", "output_norm.weight", model.hidden)
     if not model.tied:
         take("lm_head.weight", "output.weight", model.vocab, model.hidden)
     if model.rope["rope_type"] == "llama3":
-        plan.append(Planned("rope_freqs.weight", (model.head_dim // 2,), lambda: _llama3_rope_factors(model)))
+        plan.append(PlannedTensor("rope_freqs.weight", (model.head_dim // 2,), lambda: _llama3_rope_factors(model)))
     for layer in range(model.layers):
         source, target = f"model.layers.{layer}", f"blk.{layer}"
         for module, (name, size) in model.norms().items():
@@ -346,8 +370,8 @@ def _plan_model(model: _Shape, weights: Checkpoint) -> list[Planned]:
             )
             if model.has_bias(module):
                 take(f"{source}.{module}.bias", f"{target}.{part.name}.bias", part.out, heads=part.heads)
-    if left:
-        raise EexpError(f"{model.where}: llama.cpp's {model.arch} has no place for {min(left)}")
+    if remaining:
+        raise EexpError(f"{model.where}: llama.cpp's {model.arch} has no place for {min(remaining)}")
     return plan
 
 
@@ -359,7 +383,7 @@ _NOT_PLAIN_LORA = (
     *("fan_in_fan_out", "lora_bias", "alora_invocation_tokens", "use_qalora", "use_bdlora"),
     *("arrow_config", "kasa_config", "monteclora_config"),
 )
-# The other starts (PiSSA, OLoRA, CorDA, LoftQ, ...) change the base weights the adapter is added to.
+# The other initialisations (PiSSA, OLoRA, CorDA, LoftQ, ...) change the base weights.
 _INITS_THAT_KEEP_THE_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
 _WAY_OUT = "merge it into the base (merge_and_unload) and export the whole model"
 _LORA_KEY = re.compile(r"base_model\.model\.(.+)\.lora_(?:embedding_)?([AB])(?:\.weight)?")
@@ -377,8 +401,8 @@ def _refuse_unsupported_adapter(where: Path, config: dict) -> None:
         raise EexpError(f"{where}: init_lora_weights={config['init_lora_weights']!r} changes the base; {_WAY_OUT}")
 
 
-def _plan_adapter(where: Path, config: dict, model: _Shape, base: Path) -> tuple[list[Planned], float]:
-    """The tensors to write, and the file's alpha."""
+def _plan_adapter(where: Path, config: dict, model: _Shape, base: Path) -> tuple[list[PlannedTensor], float]:
+    """Return the tensors to write, and the file's alpha."""
     if not (where / "adapter_model.safetensors").is_file():
         raise EexpError(f"{where}: no adapter_model.safetensors; save the adapter with save_pretrained")
     weights = Checkpoint(where, [where / "adapter_model.safetensors"])
@@ -394,7 +418,7 @@ def _plan_adapter(where: Path, config: dict, model: _Shape, base: Path) -> tuple
     rank = config.get("r", 8)
     # llama.cpp reads alpha 0 as "do not scale", so the file never says 0.
     alpha = config.get("lora_alpha", 8) * (math.sqrt(rank) if config.get("use_rslora") else 1.0) or 1.0
-    plan: list[Planned] = []
+    plan: list[PlannedTensor] = []
     for module, keys in modules.items():
         if set(keys) != {"A", "B"}:
             raise EexpError(f"{where}: {module} has only one of lora_A and lora_B")
@@ -404,7 +428,7 @@ def _plan_adapter(where: Path, config: dict, model: _Shape, base: Path) -> tuple
 
 def _plan_update(
     model: _Shape, weights: Checkpoint, module: str, keys: dict[str, str], config: dict, alpha: float
-) -> list[Planned]:
+) -> list[PlannedTensor]:
     where = weights.where
     part = _find_linear(where, model, module)
     shape_a, shape_b = weights.tensors[keys["A"]].shape, weights.tensors[keys["B"]].shape
@@ -426,8 +450,8 @@ def _plan_update(
 
     by_row = part.name == "token_embd"  # looked up, not multiplied
     return [
-        Planned(f"{part.name}.weight.lora_a", shape_a[::-1] if by_row else shape_a, read_a),
-        Planned(f"{part.name}.weight.lora_b", shape_b, read_b),
+        PlannedTensor(f"{part.name}.weight.lora_a", shape_a[::-1] if by_row else shape_a, read_a),
+        PlannedTensor(f"{part.name}.weight.lora_b", shape_b, read_b),
     ]
 
 
@@ -448,7 +472,7 @@ def _find_linear(where: Path, model: _Shape, module: str) -> _Linear:
 
 
 def _peft_scale(config: dict, module: str, rank: int) -> float:
-    """What PEFT multiplies B @ A of `module` by."""
+    """Return the factor by which PEFT multiplies B @ A of `module`."""
     alpha = config.get("lora_alpha", 8)
     for pattern, value in (config.get("alpha_pattern") or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", module):
@@ -458,7 +482,7 @@ def _peft_scale(config: dict, module: str, rank: int) -> float:
 
 
 def _equals_base(weights: Checkpoint, key: str, base: Path) -> bool:
-    """Is this whole tensor, such as PEFT saves beside an update of the embedding, a copy of the base's?"""
+    """Return whether a whole tensor, such as PEFT saves beside an update of the embedding, is a copy of the base's."""
     name = key.removeprefix("base_model.model.").replace(".base_layer.", ".")
     with contextlib.suppress(EexpError):
         original = Checkpoint.of_model(base)

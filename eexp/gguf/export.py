@@ -1,4 +1,4 @@
-"""From a directory of weights to a GGUF file that carries where it came from."""
+"""Export a directory of weights as a GGUF file that records how the weights were trained."""
 
 from __future__ import annotations
 
@@ -9,46 +9,53 @@ import orjson
 
 from eexp.errors import EexpError, UsageError
 from eexp.jsonl import refuse_to_overwrite
-from eexp.weights import base_of_adapter, files_of, fingerprint_of_directory, read_run, resolve
+from eexp.weights import base_of_adapter, files_of, fingerprint_of_directory, read_run, resolve_base
 
-#: What a GGUF file keeps of eexp.json beside the style's label: all that it takes to play the model as it was trained.
-_ABOUT_PLAY = ("style", "think", "longest_completion")
+#: Keys of eexp.json that a GGUF file keeps beside the style's label: enough to prompt the model as in training.
+_PLAY_KEYS = ("style", "think", "longest_completion")
 
 
 def export(
     source: str | os.PathLike, output: str | os.PathLike, *, dtype: str | None = None, base: str | None = None
 ) -> dict:
-    """Export a PEFT adapter directory or a full model directory; returns what was written.
+    """Export a PEFT adapter directory or a full model directory.
 
-    dtype: f32, f16, bf16, and for full models q8_0 and q4_k_m; None is f16, and f32 for adapters, which are small.
-    base: the adapter's base model directory, where the adapter does not name it.
-    Raises EexpError for what GGUF cannot hold.
+    Args:
+        dtype: f32, f16, bf16, and for full models q8_0 and q4_k_m; None is f16, and f32 for adapters, which are small.
+        base: The adapter's base model directory, where the adapter does not name it.
+
+    Returns:
+        `architecture`, `tensors` (their number), `bytes` (the file's size) and `dtype`.
+
+    Raises:
+        EexpError: GGUF cannot hold the model, or the adapter was made for another base.
+        UsageError: `dtype` or `base` does not fit.
     """
     from eexp.gguf import convert
 
-    directory = Path(resolve(str(source)))
+    directory = Path(resolve_base(str(source)))
     refuse_to_overwrite([str(output)], files_of(str(directory)))
     if not directory.is_dir():
         raise EexpError(f"model directory not found: {directory}")
     run = read_run(directory)
-    said = {"eexp.prompt_style": run["prompt_style"]} if run.get("prompt_style") else {}
-    about_play = {key: run[key] for key in _ABOUT_PLAY if run.get(key)}
-    said |= {"eexp.run": orjson.dumps(about_play).decode()} if about_play else {}
+    metadata = {"eexp.prompt_style": run["prompt_style"]} if run.get("prompt_style") else {}
+    play = {key: run[key] for key in _PLAY_KEYS if run.get(key)}
+    metadata |= {"eexp.run": orjson.dumps(play).decode()} if play else {}
     if not (directory / "adapter_config.json").is_file():
         if base:
             raise UsageError(f"{directory}: a full model has no base; --base is for adapters")
-        said["eexp.fingerprint"] = fingerprint_of_directory(directory) or ""
-        return convert.export_model(directory, output, dtype=dtype or "f16", metadata=said)
+        metadata["eexp.fingerprint"] = fingerprint_of_directory(directory) or ""
+        return convert.export_model(directory, output, dtype=dtype or "f16", metadata=metadata)
     if dtype in ("q8_0", "q4_k_m"):
         raise UsageError(f"{directory}: adapters are exported as f32, f16 or bf16; quantise the base model instead")
-    base_dir = resolve(base or base_of_adapter(str(directory)))
+    base_dir = resolve_base(base or base_of_adapter(str(directory)))
     refuse_to_overwrite([str(output)], files_of(str(base_dir)))
     fingerprint = run.get("base_fingerprint")
     if os.path.isdir(base_dir):
-        found = fingerprint_of_directory(base_dir)
-        if fingerprint and found != fingerprint:
-            raise EexpError(f"{directory}: made for another base model ({fingerprint}) than {base_dir} ({found})")
-        fingerprint = found
+        own = fingerprint_of_directory(base_dir)
+        if fingerprint and own != fingerprint:
+            raise EexpError(f"{directory}: made for another base model ({fingerprint}) than {base_dir} ({own})")
+        fingerprint = own
     if fingerprint:
-        said["eexp.base.fingerprint"] = fingerprint
-    return convert.export_adapter(directory, output, base_dir=base_dir, dtype=dtype or "f32", metadata=said)
+        metadata["eexp.base.fingerprint"] = fingerprint
+    return convert.export_adapter(directory, output, base_dir=base_dir, dtype=dtype or "f32", metadata=metadata)

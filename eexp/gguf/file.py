@@ -1,6 +1,6 @@
-"""Reading safetensors, writing GGUF and reading its string metadata, without torch.
+"""Read safetensors, write GGUF, and read the header of GGUF files, without torch.
 
-One tensor is in memory at a time; a file appears under its name whole or not at all.
+One tensor is in memory at a time. A file appears under its name whole or not at all.
 """
 
 from __future__ import annotations
@@ -15,18 +15,24 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from eexp.errors import EexpError
 
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of a GGUF file says.
+    """The header of a GGUF file.
 
-    strings: its string values under `eexp.*`, `general.architecture` and `general.type`. special_tokens: ids of control
-    tokens and of the unknown one. added_tokens: ids of other tokens that are found in a text before anything else.
+    Attributes:
+        strings: String values under `eexp.*`, `general.architecture` and `general.type`.
+        special_tokens: Ids of the control tokens and of the unknown token.
+        added_tokens: Ids of the other tokens that a tokenizer finds in a text first of all.
     """
 
     strings: dict[str, str]
@@ -35,25 +41,18 @@ class Header:
 
 
 def read_header(path: str | Path) -> Header:
-    """Read the header of a GGUF file. No tensor is touched.
+    """Read the header of a GGUF file, without its tensors.
 
-    Raises EexpError when `path` cannot be read or is not a little-endian GGUF file of version 2 or 3.
+    Raises:
+        EexpError: `path` cannot be read or is not a little-endian GGUF file of version 2 or 3.
     """
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _walk_header(data)
+            return _parse_header(data)
     except (struct.error, KeyError, ValueError, OverflowError) as error:  # mmap of an empty file is a ValueError
         raise EexpError(f"{path}: not a GGUF file, or a damaged one") from error
     except OSError as error:
         raise EexpError(f"{path}: {error.strerror}") from error
-
-
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """Return the string values of a GGUF file under `eexp.*`, `general.architecture` and `general.type`.
-
-    Raises EexpError as `read_header` does.
-    """
-    return read_header(path).strings
 
 
 _GGUF_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
@@ -61,7 +60,7 @@ _GGUF_INT32, _GGUF_STRING, _GGUF_ARRAY = 5, 8, 9
 _SPECIAL_TOKENS, _ADDED_TOKENS = (2, 3), (4,)  # unknown and control; user-defined
 
 
-def _walk_header(data: mmap.mmap) -> Header:
+def _parse_header(data: mmap.mmap) -> Header:
     u32, u64 = struct.Struct("<I").unpack_from, struct.Struct("<Q").unpack_from
     magic, version, _, pairs = struct.unpack_from("<4sIQQ", data)
     if magic != b"GGUF" or version not in (2, 3):
@@ -90,7 +89,7 @@ def _walk_header(data: mmap.mmap) -> Header:
             inner, count = struct.unpack_from("<IQ", data, at)
             at += 12
             if inner == _GGUF_STRING:
-                for _ in range(count):  # the slow place: a Qwen vocabulary has 300,000 lengths to step over
+                for _ in range(count):  # the slow part: a Qwen vocabulary has 300,000 lengths to step over
                     at += 8 + u64(data, at)[0]
             else:
                 if key == "tokenizer.ggml.token_type" and inner == _GGUF_INT32:
@@ -104,7 +103,9 @@ def _walk_header(data: mmap.mmap) -> Header:
 
 
 @dataclass(frozen=True)
-class _Stored:
+class _StoredTensor:
+    """The place of a tensor in a safetensors file; `offset` in bytes."""
+
     file: Path
     dtype: str
     shape: tuple[int, ...]
@@ -112,16 +113,24 @@ class _Stored:
 
 
 class Checkpoint:
-    """Tensors of one or several safetensors files, read one at a time as float32."""
+    """The tensors of one or several safetensors files, which are read one at a time as float32.
+
+    Args:
+        where: The directory, for messages.
+
+    Raises:
+        EexpError: A file is missing or damaged, or holds a tensor that is not F32, F16 or BF16.
+    """
 
     def __init__(self, where: Path, files: list[Path]):
         self.where = where
-        self.tensors: dict[str, _Stored] = {}
+        self.tensors: dict[str, _StoredTensor] = {}
         for file in files:
             self.tensors |= _read_safetensors_header(file)
 
     @classmethod
     def of_model(cls, where: Path) -> Checkpoint:
+        """Open the weights of a model directory, in one file or in several."""
         index = where / "model.safetensors.index.json"
         if (where / "model.safetensors").is_file():
             return cls(where, [where / "model.safetensors"])
@@ -130,11 +139,12 @@ class Checkpoint:
         raise EexpError(f"{where}: no model.safetensors; save the model with save_pretrained")
 
     def own_dtype(self) -> str:
-        """The narrowest GGUF type that holds every tensor exactly."""
+        """Return the narrowest GGUF type that holds every tensor exactly: f16, bf16 or f32."""
         kinds = {stored.dtype for stored in self.tensors.values()}
         return {frozenset({"BF16"}): "bf16", frozenset({"F16"}): "f16"}.get(frozenset(kinds), "f32")
 
     def read(self, name: str) -> np.ndarray:
+        """Return a tensor as float32."""
         stored = self.tensors[name]
         kind = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[stored.dtype]
         flat = np.fromfile(stored.file, kind, math.prod(stored.shape), offset=stored.offset)
@@ -145,8 +155,8 @@ class Checkpoint:
         return flat.astype(np.float32, copy=False).reshape(stored.shape)
 
 
-def _read_safetensors_header(file: Path) -> dict[str, _Stored]:
-    found = {}
+def _read_safetensors_header(file: Path) -> dict[str, _StoredTensor]:
+    tensors = {}
     try:
         with open(file, "rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
@@ -160,24 +170,35 @@ def _read_safetensors_header(file: Path) -> dict[str, _Stored]:
                 raise ValueError("cut short")
             if entry["dtype"] not in ("F32", "F16", "BF16"):
                 raise EexpError(f"{file}: {name} is stored as {entry['dtype']}, not as F32, F16 or BF16")
-            found[name] = _Stored(file, entry["dtype"], tuple(entry["shape"]), 8 + length + begin)
+            tensors[name] = _StoredTensor(file, entry["dtype"], tuple(entry["shape"]), 8 + length + begin)
     except (struct.error, ValueError, KeyError, AttributeError) as error:
         raise EexpError(f"{file}: not a safetensors file, or a damaged one") from error
     except OSError as error:
         raise EexpError(f"{file}: {error.strerror}") from error
-    return found
+    return tensors
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A tensor to write: name and shape in the file, and how to get it, as float32, when its turn comes."""
+class PlannedTensor:
+    """A tensor to write: its name and shape in the file, and a function that reads it as float32."""
 
     name: str
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
 
 
-def write_gguf(path: Path, arch: str, dtype: str, add_header: Callable[[object], None], plan: list[Planned]) -> None:
+def write_gguf(
+    path: Path, arch: str, dtype: str, add_header: Callable[[GGUFWriter], None], plan: list[PlannedTensor]
+) -> None:
+    """Write a GGUF file; matrices as `dtype` (f32, f16 or bf16), vectors as f32.
+
+    Args:
+        arch: llama.cpp's name of the architecture.
+        add_header: Writes the keys of the header.
+
+    Raises:
+        EexpError: A value is too large for f16.
+    """
     import gguf
 
     kinds = gguf.GGMLQuantizationType
@@ -204,7 +225,8 @@ def write_gguf(path: Path, arch: str, dtype: str, add_header: Callable[[object],
         writer.close()
 
 
-def add_metadata(writer, metadata: dict[str, str] | None) -> None:
+def add_metadata(writer: GGUFWriter, metadata: dict[str, str] | None) -> None:
+    """Write string keys."""
     import gguf
 
     for key, value in (metadata or {}).items():
@@ -212,6 +234,11 @@ def add_metadata(writer, metadata: dict[str, str] | None) -> None:
 
 
 def read_json(path: Path, missing: dict | None = None) -> dict:
+    """Return the JSON object in a file, or `missing` where there is no file.
+
+    Raises:
+        EexpError: The file cannot be read or is no JSON object, or there is none and `missing` is None.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -229,7 +256,7 @@ def read_json(path: Path, missing: dict | None = None) -> dict:
 
 @contextlib.contextmanager
 def replacing(output: Path, keep: bool = True) -> Iterator[Path]:
-    """A temporary path beside `output` that takes its place at the end (or, unless `keep`, goes away)."""
+    """Yield a temporary path beside `output` that replaces it at the end (or, unless `keep`, is deleted)."""
     temporary = output.with_name(f".{output.name.removeprefix('.')}.{os.getpid()}.part")
     try:
         yield temporary
@@ -243,6 +270,11 @@ def replacing(output: Path, keep: bool = True) -> Iterator[Path]:
 
 
 def quantise(source: Path, target: Path, dtype: str) -> None:
+    """Quantise a GGUF file by llama.cpp's own quantiser; `dtype` is q8_0 or q4_k_m.
+
+    Raises:
+        EexpError: llama.cpp could not.
+    """
     import llama_cpp
 
     params = llama_cpp.llama_model_quantize_default_params()
@@ -257,7 +289,7 @@ def quantise(source: Path, target: Path, dtype: str) -> None:
 
 @contextlib.contextmanager
 def _llama_cpp_log() -> Iterator[list[bytes]]:
-    """Collect what llama.cpp would print, the newest first, and put its log back as it was."""
+    """Collect llama.cpp's log, the newest piece first, and restore its former target at the end."""
     import llama_cpp
 
     from eexp.gguf.log import keep_log

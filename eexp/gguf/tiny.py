@@ -1,4 +1,4 @@
-"""The GGUF file of the model that ships with eexp, exported on first use."""
+"""The GGUF file of the built-in model, exported on first use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from eexp.weights import TINY_DIR, fingerprint_of_files
 
 
 def tiny_path() -> Path:
-    """Where its GGUF file is, or will be: in the user's cache directory."""
+    """Return the path of the GGUF file, in the user's cache directory; the file may not exist yet."""
     name = f"tiny-{fingerprint_of_files(TINY_DIR / 'model.safetensors', TINY_DIR / 'tokenizer.json')[7:]}.gguf"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eexp"
     try:
@@ -22,7 +22,7 @@ def tiny_path() -> Path:
 
 
 def tiny_gguf() -> Path:
-    """Its GGUF file, exported on first use."""
+    """Return the path of the GGUF file, after exporting it if it does not exist."""
     path = tiny_path()
     if not path.exists():
         from eexp.gguf.export import export

@@ -1,19 +1,23 @@
-"""A tokenizer.json of byte-level BPE, with its chat template, as llama.cpp's tokenizer keys."""
+"""Translate a tokenizer.json of byte-level BPE, with its chat template, to the tokenizer keys of a GGUF file."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from eexp.errors import EexpError
 from eexp.gguf.file import read_json
+from eexp.prompts.chat_template import render_chat
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-# (how text is cut into words, whether a word in the vocabulary skips the merges): llama.cpp's name for it.
+# (how text is split into words, whether a word in the vocabulary skips the merges): llama.cpp's name for it.
 _PRE_TOKENIZERS = {
     (("bytes", True), False): "gpt-2",
     (("digits", "bytes", True), False): "smollm",
@@ -21,23 +25,45 @@ _PRE_TOKENIZERS = {
     ((f"{_CONTRACTIONS}|{_WORDS}|" + r"\p{N}{1,3}|" + _REST, "bytes", False), False): "dbrx",
     ((f"{_CONTRACTIONS}|{_WORDS}|" + r"\p{N}|" + _REST, "bytes", False), False): "qwen2",
 }
-# Two spellings of "every match is a word", for expressions that match everything.
+# Two ways to write "every match is a word", for expressions that match everything.
 _SPLITS = (("Isolated", False), ("Removed", True))
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class GgufVocabulary:
+    """The tokenizer of a GGUF file.
+
+    Attributes:
+        pre: llama.cpp's name of the pre-tokenizer.
+        tokens: Text of each token.
+        types: Type of each token: 1 normal, 3 control, 4 user-defined, 5 unused.
+        merges: BPE merges, two tokens with a blank between them.
+        ids: Token ids by name; the names are among bos, eos, eot, pad and unk.
+        add_bos: Whether tokenizing a text puts bos before it.
+        add_eos: Whether tokenizing a text puts eos after it.
+        chat_template: The chat template, or several by name; None without one.
+    """
+
     pre: str
     tokens: list[str]
     types: list[int]
     merges: list[str]
-    ids: dict[str, int]  # bos, eos, eot, pad, unk: those there are
+    ids: dict[str, int]
     add_bos: bool
     add_eos: bool
     chat_template: str | list[dict] | None
 
 
-def read_vocabulary(where: Path, size: int, config: dict) -> Vocabulary:
+def read_vocabulary(where: Path, size: int, config: dict) -> GgufVocabulary:
+    """Read the tokenizer of a model directory.
+
+    Args:
+        size: Rows of the model's embedding.
+        config: The model's config.json.
+
+    Raises:
+        EexpError: There is no tokenizer.json, or llama.cpp would tokenize otherwise than it says.
+    """
     if not (where / "tokenizer.json").is_file():
         raise EexpError(f"{where}: no tokenizer.json; save the fast tokenizer with save_pretrained")
     tokenizer = read_json(where / "tokenizer.json")
@@ -55,7 +81,7 @@ def read_vocabulary(where: Path, size: int, config: dict) -> Vocabulary:
     add_bos, add_eos = _adds_specials(settings, tokenizer, texts)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in tokenizer["model"]["merges"]]
     pre = _find_pre_tokenizer(where, tokenizer)
-    return Vocabulary(pre, tokens, types, merges, ids, add_bos, add_eos, template)
+    return GgufVocabulary(pre, tokens, types, merges, ids, add_bos, add_eos, template)
 
 
 def _refuse_unsupported_tokenizer(where: Path, tokenizer: dict) -> None:
@@ -97,7 +123,7 @@ def _find_pre_tokenizer(where: Path, tokenizer: dict) -> str:
 
 
 def _named(settings: dict) -> set[str]:
-    """Return the tokens that have a name (`eos_token`), which transformers takes for special whatever else is said."""
+    """Return the tokens that have a name (`eos_token`), all of which transformers treats as special."""
     values = [value for name, value in settings.items() if name.endswith("_token")]
     return {
         text for value in values if isinstance(text := value.get("content") if isinstance(value, dict) else value, str)
@@ -105,8 +131,8 @@ def _named(settings: dict) -> set[str]:
 
 
 def _read_tokens(where: Path, tokenizer: dict, size: int, named: set[str]) -> tuple[list[str], list[int]]:
-    """Texts and GGUF types (1 normal, 3 control, 4 user-defined, 5 unused) of the embedding's `size` rows."""
-    # Models pad their embedding to a round number of rows; llama.cpp wants a text of its own for each.
+    """Return the texts and the GGUF types of the embedding's `size` rows."""
+    # Models pad their embedding to a round number of rows; llama.cpp requires a distinct text for each.
     tokens, types = [f"[PAD{number}]" for number in range(size)], [5] * size
     entries = [(number, text, 1) for text, number in tokenizer["model"]["vocab"].items()]
     added = tokenizer.get("added_tokens", [])
@@ -141,7 +167,7 @@ def _read_special_ids(
 
 
 def _adds_specials(settings: dict, tokenizer: dict, texts: dict[str, str]) -> tuple[bool, bool]:
-    """Does tokenizing add bos and eos? transformers lets an explicit setting win over the post-processor."""
+    """Return whether tokenizing adds bos and eos; in transformers, an explicit setting overrides the post-processor."""
     if "add_bos_token" in settings or "add_eos_token" in settings:
         added = bool(settings.get("add_bos_token")), bool(settings.get("add_eos_token"))
     else:
@@ -159,40 +185,24 @@ def _read_chat_template(where: Path, settings: dict) -> str | list[dict] | None:
 
 
 def _end_of_turn(template: str | list[dict] | None, special: set[str], texts: dict[str, str]) -> str | None:
-    """The special token that the chat template puts after an assistant's message, found by rendering one."""
+    """Return the special token that the chat template puts after an assistant's message; None where it puts none."""
     if isinstance(template, list):
         template = next((x["template"] for x in template if x.get("name") == "default"), None)
     if not template:
         return None
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    marker = "assistant-said-this"
-    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": marker}]
-    # transformers' own {% generation %} tag only marks a span; plain jinja does not know it.
-    template = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", template)
+    message = "assistant-message"
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": message}]
     try:
-        text = environment.from_string(template).render(
-            messages=turns,
-            add_generation_prompt=False,
-            raise_exception=_refuse_turn,
-            strftime_now=lambda pattern: "2026-01-01",
-            **{f"{name}_token": value for name, value in texts.items()},
-        )
-    except Exception:
+        text = render_chat(template, turns, {f"{name}_token": text for name, text in texts.items()}, to_answer=False)
+    except EexpError:
         return None
-    after = text.rpartition(marker)[2] if marker in text else ""
-    found = [(after.find(token), -len(token), token) for token in special if token in after]
-    return min(found)[2] if found else None
+    rest = text.rpartition(message)[2] if message in text else ""
+    places = [(rest.find(token), -len(token), token) for token in special if token in rest]
+    return min(places)[2] if places else None
 
 
-def _refuse_turn(message: str) -> None:
-    raise ValueError(message)
-
-
-def add_vocabulary(writer, vocabulary: Vocabulary) -> None:
+def add_vocabulary(writer: GGUFWriter, vocabulary: GgufVocabulary) -> None:
+    """Write the tokenizer keys."""
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(vocabulary.pre)
     writer.add_token_list(vocabulary.tokens)

@@ -1,8 +1,8 @@
-"""Loading a GGUF file once in a process of its own, before it is trusted.
+"""Load a GGUF file in a process of its own before this process loads it.
 
-llama.cpp ends the process on many a damaged file: it asserts, or reads what is not there. `check` finds that out where
-it does no harm. It costs the start of a Python that imports llama-cpp-python and another reading of the header and the
-vocabulary; weights are mapped and not read. Nothing is remembered of a file: it may have changed.
+llama.cpp ends the process on many damaged files: an assertion fails, or it reads outside of its memory. `check` finds
+out where that does no harm. It costs the start of a Python process that imports llama-cpp-python, and a second reading
+of the header and the vocabulary; weights are mapped and not read. No result is remembered, since a file may change.
 """
 
 from __future__ import annotations
@@ -22,23 +22,25 @@ _CODE = "import json, runpy, sys; sys.path = json.loads(sys.argv[1]); runpy.run_
 def check(files: list[Path]) -> None:
     """Load a model, and its adapter if there are two files, in another process.
 
+    A file that llama.cpp only refuses passes; loading it in this process gives the reason.
+
     Raises:
-        EexpError: that ended the process. Where llama.cpp only refuses a file, it will say so itself.
+        EexpError: Loading ended the process.
     """
-    # Isolated, so that no file of the working directory is taken for a module.
+    # Isolated, so that no file of the working directory is imported as a module.
     command = [sys.executable, "-I", "-c", _CODE, json.dumps(sys.path), __file__, *map(os.fspath, files)]
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    status = subprocess.run(command, check=False, **quiet).returncode
+    null = subprocess.DEVNULL
+    status = subprocess.run(command, check=False, stdin=null, stdout=null, stderr=null).returncode
     if status >= 0:
         return
-    if -status in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):  # somebody's, not the file's
+    if -status in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):  # sent from outside, not caused by the file
         raise EexpError(f"{files[-1]}: loading it was ended by {signal.Signals(-status).name}")
     name = signal.Signals(-status).name
     raise EexpError(f"{'+'.join(map(str, files))}: a damaged file: loading it ends llama.cpp with {name}")
 
 
 def load(names: list[str]) -> None:
-    """Load files as they are played, with a context, and leave; the weights stay on the disk."""
+    """Load files as for playing, with a context, and end this process; the weights stay on the disk."""
     import llama_cpp.llama_cpp as api
 
     from eexp.gguf.log import keep_log

@@ -1,8 +1,9 @@
-"""The generator contract: requests in groups, texts with their log-probabilities out.
+"""The contract of language models: requests come in groups, and samples with their log-probabilities go out.
 
-A group is what belongs together, such as all states of a trajectory: their prompts share long beginnings, and a backend
-evaluates what they share once. Groups are answered one after another, so a stage may feed them from its input as it
-comes. An answer is decided by its own group, model, settings and seed, never by other groups.
+A group holds requests that belong together, such as those of all states of a trajectory: their prompts share long
+beginnings, and a backend evaluates shared tokens once. Groups are answered one after another, so a stage may pass them
+on as its input arrives. An answer depends on its own group, the model, its settings and the seed, never on another
+group.
 """
 
 from __future__ import annotations
@@ -11,21 +12,31 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from eexp.errors import InputError, UsageError
-from eexp.prompts import Messages, PromptStyle, get_style, of_dict
 
-_ROOM = 1.25  # tokens that an answer may take, for each one of the longest that was trained on
+if TYPE_CHECKING:  # `eexp --help` imports this module, for the table of models
+    from eexp.prompts import Messages, PromptStyle
+
+R, A, S = TypeVar("R"), TypeVar("A"), TypeVar("S")
+R_contra, A_co = TypeVar("R_contra", contravariant=True), TypeVar("A_co", covariant=True)
+
+_MARGIN = 1.25  # tokens that an answer may take, for each token of the longest one in training
 
 
 @dataclass
 class Sample:
-    """One text drawn from a model, or scored by it.
+    """A text drawn from a model, or scored by it.
 
-    logprob: natural log-probability of the text with its stop token, under the model at temperature 1; None where the
-    backend does not tell. tokens: without the stop token. finished: false where the text was cut at the token limit.
-    ids, logprobs: the tokens of a scored text, the stop token included, and the log-probability of each.
+    Attributes:
+        logprob: Natural log-probability of the text with its stop token, under the model at temperature 1; None where
+            the backend does not report it.
+        tokens: Number of tokens, without the stop token.
+        finished: False where the text was cut at the token limit.
+        ids: Token ids of a scored text, the stop token included.
+        logprobs: Log-probability of each of `ids`.
     """
 
     text: str
@@ -37,11 +48,13 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Played:
-    """How a model is to be played, by what it was trained on; None where it does not say.
+class PlaySettings:
+    """How to prompt a model, according to its training; None where the training does not say.
 
-    style: the prompt style. think: "always" where it was trained to write thoughts, else "never". max_tokens: room that
-    its longest answer took.
+    Attributes:
+        style: The prompt style.
+        think: "always" for a model that was trained to write thoughts, else "never".
+        max_tokens: Tokens to allow for an answer, from the longest answer in training.
     """
 
     style: PromptStyle | None = None
@@ -49,58 +62,79 @@ class Played:
     max_tokens: int | None = None
 
     @classmethod
-    def of_run(cls, run: dict) -> Played:
-        """Read it from what `eexp finetune` says about a run (eexp.json).
+    def of_run(cls, run: dict) -> PlaySettings:
+        """Read the settings from a run file of `eexp finetune` (eexp.json).
 
         Raises:
-            InputError: the style is no style, or was another one in the version that trained with it.
+            InputError: The style is invalid, or differs from the style of that name in the version that trained.
         """
-        style = of_dict(run["style"]) if run.get("style") else None
+        from eexp.prompts import get_style, style_from_dict
+
+        style = style_from_dict(run["style"]) if run.get("style") else None
         if style is None and run.get("prompt_style"):
             style = get_style(run["prompt_style"])
         lengths = run.get("longest_completion") or {}
         longest = max((n for kind, n in lengths.items() if kind != "world_model"), default=None)
-        return cls(style, run.get("think"), longest and math.ceil(longest * _ROOM))
+        return cls(style, run.get("think"), longest and math.ceil(longest * _MARGIN))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling(Generic[S]):
+    """How to draw samples: texts from a model (`Draw`) or actions from a policy (`policy.ActionDraw`).
+
+    Attributes:
+        n: Number of samples.
+        temperature: Sampling temperature; 0 is greedy.
+        seed: Decides all draws of the request.
+        accept: Judges every sample once, in a fixed order. A sample that it refuses does not count, and another one is
+            drawn, until `n` are accepted or `most` were judged. None accepts every sample.
+        most: Maximum number of samples that are judged; `n` if None.
+        distinct: Draw complete samples without replacement, the most probable first on average; else independently.
+        top_p: At every token, draw from the most probable tokens only, as few as have this share of the probability at
+            the sampling temperature (a nucleus).
+        min_p: Of the contending samples, draw only those that are at least this share as probable as the most probable
+            one of them. For drawing without replacement from a model that is `exact`; other models ignore it.
+        contends: Decides whether a sample may be the most probable one for `min_p`; it must not depend on earlier
+            draws. None: every sample contends.
+    """
+
+    n: int = 1
+    temperature: float = 1.0
+    seed: int = 0
+    accept: Callable[[S], bool] | None = None
+    most: int | None = None
+    distinct: bool = False
+    top_p: float | None = None
+    min_p: float | None = None
+    contends: Callable[[S], bool] | None = None
 
 
 @dataclass(frozen=True)
-class Draw:
-    """Ask for `n` texts.
+class Draw(Sampling[Sample]):
+    """A request for `n` texts.
 
-    prompt: a chat that ends with a turn to answer. temperature 0 is greedy. seed: decides all draws of the request.
-    accept: judges every text once, in a fixed order; a text that it refuses does not count, and another one is drawn,
-    until `n` are accepted or `most` were judged (`n` if None). Without it all texts count.
-    distinct: draw complete texts without replacement, the most probable first on average; else independently.
-    allowed: the only texts that may be written, token by token; None allows every text.
-    prefix: what the answer begins with already; the texts do not repeat it.
-    top_p: at every token, draw from the most probable ones only, as few as have this share of the probability at the
-    temperature of drawing (a nucleus).
-    min_p: of the texts that contend, draw only those that are at least this share as probable as the most probable one
-    of them; for drawing without replacement by a model that is `exact`, others ignore it. contends: whether a text
-    may be the most probable one; it must not depend on what was drawn before. None: every text contends.
+    Attributes:
+        prompt: A chat that ends where the assistant is to answer.
+        max_tokens: Maximum number of tokens of a text.
+        allowed: The only texts that may be written, enforced token by token; None allows every text.
+        prefix: The beginning of the answer, which is given; the texts do not repeat it.
     """
 
     prompt: Messages
-    n: int = 1
-    temperature: float = 1.0
+    _: KW_ONLY
     max_tokens: int = 48
-    seed: int = 0
-    accept: Callable[[Sample], bool] | None = None
-    most: int | None = None
-    distinct: bool = False
     allowed: Sequence[str] | None = None
     prefix: str = ""
-    top_p: float | None = None
-    min_p: float | None = None
-    contends: Callable[[Sample], bool] | None = None
 
 
 @dataclass(frozen=True)
 class Score:
-    """Ask for the log-probability of each completion, with the stop token after it, as an answer to `prompt`.
+    """A request for the log-probability of each completion, with its stop token, as an answer to `prompt`.
 
-    prefix: as in Draw. ids: the tokens of each completion, the stop token included, where they are not to be those that
-    the model's tokenizer gives for the text alone (`Model.encode` gives those of training).
+    Attributes:
+        prefix: As in `Draw`.
+        ids: Token ids of each completion, the stop token included, where they differ from those that the model's
+            tokenizer gives for the text alone (`Model.encode` gives those of training).
     """
 
     prompt: Messages
@@ -110,18 +144,23 @@ class Score:
 
 
 Request = Draw | Score
-#: The accepted texts of a Draw in the order they were judged, or the completions of a Score in the order given; or why
-#: the request cannot be served (a prompt that does not fit into the context, say).
-Answer = list[Sample] | InputError
+#: The accepted samples of a Draw in the order in which they were judged, or those of a Score in the order of its
+#: completions; or the reason why the request cannot be served, such as a prompt that does not fit into the context.
+Samples = list[Sample] | InputError
 
 
 @dataclass(frozen=True)
 class Engine:
-    """How a model in this process is to run; None: resolved when the model is known. Most of it is for llama.cpp.
+    """How to run a model in this process. Where a value is None, the backend chooses it for the model.
 
-    context: tokens that prompt and answer may take together. batch: tokens evaluated at once. cache: type of keys and
-    values, f16, f32 or q8_0. gpu_layers: how many of the layers a GPU takes. trust_remote_code: run the Python code
-    that a model of transformers brings.
+    Attributes:
+        context: Tokens that prompt and answer may take together.
+        threads: CPU threads, for llama.cpp.
+        batch: Tokens evaluated at once, for llama.cpp.
+        cache: Number format of llama.cpp's keys and values: f16, f32 or q8_0.
+        gpu_layers: Number of layers that llama.cpp places on a GPU.
+        flash_attention: Whether llama.cpp uses flash attention.
+        trust_remote_code: Run the Python code that comes with a model of transformers.
     """
 
     context: int | None = None
@@ -133,60 +172,74 @@ class Engine:
     trust_remote_code: bool = False
 
 
-class Model(ABC):
-    """A language model that answers chats. Close it when done; it is a context manager."""
+class Answering(Protocol[R_contra, A_co]):
+    """A model or a policy: anything that answers requests in groups."""
 
-    #: As given on the command line.
+    def answer(self, groups: Iterable[Sequence[R_contra]]) -> Iterator[list[A_co]]:
+        """Yield the answers to each group, group by group, in order."""
+        ...
+
+
+class Model(ABC):
+    """A language model that answers chats. It is a context manager, and is to be closed after use."""
+
+    #: The spec on the command line.
     spec: str = ""
     #: Identifies the weights in lineage: `sha256:` and 16 hex digits for files, the name for servers.
     fingerprint: str = ""
-    #: How it is to be played, as far as its training says.
-    played: Played = Played()
-    #: How it runs, in words: what was left to it, as it was resolved.
+    #: How to prompt it, according to its training.
+    play_settings: PlaySettings = PlaySettings()
+    #: How it runs, in words, with every setting that the backend chose.
     settings: str = ""
     #: Whether it can draw without replacement and score; a server that only writes texts cannot.
     exact: bool = True
 
     def __init__(self) -> None:
-        #: What the answers cost: "prompt tokens evaluated", "tokens evaluated" beside those, "texts written".
+        #: The cost of the answers: "prompt tokens evaluated", "tokens evaluated" beside those, "texts written".
         self.counts: Counter[str] = Counter()
-        #: Tells a person what they should know of how it answers.
+        #: Shows the user a remark on how the model answers.
         self.note: Callable[[str], None] = lambda text: None
 
     @abstractmethod
-    def answer(self, groups: Iterable[Sequence[Request]]) -> Iterator[list[Answer]]:
-        """The answers to each group, group by group, in order.
+    def answer(self, groups: Iterable[Sequence[Request]]) -> Iterator[list[Samples]]:
+        """Yield the answers to each group, group by group, in order.
 
-        `groups` is read as far ahead as the backend needs to be busy: one group in process, some for a server.
+        `groups` is read as far ahead as the backend needs to be busy: one group in process, several for a server.
         """
 
     def encode(self, prompt: Messages, completion: Messages) -> list[int]:
-        """Return the tokens of an example's completion, as training has them after those of its prompt.
+        """Return the token ids of an example's completion, as training has them after those of its prompt.
 
         Raises:
-            InputError: the chat template refuses the messages, or changes the prompt when an answer follows.
-            UsageError: the model is a server, which does not say.
+            InputError: The chat template refuses the messages, or changes the prompt when an answer follows.
+            UsageError: The model is a server, which does not report tokens.
         """
         raise UsageError(f"{self.spec}: a server cannot tell the tokens of a text; give a GGUF file or hf:DIR_OR_ID")
 
     def spell(self, ids: Sequence[int]) -> str:
-        """Return what tokens spell; special ones may be left out."""
+        """Return the text of tokens; special tokens may be left out."""
         raise NotImplementedError
 
     def ask(self, requests: Sequence[Request]) -> list[list[Sample]]:
-        """The answers to one group; raises the first InputError among them."""
-        (answers,) = self.answer([requests])
-        for found in answers:
-            if isinstance(found, InputError):
-                raise found
-        return answers  # type: ignore[return-value]
+        """Return the answers to one group of requests.
 
-    def chats(self, n: int) -> Chats:
-        """`n` chats at once, or as many as there is memory for (`Chats.n`), each going on when its answer is known."""
-        return Chats(self, n)
+        Raises:
+            InputError: A request cannot be served; the first such error is raised.
+        """
+        (answers,) = self.answer([requests])
+        samples: list[list[Sample]] = []
+        for answer in answers:
+            if isinstance(answer, InputError):
+                raise answer
+            samples.append(answer)
+        return samples
+
+    def episodes(self, n: int) -> Episodes[Draw, Samples]:
+        """Return `n` episodes in flight, or as many as there is memory for (`Episodes.n`)."""
+        return Episodes(self, n)
 
     def close(self) -> None:
-        """Give back the memory. Safe to call twice."""
+        """Free the memory. Safe to call twice."""
 
     def __enter__(self) -> Model:
         return self
@@ -195,28 +248,32 @@ class Model(ABC):
         self.close()
 
 
-class Chats:
-    """Chats in flight, each with at most one open request. This one answers them in rounds, all that are open at once.
+class Episodes(Generic[R, A]):
+    """Episodes in flight, each with at most one open request; this one answers all open requests together.
 
-    Prompts of one chat usually begin with the one before, so a backend keeps what it has of each.
+    Requests of one episode usually begin with the prompt of the one before, so a backend keeps what it has of each.
+
+    Args:
+        source: The model or policy that answers.
+        n: The number of episodes, which are numbered from 0.
     """
 
-    def __init__(self, model: Model, n: int):
-        self.model, self.n = model, n
-        self._open: dict[int, Draw] = {}
+    def __init__(self, source: Answering[R, A], n: int):
+        self.source, self.n = source, n
+        self._open: dict[int, R] = {}
 
-    def submit(self, chat: int, request: Draw) -> None:
-        """Ask on behalf of a chat (numbered from 0)."""
-        self._open[chat] = request
+    def submit(self, episode: int, request: R) -> None:
+        """Ask on behalf of an episode."""
+        self._open[episode] = request
 
-    def wait(self) -> list[tuple[int, Answer]]:
-        """Work until something may be known; (chat, answer) for all that became known, perhaps none yet."""
-        asked, self._open = self._open, {}
-        if not asked:
+    def wait(self) -> list[tuple[int, A]]:
+        """Work until something may be known; return (episode, answer) for all new answers, perhaps none yet."""
+        requests, self._open = self._open, {}
+        if not requests:
             return []
-        (answers,) = self.model.answer([list(asked.values())])
-        return list(zip(asked, answers))
+        (answers,) = self.source.answer([list(requests.values())])
+        return list(zip(requests, answers))
 
     def close(self) -> None:
-        """Forget all chats."""
+        """Forget all episodes."""
         self._open.clear()

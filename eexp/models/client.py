@@ -1,7 +1,7 @@
-"""A JSON server that answers many requests at once: asked at its pace, and again where it was only busy or cut off.
+"""A client of a JSON server, with many requests at once, a limit on their rate, and retries.
 
-All the waiting is done by one event loop in a thread of its own. Stages stay plain code, whoever leaves early cancels
-what is under way at once, and the thread keeps no process alive.
+One event loop in a thread of its own does all the waiting. So stages stay plain code, a stage that ends early cancels
+its requests at once, and the thread does not keep the process alive.
 """
 
 from __future__ import annotations
@@ -34,31 +34,36 @@ if TYPE_CHECKING:
     import httpx
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
 
-#: Statuses after which the same request may well succeed.
-PASSING = frozenset({408, 409, 425, 429, *range(500, 600)})
-#: Statuses that are about what was asked. 404 only where others were answered: else it is the address that is wrong.
+#: Statuses of temporary failures, after which the same request may succeed.
+TEMPORARY = frozenset({408, 409, 425, 429, *range(500, 600)})
+#: Statuses that blame the request; 404 only after others were answered, since else the address is wrong.
 REFUSED = frozenset({400, 404, 413, 422})
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before the second try; doubled each time, up to the longest
-LONGEST_TOLD = 300.0  # seconds that a server's Retry-After may make us wait
+LONGEST_RETRY_AFTER = 300.0  # seconds up to which a server's Retry-After is followed
 CONNECT = 30.0  # seconds for opening a connection
-GRACE = 2.0  # seconds for closing them
+GRACE = 2.0  # seconds for closing the connections
 
 
-def setting(variable: str, given: T | None, default: T, kind: type[T]) -> T:
-    """What was given, else the environment variable, else the default: a number above 0, or UsageError."""
-    said: Any = given if given is not None else os.environ.get(variable) or default
+def setting(variable: str, value: N | None, default: N, kind: type[N]) -> N:
+    """Return `value` if it is not None, else that of the environment variable, else the default.
+
+    Raises:
+        UsageError: It is no number above 0.
+    """
+    raw_value = value if value is not None else os.environ.get(variable) or default
     try:
-        number: Any = kind(said)  # type: ignore[call-arg]
+        number = kind(raw_value)
     except ValueError:
-        number = 0
+        number = kind(0)
     if not 0 < number < 1e9:
-        raise UsageError(f"{variable}: expected a {'whole ' * (kind is int)}number above 0, got {said!r}")
+        raise UsageError(f"{variable}: expected a {'whole ' * (kind is int)}number above 0, got {raw_value!r}")
     return number
 
 
 def _key() -> tuple[str, str]:
-    """The variable that holds the key, and the key; two empty strings without one."""
+    """Return the environment variable that holds the key, and the key; two empty strings without one."""
     for variable in ("EEXP_API_KEY", "OPENAI_API_KEY"):
         key = os.environ.get(variable, "").strip()
         if not (key.isascii() and key.isprintable()):
@@ -70,19 +75,23 @@ def _key() -> tuple[str, str]:
 
 @cache
 def _certificates() -> ssl.SSLContext:
-    """Whom to trust. Read once a process, for it takes longer than most requests to a server nearby."""
+    """Return the trusted certificates. Reading them takes longer than most requests to a server nearby."""
     import httpx
 
     return httpx.create_ssl_context()
 
 
 class Client:
-    """The server at `url`, by at most `concurrency` requests at once.
+    """A client of the server at `url`; `name` is the address without the secrets in it.
 
-    timeout: seconds for one answer, to its last byte. tries: how often one request is made at most. rpm: requests a
-    minute, all in all; None for no limit. What is not given comes from EEXP_HTTP_CONCURRENCY, _TIMEOUT, _TRIES and
-    _RPM.
-    `name` is the address without what is secret in it. Raises UsageError where the address is none.
+    Args:
+        concurrency: Maximum number of requests at once. None takes it from EEXP_HTTP_CONCURRENCY.
+        timeout: Seconds for one answer, to its last byte. None takes it from EEXP_HTTP_TIMEOUT.
+        tries: Maximum number of attempts at one request. None takes it from EEXP_HTTP_TRIES.
+        rpm: Requests a minute, of all together. None takes it from EEXP_HTTP_RPM, without which there is no limit.
+
+    Raises:
+        UsageError: `url` is no address, or a setting is no number above 0.
     """
 
     def __init__(
@@ -108,7 +117,7 @@ class Client:
             address = httpx.URL()
         if not address.host or address.query:
             raise UsageError(f"{self.name.partition('?')[0]}: not an address such as http://HOST:PORT/v1")
-        # The password goes into a header, too: httpx tells the addresses that it asks to whoever keeps a log.
+        # The password goes into a header as well: httpx writes the addresses of its requests to the log.
         self._address = str(address.copy_with(username=None, password=None))
         variable, key = _key()
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -123,42 +132,41 @@ class Client:
         self._secrets.discard("")
         self._jitter = random.Random()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._met = self._served = False  # it has answered, ever; and with what was asked for
-        self._next = self._paused = 0.0  # when the next request may be made; until when none may, whatever was said
+        self._reached = self._served = False  # whether it has answered at all; whether it has served a request
+        self._next = self._paused = 0.0  # when the next request may be made; until when all pause
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
     def start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Let `work` run in the loop; cancelling the future that is returned stops it."""
-        if self._loop is None:
-            self._open()
-        return asyncio.run_coroutine_threadsafe(work, self._loop)  # type: ignore[arg-type]
+        """Run `work` in the loop; cancelling the future that is returned stops it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop or self._open())
 
-    def _open(self) -> None:
+    def _open(self) -> asyncio.AbstractEventLoop:
         import httpx
 
         limits = httpx.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
-        timeout = httpx.Timeout(None, connect=min(CONNECT, self._timeout))  # the rest is fetch's affair
+        timeout = httpx.Timeout(None, connect=min(CONNECT, self._timeout))  # `fetch` limits the rest
         headers = {**ACCEPTED, **self._headers}
         self._http = httpx.AsyncClient(headers=headers, timeout=timeout, limits=limits, verify=_certificates())
         self._slots = asyncio.Semaphore(self.concurrency)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="eexp http", daemon=True)
         self._thread.start()
+        return self._loop
 
     def close(self) -> None:
-        """Drop what is under way, and all connections. Safe to call twice; a later request opens it again."""
+        """Cancel the requests under way and close the connections. Safe to call twice; it can be used again."""
         loop, self._loop = self._loop, None
         if loop is None:
             return
         with suppress(concurrent.futures.TimeoutError):
-            asyncio.run_coroutine_threadsafe(self._let_go(), loop).result(GRACE)
+            asyncio.run_coroutine_threadsafe(self._cancel_all(), loop).result(GRACE)
         loop.call_soon_threadsafe(loop.stop)
         self._thread.join(GRACE)
         if not self._thread.is_alive():
             loop.close()
 
-    async def _let_go(self) -> None:
+    async def _cancel_all(self) -> None:
         under_way = asyncio.all_tasks() - {asyncio.current_task()}
         for task in under_way:
             task.cancel()
@@ -170,110 +178,119 @@ class Client:
     async def ask(
         self, method: str, path: str, shape: type[T], body: dict | None = None, tries: int | None = None
     ) -> T:
-        """What the server answers, as a `shape`. tries: other than those of the client.
+        """Return the server's answer, converted to `shape`.
 
-        Raises InputError where it refuses what `body` asks for, EexpError where it cannot be used.
+        Args:
+            tries: Maximum number of attempts, if other than the client's.
+
+        Raises:
+            InputError: The server refuses the content of the request.
+            EexpError: The server cannot be used.
         """
         import httpx
 
-        # Escaped to ASCII: half a surrogate pair, which a record may well hold, has no UTF-8.
+        # Escaped to ASCII: half of a surrogate pair, which a record may hold, has no UTF-8.
         content = None if body is None else json.dumps(body).encode("ascii")
-        head = {} if body is None else {"Content-Type": "application/json"}
+        headers = {} if body is None else {"Content-Type": "application/json"}
         tries = tries or self._tries
         async with self._slots:
-            for tried in range(1, tries + 1):
-                await self._turn()
+            failure, attempt = "", 0
+            for attempt in range(1, tries + 1):
+                await self._wait_for_turn()
                 answer = None
                 try:
                     answer = await fetch(
-                        self._http, method, self._address + path, self._timeout, content=content, headers=head
+                        self._http, method, self._address + path, self._timeout, content=content, headers=headers
                     )
                 except TooSlow:
-                    what = f"{self.name}: no answer within {self._timeout:g} s (EEXP_HTTP_TIMEOUT)"
+                    failure = f"{self.name}: no answer within {self._timeout:g} s (EEXP_HTTP_TIMEOUT)"
                 except TooLarge as e:
                     raise EexpError(f"{self.name}{path}: {e}") from None
                 except (httpx.ConnectTimeout, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError) as e:
-                    what = f"{self.name}: {type(e).__name__}: {self._mask(str(e)) or 'no connection'}"
-                    if isinstance(e, (httpx.ConnectError, httpx.ConnectTimeout)) and not self._met:
-                        break  # nobody is there, rather than not just now
+                    failure = f"{self.name}: {type(e).__name__}: {self._mask(str(e)) or 'no connection'}"
+                    if isinstance(e, (httpx.ConnectError, httpx.ConnectTimeout)) and not self._reached:
+                        break  # there is no server, rather than a busy one
                 except httpx.HTTPError as e:
                     raise EexpError(f"{self.name}: {type(e).__name__}: {self._mask(str(e))}") from None
                 else:
-                    self._met = True
-                    if answer.status_code not in PASSING:
+                    self._reached = True
+                    if answer.status_code not in TEMPORARY:
                         return self._read(path, answer, shape, body is not None)
-                    what = self._status(path, answer)
-                if tried < tries:
-                    await self._back_off(tried, answer)
-        raise EexpError(what + (f" (tried {tried} times)" if tried > 1 else ""))
+                    failure = self._status(path, answer)
+                if attempt < tries:
+                    await self._back_off(attempt, answer)
+        raise EexpError(failure + (f" (tried {attempt} times)" if attempt > 1 else ""))
 
-    async def _turn(self) -> None:
-        """Until a request may be made, by the pace we were given and by the pauses that the server asks for."""
+    async def _wait_for_turn(self) -> None:
+        """Wait until a request may be made, by the limit on their rate and the pauses that the server asks for."""
         while True:
             now = time.monotonic()
             turn = max(now, self._next)
             self._next = turn + self._spacing
             await asyncio.sleep(turn - now)
-            if time.monotonic() >= self._paused:  # else a pause has begun while we waited
+            if time.monotonic() >= self._paused:  # else a pause has begun meanwhile
                 return
 
-    async def _back_off(self, tried: int, answer: httpx.Response | None) -> None:
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (tried - 1)) * self._jitter.uniform(0.5, 1.0)
-        told = None if answer is None else _retry_after(answer.headers.get("Retry-After", ""))
-        if told is not None:
-            pause = min(told, LONGEST_TOLD)
-        if told is None and (answer is None or answer.status_code != 429):
+    async def _back_off(self, attempt: int, answer: httpx.Response | None) -> None:
+        """Wait after a failed attempt, or make all requests pause where the server has too many of them."""
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1)) * self._jitter.uniform(0.5, 1.0)
+        retry_after = None if answer is None else _retry_after(answer.headers.get("Retry-After", ""))
+        if retry_after is not None:
+            pause = min(retry_after, LONGEST_RETRY_AFTER)
+        if retry_after is None and (answer is None or answer.status_code != 429):
             return await asyncio.sleep(pause)
-        # Too many requests are not this one's fault: all of them wait, in _turn.
+        # The server's limit concerns all requests: they wait, in _wait_for_turn.
         self._paused = max(self._paused, time.monotonic() + pause)
         self._next = max(self._next, self._paused)
 
-    def _read(self, path: str, answer: httpx.Response, shape: type[T], asked: bool) -> T:
+    def _read(self, path: str, answer: httpx.Response, shape: type[T], has_body: bool) -> T:
+        """Return an answer converted to `shape`, or raise the error that it means."""
         status = answer.status_code
-        if asked and status in REFUSED and (self._served or status != 404):
+        if has_body and status in REFUSED and (self._served or status != 404):
             raise InputError(f"{self.name} refuses the request: {self._reason(answer) or 'no reason given'}")
         if status in (401, 403):
             raise EexpError(f"{self._status(path, answer)} ({self._hint})")
         if not 200 <= status < 300:
             raise EexpError(self._status(path, answer))
         try:
-            found = msgspec.convert(answer.json(), shape)
+            result = msgspec.convert(answer.json(), shape)
         except msgspec.ValidationError as e:
             raise EexpError(f"{self.name}{path}: answered: {explain(str(e))}") from None
         except (ValueError, RecursionError):
             raise EexpError(f"{self.name}{path}: the answer is not JSON") from None
-        self._served = self._served or asked
-        return found
+        self._served = self._served or has_body
+        return result
 
-    # -- words -------------------------------------------------------------------------------------------------------
+    # -- messages ----------------------------------------------------------------------------------------------------
 
     def _status(self, path: str, answer: httpx.Response) -> str:
         return f"{self.name}{path}: HTTP {answer.status_code}: {self._reason(answer) or 'no reason given'}"
 
     def _reason(self, answer: httpx.Response) -> str:
+        """Return the server's explanation, as far as it gives one."""
         try:
-            said = answer.json()
+            reason = answer.json()
         except (ValueError, RecursionError):
-            said = answer.text
+            reason = answer.text
         for key in ("error", "detail", "message"):
-            if isinstance(said, dict) and said.get(key):
-                said = said[key]
-        return "" if said is None else self._mask(str(said))
+            if isinstance(reason, dict) and reason.get(key):
+                reason = reason[key]
+        return "" if reason is None else self._mask(str(reason))
 
-    def _mask(self, said: str) -> str:
-        """A server's words, fit for one line of a message, without what is secret."""
+    def _mask(self, text: str) -> str:
+        """Return a server's text as one line of a message, without secrets."""
         for secret in sorted(self._secrets, key=len, reverse=True):
-            said = said.replace(secret, "***")
-        return " ".join("".join(c if c.isprintable() else " " for c in said).split())[:300]
+            text = text.replace(secret, "***")
+        return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
 
 
-def _retry_after(said: str) -> float | None:
-    """Seconds, from a number of them or an HTTP date; None where it says neither."""
+def _retry_after(value: str) -> float | None:
+    """Return seconds from the value of a Retry-After header, a number or an HTTP date; None for other values."""
     try:
-        return max(0.0, float(said))
+        return max(0.0, float(value))
     except ValueError:
         pass
     try:
-        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     except (ValueError, TypeError, OverflowError):
         return None

@@ -1,22 +1,22 @@
-"""Drawing texts from a language model, one next-token distribution at a time; any backend can drive it.
+"""Draw texts from a language model, one next-token distribution at a time; any backend can drive it.
 
-A search holds the texts of one request as a tree of tokens. It says which nodes it wants the model evaluated at
-(`frontier`), is told the logits there (`tell`), and so goes on until it has what was asked for. What two texts have in
-common is one path of the tree and is evaluated once.
+A search holds the texts of one request as a tree of tokens. The backend asks it for the nodes at which to evaluate the
+model (`frontier`) and tells it the logits there (`tell`), until it has the samples of the request. The beginning that
+two texts share is one path of the tree, and is evaluated once.
 
 `Independent` is ancestral sampling. `WithoutReplacement` draws *different* texts: the top k of Gumbel-perturbed
 log-probabilities over all complete texts, which is sampling without replacement in order of draws (Kool, van Hoof,
 Welling, "Stochastic beams and where to find them", ICML 2019). Two things differ from the beam search of that paper.
 Children are drawn from the largest perturbed value downwards, as in A* sampling (Maddison, Tarlow, Minka 2014), so a
-node costs a few random numbers rather than one for every vocabulary entry. And nodes are opened best first rather than
-level by level: a node's value is the largest in its subtree, so a complete text at the top of the queue is the next
-draw, and what lies below the last draw is never evaluated. If a text is refused (it is the expert's action, say), the
+node costs a few random numbers rather than one for every vocabulary entry. And nodes are expanded best first rather
+than level by level: a node's value is the largest in its subtree, so a complete text at the top of the queue is the
+next draw, and nodes below the last draw are never evaluated. If a text is refused (it is the expert's action, say), the
 next one comes from the same tree at no cost but its own tokens.
 
-Both can be kept out of the tail. `top_p` leaves improbable tokens out of every distribution. `min_p`, for drawing
+Both can leave out the improbable tail. `top_p` leaves improbable tokens out of every distribution. `min_p`, for drawing
 without replacement, leaves out improbable texts: a second search on the same tree (`MostProbable`) finds the most
-probable text that contends, and whatever is less than `min_p` times as probable is cut off. The perturbed values of
-texts are independent of each other, so cutting some off leaves a draw without replacement from the others.
+probable text that contends, and texts less than `min_p` times as probable are cut off. The perturbed values of texts
+are independent of each other, so cutting some off leaves a draw without replacement from the others.
 """
 
 from __future__ import annotations
@@ -26,44 +26,53 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, count
-from typing import Any, Protocol
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from eexp.errors import EexpError
 from eexp.models.base import Draw, Sample
 from eexp.records import seed_of
 
-BLOCK = 256  # entries of a distribution that are summed together; a draw looks at all sums and at one block
-#: A node this far (in nats) below the best open one is not evaluated beside it: few such are drawn in the end.
+#: float32 [vocabulary], the next-token logits of a model.
+Logits = npt.NDArray[np.float32]
+
+BLOCK = 256  # entries of a distribution that are summed together; a draw reads all sums and one block
+#: A node this far (in nats) below the best open one is not evaluated beside it: few such nodes are ever drawn.
 REACH = 5.0
-#: How many beginnings of texts the search for the most probable text looks at: this many, or this many for each token
-#: that a text may have.
+#: Beginnings of texts that the search for the most probable text examines: this many, or this many for each token that
+#: a text may have, if that is more.
 LEAST_LOOKS, LOOKS_A_TOKEN = 64, 3
-_NUCLEUS = 1024  # tokens that are sorted to find a nucleus; all of them where those are too few
+_NUCLEUS = 1024  # tokens that are sorted to find a nucleus; all of them where these are too few
 _LEAST = 1e-30  # the weight of an allowed token, beside 1 for the most probable
 _MASK = (1 << 64) - 1
 
 
 class Vocabulary(Protocol):
-    """What a search must know of tokens."""
+    """The tokens of a model, as a search needs them."""
 
     def is_end(self, token: int) -> bool:
-        """Whether the token ends a text."""
+        """Return whether the token ends a text."""
+        ...
 
     def text(self, ids: Sequence[int]) -> str:
-        """What the tokens spell."""
+        """Return the text of the tokens."""
+        ...
 
     def completion(self, text: str) -> list[int]:
-        """The tokens of a text with the one that ends it."""
+        """Return the tokens of a text with the one that ends it."""
+        ...
 
 
 class Uniforms:
-    """Random numbers decided by a seed alone, on every platform and version (SplitMix64, Steele et al. 2014)."""
+    """Random numbers that a seed alone decides, on every platform and version (SplitMix64, Steele et al. 2014)."""
 
     def __init__(self, seed: int):
         self._state = seed & _MASK
 
     def bits(self) -> int:
-        """64 random bits."""
+        """Return 64 random bits."""
         self._state = (self._state + 0x9E3779B97F4A7C15) & _MASK
         z = self._state
         z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
@@ -71,26 +80,30 @@ class Uniforms:
         return z ^ (z >> 31)
 
     def uniform(self) -> float:
-        """In [0, 1)."""
+        """Return a random number in [0, 1)."""
         return (self.bits() >> 11) * 2.0**-53
 
     def log_exponential(self) -> float:
-        """The logarithm of a standard exponential variate."""
+        """Return the logarithm of a standard exponential variate."""
         return math.log(-math.log1p(-(self.bits() >> 11) * 2.0**-53 - 2.0**-54))
 
 
-class Weights:
-    """A next-token distribution at a temperature, possibly over some tokens only, to draw from.
+class TokenDistribution:
+    """A next-token distribution to draw from.
 
-    logits: float32 [vocabulary], read only while this is made. only: the tokens there are. top_p: leave out all but the
-    most probable tokens, as few as have this share of the probability at the temperature.
+    Args:
+        logits: The model's logits, which are not read after the distribution is made.
+        temperature: Sampling temperature.
+        only: The tokens that may be drawn; None for all.
+        top_p: Keep only the most probable tokens, as few as have this share of the probability at the temperature.
+
+    Raises:
+        EexpError: The largest logit is not a finite number.
     """
 
     def __init__(
-        self, logits: Any, temperature: float = 1.0, only: Sequence[int] | None = None, top_p: float | None = None
+        self, logits: Logits, temperature: float = 1.0, only: Sequence[int] | None = None, top_p: float | None = None
     ):
-        import numpy as np
-
         top = float(logits.max())
         if not math.isfinite(top):
             raise EexpError(
@@ -111,8 +124,6 @@ class Weights:
             self._keep_nucleus(top_p)
 
     def _keep_nucleus(self, share: float) -> None:
-        import numpy as np
-
         size = len(self._weights)
         for n in (min(_NUCLEUS, size), size):
             likely = self._likely(n)
@@ -124,48 +135,42 @@ class Weights:
         weights[kept] = self._weights[kept]
         self._set(weights)
 
-    def _likely(self, n: int) -> Any:
-        """The `n` most probable tokens in order; of equals the smaller id first."""
-        import numpy as np
-
-        found = np.arange(len(self._weights))
-        if n < len(found):
-            found = np.sort(np.argpartition(-self._weights, n - 1)[:n])
-        return found[np.argsort(-self._weights[found], kind="stable")]
+    def _likely(self, n: int) -> npt.NDArray[np.int64]:
+        """Return the `n` most probable tokens in order; of equally probable ones the smaller id first."""
+        tokens = np.arange(len(self._weights))
+        if n < len(tokens):
+            tokens = np.sort(np.argpartition(-self._weights, n - 1)[:n])
+        return tokens[np.argsort(-self._weights[tokens], kind="stable")]
 
     def likely(self, n: int) -> list[tuple[float, int]]:
-        """(log-probability at temperature 1, token) of the `n` most probable tokens, or of fewer where there are."""
+        """Return (log-probability at temperature 1, token) of the `n` most probable tokens left, or of all of them."""
         tokens = self._likely(min(n, len(self._weights)))
         return [(self.logprob(token), token) for token in tokens[self._weights[tokens] > 0].tolist()]
 
     def highest(self) -> float:
-        """The largest log-probability at temperature 1 of what is left."""
+        """Return the largest log-probability at temperature 1 among the tokens left."""
         return self.logprob(self.greedy())
 
     def reaching(self, location: float, floor: float) -> int:
-        """How many tokens are left whose log-probability at temperature 1, added to `location`, is `floor` at least."""
+        """Return the number of tokens left whose log-probability at temperature 1, plus `location`, reaches `floor`."""
         logprobs = location + (self._shifted.astype("float64") - self._norm)
         return int(((self._weights > 0) & (logprobs >= floor)).sum())
 
-    def _set(self, weights: Any) -> None:
-        import numpy as np
-
+    def _set(self, weights: npt.NDArray[np.float32]) -> None:
         self._weights = weights
         self._sums = weights.reshape(-1, BLOCK).sum(1).astype(np.float64)
-        self.mass = float(self._sums.sum())  # of what is left, where `take` has taken
+        self.mass = float(self._sums.sum())  # of the tokens left after `take`
 
     def logprob(self, token: int) -> float:
-        """Natural log-probability at temperature 1, among all tokens."""
+        """Return the natural log-probability of a token at temperature 1, among all tokens."""
         return float(self._shifted[token]) - self._norm
 
     def greedy(self) -> int:
-        """The most probable token."""
+        """Return the most probable token."""
         return int(self._weights.argmax())
 
     def pick(self, u: float) -> int:
-        """The token at `u` (in [0, 1)) of the distribution function of what is left."""
-        import numpy as np
-
+        """Return the token at `u` (in [0, 1)) of the distribution function over the tokens left."""
         sums = self._sums.cumsum()
         at = u * sums[-1]
         block = min(int(sums.searchsorted(at, side="right")), len(sums) - 1)
@@ -176,36 +181,38 @@ class Weights:
         return block * BLOCK + int(within.searchsorted(at, side="right"))
 
     def take(self, token: int) -> None:
-        """Leave a token out from now on."""
+        """Leave a token out of further draws."""
         block = token // BLOCK
         self._weights[token] = 0
         self._sums[block] = self._weights[block * BLOCK : (block + 1) * BLOCK].sum()
         self.mass = float(self._sums.sum())
 
     def descending(
-        self, key: float, location: float, seed: int, given: Sequence[int] = ()
+        self, key: float, location: float, seed: int, drawn: Sequence[int] = ()
     ) -> Iterator[tuple[float, float, int]]:
-        """(perturbed log-probability, log-probability, token) from the largest perturbed one downwards.
+        """Yield (perturbed log-probability, log-probability, token) from the largest perturbed value downwards.
 
-        location: log-probability of the node. given: the tokens that came before; it goes on after them as if it had
-        never stopped. key: the largest perturbed value of the rest.
+        Args:
+            key: The largest perturbed value of the tokens that are not in `drawn`.
+            location: Log-probability of the node.
+            drawn: The tokens that were drawn before; the sequence continues after them as if it had never stopped.
         """
         whole = self.mass
-        for token in given:
+        for token in drawn:
             self.take(token)
-        return self._descending(key, location, seed, len(given), whole)
+        return self._descending(key, location, seed, len(drawn), whole)
 
     def _descending(
-        self, key: float, location: float, seed: int, given: int, whole: float
+        self, key: float, location: float, seed: int, drawn: int, whole: float
     ) -> Iterator[tuple[float, float, int]]:
-        for i in count(given):
+        for i in count(drawn):
             if self.mass <= 0:
                 return
             random = Uniforms(seed_of(seed, i))
             token = self.pick(random.uniform())
             yield key, location + math.log(float(self._weights[token]) / whole), token
             self.take(token)
-            if self.mass > 0:  # a Gumbel variate at the location of what is left, truncated at the value before
+            if self.mass > 0:  # a Gumbel variate at the location of the tokens left, truncated at the value before
                 rest = location + math.log(self.mass / whole)
                 key = rest - _log_add(rest - key, random.log_exponential())
 
@@ -216,24 +223,32 @@ def _log_add(a: float, b: float) -> float:
 
 
 class Node:
-    """A beginning of a text: its last token, what came before, and its log-probability at temperature 1."""
+    """A beginning of a text.
+
+    Attributes:
+        parent: The beginning without the last token; None for the empty one.
+        token: The last token.
+        logprob: Log-probability at temperature 1.
+        allowed: Tokens that may follow, each with those that may follow it; None allows all.
+        depth: Number of tokens.
+    """
 
     def __init__(self, parent: Node | None, token: int, logprob: float, allowed: dict | None):
         self.parent, self.token, self.logprob = parent, token, logprob
-        self.allowed = allowed  # the tokens that may follow, each with what may follow it; None: all
+        self.allowed = allowed
         self.depth: int = parent.depth + 1 if parent else 0
 
     def path(self) -> list[Node]:
-        """The nodes from the first token to this one; none for the root."""
+        """Return the nodes from the first token to this one; none for the root."""
         node: Node | None = self
-        found = []
+        nodes = []
         while node is not None and node.depth:
-            found.append(node)
+            nodes.append(node)
             node = node.parent
-        return found[::-1]
+        return nodes[::-1]
 
     def below(self, other: Node) -> bool:
-        """Whether the path to this node goes through another one."""
+        """Return whether the path to this node goes through another one."""
         node: Node | None = self.parent
         while node is not None and node.depth > other.depth:
             node = node.parent
@@ -241,7 +256,7 @@ class Node:
 
 
 def allowed_tokens(texts: Sequence[str], vocabulary: Vocabulary) -> dict[int, dict]:
-    """A trie over the tokens of `texts`, the ends included."""
+    """Return a trie over the tokens of `texts`, their end tokens included."""
     root: dict[int, dict] = {}
     for text in texts:
         here = root
@@ -251,7 +266,13 @@ def allowed_tokens(texts: Sequence[str], vocabulary: Vocabulary) -> dict[int, di
 
 
 class Search(ABC):
-    """The texts of one request while they are written."""
+    """The texts of one request while they are drawn.
+
+    Attributes:
+        accepted: The accepted samples so far.
+        judged: Number of samples judged so far.
+        done: Whether the request is answered.
+    """
 
     def __init__(self, request: Draw, vocabulary: Vocabulary):
         self.request, self.vocabulary = request, vocabulary
@@ -261,24 +282,24 @@ class Search(ABC):
         self.judged = 0
         self.most = request.most or request.n
         self.done = request.n < 1 or (request.allowed is not None and not request.allowed)
-        #: Whether `min_p` was asked for and has no effect, because the most probable text was not found.
+        #: Whether `min_p` has no effect, because the most probable text was not found.
         self.without_floor = False
 
     @abstractmethod
     def frontier(self) -> list[Node]:
-        """The nodes at which the model is to be evaluated now, the most urgent first; before all, the root."""
+        """Return the nodes at which to evaluate the model now, the most urgent first; before all, the root."""
 
     @abstractmethod
-    def tell(self, node: Node, logits: Any) -> None:
-        """What the model says after `node`: float32 logits [vocabulary], read before this returns."""
+    def tell(self, node: Node, logits: Logits) -> None:
+        """Take the model's logits after `node`; they are not read after this returns."""
 
     def needs(self, node: Node) -> bool:
-        """Whether what the model has in memory for an evaluated node may be needed again."""
+        """Return whether the keys and values of an evaluated node may be needed again."""
         return True
 
-    def _weights(self, node: Node, logits: Any) -> Weights:
+    def _distribution(self, node: Node, logits: Logits) -> TokenDistribution:
         only = None if node.allowed is None else list(node.allowed)
-        return Weights(logits, self.request.temperature or 1.0, only, self.request.top_p)
+        return TokenDistribution(logits, self.request.temperature or 1.0, only, self.request.top_p)
 
     def _complete(self, node: Node) -> bool:
         return self.vocabulary.is_end(node.token) or node.depth >= self.request.max_tokens
@@ -290,7 +311,7 @@ class Search(ABC):
         return Sample(self.vocabulary.text(ids), node.logprob, len(ids), ended)
 
     def _judge(self, node: Node) -> bool:
-        """Show a complete text to the one who asked; whether it was accepted."""
+        """Judge a complete text; return whether it was accepted."""
         sample = self._sample(node)
         self.judged += 1
         accept = self.request.accept
@@ -301,88 +322,91 @@ class Search(ABC):
         return accepted
 
 
-class _Walk:
-    """One independent draw: where it stands, and its own random numbers."""
+class _IndependentDraw:
+    """One independent draw: the node it has reached, and its own random numbers."""
 
-    def __init__(self, seed: int, at: Node):
-        self.random, self.at = Uniforms(seed), at
+    def __init__(self, seed: int, node: Node):
+        self.random, self.node = Uniforms(seed), node
         self.complete = False
 
 
 class Independent(Search):
-    """Ancestral sampling; at temperature 0 the one most probable next token every time.
+    """Ancestral sampling; at temperature 0 the most probable next token every time.
 
-    Draw i has random numbers of its own, decided by the request's seed and i. Texts are judged in the order of draws,
-    whichever ends first; as many are being written as may still be accepted.
+    Draw i has random numbers of its own, which the request's seed and i decide. Texts are judged in the order of the
+    draws, not of their ends; as many are being written as may still be accepted.
     """
 
     def __init__(self, request: Draw, vocabulary: Vocabulary):
         super().__init__(request, vocabulary)
         if request.temperature == 0:  # all draws are the same text
             self.most = 1
-        self._walks: list[_Walk] = []  # started and not judged, in order
+        self._draws: list[_IndependentDraw] = []  # started and not judged yet, in order
         self._started = 0
-        self._first: Weights | None = None  # after the prompt, kept for draws that start later
+        self._first: TokenDistribution | None = None  # after the prompt, kept for draws that start later
 
     def frontier(self) -> list[Node]:
         if self.done:
             return []
         if self._first is None:
             return [self.root]
-        return list(dict.fromkeys(walk.at for walk in self._walks if not walk.complete))
+        return list(dict.fromkeys(draw.node for draw in self._draws if not draw.complete))
 
-    def tell(self, node: Node, logits: Any) -> None:
-        weights = self._weights(node, logits)
+    def tell(self, node: Node, logits: Logits) -> None:
+        distribution = self._distribution(node, logits)
         if node is self.root:
-            self._first = weights
+            self._first = distribution
         else:
-            self._move([walk for walk in self._walks if walk.at is node], weights)
+            self._move([draw for draw in self._draws if draw.node is node], distribution)
         self._settle()
 
     def needs(self, node: Node) -> bool:
-        return any(walk.at.below(node) for walk in self._walks if not walk.complete)
+        return any(draw.node.below(node) for draw in self._draws if not draw.complete)
 
     def _start(self) -> None:
-        """As many draws as may still be accepted, but those that run."""
+        """Start draws until as many are being written as may still be accepted."""
         assert self._first is not None
         at_once = 1 if self.request.temperature == 0 else self.request.n
-        room = min(self.most - self._started, at_once - len(self.accepted) - len(self._walks))
-        new = [_Walk(seed_of(self.request.seed, self._started + i), self.root) for i in range(room)]
+        room = min(self.most - self._started, at_once - len(self.accepted) - len(self._draws))
+        new = [_IndependentDraw(seed_of(self.request.seed, self._started + i), self.root) for i in range(room)]
         self._started += len(new)
         self._move(new, self._first)
-        self._walks += new
+        self._draws += new
 
-    def _move(self, walks: list[_Walk], weights: Weights) -> None:
+    def _move(self, draws: list[_IndependentDraw], distribution: TokenDistribution) -> None:
         children: dict[int, Node] = {}
-        for walk in walks:
-            token = weights.greedy() if self.request.temperature == 0 else weights.pick(walk.random.uniform())
+        for draw in draws:
+            token = distribution.greedy() if self.request.temperature == 0 else distribution.pick(draw.random.uniform())
             if token not in children:
                 children[token] = Node(
-                    walk.at,
+                    draw.node,
                     token,
-                    walk.at.logprob + weights.logprob(token),
-                    None if walk.at.allowed is None else walk.at.allowed[token],
+                    draw.node.logprob + distribution.logprob(token),
+                    None if draw.node.allowed is None else draw.node.allowed[token],
                 )
-            walk.at = children[token]
-            walk.complete = self._complete(walk.at)
+            draw.node = children[token]
+            draw.complete = self._complete(draw.node)
 
     def _settle(self) -> None:
         self._start()
-        while not self.done and self._walks[0].complete:
-            self._judge(self._walks.pop(0).at)
+        while not self.done and self._draws[0].complete:
+            self._judge(self._draws.pop(0).node)
             if not self.done:
                 self._start()
         if self.done and self.request.temperature == 0 and not self.request.accept:
             self.accepted *= self.request.n
 
 
-class _Scored(Node):
+class _GumbelNode(Node):
     """A node of a search without replacement.
 
-    location: its log-probability at the temperature of drawing. key: the largest perturbed log-probability of a text
-    below it (of those that begin with none of the tokens in `given`, once it was evaluated). bound: the log-probability
-    at temperature 1 that no such text exceeds. likely: its most probable children, as (log-probability, token), once it
-    was evaluated for `MostProbable`.
+    Attributes:
+        location: Its log-probability at the sampling temperature.
+        key: Largest perturbed log-probability of a text below it; after its evaluation, of those texts that go on with
+            none of the tokens in `drawn`.
+        bound: Log-probability at temperature 1 that no such text exceeds.
+        drawn: Tokens of the children that were drawn.
+        likely: Its most probable children, as (log-probability, token), after its evaluation for `MostProbable`.
     """
 
     def __init__(self, parent: Node | None, token: int, logprob: float, allowed: dict | None):
@@ -390,56 +414,58 @@ class _Scored(Node):
         self.key = self.location = 0.0
         self.seed = 0
         self.bound = logprob
-        self.given: list[int] = []
+        self.drawn: list[int] = []
         self.likely: list[tuple[float, int]] | None = None
-        self.children: dict[int, _Scored] = {}
+        self.children: dict[int, _GumbelNode] = {}
 
-    def place(self, key: float, location: float, seed: int) -> _Scored:
-        """Give it its perturbed value."""
+    def place(self, key: float, location: float, seed: int) -> _GumbelNode:
+        """Set its perturbed value; return the node."""
         self.key, self.location, self.seed = key, location, seed
         return self
 
-    def child(self, token: int, logprob: float) -> _Scored:
-        """The node of a token after this one, the same each time. logprob: of the token."""
+    def child(self, token: int, logprob: float) -> _GumbelNode:
+        """Return the node of a token after this one, the same each time; `logprob` is that of the token."""
         if token not in self.children:
             allowed = None if self.allowed is None else self.allowed[token]
-            self.children[token] = _Scored(self, token, self.logprob + logprob, allowed)
+            self.children[token] = _GumbelNode(self, token, self.logprob + logprob, allowed)
         return self.children[token]
 
 
 class MostProbable:
     """The search for the most probable text that contends, by its log-probability at temperature 1.
 
-    Beginnings of texts are looked at in the order of their probability. No text is more probable than its beginnings,
-    so the first one that contends is the most probable. A policy that is sure of itself has few beginnings that are
-    more probable, and most of them are evaluated for the draws as well. Where no text that contends is among the first
-    `limit` beginnings and texts, the search gives up: such a policy is so unsure that its draws are no tail.
+    Beginnings of texts are examined in the order of their probability. No text is more probable than its beginnings, so
+    the first text that contends is the most probable one. A policy with a sharp distribution has few beginnings that
+    are more probable, and most of them are evaluated for the draws as well. Where no contending text is among the first
+    `limit` beginnings and texts, the search gives up: the distribution of such a policy is so flat that it has no tail.
     """
 
-    def __init__(self, root: _Scored, limit: int, complete: Callable[[Node], bool], contends: Callable[[Node], bool]):
+    def __init__(
+        self, root: _GumbelNode, limit: int, complete: Callable[[Node], bool], contends: Callable[[Node], bool]
+    ):
         self._complete, self._contends = complete, contends
-        self._limit = self._looks = limit
-        self._open: list[tuple[float, tuple[int, ...], _Scored, float, int]] = []  # a heap; the most probable first
-        self.node = root  # where the model is to be evaluated next
+        self._limit = self._remaining = limit
+        self._open: list[tuple[float, tuple[int, ...], _GumbelNode, float, int]] = []  # a heap; the most probable first
+        self.node = root  # where to evaluate the model next
         self.settled = False
-        self.logprob: float | None = None  # of the text, once it is found
+        self.logprob: float | None = None  # of the most probable text, if it was found
 
-    def tell(self, node: _Scored, weights: Weights) -> None:
-        """Go on with what the model says after `node`, which may be needed now, later or never."""
+    def tell(self, node: _GumbelNode, distribution: TokenDistribution) -> None:
+        """Take the distribution after `node`, which may be needed now, later or never."""
         if node.likely is None:
-            node.likely = weights.likely(self._limit)
+            node.likely = distribution.likely(self._limit)
         while not self.settled and self.node.likely is not None:
             beginning = tuple(n.token for n in self.node.path())
             for logprob, token in self.node.likely:
                 order = -(self.node.logprob + logprob), (*beginning, token)
                 heapq.heappush(self._open, (*order, self.node, logprob, token))
-            self._look()
+            self._examine()
 
-    def _look(self) -> None:
-        """Look at the most probable beginnings up to one that is to be evaluated."""
-        while self._open and self._looks:
+    def _examine(self) -> None:
+        """Examine the most probable beginnings up to one that needs an evaluation."""
+        while self._open and self._remaining:
             *_, parent, logprob, token = heapq.heappop(self._open)
-            self._looks -= 1
+            self._remaining -= 1
             child = parent.child(token, logprob)
             if not self._complete(child):
                 self.node = child
@@ -451,17 +477,17 @@ class MostProbable:
 
 
 class WithoutReplacement(Search):
-    """Different complete texts, in the order in which sampling without replacement would draw them."""
+    """Sampling without replacement: different complete texts, in the order of their perturbed values."""
 
     def __init__(self, request: Draw, vocabulary: Vocabulary):
         super().__init__(request, vocabulary)
-        self._queue: list[tuple[float, int, _Scored]] = []  # a heap; the largest key first
+        self._queue: list[tuple[float, int, _GumbelNode]] = []  # a heap; the largest key first
         self._pushed = 0
         random = Uniforms(request.seed)
-        self.root = _Scored(None, -1, 0.0, self.root.allowed).place(-random.log_exponential(), 0.0, random.bits())
-        self._floor = -math.inf  # no text is drawn whose log-probability at temperature 1 is smaller
+        self.root = _GumbelNode(None, -1, 0.0, self.root.allowed).place(-random.log_exponential(), 0.0, random.bits())
+        self._floor = -math.inf  # texts with a smaller log-probability at temperature 1 are not drawn
         self._reference: MostProbable | None = None
-        self._rest_of_root: tuple[Weights, Iterator[tuple[float, float, int]]] | None = None
+        self._rest_of_root: tuple[TokenDistribution, Iterator[tuple[float, float, int]]] | None = None
         if request.min_p:
             limit = max(LEAST_LOOKS, LOOKS_A_TOKEN * request.max_tokens)
             self._reference = MostProbable(self.root, limit, self._complete, self._contends)
@@ -470,7 +496,7 @@ class WithoutReplacement(Search):
     def _contends(self, node: Node) -> bool:
         return self.request.contends is None or self.request.contends(self._sample(node))
 
-    def _push(self, node: _Scored) -> None:
+    def _push(self, node: _GumbelNode) -> None:
         heapq.heappush(self._queue, (-node.key, self._pushed, node))
         self._pushed += 1
 
@@ -479,61 +505,63 @@ class WithoutReplacement(Search):
             return []
         if self._reference and not self._reference.settled:
             return [self._reference.node]
-        refusals = 1 if self.request.accept else 0  # one at least, the expert's own action most of the time
-        wanted = min(self.request.n - len(self.accepted) + refusals, self.most - self.judged)
-        best = heapq.nsmallest(wanted, self._queue)  # the first of them is no complete text, or it would be judged
+        refusals = 1 if self.request.accept else 0  # at least one is usual: the expert's own action
+        missing = min(self.request.n - len(self.accepted) + refusals, self.most - self.judged)
+        best = heapq.nsmallest(missing, self._queue)  # the first is never a complete text, which would have been judged
         open_nodes = [(minus_key, node) for minus_key, _, node in best if not self._whole(node)]
         return [node for minus_key, node in open_nodes if minus_key <= best[0][0] + REACH and not self._kept(node)]
 
-    def _kept(self, node: _Scored) -> bool:
+    def _kept(self, node: _GumbelNode) -> bool:
         return node is self.root and self._rest_of_root is not None
 
-    def _whole(self, node: _Scored) -> bool:
+    def _whole(self, node: _GumbelNode) -> bool:
         return node.depth > 0 and self._complete(node)
 
-    def tell(self, node: Node, logits: Any) -> None:
-        assert isinstance(node, _Scored)
-        weights = self._weights(node, logits)
+    def tell(self, node: Node, logits: Logits) -> None:
+        assert isinstance(node, _GumbelNode)
+        distribution = self._distribution(node, logits)
         if self._reference and not self._reference.settled:
-            self._reference.tell(node, weights)
+            self._reference.tell(node, distribution)
             if self._reference.settled:
                 self._set_floor(self._reference.logprob)
         waiting = len(self._queue)
         self._queue = [entry for entry in self._queue if entry[2] is not node]
         heapq.heapify(self._queue)
         if len(self._queue) < waiting:
-            self._expand(node, weights, weights.descending(node.key, node.location, node.seed, node.given))
+            self._expand(node, distribution, distribution.descending(node.key, node.location, node.seed, node.drawn))
         self._settle()
 
     def _set_floor(self, most_probable: float | None) -> None:
-        """Cut off all texts that are too improbable beside the most probable one, if that is known."""
+        """Cut off the texts that are too improbable beside the most probable one, if that is known."""
         self.without_floor = most_probable is None
         if most_probable is not None and self.request.min_p:
             self._floor = most_probable + math.log(self.request.min_p)
             self._queue = [entry for entry in self._queue if entry[2].bound >= self._floor]
             heapq.heapify(self._queue)
 
-    def _expand(self, node: _Scored, weights: Weights, children: Iterator[tuple[float, float, int]]) -> None:
-        """Put the children of a node in its place, those with the largest keys first."""
-        # More texts than are wanted, and some refused, are rarely taken from below one node. If they are, the node
-        # comes up again with the key of the rest, and is evaluated again; but never the root, which is kept for that.
+    def _expand(
+        self, node: _GumbelNode, distribution: TokenDistribution, children: Iterator[tuple[float, float, int]]
+    ) -> None:
+        """Replace a node in the queue by its children, those with the largest keys first."""
+        # Rarely are more texts drawn from below one node than are missing plus some refusals. If they are, the node
+        # returns to the queue with the key of the rest and is evaluated again; the root's distribution is kept instead.
         room = self.most - self.judged
         if node.depth:
             room = min(room, self.request.n - len(self.accepted) + 2)
-        left = math.inf if self._floor == -math.inf else weights.reaching(node.logprob, self._floor)
+        left = math.inf if self._floor == -math.inf else distribution.reaching(node.logprob, self._floor)
         for key, location, token in children:
             if not left:
                 break
             if not room:
                 node.key = key
                 if self._reference:
-                    node.bound = node.logprob + weights.highest()
+                    node.bound = node.logprob + distribution.highest()
                 if self._reference and not node.depth:
-                    self._rest_of_root = weights, chain([(key, location, token)], children)
+                    self._rest_of_root = distribution, chain([(key, location, token)], children)
                 self._push(node)
                 break
-            node.given.append(token)
-            child = node.child(token, weights.logprob(token))
+            node.drawn.append(token)
+            child = node.child(token, distribution.logprob(token))
             if child.logprob >= self._floor:
                 self._push(child.place(key, location, seed_of(node.seed, "child", token)))
                 room -= 1
@@ -551,11 +579,11 @@ class WithoutReplacement(Search):
                 self._expand(node, *self._rest_of_root)
             else:
                 return
-        self.done = True  # there are enough, or every text there is has been judged
+        self.done = True  # enough were accepted, or every text has been judged
 
 
-def search(request: Draw, vocabulary: Vocabulary) -> Search:
-    """The search that serves a request."""
+def open_search(request: Draw, vocabulary: Vocabulary) -> Search:
+    """Return the search that serves a request."""
     if request.distinct and request.temperature > 0:
         return WithoutReplacement(request, vocabulary)
     return Independent(request, vocabulary)

@@ -1,7 +1,7 @@
-"""Any OpenAI-compatible chat server (vLLM, SGLang, llama-server, llama-cpp-python): the way off one machine.
+"""Models behind any OpenAI-compatible chat server: vLLM, SGLang, llama-server, llama-cpp-python and others.
 
-Many requests are under way at once, and none decides what another one asks for. The key comes from EEXP_API_KEY or
-OPENAI_API_KEY and goes into the requests' header and nowhere else.
+Many requests are under way at once, and none depends on the order in which others are answered. The key comes from
+EEXP_API_KEY or OPENAI_API_KEY and goes into the headers of requests and nowhere else.
 """
 
 from __future__ import annotations
@@ -16,40 +16,41 @@ from typing import Any, Optional
 from msgspec import Struct
 
 from eexp.errors import EexpError, InputError, UsageError
-from eexp.models.base import Answer, Chats, Draw, Model, Request, Sample
+from eexp.models.base import Draw, Episodes, Model, Request, Sample, Samples
 from eexp.models.client import Client
 from eexp.records import seed_of
 
-AHEAD = 4  # requests that may wait for an answer before theirs, for each one that may be under way
+AHEAD = 4  # requests that may wait for an answer to an earlier one, for each one that may be under way
 
 
-# What we read of an answer; the rest of it is the server's own affair.
-class _Said(Struct):
+# The parts of an answer that are read; servers send more.
+class _Message(Struct):
     content: Optional[str] = None
 
 
-class _Token(Struct):
+class _TokenLogprob(Struct):
     token: str = ""
     logprob: Optional[float] = None
 
 
 class _Logprobs(Struct):
-    content: Optional[list[_Token]] = None
+    content: Optional[list[_TokenLogprob]] = None
 
 
 class _Choice(Struct):
-    message: _Said
+    message: _Message
     finish_reason: Optional[str] = None
     logprobs: Optional[_Logprobs] = None
 
-    def sample(self, told: int) -> Sample:
-        """The choice as a sample; `told` is its number of tokens where the server does not list them."""
+    def sample(self, reported_tokens: int) -> Sample:
+        """Return the choice as a sample; `reported_tokens` is its number of tokens if the server does not list them."""
         text, finished = self.message.content or "", self.finish_reason != "length"
         tokens = (self.logprobs.content if self.logprobs else None) or []
         logprobs = [t.logprob for t in tokens if t.logprob is not None]
         known = bool(logprobs) and len(logprobs) == len(tokens)
         stop = bool(tokens) and finished and not (tokens[-1].token and text.endswith(tokens[-1].token))
-        return Sample(text, sum(logprobs) if known else None, len(tokens) - stop if tokens else told, finished)
+        number = len(tokens) - stop if tokens else reported_tokens
+        return Sample(text, sum(logprobs) if known else None, number, finished)
 
 
 class _Usage(Struct):
@@ -62,18 +63,18 @@ class _Completion(Struct):
     usage: Optional[_Usage] = None
 
 
-class _Named(Struct):
+class _ListedModel(Struct):
     id: str
     owned_by: Optional[str] = None  # vLLM, SGLang and llama.cpp's server give their own names
 
 
-class _Models(Struct):
-    data: list[_Named] = []
+class _ModelList(Struct):
+    data: list[_ListedModel] = []
 
 
-#: What turns off the truncation and the penalties that a server applies on its own account, by who it says it is. What
-#: others know is found out.
-_PLAIN: dict[Optional[str], dict[str, Any]] = {
+#: Settings that turn off the truncation and the penalties that a server applies by default, by its `owned_by`. For
+#: other servers they are determined by trial.
+_PLAIN_SAMPLING: dict[Optional[str], dict[str, Any]] = {
     "vllm": {"top_k": -1, "min_p": 0, "repetition_penalty": 1},
     "sglang": {"top_k": -1, "min_p": 0, "repetition_penalty": 1},
     "llamacpp": {"top_k": 0, "min_p": 0, "repeat_penalty": 1},
@@ -82,10 +83,13 @@ _PROBE = {"messages": [{"role": "user", "content": "."}], "max_tokens": 1, "temp
 
 
 class HttpModel(Model):
-    """`http://host:port/v1#name`; without a name the server's first model is taken.
+    """A model given as `http://host:port/v1#name`; without a name, the server's first model.
 
-    `settings` are those of `client.Client`. Log-probabilities are the server's: of the tokens that it lists, which in
-    some includes the stop token, and at the temperature that it counts them at, which in most is 1.
+    Log-probabilities are the server's: of the tokens that it lists, which in some servers include the stop token, and
+    at the temperature that it uses for them, which in most is 1.
+
+    Args:
+        settings: As in `client.Client`.
     """
 
     exact = False
@@ -99,12 +103,12 @@ class HttpModel(Model):
             self._name = self._first_model()
         self.fingerprint = f"{self._client.name}#{self._name}"
         self._logprobs = True  # until the server says that it has none
-        self._plain: dict[str, Any] | None = None  # what makes a draw the model's own, when it is known
-        self._asking: asyncio.Task[dict[str, Any]] | None = None
+        self._plain: dict[str, Any] | None = None  # settings of plain sampling, once they are known
+        self._plain_task: asyncio.Task[dict[str, Any]] | None = None
 
     def _first_model(self) -> str:
         try:
-            models = self._client.start(self._client.ask("GET", "/models", _Models)).result().data
+            models = self._client.start(self._client.ask("GET", "/models", _ModelList)).result().data
             if models:
                 return models[0].id
             raise EexpError(f"{self._client.name}: serves no model; name one after a #")
@@ -112,38 +116,46 @@ class HttpModel(Model):
             self.close()
             raise
 
-    def answer(self, groups: Iterable[Sequence[Request]]) -> Iterator[list[Answer]]:
-        source, flight = iter(groups), _Flight(self)
-        held: deque[list[_Drawing]] = deque()
+    def answer(self, groups: Iterable[Sequence[Request]]) -> Iterator[list[Samples]]:
+        source, calls = iter(groups), _OpenCalls(self)
+        waiting: deque[list[_OpenDraw]] = deque()
         more, error = True, None
         try:
-            while more or held:
-                room = sum(max(1, len(group)) for group in held) < AHEAD * self._client.concurrency
-                reading = more and room and flight.calls < self._client.concurrency
+            while more or waiting:
+                room = sum(max(1, len(group)) for group in waiting) < AHEAD * self._client.concurrency
+                reading = more and room and len(calls) < self._client.concurrency
                 if reading:
                     try:
                         group = next(source, None)
                         more = group is not None
-                        held += [[flight.start(request) for request in group]] if more else []
-                    except Exception as e:  # told after the answers to all groups before
+                        waiting += [] if group is None else [[calls.start(request) for request in group]]
+                    except Exception as e:  # raised after the answers to all earlier groups
                         more, error = False, e
-                flight.land(wait=not reading)
-                more = more and not flight.failed
-                while held and (all(d.done for d in held[0]) or any(d.failure for d in held[0])):
-                    yield [drawing.result() for drawing in held.popleft()]
+                calls.collect(wait=not reading)
+                more = more and not calls.failed
+                while waiting and (all(d.done for d in waiting[0]) or any(d.failure for d in waiting[0])):
+                    yield [draw.result() for draw in waiting.popleft()]
             if error:
                 raise error
         finally:
-            flight.cancel()
+            calls.cancel()
 
-    def chats(self, n: int) -> Chats:
-        return _HttpChats(self, n)
+    def episodes(self, n: int) -> Episodes[Draw, Samples]:
+        return _HttpEpisodes(self, n)
 
     def close(self) -> None:
         self._client.close()
 
-    def _drawing(self, request: Request) -> _Drawing:
-        """A request that is about to be made. Raises UsageError where no server can answer it."""
+    def start(self, draw: Draw, n: int, seed: int) -> Future[_Completion]:
+        """Start one call for up to `n` choices."""
+        return self._client.start(self._complete(draw, n, seed))
+
+    def check(self, request: Request) -> Draw:
+        """Return a request that a server can answer.
+
+        Raises:
+            UsageError: No server can.
+        """
         if not isinstance(request, Draw):
             raise UsageError(f"{self.spec}: a server writes texts and scores none; take a GGUF file or hf:")
         if request.allowed is not None:
@@ -153,10 +165,9 @@ class HttpModel(Model):
                 f"{self.spec}: a server cannot go on from the beginning of an answer, which this prompt style needs to "
                 f"open or close the place for a thought; give --think auto, or a style that asks in the prompt"
             )
-        return _Drawing(request)
+        return request
 
     async def _complete(self, draw: Draw, n: int, seed: int) -> _Completion:
-        """One call: up to `n` choices."""
         body: dict[str, Any] = {
             "model": self._name,
             "messages": draw.prompt,
@@ -167,41 +178,43 @@ class HttpModel(Model):
         body |= await self._plain_sampling() | {"top_p": 1 if draw.top_p is None else draw.top_p}
         body |= {"n": n} if n > 1 else {}
         while True:
-            asked = self._logprobs
+            with_logprobs = self._logprobs
             try:
-                found = await self._client.ask(
-                    "POST", "/chat/completions", _Completion, body | ({"logprobs": True} if asked else {})
+                completion = await self._client.ask(
+                    "POST", "/chat/completions", _Completion, body | ({"logprobs": True} if with_logprobs else {})
                 )
             except EexpError as e:
-                if not (asked and "logprob" in str(e)):
+                if not (with_logprobs and "logprob" in str(e)):
                     raise
                 self._logprobs = False
             else:
-                if not found.choices:
+                if not completion.choices:
                     raise EexpError(f"{self._client.name}: an answer without choices")
-                return found
+                return completion
 
     async def _plain_sampling(self) -> dict[str, Any]:
-        """Return what a request must say so that the server draws from the whole distribution; asked for once."""
+        """Return the settings by which the server draws from the whole distribution; they are determined once."""
         if self._plain is None:
-            if self._asking is None or self._asking.cancelled():
-                self._asking = asyncio.ensure_future(self._ask_for_plain_sampling())
-            self._plain = await asyncio.shield(self._asking)
+            if self._plain_task is None or self._plain_task.cancelled():
+                self._plain_task = asyncio.ensure_future(self._find_plain_sampling())
+            self._plain = await asyncio.shield(self._plain_task)
         return self._plain
 
-    async def _ask_for_plain_sampling(self) -> dict[str, Any]:
-        """By the list of models, or else by requests of one token: a server that knows top_k refuses nonsense as its
-        value, and one that does not know it passes over nonsense as well."""
+    async def _find_plain_sampling(self) -> dict[str, Any]:
+        """Determine the settings of plain sampling from the list of models, or else by requests of one token.
+
+        A server that knows top_k refuses a nonsensical value of it, and one that does not know it ignores the value.
+        """
         try:
-            listed = (await self._client.ask("GET", "/models", _Models, tries=1)).data
+            models = (await self._client.ask("GET", "/models", _ModelList, tries=1)).data
         except EexpError:
-            listed = []
-        plain = _PLAIN.get(next((model.owned_by for model in listed if model.id == self._name), None))
+            models = []
+        plain = _PLAIN_SAMPLING.get(next((model.owned_by for model in models if model.id == self._name), None))
         if plain is None:
             plain = {"top_k": 0, "min_p": 0}
             try:
                 known = await self._takes(plain) and not await self._takes({"top_k": "none", "min_p": "none"})
-            except EexpError:  # the request that this is for will say what is wrong
+            except EexpError:  # the request that needs the settings will report the failure
                 return {}
             if not known:
                 self.note(
@@ -212,6 +225,7 @@ class HttpModel(Model):
         return plain
 
     async def _takes(self, sampling: dict[str, Any]) -> bool:
+        """Return whether the server accepts settings in a request of one token."""
         body = {"model": self._name, **_PROBE, "top_p": 1, **sampling}
         try:
             await self._client.ask("POST", "/chat/completions", _Completion, body, tries=1)
@@ -219,159 +233,169 @@ class HttpModel(Model):
             return False
         return True
 
+    def count(self, completion: _Completion, samples: list[Sample]) -> None:
+        """Add the cost of an answer to the counts."""
+        usage = completion.usage or _Usage()
+        tokens = sum(s.tokens for s in samples) if usage.completion_tokens is None else usage.completion_tokens
+        self.counts.update(
+            {"prompt tokens": usage.prompt_tokens or 0, "tokens written": tokens, "texts written": len(samples)}
+        )
 
-class _Drawing:
-    """A Draw on its way: rounds of calls, until enough texts are accepted or as many are judged as may be.
 
-    A round asks for what is missing. Its texts are judged when all of it is back, in the order of its calls, and the
-    seed of a call is its number in the Draw: when an answer comes decides nothing.
+class _OpenDraw:
+    """A Draw that is being answered, in rounds of calls, until enough texts are accepted or the limit is judged.
+
+    A round asks for the missing texts. They are judged when the whole round is answered, in the order of its calls, and
+    the seed of a call follows from its number in the Draw: the time at which an answer arrives decides nothing.
     """
 
     def __init__(self, draw: Draw):
         self.draw, self.done = draw, False
         self.failure: Exception | None = None
         self._refusal: InputError | None = None
-        greedy = draw.temperature == 0  # which has one text, however often it is drawn
+        greedy = draw.temperature == 0  # all draws are the same text
         most = draw.n if draw.most is None else draw.most
         self._n, self._most = (min(draw.n, 1), min(most, 1)) if greedy else (draw.n, most)
         self._copies = draw.n if greedy and not draw.distinct else 1
         self._accepted: list[Sample] = []
         self._judged = self._calls = 0
-        self._seen: set[tuple[str, bool]] = set()
-        self._at_once = max(1, self._n)  # choices that a call asks for
-        self._careful = False  # one call first, to see whether fewer choices are all that it takes
-        self._asked: list[int] = []
-        self._back: dict[int, list[Sample] | InputError] = {}
+        self._known: set[tuple[str, bool]] = set()
+        self._per_call = max(1, self._n)  # choices that a call asks for
+        self._cautious = False  # one choice first, to see whether the server only refuses several at once
+        self._round: list[int] = []  # choices of each call
+        self._answers: dict[int, list[Sample] | InputError] = {}  # by the number of the call in the round
 
-    def result(self) -> Answer:
-        """The answer, when done. Raises what no request survives."""
+    def result(self) -> Samples:
+        """Return the answer of a Draw that is done.
+
+        Raises:
+            Exception: The failure of the server or of `accept`.
+        """
         if self.failure:
             raise self.failure
         return self._refusal or self._accepted * self._copies
 
     def next_round(self) -> list[tuple[int, int]]:
-        """The calls to make now, as (choices, seed); with none to make it is done."""
+        """Return the calls to make now, as (choices, seed); where there are none, the Draw is done."""
         missing = min(self._n - len(self._accepted), self._most - self._judged)
-        missing = min(missing, 1) if self._careful else missing
-        self._asked = [min(self._at_once, missing - i) for i in range(0, missing, self._at_once)]
-        self._back.clear()
-        self.done = self.done or not self._asked
-        calls = (
-            []
-            if self.done
-            else [(n, seed_of(self.draw.seed, self._calls + i) % 2**31) for i, n in enumerate(self._asked)]
-        )
+        missing = min(missing, 1) if self._cautious else missing
+        self._round = [min(self._per_call, missing - i) for i in range(0, missing, self._per_call)]
+        self._answers.clear()
+        self.done = self.done or not self._round
+        if self.done:
+            return []
+        calls = [(n, seed_of(self.draw.seed, self._calls + i) % 2**31) for i, n in enumerate(self._round)]
         self._calls += len(calls)
         return calls
 
-    def land(self, place: int, found: list[Sample] | InputError) -> bool:
-        """Take what call `place` of the round brought; true when that was the last of them."""
-        self._back[place] = found
-        if len(self._back) < len(self._asked):
+    def add(self, number: int, answer: list[Sample] | InputError) -> bool:
+        """Take the answer to a call of the round; return whether that was the last one."""
+        self._answers[number] = answer
+        if len(self._answers) < len(self._round):
             return False
-        for i, n in enumerate(self._asked):
-            self._take(n, self._back[i])
+        for i, n in enumerate(self._round):
+            self._take(n, self._answers[i])
         return True
 
-    def _take(self, n: int, found: list[Sample] | InputError) -> None:
-        if not isinstance(found, InputError):
-            if len(found) < n:  # some servers answer one choice, whatever n says
-                self._at_once = min(self._at_once, len(found))
-            self._careful = False
-            for sample in found[:n]:
+    def _take(self, n: int, answer: list[Sample] | InputError) -> None:
+        if not isinstance(answer, InputError):
+            if len(answer) < n:  # some servers answer one choice, whatever n is
+                self._per_call = min(self._per_call, len(answer))
+            self._cautious = False
+            for sample in answer[:n]:
                 self._judge(sample)
-        elif n > 1:  # which is what some servers refuse
-            self._at_once, self._careful = 1, True
+        elif n > 1:  # some servers refuse that
+            self._per_call, self._cautious = 1, True
         else:
-            self._refusal = self._refusal or found
+            self._refusal = self._refusal or answer
             self.done = True
 
     def _judge(self, sample: Sample) -> None:
-        # Dropping what was drawn before is drawing without replacement, as far as `most` goes.
-        known = self.draw.distinct and (sample.text, sample.finished) in self._seen
-        self._seen.add((sample.text, sample.finished))
+        # Dropping repetitions is drawing without replacement, as far as `most` goes.
+        repeated = self.draw.distinct and (sample.text, sample.finished) in self._known
+        self._known.add((sample.text, sample.finished))
         self._judged += 1
-        if not known and (self.draw.accept is None or self.draw.accept(sample)):
+        if not repeated and (self.draw.accept is None or self.draw.accept(sample)):
             self._accepted.append(sample)
 
 
-class _Flight:
-    """Requests under way. What comes back is judged in the thread that asks for it."""
+class _OpenCalls:
+    """Calls under way. Their answers are judged in the thread that collects them."""
 
     def __init__(self, model: HttpModel):
         self._model = model
-        self._out: set[Future] = set()
-        self._back: SimpleQueue[tuple[_Drawing, int, Future[_Completion]]] = SimpleQueue()
-        self.failed = False  # what no request survives has happened to one
+        self._open: set[Future[_Completion]] = set()
+        self._answered: SimpleQueue[tuple[_OpenDraw, int, Future[_Completion]]] = SimpleQueue()
+        self.failed = False  # whether a request has failed so that no further one is to be started
 
-    @property
-    def calls(self) -> int:
-        """How many are out, of those that the server has and those that wait for their turn."""
-        return len(self._out)
+    def __len__(self) -> int:
+        """Return the number of calls, those at the server and those that wait for their turn."""
+        return len(self._open)
 
-    def start(self, request: Request) -> _Drawing:
-        """Make the request."""
-        drawing = self._model._drawing(request)
-        self._go_on(drawing)
-        return drawing
+    def start(self, request: Request) -> _OpenDraw:
+        """Begin to answer a request."""
+        draw = _OpenDraw(self._model.check(request))
+        self._start_round(draw)
+        return draw
 
-    def _go_on(self, drawing: _Drawing) -> None:
-        for place, (n, seed) in enumerate(drawing.next_round()):
-            call = self._model._client.start(self._model._complete(drawing.draw, n, seed))
-            self._out.add(call)
-            call.add_done_callback(lambda done, place=place: self._back.put((drawing, place, done)))
+    def _start_round(self, draw: _OpenDraw) -> None:
+        for number, (n, seed) in enumerate(draw.next_round()):
+            call = self._model.start(draw.draw, n, seed)
+            self._open.add(call)
+            call.add_done_callback(lambda call, number=number: self._answered.put((draw, number, call)))
 
-    def land(self, wait: bool) -> None:
-        """Judge what is back, and make the calls that follow from it. wait: until one is, if any is out."""
-        while self._out and (wait or not self._back.empty()):
-            drawing, place, call = self._back.get()
+    def collect(self, wait: bool) -> None:
+        """Judge the answers that have arrived, and start the calls that follow from them.
+
+        Args:
+            wait: Wait for the first answer if any call is under way.
+        """
+        while self._open and (wait or not self._answered.empty()):
+            draw, number, call = self._answered.get()
             wait = False
-            self._out.discard(call)
-            if drawing.done:  # another call of it has failed
+            self._open.discard(call)
+            if draw.done:  # another call of it has failed
                 continue
             try:
-                if drawing.land(place, self._samples(call)):
-                    self._go_on(drawing)
-            except Exception as e:  # of the server or of who judges; told when it is this request's turn
-                drawing.failure, drawing.done, self.failed = e, True, True
+                if draw.add(number, self._samples(call)):
+                    self._start_round(draw)
+            except Exception as e:  # of the server or of `accept`; raised when this request is next
+                draw.failure, draw.done, self.failed = e, True, True
 
     def _samples(self, call: Future[_Completion]) -> list[Sample] | InputError:
         try:
-            found = call.result()
+            completion = call.result()
         except InputError as e:
             return e
-        usage = found.usage or _Usage()
-        told = (usage.completion_tokens or 0) if len(found.choices) == 1 else 0
-        samples = [choice.sample(told) for choice in found.choices]
-        written = sum(s.tokens for s in samples) if usage.completion_tokens is None else usage.completion_tokens
-        self._model.counts.update(
-            {"prompt tokens": usage.prompt_tokens or 0, "tokens written": written, "texts written": len(samples)}
-        )
+        usage = completion.usage or _Usage()
+        reported_tokens = (usage.completion_tokens or 0) if len(completion.choices) == 1 else 0
+        samples = [choice.sample(reported_tokens) for choice in completion.choices]
+        self._model.count(completion, samples)
         return samples
 
     def cancel(self) -> None:
-        """Drop what is out."""
-        for call in self._out:
+        """Cancel the calls under way."""
+        for call in self._open:
             call.cancel()
-        self._out.clear()
+        self._open.clear()
 
 
-class _HttpChats(Chats):
-    """Chats of which each goes on as soon as its own answer is there."""
+class _HttpEpisodes(Episodes[Draw, Samples]):
+    """Episodes of which each goes on as soon as its own request is answered."""
 
     def __init__(self, model: HttpModel, n: int):
         super().__init__(model, n)
-        self._flight = _Flight(model)
-        self._drawings: dict[int, _Drawing] = {}
+        self._calls = _OpenCalls(model)
+        self._draws: dict[int, _OpenDraw] = {}
 
-    def submit(self, chat: int, request: Draw) -> None:
-        self._drawings[chat] = self._flight.start(request)
+    def submit(self, episode: int, request: Draw) -> None:
+        self._draws[episode] = self._calls.start(request)
 
-    def wait(self) -> list[tuple[int, Answer]]:
-        while not (known := [chat for chat, drawing in self._drawings.items() if drawing.done]) and self._drawings:
-            self._flight.land(wait=True)
-        return [(chat, self._drawings.pop(chat).result()) for chat in known]
+    def wait(self) -> list[tuple[int, Samples]]:
+        while not (done := [episode for episode, draw in self._draws.items() if draw.done]) and self._draws:
+            self._calls.collect(wait=True)
+        return [(episode, self._draws.pop(episode).result()) for episode in done]
 
     def close(self) -> None:
-        self._flight.cancel()
-        self._drawings.clear()
+        self._calls.cancel()
+        self._draws.clear()

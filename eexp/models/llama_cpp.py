@@ -1,7 +1,7 @@
-"""llama.cpp in process, on llama-cpp-python's low-level API; what is evaluated together, forked and drawn is ours.
+"""GGUF models in this process: llama.cpp, through the low-level API of llama-cpp-python.
 
-Sampling is ours rather than llama.cpp's, so that a draw is decided by its seed alone and its log-probability is known
-(to about 1e-3 a token where keys and values are kept in half precision).
+Batching (tree.py, episodes.py) and sampling (drawing.py) are done here rather than by llama.cpp, so that a draw depends
+on its seed alone and its log-probability is known (to about 1e-3 a token where keys and values are in half precision).
 """
 
 from __future__ import annotations
@@ -13,20 +13,25 @@ import weakref
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import psutil
 
 from eexp.cores import usable_cores
 from eexp.errors import EexpError, InputError
 from eexp.gguf import trial
 from eexp.gguf.log import keep_log
 from eexp.gguf.tiny import tiny_path
-from eexp.models import chat_template
-from eexp.models.base import Chats, Engine, Played
-from eexp.models.chat_template import AddedToken, Tokenizer
-from eexp.models.local import DEFAULT_CONTEXT, LocalModel, outputs
-from eexp.models.slots import Lanes, Slots
+from eexp.models.base import Draw, Engine, Episodes, PlaySettings, Samples
+from eexp.models.chat_tokens import AddedToken, Tokenizer
+from eexp.models.drawing import Logits
+from eexp.models.episodes import SequenceEpisodes, ThreadedEpisodes
+from eexp.models.local import DEFAULT_CONTEXT, LocalModel, max_outputs
 from eexp.models.tree import Full, Item
 from eexp.prompts import Messages
+from eexp.prompts.chat_template import render_chat
 from eexp.weights import fingerprint_of_files, parse_run
 
 if TYPE_CHECKING:
@@ -34,16 +39,16 @@ if TYPE_CHECKING:
 
 DEFAULT_BATCH = 512
 #: Texts written side by side on a CPU. It multiplies 16 tokens and more at full speed, while attention takes time for
-#: every token in the memory, those of other texts included.
+#: every token in memory, those of other texts included.
 CPU_STEP = 32
 
-_log: list[bytes] = []  # what llama.cpp has said lately, told only when something fails; the newest first
-_KEPT = 1000  # pieces of it
-_log_callback: Any = None  # kept alive: llama.cpp holds the bare pointer
+_log: list[bytes] = []  # llama.cpp's latest log, the newest piece first; shown only where something fails
+_LOG_PIECES = 1000  # pieces that are kept
+_log_callback: object = None  # kept alive: llama.cpp holds the bare pointer
 
 
-def _llama() -> Any:
-    """The low-level API, with its log kept off stderr."""
+def _llama() -> ModuleType:
+    """Return the low-level API, with its log kept off stderr."""
     global _log_callback
     try:
         import llama_cpp.llama_cpp as api
@@ -55,16 +60,21 @@ def _llama() -> Any:
     return api
 
 
-def _last_words() -> str:
-    words = b"".join(reversed(_log)).decode("utf-8", "replace")
-    said = [line.strip() for line in words.splitlines() if "error" in line or "fail" in line]
-    return said[0] if said else "llama.cpp gave no reason"
+def _last_error() -> str:
+    """Return the first error in llama.cpp's latest log."""
+    log = b"".join(reversed(_log)).decode("utf-8", "replace")
+    errors = [line.strip() for line in log.splitlines() if "error" in line or "fail" in line]
+    return errors[0] if errors else "llama.cpp gave no reason"
 
 
-class _Base:
-    """A loaded GGUF model; those who open the same file with the same settings share it."""
+class LoadedModel:
+    """A loaded GGUF model, which is shared by all that open the same file with the same settings.
 
-    _loaded: weakref.WeakValueDictionary[tuple, _Base] = weakref.WeakValueDictionary()
+    Raises:
+        EexpError: llama.cpp cannot load the file.
+    """
+
+    _loaded: weakref.WeakValueDictionary[tuple, LoadedModel] = weakref.WeakValueDictionary()
 
     def __init__(self, path: Path, gpu_layers: int | None):
         self.api = api = _llama()
@@ -74,21 +84,22 @@ class _Base:
             params.n_gpu_layers = gpu_layers
         self.pointer = api.llama_model_load_from_file(os.fsencode(path), params)
         if not self.pointer:
-            raise EexpError(f"{path}: cannot be loaded: {_last_words()}")
+            raise EexpError(f"{path}: cannot be loaded: {_last_error()}")
         self.vocab = api.llama_model_get_vocab(self.pointer)
         self.n_vocab: int = api.llama_vocab_n_tokens(self.vocab)
 
     @classmethod
-    def open(cls, path: Path, gpu_layers: int | None) -> _Base:
-        found = path.stat()
-        key = (found.st_dev, found.st_ino, found.st_mtime_ns, gpu_layers)
+    def open(cls, path: Path, gpu_layers: int | None) -> LoadedModel:
+        """Load a file, or return the loaded model of it."""
+        status = path.stat()
+        key = (status.st_dev, status.st_ino, status.st_mtime_ns, gpu_layers)
         base = cls._loaded.get(key)
         if base is None:
             base = cls._loaded[key] = cls(path, gpu_layers)
         return base
 
     def piece(self, token: int, special: bool = False) -> bytes:
-        """Return what a token spells; special ones nothing, unless `special`."""
+        """Return the bytes of a token; none for special tokens, unless `special`."""
         buffer = ctypes.create_string_buffer(64)
         n = self.api.llama_token_to_piece(self.vocab, token, buffer, 64, 0, special)
         if n < 0:
@@ -97,7 +108,14 @@ class _Base:
         return buffer.raw[:n]
 
     def tokenize(self, text: str, specials: bool) -> list[int]:
-        """Return the token ids of a text, in which special tokens may be written out."""
+        """Return the token ids of a text.
+
+        Args:
+            specials: Whether the texts of special tokens become these tokens.
+
+        Raises:
+            InputError: llama.cpp cannot tokenize the text.
+        """
         data = text.encode("utf-8")
         room = len(data) + 8
         ids = (self.api.llama_token * room)()
@@ -111,31 +129,32 @@ class _Base:
             self.api.llama_model_free(self.pointer)  # frees its adapters too
 
 
-class _Tokenizer(Tokenizer):
+class LlamaCppTokenizer(Tokenizer):
     """A vocabulary of llama.cpp with the chat template of its file.
 
-    header: of that file. It says at once which tokens are special; llama.cpp takes up to a second to tell it of each
-    token, and calls some of those that mark turns (gpt-oss') user-defined.
+    Args:
+        header: Header of that file. It lists the special tokens; llama.cpp takes up to a second to report the type of
+            every token, and calls some of those that mark turns (gpt-oss') user-defined.
     """
 
-    def __init__(self, base: _Base, template: str, header: Header):
+    def __init__(self, base: LoadedModel, template: str, header: Header):
         self._base, self._template, self._header = base, template, header
 
     def added_tokens(self) -> list[AddedToken]:
         api, vocab, header = self._base.api, self._base.vocab, self._header
         special = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_UNKNOWN
-        known = set(header.special_tokens)
-        some = {*known, *header.added_tokens, *self._base.tokenize(self._template, specials=True)}
+        special_ids = set(header.special_tokens)
+        candidates = {*special_ids, *header.added_tokens, *self._base.tokenize(self._template, specials=True)}
         tokens = []
-        for token in sorted(t for t in some if t < self._base.n_vocab):
+        for token in sorted(t for t in candidates if t < self._base.n_vocab):
             kind = api.llama_vocab_get_attr(vocab, token)
-            if token in known or kind & (special | api.LLAMA_TOKEN_ATTR_USER_DEFINED):
+            if token in special_ids or kind & (special | api.LLAMA_TOKEN_ATTR_USER_DEFINED):
                 text = api.llama_vocab_get_text(vocab, token).decode("utf-8", "replace")
                 tokens.append(
                     AddedToken(
                         token,
                         text,
-                        token in known or bool(kind & special),
+                        token in special_ids or bool(kind & special),
                         bool(kind & api.LLAMA_TOKEN_ATTR_LSTRIP),
                         bool(kind & api.LLAMA_TOKEN_ATTR_RSTRIP),
                     )
@@ -146,11 +165,11 @@ class _Tokenizer(Tokenizer):
         return self._base.tokenize(text, specials=True)
 
     def encode_as_text(self, text: str, first: bool) -> list[int]:
-        return self._base.tokenize(text, specials=False)  # which takes the beginning as what follows a special token
+        return self._base.tokenize(text, specials=False)  # which treats the beginning like any other place
 
     def render(self, messages: Messages, to_answer: bool) -> str:
         begin, end = self._ends
-        return chat_template.render(self._template, messages, bos_token=begin, eos_token=end, to_answer=to_answer)
+        return render_chat(self._template, messages, {"bos_token": begin, "eos_token": end}, to_answer)
 
     @cached_property
     def _ends(self) -> tuple[str, str]:
@@ -162,18 +181,27 @@ class _Tokenizer(Tokenizer):
         return begin, end
 
 
-class _Decoder:
+class LlamaCppDecoder:
     """A context of llama.cpp: a memory of `cells` tokens for `sequences`, and the evaluation of batches in it.
 
-    unified: all sequences share the cells, and what they have in common is kept once; else each has its own part, and
-    attention looks at no other's.
+    Args:
+        adapter: llama.cpp's pointer to a LoRA adapter.
+        unified: Let all sequences share the cells and keep common tokens once; else each sequence has its own part, and
+            attention reads no other part.
+
+    Raises:
+        EexpError: llama.cpp cannot make the context or apply the adapter.
     """
 
     def __init__(
-        self, base: _Base, engine: Engine, cells: int, sequences: int, adapter: Any = None, unified: bool = True
+        self,
+        base: LoadedModel,
+        engine: Engine,
+        cells: int,
+        sequences: int,
+        adapter: object = None,
+        unified: bool = True,
     ):
-        import numpy as np
-
         self.api, self.base = base.api, base
         api, params = base.api, base.api.llama_context_default_params()
         self.cells, self.sequences = cells, sequences
@@ -181,53 +209,50 @@ class _Decoder:
         params.n_ctx = max(cells, sequences)
         params.kv_unified = unified
         params.n_ubatch = self.batch = min(engine.batch or DEFAULT_BATCH, cells)
-        params.n_batch = max(self.batch, sequences)  # with a smaller one, or a smaller n_ctx, it ends the process
+        params.n_batch = max(self.batch, sequences)  # a smaller one, or a smaller n_ctx, ends the process
         params.n_threads = params.n_threads_batch = engine.threads or usable_cores()
         params.type_k = params.type_v = {"f32": 0, "f16": 1, "q8_0": 8}[engine.cache]
         params.no_perf = True
         flash = engine.flash_attention
         if flash is None and not api.llama_supports_gpu_offload():
-            flash = False  # on a CPU it made a prefill of 35 tokens 3 times slower
+            flash = False  # on a CPU it makes a prefill of 35 tokens 3 times slower
         if flash is not None:
             params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash else api.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self._context = api.llama_init_from_model(base.pointer, params)
         if not self._context:
-            raise EexpError(f"no context of {cells} tokens: {_last_words()}; try a smaller --context")
+            raise EexpError(f"no context of {cells} tokens: {_last_error()}; try a smaller --context")
         if adapter is not None:
             adapters = (api.llama_adapter_lora_p_ctypes * 1)(adapter)
             if api.llama_set_adapters_lora(self._context, adapters, 1, (ctypes.c_float * 1)(1.0)) != 0:
-                raise EexpError(f"the adapter cannot be applied: {_last_words()}")
-        self.outputs = outputs(self.batch, base.n_vocab)
+                raise EexpError(f"the adapter cannot be applied: {_last_error()}")
+        self.outputs = max_outputs(self.batch, base.n_vocab)
         self.step = self.batch if api.llama_supports_gpu_offload() else CPU_STEP
         self._memory = api.llama_get_memory(self._context)
         self._batch = api.llama_batch_init(self.batch, 0, sequences)
-        self._token, self._position, self._counts, self._wanted = (
+        self._token, self._position, self._counts, self._needs_logits = (
             np.ctypeslib.as_array(field, shape=(self.batch,))
             for field in (self._batch.token, self._batch.pos, self._batch.n_seq_id, self._batch.logits)
         )
 
-    def decode(self, items: Sequence[Item]) -> list[Any]:
-        """Logits of the items that want them; raises Full. The arrays are llama.cpp's own: read them before the next
-        call."""
+    def decode(self, items: Sequence[Item]) -> list[Logits]:
+        """Evaluate items as `tree.Decoder` says. The arrays are llama.cpp's own: read them before the next call."""
         n = self._batch.n_tokens = len(items)
-        tokens, positions, sequences, wanted = zip(*items)
-        self._token[:n], self._position[:n], self._wanted[:n] = tokens, positions, wanted
+        tokens, positions, sequences, needs_logits = zip(*items)
+        self._token[:n], self._position[:n], self._needs_logits[:n] = tokens, positions, needs_logits
         self._counts[:n] = [len(some) for some in sequences]
         for i, some in enumerate(sequences):
             target = self._batch.seq_id[i]
             for j, sequence in enumerate(some):
                 target[j] = sequence
         status = self.api.llama_decode(self._context, self._batch)
-        del _log[_KEPT:]
+        del _log[_LOG_PIECES:]
         if status == 1:
             raise Full
         if status != 0:
-            raise EexpError(f"llama_decode failed with status {status}: {_last_words()}")
-        return [self._logits(i) for i in range(n) if wanted[i]]
+            raise EexpError(f"llama_decode failed with status {status}: {_last_error()}")
+        return [self._logits(i) for i in range(n) if needs_logits[i]]
 
-    def _logits(self, i: int) -> Any:
-        import numpy as np
-
+    def _logits(self, i: int) -> Logits:
         pointer = self.api.llama_get_logits_ith(self._context, i)
         return np.ctypeslib.as_array(pointer, shape=(self.base.n_vocab,))
 
@@ -252,9 +277,12 @@ class _Decoder:
 
 
 class LlamaCppModel(LocalModel):
-    """A GGUF model with an optional GGUF LoRA adapter. Raises EexpError where either cannot be loaded.
+    """A GGUF model with an optional GGUF LoRA adapter.
 
-    Models on one base file share its weights, so several adapters cost one base.
+    Models on one base file share its weights, so several adapters take the memory of one base.
+
+    Raises:
+        EexpError: The model or the adapter cannot be loaded, or they do not fit together.
     """
 
     def __init__(
@@ -273,9 +301,9 @@ class LlamaCppModel(LocalModel):
                 raise EexpError(f"model file not found: {file}")
         self.spec, self._engine = spec or "+".join(map(str, files)), engine
         self._read_metadata(files)
-        if files != [tiny_path()]:  # which was exported here
+        if files != [tiny_path()]:  # which eexp has exported itself
             trial.check(files)
-        self._base: _Base | None = _Base.open(files[0], engine.gpu_layers)
+        self._open_base: LoadedModel | None = LoadedModel.open(files[0], engine.gpu_layers)
         self._api = api = self._base.api
         template = api.llama_model_chat_template(self._base.pointer, None)
         if not template:
@@ -290,36 +318,45 @@ class LlamaCppModel(LocalModel):
                 f"llama-server and give -m http://HOST:PORT/v1"
             )
         self._n_ctx = engine.context or min(api.llama_model_n_ctx_train(self._base.pointer), DEFAULT_CONTEXT)
-        self._adapter = self._load_adapter(adapter) if adapter else None
+        self._adapter = self._load_adapter(self._base, adapter) if adapter else None
         self._threads = engine.threads or usable_cores()
         self._on_gpu = api.llama_supports_gpu_offload() and engine.gpu_layers != 0
         self.settings = self._resolved()
         self.fingerprint = fingerprint_of_files(*files)
 
     def _read_metadata(self, files: list[Path]) -> None:
-        """Read how it is to be played, and check that the adapter was made for this base."""
+        """Read how to prompt the model, and check that the adapter was made for this base."""
         from eexp.gguf.file import read_header
 
         headers = [read_header(file) for file in files]
         self._header = headers[0]
-        said = [header.strings for header in headers]
-        trained = {"prompt_style": said[-1].get("eexp.prompt_style")}  # all that earlier versions wrote
-        self.played = Played.of_run({**trained, **parse_run(said[-1].get("eexp.run", "{}"), f"{files[-1]}: eexp.run")})
+        strings = [header.strings for header in headers]
+        trained = {"prompt_style": strings[-1].get("eexp.prompt_style")}  # the only key of earlier versions
+        self.play_settings = PlaySettings.of_run(
+            {**trained, **parse_run(strings[-1].get("eexp.run", "{}"), f"{files[-1]}: eexp.run")}
+        )
         if len(files) == 2:
-            if said[1].get("general.type") != "adapter":
+            if strings[1].get("general.type") != "adapter":
                 raise EexpError(f"{files[1]}: not an adapter")
-            base, wanted = said[0].get("eexp.fingerprint"), said[1].get("eexp.base.fingerprint")
-            if base and wanted and base != wanted:
-                raise EexpError(f"{files[1]}: made for another base model ({wanted}) than {files[0]} ({base})")
+            own, trained_on = strings[0].get("eexp.fingerprint"), strings[1].get("eexp.base.fingerprint")
+            if own and trained_on and own != trained_on:
+                raise EexpError(f"{files[1]}: made for another base model ({trained_on}) than {files[0]} ({own})")
 
-    def _load_adapter(self, adapter: str | os.PathLike) -> Any:
+    def _load_adapter(self, base: LoadedModel, adapter: str | os.PathLike) -> object:
         _log.clear()
-        loaded = self._api.llama_adapter_lora_init(self._base.pointer, os.fsencode(adapter))
+        loaded = self._api.llama_adapter_lora_init(base.pointer, os.fsencode(adapter))
         if not loaded:
-            raise EexpError(f"{adapter}: does not fit {self.spec.split('+')[0]}: {_last_words()}")
+            raise EexpError(f"{adapter}: does not fit {self.spec.split('+')[0]}: {_last_error()}")
         return loaded
 
+    @property
+    def _base(self) -> LoadedModel:
+        if self._open_base is None:
+            raise ValueError(f"{self.spec}: the model is closed")
+        return self._open_base
+
     def _resolved(self) -> str:
+        """Return the settings in words."""
         engine = self._engine
         threads, gpu = self._threads, self._on_gpu
         flash = gpu if engine.flash_attention is None else engine.flash_attention
@@ -331,8 +368,8 @@ class LlamaCppModel(LocalModel):
 
     # -- tokens --------------------------------------------------------------------------------------------------
 
-    def _open_tokenizer(self) -> _Tokenizer:
-        return _Tokenizer(self._base, self._template, self._header)
+    def _open_tokenizer(self) -> LlamaCppTokenizer:
+        return LlamaCppTokenizer(self._base, self._template, self._header)
 
     def is_end(self, token: int) -> bool:
         return self._api.llama_vocab_is_eog(self._base.vocab, token)
@@ -347,29 +384,28 @@ class LlamaCppModel(LocalModel):
     def _usual_end(self) -> int:
         return self._api.llama_vocab_eos(self._base.vocab)
 
-    def _decoder(self) -> _Decoder:
+    def _decoder(self) -> LlamaCppDecoder:
         sequences = self._api.llama_max_parallel_sequences()
-        return _Decoder(self._base, self._engine, self._n_ctx, sequences, self._adapter)
+        return LlamaCppDecoder(self._base, self._engine, self._n_ctx, sequences, self._adapter)
 
-    def chats(self, n: int) -> Chats:
-        lanes = min(n, max(1, usable_cores() // self._threads)) if not self._on_gpu else 1
-        each = max(1, min(-(-n // lanes), self._api.llama_max_parallel_sequences(), self._fit_in_memory() // lanes))
+    def episodes(self, n: int) -> Episodes[Draw, Samples]:
+        threads = min(n, max(1, usable_cores() // self._threads)) if not self._on_gpu else 1
+        most = min(self._api.llama_max_parallel_sequences(), self._contexts_in_memory() // threads)
+        each = max(1, min(-(-n // threads), most))
         cells = -(-self._n_ctx // 256) * 256  # llama.cpp's step
-        made = [
-            Slots(
+        parts = [
+            SequenceEpisodes(
                 self,
-                _Decoder(self._base, self._engine, cells * each, each, self._adapter, unified=False),
+                LlamaCppDecoder(self._base, self._engine, cells * each, each, self._adapter, unified=False),
                 self,
                 self._fitting,
             )
-            for _ in range(lanes)
+            for _ in range(threads)
         ]
-        return Lanes(self, made) if lanes > 1 else made[0]
+        return ThreadedEpisodes(self, parts) if threads > 1 else parts[0]
 
-    def _fit_in_memory(self) -> int:
-        """How many contexts there is memory for: half of what is free, for what comes beside keys and values."""
-        import psutil
-
+    def _contexts_in_memory(self) -> int:
+        """Return the number of contexts whose keys and values take half of the free memory."""
         api, model = self._api, self._base.pointer
         width = api.llama_model_n_embd(model) // api.llama_model_n_head(model) * api.llama_model_n_head_kv(model)
         size = {"f32": 4, "f16": 2, "q8_0": 34 / 32}[self._engine.cache]
@@ -378,4 +414,4 @@ class LlamaCppModel(LocalModel):
 
     def close(self) -> None:
         super().close()
-        self._base = None
+        self._open_base = None

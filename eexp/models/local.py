@@ -1,7 +1,7 @@
-"""Models in this process: what llama.cpp and transformers have in common, which is all but the tokens and the memory.
+"""Models in this process: the part that llama.cpp and transformers share, which is all but tokens and memory.
 
-A backend brings a tokenizer, its chat template and a decoder (tree.py). Prompts, stop tokens, what fits into the
-context and how a group is answered are then the same, so two backends of the same weights give the same answers.
+A backend brings a tokenizer, its chat template and a decoder (tree.py). Prompts, stop tokens, the check of the context
+and the way in which a group is answered are the same, so two backends with the same weights give the same answers.
 """
 
 from __future__ import annotations
@@ -12,110 +12,114 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 from eexp.errors import InputError
-from eexp.models.base import Answer, Draw, Model, Request
-from eexp.models.chat_template import ChatTokenizer, Tokenizer
-from eexp.models.tree import Decoder, Tree
+from eexp.models.base import Draw, Model, Request, Samples, Score
+from eexp.models.chat_tokens import ChatTokenizer, Tokenizer
+from eexp.models.tree import Decoder, PrefixTree
 from eexp.prompts import Messages
 
 DEFAULT_CONTEXT = 8192
-OUTPUT_BYTES = 128 << 20  # of logits that one batch may ask for
+OUTPUT_BYTES = 128 << 20  # of the logits of one batch
 
 
-def outputs(batch: int, n_vocab: int) -> int:
-    """How many items of a batch may have their logits asked for."""
+def max_outputs(batch: int, n_vocab: int) -> int:
+    """Return the number of items of a batch whose logits may be returned."""
     return max(16, min(batch, OUTPUT_BYTES // (4 * n_vocab)))
 
 
 class LocalModel(Model):
-    """A language model in this process, which is a drawing.Vocabulary, too."""
+    """A language model in this process, which is also a drawing.Vocabulary."""
 
     #: Tokens that a prompt and its answer may take together.
     _n_ctx: int
 
     def __init__(self) -> None:
         super().__init__()
-        self._tree: Tree | None = None
+        self._tree: PrefixTree | None = None
 
     @abstractmethod
     def _decoder(self) -> Decoder:
-        """The memory for all answers; made when the first is asked for."""
+        """Return the memory for all answers; called for the first request."""
 
     # -- tokens --------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def _open_tokenizer(self) -> Tokenizer:
-        """The backend's tokenizer and chat template; asked for once."""
+        """Return the backend's tokenizer and chat template; called once."""
 
     @cached_property
-    def _chats(self) -> ChatTokenizer:
+    def _chat_tokenizer(self) -> ChatTokenizer:
         return ChatTokenizer(self._open_tokenizer())
 
     @abstractmethod
     def is_end(self, token: int) -> bool:
-        """Whether the token ends a text."""
+        """Return whether the token ends a text."""
 
     @abstractmethod
     def text(self, ids: Sequence[int]) -> str:
-        """What tokens spell, special ones left out."""
+        """Return the text of tokens, without special ones."""
 
     @abstractmethod
     def _usual_end(self) -> int:
-        """The token that ends a text where the chat template writes none."""
+        """Return the token that ends a text where the chat template writes none."""
 
     def prompt_ids(self, messages: Messages) -> list[int]:
-        """Token ids of a chat, ending where the assistant is to write."""
-        return self._chats.chat(messages)
+        """Return the token ids of a chat, which end where the assistant is to write."""
+        return self._chat_tokenizer.chat(messages)
 
     def tokenize(self, text: str) -> list[int]:
-        """Token ids of a text that stands alone; special tokens are not among them."""
-        return self._chats.text(text)
+        """Return the token ids of a text that stands alone; special tokens are not among them."""
+        return self._chat_tokenizer.text(text)
 
     def completion(self, text: str) -> list[int]:
-        """Token ids of an answer and of the stop token that the chat template writes after it."""
+        """Return the token ids of an answer and the stop token that the chat template writes after it."""
         return [*self.tokenize(text), self._stop]
 
     def encode(self, prompt: Messages, completion: Messages) -> list[int]:
-        return self._chats.example(prompt, completion, self._eos())[1]
+        return self._chat_tokenizer.example(prompt, completion, self._eos())[1]
 
     def spell(self, ids: Sequence[int]) -> str:
         return self.text(ids)
 
     @abstractmethod
     def _eos(self) -> int | None:
-        """The stop token that the tokenizer names, which ends the targets in training."""
+        """Return the stop token that the tokenizer names, which ends the targets in training; None without one."""
 
     @cached_property
     def _stop(self) -> int:
-        """The token that ends the assistant's turn: the first ending one that the template writes after an answer."""
-        asked: Messages = [{"role": "user", "content": "?"}]
-        whole = self._chats.chat([*asked, {"role": "assistant", "content": "!"}], to_answer=False)
-        after = len(os.path.commonprefix([whole, self.prompt_ids(asked)]))
-        found = next((token for token in whole[after:] if self.is_end(token)), None)
-        return self._usual_end() if found is None else found
+        """The token that ends the assistant's turn: the first end token that the template writes after an answer."""
+        prompt: Messages = [{"role": "user", "content": "?"}]
+        whole = self._chat_tokenizer.chat([*prompt, {"role": "assistant", "content": "!"}], to_answer=False)
+        after = len(os.path.commonprefix([whole, self.prompt_ids(prompt)]))
+        stop = next((token for token in whole[after:] if self.is_end(token)), None)
+        return self._usual_end() if stop is None else stop
 
     # -- answering -----------------------------------------------------------------------------------------------
 
-    def answer(self, groups: Iterable[Sequence[Request]]) -> Iterator[list[Answer]]:
+    def answer(self, groups: Iterable[Sequence[Request]]) -> Iterator[list[Samples]]:
         for group in groups:
             yield self._answer(group)
 
-    def _answer(self, group: Sequence[Request]) -> list[Answer]:
-        answers: list[Answer] = []
-        fit: list[tuple[int, list[int], Request]] = []
+    def _answer(self, group: Sequence[Request]) -> list[Samples]:
+        answers: list[Samples] = []
+        fitting: list[tuple[int, list[int], Draw | Score]] = []
         for i, request in enumerate(group):
             try:
-                fit.append((i, self._fitting(request), request))
+                fitting.append((i, self._fitting(request), request))
                 answers.append([])
             except InputError as e:
                 answers.append(e)
         if self._tree is None:
-            self._tree = Tree(self._decoder(), self, self.counts)
-        for (i, *_), answer in zip(fit, self._tree.answer([(ids, request) for _, ids, request in fit])):
+            self._tree = PrefixTree(self._decoder(), self, self.counts)
+        for (i, *_), answer in zip(fitting, self._tree.answer([(ids, request) for _, ids, request in fitting])):
             answers[i] = answer
         return answers
 
     def _fitting(self, request: Request) -> list[int]:
-        """The prompt's tokens; raises InputError where there is no room for them and an answer."""
+        """Return the tokens of a prompt.
+
+        Raises:
+            InputError: They and the answer do not fit into the context.
+        """
         ids = self.prompt_ids(request.prompt)
         ids += self.tokenize(request.prefix) if request.prefix else []
         if isinstance(request, Draw):

@@ -1,4 +1,4 @@
-"""Policies: from a state to actions. A language model with a prompt style is one; so are `random` and `expert`."""
+"""Policies map a state to actions: a language model under a prompt style, `random`, or the environment's `expert`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,21 @@ from dataclasses import dataclass
 from itertools import islice
 
 from eexp.errors import InputError, UsageError
-from eexp.models.base import Answer, Chats, Draw, Model, Request, Sample, Score
-from eexp.prompts import PromptStyle
+from eexp.models.base import Draw, Episodes, Model, Request, Sample, Samples, Sampling, Score
+from eexp.prompts import Messages, ParsedAnswer, PromptStyle
 
 
 @dataclass
 class State:
-    """Where an agent stands: the task in words, the steps so far, what it sees, and what it may do if that is known."""
+    """The state in which an agent acts.
+
+    Attributes:
+        instruction: The task in words.
+        steps: The steps before, each with `observation`, `action` and perhaps `thought`.
+        observation: The current observation.
+        admissible: The admissible actions, if they are known.
+        expert: The action of the environment's expert, if it is known.
+    """
 
     instruction: str
     steps: Sequence[dict]
@@ -25,112 +33,92 @@ class State:
     expert: str | None = None
 
 
-@dataclass
-class Proposal:
-    """An action, what the policy wrote around it, and the log-probability of that text.
+@dataclass(frozen=True)
+class Proposal(ParsedAnswer):
+    """An action that a policy proposes.
 
-    cut_off: the text ended at the token limit before its action was whole; the action is empty then.
+    Attributes:
+        text: The whole text that it was read from; None for a policy that writes none.
+        logprob: Natural log-probability of that text; None where it is not known.
     """
 
-    action: str
     text: str | None = None
     logprob: float | None = None
-    finished: bool = True
-    thought: str = ""
-    cut_off: bool = False
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Ask a policy for `n` actions in a state; the other fields as in `models.base.Draw`.
+class ActionDraw(Sampling[Proposal]):
+    """A request to a policy for `n` actions in a state.
 
-    An action is empty where the policy wrote none. only_admissible: it can write nothing but an admissible action.
+    An action is empty where the policy wrote none.
+
+    Attributes:
+        only_admissible: Allow the policy to write nothing but an admissible action.
     """
 
     state: State
-    n: int = 1
-    temperature: float = 1.0
-    seed: int = 0
-    accept: Callable[[Proposal], bool] | None = None
-    most: int | None = None
-    distinct: bool = False
     only_admissible: bool = False
-    top_p: float | None = None
-    min_p: float | None = None
-    contends: Callable[[Proposal], bool] | None = None
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """Ask a policy how probable it finds each of some actions in a state."""
+class ActionScore:
+    """A request to a policy for the log-probability of each of some actions in a state."""
 
     state: State
     actions: Sequence[str]
 
 
+ActionRequest = ActionDraw | ActionScore
+#: The proposed actions, or the reason why there can be none.
 Proposals = list[Proposal] | InputError
 
 
 class Policy(ABC):
-    """Proposes actions. `needs` names the fields of a State beyond the usual that it cannot do without."""
+    """Proposes actions in states."""
 
     fingerprint = ""
     style_label: str | None = None
     max_tokens: int | None = None
     think: str = "never"
+    #: The optional fields of a State that the policy requires.
     needs: frozenset[str] = frozenset()
-    #: Whether it can draw without replacement, keep `Choice.min_p`, and score.
+    #: Whether it can draw without replacement, keep `ActionDraw.min_p`, and score.
     exact: bool = False
 
     @property
     def counts(self) -> Counter[str]:
-        """What its proposals cost."""
+        """The cost of its proposals, as in `Model.counts`."""
         return Counter()
 
     @abstractmethod
-    def choose(self, groups: Iterable[Sequence[Choice | Ranking]]) -> Iterator[list[Proposals]]:
-        """The proposals for each group, in order (see `models.base.Model.answer`); for a Ranking, its actions."""
+    def answer(self, groups: Iterable[Sequence[ActionRequest]]) -> Iterator[list[Proposals]]:
+        """Yield the proposals for each group, in order (see `Model.answer`); for an ActionScore, its actions."""
 
-    def propose(self, choice: Choice | Ranking) -> list[Proposal]:
-        """The proposals for one choice. Raises InputError where there can be none."""
-        ((found,),) = self.choose([[choice]])
-        if isinstance(found, InputError):
-            raise found
-        return found
+    def propose(self, request: ActionRequest) -> list[Proposal]:
+        """Return the proposals for one request.
 
-    def players(self, n: int) -> Players:
-        """`n` episodes at once, or as many as there is memory for (`Players.n`), each with at most one open choice."""
-        return Players(self, n)
+        Raises:
+            InputError: There can be none in this state.
+        """
+        ((proposals,),) = self.answer([[request]])
+        if isinstance(proposals, InputError):
+            raise proposals
+        return proposals
 
-    def close(self) -> None:
-        """Give back the memory. Safe to call twice."""
-
-
-class Players:
-    """Episodes in flight. This one answers at once, for policies that need no time."""
-
-    def __init__(self, policy: Policy, n: int):
-        self.policy, self.n = policy, n
-        self._open: dict[int, Choice] = {}
-
-    def submit(self, player: int, choice: Choice) -> None:
-        """Ask for a choice's actions on behalf of a player (numbered from 0)."""
-        self._open[player] = choice
-
-    def wait(self) -> list[tuple[int, Proposals]]:
-        """Work until something may be known; (player, proposals) for all that became known, perhaps none yet."""
-        asked, self._open = self._open, {}
-        return list(zip(asked, next(iter(self.policy.choose([list(asked.values())]))))) if asked else []
+    def episodes(self, n: int) -> Episodes[ActionDraw, Proposals]:
+        """Return `n` episodes in flight, or as many as there is memory for (`Episodes.n`)."""
+        return Episodes(self, n)
 
     def close(self) -> None:
-        """Forget all players."""
+        """Free the memory. Safe to call twice."""
 
 
 class ModelPolicy(Policy):
     """A language model that acts under a prompt style.
 
-    think: "always" asks for a thought before every action, "never" for the action alone, "auto" leaves it to the model
-    where the style's prompt is the same for both.
+    Args:
+        think: "always" asks for a thought before every action, "never" for the action alone; "auto" leaves it to the
+            model where the style's prompt is the same for both.
     """
 
     def __init__(self, model: Model, style: PromptStyle, max_tokens: int, think: str = "never"):
@@ -144,129 +132,136 @@ class ModelPolicy(Policy):
     def counts(self) -> Counter[str]:
         return self.model.counts
 
-    def choose(self, groups: Iterable[Sequence[Choice | Ranking]]) -> Iterator[list[Proposals]]:
-        for answers in self.model.answer([self.request(c) for c in group] for group in groups):
-            yield [self.proposals(found) for found in answers]
+    def answer(self, groups: Iterable[Sequence[ActionRequest]]) -> Iterator[list[Proposals]]:
+        for answers in self.model.answer([self.request(r) for r in group] for group in groups):
+            yield [self.proposals(answer) for answer in answers]
 
-    def request(self, choice: Choice | Ranking) -> Request:
-        """What a choice asks of the model."""
-        if isinstance(choice, Ranking):
-            return Score(self.prompt(choice.state), self._texts(choice.actions), self._opening)
-        return self.draw(choice)
+    def request(self, request: ActionRequest) -> Request:
+        """Return the request to the model that a request to the policy takes."""
+        if isinstance(request, ActionScore):
+            return Score(self.prompt(request.state), self._texts(request.actions), self._opening)
+        return self.draw(request)
 
-    def prompt(self, state: State) -> list[dict[str, str]]:
-        """The chat in which the state is put to the model."""
+    def prompt(self, state: State) -> Messages:
+        """Return the chat that shows a state to the model."""
         return self.style.act(
             state.instruction, state.steps, state.observation, state.admissible, think=self.think == "always"
         )
 
     def _texts(self, actions: Iterable[str]) -> list[str]:
-        """What the model would write for actions without a thought, after the opening."""
+        """Return the text that the model would write for each action without a thought, after the opening."""
         return [self.style.answer(action).text.removeprefix(self._opening) for action in actions]
 
-    def draw(self, choice: Choice) -> Draw:
-        """A choice as a request to the model."""
-        state, allowed = choice.state, None
-        if choice.only_admissible:
+    def draw(self, request: ActionDraw) -> Draw:
+        """Return the request for texts that a request for actions takes.
+
+        Raises:
+            InputError: Only admissible actions are allowed, and none are known.
+        """
+        state, allowed = request.state, None
+        if request.only_admissible:
             if not state.admissible:
                 raise InputError("only admissible actions may be chosen, and none are known here")
             allowed = self._texts(state.admissible)
         return Draw(
             self.prompt(state),
-            choice.n,
-            choice.temperature,
-            self.max_tokens,
-            choice.seed,
-            accept=self._of_samples(choice.accept),
-            most=choice.most,
-            distinct=choice.distinct,
+            n=request.n,
+            temperature=request.temperature,
+            seed=request.seed,
+            accept=self._of_samples(request.accept),
+            most=request.most,
+            distinct=request.distinct,
+            top_p=request.top_p,
+            min_p=request.min_p,
+            contends=self._of_samples(request.contends),
+            max_tokens=self.max_tokens,
             allowed=allowed,
             prefix=self._opening,
-            top_p=choice.top_p,
-            min_p=choice.min_p,
-            contends=self._of_samples(choice.contends),
         )
 
     def _of_samples(self, judge: Callable[[Proposal], bool] | None) -> Callable[[Sample], bool] | None:
-        """A judge of proposals as one of samples."""
+        """Return a judge of proposals as a judge of samples."""
         return None if judge is None else lambda sample: judge(self._proposal(sample))
 
-    def proposals(self, answer: Answer) -> Proposals:
-        """The model's answer as actions."""
-        return answer if isinstance(answer, InputError) else [self._proposal(s) for s in answer]
+    def proposals(self, answer: Samples) -> Proposals:
+        """Return the model's samples as proposals."""
+        return answer if isinstance(answer, InputError) else [self._proposal(sample) for sample in answer]
 
     def _proposal(self, sample: Sample) -> Proposal:
         text = self._opening + sample.text
         parsed = self.style.parse(text, sample.finished)
-        return Proposal(parsed.action, text, sample.logprob, sample.finished, parsed.thought, parsed.cut_off)
+        return Proposal(parsed.action, parsed.thought, parsed.cut_off, text, sample.logprob)
 
-    def players(self, n: int) -> Players:
-        return _ModelPlayers(self, self.model.chats(n))
+    def episodes(self, n: int) -> Episodes[ActionDraw, Proposals]:
+        return _ModelEpisodes(self, n)
 
     def close(self) -> None:
         self.model.close()
 
 
-class _ModelPlayers(Players):
-    def __init__(self, policy: ModelPolicy, chats: Chats):
-        self._policy, self._chats, self.n = policy, chats, chats.n
+class _ModelEpisodes(Episodes[ActionDraw, Proposals]):
+    """Episodes that a language model plays."""
 
-    def submit(self, player: int, choice: Choice) -> None:
-        self._chats.submit(player, self._policy.draw(choice))
+    def __init__(self, policy: ModelPolicy, n: int):
+        self._policy, self._episodes = policy, policy.model.episodes(n)
+        super().__init__(policy, self._episodes.n)
+
+    def submit(self, episode: int, request: ActionDraw) -> None:
+        self._episodes.submit(episode, self._policy.draw(request))
 
     def wait(self) -> list[tuple[int, Proposals]]:
-        return [(player, self._policy.proposals(answer)) for player, answer in self._chats.wait()]
+        return [(episode, self._policy.proposals(answer)) for episode, answer in self._episodes.wait()]
 
     def close(self) -> None:
-        self._chats.close()
+        self._episodes.close()
 
 
-class _Offhand(Policy):
-    """A policy that answers without thinking: one action at a time."""
+class _ModelFreePolicy(Policy):
+    """A policy without a model, which answers at once."""
 
-    def choose(self, groups: Iterable[Sequence[Choice | Ranking]]) -> Iterator[list[Proposals]]:
+    def answer(self, groups: Iterable[Sequence[ActionRequest]]) -> Iterator[list[Proposals]]:
         for group in groups:
-            yield [self._answer(choice) for choice in group]
+            yield [self._answer(request) for request in group]
 
-    def _answer(self, choice: Choice | Ranking) -> Proposals:
-        if isinstance(choice, Ranking):
+    def _answer(self, request: ActionRequest) -> Proposals:
+        if isinstance(request, ActionScore):
             raise UsageError(f"the policy {self.fingerprint} cannot score actions; give a model")
         try:
-            drawn = (Proposal(action) for action in self._actions(choice))
-            if choice.accept is None:
-                return list(drawn)
-            return list(islice(filter(choice.accept, drawn), choice.n))
+            proposals = (Proposal(action) for action in self._actions(request))
+            if request.accept is None:
+                return list(proposals)
+            return list(islice(filter(request.accept, proposals), request.n))
         except InputError as e:
             return e
 
     @abstractmethod
-    def _actions(self, choice: Choice) -> Iterator[str]:
-        """As many actions as may be judged."""
+    def _actions(self, request: ActionDraw) -> Iterator[str]:
+        """Yield as many actions as may be judged."""
 
 
-class RandomPolicy(_Offhand):
-    """Uniform over the admissible actions."""
+class RandomPolicy(_ModelFreePolicy):
+    """Draws uniformly from the admissible actions."""
 
     fingerprint = "random"
     needs = frozenset({"admissible"})
 
-    def _actions(self, choice: Choice) -> Iterator[str]:
-        if not choice.state.admissible:
+    def _actions(self, request: ActionDraw) -> Iterator[str]:
+        if not request.state.admissible:
             raise InputError("the random policy needs admissible actions, and there are none here")
-        draw, listed = random.Random(choice.seed), choice.state.admissible
-        if choice.distinct:
-            yield from draw.sample(listed, min(choice.most or choice.n, len(listed)))
+        generator, admissible = random.Random(request.seed), request.state.admissible
+        if request.distinct:
+            yield from generator.sample(admissible, min(request.most or request.n, len(admissible)))
         else:
-            yield from (draw.choice(listed) for _ in range(choice.most or choice.n))
+            yield from (generator.choice(admissible) for _ in range(request.most or request.n))
 
 
-class ExpertPolicy(_Offhand):
-    """The environment's own expert."""
+class ExpertPolicy(_ModelFreePolicy):
+    """Takes the actions of the environment's own expert."""
 
     fingerprint = "expert"
     needs = frozenset({"expert"})
 
-    def _actions(self, choice: Choice) -> Iterator[str]:
-        if choice.state.expert is None:
+    def _actions(self, request: ActionDraw) -> Iterator[str]:
+        if request.state.expert is None:
             raise InputError("the environment's expert has no action here")
-        yield from [choice.state.expert] * choice.n
+        yield from [request.state.expert] * request.n

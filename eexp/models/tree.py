@@ -1,15 +1,15 @@
-"""Answers a group of requests through one memory of keys and values, every shared token evaluated once.
+"""Answer a group of requests in one memory of keys and values, evaluating every shared token once.
 
-The prompts of a group are walked along one sequence, the trunk: what a prompt shares with the one before it is there
-already, and several prompts of which each begins the next are one run of tokens. At the end of each, the texts of its
-request are written as chains that branch off the trunk and off each other without copying anything; all chains of all
-requests go on together, one batch a step. When a request is done, its room goes to the next.
+The prompts of a group follow each other in one sequence, the trunk: the tokens that a prompt shares with the one before
+are in it already, and several prompts of which each begins the next are one run of tokens. At the end of each prompt,
+the texts of its request are written as chains that branch off the trunk and off each other without copying. All chains
+of all requests advance together, one batch a step. When a request is done, the next one takes its room.
 
-The schedule follows from the requests and what is drawn alone, never from time, and each group begins with an empty
-memory. So a group's answers are the same bytes whatever was answered before it.
+The schedule follows from the requests and the draws alone, never from time, and each group begins with an empty memory.
+So a group's answers are the same bytes, whatever was answered before it.
 
-When the memory is full, the chains of the requests that came last are forgotten, and evaluated again later from their
-tokens, which costs time and changes nothing (but rounding).
+When the memory is full, the chains of the latest requests are evicted, and evaluated again later from their tokens,
+which costs time and changes nothing (but rounding).
 """
 
 from __future__ import annotations
@@ -18,32 +18,35 @@ import os
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from eexp.errors import EexpError
 from eexp.models.base import Draw, Sample, Score
-from eexp.models.drawing import Node, Search, Vocabulary, Weights, search
+from eexp.models.drawing import Logits, Node, Search, TokenDistribution, Vocabulary, open_search
 
 
 class Item(NamedTuple):
-    """A token to evaluate: where, for which sequences, and whether its logits are wanted."""
+    """A token to evaluate: its position, the sequences it belongs to, and whether its logits are needed."""
 
     token: int
     position: int
     sequences: Sequence[int]
-    wanted: bool
+    needs_logits: bool
 
 
 class Full(Exception):
-    """There is no room for a batch; nothing has been evaluated."""
+    """Error raised when there is no room for a batch; nothing has been evaluated."""
 
 
 class Decoder(Protocol):
     """A model's memory, and the evaluation of tokens in it.
 
-    `sequences` may be told apart, numbered from 0; `cells` tokens fit in, each counted once however many sequences
-    share it; `batch` items may be evaluated at once, and the logits of `outputs` of them asked for. `step`: how many
-    texts are best written side by side.
+    Attributes:
+        sequences: Number of sequences, which are numbered from 0.
+        cells: Number of tokens that fit in; a token that several sequences share counts once.
+        batch: Maximum number of items evaluated at once.
+        outputs: Maximum number of items of a batch whose logits are returned.
+        step: Number of texts that are written side by side most efficiently.
     """
 
     sequences: int
@@ -52,11 +55,16 @@ class Decoder(Protocol):
     outputs: int
     step: int
 
-    def decode(self, items: Sequence[Item]) -> list[Any]:
-        """Evaluate items, in each sequence by ascending position; raises Full.
+    def decode(self, items: Sequence[Item]) -> list[Logits]:
+        """Evaluate items, which come in ascending position within each sequence.
 
-        Returns float32 logits [vocabulary] for each item that wants them, in order, to be read before the next call.
+        Returns:
+            Float32 logits [vocabulary] of each item that is `needs_logits`, in order; read them before the next call.
+
+        Raises:
+            Full: There is no room for the items.
         """
+        ...
 
     def fork(self, source: int, target: int, end: int) -> None:
         """Let `target`, which is empty, share the first `end` tokens of `source`."""
@@ -68,7 +76,7 @@ class Decoder(Protocol):
         """Forget everything."""
 
     def close(self) -> None:
-        """Give back the memory."""
+        """Free the memory."""
 
 
 TRUNK = 0
@@ -77,106 +85,125 @@ _TOO_SMALL = "the model's memory is too small for one text: give a larger --cont
 
 @dataclass(eq=False)
 class _Chain:
-    """A sequence that holds a prompt and the nodes of a text as far as they are evaluated."""
+    """A sequence with a prompt and the evaluated nodes of a text."""
 
     sequence: int
     nodes: list[Node] = field(default_factory=list)
 
 
 @dataclass(eq=False)
-class _Job:
+class _TreeJob:
     """A request that is being answered."""
 
-    place: int
+    index: int
     prompt: list[int]
     request: Draw | Score
     search: Search | None = None
     chains: list[_Chain] = field(default_factory=list)
     answer: list[Sample] = field(default_factory=list)
-    scored: list[_Scored] = field(default_factory=list)
+    scored: list[_ScoredText] = field(default_factory=list)
     aside: int = 0  # cells of the prompt that the trunk no longer holds
-    pushed_out: int = 0  # how often all its chains were forgotten
+    evictions: int = 0  # number of times that it lost all its chains
 
     def holding(self, depth: int, node: Node | None) -> _Chain | None:
-        """A chain that has `node`, the last of a path of `depth`; one that ends there if there is one."""
-        found = None
+        """Return a chain with `node`, the last of a path of `depth`; if possible, one that ends there."""
+        longer = None
         for chain in self.chains:
             if not depth or (len(chain.nodes) >= depth and chain.nodes[depth - 1] is node):
                 if len(chain.nodes) == depth:
                     return chain
-                found = found or chain
-        return found
+                longer = longer or chain
+        return longer
 
 
-class _Planned(NamedTuple):
-    """What a step evaluates for `node`: the last nodes of its path, after which `chain` ends there, or on the way."""
+class _PlannedNode(NamedTuple):
+    """The tokens that a step evaluates for `node`: the next `nodes` of its path, which `chain` goes on with."""
 
-    job: _Job
+    job: _TreeJob
     chain: _Chain
     node: Node
     nodes: list[Node]
     items: list[Item]
 
 
-class _Scored:
-    """A prompt with a completion that is being scored: the log-probability of each token from `start` on."""
+class _ScoredText:
+    """A prompt with a completion that is being scored.
+
+    Attributes:
+        ids: Tokens of both.
+        start: Place of the completion's first token.
+        logprobs: Log-probability of each token from `start` on.
+    """
 
     def __init__(self, prompt: Sequence[int], completion: Sequence[int]):
         self.ids, self.start = [*prompt, *completion], len(prompt)
         self.logprobs = [0.0] * len(completion)
 
 
-class _Token:
-    """A token that texts of a wave have in common, all of them after the same tokens."""
+class _SharedToken:
+    """A token that texts of a wave have in common, after the same tokens in each."""
 
     def __init__(self, token: int, position: int):
         self.token, self.position = token, position
-        self.texts: list[_Scored] = []
+        self.texts: list[_ScoredText] = []
 
     @property
-    def wanted(self) -> bool:
-        """Whether what follows it is scored in any text."""
+    def needs_logits(self) -> bool:
+        """Whether the token after it is scored in any text."""
         return any(self.position >= text.start - 1 for text in self.texts)
 
     @property
     def in_prompt(self) -> bool:
+        """Whether it belongs to the prompt of any text."""
         return any(self.position < text.start for text in self.texts)
 
-    def score(self, weights: Weights) -> None:
-        """Note what the model says of the tokens that follow."""
+    def score(self, distribution: TokenDistribution) -> None:
+        """Record the log-probabilities of the tokens that follow it in its texts."""
         following = self.position + 1
         for text in self.texts:
             if following >= text.start:
-                text.logprobs[following - text.start] = weights.logprob(text.ids[following])
+                text.logprobs[following - text.start] = distribution.logprob(text.ids[following])
 
 
 class _Wave:
-    """Texts that are scored together. `leave`: where each leaves the trunk; `leaves`: where the last one does."""
+    """Texts that are scored together.
+
+    Attributes:
+        forks: Position at which each text leaves the trunk.
+        last_fork: Position at which the last text does.
+    """
 
     def __init__(self, trunk: int):
-        self.leaves = trunk
-        self.leave: list[int] = []
-        self.texts: list[_Scored] = []
-        self.tokens: list[_Token] = []
+        self.last_fork = trunk
+        self.forks: list[int] = []
+        self.texts: list[_ScoredText] = []
+        self.tokens: list[_SharedToken] = []
 
-    def add(self, text: _Scored, leaves: int) -> None:
+    def add(self, text: _ScoredText, fork: int) -> None:
+        """Add a text that leaves the trunk at position `fork`."""
         self.texts.append(text)
-        self.leave.append(leaves)
-        self.leaves = leaves
+        self.forks.append(fork)
+        self.last_fork = fork
 
 
-class Tree:
-    """Answers groups of requests, one group at a time, on a decoder."""
+class PrefixTree:
+    """Answers groups of requests, one group at a time, on a decoder.
+
+    Args:
+        counts: Receives the cost of the answers (see `Model.counts`).
+    """
 
     def __init__(self, decoder: Decoder, vocabulary: Vocabulary, counts: Counter[str]):
         self.decoder, self.vocabulary, self.counts = decoder, vocabulary, counts
 
     def answer(self, requests: Sequence[tuple[list[int], Draw | Score]]) -> list[list[Sample]]:
-        """The answers to requests, each given with the tokens of its prompt.
+        """Answer requests.
 
-        A prompt with the longest text its request allows must fit into the decoder's cells.
+        Args:
+            requests: Each with the tokens of its prompt. A prompt with the longest text that its request allows must
+                fit into the decoder's cells.
         """
-        jobs = [_Job(i, prompt, request) for i, (prompt, request) in enumerate(requests)]
+        jobs = [_TreeJob(i, prompt, request) for i, (prompt, request) in enumerate(requests)]
         self._score([job for job in jobs if isinstance(job.request, Score)])
         self._clear()
         waiting, live = deque(job for job in jobs if isinstance(job.request, Draw)), []
@@ -195,39 +222,39 @@ class Tree:
         self.decoder.clear()
         self._trunk: list[int] = []
 
-    # -- letting requests in -------------------------------------------------------------------------------------
+    # -- admitting requests --------------------------------------------------------------------------------------
 
-    def _has_room(self, job: _Job, live: list[_Job]) -> bool:
-        """Whether a request can be let in without pushing another one out, as far as one can tell."""
+    def _has_room(self, job: _TreeJob, live: list[_TreeJob]) -> bool:
+        """Return whether a request can be admitted without evicting another one, by an estimate."""
         if not live:
             return True
-        if job.pushed_out > 1:  # or requests that need more than was expected push each other out forever
+        if job.evictions > 1:  # or requests that need more than expected would evict each other forever
             return False
         chains = sum(max(self._width(j), len(j.chains)) for j in live) + self._width(job)
         if chains > self.decoder.sequences - 1:
             return False
-        if sum(map(self._going, live)) + self._texts(job) > self.decoder.step:
+        if sum(map(self._open_texts, live)) + self._texts(job) > self.decoder.step:
             return False
         grows = len(job.prompt) - self._shared(job.prompt)
-        texts = sum(self._width(j) * self._usual(j) for j in [*live, job])
+        texts = sum(self._width(j) * self._expected_tokens(j) for j in [*live, job])
         aside = sum(j.aside for j in live)
         return len(self._trunk) + grows + aside + texts <= self.decoder.cells
 
-    def _width(self, job: _Job) -> int:
-        """About how many chains a request keeps at a time."""
+    def _width(self, job: _TreeJob) -> int:
+        """Return the approximate number of chains that a request keeps at a time."""
         return self._texts(job) + (2 if isinstance(job.request, Draw) and job.request.distinct else 0)
 
-    def _texts(self, job: _Job) -> int:
-        """How many texts a request writes side by side, at the beginning."""
+    def _texts(self, job: _TreeJob) -> int:
+        """Return the number of texts that a request writes side by side at its beginning."""
         request = job.request
         return 1 if request.temperature == 0 else request.n
 
-    def _going(self, job: _Job) -> int:
-        """How many it writes now: few towards its end."""
+    def _open_texts(self, job: _TreeJob) -> int:
+        """Return the number of texts that a request is writing now, which falls towards its end."""
         return len(job.search.frontier()) if job.search and job.chains else self._texts(job)
 
-    def _usual(self, job: _Job) -> int:
-        """Tokens that a text may be expected to take: half more than those that have ended, all until one has."""
+    def _expected_tokens(self, job: _TreeJob) -> int:
+        """Return the expected tokens of a text: 1.5 times those of finished texts; the limit until one has finished."""
         texts, tokens = self._ended
         assert isinstance(job.request, Draw)
         most = job.request.max_tokens
@@ -237,10 +264,10 @@ class Tree:
     def _shared(self, prompt: list[int]) -> int:
         return len(os.path.commonprefix([prompt, self._trunk]))
 
-    def _admit(self, waiting: deque[_Job], live: list[_Job]) -> None:
-        """Bring the trunk to the next prompts and let their requests begin.
+    def _admit(self, waiting: deque[_TreeJob], live: list[_TreeJob]) -> None:
+        """Extend the trunk by the next prompts and begin their requests.
 
-        As many of them as have room and continue each other are evaluated as one run of tokens.
+        As many prompts as have room and continue each other are evaluated as one run of tokens.
         """
         run = [waiting.popleft()]
         self._rewind(run[0], live)
@@ -250,11 +277,11 @@ class Tree:
             live.append(run[-1])
         self._extend(run, live)
 
-    def _continues(self, job: _Job, after: _Job) -> bool:
+    def _continues(self, job: _TreeJob, after: _TreeJob) -> bool:
         return len(after.prompt) > len(job.prompt) and after.prompt[: len(job.prompt)] == job.prompt
 
-    def _rewind(self, job: _Job, live: list[_Job]) -> None:
-        """Cut the trunk back to what it shares with a prompt, less what must be evaluated for its logits."""
+    def _rewind(self, job: _TreeJob, live: list[_TreeJob]) -> None:
+        """Cut the trunk back to the tokens it shares with a prompt, less the last one if its logits are needed."""
         keep = self._shared(job.prompt)
         if not (job.search and job.search.frontier()[0].depth):
             keep = min(keep, len(job.prompt) - 1)
@@ -267,45 +294,46 @@ class Tree:
         self.decoder.trim(TRUNK, keep)
         del self._trunk[keep:]
 
-    def _extend(self, run: list[_Job], live: list[_Job]) -> None:
-        """Evaluate the trunk up to the last of some prompts, and begin each request where its prompt ends."""
+    def _extend(self, run: list[_TreeJob], live: list[_TreeJob]) -> None:
+        """Evaluate the trunk up to the end of the last prompt, and begin each request where its prompt ends."""
         whole = run[-1].prompt
         ends = {len(job.prompt): job for job in run}
         start = len(self._trunk)
-        for job in run:  # one that was pushed out and knows already what follows its prompt
+        for job in run:  # one that was evicted, and has the logits at the end of its prompt
             if len(job.prompt) <= start:
                 self._anchor(job)
         while start < len(whole):
             part = whole[start : start + self.decoder.batch]
-            wanted = [p for p in range(start + 1, start + len(part) + 1) if p in ends]
+            reached = [p for p in range(start + 1, start + len(part) + 1) if p in ends]
             items = [Item(token, start + i, (TRUNK,), start + i + 1 in ends) for i, token in enumerate(part)]
-            if len(wanted) > self.decoder.outputs:
-                wanted = wanted[: self.decoder.outputs]
-                items = items[: wanted[-1] - start]
+            if len(reached) > self.decoder.outputs:
+                reached = reached[: self.decoder.outputs]
+                items = items[: reached[-1] - start]
             rows = self._decode(items, live)
             start += len(items)
             self._trunk += [item.token for item in items]
             self.counts["prompt tokens evaluated"] += len(items)
-            for end, row in zip(wanted, rows):
+            for end, row in zip(reached, rows):
                 self._begin(ends[end], row)
 
-    def _begin(self, job: _Job, row: Any) -> None:
+    def _begin(self, job: _TreeJob, row: Logits) -> None:
         if job.search is None:
-            job.search = search(job.request, self.vocabulary)
+            assert isinstance(job.request, Draw)
+            job.search = open_search(job.request, self.vocabulary)
         root = job.search.frontier()
         if root and root[0].depth == 0:
             job.search.tell(root[0], row)
         if not job.search.done:
             self._anchor(job)
 
-    def _anchor(self, job: _Job) -> _Chain:
-        """A chain at the end of the job's prompt, which the trunk holds."""
+    def _anchor(self, job: _TreeJob) -> _Chain:
+        """Return a new chain at the end of the job's prompt, which the trunk holds."""
         chain = _Chain(self._free.pop())
         self.decoder.fork(TRUNK, chain.sequence, len(job.prompt))
         job.chains.append(chain)
         return chain
 
-    def _finish(self, job: _Job, live: list[_Job]) -> None:
+    def _finish(self, job: _TreeJob, live: list[_TreeJob]) -> None:
         assert job.search
         job.answer = job.search.accepted
         self.counts["texts written"] += job.search.judged
@@ -318,25 +346,25 @@ class Tree:
 
     # -- writing -------------------------------------------------------------------------------------------------
 
-    def _step(self, live: list[_Job], waiting: deque[_Job]) -> None:
-        """Evaluate what all requests want now, in one batch."""
-        for job in [job for job in reversed(live) if not job.chains]:  # pushed out: comes in again when there is room
+    def _step(self, live: list[_TreeJob], waiting: deque[_TreeJob]) -> None:
+        """Evaluate the nodes that all requests need now, in one batch."""
+        for job in [job for job in reversed(live) if not job.chains]:  # evicted: admitted again when there is room
             live.remove(job)
             waiting.appendleft(job)
-            job.pushed_out += 1
+            job.evictions += 1
         plan = self._plan(live)
         rows = iter(self._evaluate(plan, live))
         for planned in plan:
-            if planned.items[-1].wanted:
-                row, found = next(rows), planned.job.search
-                assert found
-                if not found.done:
-                    found.tell(planned.node, row)
-        for job in {planned.job.place: planned.job for planned in plan}.values():
-            self._drop_needless(job)
+            if planned.items[-1].needs_logits:
+                row, search = next(rows), planned.job.search
+                assert search
+                if not search.done:
+                    search.tell(planned.node, row)
+        for job in {planned.job.index: planned.job for planned in plan}.values():
+            self._drop_unneeded(job)
 
-    def _plan(self, live: list[_Job]) -> list[_Planned]:
-        plan: list[_Planned] = []
+    def _plan(self, live: list[_TreeJob]) -> list[_PlannedNode]:
+        plan: list[_PlannedNode] = []
         room = self.decoder.batch
         for job in live:
             assert job.search
@@ -348,31 +376,33 @@ class Tree:
                     room -= len(planned.items)
         return plan
 
-    def _place(self, job: _Job, node: Node, room: int, live: list[_Job], plan: list[_Planned]) -> _Planned | None:
-        """How `node` is to be evaluated next; None if that must wait."""
+    def _place(
+        self, job: _TreeJob, node: Node, room: int, live: list[_TreeJob], plan: list[_PlannedNode]
+    ) -> _PlannedNode | None:
+        """Return the tokens to evaluate next for `node`; None if it must wait."""
         path = node.path()
         depth = len(path) - 1
         while (source := job.holding(depth, path[depth - 1])) is None and depth:
-            depth -= 1  # forgotten: evaluated again from the tokens
+            depth -= 1  # evicted: evaluated again from the tokens
         if source is None or any(path[depth] in planned.nodes for planned in plan):
-            return None  # the second: what is forgotten is being evaluated for another node
+            return None  # the second case: the evicted nodes are being evaluated for another node
         busy = [planned.chain for planned in plan]
         if len(source.nodes) != depth or source in busy:
-            if not self._free and not self._push_out(live, [*busy, source], job):
+            if not self._free and not self._evict(live, [*busy, source], job):
                 return None
             source = self._fork(job, source, depth)
         nodes = path[depth : depth + room]
         items = [Item(n.token, len(job.prompt) + n.depth - 1, (source.sequence,), n is node) for n in nodes]
-        return _Planned(job, source, node, nodes, items)
+        return _PlannedNode(job, source, node, nodes, items)
 
-    def _fork(self, job: _Job, source: _Chain, depth: int) -> _Chain:
+    def _fork(self, job: _TreeJob, source: _Chain, depth: int) -> _Chain:
         chain = _Chain(self._free.pop(), source.nodes[:depth])
         self.decoder.fork(source.sequence, chain.sequence, len(job.prompt) + depth)
         job.chains.append(chain)
         return chain
 
-    def _evaluate(self, plan: list[_Planned], live: list[_Job]) -> list[Any]:
-        """The logits for a plan, from whose end entries are taken if they do not fit in."""
+    def _evaluate(self, plan: list[_PlannedNode], live: list[_TreeJob]) -> list[Logits]:
+        """Return the logits for a plan, after removing entries from its end that do not fit in."""
         while plan:
             items = [item for planned in plan for item in planned.items]
             try:
@@ -384,24 +414,24 @@ class Tree:
             except Full:
                 if len(plan) > 1:
                     plan.pop()
-                elif self._trunk:  # what of it is still in use, the chain has
+                elif self._trunk:  # the chain holds the part that is still in use
                     self.decoder.trim(TRUNK, 0)
                     self._trunk.clear()
                 else:
                     raise EexpError(_TOO_SMALL) from None
         return []
 
-    def _decode(self, items: list[Item], live: list[_Job], busy: Sequence[_Chain] = ()) -> list[Any]:
-        """Evaluate; while there is no room, push out what came last."""
+    def _decode(self, items: list[Item], live: list[_TreeJob], busy: Sequence[_Chain] = ()) -> list[Logits]:
+        """Evaluate items; while there is no room, evict the latest chains."""
         while True:
             try:
                 return self.decoder.decode(items)
             except Full:
-                if not self._push_out(live, busy):
+                if not self._evict(live, busy):
                     raise
 
-    def _push_out(self, live: list[_Job], busy: Sequence[_Chain], but: _Job | None = None) -> bool:
-        """Forget one chain that is not busy: the last of the last request, and never the last one of `but`."""
+    def _evict(self, live: list[_TreeJob], busy: Sequence[_Chain], but: _TreeJob | None = None) -> bool:
+        """Evict one chain that is not busy: the last of the last request, and never the only one of `but`."""
         for job in reversed(live):
             for chain in reversed(job.chains):
                 if chain not in busy and not (job is but and len(job.chains) == 1):
@@ -410,15 +440,15 @@ class Tree:
                     return True
         return False
 
-    def _drop(self, job: _Job, chain: _Chain) -> None:
+    def _drop(self, job: _TreeJob, chain: _Chain) -> None:
         self.decoder.trim(chain.sequence, 0)
         self._free.append(chain.sequence)
         job.chains.remove(chain)
         if not job.chains:
             job.aside = 0
 
-    def _drop_needless(self, job: _Job) -> None:
-        """Forget chains that nobody goes on from; the last one is kept back to the prompt."""
+    def _drop_unneeded(self, job: _TreeJob) -> None:
+        """Drop chains that no text continues; the last one is kept as far as the prompt."""
         assert job.search
         for chain in list(job.chains):
             if chain.nodes and not job.search.needs(chain.nodes[-1]):
@@ -430,17 +460,17 @@ class Tree:
 
     # -- scoring -------------------------------------------------------------------------------------------------
 
-    def _score(self, jobs: list[_Job]) -> None:
+    def _score(self, jobs: list[_TreeJob]) -> None:
         """Score completions.
 
-        All prompts with their completions are one trie of tokens, which is walked in the order of its branches. A wave
-        is as many of them as fit into one batch. The trunk holds the last text of the wave before, and so whatever of
-        it the next ones begin with.
+        All prompts with their completions form one trie of tokens, which is evaluated branch by branch. A wave is as
+        many texts as fit into one batch. The trunk holds the last text of the wave before, and so the tokens that the
+        next texts share with it.
         """
         for job in jobs:
             assert isinstance(job.request, Score)
             ids = job.request.ids or map(self.vocabulary.completion, job.request.completions)
-            job.scored = [_Scored(job.prompt, completion) for completion in ids]
+            job.scored = [_ScoredText(job.prompt, completion) for completion in ids]
             self.counts["texts scored"] += len(job.scored)
         self._clear()
         waiting = deque(sorted((text for job in jobs for text in job.scored), key=lambda text: text.ids))
@@ -470,41 +500,41 @@ class Tree:
                 for text, scored in zip(job.request.completions, job.scored)
             ]
 
-    def _next_wave(self, waiting: deque[_Scored], most: int) -> _Wave:
-        """Take the texts of the next wave, `most` of them at most, and cut the trunk back to what the first needs."""
+    def _next_wave(self, waiting: deque[_ScoredText], most: int) -> _Wave:
+        """Take the texts of the next wave, at most `most`, and cut the trunk back to what the first one needs."""
         wave = _Wave(len(self._trunk))
-        path: list[_Token] = []  # of the last text, from the trunk on
+        path: list[_SharedToken] = []  # of the last text, from the trunk on
         before = self._trunk
         while waiting and len(wave.texts) < most:
             text = waiting[0]
             shared = len(os.path.commonprefix([before, text.ids]))
-            leaves = min(wave.leaves, shared, text.start - 1)  # the prompt's last token is evaluated for its logits
-            common = path[: max(0, shared - leaves)] if wave.texts and leaves == wave.leaves else []
-            new = len(text.ids) - 1 - leaves - len(common)
+            fork = min(wave.last_fork, shared, text.start - 1)  # the prompt's last token is evaluated for its logits
+            common = path[: max(0, shared - fork)] if wave.texts and fork == wave.last_fork else []
+            new = len(text.ids) - 1 - fork - len(common)
             if wave.texts:
                 if len(wave.tokens) + new > min(self.decoder.batch, self.decoder.cells - len(self._trunk)):
                     break
             else:
-                self.decoder.trim(TRUNK, leaves)
-                del self._trunk[leaves:]
-            path = common + [_Token(text.ids[i], i) for i in range(len(text.ids) - 1 - new, len(text.ids) - 1)]
+                self.decoder.trim(TRUNK, fork)
+                del self._trunk[fork:]
+            path = common + [_SharedToken(text.ids[i], i) for i in range(len(text.ids) - 1 - new, len(text.ids) - 1)]
             for token in path:
                 token.texts.append(text)
             wave.tokens += path[len(common) :]
-            wave.add(text, leaves)
+            wave.add(text, fork)
             before = waiting.popleft().ids
         return wave
 
     def _evaluate_wave(self, wave: _Wave) -> bool:
-        """Evaluate a wave and leave its last text in the trunk; False, and nothing has changed, if there is no room."""
+        """Evaluate a wave and leave its last text in the trunk; return False, with no change, if there is no room."""
         last = wave.texts[-1]
         if len(wave.texts) == 1:
             sequences = {id(last): TRUNK}
         else:
             sequences = {id(text): i for i, text in enumerate(wave.texts, TRUNK + 1)}
-            for text, leaves in zip(wave.texts, wave.leave):
-                if leaves:
-                    self.decoder.fork(TRUNK, sequences[id(text)], leaves)
+            for text, fork in zip(wave.texts, wave.forks):
+                if fork:
+                    self.decoder.fork(TRUNK, sequences[id(text)], fork)
         room = self._evaluate_tokens(wave.tokens, sequences)
         if len(wave.texts) == 1:
             self.decoder.trim(TRUNK, len(last.ids) - 1 if room else len(self._trunk))
@@ -518,26 +548,26 @@ class Tree:
                 self.decoder.trim(sequence, 0)
         return room
 
-    def _evaluate_tokens(self, tokens: list[_Token], sequences: dict[int, int]) -> bool:
-        """Evaluate the tokens of a wave and score what follows them; False if there is no room."""
+    def _evaluate_tokens(self, tokens: list[_SharedToken], sequences: dict[int, int]) -> bool:
+        """Evaluate the tokens of a wave and score the tokens after them; return False if there is no room."""
         start = 0
         while start < len(tokens):
             part, outputs = [], 0
             for token in tokens[start : start + self.decoder.batch]:
-                outputs += token.wanted
+                outputs += token.needs_logits
                 if outputs > self.decoder.outputs:
                     break
                 part.append(token)
             items = [
-                Item(token.token, token.position, [sequences[id(text)] for text in token.texts], token.wanted)
+                Item(token.token, token.position, [sequences[id(text)] for text in token.texts], token.needs_logits)
                 for token in part
             ]
             try:
                 rows = self.decoder.decode(items)
             except Full:
                 return False
-            for token, row in zip((token for token in part if token.wanted), rows):
-                token.score(Weights(row))
+            for token, row in zip((token for token in part if token.needs_logits), rows):
+                token.score(TokenDistribution(row))
             prompt = sum(token.in_prompt for token in part)
             self.counts["prompt tokens evaluated"] += prompt
             self.counts["tokens evaluated"] += len(part) - prompt

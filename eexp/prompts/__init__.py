@@ -1,4 +1,4 @@
-"""Prompt styles by name, label or file. `style.py` says what they are; `styles/` has those that are built in."""
+"""Prompt styles by name, label or file. `style.py` defines them; `styles/` has the built-in ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from eexp.errors import EexpError, InputError, UsageError
-from eexp.prompts.style import Answer, Messages, Parsed, PromptStyle
+from eexp.prompts.style import Answer, Messages, ParsedAnswer, PromptStyle
 from eexp.records import explain
 
 if sys.version_info >= (3, 11):
@@ -18,42 +18,52 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["DEFAULT_STYLE", "Answer", "Messages", "Parsed", "PromptStyle", "built_in", "get_style", "load", "of_dict"]
+__all__ = [
+    "DEFAULT_STYLE",
+    "Answer",
+    "Messages",
+    "ParsedAnswer",
+    "PromptStyle",
+    "built_in_styles",
+    "get_style",
+    "load_style",
+    "style_from_dict",
+]
 
 _DIRECTORY = Path(__file__).parent / "styles"
 DEFAULT_STYLE = "react"
 
 
-def built_in() -> list[str]:
-    """List the names of the styles that come with eexp, the default first."""
+def built_in_styles() -> list[str]:
+    """Return the names of the built-in styles, the default first."""
     names = sorted(path.stem for path in _DIRECTORY.glob("*.toml"))
     return sorted(names, key=lambda name: name != DEFAULT_STYLE)
 
 
-def load(path: str | os.PathLike) -> PromptStyle:
+def load_style(path: str | os.PathLike) -> PromptStyle:
     """Read a style from a TOML file.
 
     Raises:
-        EexpError: the file cannot be read.
-        InputError: it holds no style; names the first place that is wrong.
+        EexpError: The file cannot be read.
+        InputError: It holds no style; the error names the first place that is wrong.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
         raise EexpError(f"{path}: {getattr(e, 'strerror', None) or e}") from None
     try:
-        return of_dict(tomllib.loads(text))
+        return style_from_dict(tomllib.loads(text))
     except tomllib.TOMLDecodeError as e:
         raise InputError(f"{path}: not valid TOML: {e}") from None
     except InputError as e:
         raise InputError(f"{path}: {e}") from None
 
 
-def of_dict(table: dict) -> PromptStyle:
-    """Make a style of what its file says, or of what a training run saved.
+def style_from_dict(table: dict) -> PromptStyle:
+    """Make a style of the contents of its file, or of those that a training run saved.
 
     Raises:
-        InputError: names the first place that is wrong.
+        InputError: They are no style; the error names the first place that is wrong.
     """
     try:
         style = msgspec.convert(table, PromptStyle)
@@ -64,7 +74,7 @@ def of_dict(table: dict) -> PromptStyle:
 
 
 def _check(style: PromptStyle) -> None:
-    """Raise InputError for a style whose texts could not be read back, or say nothing of a thought."""
+    """Raise InputError for a style whose answers could not be parsed, or whose prompts do not ask for a thought."""
     if style.action.open.strip() == "" or style.thought.open.strip() == "":
         table = "action" if style.action.open.strip() == "" else "thought"
         raise InputError("is blank, so that what was written could not be found again", f"$.{table}.open")
@@ -84,21 +94,23 @@ def _check(style: PromptStyle) -> None:
 
 @cache
 def _built_in(name: str) -> PromptStyle:
-    return load(_DIRECTORY / f"{name}.toml")
+    return load_style(_DIRECTORY / f"{name}.toml")
 
 
 def get_style(name: str) -> PromptStyle:
-    """Return the style of a name, of a label (`name@fingerprint`) or of a TOML file.
+    """Return the style of a name, a label (`name@fingerprint`) or a TOML file.
 
     Raises:
-        UsageError: there is no such style.
-        InputError: a label's fingerprint is not that of the style as it is now.
+        UsageError: There is no such style.
+        InputError: The fingerprint of a label is not that of the style in this version.
     """
     if name.endswith(".toml") or os.sep in name:
-        return load(name)
+        return load_style(name)
     bare, _, fingerprint = name.partition("@")
-    if bare not in built_in():
-        raise UsageError(f"unknown prompt style {bare!r}; built in: {', '.join(built_in())}; or give a .toml file")
+    if bare not in built_in_styles():
+        raise UsageError(
+            f"unknown prompt style {bare!r}; built in: {', '.join(built_in_styles())}; or give a .toml file"
+        )
     style = _built_in(bare)
     if fingerprint and fingerprint != style.fingerprint:
         raise InputError(

@@ -1,36 +1,46 @@
-"""A prompt style: every word around a state, and the way from an agent's text back to a thought and an action.
+"""Prompt styles: all words around a state, and the way from a policy's text back to a thought and an action.
 
-A policy that is trained under one prompt and played under another is quietly ruined. So all stages put a state in words
-through the same object, which has a name and a fingerprint, and travels with what was trained under it.
+A policy that is trained under one prompt and played under another loses its skill without any error. So all stages
+write a state through the same object, which has a name and a fingerprint, and is saved with the models that are trained
+under it.
 
 The prompts of one trajectory begin with each other: acting, acting after a thought and predicting the next state differ
-at their ends alone (unless `world_model.system` is set), so training computes their history once, and a `Dialogue` puts
-it in words once.
+at their ends alone (unless `world_model.system` is set), so training computes their history once, and a `Dialogue`
+writes it once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any, Literal, Optional, Union
+from typing import TYPE_CHECKING, Annotated, Generic, Literal, Optional, TypeVar, Union
 
 import msgspec
 import orjson
 from msgspec import Meta, Struct
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 Messages = list[dict[str, str]]
-#: A prompt, as messages or as the JSON of them.
+#: A prompt, as messages or as their JSON.
 Prompt = Union[Messages, bytes]
+P = TypeVar("P", Messages, bytes)
 
 _PRIVATE = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 _Text = Annotated[str, Meta(min_length=1)]
 
 
 class Act(Struct, frozen=True, forbid_unknown_fields=True):
-    """The words around an observation. `list_admissible`: the last one ends with the actions to choose from."""
+    """The words around an observation.
+
+    Attributes:
+        list_admissible: Whether the last observation ends with the admissible actions.
+    """
 
     system: str
     task_label: str = "Task:"
@@ -39,17 +49,19 @@ class Act(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Action(Struct, frozen=True, forbid_unknown_fields=True):
-    """How an action is written: between `open` and `close`; without `close`, on one line."""
+    """The form of an action: between `open` and `close`; without `close`, on one line."""
 
     open: _Text = "Action: "
     close: str = ""
 
 
 class Thought(Struct, frozen=True, forbid_unknown_fields=True):
-    """How a thought is written, before the action.
+    """The form of a thought, before the action.
 
-    absent: where there is no thought, its place is left out ("omit") or is there and empty ("empty").
-    ask, ask_not: what the last observation ends with, where a thought is asked for and where it is not.
+    Attributes:
+        absent: Where there is no thought, "omit" leaves out its place, and "empty" leaves it empty.
+        ask: The end of the last observation where a thought is asked for.
+        ask_not: The end of the last observation where none is asked for.
     """
 
     open: _Text = "Thought: "
@@ -60,10 +72,13 @@ class Thought(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class History(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is shown of the steps before.
+    """The part of the earlier steps that a prompt shows.
 
-    steps: the last N, or all. observation_characters: longer observations before the last one are cut to this.
-    thoughts: whether the agent's earlier thoughts are shown. left_out: stands for earlier steps, {n} for their number.
+    Attributes:
+        steps: Number of the latest steps that are shown; None shows all.
+        observation_characters: Length to which observations before the last one are cut; None cuts none.
+        thoughts: Whether the agent's earlier thoughts are shown.
+        left_out: The text in place of steps that are left out, with {n} for their number.
     """
 
     steps: Optional[Annotated[int, Meta(ge=1)]] = None
@@ -73,9 +88,12 @@ class History(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WorldModel(Struct, frozen=True, forbid_unknown_fields=True):
-    """The request for the next state, and the marks around the answer. Without `system`, acting's is used.
+    """The request for the next state, and the marks around the answer.
 
-    request_changes: the request where the answer is only what is new. unchanged: the answer to that where nothing is.
+    Attributes:
+        system: The system message; if empty, that of acting.
+        request_changes: The request where the answer holds only what is new.
+        unchanged: The answer to that request where nothing is new.
     """
 
     system: str = ""
@@ -128,26 +146,32 @@ class Summary(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Turns(Struct, frozen=True, forbid_unknown_fields=True):
-    """One turn of an example that every prompt begins with."""
+    """One turn of the example dialogue at the beginning of every prompt."""
 
     user: str
     assistant: str
 
 
 class Answer(Struct, frozen=True):
-    """What a policy is to write, and its parts as `spans` of an example."""
+    """The text that a policy is to write, with its parts as `spans` of an example."""
 
     text: str
     spans: list[dict]
 
     def messages(self) -> Messages:
-        """The completion of an example."""
+        """Return the text as the completion of an example."""
         return [_message("assistant", self.text)]
 
 
 @dataclass(frozen=True)
-class Parsed:
-    """What a policy has written. action: empty where there is none. cut_off: the text ended before its action did."""
+class ParsedAnswer:
+    """The parts of a text that a policy has written.
+
+    Attributes:
+        action: The action; empty where there is none.
+        thought: The thought before it; empty where there is none.
+        cut_off: Whether the text ended at the token limit before its action was complete; the action is empty then.
+    """
 
     action: str
     thought: str = ""
@@ -158,12 +182,12 @@ def _message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def _span(name: str, start: int, end: int, weight: float = 1.0) -> dict[str, Any]:
+def _span(name: str, start: int, end: int, weight: float = 1.0) -> dict[str, str | int | float]:
     return {"name": name, "start": start, "end": end, "weight": float(weight)}
 
 
 class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
-    """All words around a state; the classes above describe its tables, as they stand in a TOML file."""
+    """All words around a state; the classes above describe the tables of its TOML file."""
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     acting: Act = msgspec.field(name="act")
@@ -176,12 +200,12 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
     examples: tuple[Turns, ...] = ()
 
     def as_dict(self) -> dict:
-        """As in its TOML file, defaults included."""
+        """Return the contents of its TOML file, defaults included."""
         return msgspec.to_builtins(self)
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that change whenever a word of the style does."""
+        """16 hex digits that change with every word of the style."""
         return _fingerprint(self)
 
     @property
@@ -202,16 +226,16 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
         """Build the prompt for the next action.
 
         Args:
-            instruction: the task in words, or "".
-            steps: the steps before, each with `observation`, `action` and perhaps `thought`.
-            observation: what is seen now.
-            admissible: the actions to choose from, which are written down if the style lists them.
-            think: whether a thought is asked for before the action.
+            instruction: The task in words, or "".
+            steps: The steps before, each with `observation`, `action` and perhaps `thought`.
+            observation: The current observation.
+            admissible: The admissible actions, which are written if the style lists them.
+            think: Whether a thought is asked for before the action.
         """
         return Dialogue(self).start(instruction, steps).act(observation, admissible, think)
 
     def answer(self, action: str, thought: str | None = None) -> Answer:
-        """Write an action, after a thought if there is one, as the policy is to write it."""
+        """Return an action, after a thought if there is one, as the policy is to write it."""
         thought = thought.strip() if thought else ""
         head = f"{self.thought.open}{thought}{self.thought.close}" if thought or self.thought.absent == "empty" else ""
         text = f"{head}{self.action.open}{action}{self.action.close}"
@@ -220,22 +244,25 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
         return Answer(text, [_span("thought", 0, len(head)), _span("action", len(head), len(text))])
 
     def opening(self, think: str) -> str:
-        """Return what an answer begins with, where its place for a thought is opened ("always") or closed ("never").
+        """Return the given beginning of an answer, which opens ("always") or closes ("never") the place for a thought.
 
-        Styles that leave the place out where there is no thought say in the prompt whether one is asked for.
+        It is empty for "auto", and for styles that omit the place: their prompts say whether a thought is asked for.
         """
         if self.thought.absent == "omit" or think == "auto":
             return ""
         return self.thought.open if think == "always" else f"{self.thought.open}{self.thought.close}"
 
-    def parse(self, text: str, finished: bool = True) -> Parsed:
-        """Read what a policy has written.
+    def parse(self, text: str, finished: bool = True) -> ParsedAnswer:
+        """Parse a text that a policy has written.
 
         The action stands after the last mark; where a finished text has no mark and no thought, its first line is the
-        action. finished: false where the text was cut at the token limit: an action that is not whole then is none.
+        action.
+
+        Args:
+            finished: False where the text was cut at the token limit; an incomplete action does not count then.
         """
         slot_open, slot_close = self.thought.open.strip(), self.thought.close.strip()
-        if slot_open != "<think>":  # the private thinking of a model that was trained to it
+        if slot_open != "<think>":  # the private thinking of a reasoning model
             text = _PRIVATE.sub("", text)
         mark, close = self.action.open.strip(), self.action.close.strip()
         before, found, after = text.rpartition(mark)
@@ -246,18 +273,18 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
             thought = thought.rpartition(slot_close)[0].strip()
         if not found:
             if not finished:
-                return Parsed("", thought if opened else "", True)
-            return Parsed("", thought) if opened else Parsed(_first_line(text))
+                return ParsedAnswer("", thought if opened else "", True)
+            return ParsedAnswer("", thought) if opened else ParsedAnswer(_first_line(text))
         if close:
             action, closed, _ = after.partition(close)
         else:
             action, closed, _ = after.lstrip().partition("\n")
         if not finished and not closed:
-            return Parsed("", thought, True)
-        return Parsed(_first_line(action), thought)
+            return ParsedAnswer("", thought, True)
+        return ParsedAnswer(_first_line(action), thought)
 
     def thought_in(self, text: str) -> str:
-        """Return what a model wrote, without its private thinking, the marks of a thought, and an action at the end."""
+        """Return the thought in a model's text: without its private thinking, marks, and an action at the end."""
         text = _PRIVATE.sub("", text)
         before, found, after = text.rpartition(self.action.open.strip())
         thought = (before if found else after).strip()
@@ -269,22 +296,22 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
     def world_model(
         self, instruction: str, steps: Sequence[dict], observation: str, action: str, changes: bool = False
     ) -> Messages:
-        """Build the prompt to predict what `action` leads to, at `observation` after `steps`.
+        """Build the prompt to predict the next observation after `action`, at `observation` after `steps`.
 
         Args:
-            changes: whether only what is new is asked for.
+            changes: Whether only what is new is asked for.
         """
         return Dialogue(self).start(instruction, steps).world_model(observation, action, changes)
 
     def world_model_answer(
         self, observation: str, unknown: Iterable[tuple[int, int]] = (), unknown_weight: float = 1.0
     ) -> Answer:
-        """Write the target of a world-model example, delimited so that it cannot be taken for an action.
+        """Return the target of a world-model example, in marks that distinguish it from an action.
 
         Args:
             unknown: (start, end) of the parts of the observation that become spans named "unknown", in order. Each
-                takes the blank before it, too, since that is in one token with the word after it.
-            unknown_weight: the weight of those spans.
+                includes the blank before it, which is in one token with the word after it.
+            unknown_weight: The weight of those spans.
         """
         head = self.predicting.open
         text = f"{head}{observation}{self.predicting.close}"
@@ -314,15 +341,15 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
         alternatives: Sequence[dict] | None = None,
         notes: str = "",
     ) -> Messages:
-        """Ask a language model why `step`'s action is the sensible one (Early Experience, appendix on reflection).
+        """Build the prompt that asks why `step`'s action is sensible (Early Experience, appendix on reflection).
 
-        The slots are neutral: nothing in the request says "expert" or numbers the options, because the policy will see
-        neither when it acts.
+        The words are neutral: the request does not say "expert" and does not number the options, because the policy
+        sees neither when it acts.
 
         Args:
-            outcome: what the action led to.
-            alternatives: those to weigh; all of the step's that were executed where None.
-            notes: what the environment says is known and still needed.
+            outcome: The outcome of the action.
+            alternatives: The alternatives to weigh; None takes all of the step's that were executed.
+            notes: The environment's statement of what is known and still needed.
         """
         words = self.reflection
         if alternatives is None:
@@ -348,21 +375,22 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
     # -- summing up ----------------------------------------------------------------------------------------------
 
     def ask_summary(self, instruction: str, action: str, observation: str) -> Messages:
-        """Ask a language model for an observation in fewer words; `action` led to it."""
+        """Build the prompt that asks for a summary of an observation, which `action` led to."""
         words = self.summary
         task = [f"{self.acting.task_label} {instruction}"] if instruction else []
         parts = [*task, words.done, action, words.observed, observation, words.ask]
         return [_message("system", words.system), _message("user", "\n\n".join(parts))]
 
     def summary_in(self, text: str) -> str:
-        """Return the summary that a model wrote, without its private thinking."""
+        """Return the summary in a model's text, without its private thinking."""
         return _PRIVATE.sub("", text).strip()
 
 
-class Dialogue:
-    """The prompts of a trajectory, at one state after the other: the steps they share are put in words once.
+class DialogueBase(ABC, Generic[P]):
+    """The prompts of a trajectory, at one state after the other; the steps that they share are written once.
 
-    `start` begins a trajectory, `add` goes on to the state after a step; `act` and `world_model` are the prompts there.
+    `start` begins a trajectory, and `add` goes on to the state after a step; `act` and `world_model` return the prompts
+    there.
     """
 
     def __init__(self, style: PromptStyle):
@@ -372,23 +400,23 @@ class Dialogue:
         self._keep_thoughts = style.history.thoughts == "keep"
         self._list_admissible = style.acting.list_admissible
         thought = style.thought
-        self._endings = thought.ask if thought.absent == "empty" else thought.ask_not, thought.ask  # without, with one
+        self._endings = thought.ask if thought.absent == "empty" else thought.ask_not, thought.ask  # by `think`
         self._requests = style.predicting.request, style.predicting.request_changes
-        self._acting = self._beginning(style.acting.system)
-        self._predicting = self._beginning(style.predicting.system or style.acting.system)
+        self._acting: P = self._beginning(style.acting.system)
+        self._predicting: P = self._beginning(style.predicting.system or style.acting.system)
         self.start("")
 
-    def start(self, instruction: str, steps: Iterable[dict] = ()) -> Dialogue:
+    def start(self, instruction: str, steps: Iterable[dict] = ()) -> Self:
         """Begin a trajectory.
 
         Args:
-            instruction: the task in words, or "".
-            steps: the steps before the first state, each with `observation`, `action` and perhaps `thought`.
+            instruction: The task in words, or "".
+            steps: The steps before the first state, each with `observation`, `action` and perhaps `thought`.
         """
         self._task = f"{self._style.acting.task_label} {instruction}\n" if instruction else ""
-        self._label = self._task  # what stands before the next observation
+        self._label = self._task  # the text before the next observation
         self._turns = self._messages()  # of the steps before
-        self._past: list[tuple[str, str]] = []  # the same as texts, where a style may leave some out
+        self._past: list[tuple[str, str]] = []  # the same as texts, for styles that may leave some out
         for step in steps:
             self.add(step)
         return self
@@ -401,19 +429,19 @@ class Dialogue:
         self._turns = self._extended(self._turns, self._label + text, answer)
         self._label = ""
 
-    def act(self, observation: str, admissible: Iterable[str] | None = None, think: bool = False) -> Prompt:
+    def act(self, observation: str, admissible: Iterable[str] | None = None, think: bool = False) -> P:
         """Build the prompt for the next action, with arguments as in `PromptStyle.act`."""
-        return self._prompt(self._acting, self._shown(), self._label + self._asked(observation, admissible, think))
+        return self._prompt(self._acting, self._shown(), self._label + self._last_text(observation, admissible, think))
 
-    def world_model(self, observation: str, action: str, changes: bool = False) -> Prompt:
-        """Build the prompt to predict what `action` leads to, with arguments as in `PromptStyle.world_model`."""
-        taken = f"{self._open}{action}{self._close}"
+    def world_model(self, observation: str, action: str, changes: bool = False) -> P:
+        """Build the prompt to predict the next observation, with arguments as in `PromptStyle.world_model`."""
+        written = f"{self._open}{action}{self._close}"
         return self._prompt(
-            self._predicting, self._shown(), f"{self._label}{observation}", taken, self._requests[changes]
+            self._predicting, self._shown(), f"{self._label}{observation}", written, self._requests[changes]
         )
 
     def _past_turn(self, step: dict) -> tuple[str, str]:
-        """A step of the history: what was observed, as it is shown, and what was answered."""
+        """Return a step of the history as its observation, as shown, and its answer."""
         text = step["observation"]
         if self._limit is not None and len(text) > self._limit:
             text = f"{text[: self._limit]} ..."
@@ -421,21 +449,22 @@ class Dialogue:
             return text, self._style.answer(step["action"], step.get("thought")).text
         return text, f"{self._open}{step['action']}{self._close}"
 
-    def _asked(self, observation: str, admissible: Iterable[str] | None, think: bool) -> str:
-        """The last observation, and what it is to be answered with."""
+    def _last_text(self, observation: str, admissible: Iterable[str] | None, think: bool) -> str:
+        """Return the last observation with its ending: the admissible actions and the request for a thought."""
         ending = self._endings[think]
         if self._list_admissible and admissible is not None:
             ending = f"\n{self._style.acting.admissible_label} {', '.join(admissible)}{ending}"
         return observation + ending
 
-    def _beginning(self, system: str) -> Any:
+    def _beginning(self, system: str) -> P:
+        """Return the messages that every prompt begins with."""
         turns = [_message("system", system)] if system else []
         for example in self._style.examples:
             turns += [_message("user", example.user), _message("assistant", example.assistant)]
         return self._messages(turns)
 
-    def _shown(self) -> Any:
-        """The turns before, as many as the style shows."""
+    def _shown(self) -> P:
+        """Return the earlier turns that the style shows."""
         if self._window is None or len(self._past) <= self._window:
             return self._turns
         (text, answer), *others = self._past[-self._window :]
@@ -445,15 +474,31 @@ class Dialogue:
             turns = self._extended(turns, text, answer)
         return turns
 
-    def _messages(self, messages: Iterable[dict] = ()) -> Any:
-        """Messages in the form in which they are kept for later prompts."""
+    @abstractmethod
+    def _messages(self, messages: Iterable[dict[str, str]] = ()) -> P:
+        """Return messages in the form that is kept for later prompts."""
+
+    @abstractmethod
+    def _extended(self, turns: P, user: str, assistant: str) -> P:
+        """Return messages and one more turn."""
+
+    @abstractmethod
+    def _prompt(self, beginning: P, turns: P, observation: str, action: str = "", request: str = "") -> P:
+        """Return a prompt: its beginning, earlier turns, the observation, and perhaps an action and a request."""
+
+
+class Dialogue(DialogueBase[Messages]):
+    """The prompts of a trajectory as messages."""
+
+    def _messages(self, messages: Iterable[dict[str, str]] = ()) -> Messages:
         return list(messages)
 
-    def _extended(self, turns: Any, user: str, assistant: str) -> Any:
-        """Those messages and one more turn."""
+    def _extended(self, turns: Messages, user: str, assistant: str) -> Messages:
         return [*turns, _message("user", user), _message("assistant", assistant)]
 
-    def _prompt(self, beginning: Any, turns: Any, observation: str, action: str = "", request: str = "") -> Prompt:
+    def _prompt(
+        self, beginning: Messages, turns: Messages, observation: str, action: str = "", request: str = ""
+    ) -> Messages:
         ending = [_message("assistant", action), _message("user", request)] if request else []
         return [*({**message} for message in (*beginning, *turns)), _message("user", observation), *ending]
 
@@ -466,26 +511,26 @@ _USER, _ASSISTANT, _USER_AGAIN = (
 
 
 _OPEN_USER, _OPEN_ASSISTANT = _USER + b'"', b'"' + _ASSISTANT + b'"'
-#: What stands around the encoded text of an answer, in the JSON of `Answer.messages`.
+#: The JSON around the encoded text of an answer, as `Answer.messages` has it.
 COMPLETION, COMPLETION_END = b'[{"role":"assistant","content":"', b'"}]'
 _SEPARATOR = "\x7f"  # of texts that are encoded together; the only control character that JSON does not escape
 
 
 def encoded_contents(texts: Sequence[str]) -> list[bytes]:
-    """Encode texts as JSON, without the quotes around each: all of them at once where none holds the separator."""
+    """Encode texts as JSON without quotes; all texts at once where none holds the separator."""
     together = _SEPARATOR.join(texts)
     if together.count(_SEPARATOR) != len(texts) - 1:
         return [orjson.dumps(text)[1:-1] for text in texts]
     return orjson.dumps(together)[1:-1].split(_SEPARATOR.encode())
 
 
-class EncodedDialogue(Dialogue):
-    """The same prompts as the JSON that is written of them; every turn is encoded once."""
+class EncodedDialogue(DialogueBase[bytes]):
+    """The prompts of a trajectory as JSON; every turn is encoded once."""
 
     def acting(self, instruction: str, steps: Sequence[dict]) -> Iterator[tuple[bytes, ...]]:
-        """Yield the prompt at the state before each of the steps, which asks for a thought where the step has one.
+        """Yield the prompt before each of the steps, which asks for a thought where the step has one.
 
-        Each comes in pieces, since most of it is what the one before had.
+        Each prompt comes in pieces, since most of it is the same as in the one before.
         """
         self.start(instruction)
         if self._window is not None:
@@ -493,25 +538,25 @@ class EncodedDialogue(Dialogue):
                 yield (self.act(step["observation"], step.get("admissible"), bool(step.get("thought"))),)
                 self.add(step)
             return
-        asked = [self._asked(s["observation"], s.get("admissible"), bool(s.get("thought"))) for s in steps]
+        last_texts = [self._last_text(s["observation"], s.get("admissible"), bool(s.get("thought"))) for s in steps]
         past = [self._past_turn(step) for step in steps]
         users, answers = [text for text, _ in past], [answer for _, answer in past]
         if steps:
-            asked[0], users[0] = self._task + asked[0], self._task + users[0]
+            last_texts[0], users[0] = self._task + last_texts[0], self._task + users[0]
         encoded_users = encoded_contents(users)
-        last = encoded_users if asked == users else encoded_contents(asked)
+        last = encoded_users if last_texts == users else encoded_contents(last_texts)
         before = b"[" + self._acting
         for now, user, assistant in zip(last, encoded_users, encoded_contents(answers)):
             yield before, _OPEN_USER, now, b'"}]'
             before = b"".join((before, _OPEN_USER, user, _OPEN_ASSISTANT, assistant, b'"},'))
 
-    def _messages(self, messages: Iterable[dict] = ()) -> bytes:
+    def _messages(self, messages: Iterable[dict[str, str]] = ()) -> bytes:
         return b"".join(orjson.dumps(message) + b"," for message in messages)
 
     def _extended(self, turns: bytes, user: str, assistant: str) -> bytes:
         return b"".join((turns, _USER, orjson.dumps(user), _ASSISTANT, orjson.dumps(assistant), b"},"))
 
-    def _prompt(self, beginning: bytes, turns: bytes, observation: str, action: str = "", request: str = "") -> Prompt:
+    def _prompt(self, beginning: bytes, turns: bytes, observation: str, action: str = "", request: str = "") -> bytes:
         ending: tuple[bytes, ...] = (b"}]",)
         if request:
             ending = _ASSISTANT, orjson.dumps(action), _USER_AGAIN, orjson.dumps(request), b"}]"

@@ -124,7 +124,7 @@ class Draft:
         """Return what the model is asked."""
         if writing.rationale == "own":
             prompt, prefix, accept = (
-                own_prompt(style, self.situation, model.played.style is not None),
+                own_prompt(style, self.situation, model.play_settings.style is not None),
                 style.opening("always") if model.exact else "",
                 self._own,
             )

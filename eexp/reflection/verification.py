@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from eexp.errors import InputError
-from eexp.models.base import Answer, Model, Score
+from eexp.models.base import Model, Samples, Score
 from eexp.prompts import PromptStyle
 from eexp.records import canonical
 from eexp.reflection.drafts import Draft
@@ -69,7 +69,7 @@ def actions(draft: Draft) -> list[str]:
     return list(found.values())
 
 
-def judge(draft: Draft, without: Answer, after: Answer) -> None:
+def judge(draft: Draft, without: Samples, after: Samples) -> None:
     """Record the gain of a reflection, or why it is dropped."""
     for answer in (without, after):
         if isinstance(answer, InputError):
@@ -92,6 +92,6 @@ def judge(draft: Draft, without: Answer, after: Answer) -> None:
         draft.more["gain"] = gain
 
 
-def _logprobs(answer: Answer) -> list[float]:
+def _logprobs(answer: Samples) -> list[float]:
     assert not isinstance(answer, InputError)
     return [round(sample.logprob or 0.0, _DIGITS) for sample in answer]

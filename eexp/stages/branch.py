@@ -15,7 +15,7 @@ import click
 from eexp import options
 from eexp.errors import InputError
 from eexp.jsonl import OnError, stop_at_error
-from eexp.models.policy import Choice, Policy, Proposal, Ranking, State
+from eexp.models.policy import ActionDraw, ActionScore, Policy, Proposal, State
 from eexp.records import canonical, seed_of
 
 Count = Callable[[str, int], None]
@@ -75,7 +75,7 @@ def branch(
     )
     asked: deque[tuple[dict, list[_Picker]]] = deque()  # read, and not answered yet
 
-    def groups() -> Iterator[list[Choice | Ranking]]:
+    def groups() -> Iterator[list[ActionDraw | ActionScore]]:
         for t in trajectories:
             if any(step.get("mistake") for step in t["steps"]):
                 on_error(t, InputError("holds mistakes put in by `eexp recover`; branch before that", "$.steps"))
@@ -84,7 +84,7 @@ def branch(
             asked.append((t, pickers))
             yield [picker.choice() for picker in pickers] if source != "admissible" else []
 
-    answers: Iterator[list] = policy.choose(groups()) if policy else ([] for _ in groups())
+    answers: Iterator[list] = policy.answer(groups()) if policy else ([] for _ in groups())
     for found in answers:
         trajectory, pickers = asked.popleft()
         try:
@@ -148,19 +148,19 @@ class _Picker:
         banned = [action for action in listed or [] if self._banned(action) and canonical(action) != self.expert]
         self.count("admissible actions banned", len(banned))
 
-    def choice(self) -> Choice | Ranking:
+    def choice(self) -> ActionDraw | ActionScore:
         """What the policy is asked."""
         ask = self.ask
         if ask.source == "scored":
-            return Ranking(self.state, list(self._others().values()))
+            return ActionScore(self.state, list(self._others().values()))
         wanted = ask.k if ask.source == "policy" else (ask.k + 1) // 2
-        return Choice(
+        return ActionDraw(
             self.state,
-            wanted,
-            ask.temperature,
-            self.seed,
-            self._accept,
-            ask.rounds * wanted,
+            n=wanted,
+            temperature=ask.temperature,
+            seed=self.seed,
+            accept=self._accept,
+            most=ask.rounds * wanted,
             distinct=not ask.replacement,
             top_p=ask.top_p,
             min_p=ask.min_p or None,

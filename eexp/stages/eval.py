@@ -12,7 +12,7 @@ from eexp import options
 from eexp.envs.base import Environment, Observation
 from eexp.errors import InputError, NoRoom, UsageError
 from eexp.jsonl import OnError, stop_at_error
-from eexp.models.policy import Choice, Players, Policy, Proposal, Proposals, State
+from eexp.models.policy import ActionDraw, Episodes, Policy, Proposal, Proposals, State
 from eexp.records import seed_of, succeeded
 from eexp.workers.parallel import EnvironmentLost, ParallelEnvironments, StepResult
 from eexp.workers.supervisor import TRIES, repeated_failure
@@ -55,7 +55,7 @@ def evaluate(
     """
     line: deque[_Episode] = deque()  # begun and not yet yielded, in order
     coming, more = iter(tasks), True
-    with closing(policy.players(worlds.size)) as players:
+    with closing(policy.episodes(worlds.size)) as players:
         table = _Table(worlds, policy, players, temperature, max_steps or worlds.max_steps, seed, only_admissible)
         while more or line:
             while more and table.free and len(line) < AHEAD * worlds.size:
@@ -149,7 +149,7 @@ class _Table:
         self,
         worlds: ParallelEnvironments,
         policy: Policy,
-        players: Players,
+        players: Episodes,
         temperature: float,
         max_steps: int,
         seed: int,
@@ -203,8 +203,12 @@ class _Table:
             self._finish(seat, episode.record(self.policy))
             return
         state = State(episode.instruction, episode.transcript, view.observation.text, view.admissible, view.expert)
-        choice = Choice(
-            state, 1, self.temperature, seed_of(self.seed, episode.name, step), only_admissible=self.only_admissible
+        choice = ActionDraw(
+            state,
+            n=1,
+            temperature=self.temperature,
+            seed=seed_of(self.seed, episode.name, step),
+            only_admissible=self.only_admissible,
         )
         try:
             self.players.submit(seat, choice)

@@ -8,7 +8,7 @@ import click
 
 from eexp import options, terminal
 from eexp.errors import InputError
-from eexp.prompts import Messages, PromptStyle, built_in, get_style, load
+from eexp.prompts import Messages, PromptStyle, built_in_styles, get_style, load_style
 from eexp.records import expert_outcome
 from eexp.reflection.requests import reflection_prompt
 from eexp.reflection.situations import situations
@@ -37,7 +37,7 @@ def list_command() -> None:
     Example:
       eexp prompts list
     """
-    for name in built_in():
+    for name in built_in_styles():
         style = get_style(name)
         place = "a thought where one is asked for" if style.thought.absent == "omit" else "a place for a thought"
         listed = ", lists the admissible actions" if style.acting.list_admissible else ""
@@ -119,7 +119,7 @@ def check_command(file) -> None:
       eexp prompts show react > mine.toml
       eexp prompts check mine.toml
     """
-    style = load(file)
+    style = load_style(file)
     for problem in problems(style):
         raise InputError(f"{file}: {problem}")
     terminal.show(f"{file}: ok, {style.label}")

@@ -163,7 +163,7 @@ def command(
         writer, scorer = _open(models, model if writing.by_model else None, verify, engine, stream.note)
         settings = {"model": writer and writer.fingerprint, "verify": scorer and scorer.fingerprint}
         policy = scorer or (writer if rationale == "own" else None)
-        style = options.chosen_style(prompt_style, policy.played.style if policy else None, stream.note)
+        style = options.chosen_style(prompt_style, policy.play_settings.style if policy else None, stream.note)
         settings |= {"prompt_style": style.label, "seed": writing.seed, **writing.settings()}
         with stream.open("reflect", "trajectory", **settings) as io:
             records = io.records(skip_done=False)

@@ -12,7 +12,7 @@ from eexp import options
 from eexp.errors import InputError, UsageError
 from eexp.jsonl import OnError, stop_at_error
 from eexp.models.base import Model, Score
-from eexp.scoring import Losses, request_of, scores_of, table
+from eexp.scoring import Losses, loss_table, score_request, scores_of
 from eexp.terminal import tell
 
 #: Examples of one trajectory that are scored together; more are cut into several groups, which takes little time.
@@ -57,7 +57,7 @@ def score(
                 continue
             for entry in entries:  # the skipped ones, too: what shares a batch is then the same as without a break
                 try:
-                    entry.request = request_of(entry.example, model)
+                    entry.request = score_request(entry.example, model)
                 except InputError as e:
                     entry.error = e
             asked.append(entries)
@@ -152,7 +152,7 @@ def _report(rows: list[dict], summary: str | None, quiet: bool) -> None:
     from eexp.jsonl import dumps, write_to_stdout
 
     if rows and not quiet:
-        tell(table(rows))
+        tell(loss_table(rows))
     lines = b"".join(map(dumps, rows))
     if summary == "-":
         write_to_stdout(lines)

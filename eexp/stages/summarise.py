@@ -54,7 +54,9 @@ class _Passage:
 
         prompt = style.ask_summary(t["instruction"], self.action, self.observation)
         own_seed = seed_of(seed, t["id"], self.action, self.observation)
-        return Draw(prompt, 1, temperature, max_tokens, own_seed, accept, _TRIES)
+        return Draw(
+            prompt, n=1, temperature=temperature, max_tokens=max_tokens, seed=own_seed, accept=accept, most=_TRIES
+        )
 
 
 def summarise(

@@ -21,7 +21,7 @@ from eexp.outcomes import transition_of
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import Answer, Dialogue, EncodedDialogue, Prompt
 from eexp.records import example, example_id, seed_of, with_lineage
-from eexp.scoring import request_of
+from eexp.scoring import score_request
 from eexp.world_model.targets import Target, improbable
 from eexp.world_model.transitions import Transition, cap_invalid, cap_repeats, transitions_of
 
@@ -95,7 +95,7 @@ def world_model_data(
                 if model:
                     examples = list(examples)
                     # Those done before are asked, too: what shares a batch is then the same as without a break.
-                    requests = [request_of(example, model) for example in examples]
+                    requests = [score_request(example, model) for example in examples]
             except InputError as e:
                 on_error(t, e)
                 continue
@@ -199,7 +199,7 @@ def _examples(t: dict, style: PromptStyle, choices: Choices, transitions: list[T
 
 
 def _worded(
-    t: dict, dialogue: Dialogue, style: PromptStyle, choices: Choices, transitions: list[Transition]
+    t: dict, dialogue: Dialogue | EncodedDialogue, style: PromptStyle, choices: Choices, transitions: list[Transition]
 ) -> Iterator[tuple[Transition, Prompt, Answer, str]]:
     """Yield the transitions of a trajectory, which are in the order of its steps, with prompt, answer and kind."""
     dialogue.start(t["instruction"])
@@ -324,7 +324,7 @@ def command(model, engine, prompt_style, seed, stream, **choices) -> None:
     if chosen.predictable == "model":
         judge = options.open_writer(model, engine, stream.note)
         settings["model"] = judge.fingerprint
-    style = options.chosen_style(prompt_style, judge.played.style if judge else None)
+    style = options.chosen_style(prompt_style, judge.play_settings.style if judge else None)
     settings |= {"prompt_style": style.label, "seed": seed}
     with judge or nullcontext(), stream.open("world-model-data", "trajectory", **settings) as io:
         common = {"seed": seed, "skip": io.done, "count": io.count, "on_error": io.fail}

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from eexp.errors import InputError
 from eexp.jsonl import OnError, stop_at_error
-from eexp.models.chat_template import ChatTokenizer
-from eexp.models.hf import HfTokenizer
-from eexp.spans import ACTION, Span, has_thought, span_of_tokens, spans_of
+from eexp.models.chat_tokens import ChatTokenizer
+from eexp.models.tokenizers import HfTokenizer
+from eexp.spans import ACTION, has_thought, span_of_tokens, spans_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -167,7 +167,7 @@ def _tokenize_one(
 
 def _segments(
     example: dict,
-    spans: list[Span],
+    spans: list[CompletionSpan],
     ids: list[int],
     start: int,
     tokenizer: PreTrainedTokenizerBase,

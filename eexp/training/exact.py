@@ -79,13 +79,13 @@ def obstacles(model: PreTrainedModel, longest: int, largest: int) -> Iterator[st
         longest: Tokens of the longest row.
         largest: Tokens of the largest tree.
     """
-    inner = hf.inner(model)
+    inner = hf.base_model(model)
     config = inner.config.get_text_config()
     if unknown := hf.unknown_layers(inner):
         yield f"has {unknown}, which a tree does not know"
     if not getattr(inner, "_supports_attention_backend", False):
         yield "its attention does not go through the interface of transformers"
-    window = hf.reach(config)
+    window = hf.attention_window(config)
     if window and window < longest:
         yield f"its attention reaches back {window} tokens, and the longest example has {longest}"
     if getattr(config, "attn_temperature_tuning", False) and largest >= getattr(config, "floor_scale", 0):

@@ -32,7 +32,7 @@ from eexp.training.plan import plan_job
 from eexp.training.preview import describe
 from eexp.training.resume import check_finished_run, check_same_examples, last_checkpoint, prepare_checkpoints
 from eexp.training.trainer import make_trainer, training_arguments
-from eexp.weights import RUN_FILE, read_run, resolve
+from eexp.weights import RUN_FILE, read_run, resolve_base
 
 
 def finetune(
@@ -77,7 +77,7 @@ def finetune(
             shutil.rmtree(directory / "checkpoints", ignore_errors=True)  # left by a kill while they were removed
             note(f"{directory} is finished already")
             return read_run(directory)
-        for read in filter(None, (resolve(settings.base), settings.init)):
+        for read in filter(None, (resolve_base(settings.base), settings.init)):
             if os.path.isdir(read) and os.path.realpath(read) == os.path.realpath(directory):
                 raise UsageError(f"{directory} is both read and written; give another -o")
         job = plan_job(source, settings, validation, style)

@@ -67,7 +67,7 @@ def check(base: str, dtype: torch.dtype, *, full: bool, four_bit: bool, trust_re
     """
     if is_sharded():
         return
-    config = hf.config(base, trust_remote_code)
+    config = hf.load_config(base, trust_remote_code)
     try:
         with torch.device("meta"):  # not accelerate's init_empty_weights, which counts tied weights twice
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)

@@ -15,7 +15,7 @@ from eexp.models import hf
 from eexp.training import memory
 from eexp.training.distributed import is_sharded, local_rank
 from eexp.training.job import Settings
-from eexp.weights import resolve
+from eexp.weights import resolve_base
 
 
 def check_packages(settings: Settings) -> None:
@@ -60,7 +60,7 @@ def open_model(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizer
         raise UsageError("--full trains all weights; to go on with a full model give it as -m, --init is for adapters")
     if settings.base.endswith(".gguf") or settings.base.startswith(("hf:", "http:", "https:")):
         raise UsageError(f"{settings.base}: what is trained is a directory or hub id, without hf:; no GGUF, no server")
-    if (Path(resolve(settings.base)) / "adapter_config.json").is_file():
+    if (Path(resolve_base(settings.base)) / "adapter_config.json").is_file():
         raise UsageError(f"{settings.base}: an adapter; give its base as -m, and it as --init to go on with it")
     cuda = torch.cuda.is_available()
     dtype = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float32
@@ -73,7 +73,7 @@ def open_model(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizer
         four_bit=settings.load_in_4bit,
         trust_remote_code=settings.trust_remote_code,
     )
-    model, tokenizer = hf.load(
+    model, tokenizer = hf.load_model(
         settings.base,
         settings.init,
         trainable=True,

@@ -69,7 +69,7 @@ def accepts_keep(model: torch.nn.Module) -> bool:
     wrapped: Any = model
     while hasattr(wrapped, "module"):
         wrapped = wrapped.module
-    return "logits_to_keep" in signature(hf.inner(wrapped).forward).parameters
+    return "logits_to_keep" in signature(hf.base_model(wrapped).forward).parameters
 
 
 def _tree_part(rows: Sequence[Row], device: torch.device | str) -> Part:

@@ -38,7 +38,7 @@ from eexp.training.updates import (
     set_shares,
     total_weight,
 )
-from eexp.weights import fingerprint_of_directory, read_run, resolve
+from eexp.weights import fingerprint_of_directory, read_run, resolve_base
 
 _MAX_LINEAGES = 20  # in eexp.json and the model card
 _DEFAULT_LENGTH = 8192  # tokens of an example, for a model that does not tell its context
@@ -208,7 +208,7 @@ def _describe(
         rows: All of them that could be used.
         weighted_rows: Those of them that have a weight; `updates` are indices into these.
     """
-    base = resolve(settings.base)
+    base = resolve_base(settings.base)
     return {
         "eexp": __version__,
         "base": settings.base,

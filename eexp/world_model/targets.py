@@ -17,7 +17,7 @@ from eexp.errors import InputError
 from eexp.models.base import Model, Sample
 from eexp.prompts import PromptStyle
 from eexp.scoring import logprobs_of
-from eexp.spans import OBSERVATION, Span
+from eexp.spans import OBSERVATION, CompletionSpan
 
 Range = tuple[int, int]
 _WORD = re.compile(r"\s*\S+")
@@ -116,10 +116,10 @@ def improbable(text: str, sample: Sample, model: Model, inside: Range, least: fl
         inside: the part of it in which words are judged; ranges count from its start.
     """
     start, end = inside
-    words = [Span(OBSERVATION, 0, start)] if start else []
+    words = [CompletionSpan(OBSERVATION, 0, start)] if start else []
     judged = [(start + m.start(), start + m.end()) for m in _WORD.finditer(text[start:end])]
-    words += [Span(OBSERVATION, *word) for word in judged]
-    words.append(Span(OBSERVATION, judged[-1][1] if judged else start, len(text)))
+    words += [CompletionSpan(OBSERVATION, *word) for word in judged]
+    words.append(CompletionSpan(OBSERVATION, judged[-1][1] if judged else start, len(text)))
     logprobs = logprobs_of(text, words, sample, model)
     low = [
         word

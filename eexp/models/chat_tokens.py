@@ -1,105 +1,47 @@
-"""Chats and texts as tokens, in which nobody but the chat template writes special tokens.
+"""Chats and texts as tokens, in which only the chat template writes special tokens.
 
-Instructions, observations, thoughts and answers come from worlds, people and models. Where one of them holds the text
-of a special token (`<|end|>`), it must not become that token: it would end a turn, and begin one that was never taken.
+Instructions, observations, thoughts and answers come from environments, people and models. Where one of them holds the
+text of a special token (`<|end|>`), it must not become that token, which would end the turn and begin another one.
 `ChatTokenizer` is the one place in which a chat becomes tokens, for training and for playing in either backend.
 
 Before a chat is rendered, one character of every such text is replaced by a character that occurs nowhere else, so that
 the special tokens of the rendered chat are those that the template wrote. Mostly there is nothing to replace, and the
-tokenizer has the whole rendered chat; the special tokens that it finds are compared with those that were written.
+tokenizer gets the whole rendered chat; the special tokens that it finds are compared with those of the template.
 Otherwise the text between special tokens is tokenised by itself, with its own characters, and as text.
 
-transformers (5.20 and later) does the like in `apply_chat_template(..., sanitize_control_tokens=True)`, for its own
-tokenizers alone and for `<think>`, too, which models write into their answers.
-
-`render` is for backends that only have the template's text: the Jinja dialect of transformers, outside of it.
+transformers (5.20 and later) does something similar in `apply_chat_template(..., sanitize_control_tokens=True)`, for
+its own tokenizers alone and for `<think>`, too, which models write into their answers.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import pairwise
-from typing import Any
 
-from eexp.errors import EexpError, InputError
+from eexp.errors import InputError
 from eexp.prompts import Messages
+from eexp.prompts.chat_template import template_refusals
 
 #: Unicode's noncharacters, which no text has a use for.
 _STAND_INS = [*map(chr, range(0xFDD0, 0xFDF0)), *(chr(plane << 16 | 0xFFFE) for plane in range(1, 17))]
-#: What a token that takes blanks takes.
+#: The characters that a token with `takes_left` or `takes_right` removes.
 _BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
-
-
-@lru_cache(maxsize=8)
-def _compiled(template: str) -> Any:
-    from jinja2 import TemplateError
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """`{% generation %}` marks what the assistant wrote, for training masks; here it is passed over."""
-
-        tags = {"generation"}
-
-        def parse(self, parser: Any) -> Any:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    def refuse(message: str) -> None:
-        raise InputError(f"the chat template refuses these messages: {message}")
-
-    def as_json(value: Any, indent: int | None = None, ensure_ascii: bool = False) -> str:
-        return json.dumps(value, indent=indent, ensure_ascii=ensure_ascii)
-
-    env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation])
-    env.filters["tojson"] = as_json
-    env.globals.update(raise_exception=refuse, strftime_now=lambda form: datetime.now().strftime(form))
-    try:
-        return env.from_string(template)
-    except TemplateError as e:
-        raise EexpError(f"the chat template cannot be read: {e}") from None
-
-
-def render(template: str, messages: Messages, *, bos_token: str, eos_token: str, to_answer: bool = True) -> str:
-    """Render a chat as text; `to_answer`: ending where the assistant is to write.
-
-    Raises:
-        InputError: the chat template refuses the messages.
-        EexpError: it is no template.
-    """
-    compiled = _compiled(template)
-    with _refusals():
-        return compiled.render(
-            messages=messages, add_generation_prompt=to_answer, bos_token=bos_token, eos_token=eos_token
-        )
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Turn whatever a chat template fails with into an InputError of one line."""
-    try:
-        yield
-    except EexpError:
-        raise
-    except Exception as e:  # a template may divide by zero
-        reason = (str(e).splitlines() or [type(e).__name__])[0]
-        raise InputError(f"the chat template refuses these messages: {reason}") from None
 
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token that a tokenizer finds in a text before it does anything else with it.
+    """A token that a tokenizer finds in a text first of all.
 
-    special: it is structure, which texts must not write. takes_left, takes_right: the blanks on that side of it are
-    dropped. whole_word: it is found only where no letter or digit adjoins it.
+    Attributes:
+        special: Whether it is structure, which texts must not write.
+        takes_left: Whether the blanks before it are dropped.
+        takes_right: Whether the blanks after it are dropped.
+        whole_word: Whether it is found only where no letter or digit adjoins it.
     """
 
     id: int
@@ -111,30 +53,31 @@ class AddedToken:
 
 
 class Tokenizer(ABC):
-    """What a backend's tokenizer does, and its chat template."""
+    """The tokenizer of a backend, and its chat template."""
 
     @abstractmethod
     def added_tokens(self) -> Collection[AddedToken]:
-        """The tokens that are found in a text before anything else."""
+        """Return the tokens that are found in a text first of all."""
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text in which special tokens are written out; nothing is added."""
+        """Return the token ids of a text in which the texts of special tokens become these tokens; nothing is added."""
 
     @abstractmethod
     def encode_as_text(self, text: str, first: bool) -> list[int]:
-        """Token ids of a text in which no special token is looked for.
+        """Return the token ids of a text in which no special token is found.
 
-        first: the text is the beginning of all; otherwise it follows a special token.
+        Args:
+            first: Whether the text is at the beginning; otherwise it follows a special token.
         """
 
     @abstractmethod
     def render(self, messages: Messages, to_answer: bool) -> str:
-        """A chat as text; ending where the assistant is to write, if `to_answer`."""
+        """Return a chat as text, which ends where the assistant is to write if `to_answer`."""
 
 
 class ChatTokenizer:
-    """Chats and texts as token ids, in which special tokens are the chat template's alone."""
+    """Turns chats and texts into token ids, in which only the chat template writes special tokens."""
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
@@ -142,10 +85,10 @@ class ChatTokenizer:
     # -- chats and texts -----------------------------------------------------------------------------------------------
 
     def chat(self, messages: Messages, to_answer: bool = True) -> list[int]:
-        """Return the token ids of a chat; ending where the assistant is to write, if `to_answer`.
+        """Return the token ids of a chat, which end where the assistant is to write if `to_answer`.
 
         Raises:
-            InputError: the chat template refuses the messages, or writes nothing.
+            InputError: The chat template refuses the messages, or writes nothing.
         """
         shield = _Shield(self._specials, messages)
         return self._ids(self._render(shield.messages, to_answer), shield)
@@ -154,27 +97,27 @@ class ChatTokenizer:
         """Return the token ids of a text that stands alone, such as an answer.
 
         Raises:
-            InputError: it has no tokens.
+            InputError: It has no tokens.
         """
         shield = _Shield(self._specials, [{"content": text}])
         return self._ids(shield.messages[0]["content"], shield)
 
     def example(self, prompt: Messages, completion: Messages, stop: int | None) -> tuple[list[int], list[int]]:
-        """Tokenise an example as the tokens of its prompt, as play has them, and those of its completion.
+        """Return the tokens of an example's prompt, the same as in play, and those of its completion.
 
-        The completion ends with its last stop token; what a template writes after it is not for the policy to learn.
+        The completion ends with its last stop token; text that a template writes after it is no target of training.
 
         Args:
-            stop: the stop token, which is added where the template writes none.
+            stop: The stop token, which is added where the template writes none.
 
         Raises:
-            InputError: the chat template refuses the messages, or does not keep the prompt as the beginning of the
+            InputError: The chat template refuses the messages, or does not keep the prompt as the beginning of the
                 whole (templates that rewrite earlier turns do that); or there is no stop token.
         """
         shield = _Shield(self._specials, prompt + completion)
-        asked = shield.messages[: len(prompt)]
+        shielded_prompt = shield.messages[: len(prompt)]
         try:
-            before, whole = self._render(asked, True), self._render(shield.messages, False)
+            before, whole = self._render(shielded_prompt, True), self._render(shield.messages, False)
         except InputError as e:
             raise e.at("$.prompt") from None
         if not whole.startswith(before):
@@ -186,11 +129,11 @@ class ChatTokenizer:
         prompt_ids, ids = self._ids(before, shield), self._ids(whole, shield)
         if ids[: len(prompt_ids)] == prompt_ids:
             return prompt_ids, _ended(ids[len(prompt_ids) :], stop)
-        # A token straddles the border; play tokenises the prompt alone, so do we.
+        # A token straddles the border; play tokenises the prompt alone, so training does, too.
         return prompt_ids, _ended(self._ids(whole[len(before) :], shield), stop)
 
     def _render(self, messages: Messages, to_answer: bool) -> str:
-        with _refusals():
+        with template_refusals():
             text = self._tokenizer.render(messages, to_answer)
         if not text:
             raise InputError("the chat template writes nothing for these messages")
@@ -200,10 +143,10 @@ class ChatTokenizer:
 
     @cached_property
     def _added(self) -> dict[str, AddedToken]:
-        """Added tokens by their texts.
+        """The added tokens by their texts.
 
-        Some tokenizers do not call the tokens special that begin and end a turn. Whatever the chat template writes
-        between messages is, but for pairs like <think> and </think>, which answers write as well.
+        Some tokenizers do not mark the tokens as special that begin and end a turn. So added tokens that the chat
+        template writes between messages are special, except pairs like <think> and </think>, which answers contain.
         """
         added = {token.text: token for token in self._tokenizer.added_tokens() if token.text}
         plain = {text: t for text, t in added.items() if not t.special and text.strip() and not _is_tag(text, added)}
@@ -236,19 +179,19 @@ class ChatTokenizer:
             own.encode()
         except UnicodeEncodeError:
             raise InputError("holds half of a surrogate pair, which has no tokens") from None
-        found = self._finder.find(text)
-        specials = [(start, end, token.id) for start, end, token in found if token.special]
+        matches = self._finder.find(text)
+        specials = [(start, end, token.id) for start, end, token in matches if token.special]
         if own == text or specials == [(s, e, t.id) for s, e, t in self._finder.find(own) if t.special]:
             ids = self._tokenizer.encode(own)
             if [i for i in ids if i in self._special_ids] == [i for _, _, i in specials]:
                 return ids
-        return self._piecewise(text, found, shield)
+        return self._piecewise(text, matches, shield)
 
-    def _piecewise(self, text: str, found: list[tuple[int, int, AddedToken]], shield: _Shield) -> list[int]:
-        """Return the token ids of the added tokens that were found, and of what stands between them, by itself."""
+    def _piecewise(self, text: str, matches: list[tuple[int, int, AddedToken]], shield: _Shield) -> list[int]:
+        """Return the ids of the added tokens that were found, and the token ids of each text between them."""
         ids: list[int] = []
         at, before = 0, None
-        for start, end, token in [*found, (len(text), len(text), None)]:
+        for start, end, token in [*matches, (len(text), len(text), None)]:
             piece = shield.restore(text[at:start])
             if before and before.takes_right:
                 piece = piece.lstrip(_BLANKS)
@@ -262,10 +205,10 @@ class ChatTokenizer:
         return ids
 
     def _as_text(self, text: str, first: bool) -> list[int]:
-        """Return the token ids of a text that holds no special token but what only looks like one.
+        """Return the token ids of a text in which nothing is a special token, even if it looks like one.
 
-        Such a thing is cut after its first character. A tokenizer might spell it otherwise in one backend than in the
-        other: words of SentencePiece do spell </s>, and llama.cpp takes <|start|> for no special token.
+        The text of a special token is cut after its first character, since backends may differ in its tokens: words of
+        SentencePiece do spell </s>, and llama.cpp does not treat <|start|> as a special token.
         """
         encode = self._tokenizer.encode_as_text
         cuts = [0, *(place + 1 for place in sorted(self._specials.inside(text))), len(text)]
@@ -281,12 +224,12 @@ class ChatTokenizer:
 
     @cached_property
     def _cuts_leave_no_trace(self) -> bool:
-        """Whether texts can be tokenised one by one; some tokenizers put a blank before each."""
+        """Whether texts can be tokenised one by one; some tokenizers put a blank before each of them."""
         encode, wedge = self._tokenizer.encode_as_text, _STAND_INS[0]
         return encode(wedge, False) * 2 == encode(wedge * 2, False)
 
     def _with_wedges(self, pieces: list[str], first: bool) -> list[int]:
-        """Return the token ids of pieces of a text, kept apart by something that there are no words with."""
+        """Return the token ids of pieces of a text, kept apart by a character that is in no word."""
         encode = self._tokenizer.encode_as_text
         wedge = next(c for c in _STAND_INS if not any(c in piece for piece in pieces))
         wedge_ids = encode(wedge * 2, first)[len(encode(wedge, first)) :]
@@ -304,20 +247,20 @@ def _is_tag(text: str, added: Collection[str]) -> bool:
 
 
 def _without(part: list[int], ids: list[int]) -> tuple[list[int], int]:
-    """Return ids without the places where `part` stands, and how many those were."""
-    kept: list[int] = []
+    """Return ids without the occurrences of `part`, and the number of these."""
+    rest: list[int] = []
     at = count = 0
     while at < len(ids):
         if part and ids[at : at + len(part)] == part:
             at, count = at + len(part), count + 1
         else:
-            kept.append(ids[at])
+            rest.append(ids[at])
             at += 1
-    return kept, count
+    return rest, count
 
 
 def _ended(ids: list[int], stop: int | None) -> list[int]:
-    """Return tokens up to the last stop token; with one at the end where there is none."""
+    """Return tokens up to the last stop token, or all with a stop token added where there is none."""
     if stop is None:
         raise InputError("the tokenizer has no stop token, the policy could not learn to end", "$.completion")
     for i in range(len(ids) - 1, -1, -1):
@@ -327,16 +270,16 @@ def _ended(ids: list[int], stop: int | None) -> list[int]:
 
 
 class _Finder:
-    """Finds added tokens in a text: the leftmost first, of those that begin together the longest."""
+    """Finds added tokens in a text: from left to right, the longest one at each place."""
 
     def __init__(self, tokens: Iterable[AddedToken]):
         self._tokens = {token.text: token for token in tokens}
         self._pattern = re.compile(_any_of(self._tokens) or r"(?!)", re.DOTALL)
 
     def find(self, text: str) -> list[tuple[int, int, AddedToken]]:
-        """Return where each begins and ends."""
-        found = [(m.start(), m.end(), self._tokens[m[0]]) for m in self._pattern.finditer(text)]
-        return [(s, e, t) for s, e, t in found if not (t.whole_word and _adjoined(text, s, e))]
+        """Return the tokens found, as (start, end, token)."""
+        matches = [(m.start(), m.end(), self._tokens[m[0]]) for m in self._pattern.finditer(text)]
+        return [(s, e, t) for s, e, t in matches if not (t.whole_word and _adjoined(text, s, e))]
 
 
 def _adjoined(text: str, start: int, end: int) -> bool:
@@ -344,7 +287,7 @@ def _adjoined(text: str, start: int, end: int) -> bool:
 
 
 def _any_of(words: Iterable[str]) -> str:
-    """Return a regular expression for the longest of some words; a tree, for there may be thousands of them."""
+    """Return a regular expression that matches the longest of some words; a tree, since there may be thousands."""
     heads: dict[str, list[str]] = {}
     ends = False
     for word in words:
@@ -362,7 +305,7 @@ def _any_of(words: Iterable[str]) -> str:
 
 
 class _Specials:
-    """Where a text holds a special token, or what a template might make one of together with what it writes beside."""
+    """Finds the texts of special tokens in a text, and beginnings and ends that a template might complete to one."""
 
     def __init__(self, texts: Iterable[str]):
         texts = list(texts)
@@ -372,31 +315,31 @@ class _Specials:
         self._longest = max(map(len, texts), default=1) - 1
 
     def inside(self, text: str) -> set[int]:
-        """Return where special tokens begin; they may overlap."""
-        found: set[int] = set()
+        """Return the places where special tokens begin; they may overlap."""
+        starts: set[int] = set()
         match = self._pattern.search(text)
         while match:
-            found.add(match.start())
+            starts.add(match.start())
             match = self._pattern.search(text, match.start() + 1)
-        return found
+        return starts
 
     def places(self, text: str) -> set[int]:
-        """Return the characters without which neither is there."""
-        found = self.inside(text)
+        """Return the places of characters without which none of these is in the text."""
+        places = self.inside(text)
         bare = len(text) - len(text.lstrip())
         for start, end in {(0, len(text)), (bare, max(bare, len(text.rstrip())))}:
             for n in range(1, min(self._longest, end - start) + 1):
                 if text[end - n : end] in self._heads:
-                    found.add(end - n)
+                    places.add(end - n)
                 if text[start : start + n] in self._tails:
-                    found.add(start + n - 1)
-        return found
+                    places.add(start + n - 1)
+        return places
 
 
 class _Shield:
-    """Messages in which characters of special tokens are replaced by others, which can be put back.
+    """Messages in which characters of special tokens are replaced by stand-ins, which can be put back.
 
-    The roles stay what they are: the records' schema knows each of them.
+    Roles are not changed, since the schema of records lists all of them.
     """
 
     def __init__(self, specials: _Specials, messages: Messages):
@@ -409,7 +352,7 @@ class _Shield:
             for message in messages
         ]
 
-    def _replaced(self, text: Any) -> Any:
+    def _replaced(self, text: str) -> str:
         if not isinstance(text, str):
             return text
         places = self._specials.places(text)
@@ -429,5 +372,5 @@ class _Shield:
         return self._stand_ins[own]
 
     def restore(self, text: str) -> str:
-        """Put the characters back."""
+        """Return a text with the original characters in place of the stand-ins."""
         return text.translate(self._own) if self._own else text

@@ -1,0 +1,127 @@
+"""Episodes in flight on one decoder, each in a sequence of its own, all evaluated in one batch a step.
+
+The next request of an episode is not known beforehand, since an environment answers in between, so there is no tree of
+prompts. Every episode keeps its evaluated tokens, and its next prompt usually continues them. Prompts and answers share
+batches: no episode waits for another one's prompt.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from eexp.errors import InputError
+from eexp.models.base import Draw, Episodes, Model, Samples
+from eexp.models.drawing import Search, Vocabulary, open_search
+from eexp.models.tree import Decoder, Item
+
+
+@dataclass(eq=False)
+class _EpisodeTokens:
+    """The sequence of an episode.
+
+    Attributes:
+        ids: Tokens in memory.
+        ahead: Tokens to be evaluated.
+        search: The answer that is being written; None between requests.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    ahead: list[int] = field(default_factory=list)
+    search: Search | None = None
+
+
+class SequenceEpisodes(Episodes[Draw, Samples]):
+    """As many episodes as the decoder has sequences, each with as many cells as a prompt and its answer may take.
+
+    Args:
+        prompt: Returns the tokens of a request's prompt; raises InputError where they do not fit in.
+    """
+
+    def __init__(self, model: Model, decoder: Decoder, vocabulary: Vocabulary, prompt: Callable[[Draw], list[int]]):
+        super().__init__(model, decoder.sequences)
+        self._model = model
+        self._decoder, self._vocabulary, self._prompt = decoder, vocabulary, prompt
+        self._sequences = [_EpisodeTokens() for _ in range(self.n)]
+        self._refused: list[tuple[int, Samples]] = []
+        self.evaluated = 0  # tokens
+        decoder.clear()
+
+    def submit(self, episode: int, request: Draw) -> None:
+        if request.n != 1 or request.accept or request.distinct:
+            raise ValueError("an episode goes on from one answer")
+        try:
+            prompt = self._prompt(request)
+        except InputError as e:
+            self._refused.append((episode, e))
+            return
+        own = self._sequences[episode]
+        keep = min(len(os.path.commonprefix([prompt, own.ids])), len(prompt) - 1)  # the last one's logits are needed
+        self._decoder.trim(episode, keep)
+        own.ids, own.ahead = prompt[:keep], prompt[keep:]
+        own.search = open_search(request, self._vocabulary)
+
+    def wait(self) -> list[tuple[int, Samples]]:
+        answers, self._refused = self._refused, []
+        items: list[Item] = []
+        room = self._decoder.batch
+        # Episodes that write an answer come first, one token each; prompts fill up the batch.
+        busy = [episode for episode, own in enumerate(self._sequences) if own.search]
+        busy.sort(key=lambda episode: len(self._sequences[episode].ahead))
+        advanced: list[int] = []
+        for episode in busy[: self._decoder.outputs]:
+            own = self._sequences[episode]
+            part = own.ahead[:room]
+            last = len(part) - 1 if len(part) == len(own.ahead) else -1  # the token whose logits are needed
+            items += [Item(token, len(own.ids) + i, (episode,), i == last) for i, token in enumerate(part)]
+            own.ids += part
+            del own.ahead[: len(part)]
+            if part:
+                advanced.append(episode)
+            room -= len(part)
+        rows = iter(self._decoder.decode(items) if items else [])
+        self.evaluated += len(items)
+        for episode in advanced:
+            own = self._sequences[episode]
+            if own.search and not own.ahead:
+                (node,) = own.search.frontier()
+                own.search.tell(node, next(rows))
+                if own.search.done:
+                    answers.append((episode, own.search.accepted))
+                    own.search = None
+                else:
+                    own.ahead = [own.search.frontier()[0].token]
+        return answers
+
+    def close(self) -> None:
+        self._model.counts["tokens evaluated"] += self.evaluated
+        self.evaluated = 0
+        self._sequences.clear()
+        self._decoder.close()
+
+
+class ThreadedEpisodes(Episodes[Draw, Samples]):
+    """Episodes dealt out to several `SequenceEpisodes`, which evaluate at the same time, each on a thread of its own.
+
+    For models so small that threads inside an evaluation would wait for each other longer than they work. All parts
+    take each step together, so that the composition of a batch does not depend on time.
+    """
+
+    def __init__(self, model: Model, parts: Sequence[SequenceEpisodes]):
+        super().__init__(model, sum(part.n for part in parts))
+        self._parts = parts
+        self._threads = ThreadPoolExecutor(len(parts))
+
+    def submit(self, episode: int, request: Draw) -> None:
+        self._parts[episode % len(self._parts)].submit(episode // len(self._parts), request)
+
+    def wait(self) -> list[tuple[int, Samples]]:
+        answers = self._threads.map(SequenceEpisodes.wait, self._parts)
+        return [(own * len(self._parts) + i, answer) for i, part in enumerate(answers) for own, answer in part]
+
+    def close(self) -> None:
+        self._threads.shutdown()
+        for part in self._parts:
+            part.close()

@@ -1,0 +1,96 @@
+"""The kinds of models: one table, from which help, manual pages, completion and messages are made; and opening one."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from eexp.errors import UsageError
+from eexp.models.base import Engine, Model
+from eexp.weights import TINY, split_adapter
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """One kind of model.
+
+    Attributes:
+        spec: How it is written on the command line; the words in capitals are placeholders.
+        summary: What it is, for lists.
+        needs: What it needs beside the spec, for lists; empty where it needs nothing.
+    """
+
+    spec: str
+    summary: str
+    needs: str = ""
+
+    @property
+    def beginning(self) -> str:
+        """The part of the spec before its first placeholder or option: `hf:`, `http://`, `tiny`."""
+        return re.split("[A-Z[]", self.spec)[0]
+
+    @property
+    def line(self) -> str:
+        """What it is and what it needs, as a list shows it beside the spec."""
+        return self.summary + (f" ({self.needs})" if self.needs else "")
+
+
+RANDOM = ModelKind("random", "any admissible action", needs="branch and eval")
+EXPERT = ModelKind("expert", "the environment's own expert", needs="eval")
+
+KINDS = (
+    ModelKind("FILE.gguf[+ADAPTER.gguf]", "llama.cpp, in process"),
+    ModelKind("hf:DIR_OR_ID[+ADAPTER]", "transformers and PEFT; `hf:` may be left out before a directory"),
+    ModelKind("http://HOST/v1#NAME", "any OpenAI-compatible server", needs="key: EEXP_API_KEY"),
+    ModelKind(f"{TINY}[+ADAPTER.gguf]", "the built-in model, a base model for house only"),
+    RANDOM,
+    EXPERT,
+)
+#: Policies without a language model, which some commands take in place of a model.
+MODEL_FREE = frozenset({RANDOM.spec, EXPERT.spec})
+DEFAULT_MODEL = TINY
+
+
+def open_model(spec: str, engine: Engine | None = None) -> Model:
+    """Open the language model that `spec` names, to run as `engine` says.
+
+    Raises:
+        UsageError: The spec is of no known kind.
+        EexpError: The model exists and cannot be opened.
+    """
+    engine = engine or Engine()
+    if spec.startswith(("http://", "https://")):
+        from eexp.models.http import HttpModel
+
+        return HttpModel(spec)
+    base, adapter = split_adapter(spec)
+    if spec.startswith("hf:") or os.path.isdir(base):
+        from eexp.models.hf import HfModel
+
+        return HfModel(spec, engine=engine)
+    if base == TINY or base.endswith(".gguf"):
+        from eexp.gguf.tiny import tiny_gguf
+        from eexp.models.llama_cpp import LlamaCppModel
+
+        if base == TINY:  # so small that threads wait for each other longer than they work
+            engine = replace(engine, threads=engine.threads or 1)
+        return LlamaCppModel(tiny_gguf() if base == TINY else Path(base), adapter, spec=spec, engine=engine)
+    raise UsageError(f"unknown model {spec!r}: give {spec_list()}")
+
+
+def spec_list() -> str:
+    """Return the specs of all kinds as a list in words."""
+    *specs, last = (kind.spec for kind in KINDS)
+    return f"{', '.join(specs)} or {last}"
+
+
+def completions(incomplete: str) -> list[str]:
+    """Return the beginnings of specs that begin with `incomplete`, for a shell; file names complete themselves."""
+    return [kind.beginning for kind in KINDS if kind.beginning and kind.beginning.startswith(incomplete)]
+
+
+def help_lines() -> list[str]:
+    """Return the table of kinds as lines of text in two columns."""
+    return [f"{kind.spec:24} {kind.line}" for kind in KINDS]
