@@ -11,11 +11,14 @@ import contextlib
 import os
 import re
 import sys
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import click
 
 from eexp.errors import EexpError
+
+T = TypeVar("T")
 
 #: Control characters but for tab and newline, marks of direction, separators of lines, tags, lone surrogates.
 HIDDEN = re.compile(
@@ -57,6 +60,18 @@ def tell(text: str) -> None:
     """Write text on standard error, long lines cut. Where nobody reads it any more, the work goes on."""
     with contextlib.suppress(OSError):
         click.echo("\n".join(map(_cut, _shown(text).split("\n"))), err=True)
+
+
+def progress(records: Iterable[T], unit: str, total: int | None = None) -> Iterator[T]:
+    """Yield the records, with a bar on standard error where that is a terminal.
+
+    Args:
+        unit: What one of them is called.
+        total: How many there will be, where that is known.
+    """
+    from tqdm import tqdm
+
+    return iter(tqdm(records, total=total, disable=None, unit=unit, leave=False))
 
 
 def _shown(text: str) -> str:

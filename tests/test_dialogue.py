@@ -13,8 +13,9 @@ from eexp.jsonl import dumps
 from eexp.prompts import get_style, style
 from eexp.prompts.style import Dialogue, EncodedDialogue, PromptStyle
 from eexp.records import with_lineage
-from eexp.stages.imitation_data import imitation_data, imitation_lines
-from eexp.stages.world_model_data import Choices, world_model_data, world_model_lines
+from eexp.stages.imitation_data import ImitationSettings, imitation_data, imitation_lines
+from eexp.stages.world_model_data import world_model_data, world_model_lines
+from eexp.world_model.examples import WorldModelSettings
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 TARGET = TEXT | st.sampled_from(["%b and %s", "\x7f", '",', 'a "b"\\', "\x00\x1f", "the same"])
@@ -124,10 +125,13 @@ def test_a_dialogue_says_at_every_state_what_a_prompt_made_alone_says(t, words):
 @settings(deadline=None, max_examples=60)
 @given(st.lists(TRAJECTORIES, max_size=2), STYLES, st.booleans())
 def test_lines_are_the_examples_as_they_are_written(trajectories, words, flag):
-    written = [dumps(with_lineage(e, "by %b")) for e in imitation_data(iter(trajectories), words, thoughts=flag)]
-    made = list(imitation_lines(iter(trajectories), words, "by %b", thoughts=flag))
+    written = [
+        dumps(with_lineage(e, "by %b"))
+        for e in imitation_data(iter(trajectories), words, ImitationSettings(thoughts=flag))
+    ]
+    made = list(imitation_lines(iter(trajectories), words, "by %b", ImitationSettings(thoughts=flag)))
     assert b"".join(block for _, block in made) == b"".join(written) and sum(n for n, _ in made) == len(written)
-    choices = Choices(changes=flag, max_repeats=None if flag else 2)
+    choices = WorldModelSettings(changes=flag, max_repeats=None if flag else 2)
     counts, seen, common = ([], []), ([], []), {"seed": 1, "on_error": lambda t, error: None}
     calls = [
         {

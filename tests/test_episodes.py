@@ -13,7 +13,7 @@ from eexp.envs.replay import replay
 from eexp.envs.worlds.house import House
 from eexp.errors import InputError
 from eexp.formats.episodes import conversation_of, trajectory_of
-from eexp.stages.expert import expert
+from eexp.stages.expert import ExpertSettings, expert
 from eexp.stages.import_ import import_episodes
 
 IMPORT = ("import", "episodes")
@@ -67,7 +67,7 @@ def refusals(episode: dict, at: list[int]) -> dict:
 @pytest.mark.parametrize("keep", ["50", "3", "all", "none"])
 def test_the_experts_play_is_the_experts_trajectories(keep, played):
     kept = {"all": None, "none": 0}.get(keep, int(keep) if keep.isdecimal() else None)
-    own = list(expert(House(), (episode["task"] for episode in played), admissible=kept))
+    own = list(expert(House(), (episode["task"] for episode in played), ExpertSettings(admissible=kept)))
     done = run(*IMPORT, "--admissible", keep, stdin=lines(played)).ok()
     assert [without(t, "id", "source", "lineage") for t in done.records] == [without(t, "id") for t in own]
     observations = sum(len(t["steps"]) + 1 for t in own)
@@ -367,7 +367,7 @@ def test_what_was_played_is_branched_and_executed(played, random_play):
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
-        (("--task-key", "id"), 2, "--task-key is for records of other projects; an episode says what it would"),
+        (("--task-key", "id"), 2, "--task-key is for records of other projects; an episode holds the same itself"),
         (("--action", "whole"), 2, "--action is for"),
         (("--split", "train"), 2, "--split is for"),
         (("--name", "x"), 2, "--name is for records that are not replayed"),

@@ -21,8 +21,9 @@ from eexp.envs.worlds.house import House
 from eexp.errors import EnvironmentFailed, InputError, UsageError
 from eexp.models.base import Chats, Model, Sample
 from eexp.models.policy import ExpertPolicy, ModelPolicy, Policy, Proposal, RandomPolicy
+from eexp.playing import AHEAD, EvalSettings, panel
 from eexp.prompts import get_style
-from eexp.stages.eval import AHEAD, evaluate, panel
+from eexp.stages.eval import evaluate
 from eexp.workers.parallel import Apart, Here, View, Worlds, like
 
 HERE = Path(__file__).parent
@@ -98,7 +99,7 @@ class Says(Policy):
 
 
 def test_invalid_actions_are_counted_not_fatal():
-    (episode,) = evaluate(Here(House, 1), [(panel(House(), "test", 1)[0], 0)], Says("fly"), max_steps=4)
+    (episode,) = evaluate(Here(House, 1), [(panel(House(), "test", 1)[0], 0)], Says("fly"), EvalSettings(max_steps=4))
     assert episode["invalid"] == episode["steps"] == 4 and not episode["success"]
     assert all(turn["valid"] is False and turn["text"] == "Hm. fly" for turn in episode["transcript"])
 
@@ -207,7 +208,7 @@ def test_an_episode_runs_ahead_of_the_first_unfinished_one_only_so_far():
         for begun, task in enumerate(tasks(60), 1):  # noqa: B007
             yield task
 
-    for episode in evaluate(Here(House, 3), asked(), Drawing(Stubborn).policy(), max_steps=3):
+    for episode in evaluate(Here(House, 3), asked(), Drawing(Stubborn).policy(), EvalSettings(max_steps=3)):
         seen.append(episode)
         assert begun <= len(seen) + AHEAD * 3
     assert len(seen) == 60
@@ -399,7 +400,9 @@ def test_the_first_failure_in_the_order_of_tasks_ends_a_run_that_stops_at_errors
     faults(3, 4, "raised-always")
     made = []
     with pytest.raises(EnvironmentFailed, match="the roof fell in"):
-        for episode in evaluate(Here(Fragile, 8), tasks(9), Drawing().policy(), max_steps=9, temperature=1.0, seed=5):
+        for episode in evaluate(
+            Here(Fragile, 8), tasks(9), Drawing().policy(), EvalSettings(max_steps=9, temperature=1.0, seed=5)
+        ):
             made.append(episode)
     assert len(made) == 3
 
@@ -555,7 +558,7 @@ def test_no_process_outlives_a_run_that_ends_by_itself(faults):
     with pytest.raises(EnvironmentFailed):
         play(troubled(2), tasks(4), Drawing().policy())
     assert not left(folder)
-    with troubled(2) as worlds, closing(evaluate(worlds, tasks(4), RandomPolicy(), max_steps=3)) as made:
+    with troubled(2) as worlds, closing(evaluate(worlds, tasks(4), RandomPolicy(), EvalSettings(max_steps=3))) as made:
         next(made)  # and whoever reads has had enough
     assert not left(folder)
 

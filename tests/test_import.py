@@ -21,6 +21,7 @@ from eexp.envs.worlds.house import House
 from eexp.errors import InputError, UsageError
 from eexp.formats.conversations import FORMATS
 from eexp.formats.conversations import read as read_conversation
+from eexp.importing import ImportSettings
 from eexp.stages.import_ import import_
 
 AGENTTRAJ, ETO, MESSAGES = FORMATS.values()
@@ -245,7 +246,7 @@ def test_a_record_without_a_name_has_its_number_and_equal_names_are_numbered():
     records = [messages(("user", "a"), ("assistant", "b"), **more) for more in ({}, {"id": 5}, {"id": 5}, {"id": True})]
     assert [r["id"] for r in import_(iter(records), MESSAGES, "w")] == ["w/1", "w/5", "w/5#2", "w/4"]
     records = [messages(("user", "a"), ("assistant", "b"), id=1, goal="g")]
-    assert [r["id"] for r in import_(iter(records), MESSAGES, "w", key="goal")] == ["w/g"]
+    assert [r["id"] for r in import_(iter(records), MESSAGES, "w", ImportSettings(task_key="goal"))] == ["w/g"]
 
 
 @pytest.mark.parametrize(
@@ -637,7 +638,7 @@ def test_tasks_of_one_split_by_template_and_by_map():
 def test_a_record_that_names_no_task_or_none_that_is_there(experts):
     record = messages_of(experts[0])
     for change, said in (
-        ({"id": None}, "$.id: says nothing of its task"),
+        ({"id": None}, "$.id: does not name its task"),
         ({"id": "train/x"}, "no task for 'train/x'"),
     ):
         run("import", "messages", "--env", "house", stdin=lines([{**record, **change}])).one_error(

@@ -11,7 +11,7 @@ from running import lines, read, run
 from eexp.envs.worlds.house import House
 from eexp.errors import UsageError
 from eexp.records import canonical
-from eexp.stages.expert import expert
+from eexp.stages.expert import ExpertSettings, expert
 
 
 def tasks(split: str, n: int) -> list[dict]:
@@ -23,7 +23,7 @@ def test_no_noise_changes_no_byte():
 
 
 def test_a_corrupted_action_is_admissible_and_not_the_experts_and_the_expert_goes_on_from_there():
-    made = list(expert(House(), iter(tasks("train", 60)), noise=0.3, admissible=None))
+    made = list(expert(House(), iter(tasks("train", 60)), ExpertSettings(noise=0.3, admissible=None)))
     corrupted = 0
     for trajectory in made:
         house = House()
@@ -46,7 +46,7 @@ def test_the_share_is_the_one_asked_for_and_every_other_action_is_drawn(noise):
     """Over about 8,000 steps the share lies within five standard errors of P."""
     steps = corrupted = 0
     places = Counter()
-    for trajectory in expert(House(), iter(tasks("train", 500)), noise=noise, admissible=None):
+    for trajectory in expert(House(), iter(tasks("train", 500)), ExpertSettings(noise=noise, admissible=None)):
         for step in trajectory["steps"]:
             steps += 1
             if "noise" in step:
@@ -58,17 +58,17 @@ def test_the_share_is_the_one_asked_for_and_every_other_action_is_drawn(noise):
 
 def test_a_draw_is_decided_by_seed_task_and_step():
     chosen = tasks("train", 12)
-    forth = list(expert(House(), iter(chosen), noise=0.3))
-    back = list(expert(House(), iter(chosen[::-1]), noise=0.3))
+    forth = list(expert(House(), iter(chosen), ExpertSettings(noise=0.3)))
+    back = list(expert(House(), iter(chosen[::-1]), ExpertSettings(noise=0.3)))
     assert forth == back[::-1]
     parts = [run("expert", "house", "-n", 4, "--skip", skip, "--noise", 0.3, "--all") for skip in (0, 4, 8)]
     assert b"".join(part.ok().out for part in parts) == run("expert", "house", "-n", 12, "--noise", 0.3, "--all").out
-    assert list(expert(House(), iter(chosen), noise=0.3, seed=1)) != forth
+    assert list(expert(House(), iter(chosen), ExpertSettings(noise=0.3, seed=1))) != forth
 
 
 def test_more_noise_corrupts_what_less_noise_corrupted():
     """As far as the paths are the same."""
-    few, many = (list(expert(House(), iter(tasks("train", 40)), noise=noise)) for noise in (0.1, 0.4))
+    few, many = (list(expert(House(), iter(tasks("train", 40)), ExpertSettings(noise=noise))) for noise in (0.1, 0.4))
     shared = 0
     for one, other in zip(few, many):
         for a, b in zip(one["steps"], other["steps"]):
@@ -121,7 +121,12 @@ class Walkthrough(House):
 def test_an_expert_that_is_lost_ends_its_demonstration():
     counts = Counter()
     made = list(
-        expert(Walkthrough(), iter(tasks("train", 30)), noise=0.2, count=lambda what, n: counts.update({what: n}))
+        expert(
+            Walkthrough(),
+            iter(tasks("train", 30)),
+            ExpertSettings(noise=0.2),
+            count=lambda what, n: counts.update({what: n}),
+        )
     )
     lost = [t for t in made if any("noise" in step for step in t["steps"])]
     assert 0 < len(lost) < 30 and counts == {"lost after a corrupted action": len(lost)}
@@ -136,7 +141,7 @@ def test_an_environment_without_a_list_is_refused():
             return None
 
     with pytest.raises(UsageError, match="--noise draws from the admissible actions, and house lists none"):
-        next(expert(Unlisted(), iter(tasks("train", 1)), noise=0.01))
+        next(expert(Unlisted(), iter(tasks("train", 1)), ExpertSettings(noise=0.01)))
     assert next(expert(Unlisted(), iter(tasks("train", 1))))["outcome"]["success"]
 
 
@@ -146,7 +151,11 @@ def test_the_only_admissible_action_stays():
             return [self.expert().upper()]
 
     counts = Counter()
-    made = next(expert(Narrow(), iter(tasks("train", 1)), noise=0.9, count=lambda what, n: counts.update({what: n})))
+    made = next(
+        expert(
+            Narrow(), iter(tasks("train", 1)), ExpertSettings(noise=0.9), count=lambda what, n: counts.update({what: n})
+        )
+    )
     assert made["outcome"]["success"] and not any("noise" in step for step in made["steps"])
     assert counts["not corrupted for want of another action"] > 0
 

@@ -16,7 +16,7 @@ from eexp.models.policy import ModelPolicy
 from eexp.prompts import PromptStyle, built_in, get_style, load, of_dict
 from eexp.prompts.style import Action, History, Reflection, Summary, Thought, Turns, WorldModel
 from eexp.stages.eval import evaluate
-from eexp.stages.imitation_data import imitation_data
+from eexp.stages.imitation_data import ImitationSettings, imitation_data
 from eexp.stages.prompts import problems
 from eexp.training.data import tokenize
 from eexp.weights import TINY_DIR
@@ -166,7 +166,7 @@ def test_rows_are_the_same_in_training_and_in_play(style, thoughtful, number, te
     assert episode["success"] and episode["steps"] == len(t["steps"]), "it is the expert's episode"
     assert episode["thoughts"] == thoughtful * episode["steps"] and episode["cut_off"] == 0
     tokenizer.chat_template = TEMPLATES[template]
-    rows = list(imitation_data(iter([t]), style, thoughts=thoughtful))
+    rows = list(imitation_data(iter([t]), style, ImitationSettings(thoughts=thoughtful)))
     for row, request in zip(rows, model.requests, strict=True):
         assert row["prompt"] == request.prompt
         text = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)

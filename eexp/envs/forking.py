@@ -3,7 +3,7 @@
 state    the environment's own copy (`fork`), or its own `save` and `restore`
 process  `os.fork` of the process that holds it: the child takes the step, sends what it saw, and is gone. Exact for
          whatever lives in this process alone, C libraries included, at the price of copying some page tables
-replay   no copy at all: start the task again and walk to the same state (stages/rollout.py does that)
+replay   no copy at all: start the task again and walk to the same state (branching/execution.py does that)
 
 And an action that the environment declares `harmless` is executed in place, whatever the way.
 """
