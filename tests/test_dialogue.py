@@ -131,8 +131,8 @@ def test_lines_are_the_examples_as_they_are_written(trajectories, words, flag):
     ]
     made = list(imitation_lines(iter(trajectories), words, "by %b", ImitationSettings(thoughts=flag)))
     assert b"".join(block for _, block in made) == b"".join(written) and sum(n for n, _ in made) == len(written)
-    choices = WorldModelSettings(changes=flag, max_repeats=None if flag else 2)
-    counts, seen, common = ([], []), ([], []), {"seed": 1, "on_error": lambda t, error: None}
+    chosen = WorldModelSettings(changes=flag, max_repeats=None if flag else 2, seed=1)
+    counts, seen, common = ([], []), ([], []), {"on_error": lambda t, error: None}
     calls = [
         {
             **common,
@@ -141,9 +141,9 @@ def test_lines_are_the_examples_as_they_are_written(trajectories, words, flag):
         }
         for n in (0, 1)
     ]
-    examples = world_model_data(iter(trajectories), words, choices, **calls[0])
+    examples = world_model_data(iter(trajectories), words, chosen, **calls[0])
     written = [dumps(with_lineage(e, "by %b")) for e in examples]
-    assert list(world_model_lines(iter(trajectories), words, choices, "by %b", **calls[1])) == [(1, e) for e in written]
+    assert list(world_model_lines(iter(trajectories), words, chosen, "by %b", **calls[1])) == [(1, e) for e in written]
     assert sorted(counts[0]) == sorted(counts[1]) and seen[0] == seen[1]
 
 

@@ -162,7 +162,9 @@ def tasks(n: int, trials: int = 1) -> list[tuple[dict, int]]:
 
 def play(worlds: Worlds, asked: list[tuple[dict, int]], policy: Policy, **settings) -> list[dict]:
     with worlds:
-        return list(evaluate(worlds, asked, policy, **{"temperature": 1.0, "max_steps": 9, "seed": 5} | settings))
+        return list(
+            evaluate(worlds, asked, policy, EvalSettings(**{"temperature": 1.0, "max_steps": 9, "seed": 5} | settings))
+        )
 
 
 @pytest.mark.parametrize("chats", [Chats, Whimsical, Stubborn])

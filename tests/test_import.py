@@ -58,7 +58,7 @@ def calling(*calls: tuple[str | None, str], content: str | None = None, **more: 
 
 
 def one(record: dict, format=AGENTTRAJ, **options) -> dict:
-    (made,) = import_(iter([record]), format, "world", **options)
+    (made,) = import_(iter([record]), format, "world", ImportSettings(**options))
     return made
 
 

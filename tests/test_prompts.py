@@ -303,7 +303,8 @@ def test_a_server_decides_for_itself_under_a_style_with_a_place(monkeypatch):
 
     server = Expert({"steps": []}, THINK, False)
     server.exact = False
-    monkeypatch.setattr(options, "open_writer", lambda spec, engine, note: server)
+    monkeypatch.setattr(options.ModelOptions, "open", lambda self, note: server)
     for think, expected in ((None, ""), ("auto", ""), ("never", "<think></think>\n")):
-        policy = options.open_policy("http://x/v1", "think", None, print, Engine(), think)
+        model = options.ModelOptions("http://x/v1", Engine())
+        policy = options.PolicyOptions(model, "think", None, think).open(print)
         assert policy._opening == expected

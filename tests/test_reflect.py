@@ -494,9 +494,9 @@ def test_options_that_do_not_fit_together(args, said, data):
 def test_what_decides_the_output_is_in_the_lineage(data):
     entry = run("reflect", "--rationale", "outcome", "--first", 2, data["rollout"]).ok().records[0]["lineage"][-1]
     assert entry.endswith("rationale=outcome first=2 weigh=1")
-    settings = ReflectSettings(guards=Guards.without(["setup", "cut-off"])).settings()
+    settings = ReflectSettings(guards=Guards.without(["setup", "cut-off"])).lineage()
     assert settings["no_guard"] == "cut-off,setup" and settings["retries"] == 3
-    assert ReflectSettings().settings()["no_guard"] is None
+    assert ReflectSettings().lineage()["no_guard"] is None
 
 
 def test_rejects_that_were_not_set_aside_do_not_change_the_exit_code(data, tmp_path):

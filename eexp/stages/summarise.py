@@ -102,22 +102,22 @@ def summarise(
         on_error: Called where no text could be used; the trajectory is yielded without this summary.
     """
     settings = settings or SummariseSettings()
-    pending: deque[tuple[dict, list[_Passage]]] = deque()  # read, and not answered yet
+    pending: deque[tuple[dict, dict, list[_Passage]]] = deque()  # read, and not answered yet
 
     def requests() -> Iterator[list[Draw]]:
         for t in trajectories:
             copy, passages = _passages(t, settings.longer_than)
-            pending.append((copy, passages))
+            pending.append((t, copy, passages))
             yield [passage.request(t, style, settings, count) for passage in passages]
 
     for answers in model.answer(requests()):
-        t, passages = pending.popleft()
+        original, t, passages = pending.popleft()
         for passage, answer in zip(passages, answers):
             if passage.summary is None:
                 reason = f"no usable summary: the text {passage.fault}"
                 unusable = InputError(reason, evidence={"text": passage.text})
                 error = answer if isinstance(answer, InputError) else unusable
-                on_error(t, error.at(passage.place))
+                on_error(original, error.at(passage.place))  # set aside as it came, without the summaries so far
                 continue
             for holder in passage.holders:
                 holder["summary"] = passage.summary
