@@ -129,7 +129,7 @@ def test_lines_are_the_examples_as_they_are_written(trajectories, words, flag):
         dumps(with_lineage(e, "by %b"))
         for e in imitation_data(iter(trajectories), words, ImitationSettings(thoughts=flag))
     ]
-    made = list(imitation_lines(iter(trajectories), words, "by %b", ImitationSettings(thoughts=flag)))
+    made = list(imitation_lines(iter(trajectories), words, ImitationSettings(thoughts=flag), "by %b"))
     assert b"".join(block for _, block in made) == b"".join(written) and sum(n for n, _ in made) == len(written)
     chosen = WorldModelSettings(changes=flag, max_repeats=None if flag else 2, seed=1)
     counts, seen, common = ([], []), ([], []), {"on_error": lambda t, error: None}
@@ -153,7 +153,7 @@ def test_what_prompts_share_is_encoded_once(monkeypatch):
     encoded = []
     counting = SimpleNamespace(dumps=lambda value: encoded.append(len(str(value))) or orjson.dumps(value))
     monkeypatch.setattr(style, "orjson", counting)
-    lines = list(imitation_lines(iter([t]), get_style("react"), "test"))
+    lines = list(imitation_lines(iter([t]), get_style("react"), ImitationSettings(), "test"))
     assert sum(n for n, _ in lines) == len(steps) and sum(len(block) for _, block in lines) > 2_000_000
     assert max(len(block) for _, block in lines) < 200_000, "a long trajectory is not held as a whole"
     assert sum(encoded) < 3 * len(orjson.dumps(t))

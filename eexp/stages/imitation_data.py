@@ -48,15 +48,15 @@ def imitation_data(
 
 
 def imitation_lines(
-    trajectories: Iterator[dict], style: PromptStyle, entry: str, settings: ImitationSettings
+    trajectories: Iterator[dict], style: PromptStyle, settings: ImitationSettings, entry: str
 ) -> Iterator[Lines]:
     """Yield the examples of `imitation_data` as lines of JSON, in a fraction of the time.
 
     Args:
         trajectories: Trajectories of an expert.
         style: The prompt style of the examples.
-        entry: This stage's line of lineage.
         settings: As for `imitation_data`.
+        entry: This stage's line of lineage.
     """
     dialogue, label = EncodedDialogue(style), style.label
     for t in trajectories:
