@@ -3,9 +3,9 @@
     python man/build.py [DIRECTORY]     eexp.1, eexp-STAGE.1, eexp-records.5 and eexp-env.7, by default here
 
 Packages were tried in its place. click-man 0.6 writes no page for commands that are loaded when they are called, cuts
-the one-line descriptions short, dates each page, and knows neither examples nor variables nor exit codes. The writer of
-docutils 0.23 needs the same text as reStructuredText with its own escapes, and turns ~ and ^ into accents, which a shell
-does not take. pandoc is a binary of 34 MB.
+the one-line descriptions short, dates each page, and knows neither examples nor variables nor exit codes. That of
+docutils 0.23 needs the same text as reStructuredText with its own escapes, and turns ~ and ^ into accents, which no
+shell takes. pandoc is a binary of 34 MB.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from running import lines, read, run, write
 from eexp.errors import InputError
 from eexp.models.base import Model, Sample
 from eexp.prompts import get_style
-from eexp.stages.summarise import summarise
+from eexp.stages.summarise import SummariseSettings, summarise
 
 STYLE = get_style("react")
 LONG = "There is a table with many things on it, which nobody needs to know of in such detail. " * 3
@@ -65,9 +65,9 @@ def summed(t: dict, model: Model, **how: object) -> tuple[dict, list[InputError]
         iter([t]),
         STYLE,
         model,
+        SummariseSettings(**{"longer_than": 100, **how}),
         count=lambda what, n=1: counts.update({what: n}),
         on_error=lambda record, error: errors.append(error),
-        **{"longer_than": 100, **how},
     )
     return done, errors, counts
 

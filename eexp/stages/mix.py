@@ -18,7 +18,7 @@ from eexp.mixing.mixture import Apart, Balance, Cleaning, Mixture, Source, Tally
 from eexp.settings import command_options, is_given, option
 from eexp.terminal import show
 
-MOST_COPIES = 10_000  # of a file
+MOST_COPIES = 10_000  # of an example
 
 _MARKS = re.compile(r"(?P<name>.*?)(@(?P<share>[^@*/]*))?(\*(?P<weight>[^@*/]*))?", re.DOTALL)
 

@@ -43,7 +43,7 @@ def score(
     skip: Callable[[str], bool] = lambda record_id: False,
     on_error: OnError = stop_at_error,
 ) -> Iterator[dict]:
-    """Add `scores` to each example: the log-probability and the number of tokens of each span of its completion.
+    """Add `scores` to each example: log-probability and number of tokens of each span of its completion.
 
     Consecutive examples with the same `group` are scored together, and what their prompts share is evaluated once.
 
