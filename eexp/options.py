@@ -511,7 +511,8 @@ def model(help: str, *more: Option) -> Callable[[Command], Command]:
             shell_complete=complete_model,
             help=help,
         )
-        for add in reversed([spec, *more, *_ENGINE]):
+        added: list[Callable[[Command], Command]] = [spec, *more, *_ENGINE]
+        for add in reversed(added):
             with_model = add(with_model)
         return with_model
 

@@ -65,7 +65,8 @@ class Episode:
     def start(self) -> None:
         """Begin at the task's beginning, for the first time or again."""
         self.tries += 1
-        self.instruction, self.transcript = "", []
+        self.instruction = ""
+        self.transcript: list[dict] = []
         self.observation: Observation | None = None
         self.action: Proposal | None = None
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def render(record: dict) -> str:
     """Return a record of any type as text."""
-    lines_of = {"trajectory": _trajectory, "example": _example, "episode": _episode}.get(record.get("type"))
+    lines_of = {"trajectory": _trajectory, "example": _example, "episode": _episode}.get(record.get("type", ""))
     if lines_of is None:
         raise InputError(f"a record of type {record.get('type')!r} cannot be shown", "$.type")
     lines = [style(f"{record['type']} {record['id']}", bold=True), *lines_of(record)]
@@ -121,12 +121,13 @@ def summary(records: Iterable[dict]) -> list[str]:
             counted["steps"] += record["steps"]
             counted["successes"] += record["success"]
     lines = []
-    if counted := counts.get("trajectory"):
-        lines.append(f"trajectories: {counted['trajectory']}, of {counted['steps']} steps")
+    if trajectories := counts.get("trajectory"):
+        lines.append(f"trajectories: {trajectories['trajectory']}, of {trajectories['steps']} steps")
         lines += [f"  alternatives {line}" for line in shares.lines()]
-    if counted := counts.get("example"):
-        kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(counted.items()))
-        lines.append(f"examples: {counted.total()}, of which {kinds}")
-    if counted := counts.get("episode"):
-        lines.append(f"episodes: {counted['episode']}, of {counted['steps']} steps, {counted['successes']} successes")
+    if examples := counts.get("example"):
+        kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(examples.items()))
+        lines.append(f"examples: {examples.total()}, of which {kinds}")
+    if episodes := counts.get("episode"):
+        total, steps, successes = episodes["episode"], episodes["steps"], episodes["successes"]
+        lines.append(f"episodes: {total}, of {steps} steps, {successes} successes")
     return lines

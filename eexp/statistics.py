@@ -6,6 +6,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 
 from eexp.evidence.panels import key_of
@@ -134,11 +135,10 @@ def table(rows: Sequence[dict], unit: str = "characters") -> str:
         ("count", lambda row: f"{row['count']:,}"),
         ("tasks", lambda row: f"{row['tasks']:,}"),
     ]
-    for name in lengths:
-        columns.append((name, lambda row, name=name: _length(row.get(name))))
-    for name in ("valid", "success"):
-        if any(row[name] is not None for row in rows):
-            columns.append((name, lambda row, name=name: "" if row[name] is None else f"{row[name]:.1%}"))
+    columns += [(name, partial(_length, name)) for name in lengths]
+    columns += [
+        (name, partial(_share, name)) for name in ("valid", "success") if any(row[name] is not None for row in rows)
+    ]
     columns.append(("duplicates", lambda row: f"{row['duplicates']:,}"))
     if any(row["leaks"] is not None for row in rows):
         columns.append(("leaks", lambda row: f"{row['leaks']:,}"))
@@ -147,8 +147,13 @@ def table(rows: Sequence[dict], unit: str = "characters") -> str:
     return "\n".join([*lines, legend])
 
 
-def _length(length: dict | None) -> str:
+def _length(name: str, row: dict) -> str:
+    length = row.get(name)
     return "" if length is None else f"{length['median']:,.0f} {length['largest']:,}"
+
+
+def _share(name: str, row: dict) -> str:
+    return "" if row[name] is None else f"{row[name]:.1%}"
 
 
 def plot(groups: dict[str, Group], unit: str, file: str) -> None:

@@ -1,4 +1,4 @@
-"""`eexp eval`: which episodes, what is in them, and many at once: the same ones, whatever happens to some of them."""
+"""`eexp eval`: which episodes are played, what they hold, and that playing many at once gives the same ones."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_eval_with_the_tiny_model():
 
 
 class Says(Policy):
-    """Always the same."""
+    """A policy that always takes the same action."""
 
     def __init__(self, action: str):
         self.action = action
@@ -181,8 +181,8 @@ def test_processes_change_nothing():
 
 
 @pytest.mark.parametrize("spec", ["house", "bfcl", "babyai"])
-def test_light_environments_do_not_know_of_each_other(spec):
-    """The promise of `light`: played side by side they are as they were alone."""
+def test_light_environments_do_not_affect_each_other(spec):
+    """Environments that are `light` behave the same side by side as alone."""
     pytest.importorskip({"house": "eexp", "bfcl": "bfcl_eval", "babyai": "minigrid"}[spec])
     from eexp.envs import open_env
 
@@ -202,7 +202,7 @@ def test_light_environments_do_not_know_of_each_other(spec):
     assert played(7) == played(1)
 
 
-def test_an_episode_runs_ahead_of_the_first_unfinished_one_only_so_far():
+def test_episodes_run_ahead_of_the_first_unfinished_one_up_to_a_limit():
     begun, seen = 0, []
 
     def asked() -> Iterator[tuple[dict, int]]:
@@ -262,13 +262,13 @@ def test_only_admissible_as_an_option():
 
 
 class Speechless(House):
-    """Of every other task it cannot tell what is admissible."""
+    """A house that lists no admissible actions in every other task."""
 
     def admissible(self):
         return None if int(self.task["id"][-1]) % 2 else super().admissible()
 
 
-def test_where_nothing_is_known_to_be_admissible_only_that_episode_ends():
+def test_an_episode_without_admissible_actions_ends_alone():
     set_aside = []
     policy = Drawing().policy("react")
     made = play(
@@ -321,7 +321,7 @@ class Troubled(House):
 
 
 class Fragile(Troubled):
-    """The same, in one process with others: for accidents that leave it alive."""
+    """The same in one process with others, for accidents that do not end the process."""
 
     light = True
 
@@ -363,7 +363,7 @@ def test_an_accident_costs_a_retry(faults):
     assert worlds.counts == {"workers lost": 3}
 
 
-def test_what_always_fails_costs_its_task(faults):
+def test_a_task_that_always_fails_is_set_aside(faults):
     killed, hung, raised, unspeakable = (
         faults(0, 2, "killed-always"),
         faults(2, 1, "hung-always"),
@@ -432,7 +432,7 @@ for line in sys.stdin:
 """
 
 
-def test_a_program_that_dies_hangs_or_says_no_costs_its_task(tmp_path):
+def test_a_program_that_dies_hangs_or_refuses_costs_its_task(tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     spec = f"exec:{sys.executable} {tmp_path}/program.py"
     done = run("eval", spec, "-m", "random", "--parallel", 3, "--timeout", 1, "--rejects", tmp_path / "r").ok(4)
@@ -443,7 +443,7 @@ def test_a_program_that_dies_hangs_or_says_no_costs_its_task(tmp_path):
     assert rejected["test/4"].endswith("reset: no")
 
 
-def test_what_json_cannot_hold_is_refused_at_its_seat():
+def test_an_answer_that_json_cannot_hold_costs_its_episode():
     with Apart("house", 9, 2, 60) as worlds:
         assert worlds.wait() == []
         worlds.begin(0, tasks(1)[0][0])
@@ -457,7 +457,7 @@ def test_what_json_cannot_hold_is_refused_at_its_seat():
 
 
 class Wordy(House):
-    """Says more than fits into a pipe."""
+    """A house whose observations do not fit into a pipe."""
 
     light = False
 
@@ -467,7 +467,7 @@ class Wordy(House):
         return seen
 
 
-def test_an_answer_that_waits_for_us_is_not_late():
+def test_an_answer_that_waits_to_be_read_is_not_late():
     with Apart("test_eval:Wordy", 9, 1, 0.1) as worlds:
         for _ in range(2):
             worlds.begin(0, tasks(1)[0][0])
@@ -480,7 +480,7 @@ def test_an_answer_that_waits_for_us_is_not_late():
         assert not worlds.counts
 
 
-def test_an_environment_that_cannot_be_had_ends_the_run():
+def test_an_environment_that_cannot_be_opened_ends_the_run():
     with pytest.raises(UsageError, match="unknown environment 'nowhere'"):
         play(Apart("nowhere", 9, 2, 60), tasks(3), Drawing().policy())
 
@@ -489,7 +489,7 @@ def test_an_environment_that_cannot_be_had_ends_the_run():
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(faults, tmp_path):
-    """Cut anywhere, and gone on with by another number of episodes at once."""
+    """It may be cut anywhere, and resumed with another number of episodes at once."""
     for n in (2, 7):
         faults(n, 1, "raised-always")
     args = ["eval", "test_eval:Fragile", "-m", "random", "-n", 12, "--max-steps", 4, "-q", "--resume"]
@@ -587,7 +587,7 @@ def test_programs_end_with_a_command_that_is_killed(faults):
     command.communicate()
 
 
-def test_a_reader_that_has_had_enough_ends_it_quietly(faults):
+def test_a_closed_pipe_ends_the_run_quietly(faults):
     folder = os.environ["FAULTS"]
     command = f"{sys.executable} -m eexp eval test_eval:Troubled -m random -n 100 --max-steps 2 --parallel 2 | head -1"
     done = subprocess.run(
@@ -600,7 +600,7 @@ def test_a_reader_that_has_had_enough_ends_it_quietly(faults):
     assert not left(folder)
 
 
-def test_what_was_lost_is_told_in_the_summary(faults):
+def test_lost_processes_are_counted_in_the_summary(faults):
     faults(0, 1, "killed-once")
     done = run("eval", "test_eval:Troubled", "-m", "random", "-n", 1, "--max-steps", 3).ok()
     assert re.search(r"eval: 1 out, .*1 workers lost", done.err)

@@ -115,7 +115,7 @@ def test_the_command_sets_the_branch_aside_and_goes_on(tmp_path):
 
 
 class Mortal(Environment):
-    """Counts, and what it is told to do to its process it does."""
+    """Counts, and ends its process on command."""
 
     spec = "test_fatal:Mortal"
     in_process = True

@@ -42,7 +42,7 @@ def test_a_corrupted_action_is_admissible_and_not_the_experts_and_the_expert_goe
 
 
 @pytest.mark.parametrize("noise", [0.1, 0.5])
-def test_the_share_is_the_one_asked_for_and_every_other_action_is_drawn(noise):
+def test_the_share_of_noise_is_met_and_every_other_action_is_drawn(noise):
     """Over about 8,000 steps the share lies within five standard errors of P."""
     steps = corrupted = 0
     places = Counter()
@@ -66,8 +66,8 @@ def test_a_draw_is_decided_by_seed_task_and_step():
     assert list(expert(House(), iter(chosen), ExpertSettings(noise=0.3, seed=1))) != forth
 
 
-def test_more_noise_corrupts_what_less_noise_corrupted():
-    """As far as the paths are the same."""
+def test_more_noise_corrupts_the_steps_that_less_noise_corrupts():
+    """Up to where the paths differ."""
     few, many = (list(expert(House(), iter(tasks("train", 40)), ExpertSettings(noise=noise))) for noise in (0.1, 0.4))
     shared = 0
     for one, other in zip(few, many):
@@ -104,7 +104,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(keep, tmp_path):
 
 
 class Walkthrough(House):
-    """A house whose expert knows its own way alone, as those of BFCL and ScienceWorld do."""
+    """A house whose expert has actions on its own path only, as those of BFCL and ScienceWorld do."""
 
     def reset(self, task):
         self.on_its_way = True

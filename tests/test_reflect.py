@@ -1,4 +1,4 @@
-"""Reflections: which states get one, what a composed one says, what a model is asked, what is kept of its answers."""
+"""Reflections: which states get one, how they are composed, requests to a model, and which answers are kept."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def step(observation: str, action: str, *alternatives: dict, **more) -> dict:
 
 
 def reflections(records, writer=None, writing=None, style=STYLE, scorer=None):
-    """Examples, errors, what was kept, and the counts."""
+    """Return examples, errors, texts that were kept, and the counts."""
     errors, kept, counts = [], [], Counter()
     examples = reflect(
         iter(records),
@@ -195,7 +195,7 @@ def test_compose_words():
     assert compose(s) == 'If I do `click[Buy]`, I expect "The end". Rather than do `click[Next >]`, I do `click[Buy]`.'
 
 
-def test_what_could_not_be_known_is_no_expectation():
+def test_unknown_parts_are_no_expectation():
     assert gist({"observation": "You open it. You see an egg."}) == "You open it"
     assert gist({"observation": "In the box: an egg", "unknown": [[12, 18]]}) == "In the box"
     assert gist({"observation": "You see an egg.", "unknown": [[8, 14]]}) == "You see"
@@ -223,7 +223,7 @@ def test_notes_come_first(rolled, data):
 
 
 class Writer:
-    """A model that writes what it is told to, in turn."""
+    """A model that writes the given texts, in turn."""
 
     exact = True
 
@@ -293,7 +293,7 @@ def test_a_state_without_a_usable_text_is_set_aside(text, finished, guard, one):
     assert writer.judged == 1, "greedy text would not change"
 
 
-def test_what_a_model_is_asked(rolled):
+def test_requests_to_a_model(rolled):
     t = rolled[0]
     thoughtful = {**t, "steps": [{**s, "thought": "I wonder."} for s in t["steps"]]}
     writer = Writer("I wonder what comes next, and go on.")
@@ -323,7 +323,7 @@ def test_what_a_model_is_asked(rolled):
 
 
 def test_reflect_with_the_tiny_model(data, tmp_path):
-    """It is no writer of reflections: whatever it writes must be clean or set aside, with its text."""
+    """It was not trained to write reflections: each text must be clean or set aside."""
     one = read(data["rollout"])[0]
     one = {**one, "steps": one["steps"][:3]}
     rejects = tmp_path / "rejects"
@@ -415,7 +415,7 @@ def test_a_reflection_stays_if_it_helps(one):
 
 
 def test_a_resumed_run_scores_the_same_groups(rolled):
-    """What shares a batch decides the last digits of a gain, so that examples written before are scored again."""
+    """A batch decides the last digits of a gain, so that examples written before are scored again."""
     t, likes = rolled[0], {s["action"]: 1.0 for s in rolled[0]["steps"]}
     whole, resumed, done = Scorer(likes), Scorer(likes), set()
     first = list(reflect(iter([t]), STYLE, None, BY_RULE, whole))
@@ -428,7 +428,7 @@ def test_a_resumed_run_scores_the_same_groups(rolled):
 
 
 @pytest.mark.parametrize("style", [STYLE, TAGS], ids=["react", "think"])
-def test_the_gain_is_what_the_model_says(style, rolled):
+def test_the_gain_is_that_of_the_model(style, rolled):
     t = {**rolled[0], "steps": rolled[0]["steps"][:3]}
     with open_model("tiny") as model:
         examples, errors, kept, _ = reflections(
@@ -473,7 +473,7 @@ def test_states_without_executed_alternatives_are_counted(data):
     assert done.out == b"" and f"{states} states without executed alternatives" in done.err
 
 
-def test_reflect_says_that_it_goes_by_rule(data):
+def test_reflect_notes_that_it_composes_by_rule(data):
     assert "composed by rule" in run("reflect", data["rollout"]).ok().err
     assert "composed by rule" not in run("reflect", "--rationale", "outcome", data["rollout"]).ok().err
 
@@ -491,7 +491,7 @@ def test_options_that_do_not_fit_together(args, said, data):
     run("reflect", *args, data["rollout"]).one_error(2, said)
 
 
-def test_what_decides_the_output_is_in_the_lineage(data):
+def test_settings_that_decide_the_output_are_in_the_lineage(data):
     entry = run("reflect", "--rationale", "outcome", "--first", 2, data["rollout"]).ok().records[0]["lineage"][-1]
     assert entry.endswith("rationale=outcome first=2 weigh=1")
     settings = ReflectSettings(guards=Guards.without(["setup", "cut-off"])).lineage()

@@ -1,4 +1,4 @@
-"""What each stage makes of its records: the rules of the method, one after the other."""
+"""The output of each stage: the rules of the method, one after the other."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def rolled(experts) -> list[dict]:
 
 
 class Parrot(Policy):
-    """Says the same things in the same order, and counts how often it was asked."""
+    """A policy that proposes the same actions in the same order, and records its requests."""
 
     def __init__(self, *sayings: str):
         self.sayings, self.asked = sayings, []
@@ -98,7 +98,7 @@ def test_sample_admissible_keeps_the_experts_own():
     assert len(sample_admissible(found, 5, "not among them", 0)) == 5
 
 
-def test_expert_leaves_out_what_did_not_succeed():
+def test_expert_leaves_out_trajectories_without_success():
     done = run("expert", "house", "-n", 10, "--max-steps", 4).ok()
     everything = run("expert", "house", "-n", 10, "--max-steps", 4, "--all").ok().records
     assert len(everything) == 10 and all(len(r["steps"]) <= 4 for r in everything)
@@ -106,7 +106,7 @@ def test_expert_leaves_out_what_did_not_succeed():
     assert f"{10 - len(done.records)} left out: the expert did not succeed" in done.err
 
 
-def test_an_experts_path_is_what_the_house_says(experts):
+def test_the_house_repeats_an_experts_path(experts):
     for t in experts:
         house = House()
         seen = house.reset(t["task"])
@@ -167,7 +167,7 @@ def test_sameness_is_up_to_case_blanks_and_punctuation(experts):
     assert all(a["logprob"] is None for a in rest)
 
 
-def test_what_the_policy_is_asked(experts):
+def test_requests_to_the_policy(experts):
     asked = Parrot("x", "y")
     list(branch(iter(experts), asked, BranchSettings(k=2, rounds=5)))
     assert {(n, most) for n, most, _ in asked.asked} == {(2, 10)}
@@ -175,8 +175,8 @@ def test_what_the_policy_is_asked(experts):
 
 
 @pytest.mark.parametrize("extra", [[], ["--replacement"]])
-def test_the_expert_is_drawn_around(experts, tmp_path, extra):
-    """A policy that is sure of the expert's action still gives others."""
+def test_alternatives_are_drawn_although_the_policy_is_sure_of_the_expert(experts, tmp_path, extra):
+    """Draws without replacement reach other actions."""
     file = write(tmp_path / "in", experts[:2])
     args = ["branch", "-k", 3, "-m", "tiny", "--temperature", 0.5 if not extra else 1, "--rounds", 40, *extra, file]
     done = run(*args, "--min-p", 0, "--no-only-admissible").ok()
@@ -209,7 +209,7 @@ def one_step(experts: list[dict], **more: object) -> list[dict]:
     return [{**experts[0], "steps": [{**experts[0]["steps"][0], **more}]}]
 
 
-def test_only_admissible_drops_what_is_not(experts):
+def test_only_admissible_drops_inadmissible_draws(experts):
     one = one_step(experts)
     listed = [a for a in one[0]["steps"][0]["admissible"] if a != one[0]["steps"][0]["action"]]
 
@@ -280,7 +280,7 @@ def test_banned_actions_are_neither_drawn_nor_filled_up_with(experts):
         ("go to bedroom", "go to bed", False),
     ],
 )
-def test_what_an_action_begins_with(action, prefix, banned):
+def test_an_action_begins_with_whole_words(action, prefix, banned):
     assert begins_with(action, prefix) == banned
 
 
@@ -396,7 +396,7 @@ def test_mixed_takes_half_of_each(experts):
         assert sources["admissible"] == min(2, len(step["admissible"]) - 1)
 
 
-def test_branching_again_replaces_what_was_there(rolled):
+def test_branching_again_replaces_alternatives(rolled):
     (made,) = branch(iter(rolled[:1]), None, BranchSettings(k=1, source="admissible"))
     assert all(len(s["alternatives"]) <= 1 for s in made["steps"])
 
@@ -416,7 +416,7 @@ def test_branch_with_the_tiny_model(experts, tmp_path):
     )
 
 
-def test_the_model_is_the_tiny_one_unless_told_otherwise(experts, tmp_path, monkeypatch):
+def test_the_default_model_is_the_tiny_one(experts, tmp_path, monkeypatch):
     file = write(tmp_path / "in", [{**experts[0], "steps": experts[0]["steps"][:1], "outcome": None}])
     args = ["branch", "-k", 1, "--threads", 1, "--max-tokens", 8, file]
     done = run(*args).ok()
@@ -432,7 +432,7 @@ def test_the_model_is_the_tiny_one_unless_told_otherwise(experts, tmp_path, monk
 WAYS = ["state", "replay"]  # a fork of the process is for workers, below
 
 
-def test_all_ways_to_fork_see_the_same(experts):
+def test_all_ways_to_fork_give_the_same_outcomes(experts):
     branched = list(branch(iter(experts), RandomPolicy(), BranchSettings(k=4)))
     for t in branched[::2]:
         t["steps"][1]["alternatives"] += [{"action": "fly", "source": "policy"}, {"action": "", "source": "policy"}]
@@ -448,7 +448,7 @@ def test_all_ways_to_fork_see_the_same(experts):
     assert in_this_process == [{k: v for k, v in r.items() if k != "lineage"} for r in done.records]
 
 
-def test_outcomes_are_what_the_house_says(experts):
+def test_outcomes_are_those_of_the_house(experts):
     branched = list(branch(iter(experts[:4]), None, BranchSettings(k=3, source="admissible")))
     for t in rollout(iter(branched), lambda _: House()):
         for i, step in enumerate(t["steps"]):
@@ -529,7 +529,7 @@ def test_other_admissible_actions_than_recorded_are_refused(experts, way):
 
 
 class Asking(House):
-    """`house` where looking is known to change nothing, and where forking it would fail."""
+    """`house` in which looking is known to change nothing, and forking fails."""
 
     def harmless(self, action):
         return action == "look"
@@ -588,14 +588,14 @@ def test_masked_differences_are_not_refused(experts):
     assert all(a["outcome"] for s in done["steps"] for a in s["alternatives"])
 
 
-def test_another_environment_may_stand_in(data):
+def test_another_environment_may_be_named(data):
     done = run("rollout", "--env", "eexp.envs.worlds.house:House", data["branched"]).ok()
     assert "env=eexp.envs.worlds.house:House" in done.records[0]["lineage"][-1]
     assert [r["steps"] for r in done.records] == [r["steps"] for r in read(data["rollout"])]
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_outcomes_that_are_there_are_kept_and_all_else_is_verified(experts, way):
+def test_earlier_outcomes_are_kept_and_the_path_is_verified(experts, way):
     (rolled,) = rollout(
         branch(iter(experts[:1]), None, BranchSettings(k=2, source="admissible")),
         lambda _: House(),
@@ -635,7 +635,7 @@ def test_outcomes_that_are_there_are_kept_and_all_else_is_verified(experts, way)
     assert again(mended) == ([rolled], [])
 
 
-def test_the_summary_of_a_rollout_tells_shares(data):
+def test_the_summary_of_a_rollout_has_shares(data):
     branched = run("branch", "-q", "-k", 2, "--from", "admissible", "--pool", "iwm", data["branched"]).ok()
     done = run("rollout", stdin=branched.out).ok()
     steps = [s for t in done.records for s in t["steps"]]
@@ -736,7 +736,7 @@ def test_imitation_with_thoughts_and_with_lists(data):
 # -- split -----------------------------------------------------------------------------------------------------------
 
 
-def test_parts_are_disjoint_and_whatever_the_order_the_same(experts):
+def test_parts_are_disjoint_and_do_not_depend_on_the_order(experts):
     records = [{**experts[0], "id": f"t{i}"} for i in range(200)]
     parts = [list(split(iter(records), SplitSettings(parts=3, included=(n,)))) for n in (1, 2, 3)]
     assert sorted(r["id"] for part in parts for r in part) == sorted(r["id"] for r in records)
@@ -821,7 +821,7 @@ def test_mix_order_and_limit(tmp_path):
 
 @given(st.permutations(range(12)), st.sampled_from(["0.25", "0.5", "1.75", "2"]), st.sampled_from([None, 0, 5, 50]))
 @settings(max_examples=20, deadline=None)
-def test_mix_takes_the_same_examples_whatever_their_order(order, share, limit):
+def test_mix_takes_the_same_examples_in_any_order(order, share, limit):
     examples = [*_examples("a", 8), *_examples("b", 4)]
     args = ["mix", *([] if limit is None else ["--limit", limit]), "--", f"-@{share}"]
     one, other = (run(*args, stdin=lines(some)).ok().out for some in (examples, [examples[i] for i in order]))
@@ -845,7 +845,7 @@ def test_mix_refuses_weights_and_shares_beyond_numbers(tmp_path):
 
 
 def test_mix_leaves_out_duplicates(data, tmp_path):
-    """The first file keeps its examples, whatever the order of its lines; near ones differ in both parts a little."""
+    """The first file keeps its examples in any order of its lines; near duplicates differ a little in both parts."""
     examples = [{**e, "id": f"{i}"} for i, e in enumerate(read(data["world"])[:6])]
     one = write(tmp_path / "one", [*examples, {**examples[0], "id": "again", "mine": 1, "weight": 2}])
     two = write(tmp_path / "two", [{**e, "id": f"two {e['id']}"} for e in examples])
@@ -935,7 +935,7 @@ def test_mix_gives_a_kind_its_share(unit, data, tmp_path):
     assert len(cut) == 8 and sum(r["kind"] == "world_model" for r in cut) == 2
 
 
-def test_mix_shows_what_it_would_do(data, tmp_path):
+def test_mix_dry_run_writes_no_examples(data, tmp_path):
     out = tmp_path / "out"
     done = run("mix", "--dry-run", "--limit", 3, data["imitation"], "-o", out).ok()
     assert done.out.decode().splitlines()[-1].split()[:3] == ["all", str(len(read(data["imitation"]))), "3"]
@@ -964,7 +964,7 @@ def test_mix_reads_a_pipe(tmp_path):
     assert found == {"a": 18, "b": 3}
 
 
-def test_mix_takes_a_file_that_really_has_such_a_name(tmp_path):
+def test_mix_takes_a_file_whose_name_has_marks(tmp_path):
     for name in ("a@2", "b*3", "c@d"):
         file = write(tmp_path / name, _examples("a", 2))
         assert len(run("mix", file).ok().records) == 2
@@ -996,7 +996,7 @@ def test_show_every_type_of_record(data):
     assert mixed.count("trajectory house/") == 3
 
 
-def test_show_samples_the_same_records_whatever_their_order():
+def test_show_samples_the_same_records_in_any_order():
     examples = _examples("a", 40)
     args = ["show", "--sample", "-n", 5, "--seed"]
     shown = {seed: run(*args, seed, stdin=lines(examples)).ok().out.decode().split("\n\n") for seed in (0, 1)}
@@ -1025,7 +1025,7 @@ def test_show_counts(data):
 
 
 def test_show_records_with_nothing_optional():
-    """What the schema does not require, no reader may require."""
+    """No reader may require a field that the schema does not require."""
     bare = [
         {
             "type": "trajectory",

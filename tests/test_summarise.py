@@ -1,4 +1,4 @@
-"""`eexp summarise`: which observations are summed up, what a usable summary is, and where it goes."""
+"""`eexp summarise`: which observations are summarised, which texts are used, and where they stand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONG = "There is a table with many things on it, which nobody needs to know of i
 
 
 class Writer(Model):
-    """Writes the given texts, one after the other, whatever it is asked; a text with "..." was cut off."""
+    """A model that writes the given texts in turn; a text with "..." was cut off."""
 
     def __init__(self, *written: str):
         super().__init__()
@@ -72,7 +72,7 @@ def summed(t: dict, model: Model, **how: object) -> tuple[dict, list[InputError]
     return done, errors, counts
 
 
-def test_long_observations_that_actions_led_to():
+def test_long_observations_are_summarised():
     t, writer = a_trajectory(), Writer("A table.", "<think>hm</think>\nA table and a page.")
     before = lines([t])
     done, errors, counts = summed(t, writer)

@@ -1,4 +1,4 @@
-"""The targets of world-model examples: which transitions, which words of them, and what each word counts."""
+"""The targets of world-model examples: which transitions, which words of them, and their weights."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def step(observation: str, action: str, *alternatives: dict, **more: object) -> 
 
 
 def made(t: dict, choices: WorldModelSettings = ALL, **more: object) -> dict[str, dict]:
-    """Examples by the end of their ids."""
+    """Return examples by the end of their ids."""
     return {e["id"].removeprefix("t/"): e for e in world_model_data(iter([t]), STYLE, choices, **more)}
 
 
@@ -163,8 +163,8 @@ def parts(example: dict, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("style", built_in())
-def test_parts_that_house_cannot_tell_beforehand(style, data):
-    """They are spans of their own, which together are the whole text; their weight is asked for."""
+def test_parts_that_house_calls_unknown(style, data):
+    """They are spans of their own, which together are the whole text, with the given weight."""
     weights = {}
     for args, weight in [
         ([], 1.0),
@@ -297,8 +297,8 @@ def test_new_lines(before, after, kept):
 
 
 @given(st.lists(st.sampled_from("abcd"), max_size=6), st.lists(st.sampled_from("abcd"), max_size=6))
-def test_new_lines_and_old_ones_are_all_there_is(before, after):
-    """Nothing is invented, and the observation's lines are among the new ones and those there were."""
+def test_new_lines_and_old_ones_make_the_observation(before, after):
+    """Nothing is invented, and every line of the observation is a new one or an earlier one."""
     text = "\n".join(after)
     new = Counter(line for start, end in new_lines("\n".join(before), text) for line in text[start:end].split("\n"))
     assert not new - Counter(text.split("\n"))
@@ -337,7 +337,7 @@ def test_unknown_parts_of_what_is_new():
 # -- summaries -------------------------------------------------------------------------------------------------------
 
 
-def test_summaries_are_the_targets_where_there_are_any():
+def test_summaries_are_the_targets():
     t = trajectory(
         step("a room", "go", alternative("look", outcome("a long page", summary="a page", unknown=[[2, 6]]))),
         step("a long hall", "stop", summary="a hall"),

@@ -107,7 +107,7 @@ def describe(env: Environment, task_id: str | None = None) -> Iterator[str]:
     yield f"  {observation.text}"
     for action in (listed or [])[:10]:
         yield style(f"  - {action}", fg="green" if action == advice else None)
-    if len(listed or []) > 10:
+    if listed and len(listed) > 10:
         yield f"  - and {len(listed) - 10} more"
     if advice is not None:
         yield style(f"  expert> {advice}", fg="green")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ def evaluate(
     kinds: Mapping[str, str | None] | None = None,
     panel_hash: str | None = None,
     on_error: OnError = stop_at_error,
-) -> Iterator[dict]:
+) -> Generator[dict, None, None]:
     """Play each (task, trial) once and yield its episode, in their order.
 
     As many are played at once as there are environments. How many that are, and how long each takes, changes nothing in

@@ -186,8 +186,8 @@ def command(
     with open_env(env) as world:
         split = split or world.splits()[0]
         world.check_split(split)
-        kept = {"all": "yes" if keep_failed else None, "seed": settings.seed}
-        with stream.open("expert", split=split, **settings.lineage(), **kept) as io:
+        more: dict[str, Any] = {"all": "yes" if keep_failed else None, "seed": settings.seed}
+        with stream.open("expert", split=split, **settings.lineage(), **more) as io:
             tasks = _due(world, split, number, skip, io.done)
             trajectories = expert(world, tasks, settings, count=io.count, on_error=io.fail)
             for trajectory in progress(trajectories, "task", number):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import click
 
@@ -148,7 +149,7 @@ def command(
         writer, scorer = _open(models, writing_model, verify, stream.note)
         policy = scorer or (writer if settings.rationale == "own" else None)
         style = options.chosen_style(prompt_style, policy.played.style if policy else None, stream.note)
-        identity = {"model": writer and writer.fingerprint, "verify": scorer and scorer.fingerprint}
+        identity: dict[str, Any] = {"model": writer and writer.fingerprint, "verify": scorer and scorer.fingerprint}
         identity |= {"prompt_style": style.label, "seed": settings.seed}
         with stream.open("reflect", "trajectory", **identity, **settings.lineage()) as io:
             examples = reflect(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from itertools import repeat
+from typing import Any
 
 import click
 import orjson
@@ -155,7 +156,7 @@ def command(settings: WorldModelSettings, model: ModelOptions, prompt_style: str
         raise click.UsageError("--predictable model needs -m MODEL, one that was trained on world-model examples")
     judge = model.open(stream.note) if by_model else None
     style = options.chosen_style(prompt_style, judge.played.style if judge else None)
-    identity = {"model": judge.fingerprint} if judge else {}
+    identity: dict[str, Any] = {"model": judge.fingerprint} if judge else {}
     identity |= {"prompt_style": style.label, "seed": settings.seed}
     with judge or nullcontext(), stream.open("world-model-data", "trajectory", **settings.lineage(), **identity) as io:
         if judge:
