@@ -153,7 +153,9 @@ def streams(kind: str | None = None, resume: bool = False, plural: str = "FILE")
         ]
         if resume:
             added.append(
-                click.option("--resume", is_flag=True, help="Go on where the same command, interrupted, left -o FILE.")
+                click.option(
+                    "--resume", is_flag=True, help="Go on from what the same command, interrupted, wrote to -o FILE."
+                )
             )
         added += [
             click.option(
@@ -161,7 +163,7 @@ def streams(kind: str | None = None, resume: bool = False, plural: str = "FILE")
                 type=click.Choice(["stop", "skip"]),
                 default="stop",
                 show_default=True,
-                help="What a bad record does: end the run (exit code 3), or be set aside (exit code 4).",
+                help="What to do with a bad record: end the run (exit code 3), or set it aside (exit code 4).",
             ),
             click.option(
                 "--rejects",
@@ -208,7 +210,7 @@ admissible = Option(
     "--admissible",
     type=NumberOrWord(0, {"all": None, "none": 0}),
     metavar="N|all|none",
-    help="How many admissible actions to keep a step; drawn at random, with the expert's own among them.",
+    help="Number of admissible actions to keep a step; drawn at random, with the expert's own among them.",
 )
 
 max_steps = Option(
@@ -338,8 +340,8 @@ def parallel(command: Command) -> Command:
         "--parallel",
         type=click.IntRange(min=1),
         metavar="N",
-        help=f"How many episodes are played at once.  [default: {MOST_LIGHT} in house, bfcl and babyai; {MOST_WORKERS} "
-        "elsewhere, where each takes a process]",
+        help=f"Number of episodes that are played at once.  [default: {MOST_LIGHT} in house, bfcl and babyai; "
+        f"{MOST_WORKERS} elsewhere, where each takes a process]",
     )
     return count(_limits("episode")(with_worlds))
 
@@ -384,7 +386,7 @@ def prompt_style(default: str = "react") -> Option:
         metavar="STYLE",
         envvar="EEXP_PROMPT_STYLE",
         show_envvar=True,
-        help=f"The words around a state: a built-in style (`eexp prompts list`) or a TOML file.  [default: {default}]",
+        help=f"The prompt style: a built-in one (`eexp prompts list`) or a TOML file.  [default: {default}]",
     )
 
 
@@ -414,7 +416,7 @@ _ENGINE = [
         "--context",
         type=click.IntRange(min=16),
         metavar="TOKENS",
-        help="Room for prompt and answer.  [default: the model's own, 8192 at most]",
+        help="Tokens that prompt and answer may take together.  [default: the model's own, 8192 at most]",
     ),
     click.option(
         "--threads",
@@ -447,7 +449,7 @@ _ENGINE = [
     click.option(
         "--flash-attention/--no-flash-attention",
         default=None,
-        help="For llama.cpp.  [default: only on a GPU]",
+        help="Whether llama.cpp uses flash attention.  [default: only on a GPU]",
     ),
     trust_remote_code,
 ]

@@ -61,13 +61,13 @@ class BranchSettings:
     """
 
     k: int = option(
-        4, "-k", type=click.IntRange(min=1), metavar="N", help="How many alternatives to add to every state."
+        4, "-k", type=click.IntRange(min=1), metavar="N", help="Number of alternatives to add to every state."
     )
     source: str = option(
         "policy",
         "--from",
         type=click.Choice(SOURCES),
-        help="Where they come from: what the policy writes; the admissible actions; half from each; or the "
+        help="Where alternatives come from: what the policy writes; the admissible actions; half from each; or the "
         "admissible actions drawn by the policy's probability of each.",
     )
     temperature: float = options.temperature(1.0).field()

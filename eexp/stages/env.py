@@ -137,7 +137,7 @@ def find_task(env: Environment, task_id: str | None, split: str | None = None) -
     default=5,
     show_default=True,
     metavar="N",
-    help="How many tasks of the first split to play; of every other split, one is played.",
+    help="Number of tasks of the first split to play; of every other split, one is played.",
 )
 @click.option(
     "--action",

@@ -62,7 +62,7 @@ class TaskSelection:
         "--number",
         type=click.IntRange(min=1),
         metavar="N",
-        help="How many tasks.  [default: all of the split or panel]",
+        help="Number of tasks.  [default: all of the split or panel]",
     )
     skip: int = option(
         0,

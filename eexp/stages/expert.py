@@ -139,7 +139,7 @@ def _due(env: Environment, split: str, n: int | None, skip: int, done: Callable[
 @click.command("expert")
 @click.argument("env", type=options.ENV, metavar="ENV", envvar="EEXP_ENV", shell_complete=options.complete_env)
 @click.option(
-    "-n", "--number", type=click.IntRange(min=0), metavar="N", help="How many tasks.  [default: all of the split]"
+    "-n", "--number", type=click.IntRange(min=0), metavar="N", help="Number of tasks.  [default: all of the split]"
 )
 @click.option(
     "--skip",

@@ -26,7 +26,7 @@ class RolloutSettings:
     fork: str = option(
         forking.AUTO,
         type=click.Choice([forking.AUTO, *forking.WAYS]),
-        help="How to leave the expert's path and be back: by the environment's own copy of its state, a fork of "
+        help="How to leave the expert's path and come back: by the environment's own copy of its state, a fork of "
         "its process, or walking there again.",
     )
     again: bool = option(False, help="Execute alternatives that have an outcome, too.")

@@ -73,7 +73,13 @@ def _points(curve: list[tuple[int, float]]) -> tuple[list[int], list[float]]:
 
 @click.command("show")
 @click.option(
-    "-n", "--number", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="How many records."
+    "-n",
+    "--number",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="Number of records to show.",
 )
 @click.option("--sample", "sampled", is_flag=True, help="Draw them at random (--seed) instead of taking the first.")
 @click.option("--id", "record_id", metavar="ID", help="Only the record with this id.")

@@ -30,7 +30,7 @@ class SplitSettings:
         type=click.IntRange(min=1),
         is_eager=True,
         metavar="N",
-        help="How many parts there are, of about equal size.",
+        help="Number of parts, of about equal size.",
     )
     included: tuple[int, ...] = option(
         (),
