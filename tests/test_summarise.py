@@ -115,7 +115,11 @@ def test_a_failure_sets_the_trajectory_aside_as_it_came():
     rejects = []
     writer = Writer("A table.", *["cut off..."] * 3)
     (summarised,) = summarise(
-        iter([trajectory]), STYLE, writer, longer_than=100, on_error=lambda record, error: rejects.append(record)
+        iter([trajectory]),
+        STYLE,
+        writer,
+        SummariseSettings(longer_than=100),
+        on_error=lambda record, error: rejects.append(record),
     )
     assert summarised["steps"][1]["summary"] == "A table."
     assert rejects == [a_trajectory()], "no summary of another observation is in it"
