@@ -301,7 +301,7 @@ def records_page() -> str:
 
 
 def protocol_page() -> str:
-    """Return eexp-env(7), from the section of docs/environments/programs.md that says how a program is an environment."""
+    """Return eexp-env(7), from the section of docs/environments/programs.md on programs as environments."""
     text = (HERE.parent / "docs" / "environments" / "programs.md").read_text(encoding="utf-8")
     section = re.search(r"^## (The exec protocol, version \d+)\n(.*?)(?:^## |\Z)", text, re.MULTILINE | re.DOTALL)
     assert section, "docs/environments/programs.md has no section on the exec protocol"
