@@ -19,6 +19,7 @@ from running import ROOT, environment, read, run, start
 
 from eexp.envs.worlds.house import House
 from eexp.errors import EnvironmentFailed, InputError, UsageError
+from eexp.jsonl import OnError, stop_at_error
 from eexp.models.base import Chats, Model, Sample
 from eexp.models.policy import ExpertPolicy, ModelPolicy, Policy, Proposal, RandomPolicy
 from eexp.playing import AHEAD, EvalSettings, panel
@@ -160,11 +161,16 @@ def tasks(n: int, trials: int = 1) -> list[tuple[dict, int]]:
     return [(task, trial) for trial in range(trials) for task in panel(House(), "test", n)]
 
 
-def play(worlds: Worlds, asked: list[tuple[dict, int]], policy: Policy, **settings) -> list[dict]:
+def play(
+    worlds: Worlds,
+    asked: list[tuple[dict, int]],
+    policy: Policy,
+    on_error: OnError = stop_at_error,
+    **settings: object,
+) -> list[dict]:
+    chosen = EvalSettings(**{"temperature": 1.0, "max_steps": 9, "seed": 5} | settings)
     with worlds:
-        return list(
-            evaluate(worlds, asked, policy, EvalSettings(**{"temperature": 1.0, "max_steps": 9, "seed": 5} | settings))
-        )
+        return list(evaluate(worlds, asked, policy, chosen, on_error=on_error))
 
 
 @pytest.mark.parametrize("chats", [Chats, Whimsical, Stubborn])
