@@ -24,8 +24,8 @@ from pathlib import Path
 import orjson
 
 from eexp.envs.worlds.house import House
+from eexp.playing import panel
 from eexp.prompts import get_style
-from eexp.stages.eval import panel
 from eexp.weights import split_adapter
 
 

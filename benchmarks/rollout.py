@@ -4,7 +4,7 @@
     python benchmarks/rollout.py --paths 3                                                 # a quarter of one
     python benchmarks/rollout.py textworld bfcl                                            # some of the environments
 
-Expert paths of 10 steps and more, with three alternatives at every step, go through `eexp.stages.rollout.execute`:
+Expert paths of 10 steps and more, with three alternatives at every step, go through `eexp.branching.execution.execute`:
 every observation is compared with the record, the list of admissible actions too. This happens in a worker like those
 of `eexp rollout`, for one path after the other, every way in turn: three times, and the fastest counts; once where it
 takes long. The TextWorld games, and some like ALFWorld's, are made first, in --games.
@@ -36,9 +36,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from eexp.branching.alternatives import BranchSettings
+from eexp.branching.execution import execute
 from eexp.envs import Environment, forking
 from eexp.envs.base import Observation
-from eexp.stages import rollout
 from eexp.stages.branch import branch
 from eexp.stages.expert import expert
 from eexp.workers.pool import Pool
@@ -162,7 +163,7 @@ def ask(pool: Pool, do: str, jobs: list[dict]) -> Iterator[Any]:
 
 def pooled(spec: str, found: list[dict]) -> float:
     """Return the seconds for all paths with two workers like those of `eexp rollout`, which run already."""
-    jobs = [{"do": "eexp.stages.rollout:job", "fork": forking.AUTO, "trajectory": path} for path in found]
+    jobs = [{"do": "eexp.branching.execution:job", "fork": forking.AUTO, "trajectory": path} for path in found]
     with Pool(2, spec, PATIENCE) as pool:
         list(pool.run((None, {**job, "trajectory": cut(job["trajectory"], 2)}) for job in jobs))
         began = time.perf_counter()
@@ -196,7 +197,7 @@ def paths(asked: dict, opened: Any, on_step: Callable) -> list[dict]:
 
 def with_alternatives(path: dict, others: list[str]) -> dict:
     """Add alternatives as `eexp branch --from admissible` does; where none are listed, take the others in turn."""
-    (made,) = branch(iter([path]), None, k=K, source="admissible")
+    (made,) = branch(iter([path]), None, BranchSettings(k=K, source="admissible"))
     for i, step in enumerate(made["steps"]):
         if step["admissible"] is None:
             drawn = dict.fromkeys(others[(7 * i + j) % len(others)] for j in range(len(others)))
@@ -219,7 +220,7 @@ def measure(asked: dict, opened: Any, on_step: Callable) -> dict[str, float]:
         seconds["naive"] = share * took
         seconds["bound"] = share * alone + fastest(lambda: walk_to(env, path, len(path["steps"])))[0]
     for way in asked["ways"]:
-        seconds[way], done = fastest(lambda way=way: rollout.execute(env, path, way))
+        seconds[way], done = fastest(lambda way=way: execute(env, path, way))
         assert not done.refused, done.refused
         outcomes = [a["outcome"] for step in done.trajectory["steps"] for a in step["alternatives"]]
         assert seen is None or outcomes[every // 2 :: every] == [s.outcome() for s in seen], f"{way}: other outcomes"

@@ -32,6 +32,7 @@ from pathlib import Path
 
 import orjson
 
+from eexp.branching.alternatives import BranchSettings
 from eexp.envs.worlds.house import House
 from eexp.stages.branch import branch
 from eexp.stages.expert import expert
@@ -91,7 +92,7 @@ def make_files(folder: Path, size: int) -> dict[str, Path]:
     """Write the files that the stages read: trajectories, those with outcomes, and examples."""
     files = {name: folder / f"{name}.jsonl" for name in ("expert", "rollout", "examples")}
     experts = trajectories(300)
-    rolled = list(rollout(branch(iter(experts), None, k=3, source="admissible"), lambda _: House()))
+    rolled = list(rollout(branch(iter(experts), None, BranchSettings(k=3, source="admissible")), lambda _: House()))
     for name, records in (("expert", experts), ("rollout", rolled)):
         with open(files[name], "wb") as file:
             file.writelines(repeated(records, size))
@@ -128,7 +129,7 @@ def compare(stage: list[str], file: Path, runs: int) -> str:
 
 def one_record(size: int, folder: Path) -> str:
     """Measure rollout of one record of `size` MB; return a line of the table."""
-    (record,) = branch(iter(trajectories(1)), None, k=3, source="admissible")
+    (record,) = branch(iter(trajectories(1)), None, BranchSettings(k=3, source="admissible"))
     file = folder / "record.jsonl"
     file.write_bytes(orjson.dumps({**record, "more": "x" * size * MB}))
     run = measured([*EEXP, "rollout", "-q", "-j", "1", str(file)])

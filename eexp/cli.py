@@ -21,7 +21,7 @@ from eexp.envs.registry import help_lines
 from eexp.errors import EXIT_FAILED, EexpError
 from eexp.models.registry import help_lines as model_lines
 
-# name -> first line of its help. A test holds this against the commands themselves.
+# name -> first line of its help. A test compares these lines with the commands.
 COMMANDS = {
     "expert": "Record an environment's own expert as trajectories.",
     "import": "Turn trajectories that others recorded, or episodes, into records.",
@@ -49,31 +49,15 @@ COMMANDS = {
     "schema": "Print the JSON Schema of a record type.",
 }
 
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "auto_envvar_prefix": "EEXP"}
-
-
-def _variables(command: str, option: click.Option) -> list[str]:
-    """The environment variables of an option, the command's own (EEXP_BRANCH_K) before one that several share."""
-    own = f"EEXP_{command}_{max(option.opts, key=len).lstrip('-')}".upper().replace("-", "_")
-    shared = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or [])
-    return [own, *(v for v in shared if v != own)]
-
-
-def _name_variables(name: str, command: click.Command) -> None:
-    for option in command.params:
-        if isinstance(option, click.Option):
-            option.envvar = _variables(name, option)
-    if isinstance(command, click.Group):
-        for own, subcommand in command.commands.items():
-            _name_variables(f"{name}-{own}", subcommand)
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 class ReaderGone(Exception):
-    """Whoever read our standard output has closed it."""
+    """The reader of standard output has closed it."""
 
 
 class Stages(click.Group):
-    """A group that knows its commands by name and loads one when it is asked for."""
+    """The group of all commands, which imports a command's module when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -82,9 +66,7 @@ class Stages(click.Group):
         if name not in COMMANDS:
             return None
         module = f"{name.replace('-', '_')}{'_' * keyword.iskeyword(name)}"
-        command = importlib.import_module(f"eexp.stages.{module}").command
-        _name_variables(name, command)
-        return command
+        return importlib.import_module(f"eexp.stages.{module}").command
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -98,12 +80,11 @@ class Stages(click.Group):
 
 
 @click.command(cls=Stages, context_settings=CONTEXT)
-@click.version_option(__version__, prog_name="eexp", message="%(prog)s %(version)s", allow_from_autoenv=False)
+@click.version_option(__version__, prog_name="eexp", message="%(prog)s %(version)s")
 @click.option(
     "-v",
     "--verbose",
     is_flag=True,
-    allow_from_autoenv=False,
     help="Show the traceback of an error. May stand anywhere.",
 )
 def group(verbose: bool) -> None:
@@ -124,8 +105,8 @@ def group(verbose: bool) -> None:
     MODEL, who acts or writes, is one of:
       {MODELS}
 
-    Every option has an environment variable: EEXP_MODEL, EEXP_BASE, EEXP_ENV, EEXP_SEED and EEXP_PROMPT_STYLE where
-    several commands share it, else EEXP_COMMAND_OPTION (EEXP_BRANCH_K). The command line wins.
+    Options that several commands share have an environment variable: EEXP_MODEL, EEXP_BASE, EEXP_ENV, EEXP_SEED,
+    EEXP_PROMPT_STYLE, EEXP_ENV_TIMEOUT and EEXP_GPU_LAYERS. The command line wins.
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 bad input, 4 done but some records were set aside.
     """
@@ -137,16 +118,16 @@ group.help = group.help.replace("{MODELS}", "\n      ".join(model_lines()))
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; every failure is one line on stderr and a documented exit code."""
-    signal.signal(signal.SIGTERM, _leave_in_order)
+    signal.signal(signal.SIGTERM, _exit_at_signal)
     arguments = sys.argv[1:] if args is None else args
     verbose = bool({"-v", "--verbose"} & set(arguments))
-    if verbose:  # whoever types it after the command is understood, too
+    if verbose:  # it is also accepted after the command
         arguments = [a for a in arguments if a not in ("-v", "--verbose")]
     try:
         group(arguments, prog_name="eexp", standalone_mode=False)
         sys.stdout.flush()
     except (ReaderGone, BrokenPipeError):
-        _let_go_of_stdout()  # the reader has had enough (`| head`): no error
+        _discard_stdout()  # the reader has read enough (`| head`): no error
         sys.exit(0)
     except click.exceptions.Abort:
         sys.exit(130)
@@ -161,24 +142,24 @@ def main(args: list[str] | None = None) -> None:
         _fail(message.getvalue().rstrip("\n"), e.exit_code, verbose)
     except EexpError as e:
         _fail(f"error: {e}", e.exit_code, verbose)
-    except OSError as e:  # a disk that is full, say
+    except OSError as e:  # such as a full disk
         _fail(f"error: {_in_words(e)}", EXIT_FAILED, verbose)
     except MemoryError:
         _fail("error: out of memory", EXIT_FAILED, verbose)
 
 
 def _fail(message: str, code: int, verbose: bool) -> NoReturn:
-    """Tell what went wrong, and end with an exit code."""
+    """Show an error, and end with an exit code."""
     terminal.tell(traceback.format_exc() + message if verbose else message)
     try:
         sys.stdout.flush()
     except OSError:
-        _let_go_of_stdout()
+        _discard_stdout()
     sys.exit(code)
 
 
 def _in_words(error: OSError) -> str:
-    """An error of the system in one line: the file, where that is known, and the reason."""
+    """Return an error of the system as one line: the file, where that is known, and the reason."""
     if error.errno in (errno.EMFILE, errno.ENFILE):
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return f"too many open files (at most {most}): raise `ulimit -n`, or use fewer processes"
@@ -186,18 +167,18 @@ def _in_words(error: OSError) -> str:
     if file is None:
         try:
             sys.stdout.flush()
-        except OSError:  # what could not be written is still to be written there
+        except OSError:  # its buffer still holds what could not be written
             file = "<stdout>"
     return f"{file}: {error.strerror or error}" if file is not None else f"{error.strerror or error}"
 
 
-def _let_go_of_stdout() -> None:
-    """Nothing more can be written there; Python would still try to on its way out."""
+def _discard_stdout() -> None:
+    """Send standard output to /dev/null: nothing can be written to it, and Python would try once more at its exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _leave_in_order(number: int, frame: FrameType | None) -> None:
-    """SIGTERM ends like any exit, so that environments and their children are closed."""
+def _exit_at_signal(number: int, frame: FrameType | None) -> None:
+    """End at SIGTERM as at any exit, so that environments and their children are closed."""
     sys.exit(128 + number)
 
 

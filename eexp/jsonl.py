@@ -36,6 +36,14 @@ _NOT_SET_ASIDE = (b'"set_aside":false}\n', b'"set_aside": false}\n')  # how a li
 OnError = Callable[[dict, InputError], None]
 
 
+#: A function that a pure stage calls to add a number to its summary: what is counted, and how many.
+Count = Callable[[str, int], None]
+
+
+def no_count(what: str, n: int) -> None:
+    """Count nothing: the default of every pure stage."""
+
+
 def stop_at_error(record: dict, error: InputError) -> None:
     """The default of every pure stage: the first record that cannot be processed ends it."""
     raise error

@@ -1,7 +1,14 @@
-"""The options that several commands share, spelled the same everywhere."""
+"""Command-line options that several commands share, spelled the same everywhere.
+
+A stage's own options are fields of its settings (eexp/settings.py). Those of several stages are defined here: as an
+Option, which is a decorator for commands and makes fields, and as decorators for options that become something else
+than a setting. `streams` passes a Stream on, `model` a model to open, `policy` a policy to open, `workers` and
+`parallel` processes to start.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import os
@@ -12,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from eexp.envs.registry import light_names
+from eexp.settings import Command, Option
 
 if TYPE_CHECKING:
     from eexp.envs.base import Environment
@@ -22,15 +29,15 @@ if TYPE_CHECKING:
     from eexp.workers.parallel import ParallelEnvironments
     from eexp.workers.pool import Pool
 
-Command = Callable[..., Any]
-
 MOST_WORKERS = 8  # by default; a JVM in each takes half a gigabyte
 MOST_LIGHT = 32  # environments in one process, by default
 STEP_LIMIT = 300.0  # seconds, by default, where an environment has no limit of its own
 
+# -- types of values ---------------------------------------------------------------------------------------------------
+
 
 class Finite(click.FloatRange):
-    """A number that is one: neither nan, which passes every comparison, nor inf."""
+    """A number other than nan, which passes every comparison, and inf."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = super().convert(value, param, ctx)
@@ -39,12 +46,30 @@ class Finite(click.FloatRange):
         return number
 
 
-#: A path, so that shells complete it. It is not checked here: whoever opens it says what is wrong, and where.
+class NumberOrWord(click.ParamType):
+    """A whole number of at least `fewest`, or one of some words that stand for a number or for None."""
+
+    name = "text"
+
+    def __init__(self, fewest: int, words: dict[str, int | None]):
+        self.fewest, self.words = fewest, words
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if isinstance(value, int):
+            return value
+        if value in self.words:
+            return self.words[value]
+        if value.isdecimal() and int(value) >= self.fewest:
+            return int(value)
+        self.fail(f"{value!r} is not a number from {self.fewest}, or {' or '.join(map(repr, self.words))}", param, ctx)
+
+
+#: A path, so that shells complete it. It is not checked here: the function that opens it says what is wrong, and where.
 PATH = click.Path(readable=False, allow_dash=True)
 
 
 class EnvSpec(click.ParamType):
-    """The spec of an environment. A login in its URL goes no further than this (envs/logins.py)."""
+    """The spec of an environment. A login in its URL is taken out here (envs/logins.py)."""
 
     name = "text"
 
@@ -58,233 +83,21 @@ ENV = EnvSpec()
 
 
 def complete_env(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """For the shell: environments that begin like this."""
+    """Return the names of environments that begin with `incomplete`, for the completion of a shell."""
     from eexp.envs.registry import completions
 
     return completions(incomplete)
 
 
 def complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """For the shell: files, and model specs that begin like this."""
+    """Return files, and the model specs that begin with `incomplete`, for the completion of a shell."""
     from eexp.models.registry import completions
 
     return [CompletionItem(incomplete, type="file"), *map(CompletionItem, completions(incomplete))]
 
 
-def streams(kind: str | None = None, resume: bool = False, plural: str = "FILE") -> Callable[[Command], Command]:
-    """FILE arguments (unless `kind` is None), -o, and what to do about bad records; passed on as one `stream`.
-
-    kind: the type of record that the command reads ("any": all types). resume: whether it is slow enough for --resume.
-    """
-
-    def decorate(command: Command) -> Command:
-        @functools.wraps(command)
-        def with_stream(
-            *args: Any,
-            output: str | None,
-            on_error: str = "stop",
-            rejects: str | None = None,
-            resume: bool = False,
-            quiet: bool,
-            files: tuple[str, ...] = (),
-            **rest: Any,
-        ) -> Any:
-            from eexp.jsonl import Stream
-
-            stream = Stream(files, output, on_error, rejects, resume, quiet)
-            stream.also_read = _also_read(**rest)
-            stream.refuse_to_overwrite_input()  # before a model is loaded
-            return command(*args, stream=stream, **rest)
-
-        found = [
-            click.option("-o", "--output", type=PATH, metavar="FILE", help="Write here instead of standard output.")
-        ]
-        if resume:
-            found.append(
-                click.option("--resume", is_flag=True, help="Go on where the same command, interrupted, left -o FILE.")
-            )
-        found += [
-            click.option(
-                "--on-error",
-                type=click.Choice(["stop", "skip"]),
-                default="stop",
-                show_default=True,
-                help="What a bad record does: end the run (exit code 3), or be set aside (exit code 4).",
-            ),
-            click.option(
-                "--rejects",
-                type=PATH,
-                metavar="FILE",
-                help="Keep what was set aside here, as JSONL with the reason. Implies --on-error skip.",
-            ),
-            click.option("-q", "--quiet", is_flag=True, help="No summary on standard error."),
-        ]
-        for option in reversed(found):
-            with_stream = option(with_stream)
-        if kind:
-            with_stream = click.argument("files", nargs=-1, type=PATH, metavar=f"[{plural}]...")(with_stream)
-        return with_stream
-
-    return decorate
-
-
-def _also_read(
-    model: str | None = None,
-    prompt_style: str | None = None,
-    panel_file: str | None = None,
-    mapping: str | None = None,
-    **rest: Any,
-) -> list[str]:
-    """The files that the options of a command name and that it reads."""
-    named = [name for name in (prompt_style, panel_file, mapping) if name and os.path.isfile(name)]
-    if model:
-        from eexp.weights import files_of
-
-        named += files_of(model)
-    return named
-
-
-def seed(command: Command) -> Command:
-    """--seed."""
-    return click.option(
-        "--seed",
-        type=int,
-        default=0,
-        show_default=True,
-        envvar="EEXP_SEED",
-        show_envvar=True,
-        metavar="N",
-        help="Seed of every random draw.",
-    )(command)
-
-
-def _number_of_admissible(ctx: click.Context, param: click.Parameter, said: str) -> int | None:
-    if said in ("all", "none"):
-        return None if said == "all" else 0
-    if said.isdecimal():
-        return int(said)
-    raise click.BadParameter(f"{said!r} is not a number, 'all' or 'none'")
-
-
-def admissible(command: Command) -> Command:
-    """--admissible, as a number; None for all."""
-    return click.option(
-        "--admissible",
-        metavar="N|all|none",
-        default="50",
-        show_default=True,
-        callback=_number_of_admissible,
-        help="How many admissible actions to keep a step; drawn at random, with the expert's own among them.",
-    )(command)
-
-
-_MEMORY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGT]?)(?:i?B)?", re.IGNORECASE)
-
-
-def _bytes(ctx: click.Context, param: click.Parameter, said: str | None) -> int | None:
-    if said is None:
-        return None
-    found = _MEMORY.fullmatch(said.strip())
-    if not found or not float(found[1]):
-        raise click.BadParameter(f"{said!r} is no amount of memory; write 500M or 2G")
-    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
-
-
-def workers(command: Command) -> Command:
-    """-j, --timeout and --memory of the processes that hold environments; passed on as `open_pool`.
-
-    `open_pool(env)` gives the Pool (eexp/workers/pool.py), env as in --env.
-    """
-
-    @functools.wraps(command)
-    def with_pool(*args: Any, workers: int | None, timeout: float | None, memory: int | None, **rest: Any) -> Any:
-        def open_pool(env: str | None) -> Pool:
-            from eexp.cores import usable_cores
-            from eexp.workers.pool import Pool
-
-            return Pool(workers or min(usable_cores(), MOST_WORKERS), env, _step_limit(timeout), memory)
-
-        return command(*args, open_pool=open_pool, **rest)
-
-    for option in reversed(
-        [
-            click.option(
-                "-j",
-                "--workers",
-                type=click.IntRange(min=1),
-                metavar="N",
-                help=f"Processes that hold environments.  [default: one a core, {MOST_WORKERS} at most]",
-            ),
-            *_limits("trajectory"),
-        ]
-    ):
-        with_pool = option(with_pool)
-    return with_pool
-
-
-def worlds(command: Command) -> Command:
-    """--parallel, and --timeout and --memory of the processes that hold environments; passed on as `open_worlds`.
-
-    `open_worlds(env, most)` opens ParallelEnvironments (eexp/workers/parallel.py) like `env`, at most `most` of them.
-    """
-
-    @functools.wraps(command)
-    def with_worlds(*args: Any, parallel: int | None, timeout: float | None, memory: int | None, **rest: Any) -> Any:
-        def open_worlds(env: Environment, most: int) -> ParallelEnvironments:
-            from eexp.workers.parallel import open_parallel
-
-            size = parallel or (MOST_LIGHT if env.light else MOST_WORKERS)
-            return open_parallel(env, max(1, min(size, most)), _step_limit(timeout), memory)
-
-        return command(*args, open_worlds=open_worlds, **rest)
-
-    for option in reversed(
-        [
-            click.option(
-                "--parallel",
-                type=click.IntRange(min=1),
-                metavar="N",
-                help=f"How many episodes are played at once.  [default: {MOST_LIGHT} in {light_names()}; "
-                f"{MOST_WORKERS} elsewhere, where each takes a process]",
-            ),
-            *_limits("episode"),
-        ]
-    ):
-        with_worlds = option(with_worlds)
-    return with_worlds
-
-
-def _limits(costs: str) -> list[Callable[[Command], Command]]:
-    """--timeout and --memory; `costs`: the record that is tried again."""
-    return [
-        click.option(
-            "--timeout",
-            type=click.FloatRange(min=0, min_open=True),
-            metavar="SECONDS",
-            envvar="EEXP_ENV_TIMEOUT",
-            show_envvar=True,
-            help=f"Longest step; a process that takes longer is killed and its {costs} tried again.  "
-            f"[default: the environment's own limit, {STEP_LIMIT:g} for one without]",
-        ),
-        click.option(
-            "--memory",
-            callback=_bytes,
-            metavar="SIZE",
-            help="Most that one of the processes may hold, such as 2G; one that holds more is killed.",
-        ),
-    ]
-
-
-def _step_limit(timeout: float | None) -> float:
-    from eexp.processes.child import time_limit
-
-    if timeout:
-        os.environ["EEXP_ENV_TIMEOUT"] = str(timeout)  # for the limits inside the workers
-    return time_limit(STEP_LIMIT)
-
-
 def kind_shares(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, float] | None:
-    """The values of --share KIND=SHARE as a dict; None where there is none."""
+    """Return the values of --share KIND=SHARE as a dict; None where there are none."""
     shares: dict[str, float] = {}
     for value in values:
         kind, mark, number = value.rpartition("=")
@@ -302,204 +115,278 @@ def kind_shares(ctx: click.Context, param: click.Parameter, values: tuple[str, .
     return shares or None
 
 
-def confidence(command: Command) -> Command:
-    """--confidence: of the intervals of a comparison."""
-    return click.option(
-        "--confidence",
-        type=Finite(0.5, 0.999),
-        default=0.95,
-        show_default=True,
-        metavar="LEVEL",
-        help="Confidence of the intervals.",
-    )(command)
+# -- records in and out ------------------------------------------------------------------------------------------------
 
 
-def common(command: Command) -> Command:
-    """--common: what is done about files of different tasks."""
-    return click.option(
-        "--common", is_flag=True, help="Compare on the tasks that all files have, instead of refusing different ones."
-    )(command)
+def streams(kind: str | None = None, resume: bool = False, plural: str = "FILE") -> Callable[[Command], Command]:
+    """Add FILE arguments, -o, and what to do about bad records; pass one `stream` on.
 
-
-def alternatives(fewest: int = 1) -> Callable[[Command], Command]:
-    """--pool and --first, as in `records.alternatives_of`; `fewest`: the smallest K that a stage can use."""
-
-    def decorate(command: Command) -> Command:
-        for option in reversed(
-            [
-                click.option(
-                    "--pool",
-                    metavar="NAME",
-                    help="Use only the alternatives that `eexp branch` drew for this pool.  "
-                    "[default: all, every action once]",
-                ),
-                click.option(
-                    "--first",
-                    type=click.IntRange(min=fewest),
-                    metavar="K",
-                    help="Use only the first K alternatives of every state; smaller sets are parts of larger "
-                    "ones.  [default: all]",
-                ),
-            ]
-        ):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-def env_override(command: Command) -> Command:
-    """--env, for stages that find the environment in the records."""
-    return click.option(
-        "--env",
-        type=ENV,
-        metavar="SPEC",
-        envvar="EEXP_ENV",
-        show_envvar=True,
-        shell_complete=complete_env,
-        help="Environment to use instead of the one the records name. Needed for exec: programs, "
-        "classes, servers and paths, which a record alone may not name.  "
-        "[default: the one the records name]",
-    )(command)
-
-
-def prompt_style(default: str = "react") -> Callable[[Command], Command]:
-    """--prompt-style; `default` says in words what it is without it."""
-    return click.option(
-        "--prompt-style",
-        metavar="STYLE",
-        envvar="EEXP_PROMPT_STYLE",
-        show_envvar=True,
-        help=f"The words around a state: a built-in style (`eexp prompts list`) or a TOML file.  [default: {default}]",
-    )
-
-
-STYLE_OF_MODEL = "the one the model was trained with, else react"
-
-
-#: --trust-remote-code. There is no variable and no question for it: it is for who types it.
-trust_remote_code = click.option(
-    "--trust-remote-code",
-    is_flag=True,
-    allow_from_autoenv=False,
-    help="Run the Python code that a model of transformers brings. Without it, such a model is refused.",
-)
-
-
-def model(
-    help: str, max_tokens: int | None = None, temperature: float | None = None, room: str = ""
-) -> Callable[[Command], Command]:
-    """-m, how to sample from it, and how it runs, which is passed on as one `engine`.
-
-    temperature: the default of --temperature; None leaves out how to sample, for commands that do not. room: the
-    default of --max-tokens in words, where `max_tokens` is None.
+    Args:
+        kind: The type of record that the command reads ("any": all types); None leaves FILE out.
+        resume: Whether the command is slow enough to need --resume.
+        plural: The name of the FILE arguments in the usage line.
     """
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
-        def with_engine(
+        def with_stream(
             *args: Any,
-            context: int | None,
-            threads: int | None,
-            batch: int | None,
-            cache_type: str,
-            gpu_layers: int | None,
-            flash_attention: bool | None,
-            trust_remote_code: bool,
+            output: str | None,
+            on_error: str = "stop",
+            rejects: str | None = None,
+            resume: bool = False,
+            quiet: bool,
+            files: tuple[str, ...] = (),
             **rest: Any,
         ) -> Any:
-            from eexp.models import Engine
+            from eexp.jsonl import Stream
 
-            engine = Engine(context, threads, batch, cache_type, gpu_layers, flash_attention, trust_remote_code)
-            return command(*args, engine=engine, **rest)
+            ctx = click.get_current_context()
+            stream = Stream(files, output, on_error, rejects, resume, quiet)
+            stream.stage = ctx.command.name or ""
+            stream.also_read = _files_read(**ctx.params)
+            stream.refuse_to_overwrite_input()  # before a model is loaded
+            return command(*args, stream=stream, **rest)
 
-        sampling = [
-            click.option(
-                "--temperature",
-                type=click.FloatRange(min=0),
-                default=temperature,
-                show_default=True,
-                metavar="T",
-                help="Sampling temperature; 0 takes the most likely token every time.",
-            ),
-            click.option(
-                "--max-tokens",
-                type=click.IntRange(min=1),
-                default=max_tokens,
-                show_default=not room,
-                metavar="TOKENS",
-                help=f"Longest answer.{f'  [default: {room}]' if room else ''}",
-            ),
+        added = [
+            click.option("-o", "--output", type=PATH, metavar="FILE", help="Write here instead of standard output.")
         ]
-        for option in reversed(
-            [
+        if resume:
+            added.append(
                 click.option(
-                    "-m",
-                    "--model",
-                    metavar="MODEL",
-                    envvar="EEXP_MODEL",
-                    show_envvar=True,
-                    shell_complete=complete_model,
-                    help=help,
-                ),
-                *(sampling if temperature is not None else []),
-                click.option(
-                    "--context",
-                    type=click.IntRange(min=16),
-                    metavar="TOKENS",
-                    help="Room for prompt and answer.  [default: the model's own, 8192 at most]",
-                ),
-                click.option(
-                    "--threads",
-                    type=click.IntRange(min=1),
-                    metavar="N",
-                    help="CPU threads, for llama.cpp.  [default: all cores; 1 for tiny]",
-                ),
-                click.option(
-                    "--batch",
-                    type=click.IntRange(min=1),
-                    metavar="TOKENS",
-                    help="Most tokens evaluated at once, for llama.cpp.  [default: 512]",
-                ),
-                click.option(
-                    "--cache-type",
-                    type=click.Choice(["f16", "f32", "q8_0"]),
-                    default="f16",
-                    show_default=True,
-                    help="Number format of llama.cpp's keys and values.",
-                ),
-                click.option(
-                    "--gpu-layers",
-                    type=click.IntRange(min=0),
-                    metavar="N",
-                    envvar="EEXP_GPU_LAYERS",
-                    show_envvar=True,
-                    help="Layers that llama.cpp gives to a GPU.  [default: all, where it was built for one]",
-                ),
-                click.option(
-                    "--flash-attention/--no-flash-attention",
-                    default=None,
-                    help="For llama.cpp.  [default: only on a GPU]",
-                ),
-                trust_remote_code,
-            ]
-        ):
-            with_engine = option(with_engine)
-        return with_engine
+                    "--resume", is_flag=True, help="Go on from what the same command, interrupted, wrote to -o FILE."
+                )
+            )
+        added += [
+            click.option(
+                "--on-error",
+                type=click.Choice(["stop", "skip"]),
+                default="stop",
+                show_default=True,
+                help="What to do with a bad record: end the run (exit code 3), or set it aside (exit code 4).",
+            ),
+            click.option(
+                "--rejects",
+                type=PATH,
+                metavar="FILE",
+                help="Keep the records that are set aside here, as JSONL with the reason. Implies --on-error skip.",
+            ),
+            click.option("-q", "--quiet", is_flag=True, help="No summary on standard error."),
+        ]
+        for add in reversed(added):
+            with_stream = add(with_stream)
+        if kind:
+            with_stream = click.argument("files", nargs=-1, type=PATH, metavar=f"[{plural}]...")(with_stream)
+        return with_stream
 
     return decorate
 
 
-def think(default: str) -> Callable[[Command], Command]:
-    """--think."""
-    return click.option(
-        "--think",
-        type=click.Choice(["auto", "always", "never"]),
-        default=default,
-        show_default=True,
-        help="Whether the model is to write a thought before each action. auto: as it was trained; not "
-        "at all where it does not say; where the style's prompt is the same for both, the model "
-        "decides.",
+def _files_read(
+    model: str | None = None,
+    prompt_style: str | None = None,
+    panel_file: str | None = None,
+    mapping: str | None = None,
+    **rest: Any,
+) -> list[str]:
+    """Return the files that options of a command name and that it reads."""
+    files = [name for name in (prompt_style, panel_file, mapping) if name and os.path.isfile(name)]
+    if model:
+        from eexp.weights import files_of
+
+        files += files_of(model)
+    return files
+
+
+# -- settings that several stages have ---------------------------------------------------------------------------------
+
+seed = Option(
+    0, "--seed", type=int, envvar="EEXP_SEED", show_envvar=True, metavar="N", help="Seed of every random draw."
+)
+
+#: The number of admissible actions to keep; None for all.
+admissible = Option(
+    50,
+    "--admissible",
+    type=NumberOrWord(0, {"all": None, "none": 0}),
+    metavar="N|all|none",
+    help="Number of admissible actions to keep a step; drawn at random, with the expert's own among them.",
+)
+
+max_steps = Option(
+    None,
+    "--max-steps",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Longest episode, in actions.  [default: the environment's]",
+)
+
+confidence = Option(0.95, "--confidence", type=Finite(0.5, 0.999), metavar="LEVEL", help="Confidence of the intervals.")
+
+common = Option(False, "--common", help="Compare on the tasks that all files have, instead of refusing different ones.")
+
+#: With `first`, the alternatives that a stage uses (`records.alternatives_of`).
+pool = Option(
+    None,
+    "--pool",
+    metavar="NAME",
+    help="Use only the alternatives that `eexp branch` drew for this pool.  [default: all, every action once]",
+)
+
+
+def first(fewest: int) -> Option:
+    """Return --first, of which `fewest` is the smallest value that the stage can use."""
+    return Option(
+        None,
+        "--first",
+        type=click.IntRange(min=fewest),
+        metavar="K",
+        help="Use only the first K alternatives of every state; smaller sets are parts of larger ones.  [default: all]",
+    )
+
+
+def temperature(default: float) -> Option:
+    """Return --temperature."""
+    return Option(
+        default,
+        "--temperature",
+        type=click.FloatRange(min=0),
+        metavar="T",
+        help="Sampling temperature; 0 takes the most likely token every time.",
+    )
+
+
+def max_tokens(default: int | None, in_words: str = "") -> Option:
+    """Return --max-tokens; `in_words` says what the default is where that is no fixed number."""
+    return Option(
+        default,
+        "--max-tokens",
+        type=click.IntRange(min=1),
+        metavar="TOKENS",
+        help="Longest answer." + (f"  [default: {in_words}]" if in_words else ""),
+    )
+
+
+env_override = click.option(
+    "--env",
+    type=ENV,
+    metavar="SPEC",
+    envvar="EEXP_ENV",
+    show_envvar=True,
+    shell_complete=complete_env,
+    help="Environment to use instead of the one the records name. Needed for exec: programs, classes, servers and "
+    "paths, which a record alone may not name.  [default: the one the records name]",
+)
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+_MEMORY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGT]?)(?:i?B)?", re.IGNORECASE)
+
+
+def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Return an amount of memory such as 2G in bytes."""
+    if value is None:
+        return None
+    amount = _MEMORY.fullmatch(value.strip())
+    if not amount or not float(amount[1]):
+        raise click.BadParameter(f"{value!r} is no amount of memory; write 500M or 2G")
+    return int(float(amount[1]) * 1024 ** " KMGT".index(amount[2].upper() or " "))
+
+
+def workers(command: Command) -> Command:
+    """Add -j, --timeout and --memory of the processes that hold environments; pass `open_pool` on.
+
+    `open_pool(env)` returns the Pool (eexp/workers/pool.py); env is the value of --env.
+    """
+
+    @functools.wraps(command)
+    def with_pool(*args: Any, workers: int | None, timeout: float | None, memory: int | None, **rest: Any) -> Any:
+        def open_pool(env: str | None) -> Pool:
+            from eexp.cores import usable_cores
+            from eexp.workers.pool import Pool
+
+            return Pool(workers or min(usable_cores(), MOST_WORKERS), env, _step_limit(timeout), memory)
+
+        return command(*args, open_pool=open_pool, **rest)
+
+    count = click.option(
+        "-j",
+        "--workers",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help=f"Processes that hold environments.  [default: one a core, {MOST_WORKERS} at most]",
+    )
+    return count(_limits("trajectory")(with_pool))
+
+
+def parallel(command: Command) -> Command:
+    """Add --parallel, and --timeout and --memory of the processes that hold environments; pass `open_worlds` on.
+
+    `open_worlds(env, most)` opens ParallelEnvironments (eexp/workers/parallel.py) like `env`, at most `most` of them.
+    """
+
+    @functools.wraps(command)
+    def with_worlds(*args: Any, parallel: int | None, timeout: float | None, memory: int | None, **rest: Any) -> Any:
+        def open_worlds(env: Environment, most: int) -> ParallelEnvironments:
+            from eexp.workers.parallel import open_parallel
+
+            size = parallel or (MOST_LIGHT if env.light else MOST_WORKERS)
+            return open_parallel(env, max(1, min(size, most)), _step_limit(timeout), memory)
+
+        return command(*args, open_worlds=open_worlds, **rest)
+
+    count = click.option(
+        "--parallel",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help=f"Number of episodes that are played at once.  [default: {MOST_LIGHT} in {light_names()}; "
+        f"{MOST_WORKERS} elsewhere, where each takes a process]",
+    )
+    return count(_limits("episode")(with_worlds))
+
+
+def _limits(unit: str) -> Callable[[Command], Command]:
+    """Return the decorator that adds --timeout and --memory; `unit` is what is tried again, such as "episode"."""
+    timeout = click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SECONDS",
+        envvar="EEXP_ENV_TIMEOUT",
+        show_envvar=True,
+        help=f"Longest step; a process that takes longer is killed and its {unit} tried again.  "
+        f"[default: the environment's own limit, {STEP_LIMIT:g} for one without]",
+    )
+    memory = click.option(
+        "--memory",
+        callback=_bytes,
+        metavar="SIZE",
+        help="Most memory that one of the processes may hold, such as 2G; one that holds more is killed.",
+    )
+    return lambda command: timeout(memory(command))
+
+
+def _step_limit(timeout: float | None) -> float:
+    """Return the longest step in seconds, and give --timeout to the processes that are started."""
+    from eexp.processes.child import time_limit
+
+    if timeout:
+        os.environ["EEXP_ENV_TIMEOUT"] = str(timeout)  # for the limits inside the workers
+    return time_limit(STEP_LIMIT)
+
+
+# -- prompt styles, models and policies --------------------------------------------------------------------------------
+
+
+def prompt_style(default: str = "react") -> Option:
+    """Return --prompt-style; `default` says in words what the style is without it."""
+    return Option(
+        None,
+        "--prompt-style",
+        metavar="STYLE",
+        envvar="EEXP_PROMPT_STYLE",
+        show_envvar=True,
+        help=f"The prompt style: a built-in one (`eexp prompts list`) or a TOML file.  [default: {default}]",
     )
 
 
@@ -517,40 +404,81 @@ def chosen_style(
     return style
 
 
-#: Tokens of an answer, where neither the command line nor the model's training says: as in the paper for one with a
-#: thought.
-_DEFAULT_ROOM = {"never": 128, "always": 1024, "auto": 1024}
+#: --trust-remote-code. It has no environment variable and no prompt: it has to be typed.
+trust_remote_code = Option(
+    False,
+    "--trust-remote-code",
+    help="Run the Python code that a model of transformers brings. Without it, such a model is refused.",
+)
+
+_ENGINE = [
+    click.option(
+        "--context",
+        type=click.IntRange(min=16),
+        metavar="TOKENS",
+        help="Tokens that prompt and answer may take together.  [default: the model's own, 8192 at most]",
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="CPU threads, for llama.cpp.  [default: all cores; 1 for tiny]",
+    ),
+    click.option(
+        "--batch",
+        type=click.IntRange(min=1),
+        metavar="TOKENS",
+        help="Most tokens evaluated at once, for llama.cpp.  [default: 512]",
+    ),
+    click.option(
+        "--cache-type",
+        "cache",
+        type=click.Choice(["f16", "f32", "q8_0"]),
+        default="f16",
+        show_default=True,
+        help="Number format of llama.cpp's keys and values.",
+    ),
+    click.option(
+        "--gpu-layers",
+        type=click.IntRange(min=0),
+        metavar="N",
+        envvar="EEXP_GPU_LAYERS",
+        show_envvar=True,
+        help="Layers that llama.cpp gives to a GPU.  [default: all, where it was built for one]",
+    ),
+    click.option(
+        "--flash-attention/--no-flash-attention",
+        default=None,
+        help="Whether llama.cpp uses flash attention.  [default: only on a GPU]",
+    ),
+    trust_remote_code,
+]
 
 
-def open_policy(
-    spec: str | None,
-    style_name: str | None,
-    max_tokens: int | None,
-    note: Callable[[str], None],
-    engine: Engine,
-    think: str | None = None,
-) -> Policy:
-    """The policy a command is to use: -m, else $EEXP_MODEL (click fills it in), else the tiny model with a notice.
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """The model that a command line names, and how it runs.
 
-    think: as the option; without it, never, but where a server has to decide for itself.
+    Attributes:
+        spec: The value of -m, or of EEXP_MODEL; None without both.
+        engine: How it runs.
     """
-    from eexp.models import policy
-    from eexp.models.registry import EXPERT, RANDOM
 
-    spec = _default_model(note) if spec is None else spec
-    if spec == RANDOM.spec:
-        return policy.RandomPolicy()
-    if spec == EXPERT.spec:
-        return policy.ExpertPolicy()
-    model = open_writer(spec, engine, note)
-    style = chosen_style(style_name, model.play_settings.style, note)
-    if think in (None, "auto") and style.thought.absent == "empty" and not model.exact:
-        think = "auto"  # a server cannot go on from a place for a thought that is opened or closed for it
-    elif think is None:
-        think = "never"
-    elif think == "auto" and (style.thought.absent == "omit" or model.play_settings.think in (None, "never")):
-        think = model.play_settings.think or "never"
-    return policy.ModelPolicy(model, style, max_tokens or model.play_settings.max_tokens or _DEFAULT_ROOM[think], think)
+    spec: str | None
+    engine: Engine
+
+    def open(self, note: Callable[[str], None]) -> Model:
+        """Open the language model, or the tiny one where none is named; say how it runs."""
+        from eexp.models.registry import MODEL_FREE, open_model
+
+        spec = _default_model(note) if self.spec is None else self.spec
+        if spec in MODEL_FREE:
+            raise click.BadParameter(f"{spec} cannot write text", param_hint="-m")
+        model = open_model(spec, self.engine)
+        model.note = note
+        if model.settings:
+            note(model.settings)
+        return model
 
 
 def _default_model(note: Callable[[str], None]) -> str:
@@ -560,15 +488,112 @@ def _default_model(note: Callable[[str], None]) -> str:
     return DEFAULT_MODEL
 
 
-def open_writer(spec: str | None, engine: Engine, note: Callable[[str], None]) -> Model:
-    """The language model that `spec` names, or the tiny one with a notice; says how it runs."""
-    from eexp.models.registry import MODEL_FREE, open_model
+def model(help: str, *more: Option) -> Callable[[Command], Command]:
+    """Add -m and how a model runs; pass `model`, which is ModelOptions, on.
 
-    spec = _default_model(note) if spec is None else spec
-    if spec in MODEL_FREE:
-        raise click.BadParameter(f"{spec} cannot write text", param_hint="-m")
-    model = open_model(spec, engine)
-    model.note = note
-    if model.settings:
-        note(model.settings)
-    return model
+    Args:
+        help: The help of -m.
+        more: Further options of the command that belong beside -m in its help.
+    """
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def with_model(*args: Any, model: str | None, **values: Any) -> Any:
+            from eexp.models import Engine
+
+            engine = Engine(**{field.name: values.pop(field.name) for field in dataclasses.fields(Engine)})
+            return command(*args, model=ModelOptions(model, engine), **values)
+
+        spec = click.option(
+            "-m",
+            "--model",
+            metavar="MODEL",
+            envvar="EEXP_MODEL",
+            show_envvar=True,
+            shell_complete=complete_model,
+            help=help,
+        )
+        added: list[Callable[[Command], Command]] = [spec, *more, *_ENGINE]
+        for add in reversed(added):
+            with_model = add(with_model)
+        return with_model
+
+    return decorate
+
+
+#: Tokens of an answer, where neither the command line nor the model's training says: as in the paper for one with a
+#: thought.
+_DEFAULT_MAX_TOKENS = {"never": 128, "always": 1024, "auto": 1024}
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyOptions:
+    """The policy that a command line names.
+
+    Attributes:
+        model: The model, "random" or "expert".
+        style_name: The value of --prompt-style.
+        max_tokens: The longest answer; None for what the model was trained to write.
+        think: The value of --think. None, for a command without it, is never, except where a server has to decide.
+    """
+
+    model: ModelOptions
+    style_name: str | None
+    max_tokens: int | None
+    think: str | None
+
+    def open(self, note: Callable[[str], None]) -> Policy:
+        """Open the policy, with the tiny model where none is named."""
+        from eexp.models import policy
+        from eexp.models.registry import EXPERT, RANDOM
+
+        if self.model.spec == RANDOM.spec:
+            return policy.RandomPolicy()
+        if self.model.spec == EXPERT.spec:
+            return policy.ExpertPolicy()
+        model, think = self.model.open(note), self.think
+        style = chosen_style(self.style_name, model.play_settings.style, note)
+        if think in (None, "auto") and style.thought.absent == "empty" and not model.exact:
+            think = "auto"  # a server cannot go on from a place for a thought that is opened or closed for it
+        elif think is None:
+            think = "never"
+        elif think == "auto" and (style.thought.absent == "omit" or model.play_settings.think in (None, "never")):
+            think = model.play_settings.think or "never"
+        most = self.max_tokens or model.play_settings.max_tokens or _DEFAULT_MAX_TOKENS[think]
+        return policy.ModelPolicy(model, style, most, think)
+
+
+def policy(help: str, max_tokens: Option, *more: Option) -> Callable[[Command], Command]:
+    """Add -m, --max-tokens, --prompt-style and how a model runs; pass `policy`, which is PolicyOptions, on.
+
+    Args:
+        help: The help of -m.
+        max_tokens: The option that the function `max_tokens` returns.
+        more: `think`, for a command that has --think.
+    """
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def with_policy(
+            *args: Any,
+            model: ModelOptions,
+            prompt_style: str | None,
+            max_tokens: int | None,
+            think: str | None = None,
+            **rest: Any,
+        ) -> Any:
+            return command(*args, policy=PolicyOptions(model, prompt_style, max_tokens, think), **rest)
+
+        style = prompt_style("the one the model was trained with, else react")
+        return model(help, max_tokens, style, *more)(with_policy)
+
+    return decorate
+
+
+think = Option(
+    "auto",
+    "--think",
+    type=click.Choice(["auto", "always", "never"]),
+    help="Whether the model is to write a thought before each action. auto: as it was trained; not at all where it "
+    "does not say; where the style's prompt is the same for both, the model decides.",
+)

@@ -1,7 +1,7 @@
-"""Text for a person: everything that eexp shows on standard output or standard error, apart from records.
+"""Show text to a person: everything that eexp writes on standard output or standard error, apart from records.
 
-Most of that text comes from models, servers and files, and a terminal obeys what stands in it: a control sequence can
-set the clipboard or hide a line, a bidirectional mark can turn an action around. Here such characters become escapes
+Most of that text comes from models, servers and files, and a terminal obeys control sequences in it: one can set the
+clipboard or hide a line, and a bidirectional mark can turn an action around. Here such characters become escapes
 (\\x1b, \\u202e); newlines and tabs stay. Colours come from `style` alone. JSON output does not pass through here.
 """
 
@@ -11,11 +11,14 @@ import contextlib
 import os
 import re
 import sys
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import click
 
 from eexp.errors import EexpError
+
+T = TypeVar("T")
 
 #: Control characters but for tab and newline, marks of direction, separators of lines, tags, lone surrogates.
 HIDDEN = re.compile(
@@ -26,8 +29,8 @@ LONGEST_LINE = 4000  # characters of a line on standard error: a message may quo
 _OWN = "\x1b" + os.urandom(8).hex()  # stands before the codes of `style`; no text from outside can hold it
 
 
-def _escape(found: re.Match) -> str:
-    code = ord(found[0])
+def _escape(match: re.Match) -> str:
+    code = ord(match[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
@@ -36,9 +39,9 @@ def visible(text: str) -> str:
     return HIDDEN.sub(_escape, text)
 
 
-def style(text: str, **how: Any) -> str:
+def style(text: str, **attributes: Any) -> str:
     """Return `text` in a style of `click.style`, to be written by `show` or `tell`."""
-    before, after = click.style("\0", **how).replace("\x1b", _OWN).split("\0")
+    before, after = click.style("\0", **attributes).replace("\x1b", _OWN).split("\0")
     return before + text + after
 
 
@@ -46,7 +49,7 @@ def show(text: str = "", nl: bool = True) -> None:
     """Write text on standard output; raises EexpError if that fails, and BrokenPipeError if the reader is gone."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
-        click.echo(_shown(text).encode(encoding, "backslashreplace").decode(encoding), nl=nl)
+        click.echo(_escaped(text).encode(encoding, "backslashreplace").decode(encoding), nl=nl)
     except BrokenPipeError:
         raise
     except OSError as e:
@@ -54,12 +57,24 @@ def show(text: str = "", nl: bool = True) -> None:
 
 
 def tell(text: str) -> None:
-    """Write text on standard error, long lines cut. Where nobody reads it any more, the work goes on."""
+    """Write text on standard error, long lines cut. Where it cannot be written, the work goes on."""
     with contextlib.suppress(OSError):
-        click.echo("\n".join(map(_cut, _shown(text).split("\n"))), err=True)
+        click.echo("\n".join(map(_cut, _escaped(text).split("\n"))), err=True)
 
 
-def _shown(text: str) -> str:
+def progress(records: Iterable[T], unit: str, total: int | None = None) -> Iterator[T]:
+    """Yield the records, with a bar on standard error where that is a terminal.
+
+    Args:
+        unit: What one of them is called.
+        total: How many there will be, where that is known.
+    """
+    from tqdm import tqdm
+
+    return iter(tqdm(records, total=total, disable=None, unit=unit, leave=False))
+
+
+def _escaped(text: str) -> str:
     return "\x1b".join(map(visible, text.split(_OWN)))
 
 

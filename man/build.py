@@ -2,8 +2,10 @@
 
     python man/build.py [DIRECTORY]     eexp.1, eexp-STAGE.1, eexp-records.5 and eexp-env.7, by default here
 
-(click-man, the package for this, cuts the one-line descriptions short, knows neither examples nor environment variables
-nor exit codes, fills up indented lines and dates each page with the day it was made.)
+Packages were tried in its place. click-man 0.6 writes no page for commands that are loaded when they are called, cuts
+the one-line descriptions short, dates each page, and knows neither examples nor variables nor exit codes. That of
+docutils 0.23 needs the same text as reStructuredText with its own escapes, and turns ~ and ^ into accents, which no
+shell takes. pandoc is a binary of 34 MB.
 """
 
 from __future__ import annotations
@@ -32,20 +34,19 @@ EXIT_STATUS: dict[object, str] = {
     errors.EXIT_SET_ASIDE: "Done, but some records were set aside.",
     "130, 143": "Interrupted (Ctrl-C), or ended by SIGTERM.",
 }
-SHARED_VARIABLES = {
+VARIABLES = {
     "EEXP_MODEL": "The model, where -m is not given.",
     "EEXP_BASE": "The model to train, or the base of an adapter, where neither -m nor --base is given.",
     "EEXP_ENV": "The environment, where none is given.",
     "EEXP_SEED": "The seed, where --seed is not given.",
     "EEXP_PROMPT_STYLE": "The prompt style, where --prompt-style is not given.",
-}
-OTHER_VARIABLES = {
+    "EEXP_GPU_LAYERS": "The layers that llama.cpp gives to a GPU, where --gpu-layers is not given.",
+    "EEXP_ENV_TIMEOUT": "Seconds that an environment has for one answer (60 for exec:, otherwise 300).",
     "EEXP_API_KEY": "Key for an OpenAI-compatible server. Without it, OPENAI_API_KEY is used.",
     "EEXP_HTTP_CONCURRENCY": "Requests that such a server has at once (16).",
     "EEXP_HTTP_RPM": "Requests a minute that it is asked at most, in even steps (no limit).",
     "EEXP_HTTP_TIMEOUT": "Seconds that it has for one answer (300).",
     "EEXP_HTTP_TRIES": "How often a request is made where the server is busy, fails or is cut off (6).",
-    "EEXP_ENV_TIMEOUT": "Seconds that an environment has for one answer (60 for exec:, otherwise 300).",
     "XDG_CACHE_HOME": "The built-in model is kept in its eexp directory once it has been converted (~/.cache).",
 }
 
@@ -57,7 +58,7 @@ _SET_OFF = re.compile(r"(`[^`]+`|(?<![\w-])--?[a-z][\w-]*|\b(?:FILE|DIR|ENV|MODE
 
 
 def escape(text: str) -> str:
-    """Plain text as roff: what can be typed in a shell must come out as the same characters."""
+    """Return plain text as roff that shows the same characters, so that they can be copied into a shell."""
     for plain, roff in {"\\": r"\(rs", "-": r"\-", "'": r"\(aq", "`": r"\(ga", "^": r"\(ha", "~": r"\(ti"}.items():
         text = text.replace(plain, roff)
     return re.sub(r"^([.])", r"\\&\1", text, flags=re.MULTILINE)
@@ -72,16 +73,16 @@ def italic(text: str) -> str:
 
 
 def prose(text: str) -> str:
-    """One paragraph, with `code`, --options and PLACEHOLDERS set off."""
-    made = []
+    """Return one paragraph, with `code`, --options and PLACEHOLDERS set off."""
+    pieces = []
     for i, part in enumerate(_SET_OFF.split(" ".join(text.split()))):
         plain = i % 2 == 0
-        made.append(escape(part) if plain else bold(part.strip("`")) if part[0] in "`-" else italic(part))
-    return "".join(made)
+        pieces.append(escape(part) if plain else bold(part.strip("`")) if part[0] in "`-" else italic(part))
+    return "".join(pieces)
 
 
 def block(lines: list[str]) -> list[str]:
-    """Lines as they are, indented."""
+    """Return lines as they are, indented."""
     return [".RS 4", ".EX", *[escape(line) for line in inspect.cleandoc("\n".join(lines)).split("\n")], ".EE", ".RE"]
 
 
@@ -90,7 +91,7 @@ def tagged(tag: str, text: str) -> list[str]:
 
 
 def page(name: str, section: int, what: str, parts: dict[str, list[str]]) -> str:
-    """A whole page; parts that are empty are left out."""
+    """Return a whole page; `parts` that are empty are left out."""
     lines = [
         r".\" Made by man/build.py: do not edit.",
         f'.TH {escape(name.upper())} {section} "" "eexp {__version__}"',
@@ -107,7 +108,7 @@ def page(name: str, section: int, what: str, parts: dict[str, list[str]]) -> str
 
 
 def paragraphs(command: click.Command) -> tuple[list[str], list[str]]:
-    """(description, examples) out of a docstring; paragraphs that begin with \\b keep their lines."""
+    """Return description and examples of a docstring; paragraphs that begin with \\b keep their lines."""
     description, examples = [], []
     for text in inspect.cleandoc(command.help or "").split("\n\n"):
         if not text.startswith("\b\n"):
@@ -124,7 +125,7 @@ def paragraphs(command: click.Command) -> tuple[list[str], list[str]]:
 
 
 def metavar(option: click.Option, ctx: click.Context) -> str:
-    """What follows an option: \\fIFILE\\fP, or \\fBstop\\fP|\\fBskip\\fP."""
+    """Return the placeholder after an option: \\fIFILE\\fP, or \\fBstop\\fP|\\fBskip\\fP."""
     if option.is_flag:
         return ""
     if option.metavar is None and isinstance(option.type, click.Choice):
@@ -132,79 +133,51 @@ def metavar(option: click.Option, ctx: click.Context) -> str:
     return " " + italic(option.make_metavar(ctx))
 
 
-def variables(option: click.Option, ctx: click.Context) -> list[str]:
-    """The environment variables an option is read from."""
-    if not (option.expose_value and option.allow_from_autoenv):
-        return []
-    named = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or [])
-    flag = max(option.opts, key=len).lstrip("-")
-    automatic = f"{ctx.auto_envvar_prefix}_{option.name}".upper()
-    told = f"{ctx.auto_envvar_prefix}_{flag}".upper().replace("-", "_")
-    return list(dict.fromkeys(named + ([automatic] if automatic == told or not named else [])))
-
-
 def limits(kind: click.ParamType) -> str:
-    """The range of a number, in words."""
+    """Return the range of a number, in words."""
     low, high = getattr(kind, "min", None), getattr(kind, "max", None)
     if low is not None and high is not None:
-        return f"From {low:g} to {high:g}. "
+        return f"From {low:g} to {high:g}."
     if low is not None and (low or kind.min_open):
-        return f"More than {low:g}. " if kind.min_open else f"At least {low:g}. "
+        return f"More than {low:g}." if kind.min_open else f"At least {low:g}."
     return ""
 
 
 def options(ctx: click.Context) -> list[str]:
-    """The OPTIONS section."""
-    made = []
+    """Return the OPTIONS section."""
+    lines = []
     for option in ctx.command.get_params(ctx):
         if not isinstance(option, click.Option) or option.hidden:
             continue
         text, _, default = (option.help or "").rstrip().partition("[default: ")
-        default = default[:-1] or option.get_help_extra(ctx).get("default", "")
-        if option.secondary_opts and option.is_flag:
+        default = default[:-1]
+        if not default and (default := option.get_help_extra(ctx).get("default", "")) and option.secondary_opts:
             default = f"--{default}"
         names = ", ".join(bold(name) for name in [*option.opts, *option.secondary_opts])
-        required = "Required. " if option.required else ""
-        default = f"Default: {default}. " if default else ""
-        made += [".TP", names + metavar(option, ctx), prose(f"{text.strip()} {required}{limits(option.type)}{default}")]
-        read = variables(option, ctx)
-        if read:
-            made += [".br", "Environment: " + ", ".join(escape(v) for v in read)]
-    return made
+        facts = [text.strip(), "Required." if option.required else "", limits(option.type)]
+        facts += [f"Default: {default}." if default else "", f"Environment: {option.envvar}." if option.envvar else ""]
+        lines += [".TP", names + metavar(option, ctx), prose(" ".join(filter(None, facts)))]
+    return lines
 
 
 def environment(ctx: click.Context) -> list[str]:
-    """The ENVIRONMENT section: shared variables this command reads, and the rule for the others."""
-    params = ctx.command.get_params(ctx)
-    if ctx.command is group:
-        rule = "The pages of the commands name the variable of every option. A flag is set by 1 and unset by 0."
-        return [
-            prose(rule),
-            *[s for n, t in {**SHARED_VARIABLES, **OTHER_VARIABLES}.items() for s in tagged(bold(n), t)],
-        ]
-    read = {v for p in params if p.expose_value for v in ([p.envvar] if isinstance(p.envvar, str) else p.envvar or [])}
-    shared = [line for name in SHARED_VARIABLES if name in read for line in tagged(bold(name), SHARED_VARIABLES[name])]
-    own = [
-        prose(
-            "Every option can also be given by the variable named with it above. The command line wins. A flag is "
-            "set by 1 and unset by 0."
-        )
-    ]
-    return (own if any(isinstance(p, click.Option) and variables(p, ctx) for p in params) else []) + shared
+    """Return the ENVIRONMENT section: the variables that a command reads, or all of them."""
+    read = {param.envvar for param in ctx.command.get_params(ctx)} if ctx.command is not group else VARIABLES
+    return [line for name in VARIABLES if name in read for line in tagged(bold(name), VARIABLES[name])]
 
 
 def all_commands() -> dict[str, click.Command]:
-    """Every command by what is typed after `eexp`: "branch", "env", "env check"."""
-    found: dict[str, click.Command] = {}
+    """Return every command by the words typed after `eexp`: "branch", "env", "env check"."""
+    commands: dict[str, click.Command] = {}
     for name in COMMANDS:
-        found[name] = command = group.get_command(click.Context(group), name)
+        commands[name] = command = group.get_command(click.Context(group), name)
         if isinstance(command, click.Group):
-            found |= {f"{name} {own}": subcommand for own, subcommand in command.commands.items()}
-    return found
+            commands |= {f"{name} {own}": subcommand for own, subcommand in command.commands.items()}
+    return commands
 
 
 def context(name: str | None) -> click.Context:
-    """What a command is called in; `eexp` itself for None."""
+    """Return the context of a command; of `eexp` itself for None."""
     ctx = click.Context(group, info_name="eexp", **CONTEXT)
     for word in name.split() if name else []:
         ctx = click.Context(ctx.command.get_command(ctx, word), info_name=word, parent=ctx)
@@ -212,12 +185,12 @@ def context(name: str | None) -> click.Context:
 
 
 def hyphened(name: str) -> str:
-    """The name of a command's page, without its section."""
+    """Return the name of a command's page, without its section."""
     return f"eexp-{name.replace(' ', '-')}"
 
 
 def command_page(name: str | None) -> str:
-    """The page of a command, or of `eexp` itself."""
+    """Return the page of a command, or of `eexp` itself."""
     ctx = context(name)
     command = ctx.command
     description, examples = paragraphs(command)
@@ -231,7 +204,9 @@ def command_page(name: str | None) -> str:
     if isinstance(command, click.Group):
         below = {n: c for n, c in all_commands().items() if n.rpartition(" ")[0] == (name or "")}
         first_lines = {n: (c.help or "").partition("\n")[0] for n, c in below.items()}
-        parts["COMMANDS"] = [s for n, said in first_lines.items() for s in tagged(f"{bold(hyphened(n))}(1)", said)]
+        parts["COMMANDS"] = [
+            line for n, text in first_lines.items() for line in tagged(f"{bold(hyphened(n))}(1)", text)
+        ]
     parts["OPTIONS"] = options(ctx)
     parts["EXAMPLES"] = examples
     parts["EXIT STATUS"] = [line for code, text in EXIT_STATUS.items() for line in tagged(bold(str(code)), text)]
@@ -241,12 +216,12 @@ def command_page(name: str | None) -> str:
 
 
 def prose_usage(piece: str) -> str:
-    """A part of the usage line, its placeholders in italics."""
+    """Return a part of the usage line, its placeholders in italics."""
     return re.sub(r"[A-Z]+|[^A-Z]+", lambda m: italic(m[0]) if m[0].isupper() else escape(m[0]), piece)
 
 
 def lowered(sentence: str) -> str:
-    """As under NAME: no capital, no full stop."""
+    """Return a sentence as it stands under NAME: no capital, no full stop."""
     return sentence[0].lower() + sentence[1:].rstrip(".")
 
 
@@ -256,21 +231,21 @@ def capitalised(phrase: str) -> str:
 
 
 def see_also(name: str | None, text: str) -> list[str]:
-    """The commands that a docstring speaks of."""
+    """Return the SEE ALSO section: the commands that a docstring names."""
     if name is None:
-        found = [f"eexp-{n}(1)" for n in COMMANDS]
+        pages = [f"eexp-{n}(1)" for n in COMMANDS]
     else:
         named = [n for n in COMMANDS if n != name and re.search(rf"\b(eexp {n}\b|eexp-{n}\(7)", text)]
-        found = ["eexp(1)"] + [f"{hyphened(n)}(1)" for n in named]
-    found += ["eexp-env(7)"] if name is None or name.startswith("env") else []
-    return [",\n".join(bold(one[:-3]) + one[-3:] for one in [*found, "eexp-records(5)"])]
+        pages = ["eexp(1)"] + [f"{hyphened(n)}(1)" for n in named]
+    pages += ["eexp-env(7)"] if name is None or name.startswith("env") else []
+    return [",\n".join(bold(one[:-3]) + one[-3:] for one in [*pages, "eexp-records(5)"])]
 
 
 # -- records -----------------------------------------------------------------------------------------------------------
 
 
 def in_words(field: dict) -> str:
-    """The type of a field."""
+    """Return the type of a field, in words."""
     if "anyOf" in field:
         return " or ".join(in_words(one) for one in field["anyOf"])
     if "$ref" in field:
@@ -283,21 +258,21 @@ def in_words(field: dict) -> str:
 
 
 def fields(struct: dict) -> Iterator[str]:
-    """One tagged paragraph a field."""
+    """Yield one tagged paragraph a field."""
     for name, field in struct["properties"].items():
-        said = {**field, **next((one for one in field.get("anyOf", []) if "description" in one), {})}
+        described = {**field, **next((one for one in field.get("anyOf", []) if "description" in one), {})}
         default = field.get("default")
         more = ", required" if name in struct.get("required", []) else ""
         more += f", default {str(default).lower()}" if default not in (None, []) else ""
         yield from [
             ".TP",
             rf"{bold(name)} ({escape(in_words(field) + more)})",
-            prose(said.get("description", "")) or r"\&",
+            prose(described.get("description", "")) or r"\&",
         ]
 
 
 def records_page() -> str:
-    """eexp-records(5), from what `eexp schema` prints."""
+    """Return eexp-records(5), from the schemas that `eexp schema` prints."""
     structs = {}
     for kind in records.TYPES:
         structs.update(records.schema(kind)["$defs"])
@@ -332,7 +307,7 @@ def records_page() -> str:
 
 
 def protocol_page() -> str:
-    """eexp-env(7), from the section of docs/environments/programs.md that says how a program is an environment."""
+    """Return eexp-env(7), from the section of docs/environments/programs.md on programs as environments."""
     text = (HERE.parent / "docs" / "environments" / "programs.md").read_text(encoding="utf-8")
     section = re.search(r"^## (The exec protocol, version \d+)\n(.*?)(?:^## |\Z)", text, re.MULTILINE | re.DOTALL)
     assert section, "docs/environments/programs.md has no section on the exec protocol"
@@ -362,32 +337,33 @@ def protocol_page() -> str:
 
 
 def inline(token: Token) -> str:
-    """Text with its code and its strong words set off; of a link, the words."""
-    made, strong = [], False
+    """Return text with its code and its strong words set off; of a link, the words."""
+    pieces, strong = [], False
     for part in token.children or []:
         if part.type in ("strong_open", "strong_close"):
             strong = part.type == "strong_open"
         elif part.type == "code_inline" or (part.type == "text" and strong):
-            made.append(bold(part.content))
+            pieces.append(bold(part.content))
         elif part.type == "text":
-            made.append(escape(part.content))
+            pieces.append(escape(part.content))
         elif part.type == "softbreak":
-            made.append(" ")
-    return "".join(made)
+            pieces.append(" ")
+    return "".join(pieces)
 
 
 def pages() -> dict[str, str]:
-    """Every page, by the name of its file."""
-    made = {"eexp.1": command_page(None), "eexp-records.5": records_page(), "eexp-env.7": protocol_page()}
-    return made | {f"{hyphened(name)}.1": command_page(name) for name in all_commands()}
+    """Return every page, by the name of its file."""
+    fixed = {"eexp.1": command_page(None), "eexp-records.5": records_page(), "eexp-env.7": protocol_page()}
+    return fixed | {f"{hyphened(name)}.1": command_page(name) for name in all_commands()}
 
 
 def main() -> None:
+    """Write the pages, and remove those of commands that are gone."""
     directory = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
-    made = pages()
-    for stale in {*directory.glob("eexp*.[157]")} - {directory / name for name in made}:
+    texts = pages()
+    for stale in {*directory.glob("eexp*.[157]")} - {directory / name for name in texts}:
         stale.unlink()
-    for name, text in made.items():
+    for name, text in texts.items():
         (directory / name).write_text(text, encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Everything that can be wrong: one line that says what and where, the documented exit code, never a traceback."""
+"""Wrong input and options: one line with fault and place, the documented exit code, never a traceback."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_a_full_disk_is_named(data):
         assert (done.returncode, done.stderr) == (1, b"error: <stdout>: No space left on device\n")
 
 
-def test_a_temporary_file_that_cannot_be_written_is_told(data, monkeypatch):
+def test_a_temporary_file_that_cannot_be_written_is_named(data, monkeypatch):
     def fail(*args: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -213,7 +213,7 @@ def test_too_many_open_files_are_no_fault_of_standard_output(monkeypatch, data):
     assert "stdout" not in error and "None" not in error
 
 
-def test_what_a_command_reads_besides_records_is_not_overwritten(data, tmp_path):
+def test_other_files_that_a_command_reads_are_not_overwritten(data, tmp_path):
     """Models, adapters, panels, styles and maps."""
     model, panel, style, names = (tmp_path / name for name in ("m.gguf", "panel.jsonl", "style.toml", "map.json"))
     model.write_bytes(b"GGUF of a user")
@@ -255,7 +255,7 @@ def test_environments_that_do_not_exist(env, trajectory, tmp_path):
 
 @pytest.mark.parametrize("env", ["exec:touch PATH", "os:getcwd", "exec:"])
 def test_a_record_may_not_start_a_program(env, trajectory, tmp_path):
-    """A record may come from anybody. Only the command line says what is run."""
+    """A record may come from anywhere. Only the command line says which program is run."""
     env = env.replace("PATH", str(tmp_path / "ran"))
     run("rollout", stdin=lines([{**trajectory, "env": env}])).one_error(3, "<stdin>:1: $.env: ", "allow it with --env")
     assert not (tmp_path / "ran").exists()
@@ -273,7 +273,7 @@ def test_a_record_may_not_start_a_program(env, trajectory, tmp_path):
     ],
 )
 def test_a_record_may_not_choose_a_path(env, option, trajectory, tmp_path):
-    """A game is code: what a path holds is evaluated, and a record may not say where it lies."""
+    """A game is code that is run, so a record may not name its path."""
     env = env.replace("PATH", str(tmp_path))
     refusal = f"sets '{option}', which a record alone may not"
     record = lines([{**trajectory, "env": env}])
@@ -438,7 +438,7 @@ def test_models_that_cannot_be_opened(model, code, said, data):
     run("eval", "house", "-n", "1", "-m", model).one_error(code, said)
 
 
-def test_models_that_cannot_do_it(data):
+def test_models_that_a_command_cannot_use(data):
     run("branch", "-m", "expert", data["expert"]).one_error(2, "never an alternative")
     run("reflect", "-m", "random", data["rollout"]).one_error(2, "random cannot write text")
     run("reflect", "--rationale", "model", data["rollout"]).one_error(2, "needs -m MODEL")
@@ -639,7 +639,7 @@ def test_servers_without_models(server, body, data):
     run("branch", "-m", server.url, data["expert"]).one_error(1, server.url)
 
 
-def test_a_server_that_says_what_json_cannot_hold(server, data):
+def test_a_server_whose_text_json_cannot_hold(server, data):
     server.answer = 200, b'{"choices": [{"message": {"content": "Action: \\ud800"}, "finish_reason": "stop"}]}'
     run("branch", "-k", 1, "-m", f"{server.url}#name", "--no-only-admissible", data["expert"]).one_error(
         3, f"{data['expert']}:1: cannot be written as JSON"
@@ -652,7 +652,7 @@ def test_a_world_that_answers_with_an_empty_error(server):
     run("env", "show", env, "--task", "textcraft/0").one_error(1, "an error without a message")
 
 
-def test_secrets_are_never_told(server, data, monkeypatch):
+def test_secrets_are_never_shown(server, data, monkeypatch):
     """Neither the key nor a password in the address shows up anywhere."""
     for key in ("s3cret", "s3cret\n", "s3cret\u20ac", " s3cret"):
         monkeypatch.setenv("EEXP_API_KEY", key)

@@ -128,16 +128,11 @@ def test_data_stages_load_nothing_heavy(data, tmp_path):
 
 
 def test_options_from_the_environment(monkeypatch, data):
-    by_option = run("branch", "--from", "admissible", "-k", 2, "--seed", 5, data["expert"]).ok()
-    for name, value in (
-        ("EEXP_BRANCH_FROM", "admissible"),
-        ("EEXP_BRANCH_SOURCE", "admissible"),
-        ("EEXP_BRANCH_K", "2"),
-        ("EEXP_SEED", "5"),
-    ):
-        monkeypatch.setenv(name, value)
-    assert run("branch", data["expert"]).ok().out == by_option.out
-    assert "k=3" in run("branch", "-k", 3, data["expert"]).ok().records[0]["lineage"][-1], "the command line wins"
+    branch = "branch", "--from", "admissible", data["expert"]
+    by_option = run(*branch, "--seed", 5).ok()
+    monkeypatch.setenv("EEXP_SEED", "5")
+    assert run(*branch).ok().out == by_option.out
+    assert "seed=3" in run(*branch, "--seed", 3).ok().records[0]["lineage"][-1], "the command line wins"
     monkeypatch.setenv("EEXP_ENV", "house")
     assert len(run("expert", "-n", 2).ok().records) == 2
     monkeypatch.setenv("EEXP_PROMPT_STYLE", "react-list")

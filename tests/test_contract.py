@@ -1,4 +1,4 @@
-"""What every stage that reads records owes to whoever puts it into a pipe."""
+"""The contract of every stage that reads records, as part of a pipe."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_another_type_of_record_is_refused(stage: Stage, inputs, tmp_path):
 
 @stages(OURS)
 @pytest.mark.parametrize("line", [b"[]", b"3", b"null", b'"text"', b"{}", b'{"type": 3}', b'{"type": "nonsense"}'])
-def test_what_is_no_record_is_refused(stage: Stage, line: bytes):
+def test_a_line_that_holds_no_record_is_refused(stage: Stage, line: bytes):
     assert run(*stage.args, stdin=line + b"\n").one_error(3).startswith("error: <stdin>:1: $")
 
 
@@ -275,8 +275,8 @@ def test_another_seed_gives_other_bytes(name: str, inputs):
     "name",
     ["branch-admissible", "branch-tiny", "rollout", "reflect", "world-model-data", "world-model-data-tiny", "split"],
 )
-def test_what_a_record_becomes_depends_on_itself_alone(name: str, inputs):
-    """Order and company change nothing, so a file can be cut into parts and worked on in parallel."""
+def test_the_output_of_a_record_depends_on_it_alone(name: str, inputs):
+    """Order and other records change nothing, so parts of a file can be processed in parallel."""
     stage = STAGES[name]
     records = read(inputs[stage.reads])
     if len(records) == 1:
@@ -317,7 +317,7 @@ def test_rejects_are_there_and_empty_when_there_are_none(stage: Stage, inputs, t
 
 
 @stages(RECORDS)
-def test_quiet_says_nothing(stage: Stage, inputs):
+def test_quiet_shows_nothing(stage: Stage, inputs):
     assert run(*stage.args, "--quiet", inputs[stage.reads]).ok().err == ""
     assert f"{stage.name}: " in run(*stage.args, inputs[stage.reads]).ok().err
 
@@ -335,8 +335,8 @@ def long_input(inputs, tmp_path_factory) -> dict[str, Path]:
 
 
 @stages(STAGES)
-def test_a_reader_that_leaves_is_no_error(stage: Stage, long_input, inputs):
-    """`| head -1`: quiet, exit code 0, and it stops rather than work on for nobody."""
+def test_a_closed_pipe_is_no_error(stage: Stage, long_input, inputs):
+    """`| head -1`: quiet, exit code 0, and the stage stops."""
     child = start(*stage.args, long_input[stage.reads], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     first = child.stdout.readline()
     child.stdout.close()
@@ -382,8 +382,8 @@ def test_a_full_disk_is_one_line(full, inputs):
     assert done.returncode == 1 and done.stderr.count(b"\n") == 1, done.stderr
 
 
-def test_a_terminal_is_told_that_records_are_awaited():
-    """A person who forgot the input sees why nothing happens."""
+def test_a_notice_on_a_terminal_says_that_records_are_awaited():
+    """A person who forgot the input sees what the command waits for."""
     import os
     import pty
 
@@ -412,7 +412,7 @@ def test_compare_reads_a_dash_and_names_bad_lines(data, tmp_path):
     run("compare", data["expert"]).one_error(3, f"{data['expert']}:1: $.type")
 
 
-def test_compare_refuses_what_has_no_episodes(tmp_path):
+def test_compare_refuses_files_without_episodes(tmp_path):
     (tmp_path / "empty.jsonl").touch()
     run("compare", tmp_path / "empty.jsonl").one_error(2, "no episodes")
 

@@ -13,8 +13,9 @@ from eexp.jsonl import dumps
 from eexp.prompts import get_style, style
 from eexp.prompts.style import Dialogue, EncodedDialogue, PromptStyle
 from eexp.records import with_lineage
-from eexp.stages.imitation_data import imitation_data, imitation_lines
-from eexp.stages.world_model_data import Choices, world_model_data, world_model_lines
+from eexp.stages.imitation_data import ImitationSettings, imitation_data, imitation_lines
+from eexp.stages.world_model_data import world_model_data, world_model_lines
+from eexp.world_model.examples import WorldModelSettings
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 TARGET = TEXT | st.sampled_from(["%b and %s", "\x7f", '",', 'a "b"\\', "\x00\x1f", "the same"])
@@ -124,11 +125,14 @@ def test_a_dialogue_says_at_every_state_what_a_prompt_made_alone_says(t, words):
 @settings(deadline=None, max_examples=60)
 @given(st.lists(TRAJECTORIES, max_size=2), STYLES, st.booleans())
 def test_lines_are_the_examples_as_they_are_written(trajectories, words, flag):
-    written = [dumps(with_lineage(e, "by %b")) for e in imitation_data(iter(trajectories), words, thoughts=flag)]
-    made = list(imitation_lines(iter(trajectories), words, "by %b", thoughts=flag))
+    written = [
+        dumps(with_lineage(e, "by %b"))
+        for e in imitation_data(iter(trajectories), words, ImitationSettings(thoughts=flag))
+    ]
+    made = list(imitation_lines(iter(trajectories), words, ImitationSettings(thoughts=flag), "by %b"))
     assert b"".join(block for _, block in made) == b"".join(written) and sum(n for n, _ in made) == len(written)
-    choices = Choices(changes=flag, max_repeats=None if flag else 2)
-    counts, seen, common = ([], []), ([], []), {"seed": 1, "on_error": lambda t, error: None}
+    chosen = WorldModelSettings(changes=flag, max_repeats=None if flag else 2, seed=1)
+    counts, seen, common = ([], []), ([], []), {"on_error": lambda t, error: None}
     calls = [
         {
             **common,
@@ -137,9 +141,9 @@ def test_lines_are_the_examples_as_they_are_written(trajectories, words, flag):
         }
         for n in (0, 1)
     ]
-    examples = world_model_data(iter(trajectories), words, choices, **calls[0])
+    examples = world_model_data(iter(trajectories), words, chosen, **calls[0])
     written = [dumps(with_lineage(e, "by %b")) for e in examples]
-    assert list(world_model_lines(iter(trajectories), words, choices, "by %b", **calls[1])) == [(1, e) for e in written]
+    assert list(world_model_lines(iter(trajectories), words, chosen, "by %b", **calls[1])) == [(1, e) for e in written]
     assert sorted(counts[0]) == sorted(counts[1]) and seen[0] == seen[1]
 
 
@@ -149,7 +153,7 @@ def test_what_prompts_share_is_encoded_once(monkeypatch):
     encoded = []
     counting = SimpleNamespace(dumps=lambda value: encoded.append(len(str(value))) or orjson.dumps(value))
     monkeypatch.setattr(style, "orjson", counting)
-    lines = list(imitation_lines(iter([t]), get_style("react"), "test"))
+    lines = list(imitation_lines(iter([t]), get_style("react"), ImitationSettings(), "test"))
     assert sum(n for n, _ in lines) == len(steps) and sum(len(block) for _, block in lines) > 2_000_000
     assert max(len(block) for _, block in lines) < 200_000, "a long trajectory is not held as a whole"
     assert sum(encoded) < 3 * len(orjson.dumps(t))

@@ -12,13 +12,13 @@ import pytest
 from agentgym_servers import OF_LMRL, Maze, Wordle, played, serve
 from running import ROOT, lines, run, spawn
 
+from eexp.branching.execution import execute
 from eexp.envs import open_env
 from eexp.envs.forking import choose_way
 from eexp.envs.naming import Tasks
 from eexp.envs.replay import replay
 from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
 from eexp.formats.conversations import FORMATS, name_of, read
-from eexp.stages.rollout import execute
 
 WAY = [
     "get 2 oak log",

@@ -14,7 +14,7 @@ from running import ROOT, lines, run, spawn, write
 from eexp.envs import open_env, without_noise
 from eexp.envs.noisy import Noisy, _moved, kept_parts
 from eexp.envs.worlds.house import House
-from eexp.stages.expert import expert
+from eexp.stages.expert import ExpertSettings, expert
 
 SAFE = f"exec:sh {ROOT}/examples/safe.sh"
 
@@ -231,8 +231,8 @@ def test_the_environment_under_the_noise():
 
 
 def test_the_same_actions_are_corrupted_whether_or_not_observations_have_noise():
-    plain = list(expert(House(), iter(tasks("train", 10)), noise=0.3))
-    noisy = list(expert(open_env("noisy:0.2:house"), iter(tasks("train", 10)), noise=0.3))
+    plain = list(expert(House(), iter(tasks("train", 10)), ExpertSettings(noise=0.3)))
+    noisy = list(expert(open_env("noisy:0.2:house"), iter(tasks("train", 10)), ExpertSettings(noise=0.3)))
     actions = [
         [(step["action"], step.get("noise")) for t in trajectories for step in t["steps"]]
         for trajectories in (plain, noisy)

@@ -1,4 +1,4 @@
-"""Episodes as trajectories: what is read, what a replay finds, which are taken, and the way around the loop."""
+"""`eexp import episodes`: how episodes are read, replayed and selected, and the whole loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from eexp.envs.replay import replay
 from eexp.envs.worlds.house import House
 from eexp.errors import InputError
 from eexp.formats.episodes import conversation_of, trajectory_of
-from eexp.stages.expert import expert
+from eexp.stages.expert import ExpertSettings, expert
 from eexp.stages.import_ import import_episodes
 
 IMPORT = ("import", "episodes")
@@ -27,14 +27,14 @@ def played(tmp_path_factory) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def random_play() -> list[dict]:
-    """What a random policy did: short episodes without success."""
+    """Episodes of a random policy, short and without success."""
     args = ("-m", "random", "-n", "4", "--split", "train", "--max-steps", "5", "--trials", "2", "--temperature", "1")
     return run("eval", "house", *args).ok().records
 
 
 @pytest.fixture(scope="module")
 def expert_trajectories(played) -> list[dict]:
-    """What `eexp expert` makes of the same tasks."""
+    """The trajectories of `eexp expert` in the same tasks."""
     return list(expert(House(), (episode["task"] for episode in played)))
 
 
@@ -65,16 +65,16 @@ def refusals(episode: dict, at: list[int]) -> dict:
 
 
 @pytest.mark.parametrize("keep", ["50", "3", "all", "none"])
-def test_the_experts_play_is_the_experts_trajectories(keep, played):
+def test_episodes_of_the_expert_become_its_trajectories(keep, played):
     kept = {"all": None, "none": 0}.get(keep, int(keep) if keep.isdecimal() else None)
-    own = list(expert(House(), (episode["task"] for episode in played), admissible=kept))
+    own = list(expert(House(), (episode["task"] for episode in played), ExpertSettings(admissible=kept)))
     done = run(*IMPORT, "--admissible", keep, stdin=lines(played)).ok()
     assert [without(t, "id", "source", "lineage") for t in done.records] == [without(t, "id") for t in own]
     observations = sum(len(t["steps"]) + 1 for t in own)
     assert f"{observations} observations verified" in done.err and "filled in" not in done.err
 
 
-def test_who_played_and_how_it_came_about_is_kept(random_play):
+def test_model_and_lineage_are_kept(random_play):
     records = run(*IMPORT, stdin=lines(random_play)).ok().records
     for made, episode in zip(records, random_play, strict=True):
         assert made["id"] == episode["id"] and made["id"].endswith(f"/{episode['seed']}")
@@ -87,7 +87,7 @@ def test_who_played_and_how_it_came_about_is_kept(random_play):
     assert len({made["id"] for made in records}) == len(records), "several trials of a task are several trajectories"
 
 
-def test_thoughts_come_along(played):
+def test_thoughts_are_kept(played):
     episode = changed(changed(played[0], 0, thought="I look around."), 1, thought="")
     for more in ((), ("--no-replay",)):
         (made,) = run(*IMPORT, *more, stdin=lines([episode])).ok().records
@@ -128,7 +128,7 @@ def test_the_number_of_workers_changes_nothing(played, random_play):
     assert run(*IMPORT, "-j", "1", stdin=text).ok().out == run(*IMPORT, "-j", "3", stdin=text).ok().out
 
 
-def test_a_record_alone_starts_no_program(played):
+def test_a_record_cannot_start_a_program(played):
     (episode,) = [{**played[0], "env": "eexp.envs.worlds.house:House"}]
     run(*IMPORT, stdin=lines([episode])).one_error(3, "<stdin>:1: $.env: ", "allow it with --env")
     (made,) = run(*IMPORT, "--env", "eexp.envs.worlds.house:House", stdin=lines([episode])).ok().records
@@ -141,7 +141,7 @@ def test_a_record_alone_starts_no_program(played):
 # -- without a replay --------------------------------------------------------------------------------------------------
 
 
-def test_without_a_replay_it_is_what_the_episode_holds(played, expert_trajectories):
+def test_without_a_replay_the_trajectory_is_that_of_the_episode(played, expert_trajectories):
     done = run(*IMPORT, "--no-replay", stdin=lines(played)).ok()
     for made, own, episode in zip(done.records, expert_trajectories, played, strict=True):
         bare = [{**without(step, "admissible_count", "unknown"), "admissible": None} for step in own["steps"]]
@@ -153,14 +153,14 @@ def test_without_a_replay_it_is_what_the_episode_holds(played, expert_trajectori
     assert made["env"] == "elsewhere"
 
 
-def test_the_function_does_as_the_command(played, random_play):
+def test_the_function_gives_the_same_as_the_command(played, random_play):
     made = list(import_episodes(iter(played + random_play)))
     out = run(*IMPORT, "--no-replay", stdin=lines(played + random_play)).ok().records
     assert [without(t, "lineage") for t in made] == [without(t, "lineage") for t in out]
 
 
-def test_an_episode_that_says_little(played):
-    """As another program may write it: what is not there is not made up."""
+def test_an_episode_with_few_fields(played):
+    """As another program may write it: nothing is made up."""
     turns = [{"observation": "A.", "action": "b"}]
     little = {"type": "episode", "id": "1", "env": "x", "task": {}, "success": False, "steps": 1, "transcript": turns}
     assert trajectory_of(little, "1") == {
@@ -188,7 +188,7 @@ def test_an_environment_variable_asks_for_no_replay_either(played, monkeypatch):
 
 
 @pytest.mark.parametrize("replayed", [(), ("--no-replay",)])
-def test_those_that_succeeded(replayed, played, random_play):
+def test_selection_by_success(replayed, played, random_play):
     text = lines([*random_play, *played])
     done = run(*IMPORT, "--success", *replayed, stdin=text).ok()
     assert [t["task"] for t in done.records] == [episode["task"] for episode in played]
@@ -197,7 +197,7 @@ def test_those_that_succeeded(replayed, played, random_play):
 
 
 @pytest.mark.parametrize("replayed", [(), ("--no-replay",)])
-def test_those_with_a_score(replayed, played, random_play):
+def test_selection_by_score(replayed, played, random_play):
     scores = [1.0, 0.5, 0.2, None]
     episodes = [{**episode, "score": score} for episode, score in zip(played, scores)]
     more = ("--trust", "environment") if not replayed else ()
@@ -239,7 +239,7 @@ def test_distinct_knows_what_an_interrupted_run_has_written(played, tmp_path):
         assert (tmp_path / "out").read_bytes() == whole
 
 
-def test_a_turn_without_an_action_teaches_nothing(played):
+def test_a_turn_without_an_action_is_left_out(played):
     """As where a text was cut off before its action."""
     episode = refusals(played[0], [1])
     turns = [{**turn, "action": ""} if not turn["valid"] else turn for turn in episode["transcript"]]
@@ -282,7 +282,7 @@ def test_refused_actions_are_left_out(played, expert_trajectories, data):
 
 
 def test_refused_actions_of_a_model(expert_trajectories):
-    """What is left of a language model's play is played again by the environment, and ends as it did."""
+    """The rest of a language model's episode is replayed by the environment, and ends as it did."""
     args = ("-m", "tiny", "-n", "6", "--split", "train", "--max-steps", "8", "--max-tokens", "12")
     play = run("eval", "house", *args).ok().records
     assert any(episode["invalid"] for episode in play)
@@ -346,7 +346,7 @@ def test_refused_actions_that_changed_something_are_kept(name, at, said, played,
 # -- the loop ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_was_played_is_branched_and_executed(played, random_play):
+def test_imported_episodes_are_branched_and_executed(played, random_play):
     imported = run(*IMPORT, "--success", stdin=lines(random_play + played)).ok()
     branched = run("branch", "--from", "admissible", "-k", "2", stdin=imported.out).ok()
     executed = run("rollout", stdin=branched.out).ok()
@@ -367,7 +367,7 @@ def test_what_was_played_is_branched_and_executed(played, random_play):
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
-        (("--task-key", "id"), 2, "--task-key is for records of other projects; an episode says what it would"),
+        (("--task-key", "id"), 2, "--task-key is for records of other projects; an episode holds the same itself"),
         (("--action", "whole"), 2, "--action is for"),
         (("--split", "train"), 2, "--split is for"),
         (("--name", "x"), 2, "--name is for records that are not replayed"),

@@ -1,4 +1,4 @@
-"""`eexp eval`: which episodes, what is in them, and many at once: the same ones, whatever happens to some of them."""
+"""`eexp eval`: which episodes are played, what they hold, and that playing many at once gives the same ones."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from running import ROOT, environment, read, run, start
 
 from eexp.envs.worlds.house import House
 from eexp.errors import EnvironmentFailed, InputError, UsageError
+from eexp.jsonl import OnError, stop_at_error
 from eexp.models.base import Episodes, Model, Sample
 from eexp.models.policy import ExpertPolicy, ModelPolicy, Policy, Proposal, RandomPolicy
+from eexp.playing import AHEAD, EvalSettings, panel
 from eexp.prompts import get_style
-from eexp.stages.eval import AHEAD, evaluate, panel
+from eexp.stages.eval import evaluate
 from eexp.workers.parallel import LocalEnvironments, ParallelEnvironments, StepResult, WorkerEnvironments, open_parallel
 
 HERE = Path(__file__).parent
@@ -87,7 +89,7 @@ def test_eval_with_the_tiny_model():
 
 
 class Says(Policy):
-    """Always the same."""
+    """A policy that always takes the same action."""
 
     def __init__(self, action: str):
         self.action = action
@@ -98,7 +100,9 @@ class Says(Policy):
 
 
 def test_invalid_actions_are_counted_not_fatal():
-    (episode,) = evaluate(LocalEnvironments(House, 1), [(panel(House(), "test", 1)[0], 0)], Says("fly"), max_steps=4)
+    (episode,) = evaluate(
+        LocalEnvironments(House, 1), [(panel(House(), "test", 1)[0], 0)], Says("fly"), EvalSettings(max_steps=4)
+    )
     assert episode["invalid"] == episode["steps"] == 4 and not episode["success"]
     assert all(turn["valid"] is False and turn["text"] == "Hm. fly" for turn in episode["transcript"])
 
@@ -159,9 +163,16 @@ def tasks(n: int, trials: int = 1) -> list[tuple[dict, int]]:
     return [(task, trial) for trial in range(trials) for task in panel(House(), "test", n)]
 
 
-def play(worlds: ParallelEnvironments, asked: list[tuple[dict, int]], policy: Policy, **settings) -> list[dict]:
+def play(
+    worlds: ParallelEnvironments,
+    asked: list[tuple[dict, int]],
+    policy: Policy,
+    on_error: OnError = stop_at_error,
+    **settings: object,
+) -> list[dict]:
+    chosen = EvalSettings(**{"temperature": 1.0, "max_steps": 9, "seed": 5} | settings)
     with worlds:
-        return list(evaluate(worlds, asked, policy, **{"temperature": 1.0, "max_steps": 9, "seed": 5} | settings))
+        return list(evaluate(worlds, asked, policy, chosen, on_error=on_error))
 
 
 @pytest.mark.parametrize("kind", [Episodes, Whimsical, Stubborn])
@@ -178,8 +189,8 @@ def test_processes_change_nothing():
 
 
 @pytest.mark.parametrize("spec", ["house", "bfcl", "babyai"])
-def test_light_environments_do_not_know_of_each_other(spec):
-    """The promise of `light`: played side by side they are as they were alone."""
+def test_light_environments_do_not_affect_each_other(spec):
+    """Environments that are `light` behave the same side by side as alone."""
     pytest.importorskip({"house": "eexp", "bfcl": "bfcl_eval", "babyai": "minigrid"}[spec])
     from eexp.envs import open_env
 
@@ -199,7 +210,7 @@ def test_light_environments_do_not_know_of_each_other(spec):
     assert played(7) == played(1)
 
 
-def test_an_episode_runs_ahead_of_the_first_unfinished_one_only_so_far():
+def test_episodes_run_ahead_of_the_first_unfinished_one_up_to_a_limit():
     begun, seen = 0, []
 
     def asked() -> Iterator[tuple[dict, int]]:
@@ -207,7 +218,9 @@ def test_an_episode_runs_ahead_of_the_first_unfinished_one_only_so_far():
         for begun, task in enumerate(tasks(60), 1):  # noqa: B007
             yield task
 
-    for episode in evaluate(LocalEnvironments(House, 3), asked(), Drawing(Stubborn).policy(), max_steps=3):
+    for episode in evaluate(
+        LocalEnvironments(House, 3), asked(), Drawing(Stubborn).policy(), EvalSettings(max_steps=3)
+    ):
         seen.append(episode)
         assert begun <= len(seen) + AHEAD * 3
     assert len(seen) == 60
@@ -259,13 +272,13 @@ def test_only_admissible_as_an_option():
 
 
 class Speechless(House):
-    """Of every other task it cannot tell what is admissible."""
+    """A house that lists no admissible actions in every other task."""
 
     def admissible(self):
         return None if int(self.task["id"][-1]) % 2 else super().admissible()
 
 
-def test_where_nothing_is_known_to_be_admissible_only_that_episode_ends():
+def test_an_episode_without_admissible_actions_ends_alone():
     set_aside = []
     policy = Drawing().policy("react")
     made = play(
@@ -318,7 +331,7 @@ class Troubled(House):
 
 
 class Fragile(Troubled):
-    """The same, in one process with others: for accidents that leave it alive."""
+    """The same in one process with others, for accidents that do not end the process."""
 
     light = True
 
@@ -360,7 +373,7 @@ def test_an_accident_costs_a_retry(faults):
     assert worlds.counts == {"workers lost": 3}
 
 
-def test_what_always_fails_costs_its_task(faults):
+def test_a_task_that_always_fails_is_set_aside(faults):
     killed, hung, raised, unspeakable = (
         faults(0, 2, "killed-always"),
         faults(2, 1, "hung-always"),
@@ -402,7 +415,10 @@ def test_the_first_failure_in_the_order_of_tasks_ends_a_run_that_stops_at_errors
     made = []
     with pytest.raises(EnvironmentFailed, match="the roof fell in"):
         for episode in evaluate(
-            LocalEnvironments(Fragile, 8), tasks(9), Drawing().policy(), max_steps=9, temperature=1.0, seed=5
+            LocalEnvironments(Fragile, 8),
+            tasks(9),
+            Drawing().policy(),
+            EvalSettings(max_steps=9, temperature=1.0, seed=5),
         ):
             made.append(episode)
     assert len(made) == 3
@@ -431,7 +447,7 @@ for line in sys.stdin:
 """
 
 
-def test_a_program_that_dies_hangs_or_says_no_costs_its_task(tmp_path):
+def test_a_program_that_dies_hangs_or_refuses_costs_its_task(tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     spec = f"exec:{sys.executable} {tmp_path}/program.py"
     done = run("eval", spec, "-m", "random", "--parallel", 3, "--timeout", 1, "--rejects", tmp_path / "r").ok(4)
@@ -442,7 +458,7 @@ def test_a_program_that_dies_hangs_or_says_no_costs_its_task(tmp_path):
     assert rejected["test/4"].endswith("reset: no")
 
 
-def test_what_json_cannot_hold_is_refused_at_its_seat():
+def test_an_answer_that_json_cannot_hold_costs_its_episode():
     with WorkerEnvironments("house", 9, 2, 60) as worlds:
         assert worlds.wait() == []
         worlds.begin(0, tasks(1)[0][0])
@@ -456,7 +472,7 @@ def test_what_json_cannot_hold_is_refused_at_its_seat():
 
 
 class Wordy(House):
-    """Says more than fits into a pipe."""
+    """A house whose observations do not fit into a pipe."""
 
     light = False
 
@@ -466,7 +482,7 @@ class Wordy(House):
         return seen
 
 
-def test_an_answer_that_waits_for_us_is_not_late():
+def test_an_answer_that_waits_to_be_read_is_not_late():
     with WorkerEnvironments("test_eval:Wordy", 9, 1, 0.1) as worlds:
         for _ in range(2):
             worlds.begin(0, tasks(1)[0][0])
@@ -479,7 +495,7 @@ def test_an_answer_that_waits_for_us_is_not_late():
         assert not worlds.counts
 
 
-def test_an_environment_that_cannot_be_had_ends_the_run():
+def test_an_environment_that_cannot_be_opened_ends_the_run():
     with pytest.raises(UsageError, match="unknown environment 'nowhere'"):
         play(WorkerEnvironments("nowhere", 9, 2, 60), tasks(3), Drawing().policy())
 
@@ -488,7 +504,7 @@ def test_an_environment_that_cannot_be_had_ends_the_run():
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(faults, tmp_path):
-    """Cut anywhere, and gone on with by another number of episodes at once."""
+    """It may be cut anywhere, and resumed with another number of episodes at once."""
     for n in (2, 7):
         faults(n, 1, "raised-always")
     args = ["eval", "test_eval:Fragile", "-m", "random", "-n", 12, "--max-steps", 4, "-q", "--resume"]
@@ -559,7 +575,7 @@ def test_no_process_outlives_a_run_that_ends_by_itself(faults):
     with pytest.raises(EnvironmentFailed):
         play(troubled(2), tasks(4), Drawing().policy())
     assert not left(folder)
-    with troubled(2) as worlds, closing(evaluate(worlds, tasks(4), RandomPolicy(), max_steps=3)) as made:
+    with troubled(2) as worlds, closing(evaluate(worlds, tasks(4), RandomPolicy(), EvalSettings(max_steps=3))) as made:
         next(made)  # and whoever reads has had enough
     assert not left(folder)
 
@@ -586,7 +602,7 @@ def test_programs_end_with_a_command_that_is_killed(faults):
     command.communicate()
 
 
-def test_a_reader_that_has_had_enough_ends_it_quietly(faults):
+def test_a_closed_pipe_ends_the_run_quietly(faults):
     folder = os.environ["FAULTS"]
     command = f"{sys.executable} -m eexp eval test_eval:Troubled -m random -n 100 --max-steps 2 --parallel 2 | head -1"
     done = subprocess.run(
@@ -599,7 +615,7 @@ def test_a_reader_that_has_had_enough_ends_it_quietly(faults):
     assert not left(folder)
 
 
-def test_what_was_lost_is_told_in_the_summary(faults):
+def test_lost_processes_are_counted_in_the_summary(faults):
     faults(0, 1, "killed-once")
     done = run("eval", "test_eval:Troubled", "-m", "random", "-n", 1, "--max-steps", 3).ok()
     assert re.search(r"eval: 1 out, .*1 workers lost", done.err)

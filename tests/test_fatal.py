@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from running import lines, spawn
 
+from eexp.branching.execution import execute
 from eexp.envs import open_env
 from eexp.envs.base import Environment, Observation
-from eexp.stages.rollout import execute
 from eexp.workers.pool import Pool
 
 #: Where other processes find this module and the package under test.
@@ -148,7 +148,7 @@ class Mortal(Environment):
 def test_a_process_that_dies_costs_one_alternative(monkeypatch, way):
     monkeypatch.setenv("PYTHONPATH", PATH)
     record = trajectory("test_fatal:Mortal", {0: ["more"], 1: ["die", "raise", "other"]}, 2)
-    job = {"do": "eexp.stages.rollout:job", "fork": way, "again": False, "trajectory": record}
+    job = {"do": "eexp.branching.execution:job", "fork": way, "again": False, "trajectory": record}
     with Pool(1, "test_fatal:Mortal", 30) as pool:
         ((_, result),) = pool.run(iter([(0, job)]))
     died, raised, other = result["trajectory"]["steps"][1]["alternatives"]
@@ -163,7 +163,7 @@ def test_a_path_on_which_the_process_dies_is_still_a_bad_record(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", PATH)
     record = trajectory("test_fatal:Mortal", {0: ["more"]}, 2)
     record["steps"][1]["action"] = "die"
-    job = {"do": "eexp.stages.rollout:job", "fork": "replay", "again": False, "trajectory": record}
+    job = {"do": "eexp.branching.execution:job", "fork": "replay", "again": False, "trajectory": record}
     with Pool(1, "test_fatal:Mortal", 30) as pool:
         ((_, error),) = pool.run(iter([(0, job)]))
     assert "failed 3 times, at last: killed by signal 9 (SIGKILL)" in str(error)

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
+from eexp.branching.execution import execute
 from eexp.envs.base import Environment, Observation
-from eexp.stages.rollout import execute
 from eexp.workers.pool import Pool
 
 BRANCHES, SOME = 500, 60

@@ -24,7 +24,7 @@ WITHOUT = {"env", "prompts", "schema", "export"}  # stages that read no records
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", range(4))
-def test_mutated_lines_break_no_promise(part: int, tmp_path):
+def test_mutated_lines_break_no_law(part: int, tmp_path):
     """In a process of its own: a line that takes the process down is a finding, too."""
     names = [variant.name for variant in variants.VARIANTS[part::4]]
     share = sum(variant.share for variant in variants.VARIANTS[part::4]) / sum(v.share for v in variants.VARIANTS)
@@ -68,7 +68,7 @@ def test_mutations_are_of_all_levels():
     assert min(kinds.values()) > 60, kinds
 
 
-def test_hostile_numbers_are_told_apart():
+def test_hostile_numbers_are_distinguished():
     assert not same_json(2**64, float(2**64))
     assert not same_json(True, 1) and not same_json([1], [1.0]) and not same_json({"a": 1}, {"b": 1})
     assert same_json({"a": [1, {"b": None}]}, {"a": [1, {"b": None}]})

@@ -1,4 +1,4 @@
-"""Trajectories from elsewhere: what is read, what is refused, and what a replay makes of them."""
+"""`eexp import`: how records of other projects are read, refused and replayed."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from eexp.envs.worlds.house import House
 from eexp.errors import InputError, UsageError
 from eexp.formats.conversations import FORMATS
 from eexp.formats.conversations import read as read_conversation
+from eexp.importing import ImportSettings
 from eexp.stages.import_ import import_
 
 AGENTTRAJ, ETO, MESSAGES = FORMATS.values()
@@ -28,7 +29,7 @@ OK = "OK. I'll follow your instructions and try my best to solve the task."
 
 
 def agenttraj(*said: str, item_id: str = "babyai_3", prompt: bool = True) -> dict:
-    """A record of AgentTraj-L: what the world and the agent say in turn, after the usual prompt."""
+    """Return a record of AgentTraj-L: texts of the environment and of the agent in turn, after the usual prompt."""
     turns = (
         [("human", None, "Thought:\n<Your Thought>\n\nAction:\n<Your Action>"), ("gpt", False, OK)] if prompt else []
     )
@@ -57,7 +58,7 @@ def calling(*calls: tuple[str | None, str], content: str | None = None, **more: 
 
 
 def one(record: dict, format=AGENTTRAJ, **options) -> dict:
-    (made,) = import_(iter([record]), format, "world", **options)
+    (made,) = import_(iter([record]), format, "world", ImportSettings(**options))
     return made
 
 
@@ -82,7 +83,7 @@ def files(experts, tmp_path_factory) -> dict[str, object]:
 
 
 def test_babyai_of_agenttraj():
-    """As AgentGym's server says it: the goal first, the list of actions as JSON."""
+    """As AgentGym's server writes it: the goal first, the list of actions as JSON."""
     made = one(
         agenttraj(
             "Your goal: go to the red ball\nIn front of you in this room, you can see:  There is a red ball 1.\n"
@@ -213,7 +214,7 @@ def test_messages():
 
 
 def test_calls_of_tools_in_messages():
-    """Each call is a step, and what the tool answers is what is seen next; text beside a call is the thought."""
+    """Each call is a step, and the tool's answer the next observation; text beside a call is the thought."""
     record = calling(("open", '{"what": "safe", "hard": true}'), ("ls", ""), content="I look into it.", tools=[{}])
     record["messages"][0]["content"] = [{"type": "text", "text": "A "}, {"type": "text", "text": "safe."}]
     record["messages"].insert(0, {"role": "developer", "content": "Find the gold."})
@@ -245,7 +246,7 @@ def test_a_record_without_a_name_has_its_number_and_equal_names_are_numbered():
     records = [messages(("user", "a"), ("assistant", "b"), **more) for more in ({}, {"id": 5}, {"id": 5}, {"id": True})]
     assert [r["id"] for r in import_(iter(records), MESSAGES, "w")] == ["w/1", "w/5", "w/5#2", "w/4"]
     records = [messages(("user", "a"), ("assistant", "b"), id=1, goal="g")]
-    assert [r["id"] for r in import_(iter(records), MESSAGES, "w", key="goal")] == ["w/g"]
+    assert [r["id"] for r in import_(iter(records), MESSAGES, "w", ImportSettings(task_key="goal"))] == ["w/g"]
 
 
 @pytest.mark.parametrize(
@@ -285,7 +286,7 @@ def test_a_record_without_a_name_has_its_number_and_equal_names_are_numbered():
         (MESSAGES, messages(("user", "a"), ("assistant", " \n")), "$.messages[1].content: the action is empty"),
     ],
 )
-def test_what_cannot_be_told_is_refused(format, record, said):
+def test_records_that_lack_something_are_refused(format, record, said):
     with pytest.raises(InputError) as e:
         one(record, format)
     assert said in str(e.value)
@@ -295,8 +296,8 @@ def test_what_cannot_be_told_is_refused(format, record, said):
 
 
 @given(st.lists(st.tuples(st.text(), st.text().filter(str.strip)), min_size=1, max_size=5))
-def test_all_that_is_said_survives(said):
-    """Any text at all: what the world says comes out as it was, what the agent does up to blanks around it."""
+def test_any_text_survives(said):
+    """Observations come out as they were, actions up to the blanks around them."""
     turns = [turn for seen, act in said for turn in (("user", f"> {seen}"), ("assistant", act))]
     found = read_conversation(messages(*turns), MESSAGES)
     assert [s["observation"] for s in found.steps] == [f"> {seen}" for seen, _ in said]
@@ -383,7 +384,7 @@ def test_a_huge_observation():
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_replay_gives_what_the_environment_recorded_itself(format, files, experts, tmp_path):
+def test_a_replay_gives_the_environments_own_record(format, files, experts, tmp_path):
     mapped = []
     if format == "agenttraj":  # its number alone says nothing of the split
         names = {f"house_{t['task']['id'].rpartition('/')[2]}": t["task"]["id"] for t in experts}
@@ -401,7 +402,7 @@ def test_a_replay_gives_what_the_environment_recorded_itself(format, files, expe
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_without_a_replay_it_is_as_recorded(format, files, experts):
+def test_without_a_replay_the_trajectory_is_as_recorded(format, files, experts):
     done = run("import", format, files[format]).ok()
     for made, own in zip(done.records, experts, strict=True):
         assert made["env"] == format and made["instruction"] == own["instruction"]
@@ -428,7 +429,7 @@ def test_observations_that_were_not_recorded_are_filled_in(experts):
 
 
 def test_a_first_turn_with_the_task_alone(experts):
-    """As ETO has ScienceWorld: the agent is told its task, and sees nothing before it looks."""
+    """As in ETO's ScienceWorld: the agent gets its task, and no observation before it looks."""
     record = messages_of(experts[0])
     record["messages"][:2] = [{"role": "user", "content": f"Task: {experts[0]['instruction']}"}]
     (made,) = run("import", "messages", "--env", "house", stdin=lines([record])).ok().records
@@ -479,7 +480,7 @@ def test_blanks_and_line_ends_make_no_difference(experts):
     assert [r["steps"] for r in done.ok().records] == [t["steps"] for t in experts]
 
 
-def test_the_place_where_long_texts_part_is_shown(experts):
+def test_the_place_where_long_texts_differ_is_shown(experts):
     text = messages_of(experts[1])["messages"][1]["content"]
     err = run("import", "messages", "--env", "house", stdin=_changed(experts, 1, text[:-9] + "nowhere.")).one_error(3)
     assert "nowhere.' was recorded" in err and text[-9:] in err and text[:30] not in err
@@ -493,7 +494,7 @@ def test_actions_after_the_end_are_refused(experts):
     done.one_error(3, f"<stdin>:1: $.messages[{2 * n + 1}].content: the episode was over after {n} actions", str(n + 1))
 
 
-def test_what_did_not_go_well_is_counted_and_kept(experts):
+def test_failed_records_are_counted_and_kept(experts):
     record = messages(("assistant", "fly"), ("assistant", "look"), id="train/3")
     done = run("import", "messages", "--env", "house", stdin=lines([record])).ok()
     assert done.records[0]["outcome"]["success"] is False
@@ -634,10 +635,10 @@ def test_tasks_of_one_split_by_template_and_by_map():
             tasks.find(name)
 
 
-def test_a_record_that_names_no_task_or_none_that_is_there(experts):
+def test_a_record_without_a_task_or_with_an_unknown_one(experts):
     record = messages_of(experts[0])
     for change, said in (
-        ({"id": None}, "$.id: says nothing of its task"),
+        ({"id": None}, "$.id: does not name its task"),
         ({"id": "train/x"}, "no task for 'train/x'"),
     ):
         run("import", "messages", "--env", "house", stdin=lines([{**record, **change}])).one_error(
@@ -675,6 +676,6 @@ def test_command_lines_that_do_not_fit(args, code, said):
 
 
 @pytest.mark.parametrize("text", [b"{", b"[]", b'{"a": 1}', b"\xff"])
-def test_a_map_that_is_none(text, tmp_path):
+def test_a_map_that_holds_no_strings(text, tmp_path):
     (tmp_path / "map").write_bytes(text)
     run("import", "eto", "--env", "house", "--map", tmp_path / "map").one_error(3, f"{tmp_path / 'map'}: ")

@@ -9,7 +9,7 @@ from running import ROOT, lines, read, run, write
 
 from eexp.envs.worlds.house import House
 from eexp.evidence.panels import draw, names_of, panel_hash
-from eexp.stages.eval import panel
+from eexp.playing import panel
 from eexp.stages.panel import choose
 
 

@@ -15,6 +15,7 @@ import pytest
 from running import environment, lines, spawn
 from running import start as start_process
 
+from eexp.branching.alternatives import BranchSettings
 from eexp.envs.worlds.house import House
 from eexp.errors import EnvironmentFailed, InputError
 from eexp.stages.branch import branch
@@ -66,7 +67,7 @@ class Faulty(House):
 def branched():
     house = House()
     tasks = [t for _, t in zip(range(300), house.tasks("train"))]
-    return list(branch(expert(house, iter(tasks)), None, k=2, source="admissible"))
+    return list(branch(expert(house, iter(tasks)), None, BranchSettings(k=2, source="admissible")))
 
 
 def variables(folder: Path, limit: float) -> dict[str, str]:

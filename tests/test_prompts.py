@@ -16,7 +16,7 @@ from eexp.prompts import PromptStyle, built_in_styles, get_style, load_style, st
 from eexp.prompts.chat_template import render_chat
 from eexp.prompts.style import Action, History, Reflection, Summary, Thought, Turns, WorldModel
 from eexp.stages.eval import evaluate
-from eexp.stages.imitation_data import imitation_data
+from eexp.stages.imitation_data import ImitationSettings, imitation_data
 from eexp.stages.prompts import problems
 from eexp.training.data import tokenize
 from eexp.weights import TINY_DIR
@@ -166,7 +166,7 @@ def test_rows_are_the_same_in_training_and_in_play(style, thoughtful, number, te
     assert episode["success"] and episode["steps"] == len(t["steps"]), "it is the expert's episode"
     assert episode["thoughts"] == thoughtful * episode["steps"] and episode["cut_off"] == 0
     tokenizer.chat_template = TEMPLATES[template]
-    rows = list(imitation_data(iter([t]), style, thoughts=thoughtful))
+    rows = list(imitation_data(iter([t]), style, ImitationSettings(thoughts=thoughtful)))
     for row, request in zip(rows, model.requests, strict=True):
         assert row["prompt"] == request.prompt
         text = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
@@ -303,7 +303,8 @@ def test_a_server_decides_for_itself_under_a_style_with_a_place(monkeypatch):
 
     server = Expert({"steps": []}, THINK, False)
     server.exact = False
-    monkeypatch.setattr(options, "open_writer", lambda spec, engine, note: server)
+    monkeypatch.setattr(options.ModelOptions, "open", lambda self, note: server)
     for think, expected in ((None, ""), ("auto", ""), ("never", "<think></think>\n")):
-        policy = options.open_policy("http://x/v1", "think", None, print, Engine(), think)
+        model = options.ModelOptions("http://x/v1", Engine())
+        policy = options.PolicyOptions(model, "think", None, think).open(print)
         assert policy._opening == expected

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from running import lines, read, run
 
-from eexp.stages.recover import recover
+from eexp.stages.recover import RecoverSettings, recover
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def _own_steps(trajectory: dict) -> list[dict]:
 
 def test_mistakes_are_refused_alternatives_with_their_answers(rolled):
     mistakes = 0
-    for before, after in zip(rolled, recover(iter(rolled), share=1.0)):
+    for before, after in zip(rolled, recover(iter(rolled), RecoverSettings(share=1.0))):
         assert [s["action"] for s in _own_steps(after)] == [s["action"] for s in before["steps"]]
         assert after["id"] == f"{before['id']}/recover" and after["outcome"] == before["outcome"]
         states = iter(before["steps"])
@@ -45,19 +45,19 @@ def test_mistakes_are_refused_alternatives_with_their_answers(rolled):
 
 def test_the_path_leads_on(rolled):
     """A walk in the environment: every mistake is answered as recorded, and the expert's path goes on after it."""
-    done = run("rollout", "--again", stdin=lines(list(recover(iter(rolled), share=1.0, most=3)))).ok()
+    done = run("rollout", "--again", stdin=lines(list(recover(iter(rolled), RecoverSettings(share=1.0, most=3))))).ok()
     assert "refused" not in done.err.replace("answered as invalid", "")
     assert len(done.records) == len(rolled)
 
 
 def test_draws_depend_on_the_record_and_the_seed(rolled):
     made = list(recover(iter(rolled)))
-    assert made == list(recover(iter(rolled[::-1])))[::-1] != list(recover(iter(rolled), seed=1))
-    assert next(recover(iter(rolled), share=0))["steps"] == rolled[0]["steps"]
+    assert made == list(recover(iter(rolled[::-1])))[::-1] != list(recover(iter(rolled), RecoverSettings(seed=1)))
+    assert next(recover(iter(rolled), RecoverSettings(share=0)))["steps"] == rolled[0]["steps"]
 
 
 def test_mistakes_are_seen_and_not_imitated(rolled):
-    recovered = list(recover(iter(rolled), share=1.0))
+    recovered = list(recover(iter(rolled), RecoverSettings(share=1.0)))
     own, mistakes = (
         sum(bool(s.get("mistake")) is wanted for t in recovered for s in t["steps"]) for wanted in (False, True)
     )
@@ -79,13 +79,13 @@ def test_mistakes_are_seen_and_not_imitated(rolled):
 def test_where_nothing_was_refused_nothing_changes(data):
     plain = read(data["rollout"])
     assert [t["steps"] for t in recover(iter(plain))] == [t["steps"] for t in plain]
-    assert [t["steps"] for t in recover(iter(plain), pool="other")] == [t["steps"] for t in plain]
+    assert [t["steps"] for t in recover(iter(plain), RecoverSettings(pool="other"))] == [t["steps"] for t in plain]
 
 
 def test_what_was_recovered_is_not_branched(rolled):
-    run("branch", "--from", "admissible", stdin=lines(list(recover(iter(rolled), share=1.0)))).one_error(
-        3, "<stdin>:1: $.steps: holds mistakes put in by `eexp recover`; branch before that"
-    )
+    run(
+        "branch", "--from", "admissible", stdin=lines(list(recover(iter(rolled), RecoverSettings(share=1.0))))
+    ).one_error(3, "<stdin>:1: $.steps: holds mistakes put in by `eexp recover`; branch before that")
 
 
 def test_a_variant_stays_with_its_origin(rolled, tmp_path):

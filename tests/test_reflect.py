@@ -1,4 +1,4 @@
-"""Reflections: which states get one, what a composed one says, what a model is asked, what is kept of its answers."""
+"""Reflections: which states get one, how they are composed, requests to a model, and which answers are kept."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from itertools import cycle, islice
 import pytest
 from running import lines, read, run, write
 
+from eexp.branching.alternatives import BranchSettings
 from eexp.envs.worlds.house import House
 from eexp.models import open_model
 from eexp.models.base import PlaySettings, Sample, Score
 from eexp.prompts import get_style
-from eexp.reflection.drafts import Writing
+from eexp.reflection.drafts import ReflectSettings
 from eexp.reflection.guards import Guards, once
 from eexp.reflection.rationale import compose, compose_from_notes, gist
 from eexp.reflection.situations import AFTER_THE_END, NO_CONTENDER, NO_EFFECT, NOT_EXECUTED, situations
@@ -23,7 +24,7 @@ from eexp.stages.reflect import reflect
 from eexp.stages.rollout import rollout
 
 STYLE, TAGS = get_style("react"), get_style("think")
-BY_RULE = Writing(rationale="outcome")
+BY_RULE = ReflectSettings(rationale="outcome")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def rolled() -> list[dict]:
     """Fifty trajectories of house with outcomes."""
     house = House()
     experts = expert(house, (t for t, _ in zip(house.tasks("train"), range(50))))
-    return list(rollout(branch(experts, None, k=3, source="admissible"), lambda _: House()))
+    return list(rollout(branch(experts, None, BranchSettings(k=3, source="admissible")), lambda _: House()))
 
 
 def alternative(action: str, observation: str, **outcome) -> dict:
@@ -55,13 +56,13 @@ def step(observation: str, action: str, *alternatives: dict, **more) -> dict:
 
 
 def reflections(records, writer=None, writing=None, style=STYLE, scorer=None):
-    """Examples, errors, what was kept, and the counts."""
+    """Return examples, errors, texts that were kept, and the counts."""
     errors, kept, counts = [], [], Counter()
     examples = reflect(
         iter(records),
         style,
         writer,
-        writing or Writing(rationale="model" if writer else "outcome"),
+        writing or ReflectSettings(rationale="model" if writer else "outcome"),
         scorer,
         on_error=lambda record, error: errors.append(error),
         keep=lambda record, error: kept.append(error),
@@ -134,7 +135,7 @@ def test_pool_and_first(rolled):
     names = lambda **options: [a["action"] for a in situations(t, **options)[0].contenders]  # noqa: E731
     assert names() == ["wait", "sit", "run"] and names(pool="sr") == ["sit", "run"]
     assert names(pool="sr", first=1) == ["sit"] and names(first=2) == ["wait", "sit"]
-    ids = lambda **options: [e["id"] for e in reflections(rolled, writing=Writing("outcome", **options))[0]]  # noqa: E731
+    ids = lambda **options: [e["id"] for e in reflections(rolled, writing=ReflectSettings("outcome", **options))[0]]  # noqa: E731
     assert ids(pool="sr") == [] and ids(first=1) and len(ids(weigh=0)) >= len(ids())
 
 
@@ -194,7 +195,7 @@ def test_compose_words():
     assert compose(s) == 'If I do `click[Buy]`, I expect "The end". Rather than do `click[Next >]`, I do `click[Buy]`.'
 
 
-def test_what_could_not_be_known_is_no_expectation():
+def test_unknown_parts_are_no_expectation():
     assert gist({"observation": "You open it. You see an egg."}) == "You open it"
     assert gist({"observation": "In the box: an egg", "unknown": [[12, 18]]}) == "In the box"
     assert gist({"observation": "You see an egg.", "unknown": [[8, 14]]}) == "You see"
@@ -202,16 +203,16 @@ def test_what_could_not_be_known_is_no_expectation():
 
 def test_notes_come_first(rolled, data):
     for t in rolled[:5]:
-        examples, *_ = reflections([t], writing=Writing(rationale="environment", weigh=0))
+        examples, *_ = reflections([t], writing=ReflectSettings(rationale="environment", weigh=0))
         assert len(examples) == len(t["steps"])
         for e, s in zip(examples, t["steps"]):
             assert STYLE.parse(e["completion"][0]["content"]).thought == f"{s['notes']} So I {s['action']}."
             assert e["reflection_by"] == "rule: environment"
     without = [{k: v for k, v in s.items() if k != "notes"} for s in rolled[0]["steps"]]
-    _, errors, _, _ = reflections([{**rolled[0], "steps": without}], writing=Writing(rationale="environment"))
+    _, errors, _, _ = reflections([{**rolled[0], "steps": without}], writing=ReflectSettings(rationale="environment"))
     assert [e.where for e in errors] == ["$.steps[0].notes"], "once a trajectory"
     partly = {**rolled[0], "steps": [*without[:1], *rolled[0]["steps"][1:]]}
-    examples, errors, _, counts = reflections([partly], writing=Writing(rationale="environment"))
+    examples, errors, _, counts = reflections([partly], writing=ReflectSettings(rationale="environment"))
     assert not errors and counts["states without notes"] == 1 and len(examples) == len(without) - 1
     run("reflect", "--rationale", "environment", data["expert"], "--weigh", 0).one_error(
         3, "$.steps[0].notes: no notes on the state: run `eexp rollout` again"
@@ -222,7 +223,7 @@ def test_notes_come_first(rolled, data):
 
 
 class Writer:
-    """A model that writes what it is told to, in turn."""
+    """A model that writes the given texts, in turn."""
 
     exact = True
 
@@ -281,22 +282,22 @@ def test_a_models_reflection_is_cleaned_and_checked(one):
 )
 def test_a_state_without_a_usable_text_is_set_aside(text, finished, guard, one):
     writer = Writer(text, finished=finished)
-    examples, errors, kept, counts = reflections([one], writer, Writing(retries=2))
+    examples, errors, kept, counts = reflections([one], writer, ReflectSettings(retries=2))
     assert not examples and not kept and writer.judged == 3 and counts[f"refused by {guard}"] == 3
     assert errors[0].where == "$.steps[0]" and "no usable reflection: the text " in str(errors[0])
     assert [t["text"] for t in errors[0].evidence["texts"]] == [text] * 3
     if guard != "length":  # an empty text is never a reflection
-        examples, errors, _, _ = reflections([one], writer, Writing(guards=Guards.without([guard])))
+        examples, errors, _, _ = reflections([one], writer, ReflectSettings(guards=Guards.without([guard])))
         assert len(examples) == 1 and not errors
-    _, _, _, counts = reflections([one], writer, Writing(temperature=0))
+    _, _, _, counts = reflections([one], writer, ReflectSettings(temperature=0))
     assert writer.judged == 1, "greedy text would not change"
 
 
-def test_what_a_model_is_asked(rolled):
+def test_requests_to_a_model(rolled):
     t = rolled[0]
     thoughtful = {**t, "steps": [{**s, "thought": "I wonder."} for s in t["steps"]]}
     writer = Writer("I wonder what comes next, and go on.")
-    examples, *_ = reflections([thoughtful], writer, Writing(guards=Guards.without(["all"])))
+    examples, *_ = reflections([thoughtful], writer, ReflectSettings(guards=Guards.without(["all"])))
     assert len(examples) == len([s for s in situations(t) if not s.left_out])
     assert {e["reflection_by"] for e in examples} == {"writer"}, "an expert's thought is no reflection"
     for request, s in zip(writer.requests, (s for s in situations(thoughtful) if not s.left_out)):
@@ -322,7 +323,7 @@ def test_what_a_model_is_asked(rolled):
 
 
 def test_reflect_with_the_tiny_model(data, tmp_path):
-    """It is no writer of reflections: whatever it writes must be clean or set aside, with its text."""
+    """It was not trained to write reflections: each text must be clean or set aside."""
     one = read(data["rollout"])[0]
     one = {**one, "steps": one["steps"][:3]}
     rejects = tmp_path / "rejects"
@@ -347,7 +348,7 @@ def test_a_thought_of_its_own_is_kept_if_the_action_is_the_experts(style, one):
     ]
     writer = Writer(*(text.removeprefix(style.opening("always")) for text in texts))
     bare = {**one, "steps": [{**one["steps"][0], "alternatives": []}], "outcome": None}
-    examples, errors, kept, counts = reflections([bare], writer, Writing(rationale="own"), style)
+    examples, errors, kept, counts = reflections([bare], writer, ReflectSettings(rationale="own"), style)
     assert [e["kind"] for e in examples] == ["rationale"] and not errors
     assert examples[0]["completion"][0]["content"] == style.answer(action, GOOD).text
     assert counts["refused by keep-matching"] + counts["refused by length"] == 2
@@ -363,7 +364,7 @@ def test_a_thought_of_its_own_is_kept_if_the_action_is_the_experts(style, one):
 def test_a_state_without_a_matching_action_is_counted(one):
     writer = Writer("Thought: I am elsewhere already.\nAction: fly")
     writer.play_settings = PlaySettings(style=STYLE)
-    examples, errors, kept, counts = reflections([one], writer, Writing(rationale="own"))
+    examples, errors, kept, counts = reflections([one], writer, ReflectSettings(rationale="own"))
     assert not examples and not errors and counts["states without a matching action"] == 1
     assert kept[0].evidence["texts"][0]["fault"] == "ends in 'fly'"
     assert STYLE.reflection.decide not in writer.requests[0].prompt[-1]["content"], "it was trained to act"
@@ -414,7 +415,7 @@ def test_a_reflection_stays_if_it_helps(one):
 
 
 def test_a_resumed_run_scores_the_same_groups(rolled):
-    """What shares a batch decides the last digits of a gain, so that examples written before are scored again."""
+    """A batch decides the last digits of a gain, so that examples written before are scored again."""
     t, likes = rolled[0], {s["action"]: 1.0 for s in rolled[0]["steps"]}
     whole, resumed, done = Scorer(likes), Scorer(likes), set()
     first = list(reflect(iter([t]), STYLE, None, BY_RULE, whole))
@@ -427,11 +428,11 @@ def test_a_resumed_run_scores_the_same_groups(rolled):
 
 
 @pytest.mark.parametrize("style", [STYLE, TAGS], ids=["react", "think"])
-def test_the_gain_is_what_the_model_says(style, rolled):
+def test_the_gain_is_that_of_the_model(style, rolled):
     t = {**rolled[0], "steps": rolled[0]["steps"][:3]}
     with open_model("tiny") as model:
         examples, errors, kept, _ = reflections(
-            [t], writing=Writing(rationale="environment"), style=style, scorer=model
+            [t], writing=ReflectSettings(rationale="environment"), style=style, scorer=model
         )
         assert not errors and len(examples) + len(kept) == 3
         for why in kept:
@@ -472,7 +473,7 @@ def test_states_without_executed_alternatives_are_counted(data):
     assert done.out == b"" and f"{states} states without executed alternatives" in done.err
 
 
-def test_reflect_says_that_it_goes_by_rule(data):
+def test_reflect_notes_that_it_composes_by_rule(data):
     assert "composed by rule" in run("reflect", data["rollout"]).ok().err
     assert "composed by rule" not in run("reflect", "--rationale", "outcome", data["rollout"]).ok().err
 
@@ -490,12 +491,12 @@ def test_options_that_do_not_fit_together(args, said, data):
     run("reflect", *args, data["rollout"]).one_error(2, said)
 
 
-def test_what_decides_the_output_is_in_the_lineage(data):
+def test_settings_that_decide_the_output_are_in_the_lineage(data):
     entry = run("reflect", "--rationale", "outcome", "--first", 2, data["rollout"]).ok().records[0]["lineage"][-1]
     assert entry.endswith("rationale=outcome first=2 weigh=1")
-    settings = Writing(guards=Guards.without(["setup", "cut-off"])).settings()
+    settings = ReflectSettings(guards=Guards.without(["setup", "cut-off"])).lineage()
     assert settings["no_guard"] == "cut-off,setup" and settings["retries"] == 3
-    assert Writing().settings()["no_guard"] is None
+    assert ReflectSettings().lineage()["no_guard"] is None
 
 
 def test_rejects_that_were_not_set_aside_do_not_change_the_exit_code(data, tmp_path):

@@ -1,4 +1,4 @@
-"""What each stage makes of its records: the rules of the method, one after the other."""
+"""The output of each stage: the rules of the method, one after the other."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import lines, read, run, write
 
+from eexp.branching.alternatives import BranchSettings, begins_with
 from eexp.envs.listing import sample_admissible
 from eexp.envs.worlds.house import House
 from eexp.models.policy import ActionDraw, Policy, Proposal, RandomPolicy
 from eexp.prompts import get_style
 from eexp.records import canonical
-from eexp.stages.branch import begins_with, branch
+from eexp.stages.branch import branch
 from eexp.stages.expert import expert
 from eexp.stages.imitation_data import imitation_data
-from eexp.stages.mix import Source, mix, parse_source
-from eexp.stages.rollout import rollout
-from eexp.stages.split import split
-from eexp.stages.world_model_data import Choices, world_model_data
+from eexp.stages.mix import MixSettings, Source, mix, parse_source
+from eexp.stages.rollout import RolloutSettings, rollout
+from eexp.stages.split import SplitSettings, split
+from eexp.stages.world_model_data import world_model_data
+from eexp.world_model.examples import WorldModelSettings
 
 STYLE = get_style("react")
 
@@ -37,11 +39,11 @@ def experts() -> list[dict]:
 
 @pytest.fixture(scope="module")
 def rolled(experts) -> list[dict]:
-    return list(rollout(branch(iter(experts), None, k=3, source="admissible"), lambda _: House()))
+    return list(rollout(branch(iter(experts), None, BranchSettings(k=3, source="admissible")), lambda _: House()))
 
 
 class Parrot(Policy):
-    """Says the same things in the same order, and counts how often it was asked."""
+    """A policy that proposes the same actions in the same order, and records its requests."""
 
     def __init__(self, *sayings: str):
         self.sayings, self.asked = sayings, []
@@ -96,7 +98,7 @@ def test_sample_admissible_keeps_the_experts_own():
     assert len(sample_admissible(found, 5, "not among them", 0)) == 5
 
 
-def test_expert_leaves_out_what_did_not_succeed():
+def test_expert_leaves_out_trajectories_without_success():
     done = run("expert", "house", "-n", 10, "--max-steps", 4).ok()
     everything = run("expert", "house", "-n", 10, "--max-steps", 4, "--all").ok().records
     assert len(everything) == 10 and all(len(r["steps"]) <= 4 for r in everything)
@@ -104,7 +106,7 @@ def test_expert_leaves_out_what_did_not_succeed():
     assert f"{10 - len(done.records)} left out: the expert did not succeed" in done.err
 
 
-def test_an_experts_path_is_what_the_house_says(experts):
+def test_the_house_repeats_an_experts_path(experts):
     for t in experts:
         house = House()
         seen = house.reset(t["task"])
@@ -123,7 +125,11 @@ def test_an_experts_path_is_what_the_house_says(experts):
 def test_alternatives_are_distinct_and_never_the_experts_own(experts, source, k):
     policy = None if source == "admissible" else RandomPolicy()
     short = Counter()
-    made = list(branch(iter(experts), policy, k=k, source=source, count=lambda what, n=1: short.update({what: n})))
+    made = list(
+        branch(
+            iter(experts), policy, BranchSettings(k=k, source=source), count=lambda what, n=1: short.update({what: n})
+        )
+    )
     missing = 0
     for before, after in zip(experts, made):
         for old, step in zip(before["steps"], after["steps"]):
@@ -146,7 +152,10 @@ def test_sameness_is_up_to_case_blanks_and_punctuation(experts):
     counts = Counter()
     one = [{**experts[0], "steps": experts[0]["steps"][:1]}]
     (made,) = branch(
-        iter(one), policy, k=8, rounds=1, only_admissible=False, count=lambda what, n=1: counts.update({what: n})
+        iter(one),
+        policy,
+        BranchSettings(k=8, rounds=1, only_admissible=False),
+        count=lambda what, n=1: counts.update({what: n}),
     )
     found = made["steps"][0]["alternatives"]
     drawn = [(a["action"], a["logprob"]) for a in found if a["source"] == "policy"]
@@ -158,16 +167,16 @@ def test_sameness_is_up_to_case_blanks_and_punctuation(experts):
     assert all(a["logprob"] is None for a in rest)
 
 
-def test_what_the_policy_is_asked(experts):
+def test_requests_to_the_policy(experts):
     asked = Parrot("x", "y")
-    list(branch(iter(experts), asked, k=2, rounds=5))
+    list(branch(iter(experts), asked, BranchSettings(k=2, rounds=5)))
     assert {(n, most) for n, most, _ in asked.asked} == {(2, 10)}
     assert len({seed for *_, seed in asked.asked}) == sum(len(t["steps"]) for t in experts), "states share no draws"
 
 
 @pytest.mark.parametrize("extra", [[], ["--replacement"]])
-def test_the_expert_is_drawn_around(experts, tmp_path, extra):
-    """A policy that is sure of the expert's action still gives others."""
+def test_alternatives_are_drawn_although_the_policy_is_sure_of_the_expert(experts, tmp_path, extra):
+    """Draws without replacement reach other actions."""
     file = write(tmp_path / "in", experts[:2])
     args = ["branch", "-k", 3, "-m", "tiny", "--temperature", 0.5 if not extra else 1, "--rounds", 40, *extra, file]
     done = run(*args, "--min-p", 0, "--no-only-admissible").ok()
@@ -200,7 +209,7 @@ def one_step(experts: list[dict], **more: object) -> list[dict]:
     return [{**experts[0], "steps": [{**experts[0]["steps"][0], **more}]}]
 
 
-def test_only_admissible_drops_what_is_not(experts):
+def test_only_admissible_drops_inadmissible_draws(experts):
     one = one_step(experts)
     listed = [a for a in one[0]["steps"][0]["admissible"] if a != one[0]["steps"][0]["action"]]
 
@@ -210,10 +219,8 @@ def test_only_admissible_drops_what_is_not(experts):
         (made,) = branch(
             iter(record),
             Parrot("fly away", listed[0]),
-            k=2,
-            rounds=1,
+            BranchSettings(k=2, rounds=1, **how),
             count=lambda what, n=1: counts.update({what: n}),
-            **how,
         )
         return [a["action"] for a in made["steps"][0]["alternatives"]]
 
@@ -248,10 +255,7 @@ def test_banned_actions_are_neither_drawn_nor_filled_up_with(experts):
     (made,) = branch(
         iter(one_step(experts)),
         Parrot("Go to  the moon", "gobble", going[0]),
-        k=50,
-        rounds=1,
-        only_admissible=False,
-        ban=["go", "open fridge"],
+        BranchSettings(k=50, rounds=1, only_admissible=False, ban=["go", "open fridge"]),
         count=lambda what, n=1: counts.update({what: n}),
     )
     found = [a["action"] for a in made["steps"][0]["alternatives"]]
@@ -276,16 +280,14 @@ def test_banned_actions_are_neither_drawn_nor_filled_up_with(experts):
         ("go to bedroom", "go to bed", False),
     ],
 )
-def test_what_an_action_begins_with(action, prefix, banned):
+def test_an_action_begins_with_whole_words(action, prefix, banned):
     assert begins_with(action, prefix) == banned
 
 
-def test_options_of_names_and_words(data, monkeypatch):
+def test_options_of_names_and_words(data):
     args = ["branch", "--from", "admissible", data["expert"]]
     banned = run(*args, "--ban", "look", "--ban", "go to").ok()
     assert "admissible actions banned" in banned.err
-    monkeypatch.setenv("EEXP_BRANCH_BAN", "look,go to")
-    assert run(*args).ok().out == banned.out
     run("branch", "--from", "admissible", "--ban", " . ").one_error(2, "has no words")
     run("branch", "--from", "admissible", "--pool", "a b").one_error(2, "is no name")
     run("branch", "--from", "admissible", "--top-p", 0).one_error(2, "--top-p")
@@ -300,17 +302,20 @@ def test_the_floor_is_compared_with_the_most_probable_draw_where_a_model_cannot_
         (made,) = branch(
             iter(one_step(experts, admissible=None)),
             Parrot(*sayings),
-            k=3,
-            rounds=1,
+            BranchSettings(k=3, rounds=1, **how),
             count=lambda what, n=1: counts.update({what: n}),
-            **how,
         )
         return [a["action"] for a in made["steps"][0]["alternatives"]]
 
     assert found("a", "b", "c") == ["a", "b", "c"], "no floor unless it is asked for"
     assert found("a", "b", "c", min_p=0.3) == ["a", "b"] and counts["below the floor"] == 1
     assert found("a", "b", "c", min_p=0.1) == ["a", "b", "c"]
-    random = branch(iter(experts[:1]), RandomPolicy(), k=2, min_p=0.5, count=lambda what, n=1: counts.update({what: n}))
+    random = branch(
+        iter(experts[:1]),
+        RandomPolicy(),
+        BranchSettings(k=2, min_p=0.5),
+        count=lambda what, n=1: counts.update({what: n}),
+    )
     assert all(len(s["alternatives"]) == 2 for t in random for s in t["steps"])
     assert counts["states without log-probabilities"] == len(experts[0]["steps"])
 
@@ -319,7 +324,7 @@ def test_a_dropped_draw_may_be_filled_up_with(experts):
     """It is as admissible as others."""
     (step,) = one_step(experts)[0]["steps"]
     one, *others = [a for a in step["admissible"] if a != step["action"]]
-    (made,) = branch(iter(one_step(experts)), Parrot(others[0], one), k=50, rounds=1, min_p=0.9)
+    (made,) = branch(iter(one_step(experts)), Parrot(others[0], one), BranchSettings(k=50, rounds=1, min_p=0.9))
     assert sorted(a["action"] for a in made["steps"][0]["alternatives"]) == sorted([one, *others])
     assert [a["source"] for a in made["steps"][0]["alternatives"][:2]] == ["policy", "admissible"]
 
@@ -343,7 +348,7 @@ def test_texts_far_below_the_best_are_not_drawn(experts, tmp_path):
 
 def test_pools_are_added_and_replaced_one_by_one(experts):
     def add(records: list[dict], **how: object) -> list[dict]:
-        return list(branch(iter(records), None, source="admissible", **how))
+        return list(branch(iter(records), None, BranchSettings(source="admissible", **how)))
 
     def pools(records: list[dict]) -> list[dict[str | None, list[str]]]:
         found = []
@@ -365,11 +370,13 @@ def test_pools_are_added_and_replaced_one_by_one(experts):
 
 
 def test_a_second_pool_costs_only_its_own_execution(experts):
-    (t,) = rollout(branch(iter(experts[:1]), None, k=2, source="admissible", pool="iwm"), lambda _: House())
+    (t,) = rollout(
+        branch(iter(experts[:1]), None, BranchSettings(k=2, source="admissible", pool="iwm")), lambda _: House()
+    )
     for step in t["steps"]:
         for a in step["alternatives"]:
             a["outcome"]["mine"] = "kept"
-    (both,) = branch(iter([t]), None, k=2, source="admissible", pool="sr")
+    (both,) = branch(iter([t]), None, BranchSettings(k=2, source="admissible", pool="sr"))
     counts = Counter()
     (made,) = rollout(iter([both]), lambda _: House(), count=lambda what, n=1: counts.update({what: n}))
     new = sum(a["pool"] == "sr" for s in both["steps"] for a in s["alternatives"])
@@ -380,15 +387,17 @@ def test_a_second_pool_costs_only_its_own_execution(experts):
 
 
 def test_mixed_takes_half_of_each(experts):
-    (made,) = branch(iter(experts[:1]), Parrot("a", "b", "c", "d"), k=4, source="mixed", only_admissible=False)
+    (made,) = branch(
+        iter(experts[:1]), Parrot("a", "b", "c", "d"), BranchSettings(k=4, source="mixed", only_admissible=False)
+    )
     for step in made["steps"]:
         sources = Counter(a["source"] for a in step["alternatives"])
         assert sources["policy"] == 2
         assert sources["admissible"] == min(2, len(step["admissible"]) - 1)
 
 
-def test_branching_again_replaces_what_was_there(rolled):
-    (made,) = branch(iter(rolled[:1]), None, k=1, source="admissible")
+def test_branching_again_replaces_alternatives(rolled):
+    (made,) = branch(iter(rolled[:1]), None, BranchSettings(k=1, source="admissible"))
     assert all(len(s["alternatives"]) <= 1 for s in made["steps"])
 
 
@@ -407,7 +416,7 @@ def test_branch_with_the_tiny_model(experts, tmp_path):
     )
 
 
-def test_the_model_is_the_tiny_one_unless_told_otherwise(experts, tmp_path, monkeypatch):
+def test_the_default_model_is_the_tiny_one(experts, tmp_path, monkeypatch):
     file = write(tmp_path / "in", [{**experts[0], "steps": experts[0]["steps"][:1], "outcome": None}])
     args = ["branch", "-k", 1, "--threads", 1, "--max-tokens", 8, file]
     done = run(*args).ok()
@@ -423,8 +432,8 @@ def test_the_model_is_the_tiny_one_unless_told_otherwise(experts, tmp_path, monk
 WAYS = ["state", "replay"]  # a fork of the process is for workers, below
 
 
-def test_all_ways_to_fork_see_the_same(experts):
-    branched = list(branch(iter(experts), RandomPolicy(), k=4))
+def test_all_ways_to_fork_give_the_same_outcomes(experts):
+    branched = list(branch(iter(experts), RandomPolicy(), BranchSettings(k=4)))
     for t in branched[::2]:
         t["steps"][1]["alternatives"] += [{"action": "fly", "source": "policy"}, {"action": "", "source": "policy"}]
     made = {}
@@ -439,8 +448,8 @@ def test_all_ways_to_fork_see_the_same(experts):
     assert in_this_process == [{k: v for k, v in r.items() if k != "lineage"} for r in done.records]
 
 
-def test_outcomes_are_what_the_house_says(experts):
-    branched = list(branch(iter(experts[:4]), None, k=3, source="admissible"))
+def test_outcomes_are_those_of_the_house(experts):
+    branched = list(branch(iter(experts[:4]), None, BranchSettings(k=3, source="admissible")))
     for t in rollout(iter(branched), lambda _: House()):
         for i, step in enumerate(t["steps"]):
             for a in step["alternatives"]:
@@ -461,10 +470,12 @@ def test_answers_to_invalid_actions_are_outcomes(experts):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_tampered_observation_is_refused_with_evidence(experts, way):
-    (t,) = branch(iter(experts[:1]), None, k=2, source="admissible")
+    (t,) = branch(iter(experts[:1]), None, BranchSettings(k=2, source="admissible"))
     t["steps"][2]["observation"] = "You are on the moon."
     refused = []
-    (made,) = rollout(iter([t]), lambda _: House(), fork=way, on_refused=lambda r, e: refused.append(e))
+    (made,) = rollout(
+        iter([t]), lambda _: House(), RolloutSettings(fork=way), on_refused=lambda r, e: refused.append(e)
+    )
     for i, step in enumerate(made["steps"]):
         for a in step["alternatives"]:
             assert (a["outcome"] is None) == (i >= 1), "the branch before it did not lead where the record says, either"
@@ -481,9 +492,9 @@ def test_a_tampered_end_is_refused(experts, way):
     won = {**experts[0], "outcome": {**experts[0]["outcome"], "observation": "You win."}}
     errors = []
     made = rollout(
-        branch(iter([won]), None, k=1, source="admissible"),
+        branch(iter([won]), None, BranchSettings(k=1, source="admissible")),
         lambda _: House(),
-        fork=way,
+        RolloutSettings(fork=way),
         on_refused=lambda r, e: errors.append(e),
     )
     (last,) = [i for t in made for i, s in enumerate(t["steps"]) if "refused" in s["alternatives"][0]]
@@ -494,24 +505,31 @@ def test_a_tampered_end_is_refused(experts, way):
         {**experts[0], "steps": [*experts[0]["steps"][:-1], {**experts[0]["steps"][-1], "observation": "?"}]},
     ):
         errors = []
-        assert list(rollout(iter([t]), lambda _: House(), fork=way, on_error=lambda r, e: errors.append(e))) == []
+        assert (
+            list(
+                rollout(iter([t]), lambda _: House(), RolloutSettings(fork=way), on_error=lambda r, e: errors.append(e))
+            )
+            == []
+        )
         assert "as recorded" in str(errors[0]) and errors[0].where in ("$.outcome", f"$.steps[{last}]")
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_other_admissible_actions_than_recorded_are_refused(experts, way):
-    (t,) = branch(iter(experts[:1]), None, k=2, source="admissible")
+    (t,) = branch(iter(experts[:1]), None, BranchSettings(k=2, source="admissible"))
     assert t["steps"][1]["admissible"]
     for listed, why in ((["fly"], "'fly' was admissible"), (t["steps"][1]["admissible"][:1], "and 1 were")):
         t["steps"][1]["admissible"], t["steps"][1]["admissible_count"] = listed, None
         refused = []
-        (made,) = rollout(iter([t]), lambda _: House(), fork=way, on_refused=lambda r, e: refused.append(e))
+        (made,) = rollout(
+            iter([t]), lambda _: House(), RolloutSettings(fork=way), on_refused=lambda r, e: refused.append(e)
+        )
         assert why in str(refused[1]) and refused[0].where == "$.steps[0]"
         assert all(a["outcome"] is None for s in made["steps"] for a in s["alternatives"])
 
 
 class Asking(House):
-    """`house` where looking is known to change nothing, and where forking it would fail."""
+    """`house` in which looking is known to change nothing, and forking fails."""
 
     def harmless(self, action):
         return action == "look"
@@ -526,7 +544,7 @@ def test_harmless_actions_are_executed_in_place(experts):
         "steps": [{**s, "alternatives": [{"action": "look", "source": "policy"}] * 3} for s in experts[0]["steps"]],
     }
     (a,), (b,), (c,) = (
-        rollout(iter([t]), lambda _: env(), fork=way)
+        rollout(iter([t]), lambda _: env(), RolloutSettings(fork=way))
         for env, way in ((Asking, "auto"), (Asking, "replay"), (House, "state"))
     )
     assert a == b == c
@@ -565,20 +583,24 @@ def test_masked_differences_are_not_refused(experts):
 
     noisy = Noisy()
     made = list(expert(noisy, iter([experts[0]["task"]])))
-    branched = list(branch(iter(made), None, k=1, source="admissible"))
+    branched = list(branch(iter(made), None, BranchSettings(k=1, source="admissible")))
     (done,) = rollout(iter(branched), lambda _: Noisy())
     assert all(a["outcome"] for s in done["steps"] for a in s["alternatives"])
 
 
-def test_another_environment_may_stand_in(data):
+def test_another_environment_may_be_named(data):
     done = run("rollout", "--env", "eexp.envs.worlds.house:House", data["branched"]).ok()
     assert "env=eexp.envs.worlds.house:House" in done.records[0]["lineage"][-1]
     assert [r["steps"] for r in done.records] == [r["steps"] for r in read(data["rollout"])]
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_outcomes_that_are_there_are_kept_and_all_else_is_verified(experts, way):
-    (rolled,) = rollout(branch(iter(experts[:1]), None, k=2, source="admissible"), lambda _: House(), fork=way)
+def test_earlier_outcomes_are_kept_and_the_path_is_verified(experts, way):
+    (rolled,) = rollout(
+        branch(iter(experts[:1]), None, BranchSettings(k=2, source="admissible")),
+        lambda _: House(),
+        RolloutSettings(fork=way),
+    )
     counts, n = Counter(), sum(len(s["alternatives"]) for s in rolled["steps"])
 
     def again(record: dict, **how: object) -> tuple[list[dict], list]:
@@ -587,11 +609,10 @@ def test_outcomes_that_are_there_are_kept_and_all_else_is_verified(experts, way)
         made = rollout(
             iter([record]),
             lambda _: House(),
-            fork=way,
+            RolloutSettings(fork=way, **how),
             on_refused=lambda r, e: refused.append(e),
             on_error=lambda r, e: refused.append(e),
             count=lambda what, n=1: counts.update({what: n}),
-            **how,
         )
         return list(made), refused
 
@@ -614,7 +635,7 @@ def test_outcomes_that_are_there_are_kept_and_all_else_is_verified(experts, way)
     assert again(mended) == ([rolled], [])
 
 
-def test_the_summary_of_a_rollout_tells_shares(data):
+def test_the_summary_of_a_rollout_has_shares(data):
     branched = run("branch", "-q", "-k", 2, "--from", "admissible", "--pool", "iwm", data["branched"]).ok()
     done = run("rollout", stdin=branched.out).ok()
     steps = [s for t in done.records for s in t["steps"]]
@@ -629,7 +650,7 @@ def test_the_summary_of_a_rollout_tells_shares(data):
 
 def test_every_transition_becomes_an_example(rolled):
     for t in rolled:
-        made = list(world_model_data(iter([t]), STYLE, Choices(max_repeats=None)))
+        made = list(world_model_data(iter([t]), STYLE, WorldModelSettings(max_repeats=None)))
         assert len(made) == sum(1 + len(s["alternatives"]) for s in t["steps"])
         assert len({e["id"] for e in made}) == len(made) and {e["group"] for e in made} == {t["id"]}
         targets = {(e["id"]): e["completion"][0]["content"] for e in made}
@@ -657,20 +678,22 @@ def test_world_model_examples_do_not_look_like_acting(rolled):
 
 
 def test_world_model_without_the_expert_and_without_outcomes(rolled, experts):
-    made = list(world_model_data(iter(rolled), STYLE, Choices(expert=False, max_repeats=None)))
+    made = list(world_model_data(iter(rolled), STYLE, WorldModelSettings(expert=False, max_repeats=None)))
     assert len(made) == sum(len(s["alternatives"]) for t in rolled for s in t["steps"])
-    assert list(world_model_data(iter(experts), STYLE, Choices(expert=False))) == []
+    assert list(world_model_data(iter(experts), STYLE, WorldModelSettings(expert=False))) == []
     unfinished = {**experts[0], "outcome": None}
     assert len(list(world_model_data(iter([unfinished]), STYLE))) == len(experts[0]["steps"]) - 1
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.25, 0.5, 0.9, 1.0])
 def test_max_invalid_fraction(experts, fraction):
-    branched = list(branch(iter(experts[:4]), Parrot("fly", "swim", "sing", "dance"), k=4, only_admissible=False))
+    branched = list(
+        branch(iter(experts[:4]), Parrot("fly", "swim", "sing", "dance"), BranchSettings(k=4, only_admissible=False))
+    )
     dropped = Counter()
     for t in rollout(iter(branched), lambda _: House()):
         dropped.clear()
-        choices = Choices(max_invalid_fraction=fraction, max_repeats=None)
+        choices = WorldModelSettings(max_invalid_fraction=fraction, max_repeats=None)
         made = list(world_model_data(iter([t]), STYLE, choices, count=lambda w, n=1: dropped.update({w: n})))
         invalid = sum("not something you can do here" in e["completion"][0]["content"] for e in made)
         valid = len(t["steps"])
@@ -713,21 +736,25 @@ def test_imitation_with_thoughts_and_with_lists(data):
 # -- split -----------------------------------------------------------------------------------------------------------
 
 
-def test_parts_are_disjoint_and_whatever_the_order_the_same(experts):
+def test_parts_are_disjoint_and_do_not_depend_on_the_order(experts):
     records = [{**experts[0], "id": f"t{i}"} for i in range(200)]
-    parts = [list(split(iter(records), 3, {n})) for n in (1, 2, 3)]
+    parts = [list(split(iter(records), SplitSettings(parts=3, included=(n,)))) for n in (1, 2, 3)]
     assert sorted(r["id"] for part in parts for r in part) == sorted(r["id"] for r in records)
     assert all(40 < len(part) < 95 for part in parts), "about a third"
-    assert list(split(iter(records[::-1]), 3, {1})) == parts[0][::-1]
-    assert list(split(iter(records[:50]), 3, {1})) == [r for r in parts[0] if r in records[:50]]
-    assert list(split(iter(records), 3, {1}, seed=1)) != parts[0]
+    assert list(split(iter(records[::-1]), SplitSettings(parts=3, included=(1,)))) == parts[0][::-1]
+    assert list(split(iter(records[:50]), SplitSettings(parts=3, included=(1,)))) == [
+        r for r in parts[0] if r in records[:50]
+    ]
+    assert list(split(iter(records), SplitSettings(parts=3, included=(1,), seed=1))) != parts[0]
 
 
 def test_examples_are_in_the_part_of_their_trajectory(experts):
     examples = [e for t in experts for e in imitation_data(iter([t]), STYLE)]
     for n in (1, 2):
-        ids = {t["id"] for t in split(iter(experts), 2, {n})}
-        assert ids and [e for e in examples if e["group"] in ids] == list(split(iter(examples), 2, {n}))
+        ids = {t["id"] for t in split(iter(experts), SplitSettings(parts=2, included=(n,)))}
+        assert ids and [e for e in examples if e["group"] in ids] == list(
+            split(iter(examples), SplitSettings(parts=2, included=(n,)))
+        )
 
 
 def test_one_part_and_all_but_one(data, tmp_path):
@@ -794,7 +821,7 @@ def test_mix_order_and_limit(tmp_path):
 
 @given(st.permutations(range(12)), st.sampled_from(["0.25", "0.5", "1.75", "2"]), st.sampled_from([None, 0, 5, 50]))
 @settings(max_examples=20, deadline=None)
-def test_mix_takes_the_same_examples_whatever_their_order(order, share, limit):
+def test_mix_takes_the_same_examples_in_any_order(order, share, limit):
     examples = [*_examples("a", 8), *_examples("b", 4)]
     args = ["mix", *([] if limit is None else ["--limit", limit]), "--", f"-@{share}"]
     one, other = (run(*args, stdin=lines(some)).ok().out for some in (examples, [examples[i] for i in order]))
@@ -818,7 +845,7 @@ def test_mix_refuses_weights_and_shares_beyond_numbers(tmp_path):
 
 
 def test_mix_leaves_out_duplicates(data, tmp_path):
-    """The first file keeps its examples, whatever the order of its lines; near ones differ in both parts a little."""
+    """The first file keeps its examples in any order of its lines; near duplicates differ a little in both parts."""
     examples = [{**e, "id": f"{i}"} for i, e in enumerate(read(data["world"])[:6])]
     one = write(tmp_path / "one", [*examples, {**examples[0], "id": "again", "mine": 1, "weight": 2}])
     two = write(tmp_path / "two", [{**e, "id": f"two {e['id']}"} for e in examples])
@@ -908,7 +935,7 @@ def test_mix_gives_a_kind_its_share(unit, data, tmp_path):
     assert len(cut) == 8 and sum(r["kind"] == "world_model" for r in cut) == 2
 
 
-def test_mix_shows_what_it_would_do(data, tmp_path):
+def test_mix_dry_run_writes_no_examples(data, tmp_path):
     out = tmp_path / "out"
     done = run("mix", "--dry-run", "--limit", 3, data["imitation"], "-o", out).ok()
     assert done.out.decode().splitlines()[-1].split()[:3] == ["all", str(len(read(data["imitation"]))), "3"]
@@ -937,7 +964,7 @@ def test_mix_reads_a_pipe(tmp_path):
     assert found == {"a": 18, "b": 3}
 
 
-def test_mix_takes_a_file_that_really_has_such_a_name(tmp_path):
+def test_mix_takes_a_file_whose_name_has_marks(tmp_path):
     for name in ("a@2", "b*3", "c@d"):
         file = write(tmp_path / name, _examples("a", 2))
         assert len(run("mix", file).ok().records) == 2
@@ -947,8 +974,8 @@ def test_mix_takes_a_file_that_really_has_such_a_name(tmp_path):
 
 def test_mix_of_a_million_places_keeps_their_order_seeded(tmp_path):
     file = write(tmp_path / "a", _examples("a", 50))
-    first, second = ([e["id"] for e in mix([Source(str(file))], seed=s)] for s in (3, 4))
-    assert first != second and first == [e["id"] for e in mix([Source(str(file))], seed=3)]
+    first, second = ([e["id"] for e in mix([Source(str(file))], MixSettings(seed=s))] for s in (3, 4))
+    assert first != second and first == [e["id"] for e in mix([Source(str(file))], MixSettings(seed=3))]
 
 
 # -- show ------------------------------------------------------------------------------------------------------------
@@ -969,7 +996,7 @@ def test_show_every_type_of_record(data):
     assert mixed.count("trajectory house/") == 3
 
 
-def test_show_samples_the_same_records_whatever_their_order():
+def test_show_samples_the_same_records_in_any_order():
     examples = _examples("a", 40)
     args = ["show", "--sample", "-n", 5, "--seed"]
     shown = {seed: run(*args, seed, stdin=lines(examples)).ok().out.decode().split("\n\n") for seed in (0, 1)}
@@ -998,7 +1025,7 @@ def test_show_counts(data):
 
 
 def test_show_records_with_nothing_optional():
-    """What the schema does not require, no reader may require."""
+    """No reader may require a field that the schema does not require."""
     bare = [
         {
             "type": "trajectory",

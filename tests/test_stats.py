@@ -1,4 +1,4 @@
-"""`eexp stats` and `eexp show --row`: what is in the data, in numbers and as it is trained on."""
+"""`eexp stats` and `eexp show --row`: data in numbers, and as the rows that are trained on."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_lengths_in_tokens_are_those_of_training(data):
 
 
 def test_a_row_shows_its_mask_and_counts(data, tmp_path):
-    """What stands in [[ ]] is what has a loss; the counts are those of the tokens."""
+    """The text in [[ ]] is the text with a loss; the counts are those of the tokens."""
     from eexp.models.tokenizers import load_tokenizer
     from eexp.training.data import row_maker
 
@@ -98,7 +98,7 @@ def test_an_example_that_makes_no_row_is_named(data):
 
 
 def test_a_key_that_looks_like_a_task_is_none(data, tmp_path):
-    """An example has no task of its own; whatever stands there is passed over."""
+    """An example has no task of its own; such a key is ignored."""
     file = write(tmp_path / "odd", [{**read(data["imitation"])[0], "env": {}, "task": {}}])
     assert rows("--apart-from", data["expert"], file)["example, imitation"]["leaks"] == 1
 

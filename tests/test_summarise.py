@@ -1,4 +1,4 @@
-"""`eexp summarise`: which observations are summed up, what a usable summary is, and where it goes."""
+"""`eexp summarise`: which observations are summarised, which texts are used, and where they stand."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from running import lines, read, run, write
 from eexp.errors import InputError
 from eexp.models.base import Model, Sample
 from eexp.prompts import get_style
-from eexp.stages.summarise import summarise
+from eexp.stages.summarise import SummariseSettings, summarise
 
 STYLE = get_style("react")
 LONG = "There is a table with many things on it, which nobody needs to know of in such detail. " * 3
 
 
 class Writer(Model):
-    """Writes the given texts, one after the other, whatever it is asked; a text with "..." was cut off."""
+    """A model that writes the given texts in turn; a text with "..." was cut off."""
 
     def __init__(self, *written: str):
         super().__init__()
@@ -65,14 +65,14 @@ def summed(t: dict, model: Model, **how: object) -> tuple[dict, list[InputError]
         iter([t]),
         STYLE,
         model,
+        SummariseSettings(**{"longer_than": 100, **how}),
         count=lambda what, n=1: counts.update({what: n}),
         on_error=lambda record, error: errors.append(error),
-        **{"longer_than": 100, **how},
     )
     return done, errors, counts
 
 
-def test_long_observations_that_actions_led_to():
+def test_long_observations_are_summarised():
     t, writer = a_trajectory(), Writer("A table.", "<think>hm</think>\nA table and a page.")
     before = lines([t])
     done, errors, counts = summed(t, writer)
@@ -115,7 +115,11 @@ def test_a_failure_sets_the_trajectory_aside_as_it_came():
     rejects = []
     writer = Writer("A table.", *["cut off..."] * 3)
     (summarised,) = summarise(
-        iter([trajectory]), STYLE, writer, longer_than=100, on_error=lambda record, error: rejects.append(record)
+        iter([trajectory]),
+        STYLE,
+        writer,
+        SummariseSettings(longer_than=100),
+        on_error=lambda record, error: rejects.append(record),
     )
     assert summarised["steps"][1]["summary"] == "A table."
     assert rejects == [a_trajectory()], "no summary of another observation is in it"

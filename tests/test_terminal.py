@@ -150,7 +150,7 @@ def test_what_is_visible_stays_as_it_is():
 
 def test_colours_are_those_of_eexp_alone():
     styled = "x\x1b[31m" + terminal.style("a\x1b[8mb", fg="green")
-    assert terminal._shown(styled) == "x\\x1b[31m\x1b[32ma\\x1b[8mb\x1b[0m"
+    assert terminal._escaped(styled) == "x\\x1b[31m\x1b[32ma\\x1b[8mb\x1b[0m"
 
 
 def test_messages_of_any_length_are_cut(capsys):

@@ -1,4 +1,4 @@
-"""The targets of world-model examples: which transitions, which words of them, and what each word counts."""
+"""The targets of world-model examples: which transitions, which words of them, and their weights."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from eexp.models import open_model
 from eexp.models.base import Score
 from eexp.prompts import built_in_styles, get_style
 from eexp.spans import spans_of
-from eexp.stages.world_model_data import Choices, world_model_data
+from eexp.stages.world_model_data import world_model_data
+from eexp.world_model.examples import WorldModelSettings
 from eexp.world_model.targets import new_lines, target_of
 
 STYLE = get_style("react")
-ALL = Choices(max_invalid_fraction=1, max_repeats=None)
+ALL = WorldModelSettings(max_invalid_fraction=1, max_repeats=None)
 
 
 def outcome(observation: str, **more: object) -> dict:
@@ -49,8 +50,8 @@ def step(observation: str, action: str, *alternatives: dict, **more: object) -> 
     return {"observation": observation, "action": action, "alternatives": list(alternatives), **more}
 
 
-def made(t: dict, choices: Choices = ALL, **more: object) -> dict[str, dict]:
-    """Examples by the end of their ids."""
+def made(t: dict, choices: WorldModelSettings = ALL, **more: object) -> dict[str, dict]:
+    """Return examples by the end of their ids."""
     return {e["id"].removeprefix("t/"): e for e in world_model_data(iter([t]), STYLE, choices, **more)}
 
 
@@ -97,7 +98,9 @@ def test_pools_and_nested_k():
     )
 
     def names(**choices: object) -> set[str]:
-        return {name.rsplit("/", 1)[1] for name in made(t, Choices(max_repeats=None, expert=False, **choices))}
+        return {
+            name.rsplit("/", 1)[1] for name in made(t, WorldModelSettings(max_repeats=None, expert=False, **choices))
+        }
 
     assert names() == {"0", "1", "2", "3", "5"}, "the same action of another pool is left out"
     assert names(pool="sr") == {"4", "5"} and names(pool="iwm") == {"0", "1", "2", "3"} and names(pool="none") == set()
@@ -122,7 +125,7 @@ def test_caps(seed, most, fraction):
     ]
     t = trajectory(*steps, end=outcome("The end.", done=True))
     counts: Counter[str] = Counter()
-    choices = Choices(max_invalid_fraction=fraction, max_repeats=most)
+    choices = WorldModelSettings(max_invalid_fraction=fraction, max_repeats=most)
     kept = made(t, choices, count=lambda what, n=1: counts.update({what: n}))
     whole = made(t)
     repeats = Counter(text for name, text in texts(kept).items())
@@ -160,8 +163,8 @@ def parts(example: dict, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("style", built_in_styles())
-def test_parts_that_house_cannot_tell_beforehand(style, data):
-    """They are spans of their own, which together are the whole text; their weight is asked for."""
+def test_parts_that_house_calls_unknown(style, data):
+    """They are spans of their own, which together are the whole text, with the given weight."""
     weights = {}
     for args, weight in [
         ([], 1.0),
@@ -227,7 +230,7 @@ def hf():
 def test_words_that_a_model_cannot_predict(hf, data, least):
     """A word is one part where the product of its tokens' probabilities is small, by a plain sum over its tokens."""
     t = read(data["rollout"])[0]
-    choices = Choices(predictable="model", min_probability=least, max_repeats=None)
+    choices = WorldModelSettings(predictable="model", min_probability=least, max_repeats=None)
     judged = list(world_model_data(iter([t]), STYLE, choices, model=hf))
     plain = list(world_model_data(iter([t]), STYLE, ALL))
     assert [e["id"] for e in judged] == [e["id"] for e in plain]
@@ -294,8 +297,8 @@ def test_new_lines(before, after, kept):
 
 
 @given(st.lists(st.sampled_from("abcd"), max_size=6), st.lists(st.sampled_from("abcd"), max_size=6))
-def test_new_lines_and_old_ones_are_all_there_is(before, after):
-    """Nothing is invented, and the observation's lines are among the new ones and those there were."""
+def test_new_lines_and_old_ones_make_the_observation(before, after):
+    """Nothing is invented, and every line of the observation is a new one or an earlier one."""
     text = "\n".join(after)
     new = Counter(line for start, end in new_lines("\n".join(before), text) for line in text[start:end].split("\n"))
     assert not new - Counter(text.split("\n"))
@@ -308,7 +311,7 @@ def test_changes_have_a_request_of_their_own():
         step("hall\nlamp on\na note", "stop"),
         end=outcome("The end.", done=True),
     )
-    examples = made(t, Choices(changes=True))
+    examples = made(t, WorldModelSettings(changes=True))
     assert texts(examples) == {
         "0/world_model/expert": "lamp on\na note",
         "0/world_model/0": STYLE.predicting.unchanged,
@@ -334,7 +337,7 @@ def test_unknown_parts_of_what_is_new():
 # -- summaries -------------------------------------------------------------------------------------------------------
 
 
-def test_summaries_are_the_targets_where_there_are_any():
+def test_summaries_are_the_targets():
     t = trajectory(
         step("a room", "go", alternative("look", outcome("a long page", summary="a page", unknown=[[2, 6]]))),
         step("a long hall", "stop", summary="a hall"),
@@ -348,7 +351,7 @@ def test_summaries_are_the_targets_where_there_are_any():
     }
     assert [e["target"] for e in examples.values()] == ["summary", "summary", "observation"]
     assert parts(examples["0/world_model/0"], "unknown") == []
-    plain = texts(made(t, Choices(summaries=False)))
+    plain = texts(made(t, WorldModelSettings(summaries=False)))
     assert plain["0/world_model/expert"] == "a long hall" and plain["0/world_model/0"] == "a long page"
     assert "summaries=no" in run("world-model-data", "--no-summaries", stdin=lines([t])).ok().records[0]["lineage"][-1]
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import click
+
+from eexp import options
 from eexp.errors import InputError
-from eexp.jsonl import OnError
+from eexp.jsonl import Count, OnError
 from eexp.models.base import Draw, Model, Sample
 from eexp.prompts import PromptStyle
 from eexp.records import canonical, example, seed_of
@@ -15,33 +17,43 @@ from eexp.reflection.guards import NAMES, Guards
 from eexp.reflection.rationale import compose, compose_from_notes
 from eexp.reflection.requests import acting_prompt, own_prompt, reflection_prompt
 from eexp.reflection.situations import Situation
-
-Count = Callable[[str, int], None]
+from eexp.settings import option
 
 #: What each way to write a reflection calls itself in `reflection_by`, where no model writes it.
 RULES = {"outcome": "rule: outcome", "environment": "rule: environment"}
 
 
 @dataclass(frozen=True)
-class Writing:
-    """How reflections are written.
+class ReflectSettings:
+    """Settings of `reflect`.
 
-    rationale: "model", "outcome" or "environment" (`eexp reflect --rationale`), or "own": the model writes a thought
-        and an action from the state alone, which are kept if the action is the expert's (STaR).
-    pool, first: which alternatives are weighed (`records.alternatives_of`).
-    weigh: the largest number of contenders that a composed reflection names.
-    retries: how often a text that was refused is drawn again.
+    Attributes:
+        rationale: "model", "outcome" or "environment" (`eexp reflect --rationale`), or "own": the model writes a
+            thought and an action from the state alone, which are kept if the action is the expert's (STaR).
+        guards: Which texts of a model are refused.
+        pool, first: The alternatives that are weighed, as in `records.alternatives_of`.
     """
 
     rationale: str = "model"
-    pool: str | None = None
-    first: int | None = None
-    weigh: int = 1
-    temperature: float = 0.7
-    max_tokens: int = 256
-    retries: int = 3
-    seed: int = 0
     guards: Guards = field(default_factory=Guards)
+    weigh: int = option(
+        1,
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="How many contenders a composed reflection weighs at most. With 0, states without one get a reflection, "
+        "too.",
+    )
+    pool: str | None = options.pool.field()
+    first: int | None = options.first(1).field()
+    temperature: float = options.temperature(0.7).field()
+    max_tokens: int = options.max_tokens(256).field()
+    retries: int = option(
+        3,
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="How often a text that a guard refuses is drawn again.",
+    )
+    seed: int = options.seed.field()
 
     @property
     def kind(self) -> str:
@@ -58,14 +70,14 @@ class Writing:
         """Whether a state without a contender gets no reflection."""
         return self.rationale == "model" or (not self.by_model and self.weigh > 0)
 
-    def settings(self) -> dict[str, Any]:
-        """Return what decides the output, for the lineage."""
-        settings: dict[str, Any] = {"rationale": self.rationale, "pool": self.pool, "first": self.first}
+    def lineage(self) -> dict[str, Any]:
+        """Return the settings that decide the output, but for the seed, by the names of their options."""
+        entries: dict[str, Any] = {"rationale": self.rationale, "pool": self.pool, "first": self.first}
         if not self.by_model:
-            return {**settings, "weigh": self.weigh}
+            return {**entries, "weigh": self.weigh}
         unused = set(NAMES) - self.guards.names
         return {
-            **settings,
+            **entries,
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
             "retries": self.retries,
@@ -112,17 +124,17 @@ class Draft:
         self.dropped = why
         self.count(f"refused by {reason}")
 
-    def compose(self, writing: Writing) -> None:
+    def compose(self, settings: ReflectSettings) -> None:
         """Compose the reflection by rule."""
-        composer = compose if writing.rationale == "outcome" else compose_from_notes
+        composer = compose if settings.rationale == "outcome" else compose_from_notes
         try:
-            self.text, self.author = composer(self.situation, writing.weigh), RULES[writing.rationale]
+            self.text, self.author = composer(self.situation, settings.weigh), RULES[settings.rationale]
         except InputError as error:
             self.error = error
 
-    def request(self, style: PromptStyle, writing: Writing, model: Model) -> Draw:
+    def request(self, style: PromptStyle, settings: ReflectSettings, model: Model) -> Draw:
         """Return what the model is asked."""
-        if writing.rationale == "own":
+        if settings.rationale == "own":
             prompt, prefix, accept = (
                 own_prompt(style, self.situation, model.play_settings.style is not None),
                 style.opening("always") if model.exact else "",
@@ -133,11 +145,11 @@ class Draft:
         self.author = model.fingerprint
         return Draw(
             prompt,
-            temperature=writing.temperature,
-            max_tokens=writing.max_tokens,
-            seed=seed_of(writing.seed, self.situation.trajectory["id"], self.situation.i),
-            accept=lambda sample: accept(style, writing.guards, prefix, sample),
-            most=1 + writing.retries,
+            temperature=settings.temperature,
+            max_tokens=settings.max_tokens,
+            seed=seed_of(settings.seed, self.situation.trajectory["id"], self.situation.i),
+            accept=lambda sample: accept(style, settings.guards, prefix, sample),
+            most=1 + settings.retries,
             prefix=prefix,
         )
 

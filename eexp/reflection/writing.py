@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
+from eexp.jsonl import Count
 from eexp.models.base import Draw, Model
 from eexp.prompts import PromptStyle
-from eexp.reflection.drafts import Count, Draft, Writing
+from eexp.reflection.drafts import Draft, ReflectSettings
 from eexp.reflection.rationale import without_notes
 from eexp.reflection.situations import situations
 
@@ -15,7 +16,12 @@ Skip = Callable[[str], bool]
 
 
 def written(
-    trajectories: Iterable[dict], style: PromptStyle, writer: Model | None, writing: Writing, skip: Skip, count: Count
+    trajectories: Iterable[dict],
+    style: PromptStyle,
+    writer: Model | None,
+    settings: ReflectSettings,
+    skip: Skip,
+    count: Count,
 ) -> Iterator[list[Draft]]:
     """Yield the drafts of each trajectory, with their texts or the reason why there is none.
 
@@ -23,46 +29,46 @@ def written(
         trajectories: Trajectories with outcomes.
         style: The prompt style of the requests.
         writer: The model that writes; None where reflections are composed by rule.
-        writing: How they are written.
+        settings: How they are written.
         skip: Tells which example ids an earlier run has written.
         count: Is told which states and alternatives are left out.
     """
     if writer is None:
         for trajectory in trajectories:
-            yield _composed(_drafts(trajectory, writing, skip, count), writing)
+            yield _composed(_drafts(trajectory, settings, skip, count), settings)
         return
     in_flight: deque[list[Draft]] = deque()  # read, and not answered yet
 
     def groups() -> Iterator[list[Draw]]:
         for trajectory in trajectories:
-            drafts = _drafts(trajectory, writing, skip, count)
+            drafts = _drafts(trajectory, settings, skip, count)
             if not all(draft.skipped for draft in drafts):
                 in_flight.append(drafts)
                 # The skipped ones are asked, too: what shares a batch is then the same as before the interruption.
-                yield [draft.request(style, writing, writer) for draft in drafts]
+                yield [draft.request(style, settings, writer) for draft in drafts]
 
     for answers in writer.answer(groups()):
         drafts = in_flight.popleft()
         for draft, answer in zip(drafts, answers):
-            draft.settle(answer, writing.kind)
+            draft.settle(answer, settings.kind)
         yield drafts
 
 
-def _composed(drafts: list[Draft], writing: Writing) -> list[Draft]:
+def _composed(drafts: list[Draft], settings: ReflectSettings) -> list[Draft]:
     """Return the drafts with their texts; one with the error where the whole trajectory has no notes."""
     for draft in drafts:
-        draft.compose(writing)
+        draft.compose(settings)
         if draft.error:
             return [draft]
     return drafts
 
 
-def _drafts(trajectory: dict, writing: Writing, skip: Skip, count: Count) -> list[Draft]:
+def _drafts(trajectory: dict, settings: ReflectSettings, skip: Skip, count: Count) -> list[Draft]:
     """Return a draft for every state that gets a reflection; the others are counted."""
     drafts = []
-    for situation in situations(trajectory, writing.pool, writing.first, writing.needs_contenders):
-        skipped = skip(f"{trajectory['id']}/{situation.i}/{writing.kind}")
-        left_out = situation.left_out or (writing.rationale == "environment" and without_notes(situation))
+    for situation in situations(trajectory, settings.pool, settings.first, settings.needs_contenders):
+        skipped = skip(f"{trajectory['id']}/{situation.i}/{settings.kind}")
+        left_out = situation.left_out or (settings.rationale == "environment" and without_notes(situation))
         if not left_out:
             drafts.append(Draft(situation, skipped))
         elif not skipped:

@@ -1,4 +1,4 @@
-"""`eexp env`: look at environments, check them, play in them."""
+"""`eexp env`: list, show, check and play environments."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def command() -> None:
 def list_command() -> None:
     """List the environments that have a name, and what each of them still needs.
 
-    Those that are written exec:COMMAND or module:Class have none and are not listed.
+    Environments written exec:COMMAND or module:Class have no name and are not listed.
 
     \b
     Example:
@@ -51,18 +51,18 @@ def list_command() -> None:
 
 
 def _state_of(name: str) -> str:
-    """What it is, or why it cannot be opened as it stands."""
+    """Return what an environment is, or why it cannot be opened."""
     from eexp.envs import open_env
 
     try:
         with open_env(name) as env:
-            return what_it_is(env)
+            return description(env)
     except EexpError as e:
         return style(f"not ready: {e}", dim=True)
 
 
-def what_it_is(env: Environment) -> str:
-    """The first sentence of its docstring."""
+def description(env: Environment) -> str:
+    """Return the first sentence of an environment's docstring."""
     return " ".join((env.__doc__ or "").split()).partition(". ")[0].rstrip(".")
 
 
@@ -71,8 +71,8 @@ def what_it_is(env: Environment) -> str:
 
 @command.command("show")
 @ENV
-@click.option("--task", metavar="ID", help="Which task to show.  [default: the first]")
-def show_command(spec, task) -> None:
+@click.option("--task", metavar="ID", help="The task to show.  [default: the first]")
+def show_command(spec: str, task: str | None) -> None:
     """Show what an environment offers: splits and counts, what it can do, and one task.
 
     \b
@@ -87,35 +87,38 @@ def show_command(spec, task) -> None:
 
 
 def describe(env: Environment, task_id: str | None = None) -> Iterator[str]:
-    """An environment in lines for a person."""
+    """Yield lines that describe an environment and a task of it to a person."""
     from eexp.envs import forking
     from eexp.envs.check import MOST_TASKS
 
-    yield f"{env.spec}: {what_it_is(env)}"
+    yield f"{env.spec}: {description(env)}"
     for split in env.splits():
         n = sum(1 for _ in islice(env.tasks(split), MOST_TASKS))
         yield f"  {split}: {n:,} tasks" + (" and more" if n == MOST_TASKS else "")
     ways = ", ".join(way for way in forking.WAYS if forking.why_unfit(env, way) is None)
     yield f"  at most {env.max_steps} actions an episode; branches by {ways}"
     task = find_task(env, task_id)
-    seen = env.reset(task)
+    observation = env.reset(task)
     listed, advice = env.admissible(), env.expert()
     yield f"  admissible actions: {'not listed' if listed is None else f'{len(listed)} at the beginning'}"
     yield f"  expert: {'none' if advice is None else 'yes'}"
     yield ""
     yield style(f"task {task['id']}", bold=True)
     yield f"  {env.instruction()}"
-    yield f"  {seen.text}"
+    yield f"  {observation.text}"
     for action in (listed or [])[:10]:
         yield style(f"  - {action}", fg="green" if action == advice else None)
-    if len(listed or []) > 10:
+    if listed and len(listed) > 10:
         yield f"  - and {len(listed) - 10} more"
     if advice is not None:
         yield style(f"  expert> {advice}", fg="green")
 
 
 def find_task(env: Environment, task_id: str | None, split: str | None = None) -> dict:
-    """The task with that id, in any split unless one is named; the first one without an id."""
+    """Return the task with an id, or the first one without an id, in any split unless one is named.
+
+    Raises UsageError if there is none.
+    """
     for name in [split] if split else env.splits():
         for task in env.tasks(name):
             if task_id in (None, task["id"]):
@@ -135,7 +138,7 @@ def find_task(env: Environment, task_id: str | None, split: str | None = None) -
     default=5,
     show_default=True,
     metavar="N",
-    help="How many tasks of the first split to play; of every other split it is one.",
+    help="Number of tasks of the first split to play; of every other split, one is played.",
 )
 @click.option(
     "--action",
@@ -155,14 +158,14 @@ def find_task(env: Environment, task_id: str | None, split: str | None = None) -
     help="Longest answer.",
 )
 @options.seed
-def check_command(spec, number, actions, timeout, seed) -> None:
+def check_command(spec: str, number: int, actions: tuple[str, ...], timeout: float, seed: int) -> None:
     """Check that an environment keeps its contract, so that its branches can be trusted.
 
     Some tasks are played, and then played again: in the same environment and in one opened anew, with and without
     asking for admissible actions and the expert, beside another one if it calls itself light, around forks, around
     actions it calls harmless, around nonsense.
-    All of that must be seen the same way. Every line begins with ok, FAIL, note (worth knowing, nothing is broken) or
-    - (not tried). It is a failure, too, if no action could be taken at all. Exit code 1 if anything failed.
+    The observations must be the same each time. Every line begins with ok, FAIL, note (worth knowing, nothing is
+    broken) or - (not tried). It is a failure, too, if no action could be taken at all. Exit code 1 if anything failed.
 
     \b
     Example:
@@ -176,10 +179,10 @@ def check_command(spec, number, actions, timeout, seed) -> None:
     checker = check.Checker(lambda: open_env(spec), tasks=number, limit=timeout, seed=seed, actions=actions)
     failed = 0
     colours = {check.OK: "green", check.FAILED: "red", check.NOTE: "yellow"}
-    for found in checker.run():
-        failed += found.verdict == check.FAILED
-        verdict = style(f"{found.verdict:4}", fg=colours.get(found.verdict))
-        show(f"{verdict}  {found.check:12}  {found.detail}")
+    for result in checker.run():
+        failed += result.verdict == check.FAILED
+        verdict = style(f"{result.verdict:4}", fg=colours.get(result.verdict))
+        show(f"{verdict}  {result.check:12}  {result.detail}")
     if failed:
         sys.exit(EXIT_FAILED)
 
@@ -189,15 +192,15 @@ def check_command(spec, number, actions, timeout, seed) -> None:
 
 @command.command("play")
 @ENV
-@click.option("--task", metavar="ID", help="Which task.  [default: the first of the split]")
-@click.option("--split", metavar="NAME", help="Which tasks.  [default: all splits, the first one first]")
+@click.option("--task", metavar="ID", help="The task to play.  [default: the first of the split]")
+@click.option("--split", metavar="NAME", help="The split to look in.  [default: all splits, the first one first]")
 @click.option(
-    "-o", "--output", type=options.PATH, metavar="FILE", help="Add what was played to this file, as a trajectory."
+    "-o", "--output", type=options.PATH, metavar="FILE", help="Add the episode to this file, as a trajectory."
 )
-def play_command(spec, task, split, output) -> None:
+def play_command(spec: str, task: str | None, split: str | None, output: str | None) -> None:
     """Play a task by hand. Tab completes admissible actions.
 
-    A line is an action. `?` lists the admissible actions, `!` asks the expert what it would do, and an empty line or
+    A line is an action. `?` lists the admissible actions, `!` shows the action of the expert, and an empty line or
     Ctrl-D ends the episode. With -o the episode is kept as a demonstration, which `eexp branch` reads like any other.
 
     \b
@@ -216,22 +219,22 @@ def play_command(spec, task, split, output) -> None:
 
 
 def play(env: Environment, task: dict, read: Callable[[], str]) -> dict:
-    """One episode by what `read` returns, "" at its end, as a trajectory."""
-    seen = env.reset(task)
+    """Play one episode with the actions that `read` returns, "" at its end; return it as a trajectory."""
+    observation = env.reset(task)
     instruction = env.instruction()
     show(style(instruction, bold=True))
-    _say(seen)
+    _show_observation(observation)
     steps = []
-    while not seen.done and (action := read()):
+    while not observation.done and (action := read()):
         if action == "?":
             show("\n".join(f"  {a}" for a in env.admissible() or ["(no list)"]))
         elif action == "!":
             show(f"  {env.expert() or '(nothing to say)'}")
         else:
             listed = env.admissible()
-            steps.append({"observation": seen.text, "action": action, "admissible": listed, "thought": None})
-            seen = env.step(action)
-            _say(seen)
+            steps.append({"observation": observation.text, "action": action, "admissible": listed, "thought": None})
+            observation = env.step(action)
+            _show_observation(observation)
     return {
         "type": "trajectory",
         "id": f"{env.spec}/{task['id']}",
@@ -239,25 +242,26 @@ def play(env: Environment, task: dict, read: Callable[[], str]) -> dict:
         "task": task,
         "instruction": instruction,
         "steps": steps,
-        "outcome": seen.outcome(),
+        "outcome": observation.outcome(),
     }
 
 
-def _say(seen: Observation) -> None:
-    show(style(seen.text, fg=None if seen.valid else "red"))
-    if seen.done:
-        score = "" if seen.score is None else f", score {seen.score:g}"
-        show(style(f"done{score}" + {True: ", success", False: ", failure", None: ""}[seen.success], bold=True))
+def _show_observation(observation: Observation) -> None:
+    show(style(observation.text, fg=None if observation.valid else "red"))
+    if observation.done:
+        score = "" if observation.score is None else f", score {observation.score:g}"
+        success = {True: ", success", False: ", failure", None: ""}[observation.success]
+        show(style(f"done{score}{success}", bold=True))
 
 
 def _reader(env: Environment) -> Callable[[], str]:
-    """Lines from a person, with completion, or from a pipe."""
+    """Return a function that reads a line from a person, with completion, or from a pipe."""
     if not sys.stdin.isatty():
         return lambda: sys.stdin.readline().strip()
     import readline
 
-    def complete(begun: str, n: int) -> str | None:
-        matching = [a for a in env.admissible() or [] if a.startswith(begun)]
+    def complete(beginning: str, n: int) -> str | None:
+        matching = [a for a in env.admissible() or [] if a.startswith(beginning)]
         return matching[n] if n < len(matching) else None
 
     readline.set_completer_delims("")  # an action is one word to complete

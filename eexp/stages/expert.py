@@ -1,10 +1,12 @@
-"""`eexp expert`: D_expert, from the environment's own expert (Early Experience, section 3)."""
+"""`eexp expert`: demonstrations of the environment's own expert, D_expert (Early Experience, section 3)."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import click
 
@@ -12,49 +14,80 @@ from eexp import options
 from eexp.envs.base import Environment
 from eexp.envs.listing import trajectory_step
 from eexp.errors import InputError, UsageError
-from eexp.jsonl import OnError, stop_at_error
+from eexp.jsonl import Count, OnError, Stream, no_count, stop_at_error
 from eexp.records import canonical, seed_of, succeeded
+from eexp.settings import command_options, option
+from eexp.terminal import progress
 
-Count = Callable[[str, int], None]
+
+@dataclass(frozen=True)
+class ExpertSettings:
+    """Settings of `expert`.
+
+    Attributes:
+        admissible: How many admissible actions to keep a step (a seeded sample with the expert's own among them); 0 for
+            none, None for all.
+        max_steps: Longest episode, in actions; None for the environment's own limit.
+        noise: The probability with which a step takes another admissible action, drawn uniformly, instead of the
+            expert's.
+    """
+
+    admissible: int | None = options.admissible.field()
+    max_steps: int | None = options.max_steps.field()
+    noise: float = option(
+        0,
+        type=options.Finite(0, 1, max_open=True),
+        metavar="P",
+        help="Share of the expert's actions that are replaced by another admissible action, drawn at random.",
+    )
+    seed: int = options.seed.field()
+
+    def lineage(self) -> dict[str, Any]:
+        """Return the settings that decide the output but for the seed, by the names of their options."""
+        admissible = "all" if self.admissible is None else self.admissible
+        return {"admissible": admissible, "max_steps": self.max_steps, "noise": self.noise or None}
 
 
 def expert(
     env: Environment,
     tasks: Iterator[dict],
+    settings: ExpertSettings | None = None,
     *,
-    admissible: int | None = 50,
-    max_steps: int | None = None,
-    noise: float = 0.0,
-    seed: int = 0,
-    count: Count = lambda what, n=1: None,
+    count: Count = no_count,
     on_error: OnError = stop_at_error,
 ) -> Iterator[dict]:
-    """One trajectory a task, played by `env.expert()`.
+    """Yield one trajectory a task, played by `env.expert()`.
 
-    admissible: how many admissible actions to keep a step (a seeded sample with the expert's own among them); 0 for
-    none, None for all. A task whose expert fails is passed on too, with `outcome.success` false.
+    A task in which the expert fails is passed on too, with `outcome.success` false. A step with another action than the
+    expert's has `noise` true, and the expert goes on from where that action led. Where it has no action there, the
+    trajectory ends.
 
-    noise: the probability with which a step takes another admissible action, drawn uniformly, instead of the expert's.
-    Such a step has `noise` true, and the expert goes on from where it led. Where it does not know how, the trajectory
-    ends there, which `count` is told of. Raises UsageError where the environment lists no admissible actions.
+    Args:
+        env: The environment.
+        tasks: Tasks of it.
+        settings: How to play.
+        count: Called with what became of corrupted actions.
+        on_error: Called with a task that cannot be played.
+
+    Raises:
+        UsageError: `settings.noise` is not 0, and the environment lists no admissible actions.
     """
+    settings = settings or ExpertSettings()
     for task in tasks:
         try:
-            yield _play(env, task, admissible, max_steps or env.max_steps, noise, seed, count)
+            yield _play(env, task, settings, count)
         except InputError as e:
             on_error({"type": "task", "id": f"{env.spec}/{task.get('id')}", "task": task}, e)
 
 
-def _play(
-    env: Environment, task: dict, admissible: int | None, max_steps: int, noise: float, seed: int, count: Count
-) -> dict:
+def _play(env: Environment, task: dict, settings: ExpertSettings, count: Count) -> dict:
     record_id = f"{env.spec}/{task['id']}"
-    seen = env.reset(task)
+    observation = env.reset(task)
     instruction = env.instruction()
-    if noise and env.admissible() is None:
+    if settings.noise and env.admissible() is None:
         raise UsageError(f"--noise draws from the admissible actions, and {env.spec} lists none")
     steps: list[dict] = []
-    while not seen.done and len(steps) < max_steps:
+    while not observation.done and len(steps) < (settings.max_steps or env.max_steps):
         action = env.expert()
         if action is None:
             if not steps:
@@ -62,10 +95,12 @@ def _play(
             if any("noise" in step for step in steps):
                 count("lost after a corrupted action", 1)
             break
-        other = _corrupted(env, action, noise, seed_of(seed, task["id"], len(steps), "expert noise"), count)
-        step = trajectory_step(env, seen, other or action, admissible, seed_of(seed, record_id, len(steps)))
+        noise_seed = seed_of(settings.seed, task["id"], len(steps), "expert noise")
+        other = _corrupted(env, action, settings.noise, noise_seed, count)
+        list_seed = seed_of(settings.seed, record_id, len(steps))
+        step = trajectory_step(env, observation, other or action, settings.admissible, list_seed)
         steps.append({**step, "noise": True} if other else step)
-        seen = env.step(other or action)
+        observation = env.step(other or action)
     return {
         "type": "trajectory",
         "id": record_id,
@@ -73,15 +108,15 @@ def _play(
         "task": task,
         "instruction": instruction,
         "steps": steps,
-        "outcome": seen.outcome(),
+        "outcome": observation.outcome(),
     }
 
 
 def _corrupted(env: Environment, action: str, noise: float, seed: int, count: Count) -> str | None:
-    """Another admissible action to take instead of the expert's; None where the expert's is to be taken.
+    """Return another admissible action to take instead of the expert's; None where the expert's is to be taken.
 
-    The seed knows neither `noise` nor what the environment is called: a step that is corrupted with a small share is
-    also corrupted with a larger one.
+    The seed depends neither on `noise` nor on the name of the environment: a step that is corrupted with a small share
+    is also corrupted with a larger one.
     """
     draw = random.Random(seed)
     if draw.random() >= noise:
@@ -94,7 +129,8 @@ def _corrupted(env: Environment, action: str, noise: float, seed: int, count: Co
     return draw.choice(others)
 
 
-def _chosen(env: Environment, split: str, n: int | None, skip: int, done: Callable[[str], bool]) -> Iterator[dict]:
+def _due(env: Environment, split: str, n: int | None, skip: int, done: Callable[[str], bool]) -> Iterator[dict]:
+    """Yield the tasks to play, without those that an earlier run has played."""
     for task in islice(env.tasks(split), skip, None if n is None else skip + n):
         if not done(f"{env.spec}/{task['id']}"):
             yield task
@@ -103,7 +139,7 @@ def _chosen(env: Environment, split: str, n: int | None, skip: int, done: Callab
 @click.command("expert")
 @click.argument("env", type=options.ENV, metavar="ENV", envvar="EEXP_ENV", shell_complete=options.complete_env)
 @click.option(
-    "-n", "--number", type=click.IntRange(min=0), metavar="N", help="How many tasks.  [default: all of the split]"
+    "-n", "--number", type=click.IntRange(min=0), metavar="N", help="Number of tasks.  [default: all of the split]"
 )
 @click.option(
     "--skip",
@@ -113,26 +149,23 @@ def _chosen(env: Environment, split: str, n: int | None, skip: int, done: Callab
     metavar="N",
     help="Pass over that many tasks first.",
 )
-@click.option("--split", metavar="NAME", help="Which tasks.  [default: the environment's first split, to train on]")
-@options.admissible
 @click.option(
-    "--max-steps",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Longest episode, in actions.  [default: the environment's]",
-)
-@click.option(
-    "--noise",
-    type=options.Finite(0, 1, max_open=True),
-    default=0,
-    show_default=True,
-    metavar="P",
-    help="Share of the expert's actions that are replaced by another admissible action, drawn at random.",
+    "--split",
+    metavar="NAME",
+    help="The split to take tasks from.  [default: the environment's first one, to train on]",
 )
 @click.option("--all", "keep_failed", is_flag=True, help="Keep trajectories that did not succeed, too.")
-@options.seed
+@command_options(ExpertSettings)
 @options.streams(resume=True)
-def command(env, number, skip, split, admissible, max_steps, noise, keep_failed, seed, stream) -> None:
+def command(
+    env: str,
+    number: int | None,
+    skip: int,
+    split: str | None,
+    keep_failed: bool,
+    settings: ExpertSettings,
+    stream: Stream,
+) -> None:
     """Record an environment's own expert as trajectories.
 
     ENV is one of those that `eexp env list` shows, exec:COMMAND or module:Class. Trajectories that do not succeed are
@@ -141,41 +174,23 @@ def command(env, number, skip, split, admissible, max_steps, noise, keep_failed,
     With --noise the expert makes mistakes: at each step, with probability P, another admissible action is executed and
     recorded instead of its own, and the expert goes on from where that led. Such a step has "noise": true, which only
     marks it; later stages treat it like any other. What is drawn is decided by --seed, the task and the number of the
-    step. A trajectory ends where the expert has nothing to say after such an action. It is left out like any other
-    that did not succeed, so what is kept has somewhat fewer corrupted actions than P; --all keeps everything.
+    step. A trajectory ends where the expert has no action after such a step. It is left out like any other that did not
+    succeed, so the trajectories that are kept have somewhat fewer corrupted actions than P; --all keeps everything.
 
     \b
     Example:
       eexp expert house -n 20 > expert.jsonl
     """
-    from tqdm import tqdm
-
     from eexp.envs import open_env
 
     with open_env(env) as world:
         split = split or world.splits()[0]
         world.check_split(split)
-        with stream.open(
-            "expert",
-            split=split,
-            admissible="all" if admissible is None else admissible,
-            max_steps=max_steps,
-            noise=noise or None,
-            all="yes" if keep_failed else None,
-            seed=seed,
-        ) as io:
-            tasks = _chosen(world, split, number, skip, io.done)
-            made = expert(
-                world,
-                tasks,
-                admissible=admissible,
-                max_steps=max_steps,
-                noise=noise,
-                seed=seed,
-                count=io.count,
-                on_error=io.fail,
-            )
-            for trajectory in tqdm(made, total=number, disable=None, unit="task", leave=False):
+        more: dict[str, Any] = {"all": "yes" if keep_failed else None, "seed": settings.seed}
+        with stream.open("expert", split=split, **settings.lineage(), **more) as io:
+            tasks = _due(world, split, number, skip, io.done)
+            trajectories = expert(world, tasks, settings, count=io.count, on_error=io.fail)
+            for trajectory in progress(trajectories, "task", number):
                 if keep_failed or succeeded(trajectory["outcome"]):
                     io.write(trajectory)
                     io.count("steps", len(trajectory["steps"]))

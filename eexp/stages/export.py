@@ -1,4 +1,4 @@
-"""`eexp export`: from PEFT or transformers to GGUF."""
+"""`eexp export`: write models of PEFT or transformers as GGUF."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from eexp.terminal import tell
     help="The adapter's base model.  [default: the one it names]",
 )
 @click.option("-q", "--quiet", is_flag=True, help="No summary on standard error.")
-def command(directory, output, dtype, base, quiet) -> None:
+def command(directory: str, output: str, dtype: str | None, base: str | None, quiet: bool) -> None:
     """Write an adapter or a model as GGUF, for llama.cpp.
 
     DIR holds a PEFT LoRA adapter or a full model of the Llama, Qwen2 or Qwen3 family; `tiny` is the built-in model.
@@ -42,6 +42,6 @@ def command(directory, output, dtype, base, quiet) -> None:
     from eexp.gguf.export import export
 
     is_adapter = (Path(directory) / "adapter_config.json").is_file()
-    made = export(directory, output, dtype=dtype, base=base if is_adapter else None)
+    facts = export(directory, output, dtype=dtype, base=base if is_adapter else None)
     if not quiet:
-        tell(f"export: {output}: " + ", ".join(f"{k} {v}" for k, v in made.items()))
+        tell(f"export: {output}: " + ", ".join(f"{name} {value}" for name, value in facts.items()))

@@ -1,4 +1,4 @@
-"""`eexp export-log`: trajectories and episodes as logs that other projects' tools read (eexp/formats/logs.py)."""
+"""`eexp export-log`: write trajectories and episodes as logs that other tools read (eexp/formats/logs.py)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import click
 from eexp import options
 from eexp.errors import InputError
 from eexp.formats import logs
-from eexp.jsonl import OnError, stop_at_error
+from eexp.jsonl import OnError, Stream, stop_at_error
 
 
 def export_log(records: Iterator[dict], format: str, *, on_error: OnError = stop_at_error) -> Iterator[dict]:
-    """Yield the logs of trajectories and episodes, one for each; for logs.INSPECT, one that holds them all."""
+    """Yield the log of each trajectory and episode; for logs.INSPECT, one log that holds them all."""
     if format == logs.INSPECT:
-        held = list(_logs(records, on_error))
-        if held:
-            yield logs.to_inspect(held)
+        all_logs = list(_logs(records, on_error))
+        if all_logs:
+            yield logs.to_inspect(all_logs)
         return
-    to = {logs.ATIF: logs.to_atif, logs.VERIFIERS: logs.to_verifiers}[format]
-    yield from map(to, _logs(records, on_error))
+    convert = {logs.ATIF: logs.to_atif, logs.VERIFIERS: logs.to_verifiers}[format]
+    yield from map(convert, _logs(records, on_error))
 
 
 def _logs(records: Iterator[dict], on_error: OnError) -> Iterator[logs.Log]:
@@ -40,12 +40,12 @@ def _logs(records: Iterator[dict], on_error: OnError) -> Iterator[logs.Log]:
     "log of Inspect, which is held in memory.",
 )
 @options.streams("any")
-def command(format, stream) -> None:
+def command(format: str, stream: Stream) -> None:
     """Write trajectories and episodes as logs that other tools read.
 
-    A log is what an agent saw, thought and did; alternatives are left out. A log of Inspect is of one model and one
-    environment; call its file NAME.json. What a format has no place for stands under the key eexp, so that `eexp
-    import` finds it again.
+    A log holds the observations, thoughts and actions of an agent; alternatives are left out. A log of Inspect is of
+    one model and one environment; call its file NAME.json. Fields that a format has no place for stand under the key
+    eexp, so that `eexp import` finds them again.
 
     \b
     Example:

@@ -1,29 +1,44 @@
-"""`eexp imitation-data`: state -> expert action, the baseline (Early Experience, equation for L_IL)."""
+"""`eexp imitation-data`: make examples of state -> expert action (Early Experience, equation for L_IL)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import click
 import orjson
 
 from eexp import options
-from eexp.jsonl import ENOUGH, Lines, template
+from eexp.jsonl import ENOUGH, Lines, Stream, template
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import COMPLETION, COMPLETION_END, Dialogue, EncodedDialogue, encoded_contents
 from eexp.records import example, example_id, with_lineage
+from eexp.settings import command_options, option
 
 
-def imitation_data(trajectories: Iterator[dict], style: PromptStyle, *, thoughts: bool = True) -> Iterator[dict]:
+@dataclass(frozen=True)
+class ImitationSettings:
+    """Settings of `imitation_data`."""
+
+    thoughts: bool = option(True, help="Keep the expert's own thoughts, where there are any.")
+
+
+def imitation_data(
+    trajectories: Iterator[dict], style: PromptStyle, settings: ImitationSettings | None = None
+) -> Iterator[dict]:
     """Yield one example a step, but for the mistakes that `eexp recover` put in.
 
-    thoughts: keep an expert's own thought, where there is one, before the action.
+    Args:
+        trajectories: Trajectories of an expert.
+        style: The prompt style of the examples.
+        settings: Whether the expert's own thoughts stand before its actions.
     """
+    settings = settings or ImitationSettings()
     dialogue, label = Dialogue(style), style.label
     for t in trajectories:
         dialogue.start(t["instruction"])
-        for i, step in enumerate(_steps(t, thoughts)):
+        for i, step in enumerate(_steps(t, settings.thoughts)):
             if not step.get("mistake"):
                 thought = step.get("thought")
                 answer = style.answer(step["action"], thought)
@@ -33,11 +48,15 @@ def imitation_data(trajectories: Iterator[dict], style: PromptStyle, *, thoughts
 
 
 def imitation_lines(
-    trajectories: Iterator[dict], style: PromptStyle, entry: str, *, thoughts: bool = True
+    trajectories: Iterator[dict], style: PromptStyle, settings: ImitationSettings, entry: str
 ) -> Iterator[Lines]:
-    """Yield the same examples as the lines that are written of them, in a fraction of the time.
+    """Yield the examples of `imitation_data` as lines of JSON, in a fraction of the time.
 
-    entry: this stage's line of lineage.
+    Args:
+        trajectories: Trajectories of an expert.
+        style: The prompt style of the examples.
+        settings: As for `imitation_data`.
+        entry: This stage's line of lineage.
     """
     dialogue, label = EncodedDialogue(style), style.label
     for t in trajectories:
@@ -45,7 +64,7 @@ def imitation_lines(
         to_id, to_prompt, to_completion, to_spans, tail = template(common, "id", "prompt", "completion", "spans")
         to_id, to_prompt = to_id + b'"', b'"' + to_prompt
         to_text, to_spans = to_completion + COMPLETION, COMPLETION_END + to_spans
-        steps = _steps(t, thoughts)
+        steps = _steps(t, settings.thoughts)
         answers = [style.answer(step["action"], step.get("thought")) for step in steps]
         ids = encoded_contents([example_id(t, f"{i}/imitation") for i in range(len(steps))])
         texts = encoded_contents([answer.text for answer in answers])
@@ -66,20 +85,15 @@ def imitation_lines(
 
 
 def _steps(t: dict, thoughts: bool) -> list[dict]:
-    """The steps; without thoughts, none of earlier ones either: an agent that writes none will not see any."""
+    """Return the steps; without thoughts, the history has none either, since an agent that writes none sees none."""
     return t["steps"] if thoughts else [{**step, "thought": None} for step in t["steps"]]
 
 
 @click.command("imitation-data")
-@click.option(
-    "--thoughts/--no-thoughts",
-    default=True,
-    show_default=True,
-    help="Keep the expert's own thoughts, where there are any.",
-)
+@command_options(ImitationSettings)
 @options.prompt_style()
 @options.streams("trajectory")
-def command(thoughts, prompt_style, stream) -> None:
+def command(settings: ImitationSettings, prompt_style: str | None, stream: Stream) -> None:
     """Make training examples that imitate the expert.
 
     One example a step: the episode so far as the prompt, the expert's action as the completion.
@@ -89,7 +103,6 @@ def command(thoughts, prompt_style, stream) -> None:
       eexp expert house -n 20 | eexp imitation-data > il.jsonl
     """
     style = options.chosen_style(prompt_style, None)
-    with stream.open(
-        "imitation-data", "trajectory", prompt_style=style.label, thoughts=None if thoughts else "no"
-    ) as io:
-        io.write_made(partial(imitation_lines, style=style, entry=io.entry, thoughts=thoughts))
+    thoughts = None if settings.thoughts else "no"
+    with stream.open("imitation-data", "trajectory", prompt_style=style.label, thoughts=thoughts) as io:
+        io.write_made(partial(imitation_lines, style=style, entry=io.entry, settings=settings))

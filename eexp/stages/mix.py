@@ -6,67 +6,149 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from eexp import options
 from eexp.errors import UsageError
-from eexp.jsonl import STDIN
+from eexp.jsonl import STDIN, Stream
 from eexp.mixing.mixture import Apart, Balance, Cleaning, Mixture, Source, Tally
+from eexp.settings import command_options, is_given, option
 from eexp.terminal import show
 
-MOST_COPIES = 10_000  # of a file
+MOST_COPIES = 10_000  # of an example
 
 _MARKS = re.compile(r"(?P<name>.*?)(@(?P<share>[^@*/]*))?(\*(?P<weight>[^@*/]*))?", re.DOTALL)
 
 
-def parse_source(text: str) -> Source:
-    """FILE, FILE@SHARE, FILE*WEIGHT or FILE@SHARE*WEIGHT. Raises ValueError for anything else after a mark.
+@dataclass(frozen=True)
+class MixSettings:
+    """Settings of `mix`.
 
-    A file that exists under the whole of `text` is that file.
+    Attributes:
+        limit: At most that many examples, drawn from the whole mixture: the first in its order.
+        shuffle: Without it, the examples keep the order of the sources.
+    """
+
+    limit: int | None = option(
+        None,
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="At most that many examples in all.  [default: no limit]",
+    )
+    shuffle: bool = option(True, help="Mix the order, or leave one file after the other.")
+    duplicates: str = option(
+        "keep",
+        type=click.Choice(["keep", "exact", "near"]),
+        help="What to do about examples with the same words, within a file and across files: keep them; keep "
+        "one; or keep one of those, too, that nearly repeat each other (needs eexp[dedup]).",
+    )
+    similarity: float = option(
+        Cleaning.similarity,
+        type=click.FloatRange(0, 1, min_open=True),
+        metavar="S",
+        help="With --duplicates near: the share of runs of three words that the prompts, and the completions, "
+        "of two examples must have in common.",
+    )
+    apart_from: tuple[str, ...] = option(
+        (),
+        multiple=True,
+        type=options.PATH,
+        metavar="FILE",
+        help="Leave out examples of tasks that occur in this file, a panel or any records, and examples with the "
+        "words of one in it. May be repeated.",
+    )
+    share: dict[str, float] | None = option(
+        None,
+        metavar="KIND=SHARE",
+        multiple=True,
+        callback=options.kind_shares,
+        help="Take only as much as gives examples of a kind this share of the mixture. May be repeated; kinds "
+        "without one keep their proportions in the rest.",
+    )
+    share_by: str = option(
+        "examples",
+        type=click.Choice(["examples", "tokens", "targets"]),
+        help="What --share measures: examples, their tokens, or the tokens that the loss falls on.",
+    )
+    tokenizer: str | None = option(
+        None, metavar="MODEL", help="Whose tokens --share-by counts: tiny, or a model's directory or hub id."
+    )
+    seed: int = options.seed.field()
+
+    def balance(self) -> Balance | None:
+        """Return which shares the kinds are to have, and how they are measured; None without --share."""
+        if self.tokenizer and (not self.share or self.share_by == "examples"):
+            raise UsageError("--tokenizer is for --share-by tokens or targets")
+        return Balance(self.share, _measure(self.share_by, self.tokenizer)) if self.share else None
+
+    def lineage(self) -> dict[str, Any]:
+        """Return the settings that decide what is left out, by the names of their options."""
+        shares = ",".join(f"{kind}={share:g}" for kind, share in (self.share or {}).items())
+        return {
+            "duplicates": None if self.duplicates == "keep" else self.duplicates,
+            "similarity": self.similarity if self.duplicates == "near" else None,
+            "apart_from": ",".join(self.apart_from) or None,
+            "share": shares or None,
+            "share_by": self.share_by if self.share else None,
+            "tokenizer": self.tokenizer,
+        }
+
+
+def parse_source(text: str) -> Source:
+    """Return the source that FILE, FILE@SHARE, FILE*WEIGHT or FILE@SHARE*WEIGHT names.
+
+    A file that exists under the whole of `text` is that file. Raises ValueError for anything else after a mark.
     """
     if os.path.exists(text):
         return Source(text)
-    found = _MARKS.fullmatch(text)
-    assert found  # the pattern fits any text
-    made = Source(found["name"], float(found["share"] or 1), float(found["weight"] or 1))
-    if not all(0 <= mark < math.inf for mark in (made.share, made.weight)):
+    marks = _MARKS.fullmatch(text)
+    assert marks  # the pattern fits any text
+    source = Source(marks["name"], float(marks["share"] or 1), float(marks["weight"] or 1))
+    if not all(0 <= number < math.inf for number in (source.share, source.weight)):
         raise ValueError(f"{text}: a share or weight below 0, or endless")
-    if made.share > MOST_COPIES:
+    if source.share > MOST_COPIES:
         raise ValueError(f"{text}: a share of more than {MOST_COPIES}")
-    return made
+    return source
 
 
 def mix(
-    sources: Sequence[Source],
-    *,
-    limit: int | None = None,
-    shuffle: bool = True,
-    seed: int = 0,
-    cleaning: Cleaning | None = None,
-    balance: Balance | None = None,
-    tally: Tally | None = None,
+    sources: Sequence[Source], settings: MixSettings | None = None, *, tally: Tally | None = None
 ) -> Iterator[dict]:
-    """The examples of all sources together, in an order that follows from their ids and `seed`.
+    """Return the examples of all sources together, in an order that follows from their ids and the seed.
 
-    limit: at most that many, drawn from the whole mixture: the first in that order. shuffle: without it, what is taken
-    keeps the order of the sources. Only examples of one source with equal ids are told apart by their order in it.
-    tally: is told what was left out and taken. Raises InputError at the first line that is no example.
+    Examples of one source with equal ids are in the order in which they stand there.
+
+    Args:
+        sources: The files, with what is taken of each.
+        settings: Which examples are left out, and how many are taken.
+        tally: Counts the examples that are left out and taken.
+
+    Raises:
+        InputError: A line is no example.
+        UsageError: Settings do not fit together.
     """
-    mixture = Mixture(sources, seed, cleaning, balance, tally)
+    settings = settings or MixSettings()
+    cleaning = Cleaning(settings.duplicates, settings.similarity, Apart.of(settings.apart_from))
+    return _mixed(sources, settings, cleaning, settings.balance(), tally)
+
+
+def _mixed(
+    sources: Sequence[Source], settings: MixSettings, cleaning: Cleaning, balance: Balance | None, tally: Tally | None
+) -> Iterator[dict]:
+    mixture = Mixture(sources, settings.seed, cleaning, balance, tally)
     try:
-        for place in mixture.places(limit, shuffle):
+        for place in mixture.places(settings.limit, settings.shuffle):
             yield mixture.read(place)
     finally:
         mixture.close()
 
 
-def _sizes(unit: str, tokenizer: str | None) -> Callable[[dict], int] | None:
-    """Return what measures an example; None where examples are counted."""
+def _measure(unit: str, tokenizer: str | None) -> Callable[[dict], int] | None:
+    """Return a function that measures an example; None where examples are counted."""
     if unit == "examples":
-        if tokenizer:
-            raise UsageError("--tokenizer is for --share-by tokens or targets")
         return None
     if not tokenizer:
         raise UsageError(f"--share-by {unit} needs --tokenizer MODEL: tokens are a model's")
@@ -83,87 +165,24 @@ def _sizes(unit: str, tokenizer: str | None) -> Callable[[dict], int] | None:
 
 
 @click.command("mix")
-@click.option(
-    "--limit", type=click.IntRange(min=0), metavar="N", help="At most that many examples in all.  [default: no limit]"
-)
-@click.option(
-    "--shuffle/--no-shuffle", default=True, show_default=True, help="Mix the order, or leave one file after the other."
-)
-@click.option(
-    "--duplicates",
-    type=click.Choice(["keep", "exact", "near"]),
-    default="keep",
-    show_default=True,
-    help="What to do about examples with the same words, within a file and across files: keep them; keep "
-    "one; or keep one of those, too, that nearly repeat each other (needs eexp[dedup]).",
-)
-@click.option(
-    "--similarity",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=Cleaning.similarity,
-    show_default=True,
-    metavar="S",
-    help="With --duplicates near: the share of runs of three words that the prompts, and the completions, "
-    "of two examples must have in common.",
-)
-@click.option(
-    "--apart-from",
-    multiple=True,
-    type=options.PATH,
-    metavar="FILE",
-    help="Leave out examples of tasks that occur in this file, a panel or any records, and examples with the "
-    "words of one in it. May be repeated.",
-)
-@click.option(
-    "--share",
-    metavar="KIND=SHARE",
-    multiple=True,
-    callback=options.kind_shares,
-    help="Take only as much as gives examples of a kind this share of the mixture. May be repeated; kinds "
-    "without one keep their proportions in what is left.",
-)
-@click.option(
-    "--share-by",
-    type=click.Choice(["examples", "tokens", "targets"]),
-    default="examples",
-    show_default=True,
-    help="What --share measures: examples, their tokens, or the tokens that the loss falls on.",
-)
-@click.option(
-    "--tokenizer", metavar="MODEL", help="Whose tokens --share-by counts: tiny, or a model's directory or hub id."
-)
+@command_options(MixSettings)
 @click.option(
     "--dry-run", is_flag=True, help="Write no examples; show on standard output what would go in and come out."
 )
-@options.seed
 @click.argument("sources", nargs=-1, type=options.PATH, metavar="[FILE[@SHARE][*WEIGHT]]...")
 @click.option("-o", "--output", type=options.PATH, metavar="FILE", help="Write here instead of standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="No summary on standard error.")
-def command(
-    limit,
-    shuffle,
-    duplicates,
-    similarity,
-    apart_from,
-    share,
-    share_by,
-    tokenizer,
-    dry_run,
-    seed,
-    sources,
-    output,
-    quiet,
-) -> None:
+def command(settings: MixSettings, dry_run: bool, sources: tuple[str, ...], output: str | None, quiet: bool) -> None:
     """Weight, shuffle, clean and cut several files of examples into one.
 
     FILE@0.5 takes a random half of a file, FILE@2 takes it twice; FILE*0.3 multiplies the loss weight of its examples
     by 0.3. Marks can be combined: 'FILE@0.5*2', in quotes, because the star means something to the shell.
 
-    What is taken, and its order, follow from the ids of the examples and --seed, whatever the order of the input: the
+    The examples that are taken, and their order, follow from their ids and --seed, whatever the order of the input: the
     examples of FILE@0.3 are among those of FILE@0.5, and a smaller --limit takes a part of a larger one.
 
     First --apart-from and --duplicates leave out, of equal examples the one in the later file; then FILE@SHARE, --share
-    and --limit choose. A table on standard error says what went in and what came out.
+    and --limit choose. A table on standard error counts the examples that went in and came out.
 
     \b
     Example:
@@ -172,40 +191,27 @@ def command(
       eexp panel house -n 10 -o panel.jsonl
       eexp mix il.jsonl --duplicates exact --apart-from panel.jsonl --dry-run
     """
-    from eexp.jsonl import Stream
-
     try:
         parsed = [parse_source(s) for s in sources or [STDIN]]
     except ValueError as e:
         raise click.BadParameter(f"{e}; write FILE, FILE@SHARE or FILE*WEIGHT", param_hint="FILE") from None
-    given = click.get_current_context().get_parameter_source
-    if duplicates != "near" and given("similarity") is not ParameterSource.DEFAULT:
+    if settings.duplicates != "near" and is_given("similarity"):
         raise UsageError("--similarity is for --duplicates near")
-    if not share and given("share_by") is not ParameterSource.DEFAULT:
+    if not settings.share and is_given("share_by"):
         raise UsageError("--share-by is for --share KIND=SHARE")
-    balance = Balance(share, _sizes(share_by, tokenizer)) if share else None
-    if tokenizer and not share:
-        raise UsageError("--tokenizer is for --share-by tokens or targets")
     stream = Stream([s.name for s in parsed], output, quiet=quiet)
-    stream.also_read = list(apart_from)
-    cleaning, tally = Cleaning(duplicates, similarity, Apart.of(apart_from)), Tally()
-    chosen = {"cleaning": cleaning, "balance": balance, "limit": limit, "shuffle": shuffle, "seed": seed}
-    unit = {"targets": "target tokens"}.get(share_by, share_by)
+    stream.also_read = list(settings.apart_from)
+    tally = Tally()
+    records = mix(parsed, settings, tally=tally)
+    unit = {"targets": "target tokens"}.get(settings.share_by, settings.share_by)
     if dry_run:
-        for _ in mix(parsed, tally=tally, **chosen):
+        for _ in records:
             pass
         show("\n".join(tally.table(unit)))
         return
-    settings = {
-        "duplicates": None if duplicates == "keep" else duplicates,
-        "similarity": similarity if duplicates == "near" else None,
-        "apart_from": ",".join(apart_from) or None,
-        "share": ",".join(f"{kind}={part:g}" for kind, part in (share or {}).items()) or None,
-        "share_by": share_by if share else None,
-        "tokenizer": tokenizer,
-    }
-    with stream.open("mix", "example", seed=seed, limit=limit, of=",".join(sources) or None, **settings) as io:
-        for record in mix(parsed, tally=tally, **chosen):
+    of = ",".join(sources) or None
+    with stream.open("mix", "example", seed=settings.seed, limit=settings.limit, of=of, **settings.lineage()) as io:
+        for record in records:
             io.write(record)
             io.count(record["kind"])
         if not io.counts:

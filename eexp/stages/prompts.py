@@ -1,4 +1,4 @@
-"""`eexp prompts`: look at prompt styles, and check one of your own."""
+"""`eexp prompts`: list, show and check prompt styles."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def list_command() -> None:
     "file",
     type=options.PATH,
     metavar="FILE",
-    help="Put a state of the first trajectory of FILE in words: for acting with and without a thought, for "
+    help="Print the prompts for a state of the first trajectory of FILE: for acting with and without a thought, for "
     "world modelling, and for a reflection.",
 )
 @click.option("--id", "record_id", metavar="ID", help="Take the trajectory with this id.")
 @click.option("--step", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Which state.")
-def show_command(style_name, file, record_id, step) -> None:
-    """Print a style with all its defaults as TOML, or a state as the style puts it in words.
+def show_command(style_name: str, file: str | None, record_id: str | None, step: int) -> None:
+    """Print a style with all its defaults as TOML, or the prompts and answers that it makes of a state.
 
     \b
     Example:
@@ -81,7 +81,10 @@ def _trajectory(file: str, record_id: str | None) -> dict:
 
 
 def render(style: PromptStyle, trajectory: dict, i: int) -> str:
-    """Return state `i` of a trajectory in the words of a style, for a person; raises InputError if there is none."""
+    """Return the prompts and answers of a style for state `i` of a trajectory, for a person.
+
+    Raises InputError if the trajectory has no such state.
+    """
     steps = trajectory["steps"]
     if i >= len(steps):
         raise InputError(f"{trajectory['id']}: has no step {i}, only {len(steps)}", "$.steps")
@@ -111,8 +114,8 @@ def _part(title: str, prompt: Messages, target: str) -> str:
 
 @command.command("check")
 @click.argument("file", type=options.PATH)
-def check_command(file) -> None:
-    """Check a style of your own: that it can be read, and that what it writes is read back as it was.
+def check_command(file: str) -> None:
+    """Check a style of your own: that it can be read, and that its answers are read back as they were written.
 
     \b
     Example:
@@ -126,28 +129,28 @@ def check_command(file) -> None:
 
 
 def problems(style: PromptStyle) -> list[str]:
-    """Say what a style writes and cannot read back."""
-    wrong = []
+    """Return the answers that a style writes and cannot read back, in words."""
+    faults = []
     for thought in ("", _PROBE["thought"]):
         answer = style.answer(_PROBE["action"], thought)
         parsed = style.parse(answer.text)
         if (parsed.action, parsed.thought) != (_PROBE["action"], thought):
-            wrong.append(f"{answer.text!r} is read back as action {parsed.action!r} and thought {parsed.thought!r}")
+            faults.append(f"{answer.text!r} is read back as action {parsed.action!r} and thought {parsed.thought!r}")
         cut = style.parse(answer.text[: -len(style.action.close) - 1], finished=False)
         if not cut.cut_off:
-            wrong.append(f"{answer.text!r}, cut before its end, is read as the action {cut.action!r}")
-    return wrong
+            faults.append(f"{answer.text!r}, cut before its end, is read as the action {cut.action!r}")
+    return faults
 
 
 def _toml(table: dict, prefix: str = "") -> str:
-    """A table as TOML: strings, whole numbers, true and false, tables, and lists of tables; None is left out.
+    """Return a table as TOML: strings, whole numbers, true and false, tables, and lists of tables; None is left out.
 
-    What a terminal would obey is written as an escape of TOML.
+    Characters that a terminal would obey are written as escapes of TOML.
     """
     import orjson
 
     def literal(value: object) -> str:
-        return terminal.HIDDEN.sub(lambda found: f"\\U{ord(found[0]):08x}", orjson.dumps(value).decode())
+        return terminal.HIDDEN.sub(lambda match: f"\\U{ord(match[0]):08x}", orjson.dumps(value).decode())
 
     plain = [
         f"{key} = {literal(value)}"

@@ -1,44 +1,64 @@
-"""`eexp recover`: the expert's path with mistakes on it, so that going on after a mistake can be learned.
+"""`eexp recover`: put mistakes into the expert's path, so that a policy learns to go on after one.
 
 An expert makes no mistakes, so an imitator has never seen the answer to one: once an action of its own is refused, it
-is in a state like none that it was trained on, and tends to repeat what was refused. The executed alternatives know
-such answers. Where an action was refused and the state is as it was, the expert's action is still the right one.
+is in a state like none that it was trained on, and tends to repeat the action. The executed alternatives hold such
+answers. Where an action was refused and the state is as it was, the expert's action is still the right one.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 
 import click
 
 from eexp import options
+from eexp.jsonl import Count, Stream, no_count
 from eexp.records import alternatives_of, seed_of
+from eexp.settings import command_options, option
+
+
+@dataclass(frozen=True)
+class RecoverSettings:
+    """Settings of `recover`.
+
+    Attributes:
+        pool: The pool of alternatives to draw from; all if None.
+        share: Of the states with refused alternatives, how many get a mistake.
+        most: Largest number of mistakes in one state; a state with one gets each further one with probability 1/2.
+    """
+
+    pool: str | None = option(
+        None, metavar="NAME", help="Draw from the alternatives of this pool.  [default: from all]"
+    )
+    share: float = option(
+        1.0,
+        type=click.FloatRange(0, 1),
+        metavar="SHARE",
+        help="Share of the states with refused alternatives that get a mistake.",
+    )
+    most: int = option(3, type=click.IntRange(min=1), metavar="N", help="Largest number of mistakes in one state.")
+    seed: int = options.seed.field()
 
 
 def recover(
-    trajectories: Iterator[dict],
-    *,
-    pool: str | None = None,
-    share: float = 1.0,
-    most: int = 3,
-    seed: int = 0,
-    count: Callable[[str, int], None] = lambda what, n=1: None,
+    trajectories: Iterator[dict], settings: RecoverSettings | None = None, *, count: Count = no_count
 ) -> Iterator[dict]:
     """Insert refused alternatives into trajectories, each followed by its answer and the state's own step.
 
     An inserted step has `mistake` true: later stages show it as history, and learn nothing from its action.
 
     Args:
-        pool: the pool of alternatives to draw from; all if None.
-        share: of the states with refused alternatives, how many get a mistake.
-        most: largest number of mistakes in one state; a state with one gets each further one with probability 1/2.
-        count: is told the numbers of states and mistakes.
+        trajectories: Trajectories with outcomes.
+        settings: Which alternatives to insert, and how many.
+        count: Called with the numbers of states and mistakes.
     """
+    settings = settings or RecoverSettings()
     for trajectory in trajectories:
         steps: list[dict] = []
         for i, step in enumerate(trajectory["steps"]):
-            mistakes = _mistakes(trajectory["id"], i, step, pool, share, most, seed)
+            mistakes = _mistakes(trajectory["id"], i, step, settings)
             count("states", 1)
             count("mistakes", len(mistakes))
             observation = step["observation"]
@@ -54,14 +74,14 @@ def recover(
         yield {**trajectory, "id": f"{trajectory['id']}/recover", "origin": origin, "steps": steps}
 
 
-def _mistakes(name: str, i: int, step: dict, pool: str | None, share: float, most: int, seed: int) -> list[dict]:
-    """Draw the alternatives that are inserted before a step, by what the step is alone."""
-    refused = [a for a in alternatives_of(step, pool) if _is_refused(a.get("outcome"))]
-    rng = random.Random(seed_of(seed, name, i, "recover"))
-    if step.get("mistake") or not refused or rng.random() >= share:
+def _mistakes(trajectory_id: str, i: int, step: dict, settings: RecoverSettings) -> list[dict]:
+    """Draw the alternatives that are inserted before step `i`, from the step alone."""
+    refused = [a for a in alternatives_of(step, settings.pool) if _is_refused(a.get("outcome"))]
+    rng = random.Random(seed_of(settings.seed, trajectory_id, i, "recover"))
+    if step.get("mistake") or not refused or rng.random() >= settings.share:
         return []
     number = 1
-    while number < min(most, len(refused)) and rng.random() < 0.5:
+    while number < min(settings.most, len(refused)) and rng.random() < 0.5:
         number += 1
     return rng.sample(refused, number)
 
@@ -71,33 +91,16 @@ def _is_refused(outcome: dict | None) -> bool:
 
 
 def _at(step: dict, observation: str) -> dict:
-    """The step's state as it is shown by `observation`, of which nothing was unknown unless it is the step's own."""
+    """Return a step with `observation`; no part of that was unknown, unless it is the step's own."""
     if observation == step["observation"]:
         return step
     return {**step, "observation": observation, "unknown": [], "summary": None}
 
 
 @click.command("recover")
-@click.option("--pool", metavar="NAME", help="Draw from the alternatives of this pool.  [default: from all]")
-@click.option(
-    "--share",
-    type=click.FloatRange(0, 1),
-    default=1.0,
-    show_default=True,
-    metavar="SHARE",
-    help="Share of the states with refused alternatives that get a mistake.",
-)
-@click.option(
-    "--most",
-    type=click.IntRange(min=1),
-    default=3,
-    show_default=True,
-    metavar="N",
-    help="Largest number of mistakes in one state.",
-)
-@options.seed
+@command_options(RecoverSettings)
 @options.streams("trajectory")
-def command(pool, share, most, seed, stream) -> None:
+def command(settings: RecoverSettings, stream: Stream) -> None:
     """Put refused alternatives into the expert's path.
 
     Reads trajectories with outcomes, as `eexp rollout` writes them. Where the environment refused an alternative, the
@@ -111,6 +114,6 @@ def command(pool, share, most, seed, stream) -> None:
       eexp expert house -n 20 | eexp branch --no-only-admissible | eexp rollout > rollout.jsonl
       eexp recover rollout.jsonl | eexp imitation-data > recovery.jsonl
     """
-    with stream.open("recover", "trajectory", pool=pool, share=share, most=most, seed=seed) as io:
-        for trajectory in recover(io.records(), pool=pool, share=share, most=most, seed=seed, count=io.count):
+    with stream.open("recover", "trajectory", **asdict(settings)) as io:
+        for trajectory in recover(io.records(), settings, count=io.count):
             io.write(trajectory)

@@ -1,80 +1,76 @@
-"""`eexp reflect`: state -> reflection + expert action (Early Experience, self-reflection)."""
+"""`eexp reflect`: make examples of state -> reflection, expert action (Early Experience, self-reflection)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
 
 import click
 
 from eexp import options
 from eexp.errors import InputError
-from eexp.jsonl import OnError, stop_at_error
-from eexp.models.base import Engine, Model
+from eexp.jsonl import Count, OnError, Stream, no_count, stop_at_error
+from eexp.models.base import Model
+from eexp.options import ModelOptions
 from eexp.prompts import PromptStyle
 from eexp.reflection import guards
-from eexp.reflection.drafts import RULES, Count, Writing
+from eexp.reflection.drafts import RULES, ReflectSettings
+from eexp.reflection.guards import Guards
 from eexp.reflection.verification import verified
 from eexp.reflection.writing import Skip, written
+from eexp.settings import command_options
+from eexp.terminal import progress
 
-_DEFAULT = Writing()
 
-
-def _nothing(record: dict, error: InputError) -> None:
-    """Forget a text that was refused."""
+def _ignore(record: dict, error: InputError) -> None:
+    """Ignore a text that was refused."""
 
 
 def reflect(
     trajectories: Iterator[dict],
     style: PromptStyle,
     writer: Model | None = None,
-    writing: Writing = _DEFAULT,
+    settings: ReflectSettings | None = None,
     scorer: Model | None = None,
     *,
     skip: Skip = lambda record_id: False,
-    count: Count = lambda what, n=1: None,
-    keep: OnError = _nothing,
+    count: Count = no_count,
+    keep: OnError = _ignore,
     on_error: OnError = stop_at_error,
 ) -> Iterator[dict]:
-    """Yield one example for every state that there is something to reason about.
+    """Yield one example for every state in which there are outcomes to reason about.
 
     Args:
         trajectories: Trajectories with outcomes.
         style: The prompt style of the request and of the examples.
         writer: The model that writes; None where reflections are composed by rule.
-        writing: How they are written.
+        settings: How reflections are written.
         scorer: Verifies them (`verification.verified`); None leaves that out.
-        skip: Tells which example ids an earlier run has written.
-        count: Is told what was left out and refused.
-        keep: Is given the texts that were refused, where the state is not set aside because of them.
-        on_error: Is given the states that are set aside because no text could be used.
+        skip: Returns whether an earlier run has written the example with an id.
+        count: Called with the numbers of states that are left out and of texts that are refused.
+        keep: Called with the texts that were refused, where the state is not set aside because of them.
+        on_error: Called with the states that are set aside because no text could be used.
     """
-    drafts_of_each = written(trajectories, style, writer, writing, skip, count)
-    for drafts in verified(drafts_of_each, scorer, style) if scorer else drafts_of_each:
+    settings = settings or ReflectSettings()
+    groups = written(trajectories, style, writer, settings, skip, count)
+    for drafts in verified(groups, scorer, style) if scorer else groups:
         for draft in drafts:
             if not draft.skipped and draft.report(count, keep, on_error):
-                yield draft.example(style, writing.kind)
+                yield draft.example(style, settings.kind)
 
 
 @click.command("reflect")
 @options.model(
-    "Writes the reflections; `eexp --help` lists what MODEL may be.  [default: none, they are composed by rule]",
-    max_tokens=_DEFAULT.max_tokens,
-    temperature=_DEFAULT.temperature,
+    "The model that writes the reflections; `eexp --help` lists what MODEL may be.  [default: none, they are composed "
+    "by rule]"
 )
 @click.option(
     "--rationale",
     type=click.Choice(["model", "outcome", "environment"]),
     help="Who writes: the model; a rule that composes the recorded outcomes; or a rule that starts from what the "
     "environment says is known and still needed.  [default: the model if there is one, else outcome]",
-)
-@click.option(
-    "--weigh",
-    type=click.IntRange(min=0),
-    default=_DEFAULT.weigh,
-    show_default=True,
-    metavar="N",
-    help="How many contenders a composed reflection weighs at most. With 0, states without one get a reflection, too.",
 )
 @click.option(
     "--no-outcomes",
@@ -95,15 +91,7 @@ def reflect(
     "thought, and more probable than every contender. Give the policy that will be trained, or the writer.  "
     "[default: none]",
 )
-@options.alternatives()
-@click.option(
-    "--retries",
-    type=click.IntRange(min=0),
-    default=_DEFAULT.retries,
-    show_default=True,
-    metavar="N",
-    help="How often a text that a guard refuses is drawn again.",
-)
+@command_options(ReflectSettings)
 @click.option(
     "--no-guard",
     type=click.Choice([*guards.NAMES, "all"]),
@@ -113,7 +101,7 @@ def reflect(
 @click.option(
     "--min-words",
     type=click.IntRange(min=0),
-    default=_DEFAULT.guards.min_words,
+    default=Guards.min_words,
     show_default=True,
     metavar="N",
     help="Shortest text, in words.",
@@ -121,27 +109,25 @@ def reflect(
 @click.option(
     "--max-words",
     type=click.IntRange(min=1),
-    default=_DEFAULT.guards.max_words,
+    default=Guards.max_words,
     show_default=True,
     metavar="N",
     help="Longest text, in words.",
 )
 @options.prompt_style()
-@options.seed
 @options.streams("trajectory", resume=True)
 def command(
-    model,
-    engine,
-    rationale,
-    no_outcomes,
-    keep_matching,
-    verify,
-    no_guard,
-    min_words,
-    max_words,
-    prompt_style,
-    stream,
-    **writing_options,
+    model: ModelOptions,
+    rationale: str | None,
+    no_outcomes: bool,
+    keep_matching: bool,
+    verify: str | None,
+    settings: ReflectSettings,
+    no_guard: tuple[str, ...],
+    min_words: int,
+    max_words: int,
+    prompt_style: str | None,
+    stream: Stream,
 ) -> None:
     """Make training examples that reason towards the expert's action.
 
@@ -153,32 +139,40 @@ def command(
     Example:
       eexp expert house -n 20 | eexp branch | eexp rollout | eexp reflect > sr.jsonl
     """
-    from tqdm import tqdm
-
-    stream.stage = "reflect"
-    rationale = _who_writes(rationale, model, no_outcomes, keep_matching, stream.note)
-    in_use = guards.Guards.without(no_guard, min_words, max_words)
-    writing = Writing(rationale, guards=in_use, **writing_options)
+    settings = replace(
+        settings,
+        rationale=_rationale(rationale, model.spec, no_outcomes, keep_matching, stream.note),
+        guards=Guards.without(no_guard, min_words, max_words),
+    )
     with ExitStack() as models:
-        writer, scorer = _open(models, model if writing.by_model else None, verify, engine, stream.note)
-        settings = {"model": writer and writer.fingerprint, "verify": scorer and scorer.fingerprint}
-        policy = scorer or (writer if rationale == "own" else None)
+        writing_model = model if settings.by_model else replace(model, spec=None)
+        writer, scorer = _open(models, writing_model, verify, stream.note)
+        policy = scorer or (writer if settings.rationale == "own" else None)
         style = options.chosen_style(prompt_style, policy.play_settings.style if policy else None, stream.note)
-        settings |= {"prompt_style": style.label, "seed": writing.seed, **writing.settings()}
-        with stream.open("reflect", "trajectory", **settings) as io:
-            records = io.records(skip_done=False)
-            report = {"skip": io.done, "count": io.count, "keep": io.keep, "on_error": io.fail}
-            examples = reflect(records, style, writer, writing, scorer, **report)
-            for record in tqdm(examples, disable=None, unit="state", leave=False):
+        identity: dict[str, Any] = {"model": writer and writer.fingerprint, "verify": scorer and scorer.fingerprint}
+        identity |= {"prompt_style": style.label, "seed": settings.seed}
+        with stream.open("reflect", "trajectory", **identity, **settings.lineage()) as io:
+            examples = reflect(
+                io.records(skip_done=False),
+                style,
+                writer,
+                settings,
+                scorer,
+                skip=io.done,
+                count=io.count,
+                keep=io.keep,
+                on_error=io.fail,
+            )
+            for record in progress(examples, "state"):
                 io.write(record)
             for used in {id(used): used for used in (writer, scorer) if used}.values():
                 io.counts.update(used.counts)
 
 
-def _who_writes(
+def _rationale(
     rationale: str | None, model: str | None, no_outcomes: bool, keep_matching: bool, note: Callable[[str], None]
 ) -> str:
-    """Return `Writing.rationale` for what the command line asks."""
+    """Return `ReflectSettings.rationale` for the options of the command line."""
     if no_outcomes != keep_matching:
         raise click.UsageError("--no-outcomes and --keep-matching belong together: give both")
     if no_outcomes and rationale in RULES:
@@ -195,17 +189,17 @@ def _who_writes(
 
 
 def _open(
-    models: ExitStack, writer: str | None, scorer: str | None, engine: Engine, note: Callable[[str], None]
+    models: ExitStack, writer: ModelOptions, verify: str | None, note: Callable[[str], None]
 ) -> tuple[Model | None, Model | None]:
     """Open the model that writes and the one that verifies, once where they are the same."""
     opened = {
-        spec: models.enter_context(options.open_writer(spec, engine, note))
-        for spec in dict.fromkeys([writer, scorer])
+        spec: models.enter_context(replace(writer, spec=spec).open(note))
+        for spec in dict.fromkeys([writer.spec, verify])
         if spec
     }
-    verifier = opened.get(scorer)
-    if verifier and not verifier.exact:
+    scorer = opened.get(verify) if verify else None
+    if scorer and not scorer.exact:
         raise click.UsageError(
-            f"--verify {scorer}: a server cannot score texts; give a model that runs in this process"
+            f"--verify {verify}: a server cannot score texts; give a model that runs in this process"
         )
-    return opened.get(writer), verifier
+    return (opened.get(writer.spec) if writer.spec else None), scorer

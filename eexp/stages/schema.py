@@ -1,4 +1,4 @@
-"""`eexp schema`: what a record type looks like."""
+"""`eexp schema`: print the JSON Schema of a record type."""
 
 from __future__ import annotations
 

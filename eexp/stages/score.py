@@ -1,4 +1,4 @@
-"""`eexp score`: how probable a model finds the completions of examples, span by span."""
+"""`eexp score`: compute the log-probability of the completions of examples under a model, span by span."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import click
 
 from eexp import options
 from eexp.errors import InputError, UsageError
-from eexp.jsonl import OnError, stop_at_error
+from eexp.jsonl import OnError, Stream, stop_at_error
 from eexp.models.base import Model, Score
+from eexp.options import ModelOptions
 from eexp.scoring import Losses, loss_table, score_request, scores_of
-from eexp.terminal import tell
+from eexp.terminal import progress, tell
 
 #: Examples of one trajectory that are scored together; more are cut into several groups, which takes little time.
 GROUP = 128
@@ -21,7 +22,13 @@ GROUP = 128
 
 @dataclass
 class _Entry:
-    """An example that was read. skipped: written by an earlier run. request: None where it cannot be scored."""
+    """An example that was read.
+
+    Attributes:
+        skipped: An earlier run has written it.
+        request: The request for its score; None where it cannot be scored.
+        error: Why it cannot be scored.
+    """
 
     example: dict
     skipped: bool
@@ -36,36 +43,39 @@ def score(
     skip: Callable[[str], bool] = lambda record_id: False,
     on_error: OnError = stop_at_error,
 ) -> Iterator[dict]:
-    """Add `scores` to each example: the log-probability and the number of tokens of each span of its completion.
+    """Add `scores` to each example: log-probability and number of tokens of each span of its completion.
 
     Consecutive examples with the same `group` are scored together, and what their prompts share is evaluated once.
 
     Args:
-        skip: says which examples are not to be yielded, by their ids.
+        examples: The examples.
+        model: The model that scores.
+        skip: Returns whether to leave the example with an id out.
+        on_error: Called with an example that cannot be scored.
 
     Raises:
-        UsageError: the model is a server, which cannot score.
+        UsageError: The model is a server, which cannot score.
     """
     if not model.exact:
         raise UsageError(f"{model.spec}: a server cannot score a given text; give a GGUF file or hf:DIR_OR_ID")
-    asked: deque[list[_Entry]] = deque()  # read, and not answered yet
+    pending: deque[list[_Entry]] = deque()  # read, and not answered yet
 
-    def groups() -> Iterator[list[Score]]:
+    def requests() -> Iterator[list[Score]]:
         for group in _groups(examples):
             entries = [_Entry(example, skip(example["id"])) for example in group]
             if all(entry.skipped for entry in entries):
                 continue
-            for entry in entries:  # the skipped ones, too: what shares a batch is then the same as without a break
+            for entry in entries:  # the skipped ones, too, so that batches are the same as without an interruption
                 try:
                     entry.request = score_request(entry.example, model)
                 except InputError as e:
                     entry.error = e
-            asked.append(entries)
+            pending.append(entries)
             yield [entry.request for entry in entries if entry.request]
 
-    for answers in model.answer(groups()):
+    for answers in model.answer(requests()):
         answer = iter(answers)
-        for entry in asked.popleft():
+        for entry in pending.popleft():
             scored = next(answer) if entry.request else entry.error
             if entry.skipped:
                 continue
@@ -80,8 +90,8 @@ def _groups(examples: Iterable[dict]) -> Iterator[list[dict]]:
     """Yield consecutive examples of one trajectory together; those without a group alone."""
     group: list[dict] = []
     for example in examples:
-        same = group and example.get("group") is not None and example["group"] == group[-1].get("group")
-        if group and (not same or len(group) == GROUP):
+        belongs = group and example.get("group") is not None and example["group"] == group[-1].get("group")
+        if group and (not belongs or len(group) == GROUP):
             yield group
             group = []
         group.append(example)
@@ -101,7 +111,7 @@ def _groups(examples: Iterable[dict]) -> Iterator[list[dict]]:
     help="Write the table of losses as JSONL here; - is standard output, where -o takes the examples.",
 )
 @options.streams("example", resume=True)
-def command(model, engine, summary, stream) -> None:
+def command(model: ModelOptions, summary: str | None, stream: Stream) -> None:
     """Score examples with a model: the log-probability of every span.
 
     Writes the examples with `scores`: for each of their spans (thought, action, observation, unknown) its natural
@@ -116,18 +126,16 @@ def command(model, engine, summary, stream) -> None:
     Example:
       eexp expert house -n 20 | eexp imitation-data | eexp score > scored.jsonl
     """
-    from tqdm import tqdm
-
-    stream.stage, stream.report = "score", summary
+    stream.report = summary
     if summary == "-" and stream.output in (None, "-"):
         raise click.UsageError("--summary - needs -o FILE: standard output is for the examples otherwise")
     with (
-        options.open_writer(model, engine, stream.note) as scorer,
+        model.open(stream.note) as scorer,
         stream.open("score", "example", model=scorer.fingerprint) as io,
     ):
         losses = Losses()
         scored = score(io.records(skip_done=False), scorer, skip=io.done, on_error=io.fail)
-        for example in tqdm(scored, disable=None, unit="example", leave=False):
+        for example in progress(scored, "example"):
             io.write(example)
             losses.add(example)
         io.counts.update(scorer.counts)
@@ -137,7 +145,7 @@ def command(model, engine, summary, stream) -> None:
 
 
 def _read_losses(file: str) -> Losses:
-    """The losses of all examples that were written, by this run and by those before it."""
+    """Return the losses of all examples in the output, those of earlier runs included."""
     from eexp.jsonl import read
 
     losses = Losses()
@@ -147,7 +155,7 @@ def _read_losses(file: str) -> Losses:
 
 
 def _report(rows: list[dict], summary: str | None, quiet: bool) -> None:
-    """Write the table, for a person and, as JSONL, to the file `summary`."""
+    """Show the table, and write it as JSONL to the file `summary`."""
     from eexp.errors import EexpError
     from eexp.jsonl import dumps, write_to_stdout
 

@@ -1,72 +1,82 @@
-"""`eexp split`: one part of a file of records, the same part whatever else is in the file."""
+"""`eexp split`: write one part of a file of records, the same part whatever else is in the file."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import click
 
 from eexp import options
+from eexp.jsonl import Stream
 from eexp.records import seed_of
+from eexp.settings import command_options, option
 
 
-def split(records: Iterator[dict], parts: int, kept: Collection[int], seed: int = 0) -> Iterator[dict]:
-    """Yield the records that belong to some of several parts of about equal size.
-
-    Args:
-        parts: How many parts there are.
-        kept: The numbers of the parts to yield, from 1.
-    """
-    return (record for record in records if part_of(record, parts, seed) in kept)
-
-
-def part_of(record: dict, parts: int, seed: int = 0) -> int:
-    """Return the number of the part that a record belongs to, from 1.
-
-    It follows from the hash of the record's id. For examples it is the id of their trajectory, so that an example is in
-    the same part as its trajectory and all other examples of it.
-    """
-    return seed_of("split", seed, record.get("group") or record.get("origin") or record["id"]) % parts + 1
-
-
-def _numbers(ctx: click.Context, param: click.Parameter, numbers: tuple[int, ...]) -> tuple[int, ...]:
+def _part_numbers(ctx: click.Context, param: click.Parameter, numbers: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the numbers of parts, if there are so many parts."""
     parts = ctx.params["parts"]
     if too_large := [n for n in numbers if n > parts]:
         raise click.BadParameter(f"{too_large[0]}: there are {parts} parts")
     return numbers
 
 
+@dataclass(frozen=True)
+class SplitSettings:
+    """Settings of `split`: either `included` or `excluded` is given."""
+
+    parts: int = option(
+        2,
+        type=click.IntRange(min=1),
+        is_eager=True,
+        metavar="N",
+        help="Number of parts, of about equal size.",
+    )
+    included: tuple[int, ...] = option(
+        (),
+        "--part",
+        type=click.IntRange(min=1),
+        multiple=True,
+        metavar="I",
+        callback=_part_numbers,
+        help="A part to write, from 1. May be repeated.",
+    )
+    excluded: tuple[int, ...] = option(
+        (),
+        "--without",
+        type=click.IntRange(min=1),
+        multiple=True,
+        metavar="I",
+        callback=_part_numbers,
+        help="Write all parts but this one. May be repeated.",
+    )
+    seed: int = options.seed.field()
+
+    @property
+    def kept(self) -> list[int]:
+        """The numbers of the parts to yield, from 1."""
+        return sorted(set(self.included) or set(range(1, self.parts + 1)) - set(self.excluded))
+
+
+def split(records: Iterator[dict], settings: SplitSettings) -> Iterator[dict]:
+    """Yield the records that belong to some of several parts of about equal size."""
+    kept = set(settings.kept)
+    return (record for record in records if part_of(record, settings.parts, settings.seed) in kept)
+
+
+def part_of(record: dict, parts: int, seed: int = 0) -> int:
+    """Return the number of the part that a record belongs to, from 1.
+
+    The number follows from the hash of the record's id. For examples it is the id of their trajectory, so that an
+    example is in the same part as its trajectory and all other examples of it.
+    """
+    return seed_of("split", seed, record.get("group") or record.get("origin") or record["id"]) % parts + 1
+
+
 @click.command("split")
-@click.option(
-    "--parts",
-    type=click.IntRange(min=1),
-    default=2,
-    show_default=True,
-    is_eager=True,
-    metavar="N",
-    help="How many parts there are, of about equal size.",
-)
-@click.option(
-    "--part",
-    "included",
-    type=click.IntRange(min=1),
-    multiple=True,
-    metavar="I",
-    callback=_numbers,
-    help="A part to write, from 1. May be repeated.",
-)
-@click.option(
-    "--without",
-    "excluded",
-    type=click.IntRange(min=1),
-    multiple=True,
-    metavar="I",
-    callback=_numbers,
-    help="Write all parts but this one. May be repeated.",
-)
-@options.seed
+@command_options(SplitSettings)
 @options.streams("any")
-def command(parts, included, excluded, seed, stream) -> None:
+def command(settings: SplitSettings, stream: Stream) -> None:
     """Write one part of a file of records.
 
     Takes trajectories, examples and episodes. The part that a record belongs to follows from its id alone (for an
@@ -78,9 +88,9 @@ def command(parts, included, excluded, seed, stream) -> None:
       eexp split --parts 2 --part 1 expert.jsonl > one.jsonl
       eexp split --parts 2 --without 1 expert.jsonl > other.jsonl
     """
-    if bool(included) == bool(excluded):
+    if bool(settings.included) == bool(settings.excluded):
         raise click.UsageError("give --part or --without")
-    kept = set(included) or set(range(1, parts + 1)) - set(excluded)
-    with stream.open("split", "any", parts=parts, part=",".join(map(str, sorted(kept))), seed=seed) as io:
-        for record in split(io.records(), parts, kept, seed):
+    part = ",".join(map(str, settings.kept))
+    with stream.open("split", "any", parts=settings.parts, part=part, seed=settings.seed) as io:
+        for record in split(io.records(), settings):
             io.write(record)

@@ -1,0 +1,281 @@
+"""Execute alternatives, each from the state it belongs to (Early Experience, equation for D_rollout).
+
+The expert's path is walked once. At every step its observation is compared with the recorded one, each alternative is
+executed in a fork (or, where the environment cannot fork, in a second walk of the same path that is compared as well),
+and the walk then goes on with the expert's action. If an alternative changed the path itself, the next comparison would
+show it, and the branch before it is refused too.
+
+An alternative on which the environment fails (its program ends, say) is refused by itself, with the cause. The path is
+then walked anew to where it branched off, and all others are executed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from eexp.envs import forking
+from eexp.envs.base import Environment, Observation
+from eexp.errors import EexpError, EnvironmentFailed, InputError, short
+from eexp.options import STEP_LIMIT
+from eexp.processes.child import time_limit
+from eexp.workers.supervisor import TRIES
+from eexp.workers.worker import unexpected_error
+
+#: Step, and number of the alternative among those to execute there.
+Place = tuple[int, int]
+
+
+def _nothing(*_: object) -> None:
+    """Do nothing before a step."""
+
+
+@dataclass
+class Executed:
+    """A trajectory with the outcomes of its alternatives.
+
+    Attributes:
+        refused: The branch points and alternatives that were refused.
+        counts: Numbers for the summary.
+    """
+
+    trajectory: dict
+    refused: list[InputError] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def execute(
+    env: Environment,
+    trajectory: dict,
+    fork: str = forking.AUTO,
+    on_step: Callable[..., None] = _nothing,
+    again: bool = False,
+    fatal: dict[Place, str] | None = None,
+) -> Executed:
+    """Execute the alternatives of one trajectory that have no outcome; with `again` all of them.
+
+    The expert's path is walked and compared in any case.
+
+    Args:
+        env: The environment of the trajectory.
+        trajectory: The trajectory with alternatives.
+        fork: How to leave the expert's path and come back (envs/forking.py).
+        on_step: Called before every step of the environment; before an alternative with its place as a list.
+        again: Whether to execute alternatives that have an outcome, too.
+        fatal: What happened to the process that executed an alternative, by its place; these are refused untried.
+
+    Raises:
+        InputError: The expert's path does not end as recorded.
+        EnvironmentFailed: The environment fails on the expert's path.
+    """
+    return _Execution(env, trajectory, fork, on_step, again, fatal or {}).run()
+
+
+class _Execution:
+    """The execution of one trajectory's alternatives."""
+
+    def __init__(
+        self,
+        env: Environment,
+        trajectory: dict,
+        fork: str,
+        on_step: Callable[..., None],
+        again: bool,
+        fatal: dict[Place, str],
+    ):
+        self.env, self.trajectory, self.on_step, self.fatal = env, trajectory, on_step, fatal
+        self.recorded = trajectory["steps"]
+        self.again = again
+        #: The alternatives to execute at every step.
+        self.to_execute = [[a for a in step.get("alternatives", []) if self._is_due(a)] for step in self.recorded]
+        self.way = forking.choose_way(env, fork)
+        self.counts: Counter[str] = Counter()
+        self.notes: dict[int, dict] = {}  # step -> keys that the environment adds to it
+        self.errors: dict[Place, EnvironmentFailed] = {}
+        #: Where the path first differs from the record: the number of the observation, the reason, the evidence.
+        self.difference: tuple[int, str, dict] | None = None
+
+    def run(self) -> Executed:
+        """Execute the alternatives."""
+        results = self._walk_and_replay() if self.way == "replay" else self._walk_and_fork()
+        executed = Executed(self.trajectory, counts=self.counts)
+        steps = []
+        for i, (step, entries) in enumerate(zip(self.recorded, results)):
+            alternatives, due = step.get("alternatives", []), self.to_execute[i]
+            self.counts["executed before"] += len(alternatives) - len(due)
+            if due:
+                entries = self._judged(i, entries, executed)
+            entry = iter(entries)
+            alternatives = [_with_outcome(a, next(entry)) if self._is_due(a) else a for a in alternatives]
+            steps.append({**step, **self.notes.get(i, {}), "alternatives": alternatives})
+        if self.difference and not executed.refused:
+            at, reason, evidence = self.difference
+            end = "does not end" if at == len(self.recorded) else "is not"
+            where = "$.outcome" if at == len(self.recorded) else f"$.steps[{at}]"
+            raise InputError(f"the expert's path {end} as recorded: {reason}", where, evidence)
+        executed.trajectory = {**self.trajectory, "steps": steps}
+        return executed
+
+    def _is_due(self, alternative: dict) -> bool:
+        """Return whether to execute an alternative; one whose branch point was refused before is tried again."""
+        return self.again or not alternative.get("outcome")
+
+    def _judged(self, i: int, entries: list[dict], executed: Executed) -> list[dict]:
+        """Return the outcomes at step i, or their refusal: observations i and i + 1 must both be as recorded."""
+        if not self.difference or i + 1 < self.difference[0]:
+            outcomes = [entry["outcome"] for entry in entries if entry["outcome"]]
+            self.counts["branch points verified"] += 1
+            self.counts[f"executed by {self.way}"] += len(outcomes)
+            self.counts["answered as invalid"] += sum(not outcome["valid"] for outcome in outcomes)
+            for k, entry in enumerate(entries):
+                if not entry["outcome"]:
+                    self._refuse_alternative(i, k, entry["refused"], executed)
+            return entries
+        at, reason, evidence = self.difference
+        if i + 1 == at:
+            reason = f"after its alternatives the expert's action leads elsewhere: {reason}"
+        executed.refused.append(InputError(f"branch point refused: {reason}", f"$.steps[{i}]", evidence=evidence))
+        self.counts["alternatives refused"] += len(self.to_execute[i])
+        return [{"outcome": None, "refused": reason}] * len(self.to_execute[i])
+
+    def _refuse_alternative(self, i: int, k: int, reason: str, executed: Executed) -> None:
+        action = self.to_execute[i][k]["action"]
+        evidence = {"action": action, **self.errors[i, k].evidence}
+        error = InputError(f"alternative {short(action)} refused: {reason}", f"$.steps[{i}]", evidence)
+        executed.refused.append(error)
+        self.counts["alternatives refused"] += 1
+
+    def _compare(self, i: int, observation: Observation) -> None:
+        """Note where an observation is not the recorded one of step i; after the last step, the outcome's."""
+        state = self.recorded[i] if i < len(self.recorded) else self.trajectory.get("outcome") or {}
+        recorded = state.get("observation")
+        if recorded is not None and self.env.mask(observation.text) != self.env.mask(recorded):
+            reason = f"the observation is {short(observation.text)}, and {short(recorded)} was recorded"
+            self._note_difference(i, reason, {"observed": observation.text, "recorded": recorded})
+        self._note_state(i, observation)
+
+    def _note_state(self, i: int, observation: Observation) -> None:
+        """Keep the environment's notes on its state at step i, and the parts of the observation that were unknown."""
+        if i in self.notes or i == len(self.recorded) or self.difference:
+            return
+        notes = self.env.explain()
+        self.notes[i] = {**({"notes": notes} if notes else {}), **observation.unknown_parts()}
+
+    def _compare_list(self, i: int) -> None:
+        """Note where the admissible actions at step i are not those recorded, which may be only some of them."""
+        listed = self.recorded[i].get("admissible")
+        admissible = self.env.admissible() if listed is not None and not self.difference else None
+        if admissible is None:
+            return
+        count = self.recorded[i].get("admissible_count") or len(listed)
+        evidence = {"observed": admissible, "recorded": listed}
+        if missing := sorted(set(listed) - set(admissible)):
+            self._note_difference(i, f"{short(missing[0])} was admissible, and is not now", evidence)
+        elif count != len(admissible):
+            self._note_difference(i, f"{len(admissible)} actions are admissible, and {count} were", evidence)
+
+    def _note_difference(self, i: int, reason: str, evidence: dict) -> None:
+        if self.difference is None or i < self.difference[0]:
+            self.difference = i, reason, evidence
+
+    def _step(self, action: str) -> Observation:
+        self.on_step()
+        return self.env.step(action)
+
+    def _execute(self, i: int, k: int, execute: Callable[[str], Observation]) -> dict | None:
+        """Execute alternative k of step i; return its outcome, or None where the environment failed.
+
+        A forked process that is lost is started again, because the process that it was forked from is unchanged.
+        """
+        if (i, k) in self.fatal:
+            self.errors[i, k] = EnvironmentFailed(self.fatal[i, k])
+            return None
+        for attempt in range(1, TRIES + 1):
+            self.on_step(None if self.env.light else [i, k])
+            try:
+                return execute(self.to_execute[i][k]["action"]).outcome()
+            except forking.ForkLost as e:
+                self.counts["forks lost"] += 1
+                self.errors[i, k] = e
+                if attempt == TRIES:
+                    break
+            except EnvironmentFailed as e:
+                self.errors[i, k] = e
+                break
+            except (EexpError, MemoryError):
+                raise
+            except Exception as e:
+                self.errors[i, k] = unexpected_error(e)
+                break
+        return None
+
+    def _entry(self, i: int, k: int, outcome: dict | None) -> dict:
+        """Return what a record keeps of alternative k of step i: its outcome, or why there is none."""
+        return {"outcome": outcome} if outcome else {"outcome": None, "refused": self.errors[i, k].message}
+
+    def _walk_and_fork(self) -> list[list[dict]]:
+        """Walk the expert's path once and fork at every step; return the entries of each step."""
+        self._walk_to(0)
+        in_fork = forking.executor(self.env, self.way, time_limit(STEP_LIMIT))
+        entries: list[list[dict]] = []
+        for i, step in enumerate(self.recorded):
+            entries.append([])
+            on_path = True
+            if self.to_execute[i] and not self.difference:
+                self._compare_list(i)
+            for k, alternative in enumerate(self.to_execute[i]):
+                if not on_path:
+                    self._walk_to(i)
+                if self.difference:
+                    break
+                in_place = self.env.harmless(alternative["action"])
+                outcome = self._execute(i, k, self.env.step if in_place else in_fork)
+                on_path = outcome is not None
+                entries[-1].append(self._entry(i, k, outcome))
+            if not on_path:
+                self._walk_to(i)
+            self._compare(i + 1, self._step(step["action"]))
+        return entries
+
+    def _walk_and_replay(self) -> list[list[dict]]:
+        """Walk to the branch point again before every alternative, except after one that changed nothing."""
+        entries: list[list[dict]] = []
+        for i, alternatives in enumerate(self.to_execute):
+            entries.append([])
+            on_path = False
+            for k, alternative in enumerate(alternatives):
+                if not on_path:
+                    self._walk_to(i)
+                    if not entries[-1]:
+                        self._compare_list(i)
+                    if self.difference:
+                        break
+                outcome = self._execute(i, k, self.env.step)
+                on_path = outcome is not None and self.env.harmless(alternative["action"])
+                entries[-1].append(self._entry(i, k, outcome))
+        self._walk_to(len(self.recorded))
+        return entries
+
+    def _walk_to(self, i: int) -> None:
+        """Walk from the task's beginning to observation number i, comparing all on the way."""
+        self.on_step()
+        self._compare(0, self.env.reset(self.trajectory["task"]))
+        for j in range(i):
+            self._compare(j + 1, self._step(self.recorded[j]["action"]))
+
+
+def _with_outcome(alternative: dict, entry: dict) -> dict:
+    """Return an alternative with its new outcome or the reason of its refusal, and without an earlier one."""
+    return {**{key: value for key, value in alternative.items() if key != "refused"}, **entry}
+
+
+def job(request: dict, environments: Any, on_step: Callable[..., None]) -> dict:
+    """Execute the alternatives of one trajectory in a worker (eexp/workers/worker.py)."""
+    trajectory = request["trajectory"]
+    fatal = {(i, k): reason for (i, k), reason in request.get("fatal", [])}
+    env = environments.get(trajectory["env"])
+    executed = execute(env, trajectory, request["fork"], on_step, request["again"], fatal)
+    refused = [{"message": e.message, "where": e.where, "evidence": e.evidence} for e in executed.refused]
+    return {"trajectory": executed.trajectory, "refused": refused, "counts": executed.counts}

@@ -1,0 +1,239 @@
+"""Play episodes with a policy, many of them at once: the environments work while the model does."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+
+from eexp import options
+from eexp.envs.base import Environment, Observation
+from eexp.errors import InputError, NoRoom
+from eexp.models.policy import ActionDraw, Episodes, Policy, Proposal, Proposals, State
+from eexp.records import seed_of, succeeded
+from eexp.settings import option
+from eexp.workers.parallel import EnvironmentLost, ParallelEnvironments, StepResult
+from eexp.workers.supervisor import TRIES, repeated_failure
+
+#: How many episodes may be begun and not yet yielded, as a multiple of those that are played at once: an episode that
+#: is over is held back until all before it are.
+AHEAD = 4
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """Settings of `evaluate`. Temperature 0 is greedy."""
+
+    temperature: float = options.temperature(0.0).field()
+    max_steps: int | None = options.max_steps.field()
+    only_admissible: bool = option(False, help="Let the policy write nothing but an admissible action.")
+    seed: int = options.seed.field()
+
+
+def panel(env: Environment, split: str, n: int | None, skip: int = 0) -> list[dict]:
+    """Return `n` tasks of a split, after the first `skip`, in the order of a hash of their ids.
+
+    So a panel of 100 is part of the panel of 200, is the same on every machine, and mixes kinds of task that the split
+    lists one after another (`evidence.panels.draw`).
+    """
+    from eexp.evidence.panels import draw
+
+    return draw(env.tasks(split), None if n is None else skip + n)[skip:]
+
+
+def episode_id(spec: str, task: dict, trial: int) -> str:
+    """Return the id of an episode, which tells it from the others of one run."""
+    return f"{spec}/{task['id']}/{trial}"
+
+
+class Episode:
+    """An episode that is being played.
+
+    Attributes:
+        action: The action that the environment executes; None while there is none.
+        result: Its record, or the error that ended it, once it is over.
+    """
+
+    def __init__(self, spec: str, task: dict, trial: int, kind: str | None, panel_hash: str | None):
+        self.kind, self.panel_hash = kind, panel_hash
+        self.spec, self.task, self.trial, self.id = spec, task, trial, episode_id(spec, task, trial)
+        self.tries = 0
+        self.result: dict | InputError | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Begin at the task's beginning, for the first time or again."""
+        self.tries += 1
+        self.instruction = ""
+        self.transcript: list[dict] = []
+        self.observation: Observation | None = None
+        self.action: Proposal | None = None
+
+    def observe(self, view: StepResult) -> None:
+        """Take in the environment's answer to the reset or to the action."""
+        if self.action is None or self.observation is None:
+            self.instruction = view.instruction
+        else:
+            proposal = self.action
+            turn = {
+                "observation": self.observation.text,
+                "action": proposal.action,
+                "valid": view.observation.valid and not proposal.cut_off,
+            }
+            if proposal.text is not None and proposal.text.strip() != proposal.action:
+                turn["text"] = proposal.text
+            turn |= {"thought": proposal.thought} if proposal.thought else {}
+            turn |= {"cut_off": True} if proposal.cut_off else {}
+            self.transcript.append(turn)
+        self.observation, self.action = view.observation, None
+
+    def record(self, policy: Policy) -> dict:
+        """Return the record of an episode that is over."""
+        last, task, transcript = self.observation, self.task, self.transcript
+        assert last is not None
+        return {
+            "type": "episode",
+            "id": self.id,
+            "env": self.spec,
+            "task": task,
+            "split": task.get("split"),
+            **({} if self.kind is None else {"kind": self.kind}),
+            **({} if self.panel_hash is None else {"panel": self.panel_hash}),
+            "seed": self.trial,
+            "success": succeeded(last.outcome()),
+            "score": last.score,
+            "steps": len(transcript),
+            "invalid": sum(not t["valid"] for t in transcript),
+            "thoughts": sum("thought" in t for t in transcript),
+            "cut_off": sum("cut_off" in t for t in transcript),
+            "model": policy.fingerprint,
+            "prompt_style": policy.style_label,
+            "instruction": self.instruction,
+            "transcript": transcript,
+            "final": last.text,
+        }
+
+
+class ParallelPlay:
+    """The episodes that are being played.
+
+    Each has a number, from 0, by which the environments and the policy know it; an episode that is over leaves its
+    number to another.
+    """
+
+    def __init__(self, worlds: ParallelEnvironments, policy: Policy, players: Episodes, settings: EvalSettings):
+        self.worlds, self.policy, self.players, self.settings = worlds, policy, players, settings
+        self.max_steps = settings.max_steps or worlds.max_steps
+        self.needs = policy.needs | ({"admissible"} if settings.only_admissible else set())
+        self.free = list(range(min(worlds.size, players.n)))[::-1]
+        self._size = len(self.free)
+        self._waiting: deque[Episode] = deque()  # for which a server turned out to have no room
+        self._episodes: dict[int, Episode] = {}
+        self._n_undecided = 0  # episodes that wait for the policy
+
+    def begin(self, episode: Episode) -> None:
+        """Begin an episode under a free number."""
+        number = self.free.pop()
+        self._episodes[number] = episode
+        self.worlds.begin(number, episode.task, self.needs)
+
+    def advance(self) -> None:
+        """Give the environments' answers to the policy, and the policy's actions to the environments.
+
+        Waits for the environments only where the policy has nothing to do meanwhile.
+        """
+        for number, view in self.worlds.wait(at_once=self._n_undecided > 0):
+            self._observe(number, view)
+        for number, proposals in self.players.wait():
+            self._n_undecided -= 1
+            self._act(number, proposals)
+
+    def _observe(self, number: int, view: StepResult | InputError | NoRoom) -> None:
+        if isinstance(view, NoRoom):
+            self._give_up(number, view)
+            return
+        episode = self._episodes[number]
+        if isinstance(view, EnvironmentLost):
+            if episode.tries < TRIES:
+                episode.start()
+                self.worlds.begin(number, episode.task, self.needs)
+                return
+            actions = [t["action"] for t in episode.transcript] + ([episode.action.action] if episode.action else [])
+            view = repeated_failure(str(view), {"actions": actions})
+        if isinstance(view, InputError):
+            self._finish(number, view)
+            return
+        episode.observe(view)
+        step = len(episode.transcript)
+        if view.observation.done or step >= self.max_steps:
+            self._finish(number, episode.record(self.policy))
+            return
+        state = State(episode.instruction, episode.transcript, view.observation.text, view.admissible, view.expert)
+        settings = self.settings
+        choice = ActionDraw(
+            state,
+            n=1,
+            temperature=settings.temperature,
+            seed=seed_of(settings.seed, episode.id, step),
+            only_admissible=settings.only_admissible,
+        )
+        try:
+            self.players.submit(number, choice)
+        except InputError as e:
+            self._finish(number, e)
+        else:
+            self._n_undecided += 1
+
+    def _act(self, number: int, proposals: Proposals) -> None:
+        if isinstance(proposals, InputError):
+            self._finish(number, proposals)
+            return
+        episode = self._episodes[number]
+        episode.action = proposals[0]
+        is_last = len(episode.transcript) + 1 >= self.max_steps
+        self.worlds.step(number, episode.action.action, () if is_last else self.needs)
+
+    def _finish(self, number: int, result: dict | InputError) -> None:
+        self._episodes.pop(number).result = result
+        self.free.append(number)
+        if self._waiting:
+            self.begin(self._waiting.popleft())
+
+    def _give_up(self, number: int, error: NoRoom) -> None:
+        """Do without a number for which a server has no room; its episode waits. Raises the error for the last one."""
+        if self._size == 1:
+            raise error
+        self._size -= 1
+        self._waiting.append(self._episodes.pop(number))
+        if self.free:
+            self.begin(self._waiting.popleft())
+
+
+def play(
+    worlds: ParallelEnvironments,
+    tasks: Iterable[tuple[dict, int]],
+    policy: Policy,
+    settings: EvalSettings,
+    kinds: Mapping[str, str | None],
+    panel_hash: str | None,
+) -> Generator[Episode, None, None]:
+    """Play each (task, trial) once and yield its episode once it is over, in the order of the tasks.
+
+    The arguments are those of `stages.eval.evaluate`.
+    """
+    episodes: deque[Episode] = deque()  # begun and not yet yielded, in order
+    remaining, more = iter(tasks), True
+    with closing(policy.episodes(worlds.size)) as players:
+        playing = ParallelPlay(worlds, policy, players, settings)
+        while more or episodes:
+            while more and playing.free and len(episodes) < AHEAD * worlds.size:
+                task_and_trial = next(remaining, None)
+                more = task_and_trial is not None
+                if task_and_trial:
+                    task, trial = task_and_trial
+                    episodes.append(Episode(worlds.spec, task, trial, kinds.get(task["id"]), panel_hash))
+                    playing.begin(episodes[-1])
+            playing.advance()
+            while episodes and episodes[0].result is not None:
+                yield episodes.popleft()

@@ -1,0 +1,133 @@
+"""Render records as text for a person."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from textwrap import indent
+from typing import TYPE_CHECKING, Any
+
+from eexp.errors import InputError, short
+from eexp.outcomes import Shares
+from eexp.terminal import style
+
+if TYPE_CHECKING:
+    from eexp.training.data import Row
+
+
+def render(record: dict) -> str:
+    """Return a record of any type as text."""
+    lines_of = {"trajectory": _trajectory, "example": _example, "episode": _episode}.get(record.get("type", ""))
+    if lines_of is None:
+        raise InputError(f"a record of type {record.get('type')!r} cannot be shown", "$.type")
+    lines = [style(f"{record['type']} {record['id']}", bold=True), *lines_of(record)]
+    lines += [style(f"  {entry}", dim=True) for entry in record.get("lineage", [])]
+    return "\n".join(lines)
+
+
+def _outcome(outcome: dict | None) -> str:
+    if outcome is None:
+        return style("not executed", dim=True)
+    marks = [
+        m
+        for m, on in (
+            ("invalid", outcome.get("valid") is False),
+            ("done", outcome.get("done")),
+            ("success", outcome.get("success")),
+        )
+        if on
+    ]
+    return outcome["observation"] + (f"  [{', '.join(marks)}]" if marks else "")
+
+
+def _trajectory(t: dict) -> Iterator[str]:
+    yield f"  {t['env']}, task {t['task'].get('id')}: {t['instruction']}"
+    for i, step in enumerate(t["steps"]):
+        yield indent(step["observation"], "  ")
+        if step.get("thought"):
+            yield style(indent(step["thought"], "    "), fg="cyan")
+        marks = [mark for mark in ("mistake", "noise") if step.get(mark)]
+        marked = style(f"  [{', '.join(marks)}]", dim=True) if marks else ""
+        yield style(f"  {i}> {step['action']}", fg="green") + marked
+        for a in step.get("alternatives", []):
+            logprob = "" if a.get("logprob") is None else f" {a['logprob']:.1f}"
+            pool = f", pool {a['pool']}" if a.get("pool") else ""
+            source = style(f" ({a['source']}{logprob}{pool})", dim=True)
+            yield style(f"     ~ {a['action']}", fg="yellow") + source
+            shown = f"refused: {a['refused']}" if a.get("refused") else _outcome(a.get("outcome"))
+            yield indent(shown, "         ")
+    if t.get("outcome"):
+        yield indent(_outcome(t["outcome"]), "  ")
+
+
+def _example(e: dict) -> Iterator[str]:
+    kind = f"{e['kind']}, {e['transition']}" if e.get("transition") else e["kind"]
+    yield style(f"  {kind}, weight {e.get('weight', 1.0):g}, style {e.get('prompt_style')}", dim=True)
+    for m in e["prompt"]:
+        yield indent(f"{m['role']}: {m['content']}", "  ")
+    for m in e["completion"]:  # the loss falls on this
+        yield style(indent(f"{m['role']}: {m['content']}", "  "), fg="green")
+    yield from _spans(e)
+
+
+def _spans(e: dict) -> Iterator[str]:
+    """Yield the spans of an example that have a weight of their own or are unknown, and the scores of all."""
+    text = e["completion"][-1]["content"]
+    for span in e.get("spans") or []:
+        if span.get("weight", 1.0) != 1 or span["name"] == "unknown":
+            part = short(text[span["start"] : span["end"]])
+            yield style(f"  {span['name']}, weight {span.get('weight', 1.0):g}: {part}", dim=True)
+    for score in e.get("scores") or []:
+        yield style(f"  {score['span']}: log-probability {score['logprob']:.2f}, {score['tokens']} tokens", dim=True)
+
+
+def _episode(e: dict) -> Iterator[str]:
+    verdict = style("success", fg="green") if e["success"] else style("failure", fg="red")
+    counts = f"{e['steps']} steps, {e.get('invalid', 0)} invalid"
+    yield f"  {verdict}, score {e.get('score')}, {counts}; {e.get('instruction')}"
+    for turn in e.get("transcript", []):
+        yield indent(turn["observation"], "  ")
+        yield style(indent(turn.get("text") or turn["action"], "  > "), fg=None if turn.get("valid", True) else "red")
+    yield indent(e.get("final") or "", "  ")
+
+
+def render_row(example: dict, row: Row, tokenizer: Any) -> str:
+    """Return an example as the row of tokens that is trained on: counts, and its text with the targets in [[ ]]."""
+    from eexp.training.preview import marked
+
+    targets: Counter[str] = Counter()
+    for name, _, indices in row.spans():
+        targets[name or "completion"] += len(indices)
+    spans = ", ".join(f"{name} {n}" for name, n in targets.items())
+    counts = (
+        f"  {row.n_prompt + row.n_completion} tokens: prompt {row.n_prompt}, completion {row.n_completion}; "
+        f"targets {row.n_targets}" + (f" ({spans})" if spans else "") + f", weight {row.weight:g}"
+    )
+    head = style(f"example {example['id']}", bold=True)
+    return "\n".join([head, style(counts, dim=True), indent(marked(tokenizer, row), "  ")])
+
+
+def summary(records: Iterable[dict]) -> list[str]:
+    """Return what can be counted in records, as lines of text."""
+    counts: dict[str, Counter[str]] = {}
+    shares = Shares()
+    for record in records:
+        counted = counts.setdefault(record["type"], Counter())
+        counted[record["type"] if record["type"] != "example" else record["kind"]] += 1
+        if record["type"] == "trajectory":
+            counted["steps"] += len(record["steps"])
+            shares.add(record)
+        elif record["type"] == "episode":
+            counted["steps"] += record["steps"]
+            counted["successes"] += record["success"]
+    lines = []
+    if trajectories := counts.get("trajectory"):
+        lines.append(f"trajectories: {trajectories['trajectory']}, of {trajectories['steps']} steps")
+        lines += [f"  alternatives {line}" for line in shares.lines()]
+    if examples := counts.get("example"):
+        kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(examples.items()))
+        lines.append(f"examples: {examples.total()}, of which {kinds}")
+    if episodes := counts.get("episode"):
+        total, steps, successes = episodes["episode"], episodes["steps"], episodes["successes"]
+        lines.append(f"episodes: {total}, of {steps} steps, {successes} successes")
+    return lines

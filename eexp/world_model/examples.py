@@ -1,0 +1,177 @@
+"""Examples that predict the next state: state, action -> observation (Early Experience, implicit world modelling)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from eexp import options
+from eexp.errors import InputError
+from eexp.jsonl import Count
+from eexp.models.base import Model, Sample
+from eexp.options import NumberOrWord
+from eexp.outcomes import transition_of
+from eexp.prompts import PromptStyle
+from eexp.prompts.style import Answer, Dialogue, Prompt
+from eexp.records import example, example_id, seed_of
+from eexp.settings import option, recorded
+from eexp.world_model.targets import Target, improbable
+from eexp.world_model.transitions import Transition, cap_invalid, cap_repeats, transitions_of
+
+
+@dataclass(frozen=True)
+class WorldModelSettings:
+    """Settings of `world_model_data`: which transitions become examples, and what their targets are.
+
+    Attributes:
+        pool, first: The alternatives that become examples, as in `records.alternatives_of`.
+        max_repeats: How often the same target may come in a trajectory; None for any number.
+        summaries, changes: As in `targets.target_of`.
+        predictable: Who says which parts of a target cannot be predicted, "environment" or "model"; None marks none.
+    """
+
+    expert: bool = option(True, help="Whether the expert's own transitions are examples, too.")
+    pool: str | None = options.pool.field()
+    first: int | None = options.first(0).field()
+    max_invalid_fraction: float = option(
+        0.3,
+        type=click.FloatRange(0, 1),
+        metavar="SHARE",
+        help="Largest share of a trajectory's examples that may be answers to invalid actions; 1 keeps all.",
+    )
+    max_repeats: int | None = option(
+        2,
+        type=NumberOrWord(1, {"all": None}),
+        metavar="N|all",
+        help="How often the same target may come in a trajectory; the expert's own always stay.",
+    )
+    summaries: bool = option(
+        True,
+        help="Whether the summary of an observation is the target, where there is one (`eexp summarise`).",
+    )
+    changes: bool = option(
+        False, help="Make only the lines the target that the observation before the action did not have."
+    )
+    predictable: str | None = option(
+        None,
+        type=click.Choice(["environment", "model"]),
+        help="Who says which parts of a target the state does not determine, to leave them out of the loss: the "
+        "environment, or the model (-m).",
+    )
+    unknown_weight: float = option(
+        0.0, type=click.FloatRange(min=0), metavar="WEIGHT", help="Weight of those parts in the loss."
+    )
+    min_probability: float = option(
+        0.05,
+        type=click.FloatRange(0, 1, min_open=True),
+        metavar="P",
+        help="With --predictable model: words that it finds less probable are such parts.",
+    )
+    seed: int = options.seed.field()
+
+    def lineage(self) -> dict[str, Any]:
+        """Return the settings that decide the output, but for the seed, by the names of their options."""
+        return {
+            "expert": None if self.expert else "no",
+            **recorded(self, "pool", "first"),
+            "max_invalid_fraction": None if self.max_invalid_fraction == 1 else self.max_invalid_fraction,
+            "max_repeats": self.max_repeats,
+            "summaries": None if self.summaries else "no",
+            "changes": "yes" if self.changes else None,
+            "predictable": self.predictable,
+            "unknown_weight": self.unknown_weight if self.predictable else None,
+            "min_probability": self.min_probability if self.predictable == "model" else None,
+        }
+
+
+def chosen_transitions(t: dict, style: PromptStyle, settings: WorldModelSettings, count: Count) -> list[Transition]:
+    """Return the transitions of a trajectory that become examples.
+
+    Raises:
+        InputError: The environment is to say what is unknown, and no outcome holds that.
+    """
+    known = transitions_of(
+        t,
+        style,
+        expert=settings.expert,
+        pool=settings.pool,
+        first=settings.first,
+        summaries=settings.summaries,
+        changes=settings.changes,
+    )
+    if settings.predictable == "environment":
+        observed = [transition.outcome for transition in known if transition.target.kind != "summary"]
+        if observed and not any(outcome.get("unknown") is not None for outcome in observed):
+            raise InputError(
+                f"no outcome says which of its parts are unknown; the environment {t['env']} cannot tell, "
+                f"or the record is older: give --predictable model",
+                "$.steps",
+            )
+    kept = cap_repeats(known, settings.max_repeats, seed_of(settings.seed, t["id"], "repeats"))
+    count("repeats left out", len(known) - len(kept))
+    within = cap_invalid(kept, settings.max_invalid_fraction, seed_of(settings.seed, t["id"]))
+    count("invalid ones left out", len(kept) - len(within))
+    return within
+
+
+def id_of(t: dict, transition: Transition) -> str:
+    """Return the id of the example that a transition of a trajectory becomes."""
+    return example_id(t, _name(transition))
+
+
+def _name(transition: Transition) -> str:
+    return f"{transition.i}/world_model/{transition.name}"
+
+
+def examples_of(
+    t: dict, style: PromptStyle, settings: WorldModelSettings, transitions: list[Transition]
+) -> Iterator[dict]:
+    """Yield the examples of transitions of a trajectory, in the order of its steps."""
+    for transition, prompt, answer, kind in worded(t, Dialogue(style), style, settings, transitions):
+        yield example(
+            t,
+            _name(transition),
+            "world_model",
+            prompt,
+            answer.messages(),
+            style.label,
+            spans=answer.spans,
+            transition=kind,
+            target=transition.target.kind,
+        )
+
+
+def worded(
+    t: dict, dialogue: Dialogue, style: PromptStyle, settings: WorldModelSettings, transitions: list[Transition]
+) -> Iterator[tuple[Transition, Prompt, Answer, str]]:
+    """Yield the transitions of a trajectory, which are in the order of its steps, with prompt, answer and kind."""
+    dialogue.start(t["instruction"])
+    at = 0
+    weight = settings.unknown_weight if settings.predictable == "environment" else 1.0
+    for transition in transitions:
+        for step in t["steps"][at : transition.i]:
+            dialogue.add(step)
+        at = transition.i
+        step, target = t["steps"][at], transition.target
+        prompt = dialogue.world_model(step["observation"], transition.action, target.kind == "changes")
+        unknown = [] if settings.predictable == "model" else target.unknown
+        answer = style.world_model_answer(target.text, unknown, weight)
+        yield transition, prompt, answer, transition_of(step["observation"], transition.outcome)
+
+
+def judged(
+    record: dict, target: Target, sample: Sample, model: Model, style: PromptStyle, settings: WorldModelSettings
+) -> dict:
+    """Return an example with the words that the model cannot predict as spans of their own."""
+    text, start = record["completion"][0]["content"], len(style.predicting.open)
+    unknown = improbable(text, sample, model, (start, start + len(target.text)), settings.min_probability)
+    return {**record, "spans": style.world_model_answer(target.text, unknown, settings.unknown_weight).spans}
+
+
+def count_example(count: Count, transition: Transition, spans: list[dict]) -> None:
+    """Count an example for the summary."""
+    count("of invalid actions" if transition.invalid else "of valid actions", 1)
+    count("with unknown parts", any(span["name"] == "unknown" for span in spans))
