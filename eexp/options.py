@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
+from eexp.envs.registry import light_names
 from eexp.settings import Command, Option
 
 if TYPE_CHECKING:

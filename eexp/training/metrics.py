@@ -40,7 +40,7 @@ def read_curves(metrics: Path) -> tuple[list[tuple[int, float]], list[tuple[int,
     return losses, validations
 
 
-def trajectory_step(line: bytes) -> float:
+def step_of(line: bytes) -> float:
     """Return the update that a line belongs to; infinity for a line that was cut while it was written."""
     try:
         return orjson.loads(line)["step"]
