@@ -17,12 +17,19 @@ help: ## show this
 
 install: $(STAMP) ## make .venv from constraints.txt (does nothing when nothing changed)
 
-# llama-cpp-python is compiled here; its image models, which eexp does not use, would double the time.
-$(STAMP): pyproject.toml constraints.txt Makefile
+# llama-cpp-python is compiled here, without the parts that llama-cpp.cmake names, and pip keeps the wheel for the next
+# time. CMAKE_ARGS adds options and has the last word: CMAKE_ARGS=-DGGML_CUDA=on make install.
+LLAMA_PARTS := "-DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/llama-cpp.cmake"
+PIP := $(FIRST) PYTHONWARNINGS=ignore $(BIN)/python -m pip
+$(STAMP): pyproject.toml constraints.txt llama-cpp.cmake Makefile
 	@$(MAKE) --no-print-directory system
+	@echo "install: making $(VENV)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(FIRST) $(BIN)/python -m pip install --quiet --upgrade pip
-	$(FIRST) PYTHONWARNINGS=ignore CMAKE_ARGS="$${CMAKE_ARGS:--DLLAVA_BUILD=OFF}" $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,scienceworld]'
+	$(PIP) install --quiet --upgrade pip
+	@echo "install: compiling llama.cpp, about 2 minutes on two cores (seconds where pip has kept it)"
+	CMAKE_ARGS='$(LLAMA_PARTS) '"$$CMAKE_ARGS" $(PIP) install --quiet -c constraints.txt llama-cpp-python
+	@echo "install: installing the other packages, the largest of which is PyTorch, and eexp itself"
+	$(PIP) install --quiet -c constraints.txt -e '.[test,scienceworld]'
 	for n in 1 5 7; do mkdir -p $(VENV)/share/man/man$$n && ln -sf $(CURDIR)/man/*.$$n $(VENV)/share/man/man$$n/; done
 	touch $@
 

@@ -29,6 +29,8 @@ def _own_world(tmp_path_factory: pytest.TempPathFactory):
             patch.delenv(name)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("HF_HUB_OFFLINE", "1")
+        # A JVM that plays a few episodes spends a third of its time on optimising code for many.
+        patch.setenv("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
         patch.setenv("COLUMNS", "100")
         yield
 

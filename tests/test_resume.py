@@ -131,7 +131,7 @@ def test_killed_and_resumed_equals_uninterrupted(name: str, inputs, tmp_path):
         file.write_bytes(_with_bad(inputs[job.reads].read_bytes(), job.bad, random.Random(name)))
     if name == "reflect-tiny":  # a base model for house writes few reflections that can be used
         job = Job(job.args, job.reads, 1)
-    first = spawn(*_command(job, tmp_path, "whole", file))
+    first = run(*_command(job, tmp_path, "whole", file))
     expected_code = first.code if name == "reflect-tiny" else 4 if job.bad else 0
     first.ok(expected_code)
     whole = (tmp_path / "whole.out").read_bytes()
@@ -151,7 +151,7 @@ def test_killed_and_resumed_equals_uninterrupted(name: str, inputs, tmp_path):
         assert (tmp_path / "cut.rejects").read_bytes() == (tmp_path / "whole.rejects").read_bytes()
         assert (tmp_path / "cut.rejects").read_bytes() or name == "reflect-tiny"
     # once more: nothing is left to do, and nothing changes
-    spawn(*command).ok(expected_code)
+    run(*command).ok(expected_code)
     assert output.read_bytes() == whole
 
 
