@@ -1,8 +1,8 @@
 """Draw the picture of the pipe that the README shows: `python docs/pipe.py` writes docs/pipe.svg.
 
-The drawing follows the page: it has a light and a dark palette, and its own ground, so that it stays readable where a
-page's colours are not those of the reader's system. Its proportions are for a phone as well as for a desk: at a width of
-358 pixels, the smallest letters have 9.6.
+The picture has a light and a dark palette. It also draws its own background, so that it can be read on a page whose
+colours do not follow the reader's system. It is made for phones, too: on a page 390 pixels wide, the smallest text has
+a size of 9.6 pixels.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ TARGET = Path(__file__).with_suffix(".svg")
 
 TITLE = "The pipe of eexp"
 DESCRIPTION = (
-    "An expert's demonstration is a path of states. branch adds other actions to every state, and rollout executes each "
-    "of them from that state. Three stages make training examples of the result: imitation-data, world-model-data and "
-    "reflect. mix puts them together, finetune trains on them, eval plays tasks with the trained model, and compare says "
-    "how much better it is and how sure that is."
+    "A demonstration of an expert is a path of states. branch adds other actions to every state, and rollout executes "
+    "each of them from that state. Three stages make training examples of the result: imitation-data, world-model-data "
+    "and reflect. mix puts them together, finetune trains on them, eval plays tasks with the trained model, and compare "
+    "says how much better it is and how sure that is."
 )
 
 WIDTH, HEIGHT = 560, 424
-SCALE = 8 / 7  # shown at 640 pixels where there is room
+SCALE = 8 / 7  # of the drawing: 640 pixels wide where the page is wider
 MARGIN, GAP = 14, 20
 LIGHT = {
     "ground": "#f3f5f8",
@@ -48,7 +48,7 @@ STYLE = """
 .card { fill: var(--card); stroke: var(--edge) }
 .pipe { fill: none; stroke: var(--words); stroke-width: 1.6 }
 .tip { fill: var(--words) }
-.name { fill: var(--name); font: 600 15.5px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace }
+.name { fill: var(--name); font: 600 15.5px ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace }
 .words { fill: var(--words); font: 15px system-ui, -apple-system, "Segoe UI", "Helvetica Neue", Arial, sans-serif }
 text { text-anchor: middle }
 .path { stroke: var(--path); stroke-width: 2.4 }
@@ -65,7 +65,7 @@ def variables(palette: dict[str, str]) -> str:
 
 
 def card(x: float, y: float, width: float, height: float, name: str, *words: str) -> Iterator[str]:
-    """Draw the box of a stage: its name at the top, its words in lines at the bottom."""
+    """Draw the box of a stage, with its name at the top and lines of text at the bottom."""
     middle = x + width / 2
     yield f'<rect class="card" x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="8"/>'
     yield f'<text class="name" x="{middle:g}" y="{y + 26:g}">{escape(name)}</text>'
@@ -93,7 +93,7 @@ def trajectory(x: float, y: float, others: str = "") -> Iterator[str]:
 
 
 def pipe(*points: tuple[float, float], tip: bool = True) -> Iterator[str]:
-    """Draw a line through `points`, the last of which it enters from the left or from above, with an arrow's tip."""
+    """Draw a line through `points` and, with `tip`, an arrowhead at its end, which points right or down."""
     yield f'<polyline class="pipe" points="{" ".join(f"{x:g},{y:g}" for x, y in points)}"/>'
     (fromx, _), (x, y) = points[-2:]
     if tip and fromx == x:
@@ -103,7 +103,7 @@ def pipe(*points: tuple[float, float], tip: bool = True) -> Iterator[str]:
 
 
 def drawing() -> Iterator[str]:
-    """Draw everything that stands on the ground."""
+    """Draw the stages and the lines between them."""
     three = (WIDTH - 2 * MARGIN - 2 * GAP) / 3
     lefts = [MARGIN + i * (three + GAP) for i in range(3)]
     middles = [left + three / 2 for left in lefts]
