@@ -1,8 +1,8 @@
 """Build the documentation as a web site: `make docs` writes it to build/docs.
 
-The pages are plain Markdown, which code hosts show as it is. README.md is the first page. docs/index.md lists the others
-by topic, and the navigation of the site is made from that list. A page that is missing from the list causes a warning,
-as does a link without a target, and a warning fails the build.
+The pages are plain Markdown, which code hosts show as it is. README.md is the first page. docs/index.md lists the
+others by topic, and the navigation of the site is made from that list. A page that is missing from the list causes a
+warning, as does a link without a target, and a warning fails the build.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ TITLE = "The pipe of eexp"
 DESCRIPTION = (
     "A demonstration of an expert is a path of states. branch adds other actions to every state, and rollout executes "
     "each of them from that state. Three stages make training examples of the result: imitation-data, world-model-data "
-    "and reflect. mix puts them together, finetune trains on them, eval plays tasks with the trained model, and compare "
-    "says how much better it is and how sure that is."
+    "and reflect. mix puts them together, finetune trains on them, eval plays tasks with the trained model, and "
+    "compare says how much better it is and how sure that is."
 )
 
 WIDTH, HEIGHT = 560, 424
