@@ -9,7 +9,7 @@ FIRST := PATH="$(CURDIR)/$(BIN):$$PATH"
 STAMP := $(VENV)/.installed
 APT := $(if $(shell command -v apt-get),$(if $(filter 0,$(shell id -u)),apt-get))
 
-.PHONY: help install environments system java chromium demo test test-fast test-long fuzz peers lint man clean
+.PHONY: help install environments system java chromium demo test test-fast test-long fuzz peers lint man docs clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -64,7 +64,7 @@ chromium:
 demo: install ## watch an agent learn from its own actions, start to end (under 10 minutes on two cores)
 	@$(FIRST) $(MAKE) --no-print-directory -f recipes/house/Makefile OUT=demo
 
-test: install environments java chromium ## run all tests
+test: install environments $(STAMP).docs java chromium ## run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-fast: install environments ## run the tests that take no more than a few seconds
@@ -95,6 +95,14 @@ lint: install ## check style
 
 man: install ## make the manual pages again, from the same source as --help
 	$(BIN)/python man/build.py
+
+docs: $(STAMP).docs ## build the documentation as a web site, in build/docs; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -q -E -c docs -d build/doctrees . build/docs
+	@echo "open build/docs/index.html"
+
+$(STAMP).docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	touch $@
 
 clean: ## remove what was made
 	rm -rf $(VENV) demo build *.egg-info
