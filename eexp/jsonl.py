@@ -2,7 +2,7 @@
 
 Nothing here holds more than one record at a time, except the ids a resumed run has already written. Every line is
 flushed as soon as it is whole, so the next stage of a pipe starts at once and a killed run loses only the line it was
-writing. Fast stages (`Stream.write_made`) flush once they have to wait: when all lines of a record are written and,
+writing. Fast stages (`Stream.write_lines`) flush once they have to wait: when all lines of a record are written and,
 where they read regular files, for which they need not wait, when a buffer is full.
 """
 
@@ -51,10 +51,10 @@ def dumps(record: Any) -> bytes:
 
 #: Whole lines: how many, and their bytes. Many short lines are faster written at once, long ones need not be.
 Lines = tuple[int, bytes]
-ENOUGH = 1 << 16  # bytes of lines that are worth being written
+BLOCK_BYTES = 1 << 16  # bytes of lines that are worth being written
 
 
-def template(record: dict, *varying: str) -> list[bytes]:
+def line_template(record: dict, *varying: str) -> list[bytes]:
     """The parts of one record's line before, between and after the values of `varying`, in the record's order."""
     return dumps({**record, **dict.fromkeys(varying, _HOLE)}).split(b"\0")
 
@@ -279,7 +279,7 @@ class Stream(AbstractContextManager):
     """What one command reads, writes, sets aside and counts.
 
     files, output, on_error ("stop" or "skip"), rejects, resume and quiet are the command-line options of the same
-    names. goes_on: rejects of an earlier run are kept, as --resume keeps them. speaks: False where another process
+    names. keep_rejects: rejects of an earlier run are kept, as --resume keeps them. reports_rejects: False where another process
     reads the same, and tells of what is set aside. `open` names the stage and its settings; then `records()` reads,
     `write()` writes, `fail()` sets aside. Files that are written are locked until the end.
     """
@@ -293,11 +293,11 @@ class Stream(AbstractContextManager):
         resume: bool = False,
         quiet: bool = False,
         *,
-        goes_on: bool = False,
-        speaks: bool = True,
+        keep_rejects: bool = False,
+        reports_rejects: bool = True,
     ):
         self.files, self.output, self.on_error, self.quiet = list(files), output, on_error, quiet
-        self.rejects, self.resume, self.speaks = rejects, resume, speaks
+        self.rejects, self.resume, self.reports_rejects = rejects, resume, reports_rejects
         self.report: str | None = None  # a further file that the command writes, set before `open`
         self.also_read: list[str] = []  # further files that the command reads, set before `open`
         self.stage, self.kind, self.entry = "", "", ""
@@ -310,7 +310,7 @@ class Stream(AbstractContextManager):
         self._rejected_before: set[bytes] = set()
         self._done: Counter[str] = Counter()
         self._found_done = False
-        self._goes_on = goes_on  # from what an earlier run left
+        self._goes_on = keep_rejects  # from what an earlier run left
 
     def open(self, stage: str, kind: str | None = None, **settings: Any) -> Stream:
         """Start `stage`, which reads records of type `kind`; `settings` go into the lineage of what it writes."""
@@ -378,7 +378,7 @@ class Stream(AbstractContextManager):
                 )
         self.counts["done before"] = sum(self._done.values())
 
-    def written(self) -> Iterator[dict]:
+    def earlier_records(self) -> Iterator[dict]:
         """Yield the records that an earlier run of the same command has written; none without --resume."""
         if self._goes_on and self.output and self.resume:
             for _, _, line in lines([self.output]):
@@ -401,7 +401,7 @@ class Stream(AbstractContextManager):
     def _check(self, record: Any) -> dict:
         return records.check(record, self.kind)
 
-    def write_made(self, make: Callable[[Iterator[dict]], Iterator[Lines]]) -> None:
+    def write_lines(self, make: Callable[[Iterator[dict]], Iterator[Lines]]) -> None:
         """Write the lines that a fast stage makes of the records: all of a record's before the next one is waited for.
 
         make: makes lines of records, all those of a record before it takes the next; it has to ask `done` itself.
@@ -426,7 +426,7 @@ class Stream(AbstractContextManager):
             if waits:
                 self._write(b"")
 
-    def foreign(self, pieces: Iterable[tuple[str, int, bytes]] | None = None) -> Iterator[dict]:
+    def foreign_records(self, pieces: Iterable[tuple[str, int, bytes]] | None = None) -> Iterator[dict]:
         """What another program wrote: objects, one a line or the elements of an array, or the texts of `pieces`."""
         return self._read(elements(self.files) if pieces is None else pieces, _object)
 
@@ -447,7 +447,7 @@ class Stream(AbstractContextManager):
         if self.counts["in"] == 0:
             self.note("no records in the input")
 
-    def take(self, answers: Iterable[tuple[tuple, Any]]) -> Iterator[tuple[dict, Any]]:
+    def results(self, answers: Iterable[tuple[tuple, Any]]) -> Iterator[tuple[dict, Any]]:
         """(record, result) out of ((place of the record, record), result), the failed ones set aside."""
         for (self.where, record), result in answers:
             if isinstance(result, InputError):
@@ -502,10 +502,10 @@ class Stream(AbstractContextManager):
             located = type(error)(place + str(error), evidence=error.evidence)
             located.where = error.where
             raise located from None
-        if not self.speaks:
+        if not self.reports_rejects:
             return
         tell(f"{self.stage}: set aside: {place}{error}")
-        self.put_aside(record, error)
+        self.reject(record, error)
 
     def _place(self, record: dict) -> tuple[str, int] | None:
         """Where a record came from: it, or what a stage has made of it; the stage may have read on since."""
@@ -516,7 +516,7 @@ class Stream(AbstractContextManager):
                 return where
         return next((where for _, record_id, where in lately if "id" in record and record_id == own_id), self.where)
 
-    def put_aside(self, record: dict | None, error: InputError) -> None:
+    def reject(self, record: dict | None, error: InputError) -> None:
         """Count something as set aside and keep it, with the reason and the evidence, in the rejects file."""
         self.set_aside += 1
         self._write_reject(record, error)
@@ -648,7 +648,7 @@ def write_to_stdout(data: bytes) -> None:
 def open_to_write(name: str, mode: str) -> BinaryIO:
     """Open a file in the mode "wb" or "ab" and lock it, before anything in it is overwritten; raises EexpError."""
     try:
-        file = open(name, mode, ENOUGH, opener=lambda path, flags: os.open(path, flags & ~os.O_TRUNC, 0o666))
+        file = open(name, mode, BLOCK_BYTES, opener=lambda path, flags: os.open(path, flags & ~os.O_TRUNC, 0o666))
         if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             lock(file.fileno(), name)
             if mode == "wb":

@@ -27,7 +27,7 @@ def lock(file: int, name: str) -> None:
             raise EexpError(f"{name}: {e.strerror or e}") from None
 
 
-class OwnDirectory:
+class DirectoryLock:
     """A directory that one command, or one group of processes that train together, may write at a time.
 
     It is locked from the beginning if it exists, else from `create` on; the first of the processes locks it for all.
@@ -36,7 +36,7 @@ class OwnDirectory:
     def __init__(self, directory: str | os.PathLike):
         self._name, self._file = os.fspath(directory), None
 
-    def __enter__(self) -> OwnDirectory:
+    def __enter__(self) -> DirectoryLock:
         if os.environ.get("RANK", "0") == "0" and os.path.isdir(self._name):
             self.create()
         return self

@@ -66,7 +66,7 @@ def same_as_expert(step: dict, outcome: dict | None, alternative: dict) -> bool:
     return own["observation"] == outcome["observation"]
 
 
-def outcome_kind(trajectory: dict, i: int, alternative: dict) -> list[str]:
+def outcome_kinds(trajectory: dict, i: int, alternative: dict) -> list[str]:
     """Return which of `SHARES` an alternative of step `i` belongs to; it must have been executed."""
     step, outcome = trajectory["steps"][i], alternative["outcome"]
     transition = transition_of(step["observation"], outcome)
@@ -97,7 +97,7 @@ class Shares:
                 counts["alternatives"] += 1
                 if alternative.get("outcome"):
                     counts["executed"] += 1
-                    counts.update(outcome_kind(trajectory, i, alternative))
+                    counts.update(outcome_kinds(trajectory, i, alternative))
                 elif alternative.get("refused"):
                     counts["refused"] += 1
 

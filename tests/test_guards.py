@@ -52,7 +52,7 @@ ANYWHERE = situation_of(CASES[0])
     ],
 )
 def test_words_of_the_set_up(text):
-    assert guards.setup(text, ANYWHERE)
+    assert guards.training_terms(text, ANYWHERE)
 
 
 @pytest.mark.parametrize(
@@ -72,23 +72,23 @@ def test_words_of_the_set_up(text):
     ],
 )
 def test_words_that_are_none_of_the_set_up(text):
-    assert guards.setup(text, ANYWHERE) is None
+    assert guards.training_terms(text, ANYWHERE) is None
 
 
 def test_words_that_the_world_uses_are_none_of_the_set_up():
     page = {**STATES["house-fridge"], "instruction": "Choose option 2 and ask the expert."}
     (*_, state) = situations(page)
-    assert guards.setup("I choose option 2 and ask the expert.", state) is None
-    assert guards.setup("I choose option 3.", state)
+    assert guards.training_terms("I choose option 2 and ask the expert.", state) is None
+    assert guards.training_terms("I choose option 3.", state)
 
 
 def test_once():
     long = "I should go to the kitchen because the apple is there."
     for text in (f"{long} {long}", f"{long}\n\n{long}", f"{long} {long[:-3]}", f"{long} {long}\n{long}"):
-        assert guards.once(text) == long
+        assert guards.without_copies(text) == long
     for text in (long, f"one.\n\ntwo.\n\n{long}", "go go go", "x", ""):
-        assert guards.once(text) == text
-    assert guards.once("  x  ") == "x"
+        assert guards.without_copies(text) == text
+    assert guards.without_copies("  x  ") == "x"
 
 
 def test_guards_can_be_left_out():

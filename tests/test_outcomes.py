@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from eexp.outcomes import Shares, finishes, outcome_kind, same_as_expert, transition_of
+from eexp.outcomes import Shares, finishes, outcome_kinds, same_as_expert, transition_of
 from eexp.records import alternatives_of
 
 
@@ -68,7 +68,7 @@ def trajectory() -> dict:
 def test_kinds_of_an_outcome():
     record = trajectory()
     kinds = [
-        outcome_kind(record, i, a)
+        outcome_kinds(record, i, a)
         for i, step in enumerate(record["steps"])
         for a in step["alternatives"]
         if a["outcome"]

@@ -32,7 +32,7 @@ MARKED, WHOLE, ARGUMENT = "marked", "whole", "argument"
 class Format:
     """Where a format keeps things.
 
-    turns, speaker, text: keys. roles: what each speaker is here. named_by: keys that may name the task, the best first.
+    turns, speaker, text: keys. roles: what each speaker is here. task_keys: keys that may name the task, the best first.
     action: whether an action stands after "Action:" (MARKED) or is all that the agent says (WHOLE). tools: whether the
     agent may call tools, as in OpenAI's messages. adapt: makes such a record of another form's.
     """
@@ -41,7 +41,7 @@ class Format:
     speaker: str
     text: str
     roles: dict[str, str]
-    named_by: tuple[str, ...]
+    task_keys: tuple[str, ...]
     action: str
     tools: bool = False
     adapt: Callable[[dict], dict] | None = None
@@ -100,7 +100,7 @@ class Call:
 
 
 @dataclass
-class Turn:
+class Utterance:
     """What one of the two says. at: its place in the record, as a JSON path.
 
     call: the action, where it is a call; the text then is what is said beside it. thought: what the agent thought
@@ -120,7 +120,7 @@ class Conversation:
     """A conversation read.
 
     steps: as in a trajectory, except that `observation` is None where the agent acts twice in a row. last: what was
-    seen after the last action, or None. heard, places: for each observation and for `last`, the forms in which the
+    seen after the last action, or None. recorded_forms, places: for each observation and for `last`, the forms in which the
     world said it (the whole turn, and the turn without its label and list, but with the task), and where it stands in
     the record. complete: an empty observation is one that was seen, not one that was not recorded. success, score: how
     the record says it ended, where it does.
@@ -129,22 +129,22 @@ class Conversation:
     instruction: str
     steps: list[dict]
     last: str | None
-    heard: list[list[str]]
+    recorded_forms: list[list[str]]
     places: list[str]
     complete: bool = False
     success: bool | None = None
     score: float | None = None
 
 
-def name_of(record: dict, format: Format, key: str | None = None) -> str | None:
+def task_name_of(record: dict, format: Format, key: str | None = None) -> str | None:
     """What the record calls its task, by `key` or by the format's own keys; None where it has none."""
-    for found in (record.get(k) for k in ((key,) if key else format.named_by)):
+    for found in (record.get(k) for k in ((key,) if key else format.task_keys)):
         if isinstance(found, (str, int)) and not isinstance(found, bool):
             return str(found)
     return None
 
 
-def read(record: dict, format: Format, action: str | None = None) -> Conversation:
+def read_conversation(record: dict, format: Format, action: str | None = None) -> Conversation:
     """The steps in `record`. action: MARKED, WHOLE or ARGUMENT, where it is not as usual in the format.
 
     Raises InputError, with its place, for what cannot be told: an action that is not there, an unknown speaker.
@@ -154,7 +154,7 @@ def read(record: dict, format: Format, action: str | None = None) -> Conversatio
     turns = _turns(record, format)
     said_by_system = "\n\n".join(turn.text for turn in turns if turn.role == SYSTEM)
     turns = _without_prompt([turn for turn in turns if turn.role != SYSTEM], format)
-    steps, heard, places, now = [], [], [], None
+    steps, recorded_forms, places, now = [], [], [], None
     for turn in turns:
         if turn.role == WORLD:
             if now:
@@ -164,25 +164,25 @@ def read(record: dict, format: Format, action: str | None = None) -> Conversatio
         thought, act = _acts(turn, how)
         seen, available = _sees(now, marked)
         steps.append({"observation": seen, "action": act, "admissible": available, "thought": thought})
-        heard.append([now.text, seen] if now else [])
+        recorded_forms.append([now.text, seen] if now else [])
         places.append((now or turn).at)
         now = None
     if not steps:
         raise InputError("no action in it", f"$.{format.turns}")
     last = _sees(now, marked)[0]
-    heard.append([now.text, last] if now else [])
+    recorded_forms.append([now.text, last] if now else [])
     places.append((now or turns[-1]).at)
-    found = Conversation(said_by_system, steps, last, heard, places)
+    found = Conversation(said_by_system, steps, last, recorded_forms, places)
     _take_out_task(found)
     return found
 
 
-def _turns(record: dict, format: Format) -> list[Turn]:
+def _turns(record: dict, format: Format) -> list[Utterance]:
     listed = record.get(format.turns)
     if not isinstance(listed, list):
         raise InputError("missing" if listed is None else "expected an array", f"$.{format.turns}")
-    made: list[Turn] = []
-    waiting: list[Turn] = []  # calls of one turn, the answers to which have not come yet
+    made: list[Utterance] = []
+    waiting: list[Utterance] = []  # calls of one turn, the answers to which have not come yet
     for i, turn in enumerate(listed):
         at = f"$.{format.turns}[{i}]"
         if not isinstance(turn, dict):
@@ -195,7 +195,7 @@ def _turns(record: dict, format: Format) -> list[Turn]:
             if role == "tool":
                 if not isinstance(text, (str, type(None))):
                     raise InputError("expected a string", f"{at}.{format.text}")
-                answer = Turn(WORLD, text or "", f"{at}.{format.text}")
+                answer = Utterance(WORLD, text or "", f"{at}.{format.text}")
                 made += [_answered(turn.get("tool_call_id"), waiting, f"{at}.tool_call_id"), answer]
                 continue
             made += waiting
@@ -204,11 +204,11 @@ def _turns(record: dict, format: Format) -> list[Turn]:
             if turn.get("tool_calls") and format.roles[role] == AGENT:
                 said = "\n".join(part for part in (thought, text) if isinstance(part, str) and part)
                 calls = _calls(turn["tool_calls"], f"{at}.tool_calls")
-                waiting = [Turn(AGENT, "" if n else said, call.at, call=call) for n, call in enumerate(calls)]
+                waiting = [Utterance(AGENT, "" if n else said, call.at, call=call) for n, call in enumerate(calls)]
                 continue
         if not isinstance(text, str):
             raise InputError("expected a string", f"{at}.{format.text}")
-        made.append(Turn(format.roles[role], text, f"{at}.{format.text}", turn.get("loss")))
+        made.append(Utterance(format.roles[role], text, f"{at}.{format.text}", turn.get("loss")))
         if format.tools and isinstance(thought, str):
             made[-1].thought = thought
     return made + waiting
@@ -244,7 +244,7 @@ def _calls(listed: Any, at: str) -> list[Call]:
     return calls
 
 
-def _answered(call_id: Any, waiting: list[Turn], at: str) -> Turn:
+def _answered(call_id: Any, waiting: list[Utterance], at: str) -> Utterance:
     """Take the call that a tool answers out of those `waiting`."""
     for n, turn in enumerate(waiting):
         if call_id is None or (turn.call and turn.call.id == str(call_id)):
@@ -252,7 +252,7 @@ def _answered(call_id: Any, waiting: list[Turn], at: str) -> Turn:
     raise InputError(f"answers no call of the turn before: {call_id!r}", at)
 
 
-def _without_prompt(turns: list[Turn], format: Format) -> list[Turn]:
+def _without_prompt(turns: list[Utterance], format: Format) -> list[Utterance]:
     """What is left without the turns in which the agent is told how to answer."""
     if format is FORMATS["agenttraj"]:
         said = [turn for turn in turns if turn.role == AGENT]
@@ -263,7 +263,7 @@ def _without_prompt(turns: list[Turn], format: Format) -> list[Turn]:
     return turns
 
 
-def _acts(turn: Turn, how: str) -> tuple[str | None, str]:
+def _acts(turn: Utterance, how: str) -> tuple[str | None, str]:
     """(thought, action)"""
     if turn.call:
         thought, action = turn.text.strip() or None, turn.call.as_action(how)
@@ -280,7 +280,7 @@ def _acts(turn: Turn, how: str) -> tuple[str | None, str]:
     return thought, action
 
 
-def _sees(turn: Turn | None, marked: bool) -> tuple[str | None, list[str] | None]:
+def _sees(turn: Utterance | None, marked: bool) -> tuple[str | None, list[str] | None]:
     """(the observation without its label, the actions that it says are available)"""
     if turn is None or not marked:
         return turn and turn.text, None

@@ -369,7 +369,7 @@ IMPORTED = {
 }
 
 
-def end_of(record: dict) -> dict:
+def recorded_end(record: dict) -> dict:
     """Return how an adapted record of our own ended, as an outcome without its observation; empty for others."""
     own = record.get(_OWN) or {}
     end = own.get("outcome") or {key: own[key] for key in ("success", "score") if key in own}

@@ -49,14 +49,14 @@ def _shared(a: set[str], b: set[str]) -> float:
     return len(a & b) / len(a | b)
 
 
-class Apart:
+class HeldOut:
     """What is to be kept apart from a set of examples, to be evaluated on: tasks, and the words of examples."""
 
     def __init__(self) -> None:
         self._tasks, self._texts = TaskNames(), set[bytes]()
 
     @classmethod
-    def of(cls, files: Iterable[str]) -> Apart:
+    def of(cls, files: Iterable[str]) -> HeldOut:
         """Return what the records of files are made from, tasks among them, and the words of examples in them."""
         apart = cls()
         for record in (record for file in files for record in read([file], "all")):

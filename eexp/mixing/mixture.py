@@ -22,7 +22,7 @@ from typing import BinaryIO
 from eexp.errors import EexpError, InputError, UsageError
 from eexp.evidence.table import align
 from eexp.jsonl import STDIN, loads
-from eexp.mixing.duplicates import Apart, NearDuplicates, digest
+from eexp.mixing.duplicates import HeldOut, NearDuplicates, digest
 from eexp.mixing.ordered import Ordered
 from eexp.records import check
 
@@ -51,7 +51,7 @@ class Cleaning:
 
     duplicates: str = "keep"
     similarity: float = 0.8
-    apart: Apart = field(default_factory=Apart)
+    apart: HeldOut = field(default_factory=HeldOut)
 
 
 @dataclass(frozen=True)

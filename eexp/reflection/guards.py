@@ -40,7 +40,7 @@ _DANGLING = word_set(
 )
 
 
-def setup(text: str, situation: Situation) -> str | None:
+def training_terms(text: str, situation: Situation) -> str | None:
     """Find words of the training set-up, which the policy never sees when it acts: the expert, option 2."""
     given = " ".join(texts_given(situation)).casefold()
     for found in (*_LEAKS.finditer(text), *_EXPERT.finditer(text)):
@@ -49,7 +49,7 @@ def setup(text: str, situation: Situation) -> str | None:
     return None
 
 
-def once(text: str) -> str:
+def without_copies(text: str) -> str:
     """Return the text without further copies of itself (about 3 % of long generations are written twice)."""
     text = text.strip()
     squeezed = " ".join(text.split())
@@ -78,7 +78,7 @@ def unfinished(text: str) -> str | None:
 
 #: Guards that judge the text in its situation, in the order in which they are asked.
 OF_CONTENT: dict[str, Guard] = {
-    "setup": setup,
+    "setup": training_terms,
     "hindsight": hindsight,
     "other-action": other_action,
     "invented": invented,
@@ -115,7 +115,7 @@ class Guards:
         """Return what is wrong with a text; an empty text is never accepted."""
         text = text.strip()
         if "repeated" in self.names:
-            text = once(text)
+            text = without_copies(text)
         if not text:
             return Verdict(text, "length", "is empty")
         if "cut-off" in self.names and not finished:

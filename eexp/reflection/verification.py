@@ -19,7 +19,7 @@ from eexp.reflection.requests import acting_prompt
 _DIGITS = 6  # of log-probabilities
 
 
-def verified(written: Iterable[list[Draft]], scorer: Model, style: PromptStyle) -> Iterator[list[Draft]]:
+def verify_drafts(written: Iterable[list[Draft]], scorer: Model, style: PromptStyle) -> Iterator[list[Draft]]:
     """Yield the drafts of each trajectory, with `gain` where they are kept and the reason where they are dropped.
 
     Args:

@@ -14,7 +14,7 @@ from eexp.reflection.situations import situations
 Skip = Callable[[str], bool]
 
 
-def written(
+def write_drafts(
     trajectories: Iterable[dict], style: PromptStyle, writer: Model | None, writing: Writing, skip: Skip, count: Count
 ) -> Iterator[list[Draft]]:
     """Yield the drafts of each trajectory, with their texts or the reason why there is none.

@@ -9,7 +9,7 @@ import click
 import orjson
 
 from eexp import options
-from eexp.jsonl import ENOUGH, Lines, template
+from eexp.jsonl import BLOCK_BYTES, Lines, line_template
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import COMPLETION, COMPLETION_END, Dialogue, EncodedDialogue, encoded_contents
 from eexp.records import example, example_id, with_lineage
@@ -42,7 +42,7 @@ def imitation_lines(
     dialogue, label = EncodedDialogue(style), style.label
     for t in trajectories:
         common = with_lineage(example(t, "", "imitation", [], [], label), entry)
-        to_id, to_prompt, to_completion, to_spans, tail = template(common, "id", "prompt", "completion", "spans")
+        to_id, to_prompt, to_completion, to_spans, tail = line_template(common, "id", "prompt", "completion", "spans")
         to_id, to_prompt = to_id + b'"', b'"' + to_prompt
         to_text, to_spans = to_completion + COMPLETION, COMPLETION_END + to_spans
         steps = _steps(t, thoughts)
@@ -59,7 +59,7 @@ def imitation_lines(
             block += (to_id, own_id, to_prompt, *prompt, to_text, text, to_spans, spans, tail)
             count += 1
             size += len(prompt[0])
-            if size > ENOUGH:
+            if size > BLOCK_BYTES:
                 yield count, b"".join(block)
                 block, count, size = [], 0, 0
         yield count, b"".join(block)
@@ -92,4 +92,4 @@ def command(thoughts, prompt_style, stream) -> None:
     with stream.open(
         "imitation-data", "trajectory", prompt_style=style.label, thoughts=None if thoughts else "no"
     ) as io:
-        io.write_made(partial(imitation_lines, style=style, entry=io.entry, thoughts=thoughts))
+        io.write_lines(partial(imitation_lines, style=style, entry=io.entry, thoughts=thoughts))

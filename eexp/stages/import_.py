@@ -23,7 +23,7 @@ from eexp.envs.naming import Tasks
 from eexp.envs.replay import ENVIRONMENT, RECORD, replay
 from eexp.errors import InputError, UsageError
 from eexp.formats import conversations, logs
-from eexp.formats.conversations import ARGUMENT, MARKED, WHOLE, Conversation, Format, name_of, read
+from eexp.formats.conversations import ARGUMENT, MARKED, WHOLE, Conversation, Format, read_conversation, task_name_of
 from eexp.formats.episodes import Selection, Selector, conversation_of, source_of, trajectory_of
 from eexp.jsonl import OnError, Stream, stop_at_error
 
@@ -53,15 +53,15 @@ def import_(
     for number, given in enumerate(records, 1):
         try:
             record = format.adapted(given)
-            found = read(record, format, action)
-            end = logs.end_of(record)
+            found = read_conversation(record, format, action)
+            end = logs.recorded_end(record)
             for step, place in zip(found.steps, found.places):
                 if step["observation"] is None:
                     raise InputError("no observation before this action; a replay would find it (--env)", place)
         except InputError as e:
             on_error(given, e)
             continue
-        name = name_of(record, format, key) or str(number)
+        name = task_name_of(record, format, key) or str(number)
         yield {
             "type": "trajectory",
             "id": ids.of(f"{env}/{name}"),
@@ -286,7 +286,7 @@ def command(
     with stream.open(
         "import", kind, format=format, env=env, action=action, task_key=task_key, **settings, **selection
     ) as io:
-        selector = Selector(Selection(success, min_score, distinct), io.count, io.written())
+        selector = Selector(Selection(success, min_score, distinct), io.count, io.earlier_records())
         if format == EPISODES:
             episodes = io.records(skip_done=False)
             if not replayed:
@@ -355,8 +355,8 @@ def _names(file: str | None) -> dict[str, str] | None:
 def _foreign(io: Stream, format: Format) -> Iterator[dict]:
     """What another program wrote; of logs of Inspect, their samples."""
     if format is not FORMATS[logs.INSPECT]:
-        return io.foreign()
-    return io.foreign(logs.samples(io.files))
+        return io.foreign_records()
+    return io.foreign_records(logs.samples(io.files))
 
 
 def _jobs(io: Stream, format: Format, tasks: Tasks, action: str | None, key: str | None) -> Iterator[tuple]:
@@ -365,11 +365,11 @@ def _jobs(io: Stream, format: Format, tasks: Tasks, action: str | None, key: str
     for given in _foreign(io, format):
         try:
             record = format.adapted(given)
-            found = read(record, format, action)
-            name = name_of(record, format, key)
+            found = read_conversation(record, format, action)
+            name = task_name_of(record, format, key)
             if name is None:
                 raise InputError(
-                    "says nothing of its task; --task-key names what does", f"$.{key or format.named_by[-1]}"
+                    "says nothing of its task; --task-key names what does", f"$.{key or format.task_keys[-1]}"
                 )
             task = tasks.find(name)
         except InputError as e:
@@ -402,7 +402,7 @@ def _replay_all(
 
     do = {"do": f"{__name__}:{job.__name__}", "settings": settings}
     results = pool.run((record, {**do, **asked}) for record, asked in jobs)
-    for record, result in io.take(tqdm(results, disable=None, unit="trajectory", leave=False)):
+    for record, result in io.results(tqdm(results, disable=None, unit="trajectory", leave=False)):
         trajectory = result["trajectory"]
         if not selector.takes(trajectory, trajectory["outcome"]):
             continue

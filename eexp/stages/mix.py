@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from eexp import options
 from eexp.errors import UsageError
 from eexp.jsonl import STDIN
-from eexp.mixing.mixture import Apart, Balance, Cleaning, Mixture, Source, Tally
+from eexp.mixing.mixture import Balance, Cleaning, HeldOut, Mixture, Source, Tally
 from eexp.terminal import show
 
 MOST_COPIES = 10_000  # of a file
@@ -188,7 +188,7 @@ def command(
         raise UsageError("--tokenizer is for --share-by tokens or targets")
     stream = Stream([s.name for s in parsed], output, quiet=quiet)
     stream.also_read = list(apart_from)
-    cleaning, tally = Cleaning(duplicates, similarity, Apart.of(apart_from)), Tally()
+    cleaning, tally = Cleaning(duplicates, similarity, HeldOut.of(apart_from)), Tally()
     chosen = {"cleaning": cleaning, "balance": balance, "limit": limit, "shuffle": shuffle, "seed": seed}
     unit = {"targets": "target tokens"}.get(share_by, share_by)
     if dry_run:

@@ -14,8 +14,8 @@ from eexp.models.base import Engine, Model
 from eexp.prompts import PromptStyle
 from eexp.reflection import guards
 from eexp.reflection.drafts import RULES, Count, Writing
-from eexp.reflection.verification import verified
-from eexp.reflection.writing import Skip, written
+from eexp.reflection.verification import verify_drafts
+from eexp.reflection.writing import Skip, write_drafts
 
 _DEFAULT = Writing()
 
@@ -43,14 +43,14 @@ def reflect(
         style: The prompt style of the request and of the examples.
         writer: The model that writes; None where reflections are composed by rule.
         writing: How they are written.
-        scorer: Verifies them (`verification.verified`); None leaves that out.
+        scorer: Verifies them (`verification.verify_drafts`); None leaves that out.
         skip: Tells which example ids an earlier run has written.
         count: Is told what was left out and refused.
         keep: Is given the texts that were refused, where the state is not set aside because of them.
         on_error: Is given the states that are set aside because no text could be used.
     """
-    drafts_of_each = written(trajectories, style, writer, writing, skip, count)
-    for drafts in verified(drafts_of_each, scorer, style) if scorer else drafts_of_each:
+    drafts_of_each = write_drafts(trajectories, style, writer, writing, skip, count)
+    for drafts in verify_drafts(drafts_of_each, scorer, style) if scorer else drafts_of_each:
         for draft in drafts:
             if not draft.skipped and draft.report(count, keep, on_error):
                 yield draft.example(style, writing.kind)

@@ -340,11 +340,11 @@ def command(env, fork, again, open_pool, stream) -> None:
     with stream.open("rollout", "trajectory", env=env, again=again or None) as io, open_pool(env) as pool:
         do = f"{__name__}:{job.__name__}"
         jobs = (((io.where, t), {"do": do, "fork": fork, "again": again, "trajectory": t}) for t in io.records())
-        for trajectory, result in io.take(tqdm(pool.run(jobs), disable=None, unit="trajectory", leave=False)):
+        for trajectory, result in io.results(tqdm(pool.run(jobs), disable=None, unit="trajectory", leave=False)):
             for e in result["refused"]:
                 error = InputError(**e)
                 io.note(f"{trajectory['id']}: {error}")
-                io.put_aside({"type": "trajectory", "id": trajectory["id"]}, error)
+                io.reject({"type": "trajectory", "id": trajectory["id"]}, error)
             io.counts.update(result["counts"])
             io.write(result["trajectory"])
             shares.add(result["trajectory"])

@@ -14,7 +14,7 @@ from eexp import options
 from eexp.errors import UsageError
 from eexp.evidence.panels import key_of
 from eexp.evidence.table import align
-from eexp.mixing.duplicates import Apart, digest
+from eexp.mixing.duplicates import HeldOut, digest
 from eexp.outcomes import Shares
 from eexp.records import canonical, succeeded
 from eexp.terminal import show, tell
@@ -59,7 +59,7 @@ class Statistics:
     nothing is to be kept apart.
     """
 
-    def __init__(self, measure: Measure = characters, apart: Apart | None = None) -> None:
+    def __init__(self, measure: Measure = characters, apart: HeldOut | None = None) -> None:
         self.groups: dict[str, Group] = {}
         self._measure, self._apart = measure, apart
 
@@ -212,7 +212,7 @@ def command(apart_from, tokenizer, as_json, picture, files) -> None:
     from eexp.jsonl import dumps, read, write_to_stdout
 
     statistics = Statistics(
-        _tokens_of(tokenizer) if tokenizer else characters, Apart.of(apart_from) if apart_from else None
+        _tokens_of(tokenizer) if tokenizer else characters, HeldOut.of(apart_from) if apart_from else None
     )
     for record in read(files, "any"):
         statistics.add(record)

@@ -41,7 +41,7 @@ class _Passage:
 
         def accept(sample: Sample) -> bool:
             self.last = sample.text
-            text = guards.once(style.summary_in(sample.text))
+            text = guards.without_copies(style.summary_in(sample.text))
             if text and sample.finished and len(text) < len(self.observation):
                 self.summary = text
                 return True

@@ -15,14 +15,14 @@ from click.core import ParameterSource
 
 from eexp import options
 from eexp.errors import InputError
-from eexp.jsonl import Lines, OnError, stop_at_error, template
+from eexp.jsonl import Lines, OnError, line_template, stop_at_error
 from eexp.models.base import Model, Sample
 from eexp.outcomes import transition_of
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import Answer, Dialogue, EncodedDialogue, Prompt
 from eexp.records import example, example_id, seed_of, with_lineage
 from eexp.scoring import request_of
-from eexp.world_model.targets import Target, improbable
+from eexp.world_model.targets import Target, improbable_words
 from eexp.world_model.transitions import Transition, cap_invalid, cap_repeats, transitions_of
 
 Count = Callable[[str, int], None]
@@ -140,7 +140,7 @@ def world_model_lines(
             on_error(t, e)
             continue
         common = with_lineage(example(t, "", "world_model", [], [], label), entry)
-        parts = template(common, "id", "prompt", "completion", "spans", "transition", "target")
+        parts = line_template(common, "id", "prompt", "completion", "spans", "transition", "target")
         for transition, prompt, answer, kind in _worded(t, dialogue, style, choices, transitions):
             own_id = example_id(t, _name(transition))
             if skip(own_id):
@@ -222,7 +222,7 @@ def _name(transition: Transition) -> str:
 def _judged(record: dict, target: Target, sample: Sample, model: Model, style: PromptStyle, choices: Choices) -> dict:
     """The example, with the words that the model cannot predict as spans of their own."""
     text, start = record["completion"][0]["content"], len(style.predicting.open)
-    unknown = improbable(text, sample, model, (start, start + len(target.text)), choices.min_probability)
+    unknown = improbable_words(text, sample, model, (start, start + len(target.text)), choices.min_probability)
     return {**record, "spans": style.world_model_answer(target.text, unknown, choices.unknown_weight).spans}
 
 
@@ -334,4 +334,4 @@ def command(model, engine, prompt_style, seed, stream, **choices) -> None:
                 io.write(record)
             io.counts.update(judge.counts)
         else:
-            io.write_made(partial(world_model_lines, style=style, choices=chosen, entry=io.entry, **common))
+            io.write_lines(partial(world_model_lines, style=style, choices=chosen, entry=io.entry, **common))

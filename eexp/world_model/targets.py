@@ -107,7 +107,7 @@ def _moved(ranges: list[Range], kept: list[Range]) -> list[Range]:
     return moved
 
 
-def improbable(text: str, sample: Sample, model: Model, inside: Range, least: float) -> list[Range]:
+def improbable_words(text: str, sample: Sample, model: Model, inside: Range, least: float) -> list[Range]:
     """Return the words of a completion that a model finds less probable than `least`, neighbours put together.
 
     Args:
