@@ -205,7 +205,7 @@ def test_a_log_of_inspect_over_many_lines_and_several_in_a_file(runs, tmp_path):
         (
             "atif",
             {"steps": [{"source": "user", "message": [{"type": "image"}]}]},
-            "$.steps[0].message: expected a string",
+            "$.steps[0].message[0]: expected a part of type text",
         ),
         ("atif", {"steps": [{"source": "agent", "message": "a", "observation": 3}]}, "observation: expected an object"),
         ("verifiers", {"nodes": "x"}, "$.nodes: expected an array"),
