@@ -87,7 +87,7 @@ def streams(kind: str | None = None, resume: bool = False, plural: str = "FILE")
             files: tuple[str, ...] = (),
             **rest: Any,
         ) -> Any:
-            from eexp.jsonl import Stream
+            from eexp.stream import Stream
 
             stream = Stream(files, output, on_error, rejects, resume, quiet)
             stream.also_read = _also_read(**rest)

@@ -18,6 +18,7 @@ from running import EEXP, environment, read, run, start, write
 
 from eexp import jsonl
 from eexp.errors import InputError
+from eexp.stream import Stream
 
 JSON = st.recursive(
     st.none()
@@ -90,7 +91,7 @@ def test_lines_are_numbered_with_the_blank_ones(tmp_path):
 
 
 def test_stream_counts_and_tells(data, capsys, tmp_path):
-    with jsonl.Stream([str(data["expert"])], str(tmp_path / "out")).open("x", "trajectory", a=1, b=None) as io:
+    with Stream([str(data["expert"])], str(tmp_path / "out")).open("x", "trajectory", a=1, b=None) as io:
         for record in io.records():
             io.write(record)
             io.count("odd things", 2)
@@ -215,7 +216,7 @@ def test_a_record_that_was_processed_is_forgotten(tmp_path):
     file = write(tmp_path / "in", [{**t, "id": str(i)} for i in range(60)])
     tracemalloc.start()
     try:
-        with jsonl.Stream([str(file)], str(tmp_path / "out"), quiet=True).open("x", "trajectory") as io:
+        with Stream([str(file)], str(tmp_path / "out"), quiet=True).open("x", "trajectory") as io:
             for record in io.records():
                 io.write(record)
         _, peak = tracemalloc.get_traced_memory()

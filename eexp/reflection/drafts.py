@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eexp.errors import InputError
-from eexp.jsonl import OnError
 from eexp.models.base import Draw, Model, Sample
 from eexp.prompts import PromptStyle
 from eexp.records import canonical, example, seed_of
@@ -15,6 +14,7 @@ from eexp.reflection.guards import NAMES, Guards
 from eexp.reflection.rationale import compose, compose_from_notes
 from eexp.reflection.requests import acting_prompt, own_prompt, reflection_prompt
 from eexp.reflection.situations import Situation
+from eexp.stream import OnError
 
 Count = Callable[[str, int], None]
 

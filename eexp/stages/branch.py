@@ -14,9 +14,9 @@ import click
 
 from eexp import options
 from eexp.errors import InputError
-from eexp.jsonl import OnError, stop_at_error
 from eexp.models.policy import Choice, Policy, Proposal, Ranking, State
 from eexp.records import canonical, seed_of
+from eexp.stream import OnError, stop_at_error
 
 Count = Callable[[str, int], None]
 

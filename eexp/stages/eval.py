@@ -11,9 +11,9 @@ import click
 from eexp import options
 from eexp.envs.base import Environment, Observation
 from eexp.errors import InputError, NoRoom, UsageError
-from eexp.jsonl import OnError, stop_at_error
 from eexp.models.policy import Choice, Players, Policy, Proposal, Proposals, State
 from eexp.records import seed_of, succeeded
+from eexp.stream import OnError, stop_at_error
 from eexp.workers.crew import TRIES, failed
 from eexp.workers.parallel import View, WorldLost, Worlds
 

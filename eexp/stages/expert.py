@@ -12,8 +12,8 @@ from eexp import options
 from eexp.envs.base import Environment
 from eexp.envs.listing import step_of
 from eexp.errors import InputError, UsageError
-from eexp.jsonl import OnError, stop_at_error
 from eexp.records import canonical, seed_of, succeeded
+from eexp.stream import OnError, stop_at_error
 
 Count = Callable[[str, int], None]
 

@@ -25,7 +25,7 @@ from eexp.errors import InputError, UsageError
 from eexp.formats import conversations, logs
 from eexp.formats.conversations import ARGUMENT, MARKED, WHOLE, Conversation, Format, read_conversation, task_name_of
 from eexp.formats.episodes import Selection, Selector, conversation_of, source_of, trajectory_of
-from eexp.jsonl import OnError, Stream, stop_at_error
+from eexp.stream import OnError, Stream, stop_at_error
 
 if TYPE_CHECKING:
     from eexp.workers.pool import Pool

@@ -172,7 +172,7 @@ def command(
       eexp panel house -n 10 -o panel.jsonl
       eexp mix il.jsonl --duplicates exact --apart-from panel.jsonl --dry-run
     """
-    from eexp.jsonl import Stream
+    from eexp.stream import Stream
 
     try:
         parsed = [parse_source(s) for s in sources or [STDIN]]

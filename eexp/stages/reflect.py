@@ -9,13 +9,13 @@ import click
 
 from eexp import options
 from eexp.errors import InputError
-from eexp.jsonl import OnError, stop_at_error
 from eexp.models.base import Engine, Model
 from eexp.prompts import PromptStyle
 from eexp.reflection import guards
 from eexp.reflection.drafts import RULES, Count, Writing
 from eexp.reflection.verification import verify_drafts
 from eexp.reflection.writing import Skip, write_drafts
+from eexp.stream import OnError, stop_at_error
 
 _DEFAULT = Writing()
 

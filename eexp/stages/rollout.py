@@ -22,9 +22,9 @@ from eexp import options
 from eexp.envs import forking
 from eexp.envs.base import Environment, Observation
 from eexp.errors import EexpError, EnvironmentFailed, InputError, short
-from eexp.jsonl import OnError, stop_at_error
 from eexp.outcomes import Shares
 from eexp.processes.child import time_limit
+from eexp.stream import OnError, stop_at_error
 from eexp.workers.crew import TRIES
 from eexp.workers.worker import mistake
 

@@ -10,9 +10,9 @@ import click
 
 from eexp import options
 from eexp.errors import InputError, UsageError
-from eexp.jsonl import OnError, stop_at_error
 from eexp.models.base import Model, Score
 from eexp.scoring import Losses, request_of, scores_of, table
+from eexp.stream import OnError, stop_at_error
 from eexp.terminal import tell
 
 #: Examples of one trajectory that are scored together; more are cut into several groups, which takes little time.

@@ -13,11 +13,11 @@ import click
 
 from eexp import options
 from eexp.errors import InputError
-from eexp.jsonl import OnError, stop_at_error
 from eexp.models.base import Draw, Model, Sample
 from eexp.prompts import PromptStyle
 from eexp.records import seed_of
 from eexp.reflection import guards
+from eexp.stream import OnError, stop_at_error
 
 Count = Callable[[str, int], None]
 

@@ -15,13 +15,14 @@ from click.core import ParameterSource
 
 from eexp import options
 from eexp.errors import InputError
-from eexp.jsonl import Lines, OnError, line_template, stop_at_error
+from eexp.jsonl import Lines, line_template
 from eexp.models.base import Model, Sample
 from eexp.outcomes import transition_of
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import Answer, Dialogue, EncodedDialogue, Prompt
 from eexp.records import example, example_id, seed_of, with_lineage
 from eexp.scoring import request_of
+from eexp.stream import OnError, stop_at_error
 from eexp.world_model.targets import Target, improbable_words
 from eexp.world_model.transitions import Transition, cap_invalid, cap_repeats, transitions_of
 

@@ -27,11 +27,11 @@ import orjson
 
 from eexp import __version__
 from eexp.errors import EexpError, InputError, UsageError
-from eexp.jsonl import OnError, stop_at_error
 from eexp.locks import DirectoryLock
 from eexp.models import hf
 from eexp.prompts import PromptStyle, get_style
 from eexp.spans import ACTION
+from eexp.stream import OnError, stop_at_error
 from eexp.training import exact, memory, trainer
 from eexp.training.card import card
 from eexp.training.data import Row, tokenize
