@@ -15,7 +15,7 @@ KINDS = ("imitation", "world", "reflected")
 
 
 def type_of(value: object) -> object:
-    """Return the type of a value as a column has it: of an array that of its elements, of an object that of each key."""
+    """Return the type of a value as a column has it: an array has that of its elements, an object one for each key."""
     if isinstance(value, dict):
         return {key: type_of(part) for key, part in value.items()}
     if isinstance(value, list):
