@@ -1,4 +1,4 @@
-"""Write reflections: a draft for every state that gets one, by a model or by rule, trajectory by trajectory."""
+"""Write reflections by a model or by rule: a draft for every state that gets one, trajectory by trajectory."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def write_drafts(
         for trajectory in trajectories:
             yield _composed(_drafts(trajectory, writing, skip, count), writing)
         return
-    in_flight: deque[list[Draft]] = deque()  # read, and not answered yet
+    in_flight: deque[list[Draft]] = deque()  # groups that are requested, and not answered yet
 
     def groups() -> Iterator[list[Draw]]:
         for trajectory in trajectories:
             drafts = _drafts(trajectory, writing, skip, count)
             if not all(draft.skipped for draft in drafts):
                 in_flight.append(drafts)
-                # The skipped ones are asked, too: what shares a batch is then the same as before the interruption.
+                # Skipped ones are requested, too, so that batches hold the same requests as before the interruption.
                 yield [draft.request(style, writing, writer) for draft in drafts]
 
     for answers in writer.answer(groups()):
