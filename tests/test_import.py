@@ -19,8 +19,7 @@ from eexp import jsonl
 from eexp.envs.naming import Tasks
 from eexp.envs.worlds.house import House
 from eexp.errors import InputError, UsageError
-from eexp.formats.conversations import FORMATS
-from eexp.formats.conversations import read as read_conversation
+from eexp.formats.conversations import FORMATS, read_conversation
 from eexp.importing import ImportSettings
 from eexp.stages.import_ import import_
 

@@ -15,7 +15,7 @@ from eexp.models import open_model
 from eexp.models.base import Played, Sample, Score
 from eexp.prompts import get_style
 from eexp.reflection.drafts import ReflectSettings
-from eexp.reflection.guards import Guards, once
+from eexp.reflection.guards import Guards, without_copies
 from eexp.reflection.rationale import compose, compose_from_notes, gist
 from eexp.reflection.situations import AFTER_THE_END, NO_CONTENDER, NO_EFFECT, NOT_EXECUTED, situations
 from eexp.stages.branch import branch
@@ -164,7 +164,7 @@ def test_a_composed_reflection_passes_all_guards(composer, weigh, rolled):
         for s in situations(t, needed=weigh > 0):
             if not s.left_out:
                 text = composer(s, weigh)
-                assert guards.judge(text, s).guard == "" and once(text) == text, text
+                assert guards.judge(text, s).guard == "" and without_copies(text) == text, text
                 named = [a for a in s.contenders if re.search(rf"(also|than|or) {re.escape(a['action'])}\b", text)]
                 assert len(named) <= weigh + 1, text  # one may begin with the words of another
 

@@ -11,10 +11,10 @@ from typing import Any
 import click
 
 from eexp import options
-from eexp.jsonl import Count
 from eexp.models.policy import Choice, Policy, Proposal, Ranking, State
 from eexp.records import canonical, seed_of
 from eexp.settings import option, recorded
+from eexp.stream import Count
 
 SOURCES = ["policy", "admissible", "mixed", "scored"]
 

@@ -74,7 +74,7 @@ def replay(
         if i < len(found.steps) and seen.done:
             raise InputError(f"the episode was over after {i} actions, and {len(found.steps)} were recorded", place)
         if recorded[i] is not None and (found.complete or recorded[i].strip()):
-            _compare(env, done, seen.text, recorded[i], found.heard[i], place, trust)
+            _compare(env, done, seen.text, recorded[i], found.recorded_forms[i], place, trust)
         else:
             done.counts["observations filled in"] += int(i < len(found.steps))
 
@@ -155,11 +155,11 @@ def _answer(env: Environment, seen: Observation) -> tuple:
 
 
 def _compare(
-    env: Environment, done: Replayed, seen: str, recorded: str, heard: list[str], place: str, trust: str
+    env: Environment, done: Replayed, seen: str, recorded: str, recorded_forms: list[str], place: str, trust: str
 ) -> None:
     """Note or refuse it if `seen` is neither the recorded observation nor a form in which the world said it."""
     now = _form(env, seen)
-    if any(now == _form(env, text) for text in (recorded, *heard)):
+    if any(now == _form(env, text) for text in (recorded, *recorded_forms)):
         done.counts["observations verified"] += 1
         return
     done.counts["observations that differ"] += 1

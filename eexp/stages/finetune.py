@@ -239,8 +239,8 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
       eexp finetune -m tiny -o il --max-steps 5 il.jsonl
     """
     from eexp.errors import UsageError
-    from eexp.jsonl import Stream
     from eexp.prompts import get_style
+    from eexp.stream import Stream
     from eexp.terminal import show
     from eexp.training.finetune import Settings, Source, finetune, preview
 
@@ -249,7 +249,15 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
         raise UsageError("several processes cannot share standard input; give files")
     if not first:
         on_error, rejects, quiet = "skip" if rejects else on_error, None, True
-    stream = Stream(files, None, on_error, rejects, quiet=quiet, speaks=first, goes_on=resume and os.path.isdir(output))
+    stream = Stream(
+        files,
+        None,
+        on_error,
+        rejects,
+        quiet=quiet,
+        reports_rejects=first,
+        keep_rejects=resume and os.path.isdir(output),
+    )
     stream.also_read = list(validate)
     if base is None:
         base = "tiny"

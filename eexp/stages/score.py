@@ -10,10 +10,10 @@ import click
 
 from eexp import options
 from eexp.errors import InputError, UsageError
-from eexp.jsonl import OnError, Stream, stop_at_error
 from eexp.models.base import Model, Score
 from eexp.options import ModelOptions
 from eexp.scoring import Losses, request_of, scores_of, table
+from eexp.stream import OnError, Stream, stop_at_error
 from eexp.terminal import progress, tell
 
 #: Examples of one trajectory that are scored together; more are cut into several groups, which takes little time.

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from eexp.errors import InputError
-from eexp.jsonl import OnError, stop_at_error
 from eexp.models.chat_template import ChatTokenizer
 from eexp.models.hf import HfTokenizer
 from eexp.spans import ACTION, Span, has_thought, span_of_tokens, spans_of
+from eexp.stream import OnError, stop_at_error
 
 
 class Segment(NamedTuple):

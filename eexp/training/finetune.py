@@ -27,11 +27,11 @@ import orjson
 
 from eexp import __version__
 from eexp.errors import EexpError, InputError, UsageError
-from eexp.jsonl import OnError, stop_at_error
-from eexp.locks import OwnDirectory
+from eexp.locks import DirectoryLock
 from eexp.models import hf
 from eexp.prompts import PromptStyle, get_style
 from eexp.spans import ACTION
+from eexp.stream import OnError, stop_at_error
 from eexp.training import exact, memory, trainer
 from eexp.training.card import card
 from eexp.training.data import Row, tokenize
@@ -133,14 +133,14 @@ def finetune(
     Raises InputError for examples that cannot be trained on, UsageError where `output` holds another run, EexpError
     where another process is training in it.
     """
-    with OwnDirectory(output) as own:
+    with DirectoryLock(output) as own:
         return _finetune(examples, Path(output), own, settings, resume, progress, note, on_error, validation, style)
 
 
 def _finetune(
     examples: Iterable[dict],
     directory: Path,
-    own: OwnDirectory,
+    own: DirectoryLock,
     settings: Settings,
     resume: bool,
     progress: bool,
