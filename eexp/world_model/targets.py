@@ -60,8 +60,8 @@ def target_of(
         return Target(text, unknown)
     if text == before:
         return Target(style.predicting.unchanged, [], "changes")
-    kept = new_lines(before, text)
-    return Target("\n".join(text[start:end] for start, end in kept), _moved(unknown, kept), "changes")
+    places = new_lines(before, text)
+    return Target("\n".join(text[start:end] for start, end in places), _moved(unknown, places), "changes")
 
 
 def new_lines(before: str, after: str) -> list[Range]:
@@ -72,18 +72,18 @@ def new_lines(before: str, after: str) -> list[Range]:
     whole text is returned.
     """
     old_lines = Counter(line for line in before.split("\n") if line.strip())
-    kept, repeated, start = [], 0, 0
+    places, repeated, start = [], 0, 0
     for line in after.split("\n"):
         end = start + len(line)
         if old_lines[line]:
             old_lines[line] -= 1
             repeated += 1
         elif line.strip():
-            kept.append((start, end))
+            places.append((start, end))
         start = end + 1
     if before == after:
         return []
-    return kept if kept and repeated else [(0, len(after))]
+    return places if places and repeated else [(0, len(after))]
 
 
 def _ordered(ranges: Sequence[Sequence[int]], length: int) -> list[Range]:
@@ -101,10 +101,10 @@ def _ordered(ranges: Sequence[Sequence[int]], length: int) -> list[Range]:
     return merged
 
 
-def _moved(ranges: list[Range], kept: list[Range]) -> list[Range]:
-    """Return the places of the parts `ranges` of a text after all but its lines `kept` are removed."""
+def _moved(ranges: list[Range], lines: list[Range]) -> list[Range]:
+    """Return the places of the parts `ranges` of a text after all but its lines `lines` are removed."""
     moved, offset = [], 0
-    for first, last in kept:
+    for first, last in lines:
         for start, end in ranges:
             if max(start, first) < min(end, last):
                 moved.append((max(start, first) - first + offset, min(end, last) - first + offset))
