@@ -1,4 +1,4 @@
-"""What can go wrong, and the exit code each kind ends with.
+"""Kinds of errors, and the exit code of each.
 
 0 done, 1 failed, 2 usage, 3 bad input, 4 done but some records were set aside.
 """
@@ -9,22 +9,24 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INPUT, EXIT_SET_ASIDE = 0, 1, 2, 3, 4
 
 
 class EexpError(Exception):
-    """A failure that is told in one line, without a traceback."""
+    """Error that is shown in one line, without a traceback."""
 
     exit_code = EXIT_FAILED
 
 
 class UsageError(EexpError):
-    """The command line asks for something that does not exist or does not fit together."""
+    """Error raised when a command line names what does not exist, or when its options do not fit together."""
 
     exit_code = EXIT_USAGE
 
 
 class InputError(EexpError):
-    """A record, or a file of records, is not what the stage reads.
+    """Error raised when a record, or a file of records, is not what the stage reads.
 
-    `where` is the place inside the record, as a JSON path (`$.steps[3].action`), or "".
-    `evidence` is carried into the rejects file, so that nobody has to run the stage again to see it.
+    Attributes:
+        message: What is wrong.
+        where: The place inside the record, as a JSON path (`$.steps[3].action`), or "".
+        evidence: Further facts for the rejects file, which spare running the stage again to see them.
     """
 
     exit_code = EXIT_INPUT
@@ -35,22 +37,22 @@ class InputError(EexpError):
         self.evidence = evidence or {}
 
     def at(self, where: str) -> InputError:
-        """The same error with its place, if it has none yet."""
+        """Return the same error with its place, if it has none yet."""
         return self if self.where else type(self)(self.message, where, self.evidence)
 
 
 class EnvironmentFailed(InputError):
-    """An environment died, hung, or answered what its contract does not allow, while on a record."""
+    """Error raised when an environment dies, hangs or breaks its contract while a record is processed."""
 
     exit_code = EXIT_FAILED
 
 
 class NoRoom(EexpError):
-    """A server has room for no further session. One that is open already goes on as before."""
+    """Error raised when a server has room for no further session; those that are open go on as before."""
 
 
 def short(value: object, limit: int = 60) -> str:
-    """A value as it is quoted in a message: on one line, and cut where it is long."""
+    """Return a value as messages quote it: on one line, and cut to `limit` characters."""
     text = " ".join((value if isinstance(value, str) else repr(value)).split())
     shown = text if len(text) <= limit else text[: limit - 3] + "..."
     return repr(shown) if isinstance(value, str) else shown

@@ -16,10 +16,10 @@ from eexp.envs.naming import Tasks
 from eexp.envs.replay import ENVIRONMENT, RECORD, replay
 from eexp.errors import InputError, UsageError
 from eexp.formats import conversations, logs
-from eexp.formats.conversations import ARGUMENT, MARKED, WHOLE, Conversation, Format, name_of, read
+from eexp.formats.conversations import ARGUMENT, MARKED, WHOLE, Conversation, Format, read_conversation, task_name_of
 from eexp.formats.episodes import Selection, Selector, conversation_of, source_of
-from eexp.jsonl import Stream
 from eexp.settings import option, recorded
+from eexp.stream import Stream
 from eexp.terminal import progress
 from eexp.workers.pool import Pool
 
@@ -178,8 +178,8 @@ def source_fields(record: dict, format: Format) -> dict:
 def foreign_records(io: Stream, format: Format) -> Iterator[dict]:
     """Yield the records of another program; of logs of Inspect, their samples."""
     if format is not FORMATS[logs.INSPECT]:
-        return io.foreign()
-    return io.foreign(logs.samples(io.files))
+        return io.foreign_records()
+    return io.foreign_records(logs.samples(io.files))
 
 
 # -- replay in workers -------------------------------------------------------------------------------------------------
@@ -205,12 +205,12 @@ def conversation_jobs(io: Stream, format: Format, tasks: Tasks, settings: Import
     for foreign in foreign_records(io, format):
         try:
             record = format.adapted(foreign)
-            conversation = read(record, format, settings.action)
-            name = name_of(record, format, settings.task_key)
+            conversation = read_conversation(record, format, settings.action)
+            name = task_name_of(record, format, settings.task_key)
             if name is None:
                 raise InputError(
                     "does not name its task; --task-key gives the key that does",
-                    f"$.{settings.task_key or format.named_by[-1]}",
+                    f"$.{settings.task_key or format.task_keys[-1]}",
                 )
             task = tasks.find(name)
         except InputError as e:
@@ -252,7 +252,7 @@ def replay_all(
         },
     }
     results = pool.run((record, {**work, **request}) for record, request in jobs)
-    for record, result in io.take(progress(results, "trajectory")):
+    for record, result in io.results(progress(results, "trajectory")):
         trajectory = result["trajectory"]
         if not selector.takes(trajectory, trajectory["outcome"]):
             continue

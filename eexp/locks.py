@@ -8,15 +8,19 @@ import os
 
 from eexp.errors import EexpError
 
-#: File systems that know no locks; EBADF and EINVAL are NFS's answers for a directory.
+#: The errors of file systems without locks; EBADF and EINVAL are those of NFS for a directory.
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINVAL)
 
 
 def lock(file: int, name: str) -> None:
-    """Lock the file or directory `name` until `file`, a descriptor of it, is closed.
+    """Lock a file or a directory until its descriptor is closed. On a file system without locks, do nothing.
 
-    Raises EexpError, with the process that holds the lock where the system tells it, if it is locked already. On a file
-    system without locks nothing is locked.
+    Args:
+        file: A descriptor of it.
+        name: Its name, for messages.
+
+    Raises:
+        EexpError: It is locked already; the message names the process that holds the lock, where the system tells.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -27,22 +31,26 @@ def lock(file: int, name: str) -> None:
             raise EexpError(f"{name}: {e.strerror or e}") from None
 
 
-class OwnDirectory:
-    """A directory that one command, or one group of processes that train together, may write at a time.
+class DirectoryLock:
+    """Context in which only one command, or one group of processes that train together, may write a directory.
 
-    It is locked from the beginning if it exists, else from `create` on; the first of the processes locks it for all.
+    The directory is locked on entry if it exists, else by `create`; in a group, the process of rank 0 locks it for all.
     """
 
     def __init__(self, directory: str | os.PathLike):
         self._name, self._file = os.fspath(directory), None
 
-    def __enter__(self) -> OwnDirectory:
+    def __enter__(self) -> DirectoryLock:
         if os.environ.get("RANK", "0") == "0" and os.path.isdir(self._name):
             self.create()
         return self
 
     def create(self) -> bool:
-        """Create and lock the directory unless that is done already; returns whether it was still to do."""
+        """Create and lock the directory, unless it is locked by this object already.
+
+        Returns:
+            Whether this call has locked it.
+        """
         if self._file is not None:
             return False
         try:
@@ -63,8 +71,8 @@ def _holder(file: int) -> str:
     status = os.fstat(file)
     place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     try:
-        with open("/proc/locks") as listed:
-            for fields in map(str.split, listed):
+        with open("/proc/locks") as locks:
+            for fields in map(str.split, locks):
                 if "FLOCK" in fields and place in fields and "->" not in fields:
                     process = fields[fields.index(place) - 1]
                     return f"process {process}" if int(process) > 0 else "a process of another container"

@@ -140,7 +140,7 @@ def streams(kind: str | None = None, resume: bool = False, plural: str = "FILE")
             files: tuple[str, ...] = (),
             **rest: Any,
         ) -> Any:
-            from eexp.jsonl import Stream
+            from eexp.stream import Stream
 
             ctx = click.get_current_context()
             stream = Stream(files, output, on_error, rejects, resume, quiet)

@@ -1,7 +1,7 @@
-"""Kinds of outcomes (refused, without effect, a change, the end), and what share of the alternatives had each.
+"""Kinds of outcomes (refused, without effect, a change, the end), and the share of alternatives that had each.
 
-Everything is judged by what the record holds, that is by observations. An action that changes the state without showing
-it counts as "unchanged", and one that only shows the same state in other words counts as "changed".
+Outcomes are judged by the record alone, that is by observations. An action that changes the state without showing it
+counts as "unchanged", and one that only shows the same state in other words counts as "changed".
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SHARES = {
 
 
 def finishes(outcome: dict) -> bool:
-    """Return whether an outcome completes the task; the end of the episode, where the environment cannot tell."""
+    """Return whether an outcome completes the task: by `success` or, where it is null, by the end of the episode."""
     success = outcome.get("success")
     return bool(outcome.get("done") if success is None else success)
 
@@ -33,8 +33,8 @@ def transition_of(observation_before: str, outcome: dict) -> str:
     """Return the kind of a transition.
 
     Args:
-        observation_before: What was observed in the state in which the action was taken.
-        outcome: What the action led to.
+        observation_before: The observation of the state in which the action was taken.
+        outcome: The outcome of the action.
 
     Returns:
         "invalid" if the environment refused the action; else "done" if the episode ended; else "unchanged" if the
@@ -48,11 +48,11 @@ def transition_of(observation_before: str, outcome: dict) -> str:
 
 
 def same_as_expert(step: dict, outcome: dict | None, alternative: dict) -> bool:
-    """Return whether an alternative did what the expert's action did.
+    """Return whether an alternative had the effect of the expert's action.
 
     Args:
         step: The step of the trajectory.
-        outcome: What the expert's action led to (`records.expert_outcome`); None where that is not known.
+        outcome: The outcome of the expert's action (`records.expert_outcome`); None where it is not known.
         alternative: One of the step's alternatives, executed or not.
 
     Returns:
@@ -60,30 +60,30 @@ def same_as_expert(step: dict, outcome: dict | None, alternative: dict) -> bool:
     """
     if canonical(alternative["action"]) == canonical(step["action"]):
         return True
-    own = alternative.get("outcome")
-    if not own or not outcome or own.get("valid") is False:
+    own_outcome = alternative.get("outcome")
+    if not own_outcome or not outcome or own_outcome.get("valid") is False:
         return False
-    return own["observation"] == outcome["observation"]
+    return own_outcome["observation"] == outcome["observation"]
 
 
-def outcome_kind(trajectory: dict, i: int, alternative: dict) -> list[str]:
-    """Return which of `SHARES` an alternative of step `i` belongs to; it must have been executed."""
+def outcome_kinds(trajectory: dict, i: int, alternative: dict) -> list[str]:
+    """Return those of `SHARES` to which an executed alternative of step `i` belongs."""
     step, outcome = trajectory["steps"][i], alternative["outcome"]
     transition = transition_of(step["observation"], outcome)
-    belongs = {
+    belongs_to = {
         "valid": transition != "invalid",
         "changing": transition in ("changed", "done"),
         "as the expert": same_as_expert(step, expert_outcome(trajectory, i), alternative),
         "finishing": finishes(outcome),
     }
-    return [name for name, does in belongs.items() if does]
+    return [name for name, belongs in belongs_to.items() if belongs]
 
 
 Origin = tuple[str, str]  # source and pool of alternatives; "" without a pool
 
 
 class Shares:
-    """Counts of alternatives and of what they led to, by source and pool."""
+    """Counts of alternatives and of their outcomes, by source and pool."""
 
     def __init__(self) -> None:
         self.counts: dict[Origin, Counter[str]] = {}
@@ -97,7 +97,7 @@ class Shares:
                 counts["alternatives"] += 1
                 if alternative.get("outcome"):
                     counts["executed"] += 1
-                    counts.update(outcome_kind(trajectory, i, alternative))
+                    counts.update(outcome_kinds(trajectory, i, alternative))
                 elif alternative.get("refused"):
                     counts["refused"] += 1
 
@@ -107,6 +107,7 @@ class Shares:
 
 
 def _in_words(origin: Origin, counts: Mapping[str, int]) -> str:
+    """Return the counts of one source and pool as one line of text."""
     source, pool = origin
     parts = [f"from {source}" + (f", pool {pool}" if pool else "") + f": {counts['alternatives']} alternatives"]
     executed = counts.get("executed", 0)
@@ -120,6 +121,6 @@ def _in_words(origin: Origin, counts: Mapping[str, int]) -> str:
 
 
 def _percent(part: int, whole: int) -> str:
-    """A share in percent; few of many are shown as few, never as none."""
+    """Return a share in percent, with a decimal below 10 %, so that a small share is not shown as none."""
     percent = 100 * part / whole
     return f"{percent:.0f} %" if percent >= 10 or not part else f"{percent:.1f} %"

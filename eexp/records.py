@@ -1,7 +1,7 @@
 """The record types, their checks and their schemas.
 
 A record is a plain dict, so that keys this version does not know are kept and passed on. The classes below only
-describe: `check` holds a dict against one of them, and `eexp schema` prints them as JSON Schema.
+describe records: `check` compares a dict with one of them, and `eexp schema` prints them as JSON Schema.
 All probabilities are natural logarithms; scores run from 0 to 1.
 """
 
@@ -20,7 +20,9 @@ from eexp.errors import InputError, short
 # Optional[...] rather than `| None`: msgspec evaluates these annotations, and Python 3.10 is supported.
 
 
-_Lineage = Annotated[list[str], Meta(description="the stages that made it, with version and settings, oldest first")]
+_Lineage = Annotated[
+    list[str], Meta(description="the stages that made the record, with version and settings, oldest first")
+]
 _Range = Annotated[list[int], Meta(min_length=2, max_length=2)]
 _Unknown = Annotated[
     Optional[list[_Range]],
@@ -31,7 +33,7 @@ _PromptStyle = Annotated[Optional[str], Meta(description="name@fingerprint of th
 
 
 class Outcome(Struct, kw_only=True):
-    """What the environment answered to one action."""
+    """The environment's answer to one action."""
 
     observation: str
     done: bool = False
@@ -43,25 +45,31 @@ class Outcome(Struct, kw_only=True):
 
 
 class Alternative(Struct, kw_only=True):
-    """An action other than the expert's, and what it led to."""
+    """An action other than the expert's, and its outcome."""
 
     action: str
     source: Annotated[str, Meta(description="policy, admissible or program")]
-    logprob: Annotated[Optional[float], Meta(description="of the whole text drawn, under the policy")] = None
+    logprob: Annotated[
+        Optional[float], Meta(description="log-probability of the whole text drawn, under the policy")
+    ] = None
     outcome: Annotated[Optional[Outcome], Meta(description="null until `eexp rollout`, or where it refused")] = None
-    refused: Annotated[Optional[str], Meta(description="why `eexp rollout` did not trust this branch")] = None
+    refused: Annotated[Optional[str], Meta(description="the reason why `eexp rollout` did not trust this branch")] = (
+        None
+    )
     pool: Annotated[Optional[str], Meta(description="the name given by `eexp branch --pool`")] = None
 
 
 class Step(Struct, kw_only=True):
-    """One visit to a state: what was seen, and what the expert did."""
+    """One visit to a state: the observation and the expert's action."""
 
     observation: str
     action: str
     admissible: Annotated[Optional[list[str]], Meta(description="actions the state accepts, maybe a sample")] = None
-    admissible_count: Annotated[Optional[int], Meta(description="how many there were before sampling")] = None
-    thought: Annotated[Optional[str], Meta(description="what the expert said before acting")] = None
-    notes: Annotated[Optional[str], Meta(description="what the environment says is known and still needed")] = None
+    admissible_count: Annotated[Optional[int], Meta(description="number of admissible actions before sampling")] = None
+    thought: Annotated[Optional[str], Meta(description="the expert's thought before the action")] = None
+    notes: Annotated[Optional[str], Meta(description="the environment's account of what is known and still needed")] = (
+        None
+    )
     mistake: Annotated[
         bool, Meta(description="an alternative put in by `eexp recover`: part of the history, never imitated")
     ] = False
@@ -79,25 +87,27 @@ class Trajectory(Struct, kw_only=True):
     type: Literal["trajectory"]
     id: str
     env: Annotated[str, Meta(description="environment spec, as given to `eexp expert`")]
-    task: Annotated[dict[str, Any], Meta(description="id, split, and what the environment needs to start it again")]
+    task: Annotated[
+        dict[str, Any], Meta(description="id, split, and all that the environment needs to start the task again")
+    ]
     instruction: Annotated[str, Meta(description="the task in words")]
     steps: list[Step]
-    outcome: Annotated[Optional[Outcome], Meta(description="what the last action led to")] = None
-    origin: Annotated[Optional[str], Meta(description="id of the trajectory it is a variant of; see eexp recover")] = (
-        None
-    )
+    outcome: Annotated[Optional[Outcome], Meta(description="the outcome of the last action")] = None
+    origin: Annotated[
+        Optional[str], Meta(description="id of the trajectory of which this is a variant; see eexp recover")
+    ] = None
     lineage: _Lineage = []
 
 
 class Message(Struct, kw_only=True):
-    """One turn of a chat."""
+    """One message of a chat."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
 
 
 class Span(Struct, kw_only=True):
-    """A part of a completion, and what its loss counts."""
+    """A part of a completion, and the weight of its loss."""
 
     name: Annotated[str, Meta(description="thought, action or observation")]
     start: Annotated[int, Meta(ge=0, description="in characters of the last completion message")]
@@ -106,10 +116,10 @@ class Span(Struct, kw_only=True):
 
 
 class SpanScore(Struct, kw_only=True):
-    """How probable a model finds one span of a completion."""
+    """The log-probability of one span of a completion under a model."""
 
     span: str
-    logprob: Annotated[float, Meta(description="natural, of all its tokens; the last span has the stop token")]
+    logprob: Annotated[float, Meta(description="natural, of all tokens of the span; the last span has the stop token")]
     tokens: Annotated[int, Meta(ge=0)]
 
 
@@ -117,7 +127,7 @@ class Example(Struct, kw_only=True):
     """One training example: loss falls on the completion alone.
 
     Every stage writes every field, and never null, so that files of different kinds have the same columns of the same
-    types. What does not apply is "", 0 or [].
+    types. A field that does not apply is "", 0 or [].
     """
 
     type: Literal["example"]
@@ -126,7 +136,7 @@ class Example(Struct, kw_only=True):
     prompt: Annotated[list[Message], Meta(min_length=1)]
     completion: Annotated[list[Message], Meta(min_length=1)]
     weight: Annotated[float, Meta(ge=0, description="multiplies its loss")] = 1.0
-    group: Annotated[Optional[str], Meta(description="id of the trajectory it was made from")] = None
+    group: Annotated[Optional[str], Meta(description="id of the trajectory of which it was made")] = None
     spans: Annotated[Optional[list[Span]], Meta(description="parts of the last completion message, in order")] = None
     transition: Annotated[
         Optional[str], Meta(description='of a world-model example: invalid, unchanged, changed or done; "" of others')
@@ -137,7 +147,7 @@ class Example(Struct, kw_only=True):
     scores: Annotated[Optional[list[SpanScore]], Meta(description="of each span, by `eexp score`; [] before")] = None
     reflection_by: Annotated[
         Optional[str],
-        Meta(description='who wrote the thought: the name of a rule, or a model\'s fingerprint; "" of other kinds'),
+        Meta(description='author of the thought: the name of a rule, or a model\'s fingerprint; "" of other kinds'),
     ] = None
     gain: Annotated[
         Optional[float],
@@ -154,8 +164,8 @@ class Turn(Struct, kw_only=True):
 
     observation: str
     action: str
-    text: Annotated[Optional[str], Meta(description="what the model wrote, where that is more than the action")] = None
-    thought: Annotated[Optional[str], Meta(description="what the agent thought before the action")] = None
+    text: Annotated[Optional[str], Meta(description="the model's text, where it is more than the action")] = None
+    thought: Annotated[Optional[str], Meta(description="the agent's thought before the action")] = None
     valid: bool = True
     cut_off: Annotated[bool, Meta(description="the text ended at the token limit before its action was whole")] = False
 
@@ -169,18 +179,18 @@ class Episode(Struct, kw_only=True):
     task: dict[str, Any]
     split: Optional[str] = None
     kind: Annotated[Optional[str], Meta(description="kind of the task, as the environment groups them")] = None
-    panel: Annotated[Optional[str], Meta(description="hash of the panel that was played (`eexp eval --panel`)")] = None
-    seed: Annotated[int, Meta(description="which trial of the task this is, from 0")] = 0
+    panel: Annotated[Optional[str], Meta(description="hash of the panel of tasks (`eexp eval --panel`)")] = None
+    seed: Annotated[int, Meta(description="number of the trial of the task, from 0")] = 0
     success: bool
     score: Annotated[Optional[float], Meta(description="0 to 1, at the end")] = None
-    steps: Annotated[int, Meta(description="how many actions were taken")]
-    invalid: Annotated[int, Meta(description="actions the environment refused")] = 0
-    thoughts: Annotated[int, Meta(description="turns in which a thought was written")] = 0
-    cut_off: Annotated[int, Meta(description="turns whose text ended before its action was whole")] = 0
+    steps: Annotated[int, Meta(description="number of actions taken")]
+    invalid: Annotated[int, Meta(description="number of actions that the environment refused")] = 0
+    thoughts: Annotated[int, Meta(description="number of turns with a thought")] = 0
+    cut_off: Annotated[int, Meta(description="number of turns whose text ended before its action was whole")] = 0
     instruction: Optional[str] = None
     transcript: list[Turn] = []
     final: Annotated[Optional[str], Meta(description="the last observation")] = None
-    model: Annotated[Optional[str], Meta(description="fingerprint of who played")] = None
+    model: Annotated[Optional[str], Meta(description="fingerprint of the model that acted")] = None
     prompt_style: _PromptStyle = None
     lineage: _Lineage = []
 
@@ -190,14 +200,14 @@ class Task(Struct, kw_only=True):
 
     type: Literal["task"]
     env: Annotated[str, Meta(description="environment spec, as given to `eexp panel`")]
-    task: Annotated[dict[str, Any], Meta(description="id, split, and what the environment needs to start it")]
+    task: Annotated[dict[str, Any], Meta(description="id, split, and all that the environment needs to start the task")]
     split: Optional[str] = None
     kind: Annotated[Optional[str], Meta(description="kind of the task, as the environment groups them")] = None
 
 
 TYPES: dict[str, type] = {"trajectory": Trajectory, "example": Example, "episode": Episode, "task": Task}
 
-#: What a command that takes any record takes: tasks have no id, and only `eexp panel` and `eexp eval` read them.
+#: The types that a command for any record takes: tasks have no id, and only `eexp panel` and `eexp eval` read them.
 _ANY = ("trajectory", "example", "episode")
 
 _JSON_NAMES = {
@@ -213,29 +223,34 @@ _TYPE_MISMATCH = re.compile(r"Expected `(?P<want>[^`]+)`(?: (?P<more>.+?))?(?:, 
 
 
 def _in_words(text: str) -> str:
-    """Put msgspec's `str | null` as 'a string or null'."""
+    """Return a type as msgspec names it, such as `str | null`, in words: 'a string or null'."""
     return " or ".join(_JSON_NAMES.get(part, part) for part in text.split(" | "))
 
 
 def check(record: Any, kind: str) -> dict:
-    """Return `record` if it is a `kind`.
+    """Check a record, and return it as it is.
 
-    kind: "trajectory", "example", "episode", "task", "any" of the first three, or "all" for any of the four.
+    Args:
+        record: The value that was read.
+        kind: "trajectory", "example", "episode", "task", "any" for one of the first three, or "all" for one of the
+            four.
 
-    Raises InputError, with the JSON path of the first field that is wrong, if it is not.
+    Raises:
+        InputError: It is no such record; the message names the JSON path of the first field that is wrong.
     """
     if kind in ("any", "all"):
-        own = record.get("type") if isinstance(record, dict) else None
-        known = _ANY if kind == "any" else TYPES
-        kind = own if isinstance(own, str) and own in known else "trajectory, example or episode"
+        record_type = record.get("type") if isinstance(record, dict) else None
+        accepted = _ANY if kind == "any" else TYPES
+        is_accepted = isinstance(record_type, str) and record_type in accepted
+        kind = record_type if is_accepted else "trajectory, example or episode"
     if not isinstance(record, dict):
         article = "an" if kind[0] in "aeiou" else "a"
         raise InputError(f"expected {article} {kind} record, got something that is not a JSON object", "$")
-    found = record.get("type")
-    if found != kind:
-        if isinstance(found, str) and found in TYPES:
-            raise InputError(f"expected a record of type {kind}, got one of type {found}", "$.type")
-        raise InputError(f'expected "{kind}", got {"nothing" if found is None else short(found)}', "$.type")
+    record_type = record.get("type")
+    if record_type != kind:
+        if isinstance(record_type, str) and record_type in TYPES:
+            raise InputError(f"expected a record of type {kind}, got one of type {record_type}", "$.type")
+        raise InputError(f'expected "{kind}", got {"nothing" if record_type is None else short(record_type)}', "$.type")
     try:
         msgspec.convert(record, TYPES[kind])
     except msgspec.ValidationError as e:
@@ -244,7 +259,7 @@ def check(record: Any, kind: str) -> dict:
 
 
 def explain(message: str) -> InputError:
-    """msgspec's message in our words, with the JSON path it names."""
+    """Return the error for a message of msgspec: in plainer words, with the JSON path that it names."""
     text, _, path = message.partition(" - at ")
     path = path.strip("`") or "$"
     missing = re.match(r"Object missing required field `(.+)`", text)
@@ -261,41 +276,50 @@ def explain(message: str) -> InputError:
 
 
 def schema(kind: str) -> dict:
-    """The JSON Schema (draft 2020-12) of a record type."""
-    made = msgspec.json.schema(TYPES[kind])
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": kind, **made}
+    """Return the JSON Schema (draft 2020-12) of a record type."""
+    definition = msgspec.json.schema(TYPES[kind])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": kind, **definition}
 
 
 def lineage_entry(stage: str, **settings: Any) -> str:
-    """One line of lineage: the stage, its version, and every setting that decides what it writes."""
-    said = " ".join(f"{k.replace('_', '-')}={v}" for k, v in settings.items() if v is not None)
-    return f"{stage} {__version__} {said}".rstrip()
+    """Return one line of lineage: the stage, its version, and every setting that decides what it writes.
+
+    Args:
+        stage: The name of the stage.
+        settings: Values by name; None leaves a setting out.
+    """
+    listed = " ".join(f"{k.replace('_', '-')}={v}" for k, v in settings.items() if v is not None)
+    return f"{stage} {__version__} {listed}".rstrip()
 
 
 def with_lineage(record: dict, entry: str) -> dict:
-    """A shallow copy of `record` with one more line of lineage, kept as the last key."""
+    """Return a shallow copy of `record` with one more line of lineage, which stays the last key."""
     extended = dict(record)
     extended["lineage"] = [*extended.pop("lineage", []), entry]
     return extended
 
 
 def canonical(action: str) -> str:
-    """The form in which two actions are the same: case, outer punctuation and runs of blanks do not count."""
+    """Return the form in which equal actions are equal: case, outer punctuation and runs of blanks do not count."""
     return " ".join(action.split()).strip(" .!\"'`").casefold()
 
 
 def seed_of(*parts: Any) -> int:
-    """A 63-bit seed that depends on `parts` alone.
+    """Return a 63-bit seed that depends on `parts` alone.
 
-    Random draws are seeded by what a record is, never by when it came, so that order, resuming and parallel runs
-    change nothing.
+    Random draws are seeded by the identity of a record, never by the time at which it comes, so that order, resuming
+    and parallel runs change nothing.
     """
-    said = "\x1f".join(str(p) for p in parts).encode()
-    return int.from_bytes(hashlib.blake2b(said, digest_size=8).digest(), "big") >> 1
+    text = "\x1f".join(str(p) for p in parts).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
 def succeeded(outcome: dict | None) -> bool:
-    """Whether an outcome, or an episode, is a success: as the environment judges, else by a full score."""
+    """Return whether an outcome, or an episode, is a success.
+
+    The environment's judgement (`success`) decides; where there is none, a score of 1.0 is a success. An outcome that
+    is not known (None) is no success.
+    """
     if outcome is None:
         return False
     success = outcome.get("success")
@@ -303,7 +327,10 @@ def succeeded(outcome: dict | None) -> bool:
 
 
 def expert_outcome(trajectory: dict, i: int) -> dict | None:
-    """What the expert's action at step `i` led to: the next observation, or the trajectory's outcome after the last."""
+    """Return the outcome of the expert's action at step `i`; None where it is not known.
+
+    That is the next observation or, after the last step, the outcome of the trajectory.
+    """
     if i + 1 < len(trajectory["steps"]):
         following = trajectory["steps"][i + 1]
         return {key: following[key] for key in ("observation", "unknown", "summary") if key in following}
@@ -333,11 +360,11 @@ def alternatives_of(step: dict, pool: str | None = None, first: int | None = Non
 
 
 def example_id(trajectory: dict, name: str) -> str:
-    """The id of an example made from a trajectory; `name` tells it from the others of the same trajectory."""
+    """Return the id of an example made from a trajectory; `name` tells it from the others of the same trajectory."""
     return f"{trajectory['id']}/{name}"
 
 
-#: What a field of an example is where it does not apply. None would do for JSON, but a column that is null in all of a
+#: The values of fields of an example that do not apply. None would do for JSON, but a column that is null in all of a
 #: file has no type, and readers of several files (datasets, say) take the types of the first one for all.
 _NOT_APPLICABLE = {"spans": [], "transition": "", "target": "", "scores": [], "reflection_by": "", "gain": 0.0}
 
@@ -345,7 +372,16 @@ _NOT_APPLICABLE = {"spans": [], "transition": "", "target": "", "scores": [], "r
 def example(
     trajectory: dict, name: str, kind: str, prompt: list[dict], completion: list[dict], prompt_style: str, **more: Any
 ) -> dict:
-    """An example record made from a trajectory, with every field; `name` as in `example_id`."""
+    """Return an example record made from a trajectory, with every field.
+
+    Args:
+        trajectory: The trajectory, of which the example takes its group and its lineage.
+        name: As in `example_id`.
+        kind: The kind of the example, such as "imitation".
+        prompt, completion: Chat messages.
+        prompt_style: The label of the prompt style.
+        more: Further fields, in place of those that do not apply.
+    """
     return {
         "type": "example",
         "kind": kind,

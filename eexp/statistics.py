@@ -11,7 +11,7 @@ from statistics import median
 
 from eexp.evidence.panels import key_of
 from eexp.evidence.table import align
-from eexp.mixing.duplicates import Apart, digest
+from eexp.mixing.duplicates import HeldOut, digest
 from eexp.outcomes import Shares
 from eexp.records import canonical, succeeded
 
@@ -56,7 +56,7 @@ class Statistics:
         apart: What the records may not be made from; a record that is counts as a leak. None counts no leaks.
     """
 
-    def __init__(self, measure: Measure = characters, apart: Apart | None = None) -> None:
+    def __init__(self, measure: Measure = characters, apart: HeldOut | None = None) -> None:
         self.groups: dict[str, Group] = {}
         self._measure, self._apart = measure, apart
 

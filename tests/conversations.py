@@ -1,4 +1,4 @@
-"""Trajectories of ours in the formats of others, as `eexp import` reads them."""
+"""Trajectories written in the formats of other projects, which `eexp import` reads."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import Callable
 
 
 def messages_of(trajectory: dict, observations: bool = True) -> dict:
-    """As chat messages; without `observations`, the actions alone."""
+    """Return chat messages; without `observations`, the actions alone."""
     turns = [("assistant" if agent else "user", text) for agent, text in _turns(trajectory)]
     if not observations:
         turns = [turn for turn in turns if turn[0] == "assistant"]
-    said = [{"role": "system", "content": trajectory["instruction"]}]
-    return {"id": trajectory["task"]["id"], "messages": said + [{"role": r, "content": text} for r, text in turns]}
+    messages = [{"role": "system", "content": trajectory["instruction"]}]
+    messages += [{"role": role, "content": text} for role, text in turns]
+    return {"id": trajectory["task"]["id"], "messages": messages}
 
 
 def calling_of(trajectory: dict) -> dict:
-    """As chat messages in which every action is the call of a tool."""
+    """Return chat messages in which every action is the call of a tool."""
     record = messages_of(trajectory)
     for n, message in enumerate(record["messages"]):
         if message["role"] == "assistant":
@@ -28,8 +29,8 @@ def calling_of(trajectory: dict) -> dict:
 
 
 def agenttraj_of(trajectory: dict, number: int) -> dict:
-    """As AgentTraj-L writes ALFWorld: the task after the first observation, a list of actions after each."""
-    said = [
+    """Return a record of ALFWorld as AgentTraj-L has it: the task after the first observation, actions after each."""
+    turns = [
         {
             "from": "human",
             "loss": None,
@@ -42,13 +43,13 @@ def agenttraj_of(trajectory: dict, number: int) -> dict:
     lists[0] = task + lists[0]
     for i, (agent, text) in enumerate(_turns(trajectory, lambda action: f"Thought:\nI need it.\n\nAction:\n{action}")):
         more = lists[i // 2] if not agent and i // 2 < len(lists) else ""
-        said.append({"from": "gpt" if agent else "human", "loss": True if agent else None, "value": text + more})
-    return {"conversations": said, "item_id": f"house_{number}"}
+        turns.append({"from": "gpt" if agent else "human", "loss": True if agent else None, "value": text + more})
+    return {"conversations": turns, "item_id": f"house_{number}"}
 
 
 def eto_of(trajectory: dict, number: int) -> dict:
-    """As ETO writes ALFWorld: labels on one line, the game by its path."""
-    said = [
+    """Return a record of ALFWorld as ETO has it: labels on one line, the game by its path."""
+    turns = [
         {"from": "human", "value": "Interact with a household.\n\nAction: <your next action>"},
         {"from": "gpt", "value": "OK"},
     ]
@@ -57,12 +58,12 @@ def eto_of(trajectory: dict, number: int) -> dict:
             text += f"\n\nYour task is to: {trajectory['instruction']}"
         elif not agent:
             text = f"Observation: {text}"
-        said.append({"from": "gpt" if agent else "human", "value": text})
-    return {"id": number, "game_file": f"data/games/{trajectory['task']['id']}", "conversations": said}
+        turns.append({"from": "gpt" if agent else "human", "value": text})
+    return {"id": number, "game_file": f"data/games/{trajectory['task']['id']}", "conversations": turns}
 
 
 def _turns(trajectory: dict, act: Callable[[str], str] = str) -> list[tuple[bool, str]]:
-    """(whether the agent says it, the text)"""
+    """Return the turns as pairs: whether it is the agent's turn, and its text."""
     turns = [
         turn for step in trajectory["steps"] for turn in ((False, step["observation"]), (True, act(step["action"])))
     ]

@@ -119,7 +119,7 @@ def test_a_record_that_python_alone_can_hold_is_kept_in_words(tmp_path):
     deep: list = []
     for _ in range(5000):
         deep = [deep]
-    with pytest.raises(SystemExit), jsonl.Stream((), str(tmp_path / "out"), rejects=str(rejects)).open("x") as io:
+    with pytest.raises(SystemExit), Stream((), str(tmp_path / "out"), rejects=str(rejects)).open("x") as io:
         io.write({"id": "set", "task": {1, 2}})
         io.write({"id": "deep", "task": deep})
         io.write({"id": "good"})

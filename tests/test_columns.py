@@ -1,4 +1,4 @@
-"""Files of examples in each other's company: whatever made them, they have the same columns of the same types."""
+"""Tests that files of examples have the same columns of the same types, whichever stage made them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KINDS = ("imitation", "world", "reflected")
 
 
 def type_of(value: object) -> object:
-    """The type of a value as a column has it: of an array, that of its elements; of an object, that of each key."""
+    """Return the type of a value as a column has it: an array has that of its elements, an object one for each key."""
     if isinstance(value, dict):
         return {key: type_of(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -25,7 +25,7 @@ def type_of(value: object) -> object:
 
 @pytest.fixture(scope="module")
 def examples(data, tmp_path_factory) -> dict[str, Path]:
-    """A file of each kind, and one in which parts of the targets weigh nothing."""
+    """Return a file of each kind, and one in which parts of the targets have weight 0."""
     light = tmp_path_factory.mktemp("columns") / "light.jsonl"
     run("world-model-data", "--predictable", "environment", "--changes", data["rollout"], "-o", light).ok()
     return {**{kind: data[kind] for kind in KINDS}, "light": light}
@@ -44,7 +44,7 @@ def test_every_example_has_the_same_keys_with_values_of_the_same_types(examples)
 
 
 def test_datasets_loads_them_together(examples, tmp_path):
-    """In any order: the types of the first file are taken for all."""
+    """They load in any order; `datasets` takes the types of the first file for all."""
     datasets = pytest.importorskip("datasets")
     for i, kinds in enumerate(permutations(KINDS)):
         files = [str(examples[kind]) for kind in kinds]

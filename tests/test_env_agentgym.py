@@ -18,7 +18,7 @@ from eexp.envs.forking import choose_way
 from eexp.envs.naming import Tasks
 from eexp.envs.replay import replay
 from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
-from eexp.formats.conversations import FORMATS, name_of, read
+from eexp.formats.conversations import FORMATS, read_conversation, task_name_of
 
 WAY = [
     "get 2 oak log",
@@ -279,7 +279,7 @@ def test_agenttraj_fits_its_server(name):
         tasks = Tasks(env)
         for number in numbers:
             record = played(name, number, PLAYED[name])
-            task = tasks.find(name_of(record, FORMATS["agenttraj"]))
+            task = tasks.find(task_name_of(record, FORMATS["agenttraj"]))
             assert task == {"id": f"{name}/{number}", "data_idx": number}
             result = replay(env, task, read(record, FORMATS["agenttraj"]), "x")
             assert result.counts["observations verified"] == len(PLAYED[name]) + 1 and not result.differs

@@ -52,13 +52,13 @@ def refusals(episode: dict, at: list[int]) -> dict:
     env, actions = House(), [turn["action"] for turn in episode["transcript"]]
     for i in sorted(at, reverse=True):
         actions.insert(i, f"fly to {i}")
-    seen, turns = env.reset(episode["task"]), []
+    observation, turns = env.reset(episode["task"]), []
     for action in actions:
-        turns.append({"observation": seen.text, "action": action})
-        seen = env.step(action)
-        turns[-1]["valid"] = seen.valid
+        turns.append({"observation": observation.text, "action": action})
+        observation = env.step(action)
+        turns[-1]["valid"] = observation.valid
     invalid = sum(not turn["valid"] for turn in turns)
-    return {**episode, "transcript": turns, "final": seen.text, "steps": len(turns), "invalid": invalid}
+    return {**episode, "transcript": turns, "final": observation.text, "steps": len(turns), "invalid": invalid}
 
 
 # -- with a replay -----------------------------------------------------------------------------------------------------
@@ -68,34 +68,36 @@ def refusals(episode: dict, at: list[int]) -> dict:
 def test_episodes_of_the_expert_become_its_trajectories(keep, played):
     kept = {"all": None, "none": 0}.get(keep, int(keep) if keep.isdecimal() else None)
     own = list(expert(House(), (episode["task"] for episode in played), ExpertSettings(admissible=kept)))
-    done = run(*IMPORT, "--admissible", keep, stdin=lines(played)).ok()
-    assert [without(t, "id", "source", "lineage") for t in done.records] == [without(t, "id") for t in own]
+    result = run(*IMPORT, "--admissible", keep, stdin=lines(played)).ok()
+    assert [without(t, "id", "source", "lineage") for t in result.records] == [without(t, "id") for t in own]
     observations = sum(len(t["steps"]) + 1 for t in own)
-    assert f"{observations} observations verified" in done.err and "filled in" not in done.err
+    assert f"{observations} observations verified" in result.err and "filled in" not in result.err
 
 
 def test_model_and_lineage_are_kept(random_play):
     records = run(*IMPORT, stdin=lines(random_play)).ok().records
-    for made, episode in zip(records, random_play, strict=True):
-        assert made["id"] == episode["id"] and made["id"].endswith(f"/{episode['seed']}")
-        assert made["source"] == without(
+    for trajectory, episode in zip(records, random_play, strict=True):
+        assert trajectory["id"] == episode["id"] and trajectory["id"].endswith(f"/{episode['seed']}")
+        assert trajectory["source"] == without(
             episode, "type", "env", "task", "instruction", "transcript", "final", "lineage"
         )
-        assert made["source"]["model"] == episode["model"] and "prompt_style" in made["source"]
-        assert made["lineage"][:-1] == episode["lineage"] and made["lineage"][-1].startswith("import ")
-        assert made["outcome"]["success"] is episode["success"]
-    assert len({made["id"] for made in records}) == len(records), "several trials of a task are several trajectories"
+        assert trajectory["source"]["model"] == episode["model"] and "prompt_style" in trajectory["source"]
+        assert trajectory["lineage"][:-1] == episode["lineage"] and trajectory["lineage"][-1].startswith("import ")
+        assert trajectory["outcome"]["success"] is episode["success"]
+    assert len({trajectory["id"] for trajectory in records}) == len(records), (
+        "several trials of a task are several trajectories"
+    )
 
 
 def test_thoughts_are_kept(played):
     episode = changed(changed(played[0], 0, thought="I look around."), 1, thought="")
     for more in ((), ("--no-replay",)):
-        (made,) = run(*IMPORT, *more, stdin=lines([episode])).ok().records
-        assert [step["thought"] for step in made["steps"][:3]] == ["I look around.", None, None]
+        (trajectory,) = run(*IMPORT, *more, stdin=lines([episode])).ok().records
+        assert [step["thought"] for step in trajectory["steps"][:3]] == ["I look around.", None, None]
 
 
 @pytest.mark.parametrize(
-    ("change", "place", "said"),
+    ("change", "place", "message"),
     [
         (lambda e: changed(e, 1, observation="The moon."), "$.transcript[1].observation", "'The moon.' was recorded"),
         (lambda e: changed(e, 1, observation=""), "$.transcript[1].observation", "'' was recorded"),
@@ -104,16 +106,16 @@ def test_thoughts_are_kept(played):
         (lambda e: {**e, "score": 0.25}, "$.score", "the score is 1.0, and 0.25 was recorded"),
     ],
 )
-def test_an_episode_that_goes_differently_is_refused(change, place, said, played, expert_trajectories, tmp_path):
+def test_an_episode_that_goes_differently_is_refused(change, place, message, played, expert_trajectories, tmp_path):
     text = lines([played[0], change(played[1]), played[2]])
-    run(*IMPORT, stdin=text).one_error(3, f"<stdin>:2: {place}: ", said)
-    done = run(*IMPORT, "--rejects", tmp_path / "rejects", stdin=text).ok(4)
-    assert [t["id"] for t in done.records] == [played[0]["id"], played[2]["id"]]
+    run(*IMPORT, stdin=text).one_error(3, f"<stdin>:2: {place}: ", message)
+    result = run(*IMPORT, "--rejects", tmp_path / "rejects", stdin=text).ok(4)
+    assert [t["id"] for t in result.records] == [played[0]["id"], played[2]["id"]]
     (reject,) = read(tmp_path / "rejects")
     assert reject["field"] == place and reject["evidence"] and reject["record"]["transcript"]
-    done = run(*IMPORT, "--trust", "environment", stdin=text).ok()
-    assert [t["outcome"] for t in done.records] == [t["outcome"] for t in expert_trajectories[:3]]
-    assert f"{played[1]['id']}: {place}: " in done.err and "that differ" in done.err
+    result = run(*IMPORT, "--trust", "environment", stdin=text).ok()
+    assert [t["outcome"] for t in result.records] == [t["outcome"] for t in expert_trajectories[:3]]
+    assert f"{played[1]['id']}: {place}: " in result.err and "that differ" in result.err
 
 
 def test_actions_after_the_end_are_refused(played):
@@ -131,10 +133,10 @@ def test_the_number_of_workers_changes_nothing(played, random_play):
 def test_a_record_cannot_start_a_program(played):
     (episode,) = [{**played[0], "env": "eexp.envs.worlds.house:House"}]
     run(*IMPORT, stdin=lines([episode])).one_error(3, "<stdin>:1: $.env: ", "allow it with --env")
-    (made,) = run(*IMPORT, "--env", "eexp.envs.worlds.house:House", stdin=lines([episode])).ok().records
-    assert made["env"] == "eexp.envs.worlds.house:House" and made["outcome"]["success"]
-    (made,) = run(*IMPORT, "--env", "house", stdin=lines([episode])).ok().records
-    assert made["env"] == "house"
+    (trajectory,) = run(*IMPORT, "--env", "eexp.envs.worlds.house:House", stdin=lines([episode])).ok().records
+    assert trajectory["env"] == "eexp.envs.worlds.house:House" and trajectory["outcome"]["success"]
+    (trajectory,) = run(*IMPORT, "--env", "house", stdin=lines([episode])).ok().records
+    assert trajectory["env"] == "house"
     run(*IMPORT, stdin=lines([{**played[0], "env": "hous"}])).one_error(3, "$.env: unknown environment 'hous'")
 
 
@@ -142,25 +144,29 @@ def test_a_record_cannot_start_a_program(played):
 
 
 def test_without_a_replay_the_trajectory_is_that_of_the_episode(played, expert_trajectories):
-    done = run(*IMPORT, "--no-replay", stdin=lines(played)).ok()
-    for made, own, episode in zip(done.records, expert_trajectories, played, strict=True):
+    result = run(*IMPORT, "--no-replay", stdin=lines(played)).ok()
+    for trajectory, own, episode in zip(result.records, expert_trajectories, played, strict=True):
         bare = [{**without(step, "admissible_count", "unknown"), "admissible": None} for step in own["steps"]]
-        assert made["steps"] == bare and made["outcome"] == without(own["outcome"], "unknown")
-        assert (made["env"], made["task"], made["instruction"]) == (own["env"], own["task"], own["instruction"])
-        assert made["source"]["model"] == episode["model"]
-    assert f"{len(played)} not replayed" in done.err and "replay=no" in done.records[0]["lineage"][-1]
-    (made,) = run(*IMPORT, "--no-replay", "--name", "elsewhere", stdin=lines(played[:1])).ok().records
-    assert made["env"] == "elsewhere"
+        assert trajectory["steps"] == bare and trajectory["outcome"] == without(own["outcome"], "unknown")
+        assert (trajectory["env"], trajectory["task"], trajectory["instruction"]) == (
+            own["env"],
+            own["task"],
+            own["instruction"],
+        )
+        assert trajectory["source"]["model"] == episode["model"]
+    assert f"{len(played)} not replayed" in result.err and "replay=no" in result.records[0]["lineage"][-1]
+    (trajectory,) = run(*IMPORT, "--no-replay", "--name", "elsewhere", stdin=lines(played[:1])).ok().records
+    assert trajectory["env"] == "elsewhere"
 
 
 def test_the_function_gives_the_same_as_the_command(played, random_play):
-    made = list(import_episodes(iter(played + random_play)))
+    trajectories = list(import_episodes(iter(played + random_play)))
     out = run(*IMPORT, "--no-replay", stdin=lines(played + random_play)).ok().records
-    assert [without(t, "lineage") for t in made] == [without(t, "lineage") for t in out]
+    assert [without(t, "lineage") for t in trajectories] == [without(t, "lineage") for t in out]
 
 
 def test_an_episode_with_few_fields(played):
-    """As another program may write it: nothing is made up."""
+    """As another program may write it: nothing is trajectory up."""
     turns = [{"observation": "A.", "action": "b"}]
     little = {"type": "episode", "id": "1", "env": "x", "task": {}, "success": False, "steps": 1, "transcript": turns}
     assert trajectory_of(little, "1") == {
@@ -190,10 +196,12 @@ def test_an_environment_variable_asks_for_no_replay_either(played, monkeypatch):
 @pytest.mark.parametrize("replayed", [(), ("--no-replay",)])
 def test_selection_by_success(replayed, played, random_play):
     text = lines([*random_play, *played])
-    done = run(*IMPORT, "--success", *replayed, stdin=text).ok()
-    assert [t["task"] for t in done.records] == [episode["task"] for episode in played]
-    assert [t["id"] for t in done.records] == [f"{e['id']}#2" for e in played], "an id depends on no option"
-    assert f"{len(random_play)} left out: no success" in done.err and "success=yes" in done.records[0]["lineage"][-1]
+    result = run(*IMPORT, "--success", *replayed, stdin=text).ok()
+    assert [t["task"] for t in result.records] == [episode["task"] for episode in played]
+    assert [t["id"] for t in result.records] == [f"{e['id']}#2" for e in played], "an id depends on no option"
+    assert (
+        f"{len(random_play)} left out: no success" in result.err and "success=yes" in result.records[0]["lineage"][-1]
+    )
 
 
 @pytest.mark.parametrize("replayed", [(), ("--no-replay",)])
@@ -201,30 +209,30 @@ def test_selection_by_score(replayed, played, random_play):
     scores = [1.0, 0.5, 0.2, None]
     episodes = [{**episode, "score": score} for episode, score in zip(played, scores)]
     more = ("--trust", "environment") if not replayed else ()
-    done = run(*IMPORT, "--min-score", "0.5", *replayed, *more, stdin=lines(episodes)).ok()
-    assert [t["id"] for t in done.records] == [episode["id"] for episode in played[:2]]
-    assert "2 left out: no score of 0.5 or more" in done.err
+    result = run(*IMPORT, "--min-score", "0.5", *replayed, *more, stdin=lines(episodes)).ok()
+    assert [t["id"] for t in result.records] == [episode["id"] for episode in played[:2]]
+    assert "2 left out: no score of 0.5 or more" in result.err
 
 
 def test_a_success_that_the_environment_denies(random_play):
     claims = [{**episode, "success": True} for episode in random_play]
     run(*IMPORT, "--success", stdin=lines(claims)).one_error(3, "$.success: the success is False")
-    done = run(*IMPORT, "--success", "--trust", "environment", stdin=lines(claims)).ok()
-    assert done.records == [] and f"{len(claims)} left out: no success" in done.err
+    result = run(*IMPORT, "--success", "--trust", "environment", stdin=lines(claims)).ok()
+    assert result.records == [] and f"{len(claims)} left out: no success" in result.err
 
 
 def test_the_same_actions_are_counted_or_left_out(played):
     """Ids say which trial it was; equal ones, of another run, are told apart."""
     again = {**played[0], "id": played[0]["id"][:-1] + "1", "seed": 1}
     text = lines([played[0], again, played[1], played[0]])
-    done = run(*IMPORT, stdin=text).ok()
+    result = run(*IMPORT, stdin=text).ok()
     first, second = played[0]["id"], played[1]["id"]
-    assert [t["id"] for t in done.records] == [first, again["id"], second, f"{first}#2"]
-    assert "2 with the same actions as another of their task" in done.err
+    assert [t["id"] for t in result.records] == [first, again["id"], second, f"{first}#2"]
+    assert "2 with the same actions as another of their task" in result.err
     for replayed in ((), ("--no-replay",)):
-        done = run(*IMPORT, "--distinct", *replayed, stdin=text).ok()
-        assert [t["id"] for t in done.records] == [first, second]
-        assert "2 left out: the same actions as another of its task" in done.err
+        result = run(*IMPORT, "--distinct", *replayed, stdin=text).ok()
+        assert [t["id"] for t in result.records] == [first, second]
+        assert "2 left out: the same actions as another of its task" in result.err
 
 
 def test_distinct_knows_what_an_interrupted_run_has_written(played, tmp_path):
@@ -244,10 +252,10 @@ def test_a_turn_without_an_action_is_left_out(played):
     episode = refusals(played[0], [1])
     turns = [{**turn, "action": ""} if not turn["valid"] else turn for turn in episode["transcript"]]
     turns[1]["cut_off"], episode = True, {**episode, "transcript": turns}
-    done = run(*IMPORT, stdin=lines([episode])).ok()
-    assert done.records == [] and "1 left out: a turn without an action" in done.err
-    (made,) = run(*IMPORT, "--drop-invalid", stdin=lines([episode])).ok().records
-    assert [step["action"] for step in made["steps"]] == [turn["action"] for turn in played[0]["transcript"]]
+    result = run(*IMPORT, stdin=lines([episode])).ok()
+    assert result.records == [] and "1 left out: a turn without an action" in result.err
+    (trajectory,) = run(*IMPORT, "--drop-invalid", stdin=lines([episode])).ok().records
+    assert [step["action"] for step in trajectory["steps"]] == [turn["action"] for turn in played[0]["transcript"]]
 
 
 class Patient(House):
@@ -261,8 +269,8 @@ def test_an_empty_action_that_the_environment_accepts(played, expert_trajectorie
     env, first = Patient(), played[0]["transcript"][0]
     empty = {"observation": first["observation"], "action": "", "valid": False, "cut_off": True}
     episode = {**played[0], "transcript": [empty, *played[0]["transcript"]]}
-    done = replay(env, episode["task"], conversation_of(episode), "id", drop_invalid=True)
-    assert done.trajectory["steps"] == expert_trajectories[0]["steps"]
+    result = replay(env, episode["task"], conversation_of(episode), "id", drop_invalid=True)
+    assert result.trajectory["steps"] == expert_trajectories[0]["steps"]
 
 
 # -- refused actions ---------------------------------------------------------------------------------------------------
@@ -274,9 +282,9 @@ def test_refused_actions_are_left_out(played, expert_trajectories, data):
     at = data.draw(st.lists(st.integers(0, len(played[i]["transcript"]) - 1), min_size=1, max_size=5))
     episode = refusals(played[i], at)
     assert episode["invalid"] == len(at)
-    done = replay(House(), episode["task"], conversation_of(episode), "id", drop_invalid=True)
-    assert without(done.trajectory, "id") == without(expert_trajectories[i], "id")
-    assert done.counts["refused actions left out"] == len(at) and done.kept_whole is None
+    result = replay(House(), episode["task"], conversation_of(episode), "id", drop_invalid=True)
+    assert without(result.trajectory, "id") == without(expert_trajectories[i], "id")
+    assert result.counts["refused actions left out"] == len(at) and result.kept_whole is None
     whole = replay(House(), episode["task"], conversation_of(episode), "id")
     assert [s["action"] for s in whole.trajectory["steps"]] == [t["action"] for t in episode["transcript"]]
 
@@ -286,16 +294,16 @@ def test_refused_actions_of_a_model(expert_trajectories):
     args = ("-m", "tiny", "-n", "6", "--split", "train", "--max-steps", "8", "--max-tokens", "12")
     play = run("eval", "house", *args).ok().records
     assert any(episode["invalid"] for episode in play)
-    done = run(*IMPORT, "--drop-invalid", stdin=lines(play)).ok()
-    for made in done.records:
-        (episode,) = [episode for episode in play if episode["id"] == made["id"]]
-        assert [s["action"] for s in made["steps"]] == [t["action"] for t in episode["transcript"] if t["valid"]]
-        assert made["outcome"]["score"] == episode["score"]
+    result = run(*IMPORT, "--drop-invalid", stdin=lines(play)).ok()
+    for trajectory in result.records:
+        (episode,) = [episode for episode in play if episode["id"] == trajectory["id"]]
+        assert [s["action"] for s in trajectory["steps"]] == [t["action"] for t in episode["transcript"] if t["valid"]]
+        assert trajectory["outcome"]["score"] == episode["score"]
     refused = sum(not any(turn["valid"] for turn in episode["transcript"]) for episode in play)
-    assert len(done.records) == len(play) - refused
-    assert not refused or f"{refused} left out: every action was refused" in done.err
-    assert "actions answered as invalid" not in done.err
-    run("rollout", stdin=run("branch", "--from", "admissible", "-q", stdin=done.out).out).ok()
+    assert len(result.records) == len(play) - refused
+    assert not refused or f"{refused} left out: every action was refused" in result.err
+    assert "actions answered as invalid" not in result.err
+    run("rollout", stdin=run("branch", "--from", "admissible", "-q", stdin=result.out).out).ok()
 
 
 TICKING = """
@@ -305,8 +313,8 @@ from eexp.envs.worlds.house import House
 
 class Ticking(House):
     def step(self, action):
-        seen = super().step(action)
-        return replace(seen, text=f"{seen.text} It is {self.steps} o'clock.")
+        observation = super().step(action)
+        return replace(observation, text=f"{observation.text} It is {self.steps} o'clock.")
 
 
 class Counting(House):
@@ -316,20 +324,20 @@ class Counting(House):
 
 class Scoring(House):
     def step(self, action):
-        seen = super().step(action)
-        return seen if seen.valid else replace(seen, score=0.25)
+        observation = super().step(action)
+        return observation if observation.valid else replace(observation, score=0.25)
 """
 
 
 @pytest.mark.parametrize(
-    ("name", "at", "said"),
+    ("name", "at", "message"),
     [
         ("Ticking", [1], "it goes differently after action 3; they are kept"),
         ("Counting", [1], "other actions are admissible; they are kept"),
         ("Scoring", [-1], "it ends differently; they are kept"),
     ],
 )
-def test_refused_actions_that_changed_something_are_kept(name, at, said, played, tmp_path, monkeypatch):
+def test_refused_actions_that_changed_something_are_kept(name, at, message, played, tmp_path, monkeypatch):
     (tmp_path / "ticking.py").write_text(TICKING)
     monkeypatch.syspath_prepend(tmp_path)
     number = max(range(len(played)), key=lambda i: len(played[i]["transcript"]))
@@ -338,9 +346,9 @@ def test_refused_actions_that_changed_something_are_kept(name, at, said, played,
         episode["transcript"] = episode["transcript"][:-1]
     n = len(episode["transcript"])
     args = ("--env", f"ticking:{name}", "--trust", "environment", "--drop-invalid")
-    done = run(*IMPORT, *args, stdin=lines([episode])).ok()
-    (made,) = done.records
-    assert len(made["steps"]) == n and said in done.err and "1 actions answered as invalid" in done.err
+    result = run(*IMPORT, *args, stdin=lines([episode])).ok()
+    (trajectory,) = result.records
+    assert len(trajectory["steps"]) == n and message in result.err and "1 actions answered as invalid" in result.err
 
 
 # -- the loop ----------------------------------------------------------------------------------------------------------
@@ -365,7 +373,7 @@ def test_imported_episodes_are_branched_and_executed(played, random_play):
 
 
 @pytest.mark.parametrize(
-    ("args", "code", "said"),
+    ("args", "code", "message"),
     [
         (("--task-key", "id"), 2, "--task-key is for records of other projects; an episode holds the same itself"),
         (("--action", "whole"), 2, "--action is for"),
@@ -377,18 +385,18 @@ def test_imported_episodes_are_branched_and_executed(played, random_play):
         (("--min-score", "nan"), 2, "is no finite number"),
     ],
 )
-def test_command_lines_that_do_not_fit(args, code, said):
-    run(*IMPORT, *args).one_error(code, said)
+def test_command_lines_that_do_not_fit(args, code, message):
+    run(*IMPORT, *args).one_error(code, message)
     run("import", "eto", "--success").one_error(2, "records of eto say nothing of success")
     run("import", "eto", "--drop-invalid").one_error(2, "--drop-invalid needs one")
 
 
 def test_other_formats_are_selected_by_how_the_replay_ends(tmp_path):
     flying = {"id": "train/0", "messages": [{"role": "assistant", "content": action} for action in ("fly", "look")]}
-    done = run("import", "messages", "--env", "house", "--success", stdin=lines([flying])).ok()
-    assert done.records == [] and "1 left out: no success" in done.err
-    (made,) = run("import", "messages", "--env", "house", "--drop-invalid", stdin=lines([flying])).ok().records
-    assert [step["action"] for step in made["steps"]] == ["look"]
+    result = run("import", "messages", "--env", "house", "--success", stdin=lines([flying])).ok()
+    assert result.records == [] and "1 left out: no success" in result.err
+    (trajectory,) = run("import", "messages", "--env", "house", "--drop-invalid", stdin=lines([flying])).ok().records
+    assert [step["action"] for step in trajectory["steps"]] == ["look"]
 
 
 def test_records_that_are_no_episodes(played):

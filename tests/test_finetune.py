@@ -278,12 +278,12 @@ def test_processes_together_make_the_same_adapter(data, few, tmp_path):
 
 def test_two_runs_in_one_directory_are_refused(few, tmp_path):
     directory = tmp_path / "run"
-    with OwnDirectory(directory) as own:
+    with DirectoryLock(directory) as own:
         own.create()
         error = run("finetune", *SMALL, "-o", directory, few).one_error(1, f"{directory}: ", "is writing it")
         assert not Path("/proc/locks").exists() or f"process {os.getpid()}" in error
         assert list(directory.iterdir()) == []
-    with OwnDirectory(tmp_path / "late") as early, OwnDirectory(tmp_path / "late") as late:
+    with DirectoryLock(tmp_path / "late") as early, DirectoryLock(tmp_path / "late") as late:
         early.create()  # the directory was not there when both began
         with pytest.raises(EexpError, match="is writing it"):
             late.create()

@@ -16,6 +16,7 @@ from running import ROOT, environment
 
 from eexp import jsonl
 from eexp.cli import COMMANDS
+from eexp.stream import Stream
 
 LINES = 20_000
 WITHOUT = {"env", "prompts", "schema", "export"}  # stages that read no records
@@ -98,28 +99,28 @@ def test_a_lost_record_is_found(lines, monkeypatch):
 
 
 def test_an_altered_record_is_found(lines, monkeypatch):
-    write = jsonl.Stream.write
-    monkeypatch.setattr(jsonl.Stream, "write", lambda self, record, **more: write(self, {**record, "id": "x"}, **more))
+    write = Stream.write
+    monkeypatch.setattr(Stream, "write", lambda self, record, **more: write(self, {**record, "id": "x"}, **more))
     assert "what a stage does not know stays" in _laws("split", lines)
 
 
 def test_a_wrong_exit_code_is_found(lines, monkeypatch):
-    monkeypatch.setattr(jsonl.Stream, "exit_code", 0)
+    monkeypatch.setattr(Stream, "exit_code", 0)
     assert _laws("split", lines) == {"the right exit code"}
 
 
 def test_a_reject_that_is_not_kept_is_found(lines, monkeypatch):
-    monkeypatch.setattr(jsonl.Stream, "_write_reject", lambda *args: None)
+    monkeypatch.setattr(Stream, "_write_reject", lambda *args: None)
     assert "the right exit code" in _laws("split", lines)
 
 
 def test_control_bytes_are_found(lines, monkeypatch):
-    monkeypatch.setattr(jsonl.Stream, "summary", lambda self: print("\x1b[2J", file=sys.stderr) or "30 in")
+    monkeypatch.setattr(Stream, "summary", lambda self: print("\x1b[2J", file=sys.stderr) or "30 in")
     assert "no control bytes on standard error" in _laws("split", lines)
 
 
 def test_chatter_on_standard_output_is_found(lines, monkeypatch):
-    monkeypatch.setattr(jsonl.Stream, "summary", lambda self: print("30 in") or "30 in, 2 out")
+    monkeypatch.setattr(Stream, "summary", lambda self: print("30 in") or "30 in, 2 out")
     assert "standard output is JSONL" in _laws("split", lines)
 
 

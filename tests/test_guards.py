@@ -1,4 +1,4 @@
-"""Guards on reflections: their precision and recall on a labelled set, a third of which they were not tuned on."""
+"""Tests of the guards: their precision and recall on a labelled set, a third of which was held out from tuning."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def situation_of(case: dict) -> Situation:
 
 
 def faults(case: dict) -> set[str]:
-    """The guards that find a fault, each asked by itself."""
-    found = set()
+    """Return the guards that find a fault, each applied by itself."""
+    names = set()
     for name in guards.NAMES:
         alone = guards.Guards(frozenset([name]), min_words=5, max_words=150)
         verdict = alone.judge(case["text"], situation_of(case), case["finished"])
         if verdict.guard == name or (name == "repeated" and verdict.text != case["text"].strip()):
-            found.add(name)
-    return found
+            names.add(name)
+    return names
 
 
 ANYWHERE = situation_of(CASES[0])
@@ -51,8 +51,8 @@ ANYWHERE = situation_of(CASES[0])
         "Candidate 1",
     ],
 )
-def test_words_of_the_set_up(text):
-    assert guards.setup(text, ANYWHERE)
+def test_terms_of_the_training_set_up_are_found(text):
+    assert guards.training_terms(text, ANYWHERE)
 
 
 @pytest.mark.parametrize(
@@ -71,24 +71,24 @@ def test_words_of_the_set_up(text):
         "the expert in charge",
     ],
 )
-def test_words_that_are_none_of_the_set_up(text):
-    assert guards.setup(text, ANYWHERE) is None
+def test_other_words_are_accepted(text):
+    assert guards.training_terms(text, ANYWHERE) is None
 
 
-def test_words_that_the_world_uses_are_none_of_the_set_up():
+def test_words_of_the_state_are_accepted():
     page = {**STATES["house-fridge"], "instruction": "Choose option 2 and ask the expert."}
     (*_, state) = situations(page)
-    assert guards.setup("I choose option 2 and ask the expert.", state) is None
-    assert guards.setup("I choose option 3.", state)
+    assert guards.training_terms("I choose option 2 and ask the expert.", state) is None
+    assert guards.training_terms("I choose option 3.", state)
 
 
-def test_once():
+def test_copies_are_removed():
     long = "I should go to the kitchen because the apple is there."
     for text in (f"{long} {long}", f"{long}\n\n{long}", f"{long} {long[:-3]}", f"{long} {long}\n{long}"):
-        assert guards.once(text) == long
+        assert guards.without_copies(text) == long
     for text in (long, f"one.\n\ntwo.\n\n{long}", "go go go", "x", ""):
-        assert guards.once(text) == text
-    assert guards.once("  x  ") == "x"
+        assert guards.without_copies(text) == text
+    assert guards.without_copies("  x  ") == "x"
 
 
 def test_guards_can_be_left_out():
@@ -100,8 +100,8 @@ def test_guards_can_be_left_out():
     assert guards.Guards(min_words=2, max_words=3).judge("One two three four.", ANYWHERE).guard == "length"
 
 
-def test_the_labelled_set():
-    """At least 200 reflections, 25 with each fault, a third held out."""
+def test_size_of_the_labelled_set():
+    """It has at least 200 reflections, 25 with each fault, and a third is held out."""
     labels = Counter(label for case in CASES for label in case.get("labels", []))
     assert len(CASES) >= 200 and set(labels) == set(guards.NAMES) and min(labels.values()) >= 25
     assert {case["tempts"] for case in CASES if "tempts" in case} == set(guards.NAMES)
@@ -115,11 +115,11 @@ def test_precision_and_recall(held_out, capsys):
     for case in CASES:
         if case["held_out"] is not held_out:
             continue
-        found = faults(case)
+        names = faults(case)
         for name in guards.NAMES:
             labelled = name in case.get("labels", [])
-            counts[name][labelled, name in found] += 1
-            if labelled != (name in found):
+            counts[name][labelled, name in names] += 1
+            if labelled != (name in names):
                 wrong.append(f"{name} {'missed' if labelled else 'wrong'}: [{case['state']}] {case['text']}")
     with capsys.disabled():
         print(f"\n{'held out' if held_out else 'tuned on':14}   cases  faults  precision  recall")

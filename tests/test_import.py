@@ -19,8 +19,7 @@ from eexp import jsonl
 from eexp.envs.naming import Tasks
 from eexp.envs.worlds.house import House
 from eexp.errors import InputError, UsageError
-from eexp.formats.conversations import FORMATS
-from eexp.formats.conversations import read as read_conversation
+from eexp.formats.conversations import FORMATS, read_conversation
 from eexp.importing import ImportSettings
 from eexp.stages.import_ import import_
 
@@ -28,22 +27,22 @@ AGENTTRAJ, ETO, MESSAGES = FORMATS.values()
 OK = "OK. I'll follow your instructions and try my best to solve the task."
 
 
-def agenttraj(*said: str, item_id: str = "babyai_3", prompt: bool = True) -> dict:
+def agenttraj(*texts: str, item_id: str = "babyai_3", prompt: bool = True) -> dict:
     """Return a record of AgentTraj-L: texts of the environment and of the agent in turn, after the usual prompt."""
     turns = (
         [("human", None, "Thought:\n<Your Thought>\n\nAction:\n<Your Action>"), ("gpt", False, OK)] if prompt else []
     )
-    turns += [("gpt", True, text) if i % 2 else ("human", None, text) for i, text in enumerate(said)]
+    turns += [("gpt", True, text) if i % 2 else ("human", None, text) for i, text in enumerate(texts)]
     return {"conversations": [{"from": f, "loss": loss, "value": v} for f, loss, v in turns], "item_id": item_id}
 
 
-def eto(*said: str, **more: object) -> dict:
-    turns = [("gpt" if i % 2 else "human", text) for i, text in enumerate(("The rules.", "OK", *said))]
+def eto(*texts: str, **more: object) -> dict:
+    turns = [("gpt" if i % 2 else "human", text) for i, text in enumerate(("The rules.", "OK", *texts))]
     return {"conversations": [{"from": f, "value": v} for f, v in turns], **more}
 
 
-def messages(*said: tuple[str, str], **more: object) -> dict:
-    return {"messages": [{"role": role, "content": text} for role, text in said], **more}
+def messages(*turns: tuple[str, str], **more: object) -> dict:
+    return {"messages": [{"role": role, "content": text} for role, text in turns], **more}
 
 
 def calling(*calls: tuple[str | None, str], content: str | None = None, **more: object) -> dict:
@@ -58,8 +57,8 @@ def calling(*calls: tuple[str | None, str], content: str | None = None, **more: 
 
 
 def one(record: dict, format=AGENTTRAJ, **options) -> dict:
-    (made,) = import_(iter([record]), format, "world", ImportSettings(**options))
-    return made
+    (trajectory,) = import_(iter([record]), format, "world", ImportSettings(**options))
+    return trajectory
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +70,12 @@ def experts(data) -> list[dict]:
 def files(experts, tmp_path_factory) -> dict[str, object]:
     """The expert's trajectories in each format, the first two as JSON arrays, one in a line and one in many."""
     here = tmp_path_factory.mktemp("foreign")
-    made = {name: here / name for name in FORMATS}
+    paths = {name: here / name for name in FORMATS}
     records = [agenttraj_of(t, int(t["task"]["id"].rpartition("/")[2])) for t in experts]
-    made["agenttraj"].write_text(json.dumps(records, ensure_ascii=False))
-    made["eto"].write_text(json.dumps([eto_of(t, i) for i, t in enumerate(experts)], indent=2))
-    write(made["messages"], map(messages_of, experts))
-    return made
+    paths["agenttraj"].write_text(json.dumps(records, ensure_ascii=False))
+    paths["eto"].write_text(json.dumps([eto_of(t, i) for i, t in enumerate(experts)], indent=2))
+    write(paths["messages"], map(messages_of, experts))
+    return paths
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -84,7 +83,7 @@ def files(experts, tmp_path_factory) -> dict[str, object]:
 
 def test_babyai_of_agenttraj():
     """As AgentGym's server writes it: the goal first, the list of actions as JSON."""
-    made = one(
+    trajectory = one(
         agenttraj(
             "Your goal: go to the red ball\nIn front of you in this room, you can see:  There is a red ball 1.\n"
             'You are not carrying anything.\nAvailable actions: ["turn left", "go to red ball 1"]',
@@ -92,7 +91,7 @@ def test_babyai_of_agenttraj():
             'There is a red ball 1.\n The task is completed.\nAvailable actions: ["turn left"]',
         )
     )
-    assert made == {
+    assert trajectory == {
         "type": "trajectory",
         "id": "world/babyai_3",
         "env": "world",
@@ -113,36 +112,38 @@ def test_babyai_of_agenttraj():
 
 
 def test_sciworld_of_agenttraj_keeps_its_lines():
-    made = one(
+    trajectory = one(
         agenttraj(
             "Task Description:\nYour task is to find a(n) plant. First, focus on the thing.\n"
             "This room is called the hallway. In it, you see: \n\ta picture\nYou see:\n\tA door",
             "Thought:\nI look.\nThen I go.\n\nAction:\ngo to kitchen",
         )
     )
-    assert made["instruction"] == "Your task is to find a(n) plant. First, focus on the thing."
-    (step,) = made["steps"]
+    assert trajectory["instruction"] == "Your task is to find a(n) plant. First, focus on the thing."
+    (step,) = trajectory["steps"]
     assert step["observation"] == "This room is called the hallway. In it, you see: \n\ta picture\nYou see:\n\tA door"
-    assert (step["thought"], step["admissible"], made["outcome"]) == ("I look.\nThen I go.", None, None)
+    assert (step["thought"], step["admissible"], trajectory["outcome"]) == ("I look.\nThen I go.", None, None)
 
 
 def test_textcraft_and_webshop_of_agenttraj():
-    made = one(
+    trajectory = one(
         agenttraj(
             "Crafting commands:\ncraft 1 oak sign using 6 oak planks, 1 stick\n\nGoal: craft oak sign.",
             "Thought: I need wood. Action: get 6 oak planks",
         )
     )
-    assert made["instruction"] == "craft oak sign."
-    assert made["steps"][0]["observation"] == "Crafting commands:\ncraft 1 oak sign using 6 oak planks, 1 stick"
-    assert (made["steps"][0]["thought"], made["steps"][0]["action"]) == ("I need wood.", "get 6 oak planks")
+    assert trajectory["instruction"] == "craft oak sign."
+    assert trajectory["steps"][0]["observation"] == "Crafting commands:\ncraft 1 oak sign using 6 oak planks, 1 stick"
+    assert (trajectory["steps"][0]["thought"], trajectory["steps"][0]["action"]) == ("I need wood.", "get 6 oak planks")
     shop = "WebShop [SEP] Instruction: [SEP] Find me a red mug [SEP] Search"
-    made = one(agenttraj(shop, "Action:\nsearch[red mug]"))
-    assert (made["instruction"], made["steps"][0]["observation"]) == ("", shop), "nothing is guessed, nothing lost"
+    trajectory = one(agenttraj(shop, "Action:\nsearch[red mug]"))
+    assert (trajectory["instruction"], trajectory["steps"][0]["observation"]) == ("", shop), (
+        "nothing is guessed, nothing lost"
+    )
 
 
 @pytest.mark.parametrize(
-    ("said", "observation", "admissible"),
+    ("text", "observation", "admissible"),
     [
         ("A bed.\nAVAILABLE ACTIONS: look,go to bed 1\n", "A bed.", ["look", "go to bed 1"]),
         ("A bed.\n\nAvailable actions: []", "A bed.", []),
@@ -155,10 +156,10 @@ def test_textcraft_and_webshop_of_agenttraj():
         ("An Observation: A bed.", "An Observation: A bed.", None),
     ],
 )
-def test_lists_and_labels_of_observations(said, observation, admissible):
-    made = one(agenttraj("a", "Thought: Thought: so\nAction: b", said, "Action: c"))["steps"]
-    assert (made[1]["observation"], made[1]["admissible"]) == (observation, admissible)
-    assert (made[0]["thought"], made[1]["thought"]) == ("Thought: so", None)
+def test_lists_and_labels_of_observations(text, observation, admissible):
+    steps = one(agenttraj("a", "Thought: Thought: so\nAction: b", text, "Action: c"))["steps"]
+    assert (steps[1]["observation"], steps[1]["admissible"]) == (observation, admissible)
+    assert (steps[0]["thought"], steps[1]["thought"]) == ("Thought: so", None)
 
 
 def test_the_prompt_of_agenttraj_is_left_out_with_its_examples():
@@ -175,7 +176,7 @@ def test_the_prompt_of_agenttraj_is_left_out_with_its_examples():
 
 
 def test_eto():
-    made = one(
+    trajectory = one(
         eto(
             "You are in a room.\n\nYour task is to: put a mug in bed.",
             "Thought: I go.\nAction: go to bed 1",
@@ -186,10 +187,10 @@ def test_eto():
         ),
         ETO,
     )
-    assert made["instruction"] == "put a mug in bed."
-    assert [s["observation"] for s in made["steps"]] == ["You are in a room.", "On the bed 1, you see nothing."]
-    assert made["id"] == "world/data/train/a-b/trial_1"
-    assert made["source"] == {"id": 7, "game_file": "data/train/a-b/trial_1"}
+    assert trajectory["instruction"] == "put a mug in bed."
+    assert [s["observation"] for s in trajectory["steps"]] == ["You are in a room.", "On the bed 1, you see nothing."]
+    assert trajectory["id"] == "world/data/train/a-b/trial_1"
+    assert trajectory["source"] == {"id": 7, "game_file": "data/train/a-b/trial_1"}
     assert one(eto("a", "Action: b", id=7), ETO)["task"] == {"id": "7"}
     assert [
         s["action"] for s in one({"id": 1, "conversations": eto("a", "Action: b")["conversations"][2:]}, ETO)["steps"]
@@ -205,12 +206,15 @@ def test_messages():
         ("assistant", "pull"),
         id="x",
     )
-    made = one(record, MESSAGES)
-    assert made["instruction"] == "Open the safe."
-    assert [(s["observation"], s["action"]) for s in made["steps"]] == [("A safe.", "Action: turn"), ("Ok", "pull")]
+    trajectory = one(record, MESSAGES)
+    assert trajectory["instruction"] == "Open the safe."
+    assert [(s["observation"], s["action"]) for s in trajectory["steps"]] == [
+        ("A safe.", "Action: turn"),
+        ("Ok", "pull"),
+    ]
     record["messages"][-1]["content"] = "I pull it.\nAction: pull"
-    made = one(record, MESSAGES, action="marked")
-    assert [(s["thought"], s["action"]) for s in made["steps"]] == [(None, "turn"), ("I pull it.", "pull")]
+    trajectory = one(record, MESSAGES, action="marked")
+    assert [(s["thought"], s["action"]) for s in trajectory["steps"]] == [(None, "turn"), ("I pull it.", "pull")]
 
 
 def test_calls_of_tools_in_messages():
@@ -219,23 +223,23 @@ def test_calls_of_tools_in_messages():
     record["messages"][0]["content"] = [{"type": "text", "text": "A "}, {"type": "text", "text": "safe."}]
     record["messages"].insert(0, {"role": "developer", "content": "Find the gold."})
     record["messages"].append({"role": "assistant", "content": "Here it is."})
-    made = one(record, MESSAGES)
-    assert made["instruction"] == "Find the gold." and made["source"] == {"tools": [{}]}
-    assert [(s["observation"], s["thought"], s["action"]) for s in made["steps"]] == [
+    trajectory = one(record, MESSAGES)
+    assert trajectory["instruction"] == "Find the gold." and trajectory["source"] == {"tools": [{}]}
+    assert [(s["observation"], s["thought"], s["action"]) for s in trajectory["steps"]] == [
         ("A safe.", "I look into it.", "open(what='safe', hard=True)"),
         ("answer 0", None, "ls()"),
         ("answer 1", None, "Here it is."),
     ]
     reversed_answers = calling(("a", "{}"), ("b", "{}"))
     reversed_answers["messages"][2:] = reversed_answers["messages"][:1:-1]
-    made = one(reversed_answers, MESSAGES)
-    assert [s["action"] for s in made["steps"]] == ["b()", "a()"]
-    assert (made["steps"][1]["observation"], made["outcome"]) == ("answer 1", {"observation": "answer 0"})
+    trajectory = one(reversed_answers, MESSAGES)
+    assert [s["action"] for s in trajectory["steps"]] == ["b()", "a()"]
+    assert (trajectory["steps"][1]["observation"], trajectory["outcome"]) == ("answer 1", {"observation": "answer 0"})
 
 
 def test_the_only_argument_of_a_call_can_be_the_action():
-    made = one(calling(("act", '{"command": " open safe"}')), MESSAGES, action="argument")
-    assert made["steps"][0]["action"] == "open safe"
+    trajectory = one(calling(("act", '{"command": " open safe"}')), MESSAGES, action="argument")
+    assert trajectory["steps"][0]["action"] == "open safe"
     for arguments in ("{}", '{"a": 1}', '{"a": "b", "c": "d"}'):
         with pytest.raises(InputError, match="expected one argument, a string"):
             one(calling(("act", arguments)), MESSAGES, action="argument")
@@ -250,7 +254,7 @@ def test_a_record_without_a_name_has_its_number_and_equal_names_are_numbered():
 
 
 @pytest.mark.parametrize(
-    ("format", "record", "said"),
+    ("format", "record", "message"),
     [
         (AGENTTRAJ, {}, "$.conversations: missing"),
         (AGENTTRAJ, {"conversations": "x"}, "$.conversations: expected an array"),
@@ -286,22 +290,22 @@ def test_a_record_without_a_name_has_its_number_and_equal_names_are_numbered():
         (MESSAGES, messages(("user", "a"), ("assistant", " \n")), "$.messages[1].content: the action is empty"),
     ],
 )
-def test_records_that_lack_something_are_refused(format, record, said):
+def test_records_that_lack_something_are_refused(format, record, message):
     with pytest.raises(InputError) as e:
         one(record, format)
-    assert said in str(e.value)
+    assert message in str(e.value)
     kept = []
     assert list(import_(iter([record]), format, "w", on_error=lambda r, e: kept.append((r, str(e))))) == []
     assert kept == [(record, str(e.value))]
 
 
 @given(st.lists(st.tuples(st.text(), st.text().filter(str.strip)), min_size=1, max_size=5))
-def test_any_text_survives(said):
+def test_any_text_survives(pairs):
     """Observations come out as they were, actions up to the blanks around them."""
-    turns = [turn for seen, act in said for turn in (("user", f"> {seen}"), ("assistant", act))]
-    found = read_conversation(messages(*turns), MESSAGES)
-    assert [s["observation"] for s in found.steps] == [f"> {seen}" for seen, _ in said]
-    assert [s["action"] for s in found.steps] == [act.strip() for _, act in said]
+    turns = [turn for observation, act in pairs for turn in (("user", f"> {observation}"), ("assistant", act))]
+    conversation = read_conversation(messages(*turns), MESSAGES)
+    assert [s["observation"] for s in conversation.steps] == [f"> {observation}" for observation, _ in pairs]
+    assert [s["action"] for s in conversation.steps] == [act.strip() for _, act in pairs]
 
 
 # -- arrays ------------------------------------------------------------------------------------------------------------
@@ -319,12 +323,12 @@ def test_an_array_is_cut_where_its_elements_end(array, chunk, ascii, indent):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jsonl, "_CHUNK", chunk)
         source = io.BytesIO(text)
-        found = list(jsonl._array(source.read(chunk), source, "x"))
-    assert [json.loads(part) for part in found] == array
+        elements = list(jsonl._array(source.read(chunk), source, "x"))
+    assert [json.loads(part) for part in elements] == array
 
 
 @pytest.mark.parametrize(
-    ("text", "code", "said"),
+    ("text", "code", "message"),
     [
         (b"[]", 0, "no records in the input"),
         (b" \n [ \n ] \n", 0, "no records in the input"),
@@ -342,17 +346,17 @@ def test_an_array_is_cut_where_its_elements_end(array, chunk, ascii, indent):
         (b"[GOOD}", 0, "1 out"),
     ],
 )
-def test_arrays_with_mistakes(text, code, said):
+def test_arrays_with_mistakes(text, code, message):
     good = orjson.dumps(messages(("user", "a"), ("assistant", "b")))
-    done = run("import", "messages", stdin=text.replace(b"GOOD", good)).ok(code)
-    assert said in done.err
+    result = run("import", "messages", stdin=text.replace(b"GOOD", good)).ok(code)
+    assert message in result.err
 
 
 def test_an_element_set_aside_has_its_number(tmp_path):
     good = messages(("user", "a"), ("assistant", "b"))
     text = json.dumps([good, {"id": 3}, good]).encode()
-    done = run("import", "messages", "--rejects", tmp_path / "rejects", stdin=text).ok(4)
-    assert len(done.records) == 2
+    result = run("import", "messages", "--rejects", tmp_path / "rejects", stdin=text).ok(4)
+    assert len(result.records) == 2
     (reject,) = read(tmp_path / "rejects")
     assert (reject["line"], reject["field"], reject["record"]) == (2, "$.messages", {"id": 3})
 
@@ -366,18 +370,18 @@ def test_an_array_larger_than_a_chunk_takes_the_memory_of_its_elements():
         def read1(self, size):
             return b'{"x": "' + b"y" * 10_000 + b'"},'
 
-    found = jsonl._array(b"[", Endless(), "x")
+    elements = jsonl._array(b"[", Endless(), "x")
     for _ in range(1000):
-        assert len(next(found)) == 10_010
-    assert sys.getsizeof(found.gi_frame.f_locals["text"]) < 50_000
+        assert len(next(elements)) == 10_010
+    assert sys.getsizeof(elements.gi_frame.f_locals["text"]) < 50_000
 
 
 def test_a_huge_observation():
     text = "You see a lot. " * 200_000
     record = messages(("user", text), ("assistant", "look"), ("user", text))
     for stdin in (lines([record]), json.dumps([record]).encode()):
-        (made,) = run("import", "messages", stdin=stdin).ok().records
-        assert made["steps"][0]["observation"] == made["outcome"]["observation"] == text
+        (trajectory,) = run("import", "messages", stdin=stdin).ok().records
+        assert trajectory["steps"][0]["observation"] == trajectory["outcome"]["observation"] == text
 
 
 # -- replaying ---------------------------------------------------------------------------------------------------------
@@ -389,32 +393,32 @@ def test_a_replay_gives_the_environments_own_record(format, files, experts, tmp_
     if format == "agenttraj":  # its number alone says nothing of the split
         names = {f"house_{t['task']['id'].rpartition('/')[2]}": t["task"]["id"] for t in experts}
         mapped = ["--map", write(tmp_path / "map.json", [names])]
-    done = run("import", format, files[format], "--env", "house", *mapped).ok()
+    result = run("import", format, files[format], "--env", "house", *mapped).ok()
     thought = None if format == "messages" else "I need it."
-    for made, own in zip(done.records, experts, strict=True):
+    for trajectory, own in zip(result.records, experts, strict=True):
         own = {**own, "steps": [{**step, "thought": thought} for step in own["steps"]]}
-        assert {k: v for k, v in made.items() if k not in ("source", "lineage")} == {
+        assert {k: v for k, v in trajectory.items() if k not in ("source", "lineage")} == {
             k: v for k, v in own.items() if k != "lineage"
         }
-    told = sum(len(t["steps"]) + 1 for t in experts)
-    assert f"{told} observations verified" in done.err and "filled in" not in done.err
-    run("rollout", stdin=run("branch", "--from", "admissible", "-q", stdin=done.out).out).ok()
+    number = sum(len(t["steps"]) + 1 for t in experts)
+    assert f"{number} observations verified" in result.err and "filled in" not in result.err
+    run("rollout", stdin=run("branch", "--from", "admissible", "-q", stdin=result.out).out).ok()
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_without_a_replay_the_trajectory_is_as_recorded(format, files, experts):
-    done = run("import", format, files[format]).ok()
-    for made, own in zip(done.records, experts, strict=True):
-        assert made["env"] == format and made["instruction"] == own["instruction"]
+    result = run("import", format, files[format]).ok()
+    for trajectory, own in zip(result.records, experts, strict=True):
+        assert trajectory["env"] == format and trajectory["instruction"] == own["instruction"]
         for key in ("observation", "action"):
-            assert [step[key] for step in made["steps"]] == [step[key] for step in own["steps"]]
-        assert made["outcome"] == {"observation": own["outcome"]["observation"]}
+            assert [step[key] for step in trajectory["steps"]] == [step[key] for step in own["steps"]]
+        assert trajectory["outcome"] == {"observation": own["outcome"]["observation"]}
         listed = [step["admissible"] for step in own["steps"]]
-        assert [step["admissible"] for step in made["steps"]] == (
+        assert [step["admissible"] for step in trajectory["steps"]] == (
             listed if format == "agenttraj" else [None] * len(listed)
         )
-    assert "3 not replayed" in done.err
-    run("rollout", stdin=done.out).one_error(3, f"unknown environment '{format}'")
+    assert "3 not replayed" in result.err
+    run("rollout", stdin=result.out).one_error(3, f"unknown environment '{format}'")
     named = run("import", format, files[format], "--name", "elsewhere").ok().records
     assert {r["env"] for r in named} == {"elsewhere"} and named[0]["id"].startswith("elsewhere/")
 
@@ -422,20 +426,20 @@ def test_without_a_replay_the_trajectory_is_as_recorded(format, files, experts):
 def test_observations_that_were_not_recorded_are_filled_in(experts):
     bare = lines(messages_of(t, observations=False) for t in experts)
     run("import", "messages", stdin=bare).one_error(3, "<stdin>:1: $.messages[1].content: no observation before")
-    done = run("import", "messages", "--env", "house", stdin=bare).ok()
-    assert [r["steps"] for r in done.records] == [t["steps"] for t in experts]
-    assert [r["outcome"] for r in done.records] == [t["outcome"] for t in experts]
-    assert f"{sum(len(t['steps']) for t in experts)} observations filled in" in done.err
+    result = run("import", "messages", "--env", "house", stdin=bare).ok()
+    assert [r["steps"] for r in result.records] == [t["steps"] for t in experts]
+    assert [r["outcome"] for r in result.records] == [t["outcome"] for t in experts]
+    assert f"{sum(len(t['steps']) for t in experts)} observations filled in" in result.err
 
 
 def test_a_first_turn_with_the_task_alone(experts):
     """As in ETO's ScienceWorld: the agent gets its task, and no observation before it looks."""
     record = messages_of(experts[0])
     record["messages"][:2] = [{"role": "user", "content": f"Task: {experts[0]['instruction']}"}]
-    (made,) = run("import", "messages", "--env", "house", stdin=lines([record])).ok().records
-    assert made["steps"] == experts[0]["steps"]
-    (made,) = run("import", "messages", stdin=lines([record])).ok().records
-    assert made["steps"][0]["observation"] == "" and made["instruction"] == experts[0]["instruction"]
+    (trajectory,) = run("import", "messages", "--env", "house", stdin=lines([record])).ok().records
+    assert trajectory["steps"] == experts[0]["steps"]
+    (trajectory,) = run("import", "messages", stdin=lines([record])).ok().records
+    assert trajectory["steps"][0]["observation"] == "" and trajectory["instruction"] == experts[0]["instruction"]
 
 
 def _changed(experts, at: int, text: str) -> bytes:
@@ -448,17 +452,17 @@ def _changed(experts, at: int, text: str) -> bytes:
 def test_a_replay_that_differs_is_refused_where_it_does(at, experts, tmp_path):
     text = _changed(experts, at, "You are on the moon.")
     place = f"$.messages[{at % len(messages_of(experts[1])['messages'])}].content"
-    done = run("import", "messages", "--env", "house", stdin=text)
-    done.one_error(3, f"<stdin>:2: {place}: the observation is 'You ", "and 'You are on the moon.' was recorded")
-    done = run("import", "messages", "--env", "house", "--rejects", tmp_path / "rejects", stdin=text).ok(4)
-    assert [r["id"] for r in done.records] == [experts[0]["id"], experts[2]["id"]]
+    result = run("import", "messages", "--env", "house", stdin=text)
+    result.one_error(3, f"<stdin>:2: {place}: the observation is 'You ", "and 'You are on the moon.' was recorded")
+    result = run("import", "messages", "--env", "house", "--rejects", tmp_path / "rejects", stdin=text).ok(4)
+    assert [r["id"] for r in result.records] == [experts[0]["id"], experts[2]["id"]]
     (reject,) = read(tmp_path / "rejects")
     assert (reject["line"], reject["field"]) == (2, place)
     assert reject["evidence"]["recorded"] == "You are on the moon." and reject["record"]["messages"]
 
 
 def test_the_environment_may_be_trusted_instead(experts):
-    done = run(
+    result = run(
         "import",
         "messages",
         "--env",
@@ -467,17 +471,17 @@ def test_the_environment_may_be_trusted_instead(experts):
         "environment",
         stdin=_changed(experts, 3, "You are on the moon."),
     ).ok()
-    assert [r["steps"] for r in done.records] == [t["steps"] for t in experts]
-    assert f"import: {experts[1]['id']}: $.messages[3].content: the observation is" in done.err
-    assert "1 observations that differ" in done.err
+    assert [r["steps"] for r in result.records] == [t["steps"] for t in experts]
+    assert f"import: {experts[1]['id']}: $.messages[3].content: the observation is" in result.err
+    assert "1 observations that differ" in result.err
 
 
 def test_blanks_and_line_ends_make_no_difference(experts):
     text = messages_of(experts[1])["messages"][3]["content"]
-    done = run(
+    result = run(
         "import", "messages", "--env", "house", stdin=_changed(experts, 3, f"\n {text.replace(' ', chr(10))}\r\n")
     )
-    assert [r["steps"] for r in done.ok().records] == [t["steps"] for t in experts]
+    assert [r["steps"] for r in result.ok().records] == [t["steps"] for t in experts]
 
 
 def test_the_place_where_long_texts_differ_is_shown(experts):
@@ -489,16 +493,18 @@ def test_the_place_where_long_texts_differ_is_shown(experts):
 def test_actions_after_the_end_are_refused(experts):
     records = [messages_of(t) for t in experts]
     records[0]["messages"] += [{"role": "assistant", "content": "look"}]
-    done = run("import", "messages", "--env", "house", "--trust", "environment", stdin=lines(records))
+    result = run("import", "messages", "--env", "house", "--trust", "environment", stdin=lines(records))
     n = len(experts[0]["steps"])
-    done.one_error(3, f"<stdin>:1: $.messages[{2 * n + 1}].content: the episode was over after {n} actions", str(n + 1))
+    result.one_error(
+        3, f"<stdin>:1: $.messages[{2 * n + 1}].content: the episode was over after {n} actions", str(n + 1)
+    )
 
 
 def test_failed_records_are_counted_and_kept(experts):
     record = messages(("assistant", "fly"), ("assistant", "look"), id="train/3")
-    done = run("import", "messages", "--env", "house", stdin=lines([record])).ok()
-    assert done.records[0]["outcome"]["success"] is False
-    assert "1 actions answered as invalid" in done.err and "1 without success" in done.err
+    result = run("import", "messages", "--env", "house", stdin=lines([record])).ok()
+    assert result.records[0]["outcome"]["success"] is False
+    assert "1 actions answered as invalid" in result.err and "1 without success" in result.err
 
 
 def test_the_number_of_workers_changes_nothing(files):
@@ -526,9 +532,9 @@ def test_an_environment_that_dies_costs_one_record(experts, tmp_path, monkeypatc
     records[1]["messages"][2]["content"] = "die"
     args = ("import", "messages", "--env", "dying:Dying")
     run(*args, stdin=lines(records)).one_error(1, "<stdin>:2: the environment's process failed 3 times")
-    done = run(*args, "--on-error", "skip", stdin=lines(records)).ok(4)
-    assert [r["steps"] for r in done.records] == [experts[0]["steps"], experts[2]["steps"]]
-    assert "3 workers lost" in done.err
+    result = run(*args, "--on-error", "skip", stdin=lines(records)).ok(4)
+    assert [r["steps"] for r in result.records] == [experts[0]["steps"], experts[2]["steps"]]
+    assert "3 workers lost" in result.err
 
 
 def test_babyai_replays(tmp_path):
@@ -537,18 +543,18 @@ def test_babyai_replays(tmp_path):
     text = json.dumps([agenttraj_of(t, i) for i, t in enumerate(own)]).encode()
     levels = write(tmp_path / "map.json", [{f"house_{i}": t["task"]["id"] for i, t in enumerate(own)}])
     env = "babyai?level=GoToLocal,PickupLoc"
-    done = run("import", "agenttraj", "--env", env, "--map", levels, "--split", "train", stdin=text).ok()
-    assert [[(s["observation"], s["admissible"]) for s in r["steps"]] for r in done.records] == [
+    result = run("import", "agenttraj", "--env", env, "--map", levels, "--split", "train", stdin=text).ok()
+    assert [[(s["observation"], s["admissible"]) for s in r["steps"]] for r in result.records] == [
         [(s["observation"], s["admissible"]) for s in t["steps"]] for t in own
     ]
-    assert [r["outcome"] for r in done.records] == [t["outcome"] for t in own]
+    assert [r["outcome"] for r in result.records] == [t["outcome"] for t in own]
     seeds = [
         {**r, "item_id": f"babyai_{t['task']['level']}-{t['task']['seed']}"} for r, t in zip(json.loads(text), own)
     ]
     by_template = run(
         "import", "agenttraj", "--env", env, "--match", "{level}-{seed}", stdin=json.dumps(seeds).encode()
     )
-    assert [r["steps"] for r in by_template.ok().records] == [r["steps"] for r in done.records]
+    assert [r["steps"] for r in by_template.ok().records] == [r["steps"] for r in result.records]
 
 
 @pytest.mark.slow
@@ -560,9 +566,9 @@ def test_alfworld_by_the_path_of_the_game(request):
         text = json.dumps(
             [{**eto_of(t, i), "game_file": f"data/json_2.1.1/{t['task']['id']}{ending}"} for i, t in enumerate(own)]
         ).encode()
-        done = run("import", "eto", "--env", env, stdin=text).ok()
-        assert [r["task"] for r in done.records] == [t["task"] for t in own]
-        assert [r["outcome"] for r in done.records] == [t["outcome"] for t in own]
+        result = run("import", "eto", "--env", env, stdin=text).ok()
+        assert [r["task"] for r in result.records] == [t["task"] for t in own]
+        assert [r["outcome"] for r in result.records] == [t["outcome"] for t in own]
 
 
 @pytest.mark.slow
@@ -580,24 +586,24 @@ def test_alfworld_as_it_was_recorded_years_ago(request, tmp_path):
     ):
         old_words = re.sub(new, put, old_words)
     assert old_words.count("Action: put") == old_words.count("You put the") == 2 and "You arrive" not in old_words
-    done = run("import", "eto", "--env", env, stdin=old_words.encode())
-    done.one_error(3, "the observation is 'Nothing happens.', and 'You move the")
+    result = run("import", "eto", "--env", env, stdin=old_words.encode())
+    result.one_error(3, "the observation is 'Nothing happens.', and 'You move the")
     today = old_words.replace("Action: put", "Action: move").replace(" in/on ", " to ").replace("You put", "You move")
-    done = run("import", "eto", "--env", env, stdin=today.encode()).ok()
-    assert [[s["observation"] for s in r["steps"]] for r in done.records] == [
+    result = run("import", "eto", "--env", env, stdin=today.encode()).ok()
+    assert [[s["observation"] for s in r["steps"]] for r in result.records] == [
         [s["observation"] for s in t["steps"]] for t in own
     ]
     for game in data.glob("json_2.1.1/train/*/*/game.tw-pddl"):  # a game brings its own words
         game.write_text(game.read_text().replace("move {o} to {r}", "put {o} in/on {r}"))
-    done = run("import", "eto", "--env", env, stdin=old_words.encode()).ok()
-    assert all(r["outcome"]["success"] for r in done.records)
+    result = run("import", "eto", "--env", env, stdin=old_words.encode()).ok()
+    assert all(r["outcome"]["success"] for r in result.records)
 
 
 # -- which task --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("name", "found"),
+    ("name", "task_id"),
     [
         ("train/3", "train/3"),
         ("house_train/3", "train/3"),
@@ -609,10 +615,10 @@ def test_alfworld_as_it_was_recorded_years_ago(request, tmp_path):
         ("train/3/", None),
     ],
 )
-def test_a_task_is_found_by_its_id_or_the_end_of_a_name(name, found):
+def test_a_task_is_found_by_its_id_or_the_end_of_a_name(name, task_id):
     tasks = Tasks(House())
-    if found:
-        assert tasks.find(name)["id"] == found
+    if task_id:
+        assert tasks.find(name)["id"] == task_id
     else:
         with pytest.raises(InputError, match=r"house has no task for '.*'; one is called"):
             tasks.find(name)
@@ -637,12 +643,12 @@ def test_tasks_of_one_split_by_template_and_by_map():
 
 def test_a_record_without_a_task_or_with_an_unknown_one(experts):
     record = messages_of(experts[0])
-    for change, said in (
+    for change, message in (
         ({"id": None}, "$.id: does not name its task"),
         ({"id": "train/x"}, "no task for 'train/x'"),
     ):
         run("import", "messages", "--env", "house", stdin=lines([{**record, **change}])).one_error(
-            3, "<stdin>:1: ", said
+            3, "<stdin>:1: ", message
         )
     moved = {**record, "id": 1, "meta": record["id"]}
     assert run("import", "messages", "--env", "house", "--task-key", "meta", stdin=lines([moved])).ok().records
@@ -655,7 +661,7 @@ def test_two_records_of_one_task(experts):
 
 
 @pytest.mark.parametrize(
-    ("args", "code", "said"),
+    ("args", "code", "message"),
     [
         (("import", "alpaca"), 2, "'alpaca' is not one of 'agenttraj', 'eto', 'messages'"),
         (("import", "eto", "--split", "train"), 2, "--split is about the environment's tasks; it needs --env"),
@@ -671,8 +677,8 @@ def test_two_records_of_one_task(experts):
         (("import", "eto", "--resume"), 2, "--resume needs -o FILE"),
     ],
 )
-def test_command_lines_that_do_not_fit(args, code, said):
-    run(*args).one_error(code, said)
+def test_command_lines_that_do_not_fit(args, code, message):
+    run(*args).one_error(code, message)
 
 
 @pytest.mark.parametrize("text", [b"{", b"[]", b'{"a": 1}', b"\xff"])

@@ -1,4 +1,4 @@
-"""Streams: lines in, lines out, cut lines, and memory that does not grow."""
+"""Tests of reading and writing lines: counts, errors, cut lines, and memory that does not grow."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from running import EEXP, environment, read, run, start, write
 
 from eexp import jsonl
 from eexp.errors import InputError
+from eexp.stream import Stream
 
 JSON = st.recursive(
     st.none()
@@ -31,20 +32,20 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_what_is_written_is_read(value):
+def test_written_values_are_read_back(value):
     line = jsonl.dumps(value)
     assert line.endswith(b"\n") and line.count(b"\n") == 1
     assert jsonl.loads(line) == value and json.loads(line) == value
 
 
-def test_what_json_cannot_hold_is_refused():
+def test_values_that_json_cannot_hold_are_refused():
     for value in ("\ud800", {"\udfff": 1}, {1, 2}, object()):
         with pytest.raises(InputError, match="cannot be written as JSON"):
             jsonl.dumps(value)
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         (b"{", "column 2"),
         (b'{"a": }\n', "column 7"),
@@ -54,17 +55,17 @@ def test_what_json_cannot_hold_is_refused():
         (b"'a'\n", "column 1"),
     ],
 )
-def test_bad_lines_name_their_column(line, said):
+def test_bad_lines_name_their_column(line, message):
     with pytest.raises(InputError) as caught:
         jsonl.loads(line)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert ("the file ends within this line" in str(caught.value)) == (not line.endswith(b"\n"))
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.binary(max_size=40).map(lambda b: b.replace(b"\n", b"")), max_size=6), st.binary(max_size=40))
 def test_cut_half_line(whole, rest):
-    """All whole lines are kept, and nothing of what follows them."""
+    """All whole lines are kept, and nothing after them."""
     rest = rest.replace(b"\n", b"")
     text = b"".join(line + b"\n" for line in whole)
     with tempfile.TemporaryDirectory() as here:
@@ -89,8 +90,8 @@ def test_lines_are_numbered_with_the_blank_ones(tmp_path):
     assert list(jsonl.lines([name])) == [(name, 2, b"1\n"), (name, 4, b" 2\r\n"), (name, 5, b"3")]
 
 
-def test_stream_counts_and_tells(data, capsys, tmp_path):
-    with jsonl.Stream([str(data["expert"])], str(tmp_path / "out")).open("x", "trajectory", a=1, b=None) as io:
+def test_a_stream_reports_its_counts(data, capsys, tmp_path):
+    with Stream([str(data["expert"])], str(tmp_path / "out")).open("x", "trajectory", a=1, b=None) as io:
         for record in io.records():
             io.write(record)
             io.count("odd things", 2)
@@ -113,7 +114,7 @@ def test_an_error_in_a_stage_leaves_whole_lines(data, tmp_path):
 
 
 def test_two_writers_of_one_file_are_refused(data, tmp_path):
-    """The second is told who writes, and changes nothing of what the first has written."""
+    """The second gets the number of the process that writes, and does not change the file."""
     out, rejects = tmp_path / "out", tmp_path / "rejects"
     args = ["imitation-data", data["expert"]]
     first = start("imitation-data", "-o", out, "--rejects", rejects, stdin=subprocess.PIPE)
@@ -142,14 +143,14 @@ def wait_for(condition, seconds: float = 60) -> None:
 @pytest.mark.parametrize("standard_input", [False, True], ids=["FILE", "< FILE"])
 @pytest.mark.parametrize("stage", ["split", "mix"])
 def test_standard_output_is_not_a_file_that_is_read(stage, standard_input, data, tmp_path):
-    """`eexp STAGE f >> f` would read what it writes, without an end."""
+    """`eexp STAGE f >> f` would read its own output without end."""
     file = tmp_path / "f"
     file.write_bytes(data["imitation"].read_bytes())
     args = [stage, *(["--part", "1"] if stage == "split" else []), *([] if standard_input else [str(file)])]
     with file.open("ab") as out, file.open("rb") as source:
         child = start(*args, stdin=source, stdout=out, stderr=subprocess.PIPE)
-        said = child.communicate(timeout=120)[1].decode()
-    assert child.returncode == 2 and said.splitlines() == [
+        message = child.communicate(timeout=120)[1].decode()
+    assert child.returncode == 2 and message.splitlines() == [
         "error: standard output is both read and written; give another -o"
     ]
     assert file.read_bytes() == data["imitation"].read_bytes()
@@ -167,7 +168,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
 
 
 def _peak_kib(args: list[str], record: bytes, count: int) -> int:
-    """Peak memory of a stage that is fed `count` times the same record through a pipe."""
+    """Return the peak memory, in KiB, of a stage that reads the same record `count` times from a pipe."""
     child = subprocess.Popen(
         [sys.executable, "-c", MEASURE, *args],
         stdin=subprocess.PIPE,
@@ -178,9 +179,9 @@ def _peak_kib(args: list[str], record: bytes, count: int) -> int:
     for _ in range(count):
         child.stdin.write(record)
     child.stdin.close()
-    said = child.stderr.read()
-    assert child.wait() == 0, said
-    return int(said.split()[-1])
+    message = child.stderr.read()
+    assert child.wait() == 0, message
+    return int(message.split()[-1])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
@@ -197,7 +198,7 @@ def _peak_kib(args: list[str], record: bytes, count: int) -> int:
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )
 def test_memory_does_not_grow_with_the_input(args, name, per_record, data):
-    """Nothing is kept of a record once it is written, but for mix, which keeps its place."""
+    """A record is not kept in memory after it is written; mix keeps its place."""
     first = read(data[name])[0]
     if "steps" in first:
         first["steps"], first["outcome"] = first["steps"][:1], None
@@ -209,13 +210,13 @@ def test_memory_does_not_grow_with_the_input(args, name, per_record, data):
     assert large - small < allowed, f"{small} KiB for 100 records, {large} KiB for {many}"
 
 
-def test_a_record_that_was_processed_is_forgotten(tmp_path):
-    """Messages about records that were read before need their places, not the records."""
+def test_a_processed_record_is_not_kept(tmp_path):
+    """Messages about earlier records need their places, not the records."""
     t = {"type": "trajectory", "env": "house", "task": {}, "instruction": "", "steps": [], "more": "x" * 200_000}
     file = write(tmp_path / "in", [{**t, "id": str(i)} for i in range(60)])
     tracemalloc.start()
     try:
-        with jsonl.Stream([str(file)], str(tmp_path / "out"), quiet=True).open("x", "trajectory") as io:
+        with Stream([str(file)], str(tmp_path / "out"), quiet=True).open("x", "trajectory") as io:
             for record in io.records():
                 io.write(record)
         _, peak = tracemalloc.get_traced_memory()
@@ -224,8 +225,8 @@ def test_a_record_that_was_processed_is_forgotten(tmp_path):
     assert peak < 30 * 200_000
 
 
-def test_all_that_is_made_of_a_record_is_written_before_the_next_one_comes(data):
-    """A pipe passes on at once what it can, however long the next record takes to come."""
+def test_all_lines_of_a_record_are_written_before_the_next_is_read(data):
+    """A stage does not wait for the next record before it writes the lines of the last one."""
     for args, name in (("imitation-data", "expert"), ("world-model-data", "rollout")):
         first = read(data[name])[0]
         whole = run(args, stdin=jsonl.dumps(first)).ok().out
@@ -237,17 +238,17 @@ def test_all_that_is_made_of_a_record_is_written_before_the_next_one_comes(data)
         assert child.stdout.read() == b"" and child.wait() == 0
 
 
-def test_what_was_made_before_an_error_is_written(data, tmp_path):
+def test_lines_made_before_an_error_are_written(data, tmp_path):
     first = read(data["expert"])[0]
     whole = run("imitation-data", stdin=jsonl.dumps(first)).ok().out
     (tmp_path / "in").write_bytes(jsonl.dumps(first) + b"{}\n")
-    done = run("imitation-data", tmp_path / "in")
-    done.one_error(3, f"{tmp_path / 'in'}:2: $.type")
-    assert done.out == whole
+    result = run("imitation-data", tmp_path / "in")
+    result.one_error(3, f"{tmp_path / 'in'}:2: $.type")
+    assert result.out == whole
 
 
 def test_standard_output_is_bytes(data):
-    """UTF-8 whatever the locale says, and no line end but \\n."""
+    """Output is UTF-8 in any locale, and lines end with \\n."""
     t = {**read(data["expert"])[0], "note": "日本語 🙂 \u2028 \x85"}
     ascii_only = {**environment(), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
     child = subprocess.run(

@@ -1,4 +1,4 @@
-"""Logs for other projects' tools: what they read of ours, and what we read of theirs."""
+"""Tests of the exchange of logs with other projects, in both directions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PACKAGES = {"atif": "harbor", "verifiers": "verifiers", "inspect": "inspect_ai"}
 
 @pytest.fixture(scope="module")
 def runs(data, tmp_path_factory) -> dict[str, Path]:
-    """The expert's trajectories, with alternatives, and episodes with thoughts."""
+    """Return files of the expert's trajectories, with alternatives, and of episodes with thoughts."""
     here = tmp_path_factory.mktemp("runs")
     episodes = read(data["episodes"])
     for episode in episodes:
@@ -44,10 +44,10 @@ def steps_of(record: dict) -> list[tuple[str, str, str | None]]:
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("kind", ["trajectories", "episodes"])
-def test_what_is_exported_and_imported_is_the_same_run(format, kind, runs):
+def test_an_exported_run_is_imported_unchanged(format, kind, runs):
     own = read(runs[kind])
-    done = run("import", format, "--name", "house", stdin=exported(format, runs[kind])).ok().records
-    for before, after in zip(own, done, strict=True):
+    imported = run("import", format, "--name", "house", stdin=exported(format, runs[kind])).ok().records
+    for before, after in zip(own, imported, strict=True):
         assert steps_of(after) == steps_of(before)
         assert (after["instruction"], after["task"]) == (before["instruction"], {"id": before["task"]["id"]})
         end = before if kind == "episodes" else before["outcome"]
@@ -56,24 +56,24 @@ def test_what_is_exported_and_imported_is_the_same_run(format, kind, runs):
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_it_can_be_replayed(format, runs):
-    done = run("import", format, "--env", "house", stdin=exported(format, runs["trajectories"])).ok()
-    assert [steps_of(t) for t in done.records] == [steps_of(t) for t in read(runs["trajectories"])]
-    assert all(t["outcome"]["success"] and t["steps"][0]["admissible"] for t in done.records)
+def test_an_imported_run_can_be_replayed(format, runs):
+    result = run("import", format, "--env", "house", stdin=exported(format, runs["trajectories"])).ok()
+    assert [steps_of(t) for t in result.records] == [steps_of(t) for t in read(runs["trajectories"])]
+    assert all(t["outcome"]["success"] and t["steps"][0]["admissible"] for t in result.records)
 
 
 def python_of(package: str) -> str:
-    """The Python that has a package: ours, or the one that PEER_PACKAGE names; the test is skipped without."""
-    found = os.environ.get(f"PEER_{package.upper()}") or (sys.executable if find_spec(package) else None)
-    if not found:
+    """Return the Python that has a package: this one, or that in PEER_PACKAGE; skip the test if there is none."""
+    python = os.environ.get(f"PEER_{package.upper()}") or (sys.executable if find_spec(package) else None)
+    if not python:
         pytest.skip(f"no {package} here; `make peers` installs it in a place of its own")
-    return found
+    return python
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
-def test_the_package_that_a_format_is_of_reads_it_and_we_read_its_own(format, runs, tmp_path):
-    """Texts, ends, model and task are those of the records; in its own log, calls are steps, thoughts are thoughts."""
+def test_logs_are_exchanged_with_the_package_of_the_format(format, runs, tmp_path):
+    """The package reads texts, ends, model and task of the records; its own log is imported with calls as steps."""
     python = python_of(PACKAGES[format])
     files = []
     for kind in runs:
@@ -81,16 +81,16 @@ def test_the_package_that_a_format_is_of_reads_it_and_we_read_its_own(format, ru
         files[-1].write_bytes(exported(format, runs[kind]))
     own = tmp_path / "own.json"
     script = PEERS / f"{PACKAGES[format].removesuffix('_ai')}_peer.py"
-    done = subprocess.run([python, script, *files, own], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    for line, records in zip(done.stdout.splitlines(), map(read, runs.values()), strict=True):
-        found = json.loads(line)
+    process = subprocess.run([python, script, *files, own], capture_output=True, text=True, timeout=240)
+    assert process.returncode == 0, process.stderr
+    for line, records in zip(process.stdout.splitlines(), map(read, runs.values()), strict=True):
+        summary = json.loads(line)
         logged = [logs.log_of(record) for record in records]
-        assert [r["texts"] for r in found["runs"]] == [[m["content"] for m, _ in log.messages()] for log in logged]
-        assert [r["roles"] for r in found["runs"]] == [[m["role"] for m, _ in log.messages()] for log in logged]
-        assert [r["success"] for r in found["runs"]] == [float(log.success) for log in logged]
-        assert found["mean"] == pytest.approx(sum(log.success for log in logged) / len(logged))
-        assert (found["model"], found["task"]) == (logged[0].model, "house")
+        assert [r["texts"] for r in summary["runs"]] == [[m["content"] for m, _ in log.messages()] for log in logged]
+        assert [r["roles"] for r in summary["runs"]] == [[m["role"] for m, _ in log.messages()] for log in logged]
+        assert [r["success"] for r in summary["runs"]] == [float(log.success) for log in logged]
+        assert summary["mean"] == pytest.approx(sum(log.success for log in logged) / len(logged))
+        assert (summary["model"], summary["task"]) == (logged[0].model, "house")
     (imported,) = run("import", format, own).ok().records
     assert imported["instruction"] == "Find the gold." and imported["task"] == {"id": "one"}
     assert steps_of(imported) == [
@@ -132,8 +132,8 @@ ATIF = _object(
 
 
 @pytest.mark.parametrize("kind", ["trajectories", "episodes"])
-def test_atif_is_what_its_format_asks_for(kind, runs):
-    """Harbor itself, which wants Python 3.12, reads them in the test above. Steps are numbered in order."""
+def test_atif_follows_its_schema(kind, runs):
+    """Steps are numbered in order. (Harbor itself, which needs Python 3.12, reads them in the test above.)"""
     for line in exported("atif", runs[kind]).splitlines():
         log = json.loads(line)
         jsonschema.validate(log, ATIF)
@@ -142,13 +142,13 @@ def test_atif_is_what_its_format_asks_for(kind, runs):
         assert log["final_metrics"]["total_steps"] == len(log["steps"])
 
 
-def test_alternatives_stay_at_home(runs):
+def test_alternatives_are_not_exported(runs):
     assert any(step["alternatives"] for t in read(runs["trajectories"]) for step in t["steps"])
     for format in FORMATS:
         assert b"alternatives" not in exported(format, runs["trajectories"])
 
 
-def test_what_is_no_run_is_refused(data, runs):
+def test_records_that_are_no_runs_are_refused(data, runs):
     run("export-log", "--format", "atif", data["imitation"]).one_error(3, "1: $.type: only trajectories and episodes")
     empty = {**read(runs["episodes"])[0], "transcript": []}
     run("export-log", "--format", "atif", stdin=lines([empty])).one_error(3, "<stdin>:1: $.transcript: no action in it")
@@ -162,8 +162,8 @@ def test_a_log_of_inspect_has_one_model(runs):
     assert run("export-log", "--format", "inspect").ok().out == b""
 
 
-def test_calls_of_one_step_whose_results_are_not_told_apart_are_one_action():
-    """As Harbor's terminal agents write them."""
+def test_calls_are_one_action_if_results_do_not_name_them():
+    """Harbor's terminal agents write such steps."""
     calls = [
         {"tool_call_id": str(n), "function_name": "keys", "arguments": {"text": text}} for n, text in enumerate("ab")
     ]
@@ -180,10 +180,10 @@ def test_calls_of_one_step_whose_results_are_not_told_apart_are_one_action():
         "agent": {"name": "t", "version": "1"},
         "steps": [{"step_id": 1, "source": "user", "message": "Type."}, step],
     }
-    (made,) = run("import", "atif", stdin=lines([record])).ok().records
-    assert steps_of(made) == [("Type.", "keys(text='a')\nkeys(text='b')", "I type.")]
-    assert made["outcome"]["observation"] == "$ ab" and made["id"] == "atif/s"
-    assert made["source"]["log"]["agent"] == record["agent"]
+    (trajectory,) = run("import", "atif", stdin=lines([record])).ok().records
+    assert steps_of(trajectory) == [("Type.", "keys(text='a')\nkeys(text='b')", "I type.")]
+    assert trajectory["outcome"]["observation"] == "$ ab" and trajectory["id"] == "atif/s"
+    assert trajectory["source"]["log"]["agent"] == record["agent"]
 
 
 def test_a_log_of_inspect_over_many_lines_and_several_in_a_file(runs, tmp_path):
@@ -197,7 +197,7 @@ def test_a_log_of_inspect_over_many_lines_and_several_in_a_file(runs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("format", "log", "said"),
+    ("format", "log", "message"),
     [
         ("atif", {}, "<stdin>:1: $.steps: missing"),
         ("atif", {"steps": [3]}, "$.steps[0]: expected an object"),
@@ -205,7 +205,7 @@ def test_a_log_of_inspect_over_many_lines_and_several_in_a_file(runs, tmp_path):
         (
             "atif",
             {"steps": [{"source": "user", "message": [{"type": "image"}]}]},
-            "$.steps[0].message: expected a string",
+            "$.steps[0].message[0]: expected a part of type text",
         ),
         ("atif", {"steps": [{"source": "agent", "message": "a", "observation": 3}]}, "observation: expected an object"),
         ("verifiers", {"nodes": "x"}, "$.nodes: expected an array"),
@@ -233,18 +233,18 @@ def test_a_log_of_inspect_over_many_lines_and_several_in_a_file(runs, tmp_path):
         ("inspect", {"eval": {}, "samples": [{"messages": 3}]}, "<stdin>:element 1: $.messages: expected an array"),
     ],
 )
-def test_what_is_no_log_is_refused(format, log, said):
-    assert said in run("import", format, stdin=lines([log])).one_error(3)
+def test_values_that_are_no_logs_are_refused(format, log, message):
+    assert message in run("import", format, stdin=lines([log])).one_error(3)
 
 
-def test_errors_have_their_place():
+def test_errors_name_their_place():
     with pytest.raises(InputError) as e:
         logs.from_atif({"steps": [{"source": "agent", "message": "a", "tool_calls": {}}]})
     assert str(e.value) == "$.steps[0].tool_calls: expected an array"
 
 
 def places(value: object, at: tuple = ()):
-    """Every place in a JSON value, as the keys that lead there."""
+    """Yield the place of every part of a JSON value, as the keys that lead there."""
     yield at
     for key, part in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
         yield from places(part, (*at, key))
@@ -260,8 +260,8 @@ def replaced(value: object, at: tuple, part: object) -> object:
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("odd", [None, 3, True, "x", [], {}, [3], [{}]], ids=repr)
-def test_whatever_stands_anywhere_it_is_read_or_refused(format, odd, runs):
-    """What comes out is a trajectory; what does not is refused with one line."""
+def test_odd_values_at_any_place_are_read_or_refused(format, odd, runs):
+    """A log with an odd value becomes a trajectory, or is refused with one line."""
     episode = read(runs["episodes"])[0]
     (log,) = map(
         json.loads,
@@ -282,9 +282,9 @@ def test_whatever_stands_anywhere_it_is_read_or_refused(format, odd, runs):
         "inspect": ("samples", 0, "messages", 2),
     }
     for at in list(places(log := with_calls(log, turn[format], calls))):
-        done = run("import", format, stdin=lines([replaced(log, at, odd)]))
-        assert done.code in (0, 3) and "Traceback" not in done.err, (at, done.err)
-        for record in done.records:
+        result = run("import", format, stdin=lines([replaced(log, at, odd)]))
+        assert result.code in (0, 3) and "Traceback" not in result.err, (at, result.err)
+        for record in result.records:
             check(record, "trajectory")
 
 

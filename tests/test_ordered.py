@@ -1,4 +1,4 @@
-"""Entries in order, on disk where they are many."""
+"""Tests of sorted entries, which are on disk where they are many."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from eexp.mixing.ordered import Ordered
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.binary(min_size=3, max_size=3), max_size=40), st.integers(1, 7), st.integers(1, 4))
-def test_entries_come_sorted_as_often_as_asked(entries, part, block):
+def test_entries_are_sorted_in_every_iteration(entries, part, block):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ordered, "PART", part)
         patch.setattr(ordered, "BLOCK", block)
@@ -26,7 +26,7 @@ def test_entries_come_sorted_as_often_as_asked(entries, part, block):
         assert list(some) == list(some) == sorted(entries)
 
 
-def test_memory_is_for_a_part(monkeypatch):
+def test_memory_holds_one_part(monkeypatch):
     monkeypatch.setattr(ordered, "PART", 1 << 12)
     count = 50_000
     entries = (blake2b(b"%d" % i, digest_size=24).digest() for i in range(count))
@@ -44,7 +44,7 @@ def test_memory_is_for_a_part(monkeypatch):
     assert peak < 1_500_000 < count * sys.getsizeof(previous) / 1.5
 
 
-def test_a_folder_that_takes_no_more_is_an_error(monkeypatch):
+def test_a_full_temporary_directory_is_an_error(monkeypatch):
     monkeypatch.setattr(ordered, "PART", 2)
     monkeypatch.setattr(ordered.tempfile, "TemporaryFile", lambda: open("/dev/full", "wb"))
     with pytest.raises(EexpError, match=r"cannot sort in a temporary file .*: No space left"):

@@ -1,14 +1,14 @@
-"""Kinds of outcomes, and the shares of alternatives that had them."""
+"""Tests of the kinds of outcomes, and of the shares of alternatives that had them."""
 
 from __future__ import annotations
 
 import pytest
 
-from eexp.outcomes import Shares, finishes, outcome_kind, same_as_expert, transition_of
+from eexp.outcomes import Shares, finishes, outcome_kinds, same_as_expert, transition_of
 from eexp.records import alternatives_of
 
 
-def seen(observation: str, **more: object) -> dict:
+def outcome_of(observation: str, **more: object) -> dict:
     return {"observation": observation, "done": False, "valid": True, **more}
 
 
@@ -19,11 +19,11 @@ def alternative(action: str, outcome: dict | None = None, **more: object) -> dic
 @pytest.mark.parametrize(
     ("outcome", "transition"),
     [
-        (seen("a room"), "unchanged"),
-        (seen("a hall"), "changed"),
-        (seen("a room", done=True), "done"),
-        (seen("a room", valid=False), "invalid"),
-        (seen("The task is over.", valid=False, done=True), "invalid"),
+        (outcome_of("a room"), "unchanged"),
+        (outcome_of("a hall"), "changed"),
+        (outcome_of("a room", done=True), "done"),
+        (outcome_of("a room", valid=False), "invalid"),
+        (outcome_of("The task is over.", valid=False, done=True), "invalid"),
         ({"observation": "a hall"}, "changed"),
     ],
 )
@@ -32,30 +32,30 @@ def test_transitions(outcome, transition):
 
 
 def test_an_episode_that_ended_without_success_is_not_finished():
-    assert finishes(seen("x", done=True)) and finishes(seen("x", done=True, success=True))
-    assert not finishes(seen("x", done=True, success=False)) and not finishes(seen("x", success=None))
-    assert finishes(seen("x", success=True)), "some environments go on after a success"
+    assert finishes(outcome_of("x", done=True)) and finishes(outcome_of("x", done=True, success=True))
+    assert not finishes(outcome_of("x", done=True, success=False)) and not finishes(outcome_of("x", success=None))
+    assert finishes(outcome_of("x", success=True)), "some environments go on after a success"
 
 
 def test_same_as_the_expert():
     step = {"observation": "a room", "action": "open door"}
-    expert = seen("The door is open.")
-    assert same_as_expert(step, expert, alternative("pull door", seen("The door is open.", score=0.5)))
-    assert not same_as_expert(step, expert, alternative("kick door", seen("The door is open.", valid=False)))
-    assert not same_as_expert(step, expert, alternative("wait", seen("a room")))
+    expert = outcome_of("The door is open.")
+    assert same_as_expert(step, expert, alternative("pull door", outcome_of("The door is open.", score=0.5)))
+    assert not same_as_expert(step, expert, alternative("kick door", outcome_of("The door is open.", valid=False)))
+    assert not same_as_expert(step, expert, alternative("wait", outcome_of("a room")))
     assert not same_as_expert(step, expert, alternative("pull door"))
-    assert not same_as_expert(step, None, alternative("pull door", seen("The door is open.")))
+    assert not same_as_expert(step, None, alternative("pull door", outcome_of("The door is open.")))
     assert same_as_expert(step, None, alternative("Open  door."))
 
 
 def trajectory() -> dict:
-    last = seen("done", done=True, success=True)
+    last = outcome_of("done", done=True, success=True)
     first = [
-        alternative("fly", seen("You cannot.", valid=False)),
-        alternative("wait", seen("a room")),
-        alternative("go out", seen("a hall")),
+        alternative("fly", outcome_of("You cannot.", valid=False)),
+        alternative("wait", outcome_of("a room")),
+        alternative("go out", outcome_of("a hall")),
         alternative("climb", refused="lost"),
-        alternative("go out", seen("a hall"), pool="sr"),
+        alternative("go out", outcome_of("a hall"), pool="sr"),
     ]
     second = [alternative("finish", last), alternative("sit", None)]
     steps = [
@@ -68,7 +68,7 @@ def trajectory() -> dict:
 def test_kinds_of_an_outcome():
     record = trajectory()
     kinds = [
-        outcome_kind(record, i, a)
+        outcome_kinds(record, i, a)
         for i, step in enumerate(record["steps"])
         for a in step["alternatives"]
         if a["outcome"]
@@ -118,7 +118,7 @@ def test_alternatives_of_a_step():
     assert alternatives_of({}) == [] and alternatives_of({"alternatives": None}) == []
 
 
-def test_an_action_of_two_pools_is_taken_where_it_was_executed():
+def test_an_action_in_two_pools_is_taken_from_the_one_that_executed_it():
     waiting = {"action": "look", "pool": "a", "outcome": None}
     executed = {"action": "Look.", "pool": "b", "outcome": {"observation": "A room."}}
     assert alternatives_of({"alternatives": [waiting, executed]}) == [executed]

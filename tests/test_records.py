@@ -1,4 +1,4 @@
-"""Records: checks that name the place, schemas that say the same, seeds that never change."""
+"""Tests of records: checks that name the place, schemas that agree with them, seeds that never change."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_schemas_are_schemas(kind):
         ("episodes", "episode"),
     ],
 )
-def test_what_the_stages_write_is_valid(name, kind, data):
+def test_output_of_the_stages_is_valid(name, kind, data):
     printed = json.loads(run("schema", kind).ok().out)
     validator = jsonschema.Draft202012Validator(printed)
     for record in read(data[name]):
@@ -102,7 +102,7 @@ def test_what_the_stages_write_is_valid(name, kind, data):
 
 
 def _places(value, path=()):
-    """Every place inside a JSON value."""
+    """Yield the place of every part of a JSON value, as a tuple of keys."""
     yield path
     if isinstance(value, dict):
         for key, inner in value.items():
@@ -121,7 +121,7 @@ WRONG = [None, True, 3, 2.5, "text", [], {}, [None], {"a": 1}]
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_checks_and_schemas_agree_about_every_place(kind):
-    """Put something wrong at each place in turn: both refuse it, and the check names the place; or both accept it."""
+    """A wrong value at each place in turn is refused by both, and the check names the place, or accepted by both."""
     validator, refused = _validator(kind), 0
     for path in _places(RECORDS[kind]):
         if not path:
@@ -145,7 +145,7 @@ def test_checks_and_schemas_agree_about_every_place(kind):
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_required_fields_are_missed_by_name(kind):
+def test_a_missing_required_field_is_named(kind):
     required = schema(kind)["$defs"][TYPES[kind].__name__]["required"]
     for name in required:
         record = {k: v for k, v in RECORDS[kind].items() if k != name}
@@ -159,13 +159,13 @@ def test_required_fields_are_missed_by_name(kind):
 
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("record", [None, 1, "x", [], {}, {"type": None}, {"type": "reject"}, {"type": ["example"]}])
-def test_other_things_are_no_records(kind, record):
+def test_values_of_other_types_are_refused(kind, record):
     with pytest.raises(InputError) as caught:
         check(record, kind)
     assert caught.value.where in ("$", "$.type")
 
 
-def test_unknown_keys_are_nobodys_business():
+def test_unknown_keys_are_accepted():
     for kind, record in RECORDS.items():
         more = copy.deepcopy(record)
         for path in list(_places(record)):
@@ -200,7 +200,7 @@ def test_canonical(action, same):
     assert canonical(action) == canonical(same)
 
 
-def test_canonical_tells_actions_apart():
+def test_canonical_keeps_different_actions_different():
     assert len({canonical(a) for a in ("open door", "open doors", "opendoor", "close door", "door open")}) == 5
 
 
@@ -210,7 +210,7 @@ def test_canonical_twice_is_canonical_once(text):
 
 
 @given(st.text(alphabet=string.ascii_letters + string.digits + " .!?'\"`-", max_size=20), st.sampled_from(" .!\"'`"))
-def test_canonical_does_not_see_what_is_around(text, around):
+def test_canonical_ignores_outer_blanks_and_punctuation(text, around):
     assert canonical(f"{around}{text}{around}") == canonical(text)
     assert canonical(text.upper()) == canonical(text)
 
@@ -218,7 +218,7 @@ def test_canonical_does_not_see_what_is_around(text, around):
 # -- seeds -----------------------------------------------------------------------------------------------------------
 
 
-def test_seeds_are_for_ever():
+def test_seeds_never_change():
     """Golden values: a change here changes every random draw of every record ever made."""
     assert seed_of() == 8238016292129134938
     assert seed_of(0, "house/train/0", 0) == 819297857444783288
@@ -230,7 +230,7 @@ def test_seeds_are_for_ever():
 @given(
     st.lists(st.integers() | st.text(max_size=5), max_size=4), st.lists(st.integers() | st.text(max_size=5), max_size=4)
 )
-def test_seeds_differ_where_their_parts_do(a, b):
+def test_different_parts_give_different_seeds(a, b):
     assert 0 <= seed_of(*a) < 2**63
     if "\x1f" not in "".join(map(str, a + b)):
         assert (seed_of(*a) == seed_of(*b)) == (list(map(str, a)) == list(map(str, b))) or not (a and b)
@@ -263,14 +263,14 @@ def test_expert_outcomes():
 
 def test_examples_are_records():
     t = RECORDS["trajectory"]
-    made = example(t, "0/x", "x", RECORDS["example"]["prompt"], RECORDS["example"]["completion"], "react@1", more=1)
-    check(made, "example")
-    assert made["id"] == "house/train/1/0/x" and made["group"] == t["id"] and made["more"] == 1
-    assert made["lineage"] == t["lineage"]
+    record = example(t, "0/x", "x", RECORDS["example"]["prompt"], RECORDS["example"]["completion"], "react@1", more=1)
+    check(record, "example")
+    assert record["id"] == "house/train/1/0/x" and record["group"] == t["id"] and record["more"] == 1
+    assert record["lineage"] == t["lineage"]
 
 
-def test_examples_load_as_a_data_set(data):
-    """The form that `datasets` and TRL take as it is: prompt and completion, both of them messages."""
+def test_examples_load_as_a_dataset(data):
+    """`datasets` and TRL read this form as it is: prompt and completion, both lists of messages."""
     for e in read(data["world"])[:5]:
         assert {"prompt", "completion"} <= set(e)
         assert all(set(m) == {"role", "content"} for m in e["prompt"] + e["completion"])

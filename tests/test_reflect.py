@@ -15,7 +15,7 @@ from eexp.models import open_model
 from eexp.models.base import PlaySettings, Sample, Score
 from eexp.prompts import get_style
 from eexp.reflection.drafts import ReflectSettings
-from eexp.reflection.guards import Guards, once
+from eexp.reflection.guards import Guards, without_copies
 from eexp.reflection.rationale import compose, compose_from_notes, gist
 from eexp.reflection.situations import AFTER_THE_END, NO_CONTENDER, NO_EFFECT, NOT_EXECUTED, situations
 from eexp.stages.branch import branch
@@ -164,7 +164,7 @@ def test_a_composed_reflection_passes_all_guards(composer, weigh, rolled):
         for s in situations(t, needed=weigh > 0):
             if not s.left_out:
                 text = composer(s, weigh)
-                assert guards.judge(text, s).guard == "" and once(text) == text, text
+                assert guards.judge(text, s).guard == "" and without_copies(text) == text, text
                 named = [a for a in s.contenders if re.search(rf"(also|than|or) {re.escape(a['action'])}\b", text)]
                 assert len(named) <= weigh + 1, text  # one may begin with the words of another
 
@@ -301,10 +301,10 @@ def test_requests_to_a_model(rolled):
     assert len(examples) == len([s for s in situations(t) if not s.left_out])
     assert {e["reflection_by"] for e in examples} == {"writer"}, "an expert's thought is no reflection"
     for request, s in zip(writer.requests, (s for s in situations(thoughtful) if not s.left_out)):
-        asked = request.prompt[-1]["content"]
-        assert not re.search(r"\bexpert|option \d|alternative \d", asked, re.IGNORECASE)
-        assert "I wonder." in asked and s.step["notes"] in asked and s.step["observation"] in asked
-        assert ", ".join(s.step["admissible"]) in asked
+        prompt = request.prompt[-1]["content"]
+        assert not re.search(r"\bexpert|option \d|alternative \d", prompt, re.IGNORECASE)
+        assert "I wonder." in prompt and s.step["notes"] in prompt and s.step["observation"] in prompt
+        assert ", ".join(s.step["admissible"]) in prompt
     sample = {**t, "steps": [{**s, "admissible_count": 99} for s in t["steps"]]}
     writer = Writer(GOOD)
     reflections([sample], writer)
@@ -327,12 +327,12 @@ def test_reflect_with_the_tiny_model(data, tmp_path):
     one = read(data["rollout"])[0]
     one = {**one, "steps": one["steps"][:3]}
     rejects = tmp_path / "rejects"
-    done = run("reflect", "-m", "tiny", "--threads", 1, "--max-tokens", 12, "--rejects", rejects, stdin=lines([one]))
-    assert done.code in (0, 4) and "Traceback" not in done.err
+    result = run("reflect", "-m", "tiny", "--threads", 1, "--max-tokens", 12, "--rejects", rejects, stdin=lines([one]))
+    assert result.code in (0, 4) and "Traceback" not in result.err
     kept = [r for r in read(rejects) if r.get("set_aside") is not False]
-    assert len(done.records) + len(kept) == 3
+    assert len(result.records) + len(kept) == 3
     assert all(r["field"].startswith("$.steps[") and "texts" in r["evidence"] for r in kept)
-    assert all(r["reflection_by"].startswith("sha256:") for r in done.records)
+    assert all(r["reflection_by"].startswith("sha256:") for r in result.records)
 
 
 # -- of the model's own ------------------------------------------------------------------------------------------------
@@ -354,8 +354,8 @@ def test_a_thought_of_its_own_is_kept_if_the_action_is_the_experts(style, one):
     assert counts["refused by keep-matching"] + counts["refused by length"] == 2
     assert len(kept[0].evidence["texts"]) == 2
     (request,) = writer.requests
-    asked = request.prompt[-1]["content"]
-    assert asked.endswith(style.reflection.decide) and request.prefix == style.opening("always")
+    prompt = request.prompt[-1]["content"]
+    assert prompt.endswith(style.reflection.decide) and request.prefix == style.opening("always")
     assert examples[0]["prompt"] == style.act(
         bare["instruction"], [], bare["steps"][0]["observation"], bare["steps"][0]["admissible"], think=True
     )
@@ -417,14 +417,14 @@ def test_a_reflection_stays_if_it_helps(one):
 def test_a_resumed_run_scores_the_same_groups(rolled):
     """A batch decides the last digits of a gain, so that examples written before are scored again."""
     t, likes = rolled[0], {s["action"]: 1.0 for s in rolled[0]["steps"]}
-    whole, resumed, done = Scorer(likes), Scorer(likes), set()
+    whole, resumed, earlier_ids = Scorer(likes), Scorer(likes), set()
     first = list(reflect(iter([t]), STYLE, None, BY_RULE, whole))
-    done.update(e["id"] for e in first[:2])
-    rest = list(reflect(iter([t, t]), STYLE, None, BY_RULE, resumed, skip=lambda name: name in done))
+    earlier_ids.update(e["id"] for e in first[:2])
+    rest = list(reflect(iter([t, t]), STYLE, None, BY_RULE, resumed, skip=lambda name: name in earlier_ids))
     assert len(first) > 2 and rest == first[2:] * 2 and resumed.groups == whole.groups * 2
-    done.update(e["id"] for e in first)
+    earlier_ids.update(e["id"] for e in first)
     resumed = Scorer(likes)
-    assert not list(reflect(iter([t]), STYLE, None, BY_RULE, resumed, skip=lambda name: name in done))
+    assert not list(reflect(iter([t]), STYLE, None, BY_RULE, resumed, skip=lambda name: name in earlier_ids))
 
 
 @pytest.mark.parametrize("style", [STYLE, TAGS], ids=["react", "think"])
@@ -452,15 +452,15 @@ def test_verify_on_the_command_line(data, tmp_path):
     rejects = tmp_path / "rejects"
     args = ["reflect", "--rationale", "outcome", "--threads", 1, "--rejects", rejects]
     one = read(data["rollout"])[:1]
-    done = run(*args, "--verify", "tiny", stdin=lines(one)).ok()
+    result = run(*args, "--verify", "tiny", stdin=lines(one)).ok()
     kept = read(rejects)
     assert (
-        "refused by verify" in done.err
+        "refused by verify" in result.err
         and kept
-        and len(done.records) + len(kept) == len(run(*args, stdin=lines(one)).records)
+        and len(result.records) + len(kept) == len(run(*args, stdin=lines(one)).records)
     )
     assert all(r["set_aside"] is False and r["record"] == {"type": "trajectory", "id": one[0]["id"]} for r in kept)
-    assert all(e["gain"] > 0 and " verify=sha256:" in e["lineage"][-1] for e in done.records)
+    assert all(e["gain"] > 0 and " verify=sha256:" in e["lineage"][-1] for e in result.records)
     run(*args, "--verify", "http://127.0.0.1:1/v1#m", data["rollout"]).one_error(2, "a server cannot score")
 
 
@@ -468,9 +468,9 @@ def test_verify_on_the_command_line(data, tmp_path):
 
 
 def test_states_without_executed_alternatives_are_counted(data):
-    done = run("reflect", "--rationale", "outcome", data["expert"]).ok()
+    result = run("reflect", "--rationale", "outcome", data["expert"]).ok()
     states = sum(len(t["steps"]) for t in read(data["expert"]))
-    assert done.out == b"" and f"{states} states without executed alternatives" in done.err
+    assert result.out == b"" and f"{states} states without executed alternatives" in result.err
 
 
 def test_reflect_notes_that_it_composes_by_rule(data):
@@ -479,7 +479,7 @@ def test_reflect_notes_that_it_composes_by_rule(data):
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "message"),
     [
         (["--no-outcomes"], "give both"),
         (["--keep-matching", "-m", "tiny"], "give both"),
@@ -487,8 +487,8 @@ def test_reflect_notes_that_it_composes_by_rule(data):
         (["--no-outcomes", "--keep-matching", "-m", "tiny", "--rationale", "outcome"], "not --rationale outcome"),
     ],
 )
-def test_options_that_do_not_fit_together(args, said, data):
-    run("reflect", *args, data["rollout"]).one_error(2, said)
+def test_options_that_do_not_fit_together(args, message, data):
+    run("reflect", *args, data["rollout"]).one_error(2, message)
 
 
 def test_settings_that_decide_the_output_are_in_the_lineage(data):

@@ -1,4 +1,4 @@
-"""Reflections for trajectories of other projects, whose experts think before they act, or do not."""
+"""Tests of reflections on trajectories of other projects, with and without the experts' thoughts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ THOUGHT = "Somebody once told me that this helps."
     ids=lambda param: f"{param[0]}-{'with' if param[1] else 'without'}-thoughts",
 )
 def imported(request, data, tmp_path_factory) -> tuple[Path, bool]:
-    """House trajectories by way of another project's form, branched and executed; and whether their expert thinks."""
+    """Return house trajectories imported from another format, branched and executed, and whether they have thoughts."""
     (form, thinks), here = request.param, tmp_path_factory.mktemp("imported")
     convert, thought = FORMS[form]
     experts = read(data["expert"])
@@ -30,8 +30,8 @@ def imported(request, data, tmp_path_factory) -> tuple[Path, bool]:
     (here / "foreign").write_text(text)
     names = {f"house_{i}": t["task"]["id"] for i, t in enumerate(experts)}
     mapped = ["--map", write(here / "map", [names])] if form == "agenttraj" else []
-    found = run("import", form, "--env", "house", *mapped, here / "foreign").ok()
-    branched = run("branch", "--from", "admissible", "-k", "3", stdin=found.out).ok()
+    imported_run = run("import", form, "--env", "house", *mapped, here / "foreign").ok()
+    branched = run("branch", "--from", "admissible", "-k", "3", stdin=imported_run.out).ok()
     run("rollout", "-o", here / "executed", stdin=branched.out).ok()
     executed = read(here / "executed")
     assert [[s["observation"] for s in t["steps"]] for t in executed] == [
@@ -42,13 +42,13 @@ def imported(request, data, tmp_path_factory) -> tuple[Path, bool]:
 
 
 def _followed_by(trajectory: dict, i: int) -> str:
-    """The observation after the expert's action at step `i`."""
+    """Return the observation after the expert's action at step `i`."""
     after = [*(step["observation"] for step in trajectory["steps"][1:]), trajectory["outcome"]["observation"]]
     return after[i]
 
 
 def _contenders(trajectory: dict, i: int) -> list[dict]:
-    """The alternatives at step `i` that can be argued against: executed, not as good, not to the same end."""
+    """Return the alternatives at step `i` that did worse: executed, not successful, without the expert's outcome."""
     executed = [a["outcome"] for a in trajectory["steps"][i]["alternatives"] if a["outcome"]]
     return [o for o in executed if not o["success"] and o["observation"] != _followed_by(trajectory, i)]
 
@@ -58,9 +58,9 @@ def test_every_step_with_an_executed_alternative_gets_a_reflection(imported):
     executed = read(file)
     reflections = {r["id"]: r for r in run("reflect", "--rationale", "outcome", file).ok().records}
     steps = {f"{t['id']}/{i}/reflection": (t, i) for t in executed for i in range(len(t["steps"]))}
-    wanted = {name for name, (t, i) in steps.items() if _contenders(t, i)}
-    assert wanted <= set(reflections) <= set(steps)
-    assert len(wanted) > 0.9 * len(steps), "hardly a step is without an alternative worth weighing"
+    expected = {name for name, (t, i) in steps.items() if _contenders(t, i)}
+    assert expected <= set(reflections) <= set(steps)
+    assert len(expected) > 0.9 * len(steps), "hardly a step is without an alternative worth weighing"
     for name, reflection in reflections.items():
         (completion,) = reflection["completion"]
         trajectory, i = steps[name]
@@ -71,7 +71,7 @@ def test_every_step_with_an_executed_alternative_gets_a_reflection(imported):
         assert reflection["kind"] == "reflection" and reflection["reflection_by"] != "expert"
 
 
-def test_imitation_keeps_what_the_expert_thought(imported):
+def test_imitation_keeps_the_expert_s_thoughts(imported):
     file, thinks = imported
     executed = read(file)
     rows = run("imitation-data", file).ok().records

@@ -50,7 +50,7 @@ def step(observation: str, action: str, *alternatives: dict, **more: object) -> 
     return {"observation": observation, "action": action, "alternatives": list(alternatives), **more}
 
 
-def made(t: dict, choices: WorldModelSettings = ALL, **more: object) -> dict[str, dict]:
+def examples_of(t: dict, choices: WorldModelSettings = ALL, **more: object) -> dict[str, dict]:
     """Return examples by the end of their ids."""
     return {e["id"].removeprefix("t/"): e for e in world_model_data(iter([t]), STYLE, choices, **more)}
 
@@ -76,7 +76,7 @@ def test_kinds_of_transition():
         step("a hall", "stop"),
         end=outcome("The end.", done=True, success=True),
     )
-    assert {name: e["transition"] for name, e in made(t).items()} == {
+    assert {name: e["transition"] for name, e in examples_of(t).items()} == {
         "0/world_model/expert": "changed",
         "0/world_model/0": "unchanged",
         "0/world_model/1": "invalid",
@@ -99,7 +99,8 @@ def test_pools_and_nested_k():
 
     def names(**choices: object) -> set[str]:
         return {
-            name.rsplit("/", 1)[1] for name in made(t, WorldModelSettings(max_repeats=None, expert=False, **choices))
+            name.rsplit("/", 1)[1]
+            for name in examples_of(t, WorldModelSettings(max_repeats=None, expert=False, **choices))
         }
 
     assert names() == {"0", "1", "2", "3", "5"}, "the same action of another pool is left out"
@@ -126,8 +127,8 @@ def test_caps(seed, most, fraction):
     t = trajectory(*steps, end=outcome("The end.", done=True))
     counts: Counter[str] = Counter()
     choices = WorldModelSettings(max_invalid_fraction=fraction, max_repeats=most)
-    kept = made(t, choices, count=lambda what, n=1: counts.update({what: n}))
-    whole = made(t)
+    kept = examples_of(t, choices, count=lambda what, n=1: counts.update({what: n}))
+    whole = examples_of(t)
     repeats = Counter(text for name, text in texts(kept).items())
     invalid = sum(e["transition"] == "invalid" for e in kept.values())
     assert all(name in kept for name in whole if name.endswith("expert"))
@@ -143,11 +144,11 @@ def test_caps_are_on_by_default():
     same = [alternative(f"push {n}", outcome("Nothing happens.")) for n in range(5)]
     refused = [alternative(f"fly {n}", outcome(f"You cannot fly {n}.", valid=False)) for n in range(8)]
     t = trajectory(step("a room", "go", *same, *refused), end=outcome("The end.", done=True))
-    done = run("world-model-data", stdin=lines([t])).ok()
-    transitions = Counter(r["transition"] for r in done.records)
+    result = run("world-model-data", stdin=lines([t])).ok()
+    transitions = Counter(r["transition"] for r in result.records)
     assert transitions == {"changed": 2, "done": 1, "invalid": 1}
-    assert "3 repeats left out" in done.err and "7 invalid ones left out" in done.err
-    assert "max-invalid-fraction=0.3 max-repeats=2" in done.records[0]["lineage"][-1]
+    assert "3 repeats left out" in result.err and "7 invalid ones left out" in result.err
+    assert "max-invalid-fraction=0.3 max-repeats=2" in result.records[0]["lineage"][-1]
     whole = run("world-model-data", "--max-repeats", "all", "--max-invalid-fraction", 1, stdin=lines([t])).ok()
     assert len(whole.records) == 14
     for wrong in ("0", "-1", "some"):
@@ -189,9 +190,9 @@ def test_parts_that_house_calls_unknown(style, data):
 
 def test_a_part_takes_the_blank_before_it_and_no_mark():
     t = trajectory(step("a room", "go"), end=outcome("Behind it: a hall.", unknown=[[11, 17]], done=True))
-    (e,) = made(t).values()
+    (e,) = examples_of(t).values()
     assert parts(e, "unknown") == [" a hall"]
-    (e,) = made({**t, "outcome": outcome("a hall", unknown=[[0, 6]])}).values()
+    (e,) = examples_of({**t, "outcome": outcome("a hall", unknown=[[0, 6]])}).values()
     assert parts(e, "unknown") == ["a hall"] and parts(e, "observation") == ["<next_state>\n", "\n</next_state>"]
 
 
@@ -201,11 +202,11 @@ def test_an_environment_that_cannot_tell_is_one_error(tmp_path):
         3, "<stdin>:1: $.steps: "
     )
     assert "somewhere cannot tell" in line and "--predictable model" in line
-    told = {**t, "outcome": outcome("The end.", unknown=[])}
-    run("world-model-data", "--predictable", "environment", stdin=lines([told])).ok()
-    file = write(tmp_path / "t.jsonl", [told, t, told])
-    done = run("world-model-data", "--predictable", "environment", "--on-error", "skip", file).ok(4)
-    assert len(done.records) == 2 and "1 set aside" in done.err
+    complete = {**t, "outcome": outcome("The end.", unknown=[])}
+    run("world-model-data", "--predictable", "environment", stdin=lines([complete])).ok()
+    file = write(tmp_path / "t.jsonl", [complete, t, complete])
+    result = run("world-model-data", "--predictable", "environment", "--on-error", "skip", file).ok(4)
+    assert len(result.records) == 2 and "1 set aside" in result.err
 
 
 def test_parts_that_do_not_fit_are_refused():
@@ -250,27 +251,27 @@ def test_words_that_a_model_cannot_predict(hf, data, least):
             logprob = sum(p for p, s in zip(sample.logprobs, starts) if begin <= s < at)
             if logprob < math.log(least):
                 low.update(range(begin, at))
-        found = {i for s in example["spans"] if s["name"] == "unknown" for i in range(s["start"], s["end"])}
-        assert found == low
-        marked += len(found)
+        positions = {i for s in example["spans"] if s["name"] == "unknown" for i in range(s["start"], s["end"])}
+        assert positions == low
+        marked += len(positions)
         assert all(s.get("weight", 1.0) == (0.0 if s["name"] == "unknown" else 1.0) for s in example["spans"])
     assert marked
 
 
 def test_a_model_that_judges_must_be_given(data):
     run("world-model-data", "--predictable", "model", data["rollout"]).one_error(2, "--predictable model needs -m")
-    for args, said in [
+    for args, message in [
         (["--unknown-weight", "0.1"], "--unknown-weight needs --predictable"),
         (["--predictable", "environment", "--min-probability", "0.1"], "--min-probability needs --predictable model"),
     ]:
-        run("world-model-data", *args, data["rollout"]).one_error(2, said)
+        run("world-model-data", *args, data["rollout"]).one_error(2, message)
     run("world-model-data", "--predictable", "model", "-m", "http://localhost:9/v1#x", data["rollout"]).one_error(
         2, "a server cannot"
     )
     long = read(data["rollout"])[0]
     long["steps"][0]["observation"] = "word " * 4000
-    done = run("world-model-data", "--predictable", "model", "-m", "tiny", "--on-error", "skip", stdin=lines([long]))
-    assert done.ok(4).records == [] and "$.steps[0]: " in done.err and "larger --context" in done.err
+    result = run("world-model-data", "--predictable", "model", "-m", "tiny", "--on-error", "skip", stdin=lines([long]))
+    assert result.ok(4).records == [] and "$.steps[0]: " in result.err and "larger --context" in result.err
 
 
 # -- only what is new ------------------------------------------------------------------------------------------------
@@ -311,7 +312,7 @@ def test_changes_have_a_request_of_their_own():
         step("hall\nlamp on\na note", "stop"),
         end=outcome("The end.", done=True),
     )
-    examples = made(t, WorldModelSettings(changes=True))
+    examples = examples_of(t, WorldModelSettings(changes=True))
     assert texts(examples) == {
         "0/world_model/expert": "lamp on\na note",
         "0/world_model/0": STYLE.predicting.unchanged,
@@ -319,7 +320,7 @@ def test_changes_have_a_request_of_their_own():
     }
     for e in examples.values():
         assert e["target"] == "changes" and e["prompt"][-1]["content"] == STYLE.predicting.request_changes
-    assert all(e["target"] == "observation" for e in made(t).values())
+    assert all(e["target"] == "observation" for e in examples_of(t).values())
 
 
 def test_unknown_parts_of_what_is_new():
@@ -343,7 +344,7 @@ def test_summaries_are_the_targets():
         step("a long hall", "stop", summary="a hall"),
         end=outcome("The end.", done=True),
     )
-    examples = made(t)
+    examples = examples_of(t)
     assert texts(examples) == {
         "0/world_model/expert": "a hall",
         "0/world_model/0": "a page",
@@ -351,7 +352,7 @@ def test_summaries_are_the_targets():
     }
     assert [e["target"] for e in examples.values()] == ["summary", "summary", "observation"]
     assert parts(examples["0/world_model/0"], "unknown") == []
-    plain = texts(made(t, WorldModelSettings(summaries=False)))
+    plain = texts(examples_of(t, WorldModelSettings(summaries=False)))
     assert plain["0/world_model/expert"] == "a long hall" and plain["0/world_model/0"] == "a long page"
     assert "summaries=no" in run("world-model-data", "--no-summaries", stdin=lines([t])).ok().records[0]["lineage"][-1]
 

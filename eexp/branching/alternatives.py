@@ -15,6 +15,7 @@ from eexp.jsonl import Count
 from eexp.models.policy import ActionDraw, ActionScore, Policy, Proposal, State
 from eexp.records import canonical, seed_of
 from eexp.settings import option, recorded
+from eexp.stream import Count
 
 SOURCES = ["policy", "admissible", "mixed", "scored"]
 

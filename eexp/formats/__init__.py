@@ -1,1 +1,1 @@
-"""Read and write the formats of other projects: conversations, episodes and evaluation logs."""
+"""Read and write formats of other projects: conversations, episodes and evaluation logs."""

@@ -1,16 +1,17 @@
-"""Trajectories as other projects write them: conversations, in which the world and the agent speak in turn.
+"""Read trajectories that other projects write as conversations between the environment and an agent.
 
 agenttraj  AgentTraj-L of AgentGym (Xi et al. 2024, arXiv 2406.04151): `conversations` of `{"from": "human" | "gpt",
-           "value", "loss"}`, and `item_id`. What comes first is how to answer, up to the last leading gpt turn with
-           `loss` false; it is dropped. A list of available actions at the end of an observation becomes `admissible`
+           "value", "loss"}`, and `item_id`. The first turns, up to the last leading gpt turn with `loss` false, say how
+           to answer and are dropped. A list of available actions at the end of an observation becomes `admissible`
 eto        the expert data of ETO (Song et al. 2024, arXiv 2403.02502): the same without `loss`, and `game_file` or
            `id`. The first two turns are dropped where the second names no action ("OK")
 messages   OpenAI's: `messages` of `{"role": "system" | "developer" | "user" | "assistant" | "tool", "content"}`, and
-           `id`. A call of a tool is an action, and the tool's answer what is observed. Of several calls in one turn,
-           each is a step: what the one before it answered is seen before the next. `reasoning_content` is a thought
+           `id`. A call of a tool is an action, and the tool's answer the observation after it. Several calls in one
+           turn are one step each: the answer to one call is the observation before the next. `reasoning_content` is a
+           thought
 
-Where the first observation says the task on a line of its own ("Your task is to: ...", "Your goal: ..."), this line is
-the instruction and no longer part of the observation; elsewhere what the system says is the instruction.
+Where the first observation states the task on a line of its own ("Your task is to: ...", "Your goal: ..."), this line
+is the instruction and no longer part of the observation; elsewhere the system's messages are the instruction.
 """
 
 from __future__ import annotations
@@ -24,42 +25,53 @@ import orjson
 
 from eexp.errors import InputError
 
-SYSTEM, WORLD, AGENT = "system", "world", "agent"
+#: Roles of speakers.
+SYSTEM, ENVIRONMENT, AGENT = "system", "environment", "agent"
+#: Where an action stands in an agent's turn, as `eexp import --action` names it.
 MARKED, WHOLE, ARGUMENT = "marked", "whole", "argument"
 
 
 @dataclass(frozen=True)
 class Format:
-    """Where a format keeps things.
+    """A format of conversations: its keys, its speakers, and where its actions stand.
 
-    turns, speaker, text: keys. roles: what each speaker is here. named_by: keys that may name the task, the best first.
-    action: whether an action stands after "Action:" (MARKED) or is all that the agent says (WHOLE). tools: whether the
-    agent may call tools, as in OpenAI's messages. adapt: makes such a record of another form's.
+    Attributes:
+        turns: The key of the list of turns.
+        speaker, text: The keys of a turn's speaker and of its text.
+        roles: The role of each speaker (SYSTEM, ENVIRONMENT or AGENT).
+        task_keys: Keys that may hold the task's name, the best first.
+        action: MARKED if an action stands after "Action:", WHOLE if it is the agent's whole text.
+        tools: Whether the agent may call tools, as in OpenAI's messages.
+        adapt: A function that turns a record of another format into one of this format.
     """
 
     turns: str
     speaker: str
     text: str
     roles: dict[str, str]
-    named_by: tuple[str, ...]
+    task_keys: tuple[str, ...]
     action: str
     tools: bool = False
     adapt: Callable[[dict], dict] | None = None
 
     def adapted(self, record: dict) -> dict:
-        """Return a record in this form, where it came in another; raises InputError for what it should not hold."""
+        """Return a record in this format, adapted if it is in another one.
+
+        Raises:
+            InputError: The record does not follow its own format.
+        """
         return self.adapt(record) if self.adapt else record
 
 
-_SHARED = {"human": WORLD, "gpt": AGENT}
+_SHAREGPT = {"human": ENVIRONMENT, "gpt": AGENT}
 FORMATS = {
-    "agenttraj": Format("conversations", "from", "value", _SHARED, ("item_id",), MARKED),
-    "eto": Format("conversations", "from", "value", _SHARED, ("game_file", "id"), MARKED),
+    "agenttraj": Format("conversations", "from", "value", _SHAREGPT, ("item_id",), MARKED),
+    "eto": Format("conversations", "from", "value", _SHAREGPT, ("game_file", "id"), MARKED),
     "messages": Format(
         "messages",
         "role",
         "content",
-        {"system": SYSTEM, "developer": SYSTEM, "user": WORLD, "assistant": AGENT, "tool": WORLD},
+        {"system": SYSTEM, "developer": SYSTEM, "user": ENVIRONMENT, "assistant": AGENT, "tool": ENVIRONMENT},
         ("id",),
         WHOLE,
         tools=True,
@@ -80,7 +92,14 @@ _ACTION_LINE, _ACTION = re.compile(r"^[ \t]*Action:", re.MULTILINE), re.compile(
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a tool: the name of the function, and its arguments by their names."""
+    """A call of a tool.
+
+    Attributes:
+        id: The id to which the tool's answer refers.
+        name: The name of the function.
+        arguments: The arguments by name.
+        at: The place of the call in the record, as a JSON path.
+    """
 
     id: str
     name: str
@@ -88,9 +107,10 @@ class Call:
     at: str
 
     def as_action(self, how: str) -> str:
-        """The action: the call in Python's notation or, for ARGUMENT, the only argument.
+        """Return the action: the call in Python's notation or, for ARGUMENT, its only argument.
 
-        Raises InputError where there is not one argument, a string.
+        Raises:
+            InputError: `how` is ARGUMENT, and the call does not have exactly one argument, a string.
         """
         if how != ARGUMENT:
             return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
@@ -100,11 +120,16 @@ class Call:
 
 
 @dataclass
-class Turn:
-    """What one of the two says. at: its place in the record, as a JSON path.
+class Utterance:
+    """One turn of a conversation.
 
-    call: the action, where it is a call; the text then is what is said beside it. thought: what the agent thought
-    before the text, where that stands by itself.
+    Attributes:
+        role: SYSTEM, ENVIRONMENT or AGENT.
+        text: The text of the turn; beside a call, the text that is not the call.
+        at: The place of the text in the record, as a JSON path.
+        loss: The turn's `loss` in AgentTraj-L.
+        call: The action, where it is a call of a tool.
+        thought: The agent's thought before the text, where the format has a field for it.
     """
 
     role: str
@@ -117,105 +142,125 @@ class Turn:
 
 @dataclass
 class Conversation:
-    """A conversation read.
+    """A conversation that has been read.
 
-    steps: as in a trajectory, except that `observation` is None where the agent acts twice in a row. last: what was
-    seen after the last action, or None. heard, places: for each observation and for `last`, the forms in which the
-    world said it (the whole turn, and the turn without its label and list, but with the task), and where it stands in
-    the record. complete: an empty observation is one that was seen, not one that was not recorded. success, score: how
-    the record says it ended, where it does.
+    Attributes:
+        instruction: The task in words.
+        steps: Steps as in a trajectory, except that `observation` is None where the agent acts twice in a row.
+        last: The observation after the last action, or None.
+        recorded_forms: For each observation and for `last`, the forms in which the record has it: the whole turn, and
+            the turn without its label and its list of actions, but with the task.
+        places: For each observation and for `last`, its place in the record, as a JSON path.
+        complete: Whether an empty observation is one that was empty, not one that was not recorded.
+        success, score: The end according to the record, where it holds them.
     """
 
     instruction: str
     steps: list[dict]
     last: str | None
-    heard: list[list[str]]
+    recorded_forms: list[list[str]]
     places: list[str]
     complete: bool = False
     success: bool | None = None
     score: float | None = None
 
 
-def name_of(record: dict, format: Format, key: str | None = None) -> str | None:
-    """What the record calls its task, by `key` or by the format's own keys; None where it has none."""
-    for found in (record.get(k) for k in ((key,) if key else format.named_by)):
-        if isinstance(found, (str, int)) and not isinstance(found, bool):
-            return str(found)
+def task_name_of(record: dict, format: Format, key: str | None = None) -> str | None:
+    """Return the record's name of its task, under `key` or under the format's own keys; None where it has none."""
+    for value in (record.get(k) for k in ((key,) if key else format.task_keys)):
+        if isinstance(value, (str, int)) and not isinstance(value, bool):
+            return str(value)
     return None
 
 
-def read(record: dict, format: Format, action: str | None = None) -> Conversation:
-    """The steps in `record`. action: MARKED, WHOLE or ARGUMENT, where it is not as usual in the format.
+def read_conversation(record: dict, format: Format, action: str | None = None) -> Conversation:
+    """Read the steps of a record.
 
-    Raises InputError, with its place, for what cannot be told: an action that is not there, an unknown speaker.
+    Args:
+        record: The record, adapted to the format.
+        format: Its format.
+        action: MARKED, WHOLE or ARGUMENT, where actions do not stand as is usual in the format.
+
+    Raises:
+        InputError: The record cannot be read: an action is missing or a speaker unknown, for instance. The message
+            names the place.
     """
     how = action or format.action
     marked = how == MARKED
-    turns = _turns(record, format)
-    said_by_system = "\n\n".join(turn.text for turn in turns if turn.role == SYSTEM)
-    turns = _without_prompt([turn for turn in turns if turn.role != SYSTEM], format)
-    steps, heard, places, now = [], [], [], None
-    for turn in turns:
-        if turn.role == WORLD:
-            if now:
-                raise InputError("two observations in a row: expected an action", turn.at)
-            now = turn
+    utterances = _utterances(record, format)
+    system_text = "\n\n".join(utterance.text for utterance in utterances if utterance.role == SYSTEM)
+    utterances = _without_prompt([utterance for utterance in utterances if utterance.role != SYSTEM], format)
+    steps, recorded_forms, places, current = [], [], [], None
+    for utterance in utterances:
+        if utterance.role == ENVIRONMENT:
+            if current:
+                raise InputError("two observations in a row: expected an action", utterance.at)
+            current = utterance
             continue
-        thought, act = _acts(turn, how)
-        seen, available = _sees(now, marked)
-        steps.append({"observation": seen, "action": act, "admissible": available, "thought": thought})
-        heard.append([now.text, seen] if now else [])
-        places.append((now or turn).at)
-        now = None
+        thought, act = _thought_and_action(utterance, how)
+        observation, available = _observation_and_actions(current, marked)
+        steps.append({"observation": observation, "action": act, "admissible": available, "thought": thought})
+        recorded_forms.append([current.text, observation] if current else [])
+        places.append((current or utterance).at)
+        current = None
     if not steps:
         raise InputError("no action in it", f"$.{format.turns}")
-    last = _sees(now, marked)[0]
-    heard.append([now.text, last] if now else [])
-    places.append((now or turns[-1]).at)
-    found = Conversation(said_by_system, steps, last, heard, places)
-    _take_out_task(found)
-    return found
+    last = _observation_and_actions(current, marked)[0]
+    recorded_forms.append([current.text, last] if current else [])
+    places.append((current or utterances[-1]).at)
+    conversation = Conversation(system_text, steps, last, recorded_forms, places)
+    _extract_task(conversation)
+    return conversation
 
 
-def _turns(record: dict, format: Format) -> list[Turn]:
-    listed = record.get(format.turns)
-    if not isinstance(listed, list):
-        raise InputError("missing" if listed is None else "expected an array", f"$.{format.turns}")
-    made: list[Turn] = []
-    waiting: list[Turn] = []  # calls of one turn, the answers to which have not come yet
-    for i, turn in enumerate(listed):
+def _utterances(record: dict, format: Format) -> list[Utterance]:
+    """Return the turns of a record in order; several calls of one turn are one each, before their answers."""
+    turns = record.get(format.turns)
+    if not isinstance(turns, list):
+        raise InputError("missing" if turns is None else "expected an array", f"$.{format.turns}")
+    utterances: list[Utterance] = []
+    waiting: list[Utterance] = []  # calls of one turn that are not answered yet
+    for i, turn in enumerate(turns):
         at = f"$.{format.turns}[{i}]"
         if not isinstance(turn, dict):
             raise InputError("expected an object", at)
         role, text = turn.get(format.speaker), turn.get(format.text)
         if not isinstance(role, str) or role not in format.roles:
             raise InputError(f"expected {' or '.join(format.roles)}, got {role!r}", f"{at}.{format.speaker}")
+        thought = turn.get("reasoning_content") if format.tools else None
         if format.tools:
-            text = _text_of_parts(text, f"{at}.{format.text}")
+            text = joined_parts(text, f"{at}.{format.text}")
             if role == "tool":
                 if not isinstance(text, (str, type(None))):
                     raise InputError("expected a string", f"{at}.{format.text}")
-                answer = Turn(WORLD, text or "", f"{at}.{format.text}")
-                made += [_answered(turn.get("tool_call_id"), waiting, f"{at}.tool_call_id"), answer]
+                answer = Utterance(ENVIRONMENT, text or "", f"{at}.{format.text}")
+                utterances += [_pop_answered(turn.get("tool_call_id"), waiting, f"{at}.tool_call_id"), answer]
                 continue
-            made += waiting
+            utterances += waiting
             waiting = []
-            thought = turn.get("reasoning_content")
             if turn.get("tool_calls") and format.roles[role] == AGENT:
-                said = "\n".join(part for part in (thought, text) if isinstance(part, str) and part)
+                comment = "\n".join(part for part in (thought, text) if isinstance(part, str) and part)
                 calls = _calls(turn["tool_calls"], f"{at}.tool_calls")
-                waiting = [Turn(AGENT, "" if n else said, call.at, call=call) for n, call in enumerate(calls)]
+                waiting = [Utterance(AGENT, "" if n else comment, call.at, call=call) for n, call in enumerate(calls)]
                 continue
         if not isinstance(text, str):
             raise InputError("expected a string", f"{at}.{format.text}")
-        made.append(Turn(format.roles[role], text, f"{at}.{format.text}", turn.get("loss")))
-        if format.tools and isinstance(thought, str):
-            made[-1].thought = thought
-    return made + waiting
+        utterance = Utterance(format.roles[role], text, f"{at}.{format.text}", turn.get("loss"))
+        utterance.thought = thought if isinstance(thought, str) else None
+        utterances.append(utterance)
+    return utterances + waiting
 
 
-def _text_of_parts(content: Any, at: str) -> Any:
-    """The text of OpenAI's content, which may be a list of parts; anything else is returned as it came."""
+def joined_parts(content: Any, at: str) -> Any:
+    """Join a message's content that is a list of parts of type text, as in OpenAI's messages.
+
+    Args:
+        content: The content; anything but a list is returned as it is.
+        at: Its place in the record, as a JSON path.
+
+    Raises:
+        InputError: A part is no text.
+    """
     if not isinstance(content, list):
         return content
     texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
@@ -225,11 +270,12 @@ def _text_of_parts(content: Any, at: str) -> Any:
     return "".join(texts)
 
 
-def _calls(listed: Any, at: str) -> list[Call]:
-    if not isinstance(listed, list):
+def _calls(tool_calls: Any, at: str) -> list[Call]:
+    """Return the calls in a message's `tool_calls`; raise InputError, with the place, where they are no such list."""
+    if not isinstance(tool_calls, list):
         raise InputError("expected an array", at)
     calls = []
-    for i, call in enumerate(listed):
+    for i, call in enumerate(tool_calls):
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise InputError('expected {"id": ..., "function": {"name": ..., "arguments": ...}}', f"{at}[{i}]")
@@ -244,67 +290,77 @@ def _calls(listed: Any, at: str) -> list[Call]:
     return calls
 
 
-def _answered(call_id: Any, waiting: list[Turn], at: str) -> Turn:
-    """Take the call that a tool answers out of those `waiting`."""
-    for n, turn in enumerate(waiting):
-        if call_id is None or (turn.call and turn.call.id == str(call_id)):
+def _pop_answered(call_id: Any, waiting: list[Utterance], at: str) -> Utterance:
+    """Remove the call that a tool answers from those `waiting`, and return it."""
+    for n, utterance in enumerate(waiting):
+        if call_id is None or (utterance.call and utterance.call.id == str(call_id)):
             return waiting.pop(n)
     raise InputError(f"answers no call of the turn before: {call_id!r}", at)
 
 
-def _without_prompt(turns: list[Turn], format: Format) -> list[Turn]:
-    """What is left without the turns in which the agent is told how to answer."""
+def _without_prompt(utterances: list[Utterance], format: Format) -> list[Utterance]:
+    """Drop the turns at the beginning that only tell the agent how to answer."""
     if format is FORMATS["agenttraj"]:
-        said = [turn for turn in turns if turn.role == AGENT]
-        learned = next((i for i, turn in enumerate(said) if turn.loss is not False), len(said))
-        return turns[turns.index(said[learned - 1]) + 1 :] if learned else turns
-    if format is FORMATS["eto"] and [turn.role for turn in turns[:2]] == [WORLD, AGENT]:
-        return turns if _ACTION.search(turns[1].text) else turns[2:]
-    return turns
+        answers = [utterance for utterance in utterances if utterance.role == AGENT]
+        first = next((i for i, utterance in enumerate(answers) if utterance.loss is not False), len(answers))
+        return utterances[utterances.index(answers[first - 1]) + 1 :] if first else utterances
+    if format is FORMATS["eto"] and [utterance.role for utterance in utterances[:2]] == [ENVIRONMENT, AGENT]:
+        return utterances if _ACTION.search(utterances[1].text) else utterances[2:]
+    return utterances
 
 
-def _acts(turn: Turn, how: str) -> tuple[str | None, str]:
-    """(thought, action)"""
-    if turn.call:
-        thought, action = turn.text.strip() or None, turn.call.as_action(how)
+def _thought_and_action(utterance: Utterance, how: str) -> tuple[str | None, str]:
+    """Return the thought, or None, and the action in a turn of the agent.
+
+    Raises:
+        InputError: There is no action, or more than one "Action:".
+    """
+    text = utterance.text
+    if utterance.call:
+        thought, action = text.strip() or None, utterance.call.as_action(how)
     elif how != MARKED:
-        thought, action = (turn.thought or "").strip() or None, turn.text.strip()
+        thought, action = (utterance.thought or "").strip() or None, text.strip()
     else:
-        marks = list(_ACTION_LINE.finditer(turn.text)) or list(_ACTION.finditer(turn.text))
+        marks = list(_ACTION_LINE.finditer(text)) or list(_ACTION.finditer(text))
         if len(marks) != 1:
-            raise InputError(f'expected one "Action:", found {len(marks) or "none"}', turn.at)
-        thought = _THOUGHT.sub("", turn.text[: marks[0].start()], count=1).strip() or None
-        action = turn.text[marks[0].end() :].strip()
+            raise InputError(f'expected one "Action:", found {len(marks) or "none"}', utterance.at)
+        thought = _THOUGHT.sub("", text[: marks[0].start()], count=1).strip() or None
+        action = text[marks[0].end() :].strip()
     if not action:
-        raise InputError("the action is empty", turn.at)
+        raise InputError("the action is empty", utterance.at)
     return thought, action
 
 
-def _sees(turn: Turn | None, marked: bool) -> tuple[str | None, list[str] | None]:
-    """(the observation without its label, the actions that it says are available)"""
-    if turn is None or not marked:
-        return turn and turn.text, None
-    label = _OBSERVATION.match(turn.text)
-    text = turn.text[label.end() :] if label else turn.text
+def _observation_and_actions(utterance: Utterance | None, marked: bool) -> tuple[str | None, list[str] | None]:
+    """Return the observation without its label, and the actions that it lists as available.
+
+    Both are None where there is no turn of the environment, the second also where there is no such list.
+    """
+    if utterance is None:
+        return None, None
+    if not marked:
+        return utterance.text, None
+    label = _OBSERVATION.match(utterance.text)
+    text = utterance.text[label.end() :] if label else utterance.text
     line = _AVAILABLE.search(text)
-    available = _actions(line[1].strip()) if line else None
-    return (text, None) if available is None else (text[: line.start()], available)
+    available = _parse_actions(line[1].strip()) if line else None
+    return (text[: line.start()], available) if line and available is not None else (text, None)
 
 
-def _take_out_task(found: Conversation) -> None:
-    """Make the line that says the task the instruction, and leave it out of the first observation."""
-    text = found.steps[0]["observation"] or ""
+def _extract_task(conversation: Conversation) -> None:
+    """Make the line that states the task the instruction, and leave it out of the first observation."""
+    text = conversation.steps[0]["observation"] or ""
     if task := _TASK.search(text):
-        found.instruction = task["after"] or task["line"]
-        found.steps[0]["observation"] = _HEADING.sub("", text[: task.start()] + text[task.end() :]).strip()
+        conversation.instruction = task["after"] or task["line"]
+        conversation.steps[0]["observation"] = _HEADING.sub("", text[: task.start()] + text[task.end() :]).strip()
 
 
-def _actions(listed: str) -> list[str] | None:
-    """From `["turn left", "turn right"]` or `look,go to bed 1`; None where it is no such list."""
-    if not listed.startswith("["):
-        return [action.strip() for action in listed.split(",") if action.strip()]
+def _parse_actions(text: str) -> list[str] | None:
+    """Parse `["turn left", "turn right"]` or `look,go to bed 1`; return None where it is no such list."""
+    if not text.startswith("["):
+        return [action.strip() for action in text.split(",") if action.strip()]
     try:
-        actions = orjson.loads(listed)
+        actions = orjson.loads(text)
     except orjson.JSONDecodeError:
         return None
     return actions if all(isinstance(action, str) for action in actions) else None

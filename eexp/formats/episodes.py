@@ -1,7 +1,7 @@
-"""Episodes, as `eexp eval` writes them, read as trajectories: what an agent did is experience, too.
+"""Read episodes, as `eexp eval` writes them, as trajectories: an agent's own actions are experience, too.
 
-Keeping those that succeeded and training on them is rejection sampling fine-tuning (Yuan et al. 2023, arXiv
-2308.01825); branching them is another round of early experience.
+Keeping the episodes that succeeded and training on them is rejection sampling fine-tuning (Yuan et al. 2023, arXiv
+2308.01825); branching them is a further round of early experience.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ _TAKEN_OVER = {"type", "env", "task", "instruction", "transcript", "final", "lin
 
 
 def conversation_of(episode: dict) -> Conversation:
-    """The episode's turns as a conversation, for a replay.
+    """Return an episode's turns as a conversation, for a replay.
 
-    Raises InputError, with its place, for an episode without turns.
+    Raises:
+        InputError: The episode has no turns.
     """
     turns = episode.get("transcript") or []
     if not turns:
@@ -48,16 +49,25 @@ def conversation_of(episode: dict) -> Conversation:
 
 
 def trajectory_of(episode: dict, record_id: str, env: str | None = None) -> dict:
-    """The trajectory that the episode alone tells of, without admissible actions. env: another environment's name."""
-    found = conversation_of(episode)
+    """Return the trajectory that an episode holds, without admissible actions.
+
+    Args:
+        episode: The episode.
+        record_id: The id of the trajectory.
+        env: The environment's spec, where it is not the episode's.
+
+    Raises:
+        InputError: The episode has no turns.
+    """
+    conversation = conversation_of(episode)
     outcome = None
-    if found.last is not None:
+    if conversation.last is not None:
         last_turn = episode["transcript"][-1]
-        # An episode says not why it ended; one that succeeded was over.
+        # An episode does not hold the reason of its end; one that succeeded was over.
         outcome = {
-            "observation": found.last,
+            "observation": conversation.last,
             "done": episode["success"],
-            "score": found.score,
+            "score": conversation.score,
             "valid": last_turn.get("valid", True),
             "success": episode["success"],
         }
@@ -66,31 +76,33 @@ def trajectory_of(episode: dict, record_id: str, env: str | None = None) -> dict
         "id": record_id,
         "env": env or episode["env"],
         "task": episode["task"],
-        "instruction": found.instruction,
-        "steps": found.steps,
+        "instruction": conversation.instruction,
+        "steps": conversation.steps,
         "outcome": outcome,
     }
 
 
 def source_of(episode: dict) -> dict:
-    """Who played (`model`, `prompt_style`), which trial (`seed`), and all else that the episode says of itself."""
+    """Return the model (`model`, `prompt_style`), the trial (`seed`) and all other fields that a trajectory lacks."""
     return {key: value for key, value in episode.items() if key not in _TAKEN_OVER}
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which trajectories are wanted.
+    """Conditions on trajectories that are imported.
 
-    success: only those that succeeded. min_score: only those that ended with this score or a higher one. distinct: of
-    those of one task with the same actions, only the first.
+    Attributes:
+        success: Accept only those that succeeded.
+        min_score: Accept only those that ended with this score or a higher one.
+        distinct: Accept only the first of those with the same actions in one task.
     """
 
     success: bool = False
     min_score: float | None = None
     distinct: bool = False
 
-    def against_end(self, outcome: dict | None) -> str | None:
-        """Why something that ended with this `success` and `score` is left out, or None."""
+    def fault_of_end(self, outcome: dict | None) -> str | None:
+        """Return why a trajectory with this outcome (`success`, `score`) is left out, or None."""
         if self.success and not succeeded(outcome):
             return "no success"
         score = (outcome or {}).get("score")
@@ -98,43 +110,51 @@ class Selection:
             return f"no score of {self.min_score:g} or more"
         return None
 
-    def against(self, trajectory: dict, end: dict | None) -> str | None:
-        """Why a trajectory is left out for its actions or its end, or None."""
+    def fault_of(self, trajectory: dict, end: dict | None) -> str | None:
+        """Return why a trajectory is left out for its actions or its end, or None."""
         if not trajectory["steps"]:
             return "every action was refused"
         if not all(step["action"].strip() for step in trajectory["steps"]):
             return "a turn without an action"
-        return self.against_end(end)
+        return self.fault_of_end(end)
 
 
 def actions_key(trajectory: dict) -> int:
-    """The same for two trajectories of one task with the same actions, whatever was thought before them."""
+    """Return a number that is equal for trajectories of one task with the same actions; thoughts do not count."""
     actions = [canonical(step["action"]) for step in trajectory["steps"]]
     return seed_of(trajectory["env"], trajectory["task"].get("id"), *actions)
 
 
 class Selector:
-    """Applies a Selection to trajectories one by one, and counts what it leaves out and what comes twice.
+    """Applies a Selection to trajectories one by one, and counts those left out and those that come twice.
 
-    written: trajectories that an interrupted run has taken already.
+    Args:
+        selection: The conditions.
+        count: A function that adds to the summary.
+        earlier: Trajectories that an interrupted run has accepted already.
     """
 
     def __init__(
         self,
         selection: Selection,
         count: Callable[[str, int], None] = lambda what, n: None,
-        written: Iterable[dict] = (),
+        earlier: Iterable[dict] = (),
     ):
         self.selection, self.count = selection, count
-        self._keys = {actions_key(trajectory) for trajectory in written}
+        self._keys = {actions_key(trajectory) for trajectory in earlier}
 
     def takes_end(self, episode: dict) -> bool:
-        """Whether an episode that ended like this is wanted, whatever else is in it."""
-        return self._takes(self.selection.against_end(episode))
+        """Return whether an episode's end fits the selection, and count it if not."""
+        return self._takes(self.selection.fault_of_end(episode))
 
     def takes(self, trajectory: dict, end: dict | None) -> bool:
-        """Whether a trajectory is wanted. end: an outcome or an episode, with its `success` and `score`."""
-        reason = self.selection.against(trajectory, end)
+        """Return whether a trajectory is accepted, and count it if not.
+
+        Args:
+            trajectory: The trajectory.
+            end: An outcome or an episode, with its `success` and `score`.
+        """
+        reason = self.selection.fault_of(trajectory, end)
         if reason is None:
             key = actions_key(trajectory)
             if key in self._keys and self.selection.distinct:

@@ -1,13 +1,14 @@
-"""Logs of agents in the formats of other projects, from and to records.
+"""Convert logs of agents in the formats of other projects from and to records.
 
 atif       Harbor's Agent Trajectory Interchange Format (RFC 0001, version 1.7): a trajectory a line
-verifiers  what verifiers 0.4 (its v1) keeps in traces.jsonl: an episode with one trace a line
+verifiers  the traces.jsonl of verifiers 0.4 (its v1): an episode with one trace a line
 inspect    an evaluation log of Inspect (version 2 of its JSON form): all samples in one object
 
-What these formats have no place for stands under the key "eexp" in their own place for such things, so that what is
-exported and imported again has its task and its end. Alternatives are not exported: a log is what happened.
+Fields that these formats lack are written under the key "eexp" in their own place for further data, so that a record
+that is exported and imported again keeps its task and its end. Alternatives are not exported: a log holds the actions
+that were taken.
 
-To read them, each is made a record of chat messages, which conversations.py reads.
+To be read, each log is turned into a record of chat messages, which conversations.py reads.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from eexp.records import Outcome, explain, succeeded
 ATIF, VERIFIERS, INSPECT = "atif", "verifiers", "inspect"
 FORMATS = (ATIF, VERIFIERS, INSPECT)
 
-_OWN = "eexp"  # the key of what only we know of
+_OWN = "eexp"  # the key of fields that only records of eexp have
 _ATIF_VERSION = "ATIF-v1.7"
 _VERIFIERS_VERSION = "0.4.0"
 _NO_TIME = "1970-01-01T00:00:00+00:00"  # records hold no times, and Inspect wants one
@@ -38,9 +39,16 @@ _NO_TIME = "1970-01-01T00:00:00+00:00"  # records hold no times, and Inspect wan
 
 @dataclass(frozen=True)
 class Log:
-    """One run of an agent. turns: dicts of observation, action, thought (or None), and `more` about the turn.
+    """One run of an agent.
 
-    last: what was seen at the end, or None. about: what else the record says, the turns excepted.
+    Attributes:
+        id: The id of the record.
+        instruction: The task in words.
+        turns: Dicts of `observation`, `action`, `thought` (or None), and `more`, the turn's other fields.
+        last: The last observation, or None.
+        success, score: The end, where it is known.
+        model: The name or the fingerprint of the model.
+        about: The other fields of the record.
     """
 
     id: str
@@ -53,7 +61,7 @@ class Log:
     about: dict
 
     def messages(self) -> Iterator[tuple[dict, dict]]:
-        """Yield (chat message, what else is known of the turn)."""
+        """Yield each chat message with the further fields of its turn."""
         if self.instruction:
             yield {"role": "system", "content": self.instruction}, {}
         for turn in self.turns:
@@ -66,7 +74,8 @@ class Log:
 def log_of(record: dict) -> Log:
     """Return a trajectory or an episode as a log.
 
-    Raises InputError, with its place, for another record and for one without an action.
+    Raises:
+        InputError: The record is of another type, or has no action.
     """
     if record["type"] == "trajectory":
         turns, key, end = record["steps"], "steps", record.get("outcome")
@@ -79,13 +88,13 @@ def log_of(record: dict) -> Log:
         raise InputError("only trajectories and episodes are runs of an agent", "$.type")
     if not turns:
         raise InputError("no action in it", f"$.{key}")
-    told = ("observation", "action", "thought")
-    listed = [
+    logged = ("observation", "action", "thought")
+    log_turns = [
         {
             "observation": turn["observation"],
             "action": turn["action"],
             "thought": turn.get("thought") or None,
-            "more": {k: v for k, v in turn.items() if k not in (*told, "alternatives", "admissible")},
+            "more": {k: v for k, v in turn.items() if k not in (*logged, "alternatives", "admissible")},
         }
         for turn in turns
     ]
@@ -94,11 +103,11 @@ def log_of(record: dict) -> Log:
         about["outcome"] = {k: v for k, v in record["outcome"].items() if k != "observation"}
     success = None if end is None else succeeded(end)
     return Log(
-        record["id"], record.get("instruction") or "", listed, last, success, (end or {}).get("score"), model, about
+        record["id"], record.get("instruction") or "", log_turns, last, success, (end or {}).get("score"), model, about
     )
 
 
-# -- to ----------------------------------------------------------------------------------------------------------------
+# -- export ------------------------------------------------------------------------------------------------------------
 
 
 def to_atif(log: Log) -> dict:
@@ -130,11 +139,11 @@ def to_verifiers(log: Log) -> dict:
     nodes: list[dict] = []
     for message, _ in log.messages():
         sampled = message["role"] == "assistant"
-        made = {"role": message["role"], "content": message["content"]}
+        content = {"role": message["role"], "content": message["content"]}
         if sampled:
-            made["reasoning_content"] = message["thought"]
+            content["reasoning_content"] = message["thought"]
         nodes.append(
-            {"parent": len(nodes) - 1 if nodes else None, "message": made, "sampled": sampled, "timestamp": 0.0}
+            {"parent": len(nodes) - 1 if nodes else None, "message": content, "sampled": sampled, "timestamp": 0.0}
         )
     task = {
         "type": "eexp",
@@ -171,15 +180,16 @@ def to_verifiers(log: Log) -> dict:
 def to_inspect(logs: Iterable[Log]) -> dict:
     """Return logs as one evaluation log of Inspect.
 
-    Raises UsageError where they are of several models or environments: a log of Inspect is of one.
+    Raises:
+        UsageError: They are of several models or environments: a log of Inspect is of one.
     """
     samples: list[dict] = []
     models: dict[tuple[str, str], None] = {}
     for log in logs:
         models[str(log.about.get("env")), log.model] = None
         if len(models) > 1:
-            said = " and ".join(f"{model} in {env}" for env, model in models)
-            raise UsageError(f"a log of Inspect has one model and one environment, not {said}; export each alone")
+            pairs = " and ".join(f"{model} in {env}" for env, model in models)
+            raise UsageError(f"a log of Inspect has one model and one environment, not {pairs}; export each alone")
         samples.append(_sample(log))
     ((env, model),) = models or {("", ""): None}
     scored = [name for name in ("success", "score") if any(name in sample["scores"] for sample in samples)]
@@ -211,17 +221,18 @@ def to_inspect(logs: Iterable[Log]) -> dict:
 
 
 def _sample(log: Log) -> dict:
+    """Return a log as a sample of an evaluation log of Inspect."""
     messages = []
     for message, more in log.messages():
-        made = {"role": message["role"], "content": message["content"]}
+        content: dict[str, Any] = {"role": message["role"], "content": message["content"]}
         if message["role"] == "assistant":
-            made |= {"source": "generate", "model": log.model}
+            content |= {"source": "generate", "model": log.model}
             if message["thought"]:
-                made["content"] = [
+                content["content"] = [
                     {"type": "reasoning", "reasoning": message["thought"]},
                     {"type": "text", "text": message["content"]},
                 ]
-        messages.append({**made, **({"metadata": more} if more else {})})
+        messages.append({**content, **({"metadata": more} if more else {})})
     is_episode = log.about["type"] == "episode"
     answer = next(m for m in reversed(messages) if m["role"] == "assistant")
     values = {"success": None if log.success is None else float(log.success), "score": log.score}
@@ -239,6 +250,7 @@ def _sample(log: Log) -> dict:
 
 
 def _mean(name: str, samples: list[dict]) -> dict:
+    """Return Inspect's summary of a score over those samples that have it."""
     values = [sample["scores"][name]["value"] for sample in samples if name in sample["scores"]]
     mean = {"name": "mean", "value": sum(values) / len(values)}
     return {"name": name, "scorer": name, "scored_samples": len(values), "metrics": {"mean": mean}}
@@ -249,17 +261,17 @@ def _task_id(log: Log) -> str:
 
 
 def _hex(*parts: str) -> str:
-    """An id of 32 digits that depends on `parts` alone."""
+    """Return an id of 32 hexadecimal digits that depends on `parts` alone."""
     return hashlib.blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-# -- from --------------------------------------------------------------------------------------------------------------
+# -- import ------------------------------------------------------------------------------------------------------------
 
 
 def from_atif(record: dict) -> dict:
     """Return an ATIF trajectory as a record of chat messages.
 
-    Where a step has several calls and its results do not say whose they are, the calls are one action.
+    Where a step has several calls and its results do not name the calls they answer, the calls are one action.
     """
     messages: list[dict] = []
     for i, step in enumerate(_list(record, "steps", "$")):
@@ -290,10 +302,10 @@ def from_atif(record: dict) -> dict:
             for n, call in enumerate(calls):
                 if not isinstance(call["function"]["name"], str):
                     raise InputError("expected the name of a function", f"{at}.tool_calls[{n}]")
-            said = [thought for thought in (message["reasoning_content"], text) if thought]
+            thoughts = [thought for thought in (message["reasoning_content"], text) if thought]
             message |= {
                 "content": "\n".join(_in_python(call) for call in calls),
-                "reasoning_content": "\n".join(said) or None,
+                "reasoning_content": "\n".join(thoughts) or None,
             }
         messages.append(message)
         if texts:
@@ -362,15 +374,19 @@ def from_inspect(record: dict) -> dict:
     return _adapted(_own(record.get("metadata")), record.get("id"), messages, rest, record.get("metadata"))
 
 
-#: What `eexp import` reads, as conversations.FORMATS.
+#: The formats of logs that `eexp import` reads, by name.
 IMPORTED = {
     name: replace(conversations.FORMATS["messages"], adapt=adapt)
     for name, adapt in ((ATIF, from_atif), (VERIFIERS, from_verifiers), (INSPECT, from_inspect))
 }
 
 
-def end_of(record: dict) -> dict:
-    """Return how an adapted record of our own ended, as an outcome without its observation; empty for others."""
+def recorded_end(record: dict) -> dict:
+    """Return the outcome, without its observation, of an adapted record that eexp has exported; {} for other records.
+
+    Raises:
+        InputError: The record holds something that is no outcome.
+    """
     own = record.get(_OWN) or {}
     end = own.get("outcome") or {key: own[key] for key in ("success", "score") if key in own}
     try:
@@ -382,77 +398,86 @@ def end_of(record: dict) -> dict:
 
 
 def samples(files: Sequence[str]) -> Iterator[tuple[str, int, bytes]]:
-    """Yield (file, number of the sample, text) of logs of Inspect, as `jsonl.elements` does of arrays.
+    """Yield the samples in logs of Inspect as (file, number of the sample, JSON text), as `jsonl.elements` does.
 
-    A log is one object, over many lines as Inspect writes it or one a line, and is held in memory. Each sample has the
-    log's own `eval` beside it. Raises InputError, with its place, for a file that is no log.
+    A log is one object, over many lines as Inspect writes it or on one line, and is held in memory. Each sample gets
+    the task, the model and the time of the log's `eval`.
+
+    Raises:
+        InputError: A file is no log of Inspect.
     """
     for name, number, text in _documents(files):
         try:
             log = loads(text)
             if not isinstance(log, dict) or not isinstance(log.get("eval"), dict):
                 raise InputError("no log of Inspect: expected an object", "$.eval" if isinstance(log, dict) else "$")
-            of = {key: log["eval"].get(key) for key in ("task", "model", "created")}
+            about = {key: log["eval"].get(key) for key in ("task", "model", "created")}
             for n, sample in enumerate(_list(log, "samples", "$"), 1):
-                yield name, Element(n), dumps({**sample, "eval": of})
+                yield name, Element(n), dumps({**sample, "eval": about})
         except InputError as e:
             raise InputError(f"{name}:{number}: {e}") from None
 
 
 def _documents(files: Sequence[str]) -> Iterator[tuple[str, int, bytes]]:
-    """Yield (file, line, text) of JSON that may go on over several lines, or of one a line."""
+    """Yield the JSON objects of files as (file, line number, text): one for each file, or one for each line."""
     for name, group in groupby(lines(files), key=lambda line: line[0]):
-        text: list[tuple[str, int, bytes]] = list(group)
-        one_a_line = text[0][2].strip().endswith(b"}") and text[0][2].strip() != b"}"
-        yield from text if one_a_line else [(name, text[0][1], b"".join(line for _, _, line in text))]
+        pieces: list[tuple[str, int, bytes]] = list(group)
+        one_a_line = pieces[0][2].strip().endswith(b"}") and pieces[0][2].strip() != b"}"
+        yield from pieces if one_a_line else [(name, pieces[0][1], b"".join(line for _, _, line in pieces))]
 
 
 def _own(more: Any) -> dict:
+    """Return the fields that `eexp export-log` wrote into a log's further data; {} where there are none."""
     own = more.get(_OWN) if isinstance(more, dict) else None
     return own if isinstance(own, dict) else {}
 
 
 def _adapted(own: dict, name: Any, messages: list[dict], rest: dict, more: Any) -> dict:
-    """The record: named as the task is, where it was ours; what was known of it under its own keys."""
+    """Return the record of chat messages.
+
+    Args:
+        own: The fields that eexp has exported, or {}; the id of their task is the record's id.
+        name: The id of a record that eexp has not exported.
+        messages: The chat messages.
+        rest: The other fields of the log.
+        more: The log's further data, of which `own` is a part.
+    """
     task = own.get("task")
     own_name = task.get("id") if isinstance(task, dict) else None
-    kept = {k: v for k, v in own.items() if k not in ("type", "task", "lineage")}
+    own_fields = {k: v for k, v in own.items() if k not in ("type", "task", "lineage")}
     others = {k: v for k, v in more.items() if k != _OWN} if isinstance(more, dict) else {}
-    known = {"log": {**rest, **others}, _OWN: kept}
-    return {"id": own_name or name, **{key: value for key, value in known.items() if value}, "messages": messages}
+    fields = {"log": {**rest, **others}, _OWN: own_fields}
+    return {"id": own_name or name, **{key: value for key, value in fields.items() if value}, "messages": messages}
 
 
 def _in_python(call: dict) -> str:
+    """Return a call in Python's notation."""
     function = call["function"]
     arguments = function["arguments"] if isinstance(function["arguments"], dict) else {}
     return Call("", function["name"], arguments, "").as_action(WHOLE)
 
 
 def _call(call_id: Any, name: Any, arguments: Any) -> dict:
+    """Return a call as OpenAI's messages have it."""
     return {"id": call_id, "function": {"name": name, "arguments": arguments}}
 
 
 def _list(record: dict, key: str, at: str, missing: list | None = None) -> list[dict]:
+    """Return a list of objects in a record, or `missing`; raise InputError, with the place, for anything else."""
     value = record.get(key)
     if value is None and missing is not None:
         return missing
     if not isinstance(value, list):
         raise InputError("missing" if value is None else "expected an array", f"{at}.{key}")
-    for i, one in enumerate(value):
-        if not isinstance(one, dict):
+    for i, item in enumerate(value):
+        if not isinstance(item, dict):
             raise InputError("expected an object", f"{at}.{key}[{i}]")
     return value
 
 
 def _text(content: Any, at: str) -> str:
-    """The text of a message or a result, which may have parts."""
-    if content is None:
-        return ""
-    if isinstance(content, list):
-        texts = [
-            part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content
-        ]
-        content = "".join(texts) if all(isinstance(text, str) for text in texts) else None
-    if not isinstance(content, str):
+    """Return the text of a message or a result; "" where there is none."""
+    text = conversations.joined_parts(content, at)
+    if not isinstance(text, (str, type(None))):
         raise InputError("expected a string, or parts of type text", at)
-    return content
+    return text or ""

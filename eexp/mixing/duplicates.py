@@ -1,10 +1,11 @@
-"""Examples that teach the same, or teach the test.
+"""Find duplicates among training examples, and examples made of held-out tasks.
 
-Exact duplicates are found by a digest, near ones by MinHash (datasketch) and a comparison, tasks apart by their names.
+Exact duplicates are found by a digest, near duplicates by MinHash (datasketch) and a comparison, held-out tasks by
+their names.
 
-Two examples are near duplicates if their prompts and their completions are alike, each for itself. The prompts of a
-trajectory's examples all are: each has the history of the one before and a little more. What tells them apart is what
-is to be learned, the completion, which is short; a measure over the whole text would not see it.
+Two examples are near duplicates if both their prompts and their completions are similar. All prompts of a trajectory's
+examples are similar: each has the history of the one before and a little more. They differ in the completion, which is
+to be learned but short, so that a measure over the whole text would miss the difference.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from eexp.jsonl import read
 
 _RUN = 3  # words
 _PERMUTATIONS = 128
-#: How much a pair that is missed costs, against one that is compared in vain: the comparison is exact.
+#: The costs of a pair that is compared in vain and of one that is missed; the comparison itself is exact.
 _WEIGHTS = (0.2, 0.8)  # false positives, false negatives
 
 
@@ -38,9 +39,9 @@ def runs_of_words(messages: Iterable[dict]) -> set[str]:
 
 
 def similarity(a: dict, b: dict) -> float:
-    """Return how alike two examples are, from 0 to 1: the lower of their prompts' and their completions' similarity.
+    """Return the similarity of two examples, from 0 to 1: the lower one of their prompts and of their completions.
 
-    That is the share of runs of three words that both have, among those that either has (Jaccard's index).
+    Similarity is the share of the runs of three words that both have, among those that either has (Jaccard's index).
     """
     return min(_shared(runs_of_words(a[part]), runs_of_words(b[part])) for part in ("prompt", "completion"))
 
@@ -49,21 +50,21 @@ def _shared(a: set[str], b: set[str]) -> float:
     return len(a & b) / len(a | b)
 
 
-class Apart:
-    """What is to be kept apart from a set of examples, to be evaluated on: tasks, and the words of examples."""
+class HeldOut:
+    """Tasks, and texts of examples, that are held out for evaluation; `record in held_out` tells whether one is."""
 
     def __init__(self) -> None:
         self._tasks, self._texts = TaskNames(), set[bytes]()
 
     @classmethod
-    def of(cls, files: Iterable[str]) -> Apart:
-        """Return what the records of files are made from, tasks among them, and the words of examples in them."""
-        apart = cls()
+    def of(cls, files: Iterable[str]) -> HeldOut:
+        """Return the tasks and trajectories that the records of files are made from, and the texts of examples."""
+        held_out = cls()
         for record in (record for file in files for record in read([file], "all")):
-            apart._tasks.add(record)
+            held_out._tasks.add(record)
             if record["type"] == "example":
-                apart._texts.add(digest(record))
-        return apart
+                held_out._texts.add(digest(record))
+        return held_out
 
     def __contains__(self, record: dict) -> bool:
         return record in self._tasks or bool(
@@ -72,9 +73,16 @@ class Apart:
 
 
 class NearDuplicates:
-    """The examples kept so far, to find one that a new one nearly repeats.
+    """An index of the examples kept so far, in which a near duplicate of a new one is found.
 
-    In memory is a signature of each (some 3 KB), no text: `read` gives the example that was added under a key.
+    Memory holds a signature of each example (some 3 KB), no text.
+
+    Args:
+        threshold: The similarity from which on examples are near duplicates.
+        read: A function that returns the example that was added under a key.
+
+    Raises:
+        EexpError: datasketch is not installed.
     """
 
     def __init__(self, threshold: float, read: Callable[[Any], dict]) -> None:
@@ -83,20 +91,21 @@ class NearDuplicates:
         except ImportError:
             raise EexpError("near duplicates need datasketch; pip install 'eexp[dedup]'") from None
         self.threshold, self._read = threshold, read
-        # Where both parts are alike, so are their runs of words together; so the index is over these.
+        # Where both parts are similar, so are the runs of words of both together, which the index is built on.
         self._index = MinHashLSH(threshold=min(threshold, 0.99), num_perm=_PERMUTATIONS, weights=_WEIGHTS)
 
     def repeated(self, example: dict) -> Hashable | None:
-        """Return the key of an example kept that `example` nearly repeats, or None."""
+        """Return the key of an example in the index of which `example` is a near duplicate, or None."""
         candidates = sorted(self._index.query(_signature(example)))
         return next((key for key in candidates if similarity(example, self._read(key)) >= self.threshold), None)
 
     def keep(self, key: Hashable, example: dict) -> None:
-        """Add an example that is kept."""
+        """Add an example to the index."""
         self._index.insert(key, _signature(example), check_duplication=False)
 
 
 def _signature(example: dict) -> Any:
+    """Return the MinHash of an example's runs of words, told apart by prompt and completion."""
     from datasketch import MinHash
 
     signature = MinHash(num_perm=_PERMUTATIONS)

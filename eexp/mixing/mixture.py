@@ -1,8 +1,8 @@
-"""Which examples of several files go into a mixture, in which order, and what is left out.
+"""Choose the examples of a mixture of several files, and their order.
 
-What is taken, and its order, follow from hashes of the examples' ids: shuffled input leads to the same mixture. These
-hashes and the places of the examples are put in order on disk (ordered.py). So memory is the same for files of any
-size, but where duplicates are looked for: some 100 bytes for each example, and 3 KB for near duplicates.
+The choice and the order follow from hashes of the examples' ids: shuffled input leads to the same mixture. These hashes
+and the places of the examples are sorted on disk (ordered.py). So files of any size need the same memory, except for
+duplicates: finding exact ones takes some 100 bytes for each example, and finding near ones 3 KB.
 """
 
 from __future__ import annotations
@@ -22,14 +22,20 @@ from typing import BinaryIO
 from eexp.errors import EexpError, InputError, UsageError
 from eexp.evidence.table import align
 from eexp.jsonl import STDIN, loads
-from eexp.mixing.duplicates import Apart, NearDuplicates, digest
+from eexp.mixing.duplicates import HeldOut, NearDuplicates, digest
 from eexp.mixing.ordered import Ordered
 from eexp.records import check
 
 
 @dataclass
 class Source:
-    """A file of examples, how much of it to take (1 = all, 0.5 = a random half, 2 = twice) and its loss weight."""
+    """A file of examples in a mixture.
+
+    Attributes:
+        name: The file, "-" for standard input.
+        share: How much of it is taken: 1 for all, 0.5 for a random half, 2 for all of it twice.
+        weight: A factor of the examples' loss weights.
+    """
 
     name: str
     share: float = 1.0
@@ -37,29 +43,33 @@ class Source:
 
     @property
     def shown(self) -> str:
-        """How messages call it."""
+        """The name of the file in messages."""
         return "<stdin>" if self.name == STDIN else self.name
 
 
 @dataclass(frozen=True)
 class Cleaning:
-    """What is left out of each file before any of it is taken.
+    """Conditions under which examples are left out of each file, before a share of the file is taken.
 
-    duplicates: "keep"; "exact" leaves out examples with the words of another one, "near" those that nearly repeat one
-    (duplicates.py), too. similarity: from which on they do. apart: what no example may be made from.
+    Attributes:
+        duplicates: "keep"; "exact" leaves out examples with the text of another one; "near" leaves out near duplicates
+            (duplicates.py), too.
+        similarity: The similarity from which on examples are near duplicates.
+        held_out: Tasks and texts of which no example may be made.
     """
 
     duplicates: str = "keep"
     similarity: float = 0.8
-    apart: Apart = field(default_factory=Apart)
+    held_out: HeldOut = field(default_factory=HeldOut)
 
 
 @dataclass(frozen=True)
 class Balance:
-    """Which share of the mixture a kind is to have, and how that is measured.
+    """The shares of the mixture that kinds of examples are to have.
 
-    shares: by kind; kinds without one keep their proportions in what is left. size: the size of an example, or None to
-    count examples.
+    Attributes:
+        shares: Shares by kind; the other kinds share the rest in their own proportions.
+        size: A function that returns the size of an example, or None to count examples.
     """
 
     shares: dict[str, float]
@@ -68,16 +78,20 @@ class Balance:
 
 @dataclass
 class Tally:
-    """What went into a mixture and what came out: counts by (file, kind)."""
+    """Counts of the examples that a mixture has read, left out and written, by file and kind."""
 
     counts: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
 
     def add(self, source: Source, kind: str, what: str, n: int = 1) -> None:
-        """Count something."""
+        """Add `n` to a count of a file and kind; `what` is one of the keys of the table's columns."""
         self.counts.setdefault((source.shown, kind), Counter())[what] += n
 
     def table(self, unit: str = "examples") -> list[str]:
-        """Return the counts as lines of text; what was never left out has no column. unit: of the sizes."""
+        """Return the counts as lines of text, without columns that are zero throughout.
+
+        Args:
+            unit: The unit of the sizes, such as "tokens".
+        """
         titles = {
             "in": "in",
             "apart": "of tasks apart",
@@ -97,8 +111,10 @@ class Tally:
         return align(lines)
 
 
-_SCANNED = struct.Struct(">8sQII16s")  # of an example in its file: hash of its id, offset, kind, size, digest
-_PLACE = struct.Struct(">8sIIQII")  # in the mixture: hash that decides the order, source, copy, offset, kind, size
+_SCANNED = struct.Struct(">8sQII16s")  # an example in its file: hash of its id, offset, kind, size, digest
+_PLACE = struct.Struct(
+    ">8sIIQII"
+)  # a place in the mixture: hash that decides the order, source, copy, offset, kind, size
 
 
 def _hash(*parts: object) -> bytes:
@@ -106,7 +122,15 @@ def _hash(*parts: object) -> bytes:
 
 
 class Mixture:
-    """Examples of several files, open as long as they are read; `places` says which, `read` gives one."""
+    """A mixture of examples of several files: `places` yields where each example is, `read` returns it.
+
+    Args:
+        sources: The files; they stay open until `close`.
+        seed: The seed of the choice and the order.
+        cleaning: Conditions under which examples are left out.
+        balance: The shares of kinds; None leaves them as they come.
+        tally: Counts to add to.
+    """
 
     def __init__(
         self,
@@ -119,7 +143,7 @@ class Mixture:
         self.sources, self.seed = sources, seed
         self.cleaning, self.balance, self.tally = cleaning or Cleaning(), balance, tally or Tally()
         self._files = [_seekable(source.name) for source in sources]
-        self._kinds: dict[str, int] = {}  # and their numbers, in the order in which they come
+        self._kinds: dict[str, int] = {}  # kinds and their numbers, in the order in which they come
         self._texts: set[bytes] = set()
         near = self.cleaning.duplicates == "near"
         self._near = NearDuplicates(self.cleaning.similarity, lambda key: self._at(*key)) if near else None
@@ -130,13 +154,19 @@ class Mixture:
             file.close()
 
     def places(self, limit: int | None = None, shuffle: bool = True) -> Iterator[bytes]:
-        """Yield where each example of the mixture is, in its order; raises InputError at a line that is no example.
+        """Yield the place of each example of the mixture, in the mixture's order.
 
-        limit: at most that many: the first in the order of the hashes. shuffle: without it, what is taken keeps the
-        order of the files.
+        Args:
+            limit: The largest number of examples; the first in the order of the hashes are taken.
+            shuffle: Whether the order is that of the hashes; otherwise it is that of the files.
+
+        Raises:
+            InputError: A line of a file is no example.
         """
-        every = Ordered(chain.from_iterable(self._of_source(n, source.share) for n, source in enumerate(self.sources)))
-        places = islice(self._balanced(every, limit) if self.balance else every, limit)
+        candidates = Ordered(
+            chain.from_iterable(self._of_source(n, source.share) for n, source in enumerate(self.sources))
+        )
+        places = islice(self._balanced(candidates, limit) if self.balance else candidates, limit)
         if not shuffle:
             places = (place[-8:] + place[:-8] for place in Ordered(place[8:] + place[:8] for place in places))
         names = list(self._kinds)
@@ -170,7 +200,7 @@ class Mixture:
                 kind = self._kinds.setdefault(record["kind"], len(self._kinds))
                 self.tally.add(source, record["kind"], "in")
                 self.tally.add(source, record["kind"], "size in", size)
-                if record in self.cleaning.apart:
+                if record in self.cleaning.held_out:
                     self.tally.add(source, record["kind"], "apart")
                 else:
                     words = b"" if self.cleaning.duplicates == "keep" else digest(record)
@@ -178,7 +208,7 @@ class Mixture:
             offset += len(line)
 
     def _without_repeats(self, n: int, entries: Ordered) -> Iterator[bytes]:
-        """Yield the `_SCANNED` of a file, in their order, without those that repeat others."""
+        """Yield the `_SCANNED` of a file, in their order, without duplicates."""
         names = list(self._kinds)
         for entry in entries:
             _, offset, kind, _, words = _SCANNED.unpack(entry)
@@ -210,9 +240,9 @@ class Mixture:
                 yield _PLACE.pack(_hash(id_hash.hex(), n, copy), n, copy, offset, kind, size)
 
     def _balanced(self, places: Ordered, limit: int | None) -> Iterator[bytes]:
-        """Yield the most of `places` in which every kind has its share: the first of each kind."""
+        """Yield as many of `places` as possible so that every kind has its share: the first of each kind."""
         assert self.balance
-        counted = self.balance.size is None
+        counts_examples = self.balance.size is None
         for kind in self.balance.shares:
             if kind not in self._kinds:
                 raise UsageError(f"--share {kind}: there is no example of this kind")
@@ -221,22 +251,23 @@ class Mixture:
         available: Counter[int] = Counter()
         for place in places:
             *_, kind, size = _PLACE.unpack(place)
-            available[kind if kind in numbers else -1] += 1 if counted else size
+            available[kind if kind in numbers else -1] += 1 if counts_examples else size
         if len(places) and not available[-1]:
             raise UsageError(f"--share leaves {rest:.0%} for other kinds, of which there is no example")
         whole = min(available[kind] / share for kind, share in {**numbers, -1: rest}.items())
-        if counted and limit is not None:
+        if counts_examples and limit is not None:
             whole = min(whole, limit)
-        left = {kind: whole * share + (0.5 if counted else 0) for kind, share in {**numbers, -1: rest}.items()}
+        left = {kind: whole * share + (0.5 if counts_examples else 0) for kind, share in {**numbers, -1: rest}.items()}
         for place in places:
             *_, kind, size = _PLACE.unpack(place)
-            kind, size = kind if kind in numbers else -1, 1 if counted else size
+            kind, size = kind if kind in numbers else -1, 1 if counts_examples else size
             if size <= left[kind] * (1 + 1e-12):
                 left[kind] -= size
                 yield place
 
 
 def _weight(record: dict, source: Source) -> float:
+    """Return an example's weight times that of its file; raise InputError if the product is infinite."""
     weight = record.get("weight", 1.0)
     if weight * source.weight == math.inf:
         raise InputError(f"{weight:g} times {source.weight:g} is too large a number", "$.weight")
@@ -244,6 +275,7 @@ def _weight(record: dict, source: Source) -> float:
 
 
 def _seekable(name: str) -> BinaryIO:
+    """Open a file so that it can be read in any order; a pipe is copied to a temporary file."""
     try:
         source = sys.stdin.buffer if name == STDIN else open(name, "rb")
         if name != STDIN and source.seekable():
@@ -251,7 +283,7 @@ def _seekable(name: str) -> BinaryIO:
     except OSError as e:
         raise InputError(f"{name}: {e.strerror or e}") from None
     try:
-        spool = tempfile.TemporaryFile()  # a pipe is read once and then jumped about in
+        spool = tempfile.TemporaryFile()
         shutil.copyfileobj(source, spool)
         spool.seek(0)
         return spool

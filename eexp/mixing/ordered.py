@@ -1,7 +1,7 @@
-"""Entries of one length in ascending order, as many as fit a disk: memory is for some of them.
+"""Sort entries of one length that need not fit into memory.
 
-They are sorted in parts, each part is written to a temporary file, and reading merges the parts. For what has to be
-put in order before the first of it can be given out, such as the places of all examples of a mixture.
+They are sorted in parts, each part is written to a temporary file, and reading merges the parts. This serves entries
+that all have to be known before the first of them is used, such as the places of the examples of a mixture.
 """
 
 from __future__ import annotations
@@ -14,24 +14,25 @@ from itertools import islice
 
 from eexp.errors import EexpError
 
-PART = 1 << 14  # entries that are sorted at once
-BLOCK = 256  # entries of a part that are read at once
+PART = 1 << 14  # number of entries that are sorted at once
+BLOCK = 256  # number of entries of a part that are read at once
 
 
 class Ordered:
-    """Byte strings of equal length, sorted; they can be iterated over more than once.
+    """Byte strings of equal length in ascending order, over which one can iterate more than once.
 
-    Raises EexpError where they do not fit the folder for temporary files.
+    Raises:
+        EexpError: They do not fit into the directory for temporary files.
     """
 
     def __init__(self, entries: Iterable[bytes]):
-        self._size = 0  # of an entry
-        self._lengths: list[int] = []  # of the parts in the file
+        self._size = 0  # bytes of an entry
+        self._lengths: list[int] = []  # numbers of entries of the parts in the file
         self._file = None
         entries = iter(entries)
         self._last = sorted(islice(entries, PART))  # the part that stays in memory
         while more := sorted(islice(entries, PART)):
-            self._put_down(self._last)
+            self._write_part(self._last)
             self._last = more
 
     def __len__(self) -> int:
@@ -41,9 +42,10 @@ class Ordered:
         if not self._lengths:
             return iter(self._last)
         starts = [sum(self._lengths[:i]) for i in range(len(self._lengths))]
-        return heapq.merge(*(self._part(*part) for part in zip(starts, self._lengths)), self._last)
+        return heapq.merge(*(self._read_part(*part) for part in zip(starts, self._lengths)), self._last)
 
-    def _put_down(self, part: list[bytes]) -> None:
+    def _write_part(self, part: list[bytes]) -> None:
+        """Append a sorted part to the temporary file."""
         try:
             self._file = self._file or tempfile.TemporaryFile()
             self._file.write(b"".join(part))
@@ -53,7 +55,8 @@ class Ordered:
         self._size = len(part[0])
         self._lengths.append(len(part))
 
-    def _part(self, start: int, length: int) -> Iterator[bytes]:
+    def _read_part(self, start: int, length: int) -> Iterator[bytes]:
+        """Yield the entries of the part that begins at entry `start` of the temporary file."""
         assert self._file
         size = self._size
         for first in range(start, start + length, BLOCK):

@@ -1,1 +1,1 @@
-"""Write reflections, by a model or by rule, and check what they say."""
+"""Write reflections, by a model or by rule, and check their claims."""

@@ -1,4 +1,4 @@
-"""What a text claims: that something has happened which has not, or that another action is the one to take."""
+"""Find false claims in a reflection: outcomes told as known, and conclusions that name another action."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SYNONYMS = {
         "respond": "tell answer",
     }.items()
 }
-_FROM = word_set("from")  # where somebody came from is no place to go
+_FROM = word_set("from")  # the place after it is an origin, not a destination
 _TRY = word_set("""try attempt""")
 _CONCLUDED = re.compile(
     r"\b(?:I|me)(?:'ll|'d| will| shall| should| must| had| would| need to| have to| want to| decide to| choose to"
@@ -49,7 +49,7 @@ _SUBORDINATE = re.compile(
     r"|where|until|not|never|but|yet|which|who|whose)\b.*?(?=[,;:]|$)",
     re.IGNORECASE,
 )
-#: "The door is now open", "the door is open now": the thing and its new state.
+#: A thing and its new state, as in "the door is now open" and "the door is open now".
 _CHANGED = re.compile(r"([^.,;:]*?)\b(?:is|are) (?:now (?=\w)|(?=\w+ now\b))(\w+)", re.IGNORECASE)
 
 
@@ -69,36 +69,36 @@ class _Action:
         call = re.match(r"\w+(?=\()", action)
         self.name = {root(word) for word in words(call.group(0).replace("_", " "))[1:]} if call else set()
 
-    def share(self, found: set[str]) -> float:
-        """Which share of the arguments is among some words; all of them, where there are none, if the verb is."""
+    def share(self, word_roots: set[str]) -> float:
+        """Return the share of the arguments that is among `word_roots`; without arguments, 1 if the verb is, else 0."""
         if not self.arguments:
-            return float(bool(self.verbs & found))
-        if self.name and self.name <= found and self.arguments & found - self.name:
-            return 1.0  # a call is named by its name and by one of its values
-        return len(self.arguments & found) / len(self.arguments)
+            return float(bool(self.verbs & word_roots))
+        if self.name and self.name <= word_roots and self.arguments & word_roots - self.name:
+            return 1.0  # a call is identified by its name and one of its values
+        return len(self.arguments & word_roots) / len(self.arguments)
 
     def is_begun(self, text: str) -> bool:
-        """Whether a text begins with the verb of the action, in the present."""
+        """Return whether a text begins with the verb of the action, in the present tense."""
         text = re.sub(r"^(call|run|use|execute) (the )?", "", text.strip())
         if self.text and text.casefold().startswith(self.text.casefold()):
             return True
         return any(root(word) in self.verbs and not _is_past(word) for word in words(text.replace("_", " "))[:1])
 
     def match(self, text: str) -> float:
-        """How well a text names the action: 1 if word by word, else by its verb and its arguments."""
+        """Return how well a text names the action, from 0 to 1: 1 if word by word, else by verb and arguments."""
         if self.text.casefold() in text.casefold() and len(self.text) > 6:
             return 1.0
-        found = roots([text.replace("_", " ")])
-        if not self.verbs & found:
+        word_roots = roots([text.replace("_", " ")])
+        if not self.verbs & word_roots:
             return 0.0
-        return 0.4 + 0.6 * self.share(found) if self.arguments or len(found) < 3 else 0.0
+        return 0.4 + 0.6 * self.share(word_roots) if self.arguments or len(word_roots) < 3 else 0.0
 
 
 def hindsight(text: str, situation: Situation) -> str | None:
-    """Find an outcome that is told as already seen, although the action is still to come.
+    """Find an outcome that is told as known, although the action is still to come.
 
     There are two kinds: a report that one of the open actions was taken ("I opened the fridge", "going there led to"),
-    unless an earlier step bears it out; and names that only an outcome contains, stated as a fact rather than expected.
+    unless an earlier step supports it; and names that only an outcome contains, stated as facts, not as expectations.
     """
     open_actions = [_Action(a["action"]) for a in situation.contenders] + [_Action(situation.step["action"])]
     past_actions = [_Action(step["action"]) for step in situation.history]
@@ -113,7 +113,7 @@ def hindsight(text: str, situation: Situation) -> str | None:
 
 
 class _Revealed:
-    """What outcomes show and nothing before them does: names, numbered names, and states of things."""
+    """Names, numbered names, identifiers and states of things that only the outcomes show."""
 
     def __init__(self, situation: Situation):
         before = texts_given(situation, outcomes=False)
@@ -122,14 +122,14 @@ class _Revealed:
         known = roots(before)
         self.names = set().union(*(names_in(text) for text in outcomes)) - known
         refused = {a["action"] for a in situation.contenders if a["outcome"].get("valid") is False}
-        told = " ".join(text for text in before if text not in refused)
-        self.numbered = set().union(*(numbered(text) for text in outcomes)) - numbered(told)
+        trusted = " ".join(text for text in before if text not in refused)
+        self.numbered = set().union(*(numbered(text) for text in outcomes)) - numbered(trusted)
         self.identifiers = set().union(*(identifiers(text) for text in outcomes)) - identifiers(" ".join(before))
         self.changes = [(roots([thing]), state) for text in outcomes for thing, state in _CHANGED.findall(text)]
 
     def name_in(self, sentence: str) -> str | None:
-        found = roots([sentence])
-        if names := self.names & found:
+        """Return something in a sentence that only the outcomes show, or None."""
+        if names := self.names & roots([sentence]):
             return next(word for word in words(sentence) if root(word) in names)
         if pairs := self.numbered & numbered(sentence):
             return " ".join(min(pairs))
@@ -142,18 +142,18 @@ class _Revealed:
 
 
 def _hedged(sentence: str) -> bool:
-    """Whether a sentence puts something as expected or possible. "I should" is a decision, and "May" a month."""
+    """Return whether a sentence words a thing as expected or possible; "I should" is a decision, "3 May" a date."""
     plain = re.sub(r"\bI (should|would rather)\b|(?<=\d )May\b", "", sentence)
     return bool(_HEDGES & set(words(plain)))
 
 
 def _clauses(sentence: str) -> list[str]:
-    """The parts of a sentence that may each hold a statement."""
+    """Return the parts of a sentence that may each hold a statement."""
     return [part.strip() for part in re.split(r"[,;:]|\b(?:and|but|so|because|therefore)\b", sentence) if part.strip()]
 
 
 def _reports(clause: str, open_actions: list[_Action], past_actions: list[_Action]) -> bool:
-    """Whether a clause tells that an open action was taken, or what it led to."""
+    """Return whether a clause tells that an open action was taken, or its outcome."""
     tokens = words(clause)
     if not tokens or _HEDGES & set(tokens) or "not" in tokens[:4] or tokens[0] in ("before", "after", "once", "if"):
         return False
@@ -161,18 +161,19 @@ def _reports(clause: str, open_actions: list[_Action], past_actions: list[_Actio
     if not subject:
         return False
     tokens = [token for at, token in enumerate(tokens) if not (_FROM & set(tokens[max(0, at - 2) : at]))]
-    found = {root(word) for word in tokens}
-    done = max((action.share(found) for action in past_actions if action.verbs & subject), default=0.0)
+    word_roots = {root(word) for word in tokens}
+    past_shares = (action.share(word_roots) for action in past_actions if action.verbs & subject)
+    best_past_share = max(past_shares, default=0.0)
     for action in open_actions:
-        tried = bool(_TRY & subject) and bool(action.verbs & found)
-        least = 0.3 if action.verb in subject else 0.5
-        if (tried or action.verbs & subject) and action.share(found) >= least and action.share(found) > done:
+        is_attempt = bool(_TRY & subject) and bool(action.verbs & word_roots)
+        least, share = 0.3 if action.verb in subject else 0.5, action.share(word_roots)
+        if (is_attempt or action.verbs & subject) and share >= least and share > best_past_share:
             return True
     return False
 
 
 def _subject(tokens: list[str]) -> set[str]:
-    """The roots of the verbs that are told as past: after "I", or as the subject of a clause in the past."""
+    """Return the roots of verbs in the past tense: after "I", or as the subject of a clause in the past tense."""
     for at, token in enumerate(tokens):
         if token in ("i", "i've", "when") and at + 1 < len(tokens):
             following = [
@@ -185,25 +186,27 @@ def _subject(tokens: list[str]) -> set[str]:
     past = [at for at in range(1, len(tokens)) if _may_be_past(tokens[at]) and tokens[at - 1] not in passive]
     if tokens[0].endswith("ing") and past:
         return {root(tokens[0]), *({root(t) for t in tokens[1:4]} if root(tokens[0]) in _TRY else ())}
-    doing = tokens[0] in ("the", "my", "a") and {"call", "lookup", "attempt", "try"} & set(tokens[1:3])
-    if doing and any(at > 1 for at in past):
+    is_attempt = tokens[0] in ("the", "my", "a") and {"call", "lookup", "attempt", "try"} & set(tokens[1:3])
+    if is_attempt and any(at > 1 for at in past):
         return {root(token) for token in tokens[1:3]}
     return set()
 
 
 def _is_past(token: str) -> bool:
+    """Return whether a word is a past form of a verb."""
     return token in PAST_FORMS or (token.endswith("ed") and len(token) > 4 and token != "need")
 
 
 def _may_be_past(token: str) -> bool:
+    """Return whether a word is a past form of a verb, or equal to one."""
     return _is_past(token) or token in SAME_IN_THE_PAST
 
 
 def other_action(text: str, situation: Situation) -> str | None:
     """Find a conclusion that names another known action than the one that follows.
 
-    The last sentence that concludes ("So I", "I will", "the next step is") is compared with all actions that are known
-    in the state. What is weighed and dropped on the way ("rather than", "I could also") does not count.
+    The last sentence that concludes ("So I", "I will", "the next step is") is compared with all known actions of the
+    state. Actions that are weighed and dropped before it ("rather than", "I could also") do not count.
     """
     step = situation.step
     own = _Action(step["action"])
@@ -221,8 +224,8 @@ def other_action(text: str, situation: Situation) -> str | None:
 
 
 def _concluded(sentence: str) -> list[str]:
-    """What a sentence may conclude with, without the clauses that weigh something."""
+    """Return the possible conclusions of a sentence, without the clauses that weigh something."""
     plain = _SUBORDINATE.sub("", sentence)
     if re.search(r"\bI (could|might|may|can)\b", plain, re.IGNORECASE):
         return []
-    return [plain[found.end() :] for found in _CONCLUDED.finditer(plain)]
+    return [plain[match.end() :] for match in _CONCLUDED.finditer(plain)]

@@ -1,4 +1,4 @@
-"""Reflections while they are being written: what a model is asked, what is refused, and what is kept in the end."""
+"""Drafts of reflections: the request to a model, the judgement of its answers, and the training example."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import click
 
 from eexp import options
 from eexp.errors import InputError
-from eexp.jsonl import Count, OnError
 from eexp.models.base import Draw, Model, Sample
 from eexp.prompts import PromptStyle
 from eexp.records import canonical, example, seed_of
@@ -18,8 +17,9 @@ from eexp.reflection.rationale import compose, compose_from_notes
 from eexp.reflection.requests import acting_prompt, own_prompt, reflection_prompt
 from eexp.reflection.situations import Situation
 from eexp.settings import option
+from eexp.stream import Count, OnError
 
-#: What each way to write a reflection calls itself in `reflection_by`, where no model writes it.
+#: The author in `reflection_by`, by rationale, of reflections that no model writes.
 RULES = {"outcome": "rule: outcome", "environment": "rule: environment"}
 
 
@@ -89,16 +89,18 @@ class ReflectSettings:
 
 @dataclass
 class Draft:
-    """A reflection on one state, while it is being written.
+    """A reflection on one state, from the request for it to the example.
 
-    skipped: an earlier run has written it; it is asked for all the same, so that what shares a batch is the same, but
-        nothing is counted or kept.
-    text, author: the reflection, once there is one, and who wrote it.
-    refused: the texts that were refused, each with its fault.
-    error: why the state is set aside.
-    dropped: why it gets no reflection, where that is no error.
-    counts: numbers for the summary.
-    more: further fields of the example.
+    Attributes:
+        situation: The state.
+        skipped: Whether an earlier run has written it. It is requested all the same, so that batches hold the same
+            requests, but it is neither counted nor written.
+        text, author: The accepted text, and the model or the rule that wrote it.
+        refused: The texts that were refused, each with its guard and its fault.
+        error: The reason why the state is set aside.
+        dropped: The reason why the state gets no reflection, where that is no error.
+        counts: Numbers for the summary.
+        more: Further fields of the example.
     """
 
     situation: Situation
@@ -112,17 +114,18 @@ class Draft:
     more: dict[str, Any] = field(default_factory=dict)
 
     def count(self, what: str, n: int = 1) -> None:
+        """Add to a number for the summary."""
         self.counts[what] = self.counts.get(what, 0) + n
 
     def refuse(self, guard: str, fault: str, text: str) -> None:
-        """Keep a text that was refused, with the reason."""
+        """Record a text that is refused, with the reason."""
         self.refused.append({"guard": guard, "fault": fault, "text": text})
         self.count(f"refused by {guard}")
 
-    def drop(self, reason: str, why: InputError) -> None:
-        """Do without a reflection on this state, which is no error."""
-        self.dropped = why
-        self.count(f"refused by {reason}")
+    def drop(self, guard: str, reason: InputError) -> None:
+        """Leave the state without a reflection, which is no error."""
+        self.dropped = reason
+        self.count(f"refused by {guard}")
 
     def compose(self, settings: ReflectSettings) -> None:
         """Compose the reflection by rule."""
@@ -133,7 +136,7 @@ class Draft:
             self.error = error
 
     def request(self, style: PromptStyle, settings: ReflectSettings, model: Model) -> Draw:
-        """Return what the model is asked."""
+        """Return the request to the model for a text of this state."""
         if settings.rationale == "own":
             prompt, prefix, accept = (
                 own_prompt(style, self.situation, model.play_settings.style is not None),
@@ -154,10 +157,11 @@ class Draft:
         )
 
     def _reflection(self, style: PromptStyle, guards: Guards, prefix: str, sample: Sample) -> bool:
+        """Return whether a sample is an acceptable reflection."""
         return self._judge(guards, style.thought_in(sample.text), sample)
 
     def _own(self, style: PromptStyle, guards: Guards, prefix: str, sample: Sample) -> bool:
-        """Accept a thought of the model's own if the expert's action follows it."""
+        """Return whether a sample is an acceptable thought of the model's own, followed by the expert's action."""
         parsed = style.parse(prefix + sample.text, sample.finished)
         if canonical(parsed.action) != canonical(self.situation.step["action"]):
             self.refuse(
@@ -167,6 +171,7 @@ class Draft:
         return self._judge(guards, parsed.thought, sample)
 
     def _judge(self, guards: Guards, text: str, sample: Sample) -> bool:
+        """Apply the guards to a text; keep it and return True if it is accepted, else record the refusal."""
         verdict = guards.judge(text, self.situation, sample.finished)
         if verdict.guard:
             self.refuse(verdict.guard, verdict.fault, sample.text)
@@ -180,25 +185,25 @@ class Draft:
         return True
 
     def settle(self, answer: list[Sample] | InputError, kind: str) -> None:
-        """Take note of the model's answer, whose texts were judged before."""
+        """Set the error, or the reason to drop the state, if the model's answer had no acceptable text."""
         if isinstance(answer, InputError):
             self.error = answer
         elif not self.text:
             fault = self.refused[-1]["fault"] if self.refused else "is missing"
-            why = InputError(f"no usable {kind}: the text {fault}", evidence={"texts": self.refused})
+            reason = InputError(f"no usable {kind}: the text {fault}", evidence={"texts": self.refused})
             if kind == "rationale":
-                self.dropped = why
+                self.dropped = reason
                 self.count("states without a matching action")
             else:
-                self.error = why
+                self.error = reason
 
     def report(self, count: Count, keep: OnError, on_error: OnError) -> bool:
-        """Tell what was refused on the way, and return whether there is a reflection.
+        """Report the counts and the refused texts, and return whether there is a reflection.
 
         Args:
-            count: Is told the numbers for the summary.
-            keep: Is given the texts that were refused, where the state is not set aside because of them.
-            on_error: Is given the trajectory if the state is set aside.
+            count: A function that adds to the summary.
+            keep: A function that takes the refused texts of a state that is not set aside.
+            on_error: A function that takes the trajectory of a state that is set aside.
         """
         trajectory, where = self.situation.trajectory, f"$.steps[{self.situation.i}]"
         for what, n in self.counts.items():
@@ -206,8 +211,8 @@ class Draft:
         if self.error:
             on_error(trajectory, self.error.at(where))
         elif self.dropped or self.refused:
-            why = self.dropped or InputError("texts were refused or cut first", evidence={"texts": self.refused})
-            keep({"type": "trajectory", "id": trajectory["id"]}, why.at(where))
+            reason = self.dropped or InputError("texts were refused or cut first", evidence={"texts": self.refused})
+            keep({"type": "trajectory", "id": trajectory["id"]}, reason.at(where))
         return not (self.error or self.dropped)
 
     def example(self, style: PromptStyle, kind: str) -> dict:

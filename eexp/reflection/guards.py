@@ -1,7 +1,7 @@
-"""Guards: what is wrong with a reflection that a model has written, found by rule.
+"""Guards: rules that find faults in a reflection that a model has written.
 
-A guard is a pure function of the text and its situation that returns what is wrong, in words, or None. A reflection
-with a fault is drawn again; one that is written twice is cut to one copy instead.
+A guard is a pure function of the text and its situation that returns the fault in words, or None. A reflection with a
+fault is drawn again; one that is written twice is cut to one copy instead.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LEAKS = re.compile(
     r"|(action|option|alternative|possibility|candidate|choice)\s*(#\s*|number\s+|no\.?\s*)?\d+\b(?!\s*(of|steps?|times?)))",
     re.IGNORECASE,
 )
-# "an expert cook" and "experts on chess" are people of the world; "the expert opens" is the training set-up.
+# "an expert cook" and "experts on chess" are people in a task; "the expert opens" is a term of the training set-up.
 _EXPERT = re.compile(
     r"\b(the|this|our) expert\b(?!\s+(in|on|at|of)\b)"
     r"|\bexpert('s)? (action|agent|behaviou?r|trajectory|policy|choice|step|demonstration)"
@@ -40,16 +40,16 @@ _DANGLING = word_set(
 )
 
 
-def setup(text: str, situation: Situation) -> str | None:
-    """Find words of the training set-up, which the policy never sees when it acts: the expert, option 2."""
-    given = " ".join(texts_given(situation)).casefold()
-    for found in (*_LEAKS.finditer(text), *_EXPERT.finditer(text)):
-        if found.group(0).casefold() not in given:
-            return f"says {found.group(0)!r}"
+def training_terms(text: str, situation: Situation) -> str | None:
+    """Find words of the training set-up, which the policy never sees when it acts: "the expert", "option 2"."""
+    source_text = " ".join(texts_given(situation)).casefold()
+    for match in (*_LEAKS.finditer(text), *_EXPERT.finditer(text)):
+        if match.group(0).casefold() not in source_text:
+            return f"says {match.group(0)!r}"
     return None
 
 
-def once(text: str) -> str:
+def without_copies(text: str) -> str:
     """Return the text without further copies of itself (about 3 % of long generations are written twice)."""
     text = text.strip()
     squeezed = " ".join(text.split())
@@ -76,21 +76,27 @@ def unfinished(text: str) -> str | None:
     return None
 
 
-#: Guards that judge the text in its situation, in the order in which they are asked.
-OF_CONTENT: dict[str, Guard] = {
-    "setup": setup,
+#: Guards that judge the text in its situation, in the order in which they are applied.
+CONTENT_GUARDS: dict[str, Guard] = {
+    "setup": training_terms,
     "hindsight": hindsight,
     "other-action": other_action,
     "invented": invented,
 }
 
-#: All guards, by the name that `--no-guard` knows.
-NAMES = ("cut-off", "repeated", "length", *OF_CONTENT)
+#: The names of all guards, as `--no-guard` takes them.
+NAMES = ("cut-off", "repeated", "length", *CONTENT_GUARDS)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the guards make of a text. guard: the one that refuses it, or "". text: without a second copy of itself."""
+    """The judgement of the guards on a text.
+
+    Attributes:
+        text: The text without further copies of itself.
+        guard: The guard that refuses it, or "".
+        fault: The fault in words, or "".
+    """
 
     text: str
     guard: str = ""
@@ -99,7 +105,12 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Guards:
-    """The guards in use. min_words, max_words: what `length` accepts."""
+    """The guards in use.
+
+    Attributes:
+        names: Their names.
+        min_words, max_words: The numbers of words that the guard "length" accepts.
+    """
 
     names: frozenset[str] = frozenset(NAMES)
     min_words: int = 5
@@ -107,15 +118,15 @@ class Guards:
 
     @classmethod
     def without(cls, names: Iterable[str], min_words: int = 5, max_words: int = 150) -> Guards:
-        """Use all guards but these; "all" stands for every one."""
+        """Return all guards but those named; "all" names every one."""
         left_out = set(NAMES) if "all" in names else set(names)
         return cls(frozenset(NAMES) - left_out, min_words, max_words)
 
     def judge(self, text: str, situation: Situation, finished: bool = True) -> Verdict:
-        """Return what is wrong with a text; an empty text is never accepted."""
+        """Return the verdict on a text; an empty text is never accepted, one that is not `finished` is cut off."""
         text = text.strip()
         if "repeated" in self.names:
-            text = once(text)
+            text = without_copies(text)
         if not text:
             return Verdict(text, "length", "is empty")
         if "cut-off" in self.names and not finished:
@@ -124,7 +135,7 @@ class Guards:
             return Verdict(text, "cut-off", fault)
         if "length" in self.names and (fault := self._length(text)):
             return Verdict(text, "length", fault)
-        for name, guard in OF_CONTENT.items():
+        for name, guard in CONTENT_GUARDS.items():
             if name in self.names and (fault := guard(text, situation)):
                 return Verdict(text, name, fault)
         return Verdict(text)

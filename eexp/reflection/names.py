@@ -1,4 +1,4 @@
-"""Names in a text that appear nowhere in what its writer was given."""
+"""Find names in a reflection that appear in none of the texts that its writer was given."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DETERMINERS = word_set(
     neither two three four five six seven eight nine ten more of"""
 )
 _ORDINARY = frozenset(root(word) for word in ORDINARY)
-#: Endings of words for ideas, qualities and doings.
+#: Endings of words for ideas, qualities and activities.
 _ABSTRACT = re.compile(
     r"(tion|sion|ness|ment|ity|ance|ence|ship|ism|ing|ly|ful|less|able|ible|ive|ous|ical|ed|est|ward)s?$"
 )
@@ -23,11 +23,11 @@ _TOKEN = re.compile(r"[^\W_]+(?:['\u2019._-][^\W_]+)*")
 _QUOTED = re.compile(r"`([^`\n]{1,40})`|\"([^\"\n]{1,40})\"|(?<!\w)'([^'\n]{1,40})'(?!\w)")
 _NUMBERED = re.compile(r"\b([^\W\d_]{3,}) (\d{1,3})\b(?![.,]\d)")
 _JOINT = re.compile(r"[^\W_][._][^\W_]")
-_PHRASE = 4  # words of a noun phrase that are looked at
+_PHRASE = 4  # number of words of a noun phrase that are examined
 
 
 def texts_given(situation: Situation, outcomes: bool = True) -> list[str]:
-    """Return all that a writer was given, or what the agent knew before it acted (without `outcomes`)."""
+    """Return all texts that a writer was given or, without `outcomes`, those the agent had before it acted."""
     step = situation.step
     texts = [situation.trajectory["instruction"], step["observation"], step["action"], *(step.get("admissible") or [])]
     texts += [step.get("thought") or "", step.get("notes") or ""]
@@ -40,18 +40,18 @@ def texts_given(situation: Situation, outcomes: bool = True) -> list[str]:
 
 
 def invented(text: str, situation: Situation) -> str | None:
-    """Find a name that nothing given to the writer contains: an object, a place, a person, an identifier.
+    """Find a name that no text given to the writer contains: an object, a place, a person, an identifier.
 
     Names are quoted texts, capitalised words within a sentence, identifiers, numbered names ("drawer 4") and nouns:
-    words after an article or the like, and after the verb of an action. Ordinary words for ideas, qualities and doings
-    are no names (`vocabulary.ORDINARY`).
+    words after a determiner, and after the verb of an action. Ordinary words for ideas, qualities and activities are no
+    names (`vocabulary.ORDINARY`).
     """
-    given = texts_given(situation)
-    known = roots(given)
+    texts = texts_given(situation)
+    known = roots(texts)
     for name in (*_marked(text), *_nouns(text, _verbs(situation), known)):
         if not _known(name, known):
             return f"names {name!r}, which is nowhere in what was given"
-    whole = " ".join(given)
+    whole = " ".join(texts)
     numbered_nouns = {noun for noun, _ in numbered(whole)}
     for noun, number in sorted(numbered(text) - numbered(whole)):
         if noun in numbered_nouns or not _known(noun, known):
@@ -66,18 +66,18 @@ def numbered(text: str) -> set[tuple[str, str]]:
 
 def identifiers(text: str) -> set[str]:
     """Return file names, codes and the like: words with a digit or a joint inside."""
-    found = {token.strip("._-'") for token in _TOKEN.findall(text)}
-    return {t.casefold() for t in found if _JOINT.search(t) or (re.search(r"\d", t) and re.search(r"[^\W\d]", t))}
+    tokens = {token.strip("._-'") for token in _TOKEN.findall(text)}
+    return {t.casefold() for t in tokens if _JOINT.search(t) or (re.search(r"\d", t) and re.search(r"[^\W\d]", t))}
 
 
 def names_in(text: str) -> set[str]:
-    """Return the roots of words that may name a thing of the world."""
+    """Return the roots of words that may name a thing in the environment."""
     return {root(word) for word in words(text) if not is_ordinary(word) and not word.isdigit() and len(word) > 2}
 
 
 @lru_cache(maxsize=65536)
 def is_ordinary(word: str) -> bool:
-    """Return whether a word names an idea, a quality or a doing rather than a thing of a world."""
+    """Return whether a word names an idea, a quality or an activity rather than a thing in an environment."""
     word = word.casefold()
     if word in ORDINARY or root(word) in _ORDINARY:
         return True
@@ -85,23 +85,24 @@ def is_ordinary(word: str) -> bool:
 
 
 def _known(name: str, known: set[str]) -> bool:
+    """Return whether every word of a name is ordinary or known."""
     parts = [word for word in words(name) if word not in FUNCTION_WORDS]
     return all(is_ordinary(part) or _is_among(root(part), known) for part in parts)
 
 
 def _is_among(part: str, known: set[str]) -> bool:
-    """Whether a word is known, by itself or as the first or last part of a compound ("lamp" of "desklamp")."""
+    """Return whether a root is known, by itself or as the first or last part of a compound ("lamp" of "desklamp")."""
     return part in known or (len(part) > 3 and any(k.startswith(part) or k.endswith(part) for k in known))
 
 
 def _verbs(situation: Situation) -> set[str]:
-    """The verbs of the actions, by root."""
+    """Return the roots of the verbs of the actions, without "look"."""
     actions = [situation.step["action"], *(situation.step.get("admissible") or [])]
     return {root(action.split()[0]) for action in actions if action[:1].isalpha() and " " in action} - {"look"}
 
 
 def _marked(text: str) -> Iterable[str]:
-    """Names that their writing gives away: quoted, capitalised within a sentence, with digits or joints inside."""
+    """Yield names marked by their spelling: quoted, capitalised in a sentence, or with digits or joints inside."""
     for groups in _QUOTED.findall(text):
         yield from (group for group in groups if group)
     for sentence in sentences(text):
@@ -115,7 +116,7 @@ def _marked(text: str) -> Iterable[str]:
 
 
 def _nouns(text: str, verbs: set[str], known: set[str]) -> Iterable[str]:
-    """Words that stand where nouns stand."""
+    """Yield unknown words in the positions of nouns."""
     for clause in re.split(r"[.,;:!?()\"`\n]", text):
         tokens = words(clause)
         for at, token in enumerate(tokens):
@@ -124,7 +125,7 @@ def _nouns(text: str, verbs: set[str], known: set[str]) -> Iterable[str]:
 
 
 def _head(phrase: list[str], known: set[str]) -> Iterable[str]:
-    """The word of a noun phrase that would be its noun if it is not known: the last one before the phrase ends."""
+    """Yield the noun of a noun phrase, at most one, unless the phrase has a known word."""
     head = ""
     for word in phrase:
         if word in FUNCTION_WORDS or (word.isdigit() and head):

@@ -1,8 +1,8 @@
-"""Reflections composed by rule: from the recorded outcomes, or from what an environment says is needed.
+"""Compose reflections by rule: from the recorded outcomes, or from the environment's notes on a state.
 
-A composed reflection claims nothing that the record does not bear out, and speaks of every outcome as something to
-expect. It is a stand-in for what a capable model would write, and short: a long thought drowns the few tokens of the
-action, for a small model.
+A composed reflection claims nothing that the record does not support, and words every outcome as an expectation. It
+stands in for the text of a capable model, and is short: in a small model, the loss of a long thought outweighs that of
+the few tokens of the action.
 """
 
 from __future__ import annotations
@@ -20,18 +20,22 @@ _PLAIN = re.compile(r"[a-z][\w'-]*( [\w'-]+)+")
 
 
 def compose(situation: Situation, weigh: int = 1) -> str:
-    """Compose a reflection from the outcomes: what the action does for the task, contenders to it, the choice.
+    """Compose a reflection from the outcomes: the use of the action for the task, its contenders, the choice.
 
     Args:
         situation: The state, with outcomes.
         weigh: The largest number of contenders to weigh.
     """
     focus = _focus(situation)
-    return " ".join([_what_it_does(situation, focus), *_conclusion(situation, focus, weigh)])
+    return " ".join([_use(situation, focus), *_conclusion(situation, focus, weigh)])
 
 
 def compose_from_notes(situation: Situation, weigh: int = 1) -> str:
-    """Compose a reflection from what the environment says is known and needed: the notes, contenders, the choice.
+    """Compose a reflection from the environment's notes on the state: the notes, the contenders, the choice.
+
+    Args:
+        situation: The state, with outcomes.
+        weigh: The largest number of contenders to weigh.
 
     Raises:
         InputError: The state has no notes.
@@ -46,18 +50,19 @@ def compose_from_notes(situation: Situation, weigh: int = 1) -> str:
 
 
 def without_notes(situation: Situation) -> str:
-    """Return why a state is left out that has no notes, "" if it has some or if its whole trajectory has none."""
-    noted = [bool((step.get("notes") or "").strip()) for step in situation.trajectory["steps"]]
-    return "states without notes" if any(noted) and not noted[situation.i] else ""
+    """Return why a state without notes is left out; "" if it has notes or if its whole trajectory has none."""
+    has_notes = [bool((step.get("notes") or "").strip()) for step in situation.trajectory["steps"]]
+    return "states without notes" if any(has_notes) and not has_notes[situation.i] else ""
 
 
 def _focus(situation: Situation) -> list[str]:
-    """The things of the task that the action names."""
+    """Return the things in the task that the action names."""
     named = roots([situation.step["action"]])
     return [thing for thing in things(situation.trajectory["instruction"]) if roots([thing]) <= named]
 
 
-def _what_it_does(situation: Situation, focus: list[str]) -> str:
+def _use(situation: Situation, focus: list[str]) -> str:
+    """Return a sentence on the use of the action for the task."""
     action, outcome = situation.step["action"], situation.outcome or {}
     if outcome.get("done") and outcome.get("success"):
         return f"To {as_verb(action)} would complete the task."
@@ -75,7 +80,7 @@ def _what_it_does(situation: Situation, focus: list[str]) -> str:
 
 
 def _conclusion(situation: Situation, focus: list[str], most: int) -> list[str]:
-    """The contenders, each with a reason against it if its outcome bears one out, and the choice at the end."""
+    """Return sentences on the contenders, with reasons that their outcomes support, and on the choice at the end."""
     known = {step["observation"] for step in situation.history}
     reasons = [(a["action"], _reason(a, focus, known)) for a in situation.real_contenders]
     reasons = sorted(reasons, key=lambda pair: not pair[1])[:most]  # those with a reason first
@@ -86,7 +91,13 @@ def _conclusion(situation: Situation, focus: list[str], most: int) -> list[str]:
 
 
 def _reason(alternative: dict, focus: list[str], known: set[str]) -> str:
-    """What speaks against a contender, by its outcome; "" where the outcome does not tell."""
+    """Return the reason against a contender that its outcome supports; "" where there is none.
+
+    Args:
+        alternative: The contender.
+        focus: The things in the task that the expert's action names.
+        known: The earlier observations.
+    """
     outcome = alternative["outcome"]
     if outcome.get("done"):
         return "that would end it without success"
@@ -96,13 +107,13 @@ def _reason(alternative: dict, focus: list[str], known: set[str]) -> str:
 
 
 def as_verb(action: str) -> str:
-    """Put an action so that it can follow "I" or "to": plain words as they are, anything else quoted after "do"."""
+    """Return an action so that it can follow "I" or "to": plain words as they are, other text quoted after "do"."""
     action = " ".join(action.split())
     return action if _PLAIN.fullmatch(action) else f"do `{action}`"
 
 
 def gist(outcome: dict) -> str:
-    """Return what an answer of the environment amounts to: its first clause, without what could not be known before."""
+    """Return the gist of an outcome: the first clause of its observation, up to the first part marked as unknown."""
     text = outcome["observation"]
     start = min((part[0] for part in outcome.get("unknown") or []), default=len(text))
     first = re.split(r"(?<=[.!?])\s|\n|:", text[:start].strip(), maxsplit=1)[0]
@@ -112,9 +123,10 @@ def gist(outcome: dict) -> str:
 
 
 def _says_more(expected: str, action: str) -> bool:
-    """Whether an expectation has a word that its action does not have."""
+    """Return whether an expectation has a word that its action does not have."""
     return bool(roots(word for word in words(expected) if word not in FUNCTION_WORDS) - roots([action]))
 
 
 def _listed(names: list[str], between: str = " or ") -> str:
+    """Return at most two names with articles, joined."""
     return between.join(f"the {name}" for name in names[:2])

@@ -1,4 +1,4 @@
-"""Prompts for a situation: those a writer of reflections is asked with, and the one in which the policy acts."""
+"""Build the prompts for a situation: those that ask a model for a reflection, and the one in which the policy acts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from eexp.reflection.situations import Situation, complete_list
 
 
 def reflection_prompt(style: PromptStyle, situation: Situation) -> Messages:
-    """Ask for a reflection. A list of admissible actions that is a sample is left out: it would read as complete."""
+    """Return the prompt that asks for a reflection.
+
+    A list of admissible actions that is only a sample is left out: it would read as complete.
+    """
     step = situation.step
     if complete_list(step) is None:
         step = {**step, "admissible": None}
@@ -34,10 +37,10 @@ def acting_prompt(style: PromptStyle, situation: Situation, think: bool) -> Mess
 
 
 def own_prompt(style: PromptStyle, situation: Situation, trained: bool) -> Messages:
-    """Ask for a thought and an action from the state alone.
+    """Return the prompt that asks for a thought and an action from the state alone.
 
-    A model that was trained to act (`trained`) gets the prompt it acts under; for any other one, the style's request to
-    think about the goal first (`reflection.decide`) follows it.
+    A model that was trained to act (`trained`) gets the prompt under which it acts; for any other model, the style's
+    request to think about the goal first (`reflection.decide`) follows that prompt.
     """
     prompt = acting_prompt(style, situation, think=True)
     if not trained and style.reflection.decide:

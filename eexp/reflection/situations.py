@@ -1,7 +1,7 @@
-"""Which states a reflection is written for, and which alternatives it weighs.
+"""Choose the states that get a reflection, and the alternatives that it weighs.
 
-An alternative that did as well as the expert's action is never argued against. A state gets no reflection where
-there is nothing to reason about: the task was done before, or the expert's action changed nothing.
+A reflection never argues against an alternative that did as well as the expert's action. A state gets no reflection
+where there is nothing to reason about: the task was done before, or the expert's action changed nothing.
 """
 
 from __future__ import annotations
@@ -21,10 +21,15 @@ NO_CONTENDER = "states without a contender"
 
 @dataclass(frozen=True)
 class Situation:
-    """A state of a trajectory, with what is known about its actions.
+    """A state of a trajectory, with the outcomes of its actions.
 
-    outcome: what the expert's action led to. contenders: the executed alternatives that did worse, in the order of the
-    record. as_good: how many executed alternatives did as well. left_out: why no reflection is written, or "".
+    Attributes:
+        trajectory: The trajectory.
+        i: The number of the step.
+        outcome: The outcome of the expert's action, or None.
+        contenders: The executed alternatives that did worse, in the order of the record.
+        as_good: The number of executed alternatives that did as well.
+        left_out: The reason why no reflection is written, or "".
     """
 
     trajectory: dict
@@ -36,11 +41,12 @@ class Situation:
 
     @property
     def step(self) -> dict:
+        """The step of the state."""
         return self.trajectory["steps"][self.i]
 
     @property
     def history(self) -> list[dict]:
-        """The steps before."""
+        """The steps before the state."""
         return self.trajectory["steps"][: self.i]
 
     @property
@@ -53,7 +59,7 @@ class Situation:
 def first_state_after_the_end(trajectory: dict) -> int:
     """Return the number of the first state in which the task was done already; the number of steps if there is none.
 
-    The record tells it in two ways: an action is refused in a state that counts as success all the same, or an
+    The record shows it in two ways: an action is refused in a state that counts as success all the same, or an
     alternative that completes the task leads to the expert's own next observation, in the state before.
     """
     for i, step in enumerate(trajectory["steps"]):
@@ -69,8 +75,9 @@ def first_state_after_the_end(trajectory: dict) -> int:
 def has_effect(trajectory: dict, i: int) -> bool:
     """Return whether the expert's action at step `i` was accepted and changed something.
 
-    It changed nothing if the observation after it is, character by character, the one before it, and the admissible
-    actions, where both steps hold the complete list, are the same, too.
+    It changed nothing if the observations before and after it are equal, character by character, and so are the
+    admissible actions, where both steps hold the complete list. An action whose outcome is not known counts as one with
+    an effect.
     """
     outcome = expert_outcome(trajectory, i)
     if outcome is None:
@@ -84,10 +91,10 @@ def has_effect(trajectory: dict, i: int) -> bool:
 
 def complete_list(step: dict) -> list[str] | None:
     """Return the admissible actions of a step; None where it does not hold all of them."""
-    listed = step.get("admissible")
-    if listed is None or step.get("admissible_count", len(listed)) != len(listed):
+    actions = step.get("admissible")
+    if actions is None or step.get("admissible_count", len(actions)) != len(actions):
         return None
-    return listed
+    return actions
 
 
 def situations(
@@ -97,8 +104,7 @@ def situations(
 
     Args:
         trajectory: A trajectory with executed alternatives.
-        pool: Only the alternatives of this pool (see `records.alternatives_of`).
-        first: At most this many alternatives a state.
+        pool, first: The alternatives that are considered, as in `records.alternatives_of`.
         needed: Whether a state without a contender is left out.
     """
     end = first_state_after_the_end(trajectory)

@@ -1,4 +1,4 @@
-"""Verify reflections: one is kept if it makes the expert's action more probable to a model, and the most probable one.
+"""Verify reflections: keep one if it makes the expert's action more probable, and more probable than all contenders.
 
 The gain of a reflection is the log-probability of the expert's action after it, minus the one without a thought (as the
 quality of a rationale is judged in RLPR, arXiv 2506.18254).
@@ -16,39 +16,39 @@ from eexp.records import canonical
 from eexp.reflection.drafts import Draft
 from eexp.reflection.requests import acting_prompt
 
-_DIGITS = 6  # of log-probabilities
+_DIGITS = 6  # decimals of log-probabilities
 
 
-def verified(written: Iterable[list[Draft]], scorer: Model, style: PromptStyle) -> Iterator[list[Draft]]:
+def verify_drafts(groups: Iterable[list[Draft]], scorer: Model, style: PromptStyle) -> Iterator[list[Draft]]:
     """Yield the drafts of each trajectory, with `gain` where they are kept and the reason where they are dropped.
 
     Args:
-        written: The drafts of each trajectory, written.
+        groups: The drafts of each trajectory, with their texts.
         scorer: The policy that is to be trained, or the writer.
         style: The prompt style of the examples.
     """
-    in_flight: deque[list[Draft]] = deque()  # read, and not answered yet
+    in_flight: deque[list[Draft]] = deque()  # groups whose scores are requested, and not answered yet
 
-    def groups() -> Iterator[list[Score]]:
-        for drafts in written:
+    def requests() -> Iterator[list[Score]]:
+        for drafts in groups:
             if not all(draft.skipped for draft in drafts):
                 in_flight.append(drafts)
-                yield [request for draft in drafts if draft.text for request in requests(draft, style)]
+                yield [request for draft in drafts if draft.text for request in score_requests(draft, style)]
 
-    for answers in scorer.answer(groups()):
+    for answers in scorer.answer(requests()):
         drafts = in_flight.popleft()
         pairs = iter(answers)
         for draft in drafts:
             if draft.text:
-                judge(draft, next(pairs), next(pairs))
+                record_gain(draft, next(pairs), next(pairs))
         yield drafts
 
 
-def requests(draft: Draft, style: PromptStyle) -> tuple[Score, Score]:
-    """Ask how probable each action is without a thought, and after the reflection."""
+def score_requests(draft: Draft, style: PromptStyle) -> tuple[Score, Score]:
+    """Return the requests for the log-probability of each action without a thought, and after the reflection."""
     situation, opening = draft.situation, style.opening("never")
-    bare = [style.answer(action).text.removeprefix(opening) for action in actions(draft)]
-    answers = [style.answer(action, draft.text) for action in actions(draft)]
+    bare = [style.answer(action).text.removeprefix(opening) for action in compared_actions(draft)]
+    answers = [style.answer(action, draft.text) for action in compared_actions(draft)]
     start = answers[0].spans[-1]["start"]
     return (
         Score(acting_prompt(style, situation, think=False), bare, opening),
@@ -60,17 +60,23 @@ def requests(draft: Draft, style: PromptStyle) -> tuple[Score, Score]:
     )
 
 
-def actions(draft: Draft) -> list[str]:
-    """Return the expert's action, then the contenders to it."""
+def compared_actions(draft: Draft) -> list[str]:
+    """Return the expert's action, then its contenders, each action once."""
     own = draft.situation.step["action"]
-    found = {canonical(own): own}
+    actions = {canonical(own): own}
     for contender in draft.situation.contenders:
-        found.setdefault(canonical(contender["action"]), contender["action"])
-    return list(found.values())
+        actions.setdefault(canonical(contender["action"]), contender["action"])
+    return list(actions.values())
 
 
-def judge(draft: Draft, without: Samples, after: Samples) -> None:
-    """Record the gain of a reflection, or why it is dropped."""
+def record_gain(draft: Draft, without: Samples, after: Samples) -> None:
+    """Record the gain of a reflection, or the reason why it is dropped.
+
+    Args:
+        draft: The reflection.
+        without: The answer to the first of `score_requests`.
+        after: The answer to the second.
+    """
     for answer in (without, after):
         if isinstance(answer, InputError):
             draft.error = answer
@@ -82,7 +88,7 @@ def judge(draft: Draft, without: Samples, after: Samples) -> None:
     fault = "" if gain > 0 else "does not make the action more probable"
     if others and max(others) >= own:
         best = others.index(max(others))
-        numbers["contender"] = {"action": actions(draft)[1 + best], "after": others[best]}
+        numbers["contender"] = {"action": compared_actions(draft)[1 + best], "after": others[best]}
         fault = fault or "makes another action more probable"
     if fault:
         draft.drop(
@@ -93,5 +99,6 @@ def judge(draft: Draft, without: Samples, after: Samples) -> None:
 
 
 def _logprobs(answer: Samples) -> list[float]:
+    """Return the rounded log-probabilities in an answer."""
     assert not isinstance(answer, InputError)
     return [round(sample.logprob or 0.0, _DIGITS) for sample in answer]

@@ -1,8 +1,8 @@
-"""Words of ordinary English that name no thing of a world, and irregular forms: what the guards know about language.
+"""English words that name no thing in an environment, and irregular forms, for the guards' rules about language.
 
-A noun that is neither here nor in what a writer was given is taken for an invented thing (`names.invented`). So this
-list holds words for ideas, qualities, doings, people by what they do and whole kinds of things ("food"), but no single
-object, place or animal. Words of the training set-up are here, too: another guard looks for them.
+A noun that is neither here nor in the texts that a writer was given counts as an invented thing (`names.invented`). So
+this list holds words for ideas, qualities, activities, people by occupation and whole kinds of things ("food"), but no
+single object, place or animal. Words of the training set-up are here, too: another guard finds them.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ FUNCTION_WORDS = word_set(
     must not only also just still already even again now soon later first last never always"""
 )
 
-#: Nouns that say how much of a thing there is, or that stand for something named elsewhere.
+#: Nouns for amounts, and nouns that refer to something named elsewhere.
 VAGUE_NOUNS = word_set(
     """task goal thing things object objects item items place places way step steps time one kind kinds sort type
     types piece pieces pair set list number amount part parts rest lot bit following right left same other others
     first second third last next end beginning one two three four five"""
 )
 
-#: Words that name no thing of a world.
-#: Words that name no thing of a world.
+#: Words that name no thing in an environment.
 ORDINARY = (
     FUNCTION_WORDS
     | VAGUE_NOUNS
@@ -201,11 +200,11 @@ IRREGULAR = {
     for form in forms.split()
 }
 
-#: Past forms that are no `-ed`, and forms that are the same in present and past.
+#: Past forms that do not end in `-ed`.
 PAST_FORMS = word_set(
     """became began broke brought bought chose came did drank ate fell found got gave went had heard held kept knew led
     left lost made met ran said saw sent sat spoke stood took told thought threw wrote was were"""
 )
 
-#: Verbs whose past is their present.
+#: Verbs whose past form is their present form.
 SAME_IN_THE_PAST = word_set("""let put cut set read hit""")

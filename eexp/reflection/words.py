@@ -1,4 +1,4 @@
-"""Words of a text, and the things that it names: what rules about language need."""
+"""Split a text into sentences, words and roots of words, and find the nouns in it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sentences(text: str) -> list[str]:
 
 @lru_cache(maxsize=65536)
 def root(word: str) -> str:
-    """Return what the forms of a word have in common: "taking", "took" and "takes" all give "tak"."""
+    """Return the root that the forms of a word share: "taking", "took" and "takes" all give "tak"."""
     word = re.sub(r"['\u2019](s|d|ll|ve|re)?$", "", word.casefold())
     word = IRREGULAR.get(word, word)
     if word.endswith(("ies", "ied")) and len(word) > 4:
@@ -43,7 +43,7 @@ def roots(texts: Iterable[str]) -> set[str]:
 
 def things(text: str) -> list[str]:
     """Return the nouns after articles, each once, in order: "Put the hot egg in a box." gives egg and box."""
-    found: dict[str, None] = {}
+    nouns: dict[str, None] = {}
     for clause in re.split(r"[.,;:!?()\n]", text):
         tokens = words(clause)
         for at, token in enumerate(tokens):
@@ -55,5 +55,5 @@ def things(text: str) -> list[str]:
                     break
                 phrase.append(word)
             if phrase and phrase[-1] not in VAGUE_NOUNS:
-                found.setdefault(phrase[-1])
-    return list(found)
+                nouns.setdefault(phrase[-1])
+    return list(nouns)

@@ -1,21 +1,21 @@
-"""Write reflections: a draft for every state that gets one, by a model or by rule, trajectory by trajectory."""
+"""Write reflections by a model or by rule: a draft for every state that gets one, trajectory by trajectory."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
-from eexp.jsonl import Count
 from eexp.models.base import Draw, Model
 from eexp.prompts import PromptStyle
 from eexp.reflection.drafts import Draft, ReflectSettings
 from eexp.reflection.rationale import without_notes
 from eexp.reflection.situations import situations
+from eexp.stream import Count
 
 Skip = Callable[[str], bool]
 
 
-def written(
+def write_drafts(
     trajectories: Iterable[dict],
     style: PromptStyle,
     writer: Model | None,
@@ -30,21 +30,21 @@ def written(
         style: The prompt style of the requests.
         writer: The model that writes; None where reflections are composed by rule.
         settings: How they are written.
-        skip: Tells which example ids an earlier run has written.
-        count: Is told which states and alternatives are left out.
+        skip: A function that returns whether an earlier run has written the example with an id.
+        count: A function that counts the states and the alternatives that are left out.
     """
     if writer is None:
         for trajectory in trajectories:
             yield _composed(_drafts(trajectory, settings, skip, count), settings)
         return
-    in_flight: deque[list[Draft]] = deque()  # read, and not answered yet
+    in_flight: deque[list[Draft]] = deque()  # groups that are requested, and not answered yet
 
     def groups() -> Iterator[list[Draw]]:
         for trajectory in trajectories:
             drafts = _drafts(trajectory, settings, skip, count)
             if not all(draft.skipped for draft in drafts):
                 in_flight.append(drafts)
-                # The skipped ones are asked, too: what shares a batch is then the same as before the interruption.
+                # Skipped ones are requested, too, so that batches hold the same requests as before the interruption.
                 yield [draft.request(style, settings, writer) for draft in drafts]
 
     for answers in writer.answer(groups()):

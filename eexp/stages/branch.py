@@ -15,6 +15,7 @@ from eexp.jsonl import Count, OnError, Stream, no_count, stop_at_error
 from eexp.models.policy import ActionDraw, ActionScore, Policy
 from eexp.options import PolicyOptions
 from eexp.settings import command_options
+from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
 from eexp.terminal import progress
 
 

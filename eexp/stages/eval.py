@@ -11,11 +11,11 @@ import click
 from eexp import options
 from eexp.envs.base import Environment
 from eexp.errors import InputError, UsageError
-from eexp.jsonl import OnError, Stream, stop_at_error
 from eexp.models.policy import Policy
 from eexp.options import PolicyOptions
 from eexp.playing import EvalSettings, episode_id, panel, play
 from eexp.settings import command_options, option
+from eexp.stream import OnError, Stream, stop_at_error
 from eexp.terminal import progress
 from eexp.workers.parallel import ParallelEnvironments
 

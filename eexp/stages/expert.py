@@ -14,9 +14,9 @@ from eexp import options
 from eexp.envs.base import Environment
 from eexp.envs.listing import trajectory_step
 from eexp.errors import InputError, UsageError
-from eexp.jsonl import Count, OnError, Stream, no_count, stop_at_error
 from eexp.records import canonical, seed_of, succeeded
 from eexp.settings import command_options, option
+from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
 from eexp.terminal import progress
 
 

@@ -9,7 +9,7 @@ import click
 from eexp import options
 from eexp.errors import InputError
 from eexp.formats import logs
-from eexp.jsonl import OnError, Stream, stop_at_error
+from eexp.stream import OnError, Stream, stop_at_error
 
 
 def export_log(records: Iterator[dict], format: str, *, on_error: OnError = stop_at_error) -> Iterator[dict]:

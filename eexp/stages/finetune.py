@@ -243,8 +243,8 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
       eexp finetune -m tiny -o il --max-steps 5 il.jsonl
     """
     from eexp.errors import UsageError
-    from eexp.jsonl import Stream
     from eexp.prompts import get_style
+    from eexp.stream import Stream
     from eexp.terminal import show
     from eexp.training.distributed import process_count, process_rank
 

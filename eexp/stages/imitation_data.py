@@ -10,11 +10,12 @@ import click
 import orjson
 
 from eexp import options
-from eexp.jsonl import ENOUGH, Lines, Stream, template
+from eexp.jsonl import BLOCK_BYTES, Lines, line_template
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import COMPLETION, COMPLETION_END, Dialogue, EncodedDialogue, encoded_contents
 from eexp.records import example, example_id, with_lineage
 from eexp.settings import command_options, option
+from eexp.stream import Stream
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def imitation_lines(
     dialogue, label = EncodedDialogue(style), style.label
     for t in trajectories:
         common = with_lineage(example(t, "", "imitation", [], [], label), entry)
-        to_id, to_prompt, to_completion, to_spans, tail = template(common, "id", "prompt", "completion", "spans")
+        to_id, to_prompt, to_completion, to_spans, tail = line_template(common, "id", "prompt", "completion", "spans")
         to_id, to_prompt = to_id + b'"', b'"' + to_prompt
         to_text, to_spans = to_completion + COMPLETION, COMPLETION_END + to_spans
         steps = _steps(t, settings.thoughts)
@@ -78,7 +79,7 @@ def imitation_lines(
             block += (to_id, own_id, to_prompt, *prompt, to_text, text, to_spans, spans, tail)
             count += 1
             size += len(prompt[0])
-            if size > ENOUGH:
+            if size > BLOCK_BYTES:
                 yield count, b"".join(block)
                 block, count, size = [], 0, 0
         yield count, b"".join(block)
@@ -105,4 +106,4 @@ def command(settings: ImitationSettings, prompt_style: str | None, stream: Strea
     style = options.chosen_style(prompt_style, None)
     thoughts = None if settings.thoughts else "no"
     with stream.open("imitation-data", "trajectory", prompt_style=style.label, thoughts=thoughts) as io:
-        io.write_made(partial(imitation_lines, style=style, entry=io.entry, settings=settings))
+        io.write_lines(partial(imitation_lines, style=style, entry=io.entry, settings=settings))

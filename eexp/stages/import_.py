@@ -17,7 +17,7 @@ from eexp import options
 from eexp.envs.naming import Tasks
 from eexp.errors import InputError, UsageError
 from eexp.formats import logs
-from eexp.formats.conversations import Format, name_of, read
+from eexp.formats.conversations import Format, read_conversation, task_name_of
 from eexp.formats.episodes import Selection, Selector, source_of, trajectory_of
 from eexp.importing import (
     EPISODES,
@@ -31,8 +31,8 @@ from eexp.importing import (
     replay_all,
     source_fields,
 )
-from eexp.jsonl import OnError, Stream, stop_at_error
 from eexp.settings import command_options
+from eexp.stream import OnError, Stream, stop_at_error
 from eexp.workers.pool import Pool
 
 
@@ -60,15 +60,15 @@ def import_(
     for number, foreign in enumerate(records, 1):
         try:
             record = format.adapted(foreign)
-            conversation = read(record, format, settings.action)
-            end = logs.end_of(record)
+            conversation = read_conversation(record, format, settings.action)
+            end = logs.recorded_end(record)
             for step, place in zip(conversation.steps, conversation.places):
                 if step["observation"] is None:
                     raise InputError("no observation before this action; a replay would find it (--env)", place)
         except InputError as e:
             on_error(foreign, e)
             continue
-        name = name_of(record, format, settings.task_key) or str(number)
+        name = task_name_of(record, format, settings.task_key) or str(number)
         yield {
             "type": "trajectory",
             "id": ids.of(f"{env}/{name}"),
@@ -165,7 +165,7 @@ def command(
             tasks = Tasks(world, settings.split, settings.match, settings.names())
     kind = "episode" if format == EPISODES else None
     with stream.open("import", kind, format=format, env=env, **settings.lineage(replayed)) as io:
-        selector = Selector(settings.selection, io.count, io.written())
+        selector = Selector(settings.selection, io.count, io.earlier_records())
         if not replayed:
             _import_unchecked(io, format, settings, selector)
             return

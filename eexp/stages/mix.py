@@ -13,9 +13,10 @@ import click
 
 from eexp import options
 from eexp.errors import UsageError
-from eexp.jsonl import STDIN, Stream
-from eexp.mixing.mixture import Apart, Balance, Cleaning, Mixture, Source, Tally
+from eexp.jsonl import STDIN
+from eexp.mixing.mixture import Balance, Cleaning, HeldOut, Mixture, Source, Tally
 from eexp.settings import command_options, is_given, option
+from eexp.stream import Stream
 from eexp.terminal import show
 
 MOST_COPIES = 10_000  # of an example
@@ -131,7 +132,7 @@ def mix(
         UsageError: Settings do not fit together.
     """
     settings = settings or MixSettings()
-    cleaning = Cleaning(settings.duplicates, settings.similarity, Apart.of(settings.apart_from))
+    cleaning = Cleaning(settings.duplicates, settings.similarity, HeldOut.of(settings.apart_from))
     return _mixed(sources, settings, cleaning, settings.balance(), tally)
 
 

@@ -95,7 +95,8 @@ def command(env, splits, number, apart_from, checked, seed, output, quiet) -> No
       eexp eval --panel panel.jsonl -m random > episodes.jsonl
     """
     from eexp.evidence.panels import TaskNames, panel_hash
-    from eexp.jsonl import Stream, read
+    from eexp.jsonl import read
+    from eexp.stream import Stream
 
     excluded = TaskNames()
     for record in (record for file in apart_from for record in read([file], "all")):

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 import click
 
 from eexp import options
-from eexp.jsonl import Count, Stream, no_count
 from eexp.records import alternatives_of, seed_of
 from eexp.settings import command_options, option
+from eexp.stream import Count, Stream, no_count
 
 
 @dataclass(frozen=True)

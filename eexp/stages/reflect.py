@@ -11,16 +11,16 @@ import click
 
 from eexp import options
 from eexp.errors import InputError
-from eexp.jsonl import Count, OnError, Stream, no_count, stop_at_error
 from eexp.models.base import Model
 from eexp.options import ModelOptions
 from eexp.prompts import PromptStyle
 from eexp.reflection import guards
 from eexp.reflection.drafts import RULES, ReflectSettings
 from eexp.reflection.guards import Guards
-from eexp.reflection.verification import verified
-from eexp.reflection.writing import Skip, written
+from eexp.reflection.verification import verify_drafts
+from eexp.reflection.writing import Skip, write_drafts
 from eexp.settings import command_options
+from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
 from eexp.terminal import progress
 
 
@@ -47,15 +47,15 @@ def reflect(
         style: The prompt style of the request and of the examples.
         writer: The model that writes; None where reflections are composed by rule.
         settings: How reflections are written.
-        scorer: Verifies them (`verification.verified`); None leaves that out.
+        scorer: Verifies them (`verification.verify_drafts`); None leaves that out.
         skip: Returns whether an earlier run has written the example with an id.
         count: Called with the numbers of states that are left out and of texts that are refused.
         keep: Called with the texts that were refused, where the state is not set aside because of them.
         on_error: Called with the states that are set aside because no text could be used.
     """
     settings = settings or ReflectSettings()
-    groups = written(trajectories, style, writer, settings, skip, count)
-    for drafts in verified(groups, scorer, style) if scorer else groups:
+    groups = write_drafts(trajectories, style, writer, settings, skip, count)
+    for drafts in verify_drafts(groups, scorer, style) if scorer else groups:
         for draft in drafts:
             if not draft.skipped and draft.report(count, keep, on_error):
                 yield draft.example(style, settings.kind)

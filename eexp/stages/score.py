@@ -10,7 +10,6 @@ import click
 
 from eexp import options
 from eexp.errors import InputError, UsageError
-from eexp.jsonl import OnError, Stream, stop_at_error
 from eexp.models.base import Model, Score
 from eexp.options import ModelOptions
 from eexp.scoring import Losses, loss_table, score_request, scores_of

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import click
 
 from eexp import options
-from eexp.jsonl import Stream
 from eexp.records import seed_of
 from eexp.settings import command_options, option
+from eexp.stream import Stream
 
 
 def _part_numbers(ctx: click.Context, param: click.Parameter, numbers: tuple[int, ...]) -> tuple[int, ...]:

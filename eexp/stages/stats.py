@@ -6,7 +6,7 @@ import click
 
 from eexp import options
 from eexp.errors import UsageError
-from eexp.mixing.duplicates import Apart
+from eexp.mixing.duplicates import HeldOut
 from eexp.statistics import Measure, Statistics, characters, plot, table
 from eexp.terminal import show, tell
 
@@ -54,7 +54,7 @@ def command(
     from eexp.jsonl import dumps, read, write_to_stdout
 
     statistics = Statistics(
-        _tokens_of(tokenizer) if tokenizer else characters, Apart.of(apart_from) if apart_from else None
+        _tokens_of(tokenizer) if tokenizer else characters, HeldOut.of(apart_from) if apart_from else None
     )
     for record in read(files, "any"):
         statistics.add(record)

@@ -14,13 +14,13 @@ import click
 
 from eexp import options
 from eexp.errors import InputError
-from eexp.jsonl import Count, OnError, Stream, no_count, stop_at_error
 from eexp.models.base import Draw, Model, Sample
 from eexp.options import ModelOptions
 from eexp.prompts import PromptStyle
 from eexp.records import seed_of
 from eexp.reflection import guards
 from eexp.settings import command_options, option
+from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
 from eexp.terminal import progress
 
 _TRIES = 3  # draws of a summary before an observation goes without
@@ -60,7 +60,7 @@ class _Passage:
 
         def accept(sample: Sample) -> bool:
             self.text = sample.text
-            text = guards.once(style.summary_in(sample.text))
+            text = guards.without_copies(style.summary_in(sample.text))
             if text and sample.finished and len(text) < len(self.observation):
                 self.summary = text
                 return True

@@ -14,7 +14,7 @@ import orjson
 
 from eexp import options
 from eexp.errors import InputError
-from eexp.jsonl import Count, Lines, OnError, Stream, no_count, stop_at_error, template
+from eexp.jsonl import Lines, line_template
 from eexp.models.base import Model
 from eexp.options import ModelOptions
 from eexp.prompts import PromptStyle
@@ -22,6 +22,7 @@ from eexp.prompts.style import EncodedDialogue
 from eexp.records import example, with_lineage
 from eexp.scoring import score_request
 from eexp.settings import command_options, is_given
+from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
 from eexp.terminal import progress
 from eexp.world_model.examples import (
     WorldModelSettings,
@@ -116,7 +117,7 @@ def world_model_lines(
             on_error(t, e)
             continue
         common = with_lineage(example(t, "", "world_model", [], [], label), entry)
-        parts = template(common, "id", "prompt", "completion", "spans", "transition", "target")
+        parts = line_template(common, "id", "prompt", "completion", "spans", "transition", "target")
         for transition, prompt, answer, kind in worded(t, dialogue, style, settings, transitions):
             own_id = id_of(t, transition)
             if skip(own_id):
@@ -168,7 +169,7 @@ def command(settings: WorldModelSettings, model: ModelOptions, prompt_style: str
                 io.write(record)
             io.counts.update(judge.counts)
         else:
-            io.write_made(
+            io.write_lines(
                 partial(
                     world_model_lines,
                     style=style,

@@ -1,1 +1,1 @@
-"""Make examples that predict the next state, and weigh what of it can be predicted."""
+"""Make examples that predict the next state, and find the parts of it that can be predicted."""

@@ -10,7 +10,6 @@ import click
 
 from eexp import options
 from eexp.errors import InputError
-from eexp.jsonl import Count
 from eexp.models.base import Model, Sample
 from eexp.options import NumberOrWord
 from eexp.outcomes import transition_of
@@ -18,7 +17,8 @@ from eexp.prompts import PromptStyle
 from eexp.prompts.style import Answer, Dialogue, Prompt
 from eexp.records import example, example_id, seed_of
 from eexp.settings import option, recorded
-from eexp.world_model.targets import Target, improbable
+from eexp.stream import Count
+from eexp.world_model.targets import Target, improbable_words
 from eexp.world_model.transitions import Transition, cap_invalid, cap_repeats, transitions_of
 
 
@@ -167,7 +167,7 @@ def judged(
 ) -> dict:
     """Return an example with the words that the model cannot predict as spans of their own."""
     text, start = record["completion"][0]["content"], len(style.predicting.open)
-    unknown = improbable(text, sample, model, (start, start + len(target.text)), settings.min_probability)
+    unknown = improbable_words(text, sample, model, (start, start + len(target.text)), settings.min_probability)
     return {**record, "spans": style.world_model_answer(target.text, unknown, settings.unknown_weight).spans}
 
 

@@ -1,7 +1,7 @@
-"""The targets of world-model examples: the words of an outcome, and which of them nothing before determines.
+"""The targets of world-model examples: the text of an outcome, and its parts that nothing before determines.
 
-A model of the world is to learn what an action does. What lies in a room that was never entered it can only guess: such
-parts of a target are loss without a lesson. They are named by the environment, or found by a model that predicts.
+A world model is to learn the effects of actions. It can only guess what lies in a room that was never entered: the loss
+on such parts of a target teaches nothing. The environment names them, or a model that predicts the target finds them.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ _WORD = re.compile(r"\s*\S+")
 
 
 class Target(Struct, frozen=True):
-    """The words of an outcome, and which parts of them are unknown beforehand, in order.
+    """The text to predict for an outcome.
 
-    kind: "observation", "summary", or "changes" where they are only what is new.
+    Attributes:
+        text: The text.
+        unknown: The parts that are unknown beforehand, as [start, end) in characters of the text, in order.
+        kind: "observation", "summary", or "changes" where the text holds only the lines that are new.
     """
 
     text: str
@@ -37,12 +40,14 @@ class Target(Struct, frozen=True):
 def target_of(
     outcome: dict, before: str, style: PromptStyle, *, summaries: bool = True, changes: bool = False
 ) -> Target:
-    """Return the words that a world model is to predict for an outcome.
+    """Return the text that a world model is to predict for an outcome.
 
     Args:
-        before: what was observed in the state in which the action was taken.
-        summaries: whether a summary stands for the observation, where there is one; nothing in it is called unknown.
-        changes: whether only the lines that are new are kept (`new_lines`).
+        outcome: The outcome of an action.
+        before: The observation of the state in which the action was taken.
+        style: The prompt style, for the text that stands for an unchanged observation.
+        summaries: Whether a summary, where there is one, replaces the observation; no part of it counts as unknown.
+        changes: Whether only the lines that are new are kept (`new_lines`).
 
     Raises:
         InputError: `outcome.unknown` holds ranges that do not fit its observation.
@@ -55,34 +60,34 @@ def target_of(
         return Target(text, unknown)
     if text == before:
         return Target(style.predicting.unchanged, [], "changes")
-    kept = new_lines(before, text)
-    return Target("\n".join(text[start:end] for start, end in kept), _moved(unknown, kept), "changes")
+    places = new_lines(before, text)
+    return Target("\n".join(text[start:end] for start, end in places), _moved(unknown, places), "changes")
 
 
 def new_lines(before: str, after: str) -> list[Range]:
-    """Return where the lines of `after` stand that `before` does not have, as characters of `after`, in order.
+    """Return the places of the lines of `after` that `before` does not have, as [start, end) in characters of `after`.
 
-    A line that comes more often than before is new as often; blank lines are neither new nor old. Where no line is old,
-    and where no line is new although the texts differ (lines are gone, or in another order), the whole text is
-    returned.
+    A line that occurs more often than before is new as often; blank lines are neither new nor old. Where no line is
+    old, and where no line is new although the texts differ (lines are gone, or in another order), the place of the
+    whole text is returned.
     """
-    had = Counter(line for line in before.split("\n") if line.strip())
-    kept, repeated, start = [], 0, 0
+    old_lines = Counter(line for line in before.split("\n") if line.strip())
+    places, repeated, start = [], 0, 0
     for line in after.split("\n"):
         end = start + len(line)
-        if had[line]:
-            had[line] -= 1
+        if old_lines[line]:
+            old_lines[line] -= 1
             repeated += 1
         elif line.strip():
-            kept.append((start, end))
+            places.append((start, end))
         start = end + 1
     if before == after:
         return []
-    return kept if kept and repeated else [(0, len(after))]
+    return places if places and repeated else [(0, len(after))]
 
 
 def _ordered(ranges: Sequence[Sequence[int]], length: int) -> list[Range]:
-    """Return ranges in order, checked, those that touch put together."""
+    """Return ranges in order, merged where they touch; raise InputError for one that does not fit the text's length."""
     merged: list[Range] = []
     if not ranges:
         return merged
@@ -96,10 +101,10 @@ def _ordered(ranges: Sequence[Sequence[int]], length: int) -> list[Range]:
     return merged
 
 
-def _moved(ranges: list[Range], kept: list[Range]) -> list[Range]:
-    """Return where the parts `ranges` of a text stand, once only its lines `kept` are left, joined by line ends."""
+def _moved(ranges: list[Range], lines: list[Range]) -> list[Range]:
+    """Return the places of the parts `ranges` of a text after all but its lines `lines` are removed."""
     moved, offset = [], 0
-    for first, last in kept:
+    for first, last in lines:
         for start, end in ranges:
             if max(start, first) < min(end, last):
                 moved.append((max(start, first) - first + offset, min(end, last) - first + offset))
@@ -107,13 +112,15 @@ def _moved(ranges: list[Range], kept: list[Range]) -> list[Range]:
     return moved
 
 
-def improbable(text: str, sample: Sample, model: Model, inside: Range, least: float) -> list[Range]:
-    """Return the words of a completion that a model finds less probable than `least`, neighbours put together.
+def improbable_words(text: str, sample: Sample, model: Model, inside: Range, least: float) -> list[Range]:
+    """Return the words of a completion that are less probable than `least` under a model, merged where they touch.
 
     Args:
-        text: the completion.
-        sample: what the model answered to the Score of it.
-        inside: the part of it in which words are judged; ranges count from its start.
+        text: The completion.
+        sample: The model's answer to the request for its score.
+        model: The model.
+        inside: The part of the completion in which words are judged; the returned ranges count from its start.
+        least: The probability from which on a word is left out of the result.
     """
     start, end = inside
     words = [CompletionSpan(OBSERVATION, 0, start)] if start else []

@@ -1,4 +1,4 @@
-"""Which transitions of a trajectory a model of the world learns from."""
+"""The transitions of a trajectory from which a world model learns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from eexp.world_model.targets import Target, target_of
 
 
 class Transition(NamedTuple):
-    """What is known to happen at step `i`; name: "expert" or the number of the alternative."""
+    """A known effect of an action.
+
+    Attributes:
+        i: The number of the step.
+        name: "expert", or the number of the alternative.
+        action: The action.
+        outcome: Its outcome.
+        target: The text to predict for it.
+    """
 
     i: int
     name: str
@@ -27,7 +35,7 @@ class Transition(NamedTuple):
 
 
 def transitions_of(
-    t: dict,
+    trajectory: dict,
     style: PromptStyle,
     *,
     expert: bool = True,
@@ -39,23 +47,25 @@ def transitions_of(
     """Return the transitions of a trajectory, step by step, each with its target.
 
     Args:
-        expert: whether the expert's own are among them.
-        pool, first: which alternatives are, as in `records.alternatives_of`; those not executed never are.
-        summaries, changes: as in `targets.target_of`.
+        trajectory: The trajectory.
+        style: The prompt style of the examples.
+        expert: Whether the expert's own transitions are among them.
+        pool, first: The alternatives among them, as in `records.alternatives_of`; those not executed never are.
+        summaries, changes: As in `targets.target_of`.
 
     Raises:
-        InputError: an outcome's unknown parts do not fit its observation.
+        InputError: An outcome's unknown parts do not fit its observation.
     """
     transitions = []
-    for i, step in enumerate(t["steps"]):
-        own = expert_outcome(t, i)
-        own = None if step.get("mistake") else own  # its outcome is that of the alternative it was made of
-        known = [("expert", step["action"], own)] if expert and own is not None else []
-        chosen = {id(alternative) for alternative in alternatives_of(step, pool, first)}
+    for i, step in enumerate(trajectory["steps"]):
+        # A mistake's outcome is that of the alternative that was put in.
+        own_outcome = None if step.get("mistake") else expert_outcome(trajectory, i)
+        effects = [("expert", step["action"], own_outcome)] if expert and own_outcome is not None else []
+        selected = {id(alternative) for alternative in alternatives_of(step, pool, first)}
         for j, alternative in enumerate(step.get("alternatives") or []):
-            if id(alternative) in chosen and alternative.get("outcome"):
-                known.append((str(j), alternative["action"], alternative["outcome"]))
-        for name, action, outcome in known:
+            if id(alternative) in selected and alternative.get("outcome"):
+                effects.append((str(j), alternative["action"], alternative["outcome"]))
+        for name, action, outcome in effects:
             try:
                 target = target_of(outcome, step["observation"], style, summaries=summaries, changes=changes)
             except InputError as e:
@@ -66,23 +76,23 @@ def transitions_of(
 
 
 def cap_repeats(transitions: list[Transition], most: int | None, seed: int) -> list[Transition]:
-    """Leave out, at random, all but `most` of those with the same target, and never one of the expert's."""
+    """Drop, at random, all but `most` of the transitions with the same target, and never one of the expert's."""
     if most is None:
         return transitions
     by_target: dict[str, list[int]] = {}
     for n, transition in enumerate(transitions):
         by_target.setdefault(transition.target.text, []).append(n)
-    draw, dropped = random.Random(seed), set()
+    generator, dropped = random.Random(seed), set()
     for same in by_target.values():
         others = [n for n in same if transitions[n].name != "expert"]
         room = max(0, most - (len(same) - len(others)))
         if len(others) > room:
-            dropped.update(draw.sample(others, len(others) - room))
+            dropped.update(generator.sample(others, len(others) - room))
     return [transition for n, transition in enumerate(transitions) if n not in dropped]
 
 
 def cap_invalid(transitions: list[Transition], fraction: float, seed: int) -> list[Transition]:
-    """Leave out, at random, as few invalid ones as it takes to make them at most `fraction` of all that are left."""
+    """Drop, at random, just enough invalid transitions that they are at most `fraction` of those that are left."""
     invalid = [n for n, transition in enumerate(transitions) if transition.invalid]
     valid = len(transitions) - len(invalid)
     if fraction >= 1:
