@@ -59,7 +59,7 @@ def examples(data) -> list[dict]:
 
 
 def plain_losses(hf, examples: list[dict]) -> dict[tuple[str, str], list[float]]:
-    """-log p of every target by kind and span, by transformers alone, one example at a time."""
+    """Return -log p of every target by kind and span, by transformers alone, one example at a time."""
     import torch
 
     losses = defaultdict(list)
@@ -142,7 +142,7 @@ def test_a_span_of_weight_zero_is_scored_beside_the_others(hf, data):
     assert both == pytest.approx(-sum(plain["world_model", "observation"]), abs=1e-4)
 
 
-def test_what_a_trajectory_shares_is_evaluated_once(hf, data):
+def test_shared_tokens_of_a_trajectory_are_evaluated_once(hf, data):
     examples = read(data["world"])
     hf.counts.clear()
     whole = list(score(iter(examples), hf))
@@ -236,7 +236,7 @@ def test_servers_cannot_score(data):
 
 
 def test_examples_are_judged_one_by_one(hf, data):
-    """An example's scores are its own to within rounding, whatever comes before it."""
+    """An example's scores do not depend on the examples before it, except for rounding."""
     examples = read(data["imitation"])
     errors: list[tuple[dict, InputError]] = []
     bad = {**examples[0], "completion": examples[0]["completion"] * 2}
