@@ -118,7 +118,7 @@ def group(verbose: bool) -> None:
     \b
     ENV, an environment, is one of:
       house                    the built-in household world
-      bfcl                     BFCL's multi-turn tasks (needs a package: docs/environments.md)
+      bfcl                     BFCL's multi-turn tasks (needs a package: docs/environments/bfcl.md)
       babyai                   BabyAI in words (needs eexp[babyai])
       scienceworld             ScienceWorld (needs eexp[scienceworld] and Java)
       textworld?games=DIR      games of TextWorld (needs eexp[textworld])

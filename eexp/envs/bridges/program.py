@@ -1,7 +1,7 @@
 """An environment that is a program: `exec:COMMAND`, in any language, one JSON object a line.
 
 We write a request to its standard input, it writes the answer to its standard output; its standard error is ours.
-docs/environments.md is the reference of the protocol, examples/ has two programs that speak it.
+docs/environments/programs.md is the reference of the protocol, examples/ has two programs that speak it.
 Requests are compact, with `op` first and the free text last, so that a shell pattern is parser enough.
 
 A program inherits our environment variables, but not the keys that open the servers of models (envs/logins.py).
