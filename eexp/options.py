@@ -470,7 +470,8 @@ class ModelOptions:
 
     def open(self, note: Callable[[str], None]) -> Model:
         """Open the language model, or the tiny one where none is named; say how it runs."""
-        from eexp.models.registry import MODEL_FREE, open_model
+        from eexp.models import open_model
+        from eexp.models.registry import MODEL_FREE
 
         spec = _default_model(note) if self.spec is None else self.spec
         if spec in MODEL_FREE:

@@ -47,7 +47,7 @@ def episode_id(spec: str, task: dict, trial: int) -> str:
     return f"{spec}/{task['id']}/{trial}"
 
 
-class Episode:
+class PlayedEpisode:
     """An episode that is being played.
 
     Attributes:
@@ -128,11 +128,11 @@ class ParallelPlay:
         self.needs = policy.needs | ({"admissible"} if settings.only_admissible else set())
         self.free = list(range(min(worlds.size, players.n)))[::-1]
         self._size = len(self.free)
-        self._waiting: deque[Episode] = deque()  # for which a server turned out to have no room
-        self._episodes: dict[int, Episode] = {}
+        self._waiting: deque[PlayedEpisode] = deque()  # for which a server turned out to have no room
+        self._episodes: dict[int, PlayedEpisode] = {}
         self._n_undecided = 0  # episodes that wait for the policy
 
-    def begin(self, episode: Episode) -> None:
+    def begin(self, episode: PlayedEpisode) -> None:
         """Begin an episode under a free number."""
         number = self.free.pop()
         self._episodes[number] = episode
@@ -217,12 +217,12 @@ def play(
     settings: EvalSettings,
     kinds: Mapping[str, str | None],
     panel_hash: str | None,
-) -> Generator[Episode, None, None]:
+) -> Generator[PlayedEpisode, None, None]:
     """Play each (task, trial) once and yield its episode once it is over, in the order of the tasks.
 
     The arguments are those of `stages.eval.evaluate`.
     """
-    episodes: deque[Episode] = deque()  # begun and not yet yielded, in order
+    episodes: deque[PlayedEpisode] = deque()  # begun and not yet yielded, in order
     remaining, more = iter(tasks), True
     with closing(policy.episodes(worlds.size)) as players:
         playing = ParallelPlay(worlds, policy, players, settings)
@@ -232,7 +232,7 @@ def play(
                 more = task_and_trial is not None
                 if task_and_trial:
                     task, trial = task_and_trial
-                    episodes.append(Episode(worlds.spec, task, trial, kinds.get(task["id"]), panel_hash))
+                    episodes.append(PlayedEpisode(worlds.spec, task, trial, kinds.get(task["id"]), panel_hash))
                     playing.begin(episodes[-1])
             playing.advance()
             while episodes and episodes[0].result is not None:

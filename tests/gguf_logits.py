@@ -1,4 +1,4 @@
-"""llama.cpp through its C API, as the tests of the exporter need it: logits and token ids of a GGUF file."""
+"""llama.cpp through its C API, for the tests of the exporter: logits and token ids of a GGUF file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _model(gguf_path: str | Path, vocab_only: bool = False) -> Iterator[ctypes.c
 
 
 def llama_logits(gguf_path: str | Path, token_ids: Sequence[int], adapter: str | Path | None = None) -> np.ndarray:
-    """Logits of llama.cpp after each of `token_ids`: float32 [n_tokens, n_vocab]; CPU, float32 cache."""
+    """Return the logits of llama.cpp after each of `token_ids`: float32 [n_tokens, n_vocab]; CPU, float32 cache."""
     with _model(gguf_path) as model:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = len(token_ids)
@@ -69,7 +69,7 @@ def _apply(model: ctypes.c_void_p, context: ctypes.c_void_p, adapter: str | Path
 
 
 def llama_tokens(gguf_path: str | Path, texts: Sequence[str], add_special: bool = False) -> list[list[int]]:
-    """Token ids of llama.cpp for each of `texts`, special tokens in the text recognised."""
+    """Return the token ids of llama.cpp for each of `texts`, in which special tokens are recognised."""
     with _model(gguf_path, vocab_only=True) as model:
         vocab = llama_cpp.llama_model_get_vocab(model)
         found = []

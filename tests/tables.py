@@ -1,5 +1,5 @@
-"""A language model that is a table: what follows some tokens is decided by them and a seed. It has no rounding, and a
-memory that holds who uses it to the protocol of eexp.models.tree.Decoder."""
+"""A language model that is a table: its logits follow from the tokens before and a seed, without rounding. Its memory
+raises an error at every breach of the protocol of eexp.models.tree.Decoder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Letters:
 
 
 class Table:
-    """Logits after any tokens; normal with standard deviation `spread`."""
+    """Logits after any tokens, normally distributed with standard deviation `spread`."""
 
     def __init__(self, seed: int = 0, letters: int = len(LETTERS), spread: float = 1.5):
         self.seed, self.letters, self.spread = seed, letters, spread
@@ -46,7 +46,7 @@ class Table:
     def texts(
         self, prompt: Sequence[int], max_tokens: int, temperature: float = 1.0, top_p: float = 1.0
     ) -> dict[tuple[str, bool], float]:
-        """The probability of every (text, whether it ended) after `prompt`."""
+        """Return the probability of every (text, whether it ended) after `prompt`."""
         found = {}
 
         def go(tokens: list[int], logprob: float) -> None:
@@ -67,7 +67,7 @@ class Table:
         return found
 
     def answer(self, prompt: Sequence[int], request: Draw | Score) -> list[Sample]:
-        """The answer to a request by asking for one node at a time, without any memory."""
+        """Return the answer to a request by evaluating one node at a time, without a memory."""
         if isinstance(request, Score):
             return [self._scored(prompt, text) for text in request.completions]
         found = open_search(request, Letters())
@@ -83,7 +83,7 @@ class Table:
 
 
 class TableDecoder:
-    """A tree.Decoder over a table, with as little room as one likes, that complains of every breach of the protocol.
+    """A tree.Decoder over a table with any amount of room, which raises an error at every breach of the protocol.
 
     moody: the probability that it says it is full although it is not, where it holds anything besides the text that
     comes first in the batch.

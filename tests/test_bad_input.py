@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from running import EEXP, environment, lines, read, run, spawn, write
 
-from eexp import jsonl
 from eexp.envs import unsafe_in_records
+from eexp.stream import Stream
 
 # -- records ---------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Many texts in one memory of transformers: what each is told is what a forward pass over it alone says."""
+"""Many texts in one memory of transformers: the logits of each equal those of a forward pass over it alone."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def a_model(name: str, attention: str = "eager", **settings):
 
 
 class Checked:
-    """A decoder beside a record of the texts in it; every logit it gives is compared."""
+    """A decoder beside a record of its texts; all its logits are compared."""
 
     def __init__(self, model, cells: int = CELLS):
         self.model, self.decoder = model, CellsDecoder(model, cells)
@@ -78,7 +78,7 @@ class Checked:
 
 
 @pytest.mark.parametrize(("name", "settings"), KINDS, ids=[name for name, _ in KINDS])
-def test_every_text_is_told_what_it_would_be_alone(name, settings):
+def test_every_text_has_the_logits_that_it_has_alone(name, settings):
     for attention in ("eager",) if name == "Gemma2" else ("eager", "sdpa"):
         model = a_model(name, attention, **settings)
         _check_forks(model, name, CELLS)
@@ -119,7 +119,7 @@ def test_many_texts_come_and_go_in_a_memory_that_does_not_grow():
     assert all(kept.shape[2] <= CELLS for kept in checked.decoder._memory._kept.values())
 
 
-def test_full_is_said_before_anything_is_evaluated():
+def test_full_is_raised_before_anything_is_evaluated():
     checked = Checked(a_model("Llama"), cells=8)
     checked.write(([0], [1, 2, 3, 4, 5]))
     with pytest.raises(Full):
@@ -128,7 +128,7 @@ def test_full_is_said_before_anything_is_evaluated():
     assert checked.worst < 1e-4
 
 
-def test_what_does_not_fit_one_memory_is_refused():
+def test_models_whose_memory_cannot_be_shared_are_refused():
     short = a_model("Mistral", sliding_window=16)
     _check_forks(short, "x", 16)
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""The prompts of a trajectory, put in words and encoded once: the same as each made alone, and as the records."""
+"""The prompts of a trajectory, written and encoded once, equal those made one by one, and those of the records."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ STYLES = st.builds(
 
 
 def _prompt(words: PromptStyle, instruction: str, steps: list[dict], ending: str) -> list[str]:
-    """The turns of a prompt, made at once: a second account of what a dialogue puts together step by step."""
+    """Return the turns of a prompt, made at once: an independent form of what a dialogue builds step by step."""
     history = words.history
     shown = steps if history.steps is None else steps[-history.steps :]
     observations = []
@@ -98,7 +98,7 @@ def _prompt(words: PromptStyle, instruction: str, steps: list[dict], ending: str
 
 @settings(deadline=None, max_examples=60)
 @given(TRAJECTORIES, STYLES)
-def test_a_dialogue_says_at_every_state_what_a_prompt_made_alone_says(t, words):
+def test_a_dialogue_has_the_same_prompts_as_each_state_alone(t, words):
     dialogue, encoded = Dialogue(words).start(t["instruction"]), EncodedDialogue(words).start(t["instruction"])
     for i, step in enumerate(t["steps"]):
         state = step["observation"], step["action"]
@@ -147,7 +147,7 @@ def test_lines_are_the_examples_as_they_are_written(trajectories, words, flag):
     assert sorted(counts[0]) == sorted(counts[1]) and seen[0] == seen[1]
 
 
-def test_what_prompts_share_is_encoded_once(monkeypatch):
+def test_shared_turns_of_prompts_are_encoded_once(monkeypatch):
     steps = [{"observation": f"{i}" * 50, "action": "go on"} for i in range(200)]
     t = {"type": "trajectory", "id": "t", "instruction": "Go.", "steps": steps}
     encoded = []

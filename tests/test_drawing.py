@@ -1,4 +1,4 @@
-"""What is drawn, against exact probabilities: a language model that is a table has few texts, and all can be counted.
+"""Draws against exact probabilities: a language model that is a table has few texts, which can all be counted.
 
 Each statistical test has fixed seeds, so it passes always or never, and a chance of at most FALSE_ALARM to fail a right
 program, whatever the number of things it looks at (Bonferroni).
@@ -36,7 +36,7 @@ def names(samples: list[Sample]) -> list[tuple[str, bool]]:
 
 
 def inclusion(probabilities: dict, k: int) -> dict:
-    """The probability of each to be among the first `k` drawn without replacement, by going through all orders."""
+    """Return the probability of each to be among the first `k` drawn without replacement, by enumerating all orders."""
     found = dict.fromkeys(probabilities, 0.0)
     for order in permutations(probabilities, k):
         chance, left = 1.0, 1.0
@@ -49,7 +49,7 @@ def inclusion(probabilities: dict, k: int) -> dict:
 
 
 def assert_frequencies(counts: Counter, expected: dict, n: int) -> None:
-    """Each count is that of n trials with the expected probability (binomial tests)."""
+    """Assert that each count fits n trials with the expected probability (binomial tests)."""
     assert set(counts) <= {name for name in expected if expected[name] > 0}
     for name, p in expected.items():
         assert stats.binomtest(counts[name], n, min(p, 1.0)).pvalue > FALSE_ALARM / len(expected), (
@@ -80,7 +80,7 @@ def test_independent_draws_have_their_probabilities():
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_without_replacement_every_text_is_included_as_often_as_it_should(temperature):
+def test_draws_without_replacement_have_their_inclusion_probabilities(temperature):
     n, k = 1200, 3
     exact = TABLE.texts([], DEPTH, temperature)
     draws = [
@@ -95,7 +95,7 @@ def test_without_replacement_every_text_is_included_as_often_as_it_should(temper
     assert_frequencies(Counter(after), {m: p / (1 - exact[best]) for m, p in exact.items() if m != best}, len(after))
 
 
-def test_a_refused_text_is_replaced_as_if_there_were_none_such():
+def test_a_refused_text_is_replaced_as_if_it_did_not_exist():
     n, best = 1500, max(EXACT, key=EXACT.get)
 
     def accept(sample: Sample) -> bool:
@@ -111,8 +111,8 @@ def test_a_refused_text_is_replaced_as_if_there_were_none_such():
     assert_frequencies(Counter(independent), without(best), n)
 
 
-def test_allowed_texts_are_drawn_by_what_the_model_says_at_each_token():
-    """At every token those that go on to an allowed text share all the probability; not: the texts by their own."""
+def test_allowed_texts_are_drawn_by_the_probabilities_of_each_token():
+    """At every token, those that lead to an allowed text share all the probability; texts do not keep their own."""
     allowed = ["", "a", "ab", "abc", "c"]
 
     def among(before: str) -> dict[str, float]:
@@ -204,7 +204,7 @@ def test_texts_are_judged_once_in_order_until_there_are_enough(distinct):
 
 
 def most_probable(exact: dict, contends, limit: int) -> float | None:
-    """The probability of the most probable text that contends, among the first `limit` texts and beginnings."""
+    """Return the probability of the most probable contending text among the first `limit` texts and beginnings."""
     beginnings: Counter = Counter()
     for (text, finished), p in exact.items():
         for n in range(1, len(text) + finished):
@@ -214,7 +214,7 @@ def most_probable(exact: dict, contends, limit: int) -> float | None:
 
 
 def above_floor(exact: dict, min_p: float, contends=lambda text: True) -> dict:
-    """The texts above the floor with their probabilities, of which the sum is 1."""
+    """Return the texts above the floor with their probabilities, which sum to 1."""
     floor = min_p * most_probable(exact, contends, 9999)
     kept = {name: p for name, p in exact.items() if p >= floor}
     return {name: p / sum(kept.values()) for name, p in kept.items()}
@@ -230,7 +230,7 @@ def above_floor(exact: dict, min_p: float, contends=lambda text: True) -> dict:
     n=integers(1, 30),
 )
 def test_min_p_leaves_the_draws_above_the_floor_and_no_others(seed, spread, depth, min_p, temperature, top_p, n):
-    """The same texts, in the same order, as drawing on and on and dropping what is below the floor."""
+    """The texts and their order equal those of drawing everything and dropping texts below the floor."""
     table = Table(seed, letters=4, spread=spread)
 
     def contends(sample: Sample) -> bool:
@@ -253,7 +253,7 @@ def test_min_p_leaves_the_draws_above_the_floor_and_no_others(seed, spread, dept
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_min_p_is_drawing_without_replacement_from_what_is_left(temperature):
+def test_min_p_is_drawing_without_replacement_from_the_remaining_texts(temperature):
     """The policy's most probable text is the expert's action: it does not contend, and it is refused."""
     n, best = 1200, max(EXACT, key=EXACT.get)
     left = above_floor(EXACT, 0.3, lambda text: text != best[0])
@@ -274,7 +274,7 @@ def test_min_p_is_drawing_without_replacement_from_what_is_left(temperature):
 
 
 def test_too_few_contenders_end_the_search():
-    """It neither evaluates nor judges what lies below the floor."""
+    """The search neither evaluates nor judges texts below the floor."""
     sure = Table(seed=7, spread=9.0)
 
     def evaluated(min_p: float | None, most: int) -> tuple[list, int]:
@@ -404,7 +404,7 @@ def test_a_text_is_cut_at_the_token_limit():
     "request_",
     [Draw([], n=0), Draw([], n=0, distinct=True), Draw([], n=3, allowed=[]), Draw([], n=3, distinct=True, allowed=[])],
 )
-def test_asking_for_nothing_gives_nothing(request_):
+def test_a_request_for_no_text_gives_none(request_):
     assert open_search(request_, Letters()).done and drawn(request_) == []
 
 
@@ -417,8 +417,8 @@ def test_the_seed_decides():
         assert some[0] == some[1] != some[2]
 
 
-def test_draws_do_not_depend_on_the_order_in_which_the_model_is_asked():
-    """Whatever part of the frontier is told, and whenever: texts and log-probabilities to the last digit."""
+def test_draws_do_not_depend_on_the_order_of_evaluations():
+    """Texts and log-probabilities are equal to the last digit, whichever part of the frontier is told first."""
 
     def in_any_order(request: Draw, table: Table, chance: random.Random) -> list[Sample]:
         found = open_search(request, Letters())
@@ -447,7 +447,7 @@ def test_draws_do_not_depend_on_the_order_in_which_the_model_is_asked():
         assert in_any_order(request, table, chance) == table.answer([], request)
 
 
-def test_without_replacement_what_lies_below_the_last_draw_is_not_evaluated():
+def test_nodes_below_the_last_draw_are_not_evaluated():
     told = 0
     for seed in range(200):
         found = open_search(Draw([], n=3, temperature=1.0, max_tokens=DEPTH, seed=seed, distinct=True), Letters())

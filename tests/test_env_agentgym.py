@@ -281,7 +281,7 @@ def test_agenttraj_fits_its_server(name):
             record = played(name, number, PLAYED[name])
             task = tasks.find(task_name_of(record, FORMATS["agenttraj"]))
             assert task == {"id": f"{name}/{number}", "data_idx": number}
-            result = replay(env, task, read(record, FORMATS["agenttraj"]), "x")
+            result = replay(env, task, read_conversation(record, FORMATS["agenttraj"]), "x")
             assert result.counts["observations verified"] == len(PLAYED[name]) + 1 and not result.differs
             result.trajectory["steps"][0]["alternatives"] = [{"action": "inventory", "source": "policy"}]
             assert execute(env, result.trajectory).counts["branch points verified"] == 1

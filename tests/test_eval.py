@@ -19,12 +19,12 @@ from running import ROOT, environment, read, run, start
 
 from eexp.envs.worlds.house import House
 from eexp.errors import EnvironmentFailed, InputError, UsageError
-from eexp.jsonl import OnError, stop_at_error
 from eexp.models.base import Episodes, Model, Sample
 from eexp.models.policy import ExpertPolicy, ModelPolicy, Policy, Proposal, RandomPolicy
 from eexp.playing import AHEAD, EvalSettings, panel
 from eexp.prompts import get_style
 from eexp.stages.eval import evaluate
+from eexp.stream import OnError, stop_at_error
 from eexp.workers.parallel import LocalEnvironments, ParallelEnvironments, StepResult, WorkerEnvironments, open_parallel
 
 HERE = Path(__file__).parent

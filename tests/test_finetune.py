@@ -18,7 +18,7 @@ from running import ROOT, environment, lines, read, run, spawn, start, write
 
 from eexp import terminal
 from eexp.errors import EexpError, InputError
-from eexp.locks import OwnDirectory
+from eexp.locks import DirectoryLock
 from eexp.prompts import get_style, style_from_dict
 from eexp.training import memory
 from eexp.training.finetune import finetune

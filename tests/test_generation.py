@@ -31,7 +31,7 @@ FALSE_ALARM = 1e-4
 
 @pytest.fixture(scope="module")
 def states() -> list[dict]:
-    """Every state of some house transcripts: the prompt to act, the actions there are, and the expert's."""
+    """Return the states of some house transcripts: prompt, admissible actions and the expert's action."""
     house, made = House(), []
     for split in ("train", "ood"):
         for t in expert(house, islice(house.tasks(split), 3)):
@@ -63,7 +63,7 @@ def hf():
 
 
 def plain_logprobs(hf, prompt: Messages, completions: list[list[int]]) -> list[float]:
-    """What transformers says of completions, one forward pass over prompt and completion, without any cache."""
+    """Return log-probabilities by transformers, from one forward pass over prompt and completion, without a cache."""
     import torch
 
     ids, found = hf.prompt_ids(prompt), []
@@ -90,7 +90,7 @@ def some_draws(states: list[dict], **how) -> list[Draw]:
 
 
 def branching(states: list[dict]) -> list[Draw]:
-    """As `eexp branch` asks: other actions than the expert's, above a floor."""
+    """Return requests like those of `eexp branch`: other actions than the expert's, above a floor."""
 
     def others(state: dict) -> Callable[[Sample], bool]:
         return lambda sample: sample.text != state["expert"]
@@ -136,7 +136,7 @@ def test_tokens_are_the_same(llama, hf, states):
 
 
 def test_scores_are_those_of_a_plain_forward_pass(llama, hf, states):
-    """A trie of completions in one memory, by either backend; the worst difference in a token was below 1e-5."""
+    """Both backends score a trie of completions in one memory; the largest difference in a token was below 1e-5."""
     some = states[::5]
     requests = [Score(s["prompt"], [*s["actions"], "", s["expert"], "words that were never heard"]) for s in some]
     for by_llama, by_hf, request in zip(llama.ask(requests), hf.ask(requests), requests):
@@ -148,8 +148,8 @@ def test_scores_are_those_of_a_plain_forward_pass(llama, hf, states):
             assert abs(other.logprob - expected) < 1e-4 * (one.tokens + 1)
 
 
-def test_half_precision_costs_little(tiny, hf, states):
-    """llama.cpp's default for keys and values."""
+def test_half_precision_changes_scores_little(tiny, hf, states):
+    """Half precision is llama.cpp's default for keys and values."""
     requests = [Score(s["prompt"], s["actions"]) for s in states[::5]]
     with open_model(str(tiny), Engine(threads=1)) as half:
         answers = half.ask(requests)
@@ -159,7 +159,7 @@ def test_half_precision_costs_little(tiny, hf, states):
 
 @pytest.mark.parametrize("how", ["independent", "distinct", "refusing", "greedy"])
 def test_the_backends_draw_the_same_texts(llama, hf, states, how):
-    """With the same seed. Rounding differs in the last digits, so a draw that falls between two tokens may differ.
+    """Seeds are equal. Rounding differs in the last digits, so a draw that falls between two tokens may differ.
     Of 50 requests none did here; two are let pass, since other processors round in other ways.
     """
     requests = {
@@ -192,7 +192,7 @@ def test_logprobs_of_draws_are_at_temperature_one(backend, hf, states, request):
 
 
 def exact_probabilities(hf, prompt: Messages, allowed: list[str]) -> dict[str, float]:
-    """Of texts that are written token by token with all others forbidden, by plain forward passes."""
+    """Allowed texts are written token by token; their log-probabilities equal those of plain forward passes."""
     import torch
 
     ids = hf.prompt_ids(prompt)
@@ -213,8 +213,8 @@ def exact_probabilities(hf, prompt: Messages, allowed: list[str]) -> dict[str, f
 
 
 @pytest.mark.parametrize("backend", ["llama", "hf"])
-def test_texts_are_included_as_often_as_they_should_be(backend, hf, states, request):
-    """Two of a few texts without replacement, by a real model through a real memory, in groups."""
+def test_texts_are_drawn_as_often_as_their_probabilities_say(backend, hf, states, request):
+    """Two of a few texts are drawn without replacement, by a real model through a real memory, in groups."""
     model, n = request.getfixturevalue(backend), 240
     prompt = states[2]["prompt"]
     allowed = ["Action: go to lounge", "Action: go to bedroom", "Action: open cupboard", "Action: go", "I wait"]
@@ -287,8 +287,8 @@ def test_a_state_is_answered_alone_as_among_many(backend, states, request):
     assert logprobs(alone) == pytest.approx(logprobs(among[::12]), abs=1e-3)
 
 
-def test_what_was_asked_before_changes_nothing(tiny, llama, states):
-    """Not the last digit of a log-probability; and with keys and values in half precision, too."""
+def test_earlier_groups_change_nothing(tiny, llama, states):
+    """Log-probabilities are equal to the last digit, with keys and values in half precision as well."""
     groups = [
         branching(states[i : i + 3]) + [Score(s["prompt"], s["actions"]) for s in states[i : i + 1]]
         for i in range(0, 25, 5)
@@ -303,7 +303,7 @@ def test_what_was_asked_before_changes_nothing(tiny, llama, states):
 
 
 @pytest.mark.parametrize("spec", ["tiny", "hf:tiny"])
-def test_with_hardly_any_memory_texts_are_the_same(spec, states):
+def test_texts_are_the_same_with_little_memory(spec, states):
     some = states[:12]
     requests = (
         branching(some) + some_draws(some, n=12, temperature=3.0) + [Score(s["prompt"], s["actions"]) for s in some]
@@ -328,7 +328,7 @@ def test_a_small_batch_gives_the_same_texts(llama, states):
 
 
 @pytest.mark.parametrize("spec", ["tiny", "hf:tiny"])
-def test_a_prompt_that_does_not_fit_spoils_no_other(spec, states):
+def test_a_prompt_that_does_not_fit_leaves_the_others_alone(spec, states):
     with open_model(spec) as model:
         length = len(model.prompt_ids(states[3]["prompt"]))
     with open_model(spec, Engine(context=length + 8)) as model:
@@ -348,7 +348,7 @@ def test_a_prompt_that_does_not_fit_spoils_no_other(spec, states):
 
 
 @pytest.mark.parametrize("spec", ["tiny", "hf:tiny"])
-def test_closing_twice_and_never_is_safe(spec, states):
+def test_closing_twice_or_never_is_safe(spec, states):
     model = open_model(spec)
     model.ask([Draw(states[0]["prompt"], n=1, temperature=0, max_tokens=2)])
     model.close()
@@ -373,7 +373,7 @@ def test_a_plus_sign_in_a_name(tmp_path):
 
 @pytest.fixture(scope="module")
 def adapters(data, tmp_path_factory):
-    """Two adapters that were trained enough to matter: (PEFT directory, GGUF file) each."""
+    """Two adapters with enough training to change the answers, each as (PEFT directory, GGUF file)."""
     here, made = tmp_path_factory.mktemp("adapters"), []
     for rank in (2, 4):
         peft, gguf = here / f"peft{rank}", here / f"adapter{rank}.gguf"
@@ -453,7 +453,7 @@ def test_eval_plays_an_adapter_under_its_own_style(adapters):
     assert done.records[0]["prompt_style"].startswith("react-list@")
 
 
-def test_chat_templates_as_models_have_them():
+def test_chat_templates_of_common_models_are_rendered():
     asked = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
     def render(template):
@@ -471,7 +471,7 @@ def test_chat_templates_as_models_have_them():
 
 
 def test_an_interrupt_while_llama_cpp_logs_is_not_lost(tiny):
-    """Loading logs some hundred lines; Python raises at the first line of Python that is run."""
+    """Loading logs some hundred lines; Python raises KeyboardInterrupt at the first line of Python that runs."""
     import gc
     import signal
 

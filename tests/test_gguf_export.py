@@ -1,4 +1,4 @@
-"""The exporter against the real thing: transformers, PEFT and llama.cpp on tiny random models made here."""
+"""The exporter against transformers, PEFT and llama.cpp, on tiny random models that the tests make."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def make_model(where: Path, kind: str, pre: str, hidden: int = 64, **more) -> Pa
 
 @pytest.fixture(scope="session")
 def family(tmp_path_factory):
-    """A function from a name in FAMILIES to (model directory, f32 GGUF), made once."""
+    """Return a function from a name in FAMILIES to (model directory, f32 GGUF), which makes each once."""
     made = {}
 
     def get(name: str) -> tuple[Path, Path]:
@@ -264,7 +264,7 @@ def test_bf16_and_sharded_weights(family, tmp_path):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("q8_0", 0.05), ("q4_k_m", 0.6)])
 def test_quantised(tmp_path, dtype, tolerance):
-    """Tolerances are shares of the logits' standard deviation; 4 bits lose a good part of random weights."""
+    """Tolerances are shares of the logits' standard deviation; 4 bits lose much of random weights."""
     where = make_model(tmp_path / "model", "Llama", "llama-bpe", hidden=256, initializer_range=0.05)
     summary = export_model(where, tmp_path / "out.gguf", dtype=dtype, metadata={"eexp.prompt_style": "plain"})
     kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(tmp_path / "out.gguf").tensors}
@@ -369,7 +369,7 @@ def test_merges_as_strings_and_template_in_the_settings(family, tmp_path):
 
 
 def make_adapter(where: Path, base: Path, out: Path, **settings):
-    """A LoRA adapter with random A and B on `base`, saved in `out`; the PEFT model is returned."""
+    """Save a LoRA adapter with random A and B on `base` in `out`; return the PEFT model."""
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     config = peft.LoraConfig(**({"target_modules": targets, "r": 4, "lora_alpha": 6} | settings))
     torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""Models behind a server: a real one on the tiny model, and one that fails in every way that a test asks for."""
+"""Models behind a server: a real one with the tiny model, and one that fails in the ways that a test sets."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ KEY = "top-s3cret"
 
 @dataclass
 class Reply:
-    """What the server does about a request. cut: it says half of its answer and hangs up."""
+    """The server's answer to a request; with `cut`, it closes the connection after half of the answer."""
 
     status: int = 200
     body: object = None
@@ -51,7 +51,7 @@ class Reply:
 
 
 def completion(body: dict, most: int = 64) -> dict:
-    """Texts that depend on nothing but the request, each of two tokens of log-probability -1, and a stop token."""
+    """Return texts that depend on the request alone, each of two tokens of log-probability -1, and a stop token."""
     prompt, seed = body["messages"][-1]["content"], body["seed"]
     listed = [{"token": t, "logprob": p} for t, p in ((prompt, -1.0), ("+", -1.0), ("<end>", -0.5))]
     texts = [f"{seed % 1000 + i}{prompt}+" for i in range(min(most, body.get("n", 1)))]
@@ -63,7 +63,7 @@ def completion(body: dict, most: int = 64) -> dict:
 
 
 class Faulty(ThreadingHTTPServer):
-    """Answers as `reply` says, which is given the request's body and its number; keeps what it was asked."""
+    """A server that answers with `reply(body, number of the request)`, and records the requests."""
 
     daemon_threads, block_on_close, request_queue_size = True, False, 64
 
@@ -162,7 +162,7 @@ def opened(faulty: Faulty, **settings: object) -> HttpModel:
 
 
 def until(seen: Callable[[], bool], limit: float = 20.0) -> bool:
-    """Wait for what is to be seen; whether it was."""
+    """Wait for a condition; return whether it came true."""
     deadline = time.monotonic() + limit
     while not seen() and time.monotonic() < deadline:
         time.sleep(0.002)
@@ -201,7 +201,7 @@ def test_a_draw_is_one_request_where_the_server_gives_n(faulty):
     assert model.counts == Counter({"prompt tokens": 21, "tokens written": 27, "texts written": 9})
 
 
-def test_a_nucleus_is_the_servers_affair(faulty):
+def test_a_nucleus_is_left_to_the_server(faulty):
     with opened(faulty) as model:
         ask(model, top_p=0.9)
         ask(model)
@@ -219,7 +219,7 @@ def test_a_nucleus_is_the_servers_affair(faulty):
     ],
 )
 def test_draws_are_the_models_own(faulty, server, sent):
-    """Servers cut off the tail by default; what turns that off is found out, once, and else a note says so."""
+    """Servers cut off the tail by default; the settings against it are determined once, or a note is shown."""
     faulty.models = {"data": [{"id": "other", "owned_by": "vllm"}, {"id": "name", "owned_by": server}]}
 
     def reply(body: dict, nth: int) -> Reply:
@@ -310,7 +310,7 @@ def test_greedy_texts_are_drawn_and_judged_once(faulty):
 
 @pytest.mark.parametrize("most", [1, 64])
 def test_refused_texts_are_drawn_again(faulty, most):
-    """In rounds of what is missing; each text is judged once, in order, in the thread that asks."""
+    """Missing texts are requested in rounds; each text is judged once, in order, in the thread of the caller."""
     faulty.reply = lambda body, nth: Reply(body=completion(body, most), delay=random.random() / 50)
     judged: list[tuple[str, threading.Thread]] = []
 
@@ -373,7 +373,7 @@ def test_half_a_surrogate_pair_passes(faulty):
         Reply(delay=1),
     ],
 )
-def test_what_passes_is_tried_again(faulty, fault):
+def test_temporary_failures_are_retried(faulty, fault):
     faulty.reply = lambda body, nth: fault if nth < 2 else Reply()
     with opened(faulty, timeout=0.5 if fault.delay else None, tries=3) as model:
         assert len(ask(model, "a", 2)) == 2
@@ -389,7 +389,7 @@ def test_what_passes_is_tried_again(faulty, fault):
         (Reply(delay=0.5), ": no answer within 0.2 s (EEXP_HTTP_TIMEOUT)"),
     ],
 )
-def test_what_does_not_pass_is_told_in_one_line(faulty, fault, said):
+def test_lasting_failures_are_one_line(faulty, fault, said):
     faulty.reply = lambda body, nth: fault
     with opened(faulty, timeout=0.2 if fault.delay else None, tries=2) as model, pytest.raises(EexpError) as e:
         ask(model)
@@ -397,7 +397,7 @@ def test_what_does_not_pass_is_told_in_one_line(faulty, fault, said):
     assert "\n" not in str(e.value) and type(e.value) is EexpError and len(faulty.asked) == 2
 
 
-def test_nobody_there_is_told_at_once_and_somebody_gone_is_waited_for(faulty, monkeypatch):
+def test_a_missing_server_fails_at_once_and_a_lost_one_is_retried(faulty, monkeypatch):
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{deaf.getsockname()[1]}/v1"
@@ -412,7 +412,7 @@ def test_nobody_there_is_told_at_once_and_somebody_gone_is_waited_for(faulty, mo
 
 
 class _Endless(threading.Thread):
-    """A server that never comes to the end of what it says: of its head or its body, slowly, or as fast as it can."""
+    """A server whose answer never ends, in its head or its body, slowly or as fast as possible."""
 
     def __init__(self, head: bytes, part: bytes, pause: float):
         super().__init__(daemon=True)
@@ -500,7 +500,7 @@ def test_a_prompt_that_is_refused_leaves_the_others_alone(faulty, status):
         (Reply(body=b"{}", headers={"Content-Encoding": "gzip"}), "DecodingError"),
     ],
 )
-def test_a_server_that_cannot_be_used_is_told_at_once(faulty, monkeypatch, reply, said):
+def test_a_server_that_cannot_be_used_fails_at_once(faulty, monkeypatch, reply, said):
     monkeypatch.setenv("EEXP_API_KEY", KEY)
     faulty.reply = lambda body, nth: reply
     with opened(faulty) as model, pytest.raises(EexpError) as e:
@@ -512,7 +512,7 @@ def test_a_server_that_cannot_be_used_is_told_at_once(faulty, monkeypatch, reply
             ask(model)
 
 
-def test_failures_are_told_after_the_answers_before_them(faulty):
+def test_failures_are_raised_after_the_answers_before_them(faulty):
     faulty.reply = lambda body, nth: Reply(403) if body["messages"] == chat("bad") else Reply(delay=0.1)
     read_so_far: list[int] = []
 
@@ -532,7 +532,7 @@ def test_failures_are_told_after_the_answers_before_them(faulty):
         assert len(answered) == 3 and len(read_so_far) < 12
 
 
-def test_who_judges_may_fail(faulty):
+def test_a_judge_may_fail(faulty):
     def accept(sample: Sample) -> bool:
         raise ZeroDivisionError
 
@@ -547,7 +547,7 @@ def test_who_judges_may_fail(faulty):
 
 
 @pytest.mark.parametrize("address", ["http://{}/v1", "http://me:top-s3cret@{}/v1", "http://me:t%6Fp-s3cret@{}/v1"])
-def test_the_key_is_never_told(faulty, monkeypatch, caplog, capfd, address):
+def test_the_key_is_never_shown(faulty, monkeypatch, caplog, capfd, address):
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("EEXP_API_KEY", f" {KEY}\n")
     spec = address.format(f"127.0.0.1:{faulty.server_port}")
@@ -581,7 +581,7 @@ def test_the_key_is_never_told(faulty, monkeypatch, caplog, capfd, address):
     "wrong",
     ["http://me:s3/cret@host", "http://me:s3cret@host:port", "http://host/v1?key=s3cret", "https://", "http:///v1"],
 )
-def test_addresses_that_are_none(wrong):
+def test_wrong_addresses(wrong):
     with pytest.raises(UsageError, match="not an address") as e:
         HttpModel(f"{wrong}#name")
     assert "s3" not in str(e.value)
@@ -597,7 +597,7 @@ def test_addresses_that_are_none(wrong):
         ("EEXP_HTTP_RPM", "nan", "expected a number above 0, got 'nan'"),
     ],
 )
-def test_settings_that_are_wrong(monkeypatch, variable, wrong, said):
+def test_wrong_settings(monkeypatch, variable, wrong, said):
     monkeypatch.setenv(variable, wrong)
     with pytest.raises(UsageError, match=variable) as e:
         open_model("http://host/v1#x")
@@ -608,7 +608,7 @@ def test_settings_that_are_wrong(monkeypatch, variable, wrong, said):
 
 
 def test_the_order_of_answers_decides_nothing(faulty):
-    """Sixteen at once and late at random: the same requests, answers and judgements as one after another."""
+    """Sixteen requests at once with random delays give the same requests, answers and judgements as one at a time."""
     chance = random.Random(0)
 
     def reply(body: dict, nth: int) -> Reply:
@@ -690,7 +690,7 @@ def test_groups_are_read_as_they_are_needed(faulty):
         assert len(read_so_far) <= 8, "no more than are under way, and those that followed"
 
 
-def test_leaving_early_drops_what_is_under_way(faulty):
+def test_leaving_early_cancels_the_calls_under_way(faulty):
     faulty.reply = lambda body, nth: Reply(delay=20 if body["messages"] == chat("slow") else 0)
     began, before = time.monotonic(), _threads()
     with opened(faulty, concurrency=3) as model:
@@ -742,7 +742,7 @@ def test_too_many_requests_slow_all_of_them_down(faulty):
     assert len(waited) == 4 and min(waited) > 0.95, "the first three were under way; nobody asks before it is over"
 
 
-def test_so_many_requests_a_minute(faulty, monkeypatch):
+def test_the_limit_of_requests_a_minute_is_kept(faulty, monkeypatch):
     monkeypatch.setenv("EEXP_HTTP_RPM", "1200")
     faulty.reply = lambda body, nth: Reply(500, b"") if nth == 2 else Reply(delay=0.1)
     with opened(faulty) as model:
@@ -758,7 +758,7 @@ def test_retry_after_in_all_its_forms():
     assert all(client._retry_after(said) is None for said in ("", "soon", "Wed, 99 Foo", "1 2"))
 
 
-def test_a_chat_goes_on_as_soon_as_it_is_answered(faulty):
+def test_an_episode_goes_on_as_soon_as_it_is_answered(faulty):
     gate = threading.Event()
     faulty.reply = lambda body, nth: Reply(body=gate.wait(20) and None) if body["messages"] == chat("slow") else Reply()
     with opened(faulty) as model:
@@ -781,7 +781,7 @@ def test_a_chat_goes_on_as_soon_as_it_is_answered(faulty):
 
 @pytest.fixture(scope="module")
 def prompts() -> list[list[dict]]:
-    """Some states of a house transcript."""
+    """Return some states of a house transcript."""
     house, style = House(), get_style("react")
     (t,) = expert(house, islice(house.tasks("train"), 1))
     return [style.act(t["instruction"], t["steps"][:i], step["observation"]) for i, step in enumerate(t["steps"][:5])]
@@ -795,7 +795,7 @@ def llama(tiny):
 
 @pytest.fixture(scope="module")
 def server(tiny):
-    """llama-cpp-python's own server with the tiny model; its address and the key it wants."""
+    """llama-cpp-python's own server with the tiny model."""
     pytest.importorskip("uvicorn")
     pytest.importorskip("sse_starlette")
     with socket.socket() as free:
@@ -851,7 +851,7 @@ def key(monkeypatch):
     monkeypatch.setenv("EEXP_API_KEY", KEY)
 
 
-def test_the_server_says_what_we_would(server, key, llama, prompts):
+def test_the_server_answers_like_the_model_in_process(server, key, llama, prompts):
     with open_model(server) as found, open_model(f"{server}#small") as named:
         assert found.fingerprint == named.fingerprint == f"{server}#small"
         requests = [Draw(prompt, temperature=0, max_tokens=12) for prompt in prompts]
@@ -890,7 +890,7 @@ def test_the_servers_refusals(server, data, monkeypatch):
 
 
 def test_the_server_needs_no_local_model(server, key, tmp_path):
-    """The way off one machine: nothing of llama.cpp or torch is loaded here."""
+    """A client of a server loads neither llama.cpp nor torch."""
     script = (
         "import sys\nfrom eexp.cli import main\n"
         f"main(['eval', 'house', '-q', '-n', '1', '--max-steps', '1', '-m', '{server}'])\n"

@@ -1,4 +1,4 @@
-"""Prompt styles: what is written is read back, in training and in play alike; files, and the command for them."""
+"""Prompt styles: written answers are parsed back, in training and in play alike; files, and their command."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ styles = st.builds(
 
 
 @given(styles, lines, thoughts)
-def test_what_a_style_writes_it_reads(style, action, thought):
+def test_a_style_parses_the_answers_that_it_writes(style, action, thought):
     answer = style.answer(action, thought)
     parsed = style.parse(answer.text)
     assert (parsed.action, parsed.cut_off) == (action, False)
@@ -74,7 +74,7 @@ def test_what_a_style_writes_it_reads(style, action, thought):
 
 @given(styles, lines, thoughts, st.data())
 def test_a_text_cut_off_before_its_action_is_none(style, action, thought, data):
-    """Never a guess: neither the first line of a thought nor half of an action."""
+    """Neither the first line of a thought nor half of an action is taken for an action."""
     text = style.answer(action, thought).text.rstrip("\n")
     end = len(text) - len(style.action.close.rstrip())
     cut = style.parse(text[: data.draw(st.integers(0, max(0, end - (not style.action.close))))], finished=False)
@@ -82,7 +82,7 @@ def test_a_text_cut_off_before_its_action_is_none(style, action, thought, data):
 
 
 @pytest.mark.parametrize("name", built_in_styles())
-def test_built_in_styles_have_no_problems(name):
+def test_built_in_styles_are_valid(name):
     assert problems(get_style(name)) == []
 
 
@@ -119,7 +119,7 @@ TEMPLATES = {"plain": CHAT + START, "rewrites": REWRITES, "strips": STRIPS}
 
 
 class Expert(Model):
-    """Writes what the expert did, after the thought recorded with it, and keeps the prompts that it was asked."""
+    """A model that writes the expert's actions after their recorded thoughts, and records its requests."""
 
     fingerprint = "expert"
 
@@ -136,7 +136,7 @@ class Expert(Model):
 
 @pytest.fixture(scope="module")
 def trajectories(data):
-    """Experts' trajectories with thoughts."""
+    """Return experts' trajectories with thoughts."""
     return [
         {**t, "steps": [{**s, "thought": f"Now I {s['action']}.\nGood."} for s in t["steps"]]}
         for t in read(data["expert"])
@@ -245,12 +245,12 @@ def test_files(tmp_path):
         ({"thought": {"absent": "perhaps"}}, r"\$\.thought\.absent"),
     ],
 )
-def test_what_is_no_style_is_one_line(tables, message):
+def test_an_invalid_style_is_one_line(tables, message):
     with pytest.raises(InputError, match=message):
         changed(**tables)
 
 
-def test_files_that_are_none(tmp_path):
+def test_files_that_are_no_styles(tmp_path):
     run("prompts", "check", tmp_path / "none.toml").one_error(1, "none.toml", "No such file")
     broken = tmp_path / "broken.toml"
     broken.write_text("name = ")
@@ -261,7 +261,7 @@ def test_files_that_are_none(tmp_path):
         get_style("react@0123456789abcdef")
 
 
-def test_a_style_is_all_words_there_are():
+def test_a_style_holds_all_words():
     """Every table can be set, and every word changes the fingerprint."""
     assert set(PromptStyle.__struct_fields__) == {
         "name",

@@ -59,7 +59,7 @@ def examples(data) -> list[dict]:
 
 
 def plain_losses(hf, examples: list[dict]) -> dict[tuple[str, str], list[float]]:
-    """-log p of every target by kind and span, by transformers alone, one example at a time."""
+    """Return -log p of every target by kind and span, by transformers alone, one example at a time."""
     import torch
 
     losses = defaultdict(list)

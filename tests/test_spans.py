@@ -1,4 +1,4 @@
-"""Spans of a completion: their defaults, their checks, and which token belongs to which."""
+"""Spans of a completion: their defaults, their checks, and the tokens that belong to each."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_characters_of_several_bytes_are_not_torn_apart():
         assert _by_bytes(text, spans) == [*wanted, 1]
 
 
-def test_what_is_outside_of_all_spans_belongs_to_the_one_before():
+def test_tokens_outside_of_all_spans_belong_to_the_span_before():
     text = "<t>ab</t>cd."
     spans = [CompletionSpan("thought", 3, 5), CompletionSpan("action", 9, 11)]
     assert _by_bytes(text, spans) == [0] * 9 + [1] * 4
@@ -127,8 +127,8 @@ def test_a_real_tokenizer():
         assert tokenizer.decode(own[1]) == action + tokenizer.eos_token
 
 
-def test_text_that_the_tokens_spell_otherwise():
-    """Blanks at the ends, another message before it, special tokens left out, blanks that a template has changed."""
+def test_text_that_differs_from_that_of_its_tokens():
+    """Blanks at the ends, an earlier message, special tokens left out, and blanks that a template changes."""
     text = " <t>ab</t>\n\ncd "
     spans = [CompletionSpan("thought", 1, 10), CompletionSpan("action", 12, 14)]
 

@@ -1,4 +1,4 @@
-"""The shipped model is the one the recipe made, and it is what a base model should be."""
+"""The built-in model is the one that the recipe makes, and it behaves as a base model."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def transcript(number: int, steps: int = 12) -> list[dict]:
-    """An expert's episode as a chat."""
+    """Return an expert's episode as a chat."""
     env = House()
     seen = env.reset({"id": f"test/{number}", "split": "test"})
     played = []

@@ -1,5 +1,5 @@
-"""The schedule of a group in one memory, on a table: whatever the room, the answers are those of a model that is asked
-for one node at a time and remembers nothing."""
+"""The schedule of a group in one memory, on a table: with any amount of room, the answers are those of a model that
+evaluates one node at a time without a memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Group = list[tuple[list[int], Draw | Score]]
 
 
 def a_group(chance: random.Random) -> Group:
-    """Prompts of which many begin alike, as those of a trajectory do, or are equal, with any requests."""
+    """Return prompts with shared beginnings, as in a trajectory, or equal ones, with random requests."""
     prompt, group = tokens(chance, 1, 6), []
     for _ in range(chance.randint(1, 12)):
         kind = chance.random()
@@ -64,7 +64,7 @@ def a_draw(chance: random.Random) -> Draw:
 
 
 def need(group: Group) -> int:
-    """The cells without which a request cannot be answered at all."""
+    """Return the number of cells that a request needs at least."""
 
     def longest(request: Draw | Score) -> int:
         if isinstance(request, Draw):
@@ -101,7 +101,7 @@ def any_room(chance: random.Random, table: Table, group: Group, moody: float = 0
 
 
 @pytest.mark.parametrize("part", range(3))
-def test_answers_are_the_same_in_any_room(part):
+def test_answers_do_not_depend_on_the_room(part):
     pushed_out = 0
     for seed in range(part * 60, part * 60 + 60):
         chance, table = random.Random(seed), Table(seed, spread=random.Random(seed).choice([0.5, 1.5, 3.0]))
@@ -131,7 +131,7 @@ def ample(table: Table) -> TableDecoder:
     return TableDecoder(table, 256, 8192, 512, 512)
 
 
-def test_what_prompts_share_is_evaluated_once():
+def test_shared_tokens_of_prompts_are_evaluated_once():
     table, chance = Table(3), random.Random(3)
     long = tokens(chance, 200, 200)
     greedy = Draw([], n=1, temperature=0, max_tokens=1)
@@ -143,7 +143,7 @@ def test_what_prompts_share_is_evaluated_once():
     assert check([(long, greedy)] * 10, table, ample(table))["prompt tokens evaluated"] == 200 + 9
 
 
-def test_what_texts_share_is_evaluated_once():
+def test_shared_tokens_of_texts_are_evaluated_once():
     table, texts = Table(4), ["abcdef", "abcdeg", "abcd", "abx".replace("x", "a"), ""]
     counts = check([([1, 2], Score([], texts))], table, ample(table))
     beginnings = {text[:n] for text in texts for n in range(1, len(text) + 1)}
@@ -153,7 +153,7 @@ def test_what_texts_share_is_evaluated_once():
 
 
 def test_requests_are_answered_together():
-    """64 states take hardly more batches than one."""
+    """64 states take few more batches than one."""
 
     class Counting(TableDecoder):
         batches = 0

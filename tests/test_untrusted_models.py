@@ -1,4 +1,4 @@
-"""Model directories and files from strangers: code in them, wrong types, damage."""
+"""Model directories and files of unknown origin: code in them, wrong types, damage."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def example(tmp_path) -> Path:
 
 @pytest.fixture
 def custom(tmp_path) -> tuple[Path, Path]:
-    """A model directory that brings code, and the file that the code writes."""
+    """Return a model directory that brings code, and the file that the code writes."""
     where, mark = tmp_path / "custom", tmp_path / "mark"
     shutil.copytree(TINY_DIR, where)
     config = json.loads((where / "config.json").read_text())
@@ -53,7 +53,7 @@ def custom(tmp_path) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("command", [["score", "-m", "hf:{}"], ["finetune", "-o", "out", "--dry-run", "-m", "{}"]])
-def test_code_of_a_model_runs_for_who_types_it(custom, example, monkeypatch, tmp_path, command):
+def test_code_of_a_model_runs_only_with_the_option(custom, example, monkeypatch, tmp_path, command):
     """Standard input is for records: a yes in it is no answer to a question, and there is no question."""
     where, mark = custom
     monkeypatch.chdir(tmp_path)
@@ -79,7 +79,7 @@ def test_code_of_a_model_runs_for_who_types_it(custom, example, monkeypatch, tmp
         ([], "not a JSON object"),
     ],
 )
-def test_wrong_types_in_what_a_run_says(tmp_path, example, run_file, said):
+def test_wrong_types_in_a_run_file(tmp_path, example, run_file, said):
     where = tmp_path / "model"
     shutil.copytree(TINY_DIR, where)
     (where / "eexp.json").write_text(json.dumps(run_file))
@@ -87,7 +87,7 @@ def test_wrong_types_in_what_a_run_says(tmp_path, example, run_file, said):
 
 
 def run_code(run_file: object) -> int:
-    """A style that is none is bad input; the rest is a file that cannot be used."""
+    """An invalid style is bad input; other wrong values make a file that cannot be used."""
     return 3 if isinstance(run_file, dict) and run_file.get("style") == {"name": 3} else 1
 
 
@@ -99,7 +99,7 @@ def test_wrong_types_in_the_run_whose_budget_is_taken(tmp_path, example, total):
 
 
 @pytest.mark.parametrize("backend", ["transformers", "llama.cpp"])
-def test_an_adapter_that_is_not_a_number_is_told(tmp_path, example, backend, tiny, data):
+def test_an_adapter_of_nan_is_one_line(tmp_path, example, backend, tiny, data):
     from safetensors.numpy import load_file, save_file
 
     adapter = tmp_path / "adapter"
@@ -161,7 +161,7 @@ def test_adapter_config_does_not_depend_on_the_hash_seed(tmp_path, data):
 
 
 def test_a_damaged_file_does_not_end_the_process(tmp_path, example, tiny):
-    """Two tokens with one text: llama.cpp asserts that there are none, and ends the process."""
+    """Two tokens have one text: llama.cpp asserts that this does not happen, and ends the process."""
     data = tiny.read_bytes()
     one, other = (struct.pack("<Q", 2) + text.encode() for text in ("\u0102", "\u0101"))
     assert data.count(one) == 1

@@ -11,7 +11,6 @@ from typing import Any
 import click
 
 from eexp import options
-from eexp.jsonl import Count
 from eexp.models.policy import ActionDraw, ActionScore, Policy, Proposal, State
 from eexp.records import canonical, seed_of
 from eexp.settings import option, recorded

@@ -96,7 +96,7 @@ def replay(
             raise InputError(f"the episode was over after {i} actions, and {number} were recorded", place)
         text = recorded[i]
         if text is not None and (conversation.complete or text.strip()):
-            _compare(env, replayed, observation.text, text, conversation.heard[i], place, trust)
+            _compare(env, replayed, observation.text, text, conversation.recorded_forms[i], place, trust)
         else:
             replayed.counts["observations filled in"] += int(i < len(conversation.steps))
 

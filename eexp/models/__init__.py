@@ -1,9 +1,11 @@
 """Language models, the policies over them, and how samples are drawn.
 
-`base.py` is the contract, `registry.py` lists the kinds of models and opens one by its spec.
+`base.py` is the contract, `registry.py` lists the kinds of models, and
+`opening.py` opens one by its spec.
 """
 
 from eexp.models.base import Engine, Model, Sample
-from eexp.models.registry import DEFAULT_MODEL, open_model
+from eexp.models.opening import open_model
+from eexp.models.registry import DEFAULT_MODEL
 
 __all__ = ["DEFAULT_MODEL", "Engine", "Model", "Sample", "open_model"]

@@ -1,15 +1,11 @@
-"""The kinds of models: one table, from which help, manual pages, completion and messages are made; and opening one."""
+"""The kinds of models: one table, from which help, manual pages, completion and messages are made."""
 
 from __future__ import annotations
 
-import os
 import re
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
-from eexp.errors import UsageError
-from eexp.models.base import Engine, Model
-from eexp.weights import TINY, split_adapter
+from eexp.weights import TINY
 
 
 @dataclass(frozen=True)
@@ -51,33 +47,6 @@ KINDS = (
 #: Policies without a language model, which some commands take in place of a model.
 MODEL_FREE = frozenset({RANDOM.spec, EXPERT.spec})
 DEFAULT_MODEL = TINY
-
-
-def open_model(spec: str, engine: Engine | None = None) -> Model:
-    """Open the language model that `spec` names, to run as `engine` says.
-
-    Raises:
-        UsageError: The spec is of no known kind.
-        EexpError: The model exists and cannot be opened.
-    """
-    engine = engine or Engine()
-    if spec.startswith(("http://", "https://")):
-        from eexp.models.http import HttpModel
-
-        return HttpModel(spec)
-    base, adapter = split_adapter(spec)
-    if spec.startswith("hf:") or os.path.isdir(base):
-        from eexp.models.hf import HfModel
-
-        return HfModel(spec, engine=engine)
-    if base == TINY or base.endswith(".gguf"):
-        from eexp.gguf.tiny import tiny_gguf
-        from eexp.models.llama_cpp import LlamaCppModel
-
-        if base == TINY:  # so small that threads wait for each other longer than they work
-            engine = replace(engine, threads=engine.threads or 1)
-        return LlamaCppModel(tiny_gguf() if base == TINY else Path(base), adapter, spec=spec, engine=engine)
-    raise UsageError(f"unknown model {spec!r}: give {spec_list()}")
 
 
 def spec_list() -> str:

@@ -11,7 +11,6 @@ import click
 from eexp import options
 from eexp.branching.alternatives import NO_LOGPROBS, BranchSettings, StateAlternatives
 from eexp.errors import InputError
-from eexp.jsonl import Count, OnError, Stream, no_count, stop_at_error
 from eexp.models.policy import ActionDraw, ActionScore, Policy
 from eexp.options import PolicyOptions
 from eexp.settings import command_options

@@ -254,7 +254,13 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
     if not is_first:
         on_error, rejects, quiet = "skip" if rejects else on_error, None, True
     stream = Stream(
-        files, None, on_error, rejects, quiet=quiet, speaks=is_first, goes_on=resume and os.path.isdir(output)
+        files,
+        None,
+        on_error,
+        rejects,
+        quiet=quiet,
+        reports_rejects=is_first,
+        keep_rejects=resume and os.path.isdir(output),
     )
     stream.also_read = list(validate)
     if base is None:

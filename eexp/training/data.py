@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from eexp.errors import InputError
-from eexp.jsonl import OnError, stop_at_error
 from eexp.models.chat_tokens import ChatTokenizer
 from eexp.models.tokenizers import HfTokenizer
 from eexp.spans import ACTION, CompletionSpan, has_thought, span_of_tokens, spans_of
+from eexp.stream import OnError, stop_at_error
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -19,9 +19,9 @@ from accelerate import PartialState
 from transformers import Trainer
 
 from eexp.errors import UsageError
-from eexp.jsonl import OnError, stop_at_error
-from eexp.locks import OwnDirectory
+from eexp.locks import DirectoryLock
 from eexp.prompts import PromptStyle
+from eexp.stream import OnError, stop_at_error
 from eexp.training import memory
 from eexp.training.card import model_card
 from eexp.training.files import replace_file, write_errors
@@ -69,7 +69,7 @@ def finetune(
         EexpError: Another process is training in `output`, or the run fails.
     """
     directory, source = Path(output), ExampleSource(examples, on_error)
-    with OwnDirectory(output) as own:
+    with DirectoryLock(output) as own:
         if (directory / RUN_FILE).is_file():
             if not resume:
                 raise UsageError(f"{directory} holds a finished run; remove it, or give another -o")
@@ -109,7 +109,7 @@ def preview(
 
 
 def _train(
-    job: Job, directory: Path, own: OwnDirectory, resume: bool, progress: bool, note: Callable[[str], None]
+    job: Job, directory: Path, own: DirectoryLock, resume: bool, progress: bool, note: Callable[[str], None]
 ) -> None:
     """Make the updates of a job and save the weights; every process that trains along calls this."""
     checkpoints = directory / "checkpoints"
