@@ -8,7 +8,8 @@
 OLD and NEW are checkouts or commits; NEW is this tree unless given. The calls (same_output_calls.py) run under OLD and
 then under NEW, each on what the same tree wrote before. All that a call writes is compared: standard output, files and
 exit code; and first of all the names, types and defaults of all options. A call that differs is one line, with the
-place of the first difference. With --keep DIR, a call of OLD is not run again unless it or what it reads has changed.
+place of the first difference. With --keep DIR, a call of OLD is not run again unless it or what it reads has changed,
+and DIR/old/NAME and DIR/new/NAME hold what the call NAME wrote.
 
 Both trees run as copies, so that either may be edited meanwhile. Their version is set to 0.0.0, since it stands in
 lineage and in the GGUF files of adapters, whose fingerprints stand in lineage in turn. The paths of the trees and the
@@ -48,7 +49,7 @@ from same_output_calls import CALLS, GIVEN, MADE, NEEDS, NO_EFFECT, STDIN, Call,
 
 # -- running -----------------------------------------------------------------------------------------------------------
 
-LONGEST = 600.0  # seconds of one call
+LONGEST, TIMED_OUT = 600.0, 124  # seconds of one call, and the exit code that stands for more
 _REFERENCE = re.compile(r"@([a-z][\w.-]*)(/[\w./-]*)?")
 
 #: Run in a tree: prints what click knows of every command, and which options and values each call gives.
@@ -61,25 +62,24 @@ calls = json.load(sys.stdin)
 surface, exercised = {}, []
 
 
+def label_of(param):
+    return max(param.opts, key=len) if isinstance(param, click.Option) else param.human_readable_name
+
+
+def facts_of(param):
+    fact = param.to_info_dict()
+    fact["type"].pop("param_type")  # the name of a class
+    absent = fact["default"] in (None, False, [], ()) or "UNSET" in repr(fact["default"])
+    return {**fact, "name": None, "help": None, "default": None if absent else fact["default"]}
+
+
 def walk(command, words, parent):
     ctx = click.Context(command, parent=parent, info_name=words[-1] if words else "eexp")
     if isinstance(command, click.Group):
         for name in command.list_commands(ctx):
             walk(command.get_command(ctx, name), [*words, name], ctx)
         return
-    facts = {}
-    for param in command.params:
-        fact = param.to_info_dict()
-        fact["type"].pop("param_type")
-        for text in ("help", "name"):
-            fact.pop(text, None)
-        label = max(param.opts, key=len) if isinstance(param, click.Option) else param.human_readable_name
-        facts[label] = fact
-    surface[" ".join(words)] = facts
-
-
-def label_of(param):
-    return max(param.opts, key=len) if isinstance(param, click.Option) else param.human_readable_name
+    surface[" ".join(words)] = {label_of(param): facts_of(param) for param in command.params}
 
 
 walk(root, [], None)
@@ -178,19 +178,26 @@ class Tree:
         marker.unlink(missing_ok=True)
         directory.mkdir()
         words = [_REFERENCE.sub(self._path, word) for word in shlex.split(call.words)]
-        with open(directory / "out", "wb") as out, open(self.place / f"{name}.err", "wb") as errors:
-            done = subprocess.run(
-                [sys.executable, "-m", "eexp", *words],
-                input=STDIN.get(name, b""),
-                stdout=out,
-                stderr=errors,
-                env=self.environment(),
-                cwd=directory,
-                timeout=LONGEST,
-            )
-        self.codes[name] = done.returncode
+        self.codes[name] = self._eexp(words, STDIN.get(name, b""), directory)
         self.ran += 1
-        marker.write_text(json.dumps({"key": key, "code": done.returncode}))
+        marker.write_text(json.dumps({"key": key, "code": self.codes[name]}))
+
+    def _eexp(self, words: list[str], stdin: bytes, directory: Path) -> int:
+        """Run eexp in a directory, standard output to the file "out" and errors beside it; returns the exit code."""
+        with open(directory / "out", "wb") as out, open(f"{directory}.err", "wb") as errors:
+            try:
+                return subprocess.run(
+                    [sys.executable, "-m", "eexp", *words],
+                    input=stdin,
+                    stdout=out,
+                    stderr=errors,
+                    env=self.environment(),
+                    cwd=directory,
+                    timeout=LONGEST,
+                ).returncode
+            except subprocess.TimeoutExpired:
+                errors.write(f"killed after {LONGEST:g} s".encode())
+                return TIMED_OUT
 
     def _files(self, call: Call) -> Iterator[Path]:
         """Yield the files and directories that a call reads, after having them written."""
@@ -199,12 +206,19 @@ class Tree:
                 self.run(name)
                 yield self.place / name / (within[1:] or "out")
             elif name in MADE:
-                (self.given / name).write_bytes(MADE[name](self.read))
+                (self.given / name).write_bytes(self._made(name))
                 yield self.given / name
             elif name in GIVEN:
                 yield self.given / name
             elif name != "server":
                 raise Broken(f"{call.words}: nothing is called {name}")
+
+    def _made(self, name: str) -> bytes:
+        """Return a file of MADE; nothing where what it is made from is no more what it should be."""
+        try:
+            return MADE[name](self.read)
+        except (ValueError, LookupError, TypeError):
+            return b""
 
     def _path(self, found: re.Match) -> str:
         """Return what stands for a reference in an argument: a path from the directory of a call, or the URL."""
@@ -268,7 +282,7 @@ _EMBEDDED = re.compile(rb'<script type="application/json"[^>]*>(.*?)</script>', 
 
 
 def records_in(call: Call, name: str, content: bytes) -> bytes:
-    """Return what of an output has to stay as it is; the rest is text for people."""
+    """Return what of an output has to stay as it is; the rest is text for people. Raises ValueError for broken JSON."""
     if Path(name).suffix == ".html":
         return b"\n".join(_EMBEDDED.findall(content))
     if Path(name).suffix in _TEXT_FILES or (call.text and name == "out"):
@@ -320,7 +334,10 @@ def differences(old: Tree, new: Tree, name: str) -> Iterator[tuple[str, bool]]:
         contents = files[0][file], files[1][file]
         if contents[0] == contents[1]:
             continue
-        records = [records_in(call, file, content) for content in contents]
+        try:
+            records = [records_in(call, file, content) for content in contents]
+        except ValueError:
+            records = list(contents)
         if records[0] != records[1]:
             yield f"{file}: {first_difference(*records)}", False
             return
@@ -471,7 +488,9 @@ def compare(old: Tree, new: Tree, options: dict, names: list[str]) -> int:
     def report(name: str) -> None:
         for difference, is_text in differences(old, new, name):
             differing[is_text].append(name)
-            print(f"{name}{' (text)' if is_text else ''}: {difference}", flush=True)
+            inherited = any(one in differing[False] for one, _ in _REFERENCE.findall(CALLS[name].words))
+            mark = " (text)" if is_text else " (so does what it reads)" if inherited else ""
+            print(f"{name}{mark}: {difference}", flush=True)
 
     run_all(new, names, report)
     records, texts = len(differing[False]), len(differing[True])
