@@ -277,7 +277,7 @@ def _digest_of(tree: Path) -> str:
 
 # -- comparing ---------------------------------------------------------------------------------------------------------
 
-_TEXT_FILES = {".md", ".html", ".svg", ".png"}
+_TEXT_FILES = {".md", ".svg", ".png"}
 _EMBEDDED = re.compile(rb'<script type="application/json"[^>]*>(.*?)</script>', re.DOTALL)
 
 

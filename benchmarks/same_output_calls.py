@@ -282,7 +282,7 @@ TEXTS = {
     "show-id": "show --id house/train/0 @rollout",
     "show-summary": "show --summary @rollout-pools @eval-tiny",
     "show-run": "show @train/adapter",
-    "show-plot": "show --plot losses.svg @train/adapter @train-long/adapter",
+    "show-plot": "show --plot losses.png @train/adapter @train-long/adapter",
     "stats-text": "stats --plot lengths.svg @rollout @mix",
     "compare-text": "compare --by-kind --plot rates.svg a=@eval-random b=@eval-expert",
     "mix-dry-run": "mix --dry-run --limit 20 @imitation @world@0.5",
