@@ -45,11 +45,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-<<<<<<< HEAD
-from same_output_calls import CALLS, GIVEN, MADE, NEEDS, NO_EFFECT, STDIN, Call, lines, model_server  # noqa: E402
-=======
 from same_output_calls import CALLS, GIVEN, MADE, NO_EFFECT, STDIN, Call, lines, model_server  # noqa: E402
->>>>>>> same
 
 # -- running -----------------------------------------------------------------------------------------------------------
 
@@ -168,11 +164,6 @@ class Tree:
         if name in self.codes:
             return
         call, read = CALLS[name], hashlib.sha256(f"{self.digest} {CALLS[name]} {STDIN.get(name)}".encode())
-<<<<<<< HEAD
-        for needed in NEEDS.get(name, ()):
-            self.run(needed)
-=======
->>>>>>> same
         for file in self._files(call):
             for part in sorted(file.rglob("*")) if file.is_dir() else [file]:
                 read.update(self.neutral(part.read_bytes()) if part.is_file() else b"")
@@ -211,11 +202,7 @@ class Tree:
         for name, within in _REFERENCE.findall(call.words):
             if name in CALLS:
                 self.run(name)
-<<<<<<< HEAD
-                yield self.place / name / (within[1:] or "out")
-=======
                 yield self.place / name / (within[1:] if within else "out")
->>>>>>> same
             elif name in MADE:
                 (self.given / name).write_bytes(self._made(name))
                 yield self.given / name
@@ -288,11 +275,7 @@ def _digest_of(tree: Path) -> str:
 
 # -- comparing ---------------------------------------------------------------------------------------------------------
 
-<<<<<<< HEAD
-_TEXT_FILES = {".md", ".html", ".svg", ".png"}
-=======
 _TEXT_FILES = {".md", ".svg", ".png"}
->>>>>>> same
 _EMBEDDED = re.compile(rb'<script type="application/json"[^>]*>(.*?)</script>', re.DOTALL)
 
 

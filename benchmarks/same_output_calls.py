@@ -1,13 +1,8 @@
 """What benchmarks/same_output.py calls: every command that writes records, with every option, and what they read.
 
 The calls of RECORDS, SET_ASIDE, TEXTS and FAILS are arguments of eexp. In them @NAME is what the call NAME wrote to
-<<<<<<< HEAD
-standard output, @NAME/FILE a file that it wrote, or else a file of GIVEN or MADE; @server is the URL of a server of
-models. A new option needs a call here, or an entry in NO_EFFECT.
-=======
 standard output, @NAME/FILE a file that it wrote and @NAME/ its directory; any other @NAME is a file of GIVEN or MADE,
 and @server the URL of a server of models. A new option needs a call here, or an entry in NO_EFFECT.
->>>>>>> same
 """
 
 from __future__ import annotations
@@ -199,11 +194,8 @@ RECORDS = {
     "eval-engine-1": f"eval house -n 3 --max-steps 5 {ENGINES[1]}",
     "eval-program": f"eval '{SAFE}' -n 3 --max-steps 5 -m random --timeout 60 --memory 4G",
     "eval-class": "eval countdown:Countdown -n 3 -m expert",
-<<<<<<< HEAD
-=======
     "arm-random": "eval house -m random -n 6 -o random.episodes.jsonl",
     "arm-expert": "eval house -m expert -n 6 -o expert.episodes.jsonl",
->>>>>>> same
     # -- import
     "import": "import messages @messages.jsonl",
     "import-named": "import messages --name kitchen --task-key task --action whole @messages.jsonl",
@@ -292,24 +284,13 @@ TEXTS = {
     "show-id": "show --id house/train/0 @rollout",
     "show-summary": "show --summary @rollout-pools @eval-tiny",
     "show-run": "show @train/adapter",
-<<<<<<< HEAD
-    "show-plot": "show --plot losses.svg @train/adapter @train-long/adapter",
-=======
     "show-plot": "show --plot losses.png @train/adapter @train-long/adapter",
->>>>>>> same
     "stats-text": "stats --plot lengths.svg @rollout @mix",
     "compare-text": "compare --by-kind --plot rates.svg a=@eval-random b=@eval-expert",
     "mix-dry-run": "mix --dry-run --limit 20 @imitation @world@0.5",
     "train-dry-run": "finetune -m tiny -o adapter --dry-run @mix",
-<<<<<<< HEAD
-    "report": "report ../arm-random ../arm-expert -o page.html --seed 2 --tasks 3 --title Study --baseline random "
-    "--confidence 0.9 --name expert=Expert --megabytes 0.05 --common -q",
-    "arm-random": "eval house -m random -n 6 -o random.episodes.jsonl",
-    "arm-expert": "eval house -m expert -n 6 -o expert.episodes.jsonl",
-=======
     "report": "report @arm-random/ @arm-expert/ -o page.html --seed 2 --tasks 3 --title Study --baseline random "
     "--confidence 0.9 --name expert=Expert --megabytes 0.05 --common -q",
->>>>>>> same
     "prompts-list": "prompts list",
     "prompts-record": "prompts show @style.toml --record @import-agenttraj --id agenttraj/house_1 --step 2",
     "prompts-check": "prompts check @style.toml",
@@ -320,10 +301,6 @@ TEXTS = {
 }
 FAILS = {"panel-check-leak": ("panel --check @panel --apart-from @eval-random", 1)}
 STDIN = {"env-play": b"look\n?\n!\ngo to kitchen\nopen fridge\n"}
-<<<<<<< HEAD
-NEEDS = {"report": ("arm-random", "arm-expert")}  # what a call reads besides what it names with an @
-=======
->>>>>>> same
 
 #: Options that change no record, and why. "COMMAND --option" is of one command, "--option=VALUE" one value of it.
 NO_EFFECT = {
@@ -432,10 +409,7 @@ Read = Callable[[str], list[dict]]
 
 
 def lines(records: list) -> bytes:
-<<<<<<< HEAD
-=======
     """Return records as JSONL."""
->>>>>>> same
     return b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records)
 
 

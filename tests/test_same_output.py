@@ -95,8 +95,6 @@ def test_the_first_difference_is_shown_with_its_place(script):
     assert found == """line 2, column 7: '{"b": 2}' | '{"b": 3}'"""
     assert script.first_difference(b"one\n", b"one\ntwo\n") == "line 2, column 1: its end | 'two'"
     assert script.first_difference(b"GGUF\0\1", b"GGUF\0\2").startswith("byte 5: 01 (of 6) | 02 (of 6)")
-<<<<<<< HEAD
-=======
 
 
 def test_an_option_and_a_value_without_a_call_are_named(script):
@@ -106,4 +104,3 @@ def test_an_option_and_a_value_without_a_call_are_named(script):
     found = list(script.not_exercised({"surface": {"mix": options, "new": {}}, "exercised": exercised}))
     assert found[:3] == ["mix --limit", "mix --duplicates: not with exact", "new: no call"]
     assert all(line.startswith("NO_EFFECT names ") for line in found[3:]) and "--resume" not in "".join(found)
->>>>>>> same
