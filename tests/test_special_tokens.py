@@ -123,7 +123,7 @@ class Tokenizers:
         if self.path:
             other = self.llama
             other._template = TEMPLATES[template]
-            other.__dict__.pop("_chats", None)
+            other.__dict__.pop("_chat_tokenizer", None)
             other.__dict__.pop("_stop", None)
         return self.fast, other
 
