@@ -93,7 +93,7 @@ def _episode(e: dict) -> Iterator[str]:
 
 def render_row(example: dict, row: Row, tokenizer: Any) -> str:
     """Return an example as the row of tokens that is trained on: counts, and its text with the targets in [[ ]]."""
-    from eexp.training.preview import marked
+    from eexp.training.preview import mark_targets
 
     targets: Counter[str] = Counter()
     for name, _, indices in row.spans():
@@ -104,7 +104,7 @@ def render_row(example: dict, row: Row, tokenizer: Any) -> str:
         f"targets {row.n_targets}" + (f" ({spans})" if spans else "") + f", weight {row.weight:g}"
     )
     head = style(f"example {example['id']}", bold=True)
-    return "\n".join([head, style(counts, dim=True), indent(marked(tokenizer, row), "  ")])
+    return "\n".join([head, style(counts, dim=True), indent(mark_targets(tokenizer, row), "  ")])
 
 
 def summary(records: Iterable[dict]) -> list[str]:
