@@ -126,7 +126,7 @@ class Shop:
             self.page = action[6:-1]
         elif self.page in ("red mug", "blue mug") and action == "click[buy now]":
             won, self.page = 1.0 if self.page == self.wanted else 0.5, "end"
-        return {"state": self.observation(), "reward": won, "done": self.page == "end", "info": None}
+        return {"state": self.describe(), "reward": won, "done": self.page == "end", "info": None}
 
     def describe(self) -> str:
         return f"WebShop [SEP] Instruction: [SEP] Find a {self.wanted} [SEP] {self.page}"
@@ -336,7 +336,7 @@ class AgentGymServer:
             case "GET", "/filtered_vocab" if self.name == "wordle":
                 return _json(world.left)
             case "GET", "/observation" if self.name in BARE:
-                return _json(world.observation())
+                return _json(world.describe())
             case "GET", "/available_actions" if self.name == "webshop":
                 return _json(world.available_actions())
         return 404, b'{"detail":"Not Found"}'

@@ -40,11 +40,11 @@ def play(env: BabyAI, task: dict) -> tuple[list[str], list[str], object]:
 
 def wander(env: BabyAI, rng: random.Random, steps: int) -> list[tuple[str, object]]:
     """Take random actions of any kind, sometimes the expert's; return (action, observation) for each."""
-    steps = []
+    trace = []
     for _ in range(steps):
         action = (rng.random() < 0.4 and env.expert()) or rng.choice(list(ACTIONS))
-        steps.append((action, env.step(action)))
-    return steps
+        trace.append((action, env.step(action)))
+    return trace
 
 
 def state(env: BabyAI) -> tuple:

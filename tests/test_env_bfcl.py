@@ -68,11 +68,11 @@ def pool(classes: tuple[str, ...]) -> list[str]:
 
 def wander(env: BFCL, rng: random.Random, steps: int) -> list[tuple[str, object]]:
     """Take random actions, sometimes the expert's; return (action, observation) for each."""
-    steps = []
+    trace = []
     for _ in range(steps):
         action = (rng.random() < 0.6 and env.expert()) or rng.choice(pool(tuple(env._entry["involved_classes"])))
-        steps.append((action, env.step(action)))
-    return steps
+        trace.append((action, env.step(action)))
+    return trace
 
 
 def state(env: BFCL) -> dict:
