@@ -17,6 +17,7 @@ from typing import NoReturn
 import click
 
 from eexp import __version__, terminal
+from eexp.envs.registry import help_lines
 from eexp.errors import EXIT_FAILED, EexpError
 
 # name -> first line of its help. A test holds this against the commands themselves.
@@ -116,18 +117,7 @@ def group(verbose: bool) -> None:
 
     \b
     ENV, an environment, is one of:
-      house                    the built-in household world
-      bfcl                     BFCL's multi-turn tasks (needs a package: docs/environments.md)
-      babyai                   BabyAI in words (needs eexp[babyai])
-      scienceworld             ScienceWorld (needs eexp[scienceworld] and Java)
-      textworld?games=DIR      games of TextWorld (needs eexp[textworld])
-      alfworld?data=DIR        ALFWorld, in words (needs eexp[alfworld] and its data)
-      agentgym:URL?env=NAME    a server of AgentGym, NAME such as textcraft
-      openenv:URL              a server of OpenEnv (needs eexp[openenv])
-      exec:COMMAND             any program that answers JSON lines: eexp-env(7)
-      package.module:Class     a Python class
-      NAME?KEY=VALUE           one with settings: scienceworld?task=find-plant
-      noisy:P:ENV              any of these, with a share P of the words it shows left out
+      {ENVIRONMENTS}
 
     \b
     MODEL, who acts or writes, is one of:
@@ -143,6 +133,9 @@ def group(verbose: bool) -> None:
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 bad input, 4 done but some records were set aside.
     """
+
+
+group.help = (group.help or "").replace("{ENVIRONMENTS}", "\n      ".join(help_lines()))
 
 
 def main(args: list[str] | None = None) -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
+from eexp.envs.registry import light_names
+
 if TYPE_CHECKING:
     from eexp.envs.base import Environment
     from eexp.models import Engine, Model
@@ -57,10 +59,9 @@ ENV = EnvSpec()
 
 def complete_env(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """For the shell: environments that begin like this."""
-    from eexp.envs import NOISY, SERVERS, names
+    from eexp.envs.registry import completions
 
-    schemes = ["exec:", *(f"{scheme}:" for scheme in SERVERS), NOISY]
-    return [name for name in [*names(), *schemes] if name.startswith(incomplete)]
+    return completions(incomplete)
 
 
 def complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -223,7 +224,7 @@ def workers(command: Command) -> Command:
 def worlds(command: Command) -> Command:
     """--parallel, and --timeout and --memory of the processes that hold environments; passed on as `open_worlds`.
 
-    `open_worlds(env, most)` gives the ParallelEnvironments (eexp/workers/parallel.py) like `env`, and no more than `most`.
+    `open_worlds(env, most)` opens ParallelEnvironments (eexp/workers/parallel.py) like `env`, at most `most` of them.
     """
 
     @functools.wraps(command)
@@ -242,7 +243,7 @@ def worlds(command: Command) -> Command:
                 "--parallel",
                 type=click.IntRange(min=1),
                 metavar="N",
-                help=f"How many episodes are played at once.  [default: {MOST_LIGHT} in house, bfcl and babyai; "
+                help=f"How many episodes are played at once.  [default: {MOST_LIGHT} in {light_names()}; "
                 f"{MOST_WORKERS} elsewhere, where each takes a process]",
             ),
             *_limits("episode"),

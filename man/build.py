@@ -20,6 +20,7 @@ from markdown_it.token import Token
 
 from eexp import __version__, errors, records
 from eexp.cli import COMMANDS, CONTEXT, group
+from eexp.envs.registry import KINDS
 
 HERE = Path(__file__).parent
 
@@ -249,6 +250,11 @@ def lowered(sentence: str) -> str:
     return sentence[0].lower() + sentence[1:].rstrip(".")
 
 
+def capitalised(phrase: str) -> str:
+    """Return a phrase as a sentence."""
+    return f"{phrase[0].upper()}{phrase[1:]}."
+
+
 def see_also(name: str | None, text: str) -> list[str]:
     """The commands that a docstring speaks of."""
     if name is None:
@@ -349,6 +355,8 @@ def protocol_page() -> str:
         elif token.type == "inline" and lines and lines[-1].startswith(".IP"):
             lines += [inline(token)]
     parts = {title: part[1:] if part[:1] == [".PP"] else part for title, part in parts.items()}
+    kinds = [line for kind in KINDS for line in tagged(bold(kind.spec), capitalised(kind.line))]
+    parts["ENVIRONMENTS"] = [prose("A program is one of the environments that a command takes as ENV:"), *kinds]
     parts["SEE ALSO"] = [",\n".join(bold(n) + "(1)" for n in ("eexp", "eexp-env-check", "eexp-rollout"))]
     return page("eexp-env", 7, lowered(f"{section[1]}: environments in any language"), parts)
 

@@ -223,10 +223,8 @@ def test_what_the_documentation_is_checked_with_finds_mistakes():
     parse(["--version"])
 
 
-def test_help_names_the_models_and_environments_there_are():
-    from eexp import envs, models
+def test_help_names_the_models_there_are():
+    from eexp import models
 
-    for spec in (*envs.BUILT_IN, *(f"{scheme}:" for scheme in envs.SERVERS), "exec:", ":Class", envs.NOISY):
-        assert spec in envs.__doc__ and spec in group.help
     for spec in (".gguf", "hf:", "http://", "tiny", "random", "expert"):
         assert spec in models.__doc__ and spec in group.help

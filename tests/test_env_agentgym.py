@@ -173,7 +173,7 @@ def test_item_ids_are_the_tasks(tmp_path):
             ("train=9-3", "expected numbers of tasks"),
             ("max_steps=0", "above 0"),
             ("env=chess", "known: textcraft, alfworld"),
-            ("colour=red", "unexpected keyword"),
+            ("colour=red", "no option 'colour'; it has: env, train, test, max_steps"),
         ):
             with pytest.raises(UsageError, match=said):
                 open_env(f"agentgym:{url}?{options}")

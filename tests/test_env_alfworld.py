@@ -84,7 +84,7 @@ def test_games_that_the_package_leaves_out_are_left_out(data, tmp_path):
     [
         ("", r"alfworld: name the directory of the data: alfworld\?data=DIR, or ALFWORLD_DATA=DIR"),
         ("?data=.", r"alfworld\?data=.: no json_2.1.1/train in it; `alfworld-download --data-dir DIR` fills one"),
-        ("?expert=me", r"alfworld\?expert=me: no such expert; there are: handcoded, planner"),
+        ("?expert=me", r"alfworld\?expert=me: expected handcoded or planner"),
         ("?max_steps=0", r"alfworld\?max_steps=0: expected a number above 0"),
         ("?split=train", "alfworld has no option 'split'; it has: data, expert, max_steps"),
     ],

@@ -135,7 +135,7 @@ def test_a_task_that_does_not_exist_is_refused(wrong):
 def test_options_and_splits_are_checked():
     with pytest.raises(UsageError, match=r"bfcl\?tools=some: expected short or full"):
         open_env("bfcl?tools=some")
-    with pytest.raises(UsageError, match="unexpected keyword argument 'tool'"):
+    with pytest.raises(UsageError, match="bfcl has no option 'tool'; it has: tools"):
         open_env("bfcl?tool=short")
     with pytest.raises(UsageError, match="has no split 'dev'"):
         list(open_env("bfcl").tasks("dev"))

@@ -207,7 +207,7 @@ def test_a_task_from_elsewhere_is_checked(numbers):
         ("?reward=most", "expected last or sum"),
         ("?train=x", "expected numbers of tasks"),
         ("?train=0-9&test=9", "both in train and in test"),
-        ("?colour=red", "unexpected keyword"),
+        ("?colour=red", "no option 'colour'; it has: action, text"),
     ],
 )
 def test_options_that_make_no_sense(numbers, options, said):

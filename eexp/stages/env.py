@@ -42,10 +42,11 @@ def list_command() -> None:
     Example:
       eexp env list
     """
-    from eexp.envs import names
+    from eexp.envs import environment_names
 
-    width = max(map(len, names()))
-    for name in names():
+    names = environment_names()
+    width = max(map(len, names))
+    for name in names:
         show(f"{name:{width}}  {_state_of(name)}")
 
 

@@ -41,7 +41,8 @@ import msgspec
 from msgspec import Struct
 
 from eexp.envs.base import Environment, Observation
-from eexp.envs.bridges.server import Numbers, Server, check_disjoint, parse_limit, parse_numbers
+from eexp.envs.bridges.server import Server
+from eexp.envs.spec_options import Numbers, check_disjoint, option_error, parse_numbers, parse_step_limit
 from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
 from eexp.records import canonical
 
@@ -170,9 +171,10 @@ class AgentGym(Environment):
     def __init__(self, url: str, env: str = "", train: str = "", test: str = "", max_steps: str = "50") -> None:
         self.spec = f"agentgym:{url}"
         if env and env not in KINDS:
-            raise UsageError(f"{self.spec}: unknown env={env}; known: {', '.join(KINDS)}; leave it out for your own")
+            known = ", ".join(KINDS)
+            raise option_error(self.spec, "env", env, f"no such server; known: {known}; leave it out for your own")
         self._name, self._kind = env or "task", KINDS.get(env, GUIDE)
-        self.max_steps = parse_limit(self.spec, max_steps)
+        self.max_steps = parse_step_limit(self.spec, max_steps)
         given = {"train": train, "test": test}
         self._splits = {split: _numbers(self.spec, split, said) for split, said in given.items() if said}
         check_disjoint(self.spec, self._splits)
@@ -358,6 +360,6 @@ def _numbers(name: str, split: str, said: str) -> Numbers:
         items = msgspec.json.decode(Path(said).read_bytes(), type=list[_Item])
         return list(dict.fromkeys(int(item.item_id.rpartition("_")[2]) for item in items))
     except OSError as e:
-        raise UsageError(f"{name}: {split}={said}: {e.strerror}") from None
+        raise option_error(name, split, said, e.strerror or str(e)) from None
     except (msgspec.MsgspecError, ValueError):
-        raise UsageError(f"{name}: {split}={said}: expected a list of item ids, each with its number last") from None
+        raise option_error(name, split, said, "expected a list of item ids, each with its number last") from None

@@ -42,8 +42,9 @@ import msgspec
 from msgspec import Struct
 
 from eexp.envs.base import Environment, Observation
-from eexp.envs.bridges.server import GRACE, Server, check_disjoint, parse_limit, parse_numbers
-from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, UsageError
+from eexp.envs.bridges.server import GRACE, Server
+from eexp.envs.spec_options import check_disjoint, option_error, parse_choice, parse_numbers, parse_step_limit
+from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom
 from eexp.processes.child import MAX_LINE
 from eexp.records import explain
 
@@ -128,10 +129,8 @@ class OpenEnv(Environment):
     ) -> None:
         self.spec = f"openenv:{url}"
         self._list_field, self._instruction_field = admissible, instruction
-        if reward not in ("last", "sum"):
-            raise UsageError(f"{self.spec}: reward={reward}: expected last or sum")
-        self._adds_up = reward == "sum"
-        self.max_steps = parse_limit(self.spec, max_steps)
+        self._adds_up = parse_choice(self.spec, "reward", reward, ("last", "sum")) == "sum"
+        self.max_steps = parse_step_limit(self.spec, max_steps)
         given = {split: said for split, said in (("train", train), ("test", test)) if said}
         self._seeds = {split: parse_numbers(self.spec, split, said) for split, said in (given or SEEDS).items()}
         check_disjoint(self.spec, self._seeds)
@@ -241,7 +240,8 @@ class OpenEnv(Environment):
         if asked in self._fields:
             return asked
         if asked and asked != JSON:
-            raise UsageError(f"{self.spec}: action={asked}: there are: {', '.join([*self._fields, JSON])}")
+            fields = ", ".join([*self._fields, JSON])
+            raise option_error(self.spec, "action", asked, f"no such field; there are: {fields}")
         required = [name for name in self._fields if name in schema.get("required", [])]
         return required[0] if len(required) == 1 and not asked and not self._tools else None
 

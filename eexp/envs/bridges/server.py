@@ -6,7 +6,6 @@ Their specs are `SCHEME:URL?KEY=VALUE&KEY=VALUE`, such as `agentgym:http://local
 from __future__ import annotations
 
 import json
-import re
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -20,8 +19,6 @@ from eexp.records import explain
 
 #: How long a server may take over a goodbye that nobody needs the answer of.
 GRACE = 2.0
-
-Numbers = range | list[int]
 
 
 class Server:
@@ -93,28 +90,3 @@ class Server:
     def _fail(self, path: str, message: str, answer: bytes = b"") -> NoReturn:
         evidence = {"answer": answer[:2000].decode("utf-8", "replace")} if answer else None
         raise EnvironmentFailed(f"{self.name}: {path}: {message}", evidence=evidence) from None
-
-
-def parse_numbers(name: str, option: str, said: str) -> range:
-    """`0-99`, both of them included, or a single number."""
-    found = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", said)
-    numbers = range(int(found[1]), int(found[2] or found[1]) + 1) if found else range(0)
-    if not numbers:
-        raise UsageError(f"{name}: {option}={said}: expected numbers of tasks, such as 0-99")
-    return numbers
-
-
-def parse_limit(name: str, said: str) -> int:
-    """The option max_steps."""
-    if not said.isdecimal() or not int(said):
-        raise UsageError(f"{name}: max_steps={said}: expected a number above 0")
-    return int(said)
-
-
-def check_disjoint(name: str, splits: dict[str, Numbers]) -> None:
-    """Raise UsageError if a task is in two splits."""
-    seen: dict[int, str] = {}
-    for split, numbers in splits.items():
-        for number in numbers:
-            if seen.setdefault(number, split) != split:
-                raise UsageError(f"{name}: task {number} is both in {seen[number]} and in {split}")

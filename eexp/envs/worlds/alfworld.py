@@ -41,6 +41,7 @@ from pathlib import Path
 from typing import Any
 
 from eexp.envs.base import Environment, Observation
+from eexp.envs.spec_options import parse_choice, parse_step_limit
 from eexp.errors import EexpError, InputError, UsageError
 
 INSTALL = "ALFWorld needs `pip install 'eexp[alfworld]'`"
@@ -67,17 +68,11 @@ class AlfWorld(Environment):
     in_process = True
     record_options = frozenset({"expert", "max_steps"})
 
-    def __init__(self, data: str = "", expert: str = "handcoded", max_steps: str = "50", **more: str):
-        if more:
-            raise UsageError(f"alfworld has no option {next(iter(more))!r}; it has: data, expert, max_steps")
-        if expert not in EXPERTS:
-            raise UsageError(f"alfworld?expert={expert}: no such expert; there are: {', '.join(EXPERTS)}")
-        if not re.fullmatch(r"[1-9]\d{0,8}", max_steps):
-            raise UsageError(f"alfworld?max_steps={max_steps}: expected a number above 0")
-        self.max_steps = int(max_steps)
+    def __init__(self, data: str = "", expert: str = "handcoded", max_steps: str = "50"):
+        self._planner = parse_choice("alfworld", "expert", expert, EXPERTS) == "planner"
+        self.max_steps = parse_step_limit("alfworld", max_steps)
         self._directory = _directory(data or os.environ.get(VARIABLE, ""))
         _check_installed(self._directory.parent)
-        self._planner = expert == "planner"
         self._game: Any = None  # the package's environment
         self._loaded: tuple[Path, str] | None = None
         self._now: Any = None  # the package's state after the last step

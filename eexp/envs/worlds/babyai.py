@@ -37,7 +37,8 @@ from functools import cache
 from typing import Any
 
 from eexp.envs.base import Environment, Observation
-from eexp.errors import EexpError, InputError, UsageError
+from eexp.envs.spec_options import option_error
+from eexp.errors import EexpError, InputError
 from eexp.records import canonical
 
 INSTALL = "babyai needs `pip install 'eexp[babyai]'` and Python 3.11 or newer"
@@ -82,7 +83,7 @@ class BabyAI(Environment):
         self._levels = list(dict.fromkeys(level.split(",")))
         for name in self._levels:
             if name not in known:
-                raise UsageError(f"babyai?level={name}: no such level; there are: {', '.join(known)}")
+                raise option_error("babyai", "level", name, f"no such level; there are: {', '.join(known)}")
 
     # -- tasks ---------------------------------------------------------------------------------------------------
 

@@ -42,7 +42,8 @@ from pathlib import Path
 from typing import Any
 
 from eexp.envs.base import Environment, Observation
-from eexp.errors import EexpError, InputError, UsageError
+from eexp.envs.spec_options import parse_choice
+from eexp.errors import EexpError, InputError
 
 #: With its dependencies the package brings gigabytes, another numpy among them. These tasks need none of them.
 INSTALL = "bfcl needs `pip install --no-deps bfcl-eval==2026.3.23 mpmath`"
@@ -77,9 +78,7 @@ class BFCL(Environment):
 
     def __init__(self, tools: str = "short") -> None:
         _check_installed()
-        if tools not in ("short", "full"):
-            raise UsageError(f"bfcl?tools={tools}: expected short or full")
-        self._tools = tools
+        self._tools = parse_choice("bfcl", "tools", tools, ("short", "full"))
 
     # -- tasks ---------------------------------------------------------------------------------------------------
 

@@ -33,7 +33,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from eexp.envs.base import Environment, Observation
-from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
+from eexp.envs.spec_options import option_error, parse_step_limit
+from eexp.errors import EexpError, EnvironmentFailed, InputError
 from eexp.processes.child import Child, ChildFailed, time_limit
 
 SPLITS = {"train": "getVariationsTrain", "dev": "getVariationsDev", "test": "getVariationsTest"}
@@ -78,19 +79,13 @@ class ScienceWorld(Environment):
         simplifications: str = "easy",
         max_steps: str = "100",
         memory: str = "512m",
-        **more: str,
     ):
-        if more:
-            known = "task, simplifications, max_steps, memory"
-            raise UsageError(f"scienceworld has no option {next(iter(more))!r}; it has: {known}")
         _check_installed()
         self._kinds = _kinds(task)
         self._simplifications = _simplifications(simplifications)
-        if not re.fullmatch(r"[1-9]\d{0,8}", max_steps):
-            raise UsageError(f"scienceworld?max_steps={max_steps}: expected a number above 0")
+        self.max_steps = parse_step_limit("scienceworld", max_steps)
         if not re.fullmatch(r"[1-9]\d*[kmgKMG]?", memory):
-            raise UsageError(f"scienceworld?memory={memory}: expected a number with k, m or g")
-        self.max_steps = int(max_steps)
+            raise option_error("scienceworld", "memory", memory, "expected a number with k, m or g")
         self._memory = memory
         self._limit = time_limit(LIMIT)
         self._simulator: Simulator | None = None
@@ -387,7 +382,7 @@ def _kinds(chosen: str) -> list[str]:
     for part in chosen.split(","):
         matches = [part] if part in known else [kind for kind in known if kind.startswith(part)]
         if not matches:
-            raise UsageError(f"scienceworld?task={part}: no such task; there are: {', '.join(known)}")
+            raise option_error("scienceworld", "task", part, f"no such task; there are: {', '.join(known)}")
         found.update(matches)
     return [kind for kind in known if kind in found]
 
@@ -399,7 +394,7 @@ def _simplifications(chosen: str) -> str:
     for part in chosen.split(","):
         if part not in SIMPLIFICATIONS:
             known = ", ".join(("easy", "none", *SIMPLIFICATIONS))
-            raise UsageError(f"scienceworld?simplifications={part}: no such simplification; there are: {known}")
+            raise option_error("scienceworld", "simplifications", part, f"no such simplification; there are: {known}")
     return chosen
 
 

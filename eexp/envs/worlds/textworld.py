@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from eexp.envs.base import Environment, Observation
+from eexp.envs.spec_options import parse_step_limit
 from eexp.errors import EexpError, InputError, UsageError
 
 INSTALL = "TextWorld needs `pip install 'eexp[textworld]'`"
@@ -63,13 +64,9 @@ class TextWorld(Environment):
     in_process = True
     record_options = frozenset({"max_steps"})
 
-    def __init__(self, games: str = "", max_steps: str = "100", **more: str):
-        if more:
-            raise UsageError(f"textworld has no option {next(iter(more))!r}; it has: games, max_steps")
-        if not re.fullmatch(r"[1-9]\d{0,8}", max_steps):
-            raise UsageError(f"textworld?max_steps={max_steps}: expected a number above 0")
+    def __init__(self, games: str = "", max_steps: str = "100"):
+        self.max_steps = parse_step_limit("textworld", max_steps)
         _check_installed()
-        self.max_steps = int(max_steps)
         self._splits = _splits(games or os.environ.get(VARIABLE, ""))
         self._loaded: tuple[Path, str] | None = None  # the file and the checksum of the game
         self._game: Any = None  # the package's environment

@@ -1,0 +1,182 @@
+"""Open environments by their specs, and decide which of them a record may name."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+from eexp.envs.base import Environment
+from eexp.envs.logins import withhold_logins, without_logins
+from eexp.envs.registry import NOISY, PROGRAM, SERVERS, class_path, known_specs
+from eexp.envs.spec_options import refuse_unknown_options, split_options
+from eexp.errors import EexpError, InputError, UsageError
+
+_NOISY, _PROGRAM = f"{NOISY.name}:", f"{PROGRAM.name}:"
+
+
+def open_env(spec: str) -> Environment:
+    """Open the environment that `spec` names.
+
+    A login in a URL (`http://user:password@host`) is sent to the server and is not part of the environment's own
+    `spec`.
+
+    Raises:
+        UsageError: There is no such environment, or its options make no sense.
+        EexpError: It cannot start, because a package is missing for instance.
+    """
+    spec = withhold_logins(spec)
+    if spec.startswith(_NOISY):
+        return _open_noisy(spec)
+    if spec.startswith(_PROGRAM):
+        from eexp.envs.bridges.program import Program
+
+        return Program(spec)
+    name, _, _ = spec.partition("?")
+    scheme, _, url = name.partition(":")
+    environment_class, options = _class_of(spec), split_options(spec)
+    has_url = scheme in SERVERS
+    refuse_unknown_options(name, environment_class, options, has_url)
+    try:
+        env = environment_class(*([url] if has_url else []), **options)
+    except TypeError as e:
+        raise UsageError(f"environment {spec!r}: {e}") from None
+    env.spec = spec
+    return env
+
+
+def _search_working_directory() -> None:
+    """Let modules be found in the working directory, as `python -m` does, but after everything that is installed.
+
+    A file there that has the name of a library, such as `datasets.py`, is then not loaded in place of the library.
+    """
+    directory = os.getcwd()
+    if directory not in sys.path:
+        sys.path.append(directory)
+        importlib.invalidate_caches()
+
+
+def _class_of(spec: str) -> type[Environment]:
+    """Import the class behind a spec that is neither a program nor has noise. Raises as `open_env` does."""
+    name = spec.partition("?")[0]
+    path = class_path(name)
+    if path is None:
+        raise UsageError(f"unknown environment {spec!r}; known: {', '.join(known_specs())}")
+    module_name, _, attribute = path.partition(":")
+    if path == name:
+        _search_working_directory()
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as e:
+        raise EexpError(f"environment {spec!r} cannot be loaded: {e}") from None
+    except Exception as e:  # a mistake in a module that is not part of eexp
+        raise EexpError(f"environment {spec!r} cannot be loaded: {type(e).__name__}: {' '.join(str(e).split())}") from e
+    environment_class = getattr(module, attribute, None)
+    if environment_class is None:
+        file = getattr(module, "__file__", None) or module_name
+        raise UsageError(f"environment {spec!r}: {file} has no {attribute!r}")
+    if not (isinstance(environment_class, type) and issubclass(environment_class, Environment)):
+        raise UsageError(f"environment {spec!r}: {path} is not a class derived from eexp.envs.Environment")
+    return environment_class
+
+
+def unsafe_in_records(spec: str) -> str | None:
+    """Return why a record alone may not name this environment; None where it may.
+
+    Records come from anywhere and choose tasks. They may not choose code, a URL, or an option that the environment's
+    class does not leave to them (`Environment.record_options`), such as the path of the games.
+
+    Raises:
+        UsageError: There is no such environment.
+        EexpError: The environment's class cannot be loaded.
+    """
+    spec = without_noise(spec)
+    name, _, options = spec.partition("?")
+    if ":" in name:
+        return "runs a program or asks a server"
+    if not options:
+        return None
+    allowed = _class_of(spec).record_options
+    for option in split_options(spec):
+        if option not in allowed:
+            return f"sets {option!r}, which a record alone may not"
+    return None
+
+
+def _open_noisy(spec: str) -> Environment:
+    from eexp.envs.noisy import Noisy
+
+    share, inner = _split_noise(spec)
+    env = Noisy(open_env(inner), share)
+    env.spec = spec
+    return env
+
+
+def _split_noise(spec: str) -> tuple[float, str]:
+    """Return P and ENV of `noisy:P:ENV`. Raises UsageError if the spec has another form."""
+    number, _, inner = spec.removeprefix(_NOISY).partition(":")
+    try:
+        share = float(number)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1 or not inner:
+        raise UsageError(f"environment {spec!r}: expected noisy:P:ENV with P from 0 to below 1, as in noisy:0.1:house")
+    if inner.startswith(_NOISY):
+        raise UsageError(f"environment {spec!r}: noise is given once")
+    return share, inner
+
+
+def without_noise(spec: str) -> str:
+    """Return ENV for `noisy:P:ENV`, and any other spec as it is.
+
+    Raises:
+        UsageError: The spec begins with `noisy:` and has another form.
+    """
+    return _split_noise(spec)[1] if spec.startswith(_NOISY) else spec
+
+
+class OpenEnvironments:
+    """The environments that a process has open, by the spec that the records name. Use as a context manager.
+
+    Records may come from anywhere. A record whose spec does more than choose tasks (`unsafe_in_records`) is refused
+    unless the environment was given on the command line.
+
+    Args:
+        allowed: The environment of the command line (--env), which then stands for those of all records.
+    """
+
+    def __init__(self, allowed: str | None = None):
+        self.allowed = allowed and withhold_logins(allowed)
+        self._open: dict[str, Environment] = {}
+
+    def get(self, spec: str) -> Environment:
+        """Return the environment for a record's spec, opened if it is not open.
+
+        Raises:
+            InputError: The record names an environment that does not exist or that it may not name.
+            UsageError: The environment of the command line does not exist.
+            EexpError: The environment cannot start.
+        """
+        spec = self.allowed or without_logins(spec)
+        if spec not in self._open:
+            try:
+                if not self.allowed and (reason := unsafe_in_records(spec)):
+                    raise InputError(f"{spec!r} {reason}; allow it with --env {spec!r}", "$.env")
+                self._open[spec] = open_env(spec)
+            except UsageError as e:
+                if self.allowed:
+                    raise
+                raise InputError(str(e), "$.env") from None
+        return self._open[spec]
+
+    def __enter__(self) -> OpenEnvironments:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all of them. `get` opens them again."""
+        for env in self._open.values():
+            env.close()
+        self._open.clear()
