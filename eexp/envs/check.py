@@ -1,9 +1,9 @@
-"""Does an environment keep the contract of eexp/envs/base.py? Asked by playing in it.
+"""Check by playing whether an environment keeps the contract of eexp/envs/base.py.
 
-Walks are taken on a few tasks: at every step all questions are asked, and an action is drawn (the expert's, or an
-admissible one). Then the same actions are taken again: in the same environment, in one opened anew, and without asking;
-beside another instance, around forks, harmless actions and nonsense. All of them must see what the first walk saw. A
-world in which that does not hold would lie about what an action leads to.
+A few tasks are played once: at every step all questions are asked, and an action is drawn (the expert's, or an
+admissible one). Then the same actions are taken again: in the same environment, in one opened anew, without asking
+anything, beside another instance, and around forks, harmless actions and nonsense. All of these must give the
+observations of the first time; otherwise a branch would not show what its action leads to.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from os.path import commonprefix
 from typing import Any, TypeVar
@@ -30,9 +31,9 @@ from eexp.records import succeeded
 
 OK, NOTE, FAILED, SKIPPED = "ok", "note", "FAIL", "-"
 
-MOST_TASKS = 100_000  # of a split are looked at
-WALK = 12  # actions
-POINTS = 3  # states of a walk at which branches are tried
+MOST_TASKS = 100_000  # tasks of a split that are looked at
+MOST_ACTIONS = 12  # actions of an episode
+POINTS = 3  # states of an episode at which branches are tried
 NONSENSE = ("", "xyzzy the plugh", 'say "\\"', "zwölf\n\t\N{SNOWMAN}", "open " * 400)
 
 Answer = TypeVar("Answer")
@@ -40,45 +41,69 @@ Answer = TypeVar("Answer")
 
 @dataclass
 class Finding:
-    """What one check found: verdict is OK, NOTE (worth knowing, breaks nothing), FAILED or SKIPPED."""
+    """The result of one check.
+
+    Attributes:
+        check: The name of the check.
+        verdict: OK, NOTE (worth knowing, but nothing is broken), FAILED or SKIPPED.
+        detail: What was found, in words.
+    """
 
     check: str
     verdict: str
     detail: str
 
 
-class _Broken(Exception):
-    """The contract is broken; the message says how."""
+class _ContractBroken(Exception):
+    """Error raised when the contract is broken; the message says how."""
 
 
-class _Noted(Exception):
-    """Nothing is broken, but whoever uses the environment should know."""
+class _WorthKnowing(Exception):
+    """Raised to end a check in which nothing is broken, but a user of the environment should know the result."""
 
 
-class _Skipped(Exception):
-    """There is nothing to check."""
+class _NothingToCheck(Exception):
+    """Raised to end a check that does not apply to the environment."""
 
 
 @dataclass
-class _Walk:
-    """A task, the actions taken, and what was seen: before each of them and after the last."""
+class _ReferenceEpisode:
+    """An episode as it went the first time, with which its repetitions are compared.
+
+    Attributes:
+        task: The task.
+        instruction: Its instruction.
+        observations: One for each state: before every action and after the last.
+        lists: The admissible actions in each state; None where they are not listed.
+        actions: The actions taken.
+    """
 
     task: dict
     instruction: str
-    seen: list[Observation]
-    listed: list[list[str] | None]
+    observations: list[Observation]
+    lists: list[list[str] | None]
     actions: list[str]
 
-    def until(self, i: int) -> _Walk:
-        """The walk as far as state number i."""
-        return replace(self, seen=self.seen[: i + 1], listed=self.listed[: i + 1], actions=self.actions[:i])
+    def until(self, i: int) -> _ReferenceEpisode:
+        """Return the episode up to state number i."""
+        return replace(
+            self, observations=self.observations[: i + 1], lists=self.lists[: i + 1], actions=self.actions[:i]
+        )
+
+
+def _ignore(i: int) -> None:
+    """Do nothing in state number i."""
 
 
 class Checker:
     """One round of checks.
 
-    open_one: opens the environment, each time anew. tasks: how many of the first split are played. limit: seconds for
-    one answer. actions: to be tried where neither an expert nor an admissible list knows any.
+    Args:
+        open_one: Opens the environment; it is called more than once.
+        tasks: How many tasks of the first split are played; one is played of each other split.
+        limit: Seconds for one answer.
+        seed: Decides which tasks and actions are drawn.
+        actions: Actions to try where neither an expert nor a list of admissible actions names any.
     """
 
     def __init__(
@@ -91,15 +116,31 @@ class Checker:
         actions: tuple[str, ...] = (),
     ):
         self.open_one, self.n_tasks, self.limit, self.actions = open_one, tasks, limit, actions
-        self.draw = random.Random(seed)
-        self.took: dict[str, list[float]] = defaultdict(list)
-        self.walks: list[_Walk] = []
+        self.rng = random.Random(seed)
+        self.durations: dict[str, list[float]] = defaultdict(list)  # milliseconds, by what was called
+        self.episodes: list[_ReferenceEpisode] = []
         self.tasks: list[dict] = []
+        self._env: Environment | None = None
+        self._other: Environment | None = None
+
+    @property
+    def env(self) -> Environment:
+        """The environment in which the tasks are played first."""
+        assert self._env is not None, "opens() comes first"
+        return self._env
+
+    @property
+    def other(self) -> Environment:
+        """Another instance of it."""
+        assert self._other is not None, "starts_anew() comes first"
+        return self._other
 
     def run(self) -> Iterator[Finding]:
-        """One finding a check. Where the environment itself fails (dies, hangs), the checks after it are left out."""
+        """Yield one finding for each check.
+
+        Where the environment itself fails (dies, hangs), the checks that follow are skipped.
+        """
         children = _children()
-        self.env = self.other = None
         lost: str | None = None
         try:
             for check in (
@@ -122,26 +163,32 @@ class Checker:
                 if fatal and lost is None:
                     lost = check.__name__.replace("_", " ")
         finally:
-            for env in (self.env, self.other):
+            for env in (self._env, self._other):
                 if env is not None:
                     with suppress(EexpError):
                         env.close()
-        if self.env is not None:
+        if self._env is not None:
             yield self._finding(lambda: self.closes(children), None, "closes")[0]
             yield Finding("time", OK, self._times())
 
     def _finding(self, check: Callable[[], str], lost: str | None, name: str = "") -> tuple[Finding, bool]:
-        """What a check found, and whether those after it cannot be made."""
+        """Run a check and return its finding, and whether the checks that follow cannot be made.
+
+        Args:
+            check: The check; it returns the detail of its finding.
+            lost: The name of an earlier check at which the environment failed, which rules this one out.
+            name: The name of the check, where it is not the function's.
+        """
         name = name or check.__name__.replace("_", " ")
         if lost:
             return Finding(name, SKIPPED, f"not checked, since {lost!r} failed"), False
         try:
             return Finding(name, OK, check()), False
-        except _Skipped as e:
+        except _NothingToCheck as e:
             return Finding(name, SKIPPED, str(e)), False
-        except _Noted as e:
+        except _WorthKnowing as e:
             return Finding(name, NOTE, str(e)), False
-        except _Broken as e:
+        except _ContractBroken as e:
             return Finding(name, FAILED, str(e)), name in ("splits", "lists tasks", "plays", "repeats")
         except EexpError as e:
             return Finding(name, FAILED, str(e)), True
@@ -149,194 +196,216 @@ class Checker:
     # -- the checks, in order ------------------------------------------------------------------------------------------
 
     def opens(self) -> str:
-        self.env = self._timed("open", self.open_one)
+        """Check that the environment opens."""
+        self._env = self._timed("open", self.open_one)
         return self.env.spec
 
     def splits(self) -> str:
-        found = self._ask("splits")
+        """Check the names of the splits, and that another name is refused."""
+        names = self._ask("splits")
         _must(
-            isinstance(found, list) and found and all(isinstance(s, str) for s in found),
-            f"splits: expected a list of names, got {short(found)}",
+            isinstance(names, list) and bool(names) and all(isinstance(s, str) for s in names),
+            f"splits: expected a list of names, got {short(names)}",
         )
-        _must(len(set(found)) == len(found), f"splits: a name stands there twice: {short(found)}")
+        _must(len(set(names)) == len(names), f"splits: a name stands there twice: {short(names)}")
         try:
             self._timed("tasks", lambda: list(islice(self.env.tasks("no such split"), 1)))
         except UsageError:
-            return ", ".join(found)
-        raise _Broken("tasks: answers for a split that does not exist; see Environment.check_split")
+            return ", ".join(names)
+        raise _ContractBroken("tasks: answers for a split that does not exist; see Environment.check_split")
 
     def lists_tasks(self) -> str:
-        counts, split_of = [], {}
+        """Check that tasks have ids and are listed in a fixed order, and choose those to play."""
+        counts: list[str] = []
+        split_of: dict[str, str] = {}
         for split in self.env.splits():
-            found = self._tasks(split)
-            for n, task in enumerate(found):
+            tasks = self._tasks(split)
+            for n, task in enumerate(tasks):
                 _must(isinstance(task.get("id"), str), f"task {n} of {split} has no id that is a string")
                 _must(
                     task.get("split") == split, f"task {task['id']}: its split is {task.get('split')!r}, not {split!r}"
                 )
-                before = split_of.setdefault(task["id"], split)
-                _must(before == split, f"task {task['id']} is in {before} and in {split}")
-            ids = [task["id"] for task in found]
+                first = split_of.setdefault(task["id"], split)
+                _must(first == split, f"task {task['id']} is in {first} and in {split}")
+            ids = [task["id"] for task in tasks]
             _must(len(set(ids)) == len(ids), f"two tasks of {split} have the same id")
             _must(
-                self._tasks(split) == found,
+                self._tasks(split) == tasks,
                 f"the tasks of {split} are other ones, or in another order, the second time",
             )
-            counts.append(f"{split} {len(found):,}" + (" and more" if len(found) == MOST_TASKS else ""))
-            wanted = self.n_tasks if split == self.env.splits()[0] else 1
-            self.tasks += self.draw.sample(found, min(wanted, len(found)))
+            counts.append(f"{split} {len(tasks):,}" + (" and more" if len(tasks) == MOST_TASKS else ""))
+            number = self.n_tasks if split == self.env.splits()[0] else 1
+            self.tasks += self.rng.sample(tasks, min(number, len(tasks)))
         _must(bool(self.tasks), "there are no tasks")
         return ", ".join(counts)
 
     def plays(self) -> str:
+        """Play the tasks for the first time."""
         for task in self.tasks:
-            self.walks.append(self._first_walk(task))
-        steps = sum(len(walk.actions) for walk in self.walks)
-        over = all(walk.seen[0].done for walk in self.walks)
+            self.episodes.append(self._play(task))
+        steps = sum(len(episode.actions) for episode in self.episodes)
+        over = all(episode.observations[0].done for episode in self.episodes)
         why = "the tasks are over at their beginning" if over else "neither an expert nor an admissible list tells one"
         _must(steps > 0, f"no action was taken: {why}; is this the right environment? --action TEXT names actions")
-        return f"{len(self.walks)} tasks, {steps} actions"
+        return f"{len(self.episodes)} tasks, {steps} actions"
 
     def repeats(self) -> str:
-        for walk in reversed(self.walks):
-            self._again(self.env, walk, "the second time")
+        """Check that the same actions lead to the same observations in the same environment."""
+        for episode in reversed(self.episodes):
+            self._repeat(self.env, episode, "the second time")
         return "the same actions lead to the same observations"
 
     def questions(self) -> str:
-        for walk in self.walks:
+        """Check that asking for admissible actions and for the expert's action changes nothing."""
+        for episode in self.episodes:
             try:
-                self._again(self.env, walk, "when nothing was asked on the way", ask=False)
-            except _Broken:
-                self._again(self.env, walk, "the third time")  # raises where the questions are not to blame
+                self._repeat(self.env, episode, "when nothing was asked on the way", ask=False)
+            except _ContractBroken:
+                self._repeat(self.env, episode, "the third time")  # raises where the questions are not the cause
                 raise
         return "asking changes nothing"
 
     def starts_anew(self) -> str:
+        """Check that an environment opened anew gives the same observations."""
         alone = ""
         try:
-            self.other = self._timed("open", self.open_one)
+            self._other = self._timed("open", self.open_one)
         except NoRoom:
             self.env.close()
-            self.env = self.other = self._timed("open", self.open_one)
+            self._env = self._other = self._timed("open", self.open_one)
             alone = ", one session at a time: the server has no room for two"
-        for walk in self.walks:
-            self._again(self.other, walk, "in another instance")
+        for episode in self.episodes:
+            self._repeat(self.other, episode, "in another instance")
         return f"another instance sees the same{alone}"
 
     def side_by_side(self) -> str:
+        """Check that two instances of a light environment do not influence each other."""
         if not self.env.light:
-            raise _Skipped("not declared light; `eexp eval` gives each episode a process")
+            raise _NothingToCheck("not declared light; `eexp eval` gives each episode a process")
         when = "while another instance played"
-        for walk, beside in zip(self.walks, [*self.walks[1:], self.walks[0]]):
+        for episode, beside in zip(self.episodes, [*self.episodes[1:], self.episodes[0]]):
 
-            def play_beside(i: int, beside: _Walk = beside) -> None:
-                if i < len(beside.seen):
-                    asked = ("step", beside.actions[i - 1]) if i else ("reset", beside.task)
-                    self._compare(self.other, beside, i, self._ask(*asked, env=self.other), when)
+            def play_beside(i: int, beside: _ReferenceEpisode = beside) -> None:
+                if i < len(beside.observations):
+                    call = ("step", beside.actions[i - 1]) if i else ("reset", beside.task)
+                    self._compare(self.other, beside, i, self._ask(*call, env=self.other), when)
 
-            self._again(self.env, walk, when, between=play_beside)
+            self._repeat(self.env, episode, when, between=play_beside)
         return "two instances, turn by turn, see what each saw alone"
 
     def forks(self) -> str:
-        if self.env.in_process and (why_not := forking.why_unfit(self.env, "process")):
-            raise _Broken(f"declares in_process, but {why_not}")
+        """Check that branches in a fork equal those in a replay, and leave the path alone."""
+        if self.env.in_process and (reason := forking.why_unfit(self.env, "process")):
+            raise _ContractBroken(f"declares in_process, but {reason}")
         ways = [way for way in ("state", "process") if forking.why_unfit(self.env, way) is None]
         if not ways:
-            raise _Skipped("cannot be forked; every alternative costs a replay")
+            raise _NothingToCheck("cannot be forked; every alternative costs a replay")
         branches = 0
-        for walk in self.walks:
-            points = self._points(walk)
-            alternatives = {i: [*self._drawn(walk.listed[i], 2), self.draw.choice(NONSENSE)] for i in points}
-            expected = {i: [self._after(self.other, walk.until(i), a) for a in alternatives[i]] for i in points}
+        for episode in self.episodes:
+            points = self._points(episode)
+            alternatives = {i: [*self._sample(episode.lists[i], 2), self.rng.choice(NONSENSE)] for i in points}
+            expected = {i: [self._after(self.other, episode.until(i), a) for a in alternatives[i]] for i in points}
             for way in ways:
-                self._fork_along(walk, way, alternatives, expected)
+                self._fork_along(episode, way, alternatives, expected)
             branches += sum(map(len, alternatives.values()))
         return f"{' and '.join(ways)}: {branches} branches as in a replay, and the path goes on as before"
 
     def harmless(self) -> str:
+        """Check that actions which are declared harmless change nothing."""
         tried = 0
-        for walk in self.walks:
+        for episode in self.episodes:
 
-            def ask_in_place(i: int, walk: _Walk = walk) -> None:
+            def ask_in_place(i: int, episode: _ReferenceEpisode = episode) -> None:
                 nonlocal tried
-                candidates = [*(walk.listed[i] or []), *self.actions, *NONSENSE]
+                candidates = [*(episode.lists[i] or []), *self.actions, *NONSENSE]
                 for action in [a for a in candidates if self.env.harmless(a)][:3]:
-                    seen = self._ask("step", action)
+                    observation = self._ask("step", action)
                     tried += 1
-                    _must(not seen.done, f"{short(action)} is declared harmless, and it ended {_task(walk)}")
+                    _must(not observation.done, f"{short(action)} is declared harmless, and it ended {_task(episode)}")
 
-            self._again(self.env, walk, "after actions that are declared harmless", between=ask_in_place)
+            self._repeat(self.env, episode, "after actions that are declared harmless", between=ask_in_place)
         if not tried:
-            raise _Skipped("no action is declared harmless")
+            raise _NothingToCheck("no action is declared harmless")
         return f"{tried} actions executed in place"
 
     def admissible(self) -> str:
-        if all(listed is None for walk in self.walks for listed in walk.listed):
-            raise _Skipped("no list; `branch` needs a model here")
+        """Check that admissible actions are valid."""
+        if all(actions is None for episode in self.episodes for actions in episode.lists):
+            raise _NothingToCheck("no list; `branch` needs a model here")
         tried = 0
-        for walk in self.walks:
-            for i in self._points(walk):
-                for action in self._drawn(walk.listed[i], 4) if walk.listed[i] else ():
-                    seen = self._after(self.other, walk.until(i), action)
+        for episode in self.episodes:
+            for i in self._points(episode):
+                for action in self._sample(episode.lists[i], 4) if episode.lists[i] else ():
+                    observation = self._after(self.other, episode.until(i), action)
                     tried += 1
+                    place = f"{_task(episode)}, state {i}"
                     _must(
-                        seen.valid,
-                        f"{_task(walk)}, state {i}: lists {short(action)}, and refuses it: {short(seen.text)}",
+                        observation.valid, f"{place}: lists {short(action)}, and refuses it: {short(observation.text)}"
                     )
         if not tried:
-            raise _Skipped("the lists are empty wherever they were looked at")
+            raise _NothingToCheck("the lists are empty wherever they were looked at")
         return f"{tried} listed actions tried, all valid"
 
     def expert(self) -> str:
-        solved, refused, asked_back = 0, [], []
+        """Check that the expert's actions are valid and that it reaches the goal of some task."""
+        solved = 0
+        refused_in_failures: list[str] = []
+        refused_in_successes: list[str] = []  # questions back, for instance, that the next action answers
         for task in self.tasks:
-            seen, n, here = self._ask("reset", task), 0, []
-            while not seen.done and n < self.env.max_steps and (action := self._ask("expert")) is not None:
-                seen, n = self._ask("step", action), n + 1
-                here += [] if seen.valid else [f"task {task['id']}: {short(action)}"]
-            if not n and not seen.done:
-                raise _Skipped("none; `expert` has nothing to record here")
-            success = succeeded(seen.outcome())
-            solved += success
-            if success:  # a question back, say, that its next action answers
-                asked_back += here
+            observation, n = self._ask("reset", task), 0
+            refused: list[str] = []
+            while not observation.done and n < self.env.max_steps and (action := self._ask("expert")) is not None:
+                observation, n = self._ask("step", action), n + 1
+                refused += [] if observation.valid else [f"task {task['id']}: {short(action)}"]
+            if not n and not observation.done:
+                raise _NothingToCheck("none; `expert` has nothing to record here")
+            if succeeded(observation.outcome()):
+                solved += 1
+                refused_in_successes += refused
             else:
-                refused += here
-        _must(not refused, f"{len(refused)} of its actions are refused, such as {refused[:1]}")
+                refused_in_failures += refused
+        _must(
+            not refused_in_failures,
+            f"{len(refused_in_failures)} of its actions are refused, such as {refused_in_failures[:1]}",
+        )
         _must(solved > 0, f"reaches the goal in none of {len(self.tasks)} tasks")
-        told = f"reaches the goal in {solved} of {len(self.tasks)} tasks"
-        if asked_back:
-            told += f", {len(asked_back)} refused actions on the way, such as {asked_back[0]}"
-        if solved < len(self.tasks) or asked_back:
-            raise _Noted(told)
-        return told
+        detail = f"reaches the goal in {solved} of {len(self.tasks)} tasks"
+        if refused_in_successes:
+            detail += f", {len(refused_in_successes)} refused actions on the way, such as {refused_in_successes[0]}"
+        if solved < len(self.tasks) or refused_in_successes:
+            raise _WorthKnowing(detail)
+        return detail
 
     def nonsense(self) -> str:
-        said, taken_as_valid = 0, set()
-        for walk in self.walks:
-            for i in self._points(walk):
-                action = self.draw.choice(NONSENSE)
+        """Check that nonsense is answered, is not valid, and changes nothing."""
+        tried = 0
+        accepted: set[str] = set()
+        for episode in self.episodes:
+            for i in self._points(episode):
+                action = self.rng.choice(NONSENSE)
 
-                def say_it(j: int, i: int = i, action: str = action, walk: _Walk = walk) -> bool:
-                    """Whether it was refused."""
-                    nonlocal said
+                def try_action(j: int, i: int = i, action: str = action, task: str = _task(episode)) -> bool:
+                    """Take the action in state i; return whether the environment refused it."""
+                    nonlocal tried
                     if i != j:
                         return True
-                    said += 1
-                    seen = self._ask("step", action)
-                    if seen.valid:
-                        taken_as_valid.add(action)
+                    tried += 1
+                    observation = self._ask("step", action)
+                    if observation.valid:
+                        accepted.add(action)
                         return False
-                    _must(not seen.done, f"{_task(walk)}: {short(action)} is not valid, and yet it ended the episode")
+                    _must(not observation.done, f"{task}: {short(action)} is not valid, and yet it ended the episode")
                     return True
 
-                self._again(self.env, walk, f"after {short(action)}, which it said was not valid", between=say_it)
-        if taken_as_valid:
-            raise _Noted(f"says that {short(min(taken_as_valid))} is valid, so invalid actions cannot be told here")
-        return f"{said} answered, marked as not valid, and nothing changes"
+                when = f"after {short(action)}, which it said was not valid"
+                self._repeat(self.env, episode, when, between=try_action)
+        if accepted:
+            raise _WorthKnowing(f"says that {short(min(accepted))} is valid, so invalid actions cannot be told here")
+        return f"{tried} answered, marked as not valid, and nothing changes"
 
     def closes(self, children: set[int]) -> str:
-        for env in filter(None, (self.env, self.other)):
+        """Check that closing is safe to repeat, and ends all processes but `children`, which were there before."""
+        for env in filter(None, (self._env, self._other)):
             env.close()  # a second time
         deadline = time.monotonic() + 2.0
         while (left := _children() - children) and time.monotonic() < deadline:
@@ -344,104 +413,140 @@ class Checker:
         _must(not left, f"processes are left over: {', '.join(map(str, sorted(left)))}")
         return "leaves no process behind"
 
-    # -- walking -------------------------------------------------------------------------------------------------------
+    # -- playing -------------------------------------------------------------------------------------------------------
 
-    def _first_walk(self, task: dict) -> _Walk:
-        seen = self._ask("reset", task)
-        walk = _Walk(task, self._ask("instruction"), [seen], [self._list(self.env)], [])
-        while not seen.done and len(walk.actions) < WALK:
-            advice, listed = self._ask("expert"), walk.listed[-1]
-            by_advice = advice is not None and (not listed or self.draw.random() < 0.5)
-            action = advice if by_advice else next(iter(self._drawn(listed, 1)), None)
+    def _play(self, task: dict) -> _ReferenceEpisode:
+        """Play a task for the first time, with all questions."""
+        observation = self._ask("reset", task)
+        episode = _ReferenceEpisode(task, self._ask("instruction"), [observation], [self._list(self.env)], [])
+        while not observation.done and len(episode.actions) < MOST_ACTIONS:
+            advice, listed = self._ask("expert"), episode.lists[-1]
+            by_advice = advice is not None and (not listed or self.rng.random() < 0.5)
+            action = advice if by_advice else next(iter(self._sample(listed, 1)), None)
             if action is None:
                 break
-            seen = self._ask("step", action)
-            walk.actions.append(action)
-            walk.seen.append(seen)
-            walk.listed.append(self._list(self.env) if not seen.done else None)
-        return walk
+            observation = self._ask("step", action)
+            episode.actions.append(action)
+            episode.observations.append(observation)
+            episode.lists.append(self._list(self.env) if not observation.done else None)
+        return episode
 
-    def _again(
-        self, env: Environment, walk: _Walk, when: str, ask: bool = True, between: Callable[[int], Any] = lambda i: None
+    def _repeat(
+        self,
+        env: Environment,
+        episode: _ReferenceEpisode,
+        when: str,
+        ask: bool = True,
+        between: Callable[[int], bool | None] = _ignore,
     ) -> None:
-        """Take the walk again. `between` is called in every state but the last; where it says False the walk ends."""
-        seen = self._ask("reset", walk.task, env=env)
-        said = self._ask("instruction", env=env)
+        """Take the actions of an episode again and compare all observations.
+
+        Args:
+            env: Where to take them.
+            episode: The episode.
+            when: In which circumstances, for messages.
+            ask: Whether to ask for admissible actions and the expert's action in every state.
+            between: Called with the number of every state but the last; the episode ends where it returns False.
+
+        Raises:
+            _ContractBroken: Something differs.
+        """
+        observation = self._ask("reset", episode.task, env=env)
+        instruction = self._ask("instruction", env=env)
         _must(
-            said == walk.instruction,
-            f"{_task(walk)}: the instruction is {short(said)} {when}, and was {short(walk.instruction)}",
+            instruction == episode.instruction,
+            f"{_task(episode)}: the instruction is {short(instruction)} {when}, and was {short(episode.instruction)}",
         )
-        for i in range(len(walk.seen)):
-            self._compare(env, walk, i, seen, when)
-            if ask and not seen.done:
-                self._compare_lists(env, walk, i, when)
+        for i in range(len(episode.observations)):
+            self._compare(env, episode, i, observation, when)
+            if ask and not observation.done:
+                self._compare_lists(env, episode, i, when)
                 self._ask("expert", env=env)
-            if i == len(walk.actions) or between(i) is False:
+            if i == len(episode.actions) or between(i) is False:
                 return
-            seen = self._ask("step", walk.actions[i], env=env)
+            observation = self._ask("step", episode.actions[i], env=env)
 
-    def _compare(self, env: Environment, walk: _Walk, i: int, seen: Observation, when: str) -> None:
-        before = walk.seen[i]
-        if self._masked(env, seen) == self._masked(env, before):
+    def _compare(
+        self, env: Environment, episode: _ReferenceEpisode, i: int, observation: Observation, when: str
+    ) -> None:
+        """Raise _ContractBroken if an observation is not that of state number i."""
+        first = episode.observations[i]
+        if self._masked(env, observation) == self._masked(env, first):
             return
-        shown = [short(o.text) for o in (seen, before)]
+        shown = [short(o.text) for o in (observation, first)]
         if shown[0] == shown[1]:
-            shown = [short(str(o.outcome() | {"observation": "..."})) for o in (seen, before)]
-        if seen.text != before.text and shown[0] == shown[1]:
-            shown = [short(o.text[len(commonprefix([seen.text, before.text])) :]) for o in (seen, before)]
-        raise _Broken(f"{_where(walk, i)}: {shown[0]} {when}, and {shown[1]} the first time")
+            shown = [short(str(o.outcome() | {"observation": "..."})) for o in (observation, first)]
+        if observation.text != first.text and shown[0] == shown[1]:
+            shown = [short(o.text[len(commonprefix([observation.text, first.text])) :]) for o in (observation, first)]
+        raise _ContractBroken(f"{_where(episode, i)}: {shown[0]} {when}, and {shown[1]} the first time")
 
-    def _compare_lists(self, env: Environment, walk: _Walk, i: int, when: str) -> None:
+    def _compare_lists(self, env: Environment, episode: _ReferenceEpisode, i: int, when: str) -> None:
+        """Raise _ContractBroken if the admissible actions are not those of state number i."""
         listed = self._list(env)
-        if listed != walk.listed[i]:
-            raise _Broken(
-                f"{_where(walk, i)}: the admissible actions are {short(listed)} {when}, "
-                f"and were {short(walk.listed[i])} the first time"
+        if listed != episode.lists[i]:
+            raise _ContractBroken(
+                f"{_where(episode, i)}: the admissible actions are {short(listed)} {when}, "
+                f"and were {short(episode.lists[i])} the first time"
             )
 
-    def _masked(self, env: Environment, seen: Observation) -> Observation:
-        return replace(seen, text=env.mask(seen.text))
+    def _masked(self, env: Environment, observation: Observation) -> Observation:
+        return replace(observation, text=env.mask(observation.text))
 
-    def _after(self, env: Environment, walk: _Walk, action: str) -> Observation:
-        """What an action at the end of a walk shows."""
-        self._again(env, walk, "on the way to a branch", ask=False)
+    def _after(self, env: Environment, episode: _ReferenceEpisode, action: str) -> Observation:
+        """Return the observation after an action at the end of an episode."""
+        self._repeat(env, episode, "on the way to a branch", ask=False)
         return self._ask("step", action, env=env)
 
     def _fork_along(
-        self, walk: _Walk, way: str, alternatives: dict[int, list[str]], expected: dict[int, list[Observation]]
+        self,
+        episode: _ReferenceEpisode,
+        way: str,
+        alternatives: dict[int, list[str]],
+        expected: dict[int, list[Observation]],
     ) -> None:
+        """Repeat an episode and fork on the way.
+
+        Args:
+            episode: The episode.
+            way: The way to fork.
+            alternatives: The actions to execute in forks, by the number of the state.
+            expected: The observation after each of them, from a replay.
+        """
         execute = forking.executor(self.env, way, self.limit)
 
         def branch(i: int) -> None:
-            for action, wanted in zip(alternatives.get(i, []), expected.get(i, [])):
-                seen = self._timed(f"fork ({way})", lambda action=action: execute(action))
-                if self._masked(self.env, seen) != self._masked(self.env, wanted):
-                    raise _Broken(
-                        f"{_where(walk, i)}: {short(action)} leads to {short(seen.text)} in a fork by "
-                        f"{way}, and to {short(wanted.text)} in a replay"
+            for action, replayed in zip(alternatives.get(i, []), expected.get(i, [])):
+                observation = self._timed(f"fork ({way})", partial(execute, action))
+                if self._masked(self.env, observation) != self._masked(self.env, replayed):
+                    raise _ContractBroken(
+                        f"{_where(episode, i)}: {short(action)} leads to {short(observation.text)} in a fork by "
+                        f"{way}, and to {short(replayed.text)} in a replay"
                     )
 
-        self._again(self.env, walk, f"after forks by {way}", between=branch)
+        self._repeat(self.env, episode, f"after forks by {way}", between=branch)
 
-    def _points(self, walk: _Walk) -> list[int]:
-        """Some states of a walk that have a next one."""
-        return sorted(self.draw.sample(range(len(walk.actions)), min(POINTS, len(walk.actions))))
+    def _points(self, episode: _ReferenceEpisode) -> list[int]:
+        """Return the numbers of some states of an episode that have a next one."""
+        return sorted(self.rng.sample(range(len(episode.actions)), min(POINTS, len(episode.actions))))
 
-    def _drawn(self, listed: list[str] | None, n: int) -> list[str]:
-        found = listed or sorted({*self.actions, *(action for walk in self.walks for action in walk.actions)})
-        return self.draw.sample(found, min(n, len(found)))
+    def _sample(self, listed: list[str] | None, n: int) -> list[str]:
+        """Return n actions drawn from a list or, where there is none, from all actions that are known."""
+        known = {*self.actions, *(action for episode in self.episodes for action in episode.actions)}
+        candidates = listed or sorted(known)
+        return self.rng.sample(candidates, min(n, len(candidates)))
 
     # -- asking --------------------------------------------------------------------------------------------------------
 
     def _tasks(self, split: str) -> list[dict]:
-        """As they come back out of a record."""
-        found = self._timed("tasks", lambda: list(islice(self.env.tasks(split), MOST_TASKS)))
+        """Return the tasks of a split as they are after being written to a record and read back."""
+        tasks = self._timed("tasks", lambda: list(islice(self.env.tasks(split), MOST_TASKS)))
         try:
-            return [orjson.loads(orjson.dumps(task)) for task in found]
+            return [orjson.loads(orjson.dumps(task)) for task in tasks]
         except (TypeError, orjson.JSONEncodeError) as e:
-            raise _Broken(f"a task of {split} cannot be written as JSON: {e}") from None
+            raise _ContractBroken(f"a task of {split} cannot be written as JSON: {e}") from None
 
     def _list(self, env: Environment) -> list[str] | None:
+        """Return the admissible actions of the current state. Raises _ContractBroken if they are no such list."""
         listed = self._ask("admissible", env=env)
         if listed is not None:
             _must(
@@ -453,7 +558,7 @@ class Checker:
         return listed
 
     def _ask(self, method: str, *args: Any, env: Environment | None = None) -> Any:
-        """Call a method of the environment, checking what it returns."""
+        """Call a method of an environment and check what it returns."""
         answer = self._timed(method, lambda: getattr(env or self.env, method)(*args))
         if method in ("reset", "step"):
             _check_observation(method, answer)
@@ -464,41 +569,44 @@ class Checker:
         return answer
 
     def _timed(self, what: str, call: Callable[[], Answer]) -> Answer:
+        """Call a function within the time limit and note how long it took; `what` is its name in messages."""
         began = time.perf_counter()
         try:
             with _alarm(self.limit, what):
                 return call()
-        except (EexpError, _Broken):
+        except (EexpError, _ContractBroken):
             raise
         except Exception as e:
-            raise _Broken(f"{what}: raised {type(e).__name__}: {' '.join(str(e).split())}") from e
+            raise _ContractBroken(f"{what}: raised {type(e).__name__}: {' '.join(str(e).split())}") from e
         finally:
-            self.took[what].append(1000 * (time.perf_counter() - began))
+            self.durations[what].append(1000 * (time.perf_counter() - began))
 
     def _times(self) -> str:
-        shown = [(what, self.took[what]) for what in ("reset", "step", "admissible") if self.took[what]]
+        durations = [(what, self.durations[what]) for what in ("reset", "step", "admissible") if self.durations[what]]
         return "milliseconds, median and longest: " + ", ".join(
-            f"{what} {statistics.median(found):.3g} and {max(found):.3g}" for what, found in shown
+            f"{what} {statistics.median(values):.3g} and {max(values):.3g}" for what, values in durations
         )
 
 
-def _check_observation(method: str, seen: Any) -> None:
-    _must(isinstance(seen, Observation), f"{method}: expected an Observation, got {short(seen)}")
-    _must(isinstance(seen.text, str), f"{method}: text: expected a string, got {short(seen.text)}")
+def _check_observation(method: str, observation: Any) -> None:
+    """Raise _ContractBroken if an answer to `reset` or `step` is not an observation as the contract has it."""
+    _must(isinstance(observation, Observation), f"{method}: expected an Observation, got {short(observation)}")
+    text, success, score = observation.text, observation.success, observation.score
+    _must(isinstance(text, str), f"{method}: text: expected a string, got {short(text)}")
     for name in ("done", "valid"):
-        value = getattr(seen, name)
+        value = getattr(observation, name)
         _must(isinstance(value, bool), f"{method}: {name}: expected True or False, got {short(value)}")
-    _must(
-        seen.success in (None, True, False), f"{method}: success: expected a truth value or None, got {seen.success!r}"
-    )
-    number = isinstance(seen.score, (int, float)) and 0 <= seen.score <= 1
-    _must(seen.score is None or number, f"{method}: score: expected 0 to 1 or None, got {short(seen.score)}")
+    _must(success in (None, True, False), f"{method}: success: expected a truth value or None, got {success!r}")
+    in_range = isinstance(score, (int, float)) and 0 <= score <= 1
+    _must(score is None or in_range, f"{method}: score: expected 0 to 1 or None, got {short(score)}")
 
 
 @contextmanager
 def _alarm(limit: float, what: str) -> Iterator[None]:
-    """Interrupt what takes longer than `limit` seconds. An environment in a process of its own has a limit already,
-    the same one, and is given a moment to keep it."""
+    """Interrupt what takes longer than `limit` seconds.
+
+    An environment in a process of its own has the same limit already, and two more seconds to keep it.
+    """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("environments are checked in the main thread, where a signal can interrupt them")
 
@@ -515,19 +623,22 @@ def _alarm(limit: float, what: str) -> Iterator[None]:
 
 
 def _children() -> set[int]:
+    """Return the process ids of all descendants of this process."""
     import psutil
 
     return {child.pid for child in psutil.Process().children(recursive=True)}
 
 
-def _must(holds: bool, otherwise: str) -> None:
+def _must(holds: bool, message: str) -> None:
     if not holds:
-        raise _Broken(otherwise)
+        raise _ContractBroken(message)
 
 
-def _task(walk: _Walk) -> str:
-    return f"task {walk.task['id']}"
+def _task(episode: _ReferenceEpisode) -> str:
+    return f"task {episode.task['id']}"
 
 
-def _where(walk: _Walk, i: int) -> str:
-    return f"{_task(walk)}, " + (f"after {short(walk.actions[i - 1])} (action {i})" if i else "at its beginning")
+def _where(episode: _ReferenceEpisode, i: int) -> str:
+    """Return the place of state number i, for messages."""
+    place = f"after {short(episode.actions[i - 1])} (action {i})" if i else "at its beginning"
+    return f"{_task(episode)}, {place}"

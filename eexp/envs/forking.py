@@ -1,11 +1,11 @@
-"""Executing an action from a state without leaving it: the ways to fork an environment.
+"""Execute an action from a state without leaving that state: the ways to fork an environment.
 
 state    the environment's own copy (`fork`), or its own `save` and `restore`
-process  `os.fork` of the process that holds it: the child takes the step, sends what it saw, and is gone. Exact for
-         whatever lives in this process alone, C libraries included, at the price of copying some page tables
-replay   no copy at all: start the task again and walk to the same state (stages/rollout.py does that)
+process  `os.fork` of the process that holds it: the child executes the step, sends the observation and ends. Exact
+         for everything that lives in this process alone, C libraries included, at the price of copying some page tables
+replay   no copy: start the task again and take the same actions (stages/rollout.py does that)
 
-And an action that the environment declares `harmless` is executed in place, whatever the way.
+An action that the environment declares `harmless` is executed in place, whatever the way.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 import msgspec
 
@@ -29,23 +30,24 @@ Execute = Callable[[str], Observation]
 
 
 class ForkLost(EnvironmentFailed):
-    """A forked process was killed or hung; another try may go well."""
+    """Error raised when a forked process was killed or hung; another attempt may succeed."""
 
 
-def choose_way(env: Environment, asked: str = AUTO) -> str:
-    """The way to fork `env`: the one asked for, or the first in WAYS that it allows.
+def choose_way(env: Environment, requested: str = AUTO) -> str:
+    """Return the way to fork an environment: the requested one or, for AUTO, the first in WAYS that it allows.
 
-    Raises UsageError, with the reason, where the way asked for would be wrong.
+    Raises:
+        UsageError: The requested way would give wrong results. The message has the reason.
     """
-    if asked == AUTO:
+    if requested == AUTO:
         return next(way for way in WAYS if why_unfit(env, way) is None)
-    if why_not := why_unfit(env, asked):
-        raise UsageError(f"--fork {asked}: {env.spec} {why_not}")
-    return asked
+    if reason := why_unfit(env, requested):
+        raise UsageError(f"--fork {requested}: {env.spec} {reason}")
+    return requested
 
 
 def why_unfit(env: Environment, way: str) -> str | None:
-    """Why `env` cannot be forked that way; None where it can."""
+    """Return why an environment cannot be forked that way; None where it can."""
     if way == "process":
         return why_unfit_for_process(env)
     if way == "state" and not (env.has("fork") or env.has("save")):
@@ -54,43 +56,48 @@ def why_unfit(env: Environment, way: str) -> str | None:
 
 
 def executor(env: Environment, way: str, limit: float) -> Execute:
-    """A function that executes an action from the current state of `env` and leaves `env` in it.
+    """Return a function that executes an action from the current state of `env` and leaves `env` in that state.
 
     Where the action fails, `env` has to be reset.
 
-    way: "state" or "process". limit: seconds that a forked process has for the step.
+    Args:
+        env: The environment.
+        way: "state" or "process".
+        limit: Seconds that a forked process has for the step.
     """
     if way == "process":
-        return lambda action: _in_process(env, action, limit)
-    return (lambda action: _and_back(env, action)) if env.has("save") else (lambda action: _in_copy(env, action))
+        return lambda action: _execute_in_process(env, action, limit)
+    if env.has("save"):
+        return lambda action: _execute_and_restore(env, action)
+    return lambda action: _execute_in_copy(env, action)
 
 
-def _in_copy(env: Environment, action: str) -> Observation:
+def _execute_in_copy(env: Environment, action: str) -> Observation:
     with env.fork() as copy:
         return copy.step(action)
 
 
-def _and_back(env: Environment, action: str) -> Observation:
+def _execute_and_restore(env: Environment, action: str) -> Observation:
     state = env.save()
-    seen = env.step(action)  # one that fails leaves nothing to go back from; its error is the one to tell
+    observation = env.step(action)  # if this fails, restoring makes no sense, and its own error is the one to report
     env.restore(state)
-    return seen
+    return observation
 
 
 # -- a fork of the process ------------------------------------------------------------------------------------------
 
 
 def why_unfit_for_process(env: Environment) -> str | None:
-    """Why a fork of this process would be no exact and independent copy of `env`, as far as can be seen; or None.
+    """Return why a fork of this process would be no exact and independent copy of `env`; None if no reason is found.
 
-    Threads do not survive a fork; a socket or a child process (a JVM, say) would be shared with the copy.
+    Threads do not survive a fork, and a socket or a child process (a JVM, for instance) would be shared with the copy.
     """
     if not env.in_process:
         return "does not declare that all its state is in this process (in_process)"
     if not hasattr(os, "fork"):
         return "runs on a system that cannot fork processes"
     if not sys.platform.startswith("linux"):
-        return None  # what follows is read from /proc; elsewhere the declaration has to do
+        return None  # the rest is read from /proc; on other systems the declaration has to do
     threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
         return f"has {threads} threads in its process (those of numerical libraries: set OMP_NUM_THREADS=1)"
@@ -109,14 +116,14 @@ def _is_socket(fd: str) -> bool:
         return False
 
 
-class _Sent(msgspec.Struct):
-    """What the child writes to the pipe: what it saw, or what went wrong."""
+class _ForkMessage(msgspec.Struct):
+    """What the forked process writes to the pipe: the observation, or the error of the step."""
 
-    seen: Observation | None = None
+    observation: Observation | None = None
     error: str | None = None
 
 
-def _in_process(env: Environment, action: str, limit: float) -> Observation:
+def _execute_in_process(env: Environment, action: str, limit: float) -> Observation:
     readable, writable = os.pipe()
     child = os.fork()
     if child == 0:
@@ -129,24 +136,25 @@ def _in_process(env: Environment, action: str, limit: float) -> Observation:
         raise ForkLost(f"{env.spec}: step: no answer within {limit:g} s (EEXP_ENV_TIMEOUT)") from None
     finally:
         os.close(readable)
-        os.kill(child, signal.SIGKILL)  # it has sent all, or never will; until waited for, the number is its own
+        os.kill(child, signal.SIGKILL)  # it has sent all or never will; its id cannot be reused before waitpid
         _, status = os.waitpid(child, 0)
     if not data:
-        raise ForkLost(f"{env.spec}: step: the forked process {_how_it_ended(status)} without an answer")
-    sent = msgspec.msgpack.decode(data, type=_Sent)
-    if sent.seen is None:
-        raise EnvironmentFailed(f"{env.spec}: step: {sent.error}")
-    return sent.seen
+        raise ForkLost(f"{env.spec}: step: the forked process {_describe_end(status)} without an answer")
+    message = msgspec.msgpack.decode(data, type=_ForkMessage)
+    if message.observation is None:
+        raise EnvironmentFailed(f"{env.spec}: step: {message.error}")
+    return message.observation
 
 
-def _step_and_exit(env: Environment, action: str, pipe: int) -> None:
+def _step_and_exit(env: Environment, action: str, pipe: int) -> NoReturn:
+    """Execute a step in the forked process, write the result to the pipe and end the process."""
     try:
-        end_with_parent()
+        _end_with_parent()
         try:
-            sent = _Sent(seen=env.step(action))
+            message = _ForkMessage(observation=env.step(action))
         except Exception as e:
-            sent = _Sent(error=f"{type(e).__name__}: {e}" if not isinstance(e, EnvironmentFailed) else str(e))
-        data = msgspec.msgpack.encode(sent)
+            message = _ForkMessage(error=str(e) if isinstance(e, EnvironmentFailed) else f"{type(e).__name__}: {e}")
+        data = msgspec.msgpack.encode(message)
         while data:
             data = data[os.write(pipe, data) :]
     finally:
@@ -154,24 +162,25 @@ def _step_and_exit(env: Environment, action: str, pipe: int) -> None:
 
 
 def _read_all(pipe: int, limit: float) -> bytes:
-    got, deadline = b"", time.monotonic() + limit
+    """Return everything written to a pipe until its end. Raises TimeoutError after `limit` seconds."""
+    data, deadline = b"", time.monotonic() + limit
     ready = select.poll()
     ready.register(pipe, select.POLLIN)
-    while (left := deadline - time.monotonic()) > 0 and ready.poll(left * 1000):
+    while (remaining := deadline - time.monotonic()) > 0 and ready.poll(remaining * 1000):
         part = os.read(pipe, 1 << 16)
         if not part:
-            return got
-        got += part
+            return data
+        data += part
     raise TimeoutError
 
 
-def _how_it_ended(status: int) -> str:
+def _describe_end(status: int) -> str:
     if os.WIFSIGNALED(status):
         return f"was killed by signal {os.WTERMSIG(status)}"
     return f"ended with exit status {os.waitstatus_to_exitcode(status)}"
 
 
-def end_with_parent() -> None:
+def _end_with_parent() -> None:
     """Ask Linux to kill this process when its parent ends, however that ends."""
     if not sys.platform.startswith("linux"):
         return

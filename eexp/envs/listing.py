@@ -1,4 +1,4 @@
-"""What a trajectory records of a state, and how many of its admissible actions: there may be thousands."""
+"""Steps of trajectories as they are recorded, with a sample of the admissible actions: there may be thousands."""
 
 from __future__ import annotations
 
@@ -8,29 +8,48 @@ from eexp.envs.base import Environment, Observation
 from eexp.records import canonical
 
 
-def sample_admissible(found: list[str], keep: int | None, action: str, seed: int) -> list[str]:
-    """At most `keep` of `found` in their order, `action` among them if it was; None keeps all."""
-    if keep is None or len(found) <= keep:
-        return found
-    chosen = set(random.Random(seed).sample(range(len(found)), keep))
-    own = next((i for i, a in enumerate(found) if canonical(a) == canonical(action)), None)
-    if own is not None and own not in chosen:
-        chosen.remove(max(chosen))
-        chosen.add(own)
-    return [found[i] for i in sorted(chosen)]
+def sample_admissible(actions: list[str], keep: int | None, action: str, seed: int) -> list[str]:
+    """Return a sample of the admissible actions in their order.
+
+    Args:
+        actions: All admissible actions.
+        keep: How many to keep at most; None keeps all.
+        action: The action that is taken, which is kept if it is one of them.
+        seed: Decides the sample.
+    """
+    if keep is None or len(actions) <= keep:
+        return actions
+    sample = set(random.Random(seed).sample(range(len(actions)), keep))
+    own = next((i for i, a in enumerate(actions) if canonical(a) == canonical(action)), None)
+    if own is not None and own not in sample:
+        sample.remove(max(sample))
+        sample.add(own)
+    return [actions[i] for i in sorted(sample)]
 
 
 def admissible_fields(env: Environment, keep: int | None, action: str, seed: int) -> dict:
-    """What a step says of the admissible actions of the current state; nothing where the environment has no list."""
-    found = None if keep == 0 else env.admissible()
-    if found is None:
+    """Return the keys of a step about the admissible actions of the current state; none if they are not listed.
+
+    The arguments are those of `sample_admissible`; where `keep` is 0 the environment is not asked.
+    """
+    actions = None if keep == 0 else env.admissible()
+    if actions is None:
         return {}
-    return {"admissible": sample_admissible(found, keep, action, seed), "admissible_count": len(found)}
+    return {"admissible": sample_admissible(actions, keep, action, seed), "admissible_count": len(actions)}
 
 
 def trajectory_step(
-    env: Environment, seen: Observation, action: str, keep: int | None, seed: int, thought: str | None = None
+    env: Environment, observation: Observation, action: str, keep: int | None, seed: int, thought: str | None = None
 ) -> dict:
-    """The step of a trajectory for the current state of `env`, in which `seen` was seen and `action` is taken."""
-    step = {"observation": seen.text, "action": action, "admissible": None, "thought": thought}
-    return {**step, **admissible_fields(env, keep, action, seed), **seen.unknown_parts()}
+    """Return the step of a trajectory for the current state of an environment.
+
+    Args:
+        env: The environment, in the state in which `action` is to be taken.
+        observation: What was observed in that state.
+        action: The action of the step.
+        keep: How many admissible actions to keep at most, and `seed` decides which (`sample_admissible`).
+        seed: See `keep`.
+        thought: The thought before the action.
+    """
+    step = {"observation": observation.text, "action": action, "admissible": None, "thought": thought}
+    return {**step, **admissible_fields(env, keep, action, seed), **observation.unknown_parts()}

@@ -1,7 +1,7 @@
 """Logins in the URLs of environments, `http://USER:PASSWORD@HOST`: sent to the server, and written nowhere.
 
-A spec is known without them from the moment that it is read, in ids, lineage, messages and records. What was left out
-is kept in the memory of this process and of its workers (eexp/workers/supervisor.py), by the URL's scheme and host.
+As soon as a spec is read, its logins are taken out, so that ids, lineage, messages and records never have them. They
+are kept in the memory of this process and of its workers (eexp/workers/supervisor.py), by the URL's scheme and host.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import re
 from urllib.parse import unquote
 
 _URL = re.compile(r"(?P<scheme>\w+://)(?:(?P<login>[^\s/?#]*)@)?(?P<host>[^\s/?#@]*)")
-_kept: dict[str, str] = {}
+_logins: dict[str, str] = {}  # scheme and host -> the login that was withheld
 
-#: What the models' servers and the model hub are paid or opened with. A program that is an environment does not get it.
+#: Variables with the keys of model servers and of the model hub. A program that is an environment does not get them.
 KEYS = ("EEXP_API_KEY", "OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
@@ -24,28 +24,28 @@ def without_logins(spec: str) -> str:
 
 
 def withhold_logins(spec: str) -> str:
-    """Return a spec without the logins in its URLs, and keep these for this process."""
+    """Return a spec without the logins in its URLs, and keep them in this process."""
     for url in _URL.finditer(spec):
         if url["login"]:
-            _kept[url["scheme"] + url["host"]] = url["login"]
+            _logins[url["scheme"] + url["host"]] = url["login"]
     return without_logins(spec)
 
 
 def withheld_logins() -> dict[str, str]:
-    """Return what was withheld, for `keep` in a worker."""
-    return dict(_kept)
+    """Return the logins that this process keeps, for `adopt_logins` in a worker."""
+    return dict(_logins)
 
 
 def adopt_logins(logins: dict[str, str]) -> None:
-    """Keep what another process withheld."""
-    _kept.update(logins)
+    """Keep the logins that another process withheld."""
+    _logins.update(logins)
 
 
 def with_logins(spec: str) -> str:
     """Return a spec with the logins that were withheld from it."""
 
     def with_login(url: re.Match) -> str:
-        login = _kept.get(url["scheme"] + url["host"])
+        login = _logins.get(url["scheme"] + url["host"])
         return f"{url['scheme']}{login}@{url['host']}" if login else url[0]
 
     return _URL.sub(with_login, spec)
@@ -53,13 +53,13 @@ def with_logins(spec: str) -> str:
 
 def headers(url: str) -> dict[str, str]:
     """Return the HTTP headers that log in to the server at `url`; none where no login was withheld."""
-    found = _URL.match(url)
-    login = found and _kept.get(found["scheme"] + found["host"])
+    match = _URL.match(url)
+    login = _logins.get(match["scheme"] + match["host"]) if match else None
     if not login:
         return {}
     user, _, password = login.partition(":")
-    word = f"{unquote(user)}:{unquote(password)}".encode()
-    return {"Authorization": f"Basic {base64.b64encode(word).decode()}"}
+    credentials = f"{unquote(user)}:{unquote(password)}".encode()
+    return {"Authorization": f"Basic {base64.b64encode(credentials).decode()}"}
 
 
 def environment_without_keys() -> dict[str, str]:

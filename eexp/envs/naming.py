@@ -1,8 +1,9 @@
-"""Which task of an environment a record from elsewhere is about, by what it calls it."""
+"""Find the task of an environment that a record from elsewhere is about, by the name that the record gives it."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from eexp.envs.base import Environment
 from eexp.errors import InputError, UsageError
@@ -13,9 +14,15 @@ _GAME = "/game.tw-pddl"  # a path to a game of ALFWorld may end in the file or i
 class Tasks:
     """The tasks of an environment by name.
 
-    split: those of one split, or of all. template: how a task is called, made of its keys, such as "{level}/{seed}";
-    None: as the environment itself finds it (`Environment.task_named`), or else by its id. names: what a record calls a
-    task -> how it is called here; None where they are the same.
+    Args:
+        env: The environment.
+        split: Only the tasks of this split; None takes those of all splits.
+        template: How a task is called, made of its keys, such as "{level}/{seed}". None takes the environment's own
+            way to find a task (`Environment.task_named`) or, where it has none, the task's id.
+        names: The name in a record -> the name here; None where they are the same.
+
+    Raises:
+        UsageError: There is no such split, or the template does not fit the tasks.
     """
 
     def __init__(
@@ -27,14 +34,14 @@ class Tasks:
     ):
         self.spec, self.names, self.split = env.spec, names, split
         self._tasks: dict[str, dict] = {}
-        self._twice: set[str] = set()
+        self._ambiguous: set[str] = set()
         if split:
             env.check_split(split)
         self._task_named = env.task_named if template is None and env.has("task_named") else None
         if self._task_named:
             return
         template = template or "{id}"
-        for task in (task for one in ([split] if split else env.splits()) for task in env.tasks(one)):
+        for task in _tasks_of(env, split):
             try:
                 name = template.format_map(task)
             except (LookupError, ValueError, AttributeError, TypeError):
@@ -42,26 +49,34 @@ class Tasks:
                     f"--match {template!r} does not fit the tasks of {env.spec}: their keys are {', '.join(task)}"
                 ) from None
             if self._tasks.setdefault(name, task) is not task:
-                self._twice.add(name)
+                self._ambiguous.add(name)
 
     def find(self, name: str) -> dict:
-        """The task that a record calls `name`: exactly so, or as the end of it after / or _, the longest first.
+        """Return the task that a record calls `name`.
 
-        Raises InputError where there is none, or more than one.
+        A task matches if its name is the whole of `name`, or the end of it after a "/" or "_"; the longest match wins.
+
+        Raises:
+            InputError: No task matches, or more than one.
         """
-        wanted = name if self.names is None else self.names.get(name)
-        if wanted is None:
+        own_name = name if self.names is None else self.names.get(name)
+        if own_name is None:
             raise InputError(f"--map has no name for the task {name!r}")
         if self._task_named:
-            task = self._task_named(wanted)
+            task = self._task_named(own_name)
             if self.split and task.get("split") != self.split:
                 raise InputError(f"{self.spec}: task {task['id']} is not in {self.split}")
             return task
-        whole = wanted.removesuffix(_GAME)
+        whole = own_name.removesuffix(_GAME)
         for end in [whole, *(whole[mark.end() :] for mark in re.finditer("[/_]", whole))]:
-            if end in self._twice:
+            if end in self._ambiguous:
                 raise InputError(f"{self.spec} has several tasks {end!r}: name the split, or a better --match")
             if end in self._tasks:
                 return self._tasks[end]
-        some = f"; one is called {next(iter(self._tasks))!r}" if self._tasks else ""
-        raise InputError(f"{self.spec} has no task for {wanted!r}{some}")
+        example = f"; one is called {next(iter(self._tasks))!r}" if self._tasks else ""
+        raise InputError(f"{self.spec} has no task for {own_name!r}{example}")
+
+
+def _tasks_of(env: Environment, split: str | None) -> Iterator[dict]:
+    for name in [split] if split else env.splits():
+        yield from env.tasks(name)

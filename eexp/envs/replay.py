@@ -1,6 +1,6 @@
-"""Taking the actions of a recorded conversation in an environment, to check what was seen and to fill in what was not.
+"""Take the actions of a recorded conversation in an environment, to check its observations and fill in missing ones.
 
-Every observation must be the recorded one, or there is no telling whether a branch from it would start where the record
+Every observation must be the recorded one. Otherwise nothing shows that a branch from it would start where the record
 says it does.
 """
 
@@ -23,10 +23,13 @@ RECORD, ENVIRONMENT = "record", "environment"
 
 @dataclass
 class Replayed:
-    """A trajectory from the environment.
+    """A trajectory from a replay.
 
-    differs: where it is not what was recorded first, or None. kept_whole: why its refused actions were not left out
-    although that was asked for, or None.
+    Attributes:
+        trajectory: The trajectory, with what the environment answered.
+        differs: The first difference from the record, or None.
+        kept_whole: Why its refused actions were not left out although that was requested, or None.
+        counts: How many observations were verified, filled in and so on, for the summary.
     """
 
     trajectory: dict
@@ -36,17 +39,22 @@ class Replayed:
 
 
 @dataclass
-class _Play:
-    """Actions taken in an environment. answers: the first observation, and the one after each of the `steps`."""
+class _Actions:
+    """Actions taken in an environment.
+
+    Attributes:
+        steps: The steps of a trajectory.
+        observations: The first observation, and the one after each of the steps.
+    """
 
     steps: list[dict]
-    answers: list[Observation]
+    observations: list[Observation]
 
 
 def replay(
     env: Environment,
     task: dict,
-    found: Conversation,
+    conversation: Conversation,
     record_id: str,
     *,
     trust: str = RECORD,
@@ -55,47 +63,61 @@ def replay(
     drop_invalid: bool = False,
     on_step: Callable[[], None] = lambda: None,
 ) -> Replayed:
-    """Take the recorded actions in `env` and write down what it says.
+    """Take the recorded actions in an environment and return the trajectory with its answers.
 
-    trust: RECORD refuses (InputError) where the environment says something else than was recorded, ENVIRONMENT counts
-    it. Blanks, line ends and what `env.mask` leaves out make no difference. An observation that was not recorded is
-    filled in. Actions after the end of the episode are refused either way.
+    Blanks, line ends and what `env.mask` leaves out make no difference. An observation that was not recorded is filled
+    in.
 
-    drop_invalid: leave out empty actions and those that the environment refused, if a second replay without them shows
-    that they changed nothing: each of the others is answered as before, and the episode ends as before.
+    Args:
+        env: The environment.
+        task: The task that was played.
+        conversation: The recorded actions and observations.
+        record_id: The id of the trajectory.
+        trust: RECORD refuses a record with which the environment does not agree, ENVIRONMENT counts the differences.
+        admissible: How many admissible actions to keep a step (`sample_admissible`).
+        seed: Decides which of them.
+        drop_invalid: Leave out empty actions and those that the environment refused, if a second replay without them
+            shows that they changed nothing: each of the others is answered as before, and the episode ends as before.
+        on_step: Called before every step of the environment.
+
+    Raises:
+        InputError: An observation or the end differs from the record (with RECORD), or there are actions after the
+            end of the episode.
     """
-    done = Replayed({"type": "trajectory", "id": record_id, "env": env.spec, "task": task})
-    recorded = [*(step["observation"] for step in found.steps), found.last]
+    replayed = Replayed({"type": "trajectory", "id": record_id, "env": env.spec, "task": task})
+    recorded = [*(step["observation"] for step in conversation.steps), conversation.last]
 
-    def check(i: int, seen: Observation) -> None:
-        place = found.places[i]
+    def check(i: int, observation: Observation) -> None:
+        place = conversation.places[i]
         if i == 0:
-            done.trajectory["instruction"] = env.instruction() or found.instruction
-        if i < len(found.steps) and seen.done:
-            raise InputError(f"the episode was over after {i} actions, and {len(found.steps)} were recorded", place)
-        if recorded[i] is not None and (found.complete or recorded[i].strip()):
-            _compare(env, done, seen.text, recorded[i], found.heard[i], place, trust)
+            replayed.trajectory["instruction"] = env.instruction() or conversation.instruction
+        if i < len(conversation.steps) and observation.done:
+            number = len(conversation.steps)
+            raise InputError(f"the episode was over after {i} actions, and {number} were recorded", place)
+        text = recorded[i]
+        if text is not None and (conversation.complete or text.strip()):
+            _compare(env, replayed, observation.text, text, conversation.heard[i], place, trust)
         else:
-            done.counts["observations filled in"] += int(i < len(found.steps))
+            replayed.counts["observations filled in"] += int(i < len(conversation.steps))
 
-    def play(steps: list[dict], check: Callable[[int, Observation], None]) -> _Play:
+    def play(steps: list[dict], check: Callable[[int, Observation], None]) -> _Actions:
         return _play(env, task, steps, admissible, seed, on_step, check)
 
-    full = play(found.steps, check)
-    _compare_end(done, full.answers[-1], found, trust)
-    chosen = full
-    if drop_invalid and len(_accepted(full)) < len(full.steps):
+    whole = play(conversation.steps, check)
+    _compare_end(replayed, whole.observations[-1], conversation, trust)
+    chosen = whole
+    if drop_invalid and len(_accepted(whole)) < len(whole.steps):
         try:
-            chosen = _without_refused(env, full, play)
-        except _OtherPath as e:
-            done.kept_whole = str(e)
-    done.counts["refused actions left out"] = len(full.steps) - len(chosen.steps)
-    done.counts["actions answered as invalid"] = sum(not answer.valid for answer in chosen.answers[1:])
-    done.counts["steps"] = len(chosen.steps)
-    outcome = chosen.answers[-1].outcome()
-    done.counts["without success"] = int(not succeeded(outcome))
-    done.trajectory |= {"steps": chosen.steps, "outcome": outcome}
-    return done
+            chosen = _without_refused(env, whole, play)
+        except _RefusedActionsMatter as e:
+            replayed.kept_whole = str(e)
+    outcome = chosen.observations[-1].outcome()
+    replayed.counts["refused actions left out"] = len(whole.steps) - len(chosen.steps)
+    replayed.counts["actions answered as invalid"] = sum(not o.valid for o in chosen.observations[1:])
+    replayed.counts["steps"] = len(chosen.steps)
+    replayed.counts["without success"] = int(not succeeded(outcome))
+    replayed.trajectory |= {"steps": chosen.steps, "outcome": outcome}
+    return replayed
 
 
 def _play(
@@ -106,99 +128,117 @@ def _play(
     seed: int,
     on_step: Callable[[], None],
     check: Callable[[int, Observation], None],
-) -> _Play:
-    """Take the actions of `steps` from the beginning of `task`; `check` is given every observation with its number."""
+) -> _Actions:
+    """Take the actions of `steps` from the beginning of `task`; `check` is called with each observation's number."""
     on_step()
-    answers = [env.reset(task)]
-    check(0, answers[0])
-    played: list[dict] = []
+    observations = [env.reset(task)]
+    check(0, observations[0])
+    new_steps: list[dict] = []
     for i, step in enumerate(steps):
         key = seed_of(seed, f"{env.spec}/{task.get('id')}", i)  # as `eexp expert` draws them
-        played.append(trajectory_step(env, answers[-1], step["action"], admissible, key, step["thought"]))
+        new_steps.append(trajectory_step(env, observations[-1], step["action"], admissible, key, step["thought"]))
         on_step()
-        answers.append(env.step(step["action"]))
-        check(i + 1, answers[-1])
-    return _Play(played, answers)
+        observations.append(env.step(step["action"]))
+        check(i + 1, observations[-1])
+    return _Actions(new_steps, observations)
 
 
-class _OtherPath(Exception):
-    """Without its refused actions the episode goes differently."""
+class _RefusedActionsMatter(Exception):
+    """Error raised when an episode without its refused actions goes differently."""
 
 
-def _accepted(full: _Play) -> list[int]:
-    """The numbers of the actions that were not refused; an empty one is none, whatever the environment answers."""
-    return [i for i, step in enumerate(full.steps) if full.answers[i + 1].valid and step["action"].strip()]
+def _accepted(whole: _Actions) -> list[int]:
+    """Return the indices of the actions that were not refused. An empty action counts as refused in any case."""
+    return [i for i, step in enumerate(whole.steps) if whole.observations[i + 1].valid and step["action"].strip()]
 
 
-def _without_refused(env: Environment, full: _Play, play: Callable[..., _Play]) -> _Play:
-    """Play the actions that were not refused alone; raises _OtherPath where the refused ones made a difference."""
-    kept = _accepted(full)
+def _without_refused(env: Environment, whole: _Actions, play: Callable[..., _Actions]) -> _Actions:
+    """Play only the actions that were not refused. Raises _RefusedActionsMatter if the others made a difference."""
+    kept = _accepted(whole)
 
-    def check(number: int, seen: Observation) -> None:
-        before = full.answers[kept[number - 1] + 1 if number else 0]
-        if _answer(env, seen) != _answer(env, before):
+    def check(number: int, observation: Observation) -> None:
+        before = whole.observations[kept[number - 1] + 1 if number else 0]
+        if _comparable(env, observation) != _comparable(env, before):
             after = f"after action {kept[number - 1] + 1}" if number else "at the beginning"
-            raise _OtherPath(f"without its refused actions it goes differently {after}; they are kept")
+            raise _RefusedActionsMatter(f"without its refused actions it goes differently {after}; they are kept")
 
-    shorter = play([full.steps[i] for i in kept], check)
-    lists = [full.steps[i].get("admissible_count") for i in kept]
-    if [step.get("admissible_count") for step in shorter.steps] != lists:
-        raise _OtherPath("without its refused actions other actions are admissible; they are kept")
-    ends = [(answer.score, answer.success) for answer in (shorter.answers[-1], full.answers[-1])]
+    shorter = play([whole.steps[i] for i in kept], check)
+    numbers = [whole.steps[i].get("admissible_count") for i in kept]
+    if [step.get("admissible_count") for step in shorter.steps] != numbers:
+        raise _RefusedActionsMatter("without its refused actions other actions are admissible; they are kept")
+    ends = [(actions.observations[-1].score, actions.observations[-1].success) for actions in (shorter, whole)]
     if ends[0] != ends[1]:
-        raise _OtherPath("without its refused actions it ends differently; they are kept")
+        raise _RefusedActionsMatter("without its refused actions it ends differently; they are kept")
     return shorter
 
 
-def _answer(env: Environment, seen: Observation) -> tuple:
-    return env.mask(seen.text), seen.done, seen.score, seen.valid, seen.success
+def _comparable(env: Environment, observation: Observation) -> tuple:
+    """Return the parts of an observation that must be the same in both replays."""
+    return env.mask(observation.text), observation.done, observation.score, observation.valid, observation.success
 
 
 def _compare(
-    env: Environment, done: Replayed, seen: str, recorded: str, heard: list[str], place: str, trust: str
+    env: Environment, replayed: Replayed, observed: str, recorded: str, forms: list[str], place: str, trust: str
 ) -> None:
-    """Note or refuse it if `seen` is neither the recorded observation nor a form in which the world said it."""
-    now = _form(env, seen)
-    if any(now == _form(env, text) for text in (recorded, *heard)):
-        done.counts["observations verified"] += 1
+    """Note or refuse a difference between an observation and the recorded one.
+
+    Args:
+        env: The environment.
+        replayed: The replay so far.
+        observed: The text of the observation.
+        recorded: The recorded text.
+        forms: Other forms of the recorded text; the observation may equal any of them.
+        place: Where in the record it stands.
+        trust: As for `replay`.
+    """
+    normalised = _normalised(env, observed)
+    if any(normalised == _normalised(env, text) for text in (recorded, *forms)):
+        replayed.counts["observations verified"] += 1
         return
-    done.counts["observations that differ"] += 1
-    difference = _difference(now, _form(env, recorded))
-    _differ(done, InputError(difference, place, {"observed": seen, "recorded": recorded}), trust)
+    replayed.counts["observations that differ"] += 1
+    message = _difference(normalised, _normalised(env, recorded))
+    _note_difference(replayed, InputError(message, place, {"observed": observed, "recorded": recorded}), trust)
 
 
-def _compare_end(done: Replayed, seen: Observation, found: Conversation, trust: str) -> None:
+def _compare_end(replayed: Replayed, last: Observation, conversation: Conversation, trust: str) -> None:
     """Note or refuse it if the episode does not end with the recorded success and score."""
-    success = succeeded(seen.outcome())
-    if found.success is not None and success != found.success:
-        observed, recorded, where = success, found.success, "$.success"
-    elif found.score is not None and (seen.score is None or not math.isclose(seen.score, found.score, abs_tol=1e-9)):
-        observed, recorded, where = seen.score, found.score, "$.score"
+    success = succeeded(last.outcome())
+    if conversation.success is not None and success != conversation.success:
+        observed, recorded, where = success, conversation.success, "$.success"
+    elif conversation.score is not None and not _close(last.score, conversation.score):
+        observed, recorded, where = last.score, conversation.score, "$.score"
     else:
         return
-    done.counts["ends that differ"] += 1
+    replayed.counts["ends that differ"] += 1
     message = f"the {where[2:]} is {observed}, and {recorded} was recorded"
-    _differ(done, InputError(message, where, {"observed": observed, "recorded": recorded}), trust)
+    _note_difference(replayed, InputError(message, where, {"observed": observed, "recorded": recorded}), trust)
 
 
-def _differ(done: Replayed, error: InputError, trust: str) -> None:
+def _close(score: float | None, recorded: float) -> bool:
+    return score is not None and math.isclose(score, recorded, abs_tol=1e-9)
+
+
+def _note_difference(replayed: Replayed, error: InputError, trust: str) -> None:
     """Refuse the record or, where the environment is trusted, keep the first difference."""
     if trust == RECORD:
         raise error
-    done.differs = done.differs or error
+    replayed.differs = replayed.differs or error
 
 
-def _form(env: Environment, text: str) -> str:
-    """The form in which two observations are the same. A mask may go by line, so blanks within lines come first."""
+def _normalised(env: Environment, text: str) -> str:
+    """Return the form in which two observations are compared.
+
+    A mask may work on whole lines, so blanks within lines are normalised before it and line ends after it.
+    """
     tidied = "\n".join(" ".join(line.split()) for line in text.splitlines() if line.strip())
     return " ".join(env.mask(tidied).split())
 
 
-def _difference(seen: str, recorded: str, before: int = 20, length: int = 60) -> str:
-    """Both texts from a little before where they part."""
-    start = max(0, len(commonprefix([seen, recorded])) - before)
-    cut = [
+def _difference(observed: str, recorded: str, before: int = 20, length: int = 60) -> str:
+    """Return a message with both texts from `before` characters before their first difference."""
+    start = max(0, len(commonprefix([observed, recorded])) - before)
+    excerpts = [
         ("..." if start else "") + text[start : start + length] + ("..." if text[start + length :] else "")
-        for text in (seen, recorded)
+        for text in (observed, recorded)
     ]
-    return f"the observation is {cut[0]!r}, and {cut[1]!r} was recorded"
+    return f"the observation is {excerpts[0]!r}, and {excerpts[1]!r} was recorded"
