@@ -466,7 +466,7 @@ def test_an_answer_without_end(monkeypatch, head, part, pause, said):
         environment = Server("agentgym:x", server.url)
         with pytest.raises(EexpError, match=re.escape(said)):
             environment.get("/", dict)
-        environment.tell("/close")
+        environment.notify("/close")
         environment.close()
     finally:
         server.close()

@@ -47,8 +47,7 @@ def trajectory_step(
         env: The environment, in the state in which `action` is to be taken.
         observation: What was observed in that state.
         action: The action of the step.
-        keep: How many admissible actions to keep at most, and `seed` decides which (`sample_admissible`).
-        seed: See `keep`.
+        keep, seed: How many admissible actions to keep at most, and what decides which (`sample_admissible`).
         thought: The thought before the action.
     """
     step = {"observation": observation.text, "action": action, "admissible": None, "thought": thought}

@@ -1,11 +1,11 @@
-"""A child process that answers lines and never outlives us.
+"""Run a child process that answers lines and never outlives this process.
 
-Shared by the workers (supervisor.py) and the environments that live in a process of their own (program.py, scienceworld.py).
-A child is in a session of its own, so that Ctrl-C reaches us and not it. Between it and us stands a guard (guard.py),
-which kills the child and all its descendants
+Used by the workers (workers/supervisor.py) and by environments in a process of their own (envs/bridges/program.py,
+envs/worlds/scienceworld.py). A child is in a session of its own, so that Ctrl-C reaches this process and not the child.
+Between the two there is a guard (guard.py), which kills the child and all its descendants
 
-- when `end` is called, or the object is garbage, or we exit;
-- when we are killed ourselves, whether or not the child reads the end of file on its standard input;
+- when `end` is called, when the object is garbage, or when this process exits;
+- when this process is killed, whether or not the child reads the end of file on its standard input;
 - when the child ends by itself.
 
 POSIX only.
@@ -22,14 +22,14 @@ import time
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from eexp.errors import UsageError
 
-#: How long one answer may be; a program that writes on and on must not eat our memory.
+#: Bytes that one answer may have; a program that never stops writing must not fill the memory of this process.
 MAX_LINE = 16 << 20
-DEFAULT_LIMIT = 60.0
-#: How long a guard may take to kill what it guards.
+DEFAULT_LIMIT = 60.0  # seconds
+#: Seconds that a guard may take to kill the processes it guards.
 LONGEST_END = 15.0
 
 _GUARD = str(Path(__file__).with_name("guard.py"))
@@ -37,52 +37,76 @@ _alive: weakref.WeakSet[Child] = weakref.WeakSet()
 
 
 def time_limit(default: float = DEFAULT_LIMIT) -> float:
-    """Seconds that an environment has for one answer: $EEXP_ENV_TIMEOUT, else `default`."""
-    said = os.environ.get("EEXP_ENV_TIMEOUT") or str(default)
+    """Return the seconds that an environment has for one answer: $EEXP_ENV_TIMEOUT, else `default`.
+
+    Raises:
+        UsageError: The variable does not hold a number above 0.
+    """
+    value = os.environ.get("EEXP_ENV_TIMEOUT") or str(default)
     try:
-        limit = float(said)
+        limit = float(value)
     except ValueError:
         limit = 0.0
     if not 0 < limit < 1e9:
-        raise UsageError(f"EEXP_ENV_TIMEOUT: expected a number of seconds above 0, got {said!r}")
+        raise UsageError(f"EEXP_ENV_TIMEOUT: expected a number of seconds above 0, got {value!r}")
     return limit
 
 
 class ChildFailed(Exception):
-    """The child died, hung or wrote what is no single line. The message says which; the child is of no more use.
+    """Error raised when a child died, hung or wrote something that is not a single line. It cannot be used any more.
 
-    part: the part of its job that a worker was at, where it told (worker.py).
+    Attributes:
+        part: The part of its job that a worker was at, where it reported one (workers/worker.py).
     """
 
     part: Any = None
 
 
 class NotStarted(ChildFailed):
-    """The program could not be executed. The message is the system's, such as "No such file or directory"."""
+    """Error raised when a program could not be started; the message is the system's ("No such file or directory")."""
 
 
 @dataclass
 class _Guarded:
-    """The guard of a program: the process, and our ends of the two pipes to it."""
+    """The guard of a program.
+
+    Attributes:
+        process: The guard's process.
+        lifeline: The writing end of the pipe whose closing makes the guard kill the program.
+        report: The reading end of the pipe on which the guard reports how the program was started.
+    """
 
     process: subprocess.Popen
     lifeline: int
     report: int
 
     def close_pipes(self) -> None:
-        """Let go of all pipes but the lifeline."""
-        for pipe in (self.process.stdin, self.process.stdout):
+        """Close all pipes but the lifeline."""
+        for pipe in _streams(self.process):
             pipe.close()
         os.close(self.report)
+
+
+def _streams(process: subprocess.Popen) -> tuple[IO[bytes], IO[bytes]]:
+    """Return the pipes to the standard input and from the standard output of a process."""
+    assert process.stdin is not None and process.stdout is not None, "both were opened as pipes"
+    return process.stdin, process.stdout
 
 
 class Child:
     """A running program with pipes on its standard input and output.
 
-    memory: bytes of private memory that the kernel lets it and each of its descendants have; None for no limit.
+    A program that cannot be started is reported by the first exchange, which then raises NotStarted.
 
-    That it cannot be started is told by the first exchange, which then raises NotStarted. Raises ValueError for a NUL
-    byte in `argv`.
+    Args:
+        argv: The program and its arguments.
+        stderr: A file descriptor for its standard error; None for that of this process.
+        cwd: Its working directory.
+        env: Its environment variables; None for those of this process.
+        memory: Bytes of private memory that the kernel allows it and each of its descendants; None for no limit.
+
+    Raises:
+        ValueError: There is a NUL byte in `argv`.
     """
 
     def __init__(
@@ -93,10 +117,11 @@ class Child:
         env: dict[str, str] | None = None,
         memory: int | None = None,
     ):
-        lifeline, our_lifeline = os.pipe()
-        our_report, report = os.pipe()
+        guards_lifeline, lifeline = os.pipe()
+        report, guards_report = os.pipe()
         try:
-            command = [sys.executable, "-I", "-S", _GUARD, str(lifeline), str(report), str(memory or 0), *argv]
+            pipes = [str(guards_lifeline), str(guards_report)]
+            command = [sys.executable, "-I", "-S", _GUARD, *pipes, str(memory or 0), *argv]
             self._popen = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -106,27 +131,28 @@ class Child:
                 env=env,
                 bufsize=0,
                 start_new_session=True,
-                pass_fds=(lifeline, report),
+                pass_fds=(guards_lifeline, guards_report),
             )
         except BaseException:
-            os.close(our_lifeline)
-            os.close(our_report)
-            raise
-        finally:
             os.close(lifeline)
             os.close(report)
-        for pipe in (self._popen.stdin, self._popen.stdout):
+            raise
+        finally:
+            os.close(guards_lifeline)
+            os.close(guards_report)
+        self._stdin, self._stdout = _streams(self._popen)
+        for pipe in (self._stdin, self._stdout):
             os.set_blocking(pipe.fileno(), False)
         self._unread = bytearray()
         self._searched = 0  # how many bytes of `_unread` are known to hold no line end
         self._report = bytearray()
-        self._guarded = _Guarded(self._popen, our_lifeline, our_report)
+        self._guarded = _Guarded(self._popen, lifeline, report)
         self._finalizer = weakref.finalize(self, _end, self._guarded, os.getpid())
         _alive.add(self)
 
     @property
     def pid(self) -> int:
-        """The program's process id. Waits until the program has been started; raises NotStarted where it cannot be."""
+        """The program's process id. Waits until the program was started; raises NotStarted if it could not be."""
         while b"\n" not in self._report and self._read_report():
             pass
         self._check_started()
@@ -134,7 +160,7 @@ class Child:
 
     @property
     def guard_pid(self) -> int:
-        """The process id of the guard, from which the program and all its descendants descend."""
+        """The process id of the guard, whose descendants are the program and all that it starts."""
         return self._popen.pid
 
     def _read_report(self) -> bytes:
@@ -149,50 +175,57 @@ class Child:
 
     @property
     def usable(self) -> bool:
-        """Not ended, and ours: in a forked copy of this process the child belongs to the original."""
-        return not self._popen.stdin.closed
+        """Whether it was not ended and belongs to this process; in a fork of this process it belongs to the parent."""
+        return not self._stdin.closed
 
     def ask(self, request: bytes, limit: float) -> bytes:
-        """Write one line, return the one line that answers it, both without their line end.
+        """Write one line and return the one line that answers it, both without their line end.
 
-        Raises ChildFailed where there is none within `limit` seconds.
+        Raises:
+            ChildFailed: There is no answer within `limit` seconds, or more than one line.
         """
         self._read()
-        if not self._unread:
-            line = self._exchange(request + b"\n", limit)
+        line = b"" if self._unread else self._exchange(request + b"\n", limit)
         if self._unread:
             raise ChildFailed(f"a line that nothing asked for: {excerpt(self._unread)}")
         return line
 
-    def tell(self, request: bytes) -> None:
-        """Write one line that needs no answer, as far as there is room for it and someone to read it."""
+    def notify(self, request: bytes) -> None:
+        """Write one line that needs no answer, as far as there is room in the pipe."""
         if self.usable:
             self._write(request + b"\n")
 
     def read_line(self, limit: float) -> bytes:
-        """The next line it writes by itself. Raises ChildFailed as `ask` does."""
+        """Return the next line that it writes without being asked. Raises ChildFailed as `ask` does."""
         return self._exchange(b"", limit)
 
     def pipes(self) -> tuple[int, int]:
-        """The descriptors to write to it and to read from it, for waiting on several children at once."""
-        return self._popen.stdin.fileno(), self._popen.stdout.fileno()
+        """Return the descriptors to write to it and to read from it, for waiting on several children at once."""
+        return self._stdin.fileno(), self._stdout.fileno()
 
     def write_some(self, unsent: bytes | memoryview) -> bytes | memoryview:
-        """Write as much as there is room for at once; returns the rest, uncopied."""
+        """Write as much as there is room for at once; return the rest, uncopied."""
         return self._write(unsent)
 
     def lines_so_far(self, longest: int = MAX_LINE) -> list[bytes]:
-        """Whole lines that it has written by now. Raises ChildFailed once it has ended and nothing is left to read."""
+        """Return the whole lines that it has written by now.
+
+        Args:
+            longest: Bytes that a line may have.
+
+        Raises:
+            ChildFailed: It has ended and nothing is left to read, or a line is too long.
+        """
         self._read()
-        whole = []
+        lines = []
         while (line := self._whole_line()) is not None:
-            whole.append(line)
+            lines.append(line)
         if self._searched > longest:
             raise ChildFailed(f"more than {longest >> 20} MiB without a line end")
-        return whole
+        return lines
 
     def _whole_line(self) -> bytes | None:
-        """Take the first line out of what was read; None if it is not whole. Nothing is searched twice for its end."""
+        """Take the first line out of what was read; None if it is not whole. No byte is searched twice for its end."""
         end = self._unread.find(b"\n", self._searched)
         if end < 0:
             self._searched = len(self._unread)
@@ -203,7 +236,8 @@ class Child:
         return line
 
     def _exchange(self, unsent: bytes | memoryview, limit: float) -> bytes:
-        # Writing and reading take turns: a program that answers while we still write must not block us both.
+        """Write `unsent` and return the first line that comes back. Raises ChildFailed as `ask` does."""
+        # Writing and reading take turns: a program that answers before it has read everything must not block both.
         deadline = time.monotonic() + limit
         while (line := self._whole_line()) is None:
             if self._searched > MAX_LINE:
@@ -215,38 +249,38 @@ class Child:
 
     def _write(self, unsent: bytes | memoryview) -> bytes | memoryview:
         try:
-            return memoryview(unsent)[os.write(self._popen.stdin.fileno(), unsent) :] if unsent else b""
+            return memoryview(unsent)[os.write(self._stdin.fileno(), unsent) :] if unsent else b""
         except BlockingIOError:
             return unsent
         except BrokenPipeError:
-            return b""  # it has gone; reading will tell how
+            return b""  # it has ended; reading will report how
 
     def _wait(self, deadline: float, limit: float, writing: bool) -> None:
-        """Until it has written something, or is ready for more."""
+        """Wait until it has written something or is ready for more. Raises ChildFailed at the deadline."""
         ready = select.poll()
-        ready.register(self._popen.stdout.fileno(), select.POLLIN)
+        ready.register(self._stdout.fileno(), select.POLLIN)
         if writing:
-            ready.register(self._popen.stdin.fileno(), select.POLLOUT)
-        left = deadline - time.monotonic()
-        if left <= 0 or not ready.poll(left * 1000):
+            ready.register(self._stdin.fileno(), select.POLLOUT)
+        remaining = deadline - time.monotonic()
+        if remaining <= 0 or not ready.poll(remaining * 1000):
             raise ChildFailed(f"no answer within {limit:g} s (EEXP_ENV_TIMEOUT)")
 
     def _read(self) -> None:
         try:
-            got = os.read(self._popen.stdout.fileno(), 1 << 18)
+            data = os.read(self._stdout.fileno(), 1 << 18)
         except BlockingIOError:
             return
-        if not got:
+        if not data:
             while self._read_report():  # the guard writes nothing more once the program was started
                 pass
             self._check_started()
-            raise ChildFailed(self.how_it_ended() or "closed its standard output")
-        self._unread += got
+            raise ChildFailed(self.describe_end() or "closed its standard output")
+        self._unread += data
 
-    def how_it_ended(self) -> str | None:
-        """Its exit status or signal in words; None if it is still running two seconds from now."""
+    def describe_end(self) -> str | None:
+        """Return its exit status or signal in words; None if it is still running two seconds from now."""
         try:
-            code = self._popen.wait(timeout=2)  # the guard's, which ends as the program did
+            code = self._popen.wait(timeout=2)  # that of the guard, which ends as the program did
         except subprocess.TimeoutExpired:
             return None
         if code < 0:
@@ -254,12 +288,12 @@ class Child:
             return f"killed by signal {-code}{names.get(-code, '')}"
         return f"ended with exit status {code}"
 
-    def ask_to_end(self) -> None:
-        """Send it SIGTERM, through the guard; `end` is still to be called."""
+    def terminate(self) -> None:
+        """Send it SIGTERM, through the guard. `end` still has to be called."""
         self._popen.terminate()
 
     def end(self, grace: float = 0.0) -> None:
-        """Close its standard input, give it `grace` seconds to go by itself, kill what is left, descendants as well.
+        """Close its standard input, wait up to `grace` seconds until it ends, and kill it and all its descendants.
 
         Safe to call twice.
         """
@@ -268,38 +302,41 @@ class Child:
         _alive.discard(self)
 
 
-def excerpt(text: bytes, length: int = 80) -> str:
-    """The beginning of what a program wrote, fit for one line of a message."""
+def excerpt(text: bytes | bytearray, length: int = 80) -> str:
+    """Return the beginning of what a program wrote, for one line of a message."""
     shown = text[:length].decode("utf-8", "replace")
     return repr(shown) + ("..." if len(text) > length else "")
 
 
 def _end(guarded: _Guarded, owner: int, grace: float = 0.0) -> None:
-    if os.getpid() != owner:  # a fork of ours that exits must not take its parent's child along
+    """End a program and its guard. In a fork of the process that owns it, nothing happens."""
+    if os.getpid() != owner:
         return
     guard = guarded.process
-    guard.stdin.close()
-    _await_end_of_file(guard.stdout.fileno(), grace)
+    stdin, stdout = _streams(guard)
+    stdin.close()
+    _await_end_of_file(stdout.fileno(), grace)
     os.close(guarded.lifeline)
     try:
         guard.wait(timeout=LONGEST_END)
-    except subprocess.TimeoutExpired:  # somebody has stopped it
+    except subprocess.TimeoutExpired:  # it was stopped by a signal
         guard.kill()
         guard.wait()
-    guarded.close_pipes()  # not before: a program that still writes would complain of it
+    guarded.close_pipes()  # not earlier: a program that still writes would report an error
 
 
 def _await_end_of_file(pipe: int, grace: float) -> None:
+    """Read a pipe to its end, for `grace` seconds at most."""
     deadline = time.monotonic() + grace
     ready = select.poll()
     ready.register(pipe, select.POLLIN)
-    while (left := deadline - time.monotonic()) > 0:
-        if ready.poll(left * 1000) and not os.read(pipe, 1 << 18):
+    while (remaining := deadline - time.monotonic()) > 0:
+        if ready.poll(remaining * 1000) and not os.read(pipe, 1 << 18):
             return
 
 
-def _let_go_after_fork() -> None:
-    """Close the copies of the pipes that a fork inherits: held open, they would keep a child from seeing our end."""
+def _close_pipes_after_fork() -> None:
+    """Close the copies of the pipes that a fork inherits, for as long as one is open no guard sees this process end."""
     for child in list(_alive):
         child._finalizer.detach()
         os.close(child._guarded.lifeline)
@@ -307,4 +344,4 @@ def _let_go_after_fork() -> None:
     _alive.clear()
 
 
-os.register_at_fork(after_in_child=_let_go_after_fork)
+os.register_at_fork(after_in_child=_close_pipes_after_fork)

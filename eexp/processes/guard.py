@@ -1,20 +1,20 @@
-"""Run a program, and end it together with all its descendants. Started by eexp/processes/child.py, one guard a program:
+"""Run a program, and end it together with all its descendants. child.py starts one guard for each program:
 
     python -I -S guard.py LIFELINE REPORT MEMORY COMMAND...
 
-LIFELINE is the reading end of a pipe whose other end only the process that started the guard holds. When the pipe
-closes, because that process wants it so or is no more, everything that the program started is killed. The same happens
-when the program ends by itself; the guard then ends as the program did, with its exit status or by its signal.
+LIFELINE is the reading end of a pipe whose other end only the process that started the guard holds. When that process
+closes the pipe or ends, everything that the program started is killed. The same happens when the program ends by
+itself; the guard then ends as the program did, with its exit status or by its signal.
 
 On Linux the guard is a subreaper: descendants whose parents have ended become its children, also those that called
-setsid, so none is out of its reach; and the program is killed when the guard is. Elsewhere what left the program's
-process group and has lost its parent is not found.
+setsid, so it finds all of them, and the program is killed when the guard is. On other systems a process that left the
+program's process group and lost its parent is not found.
 
-REPORT is the writing end of a pipe, which gets a line with the program's process id, or `!` and the error number where
-it cannot be started. MEMORY: bytes of private memory that the kernel lets each process have, 0 for no limit
-(RLIMIT_DATA; RLIMIT_AS would also count what Java and Go merely reserve).
+REPORT is the writing end of a pipe. The guard writes a line to it with the program's process id, or `!` and the error
+number if the program could not be started. MEMORY is the bytes of private memory that the kernel allows each process, 0
+for no limit (RLIMIT_DATA; RLIMIT_AS would also count what Java and Go merely reserve).
 
-A script of its own that imports little: it starts in a few milliseconds, before every program.
+This is a script that imports little, because it runs before every program: it starts in a few milliseconds.
 """
 
 from __future__ import annotations
@@ -27,44 +27,45 @@ import time
 
 LINUX = sys.platform.startswith("linux")
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-LONGEST_END = 10.0  # seconds for killing; what hangs inside the kernel for longer is left to it
+LONGEST_END = 10.0  # seconds for killing; a process that hangs inside the kernel for longer is left there
 
 
 def main(lifeline: int, report: int, memory: int, command: list[str]) -> None:
+    """Run the guard until the program ends or the lifeline closes. The module's docstring explains the arguments."""
     for fd in (lifeline, report):
         os.set_inheritable(fd, False)
     if LINUX:
         _prctl(PR_SET_CHILD_SUBREAPER, 1)
-    woken, wake = os.pipe()
-    for fd in (woken, wake):
+    wakeup, wakeup_writer = os.pipe()
+    for fd in (wakeup, wakeup_writer):
         os.set_blocking(fd, False)
-    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
     for number in (signal.SIGCHLD, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     program = os.fork()
     if program == 0:
-        _become(command, report, memory)
+        _execute(command, report, memory)
     signal.signal(signal.SIGTERM, lambda *_: _signal(program, signal.SIGTERM))
     os.write(report, b"%d\n" % program)
     _close_pipes(report)
-    status = _wait(program, lifeline, woken)
+    status = _wait(program, lifeline, wakeup)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     end_descendants(program)
     _end_with(status)
 
 
-def _become(command: list[str], report: int, memory: int) -> None:
+def _execute(command: list[str], report: int, memory: int) -> None:
     """Replace this process by the program. Does not return."""
     try:
         guard = os.getppid()
-        os.setsid()  # a program that signals its group must not reach the guard
+        os.setsid()  # the guard must not be in the process group that the program may signal
         if LINUX:
             _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != guard:
                 os._exit(1)
         if memory:
             _limit_memory(memory)
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them
             signal.signal(number, signal.SIG_DFL)
         os.execvp(command[0], command)
     except OSError as e:
@@ -82,49 +83,47 @@ def _limit_memory(memory: int) -> None:
 
 
 def _close_pipes(report: int) -> None:
-    """Let go of the program's standard input and output: each end must see when the other closes."""
+    """Close the program's standard input and output in this process: each end must see when the other closes."""
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
     os.close(report)
 
 
-def _wait(program: int, lifeline: int, woken: int) -> int | None:
-    """Wait until the program ends, which gives its status, or the lifeline closes."""
+def _wait(program: int, lifeline: int, wakeup: int) -> int | None:
+    """Wait until the program ends or the lifeline closes; return the program's status, None for the lifeline."""
     ready = select.poll()
     ready.register(lifeline, select.POLLIN)
-    ready.register(woken, select.POLLIN)
+    ready.register(wakeup, select.POLLIN)
     while True:
         status = _collect(program)
         if status is not None:
             return status
         if any(fd == lifeline for fd, _ in ready.poll()):
             return None
-        os.read(woken, 4096)
+        os.read(wakeup, 4096)
 
 
 def _collect(program: int) -> int | None:
-    """Collect the children that have ended; returns the program's status if it is among them."""
-    status = None
+    """Collect the children that have ended; return the program's status if it is one of them."""
     while (ended := os.waitpid(-1, os.WNOHANG))[0]:
         if ended[0] == program:
-            status = ended[1]
-            break  # what is left of its descendants is killed in any case
-    return status
+            return ended[1]  # its descendants are killed in any case
+    return None
 
 
 def end_descendants(group: int) -> None:
-    """Kill every descendant of this process and, where it can, the process group."""
+    """Kill every descendant of this process; on other systems than Linux, the process group, too."""
     deadline = time.monotonic() + LONGEST_END
     pause = 0.001
     while _has_children() and time.monotonic() < deadline:
         if not LINUX:
             _signal(-group, signal.SIGKILL)
         stopped: set[int] = set()
-        while more := descendants(os.getpid()) - stopped:  # stopped first: none of them can start another meanwhile
-            for pid in more:
+        while running := descendants(os.getpid()) - stopped:  # stop all before killing: none can start another then
+            for pid in running:
                 _signal(pid, signal.SIGSTOP)
-            stopped |= more
+            stopped |= running
         for pid in stopped:
             _signal(pid, signal.SIGKILL)
         time.sleep(pause)
@@ -134,7 +133,7 @@ def end_descendants(group: int) -> None:
 
 
 def _has_children() -> bool:
-    """Whether a child is left that has not ended. A subreaper has one for as long as it has descendants."""
+    """Return whether a child has not ended. A subreaper has such a child for as long as it has descendants."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -144,24 +143,24 @@ def _has_children() -> bool:
 
 
 def descendants(ancestor: int) -> set[int]:
-    """Process ids of all descendants of a process."""
+    """Return the process ids of all descendants of a process."""
     children: dict[int, list[int]] = {}
     for pid, parent in _parents():
         children.setdefault(parent, []).append(pid)
-    found: set[int] = set()
-    new = [ancestor]
-    while new:
-        new = [pid for parent in new for pid in children.get(parent, ()) if pid not in found]
-        found.update(new)
-    return found
+    pids: set[int] = set()
+    generation = [ancestor]
+    while generation:
+        generation = [pid for parent in generation for pid in children.get(parent, ()) if pid not in pids]
+        pids.update(generation)
+    return pids
 
 
 def _parents() -> list[tuple[int, int]]:
-    """(process, its parent) for every process of the machine."""
+    """Return (process id, process id of its parent) for every process of the machine that has not ended."""
     if not LINUX:
         with os.popen("ps -A -o pid= -o ppid=") as lines:
             return [(int(pid), int(parent)) for pid, parent in map(str.split, lines)]
-    found = []
+    pairs = []
     for name in os.listdir("/proc"):
         if not name.isdecimal():
             continue
@@ -171,14 +170,14 @@ def _parents() -> list[tuple[int, int]]:
         except OSError:
             continue
         if fields[0] not in (b"Z", b"X"):
-            found.append((int(name), int(fields[1])))
-    return found
+            pairs.append((int(name), int(fields[1])))
+    return pairs
 
 
 def _signal(pid: int, number: int) -> None:
     try:
         os.kill(pid, number)
-    except (ProcessLookupError, PermissionError):  # macOS says the latter of a group in which all have ended
+    except (ProcessLookupError, PermissionError):  # macOS raises the latter for a group in which all have ended
         return
 
 
@@ -189,14 +188,14 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _end_with(status: int | None) -> None:
-    """End as the program did."""
+    """End this process as the program ended; with exit status 0 for None. Does not return."""
     if status is not None and os.WIFSIGNALED(status):
         import resource
         from contextlib import suppress
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         number = os.WTERMSIG(status)
-        with suppress(OSError, ValueError):  # SIGKILL cannot be handled; some real-time signals are the C library's
+        with suppress(OSError, ValueError):  # SIGKILL and some real-time signals cannot be handled
             signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
         time.sleep(1)

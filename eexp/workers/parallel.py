@@ -1,7 +1,8 @@
-"""ParallelEnvironments: environments in which many episodes are played at once, each at a seat of its own (numbered from 0).
+"""Environments for many episodes at once: one environment for each episode that is being played.
 
-`LocalEnvironments` has them in this process, for those that are light (see envs/base.py). `WorkerEnvironments` has each in a process of its own,
-so that all of them step at the same time, and while a model thinks; one that crashes, hangs or grows costs its episode.
+`LocalEnvironments` holds them in this process, for environments that are light (eexp/envs/base.py).
+`WorkerEnvironments` holds each in a process of its own, so that all of them step at the same time, and while a model
+computes; one that crashes, hangs or grows costs only its episode.
 """
 
 from __future__ import annotations
@@ -21,14 +22,18 @@ from eexp.workers.worker import error_from_answer, unexpected_error
 
 
 class EnvironmentLost(EnvironmentFailed):
-    """The process of an environment died, hung or grew; the episode may go well in another."""
+    """Error for an episode whose environment's process died, hung or grew; it may succeed in another process."""
 
 
 @dataclass
 class StepResult:
-    """What a player gets to see after `begin` or `step`, and what else it asked for.
+    """The result of `begin` or `step`.
 
-    instruction: after `begin` alone. admissible, expert: None also where the episode is over.
+    Attributes:
+        observation: What the environment answered.
+        instruction: The task's instruction, after `begin` only.
+        admissible: The admissible actions, if they were requested; None also where the episode is over.
+        expert: The expert's action, if it was requested; None also where the episode is over.
     """
 
     observation: Observation
@@ -38,38 +43,56 @@ class StepResult:
 
 
 class ParallelEnvironments(ABC):
-    """`size` environments of the same kind. Use as a context manager.
+    """Environments of the same kind, numbered from 0. Use as a context manager.
 
-    Every `begin` and `step` is answered once, by `wait`; until then nothing more may be asked at that seat.
-    ask: what to add to the view, of "admissible" and "expert".
+    Every `begin` and every `step` has one answer, which `wait` returns. Until then nothing more may be asked of that
+    environment.
+
+    Args:
+        spec: The spec of the environments.
+        max_steps: How many actions an episode may take.
+        size: How many environments there may be.
+
+    Attributes:
+        counts: What went wrong, for the summary.
     """
 
     def __init__(self, spec: str, max_steps: int, size: int):
         self.spec, self.max_steps, self.size = spec, max_steps, size
-        #: What went wrong.
         self.counts: Counter[str] = Counter()
 
-    def begin(self, seat: int, task: dict, ask: Collection[str] = ()) -> None:
-        """Start a task from its beginning, whatever was played at this seat before."""
-        self._request(seat, {"task": task, "ask": sorted(ask)})
+    def begin(self, number: int, task: dict, ask: Collection[str] = ()) -> None:
+        """Start a task from its beginning, whatever was played in this environment before.
 
-    def step(self, seat: int, action: str, ask: Collection[str] = ()) -> None:
-        """Execute one action."""
-        self._request(seat, {"action": action, "ask": sorted(ask)})
+        Args:
+            number: The number of the environment.
+            task: The task.
+            ask: What to add to the result: any of "admissible" and "expert".
+        """
+        self._request(number, {"task": task, "ask": sorted(ask)})
+
+    def step(self, number: int, action: str, ask: Collection[str] = ()) -> None:
+        """Execute one action. The arguments are those of `begin`."""
+        self._request(number, {"action": action, "ask": sorted(ask)})
 
     @abstractmethod
-    def _request(self, seat: int, request: dict) -> None: ...
+    def _request(self, number: int, request: dict) -> None: ...
 
     @abstractmethod
     def wait(self, at_once: bool = False) -> list[tuple[int, StepResult | InputError | NoRoom]]:
-        """(seat, what is seen there or why there is nothing) for all that have answered, perhaps none yet.
+        """Return the results there are, perhaps none yet: (number of the environment, its result or its error).
 
-        Waits for them unless `at_once`. An episode whose environment failed is over; one that a server has no room for
-        has not begun. Raises EexpError where no environment can be had at all.
+        An episode whose environment failed is over. One for which a server has no room (NoRoom) has not begun.
+
+        Args:
+            at_once: Do not wait for environments that have not answered.
+
+        Raises:
+            EexpError: No environment can be opened at all.
         """
 
     def close(self) -> None:
-        """Give back processes and memory. Safe to call twice."""
+        """Release processes and memory. Safe to call twice."""
 
     def __enter__(self) -> ParallelEnvironments:
         return self
@@ -78,47 +101,53 @@ class ParallelEnvironments(ABC):
         self.close()
 
 
-def _nothing() -> None:
+def _no_callback() -> None:
     return None
 
 
-def _view(env: Environment, request: dict, on_step: Callable[[], None] = _nothing) -> StepResult:
+def _execute(env: Environment, request: dict, on_step: Callable[[], None] = _no_callback) -> StepResult:
+    """Carry out a request in an environment."""
     on_step()
-    view = StepResult(env.reset(request["task"]) if "task" in request else env.step(request["action"]))
+    result = StepResult(env.reset(request["task"]) if "task" in request else env.step(request["action"]))
     if "task" in request:
-        view.instruction = env.instruction()
-    for question in request["ask"] if not view.observation.done else ():
+        result.instruction = env.instruction()
+    for method in request["ask"] if not result.observation.done else ():
         on_step()
-        setattr(view, question, getattr(env, question)())
-    return view
+        setattr(result, method, getattr(env, method)())
+    return result
 
 
 class LocalEnvironments(ParallelEnvironments):
-    """In this process, opened as they are needed. They answer when they are waited for, one after the other."""
+    """Environments in this process, opened as they are needed. They step when they are waited for, one by one.
+
+    Args:
+        open: Opens an environment; it is called once for each.
+        size: How many environments there may be.
+    """
 
     def __init__(self, open: Callable[[], Environment], size: int):
         self._open, self._envs = open, {0: open()}
         self._requests: dict[int, dict] = {}
         super().__init__(self._envs[0].spec, self._envs[0].max_steps, size)
 
-    def _request(self, seat: int, request: dict) -> None:
-        self._requests[seat] = request
+    def _request(self, number: int, request: dict) -> None:
+        self._requests[number] = request
 
-    def wait(self, at_once: bool = False) -> list[tuple[int, StepResult | InputError]]:
+    def wait(self, at_once: bool = False) -> list[tuple[int, StepResult | InputError | NoRoom]]:
         requests, self._requests = self._requests, {}
-        return [(seat, self._answer(seat, request)) for seat, request in requests.items()]
+        return [(number, self._answer(number, request)) for number, request in requests.items()]
 
-    def _answer(self, seat: int, request: dict) -> StepResult | InputError:
-        if seat not in self._envs:
-            self._envs[seat] = self._open()
+    def _answer(self, number: int, request: dict) -> StepResult | InputError:
+        if number not in self._envs:
+            self._envs[number] = self._open()
         try:
-            return _view(self._envs[seat], request)
+            return _execute(self._envs[number], request)
         except InputError as e:
             return e
         except EexpError:
             raise
-        except Exception as e:  # what it held is not to be trusted: the next episode gets another
-            self._envs.pop(seat).close()
+        except Exception as e:  # its state cannot be trusted: the next episode gets another environment
+            self._envs.pop(number).close()
             return unexpected_error(e)
 
     def close(self) -> None:
@@ -127,7 +156,12 @@ class LocalEnvironments(ParallelEnvironments):
 
 
 class WorkerEnvironments(ParallelEnvironments):
-    """Each in a process of its own, started when its seat is first taken. limit, memory: as in `envs.crew.Supervisor`."""
+    """Environments in worker processes, one in each, started as they are needed.
+
+    Args:
+        spec, max_steps, size: As for `ParallelEnvironments`.
+        limit, memory: As for `Supervisor`.
+    """
 
     def __init__(self, spec: str, max_steps: int, size: int, limit: float, memory: int | None = None):
         super().__init__(spec, max_steps, size)
@@ -136,49 +170,57 @@ class WorkerEnvironments(ParallelEnvironments):
         self._workers: dict[int, Worker] = {}
         self._refused: list[tuple[int, StepResult | InputError | NoRoom]] = []
 
-    def _request(self, seat: int, request: dict) -> None:
+    def _request(self, number: int, request: dict) -> None:
         try:
             job = dumps({"do": f"{__name__}:{_job.__name__}", "env": self.spec, **request})
         except InputError as e:
-            self._refused.append((seat, e))
+            self._refused.append((number, e))
             return
-        if seat not in self._workers:
-            self._workers[seat] = self._supervisor.start_worker()
-        self._workers[seat].give(job)
+        if number not in self._workers:
+            self._workers[number] = self._supervisor.start_worker()
+        self._workers[number].assign(job)
 
     def wait(self, at_once: bool = False) -> list[tuple[int, StepResult | InputError | NoRoom]]:
-        answers, self._refused = self._refused, []
-        told = self._supervisor.wait(at_once or bool(answers))
-        seats = {worker: seat for seat, worker in self._workers.items()} if told else {}
-        for worker, answer in told:
+        results, self._refused = self._refused, []
+        answers = self._supervisor.wait(at_once or bool(results))
+        numbers = {worker: number for number, worker in self._workers.items()} if answers else {}
+        for worker, answer in answers:
+            number = numbers[worker]
             if isinstance(answer, ChildFailed):
-                del self._workers[seats[worker]]
-                answers.append((seats[worker], EnvironmentLost(str(answer))))
+                del self._workers[number]
+                results.append((number, EnvironmentLost(str(answer))))
             elif "done" in answer:
-                said = answer["done"]
-                answers.append((seats[worker], StepResult(Observation(**said.pop("observation")), **said)))
+                fields = answer["done"]
+                results.append((number, StepResult(Observation(**fields.pop("observation")), **fields)))
             elif isinstance(error := error_from_answer(answer), InputError | NoRoom):
                 if isinstance(error, NoRoom):
-                    self._supervisor.end_worker(self._workers.pop(seats[worker]))
-                answers.append((seats[worker], error))
+                    self._supervisor.end_worker(self._workers.pop(number))
+                results.append((number, error))
             else:
                 raise error
-        return answers
+        return results
 
     def close(self) -> None:
         self._supervisor.close()
         self._workers.clear()
 
 
-def _job(request: dict, opened: OpenEnvironments, on_step: Callable[[], None]) -> dict:
-    """What a worker does for one request (eexp/workers/worker.py)."""
-    view = _view(opened.get(request["env"]), request, on_step)
-    observation = {name: getattr(view.observation, name) for name in Observation.__dataclass_fields__}
-    return {**vars(view), "observation": observation}
+def _job(request: dict, environments: OpenEnvironments, on_step: Callable[[], None]) -> dict:
+    """Carry out a request in a worker (eexp/workers/worker.py)."""
+    result = _execute(environments.get(request["env"]), request, on_step)
+    observation = {name: getattr(result.observation, name) for name in Observation.__dataclass_fields__}
+    return {**vars(result), "observation": observation}
 
 
 def open_parallel(env: Environment, size: int, limit: float, memory: int | None = None) -> ParallelEnvironments:
-    """ParallelEnvironments of the same kind as `env`, which itself is none of them."""
+    """Return environments of the same kind as `env`, which is not one of them.
+
+    Args:
+        env: Decides the kind, and whether they are in this process or in workers.
+        size: How many there may be.
+        limit: Seconds that a step in a worker may take.
+        memory: Bytes that a worker may take, or None for no limit.
+    """
     if env.light:
         return LocalEnvironments(lambda: open_env(env.spec), size)
     return WorkerEnvironments(env.spec, env.max_steps, size, limit, memory)

@@ -1,8 +1,8 @@
-"""A pool: jobs done by processes that hold environments, so that one that crashes, hangs or grows costs only a retry.
+"""A pool of worker processes that hold environments: one that crashes, hangs or grows costs only a retry.
 
-Answers come in the order of the jobs, whatever the timing. Only a few jobs are out at a time, so that memory does not
-grow with the input. Workers are started as they are needed (eexp/workers/supervisor.py), and where they ask a server, no
-more of them are kept than it has room for.
+Answers come in the order of the jobs, whatever the timing. Only a few jobs are assigned ahead, so that memory does not
+grow with the input. Workers are started as they are needed (eexp/workers/supervisor.py). Where they use a server, no
+more of them are kept than the server has room for.
 """
 
 from __future__ import annotations
@@ -20,42 +20,61 @@ from eexp.workers.supervisor import TRIES, Supervisor, Worker, repeated_failure
 from eexp.workers.worker import error_from_answer
 
 Tag = TypeVar("Tag")
-AHEAD = 4  # jobs that may be out, for each worker
+AHEAD = 4  # jobs that may be unfinished, for each worker
 
 
 @dataclass
-class _Job:
+class _PoolJob:
+    """A job and how far it is.
+
+    Attributes:
+        tag: What the caller identifies it by.
+        line: The job as it is sent to a worker.
+        tries: How many workers have been given it.
+        parts: At which parts of it workers were lost, one for each attempt.
+        result: What its function returned or raised, once it is finished.
+        finished: Whether it needs no further attempt.
+    """
+
     tag: Any
     line: bytes
     tries: int = 0
-    parts: list[Any] = field(default_factory=list)  # at which parts of it workers were lost, one a try
+    parts: list[Any] = field(default_factory=list)
     result: Any = None
     finished: bool = False
 
 
 @dataclass
-class _Raised:
-    """In place of a result: reading the next job failed, which is to be told after all jobs before it."""
+class _ReadingFailed:
+    """In place of a result: reading the next job failed, which is raised after all jobs before it."""
 
     error: Exception
 
 
-def _next_job(jobs: Iterator[tuple[Any, dict]]) -> _Job | None:
+def _next_job(jobs: Iterator[tuple[Any, dict]]) -> _PoolJob | None:
     try:
-        found = next(jobs, None)
-        return found and _Job(found[0], orjson.dumps(found[1]) + b"\n")
+        item = next(jobs, None)
+        return item and _PoolJob(item[0], orjson.dumps(item[1]) + b"\n")
     except Exception as e:
-        return _Job(None, b"", result=_Raised(e), finished=True)
+        return _PoolJob(None, b"", result=_ReadingFailed(e), finished=True)
 
 
 class Pool:
-    """Up to `workers` processes. Use as a context manager. env, limit, memory and `counts` as in `Supervisor`."""
+    """Up to `workers` worker processes. Use as a context manager.
+
+    Args:
+        workers: How many processes there may be.
+        env, limit, memory: As for `Supervisor`.
+
+    Attributes:
+        counts: What went wrong, for the summary.
+    """
 
     def __init__(self, workers: int, env: str | None, limit: float, memory: int | None = None):
         self.most = workers
         self._supervisor = Supervisor(env, limit, memory)
         self.counts = self._supervisor.counts
-        self._doing: dict[Worker, _Job] = {}
+        self._assigned: dict[Worker, _PoolJob] = {}
 
     def __enter__(self) -> Pool:
         return self
@@ -64,38 +83,47 @@ class Pool:
         self._supervisor.close()
 
     def run(self, jobs: Iterator[tuple[Tag, dict]]) -> Iterator[tuple[Tag, Any]]:
-        """(tag, what the job's function returned, or the EexpError it ended with), in the order of `jobs`."""
-        out: deque[_Job] = deque()  # submitted and not yet yielded, in order
-        waiting: deque[_Job] = deque()  # of those, the ones no worker has
+        """Do jobs and yield their results in the order of the jobs.
+
+        Args:
+            jobs: (tag, job) for each of them; the job is as worker.py describes it.
+
+        Yields:
+            (tag, what the job's function returned, or the EexpError that it raised).
+        """
+        unfinished: deque[_PoolJob] = deque()  # read and not yet yielded, in order
+        waiting: deque[_PoolJob] = deque()  # those of them that no worker has
         more = True
-        while more or out:
-            reading = more and len(out) < AHEAD * self.most and len(waiting) < self.most - len(self._doing)
+        while more or unfinished:
+            room = len(unfinished) < AHEAD * self.most and len(waiting) < self.most - len(self._assigned)
+            reading = more and room
             if reading:
                 job = _next_job(jobs)
-                more = job is not None and not isinstance(job.result, _Raised)
+                more = job is not None and not isinstance(job.result, _ReadingFailed)
                 if job:
-                    out.append(job)
+                    unfinished.append(job)
                     waiting += [] if job.finished else [job]
             self._assign(waiting)
             for worker, answer in self._supervisor.wait(at_once=reading):
-                self._finish(worker, self._doing.pop(worker), answer, waiting)
-            while out and out[0].finished:
-                job = out.popleft()
-                if isinstance(job.result, _Raised):
+                self._finish(worker, self._assigned.pop(worker), answer, waiting)
+            while unfinished and unfinished[0].finished:
+                job = unfinished.popleft()
+                if isinstance(job.result, _ReadingFailed):
                     raise job.result.error
                 yield job.tag, job.result
 
-    def _assign(self, waiting: deque[_Job]) -> None:
-        while waiting and len(self._doing) < self.most:
+    def _assign(self, waiting: deque[_PoolJob]) -> None:
+        """Assign waiting jobs to workers that are free, starting more as long as there may be more."""
+        while waiting and len(self._assigned) < self.most:
             worker = next((w for w in self._supervisor.workers if not w.busy), None) or self._supervisor.start_worker()
-            job = self._doing[worker] = waiting.popleft()
+            job = self._assigned[worker] = waiting.popleft()
             job.tries += 1
-            worker.give(job.line)
+            worker.assign(job.line)
 
-    def _finish(self, worker: Worker, job: _Job, answer: dict | ChildFailed, waiting: deque[_Job]) -> None:
-        """A job whose worker is of no more use goes to another, or, after some tries, comes back as failed.
+    def _finish(self, worker: Worker, job: _PoolJob, answer: dict | ChildFailed, waiting: deque[_PoolJob]) -> None:
+        """Take in a worker's answer: finish its job, or let it wait for another attempt.
 
-        If all tries ended at the same part of the job, it is tried anew with this part under "fatal".
+        If all attempts ended at the same part of the job, it is tried anew with this part under "fatal".
         """
         if isinstance(answer, ChildFailed):
             again, result = True, repeated_failure(str(answer))
@@ -105,8 +133,9 @@ class Pool:
                 request["fatal"] = [*request.get("fatal", []), (answer.part, str(result))]
                 job.line, job.tries, job.parts = orjson.dumps(request) + b"\n", 0, []
         else:
-            again, result = answer.get("again"), answer["done"] if "done" in answer else error_from_answer(answer)
-            self.counts["forks lost"] += bool(again)
+            again = bool(answer.get("again"))
+            result = answer["done"] if "done" in answer else error_from_answer(answer)
+            self.counts["forks lost"] += again
         if isinstance(result, NoRoom) and len(self._supervisor.workers) > 1:
             self._supervisor.end_worker(worker)
             self.most = len(self._supervisor.workers)

@@ -1,15 +1,16 @@
-"""A process that holds environments (eexp/workers/supervisor.py): one job a line in, one answer a line out.
+"""The program of a worker process, which holds environments: it reads one job a line and writes one answer a line.
 
-The first line says where modules are found. A job is `{"do": "package.module:function", ...}`; the function gets the
-job, the environments this process has open, and a callback to call before every step of an environment, and returns
-what is sent back. In between, a line `{"alive": true}` now and then tells that steps are being taken.
+The first line says where modules are found. A job is `{"do": "package.module:function", ...}`. The function is called
+with the job, the environments that this process has open, and a callback to call before every step of an environment;
+what it returns is sent back. Between a job and its answer a line `{"alive": true}` is written from time to time while
+steps are taken.
 
-Where the callback is given the part of the job that the step belongs to, the line is `{"alive": true, "part": ...}` and
-never left out. If the process is lost at the same part in every try, the job is given out anew with that part and the
-reason under "fatal" (eexp/workers/pool.py).
+Where the callback is called with the part of the job that the step belongs to, the line is
+`{"alive": true, "part": ...}` and never left out. If the process is lost at the same part in every attempt, the job is
+assigned anew with that part and the reason under "fatal" (eexp/workers/pool.py).
 
-Whatever an environment prints goes to standard error: the pipe is ours. The process ends when its standard input does,
-at SIGTERM, and with its guard (eexp/processes/guard.py).
+Whatever an environment prints goes to standard error, because standard output is the pipe for answers. The process ends
+when its standard input does, at SIGTERM, and with its guard (eexp/processes/guard.py).
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from eexp.jsonl import dumps
 HEARTBEAT = 0.5  # seconds at least between two signs of life
 
 
-class _SignsOfLife:
-    """Called before every step; writes a line if the last one was some time ago or told of another part of the job."""
+class _Heartbeat:
+    """A callback for every step; writes a line if the last one is old or was about another part of the job."""
 
     def __init__(self, write: Callable[[dict], None]):
         self.write, self.last, self.part = write, 0.0, None
@@ -46,14 +47,15 @@ class _SignsOfLife:
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # closing what is open on the way
+    """Run a worker process until its standard input ends."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # environments are closed on the way out
     pipe = os.dup(1)
     os.dup2(2, 1)
 
     def write(answer: dict) -> None:
         try:
             data = dumps(answer)
-        except InputError as e:  # an environment said what JSON cannot hold
+        except InputError as e:  # an environment returned something that JSON cannot hold
             data = dumps(_failed(e))
         while data:
             data = data[os.write(pipe, data) :]
@@ -61,17 +63,18 @@ def main() -> None:
     start = orjson.loads(sys.stdin.buffer.readline() or b'{"path": [], "env": null}')
     sys.path[:] = start["path"]
     logins.adopt_logins(start.get("logins", {}))
-    with OpenEnvironments(start["env"]) as opened:
+    with OpenEnvironments(start["env"]) as environments:
         for line in sys.stdin.buffer:
-            write(_answer(orjson.loads(line), opened, _SignsOfLife(write)))
-        # End of file may be seen before the SIGTERM that came first; it must not cut the closing short.
+            write(_answer(orjson.loads(line), environments, _Heartbeat(write)))
+        # The end of the file may be read before a SIGTERM that came first; it must not cut the closing short.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _answer(job: dict, opened: OpenEnvironments, on_step: Callable[[], None]) -> dict:
+def _answer(job: dict, environments: OpenEnvironments, on_step: Callable[..., None]) -> dict:
+    """Do a job and return the answer: {"done": ...}, {"failed": ...} or {"lost": ...}."""
     module, _, name = job["do"].partition(":")
     try:
-        return {"done": getattr(importlib.import_module(module), name)(job, opened, on_step)}
+        return {"done": getattr(importlib.import_module(module), name)(job, environments, on_step)}
     except InputError as e:
         return _failed(e)
     except EexpError as e:
@@ -79,8 +82,8 @@ def _answer(job: dict, opened: OpenEnvironments, on_step: Callable[[], None]) ->
         return {"failed": str(e), "kind": kind}
     except MemoryError:
         return {"lost": "took more memory than is allowed"}
-    except Exception as e:  # it costs this record, and what the environment held is not to be trusted
-        opened.close()
+    except Exception as e:  # it costs this record, and the state of the environment cannot be trusted
+        environments.close()
         return _failed(unexpected_error(e))
 
 
@@ -97,9 +100,9 @@ def _failed(e: InputError) -> dict:
 
 
 def unexpected_error(error: Exception) -> EnvironmentFailed:
-    """An environment's own mistake, an exception that it let out, in one line and with its traceback as evidence."""
-    told = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return EnvironmentFailed(told, evidence={"traceback": _traceback()})
+    """Return the error for an exception that an environment let out: one line, with the traceback as evidence."""
+    message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return EnvironmentFailed(message, evidence={"traceback": _traceback()})
 
 
 def _traceback() -> str:
@@ -109,7 +112,7 @@ def _traceback() -> str:
 
 
 def error_from_answer(answer: dict[str, Any]) -> EexpError:
-    """The error that a worker's answer tells of."""
+    """Return the error that a worker's answer reports."""
     match answer["kind"]:
         case "environment":
             return EnvironmentFailed(answer["message"], answer["where"], answer["evidence"])

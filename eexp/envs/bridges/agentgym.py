@@ -345,7 +345,7 @@ class AgentGym(Environment):
     def _release(self) -> None:
         """Let the server forget the environment; not all of them can."""
         if self._handle is not None:
-            self._server.tell("/close", **{self._kind.handle: self._handle})
+            self._server.notify("/close", **{self._kind.handle: self._handle})
             self._handle = None
 
 

@@ -169,7 +169,7 @@ class Program(Environment):
 
     def close(self) -> None:
         if self._child is not None:
-            self._child.tell(_request("close"))
+            self._child.notify(_request("close"))
             self._child.end(GRACE)
             self._child = None
 

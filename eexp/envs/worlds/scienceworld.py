@@ -321,7 +321,7 @@ class Simulator:
         except Py4JError as e:
             if time.monotonic() - began >= self._limit:
                 raise ChildFailed(f"no answer within {self._limit:g} s (EEXP_ENV_TIMEOUT)") from None
-            raise ChildFailed(f"java: {self._child.how_it_ended() or e} {self._complaint()}".rstrip()) from None
+            raise ChildFailed(f"java: {self._child.describe_end() or e} {self._complaint()}".rstrip()) from None
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
