@@ -1,31 +1,31 @@
-"""`agentgym:URL?env=NAME`: the environment servers of AgentGym (Xi et al. 2024, arXiv 2406.04151) over their HTTP.
+"""`agentgym:URL?env=NAME`: environment servers of AgentGym (Xi et al. 2024, arXiv 2406.04151), over HTTP.
 
-A server holds many environments. POST /create makes one and gives its id, POST /reset starts a task in it, POST /step
-takes an action. What differs from server to server is in KINDS, read from the source of each
+A server holds many environments. POST /create makes one and returns its id, POST /reset starts a task in it, POST /step
+takes an action. The differences between the servers are in SERVER_KINDS, which was written from the source of each
 (github.com/WooooDyy/AgentGym, agentenv-*/*/server.py). Without `env`, the protocol is the one that AgentGym's guide to
 adding an environment describes: `id`, `data_idx`, `observation`.
 
-An action is what the server executes, "get 1 oak log". AgentGym's own clients cut it out of "Thought: ... Action: ..."
-before they send it, and that part is the policy's here (eexp/prompts). What else a client does with an action, or adds
-to an observation, is part of its kind, too: AgentTraj-L was recorded with these clients, and can so be replayed.
+An action is the text that the server executes, "get 1 oak log". AgentGym's own clients cut it out of "Thought: ...
+Action: ..." before they send it; here the policy does that (eexp/prompts). Whatever else a client does with an action,
+or adds to an observation, is part of the server's kind: AgentTraj-L was recorded with these clients, and can so be
+replayed.
 
-A server says with status 200 that something went wrong, `{"error": ...}`. It does not say which actions were refused:
-that is told by the words it uses, or by the actions it lists. It does not say how many tasks it has either, so the
-options do:
+A server reports a failure with status 200, `{"error": ...}`. It does not report which actions were refused: that shows
+in its words, or in the actions it lists. Nor does it report how many tasks it has, so the options do:
 
     train, test    numbers of tasks, `0-99`, or a file of AgentGym's item ids, `[{"item_id": "textcraft_12"}, ...]`
-    max_steps      50
+    max_steps      actions in an episode, 50 by default
 
-Without `train` and `test`, tasks can still be played by their number, as in what others recorded: AgentTraj-L calls
+Without `train` and `test`, tasks can still be played by their number, as in recorded trajectories: AgentTraj-L calls
 them textcraft_12.
 
-There is no snapshot and no expert. TextCraft's list of crafting commands is noise in part: every reset there lengthens
-the lists that it draws from, which all its environments share, as they share the generator. So which recipes are shown
-beside those needed depends on what was played before, and `mask` leaves them out; what can be crafted does not. Its
-tasks come in the order of a dict and a folder, which another machine may have otherwise.
+There is no snapshot and no expert. TextCraft's list of crafting commands is partly random: every reset lengthens the
+lists from which it is drawn, and all environments of the server share these lists and the generator. Which recipes are
+shown beside those needed therefore depends on what was played before, and `mask` leaves them out; what can be crafted
+does not. TextCraft's tasks come in the order of a dict and a folder, which may be different on another machine.
 
-Wordle's server takes the words of /filtered_vocab. To any other it says "invalid word" and counts a guess, so nothing
-is refused there.
+Wordle's server accepts the words of /filtered_vocab. It answers any other word with "invalid word" and counts a guess,
+so no action is refused there.
 """
 
 from __future__ import annotations
@@ -48,27 +48,35 @@ from eexp.records import canonical
 
 
 def _plain(action: str) -> str:
-    """The first line of an action, without any character but letters, digits, commas and blanks."""
+    """Return the first line of an action, with letters, digits, commas and blanks only."""
     line = action.strip().partition("\n")[0]
     return " ".join(re.sub(r"[^A-Za-z0-9, ]+", "", line).split())
 
 
 def _unfenced(action: str) -> str:
-    """What an action holds between "```sql" and "```"; all of it where there is no such fence."""
+    """Return the part of an action between "```sql" and "```"; the whole action where there is no such fence."""
     return action.rpartition("```sql")[2].partition("```")[0].strip()
 
 
 @dataclass(frozen=True)
-class Kind:
-    """How one of the servers differs from the others.
+class ServerKind:
+    """The differences of one kind of server from the others. Patterns are regular expressions.
 
-    how: what can be done, where the server does not say it. goal: finds the goal in the first observation.
-    refusal: finds the words for an action that did nothing. noise: finds what is random in an observation.
-    greeting: finds what AgentGym's client says before the first observation. sent: what its client makes of an action.
-    number: what /reset calls the task; also: what else it wants. handle: what requests call the environment's id.
-    look: whether the first observation has to be asked for. moves: whether /available_actions lists what can be done in
-    every state. page: whether it has to be asked for what can be done in this one. words: whether the actions are the
-    words of /filtered_vocab, spelled with blanks. percent: whether the score is in `score`, from 0 to 100.
+    Attributes:
+        how: How to act, for the instruction, where the server does not say it.
+        goal: Pattern of the goal in the first observation.
+        refusal: Pattern of the beginning of an answer to an action that did nothing.
+        noise: Pattern of the random part of an observation.
+        greeting: Pattern of the text that AgentGym's client adds before the first observation.
+        sent: What AgentGym's client makes of an action before it sends it.
+        number: The field of /reset for the number of the task.
+        also: Other fields that /reset needs.
+        handle: The field of every request for the environment's id.
+        look: Whether the first observation has to be requested after /reset.
+        moves: Whether /available_actions lists the actions that are possible in every state.
+        page: Whether /available_actions has to be requested for the actions that are possible in this state.
+        words: Whether the actions are the words of /filtered_vocab, spelled with blanks.
+        percent: Whether the score is in `score`, from 0 to 100.
     """
 
     how: str = ""
@@ -87,9 +95,9 @@ class Kind:
     percent: bool = False
 
 
-GUIDE = Kind()
-KINDS = {
-    "textcraft": Kind(
+GUIDE = ServerKind()
+SERVER_KINDS = {
+    "textcraft": ServerKind(
         how="`get 2 oak log` takes a basic item, `craft 4 oak planks using 1 oak log` follows one of the crafting "
         "commands, `inventory` lists what you have.",
         goal=r"Goal: (.+)",
@@ -97,16 +105,18 @@ KINDS = {
         noise=r"(?s)(?<=Crafting commands:\n).*?(?=\n+Goal: |\Z)",
         sent=_plain,
     ),
-    "alfworld": Kind(goal=r"Your task is to: (.+)", number="game", also={"world_type": "Text"}),
-    "babyai": Kind(goal=r"Your goal: (.+)", sent=_plain),
-    "sciworld": Kind(refusal=r"No known action matches that input|Unknown action|Ambiguous request", percent=True),
-    "maze": Kind(
+    "alfworld": ServerKind(goal=r"Your task is to: (.+)", number="game", also={"world_type": "Text"}),
+    "babyai": ServerKind(goal=r"Your goal: (.+)", sent=_plain),
+    "sciworld": ServerKind(
+        refusal=r"No known action matches that input|Unknown action|Ambiguous request", percent=True
+    ),
+    "maze": ServerKind(
         how="Find the goal: move up, move down, move left or move right. A position is a row and a column.",
         greeting=r"(?s)\AYour objective is to reach the goal.*?current environment state:\s*",
         number="game",
         moves=True,
     ),
-    "wordle": Kind(
+    "wordle": ServerKind(
         how="Guess the hidden word within six guesses: five letters with blanks between them. The answer has a letter "
         "for each of them. g: it is right; y: it is in another place; b: it is not in the word. A word that is not "
         "among these is invalid, and costs a guess:",
@@ -114,7 +124,7 @@ KINDS = {
         number="seed",
         words=True,
     ),
-    "webshop": Kind(
+    "webshop": ServerKind(
         how="search[words] where there is a search bar, click[what is on the page].",
         goal=r"Instruction: \[SEP\] (.+?) \[SEP\]",
         number="session_id",
@@ -122,7 +132,7 @@ KINDS = {
         look=True,
         page=True,
     ),
-    "sqlgym": Kind(
+    "sqlgym": ServerKind(
         how="An action is one SQL statement.",
         sent=_unfenced,
         number="item_id",
@@ -131,11 +141,11 @@ KINDS = {
     ),
 }
 
-#: What the BabyAI server adds to every observation, a list in JSON.
+#: The list in JSON that the BabyAI server adds to every observation.
 _LISTED = re.compile(r"\nAvailable actions: (\[.*\])\s*$")
-#: An action with which BabyAI's server lists the others.
+#: An action that BabyAI's server answers with the list of the others.
 _CHECK = "check available actions"
-#: What Wordle's server says first; its client says the words and the rules instead.
+#: The first observation of Wordle's server; its client shows the words and the rules instead.
 _WORDLE_STARTS = "Let's start Wordle!"
 
 
@@ -144,7 +154,7 @@ class _Created(Struct):
 
 
 class _State(Struct):
-    """What /reset and /step answer; which of it is there depends on the server."""
+    """The answer of /reset and /step; which of the fields are set depends on the server."""
 
     observation: Optional[str] = None
     state: Optional[str] = None
@@ -156,31 +166,33 @@ class _State(Struct):
 
 
 class _Page(Struct):
-    """What can be done on a page of WebShop."""
+    """The actions that are possible on a page of WebShop."""
 
     has_search_bar: bool
     clickables: list[str]
 
 
 class AgentGym(Environment):
-    """An environment of its own on one of AgentGym's servers. See the module's docstring.
+    """An environment of its own on one of AgentGym's servers. See the module's docstring for the options.
 
-    Raises UsageError for options that make no sense, EexpError where the server does not create an environment.
+    Raises:
+        UsageError: An option makes no sense.
+        EexpError: The server does not create an environment.
     """
 
     def __init__(self, url: str, env: str = "", train: str = "", test: str = "", max_steps: str = "50") -> None:
         self.spec = f"agentgym:{url}"
-        if env and env not in KINDS:
-            known = ", ".join(KINDS)
+        if env and env not in SERVER_KINDS:
+            known = ", ".join(SERVER_KINDS)
             raise option_error(self.spec, "env", env, f"no such server; known: {known}; leave it out for your own")
-        self._name, self._kind = env or "task", KINDS.get(env, GUIDE)
+        self._name, self._kind = env or "task", SERVER_KINDS.get(env, GUIDE)
         self.max_steps = parse_step_limit(self.spec, max_steps)
-        given = {"train": train, "test": test}
-        self._splits = {split: _numbers(self.spec, split, said) for split, said in given.items() if said}
+        values = {"train": train, "test": test}
+        self._splits = {split: _numbers(self.spec, split, value) for split, value in values.items() if value}
         check_disjoint(self.spec, self._splits)
         self._server = Server(self.spec, url)
         self._handle: int | None = None
-        self._always: list[str] | None = None  # what can be done in every state, where the server lists that
+        self._always: list[str] | None = None  # the actions possible in every state, where the server lists them
         try:
             self._create()
         except EnvironmentFailed as e:
@@ -201,15 +213,16 @@ class AgentGym(Environment):
         return {"id": f"{self._name}/{number}", **({"split": split} if split else {}), "data_idx": number}
 
     def task_named(self, name: str) -> dict:
-        """The task whose number `name` ends in, as AgentGym's item ids do: textcraft_12, lmrlgym_maze_3.
+        """Return the task whose number `name` ends in, as AgentGym's item ids do: textcraft_12, lmrlgym_maze_3.
 
-        Raises InputError where there is none, where the name is of another kind, and where no split has that number.
+        Raises:
+            InputError: There is no number, the name is one of another kind of server, or no split has that number.
         """
-        found = re.fullmatch(r"(?:(?P<data>.*)[/_])?(?P<number>\d{1,9})", name)
-        if not found:
+        match = re.fullmatch(r"(?:(?P<data>.*)[/_])?(?P<number>\d{1,9})", name)
+        if not match:
             raise InputError(f"{self.spec} has no task for {name!r}: expected a number last, as in {self._name}_0")
-        kind, number = (found["data"] or "").rpartition("_")[2], int(found["number"])
-        if self._name in KINDS and kind in KINDS and kind != self._name:
+        kind, number = (match["data"] or "").rpartition("_")[2], int(match["number"])
+        if self._name in SERVER_KINDS and kind in SERVER_KINDS and kind != self._name:
             raise InputError(f"{self.spec} has no task for {name!r}, which is one of env={kind}")
         split = next((split for split, numbers in self._splits.items() if number in numbers), None)
         if self._splits and split is None:
@@ -222,20 +235,20 @@ class AgentGym(Environment):
             raise InputError(f"expected the number of a task, got {number!r}", "$.task.data_idx")
         if self._handle is None:
             self._create()
-        asked = {self._kind.number: number, **self._kind.also}
+        fields = {self._kind.number: number, **self._kind.also}
         if self._kind.look:  # their /reset answers an outdated text; AgentGym's clients ask again, too
-            self._post("/reset", Any, **asked)
+            self._post("/reset", Any, **fields)
             self._at = _State(observation=self._get("/observation", str))
         else:
-            self._at = self._post("/reset", _State, **asked)
+            self._at = self._post("/reset", _State, **fields)
         self._always = self._list_always()
-        self._listed = self._list_at_hand()
+        self._listed = self._list_here()
         text = self._text()
-        found = re.search(self._kind.goal, text) if self._kind.goal else None
-        goal = self._at.task_description or (found[1] if found else "")
+        match = re.search(self._kind.goal, text) if self._kind.goal else None
+        goal = self._at.task_description or (match[1] if match else "")
         words = ", ".join(self._always or []) if self._kind.words else ""
         self._instruction = "\n".join(filter(None, [goal, self._kind.how, words]))
-        self._score = self._seen_score()
+        self._score = self._score_here()
         return Observation(text, score=self._score)
 
     def instruction(self) -> str:
@@ -250,8 +263,8 @@ class AgentGym(Environment):
             return Observation("The episode is over.", True, self._score, valid=False, success=self._succeeded())
         listed, sent = self._listed, self._kind.sent(action)
         self._at = self._post("/step", _State, action=sent)
-        self._listed = self._list_at_hand()
-        text, self._score = self._text(), self._seen_score()
+        self._listed = self._list_here()
+        text, self._score = self._text(), self._score_here()
         valid = not (self._kind.refusal and re.match(self._kind.refusal, text))
         if listed is not None and not self._kind.words:
             valid = canonical(sent) in {canonical(a) for a in [*listed, _CHECK]}
@@ -259,7 +272,7 @@ class AgentGym(Environment):
         return Observation(text, self._at.done, self._score, valid=valid, success=success)
 
     def admissible(self) -> list[str] | None:
-        """What the server lists; None where it lists nothing, and on a page of WebShop that can be searched."""
+        """Return the actions that the server lists; None if it lists none, and where WebShop has a search bar."""
         if self._at.done:
             return []
         if self._kind.page:
@@ -268,7 +281,10 @@ class AgentGym(Environment):
         return None if self._listed is None else list(self._listed)
 
     def mask(self, text: str) -> str:
-        """Without what is random, and without what AgentGym's client says first, which is for records made with it."""
+        """Return a text without its random part and without the greeting of AgentGym's client.
+
+        The greeting is in trajectories that were recorded with that client.
+        """
         if self._kind.noise:
             text = re.sub(self._kind.noise, "*", text)
         greeting = re.match(self._kind.greeting, text) if self._kind.greeting else None
@@ -280,19 +296,19 @@ class AgentGym(Environment):
         return _WORDLE_STARTS if words == {"".join(word.split()) for word in self._always or []} else text
 
     def _list_always(self) -> list[str] | None:
-        """What can be done in every state: directions, or words; None where it is not the same in all of them."""
-        if self._kind.words:  # right after a reset; later the server lists only those that fit its answers
+        """Return the actions possible in every state: directions, or words; None where states differ in them."""
+        if self._kind.words:  # right after a reset; later the server lists only the words that fit its answers
             return [" ".join(word) for word in self._get("/filtered_vocab", list[str])]
         return self._get("/available_actions", list[str]) if self._kind.moves else None
 
-    def _list_at_hand(self) -> list[str] | None:
-        """The admissible actions, if they came along with the observation or are always the same."""
+    def _list_here(self) -> list[str] | None:
+        """Return the admissible actions, if they came along with the observation or are always the same."""
         if self._always is not None:
             return self._always
         if self._at.available_actions is not None:
             return self._at.available_actions
-        found = _LISTED.search(self._text())
-        return json.loads(found[1]) if found else None
+        match = _LISTED.search(self._text())
+        return json.loads(match[1]) if match else None
 
     def _text(self) -> str:
         text = self._at.observation if self._at.observation is not None else self._at.state
@@ -300,14 +316,14 @@ class AgentGym(Environment):
             self._fail("the answer has no observation")
         return text
 
-    def _seen_score(self) -> float | None:
-        """What was won, from 0 to 1; None where the reward is of another scale."""
+    def _score_here(self) -> float | None:
+        """Return the score, from 0 to 1; None where the reward has another scale."""
         if self._kind.percent:
             return round(min(max(self._at.score or 0.0, 0.0), 100.0) / 100, 4)  # a failure counts -100
-        won = self._at.reward
-        if won is not None and self._kind is not GUIDE:
-            won = max(won, 0.0)  # Maze takes a point off where time is up
-        return won if won is not None and 0 <= won <= 1 else None
+        reward = self._at.reward
+        if reward is not None and self._kind is not GUIDE:
+            reward = max(reward, 0.0)  # Maze takes a point off where time is up
+        return reward if reward is not None and 0 <= reward <= 1 else None
 
     def _succeeded(self) -> bool | None:
         if self._score is None:
@@ -322,8 +338,8 @@ class AgentGym(Environment):
         self._server.close()
 
     def _create(self) -> None:
-        made = self._server.post("/create", int | _Created)
-        self._handle = made if isinstance(made, int) else made.id
+        answer = self._server.post("/create", int | _Created)
+        self._handle = answer if isinstance(answer, int) else answer.id
 
     def _post(self, path: str, shape: Any, **body: Any) -> Any:
         return self._ask(self._server.post, path, shape, body)
@@ -331,11 +347,12 @@ class AgentGym(Environment):
     def _get(self, path: str, shape: Any) -> Any:
         return self._ask(self._server.get, path, shape, {})
 
-    def _ask(self, how: Any, path: str, shape: Any, said: dict) -> Any:
+    def _ask(self, request: Callable[..., Any], path: str, shape: Any, fields: dict) -> Any:
+        """Send a request about this environment and return the answer."""
         try:
-            return how(path, shape, **{self._kind.handle: self._handle}, **said)
+            return request(path, shape, **{self._kind.handle: self._handle}, **fields)
         except EnvironmentFailed:
-            self._release()  # it may be anything that is wrong: the next reset gets an environment of its own
+            self._release()  # the state is unknown: the next reset creates another environment
             raise
 
     def _fail(self, message: str) -> NoReturn:
@@ -343,7 +360,7 @@ class AgentGym(Environment):
         raise EnvironmentFailed(f"{self.spec}: {message}")
 
     def _release(self) -> None:
-        """Let the server forget the environment; not all of them can."""
+        """Let the server release the environment; not all servers can."""
         if self._handle is not None:
             self._server.notify("/close", **{self._kind.handle: self._handle})
             self._handle = None
@@ -353,13 +370,14 @@ class _Item(Struct):
     item_id: str
 
 
-def _numbers(name: str, split: str, said: str) -> Numbers:
-    if not said.endswith(".json"):
-        return parse_numbers(name, split, said)
+def _numbers(name: str, split: str, value: str) -> Numbers:
+    """Return the numbers of a split's tasks: as `parse_numbers`, or from a file of item ids."""
+    if not value.endswith(".json"):
+        return parse_numbers(name, split, value)
     try:
-        items = msgspec.json.decode(Path(said).read_bytes(), type=list[_Item])
+        items = msgspec.json.decode(Path(value).read_bytes(), type=list[_Item])
         return list(dict.fromkeys(int(item.item_id.rpartition("_")[2]) for item in items))
     except OSError as e:
-        raise option_error(name, split, said, e.strerror or str(e)) from None
+        raise option_error(name, split, value, e.strerror or str(e)) from None
     except (msgspec.MsgspecError, ValueError):
-        raise option_error(name, split, said, "expected a list of item ids, each with its number last") from None
+        raise option_error(name, split, value, "expected a list of item ids, each with its number last") from None

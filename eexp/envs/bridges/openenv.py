@@ -1,32 +1,32 @@
 """`openenv:URL`: an environment server of OpenEnv (huggingface.co/docs/openenv; package openenv, 0.10).
 
-An episode lives on a WebSocket, /ws: `reset`, `step` and `state` are messages on it, each with one answer. It is spoken
-here with the package websockets, and not through OpenEnv's own client. That one connects again by itself when the
+An episode is played over a WebSocket, /ws: `reset`, `step` and `state` are messages on it, each with one answer. This
+module uses the package websockets and not OpenEnv's own client. That client connects again by itself when the
 connection was lost, and the server then has a new environment on it: the next action would be executed in an episode
-that nobody began, and its outcome recorded. (Importing it also loads a web interface, for seconds in every worker.)
+that was never begun, and its outcome recorded. (Importing it also loads a web interface, for seconds in every worker.)
 
-How actions and observations, which are typed there, become text:
+Actions and observations have types there, and become text as follows:
 
-- *An action.* Where the server's schema requires one field, the action is what goes into it: text as it is, anything
-  else as JSON, `3`. Where there are several or none, the action is a JSON object, and the instruction says which fields
-  it has. Where the server has tools (MCP), it is `{"tool_name": ..., "arguments": {...}}`, and the instruction lists
-  them. What the server finds no action is answered with its reasons, and is not valid.
-- *An observation.* Where it has one field and that is a string, the text is that; otherwise it is the observation as
-  JSON, without its metadata.
+- *An action.* Where the server's schema requires one field, the action is the value of that field: text as it is,
+  anything else as JSON, `3`. Where it requires several or none, the action is a JSON object, and the instruction says
+  which fields it has. Where the server has tools (MCP), the action is `{"tool_name": ..., "arguments": {...}}`, and the
+  instruction lists them. An action that the server rejects is answered with its reasons and is not valid.
+- *An observation.* Where it has one field and that is a string, the text is that string; otherwise it is the
+  observation as JSON, without its metadata.
 - *Admissible actions* are those that the action's field enumerates.
 
-Options, for servers that mean it otherwise:
+Options, for servers that need something else:
 
     action         the field of the action that the text goes into, or `json`
     text           the field of the observation that is the text
-    admissible     the field of the observation that lists what can be done
+    admissible     the field of the observation that lists the possible actions
     instruction    the field of the first observation that says what to do
     reward         `last`, or `sum` of the episode: the score, where it is from 0 to 1
     train, test    seeds, `0-99`; by default 0-9999 and 1000000-1000999
-    max_steps      50
+    max_steps      actions in an episode, 50 by default
 
-A server with the Task API has splits and tasks of its own. Else a task is a seed, which a server may ignore without a
-word; `eexp rollout` then refuses the branches. There is no snapshot and no expert.
+A server with the Task API has splits and tasks of its own. Otherwise a task is a seed, which a server may silently
+ignore; `eexp rollout` then refuses the branches. There is no snapshot and no expert.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ JSON = "json"
 
 
 class _Schemas(Struct):
-    """What of /schema is used: JSON Schemas of an action and of what a step shows."""
+    """The parts of /schema that are used: JSON Schemas of an action and of an observation."""
 
     action: dict[str, Any]
     observation: dict[str, Any]
@@ -74,7 +74,7 @@ class _Answer(Struct):
     data: dict[str, Any]
 
 
-class _Seen(Struct):
+class _StepData(Struct):
     """The data of an answer to `reset` and `step`."""
 
     observation: dict[str, Any]
@@ -83,7 +83,7 @@ class _Seen(Struct):
 
 
 class _Tool(Struct):
-    """A tool of MCP; which of the two names its schema has depends on how the server came by it."""
+    """A tool of MCP; which of the two names its schema has depends on where the server got the tool from."""
 
     name: str
     description: Optional[str] = None
@@ -91,8 +91,9 @@ class _Tool(Struct):
     input_schema: dict[str, Any] = {}
 
     def line(self) -> str:
-        takes = _describe(_fields(self.inputSchema or self.input_schema))
-        return f"{self.name}({takes}): {' '.join((self.description or '').split())}"
+        """Return the tool's name, parameters and description in one line."""
+        parameters = _describe(_fields(self.inputSchema or self.input_schema))
+        return f"{self.name}({parameters}): {' '.join((self.description or '').split())}"
 
 
 class _Tools(Struct):
@@ -105,14 +106,17 @@ class _Listing(Struct):
     result: Optional[_Tools] = None
 
 
-class _NoActionError(Exception):
-    """The server does not take this for an action. The message is for who wrote it."""
+class _ActionRejected(Exception):
+    """Error raised when the server rejects an action; the message is the answer to it."""
 
 
 class OpenEnv(Environment):
-    """A session on an OpenEnv server. See the module's docstring.
+    """A session on an OpenEnv server. See the module's docstring for the options.
 
-    Raises UsageError for options that make no sense, EexpError where there is no such server, NoRoom where it is full.
+    Raises:
+        UsageError: An option makes no sense.
+        EexpError: There is no such server.
+        NoRoom: The server is full.
     """
 
     def __init__(
@@ -131,14 +135,14 @@ class OpenEnv(Environment):
         self._list_field, self._instruction_field = admissible, instruction
         self._adds_up = parse_choice(self.spec, "reward", reward, ("last", "sum")) == "sum"
         self.max_steps = parse_step_limit(self.spec, max_steps)
-        given = {split: said for split, said in (("train", train), ("test", test)) if said}
-        self._seeds = {split: parse_numbers(self.spec, split, said) for split, said in (given or SEEDS).items()}
+        seeds = {split: value for split, value in (("train", train), ("test", test)) if value}
+        self._seeds = {split: parse_numbers(self.spec, split, value) for split, value in (seeds or SEEDS).items()}
         check_disjoint(self.spec, self._seeds)
         self._server = Server(self.spec, url)
         self._socket: Any = None
         try:
             schemas = self._server.get("/schema", _Schemas)
-            self._served = None if given else self._find_splits()
+            self._served = None if seeds else self._find_splits()
             self._connect()
             self._fields = _fields(schemas.action)
             self._tools = self._find_tools()
@@ -160,7 +164,7 @@ class OpenEnv(Environment):
         return ({"id": f"{split}/{n}", "split": split, "index": n} for n in range(count))
 
     def _find_splits(self) -> list[str] | None:
-        """The splits of the Task API, those for training first; None where the server has none."""
+        """Return the splits of the Task API, those for training first; None where the server has none."""
         names = self._server.get("/list_environments", list[str], absent=(404,))
         if not names:
             return None
@@ -174,15 +178,15 @@ class OpenEnv(Environment):
             raise InputError(f"expected a number, got {task.get(key)!r}", f"$.task.{key}")
         if self._socket is None:
             self._connect()
-        asked = {"split": task.get("split"), key: task[key]} if key == "index" else {key: task[key]}
+        fields = {"split": task.get("split"), key: task[key]} if key == "index" else {key: task[key]}
         try:
-            self._at = self._ask("reset", asked, _Seen)
-        except _NoActionError as e:
+            self._at = self._ask("reset", fields, _StepData)
+        except _ActionRejected as e:
             self._fail("reset", str(e))
-        self._won = self._at.reward or 0.0
-        told = self._at.observation.get(self._instruction_field, "") if self._instruction_field else ""
-        self._instruction = "\n".join(filter(None, [str(told), self._how_to_act()]))
-        return self._observed()
+        self._reward = self._at.reward or 0.0
+        goal = self._at.observation.get(self._instruction_field, "") if self._instruction_field else ""
+        self._instruction = "\n".join(filter(None, [str(goal), self._how_to_act()]))
+        return self._to_observation()
 
     def instruction(self) -> str:
         return self._instruction
@@ -195,12 +199,12 @@ class OpenEnv(Environment):
         if self._at.done:
             return Observation("The episode is over.", True, self._score(), valid=False, success=self._succeeded())
         try:
-            self._at = self._ask("step", self._typed(action), _Seen)
-        except _NoActionError as e:
+            self._at = self._ask("step", self._typed(action), _StepData)
+        except _ActionRejected as e:
             return Observation(str(e), score=self._score(), valid=False)
         reward = self._at.reward or 0.0
-        self._won = self._won + reward if self._adds_up else reward
-        return self._observed()
+        self._reward = self._reward + reward if self._adds_up else reward
+        return self._to_observation()
 
     def admissible(self) -> list[str] | None:
         if self._at.done:
@@ -213,21 +217,22 @@ class OpenEnv(Environment):
             self._fail("admissible", f"observation.{self._list_field}: expected a list, got {listed!r}")
         return [_as_action(value) for value in listed]
 
-    def _observed(self) -> Observation:
+    def _to_observation(self) -> Observation:
         valid = not (self._tools and self._at.observation.get("error"))
         return Observation(self._text(), self._at.done, self._score(), valid, self._succeeded())
 
     def _text(self) -> str:
-        seen = self._at.observation
+        """Return the text of the current observation."""
+        fields = self._at.observation
         if self._text_field:
-            if not isinstance(seen.get(self._text_field), str):
+            if not isinstance(fields.get(self._text_field), str):
                 self._fail("answer", f"observation.{self._text_field}: expected a string")
-            return seen[self._text_field]
-        kept = {name: value for name, value in seen.items() if name != "metadata"}
-        return json.dumps(kept or seen, ensure_ascii=False)
+            return fields[self._text_field]
+        without_metadata = {name: value for name, value in fields.items() if name != "metadata"}
+        return json.dumps(without_metadata or fields, ensure_ascii=False)
 
     def _score(self) -> float | None:
-        return self._won if 0 <= self._won <= 1 else None
+        return self._reward if 0 <= self._reward <= 1 else None
 
     def _succeeded(self) -> bool | None:
         score = self._score()
@@ -235,33 +240,39 @@ class OpenEnv(Environment):
 
     # -- actions -----------------------------------------------------------------------------------------------------
 
-    def _choose_field(self, asked: str, schema: dict) -> str | None:
-        """The field of an action that the text goes into; None where the text is the whole action, in JSON."""
-        if asked in self._fields:
-            return asked
-        if asked and asked != JSON:
+    def _choose_field(self, option: str, schema: dict) -> str | None:
+        """Return the field of an action that the text goes into; None where the text is the whole action, in JSON.
+
+        Args:
+            option: The option `action`; empty where it was not given.
+            schema: The JSON Schema of an action.
+        """
+        if option in self._fields:
+            return option
+        if option and option != JSON:
             fields = ", ".join([*self._fields, JSON])
-            raise option_error(self.spec, "action", asked, f"no such field; there are: {fields}")
+            raise option_error(self.spec, "action", option, f"no such field; there are: {fields}")
         required = [name for name in self._fields if name in schema.get("required", [])]
-        return required[0] if len(required) == 1 and not asked and not self._tools else None
+        return required[0] if len(required) == 1 and not option and not self._tools else None
 
     def _typed(self, action: str) -> dict:
-        """The action as the server wants it."""
+        """Return an action as the server expects it. Raises _ActionRejected if it is not the JSON object it must be."""
         if self._field is not None:
             if self._fields[self._field].get("type") == "string":
                 return {self._field: action}
             with suppress(ValueError):
                 return {self._field: json.loads(action)}
-            return {self._field: action}  # the server has the words to refuse it
+            return {self._field: action}  # the server will reject it with its reasons
         try:
-            made = json.loads(action)
+            fields = json.loads(action)
         except ValueError:
-            made = None
-        if not isinstance(made, dict):
-            raise _NoActionError(self._how_to_act())
-        return {"type": "call_tool", **made} if self._tools else made
+            fields = None
+        if not isinstance(fields, dict):
+            raise _ActionRejected(self._how_to_act())
+        return {"type": "call_tool", **fields} if self._tools else fields
 
     def _how_to_act(self) -> str:
+        """Return the part of the instruction that says what an action looks like."""
         if self._field is not None:
             return ""
         if not self._tools:
@@ -270,10 +281,10 @@ class OpenEnv(Environment):
         return "\n".join([f"An action is the call of a tool in JSON, {form}. The tools:", *self._tools])
 
     def _find_tools(self) -> list[str]:
-        """The server's tools, a line each; none where it does not speak MCP."""
+        """Return the server's tools, a line each; none where it does not support MCP."""
         request = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
-        found = self._ask("mcp", request, _Listing).result
-        return [tool.line() for tool in found.tools] if found else []
+        result = self._ask("mcp", request, _Listing).result
+        return [tool.line() for tool in result.tools] if result else []
 
     # -- the session -------------------------------------------------------------------------------------------------
 
@@ -282,17 +293,20 @@ class OpenEnv(Environment):
         self._server.close()
 
     def _connect(self) -> None:
-        """Begin a session. Raises NoRoom where the server is full, and stays so for some time.
+        """Begin a session.
 
-        A session that was closed a moment ago may still take room.
+        A session that was closed a moment ago may still take room, so a full server is asked again for GRACE seconds.
+
+        Raises:
+            NoRoom: The server stays full.
         """
-        patience = time.monotonic() + GRACE
+        deadline = time.monotonic() + GRACE
         while self._socket is None:
             self._open_socket()
             try:
                 self._ask("state", None, dict)  # a server that is full says so only when it is asked something
             except NoRoom:
-                if time.monotonic() > patience:
+                if time.monotonic() > deadline:
                     raise
                 time.sleep(GRACE / 10)
 
@@ -320,35 +334,47 @@ class OpenEnv(Environment):
             self._socket = None
 
     def _ask(self, what: str, data: dict | None, shape: Any) -> Any:
-        """One message and its answer. Raises EnvironmentFailed, and _NoActionError where the data is at fault."""
+        """Send a message and return the data of its answer.
+
+        Args:
+            what: The type of the message.
+            data: Its data.
+            shape: The type of the answer's data.
+
+        Raises:
+            EnvironmentFailed: The server failed; unless it is only this request that failed, the session is closed.
+            _ActionRejected: The server rejects the data.
+            NoRoom: The server is full.
+        """
         from websockets.exceptions import ConnectionClosed, WebSocketException
 
         message = {"type": what} if data is None else {"type": what, "data": data}
         try:
-            with suppress(ConnectionClosed):  # a server that refuses us says why, and closes: that is still to be read
+            with suppress(ConnectionClosed):  # a server that refuses a session closes it; its reason can still be read
                 self._socket.send(json.dumps(message))
-            said = self._socket.recv(timeout=self._server.limit)
+            received = self._socket.recv(timeout=self._server.limit)
         except TimeoutError:
             self._fail(what, f"no answer within {self._server.limit:g} s (EEXP_ENV_TIMEOUT)")
         except (OSError, WebSocketException) as e:
             self._fail(what, f"{type(e).__name__}: {e}")
         try:
-            answer = msgspec.json.decode(said, type=_Answer)
+            answer = msgspec.json.decode(received, type=_Answer)
             if answer.type != "error":
                 return msgspec.convert(answer.data, shape)
         except msgspec.ValidationError as e:
             self._fail(f"answer to {what}", str(explain(str(e))))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            self._fail(f"answer to {what}", f"not JSON: {said[:80]!r}")
-        code, told = answer.data.get("code"), " ".join(str(answer.data.get("message")).split())
+            self._fail(f"answer to {what}", f"not JSON: {received[:80]!r}")
+        code, message_text = answer.data.get("code"), " ".join(str(answer.data.get("message")).split())
         if code == "VALIDATION_ERROR":
-            raise _NoActionError(_reasons(answer.data.get("errors")) or told)
-        if code == "EXECUTION_ERROR":  # the session is well
-            raise EnvironmentFailed(f"{self.spec}: {what}: {told}")
+            raise _ActionRejected(_reasons(answer.data.get("errors")) or message_text)
+        if code == "EXECUTION_ERROR":  # the session can go on
+            raise EnvironmentFailed(f"{self.spec}: {what}: {message_text}")
         if code == "CAPACITY_REACHED":
             self._hang_up()
-            raise NoRoom(f"{self.spec}: {told} ({code}); a server has room for one unless it is started with more")
-        self._fail(what, f"{told} ({code})")
+            advice = "a server has room for one unless it is started with more"
+            raise NoRoom(f"{self.spec}: {message_text} ({code}); {advice}")
+        self._fail(what, f"{message_text} ({code})")
 
     def _fail(self, what: str, message: str) -> NoReturn:
         self._hang_up()
@@ -359,25 +385,25 @@ class OpenEnv(Environment):
 
 
 def _fields(schema: dict) -> dict[str, dict]:
-    """The fields of an object and their schemas, without what every object of OpenEnv has, and constants."""
+    """Return the schemas of an object's fields, without constants and the fields that every object of OpenEnv has."""
     shared = ("metadata", "done", "reward")
-    found = {name: _resolve(field, schema) for name, field in (schema.get("properties") or {}).items()}
-    return {name: field for name, field in found.items() if name not in shared and "const" not in field}
+    fields = {name: _resolve(field, schema) for name, field in (schema.get("properties") or {}).items()}
+    return {name: field for name, field in fields.items() if name not in shared and "const" not in field}
 
 
 def _resolve(field: dict, schema: dict) -> dict:
-    """With what `$ref` stands for, as for an Enum."""
+    """Return the schema of a field with its `$ref` (to an Enum, for instance) replaced by what it refers to."""
     where = field.get("$ref", "").removeprefix("#/$defs/")
     return {**schema.get("$defs", {}).get(where, {}), **field}
 
 
 def _only_text(fields: dict[str, dict]) -> str:
-    """The only field, if it is a string; else ""."""
+    """Return the name of the only field, if it is a string; else ""."""
     return next(iter(fields)) if [f.get("type") for f in fields.values()] == ["string"] else ""
 
 
 def _describe(fields: dict[str, dict]) -> str:
-    """`row (integer), mode (one of "a", "b")`."""
+    """Return fields as text: `row (integer), mode (one of "a", "b")`."""
     return ", ".join(f"{name} ({_type(field)})" for name, field in fields.items()) or "no fields"
 
 
@@ -392,6 +418,6 @@ def _as_action(value: Any) -> str:
 
 
 def _reasons(errors: Any) -> str:
-    """pydantic's reasons, one after the other: `column: Input should be a valid integer`."""
-    said = [e for e in errors or [] if isinstance(e, dict)]
-    return "; ".join(": ".join([".".join(map(str, e.get("loc", []))), str(e.get("msg"))]) for e in said)
+    """Return pydantic's reasons as text: `column: Input should be a valid integer`."""
+    reasons = [e for e in errors or [] if isinstance(e, dict)]
+    return "; ".join(": ".join([".".join(map(str, e.get("loc", []))), str(e.get("msg"))]) for e in reasons)

@@ -1,12 +1,13 @@
-"""An environment that is a program: `exec:COMMAND`, in any language, one JSON object a line.
+"""`exec:COMMAND`: an environment that is a program in any language, one JSON object a line.
 
-We write a request to its standard input, it writes the answer to its standard output; its standard error is ours.
-docs/environments.md is the reference of the protocol, examples/ has two programs that speak it.
-Requests are compact, with `op` first and the free text last, so that a shell pattern is parser enough.
+A request is written to the program's standard input, and the program writes the answer to its standard output. Its
+standard error is that of this process. docs/environments.md is the reference of the protocol, examples/ has two
+programs that speak it. Requests are compact, with `op` first and the free text last, so that a shell script can parse
+them by patterns alone.
 
-A program inherits our environment variables, but not the keys that open the servers of models (envs/logins.py).
+A program inherits the environment variables of this process, without the keys of model servers (eexp/envs/logins.py).
 
-A program that dies, hangs or breaks the protocol costs the record it was on: the next `reset` starts it anew.
+A program that dies, hangs or breaks the protocol costs the record it was working on: the next `reset` starts it anew.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from eexp.processes.child import Child, ChildFailed, NotStarted, excerpt, time_l
 from eexp.records import explain
 
 PROTOCOL = 1
-#: How long a program may take to go by itself after `close`.
+#: Seconds that a program may take to end by itself after `close`.
 GRACE = 1.0
 
 
-class Hello(Struct):
-    """The answer to `hello`: who it is and what it can do."""
+class HelloAnswer(Struct):
+    """The answer to `hello`: what the program is called and what it can do."""
 
     protocol: int
     splits: Annotated[list[str], Meta(min_length=1)]
@@ -45,14 +46,14 @@ class Hello(Struct):
     masks: list[str] = []
 
 
-class Tasks(Struct):
+class TasksAnswer(Struct):
     """The answer to `tasks`: the tasks, or how many there are if their ids are "SPLIT/0", "SPLIT/1", ..."""
 
     tasks: Annotated[int, Meta(ge=0)] | list[dict[str, Any]]
 
 
-class State(Struct):
-    """The answer to `reset` and `step`."""
+class StateAnswer(Struct):
+    """The answer to `reset` and `step`: the state of the episode."""
 
     observation: str
     instruction: str = ""
@@ -62,39 +63,45 @@ class State(Struct):
     success: bool | None = None
     admissible: list[str] | None = None
 
-    def seen(self) -> Observation:
+    def to_observation(self) -> Observation:
+        """Return the answer as an Observation."""
         return Observation(self.observation, self.done, self.score, self.valid, self.success)
 
 
-class Admissible(Struct):
+class AdmissibleAnswer(Struct):
     """The answer to `admissible`; null where the current state has no list."""
 
     admissible: list[str] | None
 
 
-class Expert(Struct):
-    """The answer to `expert`; null where it has nothing to say."""
+class ExpertAnswer(Struct):
+    """The answer to `expert`; null where the program knows no action."""
 
     action: str | None
 
 
-class Saved(Struct):
-    """The answer to `save`: anything that the program understands when it comes back in `restore`."""
+class SavedAnswer(Struct):
+    """The answer to `save`: any value that the program understands when `restore` sends it back."""
 
     state: Any
 
 
-class Restored(Struct):
+class RestoredAnswer(Struct):
     """The answer to `restore`: an empty object."""
 
 
-Answer = TypeVar("Answer", Hello, Tasks, State, Admissible, Expert, Saved, Restored)
+Answer = TypeVar("Answer", bound=Struct)
 
 
 class Program(Environment):
-    """The environment behind `exec:COMMAND`. COMMAND is split as a shell would split it, and run without one.
+    """The environment behind `exec:COMMAND`. COMMAND is split as a shell would split it, and run without a shell.
 
-    Raises UsageError where COMMAND cannot be started, EexpError where it starts and does not speak the protocol.
+    Args:
+        spec: The whole spec, `exec:COMMAND`.
+
+    Raises:
+        UsageError: COMMAND cannot be started.
+        EexpError: COMMAND was started and does not speak the protocol.
     """
 
     def __init__(self, spec: str):
@@ -115,10 +122,10 @@ class Program(Environment):
     def tasks(self, split: str) -> Iterator[dict]:
         self.check_split(split)
         self._ensure_running()
-        answer = self._ask(Tasks, "tasks", split=split)
+        answer = self._ask(TasksAnswer, "tasks", split=split)
         return self._with_split(answer, split)
 
-    def _with_split(self, answer: Tasks, split: str) -> Iterator[dict]:
+    def _with_split(self, answer: TasksAnswer, split: str) -> Iterator[dict]:
         if isinstance(answer.tasks, int):
             yield from ({"id": f"{split}/{n}", "split": split} for n in range(answer.tasks))
             return
@@ -129,35 +136,35 @@ class Program(Environment):
 
     def reset(self, task: dict) -> Observation:
         self._ensure_running()
-        state = self._ask(State, "reset", task=task)
+        state = self._ask(StateAnswer, "reset", task=task)
         self._instruction, self._admissible = state.instruction, state.admissible
-        return state.seen()
+        return state.to_observation()
 
     def step(self, action: str) -> Observation:
-        state = self._ask(State, "step", action=action)
+        state = self._ask(StateAnswer, "step", action=action)
         self._admissible = state.admissible
-        return state.seen()
+        return state.to_observation()
 
     def instruction(self) -> str:
         return self._instruction
 
     def admissible(self) -> list[str] | None:
         if self._admissible is None and self._hello.admissible:
-            self._admissible = self._ask(Admissible, "admissible").admissible
+            self._admissible = self._ask(AdmissibleAnswer, "admissible").admissible
         return None if self._admissible is None else list(self._admissible)
 
     def expert(self) -> str | None:
-        return self._ask(Expert, "expert").action if self._hello.expert else None
+        return self._ask(ExpertAnswer, "expert").action if self._hello.expert else None
 
     def has(self, method: str) -> bool:
         return self._hello.save if method in ("save", "restore") else super().has(method)
 
     def save(self) -> tuple:
-        return self._ask(Saved, "save").state, self._instruction, self._admissible
+        return self._ask(SavedAnswer, "save").state, self._instruction, self._admissible
 
     def restore(self, state: tuple) -> None:
-        told, self._instruction, self._admissible = state
-        self._ask(Restored, "restore", state=told)
+        program_state, self._instruction, self._admissible = state
+        self._ask(RestoredAnswer, "restore", state=program_state)
 
     def harmless(self, action: str) -> bool:
         return any(pattern.fullmatch(action) for pattern in self._harmless)
@@ -180,11 +187,11 @@ class Program(Environment):
     def _start(self) -> None:
         try:
             self._child = Child(self._argv, env=environment_without_keys())
-            self._hello = self._ask(Hello, "hello", protocol=PROTOCOL)
+            self._hello = self._ask(HelloAnswer, "hello", protocol=PROTOCOL)
         except (OSError, ValueError, NotStarted) as e:  # ValueError: a NUL byte in the command
             self._child = None
-            why = getattr(e, "strerror", None) or e
-            raise UsageError(f"{self.spec}: cannot start {self._argv[0]!r}: {why}") from None
+            reason = getattr(e, "strerror", None) or e
+            raise UsageError(f"{self.spec}: cannot start {self._argv[0]!r}: {reason}") from None
         if self._hello.protocol != PROTOCOL:
             self._fail("answer to hello", f"$.protocol: {self._hello.protocol}; this eexp speaks {PROTOCOL}")
         self.max_steps = self._hello.max_steps
@@ -199,7 +206,16 @@ class Program(Environment):
             self._fail("answer to hello", f"$.{key}: {e.pattern!r} is no regular expression: {e}")
 
     def _ask(self, shape: type[Answer], op: str, **fields: Any) -> Answer:
-        """One request and its answer, checked. Raises EnvironmentFailed."""
+        """Send a request and return the answer, checked.
+
+        Args:
+            shape: The type of the answer.
+            op: The name of the request.
+            fields: Its other fields.
+
+        Raises:
+            EnvironmentFailed: The program failed or broke the protocol; in that case it was ended.
+        """
         if self._child is None or not self._child.usable:
             raise EnvironmentFailed(f"{self.spec}: {op}: the program is not running; `reset` starts it")
         try:
@@ -214,7 +230,7 @@ class Program(Environment):
             self._fail(f"answer to {op}", f"not JSON: {excerpt(line)}", line)
         if not isinstance(answer, dict):
             self._fail(f"answer to {op}", f"expected an object, got {excerpt(line)}", line)
-        if "error" in answer:  # the program is well and said no: no need to start it anew
+        if "error" in answer:  # a regular answer: the program works and need not be started anew
             raise EnvironmentFailed(f"{self.spec}: {op}: {_one_line(answer['error'])}")
         try:
             return msgspec.convert(answer, shape)
@@ -245,6 +261,6 @@ def _request(op: str, **fields: Any) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def _one_line(said: Any) -> str:
-    text = said if isinstance(said, str) else json.dumps(said)
+def _one_line(error: Any) -> str:
+    text = error if isinstance(error, str) else json.dumps(error)
     return " ".join(text.split())[:500] or "an error without a message"

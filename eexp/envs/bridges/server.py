@@ -1,6 +1,6 @@
-"""What environments behind a URL share: requests whose every failure is one line, and tasks that are numbers.
+"""Requests to an environment server over HTTP, in JSON; every failure is an error of one line.
 
-Their specs are `SCHEME:URL?KEY=VALUE&KEY=VALUE`, such as `agentgym:http://localhost:36001?env=textcraft`.
+The specs of such environments are `SCHEME:URL?KEY=VALUE&KEY=VALUE`, such as `agentgym:http://localhost:36001?env=textcraft`.
 """
 
 from __future__ import annotations
@@ -17,16 +17,22 @@ from eexp.fetch import Fetcher, TooLarge, TooSlow
 from eexp.processes.child import excerpt, time_limit
 from eexp.records import explain
 
-#: How long a server may take over a goodbye that nobody needs the answer of.
+#: Seconds that a server may take for a request that needs no answer.
 GRACE = 2.0
 
 
 class Server:
-    """An HTTP server that answers in JSON. `name` is what its errors begin with.
+    """An HTTP server that answers in JSON. Its requests raise EnvironmentFailed.
 
-    headers: what logs in to it, where the URL came with a login (envs/logins.py).
+    Args:
+        name: What its errors begin with.
+        url: The URL, without a login.
 
-    Raises UsageError where the URL is none; asking raises EnvironmentFailed.
+    Attributes:
+        headers: The headers that log in to it, if the URL was given with a login (eexp/envs/logins.py).
+
+    Raises:
+        UsageError: The URL is malformed.
     """
 
     def __init__(self, name: str, url: str):
@@ -43,22 +49,31 @@ class Server:
         self._fetcher = Fetcher(self.headers)
 
     def get(self, path: str, shape: Any, absent: tuple[int, ...] = (), **query: Any) -> Any:
-        """None where the server answers with one of the status codes in `absent`."""
+        """Send a GET request and return the answer.
+
+        Args:
+            path: The path below the server's URL.
+            shape: The type of the answer, for msgspec.
+            absent: Status codes for which None is returned.
+            query: The parameters of the query.
+        """
         return self._ask("GET", path, shape, absent, params=query)
 
     def post(self, path: str, shape: Any, **body: Any) -> Any:
-        # Escaped to ASCII: half a surrogate pair, which a model may well write, has no UTF-8.
+        """Send a POST request with a JSON object and return the answer, which is of the type `shape`."""
+        # Escaped to ASCII: half a surrogate pair, which a model may write, has no encoding in UTF-8.
         head = {"Content-Type": "application/json"}
         return self._ask("POST", path, shape, content=json.dumps(body), headers=head)
 
-    def tell(self, path: str, **body: Any) -> None:
-        """Post what needs no answer, as far as there is somebody to read it."""
+    def notify(self, path: str, **body: Any) -> None:
+        """Send a POST request that needs no answer. Failures are ignored."""
         import httpx
 
         with suppress(httpx.HTTPError, TooSlow, TooLarge):
             self._fetcher.fetch("POST", self.url + path, min(GRACE, self.limit), json=body)
 
     def close(self) -> None:
+        """Close the connections."""
         self._fetcher.close()
 
     def _ask(self, method: str, path: str, shape: Any, absent: tuple[int, ...] = (), **request: Any) -> Any:
@@ -77,13 +92,13 @@ class Server:
         if answer.status_code >= 300:
             self._fail(path, f"HTTP {answer.status_code}: {excerpt(answer.content) or 'no reason given'}")
         try:
-            said = msgspec.json.decode(answer.content)
+            content = msgspec.json.decode(answer.content)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self._fail(path, f"not JSON: {excerpt(answer.content)}", answer.content)
-        if isinstance(said, dict) and said.get("error") is not None:  # with status 200
-            self._fail(path, " ".join(str(said["error"]).split())[:500] or "an error without a message")
+        if isinstance(content, dict) and content.get("error") is not None:  # some servers do so with status 200
+            self._fail(path, " ".join(str(content["error"]).split())[:500] or "an error without a message")
         try:
-            return msgspec.convert(said, shape)
+            return msgspec.convert(content, shape)
         except msgspec.ValidationError as e:
             self._fail(path, str(explain(str(e))), answer.content)
 
