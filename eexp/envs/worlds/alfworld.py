@@ -6,13 +6,13 @@ the package evaluates as Python: play none that you do not trust.
 
 What differs from the package's environment:
 
-- The hand-coded expert draws from random numbers of its own, seeded by task and step, and is shown the facts in a fixed
-  order, so that it does the same in every process. It is also told `put` where the game says `move`: its memory of what
-  it holds waits for that word, and without it never brings the second of two objects. In games from before version 0.4,
-  which say `put mug 1 in/on desk 1` for what is now `move mug 1 to desk 1`, it is shown the new commands and says the
-  old ones.
-- The welcome is left out, and the task is the instruction and no part of the observation.
-- A record has the checksum of its game, and is refused if the game is another one by now.
+- The hand-coded expert has random numbers of its own, seeded by task and step, and gets the facts in a fixed order, so
+  that it does the same in every process. It gets `put` where the game has `move`: its memory of what it holds depends
+  on that word, and without it the expert never brings the second of two objects. In games from before version 0.4,
+  which have `put mug 1 in/on desk 1` for what is now `move mug 1 to desk 1`, it gets the new commands, and its actions
+  are translated into the old ones.
+- The welcome is left out, and the task is the instruction and not part of the observation.
+- A record has the checksum of its game, and is refused if the game has changed since.
 
 An action is valid if it is among the admissible ones; to any other the game says "Nothing happens." Games that the data
 marks as unsolvable, and those with movable receptacles or slicing, are left out, as the package does. Success is the
@@ -60,11 +60,13 @@ _OLD_COMMAND, _NEW_COMMAND = re.compile(r"^put (.+) in/on (.+)$"), re.compile(r"
 class AlfWorld(Environment):
     """ALFWorld, household tasks in text: needs its data. See the module's docstring for the options.
 
-    Raises EexpError where the package is missing, UsageError for an option or a directory that does not exist.
+    Raises:
+        EexpError: The package is missing.
+        UsageError: An option makes no sense, or the directory does not exist.
     """
 
     spec = "alfworld"
-    #: The world is memory of this process and nothing else, one thread, no file open: `os.fork` is an exact snapshot.
+    #: All its state is in the memory of this process, with one thread and no open file: a fork is an exact copy.
     in_process = True
     record_options = frozenset({"expert", "max_steps"})
 
@@ -77,8 +79,8 @@ class AlfWorld(Environment):
         self._loaded: tuple[Path, str] | None = None
         self._now: Any = None  # the package's state after the last step
         self._agent: Any = None  # the package's hand-coded expert; None once it has given up
-        self._shown = 0  # how many states it has been shown
-        self._unseen: list[tuple[Any, str]] = []  # states, and what led to them, that it has not been shown yet
+        self._shown = 0  # how many states the expert has been given
+        self._unseen: list[tuple[Any, str]] = []  # (state, command that led to it) that it has not been given yet
         self._advice: str | None = None
         self._instruction = ""
 
@@ -88,7 +90,7 @@ class AlfWorld(Environment):
         return [split for split in SPLITS if (self._directory / split).is_dir()]
 
     def tasks(self, split: str) -> Iterator[dict]:
-        """The first game of every type of task, then the second of every type, as long as they last."""
+        """Yield the first game of every type of task, then the second of every type, and so on."""
         self.check_split(split)
         types: dict[str, list[Path]] = {}
         for file in sorted((self._directory / split).glob("*/*/game.tw-pddl")):
@@ -105,7 +107,7 @@ class AlfWorld(Environment):
         return str(task.get("game")).partition("-")[0] if task.get("game") else None
 
     def reset(self, task: dict) -> Observation:
-        """Start the game. Raises InputError where it is not there, or not the one that the record was made with."""
+        """Start a game. Raises InputError if it does not exist or is not the one that the record was made with."""
         split, game = task.get("split"), task.get("game")
         file = self._directory / str(split) / str(game) / "game.tw-pddl"
         if split not in SPLITS or not re.fullmatch(r"[^/]+/[^/]+", str(game)) or ".." in game or not file.is_file():
@@ -113,7 +115,7 @@ class AlfWorld(Environment):
         checksum = _checksum(file)
         if task.get("checksum", checksum) != checksum:
             raise InputError(f"{file} has changed since the record was made", "$.task.checksum")
-        with _undisturbed():
+        with _global_state_restored():
             if self._game is None:
                 self._game = _environment()
             if (file, checksum) != self._loaded:
@@ -121,7 +123,7 @@ class AlfWorld(Environment):
                 self._loaded = file, checksum
             self._now = self._game.reset()
             self._start_expert(file)
-        return self._seen(valid=True)
+        return self._observe(valid=True)
 
     def step(self, action: str) -> Observation:
         command = " ".join(action.split())
@@ -130,9 +132,9 @@ class AlfWorld(Environment):
         valid = command in self._now.admissible_commands
         self._now = self._game.step(command)[0]
         self._unseen.append((self._now, command))
-        return self._seen(valid)
+        return self._observe(valid)
 
-    def _seen(self, valid: bool) -> Observation:
+    def _observe(self, valid: bool) -> Observation:
         won = bool(self._now.won)
         text = _TASK.sub("", _WELCOME.sub("", self._now.feedback))
         return Observation(text.strip(), won, float(won), valid, won or None)
@@ -141,14 +143,14 @@ class AlfWorld(Environment):
         return self._instruction
 
     def mask(self, text: str) -> str:
-        """Without the arrival, and with `move` for `put`.
+        """Return a text without the arrival, and with `move` for `put`.
 
-        Here neither varies. It is for what was recorded elsewhere, without arrivals and in older games.
+        Here neither of the two varies; records from elsewhere may lack arrivals or come from older games.
         """
         return _PUT.sub(r"You move the \1 to the \2.", _ARRIVAL.sub("", text))
 
     def admissible(self) -> list[str]:
-        """Every command that the game executes here, sorted."""
+        """Return every command that the game executes in the current state, sorted."""
         return [] if self._now.won else list(self._now.admissible_commands)
 
     # -- the expert ----------------------------------------------------------------------------------------------
@@ -156,8 +158,8 @@ class AlfWorld(Environment):
     def _start_expert(self, file: Path) -> None:
         from alfworld.agents.expert import HandCodedTWAgent
 
-        found = _TASK.search(self._now.feedback)
-        self._instruction = found[1] if found else ""
+        match = _TASK.search(self._now.feedback)
+        self._instruction = match[1] if match else ""
         self._agent, self._unseen, self._advice = HandCodedTWAgent(max_steps=200), [], "look"
         self._shown = 0
         self._agent.reset(str(file))
@@ -174,16 +176,25 @@ class AlfWorld(Environment):
         return self._advice
 
     def _advise(self, state: Any, command: str) -> None:
-        """Show the hand-coded expert one more state. It raises what Python raises where its rules do not fit."""
+        """Give the hand-coded expert one more state.
+
+        Where its rules do not fit, it raises whatever Python raises there; it then has no advice for the rest of the
+        episode.
+
+        Args:
+            state: The package's state.
+            command: The command that led to it.
+        """
         from alfworld.agents.expert import HandCodedAgentFailed, HandCodedAgentTimeout
 
+        assert self._loaded is not None, "reset comes first"
         self._shown += 1
-        shown = copy(state)
-        shown.facts = sorted(map(self._game.unwrapped._get_human_readable_fact, state["_facts"]), key=str)
-        shown.admissible_commands = [_OLD_COMMAND.sub(r"move \1 to \2", said) for said in state.admissible_commands]
-        with _undisturbed(seed=f"{self._loaded[0].parent}/{self._shown}"):
+        view = copy(state)
+        view.facts = sorted(map(self._game.unwrapped._get_human_readable_fact, state["_facts"]), key=str)
+        view.admissible_commands = [_OLD_COMMAND.sub(r"move \1 to \2", c) for c in state.admissible_commands]
+        with _global_state_restored(seed=f"{self._loaded[0].parent}/{self._shown}"):
             try:
-                action = self._agent.act(shown, 0, state.won, re.sub(r"^move ", "put ", command))
+                action = self._agent.act(view, 0, state.won, re.sub(r"^move ", "put ", command))
             except (HandCodedAgentFailed, HandCodedAgentTimeout, IndexError, KeyError):
                 self._agent = self._advice = None
                 return
@@ -192,7 +203,8 @@ class AlfWorld(Environment):
 
 
 def _check_installed(data: Path) -> None:
-    os.environ.setdefault(VARIABLE, str(data))  # where it is not set, the package makes a directory in the home
+    """Raise EexpError if the package is missing."""
+    os.environ.setdefault(VARIABLE, str(data))  # without it, the package makes a directory in the user's home
     try:
         import alfworld.agents.environment.alfred_tw_env  # noqa: F401
         import textworld.envs.pddl  # noqa: F401
@@ -201,6 +213,7 @@ def _check_installed(data: Path) -> None:
 
 
 def _directory(data: str) -> Path:
+    """Return the directory of the games. Raises UsageError if there are none."""
     if not data:
         raise UsageError(f"alfworld: name the directory of the data: alfworld?data=DIR, or {VARIABLE}=DIR")
     directory = Path(data) / LAYOUT
@@ -210,6 +223,7 @@ def _directory(data: str) -> Path:
 
 
 def _environment() -> Any:
+    """Return the package's environment."""
     import textworld
     from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
     from textworld.envs.pddl import PddlEnv
@@ -218,7 +232,7 @@ def _environment() -> Any:
 
 
 def _checksum(file: Path) -> str:
-    """Of the game and what belongs to it."""
+    """Return the checksum of a game and the data of its task."""
     try:
         return hashlib.sha256(file.read_bytes() + file.with_name("traj_data.json").read_bytes()).hexdigest()[:16]
     except OSError as e:
@@ -233,8 +247,12 @@ def _read(file: Path) -> dict:
 
 
 @contextmanager
-def _undisturbed(seed: str = "") -> Iterator[None]:
-    """Put back what the package changes in the whole process: the random numbers and the command line."""
+def _global_state_restored(seed: str = "") -> Iterator[None]:
+    """Restore what the package changes for the whole process: the random numbers and the command line.
+
+    Args:
+        seed: The seed of the random numbers meanwhile.
+    """
     arguments, state = sys.argv, random.getstate()
     random.seed(seed)
     try:

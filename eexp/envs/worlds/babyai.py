@@ -1,20 +1,21 @@
 """`babyai`: the levels of BabyAI (Chevalier-Boisvert et al. 2019, arXiv 1810.08272) in words, by the package minigrid.
 
 The agent is in a maze of rooms with balls, boxes, keys and doors, and has a mission such as "put the red ball next to
-the green box". It reads what is in its view, 7 cells wide and 7 deep, as the package's own agents see it: where things
-are from where it stands, and which way it faces. Actions: turn left, turn right, go forward, pick up, drop, toggle (a
-door, or a box, which that destroys), done. Things are picked up, dropped and toggled in the cell ahead.
+the green box". An observation describes its view, 7 cells wide and 7 deep as for the package's own agents: where things
+are relative to it, and which way it faces. Actions: turn left, turn right, go forward, pick up, drop, toggle (a door,
+or a box, which that destroys), done. Things are picked up, dropped and toggled in the cell ahead.
 
-An action is valid if it changes something, and these are the admissible ones. As in the package, every action takes one
-of the steps that the level gives, and the mission is judged after it, whatever it was. Hence `done`, which changes
-nothing: in a few episodes (of GoToObjDoor) the agent begins in front of what it shall go to, and the expert says so.
+An action is valid if it changes something, and the valid actions are the admissible ones. As in the package, every
+action takes one of the steps that the level allows, and the mission is judged after every action. That is the use of
+`done`, which changes nothing: in a few episodes (of GoToObjDoor) the agent begins in front of its goal, and `done` is
+the expert's action.
 
-The expert is the package's bot. It plans from what it has seen in this episode, is told of every action, and mends its
-plan when another one than its own was taken. Where it cannot, it has nothing to say for the rest of the episode: after
+The expert is the package's bot. It plans from what it has observed in this episode, gets every action, and repairs its
+plan when another action than its own was taken. Where it cannot, it knows no action for the rest of the episode: after
 a box was opened, in the few levels that it does not solve (KeyInBox, PutNext...Carrying, and half of UnlockToUnlock),
 and where its plan fails.
 
-`explain` says what the part of the mission that is still open is about, and where in view that is. Unknown parts of an
+`explain` names the object of the part of the mission that is still open, and where in view it is. Unknown parts of an
 observation are things and walls in cells that were never in view in the episode.
 
 Option, as in `babyai?level=GoTo,Pickup`:
@@ -23,7 +24,7 @@ Option, as in `babyai?level=GoTo,Pickup`:
 
 Splits, by seed, for each level: train 10,000 and test 1,000.
 
-All of it happens in this process, in one thread: `os.fork` is an exact snapshot too.
+All its state is in this process, with one thread: a fork is an exact copy, too.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ INSTALL = "babyai needs `pip install 'eexp[babyai]'` and Python 3.11 or newer"
 DEFAULT_LEVELS = "GoToLocal,PickupLoc,OpenDoor,PutNextLocal,UnlockLocalDist,FindObjS5"
 SPLITS = {"train": range(10_000), "test": range(1_000_000, 1_001_000)}
 
-#: What each of the package's actions is called here.
+#: The actions, and the package's names for them.
 ACTIONS = {
     "turn left": "left",
     "turn right": "right",
@@ -56,20 +57,22 @@ ACTIONS = {
     "toggle": "toggle",
     "done": "done",
 }
-_WORDS = {theirs: ours for ours, theirs in ACTIONS.items()}
+_ACTION_OF = {package_name: action for action, package_name in ACTIONS.items()}
 _COMPASS = ("east", "south", "west", "north")
 
-#: How many subgoals the bot may add to its plan for one action. It needs ten, and sometimes goes round in circles.
+#: How many subgoals the bot may add to its plan for one action. It needs ten; without a limit it may loop forever.
 _PLAN_LIMIT = 300
 
-
-View = dict[tuple[int, int], Any]
+Cell = tuple[int, int]  # in a view: steps ahead, steps to the right; in the grid: column, row
+View = dict[Cell, Any]
 
 
 class BabyAI(Environment):
     """BabyAI, mazes and missions in words. See the module's docstring.
 
-    Raises EexpError where the package is missing, UsageError for a level that does not exist.
+    Raises:
+        EexpError: The package is missing.
+        UsageError: There is no such level.
     """
 
     spec = "babyai"
@@ -91,7 +94,7 @@ class BabyAI(Environment):
         return list(SPLITS)
 
     def tasks(self, split: str) -> Iterator[dict]:
-        """The first seed in every level, then the second in every level, and so on."""
+        """Yield the first seed in every level, then the second in every level, and so on."""
         self.check_split(split)
         for seed in SPLITS[split]:
             for level in self._levels:
@@ -107,11 +110,11 @@ class BabyAI(Environment):
             raise InputError(f"babyai has no level {level!r}", "$.task.level")
         if type(seed) is not int or not 0 <= seed < 2**32:
             raise InputError(f"expected a seed from 0 to {2**32 - 1}, got {seed!r}", "$.task.seed")
-        with redirect_stdout(io.StringIO()):  # it prints when it has to draw a mission again
+        with redirect_stdout(io.StringIO()):  # the package prints when it has to draw a mission again
             self._world = _make(level)
             self._world.reset(seed=seed)
         self._over, self._score = False, 0.0
-        self._viewed: set[tuple[int, int]] = set()  # cells of the grid that have been in view
+        self._viewed: set[Cell] = set()  # cells of the grid that have been in view
         self._bot: Any = None
         self._ask_bot(None)
         text, unknown = self._describe()
@@ -123,7 +126,11 @@ class BabyAI(Environment):
     # -- what can be seen ----------------------------------------------------------------------------------------
 
     def _describe(self) -> tuple[str, list[tuple[int, int]]]:
-        """Write what is in view, find the parts of it in cells never in view before, and note that they have been."""
+        """Describe the view, and note its cells as viewed.
+
+        Returns:
+            The text, and (start, end) of the parts about cells that were never in view before.
+        """
         view = self._view()
         text, unknown = f"You face {_COMPASS[self._world.agent_dir]}. You see ", []
         for i, (at, words) in enumerate([*_walls(view), *_things(view)] or [(None, "nothing")]):
@@ -134,14 +141,14 @@ class BabyAI(Environment):
         self._viewed |= {self._cell(at) for at in view}
         return f"{text}. You carry {_named(self._world.carrying)}.", unknown
 
-    def _cell(self, at: tuple[int, int]) -> tuple[int, int]:
-        """Where in the grid lies what is `at` (steps ahead, steps to the right)."""
+    def _cell(self, at: Cell) -> Cell:
+        """Return the cell of the grid for a cell of the view."""
         world = self._world
         x, y = world.agent_pos + at[0] * world.dir_vec + at[1] * world.right_vec
         return int(x), int(y)
 
     def _view(self) -> View:
-        """What the agent sees, by steps ahead and steps to the right (below 0: to the left), nearest first."""
+        """Return what the agent sees, by steps ahead and steps to the right (below 0: to the left), nearest first."""
         grid, visible = self._world.gen_obs_grid()
         side, depth = grid.width // 2, grid.height - 1
         cells = {
@@ -155,11 +162,11 @@ class BabyAI(Environment):
     # -- acting --------------------------------------------------------------------------------------------------
 
     def admissible(self) -> list[str]:
-        """The actions that change something."""
+        """Return the actions that change something."""
         return [] if self._over else [action for action in ACTIONS if self._refusal(action) is None]
 
     def _refusal(self, action: str) -> str | None:
-        """Why the action would change nothing; None where it does."""
+        """Return why an action would change nothing; None where it changes something."""
         world = self._world
         ahead, carried = world.grid.get(*world.front_pos), world.carrying
         there = f"the {ahead.color} {ahead.type}" if ahead is not None and ahead.type != "wall" else "the wall"
@@ -191,25 +198,25 @@ class BabyAI(Environment):
         if action not in ACTIONS:
             known = ", ".join(ACTIONS)
             return Observation(f"You can do one of these: {known}.", score=0.0, valid=False, success=False)
-        refused = self._refusal(action)
-        taken = self._world.actions[ACTIONS[action]]
-        _, reward, ended, late, _ = self._world.step(taken)
+        refusal = self._refusal(action)
+        package_action = self._world.actions[ACTIONS[action]]
+        _, reward, ended, late, _ = self._world.step(package_action)
         success = bool(ended and reward > 0)
         self._over, self._score = bool(ended or late), float(success)
         text, unknown = self._describe()
-        if refused:
-            text, moved = f"{refused} {text}", len(refused) + 1
-            unknown = [(start + moved, end + moved) for start, end in unknown]
+        if refusal:
+            text, shift = f"{refusal} {text}", len(refusal) + 1
+            unknown = [(start + shift, end + shift) for start, end in unknown]
         if self._over:
             text += " The mission is done." if success else " The mission has failed." if ended else " Time is up."
         else:
-            self._ask_bot(taken)
-        return Observation(text, self._over, self._score, valid=refused is None, success=success, unknown=unknown)
+            self._ask_bot(package_action)
+        return Observation(text, self._over, self._score, valid=refusal is None, success=success, unknown=unknown)
 
-    # -- what a thought may say ----------------------------------------------------------------------------------
+    # -- thoughts ------------------------------------------------------------------------------------------------
 
     def explain(self) -> str | None:
-        """Say what the open part of the mission needs next, where in view that lies, and what is in the way ahead."""
+        """Return what the open part of the mission needs next, where in view that is, and what is in the way ahead."""
         if self._over:
             return None
         clause = _open_clause(self._world.instrs)
@@ -227,7 +234,7 @@ class BabyAI(Environment):
         return f"Needed: {verb} {self._whereabouts(about)} In the way ahead: {obstacle}."
 
     def _whereabouts(self, description: Any) -> str:
-        """Say which thing in view fits, the nearest, and where it is; of a locked door, where its key is, too."""
+        """Return the nearest thing in view that fits a description and its place; for a locked door, its key, too."""
         matches = {id(thing) for thing in description.obj_set}
         view = self._view()
         at = next((at for at, thing in view.items() if id(thing) in matches), None)
@@ -245,7 +252,7 @@ class BabyAI(Environment):
     def fork(self) -> BabyAI:
         copy = object.__new__(type(self))
         copy.__dict__.update(self.__dict__)
-        # In one go, for the bot's plan holds things of the world. What never changes is shared.
+        # Both in one copy, because the bot's plan refers to things of the world. What never changes is shared.
         world = self._world
         walls = (cell for cell in world.grid.grid if cell is not None and cell.type == "wall")
         kept = {id(x): x for x in (*walls, world.spec, world.action_space, world.observation_space)}
@@ -256,42 +263,47 @@ class BabyAI(Environment):
     # -- the expert ----------------------------------------------------------------------------------------------
 
     def expert(self) -> str | None:
-        """The bot's action; None where it has lost its way."""
-        return None if self._over or self._bot is None else _WORDS[self._advice]
+        """Return the bot's action; None where its plan has failed."""
+        return None if self._over or self._bot is None else _ACTION_OF[self._advice]
 
-    def _ask_bot(self, taken: Any) -> None:
-        """Tell the bot what was done, which it must be after every action; `taken` is None at the beginning."""
+    def _ask_bot(self, last_action: Any) -> None:
+        """Get the bot's next action. It has to be called after every action, which the bot's plan depends on.
+
+        Args:
+            last_action: The package's action that was taken last; None at the beginning.
+        """
         from minigrid.utils.baby_ai_bot import BabyAIBot
 
-        if self._bot is None and taken is not None:
+        if self._bot is None and last_action is not None:
             return
         try:
-            if taken is None:
+            if last_action is None:
                 self._bot = BabyAIBot(self._world)
-                self._bot.stack = _Plan(self._bot.stack)
+                self._bot.stack = _Subgoals(self._bot.stack)
             self._bot.stack.added = 0
-            self._advice = self._bot.replan(taken).name
-        except Exception:  # failed assertions and all that follows when a plan no longer fits the world
+            self._advice = self._bot.replan(last_action).name
+        except Exception:  # failed assertions, and whatever else follows when a plan no longer fits the world
             self._bot = None
 
 
-class _LostError(Exception):
-    """The bot goes round in circles."""
+class _PlanTooLong(Exception):
+    """Error raised when the bot adds subgoals without end."""
 
 
-class _Plan(list):
-    """The bot's stack of subgoals, which may grow only so much at once."""
+class _Subgoals(list):
+    """The bot's stack of subgoals, with a limit on how many are added for one action."""
 
     added = 0
 
     def append(self, subgoal: Any) -> None:
         self.added += 1
         if self.added > _PLAN_LIMIT:
-            raise _LostError
+            raise _PlanTooLong
         super().append(subgoal)
 
 
 def _named(thing: Any) -> str:
+    """Return a thing with its article, colour and kind, for a door also its state; "nothing" for None."""
     if thing is None:
         return "nothing"
     words = f"{thing.color} {thing.type}"
@@ -301,12 +313,12 @@ def _named(thing: Any) -> str:
 
 
 def _plain(thing: Any) -> str:
-    """Its colour and kind; "" for nothing."""
+    """Return the colour and kind of a thing; "" for a wall and for None."""
     return "" if thing is None or thing.type == "wall" else f"{thing.color} {thing.type}"
 
 
 def _open_clause(instruction: Any) -> Any:
-    """Find the clause of a mission that comes next: of "a, then b" and the like, the one that is not done."""
+    """Return the clause of a mission that comes next: in "a, then b" and the like, the one that is not done."""
     while hasattr(instruction, "instr_a"):
         first, second = instruction.instr_a, instruction.instr_b
         if type(instruction).__name__ == "AfterInstr":  # "a after you b"
@@ -316,8 +328,8 @@ def _open_clause(instruction: Any) -> Any:
     return instruction
 
 
-def _walls(view: View) -> list[tuple[tuple[int, int], str]]:
-    """Where the nearest wall ahead, to the left and to the right is, of those that can be seen, and its words."""
+def _walls(view: View) -> list[tuple[Cell, str]]:
+    """Return (cell, description) of the nearest visible wall ahead, to the left and to the right."""
     walls = [at for at, thing in view.items() if thing is not None and thing.type == "wall"]
     ahead = next((at for at in walls if at[1] == 0), None)
     left = next((at for at in walls if at[0] == 0 and at[1] < 0), None)
@@ -325,14 +337,14 @@ def _walls(view: View) -> list[tuple[tuple[int, int], str]]:
     return [(at, f"a wall {_place(*at)}") for at in (ahead, left, right) if at is not None]
 
 
-def _things(view: View) -> list[tuple[tuple[int, int], str]]:
-    """Where everything else in view is, and its words."""
-    seen = ((at, thing) for at, thing in view.items() if thing is not None and thing.type != "wall")
-    return [(at, f"{_named(thing)} {_place(*at)}") for at, thing in seen]
+def _things(view: View) -> list[tuple[Cell, str]]:
+    """Return (cell, description) of everything in view but walls."""
+    things = ((at, thing) for at, thing in view.items() if thing is not None and thing.type != "wall")
+    return [(at, f"{_named(thing)} {_place(*at)}") for at, thing in things]
 
 
 def _place(ahead: int, right: int) -> str:
-    """`2 steps ahead and 1 to the left`."""
+    """Return a place in words: `2 steps ahead and 1 to the left`."""
     parts = [f"{ahead} {'step' if ahead == 1 else 'steps'} ahead"] if ahead else []
     if right:
         sideways = "" if ahead else " step" if abs(right) == 1 else " steps"
@@ -342,15 +354,15 @@ def _place(ahead: int, right: int) -> str:
 
 @cache
 def _levels() -> dict[str, str]:
-    """The names of the levels, and what they are registered as."""
+    """Return the levels: name -> the name they are registered under. Raises EexpError if the package is missing."""
     try:
-        with redirect_stdout(io.StringIO()):  # pygame greets
+        with redirect_stdout(io.StringIO()):  # pygame prints a greeting
             import gymnasium
             import minigrid  # noqa: F401
     except ImportError as e:
         raise EexpError(f"{e}. {INSTALL}") from None
-    found = (re.fullmatch(r"BabyAI-(\w+)-v\d+", name) for name in gymnasium.registry)
-    return {match[1]: match[0] for match in found if match}
+    matches = (re.fullmatch(r"BabyAI-(\w+)-v\d+", name) for name in gymnasium.registry)
+    return {match[1]: match[0] for match in matches if match}
 
 
 def _make(level: str) -> Any:

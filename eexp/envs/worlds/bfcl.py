@@ -1,28 +1,30 @@
 """`bfcl`: the multi-turn tasks of the Berkeley Function-Calling Leaderboard (Patil et al. 2025), version 4 of its data.
 
-A user asks for several things, one after the other, of a file system, a car, a broker's and a travel agent's account,
-and their neighbours. An action is one function call in Python's notation, `cd(folder='document')`, whose arguments are
-literals: nothing is evaluated. `done` ends the agent's turn, with or without words to the user (`done: which file?`),
-and the user's next message is observed, or the episode is over.
+A user asks for several things, one after the other, that concern a simulated file system, a car, a broker's or a
+travel agent's account, and services around them. An action is one function call in Python's notation,
+`cd(folder='document')`, whose arguments are literals: nothing is evaluated. `done` ends the agent's turn, with or
+without words to the user (`done: which file?`). The next observation is the user's next message, unless the episode is
+over.
 
-The package's API classes are driven here, one set of them an episode: its own executor keeps them in module globals
-and evaluates what the model wrote. As there, every public method can be called, whether it is offered or not. The
-judgement is the package's: its `state_checker` and `response_checker`, at the end of every turn.
+This module calls the package's API classes itself, with one set of objects for each episode: the package's own executor
+keeps them in module globals and evaluates the text that the model wrote. As there, every public method can be called,
+whether it is offered or not. The judgement is the package's: its `state_checker` and `response_checker`, at the end of
+every turn.
 
-There are no admissible actions: arguments are free text. The expert has the gold calls, and nothing to say once an
-episode has left them.
+There are no admissible actions, because arguments are free text. The expert makes the gold calls, and knows no action
+once an episode has left them.
 
-Splits: the 200 scenarios of each category are divided by number, every fourth to be tested in, and alike in all four
-categories, which are variations of the same scenarios.
+Splits: the 200 scenarios of each category are divided by number. Every fourth is for testing, in all four categories
+alike, since they are variations of the same scenarios.
     train, test                                 multi_turn_base, 150 and 50 tasks
-    miss_func-train, miss_func-test             a function is missing until the user brings it
-    miss_param-train, miss_param-test           a value is missing until the user says it
+    miss_func-train, miss_func-test             a function is missing until a later message of the user
+    miss_param-train, miss_param-test           a value is missing until a later message of the user
     long_context-train, long_context-test       long files and lists
 
-Option: `tools=short`, the default, lists the functions with the types and values of their parameters; `tools=full` with
-all that the benchmark says about them, which is twice as long.
+Option: `tools=short`, the default, lists the functions with the types and values of their parameters. `tools=full` adds
+everything else that the benchmark says about them, which is twice as long.
 
-All of it happens in this process, in one thread: `os.fork` is an exact snapshot too.
+All its state is in this process, with one thread: a fork is an exact copy, too.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ import json
 import pickle
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from copy import deepcopy
 from functools import cache
 from importlib import import_module
@@ -50,9 +52,9 @@ INSTALL = "bfcl needs `pip install --no-deps bfcl-eval==2026.3.23 mpmath`"
 
 CATEGORIES = ("base", "miss_func", "miss_param", "long_context")
 SCENARIOS = 200
-TESTED = 4  # every so many scenarios one is for testing; scenarios that share their beginning fall on one side
+TESTED = 4  # one of so many scenarios is for testing; scenarios with the same beginning are all on one side
 
-#: Functions that take as long and as much memory as one argument says, and the position of that argument.
+#: Functions whose time and memory grow with one argument, and the position of that argument.
 _COSTLY = {"power": 1, "logarithm": 2, "square_root": 1}
 _COSTLY_LIMIT = 10_000
 _DONE = re.compile(r"done(\(\))?\s*([:.,!]|$)", re.IGNORECASE)
@@ -67,7 +69,9 @@ Call = tuple[str, list, dict[str, Any]]
 class BFCL(Environment):
     """BFCL, multi-turn function calls to simulated services. See the module's docstring.
 
-    Raises EexpError where the package is missing, UsageError for an option that does not exist.
+    Raises:
+        EexpError: The package is missing.
+        UsageError: An option makes no sense.
     """
 
     spec = "bfcl"
@@ -87,7 +91,7 @@ class BFCL(Environment):
         return ["train", "test", *more]
 
     def tasks(self, split: str) -> Iterator[dict]:
-        """Going round the four areas (files, car, broker, travel), so that a few tasks are some of each."""
+        """Yield tasks from the four areas (files, car, broker, travel) in turn, so that a few tasks have all areas."""
         self.check_split(split)
         category, _, part = split.rpartition("-")
         area = SCENARIOS // 4
@@ -103,42 +107,43 @@ class BFCL(Environment):
         self._entry, self._gold = _entries(match[1])[int(match[2])]
         self._long = match[1] == "long_context"
         self._apis = self._load()
-        self._played: list[list[Call]] = [[]]  # by turn
-        self._answers: list[str] = []  # of all turns, as the judge wants them
+        self._played: list[list[Call]] = [[]]  # the calls, by turn
+        self._answers: list[str] = []  # the answers to the calls of all turns, as the package's checker expects them
         self._passed, self._failed = 0, False
         return self._observe(self._message())
 
     def _load(self) -> dict[str, Any]:
-        """The scenario's API objects in their first state."""
+        """Return the scenario's API objects in their first state, by the name of the class."""
         from bfcl_eval.constants.executable_backend_config import CLASS_FILE_PATH_MAPPING, STATELESS_CLASSES
 
-        made = {}
+        apis = {}
         for name in self._entry["involved_classes"]:
-            made[name] = getattr(import_module(CLASS_FILE_PATH_MAPPING[name]), name)()
+            apis[name] = getattr(import_module(CLASS_FILE_PATH_MAPPING[name]), name)()
             if name not in STATELESS_CLASSES:
                 config = deepcopy(self._entry["initial_config"].get(name, {}))
-                made[name]._load_scenario(config, long_context=self._long)
-        return made
+                apis[name]._load_scenario(config, long_context=self._long)
+        return apis
 
-    # -- what is said --------------------------------------------------------------------------------------------
+    # -- what is shown ----------------------------------------------------------------------------------------
 
     def instruction(self) -> str:
-        """How to act, and the functions that are there from the beginning."""
+        """Return how to act, and the functions that exist from the beginning."""
         hidden = {*self._entry.get("excluded_function", []), *chain(*self._entry.get("missed_function", {}).values())}
         return "\n".join([_HOW, "Functions:", *self._described(hidden=hidden)])
 
-    def _described(self, only: list[str] | None = None, hidden: set[str] = frozenset()) -> list[str]:
+    def _described(self, only: list[str] | None = None, hidden: Collection[str] = ()) -> list[str]:
+        """Return descriptions of the scenario's functions: all but those in `hidden`, or those in `only`."""
         docs = chain(*(_function_docs(name, self._tools) for name in self._entry["involved_classes"]))
         return [text for name, text in docs if name not in hidden and (only is None or name in only)]
 
     def _message(self) -> str:
-        """What the user says in the current turn, with the functions that come with it."""
+        """Return the user's message in the current turn, with the functions that come with it."""
         from bfcl_eval.constants.default_prompts import DEFAULT_USER_PROMPT_FOR_ADDITIONAL_FUNCTION_FC as MORE
 
         turn = len(self._played) - 1
-        said = [message["content"] for message in self._entry["question"][turn]] or [MORE]
+        messages = [message["content"] for message in self._entry["question"][turn]] or [MORE]
         new = self._entry.get("missed_function", {}).get(str(turn), [])
-        return "\n".join([*said, *(["Functions:", *self._described(only=new)] if new else [])])
+        return "\n".join([*messages, *(["Functions:", *self._described(only=new)] if new else [])])
 
     def _observe(self, text: str, valid: bool = True) -> Observation:
         done = len(self._played) > len(self._gold)
@@ -170,7 +175,7 @@ class BFCL(Environment):
         return self._observe("The user has no further requests." if over else self._message())
 
     def _turn_is_right(self) -> bool:
-        """As the package's `multi_turn_checker` judges, of which this is one turn."""
+        """Return whether the current turn is right; it is judged as one turn of the package's `multi_turn_checker`."""
         from bfcl_eval.eval_checker.multi_turn_eval.multi_turn_checker import response_checker, state_checker
 
         turn = len(self._played) - 1
@@ -184,7 +189,7 @@ class BFCL(Environment):
         return state_checker(self._apis, apis)["valid"] and response_checker(self._answers, answers, turn)["valid"]
 
     def expert(self) -> str | None:
-        """The next gold call, or `done` after the turn's last one; None where other calls than those were made."""
+        """Return the next gold call, or `done` after the turn's last one; None once another call was made."""
         turn = len(self._played) - 1
         if turn == len(self._gold):
             return None
@@ -202,28 +207,43 @@ class BFCL(Environment):
         return copy
 
     def mask(self, text: str) -> str:
-        """The letters sorted where names come in an order that changes from one Python process to the next."""
+        """Return a text with its letters sorted if it lists names in an order that differs between Python processes."""
         return "".join(sorted(text)) if "Invalid fields for update:" in text else text
 
 
 def parse_call(text: str) -> Call:
-    """The function's name, and the arguments by position and by name. Raises ValueError if it is anything else."""
+    """Parse a function call.
+
+    Returns:
+        The function's name, its arguments by position, and its arguments by name.
+
+    Raises:
+        ValueError: The text is not a call, or its arguments are not literals.
+    """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of '\d' in a string, say
-            found = ast.parse(text, mode="eval").body
-        if isinstance(found, ast.Call) and isinstance(found.func, ast.Name):
-            by_name = {k.arg: ast.literal_eval(k.value) for k in found.keywords if k.arg is not None}
-            if len(by_name) == len(found.keywords):
-                return found.func.id, [ast.literal_eval(arg) for arg in found.args], by_name
+            warnings.simplefilter("ignore")  # about '\d' in a string, for instance
+            node = ast.parse(text, mode="eval").body
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            by_name = {k.arg: ast.literal_eval(k.value) for k in node.keywords if k.arg is not None}
+            if len(by_name) == len(node.keywords):
+                return node.func.id, [ast.literal_eval(arg) for arg in node.args], by_name
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         pass
     raise ValueError("That is not a function call with literal arguments, such as name(number=1, text='a'), nor done.")
 
 
 def execute(apis: dict[str, Any], call: Call) -> tuple[str, bool]:
-    """The answer, in the words of the package's executor, and whether the call was accepted."""
-    name, args, by_name = deepcopy(call)  # the simulator keeps the lists that it is given, and changes them
+    """Make a call.
+
+    Args:
+        apis: The API objects, by the name of the class.
+        call: The call, as `parse_call` returns it.
+
+    Returns:
+        The answer, in the words of the package's executor, and whether the call was accepted.
+    """
+    name, args, by_name = deepcopy(call)  # the simulator keeps and changes the lists that are passed to it
     try:
         # Of two methods with one name the later class's is called, as in the package.
         methods = [getattr(api, name, None) for api in apis.values() if not name.startswith("_")]
@@ -238,21 +258,21 @@ def execute(apis: dict[str, Any], call: Call) -> tuple[str, bool]:
             except (TypeError, ValueError):  # mpmath's numbers, and decimal's
                 pass
         return str(answer), not (isinstance(answer, dict) and "error" in answer)
-    except RecursionError:  # in a directory copied into itself, say; Python's own words depend on how deep we are
+    except RecursionError:  # in a directory copied into itself, for instance; Python's message depends on the depth
         return "Error during execution: maximum recursion depth exceeded", False
-    except Exception as e:  # whatever the simulator makes of arguments that it did not expect
+    except Exception as e:  # anything, where the simulator does not expect the arguments
         return f"Error during execution: {e}", False
 
 
 def _check_cost(name: str, method: Any, args: list, by_name: dict[str, Any]) -> None:
-    """Raise ValueError where the simulator would compute until the memory is full."""
+    """Raise ValueError if the call would compute until the memory is full."""
     if name not in _COSTLY:
         return
     try:
-        given = list(signature(method).bind(*args, **by_name).arguments.values())
-    except TypeError:  # which the call itself will say, in the package's words
+        values = list(signature(method).bind(*args, **by_name).arguments.values())
+    except TypeError:  # the call itself will report it, in the package's words
         return
-    for position, value in enumerate(given):
+    for position, value in enumerate(values):
         limit = _COSTLY_LIMIT if position == _COSTLY[name] else 10**100
         if isinstance(value, (int, float)) and abs(value) > limit:
             raise ValueError("a number is too large")
@@ -278,30 +298,31 @@ def _read(name: str) -> list[dict]:
 
 @cache
 def _entries(category: str) -> list[tuple[dict, list[list[str]]]]:
-    """The tasks of a category by number, each with its gold calls by turn."""
+    """Return the tasks of a category in the order of their numbers: (task, gold calls by turn)."""
     name = f"BFCL_v4_multi_turn_{category}.json"
     return [(entry, gold["ground_truth"]) for entry, gold in zip(_read(name), _read(f"possible_answer/{name}"))]
 
 
 @cache
 def _function_docs(class_name: str, tools: str) -> list[tuple[str, str]]:
-    """The functions of an API class: the name, and what the agent gets to read about it."""
+    """Return the functions of an API class: (name, description for the agent)."""
     from bfcl_eval.constants.executable_backend_config import MULTI_TURN_FUNC_DOC_FILE_MAPPING
 
-    found = []
+    functions = []
     for doc in _read(f"multi_turn_func_doc/{MULTI_TURN_FUNC_DOC_FILE_MAPPING[class_name]}"):
         parameters, required = doc["parameters"]["properties"], doc["parameters"]["required"]
-        takes = ", ".join(_parameter(name, about, name in required) for name, about in parameters.items())
-        does = doc["description"].partition("Tool description: ")[2].rstrip(". ")
-        lines = [f"{doc['name']}({takes}): {does if tools == 'full' else does.partition('. ')[0]}"]
+        signature_text = ", ".join(_parameter(name, about, name in required) for name, about in parameters.items())
+        description = doc["description"].partition("Tool description: ")[2].rstrip(". ")
+        shown = description if tools == "full" else description.partition(". ")[0]
+        lines = [f"{doc['name']}({signature_text}): {shown}"]
         if tools == "full":
             lines += [f"  {name}: {about['description'].strip()}" for name, about in parameters.items()]
-        found.append((doc["name"], "\n".join(lines)))
-    return found
+        functions.append((doc["name"], "\n".join(lines)))
+    return functions
 
 
 def _parameter(name: str, about: dict, required: bool) -> str:
-    """`name: type`, or the values that it may have, with its default where it may be left out."""
+    """Return a parameter as text: `name: type` or its possible values, with the default if it may be left out."""
     listed = about["description"].partition("[Enum]:")[2].strip(" []")
     values = " | ".join(repr(value.strip('" ')) for value in listed.split(",")) if listed else ""
     kind = f"{about['type']} of {values}" if values and about["type"] == "array" else values or about["type"]

@@ -1,14 +1,14 @@
 """`house`: a household in words, in pure Python, so that the whole pipe runs anywhere.
 
-A house is a tree of rooms with places in them: surfaces, and containers that hide what they hold until opened. A task
+A house is a tree of rooms with places in them: surfaces, and containers that hide their contents until opened. A task
 names one object and where it belongs, sometimes washed, heated or cooled first, or asks to look at it under the lamp.
-The agent sees the room it is in and nothing else, so finding things is most of the work. It can carry one object.
+The agent sees only the room it is in, so finding things is most of the work. It can carry one object.
 
-The expert knows what anybody knows (a desk is in a study, a fridge is in a kitchen) and what it has seen in this
-episode, never where things really are: what it does can be learned from what it saw.
+The expert uses general knowledge (a desk is in a study, a fridge is in a kitchen) and what it has observed in this
+episode, never where things really are: its actions can be learned from its observations.
 
-Splits, each of them tasks by number, every one with a house of its own:
-    train   the layouts to demonstrate in
+Splits, each of them tasks by number, every task with a house of its own:
+    train   layouts to demonstrate in
     test    unseen layouts of the same kind
     ood     out of distribution: larger houses, with rooms and objects that `train` does not have
     play    houses of both kinds, for transcripts without an expert
@@ -23,7 +23,7 @@ from eexp.envs.base import Environment, Observation
 from eexp.errors import InputError
 from eexp.records import canonical
 
-#: Changes whenever a task, a text or a rule does, so that old records are not mixed with new ones.
+#: Changed whenever a task, a text or a rule changes, so that old records are not mixed with new ones.
 WORLD = "house-2"
 
 SPLITS = {"train": 10_000, "test": 2_000, "ood": 2_000, "play": 100_000}
@@ -50,12 +50,13 @@ THINGS = ["book", "pen", "phone", "watch", "letter", "candle"]
 OOD_FOOD, OOD_DISHES, OOD_THINGS = ["onion", "lemon"], ["jar", "fork"], ["map", "coin"]
 OOD_OBJECTS = {*OOD_FOOD, *OOD_DISHES, *OOD_THINGS}
 
-#: verb -> (the place it needs, what the object then is)
+#: verb -> (the place it needs, the object's state after it)
 TREATMENTS = {"wash": ("sink", "clean"), "heat": ("stove", "hot"), "cool": ("fridge", "cold")}
 _JOINED_BY = {"wash": "in", "heat": "on", "cool": "in"}
 
 
 def _into(place: str) -> str:
+    """Return the preposition for putting something into a place, "in" or "on"."""
     return "in" if place in CONTAINERS or place == "sink" else "on"
 
 
@@ -91,12 +92,13 @@ class House(Environment):
         return self._observe(self._describe())
 
     def kind_of(self, task: dict) -> str:
-        """Return what is asked for: put, wash, heat, cool or examine."""
+        """Return what the task asks for: put, wash, heat, cool or examine."""
         other = House()
         other.reset(task)
         return other.kind
 
     def _build(self, rng: random.Random, split: str) -> None:
+        """Draw the house, the task in it and the state of the episode at its beginning."""
         wide = split == "ood" or (split == "play" and rng.random() < 0.3)
         self._furnish(rng, wide)
         food, dishes, things = FOOD, DISHES, THINGS
@@ -106,14 +108,14 @@ class House(Environment):
         pool = {"put": food + dishes + things, "wash": food + dishes, "heat": food, "cool": food, "examine": things}[
             kind
         ]
-        if split == "ood":  # what is asked for is never an object of the training tasks
+        if split == "ood":  # the object of the task is never one of the training tasks
             pool = [o for o in pool if o in OOD_OBJECTS]
         self.kind, self.target = kind, rng.choice(pool)
         others = rng.sample([o for o in food + dishes + things if o != self.target], rng.randint(5, 7))
         storage = [p for p in self.room_of if p not in ("stove", "lamp", "sink")]
         self.where = {o: rng.choice(storage) for o in [self.target, *others]}
         goals = [p for p in storage if p != self.where[self.target]]
-        if split == "ood":  # and where it goes is a room that they do not have
+        if split == "ood":  # and it goes into a room that they do not have
             goals = [p for p in goals if self.room_of[p] in OOD_ROOMS] or goals
         self.goal = "lamp" if kind == "examine" else rng.choice(goals)
         self.room = rng.choice(list(self.doors))
@@ -123,11 +125,12 @@ class House(Environment):
         self.examined = False
         self.over = False
         self.steps = 0
-        self.seen_rooms: dict[str, None] = {}  # what the expert has seen; a dict keeps the order
+        self.seen_rooms: dict[str, None] = {}  # rooms that were entered; a dict keeps the order
         self.searched: set[str] = set()  # containers that have been open
-        self._unknown: list[tuple[int, int]] | None = None  # of the text that is being written
+        self._unknown: list[tuple[int, int]] | None = None  # unknown parts of the text that is being written
 
     def _furnish(self, rng: random.Random, wide: bool) -> None:
+        """Draw the rooms, the doors between them and their places; `wide` adds rooms that `train` does not have."""
         names = ["kitchen", "lounge", *rng.sample(["bedroom", "bathroom", "study"], rng.choice([1, 2]))]
         if wide:
             names += rng.sample(list(OOD_ROOMS), rng.choice([1, 2]))
@@ -140,7 +143,7 @@ class House(Environment):
         self.room_of: dict[str, str] = {}
         for name in names:
             places = [p.rstrip("*") for p in ALL_ROOMS[name]]
-            if name not in ("kitchen", "lounge"):  # those two hold what treatments need
+            if name not in ("kitchen", "lounge"):  # those two have the places that treatments need
                 kept = rng.sample(places, 2) if len(places) > 2 else places
                 places = [p for p in places if p in kept]
             self.room_of.update({p: name for p in places})
@@ -151,32 +154,33 @@ class House(Environment):
         adjective = f"{TREATMENTS[self.kind][1]} " if self.kind in TREATMENTS else ""
         return f"Put the {adjective}{self.target} {_into(self.goal)} the {self.goal}."
 
-    # -- what can be seen ----------------------------------------------------------------------------------------
+    # -- observations --------------------------------------------------------------------------------------------
 
     def _contents(self, place: str) -> list[str]:
         return sorted(o for o, p in self.where.items() if p == place)
 
     def _describe(self) -> str:
-        said = [f"You are in the {self.room}. You see {', '.join(map(self._in_sight, self._places()))}."]
-        said.append(f"Doors: {', '.join(sorted(self.doors[self.room]))}.")
+        """Return a description of the current room, and note that it was entered."""
+        sentences = [f"You are in the {self.room}. You see {', '.join(map(self._in_sight, self._places()))}."]
+        sentences.append(f"Doors: {', '.join(sorted(self.doors[self.room]))}.")
         if self.room not in self.seen_rooms:
-            self._unknown = [(said[0].index("You see ") + len("You see "), len(" ".join(said)))]
+            self._unknown = [(sentences[0].index("You see ") + len("You see "), len(" ".join(sentences)))]
         self.seen_rooms[self.room] = None
         if self.held:
-            said.append(f"You hold the {self.held}.")
-        return " ".join(said)
+            sentences.append(f"You hold the {self.held}.")
+        return " ".join(sentences)
 
     def _places(self) -> list[str]:
         return [p for p, room in self.room_of.items() if room == self.room]
 
     def _in_sight(self, place: str) -> str:
-        """What lies there, every object with its place, so that each can be read by itself."""
+        """Return the visible contents of a place, each object with the place, so that each can be read by itself."""
         if place in CONTAINERS and place not in self.opened:
             return f"{place} closed"
         return ", ".join(f"{o} {_into(place)} {place}" for o in self._contents(place)) or f"{place} empty"
 
     def _visible(self) -> dict[str, str]:
-        """Objects that can be taken here: object -> place."""
+        """Return the objects that can be taken in the current room: object -> place."""
         here = [p for p in self._places() if p not in CONTAINERS or p in self.opened]
         return {o: p for p in here for o in self._contents(p)}
 
@@ -194,22 +198,22 @@ class House(Environment):
     # -- acting --------------------------------------------------------------------------------------------------
 
     def admissible(self) -> list[str]:
-        found = [f"go to {room}" for room in sorted(self.doors[self.room])]
+        actions = [f"go to {room}" for room in sorted(self.doors[self.room])]
         for place in self._places():
             if place in CONTAINERS:
-                found.append(f"{'close' if place in self.opened else 'open'} {place}")
+                actions.append(f"{'close' if place in self.opened else 'open'} {place}")
         if self.held is None:
-            found += [f"take {o} from {p}" for o, p in self._visible().items()]
-            return found
+            actions += [f"take {o} from {p}" for o, p in self._visible().items()]
+            return actions
         for place in self._places():
             if place not in CONTAINERS or place in self.opened:
-                found.append(f"put {self.held} {_into(place)} {place}")
+                actions.append(f"put {self.held} {_into(place)} {place}")
         for verb, (place, _) in TREATMENTS.items():
             if place in self._places():
-                found.append(f"{verb} {self.held} {_JOINED_BY[verb]} {place}")
+                actions.append(f"{verb} {self.held} {_JOINED_BY[verb]} {place}")
         if "lamp" in self._places():
-            found.append(f"look at {self.held} under lamp")
-        return found
+            actions.append(f"look at {self.held} under lamp")
+        return actions
 
     def step(self, action: str) -> Observation:
         self.steps += 1
@@ -234,8 +238,8 @@ class House(Environment):
                 return self._examine(thing)
         return self._no("That is not something you can do here.")
 
-    def _no(self, why: str) -> Observation:
-        return self._observe(why, valid=False)
+    def _no(self, reason: str) -> Observation:
+        return self._observe(reason, valid=False)
 
     def _absent(self, place: str) -> Observation | None:
         return None if place in self._places() else self._no(f"There is no {place} here.")
@@ -319,10 +323,14 @@ class House(Environment):
     # -- the expert ----------------------------------------------------------------------------------------------
 
     def expert(self) -> str | None:
-        """Search what is in sight, then the nearest unseen room; treat the object, then bring it where it belongs."""
+        """Return the expert's action.
+
+        It searches what is in sight, then the nearest room not entered yet, treats the object, and brings it where it
+        belongs.
+        """
         if self.over:
             return None
-        if self.held and self.held != self.target:  # only off the expert's own path
+        if self.held and self.held != self.target:  # only after actions that are not the expert's own
             return self._put_down()
         if self.held is None:
             return self._fetch()
@@ -334,10 +342,10 @@ class House(Environment):
         return self._at_place(self.goal, f"put {self.target} {_into(self.goal)} {self.goal}", opened=True)
 
     def explain(self) -> str | None:
-        """Say what the task still needs, where its object is and where it has to go; no action.
+        """Return what the task still needs, where its object is and where it has to go; no action.
 
-        Facts alone, each of which can be read off what was seen or is known to anybody. With what was not searched and
-        which door leads on, a thought got no better and its first error led astray for the rest of the episode
+        These are facts that were observed or are general knowledge. Thoughts that also said what was not searched yet
+        and which door leads on were no better, and their first error misled the rest of the episode
         (docs/learning.md).
         """
         if self.over:
@@ -357,7 +365,7 @@ class House(Environment):
         return " ".join(parts)
 
     def _needed(self) -> tuple[str, str]:
-        """What the words of the task ask for next: verb and place."""
+        """Return what the task asks for next: verb and place."""
         if self.kind == "examine":
             return "look at", "lamp"
         if self.kind in TREATMENTS and TREATMENTS[self.kind][1] not in self.state[self.target]:
@@ -368,11 +376,13 @@ class House(Environment):
         return "here" if room == self.room else f"in the {room}"
 
     def _put_down(self) -> str:
+        """Return the action towards putting down the object that is held."""
         places = sorted(self._places(), key=lambda p: p in CONTAINERS)
         free = next((p for p in places if p not in CONTAINERS or p in self.opened), None)
         return f"put {self.held} {_into(free)} {free}" if free else f"open {places[0]}"
 
     def _fetch(self) -> str:
+        """Return the action towards finding and taking the object of the task."""
         if self.target in self._visible():
             return f"take {self.target} from {self.where[self.target]}"
         known = self.where[self.target]
@@ -390,24 +400,31 @@ class House(Environment):
         return f"go to {self._towards(unseen | unsearched)}"
 
     def _at_place(self, place: str, action: str, opened: bool = False) -> str:
+        """Return an action if it can be taken here, else the action towards it.
+
+        Args:
+            place: The place at which the action is taken.
+            action: The action.
+            opened: Whether the place has to be open if it is a container.
+        """
         if place in self._places():
             closed = opened and place in CONTAINERS and place not in self.opened
             return f"open {place}" if closed else action
-        wanted = ROOM_OF[place]
-        seen = {d for r in self.seen_rooms for d in [r, *self.doors[r]]}
-        unseen = seen - set(self.seen_rooms)
-        return f"go to {self._towards({wanted} if wanted in seen else unseen)}"
+        room = ROOM_OF[place]
+        known = {d for r in self.seen_rooms for d in [r, *self.doors[r]]}
+        unseen = known - set(self.seen_rooms)
+        return f"go to {self._towards({room} if room in known else unseen)}"
 
-    def _towards(self, wanted: set[str]) -> str:
-        """The door on a shortest way, through rooms seen so far, to one of `wanted`."""
+    def _towards(self, rooms: set[str]) -> str:
+        """Return the door on a shortest way, through rooms entered so far, to one of `rooms`."""
         paths = [[self.room]]
         visited = {self.room}
         for path in paths:
-            if path[-1] in wanted and len(path) > 1:
+            if path[-1] in rooms and len(path) > 1:
                 return path[1]
             if path[-1] in self.seen_rooms:
                 for door in sorted(self.doors[path[-1]]):
                     if door not in visited:
                         visited.add(door)
                         paths.append([*path, door])
-        raise AssertionError(f"no way from {self.room} to {sorted(wanted)}")
+        raise AssertionError(f"no way from {self.room} to {sorted(rooms)}")

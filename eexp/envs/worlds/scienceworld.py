@@ -1,22 +1,22 @@
 """`scienceworld`: thirty kinds of science experiments in words (Wang et al. 2022, arXiv 2203.07540).
 
-The package's simulator runs in a Java process of its own. Some things differ from the package's Python class, so
-that a replay sees what was recorded, and soon (benchmarks/scienceworld_replay.py measures both):
+The package's simulator runs in a Java process of its own. Some things differ from the package's Python class, so that a
+replay gives the recorded observations, and gives them fast (benchmarks/scienceworld_replay.py measures both):
 
 - The JVM is started with `-XX:hashCode=2`. Without it the order in which things are listed changes between runs.
-- `admissible` and `expert` put the simulator's random numbers back where they were. Both draw from those that
-  decide where the bees fly: in the package, whoever lists the valid actions changes which flower bears fruit.
-- `admissible` leaves out what the simulator would refuse: its list of valid actions has things in it that are out
-  of reach, such as a cup in a closed cupboard; a third of the list is refused.
-- A step asks for the observation, the score and whether it is over. The package's `step` computes every valid
+- `admissible` and `expert` restore the simulator's random numbers. Both draw from the numbers that decide where the
+  bees fly: in the package, listing the valid actions changes which flower bears fruit.
+- `admissible` leaves out the actions that the simulator would refuse: its own list of valid actions contains things
+  that are out of reach, such as a cup in a closed cupboard, and a third of that list is refused.
+- A step requests the observation, the score and whether the episode is over. The package's `step` computes every valid
   action as well, and its `reset` plays a step.
-- A failed task scores 0 and is over (the simulator says -100 and goes on).
+- A failed task scores 0 and is over (in the simulator it scores -100 and goes on).
 
 Options, as in `scienceworld?task=boil,find-plant&simplifications=openDoors`:
     task             names, or beginnings of names, of the kinds of task to have; all 30 by default
     simplifications  `easy` (the default), `none`, or the simulator's own names with commas between them
     max_steps        actions in an episode, 100 by default, as in the package
-    memory           of the JVM, `512m` by default
+    memory           memory of the JVM, `512m` by default
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ JVM = (
     "-XX:-UsePerfData",  # no files in /tmp
 )
 
-#: Seconds for one answer. The expert's way takes up to 20, and several times that on a machine with much else to do.
+#: Seconds for one answer. The expert's solution takes up to 20, and several times that on a busy machine.
 LIMIT = 300.0
 
-#: What the simulator answers to an action it did not execute.
+#: Beginnings of the simulator's answers to an action that it did not execute.
 REFUSALS = ("No known action matches that input.", "Unknown action.", "Ambiguous request:")
-#: What may name objects that are not at hand: going there at once, and the answer to a question.
+#: Actions that may name objects out of reach: teleporting, and the answer to a question.
 _ANYWHERE = re.compile(r"teleport to |\d+$")
 _TEMPERATURE = re.compile(r"-?\d+(?:\.\d+)?(?= degrees celsius)")
 
@@ -67,7 +67,9 @@ _TEMPERATURE = re.compile(r"-?\d+(?:\.\d+)?(?= degrees celsius)")
 class ScienceWorld(Environment):
     """ScienceWorld, experiments of primary-school science. See the module's docstring for the options, all strings.
 
-    Raises EexpError where the package or Java is missing, UsageError for an option that does not exist.
+    Raises:
+        EexpError: The package or Java is missing.
+        UsageError: An option makes no sense.
     """
 
     spec = "scienceworld"
@@ -97,18 +99,19 @@ class ScienceWorld(Environment):
         return list(SPLITS)
 
     def tasks(self, split: str) -> Iterator[dict]:
-        """The first variation of every kind of task, then the second of every kind, as long as they last."""
+        """Yield the first variation of every kind of task, then the second of every kind, and so on."""
         self.check_split(split)
-        return self._by_turns({kind: None for kind in self._kinds}, split)
+        return self._by_turns(list(self._kinds), split)
 
-    def _by_turns(self, variations: dict[str, list[int] | None], split: str) -> Iterator[dict]:
+    def _by_turns(self, kinds: list[str], split: str) -> Iterator[dict]:
+        variations: dict[str, list[int]] = {}
         turn = 0
-        while variations:
-            for kind in list(variations):
-                if variations[kind] is None:
+        while kinds:
+            for kind in list(kinds):
+                if kind not in variations:
                     variations[kind] = self._variations(kind, split)
                 if turn >= len(variations[kind]):
-                    del variations[kind]
+                    kinds.remove(kind)
                     continue
                 number = variations[kind][turn]
                 yield {
@@ -125,24 +128,27 @@ class ScienceWorld(Environment):
         return task.get("task")
 
     def _variations(self, kind: str, split: str) -> list[int]:
-        self._call(Simulator.aside, "taskStr_$eq", kind)  # a Scala setter; `load` would do as well, slowly
+        self._call(Simulator.aside, "taskStr_$eq", kind)  # a Scala setter; `load` would do the same, slowly
         return sorted(self._call(Simulator.aside, SPLITS[split]))
 
     def reset(self, task: dict) -> Observation:
-        """Load the task and look around.
+        """Load a task and look around.
 
-        Raises InputError for a task that does not exist, EnvironmentFailed if the simulator fails.
+        Raises:
+            InputError: There is no such task.
+            EnvironmentFailed: The simulator failed.
         """
         self._task = None
-        wanted = self._checked(task)
-        said = self._call(Simulator.play, "load", *wanted, False)
-        if said:
-            raise InputError(" ".join(said.split()), "$.task")
-        self._task, self._played, self._gold = wanted, [], None
+        arguments = self._checked(task)
+        problem = self._call(Simulator.play, "load", *arguments, False)
+        if problem:
+            raise InputError(" ".join(problem.split()), "$.task")
+        self._task, self._played, self._gold = arguments, [], None
         text = self._play("freeActionLook").rstrip()
         return Observation(text, score=0.0)  # until the first step the simulator has the last episode's score
 
     def _checked(self, task: dict) -> tuple[str, int, str]:
+        """Return the kind, variation and simplifications of a task. Raises InputError if one makes no sense."""
         kind, variation = task.get("task"), task.get("variation")
         simplifications = task.get("simplifications", self._simplifications)
         if kind not in _all_kinds():
@@ -168,27 +174,27 @@ class ScienceWorld(Environment):
         return self._play("getTaskDescription")
 
     def admissible(self) -> list[str]:
-        """Every action that the simulator would accept, sorted; a few of them it answers by asking what is meant.
+        """Return every action that the simulator would accept, sorted.
 
-        After such a question these are the numbers to choose from: the simulator takes the next input as the
-        choice, whatever it is.
+        To a few of them it answers with a question about what is meant. Then the admissible actions are the numbers to
+        choose from: the simulator takes the next input as the choice, whatever it is.
         """
         self._check_loaded("admissible")
         return sorted(self._call(Simulator.admissible))
 
     def expert(self) -> str | None:
-        """The next action of the simulator's own solution while the episode has followed it, else None."""
-        if self._gold is None:
-            self._check_loaded("expert")
-            self._call(Simulator.aside, "load", *self._task, True)  # 0.3 s as a rule, up to 7 s
-            self._gold = self._call(Simulator.aside, "getGoldActionSequence")
+        """Return the next action of the simulator's own solution while the episode has followed it, else None."""
+        gold = self._gold
+        if gold is None:
+            self._call(Simulator.aside, "load", *self._check_loaded("expert"), True)  # 0.3 s as a rule, up to 7 s
+            gold = self._gold = self._call(Simulator.aside, "getGoldActionSequence")
         n = len(self._played)
-        return self._gold[n] if self._gold[:n] == self._played and n < len(self._gold) else None
+        return gold[n] if gold[:n] == self._played and n < len(gold) else None
 
     def mask(self, text: str) -> str:
-        """Temperatures blanked out, and the lines sorted.
+        """Return a text without temperatures and with its lines sorted.
 
-        Here neither varies. It is for what was recorded elsewhere, where things are listed in any order.
+        Here neither of the two varies; records from elsewhere may list things in any order.
         """
         return "\n".join(sorted(_TEMPERATURE.sub("#", text).split("\n")))
 
@@ -201,20 +207,28 @@ class ScienceWorld(Environment):
         self._check_loaded(method)
         return self._call(Simulator.play, method, *args)
 
-    def _check_loaded(self, method: str) -> None:
-        if self._task is None or not self._running():
+    def _check_loaded(self, method: str) -> tuple[str, int, str]:
+        """Return the task that is loaded. Raises EnvironmentFailed if there is none."""
+        if self._task is None or self._running() is None:
             raise EnvironmentFailed(f"{self.spec}: {method}: no task is loaded; `reset` loads one")
+        return self._task
 
-    def _running(self) -> bool:
-        return self._simulator is not None and self._simulator.usable
+    def _running(self) -> Simulator | None:
+        """Return the simulator if it is running."""
+        return self._simulator if self._simulator is not None and self._simulator.usable else None
 
     def _call(self, method: Callable[..., Any], *args: Any) -> Any:
-        """Call a method of the simulator, started if need be. Raises EnvironmentFailed, and then it is gone."""
-        if not self._running():
+        """Call a method of the simulator, which is started if it is not running.
+
+        Raises:
+            EnvironmentFailed: The call failed. The simulator is ended then.
+        """
+        simulator = self._running()
+        if simulator is None:
             self._task = None
-            self._simulator = Simulator(self._memory, self._limit)
+            simulator = self._simulator = Simulator(self._memory, self._limit)
         try:
-            return method(self._simulator, *args)
+            return method(simulator, *args)
         except ChildFailed as e:
             self.close()
             self._task = None
@@ -222,9 +236,16 @@ class ScienceWorld(Environment):
 
 
 class Simulator:
-    """A JVM with two of ScienceWorld's interfaces: one plays the episode, the other answers questions meanwhile.
+    """A JVM with two of ScienceWorld's interfaces: one for the episode, the other for questions beside it.
 
-    Raises EexpError where the JVM does not start; its methods raise ChildFailed where it does not answer.
+    The methods raise ChildFailed if the JVM does not answer.
+
+    Args:
+        memory: The most memory of the JVM, as its option -Xmx has it.
+        limit: Seconds for one answer.
+
+    Raises:
+        EexpError: The JVM does not start.
     """
 
     def __init__(self, memory: str, limit: float):
@@ -232,7 +253,7 @@ class Simulator:
         from scienceworld.constants import JAR_PATH
 
         self._limit = limit
-        # Not by the package's launcher: it takes no options for the JVM and lets any local user call in.
+        # Not by the package's launcher: it takes no options for the JVM and lets any local user connect.
         command = [
             _java(),
             *JVM,
@@ -244,23 +265,23 @@ class Simulator:
             "--enable-auth",
             "0",
         ]
-        self._complaints = tempfile.TemporaryFile()
-        self._child = Child(command, stderr=self._complaints.fileno(), cwd=tempfile.gettempdir())
+        self._stderr = tempfile.TemporaryFile()
+        self._child = Child(command, stderr=self._stderr.fileno(), cwd=tempfile.gettempdir())
         try:
             port, token = int(self._child.read_line(limit)), self._child.read_line(limit).decode()
             with self._failures():
                 self._connect(GatewayParameters(port=port, auth_token=token, read_timeout=limit))
         except (ChildFailed, ValueError) as e:
             self._child.end()
-            raise EexpError(f"java: {self._complaint() or e}. {INSTALL}") from None
+            raise EexpError(f"java: {self._error_output() or e}. {INSTALL}") from None
 
     def _connect(self, parameters: Any) -> None:
         from py4j.java_gateway import JavaGateway
 
-        _quieten_py4j()
+        _silence_py4j()
         gateway = JavaGateway(gateway_parameters=parameters)
         self._client, self._jvm = gateway._gateway_client, gateway.jvm
-        # The simulator prints as it works. Nobody reads that pipe, and once full it would stop the simulator.
+        # The simulator prints while it works. That pipe is not read, and once it is full the simulator would stop.
         self._jvm.System.setOut(self._jvm.java.io.PrintStream(os.devnull))
         interface = self._jvm.scienceworld.runtime.pythonapi.PythonInterface
         self._episode, self._aside = interface(), interface()
@@ -269,9 +290,9 @@ class Simulator:
 
     @property
     def usable(self) -> bool:
-        """Running, and ours: a fork of this process must start a simulator of its own."""
+        """Whether it is running and belongs to this process; a fork of this process must start its own simulator."""
         if not self._child.usable:
-            self._client.is_connected = False  # or py4j would talk, on our parent's socket, about objects it collects
+            self._client.is_connected = False  # or py4j would use the parent's socket when it collects objects
         return self._child.usable
 
     def play(self, method: str, *args: Any) -> Any:
@@ -288,51 +309,52 @@ class Simulator:
             return list(answer) if isinstance(answer, JavaList) else answer
 
     def admissible(self) -> set[str]:
-        """The actions that the parser would match in the current state."""
+        """Return the actions that the parser would match in the current state."""
         with self._failures(), self._undisturbed():
             return self._admissible()
 
     def _admissible(self) -> set[str]:
         listed = json.loads(self._episode.getValidActionObjectCombinationsJSON())["validActions"]
-        at_hand = self._objects_at_hand()
+        reachable = self._reachable_objects()
         return {
             valid["action"]
             for valid in listed
-            if at_hand.issuperset(valid["obj_ids"]) or _ANYWHERE.match(valid["action"])
+            if reachable.issuperset(valid["obj_ids"]) or _ANYWHERE.match(valid["action"])
         }
 
-    def _objects_at_hand(self) -> set[int]:
-        """The numbers of the objects among which the simulator's parser looks: in the room, and with the agent."""
+    def _reachable_objects(self) -> set[int]:
+        """Return the numbers of the objects that the simulator's parser considers: in the room, and with the agent."""
         interface = self._episode.agentInterface().get()
         room, agent = interface.getAgentVisibleObjects(False)._2(), self._episode.agent().get()
-        found = (interface.inputParser().getAllUniqueReferentsLUT(root, True, False).keys() for root in (room, agent))
-        return {int(number) for numbers in found for number in numbers.mkString(" ").split()}
+        parser = interface.inputParser()
+        tables = (parser.getAllUniqueReferentsLUT(root, True, False) for root in (room, agent))
+        return {int(number) for table in tables for number in table.keys().mkString(" ").split()}
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
-        """Say in one line what went wrong."""
+        """Turn the errors of py4j into ChildFailed with a message of one line."""
         from py4j.protocol import Py4JError, Py4JJavaError
 
-        began = time.monotonic()
+        start = time.monotonic()
         try:
             yield
         except Py4JJavaError as e:
             raise ChildFailed(" ".join(str(e.java_exception).split())) from None
         except Py4JError as e:
-            if time.monotonic() - began >= self._limit:
+            if time.monotonic() - start >= self._limit:
                 raise ChildFailed(f"no answer within {self._limit:g} s (EEXP_ENV_TIMEOUT)") from None
-            raise ChildFailed(f"java: {self._child.describe_end() or e} {self._complaint()}".rstrip()) from None
+            raise ChildFailed(f"java: {self._child.describe_end() or e} {self._error_output()}".rstrip()) from None
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
-        """Put back what everything in the JVM shares: the random numbers, and the count that numbers objects."""
+        """Restore what all interfaces in the JVM share: the random numbers, and the count that numbers objects."""
         count, state = self._numbers.count(), self._random_state()
         yield
         getattr(self._numbers, "count_$eq")(count)
         self._random.setSeed(state ^ 0x5DEECE66D)  # java.util.Random keeps the seed it is given XORed with this
 
     def _random_state(self) -> int:
-        """The state of the generator. Java shows it only in the serialised form, whose last field it is."""
+        """Return the state of the generator. Java shows it only in the serialised form, whose last field it is."""
         memory = self._jvm.java.io.ByteArrayOutputStream()
         stream = self._jvm.java.io.ObjectOutputStream(memory)
         stream.writeObject(self._random.self())
@@ -340,14 +362,15 @@ class Simulator:
         return int.from_bytes(memory.toByteArray()[-9:-1], "big")
 
     def end(self) -> None:
+        """End the JVM."""
         self._client.is_connected = False
         self._child.end()
-        self._complaints.close()
+        self._stderr.close()
 
-    def _complaint(self) -> str:
-        """What the JVM wrote to its standard error, in one line."""
-        self._complaints.seek(0)
-        lines = self._complaints.read(10_000).decode("utf-8", "replace").splitlines()
+    def _error_output(self) -> str:
+        """Return what the JVM wrote to its standard error, in one line."""
+        self._stderr.seek(0)
+        lines = self._stderr.read(10_000).decode("utf-8", "replace").splitlines()
         return " ".join(line.strip() for line in lines if not line.startswith("Picked up "))[:300]
 
 
@@ -376,30 +399,40 @@ def _all_kinds() -> list[str]:
     return list(ID2TASK.values())
 
 
-def _kinds(chosen: str) -> list[str]:
-    """The names that `chosen` stands for, in the package's order. A part of it is a name or how some begin."""
-    known, found = _all_kinds(), set()
-    for part in chosen.split(","):
+def _kinds(option: str) -> list[str]:
+    """Return the kinds of task that the option `task` names, in the package's order.
+
+    Args:
+        option: Names of kinds, or beginnings of names, with commas between them.
+    """
+    known, chosen = _all_kinds(), set()
+    for part in option.split(","):
         matches = [part] if part in known else [kind for kind in known if kind.startswith(part)]
         if not matches:
             raise option_error("scienceworld", "task", part, f"no such task; there are: {', '.join(known)}")
-        found.update(matches)
-    return [kind for kind in known if kind in found]
+        chosen.update(matches)
+    return [kind for kind in known if kind in chosen]
 
 
-def _simplifications(chosen: str) -> str:
-    """As the simulator wants them: it ignores names that it does not know, so they are checked here."""
-    if chosen in ("easy", "none"):
-        return chosen.removesuffix("none")
-    for part in chosen.split(","):
+def _simplifications(option: str) -> str:
+    """Return the option `simplifications` as the simulator expects it.
+
+    The simulator ignores names that it does not know, so they are checked here.
+    """
+    if option in ("easy", "none"):
+        return option.removesuffix("none")
+    for part in option.split(","):
         if part not in SIMPLIFICATIONS:
             known = ", ".join(("easy", "none", *SIMPLIFICATIONS))
             raise option_error("scienceworld", "simplifications", part, f"no such simplification; there are: {known}")
-    return chosen
+    return option
 
 
-def _quieten_py4j() -> None:
-    """py4j logs each failed call with a traceback, some to the root logger. We say it in one line ourselves."""
+def _silence_py4j() -> None:
+    """Silence py4j, which logs each failed call with a traceback, sometimes to the root logger.
+
+    The errors of this module report the failure in one line.
+    """
     logging.getLogger("py4j").setLevel(logging.CRITICAL + 1)
     root = logging.getLogger()
     root.removeFilter(_not_from_py4j)

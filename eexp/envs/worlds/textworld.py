@@ -3,19 +3,19 @@
 `textworld?games=DIR` plays DIR/train/*.z8, each with its .json beside it; every folder of DIR that holds games is a
 split. Without `games` the directory is $EEXP_TEXTWORLD_GAMES. recipes/textworld makes such a directory.
 
-What differs from the package's environment, so that a record can be trusted and a policy reads words alone:
+What differs from the package's environment, so that a record can be trusted and a policy reads the story alone:
 
 - The banner, the prompt and the status line with its count of moves are not part of an observation.
-- An action is valid if the game says, in its trace of actions, that it carried one out. What it does not understand
-  and what cannot be done (a locked door, a wall) is answered by the game and is not valid.
-- One step is one command. Several at once (`.`, `,`, `then`) are refused, as the package reads the score after the
-  first; and so are the commands of the program rather than the world (`save`, `script`, `restart` ...), which write
-  files, or ask a question and take whatever comes next as the answer.
-- The score is divided by the most that can be had.
-- A record has the checksum of its game, and is refused if the game is another one by now.
+- An action is valid if the game's trace of actions shows that it carried one out. A command that it does not
+  understand or that is impossible (a locked door, a wall) is answered by the game and is not valid.
+- One step is one command. Several at once (`.`, `,`, `then`) are refused, because the package reads the score after the
+  first. So are the commands of the program rather than the world (`save`, `script`, `restart` ...), which write files,
+  or ask a question and take whatever comes next as the answer.
+- The score is divided by the highest possible score.
+- A record has the checksum of its game, and is refused if the game has changed since.
 
-The expert follows the walkthrough in the game, less what would do nothing, and off its way what TextWorld's tracking of
-the quests says comes next. That may be nothing, after what cannot be undone.
+The expert follows the walkthrough in the game, without commands that would do nothing. Once another action was taken,
+it follows TextWorld's tracking of the quests, which may know no next command after an action that cannot be undone.
 
 Options: `games`, and `max_steps`, 100 by default.
 """
@@ -56,11 +56,13 @@ _ROOM = re.compile(r"^-= ", re.MULTILINE)
 class TextWorld(Environment):
     """TextWorld, generated text games: needs their files. See the module's docstring for the options.
 
-    Raises EexpError where the package is missing, UsageError for an option or a directory that does not exist.
+    Raises:
+        EexpError: The package is missing.
+        UsageError: An option makes no sense, or the directory does not exist.
     """
 
     spec = "textworld"
-    #: The world is memory of this process and nothing else, one thread, no file open: `os.fork` is an exact snapshot.
+    #: All its state is in the memory of this process, with one thread and no open file: a fork is an exact copy.
     in_process = True
     record_options = frozenset({"max_steps"})
 
@@ -71,20 +73,20 @@ class TextWorld(Environment):
         self._loaded: tuple[Path, str] | None = None  # the file and the checksum of the game
         self._game: Any = None  # the package's environment
         self._spare: list[Any] = []  # more of them, with the same game loaded, for forks
-        self._way: list[str] = []  # what is left of the walkthrough; nothing once an action was another one
+        self._way: list[str] = []  # the rest of the walkthrough; empty once another action was taken
         self._now: Any = None  # the package's state after the last step
 
     def splits(self) -> list[str]:
         return list(self._splits)
 
     def tasks(self, split: str) -> Iterator[dict]:
-        """The games of a split by file name."""
+        """Yield the games of a split in the order of their file names."""
         self.check_split(split)
         for file in self._splits[split]:
             yield {"id": f"{split}/{file.stem}", "split": split, "game": file.name, "checksum": _checksum(file)}
 
     def reset(self, task: dict) -> Observation:
-        """Start the game. Raises InputError where it is not there, or not the one that the record was made with."""
+        """Start a game. Raises InputError if it does not exist or is not the one that the record was made with."""
         split, name = task.get("split"), task.get("game")
         file = next((file for file in self._splits.get(split, []) if file.name == name), None)
         if file is None:
@@ -96,7 +98,7 @@ class TextWorld(Environment):
             self._game, self._spare, self._loaded = _load(file), [], (file, checksum)
         self._now = self._game.reset()
         self._way = self._ahead(self._now.game.metadata.get("walkthrough") or [])
-        return self._seen(valid=True)
+        return self._observe(valid=True)
 
     def step(self, action: str) -> Observation:
         command = " ".join(action.split())
@@ -108,9 +110,9 @@ class TextWorld(Environment):
             return Observation(refusal, score=self._score(), valid=False)
         self._now = self._game.step(command)[0]
         self._way = self._ahead(way)
-        return self._seen(valid=bool(_DONE.search(self._now.raw)))
+        return self._observe(valid=bool(_DONE.search(self._now.raw)))
 
-    def _seen(self, valid: bool) -> Observation:
+    def _observe(self, valid: bool) -> Observation:
         over = self._over()
         success = bool(self._now.won) if over else None
         return Observation(_words(self._now.feedback), over, self._score(), valid, success)
@@ -119,7 +121,7 @@ class TextWorld(Environment):
         return bool(self._now.won or self._now.lost)
 
     def _score(self) -> float:
-        """Points over the most there are. A game without points has 1 for winning it."""
+        """Return the share of the game's points; in a game without points, 1 for winning it."""
         if not self._now.max_score:
             return float(self._now.won)
         return round(min(max(self._now.score / self._now.max_score, 0.0), 1.0), 4)
@@ -128,7 +130,7 @@ class TextWorld(Environment):
         return " ".join(self._now.objective.split())
 
     def admissible(self) -> list[str]:
-        """Every command that changes or shows something here, sorted; the package's list."""
+        """Return every command that changes or shows something here, sorted; the package's list."""
         return [] if self._over() else list(self._now.admissible_commands)
 
     def expert(self) -> str | None:
@@ -137,19 +139,19 @@ class TextWorld(Environment):
         return next(iter(self._way or self._now.policy_commands or []), None)
 
     def _ahead(self, way: list[str]) -> list[str]:
-        """From the first command that does something: walkthroughs also open what is open already."""
+        """Return a walkthrough from its first possible command on: walkthroughs also open what is open already."""
         return list(dropwhile(lambda command: command not in self._now.admissible_commands, way))
 
     # -- copies of the state -------------------------------------------------------------------------------------
 
     def save(self) -> Any:
-        """The state of the episode, for `restore`."""
+        """Return the state of the episode, for `restore`."""
         parts = [_copied(vars(part)) for part in _parts(self._game)]
         return self._loaded, _interpreter(self._game).get_state(), parts, self._way, self._now
 
-    def restore(self, saved: Any) -> None:
-        """Go back to where `save` was called: as often as one likes, while the same game is loaded."""
-        loaded, interpreter, parts, way, now = saved
+    def restore(self, state: Any) -> None:
+        """Go back to the state that `save` returned. Raises ValueError if another game was loaded since."""
+        loaded, interpreter, parts, way, now = state
         if loaded != self._loaded:
             raise ValueError(f"the state is one of {loaded[0]}, which is not the game that is loaded")
         _interpreter(self._game).set_state(interpreter)
@@ -158,7 +160,8 @@ class TextWorld(Environment):
         self._way, self._now = way, now
 
     def fork(self) -> TextWorld:
-        """A copy in the current state. What closed copies had loaded is kept for the next ones."""
+        """Return a copy in the current state. Games that closed copies had loaded are used again."""
+        assert self._loaded is not None, "reset comes first"
         fork = copy(self)
         fork._game = self._spare.pop() if self._spare else _load(self._loaded[0])
         _interpreter(fork._game).set_state(_interpreter(self._game).get_state())
@@ -180,7 +183,7 @@ def _check_installed() -> None:
 
 
 def _splits(games: str) -> dict[str, list[Path]]:
-    """The games in every folder of the directory: train, valid and test first, then the others by name."""
+    """Return the games by folder of the directory: train, valid and test first, then the others by name."""
     if not games:
         raise UsageError(f"textworld: name the directory of the games: textworld?games=DIR, or {VARIABLE}=DIR")
     if not Path(games).is_dir():
@@ -190,20 +193,20 @@ def _splits(games: str) -> dict[str, list[Path]]:
         (path for path in Path(games).iterdir() if path.is_dir()),
         key=lambda path: (usual.index(path.name) if path.name in usual else len(usual), path.name),
     )
-    found = {folder.name: sorted(folder.glob("*.z8")) for folder in folders}
-    found = {name: files for name, files in found.items() if files}
-    if not found:
+    files_of = {folder.name: sorted(folder.glob("*.z8")) for folder in folders}
+    splits = {name: files for name, files in files_of.items() if files}
+    if not splits:
         raise UsageError(f"textworld?games={games}: no games; they are expected as train/*.z8, test/*.z8 ...")
-    return found
+    return splits
 
 
 def _information(file: Path) -> Path:
-    """The file with the quests and the walkthrough, without which the package knows no more than the words."""
+    """Return the file with the quests and the walkthrough, without which the package knows only the game's text."""
     return file.with_suffix(".json")
 
 
 def _checksum(file: Path) -> str:
-    """Of the game and what belongs to it."""
+    """Return the checksum of a game and its information."""
     try:
         return hashlib.sha256(file.read_bytes() + _information(file).read_bytes()).hexdigest()[:16]
     except OSError as e:
@@ -213,14 +216,17 @@ def _checksum(file: Path) -> str:
 def _load(file: Path) -> Any:
     import textworld
 
-    wanted = textworld.EnvInfos(admissible_commands=True, policy_commands=True)
-    game = textworld.start(str(file), wanted)
-    game.seed(1)  # the interpreter's own would be the time
+    infos = textworld.EnvInfos(admissible_commands=True, policy_commands=True)
+    game = textworld.start(str(file), infos)
+    game.seed(1)  # by default the interpreter takes the time as its seed
     return game
 
 
 def _refusal(command: str) -> str | None:
-    """Why the game does not get to see the command. A backslash would be one of the interpreter's own keys."""
+    """Return why a command is not passed to the game; None where it is.
+
+    A backslash would be one of the interpreter's own keys.
+    """
     if "\\" in command or not command.isascii() or not command.isprintable() or len(command) > _LONGEST:
         return "That is nothing that can be understood here."
     if _SEVERAL.search(command):
@@ -231,7 +237,7 @@ def _refusal(command: str) -> str | None:
 
 
 def _words(feedback: str) -> str:
-    """What the game says, without banner, objective, prompt, status line and the question at the end."""
+    """Return the game's answer without banner, objective, prompt, status line and the question at the end."""
     text = _QUESTION.sub("", _STATUS.sub("", feedback))
     if "$$$$" in text and (room := _ROOM.search(text)):
         text = text[room.start() :]
@@ -240,12 +246,12 @@ def _words(feedback: str) -> str:
 
 
 def _interpreter(game: Any) -> Any:
-    """What plays the file. Its state is memory, stack, registers and random numbers."""
+    """Return the interpreter of the game file. Its state is memory, stack, registers and random numbers."""
     return game.unwrapped._jericho
 
 
 def _parts(game: Any) -> list[Any]:
-    """The package's wrappers, from the outermost to the environment around the interpreter."""
+    """Return the package's wrappers, from the outermost to the environment around the interpreter."""
     parts = [game]
     while (inner := vars(parts[-1]).get("_wrapped_env")) is not None:
         parts.append(inner)
@@ -253,7 +259,7 @@ def _parts(game: Any) -> list[Any]:
 
 
 def _copied(values: dict[str, Any]) -> dict[str, Any]:
-    """The attributes of a wrapper. A step changes what is in one of them, and replaces the others."""
+    """Return a copy of a wrapper's attributes. A step changes one of them in place and replaces the others."""
     return {
         name: _progress(value) if name == "_game_progression" else value
         for name, value in values.items()
@@ -262,21 +268,21 @@ def _copied(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _progress(progress: Any) -> Any:
-    """A copy of the facts and the tracked quests. The package's own way builds them all from the start: 100 ms."""
-    made = copy(progress)
-    made.state = progress.state.copy()
-    made.quest_progressions = [_quest(quest) for quest in progress.quest_progressions]
-    return made
+    """Return a copy of the facts and the tracked quests. The package's own copy takes 100 ms: it builds them anew."""
+    progress_copy = copy(progress)
+    progress_copy.state = progress.state.copy()
+    progress_copy.quest_progressions = [_quest(quest) for quest in progress.quest_progressions]
+    return progress_copy
 
 
 def _quest(quest: Any) -> Any:
-    made = copy(quest)
-    made.win_events = [_event(event) for event in quest.win_events]
-    made.fail_events = [_event(event) for event in quest.fail_events]
-    return made
+    quest_copy = copy(quest)
+    quest_copy.win_events = [_event(event) for event in quest.win_events]
+    quest_copy.fail_events = [_event(event) for event in quest.fail_events]
+    return quest_copy
 
 
 def _event(event: Any) -> Any:
-    made = copy(event)
-    made._tree = event._tree.copy()
-    return made
+    event_copy = copy(event)
+    event_copy._tree = event._tree.copy()
+    return event_copy
