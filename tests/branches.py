@@ -10,19 +10,19 @@ from typing import Any
 from eexp.envs.base import Environment, Observation
 
 
-def looks(env: Environment, seen: Observation) -> list:
+def looks(env: Environment, observation: Observation) -> list:
     """All that can be known of a state."""
-    return [seen.outcome(), env.instruction(), env.admissible(), env.expert()]
+    return [observation.outcome(), env.instruction(), env.admissible(), env.expert()]
 
 
 def walk(env: Environment, actions: list[str]) -> list:
     """What is to be known after each action, up to the end of the episode."""
-    made = []
+    states = []
     for action in actions:
-        made.append(looks(env, env.step(action)))
-        if made[-1][0]["done"]:
+        states.append(looks(env, env.step(action)))
+        if states[-1][0]["done"]:
             break
-    return made
+    return states
 
 
 def in_a_child(say: Callable[[], Any]) -> Any:
@@ -37,6 +37,6 @@ def in_a_child(say: Callable[[], Any]) -> Any:
             os._exit(0)
     os.close(start)
     with open(end) as answer:
-        made = json.load(answer)
+        value = json.load(answer)
     os.waitpid(child, 0)
-    return made
+    return value

@@ -56,10 +56,10 @@ def test_textcraft(craft):
     first = env.reset(task)
     assert first.text.startswith("Crafting commands:") and not first.done and first.score == 0
     assert env.instruction().startswith("craft wooden pickaxe.\n`get 2 oak log`")
-    seen = [env.step(action) for action in WAY]
-    assert [s.text for s in seen][:2] == ["Got 2 oak log", "Crafted 4 oak planks"]
-    assert all(s.valid for s in seen) and [s.done for s in seen] == [False] * 4 + [True]
-    assert seen[-1].score == 1.0 and seen[-1].success is True and seen[0].success is None
+    observations = [env.step(action) for action in WAY]
+    assert [s.text for s in observations][:2] == ["Got 2 oak log", "Crafted 4 oak planks"]
+    assert all(s.valid for s in observations) and [s.done for s in observations] == [False] * 4 + [True]
+    assert observations[-1].score == 1.0 and observations[-1].success is True and observations[0].success is None
     after = env.step("inventory")
     assert after.done and not after.valid and after.success
     again = env.reset(task)
@@ -67,34 +67,34 @@ def test_textcraft(craft):
 
 
 @pytest.mark.parametrize("action", ["get 1 stick", "craft 4 stick using nothing", "sing", "", "zwölf\n\t", "\ud800"])
-def test_what_textcraft_refuses_is_not_valid(craft, action):
+def test_actions_that_textcraft_refuses_are_not_valid(craft, action):
     env, _ = craft
     env.reset(next(env.tasks("test")))
-    seen = env.step(action)
-    assert not seen.valid and not seen.done and seen.text
+    observation = env.step(action)
+    assert not observation.valid and not observation.done and observation.text
     assert env.admissible() is None
 
 
 @pytest.mark.parametrize("name", ["alfworld", "babyai", "sciworld"])
-def test_the_servers_of_a_world_of_rooms(name):
+def test_servers_of_household_worlds(name):
     with served(name) as (url, held), open_env(f"agentgym:{url}?env={name}&train=0-4") as env:
         (world,) = held.worlds.values()
         for task in env.tasks("train"):
-            seen = env.reset(task)
+            observation = env.reset(task)
             assert env.instruction().endswith(world.house.instruction())
             assert (env.admissible() is None) == (name == "sciworld")
             assert not env.step("fly to the moon").valid
-            while not seen.done:
+            while not observation.done:
                 assert name == "sciworld" or env.admissible() == world.house.admissible()
-                seen = env.step(world.expert())
-                assert seen.valid
-            assert seen.success and seen.score == 1.0
+                observation = env.step(world.expert())
+                assert observation.valid
+            assert observation.success and observation.score == 1.0
             assert name == "sciworld" or env.admissible() == []
         with pytest.raises(EnvironmentFailed, match=r"/reset: .*index"):
             env.reset({"id": "x", "data_idx": 10**6})
 
 
-def test_babyai_takes_the_question_for_what_can_be_done():
+def test_babyai_accepts_the_action_that_lists_the_others():
     with served("babyai") as (url, _), open_env(f"agentgym:{url}?env=babyai&train=0") as env:
         env.reset(next(env.tasks("train")))
         assert env.step("Check available actions").valid
@@ -103,14 +103,14 @@ def test_babyai_takes_the_question_for_what_can_be_done():
 def test_webshop():
     with served("webshop") as (url, _), open_env(f"agentgym:{url}?env=webshop&test=0-1&max_steps=15") as env:
         assert env.max_steps == 15
-        seen = env.reset(list(env.tasks("test"))[1])
-        assert seen.text.endswith("start") and env.instruction().startswith("Find a blue mug\nsearch[words]")
+        observation = env.reset(list(env.tasks("test"))[1])
+        assert observation.text.endswith("start") and env.instruction().startswith("Find a blue mug\nsearch[words]")
         assert env.admissible() is None  # any words can be searched for
         env.step("search[mug]")
         assert env.admissible() == ["click[red mug]", "click[blue mug]"]
         env.step("click[red mug]")
-        seen = env.step("click[buy now]")
-        assert seen.done and seen.score == 0.5 and seen.success is False
+        observation = env.step("click[buy now]")
+        assert observation.done and observation.score == 0.5 and observation.success is False
 
 
 def test_maze():
@@ -122,11 +122,16 @@ def test_maze():
         assert not env.step("fly").valid, "also where nobody asked for the list"
         assert env.admissible() == list(Maze.moves)
         assert env.step("move up").valid and env.instruction().startswith("Find the goal: move up,")
-        seen = [env.step(f"move {way}") for way in ("right", "right", "down", "down")]
-        assert seen[-1].success and seen[-1].score == 1.0 and env.admissible() == []
+        observations = [env.step(f"move {way}") for way in ("right", "right", "down", "down")]
+        assert observations[-1].success and observations[-1].score == 1.0 and env.admissible() == []
         env.reset(next(env.tasks("train")))
-        seen = [env.step("move up") for _ in range(51)][-1]
-        assert (seen.text, seen.done, seen.score, seen.success) == ("Failure\n", True, 0.0, False)
+        observations = [env.step("move up") for _ in range(51)][-1]
+        assert (observations.text, observations.done, observations.score, observations.success) == (
+            "Failure\n",
+            True,
+            0.0,
+            False,
+        )
 
 
 def test_wordle():
@@ -142,19 +147,19 @@ def test_wordle():
         assert env.step("panic").text == first.text
         wrong = env.step("c r a n e")
         assert wrong.text == "invalid word" and wrong.valid, "it takes a guess, so it was not refused"
-        seen = [env.step("c r a n e") for _ in range(4)][-1]
-        assert seen.done and seen.success is False and seen.score == 0.0
+        observation = [env.step("c r a n e") for _ in range(4)][-1]
+        assert observation.done and observation.success is False and observation.score == 0.0
 
 
 def test_sqlgym():
     with served("sqlgym") as (url, _), open_env(f"agentgym:{url}?env=sqlgym&test=0-1") as env:
         for action in ("```sql\nselect count(*) from mugs;\n```", "select count(*) from mugs"):
             assert "How many mugs" in env.reset(next(env.tasks("test"))).text
-            seen = env.step(action)
-            assert seen.text == "[(1,)]" and seen.done and seen.success
+            observation = env.step(action)
+            assert observation.text == "[(1,)]" and observation.done and observation.success
 
 
-def test_a_server_of_ones_own():
+def test_a_server_that_follows_the_guide():
     with served("own") as (url, _), open_env(f"agentgym:{url}?train=0-1") as env:
         env.reset(next(env.tasks("train")))
         assert env.step("sing").valid and env.instruction() == "" and env.admissible() is None
@@ -166,7 +171,7 @@ def test_item_ids_are_the_tasks(tmp_path):
     with served("textcraft") as (url, _):
         with open_env(f"agentgym:{url}?env=textcraft&train={tmp_path}/train.json") as env:
             assert [t["data_idx"] for t in env.tasks("train")] == [7, 3]
-        for options, said in (
+        for options, message in (
             (f"train={tmp_path}/train.json&test=0-3", "task 3 is both in train and in test"),
             (f"train={tmp_path}/none.json", "No such file"),
             (f"train={__file__}", "expected numbers of tasks"),
@@ -175,7 +180,7 @@ def test_item_ids_are_the_tasks(tmp_path):
             ("env=chess", "known: textcraft, alfworld"),
             ("colour=red", "no option 'colour'; it has: env, train, test, max_steps"),
         ):
-            with pytest.raises(UsageError, match=said):
+            with pytest.raises(UsageError, match=message):
                 open_env(f"agentgym:{url}?{options}")
         (tmp_path / "train.json").write_text('[{"item_id": "trial_T2019"}]')
         with pytest.raises(UsageError, match="each with its number last"):
@@ -184,7 +189,7 @@ def test_item_ids_are_the_tasks(tmp_path):
             env.splits()
 
 
-def test_each_has_an_environment_of_its_own_and_gives_it_back(craft):
+def test_every_instance_has_an_environment_of_its_own_and_releases_it(craft):
     env, held = craft
     with open_env(env.spec) as other:
         assert len(held.worlds) == 2
@@ -199,7 +204,7 @@ def test_each_has_an_environment_of_its_own_and_gives_it_back(craft):
 
 
 @pytest.mark.parametrize(
-    ("action", "said"),
+    ("action", "message"),
     [
         ("break 500", "/step: HTTP 500: 'Internal Server Error'"),
         ("break html", "/step: not JSON: '<html>proxy</html>'"),
@@ -209,20 +214,20 @@ def test_each_has_an_environment_of_its_own_and_gives_it_back(craft):
         ("break slow", "/step: no answer within 1 s"),
     ],
 )
-def test_what_breaks_costs_the_record(craft, action, said):
+def test_a_failing_server_costs_one_record(craft, action, message):
     env, _ = craft
     task = next(env.tasks("test"))
     env.reset(task)
     with pytest.raises(EnvironmentFailed) as e:
         env.step(action)
-    assert said in str(e.value) and "\n" not in str(e.value) and str(e.value).startswith("agentgym:http://")
+    assert message in str(e.value) and "\n" not in str(e.value) and str(e.value).startswith("agentgym:http://")
     with pytest.raises(EnvironmentFailed, match="no episode is running"):
         env.step("inventory")
     env.reset(task)
     assert env.step(WAY[0]).valid
 
 
-def test_a_server_that_starts_anew():
+def test_a_server_that_was_restarted():
     with served("textcraft") as (url, _):
         env = open_env(f"agentgym:{url}?env=textcraft&train=0")
     task = next(env.tasks("train"))
@@ -233,7 +238,7 @@ def test_a_server_that_starts_anew():
         env.close()
 
 
-def test_no_server():
+def test_a_missing_server_is_one_error():
     with pytest.raises(EexpError, match="/create: ConnectError") as e:
         open_env("agentgym:http://127.0.0.1:1")
     assert not isinstance(e.value, InputError)
@@ -243,7 +248,7 @@ def test_no_server():
 
 
 @pytest.mark.parametrize("task", [{}, {"data_idx": "3"}, {"data_idx": True}, {"data_idx": -1}])
-def test_a_task_from_elsewhere_is_checked(craft, task):
+def test_a_task_of_a_record_is_checked(craft, task):
     with pytest.raises(InputError, match="data_idx"):
         craft[0].reset({"id": "x", **task})
 
@@ -276,33 +281,33 @@ def test_agenttraj_fits_its_server(name):
             record = played(name, number, PLAYED[name])
             task = tasks.find(name_of(record, FORMATS["agenttraj"]))
             assert task == {"id": f"{name}/{number}", "data_idx": number}
-            done = replay(env, task, read(record, FORMATS["agenttraj"]), "x")
-            assert done.counts["observations verified"] == len(PLAYED[name]) + 1 and not done.differs
-            done.trajectory["steps"][0]["alternatives"] = [{"action": "inventory", "source": "policy"}]
-            assert execute(env, done.trajectory).counts["branch points verified"] == 1
+            result = replay(env, task, read(record, FORMATS["agenttraj"]), "x")
+            assert result.counts["observations verified"] == len(PLAYED[name]) + 1 and not result.differs
+            result.trajectory["steps"][0]["alternatives"] = [{"action": "inventory", "source": "policy"}]
+            assert execute(env, result.trajectory).counts["branch points verified"] == 1
 
 
 def test_agenttraj_is_imported_without_any_option():
     with served("textcraft") as (url, _):
         records = [played("textcraft", number, PLAYED["textcraft"]) for number in (1, 0, 1)]
         spec = spec_of("textcraft", url)
-        done = run("import", "agenttraj", "--env", spec, "-j", "1", stdin=lines(records)).ok()
-        assert [r["id"] for r in done.records] == [f"{spec}/textcraft/{n}" for n in ("1", "0", "1#2")]
-        assert "3 in, 12 observations verified" in done.err and "differ" not in done.err
+        result = run("import", "agenttraj", "--env", spec, "-j", "1", stdin=lines(records)).ok()
+        assert [r["id"] for r in result.records] == [f"{spec}/textcraft/{n}" for n in ("1", "0", "1#2")]
+        assert "3 in, 12 observations verified" in result.err and "differ" not in result.err
 
 
-def test_an_item_that_is_not_the_servers_is_told(tmp_path):
+def test_an_item_of_another_server_is_refused(tmp_path):
     with served("textcraft") as (url, _):
         spec = f"agentgym:{url}?env=textcraft"
         with open_env(f"{spec}&train=0-2&test=3") as env:
             assert env.task_named("textcraft_3") == next(env.tasks("test")) == env.task_named("textcraft/3")
             assert env.task_named("2")["split"] == "train"
-            for name, said in (
+            for name, message in (
                 ("babyai_3", r"no task for 'babyai_3', which is one of env=babyai$"),
                 ("textcraft_9", r"task 9 is not in train or test$"),
                 ("textcraft", r"no task for 'textcraft': expected a number last, as in textcraft_0$"),
             ):
-                with pytest.raises(InputError, match=said):
+                with pytest.raises(InputError, match=message):
                     env.task_named(name)
         other = [played("textcraft", 3, PLAYED["textcraft"])]
         other[0]["conversations"][4]["value"] = "Got 3 oak log"
@@ -312,12 +317,12 @@ def test_an_item_that_is_not_the_servers_is_told(tmp_path):
         )
 
 
-def test_the_words_of_another_wordle_are_a_difference():
+def test_another_list_of_words_in_wordle_is_a_difference():
     record = played("wordle", 0, {"p a n i c": "p a n i c"})
     record["conversations"][2]["value"] = record["conversations"][2]["value"].replace("robin", "rowan")
     with served("wordle") as (url, _):
-        done = run("import", "agenttraj", "--env", f"agentgym:{url}/wordle?env=wordle", stdin=lines([record]))
-        done.one_error(3, "was recorded")
+        result = run("import", "agenttraj", "--env", f"agentgym:{url}/wordle?env=wordle", stdin=lines([record]))
+        result.one_error(3, "was recorded")
 
 
 # -- as a user runs it -----------------------------------------------------------------------------------------------
@@ -325,11 +330,11 @@ def test_the_words_of_another_wordle_are_a_difference():
 
 def trajectory(env, spec: str) -> dict:
     task = next(env.tasks("test"))
-    seen, steps = env.reset(task), []
+    observation, steps = env.reset(task), []
     for action in WAY:
         others = [{"action": a, "source": "policy", "outcome": None} for a in ("inventory", "get 1 oak log", "sing")]
-        steps.append({"observation": seen.text, "action": action, "admissible": None, "alternatives": others})
-        seen = env.step(action)
+        steps.append({"observation": observation.text, "action": action, "admissible": None, "alternatives": others})
+        observation = env.step(action)
     return {
         "type": "trajectory",
         "id": f"{spec}/{task['id']}",
@@ -337,37 +342,40 @@ def trajectory(env, spec: str) -> dict:
         "task": task,
         "instruction": env.instruction(),
         "steps": steps,
-        "outcome": seen.outcome(),
+        "outcome": observation.outcome(),
     }
 
 
 def test_branches_are_replayed_in_workers(craft):
     env, held = craft
     assert choose_way(env) == "replay"
-    made = trajectory(env, env.spec)
-    run("rollout", stdin=lines([made])).one_error(3, "asks a server; allow it with --env")
-    done = spawn("rollout", "-j", "2", "--env", env.spec, stdin=lines([made, {**made, "id": "second"}])).ok()
-    assert [r["id"] for r in done.records] == [made["id"], "second"]
-    for record in done.records:
-        seen = [[a["outcome"] for a in step["alternatives"]] for step in record["steps"]]
-        assert seen[1][1]["observation"] == "Got 1 oak log" and seen[1][0]["observation"] == "Inventory: [oak log] (2)"
-        assert not seen[0][2]["valid"]
-    assert "10 branch points verified, 30 executed by replay, 10 answered as invalid" in done.err
+    record = trajectory(env, env.spec)
+    run("rollout", stdin=lines([record])).one_error(3, "asks a server; allow it with --env")
+    result = spawn("rollout", "-j", "2", "--env", env.spec, stdin=lines([record, {**record, "id": "second"}])).ok()
+    assert [r["id"] for r in result.records] == [record["id"], "second"]
+    for record in result.records:
+        outcomes = [[a["outcome"] for a in step["alternatives"]] for step in record["steps"]]
+        assert (
+            outcomes[1][1]["observation"] == "Got 1 oak log"
+            and outcomes[1][0]["observation"] == "Inventory: [oak log] (2)"
+        )
+        assert not outcomes[0][2]["valid"]
+    assert "10 branch points verified, 30 executed by replay, 10 answered as invalid" in result.err
     assert len(held.worlds) == 1, "the workers gave theirs back"
 
 
 def test_a_record_of_another_task_is_refused(craft):
     env, _ = craft
-    made = trajectory(env, env.spec)
-    made["steps"][2]["observation"] = "Crafted 5 oak planks"
-    done = run("rollout", "-j", "1", "--env", env.spec, stdin=lines([made]))
-    assert done.code == 4 and "branch point refused" in done.err
+    record = trajectory(env, env.spec)
+    record["steps"][2]["observation"] = "Crafted 5 oak planks"
+    result = run("rollout", "-j", "1", "--env", env.spec, stdin=lines([record]))
+    assert result.code == 4 and "branch point refused" in result.err
 
 
 def test_random_play_needs_a_list():
     with served("babyai") as (url, _):
-        done = run("eval", f"agentgym:{url}?env=babyai&test=0-2", "-m", "random", "--max-steps", "4").ok()
-        assert [r["steps"] for r in done.records] == [4, 4, 4] and not any(r["invalid"] for r in done.records)
+        result = run("eval", f"agentgym:{url}?env=babyai&test=0-2", "-m", "random", "--max-steps", "4").ok()
+        assert [r["steps"] for r in result.records] == [4, 4, 4] and not any(r["invalid"] for r in result.records)
     with served("textcraft") as (url, _):
         spec = f"agentgym:{url}?env=textcraft&train=0&test=1"
         run("eval", spec, "-m", "random").one_error(3, "random policy needs admissible actions")

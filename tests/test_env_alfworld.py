@@ -40,7 +40,7 @@ def tasks(env):
 # -- games and tasks ---------------------------------------------------------------------------------------------------
 
 
-def test_the_tasks_are_the_games_by_turns(env, tasks):
+def test_tasks_take_turns_between_types(env, tasks):
     assert env.splits() == ["train", "valid_seen", "valid_unseen"] and env.max_steps == 50
     types = [task["game"].partition("-")[0] for task in tasks]
     assert types == [
@@ -96,7 +96,7 @@ def test_options_are_checked(options, message, tmp_path, monkeypatch):
         open_env(f"alfworld{options}")
 
 
-def test_a_missing_package_is_said(data, monkeypatch):
+def test_a_missing_package_is_one_error(data, monkeypatch):
     monkeypatch.setenv("ALFWORLD_DATA", str(data))
     assert open_env("alfworld").splits()
     monkeypatch.setitem(sys.modules, "alfworld.agents.environment.alfred_tw_env", None)
@@ -125,22 +125,22 @@ def test_a_game_that_changed_is_refused(data, tasks, tmp_path):
 
 def test_the_expert_succeeds(env, tasks):
     for task in tasks:
-        seen, played = env.reset(task), []
-        assert seen.text.startswith("You are in the middle of a room.") and "task" not in seen.text
+        observation, played = env.reset(task), []
+        assert observation.text.startswith("You are in the middle of a room.") and "task" not in observation.text
         assert env.instruction().endswith(".") and "Your task" not in env.instruction()
-        while not seen.done:
+        while not observation.done:
             assert env.expert() == env.expert() in env.admissible() == sorted(set(env.admissible()))
-            assert (seen.score, seen.success) == (0.0, None)
+            assert (observation.score, observation.success) == (0.0, None)
             played.append(env.expert())
-            seen = env.step(played[-1])
-            assert seen.valid and len(played) <= env.max_steps
-        assert (seen.score, seen.success) == (1.0, True)
+            observation = env.step(played[-1])
+            assert observation.valid and len(played) <= env.max_steps
+        assert (observation.score, observation.success) == (1.0, True)
         assert env.expert() is None and env.admissible() == []
-        seen = env.step("look")
-        assert (seen.text, seen.done, seen.valid) == ("The task is over.", True, False)
+        observation = env.step("look")
+        assert (observation.text, observation.done, observation.valid) == ("The task is over.", True, False)
 
 
-def test_the_expert_says_put_in_games_that_do(data, tmp_path):
+def test_the_expert_uses_put_in_games_that_have_it(data, tmp_path):
     """Games from before version 0.4: the commands are those that the package's own migration replaces."""
     shutil.copytree(data / "json_2.1.1", tmp_path / "json_2.1.1")
     words = {
@@ -155,41 +155,45 @@ def test_the_expert_says_put_in_games_that_do(data, tmp_path):
         file.write_text(json.dumps(game))
     with open_env(f"alfworld?data={tmp_path}") as env:
         for task in [task for task in env.tasks("train") if re.search("pick_(two|heat)", task["id"])]:
-            seen, played = env.reset(task), []
-            while not seen.done and len(played) < env.max_steps:
+            observation, played = env.reset(task), []
+            while not observation.done and len(played) < env.max_steps:
                 played.append(env.expert())
                 assert played[-1] in env.admissible()
-                seen = env.step(played[-1])
-            assert seen.success and any(re.fullmatch("put .* in/on .*", action) for action in played), played
+                observation = env.step(played[-1])
+            assert observation.success and any(re.fullmatch("put .* in/on .*", action) for action in played), played
             assert not any(action.startswith("move ") for action in played)
 
 
-def test_the_planner_is_shorter_and_finds_its_way_back(data, tasks):
-    drawn = random.Random(0)
+def test_the_planner_is_shorter_and_recovers(data, tasks):
+    rng = random.Random(0)
     with open_env(f"alfworld?data={data}&expert=planner") as env:
         for task in tasks[:4]:
-            seen = env.reset(task)
+            observation = env.reset(task)
             for _ in range(4):
-                seen = env.step(drawn.choice(env.admissible()))
+                observation = env.step(rng.choice(env.admissible()))
             steps = 0
-            while not seen.done:
+            while not observation.done:
                 assert env.expert() == env.expert()
-                seen = env.step(env.expert())
+                observation = env.step(env.expert())
                 steps += 1
-            assert seen.success and steps <= 12
+            assert observation.success and steps <= 12
 
 
-def test_what_is_not_admissible_does_nothing(env, tasks):
+def test_actions_that_are_not_admissible_do_nothing(env, tasks):
     env.reset(tasks[0])
     env.step("go to desk 1")
     here = env.admissible()
     for action in ("fly", "", "Look", "go to desk 9", "take alarmclock 1 from drawer 1", "examine\0"):
-        seen = env.step(action)
-        assert (seen.text, seen.valid, seen.done) == ("Nothing happens.", False, False) and env.admissible() == here
+        observation = env.step(action)
+        assert (observation.text, observation.valid, observation.done) == (
+            "Nothing happens.",
+            False,
+            False,
+        ) and env.admissible() == here
     assert env.step(" examine  desk 1\n").valid
 
 
-def test_the_process_is_left_alone(data, tasks):
+def test_random_numbers_and_arguments_of_the_process_are_restored(data, tasks):
     script = f"""if True:
         import os, random, sys
         random.seed(1)
@@ -204,25 +208,25 @@ def test_the_process_is_left_alone(data, tasks):
     """
     here = data / "empty"
     here.mkdir()
-    said = []
+    outputs = []
     for seed in ("1", "2"):
         variables = environment(PYTHONHASHSEED=seed, HOME=str(here))
         variables.pop("ALFWORLD_DATA", None)
-        done = subprocess.run([sys.executable, "-c", script], cwd=here, capture_output=True, text=True, env=variables)
-        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-        said.append(done.stdout)
-    assert said[0] == said[1] and said[0].count("\n") > 4
+        result = subprocess.run([sys.executable, "-c", script], cwd=here, capture_output=True, text=True, env=variables)
+        assert result.returncode == 0 and "Traceback" not in result.stderr, result.stderr
+        outputs.append(result.stdout)
+    assert outputs[0] == outputs[1] and outputs[0].count("\n") > 4
 
 
 def test_the_pipe(data):
-    made = shell(
+    result = shell(
         f'set -o pipefail; eexp() {{ {shlex.join(EEXP)} "$@"; }}; '
         "eexp expert 'alfworld?data=.' -n 1 | eexp branch -k 1 --from admissible "
         "| eexp rollout --env 'alfworld?data=.' | tee rollout.jsonl | eexp world-model-data",
         data,
     ).ok()
-    assert "branch points verified" in made.err and "refused" not in made.err
+    assert "branch points verified" in result.err and "refused" not in result.err
     rollouts = [json.loads(line) for line in (data / "rollout.jsonl").read_text().splitlines()]
     outcomes = [a["outcome"] for t in rollouts for step in t["steps"] for a in step["alternatives"]]
     assert len(outcomes) >= 5 and all(outcome["valid"] for outcome in outcomes)
-    assert len(made.records) >= len(outcomes) and os.listdir(data / "json_2.1.1")
+    assert len(result.records) >= len(outcomes) and os.listdir(data / "json_2.1.1")

@@ -29,22 +29,22 @@ MORE_LEVELS = "GoTo,Pickup,UnblockPickup,PutNextS5N2,UnlockPickup,BlockedUnlockP
 
 def play(env: BabyAI, task: dict) -> tuple[list[str], list[str], object]:
     """The expert's actions, what was observed, and the end."""
-    seen = env.reset(task)
-    actions, texts = [], [seen.text]
-    while not seen.done and (action := env.expert()) is not None:
+    observation = env.reset(task)
+    actions, texts = [], [observation.text]
+    while not observation.done and (action := env.expert()) is not None:
         actions.append(action)
-        seen = env.step(action)
-        texts.append(seen.text)
-    return actions, texts, seen
+        observation = env.step(action)
+        texts.append(observation.text)
+    return actions, texts, observation
 
 
 def wander(env: BabyAI, rng: random.Random, steps: int) -> list[tuple[str, object]]:
     """Random actions of any kind, the expert's now and then, and what each led to."""
-    made = []
+    steps = []
     for _ in range(steps):
         action = (rng.random() < 0.4 and env.expert()) or rng.choice(list(ACTIONS))
-        made.append((action, env.step(action)))
-    return made
+        steps.append((action, env.step(action)))
+    return steps
 
 
 def state(env: BabyAI) -> tuple:
@@ -61,19 +61,19 @@ def state(env: BabyAI) -> tuple:
     )
 
 
-def plain(found: tuple) -> tuple:
+def plain(state: tuple) -> tuple:
     """The state without the addresses in it."""
-    return (*found[:-1], found[-1] and (re.sub(r" at 0x\w+", "", found[-1][0]), found[-1][1]))
+    return (*state[:-1], state[-1] and (re.sub(r" at 0x\w+", "", state[-1][0]), state[-1][1]))
 
 
 # -- tasks -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_splits_go_round_the_levels():
+def test_tasks_take_turns_between_levels():
     env = open_env("babyai")
     tasks = {split: list(env.tasks(split)) for split in env.splits()}
-    assert {split: len(found) for split, found in tasks.items()} == {"train": 60_000, "test": 6_000}
-    assert len({task["id"] for found in tasks.values() for task in found}) == 66_000
+    assert {split: len(in_split) for split, in_split in tasks.items()} == {"train": 60_000, "test": 6_000}
+    assert len({task["id"] for in_split in tasks.values() for task in in_split}) == 66_000
     assert not {t["seed"] for t in tasks["train"]} & {t["seed"] for t in tasks["test"]}
     assert [task["id"] for task in tasks["train"][:7]] == [
         "GoToLocal/0",
@@ -87,7 +87,7 @@ def test_the_splits_go_round_the_levels():
     assert next(open_env("babyai?level=UnlockLocal,GoTo").tasks("train")) == LOCKED
 
 
-def test_what_does_not_exist_is_refused():
+def test_unknown_levels_tasks_and_options_are_refused():
     with pytest.raises(UsageError, match=r"babyai\?level=GoAway: no such level; there are: .*GoToLocal, GoToLocalS5N2"):
         open_env("babyai?level=GoTo,GoAway")
     with pytest.raises(UsageError, match="babyai has no option 'levels'; it has: level"):
@@ -103,7 +103,7 @@ def test_what_does_not_exist_is_refused():
             env.reset({**LOCKED, "seed": seed})
 
 
-def test_what_is_missing_is_said(monkeypatch):
+def test_a_missing_package_is_one_error(monkeypatch):
     babyai._levels.cache_clear()
     monkeypatch.setitem(sys.modules, "minigrid", None)
     with pytest.raises(EexpError, match=r"minigrid.*babyai needs `pip install 'eexp\[babyai\]'`"):
@@ -116,10 +116,13 @@ def test_what_is_missing_is_said(monkeypatch):
 
 def test_an_episode():
     env = open_env("babyai")
-    seen = env.reset(LOCKED)
+    observation = env.reset(LOCKED)
     assert env.instruction() == "open the door"
-    assert seen.text == "You face east. You see a wall 2 steps ahead, a wall 1 step to the right. You carry nothing."
-    assert (seen.done, seen.score, seen.valid, seen.success) == (False, 0.0, True, False)
+    assert (
+        observation.text
+        == "You face east. You see a wall 2 steps ahead, a wall 1 step to the right. You carry nothing."
+    )
+    assert (observation.done, observation.score, observation.valid, observation.success) == (False, 0.0, True, False)
     actions, texts, end = play(env, LOCKED)
     assert "a purple key 1 step ahead" in texts[4] and actions[6] == "pick up" and "a purple key." in texts[7]
     assert "a locked purple door 5 steps ahead and 3 to the left" in texts[5]
@@ -146,7 +149,7 @@ def read(text: str) -> dict[tuple[int, int], tuple[str, ...]]:
     return things
 
 
-def test_the_words_say_what_the_package_s_image_shows():
+def test_observations_agree_with_the_package_s_image():
     from minigrid.core.constants import IDX_TO_COLOR, IDX_TO_OBJECT
 
     env, rng, compared = open_env("babyai?level=GoToLocal,FindObjS5,UnlockPickup,BossLevel"), random.Random(0), 0
@@ -172,7 +175,7 @@ def test_words_for_places_and_things():
 
 
 @pytest.mark.parametrize(
-    ("actions", "said"),
+    ("actions", "message"),
     [
         (["fly"], "You can do one of these: turn left, turn right, go forward, pick up, drop, toggle, done."),
         ([""], "You can do one of these"),
@@ -200,14 +203,14 @@ def test_words_for_places_and_things():
         ),
     ],
 )
-def test_what_is_refused(actions, said):
+def test_refused_actions(actions, message):
     env = open_env("babyai")
     env.reset(LOCKED)
     for action in actions[:-1]:
         env.step(action)
     before = state(env)[:5]
-    seen = env.step(actions[-1])
-    assert not seen.valid and said in seen.text and not seen.done
+    observation = env.step(actions[-1])
+    assert not observation.valid and message in observation.text and not observation.done
     assert state(env)[:5] == before
 
 
@@ -218,13 +221,16 @@ def test_a_locked_door_needs_its_key():
     for action in actions:
         if action == "toggle":  # at the door; let the key be another one
             env._world.carrying.color = "red"
-        seen = env.step(action)
-    assert seen.text.startswith("The purple door is locked, and you do not carry its key. You face") and not seen.valid
+        observation = env.step(action)
+    assert (
+        observation.text.startswith("The purple door is locked, and you do not carry its key. You face")
+        and not observation.valid
+    )
     assert env.step("go forward").text.startswith("The purple door is closed.")
     assert env.step("pick up").text.startswith("You cannot pick up the purple door.")
 
 
-def test_admissible_is_what_changes_something():
+def test_admissible_actions_are_those_that_change_something():
     env, rng, counts = open_env("babyai?level=PutNextLocal,UnlockPickup,BossLevel,KeyInBox"), random.Random(1), {}
     for task in islice(env.tasks("train"), 16):
         env.reset(task)
@@ -234,9 +240,13 @@ def test_admissible_is_what_changes_something():
             for action in ACTIONS:
                 fork = env.fork()
                 before = state(fork)[:4]
-                seen = fork.step(action)
-                assert (state(fork)[:4] != before) == seen.valid == (action in listed), (task, action, seen)
-                counts[action] = counts.get(action, 0) + seen.valid
+                observation = fork.step(action)
+                assert (state(fork)[:4] != before) == observation.valid == (action in listed), (
+                    task,
+                    action,
+                    observation,
+                )
+                counts[action] = counts.get(action, 0) + observation.valid
             wander(env, rng, 2)
             if env._over:
                 break
@@ -247,8 +257,12 @@ def test_time_runs_out_and_missions_fail():
     env = open_env("babyai?level=GoToObjS4,OpenDoorsOrderN4Debug")
     env.reset({"level": "GoToObjS4", "seed": 0})
     for _ in range(16):
-        seen = env.step("pick up")
-    assert seen.text.endswith("Time is up.") and (seen.done, seen.success, seen.score) == (True, False, 0.0)
+        observation = env.step("pick up")
+    assert observation.text.endswith("Time is up.") and (observation.done, observation.success, observation.score) == (
+        True,
+        False,
+        0.0,
+    )
     _, texts, end = play(env, {"level": "OpenDoorsOrderN4Debug", "seed": 0})
     assert texts[-1].endswith("The mission has failed.") and (end.done, end.success, end.score) == (True, False, 0.0)
 
@@ -279,8 +293,8 @@ def test_the_expert_solves_other_levels():
         assert end.success, task
 
 
-def test_the_expert_finds_its_way_back():
-    env, rng, found = open_env("babyai?level=GoToLocal,PickupLoc,OpenDoor,UnlockLocal"), random.Random(0), []
+def test_the_expert_recovers_from_other_actions():
+    env, rng, scores = open_env("babyai?level=GoToLocal,PickupLoc,OpenDoor,UnlockLocal"), random.Random(0), []
     for task in islice(env.tasks("train"), 60):
         env.reset(task)
         for _ in range(8):
@@ -288,11 +302,11 @@ def test_the_expert_finds_its_way_back():
                 env.step(rng.choice([a for a in env.admissible() if a != "toggle"]))  # it would open boxes
         while not env._over and (action := env.expert()):
             env.step(action)
-        found.append(env._score)
-    assert found.count(1.0) >= 58, found
+        scores.append(env._score)
+    assert scores.count(1.0) >= 58, scores
 
 
-def test_the_expert_is_silent_where_its_bot_gives_up():
+def test_the_expert_knows_no_action_where_its_bot_gives_up():
     env = open_env("babyai?level=UnlockToUnlock,KeyInBox")
     env.reset({"level": "UnlockToUnlock", "seed": 1_000_001})
     while env.expert() is not None:  # here the package's bot would plan for ever
@@ -308,20 +322,20 @@ def test_the_expert_is_silent_where_its_bot_gives_up():
     assert "red box" not in env.step("toggle").text and env.expert() is None, "the box is gone"
 
 
-def test_whoever_begins_at_the_goal_says_so():
+def test_done_is_the_expert_s_action_at_the_goal():
     env = open_env("babyai?level=GoToObjDoor")
     for task in env.tasks("train"):
-        seen = env.reset(task)
+        observation = env.reset(task)
         if env.expert() == "done":
             break
-    seen = env.step("done")
-    assert seen.done and seen.success
+    observation = env.step("done")
+    assert observation.done and observation.success
 
 
 # -- forks -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_fork_is_as_good_as_a_replay_and_leaves_its_parent_alone():
+def test_a_fork_equals_a_replay_and_does_not_change_its_parent():
     spec = "babyai?level=GoToLocal,PickupLoc,PutNextLocal,UnlockLocal,FindObjS5,MiniBossLevel"
     env, other, rng, branches = open_env(spec), open_env(spec), random.Random(0), 0
     for task in env.tasks("train"):
@@ -332,21 +346,21 @@ def test_a_fork_is_as_good_as_a_replay_and_leaves_its_parent_alone():
         for i, action in enumerate(expert[:12]):
             for _ in range(3):
                 with env.fork() as fork:
-                    made = wander(fork, rng, 4)
+                    steps = wander(fork, rng, 4)
                 other.reset(task)
                 for earlier in expert[:i]:
                     other.step(earlier)
                 assert plain(state(other)) == plain(state(env))
-                assert [(a, other.step(a)) for a, _ in made] == made
+                assert [(a, other.step(a)) for a, _ in steps] == steps
                 assert plain(state(other)) == plain(state(fork))
                 branches += 1
             assert env.expert() == action
-            seen = env.step(action)
-            assert seen.text == texts[i + 1]
-        assert len(expert) > 12 or seen == end
+            observation = env.step(action)
+            assert observation.text == texts[i + 1]
+        assert len(expert) > 12 or observation == end
 
 
-def test_a_fork_shares_nothing_that_changes():
+def test_a_fork_shares_no_mutable_state():
     env = open_env("babyai")
     env.reset(LOCKED)
     fork = env.fork()
@@ -360,42 +374,44 @@ def test_a_fork_shares_nothing_that_changes():
 def test_a_fork_of_a_fork_and_of_the_process():
     env = open_env("babyai?level=MiniBossLevel")
     env.reset({"level": "MiniBossLevel", "seed": 3})
-    made = wander(env.fork().fork(), random.Random(0), 12)
-    assert in_a_child(lambda: repr([env.step(action) for action, _ in made])) == repr([seen for _, seen in made])
-    assert [(action, env.step(action)) for action, _ in made] == made
+    steps = wander(env.fork().fork(), random.Random(0), 12)
+    assert in_a_child(lambda: repr([env.step(action) for action, _ in steps])) == repr(
+        [observation for _, observation in steps]
+    )
+    assert [(action, env.step(action)) for action, _ in steps] == steps
 
 
-def test_another_process_sees_the_same():
+def test_another_process_observes_the_same():
     code = (
         "import json, sys; from eexp.envs import open_env\nenv = open_env('babyai')\n"
         "for task, actions in json.load(sys.stdin):\n"
         "    print(json.dumps([env.reset(task).text, env.instruction(), *(env.step(a).text for a in actions)]))"
     )
-    env, asked, expected = open_env("babyai"), [], []
+    env, episodes, expected = open_env("babyai"), [], []
     for task in islice(env.tasks("test"), 12):
         actions, texts, _ = play(env, task)
-        asked.append((task, actions))
+        episodes.append((task, actions))
         expected.append([texts[0], env.instruction(), *texts[1:]])
     for seed in ("1", "2"):
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-c", code],
-            input=json.dumps(asked),
+            input=json.dumps(episodes),
             capture_output=True,
             text=True,
             check=True,
             cwd=ROOT,
             env={**os.environ, "PYTHONHASHSEED": seed},
         )
-        assert [json.loads(line) for line in done.stdout.splitlines()] == expected
+        assert [json.loads(line) for line in result.stdout.splitlines()] == expected
 
 
 # -- the pipe --------------------------------------------------------------------------------------------------------
 
 
 def test_the_pipe():
-    made = run("expert", "babyai", "-n", 12).ok()
-    assert len(made.records) == 12 and all(t["outcome"]["success"] for t in made.records)
-    branched = run("branch", "-k", 3, "--from", "admissible", stdin=made.out).ok()
+    demonstrations = run("expert", "babyai", "-n", 12).ok()
+    assert len(demonstrations.records) == 12 and all(t["outcome"]["success"] for t in demonstrations.records)
+    branched = run("branch", "-k", 3, "--from", "admissible", stdin=demonstrations.out).ok()
     rolled = run("rollout", stdin=branched.out).ok()
     assert "refused" not in rolled.err and "invalid" not in rolled.err
     outcomes = [a["outcome"] for t in rolled.records for s in t["steps"] for a in s["alternatives"]]
@@ -406,21 +422,21 @@ def test_the_pipe():
     assert all(episode["success"] for episode in played)
 
 
-def test_what_is_known_and_needed_is_said_of_the_mission_alone():
+def test_explanations_are_about_the_mission_only():
     env = BabyAI()
     for level in (*babyai.DEFAULT_LEVELS.split(","), "GoToSeqS5R2", "BossLevel"):
-        seen = env.reset({"id": f"{level}/3", "split": "train", "level": level, "seed": 3})
-        while not seen.done and (action := env.expert()) is not None:
+        observation = env.reset({"id": f"{level}/3", "split": "train", "level": level, "seed": 3})
+        while not observation.done and (action := env.expert()) is not None:
             notes = env.explain()
             needed = r"Needed: (?:go to|pick up|open|drop the \w+ \w+ next to) the ((?:\w+ )?(\w+)(.*?))\."
             thing, kind, place = re.match(needed, notes).groups()
-            assert place == ", which is not in view" or thing in seen.text, (notes, seen.text)
+            assert place == ", which is not in view" or thing in observation.text, (notes, observation.text)
             assert kind in env.instruction() or "object" in (kind, *env.instruction().split()), notes
-            seen = env.step(action)
-        assert env.explain() is None if seen.done else env.expert() is None
+            observation = env.step(action)
+        assert env.explain() is None if observation.done else env.expert() is None
 
 
-def test_explaining_tells_where_the_key_of_a_locked_door_is():
+def test_explanations_name_the_place_of_a_locked_door_s_key():
     env = BabyAI()
     env.reset(LOCKED)
     for _ in range(60):
@@ -434,12 +450,12 @@ def test_explaining_tells_where_the_key_of_a_locked_door_is():
 def test_things_in_cells_never_in_view_are_unknown():
     env, rng = BabyAI(), random.Random(0)
     for task in islice(env.tasks("train"), 12):
-        seen = env.reset(task)
+        observation = env.reset(task)
         viewed = {env._cell(at) for at in env._view()}
         for _ in range(12):
             twin = env.fork()
-            seen = env.step(rng.choice(list(ACTIONS)))
-            if seen.done:
+            observation = env.step(rng.choice(list(ACTIONS)))
+            if observation.done:
                 break
             assert (twin._viewed == viewed) and (twin is not env)
             new = [
@@ -447,5 +463,5 @@ def test_things_in_cells_never_in_view_are_unknown():
                 for at, words in [*babyai._walls(env._view()), *babyai._things(env._view())]
                 if env._cell(at) not in viewed
             ]
-            assert [seen.text[a:b] for a, b in seen.unknown] == new
+            assert [observation.text[a:b] for a, b in observation.unknown] == new
             viewed |= {env._cell(at) for at in env._view()}

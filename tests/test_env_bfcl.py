@@ -27,27 +27,27 @@ ROOT = Path(__file__).parents[1]
 FILES = {"id": "multi_turn_base_0", "split": "train"}
 
 
-def task(number: int, category: str = "base") -> dict:
+def make_task(number: int, category: str = "base") -> dict:
     return {"id": f"multi_turn_{category}_{number}"}
 
 
-def play(env: BFCL, wanted: dict) -> tuple[list[str], list[str], object]:
+def play(env: BFCL, task: dict) -> tuple[list[str], list[str], object]:
     """The expert's actions, what was observed, and the end."""
-    seen = env.reset(wanted)
-    actions, texts = [], [seen.text]
-    while not seen.done:
+    observation = env.reset(task)
+    actions, texts = [], [observation.text]
+    while not observation.done:
         actions.append(env.expert())
-        seen = env.step(actions[-1])
-        assert seen.valid
-        texts.append(seen.text)
-    return actions, texts, seen
+        observation = env.step(actions[-1])
+        assert observation.valid
+        texts.append(observation.text)
+    return actions, texts, observation
 
 
 @cache
 def pool(classes: tuple[str, ...]) -> list[str]:
     """Calls that somebody may make of these classes: gold ones of other tasks, and some that are refused."""
     gold = [(e["involved_classes"], list(chain(*calls))) for e, calls in bfcl._entries("base")]
-    calls = [call for involved, made in gold if set(involved) <= set(classes) for call in made]
+    calls = [call for involved, turn in gold if set(involved) <= set(classes) for call in turn]
     return [
         *calls,
         "ls()",
@@ -68,11 +68,11 @@ def pool(classes: tuple[str, ...]) -> list[str]:
 
 def wander(env: BFCL, rng: random.Random, steps: int) -> list[tuple[str, object]]:
     """Random actions, the expert's now and then, and what each led to."""
-    made = []
+    steps = []
     for _ in range(steps):
         action = (rng.random() < 0.6 and env.expert()) or rng.choice(pool(tuple(env._entry["involved_classes"])))
-        made.append((action, env.step(action)))
-    return made
+        steps.append((action, env.step(action)))
+    return steps
 
 
 def state(env: BFCL) -> dict:
@@ -93,10 +93,10 @@ def state(env: BFCL) -> dict:
 # -- tasks -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_splits_hold_every_task_once():
+def test_every_task_is_in_one_split():
     env = open_env("bfcl")
     tasks = {split: list(env.tasks(split)) for split in env.splits()}
-    assert {split: len(found) for split, found in tasks.items()} == {
+    assert {split: len(in_split) for split, in_split in tasks.items()} == {
         "train": 150,
         "test": 50,
         "miss_func-train": 150,
@@ -106,7 +106,7 @@ def test_the_splits_hold_every_task_once():
         "long_context-train": 150,
         "long_context-test": 50,
     }
-    ids = {split: {t["id"] for t in found} for split, found in tasks.items()}
+    ids = {split: {t["id"] for t in in_split} for split, in_split in tasks.items()}
     assert len(set().union(*ids.values())) == 800
     for category in ("miss_func", "miss_param", "long_context"):
         assert {i.replace(category, "base") for i in ids[f"{category}-test"]} == ids["test"]
@@ -115,7 +115,7 @@ def test_the_splits_hold_every_task_once():
     assert areas == {0, 1, 2, 3}, "a few tasks are some of each area"
 
 
-def test_no_scenario_is_on_both_sides():
+def test_no_scenario_is_in_train_and_test():
     env = open_env("bfcl")
     configs = {}
     for split in ("train", "test"):
@@ -142,7 +142,7 @@ def test_options_and_splits_are_checked():
 
 
 @pytest.mark.parametrize("missing", ["bfcl_eval", "mpmath"])
-def test_what_is_missing_is_said(monkeypatch, missing):
+def test_a_missing_package_is_one_error(monkeypatch, missing):
     real = builtins.__import__
 
     def without(name, *args, **kwargs):
@@ -159,21 +159,21 @@ def test_what_is_missing_is_said(monkeypatch, missing):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_the_gold_calls_succeed_in_every_base_task(split):
+def test_the_gold_calls_succeed_in_every_base_make_task(split):
     env = open_env("bfcl")
-    for wanted in env.tasks(split):
-        actions, texts, end = play(env, wanted)
-        assert (end.done, end.score, end.success) == (True, 1.0, True), wanted
-        assert len(actions) <= 17 and play(env, wanted) == (actions, texts, end), wanted
-        assert official_verdict(wanted, by_turn(actions)), wanted
+    for task in env.tasks(split):
+        actions, texts, end = play(env, task)
+        assert (end.done, end.score, end.success) == (True, 1.0, True), task
+        assert len(actions) <= 17 and play(env, task) == (actions, texts, end), task
+        assert official_verdict(task, by_turn(actions)), task
 
 
 @pytest.mark.parametrize("category", ["miss_func", "miss_param", "long_context"])
 def test_the_gold_calls_succeed_in_the_other_categories(category):
     env = open_env("bfcl")
-    for wanted in chain(env.tasks(f"{category}-train"), env.tasks(f"{category}-test")):
-        actions, _, end = play(env, wanted)
-        assert end.success and end.score == 1.0 and len(actions) <= env.max_steps, wanted
+    for task in chain(env.tasks(f"{category}-train"), env.tasks(f"{category}-test")):
+        actions, _, end = play(env, task)
+        assert end.success and end.score == 1.0 and len(actions) <= env.max_steps, task
 
 
 def by_turn(actions: list[str]) -> list[list[list[str]]]:
@@ -187,11 +187,11 @@ def by_turn(actions: list[str]) -> list[list[list[str]]]:
     return turns[:-1]
 
 
-def official_verdict(wanted: dict, turns: list[list[list[str]]]) -> bool:
+def official_verdict(task: dict, turns: list[list[list[str]]]) -> bool:
     from bfcl_eval.eval_checker.multi_turn_eval import multi_turn_utils
     from bfcl_eval.eval_checker.multi_turn_eval.multi_turn_checker import multi_turn_checker
 
-    category, _, number = wanted["id"].removeprefix("multi_turn_").rpartition("_")
+    category, _, number = task["id"].removeprefix("multi_turn_").rpartition("_")
     entry, gold = bfcl._entries(category)[int(number)]
     try:
         return multi_turn_checker(turns, gold, entry, category, "judged")["valid"]
@@ -201,12 +201,12 @@ def official_verdict(wanted: dict, turns: list[list[list[str]]]) -> bool:
 
 
 @pytest.mark.parametrize("category", bfcl.CATEGORIES)
-def test_the_judgement_is_the_package_s(category):
+def test_success_is_judged_as_by_the_package(category):
     """Gold calls with some left out, doubled or put in: what passes here passes there, and nothing else."""
     env, rng, verdicts = open_env("bfcl"), random.Random(category), []
     for number in range(0, 200, 4):
-        wanted = task(number, category)
-        gold, _, _ = play(env, wanted)
+        task = make_task(number, category)
+        gold, _, _ = play(env, task)
         actions = []
         for action in gold:
             chance = rng.random()
@@ -216,28 +216,31 @@ def test_the_judgement_is_the_package_s(category):
                 actions.append(action)
             if 0.1 < chance < 0.15 and action != "done":
                 actions.append(action)
-        env.reset(wanted)
+        env.reset(task)
         for action in actions:
-            seen = env.step(action)
-        assert seen.done and seen.success == official_verdict(wanted, by_turn(actions)), (wanted, actions)
-        assert (seen.score == 1.0) == seen.success
-        verdicts.append(seen.success)
+            observation = env.step(action)
+        assert observation.done and observation.success == official_verdict(task, by_turn(actions)), (
+            task,
+            actions,
+        )
+        assert (observation.score == 1.0) == observation.success
+        verdicts.append(observation.success)
     assert 5 < sum(verdicts) < len(verdicts) - 5, "both happen"
 
 
 def test_a_turn_without_a_call_fails_and_the_conversation_goes_on():
     env = open_env("bfcl")
     env.reset(FILES)
-    seen = env.step("done")
-    assert (seen.done, seen.score, seen.success, seen.valid) == (False, 0.0, False, True)
-    assert seen.text.startswith("Perform a detailed search") and env.expert() is None
+    observation = env.step("done")
+    assert (observation.done, observation.score, observation.success, observation.valid) == (False, 0.0, False, True)
+    assert observation.text.startswith("Perform a detailed search") and env.expert() is None
     for _ in range(3):
-        seen = env.step("done: I cannot do that.")
-    assert (seen.done, seen.score, seen.success) == (True, 0.0, False)
+        observation = env.step("done: I cannot do that.")
+    assert (observation.done, observation.score, observation.success) == (True, 0.0, False)
     assert env.step("ls()").text == "The conversation is over." and env.expert() is None
 
 
-def test_the_expert_is_silent_off_its_way_and_takes_other_spellings_for_its_own():
+def test_the_expert_stops_after_another_call_but_not_after_another_spelling():
     env = open_env("bfcl")
     env.reset(FILES)
     assert env.expert() == "cd(folder='document')"
@@ -252,34 +255,34 @@ def test_the_expert_is_silent_off_its_way_and_takes_other_spellings_for_its_own(
 
 def test_a_conversation():
     env = open_env("bfcl")
-    seen = env.reset(FILES)
-    assert seen.text.startswith("Move 'final_report.pdf' within") and seen.success is None
-    told = env.instruction()
-    assert "\nls(a: boolean = False): List the contents" in told and "\ncp(" not in told, "cp is excluded"
+    observation = env.reset(FILES)
+    assert observation.text.startswith("Move 'final_report.pdf' within") and observation.success is None
+    instruction = env.instruction()
+    assert "\nls(a: boolean = False): List the contents" in instruction and "\ncp(" not in instruction, "cp is excluded"
     assert env.step("ls()").text == '{"current_directory_content": ["document", "archive"]}'
     assert env.admissible() is None
 
 
 def test_a_missing_function_comes_with_the_user_s_message():
     env = open_env("bfcl")
-    env.reset(task(0, "miss_func"))
+    env.reset(make_task(0, "miss_func"))
     assert "\nsort(" not in env.instruction()
-    _, texts, _ = play(env, task(0, "miss_func"))
-    found = [text for text in texts if "\nFunctions:\nsort(" in text]
-    assert len(found) == 1 and found[0].startswith("I have updated some more functions")
+    _, texts, _ = play(env, make_task(0, "miss_func"))
+    new_functions = [text for text in texts if "\nFunctions:\nsort(" in text]
+    assert len(new_functions) == 1 and new_functions[0].startswith("I have updated some more functions")
 
 
 def test_the_full_list_of_tools_says_more():
     short, full = open_env("bfcl"), open_env("bfcl?tools=full")
     for env in (short, full):
-        env.reset(task(50))
+        env.reset(make_task(50))
         assert "mode: 'engage' | 'release'" in env.instruction()
     assert "  distance: The distance to travel in miles." in full.instruction()
     assert len(short.instruction()) < len(full.instruction())
 
 
 @pytest.mark.parametrize(
-    ("action", "said"),
+    ("action", "message"),
     [
         ("cd(folder='nowhere')", "cd: 'nowhere': No such file or directory"),
         ("cd(name='document')", "unexpected keyword argument 'name'"),
@@ -299,12 +302,12 @@ def test_the_full_list_of_tools_says_more():
         ("ls(" + "9" * 5000 + ")", "not a function call"),
     ],
 )
-def test_what_is_refused(action, said):
+def test_refused_calls(action, message):
     env = open_env("bfcl")
     env.reset(FILES)
     before = state(env)
-    seen = env.step(action)
-    assert not seen.valid and said in seen.text and not seen.done
+    observation = env.step(action)
+    assert not observation.valid and message in observation.text and not observation.done
     assert state(env) == before
 
 
@@ -320,15 +323,15 @@ def test_what_is_refused(action, said):
         "square_root(2, precision=100000000)",
     ],
 )
-def test_nobody_computes_for_ever(action):
+def test_costly_arguments_are_refused(action):
     env = open_env("bfcl")
     env.reset(next(t for t in env.tasks("train") if env.reset(t) and "MathAPI" in env._apis))
-    seen = env.step(action)
-    assert not seen.valid and ("too large" in seen.text or "not a function call" in seen.text)
+    observation = env.step(action)
+    assert not observation.valid and ("too large" in observation.text or "not a function call" in observation.text)
     assert env.step("power(2, 10)").text == '{"result": 1024}'
 
 
-def test_a_directory_in_itself():
+def test_a_directory_copied_into_itself():
     env = open_env("bfcl")
     env.reset(FILES)
     assert env.step("cp(source='document', destination='document')").valid
@@ -345,7 +348,7 @@ def test_how_a_turn_is_ended(action):
     assert env.step(action).text.startswith("Perform a detailed search")
 
 
-def test_calls_are_read_as_python_writes_them():
+def test_calls_are_parsed_as_python_expressions():
     assert parse_call("f(-1, [1, 2.5], a={'b': None}, c=True)") == ("f", [-1, [1, 2.5]], {"a": {"b": None}, "c": True})
     assert parse_call(r"grep(pattern='\d')") == ("grep", [], {"pattern": r"\d"})
 
@@ -360,74 +363,76 @@ def test_the_mask_hides_the_order_of_a_set():
 
 
 @pytest.mark.parametrize("category", bfcl.CATEGORIES)
-def test_a_fork_is_as_good_as_a_replay_and_leaves_its_parent_alone(category):
+def test_a_fork_equals_a_replay_and_does_not_change_its_parent(category):
     env, other, rng, branches = open_env("bfcl"), open_env("bfcl"), random.Random(category), 0
     for number in range(1, 200, 10 if category == "base" else 40):
-        wanted = task(number, category)
-        gold, texts, end = play(other, wanted)
-        assert env.reset(wanted).text == texts[0]
+        task = make_task(number, category)
+        gold, texts, end = play(other, task)
+        assert env.reset(task).text == texts[0]
         for i, action in enumerate(gold):
             for _ in range(3):
                 with env.fork() as fork:
-                    made = wander(fork, rng, 3)
-                replayed = other.reset(wanted)
+                    steps = wander(fork, rng, 3)
+                replayed = other.reset(task)
                 for earlier in gold[:i]:
                     replayed = other.step(earlier)
                 assert replayed.text == texts[i] and state(other) == state(env)
-                assert [(a, other.step(a)) for a, _ in made] == made
+                assert [(a, other.step(a)) for a, _ in steps] == steps
                 assert state(other) == state(fork) and other.expert() == fork.expert()
                 branches += 1
-            seen = env.step(action)
-            assert seen.text == texts[i + 1]
-        assert seen == end
+            observation = env.step(action)
+            assert observation.text == texts[i + 1]
+        assert observation == end
     assert branches >= (500 if category == "base" else 100)
 
 
 def test_a_fork_of_a_fork_and_of_the_process():
     env = open_env("bfcl")
-    env.reset(task(150))
+    env.reset(make_task(150))
     env.step(env.expert())
-    made = wander(env.fork().fork(), random.Random(0), 8)
-    assert in_a_child(lambda: repr([env.step(action) for action, _ in made])) == repr([seen for _, seen in made])
-    assert [(action, env.step(action)) for action, _ in made] == made
+    steps = wander(env.fork().fork(), random.Random(0), 8)
+    assert in_a_child(lambda: repr([env.step(action) for action, _ in steps])) == repr(
+        [observation for _, observation in steps]
+    )
+    assert [(action, env.step(action)) for action, _ in steps] == steps
 
 
-def test_another_process_sees_the_same():
+def test_another_process_observes_the_same():
     code = (
         "import json, sys; from eexp.envs import open_env\n"
         "env, (task, *actions) = open_env('bfcl'), json.load(sys.stdin)\n"
         "print(json.dumps([env.mask(o.text) for o in [env.reset(task), *map(env.step, actions)]]))"
     )
     env = open_env("bfcl")
-    wanted = task(120)
-    first = env.reset(wanted).text
-    made = [*wander(env, random.Random(1), 30)]
-    actions = [action for action, _ in made] + ["edit_ticket(ticket_id=1, updates={'b': 1, 'c': 2, 'd': 3})"]
-    texts = [first, *(seen.text for _, seen in made), env.step(actions[-1]).text]
+    task = make_task(120)
+    first = env.reset(task).text
+    steps = [*wander(env, random.Random(1), 30)]
+    actions = [action for action, _ in steps] + ["edit_ticket(ticket_id=1, updates={'b': 1, 'c': 2, 'd': 3})"]
+    texts = [first, *(observation.text for _, observation in steps), env.step(actions[-1]).text]
     for seed in ("1", "2"):
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-c", code],
-            input=json.dumps([wanted, *actions]),
+            input=json.dumps([task, *actions]),
             capture_output=True,
             text=True,
             check=True,
             cwd=ROOT,
             env={**os.environ, "PYTHONHASHSEED": seed, "TZ": "Asia/Tokyo"},
         )
-        assert json.loads(done.stdout) == [env.mask(text) for text in texts]
+        assert json.loads(result.stdout) == [env.mask(text) for text in texts]
 
 
 # -- the pipe --------------------------------------------------------------------------------------------------------
 
 
 def test_the_pipe():
-    made = run("expert", "bfcl", "-n", 5).ok()
-    trajectories = made.records
+    demonstrations = run("expert", "bfcl", "-n", 5).ok()
+    trajectories = demonstrations.records
     assert len(trajectories) == 5 and all(t["outcome"]["success"] for t in trajectories)
     assert all(step["admissible"] is None for t in trajectories for step in t["steps"])
-    told = run("branch", "-k", 3, "--from", "admissible", stdin=made.out).ok()
+    branched = run("branch", "-k", 3, "--from", "admissible", stdin=demonstrations.out).ok()
     steps = sum(len(t["steps"]) for t in trajectories)
-    assert f"{steps} states with fewer than k" in told.err, "there are no admissible actions to draw from"
+    assert f"{steps} states with fewer than k" in branched.err, "there are no admissible actions to draw from"
 
     rng = random.Random(0)
     for trajectory in trajectories:  # as a program of one's own may
@@ -445,8 +450,8 @@ def test_the_pipe():
 
 @pytest.mark.slow
 def test_the_pipe_with_a_model():
-    made = run("expert", "bfcl", "-n", 1).ok()
+    demonstrations = run("expert", "bfcl", "-n", 1).ok()
     drawing = ("-m", "tiny", "--context", 4096, "-k", 2, "--rounds", 1, "--max-tokens", 16)
-    branched = run("branch", *drawing, stdin=made.out).ok()
+    branched = run("branch", *drawing, stdin=demonstrations.out).ok()
     (rolled,) = run("rollout", stdin=branched.out).ok().records
     assert any(a["outcome"] for step in rolled["steps"] for a in step["alternatives"])

@@ -120,45 +120,45 @@ def program(tmp_path):
 
 def check(spec: str, *args: object, **env: str) -> tuple[Result, dict[str, tuple[str, str]]]:
     """(how it ended, check -> (verdict, detail)). In a process of its own, as pytest's has threads and sockets."""
-    done = spawn("env", "check", spec, *args, env=environment(**env))
-    found = {}
-    for line in done.out.decode().splitlines():
-        found[line[6:18].strip()] = line[:4].strip(), line[20:]
-    return done, found
+    result = spawn("env", "check", spec, *args, env=environment(**env))
+    verdicts = {}
+    for line in result.out.decode().splitlines():
+        verdicts[line[6:18].strip()] = line[:4].strip(), line[20:]
+    return result, verdicts
 
 
-def failed(found: dict[str, tuple[str, str]]) -> dict[str, str]:
-    return {name: detail for name, (verdict, detail) in found.items() if verdict == "FAIL"}
+def failed(verdicts: dict[str, tuple[str, str]]) -> dict[str, str]:
+    return {name: detail for name, (verdict, detail) in verdicts.items() if verdict == "FAIL"}
 
 
 @pytest.mark.parametrize("fault", ["none", "save"])
 def test_the_game_without_a_fault_passes(program, fault):
-    done, found = check(program(fault))
-    done.ok()
-    assert not failed(found) and done.err == ""
-    assert found["forks"][0] == ("ok" if fault == "save" else "-")
+    result, verdicts = check(program(fault))
+    result.ok()
+    assert not failed(verdicts) and result.err == ""
+    assert verdicts["forks"][0] == ("ok" if fault == "save" else "-")
     assert all(
-        found[name][0] == "ok"
+        verdicts[name][0] == "ok"
         for name in ("plays", "repeats", "questions", "starts anew", "admissible", "expert", "nonsense", "closes")
     )
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_checker_says_what_is_wrong(program, fault):
-    name, said = FAULTS[fault]
-    done, found = check(program(fault), "--timeout", 1, "-n", 4)
-    done.ok(1)
-    wrong = failed(found)
-    assert next(iter(wrong)) == name, done.out.decode()
-    assert said in wrong[name], wrong
+def test_the_checker_reports_each_fault(program, fault):
+    name, message = FAULTS[fault]
+    result, verdicts = check(program(fault), "--timeout", 1, "-n", 4)
+    result.ok(1)
+    wrong = failed(verdicts)
+    assert next(iter(wrong)) == name, result.out.decode()
+    assert message in wrong[name], wrong
     if name in ("opens", "plays"):
-        assert len(wrong) == 1 and f"not checked, since '{name}' failed" in found["nonsense"][1]
+        assert len(wrong) == 1 and f"not checked, since '{name}' failed" in verdicts["nonsense"][1]
 
 
-def test_what_is_only_worth_knowing_is_a_note(program):
-    done, found = check(program("all-valid"))
-    done.ok()
-    assert found["nonsense"][0] == "note" and "invalid actions cannot be told" in found["nonsense"][1]
+def test_a_harmless_peculiarity_is_a_note(program):
+    result, verdicts = check(program("all-valid"))
+    result.ok()
+    assert verdicts["nonsense"][0] == "note" and "invalid actions cannot be told" in verdicts["nonsense"][1]
 
 
 PYTHON = '''
@@ -254,7 +254,7 @@ class LiesAboutItsProcess(Counting):
 
 
 @pytest.mark.parametrize(
-    ("name", "where", "said"),
+    ("name", "where", "output"),
     [
         ("Raises", "plays", "step: raised KeyError: 'kettle'"),
         ("Tuples", "plays", "step: expected an Observation, got ('seen', 0.0, False, {})"),
@@ -266,19 +266,19 @@ class LiesAboutItsProcess(Counting):
         ("LiesAboutItsProcess", "forks", "declares in_process, but has a child process"),
     ],
 )
-def test_a_class_is_checked_as_well(tmp_path, name, where, said):
+def test_a_class_is_checked(tmp_path, name, where, output):
     (tmp_path / "counting.py").write_text(PYTHON)
-    done, found = check(f"counting:{name}", "--timeout", 1, PYTHONPATH=f"{tmp_path}:{ROOT}")
-    done.ok(1)
-    assert next(iter(failed(found))) == where and said in failed(found)[where], done.out.decode()
+    result, verdicts = check(f"counting:{name}", "--timeout", 1, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    result.ok(1)
+    assert next(iter(failed(verdicts))) == where and output in failed(verdicts)[where], result.out.decode()
 
 
 def counting(name: str) -> dict[str, tuple[str, str]]:
     """What a check of one of the classes finds, by the check's name."""
     namespace: dict = {}
     exec(PYTHON, namespace)
-    found = Checker(namespace[name], tasks=2, limit=10).run()
-    return {finding.check: (finding.verdict, finding.detail) for finding in found}
+    findings = Checker(namespace[name], tasks=2, limit=10).run()
+    return {finding.check: (finding.verdict, finding.detail) for finding in findings}
 
 
 @pytest.mark.parametrize(
@@ -288,65 +288,65 @@ def counting(name: str) -> dict[str, tuple[str, str]]:
         ("Over", "no action was taken: the tasks are over at their beginning"),
     ],
 )
-def test_without_a_step_the_check_fails_and_says_ok_of_nothing_else(name, why):
-    found = counting(name)
-    assert failed(found) == {"plays": found["plays"][1]} and found["plays"][1].startswith(why)
-    assert {check for check, (verdict, _) in found.items() if verdict == "ok"} == {
+def test_a_check_without_a_step_fails_and_skips_the_rest(name, why):
+    verdicts = counting(name)
+    assert failed(verdicts) == {"plays": verdicts["plays"][1]} and verdicts["plays"][1].startswith(why)
+    assert {check for check, (verdict, _) in verdicts.items() if verdict == "ok"} == {
         "opens",
         "splits",
         "lists tasks",
         "closes",
         "time",
     }
-    assert found["nonsense"] == ("-", "not checked, since 'plays' failed")
+    assert verdicts["nonsense"] == ("-", "not checked, since 'plays' failed")
 
 
-def test_what_was_not_tried_is_not_ok():
-    found = counting("Unlisted")
-    assert found["admissible"] == ("-", "the lists are empty wherever they were looked at")
-    assert found["plays"][0] == "ok"
+def test_a_check_that_was_not_tried_is_not_ok():
+    verdicts = counting("Unlisted")
+    assert verdicts["admissible"] == ("-", "the lists are empty wherever they were looked at")
+    assert verdicts["plays"][0] == "ok"
 
 
 @pytest.mark.parametrize(
     "spec",
     ["house", "babyai", "bfcl", f"exec:sh {ROOT}/examples/safe.sh", f"exec:{sys.executable} {ROOT}/examples/blocks.py"],
 )
-def test_what_comes_with_eexp_passes(spec):
+def test_the_environments_of_eexp_pass(spec):
     if spec in ("babyai", "bfcl"):
         pytest.importorskip({"babyai": "minigrid", "bfcl": "bfcl_eval"}[spec])
-    done, found = check(spec, "-n", 3)
-    done.ok()
-    assert not failed(found) and "note" not in {verdict for verdict, _ in found.values()}, done.out.decode()
-    assert found["plays"][0] == "ok"
+    result, verdicts = check(spec, "-n", 3)
+    result.ok()
+    assert not failed(verdicts) and "note" not in {verdict for verdict, _ in verdicts.values()}, result.out.decode()
+    assert verdicts["plays"][0] == "ok"
 
 
-def test_unknown_environments_are_told_like_everywhere():
-    _, found = check("hose")
-    assert "unknown environment 'hose'" in failed(found)["opens"]
+def test_an_unknown_environment_fails_the_check():
+    _, verdicts = check("hose")
+    assert "unknown environment 'hose'" in failed(verdicts)["opens"]
     run("env", "show", "hose").one_error(2, "unknown environment 'hose'")
 
 
-def test_list_says_what_there_is():
-    said = run("env", "list").ok().out.decode().splitlines()
-    assert "house         Household tasks in generated houses, in pure Python" in said
-    assert any(line.startswith("textworld     not ready: ") for line in said)
+def test_list_names_environments_and_what_they_need():
+    output = run("env", "list").ok().out.decode().splitlines()
+    assert "house         Household tasks in generated houses, in pure Python" in output
+    assert any(line.startswith("textworld     not ready: ") for line in output)
 
 
 def test_show(program):
-    said = run("env", "show", "house").ok().out.decode()
+    output = run("env", "show", "house").ok().out.decode()
     for part in ("train: 10,000 tasks", "branches by state", "task train/0", "expert> "):
-        assert part in said
-    said = run("env", "show", program("none"), "--task=-3").ok().out.decode()
-    assert "branches by replay" in said and "task -3" in said and "At 2." in said
+        assert part in output
+    output = run("env", "show", program("none"), "--task=-3").ok().out.decode()
+    assert "branches by replay" in output and "task -3" in output and "At 2." in output
     run("env", "show", "house", "--task", "nowhere").one_error(2, "house has no task 'nowhere'")
 
 
 def test_play_from_a_pipe_makes_a_trajectory(program, tmp_path):
     file = tmp_path / "played.jsonl"
-    done = run("env", "play", program("none"), "--task=-3", "-o", file, stdin=b"?\n!\nup\nfly\nup\nup\n").ok()
-    said = done.out.decode()
+    result = run("env", "play", program("none"), "--task=-3", "-o", file, stdin=b"?\n!\nup\nfly\nup\nup\n").ok()
+    output = result.out.decode()
     for part in ("Reach 5.", "  twice\n", "  up\n", "At 4.", "done, score 1\n"):
-        assert part in said
+        assert part in output
     (trajectory,) = read(file)
     assert [step["action"] for step in trajectory["steps"]] == ["up", "fly", "up", "up"]
     assert trajectory["outcome"] == {"observation": "At 5.", "done": True, "score": 1.0, "valid": True}
@@ -354,7 +354,7 @@ def test_play_from_a_pipe_makes_a_trajectory(program, tmp_path):
     assert "4 branch points verified" in run("rollout", "--env", trajectory["env"], stdin=branched).ok().err
 
 
-def test_an_episode_that_is_left_is_kept_as_far_as_it_went(tmp_path):
+def test_an_unfinished_episode_is_kept(tmp_path):
     file = Path(tmp_path / "played.jsonl")
     for _ in range(2):
         run("env", "play", "house", "-o", file, stdin=b"look\n\n").ok()

@@ -32,7 +32,7 @@ def thinned(text: str, share: float, seed: int) -> str:
 
 @settings(max_examples=300, deadline=None)
 @given(texts, st.floats(0, 0.99), st.integers(0, 9))
-def test_what_is_left_out_is_words_and_their_blanks(text, share, seed):
+def test_words_are_left_out_with_their_blanks(text, share, seed):
     left = thinned(text, share, seed)
     assert thinned(text, 0.0, seed) == text
     rest = iter(text)
@@ -44,7 +44,7 @@ def test_what_is_left_out_is_words_and_their_blanks(text, share, seed):
 
 @settings(max_examples=300, deadline=None)
 @given(texts, st.data())
-def test_unknown_parts_move_along(text, data):
+def test_unknown_parts_are_moved(text, data):
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, len(text)))
     kept = kept_parts(text, 0.4, random.Random(0))
@@ -54,14 +54,14 @@ def test_unknown_parts_move_along(text, data):
     assert [left[a:b] for a, b in moved] == ([inside] if inside else [])
 
 
-def test_words_are_left_out_each_on_its_own():
+def test_words_are_left_out_independently():
     text = "You see apple on sofa, 10.5 isn't e-mail.\n\nDoors: study."
-    found = Counter(thinned(text, 0.5, seed) for seed in range(4000))
+    texts_drawn = Counter(thinned(text, 0.5, seed) for seed in range(4000))
     words = ["You", "see", "apple", "on", "sofa", "10.5", "isn't", "e-mail", "Doors", "study"]
     for word in words:
-        share = sum(n for left, n in found.items() if word in left) / 4000
+        share = sum(n for left, n in texts_drawn.items() if word in left) / 4000
         assert 0.45 < share < 0.55, word
-    assert found[",.\n\n:."] > 0
+    assert texts_drawn[",.\n\n:."] > 0
 
 
 def play(env, task: dict, actions: list[str]) -> list:
@@ -72,10 +72,10 @@ def test_only_the_text_has_noise():
     noisy, house, changed = open_env("noisy:0.2:house"), House(), 0
     assert (noisy.max_steps, noisy.light, noisy.in_process) == (house.max_steps, house.light, house.in_process)
     for task in tasks("test", 20):
-        seen, clean, rng = noisy.reset(task), house.reset(task), random.Random(task["id"])
+        observation, clean, rng = noisy.reset(task), house.reset(task), random.Random(task["id"])
         assert noisy.instruction() == house.instruction()
         while not clean.done and house.steps < 20:
-            assert (seen.done, seen.score, seen.valid, seen.success) == (
+            assert (observation.done, observation.score, observation.valid, observation.success) == (
                 clean.done,
                 clean.score,
                 clean.valid,
@@ -83,12 +83,12 @@ def test_only_the_text_has_noise():
             )
             assert noisy.admissible() == house.admissible()
             assert (noisy.expert(), noisy.explain()) == (house.expert(), house.explain())
-            changed += seen.text != clean.text
-            for start, end in seen.unknown:
-                assert clean.unknown and seen.text[start:end]
+            changed += observation.text != clean.text
+            for start, end in observation.unknown:
+                assert clean.unknown and observation.text[start:end]
             action = rng.choice([*house.admissible(), "fly away"])
-            seen, clean = noisy.step(action), house.step(action)
-        assert (seen.done, seen.success) == (clean.done, clean.success)
+            observation, clean = noisy.step(action), house.step(action)
+        assert (observation.done, observation.success) == (clean.done, clean.success)
     assert changed > 100
 
 
@@ -96,10 +96,10 @@ def test_a_share_of_zero_is_no_noise():
     for task in tasks("test", 10):
         actions = []
         house = House()
-        seen = house.reset(task)
-        while not seen.done:
+        observation = house.reset(task)
+        while not observation.done:
             actions.append(house.expert())
-            seen = house.step(actions[-1])
+            observation = house.step(actions[-1])
         assert play(open_env("noisy:0:house"), task, actions) == play(House(), task, actions)
     plain, noisy = (run("expert", spec, "-n", 6).ok().records for spec in ("house", "noisy:0:house"))
     assert [t["steps"] for t in plain] == [t["steps"] for t in noisy]
@@ -113,7 +113,7 @@ def test_less_noise_leaves_out_part_of_what_more_noise_does():
         assert all(character in rest for character in more.text)
 
 
-def test_what_is_seen_again_is_seen_otherwise_unless_nothing_was_done():
+def test_the_same_room_reads_differently_only_after_an_action():
     env = open_env("noisy:0.3:house")
     (task,) = tasks("train", 1)
     play(env, task, ["go to lounge"])
@@ -126,39 +126,44 @@ def test_what_is_seen_again_is_seen_otherwise_unless_nothing_was_done():
 
 
 @pytest.mark.parametrize("inner", ["house", "babyai"])
-def test_a_fork_is_a_replay(inner):
+def test_a_fork_equals_a_replay(inner):
     if inner == "babyai":
         pytest.importorskip("minigrid", reason="needs `pip install minigrid`")
     spec = f"noisy:0.2:{inner}"
     env, replayed = open_env(spec), open_env(spec)
     for task in islice(env.tasks(env.splits()[0]), 6):
-        rng, taken = random.Random(task["id"]), []
-        seen = env.reset(task)
+        rng, actions_taken = random.Random(task["id"]), []
+        observation = env.reset(task)
         for _ in range(8):
-            if seen.done:
+            if observation.done:
                 break
             for action in [*rng.sample(env.admissible(), min(2, len(env.admissible()))), "xyzzy"]:
                 with env.fork() as fork:
                     assert fork.spec == spec
-                    assert fork.step(action) == play(replayed, task, [*taken, action])[-1]
-            taken.append(rng.choice(env.admissible()))
-            seen = env.step(taken[-1])
-            assert seen == play(replayed, task, taken)[-1]
+                    assert fork.step(action) == play(replayed, task, [*actions_taken, action])[-1]
+            actions_taken.append(rng.choice(env.admissible()))
+            observation = env.step(actions_taken[-1])
+            assert observation == play(replayed, task, actions_taken)[-1]
 
 
 @pytest.mark.parametrize("inner", ["house", "babyai", SAFE], ids=["house", "babyai", "program"])
-def test_the_contract_is_kept(inner):
+def test_the_check_of_the_contract_passes(inner):
     if inner == "babyai":
         pytest.importorskip("minigrid", reason="needs `pip install minigrid`")
-    said = spawn("env", "check", f"noisy:0.2:{inner}", "-n", 3).ok().out.decode()
-    assert {line[:4] for line in said.splitlines()} <= {"ok  ", "-   ", "note"}
-    assert "ok    forks" in said or inner == SAFE
+    output = spawn("env", "check", f"noisy:0.2:{inner}", "-n", 3).ok().out.decode()
+    assert {line[:4] for line in output.splitlines()} <= {"ok  ", "-   ", "note"}
+    assert "ok    forks" in output or inner == SAFE
 
 
-def test_branches_are_verified_and_equal_by_every_way_to_fork(tmp_path):
-    made = run("expert", "noisy:0.2:house", "-n", 4).ok()
-    assert made.records[0]["env"] == "noisy:0.2:house" and made.records[0]["id"] == "noisy:0.2:house/train/0"
-    branched = write(tmp_path / "branched", run("branch", "--from", "admissible", "-k", 3, stdin=made.out).ok().records)
+def test_branches_are_verified_and_the_same_by_every_way_to_fork(tmp_path):
+    demonstrations = run("expert", "noisy:0.2:house", "-n", 4).ok()
+    assert (
+        demonstrations.records[0]["env"] == "noisy:0.2:house"
+        and demonstrations.records[0]["id"] == "noisy:0.2:house/train/0"
+    )
+    branched = write(
+        tmp_path / "branched", run("branch", "--from", "admissible", "-k", 3, stdin=demonstrations.out).ok().records
+    )
     ways = [
         run("rollout", "-j", jobs, "--fork", way, branched).ok()
         for jobs, way in [(1, "state"), (1, "process"), (1, "replay"), (2, "auto")]
@@ -169,15 +174,15 @@ def test_branches_are_verified_and_equal_by_every_way_to_fork(tmp_path):
     assert refused.code == 4 and "was recorded" in refused.err, "another noise is another world"
 
 
-def test_refused_actions_that_recover_puts_in_leave_the_path_as_it_was():
-    made = run("expert", "noisy:0.2:house", "-n", 4).ok().records
-    for t in made:
+def test_refused_actions_inserted_by_recover_do_not_change_the_path():
+    demonstrations = run("expert", "noisy:0.2:house", "-n", 4).ok().records
+    for t in demonstrations:
         for step in t["steps"]:
             step["alternatives"] = [{"action": a, "source": "policy", "outcome": None} for a in ("fly", "open sky")]
-    rollout = run("rollout", "-j", 1, stdin=lines(made)).ok()
+    rollout = run("rollout", "-j", 1, stdin=lines(demonstrations)).ok()
     recovered = run("recover", "--share", 1, stdin=rollout.out).ok()
     again = run("rollout", "-j", 1, stdin=recovered.out).ok()
-    assert [t["outcome"] for t in again.records] == [t["outcome"] for t in made]
+    assert [t["outcome"] for t in again.records] == [t["outcome"] for t in demonstrations]
 
 
 @pytest.mark.parametrize("inner", ["house", SAFE], ids=["house", "program"])
@@ -192,12 +197,12 @@ def test_episodes_do_not_depend_on_how_many_are_played_at_once(inner):
     assert any(a["transcript"][0]["observation"] != b["transcript"][0]["observation"] for a, b in pairs)
 
 
-def test_a_record_may_bring_its_noise_but_no_program():
-    made = run("expert", f"noisy:0.1:{SAFE}", "-n", 1, "--split", "train").ok()
-    branched = run("branch", "--from", "admissible", "-k", 1, stdin=made.out).ok().out
+def test_a_record_may_name_noise_but_no_program():
+    demonstrations = run("expert", f"noisy:0.1:{SAFE}", "-n", 1, "--split", "train").ok()
+    branched = run("branch", "--from", "admissible", "-k", 1, stdin=demonstrations.out).ok().out
     run("rollout", "-j", 1, stdin=branched).one_error(3, "runs a program or asks a server")
     run("rollout", "-j", 1, "--env", f"noisy:0.1:{SAFE}", stdin=branched).ok()
-    broken = made.records[0] | {"env": "noisy:house"}
+    broken = demonstrations.records[0] | {"env": "noisy:house"}
     run("rollout", "-j", 1, stdin=lines([broken])).one_error(3, "$.env", "expected noisy:P:ENV")
 
 
@@ -215,7 +220,7 @@ def test_a_record_may_bring_its_noise_but_no_program():
         "noisy:0.1:no-such",
     ],
 )
-def test_noise_that_is_none(spec):
+def test_malformed_noise_is_refused(spec):
     run("expert", spec, "-n", 1).one_error(2, "environment")
 
 
@@ -228,5 +233,8 @@ def test_the_environment_under_the_noise():
 def test_the_same_actions_are_corrupted_whether_or_not_observations_have_noise():
     plain = list(expert(House(), iter(tasks("train", 10)), noise=0.3))
     noisy = list(expert(open_env("noisy:0.2:house"), iter(tasks("train", 10)), noise=0.3))
-    actions = [[(step["action"], step.get("noise")) for t in found for step in t["steps"]] for found in (plain, noisy)]
+    actions = [
+        [(step["action"], step.get("noise")) for t in trajectories for step in t["steps"]]
+        for trajectories in (plain, noisy)
+    ]
     assert actions[0] == actions[1]

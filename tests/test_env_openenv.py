@@ -39,25 +39,29 @@ def test_a_text_environment(numbers):
     with open_env(numbers) as env:
         assert env.splits() == ["train", "test"] and env.max_steps == 50
         assert next(env.tasks("test")) == {"id": "seed/1000000", "split": "test", "seed": 1000000}
-        seen = play(env, {"seed": 13}, WAY)
-        assert [s.text for s in seen[:3]] == ["The number is 15.", "The number is 16.", "The number is 8."]
-        assert [s.done for s in seen] == [False] * 5 + [True] and all(s.valid for s in seen)
-        assert seen[-1].score == 1.0 and seen[-1].success is True and seen[0].success is None
+        observations = play(env, {"seed": 13}, WAY)
+        assert [s.text for s in observations[:3]] == ["The number is 15.", "The number is 16.", "The number is 8."]
+        assert [s.done for s in observations] == [False] * 5 + [True] and all(s.valid for s in observations)
+        assert observations[-1].score == 1.0 and observations[-1].success is True and observations[0].success is None
         assert env.instruction() == ""
         after = env.step("add one")
         assert after.done and not after.valid and env.admissible() == []
-        assert play(env, {"seed": 13}, WAY) == seen
+        assert play(env, {"seed": 13}, WAY) == observations
         assert env.admissible() == []
         env.reset({"seed": 13})
         assert env.admissible() == ["halve", "add one", "take one"]
 
 
 @pytest.mark.parametrize("action", ["", "fly", "zwölf\n", '{"move": "halve"}'])
-def test_what_the_server_finds_no_action_is_not_valid(numbers, action):
+def test_an_action_that_the_server_rejects_is_not_valid(numbers, action):
     with open_env(numbers) as env:
         before = env.reset({"seed": 3})
-        seen = env.step(action)
-        assert not seen.valid and not seen.done and seen.text.startswith("move: Input should be 'halve'")
+        observation = env.step(action)
+        assert (
+            not observation.valid
+            and not observation.done
+            and observation.text.startswith("move: Input should be 'halve'")
+        )
         assert env.step("take one").text == before.text.replace("5", "4")
 
 
@@ -74,12 +78,12 @@ def test_a_typed_environment_with_tasks_of_its_own(nim):
         assert env.admissible()[-1] == '{"heap": 1, "count": 2}'
         for wrong in ("take two", "[1]", "7", '{"heap": 0'):
             assert env.step(wrong).text.startswith("An action is a JSON object with heap")
-        seen = env.step('{"heap": "x"}')
-        assert not seen.valid and re.match("heap: .*valid integer.*; count: Field required", seen.text)
-        seen = env.step('{"heap": 0, "count": 1}')
-        assert json.loads(seen.text)["heaps"] == [0, 2] and seen.valid and seen.score == 0.25
-        seen = env.step('{"heap": 1, "count": 2}')
-        assert seen.done and seen.score == 1.0 and seen.success
+        observation = env.step('{"heap": "x"}')
+        assert not observation.valid and re.match("heap: .*valid integer.*; count: Field required", observation.text)
+        observation = env.step('{"heap": 0, "count": 1}')
+        assert json.loads(observation.text)["heaps"] == [0, 2] and observation.valid and observation.score == 0.25
+        observation = env.step('{"heap": 1, "count": 2}')
+        assert observation.done and observation.score == 1.0 and observation.success
     with open_env(f"{nim}?action=heap&text=task&train=3-4&max_steps=7") as env:
         assert env.splits() == ["train"] and env.max_steps == 7
         assert env.reset(next(env.tasks("train"))).text == "Take the last one."
@@ -89,21 +93,21 @@ def test_a_typed_environment_with_tasks_of_its_own(nim):
 
 def test_tools():
     with served("doors") as url, open_env(f"openenv:{url}") as env:
-        seen = env.reset({"seed": 2})
-        assert "Five doors." in seen.text
+        observation = env.reset({"seed": 2})
+        assert "Five doors." in observation.text
         assert env.instruction().endswith(
             "open_door(number (integer), knock (boolean)): Open a door and look behind it."
         )
         assert env.admissible() is None
-        seen = env.step('{"tool_name": "open_door", "arguments": {"number": 1}}')
-        assert "A wall." in seen.text and seen.valid and not seen.done
+        observation = env.step('{"tool_name": "open_door", "arguments": {"number": 1}}')
+        assert "A wall." in observation.text and observation.valid and not observation.done
         assert not env.step('{"tool_name": "climb", "arguments": {}}').valid
         assert not env.step("open door 2").valid
-        seen = env.step('{"tool_name": "open_door", "arguments": {"number": 2}}')
-        assert "The way out." in seen.text and seen.done and seen.success
+        observation = env.step('{"tool_name": "open_door", "arguments": {"number": 2}}')
+        assert "The way out." in observation.text and observation.done and observation.success
 
 
-def test_sessions_are_apart_and_a_full_server_says_so():
+def test_sessions_are_independent_and_a_full_server_is_one_error():
     with served("numbers", rooms=2) as url:
         with open_env(f"openenv:{url}") as one, open_env(f"openenv:{url}") as other:
             one.reset({"seed": 1}), other.reset({"seed": 5})
@@ -119,9 +123,9 @@ def test_sessions_are_apart_and_a_full_server_says_so():
 def test_a_server_with_one_session_is_played_one_episode_at_a_time():
     with served("nim", rooms=1) as url:
         spec = f"openenv:{url}?admissible=legal"
-        done = spawn("eval", spec, "-m", "random", "--split", "train", "--trials", "2", "--parallel", "3").ok()
-        assert len(done.records) == 6 and "2 workers for which the server had no room" in done.err
-        assert not any(r["invalid"] for r in done.records)
+        result = spawn("eval", spec, "-m", "random", "--split", "train", "--trials", "2", "--parallel", "3").ok()
+        assert len(result.records) == 6 and "2 workers for which the server had no room" in result.err
+        assert not any(r["invalid"] for r in result.records)
         with open_env(spec):  # somebody else's session
             spawn("eval", spec, "-m", "random", "--split", "train").one_error(1, "1/1 sessions active")
 
@@ -129,17 +133,17 @@ def test_a_server_with_one_session_is_played_one_episode_at_a_time():
 def test_a_server_with_one_session_executes_one_trajectory_at_a_time():
     with served("numbers", rooms=1) as url:
         with open_env(f"openenv:{url}") as env:
-            seen = env.reset({"seed": 13})
+            observation = env.reset({"seed": 13})
         steps = [
             {
-                "observation": seen.text,
+                "observation": observation.text,
                 "action": "add one",
                 "admissible": None,
                 "alternatives": [{"action": "take one", "source": "policy", "outcome": None}],
             }
         ]
         task = {"id": "seed/13", "seed": 13}
-        made = [
+        records = [
             {
                 "type": "trajectory",
                 "id": f"{n}",
@@ -151,18 +155,18 @@ def test_a_server_with_one_session_executes_one_trajectory_at_a_time():
             }
             for n in range(4)
         ]
-        done = spawn("rollout", "-j", "3", "--env", f"openenv:{url}", stdin=lines(made)).ok()
-        assert [r["id"] for r in done.records] == ["0", "1", "2", "3"]
-        assert "4 branch points verified" in done.err and "2 workers for which the server had no room" in done.err
+        result = spawn("rollout", "-j", "3", "--env", f"openenv:{url}", stdin=lines(records)).ok()
+        assert [r["id"] for r in result.records] == ["0", "1", "2", "3"]
+        assert "4 branch points verified" in result.err and "2 workers for which the server had no room" in result.err
 
 
 def test_a_server_with_one_session_is_checked():
     with served("nim", rooms=1) as url:
         checker = Checker(lambda: open_env(f"openenv:{url}?admissible=legal"), tasks=1, limit=9)
-        found = {finding.check: (finding.verdict, finding.detail) for finding in checker.run()}
-        assert not [check for check, (verdict, _) in found.items() if verdict == "FAIL"], found
-        assert found["starts anew"][1].endswith("one session at a time: the server has no room for two")
-        assert found["admissible"][0] == "ok"
+        verdicts = {finding.check: (finding.verdict, finding.detail) for finding in checker.run()}
+        assert not [check for check, (verdict, _) in verdicts.items() if verdict == "FAIL"], verdicts
+        assert verdicts["starts anew"][1].endswith("one session at a time: the server has no room for two")
+        assert verdicts["admissible"][0] == "ok"
 
 
 def test_a_lost_connection_costs_the_record_and_no_action_reaches_a_new_session(monkeypatch):
@@ -193,7 +197,7 @@ def test_an_environment_that_raises_or_hangs(numbers, monkeypatch):
         assert env.reset({"seed": 13}).text == "The number is 15."
 
 
-def test_a_task_from_elsewhere_is_checked(numbers):
+def test_a_task_of_a_record_is_checked(numbers):
     with open_env(numbers) as env:
         for wrong in ({}, {"seed": "3"}, {"seed": -1}, {"index": True}):
             with pytest.raises(InputError, match=r"\$\.task\."):
@@ -201,7 +205,7 @@ def test_a_task_from_elsewhere_is_checked(numbers):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ("?action=way", "there are: move, json"),
         ("?reward=most", "expected last or sum"),
@@ -210,8 +214,8 @@ def test_a_task_from_elsewhere_is_checked(numbers):
         ("?colour=red", "no option 'colour'; it has: action, text"),
     ],
 )
-def test_options_that_make_no_sense(numbers, options, said):
-    with pytest.raises(UsageError, match=said):
+def test_options_that_make_no_sense(numbers, options, message):
+    with pytest.raises(UsageError, match=message):
         open_env(numbers + options)
 
 
@@ -224,7 +228,7 @@ def test_fields_that_an_observation_does_not_have(numbers):
             env.admissible()
 
 
-def test_no_server():
+def test_a_missing_server_is_one_error():
     with pytest.raises(EexpError, match="/schema: ConnectError"):
         open_env("openenv:http://127.0.0.1:1")
     with pytest.raises(UsageError, match="expected http://"):
@@ -234,29 +238,34 @@ def test_no_server():
 def test_branches_are_replayed_in_workers(numbers):
     with open_env(numbers) as env:
         task, steps = {"id": "seed/13", "split": "train", "seed": 13}, []
-        seen = env.reset(task)
+        observation = env.reset(task)
         for action in WAY:
             others = [{"action": a, "source": "admissible", "outcome": None} for a in ("take one", "jump")]
             steps.append(
-                {"observation": seen.text, "action": action, "admissible": env.admissible(), "alternatives": others}
+                {
+                    "observation": observation.text,
+                    "action": action,
+                    "admissible": env.admissible(),
+                    "alternatives": others,
+                }
             )
-            seen = env.step(action)
-    made = {
+            observation = env.step(action)
+    records = {
         "type": "trajectory",
         "id": "x",
         "env": numbers,
         "task": task,
         "instruction": "",
         "steps": steps,
-        "outcome": seen.outcome(),
+        "outcome": observation.outcome(),
     }
-    done = spawn("rollout", "-j", "2", "--env", numbers, stdin=lines([made, {**made, "id": "y"}])).ok()
-    assert "10 branch points verified, 20 executed by replay, 10 answered as invalid" in done.err
-    outcome = done.records[1]["steps"][1]["alternatives"][0]["outcome"]
+    result = spawn("rollout", "-j", "2", "--env", numbers, stdin=lines([records, {**records, "id": "y"}])).ok()
+    assert "10 branch points verified, 20 executed by replay, 10 answered as invalid" in result.err
+    outcome = result.records[1]["steps"][1]["alternatives"][0]["outcome"]
     assert outcome["observation"] == "The number is 15." and outcome["valid"]
 
 
 def test_random_play(nim):
-    done = run("eval", f"{nim}?admissible=legal", "-m", "random").ok()
-    assert [r["success"] for r in done.records] and all(r["invalid"] == 0 for r in done.records)
+    result = run("eval", f"{nim}?admissible=legal", "-m", "random").ok()
+    assert [r["success"] for r in result.records] and all(r["invalid"] == 0 for r in result.records)
     run("eval", nim, "-m", "random").one_error(3, "random policy needs admissible actions")

@@ -105,31 +105,33 @@ def example(request):
 def test_the_expert_of_an_example_succeeds_with_admissible_actions(example):
     for split in example.splits():
         for task in islice(example.tasks(split), 4):
-            seen = example.reset(task)
+            observation = example.reset(task)
             assert example.instruction()
             for _ in range(example.max_steps):
                 action = example.expert()
                 assert action in example.admissible()
-                seen = example.step(action)
-                assert seen.valid
-                if seen.done:
+                observation = example.step(action)
+                assert observation.valid
+                if observation.done:
                     break
-            assert seen.done and seen.success and seen.score == 1.0
+            assert observation.done and observation.success and observation.score == 1.0
 
 
 def test_an_example_starts_the_same_way_again(example):
     first, second = islice(example.tasks("train"), 2)
     played = []
     for task in (first, second, first):
-        seen, actions = [example.reset(task)], example.admissible()[:3]
-        played.append([*seen, *(example.step(action) for action in actions), example.admissible(), example.expert()])
+        observations, actions = [example.reset(task)], example.admissible()[:3]
+        played.append(
+            [*observations, *(example.step(action) for action in actions), example.admissible(), example.expert()]
+        )
     assert played[0] == played[2] != played[1]
 
 
 def test_the_splits_of_an_example_share_no_task(example):
     tasks = {split: list(example.tasks(split)) for split in example.splits()}
     assert {t["split"] for t in tasks["train"]} == {"train"}
-    ids = [t["id"] for found in tasks.values() for t in found]
+    ids = [t["id"] for in_split in tasks.values() for t in in_split]
     assert len(ids) == len(set(ids)) > 1000 - 1
 
 
@@ -137,8 +139,8 @@ def test_the_splits_of_an_example_share_no_task(example):
 def test_an_example_refuses_nonsense(example, action):
     example.reset(next(example.tasks("test")))
     before = example.admissible(), example.expert()
-    seen = example.step(action)
-    assert not seen.valid and not seen.done and seen.text
+    observation = example.step(action)
+    assert not observation.valid and not observation.done and observation.text
     assert (example.admissible(), example.expert()) == before
 
 
@@ -148,11 +150,11 @@ def test_an_example_has_no_other_split(example):
 
 
 @pytest.mark.parametrize("name", ["safe.sh", "blocks.py"])
-def test_the_head_of_an_example_shows_the_pipe(name):
+def test_the_comment_of_an_example_shows_the_pipe(name):
     assert f"examples/{name}' -n 20 --split train" in (ROOT / "examples" / name).read_text()
 
 
-def test_the_transcript_in_the_docs_is_what_the_example_says():
+def test_the_transcript_in_the_docs_is_that_of_the_example():
     docs = (ROOT / "docs" / "environments.md").read_text()
     lines = re.findall(r"^    ([><]) (\{.*\})$", docs, re.MULTILINE)
     requests = [line for arrow, line in lines if arrow == ">"]
@@ -176,15 +178,15 @@ def test_the_class_in_the_docs_is_an_environment(tmp_path, monkeypatch):
         ids = [task["id"] for split in env.splits() for task in env.tasks(split)]
         assert len(ids) == len(set(ids)) == 190
         for task in env.tasks("test"):
-            seen = env.reset(task)
+            observation = env.reset(task)
             for _ in range(env.max_steps):
                 assert env.expert() in env.admissible()
                 fork = env.fork()
-                seen = env.step(env.expert())
-                assert fork.step(fork.expert()) == seen
-                if seen.done:
+                observation = env.step(env.expert())
+                assert fork.step(fork.expert()) == observation
+                if observation.done:
                     break
-            assert seen.success and not env.step("square it").valid
+            assert observation.success and not env.step("square it").valid
 
 
 def test_the_class_in_the_docs_is_found_in_the_working_directory(tmp_path):
@@ -207,7 +209,7 @@ def test_the_class_in_the_docs_is_found_in_the_working_directory(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         ("import no_such_thing", "cannot be loaded: No module named 'no_such_thing'"),
         ("class Game(:", r"cannot be loaded: SyntaxError: .*game_with_a_fault.py, line 1"),
@@ -215,12 +217,12 @@ def test_the_class_in_the_docs_is_found_in_the_working_directory(tmp_path):
         ("a = 1", "has no 'Game'"),
     ],
 )
-def test_a_fault_in_ones_own_module_is_one_line(tmp_path, monkeypatch, source, said):
+def test_a_fault_in_a_user_s_module_is_one_line(tmp_path, monkeypatch, source, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "game_with_a_fault", raising=False)
     (tmp_path / "game_with_a_fault.py").write_text(source + "\n")
-    with pytest.raises(EexpError, match=said) as e:
+    with pytest.raises(EexpError, match=message) as e:
         open_env("game_with_a_fault:Game")
     assert "\n" not in str(e.value)
 
@@ -267,14 +269,14 @@ def test_a_broken_answer_costs_one_episode(broken, action):
     assert broken.step("look").text == "look"
 
 
-def test_what_was_answered_is_kept_as_evidence(broken):
+def test_a_broken_answer_is_kept_as_evidence(broken):
     broken.reset({"id": "0"})
     with pytest.raises(EnvironmentFailed) as caught:
         broken.step('print {"observation":7}')
     assert caught.value.evidence == {"answer": '{"observation":7}'}
 
 
-def test_a_line_too_many_is_not_taken_for_the_next_answer(broken):
+def test_an_extra_line_is_not_taken_for_the_next_answer(broken):
     broken.reset({"id": "0"})
     assert broken.step("late").text == "1"
     time.sleep(0.4)
@@ -291,7 +293,7 @@ def test_an_error_answer_leaves_the_program_running(broken):
     assert broken._child.pid == pid
 
 
-def test_the_children_of_a_program_that_hangs_go_with_it(capfd, broken):
+def test_the_children_of_a_hanging_program_are_killed(capfd, broken):
     broken.close()  # for one whose standard error is the one we capture
     broken.reset({"id": "0"})
     with pytest.raises(EnvironmentFailed, match="no answer"):
@@ -300,7 +302,7 @@ def test_the_children_of_a_program_that_hangs_go_with_it(capfd, broken):
 
 
 @pytest.mark.parametrize("action", ["x" * 3_000_000, '日本 "quoted" \\ \n\t \u2028', "a lone \ud800 surrogate"])
-def test_any_text_travels(broken, action, monkeypatch):
+def test_any_text_can_be_sent(broken, action, monkeypatch):
     monkeypatch.setattr(process, "MAX_LINE", 16 << 20)
     broken._limit = 10
     broken.reset({"id": "0"})
@@ -315,7 +317,7 @@ def test_masks(broken):
     assert broken.mask("It is 21 degrees in room 3.") == "It is * in room 3."
 
 
-def test_our_output_is_left_alone_and_standard_error_passes_through(capfd, broken):
+def test_standard_output_is_untouched_and_standard_error_passes_through(capfd, broken):
     broken.close()
     broken.reset({"id": "0"})
     broken.close()
@@ -334,7 +336,7 @@ def test_our_output_is_left_alone_and_standard_error_passes_through(capfd, broke
         ("exec:sh 'unclosed", "No closing quotation"),
     ],
 )
-def test_no_such_program(spec, message):
+def test_a_program_that_cannot_be_started(spec, message):
     with pytest.raises(UsageError, match=re.escape(message)):
         open_env(spec)
 
@@ -386,7 +388,7 @@ for line, answer in zip(sys.stdin, ['{"protocol":1,"splits":["a","b"]}', '{"task
             list(env.tasks("b"))
 
 
-def test_what_a_program_cannot_do_it_is_not_asked(tmp_path):
+def test_a_program_is_not_asked_for_abilities_it_lacks(tmp_path):
     source = """
 import sys
 for line in sys.stdin:
@@ -403,7 +405,7 @@ for line in sys.stdin:
 # -- ending ----------------------------------------------------------------------------------------------------------
 
 
-def test_close_reaps_the_program_and_reset_starts_another(broken):
+def test_close_ends_the_program_and_reset_starts_another(broken):
     broken.reset({"id": "0"})
     pid = broken._child.pid
     broken.close()

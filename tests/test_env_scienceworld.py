@@ -37,15 +37,15 @@ def env():
 
 def play(env: Environment, task: dict, actions: list[str] | None = None, ask: bool = False):
     """The actions, the observations and the last state, of the expert's way or of `actions`."""
-    seen = env.reset(task)
-    texts, played = [seen.text], []
+    observation = env.reset(task)
+    texts, played = [observation.text], []
     while (action := env.expert() if actions is None else next(iter(actions[len(played) :]), None)) is not None:
         if ask:
             assert env.admissible() == env.admissible()
-        seen = env.step(action)
-        texts.append(seen.text)
+        observation = env.step(action)
+        texts.append(observation.text)
         played.append(action)
-    return played, texts, seen
+    return played, texts, observation
 
 
 # -- without the simulator -------------------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ def test_options_are_checked(options, message):
     assert message in str(caught.value)
 
 
-def test_what_is_missing_is_said(monkeypatch, tmp_path):
+def test_a_missing_package_or_java_is_one_error(monkeypatch, tmp_path):
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EexpError, match=r"no 'java' found. ScienceWorld needs `pip install .* and Java"):
@@ -81,7 +81,7 @@ def test_what_is_missing_is_said(monkeypatch, tmp_path):
         open_env("scienceworld")
 
 
-def test_a_java_that_does_not_start_is_quoted(monkeypatch, tmp_path):
+def test_the_error_output_of_java_is_quoted(monkeypatch, tmp_path):
     (tmp_path / "bin").mkdir()
     java = tmp_path / "bin" / "java"
     java.write_text(
@@ -100,8 +100,8 @@ def test_a_java_that_does_not_start_is_quoted(monkeypatch, tmp_path):
 @needs_java
 def test_the_splits_are_the_package_s(env):
     tasks = {split: list(env.tasks(split)) for split in env.splits()}
-    assert {split: len(found) for split, found in tasks.items()} == {"train": 3592, "dev": 1796, "test": 1819}
-    assert len({task["id"] for found in tasks.values() for task in found}) == 7207
+    assert {split: len(in_split) for split, in_split in tasks.items()} == {"train": 3592, "dev": 1796, "test": 1819}
+    assert len({task["id"] for in_split in tasks.values() for task in in_split}) == 7207
     assert tasks["train"][:30:29] == [
         {"id": "boil/0", "split": "train", "task": "boil", "variation": 0, "simplifications": "easy"},
         {**tasks["train"][29], "variation": 0},
@@ -113,7 +113,7 @@ def test_the_splits_are_the_package_s(env):
 
 
 @needs_java
-def test_kinds_of_task_are_chosen_by_name_or_by_how_they_begin():
+def test_kinds_of_task_are_chosen_by_name_or_beginning():
     with open_env("scienceworld?task=find,boil&simplifications=none") as env:
         first = list(islice(env.tasks("dev"), 6))
         assert [task["task"] for task in first] == [
@@ -152,9 +152,11 @@ def test_a_task_that_does_not_exist_costs_its_record(env, change, message):
 
 @needs_java
 def test_the_beginning_of_an_episode(env):
-    seen = env.reset(PLANT)
-    assert seen.text.startswith("This room is called the hallway.") and seen.text.endswith("(that is open)")
-    assert (seen.done, seen.score, seen.valid, seen.success) == (False, 0.0, True, None)
+    observation = env.reset(PLANT)
+    assert observation.text.startswith("This room is called the hallway.") and observation.text.endswith(
+        "(that is open)"
+    )
+    assert (observation.done, observation.score, observation.valid, observation.success) == (False, 0.0, True, None)
     assert env.instruction().startswith("Your task is to find a(n) plant.")
     listed = env.admissible()
     assert listed == sorted(set(listed)) and "open door to greenhouse" not in listed and "look around" in listed
@@ -162,7 +164,7 @@ def test_the_beginning_of_an_episode(env):
 
 
 @needs_java
-def test_the_expert_succeeds_and_a_replay_elsewhere_sees_the_same(env):
+def test_the_expert_succeeds_and_a_replay_in_another_simulator_is_the_same(env):
     task = next(t for t in env.tasks("test") if t["task"] == "find-animal")
     actions, texts, end = play(env, task)
     assert (end.done, end.score, end.success) == (True, 1.0, True)
@@ -180,7 +182,7 @@ def test_the_expert_succeeds_and_a_replay_elsewhere_sees_the_same(env):
 
 
 @needs_java
-def test_questions_leave_the_random_numbers_alone(env):
+def test_questions_do_not_change_the_random_numbers(env):
     env.reset({**PLANT, "task": "grow-fruit"})
     env.step("look around")
     state = env._simulator._random_state(), env._simulator._numbers.count()
@@ -190,7 +192,7 @@ def test_questions_leave_the_random_numbers_alone(env):
 
 @pytest.mark.slow
 @needs_java
-def test_fruit_grows_whoever_looks(env):
+def test_listing_actions_does_not_change_how_fruit_grows(env):
     # Bees and pollen are random: in the package, listing the valid actions changes what they do.
     task = {**PLANT, "task": "grow-fruit"}
     actions, texts, end = play(env, task)
@@ -213,34 +215,34 @@ def test_variations_of_some_kinds(env, kind):
 def test_actions_that_are_refused(env):
     env.reset(PLANT)
     for action in ("fly", "", "open\nsesame", 'say "日本"'):
-        seen = env.step(action)
-        assert not seen.valid and not seen.done, action
+        observation = env.step(action)
+        assert not observation.valid and not observation.done, action
     env.reset(PLANT)
-    seen = env.step("open door")
-    assert seen.text.startswith("Ambiguous request") and not seen.valid
+    observation = env.step("open door")
+    assert observation.text.startswith("Ambiguous request") and not observation.valid
     assert env.admissible() == ["0", "1", "2", "3", "4", "5"]
     assert env.step("0").valid
 
 
 @needs_java
 @pytest.mark.parametrize("kind", ["boil", "power-component"])
-def test_what_is_admissible_is_accepted(env, kind):
-    drawn, task = random.Random(0), {**PLANT, "task": kind}
+def test_admissible_actions_are_accepted(env, kind):
+    rng, task = random.Random(0), {**PLANT, "task": kind}
     env.reset(task)
     way = ["open door to kitchen", "go to kitchen"]
     refused = []
     for action in [*way, *(None for _ in range(30))]:
-        seen = env.step(action or drawn.choice([a for a in env.admissible() if a != "wait"]))
-        if not seen.valid:
-            refused.append(seen.text)
+        observation = env.step(action or rng.choice([a for a in env.admissible() if a != "wait"]))
+        if not observation.valid:
+            refused.append(observation.text)
     assert all(text.startswith("Ambiguous request") for text in refused) and len(refused) < 6
 
 
 @needs_java
-def test_failing_ends_the_episode_with_nothing(env):
+def test_a_failed_task_ends_the_episode_with_score_0(env):
     env.reset(PLANT)
-    seen = env.step("focus on agent")
-    assert (seen.done, seen.score, seen.valid, seen.success) == (True, 0.0, True, False)
+    observation = env.step("focus on agent")
+    assert (observation.done, observation.score, observation.valid, observation.success) == (True, 0.0, True, False)
 
 
 def test_the_mask_hides_temperatures_and_the_order_of_lists():
@@ -257,7 +259,7 @@ def test_the_mask_hides_temperatures_and_the_order_of_lists():
 
 
 @needs_java
-def test_it_keeps_to_itself(tmp_path, monkeypatch, capfd):
+def test_the_simulator_prints_nothing_and_leaves_no_file(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Xss2m")  # which java announces on its standard error
     with open_env("scienceworld") as env:

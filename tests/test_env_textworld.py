@@ -45,14 +45,14 @@ def tasks(env: Environment) -> list[dict]:
 
 def test_the_tasks_are_the_files(env, games):
     assert env.splits() == ["train", "test"] and env.max_steps == 100
-    found = tasks(env)
-    assert [(task["id"], task["split"], task["game"]) for task in found] == [
+    listed = tasks(env)
+    assert [(task["id"], task["split"], task["game"]) for task in listed] == [
         ("train/cooking-0001", "train", "cooking-0001.z8"),
         ("train/custom-0001", "train", "custom-0001.z8"),
         ("train/treasure-0001", "train", "treasure-0001.z8"),
         ("test/coin-0000", "test", "coin-0000.z8"),
     ]
-    assert all(re.fullmatch("[0-9a-f]{16}", task["checksum"]) for task in found)
+    assert all(re.fullmatch("[0-9a-f]{16}", task["checksum"]) for task in listed)
     with pytest.raises(UsageError, match="has no split 'dev'; it has: train, test"):
         list(env.tasks("dev"))
 
@@ -78,7 +78,7 @@ def test_options_are_checked(options, message, tmp_path, monkeypatch):
         open_env(f"textworld{options}")
 
 
-def test_a_missing_package_is_said(monkeypatch):
+def test_a_missing_package_is_one_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "textworld", None)
     with pytest.raises(EexpError, match=r"textworld.*TextWorld needs `pip install 'eexp\[textworld\]'`"):
         open_env("textworld")
@@ -115,43 +115,56 @@ def test_the_recipe_makes_the_same_files_again(tmp_path):
 # -- playing -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_expert_wins_and_sees_plain_words(env):
+def test_the_expert_wins_and_observations_are_plain_text(env):
     for task in tasks(env):
-        seen, said = env.reset(task), []
-        assert seen.text.startswith("-= ") and (seen.score, seen.done, seen.success) == (0.0, False, None)
-        assert env.instruction() and env.instruction() not in seen.text
-        while not seen.done:
+        observation, texts = env.reset(task), []
+        assert observation.text.startswith("-= ") and (observation.score, observation.done, observation.success) == (
+            0.0,
+            False,
+            None,
+        )
+        assert env.instruction() and env.instruction() not in observation.text
+        while not observation.done:
             assert env.expert() in env.admissible() == sorted(set(env.admissible()))
-            before, seen = seen.score, env.step(env.expert())
-            said.append(seen.text)
-            assert seen.valid and before <= seen.score <= 1.0
-        assert (seen.score, seen.success) == (1.0, True) and said[-1].endswith("*** The End ***")
-        assert not re.search(r"^>|\$\$|=-\d|turns|RESTART|\n\n\n|succeeded\]", "\n".join(said), flags=re.MULTILINE)
+            before, observation = observation.score, env.step(env.expert())
+            texts.append(observation.text)
+            assert observation.valid and before <= observation.score <= 1.0
+        assert (observation.score, observation.success) == (1.0, True) and texts[-1].endswith("*** The End ***")
+        assert not re.search(r"^>|\$\$|=-\d|turns|RESTART|\n\n\n|succeeded\]", "\n".join(texts), flags=re.MULTILINE)
         assert env.admissible() == [] and env.expert() is None
-        seen = env.step("look")
-        assert (seen.text, seen.done, seen.valid, seen.success) == ("The game is over.", True, False, True)
+        observation = env.step("look")
+        assert (observation.text, observation.done, observation.valid, observation.success) == (
+            "The game is over.",
+            True,
+            False,
+            True,
+        )
 
 
-def test_the_expert_knows_the_way_back(env):
-    drawn = random.Random(0)
+def test_the_expert_recovers_from_other_actions(env):
+    rng = random.Random(0)
     for task in tasks(env):
-        seen = env.reset(task)
+        observation = env.reset(task)
         for _ in range(3):
-            seen = env.step(drawn.choice([a for a in env.admissible() if a.startswith(("go ", "open ", "take "))]))
-        while not seen.done and (action := env.expert()):
-            seen = env.step(action)
-        assert seen.success is not None or env.expert() is None
+            observation = env.step(rng.choice([a for a in env.admissible() if a.startswith(("go ", "open ", "take "))]))
+        while not observation.done and (action := env.expert()):
+            observation = env.step(action)
+        assert observation.success is not None or env.expert() is None
 
 
 def test_a_game_can_be_lost(env):
-    seen = env.reset(next(env.tasks("train")))
-    while not seen.done:  # the ingredient is eaten before it is cooked
+    observation = env.reset(next(env.tasks("train")))
+    while not observation.done:  # the ingredient is eaten before it is cooked
         eat = next((a for a in env.admissible() if a.startswith("eat ")), None)
-        seen = env.step(eat or env.expert())
-    assert (seen.success, seen.valid) == (False, True) and seen.score < 1 and "*** You lost! ***" in seen.text
+        observation = env.step(eat or env.expert())
+    assert (
+        (observation.success, observation.valid) == (False, True)
+        and observation.score < 1
+        and "*** You lost! ***" in observation.text
+    )
 
 
-def test_what_is_valid(env):
+def test_valid_and_invalid_commands(env):
     env.reset(next(env.tasks("train")))
     look = env.step("look")
     assert look.valid and env.step("LOOK ").text == look.text
@@ -161,8 +174,8 @@ def test_what_is_valid(env):
         ("go up", "You can't go that way."),
         ("take moon", "You can't see any such thing."),
     ]:
-        seen = env.step(action)
-        assert (seen.text, seen.valid, seen.done) == (answer, False, False)
+        observation = env.step(action)
+        assert (observation.text, observation.valid, observation.done) == (answer, False, False)
     assert env.step("look").text == look.text
     assert all(not env.step(action).valid for action in ("é", "x" * 199, "look\0"))
 
@@ -196,13 +209,16 @@ def test_commands_of_the_program_are_refused(env, action, tmp_path, monkeypatch)
     env.reset(task)
     ahead = walk(env, ["look", *["go north", "inventory"] * 2])
     env.reset(task)
-    seen = env.step(action)
-    assert not seen.valid and seen.text in ("That is not a command of this world.", "One command at a time.")
+    observation = env.step(action)
+    assert not observation.valid and observation.text in (
+        "That is not a command of this world.",
+        "One command at a time.",
+    )
     assert list(tmp_path.iterdir()) == [], "a file was written"
     assert [state[:3] for state in walk(env, ["look", *["go north", "inventory"] * 2])] == [s[:3] for s in ahead]
 
 
-def test_another_process_sees_the_same(env, games):
+def test_another_process_observes_the_same(env, games):
     script = f"""if True:
         import json, sys
         from eexp.envs import open_env
@@ -216,13 +232,13 @@ def test_another_process_sees_the_same(env, games):
                     seen = env.step(action)
                     if action == "look": break
     """
-    said = [
+    outputs = [
         subprocess.run(
             [sys.executable, "-c", script], capture_output=True, check=True, env=environment(PYTHONHASHSEED=seed)
         ).stdout
         for seed in ("1", "2")
     ]
-    assert said[0] == said[1] and len(said[0].splitlines()) > 10
+    assert outputs[0] == outputs[1] and len(outputs[0].splitlines()) > 10
 
 
 # -- copies -----------------------------------------------------------------------------------------------------------
@@ -252,17 +268,17 @@ def test_copies_are_independent(env):
 
 
 def test_the_pipe(games):
-    made = shell(
+    result = shell(
         f'set -o pipefail; eexp() {{ {shlex.join(EEXP)} "$@"; }}; '
         "eexp expert 'textworld?games=textworld' -n 2 | eexp branch -k 3 --from admissible "
         "| eexp rollout --env 'textworld?games=textworld' | tee rollout.jsonl | eexp world-model-data",
         games.parent,
     ).ok()
-    assert "branch points verified" in made.err and "refused" not in made.err
+    assert "branch points verified" in result.err and "refused" not in result.err
     rollouts = [json.loads(line) for line in (games.parent / "rollout.jsonl").read_text().splitlines()]
     assert [t["task"]["id"] for t in rollouts] == ["train/cooking-0001", "train/custom-0001"]
     outcomes = [a["outcome"] for t in rollouts for step in t["steps"] for a in step["alternatives"]]
     assert len(outcomes) > 30 and all(outcome["valid"] for outcome in outcomes)
-    assert len(made.records) >= len(outcomes)
+    assert len(result.records) >= len(outcomes)
     again = run("rollout", "--env", f"textworld?games={games}", games.parent / "rollout.jsonl").ok()
     assert [t["steps"] for t in again.records] == [t["steps"] for t in rollouts]

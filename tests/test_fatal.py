@@ -90,19 +90,21 @@ def test_a_program_that_ends_costs_one_alternative(tmp_path, monkeypatch, way):
             return patient(shape, op, **fields)
 
         monkeypatch.setattr(env, "_ask", ask)
-        done = execute(env, record)
-    steps = done.trajectory["steps"]
+        executed = execute(env, record)
+    steps = executed.trajectory["steps"]
     for i, step in enumerate(steps):
         for alternative in step["alternatives"]:
             if alternative["action"] in FATAL:
                 assert alternative["outcome"] is None
                 assert alternative["refused"] == f"{spec}: {FATAL[alternative['action']]}"
             else:
-                told = str(i) if alternative["action"] == "look" else str(i + 1)
-                assert alternative["outcome"]["observation"] == told and "refused" not in alternative
-    assert done.counts["alternatives refused"] == len(done.refused) == 1 + len(FATAL)
-    assert done.counts[f"executed by {way}"] == 4 and done.counts["branch points verified"] == 2
-    assert "alternative 'exit 9' refused: exec:" in str(done.refused[0]) and done.refused[0].where == "$.steps[0]"
+                expected = str(i) if alternative["action"] == "look" else str(i + 1)
+                assert alternative["outcome"]["observation"] == expected and "refused" not in alternative
+    assert executed.counts["alternatives refused"] == len(executed.refused) == 1 + len(FATAL)
+    assert executed.counts[f"executed by {way}"] == 4 and executed.counts["branch points verified"] == 2
+    assert (
+        "alternative 'exit 9' refused: exec:" in str(executed.refused[0]) and executed.refused[0].where == "$.steps[0]"
+    )
 
 
 def test_the_command_sets_the_branch_aside_and_goes_on(tmp_path):

@@ -115,26 +115,28 @@ def wander(job: dict, opened: Any, on_step: Any) -> dict:
     """An episode on and off the expert's way, with alternatives of any kind at every step."""
     env, rng, task = opened.get(job["env"]), random.Random(job["seed"]), job["task"]
     on_step()
-    seen, steps = env.reset(task), []
-    while not seen.done and len(steps) < job["longest"]:
+    observation, steps = env.reset(task), []
+    while not observation.done and len(steps) < job["longest"]:
         on_step()
         listed = env.admissible()
         choices = listed or job["known"]
         alternatives = [{"action": rng.choice(choices if rng.random() < 0.8 else NONSENSE)} for _ in range(job["k"])]
         action = (rng.random() < job["straight"] and env.expert()) or rng.choice(choices)
-        steps.append({"observation": seen.text, "action": action, "admissible": listed, "alternatives": alternatives})
-        seen = env.step(action)
-    return {"env": env.spec, "task": task, "steps": steps, "outcome": seen.outcome()}
+        steps.append(
+            {"observation": observation.text, "action": action, "admissible": listed, "alternatives": alternatives}
+        )
+        observation = env.step(action)
+    return {"env": env.spec, "task": task, "steps": steps, "outcome": observation.outcome()}
 
 
 def roll(job: dict, opened: Any, on_step: Any) -> dict:
     """The outcomes of all alternatives, and what the environment says at the end of the path."""
     env = opened.get(job["env"])
-    done = execute(env, job["trajectory"], job["fork"], on_step)
-    assert not done.refused, done.refused
+    executed = execute(env, job["trajectory"], job["fork"], on_step)
+    assert not executed.refused, executed.refused
     return {
-        "by": done.counts[f"executed by {job['fork']}"],
-        "trajectory": done.trajectory,
+        "by": executed.counts[f"executed by {job['fork']}"],
+        "trajectory": executed.trajectory,
         "end": [env.instruction(), env.admissible(), env.expert()],
     }
 
@@ -144,12 +146,12 @@ def some(job: dict, opened: Any, on_step: Any) -> dict:
     env, known = opened.get(job["env"]), []
     tasks = [task for split in env.splits() for task in islice(env.tasks(split), 40)]
     for task in tasks[:20]:
-        seen = env.reset(task)
+        observation = env.reset(task)
         if env.admissible() is not None:
             break
-        while not seen.done and (action := env.expert()):
+        while not observation.done and (action := env.expert()):
             known.append(action)
-            seen = env.step(action)
+            observation = env.step(action)
     return {"tasks": tasks, "known": known}
 
 
@@ -165,13 +167,15 @@ def ask(pool: Pool, do: Any, jobs: list[dict]) -> Iterator[Any]:
 
 def episodes(pool: Pool, spec: str, branches: int, k: int, longest: int, games: int | None) -> list[dict]:
     """As many as hold that many alternatives, k at a state."""
-    (found,) = ask(pool, some, [{"env": spec}])
-    rng, made, n = random.Random(spec), [], 0
+    (material,) = ask(pool, some, [{"env": spec}])
+    rng, trajectories, n = random.Random(spec), [], 0
     while n < branches:
-        job = {"env": spec, "task": rng.choice(found["tasks"][:games]), "known": found["known"]}
-        made += ask(pool, wander, [{**job, "seed": len(made), "straight": 0.7, "k": k, "longest": longest}])
-        n += k * len(made[-1]["steps"])
-    return made
+        job = {"env": spec, "task": rng.choice(material["tasks"][:games]), "known": material["known"]}
+        trajectories += ask(
+            pool, wander, [{**job, "seed": len(trajectories), "straight": 0.7, "k": k, "longest": longest}]
+        )
+        n += k * len(trajectories[-1]["steps"])
+    return trajectories
 
 
 def rolled(pool: Pool, spec: str, trajectories: list[dict], way: str) -> list[dict]:
@@ -183,12 +187,12 @@ def check(
 ) -> None:
     with Pool(1, spec, 300) as pool:
         trajectories = episodes(pool, spec, branches, k, longest, games)
-        made = {way: rolled(pool, spec, trajectories, way) for way in ways}
+        results = {way: rolled(pool, spec, trajectories, way) for way in ways}
     with Pool(1, spec, 300) as pool:
         replayed = rolled(pool, spec, trajectories[::-1], "replay")[::-1]
     assert sum(r["by"] for r in replayed) >= branches
     for way in ways:
-        for one, other, trajectory in zip(made[way], replayed, trajectories):
+        for one, other, trajectory in zip(results[way], replayed, trajectories):
             assert one["by"] == other["by"] == k * len(trajectory["steps"])
             assert (one["trajectory"], one["end"]) == (other["trajectory"], other["end"])
 
@@ -204,7 +208,7 @@ def check(
     ],
     ids=["house", "fork", "save", "blocks.py", "safe.sh"],
 )
-def test_every_way_sees_the_same(spec, ways):
+def test_every_way_observes_the_same(spec, ways):
     check(spec, ways, longest=8)
 
 
@@ -214,21 +218,21 @@ def needs(package: str) -> pytest.MarkDecorator:
 
 @pytest.mark.slow
 @needs("bfcl_eval")
-def test_every_way_sees_the_same_in_bfcl():
+def test_every_way_observes_the_same_in_bfcl():
     check("bfcl", ("state", "process"))
 
 
 @pytest.mark.slow
 @SOME_OR_ALL
 @needs("minigrid")
-def test_every_way_sees_the_same_in_babyai(branches):
+def test_every_way_observes_the_same_in_babyai(branches):
     check(f"babyai?level={LEVELS}", ("state", "process"), branches)
 
 
 @pytest.mark.slow
 @SOME_OR_ALL
 @needs("textworld")
-def test_every_way_sees_the_same_in_textworld(textworld_games, branches):
+def test_every_way_observes_the_same_in_textworld(textworld_games, branches):
     check(f"textworld?games={textworld_games}", ("state", "process"), branches)
 
 
@@ -237,7 +241,7 @@ def test_every_way_sees_the_same_in_textworld(textworld_games, branches):
 @SOME_OR_ALL
 @needs("fast_downward")
 @needs("alfworld")
-def test_every_way_sees_the_same_in_alfworld(alfworld_games, branches):
+def test_every_way_observes_the_same_in_alfworld(alfworld_games, branches):
     spec = f"alfworld?data={alfworld_games}"
     if branches > SOME:
         check(spec, ("process",), branches - SOME, k=10, longest=4, games=1)  # the smallest: replays take long
@@ -249,7 +253,7 @@ def test_every_way_sees_the_same_in_alfworld(alfworld_games, branches):
 @SOME_OR_ALL
 @needs("scienceworld")
 @pytest.mark.skipif(not shutil.which("java"), reason="needs Java")
-def test_every_replay_sees_the_same_in_scienceworld(branches):
+def test_every_replay_observes_the_same_in_scienceworld(branches):
     check("scienceworld", ("replay",), branches, k=10, longest=5)
 
 
@@ -272,19 +276,19 @@ def tallied(straight: float) -> list[dict]:
     return [wander({**job, "task": task}, _Here(env), lambda: None) for task in env.tasks("train")]
 
 
-def test_an_action_in_place_sees_what_it_sees_in_a_copy():
+def test_an_action_in_place_observes_the_same_as_in_a_copy():
     for t in tallied(straight=0.7):
-        asked = execute(Tally(), t, "state").trajectory
-        assert asked == execute(Suspicious(), t, "state").trajectory
-        assert "numbers." in str(asked)
+        executed = execute(Tally(), t, "state").trajectory
+        assert executed == execute(Suspicious(), t, "state").trajectory
+        assert "numbers." in str(executed)
 
 
 def test_an_alternative_that_leaks_into_the_path_is_refused():
     for t in tallied(straight=1.0):
-        done = execute(Leaking(), t, "state")
+        executed = execute(Leaking(), t, "state")
         leaks = [
             i
             for i, step in enumerate(t["steps"])
             if any(a["action"] in ("draw", "forget") for a in step["alternatives"])
         ]
-        assert [e.where for e in done.refused] == [f"$.steps[{i}]" for i in range(leaks[0], len(t["steps"]))]
+        assert [e.where for e in executed.refused] == [f"$.steps[{i}]" for i in range(leaks[0], len(t["steps"]))]

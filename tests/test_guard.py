@@ -88,7 +88,7 @@ def appears(mark: str, arguments: str) -> psutil.Process:
 
 
 @pytest.mark.parametrize("action", ["child", "child, exit"])
-def test_children_that_left_the_session_go_with_a_program_that_hangs_or_ends(spec, tmp_path, monkeypatch, action):
+def test_children_that_left_the_session_are_killed_with_their_program(spec, tmp_path, monkeypatch, action):
     with open_env(spec) as env:
         env.reset({"id": "0"})
         env._limit = 1.5
@@ -97,7 +97,7 @@ def test_children_that_left_the_session_go_with_a_program_that_hangs_or_ends(spe
         assert none_left(str(tmp_path), 5)
 
 
-def test_a_program_that_grows_goes_with_its_worker(spec, tmp_path, monkeypatch):
+def test_a_program_that_grows_is_killed_with_its_worker(spec, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", PATH)
     monkeypatch.setattr("eexp.workers.pool.TRIES", 1)
     with Pool(1, spec, 60, memory=200 << 20) as pool:
@@ -116,7 +116,7 @@ with Pool(1, sys.argv[1], 600) as pool:
 
 
 @pytest.mark.parametrize("victim", ["command", "worker", "guard of the worker", "guard of the program"])
-def test_nothing_is_left_when_one_of_them_is_killed_while_the_program_hangs(spec, tmp_path, victim):
+def test_no_process_is_left_when_one_of_them_is_killed_while_the_program_hangs(spec, tmp_path, victim):
     mark = str(tmp_path)
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, spec], env={**os.environ, "PYTHONPATH": PATH})
     try:
@@ -138,7 +138,7 @@ def test_nothing_is_left_when_one_of_them_is_killed_while_the_program_hangs(spec
             process.kill()
 
 
-def test_the_kernel_refuses_what_is_taken_too_fast_for_a_look(tmp_path):
+def test_the_kernel_refuses_memory_that_is_taken_between_two_measurements(tmp_path):
     code = "import sys; sys.stdin.readline(); b = bytearray(400 << 20); print(len(b), flush=True)"
     for memory, answer in ((None, str(400 << 20)), (300 << 20, None)):
         child = Child([sys.executable, "-c", code], stderr=subprocess.DEVNULL, memory=memory)

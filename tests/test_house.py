@@ -45,15 +45,15 @@ quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthC
 
 def _all_actions() -> list[str]:
     """Everything that can be said in the form of an admissible action, anywhere."""
-    found = [f"go to {room}" for room in ALL_ROOMS]
+    actions = [f"go to {room}" for room in ALL_ROOMS]
     for place in ROOM_OF:
         if place in CONTAINERS:
-            found += [f"open {place}", f"close {place}"]
+            actions += [f"open {place}", f"close {place}"]
         for thing in OBJECTS:
-            found += [f"take {thing} from {place}", f"put {thing} {_into(place)} {place}"]
+            actions += [f"take {thing} from {place}", f"put {thing} {_into(place)} {place}"]
     for verb, (place, _) in TREATMENTS.items():
-        found += [f"{verb} {thing} {_JOINED_BY[verb]} {place}" for thing in OBJECTS]
-    return found + [f"look at {thing} under lamp" for thing in OBJECTS]
+        actions += [f"{verb} {thing} {_JOINED_BY[verb]} {place}" for thing in OBJECTS]
+    return actions + [f"look at {thing} under lamp" for thing in OBJECTS]
 
 
 ALL_ACTIONS = _all_actions()
@@ -62,13 +62,13 @@ ALL_ACTIONS = _all_actions()
 def _wander(house: House, task: dict, rng: random.Random, steps: int) -> list[str]:
     """Take random admissible actions; returns them."""
     house.reset(task)
-    taken = []
+    actions = []
     for _ in range(steps):
         if house.over:
             break
-        taken.append(rng.choice(house.admissible()))
-        assert house.step(taken[-1]).valid
-    return taken
+        actions.append(rng.choice(house.admissible()))
+        assert house.step(actions[-1]).valid
+    return actions
 
 
 def _look(house: House) -> tuple:
@@ -91,15 +91,15 @@ def _look(house: House) -> tuple:
 @given(solvable)
 def test_the_expert_solves_every_task(task):
     house = House()
-    seen = house.reset(task)
+    observation = house.reset(task)
     for _ in range(house.max_steps):
-        if seen.done:
+        if observation.done:
             break
         action = house.expert()
         assert action in house.admissible()
-        seen = house.step(action)
-        assert seen.valid
-    assert seen.done and seen.success and seen.score == 1.0
+        observation = house.step(action)
+        assert observation.valid
+    assert observation.done and observation.success and observation.score == 1.0
     assert house.expert() is None
 
 
@@ -107,18 +107,18 @@ def test_the_expert_solves_every_task(task):
 def test_the_expert_solves_the_first_three_hundred(split):
     house = House()
     for task in islice(house.tasks(split), 300):
-        seen = house.reset(task)
-        assert not seen.done, "no task is done before it begins"
+        observation = house.reset(task)
+        assert not observation.done, "no task is done before it begins"
         for _ in range(house.max_steps):
-            seen = house.step(house.expert())
-            if seen.done:
+            observation = house.step(house.expert())
+            if observation.done:
                 break
-        assert seen.success, task["id"]
+        assert observation.success, task["id"]
 
 
 @quick
 @given(tasks, st.integers(0, 40), st.randoms(use_true_random=False))
-def test_what_is_admissible_is_accepted_and_the_rest_refused(task, steps, rng):
+def test_admissible_actions_are_accepted_and_all_others_refused(task, steps, rng):
     house = House()
     _wander(house, task, rng, steps)
     if house.over:
@@ -130,19 +130,19 @@ def test_what_is_admissible_is_accepted_and_the_rest_refused(task, steps, rng):
     others = [a for a in ALL_ACTIONS if a not in set(admissible)]
     before = _look(house)
     for action in [*rng.sample(others, 40), "fly", "", "open", "take all", "go to", "look at under lamp"]:
-        seen = house.step(action)
-        assert not seen.valid and not seen.done, f"{action}: {seen.text}"
+        observation = house.step(action)
+        assert not observation.valid and not observation.done, f"{action}: {observation.text}"
     assert _look(house) == before, "what is refused changes nothing"
 
 
 @quick
 @given(tasks, st.integers(0, 40), st.randoms(use_true_random=False))
-def test_a_fork_is_a_replay_and_independent(task, steps, rng):
+def test_a_fork_equals_a_replay_and_is_independent(task, steps, rng):
     house, replay = House(), House()
-    taken = _wander(house, task, rng, steps)
+    actions = _wander(house, task, rng, steps)
     fork = house.fork()
     replay.reset(task)
-    for action in taken:
+    for action in actions:
         replay.step(action)
     assert _look(fork) == _look(replay) == _look(house)
     before = _look(house)
@@ -153,16 +153,16 @@ def test_a_fork_is_a_replay_and_independent(task, steps, rng):
         assert fork.step(action) == replay.step(action)
     assert _look(house) == before, "what a fork does stays in the fork"
     assert _look(fork) == _look(replay)
-    kept = _look(fork)
+    fork_before = _look(fork)
     house.step("look")
     for action in house.admissible()[:3]:
         house.step(action)
-    assert _look(fork) == kept
+    assert _look(fork) == fork_before
 
 
 @quick
 @given(tasks, st.integers(0, 60), st.randoms(use_true_random=False))
-def test_the_expert_goes_on_from_anywhere(task, steps, rng):
+def test_the_expert_succeeds_from_any_state(task, steps, rng):
     """Off its own path, too, it has an action, and it gets there."""
     house = House()
     _wander(house, task, rng, steps)
@@ -177,7 +177,7 @@ def test_the_expert_goes_on_from_anywhere(task, steps, rng):
 
 @quick
 @given(tasks, st.integers(0, 20), st.randoms(use_true_random=False))
-def test_words_may_be_said_in_other_ways(task, steps, rng):
+def test_other_spellings_of_an_action_are_accepted(task, steps, rng):
     house = House()
     _wander(house, task, rng, steps)
     if house.over:
@@ -194,17 +194,19 @@ def test_words_may_be_said_in_other_ways(task, steps, rng):
 def test_the_world_has_not_changed():
     """Golden: whoever changes a text or a rule must give the world a new name, so that old records are refused."""
 
-    def golden(seen) -> str:
+    def golden(observation) -> str:
         """An observation as it is written, without what is only told about it."""
-        told = ", ".join(f"{name}={getattr(seen, name)!r}" for name in ("text", "done", "score", "valid", "success"))
-        return f"Observation({told})"
+        fields = ", ".join(
+            f"{name}={getattr(observation, name)!r}" for name in ("text", "done", "score", "valid", "success")
+        )
+        return f"Observation({fields})"
 
     digest = hashlib.sha256()
     house = House()
     for split in SPLITS:
         for task in islice(house.tasks(split), 25):
-            seen, rng = house.reset(task), random.Random(task["id"])
-            digest.update(f"{task} {house.instruction()} {golden(seen)}\n".encode())
+            observation, rng = house.reset(task), random.Random(task["id"])
+            digest.update(f"{task} {house.instruction()} {golden(observation)}\n".encode())
             for turn in range(25):
                 if house.over:
                     break
@@ -224,7 +226,7 @@ def test_splits():
         next(house.tasks("dev"))
 
 
-def test_ood_asks_for_what_train_does_not_have():
+def test_ood_has_objects_and_rooms_that_train_does_not_have():
     house = House()
     for split in ("train", "test"):
         for task in islice(house.tasks(split), 400):
@@ -242,26 +244,26 @@ def test_test_layouts_are_not_those_of_train():
     house = House()
 
     def layouts(split, n):
-        made = set()
+        descriptions = set()
         for task in islice(house.tasks(split), n):
-            seen = house.reset(task)
-            made.add((house.instruction(), seen.text, tuple(sorted(house.where.items()))))
-        return made
+            observation = house.reset(task)
+            descriptions.add((house.instruction(), observation.text, tuple(sorted(house.where.items()))))
+        return descriptions
 
     train, test = layouts("train", 2000), layouts("test", 500)
     assert len(test) > 495 and not train & test
 
 
-def test_chance_rarely_succeeds():
+def test_random_actions_rarely_succeed():
     house, won = House(), 0
     for task in islice(house.tasks("test"), 200):
         rng = random.Random(task["id"])
-        seen = house.reset(task)
+        observation = house.reset(task)
         for _ in range(house.max_steps):
-            seen = house.step(rng.choice(house.admissible()))
-            if seen.done:
+            observation = house.step(rng.choice(house.admissible()))
+            if observation.done:
                 break
-        won += bool(seen.success)
+        won += bool(observation.success)
     assert won / 200 < 0.15
 
 
@@ -269,8 +271,8 @@ def test_a_finished_task_stays_finished():
     house = House()
     house.reset({"id": "train/0"})
     while not house.over:
-        seen = house.step(house.expert())
-    assert seen.text.endswith("The task is done.")
+        observation = house.step(house.expert())
+    assert observation.text.endswith("The task is done.")
     after = house.step("look")
     assert after.done and not after.valid and after.text == "The task is over."
 
@@ -279,20 +281,20 @@ def test_scores():
     """Half for a treatment that is done, all for the end."""
     house = House()
     for task in house.tasks("train"):
-        seen = house.reset(task)
+        observation = house.reset(task)
         if house.kind in TREATMENTS:
             break
-    scores = [seen.score]
-    while not seen.done:
-        seen = house.step(house.expert())
-        scores.append(seen.score)
+    scores = [observation.score]
+    while not observation.done:
+        observation = house.step(house.expert())
+        scores.append(observation.score)
     assert sorted(scores) == scores and set(scores) == {0.0, 0.5, 1.0}
 
 
 @pytest.mark.parametrize(
     "name", ["", "train", "train/", "train/x", "train/²", "dev/1", "train/10000", None, "train/1/2"]
 )
-def test_tasks_that_are_none(name):
+def test_malformed_tasks_are_refused(name):
     for task in ({}, {"id": name}):
         with pytest.raises(InputError) as caught:
             House().reset(task)
@@ -304,12 +306,12 @@ def test_tasks_that_are_none(name):
 # -- what is known and still needed ------------------------------------------------------------------------------------
 
 
-def test_explanations_are_of_facts_that_were_seen():
+def test_explanations_state_only_observed_facts():
     """Where the object is, is said once it was seen, and as it is; what is needed, as the task says."""
     house = House()
     for task in islice(house.tasks("train"), 40):
-        seen, rng = house.reset(task), random.Random(task["id"])
-        known = seen.text
+        observation, rng = house.reset(task), random.Random(task["id"])
+        known = observation.text
         while not house.over and house.steps < 25:
             notes = house.explain()
             assert notes.startswith(("Still needed: put ", "Still needed: look at ", "Still needed: " + house.kind))
@@ -326,18 +328,22 @@ def test_explanations_are_of_facts_that_were_seen():
         assert house.explain() is None or not house.over
 
 
-def test_what_was_never_seen_is_unknown():
+def test_unknown_parts_are_those_never_observed_before():
     """Exactly what lies in a room that was never entered or a container that was never open."""
     house = House()
     for task in islice(house.tasks("test"), 40):
-        seen, rng, entered, opened = house.reset(task), random.Random(task["id"]), set(), set()
+        observation, rng, entered, opened = house.reset(task), random.Random(task["id"]), set(), set()
         for _ in range(15):
-            parts = [seen.text[start:end] for start, end in seen.unknown]
-            new = "You are in the" in seen.text and seen.valid and house.room not in entered
-            new |= seen.text.startswith("You open the") and seen.valid and seen.text.split()[3].strip(".") not in opened
-            assert len(parts) == new and all(part in seen.text.split("You see ")[1] for part in parts)
+            parts = [observation.text[start:end] for start, end in observation.unknown]
+            new = "You are in the" in observation.text and observation.valid and house.room not in entered
+            new |= (
+                observation.text.startswith("You open the")
+                and observation.valid
+                and observation.text.split()[3].strip(".") not in opened
+            )
+            assert len(parts) == new and all(part in observation.text.split("You see ")[1] for part in parts)
             entered.add(house.room)
             opened |= house.opened
-            seen = house.step(rng.choice(house.admissible()))
+            observation = house.step(rng.choice(house.admissible()))
             if house.over:
                 break

@@ -20,7 +20,7 @@ EXPECTED = "Basic " + base64.b64encode(b"user:s3cret@word").decode()
 
 @pytest.fixture(autouse=True)
 def _nothing_kept(monkeypatch):
-    monkeypatch.setattr(logins, "_kept", {})
+    monkeypatch.setattr(logins, "_logins", {})
 
 
 @pytest.fixture
@@ -45,14 +45,14 @@ def server():
         def log_message(self, *_: object) -> None:
             pass
 
-    held = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=held.serve_forever, daemon=True).start()
-    yield f"127.0.0.1:{held.server_port}", refused
-    held.shutdown()
-    held.server_close()
+    http_server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=http_server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{http_server.server_port}", refused
+    http_server.shutdown()
+    http_server.server_close()
 
 
-def test_a_password_reaches_the_server_and_nothing_else(server, monkeypatch):
+def test_a_password_is_sent_to_the_server_and_appears_nowhere(server, monkeypatch):
     host, refused = server
     spec = f"agentgym:http://user:{SECRET}@{host}?test=0-1&max_steps=2"
     public = f"agentgym:http://{host}?test=0-1&max_steps=2"
@@ -76,8 +76,8 @@ def test_errors_do_not_show_a_password(server):
         with pytest.raises(UsageError) as caught:
             open_env(spec)
         assert host in str(caught.value) and "s3cret" not in str(caught.value)
-    said = run("env", "show", f"agentgym:http://user:{SECRET}@127.0.0.1:9?test=0").one_error(1, "127.0.0.1:9")
-    assert "s3cret" not in said
+    message = run("env", "show", f"agentgym:http://user:{SECRET}@127.0.0.1:9?test=0").one_error(1, "127.0.0.1:9")
+    assert "s3cret" not in message
 
 
 def test_a_record_with_a_password_is_refused_without_showing_it(data):
@@ -97,7 +97,7 @@ def test_a_record_with_a_password_is_refused_without_showing_it(data):
         ("agentgym:http://token@host", "agentgym:http://host"),
     ],
 )
-def test_a_login_is_withheld_and_can_be_revealed(spec, public):
+def test_a_login_is_withheld_and_can_be_restored(spec, public):
     assert logins.withhold_logins(spec) == public == logins.without_logins(spec)
     assert logins.with_logins(public) == spec
 

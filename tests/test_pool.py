@@ -92,20 +92,20 @@ def put_fault(folder: Path, record: dict, step: int, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["killed", "hung", "babbled"])
 def test_one_accident_costs_a_retry(branched, tmp_path, kind, fork):
     put_fault(tmp_path, branched[1], 2, kind)
-    done = start(tmp_path, branched[:4], "--fork", fork, "-j", 2)
-    assert done.records == undisturbed(branched[:4], tmp_path)
+    result = start(tmp_path, branched[:4], "--fork", fork, "-j", 2)
+    assert result.records == undisturbed(branched[:4], tmp_path)
     assert not list(tmp_path.glob("*.*"))
 
 
 def test_a_process_that_grows_is_stopped(branched, tmp_path):
     put_fault(tmp_path, branched[1], 2, "grown")
-    done = start(tmp_path, branched[:3], "--memory", "400M", limit=60)
-    assert done.records == undisturbed(branched[:3], tmp_path) and "1 workers lost" in done.err
+    result = start(tmp_path, branched[:3], "--memory", "400M", limit=60)
+    assert result.records == undisturbed(branched[:3], tmp_path) and "1 workers lost" in result.err
 
 
 def test_an_environment_that_always_dies_is_a_bad_record(branched, tmp_path):
-    done = start(tmp_path, branched[:3], "--rejects", tmp_path / "r", env="Dying", code=4)
-    assert done.records == []
+    result = start(tmp_path, branched[:3], "--rejects", tmp_path / "r", env="Dying", code=4)
+    assert result.records == []
     (first, *_) = [orjson.loads(line) for line in (tmp_path / "r").read_bytes().splitlines()]
     assert (
         first["line"] == 1
@@ -120,10 +120,10 @@ class Dying(House):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_mistake_in_an_environment_costs_its_record_and_says_where(branched, tmp_path):
+def test_an_exception_in_an_environment_costs_its_record_and_is_quoted(branched, tmp_path):
     put_fault(tmp_path, branched[0], 1, "raised")
-    done = start(tmp_path, branched[:2], "--rejects", tmp_path / "r.jsonl", code=4)
-    assert [r["id"] for r in done.records] == [branched[1]["id"]]
+    result = start(tmp_path, branched[:2], "--rejects", tmp_path / "r.jsonl", code=4)
+    assert [r["id"] for r in result.records] == [branched[1]["id"]]
     (reject,) = [orjson.loads(line) for line in (tmp_path / "r.jsonl").read_bytes().splitlines()]
     assert "the roof fell in" in reject["error"]
 
@@ -138,12 +138,12 @@ def test_three_hundred_trajectories_with_accidents(branched, tmp_path):
             kind = rng.choice(["killed"] * 4 + ["hung"] + ["corrupted", "raised"] * 2)
             put_fault(tmp_path, record, rng.randrange(len(record["steps"])), kind)
             disturbed[record["id"]] = kind
-    done = start(tmp_path, branched, "-j", 4, "--rejects", tmp_path / "rejects", limit=2, code=4)
+    result = start(tmp_path, branched, "-j", 4, "--rejects", tmp_path / "rejects", limit=2, code=4)
     expected = {r["id"]: r for r in undisturbed(branched, tmp_path)}
-    kept = [orjson.loads(line) for line in (tmp_path / "rejects").read_bytes().splitlines()]
-    set_aside = {r["record"]["id"]: r["error"] for r in kept}
-    assert [r["id"] for r in done.records] == [i for i in expected if i in {r["id"] for r in done.records}]
-    same = {r["id"] for r in done.records if r == expected[r["id"]]}
+    rejects = [orjson.loads(line) for line in (tmp_path / "rejects").read_bytes().splitlines()]
+    set_aside = {r["record"]["id"]: r["error"] for r in rejects}
+    assert [r["id"] for r in result.records] == [i for i in expected if i in {r["id"] for r in result.records}]
+    same = {r["id"] for r in result.records if r == expected[r["id"]]}
     assert same | set(set_aside) == set(expected) and not same & set(set_aside)
     assert all(disturbed[i] in ("corrupted", "raised") for i in set_aside) and all(set_aside.values())
     assert len(disturbed) > 25 and not workers_of(tmp_path)
@@ -151,14 +151,14 @@ def test_three_hundred_trajectories_with_accidents(branched, tmp_path):
 
 def workers_of(folder: Path) -> list[int]:
     """Workers that were started with this folder of faults and still run."""
-    found = []
+    pids = []
     for process in psutil.process_iter():
         try:
             if "eexp.workers.worker" in process.cmdline() and process.environ().get("FAULTS") == str(folder):
-                found.append(process.pid)
+                pids.append(process.pid)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-    return found
+    return pids
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
@@ -209,7 +209,7 @@ def test_answers_come_in_the_order_of_the_jobs(monkeypatch):
         assert list(pool.run(iter(jobs))) == [(n, n) for n in range(40)]
 
 
-def test_input_is_read_only_as_far_as_there_is_work_for(monkeypatch):
+def test_input_is_read_only_a_little_ahead(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", HERE)
     read = []
 
@@ -223,7 +223,7 @@ def test_input_is_read_only_as_far_as_there_is_work_for(monkeypatch):
             assert len(read) <= n + 1 + 4 * 2
 
 
-def test_what_cannot_be_read_is_told_after_what_could(monkeypatch):
+def test_an_error_in_the_input_is_raised_after_the_results_before_it(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", HERE)
 
     def jobs():
@@ -231,11 +231,11 @@ def test_what_cannot_be_read_is_told_after_what_could(monkeypatch):
             yield n, {"do": "test_pool:nap", "n": n, "seconds": 0.1}
         raise InputError("line 4 is bad")
 
-    got = []
+    numbers = []
     with Pool(4, None, 30) as pool, pytest.raises(InputError, match="line 4"):
         for n, _ in pool.run(jobs()):
-            got.append(n)
-    assert got == [0, 1, 2]
+            numbers.append(n)
+    assert numbers == [0, 1, 2]
 
 
 def test_a_job_that_hangs_comes_back_as_failed(monkeypatch):

@@ -17,9 +17,9 @@ class Searched(bytearray):
 
     count = 0
 
-    def find(self, wanted, start=0):
+    def find(self, separator, start=0):
         Searched.count += len(self) - start
-        return super().find(wanted, start)
+        return super().find(separator, start)
 
     def split(self, separator):
         Searched.count += len(self)
@@ -35,16 +35,16 @@ def echo():
 
 def _exchange(child: Child, unsent: bytes, count: int) -> list[bytes]:
     """What the child has answered to `unsent` once it has written `count` lines."""
-    answered = []
-    while len(answered) < count:
+    answers = []
+    while len(answers) < count:
         ready = select.poll()
         ready.register(child.pipes()[1], select.POLLIN)
         if unsent:
             ready.register(child.pipes()[0], select.POLLOUT)
         assert ready.poll(60_000)
         unsent = child.write_some(unsent)
-        answered += child.lines_so_far(1 << 30)
-    return answered
+        answers += child.lines_so_far(1 << 30)
+    return answers
 
 
 def test_a_long_line_is_searched_once(echo, monkeypatch):
@@ -55,14 +55,14 @@ def test_a_long_line_is_searched_once(echo, monkeypatch):
     assert len(line) <= Searched.count <= 2 * len(line)
 
 
-def test_what_is_not_sent_yet_is_not_copied(echo):
+def test_unsent_bytes_are_not_copied(echo):
     line = b"x" * (4 << 20) + b"\n"
     rest = echo.write_some(line)
     assert 0 < len(rest) < len(line) and rest.obj is line
     assert _exchange(echo, rest, 1) == [line[:-1]]
 
 
-def test_several_lines_at_once_are_told_apart(echo):
+def test_several_lines_at_once_are_separated(echo):
     assert _exchange(echo, b"one\n\nthree\nfo", 3) == [b"one", b"", b"three"]
     assert _exchange(echo, b"ur\n", 1) == [b"four"]
     assert echo.ask(b"five", 60) == b"five"
