@@ -159,7 +159,7 @@ def test_a_missing_package_is_one_error(monkeypatch, missing):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_the_gold_calls_succeed_in_every_base_make_task(split):
+def test_the_gold_calls_succeed_in_every_base_task(split):
     env = open_env("bfcl")
     for task in env.tasks(split):
         actions, texts, end = play(env, task)
