@@ -23,7 +23,7 @@ HELP = "Only a block with nothing on it can be moved, onto another such block or
 
 
 def moves(state):
-    """Every action the state accepts, and the state it leads to."""
+    """Yield every action that a state accepts, and the state it leads to."""
     for stack in sorted(state):
         block, rest = stack[-1], state - {stack} | ({stack[:-1]} if stack[:-1] else set())
         if stack[:-1]:
@@ -33,14 +33,14 @@ def moves(state):
 
 
 def ways(start):
-    """Every state that can be reached from start, and a shortest list of actions that leads there."""
-    found, queue = {start: []}, [start]
+    """Return every state that can be reached from start, with a shortest list of actions that leads there."""
+    paths, queue = {start: []}, [start]
     for state in queue:
         for action, after in moves(state):
-            if after not in found:
-                found[after] = [*found[state], action]
+            if after not in paths:
+                paths[after] = [*paths[state], action]
                 queue.append(after)
-    return found
+    return paths
 
 
 STATES = sorted(ways(frozenset((block,) for block in BLOCKS)), key=sorted)
@@ -51,15 +51,15 @@ SPLITS = {"train": PAIRS[:1500], "test": PAIRS[1500:]}
 
 
 def in_words(state):
-    """The stacks one after the other, each from the bottom up."""
-    said = []
+    """Return a state in words, one stack after the other, each from the bottom up."""
+    sentences = []
     for stack in sorted(state):
-        said += [f"The {block} block is on {below}." for block, below in zip(stack, (TABLE, *stack))]
-    return " ".join(said)
+        sentences += [f"The {block} block is on {below}." for block, below in zip(stack, (TABLE, *stack))]
+    return " ".join(sentences)
 
 
 class World:
-    """One episode. A method a request; its keywords are the request's fields, its result is the answer."""
+    """One episode. There is a method for each request: its keywords are the request's fields, its result the answer."""
 
     def hello(self, protocol):
         return {"protocol": 1, "name": "blocks", "splits": list(SPLITS), "max_steps": 15, "expert": True, "save": True}
@@ -70,8 +70,8 @@ class World:
     def reset(self, task):
         self.state, self.goal = STATES[task["start"]], TOWERS[task["goal"]]
         (tower,) = self.goal
-        wanted = ", ".join(f"{b} on {a}" for a, b in pairwise(tower))
-        return {**self.answer(in_words(self.state)), "instruction": f"Build one tower: {wanted}."}
+        order = ", ".join(f"{b} on {a}" for a, b in pairwise(tower))
+        return {**self.answer(in_words(self.state)), "instruction": f"Build one tower: {order}."}
 
     def step(self, action):
         after = dict(moves(self.state)).get(action)
@@ -106,7 +106,7 @@ def main():
             return
         try:
             answer = getattr(world, op)(**request)
-        except (AttributeError, LookupError, TypeError) as e:  # a request that makes no sense here
+        except (AttributeError, LookupError, TypeError) as e:  # a request that makes no sense
             answer = {"error": f"{type(e).__name__}: {e}"}
         print(json.dumps(answer), flush=True)
 

@@ -7,27 +7,27 @@
 #       | eexp world-model-data > world-model.jsonl
 #
 # Each line of standard input is a request, each line of standard output its answer (docs/environments.md).
-# A request has no blanks between its parts, `op` comes first and an action last: patterns are parser enough.
+# A request has no blanks between its parts, `op` comes first and an action last: shell patterns can parse it.
 #
-# The safe has three pins and one dial. The dial set to a pin's number clicks; any other setting tells whether
-# the pin sits above or below it. When all three have clicked, the handle opens the door.
+# The safe has three pins and one dial. Set to a pin's number, the dial clicks; after any other setting the answer
+# says whether the pin sits above or below it. When all three have clicked, the handle opens the door.
 
-start() {                               # start ID: the three digits of a code that no other task has
+start() {                               # start ID: begin the task; every task has a code of its own, of three digits
     case $1 in train/*) n=${1#*/} ;; test/*) n=$((800 + ${1#*/})) ;; esac
     code=$((n * 387 % 1000))
     pins=0 low=0 high=9 opened=false
 }
 
-number() { echo $((code / (pins == 0 ? 100 : pins == 1 ? 10 : 1) % 10)); }     # of the pin that is next
+number() { echo $((code / (pins == 0 ? 100 : pins == 1 ? 10 : 1) % 10)); }     # the number of the next pin
 
-answer() {                              # answer VALID TEXT: the state after an action
+answer() {                              # answer VALID TEXT: print the state after an action
     score=0.$((pins * 25))
     [ $opened = true ] && score=1
     judged="\"done\":$opened,\"score\":$score,\"success\":$opened"
     echo "{\"observation\":\"$2\",\"valid\":$1,$judged}"
 }
 
-set_dial() {                            # set_dial N: what the safe answers to the dial set to N
+set_dial() {                            # set_dial N: set the dial and print the answer
     if [ $pins = 3 ]; then
         answer true "The dial turns freely: all three pins have clicked."
     elif [ "$1" -lt "$(number)" ]; then
@@ -42,7 +42,7 @@ set_dial() {                            # set_dial N: what the safe answers to t
     fi
 }
 
-step() {                                # step ACTION
+step() {                                # step ACTION: execute an action and print the answer
     case $1 in
         "set dial to "[0-9]) set_dial "${1#set dial to }" ;;
         "pull handle")
@@ -56,7 +56,7 @@ step() {                                # step ACTION
     esac
 }
 
-expert() {                              # halve what the sounds have left open
+expert() {                              # print the expert's action: halve the range that is left
     if [ $pins = 3 ]; then echo "pull handle"; else echo "set dial to $(((low + high) / 2))"; fi
 }
 

@@ -1,4 +1,4 @@
-"""AgentGym's environment servers as their source has them, each with a small game behind it.
+"""Servers like AgentGym's, written after their source, each with a small game behind it.
 
     python tests/agentgym_servers.py textcraft     # prints the URL and serves until it is stopped
 
@@ -75,41 +75,41 @@ def _list(items: dict[str, int]) -> str:
 
 
 class Rooms:
-    """eexp's own house, told as the servers of ALFWorld, BabyAI and ScienceWorld tell their worlds."""
+    """eexp's own house, with answers in the form of the servers of ALFWorld, BabyAI and ScienceWorld."""
 
-    def __init__(self, told_as: str):
-        self.told_as, self.house = told_as, House()
+    def __init__(self, style: str):
+        self.style, self.house = style, House()
         self.all = list(self.house.tasks("train"))
 
     def reset(self, number: int) -> dict:
-        seen = self.house.reset(self.all[number])
-        told = self._tell(seen)
+        observation = self.house.reset(self.all[number])
+        answer = self._answer(observation)
         goal = self.house.instruction()
-        if self.told_as == "alfworld":
-            del told["done"], told["reward"]
-            return {**told, "observation": f"{seen.text}\nYour task is to: {goal}", "task_type": "x/y"}
-        if self.told_as == "babyai":
-            return {**told, "observation": f"Your goal: {goal}\n{told['observation']}", "deleted": False}
+        if self.style == "alfworld":
+            del answer["done"], answer["reward"]
+            return {**answer, "observation": f"{observation.text}\nYour task is to: {goal}", "task_type": "x/y"}
+        if self.style == "babyai":
+            return {**answer, "observation": f"Your goal: {goal}\n{answer['observation']}", "deleted": False}
         goal = f"Task Description:\nYour task is to {goal}"
-        return {**told, "task_description": goal, "task_name": "house", "var_num": number, "deleted": False}
+        return {**answer, "task_description": goal, "task_name": "house", "var_num": number, "deleted": False}
 
     def step(self, action: str) -> dict:
-        seen = self.house.step(action)
-        if self.told_as == "sciworld" and not seen.valid:
-            seen.text = "No known action matches that input."
-        return self._tell(seen)
+        observation = self.house.step(action)
+        if self.style == "sciworld" and not observation.valid:
+            observation.text = "No known action matches that input."
+        return self._answer(observation)
 
     def expert(self) -> str | None:
         return self.house.expert()
 
-    def _tell(self, seen) -> dict:
-        told = {"observation": seen.text, "reward": float(seen.success or 0), "done": seen.done}
-        if self.told_as == "alfworld":
-            return {**told, "available_actions": self.house.admissible()}
-        if self.told_as == "babyai":
-            told["observation"] += f"\nAvailable actions: {json.dumps(self.house.admissible())}"
-            return {**told, "score": 2 * told["reward"]}
-        return {**told, "score": 100 * (seen.score or 0)}
+    def _answer(self, observation) -> dict:
+        answer = {"observation": observation.text, "reward": float(observation.success or 0), "done": observation.done}
+        if self.style == "alfworld":
+            return {**answer, "available_actions": self.house.admissible()}
+        if self.style == "babyai":
+            answer["observation"] += f"\nAvailable actions: {json.dumps(self.house.admissible())}"
+            return {**answer, "score": 2 * answer["reward"]}
+        return {**answer, "score": 100 * (observation.score or 0)}
 
 
 class Shop:
@@ -128,7 +128,7 @@ class Shop:
             won, self.page = 1.0 if self.page == self.wanted else 0.5, "end"
         return {"state": self.observation(), "reward": won, "done": self.page == "end", "info": None}
 
-    def observation(self) -> str:
+    def describe(self) -> str:
         return f"WebShop [SEP] Instruction: [SEP] Find a {self.wanted} [SEP] {self.page}"
 
     def available_actions(self) -> dict:
@@ -137,7 +137,7 @@ class Shop:
 
 
 class Maze:
-    """LMRL-Gym's maze, with walls of our own: one corridor with a bend, and the goal at its end."""
+    """LMRL-Gym's maze with other walls: one corridor with a bend, and the goal at its end."""
 
     floor = ((1, 1), (1, 2), (1, 3), (2, 3), (3, 3))
     goal = (3, 3)
@@ -148,7 +148,7 @@ class Maze:
         if number >= len(self.floor) - 1:
             raise IndexError(f"The game {number} is not valid.")
         self.at, self.steps = self.floor[number], 0
-        return {"observation": self.seen()}
+        return {"observation": self.describe()}
 
     def step(self, action: str) -> dict:
         if self.steps >= 50:
@@ -159,17 +159,17 @@ class Maze:
         self.at = to if to in self.floor else self.at
         if self.at == self.goal:
             return {"observation": "Success\n", "reward": 1.0, "done": True}
-        return {"observation": self.seen(), "reward": 0, "done": False}
+        return {"observation": self.describe(), "reward": 0, "done": False}
 
-    def seen(self) -> str:
+    def describe(self) -> str:
         walls = [
             where
             for where, (down, right) in self.around.items()
             if (self.at[0] + down, self.at[1] + right) not in self.floor
         ]
-        told = f"There is a wall {walls[0]}." if len(walls) == 1 else f"There are walls {', '.join(walls)}."
+        answer = f"There is a wall {walls[0]}." if len(walls) == 1 else f"There are walls {', '.join(walls)}."
         where = f"Your current position is at position {self.at[0]}, {self.at[1]}."
-        return f"The goal is at position {self.goal[0]}, {self.goal[1]}. {where} {told}"
+        return f"The goal is at position {self.goal[0]}, {self.goal[1]}. {where} {answer}"
 
 
 class Wordle:
@@ -188,10 +188,10 @@ class Wordle:
         guess, self.guesses = action.strip().replace(" ", ""), self.guesses + 1
         if guess not in self.words:
             return {"observation": "invalid word", "reward": 0.0, "done": self.guesses == 6}
-        told = self.compare(guess, self.random.choice(self.left))
-        self.left = [word for word in self.left if self.compare(guess, word) == told]
-        won = told == "g g g g g"
-        return {"observation": f"{told}\n", "reward": int(won), "done": won or self.guesses == 6}
+        answer = self.compare(guess, self.random.choice(self.left))
+        self.left = [word for word in self.left if self.compare(guess, word) == answer]
+        won = answer == "g g g g g"
+        return {"observation": f"{answer}\n", "reward": int(won), "done": won or self.guesses == 6}
 
     @staticmethod
     def compare(guess: str, word: str) -> str:
@@ -207,7 +207,7 @@ class Database:
         self.table.executemany("insert into mugs values (?)", [("red",), ("blue",)][: number + 1])
         self.answer = number + 1
 
-    def observation(self) -> str:
+    def describe(self) -> str:
         return "mugs(colour). How many mugs are there?"
 
     def step(self, action: str) -> dict:
@@ -218,7 +218,7 @@ class Database:
         return {"state": str(rows), "reward": float(rows == [(self.answer,)]), "done": True, "info": None}
 
 
-#: The first and the last words of what the clients of Maze and Wordle say before the first observation.
+#: The first and the last words of the text that the clients of Maze and Wordle add before the first observation.
 GREETINGS = {
     "maze": "Your objective is to reach the goal in few steps.\n\nenvironment: The goal is at position 8, 6.\naction: "
     "move left\n\nNow, make the optimal action given the current environment state:\n",
@@ -228,41 +228,48 @@ GREETINGS = {
 
 
 def as_client(name: str, answer: dict, words: list[str] | None = None) -> str:
-    """The first turn that AgentGym's client makes of an answer to /reset. words: of /filtered_vocab."""
-    seen = answer["observation"]
+    """Return the first turn that AgentGym's client makes of an answer to /reset; `words`: those of /filtered_vocab."""
+    observation = answer["observation"]
     match name:
         case "alfworld":
-            return f"{seen}\nAVAILABLE ACTIONS: {','.join(answer['available_actions'])}"
+            return f"{observation}\nAVAILABLE ACTIONS: {','.join(answer['available_actions'])}"
         case "sciworld":
-            return f"{answer['task_description']}\n{seen}"
+            return f"{answer['task_description']}\n{observation}"
         case "maze":
-            return GREETINGS[name] + seen
+            return GREETINGS[name] + observation
         case "wordle":
             return GREETINGS[name].format(words="\n".join(words))
-    return seen
+    return observation
 
 
 WORLDS = {"textcraft": Craft, "own": Craft, "maze": Maze, "wordle": Wordle, "webshop": Shop, "sqlgym": Database}
 NUMBERS = {"webshop": "session_id", "alfworld": "game", "maze": "game", "wordle": "seed", "sqlgym": "item_id"}
-ITEMS = {"sqlgym": "bird"}  # what AgentGym's data calls a server's tasks, where that is not its name
+ITEMS = {"sqlgym": "bird"}  # the name of a server's tasks in AgentGym's data, where it is not the server's name
 OF_LMRL = ("maze", "wordle")  # one server for both, which cannot close what it created
 BARE = ("webshop", "sqlgym")  # ids and first observations without keys
 
 
 def played(name: str, number: int, actions: dict[str, str]) -> dict:
-    """A record of AgentTraj-L: a task played by AgentGym's client. actions: as the agent writes them, and as sent."""
+    """Return a record of AgentTraj-L: a task played by AgentGym's client.
+
+    Args:
+        name, number: The server and the number of the task.
+        actions: The actions as the agent writes them -> as the client sends them.
+    """
     server = AgentGymServer(name)
     base = f"/{name}" if name in OF_LMRL else ""
 
-    def ask(method: str, path: str, **said: object) -> Any:
-        return json.loads(server.answer(method, base + path, {"env_idx" if name in BARE else "id": made, **said})[1])
+    def ask(method: str, path: str, **fields: object) -> Any:
+        return json.loads(
+            server.answer(method, base + path, {"env_idx" if name in BARE else "id": handle, **fields})[1]
+        )
 
-    made = None
-    made = ask("POST", "/create") if name in BARE else ask("POST", "/create")["id"]
+    handle = None
+    handle = ask("POST", "/create") if name in BARE else ask("POST", "/create")["id"]
     words = ask("GET", "/filtered_vocab") if name == "wordle" else None
     first = ask("POST", "/reset", **{NUMBERS.get(name, "data_idx"): number, "world_type": "Text"})
-    seen = ask("GET", "/observation") if name in BARE else as_client(name, first, words)
-    turns = [("human", None, "Thought:\n...\n\nAction:\n..."), ("gpt", False, "OK."), ("human", None, seen)]
+    observation = ask("GET", "/observation") if name in BARE else as_client(name, first, words)
+    turns = [("human", None, "Thought:\n...\n\nAction:\n..."), ("gpt", False, "OK."), ("human", None, observation)]
     for written, sent in actions.items():
         answer = ask("POST", "/step", action=sent)
         turns += [
@@ -274,7 +281,7 @@ def played(name: str, number: int, actions: dict[str, str]) -> dict:
 
 
 class AgentGymServer:
-    """All environments of one server, by their ids; `answer` is what a request gets, as (status, body)."""
+    """All environments of one server, by their ids; `answer` returns the answer to a request, as (status, body)."""
 
     def __init__(self, name: str):
         self.name = name
@@ -357,7 +364,7 @@ def _json(answer: object) -> tuple[int, bytes]:
 
 
 def serve(name: str, port: int = 0) -> tuple[ThreadingHTTPServer, AgentGymServer]:
-    """A server that answers on a thread of its own, and what it holds. `shutdown` and `server_close` end it."""
+    """Start a server on a thread of its own; return it with its environments. `shutdown` and `server_close` end it."""
     served = AgentGymServer(name)
 
     class Handler(BaseHTTPRequestHandler):

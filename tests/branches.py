@@ -1,4 +1,4 @@
-"""What is to be known of a state, of those that follow, and of those in a forked process."""
+"""Everything that can be observed of a state, of the states after some actions, and in a forked process."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from eexp.envs.base import Environment, Observation
 
 
 def looks(env: Environment, observation: Observation) -> list:
-    """All that can be known of a state."""
+    """Return everything that can be observed of a state."""
     return [observation.outcome(), env.instruction(), env.admissible(), env.expert()]
 
 
 def walk(env: Environment, actions: list[str]) -> list:
-    """What is to be known after each action, up to the end of the episode."""
+    """Return everything that can be observed after each action, up to the end of the episode."""
     states = []
     for action in actions:
         states.append(looks(env, env.step(action)))
@@ -25,14 +25,14 @@ def walk(env: Environment, actions: list[str]) -> list:
     return states
 
 
-def in_a_child(say: Callable[[], Any]) -> Any:
-    """What `say` returns in a process that is forked here, by way of JSON."""
+def in_a_child(call: Callable[[], Any]) -> Any:
+    """Return what `call` returns in a process that is forked here, sent back as JSON."""
     end, start = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             with open(start, "w") as out:
-                json.dump(say(), out)
+                json.dump(call(), out)
         finally:
             os._exit(0)
     os.close(start)

@@ -1,4 +1,4 @@
-"""Finding processes that a test has started, whatever has become of their parents."""
+"""Find the processes that a test has started, even if their parents have ended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MARK = "EEXP_TEST_MARK"  # an environment variable that every process of one tes
 
 
 def marked(mark: str) -> list[psutil.Process]:
-    """The running processes that were started with this mark, without the one that asks."""
+    """Return the running processes that were started with this mark, without this process."""
     processes = []
     for process in psutil.process_iter():
         try:
@@ -24,7 +24,7 @@ def marked(mark: str) -> list[psutil.Process]:
 
 
 def none_left(mark: str, within: float = 20.0) -> bool:
-    """Whether all marked processes end in time."""
+    """Return whether all marked processes end within so many seconds."""
     deadline = time.monotonic() + within
     while remaining := marked(mark):
         if time.monotonic() > deadline:

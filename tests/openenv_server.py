@@ -24,7 +24,7 @@ class Number(Observation):
 
 
 class Numbers(Environment):
-    """Bring a number down to 1; what it begins with is the seed's affair."""
+    """Bring a number down to 1; the seed decides the number at the beginning."""
 
     SUPPORTS_CONCURRENT_SESSIONS = True
 
@@ -32,7 +32,7 @@ class Numbers(Environment):
         if seed == 999:
             time.sleep(2)
         self.number, self.steps = 2 + (seed or 0) % 50, 0
-        return self.seen()
+        return self.observation()
 
     def step(self, action, timeout_s=None, **_):
         self.steps += 1
@@ -45,9 +45,9 @@ class Numbers(Environment):
                 self.number += 1
             case _:
                 self.number -= 1
-        return self.seen()
+        return self.observation()
 
-    def seen(self):
+    def observation(self):
         won = self.number == 1
         return Number(text=f"The number is {self.number}.", done=won, reward=float(won), metadata={"at": time.time()})
 
@@ -68,7 +68,7 @@ class Heaps(Observation):
 
 
 class Nim(Environment):
-    """Nim: take from a heap; who takes the last one wins. The other player is a bad one. It has tasks of its own."""
+    """Nim: take from a heap; the player who takes the last one wins. The opponent is weak. It has tasks of its own."""
 
     SUPPORTS_CONCURRENT_SESSIONS = True
     games = {"test": [[2, 2]], "train": [[1, 1], [3, 1], [2, 3]]}
@@ -84,16 +84,16 @@ class Nim(Environment):
 
     def reset(self, seed=None, episode_id=None, split="train", index=0, **_):
         self.heaps = list(self.games[split][index])
-        return self.seen()
+        return self.observation()
 
     def step(self, action, timeout_s=None, **_):
         self.heaps[action.heap] -= action.count
         if any(self.heaps):
             self.heaps[next(i for i, n in enumerate(self.heaps) if n)] -= 1
-            return self.seen(0.25, not any(self.heaps))
-        return self.seen(0.75, True)
+            return self.observation(0.25, not any(self.heaps))
+        return self.observation(0.75, True)
 
-    def seen(self, reward=0.0, done=False):
+    def observation(self, reward=0.0, done=False):
         legal = [f'{{"heap": {i}, "count": {n}}}' for i, heap in enumerate(self.heaps) for n in range(1, heap + 1)]
         return Heaps(heaps=self.heaps, task="Take the last one.", legal=legal, reward=reward, done=done)
 
@@ -103,7 +103,7 @@ class Nim(Environment):
 
 
 class Doors(MCPEnvironment):
-    """Behind one of the doors is the way out: tools, as OpenEnv's newer environments have them."""
+    """Find the door with the way out behind it, with tools as in OpenEnv's newer environments."""
 
     SUPPORTS_CONCURRENT_SESSIONS = True
 
@@ -130,8 +130,8 @@ class Doors(MCPEnvironment):
     async def step_async(self, action, timeout_s=None, **_):
         return self.judged(await super().step_async(action, timeout_s=timeout_s))
 
-    def judged(self, seen):
-        return seen.model_copy(update={"done": self.out, "reward": float(self.out)})
+    def judged(self, observation):
+        return observation.model_copy(update={"done": self.out, "reward": float(self.out)})
 
     def _step_impl(self, action, timeout_s=None, **_):
         return Observation(metadata={"error": "call a tool"})
@@ -150,7 +150,7 @@ APPS = {
 
 @contextmanager
 def served(name: str, rooms: int = 8, port: int = 0):
-    """The URL of a server with room for that many sessions."""
+    """Yield the URL of a server with room for `rooms` sessions."""
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("127.0.0.1", port))

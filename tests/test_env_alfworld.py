@@ -1,4 +1,4 @@
-"""ALFWorld, with small games of our own in the layout of its data. Skipped where the package is missing."""
+"""ALFWorld, with small games in the layout of its data. Skipped where the package is missing."""
 
 from __future__ import annotations
 

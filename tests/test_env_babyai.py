@@ -1,4 +1,4 @@
-"""BabyAI in words: what is said, its bot, forks. Skipped where the package is missing."""
+"""BabyAI in words: its texts, its bot, forks. Skipped where the package is missing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MORE_LEVELS = "GoTo,Pickup,UnblockPickup,PutNextS5N2,UnlockPickup,BlockedUnlockP
 
 
 def play(env: BabyAI, task: dict) -> tuple[list[str], list[str], object]:
-    """The expert's actions, what was observed, and the end."""
+    """Play a task by the expert; return its actions, the texts and the last observation."""
     observation = env.reset(task)
     actions, texts = [], [observation.text]
     while not observation.done and (action := env.expert()) is not None:
@@ -39,7 +39,7 @@ def play(env: BabyAI, task: dict) -> tuple[list[str], list[str], object]:
 
 
 def wander(env: BabyAI, rng: random.Random, steps: int) -> list[tuple[str, object]]:
-    """Random actions of any kind, the expert's now and then, and what each led to."""
+    """Take random actions of any kind, sometimes the expert's; return (action, observation) for each."""
     steps = []
     for _ in range(steps):
         action = (rng.random() < 0.4 and env.expert()) or rng.choice(list(ACTIONS))
@@ -48,7 +48,7 @@ def wander(env: BabyAI, rng: random.Random, steps: int) -> list[tuple[str, objec
 
 
 def state(env: BabyAI) -> tuple:
-    """All of the world and of the bot's plan, but for the count of steps."""
+    """Return the whole state of the world and of the bot's plan, without the count of steps."""
     world, bot = env._world, env._bot
     return (
         world.grid.encode().tobytes(),
@@ -62,7 +62,7 @@ def state(env: BabyAI) -> tuple:
 
 
 def plain(state: tuple) -> tuple:
-    """The state without the addresses in it."""
+    """Return a state without the memory addresses in it."""
     return (*state[:-1], state[-1] and (re.sub(r" at 0x\w+", "", state[-1][0]), state[-1][1]))
 
 
@@ -111,7 +111,7 @@ def test_a_missing_package_is_one_error(monkeypatch):
     babyai._levels.cache_clear()
 
 
-# -- what is said ----------------------------------------------------------------------------------------------------
+# -- observations ----------------------------------------------------------------------------------------------------
 
 
 def test_an_episode():
@@ -137,7 +137,7 @@ STATES = ("open", "closed", "locked")
 
 
 def read(text: str) -> dict[tuple[int, int], tuple[str, ...]]:
-    """The things in an observation, by steps ahead and to the right."""
+    """Return the things in an observation, by steps ahead and to the right."""
     things = {}
     for part in re.search(r"You see (.*?)\. You carry", text)[1].split(", "):
         what = re.match(r"an? ((?:\w+ )*?\w+) (?=\d)", part)
@@ -269,7 +269,7 @@ def test_time_runs_out_and_missions_fail():
 
 def test_nothing_is_printed(capfd):
     env = open_env("babyai?level=GoToLocal")
-    env.reset({"level": "GoToLocal", "seed": 8})  # whose mission the package draws twice, and says so
+    env.reset({"level": "GoToLocal", "seed": 8})  # the package draws this mission twice, and prints that
     env.step("turn left")
     assert tuple(capfd.readouterr()) == ("", "")
 
@@ -309,7 +309,7 @@ def test_the_expert_recovers_from_other_actions():
 def test_the_expert_knows_no_action_where_its_bot_gives_up():
     env = open_env("babyai?level=UnlockToUnlock,KeyInBox")
     env.reset({"level": "UnlockToUnlock", "seed": 1_000_001})
-    while env.expert() is not None:  # here the package's bot would plan for ever
+    while env.expert() is not None:  # here the package's bot would plan forever
         env.step(env.expert())
     assert not env._over and env.step("turn left").valid and env.expert() is None
 

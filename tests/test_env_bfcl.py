@@ -32,7 +32,7 @@ def make_task(number: int, category: str = "base") -> dict:
 
 
 def play(env: BFCL, task: dict) -> tuple[list[str], list[str], object]:
-    """The expert's actions, what was observed, and the end."""
+    """Play a task by the expert; return its actions, the texts and the last observation."""
     observation = env.reset(task)
     actions, texts = [], [observation.text]
     while not observation.done:
@@ -45,7 +45,7 @@ def play(env: BFCL, task: dict) -> tuple[list[str], list[str], object]:
 
 @cache
 def pool(classes: tuple[str, ...]) -> list[str]:
-    """Calls that somebody may make of these classes: gold ones of other tasks, and some that are refused."""
+    """Return possible calls to these classes: gold calls of other tasks, and some that are refused."""
     gold = [(e["involved_classes"], list(chain(*calls))) for e, calls in bfcl._entries("base")]
     calls = [call for involved, turn in gold if set(involved) <= set(classes) for call in turn]
     return [
@@ -67,7 +67,7 @@ def pool(classes: tuple[str, ...]) -> list[str]:
 
 
 def wander(env: BFCL, rng: random.Random, steps: int) -> list[tuple[str, object]]:
-    """Random actions, the expert's now and then, and what each led to."""
+    """Take random actions, sometimes the expert's; return (action, observation) for each."""
     steps = []
     for _ in range(steps):
         action = (rng.random() < 0.6 and env.expert()) or rng.choice(pool(tuple(env._entry["involved_classes"])))
@@ -76,7 +76,7 @@ def wander(env: BFCL, rng: random.Random, steps: int) -> list[tuple[str, object]
 
 
 def state(env: BFCL) -> dict:
-    """All that is in the API objects, but for the times of writing, which nothing reads."""
+    """Return everything in the API objects, without the times of writing, which are never read."""
 
     def plain(x):
         if isinstance(x, random.Random):
@@ -177,7 +177,7 @@ def test_the_gold_calls_succeed_in_the_other_categories(category):
 
 
 def by_turn(actions: list[str]) -> list[list[list[str]]]:
-    """As the package has a model's answers: turns, of steps, of calls."""
+    """Return actions in the package's form of a model's answers: a list of turns, of steps, of calls."""
     turns: list[list[list[str]]] = [[]]
     for action in actions:
         if action == "done":
@@ -195,14 +195,14 @@ def official_verdict(task: dict, turns: list[list[list[str]]]) -> bool:
     entry, gold = bfcl._entries(category)[int(number)]
     try:
         return multi_turn_checker(turns, gold, entry, category, "judged")["valid"]
-    finally:  # its executor keeps every instance
+    finally:  # the package's executor keeps every instance
         for name in [name for name in vars(multi_turn_utils) if name.startswith("judged")]:
             delattr(multi_turn_utils, name)
 
 
 @pytest.mark.parametrize("category", bfcl.CATEGORIES)
 def test_success_is_judged_as_by_the_package(category):
-    """Gold calls with some left out, doubled or put in: what passes here passes there, and nothing else."""
+    """Gold calls with some left out, doubled or inserted have the same verdict here and in the package."""
     env, rng, verdicts = open_env("bfcl"), random.Random(category), []
     for number in range(0, 200, 4):
         task = make_task(number, category)
@@ -435,7 +435,7 @@ def test_the_pipe():
     assert f"{steps} states with fewer than k" in branched.err, "there are no admissible actions to draw from"
 
     rng = random.Random(0)
-    for trajectory in trajectories:  # as a program of one's own may
+    for trajectory in trajectories:  # as a user's program may
         for step in trajectory["steps"]:
             drawn = rng.sample(pool(("GorillaFileSystem", "TwitterAPI", "TradingBot", "VehicleControlAPI")), 3)
             step["alternatives"] = [{"action": a, "source": "program"} for a in drawn if a != step["action"]]

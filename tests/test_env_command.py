@@ -1,4 +1,4 @@
-"""`eexp env`: what it lists and shows, playing by hand, and the checker against environments that are broken."""
+"""`eexp env`: its lists, playing by hand, and the checker against environments that are broken."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from running import ROOT, Result, environment, read, run, spawn
 
 from eexp.envs.check import Checker
 
-# A game that is well in itself, with one fault a name. It counts to 5.
+# A correct game that counts to 5, with one fault for each name.
 PROGRAM = """
 import json, os, random, subprocess, sys, time
 
@@ -82,7 +82,7 @@ for line in sys.stdin:
         break
 """
 
-#: The fault, the check that must notice it, and what it must say.
+#: fault -> (the check that must notice it, what its message contains).
 FAULTS = {
     "version": ("opens", "$.protocol: 2; this eexp speaks 1"),
     "silent-hello": ("opens", "hello: no answer within 1 s"),
@@ -112,14 +112,17 @@ FAULTS = {
 
 @pytest.fixture
 def program(tmp_path):
-    """The spec of the game with a fault, "" for none."""
+    """Return a function from the name of a fault ("" for none) to the spec of the game with it."""
     path = tmp_path / "game.py"
     path.write_text(PROGRAM)
     return lambda fault: f"exec:{sys.executable} {path} {fault}"
 
 
 def check(spec: str, *args: object, **env: str) -> tuple[Result, dict[str, tuple[str, str]]]:
-    """(how it ended, check -> (verdict, detail)). In a process of its own, as pytest's has threads and sockets."""
+    """Run the check; return its result and, by check, (verdict, detail).
+
+    It runs in a process of its own, because the process of pytest has threads and sockets.
+    """
     result = spawn("env", "check", spec, *args, env=environment(**env))
     verdicts = {}
     for line in result.out.decode().splitlines():
@@ -274,7 +277,7 @@ def test_a_class_is_checked(tmp_path, name, where, output):
 
 
 def counting(name: str) -> dict[str, tuple[str, str]]:
-    """What a check of one of the classes finds, by the check's name."""
+    """Check one of the classes; return (verdict, detail) by the check's name."""
     namespace: dict = {}
     exec(PYTHON, namespace)
     findings = Checker(namespace[name], tasks=2, limit=10).run()

@@ -1,4 +1,4 @@
-"""`noisy:P:ENV`: words left out of observations, and nothing else changed."""
+"""`noisy:P:ENV`: words are left out of observations, and nothing else changes."""
 
 from __future__ import annotations
 

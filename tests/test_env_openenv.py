@@ -16,7 +16,7 @@ pytest.importorskip("openenv", reason="needs openenv, for its servers")
 pytest.importorskip("websockets")
 from openenv_server import served
 
-WAY = ["add one", "halve", "halve", "halve", "halve"]  # from 15, which is seed 13
+WAY = ["add one", "halve", "halve", "halve", "halve"]  # from 15, the start with seed 13
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_a_server_with_one_session_is_played_one_episode_at_a_time():
         result = spawn("eval", spec, "-m", "random", "--split", "train", "--trials", "2", "--parallel", "3").ok()
         assert len(result.records) == 6 and "2 workers for which the server had no room" in result.err
         assert not any(r["invalid"] for r in result.records)
-        with open_env(spec):  # somebody else's session
+        with open_env(spec):  # another client's session
             spawn("eval", spec, "-m", "random", "--split", "train").one_error(1, "1/1 sessions active")
 
 

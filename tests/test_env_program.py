@@ -1,4 +1,4 @@
-"""`exec:COMMAND`: the two examples, and programs that break the protocol in every way we could think of."""
+"""`exec:COMMAND`: the two examples, and programs that break the protocol in many ways."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 SAFE = f"exec:sh {ROOT}/examples/safe.sh"
 BLOCKS = f"exec:{sys.executable} {ROOT}/examples/blocks.py"
 
-# Does what the action says, so that one program stands for all broken ones.
+# A program that does what the action says, so that one program stands for all broken ones.
 BROKEN = """
 import json, os, signal, subprocess, sys, time
 
@@ -83,7 +83,7 @@ def written(tmp_path, source: str) -> str:
 
 
 def gone(pid: int, within: float = 5.0) -> bool:
-    """Whether the process ends in time. An orphan that nobody has reaped yet counts as ended."""
+    """Return whether a process ends in time. An orphan that was not reaped yet counts as ended."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
         state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
@@ -190,7 +190,7 @@ def test_the_class_in_the_docs_is_an_environment(tmp_path, monkeypatch):
 
 
 def test_the_class_in_the_docs_is_found_in_the_working_directory(tmp_path):
-    """By the installed command, which unlike `python -m` does not look there by itself, and by its workers."""
+    """The installed command finds it, which unlike `python -m` does not search there by itself; so do its workers."""
     source = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "environments.md").read_text(), re.DOTALL).group(1)
     (tmp_path / "numbers_game.py").write_text(source)
     (tmp_path / "orjson.py").write_text("raise ImportError('not the library')\n")
@@ -294,7 +294,7 @@ def test_an_error_answer_leaves_the_program_running(broken):
 
 
 def test_the_children_of_a_hanging_program_are_killed(capfd, broken):
-    broken.close()  # for one whose standard error is the one we capture
+    broken.close()  # the next one writes to the standard error that is captured
     broken.reset({"id": "0"})
     with pytest.raises(EnvironmentFailed, match="no answer"):
         broken.step("hang-with-child")
@@ -306,7 +306,7 @@ def test_any_text_can_be_sent(broken, action, monkeypatch):
     monkeypatch.setattr(process, "MAX_LINE", 16 << 20)
     broken._limit = 10
     broken.reset({"id": "0"})
-    if "\ud800" in action:  # it arrives, and is no text that can come back
+    if "\ud800" in action:  # it arrives, but cannot be sent back as text
         with pytest.raises(EnvironmentFailed, match="not JSON"):
             broken.step(action)
     else:

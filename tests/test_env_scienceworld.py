@@ -1,4 +1,4 @@
-"""ScienceWorld, the real one. What needs the simulator is skipped where the package or Java is missing."""
+"""ScienceWorld with its real simulator. Most tests are skipped where the package or Java is missing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def env():
 
 
 def play(env: Environment, task: dict, actions: list[str] | None = None, ask: bool = False):
-    """The actions, the observations and the last state, of the expert's way or of `actions`."""
+    """Play a task by the expert, or take `actions`; return the actions, the texts and the last observation."""
     observation = env.reset(task)
     texts, played = [observation.text], []
     while (action := env.expert() if actions is None else next(iter(actions[len(played) :]), None)) is not None:
@@ -170,7 +170,7 @@ def test_the_expert_succeeds_and_a_replay_in_another_simulator_is_the_same(env):
     assert (end.done, end.score, end.success) == (True, 1.0, True)
     assert env.reset(task).score == 0.0, "the score of the last episode does not stay"
     with open_env("scienceworld") as other:
-        other.reset(PLANT)  # whatever went before
+        other.reset(PLANT)  # independent of the episodes before
         again = play(other, task, actions, ask=True)
         assert again == (actions, texts, end)
         other.reset(task)
@@ -261,7 +261,7 @@ def test_the_mask_hides_temperatures_and_the_order_of_lists():
 @needs_java
 def test_the_simulator_prints_nothing_and_leaves_no_file(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Xss2m")  # which java announces on its standard error
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Xss2m")  # java reports this on its standard error
     with open_env("scienceworld") as env:
         env.reset(PLANT)
         env.step("look around")
@@ -284,7 +284,7 @@ def test_a_crash_or_a_hang_costs_one_episode(monkeypatch, capfd):
         assert env.reset(PLANT).text == text
     monkeypatch.setenv("EEXP_ENV_TIMEOUT", "1")
     with open_env("scienceworld") as env:
-        env._limit = 60  # to start in
+        env._limit = 60  # seconds for the start
         env.reset(PLANT)
         env._simulator._limit = 1
         for connection in env._simulator._client.deque:

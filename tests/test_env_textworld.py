@@ -21,7 +21,9 @@ from eexp.errors import EexpError, InputError, UsageError
 
 pytest.importorskip("textworld", reason="needs `pip install textworld`")
 
-pytestmark = pytest.mark.filterwarnings("ignore:Game .* is not fully supported")  # jericho, of any but old classics
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Game .* is not fully supported"
+)  # jericho warns of any game but old classics
 RECIPE = ROOT / "recipes" / "textworld" / "make_games.py"
 
 

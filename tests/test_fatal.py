@@ -16,7 +16,7 @@ from eexp.envs.base import Environment, Observation
 from eexp.stages.rollout import execute
 from eexp.workers.pool import Pool
 
-#: Where processes find this module, and the eexp that is tested.
+#: Where other processes find this module and the package under test.
 PATH = os.pathsep.join(map(str, [Path(__file__).parent, Path(__file__).parents[1]]))
 
 # Counts, and ends as the action says. With an argument it can save its state.
@@ -54,7 +54,7 @@ FATAL = {
 
 
 def trajectory(env: str, alternatives: dict[int, list[str]], length: int = 3) -> dict:
-    """A path that counts to `length`, with alternatives at some of its steps."""
+    """Return a path that counts to `length`, with alternatives at some of its steps."""
     steps = [
         {
             "observation": str(i),
@@ -117,7 +117,7 @@ def test_the_command_sets_the_branch_aside_and_goes_on(tmp_path):
 
 
 class Mortal(Environment):
-    """Counts, and what it is told to do to its process it does."""
+    """Counts, with actions that kill or hang its process."""
 
     spec = "test_fatal:Mortal"
     in_process = True

@@ -1,9 +1,8 @@
-"""The law of forking: however an alternative is executed, it sees the same, and the path goes on as if it had not been.
+"""The law of forking: an alternative has the same outcome by every way to fork, and the path goes on as without it.
 
-Episodes with random alternatives go through the function that ships, in a worker that ships: first by every way that
-the environment has but replay, then by replay in another process and in another order. `execute` itself compares every
-observation of the path and every list of admissible actions with those recorded; what is left to compare is the
-outcomes, and what the environment says at the end.
+Episodes with random alternatives go through `execute` in a real worker: first by every way of the environment except
+replay, then by replay in another process and in another order. `execute` itself compares every observation of the path
+and every list of admissible actions with the record. The tests compare the outcomes, and the state at the end.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from eexp.stages.rollout import execute
 from eexp.workers.pool import Pool
 
 BRANCHES, SOME = 500, 60
-#: Where 500 branches take a minute and more.
+#: For environments in which 500 branches take a minute or more.
 SOME_OR_ALL = pytest.mark.parametrize("branches", [SOME, pytest.param(BRANCHES, marks=pytest.mark.long)])
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NONSENSE = ["", "fly", "look. look", "take all", "go to moon 1", "done", "ls()", "open door", "0", "save", "\u00e9"]
@@ -33,9 +32,9 @@ LEVELS = "GoToLocal,PickupLoc,PutNextLocal,UnlockLocal,FindObjS5,MiniBossLevel"
 
 
 class Tally(Environment):
-    """Numbers are drawn and kept, or all forgotten. What will be drawn is part of the state, and so is what was said.
+    """Numbers are drawn and kept, or all forgotten. The generator and the number of actions are part of the state.
 
-    `count` only asks, and says so.
+    `count` only asks, and is declared harmless.
     """
 
     spec = "test_forking:Tally"
@@ -91,14 +90,14 @@ class Saving(Tally):
 
 
 class Suspicious(Tally):
-    """The same, and it does not say that a question is harmless."""
+    """The same, without declaring the question harmless."""
 
     spec = "test_forking:Suspicious"
     harmless = Environment.harmless
 
 
 class Leaking(Tally):
-    """What a fork does to the numbers happens here as well."""
+    """A fork shares its numbers with the original."""
 
     spec = "test_forking:Leaking"
 
@@ -108,11 +107,11 @@ class Leaking(Tally):
         return copy
 
 
-# -- what a worker does ----------------------------------------------------------------------------------------------
+# -- jobs of a worker ------------------------------------------------------------------------------------------------
 
 
 def wander(job: dict, opened: Any, on_step: Any) -> dict:
-    """An episode on and off the expert's way, with alternatives of any kind at every step."""
+    """Play an episode, partly by the expert, with alternatives of any kind at every step."""
     env, rng, task = opened.get(job["env"]), random.Random(job["seed"]), job["task"]
     on_step()
     observation, steps = env.reset(task), []
@@ -130,7 +129,7 @@ def wander(job: dict, opened: Any, on_step: Any) -> dict:
 
 
 def roll(job: dict, opened: Any, on_step: Any) -> dict:
-    """The outcomes of all alternatives, and what the environment says at the end of the path."""
+    """Execute all alternatives; return their outcomes and the state at the end of the path."""
     env = opened.get(job["env"])
     executed = execute(env, job["trajectory"], job["fork"], on_step)
     assert not executed.refused, executed.refused
@@ -142,7 +141,7 @@ def roll(job: dict, opened: Any, on_step: Any) -> dict:
 
 
 def some(job: dict, opened: Any, on_step: Any) -> dict:
-    """Tasks of all splits, and where actions cannot be listed, those that the expert takes in them."""
+    """Return tasks of all splits and, where actions cannot be listed, those that the expert takes in them."""
     env, known = opened.get(job["env"]), []
     tasks = [task for split in env.splits() for task in islice(env.tasks(split), 40)]
     for task in tasks[:20]:
@@ -166,7 +165,7 @@ def ask(pool: Pool, do: Any, jobs: list[dict]) -> Iterator[Any]:
 
 
 def episodes(pool: Pool, spec: str, branches: int, k: int, longest: int, games: int | None) -> list[dict]:
-    """As many as hold that many alternatives, k at a state."""
+    """Return as many episodes as have `branches` alternatives, k at each state."""
     (material,) = ask(pool, some, [{"env": spec}])
     rng, trajectories, n = random.Random(spec), [], 0
     while n < branches:
@@ -257,11 +256,11 @@ def test_every_replay_observes_the_same_in_scienceworld(branches):
     check("scienceworld", ("replay",), branches, k=10, longest=5)
 
 
-# -- that it would be noticed ----------------------------------------------------------------------------------------
+# -- leaks are noticed -----------------------------------------------------------------------------------------------
 
 
-class _Here:
-    """A worker's environments, of which there is one."""
+class _OneEnvironment:
+    """The environments of a worker, with one environment for every spec."""
 
     def __init__(self, env: Environment):
         self.env = env
@@ -273,7 +272,7 @@ class _Here:
 def tallied(straight: float) -> list[dict]:
     env = Tally()
     job = {"env": env.spec, "longest": 8, "known": [], "seed": 0, "k": 5, "straight": straight}
-    return [wander({**job, "task": task}, _Here(env), lambda: None) for task in env.tasks("train")]
+    return [wander({**job, "task": task}, _OneEnvironment(env), lambda: None) for task in env.tasks("train")]
 
 
 def test_an_action_in_place_observes_the_same_as_in_a_copy():

@@ -1,4 +1,4 @@
-"""Nothing that an environment starts outlives it: whoever is killed, whatever hangs, and wherever children hide."""
+"""No process that an environment starts outlives it, whichever process is killed or hangs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from eexp.errors import EnvironmentFailed
 from eexp.processes.child import Child, ChildFailed
 from eexp.workers.pool import Pool
 
-#: Where processes find this module, and the eexp that is tested.
+#: Where other processes find this module and the package under test.
 PATH = os.pathsep.join(map(str, [Path(__file__).parent, Path(__file__).parents[1]]))
 
 # Hangs without reading its input, having started a child that has left its session and lost its parent.
@@ -64,7 +64,7 @@ def spec(tmp_path, monkeypatch):
 
 
 def play(job, opened, on_step):
-    """One step, in a worker."""
+    """Take one step, in a worker."""
     env = opened.get(job["env"])
     env.reset({"id": "0"})
     on_step()
@@ -76,7 +76,7 @@ def jobs(spec: str, action: str):
 
 
 def appears(mark: str, arguments: str) -> psutil.Process:
-    """Wait for a marked process whose arguments begin so."""
+    """Wait for a marked process whose arguments begin with `arguments`, and return it."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for process in marked(mark):

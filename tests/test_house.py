@@ -1,4 +1,4 @@
-"""The house: its expert, its rules, and that neither changes unnoticed."""
+"""The house: its expert, its rules, and that they do not change unnoticed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthC
 
 
 def _all_actions() -> list[str]:
-    """Everything that can be said in the form of an admissible action, anywhere."""
+    """Return every action that has the form of an admissible one, for all rooms and objects."""
     actions = [f"go to {room}" for room in ALL_ROOMS]
     for place in ROOM_OF:
         if place in CONTAINERS:
@@ -60,7 +60,7 @@ ALL_ACTIONS = _all_actions()
 
 
 def _wander(house: House, task: dict, rng: random.Random, steps: int) -> list[str]:
-    """Take random admissible actions; returns them."""
+    """Take random admissible actions and return them."""
     house.reset(task)
     actions = []
     for _ in range(steps):
@@ -72,7 +72,7 @@ def _wander(house: House, task: dict, rng: random.Random, steps: int) -> list[st
 
 
 def _look(house: House) -> tuple:
-    """All that can be known of a state."""
+    """Return everything that can be observed of a state."""
     return (
         house.room,
         house.held,
@@ -163,7 +163,7 @@ def test_a_fork_equals_a_replay_and_is_independent(task, steps, rng):
 @quick
 @given(tasks, st.integers(0, 60), st.randoms(use_true_random=False))
 def test_the_expert_succeeds_from_any_state(task, steps, rng):
-    """Off its own path, too, it has an action, and it gets there."""
+    """Off its own path, too, the expert has an action, and it reaches the goal."""
     house = House()
     _wander(house, task, rng, steps)
     for _ in range(60):
@@ -192,10 +192,10 @@ def test_other_spellings_of_an_action_are_accepted(task, steps, rng):
 
 
 def test_the_world_has_not_changed():
-    """Golden: whoever changes a text or a rule must give the world a new name, so that old records are refused."""
+    """A change of a text or a rule needs a new name of the world, so that old records are refused."""
 
     def golden(observation) -> str:
-        """An observation as it is written, without what is only told about it."""
+        """Return an observation as text, without its unknown parts."""
         fields = ", ".join(
             f"{name}={getattr(observation, name)!r}" for name in ("text", "done", "score", "valid", "success")
         )
@@ -278,7 +278,7 @@ def test_a_finished_task_stays_finished():
 
 
 def test_scores():
-    """Half for a treatment that is done, all for the end."""
+    """The score is 0.5 after the treatment and 1 at the end."""
     house = House()
     for task in house.tasks("train"):
         observation = house.reset(task)
@@ -303,11 +303,11 @@ def test_malformed_tasks_are_refused(name):
         House().reset({"id": "train/1", "world": "house-0"})
 
 
-# -- what is known and still needed ------------------------------------------------------------------------------------
+# -- explanations and unknown parts ------------------------------------------------------------------------------------
 
 
 def test_explanations_state_only_observed_facts():
-    """Where the object is, is said once it was seen, and as it is; what is needed, as the task says."""
+    """The object's true place is named once it was observed; what is needed is what the task says."""
     house = House()
     for task in islice(house.tasks("train"), 40):
         observation, rng = house.reset(task), random.Random(task["id"])
@@ -329,7 +329,7 @@ def test_explanations_state_only_observed_facts():
 
 
 def test_unknown_parts_are_those_never_observed_before():
-    """Exactly what lies in a room that was never entered or a container that was never open."""
+    """Unknown parts describe a room that was never entered or a container that was never open."""
     house = House()
     for task in islice(house.tasks("test"), 40):
         observation, rng, entered, opened = house.reset(task), random.Random(task["id"]), set(), set()

@@ -1,4 +1,4 @@
-"""Secrets: the login of an environment's server is sent to it and written nowhere; programs do not get the keys."""
+"""Secrets: a login is sent to the environment's server and written nowhere, and programs do not get the keys."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _nothing_kept(monkeypatch):
 
 @pytest.fixture
 def server():
-    """An AgentGym server for who is logged in: (host, what was refused)."""
+    """Serve AgentGym to clients that log in; yield (host, paths of refused requests)."""
     refused = []
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""`expert --noise`: demonstrations of which a share of the actions is corrupted."""
+"""`expert --noise`: demonstrations in which a share of the actions is corrupted."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(keep, tmp_path):
 
 
 class Walkthrough(House):
-    """A house whose expert knows its own way alone, as those of BFCL and ScienceWorld do."""
+    """A house whose expert knows only its own path, like those of BFCL and ScienceWorld."""
 
     def reset(self, task):
         self.on_its_way = True

@@ -1,4 +1,4 @@
-"""The workers of rollout under faults: killed, hung, corrupted, grown; and nothing of them left behind."""
+"""The workers of rollout under faults (killed, hung, corrupted, grown), and that none of them is left behind."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ HERE = str(Path(__file__).parent)
 ROOT = Path(__file__).parents[1]
 
 
-class Troubled(House):
-    """A house whose process has accidents. FAULTS is a folder; each accident happens once, where it finds its file."""
+class Faulty(House):
+    """A house whose process has faults. FAULTS is a folder; a fault happens once, when its file is there."""
 
     def step(self, action):
         faults = Path(os.environ["FAULTS"])
@@ -73,7 +73,7 @@ def variables(folder: Path, limit: float) -> dict[str, str]:
     return environment(FAULTS=str(folder), PYTHONPATH=os.pathsep.join([HERE, str(ROOT)]), EEXP_ENV_TIMEOUT=str(limit))
 
 
-def start(folder: Path, records: list[dict], *args, limit: float = 3, code: int = 0, env: str = "Troubled"):
+def start(folder: Path, records: list[dict], *args, limit: float = 3, code: int = 0, env: str = "Faulty"):
     return spawn("rollout", "--env", f"test_pool:{env}", *args, stdin=lines(records), env=variables(folder, limit)).ok(
         code
     )
@@ -90,7 +90,7 @@ def put_fault(folder: Path, record: dict, step: int, kind: str) -> None:
 
 @pytest.mark.parametrize("fork", ["state", "process", "replay"])
 @pytest.mark.parametrize("kind", ["killed", "hung", "babbled"])
-def test_one_accident_costs_a_retry(branched, tmp_path, kind, fork):
+def test_one_fault_costs_a_retry(branched, tmp_path, kind, fork):
     put_fault(tmp_path, branched[1], 2, kind)
     result = start(tmp_path, branched[:4], "--fork", fork, "-j", 2)
     assert result.records == undisturbed(branched[:4], tmp_path)
@@ -129,8 +129,8 @@ def test_an_exception_in_an_environment_costs_its_record_and_is_quoted(branched,
 
 
 @pytest.mark.slow
-def test_three_hundred_trajectories_with_accidents(branched, tmp_path):
-    """Each is as in the undisturbed run, or set aside with a reason; and no process is left."""
+def test_three_hundred_trajectories_with_faults(branched, tmp_path):
+    """Every trajectory is as in a run without faults, or set aside with a reason; and no process is left."""
     rng = random.Random(0)
     disturbed = {}
     for record in branched:
@@ -150,7 +150,7 @@ def test_three_hundred_trajectories_with_accidents(branched, tmp_path):
 
 
 def workers_of(folder: Path) -> list[int]:
-    """Workers that were started with this folder of faults and still run."""
+    """Return the ids of running workers that were started with this folder of faults."""
     pids = []
     for process in psutil.process_iter():
         try:
@@ -168,7 +168,7 @@ def test_no_process_outlives_the_command(branched, tmp_path, how, fork):
     command = start_process(
         "rollout",
         "--env",
-        "test_pool:Troubled",
+        "test_pool:Faulty",
         "--fork",
         fork,
         "-j",

@@ -1,4 +1,4 @@
-"""Lines to and from a child process: what a long one costs, counted in bytes."""
+"""Lines to and from a child process, and what a long line costs, counted in bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ECHO = "import sys\nfor line in sys.stdin.buffer:\n    sys.stdout.buffer.write(l
 
 
 class Searched(bytearray):
-    """A buffer that counts the bytes in which a line end was looked for."""
+    """A buffer that counts the bytes in which a line end was searched."""
 
     count = 0
 
@@ -34,7 +34,7 @@ def echo():
 
 
 def _exchange(child: Child, unsent: bytes, count: int) -> list[bytes]:
-    """What the child has answered to `unsent` once it has written `count` lines."""
+    """Send `unsent` and return the lines that the child has written, at least `count` of them."""
     answers = []
     while len(answers) < count:
         ready = select.poll()

@@ -1,0 +1,84 @@
+"""One rule decides what counts as success: the environment is believed, and where it is silent the score decides."""
+
+from __future__ import annotations
+
+import pytest
+from running import lines, run
+
+from eexp.envs import open_env
+from eexp.envs.base import Environment, Observation
+from eexp.envs.check import NOTE, OK, Checker
+from eexp.envs.replay import replay
+from eexp.formats.conversations import Conversation
+from eexp.records import succeeded
+
+#: (what the environment says, the score at the end, whether that is a success)
+CASES = [
+    ("true", "1", True),
+    ("true", "0.5", True),
+    ("true", "", True),
+    ("false", "1", False),
+    ("false", "0", False),
+    ("none", "1", True),
+    ("none", "0.99", False),
+    ("none", "", False),
+]
+
+
+class Judged(Environment):
+    """One action ends the episode, with the success and the score that the spec says."""
+
+    def __init__(self, success: str = "none", score: str = "") -> None:
+        self.success = {"true": True, "false": False, "none": None}[success]
+        self.score = float(score) if score else None
+
+    def splits(self):
+        return ["train"]
+
+    def tasks(self, split):
+        self.check_split(split)
+        return iter([{"id": "only", "split": "train"}])
+
+    def reset(self, task):
+        self.done = False
+        return Observation("A bell.")
+
+    def step(self, action):
+        if action != "ring":
+            return Observation("Nothing happens.", done=self.done, valid=False)
+        self.done = True
+        return Observation("It rings.", done=True, score=self.score, success=self.success)
+
+    def admissible(self):
+        return [] if self.done else ["ring"]
+
+    def expert(self):
+        return None if self.done else "ring"
+
+
+def spec(success: str, score: str) -> str:
+    return f"test_success:Judged?success={success}&score={score}"
+
+
+@pytest.mark.parametrize(("success", "score", "expected"), CASES)
+def test_all_stages_judge_alike(success, score, expected, tmp_path):
+    env = spec(success, score)
+    (whole,) = run("expert", env, "--all").ok().records
+    assert succeeded(whole["outcome"]) is expected
+    assert len(run("expert", env).ok().records) == expected
+    (episode,) = run("eval", env, "-m", "expert", "--split", "train", "--parallel", 1).ok().records
+    assert episode["success"] is expected
+    kept = run("import", "episodes", "--env", env, "--success", "-j", 1, stdin=lines([episode])).ok().records
+    assert len(kept) == expected
+
+
+@pytest.mark.parametrize(("success", "score", "expected"), CASES)
+def test_replay_and_check_judge_alike(success, score, expected):
+    with open_env(spec(success, score)) as env:
+        steps = [{"observation": "A bell.", "action": "ring", "thought": None}]
+        conversation = Conversation("", steps, "It rings.", [[], []], ["$[0]", "$[1]"], success=expected)
+        replayed = replay(env, {"id": "only"}, conversation, "id")
+        assert replayed.counts["without success"] == (not expected) and not replayed.differs
+    findings = Checker(lambda: open_env(spec(success, score)), tasks=1, limit=10).run()
+    verdict = {finding.check: finding for finding in findings}["expert"]
+    assert (verdict.verdict in (OK, NOTE)) is expected, verdict.detail
