@@ -110,7 +110,12 @@ class AlfWorld(Environment):
         """Start a game. Raises InputError if it does not exist or is not the one that the record was made with."""
         split, game = task.get("split"), task.get("game")
         file = self._directory / str(split) / str(game) / "game.tw-pddl"
-        if split not in SPLITS or not re.fullmatch(r"[^/]+/[^/]+", str(game)) or ".." in game or not file.is_file():
+        if (
+            split not in SPLITS
+            or not re.fullmatch(r"[^/]+/[^/]+", str(game))
+            or ".." in str(game)
+            or not file.is_file()
+        ):
             raise InputError(f"{self.spec} has no game {split}/{game}", "$.task.game")
         checksum = _checksum(file)
         if task.get("checksum", checksum) != checksum:

@@ -168,7 +168,8 @@ class BabyAI(Environment):
     def _refusal(self, action: str) -> str | None:
         """Return why an action would change nothing; None where it changes something."""
         world = self._world
-        ahead, carried = world.grid.get(*world.front_pos), world.carrying
+        ahead: Any = world.grid.get(*world.front_pos)
+        carried: Any = world.carrying
         there = f"the {ahead.color} {ahead.type}" if ahead is not None and ahead.type != "wall" else "the wall"
         match action:
             case "done":
@@ -251,7 +252,7 @@ class BabyAI(Environment):
 
     def fork(self) -> BabyAI:
         copy = object.__new__(type(self))
-        copy.__dict__.update(self.__dict__)
+        vars(copy).update(vars(self))
         # Both in one copy, because the bot's plan refers to things of the world. What never changes is shared.
         world = self._world
         walls = (cell for cell in world.grid.grid if cell is not None and cell.type == "wall")
@@ -280,8 +281,9 @@ class BabyAI(Environment):
             if last_action is None:
                 self._bot = BabyAIBot(self._world)
                 self._bot.stack = _Subgoals(self._bot.stack)
-            self._bot.stack.added = 0
-            self._advice = self._bot.replan(last_action).name
+            bot: Any = self._bot
+            bot.stack.added = 0
+            self._advice = bot.replan(last_action).name
         except Exception:  # failed assertions, and whatever else follows when a plan no longer fits the world
             self._bot = None
 

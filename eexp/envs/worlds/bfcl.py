@@ -201,7 +201,7 @@ class BFCL(Environment):
 
     def fork(self) -> BFCL:
         copy = object.__new__(type(self))
-        copy.__dict__.update(self.__dict__)
+        vars(copy).update(vars(self))
         copy._apis = pickle.loads(pickle.dumps(self._apis, pickle.HIGHEST_PROTOCOL))  # a deep copy, in half its time
         copy._played, copy._answers = [list(calls) for calls in self._played], list(self._answers)
         return copy

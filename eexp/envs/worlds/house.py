@@ -314,7 +314,7 @@ class House(Environment):
 
     def fork(self) -> House:
         copy = object.__new__(House)
-        copy.__dict__.update(self.__dict__)
+        vars(copy).update(vars(self))
         copy.where, copy.opened = dict(self.where), set(self.opened)
         copy.state = {o: set(s) for o, s in self.state.items()}
         copy.seen_rooms, copy.searched = dict(self.seen_rooms), set(self.searched)

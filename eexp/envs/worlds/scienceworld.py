@@ -279,7 +279,7 @@ class Simulator:
         from py4j.java_gateway import JavaGateway
 
         _silence_py4j()
-        gateway = JavaGateway(gateway_parameters=parameters)
+        gateway: Any = JavaGateway(gateway_parameters=parameters)
         self._client, self._jvm = gateway._gateway_client, gateway.jvm
         # The simulator prints while it works. That pipe is not read, and once it is full the simulator would stop.
         self._jvm.System.setOut(self._jvm.java.io.PrintStream(os.devnull))

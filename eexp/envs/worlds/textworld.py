@@ -88,7 +88,7 @@ class TextWorld(Environment):
     def reset(self, task: dict) -> Observation:
         """Start a game. Raises InputError if it does not exist or is not the one that the record was made with."""
         split, name = task.get("split"), task.get("game")
-        file = next((file for file in self._splits.get(split, []) if file.name == name), None)
+        file = next((file for file in self._splits.get(str(split), []) if file.name == name), None)
         if file is None:
             raise InputError(f"{self.spec} has no game {split}/{name}", "$.task.game")
         checksum = _checksum(file)
