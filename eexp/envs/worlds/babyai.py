@@ -187,7 +187,7 @@ class BabyAI(Environment):
                 return f"There is no room ahead: {there} is there."
             case "toggle" if ahead is None or ahead.type not in ("door", "box"):
                 return "There is nothing to toggle ahead."
-            case "toggle" if ahead.type == "door" and ahead.is_locked:
+            case "toggle" if ahead is not None and ahead.type == "door" and ahead.is_locked:
                 fits = carried is not None and (carried.type, carried.color) == ("key", ahead.color)
                 return None if fits else f"{there.capitalize()} is locked, and you do not carry its key."
         return None
