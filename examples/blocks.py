@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Blocks to be stacked into a tower: an environment for eexp in Python, standard library only.
+"""Stack blocks into a tower: an environment for eexp in Python, with the standard library alone.
 
     eexp expert 'exec:python3 examples/blocks.py' -n 20 --split train \\
       | eexp branch -k 3 --from admissible \\
       | eexp rollout --env 'exec:python3 examples/blocks.py' \\
       | eexp world-model-data > world-model.jsonl
 
-Each line of standard input is a request, each line of standard output its answer (docs/environments.md).
-A task is a start and a goal; the splits share no pair of the two. The expert takes a shortest way.
+Each line of standard input is a request, and each line of standard output is the answer to it
+(docs/environments/programs.md has the protocol). A task is a start and a goal; no pair of the two is in both splits.
+The expert takes a shortest path.
 """
 
 import json
@@ -23,7 +24,7 @@ HELP = "Only a block with nothing on it can be moved, onto another such block or
 
 
 def moves(state):
-    """Yield every action that a state accepts, and the state it leads to."""
+    """Yield every action that the state accepts, and the state it leads to."""
     for stack in sorted(state):
         block, rest = stack[-1], state - {stack} | ({stack[:-1]} if stack[:-1] else set())
         if stack[:-1]:
@@ -32,7 +33,7 @@ def moves(state):
             yield f"move {block} onto {other[-1]}", rest - {other} | {(*other, block)}
 
 
-def ways(start):
+def shortest_paths(start):
     """Return every state that can be reached from start, with a shortest list of actions that leads there."""
     paths, queue = {start: []}, [start]
     for state in queue:
@@ -43,7 +44,7 @@ def ways(start):
     return paths
 
 
-STATES = sorted(ways(frozenset((block,) for block in BLOCKS)), key=sorted)
+STATES = sorted(shortest_paths(frozenset((block,) for block in BLOCKS)), key=sorted)
 TOWERS = [state for state in STATES if len(state) == 1]
 PAIRS = [(STATES.index(s), TOWERS.index(g)) for s in STATES for g in TOWERS if s != g]
 random.Random("blocks").shuffle(PAIRS)
@@ -51,7 +52,7 @@ SPLITS = {"train": PAIRS[:1500], "test": PAIRS[1500:]}
 
 
 def in_words(state):
-    """Return a state in words, one stack after the other, each from the bottom up."""
+    """Describe the stacks one after the other, each from the bottom up."""
     sentences = []
     for stack in sorted(state):
         sentences += [f"The {block} block is on {below}." for block, below in zip(stack, (TABLE, *stack))]
@@ -59,7 +60,7 @@ def in_words(state):
 
 
 class World:
-    """One episode. There is a method for each request: its keywords are the request's fields, its result the answer."""
+    """One episode. A method answers each kind of request: it takes the request's fields and returns the answer."""
 
     def hello(self, protocol):
         return {"protocol": 1, "name": "blocks", "splits": list(SPLITS), "max_steps": 15, "expert": True, "save": True}
@@ -70,8 +71,8 @@ class World:
     def reset(self, task):
         self.state, self.goal = STATES[task["start"]], TOWERS[task["goal"]]
         (tower,) = self.goal
-        order = ", ".join(f"{b} on {a}" for a, b in pairwise(tower))
-        return {**self.answer(in_words(self.state)), "instruction": f"Build one tower: {order}."}
+        wanted = ", ".join(f"{b} on {a}" for a, b in pairwise(tower))
+        return {**self.answer(in_words(self.state)), "instruction": f"Build one tower: {wanted}."}
 
     def step(self, action):
         after = dict(moves(self.state)).get(action)
@@ -94,7 +95,7 @@ class World:
         return {}
 
     def expert(self):
-        return {"action": next(iter(ways(self.state)[self.goal]), None)}
+        return {"action": next(iter(shortest_paths(self.state)[self.goal]), None)}
 
 
 def main():
@@ -106,7 +107,7 @@ def main():
             return
         try:
             answer = getattr(world, op)(**request)
-        except (AttributeError, LookupError, TypeError) as e:  # a request that makes no sense
+        except (AttributeError, LookupError, TypeError) as e:  # a request that makes no sense here
             answer = {"error": f"{type(e).__name__}: {e}"}
         print(json.dumps(answer), flush=True)
 

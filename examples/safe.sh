@@ -1,24 +1,25 @@
 #!/bin/sh
-# A safe to be opened by its sounds: an environment for eexp in POSIX shell, with no jq and no awk.
+# Open a safe by its sounds: an environment for eexp in POSIX shell, without jq and awk.
 #
 #     eexp expert 'exec:sh examples/safe.sh' -n 20 --split train \
 #       | eexp branch -k 3 --from admissible \
 #       | eexp rollout --env 'exec:sh examples/safe.sh' \
 #       | eexp world-model-data > world-model.jsonl
 #
-# Each line of standard input is a request, each line of standard output its answer (docs/environments.md).
-# A request has no blanks between its parts, `op` comes first and an action last: shell patterns can parse it.
+# Each line of standard input is a request, and each line of standard output is the answer to it
+# (docs/environments/programs.md has the protocol). A request has no blanks between its parts, `op` comes first and an
+# action last, so shell patterns are enough to read it.
 #
-# The safe has three pins and one dial. Set to a pin's number, the dial clicks; after any other setting the answer
-# says whether the pin sits above or below it. When all three have clicked, the handle opens the door.
+# The safe has three pins and one dial. The dial clicks if it is set to the number of the next pin. Any other setting
+# tells whether the pin sits above or below it. When all three pins have clicked, the handle opens the door.
 
-start() {                               # start ID: begin the task; every task has a code of its own, of three digits
+start() {                               # start ID: begin a task; no other task has the same code of three digits
     case $1 in train/*) n=${1#*/} ;; test/*) n=$((800 + ${1#*/})) ;; esac
     code=$((n * 387 % 1000))
     pins=0 low=0 high=9 opened=false
 }
 
-number() { echo $((code / (pins == 0 ? 100 : pins == 1 ? 10 : 1) % 10)); }     # the number of the next pin
+number() { echo $((code / (pins == 0 ? 100 : pins == 1 ? 10 : 1) % 10)); }     # print the number of the next pin
 
 answer() {                              # answer VALID TEXT: print the state after an action
     score=0.$((pins * 25))
@@ -27,7 +28,7 @@ answer() {                              # answer VALID TEXT: print the state aft
     echo "{\"observation\":\"$2\",\"valid\":$1,$judged}"
 }
 
-set_dial() {                            # set_dial N: set the dial and print the answer
+set_dial() {                            # set_dial N: set the dial to N, and answer
     if [ $pins = 3 ]; then
         answer true "The dial turns freely: all three pins have clicked."
     elif [ "$1" -lt "$(number)" ]; then
@@ -42,7 +43,7 @@ set_dial() {                            # set_dial N: set the dial and print the
     fi
 }
 
-step() {                                # step ACTION: execute an action and print the answer
+step() {                                # step ACTION: take an action, and answer
     case $1 in
         "set dial to "[0-9]) set_dial "${1#set dial to }" ;;
         "pull handle")

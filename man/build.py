@@ -332,10 +332,10 @@ def records_page() -> str:
 
 
 def protocol_page() -> str:
-    """eexp-env(7), from the section of docs/environments.md that says how a program is an environment."""
-    text = (HERE.parent / "docs" / "environments.md").read_text(encoding="utf-8")
-    section = re.search(r"^## (The exec protocol, version \d+)\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
-    assert section, "docs/environments.md has no section on the exec protocol"
+    """eexp-env(7), from the section of docs/environments/programs.md that says how a program is an environment."""
+    text = (HERE.parent / "docs" / "environments" / "programs.md").read_text(encoding="utf-8")
+    section = re.search(r"^## (The exec protocol, version \d+)\n(.*?)(?:^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert section, "docs/environments/programs.md has no section on the exec protocol"
     parts: dict[str, list[str]] = {"DESCRIPTION": []}
     lines = parts["DESCRIPTION"]
     tokens = MarkdownIt().enable("table").parse(section[2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
 import re
 import shlex
 import shutil
@@ -14,10 +15,11 @@ import click
 import pytest
 from running import EEXP, environment
 
+from eexp import records
 from eexp.cli import COMMANDS, CONTEXT, group
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 WRAPPERS = {"$", "time", "nohup", "env"}
 
 
@@ -228,3 +230,36 @@ def test_help_names_the_models_there_are():
 
     for spec in (".gguf", "hf:", "http://", "tiny", "random", "expert"):
         assert spec in models.__doc__ and spec in group.help
+
+
+def shown_records() -> list[dict]:
+    """Return the whole records that docs/records.md shows."""
+    text = (ROOT / "docs" / "records.md").read_text(encoding="utf-8")
+    return [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
+
+
+def comparable(value, key=""):
+    """Return a record with log-probabilities rounded as in the documentation, and lineage without versions."""
+    if isinstance(value, dict):
+        return {k: comparable(v, k) for k, v in value.items()}
+    if isinstance(value, list):
+        return [comparable(v, key) for v in value]
+    if key == "lineage":
+        return re.sub(r"^(\S+) \S+", r"\1", value)
+    return round(value, 2) if key == "logprob" else value
+
+
+@pytest.mark.slow
+def test_the_page_on_records_shows_what_its_commands_write(tmp_path):
+    blocks, _ = split_markdown((ROOT / "docs" / "records.md").read_text(encoding="utf-8"))
+    eexp = f'eexp() {{ {shlex.join(EEXP)} "$@"; }}; set -eo pipefail\n'
+    subprocess.run(["bash", "-c", eexp + blocks[0]], cwd=tmp_path, check=True, env=environment())
+    files = sorted(tmp_path.glob("*.jsonl"))
+    written = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    by_id = {record["id"]: comparable(record) for record in written}
+    shown = shown_records()
+    assert {record["type"] for record in shown} == set(records.TYPES)
+    for record in shown:
+        records.check(record, "all")
+        if "id" in record:
+            assert comparable(record) == by_id[record["id"]]

@@ -20,6 +20,7 @@ from eexp.errors import EexpError, EnvironmentFailed, UsageError
 from eexp.processes import child as process
 
 ROOT = Path(__file__).parents[1]
+PAGES = ROOT / "docs" / "environments"
 SAFE = f"exec:sh {ROOT}/examples/safe.sh"
 BLOCKS = f"exec:{sys.executable} {ROOT}/examples/blocks.py"
 
@@ -155,7 +156,7 @@ def test_the_comment_of_an_example_shows_the_pipe(name):
 
 
 def test_the_transcript_in_the_docs_is_that_of_the_example():
-    docs = (ROOT / "docs" / "environments.md").read_text()
+    docs = (PAGES / "programs.md").read_text()
     lines = re.findall(r"^    ([><]) (\{.*\})$", docs, re.MULTILINE)
     requests = [line for arrow, line in lines if arrow == ">"]
     answers = [line for arrow, line in lines if arrow == "<"]
@@ -171,7 +172,7 @@ def test_the_transcript_in_the_docs_is_that_of_the_example():
 
 
 def test_the_class_in_the_docs_is_an_environment(tmp_path, monkeypatch):
-    source = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "environments.md").read_text(), re.DOTALL).group(1)
+    source = re.search(r"```python\n(.*?)```", (PAGES / "python.md").read_text(), re.DOTALL).group(1)
     (tmp_path / "numbers_game.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     with open_env("numbers_game:Numbers") as env:
@@ -191,7 +192,7 @@ def test_the_class_in_the_docs_is_an_environment(tmp_path, monkeypatch):
 
 def test_the_class_in_the_docs_is_found_in_the_working_directory(tmp_path):
     """The installed command finds it, which unlike `python -m` does not search there by itself; so do its workers."""
-    source = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "environments.md").read_text(), re.DOTALL).group(1)
+    source = re.search(r"```python\n(.*?)```", (PAGES / "python.md").read_text(), re.DOTALL).group(1)
     (tmp_path / "numbers_game.py").write_text(source)
     (tmp_path / "orjson.py").write_text("raise ImportError('not the library')\n")
     eexp = [Path(sys.executable).with_name("eexp")]

@@ -333,9 +333,9 @@ def test_a_matched_budget_counts_what_made_the_adapter(few, data, tmp_path):
     run(*args, tmp_path / "il").one_error(2, f"{tmp_path / 'iwm'}: holds no finished training run")
 
 
-def test_the_command_lines_of_the_readme(data, tmp_path, monkeypatch):
+def test_the_command_lines_of_the_training_page(data, tmp_path, monkeypatch):
     """IWM then IL, IL + SR, matched and extra: each as it stands there, on the built-in model."""
-    text = (ROOT / "README.md").read_text().partition("## Training")[2]
+    text = (ROOT / "docs" / "training.md").read_text().partition("## The arms of the paper")[2]
     block = re.search(r"```sh\n(.*?)```", text, re.DOTALL)[1]
     monkeypatch.chdir(tmp_path)
     il, iwm, sr = (read(data[name]) for name in ("imitation", "world", "reflected"))

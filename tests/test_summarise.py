@@ -110,6 +110,17 @@ def test_texts_that_are_no_summary_are_drawn_again(texts, why):
     assert "text" in error.evidence and counts["summaries drawn again"] == 3
 
 
+def test_a_failure_sets_the_trajectory_aside_as_it_came():
+    trajectory = a_trajectory()
+    rejects = []
+    writer = Writer("A table.", *["cut off..."] * 3)
+    (summarised,) = summarise(
+        iter([trajectory]), STYLE, writer, longer_than=100, on_error=lambda record, error: rejects.append(record)
+    )
+    assert summarised["steps"][1]["summary"] == "A table."
+    assert rejects == [a_trajectory()], "no summary of another observation is in it"
+
+
 def test_a_text_written_twice_is_cut_to_one():
     text = "On the table are many things."
     done, _, _ = summed(a_trajectory(), Writer(f"{text} {text}", "A page."))

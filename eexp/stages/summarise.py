@@ -76,21 +76,21 @@ def summarise(
     there already stays. Texts that are empty, cut off, or no shorter than the observation are drawn again; if that does
     not help, `on_error` is told, and the trajectory comes without this summary.
     """
-    asked: deque[tuple[dict, list[_Passage]]] = deque()  # read, and not answered yet
+    unanswered: deque[tuple[dict, dict, list[_Passage]]] = deque()
 
     def groups() -> Iterator[list[Draw]]:
         for t in trajectories:
             copy, passages = _passages(t, longer_than)
-            asked.append((copy, passages))
+            unanswered.append((t, copy, passages))
             yield [passage.request(t, style, temperature, max_tokens, seed, count) for passage in passages]
 
     for answers in model.answer(groups()):
-        t, passages = asked.popleft()
+        original, t, passages = unanswered.popleft()
         for passage, answer in zip(passages, answers):
             if passage.summary is None:
                 why = f"no usable summary: the text {passage.why}"
                 error = answer if isinstance(answer, InputError) else InputError(why, evidence={"text": passage.last})
-                on_error(t, error.at(passage.place))
+                on_error(original, error.at(passage.place))  # set aside as it came, without the summaries so far
                 continue
             for holder in passage.holders:
                 holder["summary"] = passage.summary

@@ -1,9 +1,9 @@
-"""A few ALFWorld games in the layout of the real data, which is the user's to download: for tests and benchmarks.
+"""Make a few ALFWorld games in the layout of the real data, for tests and benchmarks; users download the real data.
 
     python recipes/alfworld/make_games.py data            # 7 games with 2 to 7 places
     python recipes/alfworld/make_games.py data --large    # 6 games with 14 or 15, where the real ones have dozens
 
-A game is a kitchen or a study in PDDL with the package's own domain and grammar, so that it plays like the real ones.
+A game is a kitchen or a study in PDDL, with the package's own domain and grammar, so that it plays like the real ones.
 """
 
 from __future__ import annotations

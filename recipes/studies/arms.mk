@@ -1,9 +1,10 @@
-# The arms of a study over several training seeds, on one environment and one base; the Makefile beside this says which.
+# The arms of one study: several training seeds, on one environment and one base model. The Makefile beside this file
+# has the studies and their settings.
 #
 #   make -f arms.mk -j2 ENV=house BASE=tiny OUT=studies/house SEEDS="0 1 2 3 4" ARMS="il sr"
 #
-# Everything hangs on what it is made of: files, and the settings named in its rule. Change K_MISTAKES, and what was drawn
-# with it is made again, and nothing else is. A run that was stopped goes on where it was.
+# Every file depends on what it is made of: other files, and the settings that are named in its rule. If K_MISTAKES is
+# changed, only the files that depend on it are made again. A run that was stopped continues where it was.
 SHELL := /bin/bash -o pipefail
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -13,7 +14,8 @@ BASE ?= tiny
 OUT ?= studies/$(ENV)
 SEEDS ?= 0 1 2 3 4
 ARMS ?= il iwm recovery sr
-# Demonstrations, from tasks of TRAIN_SPLIT; and the panel, PANEL_TASKS tasks each of PANEL_SPLITS, none of them demonstrated.
+# TRAIN demonstrations of tasks of TRAIN_SPLIT. The panel has PANEL_TASKS tasks of each of PANEL_SPLITS; none of these
+# tasks is demonstrated.
 TRAIN ?= 200
 TRAIN_SPLIT ?= train
 PANEL_TASKS ?= 500
@@ -22,24 +24,25 @@ OOD_SPLIT ?= ood
 EXPERT ?=
 PLAY ?=
 NOISE ?= 0.1
-# A prompt style of its own: a file; without it, the default.
+# The file of a prompt style; without it, the default style is used.
 STYLE ?=
-# Alternatives of a state: admissible ones for the world model, the policy's own for reflections, and its mistakes.
+# Alternatives in a state: admissible actions for the world model, the policy's own for reflections, and its mistakes.
 K_WORLD ?= 2
 K_OWN ?= 3
 K_MISTAKES ?= 3
-# Which mistakes are put on the expert's path: by default up to three in every state that has any.
+# Options of `eexp recover`: which mistakes are put into the expert's path. By default up to three in each state that
+# has any.
 RECOVER ?=
-# Every arm: as many updates, of an adapter of one shape. How many trajectories are in an update, and how fast it learns, is
-# what was best for imitation of six settings, on other tasks and seeds; thoughts are four times as long, and learned well
-# from a quarter as many.
+# All arms have the same number of updates, and adapters of the same shape. The number of trajectories in an update and
+# the learning rate are the best of six settings for imitation, chosen on other tasks and seeds. Thoughts are four times
+# as long, and a quarter as many trajectories were enough to learn them well.
 UPDATES ?= 500
 ADAPTER ?= --rank 32 --alpha 64
 TUNED ?= --batch-trajectories 2 --lr 3e-3
 TUNED_il ?= --batch-trajectories 8 --lr 3e-3
 TUNED_recovery ?= --batch-trajectories 8 --lr 3e-3
 $(foreach arm,explorer il iwm iwm-first recovery thoughts sr sr-outcome all,$(eval TUNED_$(arm) ?= $(TUNED)))
-# What the world model's examples are of the loss.
+# The share of the loss that the world model's examples have.
 WORLD_SHARE ?= 0.05
 
 export OMP_NUM_THREADS ?= 1
@@ -48,8 +51,8 @@ export EEXP_PROMPT_STYLE := $(STYLE)
 endif
 TRAINED = $(ADAPTER) --max-steps $(UPDATES) --seed $*
 
-# A file for each setting, written anew where the setting is another than last time. A dry run (make -n) writes nothing: what
-# it would write counts as phony, so that all that hangs on it is shown.
+# There is a file for each setting, which is written again when the setting has changed. A dry run (make -n) writes
+# nothing: the files that it would write count as phony, so that everything that depends on them is shown.
 SETTINGS := ENV BASE STYLE TRAIN TRAIN_SPLIT PANEL_TASKS PANEL_SPLITS EXPERT PLAY NOISE K_WORLD K_OWN K_MISTAKES RECOVER UPDATES ADAPTER WORLD_SHARE \
   $(filter TUNED_%,$(.VARIABLES))
 CHANGED := $(foreach setting,$(SETTINGS),$(shell printf '%s' '$($(setting))' | cmp -s - $(OUT)/.settings/$(setting) \
@@ -67,7 +70,7 @@ played = $(foreach arm,$(ARMS),$(SEEDS:%=$1/%/$(arm).episodes.jsonl))
 all: $(call played,$(OUT))
 # The same agents on tasks out of distribution, and with a tenth of the words of every observation missing.
 elsewhere: $(call played,$(OUT)-ood) $(call played,$(OUT)-noisy)
-# How long all of it took, one line a run.
+# The seconds that it took are appended to a file, one line for each run.
 all elsewhere:
 	@echo $$(($$(date +%s) - $$(cat $(OUT)/.started))) >> $(OUT)/seconds
 
@@ -94,8 +97,9 @@ $(OUT)/%/il/eexp.json: $(OUT)/il.jsonl $(call given,BASE UPDATES ADAPTER TUNED_i
 
 # -- experience: what other actions lead to -----------------------------------------------------------------------
 
-# Who explores: imitators of one half of the demonstrations, each on the states of the other half. One that was trained on a
-# state gives nearly all probability to the expert's action there, and what it says beside it is noise, not its mistakes.
+# The explorers are imitators of one half of the demonstrations each, and draw in the states of the other half. A policy
+# that was trained on a state gives nearly all probability to the expert's action there. Its other actions are noise,
+# not mistakes.
 define explorer
 $(OUT)/half-$1.jsonl: $(OUT)/expert.jsonl
 	eexp split --parts 2 --part $1 $$< -q -o $$@
@@ -110,8 +114,8 @@ $(OUT)/%/explorer-$1/eexp.json: $(OUT)/without-$1.jsonl $(call given,BASE UPDATE
 $(OUT)/%/explorer-$1.gguf: $(OUT)/%/explorer-$1/eexp.json
 	eexp export $$(<D) -o $$@
 
-# Three pools in one record: admissible actions, as in the paper, for the world model; the policy's own that are admissible,
-# for reflections; and the policy's own as they come, among which are its mistakes.
+# One record holds three pools: admissible actions for the world model, as in the paper; the policy's own actions that
+# are admissible, for reflections; and the policy's own actions without that filter, which include its mistakes.
 $(OUT)/%/branched-$1.jsonl: $(OUT)/half-$1.jsonl $(OUT)/base.gguf $(OUT)/%/explorer-$1.gguf \
     $(call given,K_WORLD K_OWN K_MISTAKES)
 	eexp branch --pool world -k $(K_WORLD) --from admissible --seed $$* -q $$< \
@@ -159,8 +163,11 @@ $(OUT)/%/recovery/eexp.json: $(OUT)/%/recovery.jsonl $(call given,BASE UPDATES A
 	rm -rf $(@D)
 	eexp finetune -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_recovery) -q $<
 
-# -- SR: a thought before every action, on recovered paths; from what the environment says is known and needed, or from the
-# -- outcomes alone. "thoughts" are the first kind on the expert's own path: no alternative and no outcome is in them ---
+# -- SR: a thought before every action, on recovered paths --------------------------------------------------------
+
+# Thoughts are made from what the environment says is known and needed, or from the outcomes alone. The arm "thoughts" has
+# the first kind on the expert's own path, without any alternative or outcome.
+
 
 $(OUT)/%/sr.jsonl: $(OUT)/%/recovered.jsonl
 	eexp reflect --rationale environment --weigh 0 --pool own -q $< -o $@

@@ -1,8 +1,8 @@
-"""Write the tables of the studies that are there into RESULTS.md: `python results.py STUDIES [-o RESULTS.md]`
+"""Write the tables of studies into RESULTS.md: `python results.py STUDIES [-o RESULTS.md]`
 
-RESULTS.md is prose with marked places: what stands between `<!-- study: NAME -->` and `<!-- end -->` is written anew
-from the episodes in STUDIES/NAME/SEED/ARM.episodes.jsonl, with how they were made; a place whose study is not there
-stays as it is. The numbers are those of `eexp compare`.
+RESULTS.md is prose with marked places. The text between `<!-- study: NAME -->` and `<!-- end -->` is written again from
+the episodes in STUDIES/NAME/SEED/ARM.episodes.jsonl, with a line on how they were made. A place whose study is not in
+STUDIES stays as it is. The numbers are those of `eexp compare`.
 """
 
 from __future__ import annotations

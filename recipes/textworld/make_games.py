@@ -5,12 +5,12 @@
     eexp expert 'textworld?games=games' > expert.jsonl
 
 The kinds take turns, and so do the settings of a kind, so that any beginning of a split has something of each. A game's
-seed comes from its split, kind and number: more games change none of those before them. Cooking keeps foods aside for
-the valid and test splits, `simple` names of objects.
+seed comes from its split, kind and number, so that more games change none of those before them. `cooking` keeps foods
+aside for the valid and test splits, and `simple` keeps names of objects aside.
 
-Two things would make a file another one from run to run, and with it the checksum that records carry. The package
-walks through sets, whose order depends on PYTHONHASHSEED, so this starts itself again with 0; and the compiler writes
-the date into the file, which is overwritten.
+Two things would change a file from run to run, and with it the checksum that records carry. The package iterates over
+sets, whose order depends on PYTHONHASHSEED; so this script starts itself again with PYTHONHASHSEED=0. The compiler
+writes the date into the file; it is overwritten.
 """
 
 from __future__ import annotations

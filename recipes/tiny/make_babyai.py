@@ -1,8 +1,8 @@
 """Make a small base model for `babyai`, from the tiny one, in about 40 minutes on one core.
 
-As make_tiny.py does for `house`: random play in mazes of other seeds than any split has, with questions in between
-about what is in view and what the mission says. So it reads positions and missions, and no action that it saw was
-chosen for a reason.
+This does what make_tiny.py does for `house`. The model is trained on random play in mazes whose seeds no split has,
+with questions in between about what is in view and what the mission says. So it reads positions and missions, and no
+action that it saw was chosen for a reason.
 
     export OMP_NUM_THREADS=1
     python recipes/tiny/make_babyai.py -o stage1 --init eexp/data/tiny --seed 7 --lr 2e-3 --weight-decay 0 \\
@@ -12,12 +12,13 @@ chosen for a reason.
     python recipes/tiny/make_babyai.py -o babyai-base --init stage2 --seed 11 --lr 1e-3 --weight-decay 0 \\
         --tokens-per-batch 768 --glances 0.25 --episodes 2000 --sayings 40000
 
-The last stage keeps the words of thoughts alive: none of "So", "Thought" and "I" occurs in the others, whose training
-pushes them down, and then an adapter spends what it learns on them (1.5 nats each after 400 updates, 0.02 with it).
+The last stage keeps the words of thoughts probable. "So", "Thought" and "I" do not occur in the other stages, whose
+training makes them improbable, and an adapter then spends its updates on them (1.5 nats each after 400 updates, and
+0.02 with the last stage).
 
-It starts from the tiny model, which can look things up. From nothing it did not learn that in an hour: six colours that
-come in all pairs with four kinds are one word to a model that cannot tell them apart yet, and weight decay keeps their
-embeddings alike (cosine 0.97).
+The model starts from the tiny one, which can look things up. From nothing, it did not learn that in an hour: six
+colours occur in all pairs with four kinds of things, so a model that cannot tell the colours apart yet treats them as
+one word, and weight decay keeps their embeddings alike (cosine 0.97).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Make the tiny base model that ships with eexp, from nothing, in under an hour on one core.
 
-A Llama of about one million parameters with a byte-level BPE of its own, trained on transcripts of *random* play in
-houses that no other split uses, with questions in between about what has been seen and what the task says. So it reads
-the world's language, as a base model does, and it cannot act: no action that it saw was chosen for a reason.
+The model is a Llama of about one million parameters with a byte-level BPE of its own. It is trained on transcripts of
+*random* play in houses that no other split uses, with questions in between about what was seen and what the task says.
+So it reads the world's language, as a base model does, and it cannot act: no action that it saw was chosen for a
+reason.
 
     export OMP_NUM_THREADS=1
     python recipes/tiny/make_tiny.py -o stage1
@@ -11,13 +12,13 @@ the world's language, as a base model does, and it cannot act: no action that it
     python recipes/tiny/make_tiny.py -o eexp/data/tiny --init stage3 --seed 3 --lr 1e-3 --episodes 1500 \\
         --sayings 40000
 
-The last two are for words. Play and questions use 172 of the 689 tokens. An adapter leaves the embeddings as they are,
-so it cannot teach a token that has none: trained on thoughts in other words, it stayed at 1.2 nats a token after the
-second stage and at 0.2 after the third; after the fourth it reaches 0.01. So the model repeats what it is told to say,
-in words that no question has.
+The last two stages teach words. Play and questions use 172 of the 689 tokens. An adapter does not change the
+embeddings, so it cannot teach a token that was never trained. Trained on thoughts in other words, an adapter stayed at
+1.2 nats a token after the second stage, and at 0.2 after the third; after the fourth it reaches 0.01. In these stages
+the model therefore repeats sentences that it is given, in words that no question has.
 
-A base that does not know the world, for studies: it has read rooms and answered questions about them, and it has seen
-no action and no outcome.
+These commands make a base that does not know the world, for studies. It has read rooms and answered questions about
+them, and it has seen no action and no outcome.
 
     python recipes/tiny/make_tiny.py -o reader1 --no-actions
     python recipes/tiny/make_tiny.py -o reader --no-actions --init reader1 --seed 3 --lr 1e-3 --episodes 3000 \\

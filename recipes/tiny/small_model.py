@@ -1,7 +1,7 @@
 """Train a Llama of about a million parameters from nothing, on texts with questions whose answers can be known.
 
-What the recipes of small bases (`make_tiny.py`, `make_babyai.py`) share: a tokenizer, words to repeat, batches, a loss
-that weighs answers above the rest, and the saved directory with its checksums.
+This module holds what the recipes of small bases (`make_tiny.py`, `make_babyai.py`) share: a tokenizer, words to
+repeat, batches, a loss that weighs answers above the rest, and the saved directory with its checksums.
 
 Three things decide whether so small a model learns to look things up at all: small batches (it takes some thousand
 updates, however many tokens they hold), short transcripts first, and a loss that weighs answers, which can be known,

@@ -1,9 +1,9 @@
 """`exec:COMMAND`: an environment that is a program in any language, one JSON object a line.
 
 A request is written to the program's standard input, and the program writes the answer to its standard output. Its
-standard error is that of this process. docs/environments.md is the reference of the protocol, examples/ has two
-programs that speak it. Requests are compact, with `op` first and the free text last, so that a shell script can parse
-them by patterns alone.
+standard error is that of this process. docs/environments/programs.md is the reference of the protocol, and examples/
+has two programs that speak it. Requests are compact, with `op` first and the free text last, so that a shell script can
+parse them by patterns alone.
 
 A program inherits the environment variables of this process, without the keys of model servers (eexp/envs/logins.py).
 
