@@ -71,8 +71,8 @@ class World:
     def reset(self, task):
         self.state, self.goal = STATES[task["start"]], TOWERS[task["goal"]]
         (tower,) = self.goal
-        wanted = ", ".join(f"{b} on {a}" for a, b in pairwise(tower))
-        return {**self.answer(in_words(self.state)), "instruction": f"Build one tower: {wanted}."}
+        order = ", ".join(f"{b} on {a}" for a, b in pairwise(tower))
+        return {**self.answer(in_words(self.state)), "instruction": f"Build one tower: {order}."}
 
     def step(self, action):
         after = dict(moves(self.state)).get(action)

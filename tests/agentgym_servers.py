@@ -38,7 +38,7 @@ class Craft:
     def reset(self, number: int) -> dict:
         self.goal = sorted(self.recipes)[number % len(self.recipes)]
         self.held: dict[str, int] = {}
-        lines = [f"craft {n} {made} using {_list(needs)}" for made, (n, needs) in self.recipes.items()]
+        lines = [f"craft {n} {product} using {_list(needs)}" for product, (n, needs) in self.recipes.items()]
         random.shuffle(lines)
         text = "Crafting commands:\n" + "\n".join(lines) + f"\n\nGoal: craft {self.goal}."
         return {"observation": text, "done": False, "reward": 0}
@@ -48,23 +48,23 @@ class Craft:
         return {"observation": text, "reward": int(won), "done": won}
 
     def _do(self, action: str) -> tuple[str, bool]:
-        if found := re.match(r"craft (\d+) (.*) using (.*)", action):
-            count, made, needs = int(found[1]), found[2], found[3]
+        if match := re.match(r"craft (\d+) (.*) using (.*)", action):
+            count, product, needs = int(match[1]), match[2], match[3]
             if any(not re.match(r"\d+ .", part) for part in needs.split(", ")):
                 return f"Wrong item format: {needs}", False
-            if (count, needs) != (self.recipes.get(made, (0, {}))[0], _list(self.recipes.get(made, (0, {}))[1])):
-                return f"Could not find a valid recipe for {made}", False
-            takes = self.recipes[made][1]
+            if (count, needs) != (self.recipes.get(product, (0, {}))[0], _list(self.recipes.get(product, (0, {}))[1])):
+                return f"Could not find a valid recipe for {product}", False
+            takes = self.recipes[product][1]
             if any(self.held.get(item, 0) < n for item, n in takes.items()):
-                return f"Could not find enough items to craft {made}", False
-            for item, n in {**{k: -v for k, v in takes.items()}, made: count}.items():
+                return f"Could not find enough items to craft {product}", False
+            for item, n in {**{k: -v for k, v in takes.items()}, product: count}.items():
                 self.held[item] = self.held.get(item, 0) + n
-            return f"Crafted {count} {made}", made == self.goal
-        if found := re.match(r"get (\d+) (.*)", action):
-            if found[2] != "oak log":
-                return f"Could not find {found[2]}", False
-            self.held["oak log"] = self.held.get("oak log", 0) + int(found[1])
-            return f"Got {found[1]} oak log", False
+            return f"Crafted {count} {product}", product == self.goal
+        if match := re.match(r"get (\d+) (.*)", action):
+            if match[2] != "oak log":
+                return f"Could not find {match[2]}", False
+            self.held["oak log"] = self.held.get("oak log", 0) + int(match[1])
+            return f"Got {match[1]} oak log", False
         if action.startswith("inventory"):
             return "Inventory: " + " ".join(f"[{k}] ({v})" for k, v in self.held.items() if v), False
         return f"Could not execute {action}", False
@@ -291,7 +291,7 @@ class AgentGymServer:
         self.lock = threading.Lock()
         self.gone = False
 
-    def answer(self, method: str, path: str, said: dict) -> tuple[int, bytes]:
+    def answer(self, method: str, path: str, fields: dict) -> tuple[int, bytes]:
         with self.lock:
             if self.name in OF_LMRL:
                 path = path.removeprefix(f"/{self.name}")
@@ -299,37 +299,37 @@ class AgentGymServer:
                 return self._create()
             if path == "/available_actions" and self.name == "maze":
                 return _json(list(Maze.moves))
-            handle = said.get("env_idx" if self.name in BARE else "id")
+            handle = fields.get("env_idx" if self.name in BARE else "id")
             if handle not in self.worlds:
                 return _json({"error": f"The id {handle} is not valid."})
-            return self._of(handle, self.worlds[handle], method, path, said)
+            return self._of(handle, self.worlds[handle], method, path, fields)
 
     def _create(self) -> tuple[int, bytes]:
-        made = next(self.ids)
-        self.worlds[made] = WORLDS[self.name]() if self.name in WORLDS else Rooms(self.name)
-        return _json(made if self.name in BARE else {"id": made})
+        handle = next(self.ids)
+        self.worlds[handle] = WORLDS[self.name]() if self.name in WORLDS else Rooms(self.name)
+        return _json(handle if self.name in BARE else {"id": handle})
 
-    def _of(self, handle: int, world, method: str, path: str, said: dict) -> tuple[int, bytes]:
+    def _of(self, handle: int, world, method: str, path: str, fields: dict) -> tuple[int, bytes]:
         match method, path:
             case "POST", "/reset":
-                number = said[NUMBERS.get(self.name, "data_idx")]
-                if self.name == "alfworld" and said["world_type"] != "Text":
+                number = fields[NUMBERS.get(self.name, "data_idx")]
+                if self.name == "alfworld" and fields["world_type"] != "Text":
                     return _json({"error": "world_type"})
                 self.over.discard(handle)
                 try:
-                    made = world.reset(number)
+                    answer = world.reset(number)
                 except IndexError as e:
                     return _json({"error": str(e)})
-                return _json(["an outdated text", None] if self.name in BARE else made)
+                return _json(["an outdated text", None] if self.name in BARE else answer)
             case "POST", "/step":
-                if said["action"].startswith("break "):
-                    return _broken(said["action"])
+                if fields["action"].startswith("break "):
+                    return _broken(fields["action"])
                 if handle in self.over:
                     return _json({"error": f"The task with environment {handle} has finished."})
-                made = world.step(said["action"])
-                if made["done"]:
+                answer = world.step(fields["action"])
+                if answer["done"]:
                     self.over.add(handle)
-                return _json(made)
+                return _json(answer)
             case "POST", "/close" if self.name not in ("alfworld", "sqlgym", *OF_LMRL):
                 del self.worlds[handle]
                 return _json(True)
@@ -372,18 +372,18 @@ def serve(name: str, port: int = 0) -> tuple[ThreadingHTTPServer, AgentGymServer
         wbufsize = -1  # head and body in one packet: apart, the second waits for the other side to confirm the first
 
         def do_GET(self) -> None:
-            asked = urlsplit(self.path)
-            self.reply("GET", asked.path, {k: int(v) for k, v in parse_qsl(asked.query)})
+            url = urlsplit(self.path)
+            self.reply("GET", url.path, {k: int(v) for k, v in parse_qsl(url.query)})
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             self.reply("POST", self.path, json.loads(body or b"{}"))
 
-        def reply(self, method: str, path: str, said: dict) -> None:
+        def reply(self, method: str, path: str, fields: dict) -> None:
             if served.gone:  # the connections of a server outlive the server here
                 self.close_connection = True
                 return
-            status, body = served.answer(method, path, said)
+            status, body = served.answer(method, path, fields)
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
@@ -393,10 +393,10 @@ def serve(name: str, port: int = 0) -> tuple[ThreadingHTTPServer, AgentGymServer
         def log_message(self, *_: object) -> None:
             pass
 
-    made = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    made.daemon_threads = True
-    threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    return made, served
+    http_server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    http_server.daemon_threads = True
+    threading.Thread(target=http_server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    return http_server, served
 
 
 if __name__ == "__main__":

@@ -10,16 +10,16 @@ from typing import Any
 from eexp.envs.base import Environment, Observation
 
 
-def looks(env: Environment, observation: Observation) -> list:
+def observed(env: Environment, observation: Observation) -> list:
     """Return everything that can be observed of a state."""
     return [observation.outcome(), env.instruction(), env.admissible(), env.expert()]
 
 
-def walk(env: Environment, actions: list[str]) -> list:
+def take_actions(env: Environment, actions: list[str]) -> list:
     """Return everything that can be observed after each action, up to the end of the episode."""
     states = []
     for action in actions:
-        states.append(looks(env, env.step(action)))
+        states.append(observed(env, env.step(action)))
         if states[-1][0]["done"]:
             break
     return states

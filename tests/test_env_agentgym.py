@@ -119,7 +119,7 @@ def test_maze():
         assert first.text.startswith(
             "The goal is at position 3, 3. Your current position is at position 1, 1. There are"
         )
-        assert not env.step("fly").valid, "also where nobody asked for the list"
+        assert not env.step("fly").valid, "also where the list was not requested"
         assert env.admissible() == list(Maze.moves)
         assert env.step("move up").valid and env.instruction().startswith("Find the goal: move up,")
         observations = [env.step(f"move {way}") for way in ("right", "right", "down", "down")]

@@ -47,10 +47,10 @@ def test_words_are_left_out_with_their_blanks(text, share, seed):
 def test_unknown_parts_are_moved(text, data):
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, len(text)))
-    kept = kept_parts(text, 0.4, random.Random(0))
-    left = "".join(text[a:b] for a, b in kept)
-    inside = "".join(text[i] for a, b in kept for i in range(a, b) if start <= i < end)
-    moved = _moved([(start, end)], kept)
+    parts = kept_parts(text, 0.4, random.Random(0))
+    left = "".join(text[a:b] for a, b in parts)
+    inside = "".join(text[i] for a, b in parts for i in range(a, b) if start <= i < end)
+    moved = _moved([(start, end)], parts)
     assert [left[a:b] for a, b in moved] == ([inside] if inside else [])
 
 
@@ -168,7 +168,7 @@ def test_branches_are_verified_and_the_same_by_every_way_to_fork(tmp_path):
         run("rollout", "-j", jobs, "--fork", way, branched).ok()
         for jobs, way in [(1, "state"), (1, "process"), (1, "replay"), (2, "auto")]
     ]
-    assert all("refused" not in done.err and done.out == ways[0].out for done in ways)
+    assert all("refused" not in result.err and result.out == ways[0].out for result in ways)
     assert "branch points verified" in ways[0].err
     refused = run("rollout", "-j", 1, "--env", "house", "--on-error", "skip", branched)
     assert refused.code == 4 and "was recorded" in refused.err, "another noise is another world"

@@ -125,7 +125,7 @@ def test_kinds_of_task_are_chosen_by_name_or_beginning():
             "boil",
         ]
         assert {task["simplifications"] for task in first} == {""}
-        assert "(that is closed)" in env.reset(first[0]).text, "no doors are opened for us"
+        assert "(that is closed)" in env.reset(first[0]).text, "no doors are open from the start"
         with pytest.raises(UsageError, match="has no split 'valid'"):
             env.tasks("valid")
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from branches import walk
+from branches import take_actions
 from running import EEXP, ROOT, environment, run, shell
 
 from eexp.envs import open_env
@@ -209,7 +209,7 @@ def test_commands_of_the_program_are_refused(env, action, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     task = next(env.tasks("test"))
     env.reset(task)
-    ahead = walk(env, ["look", *["go north", "inventory"] * 2])
+    ahead = take_actions(env, ["look", *["go north", "inventory"] * 2])
     env.reset(task)
     observation = env.step(action)
     assert not observation.valid and observation.text in (
@@ -217,7 +217,9 @@ def test_commands_of_the_program_are_refused(env, action, tmp_path, monkeypatch)
         "One command at a time.",
     )
     assert list(tmp_path.iterdir()) == [], "a file was written"
-    assert [state[:3] for state in walk(env, ["look", *["go north", "inventory"] * 2])] == [s[:3] for s in ahead]
+    assert [state[:3] for state in take_actions(env, ["look", *["go north", "inventory"] * 2])] == [
+        s[:3] for s in ahead
+    ]
 
 
 def test_another_process_observes_the_same(env, games):
@@ -251,14 +253,14 @@ def test_copies_are_independent(env):
     env.reset(task)
     env.step(env.expert())
     one, two = env.fork(), env.fork()
-    expected = walk(one, ["look", "go north", "inventory"])
-    assert walk(two, ["look", "go north", "inventory"]) == expected
+    expected = take_actions(one, ["look", "go north", "inventory"])
+    assert take_actions(two, ["look", "go north", "inventory"]) == expected
     loaded = one._game
     one.close()
     one.close()
     with env.fork() as three, two.fork() as four:
         assert three._game is loaded and four._game not in (loaded, two._game, env._game)
-        assert walk(three, ["look", "go north", "inventory"]) == expected
+        assert take_actions(three, ["look", "go north", "inventory"]) == expected
         four.step("wait")
     saved = env.save()
     env.reset(next(env.tasks("test")))

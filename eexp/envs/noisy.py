@@ -74,9 +74,9 @@ class Noisy(Environment):
     def _with_noise(self, observation: Observation, actions: int) -> Observation:
         """Return an observation with noise; `actions`: how many actions were taken before it."""
         rng = random.Random(seed_of(self._task_id, actions, observation.text, "observation noise"))
-        kept = kept_parts(observation.text, self.share, rng)
-        text = "".join(observation.text[start:end] for start, end in kept)
-        unknown = None if observation.unknown is None else _moved(observation.unknown, kept)
+        remaining = kept_parts(observation.text, self.share, rng)
+        text = "".join(observation.text[start:end] for start, end in remaining)
+        unknown = None if observation.unknown is None else _moved(observation.unknown, remaining)
         return replace(observation, text=text, unknown=unknown)
 
     def instruction(self) -> str:
@@ -124,28 +124,28 @@ def kept_parts(text: str, share: float, rng: random.Random) -> list[Part]:
 
     Where the first words of a line are left out, so are the blanks after them.
     """
-    kept: list[Part] = []
+    remaining: list[Part] = []
     position = 0
     for word in _WORD.finditer(text):
         if rng.random() < share:
-            kept.append((position, max(position, word.start())))
+            remaining.append((position, max(position, word.start())))
             position = word.end()
-            if _begins_a_line(kept, text):
+            if _begins_a_line(remaining, text):
                 blanks = _BLANKS.match(text, position)
                 position = blanks.end() if blanks else position
-    return [*kept, (position, len(text))]
+    return [*remaining, (position, len(text))]
 
 
-def _begins_a_line(kept: list[Part], text: str) -> bool:
-    """Return whether the text after the parts kept so far is at the beginning of a line."""
-    last = next((end for start, end in reversed(kept) if start < end), None)
+def _begins_a_line(remaining: list[Part], text: str) -> bool:
+    """Return whether the text after the parts so far is at the beginning of a line."""
+    last = next((end for start, end in reversed(remaining) if start < end), None)
     return last is None or text[last - 1] == "\n"
 
 
-def _moved(parts: list[Part], kept: list[Part]) -> list[Part]:
-    """Return the positions of parts of the text within `kept`, without the parts of which nothing is left."""
+def _moved(parts: list[Part], remaining: list[Part]) -> list[Part]:
+    """Return where parts of a text are within what remains of it, without the parts of which nothing is left."""
 
     def moved(position: int) -> int:
-        return sum(max(0, min(position, end) - start) for start, end in kept)
+        return sum(max(0, min(position, end) - start) for start, end in remaining)
 
     return [(moved(start), moved(end)) for start, end in parts if moved(start) < moved(end)]

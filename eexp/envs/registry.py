@@ -55,7 +55,7 @@ KINDS = (
     EnvironmentKind(
         "bfcl",
         "BFCL's multi-turn tasks",
-        needs="the package bfcl-eval: docs/environments/bfcl.md",
+        needs="bfcl-eval: docs/environments/bfcl.md",
         path="eexp.envs.worlds.bfcl:BFCL",
         light=True,
     ),

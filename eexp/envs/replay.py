@@ -154,16 +154,16 @@ def _accepted(whole: _Actions) -> list[int]:
 
 def _without_refused(env: Environment, whole: _Actions, play: Callable[..., _Actions]) -> _Actions:
     """Play only the actions that were not refused. Raises _RefusedActionsMatter if the others made a difference."""
-    kept = _accepted(whole)
+    accepted = _accepted(whole)
 
     def check(number: int, observation: Observation) -> None:
-        before = whole.observations[kept[number - 1] + 1 if number else 0]
+        before = whole.observations[accepted[number - 1] + 1 if number else 0]
         if _comparable(env, observation) != _comparable(env, before):
-            after = f"after action {kept[number - 1] + 1}" if number else "at the beginning"
+            after = f"after action {accepted[number - 1] + 1}" if number else "at the beginning"
             raise _RefusedActionsMatter(f"without its refused actions it goes differently {after}; they are kept")
 
-    shorter = play([whole.steps[i] for i in kept], check)
-    numbers = [whole.steps[i].get("admissible_count") for i in kept]
+    shorter = play([whole.steps[i] for i in accepted], check)
+    numbers = [whole.steps[i].get("admissible_count") for i in accepted]
     if [step.get("admissible_count") for step in shorter.steps] != numbers:
         raise _RefusedActionsMatter("without its refused actions other actions are admissible; they are kept")
     ends = [(actions.observations[-1].score, actions.observations[-1].success) for actions in (shorter, whole)]

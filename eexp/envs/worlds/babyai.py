@@ -256,9 +256,9 @@ class BabyAI(Environment):
         # Both in one copy, because the bot's plan refers to things of the world. What never changes is shared.
         world = self._world
         walls = (cell for cell in world.grid.grid if cell is not None and cell.type == "wall")
-        kept = {id(x): x for x in (*walls, world.spec, world.action_space, world.observation_space)}
+        shared = {id(x): x for x in (*walls, world.spec, world.action_space, world.observation_space)}
         copy._viewed = set(self._viewed)
-        copy._world, copy._bot = deepcopy((world, self._bot), kept)
+        copy._world, copy._bot = deepcopy((world, self._bot), shared)
         return copy
 
     # -- the expert ----------------------------------------------------------------------------------------------

@@ -144,8 +144,8 @@ class House(Environment):
         for name in names:
             places = [p.rstrip("*") for p in ALL_ROOMS[name]]
             if name not in ("kitchen", "lounge"):  # those two have the places that treatments need
-                kept = rng.sample(places, 2) if len(places) > 2 else places
-                places = [p for p in places if p in kept]
+                chosen = rng.sample(places, 2) if len(places) > 2 else places
+                places = [p for p in places if p in chosen]
             self.room_of.update({p: name for p in places})
 
     def instruction(self) -> str:
