@@ -128,7 +128,7 @@ class Shop:
             won, self.page = 1.0 if self.page == self.wanted else 0.5, "end"
         return {"state": self.observation(), "reward": won, "done": self.page == "end", "info": None}
 
-    def describe(self) -> str:
+    def observation(self) -> str:
         return f"WebShop [SEP] Instruction: [SEP] Find a {self.wanted} [SEP] {self.page}"
 
     def available_actions(self) -> dict:
@@ -207,7 +207,7 @@ class Database:
         self.table.executemany("insert into mugs values (?)", [("red",), ("blue",)][: number + 1])
         self.answer = number + 1
 
-    def describe(self) -> str:
+    def observation(self) -> str:
         return "mugs(colour). How many mugs are there?"
 
     def step(self, action: str) -> dict:
