@@ -1,4 +1,4 @@
-"""`expert --noise`: demonstrations of which a share of the actions is corrupted."""
+"""`expert --noise`: demonstrations in which a share of the actions is corrupted."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def test_no_noise_changes_no_byte():
 def test_a_corrupted_action_is_admissible_and_not_the_experts_and_the_expert_goes_on_from_there():
     made = list(expert(House(), iter(tasks("train", 60)), ExpertSettings(noise=0.3, admissible=None)))
     corrupted = 0
-    for trajectory in made:
+    for trajectory in trajectories:
         house = House()
-        seen = house.reset(trajectory["task"])
+        observation = house.reset(trajectory["task"])
         for step in trajectory["steps"]:
-            assert step["observation"] == seen.text and step["admissible"] == house.admissible()
+            assert step["observation"] == observation.text and step["admissible"] == house.admissible()
             if "noise" in step:
                 corrupted += 1
                 assert step["noise"] is True and step["action"] in house.admissible()
                 assert canonical(step["action"]) != canonical(house.expert())
             else:
                 assert step["action"] == house.expert()
-            seen = house.step(step["action"])
-        assert trajectory["outcome"] == seen.outcome()
+            observation = house.step(step["action"])
+        assert trajectory["outcome"] == observation.outcome()
     assert corrupted > 100
 
 
@@ -56,7 +56,7 @@ def test_the_share_of_noise_is_met_and_every_other_action_is_drawn(noise):
     assert places[0.0] > 0.1 * corrupted and places[1.0] > 0.1 * corrupted
 
 
-def test_a_draw_is_decided_by_seed_task_and_step():
+def test_a_draw_depends_on_seed_task_and_step():
     chosen = tasks("train", 12)
     forth = list(expert(House(), iter(chosen), ExpertSettings(noise=0.3)))
     back = list(expert(House(), iter(chosen[::-1]), ExpertSettings(noise=0.3)))
@@ -80,15 +80,15 @@ def test_more_noise_corrupts_the_steps_that_less_noise_corrupts():
 
 
 def test_demonstrations_that_fail_are_counted_and_kept_when_asked():
-    done = run("expert", "house", "-n", 40, "--noise", 0.5).ok()
+    result = run("expert", "house", "-n", 40, "--noise", 0.5).ok()
     everything = run("expert", "house", "-n", 40, "--noise", 0.5, "--all").ok()
     failed = [r["id"] for r in everything.records if not r["outcome"]["success"]]
     assert failed and len(everything.records) == 40
-    assert [r["id"] for r in done.records] == [r["id"] for r in everything.records if r["id"] not in failed]
-    assert f"{len(failed)} left out: the expert did not succeed" in done.err
-    corrupted = sum("noise" in step for r in done.records for step in r["steps"])
-    assert f"{corrupted} of them corrupted" in done.err
-    assert done.records[0]["lineage"] == ["expert 0.1.0 split=train admissible=50 noise=0.5 seed=0"]
+    assert [r["id"] for r in result.records] == [r["id"] for r in everything.records if r["id"] not in failed]
+    assert f"{len(failed)} left out: the expert did not succeed" in result.err
+    corrupted = sum("noise" in step for r in result.records for step in r["steps"])
+    assert f"{corrupted} of them corrupted" in result.err
+    assert result.records[0]["lineage"] == ["expert 0.1.0 split=train admissible=50 noise=0.5 seed=0"]
 
 
 @pytest.mark.parametrize("keep", [0, 1, 3])
@@ -128,7 +128,7 @@ def test_an_expert_that_is_lost_ends_its_demonstration():
             count=lambda what, n: counts.update({what: n}),
         )
     )
-    lost = [t for t in made if any("noise" in step for step in t["steps"])]
+    lost = [t for t in trajectories if any("noise" in step for step in t["steps"])]
     assert 0 < len(lost) < 30 and counts == {"lost after a corrupted action": len(lost)}
     for trajectory in lost:
         assert ["noise" in step for step in trajectory["steps"]].index(True) == len(trajectory["steps"]) - 1
@@ -161,7 +161,7 @@ def test_the_only_admissible_action_stays():
 
 
 @pytest.mark.parametrize("noise", ["1", "-0.1", "nan", "some"])
-def test_shares_that_are_none(noise):
+def test_malformed_shares_are_refused(noise):
     run("expert", "house", "-n", 1, f"--noise={noise}").one_error(2, "--noise")
 
 
@@ -170,7 +170,7 @@ def test_later_stages_treat_a_corrupted_step_like_any_other(tmp_path):
     run("expert", "house", "-n", 10, "--noise", 0.3, "-o", demonstrations).ok()
     records = read(demonstrations)
     marks = [[step.get("noise") for step in t["steps"]] for t in records]
-    steps, corrupted = sum(map(len, marks)), sum(mark is True for found in marks for mark in found)
+    steps, corrupted = sum(map(len, marks)), sum(mark is True for of_trajectory in marks for mark in of_trajectory)
     assert corrupted > 10
     imitated = run("imitation-data", demonstrations).ok().records
     assert [e["completion"][-1]["content"].rpartition("Action: ")[2].strip() for e in imitated] == [
@@ -183,16 +183,18 @@ def test_later_stages_treat_a_corrupted_step_like_any_other(tmp_path):
     data = run("world-model-data", "--max-repeats", 1000, "--max-invalid-fraction", 1, stdin=rollout.out).ok().records
     assert sum(e["id"].endswith("expert") for e in data) == steps
     reflected = run("reflect", "--rationale", "outcome", stdin=rollout.out).ok().records
-    at_corrupted = {f"{t['id']}/{i}" for t, found in zip(records, marks) for i, mark in enumerate(found) if mark}
+    at_corrupted = {
+        f"{t['id']}/{i}" for t, of_trajectory in zip(records, marks) for i, mark in enumerate(of_trajectory) if mark
+    }
     assert any(e["id"].rpartition("/")[0] in at_corrupted for e in reflected)
     shown = run("show", "-n", 10, stdin=rollout.out).ok().out.decode()
     assert shown.count("[noise]") == corrupted
     assert b'"noise"' in run("schema", "trajectory").ok().out
 
 
-def test_a_mistake_that_recover_puts_in_is_not_marked_as_noise(tmp_path):
-    made = run("expert", "house", "-n", 10, "--noise", 0.4).ok()
-    branched = run("branch", "-m", "random", "--no-only-admissible", stdin=made.out).ok().records
+def test_a_mistake_inserted_by_recover_is_not_marked_as_noise(tmp_path):
+    demonstrations = run("expert", "house", "-n", 10, "--noise", 0.4).ok()
+    branched = run("branch", "-m", "random", "--no-only-admissible", stdin=demonstrations.out).ok().records
     for t in branched:
         for step in t["steps"]:
             step["alternatives"].append({"action": "fly away", "source": "policy", "outcome": None})
@@ -201,6 +203,7 @@ def test_a_mistake_that_recover_puts_in_is_not_marked_as_noise(tmp_path):
     inserted = [step for t in recovered.records for step in t["steps"] if step.get("mistake")]
     assert inserted and not any("noise" in step for step in inserted)
     before, after = (
-        sum("noise" in step for t in found for step in t["steps"]) for found in (made.records, recovered.records)
+        sum("noise" in step for t in trajectories for step in t["steps"])
+        for trajectories in (demonstrations.records, recovered.records)
     )
     assert before == after > 0
