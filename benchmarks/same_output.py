@@ -210,9 +210,8 @@ class Tree:
                 yield self.given / name
             elif name != "server":
                 raise Broken(f"{call.words}: nothing is called {name}")
-        yield from (
-            self.given / name for name in GIVEN if f"{name.removesuffix('.py')}:" in call.words
-        )  # a class in it
+        modules = (name for name in GIVEN if f"{name.removesuffix('.py')}:" in call.words)  # as in countdown:Countdown
+        yield from (self.given / name for name in modules)
 
     def _derived(self, name: str) -> bytes:
         """Return a file of DERIVED; nothing where what it is made from is no more what it should be."""
