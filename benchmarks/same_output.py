@@ -45,7 +45,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from same_output_calls import CALLS, GIVEN, MADE, NO_EFFECT, STDIN, Call, lines, model_server  # noqa: E402
+from same_output_calls import CALLS, DERIVED, GIVEN, NO_EFFECT, STDIN, Call, lines, model_server  # noqa: E402
 
 # -- running -----------------------------------------------------------------------------------------------------------
 
@@ -87,8 +87,8 @@ for name, words in calls.items():
     command, path, ctx = root, [], click.Context(root)
     try:
         while isinstance(command, click.Group):
-            found, command, words = command.resolve_command(ctx, words)
-            path.append(found)
+            subcommand, command, words = command.resolve_command(ctx, words)
+            path.append(subcommand)
             ctx = click.Context(command, parent=ctx)
         values, _, order = command.make_parser(ctx).parse_args(args=list(words))
     except click.UsageError as e:
@@ -163,12 +163,12 @@ class Tree:
         """Run a call, and those that write what it reads, unless that was done."""
         if name in self.codes:
             return
-        call, read = CALLS[name], hashlib.sha256(f"{self.digest} {CALLS[name]} {STDIN.get(name)}".encode())
+        call, inputs = CALLS[name], hashlib.sha256(f"{self.digest} {CALLS[name]} {STDIN.get(name)}".encode())
         for file in self._files(call):
             for part in sorted(file.rglob("*")) if file.is_dir() else [file]:
-                read.update(self.neutral(part.read_bytes()) if part.is_file() else b"")
+                inputs.update(self.neutral(part.read_bytes()) if part.is_file() else b"")
         directory, marker = self.place / name, self.place / f"{name}.json"
-        key = read.hexdigest()
+        key = inputs.hexdigest()
         if self.keep and marker.exists() and (before := json.loads(marker.read_bytes()))["key"] == key:
             self.codes[name] = before["code"]
             return
@@ -203,29 +203,31 @@ class Tree:
             if name in CALLS:
                 self.run(name)
                 yield self.place / name / (within[1:] if within else "out")
-            elif name in MADE:
-                (self.given / name).write_bytes(self._made(name))
+            elif name in DERIVED:
+                (self.given / name).write_bytes(self._derived(name))
                 yield self.given / name
             elif name in GIVEN:
                 yield self.given / name
             elif name != "server":
                 raise Broken(f"{call.words}: nothing is called {name}")
+        modules = (name for name in GIVEN if f"{name.removesuffix('.py')}:" in call.words)  # as in countdown:Countdown
+        yield from (self.given / name for name in modules)
 
-    def _made(self, name: str) -> bytes:
-        """Return a file of MADE; nothing where what it is made from is no more what it should be."""
+    def _derived(self, name: str) -> bytes:
+        """Return a file of DERIVED; nothing where what it is made from is no more what it should be."""
         try:
-            return MADE[name](self.read)
+            return DERIVED[name](self.read)
         except (ValueError, LookupError, TypeError):
             return b""
 
-    def _path(self, found: re.Match) -> str:
+    def _path(self, reference: re.Match) -> str:
         """Return what stands for a reference in an argument: a path from the directory of a call, or the URL."""
-        name, within = found.groups()
+        name, within = reference.groups()
         if name == "server":
             return self.server
         return f"../{name}/{(within or '/out')[1:]}" if name in CALLS else f"../given/{name}"
 
-    def said(self, name: str) -> str:
+    def last_error(self, name: str) -> str:
         """Return the last line of a call's standard error."""
         return ((self.place / f"{name}.err").read_text(errors="replace").strip().splitlines() or ["no message"])[-1]
 
@@ -321,7 +323,7 @@ def differences(old: Tree, new: Tree, name: str) -> Iterator[tuple[str, bool]]:
     """Yield how a call differs, and whether only in text for people: at most one of each kind."""
     call = CALLS[name]
     if old.codes[name] != new.codes[name]:
-        yield f"exit code {old.codes[name]} | {new.codes[name]}: {new.said(name)}", False
+        yield f"exit code {old.codes[name]} | {new.codes[name]}: {new.last_error(name)}", False
         return
     files = old.outputs(name), new.outputs(name)
     text = None
@@ -361,9 +363,9 @@ def changed_options(old: dict, new: dict) -> Iterator[str]:
                     yield f"{command} {option}: {k} is {before[option].get(k)} | {after[option].get(k)}"
 
 
-def not_exercised(found: dict) -> Iterator[str]:
+def not_exercised(introspection: dict) -> Iterator[str]:
     """Yield the commands, options and values that no call exercises and NO_EFFECT does not name."""
-    exercised = {tuple(one) for one in found["exercised"]}
+    exercised = {tuple(one) for one in introspection["exercised"]}
     unused = set(NO_EFFECT)
 
     def named(command: str, what: str) -> bool:
@@ -371,7 +373,7 @@ def not_exercised(found: dict) -> Iterator[str]:
         unused.difference_update(keys)
         return bool(keys & NO_EFFECT.keys())
 
-    for command, options in found["surface"].items():
+    for command, options in introspection["surface"].items():
         if named(command, ""):
             continue
         if (command, "", None) not in exercised:
@@ -389,15 +391,15 @@ def not_exercised(found: dict) -> Iterator[str]:
     yield from (f"NO_EFFECT names {key}, which is no option" for key in sorted(unused))
 
 
-def check_coverage(tree: Tree, found: dict) -> None:
+def check_coverage(tree: Tree, introspection: dict) -> None:
     """Print how much the calls cover. Raises Broken where an option is missing."""
-    if missing := list(not_exercised(found)):
+    if missing := list(not_exercised(introspection)):
         raise Broken("options that no call exercises: " + "; ".join(missing))
-    options = sum(len(facts) for facts in found["surface"].values())
+    options = sum(len(facts) for facts in introspection["surface"].values())
     texts = sum(call.text for call in CALLS.values())
     print(
-        f"{tree.name}: {len(found['surface'])} commands with {options} options and arguments; {len(CALLS)} calls, "
-        f"{texts} of them for people",
+        f"{tree.name}: {len(introspection['surface'])} commands with {options} options and arguments; "
+        f"{len(CALLS)} calls, {texts} of them for people",
         flush=True,
     )
 
@@ -415,15 +417,15 @@ def run_all(tree: Tree, names: list[str], report: Callable[[str], None] = lambda
 
 def check_old(tree: Tree) -> None:
     """Raise Broken where a call under the old tree did not end as it should, or wrote nothing."""
-    wrong = []
+    problems = []
     for name, code in tree.codes.items():
         call = CALLS[name]
         if code != call.code:
-            wrong.append(f"{name}: exit code {code} instead of {call.code}: {tree.said(name)}")
+            problems.append(f"{name}: exit code {code} instead of {call.code}: {tree.last_error(name)}")
         elif not call.text and not _wrote(call, tree.outputs(name)):
-            wrong.append(f"{name}: wrote nothing, or set nothing aside: {tree.said(name)}")
-    if wrong:
-        raise Broken("\n  ".join([f"calls that prove nothing under {tree.name}:", *wrong]))
+            problems.append(f"{name}: wrote nothing, or set nothing aside: {tree.last_error(name)}")
+    if problems:
+        raise Broken("\n  ".join([f"calls that prove nothing under {tree.name}:", *problems]))
 
 
 def _wrote(call: Call, outputs: dict[str, bytes]) -> bool:
@@ -465,18 +467,18 @@ def main() -> None:
     try:
         with workplace(chosen.keep) as place, model_server() as server:
             new = Tree(chosen.new, place / "new", server, keep=False)
-            options = new.introspect()
-            check_coverage(new, options)
+            introspection = new.introspect()
+            check_coverage(new, introspection)
             if not chosen.check:
                 old = Tree(chosen.old, place / "old", server, keep=chosen.keep is not None)
-                sys.exit(compare(old, new, options, names))
+                sys.exit(compare(old, new, introspection["surface"], names))
     except Broken as e:
         sys.exit(f"error: {e}")
 
 
-def compare(old: Tree, new: Tree, options: dict, names: list[str]) -> int:
+def compare(old: Tree, new: Tree, new_options: dict, names: list[str]) -> int:
     """Run the calls under both trees and print what differs; returns the exit code."""
-    changed = list(changed_options(old.introspect()["surface"], options["surface"]))
+    changed = list(changed_options(old.introspect()["surface"], new_options))
     for line in changed:
         print(f"options: {line}", flush=True)
     run_all(old, names)

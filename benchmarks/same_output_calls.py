@@ -1,8 +1,8 @@
 """What benchmarks/same_output.py calls: every command that writes records, with every option, and what they read.
 
 The calls of RECORDS, SET_ASIDE, TEXTS and FAILS are arguments of eexp. In them @NAME is what the call NAME wrote to
-standard output, @NAME/FILE a file that it wrote and @NAME/ its directory; any other @NAME is a file of GIVEN or MADE,
-and @server the URL of a server of models. A new option needs a call here, or an entry in NO_EFFECT.
+standard output, @NAME/FILE a file that it wrote and @NAME/ its directory; any other @NAME is a file of GIVEN or of
+DERIVED, and @server the URL of a server of models. A new option needs a call here, or an entry in NO_EFFECT.
 """
 
 from __future__ import annotations
@@ -452,7 +452,7 @@ def _diverging(read: Read) -> bytes:
 
 
 #: Files made from what the calls of the same tree wrote; `read` returns the records of a call's standard output.
-MADE: dict[str, Callable[[Read], bytes]] = {
+DERIVED: dict[str, Callable[[Read], bytes]] = {
     "messages.jsonl": lambda read: lines([{"task": n, **messages_of(t)} for n, t in enumerate(read("expert"))]),
     "actions.jsonl": lambda read: lines([messages_of(t, observations=False) for t in read("expert")]),
     "calls.jsonl": lambda read: lines([calling_of(t) for t in read("expert")]),
@@ -489,10 +489,10 @@ def _completion(body: dict) -> dict:
     for _ in range(body.get("n", 1)):
         action, sentence = draw.choice(_ACTIONS), draw.choice(_SENTENCES)
         text = {"actor": f"Action: {action}", "thinker": f"Thought: {sentence}\nAction: {action}"}
-        said = text.get(body["model"], sentence)
-        tokens = [{"token": word, "logprob": -draw.randrange(1, 3000) / 1000} for word in said.split(" ")]
+        content = text.get(body["model"], sentence)
+        tokens = [{"token": word, "logprob": -draw.randrange(1, 3000) / 1000} for word in content.split(" ")]
         end = "length" if draw.random() < 0.1 else "stop"
-        choices.append({"message": {"content": said}, "finish_reason": end, "logprobs": {"content": tokens}})
+        choices.append({"message": {"content": content}, "finish_reason": end, "logprobs": {"content": tokens}})
     return {"choices": choices, "usage": {"prompt_tokens": 7, "completion_tokens": 9}}
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import importlib.util
 import os
 import signal
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -43,6 +45,20 @@ def _no_variable_outlives_its_test():
     if os.environ != before:
         os.environ.clear()
         os.environ.update(before)
+
+
+_modules_frozen = 0
+
+
+@pytest.fixture(autouse=True)
+def _freeze_imported_modules():
+    """Keep the collector from searching imported modules: PyTorch alone is a million objects, and training collects."""
+    yield
+    global _modules_frozen
+    if len(sys.modules) > _modules_frozen + 300:
+        gc.collect()
+        gc.freeze()
+        _modules_frozen = len(sys.modules)
 
 
 @pytest.fixture(scope="session")

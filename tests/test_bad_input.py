@@ -380,7 +380,7 @@ def test_a_program_that_fails_costs_one_alternative(bad, said, tmp_path):
     vars = environment(EEXP_ENV_TIMEOUT="5" if "sleep" in bad else "60")
     expert = spawn("expert", env, env=vars).ok()
     assert len(expert.records) == 2
-    branched = spawn("branch", "--from", "admissible", "-k", "1", stdin=expert.out).ok().records
+    branched = run("branch", "--from", "admissible", "-k", "1", stdin=expert.out).ok().records
     branched[1]["steps"][0]["alternatives"] = []  # nothing to fail at
     began, rejects = time.monotonic(), tmp_path / "rejects"
     done = spawn("rollout", "--env", env, "--rejects", rejects, stdin=lines(branched), env=vars).ok(4)

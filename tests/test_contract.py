@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from conversations import messages_of
-from running import EEXP, environment, lines, read, run, spawn, start, write
+from running import EEXP, Result, environment, lines, read, run, spawn, start, write
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,19 @@ def inputs(data, tmp_path_factory) -> dict[str, Path]:
     return {**data, "one": write(here / "one.jsonl", [one]), "messages": messages, "atif": atif}
 
 
+@pytest.fixture(scope="session")
+def plain(inputs) -> Callable[[Stage], Result]:
+    """Run a stage on its input from standard input, once for all tests that compare with that."""
+    results: dict[Stage, Result] = {}
+
+    def result(stage: Stage) -> Result:
+        if stage not in results:
+            results[stage] = run(*stage.args, stdin=inputs[stage.reads].read_bytes()).ok()
+        return results[stage]
+
+    return result
+
+
 @stages(STAGES)
 def test_empty_input_is_no_error(stage: Stage):
     done = run(*stage.args).ok()
@@ -94,15 +108,15 @@ def test_empty_input_is_no_error(stage: Stage):
 
 
 @stages(STAGES)
-def test_blank_lines_are_passed_over(stage: Stage, inputs):
+def test_blank_lines_are_passed_over(stage: Stage, inputs, plain):
     text = inputs[stage.reads].read_bytes()
-    assert run(*stage.args, stdin=b"\n \n" + text + b"\n\r\n").ok().out == run(*stage.args, stdin=text).ok().out
+    assert run(*stage.args, stdin=b"\n \n" + text + b"\n\r\n").ok().out == plain(stage).out
 
 
 @stages(STAGES)
-def test_a_file_a_dash_and_standard_input_are_the_same(stage: Stage, inputs, tmp_path):
+def test_a_file_a_dash_and_standard_input_are_the_same(stage: Stage, inputs, plain):
     file = inputs[stage.reads]
-    from_stdin = run(*stage.args, stdin=file.read_bytes()).ok()
+    from_stdin = plain(stage)
     from_file = run(*stage.args, file).ok()
     from_dash = run(*stage.args, "-", stdin=file.read_bytes()).ok()
     assert from_stdin.out
@@ -135,9 +149,9 @@ def test_several_files_are_read_in_order(stage: Stage, inputs, tmp_path):
 
 
 @stages(STAGES)
-def test_a_last_line_without_a_newline_counts(stage: Stage, inputs):
+def test_a_last_line_without_a_newline_counts(stage: Stage, inputs, plain):
     text = inputs[stage.reads].read_bytes()
-    assert run(*stage.args, stdin=text[:-1]).ok().out == run(*stage.args, stdin=text).ok().out
+    assert run(*stage.args, stdin=text[:-1]).ok().out == plain(stage).out
 
 
 @stages(OURS)
@@ -213,9 +227,9 @@ def test_unknown_keys_are_passed_on(stage: Stage, inputs):
 
 
 @stages(RECORDS)
-def test_lineage_is_appended_and_last(stage: Stage, inputs):
+def test_lineage_is_appended_and_last(stage: Stage, inputs, plain):
     before = read(inputs[stage.reads])[0].get("lineage", [])
-    for record in run(*stage.args, inputs[stage.reads]).ok().records:
+    for record in plain(stage).records:
         assert next(iter(record)) == "type" and list(record)[-1] == "lineage"
         assert record["lineage"][:-1] == before
         assert record["lineage"][-1].startswith(f"{stage.name} ")
@@ -259,8 +273,8 @@ def test_output_and_rejects_are_two_files(stage: Stage, inputs, tmp_path):
 
 
 @stages(STAGES)
-def test_the_same_seed_gives_the_same_bytes(stage: Stage, inputs):
-    assert run(*stage.args, inputs[stage.reads]).out == run(*stage.args, inputs[stage.reads]).out
+def test_the_same_seed_gives_the_same_bytes(stage: Stage, inputs, plain):
+    assert run(*stage.args, stdin=inputs[stage.reads].read_bytes()).out == plain(stage).out
 
 
 @pytest.mark.parametrize("name", ["branch-admissible", "branch-tiny", "mix"])
@@ -287,7 +301,7 @@ def test_the_output_of_a_record_depends_on_it_alone(name: str, inputs):
 
 
 @stages({name: stage for name, stage in OURS.items() if stage.streams})
-def test_bad_records_are_set_aside_when_asked(stage: Stage, inputs, tmp_path):
+def test_bad_records_are_set_aside_when_asked(stage: Stage, inputs, plain, tmp_path):
     good = inputs[stage.reads].read_bytes().splitlines(keepends=True)
     bad = json.loads(good[0])
     places = {"trajectory": ("steps", "observation"), "episode": ("transcript", "observation")}
@@ -296,7 +310,7 @@ def test_bad_records_are_set_aside_when_asked(stage: Stage, inputs, tmp_path):
     text = good[0] + b"not json\n" + lines([bad]) + b"".join(good[1:])
     rejects = tmp_path / "rejects.jsonl"
     done = run(*stage.args, "--on-error", "skip", "--rejects", rejects, stdin=text).ok(4)
-    assert done.out == run(*stage.args, stdin=b"".join(good)).ok().out
+    assert done.out == plain(stage).out
     first, second = read(rejects)
     assert first["type"] == "reject" and first["stage"] == stage.name
     assert (first["file"], first["line"], first["record"]) == ("<stdin>", 2, {"text": "not json\n"})
@@ -317,9 +331,9 @@ def test_rejects_are_there_and_empty_when_there_are_none(stage: Stage, inputs, t
 
 
 @stages(RECORDS)
-def test_quiet_shows_nothing(stage: Stage, inputs):
+def test_quiet_shows_nothing(stage: Stage, inputs, plain):
     assert run(*stage.args, "--quiet", inputs[stage.reads]).ok().err == ""
-    assert f"{stage.name}: " in run(*stage.args, inputs[stage.reads]).ok().err
+    assert f"{stage.name}: " in plain(stage).err
 
 
 @pytest.fixture(scope="session")
@@ -335,7 +349,7 @@ def long_input(inputs, tmp_path_factory) -> dict[str, Path]:
 
 
 @stages(STAGES)
-def test_a_closed_pipe_is_no_error(stage: Stage, long_input, inputs):
+def test_a_closed_pipe_is_no_error(stage: Stage, long_input, plain):
     """`| head -1`: quiet, exit code 0, and the stage stops."""
     child = start(*stage.args, long_input[stage.reads], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     first = child.stdout.readline()
@@ -344,7 +358,7 @@ def test_a_closed_pipe_is_no_error(stage: Stage, long_input, inputs):
     assert child.wait(60) == 0, err
     assert "Traceback" not in err and "Broken" not in err and "error" not in err.lower(), err
     if stage.writes_records and stage.name != "mix":
-        assert first == run(*stage.args, inputs[stage.reads]).out.splitlines(keepends=True)[0]
+        assert first == plain(stage).out.splitlines(keepends=True)[0]
 
 
 def test_a_whole_pipe_with_head_at_its_end(long_input, tmp_path):

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from running import ROOT, environment, lines, read, run, spawn, start, write
+from running import ROOT, environment, lines, read, run, start, write
 
 from eexp import terminal
 from eexp.errors import EexpError, InputError
@@ -878,7 +878,7 @@ def test_killed_and_resumed_equals_uninterrupted(few, tmp_path):
         "--resume",
         "-q",
     ]
-    spawn(*command, "-o", tmp_path / "whole", few).ok()
+    run(*command, "-o", tmp_path / "whole", few).ok()
     whole = _metrics(tmp_path / "whole")
     assert len(whole) == 12
     cut = tmp_path / "cut"
@@ -900,7 +900,7 @@ def test_killed_and_resumed_equals_uninterrupted(few, tmp_path):
     fewer = write(tmp_path / "fewer", read(few)[:4])
     run(*command, "-o", cut, fewer).one_error(2, "holds a run with other settings (data)")
     run(*command, "--validate", fewer, "-o", cut, few).one_error(3, f"{fewer}:1: $.group: ", "is trained on, too")
-    result = spawn(*command[:-1], "-o", cut, few).ok()
+    result = run(*command[:-1], "-o", cut, few).ok()
     assert "going on from" in result.err
     assert _equal_weights(tmp_path / "whole", cut), "the same weights, to the last bit"
     assert [(m["step"], m["loss"]) for m in _metrics(cut)] == [(m["step"], m["loss"]) for m in whole]

@@ -128,35 +128,24 @@ def test_a_template_that_writes_nothing(tmp_path, example, template):
 
 def test_a_full_disk_ends_training_in_one_line(tmp_path, data):
     """A limit on the size of files fails in the same calls. The adapter's tensors are larger, its settings are not."""
-    for limit in (1 << 12, 1 << 16):
-        done = spawn(
-            "finetune",
-            "-m",
-            "tiny",
-            "-o",
-            tmp_path / "out",
-            "--max-steps",
-            1,
-            data["imitation"],
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        )
-        done.one_error(1, str(tmp_path / "out"))
+    command = ["finetune", "-m", "tiny", "-o", tmp_path / "out", "--max-steps", 1, data["imitation"]]
+    limited = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, 1 << 12))}
+    spawn(*command, **limited).one_error(1, str(tmp_path / "out"))
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, usual[1]))
+    try:
+        done = run(*command)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    done.one_error(1, str(tmp_path / "out"))
 
 
 def test_adapter_config_does_not_depend_on_the_hash_seed(tmp_path, data):
-    for seed in ("1", "2"):
-        spawn(
-            "finetune",
-            "-m",
-            "tiny",
-            "-o",
-            tmp_path / seed,
-            "--max-steps",
-            1,
-            data["imitation"],
-            env=environment(PYTHONHASHSEED=seed),
-        ).ok()
-    one, other = ((tmp_path / seed / "adapter_config.json").read_bytes() for seed in ("1", "2"))
+    """This process has another seed than the one that it starts."""
+    command = ["finetune", "-m", "tiny", "--max-steps", 1, data["imitation"], "-o"]
+    spawn(*command, tmp_path / "one", env=environment(PYTHONHASHSEED="1")).ok()
+    run(*command, tmp_path / "other").ok()
+    one, other = ((tmp_path / name / "adapter_config.json").read_bytes() for name in ("one", "other"))
     assert one == other and json.loads(one)["target_modules"] == sorted(json.loads(one)["target_modules"])
 
 
