@@ -23,7 +23,7 @@ def test_no_noise_changes_no_byte():
 
 
 def test_a_corrupted_action_is_admissible_and_not_the_experts_and_the_expert_goes_on_from_there():
-    made = list(expert(House(), iter(tasks("train", 60)), ExpertSettings(noise=0.3, admissible=None)))
+    trajectories = list(expert(House(), iter(tasks("train", 60)), ExpertSettings(noise=0.3, admissible=None)))
     corrupted = 0
     for trajectory in trajectories:
         house = House()
@@ -120,7 +120,7 @@ class Walkthrough(House):
 
 def test_an_expert_that_is_lost_ends_its_demonstration():
     counts = Counter()
-    made = list(
+    trajectories = list(
         expert(
             Walkthrough(),
             iter(tasks("train", 30)),
@@ -151,12 +151,12 @@ def test_the_only_admissible_action_stays():
             return [self.expert().upper()]
 
     counts = Counter()
-    made = next(
+    trajectory = next(
         expert(
             Narrow(), iter(tasks("train", 1)), ExpertSettings(noise=0.9), count=lambda what, n: counts.update({what: n})
         )
     )
-    assert made["outcome"]["success"] and not any("noise" in step for step in made["steps"])
+    assert trajectory["outcome"]["success"] and not any("noise" in step for step in trajectory["steps"])
     assert counts["not corrupted for want of another action"] > 0
 
 
