@@ -207,7 +207,7 @@ def _trl(packed: bool, out: Path, a: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("file", type=Path, help="examples, as JSON lines")
     parser.add_argument("--trl", help="where TRL is installed; without it only eexp is measured")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))

@@ -53,6 +53,7 @@ _SERIAL = slice(0x12, 0x18)  # the date of compilation in a story file; not part
 def make(directory: Path, split: str, kind: str, number: int, seed: int = 0) -> Path:
     """Generate and compile game `number` of its kind, unless it exists. Takes 1 to 6 seconds."""
     import textworld
+    import textworld.generator
     from textworld.challenges import CHALLENGES
 
     file = directory / split / f"{kind}-{number:04}.z8"
@@ -85,7 +86,7 @@ def make(directory: Path, split: str, kind: str, number: int, seed: int = 0) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("directory", type=Path)
     for split, n in (("train", 24), ("valid", 8), ("test", 8)):
         parser.add_argument(f"--{split}", type=int, default=n, metavar="N", help=f"number of games (default {n})")
