@@ -24,10 +24,8 @@ _RUN = 3  # words
 _PERMUTATIONS = 128
 #: The costs of a pair that is compared in vain and of one that is missed; the comparison itself is exact.
 _WEIGHTS = (0.2, 0.8)  # false positives, false negatives
-
-
-#: The place of an example: the number of its file, and its offset there.
-Place = tuple[int, int]
+#: Where an example is: the number of its file, and its offset there.
+ExamplePlace = tuple[int, int]
 
 
 def digest(example: dict) -> bytes:
@@ -89,7 +87,7 @@ class NearDuplicates:
         EexpError: datasketch is not installed.
     """
 
-    def __init__(self, threshold: float, read: Callable[[Place], dict]) -> None:
+    def __init__(self, threshold: float, read: Callable[[ExamplePlace], dict]) -> None:
         try:
             from datasketch import MinHashLSH
         except ImportError:
@@ -98,13 +96,13 @@ class NearDuplicates:
         # Where both parts are similar, so are the runs of words of both together, which the index is built on.
         self._index = MinHashLSH(threshold=min(threshold, 0.99), num_perm=_PERMUTATIONS, weights=_WEIGHTS)
 
-    def repeated(self, example: dict) -> Place | None:
+    def repeated(self, example: dict) -> ExamplePlace | None:
         """Return the place of an example in the index of which `example` is a near duplicate, or None."""
         # datasketch calls its keys Hashable, whichever they are; those of this index are the places given to `keep`.
-        candidates = sorted(cast(list[Place], self._index.query(_signature(example))))
+        candidates = sorted(cast(list[ExamplePlace], self._index.query(_signature(example))))
         return next((place for place in candidates if similarity(example, self._read(place)) >= self.threshold), None)
 
-    def keep(self, place: Place, example: dict) -> None:
+    def keep(self, place: ExamplePlace, example: dict) -> None:
         """Add an example to the index."""
         self._index.insert(place, _signature(example), check_duplication=False)
 
