@@ -65,20 +65,20 @@ def _freeze_imported_modules():
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Files of three house trajectories and what the stages make of them, by name."""
     here = tmp_path_factory.mktemp("data")
-    made = {}
+    files = {}
 
     def stage(name: str, *args: object) -> None:
-        made[name] = here / f"{name}.jsonl"
-        run(*args, "-q", "-o", made[name]).ok()
+        files[name] = here / f"{name}.jsonl"
+        run(*args, "-q", "-o", files[name]).ok()
 
     stage("expert", "expert", "house", "-n", "3", "--skip", "3")
-    stage("branched", "branch", "--from", "admissible", "-k", "3", made["expert"])
-    stage("rollout", "rollout", made["branched"])
-    stage("world", "world-model-data", made["rollout"])
-    stage("reflected", "reflect", "--rationale", "outcome", made["rollout"])
-    stage("imitation", "imitation-data", made["expert"])
+    stage("branched", "branch", "--from", "admissible", "-k", "3", files["expert"])
+    stage("rollout", "rollout", files["branched"])
+    stage("world", "world-model-data", files["rollout"])
+    stage("reflected", "reflect", "--rationale", "outcome", files["rollout"])
+    stage("imitation", "imitation-data", files["expert"])
     stage("episodes", "eval", "house", "-m", "random", "-n", "4", "--max-steps", "6")
-    return made
+    return files
 
 
 @pytest.fixture(scope="session")

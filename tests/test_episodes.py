@@ -66,8 +66,8 @@ def refusals(episode: dict, at: list[int]) -> dict:
 
 @pytest.mark.parametrize("keep", ["50", "3", "all", "none"])
 def test_episodes_of_the_expert_become_its_trajectories(keep, played):
-    kept = {"all": None, "none": 0}.get(keep, int(keep) if keep.isdecimal() else None)
-    own = list(expert(House(), (episode["task"] for episode in played), ExpertSettings(admissible=kept)))
+    limit = {"all": None, "none": 0}.get(keep, int(keep) if keep.isdecimal() else None)
+    own = list(expert(House(), (episode["task"] for episode in played), ExpertSettings(admissible=limit)))
     result = run(*IMPORT, "--admissible", keep, stdin=lines(played)).ok()
     assert [without(t, "id", "source", "lineage") for t in result.records] == [without(t, "id") for t in own]
     observations = sum(len(t["steps"]) + 1 for t in own)
@@ -241,8 +241,8 @@ def test_distinct_knows_what_an_interrupted_run_has_written(played, tmp_path):
     args = (*IMPORT, file, "--distinct", "-o", tmp_path / "out")
     run(*args).ok()
     whole = (tmp_path / "out").read_bytes()
-    for kept in range(3):
-        (tmp_path / "out").write_bytes(b"".join(whole.splitlines(keepends=True)[:kept]))
+    for n_lines in range(3):
+        (tmp_path / "out").write_bytes(b"".join(whole.splitlines(keepends=True)[:n_lines]))
         run(*args, "--resume").ok()
         assert (tmp_path / "out").read_bytes() == whole
 

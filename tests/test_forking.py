@@ -142,16 +142,16 @@ def roll(job: dict, opened: Any, on_step: Any) -> dict:
 
 def some(job: dict, opened: Any, on_step: Any) -> dict:
     """Return tasks of all splits and, where actions cannot be listed, those that the expert takes in them."""
-    env, known = opened.get(job["env"]), []
+    env, actions = opened.get(job["env"]), []
     tasks = [task for split in env.splits() for task in islice(env.tasks(split), 40)]
     for task in tasks[:20]:
         observation = env.reset(task)
         if env.admissible() is not None:
             break
         while not observation.done and (action := env.expert()):
-            known.append(action)
+            actions.append(action)
             observation = env.step(action)
-    return {"tasks": tasks, "known": known}
+    return {"tasks": tasks, "known": actions}
 
 
 # -- the law ---------------------------------------------------------------------------------------------------------

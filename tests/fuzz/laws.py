@@ -64,7 +64,7 @@ def _inside(directory: str) -> Iterator[None]:
 def _caught(directory: str) -> Iterator[dict[int, Path]]:
     """Send what is written to descriptors 1 and 2 past Python, by libraries and children, to files."""
     files = {fd: Path(directory, f"descriptor-{fd}") for fd in (1, 2)}
-    kept = {fd: os.dup(fd) for fd in files}
+    copies = {fd: os.dup(fd) for fd in files}
     for fd, file in files.items():
         to = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(to, fd)
@@ -72,7 +72,7 @@ def _caught(directory: str) -> Iterator[dict[int, Path]]:
     try:
         yield files
     finally:
-        for fd, copy in kept.items():
+        for fd, copy in copies.items():
             os.dup2(copy, fd)
             os.close(copy)
 
@@ -126,42 +126,42 @@ def problems(variant: Variant, lines: Sequence[bytes], thorough: bool = False) -
 
 def _of_stream(variant: Variant, lines: Sequence[bytes], thorough: bool) -> list[Problem]:
     ended = call(variant, lines, rejects=True)
-    found = _crash(ended)
-    if found:
-        return found
+    broken_laws = _crash(ended)
+    if broken_laws:
+        return broken_laws
     if variant.given == "array":  # of which nothing is known where it is broken
         return _exit_code(ended, {0, 3, 4}) + _messages(ended) + _output(variant, ended.result.out)[1]
     if variant.given == "answers":
         return _of_answers(variant, ended, sum(bool(line.strip()) for line in lines))
     whole = {number: line for number, line in enumerate(lines, 1) if line.strip()}
-    rejected, found = _rejects(variant, ended, whole)
+    rejected, broken_laws = _rejects(variant, ended, whole)
     aside = [one for one in rejected if one.get("set_aside") is not False]
-    if not found:  # else not all of the rejects are known
-        found += _exit_code(ended, variant.codes | {4} if len(variant.codes) > 1 else {4} if aside else {0})
-        found += _counted(variant, ended, len(whole), len(aside))
-    found += _messages(ended)
+    if not broken_laws:  # else not all of the rejects are known
+        broken_laws += _exit_code(ended, variant.codes | {4} if len(variant.codes) > 1 else {4} if aside else {0})
+        broken_laws += _counted(variant, ended, len(whole), len(aside))
+    broken_laws += _messages(ended)
     records, wrong = _output(variant, ended.result.out)
-    found += wrong
-    if not found:  # else what follows would only say the same again
+    broken_laws += wrong
+    if not broken_laws:  # else what follows would only say the same again
         lost = {one.get("line") for one in aside}
-        found += _none_lost(variant, whole, lost, records)
-        found += _controls_unharmed(variant, lines, ended.result.out)
-    if thorough and not found:
-        found += _stops(variant, lines, ended, aside)
-    return found
+        broken_laws += _none_lost(variant, whole, lost, records)
+        broken_laws += _controls_unharmed(variant, lines, ended.result.out)
+    if thorough and not broken_laws:
+        broken_laws += _stops(variant, lines, ended, aside)
+    return broken_laws
 
 
 def _of_answers(variant: Variant, ended: Ended, tasks: int) -> list[Problem]:
     """Hold a run with a hostile program to this: every task comes out, or is set aside."""
-    records, found = _output(variant, ended.result.out)
-    found += _exit_code(ended, {4} if ended.rejects else {0}) + _messages(ended)
+    records, broken_laws = _output(variant, ended.result.out)
+    broken_laws += _exit_code(ended, {4} if ended.rejects else {0}) + _messages(ended)
     for line in ended.rejects:
         if _strict(line) is None:
-            found.append(Problem("the rejects file is JSONL", "", repr(line[:200])))
-    if not found and len(records) + len(ended.rejects) != tasks:
+            broken_laws.append(Problem("the rejects file is JSONL", "", repr(line[:200])))
+    if not broken_laws and len(records) + len(ended.rejects) != tasks:
         counts = f"{len(records)} out, {len(ended.rejects)} set aside"
-        found.append(Problem("no record is lost", "answers", f"{tasks} tasks, {counts}"))
-    return found
+        broken_laws.append(Problem("no record is lost", "answers", f"{tasks} tasks, {counts}"))
+    return broken_laws
 
 
 def _crash(ended: Ended) -> list[Problem]:
@@ -177,24 +177,26 @@ def _crash(ended: Ended) -> list[Problem]:
     return []
 
 
-def _exit_code(ended: Ended, wanted: set[int] | frozenset[int]) -> list[Problem]:
+def _exit_code(ended: Ended, expected: set[int] | frozenset[int]) -> list[Problem]:
     code = ended.result.code
-    if code in wanted:
+    if code in expected:
         return []
-    said = next((line for line in ended.result.err.splitlines() if line.startswith("error:")), "")
-    words = re.sub(r"[^a-z ]+", "", said.lower())[:60]
-    return [Problem("the right exit code", f"{code} {words}", f"exit code {code}, not {sorted(wanted)}: {said[:300]}")]
+    message = next((line for line in ended.result.err.splitlines() if line.startswith("error:")), "")
+    words = re.sub(r"[^a-z ]+", "", message.lower())[:60]
+    return [
+        Problem("the right exit code", f"{code} {words}", f"exit code {code}, not {sorted(expected)}: {message[:300]}")
+    ]
 
 
 def _messages(ended: Ended) -> list[Problem]:
     """Hold standard error to what a terminal can be shown, and a person can read."""
-    found = []
+    broken_laws = []
     if active := _ACTIVE.search(ended.result.err):
         around = ended.result.err[max(0, active.start() - 60) : active.end() + 20]
-        found.append(Problem("no control bytes on standard error", "", repr(around)))
+        broken_laws.append(Problem("no control bytes on standard error", "", repr(around)))
     if (longest := max(map(len, ended.result.err.splitlines()), default=0)) > LONGEST_MESSAGE:
-        found.append(Problem("messages are short", "", f"a line of {longest} characters on standard error"))
-    return found
+        broken_laws.append(Problem("messages are short", "", f"a line of {longest} characters on standard error"))
+    return broken_laws
 
 
 def _counted(variant: Variant, ended: Ended, n_in: int, n_aside: int) -> list[Problem]:
@@ -207,8 +209,8 @@ def _counted(variant: Variant, ended: Ended, n_in: int, n_aside: int) -> list[Pr
     if int(said_in) != n_in:
         return [Problem("the summary counts", "in", f"{said_in} in, and there were {n_in}")]
     if int(said_aside[1] if said_aside else 0) != n_aside:
-        said = said_aside[0] if said_aside else "nothing set aside"
-        return [Problem("the summary counts", "aside", f"{said}, and {n_aside} are in the rejects file")]
+        count = said_aside[0] if said_aside else "nothing set aside"
+        return [Problem("the summary counts", "aside", f"{count}, and {n_aside} are in the rejects file")]
     return []
 
 
@@ -255,8 +257,8 @@ def _kept_whole(one: dict, line: bytes) -> Problem | None:
         return None if same or _strict(line) is not None else _altered(one, line)
     if isinstance(record, dict) and set(record) == {"type", "id"}:  # a part of a record that was written itself
         return None
-    wanted = _strict(line)
-    return None if wanted is None or same_json(record, wanted[0]) else _altered(one, line)
+    parsed = _strict(line)
+    return None if parsed is None or same_json(record, parsed[0]) else _altered(one, line)
 
 
 def _altered(one: dict, line: bytes) -> Problem:
@@ -327,22 +329,22 @@ def _output(variant: Variant, out: bytes) -> tuple[list[dict], list[Problem]]:
 
 def _none_lost(variant: Variant, whole: dict[int, bytes], aside: set[Any], records: list[dict]) -> list[Problem]:
     """Every line comes out, or is set aside; and what comes out is what came in."""
-    kept = [(number, _strict(line)) for number, line in whole.items() if number not in aside]
-    if variant.one_to_one and len(kept) != len(records):
-        return [Problem("no record is lost", "", f"{len(kept)} lines not set aside, {len(records)} records out")]
+    inputs = [(number, _strict(line)) for number, line in whole.items() if number not in aside]
+    if variant.one_to_one and len(inputs) != len(records):
+        return [Problem("no record is lost", "", f"{len(inputs)} lines not set aside, {len(records)} records out")]
     if variant.kept:
-        for (number, came), record in zip(kept, records):
-            if came is None:
+        for (number, parsed), record in zip(inputs, records):
+            if parsed is None:
                 continue
-            lineage = came[0].get("lineage", [])
+            lineage = parsed[0].get("lineage", [])
             if variant.kept_out is None and record["lineage"][:-1] != lineage:
                 return [Problem("what a stage does not know stays", "lineage", f"line {number}: {lineage!r}"[:300])]
-            if not same_json(variant.kept(came[0]), (variant.kept_out or variant.kept)(record)):
+            if not same_json(variant.kept(parsed[0]), (variant.kept_out or variant.kept)(record)):
                 return [Problem("what a stage does not know stays", "", f"line {number}: {json.dumps(record)[:300]}")]
-    if variant.expected and all(came for _, came in kept):
-        wanted = sum(variant.expected(came[0]) for _, came in kept if came)
-        if wanted != len(records):
-            return [Problem("no record is lost", "count", f"{len(records)} records, and {wanted} were to come")]
+    if variant.expected and all(parsed for _, parsed in inputs):
+        expected = sum(variant.expected(parsed[0]) for _, parsed in inputs if parsed)
+        if expected != len(records):
+            return [Problem("no record is lost", "count", f"{len(records)} records, and {expected} were to come")]
     return []
 
 
@@ -358,9 +360,9 @@ def _controls_unharmed(variant: Variant, lines: Sequence[bytes], out: bytes) -> 
     if (key := (variant.name, present)) not in _CONTROL_OUT:
         _CONTROL_OUT[key] = call(variant, present, rejects=True).result.out.splitlines()
     mark = CONTROL.encode()
-    found = [line for line in out.splitlines() if mark in line]
-    if found != _CONTROL_OUT[key]:
-        more = f"{len(found)} lines of good records, {len(_CONTROL_OUT[key])} without bad neighbours"
+    control_lines = [line for line in out.splitlines() if mark in line]
+    if control_lines != _CONTROL_OUT[key]:
+        more = f"{len(control_lines)} lines of good records, {len(_CONTROL_OUT[key])} without bad neighbours"
         return [Problem("good records are not harmed by their neighbours", "", more)]
     return []
 
@@ -368,19 +370,21 @@ def _controls_unharmed(variant: Variant, lines: Sequence[bytes], out: bytes) -> 
 def _stops(variant: Variant, lines: Sequence[bytes], before: Ended, aside: list[dict]) -> list[Problem]:
     """Without --rejects, the first bad line ends the run: one error that names it, and what came before it."""
     ended = call(variant, lines)
-    if found := _crash(ended):
-        return found
+    if broken_laws := _crash(ended):
+        return broken_laws
     if not aside:
         return _exit_code(ended, {before.result.code})
-    found = _exit_code(ended, {1, 3}) + _messages(ended)
+    broken_laws = _exit_code(ended, {1, 3}) + _messages(ended)
     errors = [line for line in ended.result.err.splitlines() if line.lower().startswith("error:")]
     if len(errors) != 1:
-        found.append(Problem("a failure is one line", "", f"{len(errors)} error lines: {ended.result.err[-300:]!r}"))
+        broken_laws.append(
+            Problem("a failure is one line", "", f"{len(errors)} error lines: {ended.result.err[-300:]!r}")
+        )
     elif not any(errors[0].startswith(f"error: {IN}:{one['line']}:") for one in aside if one.get("line")):
-        found.append(Problem("a failure says where", "", errors[0][:300]))
+        broken_laws.append(Problem("a failure says where", "", errors[0][:300]))
     if not before.result.out.startswith(ended.result.out):
-        found.append(Problem("what comes before a bad line is the same", "", repr(ended.result.out[-200:])))
-    return found
+        broken_laws.append(Problem("what comes before a bad line is the same", "", repr(ended.result.out[-200:])))
+    return broken_laws
 
 
 # -- stages that end at the first bad line -----------------------------------------------------------------------------
@@ -416,18 +420,18 @@ def _of_stopping(variant: Variant, lines: Sequence[bytes], thorough: bool) -> li
     present = [line for line in lines if line.strip()]
     bad = [line for line in present if _is_bad(variant, line)]
     good = [line for line in present if line not in set(bad)]
-    found = []
+    broken_laws = []
     for line in bad if len(lines) < 2 * _STOPS_TRIED or thorough else bad[:_STOPS_TRIED]:
         ended = call(variant, [line])
-        found += _crash(ended) or [*_exit_code(ended, {3}), *_messages(ended)]
+        broken_laws += _crash(ended) or [*_exit_code(ended, {3}), *_messages(ended)]
     if not good:
-        return found
+        return broken_laws
     ended = call(variant, good)
     if crash := _crash(ended):
-        return found + crash
-    found += _exit_code(ended, variant.codes) + _messages(ended)
+        return broken_laws + crash
+    broken_laws += _exit_code(ended, variant.codes) + _messages(ended)
     records, wrong = _output(variant, ended.result.out)
-    found += wrong
-    if variant.one_to_one and not found:
-        found += _none_lost(variant, dict(enumerate(good, 1)), set(), records)
-    return found
+    broken_laws += wrong
+    if variant.one_to_one and not broken_laws:
+        broken_laws += _none_lost(variant, dict(enumerate(good, 1)), set(), records)
+    return broken_laws

@@ -83,7 +83,7 @@ class Mutator:
     def _encode(self, record: Any) -> bytes:
         text = json.dumps(record, ensure_ascii=self.rng.random() < 0.5)
         if self._raw:
-            text = re.sub(r'"@raw(\d+)@"', lambda found: self._raw[int(found[1])], text)
+            text = re.sub(r'"@raw(\d+)@"', lambda match: self._raw[int(match[1])], text)
             self._raw.clear()
         return text.encode("utf-8", "surrogatepass")
 
@@ -146,10 +146,10 @@ class Mutator:
         return self._swap_token(line, _STRING, hostile.value(self.rng).encode("utf-8", "surrogatepass"))
 
     def _swap_token(self, line: bytes, pattern: re.Pattern[bytes], new: bytes) -> bytes:
-        found = list(pattern.finditer(line[:20_000]))
-        if not found:
+        matches = list(pattern.finditer(line[:20_000]))
+        if not matches:
             return line + new
-        token = self.rng.choice(found)
+        token = self.rng.choice(matches)
         return line[: token.start()] + new + line[token.end() :]
 
     def _splice(self, line: bytes) -> bytes:

@@ -54,8 +54,8 @@ def _child(conn: Connection, variant: str, lists: Iterator[list[bytes]] | Sequen
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         for number, lines in enumerate(lists):
-            found = problems(BY_NAME[variant], lines, thorough=number % 5 < 2)
-            conn.send((len(lines), found))
+            broken_laws = problems(BY_NAME[variant], lines, thorough=number % 5 < 2)
+            conn.send((len(lines), broken_laws))
         conn.send(None)
     except Exception:  # a mistake of the fuzzer's own
         conn.send(traceback.format_exc())
@@ -86,8 +86,8 @@ def isolated(variant: str, lines: list[bytes], limit: float) -> list[Problem]:
         if not ours.poll(limit):
             process.kill()
             return [_hang(limit)]
-        _, found = _checked(ours.recv())
-        return found
+        _, broken_laws = _checked(ours.recv())
+        return broken_laws
     except EOFError:
         process.join()
         return [_death(process.exitcode)]
@@ -138,9 +138,9 @@ def fuzz(
             if message is None:
                 running.pop(conn).process.join()
                 continue
-            n, found = message
+            n, broken_laws = message
             lines = functools.partial(batch, BY_NAME[one.variant], seed, *one.batches[one.done])
-            yield n, [Finding(one.variant, problem, lines()) for problem in found]
+            yield n, [Finding(one.variant, problem, lines()) for problem in broken_laws]
             one.done, one.since = one.done + 1, time.monotonic()
         for conn, one in list(running.items()):
             if time.monotonic() - one.since > limit:

@@ -339,19 +339,19 @@ def seeds() -> dict[str, list[dict]]:
     trajectories = _records(run("expert", "house", "-n", "4").ok().out)
     for t in trajectories:
         t["steps"], t["outcome"] = t["steps"][:2], None
-    drawn = run("branch", "--from", "admissible", "-k", "2", "--pool", "a", stdin=_lines(trajectories)).ok().out
-    executed = _records(run("rollout", "-j", "1", stdin=drawn).ok().out)
+    branched = run("branch", "--from", "admissible", "-k", "2", "--pool", "a", stdin=_lines(trajectories)).ok().out
+    executed = _records(run("rollout", "-j", "1", stdin=branched).ok().out)
     whole = _records(run("expert", "house", "-n", "1", "--skip", "7", "--admissible", "3").ok().out)
     rich = copy.deepcopy(executed[0])
     rich["steps"][0] |= {"thought": "The chest may hold it.", "notes": "The watch is still needed."}
     rich["outcome"] = {"observation": "You see nothing.", "done": True, "score": 1, "success": True, "valid": True}
     trajectories = [*executed, rich, *whole]
-    made = [
+    results = [
         run("imitation-data", stdin=_lines(executed[:2])),
         run("world-model-data", stdin=_lines(executed[:2])),
         run("reflect", "--rationale", "outcome", stdin=_lines(executed)),
     ]
-    examples = [example for one in made for example in _records(one.ok().out)]
+    examples = [example for one in results for example in _records(one.ok().out)]
     played = [
         *_records(run("eval", "house", "-m", "random", "-n", "4", "--max-steps", "3").ok().out),
         *_records(run("eval", "house", "-m", "expert", "-n", "1", "--split", "ood").ok().out),
@@ -387,14 +387,14 @@ def seeds() -> dict[str, list[dict]]:
 
 def controls(kind: str) -> list[bytes]:
     """Return good lines that no mutation makes, to see that their neighbours do them no harm."""
-    found = []
+    lines = []
     for i, record in enumerate(seeds()[kind][:2]):
         named = next((key for key in ("item_id", "game_file", "id") if key in record), None)
         if named is None:
             return []
         record = copy.deepcopy(record) | {named: f"{CONTROL}{i}"}
-        found.append(json.dumps(record | ({"group": f"{CONTROL}{i}"} if "group" in record else {})).encode())
-    return found
+        lines.append(json.dumps(record | ({"group": f"{CONTROL}{i}"} if "group" in record else {})).encode())
+    return lines
 
 
 def corpus() -> list[bytes]:
