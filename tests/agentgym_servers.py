@@ -26,7 +26,7 @@ from eexp.envs.worlds.house import House
 
 
 class Craft:
-    """TextCraft in small: take what grows, craft what does not, until the goal is made."""
+    """A small TextCraft: get the raw items and craft the others, until the goal item is made."""
 
     recipes = {
         "oak planks": (4, {"oak log": 1}),

@@ -17,21 +17,21 @@ from running import ROOT, run
 # In the background of a script SIGINT is ignored, by every process that is started from there, too: no Ctrl-C to test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Times say nothing on a machine that does other things; and nothing is left behind in the checkout.
+# Examples have no deadline, since times vary on a busy machine, and no database, which would lie in the checkout.
 hypothesis.settings.register_profile("eexp", deadline=None, database=None)
 hypothesis.settings.load_profile("eexp")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is there: the tests themselves run side by side
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the tests themselves run in parallel
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_world(tmp_path_factory: pytest.TempPathFactory):
-    """Nobody's settings reach the tests, and their exported tiny model is not the user's."""
+    """Keep the user's settings out of the tests, and the tests' exported tiny model out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [n for n in os.environ if n.startswith("EEXP_") or n == "OPENAI_API_KEY"]:
             patch.delenv(name)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("HF_HUB_OFFLINE", "1")
-        # A JVM that plays a few episodes spends a third of its time on optimising code for many.
+        # For a few episodes a JVM would spend a third of its time on optimising code.
         patch.setenv("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
         patch.setenv("COLUMNS", "100")
         yield
@@ -39,7 +39,7 @@ def _own_world(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(autouse=True)
 def _no_variable_outlives_its_test():
-    """Commands that run in this process set some for the processes they start."""
+    """Restore the environment variables that commands in this process set for the processes they start."""
     before = dict(os.environ)
     yield
     if os.environ != before:

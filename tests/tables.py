@@ -124,7 +124,7 @@ class TableDecoder:
         if self.used() + len(items) > self.cells or (others and self._random.random() < self.moody):
             raise Full
         for row in self._rows:
-            row[:] = np.nan  # they were to be read by now
+            row[:] = np.nan  # the caller must have read them by now
         self._rows = []
         for token, position, sequences, needs_logits in items:
             assert sequences and len(set(sequences)) == len(sequences)

@@ -91,7 +91,7 @@ def test_huge_numbers_do_no_harm(trajectory):
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "1" * 400])
 def test_numbers_that_no_float_holds(number, trajectory):
-    """They may be refused, but must not become null or another number in silence."""
+    """Such a number may be refused, but must not silently become null or another number."""
     text = json.dumps({**trajectory, "huge": 0}).replace('"huge": 0', f'"huge": {number}')
     result = run("branch", "--from", "admissible", stdin=text.encode())
     result.one_error(3, "<stdin>:1")
@@ -99,7 +99,7 @@ def test_numbers_that_no_float_holds(number, trajectory):
 
 @pytest.mark.parametrize("levels", [260, 400, 1000])
 def test_a_record_too_deep_to_write_is_kept_as_text(levels, trajectory, tmp_path):
-    """The parser goes deeper than the writer."""
+    """The parser accepts deeper nesting than the writer."""
     text = json.dumps({**trajectory, "deep": 0}).replace('"deep": 0', '"deep": ' + "[" * levels + "]" * levels)
     rejects = tmp_path / "rejects"
     run("branch", "--from", "admissible", "--rejects", rejects, stdin=text.encode()).ok(4)
@@ -376,7 +376,7 @@ def _program(tmp_path: Path, bad: str) -> str:
 )
 def test_a_program_that_fails_costs_one_alternative(bad, message, tmp_path):
     env = _program(tmp_path, bad)
-    # on a busy machine Python alone may take seconds to start; only where nothing will come is the limit short
+    # on a busy machine Python alone may take seconds to start; the limit is short only where no answer will come
     vars = environment(EEXP_ENV_TIMEOUT="5" if "sleep" in bad else "60")
     expert = spawn("expert", env, env=vars).ok()
     assert len(expert.records) == 2
@@ -604,7 +604,7 @@ def server(monkeypatch):
         thread = threading.Thread(target=http_server.serve_forever)
         thread.start()
         http_server.url = f"http://127.0.0.1:{http_server.server_port}/v1"
-        http_server.handle_error = lambda *_: None  # who has seen one bad answer hangs up on the others
+        http_server.handle_error = lambda *_: None  # after one bad answer the client closes its other connections
         yield http_server
         http_server.shutdown()
         thread.join()

@@ -26,7 +26,7 @@ def _command(name: str) -> click.Command:
 
 
 def _examples(command: click.Command) -> list[str]:
-    """The indented scripts of a help text: what follows "Example:", or a paragraph of commands."""
+    """Return the indented scripts of a help text: what follows "Example:", or a paragraph of commands."""
     scripts = []
     for paragraph in inspect.cleandoc(command.help or "").split("\b\n")[1:]:
         block = [line for line in paragraph.split("\n\n")[0].splitlines() if line.strip()]
@@ -104,7 +104,7 @@ def test_help_loads_nothing_heavy(args):
 
 
 def test_data_stages_load_nothing_heavy(data, tmp_path):
-    """The pure stages are cheap to start by the hundred."""
+    """Stages without a model start fast enough to be called hundreds of times."""
     played = write(tmp_path / "played.jsonl", [messages_of(read(data["expert"])[0])])
     script = (
         "import sys\nfrom eexp.cli import main\n"
@@ -197,7 +197,7 @@ def test_examples_run(name, script, path, tmp_path):
 
 
 def test_startup_benchmark_runs(tmp_path):
-    """The script, not the time: that depends on the machine."""
+    """Check that the script runs; the times that it measures depend on the machine."""
     script = Path(ROOT / "benchmarks" / "startup.py")
     process = subprocess.run([sys.executable, script, "--runs", "2"], capture_output=True, text=True, env=environment())
     assert process.returncode == 0, process.stderr

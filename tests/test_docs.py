@@ -43,7 +43,7 @@ FLAGS = {flag for _, p in OPTIONS for flag in [*p.opts, *p.secondary_opts]}
 
 
 def command_lines(text: str) -> list[list[str]]:
-    """What stands after every `eexp` in shell text, as words, up to the next pipe or semicolon; no redirections."""
+    """Return the words after every `eexp` in shell text, up to the next pipe or semicolon, without redirections."""
     commands = []
     text = re.sub(r"\d?[<>]&\d|(?<=\s)\d(?=[<>])|(?:^|(?<=\s))#.*", "", text.replace("\\\n", " "), flags=re.MULTILINE)
     for line in (line for line in text.splitlines() if "eexp" in line):
@@ -92,7 +92,7 @@ def parse(words: list[str]) -> None:
 
 
 def split_markdown(text: str) -> tuple[list[str], list[str]]:
-    """(shell in fenced blocks, inline code)."""
+    """Return the shell code in fenced blocks, and the inline code."""
     fence = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
     blocks = [body for language, body in fence.findall(text) if language in ("", "sh", "bash", "shell", "console")]
     return blocks, re.findall(r"`([^`\n]+)`", fence.sub("", text))
@@ -133,7 +133,7 @@ def test_an_option_has_help_that_shows_its_default(name, option):
             "hidden default"
         )
         assert option.metavar or isinstance(option.type, click.Choice), (
-            "no metavar: INTEGER RANGE tells nobody anything"
+            "no metavar: INTEGER RANGE says nothing about the option"
         )
     for flag in re.findall(r"(?<![\w-])--?[a-z][\w-]*", option.help):
         assert flag in FLAGS, f"speaks of {flag}"

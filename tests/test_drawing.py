@@ -431,7 +431,7 @@ def test_the_seed_decides():
 
 
 def test_draws_do_not_depend_on_the_order_of_evaluations():
-    """Texts and log-probabilities are equal to the last digit, whichever part of the frontier is told first."""
+    """Texts and log-probabilities are equal to the last digit, whichever part of the frontier is evaluated first."""
 
     def in_any_order(request: Draw, table: Table, chance: random.Random) -> list[Sample]:
         search = open_search(request, Letters())

@@ -487,7 +487,7 @@ def test_an_answer_that_waits_to_be_read_is_not_late():
     with WorkerEnvironments("test_eval:Wordy", 9, 1, 0.1) as worlds:
         for _ in range(2):
             worlds.begin(0, tasks(1)[0][0])
-            time.sleep(1.5)  # longer than the limit: a model thinks for others
+            time.sleep(1.5)  # longer than the limit, as while a model answers other episodes
             answers = []
             while not answers:
                 answers = worlds.wait(at_once=True)
@@ -524,7 +524,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(faults, tmp_path):
 
 
 def processes_of(folder: str) -> list[int]:
-    """Processes that were started with this folder of accidents and still run."""
+    """Return the processes that were started with this folder of accidents and still run."""
     pids = []
     for process in psutil.process_iter():
         try:

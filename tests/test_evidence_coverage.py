@@ -107,7 +107,7 @@ def test_intervals_of_rates_cover(tasks, runs, run_sd, lowest):
 
 
 def test_a_percentile_bootstrap_of_three_runs_does_not_cover():
-    """Why there is a rule of its own: resampling 3 runs and the tasks covers far less than 95 % where runs differ."""
+    """Resampling 3 runs and the tasks covers far less than 95 % where runs differ, hence the stricter rule of eexp."""
     rng, n, covered = np.random.default_rng(16), 100, 0
     first, second, truth = World((0.3, 0.4), 0.08).draw(rng, n, 200, (3, 3))
     for a, b, true in zip(first, second, truth):

@@ -32,9 +32,9 @@ LEVELS = "GoToLocal,PickupLoc,PutNextLocal,UnlockLocal,FindObjS5,MiniBossLevel"
 
 
 class Tally(Environment):
-    """Numbers are drawn and kept, or all forgotten. The generator and the number of actions are part of the state.
+    """A game in which numbers are drawn and kept, or all forgotten; its generator and count of actions are state.
 
-    `count` only asks, and is declared harmless.
+    The action `count` only asks, and is declared harmless.
     """
 
     spec = "test_forking:Tally"
@@ -77,7 +77,7 @@ class Tally(Environment):
 
 
 class Saving(Tally):
-    """The same by `save` and `restore`."""
+    """The same game, forked by `save` and `restore`."""
 
     spec = "test_forking:Saving"
     fork = Environment.fork
@@ -90,14 +90,14 @@ class Saving(Tally):
 
 
 class Suspicious(Tally):
-    """The same, without declaring the question harmless."""
+    """The same game, without declaring `count` harmless."""
 
     spec = "test_forking:Suspicious"
     harmless = Environment.harmless
 
 
 class Leaking(Tally):
-    """A fork shares its numbers with the original."""
+    """The same game with a fault: a fork shares its numbers with the original."""
 
     spec = "test_forking:Leaking"
 

@@ -301,7 +301,7 @@ def test_records_that_lack_something_are_refused(format, record, message):
 
 @given(st.lists(st.tuples(st.text(), st.text().filter(str.strip)), min_size=1, max_size=5))
 def test_any_text_survives(pairs):
-    """Observations come out as they were, actions up to the blanks around them."""
+    """Observations are unchanged, and actions are up to the blanks around them."""
     turns = [turn for observation, act in pairs for turn in (("user", f"> {observation}"), ("assistant", act))]
     conversation = read_conversation(messages(*turns), MESSAGES)
     assert [s["observation"] for s in conversation.steps] == [f"> {observation}" for observation, _ in pairs]
@@ -362,10 +362,10 @@ def test_an_element_set_aside_has_its_number(tmp_path):
 
 
 def test_an_array_larger_than_a_chunk_takes_the_memory_of_its_elements():
-    """No more than a few elements of it are ever held."""
+    """Only a few of its elements are in memory at any time."""
 
     class Endless(io.RawIOBase):
-        """Elements of 10 kB, and more of them than would fit anywhere."""
+        """An array that never ends, with elements of 10 kB."""
 
         def read1(self, size):
             return b'{"x": "' + b"y" * 10_000 + b'"},'

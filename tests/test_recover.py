@@ -1,4 +1,4 @@
-"""Mistakes put into the expert's path: they are the policy's own, the path still leads on, and nobody imitates them."""
+"""Mistakes in the expert's path: they are the policy's own, the path still leads on, and no example imitates them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from eexp.stages.recover import RecoverSettings, recover
 
 @pytest.fixture(scope="module")
 def rolled(tmp_path_factory):
-    """Trajectories in which many alternatives are refused: those of the untrained model."""
+    """Return trajectories in which many alternatives are refused: those of the untrained model."""
     expert = run("expert", "house", "-n", "6").ok().out
     branched = run("branch", "-m", "tiny", "-k", "3", "--no-only-admissible", "--temperature", "2", stdin=expert).ok()
     return run("rollout", stdin=branched.out).ok().records
@@ -44,7 +44,7 @@ def test_mistakes_are_refused_alternatives_with_their_answers(rolled):
 
 
 def test_the_path_leads_on(rolled):
-    """A walk in the environment: every mistake is answered as recorded, and the expert's path goes on after it."""
+    """Executed again, every mistake is answered as recorded, and the expert's path goes on after it."""
     recovered = list(recover(iter(rolled), RecoverSettings(share=1.0, most=3)))
     result = run("rollout", "--again", stdin=lines(recovered)).ok()
     assert "refused" not in result.err.replace("answered as invalid", "")
@@ -90,7 +90,7 @@ def test_what_was_recovered_is_not_branched(rolled):
 
 
 def test_a_variant_stays_with_its_origin(rolled, tmp_path):
-    """Or what is held out would be trained on, with mistakes in between."""
+    """Otherwise a held-out record would be trained on, with mistakes in between."""
     recovered = list(recover(recover(iter(rolled))))
     assert [t["origin"] for t in recovered] == [t["id"] for t in rolled]
     assert {e["group"] for e in run("imitation-data", stdin=lines(recovered)).ok().records} == {t["id"] for t in rolled}

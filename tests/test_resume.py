@@ -1,4 +1,4 @@
-"""`kill -9` at random moments, then --resume: the output must be, byte for byte, that of a run nobody touched."""
+"""`kill -9` at random moments, then --resume: the output must be, byte for byte, that of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _cut(trajectory: dict, steps: int) -> dict:
 
 
 def _with_bad(text: bytes, bad: int, rng: random.Random) -> bytes:
-    """Bad records at random places: broken JSON, a broken field, and a tampered observation."""
+    """Insert bad records at random places: broken JSON, a broken field, and a tampered observation."""
     records = text.splitlines(keepends=True)
     for kind in range(bad):
         at = rng.randrange(len(records))
@@ -102,7 +102,7 @@ def _command(job: Job, here: Path, name: str, file: Path | None) -> list[object]
 
 
 def _kill_at(command: list[object], output: Path, size: int | None, delay: float) -> bool:
-    """Start, and kill when the output is larger than `size`, or after `delay`; whether it was still running."""
+    """Kill a command when its output is larger than `size`, or after `delay`; return whether it was still running."""
     child = start(*command, stderr=-3)
     began = time.monotonic()
     while child.poll() is None:
@@ -156,7 +156,7 @@ def test_killed_and_resumed_equals_uninterrupted(name: str, inputs, tmp_path):
 
 
 def test_each_cut_of_a_file_is_made_whole(inputs, tmp_path):
-    """Not by chance, but at every kind of place: nothing, a line's middle, its end but one, its newline, all."""
+    """Each kind of place is tried: nothing written, within a line, around its newline, and all written."""
     args = ["rollout", inputs["many-branched"], "-q", "--resume", "-o", tmp_path / "out"]
     run(*args).ok()
     whole = (tmp_path / "out").read_bytes()

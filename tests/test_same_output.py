@@ -15,7 +15,7 @@ SCRIPT = ROOT / "benchmarks" / "same_output.py"
 
 
 def same_output(*args: object) -> subprocess.CompletedProcess[str]:
-    """Run the script, to its end."""
+    """Run the script to its end."""
     return subprocess.run([sys.executable, SCRIPT, *map(str, args)], capture_output=True, text=True, timeout=240)
 
 

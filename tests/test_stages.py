@@ -321,7 +321,7 @@ def test_the_floor_is_compared_with_the_most_probable_draw_where_a_model_cannot_
 
 
 def test_a_dropped_draw_may_be_filled_up_with(experts):
-    """It is as admissible as others."""
+    """A draw below the floor is as admissible as other actions."""
     (step,) = one_step(experts)[0]["steps"]
     one, *others = [a for a in step["admissible"] if a != step["action"]]
     (branched,) = branch(iter(one_step(experts)), Parrot(others[0], one), BranchSettings(k=50, rounds=1, min_p=0.9))

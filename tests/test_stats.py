@@ -33,7 +33,7 @@ def test_counts_lengths_and_shares_are_those_of_the_records(data):
 
 
 def test_duplicates_and_leaks(data, tmp_path):
-    """Of examples by their words, of trajectories by their actions; a leak is a task that is to be kept apart."""
+    """Examples are compared by their words, trajectories by actions; a leak is a record of a task to keep apart."""
     examples, trajectories = read(data["imitation"]), read(data["expert"])
     again = [{**examples[0], "id": "x", "weight": 2}, {**trajectories[0], "id": "y", "instruction": "z"}]
     file = write(tmp_path / "all", [*examples, *trajectories, *again])

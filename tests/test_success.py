@@ -26,7 +26,7 @@ CASES = [
 
 
 class Judged(Environment):
-    """One action ends the episode, with the success and the score that the spec says."""
+    """An environment in which one action ends the episode, with the success and the score of its spec."""
 
     def __init__(self, success: str = "none", score: str = "") -> None:
         self.success = {"true": True, "false": False, "none": None}[success]

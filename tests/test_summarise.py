@@ -39,7 +39,7 @@ class Writer(Model):
 
 
 def a_trajectory() -> dict:
-    """Long observations at all places there are; the one of "look" comes twice."""
+    """Return a trajectory with a long observation in every place; that of "look" occurs twice."""
     look = {"action": "look", "source": "policy", "outcome": {"observation": LONG}}
     read_it = {"action": "read", "source": "policy", "outcome": {"observation": LONG + "A page.", "valid": True}}
     failed = {"action": "fly", "source": "policy", "outcome": None, "refused": "crashed"}

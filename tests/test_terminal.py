@@ -1,4 +1,4 @@
-"""What reaches a terminal: no command may pass on what a terminal would obey."""
+"""Output to a terminal: no command passes on text of its input that a terminal would obey."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KEPT = {"type", "role", "name", "span", "source"}  # what the checks of a recor
 
 
 def hostile(value, key: str = ""):
-    """A record with such text in every string that may hold any."""
+    """Return a record with EVIL in every string that may hold any text."""
     if isinstance(value, dict):
         return {name: hostile(part, name) for name, part in value.items()} | ({} if key else {EVIL: EVIL})
     if isinstance(value, list):
@@ -30,7 +30,7 @@ def hostile(value, key: str = ""):
 
 @pytest.fixture(scope="module")
 def files(data, tmp_path_factory) -> dict[str, Path]:
-    """Hostile records of every type, in files with hostile names, and an environment that says such things."""
+    """Write hostile records of every type, to files with hostile names, and an environment that answers with EVIL."""
     here = tmp_path_factory.mktemp("hostile")
     records = {name: read(data[name])[:2] for name in ("rollout", "world", "reflected", "imitation", "episodes")}
     records["rollout"][0]["steps"][0]["alternatives"][0]["refused"] = "differs"
@@ -61,7 +61,7 @@ def exec_(files: dict[str, Path]) -> str:
     return f"exec:{sys.executable} {shlex.quote(str(files['program']))}"
 
 
-#: Of every command, ways to make it tell a person something of what it read. Names stand for `files`.
+#: Calls of every command in which it quotes its input to a person. Words that are names in `files` stand for those.
 CALLS: dict[str, list[list[str]]] = {
     "expert": [["expert", "PROGRAM", "-n", "1"], ["expert", EVIL], ["expert", "house", "--split", EVIL]],
     "import": [["import", "messages", "messages"], ["import", "messages", "bad"], ["import", "episodes", "episodes"]],
@@ -116,7 +116,7 @@ CALLS: dict[str, list[list[str]]] = {
     ],
     "schema": [["schema", EVIL], ["schema", "episode"]],
 }
-#: What is for a person on standard output, too; elsewhere that is for records, as they are.
+#: Commands whose standard output is for a person, too; that of the others is for records, as they are.
 SHOWS = {"compare", "stats", "show", "prompts", "env", "schema"}
 
 

@@ -430,7 +430,7 @@ def test_windows_that_are_long_enough_are_no_obstacle():
 
 
 def test_a_model_that_does_not_pass_the_tree_on_is_refused():
-    """The small tree that is computed both ways finds it; nothing else does."""
+    """Only a small tree that is computed in both ways reveals such a model."""
     model = _model("Llama")
     forward = model.model.forward
     model.model.forward = lambda *args, tree=None, **more: forward(*args, **more)

@@ -54,7 +54,7 @@ def custom(tmp_path) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize("command", [["score", "-m", "hf:{}"], ["finetune", "-o", "out", "--dry-run", "-m", "{}"]])
 def test_code_of_a_model_runs_only_with_the_option(custom, example, monkeypatch, tmp_path, command):
-    """Standard input is for records: a yes in it is no answer to a question, and there is no question."""
+    """No question is asked, and a yes on standard input is no answer: standard input is for records."""
     where, mark = custom
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))

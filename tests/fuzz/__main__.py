@@ -81,7 +81,7 @@ def _smaller(finding: Finding, seconds: float, limit: float) -> Finding:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run, report what was found, and return the exit code: 1 if there was something."""
+    """Run the fuzzer, report its findings, and return the exit code: 1 if there are any."""
     options = _arguments(arguments)
     if options.list:
         print("\n".join(variant.name for variant in VARIANTS))

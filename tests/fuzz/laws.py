@@ -1,4 +1,4 @@
-"""What must hold for any input, whoever wrote it."""
+"""The laws that every stage must obey on any input."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Problem:
 
 @dataclass
 class Ended:
-    """How a run ended: what it wrote and, where it let one out, the exception."""
+    """The end of a run: what it wrote and, if one escaped, the exception."""
 
     result: Result
     rejects: list[bytes] = field(default_factory=list)
@@ -62,7 +62,7 @@ def _inside(directory: str) -> Iterator[None]:
 
 @contextmanager
 def _caught(directory: str) -> Iterator[dict[int, Path]]:
-    """Send what is written to descriptors 1 and 2 past Python, by libraries and children, to files."""
+    """Redirect descriptors 1 and 2 to files, since libraries and children write there past Python's streams."""
     files = {fd: Path(directory, f"descriptor-{fd}") for fd in (1, 2)}
     copies = {fd: os.dup(fd) for fd in files}
     for fd, file in files.items():
@@ -110,12 +110,12 @@ def _run(arguments: Sequence[str]) -> Ended:
 
 
 def problems(variant: Variant, lines: Sequence[bytes], thorough: bool = False) -> list[Problem]:
-    """Run a stage on lines and return which laws that broke.
+    """Run a stage on lines and return the laws that it broke.
 
     Args:
         thorough: Whether to run it again, without --rejects, to see how the first bad line ends it.
     """
-    lines = [part for line in lines for part in line.split(b"\n")]  # a mutation may have made two of one
+    lines = [part for line in lines for part in line.split(b"\n")]  # a mutation may have split a line in two
     if variant.streams:
         return _of_stream(variant, lines, thorough)
     return _of_stopping(variant, lines, thorough)
@@ -129,7 +129,7 @@ def _of_stream(variant: Variant, lines: Sequence[bytes], thorough: bool) -> list
     broken_laws = _crash(ended)
     if broken_laws:
         return broken_laws
-    if variant.given == "array":  # of which nothing is known where it is broken
+    if variant.given == "array":  # the elements of a broken array are unknown
         return _exit_code(ended, {0, 3, 4}) + _messages(ended) + _output(variant, ended.result.out)[1]
     if variant.given == "answers":
         return _of_answers(variant, ended, sum(bool(line.strip()) for line in lines))
@@ -142,7 +142,7 @@ def _of_stream(variant: Variant, lines: Sequence[bytes], thorough: bool) -> list
     broken_laws += _messages(ended)
     records, wrong = _output(variant, ended.result.out)
     broken_laws += wrong
-    if not broken_laws:  # else what follows would only say the same again
+    if not broken_laws:  # else the checks below would only repeat the same problem
         lost = {one.get("line") for one in aside}
         broken_laws += _none_lost(variant, whole, lost, records)
         broken_laws += _controls_unharmed(variant, lines, ended.result.out)
@@ -152,7 +152,7 @@ def _of_stream(variant: Variant, lines: Sequence[bytes], thorough: bool) -> list
 
 
 def _of_answers(variant: Variant, ended: Ended, tasks: int) -> list[Problem]:
-    """Hold a run with a hostile program to this: every task comes out, or is set aside."""
+    """Check a run with a hostile program: every task comes out, or is set aside."""
     records, broken_laws = _output(variant, ended.result.out)
     broken_laws += _exit_code(ended, {4} if ended.rejects else {0}) + _messages(ended)
     for line in ended.rejects:
@@ -189,7 +189,7 @@ def _exit_code(ended: Ended, expected: set[int] | frozenset[int]) -> list[Proble
 
 
 def _messages(ended: Ended) -> list[Problem]:
-    """Hold standard error to what a terminal can be shown, and a person can read."""
+    """Check that standard error has no active control characters, and no line too long to read."""
     broken_laws = []
     if active := _ACTIVE.search(ended.result.err):
         around = ended.result.err[max(0, active.start() - 60) : active.end() + 20]
@@ -200,7 +200,7 @@ def _messages(ended: Ended) -> list[Problem]:
 
 
 def _counted(variant: Variant, ended: Ended, n_in: int, n_aside: int) -> list[Problem]:
-    """Hold the summary to what there was."""
+    """Check the counts in the summary."""
     summary = re.findall(rf"^{re.escape(variant.stage)}: .*?(\d+) in\b(.*)", ended.result.err, re.MULTILINE)
     if not summary:
         return [] if ended.result.code not in (0, 4) else [Problem("the summary counts", "none", "there is no summary")]
@@ -215,7 +215,7 @@ def _counted(variant: Variant, ended: Ended, n_in: int, n_aside: int) -> list[Pr
 
 
 def _rejects(variant: Variant, ended: Ended, whole: dict[int, bytes]) -> tuple[list[dict], list[Problem]]:
-    """Read the rejects file, and hold each of its lines to the line that it is about."""
+    """Read the rejects file, and compare each reject with the input line that it is about."""
     rejected = []
     for line in ended.rejects:
         try:
@@ -248,14 +248,14 @@ def _shallow(line: bytes) -> dict:
 
 
 def _kept_whole(one: dict, line: bytes) -> Problem | None:
-    """Whether the rejects file holds the record as it came, or the text that is none."""
+    """Return a problem unless the reject has the record as it was read, or the text where that is no record."""
     record = one.get("record")
     if record is None:
         return None if line.strip() in (b"null",) or "record" not in one else _altered(one, line)
     if isinstance(record, dict) and set(record) == {"text"}:
         same = record["text"].rstrip("\n") == line.decode("utf-8", "replace").rstrip("\n")
         return None if same or _strict(line) is not None else _altered(one, line)
-    if isinstance(record, dict) and set(record) == {"type", "id"}:  # a part of a record that was written itself
+    if isinstance(record, dict) and set(record) == {"type", "id"}:  # a part was rejected; the record itself was written
         return None
     parsed = _strict(line)
     return None if parsed is None or same_json(record, parsed[0]) else _altered(one, line)
@@ -266,7 +266,7 @@ def _altered(one: dict, line: bytes) -> Problem:
 
 
 def _strict(line: bytes) -> tuple[Any] | None:
-    """Parse a line as JSON is defined, whole numbers as they are; None where it is not JSON or too deep to tell."""
+    """Parse a line as strict JSON with exact integers; return None where it is not JSON or nests too deep to tell."""
 
     def refuse(constant: str) -> None:
         raise ValueError(constant)
@@ -278,7 +278,7 @@ def _strict(line: bytes) -> tuple[Any] | None:
 
 
 def same_json(one: Any, other: Any) -> bool:
-    """Whether two parsed values are the same JSON: 1 is neither 1.0 nor true."""
+    """Return whether two parsed values are the same JSON: 1 is neither 1.0 nor true."""
     todo = [(one, other)]
     while todo:
         a, b = todo.pop()
@@ -319,7 +319,7 @@ def _output(variant: Variant, out: bytes) -> tuple[list[dict], list[Problem]]:
         if record.get("lineage") and not record["lineage"][-1].startswith(f"{variant.stage} "):
             return records, [Problem("the lineage ends with the stage", "", repr(record["lineage"])[:200])]
         records.append(record)
-    if records and variant.writes != "any":  # one of them is held to the published schema, too
+    if records and variant.writes != "any":  # one of them is validated against the published schema, too
         try:
             jsonschema.validate(records[len(out) % len(records)], schema(variant.writes))
         except jsonschema.ValidationError as e:
@@ -328,7 +328,7 @@ def _output(variant: Variant, out: bytes) -> tuple[list[dict], list[Problem]]:
 
 
 def _none_lost(variant: Variant, whole: dict[int, bytes], aside: set[Any], records: list[dict]) -> list[Problem]:
-    """Every line comes out, or is set aside; and what comes out is what came in."""
+    """Check that every line comes out or is set aside, and that what comes out is what came in."""
     inputs = [(number, _strict(line)) for number, line in whole.items() if number not in aside]
     if variant.one_to_one and len(inputs) != len(records):
         return [Problem("no record is lost", "", f"{len(inputs)} lines not set aside, {len(records)} records out")]
@@ -352,7 +352,7 @@ _CONTROL_OUT: dict[tuple[str, tuple[bytes, ...]], list[bytes]] = {}
 
 
 def _controls_unharmed(variant: Variant, lines: Sequence[bytes], out: bytes) -> list[Problem]:
-    """Good records among bad ones lead to what they lead to alone."""
+    """Check that good records among bad ones have the same output as alone."""
     good = set(controls(variant.reads))
     present = tuple(line for line in lines if line in good)
     if not present or variant.writes is None:
@@ -368,7 +368,7 @@ def _controls_unharmed(variant: Variant, lines: Sequence[bytes], out: bytes) -> 
 
 
 def _stops(variant: Variant, lines: Sequence[bytes], before: Ended, aside: list[dict]) -> list[Problem]:
-    """Without --rejects, the first bad line ends the run: one error that names it, and what came before it."""
+    """Check that without --rejects the first bad line ends a run: one error that names it, the output before it."""
     ended = call(variant, lines)
     if broken_laws := _crash(ended):
         return broken_laws

@@ -22,12 +22,12 @@ CONTROL = "control-"  # in the ids of good records among the mutated ones
 
 
 def _without(*keys: str) -> Callable[[dict], Any]:
-    """Everything but these keys and the lineage, to which a stage adds."""
+    """Return a function that leaves out these keys and the lineage, to which a stage adds."""
     return lambda record: {key: value for key, value in record.items() if key not in (*keys, "lineage")}
 
 
 def _steps_without(*keys: str) -> Callable[[dict], Any]:
-    """As `_without`; `keys` are those of steps, for stages that enrich them."""
+    """Like `_without`, but `keys` are those of steps, for stages that enrich them."""
 
     def kept(record: dict) -> Any:
         steps = [{key: value for key, value in step.items() if key not in keys} for step in record["steps"]]
@@ -88,12 +88,12 @@ def _imitated(trajectory: dict) -> int:
 
 
 def _imported(episode: dict) -> int:
-    """Episodes with a turn without an action are left out, and counted as such."""
+    """Return how many trajectories an episode gives: none where a turn has no action."""
     return int(all(turn["action"].strip() for turn in episode["transcript"]))
 
 
 def _source(key: str) -> dict[str, Callable[[dict], Any]]:
-    """What `eexp import` keeps: all but the turns, under `source`."""
+    """Return the fields of a Variant for `eexp import`, which keeps all but the turns under `source`."""
     return {"kept": lambda record: {k: v for k, v in record.items() if k != key}, "kept_out": lambda t: t["source"]}
 
 
@@ -335,7 +335,7 @@ BY_NAME = {variant.name: variant for variant in VARIANTS}
 
 @functools.cache
 def seeds() -> dict[str, list[dict]]:
-    """Return good records by kind, small ones: what the stages make of the first steps of a few tasks."""
+    """Return small good records by kind: what the stages write for the first steps of a few tasks."""
     trajectories = _records(run("expert", "house", "-n", "4").ok().out)
     for t in trajectories:
         t["steps"], t["outcome"] = t["steps"][:2], None
@@ -386,7 +386,7 @@ def seeds() -> dict[str, list[dict]]:
 
 
 def controls(kind: str) -> list[bytes]:
-    """Return good lines that no mutation makes, to see that their neighbours do them no harm."""
+    """Return good lines that are not mutated, to check that bad lines beside them do no harm."""
     lines = []
     for i, record in enumerate(seeds()[kind][:2]):
         named = next((key for key in ("item_id", "game_file", "id") if key in record), None)
