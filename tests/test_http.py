@@ -771,8 +771,8 @@ def test_an_episode_goes_on_as_soon_as_it_is_answered(faulty):
             chats.submit(1, draw(str(turn + 1), 2))
         gate.set()
         chats.submit(2, draw("new", 0))
-        known = dict(answer for _ in range(3) for answer in chats.wait())
-        assert known.keys() == {0, 1, 2} and known[2] == [] and chats.wait() == []
+        answers = dict(answer for _ in range(3) for answer in chats.wait())
+        assert answers.keys() == {0, 1, 2} and answers[2] == [] and chats.wait() == []
 
 
 # -- a real server -----------------------------------------------------------------------------------------------------

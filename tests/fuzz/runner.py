@@ -73,7 +73,7 @@ class _Running:
     batches: list[tuple[int, int]]  # seed-dependent number and size of each
     process: Any
     since: float
-    done: int = 0
+    n_done: int = 0  # batches that have been run
 
 
 def isolated(variant: str, lines: list[bytes], limit: float) -> list[Problem]:
@@ -139,9 +139,9 @@ def fuzz(
                 running.pop(conn).process.join()
                 continue
             n, broken_laws = message
-            lines = functools.partial(batch, BY_NAME[one.variant], seed, *one.batches[one.done])
+            lines = functools.partial(batch, BY_NAME[one.variant], seed, *one.batches[one.n_done])
             yield n, [Finding(one.variant, problem, lines()) for problem in broken_laws]
-            one.done, one.since = one.done + 1, time.monotonic()
+            one.n_done, one.since = one.n_done + 1, time.monotonic()
         for conn, one in list(running.items()):
             if time.monotonic() - one.since > limit:
                 one.process.kill()
@@ -167,11 +167,11 @@ def _start(variant: str, batches: list[tuple[int, int]], seed: int) -> tuple[Con
 
 
 def _lost(one: _Running, seed: int, problem: Problem) -> tuple[int, list[Finding]]:
-    lines = batch(BY_NAME[one.variant], seed, *one.batches[one.done])
+    lines = batch(BY_NAME[one.variant], seed, *one.batches[one.n_done])
     return len(lines), [Finding(one.variant, problem, lines)]
 
 
 def _put_back(chunks: list, one: _Running) -> None:
     """Queue the batches after the one that was lost."""
-    if rest := one.batches[one.done + 1 :]:
+    if rest := one.batches[one.n_done + 1 :]:
         chunks.append((one.variant, rest))

@@ -29,11 +29,11 @@ def _without(*keys: str) -> Callable[[dict], Any]:
 def _steps_without(*keys: str) -> Callable[[dict], Any]:
     """Like `_without`, but `keys` are those of steps, for stages that enrich them."""
 
-    def kept(record: dict) -> Any:
+    def fields(record: dict) -> Any:
         steps = [{key: value for key, value in step.items() if key not in keys} for step in record["steps"]]
         return {**_without()(record), "steps": steps}
 
-    return kept
+    return fields
 
 
 @dataclass(frozen=True)
