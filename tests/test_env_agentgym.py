@@ -361,7 +361,7 @@ def test_branches_are_replayed_in_workers(craft):
         )
         assert not outcomes[0][2]["valid"]
     assert "10 branch points verified, 30 executed by replay, 10 answered as invalid" in result.err
-    assert len(state.worlds) == 1, "the workers gave theirs back"
+    assert len(state.worlds) == 1, "the workers have released theirs"
 
 
 def test_a_record_of_another_task_is_refused(craft):

@@ -1,4 +1,4 @@
-"""Simulate how often the intervals of `eexp compare` hold the truth.
+"""Simulate how often the intervals of `eexp compare` contain the true value.
 
 A nominal 95 % is to cover 93 to 97 %. Each cell of the grid is many simulated comparisons. A cell fails where its
 count would have a probability below `ERROR` / (number of cells) if the true coverage were 93 or 97 %, so that a correct
@@ -38,7 +38,7 @@ def _highest(tasks: int, rates: tuple[float, float], run_sd: float) -> float:
 
 
 def _covered(rng, n: int, tasks: int, runs: int, world: World) -> tuple[float, float]:
-    """Return how many of n intervals of a difference, and of a rate, hold the truth."""
+    """Return how many of n intervals of a difference, and of a rate, contain the true value."""
     first, second, truth = world.draw(rng, n, tasks, (runs, runs))
     parts = difference_parts(first, second)
     covers = np.abs(parts.centre - truth) <= parts.margin(0.95)
@@ -107,7 +107,7 @@ def test_intervals_of_rates_cover(tasks, runs, run_sd, lowest):
 
 
 def test_a_percentile_bootstrap_of_three_runs_does_not_cover():
-    """Resampling 3 runs and the tasks covers far less than 95 % where runs differ, hence the stricter rule of eexp."""
+    """Resampling 3 runs and the tasks covers far less than 95 % where runs differ, so eexp has its own rule."""
     rng, n, covered = np.random.default_rng(16), 100, 0
     first, second, truth = World((0.3, 0.4), 0.08).draw(rng, n, 200, (3, 3))
     for a, b, true in zip(first, second, truth):

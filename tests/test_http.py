@@ -399,14 +399,14 @@ def test_lasting_failures_are_one_line(faulty, fault, message):
 def test_a_missing_server_fails_at_once_and_a_lost_one_is_retried(faulty, monkeypatch):
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
-        nobody = f"http://127.0.0.1:{deaf.getsockname()[1]}/v1"
+        closed_url = f"http://127.0.0.1:{deaf.getsockname()[1]}/v1"
         with opened(faulty, tries=3) as model:
             ask(model)
-            model._client._address = nobody
+            model._client._address = closed_url
             with pytest.raises(EexpError, match=r"ConnectError: .* \(tried 3 times\)$"):
                 ask(model)
         monkeypatch.setattr(client, "FIRST_PAUSE", 60)
-        with HttpModel(f"{nobody}#x") as model, pytest.raises(EexpError, match=r"ConnectError: [^(]*$"):
+        with HttpModel(f"{closed_url}#x") as model, pytest.raises(EexpError, match=r"ConnectError: [^(]*$"):
             ask(model)
 
 
@@ -738,7 +738,7 @@ def test_too_many_requests_slow_all_of_them_down(faulty):
     with opened(faulty, concurrency=3) as model:
         assert len(list(model.answer([[draw(str(i))] for i in range(6)]))) == 6
     waited = [t - faulty.times[0] for t in faulty.times[3:]]
-    assert len(waited) == 4 and min(waited) > 0.95, "the first three were under way; nobody asks before it is over"
+    assert len(waited) == 4 and min(waited) > 0.95, "the first three were under way, and none is sent in the pause"
 
 
 def test_the_limit_of_requests_a_minute_is_kept(faulty, monkeypatch):

@@ -564,7 +564,7 @@ def test_refusals_are_set_aside_and_kept(data, tmp_path):
         "recorded": "tampered",
     }
     assert "branch point refused" in result.err
-    assert run("rollout", stdin=lines(records)).ok(4).out == result.out, "also when nobody asked to keep them"
+    assert run("rollout", stdin=lines(records)).ok(4).out == result.out, "also without --rejects"
     assert run("rollout", "-q", stdin=lines(records)).ok(4).out == result.out
 
 
