@@ -62,19 +62,19 @@ def main() -> None:
         print(f"{total} states of {len(states)} trajectories, {chosen.k} alternatives each, {chosen.model}")
         print(f"{'':10}{'at most':>8}{'tokens':>9}{'ms':>9}{'all K':>9}{'judged':>9}", flush=True)
         results: dict[tuple[str, int], Counter[str]] = {(way, most): Counter() for most in MOST for way in WAYS}
-        took: dict[tuple[str, int], list[float]] = {key: [] for key in results}
+        milliseconds: dict[tuple[str, int], list[float]] = {key: [] for key in results}
         for turn in range(-1, chosen.rounds):  # the first is to warm up
             for way, most in results:
                 began = time.perf_counter()
                 counted = alternatives(policy, states, chosen.k, most * chosen.k, WAYS[way], turn)
                 if turn >= 0:
-                    took[way, most].append(1000 * (time.perf_counter() - began) / counted["accepted"])
+                    milliseconds[way, most].append(1000 * (time.perf_counter() - began) / counted["accepted"])
                     results[way, most] += counted
         for (way, most), counted in results.items():
             all_states = total * chosen.rounds
             print(
                 f"{way:10}{most * chosen.k:8}{counted['tokens evaluated'] / counted['accepted']:9.2f}"
-                f"{statistics.median(took[way, most]):9.2f}{100 * counted['all'] / all_states:7.1f} %"
+                f"{statistics.median(milliseconds[way, most]):9.2f}{100 * counted['all'] / all_states:7.1f} %"
                 f"{counted['texts written'] / all_states:9.2f}"
             )
 

@@ -37,9 +37,9 @@ class Clock:
         return answer
 
     def show(self) -> None:
-        for name, found in self.took.items():
-            ninth = quantiles(found, n=10)[-1] if len(found) > 1 else found[0]
-            print(f"  {name:12} median {median(found):8.3f}   90th percentile {ninth:8.3f}")
+        for name, milliseconds in self.took.items():
+            ninth = quantiles(milliseconds, n=10)[-1] if len(milliseconds) > 1 else milliseconds[0]
+            print(f"  {name:12} median {median(milliseconds):8.3f}   90th percentile {ninth:8.3f}")
 
 
 def play(env: Environment, task: dict, clock: Clock) -> bool:

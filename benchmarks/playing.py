@@ -65,8 +65,8 @@ def main() -> None:
                 episodes = [orjson.loads(line) for line in out.read_bytes().splitlines()]
                 won[way] = {e["task"]["id"] for e in episodes if e["success"]}
     print(f"{args.number} tasks   seconds   episodes a second   times the loop   times one   successes")
-    for way, taken in seconds.items():
-        best = min(taken)
+    for way, durations in seconds.items():
+        best = min(durations)
         print(
             f"{way:9} {best:9.1f} {args.number / best:19.2f} {min(seconds['loop']) / best:16.2f} "
             f"{min(seconds['one']) / best:11.2f} {len(won[way]):11}"

@@ -39,15 +39,15 @@ def main() -> None:
     runs = parser.parse_args().runs
     for command in PROGRAMS.values():  # so that all modules are compiled
         seconds(command)
-    took: dict[str, list[float]] = {name: [] for name in PROGRAMS}
+    durations: dict[str, list[float]] = {name: [] for name in PROGRAMS}
     for _ in range(runs):
         for name, command in PROGRAMS.items():
-            took[name].append(seconds(command))
+            durations[name].append(seconds(command))
     print(f"{platform.platform()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, {runs} runs each")
-    for name, found in took.items():
-        print(f"{name:8} median {1000 * statistics.median(found):6.1f} ms   fastest {1000 * min(found):6.1f} ms")
+    for name, values in durations.items():
+        print(f"{name:8} median {1000 * statistics.median(values):6.1f} ms   fastest {1000 * min(values):6.1f} ms")
     for how, of in (("median", statistics.median), ("fastest", min)):
-        print(f"{how} ratio {of(took['eexp']) / of(took['click']):.2f}")
+        print(f"{how} ratio {of(durations['eexp']) / of(durations['click']):.2f}")
 
 
 if __name__ == "__main__":

@@ -80,13 +80,13 @@ def trajectories(number: int) -> list[dict]:
 
 def repeated(records: list[dict], size: int) -> Iterator[bytes]:
     """Yield the lines of `records` repeatedly, each with an id of its own, until they have `size` bytes."""
-    written = 0
+    n_bytes = 0
     for turn in count():
         for record in records:
             line = orjson.dumps({**record, "id": f"{record['id']}/{turn}"}, option=orjson.OPT_APPEND_NEWLINE)
-            written += len(line)
+            n_bytes += len(line)
             yield line
-            if written >= size:
+            if n_bytes >= size:
                 return
 
 

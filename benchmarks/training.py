@@ -229,7 +229,7 @@ def main() -> None:
         print(json.dumps(measure(a.one, a)))
         return
     examples = _examples(a.file)
-    took: dict[str, dict] = {}
+    results: dict[str, dict] = {}
     print(f"$ python benchmarks/training.py {' '.join(sys.argv[1:])}")
     groups = len({e["group"] for e in examples})
     print(f"{platform.platform()}, {a.threads} threads, {len(examples)} examples of {groups} trajectories")
@@ -240,28 +240,28 @@ def main() -> None:
             command = [sys.executable, __file__, *sys.argv[1:], "--one", way, "--model", directory]
             env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
             process = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=env)
-            one = took[way] = json.loads(process.stdout.splitlines()[-1])
+            one = results[way] = json.loads(process.stdout.splitlines()[-1])
             print(
                 f"{way:12} {one['seconds']:9.1f} {one['tokens']:11,} {one['tokens'] / one['seconds']:9.0f} "
                 f"{len(one['losses']):8} {sum(one['losses']) / len(one['losses']):10.4f} "
                 f"{one['memory'] / 1e9:6.2f} GB",
                 flush=True,
             )
-    if not a.memory and len(took) > 1 and "eexp" in took:
-        _compare(took)
+    if not a.memory and len(results) > 1 and "eexp" in results:
+        _compare(results)
 
 
-def _compare(took: dict[str, dict]) -> None:
-    eexp = took["eexp"]
-    for way, one in took.items():
+def _compare(results: dict[str, dict]) -> None:
+    eexp = results["eexp"]
+    for way, one in results.items():
         if way != "eexp":
             tokens, seconds = one["tokens"] / eexp["tokens"], one["seconds"] / eexp["seconds"]
             print(
                 f"against {way}: {seconds:.2f} times as fast, {tokens:.2f} times fewer tokens, "
                 f"{100 * seconds / tokens:.0f} % of that turned into time"
             )
-    if "TRL" in took:
-        apart = max(abs(a - b) for a, b in zip(eexp["losses"], took["TRL"]["losses"], strict=True))
+    if "TRL" in results:
+        apart = max(abs(a - b) for a, b in zip(eexp["losses"], results["TRL"]["losses"], strict=True))
         print(f"losses of {len(eexp['losses'])} updates: at most {apart:.1g} apart")
 
 

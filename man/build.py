@@ -164,8 +164,8 @@ def options(ctx: click.Context) -> list[str]:
 
 def environment(ctx: click.Context) -> list[str]:
     """Return the ENVIRONMENT section: the variables that a command reads, or all of them."""
-    read = {param.envvar for param in ctx.command.get_params(ctx)} if ctx.command is not group else VARIABLES
-    return [line for name in VARIABLES if name in read for line in tagged(bold(name), VARIABLES[name])]
+    variables = {param.envvar for param in ctx.command.get_params(ctx)} if ctx.command is not group else VARIABLES
+    return [line for name in VARIABLES if name in variables for line in tagged(bold(name), VARIABLES[name])]
 
 
 def all_commands() -> dict[str, click.Command]:
@@ -332,8 +332,8 @@ def protocol_page() -> str:
         elif token.type in ("fence", "code_block"):
             lines += block(token.content.splitlines())
         elif token.type == "tr_open" and inside.type == "td_open":  # a row; what stands above the columns is left out
-            name, given, *words = [inline(cell) for cell in tokens[i : i + 10] if cell.type == "inline"][:3]
-            lines += [".TP", f"{name} ({given})", *(words if any(words) else [r"\&"])]
+            name, type_name, *words = [inline(cell) for cell in tokens[i : i + 10] if cell.type == "inline"][:3]
+            lines += [".TP", f"{name} ({type_name})", *(words if any(words) else [r"\&"])]
         elif token.type == "inline" and lines and lines[-1].startswith(".IP"):
             lines += [inline(token)]
     parts = {title: part[1:] if part[:1] == [".PP"] else part for title, part in parts.items()}

@@ -254,10 +254,10 @@ class StateAlternatives:
             self.count(NO_LOGPROBS, 1)
             return proposals
         floor = max(logprobs) + math.log(self.settings.min_p)
-        kept = [p for p, logprob in zip(proposals, logprobs) if logprob >= floor]
-        self.taken -= {canonical(p.action) for p in proposals if p not in kept}
-        self.count("below the floor", len(proposals) - len(kept))
-        return kept
+        remaining = [p for p, logprob in zip(proposals, logprobs) if logprob >= floor]
+        self.taken -= {canonical(p.action) for p in proposals if p not in remaining}
+        self.count("below the floor", len(proposals) - len(remaining))
+        return remaining
 
     def _others(self) -> dict[str, str]:
         """Return the admissible actions that are neither taken nor banned, by their canonical form."""

@@ -193,8 +193,8 @@ class HfModel(LocalModel):
                     f"{adapter}: puts tokens of its own before the prompt; give an adapter of weights (LoRA)"
                 )
             self._model = base_model(self._model)  # with the adapter's layers in it
-        known = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
-        self._n_ctx = (engine and engine.context) or min(known or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+        limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        self._n_ctx = (engine and engine.context) or min(limit or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
         _check_forks(self._model, spec, self._n_ctx)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model.to(device).eval()  # pyright: ignore[reportArgumentType]  # `to` has a decorator without types

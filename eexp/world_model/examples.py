@@ -93,7 +93,7 @@ def chosen_transitions(t: dict, style: PromptStyle, settings: WorldModelSettings
     Raises:
         InputError: The environment is to say what is unknown, and no outcome holds that.
     """
-    known = transitions_of(
+    transitions = transitions_of(
         t,
         style,
         expert=settings.expert,
@@ -103,17 +103,17 @@ def chosen_transitions(t: dict, style: PromptStyle, settings: WorldModelSettings
         changes=settings.changes,
     )
     if settings.predictable == "environment":
-        observed = [transition.outcome for transition in known if transition.target.kind != "summary"]
+        observed = [transition.outcome for transition in transitions if transition.target.kind != "summary"]
         if observed and not any(outcome.get("unknown") is not None for outcome in observed):
             raise InputError(
                 f"no outcome says which of its parts are unknown; the environment {t['env']} cannot tell, "
                 f"or the record is older: give --predictable model",
                 "$.steps",
             )
-    kept = cap_repeats(known, settings.max_repeats, seed_of(settings.seed, t["id"], "repeats"))
-    count("repeats left out", len(known) - len(kept))
-    within = cap_invalid(kept, settings.max_invalid_fraction, seed_of(settings.seed, t["id"]))
-    count("invalid ones left out", len(kept) - len(within))
+    remaining = cap_repeats(transitions, settings.max_repeats, seed_of(settings.seed, t["id"], "repeats"))
+    count("repeats left out", len(transitions) - len(remaining))
+    within = cap_invalid(remaining, settings.max_invalid_fraction, seed_of(settings.seed, t["id"]))
+    count("invalid ones left out", len(remaining) - len(within))
     return within
 
 

@@ -59,12 +59,12 @@ def make(directory: Path, split: str, kind: str, number: int, seed: int = 0) -> 
     if file.exists():
         return file
     options = GameOptions()
-    options.seeds = drawn = int(hashlib.sha256(f"{seed}/{split}/{kind}/{number}".encode()).hexdigest()[:7], 16)
+    options.seeds = game_seed = int(hashlib.sha256(f"{seed}/{split}/{kind}/{number}".encode()).hexdigest()[:7], 16)
     challenge, turns = KINDS[kind]
     settings = dict(turns[number % len(turns)])
     if challenge:
         settings |= {
-            "tw-cooking": {"recipe_seed": drawn, "split": split, "drop": False},
+            "tw-cooking": {"recipe_seed": game_seed, "split": split, "drop": False},
             "tw-simple": {"test": split == "test"},
         }.get(challenge, {})
         game = CHALLENGES[challenge][1](settings, options)

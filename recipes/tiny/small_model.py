@@ -179,7 +179,7 @@ def train(
     ]
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=args.weight_decay)
     schedule = get_cosine_schedule_with_warmup(optimizer, len(plan) // 20, len(plan))
-    marks, started, tokens_done, shown = Marks(tokenizer), time.time(), 0, 0.0
+    marks, started, tokens_done, mean_loss = Marks(tokenizer), time.time(), 0, 0.0
     for step, batch in enumerate(plan, 1):
         ids, counts = padded(batch, marks, args.other_weight)
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
@@ -193,10 +193,10 @@ def train(
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
         tokens_done += sum(map(len, batch))
-        shown = loss.item() if step == 1 else 0.95 * shown + 0.05 * loss.item()
+        mean_loss = loss.item() if step == 1 else 0.95 * mean_loss + 0.05 * loss.item()
         if step % 500 == 0 or step == len(plan):
             rate = tokens_done / (time.time() - started)
-            print(f"step {step}/{len(plan)} loss {shown:.3f} {rate:,.0f} tokens/s", flush=True)
+            print(f"step {step}/{len(plan)} loss {mean_loss:.3f} {rate:,.0f} tokens/s", flush=True)
 
 
 def stage_of(init: Path | None) -> int:
