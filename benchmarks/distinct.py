@@ -29,10 +29,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from eexp.envs import open_env
+from eexp.errors import InputError
 from eexp.models import Engine, open_model
 from eexp.models.policy import ActionDraw, ModelPolicy, Proposal, State
 from eexp.prompts import DEFAULT_STYLE, get_style
@@ -44,7 +45,7 @@ MOST = (3, 10)  # times K
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-m", "--model", default="tiny", metavar="MODEL", help="GGUF file, or tiny")
     parser.add_argument("-n", "--number", type=int, default=20, metavar="N", help="trajectories")
     parser.add_argument("-k", type=int, default=4, metavar="K", help="alternatives a state")
@@ -120,7 +121,11 @@ def alternatives(
         ]
         for i, path in enumerate(states)
     ]
-    answers = [answer for group in policy.answer(groups) for answer in group]
+    answers: list[list[Proposal]] = []
+    for answer in chain.from_iterable(policy.answer(groups)):
+        if isinstance(answer, InputError):
+            raise answer
+        answers.append(answer)
     counted = policy.counts - before
     counted["accepted"] = sum(map(len, answers))
     counted["all"] = sum(len(answer) == k for answer in answers)
