@@ -69,7 +69,7 @@ def fork_process() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("specs", nargs="+", metavar="ENV")
     parser.add_argument("--split", action="append", metavar="NAME", help="may be repeated (default: the first)")
     parser.add_argument("--tasks", type=int, default=60, metavar="N", help="tasks of each split (default 60)")

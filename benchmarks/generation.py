@@ -52,7 +52,7 @@ OF_BOUND = 85  # percent
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--k", type=int, nargs="+", default=[1, 4, 8, 16], metavar="K", help="texts a state")
     parser.add_argument("--states", type=int, default=10, metavar="N", help="states of a trajectory")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds, each with a trajectory of its own")
@@ -186,7 +186,9 @@ class Bound:
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_DISABLED  # as the engine has it, and `Llama`
         params.no_perf = True
-        self._context = api.llama_init_from_model(model._base.pointer, params)
+        context = api.llama_init_from_model(model._base.pointer, params)
+        assert context is not None, "llama.cpp makes no context"
+        self._context = context
         self._memory = api.llama_get_memory(self._context)
         self._batch = api.llama_batch_init(BATCH, 0, 1)
 

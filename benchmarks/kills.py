@@ -211,7 +211,7 @@ def place_for(root: str | None) -> Iterator[Place]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split(". ")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split(". ")[0])
     parser.add_argument("--kills", type=int, default=1000, help="number of kills, over all jobs")
     parser.add_argument("--jobs", default=",".join(JOBS), help="jobs, separated by commas")
     parser.add_argument("--seed", type=int, default=0)

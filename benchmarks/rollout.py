@@ -28,11 +28,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,7 @@ WORLDS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("worlds", nargs="*", metavar="ENV", default=list(WORLDS), help=f"of {', '.join(WORLDS)}")
     parser.add_argument("--paths", type=int, metavar="N", help="paths of each environment, instead of the usual number")
     parser.add_argument("--games", type=Path, default=Path(tempfile.gettempdir()) / "eexp-benchmark", metavar="DIR")
@@ -127,7 +126,9 @@ def measure_world(name: str, world: World, spec: str) -> dict[str, dict[int, flo
         longest = max(found, key=lambda path: len(path["steps"]))
         cuts = [cut(longest, n) for n in world.growth if n < len(longest["steps"])]
         measured = list(ask(pool, "measure", [{**asked, "path": path} for path in [*found, *cuts]]))
-    total: Counter[str] = sum(map(Counter, measured[: len(found)]), Counter())
+    total: dict[str, float] = {}
+    for what, value in chain.from_iterable(seconds.items() for seconds in measured[: len(found)]):
+        total[what] = total.get(what, 0) + value
     ways = world.ways
     if name == "scienceworld":
         total["2 workers"] = pooled(spec, found)
@@ -140,7 +141,7 @@ def measure_world(name: str, world: World, spec: str) -> dict[str, dict[int, flo
     }
 
 
-def show(label: str, seconds: Counter[str], way: str, found: list[dict], wanted: float) -> None:
+def show(label: str, seconds: dict[str, float], way: str, found: list[dict], wanted: float) -> None:
     ms = {what: 1000 * value / seconds["branches"] for what, value in seconds.items()}
     lengths = [len(path["steps"]) for path in found]
     alone, fork = ms.get("bound"), ms.get(f"fork {way}")
@@ -211,7 +212,8 @@ def measure(asked: dict, opened: Any, on_step: Callable) -> dict[str, float]:
     env, path, every = opened.get(asked["spec"]), asked["path"], asked["every"]
     branches = [(i, a["action"]) for i, step in enumerate(path["steps"]) for a in step["alternatives"]]
     some = branches[every // 2 :: every]
-    seconds, share = {"branches": len(branches)}, len(branches) / len(some)
+    seconds: dict[str, float] = {"branches": len(branches)}
+    share = len(branches) / len(some)
     if env.spec == "scienceworld":
         seen = None
         seconds["naive"] = share * fastest(lambda: through_the_package(path, some))[0]
@@ -282,7 +284,14 @@ def package() -> Any:
 class Idle(Environment):
     """An environment whose steps do nothing, to measure the fork of the process alone."""
 
-    splits = tasks = reset = None
+    def splits(self) -> list[str]:
+        return []
+
+    def tasks(self, split: str) -> Iterator[dict]:
+        return iter(())
+
+    def reset(self, task: dict) -> Observation:
+        return Observation("")
 
     def step(self, action: str) -> Observation:
         return Observation("")

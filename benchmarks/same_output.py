@@ -448,7 +448,7 @@ def workplace(keep: str | None) -> Iterator[Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("old", nargs="?", metavar="OLD", help="a checkout or a commit")
     parser.add_argument("new", nargs="?", metavar="NEW", help="a checkout or a commit; this tree if not given")
     parser.add_argument(

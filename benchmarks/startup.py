@@ -34,7 +34,7 @@ def seconds(command: list[str]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=int, default=100, help="runs of each program")
     runs = parser.parse_args().runs
     for command in PROGRAMS.values():  # so that all modules are compiled

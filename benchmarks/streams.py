@@ -67,7 +67,9 @@ def measured(command: list[str]) -> Run:
 def written(command: list[str]) -> int:
     """Count the bytes that a program writes."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}) as child:
-        return sum(len(block) for block in iter(lambda: child.stdout.read(1 << 20), b""))
+        stdout = child.stdout
+        assert stdout is not None
+        return sum(len(block) for block in iter(lambda: stdout.read(1 << 20), b""))
 
 
 def trajectories(number: int) -> list[dict]:
@@ -137,7 +139,7 @@ def one_record(size: int, folder: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--size", type=int, default=100, help="MB of each file")
     parser.add_argument("--runs", type=int, default=3, help="runs of each program")
     parser.add_argument("--records", type=int, nargs="*", default=[1, 16, 32], help="MB of the records for rollout")

@@ -33,6 +33,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import cast
 
 ROOT = Path(__file__).parent.parent
 WAYS = ("eexp", "TRL", "TRL packed")
@@ -153,14 +154,16 @@ def _trl(packed: bool, out: Path, a: argparse.Namespace) -> None:
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import SFTConfig, SFTTrainer
+
+    # Public names of TRL, which its lazy imports hide.
+    from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
     from eexp.training.data import tokenize
     from eexp.training.updates import by_examples
 
     class InOrder(SFTTrainer):
         def _get_train_sampler(self, *args):
-            return torch.utils.data.SequentialSampler(self.train_dataset)
+            return torch.utils.data.SequentialSampler(cast(Dataset, self.train_dataset))  # as it was given below
 
     tokenizer = AutoTokenizer.from_pretrained(a.model)
     rows = list(tokenize(_examples(a.file), tokenizer, 16384))
@@ -207,7 +210,7 @@ def _trl(packed: bool, out: Path, a: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("file", type=Path, help="examples, as JSON lines")
     parser.add_argument("--trl", help="where TRL is installed; without it only eexp is measured")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))

@@ -165,9 +165,13 @@ class StateAlternatives:
         self.expert = canonical(self.step["action"])
         self.taken = {self.expert}
         listed = self.step.get("admissible")
-        complete = listed is not None and self.step.get("admissible_count") in (None, len(listed))
-        self.allowed = {canonical(a) for a in listed} if settings.only_admissible and complete else None
-        if settings.only_admissible and not complete and settings.source in ("policy", "mixed"):
+        complete_list = (
+            listed if listed is not None and self.step.get("admissible_count") in (None, len(listed)) else None
+        )
+        self.allowed = (
+            {canonical(a) for a in complete_list} if settings.only_admissible and complete_list is not None else None
+        )
+        if settings.only_admissible and complete_list is None and settings.source in ("policy", "mixed"):
             self.count("states whose admissible actions are not all known", 1)
         banned = [action for action in listed or [] if self._is_banned(action) and canonical(action) != self.expert]
         self.count("admissible actions banned", len(banned))

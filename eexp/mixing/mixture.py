@@ -146,7 +146,7 @@ class Mixture:
         self._kinds: dict[str, int] = {}  # kinds and their numbers, in the order in which they come
         self._texts: set[bytes] = set()
         near = self.cleaning.duplicates == "near"
-        self._near = NearDuplicates(self.cleaning.similarity, lambda key: self._at(*key)) if near else None
+        self._near = NearDuplicates(self.cleaning.similarity, lambda place: self._at(*place)) if near else None
 
     def close(self) -> None:
         """Close the files."""

@@ -197,7 +197,8 @@ class HttpModel(Model):
         if self._plain is None:
             if self._plain_task is None or self._plain_task.cancelled():
                 self._plain_task = asyncio.ensure_future(self._find_plain_sampling())
-            self._plain = await asyncio.shield(self._plain_task)
+            settings = await asyncio.shield(self._plain_task)
+            self._plain = settings
         return self._plain
 
     async def _find_plain_sampling(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Generic, Literal, Optional, TypeVar, Union
+from typing import TYPE_CHECKING, Annotated, Generic, Literal, Optional, TypeVar
 
 import msgspec
 import orjson
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Messages = list[dict[str, str]]
-#: A prompt, as messages or as their JSON.
-Prompt = Union[Messages, bytes]
+#: The form of a prompt: messages, or their JSON.
 P = TypeVar("P", Messages, bytes)
 
 _PRIVATE = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)

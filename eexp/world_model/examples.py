@@ -14,7 +14,7 @@ from eexp.models.base import Model, Sample
 from eexp.options import NumberOrWord
 from eexp.outcomes import transition_of
 from eexp.prompts import PromptStyle
-from eexp.prompts.style import Answer, Dialogue, Prompt
+from eexp.prompts.style import Answer, Dialogue, DialogueBase, P
 from eexp.records import example, example_id, seed_of
 from eexp.settings import option, recorded
 from eexp.stream import Count
@@ -145,8 +145,8 @@ def examples_of(
 
 
 def worded(
-    t: dict, dialogue: Dialogue, style: PromptStyle, settings: WorldModelSettings, transitions: list[Transition]
-) -> Iterator[tuple[Transition, Prompt, Answer, str]]:
+    t: dict, dialogue: DialogueBase[P], style: PromptStyle, settings: WorldModelSettings, transitions: list[Transition]
+) -> Iterator[tuple[Transition, P, Answer, str]]:
     """Yield the transitions of a trajectory, which are in the order of its steps, with prompt, answer and kind."""
     dialogue.start(t["instruction"])
     at = 0

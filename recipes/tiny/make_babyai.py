@@ -169,7 +169,7 @@ def random_play(env: BabyAI, rng: random.Random, steps: int) -> list[dict]:
 
 
 def main() -> None:
-    parser = arguments(__doc__, episodes=20_000, context=4096)
+    parser = arguments(__doc__ or "", episodes=20_000, context=4096)
     parser.add_argument("--steps", type=int, default=24, help="longest random play")
     parser.add_argument(
         "--glances",

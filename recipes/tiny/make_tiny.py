@@ -247,7 +247,7 @@ LATER_QUESTIONS = [ask_how, ask_needed, ask_needed_here, ask_room]
 
 
 def main() -> None:
-    parser = arguments(__doc__, episodes=22_000, context=2048)
+    parser = arguments(__doc__ or "", episodes=22_000, context=2048)
     parser.add_argument("--steps", type=int, default=30, help="longest random play")
     parser.add_argument(
         "--unseen",
