@@ -231,6 +231,56 @@ def test_help_names_the_models_there_are():
         assert f"{kind.spec} " in group.help and kind.line in group.help
 
 
+def test_the_page_on_models_and_the_readme_name_the_models_there_are():
+    from eexp.models.registry import KINDS
+
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (names,) = re.findall(r"## Names\n\n```text\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert [line.removeprefix("-m ").split("  ")[0] for line in names.splitlines()] == [kind.spec for kind in KINDS]
+    for kind in KINDS:
+        if kind.spec.startswith(("hf:", "http:")):
+            assert f"`{kind.spec.partition('[')[0]}`" in readme
+
+
+def test_the_page_on_environments_lists_those_there_are():
+    from eexp.envs.registry import KINDS
+
+    page = (ROOT / "docs" / "environments.md").read_text(encoding="utf-8")
+    table = page.partition("## Specs\n")[2].partition("A spec may carry options")[0]
+    assert all(f"`{kind.spec}`" in table for kind in KINDS)
+
+
+def test_the_page_on_python_classes_lists_every_method_and_attribute():
+    from eexp.envs import Environment, Observation
+
+    page = (ROOT / "docs" / "environments" / "python.md").read_text(encoding="utf-8")
+    for_stages = {"has", "check_split", "list_tasks"}  # not for a class to define
+    for name, member in vars(Environment).items():
+        if inspect.isfunction(member) and not name.startswith("_") and name not in for_stages:
+            parameters = ", ".join(list(inspect.signature(member).parameters)[1:])
+            assert f"`{name}({parameters})`" in page
+        elif not name.startswith("_") and not callable(member) and name != "spec":
+            value = "frozenset()" if member == frozenset() else member
+            assert f"| `{name}` | {value} |" in page.replace("`False`", "False").replace("`frozenset()`", "frozenset()")
+    signature = inspect.signature(Observation)
+    parameters = [p.name if p.default is p.empty else f"{p.name}={p.default}" for p in signature.parameters.values()]
+    assert f"`Observation({', '.join(parameters)})`" in page
+
+
+@pytest.mark.slow
+def test_the_classes_of_the_page_on_python_classes_keep_the_contract(tmp_path):
+    page = (ROOT / "docs" / "environments" / "python.md").read_text(encoding="utf-8")
+    codes = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(codes) == 2
+    for n, code in enumerate(codes):
+        (tmp_path / f"world_{n}.py").write_text(code, encoding="utf-8")
+        name = re.search(r"^class (\w+)\(Environment\)", code, re.MULTILINE)[1]
+        command = [*EEXP, "env", "check", f"world_{n}:{name}", "--action", "1", "-n", "3"]
+        process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment())
+        assert process.returncode == 0, process.stdout + process.stderr
+
+
 def shown_records() -> list[dict]:
     """Return the whole records that docs/records.md shows."""
     text = (ROOT / "docs" / "records.md").read_text(encoding="utf-8")
