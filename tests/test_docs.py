@@ -298,11 +298,16 @@ def comparable(value, key=""):
     return round(value, 2) if key == "logprob" else value
 
 
+def run_script(script: str, directory: Path) -> None:
+    """Run lines of shell in a directory, and check that every command succeeds."""
+    eexp = f'eexp() {{ {shlex.join(EEXP)} "$@"; }}; set -eo pipefail\n'
+    subprocess.run(["bash", "-c", eexp + script], cwd=directory, check=True, env=environment())
+
+
 @pytest.mark.slow
 def test_the_page_on_records_shows_what_its_commands_write(tmp_path):
     blocks, _ = split_markdown((ROOT / "docs" / "records.md").read_text(encoding="utf-8"))
-    eexp = f'eexp() {{ {shlex.join(EEXP)} "$@"; }}; set -eo pipefail\n'
-    subprocess.run(["bash", "-c", eexp + blocks[0]], cwd=tmp_path, check=True, env=environment())
+    run_script(blocks[0], tmp_path)
     files = sorted(tmp_path.glob("*.jsonl"))
     outputs = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     by_id = {record["id"]: comparable(record) for record in outputs}
@@ -312,3 +317,38 @@ def test_the_page_on_records_shows_what_its_commands_write(tmp_path):
         records.check(record, "all")
         if "id" in record:
             assert comparable(record) == by_id[record["id"]]
+
+
+@pytest.mark.slow
+def test_the_page_on_world_models_shows_what_its_commands_write(tmp_path):
+    text = (ROOT / "docs" / "world-model.md").read_text(encoding="utf-8")
+    blocks, _ = split_markdown(text)
+    run_script(blocks[0], tmp_path)
+    outputs = [json.loads(line) for line in (tmp_path / "iwm.jsonl").read_text().splitlines()]
+    (example,) = (json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    (record,) = (record for record in outputs if record["id"] == example["id"])
+    assert example == {key: record[key] for key in example}
+
+
+@pytest.mark.slow
+def test_the_page_on_training_shows_the_losses_of_its_commands(tmp_path):
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8").partition("\n## Validation\n")[2]
+    blocks, _ = split_markdown(text)
+    run_script(blocks[0], tmp_path)
+    metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    measured = {line["step"]: line["validation"]["loss"] for line in metrics if "validation" in line}
+    shown = {int(step): float(loss) for step, loss in re.findall(r'^{"step": (\d+), .*?"loss": ([\d.]+)', text, re.M)}
+    assert shown == pytest.approx(measured, abs=0.003)
+
+
+@pytest.mark.slow
+def test_the_page_on_imports_shows_what_becomes_of_its_chats(tmp_path):
+    text = (ROOT / "docs" / "import.md").read_text(encoding="utf-8")
+    text = text.partition("### A chat with a system prompt\n")[2].partition("### What is lost\n")[0]
+    blocks = [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
+    assert len(blocks) == 4
+    for chat, example in zip(blocks[::2], blocks[1::2]):
+        (tmp_path / "chat.jsonl").write_text(json.dumps(chat), encoding="utf-8")
+        run_script("eexp import messages chat.jsonl | eexp imitation-data > il.jsonl", tmp_path)
+        record = json.loads((tmp_path / "il.jsonl").read_text().splitlines()[-1])
+        assert example == {key: record[key] for key in example}
