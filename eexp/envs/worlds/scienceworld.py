@@ -354,6 +354,7 @@ class Simulator:
         from py4j.protocol import Py4JJavaError
 
         try:
+            self._jvm.Class.forName("sun.misc.Unsafe")  # of a module that a Java runtime may lack
             return self._jvm.eexp.State(interface, ",".join(SINGLETONS))
         except Py4JJavaError as e:
             self._no_copy = "Java does not allow it: " + " ".join(str(e.java_exception).split())
@@ -436,11 +437,16 @@ class Simulator:
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
-        """Restore what all interfaces in the JVM share: the random numbers, and the count that numbers objects."""
-        count, state = self._numbers.count(), self._random_state()
-        yield
-        getattr(self._numbers, "count_$eq")(count)
-        self._random.setSeed(state ^ 0x5DEECE66D)  # java.util.Random keeps the seed it is given XORed with this
+        """Restore what all interfaces in the JVM share: the random numbers, and the numbers of objects."""
+        if self._current is not None:
+            variables = self._current.state.variables()
+            yield
+            variables.enter()
+        else:
+            count, random = self._numbers.count(), self._random_state()
+            yield
+            getattr(self._numbers, "count_$eq")(count)
+            self._random.setSeed(random ^ 0x5DEECE66D)  # java.util.Random keeps the seed it is given XORed with this
 
     def _random_state(self) -> int:
         """Return the state of the generator. Java shows it only in the serialised form, whose last field it is."""

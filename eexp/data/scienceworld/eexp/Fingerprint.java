@@ -1,16 +1,11 @@
 package eexp;
 
 import java.lang.reflect.Array;
-import java.util.SortedMap;
-import java.util.TreeMap;
 import sun.misc.Unsafe;
 
 /** A number that is the same for two graphs of objects with the same classes and values that are connected in the same way. */
 final class Fingerprint {
     private static final Unsafe UNSAFE = Shape.UNSAFE;
-
-    /** How many objects of each class were met. */
-    final SortedMap<String, Integer> classes = new TreeMap<>();
 
     private final IdentityTable objects = new IdentityTable();
     private long value;
@@ -43,7 +38,6 @@ final class Fingerprint {
         if (number < 0) {
             number = objects.add(object);
             add(type.getName().hashCode());
-            classes.merge(type.getName(), 1, Integer::sum);
         }
         add(number);
     }

@@ -57,27 +57,19 @@ public final class State {
         return new State((Object[]) new Copier().copy(new Object[] {episode, values}), places);
     }
 
+    /** Return a copy of the shared variables as they are now, as a state without an interface. */
+    public State variables() {
+        leave();
+        return new State((Object[]) new Copier().copy(new Object[] {null, values}), places);
+    }
+
     /** Return a number that two states, which must have been left, have in common if they are equal. */
     public long fingerprint() {
         return new Fingerprint().of(new Object[] {episode, values});
     }
 
-    /** Return how many objects of each class a copy has, for people. */
-    public String classes() {
-        Fingerprint fingerprint = new Fingerprint();
-        fingerprint.of(new Object[] {episode, values});
-        return fingerprint.classes.toString();
-    }
-
     public Object episode() {
         return episode;
-    }
-
-    /** Return the names of the shared variables. */
-    public List<String> shared() {
-        List<String> names = new ArrayList<>();
-        for (Place place : places) names.add(place.name);
-        return names;
     }
 
     /** Find every variable of the singletons, and the state of Scala's random numbers. */
