@@ -89,9 +89,15 @@ LINES ?= 1000000
 fuzz: install ## run mutated lines through all stages (SEED=0 LINES=1000000)
 	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/tests $(BIN)/python -m fuzz --seed $(SEED) --lines $(LINES)
 
-lint: install ## check style
+lint: $(STAMP).lint ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+# The type checker comes with Node.js, which is large, so `make test` does without.
+$(STAMP).lint: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[lint]'
+	touch $@
 
 man: install ## make the manual pages again, from the same source as --help
 	$(BIN)/python man/build.py

@@ -22,13 +22,14 @@ def begins(env: BabyAI, task: dict) -> tuple:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("levels", nargs="*", default=DEFAULT_LEVELS.split(","), metavar="LEVEL")
     parser.add_argument("--train", type=int, default=10_000)
     parser.add_argument("--test", type=int, default=1_000)
     args = parser.parse_args()
     for level in args.levels:
         with open_env(f"babyai?level={level}") as env:
+            assert isinstance(env, BabyAI)
             train = {begins(env, task) for task in islice(env.tasks("train"), args.train)}
             test = [begins(env, task) in train for task in islice(env.tasks("test"), args.test)]
         print(

@@ -29,10 +29,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from eexp.envs import open_env
+from eexp.errors import InputError
 from eexp.models import Engine, open_model
 from eexp.models.policy import ActionDraw, ModelPolicy, Proposal, State
 from eexp.prompts import DEFAULT_STYLE, get_style
@@ -44,7 +45,7 @@ MOST = (3, 10)  # times K
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-m", "--model", default="tiny", metavar="MODEL", help="GGUF file, or tiny")
     parser.add_argument("-n", "--number", type=int, default=20, metavar="N", help="trajectories")
     parser.add_argument("-k", type=int, default=4, metavar="K", help="alternatives a state")
@@ -61,19 +62,19 @@ def main() -> None:
         print(f"{total} states of {len(states)} trajectories, {chosen.k} alternatives each, {chosen.model}")
         print(f"{'':10}{'at most':>8}{'tokens':>9}{'ms':>9}{'all K':>9}{'judged':>9}", flush=True)
         results: dict[tuple[str, int], Counter[str]] = {(way, most): Counter() for most in MOST for way in WAYS}
-        took: dict[tuple[str, int], list[float]] = {key: [] for key in results}
+        milliseconds: dict[tuple[str, int], list[float]] = {key: [] for key in results}
         for turn in range(-1, chosen.rounds):  # the first is to warm up
             for way, most in results:
                 began = time.perf_counter()
                 counted = alternatives(policy, states, chosen.k, most * chosen.k, WAYS[way], turn)
                 if turn >= 0:
-                    took[way, most].append(1000 * (time.perf_counter() - began) / counted["accepted"])
+                    milliseconds[way, most].append(1000 * (time.perf_counter() - began) / counted["accepted"])
                     results[way, most] += counted
         for (way, most), counted in results.items():
             all_states = total * chosen.rounds
             print(
                 f"{way:10}{most * chosen.k:8}{counted['tokens evaluated'] / counted['accepted']:9.2f}"
-                f"{statistics.median(took[way, most]):9.2f}{100 * counted['all'] / all_states:7.1f} %"
+                f"{statistics.median(milliseconds[way, most]):9.2f}{100 * counted['all'] / all_states:7.1f} %"
                 f"{counted['texts written'] / all_states:9.2f}"
             )
 
@@ -120,7 +121,11 @@ def alternatives(
         ]
         for i, path in enumerate(states)
     ]
-    answers = [answer for group in policy.answer(groups) for answer in group]
+    answers: list[list[Proposal]] = []
+    for answer in chain.from_iterable(policy.answer(groups)):
+        if isinstance(answer, InputError):
+            raise answer
+        answers.append(answer)
     counted = policy.counts - before
     counted["accepted"] = sum(map(len, answers))
     counted["all"] = sum(len(answer) == k for answer in answers)

@@ -37,9 +37,9 @@ class Clock:
         return answer
 
     def show(self) -> None:
-        for name, found in self.took.items():
-            ninth = quantiles(found, n=10)[-1] if len(found) > 1 else found[0]
-            print(f"  {name:12} median {median(found):8.3f}   90th percentile {ninth:8.3f}")
+        for name, milliseconds in self.took.items():
+            ninth = quantiles(milliseconds, n=10)[-1] if len(milliseconds) > 1 else milliseconds[0]
+            print(f"  {name:12} median {median(milliseconds):8.3f}   90th percentile {ninth:8.3f}")
 
 
 def play(env: Environment, task: dict, clock: Clock) -> bool:
@@ -69,7 +69,7 @@ def fork_process() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("specs", nargs="+", metavar="ENV")
     parser.add_argument("--split", action="append", metavar="NAME", help="may be repeated (default: the first)")
     parser.add_argument("--tasks", type=int, default=60, metavar="N", help="tasks of each split (default 60)")

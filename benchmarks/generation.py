@@ -52,7 +52,7 @@ OF_BOUND = 85  # percent
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--k", type=int, nargs="+", default=[1, 4, 8, 16], metavar="K", help="texts a state")
     parser.add_argument("--states", type=int, default=10, metavar="N", help="states of a trajectory")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds, each with a trajectory of its own")
@@ -98,7 +98,7 @@ def measure(chosen: argparse.Namespace, file: Path, show: Callable[[str], None])
             "distinct": lambda chat, k=k: engine(model, chat, k, True),
             **{f"bound {n}": lambda chat, k=k, n=n: bound.run(chat_ids(model, chat), k, n) for n in steps},
         }
-        took: dict[str, list[float]] = {name: [] for name in ways}
+        milliseconds: dict[str, list[float]] = {name: [] for name in ways}
         tokens = dict.fromkeys(ways, 0)
         for turn in range(-1, chosen.rounds):
             chat = trajectory(model, words, chosen.states if turn >= 0 else 1, turn)  # a short one first, to warm up
@@ -107,22 +107,22 @@ def measure(chosen: argparse.Namespace, file: Path, show: Callable[[str], None])
                 began = time.perf_counter()
                 way(chat)
                 if turn >= 0:
-                    took[name].append(1000 * (time.perf_counter() - began) / (chosen.states * k))
+                    milliseconds[name].append(1000 * (time.perf_counter() - began) / (chosen.states * k))
                     tokens[name] += model.counts["tokens evaluated"] - before
-        rows = report(k, took)
+        rows = report(k, milliseconds)
         for name, row in rows.items():
             tokens_each = tokens.get(name, 0) / (chosen.rounds * chosen.states * k)
             show(row + (f"{tokens_each:9.2f}" if tokens_each else ""))
     model.close()
 
 
-def report(k: int, took: dict[str, list[float]]) -> dict[str, str]:
+def report(k: int, milliseconds: dict[str, list[float]]) -> dict[str, str]:
     """Return a row for each of the four, with the fastest of the bounds."""
-    median = {name: statistics.median(found) for name, found in took.items()}
-    fastest = min((name for name in took if name.startswith("bound")), key=median.__getitem__)
+    median = {name: statistics.median(values) for name, values in milliseconds.items()}
+    fastest = min((name for name in milliseconds if name.startswith("bound")), key=median.__getitem__)
     rows = {}
     for name in ("loop", "engine", "distinct", fastest):
-        row = f"{k:<4}{name:14}{median[name]:9.2f}{min(took[name]):9.2f}-{max(took[name]):<7.2f}"
+        row = f"{k:<4}{name:14}{median[name]:9.2f}{min(milliseconds[name]):9.2f}-{max(milliseconds[name]):<7.2f}"
         if name in ("engine", "distinct"):
             faster, of_bound = median["loop"] / median[name], 100 * median[fastest] / median[name]
             row += f"{faster:8.2f}{WANTED.get(k, ''):>8}{of_bound:8.0f} %{OF_BOUND:6} %"
@@ -146,7 +146,7 @@ def engine(model: LlamaCppModel, chat: list[Messages], k: int, distinct: bool) -
             for seed, prompt in enumerate(chat)
         ]
     )
-    assert all(len(found) == k for found in answers)
+    assert all(len(samples) == k for samples in answers)
 
 
 class Loop:
@@ -169,8 +169,8 @@ class Loop:
     def run(self, prompts: list[list[int]], k: int) -> None:
         for prompt in prompts:
             for _ in range(k):
-                drawn = self._llama.generate(prompt, top_k=0, top_p=1.0, min_p=0.0, temp=1.0)
-                assert len(list(islice(drawn, TEXT))) == TEXT
+                tokens = self._llama.generate(prompt, top_k=0, top_p=1.0, min_p=0.0, temp=1.0)
+                assert len(list(islice(tokens, TEXT))) == TEXT
 
 
 class Bound:
@@ -186,7 +186,9 @@ class Bound:
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_DISABLED  # as the engine has it, and `Llama`
         params.no_perf = True
-        self._context = api.llama_init_from_model(model._base.pointer, params)
+        context = api.llama_init_from_model(model._base.pointer, params)
+        assert context is not None, "llama.cpp makes no context"
+        self._context = context
         self._memory = api.llama_get_memory(self._context)
         self._batch = api.llama_batch_init(BATCH, 0, 1)
 
@@ -218,8 +220,8 @@ class Bound:
     def _decode(self, items: Sequence[tuple[int, int, int, bool]]) -> None:
         batch = self._batch
         batch.n_tokens = len(items)
-        for i, (token, position, sequence, wanted) in enumerate(items):
-            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, position, 1, wanted
+        for i, (token, position, sequence, needs_logits) in enumerate(items):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, position, 1, needs_logits
             batch.seq_id[i][0] = sequence
         assert self._api.llama_decode(self._context, batch) == 0
         self._api.llama_synchronize(self._context)

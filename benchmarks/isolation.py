@@ -23,7 +23,7 @@ from eexp.stages.expert import expert
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-m", "--model", default="tiny")
     parser.add_argument("--cache-type", default="f16", choices=["f16", "f32", "q8_0"])
     parser.add_argument("--states", type=int, default=64, help="states that share batches")
@@ -55,6 +55,7 @@ def main() -> None:
                 if a.text != b.text:
                     changed += 1
                 else:
+                    assert a.logprob is not None and b.logprob is not None  # as in all models of this process
                     moved = max(moved, abs(a.logprob - b.logprob))
     print(
         f"{platform.processor() or platform.machine()}, {args.model}, cache {args.cache_type}, "

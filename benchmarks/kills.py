@@ -172,19 +172,19 @@ def disturb(place: Place, name: str, kills: int, rng: random.Random) -> Counter[
     whole.unlink(missing_ok=True)
     began = time.monotonic()
     place.finish(place.start(words, "-o", whole), name)
-    took, expected, files = time.monotonic() - began, whole.read_bytes(), place.files()
+    duration, expected, files = time.monotonic() - began, whole.read_bytes(), place.files()
     counts: Counter[str] = Counter()
     output.unlink(missing_ok=True)
-    left = kills
-    while left > 0 or output.exists() or not counts["compared"]:
+    kills_to_do = kills
+    while kills_to_do > 0 or output.exists() or not counts["compared"]:
         process = place.start(words, "--resume", "-o", output)
         try:
             bytes_before = output.stat().st_size if output.exists() else 0
             size = rng.randrange(bytes_before, len(expected) + 1) if rng.random() < 0.5 else None
-            delay, worker = rng.uniform(0, 1.1 * took), rng.random() < WORKERS
-            victim = kill(place, process, output, size, delay, worker) if left > 0 else ""
+            delay, worker = rng.uniform(0, 1.1 * duration), rng.random() < WORKERS
+            victim = kill(place, process, output, size, delay, worker) if kills_to_do > 0 else ""
             counts[victim] += bool(victim)
-            left -= bool(victim)
+            kills_to_do -= bool(victim)
             if victim == "command":
                 process.wait(LONGEST)
             else:
@@ -211,7 +211,7 @@ def place_for(root: str | None) -> Iterator[Place]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split(". ")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split(". ")[0])
     parser.add_argument("--kills", type=int, default=1000, help="number of kills, over all jobs")
     parser.add_argument("--jobs", default=",".join(JOBS), help="jobs, separated by commas")
     parser.add_argument("--seed", type=int, default=0)

@@ -19,7 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import orjson
 
@@ -28,9 +30,12 @@ from eexp.playing import panel
 from eexp.prompts import get_style
 from eexp.weights import split_adapter
 
+if TYPE_CHECKING:
+    from llama_cpp.llama_types import ChatCompletionRequestMessage
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-m", "--model", required=True, metavar="FILE.gguf[+ADAPTER.gguf]")
     parser.add_argument("-n", "--number", type=int, default=200, metavar="N", help="tasks")
     parser.add_argument("--threads", type=int, default=1, metavar="N")
@@ -60,8 +65,8 @@ def main() -> None:
                 episodes = [orjson.loads(line) for line in out.read_bytes().splitlines()]
                 won[way] = {e["task"]["id"] for e in episodes if e["success"]}
     print(f"{args.number} tasks   seconds   episodes a second   times the loop   times one   successes")
-    for way, taken in seconds.items():
-        best = min(taken)
+    for way, durations in seconds.items():
+        best = min(durations)
         print(
             f"{way:9} {best:9.1f} {args.number / best:19.2f} {min(seconds['loop']) / best:16.2f} "
             f"{min(seconds['one']) / best:11.2f} {len(won[way]):11}"
@@ -80,8 +85,12 @@ def loop(model: str, number: int, threads: int, out: str) -> None:
         for task in panel(house, "test", number):
             observation, steps = house.reset(task), []
             while not observation.done and len(steps) < house.max_steps:
-                prompt = style.act(house.instruction(), steps, observation.text)
+                # llama.cpp's types have a class for each role; the messages of a style are dicts of the same keys.
+                prompt = cast(
+                    "list[ChatCompletionRequestMessage]", style.act(house.instruction(), steps, observation.text)
+                )
                 answer = llama.create_chat_completion(prompt, temperature=0.0, max_tokens=128)
+                assert not isinstance(answer, Iterator)  # which it is when it is streamed
                 action = style.parse(answer["choices"][0]["message"]["content"] or "").action
                 before, observation = observation.text, house.step(action)
                 steps.append({"observation": before, "action": action})

@@ -28,11 +28,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,7 @@ WORLDS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("worlds", nargs="*", metavar="ENV", default=list(WORLDS), help=f"of {', '.join(WORLDS)}")
     parser.add_argument("--paths", type=int, metavar="N", help="paths of each environment, instead of the usual number")
     parser.add_argument("--games", type=Path, default=Path(tempfile.gettempdir()) / "eexp-benchmark", metavar="DIR")
@@ -99,8 +98,8 @@ def main() -> None:
         world = WORLDS[name]
         world.paths = chosen.paths or world.paths
         growth[name] = measure_world(name, world, world.spec.format(games=chosen.games))
-        for way, found in growth[name].items():
-            print(f"{'':14}{way:12}ms by steps:", *(f"{steps:5}: {ms:.2f}" for steps, ms in found.items()), flush=True)
+        for way, times in growth[name].items():
+            print(f"{'':14}{way:12}ms by steps:", *(f"{steps:5}: {ms:.2f}" for steps, ms in times.items()), flush=True)
         if chosen.plot:
             plot(growth, chosen.plot)
 
@@ -127,7 +126,9 @@ def measure_world(name: str, world: World, spec: str) -> dict[str, dict[int, flo
         longest = max(found, key=lambda path: len(path["steps"]))
         cuts = [cut(longest, n) for n in world.growth if n < len(longest["steps"])]
         measured = list(ask(pool, "measure", [{**asked, "path": path} for path in [*found, *cuts]]))
-    total: Counter[str] = sum(map(Counter, measured[: len(found)]), Counter())
+    total: dict[str, float] = {}
+    for what, value in chain.from_iterable(seconds.items() for seconds in measured[: len(found)]):
+        total[what] = total.get(what, 0) + value
     ways = world.ways
     if name == "scienceworld":
         total["2 workers"] = pooled(spec, found)
@@ -140,7 +141,7 @@ def measure_world(name: str, world: World, spec: str) -> dict[str, dict[int, flo
     }
 
 
-def show(label: str, seconds: Counter[str], way: str, found: list[dict], wanted: float) -> None:
+def show(label: str, seconds: dict[str, float], way: str, found: list[dict], wanted: float) -> None:
     ms = {what: 1000 * value / seconds["branches"] for what, value in seconds.items()}
     lengths = [len(path["steps"]) for path in found]
     alone, fork = ms.get("bound"), ms.get(f"fork {way}")
@@ -161,9 +162,9 @@ def ask(pool: Pool, do: str, jobs: list[dict]) -> Iterator[Any]:
         yield answer
 
 
-def pooled(spec: str, found: list[dict]) -> float:
+def pooled(spec: str, expert_paths: list[dict]) -> float:
     """Return the seconds for all paths with two workers like those of `eexp rollout`, which run already."""
-    jobs = [{"do": "eexp.branching.execution:job", "fork": forking.AUTO, "trajectory": path} for path in found]
+    jobs = [{"do": "eexp.branching.execution:job", "fork": forking.AUTO, "trajectory": path} for path in expert_paths]
     with Pool(2, spec, PATIENCE) as pool:
         list(pool.run((None, {**job, "trajectory": cut(job["trajectory"], 2)}) for job in jobs))
         began = time.perf_counter()
@@ -182,48 +183,51 @@ def cut(path: dict, n: int) -> dict:
 # -- in a worker -----------------------------------------------------------------------------------------------------
 
 
-def paths(asked: dict, opened: Any, on_step: Callable) -> list[dict]:
+def paths(job: dict, opened: Any, on_step: Callable) -> list[dict]:
     """Return the first expert paths that are long enough, with alternatives."""
-    env, found = opened.get(asked["spec"]), []
+    env, expert_paths = opened.get(job["spec"]), []
     others: list[str] = []  # what the expert did anywhere, for where nothing lists the actions
-    for path in expert(env, env.tasks(asked["split"] or env.splits()[0])):
+    for path in expert(env, env.tasks(job["split"] or env.splits()[0])):
         others += [step["action"] for step in path["steps"]]
         if path["outcome"].get("success") and len(path["steps"]) >= SHORTEST:
-            found.append(path)
-        if len(found) == asked["paths"]:
+            expert_paths.append(path)
+        if len(expert_paths) == job["paths"]:
             break
-    return [with_alternatives(path, others) for path in found]
+    return [with_alternatives(path, others) for path in expert_paths]
 
 
 def with_alternatives(path: dict, others: list[str]) -> dict:
     """Add alternatives as `eexp branch --from admissible` does; where none are listed, take the others in turn."""
-    (made,) = branch(iter([path]), None, BranchSettings(k=K, source="admissible"))
-    for i, step in enumerate(made["steps"]):
+    (branched,) = branch(iter([path]), None, BranchSettings(k=K, source="admissible"))
+    for i, step in enumerate(branched["steps"]):
         if step["admissible"] is None:
-            drawn = dict.fromkeys(others[(7 * i + j) % len(others)] for j in range(len(others)))
-            different = (action for action in drawn if action != step["action"])
+            actions = dict.fromkeys(others[(7 * i + j) % len(others)] for j in range(len(others)))
+            different = (action for action in actions if action != step["action"])
             step["alternatives"] = [{"action": action, "source": "program"} for action in islice(different, K)]
-    return made
+    return branched
 
 
-def measure(asked: dict, opened: Any, on_step: Callable) -> dict[str, float]:
+def measure(job: dict, opened: Any, on_step: Callable) -> dict[str, float]:
     """Return the seconds for all branches of one path, by way, those of the steps and forks, and how many there are."""
-    env, path, every = opened.get(asked["spec"]), asked["path"], asked["every"]
+    env, path, every = opened.get(job["spec"]), job["path"], job["every"]
     branches = [(i, a["action"]) for i, step in enumerate(path["steps"]) for a in step["alternatives"]]
     some = branches[every // 2 :: every]
-    seconds, share = {"branches": len(branches)}, len(branches) / len(some)
+    seconds: dict[str, float] = {"branches": len(branches)}
+    share = len(branches) / len(some)
     if env.spec == "scienceworld":
-        seen = None
+        observations = None
         seconds["naive"] = share * fastest(lambda: through_the_package(path, some))[0]
     else:
-        took, (seen, alone) = fastest(lambda: naive(env, path, some))
-        seconds["naive"] = share * took
+        duration, (observations, alone) = fastest(lambda: naive(env, path, some))
+        seconds["naive"] = share * duration
         seconds["bound"] = share * alone + fastest(lambda: walk_to(env, path, len(path["steps"])))[0]
-    for way in asked["ways"]:
-        seconds[way], done = fastest(lambda way=way: execute(env, path, way))
-        assert not done.refused, done.refused
-        outcomes = [a["outcome"] for step in done.trajectory["steps"] for a in step["alternatives"]]
-        assert seen is None or outcomes[every // 2 :: every] == [s.outcome() for s in seen], f"{way}: other outcomes"
+    for way in job["ways"]:
+        seconds[way], execution = fastest(lambda way=way: execute(env, path, way))
+        assert not execution.refused, execution.refused
+        outcomes = [a["outcome"] for step in execution.trajectory["steps"] for a in step["alternatives"]]
+        if observations is not None:
+            expected = [observation.outcome() for observation in observations]
+            assert outcomes[every // 2 :: every] == expected, f"{way}: other outcomes"
         if way != "replay":
             seconds[f"fork {way}"] = forks(env, path, way)
     return seconds
@@ -250,21 +254,21 @@ def walk_to(env: Environment, path: dict, i: int) -> None:
 Branch = tuple[int, str]  # the step it belongs to, and the action
 
 
-def naive(env: Environment, path: dict, wanted: list[Branch]) -> tuple[list[Observation], float]:
+def naive(env: Environment, path: dict, branches: list[Branch]) -> tuple[list[Observation], float]:
     """Return the outcomes of the alternatives, and the seconds of their own steps."""
-    seen, alone = [], 0.0
-    for i, action in wanted:
+    observations, alone = [], 0.0
+    for i, action in branches:
         walk_to(env, path, i)
         began = time.perf_counter()
-        seen.append(env.step(action))
+        observations.append(env.step(action))
         alone += time.perf_counter() - began
-    return seen, alone
+    return observations, alone
 
 
-def through_the_package(path: dict, wanted: list[Branch]) -> None:
+def through_the_package(path: dict, branches: list[Branch]) -> None:
     """Do as `naive` does, with ScienceWorld's own class."""
     theirs, task = package(), path["task"]
-    for i, action in wanted:
+    for i, action in branches:
         theirs.load(task["task"], task["variation"], task["simplifications"])
         theirs.reset()
         for step in path["steps"][:i]:
@@ -282,7 +286,14 @@ def package() -> Any:
 class Idle(Environment):
     """An environment whose steps do nothing, to measure the fork of the process alone."""
 
-    splits = tasks = reset = None
+    def splits(self) -> list[str]:
+        return []
+
+    def tasks(self, split: str) -> Iterator[dict]:
+        return iter(())
+
+    def reset(self, task: dict) -> Observation:
+        return Observation("")
 
     def step(self, action: str) -> Observation:
         return Observation("")
@@ -329,9 +340,9 @@ def plot(growth: dict[str, dict[str, dict[int, float]]], file: Path) -> None:
     for panel in axes.flat[len(growth) :]:
         panel.set_axis_off()
     for panel, (name, by_way) in zip(axes.flat, growth.items()):
-        for way, found in by_way.items():
-            seconds = [ms * K * steps / 1000 for steps, ms in found.items()]
-            panel.plot(list(found), seconds, marker="o", markersize=3, label=way, color=COLORS[way])
+        for way, ms_by_steps in by_way.items():
+            seconds = [ms * K * steps / 1000 for steps, ms in ms_by_steps.items()]
+            panel.plot(list(ms_by_steps), seconds, marker="o", markersize=3, label=way, color=COLORS[way])
         panel.set_title(name, fontsize=10)
         panel.set_xlim(left=0)
         panel.set_ylim(bottom=0)

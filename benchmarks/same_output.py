@@ -127,9 +127,9 @@ class Tree:
 
     def environment(self) -> dict[str, str]:
         """Return the environment variables of a call: no settings of the user, one thread, no GPU, no network."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("EEXP_", "OPENAI_"))}
+        variables = {name: value for name, value in os.environ.items() if not name.startswith(("EEXP_", "OPENAI_"))}
         return {
-            **kept,
+            **variables,
             "PYTHONPATH": os.pathsep.join([str(self.code), str(self.given)]),
             "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
@@ -142,7 +142,7 @@ class Tree:
     def introspect(self) -> dict:
         """Return the options of all commands, and those that the calls exercise."""
         calls = {name: shlex.split(call.words) for name, call in CALLS.items()}
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", _INTROSPECTION],
             input=json.dumps(calls),
             capture_output=True,
@@ -150,9 +150,9 @@ class Tree:
             env=self.environment(),
             cwd=self.place,
         )
-        if done.returncode:
-            raise Broken(f"{self.name}: {done.stderr.strip().splitlines()[-1]}")
-        return json.loads(done.stdout)
+        if process.returncode:
+            raise Broken(f"{self.name}: {process.stderr.strip().splitlines()[-1]}")
+        return json.loads(process.stdout)
 
     def read(self, name: str) -> list[dict]:
         """Return the records that a call wrote to standard output, after running it."""
@@ -305,12 +305,12 @@ def first_difference(old: bytes, new: bytes) -> str:
     """Return where two outputs begin to differ, and what stands there in each."""
     at = next((i for i, (a, b) in enumerate(zip(old, new)) if a != b), min(len(old), len(new)))
     if b"\0" in old[:4096] or b"\0" in new[:4096]:
-        shown = [f"{text[at : at + 8].hex(' ')} (of {len(text):,})" for text in (old, new)]
-        return f"byte {at:,}: {shown[0]} | {shown[1]}"
+        excerpts = [f"{text[at : at + 8].hex(' ')} (of {len(text):,})" for text in (old, new)]
+        return f"byte {at:,}: {excerpts[0]} | {excerpts[1]}"
     start = old.rfind(b"\n", 0, at) + 1
-    shown = [_excerpt(text, start, at) for text in (old, new)]
+    excerpts = [_excerpt(text, start, at) for text in (old, new)]
     line = old[:at].count(b"\n") + 1
-    return f"line {line}, column {at - start + 1}: {shown[0]} | {shown[1]}"
+    return f"line {line}, column {at - start + 1}: {excerpts[0]} | {excerpts[1]}"
 
 
 def _excerpt(text: bytes, start: int, at: int) -> str:
@@ -381,12 +381,14 @@ def not_exercised(introspection: dict) -> Iterator[str]:
         for option, fact in options.items():
             if named(command, option):
                 continue
-            given = {value for a, b, value in exercised if (a, b) == (command, option)}
-            if not given:
+            exercised_values = {value for a, b, value in exercised if (a, b) == (command, option)}
+            if not exercised_values:
                 yield f"{command} {option}"
             values = fact["type"].get("choices") or ([True, False] if fact.get("secondary_opts") else [])
             for value in values:
-                if value not in given and value != fact.get("default") and not named(command, f"{option}={value}"):
+                if value in exercised_values or value == fact.get("default"):
+                    continue
+                if not named(command, f"{option}={value}"):
                     yield f"{command} {option}: not with {value}"
     yield from (f"NO_EFFECT names {key}, which is no option" for key in sorted(unused))
 
@@ -430,10 +432,10 @@ def check_old(tree: Tree) -> None:
 
 def _wrote(call: Call, outputs: dict[str, bytes]) -> bool:
     """Return whether a call wrote records and, if it sets some aside, rejects where it is to keep them."""
-    written = {file for file, content in outputs.items() if content}
+    files = {file for file, content in outputs.items() if content}
     if call.code == 0:
-        return bool(written)
-    return bool(written - {"rejects.jsonl"}) and ("rejects.jsonl" in written or "rejects.jsonl" not in outputs)
+        return bool(files)
+    return bool(files - {"rejects.jsonl"}) and ("rejects.jsonl" in files or "rejects.jsonl" not in outputs)
 
 
 @contextmanager
@@ -448,7 +450,7 @@ def workplace(keep: str | None) -> Iterator[Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("old", nargs="?", metavar="OLD", help="a checkout or a commit")
     parser.add_argument("new", nargs="?", metavar="NEW", help="a checkout or a commit; this tree if not given")
     parser.add_argument(

@@ -88,10 +88,10 @@ def main():
     random.Random(0).shuffle(played)
     with ScienceWorld() as env:
         again = [replay(env, task, actions) for task, actions, _, _ in played]
-        same = sum(seen == recorded for seen, (_, _, recorded, _) in zip(again, played))
+        same = sum(texts == recorded for texts, (_, _, recorded, _) in zip(again, played))
         masked = sum(
-            list(map(env.mask, seen)) == list(map(env.mask, recorded))
-            for seen, (_, _, recorded, _) in zip(again, played)
+            list(map(env.mask, texts)) == list(map(env.mask, recorded))
+            for texts, (_, _, recorded, _) in zip(again, played)
         )
     if chosen.package:
         package(played)

@@ -34,20 +34,20 @@ def seconds(command: list[str]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=int, default=100, help="runs of each program")
     runs = parser.parse_args().runs
     for command in PROGRAMS.values():  # so that all modules are compiled
         seconds(command)
-    took: dict[str, list[float]] = {name: [] for name in PROGRAMS}
+    durations: dict[str, list[float]] = {name: [] for name in PROGRAMS}
     for _ in range(runs):
         for name, command in PROGRAMS.items():
-            took[name].append(seconds(command))
+            durations[name].append(seconds(command))
     print(f"{platform.platform()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, {runs} runs each")
-    for name, found in took.items():
-        print(f"{name:8} median {1000 * statistics.median(found):6.1f} ms   fastest {1000 * min(found):6.1f} ms")
+    for name, values in durations.items():
+        print(f"{name:8} median {1000 * statistics.median(values):6.1f} ms   fastest {1000 * min(values):6.1f} ms")
     for how, of in (("median", statistics.median), ("fastest", min)):
-        print(f"{how} ratio {of(took['eexp']) / of(took['click']):.2f}")
+        print(f"{how} ratio {of(durations['eexp']) / of(durations['click']):.2f}")
 
 
 if __name__ == "__main__":

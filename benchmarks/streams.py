@@ -67,7 +67,9 @@ def measured(command: list[str]) -> Run:
 def written(command: list[str]) -> int:
     """Count the bytes that a program writes."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}) as child:
-        return sum(len(block) for block in iter(lambda: child.stdout.read(1 << 20), b""))
+        stdout = child.stdout
+        assert stdout is not None
+        return sum(len(block) for block in iter(lambda: stdout.read(1 << 20), b""))
 
 
 def trajectories(number: int) -> list[dict]:
@@ -78,13 +80,13 @@ def trajectories(number: int) -> list[dict]:
 
 def repeated(records: list[dict], size: int) -> Iterator[bytes]:
     """Yield the lines of `records` repeatedly, each with an id of its own, until they have `size` bytes."""
-    written = 0
+    n_bytes = 0
     for turn in count():
         for record in records:
             line = orjson.dumps({**record, "id": f"{record['id']}/{turn}"}, option=orjson.OPT_APPEND_NEWLINE)
-            written += len(line)
+            n_bytes += len(line)
             yield line
-            if written >= size:
+            if n_bytes >= size:
                 return
 
 
@@ -137,7 +139,7 @@ def one_record(size: int, folder: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--size", type=int, default=100, help="MB of each file")
     parser.add_argument("--runs", type=int, default=3, help="runs of each program")
     parser.add_argument("--records", type=int, nargs="*", default=[1, 16, 32], help="MB of the records for rollout")

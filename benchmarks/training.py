@@ -33,6 +33,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import cast
 
 ROOT = Path(__file__).parent.parent
 WAYS = ("eexp", "TRL", "TRL packed")
@@ -153,14 +154,16 @@ def _trl(packed: bool, out: Path, a: argparse.Namespace) -> None:
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import SFTConfig, SFTTrainer
+
+    # Public names of TRL, which its lazy imports hide.
+    from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
     from eexp.training.data import tokenize
     from eexp.training.updates import by_examples
 
     class InOrder(SFTTrainer):
         def _get_train_sampler(self, *args):
-            return torch.utils.data.SequentialSampler(self.train_dataset)
+            return torch.utils.data.SequentialSampler(cast(Dataset, self.train_dataset))  # as it was given below
 
     tokenizer = AutoTokenizer.from_pretrained(a.model)
     rows = list(tokenize(_examples(a.file), tokenizer, 16384))
@@ -207,7 +210,7 @@ def _trl(packed: bool, out: Path, a: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("file", type=Path, help="examples, as JSON lines")
     parser.add_argument("--trl", help="where TRL is installed; without it only eexp is measured")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -226,7 +229,7 @@ def main() -> None:
         print(json.dumps(measure(a.one, a)))
         return
     examples = _examples(a.file)
-    took: dict[str, dict] = {}
+    results: dict[str, dict] = {}
     print(f"$ python benchmarks/training.py {' '.join(sys.argv[1:])}")
     groups = len({e["group"] for e in examples})
     print(f"{platform.platform()}, {a.threads} threads, {len(examples)} examples of {groups} trajectories")
@@ -237,28 +240,28 @@ def main() -> None:
             command = [sys.executable, __file__, *sys.argv[1:], "--one", way, "--model", directory]
             env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
             process = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=env)
-            one = took[way] = json.loads(process.stdout.splitlines()[-1])
+            one = results[way] = json.loads(process.stdout.splitlines()[-1])
             print(
                 f"{way:12} {one['seconds']:9.1f} {one['tokens']:11,} {one['tokens'] / one['seconds']:9.0f} "
                 f"{len(one['losses']):8} {sum(one['losses']) / len(one['losses']):10.4f} "
                 f"{one['memory'] / 1e9:6.2f} GB",
                 flush=True,
             )
-    if not a.memory and len(took) > 1 and "eexp" in took:
-        _compare(took)
+    if not a.memory and len(results) > 1 and "eexp" in results:
+        _compare(results)
 
 
-def _compare(took: dict[str, dict]) -> None:
-    eexp = took["eexp"]
-    for way, one in took.items():
+def _compare(results: dict[str, dict]) -> None:
+    eexp = results["eexp"]
+    for way, one in results.items():
         if way != "eexp":
             tokens, seconds = one["tokens"] / eexp["tokens"], one["seconds"] / eexp["seconds"]
             print(
                 f"against {way}: {seconds:.2f} times as fast, {tokens:.2f} times fewer tokens, "
                 f"{100 * seconds / tokens:.0f} % of that turned into time"
             )
-    if "TRL" in took:
-        apart = max(abs(a - b) for a, b in zip(eexp["losses"], took["TRL"]["losses"], strict=True))
+    if "TRL" in results:
+        apart = max(abs(a - b) for a, b in zip(eexp["losses"], results["TRL"]["losses"], strict=True))
         print(f"losses of {len(eexp['losses'])} updates: at most {apart:.1g} apart")
 
 

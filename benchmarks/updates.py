@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from eexp.models.hf import load_model
 from eexp.training import exact
@@ -50,7 +51,7 @@ def ways(rows: Sequence[Row]) -> dict[str, Updates]:
     return {**updates, "default": by_trajectories(rows, TRAJECTORIES, 1, None, 0, examples=EXAMPLES)}
 
 
-def gradient(model: torch.nn.Module, rows: Sequence[Row]) -> tuple[torch.Tensor, int]:
+def gradient(model: PreTrainedModel, rows: Sequence[Row]) -> tuple[torch.Tensor, int]:
     """Return the gradient of an update of `rows`, [parameters], and the tokens that were computed for it."""
     packing, tokens = PACKINGS["tree"], 0
     (parts,) = distribute(rows, packing, TOKENS_PER_BATCH, 1)
@@ -64,7 +65,7 @@ def gradient(model: torch.nn.Module, rows: Sequence[Row]) -> tuple[torch.Tensor,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("files", type=Path, nargs="+", help="examples, as JSON lines")
     parser.add_argument(
         "--updates", type=int, default=25, help="updates of an epoch to take the means of noise and tokens over"

@@ -54,5 +54,5 @@ class NoRoom(EexpError):
 def short(value: object, limit: int = 60) -> str:
     """Return a value as messages quote it: on one line, and cut to `limit` characters."""
     text = " ".join((value if isinstance(value, str) else repr(value)).split())
-    shown = text if len(text) <= limit else text[: limit - 3] + "..."
-    return repr(shown) if isinstance(value, str) else shown
+    excerpt = text if len(text) <= limit else text[: limit - 3] + "..."
+    return repr(excerpt) if isinstance(value, str) else excerpt

@@ -120,10 +120,10 @@ def lines(files: Sequence[str]) -> Iterator[tuple[str, int, bytes]]:
         files: Names of files; "-" is standard input, and so is an empty list.
     """
     for name in files or [STDIN]:
-        with _opened(name) as (shown, source):
+        with _opened(name) as (label, source):
             for number, line in enumerate(source, 1):
                 if line.strip():
-                    yield shown, number, line
+                    yield label, number, line
 
 
 class Element(int):
@@ -136,19 +136,19 @@ class Element(int):
 def elements(files: Sequence[str]) -> Iterator[tuple[str, int, bytes]]:
     """Yield the lines of files as `lines` does or, of a file that is one JSON array, its elements and their numbers."""
     for name in files or [STDIN]:
-        with _opened(name) as (shown, source):
+        with _opened(name) as (label, source):
             blank, first = 0, source.readline(_CHUNK)
             while first and not first.strip():
                 blank, first = blank + 1, source.readline(_CHUNK)
             if first.lstrip().startswith(b"["):
-                for number, text in enumerate(_array(first, source, shown), 1):
-                    yield shown, Element(number), text
+                for number, text in enumerate(_array(first, source, label), 1):
+                    yield label, Element(number), text
                 continue
             if not first.endswith(b"\n"):
                 first += source.readline()
             for number, line in enumerate(chain([first], source), blank + 1):
                 if line.strip():
-                    yield shown, number, line
+                    yield label, number, line
 
 
 _CHUNK = 1 << 20  # bytes
@@ -156,7 +156,7 @@ _CHUNK = 1 << 20  # bytes
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},"]', re.DOTALL)
 
 
-def _array(text: bytes, source: io.BufferedReader, shown: str) -> Iterator[bytes]:
+def _array(text: bytes, source: io.BufferedReader, label: str) -> Iterator[bytes]:
     """Yield the elements of a JSON array one at a time, unparsed; memory holds one of them.
 
     They are split at brackets and commas outside of strings; whether each is JSON is left to the parser.
@@ -164,7 +164,7 @@ def _array(text: bytes, source: io.BufferedReader, shown: str) -> Iterator[bytes
     Args:
         text: The beginning of the array.
         source: The file, in which the array goes on.
-        shown: The file's name in messages.
+        label: The file's name in messages.
 
     Raises:
         InputError: The file does not end with the array.
@@ -189,13 +189,13 @@ def _array(text: bytes, source: io.BufferedReader, shown: str) -> Iterator[bytes
                 start = at
                 if token[0] != b",":
                     if (text[at:] + source.read(_CHUNK)).strip():
-                        raise InputError(f"{shown}: something follows the array")
+                        raise InputError(f"{label}: something follows the array")
                     return
         else:
             at = len(text)
         more = source.read1(_CHUNK)
         if not more:
-            raise InputError(f"{shown}: the file ends within the array, in element {count + 1}")
+            raise InputError(f"{label}: the file ends within the array, in element {count + 1}")
         text, at, start = text[start:] + more, at - start, 0
 
 
@@ -206,12 +206,12 @@ def _opened(name: str) -> Iterator[tuple[str, io.BufferedReader]]:
     Raises:
         InputError: The file cannot be opened or read.
     """
-    shown = _NAME_OF_STDIN if name == STDIN else name
+    label = _NAME_OF_STDIN if name == STDIN else name
     source = _open_to_read(name)
     try:
-        yield shown, source
+        yield label, source
     except OSError as e:
-        raise InputError(f"{shown}: {e.strerror or e}") from None
+        raise InputError(f"{label}: {e.strerror or e}") from None
     finally:
         if name != STDIN:
             source.close()
@@ -296,8 +296,8 @@ def refuse_to_overwrite(targets: Iterable[str | None], sources: Iterable[str]) -
     """
     read_files = [status for name in sources if (status := _status(name))]
     for target in targets:
-        written = _status_of_stdout() if target is None else _status(target)
-        if written and stat.S_ISREG(written.st_mode) and any(os.path.samestat(written, s) for s in read_files):
+        output = _status_of_stdout() if target is None else _status(target)
+        if output and stat.S_ISREG(output.st_mode) and any(os.path.samestat(output, s) for s in read_files):
             raise UsageError(f"{target or 'standard output'} is both read and written; give another -o")
 
 

@@ -516,9 +516,10 @@ def model(help: str, *more: Option) -> Callable[[Command], Command]:
             help=help,
         )
         added: list[Callable[[Command], Command]] = [spec, *more, *_ENGINE]
+        decorated: Command = with_model
         for add in reversed(added):
-            with_model = add(with_model)
-        return with_model
+            decorated = add(decorated)
+        return decorated
 
     return decorate
 

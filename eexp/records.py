@@ -241,8 +241,9 @@ def check(record: Any, kind: str) -> dict:
     if kind in ("any", "all"):
         record_type = record.get("type") if isinstance(record, dict) else None
         accepted = _ANY if kind == "any" else TYPES
-        is_accepted = isinstance(record_type, str) and record_type in accepted
-        kind = record_type if is_accepted else "trajectory, example or episode"
+        kind = "trajectory, example or episode"
+        if isinstance(record_type, str) and record_type in accepted:
+            kind = record_type
     if not isinstance(record, dict):
         article = "an" if kind[0] in "aeiou" else "a"
         raise InputError(f"expected {article} {kind} record, got something that is not a JSON object", "$")

@@ -54,8 +54,8 @@ def _trajectory(t: dict) -> Iterator[str]:
             pool = f", pool {a['pool']}" if a.get("pool") else ""
             source = style(f" ({a['source']}{logprob}{pool})", dim=True)
             yield style(f"     ~ {a['action']}", fg="yellow") + source
-            shown = f"refused: {a['refused']}" if a.get("refused") else _outcome(a.get("outcome"))
-            yield indent(shown, "         ")
+            result = f"refused: {a['refused']}" if a.get("refused") else _outcome(a.get("outcome"))
+            yield indent(result, "         ")
     if t.get("outcome"):
         yield indent(_outcome(t["outcome"]), "  ")
 

@@ -49,7 +49,8 @@ def spans_of(example: dict) -> list[CompletionSpan]:
                 f"$.spans[{i}]",
             )
         before = span.end
-    return spans or [CompletionSpan(_WHOLE.get(example["kind"], example["kind"]), 0, length)]
+    kind: str = example["kind"]
+    return spans or [CompletionSpan(_WHOLE.get(kind, kind), 0, length)]
 
 
 def has_thought(spans: Sequence[CompletionSpan]) -> bool:

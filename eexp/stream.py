@@ -199,11 +199,11 @@ class Stream(AbstractContextManager):
 
     def _check_input_is_the_same(self) -> None:
         """Raise UsageError where the output of an earlier run has records that the input did not lead to."""
-        left = +self._earlier_ids
-        if left:
+        unmatched = +self._earlier_ids
+        if unmatched:
             raise UsageError(
-                f"{self.output} holds {sum(left.values())} records that this input does not lead to "
-                f"(first: {next(iter(left))}): it was made from other input"
+                f"{self.output} holds {sum(unmatched.values())} records that this input does not lead to "
+                f"(first: {next(iter(unmatched))}): it was made from other input"
             )
 
     # -- reading -------------------------------------------------------------------------------------------------------

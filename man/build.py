@@ -134,8 +134,10 @@ def metavar(option: click.Option, ctx: click.Context) -> str:
 
 
 def limits(kind: click.ParamType) -> str:
-    """Return the range of a number, in words."""
-    low, high = getattr(kind, "min", None), getattr(kind, "max", None)
+    """Return the range of a number, in words; "" for a type without one."""
+    if not isinstance(kind, click.IntRange | click.FloatRange):
+        return ""
+    low, high = kind.min, kind.max
     if low is not None and high is not None:
         return f"From {low:g} to {high:g}."
     if low is not None and (low or kind.min_open):
@@ -162,15 +164,17 @@ def options(ctx: click.Context) -> list[str]:
 
 def environment(ctx: click.Context) -> list[str]:
     """Return the ENVIRONMENT section: the variables that a command reads, or all of them."""
-    read = {param.envvar for param in ctx.command.get_params(ctx)} if ctx.command is not group else VARIABLES
-    return [line for name in VARIABLES if name in read for line in tagged(bold(name), VARIABLES[name])]
+    variables = {param.envvar for param in ctx.command.get_params(ctx)} if ctx.command is not group else VARIABLES
+    return [line for name in VARIABLES if name in variables for line in tagged(bold(name), VARIABLES[name])]
 
 
 def all_commands() -> dict[str, click.Command]:
     """Return every command by the words typed after `eexp`: "branch", "env", "env check"."""
     commands: dict[str, click.Command] = {}
     for name in COMMANDS:
-        commands[name] = command = group.get_command(click.Context(group), name)
+        command = group.get_command(click.Context(group), name)
+        assert command is not None, name
+        commands[name] = command
         if isinstance(command, click.Group):
             commands |= {f"{name} {own}": subcommand for own, subcommand in command.commands.items()}
     return commands
@@ -180,7 +184,10 @@ def context(name: str | None) -> click.Context:
     """Return the context of a command; of `eexp` itself for None."""
     ctx = click.Context(group, info_name="eexp", **CONTEXT)
     for word in name.split() if name else []:
-        ctx = click.Context(ctx.command.get_command(ctx, word), info_name=word, parent=ctx)
+        assert isinstance(ctx.command, click.Group), name
+        command = ctx.command.get_command(ctx, word)
+        assert command is not None, name
+        ctx = click.Context(command, info_name=word, parent=ctx)
     return ctx
 
 
@@ -315,7 +322,7 @@ def protocol_page() -> str:
     lines = parts["DESCRIPTION"]
     tokens = MarkdownIt().enable("table").parse(section[2])
     for i, token in enumerate(tokens):
-        inside = tokens[i + 1] if token.nesting == 1 else None
+        inside = tokens[min(i + 1, len(tokens) - 1)]  # of a token that opens something, the first one in it
         if token.type == "heading_open":
             lines = parts.setdefault(inside.content.upper(), [])
         elif token.type == "paragraph_open" and not token.hidden:
@@ -325,8 +332,8 @@ def protocol_page() -> str:
         elif token.type in ("fence", "code_block"):
             lines += block(token.content.splitlines())
         elif token.type == "tr_open" and inside.type == "td_open":  # a row; what stands above the columns is left out
-            name, given, *words = [inline(cell) for cell in tokens[i : i + 10] if cell.type == "inline"][:3]
-            lines += [".TP", f"{name} ({given})", *(words if any(words) else [r"\&"])]
+            name, type_name, *words = [inline(cell) for cell in tokens[i : i + 10] if cell.type == "inline"][:3]
+            lines += [".TP", f"{name} ({type_name})", *(words if any(words) else [r"\&"])]
         elif token.type == "inline" and lines and lines[-1].startswith(".IP"):
             lines += [inline(token)]
     parts = {title: part[1:] if part[:1] == [".PP"] else part for title, part in parts.items()}

@@ -26,7 +26,7 @@ from eexp.envs.worlds.house import House
 
 
 class Craft:
-    """TextCraft in small: take what grows, craft what does not, until the goal is made."""
+    """A small TextCraft: get the raw items and craft the others, until the goal item is made."""
 
     recipes = {
         "oak planks": (4, {"oak log": 1}),
@@ -270,10 +270,10 @@ def played(name: str, number: int, actions: dict[str, str]) -> dict:
     first = ask("POST", "/reset", **{NUMBERS.get(name, "data_idx"): number, "world_type": "Text"})
     observation = ask("GET", "/observation") if name in BARE else as_client(name, first, words)
     turns = [("human", None, "Thought:\n...\n\nAction:\n..."), ("gpt", False, "OK."), ("human", None, observation)]
-    for written, sent in actions.items():
+    for action, sent in actions.items():
         answer = ask("POST", "/step", action=sent)
         turns += [
-            ("gpt", True, f"Thought:\nI think so.\n\nAction:\n{written}"),
+            ("gpt", True, f"Thought:\nI think so.\n\nAction:\n{action}"),
             ("human", None, answer["state" if name in BARE else "observation"]),
         ]
     item = f"lmrlgym_{name}_{number}" if name in OF_LMRL else f"{ITEMS.get(name, name)}_{number}"

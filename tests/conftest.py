@@ -17,21 +17,21 @@ from running import ROOT, run
 # In the background of a script SIGINT is ignored, by every process that is started from there, too: no Ctrl-C to test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Times say nothing on a machine that does other things; and nothing is left behind in the checkout.
+# Examples have no deadline, since times vary on a busy machine, and no database, which would lie in the checkout.
 hypothesis.settings.register_profile("eexp", deadline=None, database=None)
 hypothesis.settings.load_profile("eexp")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is there: the tests themselves run side by side
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the tests themselves run in parallel
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_world(tmp_path_factory: pytest.TempPathFactory):
-    """Nobody's settings reach the tests, and their exported tiny model is not the user's."""
+    """Keep the user's settings out of the tests, and the tests' exported tiny model out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [n for n in os.environ if n.startswith("EEXP_") or n == "OPENAI_API_KEY"]:
             patch.delenv(name)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("HF_HUB_OFFLINE", "1")
-        # A JVM that plays a few episodes spends a third of its time on optimising code for many.
+        # For a few episodes a JVM would spend a third of its time on optimising code.
         patch.setenv("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
         patch.setenv("COLUMNS", "100")
         yield
@@ -39,7 +39,7 @@ def _own_world(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(autouse=True)
 def _no_variable_outlives_its_test():
-    """Commands that run in this process set some for the processes they start."""
+    """Restore the environment variables that commands in this process set for the processes they start."""
     before = dict(os.environ)
     yield
     if os.environ != before:
@@ -65,20 +65,20 @@ def _freeze_imported_modules():
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Files of three house trajectories and what the stages make of them, by name."""
     here = tmp_path_factory.mktemp("data")
-    made = {}
+    files = {}
 
     def stage(name: str, *args: object) -> None:
-        made[name] = here / f"{name}.jsonl"
-        run(*args, "-q", "-o", made[name]).ok()
+        files[name] = here / f"{name}.jsonl"
+        run(*args, "-q", "-o", files[name]).ok()
 
     stage("expert", "expert", "house", "-n", "3", "--skip", "3")
-    stage("branched", "branch", "--from", "admissible", "-k", "3", made["expert"])
-    stage("rollout", "rollout", made["branched"])
-    stage("world", "world-model-data", made["rollout"])
-    stage("reflected", "reflect", "--rationale", "outcome", made["rollout"])
-    stage("imitation", "imitation-data", made["expert"])
+    stage("branched", "branch", "--from", "admissible", "-k", "3", files["expert"])
+    stage("rollout", "rollout", files["branched"])
+    stage("world", "world-model-data", files["rollout"])
+    stage("reflected", "reflect", "--rationale", "outcome", files["rollout"])
+    stage("imitation", "imitation-data", files["expert"])
     stage("episodes", "eval", "house", "-m", "random", "-n", "4", "--max-steps", "6")
-    return made
+    return files
 
 
 @pytest.fixture(scope="session")

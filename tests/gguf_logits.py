@@ -72,10 +72,10 @@ def llama_tokens(gguf_path: str | Path, texts: Sequence[str], add_special: bool 
     """Return the token ids of llama.cpp for each of `texts`, in which special tokens are recognised."""
     with _model(gguf_path, vocab_only=True) as model:
         vocab = llama_cpp.llama_model_get_vocab(model)
-        found = []
+        tokens = []
         for text in texts:
             data = text.encode()
             ids = (llama_cpp.llama_token * (len(data) + 8))()
             count = llama_cpp.llama_tokenize(vocab, data, len(data), ids, len(ids), add_special, True)
-            found.append(list(ids[:count]))
-        return found
+            tokens.append(list(ids[:count]))
+        return tokens

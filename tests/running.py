@@ -34,23 +34,23 @@ class Result:
         assert "Traceback" not in self.err, self.err
         return self
 
-    def one_error(self, code: int, *said: str) -> str:
-        """The only error line; it must hold every one of `said`."""
+    def one_error(self, code: int, *parts: str) -> str:
+        """Return the only error line, after asserting the exit code and that the line has every one of `parts`."""
         self.ok(code)
         errors = [line for line in self.err.splitlines() if line.lower().startswith("error:")]
         assert len(errors) == 1, self.err
-        for part in said:
+        for part in parts:
             assert part in errors[0], f"{part!r} is not in {errors[0]!r}"
         return errors[0]
 
 
 class _Bytes(io.BytesIO):
     def close(self) -> None:
-        """Stay readable after whoever wrote us has gone."""
+        """Stay open, so that the bytes can be read after the command has closed its streams."""
 
 
 def run(*args: object, stdin: bytes = b"") -> Result:
-    """`eexp ARGS` in this process."""
+    """Run `eexp ARGS` in this process."""
     from eexp.cli import main
 
     out, err = _Bytes(), _Bytes()
@@ -75,42 +75,42 @@ def run(*args: object, stdin: bytes = b"") -> Result:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Environment variables for a real process, free of what the user's own EEXP_... would change."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("EEXP_")}
-    path = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH")]))
-    return {**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}
+    """Return environment variables for a real process, without the user's own EEXP_... variables."""
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("EEXP_")}
+    path = os.pathsep.join(filter(None, [str(ROOT), variables.get("PYTHONPATH")]))
+    return {**variables, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}
 
 
 def start(*args: object, **popen: object) -> subprocess.Popen:
-    """`eexp ARGS` as a process that is not waited for."""
+    """Start `eexp ARGS` as a process, without waiting for its end."""
     popen.setdefault("env", environment())
     return subprocess.Popen([*EEXP, *map(str, args)], **popen)
 
 
 def spawn(*args: object, stdin: bytes = b"", **popen: object) -> Result:
-    """`eexp ARGS` as a process, to its end."""
+    """Run `eexp ARGS` as a process, to its end."""
     popen.setdefault("env", environment())
-    done = subprocess.run([*EEXP, *map(str, args)], input=stdin, capture_output=True, timeout=240, **popen)
-    return Result(done.returncode, done.stdout, done.stderr.decode("utf-8", "replace"))
+    process = subprocess.run([*EEXP, *map(str, args)], input=stdin, capture_output=True, timeout=240, **popen)
+    return Result(process.returncode, process.stdout, process.stderr.decode("utf-8", "replace"))
 
 
 def shell(script: str, cwd: Path, **env: str) -> Result:
-    """A bash script in which `eexp` is this checkout's."""
-    done = subprocess.run(["bash", "-c", script], cwd=cwd, capture_output=True, timeout=240, env=environment(**env))
-    return Result(done.returncode, done.stdout, done.stderr.decode("utf-8", "replace"))
+    """Run a bash script in which `eexp` is this checkout's."""
+    process = subprocess.run(["bash", "-c", script], cwd=cwd, capture_output=True, timeout=240, env=environment(**env))
+    return Result(process.returncode, process.stdout, process.stderr.decode("utf-8", "replace"))
 
 
 def read(path: Path) -> list[dict]:
-    """The records of a file."""
+    """Return the records of a file."""
     return [json.loads(line) for line in Path(path).read_bytes().splitlines()]
 
 
 def write(path: Path, records: Iterable[dict]) -> Path:
-    """Records as a file."""
+    """Write records to a file, and return its path."""
     path.write_bytes(lines(records))
     return path
 
 
 def lines(records: Iterable[dict] | Sequence[dict]) -> bytes:
-    """Records as bytes, one a line."""
+    """Return records as bytes, one a line."""
     return b"".join(json.dumps(r, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n" for r in records)

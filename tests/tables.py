@@ -39,15 +39,15 @@ class Table:
     def logits(self, tokens: Sequence[int]) -> np.ndarray:
         tokens = tuple(tokens)
         if tokens not in self._known:
-            drawn = np.random.default_rng(seed_of(self.seed, *tokens)).normal(size=self.letters)
-            self._known[tokens] = (self.spread * drawn).astype(np.float32)
+            noise = np.random.default_rng(seed_of(self.seed, *tokens)).normal(size=self.letters)
+            self._known[tokens] = (self.spread * noise).astype(np.float32)
         return self._known[tokens]
 
     def texts(
         self, prompt: Sequence[int], max_tokens: int, temperature: float = 1.0, top_p: float = 1.0
     ) -> dict[tuple[str, bool], float]:
         """Return the probability of every (text, whether it ended) after `prompt`."""
-        found = {}
+        probabilities_of_texts = {}
 
         def go(tokens: list[int], logprob: float) -> None:
             logits = self.logits([*prompt, *tokens]).astype(float) / temperature
@@ -59,22 +59,22 @@ class Table:
                 following = np.log(probabilities[token] / probabilities[nucleus].sum())
                 if token == 0 or len(tokens) + 1 == max_tokens:
                     text = Letters().text(tokens if token == 0 else [*tokens, token])
-                    found[text, token == 0] = float(np.exp(logprob + following))
+                    probabilities_of_texts[text, token == 0] = float(np.exp(logprob + following))
                 else:
                     go([*tokens, token], logprob + following)
 
         go([], 0.0)
-        return found
+        return probabilities_of_texts
 
     def answer(self, prompt: Sequence[int], request: Draw | Score) -> list[Sample]:
         """Return the answer to a request by evaluating one node at a time, without a memory."""
         if isinstance(request, Score):
             return [self._scored(prompt, text) for text in request.completions]
-        found = open_search(request, Letters())
-        while not found.done:
-            node = found.frontier()[0]
-            found.tell(node, self.logits([*prompt, *(n.token for n in node.path())]))
-        return found.accepted
+        search = open_search(request, Letters())
+        while not search.done:
+            node = search.frontier()[0]
+            search.tell(node, self.logits([*prompt, *(n.token for n in node.path())]))
+        return search.accepted
 
     def _scored(self, prompt: Sequence[int], text: str) -> Sample:
         ids = Letters().completion(text)
@@ -114,17 +114,17 @@ class TableDecoder:
         pass
 
     def used(self) -> int:
-        return len({cell for held in self.held for _, cell in held})
+        return len({cell for cells in self.held for _, cell in cells})
 
     def decode(self, items: Sequence[Item]) -> list[np.ndarray]:
         assert 0 < len(items) <= self.batch
         assert sum(item.needs_logits for item in items) <= self.outputs
         first = items[0].sequences[0]
-        others = any(held for sequence, held in enumerate(self.held) if sequence != first)
+        others = any(cells for sequence, cells in enumerate(self.held) if sequence != first)
         if self.used() + len(items) > self.cells or (others and self._random.random() < self.moody):
             raise Full
         for row in self._rows:
-            row[:] = np.nan  # they were to be read by now
+            row[:] = np.nan  # the caller must have read them by now
         self._rows = []
         for token, position, sequences, needs_logits in items:
             assert sequences and len(set(sequences)) == len(sequences)

@@ -32,7 +32,7 @@ def _deep(levels: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         (b'{"type": "trajectory", "id": "\xff\xfe"}', "<stdin>:1: not valid JSON"),
         (b"\xef\xbb\xbf{}", "<stdin>:1: not valid JSON"),
@@ -55,12 +55,12 @@ def _deep(levels: int) -> bytes:
         (b'{"type": "trajectory"} {"type": "trajectory"}', "<stdin>:1: not valid JSON"),
     ],
 )
-def test_lines_that_are_no_records(line, said):
-    run("imitation-data", stdin=line).one_error(3, said)
+def test_lines_that_are_no_records(line, message):
+    run("imitation-data", stdin=line).one_error(3, message)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"steps": None}, "$.steps: expected an array, got null"),
         ({"steps": [None]}, "$.steps[0]: expected an object, got null"),
@@ -76,10 +76,10 @@ def test_lines_that_are_no_records(line, said):
     ],
 )
 @pytest.mark.parametrize("stage", ["rollout", "reflect"])
-def test_fields_that_are_wrong(stage, change, said, trajectory, tmp_path):
+def test_fields_that_are_wrong(stage, change, message, trajectory, tmp_path):
     file = write(tmp_path / "in.jsonl", [trajectory, {**trajectory, **change}])
     args = ["--rationale", "outcome"] if stage == "reflect" else []
-    run(stage, *args, file).one_error(3, f"{file}:2: {said}")
+    run(stage, *args, file).one_error(3, f"{file}:2: {message}")
 
 
 def test_huge_numbers_do_no_harm(trajectory):
@@ -91,15 +91,15 @@ def test_huge_numbers_do_no_harm(trajectory):
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "1" * 400])
 def test_numbers_that_no_float_holds(number, trajectory):
-    """They may be refused, but must not become null or another number in silence."""
+    """Such a number may be refused, but must not silently become null or another number."""
     text = json.dumps({**trajectory, "huge": 0}).replace('"huge": 0', f'"huge": {number}')
-    done = run("branch", "--from", "admissible", stdin=text.encode())
-    done.one_error(3, "<stdin>:1")
+    result = run("branch", "--from", "admissible", stdin=text.encode())
+    result.one_error(3, "<stdin>:1")
 
 
 @pytest.mark.parametrize("levels", [260, 400, 1000])
 def test_a_record_too_deep_to_write_is_kept_as_text(levels, trajectory, tmp_path):
-    """The parser goes deeper than the writer."""
+    """The parser accepts deeper nesting than the writer."""
     text = json.dumps({**trajectory, "deep": 0}).replace('"deep": 0', '"deep": ' + "[" * levels + "]" * levels)
     rejects = tmp_path / "rejects"
     run("branch", "--from", "admissible", "--rejects", rejects, stdin=text.encode()).ok(4)
@@ -144,9 +144,9 @@ def test_weights_that_are_none(weight, data, tmp_path):
 
 @pytest.mark.parametrize("mark", ["@x", "@-1", "*-0.5", "@1*", "@nan", "@inf", "*nan", "*inf"])
 def test_mix_marks_that_are_none(mark, data):
-    done = run("mix", f"{data['imitation']}{mark}")
+    result = run("mix", f"{data['imitation']}{mark}")
     if mark != "@1*":
-        done.one_error(2, "FILE@SHARE")
+        result.one_error(2, "FILE@SHARE")
 
 
 # -- files -----------------------------------------------------------------------------------------------------------
@@ -192,8 +192,8 @@ def test_a_full_disk_is_named(data):
     run("env", "play", "house", "-o", "/dev/full", stdin=b"look\n").one_error(1, full)
     for args in (["show", data["expert"]], ["compare", "--json", data["episodes"]]):
         with open("/dev/full", "wb") as out:
-            done = subprocess.run([*EEXP, *args], stdout=out, stderr=subprocess.PIPE, env=environment())
-        assert (done.returncode, done.stderr) == (1, b"error: <stdout>: No space left on device\n")
+            process = subprocess.run([*EEXP, *args], stdout=out, stderr=subprocess.PIPE, env=environment())
+        assert (process.returncode, process.stderr) == (1, b"error: <stdout>: No space left on device\n")
 
 
 def test_a_temporary_file_that_cannot_be_written_is_named(data, monkeypatch):
@@ -288,7 +288,7 @@ def test_a_record_may_choose_tasks(env):
 
 
 @pytest.mark.parametrize(
-    ("env", "code", "said"),
+    ("env", "code", "message"),
     [
         ("no.such.module:Class", 1, "cannot be loaded"),
         ("eexp.envs.worlds.house:Mansion", 2, "has no 'Mansion'"),
@@ -301,9 +301,9 @@ def test_a_record_may_choose_tasks(env):
         ("exec:'unclosed", 2, "exec:"),
     ],
 )
-def test_environments_on_the_command_line_that_cannot_be_opened(env, code, said, data):
-    run("expert", env, "-n", "1").one_error(code).lower().index(said.lower())
-    run("rollout", "--env", env, data["branched"]).one_error(code).lower().index(said.lower())
+def test_environments_on_the_command_line_that_cannot_be_opened(env, code, message, data):
+    run("expert", env, "-n", "1").one_error(code).lower().index(message.lower())
+    run("rollout", "--env", env, data["branched"]).one_error(code).lower().index(message.lower())
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ def _program(tmp_path: Path, bad: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"),
+    ("bad", "message"),
     [
         ("sys.exit(3)", "exit status 3"),
         ("os.kill(os.getpid(), 9)", "SIGKILL"),
@@ -374,27 +374,27 @@ def _program(tmp_path: Path, bad: str) -> str:
     ],
     ids=["dies", "is killed", "hangs", "babbles", "an array", "a missing field", "says no", "a lone surrogate"],
 )
-def test_a_program_that_fails_costs_one_alternative(bad, said, tmp_path):
+def test_a_program_that_fails_costs_one_alternative(bad, message, tmp_path):
     env = _program(tmp_path, bad)
-    # on a busy machine Python alone may take seconds to start; only where nothing will come is the limit short
+    # on a busy machine Python alone may take seconds to start; the limit is short only where no answer will come
     vars = environment(EEXP_ENV_TIMEOUT="5" if "sleep" in bad else "60")
     expert = spawn("expert", env, env=vars).ok()
     assert len(expert.records) == 2
     branched = run("branch", "--from", "admissible", "-k", "1", stdin=expert.out).ok().records
     branched[1]["steps"][0]["alternatives"] = []  # nothing to fail at
     began, rejects = time.monotonic(), tmp_path / "rejects"
-    done = spawn("rollout", "--env", env, "--rejects", rejects, stdin=lines(branched), env=vars).ok(4)
+    result = spawn("rollout", "--env", env, "--rejects", rejects, stdin=lines(branched), env=vars).ok(4)
     assert time.monotonic() - began < 60
-    assert [r["id"] for r in done.records] == [r["id"] for r in branched]
-    (alternative,) = done.records[0]["steps"][0]["alternatives"]
-    assert alternative["outcome"] is None and said in alternative["refused"]
+    assert [r["id"] for r in result.records] == [r["id"] for r in branched]
+    (alternative,) = result.records[0]["steps"][0]["alternatives"]
+    assert alternative["outcome"] is None and message in alternative["refused"]
     (reject,) = read(rejects)
-    assert reject["line"] == 1 and said in reject["error"] and reject["record"]["id"] == branched[0]["id"]
+    assert reject["line"] == 1 and message in reject["error"] and reject["record"]["id"] == branched[0]["id"]
 
 
 def test_a_program_that_never_answers(tmp_path):
-    done = spawn("expert", "exec:sleep 600", env=environment(EEXP_ENV_TIMEOUT="0.5"))
-    done.one_error(1, "exec:sleep 600: hello: no answer within 0.5 s")
+    result = spawn("expert", "exec:sleep 600", env=environment(EEXP_ENV_TIMEOUT="0.5"))
+    result.one_error(1, "exec:sleep 600: hello: no answer within 0.5 s")
     spawn("expert", "exec:sleep 600", env=environment(EEXP_ENV_TIMEOUT="soon")).one_error(2, "EEXP_ENV_TIMEOUT")
     spawn("expert", "exec:true", env=environment(EEXP_ENV_TIMEOUT="5")).one_error(1, "exec:true: hello: ")
 
@@ -409,16 +409,16 @@ def test_an_environment_without_an_expert(tmp_path):
 def test_an_environment_without_admissible_actions(data):
     records = [{**t, "steps": [{**s, "admissible": None} for s in t["steps"]]} for t in read(data["expert"])]
     run("branch", "-m", "random", stdin=lines(records)).one_error(3, "<stdin>:1: ", "admissible")
-    done = run("branch", "--from", "admissible", stdin=lines(records)).ok()
-    assert all(s["alternatives"] == [] for r in done.records for s in r["steps"])
-    assert "states with fewer than k" in done.err
+    result = run("branch", "--from", "admissible", stdin=lines(records)).ok()
+    assert all(s["alternatives"] == [] for r in result.records for s in r["steps"])
+    assert "states with fewer than k" in result.err
 
 
 # -- models ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("model", "code", "said"),
+    ("model", "code", "message"),
     [
         ("nothing", 2, "unknown model 'nothing'"),
         ("", 2, "unknown model ''"),
@@ -433,9 +433,9 @@ def test_an_environment_without_admissible_actions(data):
         ("http://#x", 2, "http:"),
     ],
 )
-def test_models_that_cannot_be_opened(model, code, said, data):
-    run("branch", "-m", model, data["expert"]).one_error(code, said)
-    run("eval", "house", "-n", "1", "-m", model).one_error(code, said)
+def test_models_that_cannot_be_opened(model, code, message, data):
+    run("branch", "-m", model, data["expert"]).one_error(code, message)
+    run("eval", "house", "-n", "1", "-m", model).one_error(code, message)
 
 
 def test_models_that_a_command_cannot_use(data):
@@ -463,11 +463,23 @@ def test_files_that_are_no_gguf(tiny, data, tmp_path):
 @pytest.fixture(scope="session")
 def adapter(data, tmp_path_factory) -> Path:
     """A LoRA adapter of the tiny model."""
-    made = tmp_path_factory.mktemp("adapter") / "adapter"
+    output = tmp_path_factory.mktemp("adapter") / "adapter"
     run(
-        "finetune", "-q", "-m", "tiny", "--max-steps", 1, "--batch-size", 2, "--rank", 2, "-o", made, data["imitation"]
+        "finetune",
+        "-q",
+        "-m",
+        "tiny",
+        "--max-steps",
+        1,
+        "--batch-size",
+        2,
+        "--rank",
+        2,
+        "-o",
+        output,
+        data["imitation"],
     ).ok()
-    return made
+    return output
 
 
 @pytest.fixture(scope="session")
@@ -478,13 +490,13 @@ def other_base(tmp_path_factory) -> Path:
 
     from eexp.weights import TINY_DIR
 
-    made = tmp_path_factory.mktemp("other") / "other"
-    shutil.copytree(TINY_DIR, made)
-    weights = load_file(made / "model.safetensors")
+    directory = tmp_path_factory.mktemp("other") / "other"
+    shutil.copytree(TINY_DIR, directory)
+    weights = load_file(directory / "model.safetensors")
     name = next(n for n in weights if "norm" in n)
     weights[name] = weights[name] + torch.tensor(1.0, dtype=weights[name].dtype)
-    save_file(weights, made / "model.safetensors", metadata={"format": "pt"})
-    return made
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
 
 
 def test_an_adapter_of_another_base(adapter, other_base, tmp_path, data):
@@ -529,9 +541,9 @@ def test_directories_that_are_no_models(adapter, tmp_path, data):
 @pytest.mark.parametrize("model", ["tiny", "hf:tiny"])
 def test_a_context_that_is_too_small(model, data, tmp_path):
     small = ["-m", model, "--context", "80", "--max-tokens", "40"]
-    done = run("branch", *small, data["expert"])
-    done.one_error(3, f"{data['expert']}:1: $.steps[", "tokens", "the context", "holds 80")
-    done = run("eval", "house", "-n", "2", *small).one_error(3, "house/test/", "holds 80")
+    result = run("branch", *small, data["expert"])
+    result.one_error(3, f"{data['expert']}:1: $.steps[", "tokens", "the context", "holds 80")
+    result = run("eval", "house", "-n", "2", *small).one_error(3, "house/test/", "holds 80")
     rejects = tmp_path / "rejects"
     run("eval", "house", "-n", "2", *small, "--rejects", rejects).ok(4)
     assert [r["record"]["type"] for r in read(rejects)] == ["task", "task"]
@@ -588,18 +600,18 @@ class _Answers(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("EEXP_HTTP_TRIES", "1")
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as made:
-        thread = threading.Thread(target=made.serve_forever)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as http_server:
+        thread = threading.Thread(target=http_server.serve_forever)
         thread.start()
-        made.url = f"http://127.0.0.1:{made.server_port}/v1"
-        made.handle_error = lambda *_: None  # who has seen one bad answer hangs up on the others
-        yield made
-        made.shutdown()
+        http_server.url = f"http://127.0.0.1:{http_server.server_port}/v1"
+        http_server.handle_error = lambda *_: None  # after one bad answer the client closes its other connections
+        yield http_server
+        http_server.shutdown()
         thread.join()
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "code", "said"),
+    ("status", "body", "code", "message"),
     [
         (500, b"", 1, "HTTP 500"),
         (500, b"<html>\nbroken\n</html>", 1, "HTTP 500: <html> broken </html>"),
@@ -624,13 +636,13 @@ def server(monkeypatch):
         (200, b'{"choices": [{"message": {"content": "a"}, "logprobs": "x"}]}', 1, ""),
     ],
 )
-def test_servers_that_answer_badly(server, status, body, code, said, data):
+def test_servers_that_answer_badly(server, status, body, code, message, data):
     server.answer = status, body
     branch = run("branch", "-m", f"{server.url}#name", data["expert"])
-    error = branch.one_error(code, server.url, said)
+    error = branch.one_error(code, server.url, message)
     if code == 3:
         assert f"{data['expert']}:1: " in error
-    run("eval", "house", "-n", "1", "-m", f"{server.url}#name").one_error(code, server.url, said)
+    run("eval", "house", "-n", "1", "-m", f"{server.url}#name").one_error(code, server.url, message)
 
 
 @pytest.mark.parametrize("body", [b"{}", b"[]", b"null", b'{"data": []}', b'{"data": [{}]}', b'{"data": 5}', b"x"])
@@ -660,9 +672,9 @@ def test_secrets_are_never_shown(server, data, monkeypatch):
             server.answer = status, body
             for url in (server.url, server.url.replace("//", "//me:s3cret@")):
                 for spec in (url, f"{url}#name"):
-                    done = run("branch", "-m", spec, data["expert"])
-                    assert done.code in (1, 2, 3) and "Traceback" not in done.err
-                    assert "s3cret" not in done.err and b"s3cret" not in done.out, done.err
+                    result = run("branch", "-m", spec, data["expert"])
+                    assert result.code in (1, 2, 3) and "Traceback" not in result.err
+                    assert "s3cret" not in result.err and b"s3cret" not in result.out, result.err
 
 
 def test_options_of_the_command_line_that_are_wrong():

@@ -116,7 +116,7 @@ def test_many_texts_come_and_go_in_a_memory_that_does_not_grow():
             checked.texts[sequence] = checked.texts[0][: len(checked.texts[sequence])]
             checked.trim(sequence, 0)
     assert checked.worst < 1e-4
-    assert all(kept.shape[2] <= CELLS for kept in checked.decoder._memory._stored.values())
+    assert all(tensor.shape[2] <= CELLS for tensor in checked.decoder._memory._stored.values())
 
 
 def test_full_is_raised_before_anything_is_evaluated():

@@ -20,13 +20,13 @@ HEAVY = ("torch", "transformers", "llama_cpp", "numpy", "scipy", "peft", "httpx"
 
 
 def _command(name: str) -> click.Command:
-    found = group.get_command(click.Context(group), name)
-    assert found is not None
-    return found
+    command = group.get_command(click.Context(group), name)
+    assert command is not None
+    return command
 
 
 def _examples(command: click.Command) -> list[str]:
-    """The indented scripts of a help text: what follows "Example:", or a paragraph of commands."""
+    """Return the indented scripts of a help text: what follows "Example:", or a paragraph of commands."""
     scripts = []
     for paragraph in inspect.cleandoc(command.help or "").split("\b\n")[1:]:
         block = [line for line in paragraph.split("\n\n")[0].splitlines() if line.strip()]
@@ -36,11 +36,11 @@ def _examples(command: click.Command) -> list[str]:
 
 
 def test_the_table_of_commands_is_what_they_say_of_themselves():
-    for name, said in COMMANDS.items():
+    for name, summary in COMMANDS.items():
         command = _command(name)
         assert command.name == name
-        assert inspect.cleandoc(command.help).splitlines()[0] == said
-        assert said.endswith(".") and len(said) <= 80
+        assert inspect.cleandoc(command.help).splitlines()[0] == summary
+        assert summary.endswith(".") and len(summary) <= 80
 
 
 def test_every_stage_is_in_the_table():
@@ -51,9 +51,9 @@ def test_every_stage_is_in_the_table():
 @pytest.mark.parametrize("name", [None, *COMMANDS])
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help(name, flag):
-    done = run(*filter(None, [name]), flag).ok()
-    text = done.out.decode()
-    assert text.startswith("Usage: eexp") and done.err == ""
+    result = run(*filter(None, [name]), flag).ok()
+    text = result.out.decode()
+    assert text.startswith("Usage: eexp") and result.err == ""
     assert max(map(len, text.splitlines())) <= 100
     if name is None:
         assert all(f"  {command} " in text for command in COMMANDS)
@@ -71,13 +71,13 @@ def test_every_option_is_explained(name):
 
 
 def test_shared_options_are_spelled_and_explained_alike():
-    seen: dict[str, set] = {}
+    spellings: dict[str, set] = {}
     for name in COMMANDS:
         for parameter in _command(name).params:
             if isinstance(parameter, click.Option):
-                seen.setdefault(parameter.opts[-1], set()).add((parameter.opts[0], str(parameter.type)))
+                spellings.setdefault(parameter.opts[-1], set()).add((parameter.opts[0], str(parameter.type)))
     for option in ("--output", "--on-error", "--rejects", "--quiet", "--seed", "--env", "--temperature", "--resume"):
-        assert len(seen[option]) == 1, seen[option]
+        assert len(spellings[option]) == 1, spellings[option]
 
 
 def test_version_and_module():
@@ -87,8 +87,8 @@ def test_version_and_module():
 
 
 def test_without_arguments_it_shows_the_help():
-    done = run()
-    assert done.code == 2 and b"Commands:" in done.out
+    result = run()
+    assert result.code == 2 and b"Commands:" in result.out
     assert run("expert").code == 2
 
 
@@ -99,12 +99,12 @@ def test_help_loads_nothing_heavy(args):
         f"main({args!r})\n"
         f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment())
-    assert done.stderr.strip() == "[]" and "Usage:" in done.stdout
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment())
+    assert process.stderr.strip() == "[]" and "Usage:" in process.stdout
 
 
 def test_data_stages_load_nothing_heavy(data, tmp_path):
-    """The pure stages are cheap to start by the hundred."""
+    """Stages without a model start fast enough to be called hundreds of times."""
     played = write(tmp_path / "played.jsonl", [messages_of(read(data["expert"])[0])])
     script = (
         "import sys\nfrom eexp.cli import main\n"
@@ -121,10 +121,10 @@ def test_data_stages_load_nothing_heavy(data, tmp_path):
         ["show", data["expert"]],
         ["schema", "example"],
     ):
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", script, *map(str, args)], capture_output=True, text=True, env=environment()
         )
-        assert done.stderr.strip() == "[]" and done.stdout
+        assert process.stderr.strip() == "[]" and process.stdout
 
 
 def test_options_from_the_environment(monkeypatch, data):
@@ -142,8 +142,8 @@ def test_options_from_the_environment(monkeypatch, data):
 def test_verbose_shows_the_traceback(tmp_path):
     missing = tmp_path / "nothing"
     assert "Traceback" not in spawn("imitation-data", missing).err
-    done = spawn("-v", "imitation-data", missing)
-    assert "Traceback" in done.err and "InputError" in done.err and done.code == 3
+    result = spawn("-v", "imitation-data", missing)
+    assert "Traceback" in result.err and "InputError" in result.err and result.code == 3
 
 
 def test_exit_codes_are_documented():
@@ -190,15 +190,15 @@ def test_every_command_has_an_example():
 def test_examples_run(name, script, path, tmp_path):
     work = tmp_path / "work"
     work.mkdir()
-    done = shell("set -eo pipefail\n" + script, work, **path).ok()
-    written = [p for p in work.iterdir() if p.name != "bin"]
-    assert done.out or written
-    assert all(p.is_dir() or p.stat().st_size for p in written), [p.name for p in written]
+    result = shell("set -eo pipefail\n" + script, work, **path).ok()
+    outputs = [p for p in work.iterdir() if p.name != "bin"]
+    assert result.out or outputs
+    assert all(p.is_dir() or p.stat().st_size for p in outputs), [p.name for p in outputs]
 
 
 def test_startup_benchmark_runs(tmp_path):
-    """The script, not the time: that depends on the machine."""
+    """Check that the script runs; the times that it measures depend on the machine."""
     script = Path(ROOT / "benchmarks" / "startup.py")
-    done = subprocess.run([sys.executable, script, "--runs", "2"], capture_output=True, text=True, env=environment())
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"ratio\s+\d+\.\d+", done.stdout)
+    process = subprocess.run([sys.executable, script, "--runs", "2"], capture_output=True, text=True, env=environment())
+    assert process.returncode == 0, process.stderr
+    assert re.search(r"ratio\s+\d+\.\d+", process.stdout)

@@ -44,7 +44,7 @@ def test_every_example_has_the_same_keys_with_values_of_the_same_types(examples)
 
 
 def test_datasets_loads_them_together(examples, tmp_path):
-    """They load in any order; `datasets` takes the types of the first file for all."""
+    """The files load in any order, although `datasets` takes the types of the first file for all."""
     datasets = pytest.importorskip("datasets")
     for i, kinds in enumerate(permutations(KINDS)):
         files = [str(examples[kind]) for kind in kinds]

@@ -176,9 +176,9 @@ def test_the_command(files):
     assert rows == json.loads(json.dumps(expected))
     rows = run("compare", "--json", "--baseline", "new", f"old={a}", f"new={b}").ok().records
     assert [r["name"] for r in rows] == ["old", "new"] and rows[0]["against"] == "new" and "against" not in rows[1]
-    shown = run("compare", a, b).ok().out.decode().splitlines()
-    assert shown[0].split()[:2] == ["episodes", "success"] and shown[1].startswith("il-s0 ")
-    assert "95% interval" in shown[0] and "these models alone" in shown[3] and "McNemar" in shown[4]
+    table = run("compare", a, b).ok().out.decode().splitlines()
+    assert table[0].split()[:2] == ["episodes", "success"] and table[1].startswith("il-s0 ")
+    assert "95% interval" in table[0] and "these models alone" in table[3] and "McNemar" in table[4]
     assert "99% interval" in run("compare", "--confidence", 0.99, a).ok().out.decode()
 
 
@@ -319,8 +319,8 @@ def test_a_lost_episode_is_a_different_panel(tmp_path):
 
 def test_kinds_that_one_file_names_hold_for_all(tmp_path):
     """Older episodes have no kind, and other tools may name the kinds differently."""
-    drawn = _drawn(20, 0.5, 1)
-    plain, named, otherwise = _episodes(drawn), _episodes(drawn), _episodes(drawn)
+    successes = _drawn(20, 0.5, 1)
+    plain, named, otherwise = _episodes(successes), _episodes(successes), _episodes(successes)
     for i, (e, f) in enumerate(zip(named, otherwise)):
         e["kind"], f["kind"] = "ab"[i % 2], "xyz"[i % 3]
     files = {
@@ -330,8 +330,8 @@ def test_kinds_that_one_file_names_hold_for_all(tmp_path):
     for order, kinds in ((("plain", "named"), "ab"), (("named", "plain"), "ab"), (("otherwise", "named"), "xyz")):
         rows = run("compare", *(files[name] for name in order), "--json").ok().records
         assert [list(row["kinds"]) for row in rows] == [list(kinds)] * 2
-        shown = run("compare", *(files[name] for name in order), "--by-kind").ok().out.decode()
-        assert all(f"\n{kind} " in shown for kind in kinds)
+        table = run("compare", *(files[name] for name in order), "--by-kind").ok().out.decode()
+        assert all(f"\n{kind} " in table for kind in kinds)
 
 
 def test_by_kind_counts_trials_as_the_whole_does():
@@ -368,16 +368,16 @@ def test_names_and_directories_may_hold_an_equals_sign(tmp_path, monkeypatch):
 def test_a_level_of_confidence_keeps_its_digits(files, tmp_path):
     picture = tmp_path / "rates.svg"
     names = [files / f"{name}-s0.jsonl" for name in ("il", "sr")]
-    shown = run("compare", *names, "--confidence", 0.999, "--plot", picture).ok().out.decode()
-    assert "99.9% interval" in shown and "99.9% interval" in picture.read_text()
+    table = run("compare", *names, "--confidence", 0.999, "--plot", picture).ok().out.decode()
+    assert "99.9% interval" in table and "99.9% interval" in picture.read_text()
     plan = run("compare", "--power", "--rate", 0.2, "--confidence", 0.975, "--tasks", 9).ok().out.decode()
     assert "97.5% interval" in plan
 
 
 def test_a_p_value_shows_its_side_of_five_percent():
     """The interval excludes zero where p is below 0.05, and the table must not say 0.05 then."""
-    shown = {0.0496: "0.0496", 0.04997: "0.04997", 0.05: "0.05", 0.0504: "0.05", 0.0123: "0.012", 1.0: "1"}
-    assert {p: rounded_p(p) for p in shown} == shown
+    texts = {0.0496: "0.0496", 0.04997: "0.04997", 0.05: "0.05", 0.0504: "0.05", 0.0123: "0.012", 1.0: "1"}
+    assert {p: rounded_p(p) for p in texts} == texts
 
 
 def test_a_difference_that_cannot_be_found_is_shown_as_none():

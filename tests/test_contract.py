@@ -103,8 +103,8 @@ def plain(inputs) -> Callable[[Stage], Result]:
 
 @stages(STAGES)
 def test_empty_input_is_no_error(stage: Stage):
-    done = run(*stage.args).ok()
-    assert done.out == b"" and ": no " in done.err
+    result = run(*stage.args).ok()
+    assert result.out == b"" and ": no " in result.err
 
 
 @stages(STAGES)
@@ -237,10 +237,10 @@ def test_lineage_is_appended_and_last(stage: Stage, inputs, plain):
 
 @stages(RECORDS)
 def test_output_to_a_file_equals_standard_output(stage: Stage, inputs, tmp_path):
-    shown = run(*stage.args, inputs[stage.reads]).ok()
-    written = run(*stage.args, inputs[stage.reads], "-o", tmp_path / "out").ok()
-    assert written.out == b"" and (tmp_path / "out").read_bytes() == shown.out
-    assert run(*stage.args, inputs[stage.reads], "-o", "-").ok().out == shown.out
+    to_stdout = run(*stage.args, inputs[stage.reads]).ok()
+    to_file = run(*stage.args, inputs[stage.reads], "-o", tmp_path / "out").ok()
+    assert to_file.out == b"" and (tmp_path / "out").read_bytes() == to_stdout.out
+    assert run(*stage.args, inputs[stage.reads], "-o", "-").ok().out == to_stdout.out
 
 
 @stages(RECORDS)
@@ -261,8 +261,8 @@ def test_a_redirected_input_is_never_overwritten(stage: Stage, inputs, tmp_path)
     file = tmp_path / "in.jsonl"
     file.write_bytes(inputs[stage.reads].read_bytes())
     with open(file) as stdin:
-        done = subprocess.run([*EEXP, *stage.args, "-o", file], stdin=stdin, capture_output=True, env=environment())
-    assert done.returncode == 2 and b"both read and written" in done.stderr
+        process = subprocess.run([*EEXP, *stage.args, "-o", file], stdin=stdin, capture_output=True, env=environment())
+    assert process.returncode == 2 and b"both read and written" in process.stderr
     assert file.read_bytes() == inputs[stage.reads].read_bytes()
 
 
@@ -309,17 +309,17 @@ def test_bad_records_are_set_aside_when_asked(stage: Stage, inputs, plain, tmp_p
     del bad[place][0][field]
     text = good[0] + b"not json\n" + lines([bad]) + b"".join(good[1:])
     rejects = tmp_path / "rejects.jsonl"
-    done = run(*stage.args, "--on-error", "skip", "--rejects", rejects, stdin=text).ok(4)
-    assert done.out == plain(stage).out
+    result = run(*stage.args, "--on-error", "skip", "--rejects", rejects, stdin=text).ok(4)
+    assert result.out == plain(stage).out
     first, second = read(rejects)
     assert first["type"] == "reject" and first["stage"] == stage.name
     assert (first["file"], first["line"], first["record"]) == ("<stdin>", 2, {"text": "not json\n"})
     assert (second["line"], second["field"]) == (3, f"$.{place}[0].{field}")
     assert "missing" in second["error"]
-    assert "2 set aside" in done.err and done.err.count("set aside: <stdin>:") == 2
+    assert "2 set aside" in result.err and result.err.count("set aside: <stdin>:") == 2
     # naming a file for rejects is asking for them; skipping without keeping them is possible as well
-    assert run(*stage.args, "--rejects", rejects, stdin=text).ok(4).out == done.out
-    assert run(*stage.args, "--on-error", "skip", stdin=text).ok(4).out == done.out
+    assert run(*stage.args, "--rejects", rejects, stdin=text).ok(4).out == result.out
+    assert run(*stage.args, "--on-error", "skip", stdin=text).ok(4).out == result.out
 
 
 @stages(STREAMS)
@@ -339,13 +339,13 @@ def test_quiet_shows_nothing(stage: Stage, inputs, plain):
 @pytest.fixture(scope="session")
 def long_input(inputs, tmp_path_factory) -> dict[str, Path]:
     """Inputs whose outputs are far larger than a pipe holds (64 KiB)."""
-    here, made = tmp_path_factory.mktemp("long"), {}
+    here, files = tmp_path_factory.mktemp("long"), {}
     for name in {stage.reads for stage in STAGES.values()} | {"episodes"}:
         text = inputs[name].read_bytes()
         copies = 300 if name == "one" else 1 + 400_000 // len(text)
-        made[name] = here / name
-        made[name].write_bytes(text * copies)
-    return made
+        files[name] = here / name
+        files[name].write_bytes(text * copies)
+    return files
 
 
 @stages(STAGES)
@@ -367,9 +367,9 @@ def test_a_whole_pipe_with_head_at_its_end(long_input, tmp_path):
         {eexp} branch -q --from admissible {long_input["expert"]} \\
             | {eexp} rollout -q | {eexp} imitation-data -q | head -1
         echo "${{PIPESTATUS[@]}}" """
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment(), timeout=120)
-    assert done.stdout.splitlines()[-1] == "0 0 0 0", done.stderr
-    assert done.stderr == ""
+    process = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment(), timeout=120)
+    assert process.stdout.splitlines()[-1] == "0 0 0 0", process.stderr
+    assert process.stderr == ""
 
 
 def test_records_flow_before_the_input_ends(inputs):
@@ -390,10 +390,10 @@ def test_a_full_disk_is_one_line(full, inputs):
         pytest.skip("no /dev/full here")
     spawn("imitation-data", inputs["expert"], "-o", full).one_error(1, "No space left")
     with open(full, "wb") as out:
-        done = subprocess.run(
+        process = subprocess.run(
             [*EEXP, "imitation-data", inputs["expert"]], stdout=out, stderr=subprocess.PIPE, env=environment()
         )
-    assert done.returncode == 1 and done.stderr.count(b"\n") == 1, done.stderr
+    assert process.returncode == 1 and process.stderr.count(b"\n") == 1, process.stderr
 
 
 def test_a_notice_on_a_terminal_says_that_records_are_awaited():
@@ -474,7 +474,7 @@ def test_report_overwrites_no_records_and_names_a_full_disk(data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (b"", "no examples to train on"),
         (b"{}\n", '<stdin>:1: $.type: expected "example", got nothing'),
@@ -483,8 +483,8 @@ def test_report_overwrites_no_records_and_names_a_full_disk(data, tmp_path):
         (b'{"type": "example", "id": "1", "kind": "x", "prompt": [], "completion": []}\n', "<stdin>:1: $.prompt"),
     ],
 )
-def test_finetune_names_bad_input(text, said, tmp_path):
-    run("finetune", "-m", "tiny", "-o", tmp_path / "run", stdin=text).one_error(3, said)
+def test_finetune_names_bad_input(text, message, tmp_path):
+    run("finetune", "-m", "tiny", "-o", tmp_path / "run", stdin=text).one_error(3, message)
     assert not (tmp_path / "run").exists()
 
 

@@ -70,14 +70,14 @@ STYLES = st.builds(
 def _prompt(words: PromptStyle, instruction: str, steps: list[dict], ending: str) -> list[str]:
     """Return the turns of a prompt, made at once: an independent form of what a dialogue builds step by step."""
     history = words.history
-    shown = steps if history.steps is None else steps[-history.steps :]
+    recent = steps if history.steps is None else steps[-history.steps :]
     observations = []
-    for step in shown:
+    for step in recent:
         text, limit = step["observation"], history.observation_characters
         observations.append(text if limit is None or len(text) <= limit else f"{text[:limit]} ...")
     observations.append(ending)
-    if len(shown) < len(steps):
-        observations[0] = f"({len(steps) - len(shown)} earlier steps are left out.)\n{observations[0]}"
+    if len(recent) < len(steps):
+        observations[0] = f"({len(steps) - len(recent)} earlier steps are left out.)\n{observations[0]}"
     if instruction:
         observations[0] = f"{words.acting.task_label} {instruction}\n{observations[0]}"
     keep = history.thoughts == "keep"
@@ -85,7 +85,7 @@ def _prompt(words: PromptStyle, instruction: str, steps: list[dict], ending: str
         words.answer(step["action"], step.get("thought")).text
         if keep
         else f"{words.action.open}{step['action']}{words.action.close}"
-        for step in shown
+        for step in recent
     ]
     turns = [text for turn in zip(observations, answers) for text in turn]
     return [
@@ -115,8 +115,8 @@ def test_a_dialogue_has_the_same_prompts_as_each_state_alone(t, words):
         ]
         assert dialogue.world_model(*state) == predicting == orjson.loads(encoded.world_model(*state))
         acting = words.act(t["instruction"], t["steps"][:i], step["observation"], step.get("admissible"), think=True)
-        asked = step["observation"], step.get("admissible"), True
-        assert dialogue.act(*asked) == acting == orjson.loads(encoded.act(*asked))
+        arguments = step["observation"], step.get("admissible"), True
+        assert dialogue.act(*arguments) == acting == orjson.loads(encoded.act(*arguments))
         assert acting[:-1] == predicting[:-3] and acting[-1]["content"].endswith(words.thought.ask)
         dialogue.add(step)
         encoded.add(step)
@@ -125,26 +125,26 @@ def test_a_dialogue_has_the_same_prompts_as_each_state_alone(t, words):
 @settings(deadline=None, max_examples=60)
 @given(st.lists(TRAJECTORIES, max_size=2), STYLES, st.booleans())
 def test_lines_are_the_examples_as_they_are_written(trajectories, words, flag):
-    written = [
+    expected = [
         dumps(with_lineage(e, "by %b"))
         for e in imitation_data(iter(trajectories), words, ImitationSettings(thoughts=flag))
     ]
-    made = list(imitation_lines(iter(trajectories), words, ImitationSettings(thoughts=flag), "by %b"))
-    assert b"".join(block for _, block in made) == b"".join(written) and sum(n for n, _ in made) == len(written)
+    blocks = list(imitation_lines(iter(trajectories), words, ImitationSettings(thoughts=flag), "by %b"))
+    assert b"".join(block for _, block in blocks) == b"".join(expected) and sum(n for n, _ in blocks) == len(expected)
     chosen = WorldModelSettings(changes=flag, max_repeats=None if flag else 2, seed=1)
-    counts, seen, common = ([], []), ([], []), {"on_error": lambda t, error: None}
+    counts, names, common = ([], []), ([], []), {"on_error": lambda t, error: None}
     calls = [
         {
             **common,
             "count": lambda *args, n=n: counts[n].append(args),
-            "skip": lambda name, n=n: seen[n].append(name) or name.endswith("1"),
+            "skip": lambda name, n=n: names[n].append(name) or name.endswith("1"),
         }
         for n in (0, 1)
     ]
     examples = world_model_data(iter(trajectories), words, chosen, **calls[0])
-    written = [dumps(with_lineage(e, "by %b")) for e in examples]
-    assert list(world_model_lines(iter(trajectories), words, chosen, "by %b", **calls[1])) == [(1, e) for e in written]
-    assert sorted(counts[0]) == sorted(counts[1]) and seen[0] == seen[1]
+    expected = [dumps(with_lineage(e, "by %b")) for e in examples]
+    assert list(world_model_lines(iter(trajectories), words, chosen, "by %b", **calls[1])) == [(1, e) for e in expected]
+    assert sorted(counts[0]) == sorted(counts[1]) and names[0] == names[1]
 
 
 def test_shared_turns_of_prompts_are_encoded_once(monkeypatch):

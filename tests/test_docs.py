@@ -43,8 +43,8 @@ FLAGS = {flag for _, p in OPTIONS for flag in [*p.opts, *p.secondary_opts]}
 
 
 def command_lines(text: str) -> list[list[str]]:
-    """What stands after every `eexp` in shell text, as words, up to the next pipe or semicolon; no redirections."""
-    found = []
+    """Return the words after every `eexp` in shell text, up to the next pipe or semicolon, without redirections."""
+    commands = []
     text = re.sub(r"\d?[<>]&\d|(?<=\s)\d(?=[<>])|(?:^|(?<=\s))#.*", "", text.replace("\\\n", " "), flags=re.MULTILINE)
     for line in (line for line in text.splitlines() if "eexp" in line):
         lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>()")
@@ -60,14 +60,14 @@ def command_lines(text: str) -> list[list[str]]:
                 while part and (part[0] in WRAPPERS or "=" in part[0]):
                     part.pop(0)
                 if part[:1] == ["eexp"]:
-                    found.append(part[1:])
+                    commands.append(part[1:])
                 part = []
-    return found
+    return commands
 
 
 def parse(words: list[str]) -> None:
     """Raise AssertionError if eexp would refuse these words. What the shell fills in ($K) is not looked at."""
-    said = "eexp " + " ".join(words)
+    line = "eexp " + " ".join(words)
     while words and words[0] in ("-v", "--verbose", "-h", "--help", "--version"):
         words = words[1:]
     if not words:
@@ -77,22 +77,22 @@ def parse(words: list[str]) -> None:
         name, *rest = f"{name} {rest[0]}", *rest[1:]
     if name.isupper() or name == "...":  # `eexp STAGE --help`
         return
-    assert name in commands, f"`{said}`: there is no command {name}"
+    assert name in commands, f"`{line}`: there is no command {name}"
     try:
         with commands[name].make_context(name, list(rest), parent=click.Context(group, info_name="eexp", **CONTEXT)):
             pass
     except click.exceptions.Exit:  # --help
         pass
     except click.MissingParameter as e:
-        assert not rest, f"`{said}`: {e.format_message()}"  # `eexp expert` in a sentence is no command line
+        assert not rest, f"`{line}`: {e.format_message()}"  # `eexp expert` in a sentence is no command line
     except click.BadParameter as e:
-        assert any("$" in word or word.isupper() for word in rest), f"`{said}`: {e.format_message()}"
+        assert any("$" in word or word.isupper() for word in rest), f"`{line}`: {e.format_message()}"
     except click.UsageError as e:
-        raise AssertionError(f"`{said}`: {e.format_message()}") from None
+        raise AssertionError(f"`{line}`: {e.format_message()}") from None
 
 
 def split_markdown(text: str) -> tuple[list[str], list[str]]:
-    """(shell in fenced blocks, inline code)."""
+    """Return the shell code in fenced blocks, and the inline code."""
     fence = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
     blocks = [body for language, body in fence.findall(text) if language in ("", "sh", "bash", "shell", "console")]
     return blocks, re.findall(r"`([^`\n]+)`", fence.sub("", text))
@@ -116,11 +116,11 @@ def test_the_example_of_a_subcommand_runs(name, tmp_path):
     """Run the example as it stands; tests/test_cli.py does the same for the other commands."""
     _, _, example = inspect.cleandoc(commands[name].help).partition("\b\nExample:\n")
     eexp = f'eexp() {{ {shlex.join(EEXP)} "$@"; }}; set -eo pipefail\n'
-    done = subprocess.run(
+    process = subprocess.run(
         ["bash", "-c", eexp + example], cwd=tmp_path, capture_output=True, text=True, env=environment()
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout or any(path.stat().st_size for path in tmp_path.iterdir())
+    assert process.returncode == 0, process.stderr
+    assert process.stdout or any(path.stat().st_size for path in tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("name", "option"), OPTIONS, ids=[f"{n} {p.opts[-1]}" for n, p in OPTIONS])
@@ -128,10 +128,12 @@ def test_an_option_has_help_that_shows_its_default(name, option):
     assert option.help, "no help"
     assert option.help.rstrip()[-1] in ".]", "help is a sentence"
     if not option.is_flag:
-        shown = option.show_default or "[default: " in option.help
-        assert shown or option.default is None or not isinstance(option.default, (str, int, float)), "hidden default"
+        explained = option.show_default or "[default: " in option.help
+        assert explained or option.default is None or not isinstance(option.default, (str, int, float)), (
+            "hidden default"
+        )
         assert option.metavar or isinstance(option.type, click.Choice), (
-            "no metavar: INTEGER RANGE tells nobody anything"
+            "no metavar: INTEGER RANGE says nothing about the option"
         )
     for flag in re.findall(r"(?<![\w-])--?[a-z][\w-]*", option.help):
         assert flag in FLAGS, f"speaks of {flag}"
@@ -144,12 +146,12 @@ def test_a_docstring_speaks_of_options_that_exist(name):
 
 
 def test_the_manual_pages_are_up_to_date():
-    made = build.pages()
+    pages = build.pages()
     named = {f"eexp-{name.replace(' ', '-')}.1" for name in commands}
-    assert set(made) == {"eexp.1", "eexp-records.5", "eexp-env.7"} | named
+    assert set(pages) == {"eexp.1", "eexp-records.5", "eexp-env.7"} | named
     there = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "man").glob("*.[0-9]")}
-    assert set(there) == set(made), "run `make man`"
-    for name, text in made.items():
+    assert set(there) == set(pages), "run `make man`"
+    for name, text in pages.items():
         assert there[name] == text, f"man/{name} is not what the commands say now; run `make man`"
 
 
@@ -171,8 +173,8 @@ def test_the_main_page_and_help_name_every_variable_of_an_option():
 @pytest.mark.skipif(not shutil.which("groff"), reason="no groff")
 def test_the_manual_pages_render_without_a_warning():
     for path in sorted((ROOT / "man").glob("*.[0-9]")):
-        done = subprocess.run(["groff", "-man", "-ww", "-T", "utf8", str(path)], capture_output=True, text=True)
-        assert (done.returncode, done.stderr) == (0, ""), path.name
+        process = subprocess.run(["groff", "-man", "-ww", "-T", "utf8", str(path)], capture_output=True, text=True)
+        assert (process.returncode, process.stderr) == (0, ""), path.name
 
 
 def test_roff_is_escaped():
@@ -252,11 +254,11 @@ def test_the_page_on_records_shows_what_its_commands_write(tmp_path):
     eexp = f'eexp() {{ {shlex.join(EEXP)} "$@"; }}; set -eo pipefail\n'
     subprocess.run(["bash", "-c", eexp + blocks[0]], cwd=tmp_path, check=True, env=environment())
     files = sorted(tmp_path.glob("*.jsonl"))
-    written = [json.loads(line) for file in files for line in file.read_text().splitlines()]
-    by_id = {record["id"]: comparable(record) for record in written}
-    shown = shown_records()
-    assert {record["type"] for record in shown} == set(records.TYPES)
-    for record in shown:
+    outputs = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    by_id = {record["id"]: comparable(record) for record in outputs}
+    examples = shown_records()
+    assert {record["type"] for record in examples} == set(records.TYPES)
+    for record in examples:
         records.check(record, "all")
         if "id" in record:
             assert comparable(record) == by_id[record["id"]]

@@ -27,7 +27,7 @@ DEPTH = 3  # 40 texts: "", 3 of a letter, 9 of two, and 27 that are cut after th
 EXACT = TABLE.texts([], DEPTH)
 
 
-def drawn(request: Draw, table: Table = TABLE) -> list[Sample]:
+def samples_of(request: Draw, table: Table = TABLE) -> list[Sample]:
     return table.answer([], request)
 
 
@@ -37,15 +37,15 @@ def names(samples: list[Sample]) -> list[tuple[str, bool]]:
 
 def inclusion(probabilities: dict, k: int) -> dict:
     """Return the probability of each to be among the first `k` drawn without replacement, by enumerating all orders."""
-    found = dict.fromkeys(probabilities, 0.0)
+    sums = dict.fromkeys(probabilities, 0.0)
     for order in permutations(probabilities, k):
-        chance, left = 1.0, 1.0
+        chance, remainder = 1.0, 1.0
         for name in order:
-            chance *= probabilities[name] / left
-            left -= probabilities[name]
+            chance *= probabilities[name] / remainder
+            remainder -= probabilities[name]
         for name in order:
-            found[name] += chance
-    return found
+            sums[name] += chance
+    return sums
 
 
 def assert_frequencies(counts: Counter, expected: dict, n: int) -> None:
@@ -60,8 +60,8 @@ def assert_frequencies(counts: Counter, expected: dict, n: int) -> None:
 
 
 def without(name: tuple[str, bool]) -> dict:
-    left = 1 - EXACT[name]
-    return {n: 0.0 if n == name else p / left for n, p in EXACT.items()}
+    remainder = 1 - EXACT[name]
+    return {n: 0.0 if n == name else p / remainder for n, p in EXACT.items()}
 
 
 def test_the_table_itself():
@@ -72,9 +72,9 @@ def test_the_table_itself():
 def test_independent_draws_have_their_probabilities():
     for temperature in (1.0, 2.5):
         n, exact = 8000, TABLE.texts([], DEPTH, temperature)
-        seen = Counter(names(drawn(Draw([], n=n, temperature=temperature, max_tokens=DEPTH, seed=11))))
-        assert set(seen) <= set(exact)
-        counts, expected = zip(*[(seen[name], n * p) for name, p in exact.items() if n * p > 5])
+        frequencies = Counter(names(samples_of(Draw([], n=n, temperature=temperature, max_tokens=DEPTH, seed=11))))
+        assert set(frequencies) <= set(exact)
+        counts, expected = zip(*[(frequencies[name], n * p) for name, p in exact.items() if n * p > 5])
         rest = [n - sum(counts)], [n - sum(expected)]
         assert stats.chisquare([*counts, *rest[0]], [*expected, *rest[1]]).pvalue > FALSE_ALARM / 2
 
@@ -84,7 +84,7 @@ def test_draws_without_replacement_have_their_inclusion_probabilities(temperatur
     n, k = 1200, 3
     exact = TABLE.texts([], DEPTH, temperature)
     draws = [
-        names(drawn(Draw([], n=k, temperature=temperature, max_tokens=DEPTH, seed=seed, distinct=True)))
+        names(samples_of(Draw([], n=k, temperature=temperature, max_tokens=DEPTH, seed=seed, distinct=True)))
         for seed in range(n)
     ]
     assert all(len(set(some)) == k for some in draws)
@@ -102,11 +102,17 @@ def test_a_refused_text_is_replaced_as_if_it_did_not_exist():
         return (sample.text, sample.finished) != best
 
     draws = [
-        names(drawn(Draw([], n=2, temperature=1.0, max_tokens=DEPTH, seed=seed, accept=accept, most=50, distinct=True)))
+        names(
+            samples_of(
+                Draw([], n=2, temperature=1.0, max_tokens=DEPTH, seed=seed, accept=accept, most=50, distinct=True)
+            )
+        )
         for seed in range(n)
     ]
     assert_frequencies(Counter(name for some in draws for name in some), inclusion(without(best), 2), n)
-    independent = names(drawn(Draw([], n=n, temperature=1.0, max_tokens=DEPTH, seed=3, accept=accept, most=100 * n)))
+    independent = names(
+        samples_of(Draw([], n=n, temperature=1.0, max_tokens=DEPTH, seed=3, accept=accept, most=100 * n))
+    )
     assert len(independent) == n
     assert_frequencies(Counter(independent), without(best), n)
 
@@ -128,12 +134,12 @@ def test_allowed_texts_are_drawn_by_the_probabilities_of_each_token():
     assert sum(exact.values()) == pytest.approx(1)
     n = 1500
     draws = [
-        names(drawn(Draw([], n=2, temperature=1.0, max_tokens=9, seed=seed, distinct=True, allowed=allowed)))
+        names(samples_of(Draw([], n=2, temperature=1.0, max_tokens=9, seed=seed, distinct=True, allowed=allowed)))
         for seed in range(n)
     ]
     assert_frequencies(Counter(name for some in draws for name in some), inclusion(exact, 2), n)
     assert_frequencies(
-        Counter(names(drawn(Draw([], n=n, temperature=1.0, max_tokens=9, seed=5, allowed=allowed)))), exact, n
+        Counter(names(samples_of(Draw([], n=n, temperature=1.0, max_tokens=9, seed=5, allowed=allowed)))), exact, n
     )
 
 
@@ -142,7 +148,7 @@ def test_logprobs_are_those_of_the_model_at_temperature_one():
         Draw([], n=30, temperature=2.0, max_tokens=DEPTH, seed=1),
         Draw([], n=30, temperature=0.5, max_tokens=DEPTH, seed=1, distinct=True),
     ):
-        samples = drawn(request)
+        samples = samples_of(request)
         assert len(samples) == 30
         for s in samples:
             assert s.logprob == pytest.approx(np.log(EXACT[s.text, s.finished]), abs=1e-5)
@@ -150,16 +156,16 @@ def test_logprobs_are_those_of_the_model_at_temperature_one():
 
 
 def test_a_finite_support_is_drawn_to_its_end():
-    everything = drawn(Draw([], n=100, temperature=1.0, max_tokens=DEPTH, seed=4, distinct=True))
+    everything = samples_of(Draw([], n=100, temperature=1.0, max_tokens=DEPTH, seed=4, distinct=True))
     assert sorted(names(everything)) == sorted(EXACT)
     allowed = ["abc", "ab", "b", "", "abcabc"]
     sharp = Table(seed=2, letters=4, spread=60.0)  # so sure of itself that most of them have no probability to speak of
     for temperature in (0.3, 1.0):
-        found = drawn(
+        samples = samples_of(
             Draw([], n=9, temperature=temperature, max_tokens=20, seed=4, distinct=True, allowed=allowed), sharp
         )
-        assert sorted(s.text for s in found) == sorted(allowed)
-    refusing = drawn(
+        assert sorted(s.text for s in samples) == sorted(allowed)
+    refusing = samples_of(
         Draw(
             [],
             n=9,
@@ -185,7 +191,7 @@ def test_texts_are_judged_once_in_order_until_there_are_enough(distinct):
 
     def ask(n: int, most: int | None) -> list[Sample]:
         judged.clear()
-        return drawn(
+        return samples_of(
             Draw([], n=n, temperature=1.5, max_tokens=DEPTH, seed=8, accept=accept, most=most, distinct=distinct)
         )
 
@@ -195,7 +201,7 @@ def test_texts_are_judged_once_in_order_until_there_are_enough(distinct):
     assert ask(2, 60) == [s for s in whole if "a" in s.text][:2] and judged == whole[: len(judged)]
     assert ask(3, 4) == [s for s in whole[:4] if "a" in s.text] and judged == whole[:4]
     assert ask(3, None) == [s for s in whole[:3] if "a" in s.text] and judged == whole[:3]
-    assert whole == drawn(Draw([], n=len(whole), temperature=1.5, max_tokens=DEPTH, seed=8, distinct=distinct)), (
+    assert whole == samples_of(Draw([], n=len(whole), temperature=1.5, max_tokens=DEPTH, seed=8, distinct=distinct)), (
         "without a judge they all count"
     )
 
@@ -216,8 +222,8 @@ def most_probable(exact: dict, contends, limit: int) -> float | None:
 def above_floor(exact: dict, min_p: float, contends=lambda text: True) -> dict:
     """Return the texts above the floor with their probabilities, which sum to 1."""
     floor = min_p * most_probable(exact, contends, 9999)
-    kept = {name: p for name, p in exact.items() if p >= floor}
-    return {name: p / sum(kept.values()) for name, p in kept.items()}
+    remaining = {name: p for name, p in exact.items() if p >= floor}
+    return {name: p / sum(remaining.values()) for name, p in remaining.items()}
 
 
 @given(
@@ -237,16 +243,16 @@ def test_min_p_leaves_the_draws_above_the_floor_and_no_others(seed, spread, dept
         return random.Random(f"{seed} {sample.text}").random() > 0.4
 
     request = Draw([], n=200, temperature=temperature, max_tokens=depth, seed=seed, distinct=True, top_p=top_p)
-    everything = drawn(request, table)
+    everything = samples_of(request, table)
     exact = {(s.text, s.finished): float(np.exp(s.logprob)) for s in everything}
     # A beginning that top_p leaves is as probable as all that begins so, with what top_p leaves out.
     floor = max((p for (text, _), p in exact.items() if contends(Sample(text))), default=0) * min_p * (1 + 1e-9)
     expected = [s for s in everything if np.exp(s.logprob) >= floor]
     judged = []
     floored = replace(request, min_p=min_p, contends=contends, n=n, most=200)
-    assert drawn(floored, table) == expected[:n]
+    assert samples_of(floored, table) == expected[:n]
     assert (
-        drawn(replace(floored, accept=lambda s: not judged.append(s) and contends(s)), table)
+        samples_of(replace(floored, accept=lambda s: not judged.append(s) and contends(s)), table)
         == [s for s in expected if contends(s)][:n]
     )
     assert set(names(judged)) <= set(names(expected)), "what is below the floor is never judged"
@@ -256,9 +262,9 @@ def test_min_p_leaves_the_draws_above_the_floor_and_no_others(seed, spread, dept
 def test_min_p_is_drawing_without_replacement_from_the_remaining_texts(temperature):
     """The policy's most probable text is the expert's action: it does not contend, and it is refused."""
     n, best = 1200, max(EXACT, key=EXACT.get)
-    left = above_floor(EXACT, 0.3, lambda text: text != best[0])
+    remaining = above_floor(EXACT, 0.3, lambda text: text != best[0])
     at_temperature = TABLE.texts([], DEPTH, temperature)
-    alternatives = {name: at_temperature[name] for name in left if name[0] != best[0]}
+    alternatives = {name: at_temperature[name] for name in remaining if name[0] != best[0]}
     exact = {name: p / sum(alternatives.values()) for name, p in alternatives.items()}
     assert 4 < len(exact) < 15
 
@@ -267,7 +273,8 @@ def test_min_p_is_drawing_without_replacement_from_the_remaining_texts(temperatu
 
     how = dict(accept=other, most=50, distinct=True, min_p=0.3, contends=other)
     draws = [
-        names(drawn(Draw([], n=3, temperature=temperature, max_tokens=DEPTH, seed=seed, **how))) for seed in range(n)
+        names(samples_of(Draw([], n=3, temperature=temperature, max_tokens=DEPTH, seed=seed, **how)))
+        for seed in range(n)
     ]
     assert_frequencies(Counter(name for some in draws for name in some), inclusion(exact, 3), n)
     assert_frequencies(Counter(some[0] for some in draws), exact, n)
@@ -278,7 +285,7 @@ def test_too_few_contenders_end_the_search():
     sure = Table(seed=7, spread=9.0)
 
     def evaluated(min_p: float | None, most: int) -> tuple[list, int]:
-        found, told = (
+        search, n_evaluated = (
             open_search(
                 Draw(
                     [],
@@ -295,11 +302,11 @@ def test_too_few_contenders_end_the_search():
             ),
             0,
         )
-        while not found.done:
-            node = found.frontier()[0]
-            found.tell(node, sure.logits([n.token for n in node.path()]))
-            told += 1
-        return found.accepted, told
+        while not search.done:
+            node = search.frontier()[0]
+            search.tell(node, sure.logits([n.token for n in node.path()]))
+            n_evaluated += 1
+        return search.accepted, n_evaluated
 
     contenders, few = evaluated(0.5, 90)
     draws, many = evaluated(None, 90)
@@ -325,12 +332,12 @@ def test_a_most_probable_text_that_is_not_found_sets_no_floor(monkeypatch):
             )
             exact = table.texts([], DEPTH)
             reference = most_probable(exact, lambda text: "b" in text, limit)
-            kept = exact if reference is None else above_floor(exact, 0.5, lambda text: "b" in text)
-            assert set(names(drawn(request, table))) == set(kept)
-            found = open_search(request, Letters())
-            while not found.done:
-                found.tell(node := found.frontier()[0], table.logits([n.token for n in node.path()]))
-            assert found.without_floor == (reference is None)
+            remaining = exact if reference is None else above_floor(exact, 0.5, lambda text: "b" in text)
+            assert set(names(samples_of(request, table))) == set(remaining)
+            search = open_search(request, Letters())
+            while not search.done:
+                search.tell(node := search.frontier()[0], table.logits([n.token for n in node.path()]))
+            assert search.without_floor == (reference is None)
 
 
 @pytest.mark.parametrize("top_p", [0.5, 0.9])
@@ -340,15 +347,21 @@ def test_top_p_draws_from_the_nucleus_at_every_token(top_p):
         exact = TABLE.texts([], DEPTH, temperature, top_p)
         assert 1 < len(exact) < 40 and sum(exact.values()) == pytest.approx(1)
         assert set(
-            names(drawn(Draw([], n=100, temperature=temperature, max_tokens=DEPTH, seed=1, distinct=True, top_p=top_p)))
+            names(
+                samples_of(
+                    Draw([], n=100, temperature=temperature, max_tokens=DEPTH, seed=1, distinct=True, top_p=top_p)
+                )
+            )
         ) == set(exact)
         k = min(2, len(exact))
         draws = [
-            names(drawn(Draw([], n=k, temperature=temperature, max_tokens=DEPTH, seed=s, distinct=True, top_p=top_p)))
+            names(
+                samples_of(Draw([], n=k, temperature=temperature, max_tokens=DEPTH, seed=s, distinct=True, top_p=top_p))
+            )
             for s in range(n)
         ]
         assert_frequencies(Counter(name for some in draws for name in some), inclusion(exact, k), n)
-        independent = drawn(Draw([], n=n, temperature=temperature, max_tokens=DEPTH, seed=3, top_p=top_p))
+        independent = samples_of(Draw([], n=n, temperature=temperature, max_tokens=DEPTH, seed=3, top_p=top_p))
         assert_frequencies(Counter(names(independent)), exact, n)
         for s in independent[:50]:
             assert s.logprob == pytest.approx(np.log(EXACT[s.text, s.finished]), abs=1e-5), "before the cut"
@@ -360,8 +373,8 @@ def test_a_nucleus_of_many_tokens():
     order = np.argsort(-p, kind="stable")
     for share in (1e-9, 0.2, 0.9, 0.999, 1.0):
         size = int(((p[order].cumsum() - p[order]) < share * p.sum()).sum())
-        kept = [token for _, token in TokenDistribution(logits, top_p=share).likely(5000)]
-        assert kept[: len(order)] == order[: len(kept)].tolist() and abs(len(kept) - size) <= 1
+        nucleus = [token for _, token in TokenDistribution(logits, top_p=share).likely(5000)]
+        assert nucleus[: len(order)] == order[: len(nucleus)].tolist() and abs(len(nucleus) - size) <= 1
     equal = TokenDistribution(np.zeros(3000, np.float32), top_p=0.5)
     assert [token for _, token in equal.likely(3000)] == list(range(1500))
 
@@ -378,16 +391,16 @@ def test_temperature_zero_is_the_most_probable_token_every_time():
             len(
                 {
                     (s.text, s.logprob)
-                    for s in drawn(Draw([], n=3, temperature=0, max_tokens=9, seed=1, distinct=distinct))
+                    for s in samples_of(Draw([], n=3, temperature=0, max_tokens=9, seed=1, distinct=distinct))
                 }
             )
             == 1
         )
-        assert len(drawn(Draw([], n=3, temperature=0, max_tokens=9, seed=1, distinct=distinct))) == 3
-        (sample,) = drawn(Draw([], n=1, temperature=0, max_tokens=9, seed=1, distinct=distinct))
+        assert len(samples_of(Draw([], n=3, temperature=0, max_tokens=9, seed=1, distinct=distinct))) == 3
+        (sample,) = samples_of(Draw([], n=1, temperature=0, max_tokens=9, seed=1, distinct=distinct))
         assert Letters().completion(sample.text)[: len(tokens)] == tokens
         assert (
-            drawn(
+            samples_of(
                 Draw([], n=3, temperature=0, max_tokens=9, seed=1, accept=lambda s: False, most=50, distinct=distinct)
             )
             == []
@@ -396,7 +409,7 @@ def test_temperature_zero_is_the_most_probable_token_every_time():
 
 def test_a_text_is_cut_at_the_token_limit():
     for distinct in (False, True):
-        for s in drawn(Draw([], n=20, temperature=1.0, max_tokens=2, seed=1, distinct=distinct)):
+        for s in samples_of(Draw([], n=20, temperature=1.0, max_tokens=2, seed=1, distinct=distinct)):
             assert s.tokens == len(s.text) <= 2 and s.finished == (s.tokens < 2)
 
 
@@ -405,29 +418,29 @@ def test_a_text_is_cut_at_the_token_limit():
     [Draw([], n=0), Draw([], n=0, distinct=True), Draw([], n=3, allowed=[]), Draw([], n=3, distinct=True, allowed=[])],
 )
 def test_a_request_for_no_text_gives_none(request_):
-    assert open_search(request_, Letters()).done and drawn(request_) == []
+    assert open_search(request_, Letters()).done and samples_of(request_) == []
 
 
 def test_the_seed_decides():
     for distinct in (False, True):
         some = [
-            names(drawn(Draw([], n=4, temperature=1.0, max_tokens=DEPTH, seed=seed, distinct=distinct)))
+            names(samples_of(Draw([], n=4, temperature=1.0, max_tokens=DEPTH, seed=seed, distinct=distinct)))
             for seed in (1, 1, 2)
         ]
         assert some[0] == some[1] != some[2]
 
 
 def test_draws_do_not_depend_on_the_order_of_evaluations():
-    """Texts and log-probabilities are equal to the last digit, whichever part of the frontier is told first."""
+    """Texts and log-probabilities are equal to the last digit, whichever part of the frontier is evaluated first."""
 
     def in_any_order(request: Draw, table: Table, chance: random.Random) -> list[Sample]:
-        found = open_search(request, Letters())
-        while not found.done:
-            frontier = found.frontier()
+        search = open_search(request, Letters())
+        while not search.done:
+            frontier = search.frontier()
             for node in chance.sample(frontier, chance.randint(1, len(frontier))):
-                if not found.done:
-                    found.tell(node, table.logits([n.token for n in node.path()]))
-        return found.accepted
+                if not search.done:
+                    search.tell(node, table.logits([n.token for n in node.path()]))
+        return search.accepted
 
     for seed in range(150):
         chance, table = random.Random(seed), Table(seed % 10, spread=0.5)
@@ -448,12 +461,12 @@ def test_draws_do_not_depend_on_the_order_of_evaluations():
 
 
 def test_nodes_below_the_last_draw_are_not_evaluated():
-    told = 0
+    n_evaluated = 0
     for seed in range(200):
-        found = open_search(Draw([], n=3, temperature=1.0, max_tokens=DEPTH, seed=seed, distinct=True), Letters())
-        assert isinstance(found, WithoutReplacement)
-        while not found.done:
-            for node in found.frontier()[:1]:
-                found.tell(node, TABLE.logits([n.token for n in node.path()]))
-                told += 1
-    assert told / 200 < 6, "three texts of at most three tokens, of 13 nodes in all"
+        search = open_search(Draw([], n=3, temperature=1.0, max_tokens=DEPTH, seed=seed, distinct=True), Letters())
+        assert isinstance(search, WithoutReplacement)
+        while not search.done:
+            for node in search.frontier()[:1]:
+                search.tell(node, TABLE.logits([n.token for n in node.path()]))
+                n_evaluated += 1
+    assert n_evaluated / 200 < 6, "three texts of at most three tokens, of 13 nodes in all"

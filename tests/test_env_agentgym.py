@@ -31,11 +31,11 @@ WAY = [
 
 @contextmanager
 def served(name: str, port: int = 0):
-    server, held = serve(name, port)
+    server, state = serve(name, port)
     try:
-        yield f"http://127.0.0.1:{server.server_port}", held
+        yield f"http://127.0.0.1:{server.server_port}", state
     finally:
-        held.gone = True
+        state.gone = True
         server.shutdown()
         server.server_close()
 
@@ -43,8 +43,8 @@ def served(name: str, port: int = 0):
 @pytest.fixture
 def craft(monkeypatch):
     monkeypatch.setenv("EEXP_ENV_TIMEOUT", "1")
-    with served("textcraft") as (url, held), open_env(f"agentgym:{url}?env=textcraft&train=0-2&test=3") as env:
-        yield env, held
+    with served("textcraft") as (url, state), open_env(f"agentgym:{url}?env=textcraft&train=0-2&test=3") as env:
+        yield env, state
 
 
 def test_textcraft(craft):
@@ -77,8 +77,8 @@ def test_actions_that_textcraft_refuses_are_not_valid(craft, action):
 
 @pytest.mark.parametrize("name", ["alfworld", "babyai", "sciworld"])
 def test_servers_of_household_worlds(name):
-    with served(name) as (url, held), open_env(f"agentgym:{url}?env={name}&train=0-4") as env:
-        (world,) = held.worlds.values()
+    with served(name) as (url, state), open_env(f"agentgym:{url}?env={name}&train=0-4") as env:
+        (world,) = state.worlds.values()
         for task in env.tasks("train"):
             observation = env.reset(task)
             assert env.instruction().endswith(world.house.instruction())
@@ -190,17 +190,17 @@ def test_item_ids_are_the_tasks(tmp_path):
 
 
 def test_every_instance_has_an_environment_of_its_own_and_releases_it(craft):
-    env, held = craft
+    env, state = craft
     with open_env(env.spec) as other:
-        assert len(held.worlds) == 2
+        assert len(state.worlds) == 2
         for e in (env, other):
             e.reset(next(e.tasks("test")))
         env.step("get 2 oak log")
         assert "oak log" not in other.step("inventory").text
-    assert len(held.worlds) == 1
+    assert len(state.worlds) == 1
     env.close()
     env.close()
-    assert not held.worlds
+    assert not state.worlds
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def trajectory(env, spec: str) -> dict:
 
 
 def test_branches_are_replayed_in_workers(craft):
-    env, held = craft
+    env, state = craft
     assert choose_way(env) == "replay"
     record = trajectory(env, env.spec)
     run("rollout", stdin=lines([record])).one_error(3, "asks a server; allow it with --env")
@@ -361,7 +361,7 @@ def test_branches_are_replayed_in_workers(craft):
         )
         assert not outcomes[0][2]["valid"]
     assert "10 branch points verified, 30 executed by replay, 10 answered as invalid" in result.err
-    assert len(held.worlds) == 1, "the workers gave theirs back"
+    assert len(state.worlds) == 1, "the workers have released theirs"
 
 
 def test_a_record_of_another_task_is_refused(craft):

@@ -156,14 +156,14 @@ def test_observations_agree_with_the_package_s_image():
     for task in islice(env.tasks("train"), 40):
         text = env.reset(task).text
         while text:
-            image, shown = env._world.gen_obs()["image"], {}
+            image, objects = env._world.gen_obs()["image"], {}
             for i, j in ((i, j) for i in range(7) for j in range(7) if (i, j) != (3, 6)):
                 kind, color, at = map(int, image[i, j])
                 words = (IDX_TO_COLOR[color], IDX_TO_OBJECT[kind])
                 if words[1] in ("door", "key", "ball", "box"):
-                    shown[6 - j, i - 3] = (STATES[at], *words) if words[1] == "door" else words
-            assert read(text) == shown, text
-            compared += len(shown)
+                    objects[6 - j, i - 3] = (STATES[at], *words) if words[1] == "door" else words
+            assert read(text) == objects, text
+            compared += len(objects)
             text = "" if env._over or rng.random() < 0.1 else env.step(rng.choice(env.admissible())).text
     assert compared > 500
 

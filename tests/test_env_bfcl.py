@@ -437,8 +437,8 @@ def test_the_pipe():
     rng = random.Random(0)
     for trajectory in trajectories:  # as a user's program may
         for step in trajectory["steps"]:
-            drawn = rng.sample(pool(("GorillaFileSystem", "TwitterAPI", "TradingBot", "VehicleControlAPI")), 3)
-            step["alternatives"] = [{"action": a, "source": "program"} for a in drawn if a != step["action"]]
+            actions = rng.sample(pool(("GorillaFileSystem", "TwitterAPI", "TradingBot", "VehicleControlAPI")), 3)
+            step["alternatives"] = [{"action": a, "source": "program"} for a in actions if a != step["action"]]
     lines = "".join(json.dumps(t) + "\n" for t in trajectories).encode()
     rolled = run("rollout", stdin=lines).ok()
     assert "refused" not in rolled.err

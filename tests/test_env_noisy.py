@@ -33,12 +33,12 @@ def thinned(text: str, share: float, seed: int) -> str:
 @settings(max_examples=300, deadline=None)
 @given(texts, st.floats(0, 0.99), st.integers(0, 9))
 def test_words_are_left_out_with_their_blanks(text, share, seed):
-    left = thinned(text, share, seed)
+    remainder = thinned(text, share, seed)
     assert thinned(text, 0.0, seed) == text
     rest = iter(text)
-    assert all(character in rest for character in left), "what stays keeps its order"
-    assert left.count("\n") == text.count("\n") and left.count(",") == text.count(",")
-    for before, after in zip(text.split("\n"), left.split("\n")):
+    assert all(character in rest for character in remainder), "what stays keeps its order"
+    assert remainder.count("\n") == text.count("\n") and remainder.count(",") == text.count(",")
+    for before, after in zip(text.split("\n"), remainder.split("\n")):
         assert after[:1] not in (" ", "\t") or before[:1] in (" ", "\t"), "no line is indented by it"
 
 
@@ -48,10 +48,10 @@ def test_unknown_parts_are_moved(text, data):
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, len(text)))
     parts = kept_parts(text, 0.4, random.Random(0))
-    left = "".join(text[a:b] for a, b in parts)
+    remainder = "".join(text[a:b] for a, b in parts)
     inside = "".join(text[i] for a, b in parts for i in range(a, b) if start <= i < end)
     moved = _moved([(start, end)], parts)
-    assert [left[a:b] for a, b in moved] == ([inside] if inside else [])
+    assert [remainder[a:b] for a, b in moved] == ([inside] if inside else [])
 
 
 def test_words_are_left_out_independently():
@@ -59,7 +59,7 @@ def test_words_are_left_out_independently():
     texts_drawn = Counter(thinned(text, 0.5, seed) for seed in range(4000))
     words = ["You", "see", "apple", "on", "sofa", "10.5", "isn't", "e-mail", "Doors", "study"]
     for word in words:
-        share = sum(n for left, n in texts_drawn.items() if word in left) / 4000
+        share = sum(n for remainder, n in texts_drawn.items() if word in remainder) / 4000
         assert 0.45 < share < 0.55, word
     assert texts_drawn[",.\n\n:."] > 0
 

@@ -77,7 +77,7 @@ def broken(tmp_path, monkeypatch):
         yield env
 
 
-def written(tmp_path, source: str) -> str:
+def program_spec(tmp_path, source: str) -> str:
     path = tmp_path / "program.py"
     path.write_text(source)
     return f"exec:{sys.executable} {path}"
@@ -382,7 +382,7 @@ for line, answer in zip(sys.stdin, ['{"protocol":1,"splits":["a","b"]}', '{"task
                                     '{"tasks":[{"id":"x"},{"id":7}]}']):
     print(answer, flush=True)
 """
-    with open_env(written(tmp_path, source)) as env:
+    with open_env(program_spec(tmp_path, source)) as env:
         assert list(env.tasks("a")) == [{"id": "a/0", "split": "a"}, {"id": "a/1", "split": "a"}]
         assert list(env.tasks("b")) == [{"id": "x", "split": "b", "n": 1}]
         with pytest.raises(EnvironmentFailed, match=r"answer to tasks: \$.tasks\[1\].id: expected a string"):
@@ -396,7 +396,7 @@ for line in sys.stdin:
     print('{"protocol":1,"splits":["a"]}' if "hello" in line else '{"observation":"","admissible":["x"]}'
           if "reset" in line else '{"observation":""}' if "step" in line else '{"error":"what?"}', flush=True)
 """
-    with open_env(written(tmp_path, source)) as env:
+    with open_env(program_spec(tmp_path, source)) as env:
         env.reset({"id": "0"})
         assert env.expert() is None and env.admissible() == ["x"]
         env.step("x")
@@ -419,7 +419,7 @@ def test_close_ends_the_program_and_reset_starts_another(broken):
 def test_a_program_that_ignores_close_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(program_module, "GRACE", 0.2)
     source = 'import time; input(); print(\'{"protocol":1,"splits":["a"]}\', flush=True); time.sleep(600)'
-    env = open_env(written(tmp_path, source))
+    env = open_env(program_spec(tmp_path, source))
     pid = env._child.pid
     env.close()
     assert gone(pid, 0.1)

@@ -21,20 +21,20 @@ IMPORT = ("import", "episodes")
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory) -> list[dict]:
-    """The expert's play."""
+    """Return episodes of the expert."""
     return run("eval", "house", "-m", "expert", "-n", "4", "--split", "train").ok().records
 
 
 @pytest.fixture(scope="module")
 def random_play() -> list[dict]:
-    """Episodes of a random policy, short and without success."""
+    """Return episodes of a random policy, short and without success."""
     args = ("-m", "random", "-n", "4", "--split", "train", "--max-steps", "5", "--trials", "2", "--temperature", "1")
     return run("eval", "house", *args).ok().records
 
 
 @pytest.fixture(scope="module")
 def expert_trajectories(played) -> list[dict]:
-    """The trajectories of `eexp expert` in the same tasks."""
+    """Return the trajectories of `eexp expert` in the same tasks."""
     return list(expert(House(), (episode["task"] for episode in played)))
 
 
@@ -43,12 +43,12 @@ def without(record: dict, *keys: str) -> dict:
 
 
 def changed(episode: dict, i: int, **turn: object) -> dict:
-    """The episode with another turn `i`."""
+    """Return the episode with other fields in turn `i`."""
     return {**episode, "transcript": [{**t, **(turn if n == i else {})} for n, t in enumerate(episode["transcript"])]}
 
 
 def refusals(episode: dict, at: list[int]) -> dict:
-    """The episode as it goes with a refused action before each of these actions."""
+    """Return the episode as it goes with a refused action before each of these actions."""
     env, actions = House(), [turn["action"] for turn in episode["transcript"]]
     for i in sorted(at, reverse=True):
         actions.insert(i, f"fly to {i}")
@@ -66,8 +66,8 @@ def refusals(episode: dict, at: list[int]) -> dict:
 
 @pytest.mark.parametrize("keep", ["50", "3", "all", "none"])
 def test_episodes_of_the_expert_become_its_trajectories(keep, played):
-    kept = {"all": None, "none": 0}.get(keep, int(keep) if keep.isdecimal() else None)
-    own = list(expert(House(), (episode["task"] for episode in played), ExpertSettings(admissible=kept)))
+    limit = {"all": None, "none": 0}.get(keep, int(keep) if keep.isdecimal() else None)
+    own = list(expert(House(), (episode["task"] for episode in played), ExpertSettings(admissible=limit)))
     result = run(*IMPORT, "--admissible", keep, stdin=lines(played)).ok()
     assert [without(t, "id", "source", "lineage") for t in result.records] == [without(t, "id") for t in own]
     observations = sum(len(t["steps"]) + 1 for t in own)
@@ -166,7 +166,7 @@ def test_the_function_gives_the_same_as_the_command(played, random_play):
 
 
 def test_an_episode_with_few_fields(played):
-    """As another program may write it: nothing is trajectory up."""
+    """Another program may write so few fields; the importer makes nothing up."""
     turns = [{"observation": "A.", "action": "b"}]
     little = {"type": "episode", "id": "1", "env": "x", "task": {}, "success": False, "steps": 1, "transcript": turns}
     assert trajectory_of(little, "1") == {
@@ -241,14 +241,14 @@ def test_distinct_knows_what_an_interrupted_run_has_written(played, tmp_path):
     args = (*IMPORT, file, "--distinct", "-o", tmp_path / "out")
     run(*args).ok()
     whole = (tmp_path / "out").read_bytes()
-    for kept in range(3):
-        (tmp_path / "out").write_bytes(b"".join(whole.splitlines(keepends=True)[:kept]))
+    for n_lines in range(3):
+        (tmp_path / "out").write_bytes(b"".join(whole.splitlines(keepends=True)[:n_lines]))
         run(*args, "--resume").ok()
         assert (tmp_path / "out").read_bytes() == whole
 
 
 def test_a_turn_without_an_action_is_left_out(played):
-    """As where a text was cut off before its action."""
+    """Such a turn is written where a text was cut off before its action."""
     episode = refusals(played[0], [1])
     turns = [{**turn, "action": ""} if not turn["valid"] else turn for turn in episode["transcript"]]
     turns[1]["cut_off"], episode = True, {**episode, "transcript": turns}

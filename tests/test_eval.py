@@ -67,23 +67,23 @@ def test_the_expert_succeeds_and_chance_does_not():
 
 def test_trials_differ_and_repeat():
     args = ["eval", "house", "-m", "random", "-n", 3, "--trials", 3, "--max-steps", 8]
-    made = run(*args).ok().records
-    assert [(e["id"], e["seed"]) for e in made] == [
+    episodes = run(*args).ok().records
+    assert [(e["id"], e["seed"]) for e in episodes] == [
         (f"house/{t['id']}/{trial}", trial) for trial in range(3) for t in panel(House(), "test", 3)
     ]
-    actions = [tuple(t["action"] for t in e["transcript"]) for e in made]
+    actions = [tuple(t["action"] for t in e["transcript"]) for e in episodes]
     assert len(set(actions)) > 3
-    assert run(*args).ok().records == made
-    assert _bare(run(*args, "--seed", 1).ok().records) != _bare(made)
+    assert run(*args).ok().records == episodes
+    assert _bare(run(*args, "--seed", 1).ok().records) != _bare(episodes)
 
 
 def test_eval_with_the_tiny_model():
     args = ["eval", "house", "-m", "tiny", "--threads", 1, "-n", 2, "--max-steps", 3, "--max-tokens", 12]
-    done = run(*args).ok()
-    for e in done.records:
+    result = run(*args).ok()
+    for e in result.records:
         assert e["prompt_style"] == STYLE.label and e["model"].startswith("sha256:") and e["steps"] <= 3
         assert all(turn["action"] and turn.get("text", turn["action"]) for turn in e["transcript"])
-    assert done.out == run(*args).ok().out
+    assert result.out == run(*args).ok().out
     listed = run(*args, "--prompt-style", "react-list").ok()
     assert listed.records[0]["prompt_style"].startswith("react-list@")
 
@@ -124,9 +124,9 @@ class Drawing(Model):
             yield [[self._draw(request)] for request in group]
 
     def _draw(self, request) -> Sample:
-        said = request.prompt[-1]["content"]
-        listed = request.allowed or said.rpartition("Possible actions: ")[2].split(", ")
-        return Sample(random.Random(f"{request.seed} {said}").choice(listed))
+        observation = request.prompt[-1]["content"]
+        listed = request.allowed or observation.rpartition("Possible actions: ")[2].split(", ")
+        return Sample(random.Random(f"{request.seed} {observation}").choice(listed))
 
     def episodes(self, n):
         return self._kind(self, n)
@@ -151,11 +151,11 @@ class Stubborn(Episodes):
     """Answers episode 0 only when it is alone."""
 
     def wait(self):
-        kept = {} if set(self._open) == {0} else {episode: r for episode, r in self._open.items() if episode == 0}
-        for episode in kept:
+        postponed = {} if set(self._open) == {0} else {episode: r for episode, r in self._open.items() if episode == 0}
+        for episode in postponed:
             del self._open[episode]
         answers = super().wait()
-        self._open |= kept
+        self._open |= postponed
         return answers
 
 
@@ -165,14 +165,14 @@ def tasks(n: int, trials: int = 1) -> list[tuple[dict, int]]:
 
 def play(
     worlds: ParallelEnvironments,
-    asked: list[tuple[dict, int]],
+    pairs: list[tuple[dict, int]],
     policy: Policy,
     on_error: OnError = stop_at_error,
     **settings: object,
 ) -> list[dict]:
     chosen = EvalSettings(**{"temperature": 1.0, "max_steps": 9, "seed": 5} | settings)
     with worlds:
-        return list(evaluate(worlds, asked, policy, chosen, on_error=on_error))
+        return list(evaluate(worlds, pairs, policy, chosen, on_error=on_error))
 
 
 @pytest.mark.parametrize("kind", [Episodes, Whimsical, Stubborn])
@@ -204,26 +204,26 @@ def test_light_environments_do_not_affect_each_other(spec):
     def played(size):
         worlds = open_parallel(open_env(spec), size, 60)
         assert isinstance(worlds, LocalEnvironments)
-        asked = [(task, 0) for split in open_env(spec).splits() for task in panel(open_env(spec), split, 6)]
-        return play(worlds, asked, Distracted(), max_steps=25)
+        pairs = [(task, 0) for split in open_env(spec).splits() for task in panel(open_env(spec), split, 6)]
+        return play(worlds, pairs, Distracted(), max_steps=25)
 
     assert played(7) == played(1)
 
 
 def test_episodes_run_ahead_of_the_first_unfinished_one_up_to_a_limit():
-    begun, seen = 0, []
+    begun, episodes = 0, []
 
-    def asked() -> Iterator[tuple[dict, int]]:
+    def counted_tasks() -> Iterator[tuple[dict, int]]:
         nonlocal begun
         for begun, task in enumerate(tasks(60), 1):  # noqa: B007
             yield task
 
     for episode in evaluate(
-        LocalEnvironments(House, 3), asked(), Drawing(Stubborn).policy(), EvalSettings(max_steps=3)
+        LocalEnvironments(House, 3), counted_tasks(), Drawing(Stubborn).policy(), EvalSettings(max_steps=3)
     ):
-        seen.append(episode)
-        assert begun <= len(seen) + AHEAD * 3
-    assert len(seen) == 60
+        episodes.append(episode)
+        assert begun <= len(episodes) + AHEAD * 3
+    assert len(episodes) == 60
 
 
 def test_waits_for_environments_only_where_the_policy_has_nothing_to_do():
@@ -238,9 +238,9 @@ def test_waits_for_environments_only_where_the_policy_has_nothing_to_do():
             open_episodes.add(episode)
 
         def wait(self):
-            found = super().wait() if len(open_episodes) > 2 or random.random() < 0.5 else []
-            open_episodes.difference_update(episode for episode, _ in found)
-            return found
+            answers = super().wait() if len(open_episodes) > 2 or random.random() < 0.5 else []
+            open_episodes.difference_update(episode for episode, _ in answers)
+            return answers
 
     open_episodes: set[int] = set()
     assert len(play(Watched(House, 5), tasks(12), Drawing(Chatty).policy())) == 12 and not open_episodes
@@ -258,11 +258,11 @@ def test_the_command_plays_many_at_once_and_writes_the_same(tmp_path):
 
 def test_only_admissible_actions_may_be_written():
     policy = Drawing().policy("react")  # whose prompt does not list them
-    made = play(LocalEnvironments(House, 4), tasks(4), policy, only_admissible=True)
+    episodes = play(LocalEnvironments(House, 4), tasks(4), policy, only_admissible=True)
     assert all(
-        turn["valid"] and "Possible actions" not in turn["observation"] for e in made for turn in e["transcript"]
+        turn["valid"] and "Possible actions" not in turn["observation"] for e in episodes for turn in e["transcript"]
     )
-    assert made == play(WorkerEnvironments("house", House.max_steps, 2, 60), tasks(4), policy, only_admissible=True)
+    assert episodes == play(WorkerEnvironments("house", House.max_steps, 2, 60), tasks(4), policy, only_admissible=True)
 
 
 def test_only_admissible_as_an_option():
@@ -281,7 +281,7 @@ class Speechless(House):
 def test_an_episode_without_admissible_actions_ends_alone():
     set_aside = []
     policy = Drawing().policy("react")
-    made = play(
+    episodes = play(
         LocalEnvironments(Speechless, 4),
         tasks(12),
         policy,
@@ -289,8 +289,8 @@ def test_an_episode_without_admissible_actions_ends_alone():
         on_error=lambda record, error: set_aside.append((record["task"], str(error))),
     )
     odd = [task for task, _ in tasks(12) if int(task["id"][-1]) % 2]
-    assert [task for task, _ in set_aside] == odd and len(made) == 12 - len(odd) and odd
-    assert all("none are known here" in said for _, said in set_aside)
+    assert [task for task, _ in set_aside] == odd and len(episodes) == 12 - len(odd) and odd
+    assert all("none are known here" in message for _, message in set_aside)
 
 
 # -- accidents -------------------------------------------------------------------------------------------------------
@@ -325,9 +325,9 @@ class Troubled(House):
         raise ValueError("the roof fell in")
 
     def unspeakable(self):
-        seen = super().step("look")
-        seen.text = "\ud800"
-        return seen
+        observation = super().step("look")
+        observation.text = "\ud800"
+        return observation
 
 
 class Fragile(Troubled):
@@ -381,13 +381,13 @@ def test_a_task_that_always_fails_is_set_aside(faults):
         faults(5, 0, "unspeakable-always"),
     )
     set_aside: dict[str, InputError] = {}
-    made = play(
+    episodes = play(
         troubled(4, limit=1),
         tasks(7),
         Drawing().policy(),
         on_error=lambda record, error: set_aside.update({record["id"]: error}),
     )
-    assert made == [e for n, e in enumerate(undisturbed(7)) if n in (1, 4, 6)]
+    assert episodes == [e for n, e in enumerate(undisturbed(7)) if n in (1, 4, 6)]
     assert list(set_aside) == [f"test_eval:Troubled/{t}/0" for t in (killed, hung, raised, unspeakable)]
     first, second, third, fourth = set_aside.values()
     assert str(first) == "the environment's process failed 3 times, at last: killed by signal 9 (SIGKILL)"
@@ -401,10 +401,11 @@ def test_a_task_that_always_fails_is_set_aside(faults):
 def test_an_exception_in_this_process_costs_its_task_too(faults):
     task = faults(4, 1, "raised-always")
     set_aside = []
-    made = play(
+    episodes = play(
         LocalEnvironments(Fragile, 3), tasks(9), Drawing().policy(), on_error=lambda r, e: set_aside.append((r, str(e)))
     )
-    assert made == [e for n, e in enumerate(play(LocalEnvironments(House, 1), tasks(9), Drawing().policy())) if n != 4]
+    alone = play(LocalEnvironments(House, 1), tasks(9), Drawing().policy())
+    assert episodes == [e for n, e in enumerate(alone) if n != 4]
     ((record, error),) = set_aside
     assert record["task"]["id"] == task and error == "ValueError: the roof fell in"
 
@@ -412,7 +413,7 @@ def test_an_exception_in_this_process_costs_its_task_too(faults):
 def test_the_first_failure_in_the_order_of_tasks_ends_a_run_that_stops_at_errors(faults):
     faults(6, 0, "raised-always")
     faults(3, 4, "raised-always")
-    made = []
+    episodes = []
     with pytest.raises(EnvironmentFailed, match="the roof fell in"):
         for episode in evaluate(
             LocalEnvironments(Fragile, 8),
@@ -420,8 +421,8 @@ def test_the_first_failure_in_the_order_of_tasks_ends_a_run_that_stops_at_errors
             Drawing().policy(),
             EvalSettings(max_steps=9, temperature=1.0, seed=5),
         ):
-            made.append(episode)
-    assert len(made) == 3
+            episodes.append(episode)
+    assert len(episodes) == 3
 
 
 PROGRAM = """
@@ -450,9 +451,9 @@ for line in sys.stdin:
 def test_a_program_that_dies_hangs_or_refuses_costs_its_task(tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     spec = f"exec:{sys.executable} {tmp_path}/program.py"
-    done = run("eval", spec, "-m", "random", "--parallel", 3, "--timeout", 1, "--rejects", tmp_path / "r").ok(4)
-    assert {r["task"]["id"] for r in done.records} == {"test/0", "test/3", "test/5"}
-    assert all(r["final"].endswith("step") and r["steps"] == 2 for r in done.records)
+    result = run("eval", spec, "-m", "random", "--parallel", 3, "--timeout", 1, "--rejects", tmp_path / "r").ok(4)
+    assert {r["task"]["id"] for r in result.records} == {"test/0", "test/3", "test/5"}
+    assert all(r["final"].endswith("step") and r["steps"] == 2 for r in result.records)
     rejected = {r["record"]["task"]["id"]: r["error"] for r in read(tmp_path / "r")}
     assert "ended with exit status 3" in rejected["test/1"] and "no answer within 1 s" in rejected["test/2"]
     assert rejected["test/4"].endswith("reset: no")
@@ -477,16 +478,16 @@ class Wordy(House):
     light = False
 
     def reset(self, task):
-        seen = super().reset(task)
-        seen.text *= 10_000
-        return seen
+        observation = super().reset(task)
+        observation.text *= 10_000
+        return observation
 
 
 def test_an_answer_that_waits_to_be_read_is_not_late():
     with WorkerEnvironments("test_eval:Wordy", 9, 1, 0.1) as worlds:
         for _ in range(2):
             worlds.begin(0, tasks(1)[0][0])
-            time.sleep(1.5)  # longer than the limit: a model thinks for others
+            time.sleep(1.5)  # longer than the limit, as while a model answers other episodes
             answers = []
             while not answers:
                 answers = worlds.wait(at_once=True)
@@ -522,21 +523,21 @@ def test_a_resumed_run_equals_an_uninterrupted_one(faults, tmp_path):
 # -- nothing is left behind ------------------------------------------------------------------------------------------
 
 
-def left(folder: str) -> list[int]:
-    """Processes that were started with this folder of accidents and still run."""
-    found = []
+def processes_of(folder: str) -> list[int]:
+    """Return the processes that were started with this folder of accidents and still run."""
+    pids = []
     for process in psutil.process_iter():
         try:
             if process.status() != psutil.STATUS_ZOMBIE and process.environ().get("FAULTS") == folder:
-                found.append(process.pid)
+                pids.append(process.pid)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-    return [pid for pid in found if pid != os.getpid()]
+    return [pid for pid in pids if pid != os.getpid()]
 
 
-def wait_until(said, within: float = 60.0) -> None:
+def wait_until(condition, within: float = 60.0) -> None:
     deadline = time.monotonic() + within
-    while not said():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -559,25 +560,26 @@ def test_no_process_outlives_the_command(faults, how):
         env=environment(FAULTS=folder, PYTHONPATH=f"{HERE}:{ROOT}"),
     )
     wait_until(lambda: not list(Path(folder).iterdir()))  # now one hangs
-    assert len(left(folder)) == 5  # the command, two workers, a guard each
+    assert len(processes_of(folder)) == 5  # the command, two workers, a guard each
     command.send_signal(how)
-    wait_until(lambda: not left(folder))
-    said = command.communicate(timeout=30)[1].decode()
+    wait_until(lambda: not processes_of(folder))
+    errors = command.communicate(timeout=30)[1].decode()
     assert command.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[how]
-    assert "Traceback" not in said
+    assert "Traceback" not in errors
 
 
 def test_no_process_outlives_a_run_that_ends_by_itself(faults):
     folder = os.environ["FAULTS"]
     play(troubled(2), tasks(2), Drawing().policy())
-    assert not left(folder)
+    assert not processes_of(folder)
     faults(1, 1, "raised-always")
     with pytest.raises(EnvironmentFailed):
         play(troubled(2), tasks(4), Drawing().policy())
-    assert not left(folder)
-    with troubled(2) as worlds, closing(evaluate(worlds, tasks(4), RandomPolicy(), EvalSettings(max_steps=3))) as made:
-        next(made)  # and whoever reads has had enough
-    assert not left(folder)
+    assert not processes_of(folder)
+    settings = EvalSettings(max_steps=3)
+    with troubled(2) as worlds, closing(evaluate(worlds, tasks(4), RandomPolicy(), settings)) as episodes:
+        next(episodes)  # the reader stops here
+    assert not processes_of(folder)
 
 
 def test_programs_end_with_a_command_that_is_killed(faults):
@@ -596,26 +598,26 @@ def test_programs_end_with_a_command_that_is_killed(faults):
         env=environment(FAULTS=folder),
     )
     command.stdout.readline()
-    wait_until(lambda: len(left(folder)) >= 9)  # the command, two workers, a program each, and their guards
+    wait_until(lambda: len(processes_of(folder)) >= 9)  # the command, two workers, a program each, and their guards
     command.kill()
-    wait_until(lambda: not left(folder))
+    wait_until(lambda: not processes_of(folder))
     command.communicate()
 
 
 def test_a_closed_pipe_ends_the_run_quietly(faults):
     folder = os.environ["FAULTS"]
     command = f"{sys.executable} -m eexp eval test_eval:Troubled -m random -n 100 --max-steps 2 --parallel 2 | head -1"
-    done = subprocess.run(
+    process = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {command}"],
         capture_output=True,
         timeout=60,
         env=environment(FAULTS=folder, PYTHONPATH=f"{HERE}:{ROOT}"),
     )
-    assert done.returncode == 0 and done.stdout.count(b"\n") == 1 and b"rror" not in done.stderr
-    assert not left(folder)
+    assert process.returncode == 0 and process.stdout.count(b"\n") == 1 and b"rror" not in process.stderr
+    assert not processes_of(folder)
 
 
 def test_lost_processes_are_counted_in_the_summary(faults):
     faults(0, 1, "killed-once")
-    done = run("eval", "test_eval:Troubled", "-m", "random", "-n", 1, "--max-steps", 3).ok()
-    assert re.search(r"eval: 1 out, .*1 workers lost", done.err)
+    result = run("eval", "test_eval:Troubled", "-m", "random", "-n", 1, "--max-steps", 3).ok()
+    assert re.search(r"eval: 1 out, .*1 workers lost", result.err)

@@ -254,7 +254,7 @@ def test_the_smallest_difference_is_found_with_that_power():
 
 
 def test_detectable_after_a_run_is_what_power_computes_before():
-    """They agree on average, at the smallest difference that is found."""
+    """The two agree on average, at the smallest detectable difference."""
     rng = np.random.default_rng(6)
     world = World((0.3, 0.4), 0.02, tasks=1.0, own=0.0)
     alike = _alike(world, rng)

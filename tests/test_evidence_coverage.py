@@ -1,4 +1,4 @@
-"""Simulate how often the intervals of `eexp compare` hold the truth.
+"""Simulate how often the intervals of `eexp compare` contain the true value.
 
 A nominal 95 % is to cover 93 to 97 %. Each cell of the grid is many simulated comparisons. A cell fails where its
 count would have a probability below `ERROR` / (number of cells) if the true coverage were 93 or 97 %, so that a correct
@@ -38,12 +38,12 @@ def _highest(tasks: int, rates: tuple[float, float], run_sd: float) -> float:
 
 
 def _covered(rng, n: int, tasks: int, runs: int, world: World) -> tuple[float, float]:
-    """Return how many of n intervals of a difference, and of a rate, hold the truth."""
+    """Return how many of n intervals of a difference, and of a rate, contain the true value."""
     first, second, truth = world.draw(rng, n, tasks, (runs, runs))
     parts = difference_parts(first, second)
-    held = np.abs(parts.centre - truth) <= parts.margin(0.95)
+    covers = np.abs(parts.centre - truth) <= parts.margin(0.95)
     low, high = rate_limits(first, 0.95)
-    return held.sum(), ((low <= world.rates[0]) & (world.rates[0] <= high)).sum()
+    return covers.sum(), ((low <= world.rates[0]) & (world.rates[0] <= high)).sum()
 
 
 def _check(grid: list[tuple], samples: dict[int, int]) -> None:
@@ -51,10 +51,10 @@ def _check(grid: list[tuple], samples: dict[int, int]) -> None:
     tail = ERROR / len(grid)
     for tasks, runs, rates, run_sd, (task_sd, own) in grid:
         n, world = samples[tasks], World(rates, run_sd, task_sd, own)
-        held = sum(_covered(rng, size, tasks, runs, world)[0] for size in _batches(n, tasks * runs))
+        covered = sum(_covered(rng, size, tasks, runs, world)[0] for size in _batches(n, tasks * runs))
         lowest, highest = binom.ppf(tail / 2, n, 0.93), binom.isf(tail / 2, n, _highest(tasks, rates, run_sd))
-        if not lowest <= held <= highest:
-            wrong.append(f"{tasks} tasks, {runs} runs, {rates}, sd {run_sd}, {task_sd, own}: {held / n:.1%}")
+        if not lowest <= covered <= highest:
+            wrong.append(f"{tasks} tasks, {runs} runs, {rates}, sd {run_sd}, {task_sd, own}: {covered / n:.1%}")
     assert not wrong, "\n".join(wrong)
 
 
@@ -102,13 +102,13 @@ def test_a_null_is_rejected_in_one_of_twenty(tasks, runs, run_sd):
 def test_intervals_of_rates_cover(tasks, runs, run_sd, lowest):
     """A single method has fewer runs to tell their spread from: 90 % at least with 3 runs."""
     n = 2000
-    held = _covered(np.random.default_rng(15), n, tasks, runs, World((0.3, 0.3), run_sd))[1]
-    assert binom.ppf(0.001, n, lowest) <= held <= binom.isf(0.001, n, 0.98)
+    covered = _covered(np.random.default_rng(15), n, tasks, runs, World((0.3, 0.3), run_sd))[1]
+    assert binom.ppf(0.001, n, lowest) <= covered <= binom.isf(0.001, n, 0.98)
 
 
 def test_a_percentile_bootstrap_of_three_runs_does_not_cover():
-    """Why there is a rule of its own: resampling 3 runs and the tasks covers far less than 95 % where runs differ."""
-    rng, n, held = np.random.default_rng(16), 100, 0
+    """Resampling 3 runs and the tasks covers far less than 95 % where runs differ, so eexp has its own rule."""
+    rng, n, covered = np.random.default_rng(16), 100, 0
     first, second, truth = World((0.3, 0.4), 0.08).draw(rng, n, 200, (3, 3))
     for a, b, true in zip(first, second, truth):
         weights = rng.multinomial(200, np.full(200, 1 / 200), size=300) / 200
@@ -116,8 +116,8 @@ def test_a_percentile_bootstrap_of_three_runs_does_not_cover():
         picks = [rng.integers(3, size=(300, 3)) for _ in range(2)]
         means = [np.take_along_axis(values, pick, 1).mean(1) for values, pick in zip(by_run, picks)]
         low, high = np.percentile(means[1] - means[0], [2.5, 97.5])
-        held += low <= true <= high
-    assert held / n < 0.92
+        covered += low <= true <= high
+    assert covered / n < 0.92
 
 
 def _print_table() -> None:
@@ -130,9 +130,9 @@ def _print_table() -> None:
             shares = []
             for rates, (task_sd, own) in itertools.product(RATES, DIFFICULTY[tasks == 1000 :]):
                 world, n = World(rates, run_sd, task_sd, own), samples[tasks]
-                held = sum(_covered(rng, size, tasks, runs, world)[0] for size in _batches(n, tasks * runs))
+                covered = sum(_covered(rng, size, tasks, runs, world)[0] for size in _batches(n, tasks * runs))
                 if _highest(tasks, rates, run_sd) == 0.97:
-                    shares.append(100 * held / n)
+                    shares.append(100 * covered / n)
             cells.append(f"{min(shares):.1f} to {max(shares):.1f}")
         print(f"| {tasks:,} | {runs} | {' | '.join(cells)} |", flush=True)
 

@@ -191,7 +191,7 @@ def test_weights_multiply_the_loss(few, tmp_path):
 
 
 def test_examples_of_weight_zero_do_not_matter(few, tmp_path):
-    """Other words in them give the same adapter, and so does leaving them out."""
+    """The adapter is the same with other words in these examples, and without the examples."""
     examples = read(few)
     for e in examples[::2]:
         e["weight"] = 0.0
@@ -431,13 +431,13 @@ def test_held_out_losses_are_followed(few, held_out, tmp_path):
     assert saved["final_validation"] == validations[4] and saved["kept_step"] == 4
     assert saved["validation"]["examples"] == 12 and saved["validation"]["target_tokens"] == validations[0]["tokens"]
     assert f"validation loss {validations[4]['loss']:.4f} after update 4" in result.err
-    # it changes nothing
+    # validation changes nothing
     run(*args, "-q", "-o", tmp_path / "without").ok()
     assert (
         _equal_weights(tmp_path / "run", tmp_path / "without")
         and _run(tmp_path / "without")["final_validation"] is None
     )
-    # and is shown
+    # and `eexp show` has it
     text = run("show", tmp_path / "run").ok().out.decode()
     assert (
         f"step 4: validation loss {validations[4]['loss']:.4f} (imitation/action " in text and "step 4: loss " in text
@@ -909,7 +909,7 @@ def test_killed_and_resumed_equals_uninterrupted(few, tmp_path):
 
 
 def test_a_run_that_was_killed_while_writing_is_resumed(few, tmp_path, monkeypatch):
-    """It left half-written checkpoints and a half-written line of metrics, and ended after the last update."""
+    """The run ended after the last update and left half-written checkpoints and a half-written line of metrics."""
     from eexp.training import finetune as module
 
     command = ["finetune", "-q", *SMALL, "--save-every", 1, "--max-steps", 4, "--lr", 0.01, "--resume"]

@@ -32,9 +32,9 @@ LEVELS = "GoToLocal,PickupLoc,PutNextLocal,UnlockLocal,FindObjS5,MiniBossLevel"
 
 
 class Tally(Environment):
-    """Numbers are drawn and kept, or all forgotten. The generator and the number of actions are part of the state.
+    """A game in which numbers are drawn and kept, or all forgotten; its generator and count of actions are state.
 
-    `count` only asks, and is declared harmless.
+    The action `count` only asks, and is declared harmless.
     """
 
     spec = "test_forking:Tally"
@@ -77,7 +77,7 @@ class Tally(Environment):
 
 
 class Saving(Tally):
-    """The same by `save` and `restore`."""
+    """The same game, forked by `save` and `restore`."""
 
     spec = "test_forking:Saving"
     fork = Environment.fork
@@ -90,14 +90,14 @@ class Saving(Tally):
 
 
 class Suspicious(Tally):
-    """The same, without declaring the question harmless."""
+    """The same game, without declaring `count` harmless."""
 
     spec = "test_forking:Suspicious"
     harmless = Environment.harmless
 
 
 class Leaking(Tally):
-    """A fork shares its numbers with the original."""
+    """The same game with a fault: a fork shares its numbers with the original."""
 
     spec = "test_forking:Leaking"
 
@@ -142,16 +142,16 @@ def roll(job: dict, opened: Any, on_step: Any) -> dict:
 
 def some(job: dict, opened: Any, on_step: Any) -> dict:
     """Return tasks of all splits and, where actions cannot be listed, those that the expert takes in them."""
-    env, known = opened.get(job["env"]), []
+    env, actions = opened.get(job["env"]), []
     tasks = [task for split in env.splits() for task in islice(env.tasks(split), 40)]
     for task in tasks[:20]:
         observation = env.reset(task)
         if env.admissible() is not None:
             break
         while not observation.done and (action := env.expert()):
-            known.append(action)
+            actions.append(action)
             observation = env.step(action)
-    return {"tasks": tasks, "known": known}
+    return {"tasks": tasks, "known": actions}
 
 
 # -- the law ---------------------------------------------------------------------------------------------------------

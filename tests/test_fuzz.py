@@ -30,14 +30,14 @@ def test_mutated_lines_break_no_law(part: int, tmp_path):
     names = [variant.name for variant in variants.VARIANTS[part::4]]
     share = sum(variant.share for variant in variants.VARIANTS[part::4]) / sum(v.share for v in variants.VARIANTS)
     only = [argument for name in names for argument in ("--only", name)]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "fuzz", "--lines", str(round(LINES * share)), "--jobs", "1", "--minimise", "20", *only],
         capture_output=True,
         text=True,
         env=environment(PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}"),
         cwd=ROOT,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
 def test_every_stage_that_reads_records_is_fuzzed():
@@ -126,4 +126,4 @@ def test_chatter_on_standard_output_is_found(lines, monkeypatch):
 
 def test_a_failing_input_is_made_smaller():
     lines = [b"good"] * 20 + [b"a long line with a fault in it"] + [b"good"] * 20
-    assert minimise(lines, lambda kept: any(b"fault" in line for line in kept), 10) == [b"fault"]
+    assert minimise(lines, lambda subset: any(b"fault" in line for line in subset), 10) == [b"fault"]

@@ -32,12 +32,12 @@ FALSE_ALARM = 1e-4
 @pytest.fixture(scope="module")
 def states() -> list[dict]:
     """Return the states of some house transcripts: prompt, admissible actions and the expert's action."""
-    house, made = House(), []
+    house, states = House(), []
     for split in ("train", "ood"):
         for t in expert(house, islice(house.tasks(split), 3)):
             for i, step in enumerate(t["steps"]):
                 prompt = STYLE.act(t["instruction"], t["steps"][:i], step["observation"])
-                made.append(
+                states.append(
                     {
                         "prompt": prompt,
                         "actions": [STYLE.answer(a).text for a in step["admissible"]],
@@ -47,31 +47,31 @@ def states() -> list[dict]:
                         "instruction": t["instruction"],
                     }
                 )
-    return made
+    return states
 
 
 @pytest.fixture(scope="module")
 def llama(tiny):
-    with open_model(str(tiny), EXACT) as made:
-        yield made
+    with open_model(str(tiny), EXACT) as model:
+        yield model
 
 
 @pytest.fixture(scope="module")
 def hf():
-    with open_model("hf:tiny") as made:
-        yield made
+    with open_model("hf:tiny") as model:
+        yield model
 
 
 def plain_logprobs(hf, prompt: Messages, completions: list[list[int]]) -> list[float]:
     """Return log-probabilities by transformers, from one forward pass over prompt and completion, without a cache."""
     import torch
 
-    ids, found = hf.prompt_ids(prompt), []
+    ids, logprobs = hf.prompt_ids(prompt), []
     for completion in completions:
         with torch.inference_mode():
             logits = hf._model(torch.tensor([ids + completion])).logits[0].float().log_softmax(-1)
-        found.append(sum(float(logits[len(ids) - 1 + i, token]) for i, token in enumerate(completion)))
-    return found
+        logprobs.append(sum(float(logits[len(ids) - 1 + i, token]) for i, token in enumerate(completion)))
+    return logprobs
 
 
 def texts(answers: list[list[Sample]]) -> list[list[tuple]]:
@@ -180,12 +180,12 @@ def test_the_backends_draw_the_same_texts(llama, hf, states, how):
 def test_logprobs_of_draws_are_at_temperature_one(backend, hf, states, request):
     model = request.getfixturevalue(backend)
     for temperature in (0, 0.7, 2.0):
-        for asked in some_draws(states[:20:5], temperature=temperature, n=2):
-            for s in model.ask([asked])[0]:
+        for draw in some_draws(states[:20:5], temperature=temperature, n=2):
+            for s in model.ask([draw])[0]:
                 ids = model.tokenize(s.text)
                 if len(ids) == s.tokens:  # else the same text was written in other tokens
                     ids = model.completion(s.text) if s.finished else ids
-                    assert s.logprob == pytest.approx(plain_logprobs(hf, asked.prompt, [ids])[0], abs=1e-3)
+                    assert s.logprob == pytest.approx(plain_logprobs(hf, draw.prompt, [ids])[0], abs=1e-3)
 
 
 # -- what is drawn ---------------------------------------------------------------------------------------------------
@@ -202,14 +202,14 @@ def exact_probabilities(hf, prompt: Messages, allowed: list[str]) -> dict[str, f
             logits = hf._model(torch.tensor([ids + beginning])).logits[0, -1].double()
         return dict(zip(trie, torch.softmax(logits[list(trie)], 0).tolist()))
 
-    found = {}
+    probabilities = {}
     for text in allowed:
         here, probability, tokens = allowed_tokens(allowed, hf), 1.0, hf.completion(text)
         for i, token in enumerate(tokens):
             probability *= among(tokens[:i], here)[token]
             here = here[token]
-        found[text] = probability
-    return found
+        probabilities[text] = probability
+    return probabilities
 
 
 @pytest.mark.parametrize("backend", ["llama", "hf"])
@@ -221,15 +221,15 @@ def test_texts_are_drawn_as_often_as_their_probabilities_say(backend, hf, states
     p = exact_probabilities(hf, prompt, allowed)
     assert sum(p.values()) == pytest.approx(1)
     how = dict(prompt=prompt, temperature=1.0, max_tokens=20, allowed=allowed)
-    drawn = [
+    pairs = [
         [s.text for s in answer]
         for seed in range(0, n, 60)
         for answer in model.ask([Draw(**how, n=2, seed=seed + i, distinct=True) for i in range(60)])
     ]
-    assert all(len(set(two)) == 2 for two in drawn)
+    assert all(len(set(two)) == 2 for two in pairs)
     included = {a: p[a] + sum(p[b] * p[a] / (1 - p[b]) for b in p if b != a) for a in p}
     independent = Counter(s.text for s in model.ask([Draw(**how, n=n, seed=1)])[0])
-    for counts, expected in ((Counter(t for two in drawn for t in two), included), (independent, p)):
+    for counts, expected in ((Counter(t for two in pairs for t in two), included), (independent, p)):
         for text, chance in expected.items():
             assert stats.binomtest(counts[text], n, min(chance, 1.0)).pvalue > FALSE_ALARM / (4 * len(p)), text
     assert len(independent) > 1 and np.ptp(list(included.values())) < 1, "there is something to draw"
@@ -246,8 +246,8 @@ def test_refused_texts_are_replaced(backend, states, request):
     how = dict(prompt=states[0]["prompt"], temperature=1.5, max_tokens=10, seed=3)
     for distinct in (False, True):
         judged.clear()
-        (found,) = model.ask([Draw(**how, n=3, accept=accept, most=60, distinct=distinct)])
-        assert found == [s for s in judged if s.text.startswith("Action: go")] and len(found) == 3
+        (samples,) = model.ask([Draw(**how, n=3, accept=accept, most=60, distinct=distinct)])
+        assert samples == [s for s in judged if s.text.startswith("Action: go")] and len(samples) == 3
         (all_of_them,) = model.ask([Draw(**how, n=len(judged), distinct=distinct)])
         assert texts([all_of_them]) == texts([judged])
         judged.clear()
@@ -259,8 +259,8 @@ def test_refused_texts_are_replaced(backend, states, request):
 def test_all_allowed_texts_are_found(backend, states, request):
     for state in states[:12:4]:
         ask = Draw(state["prompt"], n=99, temperature=1.0, max_tokens=30, distinct=True, allowed=state["actions"])
-        (found,) = request.getfixturevalue(backend).ask([ask])
-        assert sorted(s.text for s in found) == sorted(set(state["actions"])) and all(s.finished for s in found)
+        (samples,) = request.getfixturevalue(backend).ask([ask])
+        assert sorted(s.text for s in samples) == sorted(set(state["actions"])) and all(s.finished for s in samples)
 
 
 @pytest.mark.parametrize("backend", ["llama", "hf"])
@@ -338,8 +338,10 @@ def test_a_prompt_that_does_not_fit_leaves_the_others_alone(spec, states):
         )
         assert len(answers[0]) == 1
         assert all(isinstance(answer, InputError) for answer in answers[1:])
-        said = f"the prompt has {length} tokens and the answer may take 9, but the context of {spec} holds {length + 8}"
-        assert said in str(answers[1]) and "--context" in str(answers[1])
+        message = (
+            f"the prompt has {length} tokens and the answer may take 9, but the context of {spec} holds {length + 8}"
+        )
+        assert message in str(answers[1]) and "--context" in str(answers[1])
         with pytest.raises(InputError, match="the answer may take 9"):
             model.ask([Draw(states[3]["prompt"], n=1, temperature=0, max_tokens=9)])
 
@@ -374,7 +376,7 @@ def test_a_plus_sign_in_a_name(tmp_path):
 @pytest.fixture(scope="module")
 def adapters(data, tmp_path_factory):
     """Two adapters with enough training to change the answers, each as (PEFT directory, GGUF file)."""
-    here, made = tmp_path_factory.mktemp("adapters"), []
+    here, pairs = tmp_path_factory.mktemp("adapters"), []
     for rank in (2, 4):
         peft, gguf = here / f"peft{rank}", here / f"adapter{rank}.gguf"
         run(
@@ -395,8 +397,8 @@ def adapters(data, tmp_path_factory):
             data["imitation"],
         ).ok()
         run("export", "-q", peft, "-o", gguf).ok()
-        made.append((peft, gguf))
-    return made
+        pairs.append((peft, gguf))
+    return pairs
 
 
 def test_adapters_are_applied_alike(adapters, tiny, llama, hf, states):
@@ -448,16 +450,16 @@ def test_eval_plays_an_adapter_under_its_own_style(adapters):
         f"tiny+{adapters[1][1]}",
     ]
     assert run(*args).ok().records[0]["prompt_style"] == STYLE.label
-    done = run(*args, "--prompt-style", "react-list").ok()
-    assert "though the model was trained with react@" in done.err
-    assert done.records[0]["prompt_style"].startswith("react-list@")
+    result = run(*args, "--prompt-style", "react-list").ok()
+    assert "though the model was trained with react@" in result.err
+    assert result.records[0]["prompt_style"].startswith("react-list@")
 
 
 def test_chat_templates_of_common_models_are_rendered():
-    asked = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
     def render(template):
-        return render_chat(template, asked, {"bos_token": "<s>", "eos_token": "</s>"}, to_answer=False)
+        return render_chat(template, messages, {"bos_token": "<s>", "eos_token": "</s>"}, to_answer=False)
 
     marked = "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
     assert render(marked + "{% else %}{{ bos_token }}{{ m.content }}{% endif %}{% endfor %}") == "<s>ab"
@@ -481,14 +483,14 @@ def test_an_interrupt_while_llama_cpp_logs_is_not_lost(tiny):
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, interrupt)
-    held = []  # for what is raised while an object goes away is lost
+    models = []  # for what is raised while an object goes away is lost
     gc.disable()  # which would let objects of other tests go
     try:
         for i in range(10):
             with pytest.raises(KeyboardInterrupt):
                 signal.setitimer(signal.ITIMER_REAL, 0.001 * (i + 1))
                 for _ in range(20):
-                    held.append(LoadedModel(tiny, None))
+                    models.append(LoadedModel(tiny, None))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

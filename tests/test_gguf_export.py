@@ -166,16 +166,16 @@ def make_model(where: Path, kind: str, pre: str, hidden: int = 64, **more) -> Pa
 @pytest.fixture(scope="session")
 def family(tmp_path_factory):
     """Return a function from a name in FAMILIES to (model directory, f32 GGUF), which makes each once."""
-    made = {}
+    models = {}
 
     def get(name: str) -> tuple[Path, Path]:
-        if name not in made:
+        if name not in models:
             kind, pre, more = FAMILIES[name]
             where = tmp_path_factory.mktemp("family") / name
             make_model(where, kind, pre, **more)
             export_model(where, where / "f32.gguf", dtype="f32")
-            made[name] = where, where / "f32.gguf"
-        return made[name]
+            models[name] = where, where / "f32.gguf"
+        return models[name]
 
     return get
 
@@ -625,8 +625,8 @@ def test_a_killed_export_leaves_the_old_file(family, tmp_path):
     )
     command = [sys.executable, "-c", script, str(where), str(output)]
     root = Path(__file__).resolve().parents[1]
-    done = subprocess.run(command, check=False, env={**os.environ, "PYTHONPATH": str(root)})
-    assert done.returncode == -signal.SIGKILL
+    process = subprocess.run(command, check=False, env={**os.environ, "PYTHONPATH": str(root)})
+    assert process.returncode == -signal.SIGKILL
     assert output.read_text() == "old"
     export_model(where, output)
     assert read_header(output).strings["general.architecture"] == "qwen2"

@@ -311,20 +311,20 @@ def test_explanations_state_only_observed_facts():
     house = House()
     for task in islice(house.tasks("train"), 40):
         observation, rng = house.reset(task), random.Random(task["id"])
-        known = observation.text
+        text = observation.text
         while not house.over and house.steps < 25:
             notes = house.explain()
             assert notes.startswith(("Still needed: put ", "Still needed: look at ", "Still needed: " + house.kind))
             where = f"{house.target} {'in' if house.where[house.target] in CONTAINERS | {'sink'} else 'on'} "
             if house.held == house.target:
                 assert f"{house.target}: I hold it." in notes
-            elif house.held is None and f"{where}{house.where[house.target]}" in known:
+            elif house.held is None and f"{where}{house.where[house.target]}" in text:
                 assert f"{where}{house.where[house.target]}: " in notes
             elif house.held is None:
                 assert f"{house.target}: not seen yet." in notes
             others = [action for action in house.admissible() if not action.startswith(("put ", "close "))]
             action = house.expert() if rng.random() < 0.7 or not others else rng.choice(others)
-            known += house.step(action).text
+            text += house.step(action).text
         assert house.explain() is None or not house.over
 
 

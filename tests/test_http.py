@@ -55,9 +55,9 @@ def completion(body: dict, most: int = 64) -> dict:
     prompt, seed = body["messages"][-1]["content"], body["seed"]
     listed = [{"token": t, "logprob": p} for t, p in ((prompt, -1.0), ("+", -1.0), ("<end>", -0.5))]
     texts = [f"{seed % 1000 + i}{prompt}+" for i in range(min(most, body.get("n", 1)))]
-    given = {"logprobs": {"content": listed}} if body.get("logprobs") else {}
+    extra = {"logprobs": {"content": listed}} if body.get("logprobs") else {}
     return {
-        "choices": [{"message": {"content": t}, "finish_reason": "stop", **given} for t in texts],
+        "choices": [{"message": {"content": t}, "finish_reason": "stop", **extra} for t in texts],
         "usage": {"prompt_tokens": 7, "completion_tokens": 3 * len(texts)},
     }
 
@@ -132,11 +132,11 @@ class _Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def faulty(monkeypatch):
     monkeypatch.setattr(client, "FIRST_PAUSE", 0.01)
-    with Faulty() as made:
-        thread = threading.Thread(target=made.serve_forever, args=(0.02,))
+    with Faulty() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
-        yield made
-        made.shutdown()
+        yield server
+        server.shutdown()
         thread.join()
 
 
@@ -149,8 +149,8 @@ def draw(prompt: str = "a", n: int = 1, **more: object) -> Draw:
 
 
 def ask(model: HttpModel, *args: object, **more: object) -> list[Sample]:
-    (found,) = model.ask([draw(*args, **more)])
-    return found
+    (samples,) = model.ask([draw(*args, **more)])
+    return samples
 
 
 def texts(samples: list[Sample]) -> list[str]:
@@ -161,12 +161,12 @@ def opened(faulty: Faulty, **settings: object) -> HttpModel:
     return HttpModel(f"{faulty.url}#name", **settings)
 
 
-def until(seen: Callable[[], bool], limit: float = 20.0) -> bool:
+def until(condition: Callable[[], bool], limit: float = 20.0) -> bool:
     """Wait for a condition; return whether it came true."""
     deadline = time.monotonic() + limit
-    while not seen() and time.monotonic() < deadline:
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.002)
-    return seen()
+    return condition()
 
 
 def _threads() -> set[threading.Thread]:
@@ -178,11 +178,11 @@ def _threads() -> set[threading.Thread]:
 
 def test_a_draw_is_one_request_where_the_server_gives_n(faulty):
     with opened(faulty) as model:
-        found = ask(model, "a", 3, temperature=0.7, max_tokens=9, seed=1)
+        samples = ask(model, "a", 3, temperature=0.7, max_tokens=9, seed=1)
         again = ask(model, "a", 3, temperature=0.7, max_tokens=9, seed=1)
         other = ask(model, "a", 3, temperature=0.7, max_tokens=9, seed=2)
-    assert len(set(texts(found))) == 3 and found == again and texts(found) != texts(other)
-    assert all((s.logprob, s.tokens, s.finished) == (-2.5, 2, True) for s in found), "the stop token is no token"
+    assert len(set(texts(samples))) == 3 and samples == again and texts(samples) != texts(other)
+    assert all((s.logprob, s.tokens, s.finished) == (-2.5, 2, True) for s in samples), "the stop token is no token"
     assert len(faulty.asked) == 3 and faulty.asked[0] == faulty.asked[1]
     body = faulty.asked[0]
     assert 0 <= body.pop("seed") < 2**31
@@ -224,10 +224,9 @@ def test_draws_are_the_models_own(faulty, server, sent):
 
     def reply(body: dict, nth: int) -> Reply:
         nonsense = body.get("top_k") == "none" and server == "validates"
-        return Reply(422, "top_k") if nonsense or ("top_k" in body and server == "refuses") else Reply(body=drawn(body))
-
-    def drawn(body: dict) -> dict:
-        return completion({"seed": 0, **body})
+        if nonsense or ("top_k" in body and server == "refuses"):
+            return Reply(422, "top_k")
+        return Reply(body=completion({"seed": 0, **body}))
 
     faulty.reply = reply
     notes: list[str] = []
@@ -280,8 +279,8 @@ def test_a_server_without_logprobs(faulty):
     refusal = Reply(400, {"error": "logprobs are not supported"})
     faulty.reply = lambda body, nth: refusal if body.get("logprobs") else Reply()
     with opened(faulty, concurrency=1) as model:
-        found = [ask(model, p, 2) for p in "abc"]
-    assert all(s.logprob is None for samples in found for s in samples)
+        answers = [ask(model, p, 2) for p in "abc"]
+    assert all(s.logprob is None for samples in answers for s in samples)
     assert ["logprobs" in b for b in faulty.asked] == [True, False, False, False], "asked without from then on"
 
 
@@ -319,12 +318,12 @@ def test_refused_texts_are_drawn_again(faulty, most):
         return len(judged) % 3 == 0
 
     with opened(faulty) as model:
-        found = ask(model, "a", 4, seed=5, accept=accept, most=50)
-        assert texts(found) == [text for text, _ in judged][2::3] and len(judged) == 12
+        samples = ask(model, "a", 4, seed=5, accept=accept, most=50)
+        assert texts(samples) == [text for text, _ in judged][2::3] and len(judged) == 12
         assert {thread for _, thread in judged} == {threading.current_thread()}
         order = [text for text, _ in judged]
         judged.clear()
-        assert ask(model, "a", 4, seed=5, accept=accept, most=50) == found and [t for t, _ in judged] == order
+        assert ask(model, "a", 4, seed=5, accept=accept, most=50) == samples and [t for t, _ in judged] == order
         judged.clear()
         assert len(ask(model, "a", 4, seed=5, accept=accept, most=7)) == 2 and [t for t, _ in judged] == order[:7]
         assert len(ask(model, "a", 4, accept=lambda s: False)) == 0, "most is n where it is not given"
@@ -381,7 +380,7 @@ def test_temporary_failures_are_retried(faulty, fault):
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [
         (Reply(500, {"error": {"message": "out of\nmemory"}}), "/chat/completions: HTTP 500: out of memory"),
         (Reply(429, b"", {"Retry-After": "0"}), "/chat/completions: HTTP 429: no reason given"),
@@ -389,25 +388,25 @@ def test_temporary_failures_are_retried(faulty, fault):
         (Reply(delay=0.5), ": no answer within 0.2 s (EEXP_HTTP_TIMEOUT)"),
     ],
 )
-def test_lasting_failures_are_one_line(faulty, fault, said):
+def test_lasting_failures_are_one_line(faulty, fault, message):
     faulty.reply = lambda body, nth: fault
     with opened(faulty, timeout=0.2 if fault.delay else None, tries=2) as model, pytest.raises(EexpError) as e:
         ask(model)
-    assert str(e.value).startswith(faulty.url + said) and str(e.value).endswith(" (tried 2 times)")
+    assert str(e.value).startswith(faulty.url + message) and str(e.value).endswith(" (tried 2 times)")
     assert "\n" not in str(e.value) and type(e.value) is EexpError and len(faulty.asked) == 2
 
 
 def test_a_missing_server_fails_at_once_and_a_lost_one_is_retried(faulty, monkeypatch):
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
-        nobody = f"http://127.0.0.1:{deaf.getsockname()[1]}/v1"
+        closed_url = f"http://127.0.0.1:{deaf.getsockname()[1]}/v1"
         with opened(faulty, tries=3) as model:
             ask(model)
-            model._client._address = nobody
+            model._client._address = closed_url
             with pytest.raises(EexpError, match=r"ConnectError: .* \(tried 3 times\)$"):
                 ask(model)
         monkeypatch.setattr(client, "FIRST_PAUSE", 60)
-        with HttpModel(f"{nobody}#x") as model, pytest.raises(EexpError, match=r"ConnectError: [^(]*$"):
+        with HttpModel(f"{closed_url}#x") as model, pytest.raises(EexpError, match=r"ConnectError: [^(]*$"):
             ask(model)
 
 
@@ -443,7 +442,7 @@ _OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 
 @pytest.mark.parametrize(
-    ("head", "part", "pause", "said"),
+    ("head", "part", "pause", "message"),
     [
         (_OK + b"Content-Length: 100000\r\n\r\n", b" ", 0.02, "no answer within 0.3 s"),
         (_OK + b"X-Slow: ", b"x", 0.02, "no answer within 0.3 s"),
@@ -451,7 +450,7 @@ _OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
         (_OK + b"Content-Encoding: gzip, gzip\r\n\r\n", b"x", 0.02, "an answer packed as 'gzip, gzip'"),
     ],
 )
-def test_an_answer_without_end(monkeypatch, head, part, pause, said):
+def test_an_answer_without_end(monkeypatch, head, part, pause, message):
     """There is a deadline for the whole answer and a limit on its size, for models and environments alike."""
     monkeypatch.setattr(fetch, "LARGEST", 1 << 20)
     monkeypatch.setenv("EEXP_ENV_TIMEOUT", "0.3")
@@ -460,11 +459,11 @@ def test_an_answer_without_end(monkeypatch, head, part, pause, said):
     try:
         with (
             HttpModel(f"{server.url}/v1#name", timeout=0.3, tries=1) as model,
-            pytest.raises(EexpError, match=re.escape(said)),
+            pytest.raises(EexpError, match=re.escape(message)),
         ):
             ask(model)
         environment = Server("agentgym:x", server.url)
-        with pytest.raises(EexpError, match=re.escape(said)):
+        with pytest.raises(EexpError, match=re.escape(message)):
             environment.get("/", dict)
         environment.notify("/close")
         environment.close()
@@ -479,7 +478,7 @@ def test_a_prompt_that_is_refused_leaves_the_others_alone(faulty, status):
     with opened(faulty) as model:
         ask(model)
         first, second = model.answer([[draw("a"), draw("bad"), draw("b")], [draw("c")]])
-        assert [type(found) for found in (*first, *second)] == [list, InputError, list, list]
+        assert [type(answer) for answer in (*first, *second)] == [list, InputError, list, list]
         assert str(first[1]) == f"{faulty.url} refuses the request: too long"
         with pytest.raises(InputError):
             model.ask([draw("a"), draw("bad")])
@@ -487,7 +486,7 @@ def test_a_prompt_that_is_refused_leaves_the_others_alone(faulty, status):
 
 
 @pytest.mark.parametrize(
-    ("reply", "said"),
+    ("reply", "message"),
     [
         (Reply(401, {"error": "who?"}), "HTTP 401: who? (is EEXP_API_KEY right?)"),
         (Reply(403), "HTTP 403: no reason given (is EEXP_API_KEY right?)"),
@@ -500,12 +499,12 @@ def test_a_prompt_that_is_refused_leaves_the_others_alone(faulty, status):
         (Reply(body=b"{}", headers={"Content-Encoding": "gzip"}), "DecodingError"),
     ],
 )
-def test_a_server_that_cannot_be_used_fails_at_once(faulty, monkeypatch, reply, said):
+def test_a_server_that_cannot_be_used_fails_at_once(faulty, monkeypatch, reply, message):
     monkeypatch.setenv("EEXP_API_KEY", KEY)
     faulty.reply = lambda body, nth: reply
     with opened(faulty) as model, pytest.raises(EexpError) as e:
         ask(model)
-    assert said in str(e.value) and type(e.value) is EexpError and len(faulty.asked) == 1
+    assert message in str(e.value) and type(e.value) is EexpError and len(faulty.asked) == 1
     monkeypatch.delenv("EEXP_API_KEY")
     if reply.status == 401:
         with opened(faulty) as model, pytest.raises(EexpError, match="set EEXP_API_KEY or OPENAI_API_KEY"):
@@ -523,10 +522,10 @@ def test_failures_are_raised_after_the_answers_before_them(faulty):
                 raise InputError("not a record")
             yield [draw("bad" if i == 3 else "a")]
 
-    for broken, said in ((False, "HTTP 403"), (True, "not a record")):
+    for broken, message in ((False, "HTTP 403"), (True, "not a record")):
         read_so_far.clear()
         answered = []
-        with opened(faulty, concurrency=4) as model, pytest.raises(EexpError, match=said):
+        with opened(faulty, concurrency=4) as model, pytest.raises(EexpError, match=message):
             for answers in model.answer(groups(broken)):
                 answered += answers
         assert len(answered) == 3 and len(read_so_far) < 12
@@ -551,7 +550,7 @@ def test_the_key_is_never_shown(faulty, monkeypatch, caplog, capfd, address):
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("EEXP_API_KEY", f" {KEY}\n")
     spec = address.format(f"127.0.0.1:{faulty.server_port}")
-    said = []
+    texts = []
     for reply in (
         *(Reply(status, {"error": f"your key {KEY} is bad"}) for status in (400, 401, 302, 500)),
         Reply(body={"choices": KEY}),
@@ -559,22 +558,22 @@ def test_the_key_is_never_shown(faulty, monkeypatch, caplog, capfd, address):
     ):
         faulty.reply = lambda body, nth: reply
         with HttpModel(f"{spec}#name", tries=2) as model:
-            said += [model.spec, model.fingerprint, model._client.name]
+            texts += [model.spec, model.fingerprint, model._client.name]
             with pytest.raises(EexpError) as e:
                 ask(model)
-            said += [str(e.value), repr(e.value)]
+            texts += [str(e.value), repr(e.value)]
     faulty.models = {"data": [{"id": "found", "owned_by": "vllm"}]}
     faulty.reply = lambda body, nth: Reply()
     with HttpModel(spec) as model:
         ask(model)
-        said += [model.spec, model.fingerprint, *map(repr, ask(model))]
-    assert any("your key *** is bad" in text for text in said)
+        texts += [model.spec, model.fingerprint, *map(repr, ask(model))]
+    assert any("your key *** is bad" in text for text in texts)
     assert model.fingerprint == f"{faulty.url}#found"
     login = "Bearer top-s3cret" if "@" not in address else "Basic bWU6dG9wLXMzY3JldA=="
     assert {head["Authorization"] for head in faulty.heads} == {login}
-    shown = "".join([*said, json.dumps(faulty.asked), caplog.text, *capfd.readouterr()])
+    everything = "".join([*texts, json.dumps(faulty.asked), caplog.text, *capfd.readouterr()])
     assert "HTTP Request" in caplog.text, "httpx keeps a log"
-    assert "s3cret" not in shown and "bWU6dG9w" not in shown
+    assert "s3cret" not in everything and "bWU6dG9w" not in everything
 
 
 @pytest.mark.parametrize(
@@ -588,7 +587,7 @@ def test_wrong_addresses(wrong):
 
 
 @pytest.mark.parametrize(
-    ("variable", "wrong", "said"),
+    ("variable", "wrong", "message"),
     [
         ("EEXP_HTTP_CONCURRENCY", "1.5", "expected a whole number above 0, got '1.5'"),
         ("EEXP_HTTP_TIMEOUT", "soon", "expected a number above 0, got 'soon'"),
@@ -597,11 +596,11 @@ def test_wrong_addresses(wrong):
         ("EEXP_HTTP_RPM", "nan", "expected a number above 0, got 'nan'"),
     ],
 )
-def test_wrong_settings(monkeypatch, variable, wrong, said):
+def test_wrong_settings(monkeypatch, variable, wrong, message):
     monkeypatch.setenv(variable, wrong)
     with pytest.raises(UsageError, match=variable) as e:
         open_model("http://host/v1#x")
-    assert said in str(e.value)
+    assert message in str(e.value)
 
 
 # -- many at once ------------------------------------------------------------------------------------------------------
@@ -653,8 +652,8 @@ def test_as_many_at_once_as_asked_for(faulty, monkeypatch):
         for i in range(12):
             chats.submit(i, draw(str(i)))
         assert len(ask(model, "beside", 2)) == 2
-        known = [found for _ in range(12) for found in chats.wait()]
-        assert sorted(chat for chat, _ in known) == list(range(12)) and faulty.peak == 5
+        answers = [answer for _ in range(12) for answer in chats.wait()]
+        assert sorted(chat for chat, _ in answers) == list(range(12)) and faulty.peak == 5
 
 
 def test_groups_are_read_as_they_are_needed(faulty):
@@ -739,7 +738,7 @@ def test_too_many_requests_slow_all_of_them_down(faulty):
     with opened(faulty, concurrency=3) as model:
         assert len(list(model.answer([[draw(str(i))] for i in range(6)]))) == 6
     waited = [t - faulty.times[0] for t in faulty.times[3:]]
-    assert len(waited) == 4 and min(waited) > 0.95, "the first three were under way; nobody asks before it is over"
+    assert len(waited) == 4 and min(waited) > 0.95, "the first three were under way, and none is sent in the pause"
 
 
 def test_the_limit_of_requests_a_minute_is_kept(faulty, monkeypatch):
@@ -747,15 +746,15 @@ def test_the_limit_of_requests_a_minute_is_kept(faulty, monkeypatch):
     faulty.reply = lambda body, nth: Reply(500, b"") if nth == 2 else Reply(delay=0.1)
     with opened(faulty) as model:
         assert len(list(model.answer([[draw(str(i))] for i in range(8)]))) == 8
-    took = faulty.times[-1] - faulty.times[0]
-    assert len(faulty.times) == 9 and 0.05 * 6 < took < 10
+    seconds = faulty.times[-1] - faulty.times[0]
+    assert len(faulty.times) == 9 and 0.05 * 6 < seconds < 10
 
 
 def test_retry_after_in_all_its_forms():
     assert client._retry_after("7") == 7 and client._retry_after("-1") == client._retry_after("nan") == 0
     assert 50 < client._retry_after(formatdate(time.time() + 60, usegmt=True)) <= 60
     assert client._retry_after(formatdate(0)) == 0
-    assert all(client._retry_after(said) is None for said in ("", "soon", "Wed, 99 Foo", "1 2"))
+    assert all(client._retry_after(value) is None for value in ("", "soon", "Wed, 99 Foo", "1 2"))
 
 
 def test_an_episode_goes_on_as_soon_as_it_is_answered(faulty):
@@ -767,13 +766,13 @@ def test_an_episode_goes_on_as_soon_as_it_is_answered(faulty):
         chats.submit(0, draw("slow"))
         chats.submit(1, draw("0", 2))
         for turn in range(5):
-            ((number, found),) = chats.wait()
-            assert number == 1 and texts(found)[0].endswith(f"{turn}+") and len(found) == 2
+            ((number, samples),) = chats.wait()
+            assert number == 1 and texts(samples)[0].endswith(f"{turn}+") and len(samples) == 2
             chats.submit(1, draw(str(turn + 1), 2))
         gate.set()
         chats.submit(2, draw("new", 0))
-        known = dict(found for _ in range(3) for found in chats.wait())
-        assert known.keys() == {0, 1, 2} and known[2] == [] and chats.wait() == []
+        answers = dict(answer for _ in range(3) for answer in chats.wait())
+        assert answers.keys() == {0, 1, 2} and answers[2] == [] and chats.wait() == []
 
 
 # -- a real server -----------------------------------------------------------------------------------------------------
@@ -789,8 +788,8 @@ def prompts() -> list[list[dict]]:
 
 @pytest.fixture(scope="module")
 def llama(tiny):
-    with open_model(str(tiny), Engine(threads=1)) as made:
-        yield made
+    with open_model(str(tiny), Engine(threads=1)) as model:
+        yield model
 
 
 @pytest.fixture(scope="module")
@@ -852,8 +851,8 @@ def key(monkeypatch):
 
 
 def test_the_server_answers_like_the_model_in_process(server, key, llama, prompts):
-    with open_model(server) as found, open_model(f"{server}#small") as named:
-        assert found.fingerprint == named.fingerprint == f"{server}#small"
+    with open_model(server) as default, open_model(f"{server}#small") as named:
+        assert default.fingerprint == named.fingerprint == f"{server}#small"
         requests = [Draw(prompt, temperature=0, max_tokens=12) for prompt in prompts]
         for (ours,), (theirs,) in zip(llama.ask(requests), named.ask(requests)):
             assert theirs.text.strip() == ours.text.strip() and theirs.finished == ours.finished
@@ -867,12 +866,12 @@ def test_the_server_answers_like_the_model_in_process(server, key, llama, prompt
 def test_branch_and_eval_through_the_server(server, key, data, tmp_path):
     one = read(data["expert"])[0]
     file = write(tmp_path / "in", [{**one, "steps": one["steps"][:2], "outcome": None}])
-    done = run("branch", "-k", 2, "--max-tokens", 12, "-m", f"{server}#small", file).ok()
-    assert any(a["source"] == "policy" for s in done.records[0]["steps"] for a in s["alternatives"])
-    assert f"model={server}#small" in done.records[0]["lineage"][-1]
+    branched = run("branch", "-k", 2, "--max-tokens", 12, "-m", f"{server}#small", file).ok()
+    assert any(a["source"] == "policy" for s in branched.records[0]["steps"] for a in s["alternatives"])
+    assert f"model={server}#small" in branched.records[0]["lineage"][-1]
     played = run("eval", "house", "-n", 1, "--max-steps", 2, "--max-tokens", 12, "-m", server).ok()
     assert played.records[0]["model"] == f"{server}#small"
-    for result in (done, played):
+    for result in (branched, played):
         assert b"s3cret" not in result.out and "s3cret" not in result.err
 
 
@@ -896,8 +895,8 @@ def test_the_server_needs_no_local_model(server, key, tmp_path):
         f"main(['eval', 'house', '-q', '-n', '1', '--max-steps', '1', '-m', '{server}'])\n"
         "sys.exit(sum(name in sys.modules for name in ('torch', 'transformers', 'llama_cpp')))"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, cwd=tmp_path, env=environment(EEXP_API_KEY=KEY)
     )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["type"] == "episode"
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout)["type"] == "episode"

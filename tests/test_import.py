@@ -163,10 +163,10 @@ def test_lists_and_labels_of_observations(text, observation, admissible):
 
 
 def test_the_prompt_of_agenttraj_is_left_out_with_its_examples():
-    shown = agenttraj("You see a bed.", "Action: look", prompt=False)["conversations"]
-    shown[1]["loss"] = False
+    example = agenttraj("You see a bed.", "Action: look", prompt=False)["conversations"]
+    example[1]["loss"] = False
     record = agenttraj("You see a desk.", "Action: sit")
-    record["conversations"][2:2] = shown
+    record["conversations"][2:2] = example
     assert [s["action"] for s in one(record)["steps"]] == ["sit"]
     later = agenttraj("a", "Action: b", "c", "Action: d")
     later["conversations"][-1]["loss"] = False  # no target there, but the agent did it all the same
@@ -294,14 +294,14 @@ def test_records_that_lack_something_are_refused(format, record, message):
     with pytest.raises(InputError) as e:
         one(record, format)
     assert message in str(e.value)
-    kept = []
-    assert list(import_(iter([record]), format, "w", on_error=lambda r, e: kept.append((r, str(e))))) == []
-    assert kept == [(record, str(e.value))]
+    rejects = []
+    assert list(import_(iter([record]), format, "w", on_error=lambda r, e: rejects.append((r, str(e))))) == []
+    assert rejects == [(record, str(e.value))]
 
 
 @given(st.lists(st.tuples(st.text(), st.text().filter(str.strip)), min_size=1, max_size=5))
 def test_any_text_survives(pairs):
-    """Observations come out as they were, actions up to the blanks around them."""
+    """Observations are unchanged, and actions are up to the blanks around them."""
     turns = [turn for observation, act in pairs for turn in (("user", f"> {observation}"), ("assistant", act))]
     conversation = read_conversation(messages(*turns), MESSAGES)
     assert [s["observation"] for s in conversation.steps] == [f"> {observation}" for observation, _ in pairs]
@@ -362,10 +362,10 @@ def test_an_element_set_aside_has_its_number(tmp_path):
 
 
 def test_an_array_larger_than_a_chunk_takes_the_memory_of_its_elements():
-    """No more than a few elements of it are ever held."""
+    """Only a few of its elements are in memory at any time."""
 
     class Endless(io.RawIOBase):
-        """Elements of 10 kB, and more of them than would fit anywhere."""
+        """An array that never ends, with elements of 10 kB."""
 
         def read1(self, size):
             return b'{"x": "' + b"y" * 10_000 + b'"},'

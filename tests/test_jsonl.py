@@ -255,11 +255,11 @@ def test_standard_output_is_bytes(data):
         [*EEXP, "branch", "--from", "admissible", "-q"], input=jsonl.dumps(t), capture_output=True, env=ascii_only
     )
     assert child.returncode == 0 and "日本語 🙂 \u2028".encode() in child.stdout
-    shown = subprocess.run(
+    process = subprocess.run(
         [*EEXP, "show"],
         input=jsonl.dumps({**t, "instruction": "日本"}),
         capture_output=True,
         env={**environment(), "LC_ALL": "C.UTF-8"},
     )
-    assert "日本".encode() in shown.stdout
+    assert "日本".encode() in process.stdout
     assert os.linesep == "\n"

@@ -57,7 +57,7 @@ def test_a_password_is_sent_to_the_server_and_appears_nowhere(server, monkeypatc
     spec = f"agentgym:http://user:{SECRET}@{host}?test=0-1&max_steps=2"
     public = f"agentgym:http://{host}?test=0-1&max_steps=2"
     played = run("eval", spec, "-m", "random", "-n", 2, "--parallel", 1).ok()
-    shown = run("env", "show", spec).ok()
+    description = run("env", "show", spec).ok()
     assert len(played.records) == 2 and {r["env"] for r in played.records} == {public}
     imported = run("import", "episodes", "-j", 1, "--env", spec, stdin=played.out).ok()
     path = imported.records[0]
@@ -65,7 +65,7 @@ def test_a_password_is_sent_to_the_server_and_appears_nowhere(server, monkeypatc
     monkeypatch.setenv("EEXP_ENV", spec)
     rolled = run("rollout", "-j", 1, stdin=lines([path])).ok()
     assert rolled.records[0]["steps"][0]["alternatives"][0]["outcome"]["observation"] == "a door"
-    for result in (played, shown, imported, rolled):
+    for result in (played, description, imported, rolled):
         assert "s3cret" not in result.out.decode() + result.err
     assert public in played.err and not refused
 

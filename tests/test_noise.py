@@ -187,8 +187,8 @@ def test_later_stages_treat_a_corrupted_step_like_any_other(tmp_path):
         f"{t['id']}/{i}" for t, of_trajectory in zip(records, marks) for i, mark in enumerate(of_trajectory) if mark
     }
     assert any(e["id"].rpartition("/")[0] in at_corrupted for e in reflected)
-    shown = run("show", "-n", 10, stdin=rollout.out).ok().out.decode()
-    assert shown.count("[noise]") == corrupted
+    text = run("show", "-n", 10, stdin=rollout.out).ok().out.decode()
+    assert text.count("[noise]") == corrupted
     assert b'"noise"' in run("schema", "trajectory").ok().out
 
 

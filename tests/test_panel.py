@@ -78,8 +78,8 @@ def test_tasks_that_were_trained_on_are_left_out(tmp_path, data):
     assert not trained & {r["task"]["id"] for r in result.records} and "left out" in result.err
     assert run("panel", "house", "--split", "train", "-q").ok().err == ""
     apart = write(tmp_path / "apart.jsonl", result.records)
-    known = {"type": "task", "env": "house", "task": expert[0]["task"]}
-    with_one = write(tmp_path / "with.jsonl", [*result.records, known])
+    trained_task = {"type": "task", "env": "house", "task": expert[0]["task"]}
+    with_one = write(tmp_path / "with.jsonl", [*result.records, trained_task])
     for name in ("expert", "branched", "imitation", "world", "reflected"):
         assert "none of which" in run("panel", "--check", apart, "--apart-from", data[name]).ok().err
     for name in ("expert", "imitation"):

@@ -218,16 +218,16 @@ def test_answers_come_in_the_order_of_the_jobs(monkeypatch):
 
 def test_input_is_read_only_a_little_ahead(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", HERE)
-    read = []
+    numbers = []
 
     def jobs():
         for n in range(1000):
-            read.append(n)
+            numbers.append(n)
             yield n, {"do": "test_pool:nap", "n": n, "seconds": 0}
 
     with Pool(2, None, 30) as pool:
         for n, _ in pool.run(jobs()):
-            assert len(read) <= n + 1 + 4 * 2
+            assert len(numbers) <= n + 1 + 4 * 2
 
 
 def test_an_error_in_the_input_is_raised_after_the_results_before_it(monkeypatch):

@@ -174,10 +174,10 @@ def test_rows_are_the_same_in_training_and_in_play(style, thoughtful, number, te
         assert text == render_chat(tokenizer.chat_template, request.prompt, ends)
         (trained,) = tokenize([row], tokenizer, 4096)
         ids = list(trained.ids)
-        written = tokenizer.decode(ids[trained.n_prompt :]).removesuffix("<|end|>")
+        completion = tokenizer.decode(ids[trained.n_prompt :]).removesuffix("<|end|>")
         assert tokenizer.decode(ids[: trained.n_prompt]) == text
-        assert template != "plain" or written == row["completion"][0]["content"]
-        parsed = style.parse(written)
+        assert template != "plain" or completion == row["completion"][0]["content"]
+        parsed = style.parse(completion)
         assert parsed.action == t["steps"][rows.index(row)]["action"], "what was trained is read as it was meant"
         assert not thoughtful or parsed.thought.split() == t["steps"][rows.index(row)]["thought"].split()
 
@@ -187,11 +187,11 @@ def test_acting_and_world_modelling_share_their_history(trajectories):
     for name in built_in_styles():
         style = get_style(name)
         state = (t["instruction"], t["steps"][:3], t["steps"][3]["observation"])
-        bare, asked = style.act(*state), style.act(*state, think=True)
+        bare, thinking = style.act(*state), style.act(*state, think=True)
         predicted = style.world_model(*state, t["steps"][3]["action"])
-        assert bare[:-1] == asked[:-1] == predicted[: len(bare) - 1]
-        assert asked[-1]["content"].startswith(predicted[-3]["content"])
-        assert (bare == asked) == (style.thought.absent == "empty")
+        assert bare[:-1] == thinking[:-1] == predicted[: len(bare) - 1]
+        assert thinking[-1]["content"].startswith(predicted[-3]["content"])
+        assert (bare == thinking) == (style.thought.absent == "empty")
     own = changed(world_model={"system": "Predict."}).world_model("", [], "A room.", "look")
     assert own[0]["content"] == "Predict."
 
@@ -283,9 +283,9 @@ def test_a_style_holds_all_words():
 def test_prompts_on_the_command_line(data):
     listed = run("prompts", "list").ok().out.decode()
     assert [line.split("@")[0] for line in listed.splitlines()] == built_in_styles()
-    shown = run("prompts", "show", "react", "--record", data["rollout"], "--step", "1").ok().out.decode()
+    text = run("prompts", "show", "react", "--record", data["rollout"], "--step", "1").ok().out.decode()
     for part in ("acting\n", "acting, with a thought\n", "world modelling\n", "asking for a reflection\n"):
-        assert part in shown
+        assert part in text
     run("prompts", "show", "react", "--record", data["rollout"], "--step", "99").one_error(3, "has no step 99")
     run("prompts", "show", "react", "--record", data["rollout"], "--id", "x").one_error(3, "no trajectory has the id")
 

@@ -36,10 +36,10 @@ def shown_records() -> list[str]:
     return [re.sub(r"\n\s+", " ", record).strip() for record in re.findall(r"^\{.*?(?=^\{|\Z)", text, re.M | re.S)]
 
 
-def pattern(shown: str) -> re.Pattern[str]:
+def pattern(example: str) -> re.Pattern[str]:
     """Return a pattern for the records that `shown` may stand for: `...` matches any text."""
-    shown = re.sub(r"(?<=[\[{]) | (?=[\]}])", "", shown)
-    return re.compile(".*".join(re.escape(part.strip(" ,")) for part in shown.split("...")), re.DOTALL)
+    example = re.sub(r"(?<=[\[{]) | (?=[\]}])", "", example)
+    return re.compile(".*".join(re.escape(part.strip(" ,")) for part in example.split("...")), re.DOTALL)
 
 
 def test_it_is_short():
@@ -52,19 +52,19 @@ def test_the_pipe_writes_the_records_that_are_shown(tmp_path):
     assert script.count("eexp ") >= 10
     script = re.sub(r"-n \d+", "-n 3", script)  # the same commands on fewer tasks
     eexp = f'eexp() {{ {shlex.join(EEXP)} "$@"; }}; set -eo pipefail\n'
-    done = subprocess.run(
+    process = subprocess.run(
         ["bash", "-c", eexp + script], cwd=tmp_path, capture_output=True, text=True, env=environment(), timeout=280
     )
-    assert done.returncode == 0, done.stderr
-    written = [json.loads(line) for file in tmp_path.glob("*.jsonl") for line in file.read_bytes().splitlines()]
-    texts = [json.dumps(record, ensure_ascii=False) for record in written]
-    shown = shown_records()
-    assert [re.search(r'"(?:kind|type)": "(\w+)', record)[1] for record in shown] == [
+    assert process.returncode == 0, process.stderr
+    outputs = [json.loads(line) for file in tmp_path.glob("*.jsonl") for line in file.read_bytes().splitlines()]
+    texts = [json.dumps(record, ensure_ascii=False) for record in outputs]
+    examples = shown_records()
+    assert [re.search(r'"(?:kind|type)": "(\w+)', record)[1] for record in examples] == [
         *("trajectory", "trajectory"),
         *("imitation", "world_model", "reflection"),
         "episode",
     ]
-    for record in shown:
+    for record in examples:
         assert any(pattern(record).fullmatch(text) for text in texts), f"no command writes {record}"
 
 
@@ -89,10 +89,11 @@ def test_a_record_that_no_command_writes_is_noticed():
 def test_the_lines_of_python_run(tmp_path):
     (code,) = blocks("python")
     assert len([line for line in code.splitlines() if line]) <= 10
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment())
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 5
-    assert "You are in the lounge." in done.stdout
+    command = [sys.executable, "-c", code]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment())
+    assert process.returncode == 0, process.stderr
+    assert len(process.stdout.splitlines()) == 5
+    assert "You are in the lounge." in process.stdout
 
 
 def numbers(text: str) -> set[str]:
@@ -171,8 +172,8 @@ def test_every_command_of_the_picture_exists():
     from eexp.cli import COMMANDS
 
     names = [text.text for text in ElementTree.fromstring(load_pipe().svg()).iter(f"{SVG}text")]
-    drawn = [name for name in names if name in COMMANDS]
-    assert len(drawn) == 10, drawn
+    commands = [name for name in names if name in COMMANDS]
+    assert len(commands) == 10, commands
 
 
 def test_the_citation_file_names_eexp_and_the_paper():

@@ -1,4 +1,4 @@
-"""Mistakes put into the expert's path: they are the policy's own, the path still leads on, and nobody imitates them."""
+"""Mistakes in the expert's path: they are the policy's own, the path still leads on, and no example imitates them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from eexp.stages.recover import RecoverSettings, recover
 
 @pytest.fixture(scope="module")
 def rolled(tmp_path_factory):
-    """Trajectories in which many alternatives are refused: those of the untrained model."""
+    """Return trajectories in which many alternatives are refused: those of the untrained model."""
     expert = run("expert", "house", "-n", "6").ok().out
     branched = run("branch", "-m", "tiny", "-k", "3", "--no-only-admissible", "--temperature", "2", stdin=expert).ok()
     return run("rollout", stdin=branched.out).ok().records
@@ -44,31 +44,32 @@ def test_mistakes_are_refused_alternatives_with_their_answers(rolled):
 
 
 def test_the_path_leads_on(rolled):
-    """A walk in the environment: every mistake is answered as recorded, and the expert's path goes on after it."""
-    done = run("rollout", "--again", stdin=lines(list(recover(iter(rolled), RecoverSettings(share=1.0, most=3))))).ok()
-    assert "refused" not in done.err.replace("answered as invalid", "")
-    assert len(done.records) == len(rolled)
+    """Executed again, every mistake is answered as recorded, and the expert's path goes on after it."""
+    recovered = list(recover(iter(rolled), RecoverSettings(share=1.0, most=3)))
+    result = run("rollout", "--again", stdin=lines(recovered)).ok()
+    assert "refused" not in result.err.replace("answered as invalid", "")
+    assert len(result.records) == len(rolled)
 
 
 def test_draws_depend_on_the_record_and_the_seed(rolled):
-    made = list(recover(iter(rolled)))
-    assert made == list(recover(iter(rolled[::-1])))[::-1] != list(recover(iter(rolled), RecoverSettings(seed=1)))
+    variants = list(recover(iter(rolled)))
+    assert variants == list(recover(iter(rolled[::-1])))[::-1] != list(recover(iter(rolled), RecoverSettings(seed=1)))
     assert next(recover(iter(rolled), RecoverSettings(share=0)))["steps"] == rolled[0]["steps"]
 
 
 def test_mistakes_are_seen_and_not_imitated(rolled):
     recovered = list(recover(iter(rolled), RecoverSettings(share=1.0)))
     own, mistakes = (
-        sum(bool(s.get("mistake")) is wanted for t in recovered for s in t["steps"]) for wanted in (False, True)
+        sum(bool(s.get("mistake")) is flag for t in recovered for s in t["steps"]) for flag in (False, True)
     )
     imitated = run("imitation-data", stdin=lines(recovered)).ok().records
     assert len(imitated) == own
-    shown = "\n".join(m["content"] for e in imitated for m in e["prompt"])
+    prompts = "\n".join(m["content"] for e in imitated for m in e["prompt"])
     targets = {e["completion"][0]["content"] for e in imitated}
     for t in recovered:
         for step in t["steps"]:
             if step.get("mistake"):
-                assert f"Action: {step['action']}" in shown
+                assert f"Action: {step['action']}" in prompts
     assert targets == {f"Action: {s['action']}" for t in rolled for s in t["steps"]}
     reflected = run("reflect", "--rationale", "environment", "--weigh", "0", stdin=lines(recovered)).ok()
     assert len(reflected.records) == own and f"{mistakes} mistakes, which are never argued for" in reflected.err
@@ -89,9 +90,9 @@ def test_what_was_recovered_is_not_branched(rolled):
 
 
 def test_a_variant_stays_with_its_origin(rolled, tmp_path):
-    """Or what is held out would be trained on, with mistakes in between."""
+    """Otherwise a held-out record would be trained on, with mistakes in between."""
     recovered = list(recover(recover(iter(rolled))))
     assert [t["origin"] for t in recovered] == [t["id"] for t in rolled]
     assert {e["group"] for e in run("imitation-data", stdin=lines(recovered)).ok().records} == {t["id"] for t in rolled}
-    parts = [run("split", "--part", "1", stdin=lines(made)).ok().records for made in (rolled, recovered)]
+    parts = [run("split", "--part", "1", stdin=lines(records)).ok().records for records in (rolled, recovered)]
     assert [t["id"] for t in parts[0]] == [t["origin"] for t in parts[1]]

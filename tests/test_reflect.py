@@ -57,7 +57,7 @@ def step(observation: str, action: str, *alternatives: dict, **more) -> dict:
 
 def reflections(records, writer=None, writing=None, style=STYLE, scorer=None):
     """Return examples, errors, texts that were kept, and the counts."""
-    errors, kept, counts = [], [], Counter()
+    errors, refusals, counts = [], [], Counter()
     examples = reflect(
         iter(records),
         style,
@@ -65,10 +65,10 @@ def reflections(records, writer=None, writing=None, style=STYLE, scorer=None):
         writing or ReflectSettings(rationale="model" if writer else "outcome"),
         scorer,
         on_error=lambda record, error: errors.append(error),
-        keep=lambda record, error: kept.append(error),
+        keep=lambda record, error: refusals.append(error),
         count=lambda what, n: counts.update({what: n}),
     )
-    return list(examples), errors, kept, counts
+    return list(examples), errors, refusals, counts
 
 
 # -- which states, which alternatives ----------------------------------------------------------------------------------
@@ -258,17 +258,17 @@ GOOD = "The apple must be somewhere, so I look in the kitchen first."
 
 
 def test_a_models_reflection_is_cleaned_and_checked(one):
-    examples, errors, kept, _ = reflections([one], Writer(f"<think>hm</think>\n{GOOD}\nAction: fly"))
+    examples, errors, refusals, _ = reflections([one], Writer(f"<think>hm</think>\n{GOOD}\nAction: fly"))
     assert examples[0]["completion"][0]["content"] == f"Thought: {GOOD}\nAction: {one['steps'][0]['action']}"
-    assert examples[0]["reflection_by"] == "writer" and not errors and not kept
-    examples, _, kept, counts = reflections([one], Writer(f"{GOOD} {GOOD}"))
+    assert examples[0]["reflection_by"] == "writer" and not errors and not refusals
+    examples, _, refusals, counts = reflections([one], Writer(f"{GOOD} {GOOD}"))
     assert examples[0]["completion"][0]["content"].count(GOOD) == 1 and counts["texts written twice, cut to one"] == 1
-    assert kept[0].evidence["texts"][0]["guard"] == "repeated"
+    assert refusals[0].evidence["texts"][0]["guard"] == "repeated"
     writer = Writer("The expert says so, and he is right.", "", GOOD)
-    examples, errors, kept, counts = reflections([one], writer)
+    examples, errors, refusals, counts = reflections([one], writer)
     assert GOOD in examples[0]["completion"][0]["content"] and not errors
     assert counts["refused by setup"] == counts["refused by length"] == 1 and writer.judged == 3
-    assert [t["text"] for t in kept[0].evidence["texts"]] == ["The expert says so, and he is right.", ""]
+    assert [t["text"] for t in refusals[0].evidence["texts"]] == ["The expert says so, and he is right.", ""]
 
 
 @pytest.mark.parametrize(
@@ -282,8 +282,8 @@ def test_a_models_reflection_is_cleaned_and_checked(one):
 )
 def test_a_state_without_a_usable_text_is_set_aside(text, finished, guard, one):
     writer = Writer(text, finished=finished)
-    examples, errors, kept, counts = reflections([one], writer, ReflectSettings(retries=2))
-    assert not examples and not kept and writer.judged == 3 and counts[f"refused by {guard}"] == 3
+    examples, errors, refusals, counts = reflections([one], writer, ReflectSettings(retries=2))
+    assert not examples and not refusals and writer.judged == 3 and counts[f"refused by {guard}"] == 3
     assert errors[0].where == "$.steps[0]" and "no usable reflection: the text " in str(errors[0])
     assert [t["text"] for t in errors[0].evidence["texts"]] == [text] * 3
     if guard != "length":  # an empty text is never a reflection
@@ -329,9 +329,9 @@ def test_reflect_with_the_tiny_model(data, tmp_path):
     rejects = tmp_path / "rejects"
     result = run("reflect", "-m", "tiny", "--threads", 1, "--max-tokens", 12, "--rejects", rejects, stdin=lines([one]))
     assert result.code in (0, 4) and "Traceback" not in result.err
-    kept = [r for r in read(rejects) if r.get("set_aside") is not False]
-    assert len(result.records) + len(kept) == 3
-    assert all(r["field"].startswith("$.steps[") and "texts" in r["evidence"] for r in kept)
+    failures = [r for r in read(rejects) if r.get("set_aside") is not False]
+    assert len(result.records) + len(failures) == 3
+    assert all(r["field"].startswith("$.steps[") and "texts" in r["evidence"] for r in failures)
     assert all(r["reflection_by"].startswith("sha256:") for r in result.records)
 
 
@@ -348,11 +348,11 @@ def test_a_thought_of_its_own_is_kept_if_the_action_is_the_experts(style, one):
     ]
     writer = Writer(*(text.removeprefix(style.opening("always")) for text in texts))
     bare = {**one, "steps": [{**one["steps"][0], "alternatives": []}], "outcome": None}
-    examples, errors, kept, counts = reflections([bare], writer, ReflectSettings(rationale="own"), style)
+    examples, errors, refusals, counts = reflections([bare], writer, ReflectSettings(rationale="own"), style)
     assert [e["kind"] for e in examples] == ["rationale"] and not errors
     assert examples[0]["completion"][0]["content"] == style.answer(action, GOOD).text
     assert counts["refused by keep-matching"] + counts["refused by length"] == 2
-    assert len(kept[0].evidence["texts"]) == 2
+    assert len(refusals[0].evidence["texts"]) == 2
     (request,) = writer.requests
     prompt = request.prompt[-1]["content"]
     assert prompt.endswith(style.reflection.decide) and request.prefix == style.opening("always")
@@ -364,9 +364,9 @@ def test_a_thought_of_its_own_is_kept_if_the_action_is_the_experts(style, one):
 def test_a_state_without_a_matching_action_is_counted(one):
     writer = Writer("Thought: I am elsewhere already.\nAction: fly")
     writer.play_settings = PlaySettings(style=STYLE)
-    examples, errors, kept, counts = reflections([one], writer, ReflectSettings(rationale="own"))
+    examples, errors, refusals, counts = reflections([one], writer, ReflectSettings(rationale="own"))
     assert not examples and not errors and counts["states without a matching action"] == 1
-    assert kept[0].evidence["texts"][0]["fault"] == "ends in 'fly'"
+    assert refusals[0].evidence["texts"][0]["fault"] == "ends in 'fly'"
     assert STYLE.reflection.decide not in writer.requests[0].prompt[-1]["content"], "it was trained to act"
 
 
@@ -403,13 +403,13 @@ def test_a_reflection_stays_if_it_helps(one):
         ({own: 1.0, other: 1.0}, "makes another action more probable"),
     ):
         scorer = Scorer(likes)
-        examples, errors, kept, counts = reflections([one], scorer=scorer)
+        examples, errors, refusals, counts = reflections([one], scorer=scorer)
         assert not errors
         if kept_because:
-            assert not examples and kept_because in str(kept[0]) and counts["refused by verify"] == 1
-            assert {"without", "after", "gain", "text"} <= kept[0].evidence.keys()
+            assert not examples and kept_because in str(refusals[0]) and counts["refused by verify"] == 1
+            assert {"without", "after", "gain", "text"} <= refusals[0].evidence.keys()
         else:
-            assert examples[0]["gain"] == 2.5 and not kept
+            assert examples[0]["gain"] == 2.5 and not refusals
         (group,) = scorer.groups
         assert len(group) == 2 and all(len(r.completions) == 1 + len(situations(one)[0].contenders) for r in group)
 
@@ -431,11 +431,11 @@ def test_a_resumed_run_scores_the_same_groups(rolled):
 def test_the_gain_is_that_of_the_model(style, rolled):
     t = {**rolled[0], "steps": rolled[0]["steps"][:3]}
     with open_model("tiny") as model:
-        examples, errors, kept, _ = reflections(
+        examples, errors, refusals, _ = reflections(
             [t], writing=ReflectSettings(rationale="environment"), style=style, scorer=model
         )
-        assert not errors and len(examples) + len(kept) == 3
-        for why in kept:
+        assert not errors and len(examples) + len(refusals) == 3
+        for why in refusals:
             i = int(re.search(r"\d+", why.where)[0])
             s, text = t["steps"][i], why.evidence["text"]
             answer = style.answer(s["action"], text).text
@@ -453,13 +453,13 @@ def test_verify_on_the_command_line(data, tmp_path):
     args = ["reflect", "--rationale", "outcome", "--threads", 1, "--rejects", rejects]
     one = read(data["rollout"])[:1]
     result = run(*args, "--verify", "tiny", stdin=lines(one)).ok()
-    kept = read(rejects)
+    refusals = read(rejects)
     assert (
         "refused by verify" in result.err
-        and kept
-        and len(result.records) + len(kept) == len(run(*args, stdin=lines(one)).records)
+        and refusals
+        and len(result.records) + len(refusals) == len(run(*args, stdin=lines(one)).records)
     )
-    assert all(r["set_aside"] is False and r["record"] == {"type": "trajectory", "id": one[0]["id"]} for r in kept)
+    assert all(r["set_aside"] is False and r["record"] == {"type": "trajectory", "id": one[0]["id"]} for r in refusals)
     assert all(e["gain"] > 0 and " verify=sha256:" in e["lineage"][-1] for e in result.records)
     run(*args, "--verify", "http://127.0.0.1:1/v1#m", data["rollout"]).one_error(2, "a server cannot score")
 

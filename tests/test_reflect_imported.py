@@ -24,9 +24,9 @@ def imported(request, data, tmp_path_factory) -> tuple[Path, bool]:
     convert, thought = FORMS[form]
     experts = read(data["expert"])
     text = json.dumps([convert(t, i) for i, t in enumerate(experts)])
-    written = json.dumps(thought)[1:-1]
-    assert text.count(written) == sum(len(t["steps"]) for t in experts)
-    text = text.replace(written, written.replace("I need it.", THOUGHT) if thinks else "")
+    encoded = json.dumps(thought)[1:-1]
+    assert text.count(encoded) == sum(len(t["steps"]) for t in experts)
+    text = text.replace(encoded, encoded.replace("I need it.", THOUGHT) if thinks else "")
     (here / "foreign").write_text(text)
     names = {f"house_{i}": t["task"]["id"] for i, t in enumerate(experts)}
     mapped = ["--map", write(here / "map", [names])] if form == "agenttraj" else []

@@ -156,10 +156,10 @@ POINTS = {"difference", "difference_low", "difference_high"}
 
 
 def test_the_numbers_shown_are_those_of_compare(study, page_file):
-    shown = _document(page_file).rows()
+    page_rows = _document(page_file).rows()
     rows = _compare(study)
-    assert [name for name, _ in shown] == [row["name"] for row in rows] == ["random", "IL + thoughts"]
-    for (_, fields), row in zip(shown, rows):
+    assert [name for name, _ in page_rows] == [row["name"] for row in rows] == ["random", "IL + thoughts"]
+    for (_, fields), row in zip(page_rows, rows):
         fields_of_row = (
             PERCENT | {"mean_steps"} | (POINTS | {"p_holm", "p_exact", "detectable"} if "against" in row else set())
         ) - {"cut_off"}
@@ -300,8 +300,8 @@ def test_the_episodes_are_as_they_were_played(study):
                 assert (bool(success), score, steps) == (episode["success"], episode["score"], episode["steps"])
                 assert (invalid, cut_off, text(final)) == (episode["invalid"], episode["cut_off"], episode["final"])
                 assert (task["instruction"], task["kind"]) == (episode["instruction"], episode["kind"])
-                shown = [(text(o), text(a), text(t), not flags & REFUSED) for o, a, t, flags, *_ in turns]
-                assert shown == [
+                transcript = [(text(o), text(a), text(t), not flags & REFUSED) for o, a, t, flags, *_ in turns]
+                assert transcript == [
                     (t["observation"], t["action"], t.get("thought"), t["valid"]) for t in episode["transcript"]
                 ]
 
@@ -318,10 +318,10 @@ def test_the_text_of_a_model_is_kept_if_it_has_more_than_the_action(tmp_path):
     write(tmp_path / "a.episodes.jsonl", [episode, {**episode, "id": "y", "seed": 1, "success": True}])
     data = excerpts(find_arms([str(tmp_path)]), lambda e: None, tasks=5, most_bytes=10**6)
     assert data["trials"] and len(data["tasks"]) == 1
-    success, *_, shown = data["tasks"][0]["episodes"]["0/0"]
+    success, *_, transcript = data["tasks"][0]["episodes"]["0/0"]
     assert not success
-    assert [flags for *_, flags, _ in shown] == [REFUSED | CUT_OFF, REFUSED, REFUSED]
-    assert [data["texts"][written] if written >= 0 else None for *_, written in shown] == [
+    assert [flags for *_, flags, _ in transcript] == [REFUSED | CUT_OFF, REFUSED, REFUSED]
+    assert [data["texts"][number] if number >= 0 else None for *_, number in transcript] == [
         "Thought: on and",
         "I would rather go than stay, so: go",
         None,
@@ -486,8 +486,8 @@ def test_two_studies_are_not_pooled(data, tmp_path, monkeypatch):
     for directory in ("few/0", "few/1", "many/0", "many/elsewhere/0"):
         Path(directory).mkdir(parents=True)
         write(Path(directory, "il.episodes.jsonl"), read(data["episodes"]))
-    for given in (["few", "many"], ["many"], ["."]):
-        message = run("report", *given, "-o", "-").one_error(2, "both il with seed 0", "two studies", "[0-9]*")
+    for directories in (["few", "many"], ["many"], ["."]):
+        message = run("report", *directories, "-o", "-").one_error(2, "both il with seed 0", "two studies", "[0-9]*")
         assert message.count("il.episodes.jsonl") == 2
     run("report", "many/0", "-o", "-").ok()
     assert [r.name for r in find_arms(["few"])[0].runs] == ["0", "1"]
@@ -565,11 +565,12 @@ def test_the_page_fits_the_window_and_loads_without_an_error(browser, page_file,
 @pytest.mark.slow
 def test_the_numbers_in_the_browser_are_those_of_compare(browser, study, page_file):
     browser.open(page_file)
-    shown = browser.js("""Object.fromEntries([...document.querySelectorAll('[data-row]')].map((row) => [row.dataset.row,
+    script = """Object.fromEntries([...document.querySelectorAll('[data-row]')].map((row) => [row.dataset.row,
         Object.fromEntries([...row.querySelectorAll('[data-field]')].map((field) => [field.dataset.field,
-            [...field.querySelectorAll('data')].map((one) => [Number(one.value), one.innerText])]))]))""")
+            [...field.querySelectorAll('data')].map((one) => [Number(one.value), one.innerText])]))]))"""
+    numbers_of_rows = browser.js(script)
     for row in _compare(study):
-        for field, numbers in shown[row["name"]].items():
+        for field, numbers in numbers_of_rows[row["name"]].items():
             assert [number for number, _ in numbers] == (row[field] if field == "rates" else [row[field]])
             if field in PERCENT:
                 assert [text for _, text in numbers] == [f"{100 * number:.1f}" for number, _ in numbers]

@@ -1,4 +1,4 @@
-"""`kill -9` at random moments, then --resume: the output must be, byte for byte, that of a run nobody touched."""
+"""`kill -9` at random moments, then --resume: the output must be, byte for byte, that of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -53,25 +53,25 @@ JOBS = {
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory) -> dict[str, Path]:
     """Inputs large enough that a run can be killed in the middle."""
-    here, made = tmp_path_factory.mktemp("resume"), {}
+    here, files = tmp_path_factory.mktemp("resume"), {}
 
     def stage(name: str, *args: object) -> None:
-        made[name] = here / name
-        run(*args, "-q", "-o", made[name]).ok()
+        files[name] = here / name
+        run(*args, "-q", "-o", files[name]).ok()
 
     stage("expert", "expert", "house", "-n", "60")
-    experts = read(made["expert"])
-    made["short"] = write(here / "short", [_cut(t, 3) for t in experts[:30]])
+    experts = read(files["expert"])
+    files["short"] = write(here / "short", [_cut(t, 3) for t in experts[:30]])
     # equal ids twice: they have to be told apart by their order
-    made["many"] = write(here / "many", [*experts, *experts, *[{**t, "id": f"{t['id']}/b"} for t in experts * 4]])
-    stage("many-branched", "branch", "--from", "admissible", made["many"])
-    stage("many-rollout", "rollout", made["many-branched"])
-    stage("examples", "imitation-data", made["short"])
-    made["foreign"] = write(here / "foreign", [messages_of(t) for t in experts * 6])
+    files["many"] = write(here / "many", [*experts, *experts, *[{**t, "id": f"{t['id']}/b"} for t in experts * 4]])
+    stage("many-branched", "branch", "--from", "admissible", files["many"])
+    stage("many-rollout", "rollout", files["many-branched"])
+    stage("examples", "imitation-data", files["short"])
+    files["foreign"] = write(here / "foreign", [messages_of(t) for t in experts * 6])
     stage("episodes", "eval", "house", "-m", "random", "-n", "150", "--trials", "2", "--max-steps", "12")
-    made["some-rollout"] = write(here / "some-rollout", [_cut(t, 3) for t in read(made["many-rollout"])[:30]])
-    made["short-rollout"] = write(here / "short-rollout", [_cut(t, 5) for t in read(made["many-rollout"])[:2]])
-    return made
+    files["some-rollout"] = write(here / "some-rollout", [_cut(t, 3) for t in read(files["many-rollout"])[:30]])
+    files["short-rollout"] = write(here / "short-rollout", [_cut(t, 5) for t in read(files["many-rollout"])[:2]])
+    return files
 
 
 def _cut(trajectory: dict, steps: int) -> dict:
@@ -79,10 +79,10 @@ def _cut(trajectory: dict, steps: int) -> dict:
 
 
 def _with_bad(text: bytes, bad: int, rng: random.Random) -> bytes:
-    """Bad records at random places: broken JSON, a broken field, and a tampered observation."""
-    found = text.splitlines(keepends=True)
+    """Insert bad records at random places: broken JSON, a broken field, and a tampered observation."""
+    records = text.splitlines(keepends=True)
     for kind in range(bad):
-        at = rng.randrange(len(found))
+        at = rng.randrange(len(records))
         broken = json.loads(text.partition(b"\n")[0])
         if "messages" in broken:  # a foreign record
             broken["messages"][2 if kind == 1 else 3]["content"] = 7 if kind == 1 else "You are on the moon."
@@ -92,8 +92,8 @@ def _with_bad(text: bytes, bad: int, rng: random.Random) -> bytes:
             broken["steps"][0]["action"] = 7
         elif kind == 2:
             broken["steps"][1]["observation"] = "You are on the moon."
-        found.insert(at, b'{"type": "trajectory", "id": \n' if kind == 0 else lines([broken]))
-    return b"".join(found)
+        records.insert(at, b'{"type": "trajectory", "id": \n' if kind == 0 else lines([broken]))
+    return b"".join(records)
 
 
 def _command(job: Job, here: Path, name: str, file: Path | None) -> list[object]:
@@ -102,7 +102,7 @@ def _command(job: Job, here: Path, name: str, file: Path | None) -> list[object]
 
 
 def _kill_at(command: list[object], output: Path, size: int | None, delay: float) -> bool:
-    """Start, and kill when the output is larger than `size`, or after `delay`; whether it was still running."""
+    """Kill a command when its output is larger than `size`, or after `delay`; return whether it was still running."""
     child = start(*command, stderr=-3)
     began = time.monotonic()
     while child.poll() is None:
@@ -156,7 +156,7 @@ def test_killed_and_resumed_equals_uninterrupted(name: str, inputs, tmp_path):
 
 
 def test_each_cut_of_a_file_is_made_whole(inputs, tmp_path):
-    """Not by chance, but at every kind of place: nothing, a line's middle, its end but one, its newline, all."""
+    """Each kind of place is tried: nothing written, within a line, around its newline, and all written."""
     args = ["rollout", inputs["many-branched"], "-q", "--resume", "-o", tmp_path / "out"]
     run(*args).ok()
     whole = (tmp_path / "out").read_bytes()
@@ -196,20 +196,20 @@ def test_a_cut_line_is_told(inputs, tmp_path):
 def test_other_options_are_refused(before, after, inputs, tmp_path):
     files = [inputs["expert"]] if before[0] == "branch" else []
     run(*before, *files, "-o", tmp_path / "out").ok()
-    kept = (tmp_path / "out").read_bytes()
+    content = (tmp_path / "out").read_bytes()
     run(*after, *files, "--resume", "-o", tmp_path / "out").one_error(
         2, f"{tmp_path / 'out'}:1: written by `{before[0]} ", "give the same options, or another -o"
     )
-    assert (tmp_path / "out").read_bytes() == kept
+    assert (tmp_path / "out").read_bytes() == content
 
 
 def test_other_input_is_refused_before_anything_is_written(inputs, tmp_path):
     args = ["branch", "--from", "admissible", "--resume", "-o", tmp_path / "out"]
     records = read(inputs["expert"])
     run(*args, stdin=lines(records[:5])).ok()
-    kept = (tmp_path / "out").read_bytes()
+    content = (tmp_path / "out").read_bytes()
     run(*args, stdin=lines(records[10:20])).one_error(2, "5 records that this input does not lead to", records[0]["id"])
-    assert (tmp_path / "out").read_bytes() == kept
+    assert (tmp_path / "out").read_bytes() == content
     run(*args, stdin=lines(records[:4])).one_error(2, "1 records that this input does not lead to")
     run(*args, "--on-error", "skip", stdin=lines(records[10:20])).one_error(2, "this input does not lead to")
 
@@ -271,7 +271,7 @@ def test_sigterm_ends_in_order(inputs, tmp_path):
     child.terminate()
     assert child.wait(30) == 128 + signal.SIGTERM
     assert (tmp_path / "out").read_bytes().endswith(b"\n")
-    done = len(read(tmp_path / "out"))
-    assert 0 < done < 1500
+    n_records = len(read(tmp_path / "out"))
+    assert 0 < n_records < 1500
     spawn(*command).ok()
     assert len(read(tmp_path / "out")) == 1500

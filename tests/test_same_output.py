@@ -15,7 +15,7 @@ SCRIPT = ROOT / "benchmarks" / "same_output.py"
 
 
 def same_output(*args: object) -> subprocess.CompletedProcess[str]:
-    """Run the script, to its end."""
+    """Run the script to its end."""
     return subprocess.run([sys.executable, SCRIPT, *map(str, args)], capture_output=True, text=True, timeout=240)
 
 
@@ -29,8 +29,8 @@ def script():
 
 @pytest.mark.slow
 def test_every_option_is_exercised():
-    done = same_output("--check")
-    assert done.returncode == 0, done.stderr
+    process = same_output("--check")
+    assert process.returncode == 0, process.stderr
 
 
 @pytest.fixture
@@ -45,16 +45,17 @@ def changed(tmp_path) -> Path:
 
 @pytest.mark.slow
 def test_a_tree_writes_the_same_as_itself_and_a_changed_one_does_not(changed, tmp_path):
-    kept = ["--keep", tmp_path / "kept", "--only", "imitation,expert-class"]
-    same = same_output(ROOT, ROOT, *kept)
+    options = ["--keep", tmp_path / "kept", "--only", "imitation,expert-class"]
+    same = same_output(ROOT, ROOT, *options)
     assert same.returncode == 0, same.stdout + same.stderr
     assert "2 calls: none differ in what they write, none in texts for people; options: the same" in same.stdout
-    other = same_output(ROOT, changed, *kept)
+    other = same_output(ROOT, changed, *options)
     assert other.returncode == 1, other.stdout + other.stderr
     assert "old: 0 calls run" in other.stdout
     *lines, last = other.stdout.splitlines()
-    (found,) = [line for line in lines if line.startswith("imitation")]
-    assert found.startswith("imitation: out: line 1, column ") and "You are in the" in found and "You are at" in found
+    (difference,) = [line for line in lines if line.startswith("imitation")]
+    assert difference.startswith("imitation: out: line 1, column ")
+    assert "You are in the" in difference and "You are at" in difference
     assert not any(line.startswith("expert-class") for line in lines)
     assert last == "2 calls: 1 differ in what they write, none in texts for people; options: the same"
 
@@ -91,8 +92,8 @@ def test_texts_for_people_may_differ(script):
 
 
 def test_the_first_difference_is_shown_with_its_place(script):
-    found = script.first_difference(b'{"a": 1}\n{"b": 2}\n', b'{"a": 1}\n{"b": 3}\n')
-    assert found == """line 2, column 7: '{"b": 2}' | '{"b": 3}'"""
+    difference = script.first_difference(b'{"a": 1}\n{"b": 2}\n', b'{"a": 1}\n{"b": 3}\n')
+    assert difference == """line 2, column 7: '{"b": 2}' | '{"b": 3}'"""
     assert script.first_difference(b"one\n", b"one\ntwo\n") == "line 2, column 1: its end | 'two'"
     assert script.first_difference(b"GGUF\0\1", b"GGUF\0\2").startswith("byte 5: 01 (of 6) | 02 (of 6)")
 
@@ -101,6 +102,6 @@ def test_an_option_and_a_value_without_a_call_are_named(script):
     duplicates = {"type": {"choices": ["keep", "exact", "near"]}, "default": "keep"}
     options = {"--limit": {"type": {}}, "--duplicates": duplicates, "--resume": {"type": {}}}
     exercised = [["mix", "", None], ["mix", "--duplicates", "near"]]
-    found = list(script.not_exercised({"surface": {"mix": options, "new": {}}, "exercised": exercised}))
-    assert found[:3] == ["mix --limit", "mix --duplicates: not with exact", "new: no call"]
-    assert all(line.startswith("NO_EFFECT names ") for line in found[3:]) and "--resume" not in "".join(found)
+    gaps = list(script.not_exercised({"surface": {"mix": options, "new": {}}, "exercised": exercised}))
+    assert gaps[:3] == ["mix --limit", "mix --duplicates: not with exact", "new: no call"]
+    assert all(line.startswith("NO_EFFECT names ") for line in gaps[3:]) and "--resume" not in "".join(gaps)

@@ -39,7 +39,7 @@ def examples(data) -> list[dict]:
         for t in read(data["rollout"])[:1]
     ]
     bare, thoughtful = lines(read(data["rollout"])[:1]), lines(thoughtful)
-    found = []
+    records = []
     for style in built_in_styles():
         for args, stdin in [
             (["imitation-data"], bare),
@@ -47,7 +47,7 @@ def examples(data) -> list[dict]:
             (["reflect", "--rationale", "outcome"], bare),
             (["world-model-data"], bare),
         ]:
-            found += run(*args, "-q", "--prompt-style", style, stdin=stdin).ok().records
+            records += run(*args, "-q", "--prompt-style", style, stdin=stdin).ok().records
     foreign = {
         "type": "example",
         "id": "foreign",
@@ -55,7 +55,7 @@ def examples(data) -> list[dict]:
         "prompt": [{"role": "user", "content": "What is in the fridge?"}],
         "completion": [{"role": "assistant", "content": "  An apple,\nI think. 日本 🙂"}],
     }
-    return [*found, foreign]
+    return [*records, foreign]
 
 
 def plain_losses(hf, examples: list[dict]) -> dict[tuple[str, str], list[float]]:
@@ -168,13 +168,13 @@ def test_long_groups_are_cut(hf, data, monkeypatch):
 def test_output_is_the_same_after_an_interruption(data, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     args = ["score", "-m", "tiny", "--threads", "1", data["world"]]
-    done = run(*args, "-o", whole, "--summary", tmp_path / "losses").ok()
-    for written in (0, 1, 40, 41):
-        broken.write_bytes(b"".join(whole.read_bytes().splitlines(keepends=True)[:written]) + b'{"type":')
+    result = run(*args, "-o", whole, "--summary", tmp_path / "losses").ok()
+    for n_lines in (0, 1, 40, 41):
+        broken.write_bytes(b"".join(whole.read_bytes().splitlines(keepends=True)[:n_lines]) + b'{"type":')
         resumed = run(*args, "-o", broken, "--resume", "--summary", tmp_path / "again").ok()
         assert broken.read_bytes() == whole.read_bytes()
         assert (tmp_path / "again").read_bytes() == (tmp_path / "losses").read_bytes()
-        assert _table(resumed.err) == _table(done.err)
+        assert _table(resumed.err) == _table(result.err)
 
 
 def _table(err: str) -> list[str]:
@@ -182,11 +182,11 @@ def _table(err: str) -> list[str]:
 
 
 def test_table_and_summary(data, tmp_path):
-    done = run(
+    result = run(
         "score", "-m", "tiny", "--summary", "-", "-o", tmp_path / "scored", data["world"], data["imitation"]
     ).ok()
     scored = read(tmp_path / "scored")
-    rows = [json.loads(line) for line in done.out.splitlines()]
+    rows = [json.loads(line) for line in result.out.splitlines()]
     assert {row["kind"] for row in rows} == {"imitation", "world_model"}
     transitions = [row for row in rows if row["transition"] and row["span"] == "observation"]
     whole = next(r for r in rows if r["kind"] == "world_model" and not r["transition"] and r["span"] == "observation")
@@ -196,7 +196,7 @@ def test_table_and_summary(data, tmp_path):
     total = sum(s["logprob"] for e in scored if e["kind"] == "imitation" for s in e["scores"])
     (imitation,) = [row for row in rows if row["kind"] == "imitation"]
     assert imitation["loss"] == pytest.approx(-total / imitation["tokens"])
-    assert _table(done.err) and "".join(loss_table(rows)) in done.err
+    assert _table(result.err) and "".join(loss_table(rows)) in result.err
     assert run("score", "-m", "tiny", "-q", data["imitation"]).ok().err == ""
 
 
@@ -206,7 +206,7 @@ def test_summary_needs_a_place_of_its_own(data):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"completion": [{"role": "assistant", "content": "a"}] * 2}, "$.completion: has 2 messages"),
         ({"spans": [{"name": "action", "start": 5, "end": 999}]}, "$.spans[0]: "),
@@ -214,17 +214,17 @@ def test_summary_needs_a_place_of_its_own(data):
         ({"prompt": [{"role": "tool", "content": "x"}]}, None),
     ],
 )
-def test_an_example_that_cannot_be_scored_is_set_aside(change, said, data, tmp_path):
+def test_an_example_that_cannot_be_scored_is_set_aside(change, message, data, tmp_path):
     examples = read(data["imitation"])
     bad = {**examples[3], "id": "bad", **change}
     file = write(tmp_path / "examples.jsonl", [*examples[:3], bad, *examples[3:]])
-    if said is None:  # the tiny model's template takes any role
+    if message is None:  # the tiny model's template takes any role
         run("score", "-m", "tiny", file).ok()
         return
     for model in ("tiny", "hf:tiny"):
-        run("score", "-m", model, file).one_error(3, f"{file}:4: ", said)
-    done = run("score", "-m", "tiny", "--rejects", tmp_path / "rejects", file).ok(4)
-    assert [e["id"] for e in done.records] == [e["id"] for e in examples]
+        run("score", "-m", model, file).one_error(3, f"{file}:4: ", message)
+    result = run("score", "-m", "tiny", "--rejects", tmp_path / "rejects", file).ok(4)
+    assert [e["id"] for e in result.records] == [e["id"] for e in examples]
     assert [reject["record"]["id"] for reject in read(tmp_path / "rejects")] == ["bad"]
 
 

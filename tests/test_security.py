@@ -1,4 +1,4 @@
-"""What SECURITY.md promises and no other test shows; and that the tests it names are there."""
+"""Tests of the promises in SECURITY.md that no other test covers, and that the tests named there exist."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_tests_that_the_page_names_are_there():
 
 
 class _Trap:
-    """What leaves a trace when it is unpickled."""
+    """An object that leaves a trace when it is unpickled."""
 
     def __init__(self, trace: Path):
         self.trace = trace

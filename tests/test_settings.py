@@ -47,10 +47,10 @@ def test_defaults_are_those_of_the_fields():
 
 
 def test_help_shows_defaults():
-    shown = " ".join(painted("--help").split())
-    assert "--max-coats N Number of coats at most. [default: 2; x>=1]" in shown
-    assert "--dry / --no-dry Whether to wait until it is dry. [default: dry]" in shown
-    assert "--rough Leave it rough. --only" in shown and "--note" not in shown
+    text = " ".join(painted("--help").split())
+    assert "--max-coats N Number of coats at most. [default: 2; x>=1]" in text
+    assert "--dry / --no-dry Whether to wait until it is dry. [default: dry]" in text
+    assert "--rough Leave it rough. --only" in text and "--note" not in text
 
 
 def test_fields_are_recorded_by_the_names_of_their_options():

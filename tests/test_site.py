@@ -23,8 +23,8 @@ def build(directory: Path) -> subprocess.CompletedProcess:
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("sphinx", reason="`make docs` installs Sphinx")
-    done = build(tmp_path)
-    assert done.returncode == 0, done.stderr
+    process = build(tmp_path)
+    assert process.returncode == 0, process.stderr
     first = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
     pages = re.findall(r"\]\((?:\.\./)?([\w/.-]+)\.md\)", INDEX.read_text(encoding="utf-8"))
     pages = [page for page in pages if page != "README"]  # it is the page that links to all others

@@ -60,8 +60,8 @@ def test_characters_of_several_bytes_are_not_torn_apart():
     text = "né€😀é!"
     for border in range(len(text) + 1):
         spans = [CompletionSpan("thought", 0, border), CompletionSpan("action", border, len(text))]
-        wanted = [int(i >= border) for i, character in enumerate(text) for _ in character.encode()]
-        assert _by_bytes(text, spans) == [*wanted, 1]
+        expected = [int(i >= border) for i, character in enumerate(text) for _ in character.encode()]
+        assert _by_bytes(text, spans) == [*expected, 1]
 
 
 def test_tokens_outside_of_all_spans_belong_to_the_span_before():
@@ -90,12 +90,12 @@ def test_a_border_within_a_token():
     def decode(ids):
         return "".join(words[i] for i in ids)
 
-    for border, wanted in enumerate([[1, 1, 1], [0, 1, 1], [0, 1, 1], [0, 0, 1], [0, 0, 1], [0, 0, 0]]):
+    for border, expected in enumerate([[1, 1, 1], [0, 1, 1], [0, 1, 1], [0, 0, 1], [0, 0, 1], [0, 0, 0]]):
         assert (
             span_of_tokens(
                 [0, 1, 2], "abcdef", [CompletionSpan("x", 0, border), CompletionSpan("y", border, 6)], decode
             )
-            == wanted
+            == expected
         )
     within = [CompletionSpan("x", 0, 3), CompletionSpan("y", 3, 4), CompletionSpan("z", 4, 6)]
     assert span_of_tokens([0, 1, 2], "abcdef", within, decode) == [0, 0, 2]
@@ -106,10 +106,10 @@ def test_every_byte_is_in_the_span_of_its_character(text, data):
     starts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=4)))
     spans = [CompletionSpan(str(i), start, start) for i, start in enumerate([0, *starts])]
     owner = [max(i for i, span in enumerate(spans) if span.start <= at) for at in range(len(text) + 1)]
-    found = _by_bytes(text, spans)
-    assert found == sorted(found) and len(found) == len(text.encode()) + 1 and found[-1] == len(spans) - 1
+    by_byte = _by_bytes(text, spans)
+    assert by_byte == sorted(by_byte) and len(by_byte) == len(text.encode()) + 1 and by_byte[-1] == len(spans) - 1
     if "\ufffd" not in text:  # U+FFFD looks like a character that is not whole
-        assert found[:-1] == [owner[at] for at, character in enumerate(text) for _ in character.encode()]
+        assert by_byte[:-1] == [owner[at] for at, character in enumerate(text) for _ in character.encode()]
 
 
 def test_a_real_tokenizer():
@@ -133,8 +133,8 @@ def test_text_that_differs_from_that_of_its_tokens():
     spans = [CompletionSpan("thought", 1, 10), CompletionSpan("action", 12, 14)]
 
     def owners(spelled: str, decode=_bytes) -> str:
-        found = span_of_tokens([*spelled.encode(), STOP], text, spans, decode)
-        return "".join(map(str, found))
+        numbers = span_of_tokens([*spelled.encode(), STOP], text, spans, decode)
+        return "".join(map(str, numbers))
 
     assert owners("<t>ab</t>\n\ncd") == "0" * 11 + "111"
     assert owners("  <t>ab</t>\n\ncd") == "0" * 13 + "111"

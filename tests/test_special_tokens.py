@@ -130,7 +130,7 @@ class Tokenizers:
 
 @pytest.fixture(scope="module")
 def kinds(tmp_path_factory) -> dict[str, Tokenizers]:
-    made = {}
+    tokenizers = {}
     for kind in KINDS:
         backend = _byte_level(kind) if kind in BYTE_LEVEL else _sentence_pieces(kind)
         strips = dict(rstrip=True) if kind == "phi" else {}
@@ -143,11 +143,11 @@ def kinds(tmp_path_factory) -> dict[str, Tokenizers]:
             pad_token="[PAD]",
             chat_template=TEMPLATES["roles"],
         )
-        made[kind] = Tokenizers(fast)
+        tokenizers[kind] = Tokenizers(fast)
         if kind in BYTE_LEVEL:
-            made[kind].path = _exported(fast, tmp_path_factory.mktemp(kind))
-            made[kind].llama = open_model(str(made[kind].path))
-    return made
+            tokenizers[kind].path = _exported(fast, tmp_path_factory.mktemp(kind))
+            tokenizers[kind].llama = open_model(str(tokenizers[kind].path))
+    return tokenizers
 
 
 def _exported(fast: Any, where: Path) -> Path:

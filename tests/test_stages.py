@@ -53,10 +53,10 @@ class Parrot(Policy):
             yield [self._answer(choice) for choice in group]
 
     def _answer(self, choice):
-        said = cycle(Proposal(action, logprob=-float(i)) for i, action in enumerate(self.sayings))
+        proposals = cycle(Proposal(action, logprob=-float(i)) for i, action in enumerate(self.sayings))
         most = 1 if choice.temperature == 0 else choice.most or choice.n
         self.asked.append((choice.n, most, choice.seed))
-        return list(islice(filter(choice.accept, islice(said, most)), choice.n))
+        return list(islice(filter(choice.accept, islice(proposals, most)), choice.n))
 
 
 # -- expert ----------------------------------------------------------------------------------------------------------
@@ -90,31 +90,31 @@ def test_expert_keeps_a_sample_of_the_admissible_actions():
 
 
 def test_sample_admissible_keeps_the_experts_own():
-    found = [f"a{i}" for i in range(100)]
+    admissible = [f"a{i}" for i in range(100)]
     for seed in range(50):
-        kept = sample_admissible(found, 5, "A77.", seed)
-        assert "a77" in kept and len(kept) == 5 and len(set(kept)) == 5
-    assert sample_admissible(found, 1, "a3", 0) == ["a3"]
-    assert len(sample_admissible(found, 5, "not among them", 0)) == 5
+        sample = sample_admissible(admissible, 5, "A77.", seed)
+        assert "a77" in sample and len(sample) == 5 and len(set(sample)) == 5
+    assert sample_admissible(admissible, 1, "a3", 0) == ["a3"]
+    assert len(sample_admissible(admissible, 5, "not among them", 0)) == 5
 
 
 def test_expert_leaves_out_trajectories_without_success():
-    done = run("expert", "house", "-n", 10, "--max-steps", 4).ok()
+    result = run("expert", "house", "-n", 10, "--max-steps", 4).ok()
     everything = run("expert", "house", "-n", 10, "--max-steps", 4, "--all").ok().records
     assert len(everything) == 10 and all(len(r["steps"]) <= 4 for r in everything)
-    assert [r["id"] for r in done.records] == [r["id"] for r in everything if r["outcome"]["success"]]
-    assert f"{10 - len(done.records)} left out: the expert did not succeed" in done.err
+    assert [r["id"] for r in result.records] == [r["id"] for r in everything if r["outcome"]["success"]]
+    assert f"{10 - len(result.records)} left out: the expert did not succeed" in result.err
 
 
 def test_the_house_repeats_an_experts_path(experts):
     for t in experts:
         house = House()
-        seen = house.reset(t["task"])
+        observation = house.reset(t["task"])
         assert house.instruction() == t["instruction"]
         for step in t["steps"]:
-            assert (seen.text, house.admissible()) == (step["observation"], step["admissible"])
-            seen = house.step(step["action"])
-        assert seen.outcome() == t["outcome"] and seen.success
+            assert (observation.text, house.admissible()) == (step["observation"], step["admissible"])
+            observation = house.step(step["action"])
+        assert observation.outcome() == t["outcome"] and observation.success
 
 
 # -- branch ----------------------------------------------------------------------------------------------------------
@@ -125,13 +125,13 @@ def test_the_house_repeats_an_experts_path(experts):
 def test_alternatives_are_distinct_and_never_the_experts_own(experts, source, k):
     policy = None if source == "admissible" else RandomPolicy()
     short = Counter()
-    made = list(
+    branched = list(
         branch(
             iter(experts), policy, BranchSettings(k=k, source=source), count=lambda what, n=1: short.update({what: n})
         )
     )
     missing = 0
-    for before, after in zip(experts, made):
+    for before, after in zip(experts, branched):
         for old, step in zip(before["steps"], after["steps"]):
             same = [canonical(a["action"]) for a in step["alternatives"]]
             assert len(set(same)) == len(same) and canonical(step["action"]) not in same
@@ -141,9 +141,9 @@ def test_alternatives_are_distinct_and_never_the_experts_own(experts, source, k)
             assert {k: v for k, v in step.items() if k != "alternatives"} == old
             missing += len(same) < k
     assert short["states with fewer than k"] == missing
-    total = sum(len(s["alternatives"]) for t in made for s in t["steps"])
-    told = ("from the policy", "refilled from admissible", "from admissible")
-    assert sum(short[what] for what in told) == total
+    total = sum(len(s["alternatives"]) for t in branched for s in t["steps"])
+    origins = ("from the policy", "refilled from admissible", "from admissible")
+    assert sum(short[what] for what in origins) == total
 
 
 def test_sameness_is_up_to_case_blanks_and_punctuation(experts):
@@ -151,27 +151,27 @@ def test_sameness_is_up_to_case_blanks_and_punctuation(experts):
     policy = Parrot(own.upper() + ".", f"  {own}  ", "", "  ", "fly away", "Fly  away!", "`fly away`", "swim")
     counts = Counter()
     one = [{**experts[0], "steps": experts[0]["steps"][:1]}]
-    (made,) = branch(
+    (branched,) = branch(
         iter(one),
         policy,
         BranchSettings(k=8, rounds=1, only_admissible=False),
         count=lambda what, n=1: counts.update({what: n}),
     )
-    found = made["steps"][0]["alternatives"]
-    drawn = [(a["action"], a["logprob"]) for a in found if a["source"] == "policy"]
-    assert drawn == [("fly away", -4.0), ("swim", -7.0)]
+    alternatives = branched["steps"][0]["alternatives"]
+    draws = [(a["action"], a["logprob"]) for a in alternatives if a["source"] == "policy"]
+    assert draws == [("fly away", -4.0), ("swim", -7.0)]
     assert counts["draws of the expert's own action"] == 2 and counts["draws without an action"] == 2
     assert counts["duplicate draws"] == 2 and counts["from the policy"] == 2
-    rest = [a for a in found if a["source"] == "admissible"]
+    rest = [a for a in alternatives if a["source"] == "admissible"]
     assert counts["refilled from admissible"] == len(rest) == len(one[0]["steps"][0]["admissible"]) - 1
     assert all(a["logprob"] is None for a in rest)
 
 
 def test_requests_to_the_policy(experts):
-    asked = Parrot("x", "y")
-    list(branch(iter(experts), asked, BranchSettings(k=2, rounds=5)))
-    assert {(n, most) for n, most, _ in asked.asked} == {(2, 10)}
-    assert len({seed for *_, seed in asked.asked}) == sum(len(t["steps"]) for t in experts), "states share no draws"
+    parrot = Parrot("x", "y")
+    list(branch(iter(experts), parrot, BranchSettings(k=2, rounds=5)))
+    assert {(n, most) for n, most, _ in parrot.asked} == {(2, 10)}
+    assert len({seed for *_, seed in parrot.asked}) == sum(len(t["steps"]) for t in experts), "states share no draws"
 
 
 @pytest.mark.parametrize("extra", [[], ["--replacement"]])
@@ -179,13 +179,13 @@ def test_alternatives_are_drawn_although_the_policy_is_sure_of_the_expert(expert
     """Draws without replacement reach other actions."""
     file = write(tmp_path / "in", experts[:2])
     args = ["branch", "-k", 3, "-m", "tiny", "--temperature", 0.5 if not extra else 1, "--rounds", 40, *extra, file]
-    done = run(*args, "--min-p", 0, "--no-only-admissible").ok()
-    for step in (s for t in done.records for s in t["steps"]):
+    result = run(*args, "--min-p", 0, "--no-only-admissible").ok()
+    for step in (s for t in result.records for s in t["steps"]):
         same = [canonical(a["action"]) for a in step["alternatives"]]
         assert len(set(same)) == 3 and canonical(step["action"]) not in same
         assert {a["source"] for a in step["alternatives"]} == {"policy"}
-    assert "draws of the expert's own action" in done.err
-    assert ("duplicate draws" in done.err) == bool(extra)
+    assert "draws of the expert's own action" in result.err
+    assert ("duplicate draws" in result.err) == bool(extra)
 
 
 def test_actions_are_drawn_by_score(experts, tmp_path):
@@ -197,10 +197,10 @@ def test_actions_are_drawn_by_score(experts, tmp_path):
             logprobs = [a["logprob"] for a in step["alternatives"]]
             assert logprobs == sorted(logprobs, reverse=True) and all(p < 0 for p in logprobs)
             assert {a["action"] for a in step["alternatives"]} == set(old["admissible"]) - {old["action"]}
-    drawn = run(*args, "--seed", 5, file).ok().records
+    branched = run(*args, "--seed", 5, file).ok().records
     again = run(*args, "--seed", 5, stdin=lines(experts[:2][::-1])).ok().records[::-1]
-    assert [t["steps"] for t in drawn] == [t["steps"] for t in again]
-    assert [t["steps"] for t in drawn] != [t["steps"] for t in run(*args, "--seed", 6, file).ok().records]
+    assert [t["steps"] for t in branched] == [t["steps"] for t in again]
+    assert [t["steps"] for t in branched] != [t["steps"] for t in run(*args, "--seed", 6, file).ok().records]
     refused = run("branch", "--from", "scored", "-m", "random", file)
     assert refused.code == 2 and "cannot score" in refused.err
 
@@ -215,21 +215,21 @@ def test_only_admissible_drops_inadmissible_draws(experts):
 
     counts = Counter()
 
-    def found(record: list[dict], **how: bool) -> list[str]:
-        (made,) = branch(
+    def actions(record: list[dict], **how: bool) -> list[str]:
+        (branched,) = branch(
             iter(record),
             Parrot("fly away", listed[0]),
             BranchSettings(k=2, rounds=1, **how),
             count=lambda what, n=1: counts.update({what: n}),
         )
-        return [a["action"] for a in made["steps"][0]["alternatives"]]
+        return [a["action"] for a in branched["steps"][0]["alternatives"]]
 
-    assert "fly away" not in found(one) and len(found(one)) == 2, "the paper's way, unless another is asked for"
-    assert "fly away" in found(one, only_admissible=False)
+    assert "fly away" not in actions(one) and len(actions(one)) == 2, "the paper's way, unless another is asked for"
+    assert "fly away" in actions(one, only_admissible=False)
     # a sampled list says nothing about what is not in it
-    assert "fly away" in found(one_step(experts, admissible_count=99))
-    assert "fly away" in found(one_step(experts, admissible=None))
-    assert "fly away" not in found(one_step(experts, admissible_count=None))
+    assert "fly away" in actions(one_step(experts, admissible_count=99))
+    assert "fly away" in actions(one_step(experts, admissible=None))
+    assert "fly away" not in actions(one_step(experts, admissible_count=None))
     assert counts["states whose admissible actions are not all known"] == 2 < counts["inadmissible draws dropped"]
 
 
@@ -252,16 +252,16 @@ def test_banned_actions_are_neither_drawn_nor_filled_up_with(experts):
     going = [a for a in step["admissible"] if a.startswith("go to ") and a != step["action"]]
     assert going and begins_with(going[0], "GO  to") and not begins_with("goto hall", "go")
     counts = Counter()
-    (made,) = branch(
+    (branched,) = branch(
         iter(one_step(experts)),
         Parrot("Go to  the moon", "gobble", going[0]),
         BranchSettings(k=50, rounds=1, only_admissible=False, ban=["go", "open fridge"]),
         count=lambda what, n=1: counts.update({what: n}),
     )
-    found = [a["action"] for a in made["steps"][0]["alternatives"]]
+    actions = [a["action"] for a in branched["steps"][0]["alternatives"]]
     banned = [a for a in step["admissible"] if a != step["action"] and (a.startswith("go ") or a == "open fridge")]
-    assert found[0] == "gobble" and len(found) == len(set(step["admissible"])) - len(banned)
-    assert not any(a.casefold().startswith("go ") for a in found)
+    assert actions[0] == "gobble" and len(actions) == len(set(step["admissible"])) - len(banned)
+    assert not any(a.casefold().startswith("go ") for a in actions)
     assert counts["banned draws dropped"] > 1 and counts["admissible actions banned"] == len(banned)
 
 
@@ -297,19 +297,19 @@ def test_the_floor_is_compared_with_the_most_probable_draw_where_a_model_cannot_
     """Parrot is no exact policy: its log-probabilities are 0, -1, -2 and so on."""
     counts = Counter()
 
-    def found(*sayings: str, **how: object) -> list[str]:
+    def actions(*sayings: str, **how: object) -> list[str]:
         counts.clear()
-        (made,) = branch(
+        (branched,) = branch(
             iter(one_step(experts, admissible=None)),
             Parrot(*sayings),
             BranchSettings(k=3, rounds=1, **how),
             count=lambda what, n=1: counts.update({what: n}),
         )
-        return [a["action"] for a in made["steps"][0]["alternatives"]]
+        return [a["action"] for a in branched["steps"][0]["alternatives"]]
 
-    assert found("a", "b", "c") == ["a", "b", "c"], "no floor unless it is asked for"
-    assert found("a", "b", "c", min_p=0.3) == ["a", "b"] and counts["below the floor"] == 1
-    assert found("a", "b", "c", min_p=0.1) == ["a", "b", "c"]
+    assert actions("a", "b", "c") == ["a", "b", "c"], "no floor unless it is asked for"
+    assert actions("a", "b", "c", min_p=0.3) == ["a", "b"] and counts["below the floor"] == 1
+    assert actions("a", "b", "c", min_p=0.1) == ["a", "b", "c"]
     random = branch(
         iter(experts[:1]),
         RandomPolicy(),
@@ -321,12 +321,12 @@ def test_the_floor_is_compared_with_the_most_probable_draw_where_a_model_cannot_
 
 
 def test_a_dropped_draw_may_be_filled_up_with(experts):
-    """It is as admissible as others."""
+    """A draw below the floor is as admissible as other actions."""
     (step,) = one_step(experts)[0]["steps"]
     one, *others = [a for a in step["admissible"] if a != step["action"]]
-    (made,) = branch(iter(one_step(experts)), Parrot(others[0], one), BranchSettings(k=50, rounds=1, min_p=0.9))
-    assert sorted(a["action"] for a in made["steps"][0]["alternatives"]) == sorted([one, *others])
-    assert [a["source"] for a in made["steps"][0]["alternatives"][:2]] == ["policy", "admissible"]
+    (branched,) = branch(iter(one_step(experts)), Parrot(others[0], one), BranchSettings(k=50, rounds=1, min_p=0.9))
+    assert sorted(a["action"] for a in branched["steps"][0]["alternatives"]) == sorted([one, *others])
+    assert [a["source"] for a in branched["steps"][0]["alternatives"][:2]] == ["policy", "admissible"]
 
 
 def test_texts_far_below_the_best_are_not_drawn(experts, tmp_path):
@@ -351,12 +351,12 @@ def test_pools_are_added_and_replaced_one_by_one(experts):
         return list(branch(iter(records), None, BranchSettings(source="admissible", **how)))
 
     def pools(records: list[dict]) -> list[dict[str | None, list[str]]]:
-        found = []
+        actions_by_pool = []
         for step in (s for t in records for s in t["steps"]):
-            found.append({})
+            actions_by_pool.append({})
             for a in step["alternatives"]:
-                found[-1].setdefault(a.get("pool"), []).append(a["action"])
-        return found
+                actions_by_pool[-1].setdefault(a.get("pool"), []).append(a["action"])
+        return actions_by_pool
 
     first = add(experts[:2], k=2, pool="iwm")
     both = add(first, k=3, pool="sr")
@@ -378,38 +378,38 @@ def test_a_second_pool_costs_only_its_own_execution(experts):
             a["outcome"]["mine"] = "kept"
     (both,) = branch(iter([t]), None, BranchSettings(k=2, source="admissible", pool="sr"))
     counts = Counter()
-    (made,) = rollout(iter([both]), lambda _: House(), count=lambda what, n=1: counts.update({what: n}))
+    (rolled,) = rollout(iter([both]), lambda _: House(), count=lambda what, n=1: counts.update({what: n}))
     new = sum(a["pool"] == "sr" for s in both["steps"] for a in s["alternatives"])
     assert counts["executed by state"] == new
     assert counts["executed before"] == sum(len(s["alternatives"]) for s in t["steps"])
-    for step in made["steps"]:
+    for step in rolled["steps"]:
         assert all(a["outcome"].get("mine") == ("kept" if a["pool"] == "iwm" else None) for a in step["alternatives"])
 
 
 def test_mixed_takes_half_of_each(experts):
-    (made,) = branch(
+    (branched,) = branch(
         iter(experts[:1]), Parrot("a", "b", "c", "d"), BranchSettings(k=4, source="mixed", only_admissible=False)
     )
-    for step in made["steps"]:
+    for step in branched["steps"]:
         sources = Counter(a["source"] for a in step["alternatives"])
         assert sources["policy"] == 2
         assert sources["admissible"] == min(2, len(step["admissible"]) - 1)
 
 
 def test_branching_again_replaces_alternatives(rolled):
-    (made,) = branch(iter(rolled[:1]), None, BranchSettings(k=1, source="admissible"))
-    assert all(len(s["alternatives"]) <= 1 for s in made["steps"])
+    (branched,) = branch(iter(rolled[:1]), None, BranchSettings(k=1, source="admissible"))
+    assert all(len(s["alternatives"]) <= 1 for s in branched["steps"])
 
 
 def test_branch_with_the_tiny_model(experts, tmp_path):
     file = write(tmp_path / "in", [{**t, "steps": t["steps"][:3], "outcome": None} for t in experts[:3]])
     args = ["branch", "-k", 3, "-m", "tiny", "--no-only-admissible", "--temperature", 3, "--max-tokens", 12, file]
-    done = run(*args).ok()
-    found = [a for t in done.records for s in t["steps"] for a in s["alternatives"]]
-    assert all(a["logprob"] < 0 for a in found if a["source"] == "policy")
-    drawn = sum(a["source"] == "policy" for a in found)
-    assert drawn and f"{drawn} from the policy" in done.err and "9 states" in done.err
-    assert "model=sha256:" in done.records[0]["lineage"][-1]
+    result = run(*args).ok()
+    alternatives = [a for t in result.records for s in t["steps"] for a in s["alternatives"]]
+    assert all(a["logprob"] < 0 for a in alternatives if a["source"] == "policy")
+    n_drawn = sum(a["source"] == "policy" for a in alternatives)
+    assert n_drawn and f"{n_drawn} from the policy" in result.err and "9 states" in result.err
+    assert "model=sha256:" in result.records[0]["lineage"][-1]
     cold = run(*args, "--temperature", 0).ok()
     assert all(
         len([a for a in s["alternatives"] if a["source"] == "policy"]) <= 1 for t in cold.records for s in t["steps"]
@@ -419,9 +419,9 @@ def test_branch_with_the_tiny_model(experts, tmp_path):
 def test_the_default_model_is_the_tiny_one(experts, tmp_path, monkeypatch):
     file = write(tmp_path / "in", [{**experts[0], "steps": experts[0]["steps"][:1], "outcome": None}])
     args = ["branch", "-k", 1, "--threads", 1, "--max-tokens", 8, file]
-    done = run(*args).ok()
-    assert "using the built-in tiny model" in done.err
-    assert done.out == run(*args, "-m", "tiny").ok().out
+    result = run(*args).ok()
+    assert "using the built-in tiny model" in result.err
+    assert result.out == run(*args, "-m", "tiny").ok().out
     monkeypatch.setenv("EEXP_MODEL", "random")
     assert "model=random" in run(*args).ok().records[0]["lineage"][-1]
 
@@ -436,16 +436,16 @@ def test_all_ways_to_fork_give_the_same_outcomes(experts):
     branched = list(branch(iter(experts), RandomPolicy(), BranchSettings(k=4)))
     for t in branched[::2]:
         t["steps"][1]["alternatives"] += [{"action": "fly", "source": "policy"}, {"action": "", "source": "policy"}]
-    made = {}
+    outputs = {}
     for way in (*WAYS, "process"):
-        done = run("rollout", "--fork", way, "-j", 2, stdin=lines(branched)).ok()
-        made[way] = done.out
-        assert "12 answered as invalid" in done.err.replace("\n", " ")
+        result = run("rollout", "--fork", way, "-j", 2, stdin=lines(branched)).ok()
+        outputs[way] = result.out
+        assert "12 answered as invalid" in result.err.replace("\n", " ")
         executed = sum(len(s["alternatives"]) for t in branched for s in t["steps"])
-        assert f"{executed} executed by {way}" in done.err
-    assert made["state"] == made["process"] == made["replay"]
+        assert f"{executed} executed by {way}" in result.err
+    assert outputs["state"] == outputs["process"] == outputs["replay"]
     in_this_process = list(rollout(iter(branched), lambda _: House()))
-    assert in_this_process == [{k: v for k, v in r.items() if k != "lineage"} for r in done.records]
+    assert in_this_process == [{k: v for k, v in r.items() if k != "lineage"} for r in result.records]
 
 
 def test_outcomes_are_those_of_the_house(experts):
@@ -463,8 +463,8 @@ def test_outcomes_are_those_of_the_house(experts):
 def test_answers_to_invalid_actions_are_outcomes(experts):
     t = {**experts[0], "steps": [dict(s) for s in experts[0]["steps"]]}
     t["steps"][0]["alternatives"] = [{"action": "open the sky", "source": "policy"}]
-    (made,) = rollout(iter([t]), lambda _: House())
-    (outcome,) = [a["outcome"] for a in made["steps"][0]["alternatives"]]
+    (rolled,) = rollout(iter([t]), lambda _: House())
+    (outcome,) = [a["outcome"] for a in rolled["steps"][0]["alternatives"]]
     assert outcome["valid"] is False and outcome["observation"] == "There is no sky here." and not outcome["done"]
 
 
@@ -473,10 +473,10 @@ def test_a_tampered_observation_is_refused_with_evidence(experts, way):
     (t,) = branch(iter(experts[:1]), None, BranchSettings(k=2, source="admissible"))
     t["steps"][2]["observation"] = "You are on the moon."
     refused = []
-    (made,) = rollout(
+    (rolled,) = rollout(
         iter([t]), lambda _: House(), RolloutSettings(fork=way), on_refused=lambda r, e: refused.append(e)
     )
-    for i, step in enumerate(made["steps"]):
+    for i, step in enumerate(rolled["steps"]):
         for a in step["alternatives"]:
             assert (a["outcome"] is None) == (i >= 1), "the branch before it did not lead where the record says, either"
             assert ("refused" in a) == (i >= 1)
@@ -491,13 +491,13 @@ def test_a_tampered_observation_is_refused_with_evidence(experts, way):
 def test_a_tampered_end_is_refused(experts, way):
     won = {**experts[0], "outcome": {**experts[0]["outcome"], "observation": "You win."}}
     errors = []
-    made = rollout(
+    rolled = rollout(
         branch(iter([won]), None, BranchSettings(k=1, source="admissible")),
         lambda _: House(),
         RolloutSettings(fork=way),
         on_refused=lambda r, e: errors.append(e),
     )
-    (last,) = [i for t in made for i, s in enumerate(t["steps"]) if "refused" in s["alternatives"][0]]
+    (last,) = [i for t in rolled for i, s in enumerate(t["steps"]) if "refused" in s["alternatives"][0]]
     assert last == len(won["steps"]) - 1 == int(errors[0].where[8:-1]) and errors[0].evidence["recorded"] == "You win."
     # where no alternative was executed that could be refused
     for t in (
@@ -521,11 +521,11 @@ def test_other_admissible_actions_than_recorded_are_refused(experts, way):
     for listed, why in ((["fly"], "'fly' was admissible"), (t["steps"][1]["admissible"][:1], "and 1 were")):
         t["steps"][1]["admissible"], t["steps"][1]["admissible_count"] = listed, None
         refused = []
-        (made,) = rollout(
+        (rolled,) = rollout(
             iter([t]), lambda _: House(), RolloutSettings(fork=way), on_refused=lambda r, e: refused.append(e)
         )
         assert why in str(refused[1]) and refused[0].where == "$.steps[0]"
-        assert all(a["outcome"] is None for s in made["steps"] for a in s["alternatives"])
+        assert all(a["outcome"] is None for s in rolled["steps"] for a in s["alternatives"])
 
 
 class Asking(House):
@@ -554,18 +554,18 @@ def test_refusals_are_set_aside_and_kept(data, tmp_path):
     records = read(data["branched"])
     records[0]["steps"][1]["observation"] = "tampered"
     rejects = tmp_path / "rejects"
-    done = run("rollout", "--rejects", rejects, stdin=lines(records)).ok(4)
-    assert len(done.records) == len(records), "the trajectory itself is passed on, with what could be trusted"
-    kept = read(rejects)
-    assert len(kept) == len(records[0]["steps"])
-    assert kept[0]["field"] == "$.steps[0]" and kept[0]["record"]["id"] == records[0]["id"]
-    assert kept[0]["evidence"] == {
+    result = run("rollout", "--rejects", rejects, stdin=lines(records)).ok(4)
+    assert len(result.records) == len(records), "the trajectory itself is passed on, with what could be trusted"
+    refusals = read(rejects)
+    assert len(refusals) == len(records[0]["steps"])
+    assert refusals[0]["field"] == "$.steps[0]" and refusals[0]["record"]["id"] == records[0]["id"]
+    assert refusals[0]["evidence"] == {
         "observed": read(data["branched"])[0]["steps"][1]["observation"],
         "recorded": "tampered",
     }
-    assert "branch point refused" in done.err
-    assert run("rollout", stdin=lines(records)).ok(4).out == done.out, "also when nobody asked to keep them"
-    assert run("rollout", "-q", stdin=lines(records)).ok(4).out == done.out
+    assert "branch point refused" in result.err
+    assert run("rollout", stdin=lines(records)).ok(4).out == result.out, "also without --rejects"
+    assert run("rollout", "-q", stdin=lines(records)).ok(4).out == result.out
 
 
 def test_masked_differences_are_not_refused(experts):
@@ -582,16 +582,16 @@ def test_masked_differences_are_not_refused(experts):
             return re.sub(r"It is \d+ o'clock", "It is * o'clock", text)
 
     noisy = Noisy()
-    made = list(expert(noisy, iter([experts[0]["task"]])))
-    branched = list(branch(iter(made), None, BranchSettings(k=1, source="admissible")))
-    (done,) = rollout(iter(branched), lambda _: Noisy())
-    assert all(a["outcome"] for s in done["steps"] for a in s["alternatives"])
+    demonstrations = list(expert(noisy, iter([experts[0]["task"]])))
+    branched = list(branch(iter(demonstrations), None, BranchSettings(k=1, source="admissible")))
+    (rolled,) = rollout(iter(branched), lambda _: Noisy())
+    assert all(a["outcome"] for s in rolled["steps"] for a in s["alternatives"])
 
 
 def test_another_environment_may_be_named(data):
-    done = run("rollout", "--env", "eexp.envs.worlds.house:House", data["branched"]).ok()
-    assert "env=eexp.envs.worlds.house:House" in done.records[0]["lineage"][-1]
-    assert [r["steps"] for r in done.records] == [r["steps"] for r in read(data["rollout"])]
+    result = run("rollout", "--env", "eexp.envs.worlds.house:House", data["branched"]).ok()
+    assert "env=eexp.envs.worlds.house:House" in result.records[0]["lineage"][-1]
+    assert [r["steps"] for r in result.records] == [r["steps"] for r in read(data["rollout"])]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -606,7 +606,7 @@ def test_earlier_outcomes_are_kept_and_the_path_is_verified(experts, way):
     def again(record: dict, **how: object) -> tuple[list[dict], list]:
         counts.clear()
         refused = []
-        made = rollout(
+        executed = rollout(
             iter([record]),
             lambda _: House(),
             RolloutSettings(fork=way, **how),
@@ -614,35 +614,36 @@ def test_earlier_outcomes_are_kept_and_the_path_is_verified(experts, way):
             on_error=lambda r, e: refused.append(e),
             count=lambda what, n=1: counts.update({what: n}),
         )
-        return list(made), refused
+        return list(executed), refused
 
     assert again(rolled) == ([rolled], []) and counts == {"executed before": n}
     assert again(rolled, again=True) == ([rolled], []) and counts[f"executed by {way}"] == n
     # the path is walked all the same
     end = {**rolled, "outcome": {**rolled["outcome"], "observation": "You win."}}
-    made, (error,) = again(end)
-    assert made == [] and error.where == "$.outcome"
+    passed_on, (error,) = again(end)
+    assert passed_on == [] and error.where == "$.outcome"
     # what is new at a state that cannot be trusted is refused, and what is known is kept
     lost = copy.deepcopy(rolled)
     lost["steps"][2]["observation"] = "You are on the moon."
     lost["steps"][3]["alternatives"][0]["outcome"] = None
-    (made,), (error,) = again(lost)
-    first, *rest = made["steps"][3]["alternatives"]
+    (partial,), (error,) = again(lost)
+    first, *rest = partial["steps"][3]["alternatives"]
     assert first["outcome"] is None and "You are on the moon." in first["refused"] and error.where == "$.steps[3]"
     assert rest == rolled["steps"][3]["alternatives"][1:] and counts["alternatives refused"] == 1
     # and executed once it can be trusted
-    mended = {**made, "steps": [{**s, "observation": r["observation"]} for s, r in zip(made["steps"], rolled["steps"])]}
+    pairs = zip(partial["steps"], rolled["steps"])
+    mended = {**partial, "steps": [{**s, "observation": r["observation"]} for s, r in pairs]}
     assert again(mended) == ([rolled], [])
 
 
 def test_the_summary_of_a_rollout_has_shares(data):
     branched = run("branch", "-q", "-k", 2, "--from", "admissible", "--pool", "iwm", data["branched"]).ok()
-    done = run("rollout", stdin=branched.out).ok()
-    steps = [s for t in done.records for s in t["steps"]]
+    result = run("rollout", stdin=branched.out).ok()
+    steps = [s for t in result.records for s in t["steps"]]
     by_pool = Counter(a.get("pool") for s in steps for a in s["alternatives"])
-    assert f"rollout: from admissible: {by_pool[None]} alternatives, 100 % valid, " in done.err
-    assert f"rollout: from admissible, pool iwm: {by_pool['iwm']} alternatives, 100 % valid, " in done.err
-    assert done.err.count(" lead to the expert's outcome, ") == 2 and done.err.count(" finish the task\n") == 2
+    assert f"rollout: from admissible: {by_pool[None]} alternatives, 100 % valid, " in result.err
+    assert f"rollout: from admissible, pool iwm: {by_pool['iwm']} alternatives, 100 % valid, " in result.err
+    assert result.err.count(" lead to the expert's outcome, ") == 2 and result.err.count(" finish the task\n") == 2
 
 
 # -- world-model-data ------------------------------------------------------------------------------------------------
@@ -650,10 +651,10 @@ def test_the_summary_of_a_rollout_has_shares(data):
 
 def test_every_transition_becomes_an_example(rolled):
     for t in rolled:
-        made = list(world_model_data(iter([t]), STYLE, WorldModelSettings(max_repeats=None)))
-        assert len(made) == sum(1 + len(s["alternatives"]) for s in t["steps"])
-        assert len({e["id"] for e in made}) == len(made) and {e["group"] for e in made} == {t["id"]}
-        targets = {(e["id"]): e["completion"][0]["content"] for e in made}
+        examples = list(world_model_data(iter([t]), STYLE, WorldModelSettings(max_repeats=None)))
+        assert len(examples) == sum(1 + len(s["alternatives"]) for s in t["steps"])
+        assert len({e["id"] for e in examples}) == len(examples) and {e["group"] for e in examples} == {t["id"]}
+        targets = {(e["id"]): e["completion"][0]["content"] for e in examples}
         for i, step in enumerate(t["steps"]):
             following = t["steps"][i + 1] if i + 1 < len(t["steps"]) else t["outcome"]
             assert (
@@ -678,8 +679,8 @@ def test_world_model_examples_do_not_look_like_acting(rolled):
 
 
 def test_world_model_without_the_expert_and_without_outcomes(rolled, experts):
-    made = list(world_model_data(iter(rolled), STYLE, WorldModelSettings(expert=False, max_repeats=None)))
-    assert len(made) == sum(len(s["alternatives"]) for t in rolled for s in t["steps"])
+    examples = list(world_model_data(iter(rolled), STYLE, WorldModelSettings(expert=False, max_repeats=None)))
+    assert len(examples) == sum(len(s["alternatives"]) for t in rolled for s in t["steps"])
     assert list(world_model_data(iter(experts), STYLE, WorldModelSettings(expert=False))) == []
     unfinished = {**experts[0], "outcome": None}
     assert len(list(world_model_data(iter([unfinished]), STYLE))) == len(experts[0]["steps"]) - 1
@@ -694,11 +695,11 @@ def test_max_invalid_fraction(experts, fraction):
     for t in rollout(iter(branched), lambda _: House()):
         dropped.clear()
         choices = WorldModelSettings(max_invalid_fraction=fraction, max_repeats=None)
-        made = list(world_model_data(iter([t]), STYLE, choices, count=lambda w, n=1: dropped.update({w: n})))
-        invalid = sum("not something you can do here" in e["completion"][0]["content"] for e in made)
+        examples = list(world_model_data(iter([t]), STYLE, choices, count=lambda w, n=1: dropped.update({w: n})))
+        invalid = sum("not something you can do here" in e["completion"][0]["content"] for e in examples)
         valid = len(t["steps"])
-        assert len(made) - invalid == valid, "valid ones are never dropped"
-        assert invalid <= fraction * len(made)
+        assert len(examples) - invalid == valid, "valid ones are never dropped"
+        assert invalid <= fraction * len(examples)
         best = 4 * valid if fraction == 1 else min(4 * valid, int(fraction * valid / (1 - fraction) + 1e-9))
         assert invalid == best, "no more are dropped than must be"
         assert dropped["invalid ones left out"] == 4 * valid - invalid
@@ -709,10 +710,10 @@ def test_max_invalid_fraction(experts, fraction):
 
 
 def test_imitation_is_one_example_a_step(data):
-    trajectories, made = read(data["expert"]), read(data["imitation"])
+    trajectories, examples = read(data["expert"]), read(data["imitation"])
     states = [(t, i) for t in trajectories for i in range(len(t["steps"]))]
-    assert len(made) == len(states)
-    for e, (t, i) in zip(made, states):
+    assert len(examples) == len(states)
+    for e, (t, i) in zip(examples, states):
         step = t["steps"][i]
         assert e["prompt"] == STYLE.act(t["instruction"], t["steps"][:i], step["observation"], step["admissible"])
         assert e["completion"] == [{"role": "assistant", "content": f"Action: {step['action']}"}]
@@ -768,8 +769,8 @@ def test_one_part_and_all_but_one(data, tmp_path):
         assert not ids("--parts", 3, "--part", n) & ids("--parts", 3, "--without", n)
     assert ids("--part", 1, "--part", 2) == ids("--parts", 1, "--part", 1) == {r["id"] for r in whole}
     mixed = lines([*whole, *read(data["imitation"]), *read(data["episodes"])])
-    done = run("split", "--part", 1, "--part", 2, stdin=mixed).ok().records
-    assert len(done) == mixed.count(b"\n") and done[0]["lineage"][-1].endswith("parts=2 part=1,2 seed=0")
+    records = run("split", "--part", 1, "--part", 2, stdin=mixed).ok().records
+    assert len(records) == mixed.count(b"\n") and records[0]["lineage"][-1].endswith("parts=2 part=1,2 seed=0")
     run("split", data["expert"]).one_error(2, "give --part or --without")
     run("split", "--part", 1, "--without", 2, data["expert"]).one_error(2, "give --part or --without")
     run("split", "--part", 3, data["expert"]).one_error(2, "there are 2 parts")
@@ -786,13 +787,13 @@ def _examples(name: str, n: int, **more) -> list[dict]:
     ]
 
 
-@pytest.mark.parametrize(("share", "taken"), [(0, 0), (0.5, 20), (1, 40), (1.25, 50), (2, 80), (0.01, 0), (0.1, 4)])
-def test_mix_shares(share, taken, tmp_path):
+@pytest.mark.parametrize(("share", "expected"), [(0, 0), (0.5, 20), (1, 40), (1.25, 50), (2, 80), (0.01, 0), (0.1, 4)])
+def test_mix_shares(share, expected, tmp_path):
     a = write(tmp_path / "a", _examples("a", 40))
     b = write(tmp_path / "b", _examples("b", 10))
-    found = Counter(r["id"] for r in run("mix", f"{a}@{share}", b).ok().records)
-    times = [n for name, n in found.items() if name.startswith("a")]
-    assert sum(times) == taken and sum(found.values()) == taken + 10
+    counts = Counter(r["id"] for r in run("mix", f"{a}@{share}", b).ok().records)
+    times = [n for name, n in counts.items() if name.startswith("a")]
+    assert sum(times) == expected and sum(counts.values()) == expected + 10
     if times:
         assert max(times) - min([*times, *([0] if len(times) < 40 else [])]) <= 1, "as even as can be"
 
@@ -880,8 +881,8 @@ def test_mix_leaves_out_near_duplicates(tmp_path):
         ("another history", long[::-1], "open the red box"),
     ]
     file = write(tmp_path / "f", [example(*pair) for pair in pairs])
-    kept = {r["id"] for r in run("mix", "--duplicates", "near", file).ok().records}
-    assert len(kept) == 3 and len(kept & {"a", "near"}) == 1
+    ids = {r["id"] for r in run("mix", "--duplicates", "near", file).ok().records}
+    assert len(ids) == 3 and len(ids & {"a", "near"}) == 1
     assert len(run("mix", "--duplicates", "near", "--similarity", 1, file).ok().records) == 4
     run("mix", "--similarity", 0.5, file).one_error(2, "--similarity is for --duplicates near")
 
@@ -916,8 +917,8 @@ def test_mix_gives_a_kind_its_share(unit, data, tmp_path):
 
     by = [] if unit == "examples" else ["--share-by", unit, "--tokenizer", "tiny"]
     files = [data["world"], data["imitation"], data["reflected"]]
-    done = run("mix", "--share", "world_model=0.25", *by, *files).ok()
-    rows = list(tokenize(done.records, load_tokenizer("tiny"), 1 << 30))
+    result = run("mix", "--share", "world_model=0.25", *by, *files).ok()
+    rows = list(tokenize(result.records, load_tokenizer("tiny"), 1 << 30))
     size = {
         "examples": lambda row: 1,
         "targets": lambda row: row.n_targets,
@@ -929,21 +930,21 @@ def test_mix_gives_a_kind_its_share(unit, data, tmp_path):
     share, largest = shares["world_model"] / shares.total(), max(map(size, rows))
     assert share == pytest.approx(0.25, abs=largest / shares.total())
     whole = len(read(data["imitation"])) + len(read(data["reflected"]))
-    assert len(done.records) - sum(r["kind"] == "world_model" for r in done.records) >= whole - 1, "no more is cut"
-    assert f"{share:.1%}" in done.err
+    assert len(result.records) - sum(r["kind"] == "world_model" for r in result.records) >= whole - 1, "no more is cut"
+    assert f"{share:.1%}" in result.err
     cut = run("mix", "--share", "world_model=0.25", "--limit", 8, *files).ok().records
     assert len(cut) == 8 and sum(r["kind"] == "world_model" for r in cut) == 2
 
 
 def test_mix_dry_run_writes_no_examples(data, tmp_path):
     out = tmp_path / "out"
-    done = run("mix", "--dry-run", "--limit", 3, data["imitation"], "-o", out).ok()
-    assert done.out.decode().splitlines()[-1].split()[:3] == ["all", str(len(read(data["imitation"]))), "3"]
-    assert not out.exists() and done.err == ""
+    result = run("mix", "--dry-run", "--limit", 3, data["imitation"], "-o", out).ok()
+    assert result.out.decode().splitlines()[-1].split()[:3] == ["all", str(len(read(data["imitation"]))), "3"]
+    assert not out.exists() and result.err == ""
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "message"),
     [
         (["--share", "none=0.5"], "no example of this kind"),
         (["--share", "imitation=0.5"], "leaves 50% for other kinds"),
@@ -953,15 +954,15 @@ def test_mix_dry_run_writes_no_examples(data, tmp_path):
         (["--share", "imitation=0.5", "--share-by", "tokens", "--tokenizer", "a.gguf"], "has no tokenizer"),
     ],
 )
-def test_mix_refuses_options_that_do_not_fit(args, said, data):
-    run("mix", *args, data["imitation"]).one_error(2, said)
+def test_mix_refuses_options_that_do_not_fit(args, message, data):
+    run("mix", *args, data["imitation"]).one_error(2, message)
 
 
 def test_mix_reads_a_pipe(tmp_path):
     a = _examples("a", 9)
     b = write(tmp_path / "b", _examples("b", 3))
-    found = Counter(r["kind"] for r in run("mix", "--", "-@2", b, stdin=lines(a)).ok().records)
-    assert found == {"a": 18, "b": 3}
+    counts = Counter(r["kind"] for r in run("mix", "--", "-@2", b, stdin=lines(a)).ok().records)
+    assert counts == {"a": 18, "b": 3}
 
 
 def test_mix_takes_a_file_whose_name_has_marks(tmp_path):
@@ -999,9 +1000,9 @@ def test_show_every_type_of_record(data):
 def test_show_samples_the_same_records_in_any_order():
     examples = _examples("a", 40)
     args = ["show", "--sample", "-n", 5, "--seed"]
-    shown = {seed: run(*args, seed, stdin=lines(examples)).ok().out.decode().split("\n\n") for seed in (0, 1)}
+    samples = {seed: run(*args, seed, stdin=lines(examples)).ok().out.decode().split("\n\n") for seed in (0, 1)}
     turned = run(*args, 0, stdin=lines(examples[::-1])).ok().out.decode().rstrip("\n").split("\n\n")
-    assert [text.rstrip("\n") for text in shown[0]] == turned[::-1] and len(turned) == 5 and shown[0] != shown[1]
+    assert [text.rstrip("\n") for text in samples[0]] == turned[::-1] and len(turned) == 5 and samples[0] != samples[1]
 
 
 def test_show_counts(data):
@@ -1010,17 +1011,17 @@ def test_show_counts(data):
         for name in ("rollout", "imitation", "world", "episodes")
         for r in data[name].read_bytes().splitlines()
     ]
-    shown = run("show", "--summary", stdin=lines(records)).ok().out.decode().splitlines()
+    summary = run("show", "--summary", stdin=lines(records)).ok().out.decode().splitlines()
     trajectories = [r for r in records if r["type"] == "trajectory"]
     steps = [s for t in trajectories for s in t["steps"]]
-    assert shown[0] == f"trajectories: {len(trajectories)}, of {len(steps)} steps"
-    assert shown[1].startswith(f"  alternatives from admissible: {sum(len(s['alternatives']) for s in steps)} ")
-    assert shown[1].partition("alternatives ")[2] in run("rollout", data["branched"]).ok().err
+    assert summary[0] == f"trajectories: {len(trajectories)}, of {len(steps)} steps"
+    assert summary[1].startswith(f"  alternatives from admissible: {sum(len(s['alternatives']) for s in steps)} ")
+    assert summary[1].partition("alternatives ")[2] in run("rollout", data["branched"]).ok().err
     kinds = Counter(r["kind"] for r in records if r["type"] == "example")
     own = f"{kinds['imitation']} imitation, {kinds['world_model']} world_model"
-    assert shown[2] == f"examples: {kinds.total()}, of which {own}"
+    assert summary[2] == f"examples: {kinds.total()}, of which {own}"
     episodes = [r for r in records if r["type"] == "episode"]
-    assert shown[3].startswith(f"episodes: {len(episodes)}, of {sum(e['steps'] for e in episodes)} steps, ")
+    assert summary[3].startswith(f"episodes: {len(episodes)}, of {sum(e['steps'] for e in episodes)} steps, ")
     assert run("show", "--summary", stdin=b"").ok().out == b""
 
 
@@ -1052,8 +1053,8 @@ def test_show_records_with_nothing_optional():
             "transcript": [{"observation": "o", "action": "a"}],
         },
     ]
-    shown = run("show", stdin=lines(bare)).ok().out.decode()
-    assert all(f"{r['type']} {r['id']}" in shown for r in bare)
+    text = run("show", stdin=lines(bare)).ok().out.decode()
+    assert all(f"{r['type']} {r['id']}" in text for r in bare)
     for stage in (
         ["branch", "--from", "admissible"],
         ["reflect", "--rationale", "outcome"],
@@ -1068,15 +1069,15 @@ def test_show_records_with_nothing_optional():
 def test_show_draws_and_finds(data):
     ids = [r["id"] for r in read(data["imitation"])]
 
-    def shown(*args):
+    def ids_shown(*args):
         out = run("show", *args, data["imitation"]).ok().out.decode()
         return re.findall(r"^example (\S+)$", out, re.MULTILINE)
 
-    assert shown() == ids[:3] and shown("-n", 5) == ids[:5]
-    drawn = shown("--sample", "-n", 5)
-    assert drawn != ids[:5] and drawn == shown("--sample", "-n", 5) and drawn == sorted(drawn, key=ids.index)
-    assert shown("--sample", "-n", 5, "--seed", 1) != drawn
-    assert shown("--id", ids[7]) == [ids[7]]
+    assert ids_shown() == ids[:3] and ids_shown("-n", 5) == ids[:5]
+    sample = ids_shown("--sample", "-n", 5)
+    assert sample != ids[:5] and sample == ids_shown("--sample", "-n", 5) and sample == sorted(sample, key=ids.index)
+    assert ids_shown("--sample", "-n", 5, "--seed", 1) != sample
+    assert ids_shown("--id", ids[7]) == [ids[7]]
     run("show", "--id", "nobody", data["imitation"]).one_error(3, "no record has the id 'nobody'")
     assert b"\x1b[" not in run("show", data["imitation"]).ok().out, "no colours into a pipe"
 
@@ -1098,5 +1099,5 @@ def test_random_policy_needs_a_list_and_is_uniform():
 
     policy = RandomPolicy()
     state = State("", [], "", ["a", "b", "c"])
-    drawn = Counter(p.action for seed in range(300) for p in policy.propose(ActionDraw(state, n=2, seed=seed)))
-    assert all(150 < n < 250 for n in drawn.values()) and len(drawn) == 3
+    frequencies = Counter(p.action for seed in range(300) for p in policy.propose(ActionDraw(state, n=2, seed=seed)))
+    assert all(150 < n < 250 for n in frequencies.values()) and len(frequencies) == 3

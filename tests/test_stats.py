@@ -15,34 +15,34 @@ def rows(*args: object) -> dict[str, dict]:
 
 def test_counts_lengths_and_shares_are_those_of_the_records(data):
     examples, trajectories, episodes = (read(data[name]) for name in ("world", "rollout", "episodes"))
-    found = rows(*(data[name] for name in ("world", "imitation", "rollout", "episodes")))
-    world = found["example, world_model"]
+    table = rows(*(data[name] for name in ("world", "imitation", "rollout", "episodes")))
+    world = table["example, world_model"]
     assert world["count"] == len(examples) and world["tasks"] == len(trajectories)
     assert world["target"]["largest"] == max(len(e["completion"][0]["content"]) for e in examples)
     assert world["prompt"]["all"] == sum(len(m["content"]) for e in examples for m in e["prompt"])
     assert world["valid"] == pytest.approx(sum(e["transition"] != "invalid" for e in examples) / len(examples))
-    assert found["example, imitation"]["valid"] is None and "steps" not in found["example, imitation"]
+    assert table["example, imitation"]["valid"] is None and "steps" not in table["example, imitation"]
     outcomes = [a["outcome"] for t in trajectories for s in t["steps"] for a in s["alternatives"] if a["outcome"]]
-    assert found["trajectory"]["valid"] == pytest.approx(sum(o["valid"] for o in outcomes) / len(outcomes))
-    assert found["trajectory"]["success"] == 1 and found["trajectory"]["steps"]["all"] == sum(
+    assert table["trajectory"]["valid"] == pytest.approx(sum(o["valid"] for o in outcomes) / len(outcomes))
+    assert table["trajectory"]["success"] == 1 and table["trajectory"]["steps"]["all"] == sum(
         len(t["steps"]) for t in trajectories
     )
     steps = sum(e["steps"] for e in episodes)
-    assert found["episode"]["valid"] == pytest.approx(1 - sum(e["invalid"] for e in episodes) / steps)
-    assert all(row["duplicates"] == 0 and row["leaks"] is None for row in found.values())
+    assert table["episode"]["valid"] == pytest.approx(1 - sum(e["invalid"] for e in episodes) / steps)
+    assert all(row["duplicates"] == 0 and row["leaks"] is None for row in table.values())
 
 
 def test_duplicates_and_leaks(data, tmp_path):
-    """Of examples by their words, of trajectories by their actions; a leak is a task that is to be kept apart."""
+    """Examples are compared by their words, trajectories by actions; a leak is a record of a task to keep apart."""
     examples, trajectories = read(data["imitation"]), read(data["expert"])
     again = [{**examples[0], "id": "x", "weight": 2}, {**trajectories[0], "id": "y", "instruction": "z"}]
     file = write(tmp_path / "all", [*examples, *trajectories, *again])
     panel = write(tmp_path / "panel", [{"type": "task", "env": "house", "task": trajectories[0]["task"]}])
-    found = rows("--apart-from", panel, file)
-    assert [found[name]["duplicates"] for name in ("example, imitation", "trajectory")] == [1, 1]
-    assert found["trajectory"]["leaks"] == 2
+    table = rows("--apart-from", panel, file)
+    assert [table[name]["duplicates"] for name in ("example, imitation", "trajectory")] == [1, 1]
+    assert table["trajectory"]["leaks"] == 2
     own = sum(e["group"] == trajectories[0]["id"] for e in examples)
-    assert found["example, imitation"]["leaks"] == own + 1
+    assert table["example, imitation"]["leaks"] == own + 1
     held_out = write(tmp_path / "held-out", [{**examples[-1], "id": "x", "group": "elsewhere"}])
     assert rows("--apart-from", held_out, data["imitation"])["example, imitation"]["leaks"] == 1
 
@@ -64,10 +64,10 @@ def test_lengths_in_tokens_are_those_of_training(data):
     from eexp.models.tokenizers import load_tokenizer
     from eexp.training.data import tokenize
 
-    made = list(tokenize(read(data["reflected"]), load_tokenizer("tiny"), 1 << 30))
+    token_rows = list(tokenize(read(data["reflected"]), load_tokenizer("tiny"), 1 << 30))
     row = rows("--tokenizer", "tiny", data["reflected"])["example, reflection"]
-    assert row["target"]["all"] == sum(r.n_completion for r in made)
-    assert row["prompt"]["largest"] == max(r.n_prompt for r in made)
+    assert row["target"]["all"] == sum(r.n_completion for r in token_rows)
+    assert row["prompt"]["largest"] == max(r.n_prompt for r in token_rows)
 
 
 def test_a_row_shows_its_mask_and_counts(data, tmp_path):
@@ -84,8 +84,8 @@ def test_a_row_shows_its_mask_and_counts(data, tmp_path):
     row = row_maker(tokenizer)(example)
     text = run("show", "--row", "tiny", stdin=json.dumps(example).encode()).ok().out.decode()
     assert f"prompt {row.n_prompt}, completion {row.n_completion}; targets {row.n_targets} (rest " in text
-    shown = re.findall(r"\[\[(.*?)\]\]", text.replace("\n  ", "\n"), flags=re.DOTALL)
-    assert shown == [tokenizer.decode(list(row.ids)[row.targets[0] :])] and row.targets[0] > row.n_prompt
+    targets = re.findall(r"\[\[(.*?)\]\]", text.replace("\n  ", "\n"), flags=re.DOTALL)
+    assert targets == [tokenizer.decode(list(row.ids)[row.targets[0] :])] and row.targets[0] > row.n_prompt
     assert example["prompt"][0]["content"] in text, "the prompt is shown whole"
     trajectory = run("show", "--row", "tiny", data["expert"]).ok().out
     assert trajectory == run("show", data["expert"]).ok().out, "other records are shown as ever"

@@ -1,4 +1,4 @@
-"""The studies' recipe makes what it says, once, and only what hangs on a setting is made again."""
+"""The studies' recipe makes its files once, and makes only those again that depend on a changed setting."""
 
 import os
 import re
@@ -29,7 +29,7 @@ def make(*arguments: str) -> str:
 
 
 def commands(*arguments: str) -> dict[str, str]:
-    """What would be run: the last stage of every pipe, by the name of what it writes."""
+    """Return what would be run: the last stage of every pipe, by the name of the file it writes."""
     plan = make("-n", *arguments).replace("\\\n", " ")
     pipes = [line for line in plan.splitlines() if "eexp " in line]
     return {re.findall(r"-o (\S+)", pipe)[-1]: re.findall(r"eexp (\S+)", pipe)[-1] for pipe in pipes}
@@ -55,7 +55,7 @@ def test_a_dry_run_names_every_step_and_makes_none(tmp_path):
 
 
 def test_a_dry_run_changes_no_setting(tmp_path):
-    """Else the next run would make anew all that hangs on a setting that somebody only asked about."""
+    """Otherwise a dry run with another setting would have the next run make all files that depend on it."""
     settings = tmp_path / ".settings"
     study = ["-f", str(STUDIES / "arms.mk"), f"OUT={tmp_path}", "ARMS=il"]
     make(*study, "started")
@@ -71,12 +71,12 @@ def test_a_dry_run_changes_no_setting(tmp_path):
 
 def test_the_demo_compares_with_imitation_or_else_with_the_base(tmp_path):
     for arms, baseline in (("il sr", "il"), ("recovery sr", "base")):
-        shown = make("-n", "-f", str(ROOT / "recipes/house/Makefile"), "table", f"OUT={tmp_path}", f"ARMS={arms}")
-        assert shown.count(f"--baseline {baseline} ") == 2 and not list(tmp_path.iterdir())
+        output = make("-n", "-f", str(ROOT / "recipes/house/Makefile"), "table", f"OUT={tmp_path}", f"ARMS={arms}")
+        assert output.count(f"--baseline {baseline} ") == 2 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
-def test_only_what_hangs_on_a_setting_is_made_again(tmp_path):
+def test_only_what_depends_on_a_setting_is_made_again(tmp_path):
     small = ["-f", str(STUDIES / "arms.mk"), f"OUT={tmp_path}/house", "ARMS=il sr", *SMALL]
     make(*small)
     assert commands(*small) == {}

@@ -26,7 +26,7 @@ CASES = [
 
 
 class Judged(Environment):
-    """One action ends the episode, with the success and the score that the spec says."""
+    """An environment in which one action ends the episode, with the success and the score of its spec."""
 
     def __init__(self, success: str = "none", score: str = "") -> None:
         self.success = {"true": True, "false": False, "none": None}[success]
@@ -68,8 +68,8 @@ def test_all_stages_judge_alike(success, score, expected, tmp_path):
     assert len(run("expert", env).ok().records) == expected
     (episode,) = run("eval", env, "-m", "expert", "--split", "train", "--parallel", 1).ok().records
     assert episode["success"] is expected
-    kept = run("import", "episodes", "--env", env, "--success", "-j", 1, stdin=lines([episode])).ok().records
-    assert len(kept) == expected
+    trajectories = run("import", "episodes", "--env", env, "--success", "-j", 1, stdin=lines([episode])).ok().records
+    assert len(trajectories) == expected
 
 
 @pytest.mark.parametrize(("success", "score", "expected"), CASES)

@@ -19,9 +19,9 @@ LONG = "There is a table with many things on it, which nobody needs to know of i
 class Writer(Model):
     """A model that writes the given texts in turn; a text with "..." was cut off."""
 
-    def __init__(self, *written: str):
+    def __init__(self, *texts: str):
         super().__init__()
-        self.written, self.requests = list(written), []
+        self.written, self.requests = list(texts), []
 
     def answer(self, groups):
         for group in groups:
@@ -39,7 +39,7 @@ class Writer(Model):
 
 
 def a_trajectory() -> dict:
-    """Long observations at all places there are; the one of "look" comes twice."""
+    """Return a trajectory with a long observation in every place; that of "look" occurs twice."""
     look = {"action": "look", "source": "policy", "outcome": {"observation": LONG}}
     read_it = {"action": "read", "source": "policy", "outcome": {"observation": LONG + "A page.", "valid": True}}
     failed = {"action": "fly", "source": "policy", "outcome": None, "refused": "crashed"}
@@ -61,7 +61,7 @@ def a_trajectory() -> dict:
 def summed(t: dict, model: Model, **how: object) -> tuple[dict, list[InputError], Counter[str]]:
     errors: list[InputError] = []
     counts: Counter[str] = Counter()
-    (done,) = summarise(
+    (summarised,) = summarise(
         iter([t]),
         STYLE,
         model,
@@ -69,24 +69,25 @@ def summed(t: dict, model: Model, **how: object) -> tuple[dict, list[InputError]
         count=lambda what, n=1: counts.update({what: n}),
         on_error=lambda record, error: errors.append(error),
     )
-    return done, errors, counts
+    return summarised, errors, counts
 
 
 def test_long_observations_are_summarised():
     t, writer = a_trajectory(), Writer("A table.", "<think>hm</think>\nA table and a page.")
     before = lines([t])
-    done, errors, counts = summed(t, writer)
+    summarised, errors, counts = summed(t, writer)
     assert not errors and counts["summaries written"] == 2
-    assert "summary" not in done["steps"][0], "no action led to the first observation"
-    assert done["steps"][0]["alternatives"][0]["outcome"]["summary"] == "A table."
-    assert done["steps"][1]["summary"] == "A table.", "the expert looked, too"
-    assert done["steps"][1]["alternatives"][0]["outcome"]["summary"] == "A table and a page."
-    assert "summary" not in done["outcome"] and lines([t]) == before
+    assert "summary" not in summarised["steps"][0], "no action led to the first observation"
+    assert summarised["steps"][0]["alternatives"][0]["outcome"]["summary"] == "A table."
+    assert summarised["steps"][1]["summary"] == "A table.", "the expert looked, too"
+    assert summarised["steps"][1]["alternatives"][0]["outcome"]["summary"] == "A table and a page."
+    assert "summary" not in summarised["outcome"] and lines([t]) == before
     for request, action in zip(writer.requests, ("look", "read")):
-        asked = request.prompt[-1]["content"]
-        assert asked.startswith("Task: Tidy up.\n\nWhat was done:") and f"\n\n{action}\n\n" in asked and LONG in asked
-    again, _, _ = summed(done, Writer())
-    assert again == done, "summaries that are there stay"
+        question = request.prompt[-1]["content"]
+        assert question.startswith("Task: Tidy up.\n\nWhat was done:")
+        assert f"\n\n{action}\n\n" in question and LONG in question
+    again, _, _ = summed(summarised, Writer())
+    assert again == summarised, "summaries that are there stay"
 
 
 @pytest.mark.parametrize(
@@ -101,11 +102,11 @@ def test_long_observations_are_summarised():
 def test_texts_that_are_no_summary_are_drawn_again(texts, why):
     t = a_trajectory()
     t["steps"][1]["alternatives"] = []
-    done, errors, counts = summed(t, Writer(*texts, "A table."))
-    assert done["steps"][1]["summary"] == "A table." and not errors
+    summarised, errors, counts = summed(t, Writer(*texts, "A table."))
+    assert summarised["steps"][1]["summary"] == "A table." and not errors
     assert counts["summaries drawn again"] == len(texts)
-    done, (error,), counts = summed(t, Writer(*(texts * 3)))
-    assert "summary" not in done["steps"][1], "the observation is still there to be learned"
+    summarised, (error,), counts = summed(t, Writer(*(texts * 3)))
+    assert "summary" not in summarised["steps"][1], "the observation is still there to be learned"
     assert error.where == "$.steps[0].alternatives[0].outcome" and error.message.endswith(f"the text {why}")
     assert "text" in error.evidence and counts["summaries drawn again"] == 3
 
@@ -127,8 +128,8 @@ def test_a_failure_sets_the_trajectory_aside_as_it_came():
 
 def test_a_text_written_twice_is_cut_to_one():
     text = "On the table are many things."
-    done, _, _ = summed(a_trajectory(), Writer(f"{text} {text}", "A page."))
-    assert done["steps"][1]["summary"] == text
+    summarised, _, _ = summed(a_trajectory(), Writer(f"{text} {text}", "A page."))
+    assert summarised["steps"][1]["summary"] == text
 
 
 def test_the_tiny_model_writes_some(data, tmp_path):
@@ -139,10 +140,10 @@ def test_the_tiny_model_writes_some(data, tmp_path):
     assert first.out == run(*args, "--rejects", tmp_path / "rejects").out
     (t,) = first.records
     outcomes = [s for s in t["steps"][1:]] + [a["outcome"] for s in t["steps"] for a in s["alternatives"]]
-    written = [o for o in outcomes if "summary" in o]
-    assert written and all(0 < len(o["summary"]) < len(o["observation"]) > 60 for o in written)
+    with_summary = [o for o in outcomes if "summary" in o]
+    assert with_summary and all(0 < len(o["summary"]) < len(o["observation"]) > 60 for o in with_summary)
     examples = run("world-model-data", "--max-repeats", "all", stdin=first.out).ok().records
-    assert sum(e.get("target") == "summary" for e in examples) == len(written)
+    assert sum(e.get("target") == "summary" for e in examples) == len(with_summary)
     none = run(*args, "--max-tokens", "1", "--rejects", tmp_path / "rejects").ok(4)
     assert all("summary" not in a["outcome"] for s in none.records[0]["steps"] for a in s["alternatives"])
     rejected = [reject["field"] for reject in read(tmp_path / "rejects")]

@@ -1,4 +1,4 @@
-"""What reaches a terminal: no command may pass on what a terminal would obey."""
+"""Output to a terminal: no command passes on text of its input that a terminal would obey."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KEPT = {"type", "role", "name", "span", "source"}  # what the checks of a recor
 
 
 def hostile(value, key: str = ""):
-    """A record with such text in every string that may hold any."""
+    """Return a record with EVIL in every string that may hold any text."""
     if isinstance(value, dict):
         return {name: hostile(part, name) for name, part in value.items()} | ({} if key else {EVIL: EVIL})
     if isinstance(value, list):
@@ -30,7 +30,7 @@ def hostile(value, key: str = ""):
 
 @pytest.fixture(scope="module")
 def files(data, tmp_path_factory) -> dict[str, Path]:
-    """Hostile records of every type, in files with hostile names, and an environment that says such things."""
+    """Write hostile records of every type, to files with hostile names, and an environment that answers with EVIL."""
     here = tmp_path_factory.mktemp("hostile")
     records = {name: read(data[name])[:2] for name in ("rollout", "world", "reflected", "imitation", "episodes")}
     records["rollout"][0]["steps"][0]["alternatives"][0]["refused"] = "differs"
@@ -45,23 +45,23 @@ def files(data, tmp_path_factory) -> dict[str, Path]:
     files["style"] = here / f"style{EVIL}.toml"
     system = terminal.HIDDEN.sub(_toml_escape, EVIL)
     files["style"].write_text(f'extends = "react"\n[acting]\nsystem = "{system}"\n')
-    said = PROGRAM.replace("BAD", "pass").replace('{"protocol": 1,', '{"protocol": 1, "name": EVIL,')
+    program = PROGRAM.replace("BAD", "pass").replace('{"protocol": 1,', '{"protocol": 1, "name": EVIL,')
     for word in ('"start"', '"do it"', '"bad"', '"no"', '"observation": "done"'):
-        said = said.replace(word, f"{word} + EVIL")
+        program = program.replace(word, f"{word} + EVIL")
     files["program"] = here / "world.py"
-    files["program"].write_text(f"EVIL = {EVIL!r}\n{said}")
+    files["program"].write_text(f"EVIL = {EVIL!r}\n{program}")
     return files
 
 
-def _toml_escape(found: re.Match) -> str:
-    return f"\\U{ord(found[0]):08x}"
+def _toml_escape(match: re.Match) -> str:
+    return f"\\U{ord(match[0]):08x}"
 
 
 def exec_(files: dict[str, Path]) -> str:
     return f"exec:{sys.executable} {shlex.quote(str(files['program']))}"
 
 
-#: Of every command, ways to make it tell a person something of what it read. Names stand for `files`.
+#: Calls of every command in which it quotes its input to a person. Words that are names in `files` stand for those.
 CALLS: dict[str, list[list[str]]] = {
     "expert": [["expert", "PROGRAM", "-n", "1"], ["expert", EVIL], ["expert", "house", "--split", EVIL]],
     "import": [["import", "messages", "messages"], ["import", "messages", "bad"], ["import", "episodes", "episodes"]],
@@ -116,7 +116,7 @@ CALLS: dict[str, list[list[str]]] = {
     ],
     "schema": [["schema", EVIL], ["schema", "episode"]],
 }
-#: What is for a person on standard output, too; elsewhere that is for records, as they are.
+#: Commands whose standard output is for a person, too; that of the others is for records, as they are.
 SHOWS = {"compare", "stats", "show", "prompts", "env", "schema"}
 
 
@@ -126,7 +126,7 @@ def test_every_command_is_called():
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_nothing_that_a_terminal_obeys_is_shown(name, files):
-    told = 0
+    n_escaped = 0
     for call in CALLS[name]:
         args = []
         for word in call:
@@ -134,12 +134,12 @@ def test_nothing_that_a_terminal_obeys_is_shown(name, files):
             args.append(
                 exec_(files) if word == "PROGRAM" else label + mark + str(files[file]) if file in files else word
             )
-        done = run(*args, stdin=b"?\ngood\n")
-        text = done.err + (done.out.decode() if name in SHOWS else "")
-        found = terminal.HIDDEN.search(text)
-        assert not found, f"{call}: {text[max(0, found.start() - 60) : found.end() + 20]!r}"
-        told += "\\x1b" in text
-    assert told, "nothing hostile was quoted: the calls above show nothing"
+        result = run(*args, stdin=b"?\ngood\n")
+        text = result.err + (result.out.decode() if name in SHOWS else "")
+        match = terminal.HIDDEN.search(text)
+        assert not match, f"{call}: {text[max(0, match.start() - 60) : match.end() + 20]!r}"
+        n_escaped += "\\x1b" in text
+    assert n_escaped, "nothing hostile was quoted: the calls above show nothing"
 
 
 def test_what_is_visible_stays_as_it_is():
@@ -155,17 +155,18 @@ def test_colours_are_those_of_eexp_alone():
 
 def test_messages_of_any_length_are_cut(capsys):
     terminal.tell("short\n" + "x" * 5_000_000)
-    said = capsys.readouterr().err
-    assert said.startswith("short\nxxx") and said.endswith("... (4,996,000 more characters)\n") and len(said) < 4100
+    message = capsys.readouterr().err
+    assert message.startswith("short\nxxx") and message.endswith("... (4,996,000 more characters)\n")
+    assert len(message) < 4100
 
 
 def test_one_module_writes_for_people():
     """A `print` or `click.echo` elsewhere would show whatever text it is given."""
     writes = re.compile(r"\bprint\(|click\.(echo|secho|style)\(|sys\.(stderr|stdout)\.write\(")
-    found = [
+    calls = [
         f"{file.relative_to(ROOT)}:{number}: {line.strip()}"
         for file in sorted((ROOT / "eexp").rglob("*.py"))
         for number, line in enumerate(file.read_text().splitlines(), 1)
         if writes.search(line) and file.name != "terminal.py"
     ]
-    assert [line for line in found if "e.format_message()" not in line] == []  # the help of a group without a command
+    assert [line for line in calls if "e.format_message()" not in line] == []  # the help of a group without a command

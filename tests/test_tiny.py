@@ -21,12 +21,12 @@ ROOT = Path(__file__).parent.parent
 def transcript(number: int, steps: int = 12) -> list[dict]:
     """Return an expert's episode as a chat."""
     env = House()
-    seen = env.reset({"id": f"test/{number}", "split": "test"})
+    observation = env.reset({"id": f"test/{number}", "split": "test"})
     played = []
-    while not seen.done and len(played) < steps:
-        played.append({"observation": seen.text, "action": env.expert()})
-        seen = env.step(played[-1]["action"])
-    return get_style("react").act(env.instruction(), played, seen.text)
+    while not observation.done and len(played) < steps:
+        played.append({"observation": observation.text, "action": env.expert()})
+        observation = env.step(played[-1]["action"])
+    return get_style("react").act(env.instruction(), played, observation.text)
 
 
 def test_checksums_and_size():

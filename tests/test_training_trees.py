@@ -54,17 +54,17 @@ def segments(draw, n_prompt: int, length: int) -> list[Segment]:
 @st.composite
 def rows(draw, weights=(0.0, 0.25, 1.0, 2.0)) -> list[Row]:
     """Draw rows that branch off each other anywhere, continue each other, are repeated, and weigh their spans."""
-    drawn: list[Row] = []
+    distinct_rows: list[Row] = []
     for _ in range(draw(st.integers(1, 9))):
-        start = list(draw(st.sampled_from(drawn)).ids) if drawn and draw(st.booleans()) else []
+        start = list(draw(st.sampled_from(distinct_rows)).ids) if distinct_rows and draw(st.booleans()) else []
         start = start[: draw(st.integers(0, len(start)))]
         ids = start + draw(st.lists(st.integers(1, 4), min_size=1 if start else 2, max_size=9))
         ids = ids if len(ids) > 1 else [*ids, 1]
         n_prompt = draw(st.integers(0, len(ids) - 1))
         weight, group = draw(st.sampled_from(weights)), draw(st.sampled_from([None, "a", "b"]))
         row = Row(ids, n_prompt, weight, group, draw(st.sampled_from("kl")), draw(segments(n_prompt, len(ids))))
-        drawn.append(row if row.n_targets else Row(ids, n_prompt, weight, group))
-    return drawn + draw(st.lists(st.sampled_from(drawn), max_size=3))
+        distinct_rows.append(row if row.n_targets else Row(ids, n_prompt, weight, group))
+    return distinct_rows + draw(st.lists(st.sampled_from(distinct_rows), max_size=3))
 
 
 def _model(family: str, **more):
@@ -430,7 +430,7 @@ def test_windows_that_are_long_enough_are_no_obstacle():
 
 
 def test_a_model_that_does_not_pass_the_tree_on_is_refused():
-    """The small tree that is computed both ways finds it; nothing else does."""
+    """Only a small tree that is computed in both ways reveals such a model."""
     model = _model("Llama")
     forward = model.model.forward
     model.model.forward = lambda *args, tree=None, **more: forward(*args, **more)

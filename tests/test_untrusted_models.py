@@ -54,20 +54,20 @@ def custom(tmp_path) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize("command", [["score", "-m", "hf:{}"], ["finetune", "-o", "out", "--dry-run", "-m", "{}"]])
 def test_code_of_a_model_runs_only_with_the_option(custom, example, monkeypatch, tmp_path, command):
-    """Standard input is for records: a yes in it is no answer to a question, and there is no question."""
+    """No question is asked, and a yes on standard input is no answer: standard input is for records."""
     where, mark = custom
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     command = [part.format(where) for part in command]
-    done = run(*command, example, stdin=b"y\n" * 9)
-    done.one_error(1, "wants to run Python code of its own", "--trust-remote-code")
-    assert not mark.exists() and not done.out
+    result = run(*command, example, stdin=b"y\n" * 9)
+    result.one_error(1, "wants to run Python code of its own", "--trust-remote-code")
+    assert not mark.exists() and not result.out
     run(*command, example, "--trust-remote-code").ok()
     assert mark.read_text() == "ran"
 
 
 @pytest.mark.parametrize(
-    ("run_file", "said"),
+    ("run_file", "message"),
     [
         ({"longest_completion": {"x": "9"}}, "$.longest_completion[...]: expected an integer, got a string"),
         ({"longest_completion": [9]}, "$.longest_completion: expected an object"),
@@ -79,11 +79,11 @@ def test_code_of_a_model_runs_only_with_the_option(custom, example, monkeypatch,
         ([], "not a JSON object"),
     ],
 )
-def test_wrong_types_in_a_run_file(tmp_path, example, run_file, said):
+def test_wrong_types_in_a_run_file(tmp_path, example, run_file, message):
     where = tmp_path / "model"
     shutil.copytree(TINY_DIR, where)
     (where / "eexp.json").write_text(json.dumps(run_file))
-    assert run("score", "-m", f"hf:{where}", example).one_error(run_code(run_file), said)
+    assert run("score", "-m", f"hf:{where}", example).one_error(run_code(run_file), message)
 
 
 def run_code(run_file: object) -> int:
@@ -94,8 +94,8 @@ def run_code(run_file: object) -> int:
 @pytest.mark.parametrize("total", [{"total": 7}, {"total": {"updates": "9", "target_tokens": 1}}, {"total": {}}])
 def test_wrong_types_in_the_run_whose_budget_is_taken(tmp_path, example, total):
     (tmp_path / "eexp.json").write_text(json.dumps(total))
-    done = run("finetune", "-m", "tiny", "-o", tmp_path / "out", "--budget-like", tmp_path, example)
-    done.one_error(2 if total == {"total": {}} else 1)
+    result = run("finetune", "-m", "tiny", "-o", tmp_path / "out", "--budget-like", tmp_path, example)
+    result.one_error(2 if total == {"total": {}} else 1)
 
 
 @pytest.mark.parametrize("backend", ["transformers", "llama.cpp"])
@@ -134,10 +134,10 @@ def test_a_full_disk_ends_training_in_one_line(tmp_path, data):
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, usual[1]))
     try:
-        done = run(*command)
+        result = run(*command)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)
-    done.one_error(1, str(tmp_path / "out"))
+    result.one_error(1, str(tmp_path / "out"))
 
 
 def test_adapter_config_does_not_depend_on_the_hash_seed(tmp_path, data):

@@ -127,15 +127,15 @@ def test_caps(seed, most, fraction):
     t = trajectory(*steps, end=outcome("The end.", done=True))
     counts: Counter[str] = Counter()
     choices = WorldModelSettings(max_invalid_fraction=fraction, max_repeats=most)
-    kept = examples_of(t, choices, count=lambda what, n=1: counts.update({what: n}))
+    examples = examples_of(t, choices, count=lambda what, n=1: counts.update({what: n}))
     whole = examples_of(t)
-    repeats = Counter(text for name, text in texts(kept).items())
-    invalid = sum(e["transition"] == "invalid" for e in kept.values())
-    assert all(name in kept for name in whole if name.endswith("expert"))
+    repeats = Counter(text for name, text in texts(examples).items())
+    invalid = sum(e["transition"] == "invalid" for e in examples.values())
+    assert all(name in examples for name in whole if name.endswith("expert"))
     assert most is None or all(n <= most for n in repeats.values())
-    assert invalid <= fraction * len(kept)
-    assert len(whole) - len(kept) == counts["repeats left out"] + counts["invalid ones left out"]
-    assert counts["of valid actions"] == len(kept) - invalid and counts["of invalid actions"] == invalid
+    assert invalid <= fraction * len(examples)
+    assert len(whole) - len(examples) == counts["repeats left out"] + counts["invalid ones left out"]
+    assert counts["of valid actions"] == len(examples) - invalid and counts["of invalid actions"] == invalid
     if most is not None and fraction == 1:
         assert repeats == Counter({text: min(n, most) for text, n in Counter(texts(whole).values()).items()})
 
@@ -278,7 +278,7 @@ def test_a_model_that_judges_must_be_given(data):
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "kept"),
+    ("before", "after", "expected"),
     [
         ("a\nb\nc", "a\nB\nc", ["B"]),
         ("a\nb", "a\nb\nb", ["b"]),
@@ -293,8 +293,8 @@ def test_a_model_that_judges_must_be_given(data):
         ("a", "a\n\n", ["a\n\n"]),
     ],
 )
-def test_new_lines(before, after, kept):
-    assert [after[start:end] for start, end in new_lines(before, after)] == kept
+def test_new_lines(before, after, expected):
+    assert [after[start:end] for start, end in new_lines(before, after)] == expected
 
 
 @given(st.lists(st.sampled_from("abcd"), max_size=6), st.lists(st.sampled_from("abcd"), max_size=6))

@@ -165,9 +165,13 @@ class StateAlternatives:
         self.expert = canonical(self.step["action"])
         self.taken = {self.expert}
         listed = self.step.get("admissible")
-        complete = listed is not None and self.step.get("admissible_count") in (None, len(listed))
-        self.allowed = {canonical(a) for a in listed} if settings.only_admissible and complete else None
-        if settings.only_admissible and not complete and settings.source in ("policy", "mixed"):
+        complete_list = (
+            listed if listed is not None and self.step.get("admissible_count") in (None, len(listed)) else None
+        )
+        self.allowed = (
+            {canonical(a) for a in complete_list} if settings.only_admissible and complete_list is not None else None
+        )
+        if settings.only_admissible and complete_list is None and settings.source in ("policy", "mixed"):
             self.count("states whose admissible actions are not all known", 1)
         banned = [action for action in listed or [] if self._is_banned(action) and canonical(action) != self.expert]
         self.count("admissible actions banned", len(banned))
@@ -250,10 +254,10 @@ class StateAlternatives:
             self.count(NO_LOGPROBS, 1)
             return proposals
         floor = max(logprobs) + math.log(self.settings.min_p)
-        kept = [p for p, logprob in zip(proposals, logprobs) if logprob >= floor]
-        self.taken -= {canonical(p.action) for p in proposals if p not in kept}
-        self.count("below the floor", len(proposals) - len(kept))
-        return kept
+        remaining = [p for p, logprob in zip(proposals, logprobs) if logprob >= floor]
+        self.taken -= {canonical(p.action) for p in proposals if p not in remaining}
+        self.count("below the floor", len(proposals) - len(remaining))
+        return remaining
 
     def _others(self) -> dict[str, str]:
         """Return the admissible actions that are neither taken nor banned, by their canonical form."""

@@ -166,7 +166,9 @@ class _Execution:
     def _compare_list(self, i: int) -> None:
         """Note where the admissible actions at step i are not those recorded, which may be only some of them."""
         listed = self.recorded[i].get("admissible")
-        admissible = self.env.admissible() if listed is not None and not self.difference else None
+        if listed is None or self.difference:
+            return
+        admissible = self.env.admissible()
         if admissible is None:
             return
         count = self.recorded[i].get("admissible_count") or len(listed)

@@ -312,39 +312,39 @@ class Checker:
 
     def harmless(self) -> str:
         """Check that actions which are declared harmless change nothing."""
-        tried = 0
+        n_actions = 0
         for episode in self.episodes:
 
             def ask_in_place(i: int, episode: _ReferenceEpisode = episode) -> None:
-                nonlocal tried
+                nonlocal n_actions
                 candidates = [*(episode.lists[i] or []), *self.actions, *NONSENSE]
                 for action in [a for a in candidates if self.env.harmless(a)][:3]:
                     observation = self._ask("step", action)
-                    tried += 1
+                    n_actions += 1
                     _must(not observation.done, f"{short(action)} is declared harmless, and it ended {_task(episode)}")
 
             self._repeat(self.env, episode, "after actions that are declared harmless", between=ask_in_place)
-        if not tried:
+        if not n_actions:
             raise _NothingToCheck("no action is declared harmless")
-        return f"{tried} actions executed in place"
+        return f"{n_actions} actions executed in place"
 
     def admissible(self) -> str:
         """Check that admissible actions are valid."""
         if all(actions is None for episode in self.episodes for actions in episode.lists):
             raise _NothingToCheck("no list; `branch` needs a model here")
-        tried = 0
+        n_actions = 0
         for episode in self.episodes:
             for i in self._points(episode):
                 for action in self._sample(episode.lists[i], 4) if episode.lists[i] else ():
                     observation = self._after(self.other, episode.until(i), action)
-                    tried += 1
+                    n_actions += 1
                     place = f"{_task(episode)}, state {i}"
                     _must(
                         observation.valid, f"{place}: lists {short(action)}, and refuses it: {short(observation.text)}"
                     )
-        if not tried:
+        if not n_actions:
             raise _NothingToCheck("the lists are empty wherever they were looked at")
-        return f"{tried} listed actions tried, all valid"
+        return f"{n_actions} listed actions tried, all valid"
 
     def expert(self) -> str:
         """Check that the expert's actions are valid and that it reaches the goal of some task."""
@@ -378,7 +378,7 @@ class Checker:
 
     def nonsense(self) -> str:
         """Check that nonsense is answered, is not valid, and changes nothing."""
-        tried = 0
+        n_actions = 0
         accepted: set[str] = set()
         for episode in self.episodes:
             for i in self._points(episode):
@@ -386,10 +386,10 @@ class Checker:
 
                 def try_action(j: int, i: int = i, action: str = action, task: str = _task(episode)) -> bool:
                     """Take the action in state i; return whether the environment refused it."""
-                    nonlocal tried
+                    nonlocal n_actions
                     if i != j:
                         return True
-                    tried += 1
+                    n_actions += 1
                     observation = self._ask("step", action)
                     if observation.valid:
                         accepted.add(action)
@@ -401,16 +401,16 @@ class Checker:
                 self._repeat(self.env, episode, when, between=try_action)
         if accepted:
             raise _WorthKnowing(f"says that {short(min(accepted))} is valid, so invalid actions cannot be told here")
-        return f"{tried} answered, marked as not valid, and nothing changes"
+        return f"{n_actions} answered, marked as not valid, and nothing changes"
 
     def closes(self, children: set[int]) -> str:
         """Check that closing is safe to repeat, and ends all processes but `children`, which were there before."""
         for env in filter(None, (self._env, self._other)):
             env.close()  # a second time
         deadline = time.monotonic() + 2.0
-        while (left := _children() - children) and time.monotonic() < deadline:
+        while (leftovers := _children() - children) and time.monotonic() < deadline:
             time.sleep(0.05)
-        _must(not left, f"processes are left over: {', '.join(map(str, sorted(left)))}")
+        _must(not leftovers, f"processes are left over: {', '.join(map(str, sorted(leftovers)))}")
         return "leaves no process behind"
 
     # -- playing -------------------------------------------------------------------------------------------------------
@@ -473,12 +473,12 @@ class Checker:
         first = episode.observations[i]
         if self._masked(env, observation) == self._masked(env, first):
             return
-        shown = [short(o.text) for o in (observation, first)]
-        if shown[0] == shown[1]:
-            shown = [short(str(o.outcome() | {"observation": "..."})) for o in (observation, first)]
-        if observation.text != first.text and shown[0] == shown[1]:
-            shown = [short(o.text[len(commonprefix([observation.text, first.text])) :]) for o in (observation, first)]
-        raise _ContractBroken(f"{_where(episode, i)}: {shown[0]} {when}, and {shown[1]} the first time")
+        texts = [short(o.text) for o in (observation, first)]
+        if texts[0] == texts[1]:
+            texts = [short(str(o.outcome() | {"observation": "..."})) for o in (observation, first)]
+        if observation.text != first.text and texts[0] == texts[1]:
+            texts = [short(o.text[len(commonprefix([observation.text, first.text])) :]) for o in (observation, first)]
+        raise _ContractBroken(f"{_where(episode, i)}: {texts[0]} {when}, and {texts[1]} the first time")
 
     def _compare_lists(self, env: Environment, episode: _ReferenceEpisode, i: int, when: str) -> None:
         """Raise _ContractBroken if the admissible actions are not those of state number i."""
@@ -531,8 +531,8 @@ class Checker:
 
     def _sample(self, listed: list[str] | None, n: int) -> list[str]:
         """Return n actions drawn from a list or, where there is none, from all actions that are known."""
-        known = {*self.actions, *(action for episode in self.episodes for action in episode.actions)}
-        candidates = listed or sorted(known)
+        all_actions = {*self.actions, *(action for episode in self.episodes for action in episode.actions)}
+        candidates = listed or sorted(all_actions)
         return self.rng.sample(candidates, min(n, len(candidates)))
 
     # -- asking --------------------------------------------------------------------------------------------------------

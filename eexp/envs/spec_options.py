@@ -38,10 +38,10 @@ def refuse_unknown_options(
     parameters = list(inspect.signature(environment_class).parameters.values())[int(has_url) :]
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
-    known = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_POSITIONAL]
+    names = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_POSITIONAL]
     for option in options:
-        if option not in known:
-            raise UsageError(f"{name} has no option {option!r}" + (f"; it has: {', '.join(known)}" if known else ""))
+        if option not in names:
+            raise UsageError(f"{name} has no option {option!r}" + (f"; it has: {', '.join(names)}" if names else ""))
 
 
 def option_error(name: str, option: str, value: str, problem: str) -> UsageError:

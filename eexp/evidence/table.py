@@ -35,11 +35,11 @@ def comparison_table(rows: Sequence[dict], *, by_kind: bool = False) -> str:
     lines = align([[title for title, _ in columns], *([cell(row) for _, cell in columns] for row in rows)])
     lines += _explanations(rows, compared)
     for key, title in (("pass_at", "pass@k, at least one of k episodes"), ("pass_all", "pass^k, all of k episodes")):
-        shown = [row for row in rows if key in row]
-        if shown:
-            ks = sorted({int(k) for row in shown for k in row[key]})
+        subset = [row for row in rows if key in row]
+        if subset:
+            ks = sorted({int(k) for row in subset for k in row[key]})
             cells = [
-                [row["name"], *(f"{row[key][str(k)]:.1%}" if str(k) in row[key] else "" for k in ks)] for row in shown
+                [row["name"], *(f"{row[key][str(k)]:.1%}" if str(k) in row[key] else "" for k in ks)] for row in subset
             ]
             lines += ["", *align([[title, *(f"k={k}" for k in ks)], *cells])]
     if by_kind:
@@ -78,7 +78,7 @@ def _p(value: float | None) -> str:
 
 def rounded_p(value: float) -> str:
     """Return a p value with two digits, or with as many as show on which side of 0.05 it is."""
-    return next(shown for digits in range(2, 18) if (float(shown := f"{value:.{digits}g}") < 0.05) == (value < 0.05))
+    return next(text for digits in range(2, 18) if (float(text := f"{value:.{digits}g}") < 0.05) == (value < 0.05))
 
 
 def _explanations(rows: Sequence[dict], compared: Sequence[dict]) -> list[str]:

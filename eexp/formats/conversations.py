@@ -263,10 +263,12 @@ def joined_parts(content: Any, at: str) -> Any:
     """
     if not isinstance(content, list):
         return content
-    texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
-    for i, text in enumerate(texts):
+    texts: list[str] = []
+    for i, part in enumerate(content):
+        text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
         if not isinstance(text, str):
             raise InputError("expected a part of type text", f"{at}[{i}]")
+        texts.append(text)
     return "".join(texts)
 
 

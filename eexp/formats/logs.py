@@ -344,8 +344,8 @@ def from_verifiers(record: dict) -> dict:
             for call in _list(message, "tool_calls", f"{at}.nodes[{n}].message", missing=[])
         ]
         messages.append({**message, "tool_calls": calls or None})
-    task = trace.get("task") if isinstance(trace.get("task"), dict) else {}
-    data = task.get("data") if isinstance(task.get("data"), dict) else {}
+    task = _object_or_empty(trace.get("task"))
+    data = _object_or_empty(task.get("data"))
     name = next(
         (v for v in (data.get("id"), data.get("name"), data.get("idx"), task.get("key")) if v is not None), None
     )
@@ -428,8 +428,12 @@ def _documents(files: Sequence[str]) -> Iterator[tuple[str, int, bytes]]:
 
 def _own(more: Any) -> dict:
     """Return the fields that `eexp export-log` wrote into a log's further data; {} where there are none."""
-    own = more.get(_OWN) if isinstance(more, dict) else None
-    return own if isinstance(own, dict) else {}
+    return _object_or_empty(_object_or_empty(more).get(_OWN))
+
+
+def _object_or_empty(value: Any) -> dict:
+    """Return a value that is a JSON object; {} for any other value."""
+    return value if isinstance(value, dict) else {}
 
 
 def _adapted(own: dict, name: Any, messages: list[dict], rest: dict, more: Any) -> dict:

@@ -16,7 +16,7 @@ _PLAY_KEYS = ("style", "think", "longest_completion")
 
 
 def export(
-    source: str | os.PathLike, output: str | os.PathLike, *, dtype: str | None = None, base: str | None = None
+    source: str | os.PathLike[str], output: str | os.PathLike[str], *, dtype: str | None = None, base: str | None = None
 ) -> dict:
     """Export a PEFT adapter directory or a full model directory.
 
@@ -45,7 +45,7 @@ def export(
         if base:
             raise UsageError(f"{directory}: a full model has no base; --base is for adapters")
         metadata["eexp.fingerprint"] = fingerprint_of_directory(directory) or ""
-        return convert.export_model(directory, output, dtype=dtype or "f16", metadata=metadata)
+        return convert.export_model(directory, Path(output), dtype=dtype or "f16", metadata=metadata)
     if dtype in ("q8_0", "q4_k_m"):
         raise UsageError(f"{directory}: adapters are exported as f32, f16 or bf16; quantise the base model instead")
     base_dir = resolve_base(base or base_of_adapter(str(directory)))
@@ -58,4 +58,4 @@ def export(
         fingerprint = own
     if fingerprint:
         metadata["eexp.base.fingerprint"] = fingerprint
-    return convert.export_adapter(directory, output, base_dir=base_dir, dtype=dtype or "f32", metadata=metadata)
+    return convert.export_adapter(directory, Path(output), base_dir=base_dir, dtype=dtype or "f32", metadata=metadata)

@@ -281,7 +281,7 @@ def quantise(source: Path, target: Path, dtype: str) -> None:
     params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{dtype.upper()}")
     names = os.fsencode(source), os.fsencode(target)
     with _llama_cpp_log() as lines:
-        failed = llama_cpp.llama_model_quantize(*names, ctypes.byref(params))
+        failed = llama_cpp.llama_model_quantize(*names, ctypes.pointer(params))
     if failed:
         reason = next((line for line in lines if line.strip()), b"no reason given").decode("utf-8", "replace").strip()
         raise EexpError(f"llama.cpp could not quantise to {dtype}: {reason}")
@@ -296,7 +296,7 @@ def _llama_cpp_log() -> Iterator[list[bytes]]:
 
     lines: list[bytes] = []
     before, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
-    llama_cpp.llama_log_get(ctypes.byref(before), ctypes.byref(data))
+    llama_cpp.llama_log_get(ctypes.pointer(before), ctypes.pointer(data))
     callback = keep_log(llama_cpp, lines)
     try:
         yield lines

@@ -156,7 +156,7 @@ def _read_special_ids(
         text = text.get("content") if isinstance(text, dict) else text
         if name == "unk":
             text = text or tokenizer["model"].get("unk_token")
-        number = by_text.get(text)
+        number = by_text.get(text) if isinstance(text, str) else None
         for source in (config, generation):
             if number is None:
                 number = source.get(f"{name}_token_id")

@@ -11,8 +11,8 @@ to be learned but short, so that a measure over the whole text would miss the di
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import orjson
 
@@ -24,6 +24,8 @@ _RUN = 3  # words
 _PERMUTATIONS = 128
 #: The costs of a pair that is compared in vain and of one that is missed; the comparison itself is exact.
 _WEIGHTS = (0.2, 0.8)  # false positives, false negatives
+#: Where an example is: the number of its file, and its offset there.
+ExamplePlace = tuple[int, int]
 
 
 def digest(example: dict) -> bytes:
@@ -79,13 +81,13 @@ class NearDuplicates:
 
     Args:
         threshold: The similarity from which on examples are near duplicates.
-        read: A function that returns the example that was added under a key.
+        read: A function that returns the example at a place.
 
     Raises:
         EexpError: datasketch is not installed.
     """
 
-    def __init__(self, threshold: float, read: Callable[[Any], dict]) -> None:
+    def __init__(self, threshold: float, read: Callable[[ExamplePlace], dict]) -> None:
         try:
             from datasketch import MinHashLSH
         except ImportError:
@@ -94,14 +96,15 @@ class NearDuplicates:
         # Where both parts are similar, so are the runs of words of both together, which the index is built on.
         self._index = MinHashLSH(threshold=min(threshold, 0.99), num_perm=_PERMUTATIONS, weights=_WEIGHTS)
 
-    def repeated(self, example: dict) -> Hashable | None:
-        """Return the key of an example in the index of which `example` is a near duplicate, or None."""
-        candidates = sorted(self._index.query(_signature(example)))
-        return next((key for key in candidates if similarity(example, self._read(key)) >= self.threshold), None)
+    def repeated(self, example: dict) -> ExamplePlace | None:
+        """Return the place of an example in the index of which `example` is a near duplicate, or None."""
+        # datasketch calls its keys Hashable, whichever they are; those of this index are the places given to `keep`.
+        candidates = sorted(cast(list[ExamplePlace], self._index.query(_signature(example))))
+        return next((place for place in candidates if similarity(example, self._read(place)) >= self.threshold), None)
 
-    def keep(self, key: Hashable, example: dict) -> None:
+    def keep(self, place: ExamplePlace, example: dict) -> None:
         """Add an example to the index."""
-        self._index.insert(key, _signature(example), check_duplication=False)
+        self._index.insert(place, _signature(example), check_duplication=False)
 
 
 def _signature(example: dict) -> Any:

@@ -146,7 +146,7 @@ class Mixture:
         self._kinds: dict[str, int] = {}  # kinds and their numbers, in the order in which they come
         self._texts: set[bytes] = set()
         near = self.cleaning.duplicates == "near"
-        self._near = NearDuplicates(self.cleaning.similarity, lambda key: self._at(*key)) if near else None
+        self._near = NearDuplicates(self.cleaning.similarity, lambda place: self._at(*place)) if near else None
 
     def close(self) -> None:
         """Close the files."""
@@ -257,12 +257,12 @@ class Mixture:
         whole = min(available[kind] / share for kind, share in {**numbers, -1: rest}.items())
         if counts_examples and limit is not None:
             whole = min(whole, limit)
-        left = {kind: whole * share + (0.5 if counts_examples else 0) for kind, share in {**numbers, -1: rest}.items()}
+        room = {kind: whole * share + (0.5 if counts_examples else 0) for kind, share in {**numbers, -1: rest}.items()}
         for place in places:
             *_, kind, size = _PLACE.unpack(place)
             kind, size = kind if kind in numbers else -1, 1 if counts_examples else size
-            if size <= left[kind] * (1 + 1e-12):
-                left[kind] -= size
+            if size <= room[kind] * (1 + 1e-12):
+                room[kind] -= size
                 yield place
 
 
@@ -288,5 +288,5 @@ def _seekable(name: str) -> BinaryIO:
         spool.seek(0)
         return spool
     except OSError as e:
-        shown = "standard input" if name == STDIN else name
-        raise EexpError(f"cannot copy {shown} to a temporary file (see TMPDIR): {e.strerror or e}") from None
+        label = "standard input" if name == STDIN else name
+        raise EexpError(f"cannot copy {label} to a temporary file (see TMPDIR): {e.strerror or e}") from None

@@ -20,8 +20,10 @@ from eexp.errors import InputError, UsageError
 if TYPE_CHECKING:  # `eexp --help` imports this module, for the table of models
     from eexp.prompts import Messages, PromptStyle
 
-R, A, S = TypeVar("R"), TypeVar("A"), TypeVar("S")
-R_contra, A_co = TypeVar("R_contra", contravariant=True), TypeVar("A_co", covariant=True)
+R = TypeVar("R")
+A = TypeVar("A")
+S = TypeVar("S")
+R_contra = TypeVar("R_contra", contravariant=True)
 
 _MARGIN = 1.25  # tokens that an answer may take, for each token of the longest one in training
 
@@ -172,10 +174,10 @@ class Engine:
     trust_remote_code: bool = False
 
 
-class Answering(Protocol[R_contra, A_co]):
+class Answering(Protocol[R_contra, A]):
     """A model or a policy: anything that answers requests in groups."""
 
-    def answer(self, groups: Iterable[Sequence[R_contra]]) -> Iterator[list[A_co]]:
+    def answer(self, groups: Iterable[Sequence[R_contra]]) -> Iterator[list[A]]:
         """Yield the answers to each group, group by group, in order."""
         ...
 

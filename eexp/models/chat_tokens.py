@@ -363,8 +363,8 @@ class _Shield:
     def _stand_in(self, own: str) -> str:
         if own not in self._stand_ins:
             used = self._stand_ins.values()
-            known = "".join(text for m in self._messages for text in m.values() if isinstance(text, str))
-            free = next((c for c in _STAND_INS if c not in used and c not in known), None)
+            text_of_messages = "".join(text for m in self._messages for text in m.values() if isinstance(text, str))
+            free = next((c for c in _STAND_INS if c not in used and c not in text_of_messages), None)
             if free is None:
                 raise InputError("holds Unicode noncharacters and texts of special tokens, which cannot be kept apart")
             self._stand_ins[own] = free

@@ -114,9 +114,9 @@ class TokenDistribution:
         self._set(np.exp(self._shifted))
         self._norm = math.log(self.mass)
         if only is not None:  # none of them so improbable that it is lost to rounding: each can be drawn
-            kept = self._shifted[list(only)]
+            subset = self._shifted[list(only)]
             weights = np.zeros_like(self._weights)
-            weights[list(only)] = np.exp((kept - kept.max()) / np.float32(temperature)).clip(_LEAST)
+            weights[list(only)] = np.exp((subset - subset.max()) / np.float32(temperature)).clip(_LEAST)
             self._set(weights)
         elif temperature != 1:
             self._set(np.exp(self._shifted / np.float32(temperature)))
@@ -130,9 +130,9 @@ class TokenDistribution:
             sums = self._weights[likely].cumsum(dtype=np.float64)
             if sums[-1] >= share * self.mass:
                 break
-        kept = likely[: int(sums.searchsorted(share * self.mass)) + 1]
+        nucleus = likely[: int(sums.searchsorted(share * self.mass)) + 1]
         weights = np.zeros_like(self._weights)
-        weights[kept] = self._weights[kept]
+        weights[nucleus] = self._weights[nucleus]
         self._set(weights)
 
     def _likely(self, n: int) -> npt.NDArray[np.int64]:
@@ -548,9 +548,9 @@ class WithoutReplacement(Search):
         room = self.most - self.judged
         if node.depth:
             room = min(room, self.request.n - len(self.accepted) + 2)
-        left = math.inf if self._floor == -math.inf else distribution.reaching(node.logprob, self._floor)
+        remaining = math.inf if self._floor == -math.inf else distribution.reaching(node.logprob, self._floor)
         for key, location, token in children:
-            if not left:
+            if not remaining:
                 break
             if not room:
                 node.key = key
@@ -565,7 +565,7 @@ class WithoutReplacement(Search):
             if child.logprob >= self._floor:
                 self._push(child.place(key, location, seed_of(node.seed, "child", token)))
                 room -= 1
-                left -= 1
+                remaining -= 1
 
     def _settle(self) -> None:
         if self._reference and not self._reference.settled:

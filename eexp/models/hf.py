@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from transformers import (
@@ -24,7 +25,7 @@ from transformers.utils import logging
 from eexp.errors import EexpError
 from eexp.models.base import Engine, PlaySettings
 from eexp.models.local import DEFAULT_CONTEXT, LocalModel
-from eexp.models.tokenizers import HfTokenizer
+from eexp.models.tokenizers import HfTokenizer, stop_token, text_of
 from eexp.models.tree import Decoder
 from eexp.weights import base_of_adapter, fingerprint_of_directory, read_run, resolve_base, split_adapter
 
@@ -114,9 +115,10 @@ def _with_adapter(model: PreTrainedModel, base: str, adapter: str, trainable: bo
     if trained_on and own and trained_on != own:
         raise EexpError(f"{adapter}: made for another base model ({trained_on}) than {base} ({own})")
     try:
-        return PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+        wrapped = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
     except Exception as e:
         raise EexpError(f"{adapter}: does not fit {base}: {_reason(e)}") from None
+    return cast(PreTrainedModel, wrapped)  # it passes everything else on to the model, which its class does not say
 
 
 def _reason(error: Exception) -> str:
@@ -130,7 +132,7 @@ def _reason(error: Exception) -> str:
 _WINDOWS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
 
 
-def base_model(model: torch.nn.Module) -> PreTrainedModel:
+def base_model(model: PreTrainedModel) -> PreTrainedModel:
     """Return the model of transformers below an adapter, or the model itself without one."""
     return getattr(model, "get_base_model", lambda: model)()
 
@@ -183,22 +185,26 @@ class HfModel(LocalModel):
             base, adapter, trust_remote_code=bool(engine and engine.trust_remote_code)
         )
         if adapter:
+            from peft import PeftModel
+
+            assert isinstance(self._model, PeftModel)
             if self._model.active_peft_config.is_prompt_learning:
                 raise EexpError(
                     f"{adapter}: puts tokens of its own before the prompt; give an adapter of weights (LoRA)"
                 )
             self._model = base_model(self._model)  # with the adapter's layers in it
-        known = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
-        self._n_ctx = (engine and engine.context) or min(known or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+        limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        self._n_ctx = (engine and engine.context) or min(limit or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
         _check_forks(self._model, spec, self._n_ctx)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model.to(device).eval()
+        self._model.to(device).eval()  # pyright: ignore[reportArgumentType]  # `to` has a decorator without types
         self.settings = (
             f"transformers: context {self._n_ctx}, {str(self._model.dtype).removeprefix('torch.')}, "
             f"{'GPU' if device == 'cuda' else 'CPU'}"
         )
         ends = self._model.generation_config.eos_token_id
-        self._ends = {self._tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+        ends = [self._eos(), *(ends if isinstance(ends, list) else [ends])]
+        self._ends = {number for number in ends if number is not None}
         dirs = [d for d in (resolve_base(base), adapter) if d and os.path.isdir(d)]
         self.fingerprint = "+".join(filter(None, map(fingerprint_of_directory, dirs))) or base
         self.play_settings = PlaySettings.of_run(read_run(adapter or resolve_base(base)))
@@ -210,22 +216,24 @@ class HfModel(LocalModel):
         return token in self._ends
 
     def text(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True)
+        return text_of(self._tokenizer, ids, skip_special_tokens=True)
 
     def spell(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)  # as in training
+        return text_of(self._tokenizer, ids, clean_up_tokenization_spaces=False)  # as in training
 
     def _eos(self) -> int | None:
-        return self._tokenizer.eos_token_id
+        return stop_token(self._tokenizer)
 
     def _usual_end(self) -> int:
         if not self._ends:
             raise EexpError(f"{self.spec}: has no token that ends a text")
-        return self._tokenizer.eos_token_id if self._tokenizer.eos_token_id is not None else min(self._ends)
+        eos = self._eos()
+        return min(self._ends) if eos is None else eos
 
     def _decoder(self) -> Decoder:
         from eexp.models.cells import CellsDecoder
 
+        assert self._model is not None, "closed"
         return CellsDecoder(self._model, self._n_ctx)
 
     def close(self) -> None:

@@ -47,10 +47,10 @@ class _Choice(Struct):
         text, finished = self.message.content or "", self.finish_reason != "length"
         tokens = (self.logprobs.content if self.logprobs else None) or []
         logprobs = [t.logprob for t in tokens if t.logprob is not None]
-        known = bool(logprobs) and len(logprobs) == len(tokens)
+        complete = bool(logprobs) and len(logprobs) == len(tokens)
         stop = bool(tokens) and finished and not (tokens[-1].token and text.endswith(tokens[-1].token))
         number = len(tokens) - stop if tokens else reported_tokens
-        return Sample(text, sum(logprobs) if known else None, number, finished)
+        return Sample(text, sum(logprobs) if complete else None, number, finished)
 
 
 class _Usage(Struct):
@@ -197,7 +197,8 @@ class HttpModel(Model):
         if self._plain is None:
             if self._plain_task is None or self._plain_task.cancelled():
                 self._plain_task = asyncio.ensure_future(self._find_plain_sampling())
-            self._plain = await asyncio.shield(self._plain_task)
+            settings = await asyncio.shield(self._plain_task)
+            self._plain = settings
         return self._plain
 
     async def _find_plain_sampling(self) -> dict[str, Any]:
@@ -213,10 +214,10 @@ class HttpModel(Model):
         if plain is None:
             plain = {"top_k": 0, "min_p": 0}
             try:
-                known = await self._takes(plain) and not await self._takes({"top_k": "none", "min_p": "none"})
+                supported = await self._takes(plain) and not await self._takes({"top_k": "none", "min_p": "none"})
             except EexpError:  # the request that needs the settings will report the failure
                 return {}
-            if not known:
+            if not supported:
                 self.note(
                     f"{self._client.name} does not know top_k and min_p: it may leave improbable tokens out of "
                     f"the draws; all that it is told is top_p 1"
@@ -392,9 +393,9 @@ class _HttpEpisodes(Episodes[Draw, Samples]):
         self._draws[episode] = self._calls.start(request)
 
     def wait(self) -> list[tuple[int, Samples]]:
-        while not (done := [episode for episode, draw in self._draws.items() if draw.done]) and self._draws:
+        while not (finished := [episode for episode, draw in self._draws.items() if draw.done]) and self._draws:
             self._calls.collect(wait=True)
-        return [(episode, self._draws.pop(episode).result()) for episode in done]
+        return [(episode, self._draws.pop(episode).result()) for episode in finished]
 
     def close(self) -> None:
         self._calls.cancel()

@@ -121,6 +121,8 @@ class ModelPolicy(Policy):
             model where the style's prompt is the same for both.
     """
 
+    max_tokens: int
+
     def __init__(self, model: Model, style: PromptStyle, max_tokens: int, think: str = "never"):
         self.model, self.style, self.max_tokens, self.think = model, style, max_tokens, think
         self._opening = style.opening(think)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import secrets
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,20 @@ def load_tokenizer(spec: str) -> PreTrainedTokenizerBase:
     if not tokenizer.chat_template:
         raise EexpError(f"{spec}: its tokenizer has no chat template")
     return tokenizer
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], **options: bool) -> str:
+    """Return the text of tokens; `options` are those of the tokenizer's own `decode`."""
+    text = tokenizer.decode(list(ids), **options)
+    assert isinstance(text, str)  # a list comes for several texts only
+    return text
+
+
+def stop_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the id of the token by which a tokenizer ends texts; None without one."""
+    number = tokenizer.eos_token_id
+    assert number is None or isinstance(number, int)  # a list comes for several tokens only
+    return number
 
 
 class HfTokenizer(Tokenizer):
@@ -86,4 +101,6 @@ class HfTokenizer(Tokenizer):
         return as_text
 
     def render(self, messages: Messages, to_answer: bool) -> str:
-        return self._tokenizer.apply_chat_template(messages, add_generation_prompt=to_answer, tokenize=False)
+        text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=to_answer, tokenize=False)
+        assert isinstance(text, str)  # since nothing is tokenized, and this is one chat
+        return text

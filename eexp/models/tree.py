@@ -247,6 +247,7 @@ class PrefixTree:
     def _texts(self, job: _TreeJob) -> int:
         """Return the number of texts that a request writes side by side at its beginning."""
         request = job.request
+        assert isinstance(request, Draw)
         return 1 if request.temperature == 0 else request.n
 
     def _open_texts(self, job: _TreeJob) -> int:

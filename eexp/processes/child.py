@@ -304,8 +304,8 @@ class Child:
 
 def excerpt(text: bytes | bytearray, length: int = 80) -> str:
     """Return the beginning of what a program wrote, for one line of a message."""
-    shown = text[:length].decode("utf-8", "replace")
-    return repr(shown) + ("..." if len(text) > length else "")
+    excerpt = text[:length].decode("utf-8", "replace")
+    return repr(excerpt) + ("..." if len(text) > length else "")
 
 
 def _end(guarded: _Guarded, owner: int, grace: float = 0.0) -> None:

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Generic, Literal, Optional, TypeVar, Union
+from typing import TYPE_CHECKING, Annotated, Generic, Literal, Optional, TypeVar
 
 import msgspec
 import orjson
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Messages = list[dict[str, str]]
-#: A prompt, as messages or as their JSON.
-Prompt = Union[Messages, bytes]
+#: The form of a prompt: messages, or their JSON.
 P = TypeVar("P", Messages, bytes)
 
 _PRIVATE = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
@@ -265,13 +264,13 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
         if slot_open != "<think>":  # the private thinking of a reasoning model
             text = _PRIVATE.sub("", text)
         mark, close = self.action.open.strip(), self.action.close.strip()
-        before, found, after = text.rpartition(mark)
-        thought = (before if found else text).strip()
+        before, separator, after = text.rpartition(mark)
+        thought = (before if separator else text).strip()
         opened = bool(slot_open) and thought.startswith(slot_open)
         thought = thought.removeprefix(slot_open).strip()
         if opened and slot_close and slot_close in thought:
             thought = thought.rpartition(slot_close)[0].strip()
-        if not found:
+        if not separator:
             if not finished:
                 return ParsedAnswer("", thought if opened else "", True)
             return ParsedAnswer("", thought) if opened else ParsedAnswer(_first_line(text))
@@ -286,8 +285,8 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
     def thought_in(self, text: str) -> str:
         """Return the thought in a model's text: without its private thinking, marks, and an action at the end."""
         text = _PRIVATE.sub("", text)
-        before, found, after = text.rpartition(self.action.open.strip())
-        thought = (before if found else after).strip()
+        before, separator, after = text.rpartition(self.action.open.strip())
+        thought = (before if separator else after).strip()
         thought = thought.removeprefix(self.thought.open.strip()).strip()
         return thought.removesuffix(self.thought.close.strip()).strip() if self.thought.close.strip() else thought
 
@@ -435,9 +434,9 @@ class DialogueBase(ABC, Generic[P]):
 
     def world_model(self, observation: str, action: str, changes: bool = False) -> P:
         """Build the prompt to predict the next observation, with arguments as in `PromptStyle.world_model`."""
-        written = f"{self._open}{action}{self._close}"
+        answer = f"{self._open}{action}{self._close}"
         return self._prompt(
-            self._predicting, self._shown(), f"{self._label}{observation}", written, self._requests[changes]
+            self._predicting, self._shown(), f"{self._label}{observation}", answer, self._requests[changes]
         )
 
     def _past_turn(self, step: dict) -> tuple[str, str]:

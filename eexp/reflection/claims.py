@@ -210,8 +210,8 @@ def other_action(text: str, situation: Situation) -> str | None:
     """
     step = situation.step
     own = _Action(step["action"])
-    known = dict.fromkeys([*(a["action"] for a in situation.contenders), *(step.get("admissible") or [])])
-    others = [_Action(action) for action in known if canonical(action) != canonical(step["action"])]
+    known: list[str] = [*(a["action"] for a in situation.contenders), *(step.get("admissible") or [])]
+    others = [_Action(action) for action in dict.fromkeys(known) if canonical(action) != canonical(step["action"])]
     for sentence in reversed(sentences(text)):
         concluded = next((text for text in _concluded(sentence) if any(a.is_begun(text) for a in (own, *others))), "")
         if not concluded:

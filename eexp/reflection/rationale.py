@@ -81,8 +81,8 @@ def _use(situation: Situation, focus: list[str]) -> str:
 
 def _conclusion(situation: Situation, focus: list[str], most: int) -> list[str]:
     """Return sentences on the contenders, with reasons that their outcomes support, and on the choice at the end."""
-    known = {step["observation"] for step in situation.history}
-    reasons = [(a["action"], _reason(a, focus, known)) for a in situation.real_contenders]
+    observations = {step["observation"] for step in situation.history}
+    reasons = [(a["action"], _reason(a, focus, observations)) for a in situation.real_contenders]
     reasons = sorted(reasons, key=lambda pair: not pair[1])[:most]  # those with a reason first
     without = [as_verb(action) for action, reason in reasons if not reason]
     rather = f"Rather than {' or '.join(without)}, I" if without else "So I"
@@ -90,20 +90,20 @@ def _conclusion(situation: Situation, focus: list[str], most: int) -> list[str]:
     return [*weighed, f"{rather} {as_verb(situation.step['action'])}."]
 
 
-def _reason(alternative: dict, focus: list[str], known: set[str]) -> str:
+def _reason(alternative: dict, focus: list[str], observations: set[str]) -> str:
     """Return the reason against a contender that its outcome supports; "" where there is none.
 
     Args:
         alternative: The contender.
         focus: The things in the task that the expert's action names.
-        known: The earlier observations.
+        observations: The earlier observations.
     """
     outcome = alternative["outcome"]
     if outcome.get("done"):
         return "that would end it without success"
     if focus and not roots(focus) & roots([alternative["action"], outcome["observation"]]):
         return f"that does nothing with {_listed(focus)}"
-    return "that would only show me what I know already" if outcome["observation"] in known else ""
+    return "that would only show me what I know already" if outcome["observation"] in observations else ""
 
 
 def as_verb(action: str) -> str:

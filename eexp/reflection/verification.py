@@ -84,7 +84,7 @@ def record_gain(draft: Draft, without: Samples, after: Samples) -> None:
     before, *_ = _logprobs(without)
     own, *others = _logprobs(after)
     gain = round(own - before, _DIGITS)
-    numbers = {"without": before, "after": own, "gain": gain}
+    numbers: dict[str, float | dict[str, str | float]] = {"without": before, "after": own, "gain": gain}
     fault = "" if gain > 0 else "does not make the action more probable"
     if others and max(others) >= own:
         best = others.index(max(others))

@@ -122,16 +122,16 @@ def _tick(along: Scale, tick: float, y: int, unit: str) -> str:
     """Return the text of a tick, aligned so that it stays within the width."""
     share = along.share(tick)
     anchor = "start" if share < 0.02 else "end" if share > 0.98 else "middle"
-    shown = signed(tick) if unit == "±" else f"{tick:g}"
-    return f'<text x="{along.percent(tick)}" y="{y}" text-anchor="{anchor}">{escape(shown)}</text>'
+    label = signed(tick) if unit == "±" else f"{tick:g}"
+    return f'<text x="{along.percent(tick)}" y="{y}" text-anchor="{anchor}">{escape(label)}</text>'
 
 
 def signed(number: float, digits: int | None = None) -> str:
     """Return a number with its sign, a true minus."""
-    shown = f"{number:g}" if digits is None else f"{number:.{digits}f}"
-    if not float(shown):
-        return shown.lstrip("-")
-    return ("+" if number > 0 else "\N{MINUS SIGN}") + shown.lstrip("-")
+    text = f"{number:g}" if digits is None else f"{number:.{digits}f}"
+    if not float(text):
+        return text.lstrip("-")
+    return ("+" if number > 0 else "\N{MINUS SIGN}") + text.lstrip("-")
 
 
 # -- curves ------------------------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def excerpts(
     chosen = sorted(in_all_runs, key=lambda task: (seed_of(seed, *task), task))[:tasks]
     episodes = _read(arms, set(chosen))
     texts: dict[str, int] = {}
-    shown: list[dict] = []
+    entries: list[dict] = []
     size = 0
     for task in chosen:
         by_run = {key: of_run[task] for key, of_run in episodes.items() if task in of_run}
@@ -66,11 +66,11 @@ def excerpts(
             "episodes": {key: _compact(episode, numbered) for key, episode in by_run.items()},
         }
         size += len(dumps(entry)) + len(dumps(list(numbered)[len(texts) :]))
-        if shown and size > most_bytes:
+        if entries and size > most_bytes:
             break
         texts = numbered
-        shown.append(entry)
-    return {"texts": list(texts), "tasks": shown, "of": len(in_all_runs), "trials": trials}
+        entries.append(entry)
+    return {"texts": list(texts), "tasks": entries, "of": len(in_all_runs), "trials": trials}
 
 
 def _read(arms: Sequence[Arm], chosen: set[Key]) -> dict[str, dict[Key, dict]]:
@@ -95,10 +95,10 @@ def _compact(episode: dict, texts: dict[str, int]) -> list:
     turns = []
     for turn in episode.get("transcript") or []:
         flags = REFUSED * (not turn.get("valid", True)) + CUT_OFF * bool(turn.get("cut_off"))
-        shown = [number(turn["observation"]), number(turn["action"]), number(turn.get("thought")), flags]
+        numbers = [number(turn["observation"]), number(turn["action"]), number(turn.get("thought")), flags]
         if flags:
-            shown.append(number(_as_written(turn)))
-        turns.append(shown)
+            numbers.append(number(_as_written(turn)))
+        turns.append(numbers)
     return [
         int(episode["success"]),
         episode.get("score"),

@@ -364,11 +364,11 @@ def _at(run_file: Any, keys: Sequence[str]) -> Any:
 
 def _values(values: Sequence[Any]) -> Markup:
     """Render the distinct values of an arm's runs: a range of more than two whole numbers, or all of them."""
-    known = list(dict.fromkeys(one for one in values if isinstance(one, (int, float, str))))
-    if not known:
+    scalars = list(dict.fromkeys(one for one in values if isinstance(one, (int, float, str))))
+    if not scalars:
         return value(None)
-    numbers = [one for one in known if isinstance(one, int)]
-    if len(numbers) == len(known) > 2:
+    numbers = [one for one in scalars if isinstance(one, int)]
+    if len(numbers) == len(scalars) > 2:
         return _range(numbers)
-    shown = (count(one) if isinstance(one, int) else f"{one:g}" if isinstance(one, float) else one for one in known)
-    return Markup(", ").join(map(escape, shown))
+    texts = (count(one) if isinstance(one, int) else f"{one:g}" if isinstance(one, float) else one for one in scalars)
+    return Markup(", ").join(map(escape, texts))

@@ -117,12 +117,12 @@ def _read_panel(file: str, env: str | None) -> tuple[str, list[dict], str]:
     from eexp.evidence.panels import panel_hash, task_record, tasks_of
     from eexp.jsonl import read
 
-    known, tasks = tasks_of(file, read([file], "task"), env)
-    if env is None and (why_not := unsafe_in_records(known := without_logins(known))):
+    spec, tasks = tasks_of(file, read([file], "task"), env)
+    if env is None and (why_not := unsafe_in_records(spec := without_logins(spec))):
         raise UsageError(
-            f"{file}: a panel of {known!r}, which {why_not}; allow it by naming it: eexp eval {known!r} --panel {file}"
+            f"{file}: a panel of {spec!r}, which {why_not}; allow it by naming it: eexp eval {spec!r} --panel {file}"
         )
-    return env or known, tasks, panel_hash(task_record(known, task) for task in tasks)
+    return env or spec, tasks, panel_hash(task_record(spec, task) for task in tasks)
 
 
 @click.command("eval")

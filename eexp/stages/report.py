@@ -58,10 +58,10 @@ def report(
         common=common,
         files={arm.label: [str(run.file) for run in arm.runs] for arm in arms},
     )
-    shown = excerpts(arms, kind_of, tasks=tasks, most_bytes=int(megabytes * 1e6), seed=seed)
-    too_large = len(shown["tasks"]) < min(tasks, shown["of"])
+    excerpt_data = excerpts(arms, kind_of, tasks=tasks, most_bytes=int(megabytes * 1e6), seed=seed)
+    too_large = len(excerpt_data["tasks"]) < min(tasks, excerpt_data["of"])
     limit = f"--megabytes {megabytes:g}" if too_large else f"--tasks {tasks}"
-    return page(arms, rows, shown, title=title, confidence=confidence, source=source, limit=limit)
+    return page(arms, rows, excerpt_data, title=title, confidence=confidence, source=source, limit=limit)
 
 
 def _labels(texts: tuple[str, ...]) -> dict[str, str]:

@@ -60,8 +60,8 @@ class SplitSettings:
 
 def split(records: Iterator[dict], settings: SplitSettings) -> Iterator[dict]:
     """Yield the records that belong to some of several parts of about equal size."""
-    kept = set(settings.kept)
-    return (record for record in records if part_of(record, settings.parts, settings.seed) in kept)
+    numbers = set(settings.kept)
+    return (record for record in records if part_of(record, settings.parts, settings.seed) in numbers)
 
 
 def part_of(record: dict, parts: int, seed: int = 0) -> int:

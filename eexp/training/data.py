@@ -6,11 +6,11 @@ import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 from eexp.errors import InputError
 from eexp.models.chat_tokens import ChatTokenizer
-from eexp.models.tokenizers import HfTokenizer
+from eexp.models.tokenizers import HfTokenizer, stop_token, text_of
 from eexp.spans import ACTION, CompletionSpan, has_thought, span_of_tokens, spans_of
 from eexp.stream import OnError, stop_at_error
 
@@ -144,8 +144,7 @@ def _tokenize_one(
     example: dict, chats: ChatTokenizer, tokenizer: PreTrainedTokenizerBase, max_length: int, action_weight: float
 ) -> Row:
     """Return the row of one example; raises InputError for one that `tokenize` refuses."""
-    stop = cast("int | None", tokenizer.eos_token_id)
-    prompt_ids, completion_ids = chats.example(example["prompt"], example["completion"], stop)
+    prompt_ids, completion_ids = chats.example(example["prompt"], example["completion"], stop_token(tokenizer))
     ids = prompt_ids + completion_ids
     if len(ids) > max_length:
         raise InputError(f"has {len(ids)} tokens, more than --max-length {max_length}", "$.prompt")
@@ -185,7 +184,7 @@ def _segments(
     """
 
     def decode(part: Sequence[int]) -> str:
-        return cast(str, tokenizer.decode(list(part), clean_up_tokenization_spaces=False))
+        return text_of(tokenizer, part, clean_up_tokenization_spaces=False)
 
     segments: list[Segment] = []
     owners = span_of_tokens(ids[start:], example["completion"][-1]["content"], spans, decode)

@@ -77,8 +77,8 @@ def finetune(
             shutil.rmtree(directory / "checkpoints", ignore_errors=True)  # left by a kill while they were removed
             note(f"{directory} is finished already")
             return read_run(directory)
-        for read in filter(None, (resolve_base(settings.base), settings.init)):
-            if os.path.isdir(read) and os.path.realpath(read) == os.path.realpath(directory):
+        for source_directory in filter(None, (resolve_base(settings.base), settings.init)):
+            if os.path.isdir(source_directory) and os.path.realpath(source_directory) == os.path.realpath(directory):
                 raise UsageError(f"{directory} is both read and written; give another -o")
         job = plan_job(source, settings, validation, style)
         warnings = (

@@ -82,7 +82,8 @@ def open_model(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizer
         trust_remote_code=settings.trust_remote_code,
     )
     if cuda and not settings.load_in_4bit and not is_sharded():
-        model.to(f"cuda:{local_rank()}")  # so that exactness is checked where the run will compute
+        # So that exactness is checked where the run will compute. `to` has a decorator without types.
+        model.to(f"cuda:{local_rank()}")  # pyright: ignore[reportArgumentType]
     if not settings.full and not settings.init:
         # Dropout 0: a shared prefix would be dropped differently for every example that shares it.
         config = LoraConfig(

@@ -180,13 +180,13 @@ def _budget_left(settings: Settings, spent: Budget) -> Budget | None:
         if not {"updates", "target_tokens"} <= (read_run(run).get("total") or {}).keys():
             raise UsageError(f"{run}: holds no finished training run that says what it was trained on")
     total = read_run(settings.budget_like)["total"]
-    left = total["updates"] - spent[0]
-    if left <= 0:
+    updates_left = total["updates"] - spent[0]
+    if updates_left <= 0:
         raise UsageError(
             f"--budget-like {settings.budget_like}: it was made in {total['updates']} updates, and --init "
             f"{settings.init} in {spent[0]}; none is left"
         )
-    return left, round(total["target_tokens"] * left / total["updates"])
+    return updates_left, round(total["target_tokens"] * updates_left / total["updates"])
 
 
 # -- the description ---------------------------------------------------------------------------------------------------

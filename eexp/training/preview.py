@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
+from eexp.models.tokenizers import text_of
 from eexp.terminal import format_bytes, style
 from eexp.training.data import Row
 from eexp.training.trie import shared_length
@@ -64,7 +65,7 @@ def mark_targets(tokenizer: PreTrainedTokenizerBase, row: Row, most: int | None 
     """
 
     def text(start: int, stop: int) -> str:
-        return cast(str, tokenizer.decode(list(row.ids[start:stop])))
+        return text_of(tokenizer, row.ids[start:stop])
 
     parts: list[str] = []
     end = 0

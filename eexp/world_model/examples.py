@@ -14,7 +14,7 @@ from eexp.models.base import Model, Sample
 from eexp.options import NumberOrWord
 from eexp.outcomes import transition_of
 from eexp.prompts import PromptStyle
-from eexp.prompts.style import Answer, Dialogue, Prompt
+from eexp.prompts.style import Answer, Dialogue, DialogueBase, P
 from eexp.records import example, example_id, seed_of
 from eexp.settings import option, recorded
 from eexp.stream import Count
@@ -93,7 +93,7 @@ def chosen_transitions(t: dict, style: PromptStyle, settings: WorldModelSettings
     Raises:
         InputError: The environment is to say what is unknown, and no outcome holds that.
     """
-    known = transitions_of(
+    transitions = transitions_of(
         t,
         style,
         expert=settings.expert,
@@ -103,17 +103,17 @@ def chosen_transitions(t: dict, style: PromptStyle, settings: WorldModelSettings
         changes=settings.changes,
     )
     if settings.predictable == "environment":
-        observed = [transition.outcome for transition in known if transition.target.kind != "summary"]
+        observed = [transition.outcome for transition in transitions if transition.target.kind != "summary"]
         if observed and not any(outcome.get("unknown") is not None for outcome in observed):
             raise InputError(
                 f"no outcome says which of its parts are unknown; the environment {t['env']} cannot tell, "
                 f"or the record is older: give --predictable model",
                 "$.steps",
             )
-    kept = cap_repeats(known, settings.max_repeats, seed_of(settings.seed, t["id"], "repeats"))
-    count("repeats left out", len(known) - len(kept))
-    within = cap_invalid(kept, settings.max_invalid_fraction, seed_of(settings.seed, t["id"]))
-    count("invalid ones left out", len(kept) - len(within))
+    remaining = cap_repeats(transitions, settings.max_repeats, seed_of(settings.seed, t["id"], "repeats"))
+    count("repeats left out", len(transitions) - len(remaining))
+    within = cap_invalid(remaining, settings.max_invalid_fraction, seed_of(settings.seed, t["id"]))
+    count("invalid ones left out", len(remaining) - len(within))
     return within
 
 
@@ -145,8 +145,8 @@ def examples_of(
 
 
 def worded(
-    t: dict, dialogue: Dialogue, style: PromptStyle, settings: WorldModelSettings, transitions: list[Transition]
-) -> Iterator[tuple[Transition, Prompt, Answer, str]]:
+    t: dict, dialogue: DialogueBase[P], style: PromptStyle, settings: WorldModelSettings, transitions: list[Transition]
+) -> Iterator[tuple[Transition, P, Answer, str]]:
     """Yield the transitions of a trajectory, which are in the order of its steps, with prompt, answer and kind."""
     dialogue.start(t["instruction"])
     at = 0

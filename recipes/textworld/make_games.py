@@ -52,30 +52,30 @@ _SERIAL = slice(0x12, 0x18)  # the date of compilation in a story file; not part
 
 def make(directory: Path, split: str, kind: str, number: int, seed: int = 0) -> Path:
     """Generate and compile game `number` of its kind, unless it exists. Takes 1 to 6 seconds."""
-    import textworld
     from textworld.challenges import CHALLENGES
+    from textworld.generator import GameOptions, compile_game, make_game
 
     file = directory / split / f"{kind}-{number:04}.z8"
     if file.exists():
         return file
-    options = textworld.GameOptions()
-    options.seeds = drawn = int(hashlib.sha256(f"{seed}/{split}/{kind}/{number}".encode()).hexdigest()[:7], 16)
+    options = GameOptions()
+    options.seeds = game_seed = int(hashlib.sha256(f"{seed}/{split}/{kind}/{number}".encode()).hexdigest()[:7], 16)
     challenge, turns = KINDS[kind]
     settings = dict(turns[number % len(turns)])
     if challenge:
         settings |= {
-            "tw-cooking": {"recipe_seed": drawn, "split": split, "drop": False},
+            "tw-cooking": {"recipe_seed": game_seed, "split": split, "drop": False},
             "tw-simple": {"test": split == "test"},
         }.get(challenge, {})
         game = CHALLENGES[challenge][1](settings, options)
     else:
         for name, value in settings.items():
             setattr(options, name, value)
-        game = textworld.generator.make_game(options)
+        game = make_game(options)
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=file.parent) as aside:  # so that a game is complete or absent
         options.path = os.path.join(aside, file.name)
-        compiled = Path(textworld.generator.compile_game(game, options))
+        compiled = Path(compile_game(game, options))
         story = bytearray(compiled.read_bytes())
         story[_SERIAL] = b"000000"
         compiled.write_bytes(story)
@@ -85,7 +85,7 @@ def make(directory: Path, split: str, kind: str, number: int, seed: int = 0) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("directory", type=Path)
     for split, n in (("train", 24), ("valid", 8), ("test", 8)):
         parser.add_argument(f"--{split}", type=int, default=n, metavar="N", help=f"number of games (default {n})")

@@ -169,7 +169,7 @@ def random_play(env: BabyAI, rng: random.Random, steps: int) -> list[dict]:
 
 
 def main() -> None:
-    parser = arguments(__doc__, episodes=20_000, context=4096)
+    parser = arguments(__doc__ or "", episodes=20_000, context=4096)
     parser.add_argument("--steps", type=int, default=24, help="longest random play")
     parser.add_argument(
         "--glances",
@@ -193,8 +193,8 @@ def main() -> None:
                 env._world.step(env._world.actions[rng.choice(["left", "right", "forward"])])
             texts.append(render(glance(env, rng)[rng.randint(0, 1) :]))
             continue
-        drawn = rng.random()
-        steps = rng.randint(0, 1) if drawn < 0.7 else rng.randint(2, 5) if drawn < 0.93 else rng.randint(6, args.steps)
+        draw = rng.random()
+        steps = rng.randint(0, 1) if draw < 0.7 else rng.randint(2, 5) if draw < 0.93 else rng.randint(6, args.steps)
         played = random_play(env, rng, steps)
         texts.append(render(played[1:] if rng.random() < args.bare else played))
     words = get_style("react").predicting

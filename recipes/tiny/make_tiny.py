@@ -37,30 +37,30 @@ from eexp.prompts import get_style
 
 def episode_length(rng: random.Random, longest: int, stage: int) -> int:
     """Draw the steps of a random play: mostly few, where questions are cheap, and sometimes as many as an episode."""
-    drawn = rng.random()
+    chance = rng.random()
     if stage > 1:
-        return rng.randint(0, 1) if drawn < 0.4 else rng.randint(2, 6) if drawn < 0.85 else rng.randint(7, longest)
-    if drawn < 0.8:
+        return rng.randint(0, 1) if chance < 0.4 else rng.randint(2, 6) if chance < 0.85 else rng.randint(7, longest)
+    if chance < 0.8:
         return rng.randint(0, 1)
-    return rng.randint(2, 5) if drawn < 0.92 else rng.randint(6, longest)
+    return rng.randint(2, 5) if chance < 0.92 else rng.randint(6, longest)
 
 
 def random_play(env: House, task: dict, rng: random.Random, steps: int, stage: int) -> list[dict]:
     """Return messages of one episode of random actions, with questions in between; a later stage has more kinds."""
     style = get_style("react")
     observation = env.reset(task)
-    known: dict[str, str] = {}  # object -> where it was last seen
+    places: dict[str, str] = {}  # object -> where it was last seen
     rooms: set[str] = set()
     messages = [{"role": "system", "content": style.acting.system}]
     text = f"{style.acting.task_label} {env.instruction()}\n{observation.text}"
     for turn in range(steps + 1):
-        known.update(env._visible())
+        places.update(env._visible())
         rooms.add(env.room)
         kinds = QUESTIONS + LATER_QUESTIONS * 2 if stage > 1 else QUESTIONS
         kinds = rng.sample(kinds, rng.choice([2, 3, 4] if steps < 4 else [0, 1, 2]))
         if env.target in env._visible() and rng.random() < 0.7:
             kinds = [rng.choice([ask_target_in_sight, ask_wanted]), *kinds]
-        questions = interview(text, [ask(env, known, rooms, rng) for ask in dict.fromkeys(kinds)])
+        questions = interview(text, [ask(env, places, rooms, rng) for ask in dict.fromkeys(kinds)])
         messages += questions
         text = GO_ON if questions else text
         if turn == steps or observation.done:
@@ -68,7 +68,7 @@ def random_play(env: House, task: dict, rng: random.Random, steps: int, stage: i
         action = random_action(env, rng, by_verb=stage > 1)
         messages += [{"role": "user", "content": text}, {"role": "assistant", "content": style.answer(action).text}]
         if action.startswith("take "):
-            known.pop(action.split()[1], None)
+            places.pop(action.split()[1], None)
         observation = env.step(action)
         text = observation.text
     return messages if text == GO_ON else [*messages, {"role": "user", "content": text}]
@@ -82,7 +82,7 @@ def room_tour(env: House, task: dict, rng: random.Random, steps: int) -> list[di
     """
     style = get_style("react")
     env.reset(task)
-    known: dict[str, str] = {}  # object -> where it was last seen
+    places: dict[str, str] = {}  # object -> where it was last seen
     messages = [{"role": "system", "content": style.acting.system}]
     text = f"{style.acting.task_label} {env.instruction()}\n"
     for turn in range(steps + 1):
@@ -92,14 +92,14 @@ def room_tour(env: House, task: dict, rng: random.Random, steps: int) -> list[di
             action = rng.choice(moves)
             env.step(action)
             if action.startswith("take "):
-                known.pop(action.split()[1], None)
-        known.update(env._visible())
+                places.pop(action.split()[1], None)
+        places.update(env._visible())
         text += env._describe()
         kinds = rng.sample(READING_QUESTIONS, rng.choice([2, 3, 4] if steps < 4 else [0, 1, 2]))
         if env.target in env._visible() and rng.random() < 0.7:
             kinds = [rng.choice([ask_target_in_sight, ask_wanted]), *kinds]
         kinds = dict.fromkeys(kinds) or [ask_held]
-        messages += interview(text, [ask(env, known, {env.room}, rng) for ask in kinds])
+        messages += interview(text, [ask(env, places, {env.room}, rng) for ask in kinds])
         text = ""
     return messages
 
@@ -127,33 +127,33 @@ def random_action(env: House, rng: random.Random, by_verb: bool) -> str:
 # -- questions that reading the transcript answers: (env, known, rooms, rng) -> question, answer ---------------------
 
 
-def ask_where(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
-    thing = rng.choice(list(known) or [env.target])
-    return f"Where is the {thing}?", whereabouts(env, known, thing)
+def ask_where(env: House, places: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+    thing = rng.choice(list(places) or [env.target])
+    return f"Where is the {thing}?", whereabouts(env, places, thing)
 
 
-def ask_where_in_sight(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+def ask_where_in_sight(env: House, places: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
     thing = rng.choice(list(env._visible()) or [env.target])
-    return f"Where is the {thing}?", whereabouts(env, known, thing)
+    return f"Where is the {thing}?", whereabouts(env, places, thing)
 
 
-def ask_where_target(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
-    return "Where is what the task is about?", whereabouts(env, known, env.target)
+def ask_where_target(env: House, places: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+    return "Where is what the task is about?", whereabouts(env, places, env.target)
 
 
-def whereabouts(env: House, known: dict, thing: str) -> str:
+def whereabouts(env: House, places: dict, thing: str) -> str:
     if env.held == thing:
         return f"{thing}: you hold it"
-    return f"{thing} {_into(known[thing])} {known[thing]}" if thing in known else f"{thing}: not seen"
+    return f"{thing} {_into(places[thing])} {places[thing]}" if thing in places else f"{thing}: not seen"
 
 
-def ask_in_sight(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+def ask_in_sight(env: House, places: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
     here = env._visible()
     thing = rng.choice(list(here)) if here and rng.random() < 0.5 else rng.choice(list(env.where))
     return f"Is the {thing} in sight?", sight(env, thing)
 
 
-def ask_target_in_sight(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+def ask_target_in_sight(env: House, places: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
     return "Is what the task is about in sight?", sight(env, env.target)
 
 
@@ -164,35 +164,35 @@ def sight(env: House, thing: str) -> str:
     return f"yes, {thing} {_into(place)} {place}" if place else f"no {thing}"
 
 
-def ask_wanted(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+def ask_wanted(env: House, places: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
     place = env._visible().get(env.target)
     return "What here does the task speak of?", f"{env.target} {_into(place)} {place}" if place else "nothing"
 
 
-def ask_goal(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+def ask_goal(env: House, places: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
     return "Where does it belong?", f"{_into(env.goal)} the {env.goal}"
 
 
-def ask_goal_here(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+def ask_goal_here(env: House, places: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
     here = "yes" if env.goal in env._places() else "no"
     return "Is the place where it belongs here?", f"{here}, {env.goal}"
 
 
-def ask_closed(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+def ask_closed(env: House, places: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
     closed = [p for p in env._places() if p in CONTAINERS and p not in env.opened]
     return "What is closed here?", ", ".join(closed) or "nothing"
 
 
-def ask_held(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+def ask_held(env: House, places: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
     return "What do you hold?", env.held or "nothing"
 
 
-def ask_doors(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
-    left = [room for room in sorted(env.doors[env.room]) if room not in rooms]
-    return "Which doors have you not gone through?", ", ".join(left) or "none"
+def ask_doors(env: House, places: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+    doors = [room for room in sorted(env.doors[env.room]) if room not in rooms]
+    return "Which doors have you not gone through?", ", ".join(doors) or "none"
 
 
-def ask_state(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+def ask_state(env: House, places: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
     return "How is it now?", f"{env.target}: {', '.join(sorted(env.state[env.target])) or 'as it was'}"
 
 
@@ -215,22 +215,22 @@ QUESTIONS = [
 READING_QUESTIONS = [ask for ask in QUESTIONS if ask not in (ask_doors, ask_state)]
 
 
-def ask_how(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+def ask_how(env: House, places: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
     return "How must it be?", TREATMENTS[env.kind][1] if env.kind in TREATMENTS else "as it is"
 
 
-def ask_needed(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+def ask_needed(env: House, places: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
     verb, place = needed(env)
     return "What does the task still need?", f"{verb} {env.target} {_into(place)} {place}"
 
 
-def ask_needed_here(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+def ask_needed_here(env: House, places: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
     _, place = needed(env)
     here = "yes" if place in env._places() else "no"
     return "Is the place for that here?", f"{here}, {place} is in the {ROOM_OF[place]}"
 
 
-def ask_room(env: House, known: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
+def ask_room(env: House, places: dict, rooms: set, rng: random.Random) -> tuple[str, str]:
     place = rng.choice(list(ROOM_OF))
     return f"Which room has a {place}?", ROOM_OF[place]
 
@@ -247,7 +247,7 @@ LATER_QUESTIONS = [ask_how, ask_needed, ask_needed_here, ask_room]
 
 
 def main() -> None:
-    parser = arguments(__doc__, episodes=22_000, context=2048)
+    parser = arguments(__doc__ or "", episodes=22_000, context=2048)
     parser.add_argument("--steps", type=int, default=30, help="longest random play")
     parser.add_argument(
         "--unseen",

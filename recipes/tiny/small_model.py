@@ -27,6 +27,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
 
+from eexp.models.tokenizers import stop_token, text_of
+
 SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
@@ -71,7 +73,7 @@ def saying(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> list[dict]
         text = " ".join(word.capitalize() if rng.random() < 0.2 else word for word in words)
     else:
         ids = [rng.randrange(len(SPECIAL), len(tokenizer)) for _ in range(rng.randint(2, 12))]
-        text = tokenizer.decode(ids).encode("ascii", "ignore").decode().strip()
+        text = text_of(tokenizer, ids).encode("ascii", "ignore").decode().strip()
     return [{"role": "user", "content": f"Question: Say: {text}"}, {"role": "assistant", "content": f"Answer: {text}"}]
 
 
@@ -129,7 +131,7 @@ class Marks:
     """The positions of answers in token ids."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
-        self.assistant, self.end = tokenizer.convert_tokens_to_ids(["<|assistant|>", "<|end|>"])
+        self.assistant, self.end = (tokenizer.convert_tokens_to_ids(token) for token in ("<|assistant|>", "<|end|>"))
         self.answer, self.question = (tokenizer(word)["input_ids"][0] for word in ("Answer", "Question"))
 
     def answers(self, ids: np.ndarray) -> list[tuple[int, int]]:
@@ -160,7 +162,7 @@ def check(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, held_out:
         best = model(input_ids=torch.from_numpy(s.astype(np.int64))[None]).logits[0].argmax(-1).numpy()
         for i, j in marks.answers(s):
             start = np.flatnonzero(s[:i] == marks.question)[-1]
-            words = tokenizer.decode(s[start : start + np.flatnonzero(s[start:] == marks.end)[0]])
+            words = text_of(tokenizer, s[start : start + np.flatnonzero(s[start:] == marks.end)[0]].tolist())
             kind = re.sub(r"\b([Ii])s the (?!place)\w+", r"\1s the X", words.removeprefix("Question: "))
             total[kind] += 1
             right[kind] += bool((best[i : j - 1] == s[i + 1 : j]).all())  # from after "Answer" to the last word
@@ -177,7 +179,7 @@ def train(
     ]
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=args.weight_decay)
     schedule = get_cosine_schedule_with_warmup(optimizer, len(plan) // 20, len(plan))
-    marks, started, tokens_done, shown = Marks(tokenizer), time.time(), 0, 0.0
+    marks, started, tokens_done, mean_loss = Marks(tokenizer), time.time(), 0, 0.0
     for step, batch in enumerate(plan, 1):
         ids, counts = padded(batch, marks, args.other_weight)
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
@@ -191,10 +193,10 @@ def train(
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
         tokens_done += sum(map(len, batch))
-        shown = loss.item() if step == 1 else 0.95 * shown + 0.05 * loss.item()
+        mean_loss = loss.item() if step == 1 else 0.95 * mean_loss + 0.05 * loss.item()
         if step % 500 == 0 or step == len(plan):
             rate = tokens_done / (time.time() - started)
-            print(f"step {step}/{len(plan)} loss {shown:.3f} {rate:,.0f} tokens/s", flush=True)
+            print(f"step {step}/{len(plan)} loss {mean_loss:.3f} {rate:,.0f} tokens/s", flush=True)
 
 
 def stage_of(init: Path | None) -> int:
@@ -265,6 +267,8 @@ def make(texts: list[str], other: list[str], args: argparse.Namespace) -> None:
         f"vocabulary {len(tokenizer)}"
     )
 
+    pad = tokenizer.pad_token_id
+    assert isinstance(pad, int)
     torch.manual_seed(args.seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -277,8 +281,8 @@ def make(texts: list[str], other: list[str], args: argparse.Namespace) -> None:
         tie_word_embeddings=True,
         initializer_range=0.06,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=stop_token(tokenizer),
+        pad_token_id=pad,
     )
     model = LlamaForCausalLM.from_pretrained(args.init).float() if args.init else LlamaForCausalLM(config)
     model.config.max_position_embeddings = args.context

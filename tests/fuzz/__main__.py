@@ -51,16 +51,16 @@ def plan(variants: list[Variant], lines: int) -> list[tuple[Variant, int]]:
 def replay(file: Path) -> int:
     """Run a saved input again and print what it breaks."""
     variant = BY_NAME[file.name.split(".")[0]]
-    found = problems(variant, file.read_bytes().removesuffix(b"\n").split(b"\n"), thorough=True)
-    for problem in found:
+    broken_laws = problems(variant, file.read_bytes().removesuffix(b"\n").split(b"\n"), thorough=True)
+    for problem in broken_laws:
         print(f"{variant.name}: {problem.law}: {problem.message}")
-    if not found:
+    if not broken_laws:
         print(f"{variant.name}: nothing is wrong")
     print(
         "by hand: eexp "
         + " ".join(variant.command("rejects.jsonl" if variant.streams else None)).replace("in.jsonl", str(file))
     )
-    return 1 if found else 0
+    return 1 if broken_laws else 0
 
 
 def _save(finding: Finding, directory: Path) -> Path:
@@ -81,28 +81,28 @@ def _smaller(finding: Finding, seconds: float, limit: float) -> Finding:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run, report what was found, and return the exit code: 1 if there was something."""
-    asked = _arguments(arguments)
-    if asked.list:
+    """Run the fuzzer, report its findings, and return the exit code: 1 if there are any."""
+    options = _arguments(arguments)
+    if options.list:
         print("\n".join(variant.name for variant in VARIANTS))
         return 0
     for name in [name for name in os.environ if name.startswith("EEXP_")]:
         del os.environ[name]
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    if asked.replay:
-        return replay(asked.replay)
-    variants = [BY_NAME[name] for name in asked.only] if asked.only else VARIANTS
-    started, tried, known = time.monotonic(), 0, Counter()
+    if options.replay:
+        return replay(options.replay)
+    variants = [BY_NAME[name] for name in options.only] if options.only else VARIANTS
+    started, n_lines, occurrences = time.monotonic(), 0, Counter()
     reported = 0.0
-    for n, found in fuzz(plan(variants, asked.lines), asked.seed, asked.jobs, asked.limit):
-        tried += n
-        for finding in found:
+    for n, findings in fuzz(plan(variants, options.lines), options.seed, options.jobs, options.limit):
+        n_lines += n
+        for finding in findings:
             key = (finding.variant, *finding.problem.key)
-            known[key] += 1
-            if known[key] > 1:
+            occurrences[key] += 1
+            if occurrences[key] > 1:
                 continue
-            smallest = _smaller(finding, asked.minimise, asked.limit)
-            file = _save(smallest, asked.save)
+            smallest = _smaller(finding, options.minimise, options.limit)
+            file = _save(smallest, options.save)
             print(
                 f"{finding.variant}: {finding.problem.law}: {finding.problem.message}\n"
                 f"  {smallest.lines[0][:200]!r}{' ...' if len(smallest.lines) > 1 else ''}\n"
@@ -112,13 +112,15 @@ def main(arguments: list[str] | None = None) -> int:
         if time.monotonic() - reported > 60:
             reported = time.monotonic()
             print(
-                f"fuzz: {tried} lines, {reported - started:.0f} s, {len(known)} findings", file=sys.stderr, flush=True
+                f"fuzz: {n_lines} lines, {reported - started:.0f} s, {len(occurrences)} findings",
+                file=sys.stderr,
+                flush=True,
             )
     print(
-        f"fuzz: {tried} lines of {len(variants)} variants, seed {asked.seed}, {time.monotonic() - started:.0f} s, "
-        f"{len(known)} findings"
+        f"fuzz: {n_lines} lines of {len(variants)} variants, seed {options.seed}, {time.monotonic() - started:.0f} s, "
+        f"{len(occurrences)} findings"
     )
-    return 1 if known else 0
+    return 1 if occurrences else 0
 
 
 if __name__ == "__main__":

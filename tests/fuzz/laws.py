@@ -1,4 +1,4 @@
-"""What must hold for any input, whoever wrote it."""
+"""The laws that every stage must obey on any input."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Problem:
 
 @dataclass
 class Ended:
-    """How a run ended: what it wrote and, where it let one out, the exception."""
+    """The end of a run: what it wrote and, if one escaped, the exception."""
 
     result: Result
     rejects: list[bytes] = field(default_factory=list)
@@ -62,9 +62,9 @@ def _inside(directory: str) -> Iterator[None]:
 
 @contextmanager
 def _caught(directory: str) -> Iterator[dict[int, Path]]:
-    """Send what is written to descriptors 1 and 2 past Python, by libraries and children, to files."""
+    """Redirect descriptors 1 and 2 to files, since libraries and children write there past Python's streams."""
     files = {fd: Path(directory, f"descriptor-{fd}") for fd in (1, 2)}
-    kept = {fd: os.dup(fd) for fd in files}
+    copies = {fd: os.dup(fd) for fd in files}
     for fd, file in files.items():
         to = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(to, fd)
@@ -72,7 +72,7 @@ def _caught(directory: str) -> Iterator[dict[int, Path]]:
     try:
         yield files
     finally:
-        for fd, copy in kept.items():
+        for fd, copy in copies.items():
             os.dup2(copy, fd)
             os.close(copy)
 
@@ -110,12 +110,12 @@ def _run(arguments: Sequence[str]) -> Ended:
 
 
 def problems(variant: Variant, lines: Sequence[bytes], thorough: bool = False) -> list[Problem]:
-    """Run a stage on lines and return which laws that broke.
+    """Run a stage on lines and return the laws that it broke.
 
     Args:
         thorough: Whether to run it again, without --rejects, to see how the first bad line ends it.
     """
-    lines = [part for line in lines for part in line.split(b"\n")]  # a mutation may have made two of one
+    lines = [part for line in lines for part in line.split(b"\n")]  # a mutation may have split a line in two
     if variant.streams:
         return _of_stream(variant, lines, thorough)
     return _of_stopping(variant, lines, thorough)
@@ -126,42 +126,42 @@ def problems(variant: Variant, lines: Sequence[bytes], thorough: bool = False) -
 
 def _of_stream(variant: Variant, lines: Sequence[bytes], thorough: bool) -> list[Problem]:
     ended = call(variant, lines, rejects=True)
-    found = _crash(ended)
-    if found:
-        return found
-    if variant.given == "array":  # of which nothing is known where it is broken
+    broken_laws = _crash(ended)
+    if broken_laws:
+        return broken_laws
+    if variant.given == "array":  # the elements of a broken array are unknown
         return _exit_code(ended, {0, 3, 4}) + _messages(ended) + _output(variant, ended.result.out)[1]
     if variant.given == "answers":
         return _of_answers(variant, ended, sum(bool(line.strip()) for line in lines))
     whole = {number: line for number, line in enumerate(lines, 1) if line.strip()}
-    rejected, found = _rejects(variant, ended, whole)
+    rejected, broken_laws = _rejects(variant, ended, whole)
     aside = [one for one in rejected if one.get("set_aside") is not False]
-    if not found:  # else not all of the rejects are known
-        found += _exit_code(ended, variant.codes | {4} if len(variant.codes) > 1 else {4} if aside else {0})
-        found += _counted(variant, ended, len(whole), len(aside))
-    found += _messages(ended)
+    if not broken_laws:  # else not all of the rejects are known
+        broken_laws += _exit_code(ended, variant.codes | {4} if len(variant.codes) > 1 else {4} if aside else {0})
+        broken_laws += _counted(variant, ended, len(whole), len(aside))
+    broken_laws += _messages(ended)
     records, wrong = _output(variant, ended.result.out)
-    found += wrong
-    if not found:  # else what follows would only say the same again
+    broken_laws += wrong
+    if not broken_laws:  # else the checks below would only repeat the same problem
         lost = {one.get("line") for one in aside}
-        found += _none_lost(variant, whole, lost, records)
-        found += _controls_unharmed(variant, lines, ended.result.out)
-    if thorough and not found:
-        found += _stops(variant, lines, ended, aside)
-    return found
+        broken_laws += _none_lost(variant, whole, lost, records)
+        broken_laws += _controls_unharmed(variant, lines, ended.result.out)
+    if thorough and not broken_laws:
+        broken_laws += _stops(variant, lines, ended, aside)
+    return broken_laws
 
 
 def _of_answers(variant: Variant, ended: Ended, tasks: int) -> list[Problem]:
-    """Hold a run with a hostile program to this: every task comes out, or is set aside."""
-    records, found = _output(variant, ended.result.out)
-    found += _exit_code(ended, {4} if ended.rejects else {0}) + _messages(ended)
+    """Check a run with a hostile program: every task comes out, or is set aside."""
+    records, broken_laws = _output(variant, ended.result.out)
+    broken_laws += _exit_code(ended, {4} if ended.rejects else {0}) + _messages(ended)
     for line in ended.rejects:
         if _strict(line) is None:
-            found.append(Problem("the rejects file is JSONL", "", repr(line[:200])))
-    if not found and len(records) + len(ended.rejects) != tasks:
+            broken_laws.append(Problem("the rejects file is JSONL", "", repr(line[:200])))
+    if not broken_laws and len(records) + len(ended.rejects) != tasks:
         counts = f"{len(records)} out, {len(ended.rejects)} set aside"
-        found.append(Problem("no record is lost", "answers", f"{tasks} tasks, {counts}"))
-    return found
+        broken_laws.append(Problem("no record is lost", "answers", f"{tasks} tasks, {counts}"))
+    return broken_laws
 
 
 def _crash(ended: Ended) -> list[Problem]:
@@ -177,28 +177,30 @@ def _crash(ended: Ended) -> list[Problem]:
     return []
 
 
-def _exit_code(ended: Ended, wanted: set[int] | frozenset[int]) -> list[Problem]:
+def _exit_code(ended: Ended, expected: set[int] | frozenset[int]) -> list[Problem]:
     code = ended.result.code
-    if code in wanted:
+    if code in expected:
         return []
-    said = next((line for line in ended.result.err.splitlines() if line.startswith("error:")), "")
-    words = re.sub(r"[^a-z ]+", "", said.lower())[:60]
-    return [Problem("the right exit code", f"{code} {words}", f"exit code {code}, not {sorted(wanted)}: {said[:300]}")]
+    message = next((line for line in ended.result.err.splitlines() if line.startswith("error:")), "")
+    words = re.sub(r"[^a-z ]+", "", message.lower())[:60]
+    return [
+        Problem("the right exit code", f"{code} {words}", f"exit code {code}, not {sorted(expected)}: {message[:300]}")
+    ]
 
 
 def _messages(ended: Ended) -> list[Problem]:
-    """Hold standard error to what a terminal can be shown, and a person can read."""
-    found = []
+    """Check that standard error has no active control characters, and no line too long to read."""
+    broken_laws = []
     if active := _ACTIVE.search(ended.result.err):
         around = ended.result.err[max(0, active.start() - 60) : active.end() + 20]
-        found.append(Problem("no control bytes on standard error", "", repr(around)))
+        broken_laws.append(Problem("no control bytes on standard error", "", repr(around)))
     if (longest := max(map(len, ended.result.err.splitlines()), default=0)) > LONGEST_MESSAGE:
-        found.append(Problem("messages are short", "", f"a line of {longest} characters on standard error"))
-    return found
+        broken_laws.append(Problem("messages are short", "", f"a line of {longest} characters on standard error"))
+    return broken_laws
 
 
 def _counted(variant: Variant, ended: Ended, n_in: int, n_aside: int) -> list[Problem]:
-    """Hold the summary to what there was."""
+    """Check the counts in the summary."""
     summary = re.findall(rf"^{re.escape(variant.stage)}: .*?(\d+) in\b(.*)", ended.result.err, re.MULTILINE)
     if not summary:
         return [] if ended.result.code not in (0, 4) else [Problem("the summary counts", "none", "there is no summary")]
@@ -207,13 +209,13 @@ def _counted(variant: Variant, ended: Ended, n_in: int, n_aside: int) -> list[Pr
     if int(said_in) != n_in:
         return [Problem("the summary counts", "in", f"{said_in} in, and there were {n_in}")]
     if int(said_aside[1] if said_aside else 0) != n_aside:
-        said = said_aside[0] if said_aside else "nothing set aside"
-        return [Problem("the summary counts", "aside", f"{said}, and {n_aside} are in the rejects file")]
+        count = said_aside[0] if said_aside else "nothing set aside"
+        return [Problem("the summary counts", "aside", f"{count}, and {n_aside} are in the rejects file")]
     return []
 
 
 def _rejects(variant: Variant, ended: Ended, whole: dict[int, bytes]) -> tuple[list[dict], list[Problem]]:
-    """Read the rejects file, and hold each of its lines to the line that it is about."""
+    """Read the rejects file, and compare each reject with the input line that it is about."""
     rejected = []
     for line in ended.rejects:
         try:
@@ -246,17 +248,17 @@ def _shallow(line: bytes) -> dict:
 
 
 def _kept_whole(one: dict, line: bytes) -> Problem | None:
-    """Whether the rejects file holds the record as it came, or the text that is none."""
+    """Return a problem unless the reject has the record as it was read, or the text where that is no record."""
     record = one.get("record")
     if record is None:
         return None if line.strip() in (b"null",) or "record" not in one else _altered(one, line)
     if isinstance(record, dict) and set(record) == {"text"}:
         same = record["text"].rstrip("\n") == line.decode("utf-8", "replace").rstrip("\n")
         return None if same or _strict(line) is not None else _altered(one, line)
-    if isinstance(record, dict) and set(record) == {"type", "id"}:  # a part of a record that was written itself
+    if isinstance(record, dict) and set(record) == {"type", "id"}:  # a part was rejected; the record itself was written
         return None
-    wanted = _strict(line)
-    return None if wanted is None or same_json(record, wanted[0]) else _altered(one, line)
+    parsed = _strict(line)
+    return None if parsed is None or same_json(record, parsed[0]) else _altered(one, line)
 
 
 def _altered(one: dict, line: bytes) -> Problem:
@@ -264,7 +266,7 @@ def _altered(one: dict, line: bytes) -> Problem:
 
 
 def _strict(line: bytes) -> tuple[Any] | None:
-    """Parse a line as JSON is defined, whole numbers as they are; None where it is not JSON or too deep to tell."""
+    """Parse a line as strict JSON with exact integers; return None where it is not JSON or nests too deep to tell."""
 
     def refuse(constant: str) -> None:
         raise ValueError(constant)
@@ -276,7 +278,7 @@ def _strict(line: bytes) -> tuple[Any] | None:
 
 
 def same_json(one: Any, other: Any) -> bool:
-    """Whether two parsed values are the same JSON: 1 is neither 1.0 nor true."""
+    """Return whether two parsed values are the same JSON: 1 is neither 1.0 nor true."""
     todo = [(one, other)]
     while todo:
         a, b = todo.pop()
@@ -317,7 +319,7 @@ def _output(variant: Variant, out: bytes) -> tuple[list[dict], list[Problem]]:
         if record.get("lineage") and not record["lineage"][-1].startswith(f"{variant.stage} "):
             return records, [Problem("the lineage ends with the stage", "", repr(record["lineage"])[:200])]
         records.append(record)
-    if records and variant.writes != "any":  # one of them is held to the published schema, too
+    if records and variant.writes != "any":  # one of them is validated against the published schema, too
         try:
             jsonschema.validate(records[len(out) % len(records)], schema(variant.writes))
         except jsonschema.ValidationError as e:
@@ -326,23 +328,23 @@ def _output(variant: Variant, out: bytes) -> tuple[list[dict], list[Problem]]:
 
 
 def _none_lost(variant: Variant, whole: dict[int, bytes], aside: set[Any], records: list[dict]) -> list[Problem]:
-    """Every line comes out, or is set aside; and what comes out is what came in."""
-    kept = [(number, _strict(line)) for number, line in whole.items() if number not in aside]
-    if variant.one_to_one and len(kept) != len(records):
-        return [Problem("no record is lost", "", f"{len(kept)} lines not set aside, {len(records)} records out")]
+    """Check that every line comes out or is set aside, and that what comes out is what came in."""
+    inputs = [(number, _strict(line)) for number, line in whole.items() if number not in aside]
+    if variant.one_to_one and len(inputs) != len(records):
+        return [Problem("no record is lost", "", f"{len(inputs)} lines not set aside, {len(records)} records out")]
     if variant.kept:
-        for (number, came), record in zip(kept, records):
-            if came is None:
+        for (number, parsed), record in zip(inputs, records):
+            if parsed is None:
                 continue
-            lineage = came[0].get("lineage", [])
+            lineage = parsed[0].get("lineage", [])
             if variant.kept_out is None and record["lineage"][:-1] != lineage:
                 return [Problem("what a stage does not know stays", "lineage", f"line {number}: {lineage!r}"[:300])]
-            if not same_json(variant.kept(came[0]), (variant.kept_out or variant.kept)(record)):
+            if not same_json(variant.kept(parsed[0]), (variant.kept_out or variant.kept)(record)):
                 return [Problem("what a stage does not know stays", "", f"line {number}: {json.dumps(record)[:300]}")]
-    if variant.expected and all(came for _, came in kept):
-        wanted = sum(variant.expected(came[0]) for _, came in kept if came)
-        if wanted != len(records):
-            return [Problem("no record is lost", "count", f"{len(records)} records, and {wanted} were to come")]
+    if variant.expected and all(parsed for _, parsed in inputs):
+        expected = sum(variant.expected(parsed[0]) for _, parsed in inputs if parsed)
+        if expected != len(records):
+            return [Problem("no record is lost", "count", f"{len(records)} records, and {expected} were to come")]
     return []
 
 
@@ -350,7 +352,7 @@ _CONTROL_OUT: dict[tuple[str, tuple[bytes, ...]], list[bytes]] = {}
 
 
 def _controls_unharmed(variant: Variant, lines: Sequence[bytes], out: bytes) -> list[Problem]:
-    """Good records among bad ones lead to what they lead to alone."""
+    """Check that good records among bad ones have the same output as alone."""
     good = set(controls(variant.reads))
     present = tuple(line for line in lines if line in good)
     if not present or variant.writes is None:
@@ -358,29 +360,31 @@ def _controls_unharmed(variant: Variant, lines: Sequence[bytes], out: bytes) -> 
     if (key := (variant.name, present)) not in _CONTROL_OUT:
         _CONTROL_OUT[key] = call(variant, present, rejects=True).result.out.splitlines()
     mark = CONTROL.encode()
-    found = [line for line in out.splitlines() if mark in line]
-    if found != _CONTROL_OUT[key]:
-        more = f"{len(found)} lines of good records, {len(_CONTROL_OUT[key])} without bad neighbours"
+    control_lines = [line for line in out.splitlines() if mark in line]
+    if control_lines != _CONTROL_OUT[key]:
+        more = f"{len(control_lines)} lines of good records, {len(_CONTROL_OUT[key])} without bad neighbours"
         return [Problem("good records are not harmed by their neighbours", "", more)]
     return []
 
 
 def _stops(variant: Variant, lines: Sequence[bytes], before: Ended, aside: list[dict]) -> list[Problem]:
-    """Without --rejects, the first bad line ends the run: one error that names it, and what came before it."""
+    """Check that without --rejects the first bad line ends a run: one error that names it, the output before it."""
     ended = call(variant, lines)
-    if found := _crash(ended):
-        return found
+    if broken_laws := _crash(ended):
+        return broken_laws
     if not aside:
         return _exit_code(ended, {before.result.code})
-    found = _exit_code(ended, {1, 3}) + _messages(ended)
+    broken_laws = _exit_code(ended, {1, 3}) + _messages(ended)
     errors = [line for line in ended.result.err.splitlines() if line.lower().startswith("error:")]
     if len(errors) != 1:
-        found.append(Problem("a failure is one line", "", f"{len(errors)} error lines: {ended.result.err[-300:]!r}"))
+        broken_laws.append(
+            Problem("a failure is one line", "", f"{len(errors)} error lines: {ended.result.err[-300:]!r}")
+        )
     elif not any(errors[0].startswith(f"error: {IN}:{one['line']}:") for one in aside if one.get("line")):
-        found.append(Problem("a failure says where", "", errors[0][:300]))
+        broken_laws.append(Problem("a failure says where", "", errors[0][:300]))
     if not before.result.out.startswith(ended.result.out):
-        found.append(Problem("what comes before a bad line is the same", "", repr(ended.result.out[-200:])))
-    return found
+        broken_laws.append(Problem("what comes before a bad line is the same", "", repr(ended.result.out[-200:])))
+    return broken_laws
 
 
 # -- stages that end at the first bad line -----------------------------------------------------------------------------
@@ -416,18 +420,18 @@ def _of_stopping(variant: Variant, lines: Sequence[bytes], thorough: bool) -> li
     present = [line for line in lines if line.strip()]
     bad = [line for line in present if _is_bad(variant, line)]
     good = [line for line in present if line not in set(bad)]
-    found = []
+    broken_laws = []
     for line in bad if len(lines) < 2 * _STOPS_TRIED or thorough else bad[:_STOPS_TRIED]:
         ended = call(variant, [line])
-        found += _crash(ended) or [*_exit_code(ended, {3}), *_messages(ended)]
+        broken_laws += _crash(ended) or [*_exit_code(ended, {3}), *_messages(ended)]
     if not good:
-        return found
+        return broken_laws
     ended = call(variant, good)
     if crash := _crash(ended):
-        return found + crash
-    found += _exit_code(ended, variant.codes) + _messages(ended)
+        return broken_laws + crash
+    broken_laws += _exit_code(ended, variant.codes) + _messages(ended)
     records, wrong = _output(variant, ended.result.out)
-    found += wrong
-    if variant.one_to_one and not found:
-        found += _none_lost(variant, dict(enumerate(good, 1)), set(), records)
-    return found
+    broken_laws += wrong
+    if variant.one_to_one and not broken_laws:
+        broken_laws += _none_lost(variant, dict(enumerate(good, 1)), set(), records)
+    return broken_laws

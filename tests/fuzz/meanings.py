@@ -1,4 +1,4 @@
-"""Mutations of what a record means: each of its fields is of the right type, and yet it makes no sense."""
+"""Mutations of a record's meaning: each of its fields is of the right type, but the record makes no sense."""
 
 from __future__ import annotations
 

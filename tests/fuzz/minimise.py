@@ -10,11 +10,11 @@ Part = TypeVar("Part", list, bytes)
 
 
 def smaller(whole: Part, fails: Callable[[Part], bool], until: float) -> Part:
-    """Take away parts for as long as what is left still fails, the large ones first.
+    """Remove parts, large ones first, as long as the rest still fails.
 
     Args:
-        whole: What fails: lines, or the bytes of one.
-        fails: Tells whether something does.
+        whole: An input that fails: lines, or the bytes of one.
+        fails: Whether an input fails.
         until: When to stop trying, by time.monotonic().
     """
     size = len(whole) // 2
@@ -35,7 +35,7 @@ def smaller(whole: Part, fails: Callable[[Part], bool], until: float) -> Part:
 def minimise(lines: list[bytes], fails: Callable[[list[bytes]], bool], seconds: float) -> list[bytes]:
     """Return as few lines as still fail and, where that is one, as few of its bytes; at the latest after `seconds`."""
     until = time.monotonic() + seconds
-    # One line alone is what it mostly is; it is found at once by halves.
+    # Mostly a single line fails; halving finds it at once.
     lines = smaller(lines, fails, until)
     if len(lines) == 1:
         lines = [smaller(lines[0], lambda line: fails([line]), until)]

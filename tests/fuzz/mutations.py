@@ -1,4 +1,4 @@
-"""What is done to a line, at three levels: its bytes, its JSON, and what the record means."""
+"""Mutations of a line at three levels: its bytes, its JSON, and the meaning of its record."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def encode(record: Any) -> bytes:
 
 
 class Mutator:
-    """Lines made from good records.
+    """Maker of mutated lines from good records.
 
     Args:
-        rng: Decides everything.
+        rng: The source of every choice.
         seeds: Good records of the kind that a stage reads.
         strangers: Good records of other kinds.
         corpus: Lines that were findings.
@@ -34,10 +34,10 @@ class Mutator:
 
     def __init__(self, rng: random.Random, seeds: Sequence[dict], strangers: Sequence[dict], corpus: Sequence[bytes]):
         self.rng, self.seeds, self.strangers, self.corpus = rng, seeds, strangers, corpus
-        self._raw: list[str] = []  # JSON that stands for itself in the record at hand
+        self._raw: list[str] = []  # JSON to be put unescaped into the current record
 
     def line(self) -> bytes:
-        """Make one line; it may hold newlines, and then it is several."""
+        """Make one line, or several where it holds newlines."""
         rng = self.rng
         chance = rng.random()
         if chance < 0.25:
@@ -73,7 +73,7 @@ class Mutator:
     # -- JSON that stands for itself
 
     def _hostile(self) -> str:
-        """Return what stands for a hostile value until the record is encoded."""
+        """Return a placeholder for a hostile value until the record is encoded."""
         return self._literal(hostile.value(self.rng))
 
     def _literal(self, text: str) -> str:
@@ -83,7 +83,7 @@ class Mutator:
     def _encode(self, record: Any) -> bytes:
         text = json.dumps(record, ensure_ascii=self.rng.random() < 0.5)
         if self._raw:
-            text = re.sub(r'"@raw(\d+)@"', lambda found: self._raw[int(found[1])], text)
+            text = re.sub(r'"@raw(\d+)@"', lambda match: self._raw[int(match[1])], text)
             self._raw.clear()
         return text.encode("utf-8", "surrogatepass")
 
@@ -146,10 +146,10 @@ class Mutator:
         return self._swap_token(line, _STRING, hostile.value(self.rng).encode("utf-8", "surrogatepass"))
 
     def _swap_token(self, line: bytes, pattern: re.Pattern[bytes], new: bytes) -> bytes:
-        found = list(pattern.finditer(line[:20_000]))
-        if not found:
+        matches = list(pattern.finditer(line[:20_000]))
+        if not matches:
             return line + new
-        token = self.rng.choice(found)
+        token = self.rng.choice(matches)
         return line[: token.start()] + new + line[token.end() :]
 
     def _splice(self, line: bytes) -> bytes:
@@ -284,7 +284,7 @@ class Mutator:
 
         kind = record.get("type") or next((key for key in ("messages", "conversations") if key in record), "")
         mutation = self.rng.choice(MEANINGS[kind if isinstance(kind, str) and kind in MEANINGS else ""])
-        # What an earlier mutation has taken away, this one may need.
+        # An earlier mutation may have removed what this one needs.
         with contextlib.suppress(AttributeError, IndexError, KeyError, TypeError):
             mutation(self, record)
         return record

@@ -17,13 +17,13 @@ from fuzz.laws import Problem, problems
 from fuzz.mutations import Mutator
 from fuzz.variants import BY_NAME, Variant, controls, corpus, seeds
 
-CHUNK = 40  # batches that one process does
+CHUNK = 40  # batches per process
 _FORK = multiprocessing.get_context("fork")  # what is imported here need not be imported again
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A law that was broken, and the lines that did it."""
+    """A broken law, and the lines that broke it."""
 
     variant: str
     problem: Problem
@@ -50,14 +50,14 @@ def batch(variant: Variant, seed: int, number: int, size: int) -> list[bytes]:
 
 
 def _child(conn: Connection, variant: str, lists: Iterator[list[bytes]] | Sequence[list[bytes]]) -> None:
-    """Run batches and send, for each, how many lines it had and what was found."""
+    """Run batches and send, for each, its number of lines and the problems."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         for number, lines in enumerate(lists):
-            found = problems(BY_NAME[variant], lines, thorough=number % 5 < 2)
-            conn.send((len(lines), found))
+            broken_laws = problems(BY_NAME[variant], lines, thorough=number % 5 < 2)
+            conn.send((len(lines), broken_laws))
         conn.send(None)
-    except Exception:  # a mistake of the fuzzer's own
+    except Exception:  # an error in the fuzzer itself
         conn.send(traceback.format_exc())
 
 
@@ -73,7 +73,7 @@ class _Running:
     batches: list[tuple[int, int]]  # seed-dependent number and size of each
     process: Any
     since: float
-    done: int = 0
+    n_done: int = 0  # batches that have been run
 
 
 def isolated(variant: str, lines: list[bytes], limit: float) -> list[Problem]:
@@ -86,8 +86,8 @@ def isolated(variant: str, lines: list[bytes], limit: float) -> list[Problem]:
         if not ours.poll(limit):
             process.kill()
             return [_hang(limit)]
-        _, found = _checked(ours.recv())
-        return found
+        _, broken_laws = _checked(ours.recv())
+        return broken_laws
     except EOFError:
         process.join()
         return [_death(process.exitcode)]
@@ -109,7 +109,7 @@ def _death(status: int | None) -> Problem:
 def fuzz(
     plan: Sequence[tuple[Variant, int]], seed: int, jobs: int, limit: float
 ) -> Iterator[tuple[int, list[Finding]]]:
-    """Run so many lines through each variant; yield, batch by batch, the number of lines and what was found.
+    """Run so many lines through each variant; yield, batch by batch, the number of lines and the findings.
 
     Args:
         plan: Variants with their numbers of lines.
@@ -138,10 +138,10 @@ def fuzz(
             if message is None:
                 running.pop(conn).process.join()
                 continue
-            n, found = message
-            lines = functools.partial(batch, BY_NAME[one.variant], seed, *one.batches[one.done])
-            yield n, [Finding(one.variant, problem, lines()) for problem in found]
-            one.done, one.since = one.done + 1, time.monotonic()
+            n, broken_laws = message
+            lines = functools.partial(batch, BY_NAME[one.variant], seed, *one.batches[one.n_done])
+            yield n, [Finding(one.variant, problem, lines()) for problem in broken_laws]
+            one.n_done, one.since = one.n_done + 1, time.monotonic()
         for conn, one in list(running.items()):
             if time.monotonic() - one.since > limit:
                 one.process.kill()
@@ -167,11 +167,11 @@ def _start(variant: str, batches: list[tuple[int, int]], seed: int) -> tuple[Con
 
 
 def _lost(one: _Running, seed: int, problem: Problem) -> tuple[int, list[Finding]]:
-    lines = batch(BY_NAME[one.variant], seed, *one.batches[one.done])
+    lines = batch(BY_NAME[one.variant], seed, *one.batches[one.n_done])
     return len(lines), [Finding(one.variant, problem, lines)]
 
 
 def _put_back(chunks: list, one: _Running) -> None:
-    """Leave the batch out that was lost, and do the rest."""
-    if rest := one.batches[one.done + 1 :]:
+    """Queue the batches after the one that was lost."""
+    if rest := one.batches[one.n_done + 1 :]:
         chunks.append((one.variant, rest))

@@ -22,18 +22,18 @@ CONTROL = "control-"  # in the ids of good records among the mutated ones
 
 
 def _without(*keys: str) -> Callable[[dict], Any]:
-    """Everything but these keys and the lineage, to which a stage adds."""
+    """Return a function that leaves out these keys and the lineage, to which a stage adds."""
     return lambda record: {key: value for key, value in record.items() if key not in (*keys, "lineage")}
 
 
 def _steps_without(*keys: str) -> Callable[[dict], Any]:
-    """As `_without`; `keys` are those of steps, for stages that enrich them."""
+    """Like `_without`, but `keys` are those of steps, for stages that enrich them."""
 
-    def kept(record: dict) -> Any:
+    def fields(record: dict) -> Any:
         steps = [{key: value for key, value in step.items() if key not in keys} for step in record["steps"]]
         return {**_without()(record), "steps": steps}
 
-    return kept
+    return fields
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,12 @@ def _imitated(trajectory: dict) -> int:
 
 
 def _imported(episode: dict) -> int:
-    """Episodes with a turn without an action are left out, and counted as such."""
+    """Return how many trajectories an episode gives: none where a turn has no action."""
     return int(all(turn["action"].strip() for turn in episode["transcript"]))
 
 
 def _source(key: str) -> dict[str, Callable[[dict], Any]]:
-    """What `eexp import` keeps: all but the turns, under `source`."""
+    """Return the fields of a Variant for `eexp import`, which keeps all but the turns under `source`."""
     return {"kept": lambda record: {k: v for k, v in record.items() if k != key}, "kept_out": lambda t: t["source"]}
 
 
@@ -335,23 +335,23 @@ BY_NAME = {variant.name: variant for variant in VARIANTS}
 
 @functools.cache
 def seeds() -> dict[str, list[dict]]:
-    """Return good records by kind, small ones: what the stages make of the first steps of a few tasks."""
+    """Return small good records by kind: what the stages write for the first steps of a few tasks."""
     trajectories = _records(run("expert", "house", "-n", "4").ok().out)
     for t in trajectories:
         t["steps"], t["outcome"] = t["steps"][:2], None
-    drawn = run("branch", "--from", "admissible", "-k", "2", "--pool", "a", stdin=_lines(trajectories)).ok().out
-    executed = _records(run("rollout", "-j", "1", stdin=drawn).ok().out)
+    branched = run("branch", "--from", "admissible", "-k", "2", "--pool", "a", stdin=_lines(trajectories)).ok().out
+    executed = _records(run("rollout", "-j", "1", stdin=branched).ok().out)
     whole = _records(run("expert", "house", "-n", "1", "--skip", "7", "--admissible", "3").ok().out)
     rich = copy.deepcopy(executed[0])
     rich["steps"][0] |= {"thought": "The chest may hold it.", "notes": "The watch is still needed."}
     rich["outcome"] = {"observation": "You see nothing.", "done": True, "score": 1, "success": True, "valid": True}
     trajectories = [*executed, rich, *whole]
-    made = [
+    results = [
         run("imitation-data", stdin=_lines(executed[:2])),
         run("world-model-data", stdin=_lines(executed[:2])),
         run("reflect", "--rationale", "outcome", stdin=_lines(executed)),
     ]
-    examples = [example for one in made for example in _records(one.ok().out)]
+    examples = [example for one in results for example in _records(one.ok().out)]
     played = [
         *_records(run("eval", "house", "-m", "random", "-n", "4", "--max-steps", "3").ok().out),
         *_records(run("eval", "house", "-m", "expert", "-n", "1", "--split", "ood").ok().out),
@@ -386,15 +386,15 @@ def seeds() -> dict[str, list[dict]]:
 
 
 def controls(kind: str) -> list[bytes]:
-    """Return good lines that no mutation makes, to see that their neighbours do them no harm."""
-    found = []
+    """Return good lines that are not mutated, to check that bad lines beside them do no harm."""
+    lines = []
     for i, record in enumerate(seeds()[kind][:2]):
         named = next((key for key in ("item_id", "game_file", "id") if key in record), None)
         if named is None:
             return []
         record = copy.deepcopy(record) | {named: f"{CONTROL}{i}"}
-        found.append(json.dumps(record | ({"group": f"{CONTROL}{i}"} if "group" in record else {})).encode())
-    return found
+        lines.append(json.dumps(record | ({"group": f"{CONTROL}{i}"} if "group" in record else {})).encode())
+    return lines
 
 
 def corpus() -> list[bytes]:

@@ -21,13 +21,13 @@ def main(file: str) -> None:
         lines = [line for line in source.read().split(b"\n") if line.strip()]
     number = 0
     for request in sys.stdin:
-        asked = json.loads(request)
-        if asked["op"] == "close":
+        message = json.loads(request)
+        if message["op"] == "close":
             break
-        if asked["op"] == "reset":
-            number = int(asked["task"]["id"].rpartition("/")[2])
-        good = GOOD.get(asked["op"], {"tasks": len(lines)})
-        turn = asked["op"] == TURNS[number % len(TURNS)]
+        if message["op"] == "reset":
+            number = int(message["task"]["id"].rpartition("/")[2])
+        good = GOOD.get(message["op"], {"tasks": len(lines)})
+        turn = message["op"] == TURNS[number % len(TURNS)]
         sys.stdout.buffer.write((lines[number] if turn else json.dumps(good).encode()) + b"\n")
         sys.stdout.buffer.flush()
 

@@ -12,8 +12,10 @@ for file in files:
     runs = []
     for log in logs:
         turns = [(step.source, step.message) for step in log.steps]
-        seen = [step.observation.results[0].content if step.observation else None for step in log.steps]
-        flat = [pair for turn, text in zip(turns, seen) for pair in (turn, ("user", text)) if pair[1] is not None]
+        observations = [step.observation.results[0].content if step.observation else None for step in log.steps]
+        flat = [
+            pair for turn, text in zip(turns, observations) for pair in (turn, ("user", text)) if pair[1] is not None
+        ]
         runs.append(
             {
                 "texts": [text for _, text in flat],

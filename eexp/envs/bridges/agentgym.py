@@ -183,8 +183,8 @@ class AgentGym(Environment):
     def __init__(self, url: str, env: str = "", train: str = "", test: str = "", max_steps: str = "50") -> None:
         self.spec = f"agentgym:{url}"
         if env and env not in SERVER_KINDS:
-            known = ", ".join(SERVER_KINDS)
-            raise option_error(self.spec, "env", env, f"no such server; known: {known}; leave it out for your own")
+            kinds = ", ".join(SERVER_KINDS)
+            raise option_error(self.spec, "env", env, f"no such server; known: {kinds}; leave it out for your own")
         self._name, self._kind = env or "task", SERVER_KINDS.get(env, GUIDE)
         self.max_steps = parse_step_limit(self.spec, max_steps)
         values = {"train": train, "test": test}

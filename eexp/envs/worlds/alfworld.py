@@ -229,11 +229,11 @@ def _directory(data: str) -> Path:
 
 def _environment() -> Any:
     """Return the package's environment."""
-    import textworld
     from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
+    from textworld.core import EnvInfos
     from textworld.envs.pddl import PddlEnv
 
-    return AlfredDemangler(PddlEnv(textworld.EnvInfos(admissible_commands=True)))
+    return AlfredDemangler(PddlEnv(EnvInfos(admissible_commands=True)))
 
 
 def _checksum(file: Path) -> str:

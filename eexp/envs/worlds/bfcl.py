@@ -38,9 +38,9 @@ from collections.abc import Collection, Iterator
 from copy import deepcopy
 from functools import cache
 from importlib import import_module
+from importlib.resources import files
 from inspect import ismethod, signature
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from eexp.envs.base import Environment, Observation
@@ -287,9 +287,7 @@ def _check_installed() -> None:
 
 
 def _read(name: str) -> list[dict]:
-    import bfcl_eval
-
-    path = Path(bfcl_eval.__file__).parent / "data" / name
+    path = files("bfcl_eval") / "data" / name
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except FileNotFoundError:

@@ -214,10 +214,10 @@ def _checksum(file: Path) -> str:
 
 
 def _load(file: Path) -> Any:
-    import textworld
+    from textworld.core import EnvInfos
+    from textworld.helpers import start
 
-    infos = textworld.EnvInfos(admissible_commands=True, policy_commands=True)
-    game = textworld.start(str(file), infos)
+    game = start(str(file), EnvInfos(admissible_commands=True, policy_commands=True))
     game.seed(1)  # by default the interpreter takes the time as its seed
     return game
 
