@@ -6,7 +6,6 @@ import hashlib
 import importlib.util
 import random
 import shutil
-import subprocess
 import zipfile
 from collections.abc import Iterator
 
@@ -14,11 +13,13 @@ import pytest
 
 pytest.importorskip("scienceworld", reason="needs `pip install scienceworld`")
 
-from test_forking import NONSENSE  # noqa: E402
+from test_forking import NONSENSE
 
-from eexp.envs import forking, open_env  # noqa: E402
-from eexp.envs.worlds import scienceworld  # noqa: E402
-from eexp.envs.worlds.scienceworld import CLASSES, SINGLETONS, ScienceWorld  # noqa: E402
+from eexp.branching.execution import execute
+from eexp.envs import forking, open_env
+from eexp.envs.worlds import scienceworld
+from eexp.envs.worlds.scienceworld import CLASSES, SINGLETONS, ScienceWorld
+from eexp.stages.expert import expert
 
 needs_java = pytest.mark.skipif(not shutil.which("java"), reason="needs Java")
 needs_compiler = pytest.mark.skipif(not shutil.which("javac"), reason="needs a JDK")
@@ -174,8 +175,8 @@ def test_copies_are_let_go(branches):
     """A copy has about 6,000 objects with 0.3 MB: 300 of them would not fit into 64 MB, and 10,000 not into 512 MB."""
     with open_env("scienceworld?memory=64m" if branches == 300 else "scienceworld") as env:
         env.reset(task("find-plant"))
-        execute = forking.executor(env, "state", 60)
-        observations = {execute("open door to kitchen").text for _ in range(branches)}
+        take = forking.executor(env, "state", 60)
+        observations = {take("open door to kitchen").text for _ in range(branches)}
         assert len(observations) == 1
         bean = env._simulator._jvm.java.lang.management.ManagementFactory.getMemoryMXBean()
         bean.gc()
@@ -191,6 +192,12 @@ def test_without_the_module_that_copies_need_branches_are_replayed(monkeypatch):
     with open_env("scienceworld") as env:
         assert forking.choose_way(env) == "replay"
         assert "Java does not allow it" in (env.why_no_copy() or "")
-        assert env.reset(task("boil")).text and env.step("look around").valid and env.admissible()
+        path = next(expert(env, iter([task("find-plant")])))
+        for step in path["steps"]:
+            step["alternatives"] = [{"action": "look around", "source": "program"}]
+        counts = execute(env, path).counts
+        assert (
+            counts["executed by replay"] == len(path["steps"]) == sum(n for text, n in counts.items() if "Java" in text)
+        )
         with pytest.raises(forking.UsageError, match="--fork state: scienceworld cannot copy its state: Java does not"):
             forking.choose_way(env, "state")

@@ -11,7 +11,7 @@ replay gives the recorded observations, and gives them fast (benchmarks/sciencew
 - A step requests the observation, the score and whether the episode is over. The package's `step` computes every valid
   action as well, and its `reset` plays a step.
 - A failed task scores 0 and is over (in the simulator it scores -100 and goes on).
-- `fork` copies the state inside the JVM, by the classes in eexp/data/scienceworld: the simulator has no copy of its own.
+- `fork` copies the state inside the JVM, by Java classes in eexp/data/scienceworld. The simulator itself has no copy.
 
 Options, as in `scienceworld?task=boil,find-plant&simplifications=openDoors`:
     task             names, or beginnings of names, of the kinds of task to have; all 30 by default
