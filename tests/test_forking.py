@@ -252,8 +252,8 @@ def test_every_way_observes_the_same_in_alfworld(alfworld_games, branches):
 @SOME_OR_ALL
 @needs("scienceworld")
 @pytest.mark.skipif(not shutil.which("java"), reason="needs Java")
-def test_every_replay_observes_the_same_in_scienceworld(branches):
-    check("scienceworld", ("replay",), branches, k=10, longest=5)
+def test_every_way_observes_the_same_in_scienceworld(branches):
+    check("scienceworld", ("state",), branches, k=10, longest=5)
 
 
 # -- leaks are noticed -----------------------------------------------------------------------------------------------

@@ -128,6 +128,10 @@ class _Execution:
             outcomes = [entry["outcome"] for entry in entries if entry["outcome"]]
             self.counts["branch points verified"] += 1
             self.counts[f"executed by {self.way}"] += len(outcomes)
+            if self.way == "replay" and (reason := self.env.why_no_copy()):
+                self.counts[f"of them replayed because the environment cannot copy its state: {reason}"] += len(
+                    outcomes
+                )
             self.counts["answered as invalid"] += sum(not outcome["valid"] for outcome in outcomes)
             for k, entry in enumerate(entries):
                 if not entry["outcome"]:

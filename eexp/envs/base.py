@@ -133,6 +133,10 @@ class Environment(ABC):
         """Go back to the state that `save` returned."""
         raise NotImplementedError(f"{self.spec} cannot restore")
 
+    def why_no_copy(self) -> str | None:
+        """Return why `fork` and `save` do not work here, although the class has them; None where they do."""
+        return None
+
     def has(self, method: str) -> bool:
         """Return whether the environment has an optional method: `fork`, or `save` and with it `restore`."""
         return getattr(type(self), method) is not getattr(Environment, method)

@@ -97,6 +97,9 @@ class Noisy(Environment):
     def has(self, method: str) -> bool:
         return self.world.has(method)
 
+    def why_no_copy(self) -> str | None:
+        return self.world.why_no_copy()
+
     def fork(self) -> Noisy:
         other = copy(self)
         other.world = self.world.fork()
