@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from light import LIGHT, skip_unless_ready
 from running import ROOT, Result, environment, read, run, spawn
 
 from eexp.envs.check import Checker
@@ -388,11 +389,12 @@ def test_a_check_that_was_not_tried_is_not_ok():
 
 @pytest.mark.parametrize(
     "spec",
-    ["house", "babyai", "bfcl", f"exec:sh {ROOT}/examples/safe.sh", f"exec:{sys.executable} {ROOT}/examples/blocks.py"],
+    [*LIGHT, f"exec:sh {ROOT}/examples/safe.sh", f"exec:{sys.executable} {ROOT}/examples/blocks.py"],
 )
 def test_the_environments_of_eexp_pass(spec):
-    if spec in ("babyai", "bfcl"):
-        pytest.importorskip({"babyai": "minigrid", "bfcl": "bfcl_eval"}[spec])
+    """The others need data or a program of their own; their tests play and fork them."""
+    if spec in LIGHT:
+        skip_unless_ready(spec)
     result, verdicts = check(spec, "-n", 3)
     result.ok()
     assert not failed(verdicts) and "note" not in {verdict for verdict, _ in verdicts.values()}, result.out.decode()
