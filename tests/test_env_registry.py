@@ -30,6 +30,7 @@ def test_a_kind_says_what_its_class_says(kind):
     environment_class = getattr(importlib.import_module(module), name)
     assert issubclass(environment_class, Environment)
     assert environment_class.light == kind.light
+    assert (ROOT / "docs" / "environments" / f"{kind.name}.md").exists(), "it has no page in docs/environments"
     if not kind.has_url:  # the spec of a bridge is made from its URL
         assert environment_class.spec == kind.name
 

@@ -112,6 +112,7 @@ def test_a_setting_is_in_the_lineage(name, field, entry_of):
     label = RECORDED_AS.get((name, field), LABELS[name, field])
     changed = _changed(name, field)
     calls = CALLS[name]
+    assert calls, f"add a Stage of {name!r} to STAGES in tests/test_contract.py, or a call to CALLS here"
     assert any(_is_recorded(label, entry_of(*call), entry_of(*call, *changed)) for call in calls), (
         f"`eexp {name} {' '.join(changed)}` leaves the line of lineage as it is: give the setting to `stream.open`. "
         "Where it decides nothing of what is written, name it in NOT_RECORDED with the reason; where it decides "
