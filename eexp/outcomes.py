@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from eexp.records import canonical, expert_outcome
+from eexp.records import canonical, expert_outcome, succeeded
 
 #: The kinds of transition, as `Example.transition` names them.
 TRANSITIONS = ("invalid", "unchanged", "done", "changed")
@@ -24,9 +24,13 @@ SHARES = {
 
 
 def finishes(outcome: dict) -> bool:
-    """Return whether an outcome completes the task: by `success` or, where it is null, by the end of the episode."""
-    success = outcome.get("success")
-    return bool(outcome.get("done") if success is None else success)
+    """Return whether an outcome completes the task.
+
+    That is a success (`records.succeeded`); where neither `success` nor a score says anything, the end of the episode.
+    """
+    if outcome.get("success") is None and outcome.get("score") is None:
+        return bool(outcome.get("done"))
+    return succeeded(outcome)
 
 
 def transition_of(observation_before: str, outcome: dict) -> str:

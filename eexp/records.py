@@ -320,6 +320,8 @@ def succeeded(outcome: dict | None) -> bool:
 
     The environment's judgement (`success`) decides; where there is none, a score of 1.0 is a success. An outcome that
     is not known (None) is no success.
+
+    Episodes hold the result of this rule. A change of it makes recorded ones differ from what a replay finds.
     """
     if outcome is None:
         return False

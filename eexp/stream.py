@@ -212,7 +212,8 @@ class Stream(AbstractContextManager):
         """Yield the records to process, checked.
 
         Args:
-            skip_done: Whether records that an earlier run has written are left out.
+            skip_done: Whether records that an earlier run has written are left out, by the ids that they have in the
+                input. A stage that writes other ids than it reads passes False, and asks `done` with the id it writes.
         """
         for record in self._read(lines(self.files), self._check):
             if not (skip_done and self.done(record["id"])):

@@ -9,10 +9,13 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import click
 import pytest
+from markdown_it import MarkdownIt
 from running import EEXP, environment
 
 from eexp import records
@@ -200,11 +203,39 @@ def test_the_documentation_speaks_of_what_exists(path):
             assert match[1] in FLAGS, f"{path.name} speaks of {code}"
 
 
+def anchors_of(text: str) -> set[str]:
+    """Return the anchors of a page's headings, as a code host numbers them."""
+    tokens, counts = MarkdownIt().parse(text), Counter()
+    anchors = set()
+    for token, content in pairwise(tokens):
+        if token.type == "heading_open":
+            words = "".join(part.content for part in content.children or [])
+            slug = re.sub(r"[^\w\- ]", "", words.lower()).replace(" ", "-")
+            anchors.add(f"{slug}-{counts[slug]}" if counts[slug] else slug)
+            counts[slug] += 1
+    return anchors
+
+
 def test_links_between_the_pages_lead_somewhere():
     for path in PAGES:
-        for target in re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8")):
-            if "://" not in target and not target.startswith("mailto:"):
-                assert (path.parent / target).exists(), f"{path.name} links to {target}"
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?", path.read_text(encoding="utf-8")):
+            if "://" in target or target.startswith("mailto:"):
+                continue
+            page = path.parent / target if target else path
+            assert page.exists(), f"{path.name} links to {target}"
+            if anchor and page.suffix == ".md":
+                assert anchor in anchors_of(page.read_text(encoding="utf-8")), f"{path.name} links to {target}#{anchor}"
+
+
+def test_anchors_are_made_of_headings():
+    text = "# A `code`, *loud*\n\n```sh\n# no heading\n```\n\n## One & two_three\n\n## One & two_three\n"
+    assert anchors_of(text) == {"a-code-loud", "one--two_three", "one--two_three-1"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_page_on_the_pipe_lists_every_command(name):
+    table = (ROOT / "docs" / "pipe.md").read_text(encoding="utf-8").partition("## Terms")[0]
+    assert re.search(rf"^\|.*`eexp {name}[ `]", table, re.MULTILINE), "the table in docs/pipe.md has no row for it"
 
 
 def test_what_the_documentation_is_checked_with_finds_mistakes():

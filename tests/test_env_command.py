@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from light import LIGHT, skip_unless_ready
 from running import ROOT, Result, environment, read, run, spawn
 
 from eexp.envs.check import Checker
@@ -234,6 +235,64 @@ class SharesItsLog(Counting):
         self.log.clear()
         return Observation("0")
 
+class ExpertsShareMemory(Counting):
+    """Its expert presses each button that no instance pressed before: observations alone show nothing."""
+    light = True
+    pressed = set()
+
+    def reset(self, task):
+        self.pressed.clear()
+        return super().reset(task)
+
+    def step(self, action):
+        self.pressed.add(action)
+        self.log.append(action)
+        return Observation(str(len(self.log)), len(self.log) > 3, score=float(len(self.log) > 3))
+
+    def admissible(self):
+        return ["a", "b", "c", "d", "e", "f"]
+
+    def expert(self):
+        return next((button for button in self.admissible() if button not in self.pressed), "a")
+
+class ForksShareMemory(ExpertsShareMemory):
+    """The same, where only a fork shares the memory of the instance that it was made from."""
+    def reset(self, task):
+        self.pressed = set()
+        return super().reset(task)
+
+    def fork(self):
+        other = copy(self)
+        other.log = list(self.log)
+        return other
+
+class ExpertDraws(Counting):
+    """Its expert draws, without a seed."""
+    def expert(self):
+        return os.urandom(8).hex()
+
+class LosesItsPath(ForksShareMemory):
+    """Its expert has no action once anything else was done; a question in place is such a thing."""
+    fork = Counting.fork
+    light = False
+
+    def reset(self, task):
+        self.on_path = True
+        return super().reset(task)
+
+    def step(self, action):
+        if action in self.admissible():
+            return super().step(action)
+        self.on_path = False
+        return Observation("no", valid=False)
+
+    def expert(self):
+        return super().expert() if self.on_path else None
+
+class Harmless(Counting):
+    def harmless(self, action):
+        return action == "peek"
+
 class Hangs(Counting):
     def step(self, action):
         time.sleep(60)
@@ -264,6 +323,9 @@ class LiesAboutItsProcess(Counting):
         ("AnySplit", "splits", "answers for a split that does not exist"),
         ("Shallow", "forks", "after forks by state, and"),
         ("SharesItsLog", "side by side", "while another instance played, and"),
+        ("ExpertsShareMemory", "side by side", "while another instance played, and was 'a' the first time"),
+        ("ForksShareMemory", "forks", "after forks by state, and was"),
+        ("ExpertDraws", "repeats", ": the expert's action is "),
         ("Hangs", "plays", "step: no answer within 1 s"),
         ("KeepsAProcess", "closes", "processes are left over"),
         ("LiesAboutItsProcess", "forks", "declares in_process, but has a child process"),
@@ -304,6 +366,21 @@ def test_a_check_without_a_step_fails_and_skips_the_rest(name, why):
     assert verdicts["nonsense"] == ("-", "not checked, since 'plays' failed")
 
 
+def test_an_expert_may_lose_its_path_after_a_question():
+    assert not failed(counting("LosesItsPath"))
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("Counting", "no action is declared harmless"),
+        ("Harmless", "none of the actions tried is declared harmless; name one with --action"),
+    ],
+)
+def test_the_reason_why_no_harmless_action_was_tried(name, why):
+    assert counting(name)["harmless"] == ("-", why)
+
+
 def test_a_check_that_was_not_tried_is_not_ok():
     verdicts = counting("Unlisted")
     assert verdicts["admissible"] == ("-", "the lists are empty wherever they were looked at")
@@ -312,11 +389,12 @@ def test_a_check_that_was_not_tried_is_not_ok():
 
 @pytest.mark.parametrize(
     "spec",
-    ["house", "babyai", "bfcl", f"exec:sh {ROOT}/examples/safe.sh", f"exec:{sys.executable} {ROOT}/examples/blocks.py"],
+    [*LIGHT, f"exec:sh {ROOT}/examples/safe.sh", f"exec:{sys.executable} {ROOT}/examples/blocks.py"],
 )
 def test_the_environments_of_eexp_pass(spec):
-    if spec in ("babyai", "bfcl"):
-        pytest.importorskip({"babyai": "minigrid", "bfcl": "bfcl_eval"}[spec])
+    """The others need data or a program of their own; their tests play and fork them."""
+    if spec in LIGHT:
+        skip_unless_ready(spec)
     result, verdicts = check(spec, "-n", 3)
     result.ok()
     assert not failed(verdicts) and "note" not in {verdict for verdict, _ in verdicts.values()}, result.out.decode()

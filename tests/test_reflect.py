@@ -103,10 +103,11 @@ def test_a_state_where_all_did_as_well_has_no_reflection():
     assert situations(t, needed=False)[0].left_out == ""
 
 
-def test_states_after_the_end_and_without_effect_are_left_out():
+@pytest.mark.parametrize("success", [{"success": True}, {"score": 1.0}], ids=["judged", "by the score"])
+def test_states_after_the_end_and_without_effect_are_left_out(success):
     worse = alternative("wait", "Time passes.")
-    won = alternative("put egg", "The egg is in the box.", done=True, success=True)
-    over = alternative("look", "The task is over.", done=True, success=True, valid=False)
+    won = alternative("put egg", "The egg is in the box.", done=True, **success)
+    over = alternative("look", "The task is over.", done=True, valid=False, **success)
     t = trajectory(step("A.", "drop egg in box", won, worse), step("The egg is in the box.", "look", worse))
     assert [s.left_out for s in situations(t)] == ["", AFTER_THE_END]
     t = trajectory(step("A.", "go", worse), step("B.", "look", over, worse), step("C.", "look", worse))
@@ -183,8 +184,9 @@ def test_compose_words():
         "The task is about the egg, and I can take egg. I could also jump, but that would end it without success. "
         "I could also sing, but that does nothing with the egg. So I take egg."
     ).replace("jump,", "do `jump`,").replace("sing,", "do `sing`,")
-    (s,) = situations(trajectory(hall, success=True, done=True))
-    assert compose(s, 0) == "To take egg would complete the task. So I take egg."
+    for success in ({"success": True}, {"score": 1.0}):
+        (s,) = situations(trajectory(hall, done=True, **success))
+        assert compose(s, 0) == "To take egg would complete the task. So I take egg."
     yard = step("A yard.", "go north", alternative("go to the pond", "A pond."), alternative("go south", "A hall."))
     _, second = situations(trajectory({**hall, "observation": "A hall."}, yard))
     assert compose(second, 2) == (

@@ -138,7 +138,7 @@ class Environment(ABC):
         return None
 
     def has(self, method: str) -> bool:
-        """Return whether the environment has an optional method: `fork`, or `save` and with it `restore`."""
+        """Return whether the environment has an optional method, such as `fork`, or `save` and with it `restore`."""
         return getattr(type(self), method) is not getattr(Environment, method)
 
     def harmless(self, action: str) -> bool:

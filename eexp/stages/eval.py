@@ -10,6 +10,7 @@ import click
 
 from eexp import options
 from eexp.envs.base import Environment
+from eexp.envs.registry import light_names
 from eexp.errors import InputError, UsageError
 from eexp.models.policy import Policy
 from eexp.options import PolicyOptions
@@ -155,8 +156,8 @@ def command(
     text that is cut off before its action is an invalid action. `eexp --help` lists what ENV may be.
 
     Many episodes are played at once; their number changes nothing in the output, unless rounding decides between two
-    tokens. Environments other than house, bfcl and babyai live in processes of their own, one an episode. One that
-    crashes, hangs or grows costs a retry; a task that fails three times is a bad record.
+    tokens. Environments other than {LIGHT} live in processes of their own, one an episode. One that crashes, hangs or
+    grows costs a retry; a task that fails three times is a bad record.
 
     \b
     Example:
@@ -218,3 +219,6 @@ def command(
                 io.count("turns cut off", episode["cut_off"])
         io.counts.update(worlds.counts)
         io.counts.update(player.counts)
+
+
+command.help = (command.help or "").replace("{LIGHT}", light_names())
