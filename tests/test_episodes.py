@@ -154,7 +154,7 @@ def test_without_a_replay_the_trajectory_is_that_of_the_episode(played, expert_t
             own["instruction"],
         )
         assert trajectory["source"]["model"] == episode["model"]
-    assert f"{len(played)} not replayed" in result.err and "replay=no" in result.records[0]["lineage"][-1]
+    assert f"{len(played)} taken over without a replay" in result.err and "replay=no" in result.records[0]["lineage"][-1]
     (trajectory,) = run(*IMPORT, "--no-replay", "--name", "elsewhere", stdin=lines(played[:1])).ok().records
     assert trajectory["env"] == "elsewhere"
 
@@ -187,7 +187,7 @@ def test_an_episode_with_few_fields(played):
 
 def test_an_environment_variable_asks_for_no_replay_either(played, monkeypatch):
     monkeypatch.setenv("EEXP_ENV", "house")
-    assert "not replayed" in run(*IMPORT, "--no-replay", stdin=lines(played)).ok().err
+    assert "without a replay" in run(*IMPORT, "--no-replay", stdin=lines(played)).ok().err
 
 
 # -- which are taken ---------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from eexp.importing import (
     ImportSettings,
     RecordIds,
     conversation_jobs,
+    count_unreadable,
     episode_jobs,
     foreign_records,
     identified,
@@ -188,4 +189,6 @@ def _import_unchecked(io: Stream, format: str, settings: ImportSettings, selecto
         trajectories = (t for t in imported if not io.done(t["id"]) and selector.takes(t, t["outcome"]))
     for trajectory in trajectories:
         io.write(trajectory)
-        io.count("not replayed")
+        if format != EPISODES:
+            count_unreadable(trajectory["steps"], settings.action or FORMATS[format].action, io.count)
+        io.count("taken over without a replay")
