@@ -40,6 +40,10 @@ _NOT_SET_ASIDE = (b'"set_aside":false}\n', b'"set_aside": false}\n')  # how a li
 
 _NUMBER = re.compile(r"\[(?:([^][|]*)\|)?([^][|]*)\]")  # [singular|plural] or [s]
 
+#: The number of the summary that one looks for first where episodes were played.
+SUCCESSES = "success[es]"
+_SHOWN_AT_0 = ("in", "out", SUCCESSES)
+
 #: A function that a pure stage calls with a record it cannot process; it returns if the run is to go on without it.
 OnError = Callable[[dict, InputError], None]
 
@@ -443,7 +447,7 @@ class Stream(AbstractContextManager):
 
     def summary(self) -> str:
         """Return one line with all numbers of the summary."""
-        parts = [in_words(n, what) for what, n in self.counts.items() if n or what in ("in", "out")]
+        parts = [in_words(n, what) for what, n in self.counts.items() if n or what in _SHOWN_AT_0]
         if self.set_aside:
             parts.append(f"{self.set_aside} set aside" + (f" in {self.rejects}" if self.rejects else ""))
         return ", ".join(parts)

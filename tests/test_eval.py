@@ -58,6 +58,8 @@ def test_the_expert_succeeds_and_chance_does_not():
     experts = run("eval", "house", "-m", "expert", "-n", 30).ok()
     assert all(e["success"] and e["score"] == 1.0 and e["invalid"] == 0 for e in experts.records)
     assert "30 successes" in experts.err
+    hopeless = run("eval", "house", "-m", "random", "-n", 2, "--max-steps", 1).ok()
+    assert "0 successes" in hopeless.err
     chance = run("eval", "house", "-m", "random", "-n", 30).ok().records
     assert sum(e["success"] for e in chance) < 10
     assert {e["steps"] for e in chance if not e["success"]} == {House.max_steps}

@@ -15,7 +15,7 @@ from eexp.models.policy import Policy
 from eexp.options import PolicyOptions
 from eexp.playing import EvalSettings, episode_id, panel, play
 from eexp.settings import command_options, option
-from eexp.stream import OnError, Stream, stop_at_error
+from eexp.stream import SUCCESSES, OnError, Stream, stop_at_error
 from eexp.terminal import progress
 from eexp.workers.parallel import ParallelEnvironments
 
@@ -211,7 +211,7 @@ def command(
         with closing(episodes):
             for episode in progress(episodes, "episode", number):
                 io.write(episode)
-                io.count("successes", int(episode["success"]))
+                io.count(SUCCESSES, int(episode["success"]))
                 io.count("invalid actions", episode["invalid"])
                 io.count("turns", episode["steps"])
                 io.count("turns with a thought", episode["thoughts"])
