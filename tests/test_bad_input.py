@@ -423,6 +423,7 @@ def test_an_environment_without_admissible_actions(data):
         ("nothing", 2, "unknown model 'nothing'"),
         ("", 2, "unknown model ''"),
         ("tiny.ggfu", 2, "unknown model"),
+        ("Org/name-0.5B", 2, "unknown model 'Org/name-0.5B': a name on the hub needs hf:, as in hf:Org/name-0.5B"),
         ("/no/such.gguf", 1, "model file not found: /no/such.gguf"),
         ("tiny+/no/such.gguf", 1, "model file not found: /no/such.gguf"),
         ("hf:/no/such", 1, "model directory not found: /no/such"),
@@ -512,6 +513,18 @@ def test_an_adapter_of_another_base(adapter, other_base, tmp_path, data):
     )
     run(*play, f"tiny+{tmp_path}/other.gguf").one_error(1, f"{tmp_path}/other.gguf: not an adapter")
     run(*play, f"tiny+{tmp_path}/adapter.gguf").ok()
+
+
+def test_an_adapter_alone_and_a_directory_as_one(adapter, tmp_path):
+    """The message for an adapter without its base, and for a PEFT directory after a GGUF file, says what to give."""
+    gguf = tmp_path / "agent.gguf"
+    run("export", adapter, "-o", gguf, "-q").ok()
+    for model in (gguf, f"{gguf}+{gguf}"):
+        run("eval", "house", "-n", 1, "-m", model).one_error(
+            1, f"{gguf} is an adapter (LoRA): give the model it belongs to as well: BASE.gguf+{gguf}"
+        )
+    message = f"{adapter} is a directory: make a GGUF file of it with `eexp export`, or give -m {adapter}"
+    run("eval", "house", "-n", 1, "-m", f"tiny+{adapter}").one_error(1, message)
 
 
 def test_directories_that_are_no_models(adapter, tmp_path, data):
@@ -643,6 +656,13 @@ def test_servers_that_answer_badly(server, status, body, code, message, data):
     if code == 3:
         assert f"{data['expert']}:1: " in error
     run("eval", "house", "-n", "1", "-m", f"{server.url}#name").one_error(code, server.url, message)
+
+
+def test_a_url_without_a_path(server, data):
+    server.answer = 404, b'"Not Found"'
+    for model in (server.url.removesuffix("/v1"), server.url.removesuffix("v1") + "#name"):
+        run("eval", "house", "-n", 1, "-m", model).one_error(1, "HTTP 404: Not Found: is /v1 missing?")
+    assert "missing" not in run("eval", "house", "-n", 1, "-m", server.url).one_error(1, "HTTP 404: Not Found")
 
 
 @pytest.mark.parametrize("body", [b"{}", b"[]", b"null", b'{"data": []}', b'{"data": [{}]}', b'{"data": 5}', b"x"])

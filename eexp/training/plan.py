@@ -211,7 +211,7 @@ def _describe(
     base = resolve_base(settings.base)
     return {
         "eexp": __version__,
-        "base": settings.base,
+        "base": settings.base.removeprefix("hf:"),
         "base_fingerprint": fingerprint_of_directory(base) if os.path.isdir(base) else None,
         "init_fingerprint": fingerprint_of_directory(settings.init) if settings.init else None,
         "prompt_style": style and style.label,
