@@ -18,7 +18,7 @@ import click
 
 from eexp import __version__, terminal
 from eexp.envs.registry import help_lines
-from eexp.errors import EXIT_FAILED, EexpError
+from eexp.errors import EXIT_FAILED, EexpError, InputError
 from eexp.models.registry import help_lines as model_lines
 
 # name -> first line of its help. A test compares these lines with the commands.
@@ -141,7 +141,8 @@ def main(args: list[str] | None = None) -> None:
         e.show(message)
         _fail(message.getvalue().rstrip("\n"), e.exit_code, verbose)
     except EexpError as e:
-        _fail(f"error: {e}", e.exit_code, verbose)
+        cause = e.evidence.get("traceback") if isinstance(e, InputError) and e.__cause__ is None else None
+        _fail(f"{cause}error: {e}" if verbose and cause else f"error: {e}", e.exit_code, verbose)
     except OSError as e:  # such as a full disk
         _fail(f"error: {_in_words(e)}", EXIT_FAILED, verbose)
     except MemoryError:

@@ -402,7 +402,7 @@ def test_a_program_that_never_answers(tmp_path):
 def test_an_environment_without_an_expert(tmp_path):
     env = _program(tmp_path, "pass").replace("world.py", "silent.py")
     (tmp_path / "silent.py").write_text((tmp_path / "world.py").read_text().replace('"expert": True, ', ""))
-    run("expert", env).one_error(3, "has no expert for task")
+    run("expert", env).one_error(2, f"{env} has no expert: record demonstrations with `eexp env play", "eexp import")
     run("eval", env, "--split", "train", "-m", "expert").one_error(3, "expert has no action here")
 
 

@@ -154,7 +154,9 @@ def test_without_a_replay_the_trajectory_is_that_of_the_episode(played, expert_t
             own["instruction"],
         )
         assert trajectory["source"]["model"] == episode["model"]
-    assert f"{len(played)} taken over without a replay" in result.err and "replay=no" in result.records[0]["lineage"][-1]
+    assert (
+        f"{len(played)} taken over without a replay" in result.err and "replay=no" in result.records[0]["lineage"][-1]
+    )
     (trajectory,) = run(*IMPORT, "--no-replay", "--name", "elsewhere", stdin=lines(played[:1])).ok().records
     assert trajectory["env"] == "elsewhere"
 

@@ -254,7 +254,9 @@ def test_actions_that_no_prompt_style_reads_back_are_counted():
     twice["messages"][3]["content"] = "Action: x"
     summary = run("import", "messages", "--action", "marked", stdin=lines([twice])).ok().err
     assert "Action:'" not in summary and "1 action has several lines" in summary
-    assert "action" not in run("import", "messages", stdin=lines([messages(("user", "a"), ("assistant", "b"))])).ok().err
+    assert (
+        "action" not in run("import", "messages", stdin=lines([messages(("user", "a"), ("assistant", "b"))])).ok().err
+    )
 
 
 def test_calls_of_tools_in_messages():

@@ -18,11 +18,10 @@ from typing import Any
 
 from eexp.envs import forking
 from eexp.envs.base import Environment, Observation
-from eexp.errors import EexpError, EnvironmentFailed, InputError, short
+from eexp.errors import EexpError, EnvironmentFailed, InputError, short, unexpected_error
 from eexp.options import STEP_LIMIT
 from eexp.processes.child import time_limit
 from eexp.workers.supervisor import TRIES
-from eexp.workers.worker import unexpected_error
 
 #: Step, and number of the alternative among those to execute there.
 Place = tuple[int, int]

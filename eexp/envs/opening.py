@@ -40,7 +40,11 @@ def open_env(spec: str) -> Environment:
     try:
         env = environment_class(*([url] if has_url else []), **options)
     except TypeError as e:
-        raise UsageError(f"environment {spec!r}: {e}") from None
+        raise UsageError(f"environment {spec!r}: {e}") from e
+    except (EexpError, MemoryError, OSError):
+        raise
+    except Exception as e:  # a mistake in a class that is not part of eexp
+        raise EexpError(f"environment {spec!r} cannot be opened: {type(e).__name__}: {' '.join(str(e).split())}") from e
     env.spec = spec
     return env
 

@@ -10,7 +10,7 @@ import click
 
 from eexp import options
 from eexp.envs.base import Environment
-from eexp.errors import InputError, UsageError
+from eexp.errors import InputError, UsageError, environment_errors
 from eexp.models.policy import Policy
 from eexp.options import PolicyOptions
 from eexp.playing import EvalSettings, episode_id, panel, play
@@ -171,7 +171,7 @@ def command(
         env, panel_tasks, panel_hash = _read_panel(selection.panel_file, env)
     if env is None:
         raise click.UsageError("Missing argument 'ENV', or --panel FILE")
-    with open_env(env) as world:
+    with open_env(env) as world, environment_errors(env):
         if panel_tasks is None:
             world.check_split(split)
             tasks = panel(world, split, selection.number, selection.skip)

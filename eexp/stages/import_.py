@@ -15,7 +15,7 @@ from click.core import ParameterSource
 
 from eexp import options
 from eexp.envs.naming import Tasks
-from eexp.errors import InputError, UsageError
+from eexp.errors import InputError, UsageError, environment_errors
 from eexp.formats import logs
 from eexp.formats.conversations import Format, read_conversation, task_name_of
 from eexp.formats.episodes import Selection, Selector, source_of, trajectory_of
@@ -162,7 +162,7 @@ def command(
     if env and replayed and format != EPISODES:
         from eexp.envs import open_env
 
-        with open_env(env) as world:
+        with open_env(env) as world, environment_errors(env):
             tasks = Tasks(world, settings.split, settings.match, settings.names())
     kind = "episode" if format == EPISODES else None
     with stream.open("import", kind, format=format, env=env, **settings.lineage(replayed)) as io:

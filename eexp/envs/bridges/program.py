@@ -157,6 +157,8 @@ class Program(Environment):
         return self._ask(ExpertAnswer, "expert").action if self._hello.expert else None
 
     def has(self, method: str) -> bool:
+        if method == "expert":
+            return self._hello.expert
         return self._hello.save if method in ("save", "restore") else super().has(method)
 
     def save(self) -> tuple:
