@@ -72,7 +72,18 @@ def test_lines_that_are_no_records(line, message):
         ({"outcome": {"observation": True}}, "$.outcome.observation: expected a string, got true or false"),
         ({"lineage": "expert"}, "$.lineage: expected an array, got a string"),
         ({"type": "Trajectory"}, "$.type: expected \"trajectory\", got 'Trajectory'"),
-        ({"type": "episode"}, "$.type: expected a record of type trajectory, got one of type episode"),
+        (
+            {"type": "episode"},
+            "$.type: expected a record of type trajectory, got one of type episode: make trajectories of episodes with",
+        ),
+        (
+            {"type": None, "messages": []},
+            '$.type: expected "trajectory", got nothing: chats are imported with `eexp imp',
+        ),
+        (
+            {"type": None, "conversations": []},
+            '$.type: expected "trajectory", got nothing: conversations are imported with `eexp import agenttraj`',
+        ),
     ],
 )
 @pytest.mark.parametrize("stage", ["rollout", "reflect"])

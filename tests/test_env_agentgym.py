@@ -282,9 +282,9 @@ def test_agenttraj_fits_its_server(name):
             task = tasks.find(task_name_of(record, FORMATS["agenttraj"]))
             assert task == {"id": f"{name}/{number}", "data_idx": number}
             result = replay(env, task, read_conversation(record, FORMATS["agenttraj"]), "x")
-            assert result.counts["observations verified"] == len(PLAYED[name]) + 1 and not result.differs
+            assert result.counts["observation[s] verified"] == len(PLAYED[name]) + 1 and not result.differs
             result.trajectory["steps"][0]["alternatives"] = [{"action": "inventory", "source": "policy"}]
-            assert execute(env, result.trajectory).counts["branch points verified"] == 1
+            assert execute(env, result.trajectory).counts["branch point[s] verified"] == 1
 
 
 def test_agenttraj_is_imported_without_any_option():
@@ -360,7 +360,10 @@ def test_branches_are_replayed_in_workers(craft):
             and outcomes[1][0]["observation"] == "Inventory: [oak log] (2)"
         )
         assert not outcomes[0][2]["valid"]
-    assert "10 branch points verified, 30 executed by replay, 10 answered as invalid" in result.err
+    assert (
+        "10 branch points verified, 30 alternatives executed by replay, 10 alternatives answered as invalid"
+        in result.err
+    )
     assert len(state.worlds) == 1, "the workers have released theirs"
 
 

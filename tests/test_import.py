@@ -459,8 +459,8 @@ def test_without_a_replay_the_trajectory_is_as_recorded(format, files, experts):
         assert [step["admissible"] for step in trajectory["steps"]] == (
             listed if format == "agenttraj" else [None] * len(listed)
         )
-    assert "3 taken over without a replay" in result.err
-    run("rollout", stdin=result.out).one_error(3, f"unknown environment '{format}'")
+    assert "3 trajectories taken over without a replay" in result.err
+    run("rollout", stdin=result.out).one_error(3, f"unknown environment '{format}'", "import it again with --env SPEC")
     named = run("import", format, files[format], "--name", "elsewhere").ok().records
     assert {r["env"] for r in named} == {"elsewhere"} and named[0]["id"].startswith("elsewhere/")
 
@@ -515,7 +515,7 @@ def test_the_environment_may_be_trusted_instead(experts):
     ).ok()
     assert [r["steps"] for r in result.records] == [t["steps"] for t in experts]
     assert f"import: {experts[1]['id']}: $.messages[3].content: the observation is" in result.err
-    assert "1 observations that differ" in result.err
+    assert "1 observation that differs" in result.err
 
 
 def test_blanks_and_line_ends_make_no_difference(experts):
@@ -546,7 +546,7 @@ def test_failed_records_are_counted_and_kept(experts):
     record = messages(("assistant", "fly"), ("assistant", "look"), id="train/3")
     result = run("import", "messages", "--env", "house", stdin=lines([record])).ok()
     assert result.records[0]["outcome"]["success"] is False
-    assert "1 actions answered as invalid" in result.err and "1 without success" in result.err
+    assert "1 action answered as invalid" in result.err and "1 trajectory that did not succeed" in result.err
 
 
 def test_the_number_of_workers_changes_nothing(files):

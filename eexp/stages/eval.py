@@ -212,9 +212,9 @@ def command(
             for episode in progress(episodes, "episode", number):
                 io.write(episode)
                 io.count(SUCCESSES, int(episode["success"]))
-                io.count("invalid actions", episode["invalid"])
-                io.count("turns", episode["steps"])
-                io.count("turns with a thought", episode["thoughts"])
-                io.count("turns cut off", episode["cut_off"])
+                io.count("invalid action[s]", episode["invalid"])
+                io.count("turn[s]", episode["steps"])
+                io.count("turn[s] with a thought", episode["thoughts"])
+                io.count("turn[s] cut off before the action", episode["cut_off"])
         io.counts.update(worlds.counts)
         io.counts.update(player.counts)

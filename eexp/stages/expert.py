@@ -102,7 +102,7 @@ def _play(env: Environment, task: dict, settings: ExpertSettings, count: Count) 
             if not steps:
                 raise InputError(f"{env.spec} has no expert for task {task['id']}")
             if any("noise" in step for step in steps):
-                count("lost after a corrupted action", 1)
+                count("trajector[y|ies] in which the expert had no action after a corrupted step", 1)
             break
         noise_seed = seed_of(settings.seed, task["id"], len(steps), "expert noise")
         other = _corrupted(env, action, settings.noise, noise_seed, count)
@@ -133,7 +133,7 @@ def _corrupted(env: Environment, action: str, noise: float, seed: int, count: Co
     different = {canonical(one): one for one in env.admissible() or [] if canonical(one) != canonical(action)}
     others = list(different.values())
     if not others:
-        count("not corrupted for want of another action", 1)
+        count("step[s] not corrupted, since no other action was admissible", 1)
         return None
     return draw.choice(others)
 
@@ -208,7 +208,7 @@ def command(
             for trajectory in progress(trajectories, "task", number):
                 if keep_failed or succeeded(trajectory["outcome"]):
                     io.write(trajectory)
-                    io.count("steps", len(trajectory["steps"]))
-                    io.count("of them corrupted", sum("noise" in step for step in trajectory["steps"]))
+                    io.count("step[s]", len(trajectory["steps"]))
+                    io.count("corrupted step[s]", sum("noise" in step for step in trajectory["steps"]))
                 else:
-                    io.count("left out: the expert did not succeed")
+                    io.count("trajector[y|ies] left out: the expert did not succeed")

@@ -191,4 +191,4 @@ def _import_unchecked(io: Stream, format: str, settings: ImportSettings, selecto
         io.write(trajectory)
         if format != EPISODES:
             count_unreadable(trajectory["steps"], settings.action or FORMATS[format].action, io.count)
-        io.count("taken over without a replay")
+        io.count("trajector[y|ies] taken over without a replay")
