@@ -713,7 +713,8 @@ def test_secrets_are_never_shown(server, data, monkeypatch):
 def test_options_of_the_command_line_that_are_wrong():
     run("branch", "-k", "0").one_error(2, "-k")
     run("branch", "--no-such-option").one_error(2, "No such option")
-    run("no-such-command").one_error(2, "No such command")
+    run("no-such-command").one_error(2, "No such command 'no-such-command'.")
+    run("brnch").one_error(2, "No such command 'brnch'. Did you mean branch?")
     run("expert", "house", "--admissible", "few").one_error(2, "--admissible")
     run("expert").one_error(2, "ENV")
     run("mix", "--limit", "-1").one_error(2, "--limit")

@@ -1045,6 +1045,7 @@ def test_the_base_may_be_named_as_for_playing(few, tmp_path):
     for name in ("tiny", "hf:tiny"):
         run("finetune", "-q", *SMALL, "--max-steps", 1, "-m", name, "-o", tmp_path / name, few).ok()
     descriptions = [json.loads((tmp_path / name / "eexp.json").read_text()) for name in ("tiny", "hf:tiny")]
+    assert len({path.stat().st_mode for path in (tmp_path / "tiny").iterdir()}) == 1, "weights are as readable"
     assert [description["base"] for description in descriptions] == ["tiny", "tiny"]
     run("export", tmp_path / "tiny", "--base", "hf:tiny", "-o", tmp_path / "il.gguf").ok()
 
