@@ -1,7 +1,8 @@
 """The files of a study: the episodes of each arm and, beside them, its training runs.
 
 `DIR/ARM.episodes.jsonl` holds the episodes of an arm, and `DIR/ARM/` the training run (eexp.json, metrics.jsonl) whose
-model played them. A file that is named itself may be called `ARM.jsonl`, too. The same arm in several directories, such as DIR/0 and DIR/1, has as many training seeds.
+model played them. A file that is named itself may be called `ARM.jsonl`, too. The same arm in several directories, such
+as DIR/0 and DIR/1, has as many training seeds.
 """
 
 from __future__ import annotations
