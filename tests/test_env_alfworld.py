@@ -225,7 +225,7 @@ def test_the_pipe(data):
         "| eexp rollout --env 'alfworld?data=.' | tee rollout.jsonl | eexp world-model-data",
         data,
     ).ok()
-    assert "branch point[s] verified" in result.err and "refused" not in result.err
+    assert "branch points verified" in result.err and "refused" not in result.err
     rollouts = [json.loads(line) for line in (data / "rollout.jsonl").read_text().splitlines()]
     outcomes = [a["outcome"] for t in rollouts for step in t["steps"] for a in step["alternatives"]]
     assert len(outcomes) >= 5 and all(outcome["valid"] for outcome in outcomes)

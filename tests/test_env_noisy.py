@@ -169,7 +169,7 @@ def test_branches_are_verified_and_the_same_by_every_way_to_fork(tmp_path):
         for jobs, way in [(1, "state"), (1, "process"), (1, "replay"), (2, "auto")]
     ]
     assert all("refused" not in result.err and result.out == ways[0].out for result in ways)
-    assert "branch point[s] verified" in ways[0].err
+    assert "branch points verified" in ways[0].err
     refused = run("rollout", "-j", 1, "--env", "house", "--on-error", "skip", branched)
     assert refused.code == 4 and "was recorded" in refused.err, "another noise is another world"
 

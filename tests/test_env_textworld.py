@@ -278,7 +278,7 @@ def test_the_pipe(games):
         "| eexp rollout --env 'textworld?games=textworld' | tee rollout.jsonl | eexp world-model-data",
         games.parent,
     ).ok()
-    assert "branch point[s] verified" in result.err and "refused" not in result.err
+    assert "branch points verified" in result.err and "refused" not in result.err
     rollouts = [json.loads(line) for line in (games.parent / "rollout.jsonl").read_text().splitlines()]
     assert [t["task"]["id"] for t in rollouts] == ["train/cooking-0001", "train/custom-0001"]
     outcomes = [a["outcome"] for t in rollouts for step in t["steps"] for a in step["alternatives"]]

@@ -306,7 +306,7 @@ def test_refused_actions_of_a_model(expert_trajectories):
     refused = sum(not any(turn["valid"] for turn in episode["transcript"]) for episode in play)
     assert len(result.records) == len(play) - refused
     assert not refused or f"{refused} trajectories left out: every action was refused" in result.err
-    assert "action[s] answered as invalid" not in result.err
+    assert "answered as invalid" not in result.err
     run("rollout", stdin=run("branch", "--from", "admissible", "-q", stdin=result.out).out).ok()
 
 

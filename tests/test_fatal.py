@@ -101,7 +101,9 @@ def test_a_program_that_ends_costs_one_alternative(tmp_path, monkeypatch, way):
                 expected = str(i) if alternative["action"] == "look" else str(i + 1)
                 assert alternative["outcome"]["observation"] == expected and "refused" not in alternative
     assert executed.counts["alternative[s] refused"] == len(executed.refused) == 1 + len(FATAL)
-    assert executed.counts[f"executed by {way}"] == 4 and executed.counts["branch point[s] verified"] == 2
+    assert (
+        executed.counts[f"alternative[s] executed by {way}"] == 4 and executed.counts["branch point[s] verified"] == 2
+    )
     assert (
         "alternative 'exit 9' refused: exec:" in str(executed.refused[0]) and executed.refused[0].where == "$.steps[0]"
     )

@@ -188,8 +188,8 @@ def test_alternatives_are_drawn_although_the_policy_is_sure_of_the_expert(expert
         same = [canonical(a["action"]) for a in step["alternatives"]]
         assert len(set(same)) == 3 and canonical(step["action"]) not in same
         assert {a["source"] for a in step["alternatives"]} == {"policy"}
-    assert "draw[s] of the expert's own action" in result.err
-    assert ("duplicate draw[s] dropped" in result.err) == bool(extra)
+    assert "of the expert's own action" in result.err
+    assert ("duplicate draw" in result.err) == bool(extra)
 
 
 def test_actions_are_drawn_by_score(experts, tmp_path):
@@ -291,7 +291,7 @@ def test_an_action_begins_with_whole_words(action, prefix, banned):
 def test_options_of_names_and_words(data):
     args = ["branch", "--from", "admissible", data["expert"]]
     banned = run(*args, "--ban", "look", "--ban", "go to").ok()
-    assert "admissible action[s] banned" in banned.err
+    assert "banned" in banned.err
     run("branch", "--from", "admissible", "--ban", " . ").one_error(2, "has no words")
     run("branch", "--from", "admissible", "--pool", "a b").one_error(2, "is no name")
     run("branch", "--from", "admissible", "--top-p", 0).one_error(2, "--top-p")
