@@ -219,9 +219,51 @@ class Tuples(Counting):
     def step(self, action):
         return "seen", 0.0, False, {}
 
-class AnySplit(Counting):
+class Minimal(Environment):
+    """Only what has to be there, and no expert."""
+    def splits(self):
+        return ["train"]
+
     def tasks(self, split):
-        return iter([{"id": "a", "split": split}])
+        return [{"id": "a"}, {"id": "b"}]
+
+    def reset(self, task):
+        return Observation("0")
+
+    def step(self, action):
+        return Observation("no", valid=False)
+
+    def admissible(self):
+        return None
+
+class TwiceASplit(Counting):
+    def splits(self):
+        return ["train", "train"]
+
+class SameIds(Counting):
+    def tasks(self, split):
+        return [{"id": "a"}, {"id": "a"}]
+
+class NoIds(Counting):
+    def tasks(self, split):
+        return [{"name": "a"}]
+
+class Boiling(Counting):
+    """An expert that plays a world with a mistake in it."""
+    def expert(self):
+        return "more"
+
+    def step(self, action):
+        return {"text": "seen"}
+
+class Burnt(Boiling):
+    """With a mistake in its list of tasks."""
+    def tasks(self, split):
+        raise KeyError("kettle")
+
+class Closed(Boiling):
+    def __init__(self):
+        raise RuntimeError("no kettle")
 
 class Shallow(Counting):
     def fork(self):
@@ -320,7 +362,9 @@ class LiesAboutItsProcess(Counting):
     [
         ("Raises", "plays", "step: raised KeyError: 'kettle'"),
         ("Tuples", "plays", "step: expected an Observation, got ('seen', 0.0, False, {})"),
-        ("AnySplit", "splits", "answers for a split that does not exist"),
+        ("TwiceASplit", "splits", "a name stands there twice"),
+        ("SameIds", "lists tasks", "two tasks of train have the same id"),
+        ("NoIds", "lists tasks", "task 0 of train has no id that is a string: {'name': 'a'}"),
         ("Shallow", "forks", "after forks by state, and"),
         ("SharesItsLog", "side by side", "while another instance played, and"),
         ("ExpertsShareMemory", "side by side", "while another instance played, and was 'a' the first time"),
@@ -379,6 +423,50 @@ def test_an_expert_may_lose_its_path_after_a_question():
 )
 def test_the_reason_why_no_harmless_action_was_tried(name, why):
     assert counting(name)["harmless"] == ("-", why)
+
+
+@pytest.mark.parametrize("name", ["TwiceASplit", "SameIds"])
+def test_the_check_goes_on_where_tasks_can_be_played(name):
+    verdicts = counting(name)
+    assert len(failed(verdicts)) == 1
+    assert {verdicts[check][0] for check in ("plays", "repeats", "starts anew", "nonsense", "closes")} == {"ok"}
+
+
+def test_a_minimal_class(tmp_path, monkeypatch):
+    """A class need neither name the split in its tasks nor refuse other splits."""
+    (tmp_path / "minimal_world.py").write_text(PYTHON)
+    monkeypatch.chdir(tmp_path)
+    spec = "minimal_world:Minimal"
+    result, verdicts = check(spec, "--action", "look", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    result.ok()
+    assert verdicts["splits"] == ("ok", "train") and verdicts["lists tasks"] == ("ok", "train 2")
+    for args in (("eval", spec, "-m", "random", "--split", "dev"), ("panel", spec, "--split", "dev")):
+        spawn(*args, env=environment()).one_error(2, f"{spec} has no split 'dev'; it has: train")
+    lines = spawn("panel", spec, "--split", "train", env=environment()).ok().records
+    assert [line["task"] for line in lines] == [{"id": name, "split": "train"} for name in "ab"]
+    spawn("expert", spec, env=environment()).one_error(2, f"{spec} has no expert: record demonstrations with `eexp env")
+
+
+def test_mistakes_in_a_class_are_one_line(tmp_path, monkeypatch):
+    """-v adds the traceback, and --on-error skip goes on where a single task is concerned."""
+    (tmp_path / "kettle_world.py").write_text(PYTHON)
+    monkeypatch.chdir(tmp_path)
+    spec = "kettle_world:Boiling"
+    message = f"error: {spec}/a: AttributeError: 'dict' object has no attribute 'done'"
+    spawn("expert", spec, env=environment()).one_error(1, message)
+    for stage in (("expert", spec), ("eval", spec, "--split", "train", "-m", "expert")):
+        verbose = spawn(*stage, "-v", env=environment())
+        assert verbose.code == 1 and "Traceback" in verbose.err
+        assert verbose.err.count("AttributeError: 'dict' object has no attribute 'done'") >= 2
+    skipping = spawn("expert", spec, "--on-error", "skip", env=environment()).ok(4)
+    assert "2 set aside" in skipping.err
+    for stage in ("expert", "eval", "panel", "env show", "env play"):
+        options = ["--split", "train"] if stage in ("eval", "panel") else []
+        for name, message in (
+            ("Burnt", "kettle_world:Burnt: tasks: KeyError: 'kettle'"),
+            ("Closed", "cannot be opened: RuntimeError: no kettle"),
+        ):
+            spawn(*stage.split(), f"kettle_world:{name}", *options, env=environment()).one_error(1, message)
 
 
 def test_a_check_that_was_not_tried_is_not_ok():

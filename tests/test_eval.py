@@ -59,6 +59,8 @@ def test_the_expert_succeeds_and_chance_does_not():
     experts = run("eval", "house", "-m", "expert", "-n", 30).ok()
     assert all(e["success"] and e["score"] == 1.0 and e["invalid"] == 0 for e in experts.records)
     assert "30 successes" in experts.err
+    hopeless = run("eval", "house", "-m", "random", "-n", 2, "--max-steps", 1).ok()
+    assert "0 successes" in hopeless.err
     chance = run("eval", "house", "-m", "random", "-n", 30).ok().records
     assert sum(e["success"] for e in chance) < 10
     assert {e["steps"] for e in chance if not e["success"]} == {House.max_steps}
@@ -372,7 +374,7 @@ def test_an_accident_costs_a_retry(faults):
     faults(2, 1, "hung-once")
     worlds = troubled(limit=1)
     assert play(worlds, tasks(5), Drawing(Whimsical).policy()) == undisturbed(5)
-    assert worlds.counts == {"workers lost": 3}
+    assert worlds.counts == {"worker[s] lost": 3}
 
 
 def test_a_task_that_always_fails_is_set_aside(faults):
@@ -622,4 +624,4 @@ def test_a_closed_pipe_ends_the_run_quietly(faults):
 def test_lost_processes_are_counted_in_the_summary(faults):
     faults(0, 1, "killed-once")
     result = run("eval", "test_eval:Troubled", "-m", "random", "-n", 1, "--max-steps", 3).ok()
-    assert re.search(r"eval: 1 out, .*1 workers lost", result.err)
+    assert re.search(r"eval: 1 out, .*1 worker lost", result.err)

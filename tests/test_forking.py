@@ -134,7 +134,7 @@ def roll(job: dict, opened: Any, on_step: Any) -> dict:
     executed = execute(env, job["trajectory"], job["fork"], on_step)
     assert not executed.refused, executed.refused
     return {
-        "by": executed.counts[f"executed by {job['fork']}"],
+        "by": executed.counts[f"alternative[s] executed by {job['fork']}"],
         "trajectory": executed.trajectory,
         "end": [env.instruction(), env.admissible(), env.expert()],
     }

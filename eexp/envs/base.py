@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from eexp.errors import UsageError
+from eexp.errors import EnvironmentFailed, UsageError, environment_errors, short
 
 
 @dataclass
@@ -73,11 +73,29 @@ class Environment(ABC):
 
     @abstractmethod
     def tasks(self, split: str) -> Iterator[dict]:
-        """Yield the tasks of a split in a fixed order: `{"id": str, "split": split, ...whatever reset needs...}`.
+        """Yield the tasks of a split in a fixed order: `{"id": str, ...whatever reset needs...}`.
+
+        Stages take them from `list_tasks`, which has checked that there is such a split.
+        """
+
+    def list_tasks(self, split: str) -> Iterator[dict]:
+        """Return the tasks of a split, each with the name of the split as `split` where it has none.
 
         Raises:
             UsageError: There is no such split.
+            EnvironmentFailed: `tasks` raises an unexpected error, or yields something without an id.
         """
+        with environment_errors(f"{self.spec}: splits"):
+            self.check_split(split)
+        return self._checked_tasks(split)
+
+    def _checked_tasks(self, split: str) -> Iterator[dict]:
+        where = f"{self.spec}: tasks"
+        with environment_errors(where):
+            for n, task in enumerate(self.tasks(split)):
+                if not isinstance(task, dict) or not isinstance(task.get("id"), str):
+                    raise EnvironmentFailed(f"{where}: task {n} of {split} has no id that is a string: {short(task)}")
+                yield task if "split" in task else {**task, "split": split}
 
     def task_named(self, name: str) -> dict:
         """Return the task that a record from elsewhere calls `name`, where the name alone says which task it is.

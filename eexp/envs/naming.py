@@ -79,4 +79,4 @@ class Tasks:
 
 def _tasks_of(env: Environment, split: str | None) -> Iterator[dict]:
     for name in [split] if split else env.splits():
-        yield from env.tasks(name)
+        yield from env.list_tasks(name)

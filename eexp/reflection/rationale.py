@@ -53,7 +53,7 @@ def compose_from_notes(situation: Situation, weigh: int = 1) -> str:
 def without_notes(situation: Situation) -> str:
     """Return why a state without notes is left out; "" if it has notes or if its whole trajectory has none."""
     has_notes = [bool((step.get("notes") or "").strip()) for step in situation.trajectory["steps"]]
-    return "states without notes" if any(has_notes) and not has_notes[situation.i] else ""
+    return "state[s] without notes" if any(has_notes) and not has_notes[situation.i] else ""
 
 
 def _focus(situation: Situation) -> list[str]:

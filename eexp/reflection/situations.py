@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from eexp.outcomes import finishes, same_as_expert, transition_of
 from eexp.records import alternatives_of, expert_outcome, succeeded
 
-NOT_EXECUTED = "states without executed alternatives"
-NO_OUTCOME = "states whose outcome is not known"
-AFTER_THE_END = "states after the end of the task"
-NO_EFFECT = "states whose action has no effect"
-MISTAKE = "mistakes, which are never argued for"
-NO_CONTENDER = "states without a contender"
+NOT_EXECUTED = "state[s] without executed alternatives"
+NO_OUTCOME = "state[s] whose outcome is not known"
+AFTER_THE_END = "state[s] after the end of the task"
+NO_EFFECT = "state[s] whose action has no effect"
+MISTAKE = "mistake[s], which [is|are] never argued for"
+NO_CONTENDER = "state[s] without a contender, an alternative that did worse"
 
 
 @dataclass(frozen=True)

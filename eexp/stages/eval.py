@@ -11,12 +11,12 @@ import click
 from eexp import options
 from eexp.envs.base import Environment
 from eexp.envs.registry import light_names
-from eexp.errors import InputError, UsageError
+from eexp.errors import InputError, UsageError, environment_errors
 from eexp.models.policy import Policy
 from eexp.options import PolicyOptions
 from eexp.playing import EvalSettings, episode_id, panel, play
 from eexp.settings import command_options, option
-from eexp.stream import OnError, Stream, stop_at_error
+from eexp.stream import SUCCESSES, OnError, Stream, stop_at_error
 from eexp.terminal import progress
 from eexp.workers.parallel import ParallelEnvironments
 
@@ -172,7 +172,7 @@ def command(
         env, panel_tasks, panel_hash = _read_panel(selection.panel_file, env)
     if env is None:
         raise click.UsageError("Missing argument 'ENV', or --panel FILE")
-    with open_env(env) as world:
+    with open_env(env) as world, environment_errors(env):
         if panel_tasks is None:
             world.check_split(split)
             tasks = panel(world, split, selection.number, selection.skip)
@@ -212,11 +212,11 @@ def command(
         with closing(episodes):
             for episode in progress(episodes, "episode", number):
                 io.write(episode)
-                io.count("successes", int(episode["success"]))
-                io.count("invalid actions", episode["invalid"])
-                io.count("turns", episode["steps"])
-                io.count("turns with a thought", episode["thoughts"])
-                io.count("turns cut off", episode["cut_off"])
+                io.count(SUCCESSES, int(episode["success"]))
+                io.count("invalid action[s]", episode["invalid"])
+                io.count("turn[s]", episode["steps"])
+                io.count("turn[s] with a thought", episode["thoughts"])
+                io.count("turn[s] cut off before the action", episode["cut_off"])
         io.counts.update(worlds.counts)
         io.counts.update(player.counts)
 

@@ -159,6 +159,8 @@ class Program(Environment):
     def has(self, method: str) -> bool:
         if method in ("save", "restore"):
             return self._hello.save
+        if method == "expert":
+            return self._hello.expert
         return bool(self._harmless) if method == "harmless" else super().has(method)
 
     def save(self) -> tuple:
