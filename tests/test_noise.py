@@ -88,7 +88,7 @@ def test_demonstrations_that_fail_are_counted_and_kept_when_asked():
     assert f"{len(failed)} trajectories left out: the expert did not succeed" in result.err
     corrupted = sum("noise" in step for r in result.records for step in r["steps"])
     assert f"{corrupted} corrupted steps" in result.err
-    assert result.records[0]["lineage"] == ["expert 0.1.0 split=train admissible=50 noise=0.5 seed=0"]
+    assert result.records[0]["lineage"] == ["expert 0.2.0 split=train admissible=50 noise=0.5 seed=0"]
 
 
 @pytest.mark.parametrize("keep", [0, 1, 3])
