@@ -8,6 +8,7 @@ import random
 import shutil
 import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +25,8 @@ from eexp.stages.expert import expert
 needs_java = pytest.mark.skipif(not shutil.which("java"), reason="needs Java")
 needs_compiler = pytest.mark.skipif(not shutil.which("javac"), reason="needs a JDK")
 
-spec = importlib.util.spec_from_file_location("build", CLASSES.parent / "build.py")
+SCRIPT = Path(__file__).parents[1] / "recipes" / "scienceworld" / "compile.py"
+spec = importlib.util.spec_from_file_location("compile_state_jar", SCRIPT)
 build = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(build)
 

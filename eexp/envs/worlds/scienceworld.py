@@ -11,7 +11,7 @@ replay gives the recorded observations, and gives them fast (benchmarks/sciencew
 - A step requests the observation, the score and whether the episode is over. The package's `step` computes every valid
   action as well, and its `reset` plays a step.
 - A failed task scores 0 and is over (in the simulator it scores -100 and goes on).
-- `fork` copies the state inside the JVM, by Java classes in eexp/data/scienceworld. The simulator itself has no copy.
+- `fork` copies the state inside the JVM, by Java classes of eexp (recipes/scienceworld). The simulator has no copy.
 
 Options, as in `scienceworld?task=boil,find-plant&simplifications=openDoors`:
     task             names, or beginnings of names, of the kinds of task to have; all 30 by default
@@ -58,7 +58,7 @@ JVM = (
     "-XX:-UsePerfData",  # no files in /tmp
 )
 
-#: The Java classes that copy a state; their sources lie beside them.
+#: The Java classes that copy a state, made of the sources in recipes/scienceworld.
 CLASSES = Path(__file__).parents[2] / "data" / "scienceworld" / "state.jar"
 #: The singletons with variables that a step can change. A test finds them again, among all singletons.
 SINGLETONS = ("util.UniqueIdentifier$", "util.UniqueTypeID$")
@@ -100,7 +100,7 @@ class ScienceWorld(Environment):
         self._memory = memory
         self._limit = time_limit(LIMIT)
         self._simulator: Simulator | None = None
-        self._episode: Episode | None = None
+        self._episode: JvmEpisode | None = None
         self._task: tuple[str, int, str] | None = None
         self._played: list[str] = []
         self._gold: list[str] | None = None
@@ -261,7 +261,7 @@ class ScienceWorld(Environment):
 
 
 @dataclass
-class Episode:
+class JvmEpisode:
     """An episode in the JVM.
 
     Attributes:
@@ -332,7 +332,7 @@ class Simulator:
         self._jvm.System.setOut(self._jvm.java.io.PrintStream(os.devnull))
         self._interface = self._jvm.scienceworld.runtime.pythonapi.PythonInterface
         self._aside = self._interface()
-        self._current: Episode | None = None
+        self._current: JvmEpisode | None = None
         self._no_copy: str | None = None
         self._random = _scala_object(self._jvm.scala.util, "Random")
         self._numbers = _scala_object(self._jvm.util, "UniqueIdentifier")
@@ -344,11 +344,11 @@ class Simulator:
             self._client.is_connected = False  # or py4j would use the parent's socket when it collects objects
         return self._child.usable
 
-    def new_episode(self) -> Episode:
+    def new_episode(self) -> JvmEpisode:
         """Return a new interface, with its state where Java allows copies."""
         with self._failures():
             interface = self._interface()
-            return Episode(interface, self._state_of(interface))
+            return JvmEpisode(interface, self._state_of(interface))
 
     def _state_of(self, interface: Any) -> Any:
         from py4j.protocol import Py4JJavaError
@@ -366,15 +366,15 @@ class Simulator:
             self.new_episode()
         return self._no_copy
 
-    def copy(self, episode: Episode) -> Episode:
+    def copy(self, episode: JvmEpisode) -> JvmEpisode:
         """Return an independent copy of an episode."""
         with self._failures():
             self._enter(episode)
             episode.state.leave()
             state = episode.state.copy()
-            return Episode(state.episode(), state)
+            return JvmEpisode(state.episode(), state)
 
-    def _enter(self, episode: Episode) -> None:
+    def _enter(self, episode: JvmEpisode) -> None:
         """Make an episode the current one."""
         if self._current is not episode and episode.state is not None:
             if self._current is not None:
@@ -382,7 +382,7 @@ class Simulator:
             episode.state.enter()
             self._current = episode
 
-    def play(self, episode: Episode, method: str, *args: Any) -> Any:
+    def play(self, episode: JvmEpisode, method: str, *args: Any) -> Any:
         """Call a method of the interface that plays an episode."""
         with self._failures():
             self._enter(episode)
@@ -396,7 +396,7 @@ class Simulator:
             answer = getattr(self._aside, method)(*args)
             return list(answer) if isinstance(answer, JavaList) else answer
 
-    def admissible(self, episode: Episode) -> set[str]:
+    def admissible(self, episode: JvmEpisode) -> set[str]:
         """Return the actions that the parser would match in the current state of an episode."""
         with self._failures():
             self._enter(episode)

@@ -1,7 +1,8 @@
-"""Compile the Java classes beside this file into state.jar: python eexp/data/scienceworld/build.py
+"""Compile the Java classes beside this file into eexp/data/scienceworld/state.jar, with which eexp copies states.
 
-It needs a JDK, 11 or later. The jar holds the compiler's version, and a hash of
-the sources that it was made of.
+    python recipes/scienceworld/compile.py
+
+It needs a JDK, 11 or later. The jar holds the compiler's version, and a hash of the sources that it was made of.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import zipfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-JAR = HERE / "state.jar"
-SOURCES = sorted((HERE / "eexp").glob("*.java"))
+JAR = HERE.parents[1] / "eexp" / "data" / "scienceworld" / "state.jar"
+SOURCES = sorted(HERE.glob("*.java"))
 ORIGIN = "eexp/origin.txt"  # in the jar: the compiler, and the hash of the sources
 DATE = (2026, 1, 1, 0, 0, 0)  # the same for every build, so that the same sources give the same bytes
 
