@@ -15,8 +15,9 @@ from pathlib import Path
 from eexp.envs.worlds.textcraft import parse_recipe, read_directory
 
 HEADER = """\
-# Recipes of Minecraft for the crafting table, as AgentGym's TextCraft has them (github.com/WooooDyy/AgentGym at 3ef9235,
-# agentenv-textcraft/agentenv_textcraft/recipes). Written by recipes/textcraft/make_recipes.py; not edited by hand.
+# Recipes of Minecraft for the crafting table, as AgentGym's TextCraft has them (github.com/WooooDyy/AgentGym at
+# 3ef9235, agentenv-textcraft/agentenv_textcraft/recipes). Written by recipes/textcraft/make_recipes.py; not edited by
+# hand.
 #
 #     COUNT ITEM (KIND) = COUNT ITEM, COUNT #TAG, ...
 #

@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 
 from eexp.envs.base import Environment, Observation
 from eexp.envs.spec_options import option_error, parse_step_limit
-from eexp.errors import EexpError, InputError, UsageError
+from eexp.errors import EexpError, InputError
 from eexp.records import seed_of
 
 #: Changed whenever a task, a text or a rule changes, so that old records are not mixed with new ones.
@@ -50,14 +50,16 @@ LISTS = {"train": 10, "dev": 1, "test": 1}
 
 NAMESPACE = "minecraft:"
 HOW = (
-    "`get 2 oak log` gets basic items, those that are not crafted. `craft 4 oak planks using 1 oak log` crafts by one of "
-    "the crafting commands, with exactly its amounts; where it names a kind of item, such as planks, use one item of "
-    "that kind, such as oak planks. `inventory` lists what you have."
+    "`get 2 oak logs` gets a basic item, one that no command crafts. `craft 4 oak planks using 1 oak logs` follows a "
+    "crafting command, with exactly its amounts; where it names a kind of items, such as planks, use items of one sort "
+    "such as oak planks. `inventory` lists what you have."
 )
 
 _COUNTED = re.compile("([0-9]{1,18}) (.*)")
 _LINE = re.compile(r"(?P<count>\d+) (?P<output>\w+)(?: \((?P<group>\w+)\))? = (?P<ingredients>.+)")
-_FIRST_OBSERVATION = re.compile(r"\s*Crafting commands:\s*(?P<commands>.*?)\s*Goal: craft (?P<goal>[^\n]+?)\.?\s*", re.S)
+_FIRST_OBSERVATION = re.compile(
+    r"\s*Crafting commands:\s*(?P<commands>.*?)\s*Goal: craft (?P<goal>[^\n]+?)\.?\s*", re.S
+)
 
 
 # -- recipes -----------------------------------------------------------------------------------------------------------
@@ -157,7 +159,9 @@ def _named(needed: Any) -> tuple[str, bool]:
 
 def _recipe(content: dict[str, Any], ingredients: tuple[Ingredient, ...]) -> Recipe:
     result = content["result"]
-    output, count = (result, 1) if isinstance(result, str) else (result.get("item") or result["id"], result.get("count"))
+    output, count = (
+        (result, 1) if isinstance(result, str) else (result.get("item") or result["id"], result.get("count"))
+    )
     return Recipe(_plain(output), count or 1, content.get("group") or None, ingredients)
 
 
@@ -396,7 +400,12 @@ class TextCraft(Environment):
                 file system listed the recipes.
         """
         goal, number = self._parse_id(name)
-        return {"id": f"{goal}/{number}", "split": split_of(goal), "depth": self._shared_book.depth[goal], "world": WORLD}
+        return {
+            "id": f"{goal}/{number}",
+            "split": split_of(goal),
+            "depth": self._shared_book.depth[goal],
+            "world": WORLD,
+        }
 
     def task_beginning(self, observation: str) -> dict | None:
         """Return the task with the commands and the goal of a first observation; None if it is no such observation."""
@@ -406,15 +415,16 @@ class TextCraft(Environment):
         goal = match["goal"].replace(" ", "_")
         commands = [" ".join(line.split()) for line in match["commands"].splitlines() if line.strip()]
         name = f"{goal}/listed-{seed_of(goal, *commands):016x}"
-        return {"id": name, "goal": goal, "commands": commands, "world": WORLD}
+        return {"id": name, "split": split_of(goal), "goal": goal, "commands": commands, "world": WORLD}
 
     def kind_of(self, task: dict) -> str:
         """Return the depth of the goal, such as "depth 2"."""
-        goal, book, _ = self._game(task)
+        goal, book = self._game(task)
         return f"depth {book.depth[goal]}"
 
     def reset(self, task: dict) -> Observation:
-        self._goal, self._book, self._commands = self._game(task)
+        self._goal, self._book = self._game(task)
+        self._commands: list[str] = task["commands"] if "commands" in task else self._draw_commands(str(task["id"]))
         listed = frozenset(self._commands)
         self._recipes = [recipe for recipe in self._book.recipes() if recipe.command in listed]
         self._inventory: dict[str, int] = {}
@@ -422,8 +432,8 @@ class TextCraft(Environment):
         commands = "\n".join(self._commands)
         return self._observe(f"Crafting commands:\n{commands}\n\nGoal: craft {spaced(self._goal)}.")
 
-    def _game(self, task: dict) -> tuple[str, RecipeBook, list[str]]:
-        """Return the goal of a task, the recipes that hold in it, and its list of commands.
+    def _game(self, task: dict) -> tuple[str, RecipeBook]:
+        """Return the goal of a task and the recipes that hold in it.
 
         Raises:
             InputError: There is no such task.
@@ -432,8 +442,7 @@ class TextCraft(Environment):
             raise InputError(f"made for world {task['world']!r}, this is {WORLD!r}", "$.task.world")
         if "commands" in task:
             return self._listed_game(task["commands"], task.get("goal"))
-        goal, number = self._parse_id(str(task.get("id", "")))
-        return goal, self._shared_book, self._draw_commands(goal, number)
+        return self._parse_id(str(task.get("id", "")))[0], self._shared_book
 
     def _parse_id(self, name: str) -> tuple[str, int]:
         """Return (goal, number of the list of commands). Raises InputError if there is no such task."""
@@ -443,7 +452,7 @@ class TextCraft(Environment):
             raise InputError(f"textcraft has no task {name!r}", "$.task.id")
         return goal, int(number)
 
-    def _listed_game(self, commands: Any, goal: Any) -> tuple[str, RecipeBook, list[str]]:
+    def _listed_game(self, commands: Any, goal: Any) -> tuple[str, RecipeBook]:
         """Return the game of a task that brings its own list of commands, as `_game` does."""
         if not isinstance(commands, list) or not all(isinstance(command, str) for command in commands):
             raise InputError("expected a list of strings", "$.task.commands")
@@ -455,10 +464,11 @@ class TextCraft(Environment):
         book = _book(self._directory, listed, str(goal))
         if not any(recipe.command in listed for recipe in book.by_output.get(str(goal), [])):
             raise InputError(f"no command in the list crafts {goal!r}", "$.task.goal")
-        return str(goal), book, commands
+        return str(goal), book
 
-    def _draw_commands(self, goal: str, number: int) -> list[str]:
+    def _draw_commands(self, name: str) -> list[str]:
         """Return the crafting commands of a task: all that may be needed, and some that need the same ingredients."""
+        goal, number = self._parse_id(name)
         rng = random.Random(f"{WORLD}/{goal}/{number}")
         needed = self._shared_book.needed(goal)
         others: set[str] = set()
@@ -589,7 +599,8 @@ def tidied(action: str) -> str:
 
 def split_of(goal: str) -> str:
     """Return the split of a goal, which its name alone decides."""
-    return ("dev", "test", "test")[digit] if (digit := seed_of(WORLD, "split", goal) % 10) < 3 else "train"
+    share = seed_of(WORLD, "split", goal) % 10
+    return "dev" if share == 0 else "test" if share < 3 else "train"
 
 
 def _parse_depths(value: str, deepest: int) -> range:
@@ -599,7 +610,9 @@ def _parse_depths(value: str, deepest: int) -> range:
     match = re.fullmatch("([0-9]{1,3})(?:-([0-9]{1,3}))?", value)
     first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not 1 <= first <= last <= deepest:
-        raise option_error("textcraft", "depth", value, f"expected a depth from 1 to {deepest}, such as 2 or 2-{deepest}")
+        raise option_error(
+            "textcraft", "depth", value, f"expected a depth from 1 to {deepest}, such as 2 or 2-{deepest}"
+        )
     return range(first, last + 1)
 
 
