@@ -263,7 +263,7 @@ def test_an_episode(small):
     task = small.task_beginning(SIGN)
     observation = small.reset(task)
     assert observation.text == SIGN and not observation.done and observation.score == 0.0
-    assert small.instruction().startswith("Craft fir sign.\n`get 2 oak logs` gets a basic item")
+    assert small.instruction().startswith("Craft fir sign.\nActions: `get 2 oak logs`, ")
     basics = ["get 1 elm logs", "get 1 fir logs", "get 2 bone", "inventory"]
     assert small.admissible() == basics
     for action, text in (
@@ -384,6 +384,18 @@ def test_leftovers_are_used(small):
         "craft 4 stick using 2 elm planks",
         "craft 3 fir sign using 6 fir planks, 1 stick",
     ]
+
+
+def test_what_is_still_needed_in_words(small):
+    small.reset(small.task_beginning(SIGN))
+    still = "Still to craft: 8 fir planks from 2 fir logs; 4 stick from 2 fir planks; 3 fir sign from 6 fir planks, 1 stick."
+    assert small.explain() == f"{still} I have nothing."
+    for action in ("get 2 fir logs", "craft 4 fir planks using 1 fir logs", "get 0 bone"):
+        small.step(action)
+    assert small.explain() == f"{still.replace('8', '4', 1).replace('2', '1', 1)} I have 1 fir logs, 4 fir planks."
+    while (action := small.expert()) is not None:
+        small.step(action)
+    assert small.explain() is None
 
 
 def test_a_fork_is_independent():

@@ -50,9 +50,8 @@ LISTS = {"train": 10, "dev": 1, "test": 1}
 
 NAMESPACE = "minecraft:"
 HOW = (
-    "`get 2 oak logs` gets a basic item, one that no command crafts. `craft 4 oak planks using 1 oak logs` follows a "
-    "crafting command, with exactly its amounts; where it names a kind of items, such as planks, use items of one sort "
-    "such as oak planks. `inventory` lists what you have."
+    "Actions: `get 2 oak logs`, for basic items, which no command crafts; `craft 4 oak planks using 1 oak logs`, with "
+    "exactly the ingredients of a command (oak planks, for example, where it says planks); `inventory`."
 )
 
 _COUNTED = re.compile("([0-9]{1,18}) (.*)")
@@ -587,8 +586,22 @@ class TextCraft(Environment):
         """Return the first action of the shortest plan by the listed commands, from what is in the inventory."""
         if self._over:
             return None
-        plan = _Planner(self._book, self._recipes).plan(self._goal, self._inventory)
-        return plan[0] if plan else None
+        actions = _actions(self._plan())
+        return actions[0] if actions else None
+
+    def explain(self) -> str | None:
+        """Return the crafts that the goal still needs, in order and with their amounts, and what is in the inventory.
+
+        All of it follows from the listed commands and what the agent has got and crafted.
+        """
+        crafts = [step for step in self._plan() if isinstance(step, _Craft)]
+        if self._over or not crafts:
+            return None
+        have = _listing((count, name) for name, count in self._inventory.items() if count)
+        return f"Still to craft: {'; '.join(map(_described_craft, crafts))}. I have {have or 'nothing'}."
+
+    def _plan(self) -> _Plan:
+        return _Planner(self._book, self._recipes).plan(self._goal, self._inventory)
 
 
 def tidied(action: str) -> str:
@@ -656,23 +669,9 @@ class _Planner:
         for recipe in recipes:
             self._by_output.setdefault(recipe.output, []).append(recipe)
 
-    def plan(self, goal: str, inventory: dict[str, int]) -> list[str]:
-        """Return the actions that craft the goal; none where the recipes do not lead to it.
-
-        A basic item is got once, in the amount that is needed altogether.
-        """
-        steps = self._make(goal, 1, dict(inventory), frozenset()) or []
-        amounts: dict[str, int] = {}
-        for step in steps:
-            if isinstance(step, _Get):
-                amounts[step.name] = amounts.get(step.name, 0) + step.count
-        actions: list[str] = []
-        for step in steps:
-            if isinstance(step, _Craft):
-                actions += [_craft_action(step.recipe, step.names)] * step.times
-            elif step.name in amounts:
-                actions.append(f"get {amounts.pop(step.name)} {spaced(step.name)}")
-        return actions
+    def plan(self, goal: str, inventory: dict[str, int]) -> _Plan:
+        """Return the shortest steps that craft the goal; none where the recipes do not lead to it."""
+        return self._make(goal, 1, dict(inventory), frozenset()) or []
 
     def _make(self, name: str, count: int, stock: dict[str, int], above: frozenset[str]) -> _Plan | None:
         """Return the shortest steps to have so many of an item, and take them out of `stock`; None if there are none.
@@ -726,6 +725,32 @@ class _Planner:
                 return None
             steps += made
         return [*steps, _Craft(recipe, names, times)]
+
+
+def _actions(steps: _Plan) -> list[str]:
+    """Return the actions of a plan. A basic item is got once, in the amount that is needed altogether."""
+    amounts: dict[str, int] = {}
+    for step in steps:
+        if isinstance(step, _Get):
+            amounts[step.name] = amounts.get(step.name, 0) + step.count
+    actions: list[str] = []
+    for step in steps:
+        if isinstance(step, _Craft):
+            actions += [_craft_action(step.recipe, step.names)] * step.times
+        elif step.name in amounts:
+            actions.append(f"get {amounts.pop(step.name)} {spaced(step.name)}")
+    return actions
+
+
+def _described_craft(step: _Craft) -> str:
+    """Return what a step of a plan makes, and from what, such as "3 iron ingot from 27 iron nugget"."""
+    needed = zip(step.recipe.ingredients, step.names)
+    ingredients = _listing((step.times * ingredient.count, name) for ingredient, name in needed)
+    return f"{step.times * step.recipe.count} {spaced(step.recipe.output)} from {ingredients}"
+
+
+def _listing(counted: Iterable[tuple[int, str]]) -> str:
+    return ", ".join(f"{count} {spaced(name)}" for count, name in counted)
 
 
 def _cost(steps: _Plan) -> tuple[int, int]:
