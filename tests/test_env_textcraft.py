@@ -388,7 +388,8 @@ def test_leftovers_are_used(small):
 
 def test_what_is_still_needed_in_words(small):
     small.reset(small.task_beginning(SIGN))
-    still = "Still to craft: 8 fir planks from 2 fir logs; 4 stick from 2 fir planks; 3 fir sign from 6 fir planks, 1 stick."
+    crafts = ["8 fir planks from 2 fir logs", "4 stick from 2 fir planks", "3 fir sign from 6 fir planks, 1 stick"]
+    still = f"Still to craft: {'; '.join(crafts)}."
     assert small.explain() == f"{still} I have nothing."
     for action in ("get 2 fir logs", "craft 4 fir planks using 1 fir logs", "get 0 bone"):
         small.step(action)

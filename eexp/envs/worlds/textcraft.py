@@ -49,9 +49,10 @@ RECIPES = Path(__file__).parents[2] / "data" / "textcraft" / "recipes.txt"
 LISTS = {"train": 10, "dev": 1, "test": 1}
 
 NAMESPACE = "minecraft:"
+#: How to act. It has no articles: a noun after one is a thing that the task is about (eexp/reflection/words.py).
 HOW = (
     "Actions: `get 2 oak logs`, for basic items, which no command crafts; `craft 4 oak planks using 1 oak logs`, with "
-    "exactly the ingredients of a command (oak planks, for example, where it says planks); `inventory`."
+    "exactly those ingredients that commands have (oak planks, for example, in place of planks); `inventory`."
 )
 
 _COUNTED = re.compile("([0-9]{1,18}) (.*)")
