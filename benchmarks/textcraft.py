@@ -1,9 +1,10 @@
 """Compare `textcraft` with AgentGym's own implementation of TextCraft, action by action.
 
     git clone --depth 1 https://github.com/WooooDyy/AgentGym
-    python benchmarks/textcraft.py AgentGym/agentenv-textcraft
+    PYTHONHASHSEED=0 python benchmarks/textcraft.py AgentGym/agentenv-textcraft
 
-It needs gymnasium and about a minute. AgentGym's code is imported as it is. Three comparisons:
+It needs gymnasium and about a minute. AgentGym's code is imported as it is; it draws from sets, so that its tasks
+depend on the hash seed. Three comparisons:
 
     book        with the recipe files sorted by name: recipes, kinds, basic items, depths, and the commands of each goal
     episodes    with the same order, our tasks: every goal by the expert's and by random actions
@@ -31,7 +32,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from eexp.envs.worlds.textcraft import NAMESPACE, TextCraft, spaced, tidied
+from eexp.envs.crafting.recipes import NAMESPACE, spaced
+from eexp.envs.worlds.textcraft import TextCraft, tidied
 
 NONSENSE = [
     "",

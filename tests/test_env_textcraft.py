@@ -17,15 +17,9 @@ import pytest
 from running import lines, run
 
 from eexp.envs import open_env
-from eexp.envs.worlds.textcraft import (
-    RECIPES,
-    RecipeBook,
-    TextCraft,
-    parse_recipe,
-    read_directory,
-    split_of,
-    tidied,
-)
+from eexp.envs.crafting.book import RecipeBook
+from eexp.envs.crafting.recipes import parse_recipe, read_directory
+from eexp.envs.worlds.textcraft import RECIPES, TextCraft, split_of, tidied
 from eexp.errors import EexpError, InputError, UsageError
 
 ROOT = Path(__file__).parents[1]
@@ -207,6 +201,7 @@ def test_options():
     ("content", "error", "message"),
     [
         (None, UsageError, "expected recipe files of Minecraft"),
+        (json.dumps(FILES["ingot_from_block"]), UsageError, "expected recipe files of Minecraft"),
         ("{", EexpError, r"bad\.json: not a recipe in Minecraft's format"),
         ('{"type": "minecraft:crafting_shaped"}', EexpError, r"bad\.json: .*pattern"),
         (json.dumps({**FILES["glue"], "result": "other:glue"}), EexpError, r"bad\.json: .*the name 'other:glue'"),
