@@ -232,7 +232,7 @@ def conversation_jobs(io: Stream, format: Format, tasks: Tasks, settings: Import
                     "does not name its task; --task-key gives the key that does",
                     f"$.{settings.task_key or format.task_keys[-1]}",
                 )
-            task = tasks.find(name)
+            task = tasks.find(name, conversation.recorded_forms[0])
         except InputError as e:
             io.fail(foreign, e)
             continue

@@ -200,12 +200,13 @@ def check(
     ("spec", "ways"),
     [
         ("house", ("state", "process")),
+        ("textcraft", ("state", "process")),
         ("test_forking:Tally", ("state", "process")),
         ("test_forking:Saving", ("state", "process")),
         (f"exec:{sys.executable} {EXAMPLES / 'blocks.py'}", ("state",)),
         (f"exec:sh {EXAMPLES / 'safe.sh'}", ("replay",)),
     ],
-    ids=["house", "fork", "save", "blocks.py", "safe.sh"],
+    ids=["house", "textcraft", "fork", "save", "blocks.py", "safe.sh"],
 )
 def test_every_way_observes_the_same(spec, ways):
     check(spec, ways, longest=8)

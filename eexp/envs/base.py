@@ -3,7 +3,8 @@
 A class with `splits`, `tasks`, `reset` and `step` can be branched, executed and evaluated in. All other methods are
 optional, and each of them adds something: `fork` (or `save` and `restore`, or `in_process`) cheap branches, `expert`
 demonstrations, `admissible` alternatives without a model, `explain` thoughts, `harmless` branches in place, `mask`
-comparisons in a world with noise, `kind_of` results by kind of task, and `task_named` tasks that need no list.
+comparisons in a world with noise, `kind_of` results by kind of task, `task_named` tasks that need no list, and
+`task_beginning` tasks of recorded trajectories.
 """
 
 from __future__ import annotations
@@ -107,6 +108,13 @@ class Environment(ABC):
             InputError: No task here has this name.
         """
         raise NotImplementedError(f"{self.spec} lists its tasks")
+
+    def task_beginning(self, observation: str) -> dict | None:
+        """Return the task that begins with this observation; None if the observation alone does not say which it is.
+
+        `eexp import` asks where no task here has the name that a record gives. It may be called after `close`, too.
+        """
+        return None
 
     @abstractmethod
     def reset(self, task: dict) -> Observation:

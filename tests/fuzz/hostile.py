@@ -176,6 +176,7 @@ ENVIRONMENTS = [
     "textworld?games=.",
     "textworld?games=/",
     "bfcl?data=.",
+    "textcraft?recipes=.",
     "no.such.module:Class",
     "eexp.errors:EexpError",
 ]
