@@ -15,6 +15,7 @@ import random
 import statistics
 import time
 from collections import defaultdict
+from contextlib import nullcontext
 
 from eexp.envs.worlds import scienceworld
 from eexp.envs.worlds.scienceworld import ScienceWorld
@@ -72,7 +73,7 @@ def main():
     if chosen.plain:
         scienceworld.JVM = [option for option in scienceworld.JVM if "hashCode" not in option]
     if chosen.disturb:
-        scienceworld.Simulator.admissible = scienceworld.Simulator._admissible
+        scienceworld.Simulator._undisturbed = nullcontext  # pyright: ignore[reportAttributeAccessIssue]
 
     with ScienceWorld() as env:
         timed("start, and the first task of the train split", next, env.tasks("train"))

@@ -40,7 +40,7 @@ LENGTHS = (5, 10, 20, 30, 40, 60)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("script", type=Path, help="rollout_iwm.py of the authors' release")
     parser.add_argument("--paths", type=int, default=3, metavar="N", help="paths [default: %(default)s]")
     parser.add_argument("--shortest", type=int, default=20, metavar="N", help="steps of a path, at least [20]")

@@ -215,6 +215,7 @@ class ScienceWorld(Environment):
         self._check_loaded("fork")
         fork = copy.copy(self)
         fork._played, fork._episode = list(self._played), self._call(Simulator.copy, self._episode)
+        assert self._simulator is not None  # it has just answered
         self._simulator.users += 1
         return fork
 
