@@ -81,6 +81,12 @@ KINDS = (
         path="eexp.envs.worlds.alfworld:AlfWorld",
     ),
     EnvironmentKind(
+        "searchqa?passages=FILE&questions=FILE",
+        "questions to be answered by searching your passages",
+        needs="passages and questions: docs/environments/searchqa.md",
+        path="eexp.envs.worlds.searchqa:SearchQA",
+    ),
+    EnvironmentKind(
         "agentgym:URL?env=NAME",
         "a server of AgentGym, NAME such as textcraft",
         path="eexp.envs.bridges.agentgym:AgentGym",
