@@ -17,9 +17,9 @@ Questions are JSON Lines, in one file or in every `*.jsonl` of a directory:
                              the answer to the first part. By default it searches for the question itself.
     kind                     by default the first part of MuSiQue's ids, such as `2hop`
 
-The search is SQLite's: BM25 over titles and texts, English words by their stems. A question in words is a query like any
-other. The index is made once (eexp/envs/databases.py). Success is an exact match with one of the answers, both without
-case, punctuation, articles and surplus blanks.
+The search is SQLite's: BM25 over titles and texts, English words by their stems. The index is made once
+(eexp/envs/databases.py). Success is an exact match with one of the answers, both without case, punctuation, articles
+and surplus blanks.
 
 There are no admissible actions, because queries are free text. The expert searches for the recorded queries and then
 gives the first answer, whether the passages told it or not. It goes on where other searches came between.
