@@ -270,6 +270,8 @@ def test_a_record_may_not_start_a_program(env, trajectory, tmp_path):
         ("textworld?games=PATH", "games"),
         ("scienceworld?memory=900g", "memory"),
         ("bfcl?code=PATH", "code"),
+        ("searchqa?top=5&passages=PATH&questions=PATH", "passages"),
+        ("travelplanner?alternatives=5&database=PATH&queries=PATH", "database"),
     ],
 )
 def test_a_record_may_not_choose_a_path(env, option, trajectory, tmp_path):

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from running import ROOT, environment, read, run, start
+from small_worlds import travelplanner_spec
 
 from eexp.envs.worlds.house import House
 from eexp.errors import EnvironmentFailed, InputError, UsageError
@@ -188,17 +189,19 @@ def test_processes_change_nothing():
     assert play(WorkerEnvironments("house", House.max_steps, 3, 60), tasks(8), Drawing(Whimsical).policy()) == alone
 
 
-@pytest.mark.parametrize("spec", ["house", "bfcl", "babyai"])
-def test_light_environments_do_not_affect_each_other(spec):
+@pytest.mark.parametrize("name", ["house", "bfcl", "babyai", "travelplanner"])
+def test_light_environments_do_not_affect_each_other(name, tmp_path):
     """Environments that are `light` behave the same side by side as alone."""
-    pytest.importorskip({"house": "eexp", "bfcl": "bfcl_eval", "babyai": "minigrid"}[spec])
+    pytest.importorskip({"bfcl": "bfcl_eval", "babyai": "minigrid"}.get(name, "eexp"))
     from eexp.envs import open_env
+
+    spec = travelplanner_spec(tmp_path) if name == "travelplanner" else name
 
     class Distracted(ExpertPolicy):
         """The expert, but now and then something else."""
 
         def _actions(self, choice):
-            wrong = {"house": "look", "bfcl": "ls()", "babyai": "turn left"}[spec]
+            wrong = {"house": "look", "bfcl": "ls()", "babyai": "turn left", "travelplanner": "[{}]"}[name]
             yield wrong if choice.seed % 5 == 0 else choice.state.expert or wrong
 
     def played(size):

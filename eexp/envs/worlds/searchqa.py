@@ -12,7 +12,7 @@ Passages are JSON Lines, also compressed (`.gz`), with one of these forms in eve
 Questions are JSON Lines, in one file or in every `*.jsonl` of a directory:
     id, question
     answers                  a list; or `golden_answers` (FlashRAG), or `answer` with `answer_aliases` (MuSiQue)
-    split                    by default the name of the file without its ending
+    split                    by default train, dev, validation or test if the file is named so, else the file's name
     queries                  what the expert searches for; or MuSiQue's `question_decomposition`, where `#1` stands for
                              the answer to the first part. By default it searches for the question itself.
     kind                     by default the first part of MuSiQue's ids, such as `2hop`
@@ -280,7 +280,7 @@ def _questions_of(files: tuple[tuple[Path, int, int], ...]) -> dict[str, dict[st
     splits: dict[str, dict[str, Question]] = {}
     for file, _, _ in files:
         for place, record in _lines(file):
-            split = _text(record.get("split", file.name.partition(".")[0]), "split", place)
+            split = _text(record.get("split", _split_of(file)), "split", place)
             if "/" in split:
                 raise InputError(f"split: {split!r} has a slash", place)
             name = str(record.get("id") or "")
@@ -290,6 +290,12 @@ def _questions_of(files: tuple[tuple[Path, int, int], ...]) -> dict[str, dict[st
     if not splits:
         raise EexpError(f"{files[0][0]}: no questions in it")
     return splits
+
+
+def _split_of(file: Path) -> str:
+    """Return the split that a file is named after: `train` for `musique_ans_v1.0_train.jsonl`."""
+    match = re.search("(?<![a-z])(train|dev|validation|test)(?![a-z])", file.name.lower())
+    return match[1] if match else file.name.partition(".")[0]
 
 
 def _question(record: dict, name: str, place: str) -> Question:

@@ -256,7 +256,7 @@ def attractions_of(text: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RuleVerdict:
     """The judgement of one constraint.
 
     Attributes:
@@ -284,7 +284,7 @@ class PlanJudge:
         self._days = plan[: query["days"]]
         self._wishes = query["local_constraint"]
 
-    def verdicts(self) -> list[Verdict]:
+    def verdicts(self) -> list[RuleVerdict]:
         """Judge all constraints that apply, the hard ones only where the information is complete and real."""
         common = [
             ("Reasonable city route", self._city_route),
@@ -298,7 +298,7 @@ class PlanJudge:
         ]
         verdicts = [self._verdict(name, rule) for name, rule in common]
         judged = all(verdict.met for verdict in verdicts[-2:])
-        hard = [self._verdict(name, rule) if judged else Verdict(name, None) for name, rule in self._hard_rules()]
+        hard = [self._verdict(name, rule) if judged else RuleVerdict(name, None) for name, rule in self._hard_rules()]
         return [*verdicts, *hard]
 
     def _hard_rules(self) -> list[tuple[str, Callable[[], str | None]]]:
@@ -311,9 +311,9 @@ class PlanJudge:
         ]
         return [(name, rule) for name, rule, applies in rules if applies]
 
-    def _verdict(self, name: str, rule: Callable[[], str | None]) -> Verdict:
+    def _verdict(self, name: str, rule: Callable[[], str | None]) -> RuleVerdict:
         reason = rule()
-        return Verdict(name, reason is None, reason or "")
+        return RuleVerdict(name, reason is None, reason or "")
 
     def _filled(self, *slots: str) -> Iterator[tuple[int, str, str]]:
         """Yield (number of the day, slot, text) of the given slots where they hold something, day by day."""
