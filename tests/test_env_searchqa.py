@@ -262,6 +262,16 @@ def test_a_search_shows_the_best_passages(spec):
     assert env.step("search[" + "word " * 5000 + "]").valid
 
 
+def test_common_words_count_only_where_there_are_no_others(tmp_path):
+    records = [{"id": str(n), "text": f"the city of number{n}"} for n in range(1200)] + [
+        {"id": "x", "text": "blue door"}
+    ]
+    env = opened(tmp_path, records, questions(), "&top=999")
+    env.reset(ADA)
+    assert env.step("search[the door of the city]").text == "[1] blue door"
+    assert len(env.step("search[the city]").text.splitlines()) == 999
+
+
 def test_answers_are_normalised_as_usual():
     assert normalised("The  Beatles!") == "beatles" and normalised("an A-team") == "ateam"
     assert normalised("Theatre") == "theatre" and normalised("U.S.") == "us"

@@ -25,7 +25,7 @@ from small_worlds import (
 
 from eexp.envs import open_env
 from eexp.envs.worlds.travelplanner import TravelPlanner, parse_plan
-from eexp.envs.worlds.travelplanner_rules import SLOTS, split_name, without_state
+from eexp.envs.worlds.travelplanner_rules import SLOTS, dollars, split_name, without_state
 from eexp.errors import EexpError, InputError, UsageError
 
 SHORT, LONG = {"id": "train/1", "split": "train"}, {"id": "train/4", "split": "train"}
@@ -332,6 +332,7 @@ def test_a_name_in_a_plan():
     assert split_name("Harbour, Fish and More, Colby(Eastland)") == ("Harbour, Fish and More", "Colby")
     assert split_name("Colby") == split_name("Colby,") == ("-", "-")
     assert without_state("Colby (East) x") == "Colby " and without_state("Colby(") == "Colby("
+    assert dollars(1234567.0) == "$1,234,567" and dollars(20.5) == "$20.50"
 
 
 # -- alternatives ------------------------------------------------------------------------------------------------------

@@ -17,9 +17,10 @@ Questions are JSON Lines, in one file or in every `*.jsonl` of a directory:
                              the answer to the first part. By default it searches for the question itself.
     kind                     by default the first part of MuSiQue's ids, such as `2hop`
 
-The search is SQLite's: BM25 over titles and texts, English words by their stems. The index is made once
-(eexp/envs/databases.py). Success is an exact match with one of the answers, both without case, punctuation, articles
-and surplus blanks.
+The search is SQLite's: BM25 over titles and texts, English words by their stems. Words that stand in many passages,
+such as `the`, are looked for only if a search has no others: they say little and cost nearly all of the time. The index
+is made once (eexp/envs/databases.py). Success is an exact match with one of the answers, both without case, punctuation,
+articles and surplus blanks.
 
 There are no admissible actions, because queries are free text. The expert searches for the recorded queries and then
 gives the first answer, whether the passages told it or not. It goes on where other searches came between.
@@ -38,6 +39,7 @@ import hashlib
 import re
 import sqlite3
 import string
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -64,7 +66,10 @@ HOW = (
 _ACTION = re.compile(r"(search|answer)\s*\[(.*)\]|<(search|answer)>(.*)</\3>", re.DOTALL | re.IGNORECASE)
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _REFERENCE = re.compile(r"#(\d+)")
+_WORD = re.compile(r"[^\W_]+")
 _MOST_WORDS = 64  # words of a query that are searched for
+#: A word is common if it stands in more than 1,000 of the first 20,000 passages.
+_SAMPLE, _COMMON = 20_000, 1_000
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,7 @@ class SearchQA(Environment):
         self._questions = _read_questions(_question_files(questions_file))
         make = partial(_make_index, file=passages_file)
         self._index, self._passages = open_database(INDEX, [passages_file], make, cache)
+        self._common = frozenset(word for (word,) in self._index.execute("SELECT word FROM common"))
         self._question: Question | None = None
         self._searched: list[str] = []  # the queries of the episode, in their canonical form
         self._end: Observation | None = None
@@ -166,7 +172,7 @@ class SearchQA(Environment):
         verb, text = (match[1] or match[3]).lower(), (match[2] or match[4] or "").strip()
         if verb == "answer":
             return self._answer(text)
-        words = list(dict.fromkeys(re.findall(r"[^\W_]+", text.lower())))[:_MOST_WORDS]
+        words = list(dict.fromkeys(_WORD.findall(text.lower())))
         if not words:
             return self._observe("There are no words to search for.", valid=False)
         self._searched.append(canonical(text))
@@ -185,7 +191,8 @@ class SearchQA(Environment):
 
     def _search(self, words: list[str]) -> list[str]:
         """Return the passages that match best, numbered, each as one line."""
-        query = " OR ".join(f'"{word}"' for word in words)
+        telling = [word for word in words if word not in self._common] or words
+        query = " OR ".join(f'"{word}"' for word in telling[:_MOST_WORDS])
         rows = self._index.execute(
             "SELECT title, text FROM passages WHERE passages MATCH ? ORDER BY bm25(passages), rowid LIMIT ?",
             (query, self._top),
@@ -332,10 +339,22 @@ def _make_index(index: sqlite3.Connection, file: Path) -> None:
         index.execute("CREATE VIRTUAL TABLE passages USING fts5(title, text, tokenize = 'porter unicode61')")
     except sqlite3.OperationalError as e:
         raise EexpError(f"searchqa needs a Python whose SQLite has FTS5: {e}") from None
-    index.executemany("INSERT INTO passages (title, text) VALUES (?, ?)", _passages(file))
+    counts: Counter[str] = Counter()
+    index.executemany("INSERT INTO passages (title, text) VALUES (?, ?)", _counted(_passages(file), counts))
     if not index.execute("SELECT count(*) FROM (SELECT 1 FROM passages LIMIT 1)").fetchone()[0]:
         raise EexpError(f"{file}: no passages in it")
     index.execute("INSERT INTO passages (passages) VALUES ('optimize')")
+    index.execute("CREATE TABLE common (word TEXT PRIMARY KEY)")
+    common = sorted(word for word, count in counts.items() if count > _COMMON)
+    index.executemany("INSERT INTO common VALUES (?)", ((word,) for word in common))
+
+
+def _counted(passages: Iterator[tuple[str, str]], counts: Counter[str]) -> Iterator[tuple[str, str]]:
+    """Yield passages; count in how many of the first ones each word stands."""
+    for number, (title, text) in enumerate(passages):
+        if number < _SAMPLE:
+            counts.update(set(_WORD.findall(f"{title} {text}".lower())))
+        yield title, text
 
 
 def _passages(file: Path) -> Iterator[tuple[str, str]]:

@@ -53,9 +53,11 @@ from eexp.envs.worlds.travelplanner_rules import (
     PlanJudge,
     TravelData,
     attractions_of,
+    dollars,
     make_database,
     route,
     split_name,
+    vehicle_of,
     without_state,
 )
 from eexp.errors import EexpError, InputError, UsageError, short
@@ -194,7 +196,7 @@ class TravelPlanner(Environment):
         judge = PlanJudge(self._data, self._asked().fields, plan)
         verdicts = judge.verdicts()
         n_met = sum(verdict.met is True for verdict in verdicts)
-        lines = [f"The plan costs ${judge.cost():,g} and meets {n_met} of {len(verdicts)} constraints."]
+        lines = [f"The plan costs {dollars(judge.cost())} and meets {n_met} of {len(verdicts)} constraints."]
         lines += [f"{v.constraint}: {v.reason}." for v in verdicts if v.met is False]
         unjudged = [v.constraint for v in verdicts if v.met is None]
         lines += [f"Not judged for that reason: {', '.join(unjudged)}."] if unjudged else []
@@ -267,14 +269,14 @@ class TravelPlanner(Environment):
         origin, destination = (without_state(city) for city in pair)
         way = f"from {pair[0]} to {pair[1].rstrip()}"
         ways: list[tuple[float, str]] = []
-        for vehicle in ("Self-driving", "Taxi"):
+        for vehicle in {"Self-driving", "Taxi"} - {vehicle_of(value)}:
             if drive := self._data.drive(origin, destination, vehicle):
                 facts = f"duration: {drive.duration}, distance: {drive.distance}, cost: {drive.cost}"
                 ways.append((drive.cost, f"{vehicle}, {way}, {facts}"))
         date = query.dates[place] if place < len(query.dates) else ""
         for flight in self._data.flights(origin, destination, date):
             times = f"Departure Time: {flight.departure}, Arrival Time: {flight.arrival}"
-            if flight.number in query.reference:
+            if flight.number in query.reference and flight.number not in value:
                 ways.append((flight.price, f"Flight Number: {flight.number}, {way}, {times}"))
         return [text for _, text in sorted(ways)]
 

@@ -247,6 +247,11 @@ def vehicle_of(transportation: str) -> str | None:
     return next((kind for kind in ("Taxi", "Self-driving", "Flight") if kind.lower() in text), None)
 
 
+def dollars(amount: float) -> str:
+    """Return an amount as text: `$1,608`, with cents where there are any."""
+    return f"${amount:,.2f}".removesuffix(".00")
+
+
 def attractions_of(text: str) -> list[str]:
     """Return the attractions of a day, each of which ends with `;`."""
     return text.split(";")[:-1]
@@ -514,7 +519,7 @@ class PlanJudge:
 
     def _budget(self) -> str | None:
         cost, budget = self.cost(), self._query["budget"]
-        return None if cost <= budget else f"the plan costs ${cost:,g} and the budget is ${budget:,g}"
+        return None if cost <= budget else f"the plan costs {dollars(cost)} and the budget is {dollars(budget)}"
 
     def _cuisine(self) -> str | None:
         wanted, served = self._wishes["cuisine"], set()
