@@ -19,8 +19,8 @@ Questions are JSON Lines, in one file or in every `*.jsonl` of a directory:
 
 The search is SQLite's: BM25 over titles and texts, English words by their stems. Words that stand in many passages,
 such as `the`, are looked for only if a search has no others: they say little and cost nearly all of the time. The index
-is made once (eexp/envs/databases.py). Success is an exact match with one of the answers, both without case, punctuation,
-articles and surplus blanks.
+is made once (eexp/envs/databases.py). Success is an exact match with one of the answers, both without case,
+punctuation, articles and surplus blanks.
 
 There are no admissible actions, because queries are free text. The expert searches for the recorded queries and then
 gives the first answer, whether the passages told it or not. It goes on where other searches came between.
