@@ -269,8 +269,9 @@ class TravelPlanner(Environment):
         origin, destination = (without_state(city) for city in pair)
         way = f"from {pair[0]} to {pair[1].rstrip()}"
         ways: list[tuple[float, str]] = []
-        for vehicle in {"Self-driving", "Taxi"} - {vehicle_of(value)}:
-            if drive := self._data.drive(origin, destination, vehicle):
+        for vehicle in ("Self-driving", "Taxi"):
+            drive = self._data.drive(origin, destination, vehicle)
+            if drive is not None and vehicle != vehicle_of(value):
                 facts = f"duration: {drive.duration}, distance: {drive.distance}, cost: {drive.cost}"
                 ways.append((drive.cost, f"{vehicle}, {way}, {facts}"))
         date = query.dates[place] if place < len(query.dates) else ""

@@ -391,9 +391,8 @@ class PlanJudge:
         if self._days[0].get("transportation", "") in _EMPTY:
             return "day 1 has no transportation"
         kinds = {vehicle_of(text) for _, _, text in self._filled("transportation")}
-        if "Self-driving" in kinds and kinds & {"Flight", "Taxi"}:
-            return f"Self-driving does not go with {' and '.join(sorted(kinds & {'Flight', 'Taxi'}))}"
-        return None
+        others = [kind for kind in ("Flight", "Taxi") if kind in kinds]
+        return f"Self-driving does not go with {' and '.join(others)}" if "Self-driving" in kinds and others else None
 
     def _within_current_city(self) -> str | None:
         cities = self._cities()
