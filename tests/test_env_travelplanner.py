@@ -24,8 +24,8 @@ from small_worlds import (
 )
 
 from eexp.envs import open_env
+from eexp.envs.travel.texts import SLOTS, dollars, split_name, without_state
 from eexp.envs.worlds.travelplanner import TravelPlanner, parse_plan
-from eexp.envs.worlds.travelplanner_rules import SLOTS, dollars, split_name, without_state
 from eexp.errors import EexpError, InputError, UsageError
 
 SHORT, LONG = {"id": "train/1", "split": "train"}, {"id": "train/4", "split": "train"}

@@ -178,6 +178,7 @@ ENVIRONMENTS = [
     "bfcl?data=.",
     "searchqa?passages=/etc/passwd&questions=.",
     "travelplanner?database=.&queries=/etc/passwd",
+    "textcraft?recipes=.",
     "no.such.module:Class",
     "eexp.errors:EexpError",
 ]

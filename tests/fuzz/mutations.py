@@ -80,10 +80,15 @@ class Mutator:
         self._raw.append(text)
         return f"@raw{len(self._raw) - 1}@"
 
+    def _raw_value(self, placeholder: re.Match[str]) -> str:
+        """Return the value that a placeholder stands for; a placeholder whose number was mutated stays as it is."""
+        number = int(placeholder[1])
+        return self._raw[number] if number < len(self._raw) else placeholder[0]
+
     def _encode(self, record: Any) -> bytes:
         text = json.dumps(record, ensure_ascii=self.rng.random() < 0.5)
         if self._raw:
-            text = re.sub(r'"@raw(\d+)@"', lambda match: self._raw[int(match[1])], text)
+            text = re.sub(r'"@raw(\d+)@"', self._raw_value, text)
             self._raw.clear()
         return text.encode("utf-8", "surrogatepass")
 

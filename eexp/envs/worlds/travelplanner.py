@@ -4,7 +4,7 @@
 observation is the reference information that the benchmark has collected for it: attractions, restaurants and
 accommodations of the cities, flights and drives between them. The action is the whole plan, as JSON on one line: a list
 of days with `current_city`, `transportation`, `breakfast`, `attraction`, `lunch`, `dinner` and `accommodation`. It ends
-the episode, and the answer names the constraints that the plan does not meet (travelplanner_rules.py). The score is the
+the episode, and the answer names the constraints that the plan does not meet (eexp/envs/travel/rules.py). The score is the
 share of those that it meets, and success is the benchmark's final pass: it meets all.
 
 A text that is no such list is not valid, and nothing happens. Values with single quotes, as Python writes them and as
@@ -45,21 +45,9 @@ from typing import Any
 from eexp.envs.base import Environment, Observation
 from eexp.envs.databases import open_database
 from eexp.envs.spec_options import option_error
-from eexp.envs.worlds.travelplanner_rules import (
-    FILES,
-    MEALS,
-    SLOTS,
-    Day,
-    PlanJudge,
-    TravelData,
-    attractions_of,
-    dollars,
-    make_database,
-    route,
-    split_name,
-    vehicle_of,
-    without_state,
-)
+from eexp.envs.travel.database import FILES, TravelData, make_database
+from eexp.envs.travel.rules import Day, PlanJudge
+from eexp.envs.travel.texts import MEALS, SLOTS, attractions_of, dollars, route, split_name, vehicle_of, without_state
 from eexp.errors import EexpError, InputError, UsageError, short
 from eexp.jsonl import loads
 

@@ -1,4 +1,4 @@
-"""TravelPlanner's database, and its rules for a plan: eight of common sense, and up to five hard ones of the query.
+"""TravelPlanner's rules for a plan: eight of common sense, and up to five hard ones of the query.
 
 The rules are those of the benchmark's evaluation (Xie et al. 2024, arXiv 2402.01622, section 3.3 and the code of the
 release), including what that code does otherwise than one would expect:
@@ -15,249 +15,34 @@ stops with an exception, because a key is missing for instance, the rule is not 
 
 from __future__ import annotations
 
-import csv
 import math
-import re
-import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from eexp.errors import EexpError
+from eexp.envs.travel.database import Accommodation, Drive, TravelData
+from eexp.envs.travel.texts import (
+    MEALS,
+    SLOTS,
+    attractions_of,
+    car_of,
+    cities_of,
+    dollars,
+    flight_number,
+    route,
+    split_name,
+    vehicle_of,
+    without_state,
+)
 
-#: The files of the database, in the order of the tables below.
-FILES = {
-    "flights": "flights/clean_Flights_2022.csv",
-    "restaurants": "restaurants/clean_restaurant_2022.csv",
-    "attractions": "attractions/attractions.csv",
-    "accommodations": "accommodations/clean_accommodations_2022.csv",
-    "distances": "googleDistanceMatrix/distance.csv",
-    "cities": "background/citySet_with_states.txt",
-}
-#: table -> its columns in the files
-_COLUMNS = {
-    "flights": ("Flight Number", "Price", "DepTime", "ArrTime", "FlightDate", "OriginCityName", "DestCityName"),
-    "restaurants": ("Name", "Average Cost", "Cuisines", "City"),
-    "attractions": ("Name", "City"),
-    "accommodations": ("NAME", "price", "room type", "house_rules", "minimum nights", "maximum occupancy", "city"),
-    "distances": ("origin", "destination", "duration", "distance"),
-}
-_SCHEMA = """
-CREATE TABLE flights (number, price REAL, departure, arrival, date, origin, destination);
-CREATE TABLE restaurants (name, cost REAL, cuisines, city);
-CREATE TABLE attractions (name, city);
-CREATE TABLE accommodations (name, price REAL, room_type, rules, nights REAL, occupancy REAL, city);
-CREATE TABLE distances (origin, destination, duration, distance);
-CREATE TABLE cities (city PRIMARY KEY, state);
-"""
-_INDEXES = """
-CREATE INDEX flight_numbers ON flights (number);
-CREATE INDEX flight_routes ON flights (origin, destination, date);
-CREATE INDEX restaurant_cities ON restaurants (city);
-CREATE INDEX attraction_cities ON attractions (city);
-CREATE INDEX accommodation_cities ON accommodations (city);
-CREATE INDEX distance_routes ON distances (origin, destination);
-"""
-#: Fields that pandas, with which the benchmark reads the files, takes for missing values.
-_MISSING = frozenset(
-    ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"]
-) | frozenset(["NULL", "NaN", "None", "n/a", "nan", "null"])
-
-MEALS = ("breakfast", "lunch", "dinner")
-SLOTS = ("transportation", "breakfast", "attraction", "lunch", "dinner", "accommodation")
 _EMPTY = ("", "-")
-_ROUTE = re.compile(r"from\s+(.+?)\s+to\s+([^,]+)")
 _NO_DAY = "You don't need to fill in the information for this or later days."
 _ROOMS = {"shared room": "Shared room", "private room": "Private room", "entire room": "Entire home/apt"}
 _HOUSE_RULES = ("smoking", "parties", "children under 10", "visitors", "pets")
 _SEATS = {"Self-driving": 5, "Taxi": 4}  # people in a car
-_PER_KM = {"Self-driving": 0.05, "Taxi": 1.0}  # dollars
 
 Day = dict[str, Any]
-
-
-class Flight(NamedTuple):
-    """A flight on one day."""
-
-    number: str
-    price: float
-    departure: str
-    arrival: str
-    date: str
-    origin: str
-    destination: str
-
-
-class Restaurant(NamedTuple):
-    """A restaurant; `cost` is for one person."""
-
-    name: str
-    cost: float
-    cuisines: str
-    city: str
-
-
-class Accommodation(NamedTuple):
-    """An accommodation; `price` is for one night in one room, which has place for `occupancy` people."""
-
-    name: str
-    price: float
-    room_type: str
-    rules: str
-    nights: float
-    occupancy: float
-    city: str
-
-
-class Drive(NamedTuple):
-    """A way by car; `cost` is for one car."""
-
-    duration: str
-    distance: str
-    cost: int
-
-
-# -- the database ----------------------------------------------------------------------------------------------------
-
-
-def make_database(database: sqlite3.Connection, directory: Path) -> None:
-    """Fill an SQLite database from the benchmark's files. Raises EexpError where one does not have its columns."""
-    database.executescript(_SCHEMA)
-    for table, columns in _COLUMNS.items():
-        places = ", ".join("?" * len(columns))
-        database.executemany(f"INSERT INTO {table} VALUES ({places})", _rows(directory / FILES[table], table, columns))
-    lines = (directory / FILES["cities"]).read_text(encoding="utf-8").splitlines()
-    pairs = [line.split("\t") for line in lines if line]
-    database.executemany("INSERT OR REPLACE INTO cities VALUES (?, ?)", [pair for pair in pairs if len(pair) == 2])
-    database.executescript(_INDEXES)
-
-
-def _rows(file: Path, table: str, columns: tuple[str, ...]) -> Iterator[list[str | None]]:
-    """Yield the columns of every row. Rows with a missing field are left out, as there, but for those of distances."""
-    with open(file, encoding="utf-8", newline="") as source:
-        reader = csv.reader(source)
-        header = next(reader, [])
-        try:
-            places = [header.index(column) for column in columns]
-        except ValueError as e:
-            raise EexpError(f"{file}: a column is missing: {e}") from None
-        for row in reader:
-            row += [""] * (len(header) - len(row))
-            if table == "distances":
-                yield [None if row[i] in _MISSING else row[i] for i in places]
-            elif not any(field in _MISSING for field in row):
-                yield [row[i] for i in places]
-
-
-class TravelData:
-    """The tables of the database. All lists are in the order of the files."""
-
-    def __init__(self, database: sqlite3.Connection):
-        self._database = database
-
-    def _select(self, query: str, *values: str) -> list[tuple]:
-        return self._database.execute(f"{query} ORDER BY rowid", values).fetchall()
-
-    def flights(self, origin: str, destination: str, date: str) -> list[Flight]:
-        """Return the flights of a day."""
-        query = "SELECT * FROM flights WHERE origin = ? AND destination = ? AND date = ?"
-        return [Flight(*row) for row in self._select(query, origin, destination, date)]
-
-    def flights_numbered(self, number: str) -> list[Flight]:
-        """Return the flights with a number."""
-        return [Flight(*row) for row in self._select("SELECT * FROM flights WHERE number = ?", number)]
-
-    def restaurants(self, city: str) -> list[Restaurant]:
-        """Return the restaurants of a city."""
-        return [Restaurant(*row) for row in self._select("SELECT * FROM restaurants WHERE city = ?", city)]
-
-    def attractions(self, city: str) -> list[str]:
-        """Return the names of the attractions of a city."""
-        return [name for (name,) in self._select("SELECT name FROM attractions WHERE city = ?", city)]
-
-    def accommodations(self, city: str) -> list[Accommodation]:
-        """Return the accommodations of a city."""
-        return [Accommodation(*row) for row in self._select("SELECT * FROM accommodations WHERE city = ?", city)]
-
-    def drive(self, origin: str, destination: str, vehicle: str) -> Drive | None:
-        """Return the way between two cities with a `Self-driving` car or a `Taxi`; None where there is none."""
-        query = "SELECT duration, distance FROM distances WHERE origin = ? AND destination = ?"
-        rows = self._select(query, origin, destination)
-        if not rows or rows[0][0] is None or rows[0][1] is None or "day" in rows[0][0]:
-            return None
-        try:
-            kilometres = float(rows[0][1].replace("km", "").replace(",", ""))
-        except ValueError:  # less than a kilometre
-            return None
-        return Drive(rows[0][0], rows[0][1], int(kilometres * _PER_KM[vehicle]))
-
-    def state_of(self, city: str) -> str | None:
-        """Return the state of a city; None if the benchmark does not have the city."""
-        row = self._database.execute("SELECT state FROM cities WHERE city = ?", (city,)).fetchone()
-        return row[0] if row else None
-
-    def restaurants_named(self, text: str) -> list[Restaurant]:
-        """Return the restaurants that `Name, City` in a plan may be."""
-        name, city = split_name(text)
-        return [restaurant for restaurant in self.restaurants(city) if name in restaurant.name]
-
-    def accommodations_named(self, text: str) -> list[Accommodation]:
-        """Return the accommodations that `Name, City` in a plan may be."""
-        name, city = split_name(text)
-        return [accommodation for accommodation in self.accommodations(city) if name in accommodation.name]
-
-
-# -- texts in a plan -------------------------------------------------------------------------------------------------
-
-
-def without_state(city: str) -> str:
-    """Return a city without what stands in brackets after it: `Moab(Utah)` -> `Moab`."""
-    opening = city.find("(")
-    closed = opening >= 0 and ")" in city[opening:] and "\n" not in city[:opening]
-    return city[:opening] if closed else city
-
-
-def split_name(text: str) -> tuple[str, str]:
-    """Return name and city of `Name, City`; the name may have commas. Two dashes where there is no city."""
-    name, comma, city = text.rpartition(",")
-    if not comma or not city:
-        return "-", "-"
-    return name.rpartition("\n")[2].strip(), without_state(city.strip()).strip()
-
-
-def route(text: str) -> tuple[str, str] | None:
-    """Return the two cities of `from A to B`; None where the text has no route."""
-    match = _ROUTE.search(text)
-    return (match[1], match[2]) if match else None
-
-
-def cities_of(current_city: str) -> list[str] | None:
-    """Return the cities of a day: one, or the two of `from A to B`; None for a `from` without a route."""
-    if "from" not in current_city:
-        return [without_state(current_city)]
-    pair = route(current_city)
-    return [without_state(city) for city in pair] if pair else None
-
-
-def vehicle_of(transportation: str) -> str | None:
-    """Return Taxi, Self-driving or Flight, whichever the text names first in this order; None for neither."""
-    text = transportation.lower()
-    return next((kind for kind in ("Taxi", "Self-driving", "Flight") if kind.lower() in text), None)
-
-
-def dollars(amount: float) -> str:
-    """Return an amount as text: `$1,608`, with cents where there are any."""
-    return f"${amount:,.2f}".removesuffix(".00")
-
-
-def attractions_of(text: str) -> list[str]:
-    """Return the attractions of a day, each of which ends with `;`."""
-    return text.split(";")[:-1]
-
-
-# -- the rules -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -436,12 +221,12 @@ class PlanJudge:
     def _travel_exists(self, text: str, day: Day) -> bool:
         pair = self._route_of(text, day)
         if "flight number" in text.lower():
-            number = _flight_number(text)
+            number = flight_number(text)
             if pair is None or number is None:
                 return False
             ends = tuple(without_state(city) for city in pair)
             return any((flight.origin, flight.destination) == ends for flight in self._data.flights_numbered(number))
-        if vehicle := _car(text):
+        if vehicle := car_of(text):
             return pair is not None and self._drive(pair, vehicle) is not None
         return True
 
@@ -509,10 +294,10 @@ class PlanJudge:
         if pair is None:
             return 0.0
         if "flight number" in text.lower():
-            number = _flight_number(text)
+            number = flight_number(text)
             flights = self._data.flights_numbered(number) if number is not None else []
             return flights[0].price * people if flights else 0.0
-        vehicle = _car(text)
+        vehicle = car_of(text)
         drive = self._drive(pair, vehicle) if vehicle else None
         return drive.cost * math.ceil(people / _SEATS[vehicle]) if drive and vehicle else 0.0
 
@@ -579,14 +364,3 @@ def _fault_of_sequence(cities: list[str]) -> str | None:
             return f"{city} is left at once"
         visited.add(city)
     return None
-
-
-def _flight_number(text: str) -> str | None:
-    """Return the number after `Flight Number: `."""
-    _, mark, after = text.partition("Flight Number: ")
-    return after.partition(",")[0].partition("Flight Number: ")[0] if mark else None
-
-
-def _car(text: str) -> str | None:
-    """Return whether the text is about driving oneself or a taxi, in this order."""
-    return next((kind for kind in ("Self-driving", "Taxi") if kind.lower() in text.lower()), None)
