@@ -4,8 +4,8 @@
 observation is the reference information that the benchmark has collected for it: attractions, restaurants and
 accommodations of the cities, flights and drives between them. The action is the whole plan, as JSON on one line: a list
 of days with `current_city`, `transportation`, `breakfast`, `attraction`, `lunch`, `dinner` and `accommodation`. It ends
-the episode, and the answer names the constraints that the plan does not meet (eexp/envs/travel/rules.py). The score is the
-share of those that it meets, and success is the benchmark's final pass: it meets all.
+the episode, and the answer names the constraints that the plan does not meet (eexp/envs/travel). The score is the share
+of those that it meets, and success is the benchmark's final pass: it meets all.
 
 A text that is no such list is not valid, and nothing happens. Values with single quotes, as Python writes them and as
 the benchmark publishes its plans, are accepted, and so is `{"plan": [...]}`.
