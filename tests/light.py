@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from small_worlds import travelplanner_spec
 
 from eexp.envs import open_env
 from eexp.envs.registry import BUILT_IN, KINDS
@@ -11,11 +14,16 @@ from eexp.errors import EexpError
 LIGHT = [kind.name for kind in KINDS if kind.light]
 
 
-def skip_unless_ready(name: str) -> None:
-    """Skip a test of an environment that needs a package which is not installed."""
+def ready_spec(name: str, directory: Path) -> str:
+    """Return the spec of an environment, with small data in a directory where it needs the user's.
+
+    The test is skipped where the environment needs a package which is not installed.
+    """
+    spec = travelplanner_spec(directory) if name == "travelplanner" else name
     try:
-        open_env(name).close()
+        open_env(spec).close()
     except EexpError as e:
         if not BUILT_IN[name].needs:
             raise
         pytest.skip(str(e))
+    return spec

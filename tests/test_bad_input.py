@@ -281,6 +281,8 @@ def test_a_record_may_not_start_a_program(env, trajectory, tmp_path):
         ("textworld?games=PATH", "games"),
         ("scienceworld?memory=900g", "memory"),
         ("bfcl?code=PATH", "code"),
+        ("searchqa?top=5&passages=PATH&questions=PATH", "passages"),
+        ("travelplanner?alternatives=5&database=PATH&queries=PATH", "database"),
         ("textcraft?depth=2&recipes=PATH", "recipes"),
     ],
 )

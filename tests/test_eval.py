@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from light import LIGHT, skip_unless_ready
+from light import LIGHT, ready_spec
 from running import ROOT, environment, read, run, start
 
 from eexp.envs.worlds.house import House
@@ -191,10 +191,10 @@ def test_processes_change_nothing():
     assert play(WorkerEnvironments("house", House.max_steps, 3, 60), tasks(8), Drawing(Whimsical).policy()) == alone
 
 
-@pytest.mark.parametrize("spec", LIGHT)
-def test_light_environments_do_not_affect_each_other(spec):
+@pytest.mark.parametrize("name", LIGHT)
+def test_light_environments_do_not_affect_each_other(name, tmp_path):
     """Environments that are `light` behave the same side by side as alone."""
-    skip_unless_ready(spec)
+    spec = ready_spec(name, tmp_path)
     from eexp.envs import open_env
 
     class Distracted(ExpertPolicy):

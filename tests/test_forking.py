@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_worlds import searchqa_spec, travelplanner_spec
 
 from eexp.branching.execution import execute
 from eexp.envs.base import Environment, Observation
@@ -220,6 +221,14 @@ def needs(package: str) -> pytest.MarkDecorator:
 @needs("bfcl_eval")
 def test_every_way_observes_the_same_in_bfcl():
     check("bfcl", ("state", "process"))
+
+
+def test_every_way_observes_the_same_in_searchqa(tmp_path):
+    check(searchqa_spec(tmp_path), ("state",))
+
+
+def test_every_way_observes_the_same_in_travelplanner(tmp_path):
+    check(f"{travelplanner_spec(tmp_path)}/train.csv", ("state",))
 
 
 @pytest.mark.slow

@@ -363,7 +363,7 @@ class Checker:
 
     def expert(self) -> str:
         """Check that the expert's actions are valid and that it reaches the goal of some task."""
-        solved = 0
+        solved = played = 0
         refused_in_failures: list[str] = []
         refused_in_successes: list[str] = []  # questions back, for instance, that the next action answers
         for task in self.tasks:
@@ -373,21 +373,26 @@ class Checker:
                 observation, n = self._ask("step", action), n + 1
                 refused += [] if observation.valid else [f"task {task['id']}: {short(action)}"]
             if not n and not observation.done:
-                raise _NothingToCheck("none; `expert` has nothing to record here")
+                continue
+            played += 1
             if succeeded(observation.outcome()):
                 solved += 1
                 refused_in_successes += refused
             else:
                 refused_in_failures += refused
+        if not played:
+            raise _NothingToCheck("none; `expert` has nothing to record here")
         _must(
             not refused_in_failures,
             f"{len(refused_in_failures)} of its actions are refused, such as {refused_in_failures[:1]}",
         )
-        _must(solved > 0, f"reaches the goal in none of {len(self.tasks)} tasks")
-        detail = f"reaches the goal in {solved} of {len(self.tasks)} tasks"
+        _must(solved > 0, f"reaches the goal in none of {played} tasks")
+        detail = f"reaches the goal in {solved} of {played} tasks"
+        if played < len(self.tasks):
+            detail += f"; for {len(self.tasks) - played} it knows no action"
         if refused_in_successes:
             detail += f", {len(refused_in_successes)} refused actions on the way, such as {refused_in_successes[0]}"
-        if solved < len(self.tasks) or refused_in_successes:
+        if solved < played or refused_in_successes:
             raise _WorthKnowing(detail)
         return detail
 

@@ -84,6 +84,19 @@ KINDS = (
         path="eexp.envs.worlds.alfworld:AlfWorld",
     ),
     EnvironmentKind(
+        "searchqa?passages=FILE&questions=FILE",
+        "questions to be answered by searching your passages",
+        needs="passages and questions: docs/environments/searchqa.md",
+        path="eexp.envs.worlds.searchqa:SearchQA",
+    ),
+    EnvironmentKind(
+        "travelplanner?database=DIR&queries=FILE",
+        "TravelPlanner, whole plans in one action",
+        needs="its data: docs/environments/travelplanner.md",
+        path="eexp.envs.worlds.travelplanner:TravelPlanner",
+        light=True,
+    ),
+    EnvironmentKind(
         "agentgym:URL?env=NAME",
         "a server of AgentGym, NAME such as textcraft",
         path="eexp.envs.bridges.agentgym:AgentGym",

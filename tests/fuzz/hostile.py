@@ -176,6 +176,8 @@ ENVIRONMENTS = [
     "textworld?games=.",
     "textworld?games=/",
     "bfcl?data=.",
+    "searchqa?passages=/etc/passwd&questions=.",
+    "travelplanner?database=.&queries=/etc/passwd",
     "textcraft?recipes=.",
     "no.such.module:Class",
     "eexp.errors:EexpError",
