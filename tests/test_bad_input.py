@@ -270,6 +270,8 @@ def test_a_record_may_not_start_a_program(env, trajectory, tmp_path):
         ("textworld?games=PATH", "games"),
         ("scienceworld?memory=900g", "memory"),
         ("bfcl?code=PATH", "code"),
+        ("tau?domain=retail&path=PATH", "path"),
+        ("tau?user=http://127.0.0.1:9/v1#m", "user"),
     ],
 )
 def test_a_record_may_not_choose_a_path(env, option, trajectory, tmp_path):
@@ -282,7 +284,9 @@ def test_a_record_may_not_choose_a_path(env, option, trajectory, tmp_path):
     run("eval", "--panel", panel, "-m", "random").one_error(2, refusal, "allow it by naming it")
 
 
-@pytest.mark.parametrize("env", ["babyai?level=GoTo", "scienceworld?task=boil&max_steps=5", "bfcl?tools=full", "house"])
+@pytest.mark.parametrize(
+    "env", ["babyai?level=GoTo", "scienceworld?task=boil&max_steps=5", "bfcl?tools=full", "tau?domain=airline", "house"]
+)
 def test_a_record_may_choose_tasks(env):
     assert unsafe_in_records(env) is None
 

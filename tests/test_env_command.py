@@ -312,7 +312,14 @@ def test_a_check_that_was_not_tried_is_not_ok():
 
 @pytest.mark.parametrize(
     "spec",
-    ["house", "babyai", "bfcl", f"exec:sh {ROOT}/examples/safe.sh", f"exec:{sys.executable} {ROOT}/examples/blocks.py"],
+    [
+        "house",
+        "babyai",
+        "bfcl",
+        f"tau?path={ROOT}/tests/tau_checkout&domain=library&admissible=lookups",
+        f"exec:sh {ROOT}/examples/safe.sh",
+        f"exec:{sys.executable} {ROOT}/examples/blocks.py",
+    ],
 )
 def test_the_environments_of_eexp_pass(spec):
     if spec in ("babyai", "bfcl"):

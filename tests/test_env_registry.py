@@ -49,7 +49,7 @@ def test_help_and_pages_name_every_kind(kind):
 
 def test_light_environments_are_named_where_episodes_are_played_in_parallel():
     text = " ".join(run("eval", "--help").ok().out.decode().split())
-    assert light_names() == "house, bfcl and babyai"
+    assert light_names() == "house, bfcl, babyai and tau"
     assert f"in {light_names()};" in text and f"other than {light_names()} " in text
 
 

@@ -29,6 +29,7 @@ from eexp.workers.parallel import LocalEnvironments, ParallelEnvironments, StepR
 
 HERE = Path(__file__).parent
 STYLE = get_style("react")
+TAU = f"tau?path={HERE}/tau_checkout&domain=library"
 SAFE = f"exec:sh {ROOT}/examples/safe.sh"
 
 
@@ -188,17 +189,17 @@ def test_processes_change_nothing():
     assert play(WorkerEnvironments("house", House.max_steps, 3, 60), tasks(8), Drawing(Whimsical).policy()) == alone
 
 
-@pytest.mark.parametrize("spec", ["house", "bfcl", "babyai"])
+@pytest.mark.parametrize("spec", ["house", "bfcl", "babyai", TAU])
 def test_light_environments_do_not_affect_each_other(spec):
     """Environments that are `light` behave the same side by side as alone."""
-    pytest.importorskip({"house": "eexp", "bfcl": "bfcl_eval", "babyai": "minigrid"}[spec])
+    pytest.importorskip({"bfcl": "bfcl_eval", "babyai": "minigrid"}.get(spec, "eexp"))
     from eexp.envs import open_env
 
     class Distracted(ExpertPolicy):
         """The expert, but now and then something else."""
 
         def _actions(self, choice):
-            wrong = {"house": "look", "bfcl": "ls()", "babyai": "turn left"}[spec]
+            wrong = {"house": "look", "bfcl": "ls()", "babyai": "turn left", TAU: "list_all_genres()"}[spec]
             yield wrong if choice.seed % 5 == 0 else choice.state.expert or wrong
 
     def played(size):

@@ -76,7 +76,10 @@ class _WorkingTable(dict):
         return super().__iter__()
 
     def get(self, key: Any, default: Any = None) -> Any:
-        return self[key] if key in self else default
+        try:
+            return self[key]
+        except KeyError:
+            return default
 
     def setdefault(self, key: Any, default: Any = None) -> Any:
         if key not in self:

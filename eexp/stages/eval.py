@@ -155,8 +155,8 @@ def command(
     text that is cut off before its action is an invalid action. `eexp --help` lists what ENV may be.
 
     Many episodes are played at once; their number changes nothing in the output, unless rounding decides between two
-    tokens. Environments other than house, bfcl and babyai live in processes of their own, one an episode. One that
-    crashes, hangs or grows costs a retry; a task that fails three times is a bad record.
+    tokens. Environments other than house, bfcl, babyai and tau live in processes of their own, one an episode. One
+    that crashes, hangs or grows costs a retry; a task that fails three times is a bad record.
 
     \b
     Example:

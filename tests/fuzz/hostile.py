@@ -176,6 +176,8 @@ ENVIRONMENTS = [
     "textworld?games=.",
     "textworld?games=/",
     "bfcl?data=.",
+    "tau?path=.",
+    "tau?user=tiny",
     "no.such.module:Class",
     "eexp.errors:EexpError",
 ]

@@ -14,8 +14,8 @@ The user is one of two:
     user=MODEL        a model, such as http://localhost:8000/v1#NAME, plays the user at temperature 0. It ends the
                       conversation with ###STOP###.
 
-A call of transfer_to_human_agents ends the conversation, too. Success is judged as in tau-bench: the database must be as
-after the task's gold calls, and every output that the task names must be in one of the agent's responses.
+A call of transfer_to_human_agents ends the conversation, too. Success is judged as in tau-bench: the database must be
+as after the task's gold calls, and every output that the task names must be in one of the agent's responses.
 
 What differs from the benchmark:
 
