@@ -539,7 +539,7 @@ needs_checkout = pytest.mark.skipif(not REAL, reason="EEXP_TEST_TAU names no che
     ("domain", "expert", "unread", "ids", "idle"),
     [
         ("retail", "gold", 1398, 3570, 13),
-        ("retail", "grounded", 0, 5178, 13),
+        ("retail", "grounded", 0, 5176, 13),
         ("airline", "gold", 114, 332, 19),
         ("airline", "grounded", 29, 358, 19),
     ],

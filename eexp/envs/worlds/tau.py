@@ -290,6 +290,7 @@ class Tau(Environment):
         known, tried = dict.fromkeys(self._read, ()), set()  # the look-ups that lead to each word
         for _ in range(_DEPTH if wanted else 0):
             found: dict[str, tuple[Lookup, ...]] = {}
+            most, best = 0, None  # the look-up that shows most of what is wanted
             for name, arguments in self._domain.lookups(self._database, known.keys()):
                 if (call := format_call(name, arguments)) in tried:
                     continue
@@ -297,11 +298,13 @@ class Tau(Environment):
                 if (answer := self._domain.look_up(self._database, name, arguments)) is None:
                     continue
                 way = (*next((known[value] for value in arguments.values()), ()), (name, arguments))
-                words = _TOKEN.findall(answer)
-                if not wanted.isdisjoint(words):
-                    return way[0]
+                words = set(_TOKEN.findall(answer))
+                if len(wanted & words) > most:
+                    most, best = len(wanted & words), way[0]
                 for word in words:
                     found.setdefault(word, way)
+            if best:
+                return best
             known = found | known
         return None
 
