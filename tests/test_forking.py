@@ -215,6 +215,7 @@ def needs(package: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(not find_spec(package), reason=f"needs the package {package}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", ["domain=library", "domain=library&admissible=lookups"])
 def test_every_way_observes_the_same_in_tau(options):
     check(f"tau?path={Path(__file__).parent / 'tau_checkout'}&{options}", ("state", "process"), longest=6)
