@@ -13,7 +13,7 @@ APT := $(if $(shell command -v apt-get),$(if $(filter 0,$(shell id -u)),apt-get)
 .DEFAULT_GOAL := help
 
 help: ## show this
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## make .venv from constraints.txt (does nothing when nothing changed)
 
@@ -32,6 +32,7 @@ $(STAMP): pyproject.toml constraints.txt llama-cpp.cmake Makefile
 	$(PIP) install --quiet -c constraints.txt -e '.[test,scienceworld]'
 	for n in 1 5 7; do mkdir -p $(VENV)/share/man/man$$n && ln -sf $(CURDIR)/man/*.$$n $(VENV)/share/man/man$$n/; done
 	touch $@
+	@echo "install: done; next: source $(BIN)/activate, then eexp --help"
 
 environments: $(STAMP).environments ## add the other environments to .venv (ALFWorld's planner compiles for minutes)
 

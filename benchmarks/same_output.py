@@ -8,8 +8,9 @@
 OLD and NEW are checkouts or commits; NEW is this tree unless given. The calls (same_output_calls.py) run under OLD and
 then under NEW, each on what the same tree wrote before. All that a call writes is compared: standard output, files and
 exit code; and first of all the names, types and defaults of all options. A call that differs is one line, with the
-place of the first difference. With --keep DIR, a call of OLD is not run again unless it or what it reads has changed,
-and DIR/old/NAME and DIR/new/NAME hold what the call NAME wrote.
+place of the first difference. A call with a command or an option that OLD does not have is named and not compared, and
+so is one that reads what it writes. With --keep DIR, a call of OLD is not run again unless it or what it reads has
+changed, and DIR/old/NAME and DIR/new/NAME hold what the call NAME wrote.
 
 Both trees run as copies, so that either may be edited meanwhile. Their version is set to 0.0.0, since it stands in
 lineage and in the GGUF files of adapters, whose fingerprints stand in lineage in turn. The paths of the trees and the
@@ -59,7 +60,7 @@ import click, eexp.cli
 
 root = next(value for value in vars(eexp.cli).values() if isinstance(value, click.Group))
 calls = json.load(sys.stdin)
-surface, exercised = {}, []
+surface, exercised, refused = {}, [], {}
 
 
 def label_of(param):
@@ -92,13 +93,14 @@ for name, words in calls.items():
             ctx = click.Context(command, parent=ctx)
         values, _, order = command.make_parser(ctx).parse_args(args=list(words))
     except click.UsageError as e:
-        sys.exit(f"{name}: {e.format_message()}")
+        refused[name] = e.format_message()
+        continue
     for param in order:
         value = values.get(param.name)
         for one in value if isinstance(value, (list, tuple)) else [value]:
             exercised.append([" ".join(path), label_of(param), one if isinstance(one, (str, bool)) else None])
     exercised.append([" ".join(path), "", None])
-json.dump({"surface": surface, "exercised": exercised}, sys.stdout, default=repr)
+json.dump({"surface": surface, "exercised": exercised, "refused": refused}, sys.stdout, default=repr)
 """
 
 
@@ -140,7 +142,7 @@ class Tree:
         }
 
     def introspect(self) -> dict:
-        """Return the options of all commands, and those that the calls exercise."""
+        """Return the options of all commands, those that the calls exercise, and why it refuses which calls."""
         calls = {name: shlex.split(call.words) for name, call in CALLS.items()}
         process = subprocess.run(
             [sys.executable, "-c", _INTROSPECTION],
@@ -393,8 +395,21 @@ def not_exercised(introspection: dict) -> Iterator[str]:
     yield from (f"NO_EFFECT names {key}, which is no option" for key in sorted(unused))
 
 
+def not_in(refused: dict[str, str]) -> dict[str, str]:
+    """Return the calls that cannot run in a tree, with the reasons: those it refuses, and those that read from them."""
+    reads = {name: {one for one, _ in _REFERENCE.findall(call.words)} for name, call in CALLS.items()}
+    missing = dict(refused)
+    while more := {
+        name: min(reads[name] & missing.keys()) for name in reads.keys() - missing if reads[name] & missing.keys()
+    }:
+        missing |= {name: f"it reads @{one}" for name, one in more.items()}
+    return missing
+
+
 def check_coverage(tree: Tree, introspection: dict) -> None:
     """Print how much the calls cover. Raises Broken where an option is missing."""
+    for name, why in introspection["refused"].items():
+        raise Broken(f"{tree.name}: {name}: {why}")
     if missing := list(not_exercised(introspection)):
         raise Broken("options that no call exercises: " + "; ".join(missing))
     options = sum(len(facts) for facts in introspection["surface"].values())
@@ -480,9 +495,14 @@ def main() -> None:
 
 def compare(old: Tree, new: Tree, new_options: dict, names: list[str]) -> int:
     """Run the calls under both trees and print what differs; returns the exit code."""
-    changed = list(changed_options(old.introspect()["surface"], new_options))
+    introspection = old.introspect()
+    changed = list(changed_options(introspection["surface"], new_options))
     for line in changed:
         print(f"options: {line}", flush=True)
+    missing = not_in(introspection["refused"])
+    for name in filter(missing.get, names):
+        print(f"{name}: not in OLD, not compared: {missing[name]}", flush=True)
+    names = [name for name in names if name not in missing]
     run_all(old, names)
     check_old(old)
     differing: dict[bool, list[str]] = {False: [], True: []}

@@ -1,3 +1,3 @@
 """Early experience for language agents, from the shell: branch, execute, reflect, train."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

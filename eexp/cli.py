@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import importlib
 import io
@@ -18,7 +19,7 @@ import click
 
 from eexp import __version__, terminal
 from eexp.envs.registry import help_lines
-from eexp.errors import EXIT_FAILED, EexpError
+from eexp.errors import EXIT_FAILED, EexpError, InputError
 from eexp.models.registry import help_lines as model_lines
 
 # name -> first line of its help. A test compares these lines with the commands.
@@ -67,6 +68,16 @@ class Stages(click.Group):
             return None
         module = f"{name.replace('-', '_')}{'_' * keyword.iskeyword(name)}"
         return importlib.import_module(f"eexp.stages.{module}").command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            close = difflib.get_close_matches(name, COMMANDS)
+            hint = f" Did you mean {' or '.join(close)}?" if close else ""
+            raise click.UsageError(f"No such command {name!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -141,7 +152,8 @@ def main(args: list[str] | None = None) -> None:
         e.show(message)
         _fail(message.getvalue().rstrip("\n"), e.exit_code, verbose)
     except EexpError as e:
-        _fail(f"error: {e}", e.exit_code, verbose)
+        cause = e.evidence.get("traceback") if isinstance(e, InputError) and e.__cause__ is None else None
+        _fail(f"{cause}error: {e}" if verbose and cause else f"error: {e}", e.exit_code, verbose)
     except OSError as e:  # such as a full disk
         _fail(f"error: {_in_words(e)}", EXIT_FAILED, verbose)
     except MemoryError:

@@ -5,6 +5,10 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INPUT, EXIT_SET_ASIDE = 0, 1, 2, 3, 4
 
 
@@ -45,6 +49,33 @@ class EnvironmentFailed(InputError):
     """Error raised when an environment dies, hangs or breaks its contract while a record is processed."""
 
     exit_code = EXIT_FAILED
+
+
+def unexpected_error(error: Exception, where: str = "") -> EnvironmentFailed:
+    """Return the error for an exception that an environment let out: one line, with the traceback as evidence.
+
+    Args:
+        error: The exception, while it is being handled.
+        where: What was called.
+    """
+    message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    evidence = {"traceback": traceback.format_exc(limit=-8)}
+    return EnvironmentFailed(f"{where}: {message}" if where else message, evidence=evidence)
+
+
+@contextmanager
+def environment_errors(where: str) -> Iterator[None]:
+    """Turn what an environment raises unexpectedly into EnvironmentFailed, for calls outside of workers.
+
+    Args:
+        where: What is called, for the message.
+    """
+    try:
+        yield
+    except (EexpError, MemoryError, OSError):  # OSError: also standard output that is closed; one line in any case
+        raise
+    except Exception as e:
+        raise unexpected_error(e, where) from e
 
 
 class NoRoom(EexpError):

@@ -19,7 +19,7 @@ from eexp.formats import conversations, logs
 from eexp.formats.conversations import ARGUMENT, MARKED, WHOLE, Conversation, Format, read_conversation, task_name_of
 from eexp.formats.episodes import Selection, Selector, conversation_of, source_of
 from eexp.settings import option, recorded
-from eexp.stream import Stream
+from eexp.stream import Count, Stream
 from eexp.terminal import progress
 from eexp.workers.pool import Pool
 
@@ -182,6 +182,26 @@ def foreign_records(io: Stream, format: Format) -> Iterator[dict]:
     return io.foreign_records(logs.samples(io.files))
 
 
+def count_unreadable(steps: list[dict], action: str, count: Count) -> None:
+    """Count the actions that a prompt style would not read back from an agent's answer, with what to do about them.
+
+    Args:
+        steps: The steps of an imported trajectory.
+        action: How the actions were read (conversations.MARKED, WHOLE or ARGUMENT).
+        count: Adds to the summary.
+    """
+    for step in steps:
+        text = step["action"]
+        if "Action:" in text and action == WHOLE:
+            count("action[s] contain[s|] 'Action:': see --action marked", 1)
+        elif "Action:" in text:
+            count("action[s] contain[s|] 'Action:', which prompt styles use as a mark: change the input", 1)
+        elif "<think>" in text or "</think>" in text:
+            count("action[s] contain[s|] '<think>' or '</think>': take the thoughts out of the input", 1)
+        elif len(text.splitlines()) > 1:
+            count("action[s] [has|have] several lines, of which prompt styles read one back: change the input", 1)
+
+
 # -- replay in workers -------------------------------------------------------------------------------------------------
 
 
@@ -212,7 +232,7 @@ def conversation_jobs(io: Stream, format: Format, tasks: Tasks, settings: Import
                     "does not name its task; --task-key gives the key that does",
                     f"$.{settings.task_key or format.task_keys[-1]}",
                 )
-            task = tasks.find(name)
+            task = tasks.find(name, conversation.recorded_forms[0])
         except InputError as e:
             io.fail(foreign, e)
             continue
@@ -262,5 +282,7 @@ def replay_all(
         for note in result["notes"]:
             io.note(f"{trajectory['id']}: {note}")
         io.counts.update(result["counts"])
+        if format:
+            count_unreadable(trajectory["steps"], settings.action or format.action, io.count)
         io.write(trajectory)
     io.counts.update(pool.counts)

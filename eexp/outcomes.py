@@ -7,9 +7,9 @@ counts as "unchanged", and one that only shows the same state in other words cou
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
-from eexp.records import canonical, expert_outcome
+from eexp.records import canonical, expert_outcome, succeeded
 
 #: The kinds of transition, as `Example.transition` names them.
 TRANSITIONS = ("invalid", "unchanged", "done", "changed")
@@ -24,9 +24,13 @@ SHARES = {
 
 
 def finishes(outcome: dict) -> bool:
-    """Return whether an outcome completes the task: by `success` or, where it is null, by the end of the episode."""
-    success = outcome.get("success")
-    return bool(outcome.get("done") if success is None else success)
+    """Return whether an outcome completes the task.
+
+    That is a success (`records.succeeded`); where neither `success` nor a score says anything, the end of the episode.
+    """
+    if outcome.get("success") is None and outcome.get("score") is None:
+        return bool(outcome.get("done"))
+    return succeeded(outcome)
 
 
 def transition_of(observation_before: str, outcome: dict) -> str:
@@ -77,6 +81,22 @@ def outcome_kinds(trajectory: dict, i: int, alternative: dict) -> list[str]:
         "finishing": finishes(outcome),
     }
     return [name for name, belongs in belongs_to.items() if belongs]
+
+
+def with_failures_counted(trajectories: Iterator[dict], count: Callable[[str, int], None]) -> Iterator[dict]:
+    """Yield trajectories and count those of which it is recorded that they did not succeed.
+
+    Those that hold neither a success nor a score, such as imports without a replay, are not counted.
+
+    Args:
+        trajectories: The trajectories.
+        count: Adds to the summary.
+    """
+    for trajectory in trajectories:
+        outcome = trajectory.get("outcome") or {}
+        known = any(outcome.get(key) is not None for key in ("success", "score"))
+        count("trajector[y|ies] that did not succeed", int(known and not succeeded(outcome)))
+        yield trajectory
 
 
 Origin = tuple[str, str]  # source and pool of alternatives; "" without a pool

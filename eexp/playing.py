@@ -39,7 +39,7 @@ def panel(env: Environment, split: str, n: int | None, skip: int = 0) -> list[di
     """
     from eexp.evidence.panels import draw
 
-    return draw(env.tasks(split), None if n is None else skip + n)[skip:]
+    return draw(env.list_tasks(split), None if n is None else skip + n)[skip:]
 
 
 def episode_id(spec: str, task: dict, trial: int) -> str:

@@ -210,6 +210,18 @@ TYPES: dict[str, type] = {"trajectory": Trajectory, "example": Example, "episode
 #: The types that a command for any record takes: tasks have no id, and only `eexp panel` and `eexp eval` read them.
 _ANY = ("trajectory", "example", "episode")
 
+#: The command that makes the records that are expected of those that were given, by both types.
+_NEXT_COMMAND = {
+    ("trajectory", "example"): ": make examples of trajectories with `eexp imitation-data`",
+    ("episode", "example"): ": make trajectories of episodes with `eexp import episodes`, and examples of those",
+    ("episode", "trajectory"): ": make trajectories of episodes with `eexp import episodes`",
+}
+#: The same for records of other projects, by the key of their turns.
+_IMPORTS = {
+    "messages": ": chats are imported with `eexp import messages`",
+    "conversations": ": conversations are imported with `eexp import agenttraj` or `eexp import eto`",
+}
+
 _JSON_NAMES = {
     "str": "a string",
     "int": "an integer",
@@ -250,8 +262,11 @@ def check(record: Any, kind: str) -> dict:
     record_type = record.get("type")
     if record_type != kind:
         if isinstance(record_type, str) and record_type in TYPES:
-            raise InputError(f"expected a record of type {kind}, got one of type {record_type}", "$.type")
-        raise InputError(f'expected "{kind}", got {"nothing" if record_type is None else short(record_type)}', "$.type")
+            hint = _NEXT_COMMAND.get((record_type, kind), "")
+            raise InputError(f"expected a record of type {kind}, got one of type {record_type}{hint}", "$.type")
+        got = "nothing" if record_type is None else short(record_type)
+        hint = next((text for key, text in _IMPORTS.items() if isinstance(record.get(key), list)), "")
+        raise InputError(f'expected "{kind}", got {got}{hint}', "$.type")
     try:
         msgspec.convert(record, TYPES[kind])
     except msgspec.ValidationError as e:
@@ -320,6 +335,8 @@ def succeeded(outcome: dict | None) -> bool:
 
     The environment's judgement (`success`) decides; where there is none, a score of 1.0 is a success. An outcome that
     is not known (None) is no success.
+
+    Episodes hold the result of this rule. A change of it makes recorded ones differ from what a replay finds.
     """
     if outcome is None:
         return False

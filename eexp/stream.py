@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import reprlib
 import sys
 from collections import Counter, deque
@@ -37,12 +38,28 @@ from eexp.terminal import tell
 
 _NOT_SET_ASIDE = (b'"set_aside":false}\n', b'"set_aside": false}\n')  # how a line of `Stream.keep` ends
 
+_NUMBER = re.compile(r"\[(?:([^][|]*)\|)?([^][|]*)\]")  # [singular|plural] or [s]
+
+#: The number of the summary that one looks for first where episodes were played.
+SUCCESSES = "success[es]"
+_SHOWN_AT_0 = ("in", "out", SUCCESSES)
+
 #: A function that a pure stage calls with a record it cannot process; it returns if the run is to go on without it.
 OnError = Callable[[dict, InputError], None]
 
 
 #: A function that a pure stage calls to add a number to its summary: what is counted, and how many.
 Count = Callable[[str, int], None]
+
+
+def in_words(n: int, what: str) -> str:
+    """Return a number and what it counts, in the singular or the plural.
+
+    Args:
+        n: The number.
+        what: What is counted; `[singular|plural]` stands for either of two words, and `[s]` for `[|s]`.
+    """
+    return f"{n} " + _NUMBER.sub(lambda forms: (forms[1] or "") if n == 1 else forms[2], what)
 
 
 def no_count(what: str, n: int) -> None:
@@ -212,7 +229,8 @@ class Stream(AbstractContextManager):
         """Yield the records to process, checked.
 
         Args:
-            skip_done: Whether records that an earlier run has written are left out.
+            skip_done: Whether records that an earlier run has written are left out, by the ids that they have in the
+                input. A stage that writes other ids than it reads passes False, and asks `done` with the id it writes.
         """
         for record in self._read(lines(self.files), self._check):
             if not (skip_done and self.done(record["id"])):
@@ -409,7 +427,12 @@ class Stream(AbstractContextManager):
     # -- the summary ---------------------------------------------------------------------------------------------------
 
     def count(self, what: str, n: int = 1) -> None:
-        """Add to a number of the summary."""
+        """Add to a number of the summary.
+
+        Args:
+            what: What is counted, as `in_words` takes it.
+            n: How many.
+        """
         self.counts[what] += n
 
     def note(self, text: str) -> None:
@@ -425,7 +448,7 @@ class Stream(AbstractContextManager):
 
     def summary(self) -> str:
         """Return one line with all numbers of the summary."""
-        parts = [f"{n} {what}" for what, n in self.counts.items() if n or what in ("in", "out")]
+        parts = [in_words(n, what) for what, n in self.counts.items() if n or what in _SHOWN_AT_0]
         if self.set_aside:
             parts.append(f"{self.set_aside} set aside" + (f" in {self.rejects}" if self.rejects else ""))
         return ", ".join(parts)

@@ -46,8 +46,9 @@ def files_of(spec: str) -> list[str]:
 
 
 def resolve_base(base: str) -> str:
-    """Return the directory or hub id that transformers loads for the name of a base model."""
-    return str(TINY_DIR) if base == TINY else base
+    """Return the directory or hub id that transformers loads for the name of a base model, with or without `hf:`."""
+    name = base.removeprefix("hf:")
+    return str(TINY_DIR) if name == TINY else name
 
 
 # -- fingerprints ------------------------------------------------------------------------------------------------------

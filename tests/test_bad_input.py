@@ -72,7 +72,18 @@ def test_lines_that_are_no_records(line, message):
         ({"outcome": {"observation": True}}, "$.outcome.observation: expected a string, got true or false"),
         ({"lineage": "expert"}, "$.lineage: expected an array, got a string"),
         ({"type": "Trajectory"}, "$.type: expected \"trajectory\", got 'Trajectory'"),
-        ({"type": "episode"}, "$.type: expected a record of type trajectory, got one of type episode"),
+        (
+            {"type": "episode"},
+            "$.type: expected a record of type trajectory, got one of type episode: make trajectories of episodes with",
+        ),
+        (
+            {"type": None, "messages": []},
+            '$.type: expected "trajectory", got nothing: chats are imported with `eexp imp',
+        ),
+        (
+            {"type": None, "conversations": []},
+            '$.type: expected "trajectory", got nothing: conversations are imported with `eexp import agenttraj`',
+        ),
     ],
 )
 @pytest.mark.parametrize("stage", ["rollout", "reflect"])
@@ -272,6 +283,7 @@ def test_a_record_may_not_start_a_program(env, trajectory, tmp_path):
         ("bfcl?code=PATH", "code"),
         ("tau?domain=retail&path=PATH", "path"),
         ("tau?user=http://127.0.0.1:9/v1#m", "user"),
+        ("textcraft?depth=2&recipes=PATH", "recipes"),
     ],
 )
 def test_a_record_may_not_choose_a_path(env, option, trajectory, tmp_path):
@@ -285,7 +297,15 @@ def test_a_record_may_not_choose_a_path(env, option, trajectory, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "env", ["babyai?level=GoTo", "scienceworld?task=boil&max_steps=5", "bfcl?tools=full", "tau?domain=airline", "house"]
+    "env",
+    [
+        "babyai?level=GoTo",
+        "scienceworld?task=boil&max_steps=5",
+        "bfcl?tools=full",
+        "tau?domain=airline",
+        "house",
+        "textcraft?depth=2-3&distractors=0&max_steps=9",
+    ],
 )
 def test_a_record_may_choose_tasks(env):
     assert unsafe_in_records(env) is None
@@ -406,7 +426,7 @@ def test_a_program_that_never_answers(tmp_path):
 def test_an_environment_without_an_expert(tmp_path):
     env = _program(tmp_path, "pass").replace("world.py", "silent.py")
     (tmp_path / "silent.py").write_text((tmp_path / "world.py").read_text().replace('"expert": True, ', ""))
-    run("expert", env).one_error(3, "has no expert for task")
+    run("expert", env).one_error(2, f"{env} has no expert: record demonstrations with `eexp env play", "eexp import")
     run("eval", env, "--split", "train", "-m", "expert").one_error(3, "expert has no action here")
 
 
@@ -415,7 +435,9 @@ def test_an_environment_without_admissible_actions(data):
     run("branch", "-m", "random", stdin=lines(records)).one_error(3, "<stdin>:1: ", "admissible")
     result = run("branch", "--from", "admissible", stdin=lines(records)).ok()
     assert all(s["alternatives"] == [] for r in result.records for s in r["steps"])
-    assert "states with fewer than k" in result.err
+    note = "no state lists admissible actions: nothing was added; give -m MODEL in place of --from admissible"
+    assert note in result.err and "states with fewer than k alternatives" in result.err
+    assert note not in run("branch", "--from", "admissible", data["expert"]).ok().err
 
 
 # -- models ----------------------------------------------------------------------------------------------------------
@@ -427,6 +449,7 @@ def test_an_environment_without_admissible_actions(data):
         ("nothing", 2, "unknown model 'nothing'"),
         ("", 2, "unknown model ''"),
         ("tiny.ggfu", 2, "unknown model"),
+        ("Org/name-0.5B", 2, "unknown model 'Org/name-0.5B': a name on the hub needs hf:, as in hf:Org/name-0.5B"),
         ("/no/such.gguf", 1, "model file not found: /no/such.gguf"),
         ("tiny+/no/such.gguf", 1, "model file not found: /no/such.gguf"),
         ("hf:/no/such", 1, "model directory not found: /no/such"),
@@ -518,6 +541,18 @@ def test_an_adapter_of_another_base(adapter, other_base, tmp_path, data):
     run(*play, f"tiny+{tmp_path}/adapter.gguf").ok()
 
 
+def test_an_adapter_alone_and_a_directory_as_one(adapter, tmp_path):
+    """The message for an adapter without its base, and for a PEFT directory after a GGUF file, says what to give."""
+    gguf = tmp_path / "agent.gguf"
+    run("export", adapter, "-o", gguf, "-q").ok()
+    for model in (gguf, f"{gguf}+{gguf}"):
+        run("eval", "house", "-n", 1, "-m", model).one_error(
+            1, f"{gguf} is an adapter (LoRA): give the model it belongs to as well: BASE.gguf+{gguf}"
+        )
+    message = f"{adapter} is a directory: make a GGUF file of it with `eexp export`, or give -m {adapter}"
+    run("eval", "house", "-n", 1, "-m", f"tiny+{adapter}").one_error(1, message)
+
+
 def test_directories_that_are_no_models(adapter, tmp_path, data):
     from eexp.weights import TINY_DIR
 
@@ -557,7 +592,7 @@ def test_prompt_styles_that_do_not_exist(data):
     for args in (["imitation-data"], ["world-model-data"], ["reflect"], ["branch", "-m", "tiny"]):
         run(*args, "--prompt-style", "poetic", data["rollout"]).one_error(2, "unknown prompt style 'poetic'", "react")
     changed = run("imitation-data", "--prompt-style", "react@0123456789abcdef", data["expert"])
-    changed.one_error(3, "prompt style 'react' was 0123456789abcdef there")
+    changed.one_error(3, "prompt style react@0123456789abcdef differs from the built-in react@")
 
 
 def test_two_prompt_styles_are_not_trained_together(data, tmp_path):
@@ -649,6 +684,13 @@ def test_servers_that_answer_badly(server, status, body, code, message, data):
     run("eval", "house", "-n", "1", "-m", f"{server.url}#name").one_error(code, server.url, message)
 
 
+def test_a_url_without_a_path(server, data):
+    server.answer = 404, b'"Not Found"'
+    for model in (server.url.removesuffix("/v1"), server.url.removesuffix("v1") + "#name"):
+        run("eval", "house", "-n", 1, "-m", model).one_error(1, "HTTP 404: Not Found: is /v1 missing?")
+    assert "missing" not in run("eval", "house", "-n", 1, "-m", server.url).one_error(1, "HTTP 404: Not Found")
+
+
 @pytest.mark.parametrize("body", [b"{}", b"[]", b"null", b'{"data": []}', b'{"data": [{}]}', b'{"data": 5}', b"x"])
 def test_servers_without_models(server, body, data):
     server.answer = 200, body
@@ -684,7 +726,8 @@ def test_secrets_are_never_shown(server, data, monkeypatch):
 def test_options_of_the_command_line_that_are_wrong():
     run("branch", "-k", "0").one_error(2, "-k")
     run("branch", "--no-such-option").one_error(2, "No such option")
-    run("no-such-command").one_error(2, "No such command")
+    run("no-such-command").one_error(2, "No such command 'no-such-command'.")
+    run("brnch").one_error(2, "No such command 'brnch'. Did you mean branch?")
     run("expert", "house", "--admissible", "few").one_error(2, "--admissible")
     run("expert").one_error(2, "ENV")
     run("mix", "--limit", "-1").one_error(2, "--limit")

@@ -45,7 +45,10 @@ def test_the_table_of_commands_is_what_they_say_of_themselves():
 
 def test_every_stage_is_in_the_table():
     modules = {p.stem.rstrip("_").replace("_", "-") for p in (ROOT / "eexp" / "stages").glob("[!_]*.py")}
-    assert modules == set(COMMANDS)
+    missing = modules - set(COMMANDS)
+    assert not missing, f"add {sorted(missing)} to COMMANDS in eexp/cli.py: the name, and the docstring's first line"
+    gone = set(COMMANDS) - modules
+    assert not gone, f"COMMANDS in eexp/cli.py names {sorted(gone)}, which eexp/stages has no module for"
 
 
 @pytest.mark.parametrize("name", [None, *COMMANDS])

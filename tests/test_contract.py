@@ -13,6 +13,8 @@ import pytest
 from conversations import messages_of
 from running import EEXP, Result, environment, lines, read, run, spawn, start, write
 
+from eexp.cli import COMMANDS
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -66,6 +68,19 @@ STAGES = {
     "stats": Stage(("stats",), "rollout", writes_records=False, streams=False),
     "show-summary": Stage(("show", "--summary"), "rollout", writes_records=False, streams=False),
 }
+#: Commands that are no stage of a pipe, which the tests at the end of this file or a file of their own cover.
+NO_PIPE = {
+    "expert": "reads no records; tests/test_stages.py",
+    "eval": "reads no records; tests/test_eval.py",
+    "panel": "reads records only to leave their tasks out; tests/test_panel.py",
+    "finetune": "writes a directory; below, and tests/test_finetune.py",
+    "export": "reads a directory; tests/test_gguf_export.py",
+    "compare": "reads files by name; below, and tests/test_compare.py",
+    "report": "reads directories; below, and tests/test_report.py",
+    "prompts": "reads no records; tests/test_prompts.py",
+    "env": "reads no records; tests/test_env_command.py",
+    "schema": "reads no records; tests/test_records.py",
+}
 OURS = {name: stage for name, stage in STAGES.items() if stage.kind != "foreign"}
 RECORDS = {name: stage for name, stage in STAGES.items() if stage.writes_records}
 STREAMS = {name: stage for name, stage in STAGES.items() if stage.streams}
@@ -99,6 +114,15 @@ def plain(inputs) -> Callable[[Stage], Result]:
         return results[stage]
 
     return result
+
+
+def test_every_stage_of_a_pipe_is_here():
+    here = {stage.name for stage in STAGES.values()}
+    missing = set(COMMANDS) - here - NO_PIPE.keys()
+    assert not missing, (
+        f"add a Stage of {sorted(missing)} to STAGES, or name it in NO_PIPE with the tests that cover it"
+    )
+    assert not here & NO_PIPE.keys() and NO_PIPE.keys() <= set(COMMANDS)
 
 
 @stages(STAGES)

@@ -9,10 +9,13 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import click
 import pytest
+from markdown_it import MarkdownIt
 from running import EEXP, environment
 
 from eexp import records
@@ -200,11 +203,39 @@ def test_the_documentation_speaks_of_what_exists(path):
             assert match[1] in FLAGS, f"{path.name} speaks of {code}"
 
 
+def anchors_of(text: str) -> set[str]:
+    """Return the anchors of a page's headings, as a code host numbers them."""
+    tokens, counts = MarkdownIt().parse(text), Counter()
+    anchors = set()
+    for token, content in pairwise(tokens):
+        if token.type == "heading_open":
+            words = "".join(part.content for part in content.children or [])
+            slug = re.sub(r"[^\w\- ]", "", words.lower()).replace(" ", "-")
+            anchors.add(f"{slug}-{counts[slug]}" if counts[slug] else slug)
+            counts[slug] += 1
+    return anchors
+
+
 def test_links_between_the_pages_lead_somewhere():
     for path in PAGES:
-        for target in re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8")):
-            if "://" not in target and not target.startswith("mailto:"):
-                assert (path.parent / target).exists(), f"{path.name} links to {target}"
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?", path.read_text(encoding="utf-8")):
+            if "://" in target or target.startswith("mailto:"):
+                continue
+            page = path.parent / target if target else path
+            assert page.exists(), f"{path.name} links to {target}"
+            if anchor and page.suffix == ".md":
+                assert anchor in anchors_of(page.read_text(encoding="utf-8")), f"{path.name} links to {target}#{anchor}"
+
+
+def test_anchors_are_made_of_headings():
+    text = "# A `code`, *loud*\n\n```sh\n# no heading\n```\n\n## One & two_three\n\n## One & two_three\n"
+    assert anchors_of(text) == {"a-code-loud", "one--two_three", "one--two_three-1"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_page_on_the_pipe_lists_every_command(name):
+    table = (ROOT / "docs" / "pipe.md").read_text(encoding="utf-8").partition("## Terms")[0]
+    assert re.search(rf"^\|.*`eexp {name}[ `]", table, re.MULTILINE), "the table in docs/pipe.md has no row for it"
 
 
 def test_what_the_documentation_is_checked_with_finds_mistakes():
@@ -231,6 +262,56 @@ def test_help_names_the_models_there_are():
         assert f"{kind.spec} " in group.help and kind.line in group.help
 
 
+def test_the_page_on_models_and_the_readme_name_the_models_there_are():
+    from eexp.models.registry import KINDS
+
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (names,) = re.findall(r"## Names\n\n```text\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert [line.removeprefix("-m ").split("  ")[0] for line in names.splitlines()] == [kind.spec for kind in KINDS]
+    for kind in KINDS:
+        if kind.spec.startswith(("hf:", "http:")):
+            assert f"`{kind.spec.partition('[')[0]}`" in readme
+
+
+def test_the_page_on_environments_lists_those_there_are():
+    from eexp.envs.registry import KINDS
+
+    page = (ROOT / "docs" / "environments.md").read_text(encoding="utf-8")
+    table = page.partition("## Specs\n")[2].partition("A spec may carry options")[0]
+    assert all(f"`{kind.spec}`" in table for kind in KINDS)
+
+
+def test_the_page_on_python_classes_lists_every_method_and_attribute():
+    from eexp.envs import Environment, Observation
+
+    page = (ROOT / "docs" / "environments" / "python.md").read_text(encoding="utf-8")
+    for_stages = {"has", "check_split", "list_tasks"}  # not for a class to define
+    for name, member in vars(Environment).items():
+        if inspect.isfunction(member) and not name.startswith("_") and name not in for_stages:
+            parameters = ", ".join(list(inspect.signature(member).parameters)[1:])
+            assert f"`{name}({parameters})`" in page
+        elif not name.startswith("_") and not callable(member) and name != "spec":
+            value = "frozenset()" if member == frozenset() else member
+            assert f"| `{name}` | {value} |" in page.replace("`False`", "False").replace("`frozenset()`", "frozenset()")
+    signature = inspect.signature(Observation)
+    parameters = [p.name if p.default is p.empty else f"{p.name}={p.default}" for p in signature.parameters.values()]
+    assert f"`Observation({', '.join(parameters)})`" in page
+
+
+@pytest.mark.slow
+def test_the_classes_of_the_page_on_python_classes_keep_the_contract(tmp_path):
+    page = (ROOT / "docs" / "environments" / "python.md").read_text(encoding="utf-8")
+    codes = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(codes) == 2
+    for n, code in enumerate(codes):
+        (tmp_path / f"world_{n}.py").write_text(code, encoding="utf-8")
+        name = re.search(r"^class (\w+)\(Environment\)", code, re.MULTILINE)[1]
+        command = [*EEXP, "env", "check", f"world_{n}:{name}", "--action", "1", "-n", "3"]
+        process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment())
+        assert process.returncode == 0, process.stdout + process.stderr
+
+
 def shown_records() -> list[dict]:
     """Return the whole records that docs/records.md shows."""
     text = (ROOT / "docs" / "records.md").read_text(encoding="utf-8")
@@ -248,11 +329,16 @@ def comparable(value, key=""):
     return round(value, 2) if key == "logprob" else value
 
 
+def run_script(script: str, directory: Path) -> None:
+    """Run lines of shell in a directory, and check that every command succeeds."""
+    eexp = f'eexp() {{ {shlex.join(EEXP)} "$@"; }}; set -eo pipefail\n'
+    subprocess.run(["bash", "-c", eexp + script], cwd=directory, check=True, env=environment())
+
+
 @pytest.mark.slow
 def test_the_page_on_records_shows_what_its_commands_write(tmp_path):
     blocks, _ = split_markdown((ROOT / "docs" / "records.md").read_text(encoding="utf-8"))
-    eexp = f'eexp() {{ {shlex.join(EEXP)} "$@"; }}; set -eo pipefail\n'
-    subprocess.run(["bash", "-c", eexp + blocks[0]], cwd=tmp_path, check=True, env=environment())
+    run_script(blocks[0], tmp_path)
     files = sorted(tmp_path.glob("*.jsonl"))
     outputs = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     by_id = {record["id"]: comparable(record) for record in outputs}
@@ -262,3 +348,38 @@ def test_the_page_on_records_shows_what_its_commands_write(tmp_path):
         records.check(record, "all")
         if "id" in record:
             assert comparable(record) == by_id[record["id"]]
+
+
+@pytest.mark.slow
+def test_the_page_on_world_models_shows_what_its_commands_write(tmp_path):
+    text = (ROOT / "docs" / "world-model.md").read_text(encoding="utf-8")
+    blocks, _ = split_markdown(text)
+    run_script(blocks[0], tmp_path)
+    outputs = [json.loads(line) for line in (tmp_path / "iwm.jsonl").read_text().splitlines()]
+    (example,) = (json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    (record,) = (record for record in outputs if record["id"] == example["id"])
+    assert example == {key: record[key] for key in example}
+
+
+@pytest.mark.slow
+def test_the_page_on_training_shows_the_losses_of_its_commands(tmp_path):
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8").partition("\n## Validation\n")[2]
+    blocks, _ = split_markdown(text)
+    run_script(blocks[0], tmp_path)
+    metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    measured = {line["step"]: line["validation"]["loss"] for line in metrics if "validation" in line}
+    shown = {int(step): float(loss) for step, loss in re.findall(r'^{"step": (\d+), .*?"loss": ([\d.]+)', text, re.M)}
+    assert shown == pytest.approx(measured, abs=0.003)
+
+
+@pytest.mark.slow
+def test_the_page_on_imports_shows_what_becomes_of_its_chats(tmp_path):
+    text = (ROOT / "docs" / "import.md").read_text(encoding="utf-8")
+    text = text.partition("### A chat with a system prompt\n")[2].partition("### What is lost\n")[0]
+    blocks = [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
+    assert len(blocks) == 4
+    for chat, example in zip(blocks[::2], blocks[1::2]):
+        (tmp_path / "chat.jsonl").write_text(json.dumps(chat), encoding="utf-8")
+        run_script("eexp import messages chat.jsonl | eexp imitation-data > il.jsonl", tmp_path)
+        record = json.loads((tmp_path / "il.jsonl").read_text().splitlines()[-1])
+        assert example == {key: record[key] for key in example}

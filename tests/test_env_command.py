@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from light import LIGHT_SPECS, skip_unless_ready
 from running import ROOT, Result, environment, read, run, spawn
 
 from eexp.envs.check import Checker
@@ -218,9 +219,51 @@ class Tuples(Counting):
     def step(self, action):
         return "seen", 0.0, False, {}
 
-class AnySplit(Counting):
+class Minimal(Environment):
+    """Only what has to be there, and no expert."""
+    def splits(self):
+        return ["train"]
+
     def tasks(self, split):
-        return iter([{"id": "a", "split": split}])
+        return [{"id": "a"}, {"id": "b"}]
+
+    def reset(self, task):
+        return Observation("0")
+
+    def step(self, action):
+        return Observation("no", valid=False)
+
+    def admissible(self):
+        return None
+
+class TwiceASplit(Counting):
+    def splits(self):
+        return ["train", "train"]
+
+class SameIds(Counting):
+    def tasks(self, split):
+        return [{"id": "a"}, {"id": "a"}]
+
+class NoIds(Counting):
+    def tasks(self, split):
+        return [{"name": "a"}]
+
+class Boiling(Counting):
+    """An expert that plays a world with a mistake in it."""
+    def expert(self):
+        return "more"
+
+    def step(self, action):
+        return {"text": "seen"}
+
+class Burnt(Boiling):
+    """With a mistake in its list of tasks."""
+    def tasks(self, split):
+        raise KeyError("kettle")
+
+class Closed(Boiling):
+    def __init__(self):
+        raise RuntimeError("no kettle")
 
 class Shallow(Counting):
     def fork(self):
@@ -233,6 +276,64 @@ class SharesItsLog(Counting):
     def reset(self, task):
         self.log.clear()
         return Observation("0")
+
+class ExpertsShareMemory(Counting):
+    """Its expert presses each button that no instance pressed before: observations alone show nothing."""
+    light = True
+    pressed = set()
+
+    def reset(self, task):
+        self.pressed.clear()
+        return super().reset(task)
+
+    def step(self, action):
+        self.pressed.add(action)
+        self.log.append(action)
+        return Observation(str(len(self.log)), len(self.log) > 3, score=float(len(self.log) > 3))
+
+    def admissible(self):
+        return ["a", "b", "c", "d", "e", "f"]
+
+    def expert(self):
+        return next((button for button in self.admissible() if button not in self.pressed), "a")
+
+class ForksShareMemory(ExpertsShareMemory):
+    """The same, where only a fork shares the memory of the instance that it was made from."""
+    def reset(self, task):
+        self.pressed = set()
+        return super().reset(task)
+
+    def fork(self):
+        other = copy(self)
+        other.log = list(self.log)
+        return other
+
+class ExpertDraws(Counting):
+    """Its expert draws, without a seed."""
+    def expert(self):
+        return os.urandom(8).hex()
+
+class LosesItsPath(ForksShareMemory):
+    """Its expert has no action once anything else was done; a question in place is such a thing."""
+    fork = Counting.fork
+    light = False
+
+    def reset(self, task):
+        self.on_path = True
+        return super().reset(task)
+
+    def step(self, action):
+        if action in self.admissible():
+            return super().step(action)
+        self.on_path = False
+        return Observation("no", valid=False)
+
+    def expert(self):
+        return super().expert() if self.on_path else None
+
+class Harmless(Counting):
+    def harmless(self, action):
+        return action == "peek"
 
 class Hangs(Counting):
     def step(self, action):
@@ -261,9 +362,14 @@ class LiesAboutItsProcess(Counting):
     [
         ("Raises", "plays", "step: raised KeyError: 'kettle'"),
         ("Tuples", "plays", "step: expected an Observation, got ('seen', 0.0, False, {})"),
-        ("AnySplit", "splits", "answers for a split that does not exist"),
+        ("TwiceASplit", "splits", "a name stands there twice"),
+        ("SameIds", "lists tasks", "two tasks of train have the same id"),
+        ("NoIds", "lists tasks", "task 0 of train has no id that is a string: {'name': 'a'}"),
         ("Shallow", "forks", "after forks by state, and"),
         ("SharesItsLog", "side by side", "while another instance played, and"),
+        ("ExpertsShareMemory", "side by side", "while another instance played, and was 'a' the first time"),
+        ("ForksShareMemory", "forks", "after forks by state, and was"),
+        ("ExpertDraws", "repeats", ": the expert's action is "),
         ("Hangs", "plays", "step: no answer within 1 s"),
         ("KeepsAProcess", "closes", "processes are left over"),
         ("LiesAboutItsProcess", "forks", "declares in_process, but has a child process"),
@@ -304,6 +410,65 @@ def test_a_check_without_a_step_fails_and_skips_the_rest(name, why):
     assert verdicts["nonsense"] == ("-", "not checked, since 'plays' failed")
 
 
+def test_an_expert_may_lose_its_path_after_a_question():
+    assert not failed(counting("LosesItsPath"))
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("Counting", "no action is declared harmless"),
+        ("Harmless", "none of the actions tried is declared harmless; name one with --action"),
+    ],
+)
+def test_the_reason_why_no_harmless_action_was_tried(name, why):
+    assert counting(name)["harmless"] == ("-", why)
+
+
+@pytest.mark.parametrize("name", ["TwiceASplit", "SameIds"])
+def test_the_check_goes_on_where_tasks_can_be_played(name):
+    verdicts = counting(name)
+    assert len(failed(verdicts)) == 1
+    assert {verdicts[check][0] for check in ("plays", "repeats", "starts anew", "nonsense", "closes")} == {"ok"}
+
+
+def test_a_minimal_class(tmp_path, monkeypatch):
+    """A class need neither name the split in its tasks nor refuse other splits."""
+    (tmp_path / "minimal_world.py").write_text(PYTHON)
+    monkeypatch.chdir(tmp_path)
+    spec = "minimal_world:Minimal"
+    result, verdicts = check(spec, "--action", "look", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    result.ok()
+    assert verdicts["splits"] == ("ok", "train") and verdicts["lists tasks"] == ("ok", "train 2")
+    for args in (("eval", spec, "-m", "random", "--split", "dev"), ("panel", spec, "--split", "dev")):
+        spawn(*args, env=environment()).one_error(2, f"{spec} has no split 'dev'; it has: train")
+    lines = spawn("panel", spec, "--split", "train", env=environment()).ok().records
+    assert [line["task"] for line in lines] == [{"id": name, "split": "train"} for name in "ab"]
+    spawn("expert", spec, env=environment()).one_error(2, f"{spec} has no expert: record demonstrations with `eexp env")
+
+
+def test_mistakes_in_a_class_are_one_line(tmp_path, monkeypatch):
+    """-v adds the traceback, and --on-error skip goes on where a single task is concerned."""
+    (tmp_path / "kettle_world.py").write_text(PYTHON)
+    monkeypatch.chdir(tmp_path)
+    spec = "kettle_world:Boiling"
+    message = f"error: {spec}/a: AttributeError: 'dict' object has no attribute 'done'"
+    spawn("expert", spec, env=environment()).one_error(1, message)
+    for stage in (("expert", spec), ("eval", spec, "--split", "train", "-m", "expert")):
+        verbose = spawn(*stage, "-v", env=environment())
+        assert verbose.code == 1 and "Traceback" in verbose.err
+        assert verbose.err.count("AttributeError: 'dict' object has no attribute 'done'") >= 2
+    skipping = spawn("expert", spec, "--on-error", "skip", env=environment()).ok(4)
+    assert "2 set aside" in skipping.err
+    for stage in ("expert", "eval", "panel", "env show", "env play"):
+        options = ["--split", "train"] if stage in ("eval", "panel") else []
+        for name, message in (
+            ("Burnt", "kettle_world:Burnt: tasks: KeyError: 'kettle'"),
+            ("Closed", "cannot be opened: RuntimeError: no kettle"),
+        ):
+            spawn(*stage.split(), f"kettle_world:{name}", *options, env=environment()).one_error(1, message)
+
+
 def test_a_check_that_was_not_tried_is_not_ok():
     verdicts = counting("Unlisted")
     assert verdicts["admissible"] == ("-", "the lists are empty wherever they were looked at")
@@ -312,18 +477,12 @@ def test_a_check_that_was_not_tried_is_not_ok():
 
 @pytest.mark.parametrize(
     "spec",
-    [
-        "house",
-        "babyai",
-        "bfcl",
-        f"tau?path={ROOT}/tests/tau_checkout&domain=library&admissible=lookups",
-        f"exec:sh {ROOT}/examples/safe.sh",
-        f"exec:{sys.executable} {ROOT}/examples/blocks.py",
-    ],
+    [*LIGHT_SPECS, f"exec:sh {ROOT}/examples/safe.sh", f"exec:{sys.executable} {ROOT}/examples/blocks.py"],
 )
 def test_the_environments_of_eexp_pass(spec):
-    if spec in ("babyai", "bfcl"):
-        pytest.importorskip({"babyai": "minigrid", "bfcl": "bfcl_eval"}[spec])
+    """The others need data or a program of their own; their tests play and fork them."""
+    if spec in LIGHT_SPECS:
+        skip_unless_ready(spec)
     result, verdicts = check(spec, "-n", 3)
     result.ok()
     assert not failed(verdicts) and "note" not in {verdict for verdict, _ in verdicts.values()}, result.out.decode()

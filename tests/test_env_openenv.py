@@ -11,6 +11,7 @@ from running import lines, run, spawn
 from eexp.envs import open_env
 from eexp.envs.check import Checker
 from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, UsageError
+from eexp.records import succeeded
 
 pytest.importorskip("openenv", reason="needs openenv, for its servers")
 pytest.importorskip("websockets")
@@ -42,7 +43,7 @@ def test_a_text_environment(numbers):
         observations = play(env, {"seed": 13}, WAY)
         assert [s.text for s in observations[:3]] == ["The number is 15.", "The number is 16.", "The number is 8."]
         assert [s.done for s in observations] == [False] * 5 + [True] and all(s.valid for s in observations)
-        assert observations[-1].score == 1.0 and observations[-1].success is True and observations[0].success is None
+        assert observations[-1].score == 1.0 and [succeeded(o.outcome()) for o in observations] == [False] * 5 + [True]
         assert env.instruction() == ""
         after = env.step("add one")
         assert after.done and not after.valid and env.admissible() == []
@@ -83,7 +84,7 @@ def test_a_typed_environment_with_tasks_of_its_own(nim):
         observation = env.step('{"heap": 0, "count": 1}')
         assert json.loads(observation.text)["heaps"] == [0, 2] and observation.valid and observation.score == 0.25
         observation = env.step('{"heap": 1, "count": 2}')
-        assert observation.done and observation.score == 1.0 and observation.success
+        assert observation.done and observation.score == 1.0 and succeeded(observation.outcome())
     with open_env(f"{nim}?action=heap&text=task&train=3-4&max_steps=7") as env:
         assert env.splits() == ["train"] and env.max_steps == 7
         assert env.reset(next(env.tasks("train"))).text == "Take the last one."
@@ -104,7 +105,7 @@ def test_tools():
         assert not env.step('{"tool_name": "climb", "arguments": {}}').valid
         assert not env.step("open door 2").valid
         observation = env.step('{"tool_name": "open_door", "arguments": {"number": 2}}')
-        assert "The way out." in observation.text and observation.done and observation.success
+        assert "The way out." in observation.text and observation.done and succeeded(observation.outcome())
 
 
 def test_sessions_are_independent_and_a_full_server_is_one_error():
@@ -181,7 +182,7 @@ def test_a_lost_connection_costs_the_record_and_no_action_reaches_a_new_session(
     with served("numbers", port=int(url.rpartition(":")[2])):
         with pytest.raises(EnvironmentFailed, match="no episode is running"):
             env.step("add one")
-        assert play(env, {"seed": 13}, WAY)[-1].success
+        assert succeeded(play(env, {"seed": 13}, WAY)[-1].outcome())
         env.close()
 
 
@@ -260,7 +261,10 @@ def test_branches_are_replayed_in_workers(numbers):
         "outcome": observation.outcome(),
     }
     result = spawn("rollout", "-j", "2", "--env", numbers, stdin=lines([records, {**records, "id": "y"}])).ok()
-    assert "10 branch points verified, 20 executed by replay, 10 answered as invalid" in result.err
+    assert (
+        "10 branch points verified, 20 alternatives executed by replay, 10 alternatives answered as invalid"
+        in result.err
+    )
     outcome = result.records[1]["steps"][1]["alternatives"][0]["outcome"]
     assert outcome["observation"] == "The number is 15." and outcome["valid"]
 

@@ -172,7 +172,7 @@ def test_the_transcript_in_the_docs_is_that_of_the_example():
 
 
 def test_the_class_in_the_docs_is_an_environment(tmp_path, monkeypatch):
-    source = re.search(r"```python\n(.*?)```", (PAGES / "python.md").read_text(), re.DOTALL).group(1)
+    source = re.findall(r"```python\n(.*?)```", (PAGES / "python.md").read_text(), re.DOTALL)[1]
     (tmp_path / "numbers_game.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     with open_env("numbers_game:Numbers") as env:
@@ -192,7 +192,7 @@ def test_the_class_in_the_docs_is_an_environment(tmp_path, monkeypatch):
 
 def test_the_class_in_the_docs_is_found_in_the_working_directory(tmp_path):
     """The installed command finds it, which unlike `python -m` does not search there by itself; so do its workers."""
-    source = re.search(r"```python\n(.*?)```", (PAGES / "python.md").read_text(), re.DOTALL).group(1)
+    source = re.findall(r"```python\n(.*?)```", (PAGES / "python.md").read_text(), re.DOTALL)[1]
     (tmp_path / "numbers_game.py").write_text(source)
     (tmp_path / "orjson.py").write_text("raise ImportError('not the library')\n")
     eexp = [Path(sys.executable).with_name("eexp")]

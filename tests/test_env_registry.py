@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from light import LIGHT
 from running import run
 
 if sys.version_info >= (3, 11):
@@ -16,7 +17,7 @@ else:
     import tomli as tomllib
 
 from eexp.envs import Environment, open_env
-from eexp.envs.registry import KINDS, completions, environment_names, help_lines, light_names
+from eexp.envs.registry import BUILT_IN, KINDS, completions, environment_names, help_lines, light_names
 from eexp.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +30,9 @@ def test_a_kind_says_what_its_class_says(kind):
     environment_class = getattr(importlib.import_module(module), name)
     assert issubclass(environment_class, Environment)
     assert environment_class.light == kind.light
+    assert (ROOT / "docs" / "environments" / f"{kind.name}.md").exists(), "it has no page in docs/environments"
+    if not kind.has_url:  # the spec of a bridge is made from its URL
+        assert environment_class.spec == kind.name
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
@@ -41,15 +45,33 @@ def test_an_extra_that_is_needed_exists(kind):
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_help_and_pages_name_every_kind(kind):
     assert kind.spec in run("--help").ok().out.decode()
-    assert kind.spec.replace("-", r"\-") in (ROOT / "man" / "eexp.1").read_text()
-    assert kind.spec.replace("-", r"\-") in (ROOT / "man" / "eexp-env.7").read_text()
+    for page in ("eexp.1", "eexp-env.7"):
+        text = (ROOT / "man" / page).read_text()
+        assert kind.spec.replace("-", r"\-") in text, f"man/{page} does not name it; run `make man`"
     table = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "environments.md").read_text(), re.MULTILINE)
-    assert any(f"`{kind.spec}`" in cell for cell in table), "docs/environments.md has no line for it"
+    assert any(f"`{kind.spec}`" in cell for cell in table), "the table in docs/environments.md has no row for it"
+
+
+def rows_of(page: str) -> list[tuple[str, ...]]:
+    """Return the first column of the tables of a page: the code in each cell."""
+    cells = re.findall(r"^\| (.*?) \|", (ROOT / "docs" / page).read_text(), re.MULTILINE)
+    return [tuple(re.findall(r"`([^`]+)`", cell)) for cell in cells]
+
+
+def test_the_page_on_evaluation_names_the_light_environments():
+    expected = ("light", *LIGHT)
+    assert expected in rows_of("evaluation.md"), f"a row of docs/evaluation.md has to name {expected}, in this order"
+
+
+@pytest.mark.parametrize("kind", BUILT_IN.values(), ids=lambda kind: kind.name)
+def test_the_page_on_noise_says_whose_expert_can_go_on(kind):
+    named = {name for row in rows_of("environments/noisy.md") for name in row}
+    assert kind.name in named, "the table on experts in docs/environments/noisy.md has no row for it"
 
 
 def test_light_environments_are_named_where_episodes_are_played_in_parallel():
     text = " ".join(run("eval", "--help").ok().out.decode().split())
-    assert light_names() == "house, bfcl, babyai and tau"
+    assert light_names().replace(" and ", ", ").split(", ") == LIGHT
     assert f"in {light_names()};" in text and f"other than {light_names()} " in text
 
 

@@ -154,7 +154,10 @@ def test_without_a_replay_the_trajectory_is_that_of_the_episode(played, expert_t
             own["instruction"],
         )
         assert trajectory["source"]["model"] == episode["model"]
-    assert f"{len(played)} not replayed" in result.err and "replay=no" in result.records[0]["lineage"][-1]
+    assert (
+        f"{len(played)} trajectories taken over without a replay" in result.err
+        and "replay=no" in result.records[0]["lineage"][-1]
+    )
     (trajectory,) = run(*IMPORT, "--no-replay", "--name", "elsewhere", stdin=lines(played[:1])).ok().records
     assert trajectory["env"] == "elsewhere"
 
@@ -187,7 +190,7 @@ def test_an_episode_with_few_fields(played):
 
 def test_an_environment_variable_asks_for_no_replay_either(played, monkeypatch):
     monkeypatch.setenv("EEXP_ENV", "house")
-    assert "not replayed" in run(*IMPORT, "--no-replay", stdin=lines(played)).ok().err
+    assert "without a replay" in run(*IMPORT, "--no-replay", stdin=lines(played)).ok().err
 
 
 # -- which are taken ---------------------------------------------------------------------------------------------------
@@ -200,7 +203,8 @@ def test_selection_by_success(replayed, played, random_play):
     assert [t["task"] for t in result.records] == [episode["task"] for episode in played]
     assert [t["id"] for t in result.records] == [f"{e['id']}#2" for e in played], "an id depends on no option"
     assert (
-        f"{len(random_play)} left out: no success" in result.err and "success=yes" in result.records[0]["lineage"][-1]
+        f"{len(random_play)} trajectories left out: no success" in result.err
+        and "success=yes" in result.records[0]["lineage"][-1]
     )
 
 
@@ -211,14 +215,14 @@ def test_selection_by_score(replayed, played, random_play):
     more = ("--trust", "environment") if not replayed else ()
     result = run(*IMPORT, "--min-score", "0.5", *replayed, *more, stdin=lines(episodes)).ok()
     assert [t["id"] for t in result.records] == [episode["id"] for episode in played[:2]]
-    assert "2 left out: no score of 0.5 or more" in result.err
+    assert "2 trajectories left out: no score of 0.5 or more" in result.err
 
 
 def test_a_success_that_the_environment_denies(random_play):
     claims = [{**episode, "success": True} for episode in random_play]
     run(*IMPORT, "--success", stdin=lines(claims)).one_error(3, "$.success: the success is False")
     result = run(*IMPORT, "--success", "--trust", "environment", stdin=lines(claims)).ok()
-    assert result.records == [] and f"{len(claims)} left out: no success" in result.err
+    assert result.records == [] and f"{len(claims)} trajectories left out: no success" in result.err
 
 
 def test_the_same_actions_are_counted_or_left_out(played):
@@ -228,11 +232,11 @@ def test_the_same_actions_are_counted_or_left_out(played):
     result = run(*IMPORT, stdin=text).ok()
     first, second = played[0]["id"], played[1]["id"]
     assert [t["id"] for t in result.records] == [first, again["id"], second, f"{first}#2"]
-    assert "2 with the same actions as another of their task" in result.err
+    assert "2 trajectories with the same actions as another of their task" in result.err
     for replayed in ((), ("--no-replay",)):
         result = run(*IMPORT, "--distinct", *replayed, stdin=text).ok()
         assert [t["id"] for t in result.records] == [first, second]
-        assert "2 left out: the same actions as another of its task" in result.err
+        assert "2 trajectories left out: the same actions as another of its task" in result.err
 
 
 def test_distinct_knows_what_an_interrupted_run_has_written(played, tmp_path):
@@ -253,7 +257,7 @@ def test_a_turn_without_an_action_is_left_out(played):
     turns = [{**turn, "action": ""} if not turn["valid"] else turn for turn in episode["transcript"]]
     turns[1]["cut_off"], episode = True, {**episode, "transcript": turns}
     result = run(*IMPORT, stdin=lines([episode])).ok()
-    assert result.records == [] and "1 left out: a turn without an action" in result.err
+    assert result.records == [] and "1 trajectory left out: a turn without an action" in result.err
     (trajectory,) = run(*IMPORT, "--drop-invalid", stdin=lines([episode])).ok().records
     assert [step["action"] for step in trajectory["steps"]] == [turn["action"] for turn in played[0]["transcript"]]
 
@@ -284,7 +288,7 @@ def test_refused_actions_are_left_out(played, expert_trajectories, data):
     assert episode["invalid"] == len(at)
     result = replay(House(), episode["task"], conversation_of(episode), "id", drop_invalid=True)
     assert without(result.trajectory, "id") == without(expert_trajectories[i], "id")
-    assert result.counts["refused actions left out"] == len(at) and result.kept_whole is None
+    assert result.counts["refused action[s] left out"] == len(at) and result.kept_whole is None
     whole = replay(House(), episode["task"], conversation_of(episode), "id")
     assert [s["action"] for s in whole.trajectory["steps"]] == [t["action"] for t in episode["transcript"]]
 
@@ -301,8 +305,8 @@ def test_refused_actions_of_a_model(expert_trajectories):
         assert trajectory["outcome"]["score"] == episode["score"]
     refused = sum(not any(turn["valid"] for turn in episode["transcript"]) for episode in play)
     assert len(result.records) == len(play) - refused
-    assert not refused or f"{refused} left out: every action was refused" in result.err
-    assert "actions answered as invalid" not in result.err
+    assert not refused or f"{refused} trajectories left out: every action was refused" in result.err
+    assert "answered as invalid" not in result.err
     run("rollout", stdin=run("branch", "--from", "admissible", "-q", stdin=result.out).out).ok()
 
 
@@ -348,7 +352,7 @@ def test_refused_actions_that_changed_something_are_kept(name, at, message, play
     args = ("--env", f"ticking:{name}", "--trust", "environment", "--drop-invalid")
     result = run(*IMPORT, *args, stdin=lines([episode])).ok()
     (trajectory,) = result.records
-    assert len(trajectory["steps"]) == n and message in result.err and "1 actions answered as invalid" in result.err
+    assert len(trajectory["steps"]) == n and message in result.err and "1 action answered as invalid" in result.err
 
 
 # -- the loop ----------------------------------------------------------------------------------------------------------
@@ -394,7 +398,7 @@ def test_command_lines_that_do_not_fit(args, code, message):
 def test_other_formats_are_selected_by_how_the_replay_ends(tmp_path):
     flying = {"id": "train/0", "messages": [{"role": "assistant", "content": action} for action in ("fly", "look")]}
     result = run("import", "messages", "--env", "house", "--success", stdin=lines([flying])).ok()
-    assert result.records == [] and "1 left out: no success" in result.err
+    assert result.records == [] and "1 trajectory left out: no success" in result.err
     (trajectory,) = run("import", "messages", "--env", "house", "--drop-invalid", stdin=lines([flying])).ok().records
     assert [step["action"] for step in trajectory["steps"]] == ["look"]
 

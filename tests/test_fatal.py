@@ -100,8 +100,10 @@ def test_a_program_that_ends_costs_one_alternative(tmp_path, monkeypatch, way):
             else:
                 expected = str(i) if alternative["action"] == "look" else str(i + 1)
                 assert alternative["outcome"]["observation"] == expected and "refused" not in alternative
-    assert executed.counts["alternatives refused"] == len(executed.refused) == 1 + len(FATAL)
-    assert executed.counts[f"executed by {way}"] == 4 and executed.counts["branch points verified"] == 2
+    assert executed.counts["alternative[s] refused"] == len(executed.refused) == 1 + len(FATAL)
+    assert (
+        executed.counts[f"alternative[s] executed by {way}"] == 4 and executed.counts["branch point[s] verified"] == 2
+    )
     assert (
         "alternative 'exit 9' refused: exec:" in str(executed.refused[0]) and executed.refused[0].where == "$.steps[0]"
     )
@@ -113,7 +115,7 @@ def test_the_command_sets_the_branch_aside_and_goes_on(tmp_path):
     record = trajectory(spec, {1: ["exit 9", "other"]})
     result = spawn("rollout", "-j", 1, "--env", spec, "--rejects", tmp_path / "r", stdin=lines([record])).ok(4)
     assert [bool(a["outcome"]) for a in result.records[0]["steps"][1]["alternatives"]] == [False, True]
-    assert "ended with exit status 9" in (tmp_path / "r").read_text() and "1 alternatives refused" in result.err
+    assert "ended with exit status 9" in (tmp_path / "r").read_text() and "1 alternative refused" in result.err
 
 
 class Mortal(Environment):
@@ -156,7 +158,7 @@ def test_a_process_that_dies_costs_one_alternative(monkeypatch, way):
     assert died["outcome"] is None and killed[way] in died["refused"]
     assert raised["outcome"] is None and "ValueError: the roof fell in" in raised["refused"]
     assert other["outcome"]["observation"] == "2"
-    assert pool.counts["workers lost"] == (0 if way == "process" else 3)
+    assert pool.counts["worker[s] lost"] == (0 if way == "process" else 3)
 
 
 def test_a_path_on_which_the_process_dies_is_still_a_bad_record(monkeypatch):

@@ -1036,8 +1036,18 @@ def test_an_adapter_as_the_base_is_refused(few, tmp_path):
 
 
 def test_models_that_eval_plays_but_that_cannot_be_trained_are_refused(few, tmp_path):
-    for base in ("model.gguf", "hf:tiny", "http://localhost:1/v1#x"):
+    for base in ("model.gguf", "http://localhost:1/v1#x"):
         run("finetune", "-m", base, "-o", tmp_path / "run", few).one_error(2, f"{base}: what is trained is a directory")
+
+
+def test_the_base_may_be_named_as_for_playing(few, tmp_path):
+    """With hf: the run is the same one, its description included, and `export --base` takes the name as well."""
+    for name in ("tiny", "hf:tiny"):
+        run("finetune", "-q", *SMALL, "--max-steps", 1, "-m", name, "-o", tmp_path / name, few).ok()
+    descriptions = [json.loads((tmp_path / name / "eexp.json").read_text()) for name in ("tiny", "hf:tiny")]
+    assert len({path.stat().st_mode for path in (tmp_path / "tiny").iterdir()}) == 1, "weights are as readable"
+    assert [description["base"] for description in descriptions] == ["tiny", "tiny"]
+    run("export", tmp_path / "tiny", "--base", "hf:tiny", "-o", tmp_path / "il.gguf").ok()
 
 
 def test_the_base_is_not_overwritten(few, tmp_path):

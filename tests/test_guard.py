@@ -102,7 +102,7 @@ def test_a_program_that_grows_is_killed_with_its_worker(spec, tmp_path, monkeypa
     monkeypatch.setattr("eexp.workers.pool.TRIES", 1)
     with Pool(1, spec, 60, memory=200 << 20) as pool:
         ((_, result),) = pool.run(jobs(spec, "child, grow"))
-        assert "and 200 are allowed" in str(result) and pool.counts["workers lost"] == 1
+        assert "and 200 are allowed" in str(result) and pool.counts["worker[s] lost"] == 1
         assert none_left(str(tmp_path), 5)
 
 

@@ -198,7 +198,7 @@ def test_a_draw_is_one_request_where_the_server_gives_n(faulty):
         "min_p": 0,
         "repetition_penalty": 1,
     }
-    assert model.counts == Counter({"prompt tokens": 21, "tokens written": 27, "texts written": 9})
+    assert model.counts == Counter({"prompt tokens": 21, "tokens written": 27, "text[s] written": 9})
 
 
 def test_a_nucleus_is_left_to_the_server(faulty):
@@ -289,7 +289,7 @@ def test_a_server_without_usage(faulty):
     faulty.reply = lambda body, nth: Reply(body={"choices": [empty]})
     with opened(faulty) as model:
         assert ask(model) == [Sample("", None, 0, False)]
-        assert model.counts["texts written"] == 1
+        assert model.counts["text[s] written"] == 1
 
 
 def test_greedy_texts_are_drawn_and_judged_once(faulty):
@@ -860,7 +860,7 @@ def test_the_server_answers_like_the_model_in_process(server, key, llama, prompt
         (four,), (again,) = named.ask([hot]), named.ask([hot])
         assert len(four) == 4 and len(set(texts(four))) > 1, "a server of one choice is asked again"
         assert texts(four) == texts(again), "and goes by the seed"
-        assert named.counts["texts written"] == len(prompts) + 8 and named.counts["prompt tokens"] > 0
+        assert named.counts["text[s] written"] == len(prompts) + 8 and named.counts["prompt tokens"] > 0
 
 
 def test_branch_and_eval_through_the_server(server, key, data, tmp_path):

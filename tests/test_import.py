@@ -217,6 +217,48 @@ def test_messages():
     assert [(s["thought"], s["action"]) for s in trajectory["steps"]] == [(None, "turn"), ("I pull it.", "pull")]
 
 
+def test_a_leading_think_block_is_the_thought_in_every_format():
+    """So is `reasoning_content`; a later block, or one that is not closed, is left where it is."""
+    text = "<think>\nhmm\nso\n</think>\n\n"
+    for record, format, options, thought in [
+        (messages(("user", "a"), ("assistant", f"{text}look")), MESSAGES, {}, "hmm\nso"),
+        (
+            messages(("user", "a"), ("assistant", f"{text}Thought: I look.\nAction: look")),
+            MESSAGES,
+            {"action": "marked"},
+            "hmm\nso\nI look.",
+        ),
+        (agenttraj("a", "<think>Action: no?</think>Thought: b\nAction: look"), AGENTTRAJ, {}, "Action: no?\nb"),
+        (eto("a", f"{text}Action: look"), ETO, {}, "hmm\nso"),
+    ]:
+        (step,) = one(record, format, **options)["steps"]
+        assert (step["thought"], step["action"]) == (thought, "look")
+    (step,) = one(calling(("ls", "{}"), content=f"{text}I look."), MESSAGES)["steps"]
+    assert (step["thought"], step["action"]) == ("hmm\nso\nI look.", "ls()")
+    reasoning = messages(("user", "a"), ("assistant", "Action: look"))
+    reasoning["messages"][1]["reasoning_content"] = "hmm"
+    assert one(reasoning, MESSAGES, action="marked")["steps"][0]["thought"] == "hmm"
+    for left in ("<think>hmm look", "look<think>hmm</think>"):
+        assert one(messages(("user", "a"), ("assistant", left)), MESSAGES)["steps"][0]["action"] == left
+
+
+def test_actions_that_no_prompt_style_reads_back_are_counted():
+    turns = ("Thought: I look.\nAction: look", "Action: wait", "<think>hmm", "open door\nfast", "go")
+    record = messages(*((role, text) for turn in turns for role, text in (("user", "a"), ("assistant", turn))))
+    summary = run("import", "messages", stdin=lines([record])).ok().err
+    assert "2 actions contain 'Action:': see --action marked" in summary
+    assert "1 action contains '<think>' or '</think>'" in summary
+    assert "1 action has several lines, of which prompt styles read one back" in summary
+    twice = messages(("user", "a"), ("assistant", "Action: say Action: go"), ("user", "b"), ("assistant", "x"))
+    twice["messages"][1]["content"] = "I say it.\nAction: say\n Action"
+    twice["messages"][3]["content"] = "Action: x"
+    summary = run("import", "messages", "--action", "marked", stdin=lines([twice])).ok().err
+    assert "Action:'" not in summary and "1 action has several lines" in summary
+    assert (
+        "action" not in run("import", "messages", stdin=lines([messages(("user", "a"), ("assistant", "b"))])).ok().err
+    )
+
+
 def test_calls_of_tools_in_messages():
     """Each call is a step, and the tool's answer the next observation; text beside a call is the thought."""
     record = calling(("open", '{"what": "safe", "hard": true}'), ("ls", ""), content="I look into it.", tools=[{}])
@@ -417,8 +459,8 @@ def test_without_a_replay_the_trajectory_is_as_recorded(format, files, experts):
         assert [step["admissible"] for step in trajectory["steps"]] == (
             listed if format == "agenttraj" else [None] * len(listed)
         )
-    assert "3 not replayed" in result.err
-    run("rollout", stdin=result.out).one_error(3, f"unknown environment '{format}'")
+    assert "3 trajectories taken over without a replay" in result.err
+    run("rollout", stdin=result.out).one_error(3, f"unknown environment '{format}'", "import it again with --env SPEC")
     named = run("import", format, files[format], "--name", "elsewhere").ok().records
     assert {r["env"] for r in named} == {"elsewhere"} and named[0]["id"].startswith("elsewhere/")
 
@@ -473,7 +515,7 @@ def test_the_environment_may_be_trusted_instead(experts):
     ).ok()
     assert [r["steps"] for r in result.records] == [t["steps"] for t in experts]
     assert f"import: {experts[1]['id']}: $.messages[3].content: the observation is" in result.err
-    assert "1 observations that differ" in result.err
+    assert "1 observation that differs" in result.err
 
 
 def test_blanks_and_line_ends_make_no_difference(experts):
@@ -504,7 +546,7 @@ def test_failed_records_are_counted_and_kept(experts):
     record = messages(("assistant", "fly"), ("assistant", "look"), id="train/3")
     result = run("import", "messages", "--env", "house", stdin=lines([record])).ok()
     assert result.records[0]["outcome"]["success"] is False
-    assert "1 actions answered as invalid" in result.err and "1 without success" in result.err
+    assert "1 action answered as invalid" in result.err and "1 trajectory that did not succeed" in result.err
 
 
 def test_the_number_of_workers_changes_nothing(files):

@@ -97,7 +97,7 @@ def test_a_stream_reports_its_counts(data, capsys, tmp_path):
             io.count("odd things", 2)
         io.count("nothing", 0)
     assert capsys.readouterr().err == "x: 3 in, 3 out, 6 odd things\n"
-    assert [r["lineage"][-1] for r in read(tmp_path / "out")] == ["x 0.1.0 a=1".replace("0.1.0", _version())] * 3
+    assert [r["lineage"][-1] for r in read(tmp_path / "out")] == ["x 0.2.0 a=1".replace("0.2.0", _version())] * 3
 
 
 def _version() -> str:

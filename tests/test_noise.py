@@ -85,10 +85,10 @@ def test_demonstrations_that_fail_are_counted_and_kept_when_asked():
     failed = [r["id"] for r in everything.records if not r["outcome"]["success"]]
     assert failed and len(everything.records) == 40
     assert [r["id"] for r in result.records] == [r["id"] for r in everything.records if r["id"] not in failed]
-    assert f"{len(failed)} left out: the expert did not succeed" in result.err
+    assert f"{len(failed)} trajectories left out: the expert did not succeed" in result.err
     corrupted = sum("noise" in step for r in result.records for step in r["steps"])
-    assert f"{corrupted} of them corrupted" in result.err
-    assert result.records[0]["lineage"] == ["expert 0.1.0 split=train admissible=50 noise=0.5 seed=0"]
+    assert f"{corrupted} corrupted steps" in result.err
+    assert result.records[0]["lineage"] == ["expert 0.2.0 split=train admissible=50 noise=0.5 seed=0"]
 
 
 @pytest.mark.parametrize("keep", [0, 1, 3])
@@ -129,7 +129,9 @@ def test_an_expert_that_is_lost_ends_its_demonstration():
         )
     )
     lost = [t for t in trajectories if any("noise" in step for step in t["steps"])]
-    assert 0 < len(lost) < 30 and counts == {"lost after a corrupted action": len(lost)}
+    assert 0 < len(lost) < 30 and counts == {
+        "trajector[y|ies] in which the expert had no action after a corrupted step": len(lost)
+    }
     for trajectory in lost:
         assert ["noise" in step for step in trajectory["steps"]].index(True) == len(trajectory["steps"]) - 1
         assert not trajectory["outcome"]["success"]
@@ -157,7 +159,7 @@ def test_the_only_admissible_action_stays():
         )
     )
     assert trajectory["outcome"]["success"] and not any("noise" in step for step in trajectory["steps"])
-    assert counts["not corrupted for want of another action"] > 0
+    assert counts["step[s] not corrupted, since no other action was admissible"] > 0
 
 
 @pytest.mark.parametrize("noise", ["1", "-0.1", "nan", "some"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eexp.outcomes import Shares, finishes, outcome_kinds, same_as_expert, transition_of
-from eexp.records import alternatives_of
+from eexp.records import alternatives_of, succeeded
 
 
 def outcome_of(observation: str, **more: object) -> dict:
@@ -35,6 +35,23 @@ def test_an_episode_that_ended_without_success_is_not_finished():
     assert finishes(outcome_of("x", done=True)) and finishes(outcome_of("x", done=True, success=True))
     assert not finishes(outcome_of("x", done=True, success=False)) and not finishes(outcome_of("x", success=None))
     assert finishes(outcome_of("x", success=True)), "some environments go on after a success"
+
+
+@pytest.mark.parametrize(
+    ("score", "success", "finished"),
+    [
+        (0.0, None, False),
+        (0.5, None, False),
+        (1.0, None, True),
+        (None, None, True),
+        (0.0, True, True),
+        (1.0, False, False),
+    ],
+)
+def test_an_end_completes_the_task_where_it_is_a_success_or_is_not_judged(score, success, finished):
+    end = outcome_of("x", done=True, score=score, success=success)
+    assert finishes(end) is finished
+    assert finishes(end) == succeeded(end) or (score is None and success is None)
 
 
 def test_same_as_the_expert():

@@ -107,7 +107,7 @@ def test_one_fault_costs_a_retry(branched, tmp_path, kind, fork):
 def test_a_process_that_grows_is_stopped(branched, tmp_path):
     put_fault(tmp_path, branched[1], 2, "grown")
     result = start(tmp_path, branched[:3], "--memory", "400M", limit=60)
-    assert result.records == undisturbed(branched[:3], tmp_path) and "1 workers lost" in result.err
+    assert result.records == undisturbed(branched[:3], tmp_path) and "1 worker lost" in result.err
 
 
 def test_an_environment_that_always_dies_is_a_bad_record(branched, tmp_path):
@@ -252,4 +252,4 @@ def test_a_job_that_hangs_comes_back_as_failed(monkeypatch):
         results = list(pool.run(iter(jobs)))
     assert [n for n, _ in results] == [0, 1, 2, 3] and [r for _, r in results if isinstance(r, int)] == [0, 2, 3]
     assert isinstance(results[1][1], EnvironmentFailed) and "no answer within 0.5 s" in str(results[1][1])
-    assert pool.counts["workers lost"] == 3
+    assert pool.counts["worker[s] lost"] == 3

@@ -261,6 +261,24 @@ def test_files_that_are_no_styles(tmp_path):
         get_style("react@0123456789abcdef")
 
 
+def test_a_style_that_kept_the_name_of_a_built_in_one(data, tmp_path):
+    """Messages about two styles of one name say so, and ask for another name."""
+    file = tmp_path / "mine.toml"
+    text = run("prompts", "show", "react").ok().out.decode()
+    file.write_text(text)
+    assert "note" not in run("prompts", "check", file).ok().err
+    file.write_text(text.replace("You act in", "You are in"))
+    assert "'react' is the name of a built-in style that differs" in run("prompts", "check", file).ok().err
+    mine = tmp_path / "mine.jsonl"
+    run("imitation-data", "--prompt-style", file, data["expert"], "-o", mine).ok()
+    finetune = ("finetune", "--dry-run", "-m", "tiny", "-o", tmp_path / "run")
+    run(*finetune, mine).one_error(2, "differs from the built-in react@", "give a style of your own another name")
+    run(*finetune, "--prompt-style", file, data["imitation"]).one_error(
+        2, "the built-in style of that name: give your style another name"
+    )
+    run(*finetune, mine, data["imitation"]).one_error(3, "two styles have the same name")
+
+
 def test_a_style_holds_all_words():
     """Every table can be set, and every word changes the fingerprint."""
     assert set(PromptStyle.__struct_fields__) == {

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -23,10 +24,14 @@ def blocks(language: str, text: str = README) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
+def section(heading: str, text: str = README) -> str:
+    """Return the text under a heading."""
+    return text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+
+
 def rows(heading: str, text: str = README) -> list[list[str]]:
     """Return the cells of the table under a heading, by row, without the head."""
-    section = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
-    lines = [line for line in section.splitlines() if line.startswith("|")]
+    lines = [line for line in section(heading, text).splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
 
 
@@ -46,26 +51,57 @@ def test_it_is_short():
     assert README.count("\n") < 120
 
 
-@pytest.mark.slow
-def test_the_pipe_writes_the_records_that_are_shown(tmp_path):
-    script = "".join(block for block in blocks("sh") if "make install" not in block)
-    assert script.count("eexp ") >= 10
-    script = re.sub(r"-n \d+", "-n 3", script)  # the same commands on fewer tasks
+def run_script(script: str, directory: Path) -> None:
+    """Run lines of shell in a directory, and check that every command succeeds."""
     eexp = f'eexp() {{ {shlex.join(EEXP)} "$@"; }}; set -eo pipefail\n'
     process = subprocess.run(
-        ["bash", "-c", eexp + script], cwd=tmp_path, capture_output=True, text=True, env=environment(), timeout=280
+        ["bash", "-c", eexp + script], cwd=directory, capture_output=True, text=True, env=environment(), timeout=280
     )
     assert process.returncode == 0, process.stderr
+
+
+@pytest.mark.slow
+def test_the_pipe_writes_the_records_that_are_shown(tmp_path):
+    script = "".join(blocks("sh", section("The pipe, once")))
+    assert script.count("eexp ") >= 10
+    run_script(re.sub(r"-n \d+", "-n 3", script), tmp_path)  # the same commands on fewer tasks
     outputs = [json.loads(line) for file in tmp_path.glob("*.jsonl") for line in file.read_bytes().splitlines()]
     texts = [json.dumps(record, ensure_ascii=False) for record in outputs]
     examples = shown_records()
     assert [re.search(r'"(?:kind|type)": "(\w+)', record)[1] for record in examples] == [
         *("trajectory", "trajectory"),
         *("imitation", "world_model", "reflection"),
-        "episode",
     ]
     for record in examples:
         assert any(pattern(record).fullmatch(text) for text in texts), f"no command writes {record}"
+
+
+@pytest.mark.slow
+def test_the_commands_for_a_world_of_ones_own_run(tmp_path):
+    """Run them on the class of docs/environments/python.md, with chats of its expert and the built-in model."""
+    from eexp.envs import open_env
+    from eexp.stages.expert import expert
+
+    page = (ROOT / "docs" / "environments" / "python.md").read_text(encoding="utf-8")
+    code = next(block for block in blocks("python", page) if "class Numbers" in block)
+    (tmp_path / "my_world.py").write_text(code + "\n\nWorld = Numbers\n", encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch, (tmp_path / "chats.jsonl").open("w", encoding="utf-8") as file:
+        patch.syspath_prepend(tmp_path)
+        world = open_env("my_world:World")
+        for trajectory in expert(world, islice(world.tasks("train"), 3)):
+            messages = [
+                {"role": role, "content": step[key]}
+                for step in trajectory["steps"]
+                for role, key in (("user", "observation"), ("assistant", "action"))
+            ]
+            print(json.dumps({"id": trajectory["task"]["id"], "messages": messages}), file=file)
+    script = "".join(blocks("sh", section("With your own")))
+    assert script.count("-m MODEL") == 2 and script.count("-m BASE") == 1
+    script = script.replace("reflect -m MODEL", "reflect").replace("MODEL", "tiny").replace("BASE", "tiny")
+    run_script(script.replace("> agent.jsonl", "-n 2 > agent.jsonl"), tmp_path)
+    assert len((tmp_path / "expert.jsonl").read_text().splitlines()) == 3
+    assert (tmp_path / "sr.jsonl").stat().st_size
+    assert len((tmp_path / "agent.jsonl").read_text().splitlines()) == 2
 
 
 def test_a_record_that_no_command_writes_is_noticed():
@@ -87,7 +123,7 @@ def test_a_record_that_no_command_writes_is_noticed():
 
 
 def test_the_lines_of_python_run(tmp_path):
-    (code,) = blocks("python")
+    (code,) = blocks("python", (ROOT / "docs" / "pipe.md").read_text(encoding="utf-8"))
     assert len([line for line in code.splitlines() if line]) <= 10
     command = [sys.executable, "-c", code]
     process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment())
@@ -111,10 +147,10 @@ def test_the_figures_of_the_table_are_those_that_were_measured():
     table = rows("What it is better at")
     assert len(table) >= 6
     for what, ours, others, how in table:
-        command, figures = re.fullmatch(r"`(.+)` \(\[figures\]\(([^)#]+)[^)]*\)\)", how).groups()
-        assert command.startswith("python benchmarks/") and (ROOT / command.split()[1]).exists()
+        script, figures = re.fullmatch(r"\[(\w+\.py)\]\(([^)#]+)[^)]*\)", how).groups()
+        assert (ROOT / "benchmarks" / script).exists()
         text = (ROOT / figures).read_text(encoding="utf-8")
-        assert Path(command.split()[1]).name in text, f"{figures} does not name the command"
+        assert script in text, f"{figures} does not name the command"
         for figure in numbers(ours) | numbers(others.partition(":")[0]):
             assert is_measured(figure, numbers(text)), f"{what}: {figure} is not in {figures}"
 

@@ -44,7 +44,7 @@ RECORDS = {
             }
         ],
         "outcome": {"observation": "q", "done": True, "score": 1.0, "valid": True, "success": True},
-        "lineage": ["expert 0.1.0"],
+        "lineage": ["expert 0.2.0"],
     },
     "example": {
         "type": "example",

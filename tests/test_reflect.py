@@ -94,7 +94,7 @@ def test_an_alternative_that_did_as_well_is_no_contender():
     assert [a["action"] for a in first.real_contenders] == ["quit"]
     assert second.left_out == NOT_EXECUTED and situations(t, needed=False)[1].left_out == ""
     _, _, _, counts = reflections([t])
-    assert counts == {"alternatives left out that did as well": 4, NOT_EXECUTED: 1}
+    assert counts == {"alternative[s] left out that did as well as the expert's action": 4, NOT_EXECUTED: 1}
 
 
 def test_a_state_where_all_did_as_well_has_no_reflection():
@@ -103,10 +103,11 @@ def test_a_state_where_all_did_as_well_has_no_reflection():
     assert situations(t, needed=False)[0].left_out == ""
 
 
-def test_states_after_the_end_and_without_effect_are_left_out():
+@pytest.mark.parametrize("success", [{"success": True}, {"score": 1.0}], ids=["judged", "by the score"])
+def test_states_after_the_end_and_without_effect_are_left_out(success):
     worse = alternative("wait", "Time passes.")
-    won = alternative("put egg", "The egg is in the box.", done=True, success=True)
-    over = alternative("look", "The task is over.", done=True, success=True, valid=False)
+    won = alternative("put egg", "The egg is in the box.", done=True, **success)
+    over = alternative("look", "The task is over.", done=True, valid=False, **success)
     t = trajectory(step("A.", "drop egg in box", won, worse), step("The egg is in the box.", "look", worse))
     assert [s.left_out for s in situations(t)] == ["", AFTER_THE_END]
     t = trajectory(step("A.", "go", worse), step("B.", "look", over, worse), step("C.", "look", worse))
@@ -183,8 +184,9 @@ def test_compose_words():
         "The task is about the egg, and I can take egg. I could also jump, but that would end it without success. "
         "I could also sing, but that does nothing with the egg. So I take egg."
     ).replace("jump,", "do `jump`,").replace("sing,", "do `sing`,")
-    (s,) = situations(trajectory(hall, success=True, done=True))
-    assert compose(s, 0) == "To take egg would complete the task. So I take egg."
+    for success in ({"success": True}, {"score": 1.0}):
+        (s,) = situations(trajectory(hall, done=True, **success))
+        assert compose(s, 0) == "To take egg would complete the task. So I take egg."
     yard = step("A yard.", "go north", alternative("go to the pond", "A pond."), alternative("go south", "A hall."))
     _, second = situations(trajectory({**hall, "observation": "A hall."}, yard))
     assert compose(second, 2) == (
@@ -213,7 +215,7 @@ def test_notes_come_first(rolled, data):
     assert [e.where for e in errors] == ["$.steps[0].notes"], "once a trajectory"
     partly = {**rolled[0], "steps": [*without[:1], *rolled[0]["steps"][1:]]}
     examples, errors, _, counts = reflections([partly], writing=ReflectSettings(rationale="environment"))
-    assert not errors and counts["states without notes"] == 1 and len(examples) == len(without) - 1
+    assert not errors and counts["state[s] without notes"] == 1 and len(examples) == len(without) - 1
     run("reflect", "--rationale", "environment", data["expert"], "--weigh", 0).one_error(
         3, "$.steps[0].notes: no notes on the state: run `eexp rollout` again"
     )
@@ -262,12 +264,12 @@ def test_a_models_reflection_is_cleaned_and_checked(one):
     assert examples[0]["completion"][0]["content"] == f"Thought: {GOOD}\nAction: {one['steps'][0]['action']}"
     assert examples[0]["reflection_by"] == "writer" and not errors and not refusals
     examples, _, refusals, counts = reflections([one], Writer(f"{GOOD} {GOOD}"))
-    assert examples[0]["completion"][0]["content"].count(GOOD) == 1 and counts["texts written twice, cut to one"] == 1
+    assert examples[0]["completion"][0]["content"].count(GOOD) == 1 and counts["text[s] written twice, cut to one"] == 1
     assert refusals[0].evidence["texts"][0]["guard"] == "repeated"
     writer = Writer("The expert says so, and he is right.", "", GOOD)
     examples, errors, refusals, counts = reflections([one], writer)
     assert GOOD in examples[0]["completion"][0]["content"] and not errors
-    assert counts["refused by setup"] == counts["refused by length"] == 1 and writer.judged == 3
+    assert counts["text[s] refused by setup"] == counts["text[s] refused by length"] == 1 and writer.judged == 3
     assert [t["text"] for t in refusals[0].evidence["texts"]] == ["The expert says so, and he is right.", ""]
 
 
@@ -283,7 +285,7 @@ def test_a_models_reflection_is_cleaned_and_checked(one):
 def test_a_state_without_a_usable_text_is_set_aside(text, finished, guard, one):
     writer = Writer(text, finished=finished)
     examples, errors, refusals, counts = reflections([one], writer, ReflectSettings(retries=2))
-    assert not examples and not refusals and writer.judged == 3 and counts[f"refused by {guard}"] == 3
+    assert not examples and not refusals and writer.judged == 3 and counts[f"text[s] refused by {guard}"] == 3
     assert errors[0].where == "$.steps[0]" and "no usable reflection: the text " in str(errors[0])
     assert [t["text"] for t in errors[0].evidence["texts"]] == [text] * 3
     if guard != "length":  # an empty text is never a reflection
@@ -351,7 +353,7 @@ def test_a_thought_of_its_own_is_kept_if_the_action_is_the_experts(style, one):
     examples, errors, refusals, counts = reflections([bare], writer, ReflectSettings(rationale="own"), style)
     assert [e["kind"] for e in examples] == ["rationale"] and not errors
     assert examples[0]["completion"][0]["content"] == style.answer(action, GOOD).text
-    assert counts["refused by keep-matching"] + counts["refused by length"] == 2
+    assert counts["text[s] refused by keep-matching"] + counts["text[s] refused by length"] == 2
     assert len(refusals[0].evidence["texts"]) == 2
     (request,) = writer.requests
     prompt = request.prompt[-1]["content"]
@@ -365,7 +367,7 @@ def test_a_state_without_a_matching_action_is_counted(one):
     writer = Writer("Thought: I am elsewhere already.\nAction: fly")
     writer.play_settings = PlaySettings(style=STYLE)
     examples, errors, refusals, counts = reflections([one], writer, ReflectSettings(rationale="own"))
-    assert not examples and not errors and counts["states without a matching action"] == 1
+    assert not examples and not errors and counts["state[s] without a matching action"] == 1
     assert refusals[0].evidence["texts"][0]["fault"] == "ends in 'fly'"
     assert STYLE.reflection.decide not in writer.requests[0].prompt[-1]["content"], "it was trained to act"
 
@@ -406,7 +408,7 @@ def test_a_reflection_stays_if_it_helps(one):
         examples, errors, refusals, counts = reflections([one], scorer=scorer)
         assert not errors
         if kept_because:
-            assert not examples and kept_because in str(refusals[0]) and counts["refused by verify"] == 1
+            assert not examples and kept_because in str(refusals[0]) and counts["text[s] refused by verify"] == 1
             assert {"without", "after", "gain", "text"} <= refusals[0].evidence.keys()
         else:
             assert examples[0]["gain"] == 2.5 and not refusals

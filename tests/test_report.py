@@ -410,7 +410,7 @@ def test_runs_are_found_in_directories_and_below_them(study, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere: no such directory"),
+        (["nowhere"], "nowhere: no such file or directory"),
         (["empty"], "empty: holds no episodes (no ARM.episodes.jsonl, neither there nor below)"),
         (["study", "--name", "il=IL"], "--name il=IL: no such arm; there are clever, random"),
         (["study", "--name", "clever=random"], "two arms, clever and random, are called 'random'"),
@@ -423,6 +423,21 @@ def test_arguments_without_a_match_are_named(study, tmp_path, monkeypatch, argum
     monkeypatch.chdir(tmp_path)
     run("report", *arguments, "-o", "x.html").one_error(2, message)
     assert not (tmp_path / "x.html").exists()
+
+
+def test_files_of_any_name_are_arms(study, tmp_path):
+    """A file is the arm of its name, with the training run beside it if there is one."""
+    files = [tmp_path / name for name in ("base.jsonl", "il.episodes.jsonl")]
+    for file, arm in zip(files, ("random", "clever")):
+        file.write_bytes((study / "0" / f"{arm}.episodes.jsonl").read_bytes())
+    arms = find_arms([str(file) for file in files])
+    assert [(arm.key, [run.file for run in arm.runs]) for arm in arms] == [("base", [files[0]]), ("il", [files[1]])]
+    page = tmp_path / "page.html"
+    run("report", *files, "--name", "base=Before", "-o", page).ok()
+    assert "Before" in page.read_text()
+    again = write(tmp_path / "il.jsonl", read(files[0]))
+    run("report", *files, again, "-o", page).one_error(2, "would both be il; rename one")
+    run("report", files[0], "-o", files[0]).one_error(2, "is both read and written")
 
 
 def test_arms_on_different_tasks_are_refused(study, tmp_path):

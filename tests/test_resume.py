@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from conversations import messages_of
 from running import ROOT, environment, lines, read, run, spawn, start, write
+from stage_settings import command_of
+
+from eexp.cli import COMMANDS
 
 KILLS = 3
 
@@ -36,6 +39,7 @@ JOBS = {
     "reflect": Job(("reflect", "--rationale", "outcome"), "many-rollout", bad=1),
     "reflect-notes": Job(("reflect", "--rationale", "environment", "--weigh", "0"), "many-rollout", bad=1),
     "reflect-tiny": Job(("reflect", "--temperature", "1", *TINY), "short-rollout"),
+    "summarise": Job(("summarise", "--longer-than", "120", *TINY), "some-rollout", bad=1),
     "score": Job(("score", "-m", "tiny", "--threads", "1"), "examples"),
     "world-model-data-tiny": Job(
         ("world-model-data", "--predictable", "model", "-m", "tiny", "--threads", "1"), "some-rollout", bad=1
@@ -48,6 +52,12 @@ JOBS = {
     ),
     "eval-tiny": Job(("eval", "house", "-n", "6", "--max-steps", "5", "--temperature", "1", "--trials", "2", *TINY)),
 }
+
+
+def test_every_command_with_resume_is_here():
+    with_resume = {name for name in COMMANDS if any(one.name == "resume" for one in command_of(name).params)}
+    missing = with_resume - {job.args[0] for job in JOBS.values()} - {"finetune"}  # tests/test_finetune.py resumes it
+    assert not missing, f"add a Job of {sorted(missing)} to JOBS, with an input in which a run can be killed"
 
 
 @pytest.fixture(scope="session")

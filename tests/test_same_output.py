@@ -27,10 +27,9 @@ def script():
     return module
 
 
-@pytest.mark.slow
 def test_every_option_is_exercised():
     process = same_output("--check")
-    assert process.returncode == 0, process.stderr
+    assert process.returncode == 0, f"add a call to benchmarks/same_output_calls.py: {process.stderr}"
 
 
 @pytest.fixture
@@ -58,6 +57,25 @@ def test_a_tree_writes_the_same_as_itself_and_a_changed_one_does_not(changed, tm
     assert "You are in the" in difference and "You are at" in difference
     assert not any(line.startswith("expert-class") for line in lines)
     assert last == "2 calls: 1 differ in what they write, none in texts for people; options: the same"
+
+
+def test_calls_that_the_old_tree_does_not_understand_are_not_compared(script, monkeypatch):
+    calls = {
+        name: script.Call(words) for name, words in (("a", "new"), ("b", "mix @a"), ("c", "mix @b/x"), ("d", "mix"))
+    }
+    monkeypatch.setattr(script, "CALLS", calls)
+    reasons = script.not_in({"a": "No such command 'new'."})
+    assert reasons == {"a": "No such command 'new'.", "b": "it reads @a", "c": "it reads @b"}
+
+
+@pytest.mark.slow
+def test_a_command_that_the_old_tree_lacks_is_named(tmp_path):
+    shutil.copytree(ROOT / "eexp", tmp_path / "eexp", ignore=shutil.ignore_patterns("__pycache__"))
+    cli = tmp_path / "eexp" / "cli.py"
+    cli.write_text("".join(line for line in cli.read_text().splitlines(True) if not line.startswith('    "recover": ')))
+    process = same_output(tmp_path, ROOT, "--only", "recover,imitation-recovered,imitation,schema-task")
+    assert "recover: not in OLD, not compared: No such command 'recover'." in process.stdout, process.stderr
+    assert "options: recover is new" in process.stdout and "calls: none differ in what they write" in process.stdout
 
 
 def test_options_are_compared_by_name_and_facts(script):

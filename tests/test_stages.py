@@ -103,7 +103,7 @@ def test_expert_leaves_out_trajectories_without_success():
     everything = run("expert", "house", "-n", 10, "--max-steps", 4, "--all").ok().records
     assert len(everything) == 10 and all(len(r["steps"]) <= 4 for r in everything)
     assert [r["id"] for r in result.records] == [r["id"] for r in everything if r["outcome"]["success"]]
-    assert f"{10 - len(result.records)} left out: the expert did not succeed" in result.err
+    assert f"{10 - len(result.records)} trajectories left out: the expert did not succeed" in result.err
 
 
 def test_the_house_repeats_an_experts_path(experts):
@@ -140,10 +140,10 @@ def test_alternatives_are_distinct_and_never_the_experts_own(experts, source, k)
             assert all(a["outcome"] is None for a in step["alternatives"])
             assert {k: v for k, v in step.items() if k != "alternatives"} == old
             missing += len(same) < k
-    assert short["states with fewer than k"] == missing
+    assert short["state[s] with fewer than k alternatives"] == missing
     total = sum(len(s["alternatives"]) for t in branched for s in t["steps"])
-    origins = ("from the policy", "refilled from admissible", "from admissible")
-    assert sum(short[what] for what in origins) == total
+    origins = ("from the policy", "filled up from the admissible actions", "taken from the admissible actions")
+    assert sum(short[f"alternative[s] {origin}"] for origin in origins) == total
 
 
 def test_sameness_is_up_to_case_blanks_and_punctuation(experts):
@@ -160,10 +160,14 @@ def test_sameness_is_up_to_case_blanks_and_punctuation(experts):
     alternatives = branched["steps"][0]["alternatives"]
     draws = [(a["action"], a["logprob"]) for a in alternatives if a["source"] == "policy"]
     assert draws == [("fly away", -4.0), ("swim", -7.0)]
-    assert counts["draws of the expert's own action"] == 2 and counts["draws without an action"] == 2
-    assert counts["duplicate draws"] == 2 and counts["from the policy"] == 2
+    assert counts["draw[s] of the expert's own action"] == 2 and counts["draw[s] without an action"] == 2
+    assert counts["duplicate draw[s] dropped"] == 2 and counts["alternative[s] from the policy"] == 2
     rest = [a for a in alternatives if a["source"] == "admissible"]
-    assert counts["refilled from admissible"] == len(rest) == len(one[0]["steps"][0]["admissible"]) - 1
+    assert (
+        counts["alternative[s] filled up from the admissible actions"]
+        == len(rest)
+        == len(one[0]["steps"][0]["admissible"]) - 1
+    )
     assert all(a["logprob"] is None for a in rest)
 
 
@@ -184,8 +188,8 @@ def test_alternatives_are_drawn_although_the_policy_is_sure_of_the_expert(expert
         same = [canonical(a["action"]) for a in step["alternatives"]]
         assert len(set(same)) == 3 and canonical(step["action"]) not in same
         assert {a["source"] for a in step["alternatives"]} == {"policy"}
-    assert "draws of the expert's own action" in result.err
-    assert ("duplicate draws" in result.err) == bool(extra)
+    assert "of the expert's own action" in result.err
+    assert ("duplicate draw" in result.err) == bool(extra)
 
 
 def test_actions_are_drawn_by_score(experts, tmp_path):
@@ -230,7 +234,7 @@ def test_only_admissible_drops_inadmissible_draws(experts):
     assert "fly away" in actions(one_step(experts, admissible_count=99))
     assert "fly away" in actions(one_step(experts, admissible=None))
     assert "fly away" not in actions(one_step(experts, admissible_count=None))
-    assert counts["states whose admissible actions are not all known"] == 2 < counts["inadmissible draws dropped"]
+    assert counts["state[s] whose admissible actions are not all known"] == 2 < counts["inadmissible draw[s] dropped"]
 
 
 def test_the_lineage_says_whether_only_admissible_actions_were_drawn(experts, tmp_path):
@@ -262,7 +266,7 @@ def test_banned_actions_are_neither_drawn_nor_filled_up_with(experts):
     banned = [a for a in step["admissible"] if a != step["action"] and (a.startswith("go ") or a == "open fridge")]
     assert actions[0] == "gobble" and len(actions) == len(set(step["admissible"])) - len(banned)
     assert not any(a.casefold().startswith("go ") for a in actions)
-    assert counts["banned draws dropped"] > 1 and counts["admissible actions banned"] == len(banned)
+    assert counts["banned draw[s] dropped"] > 1 and counts["admissible action[s] banned"] == len(banned)
 
 
 @pytest.mark.parametrize(
@@ -287,7 +291,7 @@ def test_an_action_begins_with_whole_words(action, prefix, banned):
 def test_options_of_names_and_words(data):
     args = ["branch", "--from", "admissible", data["expert"]]
     banned = run(*args, "--ban", "look", "--ban", "go to").ok()
-    assert "admissible actions banned" in banned.err
+    assert "banned" in banned.err
     run("branch", "--from", "admissible", "--ban", " . ").one_error(2, "has no words")
     run("branch", "--from", "admissible", "--pool", "a b").one_error(2, "is no name")
     run("branch", "--from", "admissible", "--top-p", 0).one_error(2, "--top-p")
@@ -308,7 +312,7 @@ def test_the_floor_is_compared_with_the_most_probable_draw_where_a_model_cannot_
         return [a["action"] for a in branched["steps"][0]["alternatives"]]
 
     assert actions("a", "b", "c") == ["a", "b", "c"], "no floor unless it is asked for"
-    assert actions("a", "b", "c", min_p=0.3) == ["a", "b"] and counts["below the floor"] == 1
+    assert actions("a", "b", "c", min_p=0.3) == ["a", "b"] and counts["draw[s] less probable than --min-p allows"] == 1
     assert actions("a", "b", "c", min_p=0.1) == ["a", "b", "c"]
     random = branch(
         iter(experts[:1]),
@@ -317,7 +321,7 @@ def test_the_floor_is_compared_with_the_most_probable_draw_where_a_model_cannot_
         count=lambda what, n=1: counts.update({what: n}),
     )
     assert all(len(s["alternatives"]) == 2 for t in random for s in t["steps"])
-    assert counts["states without log-probabilities"] == len(experts[0]["steps"])
+    assert counts["state[s] without log-probabilities"] == len(experts[0]["steps"])
 
 
 def test_a_dropped_draw_may_be_filled_up_with(experts):
@@ -380,8 +384,8 @@ def test_a_second_pool_costs_only_its_own_execution(experts):
     counts = Counter()
     (rolled,) = rollout(iter([both]), lambda _: House(), count=lambda what, n=1: counts.update({what: n}))
     new = sum(a["pool"] == "sr" for s in both["steps"] for a in s["alternatives"])
-    assert counts["executed by state"] == new
-    assert counts["executed before"] == sum(len(s["alternatives"]) for s in t["steps"])
+    assert counts["alternative[s] executed by state"] == new
+    assert counts["alternative[s] executed before"] == sum(len(s["alternatives"]) for s in t["steps"])
     for step in rolled["steps"]:
         assert all(a["outcome"].get("mine") == ("kept" if a["pool"] == "iwm" else None) for a in step["alternatives"])
 
@@ -408,7 +412,7 @@ def test_branch_with_the_tiny_model(experts, tmp_path):
     alternatives = [a for t in result.records for s in t["steps"] for a in s["alternatives"]]
     assert all(a["logprob"] < 0 for a in alternatives if a["source"] == "policy")
     n_drawn = sum(a["source"] == "policy" for a in alternatives)
-    assert n_drawn and f"{n_drawn} from the policy" in result.err and "9 states" in result.err
+    assert n_drawn and f"{n_drawn} alternatives from the policy" in result.err and "9 states" in result.err
     assert "model=sha256:" in result.records[0]["lineage"][-1]
     cold = run(*args, "--temperature", 0).ok()
     assert all(
@@ -440,9 +444,9 @@ def test_all_ways_to_fork_give_the_same_outcomes(experts):
     for way in (*WAYS, "process"):
         result = run("rollout", "--fork", way, "-j", 2, stdin=lines(branched)).ok()
         outputs[way] = result.out
-        assert "12 answered as invalid" in result.err.replace("\n", " ")
+        assert "12 alternatives answered as invalid" in result.err.replace("\n", " ")
         executed = sum(len(s["alternatives"]) for t in branched for s in t["steps"])
-        assert f"{executed} executed by {way}" in result.err
+        assert f"{executed} alternatives executed by {way}" in result.err
     assert outputs["state"] == outputs["process"] == outputs["replay"]
     in_this_process = list(rollout(iter(branched), lambda _: House()))
     assert in_this_process == [{k: v for k, v in r.items() if k != "lineage"} for r in result.records]
@@ -616,8 +620,8 @@ def test_earlier_outcomes_are_kept_and_the_path_is_verified(experts, way):
         )
         return list(executed), refused
 
-    assert again(rolled) == ([rolled], []) and counts == {"executed before": n}
-    assert again(rolled, again=True) == ([rolled], []) and counts[f"executed by {way}"] == n
+    assert again(rolled) == ([rolled], []) and counts == {"alternative[s] executed before": n}
+    assert again(rolled, again=True) == ([rolled], []) and counts[f"alternative[s] executed by {way}"] == n
     # the path is walked all the same
     end = {**rolled, "outcome": {**rolled["outcome"], "observation": "You win."}}
     passed_on, (error,) = again(end)
@@ -629,7 +633,7 @@ def test_earlier_outcomes_are_kept_and_the_path_is_verified(experts, way):
     (partial,), (error,) = again(lost)
     first, *rest = partial["steps"][3]["alternatives"]
     assert first["outcome"] is None and "You are on the moon." in first["refused"] and error.where == "$.steps[3]"
-    assert rest == rolled["steps"][3]["alternatives"][1:] and counts["alternatives refused"] == 1
+    assert rest == rolled["steps"][3]["alternatives"][1:] and counts["alternative[s] refused"] == 1
     # and executed once it can be trusted
     pairs = zip(partial["steps"], rolled["steps"])
     mended = {**partial, "steps": [{**s, "observation": r["observation"]} for s, r in pairs]}
@@ -702,8 +706,8 @@ def test_max_invalid_fraction(experts, fraction):
         assert invalid <= fraction * len(examples)
         best = 4 * valid if fraction == 1 else min(4 * valid, int(fraction * valid / (1 - fraction) + 1e-9))
         assert invalid == best, "no more are dropped than must be"
-        assert dropped["invalid ones left out"] == 4 * valid - invalid
-        assert dropped["of invalid actions"] == invalid
+        assert dropped["invalid transition[s] left out"] == 4 * valid - invalid
+        assert dropped["example[s] of invalid actions"] == invalid
 
 
 # -- imitation-data --------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from running import lines, run
+from running import lines, read, run
 
 from eexp.envs import open_env
 from eexp.envs.base import Environment, Observation
@@ -78,7 +78,22 @@ def test_replay_and_check_judge_alike(success, score, expected):
         steps = [{"observation": "A bell.", "action": "ring", "thought": None}]
         conversation = Conversation("", steps, "It rings.", [[], []], ["$[0]", "$[1]"], success=expected)
         replayed = replay(env, {"id": "only"}, conversation, "id")
-        assert replayed.counts["without success"] == (not expected) and not replayed.differs
+        assert replayed.counts["trajector[y|ies] that did not succeed"] == (not expected) and not replayed.differs
     findings = Checker(lambda: open_env(spec(success, score)), tasks=1, limit=10).run()
     verdict = {finding.check: finding for finding in findings}["expert"]
     assert (verdict.verdict in (OK, NOTE)) is expected, verdict.detail
+
+
+def test_failed_demonstrations_are_counted_and_taken(data):
+    trajectory = read(data["rollout"])[0]
+    for outcome, failed in [
+        ({"success": False}, True),
+        ({"success": None, "score": 0.5}, True),
+        ({"success": True}, False),
+        ({}, False),
+    ]:
+        record = {**trajectory, "outcome": {"observation": "x", "done": True, **outcome}}
+        for stage in ("imitation-data", "reflect"):
+            result = run(stage, stdin=lines([record])).ok()
+            assert result.records
+            assert ("1 trajectory that did not succeed" in result.err) == failed

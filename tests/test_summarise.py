@@ -76,7 +76,7 @@ def test_long_observations_are_summarised():
     t, writer = a_trajectory(), Writer("A table.", "<think>hm</think>\nA table and a page.")
     before = lines([t])
     summarised, errors, counts = summed(t, writer)
-    assert not errors and counts["summaries written"] == 2
+    assert not errors and counts["summar[y|ies] written"] == 2
     assert "summary" not in summarised["steps"][0], "no action led to the first observation"
     assert summarised["steps"][0]["alternatives"][0]["outcome"]["summary"] == "A table."
     assert summarised["steps"][1]["summary"] == "A table.", "the expert looked, too"
@@ -104,11 +104,11 @@ def test_texts_that_are_no_summary_are_drawn_again(texts, why):
     t["steps"][1]["alternatives"] = []
     summarised, errors, counts = summed(t, Writer(*texts, "A table."))
     assert summarised["steps"][1]["summary"] == "A table." and not errors
-    assert counts["summaries drawn again"] == len(texts)
+    assert counts["summar[y|ies] drawn again"] == len(texts)
     summarised, (error,), counts = summed(t, Writer(*(texts * 3)))
     assert "summary" not in summarised["steps"][1], "the observation is still there to be learned"
     assert error.where == "$.steps[0].alternatives[0].outcome" and error.message.endswith(f"the text {why}")
-    assert "text" in error.evidence and counts["summaries drawn again"] == 3
+    assert "text" in error.evidence and counts["summar[y|ies] drawn again"] == 3
 
 
 def test_a_failure_sets_the_trajectory_aside_as_it_came():

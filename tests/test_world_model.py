@@ -134,8 +134,14 @@ def test_caps(seed, most, fraction):
     assert all(name in examples for name in whole if name.endswith("expert"))
     assert most is None or all(n <= most for n in repeats.values())
     assert invalid <= fraction * len(examples)
-    assert len(whole) - len(examples) == counts["repeats left out"] + counts["invalid ones left out"]
-    assert counts["of valid actions"] == len(examples) - invalid and counts["of invalid actions"] == invalid
+    assert (
+        len(whole) - len(examples)
+        == counts["repeated transition[s] left out"] + counts["invalid transition[s] left out"]
+    )
+    assert (
+        counts["example[s] of valid actions"] == len(examples) - invalid
+        and counts["example[s] of invalid actions"] == invalid
+    )
     if most is not None and fraction == 1:
         assert repeats == Counter({text: min(n, most) for text, n in Counter(texts(whole).values()).items()})
 
@@ -147,7 +153,7 @@ def test_caps_are_on_by_default():
     result = run("world-model-data", stdin=lines([t])).ok()
     transitions = Counter(r["transition"] for r in result.records)
     assert transitions == {"changed": 2, "done": 1, "invalid": 1}
-    assert "3 repeats left out" in result.err and "7 invalid ones left out" in result.err
+    assert "3 repeated transitions left out" in result.err and "7 invalid transitions left out" in result.err
     assert "max-invalid-fraction=0.3 max-repeats=2" in result.records[0]["lineage"][-1]
     whole = run("world-model-data", "--max-repeats", "all", "--max-invalid-fraction", 1, stdin=lines([t])).ok()
     assert len(whole.records) == 14

@@ -20,7 +20,7 @@ SOURCES = ["policy", "admissible", "mixed", "scored"]
 
 #: The default of --min-p where texts are drawn without replacement.
 MIN_P = 0.05
-NO_LOGPROBS = "states without log-probabilities"
+NO_LOGPROBS = "state[s] without log-probabilities"
 
 
 class _Prefix(click.ParamType):
@@ -172,9 +172,9 @@ class StateAlternatives:
             {canonical(a) for a in complete_list} if settings.only_admissible and complete_list is not None else None
         )
         if settings.only_admissible and complete_list is None and settings.source in ("policy", "mixed"):
-            self.count("states whose admissible actions are not all known", 1)
+            self.count("state[s] whose admissible actions are not all known", 1)
         banned = [action for action in listed or [] if self._is_banned(action) and canonical(action) != self.expert]
-        self.count("admissible actions banned", len(banned))
+        self.count("admissible action[s] banned", len(banned))
 
     def request(self) -> ActionDraw | ActionScore:
         """Return what the policy is asked."""
@@ -199,13 +199,13 @@ class StateAlternatives:
         """Return why a text of the policy is no alternative in this state, in words; None if it is one."""
         action = canonical(proposal.action)
         if not action:
-            return "draws without an action"
+            return "draw[s] without an action"
         if action == self.expert:
-            return "draws of the expert's own action"
+            return "draw[s] of the expert's own action"
         if self._is_banned(proposal.action):
-            return "banned draws dropped"
+            return "banned draw[s] dropped"
         if self.allowed is not None and action not in self.allowed:
-            return "inadmissible draws dropped"
+            return "inadmissible draw[s] dropped"
         return None
 
     def _is_banned(self, action: str) -> bool:
@@ -213,7 +213,7 @@ class StateAlternatives:
 
     def _accept(self, proposal: Proposal) -> bool:
         action = canonical(proposal.action)
-        fault = self._fault(proposal) or ("duplicate draws" if action in self.taken else None)
+        fault = self._fault(proposal) or ("duplicate draw[s] dropped" if action in self.taken else None)
         if fault:
             self.count(fault, 1)
         else:
@@ -229,14 +229,16 @@ class StateAlternatives:
             self.taken |= {canonical(p.action) for p in proposals}
         origin = "admissible" if settings.source == "scored" else "policy"
         alternatives = [self._alternative(p.action, origin, p.logprob) for p in proposals]
-        self.count("scored" if settings.source == "scored" else "from the policy", len(alternatives))
+        origin_in_words = "drawn by [its|their] probability" if settings.source == "scored" else "from the policy"
+        self.count(f"alternative[s] {origin_in_words}", len(alternatives))
         rest = list(self._others().values())
         missing = settings.k - len(alternatives)
         actions = random.Random(seed_of(self.seed, "admissible")).sample(rest, min(missing, len(rest)))
         alternatives += [self._alternative(action, "admissible", None) for action in actions]
-        self.count("refilled from admissible" if settings.source == "policy" else "from admissible", len(actions))
+        verb = "filled up" if settings.source == "policy" else "taken"
+        self.count(f"alternative[s] {verb} from the admissible actions", len(actions))
         if len(actions) < missing:
-            self.count("states with fewer than k", 1)
+            self.count("state[s] with fewer than k alternatives", 1)
         if settings.pool is None:
             return alternatives
         return [a for a in self.step.get("alternatives", []) if a.get("pool") != settings.pool] + alternatives
@@ -256,7 +258,7 @@ class StateAlternatives:
         floor = max(logprobs) + math.log(self.settings.min_p)
         remaining = [p for p, logprob in zip(proposals, logprobs) if logprob >= floor]
         self.taken -= {canonical(p.action) for p in proposals if p not in remaining}
-        self.count("below the floor", len(proposals) - len(remaining))
+        self.count("draw[s] less probable than --min-p allows", len(proposals) - len(remaining))
         return remaining
 
     def _others(self) -> dict[str, str]:

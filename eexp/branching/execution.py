@@ -18,11 +18,10 @@ from typing import Any
 
 from eexp.envs import forking
 from eexp.envs.base import Environment, Observation
-from eexp.errors import EexpError, EnvironmentFailed, InputError, short
+from eexp.errors import EexpError, EnvironmentFailed, InputError, short, unexpected_error
 from eexp.options import STEP_LIMIT
 from eexp.processes.child import time_limit
 from eexp.workers.supervisor import TRIES
-from eexp.workers.worker import unexpected_error
 
 #: Step, and number of the alternative among those to execute there.
 Place = tuple[int, int]
@@ -104,7 +103,7 @@ class _Execution:
         steps = []
         for i, (step, entries) in enumerate(zip(self.recorded, results)):
             alternatives, due = step.get("alternatives", []), self.to_execute[i]
-            self.counts["executed before"] += len(alternatives) - len(due)
+            self.counts["alternative[s] executed before"] += len(alternatives) - len(due)
             if due:
                 entries = self._judged(i, entries, executed)
             entry = iter(entries)
@@ -126,9 +125,13 @@ class _Execution:
         """Return the outcomes at step i, or their refusal: observations i and i + 1 must both be as recorded."""
         if not self.difference or i + 1 < self.difference[0]:
             outcomes = [entry["outcome"] for entry in entries if entry["outcome"]]
-            self.counts["branch points verified"] += 1
-            self.counts[f"executed by {self.way}"] += len(outcomes)
-            self.counts["answered as invalid"] += sum(not outcome["valid"] for outcome in outcomes)
+            self.counts["branch point[s] verified"] += 1
+            self.counts[f"alternative[s] executed by {self.way}"] += len(outcomes)
+            if self.way == "replay" and (reason := self.env.why_no_copy()):
+                self.counts[f"of them replayed because the environment cannot copy its state: {reason}"] += len(
+                    outcomes
+                )
+            self.counts["alternative[s] answered as invalid"] += sum(not outcome["valid"] for outcome in outcomes)
             for k, entry in enumerate(entries):
                 if not entry["outcome"]:
                     self._refuse_alternative(i, k, entry["refused"], executed)
@@ -137,7 +140,7 @@ class _Execution:
         if i + 1 == at:
             reason = f"after its alternatives the expert's action leads elsewhere: {reason}"
         executed.refused.append(InputError(f"branch point refused: {reason}", f"$.steps[{i}]", evidence=evidence))
-        self.counts["alternatives refused"] += len(self.to_execute[i])
+        self.counts["alternative[s] refused"] += len(self.to_execute[i])
         return [{"outcome": None, "refused": reason}] * len(self.to_execute[i])
 
     def _refuse_alternative(self, i: int, k: int, reason: str, executed: Executed) -> None:
@@ -145,7 +148,7 @@ class _Execution:
         evidence = {"action": action, **self.errors[i, k].evidence}
         error = InputError(f"alternative {short(action)} refused: {reason}", f"$.steps[{i}]", evidence)
         executed.refused.append(error)
-        self.counts["alternatives refused"] += 1
+        self.counts["alternative[s] refused"] += 1
 
     def _compare(self, i: int, observation: Observation) -> None:
         """Note where an observation is not the recorded one of step i; after the last step, the outcome's."""
@@ -199,7 +202,7 @@ class _Execution:
             try:
                 return execute(self.to_execute[i][k]["action"]).outcome()
             except forking.ForkLost as e:
-                self.counts["forks lost"] += 1
+                self.counts["fork[s] lost"] += 1
                 self.errors[i, k] = e
                 if attempt == TRIES:
                     break

@@ -3,7 +3,8 @@
 A class with `splits`, `tasks`, `reset` and `step` can be branched, executed and evaluated in. All other methods are
 optional, and each of them adds something: `fork` (or `save` and `restore`, or `in_process`) cheap branches, `expert`
 demonstrations, `admissible` alternatives without a model, `explain` thoughts, `harmless` branches in place, `mask`
-comparisons in a world with noise, `kind_of` results by kind of task, and `task_named` tasks that need no list.
+comparisons in a world with noise, `kind_of` results by kind of task, `task_named` tasks that need no list, and
+`task_beginning` tasks of recorded trajectories.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from eexp.errors import UsageError
+from eexp.errors import EnvironmentFailed, UsageError, environment_errors, short
 
 
 @dataclass
@@ -73,11 +74,29 @@ class Environment(ABC):
 
     @abstractmethod
     def tasks(self, split: str) -> Iterator[dict]:
-        """Yield the tasks of a split in a fixed order: `{"id": str, "split": split, ...whatever reset needs...}`.
+        """Yield the tasks of a split in a fixed order: `{"id": str, ...whatever reset needs...}`.
+
+        Stages take them from `list_tasks`, which has checked that there is such a split.
+        """
+
+    def list_tasks(self, split: str) -> Iterator[dict]:
+        """Return the tasks of a split, each with the name of the split as `split` where it has none.
 
         Raises:
             UsageError: There is no such split.
+            EnvironmentFailed: `tasks` raises an unexpected error, or yields something without an id.
         """
+        with environment_errors(f"{self.spec}: splits"):
+            self.check_split(split)
+        return self._checked_tasks(split)
+
+    def _checked_tasks(self, split: str) -> Iterator[dict]:
+        where = f"{self.spec}: tasks"
+        with environment_errors(where):
+            for n, task in enumerate(self.tasks(split)):
+                if not isinstance(task, dict) or not isinstance(task.get("id"), str):
+                    raise EnvironmentFailed(f"{where}: task {n} of {split} has no id that is a string: {short(task)}")
+                yield task if "split" in task else {**task, "split": split}
 
     def task_named(self, name: str) -> dict:
         """Return the task that a record from elsewhere calls `name`, where the name alone says which task it is.
@@ -89,6 +108,13 @@ class Environment(ABC):
             InputError: No task here has this name.
         """
         raise NotImplementedError(f"{self.spec} lists its tasks")
+
+    def task_beginning(self, observation: str) -> dict | None:
+        """Return the task that begins with this observation; None if the observation alone does not say which it is.
+
+        `eexp import` asks where no task here has the name that a record gives. It may be called after `close`, too.
+        """
+        return None
 
     @abstractmethod
     def reset(self, task: dict) -> Observation:
@@ -133,8 +159,12 @@ class Environment(ABC):
         """Go back to the state that `save` returned."""
         raise NotImplementedError(f"{self.spec} cannot restore")
 
+    def why_no_copy(self) -> str | None:
+        """Return why `fork` and `save` do not work here, although the class has them; None where they do."""
+        return None
+
     def has(self, method: str) -> bool:
-        """Return whether the environment has an optional method: `fork`, or `save` and with it `restore`."""
+        """Return whether the environment has an optional method, such as `fork`, or `save` and with it `restore`."""
         return getattr(type(self), method) is not getattr(Environment, method)
 
     def harmless(self, action: str) -> bool:

@@ -3,7 +3,9 @@
 A few tasks are played once: at every step all questions are asked, and an action is drawn (the expert's, or an
 admissible one). Then the same actions are taken again: in the same environment, in one opened anew, without asking
 anything, beside another instance, and around forks, harmless actions and nonsense. All of these must give the
-observations of the first time; otherwise a branch would not show what its action leads to.
+observations of the first time; otherwise a branch would not show what its action leads to. Admissible actions must be
+those of the first time as well, and so must the expert's actions, except after harmless actions and nonsense, which
+take some experts off the only path that they know.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import orjson
 
 from eexp.envs import forking
 from eexp.envs.base import Environment, Observation
-from eexp.errors import EexpError, EnvironmentFailed, NoRoom, UsageError, short
+from eexp.errors import EexpError, EnvironmentFailed, NoRoom, short
 from eexp.records import succeeded
 
 OK, NOTE, FAILED, SKIPPED = "ok", "note", "FAIL", "-"
@@ -75,6 +77,7 @@ class _ReferenceEpisode:
         instruction: Its instruction.
         observations: One for each state: before every action and after the last.
         lists: The admissible actions in each state; None where they are not listed.
+        advice: The expert's action in each state; None where it has none.
         actions: The actions taken.
     """
 
@@ -82,12 +85,17 @@ class _ReferenceEpisode:
     instruction: str
     observations: list[Observation]
     lists: list[list[str] | None]
+    advice: list[str | None]
     actions: list[str]
 
     def until(self, i: int) -> _ReferenceEpisode:
         """Return the episode up to state number i."""
         return replace(
-            self, observations=self.observations[: i + 1], lists=self.lists[: i + 1], actions=self.actions[:i]
+            self,
+            observations=self.observations[: i + 1],
+            lists=self.lists[: i + 1],
+            advice=self.advice[: i + 1],
+            actions=self.actions[:i],
         )
 
 
@@ -119,6 +127,7 @@ class Checker:
         self.rng = random.Random(seed)
         self.durations: dict[str, list[float]] = defaultdict(list)  # milliseconds, by what was called
         self.episodes: list[_ReferenceEpisode] = []
+        self.splits_to_list: list[str] = []
         self.tasks: list[dict] = []
         self._env: Environment | None = None
         self._other: Environment | None = None
@@ -138,7 +147,7 @@ class Checker:
     def run(self) -> Iterator[Finding]:
         """Yield one finding for each check.
 
-        Where the environment itself fails (dies, hangs), the checks that follow are skipped.
+        Where the environment itself fails (dies, hangs), or nothing can be played, the checks that follow are skipped.
         """
         children = _children()
         lost: str | None = None
@@ -189,7 +198,8 @@ class Checker:
         except _WorthKnowing as e:
             return Finding(name, NOTE, str(e)), False
         except _ContractBroken as e:
-            return Finding(name, FAILED, str(e)), name in ("splits", "lists tasks", "plays", "repeats")
+            lacking = {"splits": not self.splits_to_list, "lists tasks": not self.tasks, "plays": True, "repeats": True}
+            return Finding(name, FAILED, str(e)), lacking.get(name, False)
         except EexpError as e:
             return Finding(name, FAILED, str(e)), True
 
@@ -201,27 +211,28 @@ class Checker:
         return self.env.spec
 
     def splits(self) -> str:
-        """Check the names of the splits, and that another name is refused."""
+        """Check the names of the splits."""
         names = self._ask("splits")
+        if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):
+            self.splits_to_list = list(dict.fromkeys(names))
         _must(
-            isinstance(names, list) and bool(names) and all(isinstance(s, str) for s in names),
+            isinstance(names, list) and bool(names) and len(self.splits_to_list) > 0,
             f"splits: expected a list of names, got {short(names)}",
         )
-        _must(len(set(names)) == len(names), f"splits: a name stands there twice: {short(names)}")
-        try:
-            self._timed("tasks", lambda: list(islice(self.env.tasks("no such split"), 1)))
-        except UsageError:
-            return ", ".join(names)
-        raise _ContractBroken("tasks: answers for a split that does not exist; see Environment.check_split")
+        _must(len(self.splits_to_list) == len(names), f"splits: a name stands there twice: {short(names)}")
+        return ", ".join(names)
 
     def lists_tasks(self) -> str:
-        """Check that tasks have ids and are listed in a fixed order, and choose those to play."""
+        """Choose tasks to play, and check that tasks have ids and are listed in a fixed order."""
+        listed = {split: self._tasks(split) for split in self.splits_to_list}
+        for split, tasks in listed.items():  # before the checks, so that tasks with a fault can be played
+            number = self.n_tasks if split == self.splits_to_list[0] else 1
+            self.tasks += self.rng.sample(tasks, min(number, len(tasks)))
+        _must(bool(self.tasks), "there are no tasks")
         counts: list[str] = []
         split_of: dict[str, str] = {}
-        for split in self.env.splits():
-            tasks = self._tasks(split)
-            for n, task in enumerate(tasks):
-                _must(isinstance(task.get("id"), str), f"task {n} of {split} has no id that is a string")
+        for split, tasks in listed.items():
+            for task in tasks:
                 _must(
                     task.get("split") == split, f"task {task['id']}: its split is {task.get('split')!r}, not {split!r}"
                 )
@@ -234,9 +245,6 @@ class Checker:
                 f"the tasks of {split} are other ones, or in another order, the second time",
             )
             counts.append(f"{split} {len(tasks):,}" + (" and more" if len(tasks) == MOST_TASKS else ""))
-            number = self.n_tasks if split == self.env.splits()[0] else 1
-            self.tasks += self.rng.sample(tasks, min(number, len(tasks)))
-        _must(bool(self.tasks), "there are no tasks")
         return ", ".join(counts)
 
     def plays(self) -> str:
@@ -288,7 +296,11 @@ class Checker:
             def play_beside(i: int, beside: _ReferenceEpisode = beside) -> None:
                 if i < len(beside.observations):
                     call = ("step", beside.actions[i - 1]) if i else ("reset", beside.task)
-                    self._compare(self.other, beside, i, self._ask(*call, env=self.other), when)
+                    observation = self._ask(*call, env=self.other)
+                    self._compare(self.other, beside, i, observation, when)
+                    if not observation.done:
+                        self._compare_lists(self.other, beside, i, when)
+                        self._compare_advice(self.other, beside, i, when)
 
             self._repeat(self.env, episode, when, between=play_beside)
         return "two instances, turn by turn, see what each saw alone"
@@ -312,6 +324,8 @@ class Checker:
 
     def harmless(self) -> str:
         """Check that actions which are declared harmless change nothing."""
+        if not self.env.has("harmless"):
+            raise _NothingToCheck("no action is declared harmless")
         n_actions = 0
         for episode in self.episodes:
 
@@ -323,9 +337,10 @@ class Checker:
                     n_actions += 1
                     _must(not observation.done, f"{short(action)} is declared harmless, and it ended {_task(episode)}")
 
-            self._repeat(self.env, episode, "after actions that are declared harmless", between=ask_in_place)
+            when = "after actions that are declared harmless"
+            self._repeat(self.env, episode, when, between=ask_in_place, on_path=False)
         if not n_actions:
-            raise _NothingToCheck("no action is declared harmless")
+            raise _NothingToCheck("none of the actions tried is declared harmless; name one with --action")
         return f"{n_actions} actions executed in place"
 
     def admissible(self) -> str:
@@ -398,7 +413,7 @@ class Checker:
                     return True
 
                 when = f"after {short(action)}, which it said was not valid"
-                self._repeat(self.env, episode, when, between=try_action)
+                self._repeat(self.env, episode, when, between=try_action, on_path=False)
         if accepted:
             raise _WorthKnowing(f"says that {short(min(accepted))} is valid, so invalid actions cannot be told here")
         return f"{n_actions} answered, marked as not valid, and nothing changes"
@@ -418,9 +433,11 @@ class Checker:
     def _play(self, task: dict) -> _ReferenceEpisode:
         """Play a task for the first time, with all questions."""
         observation = self._ask("reset", task)
-        episode = _ReferenceEpisode(task, self._ask("instruction"), [observation], [self._list(self.env)], [])
+        instruction, listed = self._ask("instruction"), self._list(self.env)
+        advice = None if observation.done else self._ask("expert")
+        episode = _ReferenceEpisode(task, instruction, [observation], [listed], [advice], [])
         while not observation.done and len(episode.actions) < MOST_ACTIONS:
-            advice, listed = self._ask("expert"), episode.lists[-1]
+            advice, listed = episode.advice[-1], episode.lists[-1]
             by_advice = advice is not None and (not listed or self.rng.random() < 0.5)
             action = advice if by_advice else next(iter(self._sample(listed, 1)), None)
             if action is None:
@@ -429,6 +446,7 @@ class Checker:
             episode.actions.append(action)
             episode.observations.append(observation)
             episode.lists.append(self._list(self.env) if not observation.done else None)
+            episode.advice.append(self._ask("expert") if not observation.done else None)
         return episode
 
     def _repeat(
@@ -438,8 +456,9 @@ class Checker:
         when: str,
         ask: bool = True,
         between: Callable[[int], bool | None] = _ignore,
+        on_path: bool = True,
     ) -> None:
-        """Take the actions of an episode again and compare all observations.
+        """Take the actions of an episode again and compare all observations, lists and actions of the expert.
 
         Args:
             env: Where to take them.
@@ -447,6 +466,8 @@ class Checker:
             when: In which circumstances, for messages.
             ask: Whether to ask for admissible actions and the expert's action in every state.
             between: Called with the number of every state but the last; the episode ends where it returns False.
+            on_path: Whether the expert's actions are compared; False where `between` takes other actions here, after
+                which an expert that knows one path only has none.
 
         Raises:
             _ContractBroken: Something differs.
@@ -461,7 +482,10 @@ class Checker:
             self._compare(env, episode, i, observation, when)
             if ask and not observation.done:
                 self._compare_lists(env, episode, i, when)
-                self._ask("expert", env=env)
+                if on_path:
+                    self._compare_advice(env, episode, i, when)
+                else:
+                    self._ask("expert", env=env)
             if i == len(episode.actions) or between(i) is False:
                 return
             observation = self._ask("step", episode.actions[i], env=env)
@@ -487,6 +511,15 @@ class Checker:
             raise _ContractBroken(
                 f"{_where(episode, i)}: the admissible actions are {short(listed)} {when}, "
                 f"and were {short(episode.lists[i])} the first time"
+            )
+
+    def _compare_advice(self, env: Environment, episode: _ReferenceEpisode, i: int, when: str) -> None:
+        """Raise _ContractBroken if the expert's action is not that of state number i."""
+        advice = self._ask("expert", env=env)
+        if advice != episode.advice[i]:
+            raise _ContractBroken(
+                f"{_where(episode, i)}: the expert's action is {short(advice)} {when}, "
+                f"and was {short(episode.advice[i])} the first time"
             )
 
     def _masked(self, env: Environment, observation: Observation) -> Observation:
@@ -539,7 +572,7 @@ class Checker:
 
     def _tasks(self, split: str) -> list[dict]:
         """Return the tasks of a split as they are after being written to a record and read back."""
-        tasks = self._timed("tasks", lambda: list(islice(self.env.tasks(split), MOST_TASKS)))
+        tasks = self._timed("tasks", lambda: list(islice(self.env.list_tasks(split), MOST_TASKS)))
         try:
             return [orjson.loads(orjson.dumps(task)) for task in tasks]
         except (TypeError, orjson.JSONEncodeError) as e:

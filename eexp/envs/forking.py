@@ -50,9 +50,12 @@ def why_unfit(env: Environment, way: str) -> str | None:
     """Return why an environment cannot be forked that way; None where it can."""
     if way == "process":
         return why_unfit_for_process(env)
-    if way == "state" and not (env.has("fork") or env.has("save")):
+    if way == "replay":
+        return None
+    if not (env.has("fork") or env.has("save")):
         return "can neither copy nor save its state"
-    return None
+    reason = env.why_no_copy()
+    return f"cannot copy its state: {reason}" if reason else None
 
 
 def executor(env: Environment, way: str, limit: float) -> Execute:

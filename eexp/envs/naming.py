@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from eexp.envs.base import Environment
 from eexp.errors import InputError, UsageError
@@ -38,6 +38,7 @@ class Tasks:
         if split:
             env.check_split(split)
         self._task_named = env.task_named if template is None and env.has("task_named") else None
+        self._task_beginning = env.task_beginning
         if self._task_named:
             return
         template = template or "{id}"
@@ -51,22 +52,33 @@ class Tasks:
             if self._tasks.setdefault(name, task) is not task:
                 self._ambiguous.add(name)
 
-    def find(self, name: str) -> dict:
+    def find(self, name: str, beginnings: Iterable[str] = ()) -> dict:
         """Return the task that a record calls `name`.
 
         A task matches if its name is the whole of `name`, or the end of it after a "/" or "_"; the longest match wins.
+        Where none has the name, the first observation may say which task it is (`Environment.task_beginning`).
+
+        Args:
+            name: The name in the record.
+            beginnings: The first observation, in all forms that it may have in the environment.
 
         Raises:
             InputError: No task matches, or more than one.
         """
+        try:
+            return self._find_by_name(name)
+        except InputError:
+            task = next(filter(None, map(self._task_beginning, beginnings)), None)
+            if task is None:
+                raise
+            return self._in_split(task)
+
+    def _find_by_name(self, name: str) -> dict:
         own_name = name if self.names is None else self.names.get(name)
         if own_name is None:
             raise InputError(f"--map has no name for the task {name!r}")
         if self._task_named:
-            task = self._task_named(own_name)
-            if self.split and task.get("split") != self.split:
-                raise InputError(f"{self.spec}: task {task['id']} is not in {self.split}")
-            return task
+            return self._in_split(self._task_named(own_name))
         whole = own_name.removesuffix(_GAME)
         for end in [whole, *(whole[mark.end() :] for mark in re.finditer("[/_]", whole))]:
             if end in self._ambiguous:
@@ -76,7 +88,13 @@ class Tasks:
         example = f"; one is called {next(iter(self._tasks))!r}" if self._tasks else ""
         raise InputError(f"{self.spec} has no task for {own_name!r}{example}")
 
+    def _in_split(self, task: dict) -> dict:
+        """Return a task. Raises InputError if it is not in the split that was given."""
+        if self.split and task.get("split") != self.split:
+            raise InputError(f"{self.spec}: task {task['id']} is not in {self.split}")
+        return task
+
 
 def _tasks_of(env: Environment, split: str | None) -> Iterator[dict]:
     for name in [split] if split else env.splits():
-        yield from env.tasks(name)
+        yield from env.list_tasks(name)

@@ -59,6 +59,9 @@ class Noisy(Environment):
     def task_named(self, name: str) -> dict:
         return self.world.task_named(name)
 
+    def task_beginning(self, observation: str) -> dict | None:
+        return self.world.task_beginning(observation)
+
     def reset(self, task: dict) -> Observation:
         observation = self.world.reset(task)
         self._task_id, self._actions = str(task.get("id")), 0
@@ -96,6 +99,9 @@ class Noisy(Environment):
 
     def has(self, method: str) -> bool:
         return self.world.has(method)
+
+    def why_no_copy(self) -> str | None:
+        return self.world.why_no_copy()
 
     def fork(self) -> Noisy:
         other = copy(self)

@@ -12,6 +12,7 @@ from eexp.envs.registry import NOISY, PROGRAM, SERVERS, class_path, known_specs
 from eexp.envs.spec_options import refuse_unknown_options, split_options
 from eexp.errors import EexpError, InputError, UsageError
 
+_NOT_REPLAYED = "a record that was imported without --env names its format here: import it again with --env SPEC"
 _NOISY, _PROGRAM = f"{NOISY.name}:", f"{PROGRAM.name}:"
 
 
@@ -40,7 +41,11 @@ def open_env(spec: str) -> Environment:
     try:
         env = environment_class(*([url] if has_url else []), **options)
     except TypeError as e:
-        raise UsageError(f"environment {spec!r}: {e}") from None
+        raise UsageError(f"environment {spec!r}: {e}") from e
+    except (EexpError, MemoryError, OSError):
+        raise
+    except Exception as e:  # a mistake in a class that is not part of eexp
+        raise EexpError(f"environment {spec!r} cannot be opened: {type(e).__name__}: {' '.join(str(e).split())}") from e
     env.spec = spec
     return env
 
@@ -166,7 +171,9 @@ class OpenEnvironments:
             except UsageError as e:
                 if self.allowed:
                     raise
-                raise InputError(str(e), "$.env") from None
+                name = without_noise(spec).partition("?")[0]
+                hint = "" if class_path(name) else f"; {_NOT_REPLAYED}"
+                raise InputError(f"{e}{hint}", "$.env") from None
         return self._open[spec]
 
     def __enter__(self) -> OpenEnvironments:

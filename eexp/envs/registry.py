@@ -53,6 +53,9 @@ NOISY = EnvironmentKind("noisy:P:ENV", "any of these, with a share P of the word
 KINDS = (
     HOUSE,
     EnvironmentKind(
+        "textcraft", "crafting by listed commands", path="eexp.envs.worlds.textcraft:TextCraft", light=True
+    ),
+    EnvironmentKind(
         "bfcl",
         "BFCL's multi-turn tasks",
         needs="bfcl-eval: docs/environments/bfcl.md",

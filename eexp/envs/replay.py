@@ -98,7 +98,7 @@ def replay(
         if text is not None and (conversation.complete or text.strip()):
             _compare(env, replayed, observation.text, text, conversation.recorded_forms[i], place, trust)
         else:
-            replayed.counts["observations filled in"] += int(i < len(conversation.steps))
+            replayed.counts["observation[s] filled in"] += int(i < len(conversation.steps))
 
     def play(steps: list[dict], check: Callable[[int, Observation], None]) -> _Actions:
         return _play(env, task, steps, admissible, seed, on_step, check)
@@ -112,10 +112,10 @@ def replay(
         except _RefusedActionsMatter as e:
             replayed.kept_whole = str(e)
     outcome = chosen.observations[-1].outcome()
-    replayed.counts["refused actions left out"] = len(whole.steps) - len(chosen.steps)
-    replayed.counts["actions answered as invalid"] = sum(not o.valid for o in chosen.observations[1:])
-    replayed.counts["steps"] = len(chosen.steps)
-    replayed.counts["without success"] = int(not succeeded(outcome))
+    replayed.counts["refused action[s] left out"] = len(whole.steps) - len(chosen.steps)
+    replayed.counts["action[s] answered as invalid"] = sum(not o.valid for o in chosen.observations[1:])
+    replayed.counts["step[s]"] = len(chosen.steps)
+    replayed.counts["trajector[y|ies] that did not succeed"] = int(not succeeded(outcome))
     replayed.trajectory |= {"steps": chosen.steps, "outcome": outcome}
     return replayed
 
@@ -193,9 +193,9 @@ def _compare(
     """
     normalised = _normalised(env, observed)
     if any(normalised == _normalised(env, text) for text in (recorded, *forms)):
-        replayed.counts["observations verified"] += 1
+        replayed.counts["observation[s] verified"] += 1
         return
-    replayed.counts["observations that differ"] += 1
+    replayed.counts["observation[s] that differ[s|]"] += 1
     message = _difference(normalised, _normalised(env, recorded))
     _note_difference(replayed, InputError(message, place, {"observed": observed, "recorded": recorded}), trust)
 
@@ -209,7 +209,7 @@ def _compare_end(replayed: Replayed, last: Observation, conversation: Conversati
         observed, recorded, where = last.score, conversation.score, "$.score"
     else:
         return
-    replayed.counts["ends that differ"] += 1
+    replayed.counts["end[s] that differ[s|]"] += 1
     message = f"the {where[2:]} is {observed}, and {recorded} was recorded"
     _note_difference(replayed, InputError(message, where, {"observed": observed, "recorded": recorded}), trust)
 

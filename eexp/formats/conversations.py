@@ -10,6 +10,8 @@ messages   OpenAI's: `messages` of `{"role": "system" | "developer" | "user" | "
            turn are one step each: the answer to one call is the observation before the next. `reasoning_content` is a
            thought
 
+A block `<think>...</think>` at the beginning of an agent's text is a thought in each of them.
+
 Where the first observation states the task on a line of its own ("Your task is to: ...", "Your goal: ..."), this line
 is the instruction and no longer part of the observation; elsewhere the system's messages are the instruction.
 """
@@ -87,6 +89,7 @@ _HEADING = re.compile(r"^\s*Task Description:[ \t]*$", re.MULTILINE)
 _AVAILABLE = re.compile(r"\s*^(?:AVAILABLE ACTIONS|Available actions):(.*)\s*\Z", re.MULTILINE)
 _OBSERVATION = re.compile(r"\s*Observation:[ \t]*\n?")
 _THOUGHT = re.compile(r"\A\s*Thought:\s*")
+_THINKING = re.compile(r"\A\s*<think>(?P<thought>.*?)</think>\s*", re.DOTALL)
 _ACTION_LINE, _ACTION = re.compile(r"^[ \t]*Action:", re.MULTILINE), re.compile(r"\bAction:")
 
 
@@ -129,7 +132,7 @@ class Utterance:
         at: The place of the text in the record, as a JSON path.
         loss: The turn's `loss` in AgentTraj-L.
         call: The action, where it is a call of a tool.
-        thought: The agent's thought before the text, where the format has a field for it.
+        thought: The agent's thought before the text, from a field of the format or a leading `<think>` block.
     """
 
     role: str
@@ -230,6 +233,10 @@ def _utterances(record: dict, format: Format) -> list[Utterance]:
         thought = turn.get("reasoning_content") if format.tools else None
         if format.tools:
             text = joined_parts(text, f"{at}.{format.text}")
+        if format.roles[role] == AGENT and isinstance(text, str):
+            thinking, text = split_thinking(text)
+            thought = join_thoughts(thought, thinking)
+        if format.tools:
             if role == "tool":
                 if not isinstance(text, (str, type(None))):
                     raise InputError("expected a string", f"{at}.{format.text}")
@@ -239,16 +246,27 @@ def _utterances(record: dict, format: Format) -> list[Utterance]:
             utterances += waiting
             waiting = []
             if turn.get("tool_calls") and format.roles[role] == AGENT:
-                comment = "\n".join(part for part in (thought, text) if isinstance(part, str) and part)
+                comment = join_thoughts(thought, text) or ""
                 calls = _calls(turn["tool_calls"], f"{at}.tool_calls")
                 waiting = [Utterance(AGENT, "" if n else comment, call.at, call=call) for n, call in enumerate(calls)]
                 continue
         if not isinstance(text, str):
             raise InputError("expected a string", f"{at}.{format.text}")
         utterance = Utterance(format.roles[role], text, f"{at}.{format.text}", turn.get("loss"))
-        utterance.thought = thought if isinstance(thought, str) else None
+        utterance.thought = thought.strip() if isinstance(thought, str) else None
         utterances.append(utterance)
     return utterances + waiting
+
+
+def split_thinking(text: str) -> tuple[str | None, str]:
+    """Split an agent's text into the contents of a leading `<think>` block, or None, and the text after the block."""
+    block = _THINKING.match(text)
+    return (block["thought"].strip(), text[block.end() :]) if block else (None, text)
+
+
+def join_thoughts(*parts: Any) -> str | None:
+    """Join the parts that are texts, one a line; return None where there is none."""
+    return "\n".join(part for part in parts if isinstance(part, str) and part) or None
 
 
 def joined_parts(content: Any, at: str) -> Any:
@@ -321,12 +339,12 @@ def _thought_and_action(utterance: Utterance, how: str) -> tuple[str | None, str
     if utterance.call:
         thought, action = text.strip() or None, utterance.call.as_action(how)
     elif how != MARKED:
-        thought, action = (utterance.thought or "").strip() or None, text.strip()
+        thought, action = utterance.thought or None, text.strip()
     else:
         marks = list(_ACTION_LINE.finditer(text)) or list(_ACTION.finditer(text))
         if len(marks) != 1:
             raise InputError(f'expected one "Action:", found {len(marks) or "none"}', utterance.at)
-        thought = _THOUGHT.sub("", text[: marks[0].start()], count=1).strip() or None
+        thought = join_thoughts(utterance.thought, _THOUGHT.sub("", text[: marks[0].start()], count=1).strip())
         action = text[marks[0].end() :].strip()
     if not action:
         raise InputError("the action is empty", utterance.at)

@@ -160,11 +160,11 @@ class Selector:
             if key in self._keys and self.selection.distinct:
                 reason = "the same actions as another of its task"
             elif key in self._keys:
-                self.count("with the same actions as another of their task", 1)
+                self.count("trajector[y|ies] with the same actions as another of [its|their] task", 1)
             self._keys.add(key)
         return self._takes(reason)
 
     def _takes(self, reason: str | None) -> bool:
         if reason is not None:
-            self.count(f"left out: {reason}", 1)
+            self.count(f"trajector[y|ies] left out: {reason}", 1)
         return reason is None

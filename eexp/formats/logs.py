@@ -302,10 +302,10 @@ def from_atif(record: dict) -> dict:
             for n, call in enumerate(calls):
                 if not isinstance(call["function"]["name"], str):
                     raise InputError("expected the name of a function", f"{at}.tool_calls[{n}]")
-            thoughts = [thought for thought in (message["reasoning_content"], text) if thought]
+            thought = conversations.join_thoughts(message["reasoning_content"], *conversations.split_thinking(text))
             message |= {
                 "content": "\n".join(_in_python(call) for call in calls),
-                "reasoning_content": "\n".join(thoughts) or None,
+                "reasoning_content": thought,
             }
         messages.append(message)
         if texts:

@@ -20,7 +20,7 @@ from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -264,7 +264,8 @@ class Client:
     # -- messages ----------------------------------------------------------------------------------------------------
 
     def _status(self, path: str, answer: httpx.Response) -> str:
-        return f"{self.name}{path}: HTTP {answer.status_code}: {self._reason(answer) or 'no reason given'}"
+        hint = ": is /v1 missing?" if answer.status_code == 404 and urlsplit(self.name).path in ("", "/") else ""
+        return f"{self.name}{path}: HTTP {answer.status_code}: {self._reason(answer) or 'no reason given'}{hint}"
 
     def _reason(self, answer: httpx.Response) -> str:
         """Return the server's explanation, as far as it gives one."""

@@ -239,7 +239,7 @@ class HttpModel(Model):
         usage = completion.usage or _Usage()
         tokens = sum(s.tokens for s in samples) if usage.completion_tokens is None else usage.completion_tokens
         self.counts.update(
-            {"prompt tokens": usage.prompt_tokens or 0, "tokens written": tokens, "texts written": len(samples)}
+            {"prompt tokens": usage.prompt_tokens or 0, "tokens written": tokens, "text[s] written": len(samples)}
         )
 
 

@@ -297,6 +297,8 @@ class LlamaCppModel(LocalModel):
         engine = engine or Engine()
         files = [Path(path), *([Path(adapter)] if adapter else [])]
         for file in files:
+            if file.is_dir():
+                raise EexpError(f"{file} is a directory: make a GGUF file of it with `eexp export`, or give -m {file}")
             if not file.is_file():
                 raise EexpError(f"model file not found: {file}")
         self.spec, self._engine = spec or "+".join(map(str, files)), engine
@@ -331,6 +333,10 @@ class LlamaCppModel(LocalModel):
         headers = [read_header(file) for file in files]
         self._header = headers[0]
         strings = [header.strings for header in headers]
+        if strings[0].get("general.type") == "adapter":
+            raise EexpError(
+                f"{files[0]} is an adapter (LoRA): give the model it belongs to as well: BASE.gguf+{files[0]}"
+            )
         trained = {"prompt_style": strings[-1].get("eexp.prompt_style")}  # the only key of earlier versions
         self.play_settings = PlaySettings.of_run(
             {**trained, **parse_run(strings[-1].get("eexp.run", "{}"), f"{files[-1]}: eexp.run")}

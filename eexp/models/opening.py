@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from eexp.errors import UsageError
 from eexp.models.base import Engine, Model
 from eexp.models.registry import spec_list
 from eexp.weights import TINY, split_adapter
+
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def open_model(spec: str, engine: Engine | None = None) -> Model:
@@ -36,4 +39,5 @@ def open_model(spec: str, engine: Engine | None = None) -> Model:
         if base == TINY:  # so small that threads wait for each other longer than they work
             engine = replace(engine, threads=engine.threads or 1)
         return LlamaCppModel(tiny_gguf() if base == TINY else Path(base), adapter, spec=spec, engine=engine)
-    raise UsageError(f"unknown model {spec!r}: give {spec_list()}")
+    hint = f"a name on the hub needs hf:, as in hf:{spec}; else " if _HUB_ID.fullmatch(base) else ""
+    raise UsageError(f"unknown model {spec!r}: {hint}give {spec_list()}")

@@ -337,8 +337,10 @@ class PrefixTree:
     def _finish(self, job: _TreeJob, live: list[_TreeJob]) -> None:
         assert job.search
         job.answer = job.search.accepted
-        self.counts["texts written"] += job.search.judged
-        self.counts["draws without a floor"] += job.search.without_floor
+        self.counts["text[s] written"] += job.search.judged
+        self.counts["draw[s] to which --min-p was not applied: the most probable text was not found"] += (
+            job.search.without_floor
+        )
         self._ended[0] += len(job.answer)
         self._ended[1] += sum(sample.tokens for sample in job.answer)
         for chain in list(job.chains):
@@ -437,7 +439,7 @@ class PrefixTree:
             for chain in reversed(job.chains):
                 if chain not in busy and not (job is but and len(job.chains) == 1):
                     self._drop(job, chain)
-                    self.counts["texts pushed out of memory"] += 1
+                    self.counts["text[s] pushed out of memory"] += 1
                     return True
         return False
 
@@ -472,7 +474,7 @@ class PrefixTree:
             assert isinstance(job.request, Score)
             ids = job.request.ids or map(self.vocabulary.completion, job.request.completions)
             job.scored = [_ScoredText(job.prompt, completion) for completion in ids]
-            self.counts["texts scored"] += len(job.scored)
+            self.counts["text[s] scored"] += len(job.scored)
         self._clear()
         waiting = deque(sorted((text for job in jobs for text in job.scored), key=lambda text: text.ids))
         most = self.decoder.sequences - 1

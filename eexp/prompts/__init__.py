@@ -114,7 +114,8 @@ def get_style(name: str) -> PromptStyle:
     style = _built_in(bare)
     if fingerprint and fingerprint != style.fingerprint:
         raise InputError(
-            f"prompt style {bare!r} was {fingerprint} there and is {style.fingerprint} in this version: "
-            f"training and playing would see different words"
+            f"prompt style {name} differs from the built-in {style.label}: it is that of another version, or of a file "
+            f"that kept the built-in name (give a style of your own another name); training and playing would see "
+            f"different words"
         )
     return style

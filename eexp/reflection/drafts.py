@@ -120,12 +120,12 @@ class Draft:
     def refuse(self, guard: str, fault: str, text: str) -> None:
         """Record a text that is refused, with the reason."""
         self.refused.append({"guard": guard, "fault": fault, "text": text})
-        self.count(f"refused by {guard}")
+        self.count(f"text[s] refused by {guard}")
 
     def drop(self, guard: str, reason: InputError) -> None:
         """Leave the state without a reflection, which is no error."""
         self.dropped = reason
-        self.count(f"refused by {guard}")
+        self.count(f"text[s] refused by {guard}")
 
     def compose(self, settings: ReflectSettings) -> None:
         """Compose the reflection by rule."""
@@ -177,7 +177,7 @@ class Draft:
             self.refuse(verdict.guard, verdict.fault, sample.text)
             return False
         if verdict.text != text.strip():
-            self.count("texts written twice, cut to one")
+            self.count("text[s] written twice, cut to one")
             self.refused.append(
                 {"guard": "repeated", "fault": "is written twice, cut to one copy", "text": sample.text}
             )
@@ -193,7 +193,7 @@ class Draft:
             reason = InputError(f"no usable {kind}: the text {fault}", evidence={"texts": self.refused})
             if kind == "rationale":
                 self.dropped = reason
-                self.count("states without a matching action")
+                self.count("state[s] without a matching action")
             else:
                 self.error = reason
 

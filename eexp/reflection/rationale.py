@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from eexp.errors import InputError
+from eexp.records import succeeded
 from eexp.reflection.situations import Situation
 from eexp.reflection.vocabulary import FUNCTION_WORDS
 from eexp.reflection.words import roots, things, words
@@ -52,7 +53,7 @@ def compose_from_notes(situation: Situation, weigh: int = 1) -> str:
 def without_notes(situation: Situation) -> str:
     """Return why a state without notes is left out; "" if it has notes or if its whole trajectory has none."""
     has_notes = [bool((step.get("notes") or "").strip()) for step in situation.trajectory["steps"]]
-    return "states without notes" if any(has_notes) and not has_notes[situation.i] else ""
+    return "state[s] without notes" if any(has_notes) and not has_notes[situation.i] else ""
 
 
 def _focus(situation: Situation) -> list[str]:
@@ -64,7 +65,7 @@ def _focus(situation: Situation) -> list[str]:
 def _use(situation: Situation, focus: list[str]) -> str:
     """Return a sentence on the use of the action for the task."""
     action, outcome = situation.step["action"], situation.outcome or {}
-    if outcome.get("done") and outcome.get("success"):
+    if outcome.get("done") and succeeded(outcome):
         return f"To {as_verb(action)} would complete the task."
     if focus:
         return f"The task is about {_listed(focus, ' and ')}, and I can {as_verb(action)}."

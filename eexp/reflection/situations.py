@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from eexp.outcomes import finishes, same_as_expert, transition_of
-from eexp.records import alternatives_of, expert_outcome
+from eexp.records import alternatives_of, expert_outcome, succeeded
 
-NOT_EXECUTED = "states without executed alternatives"
-NO_OUTCOME = "states whose outcome is not known"
-AFTER_THE_END = "states after the end of the task"
-NO_EFFECT = "states whose action has no effect"
-MISTAKE = "mistakes, which are never argued for"
-NO_CONTENDER = "states without a contender"
+NOT_EXECUTED = "state[s] without executed alternatives"
+NO_OUTCOME = "state[s] whose outcome is not known"
+AFTER_THE_END = "state[s] after the end of the task"
+NO_EFFECT = "state[s] whose action has no effect"
+MISTAKE = "mistake[s], which [is|are] never argued for"
+NO_CONTENDER = "state[s] without a contender, an alternative that did worse"
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ def first_state_after_the_end(trajectory: dict) -> int:
     """
     for i, step in enumerate(trajectory["steps"]):
         outcomes = [a["outcome"] for a in step.get("alternatives") or [] if a.get("outcome")]
-        if any(outcome.get("success") and outcome.get("valid") is False for outcome in outcomes):
+        if any(succeeded(outcome) and outcome.get("valid") is False for outcome in outcomes):
             return i
         following = expert_outcome(trajectory, i) or {}
-        if any(o.get("success") and o["observation"] == following.get("observation") for o in outcomes):
+        if any(succeeded(o) and o["observation"] == following.get("observation") for o in outcomes):
             return i + 1
     return len(trajectory["steps"])
 

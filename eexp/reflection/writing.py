@@ -74,5 +74,5 @@ def _drafts(trajectory: dict, settings: ReflectSettings, skip: Skip, count: Coun
         elif not skipped:
             count(left_out, 1)
         if situation.as_good and not skipped:
-            count("alternatives left out that did as well", situation.as_good)
+            count("alternative[s] left out that did as well as the expert's action", situation.as_good)
     return drafts

@@ -1,7 +1,8 @@
 """The files of a study: the episodes of each arm and, beside them, its training runs.
 
 `DIR/ARM.episodes.jsonl` holds the episodes of an arm, and `DIR/ARM/` the training run (eexp.json, metrics.jsonl) whose
-model played them. The same arm in several directories, such as DIR/0 and DIR/1, has as many training seeds.
+model played them. A file that is named itself may be called `ARM.jsonl`, too. The same arm in several directories, such
+as DIR/0 and DIR/1, has as many training seeds.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def find_arms(directories: Sequence[str], labels: dict[str, str] | None = None) 
     """Find the arms of a study.
 
     Args:
-        directories: The directories to search, with all below them.
+        directories: The directories to search, with all below them, and files of episodes under any name.
         labels: Names of arms in the page, by key.
 
     Returns:
@@ -70,13 +71,16 @@ def find_arms(directories: Sequence[str], labels: dict[str, str] | None = None) 
 
     Raises:
         UsageError: A directory holds no episodes, an arm in `labels` does not exist, or two runs of an arm have the
-            same seed: they come from two studies, and are not two runs of the same training.
+            same seed or directory: they come from two studies, and are not two runs of the same training.
     """
     labels = labels or {}
     files: dict[str, Path] = {}  # by real path, so that a directory and its parent may both be given
     for directory in directories:
+        if os.path.isfile(directory):
+            files.setdefault(os.path.realpath(directory), Path(directory))
+            continue
         if not os.path.isdir(directory):
-            raise UsageError(f"{directory}: no such directory")
+            raise UsageError(f"{directory}: no such file or directory")
         episode_files = list(_episode_files(directory))
         if not episode_files:
             raise UsageError(f"{directory}: holds no episodes (no ARM{ENDING}, neither there nor below)")
@@ -86,7 +90,7 @@ def find_arms(directories: Sequence[str], labels: dict[str, str] | None = None) 
     runs: dict[str, list[StudyRun]] = {}
     for file in sorted(files.values(), key=lambda file: _natural(os.fspath(file))):
         name = os.path.relpath(os.path.dirname(os.path.abspath(file)), root)
-        key = file.name.removesuffix(ENDING)
+        key = file.name.removesuffix(ENDING) if file.name.endswith(ENDING) else file.stem
         runs.setdefault(key, []).append(_read_run("" if name == "." else name, file, file.parent / key))
     for key, group in runs.items():
         _check_seeds(key, group)
@@ -128,6 +132,11 @@ def _episode_files(directory: str) -> Iterator[Path]:
 def _check_seeds(key: str, runs: Sequence[StudyRun]) -> None:
     """Raise UsageError if two runs of an arm are in directories of the same seed, such as one/0 and two/0."""
     by_seed: dict[str, StudyRun] = {}
+    by_directory: dict[Path, StudyRun] = {}
+    for run in runs:
+        other = by_directory.setdefault(run.file.absolute().parent, run)
+        if other is not run:
+            raise UsageError(f"{other.file} and {run.file} would both be {key}; rename one")
     for run in runs:
         seed = run.file.absolute().parent.name
         other = by_seed.setdefault(seed, run)

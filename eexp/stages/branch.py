@@ -108,9 +108,13 @@ def command(settings: BranchSettings, policy: PolicyOptions, stream: Stream) -> 
         stream.open("branch", "trajectory", **settings.lineage(opened, policy.max_tokens)) as io,
     ):
         trajectories = branch(io.records(), opened, settings, count=io.count, on_error=io.fail)
+        any_listed = False
         for trajectory in progress(trajectories, "trajectory"):
             io.write(trajectory)
-            io.count("states", len(trajectory["steps"]))
+            io.count("state[s]", len(trajectory["steps"]))
+            any_listed = any_listed or any(step.get("admissible") for step in trajectory["steps"])
+        if settings.source == "admissible" and io.counts["state[s]"] and not any_listed:
+            io.note("no state lists admissible actions: nothing was added; give -m MODEL in place of --from admissible")
         if io.counts[NO_LOGPROBS]:
             io.note("--min-p has no effect where the model gives no log-probabilities")
         if opened:

@@ -11,7 +11,7 @@ import click
 
 from eexp import options
 from eexp.envs.base import Environment, Observation
-from eexp.errors import EXIT_FAILED, EexpError, UsageError
+from eexp.errors import EXIT_FAILED, EexpError, UsageError, environment_errors
 from eexp.terminal import show, style
 
 ENV = click.argument("spec", type=options.ENV, metavar="ENV", envvar="EEXP_ENV", shell_complete=options.complete_env)
@@ -81,7 +81,7 @@ def show_command(spec: str, task: str | None) -> None:
     """
     from eexp.envs import open_env
 
-    with open_env(spec) as env:
+    with open_env(spec) as env, environment_errors(spec):
         for line in describe(env, task):
             show(line)
 
@@ -93,7 +93,7 @@ def describe(env: Environment, task_id: str | None = None) -> Iterator[str]:
 
     yield f"{env.spec}: {description(env)}"
     for split in env.splits():
-        n = sum(1 for _ in islice(env.tasks(split), MOST_TASKS))
+        n = sum(1 for _ in islice(env.list_tasks(split), MOST_TASKS))
         yield f"  {split}: {n:,} tasks" + (" and more" if n == MOST_TASKS else "")
     ways = ", ".join(way for way in forking.WAYS if forking.why_unfit(env, way) is None)
     yield f"  at most {env.max_steps} actions an episode; branches by {ways}"
@@ -120,7 +120,7 @@ def find_task(env: Environment, task_id: str | None, split: str | None = None) -
     Raises UsageError if there is none.
     """
     for name in [split] if split else env.splits():
-        for task in env.tasks(name):
+        for task in env.list_tasks(name):
             if task_id in (None, task["id"]):
                 return task
     raise UsageError(f"{env.spec} has no task {task_id!r}" if task_id else f"{env.spec} has no tasks")
@@ -211,7 +211,7 @@ def play_command(spec: str, task: str | None, split: str | None, output: str | N
     from eexp.jsonl import append, dumps
     from eexp.records import lineage_entry, with_lineage
 
-    with open_env(spec) as env:
+    with open_env(spec) as env, environment_errors(spec):
         trajectory = play(env, find_task(env, task, split), _reader(env))
     if output and trajectory["steps"]:
         line = dumps(with_lineage(trajectory, lineage_entry("env-play")))

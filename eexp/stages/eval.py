@@ -10,12 +10,13 @@ import click
 
 from eexp import options
 from eexp.envs.base import Environment
-from eexp.errors import InputError, UsageError
+from eexp.envs.registry import light_names
+from eexp.errors import InputError, UsageError, environment_errors
 from eexp.models.policy import Policy
 from eexp.options import PolicyOptions
 from eexp.playing import EvalSettings, episode_id, panel, play
 from eexp.settings import command_options, option
-from eexp.stream import OnError, Stream, stop_at_error
+from eexp.stream import SUCCESSES, OnError, Stream, stop_at_error
 from eexp.terminal import progress
 from eexp.workers.parallel import ParallelEnvironments
 
@@ -155,8 +156,8 @@ def command(
     text that is cut off before its action is an invalid action. `eexp --help` lists what ENV may be.
 
     Many episodes are played at once; their number changes nothing in the output, unless rounding decides between two
-    tokens. Environments other than house, bfcl, babyai and tau live in processes of their own, one an episode. One
-    that crashes, hangs or grows costs a retry; a task that fails three times is a bad record.
+    tokens. Environments other than {LIGHT} live in processes of their own, one an episode. One that crashes, hangs or
+    grows costs a retry; a task that fails three times is a bad record.
 
     \b
     Example:
@@ -171,7 +172,7 @@ def command(
         env, panel_tasks, panel_hash = _read_panel(selection.panel_file, env)
     if env is None:
         raise click.UsageError("Missing argument 'ENV', or --panel FILE")
-    with open_env(env) as world:
+    with open_env(env) as world, environment_errors(env):
         if panel_tasks is None:
             world.check_split(split)
             tasks = panel(world, split, selection.number, selection.skip)
@@ -211,10 +212,13 @@ def command(
         with closing(episodes):
             for episode in progress(episodes, "episode", number):
                 io.write(episode)
-                io.count("successes", int(episode["success"]))
-                io.count("invalid actions", episode["invalid"])
-                io.count("turns", episode["steps"])
-                io.count("turns with a thought", episode["thoughts"])
-                io.count("turns cut off", episode["cut_off"])
+                io.count(SUCCESSES, int(episode["success"]))
+                io.count("invalid action[s]", episode["invalid"])
+                io.count("turn[s]", episode["steps"])
+                io.count("turn[s] with a thought", episode["thoughts"])
+                io.count("turn[s] cut off before the action", episode["cut_off"])
         io.counts.update(worlds.counts)
         io.counts.update(player.counts)
+
+
+command.help = (command.help or "").replace("{LIGHT}", light_names())

@@ -13,7 +13,7 @@ import click
 from eexp import options
 from eexp.envs.base import Environment
 from eexp.envs.listing import trajectory_step
-from eexp.errors import InputError, UsageError
+from eexp.errors import EexpError, InputError, UsageError, environment_errors, unexpected_error
 from eexp.records import canonical, seed_of, succeeded
 from eexp.settings import command_options, option
 from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
@@ -77,7 +77,16 @@ def expert(
         try:
             yield _play(env, task, settings, count)
         except InputError as e:
-            on_error({"type": "task", "id": f"{env.spec}/{task.get('id')}", "task": task}, e)
+            on_error(_task_record(env, task), e)
+        except (EexpError, MemoryError):
+            raise
+        except Exception as e:
+            on_error(_task_record(env, task), unexpected_error(e))
+
+
+def _task_record(env: Environment, task: dict) -> dict:
+    """Return the record that stands for a task in messages and rejects."""
+    return {"type": "task", "id": f"{env.spec}/{task.get('id')}", "task": task}
 
 
 def _play(env: Environment, task: dict, settings: ExpertSettings, count: Count) -> dict:
@@ -93,7 +102,7 @@ def _play(env: Environment, task: dict, settings: ExpertSettings, count: Count) 
             if not steps:
                 raise InputError(f"{env.spec} has no expert for task {task['id']}")
             if any("noise" in step for step in steps):
-                count("lost after a corrupted action", 1)
+                count("trajector[y|ies] in which the expert had no action after a corrupted step", 1)
             break
         noise_seed = seed_of(settings.seed, task["id"], len(steps), "expert noise")
         other = _corrupted(env, action, settings.noise, noise_seed, count)
@@ -124,14 +133,14 @@ def _corrupted(env: Environment, action: str, noise: float, seed: int, count: Co
     different = {canonical(one): one for one in env.admissible() or [] if canonical(one) != canonical(action)}
     others = list(different.values())
     if not others:
-        count("not corrupted for want of another action", 1)
+        count("step[s] not corrupted, since no other action was admissible", 1)
         return None
     return draw.choice(others)
 
 
 def _due(env: Environment, split: str, n: int | None, skip: int, done: Callable[[str], bool]) -> Iterator[dict]:
     """Yield the tasks to play, without those that an earlier run has played."""
-    for task in islice(env.tasks(split), skip, None if n is None else skip + n):
+    for task in islice(env.list_tasks(split), skip, None if n is None else skip + n):
         if not done(f"{env.spec}/{task['id']}"):
             yield task
 
@@ -184,8 +193,14 @@ def command(
     from eexp.envs import open_env
 
     with open_env(env) as world:
-        split = split or world.splits()[0]
-        world.check_split(split)
+        with environment_errors(f"{env}: splits"):
+            split = split or world.splits()[0]
+            world.check_split(split)
+        if not world.has("expert"):
+            raise UsageError(
+                f"{env} has no expert: record demonstrations with `eexp env play {env} -o FILE`, or read recorded "
+                f"ones with `eexp import`"
+            )
         more: dict[str, Any] = {"all": "yes" if keep_failed else None, "seed": settings.seed}
         with stream.open("expert", split=split, **settings.lineage(), **more) as io:
             tasks = _due(world, split, number, skip, io.done)
@@ -193,7 +208,7 @@ def command(
             for trajectory in progress(trajectories, "task", number):
                 if keep_failed or succeeded(trajectory["outcome"]):
                     io.write(trajectory)
-                    io.count("steps", len(trajectory["steps"]))
-                    io.count("of them corrupted", sum("noise" in step for step in trajectory["steps"]))
+                    io.count("step[s]", len(trajectory["steps"]))
+                    io.count("corrupted step[s]", sum("noise" in step for step in trajectory["steps"]))
                 else:
-                    io.count("left out: the expert did not succeed")
+                    io.count("trajector[y|ies] left out: the expert did not succeed")

@@ -18,7 +18,7 @@ from eexp import options
     metavar="MODEL",
     envvar="EEXP_BASE",
     show_envvar=True,
-    help="Base model: a directory, a hub id, or tiny. GGUF files cannot be trained.  "
+    help="Base model: a directory, a hub id (with or without hf:), or tiny. GGUF files cannot be trained.  "
     "[default: the built-in tiny model]",
 )
 @click.option(
@@ -278,7 +278,7 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
         from eexp.training.finetune import finetune, preview
         from eexp.training.job import ExampleSource, Settings
 
-        settings = Settings(base=base, **training)
+        settings = Settings(base=base.removeprefix("hf:"), **training)
         validation = ExampleSource(held_out.records(), held_out.fail) if held_out else None
         if dry_run:
             description = preview(io.records(), settings, io.fail, validation, style)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import click
 import orjson
 
 from eexp import options
 from eexp.jsonl import BLOCK_BYTES, Lines, line_template
+from eexp.outcomes import with_failures_counted
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import COMPLETION, COMPLETION_END, Dialogue, EncodedDialogue, encoded_contents
 from eexp.records import example, example_id, with_lineage
@@ -97,7 +97,8 @@ def _steps(t: dict, thoughts: bool) -> list[dict]:
 def command(settings: ImitationSettings, prompt_style: str | None, stream: Stream) -> None:
     """Make training examples that imitate the expert.
 
-    One example a step: the episode so far as the prompt, the expert's action as the completion.
+    One example a step: the episode so far as the prompt, the expert's action as the completion. Trajectories that did
+    not succeed are imitated like the others, and counted.
 
     \b
     Example:
@@ -106,4 +107,9 @@ def command(settings: ImitationSettings, prompt_style: str | None, stream: Strea
     style = options.chosen_style(prompt_style, None)
     thoughts = None if settings.thoughts else "no"
     with stream.open("imitation-data", "trajectory", prompt_style=style.label, thoughts=thoughts) as io:
-        io.write_lines(partial(imitation_lines, style=style, entry=io.entry, settings=settings))
+
+        def examples(trajectories: Iterator[dict]) -> Iterator[Lines]:
+            counted = with_failures_counted(trajectories, io.count)
+            return imitation_lines(counted, style, settings, io.entry)
+
+        io.write_lines(examples)

@@ -15,7 +15,7 @@ from click.core import ParameterSource
 
 from eexp import options
 from eexp.envs.naming import Tasks
-from eexp.errors import InputError, UsageError
+from eexp.errors import InputError, UsageError, environment_errors
 from eexp.formats import logs
 from eexp.formats.conversations import Format, read_conversation, task_name_of
 from eexp.formats.episodes import Selection, Selector, source_of, trajectory_of
@@ -25,6 +25,7 @@ from eexp.importing import (
     ImportSettings,
     RecordIds,
     conversation_jobs,
+    count_unreadable,
     episode_jobs,
     foreign_records,
     identified,
@@ -161,7 +162,7 @@ def command(
     if env and replayed and format != EPISODES:
         from eexp.envs import open_env
 
-        with open_env(env) as world:
+        with open_env(env) as world, environment_errors(env):
             tasks = Tasks(world, settings.split, settings.match, settings.names())
     kind = "episode" if format == EPISODES else None
     with stream.open("import", kind, format=format, env=env, **settings.lineage(replayed)) as io:
@@ -188,4 +189,6 @@ def _import_unchecked(io: Stream, format: str, settings: ImportSettings, selecto
         trajectories = (t for t in imported if not io.done(t["id"]) and selector.takes(t, t["outcome"]))
     for trajectory in trajectories:
         io.write(trajectory)
-        io.count("not replayed")
+        if format != EPISODES:
+            count_unreadable(trajectory["steps"], settings.action or FORMATS[format].action, io.count)
+        io.count("trajector[y|ies] taken over without a replay")

@@ -86,9 +86,10 @@ class MixSettings:
         return Balance(self.share, _measure(self.share_by, self.tokenizer)) if self.share else None
 
     def lineage(self) -> dict[str, Any]:
-        """Return the settings that decide what is left out, by the names of their options."""
+        """Return the settings that decide what is left out and whether the order is drawn, by the names of options."""
         shares = ",".join(f"{kind}={share:g}" for kind, share in (self.share or {}).items())
         return {
+            "shuffle": None if self.shuffle else "no",
             "duplicates": None if self.duplicates == "keep" else self.duplicates,
             "similarity": self.similarity if self.duplicates == "near" else None,
             "apart_from": ",".join(self.apart_from) or None,

@@ -9,7 +9,7 @@ import click
 
 from eexp import options
 from eexp.envs.base import Environment
-from eexp.errors import EexpError
+from eexp.errors import EexpError, environment_errors
 from eexp.terminal import tell
 
 
@@ -38,7 +38,7 @@ def choose(
 
     for split in splits:
         remaining = n
-        for task in draw(env.tasks(split), seed=seed):
+        for task in draw(env.list_tasks(split), seed=seed):
             if remaining == 0:
                 break
             line = task_record(env_of_tasks(env.spec), task, env.kind_of(task))
@@ -113,7 +113,7 @@ def command(env, splits, number, apart_from, checked, seed, output, quiet) -> No
     from eexp.envs import open_env
 
     left_out: list[dict] = []
-    with open_env(env) as environment:
+    with open_env(env) as environment, environment_errors(env):
         splits = list(dict.fromkeys(splits)) or ["test"]
         for split in splits:
             environment.check_split(split)

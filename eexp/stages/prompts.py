@@ -126,6 +126,8 @@ def check_command(file: str) -> None:
     for problem in problems(style):
         raise InputError(f"{file}: {problem}")
     terminal.show(f"{file}: ok, {style.label}")
+    if style.name in built_in_styles() and style.label != get_style(style.name).label:
+        terminal.tell(f"note: {style.name!r} is the name of a built-in style that differs: give yours another name")
 
 
 def problems(style: PromptStyle) -> list[str]:

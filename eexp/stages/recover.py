@@ -59,8 +59,8 @@ def recover(
         steps: list[dict] = []
         for i, step in enumerate(trajectory["steps"]):
             mistakes = _mistakes(trajectory["id"], i, step, settings)
-            count("states", 1)
-            count("mistakes", len(mistakes))
+            count("state[s]", 1)
+            count("mistake[s] put in", len(mistakes))
             observation = step["observation"]
             for mistake in mistakes:
                 state = {key: value for key, value in _at(step, observation).items() if key != "noise"}

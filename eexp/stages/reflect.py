@@ -13,6 +13,7 @@ from eexp import options
 from eexp.errors import InputError
 from eexp.models.base import Model
 from eexp.options import ModelOptions
+from eexp.outcomes import with_failures_counted
 from eexp.prompts import PromptStyle
 from eexp.reflection import guards
 from eexp.reflection.drafts import RULES, ReflectSettings
@@ -133,7 +134,7 @@ def command(
 
     Reads trajectories with outcomes, as `eexp rollout` writes them. What an action led to appears in a reflection as an
     expectation only. Alternatives that did as well as the expert's action are never argued against. `reflection_by` in
-    each example says who wrote it.
+    each example says who wrote it. Trajectories that did not succeed are taken like the others, and counted.
 
     \b
     Example:
@@ -153,7 +154,7 @@ def command(
         identity |= {"prompt_style": style.label, "seed": settings.seed}
         with stream.open("reflect", "trajectory", **identity, **settings.lineage()) as io:
             examples = reflect(
-                io.records(skip_done=False),
+                with_failures_counted(io.records(skip_done=False), io.count),
                 style,
                 writer,
                 settings,

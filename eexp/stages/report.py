@@ -78,7 +78,7 @@ def _labels(texts: tuple[str, ...]) -> dict[str, str]:
 
 
 @click.command("report")
-@click.argument("directories", nargs=-1, required=True, type=options.PATH, metavar="DIR...")
+@click.argument("directories", nargs=-1, required=True, type=options.PATH, metavar="DIR|FILE...")
 @click.option(
     "-o", "--output", required=True, type=options.PATH, metavar="FILE", help="The page; - is standard output."
 )
@@ -90,7 +90,7 @@ def _labels(texts: tuple[str, ...]) -> dict[str, str]:
     metavar="ARM=LABEL",
     help="Name of an arm in the page. Arms that are named come first, in this order. Repeatable.",
 )
-@click.option("--title", metavar="TEXT", help="Title of the page.  [default: the names of the directories]")
+@click.option("--title", metavar="TEXT", help="Title of the page.  [default: the names of the directories and files]")
 @options.confidence
 @options.common
 @click.option(
@@ -116,7 +116,8 @@ def command(directories, output, baseline, names, title, confidence, common, tas
 
     Every DIR/ARM.episodes.jsonl, in DIR or below it, is a run of ARM; DIR/ARM is the training run behind it, whose
     losses are drawn where it is there. The same ARM in several directories, such as study/0 and study/1, has as many
-    training seeds. The numbers are those of `eexp compare` on these files.
+    training seeds. A FILE of episodes may have any name, which is that of its arm.
+    The numbers are those of `eexp compare` on these files.
 
     The page is one HTML file that loads nothing; it can be opened from disk, mailed and printed.
 

@@ -70,7 +70,7 @@ class _Passage:
                 self.fault = f"does not end within {settings.max_tokens} tokens"
             else:
                 self.fault = "is no shorter than the observation"
-            count("summaries drawn again", 1)
+            count("summar[y|ies] drawn again", 1)
             return False
 
         prompt = style.ask_summary(t["instruction"], self.action, self.observation)
@@ -129,7 +129,7 @@ def summarise(
                 continue
             for holder in passage.holders:
                 holder["summary"] = passage.summary
-            count("summaries written", 1)
+            count("summar[y|ies] written", 1)
         yield t
 
 

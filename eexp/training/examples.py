@@ -37,7 +37,9 @@ class ExampleLog:
         for example in source.examples:
             style, group = example.get("prompt_style"), example.get("group")
             if self.style and style and style != self.style:
-                error = InputError(f"examples of two prompt styles: {self.style} and {style}", "$.prompt_style")
+                same_name = self.style.partition("@")[0] == style.partition("@")[0]
+                hint = "; two styles have the same name: give your own another one" if same_name else ""
+                error = InputError(f"examples of two prompt styles: {self.style} and {style}{hint}", "$.prompt_style")
                 source.on_error(example, error)
                 continue
             if group in self._excluded_groups:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from eexp.errors import EexpError
@@ -20,6 +21,20 @@ def replace_file(path: Path, data: bytes) -> None:
     part = path.with_name(path.name + ".part")
     part.write_bytes(data)
     part.replace(path)
+
+
+def unify_modes(directory: Path) -> None:
+    """Give the weight files in a directory the mode of any other new file; safetensors makes its own for their owner.
+
+    A file system without modes is left as it is.
+    """
+    probe = directory / "mode.part"
+    with suppress(OSError):
+        probe.touch()
+        mode = stat.S_IMODE(probe.stat().st_mode)
+        for path in directory.glob("*.safetensors"):
+            path.chmod(mode)
+    probe.unlink(missing_ok=True)
 
 
 @contextmanager

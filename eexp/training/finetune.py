@@ -24,7 +24,7 @@ from eexp.prompts import PromptStyle
 from eexp.stream import OnError, stop_at_error
 from eexp.training import memory
 from eexp.training.card import model_card
-from eexp.training.files import replace_file, write_errors
+from eexp.training.files import replace_file, unify_modes, write_errors
 from eexp.training.job import ExampleSource, Job, Settings
 from eexp.training.metrics import best_validation, mean_loss, validation_summaries
 from eexp.training.model import experts_warning
@@ -163,6 +163,7 @@ def _save(trainer: Trainer, job: Job, directory: Path) -> None:
         shutil.copytree(best, directory, dirs_exist_ok=True)
     _sort_adapter_config(directory / "adapter_config.json")
     (directory / "training_args.bin").unlink(missing_ok=True)  # eexp.json has the same settings, readable
+    unify_modes(directory)
     job.tokenizer.save_pretrained(directory)
     (directory / "README.md").write_text(model_card(job.run), encoding="utf-8")
     replace_file(directory / RUN_FILE, orjson.dumps(job.run, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))

@@ -21,7 +21,7 @@ class Settings:
     """The settings that, with the examples, decide the outcome of a training run.
 
     Attributes:
-        base: The base model: a directory, a hub id or "tiny".
+        base: The base model: a directory, a hub id or "tiny"; `hf:` may stand before it.
         init: Directory of a PEFT adapter to continue.
         full: Train all weights instead of an adapter.
         load_in_4bit: Hold the base's weights in 4 bits, on a GPU.

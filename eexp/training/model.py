@@ -58,8 +58,8 @@ def open_model(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizer
     """
     if settings.full and settings.init:
         raise UsageError("--full trains all weights; to go on with a full model give it as -m, --init is for adapters")
-    if settings.base.endswith(".gguf") or settings.base.startswith(("hf:", "http:", "https:")):
-        raise UsageError(f"{settings.base}: what is trained is a directory or hub id, without hf:; no GGUF, no server")
+    if settings.base.endswith(".gguf") or settings.base.startswith(("http:", "https:")):
+        raise UsageError(f"{settings.base}: what is trained is a directory or hub id; no GGUF, no server")
     if (Path(resolve_base(settings.base)) / "adapter_config.json").is_file():
         raise UsageError(f"{settings.base}: an adapter; give its base as -m, and it as --init to go on with it")
     cuda = torch.cuda.is_available()

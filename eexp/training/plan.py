@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from eexp import __version__
 from eexp.errors import InputError, UsageError
-from eexp.prompts import PromptStyle, get_style
+from eexp.prompts import PromptStyle, built_in_styles, get_style
 from eexp.spans import ACTION
 from eexp.training import exact
 from eexp.training.data import Row, tokenize
@@ -126,7 +126,11 @@ def _resolve_style(label: str | None, style: PromptStyle | None) -> PromptStyle 
     """
     if style:
         if label and label != style.label:
-            raise UsageError(f"--prompt-style is {style.label}, but the examples were made with {label}")
+            hint = ""
+            if style.name == label.partition("@")[0]:
+                origin = "the built-in style" if label in map(_built_in_label, built_in_styles()) else "another style"
+                hint = f", {origin} of that name: give your style another name, and make the examples with it"
+            raise UsageError(f"--prompt-style is {style.label}, but the examples were made with {label}{hint}")
         return style
     if not label:
         return None
@@ -137,6 +141,10 @@ def _resolve_style(label: str | None, style: PromptStyle | None) -> PromptStyle 
             f"the examples were made with prompt style {label}: give its file as --prompt-style, so that "
             f"what is trained can be played with it ({e})"
         ) from None
+
+
+def _built_in_label(name: str) -> str:
+    return get_style(name).label
 
 
 # -- updates -----------------------------------------------------------------------------------------------------------
@@ -211,7 +219,7 @@ def _describe(
     base = resolve_base(settings.base)
     return {
         "eexp": __version__,
-        "base": settings.base,
+        "base": settings.base.removeprefix("hf:"),
         "base_fingerprint": fingerprint_of_directory(base) if os.path.isdir(base) else None,
         "init_fingerprint": fingerprint_of_directory(settings.init) if settings.init else None,
         "prompt_style": style and style.label,

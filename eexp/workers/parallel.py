@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 from eexp.envs import OpenEnvironments, open_env
 from eexp.envs.base import Environment, Observation
-from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom
+from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, unexpected_error
 from eexp.jsonl import dumps
 from eexp.processes.child import ChildFailed
 from eexp.workers.supervisor import Supervisor, Worker
-from eexp.workers.worker import error_from_answer, unexpected_error
+from eexp.workers.worker import error_from_answer
 
 
 class EnvironmentLost(EnvironmentFailed):

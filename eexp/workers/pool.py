@@ -135,7 +135,7 @@ class Pool:
         else:
             again = bool(answer.get("again"))
             result = answer["done"] if "done" in answer else error_from_answer(answer)
-            self.counts["forks lost"] += again
+            self.counts["fork[s] lost"] += again
         if isinstance(result, NoRoom) and len(self._supervisor.workers) > 1:
             self._supervisor.end_worker(worker)
             self.most = len(self._supervisor.workers)

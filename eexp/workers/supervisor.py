@@ -150,7 +150,7 @@ class Supervisor:
         """End a worker for which a server has no room, so that those that have a session go on without it."""
         worker.child.end()
         self.workers.remove(worker)
-        self.counts["workers for which the server had no room"] += 1
+        self.counts["worker[s] for which the server had no room"] += 1
 
     def wait(self, at_once: bool = False) -> list[tuple[Worker, dict | ChildFailed]]:
         """Return the workers that have finished or failed: (worker, its answer or why it was lost).
@@ -189,7 +189,7 @@ class Supervisor:
         """End a worker that failed; return the failure with the part of the job at which it happened."""
         worker.child.end()
         self.workers.remove(worker)
-        self.counts["workers lost"] += 1
+        self.counts["worker[s] lost"] += 1
         failure.part = worker.part
         return failure
 

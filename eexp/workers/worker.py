@@ -27,7 +27,7 @@ import orjson
 
 from eexp.envs import OpenEnvironments, logins
 from eexp.envs.forking import ForkLost
-from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, UsageError
+from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, UsageError, unexpected_error
 from eexp.jsonl import dumps
 
 HEARTBEAT = 0.5  # seconds at least between two signs of life
@@ -97,18 +97,6 @@ def _failed(e: InputError) -> dict:
         "kind": kind,
         "again": isinstance(e, ForkLost),
     }
-
-
-def unexpected_error(error: Exception) -> EnvironmentFailed:
-    """Return the error for an exception that an environment let out: one line, with the traceback as evidence."""
-    message = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return EnvironmentFailed(message, evidence={"traceback": _traceback()})
-
-
-def _traceback() -> str:
-    import traceback
-
-    return traceback.format_exc(limit=-8)
 
 
 def error_from_answer(answer: dict[str, Any]) -> EexpError:

@@ -111,9 +111,9 @@ def chosen_transitions(t: dict, style: PromptStyle, settings: WorldModelSettings
                 "$.steps",
             )
     remaining = cap_repeats(transitions, settings.max_repeats, seed_of(settings.seed, t["id"], "repeats"))
-    count("repeats left out", len(transitions) - len(remaining))
+    count("repeated transition[s] left out", len(transitions) - len(remaining))
     within = cap_invalid(remaining, settings.max_invalid_fraction, seed_of(settings.seed, t["id"]))
-    count("invalid ones left out", len(remaining) - len(within))
+    count("invalid transition[s] left out", len(remaining) - len(within))
     return within
 
 
@@ -173,5 +173,5 @@ def judged(
 
 def count_example(count: Count, transition: Transition, spans: list[dict]) -> None:
     """Count an example for the summary."""
-    count("of invalid actions" if transition.invalid else "of valid actions", 1)
-    count("with unknown parts", any(span["name"] == "unknown" for span in spans))
+    count("example[s] of invalid actions" if transition.invalid else "example[s] of valid actions", 1)
+    count("example[s] with unknown parts", any(span["name"] == "unknown" for span in spans))

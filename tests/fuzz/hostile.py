@@ -178,6 +178,7 @@ ENVIRONMENTS = [
     "bfcl?data=.",
     "tau?path=.",
     "tau?user=tiny",
+    "textcraft?recipes=.",
     "no.such.module:Class",
     "eexp.errors:EexpError",
 ]

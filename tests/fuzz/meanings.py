@@ -113,7 +113,7 @@ def _identity(m: Mutator, record: dict) -> None:
             [{}, {"id": m.text()}, {"id": m._hostile()}, {"id": "train/3", "x": m._hostile()}]
         )
     elif key == "lineage":
-        record["lineage"] = m.rng.choice([[], [""], [m.text()], [m.text()] * 100, ["expert 0.1.0", "mix 9.9.9 seed=x"]])
+        record["lineage"] = m.rng.choice([[], [""], [m.text()], [m.text()] * 100, ["expert 0.2.0", "mix 9.9.9 seed=x"]])
     else:
         record[key] = m.rng.choice([m.text(), hostile.pick(m.rng, hostile.NAMES, hostile.WORDS)])
 

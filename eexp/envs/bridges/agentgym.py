@@ -326,10 +326,11 @@ class AgentGym(Environment):
         return reward if reward is not None and 0 <= reward <= 1 else None
 
     def _succeeded(self) -> bool | None:
-        if self._score is None:
+        """Return whether an episode that is over succeeded; None where the score alone decides."""
+        if self._name != "babyai" or self._score is None:
             return None
         # BabyAI's reward shrinks with every step, and its server ends an episode only when the mission is done.
-        return self._score > 0 if self._name == "babyai" else self._score == 1.0
+        return self._score > 0
 
     # -- the server --------------------------------------------------------------------------------------------------
 

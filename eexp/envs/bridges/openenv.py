@@ -197,7 +197,7 @@ class OpenEnv(Environment):
         if self._socket is None:
             raise EnvironmentFailed(f"{self.spec}: step: no episode is running; `reset` starts one")
         if self._at.done:
-            return Observation("The episode is over.", True, self._score(), valid=False, success=self._succeeded())
+            return Observation("The episode is over.", True, self._score(), valid=False)
         try:
             self._at = self._ask("step", self._typed(action), _StepData)
         except _ActionRejected as e:
@@ -219,7 +219,7 @@ class OpenEnv(Environment):
 
     def _to_observation(self) -> Observation:
         valid = not (self._tools and self._at.observation.get("error"))
-        return Observation(self._text(), self._at.done, self._score(), valid, self._succeeded())
+        return Observation(self._text(), self._at.done, self._score(), valid)
 
     def _text(self) -> str:
         """Return the text of the current observation."""
@@ -233,10 +233,6 @@ class OpenEnv(Environment):
 
     def _score(self) -> float | None:
         return self._reward if 0 <= self._reward <= 1 else None
-
-    def _succeeded(self) -> bool | None:
-        score = self._score()
-        return score == 1.0 if self._at.done and score is not None else None
 
     # -- actions -----------------------------------------------------------------------------------------------------
 

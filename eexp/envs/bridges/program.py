@@ -157,7 +157,11 @@ class Program(Environment):
         return self._ask(ExpertAnswer, "expert").action if self._hello.expert else None
 
     def has(self, method: str) -> bool:
-        return self._hello.save if method in ("save", "restore") else super().has(method)
+        if method in ("save", "restore"):
+            return self._hello.save
+        if method == "expert":
+            return self._hello.expert
+        return bool(self._harmless) if method == "harmless" else super().has(method)
 
     def save(self) -> tuple:
         return self._ask(SavedAnswer, "save").state, self._instruction, self._admissible

@@ -11,6 +11,7 @@ replay gives the recorded observations, and gives them fast (benchmarks/sciencew
 - A step requests the observation, the score and whether the episode is over. The package's `step` computes every valid
   action as well, and its `reset` plays a step.
 - A failed task scores 0 and is over (in the simulator it scores -100 and goes on).
+- `fork` copies the state inside the JVM, by Java classes of eexp (recipes/scienceworld). The simulator has no copy.
 
 Options, as in `scienceworld?task=boil,find-plant&simplifications=openDoors`:
     task             names, or beginnings of names, of the kinds of task to have; all 30 by default
@@ -21,6 +22,7 @@ Options, as in `scienceworld?task=boil,find-plant&simplifications=openDoors`:
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -30,6 +32,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from eexp.envs.base import Environment, Observation
@@ -53,6 +57,11 @@ JVM = (
     "-XX:+UseSerialGC",  # one thread and 100 MB less, and no slower
     "-XX:-UsePerfData",  # no files in /tmp
 )
+
+#: The Java classes that copy a state, made of the sources in recipes/scienceworld.
+CLASSES = Path(__file__).parents[2] / "data" / "scienceworld" / "state.jar"
+#: The singletons with variables that a step can change. A test finds them again, among all singletons.
+SINGLETONS = ("util.UniqueIdentifier$", "util.UniqueTypeID$")
 
 #: Seconds for one answer. The expert's solution takes up to 20, and several times that on a busy machine.
 LIMIT = 300.0
@@ -91,6 +100,7 @@ class ScienceWorld(Environment):
         self._memory = memory
         self._limit = time_limit(LIMIT)
         self._simulator: Simulator | None = None
+        self._episode: JvmEpisode | None = None
         self._task: tuple[str, int, str] | None = None
         self._played: list[str] = []
         self._gold: list[str] | None = None
@@ -140,7 +150,9 @@ class ScienceWorld(Environment):
         """
         self._task = None
         arguments = self._checked(task)
-        problem = self._call(Simulator.play, "load", *arguments, False)
+        if self._running() is None or self._episode is None:
+            self._episode = self._call(Simulator.new_episode)
+        problem = self._call(Simulator.play, self._episode, "load", *arguments, False)
         if problem:
             raise InputError(" ".join(problem.split()), "$.task")
         self._task, self._played, self._gold = arguments, [], None
@@ -180,7 +192,7 @@ class ScienceWorld(Environment):
         choose from: the simulator takes the next input as the choice, whatever it is.
         """
         self._check_loaded("admissible")
-        return sorted(self._call(Simulator.admissible))
+        return sorted(self._call(Simulator.admissible, self._episode))
 
     def expert(self) -> str | None:
         """Return the next action of the simulator's own solution while the episode has followed it, else None."""
@@ -198,14 +210,27 @@ class ScienceWorld(Environment):
         """
         return "\n".join(sorted(_TEMPERATURE.sub("#", text).split("\n")))
 
+    def fork(self) -> ScienceWorld:
+        """Return a copy, which lives in the same JVM. The JVM ends when all of them are closed."""
+        self._check_loaded("fork")
+        fork = copy.copy(self)
+        fork._played, fork._episode = list(self._played), self._call(Simulator.copy, self._episode)
+        self._simulator.users += 1
+        return fork
+
+    def why_no_copy(self) -> str | None:
+        return self._call(Simulator.why_no_copy)
+
     def close(self) -> None:
-        if self._simulator is not None:
-            self._simulator.end()
-            self._simulator = None
+        simulator, self._simulator, self._episode, self._task = self._simulator, None, None, None
+        if simulator is not None:
+            simulator.users -= 1
+            if not simulator.users:
+                simulator.end()
 
     def _play(self, method: str, *args: Any) -> Any:
         self._check_loaded(method)
-        return self._call(Simulator.play, method, *args)
+        return self._call(Simulator.play, self._episode, method, *args)
 
     def _check_loaded(self, method: str) -> tuple[str, int, str]:
         """Return the task that is loaded. Raises EnvironmentFailed if there is none."""
@@ -225,18 +250,34 @@ class ScienceWorld(Environment):
         """
         simulator = self._running()
         if simulator is None:
-            self._task = None
+            self.close()
             simulator = self._simulator = Simulator(self._memory, self._limit)
         try:
             return method(simulator, *args)
         except ChildFailed as e:
+            simulator.end()
             self.close()
-            self._task = None
             raise EnvironmentFailed(f"{self.spec}: {args[0] if args else method.__name__}: {e}") from None
 
 
+@dataclass
+class JvmEpisode:
+    """An episode in the JVM.
+
+    Attributes:
+        interface: The simulator's interface that plays it.
+        state: The interface together with the variables that all interfaces share (eexp.State), which can be copied;
+            None where Java does not allow copies.
+    """
+
+    interface: Any
+    state: Any
+
+
 class Simulator:
-    """A JVM with two of ScienceWorld's interfaces: one for the episode, the other for questions beside it.
+    """A JVM with ScienceWorld's interfaces: one for each episode and its copies, another for questions beside them.
+
+    The variables that all interfaces share are at any time those of one episode, the current one.
 
     The methods raise ChildFailed if the JVM does not answer.
 
@@ -244,9 +285,14 @@ class Simulator:
         memory: The most memory of the JVM, as its option -Xmx has it.
         limit: Seconds for one answer.
 
+    Attributes:
+        users: How many environments use it.
+
     Raises:
         EexpError: The JVM does not start.
     """
+
+    users = 1
 
     def __init__(self, memory: str, limit: float):
         from py4j.java_gateway import GatewayParameters, find_jar_path
@@ -257,9 +303,10 @@ class Simulator:
         command = [
             _java(),
             *JVM,
+            *_options_of_version(),
             f"-Xmx{memory}",
             "-classpath",
-            os.pathsep.join((find_jar_path(), JAR_PATH)),
+            os.pathsep.join((find_jar_path(), JAR_PATH, str(CLASSES))),
             "py4j.GatewayServer",
             "--die-on-broken-pipe",
             "--enable-auth",
@@ -283,8 +330,10 @@ class Simulator:
         self._client, self._jvm = gateway._gateway_client, gateway.jvm
         # The simulator prints while it works. That pipe is not read, and once it is full the simulator would stop.
         self._jvm.System.setOut(self._jvm.java.io.PrintStream(os.devnull))
-        interface = self._jvm.scienceworld.runtime.pythonapi.PythonInterface
-        self._episode, self._aside = interface(), interface()
+        self._interface = self._jvm.scienceworld.runtime.pythonapi.PythonInterface
+        self._aside = self._interface()
+        self._current: JvmEpisode | None = None
+        self._no_copy: str | None = None
         self._random = _scala_object(self._jvm.scala.util, "Random")
         self._numbers = _scala_object(self._jvm.util, "UniqueIdentifier")
 
@@ -295,10 +344,49 @@ class Simulator:
             self._client.is_connected = False  # or py4j would use the parent's socket when it collects objects
         return self._child.usable
 
-    def play(self, method: str, *args: Any) -> Any:
-        """Call a method of the interface that plays the episode."""
+    def new_episode(self) -> JvmEpisode:
+        """Return a new interface, with its state where Java allows copies."""
         with self._failures():
-            return getattr(self._episode, method)(*args)
+            interface = self._interface()
+            return JvmEpisode(interface, self._state_of(interface))
+
+    def _state_of(self, interface: Any) -> Any:
+        from py4j.protocol import Py4JJavaError
+
+        try:
+            self._jvm.Class.forName("sun.misc.Unsafe")  # of a module that a Java runtime may lack
+            return self._jvm.eexp.State(interface, ",".join(SINGLETONS))
+        except Py4JJavaError as e:
+            self._no_copy = "Java does not allow it: " + " ".join(str(e.java_exception).split())
+            return None
+
+    def why_no_copy(self) -> str | None:
+        """Return why episodes cannot be copied; None where they can."""
+        if self._current is None:
+            self.new_episode()
+        return self._no_copy
+
+    def copy(self, episode: JvmEpisode) -> JvmEpisode:
+        """Return an independent copy of an episode."""
+        with self._failures():
+            self._enter(episode)
+            episode.state.leave()
+            state = episode.state.copy()
+            return JvmEpisode(state.episode(), state)
+
+    def _enter(self, episode: JvmEpisode) -> None:
+        """Make an episode the current one."""
+        if self._current is not episode and episode.state is not None:
+            if self._current is not None:
+                self._current.state.leave()
+            episode.state.enter()
+            self._current = episode
+
+    def play(self, episode: JvmEpisode, method: str, *args: Any) -> Any:
+        """Call a method of the interface that plays an episode."""
+        with self._failures():
+            self._enter(episode)
+            return getattr(episode.interface, method)(*args)
 
     def aside(self, method: str, *args: Any) -> Any:
         """Call a method of the other interface, and leave the episode alone."""
@@ -308,25 +396,27 @@ class Simulator:
             answer = getattr(self._aside, method)(*args)
             return list(answer) if isinstance(answer, JavaList) else answer
 
-    def admissible(self) -> set[str]:
-        """Return the actions that the parser would match in the current state."""
-        with self._failures(), self._undisturbed():
-            return self._admissible()
+    def admissible(self, episode: JvmEpisode) -> set[str]:
+        """Return the actions that the parser would match in the current state of an episode."""
+        with self._failures():
+            self._enter(episode)
+            with self._undisturbed():
+                return self._admissible(episode.interface)
 
-    def _admissible(self) -> set[str]:
-        listed = json.loads(self._episode.getValidActionObjectCombinationsJSON())["validActions"]
-        reachable = self._reachable_objects()
+    def _admissible(self, interface: Any) -> set[str]:
+        listed = json.loads(interface.getValidActionObjectCombinationsJSON())["validActions"]
+        reachable = self._reachable_objects(interface)
         return {
             valid["action"]
             for valid in listed
             if reachable.issuperset(valid["obj_ids"]) or _ANYWHERE.match(valid["action"])
         }
 
-    def _reachable_objects(self) -> set[int]:
+    def _reachable_objects(self, interface: Any) -> set[int]:
         """Return the numbers of the objects that the simulator's parser considers: in the room, and with the agent."""
-        interface = self._episode.agentInterface().get()
-        room, agent = interface.getAgentVisibleObjects(False)._2(), self._episode.agent().get()
-        parser = interface.inputParser()
+        actor = interface.agentInterface().get()
+        room, agent = actor.getAgentVisibleObjects(False)._2(), interface.agent().get()
+        parser = actor.inputParser()
         tables = (parser.getAllUniqueReferentsLUT(root, True, False) for root in (room, agent))
         return {int(number) for table in tables for number in table.keys().mkString(" ").split()}
 
@@ -347,11 +437,16 @@ class Simulator:
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
-        """Restore what all interfaces in the JVM share: the random numbers, and the count that numbers objects."""
-        count, state = self._numbers.count(), self._random_state()
-        yield
-        getattr(self._numbers, "count_$eq")(count)
-        self._random.setSeed(state ^ 0x5DEECE66D)  # java.util.Random keeps the seed it is given XORed with this
+        """Restore what all interfaces in the JVM share: the random numbers, and the numbers of objects."""
+        if self._current is not None:
+            variables = self._current.state.variables()
+            yield
+            variables.enter()
+        else:
+            count, random = self._numbers.count(), self._random_state()
+            yield
+            getattr(self._numbers, "count_$eq")(count)
+            self._random.setSeed(random ^ 0x5DEECE66D)  # java.util.Random keeps the seed it is given XORed with this
 
     def _random_state(self) -> int:
         """Return the state of the generator. Java shows it only in the serialised form, whose last field it is."""
@@ -386,6 +481,17 @@ def _check_installed() -> None:
         raise EexpError(f"{e}. {INSTALL}") from None
     if not shutil.which(_java()):
         raise EexpError(f"no {_java()!r} found. {INSTALL}")
+
+
+def _options_of_version() -> list[str]:
+    """Return the options that the installed version of Java needs, so that states can be copied by sun.misc.Unsafe."""
+    java = shutil.which(_java())
+    try:
+        release = (Path(os.path.realpath(java or "")).parents[1] / "release").read_text()
+    except (OSError, IndexError):
+        return []
+    version = re.search(r'JAVA_VERSION="(\d+)', release)
+    return ["--sun-misc-unsafe-memory-access=allow"] if version and int(version[1]) >= 23 else []
 
 
 def _java() -> str:

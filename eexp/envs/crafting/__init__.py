@@ -1,0 +1,1 @@
+"""Crafting by recipes: recipes and their files, the rules that follow from them, plans."""
