@@ -283,6 +283,8 @@ def test_a_record_may_not_start_a_program(env, trajectory, tmp_path):
         ("bfcl?code=PATH", "code"),
         ("searchqa?top=5&passages=PATH&questions=PATH", "passages"),
         ("travelplanner?alternatives=5&database=PATH&queries=PATH", "database"),
+        ("tau?domain=retail&path=PATH", "path"),
+        ("tau?user=http://127.0.0.1:9/v1#m", "user"),
         ("textcraft?depth=2&recipes=PATH", "recipes"),
     ],
 )
@@ -302,6 +304,7 @@ def test_a_record_may_not_choose_a_path(env, option, trajectory, tmp_path):
         "babyai?level=GoTo",
         "scienceworld?task=boil&max_steps=5",
         "bfcl?tools=full",
+        "tau?domain=airline",
         "house",
         "textcraft?depth=2-3&distractors=0&max_steps=9",
     ],

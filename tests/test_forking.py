@@ -218,6 +218,12 @@ def needs(package: str) -> pytest.MarkDecorator:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("options", ["domain=library", "domain=library&admissible=lookups"])
+def test_every_way_observes_the_same_in_tau(options):
+    check(f"tau?path={Path(__file__).parent / 'tau_checkout'}&{options}", ("state", "process"), longest=6)
+
+
+@pytest.mark.slow
 @needs("bfcl_eval")
 def test_every_way_observes_the_same_in_bfcl():
     check("bfcl", ("state", "process"))

@@ -66,6 +66,13 @@ KINDS = (
         "babyai", "BabyAI in words", needs="eexp[babyai]", path="eexp.envs.worlds.babyai:BabyAI", light=True
     ),
     EnvironmentKind(
+        "tau?path=DIR",
+        "tau-bench: customer service with tools",
+        needs="a checkout of it",
+        path="eexp.envs.worlds.tau:Tau",
+        light=True,
+    ),
+    EnvironmentKind(
         "scienceworld",
         "ScienceWorld",
         needs="eexp[scienceworld] and Java",

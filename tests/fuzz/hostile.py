@@ -178,6 +178,8 @@ ENVIRONMENTS = [
     "bfcl?data=.",
     "searchqa?passages=/etc/passwd&questions=.",
     "travelplanner?database=.&queries=/etc/passwd",
+    "tau?path=.",
+    "tau?user=tiny",
     "textcraft?recipes=.",
     "no.such.module:Class",
     "eexp.errors:EexpError",

@@ -29,11 +29,9 @@ All its state is in this process, with one thread: a fork is an exact copy, too.
 
 from __future__ import annotations
 
-import ast
 import json
 import pickle
 import re
-import warnings
 from collections.abc import Collection, Iterator
 from copy import deepcopy
 from functools import cache
@@ -44,6 +42,7 @@ from itertools import chain
 from typing import Any
 
 from eexp.envs.base import Environment, Observation
+from eexp.envs.calls import Call, parse_call
 from eexp.envs.spec_options import parse_choice
 from eexp.errors import EexpError, InputError
 
@@ -62,8 +61,6 @@ _HOW = (
     "Do what the user asks for by calling functions, one in every step and with literal arguments, such as "
     "name(number=1, text='a'). When you have done all you can for the user's last message, answer: done"
 )
-
-Call = tuple[str, list, dict[str, Any]]
 
 
 class BFCL(Environment):
@@ -161,7 +158,7 @@ class BFCL(Environment):
         try:
             call = parse_call(action)
         except ValueError as e:
-            return self._observe(str(e), valid=False)
+            return self._observe(f"{e}, nor done.", valid=False)
         answer, valid = execute(self._apis, call)
         self._played[-1].append(call)
         self._answers.append(answer)
@@ -209,28 +206,6 @@ class BFCL(Environment):
     def mask(self, text: str) -> str:
         """Return a text with its letters sorted if it lists names in an order that differs between Python processes."""
         return "".join(sorted(text)) if "Invalid fields for update:" in text else text
-
-
-def parse_call(text: str) -> Call:
-    """Parse a function call.
-
-    Returns:
-        The function's name, its arguments by position, and its arguments by name.
-
-    Raises:
-        ValueError: The text is not a call, or its arguments are not literals.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about '\d' in a string, for instance
-            node = ast.parse(text, mode="eval").body
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            by_name = {k.arg: ast.literal_eval(k.value) for k in node.keywords if k.arg is not None}
-            if len(by_name) == len(node.keywords):
-                return node.func.id, [ast.literal_eval(arg) for arg in node.args], by_name
-    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
-        pass
-    raise ValueError("That is not a function call with literal arguments, such as name(number=1, text='a'), nor done.")
 
 
 def execute(apis: dict[str, Any], call: Call) -> tuple[str, bool]:

@@ -1,0 +1,1 @@
+from tau_bench.envs.base import Env as Env

@@ -1,0 +1,1 @@
+from tau_bench.envs.library.env import LibraryEnv as LibraryEnv

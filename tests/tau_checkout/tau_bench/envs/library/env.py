@@ -1,0 +1,5 @@
+from tau_bench.envs.base import Env
+
+
+class LibraryEnv(Env):
+    pass
