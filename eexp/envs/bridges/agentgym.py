@@ -5,7 +5,7 @@ takes an action. The differences between the servers are in SERVER_KINDS, which 
 (github.com/WooooDyy/AgentGym, agentenv-*/*/server.py). Without `env`, the protocol is the one that AgentGym's guide to
 adding an environment describes: `id`, `data_idx`, `observation`.
 
-An action is the text that the server executes, "get 1 oak log". AgentGym's own clients cut it out of "Thought: ...
+An action is the text that the server executes, "get 1 oak logs". AgentGym's own clients cut it out of "Thought: ...
 Action: ..." before they send it; here the policy does that (eexp/prompts). Whatever else a client does with an action,
 or adds to an observation, is part of the server's kind: AgentTraj-L was recorded with these clients, and can so be
 replayed.
