@@ -98,7 +98,7 @@ class ServerKind:
 GUIDE = ServerKind()
 SERVER_KINDS = {
     "textcraft": ServerKind(
-        how="`get 2 oak log` takes a basic item, `craft 4 oak planks using 1 oak log` follows one of the crafting "
+        how="`get 2 oak logs` takes a basic item, `craft 4 oak planks using 1 oak logs` follows one of the crafting "
         "commands, `inventory` lists what you have.",
         goal=r"Goal: (.+)",
         refusal=r"Could not |Wrong item format",
