@@ -29,7 +29,7 @@ class Craft:
     """A small TextCraft: get the raw items and craft the others, until the goal item is made."""
 
     recipes = {
-        "oak planks": (4, {"oak log": 1}),
+        "oak planks": (4, {"oak logs": 1}),
         "stick": (4, {"oak planks": 2}),
         "crafting table": (1, {"oak planks": 4}),
         "wooden pickaxe": (1, {"oak planks": 3, "stick": 2}),
@@ -61,10 +61,10 @@ class Craft:
                 self.held[item] = self.held.get(item, 0) + n
             return f"Crafted {count} {product}", product == self.goal
         if match := re.match(r"get (\d+) (.*)", action):
-            if match[2] != "oak log":
+            if match[2] != "oak logs":
                 return f"Could not find {match[2]}", False
-            self.held["oak log"] = self.held.get("oak log", 0) + int(match[1])
-            return f"Got {match[1]} oak log", False
+            self.held["oak logs"] = self.held.get("oak logs", 0) + int(match[1])
+            return f"Got {match[1]} oak logs", False
         if action.startswith("inventory"):
             return "Inventory: " + " ".join(f"[{k}] ({v})" for k, v in self.held.items() if v), False
         return f"Could not execute {action}", False

@@ -22,9 +22,9 @@ from eexp.formats.conversations import FORMATS, read_conversation, task_name_of
 from eexp.records import succeeded
 
 WAY = [
-    "get 2 oak log",
-    "craft 4 oak planks using 1 oak log",
-    "craft 4 oak planks using 1 oak log",
+    "get 2 oak logs",
+    "craft 4 oak planks using 1 oak logs",
+    "craft 4 oak planks using 1 oak logs",
     "craft 4 stick using 2 oak planks",
     "craft 1 wooden pickaxe using 3 oak planks, 2 stick",
 ]
@@ -56,9 +56,9 @@ def test_textcraft(craft):
     assert task == {"id": "textcraft/3", "split": "test", "data_idx": 3}
     first = env.reset(task)
     assert first.text.startswith("Crafting commands:") and not first.done and first.score == 0
-    assert env.instruction().startswith("craft wooden pickaxe.\n`get 2 oak log`")
+    assert env.instruction().startswith("craft wooden pickaxe.\n`get 2 oak logs`")
     observations = [env.step(action) for action in WAY]
-    assert [s.text for s in observations][:2] == ["Got 2 oak log", "Crafted 4 oak planks"]
+    assert [s.text for s in observations][:2] == ["Got 2 oak logs", "Crafted 4 oak planks"]
     assert all(s.valid for s in observations) and [s.done for s in observations] == [False] * 4 + [True]
     assert observations[-1].score == 1.0 and [succeeded(o.outcome()) for o in observations] == [False] * 4 + [True]
     after = env.step("inventory")
@@ -191,8 +191,8 @@ def test_every_instance_has_an_environment_of_its_own_and_releases_it(craft):
         assert len(state.worlds) == 2
         for e in (env, other):
             e.reset(next(e.tasks("test")))
-        env.step("get 2 oak log")
-        assert "oak log" not in other.step("inventory").text
+        env.step("get 2 oak logs")
+        assert "oak logs" not in other.step("inventory").text
     assert len(state.worlds) == 1
     env.close()
     env.close()
@@ -252,7 +252,7 @@ def test_a_task_of_a_record_is_checked(craft, task):
 # -- AgentTraj-L -----------------------------------------------------------------------------------------------------
 
 PLAYED = {
-    "textcraft": {"get 2 oak log.": "get 2 oak log", "inventory\nI wait.": "inventory", "get 1 stick": "get 1 stick"},
+    "textcraft": {"get 2 oak logs.": "get 2 oak logs", "inventory\nI wait.": "inventory", "get 1 stick": "get 1 stick"},
     "alfworld": {"look": "look", "open fridge": "open fridge"},
     "babyai": {"Look!": "Look", "inventory": "inventory"},
     "sciworld": {"look": "look", "fly to the moon": "fly to the moon"},
@@ -306,8 +306,8 @@ def test_an_item_of_another_server_is_refused(tmp_path):
                 with pytest.raises(InputError, match=message):
                     env.task_named(name)
         other = [played("textcraft", 3, PLAYED["textcraft"])]
-        other[0]["conversations"][4]["value"] = "Got 3 oak log"
-        run("import", "agenttraj", "--env", spec, stdin=lines(other)).one_error(3, "'Got 3 oak log' was recorded")
+        other[0]["conversations"][4]["value"] = "Got 3 oak logs"
+        run("import", "agenttraj", "--env", spec, stdin=lines(other)).one_error(3, "'Got 3 oak logs' was recorded")
         run("import", "agenttraj", "--env", f"{spec}&train=0&test=3", "--split", "train", stdin=lines(other)).one_error(
             3, "task textcraft/3 is not in train"
         )
@@ -328,7 +328,7 @@ def trajectory(env, spec: str) -> dict:
     task = next(env.tasks("test"))
     observation, steps = env.reset(task), []
     for action in WAY:
-        others = [{"action": a, "source": "policy", "outcome": None} for a in ("inventory", "get 1 oak log", "sing")]
+        others = [{"action": a, "source": "policy", "outcome": None} for a in ("inventory", "get 1 oak logs", "sing")]
         steps.append({"observation": observation.text, "action": action, "admissible": None, "alternatives": others})
         observation = env.step(action)
     return {
@@ -352,8 +352,8 @@ def test_branches_are_replayed_in_workers(craft):
     for record in result.records:
         outcomes = [[a["outcome"] for a in step["alternatives"]] for step in record["steps"]]
         assert (
-            outcomes[1][1]["observation"] == "Got 1 oak log"
-            and outcomes[1][0]["observation"] == "Inventory: [oak log] (2)"
+            outcomes[1][1]["observation"] == "Got 1 oak logs"
+            and outcomes[1][0]["observation"] == "Inventory: [oak logs] (2)"
         )
         assert not outcomes[0][2]["valid"]
     assert (
