@@ -171,8 +171,8 @@ class OpenEnvironments:
             except UsageError as e:
                 if self.allowed:
                     raise
-                name = without_noise(spec).partition("?")[0]
-                hint = "" if class_path(name) else f"; {_NOT_REPLAYED}"
+                known = spec.startswith(_NOISY) or class_path(spec.partition("?")[0])
+                hint = "" if known else f"; {_NOT_REPLAYED}"
                 raise InputError(f"{e}{hint}", "$.env") from None
         return self._open[spec]
 

@@ -92,14 +92,14 @@ KINDS = (
     ),
     EnvironmentKind(
         "searchqa?passages=FILE&questions=FILE",
-        "questions to be answered by searching your passages",
-        needs="passages and questions: docs/environments/searchqa.md",
+        "a search over your passages",
+        needs="both files",
         path="eexp.envs.worlds.searchqa:SearchQA",
     ),
     EnvironmentKind(
         "travelplanner?database=DIR&queries=FILE",
-        "TravelPlanner, whole plans in one action",
-        needs="its data: docs/environments/travelplanner.md",
+        "TravelPlanner's whole plans",
+        needs="its data",
         path="eexp.envs.worlds.travelplanner:TravelPlanner",
         light=True,
     ),

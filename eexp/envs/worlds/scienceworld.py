@@ -258,7 +258,8 @@ class ScienceWorld(Environment):
         except ChildFailed as e:
             simulator.end()
             self.close()
-            raise EnvironmentFailed(f"{self.spec}: {args[0] if args else method.__name__}: {e}") from None
+            name = next((arg for arg in args if isinstance(arg, str)), method.__name__)
+            raise EnvironmentFailed(f"{self.spec}: {name}: {e}") from None
 
 
 @dataclass
