@@ -40,3 +40,15 @@ def in_a_child(call: Callable[[], Any]) -> Any:
         value = json.load(answer)
     os.waitpid(child, 0)
     return value
+
+
+def play(env: Environment, task: dict) -> tuple[list[str], list[str], Observation]:
+    """Play a task by the expert, whose actions are all valid; return them, the texts and the last observation."""
+    observation = env.reset(task)
+    actions, texts = [], [observation.text]
+    while not observation.done:
+        actions.append(env.expert())
+        observation = env.step(actions[-1])
+        assert observation.valid
+        texts.append(observation.text)
+    return actions, texts, observation

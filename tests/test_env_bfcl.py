@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from branches import in_a_child
+from branches import in_a_child, play
 from running import run
 
 pytest.importorskip("bfcl_eval", reason="needs `pip install --no-deps bfcl-eval==2026.3.23 mpmath`")
@@ -29,18 +29,6 @@ FILES = {"id": "multi_turn_base_0", "split": "train"}
 
 def make_task(number: int, category: str = "base") -> dict:
     return {"id": f"multi_turn_{category}_{number}"}
-
-
-def play(env: BFCL, task: dict) -> tuple[list[str], list[str], object]:
-    """Play a task by the expert; return its actions, the texts and the last observation."""
-    observation = env.reset(task)
-    actions, texts = [], [observation.text]
-    while not observation.done:
-        actions.append(env.expert())
-        observation = env.step(actions[-1])
-        assert observation.valid
-        texts.append(observation.text)
-    return actions, texts, observation
 
 
 @cache

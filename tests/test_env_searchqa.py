@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from branches import observed, take_actions
+from branches import observed, play, take_actions
 from running import ROOT, environment, run
 from small_worlds import passages, questions, searchqa_spec, write_lines
 
@@ -37,18 +37,6 @@ def opened(directory: Path, passage_records: list[dict], question_records: list[
         write_lines(directory / "train.jsonl", question_records),
     )
     return open_env(f"searchqa?passages={files[0]}&questions={files[1]}{options}")
-
-
-def play(env: SearchQA, task: dict) -> tuple[list[str], list[str], object]:
-    """Play a task by the expert; return its actions, the texts and the last observation."""
-    observation = env.reset(task)
-    actions, texts = [], [observation.text]
-    while not observation.done:
-        actions.append(env.expert())
-        observation = env.step(actions[-1])
-        assert observation.valid
-        texts.append(observation.text)
-    return actions, texts, observation
 
 
 # -- tasks and files ---------------------------------------------------------------------------------------------------

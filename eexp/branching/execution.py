@@ -128,9 +128,8 @@ class _Execution:
             self.counts["branch point[s] verified"] += 1
             self.counts[f"alternative[s] executed by {self.way}"] += len(outcomes)
             if self.way == "replay" and (reason := self.env.why_no_copy()):
-                self.counts[f"of them replayed because the environment cannot copy its state: {reason}"] += len(
-                    outcomes
-                )
+                reason = reason.replace("[", "(").replace("]", ")")  # square brackets mark plurals in what is counted
+                self.counts[f"of them because the environment cannot copy its state: {reason}"] += len(outcomes)
             self.counts["alternative[s] answered as invalid"] += sum(not outcome["valid"] for outcome in outcomes)
             for k, entry in enumerate(entries):
                 if not entry["outcome"]:

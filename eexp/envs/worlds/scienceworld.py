@@ -33,6 +33,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -335,7 +336,6 @@ class Simulator:
         self._interface = self._jvm.scienceworld.runtime.pythonapi.PythonInterface
         self._aside = self._interface()
         self._current: JvmEpisode | None = None
-        self._no_copy: str | None = None
         self._random = _scala_object(self._jvm.scala.util, "Random")
         self._numbers = _scala_object(self._jvm.util, "UniqueIdentifier")
 
@@ -348,25 +348,29 @@ class Simulator:
 
     def new_episode(self) -> JvmEpisode:
         """Return a new interface, with its state where Java allows copies."""
+        reason = self.why_no_copy()
         with self._failures():
             interface = self._interface()
-            return JvmEpisode(interface, self._state_of(interface))
+            return JvmEpisode(interface, None if reason else self._state_of(interface))
 
     def _state_of(self, interface: Any) -> Any:
-        from py4j.protocol import Py4JJavaError
-
-        try:
-            self._jvm.Class.forName("sun.misc.Unsafe")  # of a module that a Java runtime may lack
-            return self._jvm.eexp.State(interface, ",".join(SINGLETONS))
-        except Py4JJavaError as e:
-            self._no_copy = "Java does not allow it: " + " ".join(str(e.java_exception).split())
-            return None
+        return self._jvm.eexp.State(interface, ",".join(SINGLETONS))
 
     def why_no_copy(self) -> str | None:
         """Return why episodes cannot be copied; None where they can."""
-        if self._current is None:
-            self.new_episode()
         return self._no_copy
+
+    @cached_property
+    def _no_copy(self) -> str | None:
+        from py4j.protocol import Py4JJavaError
+
+        with self._failures():
+            try:
+                self._jvm.Class.forName("sun.misc.Unsafe")  # of a module that a Java runtime may lack
+                self._state_of(self._aside)
+            except Py4JJavaError as e:
+                return "Java does not allow it: " + " ".join(str(e.java_exception).split())
+        return None
 
     def copy(self, episode: JvmEpisode) -> JvmEpisode:
         """Return an independent copy of an episode."""
