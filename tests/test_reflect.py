@@ -201,6 +201,7 @@ def test_unknown_parts_are_no_expectation():
     assert gist({"observation": "You open it. You see an egg."}) == "You open it"
     assert gist({"observation": "In the box: an egg", "unknown": [[12, 18]]}) == "In the box"
     assert gist({"observation": "You see an egg.", "unknown": [[8, 14]]}) == "You see"
+    assert gist({"observation": "Crafted 1 minecraft:white_wool"}) == "Crafted 1 minecraft:white_wool"
 
 
 def test_notes_come_first(rolled, data):

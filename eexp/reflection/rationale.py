@@ -76,7 +76,8 @@ def _use(situation: Situation, focus: list[str]) -> str:
     expected = gist(outcome) if outcome else ""
     if expected and _says_more(expected, action):
         return f'If I {as_verb(action)}, I expect "{expected}".'
-    goal = " ".join(situation.trajectory["instruction"].split()[:_GOAL_WORDS]).rstrip(".!?:, ")
+    task = situation.trajectory["instruction"].strip().partition("\n")[0]  # what follows says how to act
+    goal = " ".join(task.split()[:_GOAL_WORDS]).rstrip(".!?:, ")
     return f"The task is this: {goal}." if goal else f"What I can do now is to {as_verb(action)}."
 
 
@@ -117,7 +118,7 @@ def gist(outcome: dict) -> str:
     """Return the gist of an outcome: the first clause of its observation, up to the first part marked as unknown."""
     text = outcome["observation"]
     start = min((part[0] for part in outcome.get("unknown") or []), default=len(text))
-    first = re.split(r"(?<=[.!?])\s|\n|:", text[:start].strip(), maxsplit=1)[0]
+    first = re.split(r"(?<=[.!?])\s|\n|:(?!\S)", text[:start].strip(), maxsplit=1)[0]
     clause = " ".join(first.split()).rstrip(".!?:, ")
     cut = clause.split()[:_GIST_WORDS]
     return " ".join(cut) + ("..." if len(cut) < len(clause.split()) else "")
