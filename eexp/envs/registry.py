@@ -164,4 +164,4 @@ def help_lines() -> list[str]:
     """Return the table of kinds as lines of text in two columns."""
     rows = [(kind.spec, kind.line) for kind in KINDS]
     rows.insert(-1, ("NAME?KEY=VALUE", "one with options: scienceworld?task=find-plant"))
-    return [f"{spec:24} {line}" for spec, line in rows]
+    return [f"{spec:23}  {line}" for spec, line in rows]
