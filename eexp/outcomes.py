@@ -1,7 +1,8 @@
 """Kinds of outcomes (refused, without effect, a change, the end), and the share of alternatives that had each.
 
-Outcomes are judged by the record alone, that is by observations. An action that changes the state without showing it
-counts as "unchanged", and one that only shows the same state in other words counts as "changed".
+Outcomes are judged by the record alone: by `changed`, where the environment said so, and else by observations. Then an
+action that changes the state without showing it counts as "unchanged", and one that only shows the same state in other
+words counts as "changed".
 """
 
 from __future__ import annotations
@@ -41,14 +42,18 @@ def transition_of(observation_before: str, outcome: dict) -> str:
         outcome: The outcome of the action.
 
     Returns:
-        "invalid" if the environment refused the action; else "done" if the episode ended; else "unchanged" if the
-        observation is the one before; else "changed".
+        "invalid" if the environment refused the action; else "done" if the episode ended; else "changed" or "unchanged"
+        as the environment says (`changed` of the outcome); where it does not, "unchanged" if the observation is the one
+        before.
     """
     if outcome.get("valid") is False:
         return "invalid"
     if outcome.get("done"):
         return "done"
-    return "unchanged" if outcome["observation"] == observation_before else "changed"
+    changed = outcome.get("changed")
+    if changed is None:
+        changed = outcome["observation"] != observation_before
+    return "changed" if changed else "unchanged"
 
 
 def same_as_expert(step: dict, outcome: dict | None, alternative: dict) -> bool:

@@ -28,6 +28,9 @@ _Unknown = Annotated[
     Optional[list[_Range]],
     Meta(description="[start, end) of the parts of the observation that nothing before in the episode determines"),
 ]
+_Changed = Annotated[
+    Optional[bool], Meta(description="true where the action changed the state, though the text may repeat the last one")
+]
 _Summary = Annotated[Optional[str], Meta(description="the observation in fewer words, by `eexp summarise`")]
 _PromptStyle = Annotated[Optional[str], Meta(description="name@fingerprint of the words around a state")]
 
@@ -41,6 +44,7 @@ class Outcome(Struct, kw_only=True):
     valid: Annotated[bool, Meta(description="false where the environment refused the action")] = True
     success: Annotated[Optional[bool], Meta(description="as the environment judges; null while it cannot tell")] = None
     unknown: _Unknown = None
+    changed: _Changed = None
     summary: _Summary = None
 
 
@@ -77,6 +81,7 @@ class Step(Struct, kw_only=True):
         bool, Meta(description="drawn by `eexp expert --noise` instead of the expert's action; imitated like any other")
     ] = False
     unknown: _Unknown = None
+    changed: _Changed = None
     summary: _Summary = None
     alternatives: list[Alternative] = []
 
@@ -351,7 +356,7 @@ def expert_outcome(trajectory: dict, i: int) -> dict | None:
     """
     if i + 1 < len(trajectory["steps"]):
         following = trajectory["steps"][i + 1]
-        return {key: following[key] for key in ("observation", "unknown", "summary") if key in following}
+        return {key: following[key] for key in ("observation", "unknown", "changed", "summary") if key in following}
     return trajectory.get("outcome")
 
 

@@ -313,6 +313,13 @@ def test_refused_actions_change_nothing(small, action, text):
     assert small.step("inventory").text == before
 
 
+def test_an_action_that_reads_like_the_last_one_says_that_it_changed_something(small):
+    small.reset(small.task_beginning(SIGN))
+    first, second = (small.step("get 1 bone") for _ in range(2))
+    assert first == second and second.changed and second.outcome()["changed"]
+    assert small.step("inventory").changed is None and small.step("craft 1 bone").changed is None
+
+
 def test_actions_are_tidied_as_by_the_client_of_agentgym(small):
     small.reset(small.task_beginning(SIGN))
     assert tidied(" get  2 fir logs.\nThen I craft.") == "get 2 fir logs"

@@ -25,6 +25,8 @@ def alternative(action: str, outcome: dict | None = None, **more: object) -> dic
         (outcome_of("a room", valid=False), "invalid"),
         (outcome_of("The task is over.", valid=False, done=True), "invalid"),
         ({"observation": "a hall"}, "changed"),
+        (outcome_of("a room", changed=True), "changed"),
+        (outcome_of("a hall", changed=False), "unchanged"),
     ],
 )
 def test_transitions(outcome, transition):

@@ -121,6 +121,8 @@ def test_states_after_the_end_and_without_effect_are_left_out(success):
     assert situations(sampled)[0].left_out == NO_EFFECT, "a sample of the list tells nothing"
     refused = trajectory(step("A.", "fly", worse), valid=False)
     assert situations(refused)[0].left_out == NO_EFFECT
+    again = trajectory(step("Got 1 log", "get 1 log", worse), step("Got 1 log", "go", worse, changed=True))
+    assert situations(again)[0].left_out == "", "the environment says that it changed something"
 
 
 def test_pool_and_first(rolled):

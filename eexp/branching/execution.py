@@ -159,11 +159,11 @@ class _Execution:
         self._note_state(i, observation)
 
     def _note_state(self, i: int, observation: Observation) -> None:
-        """Keep the environment's notes on its state at step i, and the parts of the observation that were unknown."""
+        """Keep the environment's notes on its state at step i, and what it says of the observation."""
         if i in self.notes or i == len(self.recorded) or self.difference:
             return
         notes = self.env.explain()
-        self.notes[i] = {**({"notes": notes} if notes else {}), **observation.unknown_parts()}
+        self.notes[i] = {**({"notes": notes} if notes else {}), **observation.annotations()}
 
     def _compare_list(self, i: int) -> None:
         """Note where the admissible actions at step i are not those recorded, which may be only some of them."""

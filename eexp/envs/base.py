@@ -30,6 +30,8 @@ class Observation:
             the end of the episode, only a score of 1 counts as success (`records.succeeded`).
         unknown: (start, end) of the parts of the text that nothing before in the episode determines, such as what lies
             in a room that was never entered, in characters; None where the environment cannot tell.
+        changed: True where the action changed the state although the text may repeat the one before, such as a second
+            `Got 1 log`. None where the texts tell.
     """
 
     text: str
@@ -38,16 +40,18 @@ class Observation:
     valid: bool = True
     success: bool | None = None
     unknown: list[tuple[int, int]] | None = None
+    changed: bool | None = None
 
     def outcome(self) -> dict:
         """Return the observation as the `outcome` of a record."""
         fields = {"observation": self.text, "done": self.done, "score": self.score, "valid": self.valid}
         fields |= {} if self.success is None else {"success": self.success}
-        return fields | self.unknown_parts()
+        return fields | self.annotations()
 
-    def unknown_parts(self) -> dict:
-        """Return the key `unknown` of a record with its value; no key where the environment cannot tell."""
-        return {} if self.unknown is None else {"unknown": [list(part) for part in self.unknown]}
+    def annotations(self) -> dict:
+        """Return the keys `unknown` and `changed` of a record; neither where the environment does not say."""
+        unknown = {} if self.unknown is None else {"unknown": [list(part) for part in self.unknown]}
+        return unknown | ({} if self.changed is None else {"changed": self.changed})
 
 
 class Environment(ABC):

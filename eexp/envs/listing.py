@@ -51,4 +51,4 @@ def trajectory_step(
         thought: The thought before the action.
     """
     step = {"observation": observation.text, "action": action, "admissible": None, "thought": thought}
-    return {**step, **admissible_fields(env, keep, action, seed), **observation.unknown_parts()}
+    return {**step, **admissible_fields(env, keep, action, seed), **observation.annotations()}

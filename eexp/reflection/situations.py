@@ -75,8 +75,9 @@ def first_state_after_the_end(trajectory: dict) -> int:
 def has_effect(trajectory: dict, i: int) -> bool:
     """Return whether the expert's action at step `i` was accepted and changed something.
 
-    It changed nothing if the observations before and after it are equal, character by character, and so are the
-    admissible actions, where both steps hold the complete list. An action whose outcome is not known counts as one with
+    It changed nothing if the observations before and after it are equal, character by character, the environment does
+    not say that it changed something (`changed` of the record), and the admissible actions are equal, too, where both
+    steps hold the complete list. An action whose outcome is not known counts as one with
     an effect.
     """
     outcome = expert_outcome(trajectory, i)

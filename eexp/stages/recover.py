@@ -94,7 +94,8 @@ def _at(step: dict, observation: str) -> dict:
     """Return a step with `observation`; no part of that was unknown, unless it is the step's own."""
     if observation == step["observation"]:
         return step
-    return {**step, "observation": observation, "unknown": [], "summary": None}
+    kept = {key: value for key, value in step.items() if key != "changed"}
+    return {**kept, "observation": observation, "unknown": [], "summary": None}
 
 
 @click.command("recover")

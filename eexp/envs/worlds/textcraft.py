@@ -28,6 +28,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache, lru_cache
 from itertools import product
 from pathlib import Path
@@ -234,8 +235,11 @@ class TextCraft(Environment):
         """Execute an action, tidied as AgentGym's client does it (`tidied`)."""
         if self._over:
             return self._observe("The task is over.", valid=False)
+        before = dict(self._inventory)
         try:
-            return self._observe(self._execute(tidied(action)))
+            observation = self._observe(self._execute(tidied(action)))
+            # A second `Got 1 log` reads like the first.
+            return replace(observation, changed=True if self._inventory != before else None)
         except _Refused as e:
             return self._observe(str(e), valid=False)
 
