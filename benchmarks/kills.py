@@ -2,7 +2,7 @@
 
 Claim: the final bytes are those of an undisturbed run, and no process, file or shared memory is left.
 
-    python benchmarks/kills.py                           # 1,000 kills: hours
+    python benchmarks/kills.py                           # 1,000 kills: about an hour on two cores
     python benchmarks/kills.py --kills 40 --jobs rollout-program,eval-tiny --seed 7
 
 Each stage is run once undisturbed. Then it is started, killed after a random time or when its output has reached a

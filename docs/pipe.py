@@ -17,12 +17,12 @@ TARGET = Path(__file__).with_suffix(".svg")
 TITLE = "The pipe of eexp"
 DESCRIPTION = (
     "A demonstration of an expert is a path of states. branch adds other actions to every state, and rollout executes "
-    "each of them from that state. Three stages make training examples of the result: imitation-data, world-model-data "
-    "and reflect. mix puts them together, finetune trains on them, eval plays tasks with the trained model, and "
+    "each of them from that state. recover puts refused actions into the path. Three stages make training examples: "
+    "imitation-data, of the path with or without recover, world-model-data and reflect. mix puts them together, finetune trains on them, eval plays tasks with the trained model, and "
     "compare says how much better it is and how sure that is."
 )
 
-WIDTH, HEIGHT = 560, 424
+WIDTH, HEIGHT = 560, 506
 SCALE = 8 / 7  # of the drawing: 640 pixels wide where the page is wider
 MARGIN, GAP = 14, 20
 LIGHT = {
@@ -117,12 +117,14 @@ def drawing() -> Iterator[str]:
     for left in lefts[1:]:
         yield from pipe((left - GAP, top + 66), (left - 1, top + 66))
 
-    bus, examples, height = top + 128 + 17, top + 128 + 40, 84
+    bus, recover, examples, height = top + 128 + 17, top + 128 + 40, top + 128 + 122, 84
     yield from pipe((middles[2], top + 128), (middles[2], bus), (middles[0], bus), tip=False)
+    yield from pipe((middles[0], bus), (middles[0], recover - 1))
+    yield from card(lefts[0], recover, three, 60, "recover", "own mistakes, too")
     kinds = [("imitation-data", "state", "→ expert's action"), ("world-model-data", "state, action", "→ next state")]
     kinds.append(("reflect", "state", "→ thought, action"))
     for left, middle, (name, *words) in zip(lefts, middles, kinds):
-        yield from pipe((middle, bus), (middle, examples - 1))
+        yield from pipe((middle, recover + 60 if left == lefts[0] else bus), (middle, examples - 1))
         yield from card(left, examples, three, height, name, *words)
 
     four = (WIDTH - 2 * MARGIN - 3 * GAP) / 4
