@@ -43,7 +43,7 @@ from msgspec import Struct
 
 from eexp.envs.base import Environment, Observation
 from eexp.envs.bridges.server import GRACE, Server
-from eexp.envs.spec_options import check_disjoint, option_error, parse_choice, parse_numbers, parse_step_limit
+from eexp.envs.spec_options import check_disjoint, option_error, parse_choice, parse_task_numbers, parse_step_limit
 from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom
 from eexp.processes.child import MAX_LINE
 from eexp.records import explain
@@ -136,7 +136,7 @@ class OpenEnv(Environment):
         self._adds_up = parse_choice(self.spec, "reward", reward, ("last", "sum")) == "sum"
         self.max_steps = parse_step_limit(self.spec, max_steps)
         seeds = {split: value for split, value in (("train", train), ("test", test)) if value}
-        self._seeds = {split: parse_numbers(self.spec, split, value) for split, value in (seeds or SEEDS).items()}
+        self._seeds = {split: parse_task_numbers(self.spec, split, value) for split, value in (seeds or SEEDS).items()}
         check_disjoint(self.spec, self._seeds)
         self._server = Server(self.spec, url)
         self._socket: Any = None
