@@ -219,6 +219,8 @@ _ANY = ("trajectory", "example", "episode")
 _NEXT_COMMAND = {
     ("trajectory", "example"): ": make examples of trajectories with `eexp imitation-data`",
     ("episode", "example"): ": make trajectories of episodes with `eexp import episodes`, and examples of those",
+    ("trajectory", "episode"): ": play tasks with `eexp eval` to make episodes",
+    ("example", "episode"): ": play tasks with `eexp eval` to make episodes",
     ("episode", "trajectory"): ": make trajectories of episodes with `eexp import episodes`",
 }
 #: The same for records of other projects, by the key of their turns.

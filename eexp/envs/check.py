@@ -254,7 +254,7 @@ class Checker:
         steps = sum(len(episode.actions) for episode in self.episodes)
         over = all(episode.observations[0].done for episode in self.episodes)
         why = "the tasks are over at their beginning" if over else "neither an expert nor an admissible list tells one"
-        _must(steps > 0, f"no action was taken: {why}; is this the right environment? --action TEXT names actions")
+        _must(steps > 0, f"no action was taken: {why}; name some with --action TEXT (may be repeated)")
         return f"{len(self.episodes)} tasks, {steps} actions"
 
     def repeats(self) -> str:
@@ -420,7 +420,7 @@ class Checker:
                 when = f"after {short(action)}, which it said was not valid"
                 self._repeat(self.env, episode, when, between=try_action, on_path=False)
         if accepted:
-            raise _WorthKnowing(f"says that {short(min(accepted))} is valid, so invalid actions cannot be told here")
+            raise _WorthKnowing(f"answers {short(min(accepted))} as valid, nonsense in most worlds: is that meant?")
         return f"{n_actions} answered, marked as not valid, and nothing changes"
 
     def closes(self, children: set[int]) -> str:

@@ -42,7 +42,7 @@ from msgspec import Struct
 
 from eexp.envs.base import Environment, Observation
 from eexp.envs.bridges.server import Server
-from eexp.envs.spec_options import Numbers, check_disjoint, option_error, parse_task_numbers, parse_step_limit
+from eexp.envs.spec_options import Numbers, check_disjoint, option_error, parse_step_limit, parse_task_numbers
 from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
 from eexp.records import canonical
 

@@ -43,7 +43,7 @@ from msgspec import Struct
 
 from eexp.envs.base import Environment, Observation
 from eexp.envs.bridges.server import GRACE, Server
-from eexp.envs.spec_options import check_disjoint, option_error, parse_choice, parse_task_numbers, parse_step_limit
+from eexp.envs.spec_options import check_disjoint, option_error, parse_choice, parse_step_limit, parse_task_numbers
 from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom
 from eexp.processes.child import MAX_LINE
 from eexp.records import explain
