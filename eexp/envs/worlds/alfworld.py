@@ -13,6 +13,8 @@ What differs from the package's environment:
   are translated into the old ones.
 - The welcome is left out, and the task is the instruction and not part of the observation.
 - A record has the checksum of its game, and is refused if the game has changed since.
+- The texts of commands and answers are derived once and not at every step, which takes a hundredth of the time and gives
+  the same, byte for byte (eexp/envs/alfred/).
 
 An action is valid if it is among the admissible ones; to any other the game says "Nothing happens." Games that the data
 marks as unsolvable, and those with movable receptacles or slicing, are left out, as the package does. Success is the
@@ -75,9 +77,9 @@ class AlfWorld(Environment):
         self.max_steps = parse_step_limit("alfworld", max_steps)
         self._directory = _directory(data or os.environ.get(VARIABLE, ""))
         _check_installed(self._directory.parent)
-        self._game: Any = None  # the package's environment
+        self._game: Any = None  # an eexp.envs.alfred.game.Game, with the package's names for things
         self._loaded: tuple[Path, str] | None = None
-        self._now: Any = None  # the package's state after the last step
+        self._now: Any = None  # the game's state after the last step
         self._agent: Any = None  # the package's hand-coded expert; None once it has given up
         self._shown = 0  # how many states the expert has been given
         self._unseen: list[tuple[Any, str]] = []  # (state, command that led to it) that it has not been given yet
@@ -122,7 +124,7 @@ class AlfWorld(Environment):
             raise InputError(f"{file} has changed since the record was made", "$.task.checksum")
         with _global_state_restored():
             if self._game is None:
-                self._game = _environment()
+                self._game = _environment(self._planner)
             if (file, checksum) != self._loaded:
                 self._game.load(str(file))
                 self._loaded = file, checksum
@@ -174,8 +176,7 @@ class AlfWorld(Environment):
         if self._now.won:
             return None
         if self._planner:
-            game = self._game.unwrapped
-            return next(iter(game._pddl_state.replan(game._entity_infos)), None)
+            return next(iter(self._game.unwrapped.plan()), None)
         while self._unseen and self._agent is not None:
             self._advise(*self._unseen.pop(0))
         return self._advice
@@ -187,7 +188,7 @@ class AlfWorld(Environment):
         episode.
 
         Args:
-            state: The package's state.
+            state: The game's state.
             command: The command that led to it.
         """
         from alfworld.agents.expert import HandCodedAgentFailed, HandCodedAgentTimeout
@@ -195,7 +196,7 @@ class AlfWorld(Environment):
         assert self._loaded is not None, "reset comes first"
         self._shown += 1
         view = copy(state)
-        view.facts = sorted(map(self._game.unwrapped._get_human_readable_fact, state["_facts"]), key=str)
+        view.facts = self._game.unwrapped.readable_facts(state)
         view.admissible_commands = [_OLD_COMMAND.sub(r"move \1 to \2", c) for c in state.admissible_commands]
         with _global_state_restored(seed=f"{self._loaded[0].parent}/{self._shown}"):
             try:
@@ -227,13 +228,13 @@ def _directory(data: str) -> Path:
     return directory
 
 
-def _environment() -> Any:
-    """Return the package's environment."""
+def _environment(plans: bool) -> Any:
+    """Return a game with the package's names for things; with `plans` its planner can be asked."""
     from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
-    from textworld.core import EnvInfos
-    from textworld.envs.pddl import PddlEnv
 
-    return AlfredDemangler(PddlEnv(EnvInfos(admissible_commands=True)))
+    from eexp.envs.alfred.game import Game
+
+    return AlfredDemangler(Game(plans))
 
 
 def _checksum(file: Path) -> str:
