@@ -307,7 +307,8 @@ def forks(env: Environment, path: dict, way: str) -> float:
 
     def copy() -> None:
         if way == "process":
-            forking.executor(Idle(), way, PATIENCE)("")
+            with forking.executor(Idle(), way, PATIENCE) as in_fork:
+                in_fork("")
         elif env.has("save"):
             env.restore(env.save())
         else:

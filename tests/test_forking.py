@@ -237,6 +237,16 @@ def test_every_way_observes_the_same_in_travelplanner(tmp_path):
     check(f"{travelplanner_spec(tmp_path)}/train.csv", ("state",))
 
 
+@needs("websockets")
+@needs("openenv")
+def test_every_way_observes_the_same_in_openenv():
+    from openenv_server import SESSIONS, served
+
+    with served("scales") as url:
+        check(f"openenv:{url}", ("state",))
+        assert not any(session.states for session in SESSIONS[url])
+
+
 @pytest.mark.slow
 @SOME_OR_ALL
 @needs("minigrid")

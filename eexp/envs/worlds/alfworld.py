@@ -13,8 +13,8 @@ What differs from the package's environment:
   are translated into the old ones.
 - The welcome is left out, and the task is the instruction and not part of the observation.
 - A record has the checksum of its game, and is refused if the game has changed since.
-- The texts of commands and answers are derived once and not at every step, which takes a hundredth of the time and gives
-  the same, byte for byte (eexp/envs/alfred/).
+- The texts of commands are derived once and not at every step. That takes a hundredth of the time and gives the same,
+  byte for byte (eexp/envs/alfred/).
 
 An action is valid if it is among the admissible ones; to any other the game says "Nothing happens." Games that the data
 marks as unsolvable, and those with movable receptacles or slicing, are left out, as the package does. Success is the
