@@ -161,6 +161,46 @@ def test_games_with_other_tasks_and_other_grammars_follow_each_other(files, tmp_
     assert len(said) == 5 + 2  # five sentences, two ways to say what opening does
 
 
+@pytest.mark.parametrize("expert", ["handcoded", "planner"])
+def test_a_saved_state_goes_on_as_it_would_have(alfworld_games, expert):
+    """Saved before every step, restored in any order: also across games, and with the expert asked or not."""
+    rng = random.Random(2)
+    with open_env(f"alfworld?data={alfworld_games}&expert={expert}") as env:
+        saved = []
+        for number, task in enumerate(list(env.tasks("train"))[:3]):
+            observation = env.reset(task)
+            while not observation.done and len(saved) < 12 * (number + 1):
+                state, listed = env.save(), env.admissible()
+                action = (rng.random() < 0.5 and env.expert()) or rng.choice(listed)
+                observation = env.step(action)
+                advice = env.expert() if rng.random() < 0.5 else None
+                saved.append((state, listed, env.instruction(), action, observation, advice, env.admissible()))
+        for state, listed, instruction, action, observation, advice, after in rng.choices(saved, k=60):
+            env.restore(state)
+            assert env.admissible() == listed and env.instruction() == instruction
+            for _ in range(rng.randrange(3)):  # what happens meanwhile is forgotten
+                env.expert()
+                env.step(rng.choice(env.admissible() or ["look"]))
+            env.restore(state)
+            assert env.step(action) == observation and env.admissible() == after
+            if advice is not None:
+                assert env.expert() == advice
+
+
+def test_states_take_no_memory_of_the_planner(alfworld_games):
+    import resource
+
+    with open_env(f"alfworld?data={alfworld_games}") as env:
+        env.reset(list(env.tasks("train"))[2])
+        env.step(env.expert())
+        before = 0
+        for n in range(1500):
+            if n == 500:
+                before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            env.restore(env.save())
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # kilobytes
+
+
 def test_two_games_in_one_process_share_no_state(alfworld_games):
     with open_env(f"alfworld?data={alfworld_games}") as one, open_env(f"alfworld?data={alfworld_games}") as other:
         first, second = list(one.tasks("train"))[:2]

@@ -4,6 +4,9 @@
 there is done once here: the text of a command is derived once and not at every step (texts.py), a game is translated
 for the planner once and not at every load and reset, and the translation for finding plans is made only where plans
 are asked for.
+
+A state of the game is saved and restored although the planner's library has one state only and cannot copy it: it is
+set to the beginning of the game again, and given the numbers of the actions since, which takes microseconds for each.
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
+from copy import copy
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,16 +93,19 @@ class State(pddl.PddlState):
         self._vars_by_name: dict[str, Variable] = {}
         self._vars_by_type: dict[str, set] = defaultdict(set)
         self._var_counts: Counter = Counter()
+        self._sas = translation.sas.encode()
+        self._applied: list[tuple[int, int]] = []  # (the planner's number, how many facts it changes) of every action
         task = translation.task
         self._actions = {action.name: action for action in task.actions}
         self.name2type = {thing.name: thing.type_name for thing in task.objects}
-        self._changes: Counter[str] = Counter()  # by the name of the predicate
+        self._clock = count(1)
+        self._changes: dict[str, int] = {}  # when a fact last changed, by the name of its predicate
         self._found: dict[tuple, tuple[list[int], list[Assignment]]] = {}
         self._known: dict[int, Operator] = {}
         for kind in task.types:
             with suppress(ValueError):  # known already: games share their rules
                 logic.types.add(Type(kind.name, kind.supertype_names))
-        library.load_sas(translation.sas.encode())
+        library.load_sas(self._sas)
         if translation.sas_replan is not None:
             library.load_sas_replan(translation.sas_replan.encode())
         self.add_facts(filter(None, map(self._initial_fact, task.init)))
@@ -124,11 +132,11 @@ class State(pddl.PddlState):
 
     def add_fact(self, prop: Proposition) -> None:
         super().add_fact(prop)
-        self._changes[prop.name] += 1
+        self._changes[prop.name] = next(self._clock)
 
     def remove_fact(self, prop: Proposition) -> None:
         super().remove_fact(prop)
-        self._changes[prop.name] += 1
+        self._changes[prop.name] = next(self._clock)
 
     def assignments(self, condition: str, mapping: Mapping[Placeholder, Variable]) -> list[Assignment]:
         """Return every way to fulfil a condition that extends `mapping`, in the package's order.
@@ -137,7 +145,7 @@ class State(pddl.PddlState):
         """
         rule, names = _rule(condition)
         key = condition, *mapping.items()
-        changes = [self._changes[name] for name in names]
+        changes = [self._changes.get(name, 0) for name in names]
         found = self._found.get(key)
         if found is None or found[0] != changes:
             found = self._found[key] = changes, list(self.all_assignments(rule, mapping))
@@ -156,6 +164,31 @@ class State(pddl.PddlState):
                 self._known[number] = self._described(operator.name)
             found.setdefault(self._known[number].name, (number, self._known[number]))
         return list(found.values())
+
+    def take(self, number: int) -> None:
+        """Apply an action that is applicable now, by the planner's number of it."""
+        self._applied.append((number, self._operators[number].nb_effect_atoms))
+        self.apply(_Chosen(number))
+
+    # -- copies ------------------------------------------------------------------------------------------------------
+
+    def copy(self) -> State:
+        """Return a copy, which the planner knows nothing of until `enter`.
+
+        Copies share the clock, so that a time stands for one set of facts in all of them, and with it what was found.
+        """
+        other = copy(self)
+        other._applied, other._changes = self._applied.copy(), self._changes.copy()
+        other._facts = defaultdict(set, {signature: facts.copy() for signature, facts in self._facts.items()})
+        other._vars_by_name, other._var_counts = self._vars_by_name.copy(), self._var_counts.copy()
+        other._vars_by_type = defaultdict(set, {kind: things.copy() for kind, things in self._vars_by_type.items()})
+        return other
+
+    def enter(self) -> None:
+        """Bring the planner into this state."""
+        self.downward_lib.load_sas(self._sas)
+        for number, n_effects in self._applied:
+            self.downward_lib.apply_operator(number, (pddl.Atom * n_effects)())
 
     def _described(self, name: str) -> Operator:
         action, *arguments = name.split()
@@ -221,10 +254,21 @@ class Game(PddlEnv):
         if operator is None:
             state = self._look("Nothing happens.")
         else:
-            self._pddl_state.apply(_Chosen(number))
+            self._pddl_state.take(number)
             scope = self._scope.with_objects(operator.mapping)
             state = self._look(self._grammar.derive(operator.feedback, scope))
         return state, int(state["won"]), state["won"]
+
+    def save(self) -> dict[str, Any]:
+        """Return the state of the game for `restore`."""
+        return {**vars(self), "_pddl_state": self._pddl_state.copy()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Return to a state that was saved, any number of times, be it of this game or of another one."""
+        vars(self).update(state)
+        self._pddl_state = state["_pddl_state"].copy()
+        self._pddl_state.enter()
+        self._scope = Scope(self._pddl_state, self._entity_infos, {}, {})
 
     def plan(self) -> list[str]:
         """Return the shortest way to win from here that the planner finds, as commands; empty if it finds none."""

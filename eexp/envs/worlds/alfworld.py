@@ -37,7 +37,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import copy
+from copy import copy, deepcopy
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,7 @@ class AlfWorld(Environment):
         self._loaded: tuple[Path, str] | None = None
         self._now: Any = None  # the game's state after the last step
         self._agent: Any = None  # the package's hand-coded expert; None once it has given up
+        self._agent_is_saved = False  # whether a saved state has the same one, which must then stay as it is
         self._shown = 0  # how many states the expert has been given
         self._unseen: list[tuple[Any, str]] = []  # (state, command that led to it) that it has not been given yet
         self._advice: str | None = None
@@ -160,6 +161,20 @@ class AlfWorld(Environment):
         """Return every command that the game executes in the current state, sorted."""
         return [] if self._now.won else list(self._now.admissible_commands)
 
+    # -- states --------------------------------------------------------------------------------------------------
+
+    def save(self) -> tuple:
+        self._agent_is_saved = True
+        names = ("_loaded", "_now", "_instruction", "_agent", "_shown", "_advice")
+        return self._game.unwrapped.save(), {name: vars(self)[name] for name in names}, tuple(self._unseen)
+
+    def restore(self, state: tuple) -> None:
+        game, episode, unseen = state
+        self._game.unwrapped.restore(game)
+        vars(self).update(episode)
+        self._unseen = list(unseen)
+        self._agent_is_saved = True
+
     # -- the expert ----------------------------------------------------------------------------------------------
 
     def _start_expert(self, file: Path) -> None:
@@ -168,7 +183,7 @@ class AlfWorld(Environment):
         match = _TASK.search(self._now.feedback)
         self._instruction = match[1] if match else ""
         self._agent, self._unseen, self._advice = HandCodedTWAgent(max_steps=200), [], "look"
-        self._shown = 0
+        self._shown, self._agent_is_saved = 0, False
         self._agent.reset(str(file))
         self._agent.observe(self._now.feedback)
 
@@ -177,6 +192,8 @@ class AlfWorld(Environment):
             return None
         if self._planner:
             return next(iter(self._game.unwrapped.plan()), None)
+        if self._unseen and self._agent_is_saved:
+            self._agent, self._agent_is_saved = deepcopy(self._agent), False
         while self._unseen and self._agent is not None:
             self._advise(*self._unseen.pop(0))
         return self._advice
