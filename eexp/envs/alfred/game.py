@@ -93,7 +93,7 @@ class State(pddl.PddlState):
         self._vars_by_name: dict[str, Variable] = {}
         self._vars_by_type: dict[str, set] = defaultdict(set)
         self._var_counts: Counter = Counter()
-        self._sas = translation.sas.encode()
+        self._translation = translation
         self._applied: list[tuple[int, int]] = []  # (the planner's number, how many facts it changes) of every action
         task = translation.task
         self._actions = {action.name: action for action in task.actions}
@@ -105,9 +105,7 @@ class State(pddl.PddlState):
         for kind in task.types:
             with suppress(ValueError):  # known already: games share their rules
                 logic.types.add(Type(kind.name, kind.supertype_names))
-        library.load_sas(self._sas)
-        if translation.sas_replan is not None:
-            library.load_sas_replan(translation.sas_replan.encode())
+        self._begin()
         self.add_facts(filter(None, map(self._initial_fact, task.init)))
         atoms = (pddl.Atom * library.get_state_size())()
         library.get_state(atoms)
@@ -184,9 +182,15 @@ class State(pddl.PddlState):
         other._vars_by_type = defaultdict(set, {kind: things.copy() for kind, things in self._vars_by_type.items()})
         return other
 
+    def _begin(self) -> None:
+        """Bring the planner to the beginning of the game."""
+        self.downward_lib.load_sas(self._translation.sas.encode())
+        if self._translation.sas_replan is not None:
+            self.downward_lib.load_sas_replan(self._translation.sas_replan.encode())
+
     def enter(self) -> None:
         """Bring the planner into this state."""
-        self.downward_lib.load_sas(self._sas)
+        self._begin()
         for number, n_effects in self._applied:
             self.downward_lib.apply_operator(number, (pddl.Atom * n_effects)())
 
