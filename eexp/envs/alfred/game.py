@@ -78,7 +78,7 @@ class _Chosen(NamedTuple):
     id: int
 
 
-class State(pddl.PddlState):
+class AlfredState(pddl.PddlState):
     """The state of a game at its beginning, and after every action that is applied to it.
 
     Args:
@@ -170,7 +170,7 @@ class State(pddl.PddlState):
 
     # -- copies ------------------------------------------------------------------------------------------------------
 
-    def copy(self) -> State:
+    def copy(self) -> AlfredState:
         """Return a copy, which the planner knows nothing of until `enter`.
 
         Copies share the clock, so that a time stands for one set of facts in all of them, and with it what was found.
@@ -229,7 +229,7 @@ class Game(PddlEnv):
         data = json.loads(Path(filename_or_data).read_bytes())
         self._logic, self._grammar = self._read_grammar(data["pddl_domain"], data["grammar"])
         self._translation = translate(data["pddl_domain"], data["pddl_problem"], self._plans)
-        self._pddl_state = State(self.downward_lib, self._translation, self._logic)
+        self._pddl_state = AlfredState(self.downward_lib, self._translation, self._logic)
         self._entity_infos = self._get_entity_infos()
 
     def _read_grammar(self, domain: str, text: str) -> tuple[pddl.GameLogic, Grammar]:
@@ -249,7 +249,7 @@ class Game(PddlEnv):
         return logic, Grammar(rules)
 
     def reset(self) -> GameState:
-        self._pddl_state = State(self.downward_lib, self._translation, self._logic)
+        self._pddl_state = AlfredState(self.downward_lib, self._translation, self._logic)
         self._scope = Scope(self._pddl_state, self._entity_infos, {}, {})
         return self._look(self._grammar.derive("#intro#", self._scope))
 
