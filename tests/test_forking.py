@@ -237,6 +237,16 @@ def test_every_way_observes_the_same_in_travelplanner(tmp_path):
     check(f"{travelplanner_spec(tmp_path)}/train.csv", ("state",))
 
 
+@needs("websockets")
+@needs("openenv")
+def test_every_way_observes_the_same_in_openenv():
+    from openenv_server import SESSIONS, served
+
+    with served("scales") as url:
+        check(f"openenv:{url}", ("state",))
+        assert not any(session.states for session in SESSIONS[url])
+
+
 @pytest.mark.slow
 @SOME_OR_ALL
 @needs("minigrid")
@@ -259,8 +269,9 @@ def test_every_way_observes_the_same_in_textworld(textworld_games, branches):
 def test_every_way_observes_the_same_in_alfworld(alfworld_games, branches):
     spec = f"alfworld?data={alfworld_games}"
     if branches > SOME:
-        check(spec, ("process",), branches - SOME, k=10, longest=4, games=1)  # the smallest: replays take long
-    check(spec, ("process",), SOME, longest=4)
+        check(spec, ("state", "process"), branches - SOME, k=10, longest=8)
+    check(spec, ("state", "process"), SOME)
+    check(f"{spec}&expert=planner", ("state",), SOME)
 
 
 @pytest.mark.slow

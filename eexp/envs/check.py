@@ -311,7 +311,9 @@ class Checker:
             raise _ContractBroken(f"declares in_process, but {reason}")
         ways = [way for way in ("state", "process") if forking.why_unfit(self.env, way) is None]
         if not ways:
-            raise _NothingToCheck("cannot be forked; every alternative costs a replay")
+            reason = self.env.why_no_copy()
+            because = f" ({reason})" if reason else ""
+            raise _NothingToCheck(f"cannot be forked{because}; every alternative costs a replay")
         branches = 0
         for episode in self.episodes:
             points = self._points(episode)
@@ -550,16 +552,16 @@ class Checker:
             alternatives: The actions to execute in forks, by the number of the state.
             expected: The observation after each of them, from a replay.
         """
-        execute = forking.executor(self.env, way, self.limit)
 
         def branch(i: int) -> None:
-            for action, replayed in zip(alternatives.get(i, []), expected.get(i, [])):
-                observation = self._timed(f"fork ({way})", partial(execute, action))
-                if self._masked(self.env, observation) != self._masked(self.env, replayed):
-                    raise _ContractBroken(
-                        f"{_where(episode, i)}: {short(action)} leads to {short(observation.text)} in a fork by "
-                        f"{way}, and to {short(replayed.text)} in a replay"
-                    )
+            with forking.executor(self.env, way, self.limit) as execute:
+                for action, replayed in zip(alternatives.get(i, []), expected.get(i, [])):
+                    observation = self._timed(f"fork ({way})", partial(execute, action))
+                    if self._masked(self.env, observation) != self._masked(self.env, replayed):
+                        raise _ContractBroken(
+                            f"{_where(episode, i)}: {short(action)} leads to {short(observation.text)} in a fork by "
+                            f"{way}, and to {short(replayed.text)} in a replay"
+                        )
 
         self._repeat(self.env, episode, f"after forks by {way}", between=branch)
 
