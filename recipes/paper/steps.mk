@@ -92,6 +92,7 @@ ADAPTER ?=
 TRAINER ?= eexp finetune
 # Further options of these commands.
 BRANCH ?=
+SUMMARISE ?=
 REFLECT ?=
 FINETUNE ?=
 PLAY ?=
@@ -115,7 +116,7 @@ ifneq (,$(STYLE))
 export EEXP_PROMPT_STYLE := $(STYLE)
 endif
 
-TRACKED := $(NAMES) ENV BASE SEED TRAIN_SPLIT PANEL_SPLIT POLICY WRITER EXPERT ADAPTER BRANCH REFLECT FINETUNE PLAY
+TRACKED := $(NAMES) ENV BASE SEED TRAIN_SPLIT PANEL_SPLIT POLICY WRITER EXPERT ADAPTER BRANCH SUMMARISE REFLECT FINETUNE PLAY
 ifneq (settings,$(MAKECMDGOALS))
 include $(dir $(lastword $(MAKEFILE_LIST)))../given.mk
 endif
@@ -174,11 +175,18 @@ $(OUT)/branched.jsonl: $(OUT)/expert.jsonl $(call given,WORLD_ALTERNATIVES REFLE
 
 # -- 3. their outcomes, each from its own state ------------------------------------------------------------------------
 
-SUMMARISED := $(and $(filter summary,$(WORLD_TARGET)),$(filter-out rule,$(WRITER)))
-
-$(OUT)/rollout.jsonl: $(OUT)/branched.jsonl $(call given,ENV WORLD_TARGET WRITER)
+$(OUT)/rollout.jsonl: $(OUT)/branched.jsonl $(call given,ENV)
 	# Each alternative executed from its own state.
-	eexp rollout --env '$(ENV)' $<$(if $(SUMMARISED), | eexp summarise -m '$(WRITER)' --longer-than 0 --seed $(SEED)) > $@
+	eexp rollout --env '$(ENV)' $< -o $@
+
+# The world model's targets may be summaries of long observations. A trajectory with an observation of which no summary can
+# be used is set aside, and named in a file beside them: exit code 4.
+TARGETS := $(OUT)/$(if $(and $(filter summary,$(WORLD_TARGET)),$(filter-out rule,$(WRITER))),summarised,rollout).jsonl
+
+$(OUT)/summarised.jsonl: $(OUT)/rollout.jsonl $(call given,WRITER SEED SUMMARISE)
+	# Long observations in fewer words.
+	eexp summarise -m '$(WRITER)' --seed $(SEED)$(if $(SUMMARISE), $(SUMMARISE)) \
+	  --rejects $(OUT)/summarised.rejects.jsonl $< -o $@ || [ $$? -eq 4 ]
 
 # -- 4. examples: imitation, world model, reflection -------------------------------------------------------------------
 
@@ -187,7 +195,7 @@ $(OUT)/il.jsonl: $(OUT)/expert.jsonl $(call given,STYLE)
 	eexp imitation-data $< -o $@
 
 # All transitions, the expert's own and those that answer to invalid actions among them.
-$(OUT)/world.jsonl: $(OUT)/rollout.jsonl $(OUT)/il.jsonl $(call given,WORLD_RATIO SEED STYLE)
+$(OUT)/world.jsonl: $(TARGETS) $(OUT)/il.jsonl $(call given,WORLD_RATIO SEED STYLE)
 	# World model: from a state and an action to what is observed next.
 	eexp world-model-data $(strip $(WORLD_POOL) --max-invalid-fraction 1 --max-repeats all --seed $(SEED)) $< \
 	  $(if $(WORLD_RATIO),| eexp mix --limit $$(($(WORLD_RATIO) * $$(wc -l < $(OUT)/il.jsonl))) --seed $(SEED)) > $@
@@ -197,7 +205,8 @@ $(OUT)/reflection.jsonl: $(OUT)/rollout.jsonl \
 	# Reflection: from a state to a thought and the expert's action.
 	eexp reflect $(REFLECT_POOL) $(if $(filter rule,$(WRITER)),--rationale outcome,-m '$(WRITER)' \
 	  $(if $(THOUGHT_TEMPERATURE),--temperature $(THOUGHT_TEMPERATURE)) $(if $(ANSWER_TOKENS),--max-tokens $(ANSWER_TOKENS))) \
-	  $(if $(THOUGHT_WORDS),--max-words $(THOUGHT_WORDS)) --seed $(SEED) $(REFLECT) $< -o $@
+	  $(if $(THOUGHT_WORDS),--max-words $(THOUGHT_WORDS)) --seed $(SEED) $(REFLECT) \
+	  --rejects $(OUT)/reflection.rejects.jsonl $< -o $@ || [ $$? -eq 4 ]
 
 $(OUT)/sr.jsonl: $(OUT)/il.jsonl $(OUT)/reflection.jsonl $(call given,SEED)
 	# SR learns reflections and imitation together.
