@@ -107,7 +107,8 @@ class Rows:
         if self._task_key:
             names = [row.get(self._task_key)]
         else:
-            metadata = row.get("metadata") if isinstance(row.get("metadata"), dict) else {}
+            metadata = row.get("metadata")
+            metadata = metadata if isinstance(metadata, dict) else {}
             names = [row.get("id"), row.get("case_id"), metadata.get("task_id")]
             if _is_name(names[-1]) and _is_name(metadata.get("trial")):
                 names[-1] = f"{names[-1]}/{metadata['trial']}"
