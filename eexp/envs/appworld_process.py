@@ -10,6 +10,7 @@ A request is one line of JSON on standard input, and so is its answer on standar
     {"op":"begin","task":ID}                      {"episode":1,"apps":{...},"supervisor":{...},"datetime":"..."}
     {"op":"execute","episode":1,"code":"..."}     {"text":"...","failed":false,"changed":true,"completed":false}
     {"op":"fork","episode":1}                     {"episode":2}
+    {"op":"lookups","episode":1}                  {"lookups":["print(apis.supervisor.show_profile())",...]}
     {"op":"end","episode":2}                      {}
 
 An answer to `execute` that completes the task has `passed` and `tests`, the numbers of tests of the evaluation; null
@@ -22,11 +23,12 @@ frozen clock, tokens that were logged out), and code that is executed may change
 fork of its process. AppWorld's own `save_state` would not do: it saves the databases, but neither the variables of the
 code nor the random numbers. The process that forks has one thread: the client of the APIs has threads, and is closed
 before a fork and opened anew by the next execution. A task is evaluated in a fork as well, since the evaluation sets
-models and clock of its process.
+models and clock of its process, and look-ups are tried in one.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pickle
@@ -35,7 +37,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import FunctionType, ModuleType
 from typing import Any
@@ -200,7 +202,7 @@ def _serve(connection: socket.socket, begin: Callable[[], _Episode]) -> None:
                 os.close(descriptors[0])
                 answer: dict = {}
             else:
-                answer = episode.facts() if request["op"] == "facts" else episode.execute(request["code"])
+                answer = episode.answer(request)
         except Exception as e:
             answer = {"error": f"{type(e).__name__}: {e}"}
         _send(connection, answer)
@@ -230,6 +232,16 @@ class _Episode:
         world._shell_run_cell = self._run_and_note
         self._failed = True
         self._state = self._fingerprint()
+
+    def answer(self, request: dict) -> dict:
+        """Return the answer to a request that is not `fork`."""
+        match request["op"]:
+            case "facts":
+                return self.facts()
+            case "lookups":
+                return self.lookups()
+            case _:
+                return self.execute(request["code"])
 
     def facts(self) -> dict:
         """Return what the agent is told at the beginning."""
@@ -289,32 +301,80 @@ class _Episode:
         """Return how many tests of the task's evaluation pass, and how many there are."""
         if not self._judged:
             return {"passed": None, "tests": None}
-        self._close_client()
+        tracker = self._in_fork(self._evaluated_here)
+        return {"passed": tracker["passed"], "tests": tracker["tests"]}
+
+    def _evaluated_here(self) -> dict:
+        from appworld.evaluator import evaluate_task
+
+        self._save_state(self._world.output_db_home_path_on_disk)  # the evaluation reads it
+        tracker = evaluate_task(self._world.task_id, EXPERIMENT, save_report=False)
+        return {"passed": tracker.pass_count, "tests": tracker.num_tests}
+
+    def lookups(self) -> dict:
+        """Return calls that read something and are accepted in this state, sorted."""
+        return self._in_fork(self._lookups_here)
+
+    def _lookups_here(self) -> dict:
+        self._client.__enter__()
+        accepted = []
+        for code in self._possible_lookups():
+            self._failed = True
+            self._world.execute(code)
+            accepted += [] if self._failed else [code]
+        return {"lookups": sorted(accepted)}
+
+    def _possible_lookups(self) -> Iterator[str]:
+        """Yield calls of APIs by the method GET that need no argument but a token which a variable holds."""
+        from appworld.requester import _get_api_name_to_doc
+
+        tokens: dict[str, str] = {}
+        for name, value in list(self._world.shell.user_ns.items()):
+            if isinstance(value, dict):
+                name, value = f"{name}['access_token']", value.get("access_token")
+            if not name.startswith("_") and (app := _app_of_token(value)):
+                tokens.setdefault(app, name)
+        for app in self._world.task.app_descriptions:
+            yield f"print(apis.api_docs.show_api_descriptions(app_name={app!r}))"
+            for api, doc in _get_api_name_to_doc(app).items():
+                needed = {parameter["name"] for parameter in doc["parameters"] if parameter["required"]}
+                if doc["method"] == "GET" and not needed:
+                    yield f"print(apis.{app}.{api}())"
+                elif doc["method"] == "GET" and needed == {"access_token"} and app in tokens:
+                    yield f"print(apis.{app}.{api}(access_token={tokens[app]}))"
+
+    def _in_fork(self, function: Callable[[], dict]) -> dict:
+        """Return what a function returns in a fork of this process, which ends with it."""
         readable, writable = os.pipe()
-        if os.fork() == 0:
+        if self.fork() == 0:
             try:
                 os.close(readable)
                 with os.fdopen(writable, "wb") as pipe:
-                    _write(pipe, self._evaluated_here())
+                    try:
+                        answer = function()
+                    except BaseException as e:
+                        answer = {"error": f"{type(e).__name__}: {e}"}
+                    _write(pipe, answer)
             finally:
                 os._exit(0)
         os.close(writable)
         with os.fdopen(readable, "rb") as pipe:
             data = pipe.read()
-        answer = json.loads(data) if data else {"error": "its process has ended"}
+        answer = json.loads(data) if data else {"error": "a fork has ended without an answer"}
         if "error" in answer:
-            raise RuntimeError(f"the evaluation failed: {answer['error']}")
+            raise RuntimeError(answer["error"])
         return answer
 
-    def _evaluated_here(self) -> dict:
-        from appworld.evaluator import evaluate_task
 
-        try:
-            self._save_state(self._world.output_db_home_path_on_disk)  # the evaluation reads it
-            tracker = evaluate_task(self._world.task_id, EXPERIMENT, save_report=False)
-            return {"passed": tracker.pass_count, "tests": tracker.num_tests}
-        except BaseException as e:
-            return {"error": f"{type(e).__name__}: {e}"}
+def _app_of_token(value: Any) -> str | None:
+    """Return the app that a token is for, a JSON Web Token with `APP+USER` as its subject; None for anything else."""
+    if not isinstance(value, str) or value.count(".") != 2:
+        return None
+    part = value.split(".")[1]
+    try:
+        return json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))["sub"].partition("+")[0]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 def _pickled(value: Any) -> Any:

@@ -13,6 +13,8 @@ Options, as in `appworld?root=DIR&python=FILE`:
     python     the Python that has the package; $EEXP_APPWORLD_PYTHON by default, else that of eexp
     expert     `statements`, the default: the statements of the task's solution, one after the other; `print`: a
                statement that sets variables prints them, too
+    admissible `none`, the default; or `lookups`: calls that read something and need no argument but a token that a
+               variable holds, tried in a fork of the state
     timeout    seconds that the code of one action may run, 100 by default, as in AppWorld
     max_steps  actions in an episode, 50 by default
 
@@ -57,7 +59,8 @@ INSTALL = (
     "and name its Python: appworld?python=DIR/bin/python"
 )
 DOWNLOAD = "`appworld download data --root DIR` gets it, and appworld?root=DIR names it"
-#: Seconds until the package is imported, and for one answer beside the time of the code.
+#: Seconds until the package is imported, which $EEXP_ENV_TIMEOUT does not change; and for one answer beside the time
+#: of the code.
 START, ANSWER = 300.0, 120.0
 
 _PROGRAM = Path(__file__).parents[1] / "appworld_process.py"
@@ -96,17 +99,19 @@ class AppWorld(Environment):
 
     spec = "appworld"
     max_steps = 50
-    record_options = frozenset({"expert", "max_steps"})
+    record_options = frozenset({"expert", "admissible", "max_steps"})
 
     def __init__(
         self,
         root: str = "",
         python: str = "",
         expert: str = "statements",
+        admissible: str = "none",
         timeout: str = "100",
         max_steps: str = "50",
     ) -> None:
         self._prints = parse_choice("appworld", "expert", expert, ("statements", "print")) == "print"
+        self._lists = parse_choice("appworld", "admissible", admissible, ("none", "lookups")) == "lookups"
         if not re.fullmatch("[1-9][0-9]{0,4}", timeout):
             raise option_error("appworld", "timeout", timeout, "expected seconds, a whole number above 0")
         self._timeout = int(timeout)
@@ -206,6 +211,12 @@ class AppWorld(Environment):
             changed=answer["changed"] or None,
         )
 
+    def admissible(self) -> list[str] | None:
+        """Return calls that only read, tried in a fork; None unless `admissible=lookups`."""
+        if not self._lists:
+            return None
+        return [] if self._over else self._ask("lookups", episode=self._episode)["lookups"]
+
     def expert(self) -> str | None:
         if self._over or self._strayed or self._followed >= len(self._solution):
             return None
@@ -276,7 +287,7 @@ class _Process:
         command = [python, str(_PROGRAM), str(data), str(timeout)]
         self._child = Child(command, stderr=self._stderr.fileno(), env=variables)
         try:
-            self._child.read_line(time_limit(START))
+            self._child.read_line(START)
         except ChildFailed as e:
             self.end()
             raise EexpError(f"appworld: {python}: {self._last_words() or e}") from None
