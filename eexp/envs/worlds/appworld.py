@@ -173,7 +173,7 @@ class AppWorld(Environment):
         specs = json.loads(self._specs_file(task["id"]).read_text(encoding="utf-8"))
         how = _HOW.format(**facts["supervisor"], datetime=facts["datetime"])
         self._instruction = f"{specs['instruction']}\n\n{how}"
-        self._solution = _solution(directory / "ground_truth" / "compiled_solution.py", self._prints)
+        self._solution = solution_actions(directory / "ground_truth" / "compiled_solution.py", self._prints)
         self._judged = (directory / "ground_truth").is_dir()
         self._followed, self._strayed, self._over = 0, False, False
         self._score = 0.0 if self._judged else None
@@ -353,7 +353,7 @@ def _check_installed(python: str) -> None:
 # -- the expert ------------------------------------------------------------------------------------------------------
 
 
-def _solution(file: Path, prints: bool) -> tuple[str, ...]:
+def solution_actions(file: Path, prints: bool) -> tuple[str, ...]:
     """Return the actions of a solution; none where the data has none.
 
     Args:
@@ -418,7 +418,13 @@ def _names_set(statement: ast.stmt) -> set[str]:
         return {(alias.asname or alias.name).partition(".")[0] for alias in statement.names}
     if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
         return {statement.name}
-    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return set(_names_stored(statement))
+
+
+def _names_stored(node: ast.AST) -> list[str]:
+    """Return the names that are set anywhere in a part of a program."""
+    names = [it for it in ast.walk(node) if isinstance(it, ast.Name) and isinstance(it.ctx, ast.Store)]
+    return [it.id for it in names]
 
 
 def _is_text(statement: ast.stmt) -> bool:
@@ -429,11 +435,12 @@ def _is_text(statement: ast.stmt) -> bool:
 
 
 def _action(source: str, statement: ast.stmt, prints: bool) -> str:
+    """Return the code of a statement, and of one that prints the variables that it sets if `prints`."""
     code = _code(source, statement)
-    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
     if not prints or not isinstance(statement, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
         return code
-    names = [node.id for it in targets if it for node in ast.walk(it) if isinstance(node, ast.Name)]
+    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+    names = [name for target in targets for name in _names_stored(target)]
     return f"{code}\nprint({', '.join(dict.fromkeys(names))})" if names else code
 
 
