@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -375,3 +376,25 @@ def test_no_process_and_no_directory_is_left_behind(appworld_spec, tmp_path, mon
     copy.close()
     copy.close()
     assert all(gone(pid) for pid in ids) and not list(tmp_path.iterdir())
+
+
+HOLDER = r"""
+import os, signal, sys
+from eexp.envs import open_env
+env = open_env(sys.argv[1])
+env.reset({"id": "e4f5a6b_1"})
+copy = env.fork()
+copy_of_copy = copy.fork()
+copy.close()
+print(*[it.step("import os\nprint(os.getpid())").text for it in (env, copy_of_copy)], flush=True)
+exec(sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("ending", ["os.kill(os.getpid(), signal.SIGKILL)", "sys.exit()"])
+def test_no_process_is_left_behind_by_a_process_that_ends(appworld_spec, ending):
+    command = [sys.executable, "-c", HOLDER, appworld_spec, ending]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    ids = [int(pid) for pid in holder.stdout.readline().split()]
+    holder.wait(timeout=30)
+    assert len(set(ids)) == 2 and all(gone(pid) for pid in ids)

@@ -176,6 +176,7 @@ class AppWorld(Environment):
         self._solution = solution_actions(directory / "ground_truth" / "compiled_solution.py", self._prints)
         self._judged = (directory / "ground_truth").is_dir()
         self._followed, self._strayed, self._over = 0, False, False
+        self._listed: list[str] | None = None  # the look-ups of the current state, once they were asked for
         self._score = 0.0 if self._judged else None
         apps = [f"{name}: {about}" for name, about in facts["apps"].items()]
         return Observation("\n".join(["The apps:", *apps]), score=self._score)
@@ -192,6 +193,7 @@ class AppWorld(Environment):
         if self._over:
             success = None if self._score is None else self._score == 1
             return Observation("The task is completed.", True, self._score, valid=False, success=success)
+        self._listed = None
         answer = self._ask("execute", episode=self._episode, code=action)
         if self._followed < len(self._solution) and action == self._solution[self._followed]:
             self._followed += 1
@@ -215,7 +217,11 @@ class AppWorld(Environment):
         """Return calls that only read, tried in a fork; None unless `admissible=lookups`."""
         if not self._lists:
             return None
-        return [] if self._over else self._ask("lookups", episode=self._episode)["lookups"]
+        if self._over:
+            return []
+        if self._listed is None:
+            self._listed = self._ask("lookups", episode=self._episode)["lookups"]
+        return list(self._listed)
 
     def expert(self) -> str | None:
         if self._over or self._strayed or self._followed >= len(self._solution):
