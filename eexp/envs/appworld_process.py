@@ -50,7 +50,8 @@ def main(data: str, timeout: int) -> None:
     """Answer requests until standard input ends. The module's docstring explains the arguments."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     _silence()
-    sys.path.remove(os.path.dirname(os.path.abspath(__file__)))  # modules of eexp are not to stand for others there
+    here = os.path.dirname(os.path.realpath(__file__))
+    sys.path[:] = [path for path in sys.path if os.path.realpath(path) != here]  # eexp's modules are not for AppWorld
     with tempfile.TemporaryDirectory(prefix="eexp-appworld-") as root:
         os.symlink(os.path.abspath(data), os.path.join(root, "data"))
         os.environ["APPWORLD_ROOT"] = root  # AppWorld writes its outputs below it
@@ -115,8 +116,7 @@ class _Episodes:
         if op == "fork":
             return self._fork(request["episode"])
         if op == "end":
-            if connection := self._sockets.pop(request["episode"], None):
-                connection.close()  # its process reads the end of the file, and ends
+            self._end(request["episode"])
             return {}
         return self._ask(request["episode"], request)
 
@@ -130,7 +130,10 @@ class _Episodes:
         its.close()
         number = self._add(mine)
         answer = self._ask(number, {"op": "facts"})
-        return {"episode": number, **answer} if number in self._sockets and "error" not in answer else answer
+        if "error" not in answer:
+            return {"episode": number, **answer}
+        self._end(number)
+        return answer
 
     def _fork(self, number: int) -> dict:
         mine, its = socket.socketpair()
@@ -146,6 +149,11 @@ class _Episodes:
         self._sockets[self._last] = connection
         return self._last
 
+    def _end(self, number: int) -> None:
+        """Close the connection to an episode, whose process then reads the end of the file and ends."""
+        if connection := self._sockets.pop(number, None):
+            connection.close()
+
     def _ask(self, number: int, request: dict, passed: socket.socket | None = None) -> dict:
         answer = None
         if connection := self._sockets.get(number):
@@ -154,8 +162,7 @@ class _Episodes:
                 answer = _receive(connection)
         if answer is not None:
             return answer[0]
-        if connection := self._sockets.pop(number, None):
-            connection.close()
+        self._end(number)
         return {"error": "the process of the episode has ended"}
 
 
@@ -169,7 +176,7 @@ def _send(connection: socket.socket, message: dict, passed: socket.socket | None
 
 def _receive(connection: socket.socket) -> tuple[dict, list[int]] | None:
     """Return the next message and the descriptors that were passed with it; None at the end."""
-    data, descriptors = b"", []
+    data, descriptors = bytearray(), []
     while not data.endswith(b"\n"):  # JSON has no line end in it, and the next message waits for an answer
         part, passed, _, _ = socket.recv_fds(connection, _MOST, 1)
         descriptors += passed

@@ -219,9 +219,10 @@ class AppWorld(Environment):
             return None
         if self._over:
             return []
-        if self._listed is None:
-            self._listed = self._ask("lookups", episode=self._episode)["lookups"]
-        return list(self._listed)
+        listed = self._listed
+        if listed is None:
+            listed = self._listed = self._ask("lookups", episode=self._episode)["lookups"]
+        return list(listed)
 
     def expert(self) -> str | None:
         if self._over or self._strayed or self._followed >= len(self._solution):
