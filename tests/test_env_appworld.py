@@ -14,6 +14,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -365,7 +366,7 @@ def test_the_pipe(appworld_spec, tmp_path, monkeypatch):
 
 
 def test_no_process_and_no_directory_is_left_behind(appworld_spec, tmp_path, monkeypatch):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     env = open_env(appworld_spec)
     env.reset({"id": PAY})
     copy = env.fork()

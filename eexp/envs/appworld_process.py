@@ -1,9 +1,10 @@
 """Run AppWorld in a Python of its own: the program that `appworld` (worlds/appworld.py) starts.
 
-    PYTHON appworld_process.py DATA TIMEOUT
+    PYTHON appworld_process.py ROOT TIMEOUT
 
-DATA is AppWorld's folder `data`, TIMEOUT the seconds that the code of one action may run. AppWorld pins old versions of
-packages, so PYTHON is as a rule not the one that runs eexp, and this script imports nothing of eexp.
+ROOT is a directory for AppWorld's outputs, with AppWorld's folder `data` in it, TIMEOUT the seconds that the code of
+one action may run. AppWorld pins old versions of packages, so PYTHON is as a rule not the one that runs eexp, and
+this script imports nothing of eexp.
 
 A request is one line of JSON on standard input, and so is its answer on standard output:
 
@@ -36,7 +37,6 @@ import random
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import FunctionType, ModuleType
@@ -46,25 +46,23 @@ _MOST = 1 << 16  # bytes that are read at once
 EXPERIMENT = "eexp"
 
 
-def main(data: str, timeout: int) -> None:
+def main(root: str, timeout: int) -> None:
     """Answer requests until standard input ends. The module's docstring explains the arguments."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     _silence()
     here = os.path.dirname(os.path.realpath(__file__))
     sys.path[:] = [path for path in sys.path if os.path.realpath(path) != here]  # eexp's modules are not for AppWorld
-    with tempfile.TemporaryDirectory(prefix="eexp-appworld-") as root:
-        os.symlink(os.path.abspath(data), os.path.join(root, "data"))
-        os.environ["APPWORLD_ROOT"] = root  # AppWorld writes its outputs below it
-        version = _import_appworld()
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing waits for the processes of episodes
-        episodes = _Episodes(timeout, (requests, answers))
-        _write(answers, {"version": version})
-        for line in requests:
-            try:
-                answer = episodes.answer(json.loads(line))
-            except Exception as e:
-                answer = {"error": f"{type(e).__name__}: {e}"}
-            _write(answers, answer)
+    os.environ["APPWORLD_ROOT"] = root
+    version = _import_appworld()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing waits for the processes of episodes
+    episodes = _Episodes(timeout, (requests, answers))
+    _write(answers, {"version": version})
+    for line in requests:
+        try:
+            answer = episodes.answer(json.loads(line))
+        except Exception as e:
+            answer = {"error": f"{type(e).__name__}: {e}"}
+        _write(answers, answer)
 
 
 def _silence() -> None:

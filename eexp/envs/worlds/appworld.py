@@ -291,7 +291,9 @@ class _Process:
     def __init__(self, python: str, data: Path, timeout: int):
         variables = environment_without_keys() | {"PYTHONHASHSEED": "0"}  # sets are printed in the same order
         self._stderr = tempfile.TemporaryFile()
-        command = [python, str(_PROGRAM), str(data), str(timeout)]
+        self._root, self._owner = tempfile.TemporaryDirectory(prefix="eexp-appworld-"), os.getpid()
+        Path(self._root.name, "data").symlink_to(data)  # AppWorld writes its outputs beside it
+        command = [python, str(_PROGRAM), self._root.name, str(timeout)]
         self._child = Child(command, stderr=self._stderr.fileno(), env=variables)
         try:
             self._child.read_line(START)
@@ -320,6 +322,8 @@ class _Process:
     def end(self) -> None:
         """End it with the processes of all episodes. Safe to call twice."""
         self._child.end(grace=2.0)
+        if os.getpid() == self._owner:  # a fork of this process has the same directory
+            self._root.cleanup()
 
     def _last_words(self) -> str:
         """Return the last line of its standard error, where a traceback has its message."""
