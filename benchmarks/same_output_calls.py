@@ -241,7 +241,7 @@ RECORDS = {
     "power": "compare --json --power a=@eval-short a=@eval-shorter --baseline a --tasks 50 --tasks 80 --runs 2",
     "power-rate": "compare --json --power --rate 0.2 --runs 1 --runs 4 --run-sd 0.05 --alike 0.4 --confidence 0.99",
     **{f"schema-{kind}": f"schema {kind}" for kind in ("trajectory", "example", "episode", "task")},
-    **{f"style-{name}": f"prompts show {name}" for name in ("react", "react-list", "think", "@style.toml")},
+    **{f"style-{name}": f"prompts show {name}" for name in ("react", "react-list", "think", "code", "@style.toml")},
 }
 
 #: Calls that set records aside.

@@ -283,6 +283,13 @@ def test_every_way_observes_the_same_in_scienceworld(branches):
     check("scienceworld", ("state",), branches, k=10, longest=5)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@SOME_OR_ALL
+def test_every_way_observes_the_same_in_appworld(appworld_spec, branches):
+    check(appworld_spec, ("state",), branches, k=10, longest=4)
+
+
 # -- leaks are noticed -----------------------------------------------------------------------------------------------
 
 

@@ -91,6 +91,12 @@ KINDS = (
         path="eexp.envs.worlds.alfworld:AlfWorld",
     ),
     EnvironmentKind(
+        "appworld?root=DIR&python=FILE",
+        "AppWorld: programs that act in apps",
+        needs="its package and data",
+        path="eexp.envs.worlds.appworld:AppWorld",
+    ),
+    EnvironmentKind(
         "searchqa?passages=FILE&questions=FILE",
         "a search over your passages",
         needs="both files",
