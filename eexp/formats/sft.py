@@ -124,7 +124,7 @@ class Rows:
         self._learned.add(answer)
         return False
 
-    def _example(self, group: str, answer: int, prompt: list[_Message], target: _Message) -> dict:
+    def _example(self, group: str, answer: int, prompt: list[_ChatMessage], target: _ChatMessage) -> dict:
         name = f"{answer}/{self._kind}"
         self._ids[f"{group}/{name}"] += 1
         if (count := self._ids[f"{group}/{name}"]) > 1:
@@ -140,7 +140,7 @@ class Rows:
             target="observation" if self._kind == "world_model" else "",
         )
 
-    def _written_here(self, chat: list[_Message], own: dict) -> dict:
+    def _written_here(self, chat: list[_ChatMessage], own: dict) -> dict:
         """Return the example that `to_row` wrote."""
         messages = [message.as_dict() for message in chat]
         record = {**own, "prompt": messages[:-1], "completion": messages[-1:]}
@@ -154,7 +154,7 @@ class Rows:
         return record
 
 
-class _Message:
+class _ChatMessage:
     """One message: its role, and its text, of which the part from `action` on is a call of tools."""
 
     def __init__(self, role: str, text: str, action: int | None = None) -> None:
@@ -164,7 +164,7 @@ class _Message:
         return {"role": self.role, "content": self.text}
 
 
-def _read_message(message: Any, at: str) -> _Message:
+def _read_message(message: Any, at: str) -> _ChatMessage:
     if not isinstance(message, dict):
         raise InputError("expected an object", at)
     role, text = message.get("role"), joined_parts(message.get("content"), f"{at}.content")
@@ -175,19 +175,19 @@ def _read_message(message: Any, at: str) -> _Message:
     if not calls:
         if not isinstance(text, str):
             raise InputError("expected a string", f"{at}.content")
-        return _Message(role, text)
+        return _ChatMessage(role, text)
     if not isinstance(text, (str, type(None))):
         raise InputError("expected a string", f"{at}.content")
     thought = f"{text}\n\n" if text else ""
     actions = "\n".join(call.as_action(WHOLE) for call in calls_of(calls, f"{at}.tool_calls"))
-    return _Message(role, thought + actions, len(thought))
+    return _ChatMessage(role, thought + actions, len(thought))
 
 
 def _is_name(value: Any) -> bool:
     return isinstance(value, (str, int)) and not isinstance(value, bool)
 
 
-def _spans(target: _Message, kind: str) -> list[dict]:
+def _spans(target: _ChatMessage, kind: str) -> list[dict]:
     """Return the thought and the action of an answer where they can be told apart, else the whole as one."""
     length = len(target.text)
     if kind == "world_model":
