@@ -133,8 +133,10 @@ class Shares:
 
 def _in_words(origin: Origin, counts: Mapping[str, int]) -> str:
     """Return the counts of one source and pool as one line of text."""
-    source, pool = origin
-    parts = [f"from {source}" + (f", pool {pool}" if pool else "") + f": {counts['alternatives']} alternatives"]
+    (source, pool), number = origin, counts["alternatives"]
+    parts = [
+        f"from {source}" + (f", pool {pool}" if pool else "") + f": {number} alternative{'' if number == 1 else 's'}"
+    ]
     executed = counts.get("executed", 0)
     if executed < counts["alternatives"]:
         parts.append(f"{executed} executed")

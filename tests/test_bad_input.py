@@ -319,6 +319,8 @@ def test_a_record_may_choose_tasks(env):
     ("env", "code", "message"),
     [
         ("no.such.module:Class", 1, "cannot be loaded"),
+        ("nosuchmodule:Class", 1, "No module named 'nosuchmodule', neither installed nor in /"),
+        ("running.py:Class", 1, "a module is named without .py: running:Class"),
         ("eexp.envs.worlds.house:Mansion", 2, "has no 'Mansion'"),
         ("house?size=3", 2, "size"),
         ("house?size", 2, "NAME?KEY=VALUE"),

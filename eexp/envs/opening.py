@@ -73,7 +73,12 @@ def _class_of(spec: str) -> type[Environment]:
     try:
         module = importlib.import_module(module_name)
     except ImportError as e:
-        raise EexpError(f"environment {spec!r} cannot be loaded: {e}") from None
+        hint = ""
+        if module_name.endswith(".py"):
+            hint = f"; a module is named without .py: {module_name.removesuffix('.py')}:{attribute}"
+        elif isinstance(e, ModuleNotFoundError) and e.name == module_name and path == name:
+            hint = f", neither installed nor in {os.getcwd()}"
+        raise EexpError(f"environment {spec!r} cannot be loaded: {e}{hint}") from None
     except Exception as e:  # a mistake in a module that is not part of eexp
         raise EexpError(f"environment {spec!r} cannot be loaded: {type(e).__name__}: {' '.join(str(e).split())}") from e
     environment_class = getattr(module, attribute, None)
