@@ -14,7 +14,7 @@ import random
 import sys
 import uuid
 from contextvars import ContextVar
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from openenv.core.env_server import Action, Environment, HTTPEnvServer, Observation, State
@@ -80,7 +80,8 @@ class Session:
     """A session on the WebSocket: its environment, and the states that it has saved, by their names."""
 
     def __init__(self):
-        self.id = self.environment = None
+        self.id: str = ""  # those of the episode, from its reset on
+        self.environment: Any = None
         self.states = {}
 
     def hello(self, data):
@@ -109,7 +110,7 @@ class Session:
         return name
 
 
-session = ContextVar("session", default=None)
+session: ContextVar["Session | None"] = ContextVar("session", default=None)
 
 
 class Server(HTTPEnvServer):
@@ -117,8 +118,9 @@ class Server(HTTPEnvServer):
 
     async def _create_session(self):
         created = await super()._create_session()
-        if session.get() is not None:
-            session.get().id, session.get().environment = created
+        current = session.get()
+        if current is not None:
+            current.id, current.environment = created
         return created
 
     def call(self, current, name, data):

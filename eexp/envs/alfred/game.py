@@ -20,9 +20,10 @@ from copy import copy
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import fast_downward
+import fast_downward.translate.pddl as translated
 from textworld.core import GameState
 from textworld.envs import PddlEnv
 from textworld.envs.pddl import logic as pddl
@@ -100,7 +101,7 @@ class AlfredState(pddl.PddlState):
         self.name2type = {thing.name: thing.type_name for thing in task.objects}
         self._clock = count(1)
         self._changes: dict[str, int] = {}  # when a fact last changed, by the name of its predicate
-        self._found: dict[tuple, tuple[list[int], list[Assignment]]] = {}
+        self._answers: dict[tuple, tuple[list[int], list[Assignment]]] = {}
         self._known: dict[int, Operator] = {}
         for kind in task.types:
             with suppress(ValueError):  # known already: games share their rules
@@ -114,11 +115,11 @@ class AlfredState(pddl.PddlState):
 
     def _initial_fact(self, item: Any) -> Proposition | None:
         """Return a line of the game's beginning as a fact; None for equalities, costs and distances."""
-        if isinstance(item, fast_downward.translate.pddl.conditions.Atom):
+        if isinstance(item, translated.conditions.Atom):
             name, arguments = item.predicate, item.args
             if name == "=":
                 return None
-        elif isinstance(item, fast_downward.translate.pddl.f_expression.Assign):
+        elif isinstance(item, translated.f_expression.Assign):
             name, arguments = str(item.expression.value), item.fluent.args
             if item.fluent.symbol == "total-cost" or name.isdigit():
                 return None
@@ -144,10 +145,10 @@ class AlfredState(pddl.PddlState):
         rule, names = _rule(condition)
         key = condition, *mapping.items()
         changes = [self._changes.get(name, 0) for name in names]
-        found = self._found.get(key)
-        if found is None or found[0] != changes:
-            found = self._found[key] = changes, list(self.all_assignments(rule, mapping))
-        return found[1]
+        answer = self._answers.get(key)
+        if answer is None or answer[0] != changes:
+            answer = self._answers[key] = changes, cast("list[Assignment]", list(self.all_assignments(rule, mapping)))
+        return answer[1]
 
     # -- actions -----------------------------------------------------------------------------------------------------
 
@@ -156,17 +157,17 @@ class AlfredState(pddl.PddlState):
         listed = (fast_downward.Operator * self.downward_lib.get_applicable_operators_count())()
         self.downward_lib.get_applicable_operators(listed)
         self._operators = {operator.id: operator for operator in listed}
-        found: dict[str, tuple[int, Operator]] = {}
+        by_name: dict[str, tuple[int, Operator]] = {}
         for number, operator in self._operators.items():
             if number not in self._known:
                 self._known[number] = self._described(operator.name)
-            found.setdefault(self._known[number].name, (number, self._known[number]))
-        return list(found.values())
+            by_name.setdefault(self._known[number].name, (number, self._known[number]))
+        return list(by_name.values())
 
     def take(self, number: int) -> None:
         """Apply an action that is applicable now, by the planner's number of it."""
         self._applied.append((number, self._operators[number].nb_effect_atoms))
-        self.apply(_Chosen(number))
+        self.apply(_Chosen(number))  # pyright: ignore[reportArgumentType]
 
     # -- copies ------------------------------------------------------------------------------------------------------
 
@@ -254,10 +255,11 @@ class Game(PddlEnv):
         return self._look(self._grammar.derive("#intro#", self._scope))
 
     def step(self, command: str) -> tuple[GameState, int, bool]:
-        number, operator = self._choices.get(command.strip(), (None, None))
-        if operator is None:
+        choice = self._choices.get(command.strip())
+        if choice is None:
             state = self._look("Nothing happens.")
         else:
+            number, operator = choice
             self._pddl_state.take(number)
             scope = self._scope.with_objects(operator.mapping)
             state = self._look(self._grammar.derive(operator.feedback, scope))

@@ -137,7 +137,7 @@ class Grammar:
         """Return the text of a rule: that of its first alternative whose condition holds."""
         if name not in self._alternatives:
             if name not in self._rules:
-                raise textgen.CSGUnknownSymbolError(name)
+                raise textgen.CSGUnknownSymbolError(name)  # pyright: ignore[reportArgumentType]
             rules = self._rules[name]
             self._alternatives[name] = [(rule.condition or "", self._joined(rule.rhs)) for rule in rules]
         for condition, derive in self._alternatives[name]:
@@ -150,7 +150,7 @@ def _evaluated(expression: str) -> Derive:
     """Return a function that evaluates a Python expression with the objects at hand, as the package does."""
     code = compile(expression.strip(" \t"), "<grammar of the game>", "eval")
     if "context" not in code.co_names:
-        return lambda scope: str(eval(code, vars(textgen), scope.variables))
+        return lambda scope: str(eval(code, textgen.__dict__, scope.variables))
 
     def derive(scope: Scope) -> str:
         context = {
@@ -160,6 +160,6 @@ def _evaluated(expression: str) -> Derive:
             "mapping": scope.mapping,
             "entity_infos": scope.entities,
         }
-        return str(eval(code, vars(textgen), scope.variables | {"context": context}))
+        return str(eval(code, textgen.__dict__, scope.variables | {"context": context}))
 
     return derive
