@@ -91,6 +91,12 @@ KINDS = (
         path="eexp.envs.worlds.alfworld:AlfWorld",
     ),
     EnvironmentKind(
+        "miniwob",
+        "MiniWoB++'s web pages in a real browser",
+        needs="eexp[miniwob] and Chromium",
+        path="eexp.envs.worlds.miniwob:MiniWoB",
+    ),
+    EnvironmentKind(
         "searchqa?passages=FILE&questions=FILE",
         "a search over your passages",
         needs="both files",

@@ -1,6 +1,6 @@
 """Run a program, and end it together with all its descendants. child.py starts one guard for each program:
 
-    python -I -S guard.py LIFELINE REPORT MEMORY COMMAND...
+    python -I -S guard.py LIFELINE REPORT MEMORY DIRECTORY COMMAND...
 
 LIFELINE is the reading end of a pipe whose other end only the process that started the guard holds. When that process
 closes the pipe or ends, everything that the program started is killed. The same happens when the program ends by
@@ -12,7 +12,8 @@ program's process group and lost its parent is not found.
 
 REPORT is the writing end of a pipe. The guard writes a line to it with the program's process id, or `!` and the error
 number if the program could not be started. MEMORY is the bytes of private memory that the kernel allows each process, 0
-for no limit (RLIMIT_DATA; RLIMIT_AS would also count what Java and Go merely reserve).
+for no limit (RLIMIT_DATA; RLIMIT_AS would also count what Java and Go merely reserve). DIRECTORY is removed after all
+have ended; it is empty where there is none.
 
 This is a script that imports little, because it runs before every program: it starts in a few milliseconds.
 """
@@ -30,7 +31,7 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 LONGEST_END = 10.0  # seconds for killing; a process that hangs inside the kernel for longer is left there
 
 
-def main(lifeline: int, report: int, memory: int, command: list[str]) -> None:
+def main(lifeline: int, report: int, memory: int, directory: str, command: list[str]) -> None:
     """Run the guard until the program ends or the lifeline closes. The module's docstring explains the arguments."""
     for fd in (lifeline, report):
         os.set_inheritable(fd, False)
@@ -51,6 +52,8 @@ def main(lifeline: int, report: int, memory: int, command: list[str]) -> None:
     status = _wait(program, lifeline, wakeup)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     end_descendants(program)
+    if directory:
+        _remove(directory)
     _end_with(status)
 
 
@@ -132,6 +135,12 @@ def end_descendants(group: int) -> None:
         _signal(-group, signal.SIGKILL)
 
 
+def _remove(directory: str) -> None:
+    import shutil
+
+    shutil.rmtree(directory, ignore_errors=True)
+
+
 def _has_children() -> bool:
     """Return whether a child has not ended. A subreaper has such a child for as long as it has descendants."""
     try:
@@ -203,4 +212,4 @@ def _end_with(status: int | None) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5:])
