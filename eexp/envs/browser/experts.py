@@ -16,9 +16,7 @@ Expert = Callable[[str, View, list[str]], "str | None"]
 EXPERTS: dict[str, Expert] = {}
 
 _QUOTED = re.compile(r'"([^"]*)"')
-_MONTHS = (
-    "January February March April May June July August September October November December".split()
-)  # as the calendar's heading has them
+_MONTHS = "January February March April May June July August September October November December".split()
 
 
 def _expert(*pages: str) -> Callable[[Expert], Expert]:
@@ -131,10 +129,8 @@ def _open_and_submit(instruction: str, view: View, played: list[str]) -> str | N
     return _click(closed[0]) if closed else _submit(view)
 
 
-@_expert(
-    "click-tab-2", "click-tab-2-easy", "click-tab-2-medium", "click-tab-2-hard",
-    "click-collapsible-2", "click-collapsible-2-nodelay",
-)  # fmt: skip
+@_expert("click-tab-2", "click-tab-2-easy", "click-tab-2-medium", "click-tab-2-hard")
+@_expert("click-collapsible-2", "click-collapsible-2-nodelay")
 def _link_in_sections(instruction: str, view: View, played: list[str]) -> str | None:
     """Look into the tabs from the first to the last that was not opened yet, until the link is there."""
     if link := _quoted_link(instruction, view, played):
@@ -163,20 +159,6 @@ def _item_of_menu(instruction: str, view: View, played: list[str]) -> str | None
         return _click(path[-1])
     shown = [line for line in path if line is not None]
     return f"hover [{shown[-1].id}]" if shown else None
-
-
-@_expert("click-menu-2")
-def _item_below_button(instruction: str, view: View, played: list[str]) -> str | None:
-    (_, name, *_) = [*_phrases(instruction), "", ""]
-    items = [line for line in _elements(view, "menuitem") if line.name.split(" ")[0] == name or line.name == name]
-    if items:
-        return _click(items[0])
-    opener = [line for line in _elements(view, "menuitem") if name in ("Prev", "Stop", "Play", "Next")]
-    playback = next((line for line in opener if line.name == "Playback"), None)
-    if playback is not None:
-        return f"hover [{playback.id}]"
-    zoom = next((line for line in _elements(view, "menuitem") if name.startswith(line.name)), None)
-    return _click(zoom) if zoom else _button(view, "Menu")
 
 
 # -- choices -----------------------------------------------------------------------------------------------------------
@@ -229,8 +211,8 @@ def _color(instruction: str, view: View, played: list[str]) -> str | None:
 @_expert("click-widget")
 def _widget(instruction: str, view: View, played: list[str]) -> str | None:
     (kind, *_) = _phrases(instruction) or [""]
-    roles = {"button": "button", "checkbox": "checkbox", "radio": "radio", "text": "textbox", "textarea": "textbox"}
-    found = _elements(view, roles.get(kind, "none"))
+    role = "textbox" if kind in ("text", "textarea") else kind
+    found = [line for line in _elements(view, role) if ("many lines" in line.states) == (kind == "textarea")]
     return _click(found[0]) if found else None
 
 
@@ -313,7 +295,30 @@ def _focus_one(instruction: str, view: View, played: list[str]) -> str | None:
 
 @_expert("use-spinner")
 def _spinner(instruction: str, view: View, played: list[str]) -> str | None:
-    return _type_and_submit(view, [_between(instruction, r"Select (-?\d+)")])
+    wanted = int(_between(instruction, r"Select (-?\d+)") or 0)
+    field = next(iter(_elements(view, "spinbutton")), None)
+    return field and (_step_to(field, int(field.value or 0), wanted, "ARROW_UP", "ARROW_DOWN") or _submit(view))
+
+
+@_expert("form-sequence")
+def _slider_and_box(instruction: str, view: View, played: list[str]) -> str | None:
+    """Move the slider by keys: the text below it says where it stands. Then check the box and submit."""
+    wanted = int(_between(instruction, r"Select (-?\d+)") or 0)
+    slider = next((line for line in _elements(view, "clickable") if "slider" in line.source), None)
+    value = next((int(line.text) for line in view.lines if re.fullmatch(r"-?\d+", line.text)), None)
+    if slider is None or value is None:
+        return None
+    if key := _step_to(slider, value, wanted, "ARROW_RIGHT", "ARROW_LEFT"):
+        return key
+    box = _elements(view, "checkbox")[_ordinal(instruction) - 1]
+    return _submit(view) if "checked" in box.states else _click(box)
+
+
+def _step_to(line: Line, value: int, wanted: int, up: str, down: str) -> str | None:
+    """Return the action that moves the value of an element by keys; None where it is the wanted one."""
+    if value == wanted:
+        return None
+    return f"key {up if value < wanted else down}" if "focused" in line.states else _click(line)
 
 
 @_expert("find-word")
@@ -325,8 +330,11 @@ def _word(instruction: str, view: View, played: list[str]) -> str | None:
 
 @_expert("copy-paste", "copy-paste-2")
 def _copied(instruction: str, view: View, played: list[str]) -> str | None:
-    *sources, target = _elements(view, "textbox")
-    source = sources[max(_ordinal(instruction), 1) - 1]
+    fields = _elements(view, "textbox")
+    (target,) = [line for line in fields if "answer" in line.source] or [None]
+    if target is None:
+        return None
+    source = [line for line in fields if line is not target][max(_ordinal(instruction), 1) - 1]
     return _fill(view, [(target, source.value or "")]) or _submit(view)
 
 
@@ -378,13 +386,20 @@ def _search_form(instruction: str, view: View, played: list[str]) -> str | None:
     if not match:
         return None
     wanted = {"genre": match[1], "director": match[2], "year": match[3], "date": match[3]}
-    label, texts = "", []
-    for line in view.lines:
+    label, texts, lines = "", [], view.lines
+    fields = [i for i, line in enumerate(lines) if line.role == "textbox"]
+    if fields and any(_wanted(line.text, wanted) for line in lines[fields[-1] + 1 :]):
+        lines = lines[::-1]  # each label stands below its field
+    for line in lines:
         label = line.text or label
         if line.role == "textbox":
-            words = (line.name or label).casefold()
-            texts.append((line, next((text for word, text in wanted.items() if word in words), "")))
+            texts.append((line, _wanted(line.name or label, wanted)))
     return _fill(view, texts) or _button(view, "Submit", "Go!", "Search")
+
+
+def _wanted(label: str, wanted: dict[str, str]) -> str:
+    """Return the text for the field with a label; nothing if the label names none."""
+    return next((text for word, text in wanted.items() if word in label.casefold()), "")
 
 
 @_expert("use-autocomplete", "use-autocomplete-nodelay")
@@ -472,11 +487,11 @@ def _act_on_posts(instruction: str, view: View, played: list[str]) -> str | None
     return _submit(view)
 
 
-@_expert("email-inbox-important", "email-inbox-delete", "email-inbox-noscroll", "email-inbox-reply",
-         "email-inbox-forward", "email-inbox-star-reply", "email-inbox")  # fmt: skip
+@_expert("email-inbox", "email-inbox-noscroll", "email-inbox-important", "email-inbox-delete")
+@_expert("email-inbox-reply", "email-inbox-forward", "email-inbox-star-reply")
 def _mail(instruction: str, view: View, played: list[str]) -> str | None:
     """Find a message by its sender; mark or delete it in the list, or open it to reply or forward."""
-    sender = _between(instruction, r"email by (\w+)")
+    sender = _between(instruction, r"email by ([\w-]+)")
     at = next((i for i, line in enumerate(view.lines) if line.clickable and line.name.startswith(f"{sender} ")), None)
     for icon, words in ((".star", "star icon"), (".trash", "trash icon")):
         if words in instruction:
@@ -484,7 +499,7 @@ def _mail(instruction: str, view: View, played: list[str]) -> str | None:
             return next((_click(line) for line in below if line.source.startswith(icon)), None)
     if at is not None:
         return _click(view.lines[at])
-    receiver, text = _between(instruction, r"forward that email to (\w+)"), [*_phrases(instruction), ""][0]
+    receiver, text = _between(instruction, r"forward that email to ([\w-]+)"), [*_phrases(instruction), ""][0]
     fields = [line for line in _elements(view, "textbox") if line.editable]
     if not fields:
         return _button(view, "Forward" if receiver else "Reply")

@@ -281,6 +281,7 @@
     if (aria("expanded") === "false") states.push("collapsed");
     if (aria("pressed") === "true") states.push("pressed");
     if (el.disabled || aria("disabled") === "true") states.push("disabled");
+    if (el.localName === "textarea" || el.isContentEditable) states.push("many lines");
     if (el.readOnly) states.push("read only");
     if (document.activeElement === el) states.push("focused");
     return states;
