@@ -9,6 +9,7 @@
   // -- the clock ------------------------------------------------------------------------------------------------------
 
   const RealDate = Date, realFrame = window.requestAnimationFrame.bind(window);
+  const realTimeout = window.setTimeout.bind(window);
   let now = START, count = 0;
   const timers = new Map(); // number -> {due, order, run, every}
 
@@ -58,7 +59,40 @@
     }
     now = until;
   };
-  const frame = () => new Promise((done) => realFrame(() => done()));
+
+  // A frame, with what the browser does in it: before, it sends events of scrolling and of what is under the mouse by
+  // now, for which the layout has to be there; after, it takes the focus from what can no longer have it.
+  const frame = () => {
+    document.documentElement.getBoundingClientRect();
+    return new Promise((done) => realFrame(() => realTimeout(done, 0)));
+  };
+
+  // -- pictures ---------------------------------------------------------------------------------------------------------
+
+  // The browser loads what a style names once the style is used. An element may have no size until then.
+  const pictures = new Map(); // URL -> Image, which keeps it in the browser's memory
+  const pictureUrls = function* () {
+    for (const el of document.querySelectorAll("body, body *")) {
+      for (const part of [null, "::before", "::after"]) {
+        const { content, backgroundImage, listStyleImage } = getComputedStyle(el, part);
+        for (const value of [content, backgroundImage, part ? "" : listStyleImage]) {
+          if (value.includes("url(")) yield* [...value.matchAll(/url\("(.*?)"\)/g)].map((match) => match[1]);
+        }
+      }
+      if (el.localName === "img" && el.src) yield el.src;
+    }
+  };
+  const picturesLoaded = async () => {
+    const loading = [];
+    for (const url of pictureUrls()) {
+      if (pictures.has(url)) continue;
+      const picture = new Image();
+      pictures.set(url, picture);
+      loading.push(new Promise((done) => (picture.onload = picture.onerror = done)));
+      picture.src = url;
+    }
+    await Promise.all(loading);
+  };
 
   // -- what moves by itself, draws by itself, or leads away ---------------------------------------------------------------
 
@@ -168,8 +202,9 @@
       }
       for (const [across, down] of [[0.5, 0.5], [0.25, 0.5], [0.75, 0.5], [0.5, 0.25], [0.5, 0.75], [0.1, 0.5], [0.9, 0.5], [0.2, 0.2], [0.8, 0.8], [0.2, 0.8], [0.8, 0.2]]) {
         const x = rect.left + rect.width * across, y = rect.top + rect.height * down;
-        if (isClipped(el, x, y)) {
-          clipped = true;
+        const cut = clipAt(el, x, y);
+        if (cut) {
+          clipped = clipped || cut === "scroll";
           continue;
         }
         const hit = document.elementFromPoint(x, y);
@@ -190,16 +225,18 @@
     const label = hit.closest("label");
     return Boolean(label && label.control === el);
   };
-  const isClipped = (el, x, y) => {
-    if (x < 0 || y < 0 || x >= innerWidth || y >= innerHeight) return true;
-    for (let outer = el.parentElement; outer; outer = outer.parentElement) {
+  // What keeps a point of an element from being seen: "scroll" where scrolling helps, "hidden" where not; null for nothing.
+  const clipAt = (el, x, y) => {
+    let clip = x < 0 || y < 0 || x >= innerWidth || y >= innerHeight ? "scroll" : null;
+    for (let outer = el.parentElement; outer && outer !== document.body; outer = outer.parentElement) {
       const { overflowX, overflowY } = getComputedStyle(outer);
-      if (outer === document.body || outer === document.documentElement) break;
-      if (!/auto|scroll|hidden/.test(overflowX + overflowY)) continue;
+      if (overflowX === "visible" && overflowY === "visible") continue;
       const rect = outer.getBoundingClientRect();
-      if (x < rect.left || x >= rect.right || y < rect.top || y >= rect.bottom) return true;
+      if (x >= rect.left && x < rect.right && y >= rect.top && y < rect.bottom) continue;
+      if (!/auto|scroll/.test(overflowX + overflowY)) return "hidden";
+      clip = "scroll";
     }
-    return false;
+    return clip;
   };
 
   // The visible text of an element, without that of elements in it which have lines of their own.
@@ -431,12 +468,14 @@
       skipped += ", " + selector;
     },
 
-    // Let the page go on for so many milliseconds of its own time, and return what `read` says then.
+    // Let the page go on for so many milliseconds of its own time, and return what `read` says then. The browser's own
+    // events, which come with its frames, are let in before and after and not in between.
     async settle(milliseconds) {
       await frame();
       await advance(milliseconds);
+      await picturesLoaded();
       await frame();
-      await advance(1);
+      await frame();
       return read();
     },
 

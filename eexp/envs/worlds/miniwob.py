@@ -55,7 +55,7 @@ STEP = 1000
 #: Parts of a page that belong to no task.
 _FRAME = "#query, #reward-display, #sync-task-cover, #click-canvas"
 _SCRIPT = Path(chromium.__file__).with_name("page.js")
-#: Starts the task of a seed, without a limit of time.
+#: Starts the task of a seed, without a limit of time. At its end the page stays as it is.
 _BEGIN = """
 eexpPage.skip(%(frame)s);
 core.EPISODE_MAX_TIME = 1e12;
@@ -63,14 +63,11 @@ core.countdownTimer = () => undefined;
 Math.seedrandom(%(seed)d);
 core.setDataMode(%(mode)s);
 core.startEpisodeReal();
+core.startEpisode = () => undefined;
 """
 _READ = """
 (async () => {
-  let view = await eexpPage.settle(%d);
-  if (WOB_DONE_GLOBAL) {
-    core.cover_div.style.display = "none";
-    view = eexpPage.read();
-  }
+  const view = await eexpPage.settle(%d);
   return { ...view, done: WOB_DONE_GLOBAL, reward: WOB_RAW_REWARD_GLOBAL };
 })()
 """
