@@ -28,6 +28,8 @@ INSTALL = "install Chromium (on Debian: apt-get install chromium)"
 
 #: Bytes that one message from the browser may have: a picture of a page is the largest.
 LARGEST_MESSAGE = 64 << 20
+#: Bytes that the path of the directory for temporary files may have.
+LONGEST_PLACE = 36
 
 _OPTIONS = (
     "--headless",
@@ -72,6 +74,12 @@ def sandbox_options(sandbox: bool) -> tuple[str, ...]:
     return () if sandbox and os.geteuid() != 0 else ("--no-sandbox",)
 
 
+def _place() -> str:
+    """Return the directory for that of a browser: Chromium makes sockets in it, whose paths have 107 bytes at most."""
+    usual = tempfile.gettempdir()
+    return usual if len(os.fsencode(usual)) <= LONGEST_PLACE else "/tmp"
+
+
 class Browser:
     """A running Chromium. Its pages are opened by `Page`.
 
@@ -94,7 +102,7 @@ class Browser:
         self._numbers = itertools.count(1)
         self._unread = bytearray()
         self._answers: dict[int, dict] = {}
-        directory = tempfile.mkdtemp(prefix="eexp-chromium-")
+        directory = tempfile.mkdtemp(prefix="eexp-chromium-", dir=_place())
         # Everything that it writes lies in this directory, which goes with it.
         own = {"HOME": directory, "TMPDIR": directory, "XDG_CONFIG_HOME": directory, "XDG_CACHE_HOME": directory}
         command = ["sh", "-c", _START, program, *_OPTIONS, *sandbox_options(sandbox), f"--user-data-dir={directory}"]
@@ -105,8 +113,9 @@ class Browser:
         try:
             self.version: str = self.call("Browser.getVersion")["product"]
         except ChildFailed as e:
+            reason = self._reason(e)
             self.end()
-            raise EexpError(f"{program} does not start: {self._reason(e)}") from None
+            raise EexpError(f"{program} does not start: {reason}") from None
 
     def _reason(self, error: ChildFailed) -> str:
         self._stderr.seek(0)

@@ -199,7 +199,7 @@ def _order(action: str) -> tuple:
 
 
 @dataclass(frozen=True)
-class Action:
+class PageAction:
     """An action as it was read.
 
     Attributes:
@@ -215,32 +215,32 @@ class Action:
     option: int = -1
 
 
-def parse(action: str, view: View) -> Action:
+def parse(action: str, view: View) -> PageAction:
     """Return an action on a page. Raises Refused if it is none, or one that the page does not allow."""
     match = _ACTION.fullmatch(action.strip())
     if not match:
         raise Refused(f"That is not an action. {USAGE}")
     if match["wait"]:
-        return Action(WAIT)
+        return PageAction(WAIT)
     if key := match["key"]:
         if key not in KEYS:
             raise Refused(f"There is no key {key}. Keys are: {', '.join(KEYS)}.")
-        return Action("key", text=key)
+        return PageAction("key", text=key)
     if match["mouse"]:
         line = view.line(int(match["at"]))
         if match["mouse"] == "click" and not line.clickable:
             raise Refused(f'[{line.id}] is a list of choices: use select [{line.id}] "OPTION".')
-        return Action(match["mouse"], line)
+        return PageAction(match["mouse"], line)
     line, text = view.line(int(match["id"])), _unquoted(match["text"])
     if match["verb"] == "type":
         if not (line.editable or line.fills):
             raise Refused(f"[{line.id}] is no field to type into.")
-        return Action("type", line, text)
+        return PageAction("type", line, text)
     if line.options is None:
         raise Refused(f"[{line.id}] is no list of choices.")
     if text not in line.options:
         raise Refused(f"[{line.id}] has no option {quoted(text)}.")
-    return Action("select", line, text, line.options.index(text))
+    return PageAction("select", line, text, line.options.index(text))
 
 
 def _unquoted(text: str) -> str:

@@ -37,7 +37,7 @@ from typing import Any
 from eexp.envs.base import Environment, Observation
 from eexp.envs.browser import chromium
 from eexp.envs.browser.experts import EXPERTS
-from eexp.envs.browser.lines import KEYS, SELECT_ALL, Action, Refused, View, keys_of, parse
+from eexp.envs.browser.lines import KEYS, SELECT_ALL, PageAction, Refused, View, keys_of, parse
 from eexp.envs.spec_options import option_error, parse_choice, parse_step_limit
 from eexp.errors import EexpError, EnvironmentFailed, InputError
 from eexp.processes.child import ChildFailed, time_limit
@@ -160,7 +160,7 @@ class MiniWoB(Environment):
         self._played.append(action)
         return self._observe(answer)
 
-    def _act(self, page: chromium.Page, action: Action) -> dict:
+    def _act(self, page: chromium.Page, action: PageAction) -> dict:
         """Take an action and return what the page says then. Raises Refused if the page does not allow it."""
         match action.verb:
             case "click":
@@ -176,14 +176,14 @@ class MiniWoB(Environment):
                 page.press(KEYS[action.text])
         return page.evaluate(_READ % STEP)
 
-    def _point(self, page: chromium.Page, action: Action) -> dict[str, float]:
+    def _point(self, page: chromium.Page, action: PageAction) -> dict[str, float]:
         assert action.line is not None  # `parse` has looked it up
         point = page.evaluate(f"eexpPage.locate({action.line.id})")
         if point is None:
             raise Refused(f"[{action.line.id}] cannot be reached: something covers it.")
         return point
 
-    def _type(self, page: chromium.Page, action: Action) -> None:
+    def _type(self, page: chromium.Page, action: PageAction) -> None:
         assert action.line is not None
         if action.line.fills:
             if not page.evaluate(f"eexpPage.fill({action.line.id}, {_js(action.text)})"):
@@ -353,6 +353,8 @@ def _pages(option: str) -> list[str]:
     for pattern in option.split(","):
         matching = [name for name in pages if fnmatchcase(name, pattern)]
         if not matching:
-            raise option_error("miniwob", "task", option, f"there is no page {pattern!r}; there are: {', '.join(pages)}")
+            raise option_error(
+                "miniwob", "task", option, f"there is no page {pattern!r}; there are: {', '.join(pages)}"
+            )
         chosen |= dict.fromkeys(matching)
     return list(chosen)
