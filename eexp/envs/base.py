@@ -51,7 +51,7 @@ class Observation:
         return fields | self.annotations()
 
     def annotations(self) -> dict:
-        """Return the keys `unknown`, `changed` and `screenshot` of a record; none where the environment does not say."""
+        """Return the keys `unknown`, `changed` and `screenshot` of a record, as far as the environment says them."""
         unknown = None if self.unknown is None else [list(part) for part in self.unknown]
         notes = {"unknown": unknown, "changed": self.changed, "screenshot": self.screenshot}
         return {key: value for key, value in notes.items() if value is not None}

@@ -1,8 +1,8 @@
 """Run Chromium without a window and drive its pages over the DevTools protocol, through a pair of pipes.
 
 There is no driver and no port that another user of the machine could connect to. The browser is a guarded child of this
-process (eexp/processes/child.py): however this process ends, all of Chromium's processes are killed and its directory is
-removed. It is started with a new profile in that directory, and finds no host on any network.
+process (eexp/processes/child.py): however this process ends, all of Chromium's processes are killed and its directory,
+which holds its new profile, is removed. It finds no host on any network.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def find_chromium() -> str:
 
 
 def sandbox_options(sandbox: bool) -> tuple[str, ...]:
-    """Return the options that leave out Chromium's sandbox: without it as root, since Chromium refuses that, else with."""
+    """Return the options about Chromium's sandbox, which is left out for root: Chromium refuses to start with it then."""
     return () if sandbox and os.geteuid() != 0 else ("--no-sandbox",)
 
 

@@ -16,7 +16,10 @@ Expert = Callable[[str, View, list[str]], "str | None"]
 EXPERTS: dict[str, Expert] = {}
 
 _QUOTED = re.compile(r'"([^"]*)"')
-_MONTHS = "January February March April May June July August September October November December".split()
+_MONTHS = [
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+]
 
 
 def _expert(*pages: str) -> Callable[[Expert], Expert]:
@@ -443,20 +446,13 @@ def _result(instruction: str, view: View, played: list[str]) -> str | None:
         return f"type [{field.id}] {quoted(text)}"
     links = _elements(view, "link")
     results = [line for line in links if not line.name.isdecimal() and line.name not in "<>"]
-    if not results:
-        return _button(view, "Search")
-    number = _ordinal(instruction)
-    page = (number - 1) // 3 + 1
-    opened = [name for name in map(_page_number(links), played) if name]
-    if page != int(opened[-1] if opened else 1):
-        return _click(_named(view, str(page), "link"))
-    return _click(results[(number - 1) % 3])
-
-
-def _page_number(links: list[Line]) -> Callable[[str], str | None]:
-    """Return a function from an action to the name of the page that it opened, for actions on links that are shown."""
-    names = {f"click [{line.id}]": line.name for line in links if line.name.isdecimal()}
-    return lambda action: names.get(action)
+    search = _button(view, "Search")
+    if not results or search is None or search not in played:
+        return search
+    page, place = divmod(_ordinal(instruction) - 1, 3)
+    if page and played[-1] == search:  # the search shows its first three results
+        return _click(_named(view, str(page + 1), "link"))
+    return _click(results[place])
 
 
 # -- posts and messages ------------------------------------------------------------------------------------------------
