@@ -70,7 +70,7 @@ def find_chromium() -> str:
 
 
 def sandbox_options(sandbox: bool) -> tuple[str, ...]:
-    """Return the options about Chromium's sandbox, which is left out for root: Chromium refuses to start with it then."""
+    """Return the options about Chromium's sandbox, which is left out for root: Chromium would refuse to start."""
     return () if sandbox and os.geteuid() != 0 else ("--no-sandbox",)
 
 

@@ -1,7 +1,7 @@
 """A page in words, line by line, and the actions on it, such as `click [12]` and `type [3] "text"`.
 
-The lines are made in the page (page.js): the visible elements in document order, with roles as in an accessibility tree,
-names, values and states. Elements that can be acted on have a number. An element keeps its number as long as it
+The lines are made in the page (page.js): the visible elements in document order, with roles as in an accessibility
+tree, names, values and states. Elements that can be acted on have a number. An element keeps its number as long as it
 is on the page; new ones get the next numbers, in document order.
 """
 

@@ -3,8 +3,8 @@
 The pages are those of the package `miniwob`; they run in Chromium without a window (eexp/envs/browser). An observation
 is the page as lines: what is visible, in document order, with roles, names, values and states, and a number for every
 element that can be acted on. The instruction is the page's own sentence. Actions: `click [12]`, `type [3] "text"`
-(which replaces what the field holds), `select [5] "option"`, `hover [12]`, `key ENTER`, `wait`. There is no dragging and
-no drawing, so some of the pages cannot be solved.
+(which replaces what the field holds), `select [5] "option"`, `hover [12]`, `key ENTER`, `wait`. There is no dragging
+and no drawing, so some of the pages cannot be solved.
 
 The seed decides the task, as in the package. The page's clock stands still and advances by one second at every step,
 and its random numbers come from the seed alone: the same actions lead to the same pages. There is no limit of time. The
