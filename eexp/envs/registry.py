@@ -92,7 +92,7 @@ KINDS = (
     ),
     EnvironmentKind(
         "miniwob",
-        "MiniWoB++'s web pages in a real browser",
+        "MiniWoB++ in a real browser",
         needs="eexp[miniwob] and Chromium",
         path="eexp.envs.worlds.miniwob:MiniWoB",
     ),
