@@ -17,7 +17,8 @@ limit     the goal: at most 1.5 times the bound, and a fork
 The outcomes must be the naive way's, which is measured with one in ten branches in ALFWorld and ScienceWorld: with all
 it would take hours. ScienceWorld's naive way goes through the package's own class, whose words differ from run to run
 and are not compared (the outcomes by state and by replay are); eexp is measured in one worker, and, all paths together,
-in two. benchmarks/scienceworld_rollout.py compares it with the script of the paper's authors.
+in two. ALFWorld's naive way goes through the package, too, which loads the game once for all branches of a path.
+benchmarks/scienceworld_rollout.py compares it with the script of the paper's authors.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ WORLDS = {
     "bfcl-long": World("bfcl", ALL, 10, 1, split="long_context-train"),
     "babyai": World("babyai", ALL, 20, 1),
     "textworld": World("textworld?games={games}/textworld", ALL, 8, 3, growth=(5, 10, 20)),
-    "alfworld": World("alfworld?data={games}/alfworld", ALL[1:2], 4, 5, growth=(5, 10, 20), every=10),
+    "alfworld": World("alfworld?data={games}/alfworld", ALL, 4, 5, growth=(5, 10, 20), every=10),
     "scienceworld": World("scienceworld", ALL[::2], 6, 10, growth=(5, 10, 20), every=10),
 }
 
@@ -221,6 +222,8 @@ def measure(job: dict, opened: Any, on_step: Callable) -> dict[str, float]:
         seconds["naive"] = share * fastest(lambda: through_the_package(path, some))[0]
     else:
         duration, (observations, alone) = fastest(lambda: naive(env, path, some))
+        if env.spec.startswith("alfworld"):
+            duration = fastest(lambda: through_alfworld(env, path, some))[0]
         seconds["naive"] = share * duration
         seconds["bound"] = share * alone + fastest(lambda: walk_to(env, path, len(path["steps"])))[0]
     for way in job["ways"]:
@@ -286,6 +289,26 @@ def package() -> Any:
     return ScienceWorldEnv(envStepLimit=1000)
 
 
+def through_alfworld(env: Any, path: dict, branches: list[Branch]) -> None:
+    """Do as `naive` does, with ALFWorld's own environment, in which the game is loaded once."""
+    theirs, task = alfworld_package(), path["task"]
+    theirs.load(str(env._directory / task["split"] / task["game"] / "game.tw-pddl"))
+    for i, action in branches:
+        theirs.reset()
+        for step in path["steps"][:i]:
+            theirs.step(step["action"])
+        theirs.step(action)
+
+
+@cache
+def alfworld_package() -> Any:
+    from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
+    from textworld.core import EnvInfos
+    from textworld.envs.pddl import PddlEnv
+
+    return AlfredDemangler(PddlEnv(EnvInfos(admissible_commands=True)))
+
+
 class Idle(Environment):
     """An environment whose steps do nothing, to measure the fork of the process alone."""
 
@@ -307,7 +330,8 @@ def forks(env: Environment, path: dict, way: str) -> float:
 
     def copy() -> None:
         if way == "process":
-            forking.executor(Idle(), way, PATIENCE)("")
+            with forking.executor(Idle(), way, PATIENCE) as in_fork:
+                in_fork("")
         elif env.has("save"):
             env.restore(env.save())
         else:

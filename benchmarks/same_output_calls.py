@@ -219,6 +219,9 @@ RECORDS = {
     "import-episodes": "import episodes --success -j 1 @eval-expert @eval-random",
     "import-episodes-drop": "import episodes --drop-invalid --distinct --min-score 0 -j 1 @eval-tiny",
     "import-episodes-as-they-are": "import episodes --no-replay --name played --min-score 0 @eval-tiny",
+    "import-rows": "import expert_sft --name kitchen @export-log-rows @messages.jsonl",
+    "import-rows-world": "import iwm_sft --task-key id @export-log-rows-world",
+    "import-rows-reflection": "import reflection_sft @export-log-rows-reflection",
     # -- export-log
     "export-log-atif": "export-log --format atif @rollout @expert-noise",
     "export-log-atif-episodes": "export-log --format atif @eval-expert @eval-tiny",
@@ -226,6 +229,9 @@ RECORDS = {
     "export-log-verifiers-server": "export-log --format verifiers @eval-server",
     "export-log-inspect": "export-log --format inspect @eval-server-thoughts",
     "export-log-inspect-trajectories": "export-log --format inspect @expert",
+    "export-log-rows": "export-log --format sft @imitation",
+    "export-log-rows-world": "export-log --format sft @world",
+    "export-log-rows-reflection": "export-log --format sft @reflect",
     # -- tables as records, what is the contract of others
     "stats": "stats --json @rollout @mix @eval-tiny",
     "stats-tokens": "stats --json --tokenizer tiny --apart-from @panel --apart-from @split @imitation @world",
@@ -235,7 +241,7 @@ RECORDS = {
     "power": "compare --json --power a=@eval-short a=@eval-shorter --baseline a --tasks 50 --tasks 80 --runs 2",
     "power-rate": "compare --json --power --rate 0.2 --runs 1 --runs 4 --run-sd 0.05 --alike 0.4 --confidence 0.99",
     **{f"schema-{kind}": f"schema {kind}" for kind in ("trajectory", "example", "episode", "task")},
-    **{f"style-{name}": f"prompts show {name}" for name in ("react", "react-list", "think", "@style.toml")},
+    **{f"style-{name}": f"prompts show {name}" for name in ("react", "react-list", "think", "code", "@style.toml")},
 }
 
 #: Calls that set records aside.
@@ -271,6 +277,7 @@ SET_ASIDE = {
     "eval-aside": f"eval '{DYING}' -n 3 -m random --max-steps 3 --split train {ASIDE}",
     "import-aside": f"import messages {ASIDE} @bad-messages.jsonl",
     "import-env-aside": f"import messages --env house -j 1 {ASIDE} @changed.jsonl @bad-messages.jsonl",
+    "import-rows-aside": f"import reflection_sft {ASIDE} @bad-messages.jsonl @export-log-rows-world",
     "import-inspect": f"import inspect {ASIDE} @export-log-inspect",
     "import-verifiers-aside": f"import verifiers {ASIDE} @export-log-verifiers-server",
     "import-episodes-aside": f"import episodes -j 1 {ASIDE} @bad-episodes.jsonl",

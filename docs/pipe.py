@@ -18,8 +18,9 @@ TITLE = "The pipe of eexp"
 DESCRIPTION = (
     "A demonstration of an expert is a path of states. branch adds other actions to every state, and rollout executes "
     "each of them from that state. recover puts refused actions into the path. Three stages make training examples: "
-    "imitation-data, of the path with or without recover, world-model-data and reflect. mix puts them together, finetune trains on them, eval plays tasks with the trained model, and "
-    "compare says how much better it is and how sure that is."
+    "imitation-data, of the path with or without recover, world-model-data and reflect. mix puts them "
+    "together, finetune trains on them, eval plays tasks with the trained model, and compare says how much better it "
+    "is and how sure that is."
 )
 
 WIDTH, HEIGHT = 560, 506

@@ -38,7 +38,7 @@ COMMANDS = {
     "score": "Score examples with a model: the log-probability of every span.",
     "finetune": "Train a LoRA adapter, or all weights, on examples.",
     "export": "Write an adapter or a model as GGUF, for llama.cpp.",
-    "export-log": "Write trajectories and episodes as logs that other tools read.",
+    "export-log": "Write trajectories, episodes and examples in formats of other tools.",
     "panel": "Choose a fixed list of tasks to play, or check one.",
     "eval": "Play tasks with a model and record the episodes.",
     "compare": "Compare methods by their episodes: success, differences, how sure.",

@@ -15,7 +15,7 @@ from eexp import options
 from eexp.envs.naming import Tasks
 from eexp.envs.replay import ENVIRONMENT, RECORD, replay
 from eexp.errors import InputError, UsageError
-from eexp.formats import conversations, logs
+from eexp.formats import conversations, logs, sft
 from eexp.formats.conversations import ARGUMENT, MARKED, WHOLE, Conversation, Format, read_conversation, task_name_of
 from eexp.formats.episodes import Selection, Selector, conversation_of, source_of
 from eexp.settings import option, recorded
@@ -102,7 +102,19 @@ class ImportSettings:
         """Raise UsageError for an option that would change nothing."""
         about_tasks = {"--split": self.split, "--match": self.match, "--map": self.mapping}
         about_records = {"--action": self.action, "--task-key": self.task_key}
-        if format == EPISODES:
+        if format in sft.KINDS:
+            about_trajectories = {
+                **about_tasks,
+                "--action": self.action,
+                "--success": self.success,
+                "--min-score": self.min_score is not None,
+                "--drop-invalid": self.drop_invalid,
+                "--distinct": self.distinct,
+            }
+            for name, value in about_trajectories.items():
+                if value:
+                    raise UsageError(f"{name} is for trajectories; rows of {format} become examples")
+        elif format == EPISODES:
             for name, value in {**about_records, **about_tasks}.items():
                 if value:
                     raise UsageError(f"{name} is for records of other projects; an episode holds the same itself")

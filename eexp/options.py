@@ -145,6 +145,7 @@ def streams(kind: str | None = None, resume: bool = False, plural: str = "FILE")
             ctx = click.get_current_context()
             stream = Stream(files, output, on_error, rejects, resume, quiet)
             stream.stage = ctx.command.name or ""
+            stream.resumable = any(option.name == "resume" for option in ctx.command.params) and output is not None
             stream.also_read = _files_read(**ctx.params)
             stream.refuse_to_overwrite_input()  # before a model is loaded
             return command(*args, stream=stream, **rest)

@@ -222,6 +222,8 @@ _ANY = ("trajectory", "example", "episode")
 _NEXT_COMMAND = {
     ("trajectory", "example"): ": make examples of trajectories with `eexp imitation-data`",
     ("episode", "example"): ": make trajectories of episodes with `eexp import episodes`, and examples of those",
+    ("trajectory", "episode"): ": play tasks with `eexp eval` to make episodes",
+    ("example", "episode"): ": play tasks with `eexp eval` to make episodes",
     ("episode", "trajectory"): ": make trajectories of episodes with `eexp import episodes`",
 }
 #: The same for records of other projects, by the key of their turns.
@@ -342,7 +344,7 @@ def succeeded(outcome: dict | None) -> bool:
     """Return whether an outcome, or an episode, is a success.
 
     The environment's judgement (`success`) decides; where there is none, a score of 1.0 is a success. An outcome that
-    is not known (None) is no success.
+    is not known (None) is no success. This knows no environment: what one declares has to be in `success`.
 
     Episodes hold the result of this rule. A change of it makes recorded ones differ from what a replay finds.
     """

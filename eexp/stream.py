@@ -42,6 +42,7 @@ _NUMBER = re.compile(r"\[(?:([^][|]*)\|)?([^][|]*)\]")  # [singular|plural] or [
 
 #: The number of the summary that one looks for first where episodes were played.
 SUCCESSES = "success[es]"
+_SET_ASIDE_HINT = " (--rejects FILE sets such records aside)"
 _SHOWN_AT_0 = ("in", "out", SUCCESSES)
 
 #: A function that a pure stage calls with a record it cannot process; it returns if the run is to go on without it.
@@ -85,6 +86,7 @@ class Stream(AbstractContextManager):
 
     Attributes:
         report: A further file that the command writes, to be set before `open`.
+        resumable: Whether --resume goes on after an interruption, which is said then.
         also_read: Further files that the command reads, to be set before `open`.
         entry: The line that the stage adds to the lineage.
         counts: The numbers of the summary.
@@ -107,6 +109,7 @@ class Stream(AbstractContextManager):
         self.files, self.output, self.on_error, self.quiet = list(files), output, on_error, quiet
         self.rejects, self.resume, self.reports_rejects = rejects, resume, reports_rejects
         self.report: str | None = None
+        self.resumable = False
         self.also_read: list[str] = []
         self.stage, self.kind, self.entry = "", "", ""
         self.counts: Counter[str] = Counter()
@@ -199,6 +202,8 @@ class Stream(AbstractContextManager):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is KeyboardInterrupt:
+            tell(f"{self.stage}: interrupted" + ("; the same command with --resume goes on" if self.resumable else ""))
         if self._output_file and not (kind and issubclass(kind, OSError)):  # whole lines, also before an error
             self._write(b"")
         for file, name in ((self._output_file, self.output), (self._rejects_file, self.rejects)):
@@ -210,7 +215,8 @@ class Stream(AbstractContextManager):
                         raise EexpError(f"{name}: {e.strerror or e}") from None
         if kind is None:
             self._check_input_is_the_same()
-            self.note(self.summary())
+            if summary := self.summary():
+                self.note(summary)
             if self.exit_code:
                 raise SystemExit(self.exit_code)
 
@@ -374,7 +380,7 @@ class Stream(AbstractContextManager):
         elif "id" in record:  # a task, which comes from no file
             place = f"{record['id']}: "
         if self.on_error == "stop":
-            located = type(error)(place + str(error), evidence=error.evidence)
+            located = type(error)(f"{place}{error}{_SET_ASIDE_HINT}", evidence=error.evidence)
             located.where = error.where
             raise located from None
         if not self.reports_rejects:

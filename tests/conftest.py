@@ -7,6 +7,7 @@ import gc
 import importlib.util
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -119,3 +120,18 @@ def textworld_games(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alfworld_games(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory of small games in the layout of ALFWorld's data."""
     return recipe("alfworld").make(tmp_path_factory.mktemp("alfworld"))
+
+
+#: The Python that has the package appworld; the variable is read before the tests remove it.
+APPWORLD_PYTHON = os.environ.get("EEXP_TEST_APPWORLD", "")
+
+
+@pytest.fixture(scope="session")
+def appworld_spec(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The spec of AppWorld with a data set of the tests' own, which its own classes write in its format."""
+    if not APPWORLD_PYTHON:
+        pytest.skip("EEXP_TEST_APPWORLD names no Python with the package appworld")
+    root = tmp_path_factory.mktemp("appworld")
+    script = ROOT / "tests" / "appworld_data.py"
+    subprocess.run([APPWORLD_PYTHON, script, root], check=True, timeout=250, stdout=subprocess.DEVNULL)
+    return f"appworld?root={root}&python={APPWORLD_PYTHON}"

@@ -6,13 +6,26 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
-from typing import Literal
+from importlib import util
+from pathlib import Path
+from typing import ClassVar, Literal
 
 import uvicorn
 from fastmcp import FastMCP
 from openenv.core.env_server import Action, Environment, Observation, State, create_fastapi_app
 from openenv.core.env_server.mcp_environment import MCPEnvironment
 from openenv.core.env_server.mcp_types import CallToolAction, CallToolObservation
+
+
+def example(name: str):
+    """Return a program of examples/ as a module."""
+    spec = util.spec_from_file_location(name, Path(__file__).parents[1] / "examples" / f"{name}.py")
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+openenv_states = example("openenv_states")
 
 
 class Move(Action):
@@ -141,11 +154,44 @@ class Doors(MCPEnvironment):
         return State()
 
 
+class Touchy(openenv_states.Scales):
+    """The scales of the example, where to throw a stone away is an error at first, and then takes forever."""
+
+    def step(self, action, timeout_s=None, **_):
+        if self.steps == 2 and action.pan == "none":
+            raise ValueError("nothing may be\nthrown away now")
+        if self.steps == 3 and action.pan == "none":
+            time.sleep(3)
+        return super().step(action)
+
+
+class Boastful(openenv_states.States):
+    """A server that answers messages about states in another way than it should."""
+
+    ANSWERS: ClassVar[dict[str, dict]] = {}
+
+    async def answer(self, current, text):
+        answer = await super().answer(current, text)
+        return answer and self.ANSWERS.get(answer["type"], answer)
+
+
+def app_of_states(environment, rooms, states=openenv_states.States):
+    """Return the app of the example's server with another environment, or with another way to answer."""
+    return openenv_states.create_app(environment, openenv_states.Place, openenv_states.Pans, rooms, states)
+
+
 APPS = {
+    "scales": lambda rooms: app_of_states(openenv_states.Scales, rooms),
+    "touchy": lambda rooms: app_of_states(Touchy, rooms),
+    "boastful": lambda rooms: app_of_states(openenv_states.Scales, rooms, Boastful),
     "numbers": lambda rooms: create_fastapi_app(Numbers, Move, Number, rooms),
     "nim": lambda rooms: create_fastapi_app(Nim, Take, Heaps, rooms),
     "doors": lambda rooms: create_fastapi_app(Doors, CallToolAction, CallToolObservation, rooms),
 }
+
+
+#: The open sessions of the servers that save states, by URL.
+SESSIONS: dict[str, set] = {}
 
 
 @contextmanager
@@ -155,11 +201,14 @@ def served(name: str, rooms: int = 8, port: int = 0):
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("127.0.0.1", port))
     listening.listen()  # so that a client waits for the server instead of being refused
-    server = uvicorn.Server(uvicorn.Config(APPS[name](rooms), log_level="error", timeout_graceful_shutdown=1))
+    app = APPS[name](rooms)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    SESSIONS[url] = getattr(app.state, "sessions", set())
     try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        yield url
     finally:
         server.should_exit = True
         thread.join(10)

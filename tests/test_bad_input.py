@@ -284,6 +284,8 @@ def test_a_record_may_not_start_a_program(env, trajectory, tmp_path):
         ("searchqa?top=5&passages=PATH&questions=PATH", "passages"),
         ("travelplanner?alternatives=5&database=PATH&queries=PATH", "database"),
         ("tau?domain=retail&path=PATH", "path"),
+        ("appworld?expert=print&root=PATH", "root"),
+        ("appworld?python=PATH", "python"),
         ("tau?user=http://127.0.0.1:9/v1#m", "user"),
         ("textcraft?depth=2&recipes=PATH", "recipes"),
     ],

@@ -138,9 +138,9 @@ def test_several_looks_widen_the_intervals():
     ],
 )
 def test_the_kind_of_a_task_is_read_from_the_episode_the_task_or_its_id(task, more, kind):
-    from eexp.evidence.results import kind_of
+    from eexp.evidence.results import kind_for_comparison
 
-    assert kind_of({"env": "e", "task": task, **more}) == kind
+    assert kind_for_comparison({"env": "e", "task": task, **more}) == kind
 
 
 def test_by_kind():

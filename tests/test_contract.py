@@ -38,10 +38,14 @@ class Stage:
 
 STAGES = {
     "import": Stage(("import", "messages"), "messages", "foreign"),
+    "import-rows": Stage(("import", "expert_sft"), "messages", "foreign"),
     "import-replayed": Stage(("import", "messages", "--env", "house"), "messages", "foreign"),
     "import-episodes": Stage(("import", "episodes"), "episodes", "episode"),
     "import-atif": Stage(("import", "atif"), "atif", "foreign"),
     "export-log": Stage(("export-log", "--format", "verifiers"), "rollout", writes_records=False, any_type=True),
+    "export-rows": Stage(
+        ("export-log", "--format", "sft"), "imitation", "example", writes_records=False, any_type=True
+    ),
     "branch-admissible": Stage(("branch", "--from", "admissible", "-k", "2"), "expert", same_type=True),
     "branch-tiny": Stage(
         ("branch", "-m", "tiny", "-k", "2", "--max-tokens", "12", "--temperature", "3"), "one", same_type=True
@@ -526,6 +530,6 @@ def test_interrupting_a_stage_is_quiet(inputs):
     child.send_signal(signal.SIGINT)
     assert child.wait(30) == 130
     err = child.stderr.read()
-    assert b"Traceback" not in err
+    assert b"Traceback" not in err and b"imitation-data: interrupted" in err
     for pipe in (child.stdin, child.stdout, child.stderr):
         pipe.close()

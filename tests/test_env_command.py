@@ -401,7 +401,7 @@ def counting(name: str, in_process: bool | None = None) -> dict[str, tuple[str, 
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("Silent", "no action was taken: neither an expert nor an admissible list tells one; is this the right"),
+        ("Silent", "no action was taken: neither an expert nor an admissible list tells one; name some with --action"),
         ("Over", "no action was taken: the tasks are over at their beginning"),
     ],
 )

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import ROOT, lines, run, spawn, write
 
-from eexp.envs import open_env, without_noise
+from eexp.envs import Environment, open_env, without_noise
 from eexp.envs.noisy import Noisy, _moved, kept_parts
 from eexp.envs.worlds.house import House
 from eexp.stages.expert import ExpertSettings, expert
@@ -21,6 +21,14 @@ SAFE = f"exec:sh {ROOT}/examples/safe.sh"
 
 def tasks(split: str, n: int) -> list[dict]:
     return list(islice(House().tasks(split), n))
+
+
+def test_the_whole_contract_is_passed_on():
+    inherited = {"list_tasks", "check_split", "record_options"}  # those that build on others, or concern specs
+    public = {name for name in vars(Environment) if not name.startswith("_")} - inherited
+    with open_env("noisy:0.1:house") as env:
+        passed_on = {*vars(Noisy), *vars(env)}
+    assert public <= passed_on, "what a world offers, the same world with noise has to offer: eexp/envs/noisy.py"
 
 
 texts = st.text(st.sampled_from("ab 1.,'-\n\té"), max_size=60)

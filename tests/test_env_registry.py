@@ -81,7 +81,7 @@ def test_the_table_of_help_has_two_columns():
 
 def test_a_shell_completes_names_and_beginnings():
     assert completions("") == [*environment_names(), "agentgym:", "openenv:", "exec:", "noisy:"]
-    assert completions("a") == ["alfworld", "agentgym:"]
+    assert completions("a") == ["alfworld", "appworld", "agentgym:"]
     assert completions("nothing") == []
 
 

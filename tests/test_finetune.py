@@ -264,7 +264,7 @@ def test_processes_together_make_the_same_adapter(data, few, tmp_path):
     run("finetune", "-q", *args, "-o", tmp_path / "one", data["world"]).ok()
     process = _in_two_processes(*args, "-o", tmp_path / "two", data["world"])
     assert process.returncode == 0, process.stderr
-    assert process.stderr.count("target tokens, mean loss") == 1, "one process writes the summary"
+    assert process.stderr.count("target tokens, loss") == 1, "one process writes the summary"
     one, two = (_metrics(tmp_path / name) for name in ("one", "two"))
     assert [m["step"] for m in two] == [1, 2, 3, 4]
     assert [m["loss"] for m in two] == pytest.approx([m["loss"] for m in one], rel=1e-5)
@@ -897,6 +897,9 @@ def test_killed_and_resumed_equals_uninterrupted(few, tmp_path):
     assert killed == 2
     other = run(*command, "-o", cut, "--batch-size", 2, few)
     other.one_error(2, "holds a run with other settings (batch_size)")
+    assert command[-2] == "--resume"
+    anew = run(*command[:-2], "-q", "-o", cut, few)
+    anew.one_error(2, "holds a run that was interrupted, up to checkpoint-", "--resume continues it")
     fewer = write(tmp_path / "fewer", read(few)[:4])
     run(*command, "-o", cut, fewer).one_error(2, "holds a run with other settings (data)")
     run(*command, "--validate", fewer, "-o", cut, few).one_error(3, f"{fewer}:1: $.group: ", "is trained on, too")

@@ -239,6 +239,16 @@ def test_every_way_observes_the_same_in_travelplanner(tmp_path):
     check(f"{travelplanner_spec(tmp_path)}/train.csv", ("state",))
 
 
+@needs("websockets")
+@needs("openenv")
+def test_every_way_observes_the_same_in_openenv():
+    from openenv_server import SESSIONS, served
+
+    with served("scales") as url:
+        check(f"openenv:{url}", ("state",))
+        assert not any(session.states for session in SESSIONS[url])
+
+
 @pytest.mark.slow
 @SOME_OR_ALL
 @needs("minigrid")
@@ -261,8 +271,9 @@ def test_every_way_observes_the_same_in_textworld(textworld_games, branches):
 def test_every_way_observes_the_same_in_alfworld(alfworld_games, branches):
     spec = f"alfworld?data={alfworld_games}"
     if branches > SOME:
-        check(spec, ("process",), branches - SOME, k=10, longest=4, games=1)  # the smallest: replays take long
-    check(spec, ("process",), SOME, longest=4)
+        check(spec, ("state", "process"), branches - SOME, k=10, longest=8)
+    check(spec, ("state", "process"), SOME)
+    check(f"{spec}&expert=planner", ("state",), SOME)
 
 
 @pytest.mark.slow
@@ -281,6 +292,13 @@ def test_every_way_observes_the_same_in_scienceworld(branches):
 @pytest.mark.skipif(not any(map(shutil.which, PROGRAMS)), reason="needs Chromium")
 def test_a_replay_observes_the_same_in_miniwob(branches):
     check(f"miniwob?task={PAGES}", ("replay",), branches, k=5, longest=4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@SOME_OR_ALL
+def test_every_way_observes_the_same_in_appworld(appworld_spec, branches):
+    check(appworld_spec, ("state",), branches, k=10, longest=4)
 
 
 # -- leaks are noticed -----------------------------------------------------------------------------------------------

@@ -490,6 +490,17 @@ def _changed(experts, at: int, text: str) -> bytes:
     return lines(records)
 
 
+def test_a_thought_that_was_taken_for_a_part_of_the_action_is_told(experts):
+    record = messages_of(experts[0])
+    for message in record["messages"]:
+        if message["role"] == "assistant":
+            message["content"] = f"Thought: Well.\nAction: {message['content']}"
+    run("import", "messages", "--env", "house", stdin=lines([record])).one_error(
+        3, "was recorded after", "--action marked"
+    )
+    run("import", "messages", "--env", "house", "--action", "marked", stdin=lines([record])).ok()
+
+
 @pytest.mark.parametrize("at", [1, 3, -1])
 def test_a_replay_that_differs_is_refused_where_it_does(at, experts, tmp_path):
     text = _changed(experts, at, "You are on the moon.")

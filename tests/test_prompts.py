@@ -86,6 +86,29 @@ def test_built_in_styles_are_valid(name):
     assert problems(get_style(name)) == []
 
 
+BLOCKS = ["x = 1", "for line in text:\n    print(line)\n\nprint('done')", "    indented = True", "print('Thought: no')"]
+
+
+@pytest.mark.parametrize("thought", ["", "I count\nthe lines."])
+@pytest.mark.parametrize("action", BLOCKS)
+def test_a_block_of_code_keeps_its_lines(action, thought):
+    style = get_style("code")
+    text = style.answer(action, thought).text
+    assert (style.parse(text).action, style.parse(text).thought) == (action, thought)
+    for end in range(len(text) - len("\n```")):
+        cut = style.parse(text[:end], finished=False)
+        assert cut.action == "" and cut.cut_off
+
+
+def test_a_block_of_code_by_a_model_that_was_not_trained_on_the_style():
+    parse = get_style("code").parse
+    assert parse("```python\nx = 1\nprint(x)\n```\nThat prints 1.").action == "x = 1\nprint(x)"
+    assert parse("```python\nold\n```\nNo, better:\n\n```python\nnew\n```").action == "new"
+    assert parse("x = 1\nprint(x)\n").action == "x = 1\nprint(x)"
+    assert parse('```python\nprint("```")\n```').action == 'print("```")'
+    assert parse("```python\n\n```").action == "" and parse("").action == ""
+
+
 def test_texts_of_models_that_were_not_trained_on_the_style():
     assert REACT.parse("open the fridge\n").action == "open the fridge"
     assert REACT.parse("<think>hm, Action: no</think>Action: `look`").action == "look"

@@ -83,6 +83,24 @@ def test_where_nothing_was_refused_nothing_changes(data):
     assert [t["steps"] for t in recover(iter(plain), RecoverSettings(pool="other"))] == [t["steps"] for t in plain]
 
 
+def test_alternatives_that_were_not_executed_are_counted(data):
+    """A forgotten `eexp rollout` would make plain imitation of what is meant to be more."""
+    rolled = read(data["rollout"])[:2]
+    branched = [{**t, "steps": [{**s, "alternatives": unexecuted(s)} for s in t["steps"]]} for t in rolled]
+    states = sum(len(t["steps"]) for t in branched)
+    assert f"{states} states without executed alternatives" in run("recover", stdin=lines(branched)).ok().err
+    alternatives = sum(len(s["alternatives"]) for t in branched for s in t["steps"])
+    predicted = run("world-model-data", stdin=lines(branched)).ok()
+    assert f"{alternatives} alternatives without an outcome" in predicted.err
+    bare = [{**t, "steps": [{**s, "alternatives": []} for s in t["steps"]]} for t in rolled]
+    assert "no state has alternatives" in run("rollout", stdin=lines(bare)).ok().err
+    assert run("recover", stdin=b"").ok().err == "recover: no records in the input\n"
+
+
+def unexecuted(step: dict) -> list[dict]:
+    return [{**alternative, "outcome": None} for alternative in step["alternatives"]]
+
+
 def test_what_was_recovered_is_not_branched(rolled):
     run(
         "branch", "--from", "admissible", stdin=lines(list(recover(iter(rolled), RecoverSettings(share=1.0))))

@@ -177,8 +177,8 @@ def test_copies_are_let_go(branches):
     """A copy has about 6,000 objects with 0.3 MB: 300 of them would not fit into 64 MB, and 10,000 not into 512 MB."""
     with open_env("scienceworld?memory=64m" if branches == 300 else "scienceworld") as env:
         env.reset(task("find-plant"))
-        take = forking.executor(env, "state", 60)
-        observations = {take("open door to kitchen").text for _ in range(branches)}
+        with forking.executor(env, "state", 60) as take:
+            observations = {take("open door to kitchen").text for _ in range(branches)}
         assert len(observations) == 1
         bean = env._simulator._jvm.java.lang.management.ManagementFactory.getMemoryMXBean()
         bean.gc()

@@ -706,7 +706,7 @@ def test_max_invalid_fraction(experts, fraction):
         assert invalid <= fraction * len(examples)
         best = 4 * valid if fraction == 1 else min(4 * valid, int(fraction * valid / (1 - fraction) + 1e-9))
         assert invalid == best, "no more are dropped than must be"
-        assert dropped["invalid transition[s] left out"] == 4 * valid - invalid
+        assert dropped["invalid transition[s] beyond --max-invalid-fraction left out"] == 4 * valid - invalid
         assert dropped["example[s] of invalid actions"] == invalid
 
 

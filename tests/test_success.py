@@ -68,6 +68,8 @@ def test_all_stages_judge_alike(success, score, expected, tmp_path):
     assert len(run("expert", env).ok().records) == expected
     (episode,) = run("eval", env, "-m", "expert", "--split", "train", "--parallel", 1).ok().records
     assert episode["success"] is expected
+    shown = run("env", "play", env, stdin=b"ring\n").ok().out
+    assert (b", success" in shown, b", failure" in shown) == (expected, not expected)
     trajectories = run("import", "episodes", "--env", env, "--success", "-j", 1, stdin=lines([episode])).ok().records
     assert len(trajectories) == expected
 

@@ -18,7 +18,7 @@ from eexp.models.base import Score
 from eexp.prompts import built_in_styles, get_style
 from eexp.spans import spans_of
 from eexp.stages.world_model_data import world_model_data
-from eexp.world_model.examples import WorldModelSettings
+from eexp.world_model.examples import TOO_MANY_INVALID, WorldModelSettings
 from eexp.world_model.targets import new_lines, target_of
 
 STYLE = get_style("react")
@@ -134,10 +134,7 @@ def test_caps(seed, most, fraction):
     assert all(name in examples for name in whole if name.endswith("expert"))
     assert most is None or all(n <= most for n in repeats.values())
     assert invalid <= fraction * len(examples)
-    assert (
-        len(whole) - len(examples)
-        == counts["repeated transition[s] left out"] + counts["invalid transition[s] left out"]
-    )
+    assert len(whole) - len(examples) == counts["repeated transition[s] left out"] + counts[TOO_MANY_INVALID]
     assert (
         counts["example[s] of valid actions"] == len(examples) - invalid
         and counts["example[s] of invalid actions"] == invalid
@@ -153,7 +150,10 @@ def test_caps_are_on_by_default():
     result = run("world-model-data", stdin=lines([t])).ok()
     transitions = Counter(r["transition"] for r in result.records)
     assert transitions == {"changed": 2, "done": 1, "invalid": 1}
-    assert "3 repeated transitions left out" in result.err and "7 invalid transitions left out" in result.err
+    assert (
+        "3 repeated transitions left out" in result.err
+        and "7 invalid transitions beyond --max-invalid-fraction left out" in result.err
+    )
     assert "max-invalid-fraction=0.3 max-repeats=2" in result.records[0]["lineage"][-1]
     whole = run("world-model-data", "--max-repeats", "all", "--max-invalid-fraction", 1, stdin=lines([t])).ok()
     assert len(whole.records) == 14

@@ -222,25 +222,30 @@ class _Execution:
     def _walk_and_fork(self) -> list[list[dict]]:
         """Walk the expert's path once and fork at every step; return the entries of each step."""
         self._walk_to(0)
-        in_fork = forking.executor(self.env, self.way, time_limit(STEP_LIMIT))
         entries: list[list[dict]] = []
         for i, step in enumerate(self.recorded):
-            entries.append([])
-            on_path = True
             if self.to_execute[i] and not self.difference:
                 self._compare_list(i)
-            for k, alternative in enumerate(self.to_execute[i]):
-                if not on_path:
-                    self._walk_to(i)
-                if self.difference:
-                    break
-                in_place = self.env.harmless(alternative["action"])
-                outcome = self._execute(i, k, self.env.step if in_place else in_fork)
-                on_path = outcome is not None
-                entries[-1].append(self._entry(i, k, outcome))
+            with forking.executor(self.env, self.way, time_limit(STEP_LIMIT)) as in_fork:
+                entries.append(self._fork_at(i, in_fork))
+            self._compare(i + 1, self._step(step["action"]))
+        return entries
+
+    def _fork_at(self, i: int, in_fork: Callable[[str], Observation]) -> list[dict]:
+        """Execute the alternatives at step i of the path; return their entries."""
+        entries = []
+        on_path = True
+        for k, alternative in enumerate(self.to_execute[i]):
             if not on_path:
                 self._walk_to(i)
-            self._compare(i + 1, self._step(step["action"]))
+            if self.difference:
+                break
+            in_place = self.env.harmless(alternative["action"])
+            outcome = self._execute(i, k, self.env.step if in_place else in_fork)
+            on_path = outcome is not None
+            entries.append(self._entry(i, k, outcome))
+        if not on_path:
+            self._walk_to(i)
         return entries
 
     def _walk_and_replay(self) -> list[list[dict]]:

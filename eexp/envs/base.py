@@ -166,6 +166,9 @@ class Environment(ABC):
         """Go back to the state that `save` returned."""
         raise NotImplementedError(f"{self.spec} cannot restore")
 
+    def release(self, state: Any) -> None:
+        """Let go of a state that `save` returned, which will not be restored again. Optional; here it does nothing."""
+
     def why_no_copy(self) -> str | None:
         """Return why `fork` and `save` do not work here, although the class has them; None where they do."""
         return None

@@ -254,7 +254,7 @@ class Checker:
         steps = sum(len(episode.actions) for episode in self.episodes)
         over = all(episode.observations[0].done for episode in self.episodes)
         why = "the tasks are over at their beginning" if over else "neither an expert nor an admissible list tells one"
-        _must(steps > 0, f"no action was taken: {why}; is this the right environment? --action TEXT names actions")
+        _must(steps > 0, f"no action was taken: {why}; name some with --action TEXT (may be repeated)")
         return f"{len(self.episodes)} tasks, {steps} actions"
 
     def repeats(self) -> str:
@@ -311,7 +311,9 @@ class Checker:
             raise _ContractBroken(f"declares in_process, but {reason}")
         ways = [way for way in ("state", "process") if forking.why_unfit(self.env, way) is None]
         if not ways:
-            raise _NothingToCheck("cannot be forked; every alternative costs a replay")
+            reason = self.env.why_no_copy()
+            because = f" ({reason})" if reason else ""
+            raise _NothingToCheck(f"cannot be forked{because}; every alternative costs a replay")
         branches = 0
         for episode in self.episodes:
             points = self._points(episode)
@@ -420,7 +422,7 @@ class Checker:
                 when = f"after {short(action)}, which it said was not valid"
                 self._repeat(self.env, episode, when, between=try_action, on_path=False)
         if accepted:
-            raise _WorthKnowing(f"says that {short(min(accepted))} is valid, so invalid actions cannot be told here")
+            raise _WorthKnowing(f"answers {short(min(accepted))} as valid, nonsense in most worlds: is that meant?")
         return f"{n_actions} answered, marked as not valid, and nothing changes"
 
     def closes(self, children: set[int]) -> str:
@@ -550,16 +552,16 @@ class Checker:
             alternatives: The actions to execute in forks, by the number of the state.
             expected: The observation after each of them, from a replay.
         """
-        execute = forking.executor(self.env, way, self.limit)
 
         def branch(i: int) -> None:
-            for action, replayed in zip(alternatives.get(i, []), expected.get(i, [])):
-                observation = self._timed(f"fork ({way})", partial(execute, action))
-                if self._masked(self.env, observation) != self._masked(self.env, replayed):
-                    raise _ContractBroken(
-                        f"{_where(episode, i)}: {short(action)} leads to {short(observation.text)} in a fork by "
-                        f"{way}, and to {short(replayed.text)} in a replay"
-                    )
+            with forking.executor(self.env, way, self.limit) as execute:
+                for action, replayed in zip(alternatives.get(i, []), expected.get(i, [])):
+                    observation = self._timed(f"fork ({way})", partial(execute, action))
+                    if self._masked(self.env, observation) != self._masked(self.env, replayed):
+                        raise _ContractBroken(
+                            f"{_where(episode, i)}: {short(action)} leads to {short(observation.text)} in a fork by "
+                            f"{way}, and to {short(replayed.text)} in a replay"
+                        )
 
         self._repeat(self.env, episode, f"after forks by {way}", between=branch)
 

@@ -1,6 +1,6 @@
 """Execute an action from a state without leaving that state: the ways to fork an environment.
 
-state    the environment's own copy (`fork`), or its own `save` and `restore`
+state    the environment's own copy (`fork`), or its own `save` and `restore`, with one saved state for all alternatives
 process  `os.fork` of the process that holds it: the child executes the step, sends the observation and ends. Exact
          for everything that lives in this process alone, C libraries included, at the price of copying some page tables
 replay   no copy: start the task again and take the same actions (branching/execution.py does that)
@@ -15,8 +15,9 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -58,10 +59,12 @@ def why_unfit(env: Environment, way: str) -> str | None:
     return f"cannot copy its state: {reason}" if reason else None
 
 
-def executor(env: Environment, way: str, limit: float) -> Execute:
-    """Return a function that executes an action from the current state of `env` and leaves `env` in that state.
+@contextmanager
+def executor(env: Environment, way: str, limit: float) -> Iterator[Execute]:
+    """Yield a function that executes an action from the current state of `env` and leaves `env` in that state.
 
-    Where the action fails, `env` has to be reset.
+    Within the context, only this function and harmless actions may change `env`. Where an action fails, `env` has to be
+    brought back to this state before the next.
 
     Args:
         env: The environment.
@@ -69,10 +72,13 @@ def executor(env: Environment, way: str, limit: float) -> Execute:
         limit: Seconds that a forked process has for the step.
     """
     if way == "process":
-        return lambda action: _execute_in_process(env, action, limit)
-    if env.has("save"):
-        return lambda action: _execute_and_restore(env, action)
-    return lambda action: _execute_in_copy(env, action)
+        yield lambda action: _execute_in_process(env, action, limit)
+    elif env.has("save"):
+        saved = _SavedState(env)
+        yield saved.execute
+        saved.release()
+    else:
+        yield lambda action: _execute_in_copy(env, action)
 
 
 def _execute_in_copy(env: Environment, action: str) -> Observation:
@@ -80,11 +86,23 @@ def _execute_in_copy(env: Environment, action: str) -> Observation:
         return copy.step(action)
 
 
-def _execute_and_restore(env: Environment, action: str) -> Observation:
-    state = env.save()
-    observation = env.step(action)  # if this fails, restoring makes no sense, and its own error is the one to report
-    env.restore(state)
-    return observation
+class _SavedState:
+    """The current state of an environment, which is saved once and restored after every action."""
+
+    def __init__(self, env: Environment):
+        self._env = env
+        self._states: list[Any] = []  # one, or none before the first action and after a failure
+
+    def execute(self, action: str) -> Observation:
+        state = self._states.pop() if self._states else self._env.save()
+        observation = self._env.step(action)  # if this fails, its own error is the one to report, and the state is lost
+        self._env.restore(state)
+        self._states.append(state)
+        return observation
+
+    def release(self) -> None:
+        for state in self._states:
+            self._env.release(state)
 
 
 # -- a fork of the process ------------------------------------------------------------------------------------------

@@ -86,7 +86,8 @@ class Tasks:
             if end in self._tasks:
                 return self._tasks[end]
         example = f"; one is called {next(iter(self._tasks))!r}" if self._tasks else ""
-        raise InputError(f"{self.spec} has no task for {own_name!r}{example}")
+        hint = f"{example}; --map and --match say which is meant" if self._tasks else ""
+        raise InputError(f"{self.spec} has no task for {own_name!r}{hint}")
 
     def _in_split(self, task: dict) -> dict:
         """Return a task. Raises InputError if it is not in the split that was given."""

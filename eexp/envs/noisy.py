@@ -115,6 +115,9 @@ class Noisy(Environment):
         inner, self._task_id, self._actions = state
         self.world.restore(inner)
 
+    def release(self, state: Any) -> None:
+        self.world.release(state[0])
+
     def harmless(self, action: str) -> bool:
         return self.world.harmless(action)
 

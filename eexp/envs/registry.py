@@ -97,6 +97,12 @@ KINDS = (
         path="eexp.envs.worlds.miniwob:MiniWoB",
     ),
     EnvironmentKind(
+        "appworld?root=DIR&python=FILE",
+        "AppWorld: programs that act in apps",
+        needs="its package and data",
+        path="eexp.envs.worlds.appworld:AppWorld",
+    ),
+    EnvironmentKind(
         "searchqa?passages=FILE&questions=FILE",
         "a search over your passages",
         needs="both files",

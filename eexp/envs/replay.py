@@ -14,7 +14,7 @@ from os.path import commonprefix
 
 from eexp.envs.base import Environment, Observation
 from eexp.envs.listing import trajectory_step
-from eexp.errors import InputError
+from eexp.errors import InputError, short
 from eexp.formats.conversations import Conversation
 from eexp.records import seed_of, succeeded
 
@@ -93,10 +93,11 @@ def replay(
             replayed.trajectory["instruction"] = env.instruction() or conversation.instruction
         if i < len(conversation.steps) and observation.done:
             number = len(conversation.steps)
-            raise InputError(f"the episode was over after {i} actions, and {number} were recorded", place)
+            raise InputError(f"the episode was over after {i} actions, and {number} were recorded: cut the rest", place)
         text = recorded[i]
         if text is not None and (conversation.complete or text.strip()):
-            _compare(env, replayed, observation.text, text, conversation.recorded_forms[i], place, trust)
+            action = conversation.steps[i - 1]["action"] if i else None
+            _compare(env, replayed, action, observation.text, text, conversation.recorded_forms[i], place, trust)
         else:
             replayed.counts["observation[s] filled in"] += int(i < len(conversation.steps))
 
@@ -178,13 +179,21 @@ def _comparable(env: Environment, observation: Observation) -> tuple:
 
 
 def _compare(
-    env: Environment, replayed: Replayed, observed: str, recorded: str, forms: list[str], place: str, trust: str
+    env: Environment,
+    replayed: Replayed,
+    action: str | None,
+    observed: str,
+    recorded: str,
+    forms: list[str],
+    place: str,
+    trust: str,
 ) -> None:
     """Note or refuse a difference between an observation and the recorded one.
 
     Args:
         env: The environment.
         replayed: The replay so far.
+        action: The action that led to it; None at the beginning.
         observed: The text of the observation.
         recorded: The recorded text.
         forms: Other forms of the recorded text; the observation may equal any of them.
@@ -197,6 +206,8 @@ def _compare(
         return
     replayed.counts["observation[s] that differ[s|]"] += 1
     message = _difference(normalised, _normalised(env, recorded))
+    if action is not None:
+        message += f" after {short(action)}" + ("; see --action marked" if "Action:" in action else "")
     _note_difference(replayed, InputError(message, place, {"observed": observed, "recorded": recorded}), trust)
 
 

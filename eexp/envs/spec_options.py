@@ -63,7 +63,7 @@ def parse_step_limit(name: str, value: str) -> int:
     return int(value)
 
 
-def parse_numbers(name: str, option: str, value: str) -> range:
+def parse_task_numbers(name: str, option: str, value: str) -> range:
     """Return the numbers of tasks that `0-99` stands for, both ends included, or a single number.
 
     Raises:

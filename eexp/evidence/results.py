@@ -76,7 +76,7 @@ def read_run(name: str, episodes: Iterable[dict]) -> Run:
         if run.texts.setdefault(key, text) != text:
             raise UsageError(f"{place}: task {key[1]} is two different tasks of {key[0]}")
         run.successes.setdefault(key, []).append(bool(e["success"]))
-        run.kinds[key] = kind_of(e)
+        run.kinds[key] = kind_for_comparison(e)
         panels.add(e.get("panel"))
         counts = run.totals.setdefault(key, Counter())
         counts.update(
@@ -95,7 +95,7 @@ def read_run(name: str, episodes: Iterable[dict]) -> Run:
     return run
 
 
-def kind_of(episode: dict) -> str | None:
+def kind_for_comparison(episode: dict) -> str | None:
     """Return the kind of an episode's task; None where the episode does not say it.
 
     It is the episode's own `kind`, else the task's `kind` or `level`, else the part of the task's id before the first

@@ -247,7 +247,7 @@ def _utterances(record: dict, format: Format) -> list[Utterance]:
             waiting = []
             if turn.get("tool_calls") and format.roles[role] == AGENT:
                 comment = join_thoughts(thought, text) or ""
-                calls = _calls(turn["tool_calls"], f"{at}.tool_calls")
+                calls = calls_of(turn["tool_calls"], f"{at}.tool_calls")
                 waiting = [Utterance(AGENT, "" if n else comment, call.at, call=call) for n, call in enumerate(calls)]
                 continue
         if not isinstance(text, str):
@@ -290,7 +290,7 @@ def joined_parts(content: Any, at: str) -> Any:
     return "".join(texts)
 
 
-def _calls(tool_calls: Any, at: str) -> list[Call]:
+def calls_of(tool_calls: Any, at: str) -> list[Call]:
     """Return the calls in a message's `tool_calls`; raise InputError, with the place, where they are no such list."""
     if not isinstance(tool_calls, list):
         raise InputError("expected an array", at)

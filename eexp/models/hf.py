@@ -6,6 +6,7 @@ This module loads torch and transformers; import it where they are needed.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -27,6 +28,7 @@ from eexp.models.base import Engine, PlaySettings
 from eexp.models.local import DEFAULT_CONTEXT, LocalModel
 from eexp.models.tokenizers import HfTokenizer, stop_token, text_of
 from eexp.models.tree import Decoder
+from eexp.terminal import tell
 from eexp.weights import base_of_adapter, fingerprint_of_directory, read_run, resolve_base, split_adapter
 
 
@@ -52,6 +54,7 @@ def load_model(
         EexpError: A directory is missing or damaged, the model has no chat template, or the adapter was made for
             another base.
     """
+    warnings.filterwarnings("ignore", category=FutureWarning)  # libraries warn about each other
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     source = _checked_source(base)
@@ -93,6 +96,8 @@ def _checked_source(base: str) -> str:
     source = resolve_base(base)
     if (source.startswith((".", "/")) or source.count("/") > 1) and not os.path.isdir(source):
         raise EexpError(f"model directory not found: {source}")
+    if source == base and not os.path.isdir(source):
+        tell(f"no directory {source} here: asking the Hugging Face hub for it")
     return source
 
 

@@ -439,7 +439,7 @@ class PrefixTree:
             for chain in reversed(job.chains):
                 if chain not in busy and not (job is but and len(job.chains) == 1):
                     self._drop(job, chain)
-                    self.counts["text[s] pushed out of memory"] += 1
+                    self.counts["text[s] evaluated again, for want of memory"] += 1
                     return True
         return False
 

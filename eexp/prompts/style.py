@@ -53,6 +53,11 @@ class Action(Struct, frozen=True, forbid_unknown_fields=True):
     open: _Text = "Action: "
     close: str = ""
 
+    @property
+    def is_block(self) -> bool:
+        """Whether the marks stand on lines of their own, and an action may have several lines between them."""
+        return self.open.endswith("\n") and self.close.startswith("\n")
+
 
 class Thought(Struct, frozen=True, forbid_unknown_fields=True):
     """The form of a thought, before the action.
@@ -255,7 +260,7 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
         """Parse a text that a policy has written.
 
         The action stands after the last mark; where a finished text has no mark and no thought, its first line is the
-        action.
+        action, or all of it where actions are blocks.
 
         Args:
             finished: False where the text was cut at the token limit; an incomplete action does not count then.
@@ -273,14 +278,22 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
         if not separator:
             if not finished:
                 return ParsedAnswer("", thought if opened else "", True)
-            return ParsedAnswer("", thought) if opened else ParsedAnswer(_first_line(text))
-        if close:
+            return ParsedAnswer("", thought) if opened else ParsedAnswer(self._action_in(text))
+        if self.action.is_block:
+            action, closed, _ = after.partition(self.action.close.rstrip())
+        elif close:
             action, closed, _ = after.partition(close)
         else:
             action, closed, _ = after.lstrip().partition("\n")
         if not finished and not closed:
             return ParsedAnswer("", thought, True)
-        return ParsedAnswer(_first_line(action), thought)
+        return ParsedAnswer(self._action_in(action), thought)
+
+    def _action_in(self, text: str) -> str:
+        """Return the action in the text between its marks: its first line, or all lines of a block."""
+        if not self.action.is_block:
+            return _first_line(text)
+        return text.strip("\n").rstrip() if text.strip() else ""
 
     def thought_in(self, text: str) -> str:
         """Return the thought in a model's text: without its private thinking, marks, and an action at the end."""

@@ -40,8 +40,8 @@ class ReflectSettings:
         1,
         type=click.IntRange(min=0),
         metavar="N",
-        help="How many contenders a composed reflection weighs at most. With 0, states without one get a reflection, "
-        "too.",
+        help="How many contenders (executed alternatives that did worse) a composed reflection weighs at most. With 0, "
+        "states without one get a reflection, too.",
     )
     pool: str | None = options.pool.field()
     first: int | None = options.first(1).field()

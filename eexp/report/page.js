@@ -6,18 +6,18 @@
   const [SUCCESS, SCORE, STEPS, INVALID, CUT, FINAL, TURNS] = [0, 1, 2, 3, 4, 5, 6];
   const root = document.documentElement;
   const state = { task: null, left: "0/0", right: "0/0", show: "all", kind: "", q: "" };
-  let shown = []; // the tasks that fit
+  let visible = []; // the tasks that fit
 
   /** Make an element; text is always text, never markup. */
   function element(tag, properties, ...children) {
-    const made = document.createElement(tag);
+    const node = document.createElement(tag);
     for (const [name, value] of Object.entries(properties || {})) {
       if (value === null || value === undefined) continue;
-      if (name in made && typeof value !== "string") made[name] = value;
-      else made.setAttribute(name === "className" ? "class" : name, value);
+      if (name in node && typeof value !== "string") node[name] = value;
+      else node.setAttribute(name === "className" ? "class" : name, value);
     }
-    made.append(...children.filter((child) => child !== null));
-    return made;
+    node.append(...children.filter((child) => child !== null));
+    return node;
   }
 
   // -- names ---------------------------------------------------------------------------------------------------
@@ -56,24 +56,24 @@
   const solved = (task, key) => Boolean(task.episodes[key] && task.episodes[key][SUCCESS]);
   const fits = (task, outcome) => OUTCOMES[outcome](solved(task, state.left), solved(task, state.right));
 
-  const lower = data.texts.map(() => null);
-  const lowered = (i) => (i < 0 ? "" : lower[i] ?? (lower[i] = data.texts[i].toLowerCase()));
-  function found(task, words) {
+  const lowerTexts = data.texts.map(() => null);
+  const lowerCase = (i) => (i < 0 ? "" : lowerTexts[i] ?? (lowerTexts[i] = data.texts[i].toLowerCase()));
+  function containsWords(task, words) {
     const pair = [task.episodes[state.left], task.episodes[state.right]].filter(Boolean);
     const plain = `${task.id} ${task.instruction} ${task.kind ?? ""}`.toLowerCase();
-    return words.every((word) => plain.includes(word) || pair.some((episode) => lowered(episode[FINAL]).includes(word) ||
-      episode[TURNS].some((turn) => [turn[0], turn[1], turn[2], turn[4] ?? -1].some((i) => lowered(i).includes(word)))));
+    return words.every((word) => plain.includes(word) || pair.some((episode) => lowerCase(episode[FINAL]).includes(word) ||
+      episode[TURNS].some((turn) => [turn[0], turn[1], turn[2], turn[4] ?? -1].some((i) => lowerCase(i).includes(word)))));
   }
-  const wanted = () => state.q.toLowerCase().split(/\s+/).filter(Boolean);
+  const searchWords = () => state.q.toLowerCase().split(/\s+/).filter(Boolean);
   function select() {
-    const words = wanted();
-    const pool = data.tasks.filter((task) => (!state.kind || task.kind === state.kind) && found(task, words));
-    shown = pool.filter((task) => fits(task, state.show));
+    const words = searchWords();
+    const pool = data.tasks.filter((task) => (!state.kind || task.kind === state.kind) && containsWords(task, words));
+    visible = pool.filter((task) => fits(task, state.show));
     const counts = Object.fromEntries(Object.keys(OUTCOMES).map((o) => [o, pool.filter((task) => fits(task, o)).length]));
     const names = outcomeNames();
     $("show").replaceChildren(...Object.keys(OUTCOMES).map((o) => element("option", { value: o }, `${names[o]} (${counts[o]})`)));
     $("show").value = state.show;
-    if (!shown.some((task) => idOf(task) === state.task)) state.task = shown.length ? idOf(shown[0]) : null;
+    if (!visible.some((task) => idOf(task) === state.task)) state.task = visible.length ? idOf(visible[0]) : null;
   }
 
   // -- drawing -------------------------------------------------------------------------------------------------
@@ -86,11 +86,11 @@
     const list = $("tasks");
     const names = sideNames();
     const within = list.contains(document.activeElement);
-    list.replaceChildren(...shown.map((task) => {
+    list.replaceChildren(...visible.map((task) => {
       const [left, right] = [solved(task, state.left), solved(task, state.right)];
       const current = idOf(task) === state.task;
-      const said = `${task.instruction || task.id}. ${names[0]}: ${inWords(left)}, ${names[1]}: ${inWords(right)}`;
-      const button = element("button", { type: "button", "aria-label": said, "aria-current": current ? "true" : null },
+      const label = `${task.instruction || task.id}. ${names[0]}: ${inWords(left)}, ${names[1]}: ${inWords(right)}`;
+      const button = element("button", { type: "button", "aria-label": label, "aria-current": current ? "true" : null },
         mark(left), mark(right), element("span", {}, task.instruction || task.id));
       button.addEventListener("click", () => go(task));
       return element("li", {}, button);
@@ -102,37 +102,37 @@
       else if (bottom > list.scrollTop + list.clientHeight) list.scrollTop = bottom - list.clientHeight;
       if (within) current.focus({ preventScroll: true });
     }
-    const at = shown.findIndex((task) => idOf(task) === state.task);
-    $("count").textContent = shown.length ? `Task ${at + 1} of ${shown.length}` : "No task";
+    const at = visible.findIndex((task) => idOf(task) === state.task);
+    $("count").textContent = visible.length ? `Task ${at + 1} of ${visible.length}` : "No task";
     $("previous").disabled = at <= 0;
-    $("next").disabled = at < 0 || at === shown.length - 1;
+    $("next").disabled = at < 0 || at === visible.length - 1;
   }
 
   /** Cut a text at the words that are searched for, and mark these. */
-  function marked(text) {
-    const words = wanted();
+  function withMarks(text) {
+    const words = searchWords();
     if (!words.length) return [text];
     const pattern = new RegExp(`(${words.map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|")})`, "gi");
     return text.split(pattern).map((part, i) => (i % 2 ? element("mark", {}, part) : part));
   }
   function long(text, kind) {
-    if (text.length <= LONG) return element("p", { class: kind }, ...marked(text));
-    const folded = element("details", { class: kind }, element("summary", {}, `${text.slice(0, 240)}… (${text.length} characters)`),
-      element("p", {}, ...marked(text)));
-    folded.open = wanted().some((word) => text.toLowerCase().includes(word));
-    return folded;
+    if (text.length <= LONG) return element("p", { class: kind }, ...withMarks(text));
+    const details = element("details", { class: kind }, element("summary", {}, `${text.slice(0, 240)}… (${text.length} characters)`),
+      element("p", {}, ...withMarks(text)));
+    details.open = searchWords().some((word) => text.toLowerCase().includes(word));
+    return details;
   }
   function drawTurn(turn, step, parts) {
-    const [seen, action, thought, flags, written] = turn;
+    const [observation, action, thought, flags, completion] = turn;
     const badge = flags & CUT_OFF ? "✂ cut off at the token limit" : flags & REFUSED ? "✗ refused" : null;
     return element("li", { class: ["turn", flags & REFUSED ? "refused" : "", flags & CUT_OFF ? "cut" : "", parts ? "parts" : ""].join(" "),
       "data-step": String(step) },
-      long(data.texts[seen], "seen"),
+      long(data.texts[observation], "seen"),
       thought >= 0 ? long(data.texts[thought], "thought") : null,
-      element("p", { class: "action" }, ...marked(data.texts[action]), badge ? element("span", { class: "badge" }, badge) : ""),
-      written >= 0 ? long(data.texts[written], "written") : null);
+      element("p", { class: "action" }, ...withMarks(data.texts[action]), badge ? element("span", { class: "badge" }, badge) : ""),
+      completion >= 0 ? long(data.texts[completion], "written") : null);
   }
-  function drawEpisode(key, episode, parted, rows) {
+  function drawEpisode(key, episode, differingStep, rows) {
     const section = element("section", { class: "episode", "aria-label": nameOf(key) });
     section.style.gridRow = `span ${rows}`;
     const header = element("header", {}, element("h4", {}, nameOf(key)));
@@ -148,20 +148,20 @@
     header.append(element("p", {}, element("span", { class: `verdict ${success ? "yes" : "no"}` }, `${success ? "✓" : "✗"} ${inWords(success)}`),
       ` ${facts}`));
     const turns = element("ol", { style: "display:contents;list-style:none" },
-      ...episode[TURNS].map((turn, i) => drawTurn(turn, i + 1, i > 0 && i === parted)));
+      ...episode[TURNS].map((turn, i) => drawTurn(turn, i + 1, i > 0 && i === differingStep)));
     if (episode[FINAL] >= 0) turns.append(element("li", { class: "turn last", "data-step": "end" }, long(data.texts[episode[FINAL]], "seen")));
     section.append(turns);
     return section;
   }
   /** Return the first step whose actions differ; -1 where they never do. */
-  function parting(left, right) {
+  function firstDifferingStep(left, right) {
     if (!left || !right) return -1;
     const n = Math.max(left[TURNS].length, right[TURNS].length);
     for (let i = 0; i < n; i++) if (left[TURNS][i]?.[1] !== right[TURNS][i]?.[1]) return i;
     return -1;
   }
   function drawPair() {
-    const task = shown.find((one) => idOf(one) === state.task);
+    const task = visible.find((task) => idOf(task) === state.task);
     $("nothing").hidden = Boolean(task);
     document.querySelector(".sides").hidden = !task;
     $("both").replaceChildren();
@@ -169,9 +169,9 @@
     $("task-id").textContent = task ? [task.env, task.id, task.kind].filter(Boolean).join(" · ") : "";
     if (!task) return;
     const [left, right] = [task.episodes[state.left], task.episodes[state.right]];
-    const parted = state.left === state.right ? -1 : parting(left, right);
+    const differingStep = state.left === state.right ? -1 : firstDifferingStep(left, right);
     const rows = Math.max(left ? left[TURNS].length : 0, right ? right[TURNS].length : 0) + 2;
-    $("both").append(drawEpisode(state.left, left, parted, rows), drawEpisode(state.right, right, parted, rows));
+    $("both").append(drawEpisode(state.left, left, differingStep, rows), drawEpisode(state.right, right, differingStep, rows));
     const names = sideNames();
     [["left", left], ["right", right]].forEach(([side, episode], i) => {
       const success = Boolean(episode && episode[SUCCESS]);
@@ -216,8 +216,8 @@
     if (!task) return;
     state.task = idOf(task);
     draw();
-    const names = sideNames(), at = shown.indexOf(task);
-    $("announce").textContent = `Task ${at + 1} of ${shown.length}: ${task.instruction || task.id} ${names[0]}: ` +
+    const names = sideNames(), at = visible.indexOf(task);
+    $("announce").textContent = `Task ${at + 1} of ${visible.length}: ${task.instruction || task.id} ${names[0]}: ` +
       `${inWords(solved(task, state.left))}. ${names[1]}: ${inWords(solved(task, state.right))}.`;
     bringIntoView();
   }
@@ -226,7 +226,7 @@
     const head = document.querySelector(".head"), place = head.getBoundingClientRect();
     if (place.top < 0 || place.bottom > innerHeight) head.scrollIntoView({ block: "start" });
   }
-  const walk = (by) => go(shown[shown.findIndex((task) => idOf(task) === state.task) + by]);
+  const walk = (by) => go(visible[visible.findIndex((task) => idOf(task) === state.task) + by]);
   function side(name) {
     $("pair").dataset.side = name;
     for (const one of ["left", "right"]) $(`side-${one}`).setAttribute("aria-pressed", String(one === name));
@@ -241,7 +241,7 @@
     const all = Object.keys(OUTCOMES);
     state.show = all[(all.indexOf(state.show) + 1) % all.length];
     draw();
-    $("announce").textContent = `${outcomeNames()[state.show]}: ${many(shown.length, "task", "tasks")}`;
+    $("announce").textContent = `${outcomeNames()[state.show]}: ${many(visible.length, "task", "tasks")}`;
   }
 
   // -- theme ---------------------------------------------------------------------------------------------------
@@ -255,8 +255,8 @@
     nameTheme();
   }
   try {
-    const kept = localStorage.getItem("eexp-theme");
-    if (kept === "light" || kept === "dark") root.dataset.theme = kept;
+    const stored = localStorage.getItem("eexp-theme");
+    if (stored === "light" || stored === "dark") root.dataset.theme = stored;
   } catch { /* as the system has it */ }
   prefersDark.addEventListener("change", nameTheme);
   $("theme").addEventListener("click", toggleTheme);
@@ -308,10 +308,10 @@
   if (data.tasks.length) {
     [state.left, state.right] = data.start;
     if (state.left === state.right) state.right = keys[1] ?? keys[0];
-    const linked = fromHash();
+    const hasLink = fromHash();
     $("viewer").hidden = false;
     controls();
     draw(false);
-    if (linked) $("episodes").scrollIntoView({ block: "start" });
+    if (hasLink) $("episodes").scrollIntoView({ block: "start" });
   }
 })();

@@ -12,6 +12,7 @@ import click
 from eexp import options
 from eexp.envs.base import Environment, Observation
 from eexp.errors import EXIT_FAILED, EexpError, UsageError, environment_errors
+from eexp.records import succeeded
 from eexp.terminal import show, style
 
 ENV = click.argument("spec", type=options.ENV, metavar="ENV", envvar="EEXP_ENV", shell_complete=options.complete_env)
@@ -250,7 +251,7 @@ def _show_observation(observation: Observation) -> None:
     show(style(observation.text, fg=None if observation.valid else "red"))
     if observation.done:
         score = "" if observation.score is None else f", score {observation.score:g}"
-        success = {True: ", success", False: ", failure", None: ""}[observation.success]
+        success = ", success" if succeeded(observation.outcome()) else ", failure"
         show(style(f"done{score}{success}", bold=True))
 
 

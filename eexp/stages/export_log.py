@@ -1,32 +1,44 @@
-"""`eexp export-log`: write trajectories and episodes as logs that other tools read (eexp/formats/logs.py)."""
+"""`eexp export-log`: write records in the formats of other tools.
+
+Trajectories and episodes become logs (eexp/formats/logs.py), examples rows of messages (eexp/formats/sft.py).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import click
 
 from eexp import options
 from eexp.errors import InputError
-from eexp.formats import logs
+from eexp.formats import logs, sft
 from eexp.stream import OnError, Stream, stop_at_error
+
+T = TypeVar("T")
 
 
 def export_log(records: Iterator[dict], format: str, *, on_error: OnError = stop_at_error) -> Iterator[dict]:
-    """Yield the log of each trajectory and episode; for logs.INSPECT, one log that holds them all."""
+    """Yield the log of each trajectory and episode; for logs.INSPECT, one log that holds them all.
+
+    For sft.SFT, yield the row of each example.
+    """
+    if format == sft.SFT:
+        yield from _converted(records, sft.to_row, on_error)
+        return
     if format == logs.INSPECT:
-        all_logs = list(_logs(records, on_error))
+        all_logs = list(_converted(records, logs.log_of, on_error))
         if all_logs:
             yield logs.to_inspect(all_logs)
         return
     convert = {logs.ATIF: logs.to_atif, logs.VERIFIERS: logs.to_verifiers}[format]
-    yield from map(convert, _logs(records, on_error))
+    yield from map(convert, _converted(records, logs.log_of, on_error))
 
 
-def _logs(records: Iterator[dict], on_error: OnError) -> Iterator[logs.Log]:
+def _converted(records: Iterator[dict], convert: Callable[[dict], T], on_error: OnError) -> Iterator[T]:
     for record in records:
         try:
-            yield logs.log_of(record)
+            yield convert(record)
         except InputError as e:
             on_error(record, e)
 
@@ -34,24 +46,28 @@ def _logs(records: Iterator[dict], on_error: OnError) -> Iterator[logs.Log]:
 @click.command("export-log")
 @click.option(
     "--format",
-    type=click.Choice(logs.FORMATS),
+    type=click.Choice([*logs.FORMATS, sft.SFT]),
     required=True,
-    help="Harbor's trajectory format (ATIF), one a line; verifiers' episodes, as in its traces.jsonl; or one "
-    "log of Inspect, which is held in memory.",
+    help="Harbor's trajectory format (ATIF), one a line; verifiers' episodes, as in its traces.jsonl; one "
+    "log of Inspect, which is held in memory; or, for examples, rows of chat messages.",
 )
 @options.streams("any")
 def command(format: str, stream: Stream) -> None:
-    """Write trajectories and episodes as logs that other tools read.
+    """Write trajectories, episodes and examples in formats of other tools.
 
     A log holds the observations, thoughts and actions of an agent; alternatives are left out. A log of Inspect is of
     one model and one environment; call its file NAME.json. Fields that a format has no place for stand under the key
     eexp, so that `eexp import` finds them again.
+
+    Examples become rows of chat messages (sft), in the form of the files that the paper's authors published. The last
+    message of a row is what is learned, and all other fields stand under metadata.
 
     \b
     Example:
       eexp eval house -m random -n 4 > episodes.jsonl
       eexp export-log --format inspect episodes.jsonl > log.json
       eexp export-log --format atif episodes.jsonl | eexp import atif --env house > own.jsonl
+      eexp expert house -n 4 | eexp imitation-data | eexp export-log --format sft > expert_sft.jsonl
     """
     with stream.open("export-log", "any", format=format) as io:
         for log in export_log(io.records(), format, on_error=io.fail):

@@ -262,7 +262,7 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
         reports_rejects=is_first,
         keep_rejects=resume and os.path.isdir(output),
     )
-    stream.also_read = list(validate)
+    stream.also_read, stream.resumable = list(validate), True
     if base is None:
         base = "tiny"
         stream.stage = "finetune"
@@ -299,7 +299,7 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
         io.counts.pop("out", None)
         summary = (
             f"{output}: {run['updates']} updates, {run['trainable_parameters']:,} parameters, "
-            f"{run['trained']['target_tokens']:,} target tokens, mean loss {run['final_loss']:.4f}"
+            f"{run['trained']['target_tokens']:,} target tokens, loss {run['final_loss']:.4f} on average"
         )
         if losses := run["final_validation"]:
             summary += f", validation loss {losses['loss']:.4f} after update {run['kept_step']}"

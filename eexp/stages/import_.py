@@ -3,7 +3,7 @@
 Those of other projects are conversations (eexp/formats/conversations.py reads them), those of an agent's own play are
 episodes (eexp/formats/episodes.py). A recording is a claim. Replayed in the environment it is checked
 (eexp/envs/replay.py), and the trajectory that is written then comes from the environment, whose words and lists are
-what later stages compare with.
+what later stages compare with. Rows of messages for training (eexp/formats/sft.py) become examples, as they are.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from click.core import ParameterSource
 from eexp import options
 from eexp.envs.naming import Tasks
 from eexp.errors import InputError, UsageError, environment_errors
-from eexp.formats import logs
+from eexp.formats import logs, sft
 from eexp.formats.conversations import Format, read_conversation, task_name_of
 from eexp.formats.episodes import Selection, Selector, source_of, trajectory_of
 from eexp.importing import (
@@ -112,8 +112,35 @@ def import_episodes(
             yield {**trajectory, "source": source_of(episode), "lineage": episode.get("lineage", [])}
 
 
+def import_rows(
+    rows: Iterator[dict],
+    format: str,
+    env: str,
+    task_key: str | None = None,
+    *,
+    on_error: OnError = stop_at_error,
+) -> Iterator[dict]:
+    """Yield the examples of rows of messages.
+
+    Args:
+        rows: Rows of chat messages.
+        format: A key of sft.KINDS.
+        env: The name of the environment, with which ids begin.
+        task_key: The key of a row that names its task.
+        on_error: Called with a row that cannot be read.
+    """
+    reader = sft.Rows(format, env, task_key)
+    for row in rows:
+        try:
+            examples = list(reader.examples(row))
+        except InputError as e:
+            on_error(row, e)
+            continue
+        yield from examples
+
+
 @click.command("import")
-@click.argument("format", type=click.Choice([*FORMATS, EPISODES]))
+@click.argument("format", type=click.Choice([*FORMATS, *sft.KINDS, EPISODES]))
 @click.option(
     "--env",
     type=options.ENV,
@@ -138,6 +165,9 @@ def command(
     episodes (of `eexp eval`). A FILE has one record a line or, but for episodes, is a JSON array; a log of Inspect is
     one object. Text that only says how to answer is left out.
 
+    expert_sft, iwm_sft and reflection_sft are rows of chat messages for training, in the form of the files that the
+    paper's authors published. They become examples of imitation, world model or reflection, with the words they have.
+
     With --env, the recorded actions are taken in the environment. Its observations must be the recorded ones, up to
     blanks and to what the environment itself calls random; then its observations, admissible actions and outcome are
     written. Where there are none in the record, they are filled in. The task is the one whose id is the name in the
@@ -152,9 +182,10 @@ def command(
       echo '{"id": "train/0", "messages": [{"role": "assistant", "content": "look"}]}' > played.jsonl
       eexp import messages --env house played.jsonl > imported.jsonl
     """
-    if settings.no_replay and env:
+    if (settings.no_replay or format in sft.KINDS) and env:
         if click.get_current_context().get_parameter_source("env") is ParameterSource.COMMANDLINE:
-            raise UsageError("--env is for a replay, and --no-replay asks for none")
+            reason = "--no-replay asks for none" if settings.no_replay else f"rows of {format} become examples"
+            raise UsageError(f"--env is for a replay, and {reason}")
         env = None
     replayed = bool(env) or (format == EPISODES and not settings.no_replay)
     settings.check(format, replayed)
@@ -166,6 +197,12 @@ def command(
             tasks = Tasks(world, settings.split, settings.match, settings.names())
     kind = "episode" if format == EPISODES else None
     with stream.open("import", kind, format=format, env=env, **settings.lineage(replayed)) as io:
+        if format in sft.KINDS:
+            rows = io.foreign_records()
+            for record in import_rows(rows, format, settings.name or format, settings.task_key, on_error=io.fail):
+                if not io.done(record["id"]):
+                    io.write(record)
+            return
         selector = Selector(settings.selection, io.count, io.earlier_records())
         if not replayed:
             _import_unchecked(io, format, settings, selector)

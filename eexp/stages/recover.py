@@ -15,6 +15,7 @@ import click
 
 from eexp import options
 from eexp.records import alternatives_of, seed_of
+from eexp.reflection.situations import NOT_EXECUTED
 from eexp.settings import command_options, option
 from eexp.stream import Count, Stream, no_count
 
@@ -60,6 +61,7 @@ def recover(
         for i, step in enumerate(trajectory["steps"]):
             mistakes = _mistakes(trajectory["id"], i, step, settings)
             count("state[s]", 1)
+            count(NOT_EXECUTED, not any(a.get("outcome") for a in alternatives_of(step, settings.pool)))
             count("mistake[s] put in", len(mistakes))
             observation = step["observation"]
             for mistake in mistakes:

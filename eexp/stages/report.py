@@ -45,7 +45,7 @@ def report(
         source: The directories that the page names as its source.
     """
     from eexp.evidence.comparison import compare
-    from eexp.evidence.results import kind_of
+    from eexp.evidence.results import kind_for_comparison
     from eexp.report.excerpts import excerpts
     from eexp.report.page import page
     from eexp.report.study import baseline_of
@@ -58,7 +58,7 @@ def report(
         common=common,
         files={arm.label: [str(run.file) for run in arm.runs] for arm in arms},
     )
-    excerpt_data = excerpts(arms, kind_of, tasks=tasks, most_bytes=int(megabytes * 1e6), seed=seed)
+    excerpt_data = excerpts(arms, kind_for_comparison, tasks=tasks, most_bytes=int(megabytes * 1e6), seed=seed)
     too_large = len(excerpt_data["tasks"]) < min(tasks, excerpt_data["of"])
     limit = f"--megabytes {megabytes:g}" if too_large else f"--tasks {tasks}"
     return page(arms, rows, excerpt_data, title=title, confidence=confidence, source=source, limit=limit)

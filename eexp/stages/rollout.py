@@ -115,3 +115,5 @@ def command(env: str | None, settings: RolloutSettings, open_pool: Callable[...,
         io.counts.update(pool.counts)
         for line in shares.lines():
             io.note(line)
+        if io.counts["in"] and not shares.counts:
+            io.note("no state has alternatives: only the paths were compared; `eexp branch` adds alternatives")

@@ -67,9 +67,15 @@ def check_same_examples(run: dict) -> None:
 def prepare_checkpoints(checkpoints: Path, run: dict, resume: bool, directory: Path) -> None:
     """Create the directory of checkpoints, or keep the one of the same run where `resume` is set.
 
-    Raises UsageError if it holds the checkpoints of another run, EexpError if it cannot be created.
+    Raises UsageError if it holds the checkpoints of another run, or of any without `resume`; EexpError if it cannot be
+    created.
     """
     description = checkpoints / "run.json"
+    if not resume and (checkpoint := last_checkpoint(checkpoints)):
+        raise UsageError(
+            f"{directory} holds a run that was interrupted, up to {Path(checkpoint).name}; --resume continues it, "
+            f"or remove the directory"
+        )
     if resume and description.is_file():
         check_same_run(orjson.loads(description.read_bytes()), run, directory)
         return

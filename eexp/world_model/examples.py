@@ -15,7 +15,7 @@ from eexp.options import NumberOrWord
 from eexp.outcomes import transition_of
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import Answer, Dialogue, DialogueBase, P
-from eexp.records import example, example_id, seed_of
+from eexp.records import alternatives_of, example, example_id, seed_of
 from eexp.settings import option, recorded
 from eexp.stream import Count
 from eexp.world_model.targets import Target, improbable_words
@@ -87,6 +87,9 @@ class WorldModelSettings:
         }
 
 
+TOO_MANY_INVALID = "invalid transition[s] beyond --max-invalid-fraction left out"
+
+
 def chosen_transitions(t: dict, style: PromptStyle, settings: WorldModelSettings, count: Count) -> list[Transition]:
     """Return the transitions of a trajectory that become examples.
 
@@ -110,10 +113,12 @@ def chosen_transitions(t: dict, style: PromptStyle, settings: WorldModelSettings
                 f"or the record is older: give --predictable model",
                 "$.steps",
             )
+    alternatives = (a for step in t["steps"] for a in alternatives_of(step, settings.pool, settings.first))
+    count("alternative[s] without an outcome", sum(not a.get("outcome") and not a.get("refused") for a in alternatives))
     remaining = cap_repeats(transitions, settings.max_repeats, seed_of(settings.seed, t["id"], "repeats"))
     count("repeated transition[s] left out", len(transitions) - len(remaining))
     within = cap_invalid(remaining, settings.max_invalid_fraction, seed_of(settings.seed, t["id"]))
-    count("invalid transition[s] left out", len(remaining) - len(within))
+    count(TOO_MANY_INVALID, len(remaining) - len(within))
     return within
 
 

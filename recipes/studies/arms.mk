@@ -51,18 +51,9 @@ export EEXP_PROMPT_STYLE := $(STYLE)
 endif
 TRAINED = $(ADAPTER) --max-steps $(UPDATES) --seed $*
 
-# There is a file for each setting, which is written again when the setting has changed. A dry run (make -n) writes
-# nothing: the files that it would write count as phony, so that everything that depends on them is shown.
-SETTINGS := ENV BASE STYLE TRAIN TRAIN_SPLIT PANEL_TASKS PANEL_SPLITS EXPERT PLAY NOISE K_WORLD K_OWN K_MISTAKES RECOVER UPDATES ADAPTER WORLD_SHARE \
+TRACKED := ENV BASE STYLE TRAIN TRAIN_SPLIT PANEL_TASKS PANEL_SPLITS EXPERT PLAY NOISE K_WORLD K_OWN K_MISTAKES RECOVER UPDATES ADAPTER WORLD_SHARE \
   $(filter TUNED_%,$(.VARIABLES))
-CHANGED := $(foreach setting,$(SETTINGS),$(shell printf '%s' '$($(setting))' | cmp -s - $(OUT)/.settings/$(setting) \
-  || echo $(setting)))
-ifneq (,$(findstring n,$(firstword -$(MAKEFLAGS))))
-.PHONY: $(CHANGED:%=$(OUT)/.settings/%)
-else
-$(foreach setting,$(CHANGED),$(shell mkdir -p $(OUT)/.settings; printf '%s' '$($(setting))' > $(OUT)/.settings/$(setting)))
-endif
-given = $(1:%=$(OUT)/.settings/%)
+include $(dir $(lastword $(MAKEFILE_LIST)))../given.mk
 
 played = $(foreach arm,$(ARMS),$(SEEDS:%=$1/%/$(arm).episodes.jsonl))
 

@@ -179,6 +179,8 @@ ENVIRONMENTS = [
     "searchqa?passages=/etc/passwd&questions=.",
     "travelplanner?database=.&queries=/etc/passwd",
     "tau?path=.",
+    "appworld?root=.",
+    "appworld?python=/bin/true",
     "tau?user=tiny",
     "textcraft?recipes=.",
     "no.such.module:Class",

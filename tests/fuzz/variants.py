@@ -167,6 +167,9 @@ VARIANTS = [
     Variant("import-eto", ("import", "eto"), "eto", 3, **_IMPORT, **_source("conversations")),
     Variant("import-atif", ("import", "atif"), "atif", 2, "trajectory"),
     Variant("import-verifiers", ("import", "verifiers"), "verifiers", 2, "trajectory"),
+    Variant("import-expert-rows", ("import", "expert_sft"), "messages", 2, "example"),
+    Variant("import-reflection-rows", ("import", "reflection_sft"), "rows", 2, "example"),
+    Variant("export-log-rows", ("export-log", "--format", "sft"), "example", 2, "json"),
     Variant("export-log-atif", ("export-log", "--format", "atif"), "trajectory", 2, "json"),
     Variant("export-log-verifiers", ("export-log", "--format", "verifiers"), "episode", 2, "json"),
     Variant(
@@ -365,6 +368,11 @@ def seeds() -> dict[str, list[dict]]:
         "episode": played,
         "task": tasks,
         "messages": [*map(messages_of, foreign), calling_of(foreign[0])],
+        "rows": _records(
+            run("export-log", "--format", "sft", stdin=_lines([e for e in examples if e["kind"] == "reflection"]))
+            .ok()
+            .out
+        ),
         "atif": _records(logged["atif"]),
         "verifiers": [
             {key: value for key, value in log.items() if key != "id"}  # which names no task

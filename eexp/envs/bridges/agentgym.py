@@ -42,7 +42,7 @@ from msgspec import Struct
 
 from eexp.envs.base import Environment, Observation
 from eexp.envs.bridges.server import Server
-from eexp.envs.spec_options import Numbers, check_disjoint, option_error, parse_numbers, parse_step_limit
+from eexp.envs.spec_options import Numbers, check_disjoint, option_error, parse_step_limit, parse_task_numbers
 from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
 from eexp.records import canonical
 
@@ -372,9 +372,9 @@ class _Item(Struct):
 
 
 def _numbers(name: str, split: str, value: str) -> Numbers:
-    """Return the numbers of a split's tasks: as `parse_numbers`, or from a file of item ids."""
+    """Return the numbers of a split's tasks: as `parse_task_numbers`, or from a file of item ids."""
     if not value.endswith(".json"):
-        return parse_numbers(name, split, value)
+        return parse_task_numbers(name, split, value)
     try:
         items = msgspec.json.decode(Path(value).read_bytes(), type=list[_Item])
         return list(dict.fromkeys(int(item.item_id.rpartition("_")[2]) for item in items))

@@ -26,7 +26,12 @@ Options, for servers that need something else:
     max_steps      actions in an episode, 50 by default
 
 A server with the Task API has splits and tasks of its own. Otherwise a task is a seed, which a server may silently
-ignore; `eexp rollout` then refuses the branches. There is no snapshot and no expert.
+ignore; `eexp rollout` then refuses the branches. There is no expert.
+
+A server may save and restore states: it answers the message `hello` with `save`, as a program does
+(docs/environments/programs.md), and then the messages `save`, `restore` and `release`. OpenEnv's own server answers
+`hello` with the error UNKNOWN_TYPE, and its states can only be reached by replay. Any other answer is an error:
+nothing is guessed. examples/openenv_states.py is such a server.
 """
 
 from __future__ import annotations
@@ -35,6 +40,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, NoReturn, Optional
 from urllib.parse import quote
 
@@ -42,8 +48,9 @@ import msgspec
 from msgspec import Struct
 
 from eexp.envs.base import Environment, Observation
+from eexp.envs.bridges.program import PROTOCOL
 from eexp.envs.bridges.server import GRACE, Server
-from eexp.envs.spec_options import check_disjoint, option_error, parse_choice, parse_numbers, parse_step_limit
+from eexp.envs.spec_options import check_disjoint, option_error, parse_choice, parse_step_limit, parse_task_numbers
 from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom
 from eexp.processes.child import MAX_LINE
 from eexp.records import explain
@@ -67,6 +74,19 @@ class _Split(Struct):
 
 class _Count(Struct):
     num_tasks: int
+
+
+class _Hello(Struct):
+    """The data of an answer to `hello`, which only a server that goes beyond OpenEnv's gives."""
+
+    protocol: int
+    save: bool = False
+
+
+class _SavedData(Struct):
+    """The data of an answer to `save`: any value that the server understands when `restore` sends it back."""
+
+    state: Any
 
 
 class _Answer(Struct):
@@ -106,8 +126,29 @@ class _Listing(Struct):
     result: Optional[_Tools] = None
 
 
+@dataclass(frozen=True)
+class _SavedEpisode:
+    """What `save` returns: the server's state, and what the session knows beside it.
+
+    Attributes:
+        episode: The episode that the state belongs to.
+        state: The value that the server gave.
+        at: The current observation.
+        reward: The rewards so far.
+    """
+
+    episode: object
+    state: Any
+    at: Any
+    reward: float
+
+
 class _ActionRejected(Exception):
-    """Error raised when the server rejects an action; the message is the answer to it."""
+    """Error raised when the server rejects the data of a message, such as an action; its message has the reasons."""
+
+
+class _UnknownMessage(Exception):
+    """Error raised when the server does not know the type of a message."""
 
 
 class OpenEnv(Environment):
@@ -136,10 +177,12 @@ class OpenEnv(Environment):
         self._adds_up = parse_choice(self.spec, "reward", reward, ("last", "sum")) == "sum"
         self.max_steps = parse_step_limit(self.spec, max_steps)
         seeds = {split: value for split, value in (("train", train), ("test", test)) if value}
-        self._seeds = {split: parse_numbers(self.spec, split, value) for split, value in (seeds or SEEDS).items()}
+        self._seeds = {split: parse_task_numbers(self.spec, split, value) for split, value in (seeds or SEEDS).items()}
         check_disjoint(self.spec, self._seeds)
         self._server = Server(self.spec, url)
         self._socket: Any = None
+        self._saves = False  # whether the server saves and restores states
+        self._episode: object = None  # of which no state is valid in another episode or on another connection
         try:
             schemas = self._server.get("/schema", _Schemas)
             self._served = None if seeds else self._find_splits()
@@ -183,6 +226,7 @@ class OpenEnv(Environment):
             self._at = self._ask("reset", fields, _StepData)
         except _ActionRejected as e:
             self._fail("reset", str(e))
+        self._episode = object()
         self._reward = self._at.reward or 0.0
         goal = self._at.observation.get(self._instruction_field, "") if self._instruction_field else ""
         self._instruction = "\n".join(filter(None, [str(goal), self._how_to_act()]))
@@ -233,6 +277,52 @@ class OpenEnv(Environment):
 
     def _score(self) -> float | None:
         return self._reward if 0 <= self._reward <= 1 else None
+
+    # -- states ------------------------------------------------------------------------------------------------------
+
+    def why_no_copy(self) -> str | None:
+        return None if self._saves else "the server does not offer `save` and `restore`"
+
+    def save(self) -> _SavedEpisode:
+        saved = self._ask_for_states("save", {}, _SavedData)
+        return _SavedEpisode(self._episode, saved.state, self._at, self._reward)
+
+    def restore(self, state: _SavedEpisode) -> None:
+        self._check_episode("restore", state)
+        self._ask_for_states("restore", {"state": state.state}, dict)
+        self._at, self._reward = state.at, state.reward
+
+    def release(self, state: _SavedEpisode) -> None:
+        self._check_episode("release", state)
+        self._ask_for_states("release", {"state": state.state}, dict)
+
+    def _check_episode(self, what: str, state: _SavedEpisode) -> None:
+        """Raise EnvironmentFailed for a state of another episode, whatever the server would answer."""
+        if self._socket is not None and state.episode is not self._episode:
+            raise EnvironmentFailed(f"{self.spec}: {what}: the state belongs to an episode that is over")
+
+    def _ask_for_states(self, what: str, data: dict, shape: Any) -> Any:
+        """Send a message about states and return the data of its answer."""
+        if self._socket is None:
+            raise EnvironmentFailed(f"{self.spec}: {what}: no episode is running; `reset` starts one")
+        if not self._saves:
+            raise EnvironmentFailed(f"{self.spec}: {what}: {self.why_no_copy()}")
+        try:
+            return self._ask(what, data, shape, what)
+        except (_ActionRejected, _UnknownMessage) as e:
+            self._fail(what, str(e))
+
+    def _find_whether_it_saves(self) -> bool:
+        """Ask whether the server saves and restores states."""
+        try:
+            hello = self._ask("hello", {"protocol": PROTOCOL}, _Hello, "hello")
+        except _UnknownMessage:  # a server like OpenEnv's own
+            return False
+        except _ActionRejected as e:
+            self._fail("hello", str(e))
+        if hello.protocol != PROTOCOL:
+            self._fail("answer to hello", f"$.protocol: {hello.protocol}; this eexp speaks {PROTOCOL}")
+        return hello.save
 
     # -- actions -----------------------------------------------------------------------------------------------------
 
@@ -301,6 +391,7 @@ class OpenEnv(Environment):
             self._open_socket()
             try:
                 self._ask("state", None, dict)  # a server that is full says so only when it is asked something
+                self._saves = self._find_whether_it_saves()
             except NoRoom:
                 if time.monotonic() > deadline:
                     raise
@@ -329,17 +420,19 @@ class OpenEnv(Environment):
             self._socket.close()
             self._socket = None
 
-    def _ask(self, what: str, data: dict | None, shape: Any) -> Any:
+    def _ask(self, what: str, data: dict | None, shape: Any, kind: str = "") -> Any:
         """Send a message and return the data of its answer.
 
         Args:
             what: The type of the message.
             data: Its data.
             shape: The type of the answer's data.
+            kind: The type that the answer must have; empty for any.
 
         Raises:
             EnvironmentFailed: The server failed; unless it is only this request that failed, the session is closed.
             _ActionRejected: The server rejects the data.
+            _UnknownMessage: The server does not know this type of message; only where `kind` is given.
             NoRoom: The server is full.
         """
         from websockets.exceptions import ConnectionClosed, WebSocketException
@@ -356,6 +449,8 @@ class OpenEnv(Environment):
         try:
             answer = msgspec.json.decode(received, type=_Answer)
             if answer.type != "error":
+                if kind not in ("", answer.type):
+                    self._fail(f"answer to {what}", f"$.type: expected {kind!r}, got {answer.type!r}")
                 return msgspec.convert(answer.data, shape)
         except msgspec.ValidationError as e:
             self._fail(f"answer to {what}", str(explain(str(e))))
@@ -364,6 +459,8 @@ class OpenEnv(Environment):
         code, message_text = answer.data.get("code"), " ".join(str(answer.data.get("message")).split())
         if code == "VALIDATION_ERROR":
             raise _ActionRejected(_reasons(answer.data.get("errors")) or message_text)
+        if code == "UNKNOWN_TYPE" and kind:
+            raise _UnknownMessage(f"{message_text} ({code})")
         if code == "EXECUTION_ERROR":  # the session can go on
             raise EnvironmentFailed(f"{self.spec}: {what}: {message_text}")
         if code == "CAPACITY_REACHED":

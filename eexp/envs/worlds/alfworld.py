@@ -13,6 +13,8 @@ What differs from the package's environment:
   are translated into the old ones.
 - The welcome is left out, and the task is the instruction and not part of the observation.
 - A record has the checksum of its game, and is refused if the game has changed since.
+- The texts of commands are derived once and not at every step. That takes a hundredth of the time and gives the same,
+  byte for byte (eexp/envs/alfred/).
 
 An action is valid if it is among the admissible ones; to any other the game says "Nothing happens." Games that the data
 marks as unsolvable, and those with movable receptacles or slicing, are left out, as the package does. Success is the
@@ -35,7 +37,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import copy
+from copy import copy, deepcopy
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -75,10 +77,11 @@ class AlfWorld(Environment):
         self.max_steps = parse_step_limit("alfworld", max_steps)
         self._directory = _directory(data or os.environ.get(VARIABLE, ""))
         _check_installed(self._directory.parent)
-        self._game: Any = None  # the package's environment
+        self._game: Any = None  # an eexp.envs.alfred.game.Game, with the package's names for things
         self._loaded: tuple[Path, str] | None = None
-        self._now: Any = None  # the package's state after the last step
+        self._now: Any = None  # the game's state after the last step
         self._agent: Any = None  # the package's hand-coded expert; None once it has given up
+        self._agent_is_saved = False  # whether a saved state has the same one, which must then stay as it is
         self._shown = 0  # how many states the expert has been given
         self._unseen: list[tuple[Any, str]] = []  # (state, command that led to it) that it has not been given yet
         self._advice: str | None = None
@@ -122,7 +125,7 @@ class AlfWorld(Environment):
             raise InputError(f"{file} has changed since the record was made", "$.task.checksum")
         with _global_state_restored():
             if self._game is None:
-                self._game = _environment()
+                self._game = _environment(self._planner)
             if (file, checksum) != self._loaded:
                 self._game.load(str(file))
                 self._loaded = file, checksum
@@ -158,6 +161,20 @@ class AlfWorld(Environment):
         """Return every command that the game executes in the current state, sorted."""
         return [] if self._now.won else list(self._now.admissible_commands)
 
+    # -- states --------------------------------------------------------------------------------------------------
+
+    def save(self) -> tuple:
+        self._agent_is_saved = True
+        names = ("_loaded", "_now", "_instruction", "_agent", "_shown", "_advice")
+        return self._game.unwrapped.save(), {name: vars(self)[name] for name in names}, tuple(self._unseen)
+
+    def restore(self, state: tuple) -> None:
+        game, episode, unseen = state
+        self._game.unwrapped.restore(game)
+        vars(self).update(episode)
+        self._unseen = list(unseen)
+        self._agent_is_saved = True
+
     # -- the expert ----------------------------------------------------------------------------------------------
 
     def _start_expert(self, file: Path) -> None:
@@ -166,7 +183,7 @@ class AlfWorld(Environment):
         match = _TASK.search(self._now.feedback)
         self._instruction = match[1] if match else ""
         self._agent, self._unseen, self._advice = HandCodedTWAgent(max_steps=200), [], "look"
-        self._shown = 0
+        self._shown, self._agent_is_saved = 0, False
         self._agent.reset(str(file))
         self._agent.observe(self._now.feedback)
 
@@ -174,8 +191,9 @@ class AlfWorld(Environment):
         if self._now.won:
             return None
         if self._planner:
-            game = self._game.unwrapped
-            return next(iter(game._pddl_state.replan(game._entity_infos)), None)
+            return next(iter(self._game.unwrapped.plan()), None)
+        if self._unseen and self._agent_is_saved:
+            self._agent, self._agent_is_saved = deepcopy(self._agent), False
         while self._unseen and self._agent is not None:
             self._advise(*self._unseen.pop(0))
         return self._advice
@@ -187,7 +205,7 @@ class AlfWorld(Environment):
         episode.
 
         Args:
-            state: The package's state.
+            state: The game's state.
             command: The command that led to it.
         """
         from alfworld.agents.expert import HandCodedAgentFailed, HandCodedAgentTimeout
@@ -195,7 +213,7 @@ class AlfWorld(Environment):
         assert self._loaded is not None, "reset comes first"
         self._shown += 1
         view = copy(state)
-        view.facts = sorted(map(self._game.unwrapped._get_human_readable_fact, state["_facts"]), key=str)
+        view.facts = self._game.unwrapped.readable_facts(state)
         view.admissible_commands = [_OLD_COMMAND.sub(r"move \1 to \2", c) for c in state.admissible_commands]
         with _global_state_restored(seed=f"{self._loaded[0].parent}/{self._shown}"):
             try:
@@ -227,13 +245,13 @@ def _directory(data: str) -> Path:
     return directory
 
 
-def _environment() -> Any:
-    """Return the package's environment."""
+def _environment(plans: bool) -> Any:
+    """Return a game with the package's names for things; with `plans` its planner can be asked."""
     from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
-    from textworld.core import EnvInfos
-    from textworld.envs.pddl import PddlEnv
 
-    return AlfredDemangler(PddlEnv(EnvInfos(admissible_commands=True)))
+    from eexp.envs.alfred.game import Game
+
+    return AlfredDemangler(Game(plans))
 
 
 def _checksum(file: Path) -> str:
