@@ -528,6 +528,25 @@ def test_nothing_is_left_behind(end, short_path):
 
 
 @needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["SIGTERM", "SIGINT", "SIGKILL"])
+def test_nothing_is_left_behind_by_workers(end, short_path):
+    """Their guards are killed by those of the workers, which then remove the directories."""
+    variables = {**os.environ, MARK: str(short_path), "TMPDIR": str(short_path), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "eexp", "eval", "miniwob", "-m", "random", "-n", "200", "--parallel", "2", "-q"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, env=variables, **quiet) as running:
+        deadline = time.monotonic() + 60
+        while len(directories(short_path)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1)
+        assert len(directories(short_path)) == 2 and running.poll() is None
+        running.send_signal(getattr(signal, end))
+    assert none_left(str(short_path))
+    assert not directories(short_path)
+
+
+@needs_browser
 def test_a_long_path_for_temporary_files(tmp_path, monkeypatch):
     """Sockets could not be made there."""
     long = tmp_path / ("x" * 80)

@@ -51,9 +51,8 @@ def main(lifeline: int, report: int, memory: int, directory: str, command: list[
     _close_pipes(report)
     status = _wait(program, lifeline, wakeup)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    end_descendants(program)
-    if directory:
-        _remove(directory)
+    for removed in {directory, *end_descendants(program)} - {""}:
+        _remove(removed)
     _end_with(status)
 
 
@@ -115,8 +114,13 @@ def _collect(program: int) -> int | None:
     return None
 
 
-def end_descendants(group: int) -> None:
-    """Kill every descendant of this process; on other systems than Linux, the process group, too."""
+def end_descendants(group: int) -> set[str]:
+    """Kill every descendant of this process; on other systems than Linux, the process group, too.
+
+    Returns:
+        The directories that guards among them would have removed.
+    """
+    directories: set[str] = set()
     deadline = time.monotonic() + LONGEST_END
     pause = 0.001
     while _has_children() and time.monotonic() < deadline:
@@ -126,6 +130,7 @@ def end_descendants(group: int) -> None:
         while running := descendants(os.getpid()) - stopped:  # stop all before killing: none can start another then
             for pid in running:
                 _signal(pid, signal.SIGSTOP)
+                directories.add(_directory_of(pid))
             stopped |= running
         for pid in stopped:
             _signal(pid, signal.SIGKILL)
@@ -133,6 +138,18 @@ def end_descendants(group: int) -> None:
         pause = min(2 * pause, 0.1)
     if not LINUX:
         _signal(-group, signal.SIGKILL)
+    return directories
+
+
+def _directory_of(pid: int) -> str:
+    """Return the directory that a process has to remove if it is a guard like this one; nothing if it is not."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
+            arguments = os.fsdecode(cmdline.read()).split("\0")
+    except OSError:
+        return ""
+    is_guard = len(arguments) > 8 and arguments[1:4] == ["-I", "-S", sys.argv[0]]
+    return arguments[7] if is_guard else ""
 
 
 def _remove(directory: str) -> None:
