@@ -38,7 +38,7 @@ environments: $(STAMP).environments ## add the other environments to .venv (ALFW
 
 # bfcl-eval comes without its dependencies: they are gigabytes, and another numpy, that its multi-turn tasks do not need.
 $(STAMP).environments: $(STAMP)
-	$(FIRST) PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[babyai,textworld,alfworld,openenv]' "openenv; python_version >= '3.11'"
+	$(FIRST) PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[babyai,miniwob,textworld,alfworld,openenv]' "openenv; python_version >= '3.11'"
 	$(FIRST) $(BIN)/python -m pip install --quiet --no-deps -c constraints.txt bfcl-eval mpmath
 	touch $@
 
@@ -56,11 +56,11 @@ java:
 	  if [ -n "$(APT)" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y default-jre-headless >/dev/null; \
 	  else echo "note: no Java 11 or later found; install it for ScienceWorld (its tests are skipped)" >&2; fi; fi
 
-# Chromium is for the tests that open a report in a browser: without it, they are skipped.
+# Chromium is for MiniWoB++ and for the tests that open a report in a browser: without it, they are skipped.
 chromium:
 	@if ! command -v chromium chromium-browser google-chrome >/dev/null; then \
 	  if [ -z "$(APT)" ] || ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null; }; then \
-	  echo "note: no Chromium found; install it for the tests of eexp report in a browser (they are skipped)" >&2; fi; fi
+	  echo "note: no Chromium found; install it for MiniWoB++ and the tests of eexp report in a browser (they are skipped)" >&2; fi; fi
 
 demo: install ## watch an agent learn from its own actions, start to end (under 10 minutes on two cores)
 	@$(FIRST) $(MAKE) --no-print-directory -f recipes/house/Makefile OUT=demo
@@ -71,7 +71,7 @@ test: install environments $(STAMP).docs java chromium ## run all tests
 test-fast: install environments ## run the tests that take no more than a few seconds
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
-test-long: install environments java ## run the tests that take a minute and longer, which `make test` leaves out
+test-long: install environments java chromium ## run the tests that take a minute and longer, which `make test` leaves out
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m long
 
 # Each has an environment of its own, for they want other versions of what eexp uses. Harbor wants Python 3.12; its

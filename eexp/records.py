@@ -31,6 +31,7 @@ _Unknown = Annotated[
 _Changed = Annotated[
     Optional[bool], Meta(description="true where the action changed the state, though the text may repeat the last one")
 ]
+_Screenshot = Annotated[Optional[str], Meta(description="file of a picture of the observation, where one was kept")]
 _Summary = Annotated[Optional[str], Meta(description="the observation in fewer words, by `eexp summarise`")]
 _PromptStyle = Annotated[Optional[str], Meta(description="name@fingerprint of the words around a state")]
 
@@ -45,6 +46,7 @@ class Outcome(Struct, kw_only=True):
     success: Annotated[Optional[bool], Meta(description="as the environment judges; null while it cannot tell")] = None
     unknown: _Unknown = None
     changed: _Changed = None
+    screenshot: _Screenshot = None
     summary: _Summary = None
 
 
@@ -82,6 +84,7 @@ class Step(Struct, kw_only=True):
     ] = False
     unknown: _Unknown = None
     changed: _Changed = None
+    screenshot: _Screenshot = None
     summary: _Summary = None
     alternatives: list[Alternative] = []
 

@@ -37,13 +37,19 @@ def _outcome(outcome: dict | None) -> str:
         )
         if on
     ]
-    return outcome["observation"] + (f"  [{', '.join(marks)}]" if marks else "")
+    text = outcome["observation"] + (f"  [{', '.join(marks)}]" if marks else "")
+    return "\n".join([text, *_screenshot(outcome)])
+
+
+def _screenshot(state: dict) -> list[str]:
+    """Return the line with the file of a state's picture; none where none was kept."""
+    return [style(f"picture: {state['screenshot']}", dim=True)] if state.get("screenshot") else []
 
 
 def _trajectory(t: dict) -> Iterator[str]:
     yield f"  {t['env']}, task {t['task'].get('id')}: {t['instruction']}"
     for i, step in enumerate(t["steps"]):
-        yield indent(step["observation"], "  ")
+        yield indent("\n".join([step["observation"], *_screenshot(step)]), "  ")
         if step.get("thought"):
             yield style(indent(step["thought"], "    "), fg="cyan")
         marks = [mark for mark in ("mistake", "noise") if step.get(mark)]

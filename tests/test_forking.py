@@ -22,6 +22,7 @@ from small_worlds import searchqa_spec, travelplanner_spec
 
 from eexp.branching.execution import execute
 from eexp.envs.base import Environment, Observation
+from eexp.envs.browser.chromium import PROGRAMS
 from eexp.workers.pool import Pool
 
 BRANCHES, SOME = 500, 60
@@ -29,6 +30,7 @@ BRANCHES, SOME = 500, 60
 SOME_OR_ALL = pytest.mark.parametrize("branches", [SOME, pytest.param(BRANCHES, marks=pytest.mark.long)])
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NONSENSE = ["", "fly", "look. look", "take all", "go to moon 1", "done", "ls()", "open door", "0", "save", "\u00e9"]
+PAGES = "click-collapsible-2,click-menu,email-inbox-reply,login-user-popup,use-autocomplete,book-flight,search-engine"
 LEVELS = "GoToLocal,PickupLoc,PutNextLocal,UnlockLocal,FindObjS5,MiniBossLevel"
 
 
@@ -281,6 +283,15 @@ def test_every_way_observes_the_same_in_alfworld(alfworld_games, branches):
 @pytest.mark.skipif(not shutil.which("java"), reason="needs Java")
 def test_every_way_observes_the_same_in_scienceworld(branches):
     check("scienceworld", ("state",), branches, k=10, longest=5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@SOME_OR_ALL
+@needs("miniwob")
+@pytest.mark.skipif(not any(map(shutil.which, PROGRAMS)), reason="needs Chromium")
+def test_a_replay_observes_the_same_in_miniwob(branches):
+    check(f"miniwob?task={PAGES}", ("replay",), branches, k=5, longest=4)
 
 
 @pytest.mark.slow

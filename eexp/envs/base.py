@@ -32,6 +32,7 @@ class Observation:
             in a room that was never entered, in characters; None where the environment cannot tell.
         changed: True where the action changed the state although the text may repeat the one before, such as a second
             `Got 1 log`. None where the texts tell.
+        screenshot: The file of a picture of what was observed; None where none was kept.
     """
 
     text: str
@@ -41,6 +42,7 @@ class Observation:
     success: bool | None = None
     unknown: list[tuple[int, int]] | None = None
     changed: bool | None = None
+    screenshot: str | None = None
 
     def outcome(self) -> dict:
         """Return the observation as the `outcome` of a record."""
@@ -49,9 +51,10 @@ class Observation:
         return fields | self.annotations()
 
     def annotations(self) -> dict:
-        """Return the keys `unknown` and `changed` of a record; neither where the environment does not say."""
-        unknown = {} if self.unknown is None else {"unknown": [list(part) for part in self.unknown]}
-        return unknown | ({} if self.changed is None else {"changed": self.changed})
+        """Return the keys `unknown`, `changed` and `screenshot` of a record, as far as the environment says them."""
+        unknown = None if self.unknown is None else [list(part) for part in self.unknown]
+        notes = {"unknown": unknown, "changed": self.changed, "screenshot": self.screenshot}
+        return {key: value for key, value in notes.items() if value is not None}
 
 
 class Environment(ABC):

@@ -91,6 +91,12 @@ KINDS = (
         path="eexp.envs.worlds.alfworld:AlfWorld",
     ),
     EnvironmentKind(
+        "miniwob",
+        "MiniWoB++ in a real browser",
+        needs="eexp[miniwob] and Chromium",
+        path="eexp.envs.worlds.miniwob:MiniWoB",
+    ),
+    EnvironmentKind(
         "appworld?root=DIR&python=FILE",
         "AppWorld: programs that act in apps",
         needs="its package and data",

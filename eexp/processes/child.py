@@ -1,8 +1,8 @@
 """Run a child process that answers lines and never outlives this process.
 
 Used by the workers (workers/supervisor.py) and by environments in a process of their own (envs/bridges/program.py,
-envs/worlds/scienceworld.py). A child is in a session of its own, so that Ctrl-C reaches this process and not the child.
-Between the two there is a guard (guard.py), which kills the child and all its descendants
+envs/worlds/scienceworld.py, envs/browser/chromium.py). A child is in a session of its own, so that Ctrl-C reaches this
+process and not the child. Between the two there is a guard (guard.py), which kills the child and all its descendants
 
 - when `end` is called, when the object is garbage, or when this process exits;
 - when this process is killed, whether or not the child reads the end of file on its standard input;
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,11 +75,13 @@ class _Guarded:
         process: The guard's process.
         lifeline: The writing end of the pipe whose closing makes the guard kill the program.
         report: The reading end of the pipe on which the guard reports how the program was started.
+        directory: The directory that the guard removes at the end.
     """
 
     process: subprocess.Popen
     lifeline: int
     report: int
+    directory: str | None
 
     def close_pipes(self) -> None:
         """Close all pipes but the lifeline."""
@@ -104,6 +107,8 @@ class Child:
         cwd: Its working directory.
         env: Its environment variables; None for those of this process.
         memory: Bytes of private memory that the kernel allows it and each of its descendants; None for no limit.
+        directory: A directory to remove with all that is in it when the program has ended, however this process ends;
+            None for none.
 
     Raises:
         ValueError: There is a NUL byte in `argv`.
@@ -116,12 +121,13 @@ class Child:
         cwd: str | None = None,
         env: dict[str, str] | None = None,
         memory: int | None = None,
+        directory: str | None = None,
     ):
         guards_lifeline, lifeline = os.pipe()
         report, guards_report = os.pipe()
         try:
             pipes = [str(guards_lifeline), str(guards_report)]
-            command = [sys.executable, "-I", "-S", _GUARD, *pipes, str(memory or 0), *argv]
+            command = [sys.executable, "-I", "-S", _GUARD, *pipes, str(memory or 0), directory or "", *argv]
             self._popen = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -136,6 +142,7 @@ class Child:
         except BaseException:
             os.close(lifeline)
             os.close(report)
+            _remove(directory)
             raise
         finally:
             os.close(guards_lifeline)
@@ -146,7 +153,7 @@ class Child:
         self._unread = bytearray()
         self._searched = 0  # how many bytes of `_unread` are known to hold no line end
         self._report = bytearray()
-        self._guarded = _Guarded(self._popen, lifeline, report)
+        self._guarded = _Guarded(self._popen, lifeline, report, directory)
         self._finalizer = weakref.finalize(self, _end, self._guarded, os.getpid())
         _alive.add(self)
 
@@ -323,6 +330,12 @@ def _end(guarded: _Guarded, owner: int, grace: float = 0.0) -> None:
         guard.kill()
         guard.wait()
     guarded.close_pipes()  # not earlier: a program that still writes would report an error
+    _remove(guarded.directory)  # the guard has done so, unless it was killed
+
+
+def _remove(directory: str | None) -> None:
+    if directory:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _await_end_of_file(pipe: int, grace: float) -> None:

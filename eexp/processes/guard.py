@@ -1,6 +1,6 @@
 """Run a program, and end it together with all its descendants. child.py starts one guard for each program:
 
-    python -I -S guard.py LIFELINE REPORT MEMORY COMMAND...
+    python -I -S guard.py LIFELINE REPORT MEMORY DIRECTORY COMMAND...
 
 LIFELINE is the reading end of a pipe whose other end only the process that started the guard holds. When that process
 closes the pipe or ends, everything that the program started is killed. The same happens when the program ends by
@@ -12,7 +12,8 @@ program's process group and lost its parent is not found.
 
 REPORT is the writing end of a pipe. The guard writes a line to it with the program's process id, or `!` and the error
 number if the program could not be started. MEMORY is the bytes of private memory that the kernel allows each process, 0
-for no limit (RLIMIT_DATA; RLIMIT_AS would also count what Java and Go merely reserve).
+for no limit (RLIMIT_DATA; RLIMIT_AS would also count what Java and Go merely reserve). DIRECTORY is removed after all
+have ended; it is empty where there is none.
 
 This is a script that imports little, because it runs before every program: it starts in a few milliseconds.
 """
@@ -30,7 +31,7 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 LONGEST_END = 10.0  # seconds for killing; a process that hangs inside the kernel for longer is left there
 
 
-def main(lifeline: int, report: int, memory: int, command: list[str]) -> None:
+def main(lifeline: int, report: int, memory: int, directory: str, command: list[str]) -> None:
     """Run the guard until the program ends or the lifeline closes. The module's docstring explains the arguments."""
     for fd in (lifeline, report):
         os.set_inheritable(fd, False)
@@ -50,7 +51,8 @@ def main(lifeline: int, report: int, memory: int, command: list[str]) -> None:
     _close_pipes(report)
     status = _wait(program, lifeline, wakeup)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    end_descendants(program)
+    for removed in {directory, *end_descendants(program)} - {""}:
+        _remove(removed)
     _end_with(status)
 
 
@@ -112,8 +114,13 @@ def _collect(program: int) -> int | None:
     return None
 
 
-def end_descendants(group: int) -> None:
-    """Kill every descendant of this process; on other systems than Linux, the process group, too."""
+def end_descendants(group: int) -> set[str]:
+    """Kill every descendant of this process; on other systems than Linux, the process group, too.
+
+    Returns:
+        The directories that guards among them would have removed.
+    """
+    directories: set[str] = set()
     deadline = time.monotonic() + LONGEST_END
     pause = 0.001
     while _has_children() and time.monotonic() < deadline:
@@ -123,6 +130,7 @@ def end_descendants(group: int) -> None:
         while running := descendants(os.getpid()) - stopped:  # stop all before killing: none can start another then
             for pid in running:
                 _signal(pid, signal.SIGSTOP)
+                directories.add(_directory_of(pid))
             stopped |= running
         for pid in stopped:
             _signal(pid, signal.SIGKILL)
@@ -130,6 +138,24 @@ def end_descendants(group: int) -> None:
         pause = min(2 * pause, 0.1)
     if not LINUX:
         _signal(-group, signal.SIGKILL)
+    return directories
+
+
+def _directory_of(pid: int) -> str:
+    """Return the directory that a process has to remove if it is a guard like this one; nothing if it is not."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
+            arguments = os.fsdecode(cmdline.read()).split("\0")
+    except OSError:
+        return ""
+    is_guard = len(arguments) > 8 and arguments[1:4] == ["-I", "-S", sys.argv[0]]
+    return arguments[7] if is_guard else ""
+
+
+def _remove(directory: str) -> None:
+    import shutil
+
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _has_children() -> bool:
@@ -203,4 +229,4 @@ def _end_with(status: int | None) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5:])
