@@ -245,6 +245,17 @@ def test_a_failed_task_ends_the_episode_with_score_0(env):
     assert (observation.done, observation.score, observation.valid, observation.success) == (True, 0.0, True, False)
 
 
+@needs_java
+def test_the_score_of_the_last_episode_is_not_that_of_the_next_one(env):
+    """The simulator computes a score where an action is executed; before the first one it has the last episode's."""
+    assert play(env, PLANT)[2].score == 1.0
+    env.reset(PLANT)
+    with env.fork() as fork:
+        asked = fork.step("task")
+    assert (asked.score, asked.done, asked.success) == (0.0, False, None)
+    assert env.step("help").score == 0.0
+
+
 def test_the_mask_hides_temperatures_and_the_order_of_lists():
     mask = ScienceWorld.mask
     one, two = (

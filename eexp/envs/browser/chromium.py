@@ -149,7 +149,7 @@ class Browser:
             numbers.append(next(self._numbers))
             message = {"id": numbers[-1], "method": method, "params": params}
             messages += json.dumps(message | ({"sessionId": session} if session else {})).encode() + b"\0"
-        self._exchange(messages, set(numbers))
+        self._exchange(bytes(messages), set(numbers))
         results = []
         for number in numbers:
             answer = self._answers.pop(number)
@@ -158,7 +158,7 @@ class Browser:
             results.append(answer["result"])
         return results
 
-    def _exchange(self, unsent: bytes | bytearray | memoryview, numbers: set[int]) -> None:
+    def _exchange(self, unsent: bytes | memoryview, numbers: set[int]) -> None:
         """Send messages and read until all that are numbered have answers."""
         to_browser, from_browser = self._child.pipes()
         deadline = time.monotonic() + self.limit

@@ -104,7 +104,8 @@ class Line:
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Line:
         """Return the line for what page.js says of it."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+        values: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in fields.items()}
+        return cls(**values)
 
     @property
     def fills(self) -> bool:

@@ -157,8 +157,11 @@ class ScienceWorld(Environment):
         if problem:
             raise InputError(" ".join(problem.split()), "$.task")
         self._task, self._played, self._gold = arguments, [], None
+        # The simulator keeps the last episode's until an action is executed, which `task` and `help` are not.
+        self._play("score_$eq", 0.0)
+        self._play("isComplete_$eq", False)
         text = self._play("freeActionLook").rstrip()
-        return Observation(text, score=0.0)  # until the first step the simulator has the last episode's score
+        return Observation(text, score=0.0)
 
     def _checked(self, task: dict) -> tuple[str, int, str]:
         """Return the kind, variation and simplifications of a task. Raises InputError if one makes no sense."""
