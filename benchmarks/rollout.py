@@ -74,6 +74,7 @@ WORLDS = {
     "house": World("house", ALL, 20, 1),
     "bfcl": World("bfcl", ALL, 20, 1),
     "bfcl-long": World("bfcl", ALL, 10, 1, split="long_context-train"),
+    "textcraft": World("textcraft", ALL, 20, 1),
     "babyai": World("babyai", ALL, 20, 1),
     "textworld": World("textworld?games={games}/textworld", ALL, 8, 3, growth=(5, 10, 20)),
     "alfworld": World("alfworld?data={games}/alfworld", ALL, 4, 5, growth=(5, 10, 20), every=10),
@@ -166,7 +167,8 @@ def ask(pool: Pool, do: str, jobs: list[dict]) -> Iterator[Any]:
 
 def pooled(spec: str, expert_paths: list[dict]) -> float:
     """Return the seconds for all paths with two workers like those of `eexp rollout`, which run already."""
-    jobs = [{"do": "eexp.branching.execution:job", "fork": forking.AUTO, "trajectory": path} for path in expert_paths]
+    job = {"do": "eexp.branching.execution:job", "fork": forking.AUTO, "again": False}
+    jobs = [{**job, "trajectory": path} for path in expert_paths]
     with Pool(2, spec, PATIENCE) as pool:
         list(pool.run((None, {**job, "trajectory": cut(job["trajectory"], 2)}) for job in jobs))
         began = time.perf_counter()

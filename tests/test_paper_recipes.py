@@ -16,6 +16,7 @@ from test_docs import command_lines, parse
 PAPER = ROOT / "recipes/paper"
 NAMES = sorted(path.stem for path in PAPER.glob("*.mk") if path.stem != "steps")
 NEEDS = {
+    "appworld": ["ROOT=data", "APPWORLD_PYTHON=python"],
     "searchqa": ["PASSAGES=p.jsonl", "QUESTIONS=q.jsonl"],
     "travelplanner": ["DATABASE=database", "QUERIES=q.jsonl"],
     "webshop": ["TEST_TASKS=0-9", "DEMONSTRATIONS=webshop.json"],

@@ -79,6 +79,8 @@ SEED ?= 0
 ARMS ?= prompt il iwm sr
 TRAIN_SPLIT ?= train
 PANEL_SPLIT ?= test
+# All transitions to refused actions are kept.
+INVALID ?= 1
 # The policy that proposes actions, and the model that writes reflections and summaries: the base model, as in the
 # paper. WRITER=rule composes reflections from the outcomes, without a model, and leaves observations as they are.
 MODEL = $(if $(or $(filter tiny,$(BASE)),$(wildcard $(BASE)),$(findstring :,$(BASE))),$(BASE),hf:$(BASE))
@@ -116,7 +118,7 @@ ifneq (,$(STYLE))
 export EEXP_PROMPT_STYLE := $(STYLE)
 endif
 
-TRACKED := $(NAMES) ENV BASE SEED TRAIN_SPLIT PANEL_SPLIT POLICY WRITER EXPERT ADAPTER BRANCH SUMMARISE REFLECT FINETUNE PLAY
+TRACKED := $(NAMES) INVALID ENV BASE SEED TRAIN_SPLIT PANEL_SPLIT POLICY WRITER EXPERT ADAPTER BRANCH SUMMARISE REFLECT FINETUNE PLAY
 ifneq (settings,$(MAKECMDGOALS))
 include $(dir $(lastword $(MAKEFILE_LIST)))../given.mk
 endif
@@ -156,12 +158,12 @@ SHARED := $(filter world:%,$(REFLECT_ALTERNATIVES))
 # The pools are called world and reflect; world-1, world-2 and so on where the world model's come from several draws.
 numbered = $(foreach words,$1,$(eval COUNT += x)world-$(words $(COUNT))=$(words))
 DRAWS := $(if $(word 2,$(WORLD_ALTERNATIVES)),$(call numbered,$(WORLD_ALTERNATIVES)),world=$(strip $(WORLD_ALTERNATIVES))) \
-  $(if $(SHARED),,reflect=$(strip $(REFLECT_ALTERNATIVES)))
+  $(if $(SHARED)$(if $(REFLECT_ALTERNATIVES),,none),,reflect=$(strip $(REFLECT_ALTERNATIVES)))
 ifneq (,$(and $(word 2,$(WORLD_ALTERNATIVES)),$(filter reflect=%,$(DRAWS))))
 $(error with several draws for the world model, reflections take theirs from it: REFLECT_ALTERNATIVES=world:K)
 endif
 WORLD_POOL := $(if $(SHARED),,--pool world)
-REFLECT_POOL := $(if $(SHARED),--first $(word 2,$(subst :, ,$(SHARED))),--pool reflect)
+REFLECT_POOL := $(if $(SHARED),--first $(word 2,$(subst :, ,$(SHARED))),$(if $(REFLECT_ALTERNATIVES),--pool reflect))
 
 # Written with one stage of the pipe a line.
 define pipe
@@ -194,10 +196,10 @@ $(OUT)/il.jsonl: $(OUT)/expert.jsonl $(call given,STYLE)
 	# Imitation: from a state to the expert's action.
 	eexp imitation-data $< -o $@
 
-# All transitions, the expert's own and those that answer to invalid actions among them.
-$(OUT)/world.jsonl: $(TARGETS) $(OUT)/il.jsonl $(call given,WORLD_RATIO SEED STYLE)
+# The expert's own transitions and those of the alternatives, with INVALID, the largest share of refused actions.
+$(OUT)/world.jsonl: $(TARGETS) $(OUT)/il.jsonl $(call given,WORLD_RATIO INVALID SEED STYLE)
 	# World model: from a state and an action to what is observed next.
-	eexp world-model-data $(strip $(WORLD_POOL) --max-invalid-fraction 1 --max-repeats all --seed $(SEED)) $< \
+	eexp world-model-data $(strip $(WORLD_POOL) --max-invalid-fraction $(INVALID) --max-repeats all --seed $(SEED)) $< \
 	  $(if $(WORLD_RATIO),| eexp mix --limit $$(($(WORLD_RATIO) * $$(wc -l < $(OUT)/il.jsonl))) --seed $(SEED)) > $@
 
 $(OUT)/reflection.jsonl: $(OUT)/rollout.jsonl \
