@@ -394,7 +394,7 @@ def counting(name: str, in_process: bool | None = None) -> dict[str, tuple[str, 
     exec(PYTHON, namespace)
     if in_process is not None:
         namespace[name].in_process = in_process
-    findings = Checker(namespace[name], tasks=2, limit=10).run()
+    findings = Checker(namespace[name], tasks=2, limit=10).findings()
     return {finding.check: (finding.verdict, finding.detail) for finding in findings}
 
 

@@ -164,7 +164,7 @@ def test_a_server_with_one_session_executes_one_trajectory_at_a_time():
 def test_a_server_with_one_session_is_checked():
     with served("nim", rooms=1) as url:
         checker = Checker(lambda: open_env(f"openenv:{url}?admissible=legal"), tasks=1, limit=9)
-        verdicts = {finding.check: (finding.verdict, finding.detail) for finding in checker.run()}
+        verdicts = {finding.check: (finding.verdict, finding.detail) for finding in checker.findings()}
         assert not [check for check, (verdict, _) in verdicts.items() if verdict == "FAIL"], verdicts
         assert verdicts["starts anew"][1].endswith("one session at a time: the server has no room for two")
         assert verdicts["admissible"][0] == "ok"

@@ -174,7 +174,7 @@ def test_an_alternative_that_fails_or_hangs_costs_only_itself(monkeypatch):
 
 
 def test_the_check_covers_the_forks(scales):
-    verdicts = {f.check: (f.verdict, f.detail) for f in Checker(lambda: open_env(scales), tasks=2, limit=9).run()}
+    verdicts = {f.check: (f.verdict, f.detail) for f in Checker(lambda: open_env(scales), tasks=2, limit=9).findings()}
     assert not [check for check, (verdict, _) in verdicts.items() if verdict == "FAIL"], verdicts
     assert verdicts["forks"][0] == "ok" and verdicts["forks"][1].startswith("state: ")
 
@@ -192,7 +192,7 @@ def test_a_server_of_openenv_itself_is_replayed_and_that_is_said_once():
         assert env.step(env.admissible()[0]).valid  # the session goes on
         verdicts = {
             f.check: f.detail
-            for f in Checker(lambda: open_env(f"openenv:{url}?admissible=legal"), tasks=1, limit=9).run()
+            for f in Checker(lambda: open_env(f"openenv:{url}?admissible=legal"), tasks=1, limit=9).findings()
         }
         assert verdicts["forks"].startswith("cannot be forked (the server does not offer `save` and `restore`); every")
         with pytest.raises(UsageError, match=r"--fork state: .* cannot copy its state: the server does not offer"):

@@ -81,7 +81,7 @@ def test_replay_and_check_judge_alike(success, score, expected):
         conversation = Conversation("", steps, "It rings.", [[], []], ["$[0]", "$[1]"], success=expected)
         replayed = replay(env, {"id": "only"}, conversation, "id")
         assert replayed.counts["trajector[y|ies] that did not succeed"] == (not expected) and not replayed.differs
-    findings = Checker(lambda: open_env(spec(success, score)), tasks=1, limit=10).run()
+    findings = Checker(lambda: open_env(spec(success, score)), tasks=1, limit=10).findings()
     verdict = {finding.check: finding for finding in findings}["expert"]
     assert (verdict.verdict in (OK, NOTE)) is expected, verdict.detail
 

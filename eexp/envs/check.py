@@ -144,8 +144,8 @@ class Checker:
         assert self._other is not None, "starts_anew() comes first"
         return self._other
 
-    def run(self) -> Iterator[Finding]:
-        """Yield one finding for each check.
+    def findings(self) -> Iterator[Finding]:
+        """Make the checks, and yield one finding for each.
 
         Where the environment itself fails (dies, hangs), or nothing can be played, the checks that follow are skipped.
         """

@@ -180,7 +180,7 @@ def check_command(spec: str, number: int, actions: tuple[str, ...], timeout: flo
     checker = check.Checker(lambda: open_env(spec), tasks=number, limit=timeout, seed=seed, actions=actions)
     failed = 0
     colours = {check.OK: "green", check.FAILED: "red", check.NOTE: "yellow"}
-    for result in checker.run():
+    for result in checker.findings():
         failed += result.verdict == check.FAILED
         verdict = style(f"{result.verdict:4}", fg=colours.get(result.verdict))
         show(f"{verdict}  {result.check:12}  {result.detail}")

@@ -315,7 +315,8 @@ def _output(variant: Variant, out: bytes) -> tuple[list[dict], list[Problem]]:
         try:
             check(record, record.get("type") if variant.writes == "any" else variant.writes)
         except InputError as e:
-            return records, [Problem("records are valid", str(e).split(":")[-1][:60], f"{e}: {line[:200]!r}")]
+            hint = "" if variant.writes == "any" else f" (the variant `writes` {variant.writes}; a filter writes any)"
+            return records, [Problem("records are valid", str(e).split(":")[-1][:60], f"{e}: {line[:200]!r}{hint}")]
         if record.get("lineage") and not record["lineage"][-1].startswith(f"{variant.stage} "):
             return records, [Problem("the lineage ends with the stage", "", repr(record["lineage"])[:200])]
         records.append(record)
