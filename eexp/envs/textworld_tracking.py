@@ -1,8 +1,8 @@
 """Games of TextWorld as the package plays them, with what follows from the facts derived only where it is asked for.
 
 After every action the package derives all actions that are possible, the progress of every quest and a policy that
-wins. `TrackedGame` takes the place of its wrappers. It keeps the facts after an action as a `Situation`, which derives
-its lists when they are first asked for and never changes otherwise, so that copies of a game share it.
+wins. `TrackedGame` takes the place of its wrappers. It keeps the facts after an action as a `TrackedSituation`, which
+derives its lists when they are first asked for and never changes otherwise, so that copies of a game share it.
 
 The possible actions and their order are those of the package, found with fewer comparisons: facts are sorted and
 indexed once, until an action changes facts of their signature. Quests and policies are the package's own.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import copy
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ from textworld.logic import Action, Placeholder, Proposition, Rule, Signature, S
 _MOST_PENDING = 100
 
 _Mapping = dict[Placeholder, Variable]
-_Facts = dict[Variable | None, list[Proposition]]
+_Sorted = dict[Variable | None, list[Proposition]]
 
 
 class _Condition(NamedTuple):
@@ -70,6 +70,35 @@ class Rules:
         return conditions if known.issuperset(rule.placeholders) else None
 
 
+class TrackedFacts(State):
+    """The facts after an action, which nothing changes from then on.
+
+    Args:
+        before: The facts before the action; they are copied.
+        action: The action; None for a copy alone.
+    """
+
+    def __init__(self, before: State, action: Action | None = None):
+        super().__init__(before._logic)
+        vars(self).update(vars(before.copy()))
+        if action:
+            self.apply(action)
+
+    @cached_property
+    def _all(self) -> frozenset[Proposition]:
+        return frozenset(self.facts)
+
+    def is_sequence_applicable(self, actions: Iterable[Action]) -> bool:
+        """Check if actions are possible one after the other, as the package does, which gathers all facts each time."""
+        facts = set(self._all)
+        for action in actions:
+            if len(facts.intersection(action.preconditions)) != len(action.preconditions):
+                return False
+            facts.difference_update(action.preconditions)
+            facts.update(action.postconditions)
+        return True
+
+
 class _Quests(GameProgression):
     """The package's tracking of the quests, without its tracking of facts and actions."""
 
@@ -89,33 +118,34 @@ class _Quests(GameProgression):
         return other
 
 
-class Situation:
+class TrackedSituation:
     """The facts of a game after some actions, with what follows from them.
 
     Args:
         rules: Those of the game.
-        state: The facts, which nothing changes from here on.
+        state: The facts.
         before: The situation before the last action; None at the beginning.
         action: The last action.
     """
 
-    def __init__(self, rules: Rules, state: State, before: Situation | None = None, action: Action | None = None):
+    def __init__(
+        self, rules: Rules, state: TrackedFacts, before: TrackedSituation | None = None, action: Action | None = None
+    ):
         self._rules, self._state, self._before, self._action = rules, state, before, action
-        self._facts: dict[tuple[Signature, int | None], _Facts] = {}
+        self._sorted: dict[tuple[Signature, int | None], _Sorted] = {}
         self._tracked: _Quests | None = None
         self._pending = before._pending + 1 if before else 0
 
-    def after(self, action: Action) -> Situation:
+    def after(self, action: Action) -> TrackedSituation:
         """Return the situation after an action that is possible in this one."""
         changed = {fact.signature for fact in (*action.added, *action.removed)}
-        state = self._state.copy() if changed else self._state
-        state.apply(action)
-        other = Situation(self._rules, state, self, action)
+        state = TrackedFacts(self._state, action) if changed else self._state
+        other = TrackedSituation(self._rules, state, self, action)
         if changed:
-            other._facts = {key: facts for key, facts in self._facts.items() if key[0] not in changed}
+            other._sorted = {key: facts for key, facts in self._sorted.items() if key[0] not in changed}
         else:
             other.__dict__ |= {name: self.__dict__[name] for name in ("actions", "commands") if name in self.__dict__}
-            other._facts = self._facts
+            other._sorted = self._sorted
         if other._pending > _MOST_PENDING:
             other._quests()
         return other
@@ -144,11 +174,6 @@ class Situation:
         """The commands that win from here, by the package's tracking of the quests; empty if it knows none."""
         return self._rules.texts.gen_commands_from_actions(self._quests().winning_policy or ())
 
-    @property
-    def facts(self) -> set[Proposition]:
-        """All facts."""
-        return set(self._state.facts)
-
     def detected(self, event: str) -> Action | None:
         """Return the action that the game reports in its trace; None if it is not one of the possible actions."""
         return self._rules.texts.detect_action(event, self.actions)
@@ -176,12 +201,12 @@ class Situation:
         position = condition.position
         variable = None if position is None else mapping[condition.parameters[position]]
         for signature in condition.signatures:
-            facts = self._facts.get((signature, position))
+            facts = self._sorted.get((signature, position))
             if facts is None:
-                facts = self._facts[signature, position] = self._indexed(signature, position)
+                facts = self._sorted[signature, position] = self._indexed(signature, position)
             yield from facts.get(variable, ())
 
-    def _indexed(self, signature: Signature, position: int | None) -> _Facts:
+    def _indexed(self, signature: Signature, position: int | None) -> _Sorted:
         """Return the facts of a signature, sorted, by their argument at a position."""
         indexed = defaultdict(list)
         for fact in sorted(self._state.facts_with_signature(signature)):
@@ -206,7 +231,7 @@ class Situation:
 
     def _caught_up(self) -> _Quests:
         """Return the quests, brought up to date in one go, with one copy of them for any number of actions."""
-        behind: list[Situation] = [self]
+        behind: list[TrackedSituation] = [self]
         while behind[-1]._tracked is None and behind[-1]._before is not None:
             behind.append(behind[-1]._before)
         quests = behind.pop()._quests()
@@ -227,14 +252,14 @@ class TrackedGame(Wrapper):
         rules: Those of the game where it is loaded already; they need not be read again.
     """
 
-    situation: Situation
+    situation: TrackedSituation
 
     def __init__(self, path: str, rules: Rules | None = None):
         super().__init__(Inform7Data(JerichoEnv(EnvInfos())))
         self._wrapped_env.load(path)
         self.seed(1)  # by default the interpreter takes the time as its seed
         self.rules = rules or Rules(Game.load(f"{os.path.splitext(path)[0]}.json"))
-        self._beginning = Situation(self.rules, self.rules.game.world.state.copy())
+        self._beginning = TrackedSituation(self.rules, TrackedFacts(self.rules.game.world.state))
 
     def reset(self) -> GameState:
         self.state = self._wrapped_env.reset()
