@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from copy import copy
+from ctypes import c_int
 from pathlib import Path
 
 import pytest
@@ -154,3 +155,17 @@ def test_a_game_that_begins_again_is_as_new(textworld_games):
                         played.reset(task)
                         for _ in range(20):
                             played.step(rng.choice(played.admissible() or ["look"]))
+
+
+def test_a_halted_game_begins_again_and_goes_on_elsewhere(textworld_games):
+    """An error in a game file halts its interpreter, and a state alone does not set it going again."""
+    with open_env(f"textworld?games={textworld_games}") as env:
+        task = next(env.tasks("train"))
+        first, look = env.reset(task), env.step("look")
+        state = env.save()
+        for go_on in (lambda: env.reset(task), lambda: env.restore(state)):
+            library = env._game.unwrapped._jericho.frotz_lib
+            c_int.in_dll(library, "emulator_halted").value = 1
+            assert "halted" in env.step("look").text
+            assert go_on() in (first, None)
+            assert env.step("look").text == look.text

@@ -160,7 +160,7 @@ class TextWorld(Environment):
         loaded, interpreter, parts, way, now = state
         if loaded != self._loaded:
             raise ValueError(f"the state is one of {loaded[0]}, which is not the game that is loaded")
-        _interpreter(self._game).set_state(interpreter)
+        _continue_at(self._game, interpreter)
         for part, values in zip(_parts(self._game), parts):
             vars(part).update(values)
         self._way, self._now = way, now
@@ -170,7 +170,7 @@ class TextWorld(Environment):
         assert self._loaded is not None, "reset comes first"
         fork = copy(self)
         fork._game = self._spare.pop() if self._spare else _load(self._loaded[0], self._game.rules)
-        _interpreter(fork._game).set_state(_interpreter(self._game).get_state())
+        _continue_at(fork._game, _interpreter(self._game).get_state())
         for theirs, ours in zip(_parts(fork._game), _parts(self._game)):
             vars(theirs).update(_values(ours))
         return fork
@@ -252,6 +252,13 @@ def _words(feedback: str) -> str:
 def _interpreter(game: Any) -> Any:
     """Return the interpreter of the game file. Its state is memory, stack, registers and random numbers."""
     return game.unwrapped._jericho
+
+
+def _continue_at(game: Any, state: Any) -> None:
+    """Set the interpreter to a state, also one that an error in the game file has halted."""
+    if _interpreter(game).frotz_lib.halted():
+        game.reset()
+    _interpreter(game).set_state(state)
 
 
 def _parts(game: Any) -> list[Any]:
