@@ -71,7 +71,8 @@ class TextWorld(Environment):
         _check_installed()
         self._splits = _splits(games or os.environ.get(VARIABLE, ""))
         self._loaded: tuple[Path, str] | None = None  # the file and the checksum of the game
-        self._game: Any = None  # the package's environment
+        self._game: Any = None  # the package's environment, in a TrackedGame
+        self._start: Any = None  # the state at the beginning of the game, once it was reached
         self._spare: list[Any] = []  # more of them, with the same game loaded, for forks
         self._way: list[str] = []  # the rest of the walkthrough; empty once another action was taken
         self._now: Any = None  # the package's state after the last step
@@ -95,9 +96,13 @@ class TextWorld(Environment):
         if task.get("checksum", checksum) != checksum:
             raise InputError(f"{file} has changed since the record was made", "$.task.checksum")
         if (file, checksum) != self._loaded:
-            self._game, self._spare, self._loaded = _load(file), [], (file, checksum)
-        self._now = self._game.reset()
-        self._way = self._ahead(self._now.game.metadata.get("walkthrough") or [])
+            self._game, self._spare, self._start, self._loaded = _load(file), [], None, (file, checksum)
+        if self._start is None:
+            self._now = self._game.reset()
+            self._way = self._ahead(self._game.rules.game.metadata.get("walkthrough") or [])
+            self._start = self.save()
+        else:
+            self.restore(self._start)
         return self._observe(valid=True)
 
     def step(self, action: str) -> Observation:
@@ -108,7 +113,7 @@ class TextWorld(Environment):
         if refusal := _refusal(command):
             self._way = []
             return Observation(refusal, score=self._score(), valid=False)
-        self._now = self._game.step(command)[0]
+        self._now = self._game.step(command)
         self._way = self._ahead(way)
         return self._observe(valid=bool(_DONE.search(self._now.raw)))
 
@@ -122,31 +127,32 @@ class TextWorld(Environment):
 
     def _score(self) -> float:
         """Return the share of the game's points; in a game without points, 1 for winning it."""
-        if not self._now.max_score:
+        highest = self._game.rules.game.max_score
+        if not highest:
             return float(self._now.won)
-        return round(min(max(self._now.score / self._now.max_score, 0.0), 1.0), 4)
+        return round(min(max(self._now.score / highest, 0.0), 1.0), 4)
 
     def instruction(self) -> str:
-        return " ".join(self._now.objective.split())
+        return " ".join(self._game.rules.game.objective.split())
 
     def admissible(self) -> list[str]:
         """Return every command that changes or shows something here, sorted; the package's list."""
-        return [] if self._over() else list(self._now.admissible_commands)
+        return [] if self._over() else list(self._game.situation.commands)
 
     def expert(self) -> str | None:
         if self._over():
             return None
-        return next(iter(self._way or self._now.policy_commands or []), None)
+        return next(iter(self._way or self._game.situation.policy), None)
 
     def _ahead(self, way: list[str]) -> list[str]:
         """Return a walkthrough from its first possible command on: walkthroughs also open what is open already."""
-        return list(dropwhile(lambda command: command not in self._now.admissible_commands, way))
+        return list(dropwhile(lambda command: command not in self._game.situation.commands, way))
 
     # -- copies of the state -------------------------------------------------------------------------------------
 
     def save(self) -> Any:
         """Return the state of the episode, for `restore`."""
-        parts = [_copied(vars(part)) for part in _parts(self._game)]
+        parts = [_values(part) for part in _parts(self._game)]
         return self._loaded, _interpreter(self._game).get_state(), parts, self._way, self._now
 
     def restore(self, state: Any) -> None:
@@ -154,19 +160,19 @@ class TextWorld(Environment):
         loaded, interpreter, parts, way, now = state
         if loaded != self._loaded:
             raise ValueError(f"the state is one of {loaded[0]}, which is not the game that is loaded")
-        _interpreter(self._game).set_state(interpreter)
+        _continue_at(self._game, interpreter)
         for part, values in zip(_parts(self._game), parts):
-            vars(part).update(_copied(values))
+            vars(part).update(values)
         self._way, self._now = way, now
 
     def fork(self) -> TextWorld:
         """Return a copy in the current state. Games that closed copies had loaded are used again."""
         assert self._loaded is not None, "reset comes first"
         fork = copy(self)
-        fork._game = self._spare.pop() if self._spare else _load(self._loaded[0])
-        _interpreter(fork._game).set_state(_interpreter(self._game).get_state())
+        fork._game = self._spare.pop() if self._spare else _load(self._loaded[0], self._game.rules)
+        _continue_at(fork._game, _interpreter(self._game).get_state())
         for theirs, ours in zip(_parts(fork._game), _parts(self._game)):
-            vars(theirs).update(_copied(vars(ours)))
+            vars(theirs).update(_values(ours))
         return fork
 
     def close(self) -> None:
@@ -213,13 +219,11 @@ def _checksum(file: Path) -> str:
         raise EexpError(f"{e.filename}: {e.strerror}") from None
 
 
-def _load(file: Path) -> Any:
-    from textworld.core import EnvInfos
-    from textworld.helpers import start
+def _load(file: Path, rules: Any = None) -> Any:
+    """Load a game; with its `rules` if it is loaded already."""
+    from eexp.envs.textworld_tracking import TrackedGame
 
-    game = start(str(file), EnvInfos(admissible_commands=True, policy_commands=True))
-    game.seed(1)  # by default the interpreter takes the time as its seed
-    return game
+    return TrackedGame(str(file), rules)
 
 
 def _refusal(command: str) -> str | None:
@@ -250,6 +254,13 @@ def _interpreter(game: Any) -> Any:
     return game.unwrapped._jericho
 
 
+def _continue_at(game: Any, state: Any) -> None:
+    """Set the interpreter to a state, also one that an error in the game file has halted."""
+    if _interpreter(game).frotz_lib.halted():
+        game.reset()
+    _interpreter(game).set_state(state)
+
+
 def _parts(game: Any) -> list[Any]:
     """Return the package's wrappers, from the outermost to the environment around the interpreter."""
     parts = [game]
@@ -258,31 +269,6 @@ def _parts(game: Any) -> list[Any]:
     return parts
 
 
-def _copied(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of a wrapper's attributes. A step changes one of them in place and replaces the others."""
-    return {
-        name: _progress(value) if name == "_game_progression" else value
-        for name, value in values.items()
-        if name not in ("_wrapped_env", "_jericho")
-    }
-
-
-def _progress(progress: Any) -> Any:
-    """Return a copy of the facts and the tracked quests. The package's own copy takes 100 ms: it builds them anew."""
-    progress_copy = copy(progress)
-    progress_copy.state = progress.state.copy()
-    progress_copy.quest_progressions = [_quest(quest) for quest in progress.quest_progressions]
-    return progress_copy
-
-
-def _quest(quest: Any) -> Any:
-    quest_copy = copy(quest)
-    quest_copy.win_events = [_event(event) for event in quest.win_events]
-    quest_copy.fail_events = [_event(event) for event in quest.fail_events]
-    return quest_copy
-
-
-def _event(event: Any) -> Any:
-    event_copy = copy(event)
-    event_copy._tree = event._tree.copy()
-    return event_copy
+def _values(part: Any) -> dict[str, Any]:
+    """Return a wrapper's attributes, which a step replaces and never changes in place."""
+    return {name: value for name, value in vars(part).items() if name not in ("_wrapped_env", "_jericho")}
