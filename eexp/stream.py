@@ -371,16 +371,16 @@ class Stream(AbstractContextManager):
     def fail(self, record: dict, error: InputError) -> None:
         """Stop at a record that cannot be processed or, with --on-error skip, set it aside."""
         self.where = self._place(record)
-        self._fail(record, error)
+        self._fail(record, error, hint=_SET_ASIDE_HINT)
 
-    def _fail(self, record: dict, error: InputError) -> None:
+    def _fail(self, record: dict, error: InputError, hint: str = "") -> None:
         place = ""
         if self.where:
             place = f"{self.where[0]}:{self.where[1]}: "
         elif "id" in record:  # a task, which comes from no file
             place = f"{record['id']}: "
         if self.on_error == "stop":
-            located = type(error)(f"{place}{error}{_SET_ASIDE_HINT}", evidence=error.evidence)
+            located = type(error)(f"{place}{error}{hint}", evidence=error.evidence)
             located.where = error.where
             raise located from None
         if not self.reports_rejects:

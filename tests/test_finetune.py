@@ -502,7 +502,7 @@ def test_the_best_weights_are_kept(few, held_out, tmp_path):
 def test_unsuitable_validation_examples_are_refused(few, held_out, data, tmp_path):
     args = ["finetune", *SMALL, "-o", tmp_path / "run", few, "--validate"]
     error = run(*args, data["imitation"]).one_error(3, f"{data['imitation']}:1: $.group: ", "is trained on, too")
-    assert error.endswith("validate with other trajectories")
+    assert "validate with other trajectories" in error
     other = write(tmp_path / "other", [{**e, "prompt_style": "other@1"} for e in read(held_out)])
     run(*args, other).one_error(3, f"{other}:1: $.prompt_style: examples of two prompt styles")
     long = read(held_out)

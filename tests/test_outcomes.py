@@ -109,7 +109,7 @@ def test_shares_by_source_and_pool():
     assert shares.lines() == [
         "from policy: 6 alternatives, 4 executed, 1 refused, 75 % valid, 50 % change the state, "
         "50 % lead to the expert's outcome, 25 % finish the task",
-        "from policy, pool sr: 1 alternatives, 100 % valid, 100 % change the state, "
+        "from policy, pool sr: 1 alternative, 100 % valid, 100 % change the state, "
         "100 % lead to the expert's outcome, 0 % finish the task",
     ]
     shares.counts["policy", "sr"].update(alternatives=199, executed=199)

@@ -163,10 +163,11 @@ def test_messages_of_any_length_are_cut(capsys):
 def test_one_module_writes_for_people():
     """A `print` or `click.echo` elsewhere would show whatever text it is given."""
     writes = re.compile(r"\bprint\(|click\.(echo|secho|style)\(|sys\.(stderr|stdout)\.write\(")
+    elsewhere = {"terminal.py", "appworld.py", "appworld_process.py"}  # the last two hold code that AppWorld executes
     calls = [
         f"{file.relative_to(ROOT)}:{number}: {line.strip()}"
         for file in sorted((ROOT / "eexp").rglob("*.py"))
         for number, line in enumerate(file.read_text().splitlines(), 1)
-        if writes.search(line) and file.name != "terminal.py"
+        if writes.search(line) and file.name not in elsewhere
     ]
     assert [line for line in calls if "e.format_message()" not in line] == []  # the help of a group without a command
