@@ -81,6 +81,23 @@ def environment(**more: str) -> dict[str, str]:
     return {**variables, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}
 
 
+def outputs_of_python(code: str, stdin: str = "", **variables: str) -> list[str]:
+    """Return what a Python program prints in two new processes, in which sets of strings have other orders."""
+    command = [sys.executable, "-c", code]
+    return [
+        subprocess.run(
+            command,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+            env=environment(PYTHONHASHSEED=seed, **variables),
+        ).stdout
+        for seed in ("1", "2")
+    ]
+
+
 def start(*args: object, **popen: object) -> subprocess.Popen:
     """Start `eexp ARGS` as a process, without waiting for its end."""
     popen.setdefault("env", environment())

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
-import subprocess
 import sys
 from itertools import islice
 from pathlib import Path
 
 import pytest
 from branches import in_a_child
-from running import run
+from running import outputs_of_python, run
 
 pytest.importorskip("minigrid", reason="needs `pip install minigrid`")
 
@@ -392,17 +390,8 @@ def test_another_process_observes_the_same():
         actions, texts, _ = play(env, task)
         episodes.append((task, actions))
         expected.append([texts[0], env.instruction(), *texts[1:]])
-    for seed in ("1", "2"):
-        result = subprocess.run(
-            [sys.executable, "-c", code],
-            input=json.dumps(episodes),
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONHASHSEED": seed},
-        )
-        assert [json.loads(line) for line in result.stdout.splitlines()] == expected
+    for output in outputs_of_python(code, json.dumps(episodes)):
+        assert [json.loads(line) for line in output.splitlines()] == expected
 
 
 # -- the pipe --------------------------------------------------------------------------------------------------------

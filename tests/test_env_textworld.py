@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from branches import take_actions
-from running import EEXP, ROOT, environment, run, shell
+from running import EEXP, ROOT, environment, outputs_of_python, run, shell
 
 from eexp.envs import open_env
 from eexp.envs.base import Environment
@@ -236,12 +236,7 @@ def test_another_process_observes_the_same(env, games):
                     seen = env.step(action)
                     if action == "look": break
     """
-    outputs = [
-        subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, check=True, env=environment(PYTHONHASHSEED=seed)
-        ).stdout
-        for seed in ("1", "2")
-    ]
+    outputs = outputs_of_python(script)
     assert outputs[0] == outputs[1] and len(outputs[0].splitlines()) > 10
 
 
