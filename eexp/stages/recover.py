@@ -59,9 +59,10 @@ def recover(
     for trajectory in trajectories:
         steps: list[dict] = []
         for i, step in enumerate(trajectory["steps"]):
-            mistakes = _mistakes(trajectory["id"], i, step, settings)
+            alternatives = alternatives_of(step, settings.pool)
+            mistakes = [] if step.get("mistake") else _mistakes(trajectory["id"], i, alternatives, settings)
             count("state[s]", 1)
-            count(NOT_EXECUTED, not any(a.get("outcome") for a in alternatives_of(step, settings.pool)))
+            count(NOT_EXECUTED, not any(a.get("outcome") for a in alternatives))
             count("mistake[s] put in", len(mistakes))
             observation = step["observation"]
             for mistake in mistakes:
@@ -76,11 +77,11 @@ def recover(
         yield {**trajectory, "id": f"{trajectory['id']}/recover", "origin": origin, "steps": steps}
 
 
-def _mistakes(trajectory_id: str, i: int, step: dict, settings: RecoverSettings) -> list[dict]:
-    """Draw the alternatives that are inserted before step `i`, from the step alone."""
-    refused = [a for a in alternatives_of(step, settings.pool) if _is_refused(a.get("outcome"))]
+def _mistakes(trajectory_id: str, i: int, alternatives: list[dict], settings: RecoverSettings) -> list[dict]:
+    """Draw those of the alternatives of step `i` that are inserted before it, from the step alone."""
+    refused = [a for a in alternatives if _is_refused(a.get("outcome"))]
     rng = random.Random(seed_of(settings.seed, trajectory_id, i, "recover"))
-    if step.get("mistake") or not refused or rng.random() >= settings.share:
+    if not refused or rng.random() >= settings.share:
         return []
     number = 1
     while number < min(settings.most, len(refused)) and rng.random() < 0.5:

@@ -25,6 +25,7 @@ Splits, by seed, for each page: train 10,000 and test 1,000. A few pages have ot
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -186,7 +187,7 @@ class MiniWoB(Environment):
     def _type(self, page: chromium.Page, action: PageAction) -> None:
         assert action.line is not None
         if action.line.fills:
-            if not page.evaluate(f"eexpPage.fill({action.line.id}, {_js(action.text)})"):
+            if not page.evaluate(f"eexpPage.fill({action.line.id}, {json.dumps(action.text)})"):
                 raise Refused(f"[{action.line.id}] does not take {action.text!r}.")
             return
         page.click(**self._point(page, action))
@@ -309,16 +310,10 @@ class Pictures:
 
 _UTTERANCE = """
 (() => {
-  const said = core.getUtterance();
-  return typeof said === "string" ? said : said.utterance;
+  const utterance = core.getUtterance();
+  return typeof utterance === "string" ? utterance : utterance.utterance;
 })()
 """
-
-
-def _js(text: str) -> str:
-    import json
-
-    return json.dumps(text)
 
 
 def _texts(instruction: str) -> list[str]:
