@@ -31,6 +31,11 @@ class CompletionSpan(NamedTuple):
     weight: float = 1.0
 
 
+def named_span(name: str, start: int, end: int, weight: float = 1.0) -> dict[str, str | int | float]:
+    """Return a span as a record holds it: the part of a completion from `start` to `end`, in characters."""
+    return {"name": name, "start": start, "end": end, "weight": float(weight)}
+
+
 def spans_of(example: dict) -> list[CompletionSpan]:
     """Return the spans of an example, in order; an example without any has its whole completion as one.
 

@@ -27,7 +27,7 @@ import orjson
 from eexp.errors import InputError
 from eexp.formats.conversations import WHOLE, calls_of, joined_parts
 from eexp.records import check, example
-from eexp.spans import ACTION, OBSERVATION, THOUGHT
+from eexp.spans import ACTION, OBSERVATION, THOUGHT, named_span
 
 SFT = "sft"
 #: The kind of the examples, by format.
@@ -112,10 +112,10 @@ class Rows:
             names = [row.get("id"), row.get("case_id"), metadata.get("task_id")]
             if _is_name(names[-1]) and _is_name(metadata.get("trial")):
                 names[-1] = f"{names[-1]}/{metadata['trial']}"
-        found = next((name for name in names if _is_name(name)), None)
-        if found is None and self._task_key:
+        name = next((name for name in names if _is_name(name)), None)
+        if name is None and self._task_key:
             raise InputError("does not name its task; --task-key gives the key that does", f"$.{self._task_key}")
-        return str(self._number if found is None else found)
+        return str(self._number if name is None else name)
 
     def _has_learned(self, answer: bytes) -> bool:
         """Return whether an answer after the same messages was met before, and remember it."""
@@ -191,16 +191,12 @@ def _spans(target: _ChatMessage, kind: str) -> list[dict]:
     """Return the thought and the action of an answer where they can be told apart, else the whole as one."""
     length = len(target.text)
     if kind == "world_model":
-        return [_span(OBSERVATION, 0, length)]
+        return [named_span(OBSERVATION, 0, length)]
     start = target.action or 0
     if not start:
         forms = (*_FORMS, _BEFORE_OBJECT) if kind == "reflection" else _FORMS
         start = next((match.end() for form in forms if (match := form.match(target.text))), 0)
-    return [*([_span(THOUGHT, 0, start)] if start else []), _span(ACTION, start, length)]
-
-
-def _span(name: str, start: int, end: int) -> dict:
-    return {"name": name, "start": start, "end": end, "weight": 1.0}
+    return [*([named_span(THOUGHT, 0, start)] if start else []), named_span(ACTION, start, length)]
 
 
 def _own_fields(row: dict) -> dict | None:

@@ -23,6 +23,8 @@ import msgspec
 import orjson
 from msgspec import Meta, Struct
 
+from eexp.spans import named_span
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -186,10 +188,6 @@ def _message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def _span(name: str, start: int, end: int, weight: float = 1.0) -> dict[str, str | int | float]:
-    return {"name": name, "start": start, "end": end, "weight": float(weight)}
-
-
 class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
     """All words around a state; the classes above describe the tables of its TOML file."""
 
@@ -244,8 +242,8 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
         head = f"{self.thought.open}{thought}{self.thought.close}" if thought or self.thought.absent == "empty" else ""
         text = f"{head}{self.action.open}{action}{self.action.close}"
         if not thought:
-            return Answer(text, [_span("action", 0, len(text))])
-        return Answer(text, [_span("thought", 0, len(head)), _span("action", len(head), len(text))])
+            return Answer(text, [named_span("action", 0, len(text))])
+        return Answer(text, [named_span("thought", 0, len(head)), named_span("action", len(head), len(text))])
 
     def opening(self, think: str) -> str:
         """Return the given beginning of an answer, which opens ("always") or closes ("never") the place for a thought.
@@ -335,11 +333,11 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
             if start > max(at, offset) and text[start - 1] == " ":
                 start -= 1
             if at < start:
-                spans.append(_span("observation", at, start))
-            spans.append(_span("unknown", start, end, unknown_weight))
+                spans.append(named_span("observation", at, start))
+            spans.append(named_span("unknown", start, end, unknown_weight))
             at = end
         if at < len(text):
-            spans.append(_span("observation", at, len(text)))
+            spans.append(named_span("observation", at, len(text)))
         return Answer(text, spans)
 
     # -- reflecting ----------------------------------------------------------------------------------------------
