@@ -228,17 +228,17 @@ def _open_to_read(name: str) -> io.BufferedReader:
         raise InputError(f"{name}: {e.strerror or e}") from None
 
 
-def read(files: Sequence[str], kind: str) -> Reader:
+def read(files: Sequence[str], *types: str) -> Reader:
     """Read all records of files.
 
     Args:
         files: Names of files, as for `lines`.
-        kind: The type that every record is checked to have, as for `records.check`.
+        types: The types that a record may have, as for `records.check`.
 
     Raises:
         InputError: While reading, at the first record that is wrong; the message names its place.
     """
-    return Reader(files, kind)
+    return Reader(files, types)
 
 
 class Reader(Iterator[dict]):
@@ -248,9 +248,9 @@ class Reader(Iterator[dict]):
         place: The place of the record that was read last, such as `file.jsonl:41`.
     """
 
-    def __init__(self, files: Sequence[str], kind: str):
+    def __init__(self, files: Sequence[str], types: Sequence[str]):
         self.place = ""
-        self._records = self._read(files, kind)
+        self._records = self._read(files, types)
 
     def __iter__(self) -> Iterator[dict]:
         return self._records
@@ -258,11 +258,11 @@ class Reader(Iterator[dict]):
     def __next__(self) -> dict:
         return next(self._records)
 
-    def _read(self, files: Sequence[str], kind: str) -> Iterator[dict]:
+    def _read(self, files: Sequence[str], types: Sequence[str]) -> Iterator[dict]:
         for name, number, line in lines(files):
             self.place = f"{name}:{number}"
             try:
-                record = records.check(loads(line), kind)
+                record = records.check(loads(line), *types)
             except InputError as e:
                 raise InputError(f"{self.place}: {e}") from None
             yield record

@@ -119,12 +119,15 @@ def kind_shares(ctx: click.Context, param: click.Parameter, values: tuple[str, .
 # -- records in and out ------------------------------------------------------------------------------------------------
 
 
-def streams(kind: str | None = None, resume: bool = False, plural: str = "FILE") -> Callable[[Command], Command]:
+def streams(
+    *types: str, resume: bool = False, with_files: bool = True, plural: str = "FILE"
+) -> Callable[[Command], Command]:
     """Add FILE arguments, -o, and what to do about bad records; pass one `stream` on.
 
     Args:
-        kind: The type of record that the command reads ("any": all types); None leaves FILE out.
+        types: The types of record that the command reads; none for one that reads texts of others, or no FILE.
         resume: Whether the command is slow enough to need --resume.
+        with_files: Whether the command reads FILEs.
         plural: The name of the FILE arguments in the usage line.
     """
 
@@ -143,7 +146,7 @@ def streams(kind: str | None = None, resume: bool = False, plural: str = "FILE")
             from eexp.stream import Stream
 
             ctx = click.get_current_context()
-            stream = Stream(files, output, on_error, rejects, resume, quiet)
+            stream = Stream(files, output, on_error, rejects, resume, quiet, types=types)
             stream.stage = ctx.command.name or ""
             stream.resumable = any(option.name == "resume" for option in ctx.command.params) and output is not None
             stream.also_read = _files_read(**ctx.params)
@@ -177,7 +180,7 @@ def streams(kind: str | None = None, resume: bool = False, plural: str = "FILE")
         ]
         for add in reversed(added):
             with_stream = add(with_stream)
-        if kind:
+        if with_files:
             with_stream = click.argument("files", nargs=-1, type=PATH, metavar=f"[{plural}]...")(with_stream)
         return with_stream
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Optional
 
 import msgspec
@@ -216,7 +217,8 @@ class Task(Struct, kw_only=True):
 TYPES: dict[str, type] = {"trajectory": Trajectory, "example": Example, "episode": Episode, "task": Task}
 
 #: The types that a command for any record takes: tasks have no id, and only `eexp panel` and `eexp eval` read them.
-_ANY = ("trajectory", "example", "episode")
+#: The types of records that stages pass on to each other; a task is a line of a panel.
+RECORD_TYPES = ("trajectory", "example", "episode")
 
 #: The command that makes the records that are expected of those that were given, by both types.
 _NEXT_COMMAND = {
@@ -249,39 +251,40 @@ def _in_words(text: str) -> str:
     return " or ".join(_JSON_NAMES.get(part, part) for part in text.split(" | "))
 
 
-def check(record: Any, kind: str) -> dict:
+def check(record: Any, *accepted: str) -> dict:
     """Check a record, and return it as it is.
 
     Args:
         record: The value that was read.
-        kind: "trajectory", "example", "episode", "task", "any" for one of the first three, or "all" for one of the
-            four.
+        accepted: The types that it may have, keys of TYPES.
 
     Raises:
         InputError: It is no such record; the message names the JSON path of the first field that is wrong.
     """
-    if kind in ("any", "all"):
-        record_type = record.get("type") if isinstance(record, dict) else None
-        accepted = _ANY if kind == "any" else TYPES
-        kind = "trajectory, example or episode"
-        if isinstance(record_type, str) and record_type in accepted:
-            kind = record_type
     if not isinstance(record, dict):
-        article = "an" if kind[0] in "aeiou" else "a"
-        raise InputError(f"expected {article} {kind} record, got something that is not a JSON object", "$")
+        expected = _listed(accepted)
+        article = "an" if expected[0] in "aeiou" else "a"
+        raise InputError(f"expected {article} {expected} record, got something that is not a JSON object", "$")
     record_type = record.get("type")
-    if record_type != kind:
+    if not (isinstance(record_type, str) and record_type in accepted):
+        expected = _listed(accepted)
         if isinstance(record_type, str) and record_type in TYPES:
-            hint = _NEXT_COMMAND.get((record_type, kind), "")
-            raise InputError(f"expected a record of type {kind}, got one of type {record_type}{hint}", "$.type")
+            hint = _NEXT_COMMAND.get((record_type, expected), "")
+            raise InputError(f"expected a record of type {expected}, got one of type {record_type}{hint}", "$.type")
         got = "nothing" if record_type is None else short(record_type)
         hint = next((text for key, text in _IMPORTS.items() if isinstance(record.get(key), list)), "")
-        raise InputError(f'expected "{kind}", got {got}{hint}', "$.type")
+        raise InputError(f'expected "{expected}", got {got}{hint}', "$.type")
     try:
-        msgspec.convert(record, TYPES[kind])
+        msgspec.convert(record, TYPES[record_type])
     except msgspec.ValidationError as e:
         raise explain(str(e)) from None
     return record
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Return words as in a sentence: 'a, b or c'."""
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def explain(message: str) -> InputError:
@@ -301,10 +304,10 @@ def explain(message: str) -> InputError:
     return InputError(text[0].lower() + text[1:], path)
 
 
-def schema(kind: str) -> dict:
+def schema(record_type: str) -> dict:
     """Return the JSON Schema (draft 2020-12) of a record type."""
-    definition = msgspec.json.schema(TYPES[kind])
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": kind, **definition}
+    definition = msgspec.json.schema(TYPES[record_type])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": record_type, **definition}
 
 
 def lineage_entry(stage: str, **settings: Any) -> str:

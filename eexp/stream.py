@@ -81,6 +81,7 @@ class Stream(AbstractContextManager):
     Args:
         files, output, on_error, rejects, resume, quiet: The command-line options of the same names; on_error is "stop"
             or "skip".
+        types: The types of record that `records` accepts.
         keep_rejects: Whether rejects of an earlier run are kept, as --resume keeps them.
         reports_rejects: False where another process reads the same records and reports those that are set aside.
 
@@ -103,6 +104,7 @@ class Stream(AbstractContextManager):
         resume: bool = False,
         quiet: bool = False,
         *,
+        types: Sequence[str] = (),
         keep_rejects: bool = False,
         reports_rejects: bool = True,
     ):
@@ -111,7 +113,7 @@ class Stream(AbstractContextManager):
         self.report: str | None = None
         self.resumable = False
         self.also_read: list[str] = []
-        self.stage, self.kind, self.entry = "", "", ""
+        self.stage, self.types, self.entry = "", types, ""
         self.counts: Counter[str] = Counter()
         self.set_aside = 0
         self.where: tuple[str, int] | None = None
@@ -126,19 +128,18 @@ class Stream(AbstractContextManager):
 
     # -- opening and closing -------------------------------------------------------------------------------------------
 
-    def open(self, stage: str, kind: str | None = None, **settings: Any) -> Stream:
+    def open(self, stage: str, **settings: Any) -> Stream:
         """Open the files.
 
         Args:
             stage: The name of the stage.
-            kind: The type of the records that it reads.
             settings: The settings for the lineage of the records that it writes.
 
         Raises:
             UsageError: The files do not fit together, or the output is not that of an earlier run to resume.
             EexpError: A file cannot be opened.
         """
-        self.stage, self.kind = stage, kind or ""
+        self.stage = stage
         self.entry = records.lineage_entry(stage, **settings)
         if self.resume and self.output in (None, "", STDIN):
             raise UsageError("--resume needs -o FILE: it goes on from what FILE already holds")
@@ -284,7 +285,7 @@ class Stream(AbstractContextManager):
                 yield record, result
 
     def _check(self, record: Any) -> dict:
-        return records.check(record, self.kind)
+        return records.check(record, *self.types)
 
     def _read(self, pieces: Iterable[tuple[str, int, bytes]], check: Callable[[Any], dict]) -> Iterator[dict]:
         """Yield the records in pieces of text, counted; those that fail the check are set aside."""

@@ -91,7 +91,7 @@ def test_lines_are_numbered_with_the_blank_ones(tmp_path):
 
 
 def test_a_stream_reports_its_counts(data, capsys, tmp_path):
-    with Stream([str(data["expert"])], str(tmp_path / "out")).open("x", "trajectory", a=1, b=None) as io:
+    with Stream([str(data["expert"])], str(tmp_path / "out"), types=["trajectory"]).open("x", a=1, b=None) as io:
         for record in io.records():
             io.write(record)
             io.count("odd things", 2)
@@ -216,7 +216,7 @@ def test_a_processed_record_is_not_kept(tmp_path):
     file = write(tmp_path / "in", [{**t, "id": str(i)} for i in range(60)])
     tracemalloc.start()
     try:
-        with Stream([str(file)], str(tmp_path / "out"), quiet=True).open("x", "trajectory") as io:
+        with Stream([str(file)], str(tmp_path / "out"), quiet=True, types=["trajectory"]).open("x") as io:
             for record in io.records():
                 io.write(record)
         _, peak = tracemalloc.get_traced_memory()

@@ -19,6 +19,7 @@ import orjson
 from eexp.errors import EexpError
 from eexp.evidence.panels import TaskNames
 from eexp.jsonl import read
+from eexp.records import TYPES
 
 _RUN = 3  # words
 _PERMUTATIONS = 128
@@ -62,7 +63,7 @@ class HeldOut:
     def of(cls, files: Iterable[str]) -> HeldOut:
         """Return the tasks and trajectories that the records of files are made from, and the texts of examples."""
         held_out = cls()
-        for record in (record for file in files for record in read([file], "all")):
+        for record in (record for file in files for record in read([file], *TYPES)):
             held_out._tasks.add(record)
             if record["type"] == "example":
                 held_out._texts.add(digest(record))

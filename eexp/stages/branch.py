@@ -105,7 +105,7 @@ def command(settings: BranchSettings, policy: PolicyOptions, stream: Stream) -> 
         settings = settings.resolved(opened)
     with (
         closing(opened) if opened else nullcontext(),
-        stream.open("branch", "trajectory", **settings.lineage(opened, policy.max_tokens)) as io,
+        stream.open("branch", **settings.lineage(opened, policy.max_tokens)) as io,
     ):
         trajectories = branch(io.records(), opened, settings, count=io.count, on_error=io.fail)
         any_listed = False

@@ -138,7 +138,7 @@ def _read_panel(file: str, env: str | None) -> tuple[str, list[dict], str]:
     options.think,
 )
 @options.parallel
-@options.streams(resume=True)
+@options.streams(resume=True, with_files=False)
 def command(
     env: str | None,
     selection: TaskSelection,
@@ -190,7 +190,6 @@ def command(
         raise click.UsageError("--only-admissible leaves no room for a thought; give --think never")
     io = stream.open(
         "eval",
-        None,
         env=env,
         split=split if panel_tasks is None else None,
         panel=panel_hash,

@@ -165,7 +165,7 @@ def _due(env: Environment, split: str, n: int | None, skip: int, done: Callable[
 )
 @click.option("--all", "keep_failed", is_flag=True, help="Keep trajectories that did not succeed, too.")
 @command_options(ExpertSettings)
-@options.streams(resume=True)
+@options.streams(resume=True, with_files=False)
 def command(
     env: str,
     number: int | None,

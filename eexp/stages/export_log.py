@@ -13,6 +13,7 @@ import click
 from eexp import options
 from eexp.errors import InputError
 from eexp.formats import logs, sft
+from eexp.records import RECORD_TYPES
 from eexp.stream import OnError, Stream, stop_at_error
 
 T = TypeVar("T")
@@ -51,7 +52,7 @@ def _converted(records: Iterator[dict], convert: Callable[[dict], T], on_error: 
     help="Harbor's trajectory format (ATIF), one a line; verifiers' episodes, as in its traces.jsonl; one "
     "log of Inspect, which is held in memory; or, for examples, rows of chat messages.",
 )
-@options.streams("any")
+@options.streams(*RECORD_TYPES)
 def command(format: str, stream: Stream) -> None:
     """Write trajectories, episodes and examples in formats of other tools.
 
@@ -69,6 +70,6 @@ def command(format: str, stream: Stream) -> None:
       eexp export-log --format atif episodes.jsonl | eexp import atif --env house > own.jsonl
       eexp expert house -n 4 | eexp imitation-data | eexp export-log --format sft > expert_sft.jsonl
     """
-    with stream.open("export-log", "any", format=format) as io:
+    with stream.open("export-log", format=format) as io:
         for log in export_log(io.records(), format, on_error=io.fail):
             io.write(log, lineage=False)

@@ -259,6 +259,7 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
         on_error,
         rejects,
         quiet=quiet,
+        types=["example"],
         reports_rejects=is_first,
         keep_rejects=resume and os.path.isdir(output),
     )
@@ -270,10 +271,10 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
     style = get_style(prompt_style) if prompt_style else None
     held_out = None
     if validate:
-        held_out = Stream(validate, quiet=quiet).open("finetune", "example")
+        held_out = Stream(validate, quiet=quiet, types=["example"]).open("finetune")
     elif training["validate_every"]:
         raise UsageError("--validate-every says when to compute the loss on --validate FILE; give one")
-    with stream.open("finetune", "example") as io:
+    with stream.open("finetune") as io:
         # These import torch, which takes seconds; a command line or a file that is wrong is refused before.
         from eexp.training.finetune import finetune, preview
         from eexp.training.job import ExampleSource, Settings

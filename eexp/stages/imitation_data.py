@@ -106,7 +106,7 @@ def command(settings: ImitationSettings, prompt_style: str | None, stream: Strea
     """
     style = options.chosen_style(prompt_style, None)
     thoughts = None if settings.thoughts else "no"
-    with stream.open("imitation-data", "trajectory", prompt_style=style.label, thoughts=thoughts) as io:
+    with stream.open("imitation-data", prompt_style=style.label, thoughts=thoughts) as io:
 
         def examples(trajectories: Iterator[dict]) -> Iterator[Lines]:
             counted = with_failures_counted(trajectories, io.count)

@@ -154,7 +154,7 @@ def import_rows(
 )
 @command_options(ImportSettings)
 @options.workers
-@options.streams("conversation", resume=True)
+@options.streams(resume=True)
 def command(
     format: str, env: str | None, settings: ImportSettings, open_pool: Callable[..., Pool], stream: Stream
 ) -> None:
@@ -195,8 +195,9 @@ def command(
 
         with open_env(env) as world, environment_errors(env):
             tasks = Tasks(world, settings.split, settings.match, settings.names())
-    kind = "episode" if format == EPISODES else None
-    with stream.open("import", kind, format=format, env=env, **settings.lineage(replayed)) as io:
+    if format == EPISODES:
+        stream.types = ["episode"]
+    with stream.open("import", format=format, env=env, **settings.lineage(replayed)) as io:
         if format in sft.KINDS:
             rows = io.foreign_records()
             for record in import_rows(rows, format, settings.name or format, settings.task_key, on_error=io.fail):

@@ -201,7 +201,7 @@ def command(settings: MixSettings, dry_run: bool, sources: tuple[str, ...], outp
         raise UsageError("--similarity is for --duplicates near")
     if not settings.share and is_given("share_by"):
         raise UsageError("--share-by is for --share KIND=SHARE")
-    stream = Stream([s.name for s in parsed], output, quiet=quiet)
+    stream = Stream([s.name for s in parsed], output, quiet=quiet, types=["example"])
     stream.also_read = list(settings.apart_from)
     tally = Tally()
     records = mix(parsed, settings, tally=tally)
@@ -212,7 +212,7 @@ def command(settings: MixSettings, dry_run: bool, sources: tuple[str, ...], outp
         show("\n".join(tally.table(unit)))
         return
     of = ",".join(sources) or None
-    with stream.open("mix", "example", seed=settings.seed, limit=settings.limit, of=of, **settings.lineage()) as io:
+    with stream.open("mix", seed=settings.seed, limit=settings.limit, of=of, **settings.lineage()) as io:
         for record in records:
             io.write(record)
             io.count(record["kind"])

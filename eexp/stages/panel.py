@@ -96,10 +96,11 @@ def command(env, splits, number, apart_from, checked, seed, output, quiet) -> No
     """
     from eexp.evidence.panels import TaskNames, panel_hash
     from eexp.jsonl import read
+    from eexp.records import TYPES
     from eexp.stream import Stream
 
     excluded = TaskNames()
-    for record in (record for file in apart_from for record in read([file], "all")):
+    for record in (record for file in apart_from for record in read([file], *TYPES)):
         excluded.add(record)
     if checked is not None:
         if splits or number is not None or output is not None:

@@ -118,6 +118,6 @@ def command(settings: RecoverSettings, stream: Stream) -> None:
       eexp expert house -n 20 | eexp branch --no-only-admissible | eexp rollout > rollout.jsonl
       eexp recover rollout.jsonl | eexp imitation-data > recovery.jsonl
     """
-    with stream.open("recover", "trajectory", **asdict(settings)) as io:
+    with stream.open("recover", **asdict(settings)) as io:
         for trajectory in recover(io.records(), settings, count=io.count):
             io.write(trajectory)

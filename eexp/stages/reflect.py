@@ -152,7 +152,7 @@ def command(
         style = options.chosen_style(prompt_style, policy.play_settings.style if policy else None, stream.note)
         identity: dict[str, Any] = {"model": writer and writer.fingerprint, "verify": scorer and scorer.fingerprint}
         identity |= {"prompt_style": style.label, "seed": settings.seed}
-        with stream.open("reflect", "trajectory", **identity, **settings.lineage()) as io:
+        with stream.open("reflect", **identity, **settings.lineage()) as io:
             examples = reflect(
                 with_failures_counted(io.records(skip_done=False), io.count),
                 style,

@@ -101,7 +101,7 @@ def command(env: str | None, settings: RolloutSettings, open_pool: Callable[...,
     """
     # How to fork, and how many workers there are, changes nothing in the output, so neither is in its lineage.
     shares = Shares()
-    with stream.open("rollout", "trajectory", env=env, again=settings.again or None) as io, open_pool(env) as pool:
+    with stream.open("rollout", env=env, again=settings.again or None) as io, open_pool(env) as pool:
         work = {"do": f"{job.__module__}:{job.__name__}", **asdict(settings)}
         jobs = (((io.where, t), {**work, "trajectory": t}) for t in io.records())
         for trajectory, result in io.results(progress(pool.run(jobs), "trajectory")):

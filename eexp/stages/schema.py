@@ -6,12 +6,10 @@ import click
 
 from eexp.jsonl import write_to_stdout
 
-KINDS = ["trajectory", "example", "episode", "task"]
-
 
 @click.command("schema")
-@click.argument("kind", metavar="TYPE", type=click.Choice(KINDS))
-def command(kind: str) -> None:
+@click.argument("record_type", metavar="TYPE", type=click.Choice(["trajectory", "example", "episode", "task"]))
+def command(record_type: str) -> None:
     """Print the JSON Schema of a record type.
 
     TYPE is trajectory, example, episode or task. Keys that a schema does not name are kept and passed on by every
@@ -25,4 +23,4 @@ def command(kind: str) -> None:
 
     from eexp.records import schema
 
-    write_to_stdout(orjson.dumps(schema(kind), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    write_to_stdout(orjson.dumps(schema(record_type), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))

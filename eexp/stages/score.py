@@ -131,7 +131,7 @@ def command(model: ModelOptions, summary: str | None, stream: Stream) -> None:
         raise click.UsageError("--summary - needs -o FILE: standard output is for the examples otherwise")
     with (
         model.open(stream.note) as scorer,
-        stream.open("score", "example", model=scorer.fingerprint) as io,
+        stream.open("score", model=scorer.fingerprint) as io,
     ):
         losses = Losses()
         scored = score(io.records(skip_done=False), scorer, skip=io.done, on_error=io.fail)

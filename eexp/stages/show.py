@@ -12,7 +12,7 @@ import click
 
 from eexp import options
 from eexp.errors import InputError, UsageError
-from eexp.records import seed_of
+from eexp.records import RECORD_TYPES, seed_of
 from eexp.rendering import render, render_row, summary
 from eexp.terminal import show, tell
 from eexp.training.metrics import read_curves
@@ -134,7 +134,7 @@ def command(
     if files and os.path.isdir(files[0]):
         show("\n".join(describe_run(Path(f)) for f in files))
         return
-    records: Iterable[dict] = read(files, "any")
+    records: Iterable[dict] = read(files, *RECORD_TYPES)
     if summarised:
         lines = summary(records)
         if not lines:

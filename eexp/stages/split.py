@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import click
 
 from eexp import options
-from eexp.records import seed_of
+from eexp.records import RECORD_TYPES, seed_of
 from eexp.settings import command_options, option
 from eexp.stream import Stream
 
@@ -75,7 +75,7 @@ def part_of(record: dict, parts: int, seed: int = 0) -> int:
 
 @click.command("split")
 @command_options(SplitSettings)
-@options.streams("any")
+@options.streams(*RECORD_TYPES)
 def command(settings: SplitSettings, stream: Stream) -> None:
     """Write one part of a file of records.
 
@@ -91,6 +91,6 @@ def command(settings: SplitSettings, stream: Stream) -> None:
     if bool(settings.included) == bool(settings.excluded):
         raise click.UsageError("give --part or --without")
     part = ",".join(map(str, settings.kept))
-    with stream.open("split", "any", parts=settings.parts, part=part, seed=settings.seed) as io:
+    with stream.open("split", parts=settings.parts, part=part, seed=settings.seed) as io:
         for record in split(io.records(), settings):
             io.write(record)

@@ -7,6 +7,7 @@ import click
 from eexp import options
 from eexp.errors import UsageError
 from eexp.mixing.duplicates import HeldOut
+from eexp.records import RECORD_TYPES
 from eexp.statistics import Measure, Statistics, characters, plot, table
 from eexp.terminal import show, tell
 
@@ -56,7 +57,7 @@ def command(
     statistics = Statistics(
         _tokens_of(tokenizer) if tokenizer else characters, HeldOut.of(apart_from) if apart_from else None
     )
-    for record in read(files, "any"):
+    for record in read(files, *RECORD_TYPES):
         statistics.add(record)
     rows, unit = statistics.rows(), "tokens" if tokenizer else "characters"
     if not rows:

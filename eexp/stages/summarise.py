@@ -184,7 +184,7 @@ def command(settings: SummariseSettings, model: ModelOptions, prompt_style: str 
     with model.open(stream.note) as writer:
         style = options.chosen_style(prompt_style, None)
         identity = {"prompt_style": style.label, "model": writer.fingerprint}
-        with stream.open("summarise", "trajectory", **identity, **asdict(settings)) as io:
+        with stream.open("summarise", **identity, **asdict(settings)) as io:
             trajectories = summarise(io.records(), style, writer, settings, count=io.count, on_error=io.fail)
             for trajectory in progress(trajectories, "trajectory"):
                 io.write(trajectory)

@@ -159,7 +159,7 @@ def command(settings: WorldModelSettings, model: ModelOptions, prompt_style: str
     style = options.chosen_style(prompt_style, judge.play_settings.style if judge else None)
     identity: dict[str, Any] = {"model": judge.fingerprint} if judge else {}
     identity |= {"prompt_style": style.label, "seed": settings.seed}
-    with judge or nullcontext(), stream.open("world-model-data", "trajectory", **settings.lineage(), **identity) as io:
+    with judge or nullcontext(), stream.open("world-model-data", **settings.lineage(), **identity) as io:
         if judge:
             records = io.records(skip_done=False)
             examples = world_model_data(
