@@ -44,6 +44,7 @@ _NUMBER = re.compile(r"\[(?:([^][|]*)\|)?([^][|]*)\]")  # [singular|plural] or [
 SUCCESSES = "success[es]"
 _SET_ASIDE_HINT = " (--rejects FILE sets such records aside)"
 _SHOWN_AT_0 = ("in", "out", SUCCESSES)
+_SHOWN_FIRST = ("in", "done before", "out")
 
 #: A function that a pure stage calls with a record it cannot process; it returns if the run is to go on without it.
 OnError = Callable[[dict, InputError], None]
@@ -455,7 +456,8 @@ class Stream(AbstractContextManager):
 
     def summary(self) -> str:
         """Return one line with all numbers of the summary."""
-        parts = [in_words(n, what) for what, n in self.counts.items() if n or what in _SHOWN_AT_0]
+        counted = sorted(self.counts, key=lambda what: what not in _SHOWN_FIRST)
+        parts = [in_words(self.counts[what], what) for what in counted if self.counts[what] or what in _SHOWN_AT_0]
         if self.set_aside:
             parts.append(f"{self.set_aside} set aside" + (f" in {self.rejects}" if self.rejects else ""))
         return ", ".join(parts)

@@ -150,7 +150,7 @@ class Checker:
         Where the environment itself fails (dies, hangs), or nothing can be played, the checks that follow are skipped.
         """
         children = _children()
-        lost: str | None = None
+        failed, omitted = "", []
         try:
             for check in (
                 self.opens,
@@ -167,30 +167,31 @@ class Checker:
                 self.expert,
                 self.nonsense,
             ):
-                finding, fatal = self._finding(check, lost)
+                name = check.__name__.replace("_", " ")
+                if failed:
+                    omitted.append(name)
+                    continue
+                finding, is_fatal = self._finding(check, name)
                 yield finding
-                if fatal and lost is None:
-                    lost = check.__name__.replace("_", " ")
+                failed = name if is_fatal else ""
+            if omitted:
+                yield Finding("the rest", SKIPPED, f"not checked, since {failed!r} failed: {', '.join(omitted)}")
         finally:
             for env in (self._env, self._other):
                 if env is not None:
                     with suppress(EexpError):
                         env.close()
         if self._env is not None:
-            yield self._finding(lambda: self.closes(children), None, "closes")[0]
+            yield self._finding(lambda: self.closes(children), "closes")[0]
             yield Finding("time", OK, self._times())
 
-    def _finding(self, check: Callable[[], str], lost: str | None, name: str = "") -> tuple[Finding, bool]:
+    def _finding(self, check: Callable[[], str], name: str) -> tuple[Finding, bool]:
         """Run a check and return its finding, and whether the checks that follow cannot be made.
 
         Args:
             check: The check; it returns the detail of its finding.
-            lost: The name of an earlier check at which the environment failed, which rules this one out.
-            name: The name of the check, where it is not the function's.
+            name: The name of the check.
         """
-        name = name or check.__name__.replace("_", " ")
-        if lost:
-            return Finding(name, SKIPPED, f"not checked, since {lost!r} failed"), False
         try:
             return Finding(name, OK, check()), False
         except _NothingToCheck as e:
