@@ -67,10 +67,10 @@ HOW = (
     "you have done all that is asked, answer: done. Where an answer is asked for, end with it: done: ANSWER"
 )
 _WORKSPACE = re.compile(rf"(?<![\w.-]){WORKSPACE}(?![\w-])")
-#: Dates with times, as in ISO 8601, in RFC 2822 and as JavaScript writes them.
-_TIMES = re.compile(
-    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?"
-    r"|[A-Z][a-z]{2},? (\d\d? [A-Z][a-z]{2}|[A-Z][a-z]{2} \d\d?) \d{4} \d\d:\d\d:\d\d( (GMT|UTC)?([+-]\d{4})?( \([^)]*\))?)?"
+#: Dates with times, as in ISO 8601 and as JavaScript writes them.
+_TIMES = (
+    re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?"),
+    re.compile(r"[A-Z][a-z]{2} [A-Z][a-z]{2} \d\d \d{4} \d\d:\d\d:\d\d( GMT[+-]\d{4}( \([^)]*\))?)?"),
 )
 
 Result = TypeVar("Result")
@@ -128,7 +128,7 @@ class MCP(Environment):
         self._state = parse_choice(self.spec, "state", state, (SERVER, FILES, STATELESS))
         self._listing = parse_choice(self.spec, "tools", tools, ("short", "full", "none"))
         try:
-            self._masks = [_TIMES, *([re.compile(mask)] if mask else [])]
+            self._masks = [*_TIMES, *([re.compile(mask)] if mask else [])]
         except re.error as e:
             raise option_error(self.spec, "mask", mask, f"no regular expression: {e}") from None
         self.max_steps = parse_step_limit(self.spec, max_steps)
@@ -358,10 +358,8 @@ class MCP(Environment):
         try:
             self._session = McpSession(child, self._limit)
             self._tools = read_tools(self._session.list_tools())
-        except ChildFailed as e:
+        except (ChildFailed, ValueError) as e:  # ValueError: tools that cannot be told apart
             self._fail("start", str(e))
-        except EexpError as e:
-            self._fail("tools", str(e))
 
     def _ask(self, what: str, request: Callable[[McpSession], Result]) -> Result:
         if self._session is None:
@@ -380,10 +378,8 @@ class MCP(Environment):
     def _fail(self, what: str, message: str) -> NoReturn:
         self._end_server()
         last_line = self._last_error_line()
-        raise EnvironmentFailed(
-            f"{self.spec}: {what}: {message}"
-            + (f"; the last line of its standard error: {last_line}" if last_line else "")
-        )
+        hint = f"; the last line of its standard error: {last_line}" if last_line else ""
+        raise EnvironmentFailed(f"{self.spec}: {what}: {message}{hint}")
 
     @property
     def _error_file(self) -> Path:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from eexp.envs.calls import Call
-from eexp.errors import EexpError
 
 _DEEPEST = 4  # levels of a parameter's type that are described
 
@@ -86,14 +85,14 @@ def read_tools(listed: list[dict[str, Any]]) -> dict[str, McpTool]:
         listed: The tools as the protocol has them.
 
     Raises:
-        EexpError: Two tools, or two parameters of one, have the same name in calls.
+        ValueError: Two tools, or two parameters of one, have the same name in calls.
     """
     tools: dict[str, McpTool] = {}
     for entry in listed:
         tool = _read_tool(entry)
         if tool.name in tools:
             names = f"{tools[tool.name].server_name!r} and {tool.server_name!r}"
-            raise EexpError(f"two of its tools are {tool.name!r} in a call: {names}")
+            raise ValueError(f"two of its tools are {tool.name!r} in a call: {names}")
         tools[tool.name] = tool
     return tools
 
@@ -103,7 +102,7 @@ def _read_tool(entry: dict[str, Any]) -> McpTool:
     properties = schema.get("properties") or {}
     parameters = {name_in_calls(name): name for name in properties}
     if len(parameters) < len(properties):
-        raise EexpError(f"two parameters of its tool {entry['name']!r} have the same name in a call")
+        raise ValueError(f"two parameters of its tool {entry['name']!r} have the same name in a call")
     renamed = {"type": "object"} | {key: value for key, value in schema.items() if key != "$schema"}
     renamed["properties"] = {name: properties[server_name] for name, server_name in parameters.items()}
     if "required" in schema:
