@@ -247,20 +247,25 @@ class MCP(Environment):
 
     def _follow(self, call: Call, changes: bool) -> None:
         """Note a call, for the expert; `changes`: whether it may have changed the server's state."""
-        if self._followed is None:
-            return
-        if call in self._demonstration[self._followed : self._followed + 1]:
-            self._followed += 1
+        if self._is_next(call):
+            self._followed = (self._followed or 0) + 1
         elif changes:
             self._followed = None
 
     def harmless(self, action: str) -> bool:
-        """Return whether the action calls a tool that the server declares read-only."""
+        """Return whether the action calls a tool that the server declares read-only.
+
+        The demonstration's next call is none: it would take the expert further.
+        """
         try:
-            name = parse_call(action.strip())[0]
+            call = parse_call(action.strip())
         except ValueError:
             return False
-        return name in self._tools and self._tools[name].read_only
+        return call[0] in self._tools and self._tools[call[0]].read_only and not self._is_next(call)
+
+    def _is_next(self, call: Call) -> bool:
+        """Return whether a call is the demonstration's next."""
+        return self._followed is not None and call in self._demonstration[self._followed : self._followed + 1]
 
     def mask(self, text: str) -> str:
         for pattern in self._masks:

@@ -15,6 +15,7 @@ from typing import Any
 from eexp.envs.calls import Call
 
 _DEEPEST = 4  # levels of a parameter's type that are described
+_FIRST_SENTENCE = re.compile(r"\.\s+(?=[A-Z])|\n")
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,11 @@ class McpTool:
         properties = self.schema["properties"]
         required = self.schema.get("required", [])
         parts = (_parameter(name, properties[name], name in required, self.schema) for name in self.parameters)
-        first_line = self.description if full else re.split(r"(?<=\w)\. |\n", self.description.strip())[0].rstrip(".")
-        lines = [f"{self.name}({', '.join(parts)}): {' '.join(first_line.split())}"]
+        about = self.description if full else _FIRST_SENTENCE.split(self.description.strip())[0].rstrip(".")
+        lines = [f"{self.name}({', '.join(parts)}): {' '.join(about.split())}"]
         if full:
-            abouts = ((name, properties[name].get("description")) for name in self.parameters)
-            lines += [f"  {name}: {' '.join(about.split())}" for name, about in abouts if about]
+            texts = ((name, properties[name].get("description")) for name in self.parameters)
+            lines += [f"  {name}: {' '.join(text.split())}" for name, text in texts if text]
         return "\n".join(lines)
 
     def arguments(self, call: Call) -> dict[str, Any]:
