@@ -42,9 +42,8 @@ texts: dict[str, str] = {}
 
 
 def load() -> None:
-    if FILE.exists():
-        texts.clear()
-        texts.update(json.loads(FILE.read_text()))
+    texts.clear()
+    texts.update(json.loads(FILE.read_text()) if FILE.exists() else {})
 
 
 def say(**message) -> None:

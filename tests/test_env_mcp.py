@@ -47,7 +47,7 @@ def write_tasks(directory: Path, tasks: list[dict]) -> Path:
 
 def spec_of(directory: Path, when: str = "ALWAYS", options: str = "", tasks: list[dict] = TASKS) -> str:
     path = write_tasks(directory, tasks)
-    return f"mcp:{sys.executable} {SERVER} {when} {{dir}}/texts.json?tasks={path}{options}"
+    return f"mcp:{sys.executable} -I -S {SERVER} {when} {{dir}}/texts.json?tasks={path}{options}"
 
 
 @pytest.fixture
@@ -267,18 +267,20 @@ def test_the_contract_is_kept(tmp_path, monkeypatch, when, state, forks):
     template = tmp_path / "template"
     template.mkdir()
     (template / "kept.txt").write_text("1")
-    spec = spec_of(tmp_path, when, f"&state={state}&files={template}")
+    calls = ["put(key='a', text='b')", "get(key='a')", "done: b"]
+    task = {"id": "a", "instruction": "?", "success": {"answer": "b", "files": {"kept.txt": "1"}}, "expert": calls}
+    spec = spec_of(tmp_path, when, f"&state={state}&files={template}", [task])
     actions = ("get(key='x')", "put(key='a', text='c')")
-    findings = list(Checker(lambda: open_env(spec), tasks=2, limit=60, actions=actions).findings())
+    findings = list(Checker(lambda: open_env(spec), tasks=1, limit=60, actions=actions).findings())
     assert not [f for f in findings if f.verdict == FAILED], findings
     assert next(f.detail for f in findings if f.check == "forks").startswith(forks)
 
 
 def test_the_check_finds_a_server_that_does_not_keep_its_state_where_it_was_said(tmp_path):
-    spec = spec_of(tmp_path, "START", "&state=stateless")
-    actions = ("get(key='a')", "put(key='a', text='c')")
-    findings = list(Checker(lambda: open_env(spec), tasks=2, limit=60, actions=actions).findings())
-    assert [f.check for f in findings if f.verdict == FAILED]
+    task = {"id": "a", "instruction": "?", "expert": ["get(key='a')", "put(key='a', text='b')"]}
+    spec = spec_of(tmp_path, "START", "&state=stateless", [task])
+    findings = list(Checker(lambda: open_env(spec), tasks=1, limit=60).findings())
+    assert "repeats" in [f.check for f in findings if f.verdict == FAILED]
 
 
 def test_a_state_of_another_episode_is_not_restored(env):
@@ -371,7 +373,7 @@ def test_nothing_is_left_of_a_process_that_is_killed(tmp_path):
 
 def test_demonstrations_become_examples(tmp_path):
     spec = spec_of(tmp_path, options="&state=stateless")
-    expert = run("expert", spec).ok().records
+    expert = run("expert", spec, "-n", 2).ok().records
     assert [(record["task"]["id"], record["outcome"]["success"]) for record in expert] == [("put", True), ("ask", True)]
     others = [{"action": action, "source": "policy", "outcome": None} for action in ("get(key='x')", "fail()")]
     for record in expert:
