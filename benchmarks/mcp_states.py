@@ -41,7 +41,7 @@ def main() -> None:
             outcomes = {}
             for state, env in environments.items():
                 began = time.perf_counter()
-                executed = execute(env, trajectory, "replay" if state == "server" else "state", lambda: None)
+                executed = execute(env, trajectory, "replay" if state == "server" else "state", lambda *_: None)
                 seconds[state] += time.perf_counter() - began
                 if executed.refused:
                     raise EexpError(f"{state}: refused: {executed.refused[0]}")

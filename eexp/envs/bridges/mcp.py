@@ -77,7 +77,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class _SavedEpisode:
+class _SavedMcpState:
     """What `save` returns.
 
     Attributes:
@@ -295,7 +295,7 @@ class MCP(Environment):
             return None
         return "the server is not said to keep its state in files: state=files, or state=stateless"
 
-    def save(self) -> _SavedEpisode:
+    def save(self) -> _SavedMcpState:
         if reason := self.why_no_copy():
             raise EnvironmentFailed(f"{self.spec}: save: {reason}")
         if self._session is None:
@@ -303,15 +303,15 @@ class MCP(Environment):
         self._saved += 1
         directory = self._directory.with_name(f"saved-{self._saved}")
         self._on_disk("save", lambda: _copy_tree(self._directory, directory))
-        return _SavedEpisode(self._episode, directory, self._followed, self._end)
+        return _SavedMcpState(self._episode, directory, self._followed, self._end)
 
-    def restore(self, state: _SavedEpisode) -> None:
+    def restore(self, state: _SavedMcpState) -> None:
         if state.episode is not self._episode or not state.directory.is_dir():
             raise EnvironmentFailed(f"{self.spec}: restore: the state belongs to an episode that is over")
         self._followed, self._end = state.followed, state.end
         self._begin(lambda directory: _copy_tree(state.directory, directory))
 
-    def release(self, state: _SavedEpisode) -> None:
+    def release(self, state: _SavedMcpState) -> None:
         shutil.rmtree(state.directory, ignore_errors=True)
 
     def _remove_saved(self) -> None:
