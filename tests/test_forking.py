@@ -252,14 +252,9 @@ def test_every_way_observes_the_same_in_openenv():
 
 @needs("mcp")
 @pytest.mark.parametrize(
-    ("when", "state", "branches"),
-    [
-        ("ALWAYS", "stateless", SOME),
-        pytest.param("ALWAYS", "stateless", BRANCHES, marks=pytest.mark.slow),
-        pytest.param("START", "files", SOME, marks=pytest.mark.slow),
-    ],
+    ("when", "state"), [("ALWAYS", "stateless"), pytest.param("START", "files", marks=pytest.mark.slow)]
 )
-def test_every_way_observes_the_same_in_mcp(tmp_path, when, state, branches):
+def test_every_way_observes_the_same_in_mcp(tmp_path, when, state):
     server = Path(__file__).with_name("mcp_server.py")
     shared = ["get(key='a')", "put(key='b', text='c')", "fail()", "get(key='b')"]
     tasks = [
@@ -267,7 +262,7 @@ def test_every_way_observes_the_same_in_mcp(tmp_path, when, state, branches):
     ]
     (tmp_path / "tasks.jsonl").write_text("\n".join(map(json.dumps, tasks)))
     command = f"{sys.executable} -I -S {server} {when} {{dir}}/texts.json"
-    check(f"mcp:{command}?tasks={tmp_path / 'tasks.jsonl'}&state={state}", ("state",), branches, longest=6)
+    check(f"mcp:{command}?tasks={tmp_path / 'tasks.jsonl'}&state={state}", ("state",), SOME, longest=6)
 
 
 @pytest.mark.slow
