@@ -16,8 +16,10 @@ from pathlib import Path
 
 try:
     from mcp.server.mcpserver import MCPServer
-except ImportError:  # its name in version 1
+    from mcp.server.mcpserver.exceptions import ToolError
+except ImportError:  # the names in version 1
     from mcp.server.fastmcp import FastMCP as MCPServer
+    from mcp.server.fastmcp.exceptions import ToolError
 from mcp.types import ToolAnnotations
 
 FILE = Path(sys.argv[1] if len(sys.argv) > 1 else "lists.json")
@@ -41,7 +43,7 @@ def show(name: str) -> str:
     """Show what is on a list."""
     things = load().get(name)
     if things is None:
-        raise ValueError(f"there is no list {name!r}")
+        raise ToolError(f"there is no list {name!r}")
     return "\n".join(f"{number} {thing}" for thing, number in things.items())
 
 
@@ -55,7 +57,7 @@ def names() -> str:
 def put(name: str, thing: str, number: int = 1) -> str:
     """Put a thing on a list. The list need not exist."""
     if number < 1:
-        raise ValueError("the number has to be 1 or more")
+        raise ToolError("the number has to be 1 or more")
     lists = load()
     things = lists.setdefault(name, {})
     things[thing] = things.get(thing, 0) + number
@@ -68,7 +70,7 @@ def strike(name: str, thing: str) -> str:
     """Strike a thing off a list, all of it."""
     lists = load()
     if thing not in lists.get(name, {}):
-        raise ValueError(f"there is no {thing!r} on {name!r}")
+        raise ToolError(f"there is no {thing!r} on {name!r}")
     del lists[name][thing]
     store(lists)
     return f"No {thing} on {name}."
