@@ -127,7 +127,7 @@ KINDS = (
         "mcp:COMMAND?tasks=FILE",
         "a server of MCP and your tasks",
         needs="eexp[mcp]",
-        path="eexp.envs.bridges.mcp:MCP",
+        path="eexp.envs.bridges.mcp_environment:MCP",
     ),
     PROGRAM,
     CLASS,

@@ -16,14 +16,16 @@ from threading import Thread
 from typing import Any, TypeVar
 
 import anyio
-import mcp
+from mcp import ClientSession
+from mcp.shared import exceptions
 from mcp.shared.message import SessionMessage
 from mcp.types import JSONRPCMessage, PaginatedRequestParams
 from pydantic import TypeAdapter, ValidationError
 
 from eexp.processes.child import Child, ChildFailed, excerpt
 
-McpError: type[Exception] = getattr(mcp, "MCPError", None) or mcp.McpError  # the name in version 2, and in version 1
+#: The package's error for an answer that is an error: its name in version 2, and in version 1.
+McpError: Any = getattr(exceptions, "MCPError", None) or exceptions.McpError
 
 _MESSAGE: TypeAdapter = TypeAdapter(JSONRPCMessage)
 _MOST_PAGES = 100  # of a list of tools
@@ -51,7 +53,7 @@ class McpSession:
         self._loop = asyncio.new_event_loop()
         self._failure: asyncio.Future[ChildFailed] = self._loop.create_future()
         self._closing = asyncio.Event()
-        self._session: mcp.ClientSession
+        self._session: ClientSession
         opened = self._loop.create_future()
         self._thread = Thread(target=self._run, args=(opened,), name="eexp-mcp", daemon=True)
         self._thread.start()
@@ -114,7 +116,7 @@ class McpSession:
         self._loop.add_reader(output, self._receive)
         sender = asyncio.create_task(self._send_all(unsent))
         try:
-            async with mcp.ClientSession(incoming, outgoing) as self._session:
+            async with ClientSession(incoming, outgoing) as self._session:
                 opened.set_result(None)
                 await self._closing.wait()
         finally:
@@ -159,7 +161,7 @@ class McpSession:
         try:
             return asyncio.run_coroutine_threadsafe(self._answer(request), self._loop).result()
         except McpError as e:
-            raise CallRefused(e.error.message) from None  # pyright: ignore[reportAttributeAccessIssue]
+            raise CallRefused(e.error.message) from None
         except ValidationError as e:
             first = e.errors(include_url=False)[0]
             place = ".".join(map(str, first["loc"]))
