@@ -326,7 +326,7 @@ class MCP(Environment):
         for name, text in self._task.files.items():
             file = directory / name
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text.replace(WORKSPACE, str(directory)), encoding="utf-8")
+            file.write_text(self._meant(text), encoding="utf-8")
 
     # -- the server --------------------------------------------------------------------------------------------------
 
