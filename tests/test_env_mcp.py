@@ -16,6 +16,7 @@ from running import environment, run
 from eexp.envs import open_env
 from eexp.envs.bridges.mcp_tasks import normalised_answer
 from eexp.envs.bridges.mcp_tools import name_in_calls, read_tools
+from eexp.envs.calls import parse_done
 from eexp.envs.check import FAILED, Checker
 from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
 
@@ -116,6 +117,11 @@ def test_times_and_what_the_mask_names_are_masked(tmp_path):
         first, second = env.step("time()").text, env.step("time()").text
         assert first != second and env.mask(first) == env.mask(second)
     assert env.mask("created: Mon Nov 23 2026 05:36:47 GMT+0000 (Coordinated Universal Time)") == "created: *"
+
+
+def test_done_is_read_with_the_words_after_it():
+    texts = ("done", "Done.", "done()", "done: a: b", "done()!\nall", "done, I think", "done it", "undone", "done(1)")
+    assert [parse_done(text) for text in texts] == ["", "", "", "a: b", "all", "I think", None, None, None]
 
 
 def test_names_that_are_no_identifiers_get_one():
