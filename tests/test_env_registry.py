@@ -31,7 +31,7 @@ def test_a_kind_says_what_its_class_says(kind):
     assert issubclass(environment_class, Environment)
     assert environment_class.light == kind.light
     assert (ROOT / "docs" / "environments" / f"{kind.name}.md").exists(), "it has no page in docs/environments"
-    if not kind.has_url:  # the spec of a bridge is made from its URL
+    if not kind.has_target:  # the spec of a bridge is made from its URL or command
         assert environment_class.spec == kind.name
 
 
@@ -80,7 +80,7 @@ def test_the_table_of_help_has_two_columns():
 
 
 def test_a_shell_completes_names_and_beginnings():
-    assert completions("") == [*environment_names(), "agentgym:", "openenv:", "exec:", "noisy:"]
+    assert completions("") == [*environment_names(), "agentgym:", "openenv:", "mcp:", "exec:", "noisy:"]
     assert completions("a") == ["alfworld", "appworld", "agentgym:"]
     assert completions("nothing") == []
 

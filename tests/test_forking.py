@@ -7,6 +7,7 @@ and every list of admissible actions with the record. The tests compare the outc
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import sys
@@ -247,6 +248,21 @@ def test_every_way_observes_the_same_in_openenv():
     with served("scales") as url:
         check(f"openenv:{url}", ("state",))
         assert not any(session.states for session in SESSIONS[url])
+
+
+@needs("mcp")
+@pytest.mark.parametrize(
+    ("when", "state"), [("ALWAYS", "stateless"), pytest.param("START", "files", marks=pytest.mark.slow)]
+)
+def test_every_way_observes_the_same_in_mcp(tmp_path, when, state):
+    server = Path(__file__).with_name("mcp_server.py")
+    shared = ["get(key='a')", "put(key='b', text='c')", "fail()", "get(key='b')"]
+    tasks = [
+        {"id": f"{n}", "instruction": "?", "expert": [f"put(key='a', text='{n}')", *shared[n % 2 :]]} for n in range(4)
+    ]
+    (tmp_path / "tasks.jsonl").write_text("\n".join(map(json.dumps, tasks)))
+    command = f"{sys.executable} -I -S {server} {when} {{dir}}/texts.json"
+    check(f"mcp:{command}?tasks={tmp_path / 'tasks.jsonl'}&state={state}", ("state",), SOME, longest=6)
 
 
 @pytest.mark.slow

@@ -33,6 +33,8 @@ class Observation:
         changed: True where the action changed the state although the text may repeat the one before, such as a second
             `Got 1 log`. None where the texts tell.
         screenshot: The file of a picture of what was observed; None where none was kept.
+        tools: The tools that can be called, as OpenAI's chat format describes them, `{"type": "function", "function":
+            {"name", "description", "parameters"}}`; None where they are those of the observation before.
     """
 
     text: str
@@ -43,6 +45,7 @@ class Observation:
     unknown: list[tuple[int, int]] | None = None
     changed: bool | None = None
     screenshot: str | None = None
+    tools: list[dict[str, Any]] | None = None
 
     def outcome(self) -> dict:
         """Return the observation as the `outcome` of a record."""

@@ -6,10 +6,13 @@ Nothing is evaluated but literals.
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 from typing import Any
 
 Call = tuple[str, list, dict[str, Any]]
+
+_DONE = re.compile(r"done(?:\(\))?\s*(?:[:.,!](.*))?$", re.IGNORECASE | re.DOTALL)
 
 
 def parse_call(text: str) -> Call:
@@ -37,3 +40,9 @@ def parse_call(text: str) -> Call:
 def format_call(name: str, arguments: dict[str, Any]) -> str:
     """Return a call with its arguments by name, as `parse_call` reads it."""
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
+
+
+def parse_done(text: str) -> str | None:
+    """Return the words after `done` in `done: which file?`; "" for `done` alone, None for any other text."""
+    match = _DONE.match(text)
+    return (match[1] or "").strip() if match else None

@@ -34,12 +34,12 @@ def open_env(spec: str) -> Environment:
 
         return Program(spec)
     name, _, _ = spec.partition("?")
-    scheme, _, url = name.partition(":")
+    scheme, _, target = name.partition(":")
     environment_class, options = _class_of(spec), split_options(spec)
-    has_url = scheme in SERVERS
-    refuse_unknown_options(name, environment_class, options, has_url)
+    has_target = scheme in SERVERS
+    refuse_unknown_options(name, environment_class, options, has_target)
     try:
-        env = environment_class(*([url] if has_url else []), **options)
+        env = environment_class(*([target] if has_target else []), **options)
     except TypeError as e:
         raise UsageError(f"environment {spec!r}: {e}") from e
     except (EexpError, MemoryError, OSError):

@@ -35,9 +35,9 @@ class EnvironmentKind:
         return re.split("[:?]", self.spec)[0]
 
     @property
-    def has_url(self) -> bool:
-        """Whether the name is followed by the URL of a server, which the class gets before its options."""
-        return self.spec.startswith(f"{self.name}:URL")
+    def has_target(self) -> bool:
+        """Whether the name is followed by a server's URL or its command, which the class gets before its options."""
+        return bool(self.path) and self.spec.startswith(f"{self.name}:")
 
     @property
     def line(self) -> str:
@@ -123,14 +123,20 @@ KINDS = (
     EnvironmentKind(
         "openenv:URL", "a server of OpenEnv", needs="eexp[openenv]", path="eexp.envs.bridges.openenv:OpenEnv"
     ),
+    EnvironmentKind(
+        "mcp:COMMAND?tasks=FILE",
+        "a server of MCP and your tasks",
+        needs="eexp[mcp]",
+        path="eexp.envs.bridges.mcp_environment:MCP",
+    ),
     PROGRAM,
     CLASS,
     NOISY,
 )
 
-#: Environments that are opened by their name alone, and those behind a URL.
-BUILT_IN = {kind.name: kind for kind in KINDS if kind.path and not kind.has_url}
-SERVERS = {kind.name: kind for kind in KINDS if kind.has_url}
+#: Environments that are opened by their name alone, and those with a URL or a command of a server.
+BUILT_IN = {kind.name: kind for kind in KINDS if kind.path and not kind.has_target}
+SERVERS = {kind.name: kind for kind in KINDS if kind.has_target}
 
 
 def registered() -> dict[str, str]:

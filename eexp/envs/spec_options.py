@@ -25,7 +25,7 @@ def split_options(spec: str) -> dict[str, str]:
 
 
 def refuse_unknown_options(
-    name: str, environment_class: type[Environment], options: Collection[str], has_url: bool = False
+    name: str, environment_class: type[Environment], options: Collection[str], has_target: bool = False
 ) -> None:
     """Raise UsageError, naming the options that exist, if one of `options` does not.
 
@@ -33,9 +33,9 @@ def refuse_unknown_options(
         name: The spec without its options.
         environment_class: Its options are the parameters of its constructor.
         options: The names of the options.
-        has_url: Whether the first parameter is the URL of a server, which is not an option.
+        has_target: Whether the first parameter is the URL or the command of a server, which is not an option.
     """
-    parameters = list(inspect.signature(environment_class).parameters.values())[int(has_url) :]
+    parameters = list(inspect.signature(environment_class).parameters.values())[int(has_target) :]
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
     names = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_POSITIONAL]

@@ -284,11 +284,17 @@ class Child:
             raise ChildFailed(self.describe_end() or "closed its standard output")
         self._unread += data
 
+    def wait(self, limit: float) -> int | None:
+        """Return its exit status, below 0 for a signal; None if it is still running after `limit` seconds."""
+        try:
+            return self._popen.wait(timeout=limit)  # that of the guard, which ends as the program did
+        except subprocess.TimeoutExpired:
+            return None
+
     def describe_end(self) -> str | None:
         """Return its exit status or signal in words; None if it is still running two seconds from now."""
-        try:
-            code = self._popen.wait(timeout=2)  # that of the guard, which ends as the program did
-        except subprocess.TimeoutExpired:
+        code = self.wait(2)
+        if code is None:
             return None
         if code < 0:
             names = {s.value: f" ({s.name})" for s in signal.Signals}  # real-time signals have none

@@ -42,7 +42,7 @@ from itertools import chain
 from typing import Any
 
 from eexp.envs.base import Environment, Observation
-from eexp.envs.calls import Call, parse_call
+from eexp.envs.calls import Call, parse_call, parse_done
 from eexp.envs.spec_options import parse_choice
 from eexp.errors import EexpError, InputError
 
@@ -56,7 +56,6 @@ TESTED = 4  # one of so many scenarios is for testing; scenarios with the same b
 #: Functions whose time and memory grow with one argument, and the position of that argument.
 _COSTLY = {"power": 1, "logarithm": 2, "square_root": 1}
 _COSTLY_LIMIT = 10_000
-_DONE = re.compile(r"done(\(\))?\s*([:.,!]|$)", re.IGNORECASE)
 _HOW = (
     "Do what the user asks for by calling functions, one in every step and with literal arguments, such as "
     "name(number=1, text='a'). When you have done all you can for the user's last message, answer: done"
@@ -153,7 +152,7 @@ class BFCL(Environment):
         if len(self._played) > len(self._gold):
             return self._observe("The conversation is over.", valid=False)
         action = action.strip()
-        if _DONE.match(action):
+        if parse_done(action) is not None:
             return self._end_turn()
         try:
             call = parse_call(action)
