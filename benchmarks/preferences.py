@@ -1,7 +1,8 @@
 """Measure the cost of DPO on preferences that share their beginnings: eexp's trees against TRL's DPOTrainer.
 
     pip install --target trl/site-packages --no-deps trl datasets dill multiprocess xxhash pyarrow pandas
-    eexp expert house -n 40 | eexp branch -k 4 --no-only-admissible | eexp rollout | eexp preference-data -o preferences.jsonl
+    eexp expert house -n 40 | eexp branch -k 4 --no-only-admissible | eexp rollout > rollout.jsonl
+    eexp preference-data rollout.jsonl > preferences.jsonl
     python benchmarks/preferences.py preferences.jsonl --trl trl/site-packages --updates 4
 
 Both train all weights of one random Llama of 25 million parameters in float32, on the same preferences in the same
