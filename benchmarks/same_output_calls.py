@@ -124,6 +124,10 @@ RECORDS = {
     "--rejects rejects.jsonl @rollout",
     "reflect-own-tiny": f"reflect {TINY} --no-outcomes --keep-matching --no-guard all --max-tokens 24 "
     "--rejects rejects.jsonl @few-rolled",
+    # -- preference-data
+    "preferences": "preference-data @rollout-invalid",
+    "preferences-some": "preference-data --worse refused --worse unchanged --most 1 --pool policy --first 2 "
+    "--prompt-style think @rollout-pools",
     # -- imitation-data, split
     "imitation": "imitation-data @expert",
     "imitation-style": "imitation-data --prompt-style @style.toml @expert",

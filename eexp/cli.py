@@ -33,6 +33,7 @@ COMMANDS = {
     "world-model-data": "Make training examples that predict the next state.",
     "reflect": "Make training examples that reason towards the expert's action.",
     "imitation-data": "Make training examples that imitate the expert.",
+    "preference-data": "Make preferences: the expert's action before an alternative that did worse.",
     "split": "Write one part of a file of records.",
     "mix": "Weight, shuffle, clean and cut several files of examples into one.",
     "score": "Score examples with a model: the log-probability of every span.",

@@ -15,6 +15,9 @@ from eexp.records import canonical, expert_outcome, succeeded
 #: The kinds of transition, as `Example.transition` names them.
 TRANSITIONS = ("invalid", "unchanged", "done", "changed")
 
+#: The ways in which an alternative may have done worse than the expert's action, the first one that holds is named.
+SHORTCOMINGS = ("refused", "ended", "score", "unchanged")
+
 #: The shares that are reported, in this order, in words.
 SHARES = {
     "valid": "valid",
@@ -54,6 +57,35 @@ def transition_of(observation_before: str, outcome: dict) -> str:
     if changed is None:
         changed = outcome["observation"] != observation_before
     return "changed" if changed else "unchanged"
+
+
+def shortcoming(observation_before: str, expert: dict, outcome: dict) -> str | None:
+    """Return in which way an action did worse than the expert's, as far as the record shows it.
+
+    Args:
+        observation_before: The observation of the state in which both were taken.
+        expert: The outcome of the expert's action.
+        outcome: The outcome of the other action.
+
+    Returns:
+        "refused" if the environment refused it, and not the expert's; "ended" if it ended the episode without success;
+        "score" if its score is lower; "unchanged" if it changed nothing, and the expert's did. None where nothing of
+        this is known, or it completed the task.
+    """
+    if finishes(outcome):
+        return None
+    transition = transition_of(observation_before, outcome)
+    expert_transition = transition_of(observation_before, expert)
+    score, expert_score = outcome.get("score"), expert.get("score")
+    if transition == "invalid" and expert_transition != "invalid":
+        return "refused"
+    if transition == "done" and (expert_transition != "done" or finishes(expert)):
+        return "ended"
+    if score is not None and expert_score is not None and score < expert_score:
+        return "score"
+    if transition == "unchanged" and expert_transition in ("changed", "done"):
+        return "unchanged"
+    return None
 
 
 def same_as_expert(step: dict, outcome: dict | None, alternative: dict) -> bool:

@@ -168,6 +168,25 @@ class Example(Struct, kw_only=True):
     lineage: _Lineage = []
 
 
+class Preference(Struct, kw_only=True):
+    """Two answers to one prompt, of which one did better; `prompt`, `chosen` and `rejected` are those of TRL."""
+
+    type: Literal["preference"]
+    id: str
+    prompt: Annotated[list[Message], Meta(min_length=1)]
+    chosen: Annotated[list[Message], Meta(min_length=1, description="the answer that did better")]
+    rejected: Annotated[list[Message], Meta(min_length=1, description="the answer that did worse")]
+    weight: Annotated[float, Meta(ge=0, description="multiplies its loss")] = 1.0
+    group: Annotated[Optional[str], Meta(description="id of the trajectory of which it was made")] = None
+    worse: Annotated[
+        Optional[str], Meta(description="how the rejected action did worse: refused, ended, score or unchanged")
+    ] = None
+    chosen_outcome: Annotated[Optional[str], Meta(description="the observation after the chosen action")] = None
+    rejected_outcome: Annotated[Optional[str], Meta(description="the observation after the rejected action")] = None
+    prompt_style: _PromptStyle = None
+    lineage: _Lineage = []
+
+
 class Turn(Struct, kw_only=True):
     """One step of an evaluated episode."""
 
@@ -214,15 +233,24 @@ class Task(Struct, kw_only=True):
     kind: Annotated[Optional[str], Meta(description="kind of the task, as the environment groups them")] = None
 
 
-TYPES: dict[str, type] = {"trajectory": Trajectory, "example": Example, "episode": Episode, "task": Task}
+TYPES: dict[str, type] = {
+    "trajectory": Trajectory,
+    "example": Example,
+    "preference": Preference,
+    "episode": Episode,
+    "task": Task,
+}
 
 #: The types that a command for any record takes: tasks have no id, and only `eexp panel` and `eexp eval` read them.
 #: The types of records that stages pass on to each other; a task is a line of a panel.
-RECORD_TYPES = ("trajectory", "example", "episode")
+RECORD_TYPES = ("trajectory", "example", "preference", "episode")
 
 #: The command that makes the records that are expected of those that were given, by both types.
 _NEXT_COMMAND = {
     ("trajectory", "example"): ": make examples of trajectories with `eexp imitation-data`",
+    ("preference", "example"): ": preferences are trained on with `eexp finetune --objective dpo`",
+    ("example", "preference"): ": make preferences of trajectories with `eexp preference-data`",
+    ("trajectory", "preference"): ": make preferences of trajectories with `eexp preference-data`",
     ("episode", "example"): ": make trajectories of episodes with `eexp import episodes`, and examples of those",
     ("trajectory", "episode"): ": play tasks with `eexp eval` to make episodes",
     ("example", "episode"): ": play tasks with `eexp eval` to make episodes",
@@ -426,3 +454,50 @@ def example(
         **more,
         "lineage": trajectory.get("lineage", []),
     }
+
+
+def preference(
+    trajectory: dict,
+    name: str,
+    prompt: list[dict],
+    chosen: list[dict],
+    rejected: list[dict],
+    prompt_style: str,
+    **evidence: str,
+) -> dict:
+    """Return a preference record made from a trajectory.
+
+    Args:
+        trajectory: The trajectory, of which the preference takes its group and its lineage.
+        name: As in `example_id`.
+        prompt, chosen, rejected: Chat messages.
+        prompt_style: The label of the prompt style.
+        evidence: The fields `worse`, `chosen_outcome` and `rejected_outcome`.
+    """
+    return {
+        "type": "preference",
+        "id": example_id(trajectory, name),
+        "group": trajectory.get("origin") or trajectory["id"],
+        "prompt": prompt,
+        "chosen": chosen,
+        "rejected": rejected,
+        "weight": 1.0,
+        "prompt_style": prompt_style,
+        **evidence,
+        "lineage": trajectory.get("lineage", []),
+    }
+
+
+def answers_of(preference: dict) -> tuple[dict, dict]:
+    """Return the two answers of a preference as examples, of the kinds "chosen" and "rejected"."""
+    chosen, rejected = (
+        {
+            **{key: preference.get(key) for key in ("id", "group", "prompt", "prompt_style", "lineage")},
+            "type": "example",
+            "kind": kind,
+            "completion": preference[kind],
+            "weight": preference.get("weight", 1.0),
+        }
+        for kind in ("chosen", "rejected")
+    )
+    return chosen, rejected

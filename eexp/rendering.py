@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 def render(record: dict) -> str:
     """Return a record of any type as text."""
-    lines_of = {"trajectory": _trajectory, "example": _example, "episode": _episode}.get(record.get("type", ""))
+    renderers = {"trajectory": _trajectory, "example": _example, "preference": _preference, "episode": _episode}
+    lines_of = renderers.get(record.get("type", ""))
     if lines_of is None:
         raise InputError(f"a record of type {record.get('type')!r} cannot be shown", "$.type")
     lines = [style(f"{record['type']} {record['id']}", bold=True), *lines_of(record)]
@@ -76,6 +77,18 @@ def _example(e: dict) -> Iterator[str]:
     yield from _spans(e)
 
 
+def _preference(p: dict) -> Iterator[str]:
+    worse = f", worse: {p['worse']}" if p.get("worse") else ""
+    yield style(f"  preference, weight {p.get('weight', 1.0):g}, style {p.get('prompt_style')}{worse}", dim=True)
+    for m in p["prompt"]:
+        yield indent(f"{m['role']}: {m['content']}", "  ")
+    for name, colour in (("chosen", "green"), ("rejected", "red")):
+        for m in p[name]:
+            yield style(indent(f"{name}: {m['content']}", "  "), fg=colour)
+        if outcome := p.get(f"{name}_outcome"):
+            yield style(indent(f"led to: {outcome}", "    "), dim=True)
+
+
 def _spans(e: dict) -> Iterator[str]:
     """Yield the spans of an example that have a weight of their own or are unknown, and the scores of all."""
     text = e["completion"][-1]["content"]
@@ -119,7 +132,8 @@ def summary(records: Iterable[dict]) -> list[str]:
     shares = Shares()
     for record in records:
         counted = counts.setdefault(record["type"], Counter())
-        counted[record["type"] if record["type"] != "example" else record["kind"]] += 1
+        part = {"example": "kind", "preference": "worse"}.get(record["type"])
+        counted[record["type"] if part is None else record.get(part) or "unnamed"] += 1
         if record["type"] == "trajectory":
             counted["steps"] += len(record["steps"])
             shares.add(record)
@@ -133,6 +147,9 @@ def summary(records: Iterable[dict]) -> list[str]:
     if examples := counts.get("example"):
         kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(examples.items()))
         lines.append(f"examples: {examples.total()}, of which {kinds}")
+    if preferences := counts.get("preference"):
+        kinds = ", ".join(f"{n} {worse}" for worse, n in sorted(preferences.items()))
+        lines.append(f"preferences: {preferences.total()}, of which {kinds}")
     if episodes := counts.get("episode"):
         total, steps, successes = episodes["episode"], episodes["steps"], episodes["successes"]
         lines.append(f"episodes: {total}, of {steps} steps, {successes} successes")

@@ -13,7 +13,7 @@ from eexp.evidence.panels import key_of
 from eexp.evidence.table import align
 from eexp.mixing.duplicates import HeldOut, digest
 from eexp.outcomes import Shares
-from eexp.records import canonical, succeeded
+from eexp.records import answers_of, canonical, succeeded
 
 #: The lengths that are measured, in this order; records of a type have some of them.
 LENGTHS = ("steps", "prompt", "target")
@@ -65,8 +65,13 @@ class Statistics:
         kind = record["type"]
         name = f"{kind}, {record['kind']}" if kind == "example" else kind
         group = self.groups.setdefault(name, Group())
-        add = {"example": self._add_example, "trajectory": self._add_trajectory, "episode": self._add_episode}[kind]
-        content = add(record, group)
+        add = {
+            "example": self._add_example,
+            "preference": self._add_preference,
+            "trajectory": self._add_trajectory,
+            "episode": self._add_episode,
+        }
+        content = add[kind](record, group)
         group.counts["duplicates"] += content in group.contents
         group.contents.add(content)
         if self._apart is not None:
@@ -81,6 +86,13 @@ class Statistics:
         if record.get("transition"):
             group.add_share("valid", record["transition"] != "invalid", 1)
         return digest(record)
+
+    def _add_preference(self, record: dict, group: Group) -> object:
+        answers = answers_of(record)
+        lengths = [self._measure(answer) for answer in answers]
+        group.add_lengths(prompt=lengths[0][0], target=sum(target for _, target in lengths))
+        group.tasks.add(record.get("group") or record["id"])
+        return tuple(map(digest, answers))
 
     def _add_trajectory(self, record: dict, group: Group) -> object:
         group.add_lengths(steps=len(record["steps"]))

@@ -58,6 +58,7 @@ STAGES = {
     ),
     "reflect": Stage(("reflect", "--rationale", "outcome"), "rollout"),
     "imitation-data": Stage(("imitation-data",), "expert"),
+    "preference-data": Stage(("preference-data",), "rollout"),
     "recover": Stage(("recover",), "rollout", same_type=True),
     "split": Stage(("split", "--part", "1", "--part", "2"), "expert", any_type=True, same_type=True),
     "split-examples": Stage(

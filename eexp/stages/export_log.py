@@ -13,7 +13,6 @@ import click
 from eexp import options
 from eexp.errors import InputError
 from eexp.formats import logs, sft
-from eexp.records import RECORD_TYPES
 from eexp.stream import OnError, Stream, stop_at_error
 
 T = TypeVar("T")
@@ -52,7 +51,7 @@ def _converted(records: Iterator[dict], convert: Callable[[dict], T], on_error: 
     help="Harbor's trajectory format (ATIF), one a line; verifiers' episodes, as in its traces.jsonl; one "
     "log of Inspect, which is held in memory; or, for examples, rows of chat messages.",
 )
-@options.streams(*RECORD_TYPES)
+@options.streams("trajectory", "example", "episode")
 def command(format: str, stream: Stream) -> None:
     """Write trajectories, episodes and examples in formats of other tools.
 

@@ -87,6 +87,30 @@ from eexp import options
     "can be repeated.  [default: as the weights of the examples say]",
 )
 @click.option(
+    "--objective",
+    type=click.Choice(["sft", "dpo"]),
+    default="sft",
+    show_default=True,
+    help="What is learned: the completions of examples (sft), or to prefer the chosen answers of preferences to the "
+    "rejected ones (dpo), measured against the model as it is at the start.",
+)
+@click.option(
+    "--beta",
+    type=options.Finite(min=0, min_open=True),
+    default=0.1,
+    show_default=True,
+    metavar="X",
+    help="For --objective dpo: how much the log-ratio to the model at the start counts; more keeps closer to it.",
+)
+@click.option(
+    "--sft-weight",
+    type=options.Finite(min=0),
+    default=0.0,
+    show_default=True,
+    metavar="X",
+    help="For --objective dpo: add the loss a token of the chosen answers, times X.",
+)
+@click.option(
     "--tokens-per-batch",
     type=click.IntRange(min=1),
     default=4096,
@@ -244,10 +268,16 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
     """
     from eexp.errors import UsageError
     from eexp.prompts import get_style
+    from eexp.settings import is_given
     from eexp.stream import Stream
     from eexp.terminal import show
     from eexp.training.distributed import process_count, process_rank
 
+    if training["objective"] != "dpo":
+        for name in ("beta", "sft_weight"):
+            if is_given(name):
+                raise UsageError(f"--{name.replace('_', '-')} is for --objective dpo")
+    record_type = {"sft": "example", "dpo": "preference"}[training["objective"]]
     is_first = process_rank() == 0  # of several processes; it alone writes messages
     if process_count() > 1 and (not files or "-" in files):
         raise UsageError("several processes cannot share standard input; give files")
@@ -259,7 +289,7 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
         on_error,
         rejects,
         quiet=quiet,
-        types=["example"],
+        types=[record_type],
         reports_rejects=is_first,
         keep_rejects=resume and os.path.isdir(output),
     )
@@ -271,7 +301,7 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
     style = get_style(prompt_style) if prompt_style else None
     held_out = None
     if validate:
-        held_out = Stream(validate, quiet=quiet, types=["example"]).open("finetune")
+        held_out = Stream(validate, quiet=quiet, types=[record_type]).open("finetune")
     elif training["validate_every"]:
         raise UsageError("--validate-every says when to compute the loss on --validate FILE; give one")
     with stream.open("finetune") as io:

@@ -8,12 +8,14 @@ from eexp.jsonl import write_to_stdout
 
 
 @click.command("schema")
-@click.argument("record_type", metavar="TYPE", type=click.Choice(["trajectory", "example", "episode", "task"]))
+@click.argument(
+    "record_type", metavar="TYPE", type=click.Choice(["trajectory", "example", "preference", "episode", "task"])
+)
 def command(record_type: str) -> None:
     """Print the JSON Schema of a record type.
 
-    TYPE is trajectory, example, episode or task. Keys that a schema does not name are kept and passed on by every
-    stage.
+    TYPE is trajectory, example, preference, episode or task. Keys that a schema does not name are kept and passed on
+    by every stage.
 
     \b
     Example:

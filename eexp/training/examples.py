@@ -49,25 +49,26 @@ class ExampleLog:
             self.style = self.style or style
             if group is not None:
                 self._groups.add(group)
+            content = [example["completion"]] if "completion" in example else [example["chosen"], example["rejected"]]
             self._digest.update(
                 orjson.dumps(
                     [
                         example["prompt"],
-                        example["completion"],
+                        *content,
                         example.get("weight", 1.0),
                         group,
-                        example["kind"],
+                        _kind(example),
                         example.get("spans"),
                     ]
                 )
             )
-            self._kinds[example["kind"]] = self._kinds.get(example["kind"], 0) + 1
+            self._kinds[_kind(example)] = self._kinds.get(_kind(example), 0) + 1
             self._lineages[tuple(example.get("lineage", []))] = None
             yield example
 
     def discount(self, example: dict) -> None:
         """Take an example that has been read out of the counts, since it cannot be used."""
-        self._kinds[example["kind"]] -= 1
+        self._kinds[_kind(example)] -= 1
 
     def for_validation(self) -> ExampleLog:
         """Return a log for the examples to validate with, once those to train on have been read."""
@@ -86,3 +87,8 @@ class ExampleLog:
     def lineages(self, most: int) -> list[list[str]]:
         """Return the first `most` distinct lineages."""
         return [list(lineage) for lineage in list(self._lineages)[:most]]
+
+
+def _kind(example: dict) -> str:
+    """Return the kind of an example; "preference" for a preference, which has none."""
+    return example.get("kind") or example["type"]

@@ -29,6 +29,7 @@ from eexp.training.job import ExampleSource, Job, Settings
 from eexp.training.metrics import best_validation, mean_loss, validation_summaries
 from eexp.training.model import experts_warning
 from eexp.training.plan import plan_job
+from eexp.training.preferences import set_references
 from eexp.training.preview import describe
 from eexp.training.resume import check_finished_run, check_same_examples, last_checkpoint, prepare_checkpoints
 from eexp.training.trainer import make_trainer, training_arguments
@@ -123,6 +124,8 @@ def _train(
             last_checkpoint(checkpoints)  # removes half-written ones before another process looks
         _wait_for_all()
         trainer = make_trainer(job, arguments, directory / "metrics.jsonl", progress)
+        if job.settings.objective == "dpo":  # before the weights of a checkpoint are loaded
+            set_references(job, arguments.device, arguments.process_index, arguments.world_size)
         checkpoint = last_checkpoint(checkpoints) if resume else None
         if checkpoint:
             note(f"going on from {checkpoint}")

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from eexp.training.packing import Packing
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -42,6 +44,9 @@ class Settings:
         warmup: Share of the updates in which the learning rate rises from 0.
         weight_decay: Weight decay of AdamW.
         rank, alpha, rslora: Of a new adapter.
+        objective: "sft" (the completion of every example is learned) or "dpo" (preferences.py).
+        beta: How much a log-ratio counts, for "dpo".
+        sft_weight: The weight of the chosen answers' own loss beside that of "dpo".
         max_grad_norm: Length that a longer gradient is shortened to.
         max_length: Most tokens of an example; None for the model's context.
         seed: Decides the order of the examples and a new adapter's weights.
@@ -74,6 +79,9 @@ class Settings:
     rank: int = 16
     alpha: int = 32
     rslora: bool = False
+    objective: str = "sft"
+    beta: float = 0.1
+    sft_weight: float = 0.0
     max_grad_norm: float = 1.0
     max_length: int | None = None
     seed: int = 0
@@ -112,6 +120,7 @@ class Job:
         updates: Indices into `rows`, for every update.
         run: The contents of eexp.json, so far.
         dtype: The type that passes are computed in.
+        packing: How rows share a pass.
         target_budget: Target tokens that all updates together should have; None without `--budget-like`.
         update_weight: What the losses of every update are divided by; None for the weight of its own targets.
         validation_rows: The examples to validate with, as tokens.
@@ -124,6 +133,7 @@ class Job:
     updates: Updates
     run: dict[str, Any]
     dtype: torch.dtype
+    packing: Packing
     target_budget: int | None = None
     update_weight: float | None = None
     validation_rows: list[Row] = field(default_factory=list)

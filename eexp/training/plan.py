@@ -25,7 +25,8 @@ from eexp.training.distributed import process_count
 from eexp.training.examples import ExampleLog
 from eexp.training.job import ExampleSource, Job, Settings
 from eexp.training.model import check_packages, open_model
-from eexp.training.packing import PACKINGS
+from eexp.training.packing import PACKINGS, Packing
+from eexp.training.preferences import check_settings, paired, tokenize_pairs, updates_of_pairs
 from eexp.training.updates import (
     EXAMPLES,
     TRAJECTORIES,
@@ -65,6 +66,8 @@ def plan_job(
     warnings.filterwarnings("ignore", category=FutureWarning)  # libraries warn about each other
     check_packages(settings)
     _check_batches(settings)
+    if settings.objective == "dpo":
+        check_settings(settings)
     if settings.keep == "best" and not validation:
         raise UsageError("--keep best goes by the losses on --validate FILE; give one")
     spent = _budget_spent(settings.init)
@@ -79,7 +82,11 @@ def plan_job(
         log.discount(example)
         source.on_error(example, error)
 
-    rows = list(tokenize(log.read(source), tokenizer, max_length, refuse, settings.action_weight))
+    rows: list[Row]
+    if settings.objective == "dpo":
+        rows = list(tokenize_pairs(log.read(source), tokenizer, max_length, refuse))
+    else:
+        rows = list(tokenize(log.read(source), tokenizer, max_length, refuse, settings.action_weight))
     weighted_rows = [row for row in rows if row.weight and row.n_targets]
     if not weighted_rows:
         raise InputError("no examples to train on" + (": all have weight 0" if rows else ""))
@@ -87,20 +94,32 @@ def plan_job(
     validation_log = log.for_validation()
     validation_rows: list[Row] = []
     if validation:
-        all_rows = tokenize(validation_log.read(validation), tokenizer, max_length, validation.on_error)
+        all_rows = (
+            tokenize_pairs(validation_log.read(validation), tokenizer, max_length, validation.on_error)
+            if settings.objective == "dpo"
+            else tokenize(validation_log.read(validation), tokenizer, max_length, validation.on_error)
+        )
         validation_rows = [row for row in all_rows if row.weight and row.n_targets]
         if not validation_rows:
             raise InputError("no examples to validate with")
     exact.check(model, weighted_rows + validation_rows, settings.packing, dtype, settings.tokens_per_batch)
     if settings.packing == "tree":
         exact.prepare(model, weighted_rows + validation_rows, dtype, settings.tokens_per_batch)
-    updates = _plan_updates(weighted_rows, settings, budget)
+    packing = PACKINGS[settings.packing]
+    if settings.objective == "dpo":
+        packing = paired(packing)
+        updates = updates_of_pairs(_plan_updates(weighted_rows[::2], settings, budget))
+    else:
+        updates = _plan_updates(weighted_rows, settings, budget)
     update_weight = None
     if settings.share:
         set_shares(weighted_rows, updates, settings.share)
         update_weight = total_weight(weighted_rows[i] for update in updates for i in update) / len(updates)
-    run = _describe(settings, log, rows, weighted_rows, updates, model, style)
-    run["trained"]["shares"] = loss_shares(weighted_rows, updates, update_weight)
+    run = _describe(settings, log, rows, weighted_rows, updates, packing, model, style)
+    shares = {"preference": 1.0} if settings.objective == "dpo" else loss_shares(weighted_rows, updates, update_weight)
+    run["trained"]["shares"] = shares
+    if settings.objective == "dpo" and settings.init:  # preferences do not say whether the agent thinks
+        run["think"] = read_run(settings.init).get("think")
     run["validation"] = {**validation_log.counts(), **_token_counts(validation_rows)} if validation else None
     run["total"] = {"updates": spent[0] + len(updates), "target_tokens": spent[1] + run["trained"]["target_tokens"]}
     return Job(
@@ -111,6 +130,7 @@ def plan_job(
         updates,
         run,
         dtype,
+        packing,
         target_budget=budget[1] if budget else None,
         update_weight=update_weight,
         validation_rows=validation_rows,
@@ -206,6 +226,7 @@ def _describe(
     rows: list[Row],
     weighted_rows: list[Row],
     updates: Updates,
+    packing: Packing,
     model: PreTrainedModel,
     style: PromptStyle | None,
 ) -> dict[str, Any]:
@@ -229,7 +250,7 @@ def _describe(
         "learning_rate": settings.resolved_learning_rate(),
         "data": {**log.counts(), "weight_0": len(rows) - len(weighted_rows), **_token_counts(weighted_rows)},
         "updates": len(updates),
-        "trained": _computation(weighted_rows, updates, settings),
+        "trained": _computation(weighted_rows, updates, packing, settings),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "versions": {
             "python": platform.python_version(),
@@ -258,13 +279,12 @@ def _token_counts(rows: Iterable[Row]) -> dict[str, int]:
     return {"tokens": sum(len(row.ids) for row in rows), "target_tokens": sum(row.n_targets for row in rows)}
 
 
-def _computation(rows: list[Row], updates: Updates, settings: Settings) -> dict[str, Any]:
+def _computation(rows: list[Row], updates: Updates, packing: Packing, settings: Settings) -> dict[str, Any]:
     """Return counts over the whole run.
 
     They are: examples; tokens and target tokens with every example by itself; tokens that are computed; passes through
     the model, and the tokens of the largest.
     """
-    packing = PACKINGS[settings.packing]
     sizes = [
         packing.size(part)
         for update in updates

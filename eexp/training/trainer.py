@@ -36,7 +36,8 @@ from eexp.training.distributed import process_count
 from eexp.training.files import replace_file
 from eexp.training.job import Job
 from eexp.training.metrics import best_validation, step_of
-from eexp.training.packing import PACKINGS, target_losses
+from eexp.training.packing import target_losses
+from eexp.training.preferences import pair_loss, weight_of_pairs
 from eexp.training.updates import distribute, total_weight
 from eexp.training.validation import add_sums, summary, validation_losses
 
@@ -89,6 +90,8 @@ class UpdateTrainer(Trainer):
 
     def __init__(self, job: Job, arguments: TrainingArguments) -> None:
         self._job = job
+        #: Further numbers of the last update, for its line in metrics.jsonl.
+        self.measures: dict[str, float] = {}
         # A list has all that Trainer asks of a data set, which is its length.
         super().__init__(model=job.model, args=arguments, train_dataset=cast("Dataset[Row]", job.rows))
 
@@ -110,20 +113,29 @@ class UpdateTrainer(Trainer):
             The mean loss by the weight of targets, a number on the device. The mean over processes is the update's.
         """
         model.train()
-        settings, processes = self._job.settings, self.args.world_size
-        packing = PACKINGS[settings.packing]
-        own_weight = total_weight(inputs)
+        settings, packing, processes = self._job.settings, self._job.packing, self.args.world_size
+        pairs = settings.objective == "dpo"
+        own_weight = weight_of_pairs(inputs) if pairs else total_weight(inputs)
         update_weight = self._job.update_weight or own_weight
         scale = processes / update_weight  # gradients are averaged over processes, and so is the loss on record
         total = torch.zeros((), device=self.args.device)
+        sums = torch.zeros(3, device=self.args.device)
         passes = distribute(inputs, packing, settings.tokens_per_batch, processes)[self.args.process_index]
         for i, rows in enumerate(passes):
             with nullcontext() if i == len(passes) - 1 else self.accelerator.no_sync(model):
                 part = packing.part(rows, self.args.device)
                 with self.compute_loss_context_manager():
-                    loss = (part.weights * target_losses(model, part)).sum() * scale
+                    losses = target_losses(model, part)
+                    if pairs:
+                        of_pairs = pair_loss(rows, part, losses, settings.beta, settings.sft_weight)
+                        loss, sums = of_pairs.loss * scale, sums + of_pairs.sums
+                    else:
+                        loss = (part.weights * losses).sum() * scale
                 self.accelerator.backward(loss)
                 total += loss.detach()
+        if pairs:
+            accurate, margin, weight = cast(torch.Tensor, self.accelerator.reduce(sums, "sum")).tolist()
+            self.measures = {"accuracy": accurate / weight, "margin": margin / weight}
         return total * (update_weight / own_weight)  # on record is a mean over the update's own targets
 
     def floating_point_ops(self, inputs: list[Row]) -> int:
@@ -192,7 +204,9 @@ class RunCallback(TrainerCallback):
             if not math.isfinite(logs.get(name, 0.0)):
                 raise EexpError(f"update {state.global_step}: the {name} is {logs[name]}; a lower --lr may help")
         if state.is_world_process_zero:
-            self._append({"step": state.global_step, **logs, "epoch": self._epochs[state.global_step]})
+            self._append(
+                {"step": state.global_step, **logs, **self._trainer.measures, "epoch": self._epochs[state.global_step]}
+            )
             self._bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
         self._validate(state.global_step)  # before the checkpoint of this update, so that none is without it
 

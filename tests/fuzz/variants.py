@@ -138,6 +138,14 @@ VARIANTS = [
     Variant(
         "reflect-environment", ("reflect", "--rationale", "environment", "--weigh", "0"), "trajectory", 4, "example"
     ),
+    Variant("preference-data", ("preference-data",), "trajectory", 5, "preference"),
+    Variant(
+        "preference-data-some",
+        ("preference-data", "--worse", "refused", "--worse", "unchanged", "--most", "1", "--pool", "a", "--first", "2"),
+        "trajectory",
+        3,
+        "preference",
+    ),
     Variant("recover", ("recover",), "trajectory", 6, "trajectory"),
     Variant(
         "branch",

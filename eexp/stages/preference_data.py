@@ -1,0 +1,122 @@
+"""`eexp preference-data`: make preferences, the expert's action before an alternative that did worse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from eexp import options
+from eexp.outcomes import SHORTCOMINGS, shortcoming, with_failures_counted
+from eexp.prompts import PromptStyle
+from eexp.prompts.style import Dialogue
+from eexp.records import preference
+from eexp.reflection.situations import situations
+from eexp.settings import command_options, option, recorded
+from eexp.stream import Count, Stream, no_count
+
+#: The counter of contenders that are no evidence.
+NO_SHORTCOMING = "alternative[s] left out, of which it is not known that [it|they] did worse"
+
+
+@dataclass(frozen=True)
+class PreferenceSettings:
+    """Settings of `preference_data`."""
+
+    worse: tuple[str, ...] = option(
+        (),
+        type=click.Choice(SHORTCOMINGS),
+        multiple=True,
+        help="What counts as worse: the environment refused the action (refused), the episode ended without success "
+        "(ended), the score is lower (score), nothing changed (unchanged). Can be given several times.  "
+        "[default: all]",
+    )
+    most: int | None = option(
+        None,
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Largest number of preferences of one state, the first ones.  [default: all]",
+    )
+    pool: str | None = options.pool.field()
+    first: int | None = options.first(1).field()
+
+    def lineage(self) -> dict[str, Any]:
+        """Return the settings by the names of their options."""
+        return {**recorded(self, "most", "pool", "first"), "worse": ",".join(self.worse) or None}
+
+
+def preference_data(
+    trajectories: Iterator[dict],
+    style: PromptStyle,
+    settings: PreferenceSettings | None = None,
+    *,
+    count: Count = no_count,
+) -> Iterator[dict]:
+    """Yield a preference for every alternative of which the record shows that it did worse than the expert's action.
+
+    An alternative that merely did something else is no evidence: another way may be as good.
+
+    Args:
+        trajectories: Trajectories with outcomes.
+        style: The prompt style of the preferences.
+        settings: Which alternatives are taken.
+        count: Called with the numbers of states and alternatives that are left out.
+    """
+    settings = settings or PreferenceSettings()
+    accepted = settings.worse or SHORTCOMINGS
+    dialogue = Dialogue(style)
+    for t in trajectories:
+        dialogue.start(t["instruction"])
+        # Earlier thoughts are not shown, since the actions here are chosen without one.
+        steps = [{**step, "thought": None} for step in t["steps"]]
+        for situation, step in zip(situations(t, settings.pool, settings.first), steps):
+            if situation.left_out:
+                count(situation.left_out, 1)
+            else:
+                worse = [
+                    (reason, alternative)
+                    for alternative in situation.contenders
+                    if (reason := shortcoming(step["observation"], situation.outcome or {}, alternative["outcome"]))
+                ]
+                count(NO_SHORTCOMING, len(situation.contenders) - len(worse))
+                chosen = [(reason, a) for reason, a in worse if reason in accepted][: settings.most]
+                prompt = dialogue.act(step["observation"], step.get("admissible")) if chosen else []
+                for n, (reason, alternative) in enumerate(chosen):
+                    yield preference(
+                        t,
+                        f"{situation.i}/preference/{n}",
+                        prompt,
+                        style.answer(step["action"]).messages(),
+                        style.answer(alternative["action"]).messages(),
+                        style.label,
+                        worse=reason,
+                        chosen_outcome=(situation.outcome or {})["observation"],
+                        rejected_outcome=alternative["outcome"]["observation"],
+                    )
+            dialogue.add(step)
+
+
+@click.command("preference-data")
+@command_options(PreferenceSettings)
+@options.prompt_style()
+@options.streams("trajectory")
+def command(settings: PreferenceSettings, prompt_style: str | None, stream: Stream) -> None:
+    """Make preferences: the expert's action before an alternative that did worse.
+
+    Reads trajectories with outcomes, as `eexp rollout` writes them. An alternative is taken only if the record shows
+    that it did worse: the environment refused it, it ended the episode without success, it scored lower, or it changed
+    nothing. One that did as well as the expert's action, or something else that may be as good, is never rejected. Each
+    preference holds the evidence. Its fields prompt, chosen and rejected are those of TRL's DPOTrainer, too.
+
+    \b
+    Example:
+      eexp expert house -n 20 | eexp branch --no-only-admissible | eexp rollout > rollout.jsonl
+      eexp preference-data rollout.jsonl > preferences.jsonl
+      eexp finetune -m tiny -o dpo --objective dpo --max-steps 5 preferences.jsonl
+    """
+    style = options.chosen_style(prompt_style, None)
+    with stream.open("preference-data", prompt_style=style.label, **settings.lineage()) as io:
+        for record in preference_data(with_failures_counted(io.records(), io.count), style, settings, count=io.count):
+            io.write(record)

@@ -1,0 +1,240 @@
+"""Preferences: which alternatives are rejected, and the loss and gradient of DPO against its formula row by row."""
+
+from __future__ import annotations
+
+import json
+import random
+from array import array
+from copy import deepcopy
+
+import pytest
+from running import read, run, write
+
+from eexp.outcomes import shortcoming
+from eexp.records import answers_of
+
+BEFORE = "A door."
+
+
+def outcome(observation: str, **more: object) -> dict:
+    return {"observation": observation, "done": False, **more}
+
+
+CHANGE = outcome("An open door.")
+WIN = outcome("You are out.", done=True, success=True)
+
+
+@pytest.mark.parametrize(
+    ("expert", "other", "expected"),
+    [
+        (CHANGE, outcome("No such thing.", valid=False), "refused"),
+        (outcome("No.", valid=False), outcome("No such thing.", valid=False), None),
+        (CHANGE, outcome("You fall.", done=True, success=False), "ended"),
+        (WIN, outcome("You fall.", done=True, success=False), "ended"),
+        (CHANGE, WIN, None),
+        (CHANGE, outcome("You fall.", done=True, score=1.0), None),
+        ({**CHANGE, "score": 0.5}, outcome("A window.", score=0.25), "score"),
+        ({**CHANGE, "score": 0.5}, outcome("A window.", score=0.5), None),
+        (CHANGE, outcome(BEFORE), "unchanged"),
+        (CHANGE, outcome(BEFORE, changed=True), None),
+        (CHANGE, outcome("A window."), None),
+        (outcome(BEFORE), outcome(BEFORE), None),
+    ],
+)
+def test_only_what_the_record_shows_is_worse(expert, other, expected):
+    assert shortcoming(BEFORE, expert, other) == expected
+
+
+@pytest.fixture(scope="module")
+def preferences(tmp_path_factory):
+    """Preferences of six houses, with mistakes of the tiny model, in one file."""
+    directory = tmp_path_factory.mktemp("preferences")
+    expert, branched, executed = (directory / name for name in ("expert", "branched", "executed"))
+    run("expert", "house", "-n", 6, "-q", "-o", expert).ok()
+    run("branch", "-k", 2, "--no-only-admissible", "-m", "tiny", "--threads", 1, "-q", expert, "-o", branched).ok()
+    run("rollout", "-q", branched, "-o", executed).ok()
+    run("preference-data", executed, "-q", "-o", directory / "preferences").ok()
+    return directory / "preferences"
+
+
+def test_every_preference_has_its_evidence(preferences):
+    records = read(preferences)
+    assert {r["worse"] for r in records} >= {"refused"} and len({r["id"] for r in records}) == len(records)
+    rollouts = {t["id"]: t for t in read(preferences.parent / "executed")}
+    for record in records:
+        i, step = int(record["id"].split("/")[-3]), None
+        step = rollouts[record["group"]]["steps"][i]
+        (alternative,) = (
+            a for a in step["alternatives"] if f"Action: {a['action']}" == record["rejected"][0]["content"]
+        )
+        assert record["chosen"][0]["content"] == f"Action: {step['action']}"
+        assert record["rejected_outcome"] == alternative["outcome"]["observation"]
+        assert record["worse"] != "refused" or alternative["outcome"]["valid"] is False
+        assert record["prompt"][-1]["content"].endswith(step["observation"])
+
+
+def test_prompts_are_those_of_imitation(preferences):
+    imitated = {r["id"]: r for r in run("imitation-data", preferences.parent / "executed").records}
+    for record in read(preferences):
+        example = imitated["/".join([*record["id"].split("/")[:-2], "imitation"])]
+        assert example["prompt"] == record["prompt"] and example["completion"] == record["chosen"]
+
+
+def test_options_choose_among_them(preferences):
+    executed, records = preferences.parent / "executed", read(preferences)
+    by_reason = [
+        run("preference-data", "--worse", reason, executed).ok().records
+        for reason in ("refused", "ended", "score", "unchanged")
+    ]
+    assert sum(map(len, by_reason)) == len(records)
+    assert all(
+        {r["worse"] for r in part} <= {reason}
+        for part, reason in zip(by_reason, ("refused", "ended", "score", "unchanged"))
+    )
+    one_a_state = run("preference-data", "--most", 1, executed).ok().records
+    states = [r["id"].rpartition("/")[0] for r in one_a_state]
+    assert len(set(states)) == len(states) and set(states) == {r["id"].rpartition("/")[0] for r in records}
+
+
+def test_they_are_shown_counted_and_split(preferences):
+    n = len(read(preferences))
+    assert "chosen: Action: " in run("show", "-n", 1, preferences).ok().out.decode()
+    assert f"preferences: {n}, of which" in run("show", "--summary", preferences).ok().out.decode()
+    assert f"preference {n:>6}".split() == run("stats", preferences).ok().out.decode().splitlines()[1].split()[:2]
+    parts = [run("split", "--parts", 2, "--part", k, preferences).ok().records for k in (1, 2)]
+    assert sum(map(len, parts)) == n and not {r["group"] for r in parts[0]} & {r["group"] for r in parts[1]}
+
+
+def test_each_objective_names_the_records_that_it_takes(preferences, data, tmp_path):
+    train = ("finetune", "-m", "tiny", "-o", tmp_path / "run")
+    run(*train, preferences).one_error(3, "`eexp finetune --objective dpo`")
+    run(*train, "--objective", "dpo", data["imitation"]).one_error(3, "`eexp preference-data`")
+    assert run(*train, "--beta", 1, data["imitation"]).ok(2).err.endswith("--beta is for --objective dpo\n")
+    share = run(*train, "--objective", "dpo", "--share", "chosen=0.5", preferences)
+    share.one_error(2, "--share is for examples, not for --objective dpo")
+
+
+def test_answers_that_are_equal_in_tokens_are_set_aside(preferences, tmp_path):
+    first = read(preferences)[0]
+    same = write(tmp_path / "same", [{**first, "rejected": first["chosen"]}])
+    run("finetune", "-m", "tiny", "-o", tmp_path / "run", "--objective", "dpo", same).one_error(
+        3, "$.rejected: is the same"
+    )
+
+
+# -- loss and gradient -----------------------------------------------------------------------------------------------
+
+
+def test_loss_and_gradient_are_those_of_the_formula():
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from eexp.training import exact
+    from eexp.training.packing import PACKINGS, target_losses
+    from eexp.training.preferences import AnswerRow, pair_loss, paired
+
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=40,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=128,
+            attn_implementation="eager",
+        )
+    )
+    generator = random.Random(0)
+    prompts = [[generator.randrange(40) for _ in range(n)] for n in (9, 14)]
+    rows = []
+    for pair in range(9):
+        prompt, weight = prompts[pair % 2], generator.choice([0.5, 1.0, 2.0])
+        answers = [[generator.randrange(40) for _ in range(generator.randint(1, 6))] for _ in range(2)]
+        for answer, reference, is_chosen in zip(answers, (-7.0, -9.5), (True, False)):
+            ids = array("i", prompt + answer)
+            rows.append(
+                AnswerRow(ids, len(prompt), weight, pair=pair, is_chosen=is_chosen, reference=reference + pair / 4)
+            )
+
+    def gradient() -> torch.Tensor:
+        result = torch.cat([p.grad.flatten() for p in model.parameters()])
+        model.zero_grad()
+        return result
+
+    expected, weights = torch.zeros(()), 0.0
+    for chosen, rejected in zip(rows[::2], rows[1::2]):
+        logps = []
+        for row in (chosen, rejected):
+            ids = torch.tensor([list(row.ids)])
+            logprobs = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[row.n_prompt - 1 :, 0]
+            logps.append((logprobs.sum() - row.reference, logprobs.mean()))
+        loss = -torch.nn.functional.logsigmoid(0.3 * (logps[0][0] - logps[1][0])) - 0.7 * logps[0][1]
+        expected = expected + chosen.weight * loss
+        weights += chosen.weight
+    expected.backward()
+    expected_gradient = gradient()
+    for name in ("none", "tree"):
+        packing = paired(PACKINGS[name])
+        if name == "tree":
+            exact.prepare(model, rows, torch.float32, 100)
+        for budget in (1, 60, 1000):
+            total, sums = torch.zeros(()), torch.zeros(3)
+            passes = list(packing.cut(rows, budget))
+            for part_rows in passes:
+                part = packing.part(part_rows, "cpu")
+                pairs = pair_loss(part_rows, part, target_losses(model, part), beta=0.3, sft_weight=0.7)
+                pairs.loss.backward()
+                total, sums = total + pairs.loss.detach(), sums + pairs.sums
+            assert len(passes) == {1: 9, 1000: 1}.get(budget, len(passes))
+            assert abs(total - expected.detach()) < 1e-5 * expected
+            assert (gradient() - expected_gradient).norm() < 1e-5 * expected_gradient.norm()
+            assert sums[2] == pytest.approx(weights)
+
+
+def test_a_run_starts_at_the_reference_and_learns(preferences, tmp_path):
+    """At the start every margin is 0 and the loss log 2; then the chosen answers gain on the rejected ones."""
+    train = ("finetune", "-m", "tiny", "--objective", "dpo", "--lr", "3e-3", "--max-steps", 6, "-q")
+    run(*train, "-o", tmp_path / "a", preferences).ok()
+    run(*train, "-o", tmp_path / "b", "--tokens-per-batch", 700, preferences).ok()
+    curves = [[json.loads(line) for line in open(tmp_path / name / "metrics.jsonl")] for name in "ab"]
+    assert curves[0][0]["loss"] == pytest.approx(0.6931472, abs=1e-5) and curves[0][0]["margin"] == pytest.approx(
+        0, abs=1e-5
+    )
+    assert curves[0][-1]["loss"] < 0.6 and curves[0][-1]["accuracy"] > 0.7
+    assert [line["loss"] for line in curves[0]] == pytest.approx([line["loss"] for line in curves[1]], rel=1e-3)
+    about = json.loads((tmp_path / "a" / "eexp.json").read_text())
+    assert about["data"]["kinds"] == {"preference": len(read(preferences))} and about["trained"]["shares"] == {
+        "preference": 1.0
+    }
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(preferences, tmp_path):
+    from safetensors.torch import load_file
+
+    train = ("finetune", "-m", "tiny", "--objective", "dpo", "--lr", "3e-3", "--max-steps", 4, "--save-every", 2, "-q")
+    run(*train, "-o", tmp_path / "whole", preferences).ok()
+    import eexp.training.trainer as trainer
+
+    step, made = trainer.UpdateTrainer.training_step, []
+
+    def interrupted(self, *args, **more):
+        made.append(1)
+        if len(made) == 4:
+            raise KeyboardInterrupt
+        return step(self, *args, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer.UpdateTrainer, "training_step", interrupted)
+        run(*train, "-o", tmp_path / "cut", preferences).ok(130)
+    run(*train, "-o", tmp_path / "cut", "--resume", preferences).ok()
+    whole, cut = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "cut"))
+    assert all((whole[key] == cut[key]).all() for key in whole)
+
+
+def test_answers_are_examples(preferences):
+    record = read(preferences)[0]
+    chosen, rejected = answers_of(deepcopy(record))
+    assert (chosen["completion"], rejected["completion"]) == (record["chosen"], record["rejected"])
+    assert chosen["prompt"] == rejected["prompt"] == record["prompt"]
