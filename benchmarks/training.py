@@ -5,14 +5,15 @@
         | eexp branch -k 3 --from admissible | eexp rollout | eexp world-model-data -o wm.jsonl
     python benchmarks/training.py wm.jsonl --trl trl/site-packages             # an epoch: hours on two cores
     python benchmarks/training.py wm.jsonl --trl trl/site-packages --memory    # one pass of --tokens-per-batch tokens
-    python benchmarks/training.py wm.jsonl --batch-size 0                      # eexp alone, with its default updates
+    python benchmarks/training.py wm.jsonl --trl trl/site-packages --batch-size 0 --updates 2   # eexp's default updates
 
 All train all weights of one random Llama of 25 million parameters in float32, on the same token ids and targets, with
 the same optimiser. Its tokenizer is made from the examples, so that a word costs about what it costs in a real model.
 
 eexp        with its default options
 TRL         examples padded to the longest of a micro-batch, in the same updates that eexp makes, so that the losses
-            can be compared update by update
+            can be compared update by update; with --batch-size 0, the same examples in as many updates of equal size,
+            because its updates are all of one size
 TRL packed  its best packing (best-fit decreasing), with about as many examples an update, which it chooses itself. On a
             CPU transformers separates packed examples by a dense mask, on a GPU by FlashAttention
 
@@ -159,7 +160,7 @@ def _trl(packed: bool, out: Path, a: argparse.Namespace) -> None:
     from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
     from eexp.training.data import tokenize
-    from eexp.training.updates import by_examples
+    from eexp.training.updates import EXAMPLES, TRAJECTORIES, by_examples, by_trajectories
 
     class InOrder(SFTTrainer):
         def _get_train_sampler(self, *args):
@@ -168,13 +169,17 @@ def _trl(packed: bool, out: Path, a: argparse.Namespace) -> None:
     tokenizer = AutoTokenizer.from_pretrained(a.model)
     rows = list(tokenize(_examples(a.file), tokenizer, 16384))
     micro, length = a.micro_batch, max(len(row.ids) for row in rows)
-    updates = by_examples(rows, a.batch_size, 1, a.updates, 0)
+    if a.batch_size:
+        updates = by_examples(rows, a.batch_size, 1, a.updates, 0)
+    else:
+        updates = by_trajectories(rows, TRAJECTORIES, 1, a.updates, 0, examples=EXAMPLES)
+    batch_size = a.batch_size or -(-sum(map(len, updates)) // len(updates))
     rows = [rows[i] for update in updates for i in update]
-    accumulate = a.batch_size // micro
+    accumulate = -(-batch_size // micro)
     if packed:
         length = max(length, a.tokens_per_batch)
         packs = -(-sum(len(row.ids) for row in rows) // length)
-        micro, accumulate = 1, max(1, round(a.batch_size * packs / len(rows)))
+        micro, accumulate = 1, max(1, round(batch_size * packs / len(rows)))
     if a.memory:
         accumulate = 1
         if not packed:  # the micro-batch whose padded tokens come nearest to the budget
@@ -236,7 +241,7 @@ def main() -> None:
     print(f"{'':12} {'seconds':>9} {'tokens':>11} {'tokens/s':>9} {'updates':>8} {'mean loss':>10} {'memory':>9}")
     with tempfile.TemporaryDirectory() as directory:
         make_model(Path(directory), examples)
-        for way in (way for way in a.ways if (a.trl and a.batch_size) or "TRL" not in way):
+        for way in (way for way in a.ways if a.trl or "TRL" not in way):
             command = [sys.executable, __file__, *sys.argv[1:], "--one", way, "--model", directory]
             env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
             process = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=env)
@@ -248,10 +253,10 @@ def main() -> None:
                 flush=True,
             )
     if not a.memory and len(results) > 1 and "eexp" in results:
-        _compare(results)
+        _compare(results, same_updates=a.batch_size > 0)
 
 
-def _compare(results: dict[str, dict]) -> None:
+def _compare(results: dict[str, dict], same_updates: bool) -> None:
     eexp = results["eexp"]
     for way, one in results.items():
         if way != "eexp":
@@ -260,7 +265,7 @@ def _compare(results: dict[str, dict]) -> None:
                 f"against {way}: {seconds:.2f} times as fast, {tokens:.2f} times fewer tokens, "
                 f"{100 * seconds / tokens:.0f} % of that turned into time"
             )
-    if "TRL" in results:
+    if "TRL" in results and same_updates:
         apart = max(abs(a - b) for a, b in zip(eexp["losses"], results["TRL"]["losses"], strict=True))
         print(f"losses of {len(eexp['losses'])} updates: at most {apart:.1g} apart")
 
