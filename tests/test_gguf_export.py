@@ -64,6 +64,7 @@ CHAT_TEMPLATE = (
 )
 
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+MARKED = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
 REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
@@ -84,6 +85,7 @@ PRE_TOKENIZERS = {
     "llama-bpe": lambda: _split(CONTRACTIONS + r"\p{N}{1,3}" + REST),
     "dbrx": lambda: _split(CONTRACTIONS + r"\p{N}{1,3}" + REST),
     "qwen2": lambda: _split(CONTRACTIONS + r"\p{N}" + REST),
+    "qwen35": lambda: _split(MARKED + r"|\s*[\r\n]+|\s+(?!\S)|\s+"),
 }
 
 
@@ -91,7 +93,7 @@ def make_tokenizer(pre: str, bos: bool = False):
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(ignore_merges=pre == "llama-bpe"))
     tokenizer.pre_tokenizer = PRE_TOKENIZERS[pre]()
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    if pre == "qwen2":
+    if pre in ("qwen2", "qwen35"):
         tokenizer.normalizer = tokenizers.normalizers.NFC()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     trainer = tokenizers.trainers.BpeTrainer(
@@ -124,6 +126,17 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+# As in the larger models, several value heads to a key head.
+QWEN35 = {
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "num_hidden_layers": 3,
+    "head_dim": 32,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 6,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+}
+LFM2 = {"layer_types": ["conv", "full_attention", "conv"], "num_hidden_layers": 3, "block_multiple_of": 32}
 # name: (configuration, pre-tokenizer, what the configuration says beyond the sizes)
 FAMILIES = {
     "llama-tied-llama3": (
@@ -134,6 +147,8 @@ FAMILIES = {
     "llama-untied": ("Llama", "smollm", {"attention_bias": True, "mlp_bias": True, "head_dim": 32}),
     "qwen2": ("Qwen2", "qwen2", {"tie_word_embeddings": True}),
     "qwen3": ("Qwen3", "qwen2", {"head_dim": 32, "rms_norm_eps": 1e-2}),
+    "qwen35": ("Qwen3_5", "qwen35", QWEN35),
+    "lfm2": ("Lfm2", "llama-bpe", LFM2),
 }
 
 
@@ -152,7 +167,7 @@ def make_model(where: Path, kind: str, pre: str, hidden: int = 64, **more) -> Pa
         "eos_token_id": 0,
         "initializer_range": 0.2,
     }
-    config = getattr(transformers, f"{kind}Config")(**(settings | more))
+    config = getattr(transformers, f"{kind}{'Text' * (kind == 'Qwen3_5')}Config")(**(settings | more))
     model = getattr(transformers, f"{kind}ForCausalLM")(config)
     with torch.no_grad():  # norms and biases start as ones and zeros, which would hide a mistake
         for parameter in model.parameters():

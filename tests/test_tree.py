@@ -8,10 +8,11 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from tables import LETTERS, Letters, Table, TableDecoder
+from tables import LETTERS, Letters, StateTableDecoder, Table, TableDecoder
 
 from eexp.errors import EexpError
 from eexp.models.base import Draw, Sample, Score
+from eexp.models.states import open_tree
 from eexp.models.tree import PrefixTree
 
 Group = list[tuple[list[int], Draw | Score]]
@@ -76,7 +77,7 @@ def need(group: Group) -> int:
 
 def check(group: Group, table: Table, decoder: TableDecoder) -> Counter[str]:
     counts: Counter[str] = Counter()
-    tree = PrefixTree(decoder, Letters(), counts)
+    tree = open_tree(decoder, Letters(), counts)
     for (prompt, request), answer in zip(group, tree.answer(group), strict=True):
         if isinstance(request, Draw):
             assert answer == table.answer(prompt, request)
@@ -93,29 +94,35 @@ def check(group: Group, table: Table, decoder: TableDecoder) -> Counter[str]:
     return counts
 
 
-def any_room(chance: random.Random, table: Table, group: Group, moody: float = 0.0) -> TableDecoder:
+def any_room(
+    chance: random.Random, table: Table, group: Group, moody: float = 0.0, kind: type[TableDecoder] = TableDecoder
+) -> TableDecoder:
     batch = chance.choice([1, 2, 5, 32])
     cells = need(group) + chance.choice([0, 0, 1, 5, 20, 1000])
     outputs, step = chance.randint(1, batch), chance.randint(1, batch)
-    return TableDecoder(table, chance.choice([3, 4, 9, 64]), cells, batch, outputs, moody, step)
+    return kind(table, chance.choice([3, 4, 9, 64]), cells, batch, outputs, moody, step)
 
 
+@pytest.mark.parametrize("kind", [TableDecoder, StateTableDecoder])
 @pytest.mark.parametrize("part", range(3))
-def test_answers_do_not_depend_on_the_room(part):
+def test_answers_do_not_depend_on_the_room(part, kind):
     pushed_out = 0
     for seed in range(part * 60, part * 60 + 60):
         chance, table = random.Random(seed), Table(seed, spread=random.Random(seed).choice([0.5, 1.5, 3.0]))
         group = a_group(chance)
-        pushed_out += check(group, table, any_room(chance, table, group))["text[s] evaluated again, for want of memory"]
+        pushed_out += check(group, table, any_room(chance, table, group, kind=kind))[
+            "text[s] evaluated again, for want of memory"
+        ]
     assert pushed_out > 30, "or there was room enough"
 
 
+@pytest.mark.parametrize("kind", [TableDecoder, StateTableDecoder])
 @pytest.mark.parametrize("moody", [0.3, 0.8])
-def test_a_memory_that_is_full_at_any_time_changes_nothing(moody):
+def test_a_memory_that_is_full_at_any_time_changes_nothing(moody, kind):
     for seed in range(1000, 1050):
         chance, table = random.Random(seed), Table(seed)
         group = a_group(chance)
-        check(group, table, any_room(chance, table, group, moody))
+        check(group, table, any_room(chance, table, group, moody, kind))
 
 
 def test_a_tree_answers_group_after_group_from_an_empty_memory():

@@ -180,11 +180,16 @@ def _read_safetensors_header(file: Path) -> dict[str, _StoredTensor]:
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """A tensor to write: its name and shape in the file, and a function that reads it as float32."""
+    """A tensor to write: its name and shape in the file, and a function that reads it as float32.
+
+    Attributes:
+        exact: Whether it stays float32 where other matrices do not, as llama.cpp requires of convolutions.
+    """
 
     name: str
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
+    exact: bool = False
 
 
 def write_gguf(
@@ -209,7 +214,7 @@ def write_gguf(
         add_header(writer)
         writer.add_file_type(int(gguf.LlamaFileType[file_type]))
         # llama.cpp adds biases and normalises in float32.
-        stored = [wide if len(tensor.shape) > 1 else kinds.F32 for tensor in plan]
+        stored = [wide if len(tensor.shape) > 1 and not tensor.exact else kinds.F32 for tensor in plan]
         for tensor, kind in zip(plan, stored, strict=True):
             size = math.prod(tensor.shape) * (4 if kind == kinds.F32 else 2)
             writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size, raw_dtype=kind)
