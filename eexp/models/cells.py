@@ -58,6 +58,8 @@ class _Cells(Cache):
 class CellsDecoder:
     """A tree.Decoder on a causal language model of transformers, possibly with PEFT layers in it."""
 
+    cuts = True
+
     def __init__(self, model: PreTrainedModel, cells: int):
         self.sequences, self.cells, self.batch = SEQUENCES, cells, min(BATCH, cells)
         self.outputs = max_outputs(self.batch, model.config.get_text_config().vocab_size)
@@ -113,6 +115,12 @@ class CellsDecoder:
 
     def trim(self, sequence: int, start: int) -> None:
         self._belongs[sequence] &= self._position < start
+
+    def mark(self, sequence: int) -> None:
+        pass
+
+    def reach(self, sequence: int, most: int) -> int:
+        return most
 
     def clear(self) -> None:
         self._belongs[:] = False
