@@ -3,18 +3,16 @@ else is in the batch."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
-from running import run
 from test_gguf_export import FAMILIES, make_model
 
 from eexp.gguf.convert import export_model
 from eexp.models import Engine, open_model
-from eexp.models.base import Draw, Model, Sample, Score
+from eexp.models.base import Draw, Sample, Score
 from eexp.prompts import Messages
 
 EXACT = Engine(cache="f32", threads=1, context=400)
@@ -33,7 +31,7 @@ def hybrids(tmp_path_factory) -> dict[str, Path]:
     return {name: where / name for name in KINDS}
 
 
-@pytest.fixture(scope="module", params=[(kind, backend) for kind in KINDS for backend in ("llama",)], ids="-".join)
+@pytest.fixture(scope="module", params=[(kind, backend) for kind in KINDS for backend in ("llama", "hf")], ids="-".join)
 def spec(request, hybrids) -> str:
     kind, backend = request.param
     return f"hf:{hybrids[kind]}" if backend == "hf" else f"{hybrids[kind]}.gguf"

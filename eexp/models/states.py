@@ -190,14 +190,19 @@ class StateTree(PrefixTree):
 
     def _begins_others(self, job: TreeJob, chain: Chain, node: Node, plan: list[PlannedNode]) -> bool:
         """Return whether an open node other than `node` and those of the plan is to be evaluated from a chain."""
-        assert job.search
         placed = [node, *(planned.node for planned in plan)]
-        others = [other for other in job.search.open_nodes(self._width(job)) if other not in placed]
+        others = [other for other in self._open_nodes(job) if other not in placed]
         return any(self._source(job, other) is chain for other in others)
 
-    def _drop_unneeded(self, job: TreeJob) -> None:
+    def _open_nodes(self, job: TreeJob) -> list[Node]:
         assert job.search
-        sources = [self._source(job, node) for node in job.search.open_nodes(self._width(job))]
+        if job.open_nodes is None:
+            job.open_nodes = job.search.open_nodes(self._width(job))
+        return job.open_nodes
+
+    def _drop_unneeded(self, job: TreeJob) -> None:
+        job.open_nodes = None
+        sources = [self._source(job, node) for node in self._open_nodes(job)]
         for chain in [chain for chain in job.chains if chain not in sources]:
             self._drop(job, chain)
 

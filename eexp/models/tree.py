@@ -115,6 +115,7 @@ class TreeJob:
     scored: list[ScoredText] = field(default_factory=list)
     aside: int = 0  # cells of the prompt that the trunk no longer holds
     evictions: int = 0  # number of times that it lost all its chains
+    open_nodes: list[Node] | None = None  # of its search, since the latest step; None before the first one
 
     def holding(self, depth: int, node: Node | None) -> Chain | None:
         """Return a chain with `node`, the last of a path of `depth`; if possible, one that ends there."""
