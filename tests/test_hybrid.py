@@ -1,5 +1,5 @@
-"""Models with recurrent layers, whose sequences cannot be cut: their answers are those of plain forward passes, whatever
-else is in the batch."""
+"""Models with recurrent layers, whose sequences cannot be cut: their answers are those of plain forward passes,
+whatever else is in the batch."""
 
 from __future__ import annotations
 
