@@ -427,6 +427,49 @@ def test_adapter_equals_peft(family, tmp_path, name, settings):
     assert np.abs(llama_logits(file, ids, tmp_path / "a.gguf") - expected).max() < 1e-3
 
 
+MIXERS = {
+    "qwen35": [
+        "in_proj_qkv",
+        "in_proj_z",
+        "in_proj_a",
+        "in_proj_b",
+        "out_proj",
+        "o_proj",
+        "q_proj",
+        "k_proj",
+        "v_proj",
+    ],
+    "lfm2": ["conv.in_proj", "out_proj", "q_proj", "k_proj", "v_proj", "w1", "w2", "w3"],
+}
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_adapter_of_recurrent_layers_equals_peft(family, tmp_path, name):
+    base, file = family(name)
+    model = make_adapter(tmp_path, base, tmp_path / "adapter", target_modules=MIXERS[name])
+    export_adapter(tmp_path / "adapter", tmp_path / "a.gguf", dtype="f32")
+    ids = some_ids(base)
+    expected = torch_logits(model, ids)
+    assert np.abs(llama_logits(file, ids, tmp_path / "a.gguf") - expected).max() < 1e-3
+    assert np.abs(llama_logits(file, ids) - expected).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("qwen35", {"linear_value_head_dim": 8}, "keys and values of one size"),
+        ("qwen35", {"layer_types": None}, "layer_types is missing"),
+        ("lfm2", {"conv_bias": True}, "no place for the biases of conv_bias"),
+        ("lfm2", {"layer_types": ["conv", "sliding_attention", "conv"]}, "a sliding attention window"),
+    ],
+)
+def test_refuses_hybrid_model(family, tmp_path, name, changes, words):
+    where = link_copy(family(name)[0], tmp_path / "model")
+    rewrite(where / "config.json", {**json.loads((where / "config.json").read_text()), **changes})
+    with pytest.raises(EexpError, match=words):
+        export_model(where, tmp_path / "out.gguf")
+
+
 def test_adapter_of_both_ends(family, tmp_path):
     base, file = family("llama-untied")
     model = make_adapter(tmp_path, base, tmp_path / "adapter", target_modules=["lm_head", "embed_tokens", "q_proj"])

@@ -12,7 +12,7 @@ from tables import LETTERS, Letters, StateTableDecoder, Table, TableDecoder
 
 from eexp.errors import EexpError
 from eexp.models.base import Draw, Sample, Score
-from eexp.models.states import open_tree
+from eexp.models.states import Marks, open_tree
 from eexp.models.tree import PrefixTree
 
 Group = list[tuple[list[int], Draw | Score]]
@@ -177,6 +177,32 @@ def test_requests_are_answered_together():
     for one in group:
         PrefixTree(alone, Letters(), Counter()).answer([one])
     assert together.batches * 10 < alone.batches
+
+
+def test_a_memory_that_is_not_cut_evaluates_little_more():
+    """Each prompt leaves the one before at a mark; only texts that are drawn from below earlier ones are evaluated
+    again."""
+    chance, table = random.Random(7), Table(7)
+    start = tokens(chance, 30, 30)
+    prompts = [start + tokens(chance, 4 * i, 4 * i) for i in range(5)] + [start[:20] + tokens(chance, 9, 9), start]
+    draws: Group = [(prompt, Draw([], n=4, max_tokens=8, seed=i)) for i, prompt in enumerate(prompts)]
+    distinct: Group = [(prompt, replace(draw, distinct=True)) for prompt, draw in draws if isinstance(draw, Draw)]
+    scores: Group = [(prompt, Score([], ["abc", "abd", "", "a"])) for prompt in prompts]
+    for group in (draws, distinct, scores):
+        cut = check(group, table, ample(table))
+        whole = check(group, table, StateTableDecoder(table, 256, 8192, 512, 512))
+        assert whole["text[s] evaluated again, for want of memory"] == 0
+        assert whole["prompt tokens evaluated"] <= cut["prompt tokens evaluated"] + (group is scores) * len(prompts)
+        assert whole["tokens evaluated"] == cut["tokens evaluated"]
+
+
+def test_marks_are_few():
+    marks: Marks[int] = Marks()
+    for length in (100, 10, 11, 40, 70, 71, 80, 90, 95, 99):
+        marks.add(0, length, length)
+    assert sorted(marks._states[0]) == [10, 40, 70, 80, 90, 95, 99, 100]
+    assert marks.reach(0, 120, 120) == 120 and marks.reach(0, 120, 119) == 100 and marks.reach(0, 120, 9) == 0
+    assert marks.cut(0, 80) == 80 and sorted(marks._states[0]) == [10, 40, 70, 80] and marks.cut(0, 0) is None
 
 
 def test_no_room_for_one_text_is_an_error():

@@ -121,8 +121,6 @@ class SequenceEpisodes(Episodes[Draw, Samples]):
         self.evaluated += len(items)
         for episode in advanced:
             own = self._sequences[episode]
-            if len(own.ids) in own.marks:
-                self._decoder.mark(episode)
             if own.search and not own.ahead:
                 (node,) = own.search.frontier()
                 own.search.tell(node, next(rows))
@@ -131,6 +129,9 @@ class SequenceEpisodes(Episodes[Draw, Samples]):
                     own.search = None
                 else:
                     own.ahead = [own.search.frontier()[0].token]
+        for episode in advanced:  # after the logits were read
+            if len(self._sequences[episode].ids) in self._sequences[episode].marks:
+                self._decoder.mark(episode)
         return answers
 
     def close(self) -> None:

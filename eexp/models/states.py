@@ -44,11 +44,11 @@ class Marks(Generic[State]):
         self._states: defaultdict[int, dict[int, State]] = defaultdict(dict)
 
     def add(self, sequence: int, length: int, state: State) -> None:
-        """Keep the state of a sequence after its first `length` tokens; it is not shorter than earlier ones."""
+        """Keep the state of a sequence after its first `length` tokens."""
         states = self._states[sequence]
         states[length] = state
         if len(states) > MARKS:
-            lengths = [0, *states]
+            lengths = [0, *sorted(states)]
             del states[min(states, key=lambda n: n - lengths[lengths.index(n) - 1])]
 
     def reach(self, sequence: int, length: int, most: int) -> int:
