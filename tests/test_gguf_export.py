@@ -427,6 +427,22 @@ def test_adapter_equals_peft(family, tmp_path, name, settings):
     assert np.abs(llama_logits(file, ids, tmp_path / "a.gguf") - expected).max() < 1e-3
 
 
+def test_the_text_of_a_model_of_images_and_text(family, tmp_path):
+    """Qwen3.5 is published with a part for images and one that drafts tokens, both of which are left out."""
+    where, file = family("qwen35")
+    whole = link_copy(where, tmp_path / "whole")
+    config = json.loads((where / "config.json").read_text())
+    composite = {"architectures": ["Qwen3_5ForConditionalGeneration"], "text_config": config, "vision_config": {}}
+    rewrite(whole / "config.json", composite | {"tie_word_embeddings": config["tie_word_embeddings"]})
+    weights = load_file(where / "model.safetensors")
+    renamed = {name.replace("model.", "model.language_model.", 1): values for name, values in weights.items()}
+    more = {name: torch.zeros(3) for name in ("model.visual.patch_embed.bias", "mtp.norm.weight")}
+    (whole / "model.safetensors").unlink()
+    save_file(renamed | more, whole / "model.safetensors")
+    export_model(whole, tmp_path / "whole.gguf", dtype="f32")
+    assert (tmp_path / "whole.gguf").read_bytes() == file.read_bytes()
+
+
 MIXERS = {
     "qwen35": [
         "in_proj_qkv",

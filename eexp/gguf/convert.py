@@ -58,8 +58,11 @@ _ARCHITECTURES = {
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
     "Qwen3_5ForCausalLM": "qwen35",
+    "Qwen3_5ForConditionalGeneration": "qwen35",
     "Lfm2ForCausalLM": "lfm2",
 }
+#: Parts of a model of images and text that a model of text is without, as transformers loads it too.
+_NOT_TEXT = ("model.visual.", "mtp.")
 #: Layers that are not attention, by architecture.
 _RECURRENT = {"qwen35": "linear_attention", "lfm2": "conv"}
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -319,6 +322,8 @@ class _Shape:
 def _read_shape(where: Path) -> _Shape:
     config = read_json(where / "config.json")
     name = (config.get("architectures") or ["no architecture"])[0]
+    if name == "Qwen3_5ForConditionalGeneration":
+        config = {**config.get("text_config", {}), **config}
     if name not in _ARCHITECTURES:
         raise EexpError(f"{where}: {name} can not be exported; supported: {', '.join(_ARCHITECTURES)}")
     if config.get("quantization_config"):
@@ -498,7 +503,7 @@ def _plan_model(model: _Shape, weights: Checkpoint) -> list[PlannedTensor]:
         if not np.array_equal(weights.read("lm_head.weight"), weights.read("model.embed_tokens.weight")):
             raise EexpError(f"{model.where}: tie_word_embeddings is set, but lm_head.weight differs")
         unused.add("lm_head.weight")
-    remaining = set(weights.tensors) - unused
+    remaining = {name for name in weights.tensors if not name.startswith(_NOT_TEXT)} - unused
 
     def take(source: str, name: str, shape: tuple[int, ...], convert: Callable[[np.ndarray], np.ndarray]) -> None:
         if source not in weights.tensors:

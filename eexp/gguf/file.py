@@ -130,13 +130,21 @@ class Checkpoint:
 
     @classmethod
     def of_model(cls, where: Path) -> Checkpoint:
-        """Open the weights of a model directory, in one file or in several."""
+        """Open the weights of a model directory, in one file or in several.
+
+        The part for text of a model of images and text has the names that it has in a model of text.
+        """
         index = where / "model.safetensors.index.json"
         if (where / "model.safetensors").is_file():
-            return cls(where, [where / "model.safetensors"])
-        if index.is_file():
-            return cls(where, [where / name for name in sorted(set(read_json(index)["weight_map"].values()))])
-        raise EexpError(f"{where}: no model.safetensors; save the model with save_pretrained")
+            weights = cls(where, [where / "model.safetensors"])
+        elif index.is_file():
+            weights = cls(where, [where / name for name in sorted(set(read_json(index)["weight_map"].values()))])
+        else:
+            raise EexpError(f"{where}: no model.safetensors; save the model with save_pretrained")
+        weights.tensors = {
+            name.replace("model.language_model.", "model.", 1): stored for name, stored in weights.tensors.items()
+        }
+        return weights
 
     def own_dtype(self) -> str:
         """Return the narrowest GGUF type that holds every tensor exactly: f16, bf16 or f32."""
