@@ -48,8 +48,9 @@ class Marks(Generic[State]):
         states = self._states[sequence]
         states[length] = state
         if len(states) > MARKS:
-            lengths = [0, *sorted(states)]
-            del states[min(states, key=lambda n: n - lengths[lengths.index(n) - 1])]
+            lengths = sorted(states)
+            saved = [length - before for before, length in zip([0, *lengths], lengths)]
+            del states[lengths[saved.index(min(saved))]]
 
     def reach(self, sequence: int, length: int, most: int) -> int:
         """Return the largest number of tokens, at most `most`, at which there is a state.
