@@ -10,6 +10,7 @@ import numpy as np
 
 from eexp.models.base import Draw, Sample, Score
 from eexp.models.drawing import TokenDistribution, open_search
+from eexp.models.states import Marks
 from eexp.models.tree import Full, Item
 from eexp.records import seed_of
 
@@ -89,6 +90,8 @@ class TableDecoder:
     comes first in the batch.
     """
 
+    cuts = True
+
     def __init__(
         self,
         table: Table,
@@ -145,3 +148,38 @@ class TableDecoder:
 
     def trim(self, sequence: int, start: int) -> None:
         del self.held[sequence][start:]
+
+    def mark(self, sequence: int) -> None:
+        pass
+
+    def reach(self, sequence: int, most: int) -> int:
+        return most
+
+
+class StateTableDecoder(TableDecoder):
+    """A table whose sequences have a state, which can be copied and cannot be cut."""
+
+    cuts = False
+
+    def clear(self) -> None:
+        super().clear()
+        self.marks: Marks[list[tuple[int, int]]] = Marks()
+
+    def decode(self, items: Sequence[Item]) -> list[np.ndarray]:
+        assert all(len(item.sequences) == 1 for item in items)
+        return super().decode(items)
+
+    def fork(self, source: int, target: int, end: int) -> None:
+        assert end == len(self.held[source])
+        super().fork(source, target, end)
+
+    def trim(self, sequence: int, start: int) -> None:
+        assert start == self.reach(sequence, start)
+        if start < len(self.held[sequence]):
+            self.held[sequence] = list(self.marks.cut(sequence, start) or [])
+
+    def mark(self, sequence: int) -> None:
+        self.marks.add(sequence, len(self.held[sequence]), list(self.held[sequence]))
+
+    def reach(self, sequence: int, most: int) -> int:
+        return self.marks.reach(sequence, len(self.held[sequence]), most)

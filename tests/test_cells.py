@@ -11,7 +11,8 @@ import transformers
 
 from eexp.errors import EexpError
 from eexp.models.cells import CellsDecoder
-from eexp.models.hf import _check_forks
+from eexp.models.hf import open_decoder
+from eexp.models.rows import RowsDecoder
 from eexp.models.tree import Full, Item
 
 SMALL = dict(
@@ -38,6 +39,13 @@ KINDS = [
     ("Gemma2", {"sliding_window": CELLS}),
     ("Gemma3Text", {"sliding_window": CELLS}),
 ]
+# Layers that look back 6 tokens, some of them or all.
+WINDOWS = [
+    ("Mistral", {"sliding_window": 6}),
+    ("Qwen2", {"sliding_window": 6, "use_sliding_window": True, "max_window_layers": 1}),
+    ("Gemma3Text", {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}),
+    ("GptOss", {"sliding_window": 6, "num_local_experts": 4, "num_experts_per_tok": 2}),
+]
 
 
 def a_model(name: str, attention: str = "eager", **settings):
@@ -50,7 +58,8 @@ class Checked:
     """A decoder beside a record of its texts; all its logits are compared."""
 
     def __init__(self, model, cells: int = CELLS):
-        self.model, self.decoder = model, CellsDecoder(model, cells)
+        self.model, self.decoder = model, open_decoder(model, "x", cells)
+        assert isinstance(self.decoder, CellsDecoder)
         self.texts: dict[int, list[int]] = {}
         self.worst = 0.0
 
@@ -77,11 +86,14 @@ class Checked:
         del self.texts[sequence][start:]
 
 
-@pytest.mark.parametrize(("name", "settings"), KINDS, ids=[name for name, _ in KINDS])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    KINDS + WINDOWS,
+    ids=[f"{name}-{settings.get('sliding_window')}" for name, settings in KINDS + WINDOWS],
+)
 def test_every_text_has_the_logits_that_it_has_alone(name, settings):
-    for attention in ("eager",) if name == "Gemma2" else ("eager", "sdpa"):
+    for attention in ("eager",) if name in ("Gemma2", "GptOss") else ("eager", "sdpa"):
         model = a_model(name, attention, **settings)
-        _check_forks(model, name, CELLS)
         checked = Checked(model)
         checked.write(([7], [3, 4, 5]))  # its cells are free again later, in front of all others
         checked.write(([0], list(range(10, 22))))
@@ -128,18 +140,50 @@ def test_full_is_raised_before_anything_is_evaluated():
     assert checked.worst < 1e-4
 
 
+STATES = {
+    "Qwen3_5Text": {
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+    },
+    "Lfm2": {"layer_types": ["conv", "full_attention", "conv"], "block_multiple_of": 16},
+    "Mamba2": {"num_heads": 8, "n_groups": 2, "state_size": 8},
+    "FalconH1": {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8},
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_every_text_has_the_logits_that_it_has_alone_where_layers_have_states(name):
+    checked = Checked(a_model(name, "eager", **STATES[name]))
+    assert isinstance(checked.decoder, RowsDecoder)
+    checked.write(([0], list(range(10, 17))))
+    checked.decoder.mark(0)
+    checked.fork(0, 1, 7)
+    checked.write(([1], [30, 31]), ([0], [40]), ([2], [40, 41, 42]))
+    assert [checked.decoder.reach(0, most) for most in (6, 7, 8, 9)] == [0, 7, 8, 8]
+    checked.trim(0, 7)
+    checked.fork(1, 3, 9)
+    checked.write(([0], [50, 51, 52, 53]), ([1], [54]), ([3], [55, 56]), ([4], [57]))
+    checked.trim(2, 0)
+    checked.write(([2], [8, 9]), ([0], [10]))
+    assert checked.worst < 1e-4
+    before = dict(checked.texts)
+    with pytest.raises(Full):
+        checked.decoder.decode([Item(1, i, (5,), True) for i in range(CELLS)])
+    assert checked.texts == before
+    checked.write(([0], [11]), ([3], [12, 13]))
+    checked.decoder.clear()
+    checked.texts.clear()
+    checked.write(([0], [8, 9]))
+    assert checked.worst < 1e-4
+
+
 def test_models_whose_memory_cannot_be_shared_are_refused():
-    short = a_model("Mistral", sliding_window=16)
-    _check_forks(short, "x", 16)
-    with pytest.raises(
-        EexpError, match="x: a mistral model, whose attention reaches back 16 tokens: give --context 16"
-    ):
-        _check_forks(short, "x", 17)
-    with pytest.raises(EexpError, match="gemma3_text model, whose attention reaches back 16"):
-        _check_forks(a_model("Gemma3Text", sliding_window=16), "x", 17)
-    _check_forks(a_model("Qwen2", sliding_window=16, use_sliding_window=False), "x", 256)
-    mixed = a_model("Lfm2", layer_types=["full_attention", "conv", "full_attention"])
-    mamba = transformers.MambaForCausalLM(transformers.MambaConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1))
-    for model, kind in ((mixed, "lfm2"), (mamba, "mamba")):
+    """Jamba forgets its state where it goes on by several tokens; RWKV keeps it elsewhere."""
+    jamba = a_model("Jamba", num_experts=1, attn_layer_period=2, attn_layer_offset=1, mamba_d_state=8)
+    rwkv = transformers.RwkvForCausalLM(transformers.RwkvConfig(vocab_size=9, hidden_size=8, num_hidden_layers=2))
+    for model, kind in ((jamba, "jamba"), (rwkv, "rwkv")):
         with pytest.raises(EexpError, match=f"x: a {kind} model, which cannot hold several texts in one memory"):
-            _check_forks(model, "x", 16)
+            open_decoder(model, "x", 16)

@@ -64,6 +64,7 @@ CHAT_TEMPLATE = (
 )
 
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+MARKED = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
 REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
@@ -84,6 +85,7 @@ PRE_TOKENIZERS = {
     "llama-bpe": lambda: _split(CONTRACTIONS + r"\p{N}{1,3}" + REST),
     "dbrx": lambda: _split(CONTRACTIONS + r"\p{N}{1,3}" + REST),
     "qwen2": lambda: _split(CONTRACTIONS + r"\p{N}" + REST),
+    "qwen35": lambda: _split(MARKED + r"|\s*[\r\n]+|\s+(?!\S)|\s+"),
 }
 
 
@@ -91,7 +93,7 @@ def make_tokenizer(pre: str, bos: bool = False):
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(ignore_merges=pre == "llama-bpe"))
     tokenizer.pre_tokenizer = PRE_TOKENIZERS[pre]()
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    if pre == "qwen2":
+    if pre in ("qwen2", "qwen35"):
         tokenizer.normalizer = tokenizers.normalizers.NFC()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     trainer = tokenizers.trainers.BpeTrainer(
@@ -124,6 +126,17 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+# As in the larger models, several value heads to a key head.
+QWEN35 = {
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "num_hidden_layers": 3,
+    "head_dim": 32,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 6,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+}
+LFM2 = {"layer_types": ["conv", "full_attention", "conv"], "num_hidden_layers": 3, "block_multiple_of": 32}
 # name: (configuration, pre-tokenizer, what the configuration says beyond the sizes)
 FAMILIES = {
     "llama-tied-llama3": (
@@ -134,6 +147,8 @@ FAMILIES = {
     "llama-untied": ("Llama", "smollm", {"attention_bias": True, "mlp_bias": True, "head_dim": 32}),
     "qwen2": ("Qwen2", "qwen2", {"tie_word_embeddings": True}),
     "qwen3": ("Qwen3", "qwen2", {"head_dim": 32, "rms_norm_eps": 1e-2}),
+    "qwen35": ("Qwen3_5", "qwen35", QWEN35),
+    "lfm2": ("Lfm2", "llama-bpe", LFM2),
 }
 
 
@@ -152,7 +167,7 @@ def make_model(where: Path, kind: str, pre: str, hidden: int = 64, **more) -> Pa
         "eos_token_id": 0,
         "initializer_range": 0.2,
     }
-    config = getattr(transformers, f"{kind}Config")(**(settings | more))
+    config = getattr(transformers, f"{kind}{'Text' * (kind == 'Qwen3_5')}Config")(**(settings | more))
     model = getattr(transformers, f"{kind}ForCausalLM")(config)
     with torch.no_grad():  # norms and biases start as ones and zeros, which would hide a mistake
         for parameter in model.parameters():
@@ -410,6 +425,65 @@ def test_adapter_equals_peft(family, tmp_path, name, settings):
     expected = torch_logits(model, ids)
     assert np.abs(expected - llama_logits(file, ids)).max() > 0.1  # the adapter does something
     assert np.abs(llama_logits(file, ids, tmp_path / "a.gguf") - expected).max() < 1e-3
+
+
+def test_the_text_of_a_model_of_images_and_text(family, tmp_path):
+    """Qwen3.5 is published with a part for images and one that drafts tokens, both of which are left out."""
+    where, file = family("qwen35")
+    whole = link_copy(where, tmp_path / "whole")
+    config = json.loads((where / "config.json").read_text())
+    composite = {"architectures": ["Qwen3_5ForConditionalGeneration"], "text_config": config, "vision_config": {}}
+    rewrite(whole / "config.json", composite | {"tie_word_embeddings": config["tie_word_embeddings"]})
+    weights = load_file(where / "model.safetensors")
+    renamed = {name.replace("model.", "model.language_model.", 1): values for name, values in weights.items()}
+    more = {name: torch.zeros(3) for name in ("model.visual.patch_embed.bias", "mtp.norm.weight")}
+    (whole / "model.safetensors").unlink()
+    save_file(renamed | more, whole / "model.safetensors")
+    export_model(whole, tmp_path / "whole.gguf", dtype="f32")
+    assert (tmp_path / "whole.gguf").read_bytes() == file.read_bytes()
+
+
+MIXERS = {
+    "qwen35": [
+        "in_proj_qkv",
+        "in_proj_z",
+        "in_proj_a",
+        "in_proj_b",
+        "out_proj",
+        "o_proj",
+        "q_proj",
+        "k_proj",
+        "v_proj",
+    ],
+    "lfm2": ["conv.in_proj", "out_proj", "q_proj", "k_proj", "v_proj", "w1", "w2", "w3"],
+}
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_adapter_of_recurrent_layers_equals_peft(family, tmp_path, name):
+    base, file = family(name)
+    model = make_adapter(tmp_path, base, tmp_path / "adapter", target_modules=MIXERS[name])
+    export_adapter(tmp_path / "adapter", tmp_path / "a.gguf", dtype="f32")
+    ids = some_ids(base)
+    expected = torch_logits(model, ids)
+    assert np.abs(llama_logits(file, ids, tmp_path / "a.gguf") - expected).max() < 1e-3
+    assert np.abs(llama_logits(file, ids) - expected).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("qwen35", {"linear_value_head_dim": 8}, "keys and values of one size"),
+        ("qwen35", {"layer_types": None}, "layer_types is missing"),
+        ("lfm2", {"conv_bias": True}, "no place for the biases of conv_bias"),
+        ("lfm2", {"layer_types": ["conv", "sliding_attention", "conv"]}, "a sliding attention window"),
+    ],
+)
+def test_refuses_hybrid_model(family, tmp_path, name, changes, words):
+    where = link_copy(family(name)[0], tmp_path / "model")
+    rewrite(where / "config.json", {**json.loads((where / "config.json").read_text()), **changes})
+    with pytest.raises(EexpError, match=words):
+        export_model(where, tmp_path / "out.gguf")
 
 
 def test_adapter_of_both_ends(family, tmp_path):

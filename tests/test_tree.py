@@ -8,10 +8,11 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from tables import LETTERS, Letters, Table, TableDecoder
+from tables import LETTERS, Letters, StateTableDecoder, Table, TableDecoder
 
 from eexp.errors import EexpError
 from eexp.models.base import Draw, Sample, Score
+from eexp.models.states import Marks, open_tree
 from eexp.models.tree import PrefixTree
 
 Group = list[tuple[list[int], Draw | Score]]
@@ -76,7 +77,7 @@ def need(group: Group) -> int:
 
 def check(group: Group, table: Table, decoder: TableDecoder) -> Counter[str]:
     counts: Counter[str] = Counter()
-    tree = PrefixTree(decoder, Letters(), counts)
+    tree = open_tree(decoder, Letters(), counts)
     for (prompt, request), answer in zip(group, tree.answer(group), strict=True):
         if isinstance(request, Draw):
             assert answer == table.answer(prompt, request)
@@ -93,29 +94,35 @@ def check(group: Group, table: Table, decoder: TableDecoder) -> Counter[str]:
     return counts
 
 
-def any_room(chance: random.Random, table: Table, group: Group, moody: float = 0.0) -> TableDecoder:
+def any_room(
+    chance: random.Random, table: Table, group: Group, moody: float = 0.0, kind: type[TableDecoder] = TableDecoder
+) -> TableDecoder:
     batch = chance.choice([1, 2, 5, 32])
     cells = need(group) + chance.choice([0, 0, 1, 5, 20, 1000])
     outputs, step = chance.randint(1, batch), chance.randint(1, batch)
-    return TableDecoder(table, chance.choice([3, 4, 9, 64]), cells, batch, outputs, moody, step)
+    return kind(table, chance.choice([3, 4, 9, 64]), cells, batch, outputs, moody, step)
 
 
+@pytest.mark.parametrize("kind", [TableDecoder, StateTableDecoder])
 @pytest.mark.parametrize("part", range(3))
-def test_answers_do_not_depend_on_the_room(part):
+def test_answers_do_not_depend_on_the_room(part, kind):
     pushed_out = 0
     for seed in range(part * 60, part * 60 + 60):
         chance, table = random.Random(seed), Table(seed, spread=random.Random(seed).choice([0.5, 1.5, 3.0]))
         group = a_group(chance)
-        pushed_out += check(group, table, any_room(chance, table, group))["text[s] evaluated again, for want of memory"]
+        pushed_out += check(group, table, any_room(chance, table, group, kind=kind))[
+            "text[s] evaluated again, for want of memory"
+        ]
     assert pushed_out > 30, "or there was room enough"
 
 
+@pytest.mark.parametrize("kind", [TableDecoder, StateTableDecoder])
 @pytest.mark.parametrize("moody", [0.3, 0.8])
-def test_a_memory_that_is_full_at_any_time_changes_nothing(moody):
+def test_a_memory_that_is_full_at_any_time_changes_nothing(moody, kind):
     for seed in range(1000, 1050):
         chance, table = random.Random(seed), Table(seed)
         group = a_group(chance)
-        check(group, table, any_room(chance, table, group, moody))
+        check(group, table, any_room(chance, table, group, moody, kind))
 
 
 def test_a_tree_answers_group_after_group_from_an_empty_memory():
@@ -170,6 +177,32 @@ def test_requests_are_answered_together():
     for one in group:
         PrefixTree(alone, Letters(), Counter()).answer([one])
     assert together.batches * 10 < alone.batches
+
+
+def test_a_memory_that_is_not_cut_evaluates_little_more():
+    """Each prompt leaves the one before at a mark; only texts that are drawn from below earlier ones are evaluated
+    again."""
+    chance, table = random.Random(7), Table(7)
+    start = tokens(chance, 30, 30)
+    prompts = [start + tokens(chance, 4 * i, 4 * i) for i in range(5)] + [start[:20] + tokens(chance, 9, 9), start]
+    draws: Group = [(prompt, Draw([], n=4, max_tokens=8, seed=i)) for i, prompt in enumerate(prompts)]
+    distinct: Group = [(prompt, replace(draw, distinct=True)) for prompt, draw in draws if isinstance(draw, Draw)]
+    scores: Group = [(prompt, Score([], ["abc", "abd", "", "a"])) for prompt in prompts]
+    for group in (draws, distinct, scores):
+        cut = check(group, table, ample(table))
+        whole = check(group, table, StateTableDecoder(table, 256, 8192, 512, 512))
+        assert whole["text[s] evaluated again, for want of memory"] == 0
+        assert whole["prompt tokens evaluated"] <= cut["prompt tokens evaluated"] + (group is scores) * len(prompts)
+        assert whole["tokens evaluated"] == cut["tokens evaluated"]
+
+
+def test_marks_are_few():
+    marks: Marks[int] = Marks()
+    for length in (100, 10, 11, 40, 70, 71, 80, 90, 95, 99):
+        marks.add(0, length, length)
+    assert sorted(marks._states[0]) == [10, 40, 70, 80, 90, 95, 99, 100]
+    assert marks.reach(0, 120, 120) == 120 and marks.reach(0, 120, 119) == 100 and marks.reach(0, 120, 9) == 0
+    assert marks.cut(0, 80) == 80 and sorted(marks._states[0]) == [10, 40, 70, 80] and marks.cut(0, 0) is None
 
 
 def test_no_room_for_one_text_is_an_error():

@@ -1,4 +1,4 @@
-"""Write a fine-tuned model, or a LoRA adapter alone, as GGUF for llama.cpp: Llama, Qwen2 and Qwen3.
+"""Write a fine-tuned model, or a LoRA adapter alone, as GGUF for llama.cpp: Llama, Qwen2, Qwen3, Qwen3.5 and LFM2.
 
 Nothing here needs torch: safetensors is a JSON header and raw numbers, so one tensor is in memory at a time.
 
@@ -24,7 +24,9 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +53,18 @@ FLOAT_DTYPES = ("f32", "f16", "bf16")
 QUANTISED_DTYPES = ("q8_0", "q4_k_m")
 DTYPES = FLOAT_DTYPES + QUANTISED_DTYPES
 
-_ARCHITECTURES = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
+_ARCHITECTURES = {
+    "LlamaForCausalLM": "llama",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+    "Qwen3_5ForCausalLM": "qwen35",
+    "Qwen3_5ForConditionalGeneration": "qwen35",
+    "Lfm2ForCausalLM": "lfm2",
+}
+#: Parts of a model of images and text that a model of text is without, as transformers loads it too.
+_NOT_TEXT = ("model.visual.", "mtp.")
+#: Layers that are not attention, by architecture.
+_RECURRENT = {"qwen35": "linear_attention", "lfm2": "conv"}
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
@@ -160,17 +173,31 @@ def _summary(output: Path, arch: str, tensors: int, dtype: str) -> dict:
 
 @dataclass(frozen=True)
 class _Linear:
-    """A linear layer: its GGUF name, its shape [out, inp], and the heads whose rows are to be reordered."""
+    """A linear layer: its GGUF name, its shape [out, inp], and the order of its rows and columns in the file."""
 
     name: str
     out: int
     inp: int
-    heads: int = 0
+    rows: np.ndarray | None = None
+    columns: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class _Other:
+    """A tensor of a block that is no linear layer: its GGUF name, its shape in the checkpoint, and its conversion."""
+
+    name: str
+    shape: tuple[int, ...]
+    convert: Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """The sizes and settings of a model, from its config.json."""
+    """The sizes and settings of a model, from its config.json.
+
+    Attributes:
+        recurrent: The layers that are not attention.
+    """
 
     where: Path
     arch: str
@@ -185,21 +212,67 @@ class _Shape:
     context: int
     tied: bool
     rope: dict
+    recurrent: frozenset[int] = frozenset()
 
-    def linears(self) -> dict[str, _Linear]:
+    def linears(self, layer: int) -> dict[str, _Linear]:
         """Return every linear layer of a block, by its module name inside the block."""
+        up, down = (self.ffn, self.hidden), (self.hidden, self.ffn)
+        if self.arch == "lfm2":
+            mlp = {f"feed_forward.{n}": name for n, name in (("w1", "ffn_gate"), ("w3", "ffn_up"), ("w2", "ffn_down"))}
+        else:
+            mlp = {f"mlp.{part}_proj": f"ffn_{part}" for part in ("gate", "up", "down")}
+        mixer = self._attention() if layer not in self.recurrent else self._recurrent_linears()
+        return mixer | {module: _Linear(name, *(down if name == "ffn_down" else up)) for module, name in mlp.items()}
+
+    def _attention(self) -> dict[str, _Linear]:
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        # llama.cpp's `llama` rotates neighbouring rows; its `qwen` and transformers rotate the halves of a head.
-        reorder = int(self.arch == "llama")
+        gated = 2 if self.arch == "qwen35" else 1  # each head's query, then its gate
+        # llama.cpp's `llama` rotates neighbouring rows; all others and transformers rotate the halves of a head.
+        order = _rotary_order if self.arch == "llama" else lambda size, heads: None
+        output = "self_attn.out_proj" if self.arch == "lfm2" else "self_attn.o_proj"
         return {
-            "self_attn.q_proj": _Linear("attn_q", q, self.hidden, reorder * self.heads),
-            "self_attn.k_proj": _Linear("attn_k", kv, self.hidden, reorder * self.kv_heads),
+            "self_attn.q_proj": _Linear("attn_q", gated * q, self.hidden, order(q, self.heads)),
+            "self_attn.k_proj": _Linear("attn_k", kv, self.hidden, order(kv, self.kv_heads)),
             "self_attn.v_proj": _Linear("attn_v", kv, self.hidden),
-            "self_attn.o_proj": _Linear("attn_output", self.hidden, q),
-            "mlp.gate_proj": _Linear("ffn_gate", self.ffn, self.hidden),
-            "mlp.up_proj": _Linear("ffn_up", self.ffn, self.hidden),
-            "mlp.down_proj": _Linear("ffn_down", self.hidden, self.ffn),
+            output: _Linear("attn_output", self.hidden, q),
         }
+
+    def _recurrent_linears(self) -> dict[str, _Linear]:
+        hidden = self.hidden
+        if self.arch == "lfm2":
+            return {
+                "conv.in_proj": _Linear("shortconv.in_proj", 3 * hidden, hidden),
+                "conv.out_proj": _Linear("shortconv.out_proj", hidden, hidden),
+            }
+        keys, values, size = self._delta_net()
+        heads, rows = self._value_order(1), self._value_order(size)
+        return {
+            "linear_attn.in_proj_qkv": _Linear("attn_qkv", (2 * keys + values) * size, hidden, self._mixed_order()),
+            "linear_attn.in_proj_z": _Linear("attn_gate", values * size, hidden, rows),
+            "linear_attn.in_proj_a": _Linear("ssm_alpha", values, hidden, heads),
+            "linear_attn.in_proj_b": _Linear("ssm_beta", values, hidden, heads),
+            "linear_attn.out_proj": _Linear("ssm_out", hidden, values * size, columns=rows),
+        }
+
+    def _delta_net(self) -> tuple[int, int, int]:
+        """Return the numbers of key heads and of value heads of a gated delta net, and the size of a head."""
+        config = self.config
+        return config["linear_num_key_heads"], config["linear_num_value_heads"], config["linear_key_head_dim"]
+
+    def _value_order(self, size: int) -> np.ndarray:
+        """Return the order of the rows of value heads, `size` each.
+
+        transformers has the value heads of a key head together. In llama.cpp, value head i belongs to key head i modulo
+        their number.
+        """
+        keys, values, _ = self._delta_net()
+        return np.arange(values * size).reshape(keys, values // keys, size).swapaxes(0, 1).reshape(-1)
+
+    def _mixed_order(self) -> np.ndarray:
+        """Return the order of the rows of queries, keys and values together."""
+        keys, _, size = self._delta_net()
+        queries_and_keys = np.arange(2 * keys * size)
+        return np.concatenate([queries_and_keys, len(queries_and_keys) + self._value_order(size)])
 
     def has_bias(self, module: str) -> bool:
         """Return whether a linear layer has a bias."""
@@ -209,16 +282,48 @@ class _Shape:
         flag = "attention_bias" if projection in _ATTENTION else "mlp_bias"
         return self.arch == "llama" and bool(self.config.get(flag))
 
-    def norms(self) -> dict[str, tuple[str, int]]:
-        """Return the GGUF name and the size of every norm of a block, by its module name inside the block."""
-        heads = {f"self_attn.{x}_norm": (f"attn_{x}_norm", self.head_dim) for x in "qk"}
-        block = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
-        return {k: (v, self.hidden) for k, v in block.items()} | (heads if self.arch == "qwen3" else {})
+    def others(self, layer: int) -> dict[str, _Other]:
+        """Return every tensor of a block that belongs to no linear layer, by its name inside the block."""
+        norms = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
+        head_norms: dict[str, str] = {}
+        if self.arch == "qwen35":
+            norms["post_attention_layernorm"] = "post_attention_norm"
+        if self.arch == "lfm2":
+            norms = {"operator_norm": "attn_norm", "ffn_norm": "ffn_norm"}
+            head_norms = {f"self_attn.{x}_layernorm": f"attn_{x}_norm" for x in "qk"}
+        elif self.arch in ("qwen3", "qwen35"):
+            head_norms = {f"self_attn.{x}_norm": f"attn_{x}_norm" for x in "qk"}
+        tensors = {f"{k}.weight": _Other(f"{v}.weight", (self.hidden,), self.norm) for k, v in norms.items()}
+        if layer in self.recurrent:
+            return tensors | self._recurrent_tensors()
+        return tensors | {
+            f"{k}.weight": _Other(f"{v}.weight", (self.head_dim,), self.norm) for k, v in head_norms.items()
+        }
+
+    def norm(self, weight: np.ndarray) -> np.ndarray:
+        """Return the factors of a norm, which Qwen3.5 stores less 1."""
+        return weight + np.float32(1) if self.arch == "qwen35" else weight
+
+    def _recurrent_tensors(self) -> dict[str, _Other]:
+        if self.arch == "lfm2":
+            kernel = (self.hidden, 1, self.config["conv_L_cache"])
+            return {"conv.conv.weight": _Other("shortconv.conv.weight", kernel, lambda values: values.squeeze(1))}
+        _, values, size = self._delta_net()
+        heads, mixed = self._value_order(1), self._mixed_order()
+        kernel = (len(mixed), 1, self.config["linear_conv_kernel_dim"])
+        return {
+            "linear_attn.conv1d.weight": _Other("ssm_conv1d.weight", kernel, lambda rows: rows.squeeze(1)[mixed]),
+            "linear_attn.A_log": _Other("ssm_a", (values,), lambda logs: -np.exp(logs[heads])),
+            "linear_attn.dt_bias": _Other("ssm_dt.bias", (values,), lambda biases: biases[heads]),
+            "linear_attn.norm.weight": _Other("ssm_norm.weight", (size,), _unchanged),
+        }
 
 
 def _read_shape(where: Path) -> _Shape:
     config = read_json(where / "config.json")
     name = (config.get("architectures") or ["no architecture"])[0]
+    if name == "Qwen3_5ForConditionalGeneration":
+        config = {**config.get("text_config", {}), **config}
     if name not in _ARCHITECTURES:
         raise EexpError(f"{where}: {name} can not be exported; supported: {', '.join(_ARCHITECTURES)}")
     if config.get("quantization_config"):
@@ -228,28 +333,55 @@ def _read_shape(where: Path) -> _Shape:
     arch = _ARCHITECTURES[name]
     if arch == "qwen3" and config.get("attention_bias"):
         raise EexpError(f"{where}: llama.cpp's qwen3 has no place for attention biases")
-    if _slides(config):
+    layer_types = config.get("layer_types") or []
+    recurrent = frozenset(i for i, kind in enumerate(layer_types) if kind == _RECURRENT.get(arch))
+    if _slides({**config, "layer_types": [kind for i, kind in enumerate(layer_types) if i not in recurrent]}):
         raise EexpError(f"{where}: it has a sliding attention window, which llama.cpp's {arch} has not")
+    if arch in _RECURRENT:
+        _check_recurrent(where, arch, config)
     try:
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
-        head_dim = config.get("head_dim") or (128 if arch == "qwen3" else hidden // heads)
+        usual = {"qwen3": 128, "qwen35": 256}
+        head_dim = config.get("head_dim") or usual.get(arch) or hidden // heads
         return _Shape(
             where=where,
             arch=arch,
             config=config,
             layers=config["num_hidden_layers"],
             hidden=hidden,
-            ffn=config["intermediate_size"],
+            ffn=_lfm2_ffn(config) if arch == "lfm2" else config["intermediate_size"],
             heads=heads,
             kv_heads=config.get("num_key_value_heads") or heads,
             head_dim=head_dim,
             vocab=config["vocab_size"],
             context=config["max_position_embeddings"],
-            tied=bool(config.get("tie_word_embeddings", False)),
+            tied=bool(config.get("tie_word_embeddings", config.get("tie_embedding", False))),
             rope=_read_rope(where, arch, config),
+            recurrent=recurrent,
         )
     except KeyError as error:
         raise EexpError(f"{where}/config.json: {error.args[0]} is missing") from error
+
+
+def _check_recurrent(where: Path, arch: str, config: dict) -> None:
+    """Raise EexpError for a hybrid model that llama.cpp computes otherwise."""
+    if not config.get("layer_types"):
+        raise EexpError(f"{where}/config.json: layer_types is missing; save the model anew with transformers 5")
+    for setting in ("attention_bias", "conv_bias"):
+        if config.get(setting):
+            raise EexpError(f"{where}: llama.cpp's {arch} has no place for the biases of {setting}")
+    if arch == "qwen35" and config["linear_key_head_dim"] != config["linear_value_head_dim"]:
+        raise EexpError(f"{where}: llama.cpp's {arch} has keys and values of one size")
+
+
+def _lfm2_ffn(config: dict) -> int:
+    """Return the width of LFM2's feed-forward layers, which its configuration gives before a correction."""
+    width = config.get("block_ff_dim") or config["intermediate_size"]
+    if config.get("block_auto_adjust_ff_dim", True):
+        width = int((config.get("block_ffn_dim_multiplier") or 1.0) * int(2 * width / 3))
+        multiple = config.get("block_multiple_of", 256)
+        width = -(-width // multiple) * multiple
+    return width
 
 
 def _slides(config: dict) -> bool:
@@ -261,16 +393,19 @@ def _slides(config: dict) -> bool:
 
 def _read_rope(where: Path, arch: str, config: dict) -> dict:
     """Return the rope parameters in one form (transformers 4: rope_theta and rope_scaling, 5: rope_parameters)."""
-    rope = {"rope_theta": config.get("rope_theta", 10000.0)}
+    rope = {"rope_theta": config.get("rope_theta", 1000000.0 if arch == "lfm2" else 10000.0)}
     rope |= config.get("rope_scaling") or {}
     rope |= config.get("rope_parameters") or {}
     kind = rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
     original = config.get("original_max_position_embeddings", config["max_position_embeddings"])
     rope.setdefault("original_max_position_embeddings", original)
-    supported = ("default", "linear", "yarn") + (("llama3",) if arch == "llama" else ())
+    supported = ("default",)
+    if arch not in _RECURRENT:
+        supported += ("linear", "yarn") + (("llama3",) if arch == "llama" else ())
     if kind not in supported:
         raise EexpError(f"{where}: rope scaling {kind!r} is not in llama.cpp's {arch} ({', '.join(supported)})")
-    if rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
+    rope.setdefault("partial_rotary_factor", config.get("partial_rotary_factor", 0.25 if arch == "qwen35" else 1.0))
+    if arch != "qwen35" and rope["partial_rotary_factor"] != 1.0:
         raise EexpError(f"{where}: llama.cpp's {arch} rotates whole heads (partial_rotary_factor is not 1)")
     needed = {"linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
     for name in needed.get(kind, ()):
@@ -303,11 +438,15 @@ def _add_shape(writer: GGUFWriter, model: _Shape) -> None:
     writer.add_block_count(model.layers)
     writer.add_feed_forward_length(model.ffn)
     writer.add_head_count(model.heads)
-    writer.add_head_count_kv(model.kv_heads)
+    if model.arch == "lfm2":  # says by it which layers are convolutions
+        writer.add_head_count_kv([0 if layer in model.recurrent else model.kv_heads for layer in range(model.layers)])
+    else:
+        writer.add_head_count_kv(model.kv_heads)
     writer.add_key_length(model.head_dim)
     writer.add_value_length(model.head_dim)
-    writer.add_layer_norm_rms_eps(model.config.get("rms_norm_eps", 1e-6))
-    writer.add_rope_dimension_count(model.head_dim)
+    eps = model.config.get("norm_eps", 1e-5) if model.arch == "lfm2" else model.config.get("rms_norm_eps", 1e-6)
+    writer.add_layer_norm_rms_eps(eps)
+    writer.add_rope_dimension_count(int(model.head_dim * model.rope["partial_rotary_factor"]))
     writer.add_rope_freq_base(float(model.rope["rope_theta"]))
     kind = model.rope["rope_type"]
     if kind in ("linear", "yarn"):
@@ -315,20 +454,45 @@ def _add_shape(writer: GGUFWriter, model: _Shape) -> None:
 
         writer.add_rope_scaling_type(gguf.RopeScalingType(kind))
         writer.add_rope_scaling_factor(float(model.rope["factor"]))
+    if model.arch == "lfm2":
+        writer.add_shortconv_l_cache(model.config["conv_L_cache"])
+    if model.arch == "qwen35":
+        _add_delta_net(writer, model)
     if kind == "yarn":
         writer.add_rope_scaling_orig_ctx_len(model.rope["original_max_position_embeddings"])
         writer.add_rope_scaling_yarn_beta_fast(float(model.rope.get("beta_fast") or 32))
         writer.add_rope_scaling_yarn_beta_slow(float(model.rope.get("beta_slow") or 1))
 
 
+def _add_delta_net(writer: GGUFWriter, model: _Shape) -> None:
+    config = model.config
+    values, size = config["linear_num_value_heads"], config["linear_value_head_dim"]
+    writer.add_ssm_conv_kernel(config["linear_conv_kernel_dim"])
+    writer.add_ssm_state_size(config["linear_key_head_dim"])
+    writer.add_ssm_group_count(config["linear_num_key_heads"])
+    writer.add_ssm_time_step_rank(values)
+    writer.add_ssm_inner_size(values * size)
+    writer.add_array(f"{model.arch}.attention.recurrent_layers", [i in model.recurrent for i in range(model.layers)])
+    # How the rotary frequencies are dealt out to the three coordinates of an image; those of text are all the same.
+    writer.add_rope_dimension_sections([*model.rope.get("mrope_section", (11, 11, 10)), 0])
+
+
 # --- tensors ---
 
 
-def _reorder_rotary(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Within each head, interleave the first half of the rows with the second; with 0 heads, change nothing."""
-    if not heads:
-        return rows
-    return rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+def _rotary_order(size: int, heads: int) -> np.ndarray:
+    """Return the order of rows that interleaves, within each head, the first half of the rows with the second."""
+    return np.arange(size).reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)
+
+
+def _unchanged(values: np.ndarray) -> np.ndarray:
+    return values
+
+
+def _ordered(values: np.ndarray, rows: np.ndarray | None, columns: np.ndarray | None = None) -> np.ndarray:
+    """Return a vector or matrix with its rows and columns in this order; None keeps theirs."""
+    values = values if rows is None else values[rows]
+    return values if columns is None else values[:, columns]
 
 
 def _plan_model(model: _Shape, weights: Checkpoint) -> list[PlannedTensor]:
@@ -339,37 +503,39 @@ def _plan_model(model: _Shape, weights: Checkpoint) -> list[PlannedTensor]:
         if not np.array_equal(weights.read("lm_head.weight"), weights.read("model.embed_tokens.weight")):
             raise EexpError(f"{model.where}: tie_word_embeddings is set, but lm_head.weight differs")
         unused.add("lm_head.weight")
-    remaining = set(weights.tensors) - unused
+    remaining = {name for name in weights.tensors if not name.startswith(_NOT_TEXT)} - unused
 
-    def take(source: str, name: str, *shape: int, heads: int = 0) -> None:
+    def take(source: str, name: str, shape: tuple[int, ...], convert: Callable[[np.ndarray], np.ndarray]) -> None:
         if source not in weights.tensors:
             raise EexpError(f"{model.where}: {source} is missing from the weights")
         if weights.tensors[source].shape != shape:
             stored = list(weights.tensors[source].shape)
             raise EexpError(f"{model.where}: {source} is {stored}, config.json says {list(shape)}")
         remaining.discard(source)
-        plan.append(PlannedTensor(name, shape, lambda: _reorder_rotary(weights.read(source), heads)))
+        # The kernel of a convolution, [channels, 1, width], loses its second axis.
+        stored_shape = (shape[0], *shape[2:]) if len(shape) == 3 else shape
+        plan.append(PlannedTensor(name, stored_shape, lambda: convert(weights.read(source)), exact=len(shape) == 3))
 
-    take("model.embed_tokens.weight", "token_embd.weight", model.vocab, model.hidden)
-    take("model.norm.weight", "output_norm.weight", model.hidden)
+    table = (model.vocab, model.hidden)
+    take("model.embed_tokens.weight", "token_embd.weight", table, _unchanged)
+    if model.arch == "lfm2":
+        take("model.embedding_norm.weight", "token_embd_norm.weight", (model.hidden,), _unchanged)
+    else:
+        take("model.norm.weight", "output_norm.weight", (model.hidden,), model.norm)
     if not model.tied:
-        take("lm_head.weight", "output.weight", model.vocab, model.hidden)
+        take("lm_head.weight", "output.weight", table, _unchanged)
     if model.rope["rope_type"] == "llama3":
         plan.append(PlannedTensor("rope_freqs.weight", (model.head_dim // 2,), lambda: _llama3_rope_factors(model)))
     for layer in range(model.layers):
         source, target = f"model.layers.{layer}", f"blk.{layer}"
-        for module, (name, size) in model.norms().items():
-            take(f"{source}.{module}.weight", f"{target}.{name}.weight", size)
-        for module, part in model.linears().items():
-            take(
-                f"{source}.{module}.weight",
-                f"{target}.{part.name}.weight",
-                part.out,
-                part.inp,
-                heads=part.heads,
-            )
+        for module, other in model.others(layer).items():
+            take(f"{source}.{module}", f"{target}.{other.name}", other.shape, other.convert)
+        for module, part in model.linears(layer).items():
+            name, shape = f"{target}.{part.name}", (part.out, part.inp)
+            order = partial(_ordered, rows=part.rows, columns=part.columns)
+            take(f"{source}.{module}.weight", f"{name}.weight", shape, order)
             if model.has_bias(module):
-                take(f"{source}.{module}.bias", f"{target}.{part.name}.bias", part.out, heads=part.heads)
+                take(f"{source}.{module}.bias", f"{name}.bias", (part.out,), partial(_ordered, rows=part.rows))
     if remaining:
         raise EexpError(f"{model.where}: llama.cpp's {model.arch} has no place for {min(remaining)}")
     return plan
@@ -442,11 +608,11 @@ def _plan_update(
     fold = _peft_scale(config, module, rank) / (alpha / rank)
 
     def read_b() -> np.ndarray:
-        rows = _reorder_rotary(weights.read(keys["B"]), part.heads)
+        rows = _ordered(weights.read(keys["B"]), part.rows)
         return rows if fold == 1.0 else rows * np.float32(fold)
 
     def read_a() -> np.ndarray:
-        return weights.read(keys["A"]).T if by_row else weights.read(keys["A"])
+        return weights.read(keys["A"]).T if by_row else _ordered(weights.read(keys["A"]), None, part.columns)
 
     by_row = part.name == "token_embd"  # looked up, not multiplied
     return [
@@ -457,9 +623,10 @@ def _plan_update(
 
 def _find_linear(where: Path, model: _Shape, module: str) -> _Linear:
     match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module)
-    if match and int(match[1]) < model.layers and match[2] in model.linears():
-        part = model.linears()[match[2]]
-        return _Linear(f"blk.{match[1]}.{part.name}", part.out, part.inp, part.heads)
+    linears = model.linears(int(match[1])) if match and int(match[1]) < model.layers else {}
+    if match and match[2] in linears:
+        part = linears[match[2]]
+        return replace(part, name=f"blk.{match[1]}.{part.name}")
     ends = {
         "lm_head": _Linear("output", model.vocab, model.hidden),
         "model.embed_tokens": _Linear("token_embd", model.hidden, model.vocab),

@@ -130,13 +130,21 @@ class Checkpoint:
 
     @classmethod
     def of_model(cls, where: Path) -> Checkpoint:
-        """Open the weights of a model directory, in one file or in several."""
+        """Open the weights of a model directory, in one file or in several.
+
+        The part for text of a model of images and text has the names that it has in a model of text.
+        """
         index = where / "model.safetensors.index.json"
         if (where / "model.safetensors").is_file():
-            return cls(where, [where / "model.safetensors"])
-        if index.is_file():
-            return cls(where, [where / name for name in sorted(set(read_json(index)["weight_map"].values()))])
-        raise EexpError(f"{where}: no model.safetensors; save the model with save_pretrained")
+            weights = cls(where, [where / "model.safetensors"])
+        elif index.is_file():
+            weights = cls(where, [where / name for name in sorted(set(read_json(index)["weight_map"].values()))])
+        else:
+            raise EexpError(f"{where}: no model.safetensors; save the model with save_pretrained")
+        weights.tensors = {
+            name.replace("model.language_model.", "model.", 1): stored for name, stored in weights.tensors.items()
+        }
+        return weights
 
     def own_dtype(self) -> str:
         """Return the narrowest GGUF type that holds every tensor exactly: f16, bf16 or f32."""
@@ -180,11 +188,16 @@ def _read_safetensors_header(file: Path) -> dict[str, _StoredTensor]:
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """A tensor to write: its name and shape in the file, and a function that reads it as float32."""
+    """A tensor to write: its name and shape in the file, and a function that reads it as float32.
+
+    Attributes:
+        exact: Whether it stays float32 where other matrices do not, as llama.cpp requires of convolutions.
+    """
 
     name: str
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
+    exact: bool = False
 
 
 def write_gguf(
@@ -209,7 +222,7 @@ def write_gguf(
         add_header(writer)
         writer.add_file_type(int(gguf.LlamaFileType[file_type]))
         # llama.cpp adds biases and normalises in float32.
-        stored = [wide if len(tensor.shape) > 1 else kinds.F32 for tensor in plan]
+        stored = [wide if len(tensor.shape) > 1 and not tensor.exact else kinds.F32 for tensor in plan]
         for tensor, kind in zip(plan, stored, strict=True):
             size = math.prod(tensor.shape) * (4 if kind == kinds.F32 else 2)
             writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size, raw_dtype=kind)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_MARKED_WORDS = r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 # (how text is split into words, whether a word in the vocabulary skips the merges): llama.cpp's name for it.
 _PRE_TOKENIZERS = {
@@ -24,6 +25,10 @@ _PRE_TOKENIZERS = {
     ((f"{_CONTRACTIONS}|{_WORDS}|" + r"\p{N}{1,3}|" + _REST, "bytes", False), True): "llama-bpe",
     ((f"{_CONTRACTIONS}|{_WORDS}|" + r"\p{N}{1,3}|" + _REST, "bytes", False), False): "dbrx",
     ((f"{_CONTRACTIONS}|{_WORDS}|" + r"\p{N}|" + _REST, "bytes", False), False): "qwen2",
+    (
+        (f"{_CONTRACTIONS}|{_MARKED_WORDS}|" + r"\p{N}|" + _REST.replace(r"\p{L}", r"\p{L}\p{M}", 1), "bytes", False),
+        False,
+    ): "qwen35",
 }
 # Two ways to write "every match is a word", for expressions that match everything.
 _SPLITS = (("Isolated", False), ("Removed", True))

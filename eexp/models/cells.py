@@ -24,9 +24,10 @@ from eexp.models.tree import Full, Item
 
 SEQUENCES = 256
 BATCH = 512
+NO_GPU_MEMORY = "the GPU has not enough memory: give a smaller --context"
 
 
-class _Cells(Cache):
+class Cells(Cache):
     """Keys and values of all layers, [1, heads, cells, size] each; they grow with the cells in use, up to `cells`."""
 
     def __init__(self, cells: int):
@@ -40,6 +41,10 @@ class _Cells(Cache):
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: object, **__: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         return self._put((layer_idx, "keys"), key_states), self._put((layer_idx, "values"), value_states)
+
+    def release(self) -> None:
+        """Forget all keys and values, and free their memory."""
+        self._stored.clear()
 
     def _put(self, key: tuple[int, str], states: torch.Tensor) -> torch.Tensor:
         """Store the states of a layer's keys or values, and return all that are read."""
@@ -55,28 +60,77 @@ class _Cells(Cache):
         return stored[:, :, : self.read]
 
 
+_WINDOWS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+
+
+class Masks:
+    """The attention masks of a model, one for each kind of its layers.
+
+    A layer with a window looks back so many tokens only, of its own text: by position, wherever the cells are.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        config = model.config.get_text_config()
+        self._model = model
+        self._windows: dict[str, int] = {kind: getattr(config, name, None) or 0 for kind, name in _WINDOWS.items()}
+        kinds = set(getattr(config, "layer_types", None) or ())
+        #: The kind of all layers; None where they differ, or where the model asks for masks by kind.
+        self._only = next((kind for kind in _WINDOWS if self._windows[kind]), "full_attention") if not kinds else None
+        if kinds == {"full_attention"}:
+            self._only = "full_attention"
+        self._none = bool(kinds) and kinds <= {"linear_attention", "mlp"}
+        self._kinds = kinds
+
+    def __call__(
+        self, visible: npt.NDArray[np.bool_], positions: npt.NDArray[np.int64], cells: npt.NDArray[np.int64]
+    ) -> torch.Tensor | dict[str, torch.Tensor | None] | None:
+        """Return what the model takes as its attention mask; None where it has no attention.
+
+        A mask is what is added to the attention scores, [rows, 1, tokens, cells]: 0 for the cells that a token sees. It
+        is additive, since every implementation of attention takes that form.
+
+        Args:
+            visible: Whether a cell is of the past of a token, [rows, tokens, cells].
+            positions: Position of each token, [rows, tokens].
+            cells: Position of the token in each cell, [rows, cells].
+        """
+
+        def mask(kind: str) -> torch.Tensor:
+            seen, size = visible, self._windows.get(kind)
+            if size and kind == "sliding_attention":
+                seen = seen & (cells[:, None] > positions[:, :, None] - size)
+            elif size:
+                seen = seen & (cells[:, None] // size == positions[:, :, None] // size)
+            hidden = torch.as_tensor(~seen, device=self._model.device)[:, None]
+            zeros = torch.zeros(hidden.shape, dtype=self._model.dtype, device=self._model.device)
+            return zeros.masked_fill_(hidden, torch.finfo(self._model.dtype).min)
+
+        if self._none:
+            return None
+        if self._only:
+            return mask(self._only)
+        attention = {kind: mask(kind) for kind in {"full_attention", *(self._kinds & set(_WINDOWS))}}
+        return {**dict.fromkeys(self._kinds | {"linear_attention"}), **attention}
+
+
 class CellsDecoder:
     """A tree.Decoder on a causal language model of transformers, possibly with PEFT layers in it."""
 
+    cuts = True
+
     def __init__(self, model: PreTrainedModel, cells: int):
         self.sequences, self.cells, self.batch = SEQUENCES, cells, min(BATCH, cells)
+        self._masks = Masks(model)
         self.outputs = max_outputs(self.batch, model.config.get_text_config().vocab_size)
         self.step = self.batch
-        self._model, self._memory = model, _Cells(cells)
+        self._model, self._memory = model, Cells(cells)
         self._belongs = np.zeros((self.sequences, cells), bool)
         self._position = np.zeros(cells, np.int64)
 
     @torch.inference_mode()
     def decode(self, items: Sequence[Item]) -> list[Logits]:
-        free = np.flatnonzero(~self._belongs.any(0))[: len(items)]
-        if len(free) < len(items):
-            raise Full
+        self._memory.write = self._on_device(self._claim(items))
         tokens, positions, sequences, needs_logits = zip(*items)
-        self._position[free] = positions
-        for cell, some in zip(free, sequences):
-            self._belongs[list(some), cell] = True
-        self._memory.read = int(np.flatnonzero(self._belongs.any(0))[-1]) + 1
-        self._memory.write = self._on_device(free)
         try:
             logits = self._model(
                 input_ids=self._on_device(tokens)[None],
@@ -87,23 +141,33 @@ class CellsDecoder:
                 logits_to_keep=self._on_device(np.flatnonzero(needs_logits)),
             ).logits
         except torch.cuda.OutOfMemoryError:
-            raise EexpError("the GPU has not enough memory: give a smaller --context") from None
+            raise EexpError(NO_GPU_MEMORY) from None
         return list(logits[0].float().cpu().numpy())
 
-    def _mask(self, sequences: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
-        """Return what is added to the attention scores of tokens, [1, 1, tokens, cells]: 0 for the cells of their past.
+    def _claim(self, items: Sequence[Item]) -> npt.NDArray[np.int64]:
+        """Return the cells of new tokens, which then belong to their sequences; raise Full where there are too few."""
+        free = np.flatnonzero(~self._belongs.any(0))[: len(items)]
+        if len(free) < len(items):
+            raise Full
+        self._position[free] = [item.position for item in items]
+        for cell, item in zip(free, items):
+            self._belongs[list(item.sequences), cell] = True
+        self._memory.read = int(np.flatnonzero(self._belongs.any(0))[-1]) + 1
+        return free
 
-        The mask is additive, since every implementation of attention takes that form.
+    def _mask(
+        self, sequences: Sequence[int], positions: Sequence[int]
+    ) -> torch.Tensor | dict[str, torch.Tensor | None] | None:
+        """Return the attention mask of tokens.
 
         Args:
             sequences: One sequence of each token.
             positions: Position of each token.
         """
         read = self._memory.read
-        visible = self._belongs[list(sequences), :read] & (self._position[:read] <= np.array(positions)[:, None])
-        kind = self._model.dtype
-        mask = torch.zeros(visible.shape, dtype=kind, device=self._model.device)
-        return mask.masked_fill_(~self._on_device(visible), torch.finfo(kind).min)[None, None]
+        here, cells = np.array(positions), self._position[:read]
+        visible = self._belongs[list(sequences), :read] & (cells <= here[:, None])
+        return self._masks(visible[None], here[None], cells[None])
 
     def _on_device(self, values: npt.ArrayLike) -> torch.Tensor:
         return torch.as_tensor(values, device=self._model.device)
@@ -114,8 +178,14 @@ class CellsDecoder:
     def trim(self, sequence: int, start: int) -> None:
         self._belongs[sequence] &= self._position < start
 
+    def mark(self, sequence: int) -> None:
+        pass
+
+    def reach(self, sequence: int, most: int) -> int:
+        return most
+
     def clear(self) -> None:
         self._belongs[:] = False
 
     def close(self) -> None:
-        self._memory = _Cells(self.cells)
+        self._memory.release()

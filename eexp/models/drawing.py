@@ -297,6 +297,17 @@ class Search(ABC):
         """Return whether the keys and values of an evaluated node may be needed again."""
         return True
 
+    @abstractmethod
+    def open_nodes(self, most: int) -> list[Node]:
+        """Return nodes at which the model may be evaluated, now or later, those of the frontier among them.
+
+        Args:
+            most: Number of nodes beside the root to return, the most urgent ones.
+
+        Returns:
+            Different nodes; the root among them says that texts may begin there.
+        """
+
     def _distribution(self, node: Node, logits: Logits) -> TokenDistribution:
         only = None if node.allowed is None else list(node.allowed)
         return TokenDistribution(logits, self.request.temperature or 1.0, only, self.request.top_p)
@@ -362,6 +373,10 @@ class Independent(Search):
 
     def needs(self, node: Node) -> bool:
         return any(draw.node.below(node) for draw in self._draws if not draw.complete)
+
+    def open_nodes(self, most: int) -> list[Node]:
+        starts_more = not self.done and self._started < self.most
+        return [*self.frontier()[:most], *([self.root] if starts_more and self._first is not None else [])]
 
     def _start(self) -> None:
         """Start draws until as many are being written as may still be accepted."""
@@ -461,6 +476,14 @@ class MostProbable:
                 heapq.heappush(self._open, (*order, self.node, logprob, token))
             self._examine()
 
+    def open_nodes(self, most: int) -> list[_GumbelNode]:
+        """Return the `most` most probable beginnings that have not been evaluated, the one to evaluate next first."""
+        if self.settled:
+            return []
+        beginnings = heapq.nsmallest(most, self._open)
+        nodes = [parent.child(token, logprob) for *_, parent, logprob, token in beginnings]
+        return [node for node in [self.node, *nodes] if node.depth and not self._complete(node)]
+
     def _examine(self) -> None:
         """Examine the most probable beginnings up to one that needs an evaluation."""
         while self._open and self._remaining:
@@ -510,6 +533,13 @@ class WithoutReplacement(Search):
         best = heapq.nsmallest(missing, self._queue)  # the first is never a complete text, which would have been judged
         open_nodes = [(minus_key, node) for minus_key, _, node in best if not self._whole(node)]
         return [node for minus_key, node in open_nodes if minus_key <= best[0][0] + REACH and not self._kept(node)]
+
+    def open_nodes(self, most: int) -> list[Node]:
+        if self.done:
+            return []
+        examined = self._reference.open_nodes(most) if self._reference else []
+        drawn = [node for *_, node in heapq.nsmallest(most, self._queue) if node.depth and not self._whole(node)]
+        return [*list(dict.fromkeys([*examined, *drawn]))[:most], self.root]
 
     def _kept(self, node: _GumbelNode) -> bool:
         return node is self.root and self._rest_of_root is not None

@@ -3,6 +3,11 @@
 The next request of an episode is not known beforehand, since an environment answers in between, so there is no tree of
 prompts. Every episode keeps its evaluated tokens, and its next prompt usually continues them. Prompts and answers share
 batches: no episode waits for another one's prompt.
+
+Where a sequence cannot be cut (`Decoder.cuts`), it is marked where the next prompt is likely to leave it: at the end of
+the prompt, or as many tokens before as the template changed there the last time; and where this prompt left the one
+before, which is the end of what all prompts share where a style shows the latest steps only. A prompt that leaves it
+elsewhere is evaluated from the mark before, or anew.
 """
 
 from __future__ import annotations
@@ -17,6 +22,8 @@ from eexp.models.base import Draw, Episodes, Model, Samples
 from eexp.models.drawing import Search, Vocabulary, open_search
 from eexp.models.tree import Decoder, Item
 
+MARKS_OF_EPISODE = 3  # usually; see Marks for the limit
+
 
 @dataclass(eq=False)
 class _EpisodeTokens:
@@ -26,11 +33,37 @@ class _EpisodeTokens:
         ids: Tokens in memory.
         ahead: Tokens to be evaluated.
         search: The answer that is being written; None between requests.
+        prompt: Number of tokens of the latest prompt.
+        shared: Number of tokens that it shares with the memory of the one before.
+        changed: Number of tokens at the end of a prompt that the next one did not have.
+        marks: Numbers of tokens at which the sequence is to be marked.
     """
 
     ids: list[int] = field(default_factory=list)
     ahead: list[int] = field(default_factory=list)
     search: Search | None = None
+    prompt: int = 0
+    shared: int = 0
+    changed: int = 0
+    marks: set[int] = field(default_factory=set)
+
+    def continue_to(self, prompt: list[int], shared: int, kept: int) -> None:
+        """Go on to a prompt.
+
+        Args:
+            shared: Number of its tokens that are the same as those in memory.
+            kept: Number of tokens that stay in memory.
+        """
+        if shared > self.shared:  # not a new episode, nor one that shows the latest steps only
+            self.changed = max(0, self.prompt - shared)
+        self.prompt, self.shared = len(prompt), shared
+        self.ids, self.ahead = prompt[:kept], prompt[kept:]
+        self.marks = {length for length in (shared, len(prompt) - self.changed) if length > kept}
+
+    def next_part(self, most: int) -> list[int]:
+        """Return the next tokens to evaluate, at most `most`, and not beyond the next mark."""
+        done = len(self.ids)
+        return self.ahead[: min([most, *(mark - done for mark in self.marks if mark > done)])]
 
 
 class SequenceEpisodes(Episodes[Draw, Samples]):
@@ -58,9 +91,12 @@ class SequenceEpisodes(Episodes[Draw, Samples]):
             self._refused.append((episode, e))
             return
         own = self._sequences[episode]
-        keep = min(len(os.path.commonprefix([prompt, own.ids])), len(prompt) - 1)  # the last one's logits are needed
-        self._decoder.trim(episode, keep)
-        own.ids, own.ahead = prompt[:keep], prompt[keep:]
+        shared = min(len(os.path.commonprefix([prompt, own.ids])), len(prompt) - 1)  # the last one's logits are needed
+        kept = self._decoder.reach(episode, shared)
+        self._decoder.trim(episode, kept)
+        own.continue_to(prompt, shared, kept)
+        if self._decoder.cuts:
+            own.marks.clear()
         own.search = open_search(request, self._vocabulary)
 
     def wait(self) -> list[tuple[int, Samples]]:
@@ -73,7 +109,7 @@ class SequenceEpisodes(Episodes[Draw, Samples]):
         advanced: list[int] = []
         for episode in busy[: self._decoder.outputs]:
             own = self._sequences[episode]
-            part = own.ahead[:room]
+            part = own.next_part(room)
             last = len(part) - 1 if len(part) == len(own.ahead) else -1  # the token whose logits are needed
             items += [Item(token, len(own.ids) + i, (episode,), i == last) for i, token in enumerate(part)]
             own.ids += part
@@ -93,6 +129,9 @@ class SequenceEpisodes(Episodes[Draw, Samples]):
                     own.search = None
                 else:
                     own.ahead = [own.search.frontier()[0].token]
+        for episode in advanced:  # after the logits were read
+            if len(self._sequences[episode].ids) in self._sequences[episode].marks:
+                self._decoder.mark(episode)
         return answers
 
     def close(self) -> None:

@@ -157,20 +157,25 @@ def attention_window(config: PreTrainedConfig) -> int | None:
     return min((size for name in names if (size := getattr(config, name, None))), default=None)
 
 
-def _check_forks(model: PreTrainedModel, source: str, context: int) -> None:
-    """Raise EexpError for a model whose memory cannot be cut and shared token by token."""
-    kind = model.config.model_type
-    if not model.is_backend_compatible() or unknown_layers(model):
+def open_decoder(model: PreTrainedModel, source: str, context: int) -> Decoder:
+    """Return the memory for the texts of a model.
+
+    Raises:
+        EexpError: The model cannot hold several texts in one memory.
+    """
+    from eexp.models.cells import CellsDecoder
+    from eexp.models.rows import open_rows
+
+    if unknown_layers(model):
+        decoder = open_rows(model, context)
+    else:
+        decoder = CellsDecoder(model, context) if model.is_backend_compatible() else None
+    if decoder is None:
         raise EexpError(
-            f"{source}: a {kind} model, which cannot hold several texts in one memory here; serve it and "
-            f"give -m http://HOST:PORT/v1"
+            f"{source}: a {model.config.model_type} model, which cannot hold several texts in one memory here; serve "
+            f"it and give -m http://HOST:PORT/v1"
         )
-    window = attention_window(model.config.get_text_config())
-    if window and context > window:
-        raise EexpError(
-            f"{source}: a {kind} model, whose attention reaches back {window} tokens: give --context "
-            f"{window} or less, or a GGUF file of it"
-        )
+    return decoder
 
 
 class HfModel(LocalModel):
@@ -200,9 +205,9 @@ class HfModel(LocalModel):
             self._model = base_model(self._model)  # with the adapter's layers in it
         limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         self._n_ctx = (engine and engine.context) or min(limit or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
-        _check_forks(self._model, spec, self._n_ctx)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model.to(device).eval()  # pyright: ignore[reportArgumentType]  # `to` has a decorator without types
+        self._open_decoder: Decoder | None = open_decoder(self._model, spec, self._n_ctx)
         self.settings = (
             f"transformers: context {self._n_ctx}, {str(self._model.dtype).removeprefix('torch.')}, "
             f"{'GPU' if device == 'cuda' else 'CPU'}"
@@ -236,11 +241,9 @@ class HfModel(LocalModel):
         return min(self._ends) if eos is None else eos
 
     def _decoder(self) -> Decoder:
-        from eexp.models.cells import CellsDecoder
-
-        assert self._model is not None, "closed"
-        return CellsDecoder(self._model, self._n_ctx)
+        assert self._open_decoder is not None, "closed"
+        return self._open_decoder
 
     def close(self) -> None:
         super().close()
-        self._model = None
+        self._model = self._open_decoder = None

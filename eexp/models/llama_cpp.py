@@ -11,6 +11,7 @@ import os
 import sys
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -27,8 +28,9 @@ from eexp.gguf.tiny import tiny_path
 from eexp.models.base import Draw, Engine, Episodes, PlaySettings, Samples
 from eexp.models.chat_tokens import AddedToken, Tokenizer
 from eexp.models.drawing import Logits
-from eexp.models.episodes import SequenceEpisodes, ThreadedEpisodes
+from eexp.models.episodes import MARKS_OF_EPISODE, SequenceEpisodes, ThreadedEpisodes
 from eexp.models.local import DEFAULT_CONTEXT, LocalModel, max_outputs
+from eexp.models.states import Marks, sequences_for
 from eexp.models.tree import Full, Item
 from eexp.prompts import Messages
 from eexp.prompts.chat_template import render_chat
@@ -85,6 +87,8 @@ class LoadedModel:
         self.pointer = api.llama_model_load_from_file(os.fsencode(path), params)
         if not self.pointer:
             raise EexpError(f"{path}: cannot be loaded: {_last_error()}")
+        #: Whether layers keep a state of all tokens so far, so that a sequence cannot be cut.
+        self.has_states = api.llama_model_is_recurrent(self.pointer) or api.llama_model_is_hybrid(self.pointer)
         self.vocab = api.llama_model_get_vocab(self.pointer)
         self.n_vocab: int = api.llama_vocab_n_tokens(self.vocab)
 
@@ -193,6 +197,8 @@ class LlamaCppDecoder:
         EexpError: llama.cpp cannot make the context or apply the adapter.
     """
 
+    _STATE = 1  # llama.cpp's flag for the states of recurrent layers alone, without keys and values
+
     def __init__(
         self,
         base: LoadedModel,
@@ -228,6 +234,7 @@ class LlamaCppDecoder:
         self.outputs = max_outputs(self.batch, base.n_vocab)
         self.step = self.batch if api.llama_supports_gpu_offload() else CPU_STEP
         self._memory = api.llama_get_memory(self._context)
+        self.cuts, self._marks = not base.has_states, Marks[ctypes.Array]()
         self._batch = api.llama_batch_init(self.batch, 0, sequences)
         self._token, self._position, self._counts, self._needs_logits = (
             np.ctypeslib.as_array(field, shape=(self.batch,))
@@ -257,12 +264,40 @@ class LlamaCppDecoder:
         return np.ctypeslib.as_array(pointer, shape=(self.base.n_vocab,))
 
     def fork(self, source: int, target: int, end: int) -> None:
+        # Without `cuts`, llama.cpp copies the state at the end, and would do so whatever `end` is.
         self.api.llama_memory_seq_cp(self._memory, source, target, 0, end)
 
     def trim(self, sequence: int, start: int) -> None:
-        self.api.llama_memory_seq_rm(self._memory, sequence, start, -1)
+        if not self.cuts and start < self._length(sequence) and (state := self._marks.cut(sequence, start)):
+            # After this, nothing is left to remove but keys and values, which llama.cpp can remove.
+            self.api.llama_state_seq_set_data_ext(self._context, state, len(state), sequence, self._STATE)
+        if not self.api.llama_memory_seq_rm(self._memory, sequence, start, -1):
+            raise EexpError(f"llama.cpp cannot cut a sequence of {self._length(sequence)} tokens to {start}")
+
+    def mark(self, sequence: int) -> None:
+        if not self.cuts:
+            size = self.api.llama_state_seq_get_size_ext(self._context, sequence, self._STATE)
+            state = (ctypes.c_uint8 * size)()
+            self.api.llama_state_seq_get_data_ext(self._context, state, size, sequence, self._STATE)
+            self._marks.add(sequence, self._length(sequence), state)
+
+    def reach(self, sequence: int, most: int) -> int:
+        return most if self.cuts else self._marks.reach(sequence, self._length(sequence), most)
+
+    def _length(self, sequence: int) -> int:
+        return self.api.llama_memory_seq_pos_max(self._memory, sequence) + 1
+
+    def sizes(self) -> tuple[int, int]:
+        """Return the bytes of a sequence's states, and those of the keys and values of a token, after evaluating one.
+
+        For models that keep states: how large they are, each architecture decides in its own way.
+        """
+        self.decode([Item(0, 0, (0,), False)])
+        states, all_ = (self.api.llama_state_seq_get_size_ext(self._context, 0, part) for part in (self._STATE, 0))
+        return states, all_ - states
 
     def clear(self) -> None:
+        self._marks.clear()
         self.api.llama_memory_clear(self._memory, False)
 
     def close(self) -> None:
@@ -314,11 +349,6 @@ class LlamaCppModel(LocalModel):
             self._template = template.decode("utf-8")
         except UnicodeDecodeError:
             raise EexpError(f"{path}: its chat template is not UTF-8, the file may be damaged") from None
-        if api.llama_model_is_recurrent(self._base.pointer) or api.llama_model_is_hybrid(self._base.pointer):
-            raise EexpError(
-                f"{path}: a recurrent model, whose memory cannot be forked in the middle; serve it with "
-                f"llama-server and give -m http://HOST:PORT/v1"
-            )
         self._n_ctx = engine.context or min(api.llama_model_n_ctx_train(self._base.pointer), DEFAULT_CONTEXT)
         self._adapter = self._load_adapter(self._base, adapter) if adapter else None
         self._threads = engine.threads or usable_cores()
@@ -392,7 +422,18 @@ class LlamaCppModel(LocalModel):
 
     def _decoder(self) -> LlamaCppDecoder:
         sequences = self._api.llama_max_parallel_sequences()
+        if self._base.has_states:
+            sequences = sequences_for(self._sizes[0], sequences)
         return LlamaCppDecoder(self._base, self._engine, self._n_ctx, sequences, self._adapter)
+
+    @cached_property
+    def _sizes(self) -> tuple[int, int]:
+        """The bytes of a sequence's states, and of the keys and values of a token, for a model that has states."""
+        probe = LlamaCppDecoder(self._base, replace(self._engine, batch=1), 32, 1)
+        try:
+            return probe.sizes()
+        finally:
+            probe.close()
 
     def episodes(self, n: int) -> Episodes[Draw, Samples]:
         threads = min(n, max(1, usable_cores() // self._threads)) if not self._on_gpu else 1
@@ -412,6 +453,10 @@ class LlamaCppModel(LocalModel):
 
     def _contexts_in_memory(self) -> int:
         """Return the number of contexts whose keys and values take half of the free memory."""
+        if self._base.has_states:
+            states, token = self._sizes
+            context = states * (1 + MARKS_OF_EPISODE) + token * self._n_ctx
+            return int(psutil.virtual_memory().available / 2 / context)
         api, model = self._api, self._base.pointer
         width = api.llama_model_n_embd(model) // api.llama_model_n_head(model) * api.llama_model_n_head_kv(model)
         size = {"f32": 4, "f16": 2, "q8_0": 34 / 32}[self._engine.cache]

@@ -14,6 +14,7 @@ from functools import cached_property
 from eexp.errors import InputError
 from eexp.models.base import Draw, Model, Request, Samples, Score
 from eexp.models.chat_tokens import ChatTokenizer, Tokenizer
+from eexp.models.states import open_tree
 from eexp.models.tree import Decoder, PrefixTree
 from eexp.prompts import Messages
 
@@ -109,7 +110,7 @@ class LocalModel(Model):
             except InputError as e:
                 answers.append(e)
         if self._tree is None:
-            self._tree = PrefixTree(self._decoder(), self, self.counts)
+            self._tree = open_tree(self._decoder(), self, self.counts)
         for (i, *_), answer in zip(fitting, self._tree.answer([(ids, request) for _, ids, request in fitting])):
             answers[i] = answer
         return answers

@@ -47,6 +47,9 @@ class Decoder(Protocol):
         batch: Maximum number of items evaluated at once.
         outputs: Maximum number of items of a batch whose logits are returned.
         step: Number of texts that are written side by side most efficiently.
+        cuts: Whether a sequence can be cut at any of its tokens. If not, because layers hold a state of all tokens so
+            far (`states.py`), a sequence is forked at its end alone, is trimmed to nothing or to a mark, and shares
+            tokens with no other in a batch.
     """
 
     sequences: int
@@ -54,6 +57,7 @@ class Decoder(Protocol):
     batch: int
     outputs: int
     step: int
+    cuts: bool
 
     def decode(self, items: Sequence[Item]) -> list[Logits]:
         """Evaluate items, which come in ascending position within each sequence.
@@ -70,7 +74,14 @@ class Decoder(Protocol):
         """Let `target`, which is empty, share the first `end` tokens of `source`."""
 
     def trim(self, sequence: int, start: int) -> None:
-        """Forget the tokens of a sequence from position `start` on."""
+        """Forget the tokens of a sequence from position `start` on, which is one that `reach` returns."""
+
+    def mark(self, sequence: int) -> None:
+        """Keep the state at the end of a sequence, so that it can be trimmed to it; nothing to do where it `cuts`."""
+
+    def reach(self, sequence: int, most: int) -> int:
+        """Return the largest number of tokens, at most `most`, to which a sequence can be trimmed."""
+        ...
 
     def clear(self) -> None:
         """Forget everything."""
@@ -80,11 +91,11 @@ class Decoder(Protocol):
 
 
 TRUNK = 0
-_TOO_SMALL = "the model's memory is too small for one text: give a larger --context"
+TOO_SMALL = "the model's memory is too small for one text: give a larger --context"
 
 
 @dataclass(eq=False)
-class _Chain:
+class Chain:
     """A sequence with a prompt and the evaluated nodes of a text."""
 
     sequence: int
@@ -92,20 +103,21 @@ class _Chain:
 
 
 @dataclass(eq=False)
-class _TreeJob:
+class TreeJob:
     """A request that is being answered."""
 
     index: int
     prompt: list[int]
     request: Draw | Score
     search: Search | None = None
-    chains: list[_Chain] = field(default_factory=list)
+    chains: list[Chain] = field(default_factory=list)
     answer: list[Sample] = field(default_factory=list)
-    scored: list[_ScoredText] = field(default_factory=list)
+    scored: list[ScoredText] = field(default_factory=list)
     aside: int = 0  # cells of the prompt that the trunk no longer holds
     evictions: int = 0  # number of times that it lost all its chains
+    open_nodes: list[Node] | None = None  # of its search, since the latest step; None before the first one
 
-    def holding(self, depth: int, node: Node | None) -> _Chain | None:
+    def holding(self, depth: int, node: Node | None) -> Chain | None:
         """Return a chain with `node`, the last of a path of `depth`; if possible, one that ends there."""
         longer = None
         for chain in self.chains:
@@ -116,17 +128,17 @@ class _TreeJob:
         return longer
 
 
-class _PlannedNode(NamedTuple):
+class PlannedNode(NamedTuple):
     """The tokens that a step evaluates for `node`: the next `nodes` of its path, which `chain` goes on with."""
 
-    job: _TreeJob
-    chain: _Chain
+    job: TreeJob
+    chain: Chain
     node: Node
     nodes: list[Node]
     items: list[Item]
 
 
-class _ScoredText:
+class ScoredText:
     """A prompt with a completion that is being scored.
 
     Attributes:
@@ -145,7 +157,7 @@ class _SharedToken:
 
     def __init__(self, token: int, position: int):
         self.token, self.position = token, position
-        self.texts: list[_ScoredText] = []
+        self.texts: list[ScoredText] = []
 
     @property
     def needs_logits(self) -> bool:
@@ -176,10 +188,10 @@ class _Wave:
     def __init__(self, trunk: int):
         self.last_fork = trunk
         self.forks: list[int] = []
-        self.texts: list[_ScoredText] = []
+        self.texts: list[ScoredText] = []
         self.tokens: list[_SharedToken] = []
 
-    def add(self, text: _ScoredText, fork: int) -> None:
+    def add(self, text: ScoredText, fork: int) -> None:
         """Add a text that leaves the trunk at position `fork`."""
         self.texts.append(text)
         self.forks.append(fork)
@@ -203,7 +215,7 @@ class PrefixTree:
             requests: Each with the tokens of its prompt. A prompt with the longest text that its request allows must
                 fit into the decoder's cells.
         """
-        jobs = [_TreeJob(i, prompt, request) for i, (prompt, request) in enumerate(requests)]
+        jobs = [TreeJob(i, prompt, request) for i, (prompt, request) in enumerate(requests)]
         self._score([job for job in jobs if isinstance(job.request, Score)])
         self._clear()
         waiting, live = deque(job for job in jobs if isinstance(job.request, Draw)), []
@@ -224,7 +236,7 @@ class PrefixTree:
 
     # -- admitting requests --------------------------------------------------------------------------------------
 
-    def _has_room(self, job: _TreeJob, live: list[_TreeJob]) -> bool:
+    def _has_room(self, job: TreeJob, live: list[TreeJob]) -> bool:
         """Return whether a request can be admitted without evicting another one, by an estimate."""
         if not live:
             return True
@@ -240,21 +252,21 @@ class PrefixTree:
         aside = sum(j.aside for j in live)
         return len(self._trunk) + grows + aside + texts <= self.decoder.cells
 
-    def _width(self, job: _TreeJob) -> int:
+    def _width(self, job: TreeJob) -> int:
         """Return the approximate number of chains that a request keeps at a time."""
         return self._texts(job) + (2 if isinstance(job.request, Draw) and job.request.distinct else 0)
 
-    def _texts(self, job: _TreeJob) -> int:
+    def _texts(self, job: TreeJob) -> int:
         """Return the number of texts that a request writes side by side at its beginning."""
         request = job.request
         assert isinstance(request, Draw)
         return 1 if request.temperature == 0 else request.n
 
-    def _open_texts(self, job: _TreeJob) -> int:
+    def _open_texts(self, job: TreeJob) -> int:
         """Return the number of texts that a request is writing now, which falls towards its end."""
         return len(job.search.frontier()) if job.search and job.chains else self._texts(job)
 
-    def _expected_tokens(self, job: _TreeJob) -> int:
+    def _expected_tokens(self, job: TreeJob) -> int:
         """Return the expected tokens of a text: 1.5 times those of finished texts; the limit until one has finished."""
         texts, tokens = self._ended
         assert isinstance(job.request, Draw)
@@ -265,7 +277,7 @@ class PrefixTree:
     def _shared(self, prompt: list[int]) -> int:
         return len(os.path.commonprefix([prompt, self._trunk]))
 
-    def _admit(self, waiting: deque[_TreeJob], live: list[_TreeJob]) -> None:
+    def _admit(self, waiting: deque[TreeJob], live: list[TreeJob]) -> None:
         """Extend the trunk by the next prompts and begin their requests.
 
         As many prompts as have room and continue each other are evaluated as one run of tokens.
@@ -276,16 +288,17 @@ class PrefixTree:
         while waiting and self._continues(run[-1], waiting[0]) and self._has_room(waiting[0], live):
             run.append(waiting.popleft())
             live.append(run[-1])
-        self._extend(run, live)
+        self._extend(run, live, waiting)
 
-    def _continues(self, job: _TreeJob, after: _TreeJob) -> bool:
+    def _continues(self, job: TreeJob, after: TreeJob) -> bool:
         return len(after.prompt) > len(job.prompt) and after.prompt[: len(job.prompt)] == job.prompt
 
-    def _rewind(self, job: _TreeJob, live: list[_TreeJob]) -> None:
+    def _rewind(self, job: TreeJob, live: list[TreeJob]) -> None:
         """Cut the trunk back to the tokens it shares with a prompt, less the last one if its logits are needed."""
         keep = self._shared(job.prompt)
         if not (job.search and job.search.frontier()[0].depth):
             keep = min(keep, len(job.prompt) - 1)
+        keep = self.decoder.reach(TRUNK, keep)
         if keep == len(self._trunk):
             return
         holders = [j for j in live if j.chains and len(j.prompt) > keep]
@@ -295,8 +308,12 @@ class PrefixTree:
         self.decoder.trim(TRUNK, keep)
         del self._trunk[keep:]
 
-    def _extend(self, run: list[_TreeJob], live: list[_TreeJob]) -> None:
-        """Evaluate the trunk up to the end of the last prompt, and begin each request where its prompt ends."""
+    def _extend(self, run: list[TreeJob], live: list[TreeJob], waiting: Sequence[TreeJob]) -> None:
+        """Evaluate the trunk up to the end of the last prompt, and begin each request where its prompt ends.
+
+        Args:
+            waiting: The requests that follow, in order.
+        """
         whole = run[-1].prompt
         ends = {len(job.prompt): job for job in run}
         start = len(self._trunk)
@@ -317,7 +334,7 @@ class PrefixTree:
             for end, row in zip(reached, rows):
                 self._begin(ends[end], row)
 
-    def _begin(self, job: _TreeJob, row: Logits) -> None:
+    def _begin(self, job: TreeJob, row: Logits) -> None:
         if job.search is None:
             assert isinstance(job.request, Draw)
             job.search = open_search(job.request, self.vocabulary)
@@ -327,14 +344,14 @@ class PrefixTree:
         if not job.search.done:
             self._anchor(job)
 
-    def _anchor(self, job: _TreeJob) -> _Chain:
+    def _anchor(self, job: TreeJob) -> Chain:
         """Return a new chain at the end of the job's prompt, which the trunk holds."""
-        chain = _Chain(self._free.pop())
+        chain = Chain(self._free.pop())
         self.decoder.fork(TRUNK, chain.sequence, len(job.prompt))
         job.chains.append(chain)
         return chain
 
-    def _finish(self, job: _TreeJob, live: list[_TreeJob]) -> None:
+    def _finish(self, job: TreeJob, live: list[TreeJob]) -> None:
         assert job.search
         job.answer = job.search.accepted
         self.counts["text[s] written"] += job.search.judged
@@ -349,7 +366,7 @@ class PrefixTree:
 
     # -- writing -------------------------------------------------------------------------------------------------
 
-    def _step(self, live: list[_TreeJob], waiting: deque[_TreeJob]) -> None:
+    def _step(self, live: list[TreeJob], waiting: deque[TreeJob]) -> None:
         """Evaluate the nodes that all requests need now, in one batch."""
         for job in [job for job in reversed(live) if not job.chains]:  # evicted: admitted again when there is room
             live.remove(job)
@@ -366,8 +383,8 @@ class PrefixTree:
         for job in {planned.job.index: planned.job for planned in plan}.values():
             self._drop_unneeded(job)
 
-    def _plan(self, live: list[_TreeJob]) -> list[_PlannedNode]:
-        plan: list[_PlannedNode] = []
+    def _plan(self, live: list[TreeJob]) -> list[PlannedNode]:
+        plan: list[PlannedNode] = []
         room = self.decoder.batch
         for job in live:
             assert job.search
@@ -380,8 +397,8 @@ class PrefixTree:
         return plan
 
     def _place(
-        self, job: _TreeJob, node: Node, room: int, live: list[_TreeJob], plan: list[_PlannedNode]
-    ) -> _PlannedNode | None:
+        self, job: TreeJob, node: Node, room: int, live: list[TreeJob], plan: list[PlannedNode]
+    ) -> PlannedNode | None:
         """Return the tokens to evaluate next for `node`; None if it must wait."""
         path = node.path()
         depth = len(path) - 1
@@ -396,15 +413,15 @@ class PrefixTree:
             source = self._fork(job, source, depth)
         nodes = path[depth : depth + room]
         items = [Item(n.token, len(job.prompt) + n.depth - 1, (source.sequence,), n is node) for n in nodes]
-        return _PlannedNode(job, source, node, nodes, items)
+        return PlannedNode(job, source, node, nodes, items)
 
-    def _fork(self, job: _TreeJob, source: _Chain, depth: int) -> _Chain:
-        chain = _Chain(self._free.pop(), source.nodes[:depth])
+    def _fork(self, job: TreeJob, source: Chain, depth: int) -> Chain:
+        chain = Chain(self._free.pop(), source.nodes[:depth])
         self.decoder.fork(source.sequence, chain.sequence, len(job.prompt) + depth)
         job.chains.append(chain)
         return chain
 
-    def _evaluate(self, plan: list[_PlannedNode], live: list[_TreeJob]) -> list[Logits]:
+    def _evaluate(self, plan: list[PlannedNode], live: list[TreeJob]) -> list[Logits]:
         """Return the logits for a plan, after removing entries from its end that do not fit in."""
         while plan:
             items = [item for planned in plan for item in planned.items]
@@ -421,10 +438,10 @@ class PrefixTree:
                     self.decoder.trim(TRUNK, 0)
                     self._trunk.clear()
                 else:
-                    raise EexpError(_TOO_SMALL) from None
+                    raise EexpError(TOO_SMALL) from None
         return []
 
-    def _decode(self, items: list[Item], live: list[_TreeJob], busy: Sequence[_Chain] = ()) -> list[Logits]:
+    def _decode(self, items: list[Item], live: list[TreeJob], busy: Sequence[Chain] = ()) -> list[Logits]:
         """Evaluate items; while there is no room, evict the latest chains."""
         while True:
             try:
@@ -433,7 +450,7 @@ class PrefixTree:
                 if not self._evict(live, busy):
                     raise
 
-    def _evict(self, live: list[_TreeJob], busy: Sequence[_Chain], but: _TreeJob | None = None) -> bool:
+    def _evict(self, live: list[TreeJob], busy: Sequence[Chain], but: TreeJob | None = None) -> bool:
         """Evict one chain that is not busy: the last of the last request, and never the only one of `but`."""
         for job in reversed(live):
             for chain in reversed(job.chains):
@@ -443,14 +460,14 @@ class PrefixTree:
                     return True
         return False
 
-    def _drop(self, job: _TreeJob, chain: _Chain) -> None:
+    def _drop(self, job: TreeJob, chain: Chain) -> None:
         self.decoder.trim(chain.sequence, 0)
         self._free.append(chain.sequence)
         job.chains.remove(chain)
         if not job.chains:
             job.aside = 0
 
-    def _drop_unneeded(self, job: _TreeJob) -> None:
+    def _drop_unneeded(self, job: TreeJob) -> None:
         """Drop chains that no text continues; the last one is kept as far as the prompt."""
         assert job.search
         for chain in list(job.chains):
@@ -463,32 +480,15 @@ class PrefixTree:
 
     # -- scoring -------------------------------------------------------------------------------------------------
 
-    def _score(self, jobs: list[_TreeJob]) -> None:
-        """Score completions.
-
-        All prompts with their completions form one trie of tokens, which is evaluated branch by branch. A wave is as
-        many texts as fit into one batch. The trunk holds the last text of the wave before, and so the tokens that the
-        next texts share with it.
-        """
+    def _score(self, jobs: list[TreeJob]) -> None:
+        """Score completions: with their prompts, they form one trie of tokens, which is evaluated branch by branch."""
         for job in jobs:
             assert isinstance(job.request, Score)
             ids = job.request.ids or map(self.vocabulary.completion, job.request.completions)
-            job.scored = [_ScoredText(job.prompt, completion) for completion in ids]
+            job.scored = [ScoredText(job.prompt, completion) for completion in ids]
             self.counts["text[s] scored"] += len(job.scored)
         self._clear()
-        waiting = deque(sorted((text for job in jobs for text in job.scored), key=lambda text: text.ids))
-        most = self.decoder.sequences - 1
-        while waiting:
-            wave = self._next_wave(waiting, most)
-            if self._evaluate_wave(wave):
-                most = self.decoder.sequences - 1
-                continue
-            if most == 1 and not self._trunk:
-                raise EexpError(_TOO_SMALL)
-            if most == 1:
-                self._clear()
-            waiting.extendleft(reversed(wave.texts))
-            most = 1
+        self._score_texts(sorted((text for job in jobs for text in job.scored), key=lambda text: text.ids))
         for job in jobs:
             assert isinstance(job.request, Score)
             job.answer = [
@@ -503,7 +503,27 @@ class PrefixTree:
                 for text, scored in zip(job.request.completions, job.scored)
             ]
 
-    def _next_wave(self, waiting: deque[_ScoredText], most: int) -> _Wave:
+    def _score_texts(self, texts: list[ScoredText]) -> None:
+        """Score texts, which are in order, in waves.
+
+        A wave is as many texts as fit into one batch. The trunk holds the last text of the wave before, and so the
+        tokens that the next texts share with it.
+        """
+        waiting = deque(texts)
+        most = self.decoder.sequences - 1
+        while waiting:
+            wave = self._next_wave(waiting, most)
+            if self._evaluate_wave(wave):
+                most = self.decoder.sequences - 1
+                continue
+            if most == 1 and not self._trunk:
+                raise EexpError(TOO_SMALL)
+            if most == 1:
+                self._clear()
+            waiting.extendleft(reversed(wave.texts))
+            most = 1
+
+    def _next_wave(self, waiting: deque[ScoredText], most: int) -> _Wave:
         """Take the texts of the next wave, at most `most`, and cut the trunk back to what the first one needs."""
         wave = _Wave(len(self._trunk))
         path: list[_SharedToken] = []  # of the last text, from the trunk on

@@ -30,8 +30,8 @@ from eexp.terminal import tell
 def command(directory: str, output: str, dtype: str | None, base: str | None, quiet: bool) -> None:
     """Write an adapter or a model as GGUF, for llama.cpp.
 
-    DIR holds a PEFT LoRA adapter or a full model of the Llama, Qwen2 or Qwen3 family; `tiny` is the built-in model.
-    Export the base once and each adapter by itself, then use them as -m base.gguf+adapter.gguf.
+    DIR holds a PEFT LoRA adapter or a full model of the Llama, Qwen2, Qwen3, Qwen3.5 or LFM2 family; `tiny` is the
+    built-in model. Export the base once and each adapter by itself, then use them as -m base.gguf+adapter.gguf.
 
     \b
     Example:
