@@ -57,8 +57,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from eexp.calls import format_call, parse_call
 from eexp.envs.base import Environment, Observation
-from eexp.envs.calls import format_call, parse_call
 from eexp.envs.logins import with_logins
 from eexp.envs.spec_options import option_error, parse_choice
 from eexp.envs.tables import Database
