@@ -464,7 +464,14 @@ _NOT_APPLICABLE = {"spans": [], "transition": "", "target": "", "scores": [], "r
 
 
 def example(
-    trajectory: dict, name: str, kind: str, prompt: list[dict], completion: list[dict], prompt_style: str, **more: Any
+    trajectory: dict,
+    name: str,
+    kind: str,
+    prompt: list[dict],
+    completion: list[dict],
+    prompt_style: str,
+    tools: list[dict] | None = None,
+    **more: Any,
 ) -> dict:
     """Return an example record made from a trajectory, with every field.
 
@@ -474,6 +481,7 @@ def example(
         kind: The kind of the example, such as "imitation".
         prompt, completion: Chat messages.
         prompt_style: The label of the prompt style.
+        tools: The functions that the prompt shows; None leaves the field out.
         more: Further fields, in place of those that do not apply.
     """
     return {
@@ -483,6 +491,7 @@ def example(
         "group": trajectory.get("origin") or trajectory["id"],
         "prompt": prompt,
         "completion": completion,
+        **({"tools": tools} if tools is not None else {}),
         "weight": 1.0,
         "prompt_style": prompt_style,
         **_NOT_APPLICABLE,

@@ -58,6 +58,7 @@ class ExampleLog:
                         group,
                         example["kind"],
                         example.get("spans"),
+                        *([example["tools"]] if example.get("tools") else []),
                     ]
                 )
             )
