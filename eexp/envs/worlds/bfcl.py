@@ -330,8 +330,9 @@ def _schemas(class_names: tuple[str, ...]) -> dict[str, dict]:
 
 
 def _function(doc: dict) -> dict:
-    """Return what the benchmark says of a function, with its own names of types as those of JSON Schema."""
-    return {key: _json_schema(doc[key]) for key in ("name", "description", "parameters")}
+    """Return what the benchmark says of a function, without the account of its class that each function repeats."""
+    description = doc["description"].partition("Tool description: ")[2]
+    return {"name": doc["name"], "description": description, "parameters": _json_schema(doc["parameters"])}
 
 
 def _json_schema(value: Any) -> Any:
