@@ -7,6 +7,7 @@ them by span; this module assigns the tokens to the spans for both.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
@@ -17,6 +18,9 @@ from typing import NamedTuple
 from eexp.errors import InputError
 
 THOUGHT, ACTION, OBSERVATION = "thought", "action", "observation"
+
+#: The place for thinking that some chat templates write before an answer.
+_EMPTY_THINKING = re.compile(r"\s*(<think>\s*)?</think>")
 
 #: The name of the only span of an example that names none, by its kind; other kinds give it their own name.
 _WHOLE = {"imitation": ACTION, "reflection": ACTION, "world_model": OBSERVATION}
@@ -112,7 +116,7 @@ def _borders(text: str, whole: str, borders: list[int], before_call: bool) -> li
     if whole.lstrip().startswith(bare):
         at = len(whole) - len(whole.lstrip())
     elif before_call:  # whose arguments may repeat the text
-        at = whole.find(bare, whole.find("</think>") + 1)
+        at = whole.find(bare, len(empty[0]) if (empty := _EMPTY_THINKING.match(whole)) else 0)
     else:
         at = whole.rfind(bare)
     if at >= 0:

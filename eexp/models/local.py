@@ -16,7 +16,6 @@ from eexp.models.base import Draw, Model, Request, Sample, Samples, Score
 from eexp.models.chat_tokens import ChatTokenizer, Tokenizer
 from eexp.models.tree import Decoder, PrefixTree
 from eexp.prompts import Message, Messages
-from eexp.prompts.tool_calls import unprivate
 
 DEFAULT_CONTEXT = 8192
 OUTPUT_BYTES = 128 << 20  # of the logits of one batch
@@ -81,9 +80,7 @@ class LocalModel(Model):
         return self._chat_tokenizer.example(prompt, completion, self._eos(), tools)[1]
 
     def message(self, sample: Sample, tools: Sequence[dict]) -> Message:
-        text = unprivate(sample.text)
-        calls = self._chat_tokenizer.call_format.read(text, tools) if tools else None
-        return calls or {"role": "assistant", "content": text}
+        return self._chat_tokenizer.call_format.read(sample.text, tools)
 
     def spell(self, ids: Sequence[int]) -> str:
         return self.text(ids)

@@ -157,20 +157,25 @@ class CallFormat:
     open: str = ""
     between: str = ""
 
-    def read(self, text: str, tools: Sequence[dict]) -> Message | None:
-        """Read the calls in a model's text.
+    def read(self, text: str, tools: Sequence[dict]) -> Message:
+        """Read a model's text as the assistant's message.
 
         Args:
             text: The text, with the special tokens that mark calls.
             tools: The functions that were offered, whose schemas give values without quotes their types.
 
         Returns:
-            The assistant's message with the calls, and the text before the first one as its content; None where there
-            is no whole call.
+            The message with all calls that can be read, and the text before the first one as its content. Where there
+            is none, the whole text is the content; a call in it that cannot be read is one line, its last paragraph.
         """
+        text = unprivate(text)
         calls = list(self._calls(text, tools))
         if not calls:
-            return None
+            mark = "<tool_call>" if self.kind == "xml" else self.open
+            place = text.find(mark) if mark else -1
+            if place >= 0:
+                text = f"{text[:place].strip()}\n\n{' '.join(text[place:].split())}".strip()
+            return {"role": "assistant", "content": text}
         message = call_message("", {}, content=text[: calls[0][0]].strip())
         message["tool_calls"] = [call_entry(name, arguments, n) for n, (_, name, arguments) in enumerate(calls)]
         return message
