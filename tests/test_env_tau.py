@@ -18,8 +18,8 @@ from branches import in_a_child, observed, take_actions
 from running import ROOT, outputs_of_python, run
 from test_http import Faulty, Reply
 
-from eexp.envs import open_env
 from eexp.calls import format_call, parse_call
+from eexp.envs import open_env
 from eexp.envs.opening import unsafe_in_records
 from eexp.envs.worlds import tau
 from eexp.envs.worlds.tau import STOP, Tau

@@ -52,7 +52,9 @@ def test_a_call_is_the_same_as_an_action_and_as_a_message(name, given_arguments,
     assert len(call["id"]) == 9 and call["id"].isalnum() and call["id"] != call_id(number + 1)
 
 
-@pytest.mark.parametrize("action", ["done", "done: f(x)?", "f('a')", "f(x={1})", "f(x=1j)", "f(x=10**30)", "f(x=2e999)"])
+@pytest.mark.parametrize(
+    "action", ["done", "done: f(x)?", "f('a')", "f(x={1})", "f(x=1j)", "f(x=10**30)", "f(x=2e999)"]
+)
 def test_what_is_no_call_with_named_json_arguments_is_plain_text(action):
     assert tool_call(action, 0) is None
     answer = TOOLS.answer(action, "I see.\n\nNow.")
@@ -69,7 +71,11 @@ def test_a_tool_answers_a_call_and_the_user_all_else():
     assert [m["role"] for m in prompt] == ["system", *["user", "assistant"], *["tool", "assistant"] * 2, "user"]
     calls = [m["tool_calls"][0] for m in prompt if m.get("tool_calls")]
     answers = [(m["tool_call_id"], m["name"]) for m in prompt if m["role"] == "tool"]
-    assert answers == [(c["id"], c["function"]["name"]) for c in calls] == [("call00000", "open_box"), ("call00001", "take")]
+    assert (
+        answers
+        == [(c["id"], c["function"]["name"]) for c in calls]
+        == [("call00000", "open_box"), ("call00001", "take")]
+    )
     predicting = TOOLS.world_model("Do it.", steps[:1], steps[1]["observation"], steps[1]["action"])
     assert predicting[-1] == {**predicting[-1], "role": "tool", "content": "What is observed next?"}
     assert predicting[:-2] == TOOLS.act("Do it.", steps[:1], steps[1]["observation"])
@@ -110,8 +116,12 @@ def test_the_prompt_of_training_is_that_of_play(template, thoughtful, number):
     t = expert_trajectory(number)
     model = Expert(t, template, thoughtful)
     with LocalEnvironments(Box, 1) as worlds:
-        (episode,) = evaluate(worlds, [(t["task"], 0)], ModelPolicy(model, TOOLS, 64, "always" if thoughtful else "never"))
-    assert episode["success"] and [turn["action"] for turn in episode["transcript"]] == [s["action"] for s in t["steps"]]
+        (episode,) = evaluate(
+            worlds, [(t["task"], 0)], ModelPolicy(model, TOOLS, 64, "always" if thoughtful else "never")
+        )
+    assert episode["success"] and [turn["action"] for turn in episode["transcript"]] == [
+        s["action"] for s in t["steps"]
+    ]
     assert episode["thoughts"] == thoughtful * 3
     assert (episode["tools"], episode["transcript"][1]["tools"]) == ([OPEN], [OPEN, TAKE])
     check(episode, "episode")
@@ -238,7 +248,10 @@ def test_a_template_that_leaves_thoughts_out_is_named(template):
 
 def test_a_template_without_functions_is_named():
     fast = copy(tokenizer("qwen2.5"))
-    fast.chat_template, fast.name_or_path = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", "old/model"
+    fast.chat_template, fast.name_or_path = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}",
+        "old/model",
+    )
     with pytest.raises(UsageError, match="the chat template of old/model does not show tools"):
         ChatTokenizer(HfTokenizer(fast)).chat([{"role": "user", "content": "?"}], tools=[TAKE])
 

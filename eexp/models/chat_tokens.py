@@ -204,7 +204,9 @@ class ChatTokenizer:
         except InputError as e:
             raise UsageError(f"the chat template of {self._tokenizer.name} does not show tools: {e}") from None
         name = PROBE_TOOLS[0]["function"]["name"]
-        start = len(before) if whole.startswith(before) else whole.rfind("\n", 0, len(commonprefix([before, whole]))) + 1
+        start = (
+            len(before) if whole.startswith(before) else whole.rfind("\n", 0, len(commonprefix([before, whole]))) + 1
+        )
         if before.count(name) == without.count(name) or name not in whole[start:]:
             raise UsageError(
                 f"the chat template of {self._tokenizer.name} does not show tools: take a model that was trained to "

@@ -12,7 +12,6 @@ writes it once.
 from __future__ import annotations
 
 import hashlib
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -580,9 +579,7 @@ class DialogueBase(ABC, Generic[P]):
         """Return messages and one more turn."""
 
     @abstractmethod
-    def _prompt(
-        self, beginning: P, turns: P, observation: str, answer: Answer | None = None, request: str = ""
-    ) -> P:
+    def _prompt(self, beginning: P, turns: P, observation: str, answer: Answer | None = None, request: str = "") -> P:
         """Return a prompt: its beginning, earlier turns, the observation, and perhaps an action and a request."""
 
 

@@ -11,7 +11,9 @@ import click
 
 from eexp import options
 from eexp.envs.base import Environment, Observation
+from eexp.envs.listing import offered
 from eexp.errors import EXIT_FAILED, EexpError, UsageError, environment_errors
+from eexp.prompts.tool_calls import described_tool
 from eexp.records import succeeded
 from eexp.terminal import show, style
 

@@ -23,8 +23,8 @@ alike, since they are variations of the same scenarios.
 
 Option: `tools=short`, the default, lists the functions in the instruction, with the types and values of their
 parameters. `tools=full` adds everything else that the benchmark says about them, which is twice as long. `tools=schema`
-lists none there and offers them as `tools`, for agents that are shown functions by the chat template of their model; the
-expert then names all arguments, which some gold calls give by position.
+lists none there and offers them as `tools`, for agents that are shown functions by the chat template of their model.
+The expert then names all arguments, some of which gold calls give by position.
 
 All its state is in this process, with one thread: a fork is an exact copy, too.
 """
