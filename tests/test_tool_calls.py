@@ -5,18 +5,32 @@ from __future__ import annotations
 import json
 from copy import copy
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tool_world import ENDS, OPEN, SPECIAL, TAGS, TAKE, TEMPLATES, WITH_THOUGHTS, Box, expert_trajectory, tokenizer
+from tool_world import (
+    ENDS,
+    OPEN,
+    SPECIAL,
+    TAGS,
+    TAKE,
+    TEMPLATES,
+    WITH_THOUGHTS,
+    Box,
+    expert_trajectory,
+    make_model,
+    tokenizer,
+)
 
 from eexp.calls import format_call, parse_call
 from eexp.errors import InputError, UsageError
-from eexp.models.base import Model, Sample
+from eexp.models import http
+from eexp.models.base import Draw, Model, Sample, Score
 from eexp.models.chat_tokens import ChatTokenizer
 from eexp.models.policy import ModelPolicy
 from eexp.models.tokenizers import HfTokenizer
-from eexp.prompts import get_style
+from eexp.prompts import ParsedAnswer, get_style
 from eexp.prompts.chat_template import render_chat
 from eexp.prompts.tool_calls import action_of, call_id, call_message, tool_call
 from eexp.records import check, tools_at
@@ -261,3 +275,52 @@ def test_examples_hold_functions_as_other_trainers_read_them():
     assert json.loads(json.dumps(row["tools"])) == [OPEN]
     with pytest.raises(InputError, match="offers none"):
         list(imitation_data(iter([{**expert_trajectory(), "tools": None}]), TOOLS))
+
+
+# -- the backends ------------------------------------------------------------------------------------------------------
+
+
+def test_llama_cpp_and_transformers_have_the_same_tokens_and_read_the_same_calls(tmp_path):
+    """Of a template whose marks of calls are special tokens, which texts lack otherwise."""
+    pytest.importorskip("gguf")
+    from eexp.gguf.convert import export_model
+    from eexp.models import open_model
+
+    where = make_model(tmp_path, "ministral-3")
+    export_model(where, where / "model.gguf", dtype="f32")
+    steps = expert_trajectory()["steps"]
+    prompt, tools = TOOLS.act("Do it.", steps[:2], steps[2]["observation"]), [OPEN, TAKE]
+    call = call_message("take", {"item": "a </s> pen"}, 2)
+    with open_model(f"hf:{where}") as hf, open_model(str(where / "model.gguf")) as llama:
+        assert llama.prompt_ids(prompt, tools) == hf.prompt_ids(prompt, tools)
+        ids = hf.encode(prompt, [call], tools)
+        assert llama.encode(prompt, [call], tools) == ids
+        for model in (hf, llama):
+            ((one,),) = model.answer([[Draw(prompt, tools=tools, max_tokens=3, seed=1)]])
+            assert model.message(one[0], tools)["role"] == "assistant"
+            text = model.text(ids)
+            assert text.startswith("[TOOL_CALLS]take[ARGS]") and not text.endswith("</s>")
+            assert action_of(model.message(Sample(text), tools)["tool_calls"][0]) == "take(item='a </s> pen')"
+            score, other = Score(prompt, [""], ids=[ids], tools=tools), Score(prompt, [""], ids=[ids], tools=[OPEN])
+            ((scored,), (without,)) = model.ask([score, other])
+            assert list(scored.ids) == ids and scored.logprob != without.logprob
+
+
+def test_the_messages_of_servers_and_to_them():
+    calls = [
+        {"id": "a", "type": "function", "function": {"name": "take", "arguments": '{"item": "pen"}'}},
+        {"id": "b", "type": "function", "function": {"name": "take", "arguments": "{}"}},
+    ]
+    answers = {
+        "call": {"content": "I see.", "tool_calls": calls},
+        "object": {"content": None, "tool_calls": [{"function": {"name": "take", "arguments": {"item": "pen"}}}]},
+        "broken": {"content": "I see.", "tool_calls": [{"function": {"name": "take", "arguments": '{"item'}}]},
+        "plain": {"content": "I see.\n\ndone"},
+    }
+    message = {name: msgspec.convert(answer, http._Message).as_message() for name, answer in answers.items()}
+    assert TOOLS.parse_message(message["call"]) == ParsedAnswer("take(item='pen')", "I see.")
+    assert TOOLS.parse_message(message["object"]) == ParsedAnswer("take(item='pen')")
+    assert TOOLS.parse_message(message["broken"]) == ParsedAnswer('take({"item)', "I see.")
+    assert TOOLS.parse_message(message["plain"]) == ParsedAnswer("done", "I see.")
+    sent = http._sent(call_message("take", {"item": "pen"}))
+    assert sent["tool_calls"][0]["function"] == {"name": "take", "arguments": '{"item": "pen"}'}

@@ -1,7 +1,7 @@
 """Chats and texts as tokens, in which only the chat template writes special tokens.
 
-Instructions, observations, functions, thoughts and answers come from environments, people and models. Where one holds the
-text of a special token (`<|end|>`), it must not become that token, which would end the turn and begin another one.
+Instructions, observations, functions, thoughts and answers come from environments, people and models. Where one of them
+holds the text of a special token (`<|end|>`), it must not become that token, which would end the turn and begin one.
 `ChatTokenizer` is the one place in which a chat becomes tokens, for training and for playing in either backend.
 
 Before a chat is rendered, one character of every such text is replaced by a character that occurs nowhere else, so that
@@ -154,8 +154,8 @@ class ChatTokenizer:
         answer = shield.messages[-1]
         if answer.get("tool_calls") and answer["content"].strip() not in whole[len(before) :]:
             raise InputError(
-                f"the chat template of {self._tokenizer.name} leaves out the text before a call, so no thought could be "
-                f"learned; make examples without thoughts, or take another model",
+                f"the chat template of {self._tokenizer.name} leaves out the text before a call, so that no thought "
+                f"could be learned; make examples without thoughts, or take another model",
                 "$.completion",
             )
         prompt_ids, ids = self._ids(before, shield), self._ids(whole, shield)
@@ -204,9 +204,9 @@ class ChatTokenizer:
         except InputError as e:
             raise UsageError(f"the chat template of {self._tokenizer.name} does not show tools: {e}") from None
         name = PROBE_TOOLS[0]["function"]["name"]
-        start = (
-            len(before) if whole.startswith(before) else whole.rfind("\n", 0, len(commonprefix([before, whole]))) + 1
-        )
+        start = len(commonprefix([before, whole]))
+        if start < len(before):  # the prompt ends with more, such as <think>; a mark may have begun in the same line
+            start = whole.rfind("\n", 0, start) + 1
         if before.count(name) == without.count(name) or name not in whole[start:]:
             raise UsageError(
                 f"the chat template of {self._tokenizer.name} does not show tools: take a model that was trained to "

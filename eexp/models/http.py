@@ -46,7 +46,7 @@ class _Message(Struct):
         arguments = [json_object(function.arguments) for function in functions]
         if not functions or None in arguments:
             broken = [f"{function.name}({function.arguments})" for function in functions]
-            return {"role": "assistant", "content": "\n".join([self.content or "", *broken]).strip()}
+            return {"role": "assistant", "content": "\n\n".join([self.content or "", *broken]).strip()}
         message = call_message("", {}, content=(self.content or "").strip())
         calls = zip(functions, arguments)
         message["tool_calls"] = [call_entry(one.name, given or {}, n) for n, (one, given) in enumerate(calls)]
