@@ -37,6 +37,15 @@ def parse_call(text: str) -> Call:
     raise ValueError("That is not a function call with literal arguments, such as name(number=1, text='a')")
 
 
+def is_call(text: str) -> bool:
+    """Return whether a text is a call as `parse_call` reads it."""
+    try:
+        parse_call(text.strip())
+    except ValueError:
+        return False
+    return True
+
+
 def _named_arguments(node: ast.keyword) -> list[tuple[str, Any]]:
     """Return the arguments of `name=value`, or of `**{'name': value}`, whose names are strings."""
     value = ast.literal_eval(node.value)
