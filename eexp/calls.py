@@ -47,17 +47,22 @@ def is_call(text: str) -> bool:
 
 
 def _named_arguments(node: ast.keyword) -> list[tuple[str, Any]]:
-    """Return the arguments of `name=value`, or of `**{'name': value}`, whose names are strings."""
+    """Return the arguments of `name=value`, or of `**{'name': value}`, if its names can be written no other way."""
     value = ast.literal_eval(node.value)
     if node.arg is not None:
         return [(node.arg, value)]
-    if not all(isinstance(name, str) for name in value):
+    if not isinstance(value, dict) or not all(isinstance(name, str) and not _is_keyword_name(name) for name in value):
         raise ValueError
     return list(value.items())
 
 
+def _is_keyword_name(name: str) -> bool:
+    """Return whether Python allows `name=value` in a call."""
+    return name.isidentifier() and not keyword.iskeyword(name)
+
+
 def format_call(name: str, arguments: dict[str, Any]) -> str:
     """Return a call with its arguments by name, as `parse_call` reads it."""
-    others = {key: value for key, value in arguments.items() if not key.isidentifier() or keyword.iskeyword(key)}
+    others = {key: value for key, value in arguments.items() if not _is_keyword_name(key)}
     parts = [f"{key}={value!r}" for key, value in arguments.items() if key not in others]
     return f"{name}({', '.join([*parts, *([f'**{others!r}'] if others else [])])})"

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from running import ROOT, read, run, write
 from tool_world import (
     ENDS,
     OPEN,
@@ -324,3 +325,80 @@ def test_the_messages_of_servers_and_to_them():
     assert TOOLS.parse_message(message["plain"]) == ParsedAnswer("done", "I see.")
     sent = http._sent(call_message("take", {"item": "pen"}))
     assert sent["tool_calls"][0]["function"] == {"name": "take", "arguments": '{"item": "pen"}'}
+
+
+# -- the pipe ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_pipe_in_tool_calls(tmp_path, monkeypatch):
+    """From demonstrations to an episode of what was trained, and what a person is shown on the way."""
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
+    monkeypatch.setenv("EEXP_PROMPT_STYLE", "tools")
+    make_model(tmp_path / "base", "qwen2.5")
+    base, files = f"hf:{tmp_path / 'base'}", {}
+
+    def stage(name: str, *args: object) -> list[dict]:
+        files[name] = tmp_path / f"{name}.jsonl"
+        run(*args, "-q", "-o", files[name]).ok()
+        return read(files[name])
+
+    (trajectory,) = stage("expert", "expert", "tool_world:Box", "-n", 1)
+    assert trajectory["tools"] == [OPEN] and [step.get("tools") for step in trajectory["steps"]] == [
+        None,
+        [OPEN, TAKE],
+        None,
+    ]
+    (branched,) = stage("branched", "branch", "-m", base, "-k", 1, "--rounds", 1, "--max-tokens", 4, files["expert"])
+    branched["steps"][0]["alternatives"] = [
+        {"action": "open_box(number=9)", "source": "program"},
+        {"action": "hello", "source": "program"},
+    ]
+    write(files["branched"], [branched])
+    (executed,) = stage("rollout", "rollout", "--env", "tool_world:Box", files["branched"])
+    assert executed["tools"] == [OPEN] and executed["steps"][1]["tools"] == [OPEN, TAKE]
+    predicting = stage("world", "world-model-data", "--max-invalid-fraction", 1, files["rollout"])
+    assert {e["prompt"][-1]["role"] for e in predicting} == {"tool", "user"}, "after a call, and after plain text"
+    reflecting = stage("reflect", "reflect", "--rationale", "outcome", files["rollout"])
+    assert reflecting[0]["completion"][0]["content"] and reflecting[0]["completion"][0]["tool_calls"]
+    scored = stage("scored", "score", "-m", base, files["reflect"])
+    assert [score["span"] for score in scored[0]["scores"]] == ["thought", "action"]
+    stage("verified", "reflect", "--rationale", "outcome", "--verify", base, files["rollout"])
+    rows = stage("rows", "export-log", "--format", "sft", files["reflect"])
+    assert rows[0]["tools"] == [OPEN]
+    again = stage("again", "import", "reflection_sft", files["rows"])
+    assert [{**e, "lineage": 0} for e in again] == [{**e, "lineage": 0} for e in reflecting]
+    examples = write(tmp_path / "examples.jsonl", [*predicting, *reflecting])
+    run("finetune", "-m", tmp_path / "base", "-o", tmp_path / "agent", "--max-steps", 1, "-q", examples).ok()
+    monkeypatch.delenv("EEXP_PROMPT_STYLE")
+    play = ["eval", "tool_world:Box", "-n", 1, "--max-steps", 2, "--max-tokens", 4]
+    (episode,) = stage("episodes", *play, "-m", f"hf:{tmp_path / 'agent'}")
+    assert episode["prompt_style"] == TOOLS.label and episode["tools"] == [OPEN]
+    shown = run("show", files["reflect"], files["episodes"], files["expert"]).ok().out.decode()
+    assert "function open_box(number, gently, options): Open the box." in shown
+    assert "  -> open_box(number=0, gently=True" in shown and "tool (open_box): It opens" in shown
+    (imported,) = stage("imported", "import", "episodes", "--no-replay", files["episodes"])
+    assert imported["tools"] == [OPEN]
+    run("stats", files["reflect"], files["rollout"], files["episodes"]).ok()
+    error = run(*play, "-m", "tiny", "--prompt-style", "tools").one_error(2, "does not show tools")
+    assert "the chat template of" in error
+    run(
+        "imitation-data", "--prompt-style", "tools", write(tmp_path / "x.jsonl", [{**trajectory, "tools": None}])
+    ).one_error(3, "x.jsonl:1: $.tools", "offers none")
+
+
+def test_calls_of_other_projects_are_tool_calls_again(tmp_path):
+    call = {"id": "1", "type": "function", "function": {"name": "take", "arguments": '{"item": "pen"}'}}
+    messages = [
+        {"role": "user", "content": "Take it."},
+        {"role": "assistant", "content": "I do.", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "You have it."},
+        {"role": "assistant", "content": "done"},
+    ]
+    file = write(tmp_path / "chat.jsonl", [{"id": "a", "messages": messages, "tools": json.dumps([TAKE])}])
+    (trajectory,) = run("import", "messages", file).ok().records
+    assert trajectory["tools"] == [TAKE] and "tools" not in trajectory["source"]
+    examples = list(imitation_data(iter([trajectory]), TOOLS))
+    (completion,) = examples[0]["completion"]
+    assert completion["content"] == "I do."
+    assert completion["tool_calls"][0]["function"] == {"name": "take", "arguments": {"item": "pen"}}
+    assert [m["role"] for m in examples[1]["prompt"]][-2:] == ["assistant", "tool"]

@@ -34,8 +34,8 @@ only read and take one id that was read before, or no argument.
 
 Other options: `tools=short`, the default, describes every tool by one sentence; `tools=full` repeats all that the
 benchmark says about it. With `tools=schema` the tools are not described in the instruction but offered as `tools`, for
-agents that are shown functions by the chat template of their model; an action that is no call then speaks to the user, as
-in the benchmark, in place of `respond`.
+agents that are shown functions by the chat template of their model. An action that is no call then speaks to the user,
+as in the benchmark, in place of `respond`.
 
 All its state is in this process, with one thread, unless a model plays the user. A fork copies nothing
 (eexp/envs/tables.py).
