@@ -130,9 +130,14 @@ def text_of_message(message: Message) -> str:
 def described_tool(tool: dict) -> str:
     """Return a function as one line: its name, its parameters and the first sentence of its description."""
     function = tool["function"]
-    names = (function.get("parameters") or {}).get("properties") or {}
     about = (function.get("description") or "").strip().partition("\n")[0]
-    return f"{function['name']}({', '.join(names)})" + (f": {about}" if about else "")
+    return f"{function['name']}({', '.join(_properties(tool))})" + (f": {about}" if about else "")
+
+
+def _properties(tool: dict) -> dict[str, Any]:
+    """Return the schemas of a function's parameters by name; none where the environment describes none so."""
+    properties = (tool["function"].get("parameters") or {}).get("properties")
+    return properties if isinstance(properties, dict) else {}
 
 
 # -- the texts of models -----------------------------------------------------------------------------------------------
@@ -245,9 +250,9 @@ _PARAMETER = re.compile(r"<parameter=(?P<key>[^>\n]+)>\n?(?P<value>.*?)\n?</para
 
 
 def _xml_calls(text: str, tools: Sequence[dict]) -> Iterator[tuple[int, str, Arguments]]:
-    schemas = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}
+    schemas = {tool["function"]["name"]: _properties(tool) for tool in tools}
     for match in _FUNCTION.finditer(text):
-        types = schemas.get(match["name"], {}).get("properties") or {}
+        types = schemas.get(match["name"], {})
         pairs = [(one["key"], one["value"]) for one in _PARAMETER.finditer(match["body"])]
         yield match.start(), match["name"], {key: _typed(value, types.get(key)) for key, value in pairs}
 
@@ -255,7 +260,7 @@ def _xml_calls(text: str, tools: Sequence[dict]) -> Iterator[tuple[int, str, Arg
 def _typed(text: str, schema: Any) -> Any:
     """Return a value that was written without quotes, with the type that its schema names; text where it has none."""
     kinds = schema.get("type") if isinstance(schema, dict) else None
-    if kinds in (None, "string"):
+    if kinds is None or "string" in kinds:  # one name, or a list of them
         return text
     for read in (json.loads, ast.literal_eval):  # templates write truth values as Python does
         try:
