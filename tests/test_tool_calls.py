@@ -374,6 +374,8 @@ def test_the_pipe_in_tool_calls(tmp_path, monkeypatch):
     assert "function open_box(number, gently, options): Open the box." in shown
     assert "  -> open_box(number=0, gently=True" in shown
     assert "tool (open_box): What is observed next?" in shown
+    episode["transcript"] = [{**turn, "action": "open_box(number=1)"} for turn in episode["transcript"]]
+    write(files["episodes"], [episode])
     (imported,) = stage("imported", "import", "episodes", "--no-replay", files["episodes"])
     assert imported["tools"] == [OPEN]
     run("stats", files["reflect"], files["rollout"], files["episodes"]).ok()
