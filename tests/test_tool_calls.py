@@ -281,6 +281,7 @@ def test_examples_hold_functions_as_other_trainers_read_them():
 # -- the backends ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_llama_cpp_and_transformers_have_the_same_tokens_and_read_the_same_calls(tmp_path):
     """Of a template whose marks of calls are special tokens, which texts lack otherwise."""
     pytest.importorskip("gguf")
@@ -330,6 +331,7 @@ def test_the_messages_of_servers_and_to_them():
 # -- the pipe ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_pipe_in_tool_calls(tmp_path, monkeypatch):
     """From demonstrations to an episode of what was trained, and what a person is shown on the way."""
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
