@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from eexp.errors import InputError, UsageError
 from eexp.formats import conversations, logs, sft
 from eexp.formats.conversations import ARGUMENT, MARKED, WHOLE, Conversation, Format, read_conversation, task_name_of
 from eexp.formats.episodes import Selection, Selector, conversation_of, source_of
+from eexp.records import check_tools
 from eexp.settings import option, recorded
 from eexp.stream import Count, Stream
 from eexp.terminal import progress
@@ -182,9 +183,22 @@ def identified(episodes: Iterator[dict]) -> Iterator[tuple[dict, str]]:
         yield episode, ids.of(episode["id"])
 
 
-def source_fields(record: dict, format: Format) -> dict:
-    """Return what a record holds besides its turns."""
-    return {key: value for key, value in record.items() if key != format.turns}
+def source_fields(record: dict, format: Format, taken_over: Collection[str] = ()) -> dict:
+    """Return what a record holds besides its turns and the keys that its trajectory has taken over."""
+    return {key: value for key, value in record.items() if key != format.turns and key not in taken_over}
+
+
+def tools_field(record: dict, format: Format) -> dict:
+    """Return the key of a trajectory for the functions of a record, which may be in a string; none for other forms."""
+    tools = record.get("tools") if format.tools else None
+    try:
+        tools = orjson.loads(tools) if isinstance(tools, str) else tools
+        if not tools:
+            return {}
+        check_tools(tools)
+    except (orjson.JSONDecodeError, InputError):
+        return {}  # the record's own `tools` stay in `source`
+    return {"tools": tools}
 
 
 def foreign_records(io: Stream, format: Format) -> Iterator[dict]:

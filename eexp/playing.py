@@ -66,6 +66,8 @@ class PlayedEpisode:
         """Begin at the task's beginning, for the first time or again."""
         self.tries += 1
         self.instruction = ""
+        self.tools: list[dict] | None = None  # offered at the beginning
+        self.offered: list[dict] | None = None  # offered now
         self.transcript: list[dict] = []
         self.observation: Observation | None = None
         self.action: Proposal | None = None
@@ -73,7 +75,7 @@ class PlayedEpisode:
     def observe(self, view: StepResult) -> None:
         """Take in the environment's answer to the reset or to the action."""
         if self.action is None or self.observation is None:
-            self.instruction = view.instruction
+            self.instruction, self.tools = view.instruction, view.observation.tools
         else:
             proposal = self.action
             turn = {
@@ -85,8 +87,10 @@ class PlayedEpisode:
                 turn["text"] = proposal.text
             turn |= {"thought": proposal.thought} if proposal.thought else {}
             turn |= {"cut_off": True} if proposal.cut_off else {}
+            turn |= {"tools": self.observation.tools} if self.transcript and self.observation.tools is not None else {}
             self.transcript.append(turn)
         self.observation, self.action = view.observation, None
+        self.offered = self.offered if view.observation.tools is None else view.observation.tools
 
     def record(self, policy: Policy) -> dict:
         """Return the record of an episode that is over."""
@@ -110,6 +114,7 @@ class PlayedEpisode:
             "model": policy.fingerprint,
             "prompt_style": policy.style_label,
             "instruction": self.instruction,
+            **({} if self.tools is None else {"tools": self.tools}),
             "transcript": transcript,
             "final": last.text,
         }
@@ -169,7 +174,14 @@ class ParallelPlay:
         if view.observation.done or step >= self.max_steps:
             self._finish(number, episode.record(self.policy))
             return
-        state = State(episode.instruction, episode.transcript, view.observation.text, view.admissible, view.expert)
+        state = State(
+            episode.instruction,
+            episode.transcript,
+            view.observation.text,
+            view.admissible,
+            view.expert,
+            episode.offered,
+        )
         settings = self.settings
         choice = ActionDraw(
             state,

@@ -37,6 +37,24 @@ _Summary = Annotated[Optional[str], Meta(description="the observation in fewer w
 _PromptStyle = Annotated[Optional[str], Meta(description="name@fingerprint of the words around a state")]
 
 
+class Function(Struct, kw_only=True):
+    """A function that an agent may call."""
+
+    name: str
+    description: str = ""
+    parameters: Annotated[dict[str, Any], Meta(description="JSON Schema of an object: the arguments by name")] = {}
+
+
+class Tool(Struct, kw_only=True):
+    """A function that an environment offers, in the form of OpenAI's `tools`."""
+
+    type: Literal["function"]
+    function: Function
+
+
+_Tools = Annotated[Optional[list[Tool]], Meta(description="the functions that the environment offers from here on")]
+
+
 class Outcome(Struct, kw_only=True):
     """The environment's answer to one action."""
 
@@ -49,6 +67,7 @@ class Outcome(Struct, kw_only=True):
     changed: _Changed = None
     screenshot: _Screenshot = None
     summary: _Summary = None
+    tools: _Tools = None
 
 
 class Alternative(Struct, kw_only=True):
@@ -87,6 +106,7 @@ class Step(Struct, kw_only=True):
     changed: _Changed = None
     screenshot: _Screenshot = None
     summary: _Summary = None
+    tools: _Tools = None
     alternatives: list[Alternative] = []
 
 
@@ -101,6 +121,9 @@ class Trajectory(Struct, kw_only=True):
     ]
     instruction: Annotated[str, Meta(description="the task in words")]
     steps: list[Step]
+    tools: Annotated[
+        Optional[list[Tool]], Meta(description="the functions that the environment offers at the beginning")
+    ] = None
     outcome: Annotated[Optional[Outcome], Meta(description="the outcome of the last action")] = None
     origin: Annotated[
         Optional[str], Meta(description="id of the trajectory of which this is a variant; see eexp recover")
@@ -108,11 +131,29 @@ class Trajectory(Struct, kw_only=True):
     lineage: _Lineage = []
 
 
+class CalledFunction(Struct, kw_only=True):
+    """The function of a call, and its arguments."""
+
+    name: str
+    arguments: Annotated[dict[str, Any], Meta(description="by name; an object, and not its JSON as a string")]
+
+
+class ToolCall(Struct, kw_only=True):
+    """A call of a function by the assistant."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class Message(Struct, kw_only=True):
     """One message of a chat."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
+    tool_calls: Annotated[Optional[list[ToolCall]], Meta(description="of the assistant; content is the thought")] = None
+    tool_call_id: Annotated[Optional[str], Meta(description="of a tool: the call that it answers")] = None
+    name: Annotated[Optional[str], Meta(description="of a tool: the function that was called")] = None
 
 
 class Span(Struct, kw_only=True):
@@ -144,6 +185,9 @@ class Example(Struct, kw_only=True):
     kind: Annotated[str, Meta(description="imitation, world_model, reflection, ...")]
     prompt: Annotated[list[Message], Meta(min_length=1)]
     completion: Annotated[list[Message], Meta(min_length=1)]
+    tools: Annotated[
+        Optional[list[Tool]], Meta(description="the functions that the prompt shows; absent where it shows none")
+    ] = None
     weight: Annotated[float, Meta(ge=0, description="multiplies its loss")] = 1.0
     group: Annotated[Optional[str], Meta(description="id of the trajectory of which it was made")] = None
     spans: Annotated[Optional[list[Span]], Meta(description="parts of the last completion message, in order")] = None
@@ -183,6 +227,9 @@ class Preference(Struct, kw_only=True):
     ] = None
     chosen_outcome: Annotated[Optional[str], Meta(description="the observation after the chosen action")] = None
     rejected_outcome: Annotated[Optional[str], Meta(description="the observation after the rejected action")] = None
+    tools: Annotated[
+        Optional[list[Tool]], Meta(description="the functions that the prompt shows; absent where it shows none")
+    ] = None
     prompt_style: _PromptStyle = None
     lineage: _Lineage = []
 
@@ -196,6 +243,7 @@ class Turn(Struct, kw_only=True):
     thought: Annotated[Optional[str], Meta(description="the agent's thought before the action")] = None
     valid: bool = True
     cut_off: Annotated[bool, Meta(description="the text ended at the token limit before its action was whole")] = False
+    tools: _Tools = None
 
 
 class Episode(Struct, kw_only=True):
@@ -216,6 +264,9 @@ class Episode(Struct, kw_only=True):
     thoughts: Annotated[int, Meta(description="number of turns with a thought")] = 0
     cut_off: Annotated[int, Meta(description="number of turns whose text ended before its action was whole")] = 0
     instruction: Optional[str] = None
+    tools: Annotated[
+        Optional[list[Tool]], Meta(description="the functions that the environment offered at the beginning")
+    ] = None
     transcript: list[Turn] = []
     final: Annotated[Optional[str], Meta(description="the last observation")] = None
     model: Annotated[Optional[str], Meta(description="fingerprint of the model that acted")] = None
@@ -315,6 +366,15 @@ def _listed(words: Sequence[str]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
+def check_tools(tools: Any) -> None:
+    """Raise InputError, with the JSON path of what is wrong, for functions that are not in the form of `tools`."""
+    try:
+        msgspec.convert(tools, list[Tool])
+    except msgspec.ValidationError as e:
+        error = explain(str(e))
+        raise InputError(error.message, (error.where or "$").replace("$", "$.tools", 1)) from None
+
+
 def explain(message: str) -> InputError:
     """Return the error for a message of msgspec: in plainer words, with the JSON path that it names."""
     text, _, path = message.partition(" - at ")
@@ -392,8 +452,17 @@ def expert_outcome(trajectory: dict, i: int) -> dict | None:
     """
     if i + 1 < len(trajectory["steps"]):
         following = trajectory["steps"][i + 1]
-        return {key: following[key] for key in ("observation", "unknown", "changed", "summary") if key in following}
+        keys = ("observation", "unknown", "changed", "summary", "tools")
+        return {key: following[key] for key in keys if key in following}
     return trajectory.get("outcome")
+
+
+def tools_at(record: dict, i: int) -> list[dict] | None:
+    """Return the functions that the environment offers at step `i` of a trajectory; None where it offers none."""
+    for step in record["steps"][i:0:-1]:
+        if step.get("tools") is not None:
+            return step["tools"]
+    return record.get("tools")
 
 
 def alternatives_of(step: dict, pool: str | None = None, first: int | None = None) -> list[dict]:
@@ -429,7 +498,14 @@ _NOT_APPLICABLE = {"spans": [], "transition": "", "target": "", "scores": [], "r
 
 
 def example(
-    trajectory: dict, name: str, kind: str, prompt: list[dict], completion: list[dict], prompt_style: str, **more: Any
+    trajectory: dict,
+    name: str,
+    kind: str,
+    prompt: list[dict],
+    completion: list[dict],
+    prompt_style: str,
+    tools: list[dict] | None = None,
+    **more: Any,
 ) -> dict:
     """Return an example record made from a trajectory, with every field.
 
@@ -439,6 +515,7 @@ def example(
         kind: The kind of the example, such as "imitation".
         prompt, completion: Chat messages.
         prompt_style: The label of the prompt style.
+        tools: The functions that the prompt shows; None leaves the field out.
         more: Further fields, in place of those that do not apply.
     """
     return {
@@ -448,6 +525,7 @@ def example(
         "group": trajectory.get("origin") or trajectory["id"],
         "prompt": prompt,
         "completion": completion,
+        **({"tools": tools} if tools is not None else {}),
         "weight": 1.0,
         "prompt_style": prompt_style,
         **_NOT_APPLICABLE,
@@ -463,7 +541,7 @@ def preference(
     chosen: list[dict],
     rejected: list[dict],
     prompt_style: str,
-    **evidence: str,
+    **more: Any,
 ) -> dict:
     """Return a preference record made from a trajectory.
 
@@ -472,7 +550,7 @@ def preference(
         name: As in `example_id`.
         prompt, chosen, rejected: Chat messages.
         prompt_style: The label of the prompt style.
-        evidence: The fields `worse`, `chosen_outcome` and `rejected_outcome`.
+        more: The fields `worse`, `chosen_outcome` and `rejected_outcome`, and perhaps `tools`.
     """
     return {
         "type": "preference",
@@ -483,7 +561,7 @@ def preference(
         "rejected": rejected,
         "weight": 1.0,
         "prompt_style": prompt_style,
-        **evidence,
+        **more,
         "lineage": trajectory.get("lineage", []),
     }
 
@@ -492,7 +570,7 @@ def answers_of(preference: dict) -> tuple[dict, dict]:
     """Return the two answers of a preference as examples, of the kinds "chosen" and "rejected"."""
     chosen, rejected = (
         {
-            **{key: preference.get(key) for key in ("id", "group", "prompt", "prompt_style", "lineage")},
+            **{key: preference[key] for key in ("id", "group", "prompt", "prompt_style", "tools") if key in preference},
             "type": "example",
             "kind": kind,
             "completion": preference[kind],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from eexp.errors import InputError, short
 from eexp.outcomes import Shares
+from eexp.prompts.tool_calls import action_of, described_tool
 from eexp.terminal import style
 
 if TYPE_CHECKING:
@@ -49,7 +50,9 @@ def _screenshot(state: dict) -> list[str]:
 
 def _trajectory(t: dict) -> Iterator[str]:
     yield f"  {t['env']}, task {t['task'].get('id')}: {t['instruction']}"
+    yield from _functions(t)
     for i, step in enumerate(t["steps"]):
+        yield from _functions(step if i else {})
         yield indent("\n".join([step["observation"], *_screenshot(step)]), "  ")
         if step.get("thought"):
             yield style(indent(step["thought"], "    "), fg="cyan")
@@ -70,10 +73,11 @@ def _trajectory(t: dict) -> Iterator[str]:
 def _example(e: dict) -> Iterator[str]:
     kind = f"{e['kind']}, {e['transition']}" if e.get("transition") else e["kind"]
     yield style(f"  {kind}, weight {e.get('weight', 1.0):g}, style {e.get('prompt_style')}", dim=True)
+    yield from _functions(e)
     for m in e["prompt"]:
-        yield indent(f"{m['role']}: {m['content']}", "  ")
+        yield indent(render_message(m), "  ")
     for m in e["completion"]:  # the loss falls on this
-        yield style(indent(f"{m['role']}: {m['content']}", "  "), fg="green")
+        yield style(indent(render_message(m), "  "), fg="green")
     yield from _spans(e)
 
 
@@ -87,6 +91,19 @@ def _preference(p: dict) -> Iterator[str]:
             yield style(indent(f"{name}: {m['content']}", "  "), fg=colour)
         if outcome := p.get(f"{name}_outcome"):
             yield style(indent(f"led to: {outcome}", "    "), dim=True)
+
+
+def _functions(state: dict) -> Iterator[str]:
+    """Yield a line for each function that a record or a step brings."""
+    for tool in state.get("tools") or []:
+        yield style(f"  function {described_tool(tool)}", dim=True)
+
+
+def render_message(message: dict) -> str:
+    """Return a message of a chat as text: its role, its content, and its calls as actions, one a line."""
+    role = f"{message['role']} ({message['name']})" if message.get("name") else message["role"]
+    calls = [f"  -> {action_of(call)}" for call in message.get("tool_calls") or ()]
+    return "\n".join([f"{role}: {message['content']}".rstrip() if calls else f"{role}: {message['content']}", *calls])
 
 
 def _spans(e: dict) -> Iterator[str]:
@@ -104,7 +121,9 @@ def _episode(e: dict) -> Iterator[str]:
     verdict = style("success", fg="green") if e["success"] else style("failure", fg="red")
     counts = f"{e['steps']} steps, {e.get('invalid', 0)} invalid"
     yield f"  {verdict}, score {e.get('score')}, {counts}; {e.get('instruction')}"
-    for turn in e.get("transcript", []):
+    yield from _functions(e)
+    for i, turn in enumerate(e.get("transcript", [])):
+        yield from _functions(turn if i else {})
         yield indent(turn["observation"], "  ")
         yield style(indent(turn.get("text") or turn["action"], "  > "), fg=None if turn.get("valid", True) else "red")
     yield indent(e.get("final") or "", "  ")

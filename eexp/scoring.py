@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from eexp.errors import InputError
 from eexp.models.base import Model, Sample, Score
 from eexp.outcomes import TRANSITIONS
+from eexp.prompts import Message
 from eexp.spans import CompletionSpan, span_of_tokens, spans_of
 
 
@@ -24,18 +25,24 @@ def score_request(example: dict, model: Model) -> Score:
             f"has {len(completion)} messages; only a completion of one message can be scored", "$.completion"
         )
     spans_of(example)
-    return Score(example["prompt"], [completion[0]["content"]], ids=[model.encode(example["prompt"], completion)])
+    tools = example.get("tools") or ()
+    ids = model.encode(example["prompt"], completion, tools)
+    return Score(example["prompt"], [completion[0]["content"]], ids=[ids], tools=tools)
 
 
-def logprobs_of(text: str, spans: list[CompletionSpan], sample: Sample, model: Model) -> list[list[float]]:
-    """Return the log-probabilities of the tokens of each span of a text.
+def logprobs_of(message: Message, spans: list[CompletionSpan], sample: Sample, model: Model) -> list[list[float]]:
+    """Return the log-probabilities of the tokens of each span of a completion.
 
     Args:
-        sample: The model's answer to the Score of the text.
+        message: The assistant's message.
+        spans: Its spans.
+        sample: The model's answer to the Score of its text.
+        model: The model.
     """
     assert sample.ids is not None and sample.logprobs is not None
     by_span: list[list[float]] = [[] for _ in spans]
-    for owner, logprob in zip(span_of_tokens(sample.ids, text, spans, model.spell), sample.logprobs):
+    owners = span_of_tokens(sample.ids, message["content"], spans, model.spell, bool(message.get("tool_calls")))
+    for owner, logprob in zip(owners, sample.logprobs):
         by_span[owner].append(logprob)
     return by_span
 
@@ -43,7 +50,7 @@ def logprobs_of(text: str, spans: list[CompletionSpan], sample: Sample, model: M
 def scores_of(example: dict, sample: Sample, model: Model) -> list[dict]:
     """Return the `scores` of an example: the log-probability of each of its spans and its number of tokens."""
     spans = spans_of(example)
-    by_span = logprobs_of(example["completion"][-1]["content"], spans, sample, model)
+    by_span = logprobs_of(example["completion"][-1], spans, sample, model)
     return [
         {"span": span.name, "logprob": math.fsum(logprobs), "tokens": len(logprobs)}
         for span, logprobs in zip(spans, by_span)

@@ -7,6 +7,7 @@ them by span; this module assigns the tokens to the spans for both.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
@@ -17,6 +18,9 @@ from typing import NamedTuple
 from eexp.errors import InputError
 
 THOUGHT, ACTION, OBSERVATION = "thought", "action", "observation"
+
+#: The place for thinking that some chat templates write before an answer.
+_EMPTY_THINKING = re.compile(r"\s*(<think>\s*)?</think>")
 
 #: The name of the only span of an example that names none, by its kind; other kinds give it their own name.
 _WHOLE = {"imitation": ACTION, "reflection": ACTION, "world_model": OBSERVATION}
@@ -64,7 +68,11 @@ def has_thought(spans: Sequence[CompletionSpan]) -> bool:
 
 
 def span_of_tokens(
-    ids: Sequence[int], text: str, spans: Sequence[CompletionSpan], decode: Callable[[Sequence[int]], str]
+    ids: Sequence[int],
+    text: str,
+    spans: Sequence[CompletionSpan],
+    decode: Callable[[Sequence[int]], str],
+    before_call: bool = False,
 ) -> list[int]:
     """Return, for each token of a completion, the index of its span.
 
@@ -76,6 +84,7 @@ def span_of_tokens(
         text: The content of the last completion message, which the offsets of `spans` refer to.
         spans: At least one, as `spans_of` returns them.
         decode: Returns the text of tokens. It may leave out special tokens and change blanks.
+        before_call: Whether a call follows the text, in a form that only the chat template knows.
     """
     if len(spans) == 1:
         return [0] * len(ids)
@@ -93,17 +102,23 @@ def span_of_tokens(
 
     owners = [0] * len(ids)
     first = 0
-    for index, border in enumerate(_borders(text, whole, [span.start for span in spans[1:]]), 1):
+    starts = [span.start for span in spans[1:]]
+    for index, border in enumerate(_borders(text, whole, starts, before_call), 1):
         first = bisect_left(range(len(ids)), border, first, key=place)
         owners[first:] = [index] * (len(ids) - first)
     return owners
 
 
-def _borders(text: str, whole: str, borders: list[int]) -> list[int]:
+def _borders(text: str, whole: str, borders: list[int], before_call: bool) -> list[int]:
     """Return the places of characters of `text` in the text of its tokens, `whole`."""
     bare = text.strip()
     indent = len(text) - len(text.lstrip())
-    at = len(whole) - len(whole.lstrip()) if whole.lstrip().startswith(bare) else whole.rfind(bare)
+    if whole.lstrip().startswith(bare):
+        at = len(whole) - len(whole.lstrip())
+    elif before_call:  # whose arguments may repeat the text
+        at = whole.find(bare, len(empty[0]) if (empty := _EMPTY_THINKING.match(whole)) else 0)
+    else:
+        at = whole.rfind(bare)
     if at >= 0:
         return [min(max(0, border - indent + at), len(whole)) for border in borders]
     # A chat template has changed blanks within it, or special tokens are left out.

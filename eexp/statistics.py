@@ -13,6 +13,7 @@ from eexp.evidence.panels import key_of
 from eexp.evidence.table import align
 from eexp.mixing.duplicates import HeldOut, digest
 from eexp.outcomes import Shares
+from eexp.prompts.tool_calls import text_of_message
 from eexp.records import answers_of, canonical, succeeded
 
 #: The lengths that are measured, in this order; records of a type have some of them.
@@ -23,8 +24,12 @@ Measure = Callable[[dict], tuple[int, int]]
 
 
 def characters(example: dict) -> tuple[int, int]:
-    """Return how many characters the messages of an example's prompt and completion have."""
-    return sum(len(m["content"]) for m in example["prompt"]), sum(len(m["content"]) for m in example["completion"])
+    """Return how many characters the messages of an example's prompt and completion have, with calls as actions.
+
+    The functions that a prompt shows are not counted, since only a chat template says how.
+    """
+    prompt, completion = (sum(len(text_of_message(m)) for m in example[part]) for part in ("prompt", "completion"))
+    return prompt, completion
 
 
 @dataclass

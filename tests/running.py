@@ -17,6 +17,13 @@ ROOT = Path(__file__).parent.parent
 EEXP = [sys.executable, "-m", "eexp"]
 
 
+def text_styles() -> list[str]:
+    """Return the names of the built-in prompt styles for environments without functions."""
+    from eexp.prompts import built_in_styles, get_style
+
+    return [name for name in built_in_styles() if not get_style(name).action.calls]
+
+
 @dataclass
 class Result:
     """How a command ended: exit code, standard output in bytes, standard error as text."""

@@ -6,7 +6,7 @@ import builtins
 import json
 import random
 from functools import cache
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,8 @@ from eexp.envs import open_env
 from eexp.envs.worlds import bfcl
 from eexp.envs.worlds.bfcl import BFCL, parse_call
 from eexp.errors import EexpError, InputError, UsageError
+from eexp.prompts.tool_calls import tool_call
+from eexp.records import check_tools
 
 ROOT = Path(__file__).parents[1]
 FILES = {"id": "multi_turn_base_0", "split": "train"}
@@ -431,3 +433,22 @@ def test_the_pipe_with_a_model():
     branched = run("branch", *drawing, stdin=demonstrations.out).ok()
     (rolled,) = run("rollout", stdin=branched.out).ok().records
     assert any(a["outcome"] for step in rolled["steps"] for a in step["alternatives"])
+
+
+def test_tools_as_schemas():
+    """The functions are offered, later ones with the message that brings them; the expert names all arguments."""
+    for split in ("train", "miss_func-train"):
+        for task in list(open_env("bfcl").tasks(split))[:4]:
+            with open_env("bfcl?tools=schema") as env:
+                first = env.reset(task)
+                check_tools(first.tools)
+                texts, tools, last = [env.instruction(), first.text], [first.tools], first
+                while not last.done:
+                    action = env.expert()
+                    assert action == "done" or (parse_call(action)[1] == [] and tool_call(action, 0))
+                    last = env.step(action)
+                    texts.append(last.text)
+                    tools += [last.tools] if last.tools is not None else []
+                assert last.success and not any("Functions:" in text for text in texts)
+                assert len(tools) == (2 if split.startswith("miss_func") else 1)
+                assert all(len(a) < len(b) for a, b in pairwise(tools))

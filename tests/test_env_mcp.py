@@ -13,10 +13,10 @@ import pytest
 from leftovers import MARK, marked, none_left
 from running import environment, run
 
+from eexp.calls import parse_done
 from eexp.envs import open_env
 from eexp.envs.bridges.mcp_tasks import normalised_answer
 from eexp.envs.bridges.mcp_tools import name_in_calls, read_tools
-from eexp.envs.calls import parse_done
 from eexp.envs.check import FAILED, Checker
 from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
 

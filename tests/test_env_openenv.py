@@ -11,7 +11,7 @@ from running import lines, run, spawn
 from eexp.envs import open_env
 from eexp.envs.check import Checker
 from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, UsageError
-from eexp.records import succeeded
+from eexp.records import check_tools, succeeded
 
 pytest.importorskip("openenv", reason="needs openenv, for its servers")
 pytest.importorskip("websockets")
@@ -106,6 +106,19 @@ def test_tools():
         assert not env.step("open door 2").valid
         observation = env.step('{"tool_name": "open_door", "arguments": {"number": 2}}')
         assert "The way out." in observation.text and observation.done and succeeded(observation.outcome())
+
+
+def test_tools_as_schemas():
+    with served("doors") as url, open_env(f"openenv:{url}?tools=schema") as env:
+        first = env.reset({"seed": 2})
+        check_tools(first.tools)
+        (tool,) = (tool["function"] for tool in first.tools)
+        assert tool["name"] == "open_door" and set(tool["parameters"]["properties"]) == {"number", "knock"}
+        assert "open_door" not in env.instruction()
+        refused = env.step("open door 2")
+        assert not refused.valid and "not a function call" in refused.text
+        observation = env.step("open_door(number=2)")
+        assert observation.done and observation.tools is None and succeeded(observation.outcome())
 
 
 def test_sessions_are_independent_and_a_full_server_is_one_error():

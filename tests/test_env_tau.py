@@ -18,12 +18,13 @@ from branches import in_a_child, observed, take_actions
 from running import ROOT, outputs_of_python, run
 from test_http import Faulty, Reply
 
+from eexp.calls import format_call, parse_call
 from eexp.envs import open_env
-from eexp.envs.calls import format_call, parse_call
 from eexp.envs.opening import unsafe_in_records
 from eexp.envs.worlds import tau
 from eexp.envs.worlds.tau import STOP, Tau
 from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
+from eexp.records import check_tools
 
 CHECKOUT = Path(__file__).parent / "tau_checkout"
 LIBRARY = f"tau?path={CHECKOUT}&domain=library"
@@ -67,7 +68,7 @@ def play(env: Tau, which: dict) -> tuple[list[str], list[str], object]:
         ),
         (f"tau?path={CHECKOUT}", "tau.domain=retail: expected library"),
         (f"tau?path={CHECKOUT}&domain=../envs/library", "domain=../envs/library: expected library"),
-        (f"{LIBRARY}&tools=some", r"tau\?tools=some: expected short or full"),
+        (f"{LIBRARY}&tools=some", r"tau\?tools=some: expected short, full or schema"),
         (f"{LIBRARY}&expert=model", "expected grounded or gold"),
         (f"{LIBRARY}&admissible=all", "expected none or lookups"),
         (f"{LIBRARY}&model=tiny", "tau has no option 'model'; it has: path, domain, user, tools, expert, admissible"),
@@ -582,3 +583,18 @@ def test_every_way_observes_the_same_in_the_benchmark(options):
     from test_forking import check
 
     check(f"tau?path={REAL}&{options}", ("state", "process"))
+
+
+def test_tools_as_schemas():
+    """The tools are offered, and what is no call speaks to the user."""
+    env, plain = library(tools="schema"), library()
+    which = next(env.list_tasks("train"))
+    first, before = env.reset(which), plain.reset(which)
+    assert first.text == before.text and before.tools is None and "Functions:" not in env.instruction()
+    names = [tool["function"]["name"] for tool in first.tools]
+    assert "respond" not in names and all(f"{name}(" in plain.instruction() for name in names)
+    check_tools(first.tools)
+    actions, texts, last = play(env, which)
+    by_text, texts_by_text, _ = play(plain, which)
+    assert last.success and texts == texts_by_text and actions[:-1] == by_text[:-1]
+    assert format_call("respond", {"content": actions[-1]}) == by_text[-1]

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import read, run
+from running import read, run, text_styles
 
 from eexp.envs.worlds.house import House
 from eexp.errors import InputError, UsageError
@@ -175,7 +175,7 @@ def tokenizer():
 
 @settings(max_examples=25)
 @given(
-    style=styles | st.sampled_from([get_style(name) for name in built_in_styles()]),
+    style=styles | st.sampled_from([get_style(name) for name in text_styles()]),
     thoughtful=st.booleans(),
     number=st.integers(0, 2),
     template=st.sampled_from(sorted(TEMPLATES)),

@@ -8,11 +8,10 @@ from collections import defaultdict
 from itertools import groupby
 
 import pytest
-from running import lines, read, run, write
+from running import lines, read, run, text_styles, write
 
 from eexp.errors import InputError, UsageError
 from eexp.models import Engine, open_model
-from eexp.prompts import built_in_styles
 from eexp.scoring import Losses, loss_table
 from eexp.spans import span_of_tokens, spans_of
 from eexp.stages import score as stage
@@ -40,7 +39,7 @@ def examples(data) -> list[dict]:
     ]
     bare, thoughtful = lines(read(data["rollout"])[:1]), lines(thoughtful)
     records = []
-    for style in built_in_styles():
+    for style in text_styles():
         for args, stdin in [
             (["imitation-data"], bare),
             (["imitation-data"], thoughtful),

@@ -10,12 +10,12 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from running import lines, read, run, write
+from running import lines, read, run, text_styles, write
 
 from eexp.errors import InputError
 from eexp.models import open_model
 from eexp.models.base import Score
-from eexp.prompts import built_in_styles, get_style
+from eexp.prompts import get_style
 from eexp.spans import spans_of
 from eexp.stages.world_model_data import world_model_data
 from eexp.world_model.examples import TOO_MANY_INVALID, WorldModelSettings
@@ -169,7 +169,7 @@ def parts(example: dict, name: str) -> list[str]:
     return [text[s["start"] : s["end"]] for s in example["spans"] if s["name"] == name]
 
 
-@pytest.mark.parametrize("style", built_in_styles())
+@pytest.mark.parametrize("style", text_styles())
 def test_parts_that_house_calls_unknown(style, data):
     """They are spans of their own, which together are the whole text, with the given weight."""
     weights = {}

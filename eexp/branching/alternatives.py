@@ -12,7 +12,7 @@ import click
 
 from eexp import options
 from eexp.models.policy import ActionDraw, ActionScore, Policy, Proposal, State
-from eexp.records import canonical, seed_of
+from eexp.records import canonical, seed_of, tools_at
 from eexp.settings import option, recorded
 from eexp.stream import Count
 
@@ -156,7 +156,11 @@ class StateAlternatives:
     def __init__(self, trajectory: dict, i: int, settings: BranchSettings, exact: bool, count: Count):
         self.step = trajectory["steps"][i]
         self.state = State(
-            trajectory["instruction"], trajectory["steps"][:i], self.step["observation"], self.step.get("admissible")
+            trajectory["instruction"],
+            trajectory["steps"][:i],
+            self.step["observation"],
+            self.step.get("admissible"),
+            tools=tools_at(trajectory, i),
         )
         self.settings, self.count = settings, count
         self.floor_is_kept = exact and settings.without_replacement

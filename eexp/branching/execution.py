@@ -18,6 +18,7 @@ from typing import Any
 
 from eexp.envs import forking
 from eexp.envs.base import Environment, Observation
+from eexp.envs.listing import offered
 from eexp.errors import EexpError, EnvironmentFailed, InputError, short, unexpected_error
 from eexp.options import STEP_LIMIT
 from eexp.processes.child import time_limit
@@ -92,6 +93,7 @@ class _Execution:
         self.way = forking.choose_way(env, fork)
         self.counts: Counter[str] = Counter()
         self.notes: dict[int, dict] = {}  # step -> keys that the environment adds to it
+        self.offered: dict = {}  # the key of the trajectory for the functions that the environment offers
         self.errors: dict[Place, EnvironmentFailed] = {}
         #: Where the path first differs from the record: the number of the observation, the reason, the evidence.
         self.difference: tuple[int, str, dict] | None = None
@@ -114,7 +116,7 @@ class _Execution:
             end = "does not end" if at == len(self.recorded) else "is not"
             where = "$.outcome" if at == len(self.recorded) else f"$.steps[{at}]"
             raise InputError(f"the expert's path {end} as recorded: {reason}", where, evidence)
-        executed.trajectory = {**self.trajectory, "steps": steps}
+        executed.trajectory = {**self.trajectory, **self.offered, "steps": steps}
         return executed
 
     def _is_due(self, alternative: dict) -> bool:
@@ -163,6 +165,8 @@ class _Execution:
         if i in self.notes or i == len(self.recorded) or self.difference:
             return
         notes = self.env.explain()
+        if i == 0:
+            self.offered, observation = offered(observation), observation.at_beginning()
         self.notes[i] = {**({"notes": notes} if notes else {}), **observation.annotations()}
 
     def _compare_list(self, i: int) -> None:

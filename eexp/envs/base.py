@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from eexp.errors import EnvironmentFailed, UsageError, environment_errors, short
@@ -33,8 +33,9 @@ class Observation:
         changed: True where the action changed the state although the text may repeat the one before, such as a second
             `Got 1 log`. None where the texts tell.
         screenshot: The file of a picture of what was observed; None where none was kept.
-        tools: The tools that can be called, as OpenAI's chat format describes them, `{"type": "function", "function":
-            {"name", "description", "parameters"}}`; None where they are those of the observation before.
+        tools: The functions that an action may call from here on, as OpenAI's schemas: `{"type": "function",
+            "function": {"name", "description", "parameters": JSON Schema}}`. `reset` gives them where there are any,
+            and `step` where they differ from before; None leaves them as they are.
     """
 
     text: str
@@ -45,7 +46,7 @@ class Observation:
     unknown: list[tuple[int, int]] | None = None
     changed: bool | None = None
     screenshot: str | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: list[dict] | None = None
 
     def outcome(self) -> dict:
         """Return the observation as the `outcome` of a record."""
@@ -54,10 +55,14 @@ class Observation:
         return fields | self.annotations()
 
     def annotations(self) -> dict:
-        """Return the keys `unknown`, `changed` and `screenshot` of a record, as far as the environment says them."""
+        """Return the keys of a record that say more of the observation, as far as the environment says it."""
         unknown = None if self.unknown is None else [list(part) for part in self.unknown]
-        notes = {"unknown": unknown, "changed": self.changed, "screenshot": self.screenshot}
+        notes = {"unknown": unknown, "changed": self.changed, "screenshot": self.screenshot, "tools": self.tools}
         return {key: value for key, value in notes.items() if value is not None}
+
+    def at_beginning(self) -> Observation:
+        """Return the observation without its functions: those of the first one stand in the trajectory itself."""
+        return replace(self, tools=None)
 
 
 class Environment(ABC):

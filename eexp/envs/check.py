@@ -28,8 +28,8 @@ import orjson
 
 from eexp.envs import forking
 from eexp.envs.base import Environment, Observation
-from eexp.errors import EexpError, EnvironmentFailed, NoRoom, short
-from eexp.records import succeeded
+from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, short
+from eexp.records import check_tools, succeeded
 
 OK, NOTE, FAILED, SKIPPED = "ok", "note", "FAIL", "-"
 
@@ -640,6 +640,10 @@ def _check_observation(method: str, observation: Any) -> None:
     _must(success in (None, True, False), f"{method}: success: expected a truth value or None, got {success!r}")
     in_range = isinstance(score, (int, float)) and 0 <= score <= 1
     _must(score is None or in_range, f"{method}: score: expected 0 to 1 or None, got {short(score)}")
+    try:
+        check_tools(observation.tools or [])
+    except InputError as e:
+        raise _ContractBroken(f"{method}: {e}") from None
 
 
 @contextmanager

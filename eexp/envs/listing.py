@@ -38,6 +38,11 @@ def admissible_fields(env: Environment, keep: int | None, action: str, seed: int
     return {"admissible": sample_admissible(actions, keep, action, seed), "admissible_count": len(actions)}
 
 
+def offered(first: Observation) -> dict:
+    """Return the key of a trajectory for the functions that its first observation brings; none where there are none."""
+    return {} if first.tools is None else {"tools": first.tools}
+
+
 def trajectory_step(
     env: Environment, observation: Observation, action: str, keep: int | None, seed: int, thought: str | None = None
 ) -> dict:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from os.path import commonprefix
 
 from eexp.envs.base import Environment, Observation
-from eexp.envs.listing import trajectory_step
+from eexp.envs.listing import offered, trajectory_step
 from eexp.errors import InputError, short
 from eexp.formats.conversations import Conversation
 from eexp.records import seed_of, succeeded
@@ -91,6 +91,7 @@ def replay(
         place = conversation.places[i]
         if i == 0:
             replayed.trajectory["instruction"] = env.instruction() or conversation.instruction
+            replayed.trajectory |= offered(observation)
         if i < len(conversation.steps) and observation.done:
             number = len(conversation.steps)
             raise InputError(f"the episode was over after {i} actions, and {number} were recorded: cut the rest", place)
@@ -137,7 +138,8 @@ def _play(
     new_steps: list[dict] = []
     for i, step in enumerate(steps):
         key = seed_of(seed, f"{env.spec}/{task.get('id')}", i)  # as `eexp expert` draws them
-        new_steps.append(trajectory_step(env, observations[-1], step["action"], admissible, key, step["thought"]))
+        observation = observations[-1] if i else observations[0].at_beginning()
+        new_steps.append(trajectory_step(env, observation, step["action"], admissible, key, step["thought"]))
         on_step()
         observations.append(env.step(step["action"]))
         check(i + 1, observations[-1])

@@ -25,6 +25,7 @@ from typing import Any
 
 import orjson
 
+from eexp.calls import format_call
 from eexp.errors import InputError
 
 #: Roles of speakers.
@@ -116,7 +117,7 @@ class Call:
             InputError: `how` is ARGUMENT, and the call does not have exactly one argument, a string.
         """
         if how != ARGUMENT:
-            return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
+            return format_call(self.name, self.arguments)
         if len(self.arguments) != 1 or not isinstance(text := next(iter(self.arguments.values())), str):
             raise InputError("expected one argument, a string (--action argument)", f"{self.at}.function.arguments")
         return text.strip()

@@ -14,7 +14,7 @@ from eexp.formats.conversations import Conversation
 from eexp.records import canonical, seed_of, succeeded
 
 #: The keys of an episode that a trajectory holds in another form; all others are kept as its `source`.
-_TAKEN_OVER = {"type", "env", "task", "instruction", "transcript", "final", "lineage"}
+_TAKEN_OVER = {"type", "env", "task", "instruction", "tools", "transcript", "final", "lineage"}
 
 
 def conversation_of(episode: dict) -> Conversation:
@@ -77,7 +77,11 @@ def trajectory_of(episode: dict, record_id: str, env: str | None = None) -> dict
         "env": env or episode["env"],
         "task": episode["task"],
         "instruction": conversation.instruction,
-        "steps": conversation.steps,
+        **({} if episode.get("tools") is None else {"tools": episode["tools"]}),
+        "steps": [
+            step if turn.get("tools") is None else {**step, "tools": turn["tools"]}
+            for step, turn in zip(conversation.steps, episode["transcript"])
+        ],
         "outcome": outcome,
     }
 

@@ -36,7 +36,7 @@ KINDS = {"expert_sft": "imitation", "iwm_sft": "world_model", "reflection_sft": 
 _AGENT = "assistant"
 _ROLES = ("system", "user", _AGENT, "tool")
 #: Fields of an example that stand in the row itself.
-_IN_MESSAGES = ("prompt", "completion")
+_IN_MESSAGES = ("prompt", "completion", "tools")
 #: A thought before an action, with labels on lines of their own or in tags.
 _FORMS = (
     re.compile(r"\AThought:\n.*\n\n(?=Action:\n)", re.DOTALL),
@@ -77,12 +77,15 @@ class Rows:
         if not isinstance(messages, list):
             raise InputError("missing" if messages is None else "expected an array", "$.messages")
         own = _own_fields(row)
+        if own is not None and messages and any(_has_calls(message) for message in messages):
+            yield self._written_here(messages, own, row.get("tools"))
+            return
         chat = [_read_message(message, f"$.messages[{i}]") for i, message in enumerate(messages)]
         whole = self._kind == "imitation" and own is None
         if not any(message.role == _AGENT for message in (chat if whole else chat[-1:])):
             raise InputError("the last message is not the assistant's, so there is nothing to learn", "$.messages")
         if own is not None:
-            yield self._written_here(chat, own)
+            yield self._written_here([message.as_dict() for message in chat], own, row.get("tools"))
             return
         group = f"{self._env}/{self._task_name(row)}"
         digest = hashlib.sha256()
@@ -140,10 +143,10 @@ class Rows:
             target="observation" if self._kind == "world_model" else "",
         )
 
-    def _written_here(self, chat: list[_ChatMessage], own: dict) -> dict:
+    def _written_here(self, messages: list[dict], own: dict, tools: Any) -> dict:
         """Return the example that `to_row` wrote."""
-        messages = [message.as_dict() for message in chat]
         record = {**own, "prompt": messages[:-1], "completion": messages[-1:]}
+        record |= {"tools": tools} if tools is not None else {}
         try:
             check(record, "example")
         except InputError as e:
@@ -183,6 +186,10 @@ def _read_message(message: Any, at: str) -> _ChatMessage:
     return _ChatMessage(role, thought + actions, len(thought))
 
 
+def _has_calls(message: Any) -> bool:
+    return isinstance(message, dict) and bool(message.get("tool_calls"))
+
+
 def _is_name(value: Any) -> bool:
     return isinstance(value, (str, int)) and not isinstance(value, bool)
 
@@ -220,5 +227,6 @@ def to_row(record: dict) -> dict:
     messages = [*record["prompt"], *record["completion"]]
     return {
         "messages": messages,
+        **({"tools": record["tools"]} if "tools" in record else {}),
         "metadata": {"eexp": {key: value for key, value in record.items() if key not in _IN_MESSAGES}},
     }

@@ -19,6 +19,7 @@ import orjson
 from eexp.errors import EexpError
 from eexp.evidence.panels import TaskNames
 from eexp.jsonl import read
+from eexp.prompts.tool_calls import text_of_message
 from eexp.records import TYPES
 
 _RUN = 3  # words
@@ -30,14 +31,22 @@ ExamplePlace = tuple[int, int]
 
 
 def digest(example: dict) -> bytes:
-    """Return 16 bytes that are the same for examples with the same roles and texts, and for no others."""
-    texts = [[(m["role"], m["content"]) for m in example[part]] for part in ("prompt", "completion")]
+    """Return 16 bytes that are the same for examples with the same roles, texts and calls, and for no others.
+
+    Functions that are offered do not count, since they are the same all through a trajectory.
+    """
+    texts = [[(m["role"], m["content"], *_calls(m)) for m in example[part]] for part in ("prompt", "completion")]
     return hashlib.blake2b(orjson.dumps(texts), digest_size=16).digest()
+
+
+def _calls(message: dict) -> list[dict]:
+    """Return the functions that a message calls, with their arguments."""
+    return [call["function"] for call in message.get("tool_calls") or ()]
 
 
 def runs_of_words(messages: Iterable[dict]) -> set[str]:
     """Return all runs of three words in messages; the whole text, where it has fewer."""
-    words = [word for m in messages for word in (m["role"], *m["content"].split())]
+    words = [word for m in messages for word in (m["role"], *text_of_message(m).split())]
     return {" ".join(words[i : i + _RUN]) for i in range(max(1, len(words) - _RUN + 1))}
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from eexp.errors import InputError, UsageError
 
 if TYPE_CHECKING:  # `eexp --help` imports this module, for the table of models
-    from eexp.prompts import Messages, PromptStyle
+    from eexp.prompts import Message, Messages, PromptStyle
 
 R = TypeVar("R")
 A = TypeVar("A")
@@ -39,6 +39,7 @@ class Sample:
         finished: False where the text was cut at the token limit.
         ids: Token ids of a scored text, the stop token included.
         logprobs: Log-probability of each of `ids`.
+        message: The assistant's message, from a server that was told of functions; it may have calls.
     """
 
     text: str
@@ -47,6 +48,7 @@ class Sample:
     finished: bool = True
     ids: Sequence[int] | None = None
     logprobs: Sequence[float] | None = None
+    message: Message | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ class Draw(Sampling[Sample]):
         max_tokens: Maximum number of tokens of a text.
         allowed: The only texts that may be written, enforced token by token; None allows every text.
         prefix: The beginning of the answer, which is given; the texts do not repeat it.
+        tools: The functions that the prompt shows, and that `Model.message` finds calls of.
     """
 
     prompt: Messages
@@ -127,6 +130,7 @@ class Draw(Sampling[Sample]):
     max_tokens: int = 48
     allowed: Sequence[str] | None = None
     prefix: str = ""
+    tools: Sequence[dict] = ()
 
 
 @dataclass(frozen=True)
@@ -137,12 +141,14 @@ class Score:
         prefix: As in `Draw`.
         ids: Token ids of each completion, the stop token included, where they differ from those that the model's
             tokenizer gives for the text alone (`Model.encode` gives those of training).
+        tools: As in `Draw`.
     """
 
     prompt: Messages
     completions: Sequence[str]
     prefix: str = ""
     ids: Sequence[Sequence[int]] | None = None
+    tools: Sequence[dict] = ()
 
 
 Request = Draw | Score
@@ -209,12 +215,29 @@ class Model(ABC):
         `groups` is read as far ahead as the backend needs to be busy: one group in process, several for a server.
         """
 
-    def encode(self, prompt: Messages, completion: Messages) -> list[int]:
+    def message(self, sample: Sample, tools: Sequence[dict]) -> Message:
+        """Return a drawn text as the assistant's message, with the calls in it.
+
+        Args:
+            sample: The sample.
+            tools: The functions that its request showed.
+
+        Raises:
+            UsageError: The model cannot call functions.
+        """
+        raise UsageError(f"{self.spec}: cannot call functions")
+
+    def encode(self, prompt: Messages, completion: Messages, tools: Sequence[dict] = ()) -> list[int]:
         """Return the token ids of an example's completion, as training has them after those of its prompt.
+
+        Args:
+            prompt: The prompt.
+            completion: The completion.
+            tools: The functions that the prompt shows.
 
         Raises:
             InputError: The chat template refuses the messages, or changes the prompt when an answer follows.
-            UsageError: The model is a server, which does not report tokens.
+            UsageError: The model is a server, which does not report tokens, or its chat template shows no functions.
         """
         raise UsageError(f"{self.spec}: a server cannot tell the tokens of a text; give a GGUF file or hf:DIR_OR_ID")
 

@@ -1,7 +1,7 @@
 """Chats and texts as tokens, in which only the chat template writes special tokens.
 
-Instructions, observations, thoughts and answers come from environments, people and models. Where one of them holds the
-text of a special token (`<|end|>`), it must not become that token, which would end the turn and begin another one.
+Instructions, observations, functions, thoughts and answers come from environments, people and models. Where one of them
+holds the text of a special token (`<|end|>`), it must not become that token, which would end the turn and begin one.
 `ChatTokenizer` is the one place in which a chat becomes tokens, for training and for playing in either backend.
 
 Before a chat is rendered, one character of every such text is replaced by a character that occurs nowhere else, so that
@@ -18,14 +18,17 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from os.path import commonprefix
+from typing import Any
 
-from eexp.errors import InputError
+from eexp.errors import InputError, UsageError, short
 from eexp.prompts import Messages
 from eexp.prompts.chat_template import template_refusals
+from eexp.prompts.tool_calls import PROBE_PROMPT, PROBE_TOOLS, CallFormat, format_of, probe_message
 
 #: Unicode's noncharacters, which no text has a use for.
 _STAND_INS = [*map(chr, range(0xFDD0, 0xFDF0)), *(chr(plane << 16 | 0xFFFE) for plane in range(1, 17))]
@@ -72,8 +75,19 @@ class Tokenizer(ABC):
         """
 
     @abstractmethod
-    def render(self, messages: Messages, to_answer: bool) -> str:
-        """Return a chat as text, which ends where the assistant is to write if `to_answer`."""
+    def render(self, messages: Messages, to_answer: bool, tools: Sequence[dict] = ()) -> str:
+        """Return a chat as text, which ends where the assistant is to write if `to_answer`.
+
+        Args:
+            messages: The chat.
+            to_answer: Whether to end where the assistant is to write.
+            tools: The functions that it may call.
+        """
+
+    @property
+    def name(self) -> str:
+        """The model's name, for messages."""
+        return "this model"
 
 
 class ChatTokenizer:
@@ -84,14 +98,17 @@ class ChatTokenizer:
 
     # -- chats and texts -----------------------------------------------------------------------------------------------
 
-    def chat(self, messages: Messages, to_answer: bool = True) -> list[int]:
+    def chat(self, messages: Messages, to_answer: bool = True, tools: Sequence[dict] = ()) -> list[int]:
         """Return the token ids of a chat, which end where the assistant is to write if `to_answer`.
 
         Raises:
             InputError: The chat template refuses the messages, or writes nothing.
+            UsageError: There are functions, and the chat template does not show any.
         """
-        shield = _Shield(self._specials, messages)
-        return self._ids(self._render(shield.messages, to_answer), shield)
+        if tools:
+            self.call_format  # noqa: B018  # which is checked with it
+        shield = _Shield(self._specials, messages, tools)
+        return self._ids(self._render(shield.messages, to_answer, shield.tools), shield)
 
     def text(self, text: str) -> list[int]:
         """Return the token ids of a text that stands alone, such as an answer.
@@ -102,22 +119,30 @@ class ChatTokenizer:
         shield = _Shield(self._specials, [{"content": text}])
         return self._ids(shield.messages[0]["content"], shield)
 
-    def example(self, prompt: Messages, completion: Messages, stop: int | None) -> tuple[list[int], list[int]]:
+    def example(
+        self, prompt: Messages, completion: Messages, stop: int | None, tools: Sequence[dict] = ()
+    ) -> tuple[list[int], list[int]]:
         """Return the tokens of an example's prompt, the same as in play, and those of its completion.
 
         The completion ends with its last stop token; text that a template writes after it is no target of training.
 
         Args:
             stop: The stop token, which is added where the template writes none.
+            tools: The functions that the prompt shows.
 
         Raises:
             InputError: The chat template refuses the messages, or does not keep the prompt as the beginning of the
-                whole (templates that rewrite earlier turns do that); or there is no stop token.
+                whole (templates that rewrite earlier turns do that), or leaves a thought before a call out; or there is
+                no stop token.
+            UsageError: There are functions, and the chat template does not show any.
         """
-        shield = _Shield(self._specials, prompt + completion)
+        if tools:
+            self.call_format  # noqa: B018  # which is checked with it
+        shield = _Shield(self._specials, prompt + completion, tools)
         shielded_prompt = shield.messages[: len(prompt)]
         try:
-            before, whole = self._render(shielded_prompt, True), self._render(shield.messages, False)
+            before = self._render(shielded_prompt, True, shield.tools)
+            whole = self._render(shield.messages, False, shield.tools)
         except InputError as e:
             raise e.at("$.prompt") from None
         if not whole.startswith(before):
@@ -126,18 +151,68 @@ class ChatTokenizer:
                 "training and playing would see different words",
                 "$.prompt",
             )
+        answer = shield.messages[-1]
+        if answer.get("tool_calls") and answer["content"].strip() not in whole[len(before) :]:
+            raise InputError(
+                f"the chat template of {self._tokenizer.name} leaves out the text before a call, so that no thought "
+                f"could be learned; make examples without thoughts, or take another model",
+                "$.completion",
+            )
         prompt_ids, ids = self._ids(before, shield), self._ids(whole, shield)
         if ids[: len(prompt_ids)] == prompt_ids:
             return prompt_ids, _ended(ids[len(prompt_ids) :], stop)
         # A token straddles the border; play tokenises the prompt alone, so training does, too.
         return prompt_ids, _ended(self._ids(whole[len(before) :], shield), stop)
 
-    def _render(self, messages: Messages, to_answer: bool) -> str:
+    def _render(self, messages: Messages, to_answer: bool, tools: Sequence[dict] = ()) -> str:
         with template_refusals():
-            text = self._tokenizer.render(messages, to_answer)
+            text = self._tokenizer.render(messages, to_answer, tools)
         if not text:
             raise InputError("the chat template writes nothing for these messages")
         return text
+
+    # -- calls ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def call_format(self) -> CallFormat:
+        """The form in which the chat template writes calls, and the model is to write them.
+
+        Raises:
+            UsageError: The chat template does not show functions, or its form of calls is not known here.
+        """
+        call_format = format_of(self._call_as_text)
+        if call_format is None:
+            raise UsageError(
+                f"the chat template of {self._tokenizer.name} writes calls in a form that eexp cannot read: "
+                f"{short(self._call_as_text)}; serve the model and give -m http://HOST:PORT/v1"
+            )
+        return call_format
+
+    @cached_property
+    def call_tokens(self) -> frozenset[int]:
+        """The special tokens that the chat template writes in a call; the end of the turn may be among them."""
+        call = self._call_as_text
+        return frozenset(token.id for _, _, token in self._finder.find(call) if token.special)
+
+    @cached_property
+    def _call_as_text(self) -> str:
+        """A call as the chat template writes it."""
+        try:
+            without = self._render(PROBE_PROMPT, True)
+            before = self._render(PROBE_PROMPT, True, PROBE_TOOLS)
+            whole = self._render([*PROBE_PROMPT, probe_message()], False, PROBE_TOOLS)
+        except InputError as e:
+            raise UsageError(f"the chat template of {self._tokenizer.name} does not show tools: {e}") from None
+        name = PROBE_TOOLS[0]["function"]["name"]
+        start = len(commonprefix([before, whole]))
+        if start < len(before):  # the prompt ends with more, such as <think>; a mark may have begun in the same line
+            start = whole.rfind("\n", 0, start) + 1
+        if before.count(name) == without.count(name) or name not in whole[start:]:
+            raise UsageError(
+                f"the chat template of {self._tokenizer.name} does not show tools: take a model that was trained to "
+                f"call functions, or a prompt style whose actions are text"
+            )
+        return whole[start:]
 
     # -- tokens --------------------------------------------------------------------------------------------------------
 
@@ -336,25 +411,44 @@ class _Specials:
         return places
 
 
+def _texts_in(value: Any) -> Iterator[str]:
+    """Yield all texts in a value, at any depth."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            yield from _texts_in([key, one])
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _texts_in(one)
+
+
 class _Shield:
     """Messages in which characters of special tokens are replaced by stand-ins, which can be put back.
 
     Roles are not changed, since the schema of records lists all of them.
     """
 
-    def __init__(self, specials: _Specials, messages: Messages):
+    def __init__(self, specials: _Specials, messages: Messages, tools: Sequence[dict] = ()):
         self._specials = specials
         self._stand_ins: dict[str, str] = {}
         self._own: dict[int, str] = {}
-        self._messages = messages
+        self._given = messages, tools
         self.messages: Messages = [
-            {key: text if key == "role" else self._replaced(text) for key, text in message.items()}
+            {key: value if key == "role" else self._shielded(value) for key, value in message.items()}
             for message in messages
         ]
+        self.tools: list[dict] = [self._shielded(tool) for tool in tools]
+
+    def _shielded(self, value: Any) -> Any:
+        """Return a value in which all texts are shielded, names of arguments included."""
+        if isinstance(value, str):
+            return self._replaced(value)
+        if isinstance(value, dict):
+            return {self._shielded(key): self._shielded(one) for key, one in value.items()}
+        return [self._shielded(one) for one in value] if isinstance(value, list) else value
 
     def _replaced(self, text: str) -> str:
-        if not isinstance(text, str):
-            return text
         places = self._specials.places(text)
         if not places:
             return text
@@ -363,8 +457,8 @@ class _Shield:
     def _stand_in(self, own: str) -> str:
         if own not in self._stand_ins:
             used = self._stand_ins.values()
-            text_of_messages = "".join(text for m in self._messages for text in m.values() if isinstance(text, str))
-            free = next((c for c in _STAND_INS if c not in used and c not in text_of_messages), None)
+            texts = "".join(_texts_in(self._given))
+            free = next((c for c in _STAND_INS if c not in used and c not in texts), None)
             if free is None:
                 raise InputError("holds Unicode noncharacters and texts of special tokens, which cannot be kept apart")
             self._stand_ins[own] = free

@@ -226,6 +226,11 @@ class HfModel(LocalModel):
         return token in self._ends
 
     def text(self, ids: Sequence[int]) -> str:
+        if not self._kept_tokens.isdisjoint(ids):
+            special = set(self._tokenizer.all_special_ids) - self._kept_tokens
+            special |= {n for n, token in self._tokenizer.added_tokens_decoder.items() if token.special}
+            ids = [i for i in ids if i in self._kept_tokens or i not in special]
+            return text_of(self._tokenizer, ids, skip_special_tokens=False)
         return text_of(self._tokenizer, ids, skip_special_tokens=True)
 
     def spell(self, ids: Sequence[int]) -> str:

@@ -7,6 +7,7 @@ EEXP_API_KEY or OPENAI_API_KEY and goes into the headers of requests and nowhere
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -18,14 +19,38 @@ from msgspec import Struct
 from eexp.errors import EexpError, InputError, UsageError
 from eexp.models.base import Draw, Episodes, Model, Request, Sample, Samples
 from eexp.models.client import Client
+from eexp.prompts import Message
+from eexp.prompts.tool_calls import call_entry, call_message, json_object, text_of_message
 from eexp.records import seed_of
 
 AHEAD = 4  # requests that may wait for an answer to an earlier one, for each one that may be under way
 
 
 # The parts of an answer that are read; servers send more.
+class _CalledFunction(Struct):
+    name: str = ""
+    arguments: Any = None  # JSON as a string; an object from some servers
+
+
+class _ToolCall(Struct):
+    function: _CalledFunction
+
+
 class _Message(Struct):
     content: Optional[str] = None
+    tool_calls: Optional[list[_ToolCall]] = None
+
+    def as_message(self) -> Message:
+        """Return it as the assistant's message; a call whose arguments are no JSON object makes it plain text."""
+        functions = [call.function for call in self.tool_calls or ()]
+        arguments = [json_object(function.arguments) for function in functions]
+        if not functions or None in arguments:
+            broken = [f"{function.name}({function.arguments})" for function in functions]
+            return {"role": "assistant", "content": "\n\n".join([self.content or "", *broken]).strip()}
+        message = call_message("", {}, content=(self.content or "").strip())
+        calls = zip(functions, arguments)
+        message["tool_calls"] = [call_entry(one.name, given or {}, n) for n, (one, given) in enumerate(calls)]
+        return message
 
 
 class _TokenLogprob(Struct):
@@ -44,13 +69,16 @@ class _Choice(Struct):
 
     def sample(self, reported_tokens: int) -> Sample:
         """Return the choice as a sample; `reported_tokens` is its number of tokens if the server does not list them."""
-        text, finished = self.message.content or "", self.finish_reason != "length"
+        finished = self.finish_reason != "length"
+        message = self.message.as_message()
+        text = text_of_message(message) if self.message.tool_calls else self.message.content or ""
         tokens = (self.logprobs.content if self.logprobs else None) or []
         logprobs = [t.logprob for t in tokens if t.logprob is not None]
         complete = bool(logprobs) and len(logprobs) == len(tokens)
         stop = bool(tokens) and finished and not (tokens[-1].token and text.endswith(tokens[-1].token))
         number = len(tokens) - stop if tokens else reported_tokens
-        return Sample(text, sum(logprobs) if complete else None, number, finished)
+        logprob = sum(logprobs) if complete else None
+        return Sample(text, logprob, number, finished, message=message)
 
 
 class _Usage(Struct):
@@ -150,6 +178,10 @@ class HttpModel(Model):
         """Start one call for up to `n` choices."""
         return self._client.start(self._complete(draw, n, seed))
 
+    def message(self, sample: Sample, tools: Sequence[dict]) -> Message:
+        assert sample.message is not None  # as in every sample of a server
+        return sample.message
+
     def check(self, request: Request) -> Draw:
         """Return a request that a server can answer.
 
@@ -170,13 +202,14 @@ class HttpModel(Model):
     async def _complete(self, draw: Draw, n: int, seed: int) -> _Completion:
         body: dict[str, Any] = {
             "model": self._name,
-            "messages": draw.prompt,
+            "messages": [_sent(message) for message in draw.prompt],
             "temperature": draw.temperature,
             "max_tokens": draw.max_tokens,
             "seed": seed,
         }
         body |= await self._plain_sampling() | {"top_p": 1 if draw.top_p is None else draw.top_p}
         body |= {"n": n} if n > 1 else {}
+        body |= {"tools": list(draw.tools)} if draw.tools else {}
         while True:
             with_logprobs = self._logprobs
             try:
@@ -241,6 +274,17 @@ class HttpModel(Model):
         self.counts.update(
             {"prompt tokens": usage.prompt_tokens or 0, "tokens written": tokens, "text[s] written": len(samples)}
         )
+
+
+def _sent(message: Message) -> Message:
+    """Return a message as servers take it: with the arguments of calls as JSON in a string."""
+    if not message.get("tool_calls"):
+        return message
+    calls = [
+        {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}
+        for call in message["tool_calls"]
+    ]
+    return {**message, "tool_calls": calls}
 
 
 class _OpenDraw:

@@ -171,9 +171,9 @@ class LlamaCppTokenizer(Tokenizer):
     def encode_as_text(self, text: str, first: bool) -> list[int]:
         return self._base.tokenize(text, specials=False)  # which treats the beginning like any other place
 
-    def render(self, messages: Messages, to_answer: bool) -> str:
+    def render(self, messages: Messages, to_answer: bool, tools: Sequence[dict] = ()) -> str:
         begin, end = self._ends
-        return render_chat(self._template, messages, {"bos_token": begin, "eos_token": end}, to_answer)
+        return render_chat(self._template, messages, {"bos_token": begin, "eos_token": end}, to_answer, tools)
 
     @cached_property
     def _ends(self) -> tuple[str, str]:
@@ -411,7 +411,7 @@ class LlamaCppModel(LocalModel):
         return self._api.llama_vocab_is_eog(self._base.vocab, token)
 
     def text(self, ids: Sequence[int]) -> str:
-        return b"".join(map(self._base.piece, ids)).decode("utf-8", "replace")
+        return b"".join(self._base.piece(i, i in self._kept_tokens) for i in ids).decode("utf-8", "replace")
 
     def _eos(self) -> int | None:
         token = self._api.llama_vocab_eos(self._base.vocab)

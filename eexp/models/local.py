@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 from eexp.errors import InputError
-from eexp.models.base import Draw, Model, Request, Samples, Score
+from eexp.models.base import Draw, Model, Request, Sample, Samples, Score
 from eexp.models.chat_tokens import ChatTokenizer, Tokenizer
 from eexp.models.states import open_tree
 from eexp.models.tree import Decoder, PrefixTree
-from eexp.prompts import Messages
+from eexp.prompts import Message, Messages
 
 DEFAULT_CONTEXT = 8192
 OUTPUT_BYTES = 128 << 20  # of the logits of one batch
@@ -36,6 +36,8 @@ class LocalModel(Model):
     def __init__(self) -> None:
         super().__init__()
         self._tree: PrefixTree | None = None
+        #: Special tokens that `text` keeps: those of calls, once a request has shown functions.
+        self._kept_tokens: frozenset[int] = frozenset()
 
     @abstractmethod
     def _decoder(self) -> Decoder:
@@ -57,15 +59,15 @@ class LocalModel(Model):
 
     @abstractmethod
     def text(self, ids: Sequence[int]) -> str:
-        """Return the text of tokens, without special ones."""
+        """Return the text of tokens, without special ones but for `_kept_tokens`."""
 
     @abstractmethod
     def _usual_end(self) -> int:
         """Return the token that ends a text where the chat template writes none."""
 
-    def prompt_ids(self, messages: Messages) -> list[int]:
+    def prompt_ids(self, messages: Messages, tools: Sequence[dict] = ()) -> list[int]:
         """Return the token ids of a chat, which end where the assistant is to write."""
-        return self._chat_tokenizer.chat(messages)
+        return self._chat_tokenizer.chat(messages, tools=tools)
 
     def tokenize(self, text: str) -> list[int]:
         """Return the token ids of a text that stands alone; special tokens are not among them."""
@@ -75,8 +77,11 @@ class LocalModel(Model):
         """Return the token ids of an answer and the stop token that the chat template writes after it."""
         return [*self.tokenize(text), self._stop]
 
-    def encode(self, prompt: Messages, completion: Messages) -> list[int]:
-        return self._chat_tokenizer.example(prompt, completion, self._eos())[1]
+    def encode(self, prompt: Messages, completion: Messages, tools: Sequence[dict] = ()) -> list[int]:
+        return self._chat_tokenizer.example(prompt, completion, self._eos(), tools)[1]
+
+    def message(self, sample: Sample, tools: Sequence[dict]) -> Message:
+        return self._chat_tokenizer.call_format.read(sample.text, tools)
 
     def spell(self, ids: Sequence[int]) -> str:
         return self.text(ids)
@@ -121,7 +126,9 @@ class LocalModel(Model):
         Raises:
             InputError: They and the answer do not fit into the context.
         """
-        ids = self.prompt_ids(request.prompt)
+        ids = self.prompt_ids(request.prompt, request.tools)
+        if request.tools and not self._kept_tokens:
+            self._kept_tokens = frozenset(t for t in self._chat_tokenizer.call_tokens if not self.is_end(t))
         ids += self.tokenize(request.prefix) if request.prefix else []
         if isinstance(request, Draw):
             longest, remedy = request.max_tokens, " or a smaller --max-tokens"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -24,6 +24,7 @@ class State:
         observation: The current observation.
         admissible: The admissible actions, if they are known.
         expert: The action of the environment's expert, if it is known.
+        tools: The functions that the environment offers, if it offers any.
     """
 
     instruction: str
@@ -31,6 +32,7 @@ class State:
     observation: str
     admissible: list[str] | None = None
     expert: str | None = None
+    tools: list[dict] | None = None
 
 
 @dataclass(frozen=True)
@@ -135,14 +137,41 @@ class ModelPolicy(Policy):
         return self.model.counts
 
     def answer(self, groups: Iterable[Sequence[ActionRequest]]) -> Iterator[list[Proposals]]:
-        for answers in self.model.answer([self.request(r) for r in group] for group in groups):
-            yield [self.proposals(answer) for answer in answers]
+        in_flight: deque[list[Request | InputError]] = deque()  # groups that are requested, and not answered yet
+
+        def requests() -> Iterator[list[Request]]:
+            for group in groups:
+                in_flight.append([self._possible(request) for request in group])
+                yield [request for request in in_flight[-1] if not isinstance(request, InputError)]
+
+        for answers in self.model.answer(requests()):
+            answer = iter(answers)
+            yield [
+                request if isinstance(request, InputError) else self.proposals(next(answer), request.tools)
+                for request in in_flight.popleft()
+            ]
+
+    def _possible(self, request: ActionRequest) -> Request | InputError:
+        """Return the request to the model, or the reason why there can be none."""
+        try:
+            return self.request(request)
+        except InputError as e:
+            return e
 
     def request(self, request: ActionRequest) -> Request:
         """Return the request to the model that a request to the policy takes."""
         if isinstance(request, ActionScore):
-            return Score(self.prompt(request.state), self._texts(request.actions), self._opening)
+            return self._score(request.state, request.actions)
         return self.draw(request)
+
+    def _score(self, state: State, actions: Sequence[str]) -> Score:
+        prompt = self.prompt(state)
+        if not self.style.action.calls:
+            return Score(prompt, self._texts(actions), self._opening)
+        tools = self.style.shown_tools(state.tools)
+        answers = [self.style.answer(action, number=len(state.steps)) for action in actions]
+        ids = [self.model.encode(prompt, answer.messages(), tools) for answer in answers]
+        return Score(prompt, [answer.text for answer in answers], ids=ids, tools=tools)
 
     def prompt(self, state: State) -> Messages:
         """Return the chat that shows a state to the model."""
@@ -161,7 +190,10 @@ class ModelPolicy(Policy):
             InputError: Only admissible actions are allowed, and none are known.
         """
         state, allowed = request.state, None
+        tools = self.style.shown_tools(state.tools)
         if request.only_admissible:
+            if self.style.action.calls:
+                raise UsageError(f"prompt style {self.style.name}: a model cannot be held to a list of tool calls")
             if not state.admissible:
                 raise InputError("only admissible actions may be chosen, and none are known here")
             allowed = self._texts(state.admissible)
@@ -170,28 +202,34 @@ class ModelPolicy(Policy):
             n=request.n,
             temperature=request.temperature,
             seed=request.seed,
-            accept=self._of_samples(request.accept),
+            accept=self._of_samples(request.accept, tools),
             most=request.most,
             distinct=request.distinct,
             top_p=request.top_p,
             min_p=request.min_p,
-            contends=self._of_samples(request.contends),
+            contends=self._of_samples(request.contends, tools),
             max_tokens=self.max_tokens,
             allowed=allowed,
             prefix=self._opening,
+            tools=tools,
         )
 
-    def _of_samples(self, judge: Callable[[Proposal], bool] | None) -> Callable[[Sample], bool] | None:
+    def _of_samples(
+        self, judge: Callable[[Proposal], bool] | None, tools: Sequence[dict]
+    ) -> Callable[[Sample], bool] | None:
         """Return a judge of proposals as a judge of samples."""
-        return None if judge is None else lambda sample: judge(self._proposal(sample))
+        return None if judge is None else lambda sample: judge(self._proposal(sample, tools))
 
-    def proposals(self, answer: Samples) -> Proposals:
-        """Return the model's samples as proposals."""
-        return answer if isinstance(answer, InputError) else [self._proposal(sample) for sample in answer]
+    def proposals(self, answer: Samples, tools: Sequence[dict] = ()) -> Proposals:
+        """Return the model's samples, of a request that showed `tools`, as proposals."""
+        return answer if isinstance(answer, InputError) else [self._proposal(sample, tools) for sample in answer]
 
-    def _proposal(self, sample: Sample) -> Proposal:
+    def _proposal(self, sample: Sample, tools: Sequence[dict]) -> Proposal:
         text = self._opening + sample.text
-        parsed = self.style.parse(text, sample.finished)
+        if tools:
+            parsed = self.style.parse_message(self.model.message(sample, tools), sample.finished)
+        else:
+            parsed = self.style.parse(text, sample.finished)
         return Proposal(parsed.action, parsed.thought, parsed.cut_off, text, sample.logprob)
 
     def episodes(self, n: int) -> Episodes[ActionDraw, Proposals]:
@@ -206,13 +244,17 @@ class _ModelEpisodes(Episodes[ActionDraw, Proposals]):
 
     def __init__(self, policy: ModelPolicy, n: int):
         self._policy, self._episodes = policy, policy.model.episodes(n)
+        self._tools: dict[int, Sequence[dict]] = {}  # shown in the open request of each episode
         super().__init__(policy, self._episodes.n)
 
     def submit(self, episode: int, request: ActionDraw) -> None:
-        self._episodes.submit(episode, self._policy.draw(request))
+        draw = self._policy.draw(request)
+        self._tools[episode] = draw.tools
+        self._episodes.submit(episode, draw)
 
     def wait(self) -> list[tuple[int, Proposals]]:
-        return [(episode, self._policy.proposals(answer)) for episode, answer in self._episodes.wait()]
+        answers = self._episodes.wait()
+        return [(episode, self._policy.proposals(answer, self._tools[episode])) for episode, answer in answers]
 
     def close(self) -> None:
         self._episodes.close()

@@ -100,7 +100,13 @@ class HfTokenizer(Tokenizer):
         as_text.no_padding()
         return as_text
 
-    def render(self, messages: Messages, to_answer: bool) -> str:
-        text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=to_answer, tokenize=False)
+    @property
+    def name(self) -> str:
+        return self._tokenizer.name_or_path or super().name
+
+    def render(self, messages: Messages, to_answer: bool, tools: Sequence[dict] = ()) -> str:
+        text = self._tokenizer.apply_chat_template(
+            messages, tools=list(tools) or None, add_generation_prompt=to_answer, tokenize=False
+        )
         assert isinstance(text, str)  # since nothing is tokenized, and this is one chat
         return text

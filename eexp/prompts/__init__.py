@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from eexp.errors import EexpError, InputError, UsageError
-from eexp.prompts.style import Answer, Messages, ParsedAnswer, PromptStyle
+from eexp.prompts.style import Answer, Message, Messages, ParsedAnswer, PromptStyle
 from eexp.records import explain
 
 if sys.version_info >= (3, 11):
@@ -21,6 +21,7 @@ else:
 __all__ = [
     "DEFAULT_STYLE",
     "Answer",
+    "Message",
     "Messages",
     "ParsedAnswer",
     "PromptStyle",
@@ -75,10 +76,16 @@ def style_from_dict(table: dict) -> PromptStyle:
 
 def _check(style: PromptStyle) -> None:
     """Raise InputError for a style whose answers could not be parsed, or whose prompts do not ask for a thought."""
-    if style.action.open.strip() == "" or style.thought.open.strip() == "":
+    if style.action.calls:
+        if style.action.open or style.action.close or style.thought.open or style.thought.absent != "omit":
+            raise InputError(
+                'calls = true leaves no place for marks: set open = "" here and for thoughts, whose absent is "omit"',
+                "$.action",
+            )
+    elif style.action.open.strip() == "" or style.thought.open.strip() == "":
         table = "action" if style.action.open.strip() == "" else "thought"
         raise InputError("is blank, so that what was written could not be found again", f"$.{table}.open")
-    if style.action.open.strip() in style.thought.open + style.thought.close:
+    elif style.action.open.strip() in style.thought.open + style.thought.close:
         raise InputError("holds the mark of an action", "$.thought")
     if style.thought.absent == "omit" and style.thought.ask == style.thought.ask_not:
         raise InputError(

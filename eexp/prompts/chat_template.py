@@ -7,7 +7,7 @@ models that come without transformers, such as GGUF files.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache
@@ -39,8 +39,14 @@ def _compiled(template: str) -> Template:
     def refuse(message: str) -> None:
         raise InputError(f"the chat template refuses these messages: {message}")
 
-    def as_json(value: object, indent: int | None = None, ensure_ascii: bool = False) -> str:
-        return json.dumps(value, indent=indent, ensure_ascii=ensure_ascii)
+    def as_json(
+        value: object,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
     env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation])
     env.filters["tojson"] = as_json
@@ -51,12 +57,19 @@ def _compiled(template: str) -> Template:
         raise EexpError(f"the chat template cannot be read: {e}") from None
 
 
-def render_chat(template: str, messages: Messages, special_tokens: Mapping[str, str], to_answer: bool = True) -> str:
+def render_chat(
+    template: str,
+    messages: Messages,
+    special_tokens: Mapping[str, str],
+    to_answer: bool = True,
+    tools: Sequence[dict] = (),
+) -> str:
     """Render a chat as text.
 
     Args:
         special_tokens: Texts of the tokens that templates refer to by name, such as `bos_token` and `eos_token`.
         to_answer: End where the assistant is to write.
+        tools: The functions that the assistant may call; as in transformers, templates get None where there are none.
 
     Raises:
         InputError: The chat template refuses the messages.
@@ -64,7 +77,9 @@ def render_chat(template: str, messages: Messages, special_tokens: Mapping[str, 
     """
     compiled = _compiled(template)
     with template_refusals():
-        return compiled.render(messages=messages, add_generation_prompt=to_answer, **special_tokens)
+        return compiled.render(
+            messages=messages, tools=list(tools) or None, add_generation_prompt=to_answer, **special_tokens
+        )
 
 
 @contextmanager

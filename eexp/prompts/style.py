@@ -12,7 +12,6 @@ writes it once.
 from __future__ import annotations
 
 import hashlib
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,16 +22,18 @@ import msgspec
 import orjson
 from msgspec import Meta, Struct
 
+from eexp.errors import InputError
+from eexp.prompts.tool_calls import PRIVATE, Message, action_of, answer_to, tool_call, unprivate
 from eexp.spans import named_span
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-Messages = list[dict[str, str]]
+#: Messages of a chat, as in records.Message.
+Messages = list[Message]
 #: The form of a prompt: messages, or their JSON.
 P = TypeVar("P", Messages, bytes)
 
-_PRIVATE = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 _Text = Annotated[str, Meta(min_length=1)]
 
 
@@ -50,10 +51,16 @@ class Act(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Action(Struct, frozen=True, forbid_unknown_fields=True):
-    """The form of an action: between `open` and `close`; without `close`, on one line."""
+    """The form of an action: between `open` and `close`; without `close`, on one line.
 
-    open: _Text = "Action: "
+    Attributes:
+        calls: Whether actions that are calls are tool calls of the chat (prompts/tool_calls.py). Then there are no
+            marks, and other actions are plain text.
+    """
+
+    open: str = "Action: "
     close: str = ""
+    calls: bool = False
 
     @property
     def is_block(self) -> bool:
@@ -65,12 +72,13 @@ class Thought(Struct, frozen=True, forbid_unknown_fields=True):
     """The form of a thought, before the action.
 
     Attributes:
+        open, close: The marks around it; with `Action.calls`, `close` keeps it apart from an action that is no call.
         absent: Where there is no thought, "omit" leaves out its place, and "empty" leaves it empty.
         ask: The end of the last observation where a thought is asked for.
         ask_not: The end of the last observation where none is asked for.
     """
 
-    open: _Text = "Thought: "
+    open: str = "Thought: "
     close: _Text = "\n"
     absent: Literal["omit", "empty"] = "omit"
     ask: str = ""
@@ -159,14 +167,21 @@ class Turns(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Answer(Struct, frozen=True):
-    """The text that a policy is to write, with its parts as `spans` of an example."""
+    """The text that a policy is to write, with its parts as `spans` of an example.
+
+    Attributes:
+        text: The text; beside a call, the thought.
+        spans: Its parts. A call is not in the text, so its span is empty, and at the end.
+        call: The action, where it is a tool call.
+    """
 
     text: str
     spans: list[dict]
+    call: Optional[dict] = None
 
     def messages(self) -> Messages:
-        """Return the text as the completion of an example."""
-        return [_message("assistant", self.text)]
+        """Return the answer as the completion of an example."""
+        return [_answer_message(self.text, self.call)]
 
 
 @dataclass(frozen=True)
@@ -184,8 +199,13 @@ class ParsedAnswer:
     cut_off: bool = False
 
 
-def _message(role: str, content: str) -> dict[str, str]:
+def _message(role: str, content: str) -> Message:
     return {"role": role, "content": content}
+
+
+def _answer_message(text: str, call: dict | None) -> Message:
+    message = _message("assistant", text)
+    return message if call is None else {**message, "tool_calls": [call]}
 
 
 class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
@@ -202,8 +222,11 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
     examples: tuple[Turns, ...] = ()
 
     def as_dict(self) -> dict:
-        """Return the contents of its TOML file, defaults included."""
-        return msgspec.to_builtins(self)
+        """Return the contents of its TOML file, defaults included but for `calls`, which earlier versions lack."""
+        table = msgspec.to_builtins(self)
+        if not self.action.calls:
+            del table["action"]["calls"]
+        return table
 
     @property
     def fingerprint(self) -> str:
@@ -236,14 +259,48 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
         """
         return Dialogue(self).start(instruction, steps).act(observation, admissible, think)
 
-    def answer(self, action: str, thought: str | None = None) -> Answer:
-        """Return an action, after a thought if there is one, as the policy is to write it."""
+    def answer(self, action: str, thought: str | None = None, number: int = 0) -> Answer:
+        """Return an action, after a thought if there is one, as the policy is to write it.
+
+        Args:
+            action: The action.
+            thought: The thought before it.
+            number: The number of the step, which decides the id of a tool call.
+        """
         thought = thought.strip() if thought else ""
+        call = tool_call(action, number) if self.action.calls else None
+        if call is not None:
+            spans = [named_span("thought", 0, len(thought))] if thought else []
+            return Answer(thought, [*spans, named_span("action", len(thought), len(thought))], call)
         head = f"{self.thought.open}{thought}{self.thought.close}" if thought or self.thought.absent == "empty" else ""
         text = f"{head}{self.action.open}{action}{self.action.close}"
         if not thought:
             return Answer(text, [named_span("action", 0, len(text))])
         return Answer(text, [named_span("thought", 0, len(head)), named_span("action", len(head), len(text))])
+
+    def shown_tools(self, tools: Sequence[dict] | None) -> Sequence[dict]:
+        """Return the functions that prompts show: those that the environment offers, if actions are tool calls.
+
+        Raises:
+            InputError: Actions are tool calls, and the environment offers no functions.
+        """
+        if not self.action.calls:
+            return ()
+        if not tools:
+            raise InputError(
+                f"prompt style {self.name} is for environments that offer functions, and this one offers none; "
+                f"bfcl?tools=schema does, and docs/environments/python.md says how to offer them",
+                "$.tools",
+            )
+        return tools
+
+    def tools_field(self, tools: Sequence[dict] | None) -> dict:
+        """Return the key of an example for the functions that its prompt shows; none where actions are text.
+
+        Raises:
+            InputError: As `shown_tools`.
+        """
+        return {"tools": list(self.shown_tools(tools))} if self.action.calls else {}
 
     def opening(self, think: str) -> str:
         """Return the given beginning of an answer, which opens ("always") or closes ("never") the place for a thought.
@@ -263,9 +320,11 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
         Args:
             finished: False where the text was cut at the token limit; an incomplete action does not count then.
         """
+        if self.action.calls:
+            return self.parse_message(_message("assistant", text), finished)
         slot_open, slot_close = self.thought.open.strip(), self.thought.close.strip()
         if slot_open != "<think>":  # the private thinking of a reasoning model
-            text = _PRIVATE.sub("", text)
+            text = PRIVATE.sub("", text)
         mark, close = self.action.open.strip(), self.action.close.strip()
         before, separator, after = text.rpartition(mark)
         thought = (before if separator else text).strip()
@@ -287,6 +346,23 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
             return ParsedAnswer("", thought, True)
         return ParsedAnswer(self._action_in(action), thought)
 
+    def parse_message(self, message: Message, finished: bool = True) -> ParsedAnswer:
+        """Parse a message with which a policy has answered, in a style whose actions are tool calls.
+
+        The action is the first call; where there is none, it is the last paragraph of the text, on one line.
+
+        Args:
+            message: The assistant's message.
+            finished: False where it was cut at the token limit; a text without a whole call is no action then.
+        """
+        text = unprivate(message["content"]).strip()
+        if calls := message.get("tool_calls"):
+            return ParsedAnswer(action_of(calls[0]), text)
+        if not finished:
+            return ParsedAnswer("", "", True)
+        thought, _, action = text.rpartition(self.thought.close)
+        return ParsedAnswer(" ".join(action.split()), thought.strip())
+
     def _action_in(self, text: str) -> str:
         """Return the action in the text between its marks: its first line, or all lines of a block."""
         if not self.action.is_block:
@@ -295,7 +371,9 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
 
     def thought_in(self, text: str) -> str:
         """Return the thought in a model's text: without its private thinking, marks, and an action at the end."""
-        text = _PRIVATE.sub("", text)
+        text = PRIVATE.sub("", text)
+        if self.action.calls:
+            return text.strip()
         before, separator, after = text.rpartition(self.action.open.strip())
         thought = (before if separator else after).strip()
         thought = thought.removeprefix(self.thought.open.strip()).strip()
@@ -393,7 +471,7 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
 
     def summary_in(self, text: str) -> str:
         """Return the summary in a model's text, without its private thinking."""
-        return _PRIVATE.sub("", text).strip()
+        return PRIVATE.sub("", text).strip()
 
 
 class DialogueBase(ABC, Generic[P]):
@@ -407,6 +485,7 @@ class DialogueBase(ABC, Generic[P]):
         self._style = style
         self._limit, self._window = style.history.observation_characters, style.history.steps
         self._open, self._close = style.action.open, style.action.close
+        self._calls = style.action.calls
         self._keep_thoughts = style.history.thoughts == "keep"
         self._list_admissible = style.acting.list_admissible
         thought = style.thought
@@ -423,10 +502,11 @@ class DialogueBase(ABC, Generic[P]):
             instruction: The task in words, or "".
             steps: The steps before the first state, each with `observation`, `action` and perhaps `thought`.
         """
+        self._number = 0  # of the current state
         self._task = f"{self._style.acting.task_label} {instruction}\n" if instruction else ""
         self._label = self._task  # the text before the next observation
         self._turns = self._messages()  # of the steps before
-        self._past: list[tuple[str, str]] = []  # the same as texts, for styles that may leave some out
+        self._past: list[tuple[str, Answer]] = []  # the same, for styles that may leave some out
         for step in steps:
             self.add(step)
         return self
@@ -438,6 +518,7 @@ class DialogueBase(ABC, Generic[P]):
             self._past.append((text, answer))
         self._turns = self._extended(self._turns, self._label + text, answer)
         self._label = ""
+        self._number += 1
 
     def act(self, observation: str, admissible: Iterable[str] | None = None, think: bool = False) -> P:
         """Build the prompt for the next action, with arguments as in `PromptStyle.act`."""
@@ -445,19 +526,24 @@ class DialogueBase(ABC, Generic[P]):
 
     def world_model(self, observation: str, action: str, changes: bool = False) -> P:
         """Build the prompt to predict the next observation, with arguments as in `PromptStyle.world_model`."""
-        answer = f"{self._open}{action}{self._close}"
+        answer = self._style.answer(action, number=self._number) if self._calls else self._bare(action)
         return self._prompt(
             self._predicting, self._shown(), f"{self._label}{observation}", answer, self._requests[changes]
         )
 
-    def _past_turn(self, step: dict) -> tuple[str, str]:
+    def _bare(self, action: str) -> Answer:
+        """Return the answer of an action without the place for a thought."""
+        return Answer(f"{self._open}{action}{self._close}", [])
+
+    def _past_turn(self, step: dict) -> tuple[str, Answer]:
         """Return a step of the history as its observation, as shown, and its answer."""
         text = step["observation"]
         if self._limit is not None and len(text) > self._limit:
             text = f"{text[: self._limit]} ..."
-        if self._keep_thoughts:
-            return text, self._style.answer(step["action"], step.get("thought")).text
-        return text, f"{self._open}{step['action']}{self._close}"
+        if self._keep_thoughts or self._calls:
+            thought = step.get("thought") if self._keep_thoughts else None
+            return text, self._style.answer(step["action"], thought, self._number)
+        return text, self._bare(step["action"])
 
     def _last_text(self, observation: str, admissible: Iterable[str] | None, think: bool) -> str:
         """Return the last observation with its ending: the admissible actions and the request for a thought."""
@@ -485,32 +571,37 @@ class DialogueBase(ABC, Generic[P]):
         return turns
 
     @abstractmethod
-    def _messages(self, messages: Iterable[dict[str, str]] = ()) -> P:
+    def _messages(self, messages: Iterable[Message] = ()) -> P:
         """Return messages in the form that is kept for later prompts."""
 
     @abstractmethod
-    def _extended(self, turns: P, user: str, assistant: str) -> P:
+    def _extended(self, turns: P, observation: str, answer: Answer) -> P:
         """Return messages and one more turn."""
 
     @abstractmethod
-    def _prompt(self, beginning: P, turns: P, observation: str, action: str = "", request: str = "") -> P:
+    def _prompt(self, beginning: P, turns: P, observation: str, answer: Answer | None = None, request: str = "") -> P:
         """Return a prompt: its beginning, earlier turns, the observation, and perhaps an action and a request."""
 
 
 class Dialogue(DialogueBase[Messages]):
     """The prompts of a trajectory as messages."""
 
-    def _messages(self, messages: Iterable[dict[str, str]] = ()) -> Messages:
+    def _messages(self, messages: Iterable[Message] = ()) -> Messages:
         return list(messages)
 
-    def _extended(self, turns: Messages, user: str, assistant: str) -> Messages:
-        return [*turns, _message("user", user), _message("assistant", assistant)]
+    def _extended(self, turns: Messages, observation: str, answer: Answer) -> Messages:
+        return [*turns, _observed(turns, observation), *answer.messages()]
 
     def _prompt(
-        self, beginning: Messages, turns: Messages, observation: str, action: str = "", request: str = ""
+        self, beginning: Messages, turns: Messages, observation: str, answer: Answer | None = None, request: str = ""
     ) -> Messages:
-        ending = [_message("assistant", action), _message("user", request)] if request else []
-        return [*({**message} for message in (*beginning, *turns)), _message("user", observation), *ending]
+        ending = [*answer.messages(), answer_to(answer.messages()[0], request)] if answer else []
+        return [*({**message} for message in (*beginning, *turns)), _observed(turns, observation), *ending]
+
+
+def _observed(turns: Messages, text: str) -> Message:
+    """Return the message of an observation after earlier turns."""
+    return answer_to(turns[-1], text) if turns else _message("user", text)
 
 
 _USER, _ASSISTANT, _USER_AGAIN = (
@@ -535,7 +626,7 @@ def encoded_contents(texts: Sequence[str]) -> list[bytes]:
 
 
 class EncodedDialogue(DialogueBase[bytes]):
-    """The prompts of a trajectory as JSON; every turn is encoded once."""
+    """The prompts of a trajectory as JSON; every turn is encoded once. Not for styles whose actions are tool calls."""
 
     def acting(self, instruction: str, steps: Sequence[dict]) -> Iterator[tuple[bytes, ...]]:
         """Yield the prompt before each of the steps, which asks for a thought where the step has one.
@@ -550,7 +641,7 @@ class EncodedDialogue(DialogueBase[bytes]):
             return
         last_texts = [self._last_text(s["observation"], s.get("admissible"), bool(s.get("thought"))) for s in steps]
         past = [self._past_turn(step) for step in steps]
-        users, answers = [text for text, _ in past], [answer for _, answer in past]
+        users, answers = [text for text, _ in past], [answer.text for _, answer in past]
         if steps:
             last_texts[0], users[0] = self._task + last_texts[0], self._task + users[0]
         encoded_users = encoded_contents(users)
@@ -560,16 +651,18 @@ class EncodedDialogue(DialogueBase[bytes]):
             yield before, _OPEN_USER, now, b'"}]'
             before = b"".join((before, _OPEN_USER, user, _OPEN_ASSISTANT, assistant, b'"},'))
 
-    def _messages(self, messages: Iterable[dict[str, str]] = ()) -> bytes:
+    def _messages(self, messages: Iterable[Message] = ()) -> bytes:
         return b"".join(orjson.dumps(message) + b"," for message in messages)
 
-    def _extended(self, turns: bytes, user: str, assistant: str) -> bytes:
-        return b"".join((turns, _USER, orjson.dumps(user), _ASSISTANT, orjson.dumps(assistant), b"},"))
+    def _extended(self, turns: bytes, observation: str, answer: Answer) -> bytes:
+        return b"".join((turns, _USER, orjson.dumps(observation), _ASSISTANT, orjson.dumps(answer.text), b"},"))
 
-    def _prompt(self, beginning: bytes, turns: bytes, observation: str, action: str = "", request: str = "") -> bytes:
+    def _prompt(
+        self, beginning: bytes, turns: bytes, observation: str, answer: Answer | None = None, request: str = ""
+    ) -> bytes:
         ending: tuple[bytes, ...] = (b"}]",)
-        if request:
-            ending = _ASSISTANT, orjson.dumps(action), _USER_AGAIN, orjson.dumps(request), b"}]"
+        if answer:
+            ending = _ASSISTANT, orjson.dumps(answer.text), _USER_AGAIN, orjson.dumps(request), b"}]"
         return b"".join((b"[", beginning, turns, _USER, orjson.dumps(observation), *ending))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 from eexp import options
 from eexp.errors import InputError
 from eexp.models.base import Draw, Model, Sample
-from eexp.prompts import PromptStyle
+from eexp.prompts import ParsedAnswer, PromptStyle
 from eexp.records import canonical, example, seed_of
 from eexp.reflection.guards import NAMES, Guards
 from eexp.reflection.rationale import compose, compose_from_notes
@@ -137,32 +138,38 @@ class Draft:
 
     def request(self, style: PromptStyle, settings: ReflectSettings, model: Model) -> Draw:
         """Return the request to the model for a text of this state."""
+        tools: Sequence[dict] = ()
         if settings.rationale == "own":
-            prompt, prefix, accept = (
-                own_prompt(style, self.situation, model.play_settings.style is not None),
-                style.opening("always") if model.exact else "",
-                self._own,
-            )
+            prompt = own_prompt(style, self.situation, model.play_settings.style is not None)
+            prefix = style.opening("always") if model.exact else ""
+            tools = style.shown_tools(self.situation.tools)
+
+            def accept(sample: Sample) -> bool:
+                if tools:
+                    parsed = style.parse_message(model.message(sample, tools), sample.finished)
+                else:
+                    parsed = style.parse(prefix + sample.text, sample.finished)
+                return self._own(parsed, settings.guards, sample)
         else:
-            prompt, prefix, accept = reflection_prompt(style, self.situation), "", self._reflection
+            prompt, prefix = reflection_prompt(style, self.situation), ""
+
+            def accept(sample: Sample) -> bool:
+                return self._judge(settings.guards, style.thought_in(sample.text), sample)
+
         self.author = model.fingerprint
         return Draw(
             prompt,
             temperature=settings.temperature,
             max_tokens=settings.max_tokens,
             seed=seed_of(settings.seed, self.situation.trajectory["id"], self.situation.i),
-            accept=lambda sample: accept(style, settings.guards, prefix, sample),
+            accept=accept,
             most=1 + settings.retries,
             prefix=prefix,
+            tools=tools,
         )
 
-    def _reflection(self, style: PromptStyle, guards: Guards, prefix: str, sample: Sample) -> bool:
-        """Return whether a sample is an acceptable reflection."""
-        return self._judge(guards, style.thought_in(sample.text), sample)
-
-    def _own(self, style: PromptStyle, guards: Guards, prefix: str, sample: Sample) -> bool:
+    def _own(self, parsed: ParsedAnswer, guards: Guards, sample: Sample) -> bool:
         """Return whether a sample is an acceptable thought of the model's own, followed by the expert's action."""
-        parsed = style.parse(prefix + sample.text, sample.finished)
         if canonical(parsed.action) != canonical(self.situation.step["action"]):
             self.refuse(
                 "keep-matching", f"ends in {parsed.action!r}" if parsed.action else "has no action", sample.text
@@ -218,7 +225,7 @@ class Draft:
     def example(self, style: PromptStyle, kind: str) -> dict:
         """Return the training example."""
         situation = self.situation
-        target = style.answer(situation.step["action"], self.text)
+        target = style.answer(situation.step["action"], self.text, situation.i)
         return example(
             situation.trajectory,
             f"{situation.i}/{kind}",
@@ -226,6 +233,7 @@ class Draft:
             acting_prompt(style, situation, think=True),
             target.messages(),
             style.label,
+            **style.tools_field(situation.tools),
             spans=target.spans,
             reflection_by=self.author,
             **self.more,

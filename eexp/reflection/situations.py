@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from eexp.outcomes import finishes, same_as_expert, transition_of
-from eexp.records import alternatives_of, expert_outcome, succeeded
+from eexp.records import alternatives_of, expert_outcome, succeeded, tools_at
 
 NOT_EXECUTED = "state[s] without executed alternatives"
 NO_OUTCOME = "state[s] whose outcome is not known"
@@ -48,6 +48,11 @@ class Situation:
     def history(self) -> list[dict]:
         """The steps before the state."""
         return self.trajectory["steps"][: self.i]
+
+    @property
+    def tools(self) -> list[dict] | None:
+        """The functions that the environment offers."""
+        return tools_at(self.trajectory, self.i)
 
     @property
     def real_contenders(self) -> list[dict]:

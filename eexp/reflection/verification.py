@@ -6,15 +6,19 @@ quality of a rationale is judged in RLPR, arXiv 2506.18254).
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from eexp.errors import InputError
-from eexp.models.base import Model, Samples, Score
+from eexp.models.base import Model, Sample, Samples, Score
 from eexp.prompts import PromptStyle
 from eexp.records import canonical
 from eexp.reflection.drafts import Draft
 from eexp.reflection.requests import acting_prompt
+from eexp.scoring import logprobs_of
+from eexp.spans import spans_of
 
 _DIGITS = 6  # decimals of log-probabilities
 
@@ -33,20 +37,29 @@ def verify_drafts(groups: Iterable[list[Draft]], scorer: Model, style: PromptSty
         for drafts in groups:
             if not all(draft.skipped for draft in drafts):
                 in_flight.append(drafts)
-                yield [request for draft in drafts if draft.text for request in score_requests(draft, style)]
+                yield [request for draft in drafts if draft.text for request in score_requests(draft, style, scorer)]
 
     for answers in scorer.answer(requests()):
         drafts = in_flight.popleft()
         pairs = iter(answers)
         for draft in drafts:
             if draft.text:
-                record_gain(draft, next(pairs), next(pairs))
+                without, after = next(pairs), next(pairs)
+                if style.action.calls:
+                    after = _of_actions(draft, style, scorer, after)
+                record_gain(draft, without, after)
         yield drafts
 
 
-def score_requests(draft: Draft, style: PromptStyle) -> tuple[Score, Score]:
-    """Return the requests for the log-probability of each action without a thought, and after the reflection."""
+def score_requests(draft: Draft, style: PromptStyle, scorer: Model) -> tuple[Score, Score]:
+    """Return the requests for the log-probability of each action without a thought, and after the reflection.
+
+    Where actions are tool calls, only the chat template knows where an action begins, so that the second request is for
+    thought and action together.
+    """
     situation, opening = draft.situation, style.opening("never")
+    if style.action.calls:
+        return _calls_request(draft, style, scorer, ""), _calls_request(draft, style, scorer, draft.text)
     bare = [style.answer(action).text.removeprefix(opening) for action in compared_actions(draft)]
     answers = [style.answer(action, draft.text) for action in compared_actions(draft)]
     start = answers[0].spans[-1]["start"]
@@ -58,6 +71,27 @@ def score_requests(draft: Draft, style: PromptStyle) -> tuple[Score, Score]:
             answers[0].text[:start],
         ),
     )
+
+
+def _calls_request(draft: Draft, style: PromptStyle, scorer: Model, thought: str) -> Score:
+    prompt, tools = acting_prompt(style, draft.situation, think=bool(thought)), draft.situation.tools or ()
+    answers = [style.answer(action, thought, draft.situation.i) for action in compared_actions(draft)]
+    ids = [scorer.encode(prompt, answer.messages(), tools) for answer in answers]
+    return Score(prompt, [answer.text for answer in answers], ids=ids, tools=tools)
+
+
+def _of_actions(draft: Draft, style: PromptStyle, scorer: Model, samples: Samples) -> Samples:
+    """Return samples of thought and action with the log-probabilities of the actions alone."""
+    if isinstance(samples, InputError):
+        return samples
+    parts: list[Sample] = []
+    for action, sample in zip(compared_actions(draft), samples):
+        (message,) = style.answer(action, draft.text, draft.situation.i).messages()
+        example = {"kind": "reflection", "completion": [message]}
+        example["spans"] = style.answer(action, draft.text, draft.situation.i).spans
+        by_span = logprobs_of(message, spans_of(example), sample, scorer)
+        parts.append(replace(sample, logprob=math.fsum(by_span[-1])))
+    return parts
 
 
 def compared_actions(draft: Draft) -> list[str]:

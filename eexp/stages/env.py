@@ -11,7 +11,9 @@ import click
 
 from eexp import options
 from eexp.envs.base import Environment, Observation
+from eexp.envs.listing import offered
 from eexp.errors import EXIT_FAILED, EexpError, UsageError, environment_errors
+from eexp.prompts.tool_calls import described_tool
 from eexp.records import succeeded
 from eexp.terminal import show, style
 
@@ -221,9 +223,10 @@ def play_command(spec: str, task: str | None, split: str | None, output: str | N
 
 def play(env: Environment, task: dict, read: Callable[[], str]) -> dict:
     """Play one episode with the actions that `read` returns, "" at its end; return it as a trajectory."""
-    observation = env.reset(task)
+    first = observation = env.reset(task)
     instruction = env.instruction()
     show(style(instruction, bold=True))
+    _show_tools(first)
     _show_observation(observation)
     steps = []
     while not observation.done and (action := read()):
@@ -233,8 +236,11 @@ def play(env: Environment, task: dict, read: Callable[[], str]) -> dict:
             show(f"  {env.expert() or '(nothing to say)'}")
         else:
             listed = env.admissible()
-            steps.append({"observation": observation.text, "action": action, "admissible": listed, "thought": None})
+            tools = offered(observation) if steps else {}
+            state = {"observation": observation.text, "action": action, "admissible": listed, "thought": None, **tools}
+            steps.append(state)
             observation = env.step(action)
+            _show_tools(observation)
             _show_observation(observation)
     return {
         "type": "trajectory",
@@ -242,9 +248,16 @@ def play(env: Environment, task: dict, read: Callable[[], str]) -> dict:
         "env": env.spec,
         "task": task,
         "instruction": instruction,
+        **offered(first),
         "steps": steps,
         "outcome": observation.outcome(),
     }
+
+
+def _show_tools(observation: Observation) -> None:
+    """Show the functions that come with an observation, one a line."""
+    for tool in observation.tools or []:
+        show(style(f"  {described_tool(tool)}", dim=True))
 
 
 def _show_observation(observation: Observation) -> None:

@@ -12,7 +12,7 @@ import click
 
 from eexp import options
 from eexp.envs.base import Environment
-from eexp.envs.listing import trajectory_step
+from eexp.envs.listing import offered, trajectory_step
 from eexp.errors import EexpError, InputError, UsageError, environment_errors, unexpected_error
 from eexp.records import canonical, seed_of, succeeded
 from eexp.settings import command_options, option
@@ -91,8 +91,8 @@ def _task_record(env: Environment, task: dict) -> dict:
 
 def _play(env: Environment, task: dict, settings: ExpertSettings, count: Count) -> dict:
     record_id = f"{env.spec}/{task['id']}"
-    observation = env.reset(task)
-    instruction = env.instruction()
+    first = env.reset(task)
+    observation, instruction = first.at_beginning(), env.instruction()
     if settings.noise and env.admissible() is None:
         raise UsageError(f"--noise draws from the admissible actions, and {env.spec} lists none")
     steps: list[dict] = []
@@ -116,6 +116,7 @@ def _play(env: Environment, task: dict, settings: ExpertSettings, count: Count) 
         "env": env.spec,
         "task": task,
         "instruction": instruction,
+        **offered(first),
         "steps": steps,
         "outcome": observation.outcome(),
     }

@@ -9,13 +9,14 @@ import click
 import orjson
 
 from eexp import options
-from eexp.jsonl import BLOCK_BYTES, Lines, line_template
+from eexp.errors import InputError
+from eexp.jsonl import BLOCK_BYTES, Lines, dumps, line_template
 from eexp.outcomes import with_failures_counted
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import COMPLETION, COMPLETION_END, Dialogue, EncodedDialogue, encoded_contents
-from eexp.records import example, example_id, with_lineage
+from eexp.records import example, example_id, tools_at, with_lineage
 from eexp.settings import command_options, option
-from eexp.stream import Stream
+from eexp.stream import OnError, Stream, stop_at_error
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,11 @@ class ImitationSettings:
 
 
 def imitation_data(
-    trajectories: Iterator[dict], style: PromptStyle, settings: ImitationSettings | None = None
+    trajectories: Iterator[dict],
+    style: PromptStyle,
+    settings: ImitationSettings | None = None,
+    *,
+    on_error: OnError = stop_at_error,
 ) -> Iterator[dict]:
     """Yield one example a step, but for the mistakes that `eexp recover` put in.
 
@@ -34,31 +39,55 @@ def imitation_data(
         trajectories: Trajectories of an expert.
         style: The prompt style of the examples.
         settings: Whether the expert's own thoughts stand before its actions.
+        on_error: Called with a trajectory without functions, where actions are tool calls.
     """
     settings = settings or ImitationSettings()
     dialogue, label = Dialogue(style), style.label
     for t in trajectories:
+        try:
+            style.shown_tools(tools_at(t, 0))
+        except InputError as e:
+            on_error(t, e)
+            continue
         dialogue.start(t["instruction"])
         for i, step in enumerate(_steps(t, settings.thoughts)):
             if not step.get("mistake"):
                 thought = step.get("thought")
-                answer = style.answer(step["action"], thought)
+                answer = style.answer(step["action"], thought, i)
                 prompt = dialogue.act(step["observation"], step.get("admissible"), think=bool(thought))
-                yield example(t, f"{i}/imitation", "imitation", prompt, answer.messages(), label, spans=answer.spans)
+                yield example(
+                    t,
+                    f"{i}/imitation",
+                    "imitation",
+                    prompt,
+                    answer.messages(),
+                    label,
+                    **style.tools_field(tools_at(t, i)),
+                    spans=answer.spans,
+                )
             dialogue.add(step)
 
 
 def imitation_lines(
-    trajectories: Iterator[dict], style: PromptStyle, settings: ImitationSettings, entry: str
+    trajectories: Iterator[dict],
+    style: PromptStyle,
+    settings: ImitationSettings,
+    entry: str,
+    *,
+    on_error: OnError = stop_at_error,
 ) -> Iterator[Lines]:
     """Yield the examples of `imitation_data` as lines of JSON, in a fraction of the time.
 
     Args:
         trajectories: Trajectories of an expert.
         style: The prompt style of the examples.
-        settings: As for `imitation_data`.
+        settings, on_error: As for `imitation_data`.
         entry: This stage's line of lineage.
     """
+    if style.action.calls:  # whose messages have more than a text
+        for record in imitation_data(trajectories, style, settings, on_error=on_error):
+            yield 1, dumps(with_lineage(record, entry))
+        return
     dialogue, label = EncodedDialogue(style), style.label
     for t in trajectories:
         common = with_lineage(example(t, "", "imitation", [], [], label), entry)
@@ -110,6 +139,6 @@ def command(settings: ImitationSettings, prompt_style: str | None, stream: Strea
 
         def examples(trajectories: Iterator[dict]) -> Iterator[Lines]:
             counted = with_failures_counted(trajectories, io.count)
-            return imitation_lines(counted, style, settings, io.entry)
+            return imitation_lines(counted, style, settings, io.entry, on_error=io.fail)
 
         io.write_lines(examples)

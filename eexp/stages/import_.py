@@ -31,6 +31,7 @@ from eexp.importing import (
     identified,
     replay_all,
     source_fields,
+    tools_field,
 )
 from eexp.settings import command_options
 from eexp.stream import OnError, Stream, stop_at_error
@@ -70,15 +71,17 @@ def import_(
             on_error(foreign, e)
             continue
         name = task_name_of(record, format, settings.task_key) or str(number)
+        tools = tools_field(record, format)
         yield {
             "type": "trajectory",
             "id": ids.of(f"{env}/{name}"),
             "env": env,
             "task": {"id": name},
             "instruction": conversation.instruction,
+            **tools,
             "steps": conversation.steps,
             "outcome": None if conversation.last is None else {"observation": conversation.last, **end},
-            "source": source_fields(record, format),
+            "source": source_fields(record, format, tools),
         }
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import click
 
 from eexp import options
+from eexp.errors import InputError
 from eexp.outcomes import SHORTCOMINGS, shortcoming, with_failures_counted
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import Dialogue
-from eexp.records import preference
+from eexp.records import preference, tools_at
 from eexp.reflection.situations import situations
 from eexp.settings import command_options, option, recorded
-from eexp.stream import Count, Stream, no_count
+from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
 
 #: The counter of contenders that are no evidence.
 NO_SHORTCOMING = "alternative[s] left out, of which it is not known that [it|they] did worse"
@@ -53,6 +54,7 @@ def preference_data(
     settings: PreferenceSettings | None = None,
     *,
     count: Count = no_count,
+    on_error: OnError = stop_at_error,
 ) -> Iterator[dict]:
     """Yield a preference for every alternative of which the record shows that it did worse than the expert's action.
 
@@ -63,11 +65,17 @@ def preference_data(
         style: The prompt style of the preferences.
         settings: Which alternatives are taken.
         count: Called with the numbers of states and alternatives that are left out.
+        on_error: Called with a trajectory without functions, where actions are tool calls.
     """
     settings = settings or PreferenceSettings()
     accepted = settings.worse or SHORTCOMINGS
     dialogue = Dialogue(style)
     for t in trajectories:
+        try:
+            style.shown_tools(tools_at(t, 0))
+        except InputError as e:
+            on_error(t, e)
+            continue
         dialogue.start(t["instruction"])
         # Earlier thoughts are not shown, since the actions here are chosen without one.
         steps = [{**step, "thought": None} for step in t["steps"]]
@@ -88,9 +96,10 @@ def preference_data(
                         t,
                         f"{situation.i}/preference/{n}",
                         prompt,
-                        style.answer(step["action"]).messages(),
-                        style.answer(alternative["action"]).messages(),
+                        style.answer(step["action"], None, situation.i).messages(),
+                        style.answer(alternative["action"], None, situation.i).messages(),
                         style.label,
+                        **style.tools_field(tools_at(t, situation.i)),
                         worse=reason,
                         chosen_outcome=(situation.outcome or {})["observation"],
                         rejected_outcome=alternative["outcome"]["observation"],
@@ -118,5 +127,7 @@ def command(settings: PreferenceSettings, prompt_style: str | None, stream: Stre
     """
     style = options.chosen_style(prompt_style, None)
     with stream.open("preference-data", prompt_style=style.label, **settings.lineage()) as io:
-        for record in preference_data(with_failures_counted(io.records(), io.count), style, settings, count=io.count):
+        for record in preference_data(
+            with_failures_counted(io.records(), io.count), style, settings, count=io.count, on_error=io.fail
+        ):
             io.write(record)

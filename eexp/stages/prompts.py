@@ -8,10 +8,11 @@ import click
 
 from eexp import options, terminal
 from eexp.errors import InputError
-from eexp.prompts import Messages, PromptStyle, built_in_styles, get_style, load_style
+from eexp.prompts import Answer, Messages, PromptStyle, built_in_styles, get_style, load_style
 from eexp.records import expert_outcome
 from eexp.reflection.requests import reflection_prompt
 from eexp.reflection.situations import situations
+from eexp.rendering import render_message
 
 _PROBE = {"observation": "A room with a <think> sign.", "action": "open the door: now", "thought": "It is closed."}
 
@@ -41,7 +42,8 @@ def list_command() -> None:
         style = get_style(name)
         place = "a thought where one is asked for" if style.thought.absent == "omit" else "a place for a thought"
         listed = ", lists the admissible actions" if style.acting.list_admissible else ""
-        terminal.show(f"{style.label:28}  {style.action.open.strip()} ..., {place}{listed}")
+        action = "tool calls" if style.action.calls else f"{style.action.open.strip()} ..."
+        terminal.show(f"{style.label:28}  {action}, {place}{listed}")
 
 
 @command.command("show")
@@ -94,22 +96,23 @@ def render(style: PromptStyle, trajectory: dict, i: int) -> str:
     thought = step.get("thought") or "(the thought stands here)"
     situation = replace(situations(trajectory, needed=False)[i], outcome={"observation": outcome})
     parts = [
-        ("acting", style.act(*state, step.get("admissible")), style.answer(step["action"]).text),
+        ("acting", style.act(*state, step.get("admissible")), style.answer(step["action"], number=i)),
         (
             "acting, with a thought",
             style.act(*state, step.get("admissible"), think=True),
-            style.answer(step["action"], thought).text,
+            style.answer(step["action"], thought, i),
         ),
-        ("world modelling", style.world_model(*state, step["action"]), style.world_model_answer(outcome).text),
-        ("asking for a summary", style.ask_summary(task, step["action"], outcome), ""),
-        ("asking for a reflection", reflection_prompt(style, situation), ""),
+        ("world modelling", style.world_model(*state, step["action"]), style.world_model_answer(outcome)),
+        ("asking for a summary", style.ask_summary(task, step["action"], outcome), None),
+        ("asking for a reflection", reflection_prompt(style, situation), None),
     ]
     return "\n\n".join(_part(*part) for part in parts)
 
 
-def _part(title: str, prompt: Messages, target: str) -> str:
-    lines = [terminal.style(title, bold=True), *(f"{message['role']}: {message['content']}" for message in prompt)]
-    return "\n".join([*lines, *([terminal.style(f"assistant: {target}", fg="green")] if target else [])])
+def _part(title: str, prompt: Messages, target: Answer | None) -> str:
+    lines = [terminal.style(title, bold=True), *map(render_message, prompt)]
+    answers = target.messages() if target else []
+    return "\n".join([*lines, *(terminal.style(render_message(message), fg="green") for message in answers)])
 
 
 @command.command("check")
@@ -135,7 +138,7 @@ def problems(style: PromptStyle) -> list[str]:
     faults = []
     for thought in ("", _PROBE["thought"]):
         answer = style.answer(_PROBE["action"], thought)
-        parsed = style.parse(answer.text)
+        parsed = style.parse(answer.text)  # the action is no call, which chat templates write
         if (parsed.action, parsed.thought) != (_PROBE["action"], thought):
             faults.append(f"{answer.text!r} is read back as action {parsed.action!r} and thought {parsed.thought!r}")
         cut = style.parse(answer.text[: -len(style.action.close) - 1], finished=False)

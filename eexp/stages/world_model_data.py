@@ -14,7 +14,7 @@ import orjson
 
 from eexp import options
 from eexp.errors import InputError
-from eexp.jsonl import Lines, line_template
+from eexp.jsonl import Lines, dumps, line_template
 from eexp.models.base import Model
 from eexp.options import ModelOptions
 from eexp.prompts import PromptStyle
@@ -109,6 +109,10 @@ def world_model_lines(
 
     The arguments are those of `world_model_data`; `entry` is this stage's line of lineage.
     """
+    if style.action.calls:  # whose messages have more than a text
+        for record in world_model_data(trajectories, style, settings, skip=skip, count=count, on_error=on_error):
+            yield 1, dumps(with_lineage(record, entry))
+        return
     dialogue, label = EncodedDialogue(style), style.label
     for t in trajectories:
         try:

@@ -144,7 +144,9 @@ def _tokenize_one(
     example: dict, chats: ChatTokenizer, tokenizer: PreTrainedTokenizerBase, max_length: int, action_weight: float
 ) -> Row:
     """Return the row of one example; raises InputError for one that `tokenize` refuses."""
-    prompt_ids, completion_ids = chats.example(example["prompt"], example["completion"], stop_token(tokenizer))
+    prompt_ids, completion_ids = chats.example(
+        example["prompt"], example["completion"], stop_token(tokenizer), example.get("tools") or ()
+    )
     ids = prompt_ids + completion_ids
     if len(ids) > max_length:
         raise InputError(f"has {len(ids)} tokens, more than --max-length {max_length}", "$.prompt")
@@ -187,7 +189,8 @@ def _segments(
         return text_of(tokenizer, part, clean_up_tokenization_spaces=False)
 
     segments: list[Segment] = []
-    owners = span_of_tokens(ids[start:], example["completion"][-1]["content"], spans, decode)
+    message = example["completion"][-1]
+    owners = span_of_tokens(ids[start:], message["content"], spans, decode, bool(message.get("tool_calls")))
     for i, owner in enumerate(owners, start):
         name, weight = spans[owner].name, spans[owner].weight
         if name == ACTION:

@@ -59,6 +59,7 @@ class ExampleLog:
                         group,
                         _kind(example),
                         example.get("spans"),
+                        *([example["tools"]] if example.get("tools") else []),
                     ]
                 )
             )

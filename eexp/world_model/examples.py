@@ -15,7 +15,7 @@ from eexp.options import NumberOrWord
 from eexp.outcomes import transition_of
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import Answer, Dialogue, DialogueBase, P
-from eexp.records import alternatives_of, example, example_id, seed_of
+from eexp.records import alternatives_of, example, example_id, seed_of, tools_at
 from eexp.settings import option, recorded
 from eexp.stream import Count
 from eexp.world_model.targets import Target, improbable_words
@@ -94,7 +94,8 @@ def chosen_transitions(t: dict, style: PromptStyle, settings: WorldModelSettings
     """Return the transitions of a trajectory that become examples.
 
     Raises:
-        InputError: The environment is to say what is unknown, and no outcome holds that.
+        InputError: The environment is to say what is unknown, and no outcome holds that; or actions are tool calls, and
+            the trajectory has no functions.
     """
     transitions = transitions_of(
         t,
@@ -113,6 +114,7 @@ def chosen_transitions(t: dict, style: PromptStyle, settings: WorldModelSettings
                 f"or the record is older: give --predictable model",
                 "$.steps",
             )
+    style.shown_tools(tools_at(t, 0))
     alternatives = (a for step in t["steps"] for a in alternatives_of(step, settings.pool, settings.first))
     count("alternative[s] without an outcome", sum(not a.get("outcome") and not a.get("refused") for a in alternatives))
     remaining = cap_repeats(transitions, settings.max_repeats, seed_of(settings.seed, t["id"], "repeats"))
@@ -143,6 +145,7 @@ def examples_of(
             prompt,
             answer.messages(),
             style.label,
+            **style.tools_field(tools_at(t, transition.i)),
             spans=answer.spans,
             transition=kind,
             target=transition.target.kind,

@@ -127,7 +127,7 @@ def improbable_words(text: str, sample: Sample, model: Model, inside: Range, lea
     judged = [(start + m.start(), start + m.end()) for m in _WORD.finditer(text[start:end])]
     words += [CompletionSpan(OBSERVATION, *word) for word in judged]
     words.append(CompletionSpan(OBSERVATION, judged[-1][1] if judged else start, len(text)))
-    logprobs = logprobs_of(text, words, sample, model)
+    logprobs = logprobs_of({"role": "assistant", "content": text}, words, sample, model)
     low = [
         word
         for word, of_word in zip(judged, logprobs[len(words) - 1 - len(judged) :])

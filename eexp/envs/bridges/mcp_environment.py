@@ -46,10 +46,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from eexp.calls import Call, parse_call, parse_done
 from eexp.envs.base import Environment, Observation
 from eexp.envs.bridges.mcp_tasks import McpTask, SuccessConditions, holds, read_tasks
 from eexp.envs.bridges.mcp_tools import McpTool, answer_text, read_tools
-from eexp.envs.calls import Call, parse_call, parse_done
 from eexp.envs.logins import environment_without_keys, with_logins
 from eexp.envs.spec_options import option_error, parse_choice, parse_step_limit
 from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Optional, Union
 import msgspec
 from msgspec import Meta, Struct
 
-from eexp.envs.calls import parse_call, parse_done
+from eexp.calls import parse_call, parse_done
 from eexp.envs.logins import environment_without_keys
 from eexp.errors import EexpError, InputError
 from eexp.jsonl import lines, loads

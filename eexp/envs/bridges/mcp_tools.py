@@ -1,6 +1,6 @@
 """Tools of an MCP server as an agent sees them: their names in calls, their descriptions, and their answers as text.
 
-A call is written in Python's notation (eexp/envs/calls.py), and names in other protocols may be none of Python's. So
+A call is written in Python's notation (eexp/calls.py), and names in other protocols may be none of Python's. So
 `get-sum` is offered as `get_sum` and a parameter `from` as `from_`, and a call is translated back.
 """
 
@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from eexp.envs.calls import Call
+from eexp.calls import Call
 
 _DEEPEST = 4  # levels of a parameter's type that are described
 _FIRST_SENTENCE = re.compile(r"\.\s+(?=[A-Z])|\n")

@@ -22,6 +22,8 @@ Options, for servers that need something else:
     admissible     the field of the observation that lists the possible actions
     instruction    the field of the first observation that says what to do
     reward         `last`, or `sum` of the episode: the score, where it is from 0 to 1
+    tools          `text`, or `schema`: the server's tools are not in the instruction but offered as `tools`, and an
+                   action is a call in Python's notation, `name(number=1)`
     train, test    seeds, `0-99`; by default 0-9999 and 1000000-1000999
     max_steps      actions in an episode, 50 by default
 
@@ -40,13 +42,14 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Optional
 from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
 
+from eexp.calls import parse_call
 from eexp.envs.base import Environment, Observation
 from eexp.envs.bridges.program import PROTOCOL
 from eexp.envs.bridges.server import GRACE, Server
@@ -115,6 +118,12 @@ class _Tool(Struct):
         parameters = _describe(_fields(self.inputSchema or self.input_schema))
         return f"{self.name}({parameters}): {' '.join((self.description or '').split())}"
 
+    def schema(self) -> dict:
+        """Return the tool as OpenAI's schema."""
+        parameters = self.inputSchema or self.input_schema or {"type": "object", "properties": {}}
+        function = {"name": self.name, "description": self.description or "", "parameters": parameters}
+        return {"type": "function", "function": function}
+
 
 class _Tools(Struct):
     tools: list[_Tool]
@@ -168,6 +177,7 @@ class OpenEnv(Environment):
         admissible: str = "",
         instruction: str = "",
         reward: str = "last",
+        tools: str = "text",
         train: str = "",
         test: str = "",
         max_steps: str = "50",
@@ -175,6 +185,7 @@ class OpenEnv(Environment):
         self.spec = f"openenv:{url}"
         self._list_field, self._instruction_field = admissible, instruction
         self._adds_up = parse_choice(self.spec, "reward", reward, ("last", "sum")) == "sum"
+        self._by_schema = parse_choice(self.spec, "tools", tools, ("text", "schema")) == "schema"
         self.max_steps = parse_step_limit(self.spec, max_steps)
         seeds = {split: value for split, value in (("train", train), ("test", test)) if value}
         self._seeds = {split: parse_task_numbers(self.spec, split, value) for split, value in (seeds or SEEDS).items()}
@@ -189,6 +200,8 @@ class OpenEnv(Environment):
             self._connect()
             self._fields = _fields(schemas.action)
             self._tools = self._find_tools()
+            if self._by_schema and not self._tools:
+                raise option_error(self.spec, "tools", tools, "the server has no tools")
             self._field = self._choose_field(action, schemas.action)
         except EnvironmentFailed as e:
             raise EexpError(str(e)) from None
@@ -229,8 +242,9 @@ class OpenEnv(Environment):
         self._episode = object()
         self._reward = self._at.reward or 0.0
         goal = self._at.observation.get(self._instruction_field, "") if self._instruction_field else ""
-        self._instruction = "\n".join(filter(None, [str(goal), self._how_to_act()]))
-        return self._to_observation()
+        self._instruction = "\n".join(filter(None, [str(goal), "" if self._by_schema else self._how_to_act()]))
+        first = self._to_observation()
+        return replace(first, tools=[tool.schema() for tool in self._tools]) if self._by_schema else first
 
     def instruction(self) -> str:
         return self._instruction
@@ -349,6 +363,12 @@ class OpenEnv(Environment):
             with suppress(ValueError):
                 return {self._field: json.loads(action)}
             return {self._field: action}  # the server will reject it with its reasons
+        if self._by_schema:
+            try:
+                name, _, arguments = parse_call(action.strip())
+            except ValueError as e:
+                raise _ActionRejected(f"{e}.") from None
+            return {"type": "call_tool", "tool_name": name, "arguments": arguments}
         try:
             fields = json.loads(action)
         except ValueError:
@@ -364,13 +384,14 @@ class OpenEnv(Environment):
         if not self._tools:
             return f"An action is a JSON object with {_describe(self._fields)}."
         form = '{"tool_name": "...", "arguments": {...}}'
-        return "\n".join([f"An action is the call of a tool in JSON, {form}. The tools:", *self._tools])
+        listed = [tool.line() for tool in self._tools]
+        return "\n".join([f"An action is the call of a tool in JSON, {form}. The tools:", *listed])
 
-    def _find_tools(self) -> list[str]:
-        """Return the server's tools, a line each; none where it does not support MCP."""
+    def _find_tools(self) -> list[_Tool]:
+        """Return the server's tools; none where it does not support MCP."""
         request = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
         result = self._ask("mcp", request, _Listing).result
-        return [tool.line() for tool in result.tools] if result else []
+        return result.tools if result else []
 
     # -- the session -------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from eexp.envs.base import Environment, Observation
 from eexp.envs.logins import environment_without_keys, with_logins
 from eexp.errors import EexpError, EnvironmentFailed, UsageError
 from eexp.processes.child import Child, ChildFailed, NotStarted, excerpt, time_limit
-from eexp.records import explain
+from eexp.records import Tool, explain
 
 PROTOCOL = 1
 #: Seconds that a program may take to end by itself after `close`.
@@ -62,10 +62,12 @@ class StateAnswer(Struct):
     valid: bool = True
     success: bool | None = None
     admissible: list[str] | None = None
+    tools: list[Tool] | None = None
 
     def to_observation(self) -> Observation:
         """Return the answer as an Observation."""
-        return Observation(self.observation, self.done, self.score, self.valid, self.success)
+        tools = None if self.tools is None else msgspec.to_builtins(self.tools)
+        return Observation(self.observation, self.done, self.score, self.valid, self.success, tools=tools)
 
 
 class AdmissibleAnswer(Struct):

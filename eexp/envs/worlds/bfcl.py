@@ -21,8 +21,10 @@ alike, since they are variations of the same scenarios.
     miss_param-train, miss_param-test           a value is missing until a later message of the user
     long_context-train, long_context-test       long files and lists
 
-Option: `tools=short`, the default, lists the functions with the types and values of their parameters. `tools=full` adds
-everything else that the benchmark says about them, which is twice as long.
+Option: `tools=short`, the default, lists the functions in the instruction, with the types and values of their
+parameters. `tools=full` adds everything else that the benchmark says about them, which is twice as long. `tools=schema`
+lists none there and offers them as `tools`, for agents that are shown functions by the chat template of their model.
+The expert then names all arguments, some of which gold calls give by position.
 
 All its state is in this process, with one thread: a fork is an exact copy, too.
 """
@@ -41,8 +43,8 @@ from inspect import ismethod, signature
 from itertools import chain
 from typing import Any
 
+from eexp.calls import Call, format_call, parse_call, parse_done
 from eexp.envs.base import Environment, Observation
-from eexp.envs.calls import Call, parse_call, parse_done
 from eexp.envs.spec_options import parse_choice
 from eexp.errors import EexpError, InputError
 
@@ -59,6 +61,10 @@ _COSTLY_LIMIT = 10_000
 _HOW = (
     "Do what the user asks for by calling functions, one in every step and with literal arguments, such as "
     "name(number=1, text='a'). When you have done all you can for the user's last message, answer: done"
+)
+_HOW_BY_TOOLS = (
+    "Do what the user asks for by calling functions, one in every step. When you have done all you can for the user's "
+    "last message, answer: done"
 )
 
 
@@ -78,7 +84,7 @@ class BFCL(Environment):
 
     def __init__(self, tools: str = "short") -> None:
         _check_installed()
-        self._tools = parse_choice("bfcl", "tools", tools, ("short", "full"))
+        self._tools = parse_choice("bfcl", "tools", tools, ("short", "full", "schema"))
 
     # -- tasks ---------------------------------------------------------------------------------------------------
 
@@ -101,12 +107,15 @@ class BFCL(Environment):
         if not match or match[1] not in CATEGORIES or int(match[2]) >= SCENARIOS:
             raise InputError(f"bfcl has no task {task.get('id')!r}", "$.task.id")
         self._entry, self._gold = _entries(match[1])[int(match[2])]
+        self._schemas = _schemas(tuple(self._entry["involved_classes"])) if self._tools == "schema" else {}
+        if self._schemas:
+            self._gold = [[_with_names(call, self._schemas) for call in calls] for calls in self._gold]
         self._long = match[1] == "long_context"
         self._apis = self._load()
         self._played: list[list[Call]] = [[]]  # the calls, by turn
         self._answers: list[str] = []  # the answers to the calls of all turns, as the package's checker expects them
         self._passed, self._failed = 0, False
-        return self._observe(self._message())
+        return self._observe(self._message(), tools=self._offered())
 
     def _load(self) -> dict[str, Any]:
         """Return the scenario's API objects in their first state, by the name of the class."""
@@ -123,9 +132,21 @@ class BFCL(Environment):
     # -- what is shown ----------------------------------------------------------------------------------------
 
     def instruction(self) -> str:
-        """Return how to act, and the functions that exist from the beginning."""
-        hidden = {*self._entry.get("excluded_function", []), *chain(*self._entry.get("missed_function", {}).values())}
+        """Return how to act, and the functions that exist from the beginning, unless they are offered as `tools`."""
+        if self._schemas:
+            return _HOW_BY_TOOLS
+        missed = chain(*self._entry.get("missed_function", {}).values())
+        hidden = {*self._entry.get("excluded_function", []), *missed}
         return "\n".join([_HOW, "Functions:", *self._described(hidden=hidden)])
+
+    def _offered(self) -> list[dict] | None:
+        """Return the schemas of the functions that exist in the current turn; None if the instruction lists them."""
+        if not self._schemas:
+            return None
+        turn = len(self._played) - 1
+        later = chain(*(names for n, names in self._entry.get("missed_function", {}).items() if int(n) > turn))
+        hidden = {*self._entry.get("excluded_function", []), *later}
+        return [tool for name, tool in self._schemas.items() if name not in hidden]
 
     def _described(self, only: list[str] | None = None, hidden: Collection[str] = ()) -> list[str]:
         """Return descriptions of the scenario's functions: all but those in `hidden`, or those in `only`."""
@@ -139,12 +160,14 @@ class BFCL(Environment):
         turn = len(self._played) - 1
         messages = [message["content"] for message in self._entry["question"][turn]] or [MORE]
         new = self._entry.get("missed_function", {}).get(str(turn), [])
-        return "\n".join([*messages, *(["Functions:", *self._described(only=new)] if new else [])])
+        listed = new if not self._schemas else []
+        return "\n".join([*messages, *(["Functions:", *self._described(only=listed)] if listed else [])])
 
-    def _observe(self, text: str, valid: bool = True) -> Observation:
+    def _observe(self, text: str, valid: bool = True, tools: list[dict] | None = None) -> Observation:
         done = len(self._played) > len(self._gold)
         success = False if self._failed else True if done else None
-        return Observation(text, done, score=round(self._passed / len(self._gold), 4), valid=valid, success=success)
+        score = round(self._passed / len(self._gold), 4)
+        return Observation(text, done, score=score, valid=valid, success=success, tools=tools)
 
     # -- acting --------------------------------------------------------------------------------------------------
 
@@ -167,8 +190,11 @@ class BFCL(Environment):
         self._failed = self._failed or not self._turn_is_right()
         self._passed += not self._failed
         self._played.append([])
-        over = len(self._played) > len(self._gold)
-        return self._observe("The user has no further requests." if over else self._message())
+        turn = len(self._played) - 1
+        if turn == len(self._gold):
+            return self._observe("The user has no further requests.")
+        more = str(turn) in self._entry.get("missed_function", {})
+        return self._observe(self._message(), tools=self._offered() if more else None)
 
     def _turn_is_right(self) -> bool:
         """Return whether the current turn is right; it is judged as one turn of the package's `multi_turn_checker`."""
@@ -291,6 +317,40 @@ def _function_docs(class_name: str, tools: str) -> list[tuple[str, str]]:
             lines += [f"  {name}: {about['description'].strip()}" for name, about in parameters.items()]
         functions.append((doc["name"], "\n".join(lines)))
     return functions
+
+
+@cache
+def _schemas(class_names: tuple[str, ...]) -> dict[str, dict]:
+    """Return the functions of API classes as OpenAI's schemas, by name; of two with one name, the later class's."""
+    from bfcl_eval.constants.executable_backend_config import MULTI_TURN_FUNC_DOC_FILE_MAPPING
+
+    docs = chain(*(_read(f"multi_turn_func_doc/{MULTI_TURN_FUNC_DOC_FILE_MAPPING[name]}") for name in class_names))
+    return {doc["name"]: {"type": "function", "function": _function(doc)} for doc in docs}
+
+
+def _function(doc: dict) -> dict:
+    """Return what the benchmark says of a function, without the account of its class that each function repeats."""
+    description = doc["description"].partition("Tool description: ")[2]
+    return {"name": doc["name"], "description": description, "parameters": _json_schema(doc["parameters"])}
+
+
+def _json_schema(value: Any) -> Any:
+    """Return a description of a type with JSON Schema's names in place of the benchmark's, `dict` and `float`."""
+    if isinstance(value, list):
+        return [_json_schema(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    schema = {key: _json_schema(one) for key, one in value.items()}
+    if isinstance(kind := schema.get("type"), str):
+        schema["type"] = {"dict": "object", "float": "number"}.get(kind, kind)
+    return schema
+
+
+def _with_names(call: str, schemas: dict[str, dict]) -> str:
+    """Return a call with all its arguments by name, in the notation of `format_call`."""
+    name, args, by_name = parse_call(call)
+    names = schemas[name]["function"]["parameters"]["properties"]
+    return format_call(name, {**dict(zip(names, args)), **by_name})
 
 
 def _parameter(name: str, about: dict, required: bool) -> str:

@@ -33,7 +33,9 @@ There are no admissible actions, because arguments are free text. With `admissib
 only read and take one id that was read before, or no argument.
 
 Other options: `tools=short`, the default, describes every tool by one sentence; `tools=full` repeats all that the
-benchmark says about it.
+benchmark says about it. With `tools=schema` the tools are not described in the instruction but offered as `tools`, for
+agents that are shown functions by the chat template of their model. An action that is no call then speaks to the user,
+as in the benchmark, in place of `respond`.
 
 All its state is in this process, with one thread, unless a model plays the user. A fork copies nothing
 (eexp/envs/tables.py).
@@ -51,14 +53,16 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from eexp.calls import format_call, is_call, parse_call
 from eexp.envs.base import Environment, Observation
-from eexp.envs.calls import format_call, parse_call
 from eexp.envs.logins import with_logins
 from eexp.envs.spec_options import option_error, parse_choice
 from eexp.envs.tables import Database
@@ -78,10 +82,17 @@ _HOW = (
     "You serve a customer, the user, by the policy below. Call one function in every step, with literal arguments, "
     "such as name(number=1, text='a'). To speak to the user, call respond(content='...'). "
 )
+_HOW_BY_TOOLS = (
+    "You serve a customer, the user, by the policy below. Call one function in every step. An answer without a call "
+    "speaks to the user. "
+)
 _WITHOUT_MODEL = (
     "The user has said everything in the first observation, which has the words that tell the user whom to play and "
     "what to ask for ('you' is the user), and confirms what is asked for there. respond ends the conversation, so do "
     "everything else first, and then tell the user what the user wants to know."
+)
+_WITHOUT_MODEL_BY_TOOLS = _WITHOUT_MODEL.replace(
+    "respond ends the conversation", "your first answer to the user ends it"
 )
 _WITH_MODEL = "The conversation goes on until the user ends it."
 _GREETING = "Hello! What can I do for you?"
@@ -135,7 +146,7 @@ class Tau(Environment):
         expert: str = "grounded",
         admissible: str = "none",
     ) -> None:
-        self._tools = parse_choice("tau", "tools", tools, ("short", "full"))
+        self._tools = parse_choice("tau", "tools", tools, ("short", "full", "schema"))
         self._grounded = parse_choice("tau", "expert", expert, ("grounded", "gold")) == "grounded"
         self._lists = parse_choice("tau", "admissible", admissible, ("none", "lookups")) == "lookups"
         self._domain = _open_domain(path or os.environ.get(VARIABLE, ""), domain)
@@ -185,17 +196,24 @@ class Tau(Environment):
         self._read: frozenset[str] = frozenset()  # the words of all observations
         self._chat: tuple[dict[str, str], ...] = ()
         if self._user_spec is None:
-            return self._observe(self._task.instruction)
+            return replace(self._observe(self._task.instruction), tools=self._offered())
         rules = _USER.format(instruction=self._task.instruction, stop=STOP)
         self._chat = ({"role": "system", "content": rules}, {"role": "user", "content": _GREETING})
-        return self._hear_user()
+        return replace(self._hear_user(), tools=self._offered())
 
     # -- what is shown ----------------------------------------------------------------------------------------
 
     def instruction(self) -> str:
         """Return how to act, the policy and the tools."""
+        if self._tools == "schema":
+            how = _HOW_BY_TOOLS + (_WITHOUT_MODEL_BY_TOOLS if self._user_spec is None else _WITH_MODEL)
+            return "\n\n".join([how, self._domain.policy])
         how = _HOW + (_WITHOUT_MODEL if self._user_spec is None else _WITH_MODEL)
         return "\n\n".join([how, self._domain.policy, "\n".join(["Functions:", *self._domain.described(self._tools)])])
+
+    def _offered(self) -> list[dict] | None:
+        """Return the tools as OpenAI's schemas; None if the instruction describes them."""
+        return self._domain.schemas() if self._tools == "schema" else None
 
     def _observe(self, text: str, valid: bool = True) -> Observation:
         self._read |= frozenset(_TOKEN.findall(text))
@@ -206,6 +224,8 @@ class Tau(Environment):
     def step(self, action: str) -> Observation:
         if self._over:
             return self._observe("The conversation is over.", valid=False)
+        if self._tools == "schema" and not is_call(action):
+            return self._respond(action.strip())
         try:
             name, arguments = self._domain.read_call(action.strip())
         except ValueError as e:
@@ -276,7 +296,9 @@ class Tau(Environment):
         if self._followed < len(self._gold.calls):
             return format_call(*self._gold.calls[self._followed])
         answer = _final_answer(self._task.outputs, bool(self._gold.changes))
-        return None if answer in self._responses else format_call(RESPOND, {"content": answer})
+        if answer in self._responses:
+            return None
+        return answer if self._tools == "schema" else format_call(RESPOND, {"content": answer})
 
     def _needed_lookup(self) -> Lookup | None:
         """Return the next look-up towards the ids of the next gold call; None if they were read or cannot be found.
@@ -465,6 +487,10 @@ class _Domain:
         """Return a description of every tool; `tools` is short or full."""
         respond = f"{RESPOND}(content: string): Say something to the user."
         return [*(self._describe(info, tools == "full") for info in self._info.values()), respond]
+
+    def schemas(self) -> list[dict]:
+        """Return the tools as OpenAI's schemas, as the checkout has them."""
+        return [{"type": "function", "function": deepcopy(info)} for info in self._info.values()]
 
     def _describe(self, info: dict[str, Any], full: bool) -> str:
         properties, required = info["parameters"]["properties"], self.required[info["name"]]
