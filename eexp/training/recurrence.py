@@ -1,0 +1,325 @@
+"""Layers with a state (gated delta nets, Mamba 2, short convolutions) within trees.
+
+Such a layer reads tokens in the order in which they are written, which in a tree is that of no row. Attention and
+feed-forward parts of a model still compute the whole tree at once. Only the layers with a state are called again and
+again inside a forward pass of the model: each call computes several runs of tokens as a batch, and each run starts from
+the state at the end of the one that it continues, so that a gradient flows back through states as within a row.
+
+    rows     a b c d      segments    a b    [state]    c    [state]    d
+             a b c e                                           [state]    e
+             a b f                       [state]    f
+
+A run is a segment of the tree (a stretch without a branch), with two exceptions. A segment that is short and branches is
+computed at the beginning of each of its children instead, since a call costs more than a few tokens; that also keeps a
+run from having a single token, which layers compute in place, out of autograd's sight. And runs that nothing continues
+need no state at their end, so all of them go last, padded side by side.
+
+The layer's own code does all this: transformers' layers with a state read and write it through a cache, and continue
+from it with any number of tokens. The cache that they are given here hands out the states of the runs and takes new
+ones, but changes none. Whichever kernels a model uses are used here, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from eexp.errors import EexpError
+from eexp.training.trie import Tree, segments_of
+
+if TYPE_CHECKING:
+    from eexp.training.attention import TreeInput
+
+SHORTEST = 32  # tokens of a run whose state is kept; a call for fewer costs more than to compute them again
+
+_CACHES = ("cache_params", "past_key_values")  # names of the argument that holds a layer's state
+
+States = dict[tuple[str, int], torch.Tensor]  # (kind, number) -> [runs, ...]
+
+
+@dataclass
+class Run:
+    """Tokens of a path that a layer computes in one go.
+
+    Attributes:
+        tokens: Their indices in the tree.
+        before: Index of the run at whose end it starts; None for one that starts at a root.
+        continued: Whether other runs start at its end.
+        level: Number of runs before it on its path.
+    """
+
+    tokens: list[int]
+    before: int | None
+    continued: bool
+    level: int
+
+
+@dataclass
+class WalkStep:
+    """A call of a layer: R runs side by side, padded at their ends to N tokens.
+
+    Attributes:
+        tokens: [R, N] indices in the tree; padding repeats the run's last token.
+        sources: Earlier steps whose states, side by side, have those that the runs start from; empty for none.
+        rows: [R] which of these states each run starts from.
+        continued: Whether later steps start at its end.
+    """
+
+    tokens: torch.Tensor
+    sources: list[int]
+    rows: torch.Tensor
+    continued: bool
+
+
+@dataclass
+class Walk:
+    """The calls that compute a tree of T tokens.
+
+    Attributes:
+        steps: They, in order.
+        places: [T] where the output of each token is among those of all calls, [R * N] each.
+    """
+
+    steps: list[WalkStep]
+    places: torch.Tensor
+
+
+def runs_of(tree: Tree, shortest: int | None = None) -> list[Run]:
+    """Return the runs of a tree; one that is continued has at least `shortest` tokens, SHORTEST by default."""
+    shortest = max(2, shortest or SHORTEST)
+    segments = segments_of(tree)
+    branching = {segment.parent for segment in segments}
+    runs: list[Run] = []
+    ends: list[tuple[int | None, list[int]]] = []  # of segments: the run that goes on there, and tokens after its end
+    for n, segment in enumerate(segments):
+        before, tokens = (None, []) if segment.parent is None else ends[segment.parent]
+        tokens = [*tokens, *range(segment.start, segment.end)]
+        if n in branching and len(tokens) < shortest:
+            ends.append((before, tokens))
+            continue
+        ends.append((len(runs), []))
+        runs.append(Run(tokens, before, n in branching, 0 if before is None else runs[before].level + 1))
+    return runs
+
+
+def plan_walk(tree: Tree, device: torch.device | str = "cpu", shortest: int | None = None) -> Walk:
+    """Return the calls for a tree."""
+    runs = runs_of(tree, shortest)
+    steps: list[WalkStep] = []
+    places = torch.zeros(len(tree.tokens), dtype=torch.long)
+    step_and_row: dict[int, tuple[int, int]] = {}  # of each run
+    offset = 0
+    for members in _batches(runs):
+        length = max(2, *(len(runs[n].tokens) for n in members))  # with a state, a single token is computed in place
+        tokens = torch.tensor([(path := runs[n].tokens) + path[-1:] * (length - len(path)) for n in members])
+        origins = [step_and_row[before] for n in members if (before := runs[n].before) is not None]
+        sources = sorted({step for step, _ in origins})
+        starts, size = {}, 0
+        for source in sources:
+            starts[source] = size
+            size += len(steps[source].tokens)
+        rows = torch.tensor([starts[step] + row for step, row in origins], dtype=torch.long)
+        for row, n in enumerate(members):
+            step_and_row[n] = len(steps), row
+            path = runs[n].tokens
+            places[path] = offset + row * length + torch.arange(len(path))
+        offset += tokens.numel()
+        steps.append(WalkStep(tokens.to(device), sources, rows.to(device), runs[members[0]].continued))
+    return Walk(steps, places.to(device))
+
+
+def _batches(runs: list[Run]) -> list[list[int]]:
+    """Return the runs of each call, as indices.
+
+    Runs that are continued are together if they have the same length, since padding would change their last state. The
+    others are together if the shorter ones have at least half of the tokens, or if all have few.
+    """
+    inner: dict[tuple[int, int], list[int]] = {}
+    for n, run in enumerate(runs):
+        if run.continued:
+            inner.setdefault((run.level, len(run.tokens)), []).append(n)
+    batches = [inner[key] for key in sorted(inner)]
+    leaves = [n for n, run in enumerate(runs) if not run.continued]
+    for is_first in (True, False):  # those that start from no state, and those that start from one
+        group = [n for n in leaves if (runs[n].before is None) == is_first]
+        longest = 0
+        for n in sorted(group, key=lambda n: -len(runs[n].tokens)):
+            length = len(runs[n].tokens)
+            if not longest or (longest > 2 * SHORTEST and 2 * length < longest):
+                batches.append([])
+                longest = length
+            batches[-1].append(n)
+    return batches
+
+
+class RunStates:
+    """The states of one call, in place of transformers' cache: layers take those at the start and leave those at the end.
+
+    What a layer asks for beyond that raises EexpError, so that its model is refused.
+    """
+
+    def __init__(self, starts: States) -> None:
+        self._starts = starts
+        self.ends: States = {}
+
+    def __getattr__(self, name: str) -> Any:
+        raise EexpError(f"a layer with a state asks its cache for {name}")
+
+    def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> torch.Tensor | None:
+        """Return the last inputs of a convolution."""
+        return self._starts.get(("conv", state_idx))
+
+    def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> torch.Tensor | None:
+        """Return the state of a recurrence."""
+        return self._starts.get(("recurrent", state_idx))
+
+    def update_conv_state(
+        self, conv_states: torch.Tensor, layer_idx: int, state_idx: int = 0, conv_kernel_size: int | None = None
+    ) -> torch.Tensor:
+        """Return the inputs of a convolution with those before them.
+
+        Args:
+            conv_states: [runs, channels, tokens] the new inputs.
+            layer_idx, state_idx: The layer, and which of its convolutions it is.
+            conv_kernel_size: How many of the last inputs are kept; as many as before by default.
+        """
+        before = self._starts.get(("conv", state_idx))
+        inputs = conv_states if before is None else torch.cat([before, conv_states], -1)
+        size = conv_kernel_size or (conv_states if before is None else before).shape[-1]
+        kept = inputs[..., -size:]
+        self.ends["conv", state_idx] = torch.nn.functional.pad(kept, (size - kept.shape[-1], 0))
+        return inputs
+
+    def update_recurrent_state(
+        self, recurrent_states: torch.Tensor, layer_idx: int, state_idx: int = 0
+    ) -> torch.Tensor:
+        """Take the state of a recurrence at the ends of the runs."""
+        self.ends["recurrent", state_idx] = recurrent_states
+        return recurrent_states
+
+    def is_recording_past(self, layer_idx: int) -> bool:
+        """Return True: what came before is kept, so that nothing is changed in place."""
+        return True
+
+
+def walk_tree(call: Callable[[torch.Tensor, RunStates], torch.Tensor], inputs: torch.Tensor, walk: Walk) -> torch.Tensor:
+    """Return what a layer with a state computes for a tree of T tokens.
+
+    Args:
+        call: The layer: ([runs, tokens, width], their states) -> outputs of that shape.
+        inputs: [1, T, width].
+        walk: The calls.
+    """
+    states: list[States] = []
+    outputs = []
+    for step in walk.steps:
+        sources = [states[n] for n in step.sources]
+        memory = RunStates({name: torch.cat([s[name] for s in sources])[step.rows] for name in (sources or [{}])[0]})
+        part = call(inputs[0].index_select(0, step.tokens.flatten()).unflatten(0, step.tokens.shape), memory)
+        outputs.append(part.flatten(0, 1))
+        states.append(memory.ends if step.continued else {})
+    return torch.cat(outputs).index_select(0, walk.places)[None]
+
+
+def layers_with_state(model: torch.nn.Module) -> dict[str, tuple[torch.nn.Module, str]]:
+    """Return a model's layers that have a state, by name, each with the name of the argument for its cache.
+
+    They take `cache_params`, as blocks around them may, too; or they convolve and take `past_key_values`.
+    """
+    found: dict[str, tuple[torch.nn.Module, str]] = {}
+    for name, module in model.named_modules():
+        parameters = signature(module.forward).parameters
+        convolves = any(isinstance(child, torch.nn.Conv1d) for child in module.children())
+        for argument in _CACHES:
+            if argument in parameters and (convolves or argument == "cache_params"):
+                found[name] = module, argument
+    outer = {name for name in found if any(other.startswith(f"{name}." if name else "") for other in found if other != name)}
+    return {name: value for name, value in found.items() if name not in outer}
+
+
+def install(model: torch.nn.Module) -> None:
+    """Let the layers of a model that have a state compute trees wherever the model is given one. Safe to call twice.
+
+    Args:
+        model: The model of transformers, without what wraps it.
+    """
+    if hasattr(model.forward, "_eexp_tree"):
+        return
+    current: list[TreeInput | None] = [None]  # some models do not pass it on to their layers
+    for layer, argument in layers_with_state(model).values():
+        layer.forward = _in_trees(layer.forward, argument, current)
+    plain = model.forward
+
+    @wraps(plain)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        current[0] = kwargs.get("tree")
+        return plain(*args, **kwargs)
+
+    forward._eexp_tree = True
+    model.forward = forward
+
+
+def _in_trees(plain: Callable, argument: str, current: list[TreeInput | None]) -> Callable:
+    """Return the `forward` of a layer for trees as well as for rows.
+
+    Args:
+        plain: The layer's own.
+        argument: The name of its argument for the cache.
+        current: The tree of the present pass, if there is one.
+    """
+
+    @wraps(plain)
+    def forward(hidden_states: torch.Tensor, *args: Any, tree: TreeInput | None = None, **kwargs: Any) -> torch.Tensor:
+        tree = current[0] if tree is None else tree
+        if tree is None:
+            return plain(hidden_states, *args, **kwargs)
+        if hidden_states.shape[:2] != (1, len(tree)):
+            raise EexpError("a layer with a state is given other tokens than those of the tree")
+        return walk_tree(lambda inputs, states: plain(inputs, **{argument: states}), hidden_states, tree.walk)
+
+    return forward
+
+
+def not_continued(model: torch.nn.Module, width: int) -> list[str]:
+    """Return the kinds of a model's layers with a state that compute a text otherwise when they continue from a state.
+
+    One layer of each kind computes random numbers at once and in two halves, and what the second half gives as gradient
+    to the first is compared, too: kernels exist that read a state and give it no gradient.
+
+    Args:
+        model: The model.
+        width: Of what its layers read.
+    """
+    kinds = {type(layer): (layer, argument) for layer, argument in layers_with_state(model).values()}
+    return [kind.__name__ for kind, (layer, argument) in kinds.items() if _error_when_continued(layer, argument, width) > 0]
+
+
+def _error_when_continued(layer: torch.nn.Module, argument: str, width: int) -> float:
+    """Return by how much, relatively, a layer computes a text otherwise in two halves; 0.0 where that is rounding."""
+    weight = next(layer.parameters())
+    generator = torch.Generator().manual_seed(0)
+    text, direction = (torch.randn(1, 16, width, generator=generator).to(weight) for _ in range(2))
+    results = []
+    for halves in ([text], text.split(8, 1)):
+        inputs = [half.clone().requires_grad_() for half in halves]
+        states: States = {}
+        outputs = []
+        try:
+            with torch.enable_grad(), torch.autocast(weight.device.type, weight.dtype, enabled=weight.itemsize < 4):
+                for part in inputs:
+                    memory = RunStates(states)
+                    outputs.append(layer(part, **{argument: memory} if len(inputs) > 1 else {}))
+                    states = memory.ends
+            output = torch.cat(outputs, 1)[:, 8:]
+            gradients = torch.autograd.grad(output, inputs, direction[:, 8:].to(output), allow_unused=True)
+        except (EexpError, TypeError):
+            return float("inf")
+        gradient = torch.cat([torch.zeros_like(x) if g is None else g for g, x in zip(gradients, inputs, strict=True)], 1)
+        results.append((output.detach().float(), gradient.float()))
+    error = max(float((b - a).norm() / a.norm()) for a, b in zip(*results, strict=True))
+    return error if error > (1e-3 if weight.itemsize >= 4 else 0.05) else 0.0
