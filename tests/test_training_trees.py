@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eexp.errors import UsageError
-from eexp.training import attention, exact, trie
+from eexp.training import attention, exact, recurrence, trie
 from eexp.training.data import Row, Segment
 from eexp.training.packing import PACKINGS, target_losses
 from eexp.training.updates import (
@@ -38,7 +38,33 @@ SMALL = dict(
     head_dim=8,
     max_position_embeddings=128,
 )
-FAMILIES = ("Llama", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Gemma3Text", "Mistral", "Phi3", "Mixtral")
+ALTERNATING = dict(sliding_window=3, layer_types=["sliding_attention", "full_attention"])
+HYBRID = dict(layer_types=["linear_attention", "full_attention"])
+DELTA = dict(linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=8, linear_value_head_dim=8, **HYBRID)
+MAMBA = dict(mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8, mamba_n_groups=1)
+#: Families of transformers whose trees are exact, with the settings that make each what it is.
+FAMILIES: dict[str, dict] = {
+    **{name: {} for name in ("Llama", "Qwen2", "Qwen3", "Gemma", "Phi3", "Mixtral")},
+    "Gemma2": ALTERNATING,
+    "Gemma3Text": ALTERNATING,
+    "Mistral": dict(sliding_window=4),
+    "GptOss": dict(
+        num_local_experts=4, num_experts_per_tok=2, rope_parameters=dict(rope_theta=1e4, rope_type="default")
+    )
+    | ALTERNATING,
+    "Llama4Text": dict(
+        attention_chunk_size=4,
+        layer_types=["chunked_attention", "full_attention"],
+        no_rope_layers=[1, 0],
+        attn_temperature_tuning=False,
+        num_local_experts=2,
+        intermediate_size_mlp=48,
+    ),
+    "Qwen3_5Text": DELTA,
+    "Mamba2": dict(num_heads=8, head_dim=8, state_size=8, n_groups=2, chunk_size=4),
+    "FalconH1": dict(mamba_d_ssm=32, mamba_chunk_size=4, **MAMBA),
+    "Lfm2": dict(layer_types=["conv", "full_attention"]),
+}
 
 
 @st.composite
@@ -137,6 +163,43 @@ def test_a_token_sees_its_row_only(rows):
     beginnings = {tuple(row.ids[:n]) for row in rows for n in range(1, len(row.ids) + 1)}
     assert len(paths) == len(set(paths)) and set(paths) == beginnings, "every distinct beginning, once"
     assert trie.size(rows) == len(beginnings)
+
+
+@given(rows())
+def test_segments_have_no_branch_but_at_their_end(rows):
+    tree = trie.build_tree(rows)
+    segments = trie.segments_of(tree)
+    assert [i for s in segments for i in range(s.start, s.end)] == list(range(len(tree.tokens)))
+    children = [[s for s in segments if s.parent == n] for n in range(len(segments))]
+    for n, segment in enumerate(segments):
+        depths = tree.positions[segment.start : segment.end]
+        assert depths == list(range(depths[0], depths[0] + len(depths))) and len(children[n]) != 1
+        if segment.parent is None:
+            assert depths[0] == 0
+        else:
+            parent = segments[segment.parent]
+            assert segment.parent < n and tree.positions[parent.end - 1] == depths[0] - 1
+            assert tree.last[parent.end - 1] >= segment.end - 1, "it is below its parent"
+
+
+@given(rows(), st.integers(1, 9))
+def test_runs_are_the_paths_to_all_tokens(rows, shortest):
+    """What a layer with a state reads before a token is its path, cut where a state is kept."""
+    tree = trie.build_tree(rows)
+    runs = recurrence.runs_of(tree, shortest)
+    seen: set[int] = set()
+    for run in runs:
+        path, before = list(run.tokens), run.before
+        while before is not None:
+            assert runs[before].continued and len(runs[before].tokens) >= max(2, shortest)
+            path, before = runs[before].tokens + path, runs[before].before
+        end = path[-1]
+        assert path == [j for j in range(end + 1) if tree.last[j] >= end]
+        seen.update(run.tokens)
+    assert seen == set(range(len(tree.tokens)))
+    walk = recurrence.plan_walk(tree, shortest=shortest)
+    written = [i for step in walk.steps for i in step.tokens.flatten().tolist()]
+    assert [written[place] for place in walk.places.tolist()] == list(range(len(tree.tokens)))
 
 
 @given(rows())
@@ -308,16 +371,20 @@ def test_a_budget_of_updates_and_targets_is_kept(rows, updates, each):
 @pytest.fixture(scope="module", params=FAMILIES)
 def models(request):
     """Return a model with its own attention, and the same with that of trees."""
-    plain, tree = _model(request.param), _model(request.param)
+    plain, tree = (_model(request.param, **FAMILIES[request.param]) for _ in range(2))
     _prepare(tree, [Row(list(range(12)), 1, 1.0)])
     return plain, tree
 
 
 @settings(max_examples=10)
 @given(
-    rows=rows(), budget=st.sampled_from([1, 12, 1000]), block=st.sampled_from([1, 3, 256]), processes=st.integers(1, 3)
+    rows=rows(),
+    budget=st.sampled_from([1, 12, 1000]),
+    block=st.sampled_from([1, 3, 256]),
+    shortest=st.sampled_from([2, 4, 32]),
+    processes=st.integers(1, 3),
 )
-def test_loss_and_gradient_are_those_of_one_at_a_time(models, rows, budget, block, processes):
+def test_loss_and_gradient_are_those_of_one_at_a_time(models, rows, budget, block, shortest, processes):
     plain, tree = models
     if not total_weight(rows):
         rows[0].weight = 1.0
@@ -325,6 +392,7 @@ def test_loss_and_gradient_are_those_of_one_at_a_time(models, rows, budget, bloc
     gradient = _gradient(plain)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "BLOCK", block)
+        patch.setattr(recurrence, "SHORTEST", shortest)
         assert _together(tree, rows, "tree", budget, processes) == pytest.approx(expected, rel=1e-6)
     assert float((_gradient(tree) - gradient).norm() / gradient.norm()) < 1e-5
     assert _together(plain, rows, "none", budget, processes) == pytest.approx(expected, rel=1e-6)
@@ -368,18 +436,23 @@ def test_a_summary_of_validation_losses():
     }
 
 
-def test_with_an_adapter_and_with_checkpointing(monkeypatch):
+@pytest.mark.parametrize("family", ["Llama", "Gemma3Text", "Mistral", "GptOss", "Qwen3_5Text", "Mamba2", "Lfm2"])
+def test_with_an_adapter_and_with_checkpointing(monkeypatch, family):
     from peft import LoraConfig, get_peft_model
+
+    from eexp.training.model import bypassed_modules
 
     rng = random.Random(0)
     base = [rng.randrange(TOKENS) for _ in range(30)]
     rows = [Row(base[:n] + [rng.randrange(TOKENS) for _ in range(5)], n, 1.0) for n in range(3, 30, 3)]
-    model = _model("Llama")
-    model = get_peft_model(model, LoraConfig(target_modules="all-linear", init_lora_weights=False))
+    model = _model(family, **FAMILIES[family])
+    config = LoraConfig(target_modules="all-linear", exclude_modules=bypassed_modules(model), init_lora_weights=False)
+    model = get_peft_model(model, config)
     expected = _one_at_a_time(model, rows)
     gradient = _gradient(model)
     _prepare(model, rows)
     monkeypatch.setattr(attention, "REGATHER", False)
+    monkeypatch.setattr(recurrence, "SHORTEST", 2)
     model.gradient_checkpointing_enable()
     model.enable_input_require_grads()
     assert _together(model, rows, "tree", 40) == pytest.approx(expected, rel=1e-6)
@@ -394,14 +467,17 @@ LONG = [Row(list(range(20)), 1, 1.0)]
 @pytest.mark.parametrize(
     "family, more, reason",
     [
-        ("Mamba", dict(state_size=4, intermediate_size=64), "mamba: has layers of linear_attention"),
-        ("Lfm2", dict(layer_types=["conv", "full_attention"]), "lfm2: has layers of conv"),
-        ("Mistral", dict(sliding_window=16), "mistral: its attention reaches back 16 tokens, and .* has 20"),
-        ("Gemma3Text", dict(sliding_window=8, layer_types=["sliding_attention"] * 2), "reaches back 8 tokens"),
+        ("Mamba", dict(state_size=4, intermediate_size=64), r"mamba: has layers \(MambaMixer\) that do not continue"),
+        ("MiniMax", dict(num_local_experts=2), "minimax: has layers of linear_attention whose state"),
+        ("Rwkv", {}, "rwkv: has layers with a state"),
+        (
+            "Llama4Text",
+            {**FAMILIES["Llama4Text"], "attn_temperature_tuning": True, "floor_scale": 50},
+            "llama4_text: it counts .* from 0",
+        ),
         ("Llama", dict(attention_dropout=0.1), "llama: it is trained with attention_dropout 0.1"),
         ("GPT2", dict(n_embd=32, n_head=4, n_layer=2), "gpt2: it is trained with .*drop.* 0.1"),
         ("Bloom", dict(n_head=4, n_layer=2), "bloom: its attention does not go through"),
-        ("GptOss", dict(num_local_experts=4, layer_types=["full_attention"] * 2), "gpt_oss: computes no trees .*s_aux"),
         ("Nemotron", dict(hidden_act="relu2"), "nemotron: computes .*tree"),
     ],
 )
@@ -410,7 +486,7 @@ def test_models_that_would_not_be_exact_are_refused(family, more, reason):
     with pytest.raises(UsageError, match=reason) as error:
         _prepare(model, LONG)
     assert str(error.value).endswith("give --packing none") and "\n" not in str(error.value)
-    if family not in ("GPT2", "Llama", "GptOss", "Nemotron"):
+    if family not in ("GPT2", "Llama", "Llama4Text", "Nemotron", "Rwkv"):
         assert _together(model, LONG, "none", 100) == pytest.approx(_one_at_a_time(model, LONG), rel=1e-5)
 
 
@@ -423,10 +499,14 @@ def test_models_that_see_ahead_are_refused_with_any_packing(family):
         exact.check(model, LONG, "none", torch.float32, 1)
 
 
-def test_windows_that_are_long_enough_are_no_obstacle():
-    _prepare(_model("Mistral", sliding_window=20), LONG)
-    _prepare(_model("Gemma3Text", sliding_window=20), LONG)
-    _prepare(_model("Qwen2", use_sliding_window=False, sliding_window=4), LONG)
+def test_layers_with_a_window_read_its_keys_only():
+    from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
+
+    tree = attention.TreeInput(trie.build_tree([Row(list(range(100)), 1, 1.0)]), block=10)
+    everything = tree.blocks(attention.LayerMask(causal_mask_function))
+    window = tree.blocks(attention.LayerMask(sliding_window_causal_mask_function(4)))
+    assert [len(keys) for _, _, keys, _ in everything] == list(range(10, 101, 10))
+    assert [len(keys) for _, _, keys, _ in window] == [10] + [13] * 9
 
 
 def test_a_model_that_does_not_pass_the_tree_on_is_refused():
