@@ -5,9 +5,9 @@ interface. Which ancestors a token sees is the model's own rule: transformers gi
 positions (everything before, a window, a chunk), which is asked for depths here, since a token's depth is its position
 in each of its rows.
 
-A dense mask costs the square of the tree. Here queries go in blocks of consecutive tokens, and a block looks only at the
-keys that at least one of its tokens sees, which are the block itself and the path above it, as far as the layer reaches:
-time follows the number of tokens times the length of a path (or of a window), and memory the number of tokens.
+A dense mask costs the square of the tree. Here queries go in blocks of consecutive tokens, and a block looks only at
+the keys that at least one of its tokens sees, which are the block itself and the path above it, as far as the layer
+reaches: time follows the number of tokens times the length of a path (or of a window), and memory the number of tokens.
 """
 
 from __future__ import annotations

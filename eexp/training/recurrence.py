@@ -5,18 +5,22 @@ feed-forward parts of a model still compute the whole tree at once. Only the lay
 again inside a forward pass of the model: each call computes several runs of tokens as a batch, and each run starts from
 the state at the end of the one that it continues, so that a gradient flows back through states as within a row.
 
-    rows     a b c d      segments    a b    [state]    c    [state]    d
-             a b c e                                           [state]    e
-             a b f                       [state]    f
+    rows     a b c d      runs     a b    from no state
+             a b c e               c      from the state after b
+             a b f                 f      from the state after b
+                                   d      from the state after c
+                                   e      from the state after c
 
-A run is a segment of the tree (a stretch without a branch), with two exceptions. A segment that is short and branches is
-computed at the beginning of each of its children instead, since a call costs more than a few tokens; that also keeps a
-run from having a single token, which layers compute in place, out of autograd's sight. And runs that nothing continues
-need no state at their end, so all of them go last, padded side by side.
+A run is a segment of the tree (tokens without a branch), with two exceptions. A segment that is short and branches is
+computed at the beginning of each of its children instead, since a call costs more than a few tokens do. (That also
+keeps a run that has a state before it from being a single token, whose state layers compute in place, out of
+autograd's sight.) And runs that nothing continues need no state at their end, so they all go last, padded side by side.
 
-The layer's own code does all this: transformers' layers with a state read and write it through a cache, and continue
-from it with any number of tokens. The cache that they are given here hands out the states of the runs and takes new
-ones, but changes none. Whichever kernels a model uses are used here, too.
+The layer's own code does all this: transformers' layers with a state read and write it through a cache, and most can
+continue from it with any number of tokens. The cache that they are given here hands out the states of the runs and
+takes new ones, but changes none. Whichever kernels a model uses are used here, too. (The other way, a forward pass of
+the whole model for each run, would need no interface of layers, but as many small passes as there are runs, and would
+make the attention layers of a hybrid model wait as well.)
 """
 
 from __future__ import annotations
@@ -158,9 +162,10 @@ def _batches(runs: list[Run]) -> list[list[int]]:
 
 
 class RunStates:
-    """The states of one call, in place of transformers' cache: layers take those at the start and leave those at the end.
+    """The states of one call, in place of transformers' cache.
 
-    What a layer asks for beyond that raises EexpError, so that its model is refused.
+    A layer takes those at the start and leaves those at the end. What it asks for beyond that raises EexpError, so that
+    its model is refused.
     """
 
     def __init__(self, starts: States) -> None:
