@@ -459,6 +459,37 @@ def test_with_an_adapter_and_with_checkpointing(monkeypatch, family):
     assert float((_gradient(model) - gradient).norm() / gradient.norm()) < 1e-5
 
 
+@pytest.mark.parametrize(
+    "family, more",
+    [
+        ("Qwen3Next", {**DELTA, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}),
+        ("OlmoHybrid", {**DELTA, "linear_num_key_heads": 4}),
+        ("Bamba", {**MAMBA, "mamba_n_heads": 8, "attn_layer_indices": [1]}),
+        ("GraniteMoeHybrid", {**MAMBA, **HYBRID, "mamba_n_heads": 8, "num_local_experts": 4, "num_experts_per_tok": 2}),
+        ("NemotronH", {**HYBRID, "mamba_num_heads": 8, "mamba_head_dim": 8, "ssm_state_size": 8, "n_groups": 1}),
+        (
+            "Zamba2",
+            dict(
+                mamba_d_state=8,
+                n_mamba_heads=8,
+                mamba_ngroups=1,
+                num_mem_blocks=1,
+                layers_block_type=["linear_attention", "hybrid"],
+            ),
+        ),
+    ],
+)
+def test_other_hybrid_models(monkeypatch, family, more):
+    monkeypatch.setattr(recurrence, "SHORTEST", 2)
+    rows = [Row([1, 2, 3, *ids], 1, 1.0) for ids in ([4, 5, 6], [4, 5, 7, 8], [9], [4, 5, 6, 7])]
+    model = _model(family, **more)
+    expected = _one_at_a_time(model, rows)
+    gradient = _gradient(model)
+    _prepare(model, rows)
+    assert _together(model, rows, "tree", 100) == pytest.approx(expected, rel=1e-6)
+    assert float((_gradient(model) - gradient).norm() / gradient.norm()) < 1e-5
+
+
 # -- what cannot be exact --------------------------------------------------------------------------------------------
 
 LONG = [Row(list(range(20)), 1, 1.0)]
