@@ -29,15 +29,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
 from eexp.errors import EexpError
 from eexp.training.trie import Tree, segments_of
-
-if TYPE_CHECKING:
-    from eexp.training.attention import TreeInput
 
 SHORTEST = 32  # tokens of a run whose state is kept; a call for fewer costs more than to compute them again
 
@@ -47,7 +44,7 @@ States = dict[tuple[str, int], torch.Tensor]  # (kind, number) -> [runs, ...]
 
 
 @dataclass
-class Run:
+class TokenRun:
     """Tokens of a path that a layer computes in one go.
 
     Attributes:
@@ -93,12 +90,23 @@ class Walk:
     places: torch.Tensor
 
 
-def runs_of(tree: Tree, shortest: int | None = None) -> list[Run]:
+class WalkedTree(Protocol):
+    """A tree as a layer with a state needs it."""
+
+    @property
+    def walk(self) -> Walk:
+        """The calls that compute it."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+def runs_of(tree: Tree, shortest: int | None = None) -> list[TokenRun]:
     """Return the runs of a tree; one that is continued has at least `shortest` tokens, SHORTEST by default."""
     shortest = max(2, shortest or SHORTEST)
     segments = segments_of(tree)
     branching = {segment.parent for segment in segments}
-    runs: list[Run] = []
+    runs: list[TokenRun] = []
     ends: list[tuple[int | None, list[int]]] = []  # of segments: the run that goes on there, and tokens after its end
     for n, segment in enumerate(segments):
         before, tokens = (None, []) if segment.parent is None else ends[segment.parent]
@@ -107,7 +115,7 @@ def runs_of(tree: Tree, shortest: int | None = None) -> list[Run]:
             ends.append((before, tokens))
             continue
         ends.append((len(runs), []))
-        runs.append(Run(tokens, before, n in branching, 0 if before is None else runs[before].level + 1))
+        runs.append(TokenRun(tokens, before, n in branching, 0 if before is None else runs[before].level + 1))
     return runs
 
 
@@ -137,7 +145,7 @@ def plan_walk(tree: Tree, device: torch.device | str = "cpu", shortest: int | No
     return Walk(steps, places.to(device))
 
 
-def _batches(runs: list[Run]) -> list[list[int]]:
+def _batches(runs: list[TokenRun]) -> list[list[int]]:
     """Return the runs of each call, as indices.
 
     Runs that are continued are together if they have the same length, since padding would change their last state. The
@@ -259,7 +267,7 @@ def install(model: torch.nn.Module) -> None:
     """
     if hasattr(model.forward, "_eexp_tree"):
         return
-    current: list[TreeInput | None] = [None]  # some models do not pass it on to their layers
+    current: list[WalkedTree | None] = [None]  # some models do not pass it on to their layers
     for layer, argument in layers_with_state(model).values():
         layer.forward = _in_trees(layer.forward, argument, current)
     plain = model.forward
@@ -273,7 +281,7 @@ def install(model: torch.nn.Module) -> None:
     model.forward = forward
 
 
-def _in_trees(plain: Callable, argument: str, current: list[TreeInput | None]) -> Callable:
+def _in_trees(plain: Callable, argument: str, current: list[WalkedTree | None]) -> Callable:
     """Return the `forward` of a layer for trees as well as for rows.
 
     Args:
@@ -283,7 +291,7 @@ def _in_trees(plain: Callable, argument: str, current: list[TreeInput | None]) -
     """
 
     @wraps(plain)
-    def forward(hidden_states: torch.Tensor, *args: Any, tree: TreeInput | None = None, **kwargs: Any) -> torch.Tensor:
+    def forward(hidden_states: torch.Tensor, *args: Any, tree: WalkedTree | None = None, **kwargs: Any) -> torch.Tensor:
         tree = current[0] if tree is None else tree
         if tree is None:
             return plain(hidden_states, *args, **kwargs)
