@@ -557,6 +557,13 @@ def test_a_model_that_computes_a_tree_otherwise_is_refused():
         _prepare(model, LONG)
 
 
+def test_a_model_whose_gradient_is_lost_in_a_tree_is_refused(monkeypatch):
+    attend = attention._attend_block
+    monkeypatch.setattr(attention, "_attend_block", lambda query, key, *more: attend(query, key.detach(), *more))
+    with pytest.raises(UsageError, match="llama: the gradient of a tree is not that of its rows"):
+        _prepare(_model("Llama", initializer_range=0.5), LONG)
+
+
 @pytest.mark.parametrize(
     "family, more, advice",
     [

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -26,7 +27,8 @@ _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # kin
 _STATE = {"linear_attention", "conv"}
 _BOTH = {"hybrid"}  # attention and a state
 _NEITHER = {"moe", "mlp"}
-_TOLERANCE = {4: 1e-5, 2: 0.02}  # largest relative difference between the two, by the bytes of a number
+_TOLERANCE = {4: 1e-5, 2: 0.02}  # largest relative difference between the two losses, by the bytes of a number
+_GRADIENT_TOLERANCE = {4: 1e-4, 2: 0.2}  # and between the two gradients
 
 
 def check(model: PreTrainedModel, rows: list[Row], packing: str, dtype: torch.dtype, budget: int) -> None:
@@ -62,19 +64,24 @@ def prepare(model: PreTrainedModel, rows: list[Row], dtype: torch.dtype, budget:
     if obstacle := next(obstacles(model, max(longest, budget)), None):
         raise UsageError(f"{kind}: {obstacle}, so that examples cannot share tokens exactly; give --packing none")
     sample = _probe(rows)
-    loss_of_rows = _loss(model, sample, "none", dtype)
+    loss_of_rows, gradient_of_rows = _loss(model, sample, "none", dtype)
     attention.register()
     recurrence.install(hf.base_model(model))
     if _has_attention(hf.base_model(model)):
         model.set_attn_implementation(attention.TREE)
     try:
-        loss_of_tree = _loss(model, sample, "tree", dtype)
+        loss_of_tree, gradient_of_tree = _loss(model, sample, "tree", dtype)
     except (EexpError, TypeError) as e:  # TypeError: from a model that refuses arguments that it does not know
         reason = str(e).splitlines()[0]
         raise UsageError(f"{kind}: computes no trees ({reason}); give --packing none") from None
     error = abs(loss_of_rows - loss_of_tree) / loss_of_rows
     if not error <= _TOLERANCE[dtype.itemsize]:
         raise UsageError(f"{kind}: computes a tree otherwise than its rows (off by {error:.1g}); give --packing none")
+    error = float((gradient_of_rows - gradient_of_tree).norm() / gradient_of_rows.norm())
+    if not error <= _GRADIENT_TOLERANCE[dtype.itemsize]:
+        raise UsageError(
+            f"{kind}: the gradient of a tree is not that of its rows (off by {error:.1g}); give --packing none"
+        )
 
 
 def obstacles(model: PreTrainedModel, largest: int) -> Iterator[str]:
@@ -149,11 +156,28 @@ def _probe(rows: list[Row]) -> list[Row]:
     return [Row(text, 1, weight) for text, weight in zip(texts, (1.0, 0.5, 2.0), strict=True) if len(text) > 1]
 
 
-def _loss(model: PreTrainedModel, rows: list[Row], packing: str, dtype: torch.dtype) -> float:
-    """Return the weighted sum of the losses of rows in one pass."""
-    with evaluation_mode(model, dtype):
-        part = PACKINGS[packing].part(rows, model.device)
-        return float((part.weights * target_losses(model, part)).sum())
+def _loss(model: PreTrainedModel, rows: list[Row], packing: str, dtype: torch.dtype) -> tuple[float, torch.Tensor]:
+    """Return the weighted sum of the losses of rows in one pass, and its gradient for the embeddings.
+
+    The latter is summed over all tokens, [width], so that it does not depend on how they are packed. Each position has
+    a factor of its own, since what softmax gives to all keys of a query adds up to 0.
+    """
+    outputs: list[torch.Tensor] = []
+
+    def keep(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        outputs.append(output if output.requires_grad else output.requires_grad_())
+
+    hook = model.get_input_embeddings().register_forward_hook(keep)
+    try:
+        with evaluation_mode(model, dtype), torch.enable_grad():
+            part = PACKINGS[packing].part(rows, model.device)
+            loss = (part.weights * target_losses(model, part)).sum()
+            (gradient,) = torch.autograd.grad(loss, outputs[:1])
+    finally:
+        hook.remove()
+    columns = torch.arange(gradient.shape[1], device=gradient.device)
+    factors = part.inputs.get("position_ids", columns).cos()
+    return float(loss.detach()), (gradient.float() * factors[..., None]).sum((0, 1))
 
 
 @contextmanager
