@@ -490,6 +490,72 @@ def test_other_hybrid_models(monkeypatch, family, more):
     assert float((_gradient(model) - gradient).norm() / gradient.norm()) < 1e-5
 
 
+def _varlen(query, key, value, query_ends, key_ends, most_queries, most_keys, *, scale, window_size, enable_gqa):
+    """Attend as torch.nn.attention.varlen.varlen_attn does on CUDA: queries are the last tokens of their keys."""
+    import torch
+
+    outputs = []
+    (lengths, paths), (left, right) = (ends.diff().tolist() for ends in (query_ends, key_ends)), window_size
+    assert (most_queries, most_keys, right) == (max(lengths), max(paths), 0)
+    parts = zip(query.split(lengths), key.split(paths), value.split(paths), strict=True)
+    for q, k, v in parts:
+        place = torch.arange(len(q))[:, None] + len(k) - len(q)
+        keys = torch.arange(len(k))
+        mask = (keys <= place) & ((keys >= place - left) if left >= 0 else torch.tensor(True))
+        q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+        out = torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, scale=scale, enable_gqa=enable_gqa
+        )
+        outputs.append(out[0].transpose(0, 1))
+    return torch.cat(outputs)
+
+
+@settings(max_examples=10)
+@given(rows=rows(), shortest=st.integers(1, 6), most=st.sampled_from([1, 20, 1000]))
+@pytest.mark.parametrize("family", ["Llama", "Mistral", "Llama4Text"])
+def test_lines_without_a_mask_are_exact(lines_models, family, rows, shortest, most):
+    """On CUDA, long lines are sequences for FlashAttention; here the same plan goes through attention by the book."""
+    plain, tree = lines_models[family]
+    if not total_weight(rows):
+        rows[0].weight = 1.0
+    expected = _one_at_a_time(plain, rows)
+    gradient = _gradient(plain)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "takes_lines", lambda query: True)
+        patch.setattr(attention, "varlen_attention", lambda: _varlen)
+        patch.setattr(attention, "LINE", shortest)
+        patch.setattr(attention, "LINE_KEYS", most)
+        assert _together(tree, rows, "tree", 1000) == pytest.approx(expected, rel=1e-6)
+    assert float((_gradient(tree) - gradient).norm() / gradient.norm()) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def lines_models():
+    """Return, by family, a model with its own attention, and the same with that of trees."""
+    models = {name: [_model(name, **FAMILIES[name]) for _ in range(2)] for name in ("Llama", "Mistral", "Llama4Text")}
+    for _, tree in models.values():
+        _prepare(tree, [Row(list(range(12)), 1, 1.0)])
+    return models
+
+
+def test_a_kernel_that_aligns_queries_otherwise_is_not_used(monkeypatch):
+    import torch
+
+    def first(query, key, value, query_ends, key_ends, *more, **settings):
+        """Attend as if queries were the first tokens of their keys."""
+        lengths, paths = query_ends.diff().tolist(), key_ends.diff().tolist()
+        key, value = (
+            torch.cat([part[:n] for part, n in zip(x.split(paths), lengths, strict=True)]) for x in (key, value)
+        )
+        return _varlen(query, key, value, query_ends, query_ends, more[0], more[0], **settings)
+
+    for kernel, is_exact in ((_varlen, True), (first, False)):
+        attention.lines_are_exact.cache_clear()
+        monkeypatch.setattr(attention, "varlen_attention", lambda kernel=kernel: kernel)
+        assert attention.lines_are_exact(torch.device("cpu"), torch.float32, 8) == is_exact
+    attention.lines_are_exact.cache_clear()
+
+
 # -- what cannot be exact --------------------------------------------------------------------------------------------
 
 LONG = [Row(list(range(20)), 1, 1.0)]
@@ -534,8 +600,8 @@ def test_layers_with_a_window_read_its_keys_only():
     from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
 
     tree = attention.TreeInput(trie.build_tree([Row(list(range(100)), 1, 1.0)]), block=10)
-    everything = tree.blocks(attention.LayerMask(causal_mask_function))
-    window = tree.blocks(attention.LayerMask(sliding_window_causal_mask_function(4)))
+    everything = tree.plan(attention.LayerMask(causal_mask_function), False).blocks
+    window = tree.plan(attention.LayerMask(sliding_window_causal_mask_function(4)), False).blocks
     assert [len(keys) for _, _, keys, _ in everything] == list(range(10, 101, 10))
     assert [len(keys) for _, _, keys, _ in window] == [10] + [13] * 9
 

@@ -8,30 +8,79 @@ in each of its rows.
 A dense mask costs the square of the tree. Here queries go in blocks of consecutive tokens, and a block looks only at
 the keys that at least one of its tokens sees, which are the block itself and the path above it, as far as the layer
 reaches: time follows the number of tokens times the length of a path (or of a window), and memory the number of tokens.
+
+On CUDA, attention is fastest without a mask, as FlashAttention computes it for sequences of several lengths. A long
+line (a stretch in which each token follows the one before) is such a sequence: its queries are the last ones of a path.
+Short lines stay in blocks, where many of them look at the same keys together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from inspect import signature
+from itertools import accumulate
 from typing import Any
 
 import torch
 from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
+from transformers.masking_utils import (
+    AttentionMaskInterface,
+    causal_mask_function,
+    sliding_window_causal_mask_function,
+)
 
 from eexp.errors import EexpError
+from eexp.training.data import Row
 from eexp.training.recurrence import Walk, plan_walk
-from eexp.training.trie import Tree
+from eexp.training.trie import Tree, build_tree, lines_of
 
 TREE = "eexp_tree"
 BLOCK = 256  # queries that look at keys together
+LINE = 128  # tokens of a line that is a sequence of its own, about what a kernel of FlashAttention computes together
+LINE_KEYS = 65536  # most keys that are copied for a call of it, beyond those of one line
 REGATHER = True  # False under activation checkpointing, which keeps nothing, and whose own hooks must see all
 
 #: (first query, one past the last, keys [K], mask [queries, K]): what a block of queries sees.
 Block = tuple[int, int, torch.Tensor, torch.Tensor]
+
+
+@dataclass
+class LineBatch:
+    """Lines that attention computes in one call, as S sequences of Q queries and K keys in all.
+
+    Attributes:
+        queries: [Q] tokens, line by line.
+        keys: [K] tokens of the paths to the ends of the lines, as far as the layer reaches.
+        query_ends, key_ends: [S + 1] where each sequence ends, after a 0; int32.
+        most_queries, most_keys: Lengths of the longest sequence.
+        window: How many keys each query sees at most; None if all of its path.
+    """
+
+    queries: torch.Tensor
+    keys: torch.Tensor
+    query_ends: torch.Tensor
+    key_ends: torch.Tensor
+    most_queries: int
+    most_keys: int
+    window: int | None
+
+
+@dataclass
+class AttentionPlan:
+    """How layers of one kind attend within a tree of T tokens.
+
+    Attributes:
+        lines: Lines that need no mask.
+        blocks: All other queries.
+        places: [T] where the output of each token is among those of `lines` and `blocks`; None if in order.
+    """
+
+    lines: list[LineBatch]
+    blocks: list[Block]
+    places: torch.Tensor | None
 
 
 @dataclass(eq=False)
@@ -51,7 +100,7 @@ class TreeInput:
     def __init__(self, tree: Tree, device: torch.device | str = "cpu", block: int | None = None) -> None:
         """Take a tree, and the number of queries of a block; BLOCK by default."""
         self._tree, self._device, self._block = tree, device, block or BLOCK
-        self._blocks: dict[LayerMask, list[Block]] = {}
+        self._plans: dict[tuple[LayerMask, bool], AttentionPlan] = {}
 
     def __len__(self) -> int:
         return len(self._tree.tokens)
@@ -61,24 +110,85 @@ class TreeInput:
         """The order in which layers with a state compute the tree."""
         return plan_walk(self._tree, self._device)
 
-    def blocks(self, layer_mask: LayerMask) -> list[Block]:
-        """Return the blocks for layers of one kind."""
-        if layer_mask not in self._blocks:
-            self._blocks[layer_mask] = list(self._compute_blocks(layer_mask))
-        return self._blocks[layer_mask]
+    @cached_property
+    def _last(self) -> torch.Tensor:
+        return torch.tensor(self._tree.last, device=self._device)
 
-    def _compute_blocks(self, layer_mask: LayerMask):
-        last = torch.tensor(self._tree.last, device=self._device)
-        depths = torch.tensor(self._tree.positions, device=self._device)
-        index = torch.arange(len(last), device=self._device)
-        for start in range(0, len(last), self._block):
-            end = min(start + self._block, len(last))
-            keys = (last[:end] >= start).nonzero().flatten()
+    @cached_property
+    def _depths(self) -> torch.Tensor:
+        return torch.tensor(self._tree.positions, device=self._device)
+
+    def plan(self, layer_mask: LayerMask, with_lines: bool) -> AttentionPlan:
+        """Return how layers of one kind attend; `with_lines` says whether lines may go without a mask."""
+        if (layer_mask, with_lines) not in self._plans:
+            self._plans[layer_mask, with_lines] = self._make_plan(layer_mask, with_lines)
+        return self._plans[layer_mask, with_lines]
+
+    def _make_plan(self, layer_mask: LayerMask, with_lines: bool) -> AttentionPlan:
+        lines = [(start, end) for start, end in lines_of(self._tree) if end - start >= LINE] if with_lines else []
+        longest = max(self._tree.positions) + 1
+        window = self._window(layer_mask, longest) if lines else None
+        if window is None:
+            return AttentionPlan([], list(self._blocks(layer_mask, 0, len(self))), None)
+        batches = list(self._line_batches(lines, window, longest))
+        blocks: list[Block] = []
+        for start, end in zip([0, *(end for _, end in lines)], [*(start for start, _ in lines), len(self)]):
+            blocks += self._blocks(layer_mask, start, end)
+        index = torch.arange(len(self), device=self._device)
+        order = [*(batch.queries for batch in batches), *(index[start:end] for start, end, _, _ in blocks)]
+        return AttentionPlan(batches, blocks, torch.cat(order).argsort())
+
+    def _blocks(self, layer_mask: LayerMask, first: int, stop: int) -> Iterator[Block]:
+        """Yield the blocks of the queries first <= i < stop."""
+        index = torch.arange(stop, device=self._device)
+        for start in range(first, stop, self._block):
+            end = min(start + self._block, stop)
+            keys = (self._last[:end] >= start).nonzero().flatten()
             queries = index[start:end, None]
-            mask = (keys <= queries) & (last[keys] >= queries)
-            mask &= layer_mask.function(0, 0, depths[start:end, None], depths[keys])
+            mask = (keys <= queries) & (self._last[keys] >= queries)
+            mask &= layer_mask.function(0, 0, self._depths[start:end, None], self._depths[keys])
             reached = mask.any(0)
             yield start, end, keys[reached], mask[:, reached]
+
+    def _window(self, layer_mask: LayerMask, longest: int) -> int | None:
+        """Return how many keys a query sees at most, in a row of `longest` tokens; None unless these are the last."""
+        depths = torch.arange(longest, device=self._device)
+        window = int(layer_mask.function(0, 0, depths[-1:, None], depths).sum())
+        is_window = torch.ones((), dtype=torch.bool, device=self._device)
+        for queries in depths[:, None].split(self._block):
+            seen = layer_mask.function(0, 0, queries, depths)
+            is_window &= (seen == ((depths <= queries) & (depths > queries - window))).all()
+        return window if is_window else None
+
+    def _line_batches(self, lines: list[tuple[int, int]], window: int, longest: int) -> Iterator[LineBatch]:
+        """Yield lines (start, end) in batches of at most LINE_KEYS keys, or of one line."""
+        batch: list[tuple[torch.Tensor, torch.Tensor]] = []  # queries, keys
+        for start, end in lines:
+            queries = torch.arange(start, end, device=self._device)
+            path = (self._last[:start] >= start).nonzero().flatten()
+            keys = torch.cat([path[max(0, len(path) - window + 1) :], queries])
+            if batch and sum(len(k) for _, k in batch) + len(keys) > LINE_KEYS:
+                yield self._line_batch(batch, window, longest)
+                batch = []
+            batch.append((queries, keys))
+        yield self._line_batch(batch, window, longest)
+
+    def _line_batch(self, batch: list[tuple[torch.Tensor, torch.Tensor]], window: int, longest: int) -> LineBatch:
+        """Return one batch, of (queries, keys) of its lines."""
+        queries, keys = zip(*batch)
+
+        def ends(parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
+            return torch.tensor([0, *accumulate(map(len, parts))], dtype=torch.int32, device=self._device)
+
+        return LineBatch(
+            torch.cat(queries),
+            torch.cat(keys),
+            ends(queries),
+            ends(keys),
+            max(map(len, queries)),
+            max(map(len, keys)),
+            window if window < longest else None,
+        )
 
 
 def register() -> None:
@@ -148,14 +258,148 @@ def _attend(
         raise EexpError(f"its attention is given {', '.join(unknown)}, too")
     if not isinstance(attention_mask, LayerMask):
         raise EexpError(f"its attention is given {'no mask' if attention_mask is None else 'a mask of its own'}")
-    out = torch.cat(
-        [
-            _attend_block(query[:, :, start:end], key, value, keys, mask, scaling, softcap, s_aux)
-            for start, end, keys, mask in tree.blocks(attention_mask)
-        ],
-        2,
+    plan = tree.plan(attention_mask, softcap is None and s_aux is None and takes_lines(query))
+    return _attend_plan(plan, query, key, value, scaling, softcap, s_aux), None
+
+
+def _attend_plan(
+    plan: AttentionPlan,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """Compute the attention of a plan, with the arguments of `_attend`; returns [1, T, heads, D]."""
+    parts = [_attend_lines(query, key, value, lines, scaling) for lines in plan.lines]
+    for start, end, keys, mask in plan.blocks:
+        parts.append(_attend_block(query[:, :, start:end], key, value, keys, mask, scaling, softcap, sinks))
+    out = torch.cat(parts, 2).transpose(1, 2)
+    return out.contiguous() if plan.places is None else out.index_select(1, plan.places)
+
+
+@cache
+def varlen_attention() -> Callable[..., torch.Tensor] | None:
+    """Return PyTorch's attention for sequences of several lengths, which is FlashAttention; None if it lacks that."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn if {"window_size", "enable_gqa"} <= signature(varlen_attn).parameters.keys() else None
+
+
+def _half_type(query: torch.Tensor) -> torch.dtype:
+    """Return the type that attention computes in, which autocast chooses where it is on."""
+    kind = query.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
+
+
+def takes_lines(query: torch.Tensor) -> bool:
+    """Return whether FlashAttention computes queries of this type and head size, [..., D], on their device."""
+    return (
+        query.is_cuda
+        and torch.version.cuda is not None
+        and _half_type(query) in (torch.bfloat16, torch.float16)
+        and query.shape[-1] <= 192
+        and query.shape[-1] % 8 == 0
+        and torch.cuda.get_device_capability(query.device) >= (8, 0)
+        and varlen_attention() is not None
+        and lines_are_exact(query.device, _half_type(query), query.shape[-1])
     )
-    return out.transpose(1, 2).contiguous(), None
+
+
+@cache
+def lines_are_exact(device: torch.device, dtype: torch.dtype, size: int) -> bool:
+    """Return whether attention without a mask gives lines what attention with a mask gives them, gradient included.
+
+    The queries of a line are the last ones of its path. Kernels differ in where they put queries that are fewer than
+    the keys, so one small tree is computed both ways.
+
+    Args:
+        device: The device.
+        dtype: The type to compute in.
+        size: Numbers of a head.
+    """
+    rows = [Row(range(1, 2 * LINE + 8), 0, 1.0), Row([*range(1, LINE + 4), *range(LINE)], 0, 1.0)]
+    tree = TreeInput(build_tree(rows), device)
+    generator = torch.Generator().manual_seed(0)
+    heads = [torch.randn(1, n, len(tree), size, generator=generator) for n in (4, 2, 2, 4)]
+    *tensors, direction = (tensor.to(device, dtype).requires_grad_() for tensor in heads)
+    for rule in (causal_mask_function, sliding_window_causal_mask_function(LINE // 2)):
+        results = []
+        for with_lines in (True, False):
+            try:
+                with torch.enable_grad():
+                    out = _attend_plan(tree.plan(LayerMask(rule), with_lines), *tensors, None, None, None)
+                gradients = torch.autograd.grad(out, tensors, direction.detach().transpose(1, 2))
+            except RuntimeError:  # from a kernel that is not made for this device, type or size
+                return False
+            results.append([out.detach(), *gradients])
+        for a, b in zip(*results, strict=True):
+            if not float((a - b).float().norm()) <= 0.03 * float(b.float().norm()):
+                return False
+    return True
+
+
+def _attend_lines(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lines: LineBatch, scaling: float | None
+) -> torch.Tensor:
+    """Compute the attention of a batch of lines, with tensors as in `_attend`; returns [1, heads, Q, D]."""
+    attend = varlen_attention()
+    assert attend is not None
+    dtype = _half_type(query)
+
+    def gather(source: torch.Tensor) -> torch.Tensor:
+        return source[0].transpose(0, 1).index_select(0, lines.keys).to(dtype)
+
+    k, v = gather(key), gather(value)
+    with regathered([(k, key), (v, value)], gather):
+        out = attend(
+            query[0].transpose(0, 1).index_select(0, lines.queries).to(dtype),
+            k,
+            v,
+            lines.query_ends,
+            lines.key_ends,
+            lines.most_queries,
+            lines.most_keys,
+            scale=scaling,
+            window_size=(-1 if lines.window is None else lines.window - 1, 0),
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+    return out.transpose(0, 1)[None].to(value.dtype)
+
+
+def regathered(
+    copies: list[tuple[torch.Tensor, torch.Tensor]], gather: Callable[[torch.Tensor], torch.Tensor]
+) -> AbstractContextManager:
+    """Return a context in which autograd keeps the sources of copies rather than the copies, and gathers them again.
+
+    Without it, every part of a tree would keep its own copy of the path above it for the backward pass.
+
+    Args:
+        copies: (copy, source) of tensors that are computed with in the context.
+        gather: Makes the copy of a source.
+    """
+    if not REGATHER:
+        return nullcontext()
+
+    def pack(tensor: torch.Tensor) -> Any:
+        for copy, source in copies:
+            if (tensor.data_ptr(), tensor.shape, tensor.stride()) == (copy.data_ptr(), copy.shape, copy.stride()):
+                return (source.detach(),)
+        return tensor
+
+    def unpack(packed: Any) -> torch.Tensor:
+        return gather(packed[0]) if isinstance(packed, tuple) else packed
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            yield
+        copies.clear()  # autograd holds on to `pack`
+
+    return context()
 
 
 def _attend_block(
@@ -202,21 +446,7 @@ def _attend_block(
         weights = scores.softmax(-1, dtype=torch.float32)[..., : len(keys)]
         return weights.to(v.dtype) @ v
 
-    # For its backward pass a block would keep its own copies of the path above it. Their sources are kept instead.
-    copies = [(k, key), (v, value)] if REGATHER else []
-
-    def pack(tensor: torch.Tensor) -> Any:
-        for copy, source in copies:
-            if (tensor.data_ptr(), tensor.shape, tensor.stride()) == (copy.data_ptr(), copy.shape, copy.stride()):
-                return (source.detach(),)
-        return tensor
-
-    def unpack(packed: Any) -> torch.Tensor:
-        return gather(packed[0]) if isinstance(packed, tuple) else packed
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack) if REGATHER else nullcontext():
-        out = torch.nn.functional.scaled_dot_product_attention(
+    with regathered([(k, key), (v, value)], gather):
+        return torch.nn.functional.scaled_dot_product_attention(
             query, k, v, attn_mask=mask, scale=scaling, enable_gqa=group > repeated
         )
-    copies.clear()  # autograd holds on to `pack`
-    return out

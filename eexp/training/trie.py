@@ -124,6 +124,15 @@ def segments_of(tree: Tree) -> list[TreeSegment]:
     return [TreeSegment(start, end, last_tokens.get(starts[start])) for start, end in segments]
 
 
+def lines_of(tree: Tree) -> list[tuple[int, int]]:
+    """Return the lines of a tree: (start, end) of the longest stretches in which each token follows the one before it.
+
+    A line goes on where others branch off, so each ends at the end of a row.
+    """
+    starts = [i for i, depth in enumerate(tree.positions) if not i or depth != tree.positions[i - 1] + 1]
+    return list(zip(starts, [*starts[1:], len(tree.tokens)]))
+
+
 def cut(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:
     """Yield rows in parts whose trees have at most `budget` tokens each (or one row, where that alone is longer).
 
