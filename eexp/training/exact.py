@@ -61,7 +61,7 @@ def prepare(model: PreTrainedModel, rows: list[Row], dtype: torch.dtype, budget:
     """
     kind = model.config.model_type
     longest = max(len(row.ids) for row in rows)
-    if obstacle := next(obstacles(model, max(longest, budget)), None):
+    if obstacle := next(obstacles(model, max(longest, budget), dtype), None):
         raise UsageError(f"{kind}: {obstacle}, so that examples cannot share tokens exactly; give --packing none")
     sample = _probe(rows)
     loss_of_rows, gradient_of_rows = _loss(model, sample, "none", dtype)
@@ -84,16 +84,17 @@ def prepare(model: PreTrainedModel, rows: list[Row], dtype: torch.dtype, budget:
         )
 
 
-def obstacles(model: PreTrainedModel, largest: int) -> Iterator[str]:
+def obstacles(model: PreTrainedModel, largest: int, dtype: torch.dtype) -> Iterator[str]:
     """Yield the known reasons why a model cannot compute trees exactly.
 
     Args:
         model: The model to train.
         largest: Tokens of the largest tree.
+        dtype: The type that the run computes in.
     """
     inner = hf.base_model(model)
     config = inner.config.get_text_config()
-    if unknown := _unknown_layers(inner):
+    if unknown := _unknown_layers(inner, dtype):
         yield f"has {unknown}"
     if _has_attention(inner) and not inner._can_set_attn_implementation():
         yield "its attention does not go through the interface of transformers"
@@ -113,7 +114,7 @@ def _has_attention(model: PreTrainedModel) -> bool:
     return not set(_layer_types(model)) <= _STATE | _NEITHER
 
 
-def _unknown_layers(model: PreTrainedModel) -> str | None:
+def _unknown_layers(model: PreTrainedModel, dtype: torch.dtype) -> str | None:
     """Return, in words, the layers that are neither attention by positions nor have a state that can be continued."""
     types = _layer_types(model)
     layers = [layer for layer, _ in recurrence.layers_with_state(model).values()]
@@ -124,7 +125,7 @@ def _unknown_layers(model: PreTrainedModel) -> str | None:
         return f"layers of {', '.join(sorted(hidden))} whose state is not at hand"
     if getattr(model, "_is_stateful", False) and not layers:
         return "layers with a state"
-    if names := recurrence.not_continued(model, model.config.get_text_config().hidden_size):
+    if names := recurrence.not_continued(model, model.config.get_text_config().hidden_size, dtype):
         return f"layers ({', '.join(names)}) that do not continue from a state"
     return None
 

@@ -302,7 +302,7 @@ def _in_trees(plain: Callable, argument: str, current: list[WalkedTree | None]) 
     return forward
 
 
-def not_continued(model: torch.nn.Module, width: int) -> list[str]:
+def not_continued(model: torch.nn.Module, width: int, dtype: torch.dtype) -> list[str]:
     """Return the kinds of a model's layers with a state that do not compute a text exactly when they continue from it.
 
     Some read no state unless they are given a single token, and some kernels give a state no gradient.
@@ -310,23 +310,24 @@ def not_continued(model: torch.nn.Module, width: int) -> list[str]:
     Args:
         model: The model.
         width: Of what its layers read.
+        dtype: The type that the run computes in.
     """
     kinds = {type(layer): (layer, argument) for layer, argument in layers_with_state(model).values()}
-    return [kind.__name__ for kind, (layer, argument) in kinds.items() if not _continues(layer, argument, width)]
+    return [kind.__name__ for kind, (layer, argument) in kinds.items() if not _continues(layer, argument, width, dtype)]
 
 
-def _continues(layer: torch.nn.Module, argument: str, width: int) -> bool:
+def _continues(layer: torch.nn.Module, argument: str, width: int, dtype: torch.dtype) -> bool:
     """Return whether a layer computes random numbers in two halves as at once, with the same gradient.
 
     What a state changes may be hidden by all else, so each must also have a gradient of its own.
     """
-    weight = next(layer.parameters())
+    weight = next(p for p in layer.parameters() if p.is_floating_point())  # those in 4 bits are not
     generator = torch.Generator().manual_seed(0)
     text, direction = (torch.randn(1, 16, width, generator=generator).to(weight) for _ in range(2))
     text.requires_grad_()
     first = RunStates({})
     try:
-        with torch.enable_grad(), torch.autocast(weight.device.type, weight.dtype, enabled=weight.itemsize < 4):
+        with torch.enable_grad(), torch.autocast(weight.device.type, dtype, enabled=dtype.itemsize < 4):
             at_once = layer(text)[:, 8:]
             layer(text[:, :8], **{argument: first})
             continued = layer(text[:, 8:], **{argument: RunStates(first.ends)})
@@ -339,6 +340,6 @@ def _continues(layer: torch.nn.Module, argument: str, width: int) -> bool:
         return False
     if not of_states or any(g is None or not g.any() for g in of_states):
         return False
-    tolerance = 1e-4 if weight.itemsize >= 4 else 0.05
+    tolerance = 1e-4 if dtype.itemsize >= 4 else 0.05
     pairs = ((at_once.detach(), continued.detach()), (expected, gradient))
     return all(float((a - b).norm()) <= tolerance * float(a.norm()) for a, b in pairs)
