@@ -16,6 +16,7 @@ Short lines stay in blocks, where many of them look at the same keys together.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -321,8 +322,8 @@ def lines_are_exact(device: torch.device, dtype: torch.dtype, size: int) -> bool
         dtype: The type to compute in.
         size: Numbers of a head.
     """
-    rows = [Row(range(1, 2 * LINE + 8), 0, 1.0), Row([*range(1, LINE + 4), *range(LINE)], 0, 1.0)]
-    tree = TreeInput(build_tree(rows), device)
+    texts = array("i", range(1, 2 * LINE + 8)), array("i", [*range(1, LINE + 4), *range(LINE)])
+    tree = TreeInput(build_tree([Row(text, 0, 1.0) for text in texts]), device)
     generator = torch.Generator().manual_seed(0)
     heads = [torch.randn(1, n, len(tree), size, generator=generator) for n in (4, 2, 2, 4)]
     *tensors, direction = (tensor.to(device, dtype).requires_grad_() for tensor in heads)
