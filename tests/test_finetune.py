@@ -717,27 +717,55 @@ def test_loss_curves_as_a_picture(few, tmp_path):
     run("show", "--plot", tmp_path / "b.png").one_error(2, "--plot draws training runs")
 
 
-def test_a_model_that_cannot_compute_trees_is_refused_by_name(few, tmp_path):
-    """Its window of attention is shorter than the examples; with padding it is trained all the same."""
-    from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
+def _tiny_model(directory: Path, family: str, **more: object) -> Path:
+    """Write a random model of a family of transformers, with the tokenizer and the template of the built-in one."""
+    import torch
+    import transformers
 
     from eexp.weights import TINY_DIR
 
-    tokenizer = AutoTokenizer.from_pretrained(TINY_DIR)
-    config = MistralConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        sliding_window=32,
-    )
-    MistralForCausalLM(config).save_pretrained(tmp_path / "mistral")
-    tokenizer.save_pretrained(tmp_path / "mistral")
-    args = ["finetune", "-q", "-m", tmp_path / "mistral", "--full", "--max-steps", 1, "-o", tmp_path / "run", few]
-    run(*args).one_error(2, "mistral: its attention reaches back 32 tokens", "give --packing none")
+    torch.manual_seed(0)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(TINY_DIR)
+    sizes = dict(hidden_size=16, intermediate_size=16, num_attention_heads=2, num_key_value_heads=1, head_dim=8)
+    config = getattr(transformers, f"{family}Config")(vocab_size=len(tokenizer), **{**sizes, **more})
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def test_a_model_that_cannot_compute_trees_is_refused_by_name(few, tmp_path):
+    """Its layers do not continue from a state with several tokens; with padding it is trained all the same."""
+    model = _tiny_model(tmp_path / "mamba", "Mamba", state_size=4, intermediate_size=32, num_hidden_layers=1)
+    args = ["finetune", "-q", "-m", model, "--full", "--max-steps", 1, "-o", tmp_path / "run", few]
+    run(*args).one_error(2, "mamba: has layers (MambaMixer)", "give --packing none")
     run(*args, "--packing", "none").ok()
+
+
+def test_a_hybrid_model_learns_the_same_in_trees(few, tmp_path):
+    """A model with gated delta nets gets the adapter of padded rows, with and without gradient checkpointing."""
+    model = _tiny_model(
+        tmp_path / "qwen3_5",
+        "Qwen3_5Text",
+        num_hidden_layers=2,
+        layer_types=["linear_attention", "full_attention"],
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+    )
+    args = ["finetune", "-q", "-m", model, "--rank", 2, "--max-steps", 2, "--batch-size", 4]
+    ways = {"none": ["--packing", "none"], "tree": [], "again": ["--gradient-checkpointing"]}
+    for name, options in ways.items():
+        run(*args, *options, "-o", tmp_path / name, few).ok()
+    assert any("linear_attn.in_proj_qkv.lora_B" in name for name in _weights(tmp_path / "tree"))
+    assert (
+        _run(tmp_path / "tree")["trained"]["computed_tokens"]
+        < _run(tmp_path / "none")["trained"]["computed_tokens"] / 2
+    )
+    for name in ("tree", "again"):
+        assert _distance(tmp_path / "none", tmp_path / name) < 1e-4
+        for line, expected in zip(_metrics(tmp_path / name), _metrics(tmp_path / "none"), strict=True):
+            assert line["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 
 def test_reporting_curves_needs_the_package(few, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eexp.errors import UsageError
-from eexp.training import attention, exact, trie
+from eexp.training import attention, exact, recurrence, trie
 from eexp.training.data import Row, Segment
 from eexp.training.packing import PACKINGS, target_losses
 from eexp.training.updates import (
@@ -38,7 +38,33 @@ SMALL = dict(
     head_dim=8,
     max_position_embeddings=128,
 )
-FAMILIES = ("Llama", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Gemma3Text", "Mistral", "Phi3", "Mixtral")
+ALTERNATING = dict(sliding_window=3, layer_types=["sliding_attention", "full_attention"])
+HYBRID = dict(layer_types=["linear_attention", "full_attention"])
+DELTA = dict(linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=8, linear_value_head_dim=8, **HYBRID)
+MAMBA = dict(mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8, mamba_n_groups=1)
+#: Families of transformers whose trees are exact, with the settings that make each what it is.
+FAMILIES: dict[str, dict] = {
+    **{name: {} for name in ("Llama", "Qwen2", "Qwen3", "Gemma", "Phi3", "Mixtral")},
+    "Gemma2": ALTERNATING,
+    "Gemma3Text": ALTERNATING,
+    "Mistral": dict(sliding_window=4),
+    "GptOss": dict(
+        num_local_experts=4, num_experts_per_tok=2, rope_parameters=dict(rope_theta=1e4, rope_type="default")
+    )
+    | ALTERNATING,
+    "Llama4Text": dict(
+        attention_chunk_size=4,
+        layer_types=["chunked_attention", "full_attention"],
+        no_rope_layers=[1, 0],
+        attn_temperature_tuning=False,
+        num_local_experts=2,
+        intermediate_size_mlp=48,
+    ),
+    "Qwen3_5Text": DELTA,
+    "Mamba2": dict(num_heads=8, head_dim=8, state_size=8, n_groups=2, chunk_size=4),
+    "FalconH1": dict(mamba_d_ssm=32, mamba_chunk_size=4, **MAMBA),
+    "Lfm2": dict(layer_types=["conv", "full_attention"]),
+}
 
 
 @st.composite
@@ -137,6 +163,43 @@ def test_a_token_sees_its_row_only(rows):
     beginnings = {tuple(row.ids[:n]) for row in rows for n in range(1, len(row.ids) + 1)}
     assert len(paths) == len(set(paths)) and set(paths) == beginnings, "every distinct beginning, once"
     assert trie.size(rows) == len(beginnings)
+
+
+@given(rows())
+def test_segments_have_no_branch_but_at_their_end(rows):
+    tree = trie.build_tree(rows)
+    segments = trie.segments_of(tree)
+    assert [i for s in segments for i in range(s.start, s.end)] == list(range(len(tree.tokens)))
+    children = [[s for s in segments if s.parent == n] for n in range(len(segments))]
+    for n, segment in enumerate(segments):
+        depths = tree.positions[segment.start : segment.end]
+        assert depths == list(range(depths[0], depths[0] + len(depths))) and len(children[n]) != 1
+        if segment.parent is None:
+            assert depths[0] == 0
+        else:
+            parent = segments[segment.parent]
+            assert segment.parent < n and tree.positions[parent.end - 1] == depths[0] - 1
+            assert tree.last[parent.end - 1] >= segment.end - 1, "it is below its parent"
+
+
+@given(rows(), st.integers(1, 9))
+def test_runs_are_the_paths_to_all_tokens(rows, shortest):
+    """What a layer with a state reads before a token is its path, cut where a state is kept."""
+    tree = trie.build_tree(rows)
+    runs = recurrence.runs_of(tree, shortest)
+    seen: set[int] = set()
+    for run in runs:
+        path, before = list(run.tokens), run.before
+        while before is not None:
+            assert runs[before].continued and len(runs[before].tokens) >= max(2, shortest)
+            path, before = runs[before].tokens + path, runs[before].before
+        end = path[-1]
+        assert path == [j for j in range(end + 1) if tree.last[j] >= end]
+        seen.update(run.tokens)
+    assert seen == set(range(len(tree.tokens)))
+    walk = recurrence.plan_walk(tree, shortest=shortest)
+    written = [i for step in walk.steps for i in step.tokens.flatten().tolist()]
+    assert [written[place] for place in walk.places.tolist()] == list(range(len(tree.tokens)))
 
 
 @given(rows())
@@ -308,16 +371,20 @@ def test_a_budget_of_updates_and_targets_is_kept(rows, updates, each):
 @pytest.fixture(scope="module", params=FAMILIES)
 def models(request):
     """Return a model with its own attention, and the same with that of trees."""
-    plain, tree = _model(request.param), _model(request.param)
+    plain, tree = (_model(request.param, **FAMILIES[request.param]) for _ in range(2))
     _prepare(tree, [Row(list(range(12)), 1, 1.0)])
     return plain, tree
 
 
 @settings(max_examples=10)
 @given(
-    rows=rows(), budget=st.sampled_from([1, 12, 1000]), block=st.sampled_from([1, 3, 256]), processes=st.integers(1, 3)
+    rows=rows(),
+    budget=st.sampled_from([1, 12, 1000]),
+    block=st.sampled_from([1, 3, 256]),
+    shortest=st.sampled_from([2, 4, 32]),
+    processes=st.integers(1, 3),
 )
-def test_loss_and_gradient_are_those_of_one_at_a_time(models, rows, budget, block, processes):
+def test_loss_and_gradient_are_those_of_one_at_a_time(models, rows, budget, block, shortest, processes):
     plain, tree = models
     if not total_weight(rows):
         rows[0].weight = 1.0
@@ -325,6 +392,7 @@ def test_loss_and_gradient_are_those_of_one_at_a_time(models, rows, budget, bloc
     gradient = _gradient(plain)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "BLOCK", block)
+        patch.setattr(recurrence, "SHORTEST", shortest)
         assert _together(tree, rows, "tree", budget, processes) == pytest.approx(expected, rel=1e-6)
     assert float((_gradient(tree) - gradient).norm() / gradient.norm()) < 1e-5
     assert _together(plain, rows, "none", budget, processes) == pytest.approx(expected, rel=1e-6)
@@ -368,22 +436,124 @@ def test_a_summary_of_validation_losses():
     }
 
 
-def test_with_an_adapter_and_with_checkpointing(monkeypatch):
+@pytest.mark.parametrize("family", ["Llama", "Gemma3Text", "Mistral", "GptOss", "Qwen3_5Text", "Mamba2", "Lfm2"])
+def test_with_an_adapter_and_with_checkpointing(monkeypatch, family):
     from peft import LoraConfig, get_peft_model
+
+    from eexp.training.model import bypassed_modules
 
     rng = random.Random(0)
     base = [rng.randrange(TOKENS) for _ in range(30)]
     rows = [Row(base[:n] + [rng.randrange(TOKENS) for _ in range(5)], n, 1.0) for n in range(3, 30, 3)]
-    model = _model("Llama")
-    model = get_peft_model(model, LoraConfig(target_modules="all-linear", init_lora_weights=False))
+    model = _model(family, **FAMILIES[family])
+    config = LoraConfig(target_modules="all-linear", exclude_modules=bypassed_modules(model), init_lora_weights=False)
+    model = get_peft_model(model, config)
     expected = _one_at_a_time(model, rows)
     gradient = _gradient(model)
     _prepare(model, rows)
     monkeypatch.setattr(attention, "REGATHER", False)
+    monkeypatch.setattr(recurrence, "SHORTEST", 2)
     model.gradient_checkpointing_enable()
     model.enable_input_require_grads()
     assert _together(model, rows, "tree", 40) == pytest.approx(expected, rel=1e-6)
     assert float((_gradient(model) - gradient).norm() / gradient.norm()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "family, more",
+    [
+        ("Qwen3Next", {**DELTA, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}),
+        ("OlmoHybrid", {**DELTA, "linear_num_key_heads": 4}),
+        ("Bamba", {**MAMBA, "mamba_n_heads": 8, "attn_layer_indices": [1]}),
+        ("GraniteMoeHybrid", {**MAMBA, **HYBRID, "mamba_n_heads": 8, "num_local_experts": 4, "num_experts_per_tok": 2}),
+        ("NemotronH", {**HYBRID, "mamba_num_heads": 8, "mamba_head_dim": 8, "ssm_state_size": 8, "n_groups": 1}),
+        (
+            "Zamba2",
+            dict(
+                mamba_d_state=8,
+                n_mamba_heads=8,
+                mamba_ngroups=1,
+                num_mem_blocks=1,
+                layers_block_type=["linear_attention", "hybrid"],
+            ),
+        ),
+    ],
+)
+def test_other_hybrid_models(monkeypatch, family, more):
+    monkeypatch.setattr(recurrence, "SHORTEST", 2)
+    rows = [Row([1, 2, 3, *ids], 1, 1.0) for ids in ([4, 5, 6], [4, 5, 7, 8], [9], [4, 5, 6, 7])]
+    model = _model(family, **more)
+    expected = _one_at_a_time(model, rows)
+    gradient = _gradient(model)
+    _prepare(model, rows)
+    assert _together(model, rows, "tree", 100) == pytest.approx(expected, rel=1e-6)
+    assert float((_gradient(model) - gradient).norm() / gradient.norm()) < 1e-5
+
+
+def _varlen(query, key, value, query_ends, key_ends, most_queries, most_keys, *, scale, window_size, enable_gqa):
+    """Attend as torch.nn.attention.varlen.varlen_attn does on CUDA: queries are the last tokens of their keys."""
+    import torch
+
+    outputs = []
+    (lengths, paths), (left, right) = (ends.diff().tolist() for ends in (query_ends, key_ends)), window_size
+    assert (most_queries, most_keys, right) == (max(lengths), max(paths), 0)
+    parts = zip(query.split(lengths), key.split(paths), value.split(paths), strict=True)
+    for q, k, v in parts:
+        place = torch.arange(len(q))[:, None] + len(k) - len(q)
+        keys = torch.arange(len(k))
+        mask = (keys <= place) & ((keys >= place - left) if left >= 0 else torch.tensor(True))
+        q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+        out = torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, scale=scale, enable_gqa=enable_gqa
+        )
+        outputs.append(out[0].transpose(0, 1))
+    return torch.cat(outputs)
+
+
+@settings(max_examples=10)
+@given(rows=rows(), shortest=st.integers(1, 6), most=st.sampled_from([1, 20, 1000]))
+@pytest.mark.parametrize("family", ["Llama", "Mistral", "Llama4Text"])
+def test_lines_without_a_mask_are_exact(lines_models, family, rows, shortest, most):
+    """On CUDA, long lines are sequences for FlashAttention; here the same plan goes through attention by the book."""
+    plain, tree = lines_models[family]
+    if not total_weight(rows):
+        rows[0].weight = 1.0
+    expected = _one_at_a_time(plain, rows)
+    gradient = _gradient(plain)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "takes_lines", lambda query: True)
+        patch.setattr(attention, "varlen_attention", lambda: _varlen)
+        patch.setattr(attention, "LINE", shortest)
+        patch.setattr(attention, "LINE_KEYS", most)
+        assert _together(tree, rows, "tree", 1000) == pytest.approx(expected, rel=1e-6)
+    assert float((_gradient(tree) - gradient).norm() / gradient.norm()) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def lines_models():
+    """Return, by family, a model with its own attention, and the same with that of trees."""
+    models = {name: [_model(name, **FAMILIES[name]) for _ in range(2)] for name in ("Llama", "Mistral", "Llama4Text")}
+    for _, tree in models.values():
+        _prepare(tree, [Row(list(range(12)), 1, 1.0)])
+    return models
+
+
+def test_a_kernel_that_aligns_queries_otherwise_is_not_used(monkeypatch):
+    import torch
+
+    def first(query, key, value, query_ends, key_ends, *more, **settings):
+        """Attend as if queries were the first tokens of their keys."""
+        lengths, paths = query_ends.diff().tolist(), key_ends.diff().tolist()
+        key, value = (
+            torch.cat([part[:n] for part, n in zip(x.split(paths), lengths, strict=True)]) for x in (key, value)
+        )
+        return _varlen(query, key, value, query_ends, query_ends, more[0], more[0], **settings)
+
+    for kernel, is_exact in ((_varlen, True), (first, False)):
+        attention.lines_are_exact.cache_clear()
+        monkeypatch.setattr(attention, "varlen_attention", lambda kernel=kernel: kernel)
+        assert attention.lines_are_exact(torch.device("cpu"), torch.float32, 8) == is_exact
+    attention.lines_are_exact.cache_clear()
 
 
 # -- what cannot be exact --------------------------------------------------------------------------------------------
@@ -394,14 +564,17 @@ LONG = [Row(list(range(20)), 1, 1.0)]
 @pytest.mark.parametrize(
     "family, more, reason",
     [
-        ("Mamba", dict(state_size=4, intermediate_size=64), "mamba: has layers of linear_attention"),
-        ("Lfm2", dict(layer_types=["conv", "full_attention"]), "lfm2: has layers of conv"),
-        ("Mistral", dict(sliding_window=16), "mistral: its attention reaches back 16 tokens, and .* has 20"),
-        ("Gemma3Text", dict(sliding_window=8, layer_types=["sliding_attention"] * 2), "reaches back 8 tokens"),
+        ("Mamba", dict(state_size=4, intermediate_size=64), r"mamba: has layers \(MambaMixer\) that do not continue"),
+        ("MiniMax", dict(num_local_experts=2), "minimax: has layers of linear_attention whose state"),
+        ("Rwkv", {}, "rwkv: has layers with a state"),
+        (
+            "Llama4Text",
+            {**FAMILIES["Llama4Text"], "attn_temperature_tuning": True, "floor_scale": 50},
+            "llama4_text: it counts .* from 0",
+        ),
         ("Llama", dict(attention_dropout=0.1), "llama: it is trained with attention_dropout 0.1"),
         ("GPT2", dict(n_embd=32, n_head=4, n_layer=2), "gpt2: it is trained with .*drop.* 0.1"),
         ("Bloom", dict(n_head=4, n_layer=2), "bloom: its attention does not go through"),
-        ("GptOss", dict(num_local_experts=4, layer_types=["full_attention"] * 2), "gpt_oss: computes no trees .*s_aux"),
         ("Nemotron", dict(hidden_act="relu2"), "nemotron: computes .*tree"),
     ],
 )
@@ -410,7 +583,7 @@ def test_models_that_would_not_be_exact_are_refused(family, more, reason):
     with pytest.raises(UsageError, match=reason) as error:
         _prepare(model, LONG)
     assert str(error.value).endswith("give --packing none") and "\n" not in str(error.value)
-    if family not in ("GPT2", "Llama", "GptOss", "Nemotron"):
+    if family not in ("GPT2", "Llama", "Llama4Text", "Nemotron", "Rwkv"):
         assert _together(model, LONG, "none", 100) == pytest.approx(_one_at_a_time(model, LONG), rel=1e-5)
 
 
@@ -423,10 +596,14 @@ def test_models_that_see_ahead_are_refused_with_any_packing(family):
         exact.check(model, LONG, "none", torch.float32, 1)
 
 
-def test_windows_that_are_long_enough_are_no_obstacle():
-    _prepare(_model("Mistral", sliding_window=20), LONG)
-    _prepare(_model("Gemma3Text", sliding_window=20), LONG)
-    _prepare(_model("Qwen2", use_sliding_window=False, sliding_window=4), LONG)
+def test_layers_with_a_window_read_its_keys_only():
+    from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
+
+    tree = attention.TreeInput(trie.build_tree([Row(list(range(100)), 1, 1.0)]), block=10)
+    everything = tree.plan(attention.LayerMask(causal_mask_function), False).blocks
+    window = tree.plan(attention.LayerMask(sliding_window_causal_mask_function(4)), False).blocks
+    assert [len(keys) for _, _, keys, _ in everything] == list(range(10, 101, 10))
+    assert [len(keys) for _, _, keys, _ in window] == [10] + [13] * 9
 
 
 def test_a_model_that_does_not_pass_the_tree_on_is_refused():
@@ -444,6 +621,13 @@ def test_a_model_that_computes_a_tree_otherwise_is_refused():
     model.model.forward = lambda *args, **more: forward(*args, **{**more, "position_ids": None})
     with pytest.raises(UsageError, match="llama: computes a tree otherwise than its rows"):
         _prepare(model, LONG)
+
+
+def test_a_model_whose_gradient_is_lost_in_a_tree_is_refused(monkeypatch):
+    attend = attention._attend_block
+    monkeypatch.setattr(attention, "_attend_block", lambda query, key, *more: attend(query, key.detach(), *more))
+    with pytest.raises(UsageError, match="llama: the gradient of a tree is not that of its rows"):
+        _prepare(_model("Llama", initializer_range=0.5), LONG)
 
 
 @pytest.mark.parametrize(

@@ -1,55 +1,221 @@
 """Attention within trees (trie.py): each token sees itself and its ancestors.
 
 It is registered with transformers under the name TREE, so it serves every model whose attention goes through that
-interface. A dense mask costs the square of the tree. Here queries go in blocks of consecutive tokens, and a block looks
-only at the keys that at least one of its tokens may see, which are the block itself and the path above it: time follows
-the number of tokens times the length of a path, and memory the number of tokens.
+interface. Which ancestors a token sees is the model's own rule: transformers gives each kind of layer a function of two
+positions (everything before, a window, a chunk), which is asked for depths here, since a token's depth is its position
+in each of its rows.
+
+A dense mask costs the square of the tree. Here queries go in blocks of consecutive tokens, and a block looks only at
+the keys that at least one of its tokens sees, which are the block itself and the path above it, as far as the layer
+reaches: time follows the number of tokens times the length of a path (or of a window), and memory the number of tokens.
+
+On CUDA, attention is fastest without a mask, as FlashAttention computes it for sequences of several lengths. A long
+line (a stretch in which each token follows the one before) is such a sequence: its queries are the last ones of a path.
+Short lines stay in blocks, where many of them look at the same keys together.
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache, cached_property
+from inspect import signature
+from itertools import accumulate
 from typing import Any
 
 import torch
 from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
+from transformers.masking_utils import (
+    AttentionMaskInterface,
+    causal_mask_function,
+    sliding_window_causal_mask_function,
+)
 
 from eexp.errors import EexpError
-from eexp.training.trie import Tree
+from eexp.training.data import Row
+from eexp.training.recurrence import Walk, plan_walk
+from eexp.training.trie import Tree, build_tree, lines_of
 
 TREE = "eexp_tree"
 BLOCK = 256  # queries that look at keys together
+LINE = 128  # tokens of a line that is a sequence of its own, about what a kernel of FlashAttention computes together
+LINE_KEYS = 65536  # most keys that are copied for a call of it, beyond those of one line
 REGATHER = True  # False under activation checkpointing, which keeps nothing, and whose own hooks must see all
+
+#: (first query, one past the last, keys [K], mask [queries, K]): what a block of queries sees.
+Block = tuple[int, int, torch.Tensor, torch.Tensor]
 
 
 @dataclass
-class TreeBlocks:
-    """The keys that each block of queries sees: (first query, one past the last, keys [K], mask [queries, K])."""
+class LineBatch:
+    """Lines that attention computes in one call, as S sequences of Q queries and K keys in all.
 
-    blocks: list[tuple[int, int, torch.Tensor, torch.Tensor]]
+    Attributes:
+        queries: [Q] tokens, line by line.
+        keys: [K] tokens of the paths to the ends of the lines, as far as the layer reaches.
+        query_ends, key_ends: [S + 1] where each sequence ends, after a 0; int32.
+        most_queries, most_keys: Lengths of the longest sequence.
+        window: How many keys each query sees at most; None if all of its path.
+    """
+
+    queries: torch.Tensor
+    keys: torch.Tensor
+    query_ends: torch.Tensor
+    key_ends: torch.Tensor
+    most_queries: int
+    most_keys: int
+    window: int | None
 
 
-def blocks_of(tree: Tree, device: torch.device | str = "cpu", block: int | None = None) -> TreeBlocks:
-    """Return the blocks of a tree, of `block` queries each; BLOCK by default."""
-    block = block or BLOCK
-    last = torch.tensor(tree.last)
-    index = torch.arange(len(last))
-    blocks = []
-    for start in range(0, len(last), block):
-        end = min(start + block, len(last))
-        keys = (last[:end] >= start).nonzero().flatten()
-        queries = index[start:end, None]
-        mask = (keys <= queries) & (last[keys] >= queries)
-        blocks.append((start, end, keys.to(device), mask.to(device)))
-    return TreeBlocks(blocks)
+@dataclass
+class AttentionPlan:
+    """How layers of one kind attend within a tree of T tokens.
+
+    Attributes:
+        lines: Lines that need no mask.
+        blocks: All other queries.
+        places: [T] where the output of each token is among those of `lines` and `blocks`; None if in order.
+    """
+
+    lines: list[LineBatch]
+    blocks: list[Block]
+    places: torch.Tensor | None
+
+
+@dataclass(eq=False)
+class LayerMask:
+    """What one kind of layer sees, in place of the mask that transformers would make for it.
+
+    Attributes:
+        function: (batch index, head index, position of the query, position of the key) -> whether it is seen.
+    """
+
+    function: Callable[[int, int, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class TreeInput:
+    """A tree of T tokens as its model's layers need it; each part is computed when the first layer asks for it."""
+
+    def __init__(self, tree: Tree, device: torch.device | str = "cpu", block: int | None = None) -> None:
+        """Take a tree, and the number of queries of a block; BLOCK by default."""
+        self._tree, self._device, self._block = tree, device, block or BLOCK
+        self._plans: dict[tuple[LayerMask, bool], AttentionPlan] = {}
+
+    def __len__(self) -> int:
+        return len(self._tree.tokens)
+
+    @cached_property
+    def walk(self) -> Walk:
+        """The order in which layers with a state compute the tree."""
+        return plan_walk(self._tree, self._device)
+
+    @cached_property
+    def _last(self) -> torch.Tensor:
+        return torch.tensor(self._tree.last, device=self._device)
+
+    @cached_property
+    def _depths(self) -> torch.Tensor:
+        return torch.tensor(self._tree.positions, device=self._device)
+
+    def plan(self, layer_mask: LayerMask, with_lines: bool) -> AttentionPlan:
+        """Return how layers of one kind attend; `with_lines` says whether lines may go without a mask."""
+        if (layer_mask, with_lines) not in self._plans:
+            self._plans[layer_mask, with_lines] = self._make_plan(layer_mask, with_lines)
+        return self._plans[layer_mask, with_lines]
+
+    def _make_plan(self, layer_mask: LayerMask, with_lines: bool) -> AttentionPlan:
+        lines = [(start, end) for start, end in lines_of(self._tree) if end - start >= LINE] if with_lines else []
+        longest = max(self._tree.positions) + 1
+        window = self._window(layer_mask, longest) if lines else None
+        if window is None:
+            return AttentionPlan([], list(self._blocks(layer_mask, 0, len(self))), None)
+        batches = list(self._line_batches(lines, window, longest))
+        blocks: list[Block] = []
+        for start, end in zip([0, *(end for _, end in lines)], [*(start for start, _ in lines), len(self)]):
+            blocks += self._blocks(layer_mask, start, end)
+        index = torch.arange(len(self), device=self._device)
+        order = [*(batch.queries for batch in batches), *(index[start:end] for start, end, _, _ in blocks)]
+        return AttentionPlan(batches, blocks, torch.cat(order).argsort())
+
+    def _blocks(self, layer_mask: LayerMask, first: int, stop: int) -> Iterator[Block]:
+        """Yield the blocks of the queries first <= i < stop."""
+        index = torch.arange(stop, device=self._device)
+        for start in range(first, stop, self._block):
+            end = min(start + self._block, stop)
+            keys = (self._last[:end] >= start).nonzero().flatten()
+            queries = index[start:end, None]
+            mask = (keys <= queries) & (self._last[keys] >= queries)
+            mask &= layer_mask.function(0, 0, self._depths[start:end, None], self._depths[keys])
+            reached = mask.any(0)
+            yield start, end, keys[reached], mask[:, reached]
+
+    def _window(self, layer_mask: LayerMask, longest: int) -> int | None:
+        """Return how many keys a query sees at most, in a row of `longest` tokens; None unless these are the last."""
+        depths = torch.arange(longest, device=self._device)
+        window = int(layer_mask.function(0, 0, depths[-1:, None], depths).sum())
+        is_window = torch.ones((), dtype=torch.bool, device=self._device)
+        for queries in depths[:, None].split(self._block):
+            seen = layer_mask.function(0, 0, queries, depths)
+            is_window &= (seen == ((depths <= queries) & (depths > queries - window))).all()
+        return window if is_window else None
+
+    def _line_batches(self, lines: list[tuple[int, int]], window: int, longest: int) -> Iterator[LineBatch]:
+        """Yield lines (start, end) in batches of at most LINE_KEYS keys, or of one line."""
+        batch: list[tuple[torch.Tensor, torch.Tensor]] = []  # queries, keys
+        for start, end in lines:
+            queries = torch.arange(start, end, device=self._device)
+            path = (self._last[:start] >= start).nonzero().flatten()
+            keys = torch.cat([path[max(0, len(path) - window + 1) :], queries])
+            if batch and sum(len(k) for _, k in batch) + len(keys) > LINE_KEYS:
+                yield self._line_batch(batch, window, longest)
+                batch = []
+            batch.append((queries, keys))
+        yield self._line_batch(batch, window, longest)
+
+    def _line_batch(self, batch: list[tuple[torch.Tensor, torch.Tensor]], window: int, longest: int) -> LineBatch:
+        """Return one batch, of (queries, keys) of its lines."""
+        queries, keys = zip(*batch)
+
+        def ends(parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
+            return torch.tensor([0, *accumulate(map(len, parts))], dtype=torch.int32, device=self._device)
+
+        return LineBatch(
+            torch.cat(queries),
+            torch.cat(keys),
+            ends(queries),
+            ends(keys),
+            max(map(len, queries)),
+            max(map(len, keys)),
+            window if window < longest else None,
+        )
 
 
 def register() -> None:
     """Make the name TREE known to transformers. Safe to call twice."""
     AttentionInterface.register(TREE, _attend)
-    AttentionMaskInterface.register(TREE, lambda *args, **kwargs: None)
+    AttentionMaskInterface.register(TREE, _layer_mask)
+
+
+def _layer_mask(*args: Any, mask_function: Callable, use_vmap: bool = False, **kwargs: Any) -> LayerMask:
+    """Return what transformers asks for when a model makes the mask of one kind of layer.
+
+    Args:
+        args, kwargs: Sizes and types of the mask; not used.
+        mask_function: As in LayerMask.
+        use_vmap: Whether the model added a rule of its own, which may go by a token's place rather than its position.
+
+    Raises:
+        EexpError: It did.
+    """
+    if use_vmap:
+        raise EexpError("its attention has a mask of its own")
+    return LayerMask(mask_function)
+
+
+#: Arguments that some layers give to their attention beside queries, keys and values, and that are not computed here.
+_NOT_COMPUTED = ("position_bias", "sparse_indices", "indices", "head_mask")
 
 
 def _attend(
@@ -57,12 +223,13 @@ def _attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: LayerMask | torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    tree: TreeBlocks | None = None,
+    tree: TreeInput | None = None,
     softcap: float | None = None,
     sliding_window: int | None = None,
+    s_aux: torch.Tensor | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
     """Compute attention within a tree, with the arguments of transformers' interface.
@@ -71,12 +238,13 @@ def _attend(
         module: The layer; not used.
         query: [1, heads, T, D].
         key, value: [1, kv heads, T, D].
-        attention_mask: None; the tree says what a token sees.
+        attention_mask: What the layer sees.
         scaling: Of the scores; 1 / sqrt(D) by default.
         dropout: 0 (exact.py refuses other models).
-        tree: The blocks of the tree, [T] tokens.
+        tree: The tree, of T tokens.
         softcap: Limit of the scores, as in Gemma 2.
-        sliding_window: At least the longest row (exact.py refuses shorter ones), so not used.
+        sliding_window: Not used; `attention_mask` has it.
+        s_aux: [heads] the scores of sinks, which take their share of the softmax and have no value, as in GPT-OSS.
         more: What else a layer gives to its attention.
 
     Returns:
@@ -87,60 +255,135 @@ def _attend(
     """
     if tree is None:
         raise EexpError("its attention is not told of the tree")
-    unknown = sorted(name for name in _NOT_COMPUTED if more.get(name) is not None)
-    if attention_mask is not None or unknown:
-        raise EexpError(f"its attention is given {', '.join(unknown) or 'a mask'}, too")
-    out = torch.cat(
-        [
-            _attend_block(query[:, :, start:end], key, value, keys, mask, scaling, softcap)
-            for start, end, keys, mask in tree.blocks
-        ],
-        2,
-    )
-    return out.transpose(1, 2).contiguous(), None
+    if unknown := sorted(name for name in _NOT_COMPUTED if more.get(name) is not None):
+        raise EexpError(f"its attention is given {', '.join(unknown)}, too")
+    if not isinstance(attention_mask, LayerMask):
+        raise EexpError(f"its attention is given {'no mask' if attention_mask is None else 'a mask of its own'}")
+    plan = tree.plan(attention_mask, softcap is None and s_aux is None and takes_lines(query))
+    return _attend_plan(plan, query, key, value, scaling, softcap, s_aux), None
 
 
-#: Arguments that some layers give to their attention beside queries, keys and values, and that are not computed here.
-_NOT_COMPUTED = ("s_aux", "position_bias", "sparse_indices", "head_mask")
-
-
-def _attend_block(
+def _attend_plan(
+    plan: AttentionPlan,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    keys: torch.Tensor,
-    mask: torch.Tensor,
     scaling: float | None,
     softcap: float | None,
+    sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Compute the attention of one block.
+    """Compute the attention of a plan, with the arguments of `_attend`; returns [1, T, heads, D]."""
+    parts = [_attend_lines(query, key, value, lines, scaling) for lines in plan.lines]
+    for start, end, keys, mask in plan.blocks:
+        parts.append(_attend_block(query[:, :, start:end], key, value, keys, mask, scaling, softcap, sinks))
+    out = torch.cat(parts, 2).transpose(1, 2)
+    return out.contiguous() if plan.places is None else out.index_select(1, plan.places)
+
+
+@cache
+def varlen_attention() -> Callable[..., torch.Tensor] | None:
+    """Return PyTorch's attention for sequences of several lengths, which is FlashAttention; None if it lacks that."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn if {"window_size", "enable_gqa"} <= signature(varlen_attn).parameters.keys() else None
+
+
+def _half_type(query: torch.Tensor) -> torch.dtype:
+    """Return the type that attention computes in, which autocast chooses where it is on."""
+    kind = query.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
+
+
+def takes_lines(query: torch.Tensor) -> bool:
+    """Return whether FlashAttention computes queries of this type and head size, [..., D], on their device."""
+    return (
+        query.is_cuda
+        and torch.version.cuda is not None
+        and _half_type(query) in (torch.bfloat16, torch.float16)
+        and query.shape[-1] <= 192
+        and query.shape[-1] % 8 == 0
+        and torch.cuda.get_device_capability(query.device) >= (8, 0)
+        and varlen_attention() is not None
+        and lines_are_exact(query.device, _half_type(query), query.shape[-1])
+    )
+
+
+@cache
+def lines_are_exact(device: torch.device, dtype: torch.dtype, size: int) -> bool:
+    """Return whether attention without a mask gives lines what attention with a mask gives them, gradient included.
+
+    The queries of a line are the last ones of its path. Kernels differ in where they put queries that are fewer than
+    the keys, so one small tree is computed both ways.
 
     Args:
-        query: [1, heads, Q, D].
-        key, value: [1, kv heads, T, D].
-        keys: [K] indices of those that the block looks at.
-        mask: [Q, K] which of these each query sees.
-        scaling, softcap: As in `_attend`.
-
-    Returns:
-        [1, heads, Q, D].
+        device: The device.
+        dtype: The type to compute in.
+        size: Numbers of a head.
     """
-    group = query.shape[1] // key.shape[1]  # heads that share keys
-    # CUDA's fast kernels take a mask or groups, not both.
-    repeated = group if group > 1 and (softcap is not None or query.is_cuda) else 1
+    texts = array("i", range(1, 2 * LINE + 8)), array("i", [*range(1, LINE + 4), *range(LINE)])
+    tree = TreeInput(build_tree([Row(text, 0, 1.0) for text in texts]), device)
+    generator = torch.Generator().manual_seed(0)
+    heads = [torch.randn(1, n, len(tree), size, generator=generator) for n in (4, 2, 2, 4)]
+    *tensors, direction = (tensor.to(device, dtype).requires_grad_() for tensor in heads)
+    for rule in (causal_mask_function, sliding_window_causal_mask_function(LINE // 2)):
+        results = []
+        for with_lines in (True, False):
+            try:
+                with torch.enable_grad():
+                    out = _attend_plan(tree.plan(LayerMask(rule), with_lines), *tensors, None, None, None)
+                gradients = torch.autograd.grad(out, tensors, direction.detach().transpose(1, 2))
+            except RuntimeError:  # from a kernel that is not made for this device, type or size
+                return False
+            results.append([out.detach(), *gradients])
+        for a, b in zip(*results, strict=True):
+            if not float((a - b).float().norm()) <= 0.03 * float(b.float().norm()):
+                return False
+    return True
+
+
+def _attend_lines(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lines: LineBatch, scaling: float | None
+) -> torch.Tensor:
+    """Compute the attention of a batch of lines, with tensors as in `_attend`; returns [1, heads, Q, D]."""
+    attend = varlen_attention()
+    assert attend is not None
+    dtype = _half_type(query)
 
     def gather(source: torch.Tensor) -> torch.Tensor:
-        part = source.index_select(2, keys)
-        return part.repeat_interleave(repeated, 1) if repeated > 1 else part
+        return source[0].transpose(0, 1).index_select(0, lines.keys).to(dtype)
 
     k, v = gather(key), gather(value)
-    if softcap is not None:
-        scores = query @ k.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-        scores = (torch.tanh(scores / softcap) * softcap).masked_fill(~mask, float("-inf"))
-        return scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+    with regathered([(k, key), (v, value)], gather):
+        out = attend(
+            query[0].transpose(0, 1).index_select(0, lines.queries).to(dtype),
+            k,
+            v,
+            lines.query_ends,
+            lines.key_ends,
+            lines.most_queries,
+            lines.most_keys,
+            scale=scaling,
+            window_size=(-1 if lines.window is None else lines.window - 1, 0),
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+    return out.transpose(0, 1)[None].to(value.dtype)
 
-    # For its backward pass a block would keep its own copies of the path above it. Their sources are kept instead.
-    copies = [(k, key), (v, value)] if REGATHER else []
+
+def regathered(
+    copies: list[tuple[torch.Tensor, torch.Tensor]], gather: Callable[[torch.Tensor], torch.Tensor]
+) -> AbstractContextManager:
+    """Return a context in which autograd keeps the sources of copies rather than the copies, and gathers them again.
+
+    Without it, every part of a tree would keep its own copy of the path above it for the backward pass.
+
+    Args:
+        copies: (copy, source) of tensors that are computed with in the context.
+        gather: Makes the copy of a source.
+    """
+    if not REGATHER:
+        return nullcontext()
 
     def pack(tensor: torch.Tensor) -> Any:
         for copy, source in copies:
@@ -151,9 +394,60 @@ def _attend_block(
     def unpack(packed: Any) -> torch.Tensor:
         return gather(packed[0]) if isinstance(packed, tuple) else packed
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack) if REGATHER else nullcontext():
-        out = torch.nn.functional.scaled_dot_product_attention(
+    @contextmanager
+    def context() -> Iterator[None]:
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            yield
+        copies.clear()  # autograd holds on to `pack`
+
+    return context()
+
+
+def _attend_block(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    keys: torch.Tensor,
+    mask: torch.Tensor,
+    scaling: float | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """Compute the attention of one block.
+
+    Args:
+        query: [1, heads, Q, D].
+        key, value: [1, kv heads, T, D].
+        keys: [K] indices of those that the block looks at.
+        mask: [Q, K] which of these each query sees.
+        scaling, softcap: As in `_attend`.
+        sinks: [heads], as `s_aux` there.
+
+    Returns:
+        [1, heads, Q, D].
+    """
+    group = query.shape[1] // key.shape[1]  # heads that share keys
+    has_scores = softcap is not None or sinks is not None
+    # CUDA's fast kernels take a mask or groups, not both.
+    repeated = group if group > 1 and (has_scores or query.is_cuda) else 1
+
+    def gather(source: torch.Tensor) -> torch.Tensor:
+        part = source.index_select(2, keys)
+        return part.repeat_interleave(repeated, 1) if repeated > 1 else part
+
+    k, v = gather(key), gather(value)
+    if has_scores:
+        scores = query @ k.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        scores = scores.masked_fill(~mask, float("-inf"))
+        if sinks is not None:
+            column = sinks.to(scores.dtype)[None, :, None, None].expand(*scores.shape[:3], 1)
+            scores = torch.cat([scores, column], -1)
+        weights = scores.softmax(-1, dtype=torch.float32)[..., : len(keys)]
+        return weights.to(v.dtype) @ v
+
+    with regathered([(k, key), (v, value)], gather):
+        return torch.nn.functional.scaled_dot_product_attention(
             query, k, v, attn_mask=mask, scale=scaling, enable_gqa=group > repeated
         )
-    copies.clear()  # autograd holds on to `pack`
-    return out

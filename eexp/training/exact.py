@@ -1,8 +1,8 @@
 """Checks that a model computes for a tree exactly what it would compute for its rows.
 
-That takes attention that looks only where it is told to, by transformers' interface, and positions that are given, too.
-Models known to break it are refused by name; for causes that are not known, a small tree of the run's own examples is
-computed both ways.
+That takes attention that looks only where it is told to, by transformers' interface (attention.py), layers with a state
+that can continue from one (recurrence.py), and positions that are given, too. Models known to break it are refused by
+name; for causes that are not known, a small tree of the run's own examples is computed both ways.
 """
 
 from __future__ import annotations
@@ -10,19 +10,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from eexp.errors import EexpError, UsageError
 from eexp.models import hf
-from eexp.training import attention, trie
+from eexp.training import attention, recurrence, trie
 from eexp.training.data import Row
 from eexp.training.packing import PACKINGS, target_losses
 
 _SEARCHED = 64  # examples among which two that share much are searched
 _PROBE = 256  # tokens of an example that is computed both ways
-_TOLERANCE = {4: 1e-5, 2: 0.02}  # largest relative difference between the two, by the bytes of a number
+_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # kinds of layers, as in configurations
+_STATE = {"linear_attention", "conv"}
+_BOTH = {"hybrid"}  # attention and a state
+_NEITHER = {"moe", "mlp"}
+_TOLERANCE = {4: 1e-5, 2: 0.02}  # largest relative difference between the two losses, by the bytes of a number
+_GRADIENT_TOLERANCE = {4: 1e-4, 2: 0.2}  # and between the two gradients
 
 
 def check(model: PreTrainedModel, rows: list[Row], packing: str, dtype: torch.dtype, budget: int) -> None:
@@ -55,43 +61,73 @@ def prepare(model: PreTrainedModel, rows: list[Row], dtype: torch.dtype, budget:
     """
     kind = model.config.model_type
     longest = max(len(row.ids) for row in rows)
-    if obstacle := next(obstacles(model, longest, max(longest, budget)), None):
+    if obstacle := next(obstacles(model, max(longest, budget), dtype), None):
         raise UsageError(f"{kind}: {obstacle}, so that examples cannot share tokens exactly; give --packing none")
     sample = _probe(rows)
-    loss_of_rows = _loss(model, sample, "none", dtype)
+    loss_of_rows, gradient_of_rows = _loss(model, sample, "none", dtype)
     attention.register()
-    model.set_attn_implementation(attention.TREE)
+    recurrence.install(hf.base_model(model))
+    if _has_attention(hf.base_model(model)):
+        model.set_attn_implementation(attention.TREE)
     try:
-        loss_of_tree = _loss(model, sample, "tree", dtype)
+        loss_of_tree, gradient_of_tree = _loss(model, sample, "tree", dtype)
     except (EexpError, TypeError) as e:  # TypeError: from a model that refuses arguments that it does not know
         reason = str(e).splitlines()[0]
         raise UsageError(f"{kind}: computes no trees ({reason}); give --packing none") from None
     error = abs(loss_of_rows - loss_of_tree) / loss_of_rows
     if not error <= _TOLERANCE[dtype.itemsize]:
         raise UsageError(f"{kind}: computes a tree otherwise than its rows (off by {error:.1g}); give --packing none")
+    error = float((gradient_of_rows - gradient_of_tree).norm() / gradient_of_rows.norm())
+    if not error <= _GRADIENT_TOLERANCE[dtype.itemsize]:
+        raise UsageError(
+            f"{kind}: the gradient of a tree is not that of its rows (off by {error:.1g}); give --packing none"
+        )
 
 
-def obstacles(model: PreTrainedModel, longest: int, largest: int) -> Iterator[str]:
+def obstacles(model: PreTrainedModel, largest: int, dtype: torch.dtype) -> Iterator[str]:
     """Yield the known reasons why a model cannot compute trees exactly.
 
     Args:
         model: The model to train.
-        longest: Tokens of the longest row.
         largest: Tokens of the largest tree.
+        dtype: The type that the run computes in.
     """
     inner = hf.base_model(model)
     config = inner.config.get_text_config()
-    if unknown := hf.unknown_layers(inner):
-        yield f"has {unknown}, which a tree does not know"
-    if not getattr(inner, "_supports_attention_backend", False):
+    if unknown := _unknown_layers(inner, dtype):
+        yield f"has {unknown}"
+    if _has_attention(inner) and not inner._can_set_attn_implementation():
         yield "its attention does not go through the interface of transformers"
-    window = hf.attention_window(config)
-    if window and window < longest:
-        yield f"its attention reaches back {window} tokens, and the longest example has {longest}"
     if getattr(config, "attn_temperature_tuning", False) and largest >= getattr(config, "floor_scale", 0):
         yield f"it counts a pass's tokens from 0 to scale its attention, and a pass may have {largest}"
     for name, value in _random_settings(inner, config):
         yield f"it is trained with {name} {value:g}"
+
+
+def _layer_types(model: PreTrainedModel) -> list[str]:
+    """Return the kind of each layer, in transformers' words; attention where a configuration does not say."""
+    config = model.config.get_text_config()
+    return getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+
+
+def _has_attention(model: PreTrainedModel) -> bool:
+    return not set(_layer_types(model)) <= _STATE | _NEITHER
+
+
+def _unknown_layers(model: PreTrainedModel, dtype: torch.dtype) -> str | None:
+    """Return, in words, the layers that are neither attention by positions nor have a state that can be continued."""
+    types = _layer_types(model)
+    layers = [layer for layer, _ in recurrence.layers_with_state(model).values()]
+    if unknown := set(types) - _ATTENTION - _STATE - _BOTH - _NEITHER:
+        return f"layers of {', '.join(sorted(unknown))}"
+    known = {getattr(layer, "layer_idx", None) for layer in layers}
+    if hidden := {kind for n, kind in enumerate(types) if kind in _STATE | _BOTH and n not in known}:
+        return f"layers of {', '.join(sorted(hidden))} whose state is not at hand"
+    if getattr(model, "_is_stateful", False) and not layers:
+        return "layers with a state"
+    if names := recurrence.not_continued(model, model.config.get_text_config().hidden_size, dtype):
+        return f"layers ({', '.join(names)}) that do not continue from a state"
+    return None
 
 
 def _sees_ahead(model: PreTrainedModel, rows: list[Row], dtype: torch.dtype) -> bool:
@@ -121,11 +157,28 @@ def _probe(rows: list[Row]) -> list[Row]:
     return [Row(text, 1, weight) for text, weight in zip(texts, (1.0, 0.5, 2.0), strict=True) if len(text) > 1]
 
 
-def _loss(model: PreTrainedModel, rows: list[Row], packing: str, dtype: torch.dtype) -> float:
-    """Return the weighted sum of the losses of rows in one pass."""
-    with evaluation_mode(model, dtype):
-        part = PACKINGS[packing].part(rows, model.device)
-        return float((part.weights * target_losses(model, part)).sum())
+def _loss(model: PreTrainedModel, rows: list[Row], packing: str, dtype: torch.dtype) -> tuple[float, torch.Tensor]:
+    """Return the weighted sum of the losses of rows in one pass, and its gradient for the embeddings.
+
+    The latter is summed over all tokens, [width], so that it does not depend on how they are packed. Each position has
+    a factor of its own, since what softmax gives to all keys of a query adds up to 0.
+    """
+    outputs: list[torch.Tensor] = []
+
+    def keep(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        outputs.append(output if output.requires_grad else output.requires_grad_())
+
+    hook = model.get_input_embeddings().register_forward_hook(keep)
+    try:
+        with evaluation_mode(model, dtype), torch.enable_grad():
+            part = PACKINGS[packing].part(rows, model.device)
+            loss = (part.weights * target_losses(model, part)).sum()
+            (gradient,) = torch.autograd.grad(loss, outputs[:1])
+    finally:
+        hook.remove()
+    columns = torch.arange(gradient.shape[1], device=gradient.device)
+    factors = part.inputs.get("position_ids", columns).cos()
+    return float(loss.detach()), (gradient.float() * factors[..., None]).sum((0, 1))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eexp.errors import EexpError, UsageError
 from eexp.models import hf
-from eexp.training import memory
+from eexp.training import memory, recurrence
 from eexp.training.distributed import is_sharded, local_rank
 from eexp.training.job import Settings
 from eexp.weights import resolve_base
@@ -90,12 +90,22 @@ def open_model(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizer
             r=settings.rank,
             lora_alpha=settings.alpha,
             target_modules="all-linear",
+            exclude_modules=bypassed_modules(model),
             lora_dropout=0.0,
             use_rslora=settings.rslora,
             task_type="CAUSAL_LM",
         )
         model = get_peft_model(model, config)
     return cast(PreTrainedModel, model), cast(PreTrainedTokenizerBase, tokenizer), dtype
+
+
+def bypassed_modules(model: torch.nn.Module) -> list[str] | None:
+    """Return the names of linear modules that an adapter cannot be on; None where there are none.
+
+    The kernels of Mamba layers, which have a skip weight D, read the weight of their last projection past its module.
+    """
+    layers = [layer for layer, _ in recurrence.layers_with_state(model).values()]
+    return ["out_proj"] if any(hasattr(layer, "D") for layer in layers) else None
 
 
 def experts_warning(model: PreTrainedModel) -> str | None:

@@ -80,7 +80,8 @@ def _tree_part(rows: Sequence[Row], device: torch.device | str) -> Part:
     inputs = {
         "input_ids": torch.tensor([tree.tokens], device=device),
         "position_ids": torch.tensor([tree.positions], device=device),
-        "tree": attention.blocks_of(tree, device),
+        "attention_mask": torch.ones(1, len(tree.tokens), dtype=torch.long, device=device),  # positions start no texts
+        "tree": attention.TreeInput(tree, device),
     }
     targets = [(column[before], token, weight) for before, token, weight in tree.targets]
     return _part(inputs, keep, targets, tree.row_targets, device)

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import NamedTuple
 
 from eexp.training.data import Row
 
@@ -38,6 +39,19 @@ class Tree:
     last: list[int] = field(default_factory=list)
     targets: list[tuple[int, int, float]] = field(default_factory=list)
     row_targets: list[list[int]] = field(default_factory=list)
+
+
+class TreeSegment(NamedTuple):
+    """Tokens of a tree that follow each other and have no branch before the last of them.
+
+    Attributes:
+        start, end: Its tokens are start <= i < end.
+        parent: Index of the segment that it continues, which ends where it branches off; None at the root.
+    """
+
+    start: int
+    end: int
+    parent: int | None
 
 
 def shared_length(a: Sequence[int], b: Sequence[int]) -> int:
@@ -87,6 +101,36 @@ def _close(tree: Tree, path: list[int], depth: int) -> None:
     for i in path[depth:]:
         tree.last[i] = len(tree.tokens) - 1
     del path[depth:]
+
+
+def segments_of(tree: Tree) -> list[TreeSegment]:
+    """Return the segments of a tree, in the order of their tokens, so that a parent comes before its children."""
+    path: list[int] = []  # the last token of each depth
+    starts: dict[int, int | None] = {}  # the first token of each segment, and the token that it follows
+    children: dict[int, int] = {}  # the next token of each that has one
+    for i, depth in enumerate(tree.positions):
+        parent = path[depth - 1] if depth else None
+        if parent is None or parent in children:
+            starts[i] = parent
+        if parent in children:
+            starts[children[parent]] = parent
+        elif parent is not None:
+            children[parent] = i
+        del path[depth:]
+        path.append(i)
+    firsts = sorted(starts)
+    segments = [(start, end) for start, end in zip(firsts, [*firsts[1:], len(tree.tokens)])]
+    last_tokens = {end - 1: n for n, (_, end) in enumerate(segments)}
+    return [TreeSegment(start, end, last_tokens.get(starts[start])) for start, end in segments]
+
+
+def lines_of(tree: Tree) -> list[tuple[int, int]]:
+    """Return the lines of a tree: (start, end) of the longest stretches in which each token follows the one before it.
+
+    A line goes on where others branch off, so each ends at the end of a row.
+    """
+    starts = [i for i, depth in enumerate(tree.positions) if not i or depth != tree.positions[i - 1] + 1]
+    return list(zip(starts, [*starts[1:], len(tree.tokens)]))
 
 
 def cut(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:
