@@ -27,6 +27,7 @@ import argparse
 import json
 import random
 import time
+from array import array
 from collections.abc import Iterator
 from statistics import median
 from typing import Any
@@ -78,7 +79,7 @@ def make_rows(trajectories: int, steps: int, observation: int, completion: int, 
         for _ in range(steps):
             history += rng.choices(range(VOCABULARY), k=observation)
             completions = [rng.choices(range(VOCABULARY), k=completion) for _ in range(5)]
-            rows += [Row(history + text, len(history), 1.0, str(n)) for text in completions]
+            rows += [Row(array("i", history + text), len(history), 1.0, str(n)) for text in completions]
             history += completions[0]
     return rows
 

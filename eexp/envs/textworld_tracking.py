@@ -80,7 +80,7 @@ class TrackedFacts(State):
 
     def __init__(self, before: State, action: Action | None = None):
         super().__init__(before._logic)
-        vars(self).update(vars(before.copy()))
+        self.__dict__.update(vars(before.copy()))
         if action:
             self.apply(action)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ class _RowsCache(Cells):
         """Begin a forward pass with rows that have these states, or with rows that have no tokens (None)."""
         self.layers = DynamicCache(config=self._config).layers
         for (layer, kind, i), states in zip(self._places, zip(*rows or ())):
-            place, state = self.layers[layer], torch.cat(states)
+            place, state = cast(Any, self.layers[layer]), torch.cat(states)  # of a class that has states
             getattr(place, kind)[i] = state
             getattr(place, f"is_{kind}_initialized")[i] = True
             place.has_previous_state[i] = True

@@ -80,7 +80,7 @@ def branch_points(prompt: Sequence[int], following: Iterable[Sequence[int]]) -> 
     points, shared = set(), len(prompt)
     for other in following:
         if prompt[:shared] != other[:shared]:
-            shared = len(os.path.commonprefix([prompt[:shared], other]))
+            shared = len(os.path.commonprefix([list(prompt[:shared]), list(other)]))
         if not shared:
             break
         points.add(min(shared, len(other) - 1))

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from inspect import signature
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import AttentionInterface
@@ -92,7 +92,7 @@ class LayerMask:
         function: (batch index, head index, position of the query, position of the key) -> whether it is seen.
     """
 
-    function: Callable[[int, int, torch.Tensor, torch.Tensor], torch.Tensor]
+    function: Callable[..., Any]
 
 
 class TreeInput:
@@ -287,7 +287,8 @@ def varlen_attention() -> Callable[..., torch.Tensor] | None:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
-    return varlen_attn if {"window_size", "enable_gqa"} <= signature(varlen_attn).parameters.keys() else None
+    complete = {"window_size", "enable_gqa"} <= signature(varlen_attn).parameters.keys()
+    return cast(Callable[..., torch.Tensor], varlen_attn) if complete else None  # without `return_aux`
 
 
 def _half_type(query: torch.Tensor) -> torch.dtype:
@@ -326,14 +327,15 @@ def lines_are_exact(device: torch.device, dtype: torch.dtype, size: int) -> bool
     tree = TreeInput(build_tree([Row(text, 0, 1.0) for text in texts]), device)
     generator = torch.Generator().manual_seed(0)
     heads = [torch.randn(1, n, len(tree), size, generator=generator) for n in (4, 2, 2, 4)]
-    *tensors, direction = (tensor.to(device, dtype).requires_grad_() for tensor in heads)
+    query, key, value, direction = (tensor.to(device, dtype).requires_grad_() for tensor in heads)
     for rule in (causal_mask_function, sliding_window_causal_mask_function(LINE // 2)):
         results = []
         for with_lines in (True, False):
             try:
                 with torch.enable_grad():
-                    out = _attend_plan(tree.plan(LayerMask(rule), with_lines), *tensors, None, None, None)
-                gradients = torch.autograd.grad(out, tensors, direction.detach().transpose(1, 2))
+                    plan = tree.plan(LayerMask(rule), with_lines)
+                    out = _attend_plan(plan, query, key, value, None, None, None)
+                gradients = torch.autograd.grad(out, (query, key, value), direction.detach().transpose(1, 2))
             except RuntimeError:  # from a kernel that is not made for this device, type or size
                 return False
             results.append([out.detach(), *gradients])

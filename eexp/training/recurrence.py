@@ -277,7 +277,7 @@ def install(model: torch.nn.Module) -> None:
         current[0] = kwargs.get("tree")
         return plain(*args, **kwargs)
 
-    forward._eexp_tree = True  # pyright: ignore[reportFunctionMemberAccess]
+    setattr(forward, "_eexp_tree", True)  # noqa: B010 (a function has no such attribute for type checkers)
     model.forward = forward
 
 

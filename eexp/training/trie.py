@@ -106,15 +106,15 @@ def _close(tree: Tree, path: list[int], depth: int) -> None:
 def segments_of(tree: Tree) -> list[TreeSegment]:
     """Return the segments of a tree, in the order of their tokens, so that a parent comes before its children."""
     path: list[int] = []  # the last token of each depth
-    starts: dict[int, int | None] = {}  # the first token of each segment, and the token that it follows
+    starts: dict[int, int] = {}  # the first token of each segment, and the token that it follows; -1 at the root
     children: dict[int, int] = {}  # the next token of each that has one
     for i, depth in enumerate(tree.positions):
-        parent = path[depth - 1] if depth else None
-        if parent is None or parent in children:
+        parent = path[depth - 1] if depth else -1
+        if parent < 0:
             starts[i] = parent
-        if parent in children:
-            starts[children[parent]] = parent
-        elif parent is not None:
+        elif parent in children:
+            starts[i] = starts[children[parent]] = parent
+        else:
             children[parent] = i
         del path[depth:]
         path.append(i)

@@ -271,7 +271,7 @@ class Game(PddlEnv):
 
     def restore(self, state: dict[str, Any]) -> None:
         """Return to a state that was saved, any number of times, be it of this game or of another one."""
-        vars(self).update(state)
+        self.__dict__.update(state)
         self._pddl_state = state["_pddl_state"].copy()
         self._pddl_state.enter()
         self._scope = Scope(self._pddl_state, self._entity_infos, {}, {})
