@@ -128,6 +128,7 @@ RECORDS = {
     "preferences": "preference-data @rollout-invalid",
     "preferences-some": "preference-data --worse refused --worse unchanged --most 1 --pool policy --first 2 "
     "--prompt-style think @rollout-pools",
+    "preferences-ended": "preference-data --worse ended --worse score @rollout-invalid",
     # -- imitation-data, split
     "imitation": "imitation-data @expert",
     "imitation-style": "imitation-data --prompt-style @style.toml @expert",
@@ -165,6 +166,8 @@ RECORDS = {
     "--action-weight 3 --share reflection=0.4 --rslora --schedule cosine --gradient-checkpointing --packing tree "
     "--trust-remote-code @reflect @imitation",
     "train-on": "finetune -m tiny -o adapter --init @train/adapter --budget-like @train-long/adapter @imitation",
+    "train-preferences": "finetune -m tiny -o adapter --objective dpo --beta 0.2 --sft-weight 0.5 --max-steps 2 "
+    "@preferences",
     "train-default": "finetune -m tiny -o adapter @imitation",
     "export-adapter": "export @train/adapter -o adapter.gguf",
     "export-adapter-f16": "export @train-long/adapter --base tiny --type f16 -q -o adapter.gguf",
@@ -244,7 +247,7 @@ RECORDS = {
     "compare-tiny": "compare --json tiny=@eval-default adapter=@eval-adapter full=@eval-full",
     "power": "compare --json --power a=@eval-short a=@eval-shorter --baseline a --tasks 50 --tasks 80 --runs 2",
     "power-rate": "compare --json --power --rate 0.2 --runs 1 --runs 4 --run-sd 0.05 --alike 0.4 --confidence 0.99",
-    **{f"schema-{kind}": f"schema {kind}" for kind in ("trajectory", "example", "episode", "task")},
+    **{f"schema-{kind}": f"schema {kind}" for kind in ("trajectory", "example", "preference", "episode", "task")},
     **{f"style-{name}": f"prompts show {name}" for name in ("react", "react-list", "think", "code", "@style.toml")},
 }
 
@@ -263,6 +266,7 @@ SET_ASIDE = {
     "recover-aside": f"recover {ASIDE} @bad.jsonl @rollout-invalid",
     "world-aside": f"world-model-data {ASIDE} @bad.jsonl @rollout",
     "world-aside-model": f"world-model-data --predictable model {TINY} {ASIDE} @bad-branched.jsonl @few-rolled",
+    "preferences-aside": f"preference-data {ASIDE} @bad.jsonl @rollout-invalid",
     "reflect-aside": f"reflect --rationale outcome {ASIDE} @bad.jsonl @rollout",
     "reflect-server": f"reflect -m @server#writer --max-tokens 90 --temperature 1 --retries 1 --seed 2 {ASIDE} "
     "@rollout",

@@ -293,7 +293,6 @@ TYPES: dict[str, type] = {
 }
 
 #: The types that a command for any record takes: tasks have no id, and only `eexp panel` and `eexp eval` read them.
-#: The types of records that stages pass on to each other; a task is a line of a panel.
 RECORD_TYPES = ("trajectory", "example", "preference", "episode")
 
 #: The command that makes the records that are expected of those that were given, by both types.

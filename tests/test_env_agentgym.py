@@ -289,7 +289,7 @@ def test_agenttraj_is_imported_without_any_option():
         spec = spec_of("textcraft", url)
         result = run("import", "agenttraj", "--env", spec, "-j", "1", stdin=lines(records)).ok()
         assert [r["id"] for r in result.records] == [f"{spec}/textcraft/{n}" for n in ("1", "0", "1#2")]
-        assert "3 in, 12 observations verified" in result.err and "differ" not in result.err
+        assert "3 in, 3 out, 12 observations verified" in result.err and "differ" not in result.err
 
 
 def test_an_item_of_another_server_is_refused(tmp_path):

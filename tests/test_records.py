@@ -55,6 +55,16 @@ RECORDS = {
         "weight": 1,
         "group": None,
     },
+    "preference": {
+        "type": "preference",
+        "id": "1",
+        "prompt": [{"role": "user", "content": "p"}],
+        "chosen": [{"role": "assistant", "content": "c"}],
+        "rejected": [{"role": "assistant", "content": "r"}],
+        "weight": 1,
+        "group": None,
+        "worse": "refused",
+    },
     "episode": {
         "type": "episode",
         "id": "1",

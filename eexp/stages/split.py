@@ -79,7 +79,7 @@ def part_of(record: dict, parts: int, seed: int = 0) -> int:
 def command(settings: SplitSettings, stream: Stream) -> None:
     """Write one part of a file of records.
 
-    Takes trajectories, examples and episodes. The part that a record belongs to follows from its id alone (for an
+    Takes records of any type but tasks. The part that a record belongs to follows from its id alone (for an
     example, from that of its trajectory): the same in every file and in every order.
 
     \b

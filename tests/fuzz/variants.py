@@ -47,7 +47,8 @@ class Variant:
         writes: The type of its records; None where it writes no records.
         streams: Whether it takes --rejects. Where it does not, the first bad line ends it with exit code 3.
         one_to_one: Whether every line comes out, or is set aside.
-        kept: What of a record must be the same in and out; None where a record becomes another.
+        kept: What of a record must be the same in and out, the n-th record out being made of the n-th line in; None
+            where a record becomes another, or the order changes.
         kept_out: The same of the record that comes out, where it is found elsewhere.
         expected: How many records come of one line that is not set aside; None where that is not so simple.
         codes: Exit codes for a file without bad lines.
