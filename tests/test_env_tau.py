@@ -68,7 +68,7 @@ def play(env: Tau, which: dict) -> tuple[list[str], list[str], object]:
         ),
         (f"tau?path={CHECKOUT}", "tau.domain=retail: expected library"),
         (f"tau?path={CHECKOUT}&domain=../envs/library", "domain=../envs/library: expected library"),
-        (f"{LIBRARY}&tools=some", r"tau\?tools=some: expected short, full or schema"),
+        (f"{LIBRARY}&tools=some", r"tau\?tools=some: expected short or full or schema"),
         (f"{LIBRARY}&expert=model", "expected grounded or gold"),
         (f"{LIBRARY}&admissible=all", "expected none or lookups"),
         (f"{LIBRARY}&model=tiny", "tau has no option 'model'; it has: path, domain, user, tools, expert, admissible"),

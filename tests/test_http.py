@@ -288,7 +288,7 @@ def test_a_server_without_usage(faulty):
     empty = {"message": {"content": None}, "finish_reason": "length"}
     faulty.reply = lambda body, nth: Reply(body={"choices": [empty]})
     with opened(faulty) as model:
-        assert ask(model) == [Sample("", None, 0, False)]
+        assert ask(model) == [Sample("", None, 0, False, message={"role": "assistant", "content": ""})]
         assert model.counts["text[s] written"] == 1
 
 

@@ -69,6 +69,7 @@ CALLS: dict[str, list[list[str]]] = {
     "rollout": [["rollout", "rollout"], ["rollout", "--on-error", "skip", "rollout"]],
     "summarise": [["summarise", "-m", EVIL, "rollout"]],
     "recover": [["recover", "rollout"], ["recover", "bad"]],
+    "preference-data": [["preference-data", "rollout"], ["preference-data", "bad"]],
     "world-model-data": [["world-model-data", "rollout"], ["world-model-data", "bad"]],
     "reflect": [["reflect", "--rationale", "outcome", "rollout"], ["reflect", "-m", EVIL, "rollout"]],
     "imitation-data": [

@@ -108,7 +108,7 @@ from eexp import options
     default=0.0,
     show_default=True,
     metavar="X",
-    help="For --objective dpo: add the loss a token of the chosen answers, times X.",
+    help="For --objective dpo: add the loss per token of the chosen answers, times X.",
 )
 @click.option(
     "--tokens-per-batch",

@@ -10,7 +10,7 @@ import click
 
 from eexp import options
 from eexp.errors import InputError
-from eexp.outcomes import SHORTCOMINGS, shortcoming, with_failures_counted
+from eexp.outcomes import SHORTCOMINGS, shortcoming, with_failures_counted, with_outcomes_asked_for
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import Dialogue
 from eexp.records import preference, tools_at
@@ -123,11 +123,16 @@ def command(settings: PreferenceSettings, prompt_style: str | None, stream: Stre
     Example:
       eexp expert house -n 20 | eexp branch --no-only-admissible | eexp rollout > rollout.jsonl
       eexp preference-data rollout.jsonl > preferences.jsonl
-      eexp finetune -m tiny -o dpo --objective dpo --max-steps 5 preferences.jsonl
+      eexp imitation-data rollout.jsonl | eexp finetune -m tiny -o il --max-steps 5
+      eexp finetune -m tiny --init il -o dpo --objective dpo --max-steps 5 preferences.jsonl
     """
     style = options.chosen_style(prompt_style, None)
     with stream.open("preference-data", prompt_style=style.label, **settings.lineage()) as io:
         for record in preference_data(
-            with_failures_counted(io.records(), io.count), style, settings, count=io.count, on_error=io.fail
+            with_failures_counted(with_outcomes_asked_for(io.records(), io.note), io.count),
+            style,
+            settings,
+            count=io.count,
+            on_error=io.fail,
         ):
             io.write(record)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 import click
 
 from eexp import options
+from eexp.outcomes import with_outcomes_asked_for
 from eexp.records import alternatives_of, seed_of
 from eexp.reflection.situations import NOT_EXECUTED
 from eexp.settings import command_options, option
@@ -119,5 +120,6 @@ def command(settings: RecoverSettings, stream: Stream) -> None:
       eexp recover rollout.jsonl | eexp imitation-data > recovery.jsonl
     """
     with stream.open("recover", **asdict(settings)) as io:
-        for trajectory in recover(io.records(), settings, count=io.count):
+        trajectories = with_outcomes_asked_for(io.records(), io.note)
+        for trajectory in recover(trajectories, settings, count=io.count):
             io.write(trajectory)

@@ -13,7 +13,7 @@ from eexp import options
 from eexp.errors import InputError
 from eexp.models.base import Model
 from eexp.options import ModelOptions
-from eexp.outcomes import with_failures_counted
+from eexp.outcomes import with_failures_counted, with_outcomes_asked_for
 from eexp.prompts import PromptStyle
 from eexp.reflection import guards
 from eexp.reflection.drafts import RULES, ReflectSettings
@@ -154,7 +154,7 @@ def command(
         identity |= {"prompt_style": style.label, "seed": settings.seed}
         with stream.open("reflect", **identity, **settings.lineage()) as io:
             examples = reflect(
-                with_failures_counted(io.records(skip_done=False), io.count),
+                with_failures_counted(with_outcomes_asked_for(io.records(skip_done=False), io.note), io.count),
                 style,
                 writer,
                 settings,

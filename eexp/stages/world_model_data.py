@@ -17,6 +17,7 @@ from eexp.errors import InputError
 from eexp.jsonl import Lines, dumps, line_template
 from eexp.models.base import Model
 from eexp.options import ModelOptions
+from eexp.outcomes import with_outcomes_asked_for
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import EncodedDialogue
 from eexp.records import example, with_lineage
@@ -165,7 +166,7 @@ def command(settings: WorldModelSettings, model: ModelOptions, prompt_style: str
     identity |= {"prompt_style": style.label, "seed": settings.seed}
     with judge or nullcontext(), stream.open("world-model-data", **settings.lineage(), **identity) as io:
         if judge:
-            records = io.records(skip_done=False)
+            records = with_outcomes_asked_for(io.records(skip_done=False), io.note)
             examples = world_model_data(
                 records, style, settings, model=judge, skip=io.done, count=io.count, on_error=io.fail
             )

@@ -64,8 +64,11 @@ def main() -> None:
     sys.path[:] = start["path"]
     logins.adopt_logins(start.get("logins", {}))
     with OpenEnvironments(start["env"]) as environments:
-        for line in sys.stdin.buffer:
-            write(_answer(orjson.loads(line), environments, _Heartbeat(write)))
+        try:
+            for line in sys.stdin.buffer:
+                write(_answer(orjson.loads(line), environments, _Heartbeat(write)))
+        except BrokenPipeError:  # the command was killed; the environments are closed all the same
+            pass
         # The end of the file may be read before a SIGTERM that came first; it must not cut the closing short.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 

@@ -19,7 +19,7 @@ from running import Result, run
 
 from eexp.errors import InputError
 from eexp.jsonl import loads
-from eexp.records import check, schema
+from eexp.records import RECORD_TYPES, TYPES, check, schema
 from fuzz.variants import CONTROL, GOOD, IN, STUDY, Variant, controls, seeds
 
 REJECTS = "rejects.jsonl"
@@ -399,14 +399,9 @@ def _is_bad(variant: Variant, line: bytes) -> bool:
         record = loads(line + b"\n")
     except InputError:
         return True
-    kinds = (
-        ("any", "task")
-        if variant.reads == "any"
-        else ("any",)
-        if variant.stage in ("show", "stats")
-        else (variant.reads,)
-    )
-    for kind in kinds:
+    types = {"any": tuple(TYPES), "records": RECORD_TYPES}
+    accepted = "records" if variant.stage in ("show", "stats") else variant.reads
+    for kind in types.get(accepted, (accepted,)):
         try:
             check(record, kind)
             return False

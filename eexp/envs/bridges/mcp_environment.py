@@ -21,7 +21,7 @@ Options:
                              and restoring it starts the server anew
                   stateless  in the directory, which it reads at every call. One server serves all episodes, while the
                              content of its directory is exchanged
-    tools       how the instruction lists the tools: `short`, the default, `full`, or `none`
+    tools       how the instruction lists the tools: `short`, the default, `full`, or `schema`
     mask        a regular expression for parts of answers that are random; dates with times are masked in any case
     max_steps   actions in an episode, 50 by default
 
@@ -126,7 +126,7 @@ class MCP(Environment):
             raise option_error(self.spec, "files", files, "no such directory")
         self._template = Path(files).resolve() if files else None
         self._state = parse_choice(self.spec, "state", state, (SERVER, FILES, STATELESS))
-        self._listing = parse_choice(self.spec, "tools", tools, ("short", "full", "none"))
+        self._listing = parse_choice(self.spec, "tools", tools, ("short", "full", "schema"))
         try:
             self._masks = [*_TIMES, *([re.compile(mask)] if mask else [])]
         except re.error as e:
@@ -182,7 +182,7 @@ class MCP(Environment):
         if self._template or self._task.files or any("{dir}" in word for word in self._argv):
             parts.append(f"Your files are in {WORKSPACE}.")
         parts.append(self._shown(self._session.instructions.strip()))
-        if self._listing != "none":
+        if self._listing != "schema":
             parts += ["Tools:", *(tool.described(full=self._listing == "full") for tool in self._tools.values())]
         return "\n".join(filter(None, parts))
 
