@@ -694,7 +694,7 @@ def test_a_killed_export_leaves_the_old_file(family, tmp_path):
     output.write_text("old")
     script = (
         "import os, signal, sys\nfrom eexp.gguf import convert\n"
-        "convert._ordered = lambda *args: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "convert._ordered = lambda *args, **more: os.kill(os.getpid(), signal.SIGKILL)\n"
         "convert.export_model(*sys.argv[1:])"
     )
     command = [sys.executable, "-c", script, str(where), str(output)]

@@ -128,11 +128,7 @@ def command(settings: PreferenceSettings, prompt_style: str | None, stream: Stre
     """
     style = options.chosen_style(prompt_style, None)
     with stream.open("preference-data", prompt_style=style.label, **settings.lineage()) as io:
-        for record in preference_data(
-            with_failures_counted(with_outcomes_asked_for(io.records(), io.note), io.count),
-            style,
-            settings,
-            count=io.count,
-            on_error=io.fail,
-        ):
+        asked_for = with_outcomes_asked_for(io.records(), io.note)
+        trajectories = with_failures_counted(asked_for, io.count)
+        for record in preference_data(trajectories, style, settings, count=io.count, on_error=io.fail):
             io.write(record)
