@@ -486,7 +486,10 @@ def main() -> None:
         with workplace(chosen.keep) as place, model_server() as server:
             new = Tree(chosen.new, place / "new", server, keep=False)
             introspection = new.introspect()
-            check_coverage(new, introspection)
+            if not chosen.only:
+                check_coverage(new, introspection)
+            elif refused := [f"{n}: {introspection['refused'][n]}" for n in names if n in introspection["refused"]]:
+                raise Broken(f"{new.name}: {'; '.join(refused)}")
             if not chosen.check:
                 old = Tree(chosen.old, place / "old", server, keep=chosen.keep is not None)
                 sys.exit(compare(old, new, introspection["surface"], names))

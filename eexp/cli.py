@@ -149,6 +149,8 @@ def main(args: list[str] | None = None) -> None:
         click.echo(e.format_message())
         sys.exit(2)
     except click.ClickException as e:
+        if isinstance(e, click.NoSuchOption) and not e.possibilities:
+            e.possibilities = _options_about(e)
         message = io.StringIO()
         e.show(message)
         _fail(message.getvalue().rstrip("\n"), e.exit_code, verbose)
@@ -159,6 +161,14 @@ def main(args: list[str] | None = None) -> None:
         _fail(f"error: {_in_words(e)}", EXIT_FAILED, verbose)
     except MemoryError:
         _fail("error: out of memory", EXIT_FAILED, verbose)
+
+
+def _options_about(error: click.NoSuchOption) -> list[str]:
+    """Return the options of the command whose help has all words of an unknown option: --lr for --learning-rate."""
+    words = error.option_name.strip("-").lower().split("-")
+    parameters = error.ctx.command.params if error.ctx else []
+    described = [one for one in parameters if isinstance(one, click.Option) and one.help and not one.hidden]
+    return [one.opts[-1] for one in described if all(word in str(one.help).lower() for word in words)][:3]
 
 
 def _fail(message: str, code: int, verbose: bool) -> NoReturn:

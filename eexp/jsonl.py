@@ -224,6 +224,8 @@ def _open_to_read(name: str) -> io.BufferedReader:
         return cast(io.BufferedReader, sys.stdin.buffer)
     try:
         return open(name, "rb")
+    except IsADirectoryError:
+        raise InputError(f"{name}: is a directory; give its files, such as {os.path.join(name, '*.jsonl')}") from None
     except OSError as e:
         raise InputError(f"{name}: {e.strerror or e}") from None
 

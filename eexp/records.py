@@ -304,6 +304,8 @@ _NEXT_COMMAND = {
     ("episode", "example"): ": make trajectories of episodes with `eexp import episodes`, and examples of those",
     ("trajectory", "episode"): ": play tasks with `eexp eval` to make episodes",
     ("example", "episode"): ": play tasks with `eexp eval` to make episodes",
+    ("example", "trajectory"): ": give the trajectories that the examples were made from",
+    ("preference", "trajectory"): ": give the trajectories that the preferences were made from",
     ("episode", "trajectory"): ": make trajectories of episodes with `eexp import episodes`",
 }
 #: The same for records of other projects, by the key of their turns.

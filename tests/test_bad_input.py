@@ -166,7 +166,7 @@ def test_mix_marks_that_are_none(mark, data):
 def test_files_that_are_not_there(data, tmp_path):
     for args in (["branch", "--from", "admissible"], ["rollout"], ["mix"], ["show"], ["compare"], ["imitation-data"]):
         run(*args, tmp_path / "nothing").one_error(3, f"{tmp_path / 'nothing'}: No such file or directory")
-    run("imitation-data", tmp_path).one_error(3, f"{tmp_path}: Is a directory")
+    run("imitation-data", tmp_path).one_error(3, f"{tmp_path}: is a directory; give its files, such as {tmp_path}/*.jsonl")
     run("show", data["expert"].parent).one_error(2, "holds no training run")
     run("finetune", "-m", "tiny", "-o", tmp_path / "run", tmp_path / "nothing").one_error(3, "No such file")
 
@@ -734,6 +734,9 @@ def test_options_of_the_command_line_that_are_wrong():
     run("branch", "--no-such-option").one_error(2, "No such option")
     run("no-such-command").one_error(2, "No such command 'no-such-command'.")
     run("brnch").one_error(2, "No such command 'brnch'. Did you mean branch?")
+    run("eval", "hause").one_error(2, "unknown environment 'hause'; did you mean house?")
+    refusal = run("finetune", "--learning-rate", "1")
+    assert refusal.code == 2 and "No such option '--learning-rate'. (Did you mean one of: '--lr'" in refusal.err
     run("expert", "house", "--admissible", "few").one_error(2, "--admissible")
     run("expert").one_error(2, "ENV")
     run("mix", "--limit", "-1").one_error(2, "--limit")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from eexp.errors import EexpError
 from eexp.gguf.convert import export_adapter, export_model
 from eexp.gguf.file import read_header
+from running import environment, run
 
 gguf = pytest.importorskip("gguf")
 llama_cpp = pytest.importorskip("llama_cpp")
@@ -704,6 +706,24 @@ def test_a_killed_export_leaves_the_old_file(family, tmp_path):
     assert output.read_text() == "old"
     export_model(where, output)
     assert read_header(output).strings["general.architecture"] == "qwen2"
+
+
+def test_a_model_of_the_hub_is_downloaded(family, tmp_path):
+    """A name that is no directory is asked of the hub; here, of the cache that it has on disk."""
+    cached = tmp_path / "hub" / "models--org--name"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    (cached / "snapshots").mkdir()
+    shutil.copytree(family("qwen2")[0], cached / "snapshots" / ("0" * 40))
+    variables = {"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "eexp.cli", "export", "org/name", "-o", tmp_path / "model.gguf"]
+    result = subprocess.run(command, env=environment(**variables), capture_output=True, text=True)
+    assert result.returncode == 0 and "asking the Hugging Face hub" in result.stderr, result.stderr
+    assert run("show", tmp_path / "model.gguf").ok().out.decode().splitlines()[-2:] == [
+        "general.architecture: qwen2",
+        "general.type: model",
+    ]
+    run("export", "no/name", "-o", tmp_path / "b.gguf").one_error(1, "no/name: no such directory, and the hub")
 
 
 def test_needs_no_torch(family, tmp_path):

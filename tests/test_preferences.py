@@ -204,6 +204,9 @@ def test_a_run_starts_at_the_reference_and_learns(preferences, tmp_path):
     )
     assert curves[0][-1]["loss"] < 0.6 and curves[0][-1]["accuracy"] > 0.7
     assert [line["loss"] for line in curves[0]] == pytest.approx([line["loss"] for line in curves[1]], rel=1e-3)
+    last = {name: f"{curves[0][-1][name]:.4f}" for name in ("loss", "accuracy", "margin")}
+    line = "step 6: loss {loss}, accuracy {accuracy}, margin {margin}".format(**last)
+    assert run("show", tmp_path / "a").ok().out.decode().splitlines()[-1] == line
     about = json.loads((tmp_path / "a" / "eexp.json").read_text())
     assert about["data"]["kinds"] == {"preference": len(read(preferences))} and about["trained"]["shares"] == {
         "preference": 1.0

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from difflib import get_close_matches
 
 from eexp.envs.base import Environment
 from eexp.envs.logins import withhold_logins, without_logins
-from eexp.envs.registry import NOISY, PROGRAM, SERVERS, class_path, known_specs
+from eexp.envs.registry import NOISY, PROGRAM, SERVERS, class_path, environment_names, known_specs
 from eexp.envs.spec_options import refuse_unknown_options, split_options
 from eexp.errors import EexpError, InputError, UsageError
 
@@ -66,7 +67,9 @@ def _class_of(spec: str) -> type[Environment]:
     name = spec.partition("?")[0]
     path = class_path(name)
     if path is None:
-        raise UsageError(f"unknown environment {spec!r}; known: {', '.join(known_specs())}")
+        close = get_close_matches(name, environment_names())
+        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known_specs())}"
+        raise UsageError(f"unknown environment {spec!r}; {hint}")
     module_name, _, attribute = path.partition(":")
     if path == name:
         _search_working_directory()

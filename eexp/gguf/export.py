@@ -9,10 +9,14 @@ import orjson
 
 from eexp.errors import EexpError, UsageError
 from eexp.jsonl import refuse_to_overwrite
+from eexp.terminal import tell
 from eexp.weights import base_of_adapter, files_of, fingerprint_of_directory, read_run, resolve_base
 
 #: Keys of eexp.json that a GGUF file keeps beside the style's label: enough to prompt the model as in training.
 _PLAY_KEYS = ("style", "think", "longest_completion")
+
+#: The files that are needed of a model on the hub.
+_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 
 
 def export(
@@ -21,6 +25,8 @@ def export(
     """Export a PEFT adapter directory or a full model directory.
 
     Args:
+        source: The directory, `tiny`, or the id of a model on the Hugging Face hub, which is downloaded.
+        output: The file to write.
         dtype: f32, f16, bf16, and for full models q8_0 and q4_k_m; None is f16, and f32 for adapters, which are small.
         base: The adapter's base model directory, where the adapter does not name it.
 
@@ -33,10 +39,8 @@ def export(
     """
     from eexp.gguf import convert
 
-    directory = Path(resolve_base(str(source)))
+    directory = _directory_of(str(source))
     refuse_to_overwrite([str(output)], files_of(str(directory)))
-    if not directory.is_dir():
-        raise EexpError(f"model directory not found: {directory}")
     run = read_run(directory)
     metadata = {"eexp.prompt_style": run["prompt_style"]} if run.get("prompt_style") else {}
     play = {key: run[key] for key in _PLAY_KEYS if run.get(key)}
@@ -48,14 +52,31 @@ def export(
         return convert.export_model(directory, Path(output), dtype=dtype or "f16", metadata=metadata)
     if dtype in ("q8_0", "q4_k_m"):
         raise UsageError(f"{directory}: adapters are exported as f32, f16 or bf16; quantise the base model instead")
-    base_dir = resolve_base(base or base_of_adapter(str(directory)))
+    base_dir = _directory_of(base or base_of_adapter(str(directory)))
     refuse_to_overwrite([str(output)], files_of(str(base_dir)))
     fingerprint = run.get("base_fingerprint")
-    if os.path.isdir(base_dir):
-        own = fingerprint_of_directory(base_dir)
-        if fingerprint and own != fingerprint:
-            raise EexpError(f"{directory}: made for another base model ({fingerprint}) than {base_dir} ({own})")
-        fingerprint = own
+    own = fingerprint_of_directory(base_dir)
+    if fingerprint and own != fingerprint:
+        raise EexpError(f"{directory}: made for another base model ({fingerprint}) than {base_dir} ({own})")
+    fingerprint = own
     if fingerprint:
         metadata["eexp.base.fingerprint"] = fingerprint
     return convert.export_adapter(directory, Path(output), base_dir=base_dir, dtype=dtype or "f32", metadata=metadata)
+
+
+def _directory_of(name: str) -> Path:
+    """Return the directory of a model, which is downloaded if the name is that of a model on the Hugging Face hub."""
+    path = resolve_base(name)
+    if os.path.isdir(path):
+        return Path(path)
+    if path.startswith((".", "/")) or path.count("/") != 1:
+        raise EexpError(f"model directory not found: {path}")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    tell(f"no directory {path} here: asking the Hugging Face hub for it")
+    try:
+        return Path(snapshot_download(path, allow_patterns=_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as e:
+        reason = " ".join(str(e).split())[:200]
+        raise EexpError(f"{path}: no such directory, and the hub gives no such model: {reason}") from None

@@ -340,8 +340,12 @@ def _end(guarded: _Guarded, owner: int, grace: float = 0.0) -> None:
 
 
 def _remove(directory: str | None) -> None:
-    if directory:
+    """Remove a directory. The processes of a killed guard end by themselves, and may write to it until they do."""
+    deadline = time.monotonic() + LONGEST_END
+    while directory and os.path.lexists(directory) and time.monotonic() < deadline:
         shutil.rmtree(directory, ignore_errors=True)
+        if os.path.lexists(directory):
+            time.sleep(0.02)
 
 
 def _await_end_of_file(pipe: int, grace: float) -> None:

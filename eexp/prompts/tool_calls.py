@@ -6,11 +6,11 @@ differs by family. A chat template writes calls into the history in the same for
 call. No table of families is needed, and llama.cpp and transformers read a model's text in the same way (the parser of
 transformers itself needs a tokenizer with a `response_template`, which few bring). These forms are known:
 
-object  `{"name": ..., "arguments": {...}}` after a mark (Hermes, Qwen 2.5 and 3: <tool_call>), perhaps in a list
+object  `{"name": ..., "arguments": {...}}` after a mark (Hermes, Qwen2.5 and 3: <tool_call>), perhaps in a list
         (Mistral: [TOOL_CALLS], Granite), or alone (Llama 3: `parameters`)
 named   the name between marks, then the arguments as an object (Mistral since version 11: [TOOL_CALLS]name[ARGS]{...},
         DeepSeek, Kimi)
-xml     `<function=name>` around `<parameter=key>value</parameter>` (Qwen3-Coder, Qwen 3.5)
+xml     `<function=name>` around `<parameter=key>value</parameter>` (Qwen3-Coder, Qwen3.5)
 """
 
 from __future__ import annotations

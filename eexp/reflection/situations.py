@@ -15,7 +15,7 @@ NOT_EXECUTED = "state[s] without executed alternatives"
 NO_OUTCOME = "state[s] whose outcome is not known"
 AFTER_THE_END = "state[s] after the end of the task"
 NO_EFFECT = "state[s] whose action has no effect"
-MISTAKE = "mistake[s], which [is|are] never argued for"
+MISTAKE = "state[s] whose recorded action is marked as a mistake"
 NO_CONTENDER = "state[s] without a contender, an alternative that did worse"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import chain, islice
 
 import click
 
@@ -305,19 +306,21 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
     elif training["validate_every"]:
         raise UsageError("--validate-every says when to compute the loss on --validate FILE; give one")
     with stream.open("finetune") as io:
-        # These import torch, which takes seconds; a command line or a file that is wrong is refused before.
+        records = io.records()
+        first = list(islice(records, 1))
+        # These import torch, which takes seconds; a command line or a first record that is wrong is refused before.
         from eexp.training.finetune import finetune, preview
         from eexp.training.job import ExampleSource, Settings
 
         settings = Settings(base=base.removeprefix("hf:"), **training)
         validation = ExampleSource(held_out.records(), held_out.fail) if held_out else None
         if dry_run:
-            description = preview(io.records(), settings, io.fail, validation, style)
+            description = preview(chain(first, records), settings, io.fail, validation, style)
             if is_first:
                 show(description)
             return
         run = finetune(
-            io.records(),
+            chain(first, records),
             output,
             settings,
             resume=resume,

@@ -15,7 +15,7 @@ from eexp.errors import InputError, UsageError
 from eexp.records import RECORD_TYPES, seed_of
 from eexp.rendering import render, render_row, summary
 from eexp.terminal import show, tell
-from eexp.training.metrics import read_curves
+from eexp.training.metrics import last_updates, read_curves
 
 _EMPTY = "show: no records in the input"
 
@@ -34,10 +34,22 @@ def describe_run(directory: Path) -> str:
     lines = [card.read_text(encoding="utf-8")]
     metrics = directory / "metrics.jsonl"
     if metrics.is_file():
-        losses, validations = read_curves(metrics)
-        lines += [f"step {step}: loss {loss:.4f}" for step, loss in losses[-5:]]
+        _, validations = read_curves(metrics)
+        lines += [_update_in_words(row) for row in last_updates(metrics, 5)]
         lines += [f"step {step}: validation loss {_in_words(validation)}" for step, validation in validations]
     return "\n".join(lines)
+
+
+def _update_in_words(row: dict) -> str:
+    values = ", ".join(f"{name} {row[name]:.4f}" for name in ("loss", "accuracy", "margin") if name in row)
+    return f"step {row['step']}: {values}"
+
+
+def describe_gguf(file: str) -> str:
+    """Return what the header of a GGUF file says about the model or adapter and how it was trained."""
+    from eexp.gguf.file import read_header
+
+    return "\n".join(f"{key}: {value}" for key, value in sorted(read_header(file).strings.items()))
 
 
 def _in_words(validation: dict) -> str:
@@ -115,7 +127,8 @@ def command(
     """Show records, or a training run, to a person.
 
     Trajectories are shown with their alternatives and outcomes, examples with the text that the loss falls on in green,
-    episodes as they were played. A directory is a training run: its model card and last losses.
+    episodes as they were played. A directory is a training run: its model card and last losses. Of a
+    GGUF file, what it says about itself is shown.
 
     \b
     Example:
@@ -133,6 +146,9 @@ def command(
         return
     if files and os.path.isdir(files[0]):
         show("\n".join(describe_run(Path(f)) for f in files))
+        return
+    if files and files[0].endswith(".gguf"):
+        show("\n".join(describe_gguf(f) for f in files))
         return
     records: Iterable[dict] = read(files, *RECORD_TYPES)
     if summarised:

@@ -40,6 +40,19 @@ def read_curves(metrics: Path) -> tuple[list[tuple[int, float]], list[tuple[int,
     return losses, validations
 
 
+def last_updates(metrics: Path, n: int) -> list[dict]:
+    """Return the last `n` lines of updates in metrics.jsonl that have a finite loss, whole lines alone."""
+    rows = []
+    for line in metrics.read_bytes().splitlines():
+        try:
+            row = orjson.loads(line)
+            if "validation" not in row and math.isfinite(row["loss"]) and row["step"]:
+                rows.append(row)
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            continue
+    return rows[-n:]
+
+
 def step_of(line: bytes) -> float:
     """Return the update that a line belongs to; infinity for a line that was cut while it was written."""
     try:

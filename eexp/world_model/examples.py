@@ -182,4 +182,4 @@ def judged(
 def count_example(count: Count, transition: Transition, spans: list[dict]) -> None:
     """Count an example for the summary."""
     count("example[s] of invalid actions" if transition.invalid else "example[s] of valid actions", 1)
-    count("example[s] with unknown parts", any(span["name"] == "unknown" for span in spans))
+    count("example[s] with parts that cannot be known", any(span["name"] == "unknown" for span in spans))
