@@ -166,7 +166,9 @@ def test_mix_marks_that_are_none(mark, data):
 def test_files_that_are_not_there(data, tmp_path):
     for args in (["branch", "--from", "admissible"], ["rollout"], ["mix"], ["show"], ["compare"], ["imitation-data"]):
         run(*args, tmp_path / "nothing").one_error(3, f"{tmp_path / 'nothing'}: No such file or directory")
-    run("imitation-data", tmp_path).one_error(3, f"{tmp_path}: is a directory; give its files, such as {tmp_path}/*.jsonl")
+    run("imitation-data", tmp_path).one_error(
+        3, f"{tmp_path}: is a directory; give its files, such as {tmp_path}/*.jsonl"
+    )
     run("show", data["expert"].parent).one_error(2, "holds no training run")
     run("finetune", "-m", "tiny", "-o", tmp_path / "run", tmp_path / "nothing").one_error(3, "No such file")
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from running import environment, run
 
 from eexp.errors import EexpError
 from eexp.gguf.convert import export_adapter, export_model
 from eexp.gguf.file import read_header
-from running import environment, run
 
 gguf = pytest.importorskip("gguf")
 llama_cpp = pytest.importorskip("llama_cpp")

@@ -72,7 +72,8 @@ def test_mistakes_are_seen_and_not_imitated(rolled):
                 assert f"Action: {step['action']}" in prompts
     assert targets == {f"Action: {s['action']}" for t in rolled for s in t["steps"]}
     reflected = run("reflect", "--rationale", "environment", "--weigh", "0", stdin=lines(recovered)).ok()
-    assert len(reflected.records) == own and f"{mistakes} states whose recorded action is marked as a mistake" in reflected.err
+    assert len(reflected.records) == own
+    assert f"{mistakes} states whose recorded action is marked as a mistake" in reflected.err
     predicted = run("world-model-data", "--max-repeats", "all", stdin=lines(recovered)).ok().records
     assert len([e for e in predicted if e["id"].endswith("/expert")]) == own
 
