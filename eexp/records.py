@@ -300,6 +300,7 @@ _NEXT_COMMAND = {
     ("trajectory", "example"): ": make examples of trajectories with `eexp imitation-data`",
     ("preference", "example"): ": preferences are trained on with `eexp finetune --objective dpo`",
     ("example", "preference"): ": make preferences of trajectories with `eexp preference-data`",
+    ("trajectory", "preference or example"): ": make preferences of trajectories with `eexp preference-data`",
     ("trajectory", "preference"): ": make preferences of trajectories with `eexp preference-data`",
     ("episode", "example"): ": make trajectories of episodes with `eexp import episodes`, and examples of those",
     ("trajectory", "episode"): ": play tasks with `eexp eval` to make episodes",

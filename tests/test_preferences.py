@@ -6,6 +6,7 @@ import json
 import random
 from array import array
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 from running import read, run, write
@@ -108,7 +109,8 @@ def test_they_are_shown_counted_and_split(preferences):
 def test_each_objective_names_the_records_that_it_takes(preferences, data, tmp_path):
     train = ("finetune", "-m", "tiny", "-o", tmp_path / "run")
     run(*train, preferences).one_error(3, "`eexp finetune --objective dpo`")
-    run(*train, "--objective", "dpo", data["imitation"]).one_error(3, "`eexp preference-data`")
+    run(*train, "--objective", "dpo", data["expert"]).one_error(3, "`eexp preference-data`")
+    run(*train, "--objective", "dpo", data["imitation"]).one_error(3, "no preferences to train on")
     assert run(*train, "--beta", 1, data["imitation"]).ok(2).err.endswith("--beta is for --objective dpo\n")
     share = run(*train, "--objective", "dpo", "--share", "chosen=0.5", preferences)
     share.one_error(2, "--share is for examples, not for --objective dpo")
@@ -191,6 +193,65 @@ def test_loss_and_gradient_are_those_of_the_formula():
             assert abs(total - expected.detach()) < 1e-5 * expected
             assert (gradient() - expected_gradient).norm() < 1e-5 * expected_gradient.norm()
             assert sums[2] == pytest.approx(weights)
+
+
+def test_examples_beside_preferences_add_their_own_loss():
+    """The loss of an update is the mean over its pairs and X times that over the targets of its examples."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from eexp.training import exact
+    from eexp.training.data import Row
+    from eexp.training.job import Settings
+    from eexp.training.packing import PACKINGS, target_losses
+    from eexp.training.preferences import AnswerRow, PreferenceLoss, pair_loss, paired
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=40, attn_implementation="eager", **sizes))
+    answers = [([1, 2, 3, 4, 5], [6, 7]), ([1, 2, 3, 8, 9, 10], [11]), ([1, 2, 12], [13, 14, 15])]
+    rows: list = []
+    for pair, (prompt, chosen) in enumerate(answers):
+        rejected = [(token + 20) % 40 for token in chosen]
+        for answer, is_chosen in ((chosen, True), (rejected, False)):
+            row = AnswerRow(array("i", prompt + answer), len(prompt), 1.0, pair=pair, is_chosen=is_chosen)
+            rows.append(replace(row, reference=-6.0))
+        rows.append(Row(array("i", prompt + chosen), len(prompt), 0.5 + pair))  # the tokens of a chosen answer
+    rows.append(Row(array("i", [1, 30, 31, 32]), 1, 2.0))
+    plain = PACKINGS["none"]
+    pairs = [row for row in rows if isinstance(row, AnswerRow)]
+    part = plain.part(pairs, "cpu")
+    expected = pair_loss(pairs, part, target_losses(model, part), 0.3, 0.0).loss / 3
+    examples = [row for row in rows if not isinstance(row, AnswerRow)]
+    part = plain.part(examples, "cpu")
+    weighted = (part.weights * target_losses(model, part)).sum()
+    expected = expected + 0.7 * weighted / sum(row.loss_weight for row in examples)
+    for name in ("none", "tree"):
+        packing = paired(PACKINGS[name])
+        if name == "tree":
+            exact.prepare(model, rows, torch.float32, 100)
+        for budget in (1, 12, 1000):
+            loss_of = PreferenceLoss(rows, Settings("tiny", beta=0.3, sft_weight=0.7), True, 1)
+            passes = list(packing.cut(rows, budget))
+            losses = []
+            for part_rows in passes:
+                part = packing.part(part_rows, "cpu")
+                losses.append(loss_of(part_rows, part, target_losses(model, part)))
+            assert len(passes) > 1 or budget == 1000
+            assert abs(sum(losses) - expected) < 1e-5 * expected and loss_of.sums[2] == 3
+
+
+def test_a_run_may_hold_examples_beside_preferences(preferences, data, tmp_path):
+    train = ("finetune", "-m", "tiny", "--objective", "dpo", "--lr", "3e-3", "--max-steps", 3, "-q")
+    run(*train, "-o", tmp_path / "a", preferences, data["imitation"]).ok()
+    about = json.loads((tmp_path / "a" / "eexp.json").read_text())
+    assert about["data"]["kinds"].keys() == {"imitation", "preference"}
+    assert about["trained"]["shares"] == {"imitation": 0.5, "preference": 0.5}
+    first = json.loads((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["margin"] == pytest.approx(0, abs=1e-5) and first["loss"] > 0.7  # log 2, and that of the examples
+    run(*train, "-o", tmp_path / "b", "--sft-weight", 0, preferences, data["imitation"]).ok()
+    first = json.loads((tmp_path / "b" / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["loss"] == pytest.approx(0.6931472, abs=1e-5)
 
 
 def test_a_run_starts_at_the_reference_and_learns(preferences, tmp_path):

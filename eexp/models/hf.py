@@ -134,7 +134,8 @@ def _reason(error: Exception) -> str:
     return next((line for line in lines if "mismatch for" in line), lines[0])
 
 
-_WINDOWS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+#: Layers without a state, as configurations name them.
+_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 def base_model(model: PreTrainedModel) -> PreTrainedModel:
@@ -144,17 +145,10 @@ def base_model(model: PreTrainedModel) -> PreTrainedModel:
 
 def unknown_layers(model: PreTrainedModel) -> str | None:
     """Return, in words, the layers that are not plain attention: their states cannot be cut and shared by tokens."""
-    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - {"full_attention", *_WINDOWS}
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - _ATTENTION
     if kinds:
         return f"layers of {', '.join(sorted(kinds))}"
     return "layers with a state" if getattr(model, "_is_stateful", False) else None
-
-
-def attention_window(config: PreTrainedConfig) -> int | None:
-    """Return the smallest number of tokens that attention of a layer looks back; None where all layers see all."""
-    layers = set(getattr(config, "layer_types", None) or ())
-    names = [name for layer, name in _WINDOWS.items() if layer in layers or not layers]
-    return min((size for name in names if (size := getattr(config, name, None))), default=None)
 
 
 def open_decoder(model: PreTrainedModel, source: str, context: int) -> Decoder:

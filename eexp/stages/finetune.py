@@ -106,10 +106,10 @@ from eexp import options
 @click.option(
     "--sft-weight",
     type=options.Finite(min=0),
-    default=0.0,
-    show_default=True,
+    default=None,
     metavar="X",
-    help="For --objective dpo: add the loss per token of the chosen answers, times X.",
+    help="For --objective dpo: add the loss per token of the examples among FILEs, times X; where there are none, that "
+    "of the chosen answers.  [default: 1 with examples, else 0]",
 )
 @click.option(
     "--tokens-per-batch",
@@ -278,7 +278,7 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
         for name in ("beta", "sft_weight"):
             if is_given(name):
                 raise UsageError(f"--{name.replace('_', '-')} is for --objective dpo")
-    record_type = {"sft": "example", "dpo": "preference"}[training["objective"]]
+    record_types = {"sft": ["example"], "dpo": ["preference", "example"]}[training["objective"]]
     is_first = process_rank() == 0  # of several processes; it alone writes messages
     if process_count() > 1 and (not files or "-" in files):
         raise UsageError("several processes cannot share standard input; give files")
@@ -290,7 +290,7 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
         on_error,
         rejects,
         quiet=quiet,
-        types=[record_type],
+        types=record_types,
         reports_rejects=is_first,
         keep_rejects=resume and os.path.isdir(output),
     )
@@ -302,7 +302,7 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
     style = get_style(prompt_style) if prompt_style else None
     held_out = None
     if validate:
-        held_out = Stream(validate, quiet=quiet, types=[record_type]).open("finetune")
+        held_out = Stream(validate, quiet=quiet, types=record_types).open("finetune")
     elif training["validate_every"]:
         raise UsageError("--validate-every says when to compute the loss on --validate FILE; give one")
     with stream.open("finetune") as io:

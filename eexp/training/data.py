@@ -116,12 +116,23 @@ def tokenize(
             text.
         action_weight: Factor of the span "action" of an example with a thought, beside the span's own weight.
     """
-    chats = ChatTokenizer(HfTokenizer(tokenizer))
+    row_of = row_function(tokenizer, max_length, action_weight)
     for example in examples:
         try:
-            yield _tokenize_one(example, chats, tokenizer, max_length, action_weight)
+            yield row_of(example)
         except InputError as e:
             on_error(example, e)
+
+
+def row_function(
+    tokenizer: PreTrainedTokenizerBase, max_length: int, action_weight: float = 1.0
+) -> Callable[[dict], Row]:
+    """Return a function that makes the row of one example, and raises InputError for one that `tokenize` refuses.
+
+    Arguments are those of `tokenize`.
+    """
+    chats = ChatTokenizer(HfTokenizer(tokenizer))
+    return lambda example: _tokenize_one(example, chats, tokenizer, max_length, action_weight)
 
 
 def row_maker(tokenizer: PreTrainedTokenizerBase) -> Callable[[dict], Row]:
@@ -129,11 +140,11 @@ def row_maker(tokenizer: PreTrainedTokenizerBase) -> Callable[[dict], Row]:
 
     The function raises InputError, which names the example, for one that `tokenize` would refuse.
     """
-    chats = ChatTokenizer(HfTokenizer(tokenizer))
+    unnamed_row_of = row_function(tokenizer, sys.maxsize)
 
     def row_of(example: dict) -> Row:
         try:
-            return _tokenize_one(example, chats, tokenizer, sys.maxsize, 1.0)
+            return unnamed_row_of(example)
         except InputError as e:
             raise InputError(f"{example['id']}: {e}") from None
 

@@ -46,7 +46,8 @@ class Settings:
         rank, alpha, rslora: Of a new adapter.
         objective: "sft" (the completion of every example is learned) or "dpo" (preferences.py).
         beta: How much a log-ratio counts, for "dpo".
-        sft_weight: The weight of the chosen answers' own loss beside that of "dpo".
+        sft_weight: The weight of imitation beside the loss of "dpo": that of the examples, or of the chosen answers
+            where there are none. None is 1 for examples and 0 for answers.
         max_grad_norm: Length that a longer gradient is shortened to.
         max_length: Most tokens of an example; None for the model's context.
         seed: Decides the order of the examples and a new adapter's weights.
@@ -81,7 +82,7 @@ class Settings:
     rslora: bool = False
     objective: str = "sft"
     beta: float = 0.1
-    sft_weight: float = 0.0
+    sft_weight: float | None = None
     max_grad_norm: float = 1.0
     max_length: int | None = None
     seed: int = 0
@@ -123,6 +124,7 @@ class Job:
         packing: How rows share a pass.
         target_budget: Target tokens that all updates together should have; None without `--budget-like`.
         update_weight: What the losses of every update are divided by; None for the weight of its own targets.
+        has_examples: Whether there are examples among the rows, beside preferences.
         validation_rows: The examples to validate with, as tokens.
     """
 
@@ -136,6 +138,7 @@ class Job:
     packing: Packing
     target_budget: int | None = None
     update_weight: float | None = None
+    has_examples: bool = True
     validation_rows: list[Row] = field(default_factory=list)
 
     def budget_warning(self) -> str | None:

@@ -26,7 +26,7 @@ from eexp.training.examples import ExampleLog
 from eexp.training.job import ExampleSource, Job, Settings
 from eexp.training.model import check_packages, open_model
 from eexp.training.packing import PACKINGS, Packing
-from eexp.training.preferences import check_settings, paired, tokenize_pairs, updates_of_pairs
+from eexp.training.preferences import AnswerRow, check_settings, paired, shares_of_loss, tokenize_pairs, units_of
 from eexp.training.updates import (
     EXAMPLES,
     TRAJECTORIES,
@@ -108,7 +108,9 @@ def plan_job(
     packing = PACKINGS[settings.packing]
     if settings.objective == "dpo":
         packing = paired(packing)
-        updates = updates_of_pairs(_plan_updates(weighted_rows[::2], settings, budget))
+        units = units_of(weighted_rows)
+        planned = _plan_updates([weighted_rows[unit[0]] for unit in units], settings, budget)
+        updates = [[i for unit in update for i in units[unit]] for update in planned]
     else:
         updates = _plan_updates(weighted_rows, settings, budget)
     update_weight = None
@@ -116,8 +118,14 @@ def plan_job(
         set_shares(weighted_rows, updates, settings.share)
         update_weight = total_weight(weighted_rows[i] for update in updates for i in update) / len(updates)
     run = _describe(settings, log, rows, weighted_rows, updates, packing, model, style)
-    shares = {"preference": 1.0} if settings.objective == "dpo" else loss_shares(weighted_rows, updates, update_weight)
-    run["trained"]["shares"] = shares
+    examples = [row for row in weighted_rows if not isinstance(row, AnswerRow)]
+    if settings.objective == "dpo":
+        if len(examples) == len(weighted_rows):
+            raise InputError("no preferences to train on: --objective dpo needs some")
+        of_kinds = loss_shares(examples, [list(range(len(examples)))], None) if examples else {}
+        run["trained"]["shares"] = shares_of_loss(settings, of_kinds)
+    else:
+        run["trained"]["shares"] = loss_shares(weighted_rows, updates, update_weight)
     if settings.objective == "dpo" and settings.init:  # preferences do not say whether the agent thinks
         run["think"] = read_run(settings.init).get("think")
     run["validation"] = {**validation_log.counts(), **_token_counts(validation_rows)} if validation else None
@@ -133,6 +141,7 @@ def plan_job(
         packing,
         target_budget=budget[1] if budget else None,
         update_weight=update_weight,
+        has_examples=bool(examples),
         validation_rows=validation_rows,
     )
 

@@ -7,6 +7,8 @@ pair is
     -log sigmoid(beta * ((log p(chosen) - log q(chosen)) - (log p(rejected) - log q(rejected))))
 
 with the sums over all tokens of an answer, p the model and q the reference: the same model before the first update.
+Examples may stand among the preferences of a run. Their loss per target token is added: preferences alone say what is
+worse in a state, and may lower what is right in another one.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ import torch
 from eexp.errors import InputError, UsageError
 from eexp.records import answers_of
 from eexp.stream import OnError
-from eexp.training.data import Row, tokenize
+from eexp.training.data import Row, row_function
 from eexp.training.exact import evaluation_mode
 from eexp.training.packing import PACKINGS, Packing, Part, target_losses
-from eexp.training.updates import Updates, distribute
+from eexp.training.updates import distribute
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -59,24 +61,28 @@ def check_settings(settings: Settings) -> None:
 
 
 def tokenize_pairs(
-    preferences: Iterable[dict], tokenizer: PreTrainedTokenizerBase, max_length: int, on_error: OnError
-) -> Iterator[AnswerRow]:
-    """Yield the two rows of each preference, the chosen one first.
+    records: Iterable[dict], tokenizer: PreTrainedTokenizerBase, max_length: int, on_error: OnError
+) -> Iterator[Row]:
+    """Yield the two rows of each preference, the chosen one first, and the row of each example.
 
     Args:
-        preferences: Records of type preference.
+        records: Records of type preference, and of type example.
         tokenizer: A tokenizer with a chat template.
         max_length: Most tokens of a prompt with an answer.
-        on_error: Called with a preference whose answers cannot be rows (`data.tokenize`), or are the same.
+        on_error: Called with a record that cannot be rows (`data.tokenize`), or whose answers are the same.
     """
+    row_of = row_function(tokenizer, max_length)
     number = 0
-    for preference in preferences:
+    for record in records:
         try:
-            chosen, rejected = tokenize(answers_of(preference), tokenizer, max_length)
+            if record["type"] == "example":
+                yield row_of(record)
+                continue
+            chosen, rejected = map(row_of, answers_of(record))
             if chosen.ids == rejected.ids:
                 raise InputError("is the same as $.chosen in tokens", "$.rejected")
         except InputError as error:
-            on_error(preference, error)
+            on_error(record, error)
             continue
         if chosen.weight:
             for row in (chosen, rejected):
@@ -84,9 +90,15 @@ def tokenize_pairs(
             number += 1
 
 
-def updates_of_pairs(updates: Updates) -> Updates:
-    """Return updates over rows, for updates over pairs."""
-    return [[row for pair in update for row in (2 * pair, 2 * pair + 1)] for update in updates]
+def units_of(rows: Sequence[Row]) -> list[list[int]]:
+    """Return the indices of the rows that stay together: those of each pair, and each example by itself."""
+    units: list[list[int]] = []
+    for i, row in enumerate(rows):
+        if isinstance(row, AnswerRow) and not row.is_chosen:
+            units[-1].append(i)
+        else:
+            units.append([i])
+    return units
 
 
 def paired(packing: Packing) -> Packing:
@@ -96,16 +108,15 @@ def paired(packing: Packing) -> Packing:
 
 def _cut(packing: Packing, rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:
     """Yield rows in parts of at most `budget` tokens each (or one pair, where that alone is larger)."""
-    pairs: dict[int, list[Row]] = {}
-    for row in rows:
-        assert isinstance(row, AnswerRow)
-        pairs.setdefault(row.pair, []).append(row)
+    units: dict[object, list[Row]] = {}
+    for i, row in enumerate(rows):
+        units.setdefault(("pair", row.pair) if isinstance(row, AnswerRow) else i, []).append(row)
     part: list[Row] = []
-    for pair in sorted(pairs.values(), key=lambda pair: pair[0].ids):
-        if part and packing.size([*part, *pair]) > budget:
+    for unit in sorted(units.values(), key=lambda unit: unit[0].ids):
+        if part and packing.size([*part, *unit]) > budget:
             yield part
             part = []
-        part += pair
+        part += unit
     if part:
         yield part
 
@@ -122,7 +133,7 @@ def pair_margins(rows: Sequence[Row], logprobs: torch.Tensor) -> tuple[torch.Ten
     """Return what the loss of the pairs of a pass is made of, each [pairs].
 
     Args:
-        rows: The rows of the pass, all of them AnswerRows.
+        rows: The rows of the pass.
         logprobs: Their log-probabilities, [rows].
 
     Returns:
@@ -132,13 +143,13 @@ def pair_margins(rows: Sequence[Row], logprobs: torch.Tensor) -> tuple[torch.Ten
     chosen: list[int] = []
     rejected: dict[int, int] = {}
     for i, row in enumerate(rows):
-        assert isinstance(row, AnswerRow)
-        if row.is_chosen:
+        if isinstance(row, AnswerRow) and row.is_chosen:
             chosen.append(i)
-        else:
+        elif isinstance(row, AnswerRow):
             rejected[row.pair] = i
     others = [rejected[rows[i].pair] for i in chosen]  # pyright: ignore[reportAttributeAccessIssue]
-    ratios = logprobs - torch.tensor([row.reference for row in rows], device=logprobs.device)  # pyright: ignore
+    references = [row.reference if isinstance(row, AnswerRow) else 0.0 for row in rows]
+    ratios = logprobs - torch.tensor(references, device=logprobs.device)
     weights = torch.tensor([rows[i].weight for i in chosen], device=logprobs.device)
     return ratios[chosen] - ratios[others], logprobs[chosen], weights
 
@@ -176,9 +187,64 @@ def pair_loss(rows: Sequence[Row], part: Part, losses: torch.Tensor, beta: float
     return PairLoss((weights * pair_losses).sum(), sums.detach())
 
 
-def weight_of_pairs(rows: Iterable[Row]) -> float:
-    """Return the sum of the weights of the pairs of some rows, which an update's losses are divided by."""
-    return sum(row.weight for row in rows if isinstance(row, AnswerRow) and row.is_chosen)
+def example_loss(rows: Sequence[Row], part: Part, losses: torch.Tensor) -> torch.Tensor:
+    """Return the loss of the examples of a pass: the sum over their targets, times the weights of these.
+
+    Arguments are those of `pair_loss`.
+    """
+    indices: list[int] = []
+    weights: list[float] = []
+    for row, targets in zip(rows, part.row_targets):
+        if not isinstance(row, AnswerRow):
+            indices += targets
+            weights += [weight for _, weight in row.target_weights()]
+    return (losses[indices] * torch.tensor(weights, device=losses.device)).sum()
+
+
+class PreferenceLoss:
+    """The loss of one update: the mean over its pairs, and `sft_weight` times the mean over its examples' targets.
+
+    Args:
+        rows: All rows of the update.
+        settings: The settings of the run.
+        with_examples: Whether the run has examples; without, `sft_weight` is for the chosen answers.
+        processes: The number of processes, over which losses are averaged.
+
+    Attributes:
+        sums: Those of `PairLoss`, over the passes so far.
+    """
+
+    def __init__(self, rows: Sequence[Row], settings: Settings, with_examples: bool, processes: int):
+        pairs = sum(row.weight for row in rows if isinstance(row, AnswerRow) and row.is_chosen)
+        targets = sum(row.loss_weight for row in rows if not isinstance(row, AnswerRow))
+        self._beta = settings.beta
+        self._chosen_weight = 0.0 if with_examples else settings.sft_weight or 0.0
+        self._pair_scale = processes / pairs if pairs else 0.0
+        self._example_scale = sft_weight_of(settings, with_examples) * processes / targets if targets else 0.0
+        self.sums: torch.Tensor | float = 0.0
+
+    def __call__(self, rows: Sequence[Row], part: Part, losses: torch.Tensor) -> torch.Tensor:
+        """Return the share that a pass has in the loss."""
+        of_pairs = pair_loss(rows, part, losses, self._beta, self._chosen_weight)
+        self.sums = self.sums + of_pairs.sums
+        return of_pairs.loss * self._pair_scale + example_loss(rows, part, losses) * self._example_scale
+
+
+def sft_weight_of(settings: Settings, with_examples: bool) -> float:
+    """Return the weight of imitation beside the loss of preferences."""
+    return float(with_examples) if settings.sft_weight is None else settings.sft_weight
+
+
+def shares_of_loss(settings: Settings, shares: dict[str, float]) -> dict[str, float]:
+    """Return the shares that preferences and the kinds of examples have in the weights of the loss.
+
+    Args:
+        settings: The settings of the run.
+        shares: The shares of the kinds of examples among each other; empty where there are none.
+    """
+    weight = sft_weight_of(settings, True) if shares else 0.0
+    of_kinds = {kind: round(weight / (1 + weight) * share, 6) for kind, share in shares.items()}
+    return {"preference": round(1 / (1 + weight), 6), **of_kinds}
 
 
 def set_references(job: Job, device: torch.device, rank: int = 0, processes: int = 1) -> None:
@@ -188,7 +254,7 @@ def set_references(job: Job, device: torch.device, rank: int = 0, processes: int
     again, from the same weights.
 
     Args:
-        job: The run; its rows are AnswerRows.
+        job: The run.
         device: Where to compute.
         rank, processes: The number of this process, and of all of them.
     """
@@ -196,15 +262,15 @@ def set_references(job: Job, device: torch.device, rank: int = 0, processes: int
 
     settings = job.settings
     packing = paired(PACKINGS[settings.packing])
+    answers = [row for row in job.rows if isinstance(row, AnswerRow)]
     logprobs: dict[tuple[int, bool], float] = {}
     with evaluation_mode(job.model, job.dtype):
-        for rows in distribute(job.rows, packing, settings.tokens_per_batch, processes)[rank]:
+        for rows in distribute(answers, packing, settings.tokens_per_batch, processes)[rank]:
             part = packing.part(rows, device)
             for row, logprob in zip(rows, row_logprobs(part, target_losses(job.model, part)).tolist()):
                 assert isinstance(row, AnswerRow)
                 logprobs[row.pair, row.is_chosen] = logprob
     for results in gather_object([logprobs]):
         logprobs |= results
-    for row in job.rows:
-        assert isinstance(row, AnswerRow)
+    for row in answers:
         row.reference = logprobs[row.pair, row.is_chosen]

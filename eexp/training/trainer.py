@@ -37,7 +37,7 @@ from eexp.training.files import replace_file
 from eexp.training.job import Job
 from eexp.training.metrics import best_validation, step_of
 from eexp.training.packing import target_losses
-from eexp.training.preferences import pair_loss, weight_of_pairs
+from eexp.training.preferences import PreferenceLoss
 from eexp.training.updates import distribute, total_weight
 from eexp.training.validation import add_sums, summary, validation_losses
 
@@ -115,27 +115,26 @@ class UpdateTrainer(Trainer):
         model.train()
         settings, packing, processes = self._job.settings, self._job.packing, self.args.world_size
         pairs = settings.objective == "dpo"
-        own_weight = weight_of_pairs(inputs) if pairs else total_weight(inputs)
+        own_weight = total_weight(inputs)
         update_weight = self._job.update_weight or own_weight
         scale = processes / update_weight  # gradients are averaged over processes, and so is the loss on record
         total = torch.zeros((), device=self.args.device)
-        sums = torch.zeros(3, device=self.args.device)
+        preference_loss = PreferenceLoss(inputs, settings, self._job.has_examples, processes) if pairs else None
         passes = distribute(inputs, packing, settings.tokens_per_batch, processes)[self.args.process_index]
         for i, rows in enumerate(passes):
             with nullcontext() if i == len(passes) - 1 else self.accelerator.no_sync(model):
                 part = packing.part(rows, self.args.device)
                 with self.compute_loss_context_manager():
                     losses = target_losses(model, part)
-                    if pairs:
-                        of_pairs = pair_loss(rows, part, losses, settings.beta, settings.sft_weight)
-                        loss, sums = of_pairs.loss * scale, sums + of_pairs.sums
+                    if preference_loss:
+                        loss = preference_loss(rows, part, losses)
                     else:
                         loss = (part.weights * losses).sum() * scale
                 self.accelerator.backward(loss)
                 total += loss.detach()
-        if pairs:
-            accurate, margin, weight = cast(torch.Tensor, self.accelerator.reduce(sums, "sum")).tolist()
-            self.measures = {"accuracy": accurate / weight, "margin": margin / weight}
+        if preference_loss:
+            accurate, margin, weight = cast(torch.Tensor, self.accelerator.reduce(preference_loss.sums, "sum")).tolist()
+            self.measures = {"accuracy": accurate / weight, "margin": margin / weight} if weight else {}
         return total * (update_weight / own_weight)  # on record is a mean over the update's own targets
 
     def floating_point_ops(self, inputs: list[Row]) -> int:
