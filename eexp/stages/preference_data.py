@@ -123,8 +123,6 @@ def command(settings: PreferenceSettings, prompt_style: str | None, stream: Stre
     Example:
       eexp expert house -n 20 | eexp branch --no-only-admissible | eexp rollout > rollout.jsonl
       eexp preference-data rollout.jsonl > preferences.jsonl
-      eexp imitation-data rollout.jsonl | eexp finetune -m tiny -o il --max-steps 5
-      eexp finetune -m tiny --init il -o dpo --objective dpo --max-steps 5 preferences.jsonl
     """
     style = options.chosen_style(prompt_style, None)
     with stream.open("preference-data", prompt_style=style.label, **settings.lineage()) as io:
