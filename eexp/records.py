@@ -436,8 +436,9 @@ def seed_of(*parts: Any) -> int:
 def succeeded(outcome: dict | None) -> bool:
     """Return whether an outcome, or an episode, is a success.
 
-    The environment's judgement (`success`) decides; where there is none, a score of 1.0 is a success. An outcome that
-    is not known (None) is no success. This knows no environment: what one declares has to be in `success`.
+    The environment's judgement (`success`) decides; where there is none, only a score of 1 counts as success, whether
+    the episode is over or not. An outcome that is not known (None) is no success. This knows no environment: what one
+    declares has to be in `success`.
 
     Episodes hold the result of this rule. A change of it makes recorded ones differ from what a replay finds.
     """

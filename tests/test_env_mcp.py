@@ -254,7 +254,7 @@ def test_a_record_alone_may_not_start_a_server():
         "instruction": "",
         "steps": [],
     }
-    run("rollout", stdin=json.dumps(record).encode()).one_error(3, "runs a program or asks a server")
+    run("rollout", stdin=json.dumps(record).encode()).one_error(3, "runs code of yours or asks a server")
 
 
 # -- states ----------------------------------------------------------------------------------------------------------

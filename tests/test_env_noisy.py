@@ -208,7 +208,7 @@ def test_episodes_do_not_depend_on_how_many_are_played_at_once(inner):
 def test_a_record_may_name_noise_but_no_program():
     demonstrations = run("expert", f"noisy:0.1:{SAFE}", "-n", 1, "--split", "train").ok()
     branched = run("branch", "--from", "admissible", "-k", 1, stdin=demonstrations.out).ok().out
-    run("rollout", "-j", 1, stdin=branched).one_error(3, "runs a program or asks a server")
+    run("rollout", "-j", 1, stdin=branched).one_error(3, "runs code of yours or asks a server")
     run("rollout", "-j", 1, "--env", f"noisy:0.1:{SAFE}", stdin=branched).ok()
     broken = demonstrations.records[0] | {"env": "noisy:house"}
     run("rollout", "-j", 1, stdin=lines([broken])).one_error(3, "$.env", "expected noisy:P:ENV")

@@ -44,6 +44,7 @@ def test_an_episode_that_ended_without_success_is_not_finished():
     [
         (0.0, None, False),
         (0.5, None, False),
+        (0.99, None, False),
         (1.0, None, True),
         (None, None, True),
         (0.0, True, True),
@@ -53,6 +54,7 @@ def test_an_episode_that_ended_without_success_is_not_finished():
 def test_an_end_completes_the_task_where_it_is_a_success_or_is_not_judged(score, success, finished):
     end = outcome_of("x", done=True, score=score, success=success)
     assert finishes(end) is finished
+    assert finishes({**end, "done": False}) is (finished and (score, success) != (None, None))
     assert finishes(end) == succeeded(end) or (score is None and success is None)
 
 

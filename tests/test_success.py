@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from running import lines, read, run
+from running import ROOT, lines, read, run
 
 from eexp.envs import open_env
 from eexp.envs.base import Environment, Observation
@@ -23,6 +23,21 @@ CASES = [
     ("none", "0.99", False),
     ("none", "", False),
 ]
+#: Where the rule stands in words.
+IN_WORDS = (
+    "eexp/records.py",
+    "eexp/envs/base.py",
+    "docs/environments.md",
+    "docs/environments/python.md",
+    "docs/environments/programs.md",
+    "docs/environments/openenv.md",
+)
+RULE = "only a score of 1 counts as success"
+
+
+@pytest.mark.parametrize("file", IN_WORDS)
+def test_the_rule_is_the_same_in_words(file):
+    assert RULE in " ".join((ROOT / file).read_text().split())
 
 
 class Judged(Environment):

@@ -26,8 +26,8 @@ class Observation:
         done: Whether the episode is over.
         score: From 0 to 1; None where the environment gives none.
         valid: False where the environment refused the action. Its message is then the text.
-        success: The environment's own judgement, which is believed. None while it cannot tell; where it is None at
-            the end of the episode, only a score of 1 counts as success (`records.succeeded`).
+        success: The environment's own judgement, which is believed. None while it cannot tell; where it is None,
+            only a score of 1 counts as success, also before the episode ends (`records.succeeded`).
         unknown: (start, end) of the parts of the text that nothing before in the episode determines, such as what lies
             in a room that was never entered, in characters; None where the environment cannot tell.
         changed: True where the action changed the state although the text may repeat the one before, such as a second

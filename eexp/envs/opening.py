@@ -106,7 +106,7 @@ def unsafe_in_records(spec: str) -> str | None:
     spec = without_noise(spec)
     name, _, options = spec.partition("?")
     if ":" in name:
-        return "runs a program or asks a server"
+        return "runs a program, runs code of yours or asks a server"
     if not options:
         return None
     allowed = _class_of(spec).record_options

@@ -65,7 +65,7 @@ def _focus(situation: Situation) -> list[str]:
 def _use(situation: Situation, focus: list[str]) -> str:
     """Return a sentence on the use of the action for the task."""
     action, outcome = situation.step["action"], situation.outcome or {}
-    if outcome.get("done") and succeeded(outcome):
+    if succeeded(outcome):
         return f"To {as_verb(action)} would complete the task."
     if focus:
         return f"The task is about {_listed(focus, ' and ')}, and I can {as_verb(action)}."
