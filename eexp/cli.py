@@ -19,7 +19,7 @@ import click
 
 from eexp import __version__, terminal
 from eexp.envs.registry import help_lines
-from eexp.errors import EXIT_FAILED, EexpError, InputError
+from eexp.errors import EXIT_FAILED, EXIT_SIGNAL, EexpError, InputError
 from eexp.models.registry import help_lines as model_lines
 
 # name -> first line of its help. A test compares these lines with the commands.
@@ -202,7 +202,7 @@ def _discard_stdout() -> None:
 
 def _exit_at_signal(number: int, frame: FrameType | None) -> None:
     """End at SIGTERM as at any exit, so that environments and their children are closed."""
-    sys.exit(128 + number)
+    sys.exit(EXIT_SIGNAL + number)
 
 
 if __name__ == "__main__":

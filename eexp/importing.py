@@ -21,7 +21,6 @@ from eexp.formats.episodes import Selection, Selector, conversation_of, source_o
 from eexp.records import check_tools
 from eexp.settings import option, recorded
 from eexp.stream import Count, Stream
-from eexp.terminal import progress
 from eexp.workers.pool import Pool
 
 EPISODES = "episodes"
@@ -298,7 +297,7 @@ def replay_all(
         },
     }
     results = pool.run((record, {**work, **request}) for record, request in jobs)
-    for record, result in io.results(progress(results, "trajectory")):
+    for record, result in io.results(io.progress(results, "trajectory")):
         trajectory = result["trajectory"]
         if not selector.takes(trajectory, trajectory["outcome"]):
             continue

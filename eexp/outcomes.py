@@ -136,21 +136,28 @@ def with_failures_counted(trajectories: Iterator[dict], count: Callable[[str, in
         yield trajectory
 
 
-def with_outcomes_asked_for(trajectories: Iterator[dict], note: Callable[[str], None]) -> Iterator[dict]:
-    """Yield trajectories, and say so in the end if they have alternatives and not one was executed.
+def with_outcomes_asked_for(
+    trajectories: Iterator[dict], note: Callable[[str], None], needed: bool = True
+) -> Iterator[dict]:
+    """Yield trajectories, and say so in the end if not one alternative was executed.
 
     Args:
         trajectories: The trajectories.
         note: Shows the user a remark.
+        needed: Whether the stage can do nothing without alternatives.
     """
     number = executed = 0
+    any_read = False
     for trajectory in trajectories:
+        any_read = True
         alternatives = [a for step in trajectory["steps"] for a in step.get("alternatives") or []]
         number += len(alternatives)
         executed += sum(bool(a.get("outcome") or a.get("refused")) for a in alternatives)
         yield trajectory
     if number and not executed:
         note(f"{number} alternatives, and none was executed: `eexp rollout` does that, before this stage")
+    elif any_read and needed and not number:
+        note("no alternatives: `eexp branch` adds them and `eexp rollout` executes them, before this stage")
 
 
 Origin = tuple[str, str]  # source and pool of alternatives; "" without a pool

@@ -12,16 +12,17 @@ import json
 import os
 import re
 import reprlib
+import signal
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from eexp import records
-from eexp.errors import EXIT_OK, EXIT_SET_ASIDE, EexpError, InputError, UsageError
+from eexp.errors import EXIT_OK, EXIT_SET_ASIDE, EXIT_SIGNAL, EexpError, InputError, UsageError
 from eexp.jsonl import (
     STDIN,
     Lines,
@@ -34,7 +35,9 @@ from eexp.jsonl import (
     open_to_write,
     refuse_to_overwrite,
 )
-from eexp.terminal import tell
+from eexp.terminal import Progress, tell
+
+T = TypeVar("T")
 
 _NOT_SET_ASIDE = (b'"set_aside":false}\n', b'"set_aside": false}\n')  # how a line of `Stream.keep` ends
 
@@ -204,7 +207,7 @@ class Stream(AbstractContextManager):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is KeyboardInterrupt:
+        if kind is KeyboardInterrupt or (isinstance(error, SystemExit) and error.code == EXIT_SIGNAL + signal.SIGTERM):
             tell(f"{self.stage}: interrupted" + ("; the same command with --resume goes on" if self.resumable else ""))
         if self._output_file and not (kind and issubclass(kind, OSError)):  # whole lines, also before an error
             self._write(b"")
@@ -243,6 +246,22 @@ class Stream(AbstractContextManager):
         for record in self._read(lines(self.files), self._check):
             if not (skip_done and self.done(record["id"])):
                 yield record
+
+    def progress(self, results: Iterable[T], unit: str, total: int | None = None) -> Iterator[T]:
+        """Yield what a stage makes, and show how far it has come.
+
+        Args:
+            results: What it makes.
+            unit: What one of them is called.
+            total: How many there will be, where that is known.
+        """
+        progress = Progress(self.stage, unit, total, quiet=self.quiet)
+        try:
+            for result in results:
+                yield result
+                progress.advance()
+        finally:
+            progress.close()
 
     def foreign_records(self, pieces: Iterable[tuple[str, int, bytes]] | None = None) -> Iterator[dict]:
         """Yield the JSON objects that another program wrote.

@@ -11,20 +11,19 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+import time
+from typing import Any
 
 import click
 
 from eexp.errors import EexpError
-
-T = TypeVar("T")
 
 #: Control characters but for tab and newline, marks of direction, separators of lines, tags, lone surrogates.
 HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e007f]"
 )
+SECONDS_BETWEEN_LINES = 15.0  # that tell how far a command has come
 LONGEST_LINE = 4000  # characters of a line on standard error: a message may quote what a record holds
 _OWN = "\x1b" + os.urandom(8).hex()  # stands before the codes of `style`; no text from outside can hold it
 
@@ -62,16 +61,48 @@ def tell(text: str) -> None:
         click.echo("\n".join(map(_cut, _escaped(text).split("\n"))), err=True)
 
 
-def progress(records: Iterable[T], unit: str, total: int | None = None) -> Iterator[T]:
-    """Yield the records, with a bar on standard error where that is a terminal.
+class Progress:
+    """How far a command has come: a bar on standard error where that is a terminal, else a line from time to time.
 
     Args:
-        unit: What one of them is called.
-        total: How many there will be, where that is known.
+        stage: The command, for lines.
+        unit: What one step is called.
+        total: How many steps there will be, where that is known.
+        initial: How many were made before.
+        quiet: Show nothing.
     """
-    from tqdm import tqdm
 
-    return iter(tqdm(records, total=total, disable=None, unit=unit, leave=False))
+    def __init__(self, stage: str, unit: str, total: int | None = None, initial: int = 0, quiet: bool = False):
+        self._stage, self._unit, self._total = stage, unit, total
+        self._initial = self._count = initial
+        self._began = self._told = time.monotonic()
+        self._bar = None
+        self._quiet = quiet
+        if not quiet and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, initial=initial, unit=unit, leave=False)
+
+    def advance(self, facts: str = "") -> None:
+        """Count one step more. `facts` are shown beside the numbers."""
+        self._count += 1
+        if self._bar is not None:
+            self._bar.set_postfix_str(facts, refresh=False)
+            self._bar.update(1)
+        elif not self._quiet and time.monotonic() - self._told >= SECONDS_BETWEEN_LINES:
+            self._told = time.monotonic()
+            tell(f"{self._stage}: {self._in_words()}" + (f", {facts}" if facts else ""))
+
+    def _in_words(self) -> str:
+        if not self._total:
+            return f"{self._count:,} {self._unit}s so far"
+        seconds = (self._told - self._began) / (self._count - self._initial) * max(0, self._total - self._count)
+        return f"{self._count:,} of {self._total:,} {self._unit}s, about {format_seconds(seconds)} left"
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.close()
 
 
 def _escaped(text: str) -> str:
@@ -86,3 +117,10 @@ def _cut(line: str) -> str:
 def format_bytes(size: int) -> str:
     """Return a number of bytes for a person, such as "1.5 GB" or "20 MB"."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration for a person, such as "40 s", "3 min" or "2.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -138,8 +138,15 @@ def read_run(directory: str | os.PathLike) -> dict:
         raise EexpError(f"{path}: cannot be read: {e.strerror or e}") from None
 
 
+def refuse_unfinished(directory: str | os.PathLike) -> None:
+    """Raise EexpError for the directory of a training run that was interrupted: it holds no weights yet."""
+    if (Path(directory) / "checkpoints").is_dir() and not (Path(directory) / RUN_FILE).is_file():
+        raise EexpError(f"{directory}: this training run is not finished; the same command with --resume goes on")
+
+
 def base_of_adapter(adapter: str) -> str:
     """Return the base model that a PEFT adapter names."""
+    refuse_unfinished(adapter)
     file = Path(adapter) / "adapter_config.json"
     base = read_run(adapter).get("base") or text_value(_read_json(file), "base_model_name_or_path", str(file))
     if not base:

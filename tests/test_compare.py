@@ -60,6 +60,9 @@ def test_one_run_each():
     assert (first["rate"], first["low"], first["high"]) == pytest.approx(rate(_array(a)))
     assert first["panel"] == row["panel"] == panel_hash(_episodes(a)) and "p" not in first
     assert first["mean_steps"] == 6 and first["invalid_actions"] == pytest.approx(30 / 360)
+    assert "refused" not in comparison_table([first, row]) and "cut off" not in comparison_table([first, row])
+    table = comparison_table([{**first, "invalid_actions": 0.95, "cut_off": 0.5}, row])
+    assert "a: 95% of the actions were refused: read `eexp show`" in table and "a: 50% of the answers were cut" in table
 
 
 def test_several_runs_are_averaged_and_never_the_best_one_taken():

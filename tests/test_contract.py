@@ -518,8 +518,9 @@ def test_finetune_names_bad_input(text, message, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_interrupting_a_stage_is_quiet(inputs):
-    """Ctrl-C on a stage that waits for its input."""
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_interrupting_a_stage_is_quiet(name, inputs):
+    """Ctrl-C, or `kill`, on a stage that waits for its input."""
     import signal
     import time
 
@@ -528,8 +529,8 @@ def test_interrupting_a_stage_is_quiet(inputs):
     child.stdin.flush()
     child.stdout.readline()  # it runs
     time.sleep(0.2)
-    child.send_signal(signal.SIGINT)
-    assert child.wait(30) == 130
+    child.send_signal(signal.Signals[name])
+    assert child.wait(30) == 128 + signal.Signals[name]
     err = child.stderr.read()
     assert b"Traceback" not in err and b"imitation-data: interrupted" in err
     for pipe in (child.stdin, child.stdout, child.stderr):

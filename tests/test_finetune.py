@@ -928,6 +928,8 @@ def test_killed_and_resumed_equals_uninterrupted(few, tmp_path):
     assert command[-2] == "--resume"
     anew = run(*command[:-2], "-q", "-o", cut, few)
     anew.one_error(2, "holds a run that was interrupted, up to checkpoint-", "--resume continues it")
+    for command_that_loads in (("export", cut, "-o", tmp_path / "cut.gguf"), ("eval", "house", "-m", cut, "-n", 1)):
+        run(*command_that_loads).one_error(1, "this training run is not finished")
     fewer = write(tmp_path / "fewer", read(few)[:4])
     run(*command, "-o", cut, fewer).one_error(2, "holds a run with other settings (data)")
     run(*command, "--validate", fewer, "-o", cut, few).one_error(3, f"{fewer}:1: $.group: ", "is trained on, too")

@@ -476,6 +476,7 @@ def test_states_without_executed_alternatives_are_counted(data):
     result = run("reflect", "--rationale", "outcome", data["expert"]).ok()
     states = sum(len(t["steps"]) for t in read(data["expert"]))
     assert result.out == b"" and f"{states} states without executed alternatives" in result.err
+    assert "no alternatives: `eexp branch` adds them" in result.err
 
 
 def test_reflect_notes_that_it_composes_by_rule(data):

@@ -154,6 +154,18 @@ def test_colours_are_those_of_eexp_alone():
     assert terminal._escaped(styled) == "x\\x1b[31m\x1b[32ma\\x1b[8mb\x1b[0m"
 
 
+def test_a_command_without_a_terminal_says_in_lines_how_far_it_has_come(monkeypatch):
+    monkeypatch.setattr(terminal, "SECONDS_BETWEEN_LINES", 0.0)
+    err = run("expert", "house", "-n", 3).ok().err
+    assert re.findall(r"expert: (\d) of 3 tasks, about 0 s left\n", err) == ["1", "2", "3"]
+    assert run("expert", "house", "-n", 3, "-q").ok().err == ""
+    progress = terminal.Progress("finetune", "update", total=9, initial=4)
+    progress._began -= 60
+    progress.advance("loss 1.000")
+    assert progress._in_words() == "5 of 9 updates, about 4 min left"
+    assert terminal.format_seconds(89) == "89 s" and terminal.format_seconds(6000) == "1.7 h"
+
+
 def test_messages_of_any_length_are_cut(capsys):
     terminal.tell("short\n" + "x" * 5_000_000)
     message = capsys.readouterr().err

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+#: Shares of all actions from which a remark is made.
+_MOST, _SOME = 0.9, 0.1
+
 
 def comparison_table(rows: Sequence[dict], *, by_kind: bool = False) -> str:
     """Return the rows of `compare` as text: one line a method, explanations of the numbers, and further tables.
@@ -34,6 +37,7 @@ def comparison_table(rows: Sequence[dict], *, by_kind: bool = False) -> str:
         columns += [("exact p", lambda r: _p(r.get("p_exact"))), ("finds", _finds)]
     lines = align([[title for title, _ in columns], *([cell(row) for _, cell in columns] for row in rows)])
     lines += _explanations(rows, compared)
+    lines += _remarks(rows)
     for key, title in (("pass_at", "pass@k, at least one of k episodes"), ("pass_all", "pass^k, all of k episodes")):
         subset = [row for row in rows if key in row]
         if subset:
@@ -107,6 +111,17 @@ def _explanations(rows: Sequence[dict], compared: Sequence[dict]) -> list[str]:
         lines.append(f"exact p: with {runs[base]} and {row['runs']} runs it cannot be below {p:.2g}")
     if any(row.get("looks") for row in compared):
         lines.append(f"intervals of differences, p and exact p allow for {compared[0]['looks']} looks")
+    return lines
+
+
+def _remarks(rows: Sequence[dict]) -> list[str]:
+    """Return lines about methods whose episodes should be read before their numbers are."""
+    lines = []
+    for row in rows:
+        if row["invalid_actions"] >= _MOST:
+            lines.append(f"{row['name']}: {row['invalid_actions']:.0%} of the actions were refused: read `eexp show`")
+        if row["cut_off"] >= _SOME:
+            lines.append(f"{row['name']}: {row['cut_off']:.0%} of the answers were cut off: is --max-tokens too small?")
     return lines
 
 

@@ -10,7 +10,7 @@ import orjson
 from eexp.errors import EexpError, UsageError
 from eexp.jsonl import refuse_to_overwrite
 from eexp.terminal import tell
-from eexp.weights import base_of_adapter, files_of, fingerprint_of_directory, read_run, resolve_base
+from eexp.weights import base_of_adapter, files_of, fingerprint_of_directory, read_run, refuse_unfinished, resolve_base
 
 #: Keys of eexp.json that a GGUF file keeps beside the style's label: enough to prompt the model as in training.
 _PLAY_KEYS = ("style", "think", "longest_completion")
@@ -68,6 +68,7 @@ def _directory_of(name: str) -> Path:
     """Return the directory of a model, which is downloaded if the name is that of a model on the Hugging Face hub."""
     path = resolve_base(name)
     if os.path.isdir(path):
+        refuse_unfinished(path)
         return Path(path)
     if path.startswith((".", "/")) or path.count("/") != 1:
         raise EexpError(f"model directory not found: {path}")

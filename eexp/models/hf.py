@@ -29,7 +29,14 @@ from eexp.models.local import DEFAULT_CONTEXT, LocalModel
 from eexp.models.tokenizers import HfTokenizer, stop_token, text_of
 from eexp.models.tree import Decoder
 from eexp.terminal import tell
-from eexp.weights import base_of_adapter, fingerprint_of_directory, read_run, resolve_base, split_adapter
+from eexp.weights import (
+    base_of_adapter,
+    fingerprint_of_directory,
+    read_run,
+    refuse_unfinished,
+    resolve_base,
+    split_adapter,
+)
 
 
 def load_model(
@@ -94,6 +101,7 @@ def load_config(base: str, trust_remote_code: bool = False) -> PreTrainedConfig:
 def _checked_source(base: str) -> str:
     """Return the directory or hub id of a base model; raise EexpError for a directory that does not exist."""
     source = resolve_base(base)
+    refuse_unfinished(source)
     if (source.startswith((".", "/")) or source.count("/") > 1) and not os.path.isdir(source):
         raise EexpError(f"model directory not found: {source}")
     if source == base and not os.path.isdir(source):

@@ -15,7 +15,6 @@ from eexp.models.policy import ActionDraw, ActionScore, Policy
 from eexp.options import PolicyOptions
 from eexp.settings import command_options
 from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
-from eexp.terminal import progress
 
 
 def branch(
@@ -109,7 +108,7 @@ def command(settings: BranchSettings, policy: PolicyOptions, stream: Stream) -> 
     ):
         trajectories = branch(io.records(), opened, settings, count=io.count, on_error=io.fail)
         any_listed = False
-        for trajectory in progress(trajectories, "trajectory"):
+        for trajectory in io.progress(trajectories, "trajectory"):
             io.write(trajectory)
             io.count("state[s]", len(trajectory["steps"]))
             any_listed = any_listed or any(step.get("admissible") for step in trajectory["steps"])

@@ -17,7 +17,6 @@ from eexp.options import PolicyOptions
 from eexp.playing import EvalSettings, episode_id, panel, play
 from eexp.settings import command_options, option
 from eexp.stream import SUCCESSES, OnError, Stream, stop_at_error
-from eexp.terminal import progress
 from eexp.workers.parallel import ParallelEnvironments
 
 
@@ -209,7 +208,7 @@ def command(
         due = _not_done(env, tasks, selection.trials, io.done)
         episodes = evaluate(worlds, due, player, settings, kinds=kinds, panel_hash=panel_hash, on_error=io.fail)
         with closing(episodes):
-            for episode in progress(episodes, "episode", number):
+            for episode in io.progress(episodes, "episode", number):
                 io.write(episode)
                 io.count(SUCCESSES, int(episode["success"]))
                 io.count("invalid action[s]", episode["invalid"])

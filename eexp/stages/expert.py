@@ -17,7 +17,6 @@ from eexp.errors import EexpError, InputError, UsageError, environment_errors, u
 from eexp.records import canonical, seed_of, succeeded
 from eexp.settings import command_options, option
 from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
-from eexp.terminal import progress
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,7 @@ def command(
         with stream.open("expert", split=split, **settings.lineage(), **more) as io:
             tasks = _due(world, split, number, skip, io.done)
             trajectories = expert(world, tasks, settings, count=io.count, on_error=io.fail)
-            for trajectory in progress(trajectories, "task", number):
+            for trajectory in io.progress(trajectories, "task", number):
                 if keep_failed or succeeded(trajectory["outcome"]):
                     io.write(trajectory)
                     io.count("step[s]", len(trajectory["steps"]))

@@ -22,7 +22,6 @@ from eexp.reflection.verification import verify_drafts
 from eexp.reflection.writing import Skip, write_drafts
 from eexp.settings import command_options
 from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
-from eexp.terminal import progress
 
 
 def _ignore(record: dict, error: InputError) -> None:
@@ -164,7 +163,7 @@ def command(
                 keep=io.keep,
                 on_error=io.fail,
             )
-            for record in progress(examples, "state"):
+            for record in io.progress(examples, "state"):
                 io.write(record)
             for used in {id(used): used for used in (writer, scorer) if used}.values():
                 io.counts.update(used.counts)

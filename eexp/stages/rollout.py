@@ -15,7 +15,6 @@ from eexp.errors import InputError
 from eexp.outcomes import Shares
 from eexp.settings import command_options, option
 from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
-from eexp.terminal import progress
 from eexp.workers.pool import Pool
 
 
@@ -104,7 +103,7 @@ def command(env: str | None, settings: RolloutSettings, open_pool: Callable[...,
     with stream.open("rollout", env=env, again=settings.again or None) as io, open_pool(env) as pool:
         work = {"do": f"{job.__module__}:{job.__name__}", **asdict(settings)}
         jobs = (((io.where, t), {**work, "trajectory": t}) for t in io.records())
-        for trajectory, result in io.results(progress(pool.run(jobs), "trajectory")):
+        for trajectory, result in io.results(io.progress(pool.run(jobs), "trajectory")):
             for fields in result["refused"]:
                 error = InputError(**fields)
                 io.note(f"{trajectory['id']}: {error}")

@@ -14,7 +14,7 @@ from eexp.models.base import Model, Score
 from eexp.options import ModelOptions
 from eexp.scoring import Losses, loss_table, score_request, scores_of
 from eexp.stream import OnError, Stream, stop_at_error
-from eexp.terminal import progress, tell
+from eexp.terminal import tell
 
 #: Examples of one trajectory that are scored together; more are cut into several groups, which takes little time.
 GROUP = 128
@@ -135,7 +135,7 @@ def command(model: ModelOptions, summary: str | None, stream: Stream) -> None:
     ):
         losses = Losses()
         scored = score(io.records(skip_done=False), scorer, skip=io.done, on_error=io.fail)
-        for example in progress(scored, "example"):
+        for example in io.progress(scored, "example"):
             io.write(example)
             losses.add(example)
         io.counts.update(scorer.counts)

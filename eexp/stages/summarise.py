@@ -21,7 +21,6 @@ from eexp.records import seed_of
 from eexp.reflection import guards
 from eexp.settings import command_options, option
 from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
-from eexp.terminal import progress
 
 _TRIES = 3  # draws of a summary before an observation goes without
 
@@ -186,6 +185,6 @@ def command(settings: SummariseSettings, model: ModelOptions, prompt_style: str 
         identity = {"prompt_style": style.label, "model": writer.fingerprint}
         with stream.open("summarise", **identity, **asdict(settings)) as io:
             trajectories = summarise(io.records(), style, writer, settings, count=io.count, on_error=io.fail)
-            for trajectory in progress(trajectories, "trajectory"):
+            for trajectory in io.progress(trajectories, "trajectory"):
                 io.write(trajectory)
             io.counts.update(writer.counts)

@@ -24,7 +24,6 @@ from eexp.records import example, with_lineage
 from eexp.scoring import score_request
 from eexp.settings import command_options, is_given
 from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
-from eexp.terminal import progress
 from eexp.world_model.examples import (
     WorldModelSettings,
     chosen_transitions,
@@ -166,11 +165,11 @@ def command(settings: WorldModelSettings, model: ModelOptions, prompt_style: str
     identity |= {"prompt_style": style.label, "seed": settings.seed}
     with judge or nullcontext(), stream.open("world-model-data", **settings.lineage(), **identity) as io:
         if judge:
-            records = with_outcomes_asked_for(io.records(skip_done=False), io.note)
+            records = with_outcomes_asked_for(io.records(skip_done=False), io.note, needed=False)
             examples = world_model_data(
                 records, style, settings, model=judge, skip=io.done, count=io.count, on_error=io.fail
             )
-            for record in progress(examples, "example"):
+            for record in io.progress(examples, "example"):
                 io.write(record)
             io.counts.update(judge.counts)
         else:

@@ -18,7 +18,6 @@ import orjson
 import torch
 from accelerate.utils import gather_object, patch_environment
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
@@ -30,6 +29,7 @@ from transformers import (
 )
 
 from eexp.errors import EexpError
+from eexp.terminal import Progress
 from eexp.training import attention
 from eexp.training.data import Row
 from eexp.training.distributed import process_count
@@ -161,10 +161,10 @@ def make_trainer(job: Job, arguments: TrainingArguments, metrics: Path, progress
 class RunCallback(TrainerCallback):
     """Writes a line for each update and each validation, keeps the best weights, and moves the progress bar."""
 
-    _bar: tqdm
+    _progress: Progress
 
     def __init__(self, trainer: UpdateTrainer, job: Job, metrics: Path, progress: bool) -> None:
-        self._trainer, self._job, self._metrics, self._progress = trainer, job, metrics, progress
+        self._trainer, self._job, self._metrics, self._quiet = trainer, job, metrics, not progress
         self._checkpoints = Path(str(trainer.args.output_dir))
         sizes = accumulate(map(len, job.updates))
         self._epochs = [0.0, *(n / len(job.rows) for n in sizes)]  # passes over the examples, by update
@@ -173,13 +173,7 @@ class RunCallback(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Take up the lines of a resumed run up to its checkpoint, and validate before the first update."""
-        self._bar = tqdm(
-            total=state.max_steps,
-            initial=state.global_step,
-            unit="update",
-            disable=None if self._progress else True,
-            leave=False,
-        )
+        self._progress = Progress("finetune", "update", state.max_steps, state.global_step, self._quiet)
         before = self._metrics.read_bytes().splitlines() if state.global_step and self._metrics.is_file() else []
         lines = [line for line in before if step_of(line) <= state.global_step]
         self._best = best_validation(lines)
@@ -206,7 +200,7 @@ class RunCallback(TrainerCallback):
             self._append(
                 {"step": state.global_step, **logs, **self._trainer.measures, "epoch": self._epochs[state.global_step]}
             )
-            self._bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
+            self._progress.advance(f"loss {logs['loss']:.3f}")
         self._validate(state.global_step)  # before the checkpoint of this update, so that none is without it
 
     def _append(self, line: dict) -> None:
@@ -247,10 +241,6 @@ class RunCallback(TrainerCallback):
                 if older.name != f"best-{self._best[1]}":
                     shutil.rmtree(older, ignore_errors=True)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Move the progress bar."""
-        self._bar.update(1)
-
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Remove the progress bar."""
-        self._bar.close()
+        self._progress.close()
