@@ -98,10 +98,10 @@ def test_the_commands_for_a_world_of_ones_own_run(tmp_path):
     script = "".join(blocks("sh", section("With your own")))
     assert script.count("-m MODEL") == 2 and script.count("-m BASE") == 1
     script = script.replace("reflect -m MODEL", "reflect").replace("MODEL", "tiny").replace("BASE", "tiny")
-    run_script(script.replace("> agent.jsonl", "-n 2 > agent.jsonl"), tmp_path)
+    run_script(script.replace("> episodes.jsonl", "-n 2 > episodes.jsonl"), tmp_path)
     assert len((tmp_path / "expert.jsonl").read_text().splitlines()) == 3
     assert (tmp_path / "sr.jsonl").stat().st_size
-    assert len((tmp_path / "agent.jsonl").read_text().splitlines()) == 2
+    assert len((tmp_path / "episodes.jsonl").read_text().splitlines()) == 2
 
 
 def test_a_record_that_no_command_writes_is_noticed():
