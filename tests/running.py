@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from unittest import mock
 
 ROOT = Path(__file__).parent.parent
 EEXP = [sys.executable, "-m", "eexp"]
+EEXP_IN_BASH = f'eexp() {{ {shlex.join(EEXP)} "$@"; }}; set -eo pipefail'
 
 
 def text_styles() -> list[str]:
@@ -122,6 +125,59 @@ def shell(script: str, cwd: Path, **env: str) -> Result:
     """Run a bash script in which `eexp` is this checkout's."""
     process = subprocess.run(["bash", "-c", script], cwd=cwd, capture_output=True, timeout=240, env=environment(**env))
     return Result(process.returncode, process.stdout, process.stderr.decode("utf-8", "replace"))
+
+
+def run_script(script: str, directory: Path) -> Result:
+    """Run lines of shell to the first that fails: pipes of eexp in this process, which is fast, and the rest in bash."""
+    result = Result(0, b"", "")
+    before = Path.cwd()
+    os.chdir(directory)
+    try:
+        for line in re.sub(r"\\\n\s*", " ", script).splitlines():
+            commands = _commands_of_eexp(line)
+            one = _run_pipe(commands) if commands else shell(f"{EEXP_IN_BASH}\n{line}", directory)
+            result = Result(one.code, result.out + one.out, result.err + one.err)
+            if one.code:
+                break
+    finally:
+        os.chdir(before)
+    return result
+
+
+def _commands_of_eexp(line: str) -> list[list[str]] | None:
+    """Return the words of each command of a pipe of eexp, with files behind `<` and `>`; None for any other line."""
+    if re.search(r"[$*`;&()]|<<|>>|\d>", line):
+        return None
+    lexer = shlex.shlex(re.sub(r"(^|\s)#.*", "", line), posix=True, punctuation_chars="|<>")
+    lexer.whitespace_split, lexer.commenters = True, ""
+    commands: list[list[str]] = [[]]
+    for word in lexer:
+        if word == "|":
+            commands.append([])
+        else:
+            commands[-1].append(word)
+    return commands if all(words[:1] == ["eexp"] for words in commands) else None
+
+
+def _run_pipe(commands: list[list[str]]) -> Result:
+    """Run commands one after the other, each on the standard output of the one before."""
+    stdin, errors = b"", ""
+    for words in commands:
+        arguments, files = [], {}
+        rest = iter(words[1:])
+        for word in rest:
+            if word in ("<", ">"):
+                files[word] = Path(next(rest))
+            else:
+                arguments.append(word)
+        result = run(*arguments, stdin=files["<"].read_bytes() if "<" in files else stdin)
+        stdin, errors = result.out, errors + result.err
+        if ">" in files:
+            files[">"].write_bytes(result.out)
+            stdin = b""
+        if result.code:
+            return Result(result.code, stdin, errors)
+    return Result(0, stdin, errors)
 
 
 def read(path: Path) -> list[dict]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 from conversations import messages_of
-from running import EEXP, ROOT, environment, read, run, shell, spawn, write
+from running import EEXP, ROOT, environment, read, run, run_script, shell, spawn, write
 
 from eexp import __version__
 from eexp.cli import COMMANDS, group
@@ -190,11 +190,9 @@ def test_every_command_has_an_example():
 
 
 @pytest.mark.parametrize(("name", "script"), ALL_EXAMPLES)
-def test_examples_run(name, script, path, tmp_path):
-    work = tmp_path / "work"
-    work.mkdir()
-    result = shell("set -eo pipefail\n" + script, work, **path).ok()
-    outputs = [p for p in work.iterdir() if p.name != "bin"]
+def test_examples_run(name, script, tmp_path):
+    result = run_script(script, tmp_path).ok()
+    outputs = list(tmp_path.iterdir())
     assert result.out or outputs
     assert all(p.is_dir() or p.stat().st_size for p in outputs), [p.name for p in outputs]
 

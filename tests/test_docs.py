@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 import pytest
 from markdown_it import MarkdownIt
-from running import EEXP, environment
+from running import EEXP, environment, run_script
 
 from eexp import records
 from eexp.cli import COMMANDS, CONTEXT, group
@@ -118,12 +118,8 @@ def test_a_command_has_help_and_an_example_that_parses(name):
 def test_the_example_of_a_subcommand_runs(name, tmp_path):
     """Run the example as it stands; tests/test_cli.py does the same for the other commands."""
     _, _, example = inspect.cleandoc(commands[name].help).partition("\b\nExample:\n")
-    eexp = f'eexp() {{ {shlex.join(EEXP)} "$@"; }}; set -eo pipefail\n'
-    process = subprocess.run(
-        ["bash", "-c", eexp + example], cwd=tmp_path, capture_output=True, text=True, env=environment()
-    )
-    assert process.returncode == 0, process.stderr
-    assert process.stdout or any(path.stat().st_size for path in tmp_path.iterdir())
+    result = run_script(example, tmp_path).ok()
+    assert result.out or any(path.stat().st_size for path in tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("name", "option"), OPTIONS, ids=[f"{n} {p.opts[-1]}" for n, p in OPTIONS])
@@ -329,16 +325,10 @@ def comparable(value, key=""):
     return round(value, 2) if key == "logprob" else value
 
 
-def run_script(script: str, directory: Path) -> None:
-    """Run lines of shell in a directory, and check that every command succeeds."""
-    eexp = f'eexp() {{ {shlex.join(EEXP)} "$@"; }}; set -eo pipefail\n'
-    subprocess.run(["bash", "-c", eexp + script], cwd=directory, check=True, env=environment())
-
-
 @pytest.mark.slow
 def test_the_page_on_records_shows_what_its_commands_write(tmp_path):
     blocks, _ = split_markdown((ROOT / "docs" / "records.md").read_text(encoding="utf-8"))
-    run_script(blocks[0], tmp_path)
+    run_script(blocks[0], tmp_path).ok()
     files = sorted(tmp_path.glob("*.jsonl"))
     outputs = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     by_id = {record["id"]: comparable(record) for record in outputs}
@@ -354,7 +344,7 @@ def test_the_page_on_records_shows_what_its_commands_write(tmp_path):
 def test_the_page_on_world_models_shows_what_its_commands_write(tmp_path):
     text = (ROOT / "docs" / "world-model.md").read_text(encoding="utf-8")
     blocks, _ = split_markdown(text)
-    run_script(blocks[0], tmp_path)
+    run_script(blocks[0], tmp_path).ok()
     outputs = [json.loads(line) for line in (tmp_path / "iwm.jsonl").read_text().splitlines()]
     (example,) = (json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
     (record,) = (record for record in outputs if record["id"] == example["id"])
@@ -365,7 +355,7 @@ def test_the_page_on_world_models_shows_what_its_commands_write(tmp_path):
 def test_the_page_on_training_shows_the_losses_of_its_commands(tmp_path):
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8").partition("\n## Validation\n")[2]
     blocks, _ = split_markdown(text)
-    run_script(blocks[0], tmp_path)
+    run_script(blocks[0], tmp_path).ok()
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     measured = {line["step"]: line["validation"]["loss"] for line in metrics if "validation" in line}
     shown = {int(step): float(loss) for step, loss in re.findall(r'^{"step": (\d+), .*?"loss": ([\d.]+)', text, re.M)}
@@ -380,6 +370,6 @@ def test_the_page_on_imports_shows_what_becomes_of_its_chats(tmp_path):
     assert len(blocks) == 4
     for chat, example in zip(blocks[::2], blocks[1::2]):
         (tmp_path / "chat.jsonl").write_text(json.dumps(chat), encoding="utf-8")
-        run_script("eexp import messages chat.jsonl | eexp imitation-data > il.jsonl", tmp_path)
+        run_script("eexp import messages chat.jsonl | eexp imitation-data > il.jsonl", tmp_path).ok()
         record = json.loads((tmp_path / "il.jsonl").read_text().splitlines()[-1])
         assert example == {key: record[key] for key in example}

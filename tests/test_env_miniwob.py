@@ -146,7 +146,7 @@ def test_the_package_is_missing(monkeypatch):
     miniwob._all_pages.cache_clear()
     miniwob._directory.cache_clear()
     with pytest.raises(
-        EexpError, match=r"^the package miniwob is missing: miniwob needs `pip install 'eexp\[miniwob\]'`"
+        EexpError, match=r"^the package miniwob is missing: miniwob needs `pip install '.\[miniwob\]'`"
     ):
         open_env("miniwob")
 

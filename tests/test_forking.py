@@ -26,8 +26,9 @@ from eexp.envs.base import Environment, Observation
 from eexp.envs.browser.chromium import PROGRAMS
 from eexp.workers.pool import Pool
 
-BRANCHES, SOME = 500, 60
-#: For environments in which 500 branches take a minute or more.
+BRANCHES, SOME, FEW = 500, 60, 20
+#: For environments in which 500 branches take a minute or more, and for those in which 60 do.
+FEW_OR_ALL = pytest.mark.parametrize("branches", [FEW, pytest.param(BRANCHES, marks=pytest.mark.long)])
 SOME_OR_ALL = pytest.mark.parametrize("branches", [SOME, pytest.param(BRANCHES, marks=pytest.mark.long)])
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NONSENSE = ["", "fly", "look. look", "take all", "go to moon 1", "done", "ls()", "open door", "0", "save", "\u00e9"]
@@ -262,7 +263,7 @@ def test_every_way_observes_the_same_in_mcp(tmp_path, when, state):
     ]
     (tmp_path / "tasks.jsonl").write_text("\n".join(map(json.dumps, tasks)))
     command = f"{sys.executable} -I -S {server} {when} {{dir}}/texts.json"
-    check(f"mcp:{command}?tasks={tmp_path / 'tasks.jsonl'}&state={state}", ("state",), SOME, longest=6)
+    check(f"mcp:{command}?tasks={tmp_path / 'tasks.jsonl'}&state={state}", ("state",), FEW, longest=6)
 
 
 @pytest.mark.slow
@@ -294,7 +295,7 @@ def test_every_way_observes_the_same_in_alfworld(alfworld_games, branches):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@SOME_OR_ALL
+@FEW_OR_ALL
 @needs("scienceworld")
 @pytest.mark.skipif(not shutil.which("java"), reason="needs Java")
 def test_every_way_observes_the_same_in_scienceworld(branches):
@@ -303,7 +304,7 @@ def test_every_way_observes_the_same_in_scienceworld(branches):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@SOME_OR_ALL
+@FEW_OR_ALL
 @needs("miniwob")
 @pytest.mark.skipif(not any(map(shutil.which, PROGRAMS)), reason="needs Chromium")
 def test_a_replay_observes_the_same_in_miniwob(branches):

@@ -66,7 +66,7 @@ class Faulty(House):
 @pytest.fixture(scope="module")
 def branched():
     house = House()
-    tasks = [t for _, t in zip(range(300), house.tasks("train"))]
+    tasks = [t for _, t in zip(range(120), house.tasks("train"))]
     return list(branch(expert(house, iter(tasks)), None, BranchSettings(k=2, source="admissible")))
 
 
@@ -136,12 +136,12 @@ def test_an_exception_in_an_environment_costs_its_record_and_is_quoted(branched,
 
 
 @pytest.mark.slow
-def test_three_hundred_trajectories_with_faults(branched, tmp_path):
+def test_many_trajectories_with_faults(branched, tmp_path):
     """Every trajectory is as in a run without faults, or set aside with a reason; and no process is left."""
     rng = random.Random(0)
     disturbed = {}
     for record in branched:
-        if rng.random() < 0.12:
+        if rng.random() < 0.2:
             kind = rng.choice(["killed"] * 4 + ["hung"] + ["corrupted", "raised"] * 2)
             put_fault(tmp_path, record, rng.randrange(len(record["steps"])), kind)
             disturbed[record["id"]] = kind
@@ -153,7 +153,7 @@ def test_three_hundred_trajectories_with_faults(branched, tmp_path):
     same = {r["id"] for r in result.records if r == expected[r["id"]]}
     assert same | set(set_aside) == set(expected) and not same & set(set_aside)
     assert all(disturbed[i] in ("corrupted", "raised") for i in set_aside) and all(set_aside.values())
-    assert len(disturbed) > 25 and not workers_of(tmp_path)
+    assert len(disturbed) > 15 and not workers_of(tmp_path)
 
 
 def workers_of(folder: Path) -> list[int]:

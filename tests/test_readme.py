@@ -13,7 +13,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from running import EEXP, ROOT, environment
+from running import ROOT, environment, run_script
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -51,20 +51,11 @@ def test_it_is_short():
     assert README.count("\n") < 120
 
 
-def run_script(script: str, directory: Path) -> None:
-    """Run lines of shell in a directory, and check that every command succeeds."""
-    eexp = f'eexp() {{ {shlex.join(EEXP)} "$@"; }}; set -eo pipefail\n'
-    process = subprocess.run(
-        ["bash", "-c", eexp + script], cwd=directory, capture_output=True, text=True, env=environment(), timeout=280
-    )
-    assert process.returncode == 0, process.stderr
-
-
 @pytest.mark.slow
 def test_the_pipe_writes_the_records_that_are_shown(tmp_path):
     script = "".join(blocks("sh", section("The pipe, once")))
     assert script.count("eexp ") >= 10
-    run_script(re.sub(r"-n \d+", "-n 3", script), tmp_path)  # the same commands on fewer tasks
+    run_script(re.sub(r"-n \d+", "-n 3", script), tmp_path).ok()  # the same commands on fewer tasks
     outputs = [json.loads(line) for file in tmp_path.glob("*.jsonl") for line in file.read_bytes().splitlines()]
     texts = [json.dumps(record, ensure_ascii=False) for record in outputs]
     examples = shown_records()
@@ -98,7 +89,7 @@ def test_the_commands_for_a_world_of_ones_own_run(tmp_path):
     script = "".join(blocks("sh", section("With your own")))
     assert script.count("-m MODEL") == 2 and script.count("-m BASE") == 1
     script = script.replace("reflect -m MODEL", "reflect").replace("MODEL", "tiny").replace("BASE", "tiny")
-    run_script(script.replace("> episodes.jsonl", "-n 2 > episodes.jsonl"), tmp_path)
+    run_script(script.replace("> episodes.jsonl", "-n 2 > episodes.jsonl"), tmp_path).ok()
     assert len((tmp_path / "expert.jsonl").read_text().splitlines()) == 3
     assert (tmp_path / "sr.jsonl").stat().st_size
     assert len((tmp_path / "episodes.jsonl").read_text().splitlines()) == 2

@@ -17,7 +17,7 @@ from stage_settings import command_of
 
 from eexp.cli import COMMANDS
 
-KILLS = 3
+KILLS = 2
 
 
 @dataclass(frozen=True)
