@@ -129,6 +129,8 @@ RECORDS = {
     "preferences-some": "preference-data --worse refused --worse unchanged --most 1 --pool policy --first 2 "
     "--prompt-style think @rollout-pools",
     "preferences-ended": "preference-data --worse ended --worse score @rollout-invalid",
+    "judgements": "preference-data --judge @rollout-invalid",
+    "judgements-outcomes": "preference-data --judge --with-outcomes --prompt-style think @rollout-invalid",
     # -- imitation-data, split
     "imitation": "imitation-data @expert",
     "imitation-style": "imitation-data --prompt-style @style.toml @expert",

@@ -128,7 +128,7 @@ def shell(script: str, cwd: Path, **env: str) -> Result:
 
 
 def run_script(script: str, directory: Path) -> Result:
-    """Run lines of shell to the first that fails: pipes of eexp in this process, which is fast, and the rest in bash."""
+    """Run lines of shell to the first that fails: pipes of eexp in this process, which is fast, the rest in bash."""
     result = Result(0, b"", "")
     before = Path.cwd()
     os.chdir(directory)

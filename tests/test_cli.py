@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 from conversations import messages_of
-from running import EEXP, ROOT, environment, read, run, run_script, shell, spawn, write
+from running import EEXP, ROOT, environment, read, run, run_script, spawn, write
 
 from eexp import __version__
 from eexp.cli import COMMANDS, group
@@ -173,16 +173,6 @@ ALL_EXAMPLES = [
     for name in (None, *COMMANDS)
     for n, script in enumerate(_examples(_command(name) if name else group))
 ]
-
-
-@pytest.fixture
-def path(tmp_path) -> dict[str, str]:
-    """Environment in which `eexp` is this checkout's."""
-    program = tmp_path / "bin" / "eexp"
-    program.parent.mkdir()
-    program.write_text("#!/bin/sh\nexec " + " ".join(EEXP) + ' "$@"\n')
-    program.chmod(0o755)
-    return {"PATH": f"{program.parent}:{environment()['PATH']}"}
 
 
 def test_every_command_has_an_example():

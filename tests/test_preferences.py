@@ -9,9 +9,10 @@ from copy import deepcopy
 from dataclasses import replace
 
 import pytest
-from running import read, run, write
+from running import read, run, text_styles, write
 
 from eexp.outcomes import shortcoming
+from eexp.prompts import get_style
 from eexp.records import answers_of
 
 BEFORE = "A door."
@@ -95,6 +96,39 @@ def test_options_choose_among_them(preferences):
     one_a_state = run("preference-data", "--most", 1, executed).ok().records
     states = [r["id"].rpartition("/")[0] for r in one_a_state]
     assert len(set(states)) == len(states) and set(states) == {r["id"].rpartition("/")[0] for r in records}
+
+
+@pytest.mark.parametrize("style", text_styles())
+def test_judgements_stand_in_both_orders(preferences, style):
+    """Whoever always says "first" is right in exactly half of them; and each answer ends as the agent acts."""
+    executed = preferences.parent / "executed"
+    pairs = run("preference-data", "--prompt-style", style, executed).ok().records
+    made = run("preference-data", "--judge", "--prompt-style", style, executed).ok().records
+    assert len(made) == 2 * len(pairs) and {r["kind"] for r in made} == {"judgement"}
+    words = get_style(style).judgement
+    firsts = [r["completion"][0]["content"].startswith(f"{words.better}{words.first}\n") for r in made]
+    assert sum(firsts) * 2 == len(made)
+    for pair, first, second in zip(pairs, made[::2], made[1::2]):
+        chosen, rejected = (get_style(style).parse(pair[key][0]["content"]).action for key in ("chosen", "rejected"))
+        for record, (one, other), better in ((first, (chosen, rejected), "1"), (second, (rejected, chosen), "2")):
+            question = f"{words.request}\n1. {one}\n2. {other}"
+            assert record["prompt"][-1]["content"].endswith(f"\n\n{question}")
+            text = record["completion"][0]["content"]
+            assert text == f"{words.better}{better}\n{pair['chosen'][0]['content']}"
+            assert [text[s["start"] : s["end"]] for s in record["spans"]][:1] == [f"{words.better}{better}\n"]
+            assert record["spans"][0]["name"] == "choice" and record["spans"][-1]["end"] == len(text)
+            assert get_style(style).parse(text).action == chosen
+
+
+def test_judgements_may_show_what_both_actions_led_to(preferences):
+    executed = preferences.parent / "executed"
+    made = run("preference-data", "--judge", "--with-outcomes", executed).ok().records
+    for pair, record in zip(read(preferences), made[1::2]):
+        *_, rejected, its_outcome, chosen, outcome = record["prompt"][-1]["content"].split("\n")
+        assert its_outcome == f"   It led to: {' '.join(pair['rejected_outcome'].split())}"
+        assert outcome == f"   It led to: {' '.join(pair['chosen_outcome'].split())}"
+        assert rejected.startswith("1. ") and chosen.startswith("2. ")
+    run("preference-data", "--with-outcomes", executed).one_error(2, "--with-outcomes is for --judge")
 
 
 def test_they_are_shown_counted_and_split(preferences):

@@ -5,11 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import shlex
 import subprocess
 import sys
 from itertools import islice
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest

@@ -159,6 +159,16 @@ class Summary(Struct, frozen=True, forbid_unknown_fields=True):
     )
 
 
+class Judgement(Struct, frozen=True, forbid_unknown_fields=True):
+    """The question which of two actions is better, and the beginning of the answer, which goes on with that action."""
+
+    request: _Text = "Which of these is better here?"
+    first: _Text = "1"
+    second: _Text = "2"
+    led_to: _Text = "It led to:"
+    better: _Text = "Better: "
+
+
 class Turns(Struct, frozen=True, forbid_unknown_fields=True):
     """One turn of the example dialogue at the beginning of every prompt."""
 
@@ -219,13 +229,16 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
     predicting: WorldModel = msgspec.field(name="world_model", default=WorldModel())
     reflection: Reflection = Reflection()
     summary: Summary = Summary()
+    judgement: Judgement = Judgement()
     examples: tuple[Turns, ...] = ()
 
     def as_dict(self) -> dict:
-        """Return the contents of its TOML file, defaults included but for `calls`, which earlier versions lack."""
+        """Return the contents of its TOML file, with those defaults that all versions of eexp know."""
         table = msgspec.to_builtins(self)
         if not self.action.calls:
             del table["action"]["calls"]
+        if self.judgement == Judgement():
+            del table["judgement"]
         return table
 
     @property
@@ -460,6 +473,37 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
             lines += [past["observation"], f"I did: {past['action']}"]
         return "\n".join([*lines, step["observation"]])
 
+    # -- judging -------------------------------------------------------------------------------------------------
+
+    def question(self, first: str, second: str, outcomes: tuple[str, str] | None = None) -> str:
+        """Return the question which of two actions is better, which stands below an observation.
+
+        Args:
+            first, second: The actions.
+            outcomes: What each of them led to, to be shown; None shows neither.
+        """
+        words = self.judgement
+        lines = [words.request]
+        for n, (label, action) in enumerate(((words.first, first), (words.second, second))):
+            lines.append(f"{label}. {action}")
+            if outcomes:
+                lines.append(f"   {words.led_to} {' '.join(outcomes[n].split())}")
+        return "\n".join(lines)
+
+    def judge_answer(self, is_first: bool, action: str, number: int = 0) -> Answer:
+        """Return the answer to `question`: which one is better, and that action as the policy acts.
+
+        Args:
+            is_first: Whether the first one is better.
+            action: The better action.
+            number: The number of the step, which decides the id of a tool call.
+        """
+        words = self.judgement
+        choice = f"{words.better}{words.first if is_first else words.second}\n"
+        answer = self.answer(action, None, number)
+        moved = [{**s, "start": s["start"] + len(choice), "end": s["end"] + len(choice)} for s in answer.spans]
+        return Answer(choice + answer.text, [named_span("choice", 0, len(choice)), *moved], answer.call)
+
     # -- summing up ----------------------------------------------------------------------------------------------
 
     def ask_summary(self, instruction: str, action: str, observation: str) -> Messages:
@@ -530,6 +574,11 @@ class DialogueBase(ABC, Generic[P]):
         return self._prompt(
             self._predicting, self._shown(), f"{self._label}{observation}", answer, self._requests[changes]
         )
+
+    def judge(self, observation: str, first: str, second: str, outcomes: tuple[str, str] | None = None) -> P:
+        """Build the prompt to judge two actions, with arguments as in `PromptStyle.question`."""
+        question = self._style.question(first, second, outcomes)
+        return self._prompt(self._acting, self._shown(), f"{self._label}{observation}\n\n{question}")
 
     def _bare(self, action: str) -> Answer:
         """Return the answer of an action without the place for a thought."""

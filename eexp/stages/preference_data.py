@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from eexp import options
-from eexp.errors import InputError
+from eexp.errors import InputError, UsageError
 from eexp.outcomes import SHORTCOMINGS, shortcoming, with_failures_counted, with_outcomes_asked_for
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import Dialogue
-from eexp.records import preference, tools_at
+from eexp.records import example, preference, tools_at
 from eexp.reflection.situations import situations
 from eexp.settings import command_options, option, recorded
 from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
@@ -40,12 +40,42 @@ class PreferenceSettings:
         metavar="N",
         help="Largest number of preferences of one state, the first ones.  [default: all]",
     )
+    judge: bool = option(
+        False,
+        is_flag=True,
+        help="Make examples of kind judgement instead, two of each preference: which of both actions is better, each "
+        "standing first once, and then that action.",
+    )
+    with_outcomes: bool = option(False, is_flag=True, help="With --judge: show what each of the two actions led to.")
     pool: str | None = options.pool.field()
     first: int | None = options.first(1).field()
 
     def lineage(self) -> dict[str, Any]:
         """Return the settings by the names of their options."""
-        return {**recorded(self, "most", "pool", "first"), "worse": ",".join(self.worse) or None}
+        made = {"judge": self.judge or None, "with_outcomes": self.with_outcomes or None}
+        return {**recorded(self, "most", "pool", "first"), "worse": ",".join(self.worse) or None, **made}
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """An action that the record shows to be better than another one, in a state that a dialogue has come to."""
+
+    trajectory: dict
+    number: int  # of the step
+    step: dict
+    n: int  # of the pair in this state
+    reason: str
+    rejected: dict
+    outcome: dict
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The evidence, as it stands in a preference."""
+        return {
+            "worse": self.reason,
+            "chosen_outcome": self.outcome["observation"],
+            "rejected_outcome": self.rejected["outcome"]["observation"],
+        }
 
 
 def preference_data(
@@ -58,18 +88,36 @@ def preference_data(
 ) -> Iterator[dict]:
     """Yield a preference for every alternative of which the record shows that it did worse than the expert's action.
 
-    An alternative that merely did something else is no evidence: another way may be as good.
+    An alternative that merely did something else is no evidence: another way may be as good. With `judge`, two examples
+    are made of each instead (Agentic Critical Training, arXiv 2603.08706): the agent says which of the two actions is
+    better, and takes it. Each stands first in one of them.
 
     Args:
         trajectories: Trajectories with outcomes.
-        style: The prompt style of the preferences.
-        settings: Which alternatives are taken.
+        style: The prompt style of what is made.
+        settings: Which alternatives are taken, and what is made of them.
         count: Called with the numbers of states and alternatives that are left out.
         on_error: Called with a trajectory without functions, where actions are tool calls.
     """
     settings = settings or PreferenceSettings()
-    accepted = settings.worse or SHORTCOMINGS
     dialogue = Dialogue(style)
+    for pair in _pairs(trajectories, style, dialogue, settings, count, on_error):
+        if settings.judge:
+            yield from _judgements(pair, style, dialogue, settings)
+        else:
+            yield _preference(pair, style, dialogue)
+
+
+def _pairs(
+    trajectories: Iterator[dict],
+    style: PromptStyle,
+    dialogue: Dialogue,
+    settings: PreferenceSettings,
+    count: Count,
+    on_error: OnError,
+) -> Iterator[_Pair]:
+    """Yield the pairs of all states; the dialogue is at the state of each when it is yielded."""
+    accepted = settings.worse or SHORTCOMINGS
     for t in trajectories:
         try:
             style.shown_tools(tools_at(t, 0))
@@ -83,28 +131,51 @@ def preference_data(
             if situation.left_out:
                 count(situation.left_out, 1)
             else:
+                outcome = situation.outcome or {}
                 worse = [
                     (reason, alternative)
                     for alternative in situation.contenders
-                    if (reason := shortcoming(step["observation"], situation.outcome or {}, alternative["outcome"]))
+                    if (reason := shortcoming(step["observation"], outcome, alternative["outcome"]))
                 ]
                 count(NO_SHORTCOMING, len(situation.contenders) - len(worse))
-                chosen = [(reason, a) for reason, a in worse if reason in accepted][: settings.most]
-                prompt = dialogue.act(step["observation"], step.get("admissible")) if chosen else []
-                for n, (reason, alternative) in enumerate(chosen):
-                    yield preference(
-                        t,
-                        f"{situation.i}/preference/{n}",
-                        prompt,
-                        style.answer(step["action"], None, situation.i).messages(),
-                        style.answer(alternative["action"], None, situation.i).messages(),
-                        style.label,
-                        **style.tools_field(tools_at(t, situation.i)),
-                        worse=reason,
-                        chosen_outcome=(situation.outcome or {})["observation"],
-                        rejected_outcome=alternative["outcome"]["observation"],
-                    )
+                taken = [(reason, a) for reason, a in worse if reason in accepted][: settings.most]
+                for n, (reason, alternative) in enumerate(taken):
+                    yield _Pair(t, situation.i, step, n, reason, alternative, outcome)
             dialogue.add(step)
+
+
+def _preference(pair: _Pair, style: PromptStyle, dialogue: Dialogue) -> dict:
+    step = pair.step
+    return preference(
+        pair.trajectory,
+        f"{pair.number}/preference/{pair.n}",
+        dialogue.act(step["observation"], step.get("admissible")),
+        style.answer(step["action"], None, pair.number).messages(),
+        style.answer(pair.rejected["action"], None, pair.number).messages(),
+        style.label,
+        **style.tools_field(tools_at(pair.trajectory, pair.number)),
+        **pair.fields,
+    )
+
+
+def _judgements(pair: _Pair, style: PromptStyle, dialogue: Dialogue, settings: PreferenceSettings) -> Iterator[dict]:
+    """Yield the two examples of a pair: the better action stands first in one and second in the other."""
+    better, worse = pair.step["action"], pair.rejected["action"]
+    better_outcome, worse_outcome = pair.fields["chosen_outcome"], pair.fields["rejected_outcome"]
+    for is_first in (True, False):
+        first, second = (better, worse) if is_first else (worse, better)
+        outcomes = (better_outcome, worse_outcome) if is_first else (worse_outcome, better_outcome)
+        answer = style.judge_answer(is_first, better, pair.number)
+        yield example(
+            pair.trajectory,
+            f"{pair.number}/judgement/{pair.n}/{1 if is_first else 2}",
+            "judgement",
+            dialogue.judge(pair.step["observation"], first, second, outcomes if settings.with_outcomes else None),
+            answer.messages(),
+            style.label,
+            **style.tools_field(tools_at(pair.trajectory, pair.number)),
+            spans=answer.spans,
+        )
 
 
 @click.command("preference-data")
@@ -117,13 +188,17 @@ def command(settings: PreferenceSettings, prompt_style: str | None, stream: Stre
     Reads trajectories with outcomes, as `eexp rollout` writes them. An alternative is taken only if the record shows
     that it did worse: the environment refused it, it ended the episode without success, it scored lower, or it changed
     nothing. One that did as well as the expert's action, or something else that may be as good, is never rejected. Each
-    preference holds the evidence. Its fields prompt, chosen and rejected are those of TRL's DPOTrainer, too.
+    preference holds the evidence. Its fields prompt, chosen and rejected are those of TRL's DPOTrainer, too. With
+    --judge, examples are made instead, in which the agent says which of two actions is better.
 
     \b
     Example:
       eexp expert house -n 20 | eexp branch --no-only-admissible | eexp rollout > rollout.jsonl
       eexp preference-data rollout.jsonl > preferences.jsonl
+      eexp preference-data --judge rollout.jsonl > judgements.jsonl
     """
+    if settings.with_outcomes and not settings.judge:
+        raise UsageError("--with-outcomes is for --judge")
     style = options.chosen_style(prompt_style, None)
     with stream.open("preference-data", prompt_style=style.label, **settings.lineage()) as io:
         asked_for = with_outcomes_asked_for(io.records(), io.note)

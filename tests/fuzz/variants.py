@@ -147,6 +147,7 @@ VARIANTS = [
         3,
         "preference",
     ),
+    Variant("preference-data-judge", ("preference-data", "--judge", "--with-outcomes"), "trajectory", 3, "example"),
     Variant("recover", ("recover",), "trajectory", 6, "trajectory"),
     Variant(
         "branch",
