@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 from conversations import messages_of
-from running import EEXP, ROOT, environment, read, run, run_script, spawn, write
+from running import ROOT, environment, read, run, run_script, spawn, write
 
 from eexp import __version__
 from eexp.cli import COMMANDS, group
