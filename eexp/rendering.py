@@ -16,14 +16,22 @@ if TYPE_CHECKING:
     from eexp.training.data import Row
 
 
-def render(record: dict) -> str:
-    """Return a record of any type as text."""
+def render(record: dict, before: dict | None = None) -> str:
+    """Return a record of any type as text.
+
+    Args:
+        record: The record.
+        before: The record that is shown before it, whose lineage is not repeated.
+    """
     renderers = {"trajectory": _trajectory, "example": _example, "preference": _preference, "episode": _episode}
     lines_of = renderers.get(record.get("type", ""))
     if lines_of is None:
         raise InputError(f"a record of type {record.get('type')!r} cannot be shown", "$.type")
     lines = [style(f"{record['type']} {record['id']}", bold=True), *lines_of(record)]
-    lines += [style(f"  {entry}", dim=True) for entry in record.get("lineage", [])]
+    lineage = record.get("lineage", [])
+    if lineage and before is not None and lineage == before.get("lineage"):
+        lineage = ["lineage as above"]
+    lines += [style(f"  {entry}", dim=True) for entry in lineage]
     return "\n".join(lines)
 
 

@@ -69,8 +69,8 @@ def test_a_dry_run_changes_no_setting(tmp_path):
     assert {file.name: (file.read_text(), file.stat().st_mtime_ns) for file in settings.iterdir()} == before
 
 
-def test_the_demo_compares_with_imitation_or_else_with_the_base(tmp_path):
-    for arms, baseline in (("il sr", "il"), ("recovery sr", "base")):
+def test_the_demo_compares_with_imitation_or_else_with_random_play(tmp_path):
+    for arms, baseline in (("il sr", "il"), ("recovery sr", "random")):
         output = make("-n", "-f", str(ROOT / "recipes/house/Makefile"), "table", f"OUT={tmp_path}", f"ARMS={arms}")
         assert output.count(f"--baseline {baseline} ") == 2 and not list(tmp_path.iterdir())
 

@@ -161,18 +161,18 @@ def command(
     if record_id is not None:
         records = (r for r in records if r["id"] == record_id)
     rendered = _renderer(row_of_model)
-    n_shown = 0
+    n_shown, before = 0, None
     for record in sample(records, number, seed) if sampled else islice(records, number):
-        show(("\n" if n_shown else "") + rendered(record))
-        n_shown += 1
+        show(("\n" if n_shown else "") + rendered(record, before))
+        n_shown, before = n_shown + 1, record
     if record_id is not None and not n_shown:
         raise InputError(f"no record has the id {record_id!r}")
     if not n_shown:
         tell(_EMPTY)
 
 
-def _renderer(row_of_model: str | None) -> Callable[[dict], str]:
-    """Return the function that renders a record; examples as the rows of a model, if one is named."""
+def _renderer(row_of_model: str | None) -> Callable[[dict, dict | None], str]:
+    """Return the function that renders a record after another one; examples as rows of a model, if one is named."""
     if row_of_model is None:
         return render
     from eexp.models.tokenizers import load_tokenizer
@@ -181,9 +181,9 @@ def _renderer(row_of_model: str | None) -> Callable[[dict], str]:
     tokenizer = load_tokenizer(row_of_model)
     row_of = row_maker(tokenizer)
 
-    def rendered(record: dict) -> str:
+    def rendered(record: dict, before: dict | None) -> str:
         if record["type"] != "example":
-            return render(record)
+            return render(record, before)
         return render_row(record, row_of(record), tokenizer)
 
     return rendered
