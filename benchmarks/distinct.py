@@ -73,7 +73,7 @@ def main() -> None:
         for (way, most), counted in results.items():
             all_states = total * chosen.rounds
             print(
-                f"{way:10}{most * chosen.k:8}{counted['tokens evaluated'] / counted['accepted']:9.2f}"
+                f"{way:10}{most * chosen.k:8}{counted['text tokens evaluated'] / counted['accepted']:9.2f}"
                 f"{statistics.median(milliseconds[way, most]):9.2f}{100 * counted['all'] / all_states:7.1f} %"
                 f"{counted['text[s] written'] / all_states:9.2f}"
             )

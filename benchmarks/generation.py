@@ -103,12 +103,12 @@ def measure(chosen: argparse.Namespace, file: Path, show: Callable[[str], None])
         for turn in range(-1, chosen.rounds):
             chat = trajectory(model, words, chosen.states if turn >= 0 else 1, turn)  # a short one first, to warm up
             for name, way in rotated(list(ways.items()), turn):
-                before = model.counts["tokens evaluated"]
+                before = model.counts["text tokens evaluated"]
                 began = time.perf_counter()
                 way(chat)
                 if turn >= 0:
                     milliseconds[name].append(1000 * (time.perf_counter() - began) / (chosen.states * k))
-                    tokens[name] += model.counts["tokens evaluated"] - before
+                    tokens[name] += model.counts["text tokens evaluated"] - before
         rows = report(k, milliseconds)
         for name, row in rows.items():
             tokens_each = tokens.get(name, 0) / (chosen.rounds * chosen.states * k)

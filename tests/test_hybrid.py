@@ -227,7 +227,7 @@ def test_episodes_of_a_model_are_answered_as_if_asked_anew(model):
                 chat_of[episode] = [*chat_of[episode], {"role": "assistant", "content": WORDS[episode]}]
                 ask(episode, f"You see {turns[episode]} apples.")
     episodes.close()
-    evaluated = model.counts["tokens evaluated"]
+    evaluated = model.counts["text tokens evaluated"]
     for episode in range(4):
         anew = [model.ask([request])[0][0] for asker, request in asked if asker == episode]
         assert texts([answers[episode]]) == texts([anew])

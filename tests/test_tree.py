@@ -90,7 +90,7 @@ def check(group: Group, table: Table, decoder: TableDecoder) -> Counter[str]:
                 assert scored.logprobs == pytest.approx(plain.logprobs, abs=1e-9)
                 assert scored.logprob == pytest.approx(sum(plain.logprobs), abs=1e-9)
     assert not any(decoder.held[1:]), "all sequences are free in the end"
-    assert counts["tokens evaluated"] + counts["prompt tokens evaluated"] == decoder.evaluated
+    assert counts["text tokens evaluated"] + counts["prompt tokens evaluated"] == decoder.evaluated
     return counts
 
 
@@ -154,9 +154,12 @@ def test_shared_tokens_of_texts_are_evaluated_once():
     table, texts = Table(4), ["abcdef", "abcdeg", "abcd", "abx".replace("x", "a"), ""]
     counts = check([([1, 2], Score([], texts))], table, ample(table))
     beginnings = {text[:n] for text in texts for n in range(1, len(text) + 1)}
-    assert counts["tokens evaluated"] == len(beginnings) and counts["prompt tokens evaluated"] == 2
+    assert counts["text tokens evaluated"] == len(beginnings) and counts["prompt tokens evaluated"] == 2
     sure = Table(4, spread=50.0)
-    assert check([([1, 2], Draw([], n=20, temperature=1.0, max_tokens=8))], sure, ample(sure))["tokens evaluated"] <= 8
+    assert (
+        check([([1, 2], Draw([], n=20, temperature=1.0, max_tokens=8))], sure, ample(sure))["text tokens evaluated"]
+        <= 8
+    )
 
 
 def test_requests_are_answered_together():
@@ -193,7 +196,7 @@ def test_a_memory_that_is_not_cut_evaluates_little_more():
         whole = check(group, table, StateTableDecoder(table, 256, 8192, 512, 512))
         assert whole["text[s] evaluated again, for want of memory"] == 0
         assert whole["prompt tokens evaluated"] <= cut["prompt tokens evaluated"] + (group is scores) * len(prompts)
-        assert whole["tokens evaluated"] == cut["tokens evaluated"]
+        assert whole["text tokens evaluated"] == cut["text tokens evaluated"]
 
 
 def test_marks_are_few():

@@ -203,7 +203,7 @@ class Model(ABC):
     exact: bool = True
 
     def __init__(self) -> None:
-        #: The cost of the answers: "prompt tokens evaluated", "tokens evaluated" beside those, "text[s] written".
+        #: The cost of the answers: "prompt tokens evaluated", "text tokens evaluated" beside those, "text[s] written".
         self.counts: Counter[str] = Counter()
         #: Shows the user a remark on how the model answers.
         self.note: Callable[[str], None] = lambda text: None

@@ -135,7 +135,7 @@ class SequenceEpisodes(Episodes[Draw, Samples]):
         return answers
 
     def close(self) -> None:
-        self._model.counts["tokens evaluated"] += self.evaluated
+        self._model.counts["text tokens evaluated"] += self.evaluated
         self.evaluated = 0
         self._sequences.clear()
         self._decoder.close()

@@ -294,5 +294,5 @@ class StateTree(PrefixTree):
                         text.logprobs[following - text.start] = distribution.logprob(text.ids[following])
             prompt = sum(any(item.position < text.start for text in branch.texts) for item in items)
             self.counts["prompt tokens evaluated"] += prompt
-            self.counts["tokens evaluated"] += len(items) - prompt
+            self.counts["text tokens evaluated"] += len(items) - prompt
             branch.length += len(items)

@@ -427,7 +427,7 @@ class PrefixTree:
             items = [item for planned in plan for item in planned.items]
             try:
                 rows = self._decode(items, live, [planned.chain for planned in plan])
-                self.counts["tokens evaluated"] += len(items)
+                self.counts["text tokens evaluated"] += len(items)
                 for planned in plan:
                     planned.chain.nodes += planned.nodes
                 return rows
@@ -593,6 +593,6 @@ class PrefixTree:
                 token.score(TokenDistribution(row))
             prompt = sum(token.in_prompt for token in part)
             self.counts["prompt tokens evaluated"] += prompt
-            self.counts["tokens evaluated"] += len(part) - prompt
+            self.counts["text tokens evaluated"] += len(part) - prompt
             start += len(part)
         return True
