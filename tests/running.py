@@ -156,6 +156,8 @@ def _commands_of_eexp(line: str) -> list[list[str]] | None:
             commands.append([])
         else:
             commands[-1].append(word)
+    if any(words[1:2] == ["env"] for words in commands):  # `env check` looks at its whole process
+        return None
     return commands if all(words[:1] == ["eexp"] for words in commands) else None
 
 

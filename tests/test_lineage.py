@@ -20,6 +20,7 @@ CALLS = {name: [stage.args for stage in STAGES.values() if stage.name == name] f
 #: Further calls, in which an option decides something that it decides in none of those.
 for _call in (
     ("reflect", "-m", "tiny", "--threads", "1"),
+    ("preference-data", "--judge"),
     ("split", "--parts", "8", "--without", "1"),
     ("split", "--parts", "8", "--part", "1"),
     ("mix", "--duplicates", "near"),

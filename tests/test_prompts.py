@@ -313,9 +313,11 @@ def test_a_style_holds_all_words():
         "predicting",
         "reflection",
         "summary",
+        "judgement",
         "examples",
     }
-    for table, words in (("reflection", Reflection), ("summary", Summary), ("world_model", WorldModel)):
+    tables = ("reflection", Reflection), ("summary", Summary), ("world_model", WorldModel), ("judgement", Judgement)
+    for table, words in tables:
         for field in msgspec.structs.fields(words):
             if field.type is str:
                 assert changed(**{table: {field.name: "other"}}).label != changed().label
