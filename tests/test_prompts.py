@@ -14,7 +14,7 @@ from eexp.models.base import Model, Sample
 from eexp.models.policy import ModelPolicy
 from eexp.prompts import PromptStyle, built_in_styles, get_style, load_style, style_from_dict
 from eexp.prompts.chat_template import render_chat
-from eexp.prompts.style import Action, History, Reflection, Summary, Thought, Turns, WorldModel
+from eexp.prompts.style import Action, History, Judgement, Reflection, Summary, Thought, Turns, WorldModel
 from eexp.stages.eval import evaluate
 from eexp.stages.imitation_data import ImitationSettings, imitation_data
 from eexp.stages.prompts import problems
