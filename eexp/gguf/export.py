@@ -77,7 +77,7 @@ def _directory_of(name: str) -> Path:
 
     tell(f"no directory {path} here: asking the Hugging Face hub for it")
     try:
-        return Path(snapshot_download(path, allow_patterns=_FILES))
+        return Path(snapshot_download(path, allow_patterns=list(_FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as e:
         reason = " ".join(str(e).split())[:200]
         raise EexpError(f"{path}: no such directory, and the hub gives no such model: {reason}") from None
