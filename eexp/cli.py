@@ -150,7 +150,8 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(2)
     except click.ClickException as e:
         if isinstance(e, click.NoSuchOption) and not e.possibilities:
-            e = click.NoSuchOption(e.option_name, e.message, _options_about(e), e.ctx)
+            about = ", ".join(map(repr, _options_about(e)))
+            e = click.UsageError(f"{e.message} (Did you mean one of: {about}?)", e.ctx) if about else e
         message = io.StringIO()
         e.show(message)
         _fail(message.getvalue().rstrip("\n"), e.exit_code, verbose)
