@@ -159,7 +159,7 @@ def main(args: list[str] | None = None) -> None:
         cause = e.evidence.get("traceback") if isinstance(e, InputError) and e.__cause__ is None else None
         _fail(f"{cause}error: {e}" if verbose and cause else f"error: {e}", e.exit_code, verbose)
     except OSError as e:  # such as a full disk
-        _fail(f"error: {_in_words(e)}", EXIT_FAILED, verbose)
+        _fail(f"error: {_system_error(e)}", EXIT_FAILED, verbose)
     except MemoryError:
         _fail("error: out of memory", EXIT_FAILED, verbose)
 
@@ -182,7 +182,7 @@ def _fail(message: str, code: int, verbose: bool) -> NoReturn:
     sys.exit(code)
 
 
-def _in_words(error: OSError) -> str:
+def _system_error(error: OSError) -> str:
     """Return an error of the system as one line: the file, where that is known, and the reason."""
     if error.errno in (errno.EMFILE, errno.ENFILE):
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -327,7 +327,7 @@ _JSON_NAMES = {
 _TYPE_MISMATCH = re.compile(r"Expected `(?P<want>[^`]+)`(?: (?P<more>.+?))?(?:, got `(?P<got>[^`]+)`)?$")
 
 
-def _in_words(text: str) -> str:
+def _type_names(text: str) -> str:
     """Return a type as msgspec names it, such as `str | null`, in words: 'a string or null'."""
     return " or ".join(_JSON_NAMES.get(part, part) for part in text.split(" | "))
 
@@ -386,11 +386,11 @@ def explain(message: str) -> InputError:
         return InputError("missing", f"{path}.{missing.group(1)}")
     mismatch = _TYPE_MISMATCH.match(text)
     if mismatch:
-        text = "expected " + _in_words(mismatch["want"])
+        text = "expected " + _type_names(mismatch["want"])
         if mismatch["more"]:
             text += " " + mismatch["more"]
         if mismatch["got"]:
-            text += ", got " + _in_words(mismatch["got"])
+            text += ", got " + _type_names(mismatch["got"])
     return InputError(text[0].lower() + text[1:], path)
 
 

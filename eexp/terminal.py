@@ -91,9 +91,9 @@ class Progress:
             self._bar.update(1)
         elif not self._quiet and time.monotonic() - self._told >= SECONDS_BETWEEN_LINES:
             self._told = time.monotonic()
-            tell(f"{self._stage}: {self._in_words()}" + (f", {facts}" if facts else ""))
+            tell(f"{self._stage}: {self._count_text()}" + (f", {facts}" if facts else ""))
 
-    def _in_words(self) -> str:
+    def _count_text(self) -> str:
         if not self._total:
             return f"{self._count:,} {self._unit}s so far"
         seconds = (self._told - self._began) / (self._count - self._initial) * max(0, self._total - self._count)
