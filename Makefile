@@ -71,7 +71,7 @@ test: install environments $(STAMP).docs java chromium ## run all tests
 test-fast: install environments ## run the tests that take no more than a few seconds
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
-test-long: install environments java chromium ## run the tests that take a minute and longer, which `make test` leaves out
+test-long: install environments java chromium ## run whole recipes and more cases, which `make test` leaves out
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m long
 
 # Each has an environment of its own, for they want other versions of what eexp uses. Harbor wants Python 3.12; its

@@ -87,6 +87,14 @@ RECORDS = {
     "rollout-program": f"rollout -j 1 --env '{SAFE}' @branch-program",
     "rollout-class": "rollout -j 1 --env countdown:Countdown @branch-class",
     "rollout-noise": "rollout -j 1 @branch-noise",
+    # -- follow
+    "follow": "follow -m expert @rollout",
+    "follow-random": "follow -m random --steps 3 --pool policy --first 2 --seed 3 @rollout-pools",
+    "follow-tiny": f"follow --env house {TINY} --steps 2 --max-tokens 12 --temperature 1 --parallel 4 @few-rolled",
+    "follow-think": f"follow {TINY} --steps 1 --think always --prompt-style think --max-tokens 9 --first 1 @few-rolled",
+    "follow-again": "follow -m random --again @follow-random",
+    "follow-program": f"follow -m random --env '{SAFE}' --timeout 60 --memory 4G @rollout-program",
+    "follow-aside": f"follow -m expert {ASIDE} @bad.jsonl @rollout",
     # -- summarise, recover
     "summarise": "summarise -m @server#writer --longer-than 60 --temperature 1 --max-tokens 40 --seed 2 @rollout",
     "summarise-style": "summarise -m @server#writer --longer-than 90 --prompt-style think @rollout",
@@ -128,6 +136,7 @@ RECORDS = {
     "preferences": "preference-data @rollout-invalid",
     "preferences-some": "preference-data --worse refused --worse unchanged --most 1 --pool policy --first 2 "
     "--prompt-style think @rollout-pools",
+    "preferences-later": "preference-data --worse later @follow",
     "preferences-ended": "preference-data --worse ended --worse score @rollout-invalid",
     "judgements": "preference-data --judge @rollout-invalid",
     "judgements-outcomes": "preference-data --judge --with-outcomes --prompt-style think @rollout-invalid",

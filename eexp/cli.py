@@ -28,6 +28,7 @@ COMMANDS = {
     "import": "Turn trajectories that others recorded, or episodes, into records.",
     "branch": "Add K alternative actions to every expert state.",
     "rollout": "Execute every alternative from its own state and record what happened.",
+    "follow": "Let a policy go on after every alternative, and record where that leads.",
     "summarise": "Add summaries of long observations, written by a model.",
     "recover": "Put refused alternatives into the expert's path.",
     "world-model-data": "Make training examples that predict the next state.",

@@ -16,7 +16,7 @@ from eexp.records import canonical, expert_outcome, succeeded
 TRANSITIONS = ("invalid", "unchanged", "done", "changed")
 
 #: The ways in which an alternative may have done worse than the expert's action, the first one that holds is named.
-SHORTCOMINGS = ("refused", "ended", "score", "unchanged")
+SHORTCOMINGS = ("refused", "ended", "score", "unchanged", "later")
 
 #: The shares that are reported, in this order, in words.
 SHARES = {
@@ -86,6 +86,34 @@ def shortcoming(observation_before: str, expert: dict, outcome: dict) -> str | N
     if transition == "unchanged" and expert_transition in ("changed", "done"):
         return "unchanged"
     return None
+
+
+def actions_to_the_end(trajectory: dict, i: int, alternative: dict) -> tuple[int | None, int | None]:
+    """Return how many actions completed the task from step `i`, by way of an alternative and on the expert's path.
+
+    Returns:
+        For the alternative, which counts as one, None if the task was not completed after it, as far as it was
+        followed (`eexp follow`). For the expert's path None if it did not succeed; mistakes on it are not counted.
+    """
+    outcomes = [alternative["outcome"], *(alternative.get("then") or [])]
+    own = next((number for number, outcome in enumerate(outcomes, 1) if finishes(outcome)), None)
+    steps = trajectory["steps"][i:]
+    successful = finishes(trajectory.get("outcome") or {})
+    return own, sum(not step.get("mistake") for step in steps) if successful else None
+
+
+def takes_longer(trajectory: dict, i: int, alternative: dict) -> bool:
+    """Return whether an alternative that was followed completed the task later than the expert's path, or not at all.
+
+    One that was not followed as far as the expert's path goes, and to no end, may still be as good.
+    """
+    then = alternative.get("then")
+    own, expert = actions_to_the_end(trajectory, i, alternative)
+    if then is None or expert is None:
+        return False
+    if own is not None:
+        return own > expert
+    return [alternative["outcome"], *then][-1].get("done", False) or 1 + len(then) >= expert
 
 
 def same_as_expert(step: dict, outcome: dict | None, alternative: dict) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -50,14 +50,34 @@ def episode_id(spec: str, task: dict, trial: int) -> str:
 class PlayedEpisode:
     """An episode that is being played.
 
+    Args:
+        spec: The spec of the environment.
+        task: The task.
+        trial: The number of the episode among those of its task.
+        kind, panel_hash: The kind of the task and the hash of its panel, for the record.
+        beginning: Actions that are taken before the policy is asked for one.
+        max_steps: Longest episode in actions, the beginning's included; None for that of the settings.
+
     Attributes:
+        id: Seeds the policy's draws.
         action: The action that the environment executes; None while there is none.
         result: Its record, or the error that ended it, once it is over.
     """
 
-    def __init__(self, spec: str, task: dict, trial: int, kind: str | None, panel_hash: str | None):
+    def __init__(
+        self,
+        spec: str,
+        task: dict,
+        trial: int = 0,
+        *,
+        kind: str | None = None,
+        panel_hash: str | None = None,
+        beginning: Sequence[str] = (),
+        max_steps: int | None = None,
+    ):
         self.kind, self.panel_hash = kind, panel_hash
         self.spec, self.task, self.trial, self.id = spec, task, trial, episode_id(spec, task, trial)
+        self.beginning, self.max_steps = beginning, max_steps
         self.tries = 0
         self.result: dict | InputError | None = None
         self.start()
@@ -141,7 +161,10 @@ class ParallelPlay:
         """Begin an episode under a free number."""
         number = self.free.pop()
         self._episodes[number] = episode
-        self.worlds.begin(number, episode.task, self.needs)
+        self._reset(number, episode)
+
+    def _reset(self, number: int, episode: PlayedEpisode) -> None:
+        self.worlds.begin(number, episode.task, () if episode.beginning else self.needs)
 
     def advance(self) -> None:
         """Give the environments' answers to the policy, and the policy's actions to the environments.
@@ -162,7 +185,7 @@ class ParallelPlay:
         if isinstance(view, EnvironmentLost):
             if episode.tries < TRIES:
                 episode.start()
-                self.worlds.begin(number, episode.task, self.needs)
+                self._reset(number, episode)
                 return
             actions = [t["action"] for t in episode.transcript] + ([episode.action.action] if episode.action else [])
             view = repeated_failure(str(view), {"actions": actions})
@@ -171,8 +194,11 @@ class ParallelPlay:
             return
         episode.observe(view)
         step = len(episode.transcript)
-        if view.observation.done or step >= self.max_steps:
+        if view.observation.done or step >= (episode.max_steps or self.max_steps):
             self._finish(number, episode.record(self.policy))
+            return
+        if step < len(episode.beginning):
+            self._take(number, Proposal(episode.beginning[step]))
             return
         state = State(
             episode.instruction,
@@ -201,10 +227,15 @@ class ParallelPlay:
         if isinstance(proposals, InputError):
             self._finish(number, proposals)
             return
+        self._take(number, proposals[0])
+
+    def _take(self, number: int, proposal: Proposal) -> None:
+        """Have the environment execute an action, and list what the policy needs after it."""
         episode = self._episodes[number]
-        episode.action = proposals[0]
-        is_last = len(episode.transcript) + 1 >= self.max_steps
-        self.worlds.step(number, episode.action.action, () if is_last else self.needs)
+        episode.action = proposal
+        step = len(episode.transcript) + 1
+        is_asked = len(episode.beginning) <= step < (episode.max_steps or self.max_steps)
+        self.worlds.step(number, proposal.action, self.needs if is_asked else ())
 
     def _finish(self, number: int, result: dict | InputError) -> None:
         self._episodes.pop(number).result = result
@@ -223,29 +254,23 @@ class ParallelPlay:
 
 
 def play(
-    worlds: ParallelEnvironments,
-    tasks: Iterable[tuple[dict, int]],
-    policy: Policy,
-    settings: EvalSettings,
-    kinds: Mapping[str, str | None],
-    panel_hash: str | None,
+    worlds: ParallelEnvironments, episodes: Iterable[PlayedEpisode], policy: Policy, settings: EvalSettings
 ) -> Generator[PlayedEpisode, None, None]:
-    """Play each (task, trial) once and yield its episode once it is over, in the order of the tasks.
+    """Play each episode once and yield it once it is over, in the order in which they are given.
 
-    The arguments are those of `stages.eval.evaluate`.
+    As many are played at once as there are environments. Episodes are taken from the iterator as they are begun.
     """
-    episodes: deque[PlayedEpisode] = deque()  # begun and not yet yielded, in order
-    remaining, more = iter(tasks), True
+    begun: deque[PlayedEpisode] = deque()  # and not yet yielded, in order
+    remaining, more = iter(episodes), True
     with closing(policy.episodes(worlds.size)) as players:
         playing = ParallelPlay(worlds, policy, players, settings)
-        while more or episodes:
-            while more and playing.free and len(episodes) < AHEAD * worlds.size:
-                task_and_trial = next(remaining, None)
-                more = task_and_trial is not None
-                if task_and_trial:
-                    task, trial = task_and_trial
-                    episodes.append(PlayedEpisode(worlds.spec, task, trial, kinds.get(task["id"]), panel_hash))
-                    playing.begin(episodes[-1])
+        while more or begun:
+            while more and playing.free and len(begun) < AHEAD * worlds.size:
+                episode = next(remaining, None)
+                more = episode is not None
+                if episode:
+                    begun.append(episode)
+                    playing.begin(episode)
             playing.advance()
-            while episodes and episodes[0].result is not None:
-                yield episodes.popleft()
+            while begun and begun[0].result is not None:
+                yield begun.popleft()

@@ -70,6 +70,13 @@ class Outcome(Struct, kw_only=True):
     tools: _Tools = None
 
 
+class LaterStep(Outcome, kw_only=True):
+    """An action that a policy took after an alternative, and its outcome."""
+
+    action: str
+    thought: Annotated[Optional[str], Meta(description="the policy's thought before the action")] = None
+
+
 class Alternative(Struct, kw_only=True):
     """An action other than the expert's, and its outcome."""
 
@@ -83,6 +90,9 @@ class Alternative(Struct, kw_only=True):
         None
     )
     pool: Annotated[Optional[str], Meta(description="the name given by `eexp branch --pool`")] = None
+    then: Annotated[
+        Optional[list[LaterStep]], Meta(description="what a policy did after it, in `eexp follow`; null until then")
+    ] = None
 
 
 class Step(Struct, kw_only=True):

@@ -74,6 +74,9 @@ def _trajectory(t: dict) -> Iterator[str]:
             yield style(f"     ~ {a['action']}", fg="yellow") + source
             result = f"refused: {a['refused']}" if a.get("refused") else _outcome(a.get("outcome"))
             yield indent(result, "         ")
+            if then := a.get("then"):
+                number = f"after {len(then)} action{'' if len(then) == 1 else 's'} more, {then[-1]['action']}: "
+                yield style(indent(number, "         "), dim=True) + _outcome(then[-1])
     if t.get("outcome"):
         yield indent(_outcome(t["outcome"]), "  ")
 

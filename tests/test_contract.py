@@ -51,6 +51,7 @@ STAGES = {
         ("branch", "-m", "tiny", "-k", "2", "--max-tokens", "12", "--temperature", "3"), "one", same_type=True
     ),
     "rollout": Stage(("rollout",), "branched", same_type=True),
+    "follow": Stage(("follow", "-m", "expert", "--steps", "3", "--first", "1"), "rollout", same_type=True),
     "summarise": Stage(("summarise", "-m", "tiny", "--threads", "1"), "rollout", same_type=True),
     "world-model-data": Stage(("world-model-data",), "rollout"),
     "world-model-data-tiny": Stage(

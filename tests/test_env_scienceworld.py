@@ -190,7 +190,7 @@ def test_questions_do_not_change_the_random_numbers(env):
     assert (env._simulator._random_state(), env._simulator._numbers.count()) == state
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @needs_java
 def test_listing_actions_does_not_change_how_fruit_grows(env):
     # Bees and pollen are random: in the package, listing the valid actions changes what they do.
@@ -202,7 +202,13 @@ def test_listing_actions_does_not_change_how_fruit_grows(env):
 
 @pytest.mark.slow
 @needs_java
-@pytest.mark.parametrize("kind", ["boil", "test-conductivity", "chemistry-mix-paint-secondary-color"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(pytest.param(kind, marks=pytest.mark.long) for kind in ("boil", "test-conductivity")),
+        "chemistry-mix-paint-secondary-color",
+    ],
+)
 def test_variations_of_some_kinds(env, kind):
     with open_env(f"scienceworld?task={kind}") as other:
         for task in [t for t in other.tasks("train") if t["task"] == kind][:2]:

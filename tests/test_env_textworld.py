@@ -103,7 +103,7 @@ def test_a_game_that_changed_is_refused(env, games, tmp_path):
             list(other.tasks("test"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_recipe_makes_the_same_files_again(tmp_path):
     for name in ("one", "two"):
         command = [sys.executable, str(RECIPE), name, "--train", "1", "--valid", "0", "--test", "0", "--kinds"]

@@ -26,8 +26,8 @@ from eexp.envs.base import Environment, Observation
 from eexp.envs.browser.chromium import PROGRAMS
 from eexp.workers.pool import Pool
 
-BRANCHES, SOME, FEW = 500, 60, 20
-#: For environments in which 500 branches take a minute or more, and for those in which 60 do.
+BRANCHES, SOME, FEW = 500, 50, 10
+#: All branches are for `make test-long`. FEW are for environments in which SOME take a minute.
 FEW_OR_ALL = pytest.mark.parametrize("branches", [FEW, pytest.param(BRANCHES, marks=pytest.mark.long)])
 SOME_OR_ALL = pytest.mark.parametrize("branches", [SOME, pytest.param(BRANCHES, marks=pytest.mark.long)])
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -187,7 +187,7 @@ def rolled(pool: Pool, spec: str, trajectories: list[dict], way: str) -> list[di
 
 
 def check(
-    spec: str, ways: tuple[str, ...], branches: int = BRANCHES, k: int = 5, longest: int = 12, games: int | None = None
+    spec: str, ways: tuple[str, ...], branches: int, k: int = 5, longest: int = 12, games: int | None = None
 ) -> None:
     with Pool(1, spec, 300) as pool:
         trajectories = episodes(pool, spec, branches, k, longest, games)
@@ -213,8 +213,9 @@ def check(
     ],
     ids=["house", "textcraft", "fork", "save", "blocks.py", "safe.sh"],
 )
-def test_every_way_observes_the_same(spec, ways):
-    check(spec, ways, longest=8)
+@SOME_OR_ALL
+def test_every_way_observes_the_same(spec, ways, branches):
+    check(spec, ways, branches, longest=8)
 
 
 def needs(package: str) -> pytest.MarkDecorator:
@@ -223,31 +224,36 @@ def needs(package: str) -> pytest.MarkDecorator:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", ["domain=library", "domain=library&admissible=lookups"])
-def test_every_way_observes_the_same_in_tau(options):
-    check(f"tau?path={Path(__file__).parent / 'tau_checkout'}&{options}", ("state", "process"), longest=6)
+@SOME_OR_ALL
+def test_every_way_observes_the_same_in_tau(options, branches):
+    check(f"tau?path={Path(__file__).parent / 'tau_checkout'}&{options}", ("state", "process"), branches, longest=6)
 
 
 @pytest.mark.slow
 @needs("bfcl_eval")
-def test_every_way_observes_the_same_in_bfcl():
-    check("bfcl", ("state", "process"))
+@SOME_OR_ALL
+def test_every_way_observes_the_same_in_bfcl(branches):
+    check("bfcl", ("state", "process"), branches)
 
 
-def test_every_way_observes_the_same_in_searchqa(tmp_path):
-    check(searchqa_spec(tmp_path), ("state",))
+@SOME_OR_ALL
+def test_every_way_observes_the_same_in_searchqa(tmp_path, branches):
+    check(searchqa_spec(tmp_path), ("state",), branches)
 
 
-def test_every_way_observes_the_same_in_travelplanner(tmp_path):
-    check(f"{travelplanner_spec(tmp_path)}/train.csv", ("state",))
+@SOME_OR_ALL
+def test_every_way_observes_the_same_in_travelplanner(tmp_path, branches):
+    check(f"{travelplanner_spec(tmp_path)}/train.csv", ("state",), branches)
 
 
 @needs("websockets")
 @needs("openenv")
-def test_every_way_observes_the_same_in_openenv():
+@SOME_OR_ALL
+def test_every_way_observes_the_same_in_openenv(branches):
     from openenv_server import SESSIONS, served
 
     with served("scales") as url:
-        check(f"openenv:{url}", ("state",))
+        check(f"openenv:{url}", ("state",), branches)
         assert not any(session.states for session in SESSIONS[url])
 
 

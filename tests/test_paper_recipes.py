@@ -120,7 +120,7 @@ def test_what_is_missing_is_said_in_one_line(tmp_path):
         assert result.returncode == 2 and message in result.stderr, result.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_environment_takes_a_few_lines_and_runs_to_the_table(tmp_path):
     """The steps on `house` with the built-in model, as docs/paper.md has another environment."""
     page = (ROOT / "docs/paper.md").read_text().partition("## Another environment")[2]

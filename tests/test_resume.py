@@ -34,6 +34,7 @@ JOBS = {
     "branch-tiny": Job(("branch", "-k", "2", "--temperature", "2", *TINY), "short", bad=2),
     "branch-admissible": Job(("branch", "--from", "admissible"), "many"),
     "rollout": Job(("rollout",), "many-branched", bad=3),
+    "follow": Job(("follow", "-m", "random", "--steps", "4", "--first", "1"), "some-rollout", bad=1),
     "import": Job(("import", "messages", "--env", "house", "-j", "2"), "foreign", bad=3),
     "import-episodes": Job(("import", "episodes", "--drop-invalid", "--distinct", "-j", "2"), "episodes", bad=3),
     "reflect": Job(("reflect", "--rationale", "outcome"), "many-rollout", bad=1),

@@ -107,7 +107,7 @@ def some_action(env: ScienceWorld, rng: random.Random) -> str:
     [
         "boil",
         "power-component",
-        pytest.param("grow-fruit", marks=pytest.mark.slow),
+        pytest.param("grow-fruit", marks=pytest.mark.long),
         pytest.param("mendelian-genetics-known-plant", marks=pytest.mark.long),  # its solution is found in 20 s
     ],
 )
@@ -195,6 +195,7 @@ def test_without_the_module_that_copies_need_branches_are_replayed(monkeypatch):
         assert forking.choose_way(env) == "replay"
         assert "Java does not allow it" in (env.why_no_copy() or "")
         path = next(expert(env, iter([task("find-plant")])))
+        path = {**path, "steps": path["steps"][:3], "outcome": None}
         for step in path["steps"]:
             step["alternatives"] = [{"action": "look around", "source": "program"}]
         counts = execute(env, path).counts

@@ -75,7 +75,7 @@ def test_the_demo_compares_with_imitation_or_else_with_random_play(tmp_path):
         assert output.count(f"--baseline {baseline} ") == 2 and not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_only_what_depends_on_a_setting_is_made_again(tmp_path):
     small = ["-f", str(STUDIES / "arms.mk"), f"OUT={tmp_path}/house", "ARMS=il sr", *SMALL]
     make(*small)

@@ -67,6 +67,7 @@ CALLS: dict[str, list[list[str]]] = {
     "import": [["import", "messages", "messages"], ["import", "messages", "bad"], ["import", "episodes", "episodes"]],
     "branch": [["branch", "--from", "admissible", "rollout"], ["branch", "-m", EVIL, "rollout"]],
     "rollout": [["rollout", "rollout"], ["rollout", "--on-error", "skip", "rollout"]],
+    "follow": [["follow", "-m", "expert", "rollout"], ["follow", "-m", EVIL, "rollout"]],
     "summarise": [["summarise", "-m", EVIL, "rollout"]],
     "recover": [["recover", "rollout"], ["recover", "bad"]],
     "preference-data": [["preference-data", "rollout"], ["preference-data", "bad"]],

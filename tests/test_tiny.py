@@ -55,7 +55,7 @@ def test_same_token_ids_and_logits_in_both_libraries(tmp_path):
         assert np.abs(llama_logits(gguf, tokens) - expected).max() < 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_recipe_runs_and_repeats_itself(tmp_path, monkeypatch):
     """In a process of its own and in this one, whose hashes have another seed."""
     script = ROOT / "recipes/tiny/make_tiny.py"

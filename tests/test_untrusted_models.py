@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from running import environment, run, spawn, write
+from running import run, spawn, write
 
 from eexp.weights import TINY_DIR
 
@@ -141,12 +141,10 @@ def test_a_full_disk_ends_training_in_one_line(tmp_path, data):
 
 
 def test_adapter_config_does_not_depend_on_the_hash_seed(tmp_path, data):
-    """This process has another seed than the one that it starts."""
-    command = ["finetune", "-m", "tiny", "--max-steps", 1, data["imitation"], "-o"]
-    spawn(*command, tmp_path / "one", env=environment(PYTHONHASHSEED="1")).ok()
-    run(*command, tmp_path / "other").ok()
-    one, other = ((tmp_path / name / "adapter_config.json").read_bytes() for name in ("one", "other"))
-    assert one == other and json.loads(one)["target_modules"] == sorted(json.loads(one)["target_modules"])
+    """PEFT keeps the modules in a set, whose order differs from one process to the next."""
+    run("finetune", "-m", "tiny", "--max-steps", 1, data["imitation"], "-o", tmp_path / "run").ok()
+    modules = json.loads((tmp_path / "run" / "adapter_config.json").read_bytes())["target_modules"]
+    assert len(modules) > 3 and modules == sorted(modules)
 
 
 def test_a_damaged_file_does_not_end_the_process(tmp_path, example, tiny):

@@ -14,7 +14,7 @@ from eexp.envs.registry import light_names
 from eexp.errors import InputError, UsageError, environment_errors
 from eexp.models.policy import Policy
 from eexp.options import PolicyOptions
-from eexp.playing import EvalSettings, episode_id, panel, play
+from eexp.playing import EvalSettings, PlayedEpisode, episode_id, panel, play
 from eexp.settings import command_options, option
 from eexp.stream import SUCCESSES, OnError, Stream, stop_at_error
 from eexp.workers.parallel import ParallelEnvironments
@@ -44,7 +44,12 @@ def evaluate(
         panel_hash: The hash of the panel that the tasks are, for the episodes.
         on_error: Called with a task that cannot be played.
     """
-    with closing(play(worlds, tasks, policy, settings or EvalSettings(), kinds or {}, panel_hash)) as episodes:
+    kinds = kinds or {}
+    begun = (
+        PlayedEpisode(worlds.spec, task, trial, kind=kinds.get(task["id"]), panel_hash=panel_hash)
+        for task, trial in tasks
+    )
+    with closing(play(worlds, begun, policy, settings or EvalSettings())) as episodes:
         for episode in episodes:
             if isinstance(episode.result, InputError):
                 on_error({"type": "task", "id": episode.id, "task": episode.task}, episode.result)

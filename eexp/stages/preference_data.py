@@ -10,7 +10,7 @@ import click
 
 from eexp import options
 from eexp.errors import InputError, UsageError
-from eexp.outcomes import SHORTCOMINGS, shortcoming, with_failures_counted, with_outcomes_asked_for
+from eexp.outcomes import SHORTCOMINGS, shortcoming, takes_longer, with_failures_counted, with_outcomes_asked_for
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import Dialogue
 from eexp.records import example, preference, tools_at
@@ -31,8 +31,8 @@ class PreferenceSettings:
         type=click.Choice(SHORTCOMINGS),
         multiple=True,
         help="What counts as worse: the environment refused the action (refused), the episode ended without success "
-        "(ended), the score is lower (score), nothing changed (unchanged). Can be given several times.  "
-        "[default: all]",
+        "(ended), the score is lower (score), nothing changed (unchanged), or `eexp follow` completed the task after "
+        "it later than the expert, or not at all (later). Can be given several times.  [default: all]",
     )
     most: int | None = option(
         None,
@@ -135,13 +135,20 @@ def _pairs(
                 worse = [
                     (reason, alternative)
                     for alternative in situation.contenders
-                    if (reason := shortcoming(step["observation"], outcome, alternative["outcome"]))
+                    if (reason := _reason(t, situation.i, step["observation"], outcome, alternative))
                 ]
                 count(NO_SHORTCOMING, len(situation.contenders) - len(worse))
                 taken = [(reason, a) for reason, a in worse if reason in accepted][: settings.most]
                 for n, (reason, alternative) in enumerate(taken):
                     yield _Pair(t, situation.i, step, n, reason, alternative, outcome)
             dialogue.add(step)
+
+
+def _reason(trajectory: dict, i: int, observation: str, expert: dict, alternative: dict) -> str | None:
+    """Return why an alternative of step `i` is worse than the expert's action; None if that is not known."""
+    if reason := shortcoming(observation, expert, alternative["outcome"]):
+        return reason
+    return "later" if takes_longer(trajectory, i, alternative) else None
 
 
 def _preference(pair: _Pair, style: PromptStyle, dialogue: Dialogue) -> dict:

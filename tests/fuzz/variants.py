@@ -194,6 +194,7 @@ VARIANTS = [
         "import-array", ("import", "messages"), "messages", 0.5, "trajectory", codes=_ANY_END, batch=5, given="array"
     ),
     Variant("rollout", ("rollout", "-j", "1"), "trajectory", 2.5, "trajectory", batch=400),
+    Variant("follow", ("follow", "-m", "expert", "--steps", "2"), "trajectory", 1, "trajectory", batch=400),
     Variant(
         "import-replayed", ("import", "messages", "--env", "house", "-j", "1"), "messages", 0.7, "trajectory", batch=400
     ),

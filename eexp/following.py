@@ -1,0 +1,170 @@
+"""What a policy does after alternatives: episodes that begin with recorded actions."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from eexp import options
+from eexp.envs.base import Environment
+from eexp.errors import InputError, short
+from eexp.models.policy import Policy
+from eexp.outcomes import actions_to_the_end
+from eexp.playing import EvalSettings, PlayedEpisode, play
+from eexp.records import alternatives_of
+from eexp.settings import option, recorded
+from eexp.stream import Count, OnError
+from eexp.workers.parallel import ParallelEnvironments, StepResult
+
+#: Opens environments like the given one, at most as many as given.
+OpenWorlds = Callable[[Environment, int], ParallelEnvironments]
+
+
+@dataclass(frozen=True)
+class FollowSettings:
+    """Settings of `follow`."""
+
+    steps: int = option(
+        10, type=click.IntRange(min=1), metavar="N", help="Longest continuation, in actions after the alternative."
+    )
+    pool: str | None = options.pool.field()
+    first: int | None = options.first(1).field()
+    again: bool = option(False, help="Follow alternatives that were followed before, too.")
+    temperature: float = options.temperature(0.0).field()
+    seed: int = options.seed.field()
+
+    def lineage(self) -> dict[str, Any]:
+        """Return the settings by the names of their options."""
+        again = {"again": self.again or None}
+        return {"steps": self.steps, **recorded(self, "pool", "first"), "temperature": self.temperature, **again}
+
+
+class Continuation(PlayedEpisode):
+    """An episode that takes the path to an alternative and the alternative itself, and is then the policy's.
+
+    Args:
+        env: An environment of the same kind.
+        trajectory: The trajectory that has the alternative.
+        i: The step of it that has the alternative.
+        alternative: The alternative, executed.
+        most: How many actions the policy takes at most.
+    """
+
+    def __init__(self, env: Environment, trajectory: dict, i: int, alternative: dict, most: int):
+        self.alternative, self.i = alternative, i
+        self.outcomes: list[dict] = []
+        beginning = [step["action"] for step in trajectory["steps"][:i]] + [alternative["action"]]
+        super().__init__(env.spec, trajectory["task"], beginning=beginning, max_steps=len(beginning) + most)
+        self.id = f"{trajectory['id']}/{i}/{alternative['action']}"
+
+    def start(self) -> None:
+        super().start()
+        self.outcomes = []
+
+    def observe(self, view: StepResult) -> None:
+        super().observe(view)
+        self.outcomes.append(view.observation.outcome())
+
+    def then(self, mask: Callable[[str], str]) -> list[dict]:
+        """Return the policy's actions, each with its outcome.
+
+        Args:
+            mask: Hides what may differ from one walk to the next (`Environment.mask`).
+
+        Raises:
+            InputError: The environment failed, or did not observe after the alternative what was recorded.
+        """
+        where = f"$.steps[{self.i}]"
+        action = self.alternative["action"]
+        if isinstance(self.result, InputError):
+            error = self.result
+            raise InputError(f"{short(action)} cannot be followed: {error.message}", where, error.evidence)
+        number = len(self.beginning)
+        recorded = self.alternative["outcome"]["observation"]
+        if len(self.outcomes) <= number:
+            raise InputError(f"the episode is over before {short(action)}, and was not", where, {"action": action})
+        if mask(self.outcomes[number]["observation"]) != mask(recorded):
+            observed = self.outcomes[number]["observation"]
+            reason = f"the observation after {short(action)} is {short(observed)}, and {short(recorded)} was recorded"
+            raise InputError(reason, where, {"action": action, "observed": observed, "recorded": recorded})
+        return [_later_step(*pair) for pair in zip(self.transcript[number:], self.outcomes[number + 1 :])]
+
+
+def _later_step(turn: dict, outcome: dict) -> dict[str, Any]:
+    thought = {"thought": turn["thought"]} if turn.get("thought") else {}
+    return {"action": turn["action"], **thought, **outcome}
+
+
+class Follower:
+    """Follows the alternatives of trajectories of one environment."""
+
+    def __init__(self, env: Environment, policy: Policy, settings: FollowSettings, count: Count, on_refused: OnError):
+        self.env, self.policy, self.settings = env, policy, settings
+        self.count, self.on_refused = count, on_refused
+        #: The trajectories that were begun and not yet yielded, each with its continuations that are being played.
+        self.begun: deque[tuple[dict, list[Continuation]]] = deque()
+
+    def run(self, trajectories: Iterator[dict], open_worlds: OpenWorlds) -> Iterator[dict]:
+        """Yield each trajectory once all its alternatives were followed, in order."""
+        settings = EvalSettings(temperature=self.settings.temperature, seed=self.settings.seed)
+        with open_worlds(self.env, sys.maxsize) as worlds:
+            with closing(play(worlds, self._continuations(trajectories), self.policy, settings)) as played:
+                for _ in played:
+                    yield from self._complete()
+            for label, number in worlds.counts.items():
+                self.count(label, number)
+        yield from self._complete()
+
+    def _continuations(self, trajectories: Iterator[dict]) -> Iterator[Continuation]:
+        for trajectory in trajectories:
+            episodes = []
+            for i, step in enumerate(trajectory["steps"]):
+                taken = alternatives_of(step, self.settings.pool, self.settings.first)
+                for alternative in taken:
+                    if self._is_due(alternative):
+                        episodes.append(Continuation(self.env, trajectory, i, alternative, self.settings.steps))
+            self.begun.append((trajectory, episodes))
+            yield from episodes
+
+    def _is_due(self, alternative: dict) -> bool:
+        if not alternative.get("outcome"):
+            self.count("alternative[s] without an outcome", 1)
+            return False
+        if alternative.get("then") is not None and not self.settings.again:
+            self.count("alternative[s] followed before", 1)
+            return False
+        return True
+
+    def _complete(self) -> Iterator[dict]:
+        """Yield the trajectories at the front all of whose continuations are over."""
+        while self.begun and all(episode.result is not None for episode in self.begun[0][1]):
+            trajectory, episodes = self.begun.popleft()
+            followed = {id(episode.alternative): self._with_continuation(trajectory, episode) for episode in episodes}
+            steps = [
+                {**step, "alternatives": [followed.get(id(a), a) for a in step["alternatives"]]}
+                if step.get("alternatives")
+                else step
+                for step in trajectory["steps"]
+            ]
+            yield {**trajectory, "steps": steps}
+
+    def _with_continuation(self, trajectory: dict, episode: Continuation) -> dict:
+        """Return an alternative with what the policy did after it; as it was where that is refused."""
+        try:
+            then = episode.then(self.env.mask)
+        except InputError as e:
+            self.count("alternative[s] refused", 1)
+            self.on_refused(trajectory, e)
+            return episode.alternative
+        self.count("alternative[s] followed", 1)
+        followed = {**episode.alternative, "then": then}
+        own, expert = actions_to_the_end(trajectory, episode.i, followed)
+        self.count("of them to success", own is not None)
+        self.count("of them in fewer actions than the expert's path", bool(own and expert and own < expert))
+        return followed
