@@ -196,6 +196,7 @@ RECORDS = {
     "eval-shorter": "eval house -m expert -n 8 --max-steps 5",
     "eval-train": "eval house -m expert --split train --skip 3 -n 4 --max-steps 9",
     "eval-tiny": f"eval house -n 6 --max-steps 12 {TINY} --temperature 1 --trials 2 --parallel 3",
+    "eval-ahead": f"eval house -n 4 --max-steps 6 {TINY} --look-ahead 3",
     "eval-panel": f"eval --panel @panel {TINY} --only-admissible --max-steps 8",
     "eval-panel-env": "eval noisy:0.1:house --panel @panel-splits --skip 2 -n 4 -m random",
     "eval-thoughts": f"eval house -n 4 --max-steps 6 {TINY} --think always --max-tokens 40",

@@ -7,11 +7,14 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
+import click
+
 from eexp import options
 from eexp.envs.base import Environment, Observation
 from eexp.errors import InputError, NoRoom
 from eexp.models.policy import ActionDraw, Episodes, Policy, Proposal, Proposals, State
-from eexp.records import seed_of, succeeded
+from eexp.outcomes import transition_of
+from eexp.records import canonical, seed_of, succeeded
 from eexp.settings import option
 from eexp.workers.parallel import EnvironmentLost, ParallelEnvironments, StepResult
 from eexp.workers.supervisor import TRIES, repeated_failure
@@ -28,6 +31,14 @@ class EvalSettings:
     temperature: float = options.temperature(0.0).field()
     max_steps: int | None = options.max_steps.field()
     only_admissible: bool = option(False, help="Let the policy write nothing but an admissible action.")
+    look_ahead: int | None = option(
+        None,
+        type=click.IntRange(min=2),
+        metavar="K",
+        help="Try each action in a fork of the environment first. Where it is refused, changes nothing or ends the "
+        "episode without success, draw another one at temperature 1, up to K in all, and take the first one that does "
+        "better.",
+    )
     seed: int = options.seed.field()
 
 
@@ -80,6 +91,7 @@ class PlayedEpisode:
         self.beginning, self.max_steps = beginning, max_steps
         self.tries = 0
         self.result: dict | InputError | None = None
+        self.state: State | None = None  # in which the policy decides
         self.start()
 
     def start(self) -> None:
@@ -91,6 +103,8 @@ class PlayedEpisode:
         self.transcript: list[dict] = []
         self.observation: Observation | None = None
         self.action: Proposal | None = None
+        self.tried: list[Proposal] = []  # in the current state, with --look-ahead; the last one perhaps in flight
+        self.draws = 0  # in the current state
 
     def observe(self, view: StepResult) -> None:
         """Take in the environment's answer to the reset or to the action."""
@@ -110,6 +124,7 @@ class PlayedEpisode:
             turn |= {"tools": self.observation.tools} if self.transcript and self.observation.tools is not None else {}
             self.transcript.append(turn)
         self.observation, self.action = view.observation, None
+        self.tried, self.draws = [], 0
         self.offered = self.offered if view.observation.tools is None else view.observation.tools
 
     def record(self, policy: Policy) -> dict:
@@ -192,6 +207,9 @@ class ParallelPlay:
         if isinstance(view, InputError):
             self._finish(number, view)
             return
+        if view.tried:
+            self._judge(number, view.observation)
+            return
         episode.observe(view)
         step = len(episode.transcript)
         if view.observation.done or step >= (episode.max_steps or self.max_steps):
@@ -200,7 +218,7 @@ class ParallelPlay:
         if step < len(episode.beginning):
             self._take(number, Proposal(episode.beginning[step]))
             return
-        state = State(
+        episode.state = State(
             episode.instruction,
             episode.transcript,
             view.observation.text,
@@ -208,16 +226,18 @@ class ParallelPlay:
             view.expert,
             episode.offered,
         )
-        settings = self.settings
-        choice = ActionDraw(
-            state,
-            n=1,
-            temperature=settings.temperature,
-            seed=seed_of(settings.seed, episode.id, step),
-            only_admissible=settings.only_admissible,
+        self._ask(number, self.settings.temperature, seed_of(self.settings.seed, episode.id, step))
+
+    def _ask(self, number: int, temperature: float, seed: int) -> None:
+        """Ask the policy for an action in the state of an episode."""
+        episode = self._episodes[number]
+        assert episode.state is not None
+        draw = ActionDraw(
+            episode.state, n=1, temperature=temperature, seed=seed, only_admissible=self.settings.only_admissible
         )
+        episode.draws += 1
         try:
-            self.players.submit(number, choice)
+            self.players.submit(number, draw)
         except InputError as e:
             self._finish(number, e)
         else:
@@ -227,7 +247,38 @@ class ParallelPlay:
         if isinstance(proposals, InputError):
             self._finish(number, proposals)
             return
-        self._take(number, proposals[0])
+        (proposal,) = proposals
+        if not self.settings.look_ahead:
+            self._take(number, proposal)
+            return
+        episode = self._episodes[number]
+        if any(canonical(proposal.action) == canonical(one.action) for one in episode.tried):
+            self._look_further(number)
+            return
+        episode.tried.append(proposal)
+        self.worlds.counts["action[s] tried in a fork"] += 1
+        self.worlds.attempt(number, proposal.action)
+
+    def _judge(self, number: int, observation: Observation) -> None:
+        """Take the action that was tried last if it led to anything; else look for another one."""
+        episode = self._episodes[number]
+        assert episode.observation is not None
+        outcome = observation.outcome()
+        transition = transition_of(episode.observation.text, outcome)
+        if succeeded(outcome) or transition == "changed":
+            self.worlds.counts["action[s] replaced after they were tried"] += len(episode.tried) > 1
+            self._take(number, episode.tried[-1])
+        else:
+            self._look_further(number)
+
+    def _look_further(self, number: int) -> None:
+        """Draw another action; once there were as many as allowed, take the first one."""
+        episode = self._episodes[number]
+        if episode.draws >= (self.settings.look_ahead or 1):
+            self._take(number, episode.tried[0])
+            return
+        step = len(episode.transcript)
+        self._ask(number, 1.0, seed_of(self.settings.seed, episode.id, step, "look-ahead", episode.draws))
 
     def _take(self, number: int, proposal: Proposal) -> None:
         """Have the environment execute an action, and list what the policy needs after it."""

@@ -186,6 +186,46 @@ def test_how_many_are_played_at_once_changes_nothing(size, kind):
     assert len({tuple(turn["action"] for turn in e["transcript"]) for e in alone}) > 12
 
 
+class OfTwoMinds(ExpertPolicy):
+    """Proposes the expert's action at temperature 1, and one that is refused at temperature 0."""
+
+    def __init__(self, action: str):
+        self.action = action
+
+    def answer(self, groups):
+        for group, answers in zip(groups, super().answer(groups)):
+            wrong = [Proposal(self.action)]
+            yield [answer if request.temperature else wrong for request, answer in zip(group, answers)]
+
+
+@pytest.mark.parametrize("action", ["fly", ""])
+@pytest.mark.parametrize("spec", ["house", "noisy:0:house"])
+def test_what_leads_to_nothing_is_not_taken(action, spec):
+    from eexp.envs import open_env
+
+    def played(**settings):
+        with open_env(spec) as env:
+            worlds = open_parallel(env, 3, 60)
+            return play(worlds, tasks(5), OfTwoMinds(action), max_steps=None, temperature=0.0, **settings), worlds
+
+    episodes, _ = played()
+    assert not any(e["success"] for e in episodes) and episodes[0]["transcript"][0]["action"] == action
+    episodes, worlds = played(look_ahead=2)
+    assert all(e["success"] and e["invalid"] == 0 for e in episodes)
+    turns = sum(e["steps"] for e in episodes)
+    assert worlds.counts["action[s] tried in a fork"] == 2 * turns
+    assert worlds.counts["action[s] replaced after they were tried"] == turns
+    with House() as env:
+        for episode in episodes:
+            assert env.reset(episode["task"]).text == episode["transcript"][0]["observation"]
+            for turn, following in zip(episode["transcript"], episode["transcript"][1:]):
+                assert env.step(turn["action"]).text == following["observation"]
+
+
+def test_looking_ahead_needs_a_fork():
+    run("eval", SAFE, "-m", "random", "-n", "1", "--look-ahead", "3").one_error(2, "--look-ahead needs", "forked")
+
+
 def test_processes_change_nothing():
     alone = play(LocalEnvironments(House, 1), tasks(8), Drawing().policy())
     assert play(WorkerEnvironments("house", House.max_steps, 3, 60), tasks(8), Drawing(Whimsical).policy()) == alone
@@ -564,7 +604,7 @@ def test_no_process_outlives_the_command(faults, how):
         env=environment(FAULTS=folder, PYTHONPATH=f"{HERE}:{ROOT}"),
     )
     wait_until(lambda: not list(Path(folder).iterdir()))  # now one hangs
-    assert len(processes_of(folder)) == 5  # the command, two workers, a guard each
+    wait_until(lambda: len(processes_of(folder)) == 5)  # the command, two workers, a guard each
     command.send_signal(how)
     wait_until(lambda: not processes_of(folder))
     errors = command.communicate(timeout=30)[1].decode()

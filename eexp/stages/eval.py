@@ -167,7 +167,7 @@ def command(
     Example:
       eexp eval house -m random -n 20 --split test > episodes.jsonl
     """
-    from eexp.envs import open_env
+    from eexp.envs import forking, open_env
 
     split, panel_tasks, panel_hash = selection.split or "test", None, None
     if selection.panel_file is not None:
@@ -182,8 +182,11 @@ def command(
             tasks = panel(world, split, selection.number, selection.skip)
         else:
             tasks = selection.part_of(panel_tasks)
+        forks = not settings.look_ahead or forking.choose_way(world) != "replay"
         max_steps = settings.max_steps or world.max_steps
         kinds = {task["id"]: _kind(world, task) for task in tasks}
+    if not forks:
+        raise click.UsageError(f"--look-ahead needs an environment that can be forked, and {env} cannot")
     player = policy.open(stream.note)
     where = split if panel_tasks is None else f"panel {panel_hash} of {len(tasks)} tasks"
     stream.note(
@@ -205,6 +208,7 @@ def command(
         max_steps=max_steps,
         seed=settings.seed,
         only_admissible=settings.only_admissible or None,
+        look_ahead=settings.look_ahead,
     )
     if not tasks:
         stream.note(f"no tasks left after the first {selection.skip}")

@@ -10,13 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from eexp.envs import OpenEnvironments, open_env
+from eexp.envs import OpenEnvironments, forking, open_env
 from eexp.envs.base import Environment, Observation
 from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, unexpected_error
 from eexp.jsonl import dumps
-from eexp.processes.child import ChildFailed
+from eexp.options import STEP_LIMIT
+from eexp.processes.child import ChildFailed, time_limit
 from eexp.workers.supervisor import Supervisor, Worker
 from eexp.workers.worker import error_from_answer
 
@@ -27,19 +28,21 @@ class EnvironmentLost(EnvironmentFailed):
 
 @dataclass
 class StepResult:
-    """The result of `begin` or `step`.
+    """The result of `begin`, `step` or `attempt`.
 
     Attributes:
         observation: What the environment answered.
         instruction: The task's instruction, after `begin` only.
         admissible: The admissible actions, if they were requested; None also where the episode is over.
         expert: The expert's action, if it was requested; None also where the episode is over.
+        tried: Whether the action was only tried: the environment is where it was before.
     """
 
     observation: Observation
     instruction: str = ""
     admissible: list[str] | None = None
     expert: str | None = None
+    tried: bool = False
 
 
 class ParallelEnvironments(ABC):
@@ -75,6 +78,13 @@ class ParallelEnvironments(ABC):
         """Execute one action. The arguments are those of `begin`."""
         self._request(number, {"action": action, "ask": sorted(ask)})
 
+    def attempt(self, number: int, action: str) -> None:
+        """Execute one action in a fork, so that the environment stays where it is.
+
+        The environment has to be one that can be forked (`forking.choose_way`).
+        """
+        self._request(number, {"attempt": action, "ask": []})
+
     @abstractmethod
     def _request(self, number: int, request: dict) -> None: ...
 
@@ -108,6 +118,12 @@ def _no_callback() -> None:
 def _execute(env: Environment, request: dict, on_step: Callable[[], None] = _no_callback) -> StepResult:
     """Carry out a request in an environment."""
     on_step()
+    if "attempt" in request:
+        with forking.executor(env, forking.choose_way(env), time_limit(STEP_LIMIT)) as execute:
+            observation = execute(request["attempt"])
+        if env.harmless(request["attempt"]):  # its answer may read differently from the observation before
+            observation = replace(observation, changed=False)
+        return StepResult(observation, tried=True)
     result = StepResult(env.reset(request["task"]) if "task" in request else env.step(request["action"]))
     if "task" in request:
         result.instruction = env.instruction()
