@@ -36,6 +36,7 @@ COMMANDS = {
     "imitation-data": "Make training examples that imitate the expert.",
     "preference-data": "Make preferences: the expert's action before an alternative that did worse.",
     "split": "Write one part of a file of records.",
+    "policy-data": "Make training examples of an agent's own episodes, weighted by how well each did.",
     "mix": "Weight, shuffle, clean and cut several files of examples into one.",
     "score": "Score examples with a model: the log-probability of every span.",
     "finetune": "Train a LoRA adapter, or all weights, on examples.",
@@ -169,6 +170,8 @@ def _options_about(error: click.NoSuchOption) -> list[str]:
     """Return the options of the command whose help has all words of an unknown option: --lr for --learning-rate."""
     words = error.option_name.strip("-").lower().split("-")
     parameters = error.ctx.command.params if error.ctx else []
+    if short := [f"-{words[0]}" for one in parameters if f"-{words[0]}" in one.opts]:  # --k for -k
+        return short
     described = [one for one in parameters if isinstance(one, click.Option) and one.help and not one.hidden]
     return [one.opts[-1] for one in described if all(word in str(one.help).lower() for word in words)][:3]
 

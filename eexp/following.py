@@ -166,5 +166,8 @@ class Follower:
         followed = {**episode.alternative, "then": then}
         own, expert = actions_to_the_end(trajectory, episode.i, followed)
         self.count("of them to success", own is not None)
+        is_over = [episode.alternative["outcome"], *then][-1].get("done")
+        self.count("of them to an end without success", own is None and bool(is_over))
+        self.count("of them stopped by --steps", own is None and not is_over)
         self.count("of them in fewer actions than the expert's path", bool(own and expert and own < expert))
         return followed

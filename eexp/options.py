@@ -119,6 +119,15 @@ def kind_shares(ctx: click.Context, param: click.Parameter, values: tuple[str, .
 # -- records in and out ------------------------------------------------------------------------------------------------
 
 
+def _refuse_environments(files: tuple[str, ...]) -> None:
+    """Raise click.UsageError where the name of an environment stands in the place of a file of records."""
+    from eexp.envs.registry import environment_names
+
+    for name in files:
+        if not os.path.exists(name) and name in environment_names():
+            raise click.UsageError(f"{name}: no such file; for the environment of that name give --env {name}")
+
+
 def streams(
     *types: str, resume: bool = False, with_files: bool = True, plural: str = "FILE"
 ) -> Callable[[Command], Command]:
@@ -146,6 +155,7 @@ def streams(
             from eexp.stream import Stream
 
             ctx = click.get_current_context()
+            _refuse_environments(files)
             stream = Stream(files, output, on_error, rejects, resume, quiet, types=types)
             stream.stage = ctx.command.name or ""
             stream.resumable = any(option.name == "resume" for option in ctx.command.params) and output is not None

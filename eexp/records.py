@@ -198,7 +198,9 @@ class Example(Struct, kw_only=True):
     tools: Annotated[
         Optional[list[Tool]], Meta(description="the functions that the prompt shows; absent where it shows none")
     ] = None
-    weight: Annotated[float, Meta(ge=0, description="multiplies its loss")] = 1.0
+    weight: Annotated[
+        float, Meta(description="multiplies its loss; below 0 in `eexp policy-data`: the answer becomes less likely")
+    ] = 1.0
     group: Annotated[Optional[str], Meta(description="id of the trajectory of which it was made")] = None
     spans: Annotated[Optional[list[Span]], Meta(description="parts of the last completion message, in order")] = None
     transition: Annotated[
@@ -233,10 +235,17 @@ class Preference(Struct, kw_only=True):
     weight: Annotated[float, Meta(ge=0, description="multiplies its loss")] = 1.0
     group: Annotated[Optional[str], Meta(description="id of the trajectory of which it was made")] = None
     worse: Annotated[
-        Optional[str], Meta(description="how the rejected action did worse: refused, ended, score or unchanged")
+        Optional[str], Meta(description="how the rejected action did worse: refused, ended, score, unchanged or later")
     ] = None
     chosen_outcome: Annotated[Optional[str], Meta(description="the observation after the chosen action")] = None
     rejected_outcome: Annotated[Optional[str], Meta(description="the observation after the rejected action")] = None
+    chosen_actions: Annotated[
+        int, Meta(description="number of actions from here until the expert completed the task; 0 if it is not known")
+    ] = 0
+    rejected_actions: Annotated[
+        int,
+        Meta(description="the same by way of the rejected action (`eexp follow`); 0 if it was not, or is not known"),
+    ] = 0
     tools: Annotated[
         Optional[list[Tool]], Meta(description="the functions that the prompt shows; absent where it shows none")
     ] = None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from eexp.errors import InputError, short
 from eexp.outcomes import Shares
 from eexp.prompts.tool_calls import action_of, described_tool
+from eexp.records import succeeded
 from eexp.terminal import style
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def _outcome(outcome: dict | None) -> str:
         for m, on in (
             ("invalid", outcome.get("valid") is False),
             ("done", outcome.get("done")),
-            ("success", outcome.get("success")),
+            ("success", succeeded(outcome)),
         )
         if on
     ]
@@ -75,7 +76,9 @@ def _trajectory(t: dict) -> Iterator[str]:
             result = f"refused: {a['refused']}" if a.get("refused") else _outcome(a.get("outcome"))
             yield indent(result, "         ")
             if then := a.get("then"):
-                number = f"after {len(then)} action{'' if len(then) == 1 else 's'} more, {then[-1]['action']}: "
+                number = f"after {len(then)} action{'' if len(then) == 1 else 's'} more"
+                number += ", " if then[-1].get("done") or succeeded(then[-1]) else ", where --steps ended, "
+                number += f"{then[-1]['action']}: "
                 yield style(indent(number, "         "), dim=True) + _outcome(then[-1])
     if t.get("outcome"):
         yield indent(_outcome(t["outcome"]), "  ")
@@ -101,7 +104,9 @@ def _preference(p: dict) -> Iterator[str]:
         for m in p[name]:
             yield style(indent(f"{name}: {m['content']}", "  "), fg=colour)
         if outcome := p.get(f"{name}_outcome"):
-            yield style(indent(f"led to: {outcome}", "    "), dim=True)
+            number = p.get(f"{name}_actions")
+            done = f"  [task done after {number} action{'' if number == 1 else 's'}]" if number else ""
+            yield style(indent(f"led to: {outcome}{done}", "    "), dim=True)
 
 
 def _functions(state: dict) -> Iterator[str]:

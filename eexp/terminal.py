@@ -96,6 +96,8 @@ class Progress:
     def _count_text(self) -> str:
         if not self._total:
             return f"{self._count:,} {self._unit}s so far"
+        if self._count - self._initial < self._total / 10:  # too few to tell
+            return f"{self._count:,} of {self._total:,} {self._unit}s"
         seconds = (self._told - self._began) / (self._count - self._initial) * max(0, self._total - self._count)
         return f"{self._count:,} of {self._total:,} {self._unit}s, about {format_seconds(seconds)} left"
 

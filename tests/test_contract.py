@@ -59,6 +59,7 @@ STAGES = {
     ),
     "reflect": Stage(("reflect", "--rationale", "outcome"), "rollout"),
     "imitation-data": Stage(("imitation-data",), "expert"),
+    "policy-data": Stage(("policy-data", "--refused", "0.5"), "episodes-of-a-model", "episode"),
     "preference-data": Stage(("preference-data",), "rollout"),
     "recover": Stage(("recover",), "rollout", same_type=True),
     "split": Stage(("split", "--part", "1", "--part", "2"), "expert", any_type=True, same_type=True),
@@ -106,6 +107,10 @@ def inputs(data, tmp_path_factory) -> dict[str, Path]:
     messages = write(here / "messages.jsonl", map(messages_of, read(data["expert"])))
     atif = here / "atif.jsonl"
     run("export-log", "--format", "atif", "-q", data["expert"], "-o", atif).ok()
+    of_a_model = here / "episodes-of-a-model.jsonl"
+    play = ("-n", 3, "--trials", 2, "--temperature", 1, "--max-steps", 4, "--max-tokens", 12, "--threads", 1)
+    run("eval", "house", "-m", "tiny", *play, "-q", "-o", of_a_model).ok()
+    data = {**data, "episodes-of-a-model": of_a_model}
     return {**data, "one": write(here / "one.jsonl", [one]), "messages": messages, "atif": atif}
 
 

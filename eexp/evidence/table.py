@@ -121,7 +121,8 @@ def _remarks(rows: Sequence[dict]) -> list[str]:
         if row["invalid_actions"] >= _MOST:
             lines.append(f"{row['name']}: {row['invalid_actions']:.0%} of the actions were refused: read `eexp show`")
         if row["cut_off"] >= _SOME:
-            lines.append(f"{row['name']}: {row['cut_off']:.0%} of the answers were cut off: is --max-tokens too small?")
+            share = f"{row['cut_off']:.0%}"
+            lines.append(f"{row['name']}: {share} of the answers were cut off: too little training, or --max-tokens?")
     return lines
 
 

@@ -33,8 +33,8 @@ class ModelKind:
         return self.summary + (f" ({self.needs})" if self.needs else "")
 
 
-RANDOM = ModelKind("random", "any admissible action", needs="branch and eval")
-EXPERT = ModelKind("expert", "the environment's own expert", needs="eval")
+RANDOM = ModelKind("random", "any admissible action", needs="branch, eval and follow")
+EXPERT = ModelKind("expert", "the environment's own expert", needs="eval and follow")
 
 KINDS = (
     ModelKind("FILE.gguf[+ADAPTER.gguf]", "llama.cpp, in process"),

@@ -15,7 +15,7 @@ NOT_EXECUTED = "state[s] without executed alternatives"
 NO_OUTCOME = "state[s] whose outcome is not known"
 AFTER_THE_END = "state[s] after the end of the task"
 NO_EFFECT = "state[s] whose action has no effect"
-MISTAKE = "state[s] whose recorded action is marked as a mistake"
+MISTAKE = "mistake[s] on the path, of which no example is made"
 NO_CONTENDER = "state[s] without a contender, an alternative that did worse"
 
 

@@ -332,7 +332,8 @@ def command(base, output, resume, dry_run, on_error, rejects, quiet, files, vali
         )
         io.counts.pop("out", None)
         summary = (
-            f"{output}: {run['updates']} updates, {run['trainable_parameters']:,} parameters, "
+            f"{output}: {run['updates']} update{'s'[: run['updates'] > 1]}, "
+            f"{run['trainable_parameters']:,} parameters, "
             f"{run['trained']['target_tokens']:,} target tokens, loss {run['final_loss']:.4f} on average"
         )
         if losses := run["final_validation"]:

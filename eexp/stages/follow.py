@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 
@@ -12,9 +13,10 @@ import click
 from eexp import options
 from eexp.envs.base import Environment
 from eexp.envs.opening import OpenEnvironments
-from eexp.errors import InputError
+from eexp.errors import InputError, UsageError
 from eexp.following import Follower, FollowSettings, OpenWorlds
 from eexp.models.policy import Policy
+from eexp.models.registry import EXPERT
 from eexp.options import PolicyOptions
 from eexp.outcomes import with_outcomes_asked_for
 from eexp.settings import command_options
@@ -50,6 +52,9 @@ def follow(
         count: Called with the numbers of alternatives that are left out, and of those that led to success.
         on_refused: Called with the trajectory of an alternative that is refused, and the evidence.
         on_error: Called with a trajectory whose environment cannot be opened.
+
+    Raises:
+        UsageError: The policy is the environment's expert, and there is none.
     """
     settings = settings or FollowSettings()
 
@@ -61,6 +66,8 @@ def follow(
                 on_error(trajectory, e)
 
     for env, group in groupby(placed(), key=itemgetter(1)):
+        if "expert" in policy.needs and not env.has("expert"):
+            raise UsageError(f"{env.spec} has no expert; give -m MODEL")
         follower = Follower(env, policy, settings, count, on_refused)
         yield from follower.run((trajectory for trajectory, _ in group), open_worlds)
 
@@ -69,7 +76,7 @@ def follow(
 @options.env_override
 @command_options(FollowSettings)
 @options.policy(
-    "The policy that goes on: expert, random or a MODEL as in `eexp --help`.  [default: the built-in tiny model]",
+    "The policy that goes on: expert, random or a MODEL as in `eexp --help`.  [default: expert]",
     options.max_tokens(None, "what the model was trained to write; else 128, or 1024 with a thought"),
     options.think,
 )
@@ -86,7 +93,9 @@ def command(
 
     Reads trajectories with outcomes, as `eexp rollout` writes them. Each executed alternative gets `then`: the next
     actions of the policy, up to --steps of them, each with its outcome. So it is known whether an alternative leads
-    back to the task or into a dead end, which its own outcome rarely tells.
+    back to the task or into a dead end, which its own outcome rarely tells. `eexp preference-data` makes preferences
+    of that (--worse later): follow with the expert for it, because what a weak policy makes of an alternative says
+    more about the policy than about the alternative.
 
     The environment walks the recorded actions from the task's beginning, in one episode for each alternative, and what
     it observes after the alternative must be what was recorded. Otherwise the alternative is refused, and kept with the
@@ -94,8 +103,10 @@ def command(
 
     \b
     Example:
-      eexp expert house -n 2 | eexp branch | eexp rollout | eexp follow -m expert > followed.jsonl
+      eexp expert house -n 2 | eexp branch | eexp rollout | eexp follow > followed.jsonl
     """
+    if policy.model.spec is None:
+        policy = replace(policy, model=replace(policy.model, spec=EXPERT.spec))
     player = policy.open(stream.note)
     fields = {"env": env, "model": player.fingerprint, "prompt_style": player.style_label, "think": player.think}
     io = stream.open("follow", **fields, max_tokens=player.max_tokens, **settings.lineage(), seed=settings.seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,14 @@ import click
 
 from eexp import options
 from eexp.errors import InputError, UsageError
-from eexp.outcomes import SHORTCOMINGS, shortcoming, takes_longer, with_failures_counted, with_outcomes_asked_for
+from eexp.outcomes import (
+    SHORTCOMINGS,
+    actions_to_the_end,
+    shortcoming,
+    takes_longer,
+    with_failures_counted,
+    with_outcomes_asked_for,
+)
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import Dialogue
 from eexp.records import example, preference, tools_at
@@ -20,6 +27,8 @@ from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
 
 #: The counter of contenders that are no evidence.
 NO_SHORTCOMING = "alternative[s] left out, of which it is not known that [it|they] did worse"
+
+FOLLOWED = "alternative[s] that [was|were] followed"
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,12 @@ class _Pair:
             "chosen_outcome": self.outcome["observation"],
             "rejected_outcome": self.rejected["outcome"]["observation"],
         }
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """The numbers of actions until the task was completed, as they stand in a preference."""
+        rejected, chosen = actions_to_the_end(self.trajectory, self.number, self.rejected)
+        return {"chosen_actions": chosen or 0, "rejected_actions": rejected or 0}
 
 
 def preference_data(
@@ -137,6 +152,7 @@ def _pairs(
                     for alternative in situation.contenders
                     if (reason := _reason(t, situation.i, step["observation"], outcome, alternative))
                 ]
+                count(FOLLOWED, sum(a.get("then") is not None for a in situation.contenders))
                 count(NO_SHORTCOMING, len(situation.contenders) - len(worse))
                 taken = [(reason, a) for reason, a in worse if reason in accepted][: settings.most]
                 for n, (reason, alternative) in enumerate(taken):
@@ -162,6 +178,7 @@ def _preference(pair: _Pair, style: PromptStyle, dialogue: Dialogue) -> dict:
         style.label,
         **style.tools_field(tools_at(pair.trajectory, pair.number)),
         **pair.fields,
+        **pair.numbers,
     )
 
 
@@ -193,10 +210,11 @@ def command(settings: PreferenceSettings, prompt_style: str | None, stream: Stre
     """Make preferences: the expert's action before an alternative that did worse.
 
     Reads trajectories with outcomes, as `eexp rollout` writes them. An alternative is taken only if the record shows
-    that it did worse: the environment refused it, it ended the episode without success, it scored lower, or it changed
-    nothing. One that did as well as the expert's action, or something else that may be as good, is never rejected. Each
-    preference holds the evidence. Its fields prompt, chosen and rejected are those of TRL's DPOTrainer, too. With
-    --judge, examples are made instead, in which the agent says which of two actions is better.
+    that it did worse: the environment refused it, it ended the episode without success, it scored lower, it changed
+    nothing, or, where `eexp follow` went on after it, the task was done later or not at all. One that did as well as
+    the expert's action, or something else that may be as good, is never rejected. Each preference holds the evidence.
+    Its fields prompt, chosen and rejected are those of TRL's DPOTrainer, too. With --judge, examples are made instead,
+    in which the agent says which of two actions is better.
 
     \b
     Example:
@@ -210,5 +228,22 @@ def command(settings: PreferenceSettings, prompt_style: str | None, stream: Stre
     with stream.open("preference-data", prompt_style=style.label, **settings.lineage()) as io:
         asked_for = with_outcomes_asked_for(io.records(), io.note)
         trajectories = with_failures_counted(asked_for, io.count)
-        for record in preference_data(trajectories, style, settings, count=io.count, on_error=io.fail):
+        noted = _with_followers_noted(trajectories, io.note)
+        for record in preference_data(noted, style, settings, count=io.count, on_error=io.fail):
             io.write(record)
+        if io.counts[NO_SHORTCOMING] and not io.counts[FOLLOWED]:
+            io.note("`eexp follow` finds out which of those that are left out did worse later")
+
+
+def _with_followers_noted(trajectories: Iterator[dict], note: Callable[[str], None]) -> Iterator[dict]:
+    """Yield trajectories, and say so once where alternatives were followed by another policy than the expert."""
+    is_noted = False
+    for trajectory in trajectories:
+        entries = [entry.split() for entry in trajectory.get("lineage") or []]
+        others = [entry for entry in entries if entry[:1] == ["follow"] and "model=expert" not in entry]
+        if others and not is_noted:
+            is_noted = True
+            note(
+                "followed by another policy than the expert: `later` says what became of it, be the action right or not"
+            )
+        yield trajectory

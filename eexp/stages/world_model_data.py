@@ -173,14 +173,13 @@ def command(settings: WorldModelSettings, model: ModelOptions, prompt_style: str
                 io.write(record)
             io.counts.update(judge.counts)
         else:
-            io.write_lines(
-                partial(
-                    world_model_lines,
-                    style=style,
-                    settings=settings,
-                    entry=io.entry,
-                    skip=io.done,
-                    count=io.count,
-                    on_error=io.fail,
-                )
+            make = partial(
+                world_model_lines,
+                style=style,
+                settings=settings,
+                entry=io.entry,
+                skip=io.done,
+                count=io.count,
+                on_error=io.fail,
             )
+            io.write_lines(lambda records: make(with_outcomes_asked_for(records, io.note, needed=False)))

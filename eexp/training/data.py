@@ -86,8 +86,8 @@ class Row:
 
     @property
     def loss_weight(self) -> float:
-        """The sum of the weights of all targets."""
-        return self.weight * sum(weight * len(targets) for _, weight, targets in self.spans())
+        """The sum of the weights of all targets, each without its sign."""
+        return abs(self.weight) * sum(weight * len(targets) for _, weight, targets in self.spans())
 
     def target_weights(self) -> Iterator[tuple[int, float]]:
         """Yield (index, factor of its loss) of each target."""

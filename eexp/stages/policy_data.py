@@ -1,0 +1,190 @@
+"""`eexp policy-data`: make examples of an agent's own episodes, weighted by how much better each did than its like."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from eexp import options
+from eexp.errors import InputError
+from eexp.prompts import PromptStyle
+from eexp.prompts.style import Answer, Dialogue
+from eexp.records import example, succeeded
+from eexp.settings import command_options, option, recorded
+from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
+
+ALIKE = "episode[s] of tasks whose episodes all did equally well"
+CUT_OFF = "turn[s] cut off before the action"
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """Settings of `policy_data`."""
+
+    reward: str = option(
+        "success",
+        type=click.Choice(["success", "score"]),
+        help="The reward of an episode: 1 for success and else 0, or the score at its end.",
+    )
+    scale: bool = option(
+        False, help="Divide by the standard deviation of the rewards of a task, so that all tasks count the same."
+    )
+    refused: float = option(
+        0.0,
+        type=options.Finite(0),
+        metavar="X",
+        help="Take X from the weight of every refused action, and add to all weights of a task what keeps their mean.",
+    )
+
+    def lineage(self) -> dict[str, Any]:
+        """Return the settings by the names of their options."""
+        return {**recorded(self, "reward"), "scale": self.scale or None, "refused": self.refused or None}
+
+
+def policy_data(
+    episodes: Iterator[dict],
+    style: PromptStyle,
+    settings: PolicySettings | None = None,
+    *,
+    count: Count = no_count,
+    on_error: OnError = stop_at_error,
+) -> Iterator[dict]:
+    """Yield an example for every turn of the episodes whose task was played with different success.
+
+    The weight of an example is the advantage of its episode, which is its reward minus the mean of those of the same
+    task. Where that is negative, training makes the answer less likely. One update on all examples is then a step along
+    the policy gradient, as in GRPO (Shao et al. 2024, arXiv 2402.03300) on episodes that the model itself has just
+    played; there is no clipping, because there is nothing to clip in the first update, and no division by the standard
+    deviation unless it is asked for (Liu et al. 2025, arXiv 2503.20783).
+
+    Args:
+        episodes: Episodes, several of each task. All of them are read before the first example is made.
+        style: The prompt style with which they were played.
+        settings: What the reward is.
+        count: Called with the numbers of episodes and turns that are left out.
+        on_error: Called with an episode that was played with another prompt style, or without functions where actions
+            are tool calls.
+    """
+    settings = settings or PolicySettings()
+    tasks: dict[str, list[dict]] = {}
+    for episode in episodes:
+        try:
+            _check(episode, style)
+        except InputError as e:
+            on_error(episode, e)
+            continue
+        tasks.setdefault(_task_of(episode), []).append(episode)
+    dialogue = Dialogue(style)
+    for played in tasks.values():
+        weights = _weights(played, settings)
+        if not any(map(any, weights)):
+            count(ALIKE, len(played))
+            continue
+        for episode, of_turns in zip(played, weights):
+            yield from _examples(episode, of_turns, dialogue, style, count)
+
+
+def _task_of(episode: dict) -> str:
+    return f"{episode['env']}/{episode['task'].get('id')}"
+
+
+def _check(episode: dict, style: PromptStyle) -> None:
+    """Check that an episode can be trained on in a prompt style.
+
+    Raises:
+        InputError: It was played with another one, or lacks the functions or the admissible actions of its prompts.
+    """
+    played = episode.get("prompt_style")
+    if played != style.label:
+        own = f"prompt style {played}" if played else "no prompt style, so not by a model"
+        raise InputError(f"played with {own}; examples here have {style.label} (--prompt-style)", "$.prompt_style")
+    if style.acting.list_admissible:
+        raise InputError("its prompts listed the admissible actions, which episodes do not hold", "$.prompt_style")
+    style.shown_tools(episode.get("tools"))
+
+
+def _weights(played: list[dict], settings: PolicySettings) -> list[list[float]]:
+    """Return the weight of each turn of the episodes of one task."""
+    rewards = [_reward(episode, settings) for episode in played]
+    mean, spread = statistics.fmean(rewards), statistics.pstdev(rewards)
+    refused = [[turn.get("valid") is False for turn in episode["transcript"]] for episode in played]
+    turns = sum(map(len, refused))
+    share = sum(map(sum, refused)) / turns if turns else 0.0
+    return [
+        [
+            (reward - mean) / (spread if settings.scale and spread else 1.0) - settings.refused * (is_refused - share)
+            for is_refused in of_turns
+        ]
+        for reward, of_turns in zip(rewards, refused)
+    ]
+
+
+def _reward(episode: dict, settings: PolicySettings) -> float:
+    if settings.reward == "success":
+        return float(succeeded(episode))
+    return float(episode.get("score") or 0.0)
+
+
+def _examples(
+    episode: dict, weights: list[float], dialogue: Dialogue, style: PromptStyle, count: Count
+) -> Iterator[dict]:
+    """Yield the examples of an episode; the dialogue is left at its end."""
+    source = {"id": episode["id"], "origin": _task_of(episode), "lineage": episode.get("lineage", [])}
+    tools = episode.get("tools")
+    dialogue.start(episode.get("instruction") or "")
+    for i, (turn, weight) in enumerate(zip(episode["transcript"], weights)):
+        tools = turn.get("tools") if turn.get("tools") is not None else tools
+        prompt = dialogue.act(turn["observation"], think=bool(turn.get("thought")))
+        dialogue.add(turn)
+        if turn.get("cut_off"):
+            count(CUT_OFF, 1)
+            continue
+        if weight:
+            answer = _answer(turn, i, style)
+            yield example(
+                source,
+                f"{i}/policy",
+                "policy",
+                prompt,
+                answer.messages(),
+                style.label,
+                **style.tools_field(tools),
+                weight=weight,
+                spans=answer.spans,
+            )
+
+
+def _answer(turn: dict, i: int, style: PromptStyle) -> Answer:
+    """Return the answer that the model wrote in a turn, with its spans where it kept to the prompt style."""
+    answer = style.answer(turn["action"], turn.get("thought"), i)
+    text = turn.get("text")
+    if text is None or style.action.calls or text.strip() == answer.text.strip():
+        return answer
+    return Answer(text, [])
+
+
+@click.command("policy-data")
+@command_options(PolicySettings)
+@options.prompt_style()
+@options.streams("episode")
+def command(settings: PolicySettings, prompt_style: str | None, stream: Stream) -> None:
+    """Make training examples of an agent's own episodes, weighted by how well each did.
+
+    Reads episodes of several trials a task, as `eexp eval --trials 8 --temperature 1` writes them. Each turn becomes an
+    example whose weight is the reward of its episode minus the mean reward of the same task: what did better than the
+    agent's average is made more likely, and what did worse less likely. One update of `eexp finetune --init` on all of
+    them is a step of reinforcement learning; recipes/rl makes many. Episodes of a task that all did equally well teach
+    nothing, and are left out.
+
+    \b
+    Example:
+      eexp eval house -n 4 --trials 4 --temperature 1 --max-steps 9 | eexp policy-data --refused 0.1 > policy.jsonl
+    """
+    style = options.chosen_style(prompt_style, None)
+    with stream.open("policy-data", prompt_style=style.label, **settings.lineage()) as io:
+        for record in policy_data(io.records(), style, settings, count=io.count, on_error=io.fail):
+            io.write(record)
