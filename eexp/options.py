@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
+from eexp.envs.base import STEP_LIMIT
 from eexp.envs.registry import light_names
 from eexp.settings import Command, Option
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 MOST_WORKERS = 8  # by default; a JVM in each takes half a gigabyte
 MOST_LIGHT = 32  # environments in one process, by default
-STEP_LIMIT = 300.0  # seconds, by default, where an environment has no limit of its own
 
 # -- types of values ---------------------------------------------------------------------------------------------------
 

@@ -12,12 +12,27 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib import util
 from pathlib import Path
+from types import ModuleType
 from unittest import mock
 
 ROOT = Path(__file__).parent.parent
 EEXP = [sys.executable, "-m", "eexp"]
 EEXP_IN_BASH = f'eexp() {{ {shlex.join(EEXP)} "$@"; }}; set -eo pipefail'
+
+
+def lazily(name: str) -> ModuleType:
+    """Return a module that is imported when it is first used: collecting the tests does not wait for it."""
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = util.find_spec(name)
+    assert spec and spec.loader
+    spec.loader = util.LazyLoader(spec.loader)
+    module = util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def text_styles() -> list[str]:

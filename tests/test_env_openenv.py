@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import json
 import re
+from importlib.util import find_spec
 
 import pytest
-from running import lines, run, spawn
+from running import lazily, lines, run, spawn
 
 from eexp.envs import open_env
 from eexp.envs.check import Checker
 from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, UsageError
 from eexp.records import check_tools, succeeded
 
-pytest.importorskip("openenv", reason="needs openenv, for its servers")
-pytest.importorskip("websockets")
-from openenv_server import served
+pytestmark = pytest.mark.skipif(
+    not (find_spec("openenv") and find_spec("websockets")), reason="needs openenv, for its servers"
+)
+openenv_server = lazily("openenv_server")
 
 WAY = ["add one", "halve", "halve", "halve", "halve"]  # from 15, the start with seed 13
 
 
 @pytest.fixture(scope="module")
 def numbers():
-    with served("numbers") as url:
+    with openenv_server.served("numbers") as url:
         yield f"openenv:{url}"
 
 
 @pytest.fixture(scope="module")
 def nim():
-    with served("nim") as url:
+    with openenv_server.served("nim") as url:
         yield f"openenv:{url}"
 
 
@@ -93,7 +95,7 @@ def test_a_typed_environment_with_tasks_of_its_own(nim):
 
 
 def test_tools():
-    with served("doors") as url, open_env(f"openenv:{url}") as env:
+    with openenv_server.served("doors") as url, open_env(f"openenv:{url}") as env:
         observation = env.reset({"seed": 2})
         assert "Five doors." in observation.text
         assert env.instruction().endswith(
@@ -109,7 +111,7 @@ def test_tools():
 
 
 def test_tools_as_schemas():
-    with served("doors") as url, open_env(f"openenv:{url}?tools=schema") as env:
+    with openenv_server.served("doors") as url, open_env(f"openenv:{url}?tools=schema") as env:
         first = env.reset({"seed": 2})
         check_tools(first.tools)
         (tool,) = (tool["function"] for tool in first.tools)
@@ -122,7 +124,7 @@ def test_tools_as_schemas():
 
 
 def test_sessions_are_independent_and_a_full_server_is_one_error():
-    with served("numbers", rooms=2) as url:
+    with openenv_server.served("numbers", rooms=2) as url:
         with open_env(f"openenv:{url}") as one, open_env(f"openenv:{url}") as other:
             one.reset({"seed": 1}), other.reset({"seed": 5})
             assert one.step("take one").text == "The number is 2." and other.step("take one").text == "The number is 6."
@@ -135,7 +137,7 @@ def test_sessions_are_independent_and_a_full_server_is_one_error():
 
 
 def test_a_server_with_one_session_is_played_one_episode_at_a_time():
-    with served("nim", rooms=1) as url:
+    with openenv_server.served("nim", rooms=1) as url:
         spec = f"openenv:{url}?admissible=legal"
         result = spawn("eval", spec, "-m", "random", "--split", "train", "--trials", "2", "--parallel", "3").ok()
         assert len(result.records) == 6 and "2 workers for which the server had no room" in result.err
@@ -145,7 +147,7 @@ def test_a_server_with_one_session_is_played_one_episode_at_a_time():
 
 
 def test_a_server_with_one_session_executes_one_trajectory_at_a_time():
-    with served("numbers", rooms=1) as url:
+    with openenv_server.served("numbers", rooms=1) as url:
         with open_env(f"openenv:{url}") as env:
             observation = env.reset({"seed": 13})
         steps = [
@@ -175,7 +177,7 @@ def test_a_server_with_one_session_executes_one_trajectory_at_a_time():
 
 
 def test_a_server_with_one_session_is_checked():
-    with served("nim", rooms=1) as url:
+    with openenv_server.served("nim", rooms=1) as url:
         checker = Checker(lambda: open_env(f"openenv:{url}?admissible=legal"), tasks=1, limit=9)
         verdicts = {finding.check: (finding.verdict, finding.detail) for finding in checker.findings()}
         assert not [check for check, (verdict, _) in verdicts.items() if verdict == "FAIL"], verdicts
@@ -185,14 +187,14 @@ def test_a_server_with_one_session_is_checked():
 
 def test_a_lost_connection_costs_the_record_and_no_action_reaches_a_new_session(monkeypatch):
     monkeypatch.setenv("EEXP_ENV_TIMEOUT", "5")
-    with served("numbers") as url:
+    with openenv_server.served("numbers") as url:
         env = open_env(f"openenv:{url}")
         env.reset({"seed": 13})
     with pytest.raises(EnvironmentFailed, match="step: Connection"):
         env.step("add one")
     with pytest.raises(EnvironmentFailed, match="/ws: Connection"):
         env.reset({"seed": 13})
-    with served("numbers", port=int(url.rpartition(":")[2])):
+    with openenv_server.served("numbers", port=int(url.rpartition(":")[2])):
         with pytest.raises(EnvironmentFailed, match="no episode is running"):
             env.step("add one")
         assert succeeded(play(env, {"seed": 13}, WAY)[-1].outcome())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections import Counter
 from graphlib import CycleError, TopologicalSorter
@@ -20,7 +21,10 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = {module_name(path): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+@functools.cache
+def modules() -> dict[str, ast.Module]:
+    """Return the syntax tree of every module of the package."""
+    return {module_name(path): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def imports(tree: ast.AST) -> set[str]:
@@ -31,8 +35,8 @@ def imports(tree: ast.AST) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             whole = {f"{node.module}.{alias.name}" for alias in node.names}
-            names |= {name if name in MODULES else node.module for name in whole}
-    return names & MODULES.keys()
+            names |= {name if name in modules() else node.module for name in whole}
+    return names & modules().keys()
 
 
 def room(module: str) -> str:
@@ -49,14 +53,14 @@ def floors() -> dict[str, int]:
 
 
 def test_the_map_names_every_room_once():
-    assert floors().keys() == {room(module) for module in MODULES} - {"", "__main__"}
+    assert floors().keys() == {room(module) for module in modules()} - {"", "__main__"}
 
 
 def test_no_import_points_up_or_sideways():
     lines = floors()
     wrong = [
         f"{module} imports {imported}"
-        for module, tree in MODULES.items()
+        for module, tree in modules().items()
         for imported in imports(tree)
         if room(module) in lines and room(imported) in lines and room(module) != room(imported)
         if lines[room(module)] > lines[room(imported)]
@@ -65,20 +69,20 @@ def test_no_import_points_up_or_sideways():
 
 
 def test_no_stage_imports_another():
-    stages = {module: imports(tree) for module, tree in MODULES.items() if room(module) == "stages"}
+    stages = {module: imports(tree) for module, tree in modules().items() if room(module) == "stages"}
     assert not {module: names for module, names in stages.items() if {n for n in names if room(n) == "stages"}}
 
 
 def test_there_is_no_import_circle():
     try:
-        TopologicalSorter({module: imports(tree) - {module} for module, tree in MODULES.items()}).prepare()
+        TopologicalSorter({module: imports(tree) - {module} for module, tree in modules().items()}).prepare()
     except CycleError as e:
         pytest.fail(" imports ".join(e.args[1]))
 
 
 def test_no_class_name_is_used_twice():
     classes = Counter(
-        node.name for tree in MODULES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
+        node.name for tree in modules().values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
     )
     assert not [name for name, number in classes.items() if number > 1]
 

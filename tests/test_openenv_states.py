@@ -6,31 +6,33 @@ import asyncio
 import json
 import random
 import time
+from importlib.util import find_spec
 
 import pytest
-from running import lines, spawn
+from running import lazily, lines, spawn
 
 from eexp.branching.execution import execute
 from eexp.envs import open_env
 from eexp.envs.check import Checker
 from eexp.errors import EexpError, EnvironmentFailed, UsageError
 
-pytest.importorskip("openenv", reason="needs openenv, for its servers")
-pytest.importorskip("websockets")
-from openenv_server import SESSIONS, Boastful, openenv_states, served
+pytestmark = pytest.mark.skipif(
+    not (find_spec("openenv") and find_spec("websockets")), reason="needs openenv, for its servers"
+)
+openenv_server = lazily("openenv_server")
 
 ACTIONS = ["left", "right", "none"]
 
 
 @pytest.fixture(scope="module")
 def scales():
-    with served("scales") as url:
+    with openenv_server.served("scales") as url:
         yield f"openenv:{url}"
 
 
 def states(spec: str) -> int:
     """Return how many states the server keeps, in all sessions."""
-    return sum(len(session.states) for session in SESSIONS[spec.removeprefix("openenv:")])
+    return sum(len(session.states) for session in openenv_server.SESSIONS[spec.removeprefix("openenv:")])
 
 
 def forgets_all(spec: str) -> bool:
@@ -95,7 +97,7 @@ def test_a_state_is_restored_any_number_of_times_until_it_is_released(scales):
 def test_what_the_session_knows_is_restored_too(scales):
     with open_env(f"{scales}?reward=sum") as env:
         env.reset({"seed": 1})
-        for _ in range(openenv_states.Scales.STONES - 1):
+        for _ in range(openenv_server.openenv_states.Scales.STONES - 1):
             env.step("left")
         state, listed = env.save(), env.admissible()
         end = env.step("left")
@@ -125,7 +127,7 @@ def test_states_end_with_their_episode_and_their_session(scales):
 
 
 def test_a_session_keeps_only_so_many_states(scales, monkeypatch):
-    monkeypatch.setattr(openenv_states, "MOST_STATES", 3)
+    monkeypatch.setattr(openenv_server.openenv_states, "MOST_STATES", 3)
     with open_env(scales) as env:
         env.reset({"seed": 1})
         kept = [env.save() for _ in range(3)]
@@ -164,7 +166,7 @@ def test_workers_branch_by_state(scales):
 
 def test_an_alternative_that_fails_or_hangs_costs_only_itself(monkeypatch):
     monkeypatch.setenv("EEXP_ENV_TIMEOUT", "1")
-    with served("touchy") as url, open_env(f"openenv:{url}") as env:
+    with openenv_server.served("touchy") as url, open_env(f"openenv:{url}") as env:
         trajectory = path(env, 5, steps=6, alternatives=("right", "none", "left"))
         executed = execute(env, trajectory, "state")
         assert [error.where for error in executed.refused] == ["$.steps[2]", "$.steps[3]"]
@@ -183,7 +185,7 @@ def test_the_check_covers_the_forks(scales):
 
 
 def test_a_server_of_openenv_itself_is_replayed_and_that_is_said_once():
-    with served("nim") as url, open_env(f"openenv:{url}?admissible=legal") as env:
+    with openenv_server.served("nim") as url, open_env(f"openenv:{url}?admissible=legal") as env:
         assert env.why_no_copy() == "the server does not offer `save` and `restore`"
         task = next(env.tasks("train"))
         env.reset(task)
@@ -218,7 +220,7 @@ def test_the_standard_client_plays_as_before(scales):
 
 def test_a_lost_connection_loses_its_states(monkeypatch):
     monkeypatch.setenv("EEXP_ENV_TIMEOUT", "5")
-    with served("scales") as url:
+    with openenv_server.served("scales") as url:
         env = open_env(f"openenv:{url}")
         env.reset({"seed": 3})
         state = env.save()
@@ -229,7 +231,7 @@ def test_a_lost_connection_loses_its_states(monkeypatch):
             method(state)
     with pytest.raises(EnvironmentFailed, match="save: no episode is running; `reset` starts one"):
         env.save()
-    with served("scales", port=int(url.rpartition(":")[2])):
+    with openenv_server.served("scales", port=int(url.rpartition(":")[2])):
         assert env.reset({"seed": 3}).valid
         with pytest.raises(EnvironmentFailed, match="restore: the state belongs to an episode that is over"):
             env.restore(state)
@@ -239,10 +241,10 @@ def test_a_lost_connection_loses_its_states(monkeypatch):
 
 def test_a_server_that_no_longer_saves_after_its_restart(monkeypatch):
     monkeypatch.setenv("EEXP_ENV_TIMEOUT", "5")
-    with served("scales") as url:
+    with openenv_server.served("scales") as url:
         env = open_env(f"openenv:{url}")
         trajectory = path(env)
-    with served("numbers", port=int(url.rpartition(":")[2])):
+    with openenv_server.served("numbers", port=int(url.rpartition(":")[2])):
         with pytest.raises(EnvironmentFailed):
             env.step("left")
         env.reset({"seed": 3})
@@ -255,7 +257,7 @@ def test_a_server_that_no_longer_saves_after_its_restart(monkeypatch):
 def test_a_name_from_before_a_restart_is_unknown_to_the_server():
     names = []
     for _ in range(2):
-        with served("scales") as url:
+        with openenv_server.served("scales") as url:
             answers = talk(url, *({"type": "restore", "data": {"state": name}} for name in names), {"type": "save"})
             names.append(answers[-1]["data"]["state"])
     assert answers[0]["data"] == {
@@ -307,8 +309,8 @@ def test_the_conversation_of_the_documentation(scales):
     ],
 )
 def test_a_wrong_answer_to_hello_is_one_error(hello, message, monkeypatch):
-    monkeypatch.setitem(Boastful.ANSWERS, "hello", hello)
-    with served("boastful") as url, pytest.raises(EexpError, match=message):
+    monkeypatch.setitem(openenv_server.Boastful.ANSWERS, "hello", hello)
+    with openenv_server.served("boastful") as url, pytest.raises(EexpError, match=message):
         open_env(f"openenv:{url}")
 
 
@@ -323,8 +325,8 @@ def test_a_wrong_answer_to_hello_is_one_error(hello, message, monkeypatch):
     ],
 )
 def test_a_wrong_answer_about_a_state_is_one_error(kind, answer, message, monkeypatch):
-    monkeypatch.setitem(Boastful.ANSWERS, kind, answer)
-    with served("boastful") as url, open_env(f"openenv:{url}") as env:
+    monkeypatch.setitem(openenv_server.Boastful.ANSWERS, kind, answer)
+    with openenv_server.served("boastful") as url, open_env(f"openenv:{url}") as env:
         env.reset({"seed": 3})
         with pytest.raises(EnvironmentFailed, match=message):
             state = env.save()
@@ -335,8 +337,8 @@ def test_a_wrong_answer_about_a_state_is_one_error(kind, answer, message, monkey
 
 def test_a_server_that_restores_nothing_is_found_out(monkeypatch):
     """Where a restore changes nothing, the next observation of the path differs, and the branches are refused."""
-    monkeypatch.setitem(Boastful.ANSWERS, "restore", {"type": "restore", "data": {}})
-    monkeypatch.setattr(openenv_states.Scales, "restore", lambda self, state: None)
-    with served("boastful") as url, open_env(f"openenv:{url}") as env:
+    monkeypatch.setitem(openenv_server.Boastful.ANSWERS, "restore", {"type": "restore", "data": {}})
+    monkeypatch.setattr(openenv_server.openenv_states.Scales, "restore", lambda self, state: None)
+    with openenv_server.served("boastful") as url, open_env(f"openenv:{url}") as env:
         executed = execute(env, path(env), "state")
         assert len(executed.refused) == 8 and not executed.counts["branch point[s] verified"]

@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eexp.envs import forking
-from eexp.envs.base import Environment, Observation
+from eexp.envs.base import STEP_LIMIT, Environment, Observation
 from eexp.envs.listing import offered
 from eexp.errors import EexpError, EnvironmentFailed, InputError, short, unexpected_error
-from eexp.options import STEP_LIMIT
 from eexp.processes.child import time_limit
 from eexp.workers.supervisor import TRIES
 

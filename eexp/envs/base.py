@@ -16,6 +16,9 @@ from typing import Any
 
 from eexp.errors import EnvironmentFailed, UsageError, environment_errors, short
 
+#: Seconds that a step may take, where neither the environment nor the user gives a limit.
+STEP_LIMIT = 300.0
+
 
 @dataclass
 class Observation:

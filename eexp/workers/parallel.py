@@ -13,10 +13,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from eexp.envs import OpenEnvironments, forking, open_env
-from eexp.envs.base import Environment, Observation
+from eexp.envs.base import STEP_LIMIT, Environment, Observation
 from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, unexpected_error
 from eexp.jsonl import dumps
-from eexp.options import STEP_LIMIT
 from eexp.processes.child import ChildFailed, time_limit
 from eexp.workers.supervisor import Supervisor, Worker
 from eexp.workers.worker import error_from_answer
