@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import groupby
@@ -37,7 +37,7 @@ def follow(
     count: Count = no_count,
     on_refused: OnError = _ignore,
     on_error: OnError = stop_at_error,
-) -> Iterator[dict]:
+) -> Generator[dict, None, None]:
     """Yield trajectories in which every executed alternative has `then`: what a policy did after it, and the outcomes.
 
     The environment is brought to where the alternative led by the recorded actions. Where it observes something else
