@@ -36,6 +36,7 @@ COMMANDS = {
     "imitation-data": "Make training examples that imitate the expert.",
     "preference-data": "Make preferences: the expert's action before an alternative that did worse.",
     "split": "Write one part of a file of records.",
+    "select": "Write the most useful records first: those that differ, or that a model finds hard.",
     "policy-data": "Make training examples of an agent's own episodes, weighted by how well each did.",
     "mix": "Weight, shuffle, clean and cut several files of examples into one.",
     "score": "Score examples with a model: the log-probability of every span.",

@@ -1,7 +1,7 @@
 """An adapter behind llama-server plays the episodes that it plays in this process.
 
-The server comes with the sources of llama.cpp, which llama-cpp-python's package has in vendor/llama.cpp. Its path is given
-by EEXP_TEST_LLAMA_SERVER.
+The server comes with the sources of llama.cpp, which llama-cpp-python's package has in vendor/llama.cpp. Its path is
+given by EEXP_TEST_LLAMA_SERVER.
 """
 
 from __future__ import annotations

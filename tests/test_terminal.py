@@ -69,6 +69,7 @@ CALLS: dict[str, list[list[str]]] = {
     "rollout": [["rollout", "rollout"], ["rollout", "--on-error", "skip", "rollout"]],
     "follow": [["follow", "-m", "expert", "rollout"], ["follow", "-m", EVIL, "rollout"]],
     "summarise": [["summarise", "-m", EVIL, "rollout"]],
+    "select": [["select", "rollout"], ["select", "--by", "length", "bad"]],
     "policy-data": [["policy-data", "episodes"], ["policy-data", "--on-error", "skip", "episodes"]],
     "recover": [["recover", "rollout"], ["recover", "bad"]],
     "preference-data": [["preference-data", "rollout"], ["preference-data", "bad"]],

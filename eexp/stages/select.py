@@ -1,0 +1,88 @@
+"""`eexp select`: write records in the order in which they are worth having, or the first of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import click
+
+from eexp import options
+from eexp.errors import InputError
+from eexp.settings import command_options, option, recorded
+from eexp.stream import OnError, Stream, stop_at_error
+
+ORDERS = ("coverage", "loss", "length", "random")
+
+
+@dataclass(frozen=True)
+class SelectSettings:
+    """Settings of `select`."""
+
+    by: str = option(
+        "coverage",
+        type=click.Choice(ORDERS),
+        help="Which records come first: those that differ most from the ones before (coverage), that a model finds "
+        "hardest (loss; after `eexp score`), the longest (length), or any (random).",
+    )
+    number: int | None = option(
+        None, "-n", "--number", type=click.IntRange(min=1), metavar="N", help="Number of records.  [default: all]"
+    )
+    reverse: bool = option(False, help="Take the easiest or the shortest first, with --by loss or length.")
+    seed: int = options.seed.field()
+
+
+def select(
+    records: Iterator[dict], settings: SelectSettings | None = None, *, on_error: OnError = stop_at_error
+) -> Iterator[dict]:
+    """Yield records, the most useful ones first; all are read before the first is yielded.
+
+    Fewer records of the same input are a part of more.
+
+    Args:
+        records: Trajectories or examples.
+        settings: What is useful, and how many to yield.
+        on_error: Called with an example that has no scores, where these decide.
+    """
+    from eexp.mixing.selection import by_coverage, in_random_order, length_of, loss_of
+
+    settings = settings or SelectSettings()
+    held, keys = [], []
+    for record in records:
+        try:
+            keys.append(loss_of(record) if settings.by == "loss" else length_of(record))
+        except InputError as e:
+            on_error(record, e)
+        else:
+            held.append(record)
+    if settings.by == "coverage":
+        order = by_coverage(held)
+    elif settings.by == "random":
+        order = iter(in_random_order(held, settings.seed))
+    else:
+        sign = 1 if settings.reverse else -1
+        order = iter(sorted(range(len(held)), key=lambda i: sign * keys[i]))
+    yield from (held[i] for i in islice(order, settings.number))
+
+
+@click.command("select")
+@command_options(SelectSettings)
+@options.streams("trajectory", "example")
+def command(settings: SelectSettings, stream: Stream) -> None:
+    """Write the most useful records first: those that differ, or that a model finds hard.
+
+    Reads trajectories, before they are branched, or examples. By coverage, each record is the one that is farthest
+    from all before it, by the words of its task, observations and actions, so that repetitions and what is like the
+    rest come last. Records come out in the order of their use: `head -n 50` of the output is what -n 50 selects.
+
+    \b
+    Example:
+      eexp expert house -n 40 | eexp select -n 10 > few.jsonl
+      eexp expert house -n 40 | eexp imitation-data | eexp score -m tiny | eexp select --by loss -n 50 > hard.jsonl
+    """
+    if settings.reverse and settings.by not in ("loss", "length"):
+        raise click.UsageError("--reverse is for --by loss and --by length")
+    with stream.open("select", **recorded(settings, "by", "number", "reverse", "seed")) as io:
+        for record in select(io.records(), settings, on_error=io.fail):
+            io.write(record)
