@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from textwrap import indent
@@ -24,6 +25,8 @@ def render(record: dict, before: dict | None = None) -> str:
         record: The record.
         before: The record that is shown before it, whose lineage is not repeated.
     """
+    if record.get("type") == "reject":
+        return "\n".join(_reject(record))
     renderers = {"trajectory": _trajectory, "example": _example, "preference": _preference, "episode": _episode}
     lines_of = renderers.get(record.get("type", ""))
     if lines_of is None:
@@ -34,6 +37,20 @@ def render(record: dict, before: dict | None = None) -> str:
         lineage = ["lineage as above"]
     lines += [style(f"  {entry}", dim=True) for entry in lineage]
     return "\n".join(lines)
+
+
+def _reject(reject: dict) -> Iterator[str]:
+    """Yield the lines of what a stage has set aside."""
+    place = f"{reject.get('file')}:{reject.get('line')}" if reject.get("file") else "no file"
+    left_out = "" if reject.get("set_aside", True) else ", done without"
+    yield style(f"reject of {reject.get('stage')}, {place}{left_out}", bold=True)
+    yield style(indent(str(reject.get("error")), "  "), fg="red")
+    evidence = reject.get("evidence")
+    for key, value in evidence.items() if isinstance(evidence, dict) else ():
+        yield indent(f"{key}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}", "    ")
+    record = reject.get("record")
+    if isinstance(record, dict) and record.get("id"):
+        yield style(f"  {record.get('type')} {record['id']}", dim=True)
 
 
 def _outcome(outcome: dict | None) -> str:

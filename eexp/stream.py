@@ -418,8 +418,16 @@ class Stream(AbstractContextManager):
                 return where
         return next((where for _, record_id, where in recent if "id" in record and record_id == own_id), self.where)
 
-    def reject(self, record: dict | None, error: InputError) -> None:
-        """Count a record as set aside, and write it to the rejects file with the reason and the evidence."""
+    def reject(self, record: dict | None, error: InputError, find: bool = False) -> None:
+        """Count a record as set aside, and write it to the rejects file with the reason and the evidence.
+
+        Args:
+            record: What to write of it.
+            error: The reason.
+            find: Look for its place by its id, because the stage has read on since.
+        """
+        if find and record:
+            self.where = self._place(record)
         self.set_aside += 1
         self._write_reject(record, error)
 

@@ -85,6 +85,8 @@ def test_an_alternative_that_leads_elsewhere_is_refused(executed, tmp_path):
     assert result.code == 4 and "and 'A door.' was recorded" in result.err
     (reject,) = read(rejects)
     assert reject["field"] == "$.steps[1]" and reject["evidence"]["recorded"] == "A door."
+    shown = run("show", rejects).ok().out.decode()
+    assert "reject of follow" in shown and "recorded: A door." in shown
     written = [a for t in result.records for step in t["steps"] for a in step["alternatives"]]
     assert sum("then" not in a for a in written if a["outcome"]) == 1 and len(result.records) == len(records)
 

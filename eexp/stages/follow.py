@@ -114,7 +114,7 @@ def command(
 
         def refuse(trajectory: dict, error: InputError) -> None:
             io.note(f"{trajectory['id']}: {error}")
-            io.reject({"type": "trajectory", "id": trajectory["id"]}, error)
+            io.reject({"type": "trajectory", "id": trajectory["id"]}, error, find=True)
 
         followed = follow(
             with_outcomes_asked_for(io.records(), io.note),

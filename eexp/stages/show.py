@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from heapq import nsmallest
 from itertools import islice
 from pathlib import Path
@@ -127,8 +127,8 @@ def command(
     """Show records, or a training run, to a person.
 
     Trajectories are shown with their alternatives and outcomes, examples with the text that the loss falls on in green,
-    episodes as they were played. A directory is a training run: its model card and last losses. Of a
-    GGUF file, what it says about itself is shown.
+    episodes as they were played, and what --rejects has set aside with the reason. A directory is a training run: its
+    model card and last losses. Of a GGUF file, what it says about itself is shown.
 
     \b
     Example:
@@ -137,8 +137,6 @@ def command(
       eexp show --summary rollout.jsonl
       eexp reflect rollout.jsonl | eexp show -n 1 --row tiny
     """
-    from eexp.jsonl import read
-
     if plot is not None:
         if not files:
             raise UsageError("--plot draws training runs; give their directories")
@@ -150,7 +148,7 @@ def command(
     if files and files[0].endswith(".gguf"):
         show("\n".join(describe_gguf(f) for f in files))
         return
-    records: Iterable[dict] = read(files, *RECORD_TYPES)
+    records: Iterable[dict] = _records(files)
     if summarised:
         lines = summary(records)
         if not lines:
@@ -159,7 +157,7 @@ def command(
             show(line)
         return
     if record_id is not None:
-        records = (r for r in records if r["id"] == record_id)
+        records = (r for r in records if r.get("id") == record_id)
     rendered = _renderer(row_of_model)
     n_shown, before = 0, None
     for record in sample(records, number, seed) if sampled else islice(records, number):
@@ -169,6 +167,21 @@ def command(
         raise InputError(f"no record has the id {record_id!r}")
     if not n_shown:
         tell(_EMPTY)
+
+
+def _records(files: tuple[str, ...]) -> Iterator[dict]:
+    """Yield records, and what stages have set aside, which has a form of its own (`--rejects`)."""
+    from eexp.jsonl import lines, loads
+    from eexp.records import check
+
+    for name, number, line in lines(files):
+        try:
+            record = loads(line)
+            yield (
+                record if isinstance(record, dict) and record.get("type") == "reject" else check(record, *RECORD_TYPES)
+            )
+        except InputError as e:
+            raise InputError(f"{name}:{number}: {e}") from None
 
 
 def _renderer(row_of_model: str | None) -> Callable[[dict, dict | None], str]:
