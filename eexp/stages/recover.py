@@ -123,3 +123,5 @@ def command(settings: RecoverSettings, stream: Stream) -> None:
         trajectories = with_outcomes_asked_for(io.records(), io.note)
         for trajectory in recover(trajectories, settings, count=io.count):
             io.write(trajectory)
+        if io.counts["in"] and not io.counts["mistake[s] put in"]:
+            io.note("no mistake was put in: all paths are written as they were")
