@@ -14,7 +14,7 @@ import click
 from eexp import options
 from eexp.envs.base import Environment
 from eexp.errors import InputError, short
-from eexp.models.policy import Policy
+from eexp.models.policy import NoExpertAction, Policy
 from eexp.outcomes import actions_to_the_end
 from eexp.playing import EvalSettings, PlayedEpisode, play
 from eexp.records import alternatives_of
@@ -71,6 +71,11 @@ class Continuation(PlayedEpisode):
         super().observe(view)
         self.outcomes.append(view.observation.outcome())
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it ended where the expert, who plays it, knew no action."""
+        return isinstance(self.result, NoExpertAction)
+
     def then(self, mask: Callable[[str], str]) -> list[dict]:
         """Return the policy's actions, each with its outcome.
 
@@ -82,7 +87,7 @@ class Continuation(PlayedEpisode):
         """
         where = f"$.steps[{self.i}]"
         action = self.alternative["action"]
-        if isinstance(self.result, InputError):
+        if isinstance(self.result, InputError) and not self.is_given_up:
             error = self.result
             raise InputError(f"{short(action)} cannot be followed: {error.message}", where, error.evidence)
         number = len(self.beginning)
@@ -168,6 +173,7 @@ class Follower:
         self.count("of them to success", own is not None)
         is_over = [episode.alternative["outcome"], *then][-1].get("done")
         self.count("of them to an end without success", own is None and bool(is_over))
-        self.count("of them stopped by --steps", own is None and not is_over)
+        self.count("of them stopped by --steps", own is None and not is_over and not episode.is_given_up)
+        self.count("of them to where the expert knows no action", episode.is_given_up)
         self.count("of them in fewer actions than the expert's path", bool(own and expert and own < expert))
         return followed

@@ -6,6 +6,7 @@ import pytest
 from running import read, run, write
 
 from eexp.envs import open_env
+from eexp.envs.worlds.house import House
 from eexp.outcomes import finishes, takes_longer
 
 
@@ -89,6 +90,30 @@ def test_an_alternative_that_leads_elsewhere_is_refused(executed, tmp_path):
     assert "reject of follow" in shown and "recorded: A door." in shown
     written = [a for t in result.records for step in t["steps"] for a in step["alternatives"]]
     assert sum("then" not in a for a in written if a["outcome"]) == 1 and len(result.records) == len(records)
+
+
+class Forgetful(House):
+    """A house whose expert knows no action after the first two of an episode."""
+
+    spec = "test_follow:Forgetful"
+
+    def reset(self, task):
+        self.taken = 0
+        return super().reset(task)
+
+    def step(self, action):
+        self.taken += 1
+        return super().step(action)
+
+    def expert(self):
+        return super().expert() if self.taken < 2 else None
+
+
+def test_an_expert_that_knows_no_action_ends_it(executed, tmp_path):
+    result = run("follow", "--env", Forgetful.spec, executed, "-o", tmp_path / "out").ok()
+    assert "to where the expert knows no action" in result.err
+    followed = alternatives(tmp_path / "out")
+    assert all(len(a["then"]) == max(0, 1 - i) for _, i, a in followed if not a["outcome"]["done"])
 
 
 def test_followed_alternatives_are_left_as_they_are(executed, tmp_path):

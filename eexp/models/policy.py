@@ -299,6 +299,10 @@ class RandomPolicy(_ModelFreePolicy):
             yield from (generator.choice(admissible) for _ in range(request.most or request.n))
 
 
+class NoExpertAction(InputError):
+    """Error for a state in which the environment's expert knows no action."""
+
+
 class ExpertPolicy(_ModelFreePolicy):
     """Takes the actions of the environment's own expert."""
 
@@ -307,5 +311,5 @@ class ExpertPolicy(_ModelFreePolicy):
 
     def _actions(self, request: ActionDraw) -> Iterator[str]:
         if request.state.expert is None:
-            raise InputError("the environment's expert has no action here")
+            raise NoExpertAction("the environment's expert has no action here")
         yield from [request.state.expert] * request.n
