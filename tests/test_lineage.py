@@ -21,6 +21,7 @@ CALLS = {name: [stage.args for stage in STAGES.values() if stage.name == name] f
 for _call in (
     ("reflect", "-m", "tiny", "--threads", "1"),
     ("preference-data", "--judge"),
+    ("select", "--by", "length"),
     ("split", "--parts", "8", "--without", "1"),
     ("split", "--parts", "8", "--part", "1"),
     ("mix", "--duplicates", "near"),

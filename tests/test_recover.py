@@ -73,7 +73,7 @@ def test_mistakes_are_seen_and_not_imitated(rolled):
     assert targets == {f"Action: {s['action']}" for t in rolled for s in t["steps"]}
     reflected = run("reflect", "--rationale", "environment", "--weigh", "0", stdin=lines(recovered)).ok()
     assert len(reflected.records) == own
-    assert f"{mistakes} states whose recorded action is marked as a mistake" in reflected.err
+    assert f"{mistakes} mistakes on the path, of which no example is made" in reflected.err
     predicted = run("world-model-data", "--max-repeats", "all", stdin=lines(recovered)).ok().records
     assert len([e for e in predicted if e["id"].endswith("/expert")]) == own
 

@@ -165,7 +165,7 @@ def test_a_command_without_a_terminal_says_in_lines_how_far_it_has_come(monkeypa
     progress = terminal.Progress("finetune", "update", total=9, initial=4)
     progress._began -= 60
     progress.advance("loss 1.000")
-    assert progress._in_words() == "5 of 9 updates, about 4 min left"
+    assert progress._count_text() == "5 of 9 updates, about 4 min left"
     assert terminal.format_seconds(89) == "89 s" and terminal.format_seconds(6000) == "1.7 h"
 
 

@@ -172,7 +172,7 @@ def _answer(turn: dict, i: int, style: PromptStyle) -> Answer:
 @options.prompt_style()
 @options.streams("episode")
 def command(settings: PolicySettings, prompt_style: str | None, stream: Stream) -> None:
-    """Make training examples of an agent's own episodes, weighted by how well each did.
+    """Make training examples of an agent's own episodes, weighted by their success.
 
     Reads episodes of several trials a task, as `eexp eval --trials 8 --temperature 1` writes them. Each turn becomes an
     example whose weight is the reward of its episode minus the mean reward of the same task: what did better than the
@@ -182,7 +182,8 @@ def command(settings: PolicySettings, prompt_style: str | None, stream: Stream) 
 
     \b
     Example:
-      eexp eval house -n 4 --trials 4 --temperature 1 --max-steps 9 | eexp policy-data --refused 0.1 > policy.jsonl
+      eexp eval house -n 4 --trials 4 --temperature 1 --max-steps 9 > episodes.jsonl
+      eexp policy-data --refused 0.1 episodes.jsonl > policy.jsonl
     """
     style = options.chosen_style(prompt_style, None)
     with stream.open("policy-data", prompt_style=style.label, **settings.lineage()) as io:

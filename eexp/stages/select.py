@@ -70,7 +70,7 @@ def select(
 @command_options(SelectSettings)
 @options.streams("trajectory", "example")
 def command(settings: SelectSettings, stream: Stream) -> None:
-    """Write the most useful records first: those that differ, or that a model finds hard.
+    """Write the most useful records first: those that differ, or that are hard.
 
     Reads trajectories, before they are branched, or examples. By coverage, each record is the one that is farthest
     from all before it, by the words of its task, observations and actions, so that repetitions and what is like the
@@ -79,7 +79,8 @@ def command(settings: SelectSettings, stream: Stream) -> None:
     \b
     Example:
       eexp expert house -n 40 | eexp select -n 10 > few.jsonl
-      eexp expert house -n 40 | eexp imitation-data | eexp score -m tiny | eexp select --by loss -n 50 > hard.jsonl
+      eexp expert house -n 9 | eexp imitation-data | eexp score -m tiny > scored.jsonl
+      eexp select --by loss -n 50 scored.jsonl > hard.jsonl
     """
     if settings.reverse and settings.by not in ("loss", "length"):
         raise click.UsageError("--reverse is for --by loss and --by length")
