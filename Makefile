@@ -66,7 +66,7 @@ demo: install ## watch an agent learn from its own actions, start to end (under 
 	@$(FIRST) $(MAKE) --no-print-directory -f recipes/house/Makefile OUT=demo
 
 test: install environments $(STAMP).docs java chromium ## run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal
 
 test-fast: install environments ## run the tests that take no more than a few seconds
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'

@@ -22,6 +22,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 hypothesis.settings.register_profile("eexp", deadline=None, database=None)
 hypothesis.settings.load_profile("eexp")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the tests themselves run in parallel
+os.environ["HF_HUB_OFFLINE"] = "1"  # before the library that reads it is imported: it would retry for half a minute
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,7 +32,6 @@ def _own_world(tmp_path_factory: pytest.TempPathFactory):
         for name in [n for n in os.environ if n.startswith("EEXP_") or n == "OPENAI_API_KEY"]:
             patch.delenv(name)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("HF_HUB_OFFLINE", "1")
         # For a few episodes a JVM would spend a third of its time on optimising code.
         patch.setenv("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
         patch.setenv("COLUMNS", "100")

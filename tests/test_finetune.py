@@ -236,7 +236,7 @@ def test_all_ways_to_compute_an_update_give_the_same_weights(few, tmp_path):
     assert tokens["tree"] < tokens["parts"] < tokens["one"] < tokens["padded"] and tokens["tree"] < tokens["one"] / 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_processes_together_make_the_same_adapter(data, few, tmp_path):
     held_out = write(tmp_path / "held-out", [{**e, "group": "other"} for e in read(few)])
     args = [

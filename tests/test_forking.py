@@ -280,7 +280,7 @@ def test_every_way_observes_the_same_in_babyai(branches):
 
 
 @pytest.mark.slow
-@SOME_OR_ALL
+@FEW_OR_ALL
 @needs("textworld")
 def test_every_way_observes_the_same_in_textworld(textworld_games, branches):
     check(f"textworld?games={textworld_games}", ("state", "process"), branches)
@@ -288,24 +288,25 @@ def test_every_way_observes_the_same_in_textworld(textworld_games, branches):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@SOME_OR_ALL
+@FEW_OR_ALL
 @needs("fast_downward")
 @needs("alfworld")
 def test_every_way_observes_the_same_in_alfworld(alfworld_games, branches):
     spec = f"alfworld?data={alfworld_games}"
     if branches > SOME:
         check(spec, ("state", "process"), branches - SOME, k=10, longest=8)
-    check(spec, ("state", "process"), SOME)
-    check(f"{spec}&expert=planner", ("state",), SOME)
+    check(spec, ("state", "process"), min(branches, SOME))
+    check(f"{spec}&expert=planner", ("state",), min(branches, SOME))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@FEW_OR_ALL
+@pytest.mark.long
 @needs("scienceworld")
 @pytest.mark.skipif(not shutil.which("java"), reason="needs Java")
-def test_every_way_observes_the_same_in_scienceworld(branches):
-    check("scienceworld", ("state",), branches, k=10, longest=5)
+def test_every_way_observes_the_same_in_scienceworld():
+    # tests/test_scienceworld_copies.py has the cases that every run of the tests includes.
+    check("scienceworld", ("state",), BRANCHES, k=10, longest=5)
 
 
 @pytest.mark.slow

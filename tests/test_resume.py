@@ -133,7 +133,11 @@ def _tear(output: Path, rng: random.Random) -> None:
             f.truncate(output.stat().st_size - rng.randrange(1, 10))
 
 
-@pytest.mark.parametrize("name", JOBS)
+#: These have a model as others do, and take longer than they.
+LONG = {"branch-tiny", "world-model-data-tiny"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in LONG)) for name in JOBS])
 def test_killed_and_resumed_equals_uninterrupted(name: str, inputs, tmp_path):
     job, rng = JOBS[name], random.Random(f"{name} {time.time_ns()}")
     file = None
