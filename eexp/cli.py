@@ -29,6 +29,7 @@ COMMANDS = {
     "branch": "Add K alternative actions to every expert state.",
     "rollout": "Execute every alternative from its own state and record what happened.",
     "follow": "Let a policy go on after every alternative, and record where that leads.",
+    "correct": "Find where an agent went wrong, and let the expert go on from there.",
     "summarise": "Add summaries of long observations, written by a model.",
     "recover": "Put refused alternatives into the expert's path.",
     "world-model-data": "Make training examples that predict the next state.",

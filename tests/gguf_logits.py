@@ -11,15 +11,14 @@ from pathlib import Path
 import llama_cpp
 import numpy as np
 
+from eexp.gguf.log import keep_log
 
-@llama_cpp.llama_log_callback
-def _silent(level, text, data):
-    pass
+_kept: list[object] = []  # llama.cpp goes on to log to the last one
 
 
 @contextlib.contextmanager
 def _model(gguf_path: str | Path, vocab_only: bool = False) -> Iterator[ctypes.c_void_p]:
-    llama_cpp.llama_log_set(_silent, ctypes.c_void_p())
+    _kept.append(keep_log(llama_cpp, []))
     llama_cpp.llama_backend_init()
     params = llama_cpp.llama_model_default_params()
     params.vocab_only, params.n_gpu_layers = vocab_only, 0

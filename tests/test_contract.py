@@ -52,6 +52,7 @@ STAGES = {
     ),
     "rollout": Stage(("rollout",), "branched", same_type=True),
     "follow": Stage(("follow", "-m", "expert", "--steps", "3", "--first", "1"), "rollout", same_type=True),
+    "correct": Stage(("correct", "--turns", "2"), "episodes-of-a-model", "episode"),
     "summarise": Stage(("summarise", "-m", "tiny", "--threads", "1"), "rollout", same_type=True),
     "world-model-data": Stage(("world-model-data",), "rollout"),
     "world-model-data-tiny": Stage(

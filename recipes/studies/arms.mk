@@ -33,6 +33,8 @@ K_MISTAKES ?= 3
 # Options of `eexp recover`: which mistakes are put into the expert's path. By default up to three in each state that
 # has any.
 RECOVER ?=
+# Options of `eexp correct`: how many turns of an episode are corrected. By default it is the first one that failed.
+CORRECT ?=
 # All arms have the same number of updates, and adapters of the same shape. The number of trajectories in an update and
 # the learning rate are the best of six settings for imitation, chosen on other tasks and seeds. Thoughts are four times
 # as long, and a quarter as many trajectories were enough to learn them well.
@@ -41,7 +43,8 @@ ADAPTER ?= --rank 32 --alpha 64
 TUNED ?= --batch-trajectories 2 --lr 3e-3
 TUNED_il ?= --batch-trajectories 8 --lr 3e-3
 TUNED_recovery ?= --batch-trajectories 8 --lr 3e-3
-$(foreach arm,explorer il iwm iwm-first recovery thoughts sr sr-outcome all,$(eval TUNED_$(arm) ?= $(TUNED)))
+TUNED_corrections ?= --batch-trajectories 8 --lr 3e-3
+$(foreach arm,explorer il iwm iwm-first recovery thoughts sr sr-outcome critiques all,$(eval TUNED_$(arm) ?= $(TUNED)))
 # The share of the loss that the world model's examples have.
 WORLD_SHARE ?= 0.05
 
@@ -51,7 +54,7 @@ export EEXP_PROMPT_STYLE := $(STYLE)
 endif
 TRAINED = $(ADAPTER) --max-steps $(UPDATES) --seed $*
 
-TRACKED := ENV BASE STYLE TRAIN TRAIN_SPLIT PANEL_TASKS PANEL_SPLITS EXPERT PLAY NOISE K_WORLD K_OWN K_MISTAKES RECOVER UPDATES ADAPTER WORLD_SHARE \
+TRACKED := ENV BASE STYLE TRAIN TRAIN_SPLIT PANEL_TASKS PANEL_SPLITS EXPERT PLAY NOISE K_WORLD K_OWN K_MISTAKES RECOVER CORRECT UPDATES ADAPTER WORLD_SHARE \
   $(filter TUNED_%,$(.VARIABLES))
 include $(dir $(lastword $(MAKEFILE_LIST)))../given.mk
 
@@ -180,6 +183,39 @@ $(OUT)/%/sr-outcome/eexp.json: $(OUT)/%/sr-outcome.jsonl $(call given,BASE UPDAT
 $(OUT)/%/thoughts/eexp.json: $(OUT)/%/thoughts.jsonl $(call given,BASE UPDATES ADAPTER TUNED_thoughts)
 	rm -rf $(@D)
 	eexp finetune -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_thoughts) -q $<
+
+# -- corrections: the explorers play the demonstrated tasks, and the expert goes on from where they went wrong ---------
+
+# $(call explored,HALF,THE OTHER): each explorer plays the tasks that it was not trained on.
+define explored
+$(OUT)/tasks-$1.jsonl: $(OUT)/half-$1.jsonl $(OUT)/half-$2.jsonl
+	eexp panel '$(ENV)' --split $(TRAIN_SPLIT) -n $$$$(wc -l < $$<) --apart-from $(OUT)/half-$2.jsonl -q -o $$@
+
+$(OUT)/%/explored-$1.jsonl: $(OUT)/tasks-$1.jsonl $(OUT)/base.gguf $(OUT)/%/explorer-$1.gguf $(call given,PLAY)
+	eexp eval --panel $$< -m $(OUT)/base.gguf+$(OUT)/$$*/explorer-$1.gguf --threads 1 $(PLAY) -q -o $$@
+endef
+$(eval $(call explored,1,2))
+$(eval $(call explored,2,1))
+
+$(OUT)/%/corrected.jsonl: $(OUT)/%/explored-1.jsonl $(OUT)/%/explored-2.jsonl $(call given,CORRECT)
+	cat $(filter %.jsonl,$^) | eexp correct $(CORRECT) -q -o $@
+
+$(OUT)/%/corrections.jsonl: $(OUT)/%/corrected.jsonl
+	eexp imitation-data -q $< -o $@
+
+$(OUT)/%/corrections/eexp.json: $(OUT)/il.jsonl $(OUT)/%/corrections.jsonl \
+    $(call given,BASE UPDATES ADAPTER TUNED_corrections)
+	rm -rf $(@D)
+	eexp finetune -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_corrections) -q $(OUT)/il.jsonl $(OUT)/$*/corrections.jsonl
+
+# Thoughts in the corrected states, too: what was wrong with the agent's action, and what to do instead.
+$(OUT)/%/critiques.jsonl: $(OUT)/%/corrected.jsonl
+	eexp recover -q $< | eexp reflect --rationale environment --weigh 0 -q -o $@
+
+$(OUT)/%/critiques/eexp.json: $(OUT)/%/sr.jsonl $(OUT)/%/critiques.jsonl \
+    $(call given,BASE UPDATES ADAPTER TUNED_critiques)
+	rm -rf $(@D)
+	eexp finetune -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_critiques) -q $(OUT)/$*/sr.jsonl $(OUT)/$*/critiques.jsonl
 
 # -- the sum: thoughts on recovered paths and a world model in one run ---------------------------------------------
 

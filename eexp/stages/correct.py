@@ -1,0 +1,103 @@
+"""`eexp correct`: the turns at which an agent went wrong, and the expert's way on from there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+
+import click
+
+from eexp import options
+from eexp.correcting import CorrectSettings, job
+from eexp.correcting import correct as correct_episode
+from eexp.envs.base import Environment
+from eexp.errors import InputError
+from eexp.formats.episodes import conversation_of, source_of
+from eexp.importing import identified
+from eexp.settings import command_options
+from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
+from eexp.workers.pool import Pool
+
+
+def correct(
+    episodes: Iterator[dict],
+    env_of: Callable[[dict], Environment],
+    settings: CorrectSettings | None = None,
+    *,
+    count: Count = no_count,
+    on_error: OnError = stop_at_error,
+) -> Iterator[dict]:
+    """Yield the corrections of episodes (`correcting.correct`), in this process.
+
+    Args:
+        episodes: The episodes.
+        env_of: Returns the environment of an episode.
+        settings: How many turns to correct.
+        count: Called with the numbers of turns that failed, and how.
+        on_error: Called with an episode that does not replay as it was recorded.
+    """
+    for episode, record_id in identified(episodes):
+        try:
+            conversation = conversation_of(episode)
+            corrected = correct_episode(env_of(episode), episode["task"], conversation, record_id, settings)
+        except InputError as e:
+            on_error(episode, e)
+            continue
+        for label, number in corrected.counts.items():
+            count(label, number)
+        for trajectory in corrected.trajectories:
+            yield _with_source(trajectory, episode)
+
+
+def _with_source(trajectory: dict, episode: dict) -> dict:
+    """Return a correction with the model that was corrected, and the stages that made its episode."""
+    return {**trajectory, "source": source_of(episode), "lineage": episode.get("lineage", [])}
+
+
+@click.command("correct")
+@options.env_override
+@command_options(CorrectSettings)
+@options.workers
+@options.streams("episode", resume=True)
+def command(env: str | None, settings: CorrectSettings, open_pool: Callable[..., Pool], stream: Stream) -> None:
+    """Find where an agent went wrong, and let the expert go on from there.
+
+    Reads episodes, as `eexp eval` writes them; play tasks of the training split for it. The expert plays to the end
+    from every state that the agent visited. A turn after which it needs as many actions as before, or more, failed: it
+    was refused, had no effect, led away, or ended the episode. The first such turn of each episode, or the first N, is
+    corrected.
+
+    A correction is a trajectory: the agent's turns up to the one that failed, and then the expert's to the end. The
+    action that failed is an alternative there, with its outcome and with what the expert does after it. So
+    `eexp imitation-data` makes examples in states that the agent itself gets into, `eexp reflect` writes what is wrong
+    with its action and what to do instead, and `eexp preference-data --worse later` prefers the one to the other.
+    Turns that failed before the corrected one are history, and never imitated.
+
+    What the episode recorded is compared with the replay; an episode that goes differently is a bad record.
+
+    \b
+    Example:
+      eexp eval house -m random --split train -n 4 > episodes.jsonl
+      eexp correct episodes.jsonl | eexp reflect > critiques.jsonl
+    """
+    work = {"do": f"{job.__module__}:{job.__name__}", "settings": asdict(settings)}
+    with stream.open("correct", env=env, **settings.lineage()) as io, open_pool(env) as pool:
+
+        def jobs() -> Iterator[tuple]:
+            for episode, record_id in identified(io.records(skip_done=False)):
+                if io.done(f"{record_id}/correct/{settings.turns}"):
+                    continue
+                try:
+                    conversation = asdict(conversation_of(episode))
+                except InputError as e:
+                    io.fail(episode, e)
+                    continue
+                request = {"id": record_id, "env": episode["env"], "task": episode["task"]}
+                yield (io.where, episode), {**work, **request, "conversation": conversation}
+
+        for episode, result in io.results(io.progress(pool.run(jobs()), "episode")):
+            io.counts.update(result["counts"])
+            for trajectory in result["trajectories"]:
+                if not io.done(trajectory["id"]):
+                    io.write(_with_source(trajectory, episode))
+        io.counts.update(pool.counts)
