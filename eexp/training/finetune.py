@@ -26,6 +26,7 @@ from eexp.training import memory
 from eexp.training.card import model_card
 from eexp.training.files import replace_file, unify_modes, write_errors
 from eexp.training.job import ExampleSource, Job, Settings
+from eexp.training.memory import freed_memory_kept
 from eexp.training.metrics import best_validation, mean_loss, validation_summaries
 from eexp.training.model import experts_warning
 from eexp.training.plan import plan_job
@@ -129,7 +130,8 @@ def _train(
         checkpoint = last_checkpoint(checkpoints) if resume else None
         if checkpoint:
             note(f"going on from {checkpoint}")
-        trainer.train(resume_from_checkpoint=checkpoint)
+        with freed_memory_kept():
+            trainer.train(resume_from_checkpoint=checkpoint)
         _wait_for_all()
         _add_results(job, directory)
         _save(trainer, job, directory)

@@ -1,6 +1,10 @@
-"""An estimate of the memory that a training run takes, and of what is free."""
+"""The memory of a training run: what it takes, what is free, and how it is kept from one pass to the next."""
 
 from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psutil
 import torch
@@ -112,3 +116,30 @@ def free() -> int:
     if torch.cuda.is_available():
         return torch.cuda.mem_get_info(local_rank())[0]
     return psutil.virtual_memory().available // local_process_count()
+
+
+# The numbers of options of glibc's mallopt, in malloc.h, and their values when a process starts.
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_TRIM_DEFAULT, _MMAP_DEFAULT = 128 * 1024, 65536
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Keep what is freed within the block for the next allocation, and give it back to the system at the end.
+
+    Each pass allocates the same gigabytes anew. By default glibc returns them to the system in between, which has to
+    fill them with zeros again, page by page. On a CPU that is a fifth of the time of training a small model. With
+    another C library than glibc this does nothing.
+    """
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
+        yield
+        return
+    libc.mallopt(_MMAP_MAX, 0)
+    libc.mallopt(_TRIM_THRESHOLD, -1)
+    try:
+        yield
+    finally:
+        libc.mallopt(_MMAP_MAX, _MMAP_DEFAULT)
+        libc.mallopt(_TRIM_THRESHOLD, _TRIM_DEFAULT)
+        libc.malloc_trim(0)
