@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 import click
@@ -12,8 +12,10 @@ import click
 from eexp import options
 from eexp.envs.base import Environment, Observation
 from eexp.errors import InputError, NoRoom
+from eexp.models.base import Samples
 from eexp.models.policy import ActionDraw, Episodes, Policy, Proposal, Proposals, State
-from eexp.outcomes import transition_of
+from eexp.models.predictor import Predictor
+from eexp.outcomes import TRANSITIONS, transition_of
 from eexp.records import canonical, seed_of, succeeded
 from eexp.settings import option
 from eexp.workers.parallel import EnvironmentLost, ParallelEnvironments, StepResult
@@ -35,9 +37,9 @@ class EvalSettings:
         None,
         type=click.IntRange(min=2),
         metavar="K",
-        help="Try each action in a fork of the environment first. Where it is refused, changes nothing or ends the "
-        "episode without success, draw another one at temperature 1, up to K in all, and take the first one that does "
-        "better.",
+        help="Try each action in a fork of the environment first, or ask --look-ahead-with. Where it is refused, "
+        "changes nothing or ends the episode without success, draw another one at temperature 1, up to K in all, and "
+        "take the first one that does better.",
     )
     seed: int = options.seed.field()
 
@@ -162,11 +164,21 @@ class ParallelPlay:
     number to another.
     """
 
-    def __init__(self, worlds: ParallelEnvironments, policy: Policy, players: Episodes, settings: EvalSettings):
+    def __init__(
+        self,
+        worlds: ParallelEnvironments,
+        policy: Policy,
+        players: Episodes,
+        settings: EvalSettings,
+        predictor: Predictor | None = None,
+        predictions: Episodes | None = None,
+    ):
         self.worlds, self.policy, self.players, self.settings = worlds, policy, players, settings
+        self.predictor, self.predictions = predictor, predictions
         self.max_steps = settings.max_steps or worlds.max_steps
         self.needs = policy.needs | ({"admissible"} if settings.only_admissible else set())
-        self.free = list(range(min(worlds.size, players.n)))[::-1]
+        sizes = [worlds.size, players.n, *([predictions.n] if predictions else [])]
+        self.free = list(range(min(sizes)))[::-1]
         self._size = len(self.free)
         self._waiting: deque[PlayedEpisode] = deque()  # for which a server turned out to have no room
         self._episodes: dict[int, PlayedEpisode] = {}
@@ -191,6 +203,9 @@ class ParallelPlay:
         for number, proposals in self.players.wait():
             self._n_undecided -= 1
             self._act(number, proposals)
+        for number, answer in self.predictions.wait() if self.predictions else []:
+            self._n_undecided -= 1
+            self._believe(number, answer)
 
     def _observe(self, number: int, view: StepResult | InputError | NoRoom) -> None:
         if isinstance(view, NoRoom):
@@ -256,6 +271,11 @@ class ParallelPlay:
             self._look_further(number)
             return
         episode.tried.append(proposal)
+        if self.predictor and self.predictions:
+            assert episode.state is not None
+            self.predictions.submit(number, self.predictor.request(episode.state, proposal.action))
+            self._n_undecided += 1
+            return
         self.worlds.counts["action[s] tried in a fork"] += 1
         self.worlds.attempt(number, proposal.action)
 
@@ -265,7 +285,20 @@ class ParallelPlay:
         assert episode.observation is not None
         outcome = observation.outcome()
         transition = transition_of(episode.observation.text, outcome)
-        if succeeded(outcome) or transition == "changed":
+        self._choose(number, succeeded(outcome) or transition == "changed")
+
+    def _believe(self, number: int, answer: Samples) -> None:
+        """Take the action that was tried last if the world model expects anything of it; else look for another one."""
+        assert self.predictor is not None
+        verdict = self.predictor.verdict(answer)
+        self.worlds.counts["action[s] judged by the world model"] += 1
+        self.worlds.counts["of them without a verdict"] += verdict not in TRANSITIONS
+        self._choose(number, verdict not in ("invalid", "unchanged"))
+
+    def _choose(self, number: int, is_good: bool) -> None:
+        """Take the action that was tried last, or look for another one."""
+        episode = self._episodes[number]
+        if is_good:
             self.worlds.counts["action[s] replaced after they were tried"] += len(episode.tried) > 1
             self._take(number, episode.tried[-1])
         else:
@@ -305,16 +338,29 @@ class ParallelPlay:
 
 
 def play(
-    worlds: ParallelEnvironments, episodes: Iterable[PlayedEpisode], policy: Policy, settings: EvalSettings
+    worlds: ParallelEnvironments,
+    episodes: Iterable[PlayedEpisode],
+    policy: Policy,
+    settings: EvalSettings,
+    predictor: Predictor | None = None,
 ) -> Generator[PlayedEpisode, None, None]:
     """Play each episode once and yield it once it is over, in the order in which they are given.
 
     As many are played at once as there are environments. Episodes are taken from the iterator as they are begun.
+
+    Args:
+        worlds: The environments.
+        episodes: The episodes.
+        policy: Plays them.
+        settings: How.
+        predictor: Says what actions would lead to, with `settings.look_ahead`; None tries them in forks.
     """
     begun: deque[PlayedEpisode] = deque()  # and not yet yielded, in order
     remaining, more = iter(episodes), True
-    with closing(policy.episodes(worlds.size)) as players:
-        playing = ParallelPlay(worlds, policy, players, settings)
+    with ExitStack() as stack:
+        players = stack.enter_context(closing(policy.episodes(worlds.size)))
+        predictions = stack.enter_context(closing(predictor.episodes(players.n))) if predictor else None
+        playing = ParallelPlay(worlds, policy, players, settings, predictor, predictions)
         while more or begun:
             while more and playing.free and len(begun) < AHEAD * worlds.size:
                 episode = next(remaining, None)

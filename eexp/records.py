@@ -207,7 +207,8 @@ class Example(Struct, kw_only=True):
         Optional[str], Meta(description='of a world-model example: invalid, unchanged, changed or done; "" of others')
     ] = None
     target: Annotated[
-        Optional[str], Meta(description='of a world-model example: observation, summary or changes; "" of others')
+        Optional[str],
+        Meta(description='of a world-model example: observation, summary, changes or verdict; "" of others'),
     ] = None
     scores: Annotated[Optional[list[SpanScore]], Meta(description="of each span, by `eexp score`; [] before")] = None
     reflection_by: Annotated[

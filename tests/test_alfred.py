@@ -59,7 +59,7 @@ def compare(theirs, ours, one, other, plans: bool = False) -> None:
         assert ours.unwrapped.plan() == game._pddl_state.replan(game._entity_infos)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_game_says_what_the_package_says(files):
     rng, steps = random.Random(0), 0
     with both() as (theirs, ours):

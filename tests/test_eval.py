@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -21,7 +21,9 @@ from running import ROOT, environment, read, run, start
 from eexp.envs.worlds.house import House
 from eexp.errors import EnvironmentFailed, InputError, UsageError
 from eexp.models.base import Episodes, Model, Sample
-from eexp.models.policy import ExpertPolicy, ModelPolicy, Policy, Proposal, RandomPolicy
+from eexp.models.policy import ExpertPolicy, ModelPolicy, Policy, Proposal, RandomPolicy, State
+from eexp.models.predictor import Predictor
+from eexp.outcomes import transition_of
 from eexp.playing import AHEAD, EvalSettings, panel
 from eexp.prompts import get_style
 from eexp.stages.eval import evaluate
@@ -171,11 +173,12 @@ def play(
     pairs: list[tuple[dict, int]],
     policy: Policy,
     on_error: OnError = stop_at_error,
+    predictor: Predictor | None = None,
     **settings: object,
 ) -> list[dict]:
     chosen = EvalSettings(**{"temperature": 1.0, "max_steps": 9, "seed": 5} | settings)
     with worlds:
-        return list(evaluate(worlds, pairs, policy, chosen, on_error=on_error))
+        return list(evaluate(worlds, pairs, policy, chosen, predictor=predictor, on_error=on_error))
 
 
 @pytest.mark.parametrize("kind", [Episodes, Whimsical, Stubborn])
@@ -220,6 +223,83 @@ def test_what_leads_to_nothing_is_not_taken(action, spec):
             assert env.reset(episode["task"]).text == episode["transcript"][0]["observation"]
             for turn, following in zip(episode["transcript"], episode["transcript"][1:]):
                 assert env.step(turn["action"]).text == following["observation"]
+
+
+class Saying(Predictor):
+    """A world model whose verdict on an action in a state is that of a function."""
+
+    def __init__(self, say: Callable[[State, str], str]):
+        self.say, self.asked = say, 0
+
+    def episodes(self, n):
+        return Episodes(self, n)
+
+    def request(self, state, action):
+        return state, action
+
+    def answer(self, groups):
+        for group in groups:
+            self.asked += len(group)
+            yield [self.say(*request) for request in group]
+
+    def verdict(self, answer):
+        return answer
+
+
+def looking_ahead(predictor: Predictor | None = None, look_ahead: int | None = 4):
+    worlds = LocalEnvironments(House, 3)
+    settings = {"max_steps": 12, "temperature": 0.0, "look_ahead": look_ahead}
+    return play(worlds, tasks(8), Drawing().policy(), predictor=predictor, **settings)
+
+
+def true_verdict() -> Callable[[State, str], str]:
+    """Return a function that knows what an action leads to, because it walks to the state."""
+    house = House()
+    beginnings = {(house.reset(task).text, house.instruction()): task for task, _ in tasks(8)}
+
+    def verdict(state: State, action: str) -> str:
+        seen = [*(step["observation"] for step in state.steps), state.observation]
+        house.reset(beginnings[seen[0], state.instruction])
+        for step in state.steps:
+            house.step(step["action"])
+        return transition_of(state.observation, house.step(action).outcome())
+
+    return verdict
+
+
+def test_a_world_model_that_knows_all_is_as_good_as_a_fork():
+    assert looking_ahead(Saying(true_verdict())) == looking_ahead()
+
+
+@pytest.mark.parametrize(("word", "times"), [("changed", 1), ("done", 1), ("who knows", 1), ("invalid", 4)])
+def test_a_world_model_that_always_says_the_same_changes_nothing(word, times):
+    plain, predictor = looking_ahead(look_ahead=None), Saying(lambda state, action: word)
+    assert looking_ahead(predictor) == plain
+    turns = sum(e["steps"] for e in plain)
+    assert turns <= predictor.asked <= times * turns
+
+
+def test_verdicts_are_the_kinds_of_transitions(tmp_path):
+    run("expert", "house", "-n", 4, "-q", "-o", tmp_path / "expert").ok()
+    options = ("-m", "tiny", "--threads", 1, "--max-tokens", 12, "--no-only-admissible")
+    branched = run("branch", "-k", 3, *options, "-q", tmp_path / "expert").ok()
+    executed = run("rollout", "-q", stdin=branched.out).ok()
+    examples = run("world-model-data", "--verdict", "--max-invalid-fraction", 1, stdin=executed.out).ok().records
+    assert {e["target"] for e in examples} == {"verdict"} and len({e["transition"] for e in examples}) > 1
+    for e in examples:
+        (answer,) = e["completion"]
+        assert STYLE.verdict_in(answer["content"]) == e["transition"]
+        assert e["prompt"][-1]["content"] == STYLE.predicting.request_verdict
+    run("world-model-data", "--verdict", "--changes", stdin=executed.out).one_error(2, "--changes")
+
+
+def test_the_tiny_model_may_be_asked_what_to_expect(tmp_path):
+    options = ("eval", "house", "-n", 2, "--max-steps", 3, "--threads", 1, "--max-tokens", 12)
+    plain = run(*options).ok().records
+    asked = run(*options, "--look-ahead", 2, "--look-ahead-with", "tiny").ok()
+    assert "judged by the world model" in asked.err  # not trained on verdicts, it says none
+    assert [e["transcript"] for e in asked.records] == [e["transcript"] for e in plain]
+    run(*options, "--look-ahead-with", "tiny").one_error(2, "--look-ahead K")
 
 
 def test_looking_ahead_needs_a_fork():

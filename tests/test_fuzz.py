@@ -18,7 +18,7 @@ from eexp import jsonl
 from eexp.cli import COMMANDS
 from eexp.stream import Stream
 
-LINES = 3_000
+LINES = 1_500
 WITHOUT = {"env", "prompts", "schema", "export"}  # stages that read no records
 
 

@@ -624,7 +624,7 @@ def test_alfworld_by_the_path_of_the_game(request):
         assert [r["outcome"] for r in result.records] == [t["outcome"] for t in own]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_alfworld_as_it_was_recorded_years_ago(request, tmp_path):
     """Without "You arrive at", and with `put ... in/on`, which the games of today call `move ... to`."""
     pytest.importorskip("alfworld")

@@ -26,7 +26,7 @@ def place(kills, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["rollout-program", "eval-program"])
+@pytest.mark.parametrize("name", ["rollout-program", pytest.param("eval-program", marks=pytest.mark.long)])
 def test_killed_at_random_points(kills, place, name):
     """The output is that of an undisturbed run, and nothing is left: processes, files."""
     counts = kills.disturb(place, name, 2, random.Random(name))

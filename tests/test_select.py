@@ -70,3 +70,33 @@ def test_the_hardest_first(expert, tmp_path):
     easiest = [loss_of(e) for e in run("select", "--by", "loss", "--reverse", "-n", 9, "-q", scored).ok().records]
     assert easiest == sorted(map(loss_of, read(scored)))[:9]
     run("select", "--reverse", few).one_error(2, "--reverse is for --by loss")
+
+
+def test_influence_finds_examples_of_what_is_to_be_learned(expert, tmp_path):
+    """Helpful: other houses' expert actions. Not helpful: the same prompts with other houses' answers.
+
+    With 20 of each, a choice of 20 at random has 15 helpful ones or more with a probability of 0.2 % (hypergeometric).
+    """
+    examples = run("imitation-data", "-q", expert).ok().records
+    rng = random.Random(0)
+    rng.shuffle(examples)
+    like, helpful, others = examples[:12], examples[12:32], examples[32:52]
+    answers = [rng.choice(examples)["completion"][0]["content"].upper() for _ in others]
+    wrong = [
+        {**e, "id": f"wrong/{n}", "completion": [{"role": "assistant", "content": answer}], "spans": None}
+        for n, (e, answer) in enumerate(zip(others, answers))
+    ]
+    files = [write(tmp_path / name, records) for name, records in (("like", like), ("pool", helpful + wrong))]
+    options = ("--by", "influence", "-m", "tiny", "--like", files[0], "-q", files[1])
+    order = [e["id"] for e in run("select", *options).ok().records]
+    assert sorted(order) == sorted(e["id"] for e in helpful + wrong)
+    assert sum(not name.startswith("wrong/") for name in order[:20]) >= 15
+    assert [e["id"] for e in run("select", "-n", 5, *options).ok().records] == order[:5]
+
+
+def test_options_of_influence_go_together(expert, tmp_path):
+    run("select", "--by", "influence", "-m", "tiny", expert).one_error(2, "--like")
+    run("select", "--like", expert, expert).one_error(2, "--like")
+    run("select", "--init", expert, expert).one_error(2, "--init")
+    like = write(tmp_path / "like", [])
+    run("select", "--by", "influence", "-m", "tiny", "--like", like, expert).one_error(3, "--like")

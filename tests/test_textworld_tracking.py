@@ -57,7 +57,9 @@ def commands(rng: random.Random, state) -> str:
     return rng.choice([*listed, *(state["policy_commands"] or ["wait"])[:1] * 3, "fly", "take all", ""])
 
 
-@pytest.mark.parametrize("share", [1.0, 0.15], ids=["always asked", "seldom asked"])
+@pytest.mark.parametrize(
+    "share", [pytest.param(1.0, marks=pytest.mark.long), 0.15], ids=["always asked", "seldom asked"]
+)
 def test_a_game_says_what_the_package_says(files, share):
     """The policy is the same however seldom it is asked for."""
     rng, steps = random.Random(0), 0

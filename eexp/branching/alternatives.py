@@ -58,10 +58,19 @@ class BranchSettings:
         rounds: How many texts of the policy are looked at, as a multiple of `k`.
         ban: Beginnings of actions that are no alternatives, whole words each.
         pool: The alternatives are added under this name to those of other pools, instead of replacing all.
+        add: How many are added in all states together (`allocation.allocate`), beside those that are there; None adds
+            `k` to every state.
     """
 
     k: int = option(
         4, "-k", type=click.IntRange(min=1), metavar="N", help="Number of alternatives to add to every state."
+    )
+    add: int | None = option(
+        None,
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Keep the alternatives that are there, and add N in all, where one more is most likely to lead to "
+        "something new; -k is then the most for one state.",
     )
     source: str = option(
         "policy",
@@ -126,7 +135,7 @@ class BranchSettings:
 
     def lineage(self, policy: Policy | None, max_tokens: int | None) -> dict[str, Any]:
         """Return the settings that decide the output, by the names of their options."""
-        entries = recorded(self, "k", "source", "seed")
+        entries = recorded(self, "k", "add", "source", "seed")
         if policy:
             entries |= {"model": policy.fingerprint, "prompt_style": policy.style_label}
             entries |= {"temperature": self.temperature, "min_p": self.min_p or None}
@@ -151,9 +160,19 @@ class StateAlternatives:
         settings: Those that `BranchSettings.resolved` returns.
         exact: Whether the policy is exact (`Policy.exact`), so that the model itself keeps to the floor.
         count: Called with what was drawn and why it was dropped.
+        number: How many to add; None for `settings.k`.
     """
 
-    def __init__(self, trajectory: dict, i: int, settings: BranchSettings, exact: bool, count: Count):
+    def __init__(
+        self,
+        trajectory: dict,
+        i: int,
+        settings: BranchSettings,
+        exact: bool,
+        count: Count,
+        number: int | None = None,
+    ):
+        self.number = settings.k if number is None else number
         self.step = trajectory["steps"][i]
         self.state = State(
             trajectory["instruction"],
@@ -168,6 +187,8 @@ class StateAlternatives:
         self.seed = seed_of(settings.seed, trajectory["id"], i, *pool)
         self.expert = canonical(self.step["action"])
         self.taken = {self.expert}
+        if settings.add is not None:
+            self.taken |= {canonical(a["action"]) for a in self.step.get("alternatives") or []}
         listed = self.step.get("admissible")
         complete_list = (
             listed if listed is not None and self.step.get("admissible_count") in (None, len(listed)) else None
@@ -185,7 +206,7 @@ class StateAlternatives:
         settings = self.settings
         if settings.source == "scored":
             return ActionScore(self.state, list(self._others().values()))
-        number = settings.k if settings.source == "policy" else (settings.k + 1) // 2
+        number = self.number if settings.source == "policy" else (self.number + 1) // 2
         return ActionDraw(
             self.state,
             n=number,
@@ -236,13 +257,15 @@ class StateAlternatives:
         origin_in_words = "drawn by [its|their] probability" if settings.source == "scored" else "from the policy"
         self.count(f"alternative[s] {origin_in_words}", len(alternatives))
         rest = list(self._others().values())
-        missing = settings.k - len(alternatives)
+        missing = self.number - len(alternatives)
         actions = random.Random(seed_of(self.seed, "admissible")).sample(rest, min(missing, len(rest)))
         alternatives += [self._alternative(action, "admissible", None) for action in actions]
         verb = "filled up" if settings.source == "policy" else "taken"
         self.count(f"alternative[s] {verb} from the admissible actions", len(actions))
         if len(actions) < missing:
             self.count("state[s] with fewer than k alternatives", 1)
+        if settings.add is not None:
+            return [*(self.step.get("alternatives") or []), *alternatives]
         if settings.pool is None:
             return alternatives
         return [a for a in self.step.get("alternatives", []) if a.get("pool") != settings.pool] + alternatives
@@ -283,4 +306,4 @@ class StateAlternatives:
                 return p.logprob
             return p.logprob / self.settings.temperature - math.log(noise.expovariate(1.0))
 
-        return [p for _, p in sorted(((key(p), p) for p in proposals), key=lambda pair: -pair[0])[: self.settings.k]]
+        return [p for _, p in sorted(((key(p), p) for p in proposals), key=lambda pair: -pair[0])[: self.number]]

@@ -107,12 +107,14 @@ class WorldModel(Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         system: The system message; if empty, that of acting.
         request_changes: The request where the answer holds only what is new.
+        request_verdict: The request where the answer is one word, the kind of the transition.
         unchanged: The answer to that request where nothing is new.
     """
 
     system: str = ""
     request: _Text = "What is observed next?"
     request_changes: _Text = "What is new in what is observed next?"
+    request_verdict: _Text = "Is it accepted, and does it change anything?"
     unchanged: _Text = "(Nothing changes.)"
     open: _Text = "<next_state>\n"
     close: _Text = "\n</next_state>"
@@ -239,6 +241,8 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
             del table["action"]["calls"]
         if self.judgement == Judgement():
             del table["judgement"]
+        if self.predicting.request_verdict == WorldModel.request_verdict:
+            del table["world_model"]["request_verdict"]
         return table
 
     @property
@@ -395,14 +399,15 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
     # -- world modelling -----------------------------------------------------------------------------------------
 
     def world_model(
-        self, instruction: str, steps: Sequence[dict], observation: str, action: str, changes: bool = False
+        self, instruction: str, steps: Sequence[dict], observation: str, action: str, kind: str = "observation"
     ) -> Messages:
-        """Build the prompt to predict the next observation after `action`, at `observation` after `steps`.
+        """Build the prompt to predict what follows after `action`, at `observation` after `steps`.
 
         Args:
-            changes: Whether only what is new is asked for.
+            kind: What is asked for: the next "observation", or its "changes" alone, or the "verdict": one word that
+                says whether the action is accepted and changes anything.
         """
-        return Dialogue(self).start(instruction, steps).world_model(observation, action, changes)
+        return Dialogue(self).start(instruction, steps).world_model(observation, action, kind)
 
     def world_model_answer(
         self, observation: str, unknown: Iterable[tuple[int, int]] = (), unknown_weight: float = 1.0
@@ -430,6 +435,11 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
         if at < len(text):
             spans.append(named_span("observation", at, len(text)))
         return Answer(text, spans)
+
+    def verdict_in(self, text: str) -> str:
+        """Return the word in a model's answer to the request for a verdict; it may be any."""
+        beginning, end = self.predicting.open.strip(), self.predicting.close.strip()
+        return text.strip().removeprefix(beginning).removesuffix(end).strip()
 
     # -- reflecting ----------------------------------------------------------------------------------------------
 
@@ -534,7 +544,8 @@ class DialogueBase(ABC, Generic[P]):
         self._list_admissible = style.acting.list_admissible
         thought = style.thought
         self._endings = thought.ask if thought.absent == "empty" else thought.ask_not, thought.ask  # by `think`
-        self._requests = style.predicting.request, style.predicting.request_changes
+        words = style.predicting
+        self._requests = {"changes": words.request_changes, "verdict": words.request_verdict}
         self._acting: P = self._beginning(style.acting.system)
         self._predicting: P = self._beginning(style.predicting.system or style.acting.system)
         self.start("")
@@ -568,12 +579,11 @@ class DialogueBase(ABC, Generic[P]):
         """Build the prompt for the next action, with arguments as in `PromptStyle.act`."""
         return self._prompt(self._acting, self._shown(), self._label + self._last_text(observation, admissible, think))
 
-    def world_model(self, observation: str, action: str, changes: bool = False) -> P:
-        """Build the prompt to predict the next observation, with arguments as in `PromptStyle.world_model`."""
+    def world_model(self, observation: str, action: str, kind: str = "observation") -> P:
+        """Build the prompt to predict what follows, with arguments as in `PromptStyle.world_model`."""
         answer = self._style.answer(action, number=self._number) if self._calls else self._bare(action)
-        return self._prompt(
-            self._predicting, self._shown(), f"{self._label}{observation}", answer, self._requests[changes]
-        )
+        request = self._requests.get(kind, self._style.predicting.request)
+        return self._prompt(self._predicting, self._shown(), f"{self._label}{observation}", answer, request)
 
     def judge(self, observation: str, first: str, second: str, outcomes: tuple[str, str] | None = None) -> P:
         """Build the prompt to judge two actions, with arguments as in `PromptStyle.question`."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 
 import click
 
 from eexp import options
+from eexp.branching.allocation import allocate
 from eexp.branching.alternatives import NO_LOGPROBS, BranchSettings, StateAlternatives
 from eexp.errors import InputError
 from eexp.models.policy import ActionDraw, ActionScore, Policy
@@ -22,47 +23,72 @@ def branch(
     policy: Policy | None,
     settings: BranchSettings | None = None,
     *,
+    skip: Callable[[str], bool] = lambda record_id: False,
     count: Count = no_count,
     on_error: OnError = stop_at_error,
 ) -> Iterator[dict]:
     """Add up to `settings.k` different alternatives to every step, never the expert's own action.
 
-    Two actions are the same if they are so after `records.canonical`.
+    Two actions are the same if they are so after `records.canonical`. With `settings.add`, all trajectories are read
+    first, and only some steps get alternatives.
 
     Args:
         trajectories: Trajectories without mistakes put in by `recover`.
         policy: Proposes actions; None where they come from the admissible actions.
         settings: How many, and where they come from.
+        skip: Returns whether an earlier run has written the trajectory with an id.
         count: Called with what was drawn and why it was dropped.
         on_error: Called with a trajectory to which none can be added.
     """
     settings = (settings or BranchSettings()).resolved(policy)
     exact = policy is not None and policy.exact
-    pending: deque[tuple[dict, list[StateAlternatives]]] = deque()  # read, and not answered yet
+    asks = settings.source != "admissible"
+    #: Trajectories that were read and not answered yet, each with the states that get alternatives.
+    pending: deque[tuple[dict, dict[int, StateAlternatives]]] = deque()
 
     def requests() -> Iterator[list[ActionDraw | ActionScore]]:
-        for trajectory in trajectories:
-            if any(step.get("mistake") for step in trajectory["steps"]):
-                on_error(
-                    trajectory, InputError("holds mistakes put in by `eexp recover`; branch before that", "$.steps")
-                )
+        for trajectory, numbers in _with_numbers(_without_mistakes(trajectories, on_error), settings):
+            if skip(trajectory["id"]):
                 continue
-            states = [StateAlternatives(trajectory, i, settings, exact, count) for i in range(len(trajectory["steps"]))]
+            states = {
+                i: StateAlternatives(trajectory, i, settings, exact, count, number)
+                for i, number in enumerate(numbers)
+                if number
+            }
             pending.append((trajectory, states))
-            yield [state.request() for state in states] if settings.source != "admissible" else []
+            yield [state.request() for state in states.values()] if asks else []
 
     answers: Iterator[list] = policy.answer(requests()) if policy else ([] for _ in requests())
     for answer in answers:
         trajectory, states = pending.popleft()
         try:
-            for i, error in enumerate(answer):
+            for i, error in zip(states, answer):
                 if isinstance(error, InputError):
                     raise error.at(f"$.steps[{i}]")
-            sets = [state.alternatives(proposals) for state, proposals in zip(states, answer or [[]] * len(states))]
+            proposals = answer or [[]] * len(states)
+            sets = {i: state.alternatives(those) for (i, state), those in zip(states.items(), proposals)}
         except InputError as e:
             on_error(trajectory, e)
             continue
-        yield {**trajectory, "steps": [{**step, "alternatives": a} for step, a in zip(trajectory["steps"], sets)]}
+        steps = [{**step, "alternatives": sets[i]} if i in sets else step for i, step in enumerate(trajectory["steps"])]
+        yield {**trajectory, "steps": steps}
+
+
+def _without_mistakes(trajectories: Iterator[dict], on_error: OnError) -> Iterator[dict]:
+    for trajectory in trajectories:
+        if any(step.get("mistake") for step in trajectory["steps"]):
+            on_error(trajectory, InputError("holds mistakes put in by `eexp recover`; branch before that", "$.steps"))
+        else:
+            yield trajectory
+
+
+def _with_numbers(trajectories: Iterator[dict], settings: BranchSettings) -> Iterator[tuple[dict, list[int]]]:
+    """Yield each trajectory and how many alternatives each of its steps gets."""
+    if settings.add is None:
+        yield from ((trajectory, [settings.k] * len(trajectory["steps"])) for trajectory in trajectories)
+        return
+    read = list(trajectories)
+    yield from zip(read, allocate(read, settings.add, settings.k, settings.pool, settings.seed))
 
 
 @click.command("branch")
@@ -86,6 +112,10 @@ def command(settings: BranchSettings, policy: PolicyOptions, stream: Stream) -> 
     one from the admissible actions for world modelling and one from the policy for reflection; `eexp rollout` executes
     those that have no outcome yet.
 
+    With --add, alternatives go where they are worth most, by what `eexp rollout` has found so far: to states whose
+    alternatives led to something that no other led to, and not to those where all were refused or led where the
+    expert's action leads. Alternate the two stages; each round knows more. All input is read first.
+
     The states of a trajectory are evaluated together, what their prompts share once. A trajectory's draws are decided
     by its record, the model, the options and --seed: the same bytes, whatever else is in the input. Within it, a
     state's draws are decided by the state, but for rounding: which tokens share a batch moves log-probabilities by
@@ -94,7 +124,8 @@ def command(settings: BranchSettings, policy: PolicyOptions, stream: Stream) -> 
 
     \b
     Example:
-      eexp expert house -n 20 | eexp branch -k 4 > branched.jsonl
+      eexp expert house -n 5 | eexp branch -k 4 > branched.jsonl
+      eexp rollout branched.jsonl | eexp branch --add 40 --from admissible | eexp rollout > more.jsonl
     """
     opened = None
     if settings.source != "admissible":
@@ -106,7 +137,8 @@ def command(settings: BranchSettings, policy: PolicyOptions, stream: Stream) -> 
         closing(opened) if opened else nullcontext(),
         stream.open("branch", **settings.lineage(opened, policy.max_tokens)) as io,
     ):
-        trajectories = branch(io.records(), opened, settings, count=io.count, on_error=io.fail)
+        records = io.records(skip_done=False)
+        trajectories = branch(records, opened, settings, skip=io.done, count=io.count, on_error=io.fail)
         any_listed = False
         for trajectory in io.progress(trajectories, "trajectory"):
             io.write(trajectory)

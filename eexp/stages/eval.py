@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
 
 import click
 
@@ -13,6 +13,7 @@ from eexp.envs.base import Environment
 from eexp.envs.registry import light_names
 from eexp.errors import InputError, UsageError, environment_errors
 from eexp.models.policy import Policy
+from eexp.models.predictor import Predictor
 from eexp.options import PolicyOptions
 from eexp.playing import EvalSettings, PlayedEpisode, episode_id, panel, play
 from eexp.settings import command_options, option
@@ -28,6 +29,7 @@ def evaluate(
     *,
     kinds: Mapping[str, str | None] | None = None,
     panel_hash: str | None = None,
+    predictor: Predictor | None = None,
     on_error: OnError = stop_at_error,
 ) -> Generator[dict, None, None]:
     """Play each (task, trial) once and yield its episode, in their order.
@@ -42,6 +44,7 @@ def evaluate(
         settings: How. An episode ends when the environment says so, or after `max_steps` actions.
         kinds: Kinds of tasks by id, for the episodes.
         panel_hash: The hash of the panel that the tasks are, for the episodes.
+        predictor: Says what actions would lead to, with `settings.look_ahead`; None tries them in forks.
         on_error: Called with a task that cannot be played.
     """
     kinds = kinds or {}
@@ -49,7 +52,7 @@ def evaluate(
         PlayedEpisode(worlds.spec, task, trial, kind=kinds.get(task["id"]), panel_hash=panel_hash)
         for task, trial in tasks
     )
-    with closing(play(worlds, begun, policy, settings or EvalSettings())) as episodes:
+    with closing(play(worlds, begun, policy, settings or EvalSettings(), predictor)) as episodes:
         for episode in episodes:
             if isinstance(episode.result, InputError):
                 on_error({"type": "task", "id": episode.id, "task": episode.task}, episode.result)
@@ -136,6 +139,13 @@ def _read_panel(file: str, env: str | None) -> tuple[str, list[dict], str]:
 )
 @command_options(TaskSelection, "selection")
 @command_options(EvalSettings)
+@click.option(
+    "--look-ahead-with",
+    metavar="MODEL",
+    shell_complete=options.complete_model,
+    help="With --look-ahead: the world model to ask, trained on examples of `eexp world-model-data --verdict`.  "
+    "[default: none, the environment is forked]",
+)
 @options.policy(
     "The policy that plays; `eexp --help` lists what MODEL may be.  [default: the built-in tiny model]",
     options.max_tokens(None, "what the model was trained to write; else 128, or 1024 with a thought"),
@@ -147,6 +157,7 @@ def command(
     env: str | None,
     selection: TaskSelection,
     settings: EvalSettings,
+    look_ahead_with: str | None,
     policy: PolicyOptions,
     open_worlds: Callable[..., ParallelEnvironments],
     stream: Stream,
@@ -182,12 +193,15 @@ def command(
             tasks = panel(world, split, selection.number, selection.skip)
         else:
             tasks = selection.part_of(panel_tasks)
-        forks = not settings.look_ahead or forking.choose_way(world) != "replay"
+        forks = not settings.look_ahead or look_ahead_with or forking.choose_way(world) != "replay"
         max_steps = settings.max_steps or world.max_steps
         kinds = {task["id"]: _kind(world, task) for task in tasks}
     if not forks:
         raise click.UsageError(f"--look-ahead needs an environment that can be forked, and {env} cannot")
+    if look_ahead_with and not settings.look_ahead:
+        raise click.UsageError("--look-ahead-with says whom to ask; --look-ahead K how often")
     player = policy.open(stream.note)
+    predictor = _predictor(look_ahead_with, policy, stream) if look_ahead_with else None
     where = split if panel_tasks is None else f"panel {panel_hash} of {len(tasks)} tasks"
     stream.note(
         f"{env} {where}, model {player.fingerprint}, prompt style {player.style_label or 'none'}, "
@@ -209,13 +223,23 @@ def command(
         seed=settings.seed,
         only_admissible=settings.only_admissible or None,
         look_ahead=settings.look_ahead,
+        look_ahead_with=predictor.fingerprint if predictor else None,
     )
     if not tasks:
         stream.note(f"no tasks left after the first {selection.skip}")
     number = len(tasks) * selection.trials
-    with io, closing(player), open_worlds(world, number) as worlds:
+    with io, closing(player), closing(predictor) if predictor else nullcontext(), open_worlds(world, number) as worlds:
         due = _not_done(env, tasks, selection.trials, io.done)
-        episodes = evaluate(worlds, due, player, settings, kinds=kinds, panel_hash=panel_hash, on_error=io.fail)
+        episodes = evaluate(
+            worlds,
+            due,
+            player,
+            settings,
+            kinds=kinds,
+            panel_hash=panel_hash,
+            predictor=predictor,
+            on_error=io.fail,
+        )
         with closing(episodes):
             for episode in io.progress(episodes, "episode", number):
                 io.write(episode)
@@ -226,6 +250,14 @@ def command(
                 io.count("turn[s] cut off before the action", episode["cut_off"])
         io.counts.update(worlds.counts)
         io.counts.update(player.counts)
+        if predictor:
+            io.counts.update({f"{what} by the world model": n for what, n in predictor.counts.items()})
+
+
+def _predictor(spec: str, policy: PolicyOptions, stream: Stream) -> Predictor:
+    """Open the world model of --look-ahead-with, which runs as the policy does."""
+    model = replace(policy.model, spec=spec).open(stream.note)
+    return Predictor(model, options.chosen_style(policy.style_name, model.play_settings.style, stream.note))
 
 
 command.help = (command.help or "").replace("{LIGHT}", light_names())

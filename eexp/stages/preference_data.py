@@ -218,7 +218,7 @@ def command(settings: PreferenceSettings, prompt_style: str | None, stream: Stre
 
     \b
     Example:
-      eexp expert house -n 20 | eexp branch --no-only-admissible | eexp rollout > rollout.jsonl
+      eexp expert house -n 5 | eexp branch --no-only-admissible | eexp rollout > rollout.jsonl
       eexp preference-data rollout.jsonl > preferences.jsonl
       eexp preference-data --judge rollout.jsonl > judgements.jsonl
     """

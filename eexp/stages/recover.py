@@ -116,7 +116,7 @@ def command(settings: RecoverSettings, stream: Stream) -> None:
 
     \b
     Example:
-      eexp expert house -n 20 | eexp branch --no-only-admissible | eexp rollout > rollout.jsonl
+      eexp expert house -n 5 | eexp branch --no-only-admissible | eexp rollout > rollout.jsonl
       eexp recover rollout.jsonl | eexp imitation-data > recovery.jsonl
     """
     with stream.open("recover", **asdict(settings)) as io:

@@ -137,7 +137,7 @@ def command(
 
     \b
     Example:
-      eexp expert house -n 20 | eexp branch | eexp rollout | eexp reflect > sr.jsonl
+      eexp expert house -n 5 | eexp branch | eexp rollout | eexp reflect > sr.jsonl
     """
     settings = replace(
         settings,

@@ -96,7 +96,7 @@ def command(env: str | None, settings: RolloutSettings, open_pool: Callable[...,
 
     \b
     Example:
-      eexp expert house -n 20 | eexp branch | eexp rollout > rollout.jsonl
+      eexp expert house -n 5 | eexp branch | eexp rollout > rollout.jsonl
     """
     # How to fork, and how many workers there are, changes nothing in the output, so neither is in its lineage.
     shares = Shares()

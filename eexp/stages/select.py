@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -10,10 +10,11 @@ import click
 
 from eexp import options
 from eexp.errors import InputError
+from eexp.jsonl import read
 from eexp.settings import command_options, option, recorded
 from eexp.stream import OnError, Stream, stop_at_error
 
-ORDERS = ("coverage", "loss", "length", "random")
+ORDERS = ("coverage", "loss", "influence", "length", "random")
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,21 @@ class SelectSettings:
         "coverage",
         type=click.Choice(ORDERS),
         help="Which records come first: those that differ most from the ones before (coverage), that a model finds "
-        "hardest (loss; after `eexp score`), the longest (length), or any (random).",
+        "hardest (loss; after `eexp score`), those on which an update lowers the loss of the examples --like FILE most "
+        "(influence), the longest (length), or any (random).",
+    )
+    like: str | None = option(
+        None, type=options.PATH, metavar="FILE", help="With --by influence: examples of what the model is to learn."
+    )
+    base: str | None = option(
+        None,
+        "-m",
+        "--model",
+        metavar="BASE",
+        help="With --by influence: the model that will be trained, a directory or a hub id.",
+    )
+    init: str | None = option(
+        None, type=options.PATH, metavar="DIR", help="With --by influence: an adapter of it to start from."
     )
     number: int | None = option(
         None, "-n", "--number", type=click.IntRange(min=1), metavar="N", help="Number of records.  [default: all]"
@@ -34,7 +49,11 @@ class SelectSettings:
 
 
 def select(
-    records: Iterator[dict], settings: SelectSettings | None = None, *, on_error: OnError = stop_at_error
+    records: Iterator[dict],
+    settings: SelectSettings | None = None,
+    *,
+    influence: Callable[[dict], float] | None = None,
+    on_error: OnError = stop_at_error,
 ) -> Iterator[dict]:
     """Yield records, the most useful ones first; all are read before the first is yielded.
 
@@ -43,15 +62,18 @@ def select(
     Args:
         records: Trajectories or examples.
         settings: What is useful, and how many to yield.
-        on_error: Called with an example that has no scores, where these decide.
+        influence: Returns the influence of an example (`training.influence.influence_on`), where that decides.
+        on_error: Called with an example that has no scores, or nothing to learn from, where these decide.
     """
     from eexp.mixing.selection import by_coverage, in_random_order, length_of, loss_of
 
     settings = settings or SelectSettings()
+    key_of = influence if settings.by == "influence" else loss_of if settings.by == "loss" else length_of
+    assert key_of is not None
     held, keys = [], []
     for record in records:
         try:
-            keys.append(loss_of(record) if settings.by == "loss" else length_of(record))
+            keys.append(key_of(record))
         except InputError as e:
             on_error(record, e)
         else:
@@ -74,7 +96,9 @@ def command(settings: SelectSettings, stream: Stream) -> None:
 
     Reads trajectories, before they are branched, or examples. By coverage, each record is the one that is farthest
     from all before it, by the words of its task, observations and actions, so that repetitions and what is like the
-    rest come last. Records come out in the order of their use: `head -n 50` of the output is what -n 50 selects.
+    rest come last. By influence, each example's gradient is compared with those of the examples --like FILE: a pass of
+    the model over all of them, forward and back. Records come out in the order of their use: `head -n 50` of the output
+    is what -n 50 selects.
 
     \b
     Example:
@@ -84,6 +108,23 @@ def command(settings: SelectSettings, stream: Stream) -> None:
     """
     if settings.reverse and settings.by not in ("loss", "length"):
         raise click.UsageError("--reverse is for --by loss and --by length")
-    with stream.open("select", **recorded(settings, "by", "number", "reverse", "seed")) as io:
-        for record in select(io.records(), settings, on_error=io.fail):
+    for name, value in (("--like", settings.like), ("-m", settings.base)):
+        if (settings.by == "influence") != (value is not None):
+            raise click.UsageError(f"--by influence and {name} go together")
+    if settings.init and settings.by != "influence":
+        raise click.UsageError("--init is for --by influence")
+    if settings.by == "influence":
+        stream.types = ["example"]
+    fields = recorded(settings, "by", "number", "reverse", "like", "base", "init", "seed")
+    with stream.open("select", **fields) as io:
+        influence = _influence(settings) if settings.by == "influence" else None
+        for record in select(io.records(), settings, influence=influence, on_error=io.fail):
             io.write(record)
+
+
+def _influence(settings: SelectSettings) -> Callable[[dict], float]:
+    """Return the influence of examples on those of the file `settings.like`."""
+    from eexp.training.influence import influence_on
+
+    assert settings.like is not None and settings.base is not None
+    return influence_on(read([settings.like], "example"), settings.base, settings.init, settings.seed)

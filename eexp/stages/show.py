@@ -132,7 +132,7 @@ def command(
 
     \b
     Example:
-      eexp expert house -n 20 | eexp branch | eexp rollout > rollout.jsonl
+      eexp expert house -n 5 | eexp branch | eexp rollout > rollout.jsonl
       eexp show -n 1 rollout.jsonl
       eexp show --summary rollout.jsonl
       eexp reflect rollout.jsonl | eexp show -n 1 --row tiny

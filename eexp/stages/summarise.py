@@ -178,7 +178,7 @@ def command(settings: SummariseSettings, model: ModelOptions, prompt_style: str 
 
     \b
     Example:
-      eexp expert house -n 20 | eexp branch | eexp rollout | eexp summarise > summarised.jsonl
+      eexp expert house -n 5 | eexp branch | eexp rollout | eexp summarise > summarised.jsonl
     """
     with model.open(stream.note) as writer:
         style = options.chosen_style(prompt_style, None)

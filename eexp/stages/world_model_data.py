@@ -150,13 +150,15 @@ def command(settings: WorldModelSettings, model: ModelOptions, prompt_style: str
 
     \b
     Example:
-      eexp expert house -n 20 | eexp branch | eexp rollout | eexp world-model-data > iwm.jsonl
+      eexp expert house -n 5 | eexp branch | eexp rollout | eexp world-model-data > iwm.jsonl
     """
     by_model = settings.predictable == "model"
     if is_given("unknown_weight") and not settings.predictable:
         raise click.UsageError("--unknown-weight needs --predictable")
     if is_given("min_probability") and not by_model:
         raise click.UsageError("--min-probability needs --predictable model")
+    if settings.verdict and (settings.changes or settings.predictable):
+        raise click.UsageError("--verdict makes one word the target; leave out --changes and --predictable")
     if by_model and not model.spec:
         raise click.UsageError("--predictable model needs -m MODEL, one that was trained on world-model examples")
     judge = model.open(stream.note) if by_model else None

@@ -29,7 +29,7 @@ class WorldModelSettings:
     Attributes:
         pool, first: The alternatives that become examples, as in `records.alternatives_of`.
         max_repeats: How often the same target may come in a trajectory; None for any number.
-        summaries, changes: As in `targets.target_of`.
+        summaries, changes, verdict: As in `targets.target_of`.
         predictable: Who says which parts of a target cannot be predicted, "environment" or "model"; None marks none.
     """
 
@@ -54,6 +54,11 @@ class WorldModelSettings:
     )
     changes: bool = option(
         False, help="Make only the lines the target that the observation before the action did not have."
+    )
+    verdict: bool = option(
+        False,
+        help="Make one word the target: invalid, unchanged, changed or done, for `eexp eval --look-ahead-with`. "
+        "--max-repeats has no effect.",
     )
     predictable: str | None = option(
         None,
@@ -81,6 +86,7 @@ class WorldModelSettings:
             "max_repeats": self.max_repeats,
             "summaries": None if self.summaries else "no",
             "changes": "yes" if self.changes else None,
+            "verdict": "yes" if self.verdict else None,
             "predictable": self.predictable,
             "unknown_weight": self.unknown_weight if self.predictable else None,
             "min_probability": self.min_probability if self.predictable == "model" else None,
@@ -105,6 +111,7 @@ def chosen_transitions(t: dict, style: PromptStyle, settings: WorldModelSettings
         first=settings.first,
         summaries=settings.summaries,
         changes=settings.changes,
+        verdict=settings.verdict,
     )
     if settings.predictable == "environment":
         observed = [transition.outcome for transition in transitions if transition.target.kind != "summary"]
@@ -117,7 +124,8 @@ def chosen_transitions(t: dict, style: PromptStyle, settings: WorldModelSettings
     style.shown_tools(tools_at(t, 0))
     alternatives = (a for step in t["steps"] for a in alternatives_of(step, settings.pool, settings.first))
     count("alternative[s] without an outcome", sum(not a.get("outcome") and not a.get("refused") for a in alternatives))
-    remaining = cap_repeats(transitions, settings.max_repeats, seed_of(settings.seed, t["id"], "repeats"))
+    most = None if settings.verdict else settings.max_repeats
+    remaining = cap_repeats(transitions, most, seed_of(settings.seed, t["id"], "repeats"))
     count("repeated transition[s] left out", len(transitions) - len(remaining))
     within = cap_invalid(remaining, settings.max_invalid_fraction, seed_of(settings.seed, t["id"]))
     count(TOO_MANY_INVALID, len(remaining) - len(within))
@@ -164,7 +172,7 @@ def worded(
             dialogue.add(step)
         at = transition.i
         step, target = t["steps"][at], transition.target
-        prompt = dialogue.world_model(step["observation"], transition.action, target.kind == "changes")
+        prompt = dialogue.world_model(step["observation"], transition.action, target.kind)
         unknown = [] if settings.predictable == "model" else target.unknown
         answer = style.world_model_answer(target.text, unknown, weight)
         yield transition, prompt, answer, transition_of(step["observation"], transition.outcome)

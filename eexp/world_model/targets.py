@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from eexp.errors import InputError
 from eexp.models.base import Model, Sample
+from eexp.outcomes import transition_of
 from eexp.prompts import PromptStyle
 from eexp.scoring import logprobs_of
 from eexp.spans import OBSERVATION, CompletionSpan
@@ -29,7 +30,8 @@ class Target(Struct, frozen=True):
     Attributes:
         text: The text.
         unknown: The parts that are unknown beforehand, as [start, end) in characters of the text, in order.
-        kind: "observation", "summary", or "changes" where the text holds only the lines that are new.
+        kind: "observation", "summary", "changes" where the text holds only the lines that are new, or "verdict" where
+            it is the kind of the transition (outcomes.TRANSITIONS).
     """
 
     text: str
@@ -38,7 +40,13 @@ class Target(Struct, frozen=True):
 
 
 def target_of(
-    outcome: dict, before: str, style: PromptStyle, *, summaries: bool = True, changes: bool = False
+    outcome: dict,
+    before: str,
+    style: PromptStyle,
+    *,
+    summaries: bool = True,
+    changes: bool = False,
+    verdict: bool = False,
 ) -> Target:
     """Return the text that a world model is to predict for an outcome.
 
@@ -48,10 +56,13 @@ def target_of(
         style: The prompt style, for the text that stands for an unchanged observation.
         summaries: Whether a summary, where there is one, replaces the observation; no part of it counts as unknown.
         changes: Whether only the lines that are new are kept (`new_lines`).
+        verdict: Whether the kind of the transition replaces the observation.
 
     Raises:
         InputError: `outcome.unknown` holds ranges that do not fit its observation.
     """
+    if verdict:
+        return Target(transition_of(before, outcome), [], "verdict")
     if summaries and outcome.get("summary"):
         return Target(outcome["summary"], [], "summary")
     text = outcome["observation"]

@@ -43,6 +43,7 @@ def transitions_of(
     first: int | None = None,
     summaries: bool = True,
     changes: bool = False,
+    verdict: bool = False,
 ) -> list[Transition]:
     """Return the transitions of a trajectory, step by step, each with its target.
 
@@ -51,7 +52,7 @@ def transitions_of(
         style: The prompt style of the examples.
         expert: Whether the expert's own transitions are among them.
         pool, first: The alternatives among them, as in `records.alternatives_of`; those not executed never are.
-        summaries, changes: As in `targets.target_of`.
+        summaries, changes, verdict: As in `targets.target_of`.
 
     Raises:
         InputError: An outcome's unknown parts do not fit its observation.
@@ -67,7 +68,8 @@ def transitions_of(
                 effects.append((str(j), alternative["action"], alternative["outcome"]))
         for name, action, outcome in effects:
             try:
-                target = target_of(outcome, step["observation"], style, summaries=summaries, changes=changes)
+                before = step["observation"]
+                target = target_of(outcome, before, style, summaries=summaries, changes=changes, verdict=verdict)
             except InputError as e:
                 place = f"$.steps[{i}]"
                 raise e.at(place if name == "expert" else f"{place}.alternatives[{name}]") from None

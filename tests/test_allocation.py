@@ -1,0 +1,109 @@
+"""`eexp branch --add`: more alternatives go to the states whose alternatives still lead to something new."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from running import read, run, write
+
+from eexp.branching.allocation import allocate, surprise
+from eexp.records import canonical
+
+
+def state(*outcomes: str) -> dict:
+    """Return a step with one executed alternative for each of the observations; "-" stands for a refusal."""
+    alternatives = [
+        {
+            "action": f"go {n}",
+            "source": "policy",
+            "outcome": {"observation": "You cannot." if text == "-" else text, "done": False, "valid": text != "-"},
+        }
+        for n, text in enumerate(outcomes)
+    ]
+    return {"observation": "here", "action": "wait", "alternatives": alternatives}
+
+
+def trajectory(name: str, *steps: dict) -> dict:
+    outcome = {"observation": "the end", "done": True, "success": True}
+    return {"type": "trajectory", "id": name, "steps": list(steps), "outcome": outcome}
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "probability"),
+    [
+        ((), 1.0),  # nothing is known
+        (("a",), 1.0),
+        (("a", "b"), 1.0),
+        (("a", "a"), 0.0),
+        (("a", "a", "b"), 1 / 3),
+        (("-",), 0.0),
+        (("-", "-", "a"), 1 / 3),
+        (("the end", "a"), 1 / 2),  # where the expert's action leads
+    ],
+)
+def test_something_new_is_as_probable_as_what_was_met_once(outcomes, probability):
+    assert surprise(trajectory("t", state(*outcomes)), 0) == (pytest.approx(probability), len(outcomes))
+
+
+def test_states_that_surprise_get_more_and_those_that_never_do_none():
+    known = [trajectory("t", state("a", "b", "c"), state("a", "a", "a"), state("-", "-", "-"), state("a", "a", "b"))]
+    ((first, *none, last),) = allocate(known, 8, most=100)
+    assert none == [0, 0] and first + last == 8 and first > last > 0
+
+
+def test_the_total_and_the_most_of_a_state_are_kept():
+    draw = random.Random(0)
+    known = [
+        trajectory(f"{n}", *(state(*draw.choices("abcd-", k=draw.randrange(4))) for _ in range(5))) for n in range(20)
+    ]
+    for total in (0, 1, 50, 1000):
+        numbers = [number for row in allocate(known, total, most=3) for number in row]
+        assert max(numbers) <= 3
+        assert sum(numbers) == total or sum(numbers) == 3 * sum(surprise(t, i)[0] > 0 for t in known for i in range(5))
+    assert allocate(known, 50, 3) == [*reversed(allocate(known[::-1], 50, 3))]
+
+
+@pytest.mark.parametrize("source", [("--from", "admissible"), ("-m", "tiny", "--threads", 1, "--max-tokens", 12)])
+def test_what_is_there_stays_and_n_more_come(tmp_path, source):
+    expert, executed, more = (tmp_path / name for name in ("expert", "executed", "more"))
+    run("expert", "house", "-n", 4, "--admissible", "all", "-q", "-o", expert).ok()
+    run("branch", "-k", 1, "--from", "admissible", "-q", expert, "-o", tmp_path / "one").ok()
+    run("rollout", "-q", tmp_path / "one", "-o", executed).ok()
+    run("branch", "--add", 15, *source, executed, "-q", "-o", more).ok()
+    added = 0
+    for before, after in zip(read(executed), read(more)):
+        for old, new in zip(before["steps"], after["steps"]):
+            assert new["alternatives"][: len(old["alternatives"])] == old["alternatives"]
+            actions = [canonical(a["action"]) for a in new["alternatives"]] + [canonical(new["action"])]
+            assert len(actions) == len(set(actions))
+            added += len(new["alternatives"]) - len(old["alternatives"])
+            assert all(a["outcome"] is None for a in new["alternatives"][len(old["alternatives"]) :])
+    assert added == 15
+    result = run("rollout", more, "-o", tmp_path / "out").ok()
+    assert "15 alternatives executed by" in result.err
+
+
+def test_a_run_that_was_stopped_adds_the_same(tmp_path):
+    run("expert", "house", "-n", 6, "-q", "-o", tmp_path / "expert").ok()
+    options = ("branch", "--add", 20, "--from", "admissible", "-q", tmp_path / "expert")
+    run(*options, "-o", tmp_path / "whole").ok()
+    run(*options, "-o", tmp_path / "cut").ok()
+    lines = (tmp_path / "cut").read_bytes().splitlines(keepends=True)
+    (tmp_path / "cut").write_bytes(b"".join(lines[:3]))
+    run(*options, "--resume", "-o", tmp_path / "cut").ok()
+    assert (tmp_path / "cut").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_pools_are_kept_apart(tmp_path):
+    steps = [state("a", "b"), state("-", "-")]
+    for step in steps:
+        for n, alternative in enumerate(step["alternatives"]):
+            alternative["pool"] = f"p{n % 2}"
+        step["admissible"] = [f"go {n}" for n in range(9)]
+    record = trajectory("t", *steps) | {"env": "house", "task": {"id": "0"}, "instruction": "?", "lineage": []}
+    write(tmp_path / "in", [record])
+    (written,) = run("branch", "--add", 4, "--pool", "p0", "--from", "admissible", tmp_path / "in").ok().records
+    first, second = written["steps"]
+    assert [a["pool"] for a in first["alternatives"]] == ["p0", "p1", "p0", "p0", "p0", "p0"]
+    assert second == record["steps"][1]
