@@ -351,3 +351,10 @@ def test_a_server_decides_for_itself_under_a_style_with_a_place(monkeypatch):
         model = options.ModelOptions("http://x/v1", Engine())
         policy = options.PolicyOptions(model, "think", None, think).open(print)
         assert policy._opening == expected
+
+
+def test_built_in_styles_are_those_that_adapters_were_trained_with():
+    """A new word in a style changes its fingerprint, unless `as_dict` leaves out its default."""
+    labels = {"react": "bac1c094e2961373", "code": "cf6cfa5f708d2a68", "react-list": "09018e9936fdaf06"}
+    labels |= {"think": "d7b41d504f6b92f3", "tools": "474b462314df519f"}
+    assert {name: get_style(name).fingerprint for name in built_in_styles()} == labels

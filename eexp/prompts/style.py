@@ -241,7 +241,7 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
             del table["action"]["calls"]
         if self.judgement == Judgement():
             del table["judgement"]
-        if self.predicting.request_verdict == WorldModel.request_verdict:
+        if self.predicting.request_verdict == WorldModel().request_verdict:
             del table["world_model"]["request_verdict"]
         return table
 
