@@ -3,7 +3,7 @@
 A state's next alternative is worth its cost if it leads to something that no other alternative there led to. How
 probable that is can be told from the alternatives that were executed: it is about the share of them that led to
 something that no other did (Good 1953, "The population frequencies of species and the estimation of population
-parameters").
+parameters"). A half is added to both sides of that share, so that no state is given up after one draw.
 """
 
 from __future__ import annotations
@@ -27,19 +27,18 @@ def surprise(trajectory: dict, i: int, pool: str | None = None) -> tuple[float, 
         pool: The pool of alternatives to look at; None for all.
 
     Returns:
-        The probability, 1 where nothing was executed; and the number of executed alternatives.
+        The probability, 1/2 where nothing was executed; and the number of executed alternatives.
     """
     step = trajectory["steps"][i]
     executed = [a for a in alternatives_of(step, pool) if a.get("outcome")]
-    if not executed:
-        return 1.0, 0
     expert = expert_outcome(trajectory, i)
     outcomes = Counter(
         (a["outcome"]["observation"], bool(a["outcome"].get("done")))
         for a in executed
         if a["outcome"].get("valid") is not False and not same_as_expert(step, expert, a)
     )
-    return sum(number == 1 for number in outcomes.values()) / len(executed), len(executed)
+    met_once = sum(number == 1 for number in outcomes.values())
+    return (met_once + 0.5) / (len(executed) + 1), len(executed)
 
 
 def allocate(
@@ -48,7 +47,7 @@ def allocate(
     """Share `total` alternatives among the states of trajectories.
 
     Each goes to the state where something new is most probable. After `m` that are not executed yet, the probability of
-    a state with `n` executed ones is taken for n / (n + m) of what it was.
+    a state with `n` executed ones is taken for (n + 1) / (n + 1 + m) of what it was.
 
     Args:
         trajectories: The trajectories.
@@ -58,16 +57,14 @@ def allocate(
         seed: Decides between states that are equal.
 
     Returns:
-        A number for each step of each trajectory. Their sum is smaller than `total` where no state has anything new
-        left to expect.
+        A number for each step of each trajectory. Their sum is smaller than `total` only where all have `most`.
     """
     numbers = [[0] * len(trajectory["steps"]) for trajectory in trajectories]
     heap = []
     for t, trajectory in enumerate(trajectories):
         for i in range(len(trajectory["steps"])):
             probability, executed = surprise(trajectory, i, pool)
-            if probability:
-                heap.append((-probability, seed_of(seed, trajectory["id"], i, "allocation"), t, i, executed))
+            heap.append((-probability, seed_of(seed, trajectory["id"], i, "allocation"), t, i, executed))
     heapq.heapify(heap)
     for _ in range(total):
         if not heap:
@@ -75,6 +72,6 @@ def allocate(
         value, order, t, i, executed = heapq.heappop(heap)
         numbers[t][i] += 1
         if numbers[t][i] < most:
-            known = executed + numbers[t][i] - 1
-            heapq.heappush(heap, (value * max(known, 0.5) / (known + 1), order, t, i, executed))
+            known = executed + numbers[t][i]
+            heapq.heappush(heap, (value * known / (known + 1), order, t, i, executed))
     return numbers
