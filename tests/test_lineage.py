@@ -22,6 +22,7 @@ for _call in (
     ("reflect", "-m", "tiny", "--threads", "1"),
     ("preference-data", "--judge"),
     ("select", "--by", "length"),
+    ("select", "--by", "influence", "-m", "tiny", "--like", "held-out.jsonl"),
     ("split", "--parts", "8", "--without", "1"),
     ("split", "--parts", "8", "--part", "1"),
     ("mix", "--duplicates", "near"),

@@ -82,11 +82,15 @@ def command(env: str | None, settings: CorrectSettings, open_pool: Callable[...,
     """
     work = {"do": f"{job.__module__}:{job.__name__}", "settings": asdict(settings)}
     with stream.open("correct", env=env, **settings.lineage()) as io, open_pool(env) as pool:
+        written: set[str] = set()  # ids of corrections that an earlier run has written, of episodes that it did not end
 
         def jobs() -> Iterator[tuple]:
             for episode, record_id in identified(io.records(skip_done=False)):
-                if io.done(f"{record_id}/correct/{settings.turns}"):
+                ids = [f"{record_id}/correct/{number}" for number in range(1, settings.turns + 1)]
+                done = [name for name in ids if io.done(name)]
+                if ids[-1] in done:
                     continue
+                written.update(done)
                 try:
                     conversation = asdict(conversation_of(episode))
                 except InputError as e:
@@ -98,6 +102,6 @@ def command(env: str | None, settings: CorrectSettings, open_pool: Callable[...,
         for episode, result in io.results(io.progress(pool.run(jobs()), "episode")):
             io.counts.update(result["counts"])
             for trajectory in result["trajectories"]:
-                if not io.done(trajectory["id"]):
+                if trajectory["id"] not in written:
                     io.write(_with_source(trajectory, episode))
         io.counts.update(pool.counts)
