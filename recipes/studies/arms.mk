@@ -200,8 +200,9 @@ $(eval $(call explored,2,1))
 $(OUT)/%/corrected.jsonl: $(OUT)/%/explored-1.jsonl $(OUT)/%/explored-2.jsonl $(call given,CORRECT)
 	cat $(filter %.jsonl,$^) | eexp correct $(CORRECT) -q -o $@
 
+# Refused actions that were corrected are put into the path, before the correction.
 $(OUT)/%/corrections.jsonl: $(OUT)/%/corrected.jsonl
-	eexp imitation-data -q $< -o $@
+	eexp recover -q $< | eexp imitation-data -q -o $@
 
 $(OUT)/%/corrections/eexp.json: $(OUT)/il.jsonl $(OUT)/%/corrections.jsonl \
     $(call given,BASE UPDATES ADAPTER TUNED_corrections)
@@ -210,7 +211,7 @@ $(OUT)/%/corrections/eexp.json: $(OUT)/il.jsonl $(OUT)/%/corrections.jsonl \
 
 # Thoughts in the corrected states, too: what was wrong with the agent's action, and what to do instead.
 $(OUT)/%/critiques.jsonl: $(OUT)/%/corrected.jsonl
-	eexp recover -q $< | eexp reflect --rationale environment --weigh 0 -q -o $@
+	eexp rollout -q $< | eexp recover -q | eexp reflect --rationale environment --weigh 0 -q -o $@
 
 $(OUT)/%/critiques/eexp.json: $(OUT)/%/sr.jsonl $(OUT)/%/critiques.jsonl \
     $(call given,BASE UPDATES ADAPTER TUNED_critiques)
