@@ -38,6 +38,7 @@ COMMANDS = {
     "preference-data": "Make preferences: the expert's action before an alternative that did worse.",
     "split": "Write one part of a file of records.",
     "select": "Write the most useful records first: those that differ, or that are hard.",
+    "reward": "Give every turn of an agent's episodes a reward, by the environment's expert.",
     "policy-data": "Make training examples of an agent's own episodes, weighted by their success.",
     "mix": "Weight, shuffle, clean and cut several files of examples into one.",
     "score": "Score examples with a model: the log-probability of every span.",

@@ -263,6 +263,7 @@ class Turn(Struct, kw_only=True):
     thought: Annotated[Optional[str], Meta(description="the agent's thought before the action")] = None
     valid: bool = True
     cut_off: Annotated[bool, Meta(description="the text ended at the token limit before its action was whole")] = False
+    reward: Annotated[Optional[float], Meta(description="of this turn alone, by `eexp reward`")] = None
     tools: _Tools = None
 
 

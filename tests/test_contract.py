@@ -60,6 +60,7 @@ STAGES = {
     ),
     "reflect": Stage(("reflect", "--rationale", "outcome"), "rollout"),
     "imitation-data": Stage(("imitation-data",), "expert"),
+    "reward": Stage(("reward",), "episodes-of-a-model", "episode", same_type=True),
     "policy-data": Stage(("policy-data", "--refused", "0.5"), "episodes-of-a-model", "episode"),
     "preference-data": Stage(("preference-data",), "rollout"),
     "recover": Stage(("recover",), "rollout", same_type=True),

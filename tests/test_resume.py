@@ -38,6 +38,7 @@ JOBS = {
     "import": Job(("import", "messages", "--env", "house", "-j", "2"), "foreign", bad=3),
     "import-episodes": Job(("import", "episodes", "--drop-invalid", "--distinct", "-j", "2"), "episodes", bad=3),
     "correct": Job(("correct", "--turns", "3", "-j", "2"), "episodes", bad=3),
+    "reward": Job(("reward", "-j", "2"), "episodes", bad=3),
     "reflect": Job(("reflect", "--rationale", "outcome"), "many-rollout", bad=1),
     "reflect-notes": Job(("reflect", "--rationale", "environment", "--weigh", "0"), "many-rollout", bad=1),
     "reflect-tiny": Job(("reflect", "--temperature", "1", *TINY), "short-rollout"),

@@ -69,6 +69,7 @@ CALLS: dict[str, list[list[str]]] = {
     "rollout": [["rollout", "rollout"], ["rollout", "--on-error", "skip", "rollout"]],
     "follow": [["follow", "-m", "expert", "rollout"], ["follow", "-m", EVIL, "rollout"]],
     "correct": [["correct", "episodes"], ["correct", "--env", EVIL, "episodes"]],
+    "reward": [["reward", "episodes"], ["reward", "--env", EVIL, "episodes"]],
     "summarise": [["summarise", "-m", EVIL, "rollout"]],
     "select": [["select", "rollout"], ["select", "--by", "length", "bad"]],
     "policy-data": [["policy-data", "episodes"], ["policy-data", "--on-error", "skip", "episodes"]],

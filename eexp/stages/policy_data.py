@@ -40,9 +40,21 @@ class PolicySettings:
         help="Take X from the weight of every refused action, and add to all weights of a task what keeps their mean.",
     )
 
+    turn_rewards: float = option(
+        0.0,
+        type=options.Finite(0),
+        metavar="X",
+        help="Add X times the reward of each turn (`eexp reward`), less the mean of those of a task.",
+    )
+
     def lineage(self) -> dict[str, Any]:
         """Return the settings by the names of their options."""
-        return {**recorded(self, "reward"), "scale": self.scale or None, "refused": self.refused or None}
+        return {
+            **recorded(self, "reward"),
+            "scale": self.scale or None,
+            "refused": self.refused or None,
+            "turn_rewards": self.turn_rewards or None,
+        }
 
 
 def policy_data(
@@ -74,6 +86,8 @@ def policy_data(
     for episode in episodes:
         try:
             _check(episode, style)
+            if settings.turn_rewards:
+                _check_rewards(episode)
         except InputError as e:
             on_error(episode, e)
             continue
@@ -107,20 +121,30 @@ def _check(episode: dict, style: PromptStyle) -> None:
     style.shown_tools(episode.get("tools"))
 
 
+def _check_rewards(episode: dict) -> None:
+    """Raise InputError for an episode whose turns have no rewards."""
+    for i, turn in enumerate(episode["transcript"]):
+        if turn.get("reward") is None:
+            raise InputError("no reward; `eexp reward` gives one to every turn", f"$.transcript[{i}]")
+
+
 def _weights(played: list[dict], settings: PolicySettings) -> list[list[float]]:
     """Return the weight of each turn of the episodes of one task."""
     rewards = [_reward(episode, settings) for episode in played]
     mean, spread = statistics.fmean(rewards), statistics.pstdev(rewards)
-    refused = [[turn.get("valid") is False for turn in episode["transcript"]] for episode in played]
-    turns = sum(map(len, refused))
-    share = sum(map(sum, refused)) / turns if turns else 0.0
+    own = [[_of_turn(turn, settings) for turn in episode["transcript"]] for episode in played]
+    turns = sum(map(len, own))
+    usual = sum(map(sum, own)) / turns if turns else 0.0
     return [
-        [
-            (reward - mean) / (spread if settings.scale and spread else 1.0) - settings.refused * (is_refused - share)
-            for is_refused in of_turns
-        ]
-        for reward, of_turns in zip(rewards, refused)
+        [(reward - mean) / (spread if settings.scale and spread else 1.0) + one - usual for one in of_turns]
+        for reward, of_turns in zip(rewards, own)
     ]
+
+
+def _of_turn(turn: dict, settings: PolicySettings) -> float:
+    """Return what a turn adds to the reward of its episode for itself."""
+    refused = settings.refused * (turn.get("valid") is False)
+    return (settings.turn_rewards * turn["reward"] if settings.turn_rewards else 0.0) - refused
 
 
 def _reward(episode: dict, settings: PolicySettings) -> float:

@@ -199,6 +199,7 @@ VARIANTS = [
         "import-replayed", ("import", "messages", "--env", "house", "-j", "1"), "messages", 0.7, "trajectory", batch=400
     ),
     Variant("correct", ("correct", "-j", "1"), "episode", 0.7, "trajectory", batch=400),
+    Variant("reward", ("reward", "-j", "1"), "episode", 0.7, "episode", batch=400),
     Variant("select", ("select", "--by", "length"), "trajectory", 1, "any"),
     Variant("policy-data", ("policy-data", "--refused", "0.5"), "episode", 2, "example"),
     Variant("import-episodes-replayed", ("import", "episodes", "-j", "1"), "episode", 0.7, "trajectory", batch=400),

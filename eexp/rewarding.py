@@ -1,0 +1,87 @@
+"""Rewards for single turns of an agent's episodes, by the environment's expert."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from difflib import SequenceMatcher
+from typing import Any
+
+import click
+
+from eexp.envs.base import Environment
+from eexp.expert_ways import Visit, WalkedEpisode
+from eexp.formats.conversations import Conversation
+from eexp.records import canonical
+from eexp.settings import option
+
+
+@dataclass(frozen=True)
+class RewardSettings:
+    """Settings of `reward`."""
+
+    by: str = option(
+        "progress",
+        type=click.Choice(["progress", "similarity"]),
+        help="progress: by how many actions, of at most one, the expert has become nearer to the end. similarity: how "
+        "much the action is like the expert's in the same state, from 0 to 1.",
+    )
+
+    def lineage(self) -> dict[str, Any]:
+        """Return the settings by the names of their options."""
+        return asdict(self)
+
+
+def rewards(
+    env: Environment,
+    task: dict,
+    conversation: Conversation,
+    record_id: str,
+    settings: RewardSettings | None = None,
+    on_step: Callable[[], None] = lambda: None,
+) -> tuple[list[float], Counter[str]]:
+    """Return the reward of each turn of an episode, and numbers for the summary.
+
+    The arguments and errors are those of `expert_ways.WalkedEpisode`.
+    """
+    settings = settings or RewardSettings()
+    reward_of = progress if settings.by == "progress" else similarity
+    walk = WalkedEpisode(env, task, conversation, record_id, admissible=0, on_step=on_step)
+    visits = list(walk.visits())
+    counts = Counter({"turn[s]": len(visits), "turn[s] that failed": sum(visit.failed for visit in visits)})
+    return [reward_of(visit) for visit in visits], counts
+
+
+def progress(visit: Visit) -> float:
+    """Return by how many actions a turn has brought the expert nearer to the end, no more than one and no less than -1.
+
+    That is the advantage of the action over the expert's, plus one, in actions to the end (AggreVaTe; Ross and Bagnell
+    2014, arXiv 1406.5979). It is 0 from one state without a way to the end to another one.
+    """
+    before, after = visit.way.length, visit.way_after.length
+    return 0.0 if before == after else max(-1.0, min(1.0, before - after))
+
+
+def similarity(visit: Visit) -> float:
+    """Return the similarity of an action to the expert's, from 0 to 1; 0 where the expert has none.
+
+    It is the share of characters in common sequences, 2 M / T (difflib), as in supervised reinforcement learning (Deng
+    et al. 2025, arXiv 2510.25992).
+    """
+    if not visit.way.steps:
+        return 0.0
+    return SequenceMatcher(None, canonical(visit.step["action"]), canonical(visit.way.steps[0]["action"])).ratio()
+
+
+def job(request: dict, environments: Any, on_step: Callable[[], None]) -> dict:
+    """Compute the rewards of one episode in a worker (eexp/workers/worker.py)."""
+    of_turns, counts = rewards(
+        environments.get(request["env"]),
+        request["task"],
+        Conversation(**request["conversation"]),
+        request["id"],
+        RewardSettings(**request["settings"]),
+        on_step,
+    )
+    return {"rewards": of_turns, "counts": counts}
