@@ -24,8 +24,8 @@ class RewardSettings:
     by: str = option(
         "progress",
         type=click.Choice(["progress", "similarity"]),
-        help="progress: by how many actions, of at most one, the expert has become nearer to the end. similarity: how "
-        "much the action is like the expert's in the same state, from 0 to 1.",
+        help="Reward by how many actions, at most one, the expert got nearer to the end (progress), or by how much the "
+        "action is like the expert's in the same state, from 0 to 1 (similarity).",
     )
 
     def lineage(self) -> dict[str, Any]:

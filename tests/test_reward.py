@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from running import read, run, write
 from test_correct import expert_way
@@ -26,7 +28,7 @@ def test_progress_is_by_how_many_actions_the_end_is_nearer(episodes):
         for e in rewarded:
             actions = [turn["action"] for turn in e["transcript"]]
             ways = [expert_way(env, e["task"], actions[:i]) for i in range(len(actions) + 1)]
-            nearer = [len(before) - len(after) for before, after in zip(ways, ways[1:])]
+            nearer = [len(before) - len(after) for before, after in pairwise(ways)]
             assert [turn["reward"] for turn in e["transcript"]] == [max(-1, min(1, number)) for number in nearer]
     assert all(turn["reward"] == 1 for e in rewarded[5:] for turn in e["transcript"])
     assert {0, -1} <= {turn["reward"] for e in rewarded[:5] for turn in e["transcript"]}
