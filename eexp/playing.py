@@ -12,6 +12,7 @@ import click
 from eexp import options
 from eexp.envs.base import Environment, Observation
 from eexp.errors import InputError, NoRoom
+from eexp.memory import Memory, steps_of
 from eexp.models.base import Samples
 from eexp.models.policy import ActionDraw, Episodes, Policy, Proposal, Proposals, State
 from eexp.models.predictor import Predictor
@@ -41,6 +42,14 @@ class EvalSettings:
         "changes nothing or ends the episode without success, draw another one at temperature 1, up to K in all, and "
         "take the first one that does better.",
     )
+    recall: str | None = option(
+        None,
+        type=options.PATH,
+        metavar="FILE",
+        help="Show past episodes of this file (of `eexp eval`, or trajectories) before the state, as they are: those "
+        "whose tasks begin most like the current one, and never one of the same task.",
+    )
+    recall_count: int = option(1, type=click.IntRange(min=1), metavar="N", help="With --recall: how many to show.")
     seed: int = options.seed.field()
 
 
@@ -107,6 +116,7 @@ class PlayedEpisode:
         self.action: Proposal | None = None
         self.tried: list[Proposal] = []  # in the current state, with --look-ahead; the last one perhaps in flight
         self.draws = 0  # in the current state
+        self.recalled: list[dict] = []
 
     def observe(self, view: StepResult) -> None:
         """Take in the environment's answer to the reset or to the action."""
@@ -152,6 +162,7 @@ class PlayedEpisode:
             "prompt_style": policy.style_label,
             "instruction": self.instruction,
             **({} if self.tools is None else {"tools": self.tools}),
+            **({"recalled": [record["id"] for record in self.recalled]} if self.recalled else {}),
             "transcript": transcript,
             "final": last.text,
         }
@@ -172,9 +183,10 @@ class ParallelPlay:
         settings: EvalSettings,
         predictor: Predictor | None = None,
         predictions: Episodes | None = None,
+        memory: Memory | None = None,
     ):
         self.worlds, self.policy, self.players, self.settings = worlds, policy, players, settings
-        self.predictor, self.predictions = predictor, predictions
+        self.predictor, self.predictions, self.memory = predictor, predictions, memory
         self.max_steps = settings.max_steps or worlds.max_steps
         self.needs = policy.needs | ({"admissible"} if settings.only_admissible else set())
         sizes = [worlds.size, players.n, *([predictions.n] if predictions else [])]
@@ -227,6 +239,9 @@ class ParallelPlay:
             return
         episode.observe(view)
         step = len(episode.transcript)
+        if step == 0 and self.memory:
+            text = view.observation.text
+            episode.recalled = self.memory.recall(episode.task, episode.instruction, text, self.settings.recall_count)
         if view.observation.done or step >= (episode.max_steps or self.max_steps):
             self._finish(number, episode.record(self.policy))
             return
@@ -240,6 +255,7 @@ class ParallelPlay:
             view.admissible,
             view.expert,
             episode.offered,
+            [(record.get("instruction") or "", steps_of(record)) for record in episode.recalled],
         )
         self._ask(number, self.settings.temperature, seed_of(self.settings.seed, episode.id, step))
 
@@ -343,6 +359,7 @@ def play(
     policy: Policy,
     settings: EvalSettings,
     predictor: Predictor | None = None,
+    memory: Memory | None = None,
 ) -> Generator[PlayedEpisode, None, None]:
     """Play each episode once and yield it once it is over, in the order in which they are given.
 
@@ -354,13 +371,14 @@ def play(
         policy: Plays them.
         settings: How.
         predictor: Says what actions would lead to, with `settings.look_ahead`; None tries them in forks.
+        memory: Past episodes, `settings.recall_count` of which are shown before the state; None shows none.
     """
     begun: deque[PlayedEpisode] = deque()  # and not yet yielded, in order
     remaining, more = iter(episodes), True
     with ExitStack() as stack:
         players = stack.enter_context(closing(policy.episodes(worlds.size)))
         predictions = stack.enter_context(closing(predictor.episodes(players.n))) if predictor else None
-        playing = ParallelPlay(worlds, policy, players, settings, predictor, predictions)
+        playing = ParallelPlay(worlds, policy, players, settings, predictor, predictions, memory)
         while more or begun:
             while more and playing.free and len(begun) < AHEAD * worlds.size:
                 episode = next(remaining, None)

@@ -288,6 +288,10 @@ class Episode(Struct, kw_only=True):
     tools: Annotated[
         Optional[list[Tool]], Meta(description="the functions that the environment offered at the beginning")
     ] = None
+    recalled: Annotated[
+        Optional[list[str]],
+        Meta(description="ids of past episodes that were shown before (`eexp eval --recall FILE`)"),
+    ] = None
     transcript: list[Turn] = []
     final: Annotated[Optional[str], Meta(description="the last observation")] = None
     model: Annotated[Optional[str], Meta(description="fingerprint of the model that acted")] = None

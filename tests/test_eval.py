@@ -20,6 +20,7 @@ from running import ROOT, environment, read, run, start
 
 from eexp.envs.worlds.house import House
 from eexp.errors import EnvironmentFailed, InputError, UsageError
+from eexp.memory import Memory
 from eexp.models.base import Episodes, Model, Sample
 from eexp.models.policy import ExpertPolicy, ModelPolicy, Policy, Proposal, RandomPolicy, State
 from eexp.models.predictor import Predictor
@@ -174,11 +175,12 @@ def play(
     policy: Policy,
     on_error: OnError = stop_at_error,
     predictor: Predictor | None = None,
+    memory: Memory | None = None,
     **settings: object,
 ) -> list[dict]:
     chosen = EvalSettings(**{"temperature": 1.0, "max_steps": 9, "seed": 5} | settings)
     with worlds:
-        return list(evaluate(worlds, pairs, policy, chosen, predictor=predictor, on_error=on_error))
+        return list(evaluate(worlds, pairs, policy, chosen, predictor=predictor, memory=memory, on_error=on_error))
 
 
 @pytest.mark.parametrize("kind", [Episodes, Whimsical, Stubborn])

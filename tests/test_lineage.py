@@ -15,7 +15,10 @@ from eexp.stream import Stream
 #: How each command is called, without input: all ways of the contract tests, or one that plays nothing.
 CALLS = {name: [stage.args for stage in STAGES.values() if stage.name == name] for name in SETTINGS} | {
     "expert": [("expert", "house", "-n", "0")],
-    "eval": [("eval", "house", "-m", "random", "--skip", "100000")],
+    "eval": [
+        ("eval", "house", "-m", "random", "--skip", "100000"),
+        ("eval", "house", "-m", "random", "--skip", "100000", "--recall", "past.jsonl"),
+    ],
 }
 #: Further calls, in which an option decides something that it decides in none of those.
 for _call in (
@@ -40,6 +43,7 @@ VALUES = {
     ("mix", "tokenizer"): "tiny",
     ("eval", "split"): "train",
     ("eval", "panel_file"): "panel.jsonl",
+    ("eval", "recall"): "past.jsonl",
 }
 
 #: Options that are recorded under another name.
@@ -70,6 +74,7 @@ def entry_of(monkeypatch, tmp_path) -> Callable[..., str]:
     (tmp_path / "names.json").write_text("{}")
     (tmp_path / "held-out.jsonl").touch()
     run("panel", "house", "-n", "1", "-q", "-o", "panel.jsonl").ok()
+    run("expert", "house", "-n", "1", "-q", "-o", "past.jsonl").ok()
     entries: list[str] = []
     opened = Stream.open
 

@@ -25,6 +25,7 @@ class State:
         admissible: The admissible actions, if they are known.
         expert: The action of the environment's expert, if it is known.
         tools: The functions that the environment offers, if it offers any.
+        recalled: Past episodes to show before, each as its instruction and its steps.
     """
 
     instruction: str
@@ -33,6 +34,7 @@ class State:
     admissible: list[str] | None = None
     expert: str | None = None
     tools: list[dict] | None = None
+    recalled: Sequence[tuple[str, Sequence[dict]]] = ()
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,12 @@ class ModelPolicy(Policy):
     def prompt(self, state: State) -> Messages:
         """Return the chat that shows a state to the model."""
         return self.style.act(
-            state.instruction, state.steps, state.observation, state.admissible, think=self.think == "always"
+            state.instruction,
+            state.steps,
+            state.observation,
+            state.admissible,
+            think=self.think == "always",
+            recalled=state.recalled,
         )
 
     def _texts(self, actions: Iterable[str]) -> list[str]:

@@ -264,6 +264,7 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
         observation: str,
         admissible: Iterable[str] | None = None,
         think: bool = False,
+        recalled: Iterable[tuple[str, Sequence[dict]]] = (),
     ) -> Messages:
         """Build the prompt for the next action.
 
@@ -273,8 +274,12 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
             observation: The current observation.
             admissible: The admissible actions, which are written if the style lists them.
             think: Whether a thought is asked for before the action.
+            recalled: Past episodes, each as its instruction and its steps, which come before as turns like all others.
         """
-        return Dialogue(self).start(instruction, steps).act(observation, admissible, think)
+        messages = Dialogue(self).start(instruction, steps).act(observation, admissible, think)
+        past = [message for episode in recalled for message in Dialogue(self).start(*episode).turns]
+        beginning = bool(self.acting.system) + 2 * len(self.examples)
+        return [*messages[:beginning], *past, *messages[beginning:]]
 
     def answer(self, action: str, thought: str | None = None, number: int = 0) -> Answer:
         """Return an action, after a thought if there is one, as the policy is to write it.
@@ -565,6 +570,11 @@ class DialogueBase(ABC, Generic[P]):
         for step in steps:
             self.add(step)
         return self
+
+    @property
+    def turns(self) -> P:
+        """The turns of all steps so far."""
+        return self._turns
 
     def add(self, step: dict) -> None:
         """Go on to the state after a step."""

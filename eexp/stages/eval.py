@@ -12,11 +12,13 @@ from eexp import options
 from eexp.envs.base import Environment
 from eexp.envs.registry import light_names
 from eexp.errors import InputError, UsageError, environment_errors
+from eexp.jsonl import read
+from eexp.memory import Memory
 from eexp.models.policy import Policy
 from eexp.models.predictor import Predictor
 from eexp.options import PolicyOptions
 from eexp.playing import EvalSettings, PlayedEpisode, episode_id, panel, play
-from eexp.settings import command_options, option
+from eexp.settings import command_options, is_given, option
 from eexp.stream import SUCCESSES, OnError, Stream, stop_at_error
 from eexp.workers.parallel import ParallelEnvironments
 
@@ -30,6 +32,7 @@ def evaluate(
     kinds: Mapping[str, str | None] | None = None,
     panel_hash: str | None = None,
     predictor: Predictor | None = None,
+    memory: Memory | None = None,
     on_error: OnError = stop_at_error,
 ) -> Generator[dict, None, None]:
     """Play each (task, trial) once and yield its episode, in their order.
@@ -45,6 +48,7 @@ def evaluate(
         kinds: Kinds of tasks by id, for the episodes.
         panel_hash: The hash of the panel that the tasks are, for the episodes.
         predictor: Says what actions would lead to, with `settings.look_ahead`; None tries them in forks.
+        memory: Past episodes, `settings.recall_count` of which are shown before the state; None shows none.
         on_error: Called with a task that cannot be played.
     """
     kinds = kinds or {}
@@ -52,7 +56,7 @@ def evaluate(
         PlayedEpisode(worlds.spec, task, trial, kind=kinds.get(task["id"]), panel_hash=panel_hash)
         for task, trial in tasks
     )
-    with closing(play(worlds, begun, policy, settings or EvalSettings(), predictor)) as episodes:
+    with closing(play(worlds, begun, policy, settings or EvalSettings(), predictor, memory)) as episodes:
         for episode in episodes:
             if isinstance(episode.result, InputError):
                 on_error({"type": "task", "id": episode.id, "task": episode.task}, episode.result)
@@ -123,7 +127,6 @@ def _read_panel(file: str, env: str | None) -> tuple[str, list[dict], str]:
     from eexp.envs import unsafe_in_records
     from eexp.envs.logins import without_logins
     from eexp.evidence.panels import panel_hash, task_record, tasks_of
-    from eexp.jsonl import read
 
     spec, tasks = tasks_of(file, read([file], "task"), env)
     if env is None and (why_not := unsafe_in_records(spec := without_logins(spec))):
@@ -200,6 +203,9 @@ def command(
         raise click.UsageError(f"--look-ahead needs an environment that can be forked, and {env} cannot")
     if look_ahead_with and not settings.look_ahead:
         raise click.UsageError("--look-ahead-with says whom to ask; --look-ahead K how often")
+    memory = Memory(read([settings.recall], "episode", "trajectory")) if settings.recall else None
+    if memory is None and is_given("recall_count"):
+        raise click.UsageError("--recall-count says how many; --recall FILE of what")
     player = policy.open(stream.note)
     predictor = _predictor(look_ahead_with, policy, stream) if look_ahead_with else None
     where = split if panel_tasks is None else f"panel {panel_hash} of {len(tasks)} tasks"
@@ -224,6 +230,8 @@ def command(
         only_admissible=settings.only_admissible or None,
         look_ahead=settings.look_ahead,
         look_ahead_with=predictor.fingerprint if predictor else None,
+        recall=settings.recall,
+        recall_count=settings.recall_count if settings.recall else None,
     )
     if not tasks:
         stream.note(f"no tasks left after the first {selection.skip}")
@@ -238,6 +246,7 @@ def command(
             kinds=kinds,
             panel_hash=panel_hash,
             predictor=predictor,
+            memory=memory,
             on_error=io.fail,
         )
         with closing(episodes):

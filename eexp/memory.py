@@ -1,0 +1,68 @@
+"""A memory of past episodes: those that are most like a task, found by the words of its beginning."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterable
+
+from eexp.errors import EexpError, InputError
+
+_WORD = re.compile(r"\w+")
+
+
+class Memory:
+    """Past episodes, or trajectories, by the words of their instruction and their first observation (SQLite's FTS5).
+
+    Args:
+        records: Episodes and trajectories.
+
+    Raises:
+        InputError: There is none, or one has no turns.
+        EexpError: SQLite was built without full-text search.
+    """
+
+    def __init__(self, records: Iterable[dict]):
+        self._records = list(records)
+        if not self._records:
+            raise InputError("holds no episode to remember")
+        self._words = sqlite3.connect(":memory:")
+        try:
+            self._words.execute("CREATE VIRTUAL TABLE beginnings USING fts5(text)")
+        except sqlite3.OperationalError as e:
+            raise EexpError(f"a memory needs SQLite with full-text search (FTS5): {e}") from None
+        rows = ((number, _beginning(record)) for number, record in enumerate(self._records))
+        self._words.executemany("INSERT INTO beginnings(rowid, text) VALUES (?, ?)", rows)
+
+    def recall(self, task: dict, instruction: str, observation: str, number: int) -> list[dict]:
+        """Return up to `number` records that begin most like a task, the most similar one last.
+
+        None of them is of the task itself. Similarity is BM25; of equally similar ones, the first is taken.
+        """
+        words = dict.fromkeys(word.casefold() for word in _WORD.findall(f"{instruction} {observation}"))
+        if not words:
+            return []
+        query = " OR ".join(f'"{word}"' for word in words)
+        rows = self._words.execute(
+            "SELECT rowid FROM beginnings WHERE beginnings MATCH ? ORDER BY bm25(beginnings), rowid", (query,)
+        )
+        found: list[dict] = []
+        for (row,) in rows:
+            if len(found) == number:
+                break
+            record = self._records[row]
+            if record["task"].get("id") != task.get("id"):
+                found.append(record)
+        return found[::-1]
+
+
+def steps_of(record: dict) -> list[dict]:
+    """Return the turns of an episode, or the steps of a trajectory."""
+    return record["transcript"] if record["type"] == "episode" else record["steps"]
+
+
+def _beginning(record: dict) -> str:
+    steps = steps_of(record)
+    if not steps:
+        raise InputError(f"{record['id']}: has no turns to remember")
+    return f"{record.get('instruction') or ''}\n{steps[0]['observation']}"

@@ -1,0 +1,65 @@
+"""`eexp eval --recall`: the most similar past episodes stand before the state, as they are."""
+
+from __future__ import annotations
+
+import pytest
+from running import read, run, write
+from test_eval import Drawing, play, tasks
+
+from eexp.envs.worlds.house import House
+from eexp.errors import InputError
+from eexp.memory import Memory
+from eexp.prompts import get_style
+from eexp.workers.parallel import LocalEnvironments
+
+STYLE = get_style("react")
+
+
+def past(name: str, instruction: str, observation: str = "You are in a room.") -> dict:
+    steps = [{"observation": observation, "action": f"act on {name}"}]
+    return {"type": "trajectory", "id": name, "task": {"id": name}, "instruction": instruction, "steps": steps}
+
+
+PAST = [past("a", "Put the hot apple on the bed."), past("b", "Clean the pan."), past("c", "Put the egg on the bed.")]
+
+
+def test_the_most_similar_come_last_and_the_task_itself_never():
+    memory = Memory(PAST)
+
+    def recalled(instruction: str, number: int, task: str = "new") -> list[str]:
+        return [record["id"] for record in memory.recall({"id": task}, instruction, "You are in a room.", number)]
+
+    assert recalled("Put the cold apple on the bed.", 1) == ["a"]
+    assert recalled("Put the cold apple on the bed.", 2) == ["c", "a"]
+    assert recalled("Put the cold apple on the bed.", 2, task="a") == ["b", "c"]
+    assert sorted(recalled('Do "this" AND NOT that*', 9)) == ["a", "b", "c"]
+
+
+def test_an_empty_memory_is_told():
+    with pytest.raises(InputError, match="no episode to remember"):
+        Memory([])
+    with pytest.raises(InputError, match="a: has no turns"):
+        Memory([{**PAST[0], "steps": []}])
+
+
+def test_what_is_recalled_stands_before_the_task_as_turns():
+    steps = [{"observation": "A hall.", "action": "go on"}]
+    plain = STYLE.act("Get out.", steps, "A door.")
+    prompt = STYLE.act("Get out.", steps, "A door.", recalled=[(p["instruction"], p["steps"]) for p in PAST[:2]])
+    assert [prompt[0], *prompt[5:]] == plain
+    assert [m["role"] for m in prompt[1:5]] == ["user", "assistant"] * 2
+    assert "Put the hot apple" in prompt[1]["content"] and prompt[2]["content"] == "Action: act on a"
+    assert STYLE.act("Get out.", steps, "A door.", recalled=[]) == plain
+
+
+def test_episodes_say_what_was_recalled(tmp_path):
+    run("eval", "house", "-m", "expert", "--split", "train", "-n", 8, "-q", "-o", tmp_path / "past").ok()
+    memory = Memory(read(tmp_path / "past"))
+    episodes = play(LocalEnvironments(House, 3), tasks(4), Drawing().policy(), memory=memory, recall_count=2)
+    known = {e["id"] for e in read(tmp_path / "past")}
+    assert all(len(e["recalled"]) == 2 and set(e["recalled"]) <= known for e in episodes)
+    result = run("eval", "house", "-n", 2, "--max-steps", 2, "--threads", 1, "--recall", tmp_path / "past").ok()
+    plain = run("eval", "house", "-n", 2, "--max-steps", 2, "--threads", 1).ok()
+    assert all(len(e["recalled"]) == 1 for e in result.records) and "recalled" not in plain.records[0]
+    run("eval", "house", "-n", 1, "--recall-count", 2).one_error(2, "--recall FILE")
+    run("eval", "house", "-n", 1, "--recall", write(tmp_path / "none", [])).one_error(3, "no episode")
