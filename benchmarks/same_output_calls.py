@@ -56,6 +56,7 @@ RECORDS = {
     "branch-invalid": f"branch --no-only-admissible {TINY} --temperature 3 --top-p 0.9 --min-p 0 --rounds 2 @expert",
     "branch-only-admissible": f"branch --only-admissible {TINY} --temperature 3 @expert-whole-lists",
     "branch-ban": f"branch --ban look --ban 'go to' --from mixed {TINY} @expert",
+    "branch-add": "branch --add 9 --from admissible @rollout",
     "branch-pool": "branch --from admissible --pool other -k 2 --seed 2 @branch",
     "branch-pools": f"branch {TINY} --pool policy -k 2 @branch-pool",
     "branch-style": f"branch {TINY} --prompt-style @style.toml -k 2 @expert",
@@ -106,6 +107,7 @@ RECORDS = {
     "recover-some": "recover --share 0.5 --most 1 --seed 4 @rollout-invalid",
     "recover-pool": "recover --pool policy @rollout-pools",
     # -- world-model-data
+    "world-verdict": "world-model-data --verdict @rollout",
     "world": "world-model-data @rollout",
     "world-no-expert": "world-model-data --no-expert --max-invalid-fraction 1 --max-repeats all @rollout-invalid",
     "world-few": "world-model-data --expert --first 1 --max-repeats 1 --max-invalid-fraction 0 --seed 3 "
@@ -199,13 +201,24 @@ RECORDS = {
     "eval-shorter": "eval house -m expert -n 8 --max-steps 5",
     "eval-train": "eval house -m expert --split train --skip 3 -n 4 --max-steps 9",
     "eval-tiny": f"eval house -n 6 --max-steps 12 {TINY} --temperature 1 --trials 2 --parallel 3",
+    # -- correct, reward
+    "correct": "correct --turns 2 --admissible 3 --seed 4 --workers 2 @eval-tiny",
+    "correct-program": f"correct --env '{SAFE}' --timeout 60 --memory 4G @eval-program",
+    "reward": "reward --workers 2 @eval-tiny",
+    "reward-program": f"reward --by similarity --env '{SAFE}' --timeout 60 --memory 4G @eval-program",
+    "policy-turns": "policy-data --turn-rewards 0.5 @reward",
+    # -- select
     "select": "select @expert-noise",
     "select-few": "select --by length --reverse -n 3 @expert-noise",
     "select-random": "select --by random --seed 3 @imitation",
+    "select-influence": "select --by influence -m tiny --like @held-out -n 4 @imitation",
+    "select-influence-of": "select --by influence -m tiny --init @train/adapter --like @held-out -n 4 @imitation",
     "select-loss": f"select --by loss {ASIDE} @bad.jsonl @score",
     "policy": "policy-data --refused 0.1 @eval-tiny",
     "policy-scaled": "policy-data --reward score --scale --refused 0.5 --prompt-style react @eval-tiny",
     "policy-aside": f"policy-data --refused 1 {ASIDE} @bad.jsonl @eval-tiny",
+    "eval-ahead-with": f"eval house -n 2 --max-steps 4 {TINY} --look-ahead 2 --look-ahead-with tiny",
+    "eval-recall": f"eval house -n 2 --max-steps 4 {TINY} --recall @expert --recall-count 2",
     "eval-ahead": f"eval house -n 4 --max-steps 6 {TINY} --look-ahead 3",
     "eval-panel": f"eval --panel @panel {TINY} --only-admissible --max-steps 8",
     "eval-panel-env": "eval noisy:0.1:house --panel @panel-splits --skip 2 -n 4 -m random",
@@ -275,6 +288,8 @@ RECORDS = {
 
 #: Calls that set records aside.
 SET_ASIDE = {
+    "correct-aside": f"correct {ASIDE} @bad-episodes.jsonl @eval-tiny",
+    "reward-aside": f"reward {ASIDE} @bad-episodes.jsonl @eval-tiny",
     "expert-aside": f"expert '{DYING}' -n 3 {ASIDE}",
     "expert-skip": "expert countdown:Countdown -n 5 --on-error skip",
     "branch-aside": f"branch --from admissible {ASIDE} @bad.jsonl",
