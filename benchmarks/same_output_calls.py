@@ -107,7 +107,8 @@ RECORDS = {
     "recover-some": "recover --share 0.5 --most 1 --seed 4 @rollout-invalid",
     "recover-pool": "recover --pool policy @rollout-pools",
     # -- world-model-data
-    "world-verdict": "world-model-data --verdict @rollout",
+    "world-verdict": "world-model-data --verdict alone @rollout",
+    "world-imagined": "world-model-data --verdict after --predictable environment @rollout",
     "world": "world-model-data @rollout",
     "world-no-expert": "world-model-data --no-expert --max-invalid-fraction 1 --max-repeats all @rollout-invalid",
     "world-few": "world-model-data --expert --first 1 --max-repeats 1 --max-invalid-fraction 0 --seed 3 "

@@ -281,18 +281,20 @@ def test_a_world_model_that_always_says_the_same_changes_nothing(word, times):
     assert turns <= predictor.asked <= times * turns
 
 
-def test_verdicts_are_the_kinds_of_transitions(tmp_path):
+@pytest.mark.parametrize("form", ["alone", "after"])
+def test_verdicts_are_the_kinds_of_transitions(tmp_path, form):
     run("expert", "house", "-n", 4, "-q", "-o", tmp_path / "expert").ok()
     options = ("-m", "tiny", "--threads", 1, "--max-tokens", 12, "--no-only-admissible")
     branched = run("branch", "-k", 3, *options, "-q", tmp_path / "expert").ok()
     executed = run("rollout", "-q", stdin=branched.out).ok()
-    examples = run("world-model-data", "--verdict", "--max-invalid-fraction", 1, stdin=executed.out).ok().records
+    examples = run("world-model-data", "--verdict", form, "--max-invalid-fraction", 1, stdin=executed.out).ok().records
     assert {e["target"] for e in examples} == {"verdict"} and len({e["transition"] for e in examples}) > 1
     for e in examples:
         (answer,) = e["completion"]
         assert STYLE.verdict_in(answer["content"]) == e["transition"]
+        assert (len(answer["content"].splitlines()) > 3) == (form == "after")
         assert e["prompt"][-1]["content"] == STYLE.predicting.request_verdict
-    run("world-model-data", "--verdict", "--changes", stdin=executed.out).one_error(2, "--changes")
+    run("world-model-data", "--verdict", form, "--changes", stdin=executed.out).one_error(2, "--changes")
 
 
 def test_the_tiny_model_may_be_asked_what_to_expect(tmp_path):

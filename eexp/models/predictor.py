@@ -9,8 +9,8 @@ from eexp.models.base import Draw, Episodes, Model, Samples
 from eexp.models.policy import State
 from eexp.prompts import PromptStyle
 
-#: Tokens that a verdict may take: one word and the marks around it.
-_MAX_TOKENS = 32
+#: Tokens that an answer may take where the model was trained on nothing longer.
+_MAX_TOKENS = 512
 
 
 class Predictor:

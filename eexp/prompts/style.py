@@ -107,7 +107,7 @@ class WorldModel(Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         system: The system message; if empty, that of acting.
         request_changes: The request where the answer holds only what is new.
-        request_verdict: The request where the answer is one word, the kind of the transition.
+        request_verdict: The request where the answer is one word, the kind of the transition, or ends with it.
         unchanged: The answer to that request where nothing is new.
     """
 
@@ -442,9 +442,10 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
         return Answer(text, spans)
 
     def verdict_in(self, text: str) -> str:
-        """Return the word in a model's answer to the request for a verdict; it may be any."""
+        """Return the last line of a model's answer to the request for a verdict; it may be any."""
         beginning, end = self.predicting.open.strip(), self.predicting.close.strip()
-        return text.strip().removeprefix(beginning).removesuffix(end).strip()
+        answer = text.strip().removeprefix(beginning).removesuffix(end).strip()
+        return answer.rpartition("\n")[2].strip()
 
     # -- reflecting ----------------------------------------------------------------------------------------------
 

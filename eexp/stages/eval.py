@@ -146,7 +146,7 @@ def _read_panel(file: str, env: str | None) -> tuple[str, list[dict], str]:
     "--look-ahead-with",
     metavar="MODEL",
     shell_complete=options.complete_model,
-    help="With --look-ahead: the world model to ask, trained on examples of `eexp world-model-data --verdict`.  "
+    help="With --look-ahead: the world model to ask, trained on examples of `eexp world-model-data --verdict after`.  "
     "[default: none, the environment is forked]",
 )
 @options.policy(

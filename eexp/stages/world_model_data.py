@@ -157,8 +157,10 @@ def command(settings: WorldModelSettings, model: ModelOptions, prompt_style: str
         raise click.UsageError("--unknown-weight needs --predictable")
     if is_given("min_probability") and not by_model:
         raise click.UsageError("--min-probability needs --predictable model")
-    if settings.verdict and (settings.changes or settings.predictable):
-        raise click.UsageError("--verdict makes one word the target; leave out --changes and --predictable")
+    if settings.verdict and settings.changes:
+        raise click.UsageError("--verdict and --changes ask for different answers; give one")
+    if settings.verdict == "alone" and settings.predictable:
+        raise click.UsageError("--predictable is about the words of an observation, and --verdict alone has none")
     if by_model and not model.spec:
         raise click.UsageError("--predictable model needs -m MODEL, one that was trained on world-model examples")
     judge = model.open(stream.note) if by_model else None

@@ -55,10 +55,11 @@ class WorldModelSettings:
     changes: bool = option(
         False, help="Make only the lines the target that the observation before the action did not have."
     )
-    verdict: bool = option(
-        False,
-        help="Make one word the target: invalid, unchanged, changed or done, for `eexp eval --look-ahead-with`. "
-        "--max-repeats has no effect.",
+    verdict: str | None = option(
+        None,
+        type=click.Choice(["alone", "after"]),
+        help="Make one word the target, or add it after the observation: invalid, unchanged, changed or done, for "
+        "`eexp eval --look-ahead-with`. --max-repeats has no effect.",
     )
     predictable: str | None = option(
         None,
@@ -86,7 +87,7 @@ class WorldModelSettings:
             "max_repeats": self.max_repeats,
             "summaries": None if self.summaries else "no",
             "changes": "yes" if self.changes else None,
-            "verdict": "yes" if self.verdict else None,
+            "verdict": self.verdict,
             "predictable": self.predictable,
             "unknown_weight": self.unknown_weight if self.predictable else None,
             "min_probability": self.min_probability if self.predictable == "model" else None,

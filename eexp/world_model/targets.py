@@ -31,7 +31,7 @@ class Target(Struct, frozen=True):
         text: The text.
         unknown: The parts that are unknown beforehand, as [start, end) in characters of the text, in order.
         kind: "observation", "summary", "changes" where the text holds only the lines that are new, or "verdict" where
-            it is the kind of the transition (outcomes.TRANSITIONS).
+            its last line is the kind of the transition (outcomes.TRANSITIONS).
     """
 
     text: str
@@ -46,7 +46,7 @@ def target_of(
     *,
     summaries: bool = True,
     changes: bool = False,
-    verdict: bool = False,
+    verdict: str | None = None,
 ) -> Target:
     """Return the text that a world model is to predict for an outcome.
 
@@ -56,17 +56,19 @@ def target_of(
         style: The prompt style, for the text that stands for an unchanged observation.
         summaries: Whether a summary, where there is one, replaces the observation; no part of it counts as unknown.
         changes: Whether only the lines that are new are kept (`new_lines`).
-        verdict: Whether the kind of the transition replaces the observation.
+        verdict: "alone" to replace the observation by the kind of the transition, "after" to add it as a last line.
 
     Raises:
         InputError: `outcome.unknown` holds ranges that do not fit its observation.
     """
-    if verdict:
+    if verdict == "alone":
         return Target(transition_of(before, outcome), [], "verdict")
-    if summaries and outcome.get("summary"):
+    if summaries and not verdict and outcome.get("summary"):
         return Target(outcome["summary"], [], "summary")
     text = outcome["observation"]
     unknown = _ordered(outcome.get("unknown") or [], len(text))
+    if verdict == "after":
+        return Target(f"{text}\n{transition_of(before, outcome)}", unknown, "verdict")
     if not changes:
         return Target(text, unknown)
     if text == before:

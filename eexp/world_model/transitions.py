@@ -43,7 +43,7 @@ def transitions_of(
     first: int | None = None,
     summaries: bool = True,
     changes: bool = False,
-    verdict: bool = False,
+    verdict: str | None = None,
 ) -> list[Transition]:
     """Return the transitions of a trajectory, step by step, each with its target.
 
