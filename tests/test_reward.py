@@ -28,7 +28,9 @@ def test_progress_is_by_how_many_actions_the_end_is_nearer(episodes):
         for e in rewarded:
             actions = [turn["action"] for turn in e["transcript"]]
             ways = [expert_way(env, e["task"], actions[:i]) for i in range(len(actions) + 1)]
-            nearer = [len(before) - len(after) for before, after in pairwise(ways)]
+            lengths = [len(way) for way in ways if way is not None]
+            assert len(lengths) == len(ways)
+            nearer = [before - after for before, after in pairwise(lengths)]
             assert [turn["reward"] for turn in e["transcript"]] == [max(-1, min(1, number)) for number in nearer]
     assert all(turn["reward"] == 1 for e in rewarded[5:] for turn in e["transcript"])
     assert {0, -1} <= {turn["reward"] for e in rewarded[:5] for turn in e["transcript"]}
