@@ -71,7 +71,7 @@ def correct(
 
     Each is a trajectory: the agent's turns up to the one that failed, and from there the expert's. At that step the
     agent's action is an alternative with its outcome, and `then` is what the expert does after it. Earlier turns that
-    failed have `mistake` true.
+    failed have `mistake` true, and steps that stand in an earlier correction of the episode `repeated`.
 
     Args:
         env: The environment of the episode, which has an expert.
@@ -102,19 +102,27 @@ def correct(
         counts["turn[s] that failed"] += 1
         counts[f"of them {FAILURES[transition_of(visit.before.text, visit.after.outcome())]}"] += 1
         number = len(corrected.trajectories) + 1
-        correction = {**walk.trajectory, "id": f"{record_id}/correct/{number}", **_corrected(visit, history)}
+        correction = {**walk.trajectory, "id": f"{record_id}/correct/{number}", **_corrected(visit, history, number)}
         # Records of one task stay together wherever records are split or held out.
         corrected.trajectories.append({**correction, "origin": f"{env.spec}/{task.get('id')}"})
         if number == settings.turns:
             break
-        history.append({**visit.step, "mistake": True})
+        history = [*map(_repeated, history), {**visit.step, "mistake": True}]
     counts["episode[s] without a turn that failed"] += not corrected.trajectories
     return corrected
 
 
-def _corrected(visit: Visit, history: list[dict]) -> dict:
-    """Return the steps and the outcome of the trajectory that corrects a turn."""
+def _repeated(step: dict) -> dict:
+    return step if step.get("mistake") else {**step, "repeated": True}
+
+
+def _corrected(visit: Visit, history: list[dict], number: int) -> dict:
+    """Return the steps and the outcome of the trajectory that corrects a turn.
+
+    The expert's way to the end is much the same from one turn to the next: only the first correction teaches it.
+    """
     action, way = visit.step["action"], visit.way
+    following = way.steps[1:] if number == 1 else map(_repeated, way.steps[1:])
     mistaken = {
         "action": action,
         "source": "policy",
@@ -124,7 +132,7 @@ def _corrected(visit: Visit, history: list[dict]) -> dict:
     }
     alternatives = [mistaken] if action.strip() else []  # an answer without an action is no alternative
     first = {**way.steps[0], "alternatives": alternatives}
-    return {"steps": [*history, first, *way.steps[1:]], "outcome": way.outcomes[-1]}
+    return {"steps": [*history, first, *following], "outcome": way.outcomes[-1]}
 
 
 def job(request: dict, environments: Any, on_step: Callable[[], None]) -> dict:

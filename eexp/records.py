@@ -109,6 +109,9 @@ class Step(Struct, kw_only=True):
     mistake: Annotated[
         bool, Meta(description="an alternative put in by `eexp recover`: part of the history, never imitated")
     ] = False
+    repeated: Annotated[
+        bool, Meta(description="stands in another correction of the same episode, too (`eexp correct`); imitated there")
+    ] = False
     noise: Annotated[
         bool, Meta(description="drawn by `eexp expert --noise` instead of the expert's action; imitated like any other")
     ] = False
@@ -491,6 +494,11 @@ def tools_at(record: dict, i: int) -> list[dict] | None:
         if step.get("tools") is not None:
             return step["tools"]
     return record.get("tools")
+
+
+def is_only_shown(step: dict) -> bool:
+    """Return whether a step is there for what it shows to those after it: no stage makes an example of its action."""
+    return bool(step.get("mistake") or step.get("repeated"))
 
 
 def alternatives_of(step: dict, pool: str | None = None, first: int | None = None) -> list[dict]:

@@ -82,7 +82,7 @@ def _trajectory(t: dict) -> Iterator[str]:
         yield indent("\n".join([step["observation"], *_screenshot(step)]), "  ")
         if step.get("thought"):
             yield style(indent(step["thought"], "    "), fg="cyan")
-        marks = [mark for mark in ("mistake", "noise") if step.get(mark)]
+        marks = [mark for mark in ("mistake", "repeated", "noise") if step.get(mark)]
         marked = style(f"  [{', '.join(marks)}]", dim=True) if marks else ""
         yield style(f"  {i}> {step['action']}", fg="green") + marked
         for a in step.get("alternatives", []):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 from running import read, run, write
@@ -13,6 +14,7 @@ from eexp.envs.worlds.house import House
 from eexp.errors import UsageError
 from eexp.formats.episodes import conversation_of
 from eexp.outcomes import actions_to_the_end, takes_longer
+from eexp.records import is_only_shown
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,8 @@ def test_the_first_turns_that_brought_the_agent_no_nearer_are_corrected(tmp_path
         steps = written[name]["steps"]
         assert [step["action"] for step in steps] == actions
         assert [i for i, step in enumerate(steps) if step.get("mistake")] == mistakes
+        shown = [step["action"] for step in steps if step.get("repeated")]
+        assert not (shown and name.endswith("/1"))
         (i,) = (i for i, step in enumerate(steps) if step.get("alternatives"))
         (alternative,) = steps[i]["alternatives"]
         assert alternative["action"] == mistaken
@@ -92,7 +96,19 @@ def test_a_correction_becomes_examples_and_preferences(episodes, tmp_path):
         p["rejected_actions"] > p["chosen_actions"] for p in preferences if p["worse"] == "later"
     )
     imitation = run("imitation-data", corrected).ok().records
-    assert len(imitation) == sum(not step.get("mistake") for t in trajectories for step in t["steps"])
+    assert len(imitation) == sum(not is_only_shown(step) for t in trajectories for step in t["steps"])
+
+
+def test_no_step_is_imitated_twice(episodes, tmp_path):
+    run("correct", "--turns", 9, "-q", episodes, "-o", tmp_path / "corrected").ok()
+    examples = run("imitation-data", "-q", tmp_path / "corrected").ok().records
+    prompts = [json.dumps(e["prompt"]) for e in examples]
+    assert len(set(prompts)) == len(prompts)
+    # Of each episode: the turns before the first one that failed, the way from there, and a step for each other one.
+    corrections = {t["id"]: t["steps"] for t in read(tmp_path / "corrected")}
+    firsts = sum(len(steps) for name, steps in corrections.items() if name.endswith("/correct/1"))
+    others = sum(not name.endswith("/correct/1") for name in corrections)
+    assert len(examples) >= firsts + others
 
 
 def test_by_replay_as_by_copies(episodes, monkeypatch):

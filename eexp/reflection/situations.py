@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from eexp.outcomes import finishes, same_as_expert, transition_of
-from eexp.records import alternatives_of, expert_outcome, succeeded, tools_at
+from eexp.records import alternatives_of, expert_outcome, is_only_shown, succeeded, tools_at
 
 NOT_EXECUTED = "state[s] without executed alternatives"
 NO_OUTCOME = "state[s] whose outcome is not known"
 AFTER_THE_END = "state[s] after the end of the task"
 NO_EFFECT = "state[s] whose action has no effect"
 MISTAKE = "mistake[s] on the path, of which no example is made"
+REPEATED = "step[s] that stand in another correction of the episode, too"
 NO_CONTENDER = "state[s] without a contender, an alternative that did worse"
 
 
@@ -125,6 +126,8 @@ def _situation(trajectory: dict, i: int, pool: str | None, first: int | None, ne
     left_out = ""
     if step.get("mistake"):
         left_out = MISTAKE
+    elif is_only_shown(step):
+        left_out = REPEATED
     elif over:
         left_out = AFTER_THE_END
     elif needed and not executed:

@@ -14,7 +14,7 @@ from eexp.jsonl import BLOCK_BYTES, Lines, dumps, line_template
 from eexp.outcomes import with_failures_counted
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import COMPLETION, COMPLETION_END, Dialogue, EncodedDialogue, encoded_contents
-from eexp.records import example, example_id, tools_at, with_lineage
+from eexp.records import example, example_id, is_only_shown, tools_at, with_lineage
 from eexp.settings import command_options, option
 from eexp.stream import OnError, Stream, stop_at_error
 
@@ -51,7 +51,7 @@ def imitation_data(
             continue
         dialogue.start(t["instruction"])
         for i, step in enumerate(_steps(t, settings.thoughts)):
-            if not step.get("mistake"):
+            if not is_only_shown(step):
                 thought = step.get("thought")
                 answer = style.answer(step["action"], thought, i)
                 prompt = dialogue.act(step["observation"], step.get("admissible"), think=bool(thought))
@@ -102,7 +102,7 @@ def imitation_lines(
         count = size = 0
         prompts = dialogue.acting(t["instruction"], steps)
         for step, own_id, prompt, text, answer in zip(steps, ids, prompts, texts, answers):
-            if step.get("mistake"):
+            if is_only_shown(step):
                 continue
             spans = orjson.dumps(answer.spans)
             block += (to_id, own_id, to_prompt, *prompt, to_text, text, to_spans, spans, tail)

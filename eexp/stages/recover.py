@@ -15,7 +15,7 @@ import click
 
 from eexp import options
 from eexp.outcomes import with_outcomes_asked_for
-from eexp.records import alternatives_of, seed_of
+from eexp.records import alternatives_of, is_only_shown, seed_of
 from eexp.reflection.situations import NOT_EXECUTED
 from eexp.settings import command_options, option
 from eexp.stream import Count, Stream, no_count
@@ -61,7 +61,7 @@ def recover(
         steps: list[dict] = []
         for i, step in enumerate(trajectory["steps"]):
             alternatives = alternatives_of(step, settings.pool)
-            mistakes = [] if step.get("mistake") else _mistakes(trajectory["id"], i, alternatives, settings)
+            mistakes = [] if is_only_shown(step) else _mistakes(trajectory["id"], i, alternatives, settings)
             count("state[s]", 1)
             count(NOT_EXECUTED, not any(a.get("outcome") for a in alternatives))
             count("mistake[s] put in", len(mistakes))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from eexp.errors import InputError
 from eexp.prompts import PromptStyle
-from eexp.records import alternatives_of, expert_outcome
+from eexp.records import alternatives_of, expert_outcome, is_only_shown
 from eexp.world_model.targets import Target, target_of
 
 
@@ -60,7 +60,7 @@ def transitions_of(
     transitions = []
     for i, step in enumerate(trajectory["steps"]):
         # A mistake's outcome is that of the alternative that was put in.
-        own_outcome = None if step.get("mistake") else expert_outcome(trajectory, i)
+        own_outcome = None if is_only_shown(step) else expert_outcome(trajectory, i)
         effects = [("expert", step["action"], own_outcome)] if expert and own_outcome is not None else []
         selected = {id(alternative) for alternative in alternatives_of(step, pool, first)}
         for j, alternative in enumerate(step.get("alternatives") or []):
