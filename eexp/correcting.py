@@ -95,7 +95,7 @@ def correct(
         if not history and not visit.way.successful:
             counts["episode[s] left out, since the expert does not complete the task"] += 1
             return corrected
-        counts["turn[s]"] += 1
+        counts["turn[s] looked at"] += 1
         if not visit.failed:
             history.append(visit.step)
             continue

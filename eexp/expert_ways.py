@@ -103,7 +103,7 @@ class WalkedEpisode:
         on_step: Callable[[], None] = lambda: None,
     ):
         if not env.has("expert"):
-            raise UsageError(f"{env.spec} has no expert, whose way on would be compared")
+            raise UsageError(f"{env.spec} has no expert, whose way on from each state is needed")
         self._env, self._task, self._record_id, self._on_step = env, task, record_id, on_step
         self._admissible, self._seed = admissible, seed
         replayed = replay(env, task, conversation, record_id, admissible=admissible, seed=seed, on_step=on_step)

@@ -482,14 +482,19 @@ class ModelOptions:
     spec: str | None
     engine: Engine
 
-    def open(self, note: Callable[[str], None]) -> Model:
-        """Open the language model, or the tiny one where none is named; say how it runs."""
+    def open(self, note: Callable[[str], None], option: str = "-m") -> Model:
+        """Open the language model, or the tiny one where none is named; say how it runs.
+
+        Args:
+            note: Shows the user a remark.
+            option: The option that names the model, for errors.
+        """
         from eexp.models import open_model
         from eexp.models.registry import MODEL_FREE
 
         spec = _default_model(note) if self.spec is None else self.spec
         if spec in MODEL_FREE:
-            raise click.BadParameter(f"{spec} cannot write text", param_hint="-m")
+            raise click.BadParameter(f"{spec} cannot write text", param_hint=option)
         model = open_model(spec, self.engine)
         model.note = note
         if model.settings:

@@ -25,6 +25,10 @@ from eexp.workers.supervisor import TRIES, repeated_failure
 #: How many episodes may be begun and not yet yielded, as a multiple of those that are played at once: an episode that
 #: is over is held back until all before it are.
 AHEAD = 4
+JUDGED = "action[s] judged by the world model"
+WITHOUT_VERDICT = "of them without a verdict"
+#: Transitions that lead nowhere.
+_IDLE = ("invalid", "unchanged")
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,8 @@ class PlayedEpisode:
         self.observation: Observation | None = None
         self.action: Proposal | None = None
         self.tried: list[Proposal] = []  # in the current state, with --look-ahead; the last one perhaps in flight
+        self.verdicts: list[str] = []  # of the world model, on those that were tried
+        self.expected: str | None = None  # its verdict on the action that is executed
         self.draws = 0  # in the current state
         self.recalled: list[dict] = []
 
@@ -136,7 +142,7 @@ class PlayedEpisode:
             turn |= {"tools": self.observation.tools} if self.transcript and self.observation.tools is not None else {}
             self.transcript.append(turn)
         self.observation, self.action = view.observation, None
-        self.tried, self.draws = [], 0
+        self.tried, self.draws, self.verdicts, self.expected = [], 0, [], None
         self.offered = self.offered if view.observation.tools is None else view.observation.tools
 
     def record(self, policy: Policy) -> dict:
@@ -237,6 +243,10 @@ class ParallelPlay:
         if view.tried:
             self._judge(number, view.observation)
             return
+        if episode.expected in TRANSITIONS and episode.observation:
+            is_idle = transition_of(episode.observation.text, view.observation.outcome()) in _IDLE
+            self.worlds.counts["verdict[s] on actions that were taken"] += 1
+            self.worlds.counts["of them came true"] += is_idle == (episode.expected in _IDLE)
         episode.observe(view)
         step = len(episode.transcript)
         if step == 0 and self.memory:
@@ -307,9 +317,10 @@ class ParallelPlay:
         """Take the action that was tried last if the world model expects anything of it; else look for another one."""
         assert self.predictor is not None
         verdict = self.predictor.verdict(answer)
-        self.worlds.counts["action[s] judged by the world model"] += 1
-        self.worlds.counts["of them without a verdict"] += verdict not in TRANSITIONS
-        self._choose(number, verdict not in ("invalid", "unchanged"))
+        self._episodes[number].verdicts.append(verdict)
+        self.worlds.counts[JUDGED] += 1
+        self.worlds.counts[WITHOUT_VERDICT] += verdict not in TRANSITIONS
+        self._choose(number, verdict not in _IDLE)
 
     def _choose(self, number: int, is_good: bool) -> None:
         """Take the action that was tried last, or look for another one."""
@@ -333,6 +344,7 @@ class ParallelPlay:
         """Have the environment execute an action, and list what the policy needs after it."""
         episode = self._episodes[number]
         episode.action = proposal
+        episode.expected = next((v for one, v in zip(episode.tried, episode.verdicts) if one is proposal), None)
         step = len(episode.transcript) + 1
         is_asked = len(episode.beginning) <= step < (episode.max_steps or self.max_steps)
         self.worlds.step(number, proposal.action, self.needs if is_asked else ())

@@ -158,7 +158,9 @@ def _episode(e: dict) -> Iterator[str]:
     for i, turn in enumerate(e.get("transcript", [])):
         yield from _functions(turn if i else {})
         yield indent(turn["observation"], "  ")
-        yield style(indent(turn.get("text") or turn["action"], "  > "), fg=None if turn.get("valid", True) else "red")
+        reward = "" if turn.get("reward") is None else style(f"  [reward {turn['reward']:g}]", dim=True)
+        action = indent(turn.get("text") or turn["action"], "  > ")
+        yield style(action, fg=None if turn.get("valid", True) else "red") + reward
     yield indent(e.get("final") or "", "  ")
 
 

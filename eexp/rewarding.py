@@ -49,15 +49,14 @@ def rewards(
     reward_of = progress if settings.by == "progress" else similarity
     walk = WalkedEpisode(env, task, conversation, record_id, admissible=0, on_step=on_step)
     visits = list(walk.visits())
-    counts = Counter({"turn[s]": len(visits), "turn[s] that failed": sum(visit.failed for visit in visits)})
-    return [reward_of(visit) for visit in visits], counts
+    return [reward_of(visit) for visit in visits], Counter({"turn[s]": len(visits)})
 
 
 def progress(visit: Visit) -> float:
     """Return by how many actions a turn has brought the expert nearer to the end, no more than one and no less than -1.
 
-    That is the advantage of the action over the expert's, plus one, in actions to the end (AggreVaTe; Ross and Bagnell
-    2014, arXiv 1406.5979). It is 0 from one state without a way to the end to another one.
+    Within these limits that is the advantage of the action over the expert's, plus one, in actions to the end
+    (AggreVaTe; Ross and Bagnell 2014, arXiv 1406.5979). It is 0 from one state without a way to the end to another one.
     """
     before, after = visit.way.length, visit.way_after.length
     return 0.0 if before == after else max(-1.0, min(1.0, before - after))

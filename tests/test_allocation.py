@@ -29,17 +29,21 @@ def trajectory(name: str, *steps: dict) -> dict:
     return {"type": "trajectory", "id": name, "steps": list(steps), "outcome": outcome}
 
 
+def room(known: list[dict], most: int) -> list[list[int]]:
+    return [[most] * len(t["steps"]) for t in known]
+
+
 @pytest.mark.parametrize(
     ("outcomes", "probability"),
     [
-        ((), 1 / 2),  # nothing is known
-        (("a",), 3 / 4),
-        (("a", "b"), 5 / 6),
-        (("a", "a"), 1 / 6),
-        (("a", "a", "b"), 3 / 8),
-        (("-",), 1 / 4),
-        (("-", "-", "a"), 3 / 8),
-        (("the end", "a"), 1 / 2),  # where the expert's action leads
+        ((), 1.0),  # nothing is known
+        (("a",), 1.0),
+        (("a", "b"), 1.0),
+        (("a", "a"), 1 / 3),
+        (("a", "a", "b"), 1 / 2),
+        (("-",), 1 / 2),
+        (("-", "-", "a"), 1 / 2),
+        (("the end", "a"), 2 / 3),  # where the expert's action leads
     ],
 )
 def test_something_new_is_as_probable_as_what_was_met_once(outcomes, probability):
@@ -48,9 +52,15 @@ def test_something_new_is_as_probable_as_what_was_met_once(outcomes, probability
 
 def test_states_that_surprise_get_more_and_those_that_never_did_come_last():
     known = [trajectory("t", state("a", "b", "c"), state("a", "a", "a"), state("-", "-", "-"), state("a", "a", "b"))]
-    ((first, *none, last),) = allocate(known, 8, most=100)
-    assert none == [0, 0] and first + last == 8 and first > last > 0
-    assert min(*allocate(known, 100, most=100)) > 0
+    ((first, *others, last),) = allocate(known, 8, room(known, 100))
+    assert first > last > max(others) and first + last + sum(others) == 8
+    assert min(*allocate(known, 100, room(known, 100))) > 0
+
+
+def test_of_equal_states_the_one_with_the_fewest_alternatives_comes_first():
+    known = [trajectory("t", state("a", "b", "c"), state(), state("a"))]
+    assert allocate(known, 1, room(known, 4)) == [[0, 1, 0]]
+    assert allocate(known, 2, room(known, 4)) == [[0, 1, 1]]
 
 
 def test_the_total_and_the_most_of_a_state_are_kept():
@@ -59,10 +69,10 @@ def test_the_total_and_the_most_of_a_state_are_kept():
         trajectory(f"{n}", *(state(*draw.choices("abcd-", k=draw.randrange(4))) for _ in range(5))) for n in range(20)
     ]
     for total in (0, 1, 50, 1000):
-        numbers = [number for row in allocate(known, total, most=3) for number in row]
+        numbers = [number for row in allocate(known, total, room(known, 3)) for number in row]
         assert max(numbers) <= 3
         assert sum(numbers) == min(total, 3 * 5 * 20)
-    assert allocate(known, 50, 3) == [*reversed(allocate(known[::-1], 50, 3))]
+    assert allocate(known, 50, room(known, 3)) == [*reversed(allocate(known[::-1], 50, room(known, 3)))]
 
 
 @pytest.mark.parametrize("source", [("--from", "admissible"), ("-m", "tiny", "--threads", 1, "--max-tokens", 12)])
@@ -106,5 +116,19 @@ def test_pools_are_kept_apart(tmp_path):
     write(tmp_path / "in", [record])
     (written,) = run("branch", "--add", 4, "--pool", "p0", "--from", "admissible", tmp_path / "in").ok().records
     first, second = written["steps"]
-    assert [a["pool"] for a in first["alternatives"]] == ["p0", "p1", "p0", "p0", "p0", "p0"]
-    assert second == record["steps"][1]
+    assert [a["pool"] for a in first["alternatives"]] == ["p0", "p1", "p0", "p0", "p0"]
+    assert [a["pool"] for a in second["alternatives"]] == ["p0", "p1", "p0"]  # its one in this pool was refused
+
+
+def test_states_without_another_action_get_nothing_and_cost_nothing(tmp_path):
+    run("expert", "house", "-n", 3, "--admissible", "all", "-q", "-o", tmp_path / "0").ok()
+    added = 0
+    for n in range(9):
+        states = [step for t in read(tmp_path / f"{n}") for step in t["steps"]]
+        left = sum(min(3, step["admissible_count"] - 1 - len(step.get("alternatives") or [])) for step in states)
+        run("branch", "--add", 20, "-k", 3, "--from", "admissible", "-q", tmp_path / f"{n}", "-o", tmp_path / "b").ok()
+        run("rollout", "-q", tmp_path / "b", "-o", tmp_path / f"{n + 1}").ok()
+        now = sum(len(step["alternatives"]) for t in read(tmp_path / "b") for step in t["steps"])
+        assert now - added == min(20, left)
+        added = now
+    assert added == sum(step["admissible_count"] - 1 for step in states)

@@ -304,6 +304,7 @@ def test_the_tiny_model_may_be_asked_what_to_expect(tmp_path):
     assert "judged by the world model" in asked.err  # not trained on verdicts, it says none
     assert [e["transcript"] for e in asked.records] == [e["transcript"] for e in plain]
     run(*options, "--look-ahead-with", "tiny").one_error(2, "--look-ahead K")
+    run(*options, "--look-ahead", 2, "--look-ahead-with", "random").one_error(2, "--look-ahead-with")
 
 
 def test_looking_ahead_needs_a_fork():

@@ -75,14 +75,23 @@ def test_answers_that_were_cut_off_are_left_out():
             count=lambda what, n: counts.update({what: counts.get(what, 0) + n}),
         )
     )
-    assert [e["id"] for e in made] == ["world/a/1/0/policy"] and counts == {"turn[s] cut off before the action": 1}
+    assert [e["id"] for e in made] == ["world/a/1/0/policy"] and {what: n for what, n in counts.items() if n} == {
+        "turn[s] cut off before the action": 1
+    }
 
 
 def test_another_prompt_style_is_refused(tmp_path):
     file = write(tmp_path / "episodes", [episode("a", 0, True), episode("a", 1, False)])
     run("policy-data", "--prompt-style", "think", file).one_error(3, "played with prompt style react", "--prompt-style")
     random = write(tmp_path / "random", [episode("a", 0, True, prompt_style=None)])
-    run("policy-data", random).one_error(3, "played with no prompt style, so not by a model")
+    run("policy-data", random).one_error(3, "played with no prompt style, so not by a language model")
+
+
+def test_episodes_that_are_not_the_policy_s_own_are_refused(tmp_path):
+    ahead = episode("a", 0, True, lineage=["eval 0.2.0 env=world temperature=1 look-ahead=3"])
+    run("policy-data", write(tmp_path / "ahead", [ahead])).one_error(3, "look-ahead")
+    twice = [episode("a", 0, True), episode("a", 1, False), episode("a", 0, True)]
+    run("policy-data", write(tmp_path / "twice", twice)).one_error(3, "twice:3", "second time")
 
 
 def test_prompts_and_answers_are_those_of_play(tmp_path):

@@ -3,7 +3,7 @@
 A state's next alternative is worth its cost if it leads to something that no other alternative there led to. How
 probable that is can be told from the alternatives that were executed: it is about the share of them that led to
 something that no other did (Good 1953, "The population frequencies of species and the estimation of population
-parameters"). A half is added to both sides of that share, so that no state is given up after one draw.
+parameters"). One is added to both sides of that share: what is not known is expected to be new.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def surprise(trajectory: dict, i: int, pool: str | None = None) -> tuple[float, 
         pool: The pool of alternatives to look at; None for all.
 
     Returns:
-        The probability, 1/2 where nothing was executed; and the number of executed alternatives.
+        The probability, 1 where nothing was executed; and the number of executed alternatives.
     """
     step = trajectory["steps"][i]
     executed = [a for a in alternatives_of(step, pool) if a.get("outcome")]
@@ -38,40 +38,41 @@ def surprise(trajectory: dict, i: int, pool: str | None = None) -> tuple[float, 
         if a["outcome"].get("valid") is not False and not same_as_expert(step, expert, a)
     )
     met_once = sum(number == 1 for number in outcomes.values())
-    return (met_once + 0.5) / (len(executed) + 1), len(executed)
+    return (met_once + 1) / (len(executed) + 1), len(executed)
 
 
 def allocate(
-    trajectories: Sequence[dict], total: int, most: int, pool: str | None = None, seed: int = 0
+    trajectories: Sequence[dict], total: int, room: Sequence[Sequence[int]], pool: str | None = None, seed: int = 0
 ) -> list[list[int]]:
     """Share `total` alternatives among the states of trajectories.
 
-    Each goes to the state where something new is most probable. After `m` that are not executed yet, the probability of
-    a state with `n` executed ones is taken for (n + 1) / (n + 1 + m) of what it was.
+    Each goes to the state where something new is most probable; of several, to the one with the fewest alternatives.
+    After `m` that are not executed yet, the probability of a state with `n` executed ones is taken for
+    (n + 1) / (n + 1 + m) of what it was.
 
     Args:
         trajectories: The trajectories.
         total: The number for all states.
-        most: The largest number for one state.
+        room: The largest number for each step of each trajectory.
         pool: The pool of alternatives to look at; None for all.
         seed: Decides between states that are equal.
 
     Returns:
-        A number for each step of each trajectory. Their sum is smaller than `total` only where all have `most`.
+        A number for each step of each trajectory. Their sum is smaller than `total` only where there is no room.
     """
     numbers = [[0] * len(trajectory["steps"]) for trajectory in trajectories]
     heap = []
     for t, trajectory in enumerate(trajectories):
         for i in range(len(trajectory["steps"])):
             probability, executed = surprise(trajectory, i, pool)
-            heap.append((-probability, seed_of(seed, trajectory["id"], i, "allocation"), t, i, executed))
+            if room[t][i]:
+                heap.append((-probability, executed, seed_of(seed, trajectory["id"], i, "allocation"), t, i))
     heapq.heapify(heap)
     for _ in range(total):
         if not heap:
             break
-        value, order, t, i, executed = heapq.heappop(heap)
+        value, known, order, t, i = heapq.heappop(heap)
         numbers[t][i] += 1
-        if numbers[t][i] < most:
-            known = executed + numbers[t][i]
-            heapq.heappush(heap, (value * known / (known + 1), order, t, i, executed))
+        if numbers[t][i] < room[t][i]:
+            heapq.heappush(heap, (value * (known + 1) / (known + 2), known + 1, order, t, i))
     return numbers

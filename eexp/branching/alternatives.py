@@ -151,6 +151,17 @@ def begins_with(action: str, prefix: str) -> bool:
     return whole.startswith(beginning) and not re.match(r"[\w-]", whole[len(beginning) :])
 
 
+def room_of(step: dict, settings: BranchSettings) -> int | None:
+    """Return how many alternatives a step may get beside those that it has; None where no list of actions limits it."""
+    listed = step.get("admissible")
+    is_complete = listed is not None and step.get("admissible_count") in (None, len(listed))
+    if settings.source in ("policy", "mixed") and not (settings.only_admissible and is_complete):
+        return None
+    taken = {canonical(a["action"]) for a in (step, *(step.get("alternatives") or []))}
+    allowed = {canonical(a) for a in listed or [] if not any(begins_with(a, prefix) for prefix in settings.ban)}
+    return len(allowed - taken)
+
+
 class StateAlternatives:
     """The alternatives of one state while they are collected.
 
@@ -262,8 +273,10 @@ class StateAlternatives:
         alternatives += [self._alternative(action, "admissible", None) for action in actions]
         verb = "filled up" if settings.source == "policy" else "taken"
         self.count(f"alternative[s] {verb} from the admissible actions", len(actions))
-        if len(actions) < missing:
+        if len(actions) < missing and settings.add is None:
             self.count("state[s] with fewer than k alternatives", 1)
+        if settings.add is not None:
+            self.count("alternative[s] not found where [it was|they were] to be added", missing - len(actions))
         if settings.add is not None:
             return [*(self.step.get("alternatives") or []), *alternatives]
         if settings.pool is None:

@@ -10,7 +10,7 @@ import click
 
 from eexp import options
 from eexp.branching.allocation import allocate
-from eexp.branching.alternatives import NO_LOGPROBS, BranchSettings, StateAlternatives
+from eexp.branching.alternatives import NO_LOGPROBS, BranchSettings, StateAlternatives, room_of
 from eexp.errors import InputError
 from eexp.models.policy import ActionDraw, ActionScore, Policy
 from eexp.options import PolicyOptions
@@ -88,7 +88,9 @@ def _with_numbers(trajectories: Iterator[dict], settings: BranchSettings) -> Ite
         yield from ((trajectory, [settings.k] * len(trajectory["steps"])) for trajectory in trajectories)
         return
     read = list(trajectories)
-    yield from zip(read, allocate(read, settings.add, settings.k, settings.pool, settings.seed))
+    rooms = [[room_of(step, settings) for step in trajectory["steps"]] for trajectory in read]
+    room = [[settings.k if most is None else min(settings.k, most) for most in of_steps] for of_steps in rooms]
+    yield from zip(read, allocate(read, settings.add, room, settings.pool, settings.seed))
 
 
 @click.command("branch")
@@ -113,8 +115,9 @@ def command(settings: BranchSettings, policy: PolicyOptions, stream: Stream) -> 
     those that have no outcome yet.
 
     With --add, alternatives go where they are worth most, by what `eexp rollout` has found so far: to states whose
-    alternatives led to something that no other led to, and not to those where all were refused or led where the
-    expert's action leads. Alternate the two stages; each round knows more. All input is read first.
+    alternatives led to something that no other led to, and last to those where all were refused or led where the
+    expert's action leads. Alternate the two stages; each round knows more. All input is read first, and --resume needs
+    the same input.
 
     The states of a trajectory are evaluated together, what their prompts share once. A trajectory's draws are decided
     by its record, the model, the options and --seed: the same bytes, whatever else is in the input. Within it, a

@@ -63,9 +63,9 @@ def command(env: str | None, settings: CorrectSettings, open_pool: Callable[...,
     """Find where an agent went wrong, and let the expert go on from there.
 
     Reads episodes, as `eexp eval` writes them; play tasks of the training split for it. The expert plays to the end
-    from every state that the agent visited. A turn after which it needs as many actions as before, or more, failed: it
-    was refused, had no effect, led away, or ended the episode. The first such turn of each episode, or the first N, is
-    corrected.
+    from one state after the other, up to the last one that is corrected. A turn after which it needs as many actions as
+    before, or more, failed: it was refused, had no effect, led away, or ended the episode. The first such turn of each
+    episode, or the first N, is corrected.
 
     A correction is a trajectory: the agent's turns up to the one that failed, and then the expert's to the end. The
     action that failed is an alternative there, with its outcome and with what the expert does after it. So

@@ -17,7 +17,7 @@ from eexp.memory import Memory
 from eexp.models.policy import Policy
 from eexp.models.predictor import Predictor
 from eexp.options import PolicyOptions
-from eexp.playing import EvalSettings, PlayedEpisode, episode_id, panel, play
+from eexp.playing import JUDGED, WITHOUT_VERDICT, EvalSettings, PlayedEpisode, episode_id, panel, play
 from eexp.settings import command_options, is_given, option
 from eexp.stream import SUCCESSES, OnError, Stream, stop_at_error
 from eexp.workers.parallel import ParallelEnvironments
@@ -202,7 +202,7 @@ def command(
     if not forks:
         raise click.UsageError(f"--look-ahead needs an environment that can be forked, and {env} cannot")
     if look_ahead_with and not settings.look_ahead:
-        raise click.UsageError("--look-ahead-with says whom to ask; --look-ahead K how often")
+        raise click.UsageError("--look-ahead-with needs --look-ahead K")
     memory = Memory(read([settings.recall], "episode", "trajectory")) if settings.recall else None
     if memory is None and is_given("recall_count"):
         raise click.UsageError("--recall-count says how many; --recall FILE of what")
@@ -260,12 +260,17 @@ def command(
         io.counts.update(worlds.counts)
         io.counts.update(player.counts)
         if predictor:
+            if io.counts[WITHOUT_VERDICT] and io.counts[WITHOUT_VERDICT] >= io.counts[JUDGED] / 2:
+                io.note(
+                    "the world model mostly gave no verdict, and such actions pass: train it on examples of "
+                    "`eexp world-model-data --verdict`, for longer"
+                )
             io.counts.update({f"{what} by the world model": n for what, n in predictor.counts.items()})
 
 
 def _predictor(spec: str, policy: PolicyOptions, stream: Stream) -> Predictor:
     """Open the world model of --look-ahead-with, which runs as the policy does."""
-    model = replace(policy.model, spec=spec).open(stream.note)
+    model = replace(policy.model, spec=spec).open(lambda text: stream.note(f"world model: {text}"), "--look-ahead-with")
     return Predictor(model, options.chosen_style(policy.style_name, model.play_settings.style, stream.note))
 
 

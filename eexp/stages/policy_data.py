@@ -83,9 +83,13 @@ def policy_data(
     """
     settings = settings or PolicySettings()
     tasks: dict[str, list[dict]] = {}
+    ids: set[str] = set()
     for episode in episodes:
         try:
             _check(episode, style)
+            if episode["id"] in ids:
+                raise InputError("the same episode a second time", "$.id")
+            ids.add(episode["id"])
             if settings.turn_rewards:
                 _check_rewards(episode)
         except InputError as e:
@@ -114,8 +118,12 @@ def _check(episode: dict, style: PromptStyle) -> None:
     """
     played = episode.get("prompt_style")
     if played != style.label:
-        own = f"prompt style {played}" if played else "no prompt style, so not by a model"
-        raise InputError(f"played with {own}; examples here have {style.label} (--prompt-style)", "$.prompt_style")
+        if not played:
+            raise InputError("played with no prompt style, so not by a language model", "$.prompt_style")
+        reason = f"played with prompt style {played}; examples here have {style.label} (--prompt-style)"
+        raise InputError(reason, "$.prompt_style")
+    if any(entry.startswith("eval ") and " look-ahead=" in entry for entry in episode.get("lineage") or []):
+        raise InputError("played with --look-ahead: its actions are not the policy's own draws", "$.lineage")
     if style.acting.list_admissible:
         raise InputError("its prompts listed the admissible actions, which episodes do not hold", "$.prompt_style")
     style.shown_tools(episode.get("tools"))
@@ -167,6 +175,7 @@ def _examples(
         if turn.get("cut_off"):
             count(CUT_OFF, 1)
             continue
+        count("turn[s] of weight 0", int(not weight))
         if weight:
             answer = _answer(turn, i, style)
             yield example(

@@ -31,7 +31,7 @@ def reward(
         episodes: The episodes.
         env_of: Returns the environment of an episode.
         settings: What the reward is.
-        count: Called with the numbers of turns, and of those that failed.
+        count: Called with the numbers of turns.
         on_error: Called with an episode that does not replay as it was recorded.
     """
     for episode in episodes:
@@ -85,7 +85,11 @@ def command(env: str | None, settings: RewardSettings, open_pool: Callable[..., 
                 request = {"id": episode["id"], "env": episode["env"], "task": episode["task"]}
                 yield (io.where, episode), {**work, **request, "conversation": conversation}
 
+        total = 0.0
         for episode, result in io.results(io.progress(pool.run(jobs()), "episode")):
             io.counts.update(result["counts"])
+            total += sum(result["rewards"])
             io.write(_rewarded(episode, result["rewards"]))
         io.counts.update(pool.counts)
+        if turns := io.counts["turn[s]"]:
+            io.note(f"mean reward of a turn: {total / turns:.2f}")

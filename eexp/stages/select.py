@@ -11,6 +11,7 @@ import click
 from eexp import options
 from eexp.errors import InputError
 from eexp.jsonl import read
+from eexp.models.registry import MODEL_FREE
 from eexp.settings import command_options, option, recorded
 from eexp.stream import OnError, Stream, stop_at_error
 
@@ -108,6 +109,8 @@ def command(settings: SelectSettings, stream: Stream) -> None:
     """
     if settings.reverse and settings.by not in ("loss", "length"):
         raise click.UsageError("--reverse is for --by loss and --by length")
+    if settings.base in MODEL_FREE:
+        raise click.BadParameter(f"{settings.base} cannot be trained", param_hint="-m")
     for name, value in (("--like", settings.like), ("-m", settings.base)):
         if (settings.by == "influence") != (value is not None):
             raise click.UsageError(f"--by influence and {name} go together")
@@ -117,14 +120,25 @@ def command(settings: SelectSettings, stream: Stream) -> None:
         stream.types = ["example"]
     fields = recorded(settings, "by", "number", "reverse", "like", "base", "init", "seed")
     with stream.open("select", **fields) as io:
-        influence = _influence(settings) if settings.by == "influence" else None
+        influence = _Influences(settings) if settings.by == "influence" else None
         for record in select(io.records(), settings, influence=influence, on_error=io.fail):
             io.write(record)
+        if influence and influence.values:
+            taken = sorted(influence.values, reverse=True)[: settings.number]
+            last = f", down to {taken[-1]:.2f} of those taken" if settings.number else ""
+            io.note(f"influence from {taken[0]:.2f} to {min(influence.values):.2f}{last}")
 
 
-def _influence(settings: SelectSettings) -> Callable[[dict], float]:
-    """Return the influence of examples on those of the file `settings.like`."""
-    from eexp.training.influence import influence_on
+class _Influences:
+    """The influence of examples on those of the file `settings.like`, and all values so far."""
 
-    assert settings.like is not None and settings.base is not None
-    return influence_on(read([settings.like], "example"), settings.base, settings.init, settings.seed)
+    def __init__(self, settings: SelectSettings):
+        from eexp.training.influence import influence_on
+
+        assert settings.like is not None and settings.base is not None
+        self.values: list[float] = []
+        self._of = influence_on(read([settings.like], "example"), settings.base, settings.init, settings.seed)
+
+    def __call__(self, example: dict) -> float:
+        self.values.append(self._of(example))
+        return self.values[-1]
