@@ -91,7 +91,11 @@ def main() -> None:
     a = parser.parse_args()
     print("$ python benchmarks/allocation.py", *sys.argv[1:])
     print(f"{'':24}  K   executed   new outcomes: K each   by --add   difference")
-    options: list[object] = ["--from", a.source, *(("-m", a.model, "--no-only-admissible") if a.model else ())]
+    options: list[object] = [
+        "--from",
+        a.source,
+        *(("-m", a.model, "--threads", 1, "--no-only-admissible") if a.model else ()),
+    ]
     for env in a.env or ["house", "textcraft"]:
         rows: dict[int, list[tuple[int, int, int, int]]] = {k: [] for k in a.ks}
         with tempfile.TemporaryDirectory() as directory:

@@ -64,9 +64,11 @@ def allocate(
     heap = []
     for t, trajectory in enumerate(trajectories):
         for i in range(len(trajectory["steps"])):
-            probability, executed = surprise(trajectory, i, pool)
             if room[t][i]:
-                heap.append((-probability, executed, seed_of(seed, trajectory["id"], i, "allocation"), t, i))
+                probability, executed = surprise(trajectory, i, pool)
+                known = len(alternatives_of(trajectory["steps"][i], pool))
+                value = -probability * (executed + 1) / (known + 1)
+                heap.append((value, known, seed_of(seed, trajectory["id"], i, "allocation"), t, i))
     heapq.heapify(heap)
     for _ in range(total):
         if not heap:

@@ -198,6 +198,8 @@ class StateAlternatives:
         self.seed = seed_of(settings.seed, trajectory["id"], i, *pool)
         self.expert = canonical(self.step["action"])
         self.taken = {self.expert}
+        #: How many alternatives it has beside which others are drawn; the first draws give those again.
+        self.known = 0 if settings.add is None else len(self.step.get("alternatives") or [])
         if settings.add is not None:
             self.taken |= {canonical(a["action"]) for a in self.step.get("alternatives") or []}
         listed = self.step.get("admissible")
@@ -224,7 +226,7 @@ class StateAlternatives:
             temperature=settings.temperature,
             seed=self.seed,
             accept=self._accept,
-            most=settings.rounds * number,
+            most=settings.rounds * (number + self.known),
             distinct=not settings.replacement,
             top_p=settings.top_p,
             min_p=settings.min_p or None,
@@ -275,8 +277,6 @@ class StateAlternatives:
         self.count(f"alternative[s] {verb} from the admissible actions", len(actions))
         if len(actions) < missing and settings.add is None:
             self.count("state[s] with fewer than k alternatives", 1)
-        if settings.add is not None:
-            self.count("alternative[s] not found where [it was|they were] to be added", missing - len(actions))
         if settings.add is not None:
             return [*(self.step.get("alternatives") or []), *alternatives]
         if settings.pool is None:

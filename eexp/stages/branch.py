@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 
@@ -41,15 +41,31 @@ def branch(
         on_error: Called with a trajectory to which none can be added.
     """
     settings = (settings or BranchSettings()).resolved(policy)
+    possible = _without_mistakes(trajectories, on_error)
+    if settings.add is None:
+        numbered = ((t, [settings.k] * len(t["steps"])) for t in possible if not skip(t["id"]))
+        yield from _branched(numbered, policy, settings, count, on_error)
+        return
+    for trajectory in _added(list(possible), settings.add, policy, settings, count, on_error):
+        if not skip(trajectory["id"]):
+            yield trajectory
+
+
+def _branched(
+    numbered: Iterator[tuple[dict, list[int]]],
+    policy: Policy | None,
+    settings: BranchSettings,
+    count: Count,
+    on_error: OnError,
+) -> Iterator[dict]:
+    """Yield trajectories with so many more alternatives at each of their steps."""
     exact = policy is not None and policy.exact
     asks = settings.source != "admissible"
     #: Trajectories that were read and not answered yet, each with the states that get alternatives.
     pending: deque[tuple[dict, dict[int, StateAlternatives]]] = deque()
 
     def requests() -> Iterator[list[ActionDraw | ActionScore]]:
-        for trajectory, numbers in _with_numbers(_without_mistakes(trajectories, on_error), settings):
-            if skip(trajectory["id"]):
-                continue
+        for trajectory, numbers in numbered:
             states = {
                 i: StateAlternatives(trajectory, i, settings, exact, count, number)
                 for i, number in enumerate(numbers)
@@ -74,23 +90,51 @@ def branch(
         yield {**trajectory, "steps": steps}
 
 
+def _added(
+    trajectories: list[dict],
+    total: int,
+    policy: Policy | None,
+    settings: BranchSettings,
+    count: Count,
+    on_error: OnError,
+) -> list[dict]:
+    """Return the trajectories with `total` more alternatives, or as many as there are.
+
+    What a state was to get and has not is given to others, until no state has any left.
+    """
+    exhausted: set[tuple[str, int]] = set()
+    added: Counter[tuple[str, int]] = Counter()
+
+    def room(trajectory: dict, i: int) -> int:
+        most, state = room_of(trajectory["steps"][i], settings), (trajectory["id"], i)
+        own = settings.k - added[state]
+        return 0 if state in exhausted else own if most is None else min(own, most)
+
+    while total:
+        rooms = [[room(t, i) for i in range(len(t["steps"]))] for t in trajectories]
+        numbers = allocate(trajectories, total, rooms, settings.pool, settings.seed)
+        if not any(map(any, numbers)):
+            break
+        before = {t["id"]: (t, of_steps) for t, of_steps in zip(trajectories, numbers)}
+        trajectories = list(_branched(zip(trajectories, numbers), policy, settings, count, on_error))
+        for trajectory in trajectories:
+            old, wanted = before[trajectory["id"]]
+            for i, (step, number) in enumerate(zip(trajectory["steps"], wanted)):
+                gained = len(step.get("alternatives") or []) - len(old["steps"][i].get("alternatives") or [])
+                total -= gained
+                added[trajectory["id"], i] += gained
+                if gained < number:
+                    exhausted.add((trajectory["id"], i))
+    count("alternative[s] not added, since no state has any left", total)
+    return trajectories
+
+
 def _without_mistakes(trajectories: Iterator[dict], on_error: OnError) -> Iterator[dict]:
     for trajectory in trajectories:
         if any(step.get("mistake") for step in trajectory["steps"]):
             on_error(trajectory, InputError("holds mistakes put in by `eexp recover`; branch before that", "$.steps"))
         else:
             yield trajectory
-
-
-def _with_numbers(trajectories: Iterator[dict], settings: BranchSettings) -> Iterator[tuple[dict, list[int]]]:
-    """Yield each trajectory and how many alternatives each of its steps gets."""
-    if settings.add is None:
-        yield from ((trajectory, [settings.k] * len(trajectory["steps"])) for trajectory in trajectories)
-        return
-    read = list(trajectories)
-    rooms = [[room_of(step, settings) for step in trajectory["steps"]] for trajectory in read]
-    room = [[settings.k if most is None else min(settings.k, most) for most in of_steps] for of_steps in rooms]
-    yield from zip(read, allocate(read, settings.add, room, settings.pool, settings.seed))
 
 
 @click.command("branch")
