@@ -56,15 +56,13 @@ def measure(way: str, a: argparse.Namespace) -> dict:
 
         return wrapper
 
-    forward = transformers.LlamaForCausalLM.forward
+    embed = torch.nn.Embedding.forward  # the one function that every way to call the model goes through
 
-    def counted(self: Any, input_ids: Any = None, **more: Any) -> Any:
-        cost["tokens"] += input_ids.numel()
-        return forward(self, input_ids=input_ids, **more)
+    def counted(self: Any, ids: Any) -> Any:
+        cost["tokens"] += ids.numel()
+        return embed(self, ids)
 
-    # The signature tells both what the model accepts.
-    counted.__wrapped__ = forward  # pyright: ignore[reportFunctionMemberAccess]
-    setattr(transformers.LlamaForCausalLM, "forward", counted)  # noqa: B010 (its type is that of the original)
+    setattr(torch.nn.Embedding, "forward", counted)  # noqa: B010 (its type is that of the original)
     train = transformers.Trainer.train
 
     def logged(self: Any, *args: Any, **more: Any) -> Any:
@@ -198,8 +196,8 @@ def main() -> None:
         seconds, tokens = trl["seconds"] / eexp["seconds"], trl["tokens"] / eexp["tokens"]
         print(f"against TRL: {seconds:.2f} times as fast, {tokens:.2f} times fewer tokens")
         for name in ("losses", "gradients"):
-            apart = max(abs(x - y) / abs(y) for x, y in zip(eexp[name], trl[name], strict=True))
-            print(f"{name} of {len(eexp[name])} updates: at most {apart:.1g} of their size apart")
+            apart = [abs(x - y) / abs(y) for x, y in zip(eexp[name], trl[name], strict=True)]
+            print(f"{name}: {apart[0]:.1g} of their size apart in the first update, at most {max(apart):.1g} in all")
 
 
 if __name__ == "__main__":

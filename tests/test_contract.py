@@ -252,7 +252,7 @@ def test_unknown_keys_are_passed_on(stage: Stage, inputs):
                 for alternative in step.get("alternatives", []):
                     alternative["mine"] = "alternative"
         else:
-            record["prompt"][0]["mine"] = 1.5
+            record["transcript" if stage.kind == "episode" else "prompt"][0]["mine"] = 1.5
     for record in run(*stage.args, stdin=lines(records)).ok().records:
         assert record["mine"] == {"deep": [1, {"x": None}], "é": "ü\u2028"}
         if stage.kind == "trajectory":
@@ -261,7 +261,7 @@ def test_unknown_keys_are_passed_on(stage: Stage, inputs):
             if stage.name == "rollout":
                 assert all(a["mine"] == "alternative" for step in record["steps"] for a in step["alternatives"])
         else:
-            assert record["prompt"][0]["mine"] == 1.5
+            assert record["transcript" if stage.kind == "episode" else "prompt"][0]["mine"] == 1.5
 
 
 @stages(RECORDS)

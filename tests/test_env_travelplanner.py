@@ -420,4 +420,4 @@ def test_the_pipe(spec):
     rollout = run("rollout", "-j", "1", "--env", spec, stdin=branched.out).ok()
     outcomes = [a["outcome"] for record in rollout.records for a in record["steps"][0]["alternatives"]]
     assert len(outcomes) == 12 and all(outcome["done"] and outcome["valid"] for outcome in outcomes)
-    assert len(run("world-model-data", stdin=rollout.out).ok().records) == 16
+    assert len(run("world-model-data", "--max-repeats", "all", stdin=rollout.out).ok().records) == 16

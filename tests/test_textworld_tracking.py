@@ -78,6 +78,7 @@ def test_a_game_says_what_the_package_says(files, share):
     assert steps >= 100
 
 
+@pytest.mark.long
 def test_situations_go_on_in_several_ways(files):
     """Every situation of a tree, asked in any order, knows what the package knows after the same commands."""
     rng = random.Random(1)

@@ -87,14 +87,13 @@ def policy_data(
     for episode in episodes:
         try:
             _check(episode, style)
-            if episode["id"] in ids:
-                raise InputError("the same episode a second time", "$.id")
-            ids.add(episode["id"])
             if settings.turn_rewards:
                 _check_rewards(episode)
         except InputError as e:
             on_error(episode, e)
             continue
+        count("episode[s] given more than once", int(episode["id"] in ids))
+        ids.add(episode["id"])
         tasks.setdefault(_task_of(episode), []).append(episode)
     dialogue = Dialogue(style)
     for played in tasks.values():
