@@ -132,3 +132,13 @@ def test_states_without_another_action_get_nothing_and_cost_nothing(tmp_path):
         assert now - added == min(20, left)
         added = now
     assert added == sum(step["admissible_count"] - 1 for step in states)
+
+
+def test_a_trajectory_that_comes_twice_ends_all_the_same(tmp_path):
+    run("expert", "house", "-n", 2, "--admissible", "all", "-q", "-o", tmp_path / "expert").ok()
+    states = [step for t in read(tmp_path / "expert") for step in t["steps"]]
+    options = ("-k", 3, "--from", "admissible", tmp_path / "expert", tmp_path / "expert")
+    written = run("branch", "--add", 5000, *options).ok().records
+    numbers = [len(step["alternatives"]) for t in written for step in t["steps"]]
+    assert len(written) == 4 and max(numbers) <= 3
+    assert sum(numbers) >= sum(min(3, step["admissible_count"] - 1) for step in states)

@@ -151,15 +151,20 @@ def begins_with(action: str, prefix: str) -> bool:
     return whole.startswith(beginning) and not re.match(r"[\w-]", whole[len(beginning) :])
 
 
-def room_of(step: dict, settings: BranchSettings) -> int | None:
-    """Return how many alternatives a step may get beside those that it has; None where no list of actions limits it."""
-    listed = step.get("admissible")
-    is_complete = listed is not None and step.get("admissible_count") in (None, len(listed))
-    if settings.source in ("policy", "mixed") and not (settings.only_admissible and is_complete):
-        return None
+def room_of(step: dict, settings: BranchSettings, most: int) -> int:
+    """Return how many of `most` more alternatives there are for a step, as far as the list of its actions tells."""
+    if settings.source in ("policy", "mixed") and not (settings.only_admissible and _complete_list(step) is not None):
+        return most
     taken = {canonical(a["action"]) for a in (step, *(step.get("alternatives") or []))}
-    allowed = {canonical(a) for a in listed or [] if not any(begins_with(a, prefix) for prefix in settings.ban)}
-    return len(allowed - taken)
+    listed = step.get("admissible") or []
+    allowed = {canonical(a) for a in listed if not any(begins_with(a, prefix) for prefix in settings.ban)}
+    return min(most, len(allowed - taken))
+
+
+def _complete_list(step: dict) -> list[str] | None:
+    """Return the admissible actions of a step if the record holds all of them; else None."""
+    listed = step.get("admissible")
+    return listed if listed is not None and step.get("admissible_count") in (None, len(listed)) else None
 
 
 class StateAlternatives:
@@ -198,14 +203,11 @@ class StateAlternatives:
         self.seed = seed_of(settings.seed, trajectory["id"], i, *pool)
         self.expert = canonical(self.step["action"])
         self.taken = {self.expert}
-        #: How many alternatives it has beside which others are drawn; the first draws give those again.
-        self.known = 0 if settings.add is None else len(self.step.get("alternatives") or [])
-        if settings.add is not None:
-            self.taken |= {canonical(a["action"]) for a in self.step.get("alternatives") or []}
+        #: The alternatives beside which others are added; the first draws give these again.
+        self.kept: list[dict] = [] if settings.add is None else self.step.get("alternatives") or []
+        self.taken |= {canonical(a["action"]) for a in self.kept}
         listed = self.step.get("admissible")
-        complete_list = (
-            listed if listed is not None and self.step.get("admissible_count") in (None, len(listed)) else None
-        )
+        complete_list = _complete_list(self.step)
         self.allowed = (
             {canonical(a) for a in complete_list} if settings.only_admissible and complete_list is not None else None
         )
@@ -226,7 +228,7 @@ class StateAlternatives:
             temperature=settings.temperature,
             seed=self.seed,
             accept=self._accept,
-            most=settings.rounds * (number + self.known),
+            most=settings.rounds * (number + len(self.kept)),
             distinct=not settings.replacement,
             top_p=settings.top_p,
             min_p=settings.min_p or None,
@@ -278,7 +280,7 @@ class StateAlternatives:
         if len(actions) < missing and settings.add is None:
             self.count("state[s] with fewer than k alternatives", 1)
         if settings.add is not None:
-            return [*(self.step.get("alternatives") or []), *alternatives]
+            return [*self.kept, *alternatives]
         if settings.pool is None:
             return alternatives
         return [a for a in self.step.get("alternatives", []) if a.get("pool") != settings.pool] + alternatives

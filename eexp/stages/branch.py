@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 
@@ -102,31 +102,34 @@ def _added(
 
     What a state was to get and has not is given to others, until no state has any left.
     """
-    exhausted: set[tuple[str, int]] = set()
-    added: Counter[tuple[str, int]] = Counter()
+    left = [[settings.k] * len(t["steps"]) for t in trajectories]  # how many each step may get yet
+    failed: list[dict] = []
 
-    def room(trajectory: dict, i: int) -> int:
-        most, state = room_of(trajectory["steps"][i], settings), (trajectory["id"], i)
-        own = settings.k - added[state]
-        return 0 if state in exhausted else own if most is None else min(own, most)
+    def fail(trajectory: dict, error: InputError) -> None:
+        failed.append(trajectory)
+        on_error(trajectory, error)
 
     while total:
-        rooms = [[room(t, i) for i in range(len(t["steps"]))] for t in trajectories]
+        rooms = [
+            [room_of(step, settings, most) for step, most in zip(t["steps"], own)] for t, own in zip(trajectories, left)
+        ]
         numbers = allocate(trajectories, total, rooms, settings.pool, settings.seed)
         if not any(map(any, numbers)):
             break
-        before = {t["id"]: (t, of_steps) for t, of_steps in zip(trajectories, numbers)}
-        trajectories = list(_branched(zip(trajectories, numbers), policy, settings, count, on_error))
-        for trajectory in trajectories:
-            old, wanted = before[trajectory["id"]]
-            for i, (step, number) in enumerate(zip(trajectory["steps"], wanted)):
-                gained = len(step.get("alternatives") or []) - len(old["steps"][i].get("alternatives") or [])
+        after = list(_branched(zip(trajectories, numbers), policy, settings, count, fail))
+        before = [row for row in zip(trajectories, numbers, left) if not any(row[0] is one for one in failed)]
+        for trajectory, (old, wanted, own) in zip(after, before):
+            for i, number in enumerate(wanted):
+                gained = _number_at(trajectory, i) - _number_at(old, i)
                 total -= gained
-                added[trajectory["id"], i] += gained
-                if gained < number:
-                    exhausted.add((trajectory["id"], i))
+                own[i] = own[i] - gained if gained == number else 0
+        trajectories, left = after, [own for _, _, own in before]
     count("alternative[s] not added, since no state has any left", total)
     return trajectories
+
+
+def _number_at(trajectory: dict, i: int) -> int:
+    return len(trajectory["steps"][i].get("alternatives") or [])
 
 
 def _without_mistakes(trajectories: Iterator[dict], on_error: OnError) -> Iterator[dict]:
