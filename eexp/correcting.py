@@ -1,7 +1,7 @@
 """Corrections of an agent's episodes: where it went wrong, and the expert's way on from there.
 
-The expert plays to the end from every state that the agent visited. A turn after which the expert needs as many actions
-as before it, or more, brought the agent no nearer to the end: it failed. What the expert does in that state, and the
+The expert plays to the end from one state of the episode after the other. A turn after which it needs as many actions
+as before, or more, brought the agent no nearer to the end: the turn failed. What the expert does in that state, and the
 agent's own action with what it led to, are an expert's step and its alternative, in a state that the agent itself gets
 into. Imitating an expert there is DAgger (Ross et al. 2011, arXiv 1011.0686).
 """

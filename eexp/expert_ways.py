@@ -138,17 +138,18 @@ class WalkedEpisode:
         """Return the expert's way from the state after the agent's first `i` actions, and stay in that state."""
         if observation.done:
             return Way([], [], finishes(observation.outcome()))
-        if self._copies and not self._env.has("save"):
-            with self._env.fork() as copy:
-                return self._play_expert(copy, i, observation)
-        state = self._env.save() if self._copies else None
-        way = self._play_expert(self._env, i, observation)
-        if self._copies:
+        if not self._copies:
+            way = self._play_expert(self._env, i, observation)
+            self._walk_to(i)
+            return way
+        if self._env.has("save"):
+            state = self._env.save()
+            way = self._play_expert(self._env, i, observation)
             self._env.restore(state)
             self._env.release(state)
-        else:
-            self._walk_to(i)
-        return way
+            return way
+        with self._env.fork() as copy:
+            return self._play_expert(copy, i, observation)
 
     def _play_expert(self, env: Environment, i: int, observation: Observation) -> Way:
         """Let the expert play to the end of the episode, for no more actions than an episode may have."""

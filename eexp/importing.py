@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -268,9 +268,13 @@ def conversation_jobs(io: Stream, format: Format, tasks: Tasks, settings: Import
 
 def episode_jobs(io: Stream, episodes: Iterator[dict], selector: Selector) -> Iterator[tuple]:
     """Yield ((place, episode), request to a worker) for every episode that the selector takes."""
-    for episode, record_id in identified(episodes):
-        if io.done(record_id) or not selector.takes_end(episode):
-            continue
+    named = identified(episodes)
+    return episode_requests(io, ((e, name) for e, name in named if not io.done(name) and selector.takes_end(e)))
+
+
+def episode_requests(io: Stream, named: Iterable[tuple[dict, str]]) -> Iterator[tuple]:
+    """Yield ((place, episode), request to a worker) for every (episode, id) that can be replayed; the others fail."""
+    for episode, record_id in named:
         try:
             conversation = conversation_of(episode)
         except InputError as e:

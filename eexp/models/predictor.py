@@ -9,7 +9,7 @@ from eexp.models.base import Draw, Episodes, Model, Samples
 from eexp.models.policy import State
 from eexp.prompts import PromptStyle
 
-#: Tokens that an answer may take where the model was trained on nothing longer.
+#: Tokens that an answer may take: an observation, and the verdict after it.
 _MAX_TOKENS = 512
 
 

@@ -264,7 +264,7 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
         observation: str,
         admissible: Iterable[str] | None = None,
         think: bool = False,
-        recalled: Iterable[tuple[str, Sequence[dict]]] = (),
+        recalled: Sequence[tuple[str, Sequence[dict]]] = (),
     ) -> Messages:
         """Build the prompt for the next action.
 
@@ -277,6 +277,8 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
             recalled: Past episodes, each as its instruction and its steps, which come before as turns like all others.
         """
         messages = Dialogue(self).start(instruction, steps).act(observation, admissible, think)
+        if not recalled:
+            return messages
         past = [message for episode in recalled for message in Dialogue(self).start(*episode).turns]
         beginning = bool(self.acting.system) + 2 * len(self.examples)
         return [*messages[:beginning], *past, *messages[beginning:]]

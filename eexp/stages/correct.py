@@ -13,7 +13,7 @@ from eexp.correcting import correct as correct_episode
 from eexp.envs.base import Environment
 from eexp.errors import InputError
 from eexp.formats.episodes import conversation_of, source_of
-from eexp.importing import identified
+from eexp.importing import episode_requests, identified
 from eexp.settings import command_options
 from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
 from eexp.workers.pool import Pool
@@ -84,22 +84,16 @@ def command(env: str | None, settings: CorrectSettings, open_pool: Callable[...,
     with stream.open("correct", env=env, **settings.lineage()) as io, open_pool(env) as pool:
         written: set[str] = set()  # ids of corrections that an earlier run has written, of episodes that it did not end
 
-        def jobs() -> Iterator[tuple]:
+        def due() -> Iterator[tuple[dict, str]]:
             for episode, record_id in identified(io.records(skip_done=False)):
                 ids = [f"{record_id}/correct/{number}" for number in range(1, settings.turns + 1)]
                 done = [name for name in ids if io.done(name)]
-                if ids[-1] in done:
-                    continue
-                written.update(done)
-                try:
-                    conversation = asdict(conversation_of(episode))
-                except InputError as e:
-                    io.fail(episode, e)
-                    continue
-                request = {"id": record_id, "env": episode["env"], "task": episode["task"]}
-                yield (io.where, episode), {**work, **request, "conversation": conversation}
+                if ids[-1] not in done:
+                    written.update(done)
+                    yield episode, record_id
 
-        for episode, result in io.results(io.progress(pool.run(jobs()), "episode")):
+        jobs = ((place, {**work, **request}) for place, request in episode_requests(io, due()))
+        for episode, result in io.results(io.progress(pool.run(jobs), "episode")):
             io.counts.update(result["counts"])
             for trajectory in result["trajectories"]:
                 if trajectory["id"] not in written:

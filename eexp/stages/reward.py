@@ -11,6 +11,7 @@ from eexp import options
 from eexp.envs.base import Environment
 from eexp.errors import InputError
 from eexp.formats.episodes import conversation_of
+from eexp.importing import episode_requests
 from eexp.rewarding import RewardSettings, job, rewards
 from eexp.settings import command_options
 from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
@@ -74,19 +75,10 @@ def command(env: str | None, settings: RewardSettings, open_pool: Callable[..., 
     """
     work = {"do": f"{job.__module__}:{job.__name__}", "settings": asdict(settings)}
     with stream.open("reward", env=env, **settings.lineage()) as io, open_pool(env) as pool:
-
-        def jobs() -> Iterator[tuple]:
-            for episode in io.records():
-                try:
-                    conversation = asdict(conversation_of(episode))
-                except InputError as e:
-                    io.fail(episode, e)
-                    continue
-                request = {"id": episode["id"], "env": episode["env"], "task": episode["task"]}
-                yield (io.where, episode), {**work, **request, "conversation": conversation}
-
+        requests = episode_requests(io, ((episode, episode["id"]) for episode in io.records()))
+        jobs = ((place, {**work, **request}) for place, request in requests)
         total = 0.0
-        for episode, result in io.results(io.progress(pool.run(jobs()), "episode")):
+        for episode, result in io.results(io.progress(pool.run(jobs), "episode")):
             io.counts.update(result["counts"])
             total += sum(result["rewards"])
             io.write(_rewarded(episode, result["rewards"]))
