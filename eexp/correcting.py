@@ -71,7 +71,8 @@ def correct(
 
     Each is a trajectory: the agent's turns up to the one that failed, and from there the expert's. At that step the
     agent's action is an alternative with its outcome, and `then` is what the expert does after it. Earlier turns that
-    failed have `mistake` true, and steps that stand in an earlier correction of the episode `repeated`.
+    failed, or in whose state the expert knows no way, have `mistake` true, and steps that stand in an earlier correction
+    of the episode `repeated`.
 
     Args:
         env: The environment of the episode, which has an expert.
@@ -97,7 +98,8 @@ def correct(
             return corrected
         counts["turn[s] looked at"] += 1
         if not visit.failed:
-            history.append(visit.step)
+            # Where the expert knows no way, nothing tells that a turn was right.
+            history.append(visit.step if visit.way.successful else {**visit.step, "mistake": True})
             continue
         counts["turn[s] that failed"] += 1
         counts[f"of them {FAILURES[transition_of(visit.before.text, visit.after.outcome())]}"] += 1

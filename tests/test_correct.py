@@ -12,6 +12,7 @@ from eexp.correcting import CorrectSettings, correct
 from eexp.envs import open_env
 from eexp.envs.worlds.house import House
 from eexp.errors import UsageError
+from eexp.expert_ways import WalkedEpisode
 from eexp.formats.episodes import conversation_of
 from eexp.outcomes import actions_to_the_end, takes_longer
 from eexp.records import is_only_shown
@@ -142,3 +143,31 @@ def test_an_environment_without_an_expert_is_told(episodes, monkeypatch):
     (episode, *_) = read(episodes)
     with open_env("house") as env, pytest.raises(UsageError, match="house has no expert"):
         correct(env, episode["task"], conversation_of(episode), episode["id"])
+
+
+def test_what_the_agent_does_where_the_expert_knows_no_way_is_not_imitated(monkeypatch):
+    expert = House.expert
+    knows = []  # whether the expert is asked in a state from which it goes on
+
+    def sometimes(self):
+        return expert(self) if knows[-1] else None
+
+    def way_from(self, i, observation):
+        knows.append(i not in (2, 3))
+        return known_way_from(self, i, observation)
+
+    known_way_from = WalkedEpisode._way_from
+    monkeypatch.setattr(House, "expert", sometimes)
+    monkeypatch.setattr(WalkedEpisode, "_way_from", way_from)
+    with open_env("house") as env:
+        task = next(iter(env.list_tasks("train")))
+        steps, observation = [], env.reset(task)
+        for _ in range(6):
+            steps.append({"observation": observation.text, "action": "look"})
+            observation = env.step("look")
+        played = {"transcript": steps, "final": observation.text, "instruction": env.instruction(), "success": False}
+        corrected = correct(env, task, conversation_of(played), "e", CorrectSettings(turns=9)).trajectories
+    marks = [[step.get("mistake", False) for step in t["steps"]] for t in corrected]
+    assert len(marks[0]) > 1 and not any(marks[0])
+    last = next(i for i, step in enumerate(corrected[-1]["steps"]) if step.get("alternatives"))
+    assert last >= 4 and all(marks[-1][:last])

@@ -90,6 +90,8 @@ def test_another_prompt_style_is_refused(tmp_path):
 def test_episodes_that_are_not_the_policy_s_own_are_refused(tmp_path):
     ahead = episode("a", 0, True, lineage=["eval 0.2.0 env=world temperature=1 look-ahead=3"])
     run("policy-data", write(tmp_path / "ahead", [ahead])).one_error(3, "look-ahead")
+    recalling = episode("a", 0, True, recalled=["world/b/0"])
+    run("policy-data", write(tmp_path / "recalling", [recalling])).one_error(3, "$.recalled", "--recall")
     twice = [episode("a", 0, True), episode("a", 1, False), episode("a", 0, True)]
     assert "1 episode given more than once" in run("policy-data", write(tmp_path / "twice", twice)).ok().err
 

@@ -123,6 +123,8 @@ def _check(episode: dict, style: PromptStyle) -> None:
         raise InputError(reason, "$.prompt_style")
     if any(entry.startswith("eval ") and " look-ahead=" in entry for entry in episode.get("lineage") or []):
         raise InputError("played with --look-ahead: its actions are not the policy's own draws", "$.lineage")
+    if episode.get("recalled"):
+        raise InputError("played with --recall: its prompts held other episodes, which it does not hold", "$.recalled")
     if style.acting.list_admissible:
         raise InputError("its prompts listed the admissible actions, which episodes do not hold", "$.prompt_style")
     style.shown_tools(episode.get("tools"))
