@@ -71,8 +71,8 @@ def correct(
 
     Each is a trajectory: the agent's turns up to the one that failed, and from there the expert's. At that step the
     agent's action is an alternative with its outcome, and `then` is what the expert does after it. Earlier turns that
-    failed, or in whose state the expert knows no way, have `mistake` true, and steps that stand in an earlier correction
-    of the episode `repeated`.
+    failed, or in whose state the expert knows no way, have `mistake` true; steps that stand in an earlier correction of
+    the episode have `repeated` true.
 
     Args:
         env: The environment of the episode, which has an expert.

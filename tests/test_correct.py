@@ -55,7 +55,7 @@ def test_the_first_turns_that_brought_the_agent_no_nearer_are_corrected(tmp_path
             lengths = [float("inf") if way is None else len(way) for way in ways]
             failed = [i for i in range(len(actions)) if lengths[i] < float("inf") and lengths[i + 1] >= lengths[i]]
             for number, i in enumerate(failed[:2] if ways[0] else [], 1):
-                whole = [*actions[:i], *ways[i]]
+                whole = [*actions[:i], *(ways[i] or [])]
                 expected[f"{episode['id']}/correct/{number}"] = whole, failed[: number - 1], actions[i]
     assert expected and set(written) == set(expected)
     for name, (actions, mistakes, mistaken) in expected.items():
