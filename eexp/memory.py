@@ -5,8 +5,14 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Iterable
+from typing import Any
 
+import click
+
+from eexp import options
 from eexp.errors import EexpError, InputError
+from eexp.jsonl import read
+from eexp.settings import is_given, option
 
 _WORD = re.compile(r"\w+")
 
@@ -34,12 +40,12 @@ class Memory:
         rows = ((number, _beginning(record)) for number, record in enumerate(self._records))
         self._words.executemany("INSERT INTO beginnings(rowid, text) VALUES (?, ?)", rows)
 
-    def recall(self, task: dict, instruction: str, observation: str, number: int) -> list[dict]:
+    def recall(self, task: dict, instruction: str | None, observation: str, number: int) -> list[dict]:
         """Return up to `number` records that begin most like a task, the most similar one last.
 
         None of them is of the task itself. Similarity is BM25; of equally similar ones, the first is taken.
         """
-        words = dict.fromkeys(word.casefold() for word in _WORD.findall(f"{instruction} {observation}"))
+        words = dict.fromkeys(word.casefold() for word in _WORD.findall(f"{instruction or ''} {observation}"))
         if not words:
             return []
         query = " OR ".join(f'"{word}"' for word in words)
@@ -56,13 +62,47 @@ class Memory:
         return found[::-1]
 
 
-def steps_of(record: dict) -> list[dict]:
-    """Return the turns of an episode, or the steps of a trajectory."""
+def recall_option() -> Any:
+    """Return the field `recall` of settings: a file of past episodes."""
+    return option(
+        None,
+        type=options.PATH,
+        metavar="FILE",
+        help="Show past episodes of this file (of `eexp eval`, or trajectories) before the state, as they are: those "
+        "whose tasks begin most like the current one, and never one of the same task.",
+    )
+
+
+def recall_count_option() -> Any:
+    """Return the field `recall_count` of settings: how many episodes are shown."""
+    return option(1, type=click.IntRange(min=1), metavar="N", help="With --recall: how many to show.")
+
+
+def memory_of(file: str | None) -> Memory | None:
+    """Return the memory of a file that `--recall` names, or None for none.
+
+    Raises:
+        InputError, EexpError: As for `Memory`, or the file cannot be read.
+        click.UsageError: `--recall-count` is given without a file.
+    """
+    if file:
+        return Memory(read([file], "episode", "trajectory"))
+    if is_given("recall_count"):
+        raise click.UsageError("--recall-count says how many; --recall FILE of what")
+    return None
+
+
+def shown(records: Iterable[dict]) -> list[tuple[str, list[dict]]]:
+    """Return the instruction and the steps of each record, as prompts have them."""
+    return [(record.get("instruction") or "", _steps_of(record)) for record in records]
+
+
+def _steps_of(record: dict) -> list[dict]:
     return record["transcript"] if record["type"] == "episode" else record["steps"]
 
 
 def _beginning(record: dict) -> str:
-    steps = steps_of(record)
+    steps = _steps_of(record)
     if not steps:
         raise InputError(f"{record['id']}: has no turns to remember")
     return f"{record.get('instruction') or ''}\n{steps[0]['observation']}"

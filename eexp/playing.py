@@ -12,7 +12,7 @@ import click
 from eexp import options
 from eexp.envs.base import Environment, Observation
 from eexp.errors import InputError, NoRoom
-from eexp.memory import Memory, steps_of
+from eexp.memory import Memory, recall_count_option, recall_option, shown
 from eexp.models.base import Samples
 from eexp.models.policy import ActionDraw, Episodes, Policy, Proposal, Proposals, State
 from eexp.models.predictor import Predictor
@@ -46,14 +46,8 @@ class EvalSettings:
         "changes nothing or ends the episode without success, draw another one at temperature 1, up to K in all, and "
         "take the first one that does better.",
     )
-    recall: str | None = option(
-        None,
-        type=options.PATH,
-        metavar="FILE",
-        help="Show past episodes of this file (of `eexp eval`, or trajectories) before the state, as they are: those "
-        "whose tasks begin most like the current one, and never one of the same task.",
-    )
-    recall_count: int = option(1, type=click.IntRange(min=1), metavar="N", help="With --recall: how many to show.")
+    recall: str | None = recall_option()
+    recall_count: int = recall_count_option()
     seed: int = options.seed.field()
 
 
@@ -265,7 +259,7 @@ class ParallelPlay:
             view.admissible,
             view.expert,
             episode.offered,
-            [(record.get("instruction") or "", steps_of(record)) for record in episode.recalled],
+            shown(episode.recalled),
         )
         self._ask(number, self.settings.temperature, seed_of(self.settings.seed, episode.id, step))
 

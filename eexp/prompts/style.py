@@ -274,14 +274,9 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
             observation: The current observation.
             admissible: The admissible actions, which are written if the style lists them.
             think: Whether a thought is asked for before the action.
-            recalled: Past episodes, each as its instruction and its steps, which come before as turns like all others.
+            recalled: Past episodes, each as its instruction and its steps, as for `DialogueBase.start`.
         """
-        messages = Dialogue(self).start(instruction, steps).act(observation, admissible, think)
-        if not recalled:
-            return messages
-        past = [message for episode in recalled for message in Dialogue(self).start(*episode).turns]
-        beginning = bool(self.acting.system) + 2 * len(self.examples)
-        return [*messages[:beginning], *past, *messages[beginning:]]
+        return Dialogue(self).start(instruction, steps, recalled).act(observation, admissible, think)
 
     def answer(self, action: str, thought: str | None = None, number: int = 0) -> Answer:
         """Return an action, after a thought if there is one, as the policy is to write it.
@@ -554,17 +549,25 @@ class DialogueBase(ABC, Generic[P]):
         self._endings = thought.ask if thought.absent == "empty" else thought.ask_not, thought.ask  # by `think`
         words = style.predicting
         self._requests = {"changes": words.request_changes, "verdict": words.request_verdict}
-        self._acting: P = self._beginning(style.acting.system)
-        self._predicting: P = self._beginning(style.predicting.system or style.acting.system)
+        self._beginning = self._messages(self._opening(style.acting.system))
+        self._predicting = self._messages(self._opening(style.predicting.system or style.acting.system))
         self.start("")
 
-    def start(self, instruction: str, steps: Iterable[dict] = ()) -> Self:
+    def start(
+        self, instruction: str, steps: Iterable[dict] = (), recalled: Sequence[tuple[str, Sequence[dict]]] = ()
+    ) -> Self:
         """Begin a trajectory.
 
         Args:
             instruction: The task in words, or "".
             steps: The steps before the first state, each with `observation`, `action` and perhaps `thought`.
+            recalled: Past episodes, each as its instruction and its steps, which come before as turns like all others
+                where an action is asked for.
         """
+        self._acting = self._beginning
+        if recalled:
+            past = [message for episode in recalled for message in Dialogue(self._style).start(*episode).turns]
+            self._acting = self._messages([*self._opening(self._style.acting.system), *past])
         self._number = 0  # of the current state
         self._task = f"{self._style.acting.task_label} {instruction}\n" if instruction else ""
         self._label = self._task  # the text before the next observation
@@ -624,12 +627,12 @@ class DialogueBase(ABC, Generic[P]):
             ending = f"\n{self._style.acting.admissible_label} {', '.join(admissible)}{ending}"
         return observation + ending
 
-    def _beginning(self, system: str) -> P:
+    def _opening(self, system: str) -> Messages:
         """Return the messages that every prompt begins with."""
         turns = [_message("system", system)] if system else []
         for example in self._style.examples:
             turns += [_message("user", example.user), _message("assistant", example.assistant)]
-        return self._messages(turns)
+        return turns
 
     def _shown(self) -> P:
         """Return the earlier turns that the style shows."""

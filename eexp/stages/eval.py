@@ -13,12 +13,12 @@ from eexp.envs.base import Environment
 from eexp.envs.registry import light_names
 from eexp.errors import InputError, UsageError, environment_errors
 from eexp.jsonl import read
-from eexp.memory import Memory
+from eexp.memory import Memory, memory_of
 from eexp.models.policy import Policy
 from eexp.models.predictor import Predictor
 from eexp.options import PolicyOptions
 from eexp.playing import JUDGED, WITHOUT_VERDICT, EvalSettings, PlayedEpisode, episode_id, panel, play
-from eexp.settings import command_options, is_given, option
+from eexp.settings import command_options, option
 from eexp.stream import SUCCESSES, OnError, Stream, stop_at_error
 from eexp.workers.parallel import ParallelEnvironments
 
@@ -203,9 +203,7 @@ def command(
         raise click.UsageError(f"--look-ahead needs an environment that can be forked, and {env} cannot")
     if look_ahead_with and not settings.look_ahead:
         raise click.UsageError("--look-ahead-with needs --look-ahead K")
-    memory = Memory(read([settings.recall], "episode", "trajectory")) if settings.recall else None
-    if memory is None and is_given("recall_count"):
-        raise click.UsageError("--recall-count says how many; --recall FILE of what")
+    memory = memory_of(settings.recall)
     player = policy.open(stream.note)
     predictor = _predictor(look_ahead_with, policy, stream) if look_ahead_with else None
     where = split if panel_tasks is None else f"panel {panel_hash} of {len(tasks)} tasks"

@@ -31,6 +31,12 @@ from eexp import options
     metavar="DIR",
     help="Continue this PEFT adapter (world model first, then imitation).  [default: a new one]",
 )
+@click.option(
+    "--keep-optimizer",
+    is_flag=True,
+    help="Save the averages of gradients that AdamW keeps, too, and begin with those of --init, where it has them: for "
+    "training in rounds.",
+)
 @click.option("--full", is_flag=True, help="Train all weights instead of an adapter.")
 @click.option(
     "--load-in-4bit",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import click
 import orjson
@@ -11,6 +12,7 @@ import orjson
 from eexp import options
 from eexp.errors import InputError
 from eexp.jsonl import BLOCK_BYTES, Lines, dumps, line_template
+from eexp.memory import Memory, memory_of, recall_count_option, recall_option, shown
 from eexp.outcomes import with_failures_counted
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import COMPLETION, COMPLETION_END, Dialogue, EncodedDialogue, encoded_contents
@@ -24,6 +26,16 @@ class ImitationSettings:
     """Settings of `imitation_data`."""
 
     thoughts: bool = option(True, help="Keep the expert's own thoughts, where there are any.")
+    recall: str | None = recall_option()
+    recall_count: int = recall_count_option()
+
+    def lineage(self) -> dict[str, Any]:
+        """Return the settings by the names of their options."""
+        return {
+            "thoughts": None if self.thoughts else "no",
+            "recall": self.recall,
+            "recall_count": self.recall_count if self.recall else None,
+        }
 
 
 def imitation_data(
@@ -31,6 +43,7 @@ def imitation_data(
     style: PromptStyle,
     settings: ImitationSettings | None = None,
     *,
+    memory: Memory | None = None,
     on_error: OnError = stop_at_error,
 ) -> Iterator[dict]:
     """Yield one example a step, but for the mistakes that `eexp recover` put in.
@@ -39,6 +52,7 @@ def imitation_data(
         trajectories: Trajectories of an expert.
         style: The prompt style of the examples.
         settings: Whether the expert's own thoughts stand before its actions.
+        memory: Past episodes, `settings.recall_count` of which stand before each state; None shows none.
         on_error: Called with a trajectory without functions, where actions are tool calls.
     """
     settings = settings or ImitationSettings()
@@ -49,8 +63,12 @@ def imitation_data(
         except InputError as e:
             on_error(t, e)
             continue
-        dialogue.start(t["instruction"])
-        for i, step in enumerate(_steps(t, settings.thoughts)):
+        steps = _steps(t, settings.thoughts)
+        recalled: list[dict] = []
+        if memory and steps:
+            recalled = memory.recall(t["task"], t["instruction"], steps[0]["observation"], settings.recall_count)
+        dialogue.start(t["instruction"], recalled=shown(recalled))
+        for i, step in enumerate(steps):
             if not is_only_shown(step):
                 thought = step.get("thought")
                 answer = style.answer(step["action"], thought, i)
@@ -74,6 +92,7 @@ def imitation_lines(
     settings: ImitationSettings,
     entry: str,
     *,
+    memory: Memory | None = None,
     on_error: OnError = stop_at_error,
 ) -> Iterator[Lines]:
     """Yield the examples of `imitation_data` as lines of JSON, in a fraction of the time.
@@ -81,11 +100,11 @@ def imitation_lines(
     Args:
         trajectories: Trajectories of an expert.
         style: The prompt style of the examples.
-        settings, on_error: As for `imitation_data`.
+        settings, memory, on_error: As for `imitation_data`.
         entry: This stage's line of lineage.
     """
-    if style.action.calls:  # whose messages have more than a text
-        for record in imitation_data(trajectories, style, settings, on_error=on_error):
+    if style.action.calls or memory:  # calls are messages with more than a text, and a memory goes by whole tasks
+        for record in imitation_data(trajectories, style, settings, memory=memory, on_error=on_error):
             yield 1, dumps(with_lineage(record, entry))
         return
     dialogue, label = EncodedDialogue(style), style.label
@@ -134,11 +153,11 @@ def command(settings: ImitationSettings, prompt_style: str | None, stream: Strea
       eexp expert house -n 20 | eexp imitation-data > il.jsonl
     """
     style = options.chosen_style(prompt_style, None)
-    thoughts = None if settings.thoughts else "no"
-    with stream.open("imitation-data", prompt_style=style.label, thoughts=thoughts) as io:
+    memory = memory_of(settings.recall)
+    with stream.open("imitation-data", prompt_style=style.label, **settings.lineage()) as io:
 
         def examples(trajectories: Iterator[dict]) -> Iterator[Lines]:
             counted = with_failures_counted(trajectories, io.count)
-            return imitation_lines(counted, style, settings, io.entry, on_error=io.fail)
+            return imitation_lines(counted, style, settings, io.entry, memory=memory, on_error=io.fail)
 
         io.write_lines(examples)

@@ -13,9 +13,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import cast
 
 import orjson
 from accelerate import PartialState
+from torch.optim import Optimizer
 from transformers import Trainer
 
 from eexp.errors import UsageError
@@ -29,6 +31,7 @@ from eexp.training.job import ExampleSource, Job, Settings
 from eexp.training.memory import freed_memory_kept
 from eexp.training.metrics import best_validation, mean_loss, validation_summaries
 from eexp.training.model import experts_warning
+from eexp.training.optimizer import save_state
 from eexp.training.plan import plan_job
 from eexp.training.preferences import set_references
 from eexp.training.preview import describe
@@ -166,6 +169,8 @@ def _save(trainer: Trainer, job: Job, directory: Path) -> None:
         return
     if job.settings.keep == "best":
         shutil.copytree(best, directory, dirs_exist_ok=True)
+    if job.settings.keep_optimizer:
+        save_state(cast(Optimizer, trainer.optimizer), directory)
     _sort_adapter_config(directory / "adapter_config.json")
     (directory / "training_args.bin").unlink(missing_ok=True)  # eexp.json has the same settings, readable
     unify_modes(directory)

@@ -54,6 +54,7 @@ class Settings:
         save_every: Updates between checkpoints; None for every epoch.
         validate_every: Updates between validations; None for every epoch.
         keep: Weights that are saved: those of the "last" update, or of the "best" validation.
+        keep_optimizer: Begin with the optimiser's state of `init`, where it has one, and save it beside the weights.
         gradient_checkpointing: Compute activations again in the backward pass, to save memory.
         report_to: "tensorboard" or "wandb".
         trust_remote_code: Run the Python code that comes with the base model.
@@ -89,6 +90,7 @@ class Settings:
     save_every: int | None = None
     validate_every: int | None = None
     keep: str = "last"
+    keep_optimizer: bool = False
     gradient_checkpointing: bool = False
     report_to: str | None = None
     trust_remote_code: bool = False

@@ -56,6 +56,8 @@ def open_model(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizer
         UsageError: The base is no model that can be trained, or does not fit the other settings.
         EexpError: It is not there, cannot be loaded, or needs more memory than is free.
     """
+    if settings.full and settings.keep_optimizer:
+        raise UsageError("--keep-optimizer is for adapters: --full has no --init to go on with")
     if settings.full and settings.init:
         raise UsageError("--full trains all weights; to go on with a full model give it as -m, --init is for adapters")
     if settings.base.endswith(".gguf") or settings.base.startswith(("http:", "https:")):

@@ -70,6 +70,8 @@ def plan_job(
         check_settings(settings)
     if settings.keep == "best" and not validation:
         raise UsageError("--keep best goes by the losses on --validate FILE; give one")
+    if settings.keep == "best" and settings.keep_optimizer:
+        raise UsageError("--keep-optimizer goes on from the last update; it excludes --keep best")
     spent = _budget_spent(settings.init)
     budget = _budget_left(settings, spent)
     transformers.set_seed(settings.seed % 2**32)  # numpy's seeds are at most this large

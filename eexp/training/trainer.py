@@ -17,6 +17,7 @@ from typing import Any, cast
 import orjson
 import torch
 from accelerate.utils import gather_object, patch_environment
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 from transformers import (
     PreTrainedModel,
@@ -36,6 +37,7 @@ from eexp.training.distributed import process_count
 from eexp.training.files import replace_file
 from eexp.training.job import Job
 from eexp.training.metrics import best_validation, step_of
+from eexp.training.optimizer import load_state
 from eexp.training.packing import target_losses
 from eexp.training.preferences import PreferenceLoss
 from eexp.training.updates import distribute, total_weight
@@ -79,6 +81,8 @@ def training_arguments(job: Job, checkpoints: Path) -> TrainingArguments:
         raise EexpError(f"was started as one of {process_count()} processes, and found {arguments.world_size}")
     state = arguments.distributed_state
     kind = state.distributed_type.value if state else None
+    if kind == "FSDP" and settings.keep_optimizer:
+        raise EexpError("--keep-optimizer needs the whole state in one process, which FSDP divides; use DDP")
     if kind in ("DEEPSPEED", "MEGATRON_LM"):
         raise EexpError(f"{kind} cannot make an update of several passes here; start accelerate with DDP or FSDP")
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for several processes, never for threads of one
@@ -172,7 +176,7 @@ class RunCallback(TrainerCallback):
         self._best: tuple[float, int] | None = None  # loss, update
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Take up the lines of a resumed run up to its checkpoint, and validate before the first update."""
+        """Take up the lines of a resumed run up to its checkpoint; before the first update, validate."""
         self._progress = Progress("finetune", "update", state.max_steps, state.global_step, self._quiet)
         before = self._metrics.read_bytes().splitlines() if state.global_step and self._metrics.is_file() else []
         lines = [line for line in before if step_of(line) <= state.global_step]
@@ -180,6 +184,8 @@ class RunCallback(TrainerCallback):
         if state.is_world_process_zero:
             replace_file(self._metrics, b"".join(line + b"\n" for line in lines))
         if not state.global_step:
+            if self._job.settings.keep_optimizer and self._job.settings.init:
+                load_state(cast(Optimizer, self._trainer.optimizer), Path(self._job.settings.init))
             self._validate(0)
 
     def on_log(
