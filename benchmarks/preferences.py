@@ -83,11 +83,12 @@ def _preferences(file: Path) -> list[dict]:
 
 
 def _eexp(out: Path, a: argparse.Namespace, timed: Callable) -> None:
-    from eexp.training import finetune as module
+    from eexp.training import preferences
+    from eexp.training.finetune import finetune
     from eexp.training.job import Settings
 
-    module.set_references = timed(module.set_references)
-    module.finetune(
+    preferences.set_references = timed(preferences.set_references)
+    finetune(
         _preferences(a.file),
         out,
         Settings(

@@ -839,6 +839,34 @@ def test_world_model_first_then_imitation(data, few, tmp_path):
     assert "world-model-data" in first["lineage"][0][-1] and "imitation-data" in second["lineage"][0][-1]
 
 
+def test_the_optimizer_goes_on_in_the_next_round(few, tmp_path):
+    """Two rounds of one update each are one run of two updates, and only where the optimiser is kept."""
+    args = ["finetune", "-q", *SMALL, "--batch-size", 8, "--schedule", "constant", "--lr", 1e-3]
+    run(*args, "--max-steps", 2, "-o", tmp_path / "both", few).ok()
+    run(*args, "--max-steps", 1, "--keep-optimizer", "-o", tmp_path / "1", few).ok()
+    run(*args, "--max-steps", 1, "--keep-optimizer", "-o", tmp_path / "2", "--init", tmp_path / "1", few).ok()
+    run(*args, "--max-steps", 1, "-o", tmp_path / "anew", "--init", tmp_path / "1", few).ok()
+    assert _equal_weights(tmp_path / "both", tmp_path / "2")
+    assert not _equal_weights(tmp_path / "both", tmp_path / "anew", 1e-5)
+    assert not (tmp_path / "anew" / "optimizer.pt").exists()
+
+
+def test_an_optimizer_that_does_not_fit_is_refused(few, tmp_path):
+    args = ["finetune", "-q", *SMALL, "--max-steps", 1, "--keep-optimizer"]
+    run(*args, "-o", tmp_path / "1", few).ok()
+    run(*args, "--rank", 3, "-o", tmp_path / "other", few).ok()
+    shutil.copy(tmp_path / "other" / "optimizer.pt", tmp_path / "1")
+    again = [*args, "--init", tmp_path / "1", "-o", tmp_path / "2"]
+    run(*again, few).one_error(1, "1/optimizer.pt", "an adapter with other weights")
+    (tmp_path / "1" / "optimizer.pt").write_bytes(b"no state")
+    run(*again, few).one_error(1, "1/optimizer.pt", "cannot be read")
+    (tmp_path / "1" / "optimizer.pt").unlink()
+    run(*again, few).ok()
+    run(*args, "--full", "-o", tmp_path / "full", few).one_error(2, "--keep-optimizer is for adapters")
+    best = ["--keep", "best", "--validate", few, "-o", tmp_path / "best"]
+    run(*args, *best, few).one_error(2, "excludes --keep best")
+
+
 def test_a_finished_run_is_not_overwritten(few, tmp_path):
     args = ["finetune", *SMALL, "-o", tmp_path / "run", "--max-steps", 1]
     run(*args, few).ok()

@@ -63,3 +63,24 @@ def test_episodes_say_what_was_recalled(tmp_path):
     assert all(len(e["recalled"]) == 1 for e in result.records) and "recalled" not in plain.records[0]
     run("eval", "house", "-n", 1, "--recall-count", 2).one_error(2, "--recall FILE")
     run("eval", "house", "-n", 1, "--recall", write(tmp_path / "none", [])).one_error(3, "no episode")
+
+
+def test_examples_have_the_prompts_of_play(tmp_path):
+    """What imitation-data recalls before a state is what eval recalls there, to the byte."""
+    run("expert", "house", "-n", 6, "-q", "-o", tmp_path / "past").ok()
+    past = read(tmp_path / "past")
+    trajectory = past[0]
+    args = ("imitation-data", "--recall", tmp_path / "past", "--recall-count", 2, write(tmp_path / "one", [trajectory]))
+    examples = run(*args).ok().records
+    recalled = [
+        (r["instruction"], r["steps"])
+        for r in Memory(past).recall(
+            trajectory["task"], trajectory["instruction"], trajectory["steps"][0]["observation"], 2
+        )
+    ]
+    assert len(examples) == len(trajectory["steps"])
+    for i, (example, step) in enumerate(zip(examples, trajectory["steps"])):
+        prompt = STYLE.act(trajectory["instruction"], trajectory["steps"][:i], step["observation"], recalled=recalled)
+        assert example["prompt"] == prompt
+    assert "recall-count=2" in examples[0]["lineage"][-1]
+    run("imitation-data", "--recall-count", 2, tmp_path / "one").one_error(2, "--recall FILE")

@@ -50,6 +50,15 @@ def test_advantages_by_hand():
     assert weights(of_a, scale=True) == {"a/0/0": 0.75 / spread} | {f"a/{n}/0": -0.25 / spread for n in (1, 2, 3)}
 
 
+def test_the_mean_is_over_turns_or_over_episodes():
+    """Of four turns, one is of an episode that succeeded: 1/4 of all turns, 1/2 of the episodes."""
+    episodes = [episode("a", 0, True), episode("a", 1, False, (True, True, True))]
+    assert weights(episodes) == {"a/0/0": 0.75} | {f"a/1/{n}": -0.25 for n in range(3)}
+    assert weights(episodes, baseline="episodes") == {"a/0/0": 0.5} | {f"a/1/{n}": -0.5 for n in range(3)}
+    scaled = weights(episodes, scale=True)
+    assert scaled == pytest.approx({"a/0/0": 1.5} | {f"a/1/{n}": -0.5 for n in range(3)})
+
+
 def test_refused_actions_cost_and_the_mean_stays():
     episodes = [episode("a", 0, True, (True, False)), episode("a", 1, False, (True, True))]
     made = weights(episodes, refused=0.4)

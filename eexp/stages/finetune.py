@@ -118,6 +118,13 @@ from eexp import options
     "of the chosen answers.  [default: 1 with examples, else 0]",
 )
 @click.option(
+    "--clip",
+    type=options.Finite(min=0, max=1, min_open=True),
+    metavar="X",
+    help="For examples of `eexp policy-data`: leave a token alone once its probability has changed by this share since "
+    "the start, in the direction that its weight asks for.",
+)
+@click.option(
     "--tokens-per-batch",
     type=click.IntRange(min=1),
     default=4096,

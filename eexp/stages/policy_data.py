@@ -27,8 +27,15 @@ class PolicySettings:
 
     reward: str = option(
         "success",
-        type=click.Choice(["success", "score"]),
-        help="The reward of an episode: 1 for success and else 0, or the score at its end.",
+        type=click.Choice(["success", "score", "none"]),
+        help="The reward of an episode: 1 for success and else 0, the score at its end, or none beside those of its "
+        "turns.",
+    )
+    baseline: str = option(
+        "turns",
+        type=click.Choice(["turns", "episodes"]),
+        help="The mean reward of a task, which is taken from that of each of its episodes: over their turns, so that "
+        "the weights of all turns add up to 0, or over the episodes, as in GRPO.",
     )
     scale: bool = option(
         False, help="Divide by the standard deviation of the rewards of a task, so that all tasks count the same."
@@ -50,7 +57,7 @@ class PolicySettings:
     def lineage(self) -> dict[str, Any]:
         """Return the settings by the names of their options."""
         return {
-            **recorded(self, "reward"),
+            **recorded(self, "reward", "baseline"),
             "scale": self.scale or None,
             "refused": self.refused or None,
             "turn_rewards": self.turn_rewards or None,
@@ -72,6 +79,9 @@ def policy_data(
     the policy gradient, as in GRPO (Shao et al. 2024, arXiv 2402.03300) on episodes that the model itself has just
     played; there is no clipping, because there is nothing to clip in the first update, and no division by the standard
     deviation unless it is asked for (Liu et al. 2025, arXiv 2503.20783).
+
+    The mean is over turns (Hao et al. 2025, arXiv 2505.23585). Episodes that fail are longer, so with a mean over
+    episodes most turns have a negative weight, and what all answers begin with becomes less likely from round to round.
 
     Args:
         episodes: Episodes, several of each task. All of them are read before the first example is made.
@@ -140,10 +150,12 @@ def _check_rewards(episode: dict) -> None:
 def _weights(played: list[dict], settings: PolicySettings) -> list[list[float]]:
     """Return the weight of each turn of the episodes of one task."""
     rewards = [_reward(episode, settings) for episode in played]
-    mean, spread = statistics.fmean(rewards), statistics.pstdev(rewards)
     own = [[_of_turn(turn, settings) for turn in episode["transcript"]] for episode in played]
     turns = sum(map(len, own))
     usual = sum(map(sum, own)) / turns if turns else 0.0
+    mean, spread = statistics.fmean(rewards), statistics.pstdev(rewards)
+    if settings.baseline == "turns" and turns:
+        mean = sum(reward * len(of_turns) for reward, of_turns in zip(rewards, own)) / turns
     return [
         [(reward - mean) / (spread if settings.scale and spread else 1.0) + one - usual for one in of_turns]
         for reward, of_turns in zip(rewards, own)
@@ -159,7 +171,7 @@ def _of_turn(turn: dict, settings: PolicySettings) -> float:
 def _reward(episode: dict, settings: PolicySettings) -> float:
     if settings.reward == "success":
         return float(succeeded(episode))
-    return float(episode.get("score") or 0.0)
+    return float(episode.get("score") or 0.0) if settings.reward == "score" else 0.0
 
 
 def _examples(

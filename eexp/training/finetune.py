@@ -24,7 +24,7 @@ from eexp.errors import UsageError
 from eexp.locks import DirectoryLock
 from eexp.prompts import PromptStyle
 from eexp.stream import OnError, stop_at_error
-from eexp.training import memory
+from eexp.training import clipping, memory, preferences
 from eexp.training.card import model_card
 from eexp.training.files import replace_file, unify_modes, write_errors
 from eexp.training.job import ExampleSource, Job, Settings
@@ -33,7 +33,6 @@ from eexp.training.metrics import best_validation, mean_loss, validation_summari
 from eexp.training.model import experts_warning
 from eexp.training.optimizer import save_state
 from eexp.training.plan import plan_job
-from eexp.training.preferences import set_references
 from eexp.training.preview import describe
 from eexp.training.resume import check_finished_run, check_same_examples, last_checkpoint, prepare_checkpoints
 from eexp.training.trainer import make_trainer, training_arguments
@@ -128,7 +127,8 @@ def _train(
             last_checkpoint(checkpoints)  # removes half-written ones before another process looks
         _wait_for_all()
         trainer = make_trainer(job, arguments, directory / "metrics.jsonl", progress)
-        if job.settings.objective == "dpo":  # before the weights of a checkpoint are loaded
+        if job.settings.objective == "dpo" or job.settings.clip:  # before the weights of a checkpoint are loaded
+            set_references = (preferences if job.settings.objective == "dpo" else clipping).set_references
             set_references(job, arguments.device, arguments.process_index, arguments.world_size)
         checkpoint = last_checkpoint(checkpoints) if resume else None
         if checkpoint:

@@ -48,6 +48,8 @@ class Settings:
         beta: How much a log-ratio counts, for "dpo".
         sft_weight: The weight of imitation beside the loss of "dpo": that of the examples, or of the chosen answers
             where there are none. None is 1 for examples and 0 for answers.
+        clip: Share by which the probability of a token of the agent's own answers may change (clipping.py); None for
+            any.
         max_grad_norm: Length that a longer gradient is shortened to.
         max_length: Most tokens of an example; None for the model's context.
         seed: Decides the order of the examples and a new adapter's weights.
@@ -84,6 +86,7 @@ class Settings:
     objective: str = "sft"
     beta: float = 0.1
     sft_weight: float | None = None
+    clip: float | None = None
     max_grad_norm: float = 1.0
     max_length: int | None = None
     seed: int = 0

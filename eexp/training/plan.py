@@ -20,6 +20,7 @@ from eexp.errors import InputError, UsageError
 from eexp.prompts import PromptStyle, built_in_styles, get_style
 from eexp.spans import ACTION
 from eexp.training import exact
+from eexp.training.clipping import OwnRow, own_row
 from eexp.training.data import Row, tokenize
 from eexp.training.distributed import process_count
 from eexp.training.examples import ExampleLog
@@ -89,6 +90,10 @@ def plan_job(
         rows = list(tokenize_pairs(log.read(source), tokenizer, max_length, refuse))
     else:
         rows = list(tokenize(log.read(source), tokenizer, max_length, refuse, settings.action_weight))
+        if settings.clip:
+            rows = list(map(own_row, rows))
+            if not any(isinstance(row, OwnRow) for row in rows):
+                raise InputError("no examples of kind policy, which --clip is for (eexp policy-data)")
     weighted_rows = [row for row in rows if row.weight and row.n_targets]
     if not weighted_rows:
         raise InputError("no examples to train on" + (": all have weight 0" if rows else ""))

@@ -13,6 +13,7 @@ worse in a state, and may lower what is right in another one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -23,9 +24,8 @@ from eexp.errors import InputError, UsageError
 from eexp.records import answers_of
 from eexp.stream import OnError
 from eexp.training.data import Row, row_function
-from eexp.training.exact import evaluation_mode
-from eexp.training.packing import PACKINGS, Packing, Part, target_losses
-from eexp.training.updates import distribute
+from eexp.training.packing import PACKINGS, Packing, Part
+from eexp.training.references import target_logprobs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,6 +54,7 @@ def check_settings(settings: Settings) -> None:
         "--share": settings.share,
         "--action-weight": settings.action_weight != 1,
         "--budget-like": settings.budget_like,
+        "--clip": settings.clip,
     }
     for name, is_given in given.items():
         if is_given:
@@ -229,6 +230,11 @@ class PreferenceLoss:
         self.sums = self.sums + of_pairs.sums
         return of_pairs.loss * self._pair_scale + example_loss(rows, part, losses) * self._example_scale
 
+    def measures(self, sums: torch.Tensor) -> dict[str, float]:
+        """Return numbers for the line of an update, from the sums over all processes."""
+        accurate, margin, weight = sums.tolist()
+        return {"accuracy": accurate / weight, "margin": margin / weight} if weight else {}
+
 
 def sft_weight_of(settings: Settings, with_examples: bool) -> float:
     """Return the weight of imitation beside the loss of preferences."""
@@ -248,29 +254,8 @@ def shares_of_loss(settings: Settings, shares: dict[str, float]) -> dict[str, fl
 
 
 def set_references(job: Job, device: torch.device, rank: int = 0, processes: int = 1) -> None:
-    """Compute the log-probabilities of all answers under the model as it is, before the first update.
-
-    Every process computes its share of the passes, and all learn the results. A run that is resumed computes them
-    again, from the same weights.
-
-    Args:
-        job: The run.
-        device: Where to compute.
-        rank, processes: The number of this process, and of all of them.
-    """
-    from accelerate.utils import gather_object
-
-    settings = job.settings
-    packing = paired(PACKINGS[settings.packing])
-    answers = [row for row in job.rows if isinstance(row, AnswerRow)]
-    logprobs: dict[tuple[int, bool], float] = {}
-    with evaluation_mode(job.model, job.dtype):
-        for rows in distribute(answers, packing, settings.tokens_per_batch, processes)[rank]:
-            part = packing.part(rows, device)
-            for row, logprob in zip(rows, row_logprobs(part, target_losses(job.model, part)).tolist()):
-                assert isinstance(row, AnswerRow)
-                logprobs[row.pair, row.is_chosen] = logprob
-    for results in gather_object([logprobs]):
-        logprobs |= results
-    for row in answers:
-        row.reference = logprobs[row.pair, row.is_chosen]
+    """Compute the log-probabilities of all answers, with arguments as for `target_logprobs`."""
+    rows = [row for row in job.rows if isinstance(row, AnswerRow)]
+    packing = paired(PACKINGS[job.settings.packing])
+    for row, logprobs in zip(rows, target_logprobs(job, rows, packing, device, rank, processes)):
+        row.reference = math.fsum(logprobs)

@@ -32,6 +32,7 @@ from transformers import (
 from eexp.errors import EexpError
 from eexp.terminal import Progress
 from eexp.training import attention
+from eexp.training.clipping import ClippedLoss
 from eexp.training.data import Row
 from eexp.training.distributed import process_count
 from eexp.training.files import replace_file
@@ -118,27 +119,26 @@ class UpdateTrainer(Trainer):
         """
         model.train()
         settings, packing, processes = self._job.settings, self._job.packing, self.args.world_size
-        pairs = settings.objective == "dpo"
         own_weight = total_weight(inputs)
         update_weight = self._job.update_weight or own_weight
         scale = processes / update_weight  # gradients are averaged over processes, and so is the loss on record
         total = torch.zeros((), device=self.args.device)
-        preference_loss = PreferenceLoss(inputs, settings, self._job.has_examples, processes) if pairs else None
+        special_loss: PreferenceLoss | ClippedLoss | None = None
+        if settings.objective == "dpo":
+            special_loss = PreferenceLoss(inputs, settings, self._job.has_examples, processes)
+        elif settings.clip:
+            special_loss = ClippedLoss(settings.clip, scale)
         passes = distribute(inputs, packing, settings.tokens_per_batch, processes)[self.args.process_index]
         for i, rows in enumerate(passes):
             with nullcontext() if i == len(passes) - 1 else self.accelerator.no_sync(model):
                 part = packing.part(rows, self.args.device)
                 with self.compute_loss_context_manager():
                     losses = target_losses(model, part)
-                    if preference_loss:
-                        loss = preference_loss(rows, part, losses)
-                    else:
-                        loss = (part.weights * losses).sum() * scale
+                    loss = special_loss(rows, part, losses) if special_loss else (part.weights * losses).sum() * scale
                 self.accelerator.backward(loss)
                 total += loss.detach()
-        if preference_loss:
-            accurate, margin, weight = cast(torch.Tensor, self.accelerator.reduce(preference_loss.sums, "sum")).tolist()
-            self.measures = {"accuracy": accurate / weight, "margin": margin / weight} if weight else {}
+        if special_loss:
+            self.measures = special_loss.measures(cast(torch.Tensor, self.accelerator.reduce(special_loss.sums, "sum")))
         return total * (update_weight / own_weight)  # on record is a mean over the update's own targets
 
     def floating_point_ops(self, inputs: list[Row]) -> int:
