@@ -146,6 +146,24 @@ def test_the_kind_of_a_task_is_read_from_the_episode_the_task_or_its_id(task, mo
     assert kind_for_comparison({"env": "e", "task": task, **more}) == kind
 
 
+def test_refused_actions():
+    """Where every action of one method is refused and none of the other's, and with shares that are drawn."""
+    plain = _episodes(_drawn(50, 0.5, 1))
+    all_refused = [{**e, "invalid": e["steps"]} for e in plain]
+    none_refused = [{**e, "invalid": 0} for e in plain]
+    row = compare({"a": [none_refused], "b": [all_refused]})[1]["refused"]
+    assert row["mean"] == 1 and row["by_run"] == [1] and row["difference"] == 1
+    assert row["difference_low"] > 0.85 and row["p"] < 1e-6
+    rng = random.Random(0)
+    runs = [[{**e, "invalid": rng.randint(0, e["steps"])} for e in plain] for _ in range(4)]
+    row = compare({"a": runs[:2], "b": runs[2:]})[1]["refused"]
+    order = sorted(range(50), key=str)  # tasks are in the order of their ids as text
+    shares = np.array([[run[i]["invalid"] / run[i]["steps"] for i in order] for run in runs])
+    estimate = difference(shares[:2], shares[2:])
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx(estimate.interval())
+    assert row["p"] == pytest.approx(estimate.p()) and row["mean"] == pytest.approx(shares[2:].mean())
+
+
 def test_by_kind():
     def of_kinds(successes):
         return [{**e, "kind": "even" if int(e["task"]["id"]) % 2 == 0 else "odd"} for e in _episodes(successes)]
@@ -201,6 +219,10 @@ def test_the_table_follows_the_options(tmp_path):
     b = write(tmp_path / "b.jsonl", _episodes(_drawn(30, 0.6, 2, trials=4)))
     text = run("compare", a, b).ok().out.decode()
     assert "pass@k" in text and "pass^k" in text and "k=4" in text
+    refused = run("compare", a, b, "--refused").ok().out.decode().splitlines()
+    assert refused[-3].split()[-4:] == ["share", "difference", "interval", "p"]
+    assert refused[-1].split()[1:3] == ["8.5%", "+0.0"]
+    assert "difference" not in run("compare", a, "--refused").ok().out.decode()
     assert "no kinds" in run("compare", a, b, "--by-kind").ok().out.decode()
     of_kinds = [{**e, "kind": f"kind {i % 2}"} for i, e in enumerate(_episodes(_drawn(30, 0.5, 1)))]
     kinds = write(tmp_path / "k.jsonl", of_kinds)

@@ -19,7 +19,7 @@ from eexp.evidence.trials import pass_all, pass_at, steps_of_k
 
 
 class Method(NamedTuple):
-    """The training runs of one method, and their mean success by task, shape (runs, tasks)."""
+    """The training runs of one method, and their means by task, of success or else, shape (runs, tasks)."""
 
     runs: list[Run]
     means: np.ndarray
@@ -70,6 +70,7 @@ def compare(
         if compared_with:
             row["against"] = base
             row.update(_difference(compared_with, method, confidence, looks))
+        row["refused"] = _refused(compared_with, method, tasks, confidence, looks)
         by_kind = _by_kind(kinds, tasks, compared_with, method, confidence, looks)
         rows.append(row | ({"kinds": by_kind} if by_kind else {}))
     _correct(rows)
@@ -188,6 +189,25 @@ def _by_kind(
             base_of_kind = Method(base.runs, base.means[:, columns])
             results[kind] |= _gain(base_of_kind, of_kind, [tasks[i] for i in columns], level)[1]
     return results
+
+
+def _refused(base: Method | None, other: Method, tasks: list[Key], confidence: float, looks: int) -> dict[str, Any]:
+    """Return the share of refused actions of a method, as the mean over tasks, and its difference to `base`.
+
+    The interval of the difference is that of success: all that it asks of a value is to lie between 0 and 1.
+    """
+    shares = _refused_method(other, tasks)
+    result: dict[str, Any] = {"mean": float(shares.means.mean()), "by_run": [float(v) for v in shares.means.mean(1)]}
+    if base is not None:
+        level = sequential.confidence_of_each(confidence, looks)
+        estimate, gain = _gain(_refused_method(base, tasks), shares, tasks, level)
+        result |= gain | {"p": sequential.overall_p(estimate.p(), looks) if estimate else None}
+    return result
+
+
+def _refused_method(method: Method, tasks: list[Key]) -> Method:
+    """Return a method whose means are shares of refused actions."""
+    return Method(method.runs, np.stack([run.refused_means(tasks) for run in method.runs]))
 
 
 def _correct(rows: list[dict]) -> None:

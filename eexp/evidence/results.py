@@ -19,6 +19,7 @@ class Run:
     Attributes:
         name: The run's name, for messages.
         successes: Success of every episode.
+        refused: Share of the actions of every episode that were refused.
         totals: Sums over the episodes: episodes, successes, steps, invalid, thoughts, cut_off.
         kinds: The kind of the task.
         texts: The task as it goes into the hash of the panel.
@@ -27,6 +28,7 @@ class Run:
 
     name: str
     successes: dict[Key, list[bool]] = field(default_factory=dict)
+    refused: dict[Key, list[float]] = field(default_factory=dict)
     totals: dict[Key, Counter] = field(default_factory=dict)
     kinds: dict[Key, str | None] = field(default_factory=dict)
     texts: dict[Key, str] = field(default_factory=dict)
@@ -36,7 +38,7 @@ class Run:
         """Return a run with these tasks alone."""
         fields = {
             name: {key: value for key, value in getattr(self, name).items() if key in keys}
-            for name in ("successes", "totals", "kinds", "texts")
+            for name in ("successes", "refused", "totals", "kinds", "texts")
         }
         return Run(self.name, panel=self.panel, **fields)
 
@@ -48,6 +50,10 @@ class Run:
     def means(self, keys: Sequence[Key]) -> np.ndarray:
         """Return the mean success of each task, shape (tasks,)."""
         return np.array([np.mean(self.successes[key]) for key in keys], float)
+
+    def refused_means(self, keys: Sequence[Key]) -> np.ndarray:
+        """Return the mean share of refused actions in the episodes of each task, shape (tasks,)."""
+        return np.array([np.mean(self.refused[key]) for key in keys], float)
 
 
 def read_run(name: str, episodes: Iterable[dict]) -> Run:
@@ -76,6 +82,7 @@ def read_run(name: str, episodes: Iterable[dict]) -> Run:
         if run.texts.setdefault(key, text) != text:
             raise UsageError(f"{place}: task {key[1]} is two different tasks of {key[0]}")
         run.successes.setdefault(key, []).append(bool(e["success"]))
+        run.refused.setdefault(key, []).append(e.get("invalid", 0) / max(1, e["steps"]))
         run.kinds[key] = kind_for_comparison(e)
         panels.add(e.get("panel"))
         counts = run.totals.setdefault(key, Counter())

@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 _MOST, _SOME = 0.9, 0.1
 
 
-def comparison_table(rows: Sequence[dict], *, by_kind: bool = False) -> str:
+def comparison_table(rows: Sequence[dict], *, by_kind: bool = False, refused: bool = False) -> str:
     """Return the rows of `compare` as text: one line a method, explanations of the numbers, and further tables.
 
     Args:
         rows: From `comparison.compare`.
         by_kind: Add a table of success by kind of task.
+        refused: Add a table of the share of refused actions.
     """
     confidence = rows[0]["confidence"]
     compared = [row for row in rows if "against" in row]
@@ -48,6 +49,8 @@ def comparison_table(rows: Sequence[dict], *, by_kind: bool = False) -> str:
             lines += ["", *align([[title, *(f"k={k}" for k in ks)], *cells])]
     if by_kind:
         lines += ["", *(_kinds(rows) or ["no kinds: the episodes say none, or only one"])]
+    if refused:
+        lines += ["", *_refused(rows)]
     return "\n".join(lines)
 
 
@@ -147,6 +150,19 @@ def _kinds(rows: Sequence[dict]) -> list[str]:
                 line.append(f"{result['low']:.1%} to {result['high']:.1%}")
         cells.append(line)
     return align([head, *cells])
+
+
+def _refused(rows: Sequence[dict]) -> list[str]:
+    """Return the table of the share of refused actions, as lines."""
+    cells = []
+    for row in rows:
+        result = row["refused"]
+        cells.append([row["name"], f"{result['mean']:.1%}"])
+        if "difference" in result:
+            cells[-1] += [_points(result["difference"]), _interval(result), _p(result["p"])]
+    head = ["refused actions, mean over tasks", "share", "difference", "interval", "p"]
+    width = max(map(len, cells))
+    return align([line + [""] * (width - len(line)) for line in (head[:width], *cells)])
 
 
 def power_table(rows: Sequence[dict]) -> str:

@@ -82,6 +82,7 @@ def _files(pattern: str, *, existing: bool = False) -> list[str]:
 )
 @options.common
 @click.option("--by-kind", is_flag=True, help="Add a table of success by kind of task.")
+@click.option("--refused", is_flag=True, help="Add a table of the share of refused actions, with its differences.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSONL, one line a row, instead of a table.")
 @click.option(
     "--plot",
@@ -132,7 +133,21 @@ def _files(pattern: str, *, existing: bool = False) -> list[str]:
     "runs, else 0.3]",
 )
 def command(
-    files, baseline, confidence, looks, common, by_kind, as_json, picture, plan, rate, tasks, runs, run_sd, alike
+    files,
+    baseline,
+    confidence,
+    looks,
+    common,
+    by_kind,
+    refused,
+    as_json,
+    picture,
+    plan,
+    rate,
+    tasks,
+    runs,
+    run_sd,
+    alike,
 ) -> None:
     """Compare methods by their episodes: success, differences, how sure.
 
@@ -161,8 +176,8 @@ def command(
     named = expand(files)
     groups = {label: [read([file], "episode") for file in names] for label, names in named.items()}
     if plan:
-        if picture or looks > 1 or common or by_kind:
-            raise click.UsageError("--power takes no --plot, --looks, --common and --by-kind")
+        if picture or looks > 1 or common or by_kind or refused:
+            raise click.UsageError("--power takes no --plot, --looks, --common, --by-kind and --refused")
         from eexp.evidence.power import plans
         from eexp.evidence.table import power_table
 
@@ -194,7 +209,7 @@ def command(
 
             for note in plot(rows, picture):
                 tell(f"note: {note}")
-        render = partial(comparison_table, by_kind=by_kind)
+        render = partial(comparison_table, by_kind=by_kind, refused=refused)
     if as_json:
         write_to_stdout(b"".join(map(dumps, rows)))
     else:
