@@ -44,6 +44,7 @@ TUNED ?= --batch-trajectories 2 --lr 3e-3
 TUNED_il ?= --batch-trajectories 8 --lr 3e-3
 TUNED_recovery ?= --batch-trajectories 8 --lr 3e-3
 TUNED_corrections ?= --batch-trajectories 8 --lr 3e-3
+TUNED_dpo ?= --lr 3e-4 --max-steps 60
 $(foreach arm,explorer il iwm iwm-first recovery thoughts sr sr-outcome critiques all,$(eval TUNED_$(arm) ?= $(TUNED)))
 # The share of the loss that the world model's examples have.
 WORLD_SHARE ?= 0.05
@@ -217,6 +218,16 @@ $(OUT)/%/critiques/eexp.json: $(OUT)/%/sr.jsonl $(OUT)/%/critiques.jsonl \
     $(call given,BASE UPDATES ADAPTER TUNED_critiques)
 	rm -rf $(@D)
 	eexp finetune -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_critiques) -q $(OUT)/$*/sr.jsonl $(OUT)/$*/critiques.jsonl
+
+# -- preferences: the expert's action before the explorer's, in the states that the explorer itself gets into -----------
+
+$(OUT)/%/preferences.jsonl: $(OUT)/%/explored-1.jsonl $(OUT)/%/explored-2.jsonl
+	cat $(filter %.jsonl,$^) | eexp correct --turns 8 -q | eexp preference-data -q -o $@
+
+$(OUT)/%/dpo/eexp.json: $(OUT)/%/preferences.jsonl $(OUT)/il.jsonl $(OUT)/%/il/eexp.json $(call given,BASE TUNED_dpo)
+	rm -rf $(@D)
+	eexp finetune -m $(BASE) --init $(OUT)/$*/il -o $(@D) --objective dpo $(TUNED_dpo) --seed $* -q \
+	  $< $(OUT)/il.jsonl
 
 # -- the sum: thoughts on recovered paths and a world model in one run ---------------------------------------------
 
