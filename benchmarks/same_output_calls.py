@@ -151,6 +151,7 @@ RECORDS = {
     "imitation-style": "imitation-data --prompt-style @style.toml @expert",
     "imitation-thoughts": "imitation-data --thoughts --prompt-style think @import-agenttraj",
     "imitation-no-thoughts": "imitation-data --no-thoughts --prompt-style react-list @import-agenttraj",
+    "imitation-recall": "imitation-data --recall @expert --recall-count 2 @held-out-expert",
     "imitation-recovered": "imitation-data @recover-server",
     "held-out": "imitation-data @held-out-expert",
     "split": "split --part 1 @expert",
@@ -185,6 +186,9 @@ RECORDS = {
     "train-on": "finetune -m tiny -o adapter --init @train/adapter --budget-like @train-long/adapter @imitation",
     "train-preferences": "finetune -m tiny -o adapter --objective dpo --beta 0.2 --sft-weight 0.5 --max-steps 2 "
     "@preferences",
+    "train-policy": "finetune -m tiny -o adapter --clip 0.2 --keep-optimizer --max-steps 2 @policy",
+    "train-policy-on": "finetune -m tiny -o adapter --init @train-policy/adapter --keep-optimizer "
+    "--max-steps 2 @policy",
     "train-default": "finetune -m tiny -o adapter @imitation",
     "export-adapter": "export @train/adapter -o adapter.gguf",
     "export-adapter-f16": "export @train-long/adapter --base tiny --type f16 -q -o adapter.gguf",
@@ -217,6 +221,7 @@ RECORDS = {
     "select-loss": f"select --by loss {ASIDE} @bad.jsonl @score",
     "policy": "policy-data --refused 0.1 @eval-tiny",
     "policy-scaled": "policy-data --reward score --scale --refused 0.5 --prompt-style react @eval-tiny",
+    "policy-none": "policy-data --reward none --turn-rewards 1 --baseline episodes @reward",
     "policy-aside": f"policy-data --refused 1 {ASIDE} @bad.jsonl @eval-tiny",
     "eval-ahead-with": f"eval house -n 2 --max-steps 4 {TINY} --look-ahead 2 --look-ahead-with tiny",
     "eval-recall": f"eval house -n 2 --max-steps 4 {TINY} --recall @expert --recall-count 2",
@@ -339,7 +344,7 @@ TEXTS = {
     "show-run": "show @train/adapter",
     "show-plot": "show --plot losses.png @train/adapter @train-long/adapter",
     "stats-text": "stats --plot lengths.svg @rollout @mix",
-    "compare-text": "compare --by-kind --plot rates.svg a=@eval-random b=@eval-expert",
+    "compare-text": "compare --by-kind --refused --plot rates.svg a=@eval-random b=@eval-expert",
     "mix-dry-run": "mix --dry-run --limit 20 @imitation @world@0.5",
     "train-dry-run": "finetune -m tiny -o adapter --dry-run @mix",
     "report": "report @arm-random/ @arm-expert/ -o page.html --seed 2 --tasks 3 --title Study --baseline random "

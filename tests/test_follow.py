@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+from importlib.util import find_spec
+
 import pytest
-from running import read, run, write
+from running import ROOT, read, run, write
+from small_worlds import searchqa_spec, travelplanner_spec
 
 from eexp.envs import open_env
 from eexp.envs.worlds.house import House
@@ -54,14 +58,74 @@ def test_it_equals_a_replay_of_the_same_actions(executed, tmp_path, policy):
 @pytest.mark.slow
 @pytest.mark.parametrize("env", ["textcraft", "babyai", "exec:sh examples/safe.sh", "noisy:0.2:house"])
 def test_it_equals_a_replay_in_other_environments(tmp_path, env):
-    executed = tmp_path / "executed"
-    expert, branched = tmp_path / "expert", tmp_path / "branched"
+    check(tmp_path, env, ("--from", "admissible"), "expert")
+
+
+ENGINE = ("--threads", 1, "--max-tokens", 12, "--context", 8192)
+WRITTEN = ("-m", "tiny", *ENGINE, "--no-only-admissible")
+
+
+def test_it_equals_a_replay_in_searchqa(tmp_path):
+    check(tmp_path, searchqa_spec(tmp_path), "search[Bodmin]", "tiny")
+
+
+def test_it_equals_a_replay_in_travelplanner(tmp_path):
+    check(tmp_path, f"{travelplanner_spec(tmp_path)}/train.csv", WRITTEN, "tiny")
+
+
+@pytest.mark.slow
+def test_it_equals_a_replay_in_tau(tmp_path):
+    check(tmp_path, f"tau?path={ROOT / 'tests' / 'tau_checkout'}&domain=library", WRITTEN, "tiny")
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not find_spec("bfcl_eval"), reason="needs the package bfcl_eval")
+def test_it_equals_a_replay_in_bfcl(tmp_path):
+    check(tmp_path, "bfcl", WRITTEN, "tiny")
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not find_spec("textworld"), reason="needs the package textworld")
+def test_it_equals_a_replay_in_textworld(tmp_path, textworld_games):
+    check(tmp_path, f"textworld?games={textworld_games}", ("--from", "admissible"), "expert")
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not find_spec("alfworld"), reason="needs the package alfworld")
+def test_it_equals_a_replay_in_alfworld(tmp_path, alfworld_games):
+    check(tmp_path, f"alfworld?data={alfworld_games}", ("--from", "admissible"), "random")
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not find_spec("scienceworld"), reason="needs the package scienceworld")
+@pytest.mark.skipif(not shutil.which("java"), reason="needs Java")
+def test_it_equals_a_replay_in_scienceworld(tmp_path):
+    check(tmp_path, "scienceworld", ("--from", "admissible"), "random")
+
+
+@pytest.mark.long
+def test_it_equals_a_replay_in_appworld(tmp_path, appworld_spec):
+    check(tmp_path, appworld_spec, WRITTEN, "tiny")
+
+
+def check(directory, env: str, branch: tuple | str, policy: str) -> None:
+    """Follow an alternative of each state of a path, and compare with a replay of its actions from the beginning.
+
+    The alternatives are the action `branch`, or those of `eexp branch` with these arguments.
+    """
+    expert, branched, executed = (directory / name for name in ("expert", "branched", "executed"))
     run("expert", env, "-n", 1, "--max-steps", 6, "--all", "-q", "-o", expert).ok()
-    run("branch", "-k", 1, "--from", "admissible", expert, "-q", "-o", branched).ok()
-    own = ("--env", env) if env.startswith("exec:") else ()
+    if isinstance(branch, str):
+        (trajectory,) = read(expert)
+        steps = [{**step, "alternatives": [{"action": branch, "source": "policy"}]} for step in trajectory["steps"]]
+        write(branched, [{**trajectory, "steps": steps}])
+    else:
+        run("branch", "-k", 1, *branch, expert, "-q", "-o", branched).ok()
+    own = ("--env", env)
     run("rollout", *own, "-q", branched, "-o", executed).ok()
-    run("follow", *own, "-m", "expert", "--steps", 3, "-q", executed, "-o", tmp_path / "out").ok()
-    followed = alternatives(tmp_path / "out")
+    engine = ENGINE if policy == "tiny" else ()
+    run("follow", *own, "-m", policy, *engine, "--steps", 3, "-q", executed, "-o", directory / "out").ok()
+    followed = alternatives(directory / "out")
     assert any(a["then"] for _, _, a in followed)
     with open_env(env) as world:
         for trajectory, i, alternative in followed:

@@ -22,6 +22,7 @@ CALLS = {name: [stage.args for stage in STAGES.values() if stage.name == name] f
 }
 #: Further calls, in which an option decides something that it decides in none of those.
 for _call in (
+    ("imitation-data", "--recall", "past.jsonl"),
     ("reflect", "-m", "tiny", "--threads", "1"),
     ("preference-data", "--judge"),
     ("select", "--by", "length"),
@@ -44,6 +45,7 @@ VALUES = {
     ("eval", "split"): "train",
     ("eval", "panel_file"): "panel.jsonl",
     ("eval", "recall"): "past.jsonl",
+    ("imitation-data", "recall"): "past.jsonl",
 }
 
 #: Options that are recorded under another name.
