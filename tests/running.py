@@ -10,7 +10,8 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
@@ -195,6 +196,23 @@ def _run_pipe(commands: list[list[str]]) -> Result:
         if result.code:
             return Result(result.code, stdin, errors)
     return Result(0, stdin, errors)
+
+
+@contextmanager
+def interrupted_at(update: int) -> Iterator[None]:
+    """Interrupt a training run of this process before the update with this number, from 1, as Ctrl-C does."""
+    from eexp.training.trainer import UpdateTrainer
+
+    step, made = UpdateTrainer.training_step, []
+
+    def interrupted(self: UpdateTrainer, *args: object, **more: object):
+        made.append(1)
+        if len(made) == update:
+            raise KeyboardInterrupt
+        return step(self, *args, **more)
+
+    with mock.patch.object(UpdateTrainer, "training_step", interrupted):
+        yield
 
 
 def read(path: Path) -> list[dict]:

@@ -7,7 +7,8 @@ from array import array
 
 import pytest
 import torch
-from running import run, write
+from running import interrupted_at, run, write
+from safetensors.torch import load_file
 from test_policy_data import episode
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -98,6 +99,34 @@ def test_unchanged_it_has_the_gradient_of_the_policy(model):
     part = PACKINGS["none"].part(rows, "cpu")
     ClippedLoss(CLIP, 1.0)(rows, part, target_losses(model, part)).backward()
     assert (_gradient(model) - gradient).norm() < 1e-5 * gradient.norm()
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    """The references are those of the start, and the optimiser that of the checkpoint, not of --init."""
+    policy = tmp_path / "policy"
+    run("policy-data", "-q", write(tmp_path / "e", [episode("a", n, n == 0) for n in range(4)]), "-o", policy).ok()
+    train = (
+        "finetune",
+        "-m",
+        "tiny",
+        "--clip",
+        0.1,
+        "--keep-optimizer",
+        "--lr",
+        "3e-3",
+        "--save-every",
+        2,
+        "-q",
+        policy,
+    )
+    run(*train, "--max-steps", 1, "-o", tmp_path / "first").ok()
+    train = (*train, "--init", tmp_path / "first", "--max-steps", 4)
+    run(*train, "-o", tmp_path / "whole").ok()
+    with interrupted_at(4):
+        run(*train, "-o", tmp_path / "cut").ok(130)
+    run(*train, "-o", tmp_path / "cut", "--resume").ok()
+    whole, cut = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "cut"))
+    assert all((whole[key] == cut[key]).all() for key in whole)
 
 
 def test_many_updates_change_little(tmp_path, data):

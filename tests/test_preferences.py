@@ -9,7 +9,7 @@ from copy import deepcopy
 from dataclasses import replace
 
 import pytest
-from running import read, run, text_styles, write
+from running import interrupted_at, read, run, text_styles, write
 
 from eexp.outcomes import shortcoming
 from eexp.prompts import get_style
@@ -313,18 +313,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(preferences, tmp_path):
 
     train = ("finetune", "-m", "tiny", "--objective", "dpo", "--lr", "3e-3", "--max-steps", 4, "--save-every", 2, "-q")
     run(*train, "-o", tmp_path / "whole", preferences).ok()
-    import eexp.training.trainer as trainer
-
-    step, made = trainer.UpdateTrainer.training_step, []
-
-    def interrupted(self, *args, **more):
-        made.append(1)
-        if len(made) == 4:
-            raise KeyboardInterrupt
-        return step(self, *args, **more)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.UpdateTrainer, "training_step", interrupted)
+    with interrupted_at(4):
         run(*train, "-o", tmp_path / "cut", preferences).ok(130)
     run(*train, "-o", tmp_path / "cut", "--resume", preferences).ok()
     whole, cut = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "cut"))
