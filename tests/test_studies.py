@@ -92,3 +92,20 @@ def test_only_what_depends_on_a_setting_is_made_again(tmp_path):
     subprocess.run([sys.executable, STUDIES / "results.py", tmp_path, "-o", results], check=True)
     text = results.read_text()
     assert "SR" in text and "1 training seed, 4 tasks" in text and "old" not in text and "kept" in text
+
+
+@pytest.mark.long
+def test_subsets_are_compared_with_random_ones(tmp_path):
+    """Coverage is the same for both seeds, random subsets are not, and a second call makes nothing again."""
+    sizes = ["SIZES=3", "ORDERS=coverage random", "SEEDS=0 1", "TRAIN=8", "PANEL_TASKS=3", "UPDATES=1"]
+    study = ["-f", str(STUDIES / "subsets.mk"), f"OUT={tmp_path}", *sizes, "PLAY=--max-steps 2"]
+    table = make(*study)
+    assert "3 demonstrations" in table and "difference" in table
+    ids = {
+        order: [
+            re.findall(r'"group":"([^"]*)"', (tmp_path / seed / f"{order}-3.jsonl").read_text()) for seed in ("0", "1")
+        ]
+        for order in ("coverage", "random")
+    }
+    assert ids["coverage"][0] == ids["coverage"][1] and ids["random"][0] != ids["random"][1]
+    assert "finetune" not in make("-n", *study)
