@@ -57,9 +57,16 @@ class Memory:
             if len(found) == number:
                 break
             record = self._records[row]
-            if record["task"].get("id") != task.get("id"):
+            if not _is_of(task, record):
                 found.append(record)
         return found[::-1]
+
+
+def _is_of(task: dict, record: dict) -> bool:
+    """Return whether a record is of a task: of the same id, or equal to it where tasks have no ids."""
+    if task.get("id") is None:
+        return record["task"] == task
+    return record["task"].get("id") == task["id"]
 
 
 def recall_option() -> Any:
@@ -85,8 +92,13 @@ def memory_of(file: str | None) -> Memory | None:
         InputError, EexpError: As for `Memory`, or the file cannot be read.
         click.UsageError: `--recall-count` is given without a file.
     """
+    if file == "-":
+        raise click.UsageError("--recall takes a file; standard input has the tasks")
     if file:
-        return Memory(read([file], "episode", "trajectory"))
+        try:
+            return Memory(read([file], "episode", "trajectory"))
+        except InputError as e:
+            raise e if file in str(e) else InputError(f"{file}: {e}") from None
     if is_given("recall_count"):
         raise click.UsageError("--recall-count says how many; --recall FILE of what")
     return None

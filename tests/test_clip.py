@@ -7,7 +7,7 @@ from array import array
 
 import pytest
 import torch
-from running import interrupted_at, run, write
+from running import interrupted_at, read, run, write
 from safetensors.torch import load_file
 from test_policy_data import episode
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -148,3 +148,7 @@ def test_many_updates_change_little(tmp_path, data):
     assert before < clipped < before + (free - before) / 2
     il = run("finetune", "-m", "tiny", "-o", tmp_path / "il", "--clip", 0.2, data["imitation"])
     il.one_error(3, "no examples of kind policy", "eexp policy-data")
+    weightless = write(tmp_path / "weightless", [{**example, "weight": 0} for example in read(policy)])
+    run("finetune", "-m", "tiny", "-o", tmp_path / "none", "--clip", 0.2, data["imitation"], weightless).one_error(
+        3, "no examples of kind policy with a weight"
+    )

@@ -851,6 +851,26 @@ def test_the_optimizer_goes_on_in_the_next_round(few, tmp_path):
     assert not (tmp_path / "anew" / "optimizer.pt").exists()
 
 
+def test_weights_without_a_gradient_have_no_state(tmp_path):
+    import torch
+
+    from eexp.training.optimizer import load_state, save_state
+
+    def made() -> torch.optim.AdamW:
+        used, unused = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2, 2))
+        optimizer = torch.optim.AdamW([used, unused])
+        used.sum().backward()
+        return optimizer
+
+    first, second = made(), made()
+    first.step()
+    save_state(first, tmp_path)
+    load_state(second, tmp_path)
+    (moments,) = second.state_dict()["state"].values()
+    assert moments["step"] == 1 and moments["exp_avg"].shape == (3,)
+    load_state(second, tmp_path / "none")
+
+
 def test_an_optimizer_that_does_not_fit_is_refused(few, tmp_path):
     args = ["finetune", "-q", *SMALL, "--max-steps", 1, "--keep-optimizer"]
     run(*args, "-o", tmp_path / "1", few).ok()
@@ -858,10 +878,12 @@ def test_an_optimizer_that_does_not_fit_is_refused(few, tmp_path):
     shutil.copy(tmp_path / "other" / "optimizer.pt", tmp_path / "1")
     again = [*args, "--init", tmp_path / "1", "-o", tmp_path / "2"]
     run(*again, few).one_error(1, "1/optimizer.pt", "an adapter with other weights")
-    (tmp_path / "1" / "optimizer.pt").write_bytes(b"no state")
-    run(*again, few).one_error(1, "1/optimizer.pt", "cannot be read")
+    for damaged in (b"no state", b""):
+        (tmp_path / "1" / "optimizer.pt").write_bytes(damaged)
+        run(*again, few).one_error(1, "1/optimizer.pt", "cannot be read")
     (tmp_path / "1" / "optimizer.pt").unlink()
-    run(*again, few).ok()
+    anew = [argument for argument in again if argument != "-q"]
+    assert "has no optimizer.pt: the optimiser begins anew" in run(*anew, few).ok().err
     run(*args, "--full", "-o", tmp_path / "full", few).one_error(2, "--keep-optimizer is for adapters")
     best = ["--keep", "best", "--validate", few, "-o", tmp_path / "best"]
     run(*args, *best, few).one_error(2, "excludes --keep best")

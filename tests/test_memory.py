@@ -7,7 +7,7 @@ from running import read, run, write
 from test_eval import Drawing, play, tasks
 
 from eexp.envs.worlds.house import House
-from eexp.errors import InputError
+from eexp.errors import InputError, UsageError
 from eexp.memory import Memory
 from eexp.prompts import get_style
 from eexp.workers.parallel import LocalEnvironments
@@ -84,3 +84,31 @@ def test_examples_have_the_prompts_of_play(tmp_path):
         assert example["prompt"] == prompt
     assert "recall-count=2" in examples[0]["lineage"][-1]
     run("imitation-data", "--recall-count", 2, tmp_path / "one").one_error(2, "--recall FILE")
+    run("imitation-data", "--recall", "-", tmp_path / "one").one_error(2, "--recall takes a file")
+    none = write(tmp_path / "none", [])
+    run("imitation-data", "--recall", none, tmp_path / "one").one_error(3, "none: holds no episode to remember")
+
+
+def test_recalled_episodes_lose_their_thoughts_where_examples_have_none(tmp_path):
+    thinking = [
+        {**p, "env": "world", "task": {"id": n}, "steps": [{**step, "thought": "Why not?"} for step in p["steps"]]}
+        for n, p in enumerate(PAST)
+    ]
+    file = write(tmp_path / "thinking", thinking)
+    style = tmp_path / "keeping.toml"
+    words = run("prompts", "show", "think").ok().out.decode()
+    style.write_text(words.replace('thoughts = "drop"', 'thoughts = "keep"'))
+    args = ("imitation-data", "--prompt-style", style, "--recall", file, file)
+    assert b"Why not?" in run(*args).ok().out
+    assert b"Why not?" not in run(*args, "--no-thoughts").ok().out
+
+
+def test_tasks_without_ids_are_told_apart_by_what_they_are():
+    memory = Memory([{**p, "task": {"goal": p["instruction"]}} for p in PAST])
+    found = memory.recall({"goal": "Clean the pan."}, "Clean the pan.", "You are in a room.", 9)
+    assert sorted(record["id"] for record in found) == ["a", "c"]
+
+
+def test_tool_calls_cannot_be_recalled():
+    with pytest.raises(UsageError, match="past episodes cannot be recalled as tool calls"):
+        get_style("tools").act("Get out.", [], "A door.", recalled=[("Leave.", PAST[0]["steps"])])

@@ -47,7 +47,8 @@ def test_advantages_by_hand():
     mixed = [of_a[0], of_b[0], of_a[1], of_b[1], *of_a[2:]]
     assert weights(mixed) == {"a/0/0": 0.75, "a/1/0": -0.25, "a/2/0": -0.25, "a/3/0": -0.25}
     spread = statistics.pstdev([1, 0, 0, 0])
-    assert weights(of_a, scale=True) == {"a/0/0": 0.75 / spread} | {f"a/{n}/0": -0.25 / spread for n in (1, 2, 3)}
+    scaled = {"a/0/0": 0.75 / spread} | {f"a/{n}/0": -0.25 / spread for n in (1, 2, 3)}
+    assert weights(of_a, scale=True) == pytest.approx(scaled)
 
 
 def test_the_mean_is_over_turns_or_over_episodes():
@@ -71,6 +72,23 @@ def test_refused_actions_cost_and_the_mean_stays():
 def test_scores_are_rewards_where_asked():
     episodes = [episode("a", 0, False, score=0.5), episode("a", 1, False, score=None)]
     assert weights(episodes) == {} and weights(episodes, reward="score") == {"a/0/0": 0.25, "a/1/0": -0.25}
+
+
+def test_episodes_that_did_equally_well_have_no_weight():
+    """Also where a mean of equal numbers is not the number to the last digit."""
+    for score in (0.15, 0.35, 0.7):
+        alike = [episode("a", n, False, (True,) * turns, score=score) for n, turns in enumerate((3, 4, 9))]
+        for baseline in ("turns", "episodes"):
+            assert weights(alike, reward="score", baseline=baseline) == {}
+    assert weights([episode("a", n, False, (False,) * 7) for n in range(3)], refused=0.1) == {}
+
+
+def test_rewards_of_turns_alone(tmp_path):
+    file = write(tmp_path / "episodes", [episode("a", 0, True, (True, False)), episode("a", 1, False)])
+    run("policy-data", "--reward", "none", file).one_error(2, "--reward none leaves --turn-rewards and --refused")
+    run("policy-data", "--reward", "none", "--refused", 1, "--scale", file).one_error(2, "--scale")
+    made = run("policy-data", "--reward", "none", "--refused", 0.3, file).ok().records
+    assert [e["weight"] for e in made] == pytest.approx([0.1, -0.2, 0.1])
 
 
 def test_answers_that_were_cut_off_are_left_out():

@@ -22,7 +22,7 @@ import msgspec
 import orjson
 from msgspec import Meta, Struct
 
-from eexp.errors import InputError
+from eexp.errors import InputError, UsageError
 from eexp.prompts.tool_calls import PRIVATE, Message, action_of, answer_to, tool_call, unprivate
 from eexp.spans import named_span
 
@@ -563,9 +563,14 @@ class DialogueBase(ABC, Generic[P]):
             steps: The steps before the first state, each with `observation`, `action` and perhaps `thought`.
             recalled: Past episodes, each as its instruction and its steps, which come before as turns like all others
                 where an action is asked for.
+
+        Raises:
+            UsageError: Past episodes are given, and actions are tool calls, whose answers the episodes do not hold.
         """
         self._acting = self._beginning
         if recalled:
+            if self._calls:
+                raise UsageError(f"prompt style {self._style.name}: past episodes cannot be recalled as tool calls")
             past = [message for episode in recalled for message in Dialogue(self._style).start(*episode).turns]
             self._acting = self._messages([*self._opening(self._style.acting.system), *past])
         self._number = 0  # of the current state

@@ -122,7 +122,7 @@ from eexp import options
     type=options.Finite(min=0, max=1, min_open=True),
     metavar="X",
     help="For examples of `eexp policy-data`: leave a token alone once its probability has changed by this share since "
-    "the start, in the direction that its weight asks for.",
+    "before the first update, in the direction that its weight asks for; 0.2 is usual.",
 )
 @click.option(
     "--tokens-per-batch",

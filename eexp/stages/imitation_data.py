@@ -63,11 +63,12 @@ def imitation_data(
         except InputError as e:
             on_error(t, e)
             continue
-        steps = _steps(t, settings.thoughts)
+        steps = _steps(t["steps"], settings.thoughts)
         recalled: list[dict] = []
         if memory and steps:
             recalled = memory.recall(t["task"], t["instruction"], steps[0]["observation"], settings.recall_count)
-        dialogue.start(t["instruction"], recalled=shown(recalled))
+        past = [(words, _steps(turns, settings.thoughts)) for words, turns in shown(recalled)]
+        dialogue.start(t["instruction"], recalled=past)
         for i, step in enumerate(steps):
             if not is_only_shown(step):
                 thought = step.get("thought")
@@ -113,7 +114,7 @@ def imitation_lines(
         to_id, to_prompt, to_completion, to_spans, tail = line_template(common, "id", "prompt", "completion", "spans")
         to_id, to_prompt = to_id + b'"', b'"' + to_prompt
         to_text, to_spans = to_completion + COMPLETION, COMPLETION_END + to_spans
-        steps = _steps(t, settings.thoughts)
+        steps = _steps(t["steps"], settings.thoughts)
         answers = [style.answer(step["action"], step.get("thought")) for step in steps]
         ids = encoded_contents([example_id(t, f"{i}/imitation") for i in range(len(steps))])
         texts = encoded_contents([answer.text for answer in answers])
@@ -133,9 +134,9 @@ def imitation_lines(
         yield count, b"".join(block)
 
 
-def _steps(t: dict, thoughts: bool) -> list[dict]:
+def _steps(steps: list[dict], thoughts: bool) -> list[dict]:
     """Return the steps; without thoughts, the history has none either, since an agent that writes none sees none."""
-    return t["steps"] if thoughts else [{**step, "thought": None} for step in t["steps"]]
+    return steps if thoughts else [{**step, "thought": None} for step in steps]
 
 
 @click.command("imitation-data")

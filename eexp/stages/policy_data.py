@@ -34,8 +34,8 @@ class PolicySettings:
     baseline: str = option(
         "turns",
         type=click.Choice(["turns", "episodes"]),
-        help="The mean reward of a task, which is taken from that of each of its episodes: over their turns, so that "
-        "the weights of all turns add up to 0, or over the episodes, as in GRPO.",
+        help="What is subtracted from the rewards of a task: their mean over all turns, so that the weights of these "
+        "add up to 0, or their mean over episodes, as in GRPO.",
     )
     scale: bool = option(
         False, help="Divide by the standard deviation of the rewards of a task, so that all tasks count the same."
@@ -157,7 +157,8 @@ def _weights(played: list[dict], settings: PolicySettings) -> list[list[float]]:
     if settings.baseline == "turns" and turns:
         mean = sum(reward * len(of_turns) for reward, of_turns in zip(rewards, own)) / turns
     return [
-        [(reward - mean) / (spread if settings.scale and spread else 1.0) + one - usual for one in of_turns]
+        # Rounded, so that what is 0 but for the last digits of a sum is 0.
+        [round((reward - mean) / (spread if settings.scale and spread else 1.0) + one - usual, 12) for one in of_turns]
         for reward, of_turns in zip(rewards, own)
     ]
 
@@ -231,6 +232,10 @@ def command(settings: PolicySettings, prompt_style: str | None, stream: Stream) 
       eexp eval house -n 4 --trials 4 --temperature 1 --max-steps 9 > episodes.jsonl
       eexp policy-data --refused 0.1 episodes.jsonl > policy.jsonl
     """
+    if settings.reward == "none" and not (settings.turn_rewards or settings.refused):
+        raise click.UsageError("--reward none leaves --turn-rewards and --refused; give one of them")
+    if settings.reward == "none" and settings.scale:
+        raise click.UsageError("--scale is for the rewards of episodes, not for --reward none")
     style = options.chosen_style(prompt_style, None)
     with stream.open("policy-data", prompt_style=style.label, **settings.lineage()) as io:
         for record in policy_data(io.records(), style, settings, count=io.count, on_error=io.fail):

@@ -41,7 +41,7 @@ def describe_run(directory: Path) -> str:
 
 
 def _update_in_words(row: dict) -> str:
-    values = ", ".join(f"{name} {row[name]:.4f}" for name in ("loss", "accuracy", "margin") if name in row)
+    values = ", ".join(f"{name} {row[name]:.4f}" for name in ("loss", "accuracy", "margin", "clipped") if name in row)
     return f"step {row['step']}: {values}"
 
 

@@ -31,7 +31,7 @@ from eexp.training.job import ExampleSource, Job, Settings
 from eexp.training.memory import freed_memory_kept
 from eexp.training.metrics import best_validation, mean_loss, validation_summaries
 from eexp.training.model import experts_warning
-from eexp.training.optimizer import save_state
+from eexp.training.optimizer import OPTIMIZER_FILE, save_state
 from eexp.training.plan import plan_job
 from eexp.training.preview import describe
 from eexp.training.resume import check_finished_run, check_same_examples, last_checkpoint, prepare_checkpoints
@@ -127,6 +127,9 @@ def _train(
             last_checkpoint(checkpoints)  # removes half-written ones before another process looks
         _wait_for_all()
         trainer = make_trainer(job, arguments, directory / "metrics.jsonl", progress)
+        init = job.settings.init
+        if job.settings.keep_optimizer and init and not (Path(init) / OPTIMIZER_FILE).is_file():
+            note(f"{init} has no {OPTIMIZER_FILE}: the optimiser begins anew")
         if job.settings.objective == "dpo" or job.settings.clip:  # before the weights of a checkpoint are loaded
             set_references = (preferences if job.settings.objective == "dpo" else clipping).set_references
             set_references(job, arguments.device, arguments.process_index, arguments.world_size)

@@ -22,33 +22,33 @@ OPTIMIZER_FILE = "optimizer.pt"
 
 
 def save_state(optimizer: Optimizer, directory: Path) -> None:
-    """Write the state of an optimiser for the adapter in a directory."""
+    """Write the state of an optimiser for the adapter in a directory, as Trainer's checkpoints hold it."""
     data = io.BytesIO()
-    torch.save(optimizer.state_dict()["state"], data)
+    torch.save(optimizer.state_dict(), data)
     replace_file(directory / OPTIMIZER_FILE, data.getvalue())
 
 
-def load_state(optimizer: Optimizer, directory: Path) -> bool:
-    """Give an optimiser the state that was saved for the adapter in a directory.
+def load_state(optimizer: Optimizer, directory: Path) -> None:
+    """Give an optimiser the state that was saved for the adapter in a directory, if there is one.
 
-    Learning rate and weight decay stay those of the optimiser.
-
-    Returns:
-        Whether there was one.
+    Learning rate and weight decay stay those of the optimiser. A weight that has never had a gradient has no state.
 
     Raises:
         EexpError: It cannot be read, or is that of an adapter with other weights.
     """
     file = directory / OPTIMIZER_FILE
     if not file.is_file():
-        return False
+        return
     try:
-        state: dict[int, dict[str, Any]] = torch.load(file, map_location="cpu", weights_only=True)
+        saved = torch.load(file, map_location="cpu", weights_only=True)
+        state: dict[int, dict[str, Any]] = saved["state"]
+        places = [i for group in saved["param_groups"] for i in group["params"]]
+        shapes = {i: tuple(moments["exp_avg"].shape) for i, moments in state.items()}
     except Exception as e:  # torch raises errors of many kinds for a file that is cut off or is none of its own
-        raise EexpError(f"{file}: cannot be read: {str(e).splitlines()[0]}") from None
+        reason = (str(e) or type(e).__name__).splitlines()[0]
+        raise EexpError(f"{file}: cannot be read as an optimiser's state: {reason}") from None
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    shapes = [tuple(weight.shape) for weight in weights]
-    if shapes != [tuple(state[i]["exp_avg"].shape) if i in state else None for i in range(len(weights))]:
+    known = dict(zip(places, map(lambda weight: tuple(weight.shape), weights)))
+    if len(places) != len(weights) or any(known.get(i) != shape for i, shape in shapes.items()):
         raise EexpError(f"{file}: was saved for an adapter with other weights")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return True

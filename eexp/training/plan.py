@@ -92,11 +92,11 @@ def plan_job(
         rows = list(tokenize(log.read(source), tokenizer, max_length, refuse, settings.action_weight))
         if settings.clip:
             rows = list(map(own_row, rows))
-            if not any(isinstance(row, OwnRow) for row in rows):
-                raise InputError("no examples of kind policy, which --clip is for (eexp policy-data)")
     weighted_rows = [row for row in rows if row.weight and row.n_targets]
     if not weighted_rows:
         raise InputError("no examples to train on" + (": all have weight 0" if rows else ""))
+    if settings.clip and not any(isinstance(row, OwnRow) for row in weighted_rows):
+        raise InputError("no examples of kind policy with a weight, which --clip is for (eexp policy-data)")
     style = _resolve_style(log.style, style)
     validation_log = log.for_validation()
     validation_rows: list[Row] = []

@@ -35,9 +35,10 @@ K_MISTAKES ?= 3
 RECOVER ?=
 # Options of `eexp correct`: how many turns of an episode are corrected. By default it is the first one that failed.
 CORRECT ?=
-# All arms have the same number of updates, and adapters of the same shape. The number of trajectories in an update and
-# the learning rate are the best of six settings for imitation, chosen on other tasks and seeds. Thoughts are four times
-# as long, and a quarter as many trajectories were enough to learn them well.
+# All arms have the same number of updates, and adapters of the same shape; but dpo goes on from imitation, with some
+# more. The number of trajectories in an update and the learning rate are the best of six settings for imitation, chosen
+# on other tasks and seeds. Thoughts are four times as long, and a quarter as many trajectories were enough to learn
+# them well.
 UPDATES ?= 500
 ADAPTER ?= --rank 32 --alpha 64
 TUNED ?= --batch-trajectories 2 --lr 3e-3

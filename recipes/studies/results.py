@@ -28,6 +28,9 @@ ARMS = {
     "sr": "SR",
     "sr-outcome": "SR, outcomes alone",
     "all": "SR + IWM",
+    "corrections": "IL + corrections",
+    "critiques": "SR + critiques",
+    "dpo": "IL, then DPO",
 }
 PLACE = re.compile(r"<!-- study: (?P<name>[\w/-]+) -->\n.*?<!-- end -->\n", re.S)
 

@@ -22,12 +22,16 @@ PLAY ?=
 
 export OMP_NUM_THREADS ?= 1
 
+ifeq (,$(filter random,$(ORDERS)))
+$(error ORDERS has no random, which all others are compared with)
+endif
+
 # $(call played,SIZE,ORDER)
 played = $(SEEDS:%=$(OUT)/%/$2-$1.episodes.jsonl)
 
 .PHONY: all
 all: $(foreach size,$(SIZES),$(foreach order,$(ORDERS),$(call played,$(size),$(order))))
-	@$(foreach size,$(SIZES),echo; echo $(size) demonstrations; eexp compare --baseline random \
+	@set -e; $(foreach size,$(SIZES),echo; echo $(size) demonstrations; eexp compare --baseline random \
 	  $(foreach order,$(ORDERS),$(order)='$(OUT)/*/$(order)-$(size).episodes.jsonl');)
 
 $(OUT)/expert.jsonl:
