@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,6 +28,8 @@ class Memory:
     """
 
     def __init__(self, records: Iterable[dict]):
+        import sqlite3  # which commands that recall nothing should not wait for
+
         self._records = list(records)
         if not self._records:
             raise InputError("holds no episode to remember")
@@ -95,10 +96,11 @@ def memory_of(file: str | None) -> Memory | None:
     if file == "-":
         raise click.UsageError("--recall takes a file; standard input has the tasks")
     if file:
+        records = list(read([file], "episode", "trajectory"))
         try:
-            return Memory(read([file], "episode", "trajectory"))
+            return Memory(records)
         except InputError as e:
-            raise e if file in str(e) else InputError(f"{file}: {e}") from None
+            raise InputError(f"{file}: {e}") from None
     if is_given("recall_count"):
         raise click.UsageError("--recall-count says how many; --recall FILE of what")
     return None

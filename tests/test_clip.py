@@ -9,8 +9,9 @@ import pytest
 import torch
 from running import interrupted_at, read, run, write
 from safetensors.torch import load_file
+from small_models import small_llama, taken_gradient
 from test_policy_data import episode
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from eexp.training import exact
 from eexp.training.clipping import ClippedLoss, OwnRow
@@ -22,29 +23,12 @@ CLIP = 0.2
 
 @pytest.fixture
 def model() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=40,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        attn_implementation="eager",
-    )
-    return LlamaForCausalLM(config)
+    return small_llama()
 
 
 def _logprobs(model: LlamaForCausalLM, row: Row) -> torch.Tensor:
     ids = torch.tensor([list(row.ids)])
     return model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[row.n_prompt - 1 :, 0]
-
-
-def _gradient(model: LlamaForCausalLM) -> torch.Tensor:
-    result = torch.cat([p.grad.flatten() for p in model.parameters()])
-    model.zero_grad()
-    return result
 
 
 def _rows(model: LlamaForCausalLM, changes: tuple[float, ...]) -> list[Row]:
@@ -75,7 +59,7 @@ def test_loss_and_gradient_are_those_of_a_plain_loop(model, changes):
             ratio = torch.exp(logprob - before)
             expected = expected - torch.min(row.weight * ratio, row.weight * ratio.clip(1 - CLIP, 1 + CLIP))
     expected.backward()
-    gradient = _gradient(model)
+    gradient = taken_gradient(model)
     for name in ("none", "tree"):
         if name == "tree":
             exact.prepare(model, rows, torch.float32, 100)
@@ -87,7 +71,7 @@ def test_loss_and_gradient_are_those_of_a_plain_loop(model, changes):
                 loss.backward()
                 total = total + loss.detach()
             assert abs(total - expected.detach()) < 1e-5 * abs(expected.detach())
-            assert (_gradient(model) - gradient).norm() < 1e-5 * gradient.norm()
+            assert (taken_gradient(model) - gradient).norm() < 1e-5 * gradient.norm()
             share = clipped.measures(clipped.sums)["clipped"]
             assert share == 0 if changes == (0.0,) else 0.1 < share < 0.9
 
@@ -95,10 +79,10 @@ def test_loss_and_gradient_are_those_of_a_plain_loop(model, changes):
 def test_unchanged_it_has_the_gradient_of_the_policy(model):
     rows = _rows(model, (0.0,))
     sum(-row.weight * _logprobs(model, row).sum() for row in rows).backward()
-    gradient = _gradient(model)
+    gradient = taken_gradient(model)
     part = PACKINGS["none"].part(rows, "cpu")
     ClippedLoss(CLIP, 1.0)(rows, part, target_losses(model, part)).backward()
-    assert (_gradient(model) - gradient).norm() < 1e-5 * gradient.norm()
+    assert (taken_gradient(model) - gradient).norm() < 1e-5 * gradient.norm()
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 from running import interrupted_at, read, run, text_styles, write
+from small_models import small_llama, taken_gradient
 
 from eexp.outcomes import shortcoming
 from eexp.prompts import get_style
@@ -163,25 +164,12 @@ def test_answers_that_are_equal_in_tokens_are_set_aside(preferences, tmp_path):
 
 def test_loss_and_gradient_are_those_of_the_formula():
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     from eexp.training import exact
     from eexp.training.packing import PACKINGS, target_losses
     from eexp.training.preferences import AnswerRow, pair_loss, paired
 
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=40,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=128,
-            attn_implementation="eager",
-        )
-    )
+    model = small_llama()
     generator = random.Random(0)
     prompts = [[generator.randrange(40) for _ in range(n)] for n in (9, 14)]
     rows = []
@@ -194,11 +182,6 @@ def test_loss_and_gradient_are_those_of_the_formula():
                 AnswerRow(ids, len(prompt), weight, pair=pair, is_chosen=is_chosen, reference=reference + pair / 4)
             )
 
-    def gradient() -> torch.Tensor:
-        result = torch.cat([p.grad.flatten() for p in model.parameters()])
-        model.zero_grad()
-        return result
-
     expected, weights = torch.zeros(()), 0.0
     for chosen, rejected in zip(rows[::2], rows[1::2]):
         logps = []
@@ -210,7 +193,7 @@ def test_loss_and_gradient_are_those_of_the_formula():
         expected = expected + chosen.weight * loss
         weights += chosen.weight
     expected.backward()
-    expected_gradient = gradient()
+    expected_gradient = taken_gradient(model)
     for name in ("none", "tree"):
         packing = paired(PACKINGS[name])
         if name == "tree":
@@ -225,7 +208,7 @@ def test_loss_and_gradient_are_those_of_the_formula():
                 total, sums = total + pairs.loss.detach(), sums + pairs.sums
             assert len(passes) == {1: 9, 1000: 1}.get(budget, len(passes))
             assert abs(total - expected.detach()) < 1e-5 * expected
-            assert (gradient() - expected_gradient).norm() < 1e-5 * expected_gradient.norm()
+            assert (taken_gradient(model) - expected_gradient).norm() < 1e-5 * expected_gradient.norm()
             assert sums[2] == pytest.approx(weights)
 
 

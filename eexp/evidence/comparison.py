@@ -63,6 +63,8 @@ def compare(
     tasks = sorted(next(iter(runs.values()))[0].successes)
     methods = {name: Method(group, np.stack([run.means(tasks) for run in group])) for name, group in runs.items()}
     kinds = _kinds_of_tasks(run for method in methods.values() for run in method.runs)
+    shares = {name: np.stack([run.refused_means(tasks) for run in group]) for name, group in runs.items()}
+    refused = {name: Method(group, shares[name]) for name, group in runs.items()}
     rows = []
     for name, method in methods.items():
         row = _row(name, method, tasks, confidence)
@@ -70,7 +72,7 @@ def compare(
         if compared_with:
             row["against"] = base
             row.update(_difference(compared_with, method, confidence, looks))
-        row["refused"] = _refused(compared_with, method, tasks, confidence, looks)
+        row["refused"] = _refused(refused[base] if compared_with else None, refused[name], confidence, looks)
         by_kind = _by_kind(kinds, tasks, compared_with, method, confidence, looks)
         rows.append(row | ({"kinds": by_kind} if by_kind else {}))
     _correct(rows)
@@ -191,23 +193,18 @@ def _by_kind(
     return results
 
 
-def _refused(base: Method | None, other: Method, tasks: list[Key], confidence: float, looks: int) -> dict[str, Any]:
+def _refused(base: Method | None, other: Method, confidence: float, looks: int) -> dict[str, Any]:
     """Return the share of refused actions of a method, as the mean over tasks, and its difference to `base`.
 
-    The interval of the difference is that of success: all that it asks of a value is to lie between 0 and 1.
+    The means of both are shares of refused actions. The interval of the difference is that of success: all that it asks
+    of a value is to lie between 0 and 1.
     """
-    shares = _refused_method(other, tasks)
-    result: dict[str, Any] = {"mean": float(shares.means.mean()), "by_run": [float(v) for v in shares.means.mean(1)]}
+    result: dict[str, Any] = {"mean": float(other.means.mean()), "by_run": [float(v) for v in other.means.mean(1)]}
     if base is not None:
         level = sequential.confidence_of_each(confidence, looks)
-        estimate, gain = _gain(_refused_method(base, tasks), shares, tasks, level)
+        estimate, gain = _gain(base, other, list(base.runs[0].refused), level)
         result |= gain | {"p": sequential.overall_p(estimate.p(), looks) if estimate else None}
     return result
-
-
-def _refused_method(method: Method, tasks: list[Key]) -> Method:
-    """Return a method whose means are shares of refused actions."""
-    return Method(method.runs, np.stack([run.refused_means(tasks) for run in method.runs]))
 
 
 def _correct(rows: list[dict]) -> None:

@@ -19,6 +19,7 @@ from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
 
 ALIKE = "episode[s] of tasks whose episodes all did equally well"
 CUT_OFF = "turn[s] cut off before the action"
+_ROUNDING = 1e-12  # a weight that is no larger is 0, but for the last digits of a mean
 
 
 @dataclass(frozen=True)
@@ -156,11 +157,11 @@ def _weights(played: list[dict], settings: PolicySettings) -> list[list[float]]:
     mean, spread = statistics.fmean(rewards), statistics.pstdev(rewards)
     if settings.baseline == "turns" and turns:
         mean = sum(reward * len(of_turns) for reward, of_turns in zip(rewards, own)) / turns
-    return [
-        # Rounded, so that what is 0 but for the last digits of a sum is 0.
-        [round((reward - mean) / (spread if settings.scale and spread else 1.0) + one - usual, 12) for one in of_turns]
+    weights = [
+        [(reward - mean) / (spread if settings.scale and spread else 1.0) + one - usual for one in of_turns]
         for reward, of_turns in zip(rewards, own)
     ]
+    return [[weight if abs(weight) > _ROUNDING else 0.0 for weight in of_turns] for of_turns in weights]
 
 
 def _of_turn(turn: dict, settings: PolicySettings) -> float:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from eexp.training.data import Row
-from eexp.training.packing import PACKINGS, Part
+from eexp.training.packing import PACKINGS, Part, plain_loss
 from eexp.training.references import target_logprobs
 
 if TYPE_CHECKING:
@@ -69,33 +69,19 @@ class ClippedLoss:
         self.sums: torch.Tensor | float = 0.0
 
     def __call__(self, rows: Sequence[Row], part: Part, losses: torch.Tensor) -> torch.Tensor:
-        """Return the share that a pass has in the loss.
-
-        Args:
-            rows: The rows of the pass.
-            part: Its tensors.
-            losses: -log p of its targets, [N].
-        """
+        """Return the share that a pass has in the loss, with arguments as for `plain_loss`."""
         indices: list[int] = []
         weights, before = array("f"), array("f")
-        others: list[int] = []
-        other_weights = array("f")
         for row, targets in zip(rows, part.row_targets):
-            of_row = (weight for _, weight in row.target_weights())
             if isinstance(row, OwnRow):
                 indices += targets
-                weights.extend(of_row)
+                weights.extend(weight for _, weight in row.target_weights())
                 before.extend(row.before)
-            else:
-                others += targets
-                other_weights.extend(of_row)
-        device = losses.device
-        w, q = (torch.tensor(values, device=device) for values in (weights, before))
+        w, q = (torch.tensor(values, device=losses.device) for values in (weights, before))
         ratios = torch.exp(-losses[indices] - q)
         limited = torch.where(w > 0, ratios.clamp(max=1 + self._clip), ratios.clamp(min=1 - self._clip))
         self.sums = self.sums + torch.stack([w.abs()[(limited != ratios)].sum(), w.abs().sum()]).detach()
-        of_others = (losses[others] * torch.tensor(other_weights, device=device)).sum()
-        return (of_others - (w * limited).sum()) * self._scale
+        return (plain_loss(rows, part, losses) - (w * limited).sum()) * self._scale
 
     def measures(self, sums: torch.Tensor) -> dict[str, float]:
         """Return numbers for the line of an update, from the sums over all processes."""

@@ -64,6 +64,25 @@ def target_losses(model: torch.nn.Module, part: Part) -> torch.Tensor:
     return logits.logsumexp(-1)[part.logit_index] - logits[part.logit_index, part.tokens]
 
 
+def plain_loss(rows: Sequence[Row], part: Part, losses: torch.Tensor) -> torch.Tensor:
+    """Return the loss of the rows of a pass that are of no special kind: the weighted sum over their targets.
+
+    Special rows, which are of a class derived from `Row`, have a loss of their own.
+
+    Args:
+        rows: The rows of the pass.
+        part: Its tensors.
+        losses: -log p of its targets, [N].
+    """
+    indices: list[int] = []
+    weights: list[float] = []
+    for row, targets in zip(rows, part.row_targets):
+        if type(row) is Row:
+            indices += targets
+            weights += [weight for _, weight in row.target_weights()]
+    return (losses[indices] * torch.tensor(weights, device=losses.device)).sum()
+
+
 def accepts_keep(model: torch.nn.Module) -> bool:
     """Return whether a model can compute some of its logits only, also where it is wrapped or has an adapter."""
     wrapped: Any = model

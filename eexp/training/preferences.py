@@ -24,7 +24,7 @@ from eexp.errors import InputError, UsageError
 from eexp.records import answers_of
 from eexp.stream import OnError
 from eexp.training.data import Row, row_function
-from eexp.training.packing import PACKINGS, Packing, Part
+from eexp.training.packing import PACKINGS, Packing, Part, plain_loss
 from eexp.training.references import target_logprobs
 
 if TYPE_CHECKING:
@@ -188,20 +188,6 @@ def pair_loss(rows: Sequence[Row], part: Part, losses: torch.Tensor, beta: float
     return PairLoss((weights * pair_losses).sum(), sums.detach())
 
 
-def example_loss(rows: Sequence[Row], part: Part, losses: torch.Tensor) -> torch.Tensor:
-    """Return the loss of the examples of a pass: the sum over their targets, times the weights of these.
-
-    Arguments are those of `pair_loss`.
-    """
-    indices: list[int] = []
-    weights: list[float] = []
-    for row, targets in zip(rows, part.row_targets):
-        if not isinstance(row, AnswerRow):
-            indices += targets
-            weights += [weight for _, weight in row.target_weights()]
-    return (losses[indices] * torch.tensor(weights, device=losses.device)).sum()
-
-
 class PreferenceLoss:
     """The loss of one update: the mean over its pairs, and `sft_weight` times the mean over its examples' targets.
 
@@ -228,7 +214,7 @@ class PreferenceLoss:
         """Return the share that a pass has in the loss."""
         of_pairs = pair_loss(rows, part, losses, self._beta, self._chosen_weight)
         self.sums = self.sums + of_pairs.sums
-        return of_pairs.loss * self._pair_scale + example_loss(rows, part, losses) * self._example_scale
+        return of_pairs.loss * self._pair_scale + plain_loss(rows, part, losses) * self._example_scale
 
     def measures(self, sums: torch.Tensor) -> dict[str, float]:
         """Return numbers for the line of an update, from the sums over all processes."""

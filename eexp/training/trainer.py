@@ -176,7 +176,7 @@ class RunCallback(TrainerCallback):
         self._best: tuple[float, int] | None = None  # loss, update
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Take up the lines of a resumed run up to its checkpoint; before the first update, validate."""
+        """Take up the lines of a resumed run up to its checkpoint, or prepare for the first update and validate."""
         self._progress = Progress("finetune", "update", state.max_steps, state.global_step, self._quiet)
         before = self._metrics.read_bytes().splitlines() if state.global_step and self._metrics.is_file() else []
         lines = [line for line in before if step_of(line) <= state.global_step]
