@@ -98,7 +98,6 @@ RECORDS = {
     "follow-engine-1": f"follow --steps 1 --first 1 --max-tokens 9 {ENGINES[1]} @few-rolled",
     "follow-again": "follow -m random --again @follow-random",
     "follow-program": f"follow -m random --env '{SAFE}' --timeout 60 --memory 4G @rollout-program",
-    "follow-aside": f"follow -m expert {ASIDE} @bad.jsonl @rollout",
     # -- summarise, recover
     "summarise": "summarise -m @server#writer --longer-than 60 --temperature 1 --max-tokens 40 --seed 2 @rollout",
     "summarise-style": "summarise -m @server#writer --longer-than 90 --prompt-style think @rollout",
@@ -218,11 +217,9 @@ RECORDS = {
     "select-random": "select --by random --seed 3 @imitation",
     "select-influence": "select --by influence -m tiny --like @held-out -n 4 @imitation",
     "select-influence-of": "select --by influence -m tiny --init @train/adapter --like @held-out -n 4 @imitation",
-    "select-loss": f"select --by loss {ASIDE} @bad.jsonl @score",
     "policy": "policy-data --refused 0.1 @eval-tiny",
     "policy-scaled": "policy-data --reward score --scale --refused 0.5 --prompt-style react @eval-tiny",
     "policy-none": "policy-data --reward none --turn-rewards 1 --baseline episodes @reward",
-    "policy-aside": f"policy-data --refused 1 {ASIDE} @bad.jsonl @eval-tiny",
     "eval-ahead-with": f"eval house -n 2 --max-steps 4 {TINY} --look-ahead 2 --look-ahead-with tiny",
     "eval-recall": f"eval house -n 2 --max-steps 4 {TINY} --recall @expert --recall-count 2",
     "eval-ahead": f"eval house -n 4 --max-steps 6 {TINY} --look-ahead 3",
@@ -319,6 +316,9 @@ SET_ASIDE = {
         f"reflect-no-{guard}": f"reflect -m @server#writer --retries 0 --no-guard {guard} {ASIDE} @rollout"
         for guard in ("cut-off", "repeated", "length", "setup", "hindsight", "other-action", "invented")
     },
+    "follow-aside": f"follow -m expert {ASIDE} @bad.jsonl @rollout",
+    "select-loss": f"select --by loss {ASIDE} @bad.jsonl @score/scored.jsonl",
+    "policy-aside": f"policy-data --refused 1 {ASIDE} @bad.jsonl @eval-tiny",
     "imitation-aside": f"imitation-data {ASIDE} @bad.jsonl",
     "split-aside": f"split --part 1 --part 2 {ASIDE} @bad.jsonl @imitation",
     "score-aside": f"score {ASIDE} @bad-examples.jsonl",
