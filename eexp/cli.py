@@ -12,7 +12,6 @@ import resource
 import signal
 import sys
 import traceback
-from types import FrameType
 from typing import NoReturn
 
 import click
@@ -21,6 +20,7 @@ from eexp import __version__, terminal
 from eexp.envs.registry import help_lines
 from eexp.errors import EXIT_FAILED, EXIT_SIGNAL, EexpError, InputError
 from eexp.models.registry import help_lines as model_lines
+from eexp.processes import signals
 
 # name -> first line of its help. A test compares these lines with the commands.
 COMMANDS = {
@@ -135,8 +135,19 @@ group.help = group.help.replace("{MODELS}", "\n      ".join(model_lines()))
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; every failure is one line on stderr and a documented exit code."""
-    signal.signal(signal.SIGTERM, _exit_at_signal)
-    arguments = sys.argv[1:] if args is None else args
+    signals.exit_at_sigterm()
+    if args is not None:
+        _run(args)
+        return
+    signals.raise_lost_exceptions()
+    try:
+        _run(sys.argv[1:])
+    finally:
+        signals.exit_at_once(signal.SIGTERM, signal.SIGINT)
+
+
+def _run(arguments: list[str]) -> None:
+    """Run a command; an error becomes a line on standard error and the exit code."""
     verbose = bool({"-v", "--verbose"} & set(arguments))
     if verbose:  # it is also accepted after the command
         arguments = [a for a in arguments if a not in ("-v", "--verbose")]
@@ -147,9 +158,9 @@ def main(args: list[str] | None = None) -> None:
         _discard_stdout()  # the reader has read enough (`| head`): no error
         sys.exit(0)
     except click.exceptions.Abort:
-        sys.exit(130)
+        sys.exit(EXIT_SIGNAL + signal.SIGINT)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(EXIT_SIGNAL + signal.SIGINT)
     except click.exceptions.NoArgsIsHelpError as e:
         click.echo(e.format_message())
         sys.exit(2)
@@ -206,11 +217,6 @@ def _system_error(error: OSError) -> str:
 def _discard_stdout() -> None:
     """Send standard output to /dev/null: nothing can be written to it, and Python would try once more at its exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _exit_at_signal(number: int, frame: FrameType | None) -> None:
-    """End at SIGTERM as at any exit, so that environments and their children are closed."""
-    sys.exit(EXIT_SIGNAL + number)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,10 @@ class EexpError(Exception):
     exit_code = EXIT_FAILED
 
 
+class Terminated(SystemExit):
+    """Raised in the main thread at SIGTERM, so that environments and their children are closed as at any exit."""
+
+
 class UsageError(EexpError):
     """Error raised when a command line names what does not exist, or when its options do not fit together."""
 

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import reprlib
-import signal
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +21,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, TypeVar
 
 from eexp import records
-from eexp.errors import EXIT_OK, EXIT_SET_ASIDE, EXIT_SIGNAL, EexpError, InputError, UsageError
+from eexp.errors import EXIT_OK, EXIT_SET_ASIDE, EexpError, InputError, Terminated, UsageError
 from eexp.jsonl import (
     STDIN,
     Lines,
@@ -207,7 +206,7 @@ class Stream(AbstractContextManager):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is KeyboardInterrupt or (isinstance(error, SystemExit) and error.code == EXIT_SIGNAL + signal.SIGTERM):
+        if kind in (KeyboardInterrupt, Terminated):
             tell(f"{self.stage}: interrupted" + ("; the same command with --resume goes on" if self.resumable else ""))
         if self._output_file and not (kind and issubclass(kind, OSError)):  # whole lines, also before an error
             self._write(b"")

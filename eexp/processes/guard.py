@@ -50,7 +50,7 @@ def main(lifeline: int, report: int, memory: int, directory: str, command: list[
     os.write(report, b"%d\n" % program)
     _close_pipes(report)
     status = _wait(program, lifeline, wakeup)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: None)  # with SIG_IGN, one that comes now is reported: a race
     for removed in {directory, *end_descendants(program)} - {""}:
         _remove(removed)
     _end_with(status)
@@ -221,9 +221,11 @@ def _end_with(status: int | None) -> None:
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         number = os.WTERMSIG(status)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         with suppress(OSError, ValueError):  # SIGKILL and some real-time signals cannot be handled
             signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         time.sleep(1)
     os._exit(0 if status is None else os.waitstatus_to_exitcode(status) % 256)
 

@@ -29,6 +29,7 @@ from eexp.envs import OpenEnvironments, logins
 from eexp.envs.forking import ForkLost
 from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, UsageError, unexpected_error
 from eexp.jsonl import dumps
+from eexp.processes import signals
 
 HEARTBEAT = 0.5  # seconds at least between two signs of life
 
@@ -48,7 +49,8 @@ class _Heartbeat:
 
 def main() -> None:
     """Run a worker process until its standard input ends."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # environments are closed on the way out
+    signals.exit_at_sigterm()  # environments are closed on the way out
+    signals.raise_lost_exceptions()
     pipe = os.dup(1)
     os.dup2(2, 1)
 
@@ -70,7 +72,7 @@ def main() -> None:
         except BrokenPipeError:  # the command was killed; the environments are closed all the same
             pass
         # The end of the file may be read before a SIGTERM that came first; it must not cut the closing short.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signals.ignore(signal.SIGTERM)
 
 
 def _answer(job: dict, environments: OpenEnvironments, on_step: Callable[..., None]) -> dict:
