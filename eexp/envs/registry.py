@@ -56,6 +56,9 @@ KINDS = (
         "textcraft", "crafting by listed commands", path="eexp.envs.worlds.textcraft:TextCraft", light=True
     ),
     EnvironmentKind(
+        "reactions", "a hidden table to learn from outcomes", path="eexp.envs.worlds.reactions:Reactions", light=True
+    ),
+    EnvironmentKind(
         "bfcl",
         "BFCL's multi-turn tasks",
         needs="bfcl-eval: docs/environments/bfcl.md",

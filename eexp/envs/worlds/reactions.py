@@ -1,0 +1,260 @@
+"""`reactions`: a hidden table of what turns into what, which demonstrations show in part and experience shows further.
+
+Each substance turns into others by seven operations: `boil pale resin` may give red wax. Some operations change nothing, and some
+leave ash, from which nothing can be made. One table holds for all tasks, and no text tells it. A task names a substance to
+make, two operations away from the one that is held, and allows two operations. So an agent solves an unseen task only if
+it knows what operations lead to. That cannot be guessed: random play solves under 3 % of the tasks.
+
+An expert knows the table and takes a shortest way. Twenty-four of its demonstrations contain all that is needed for
+some 7 % of the test tasks; with the outcomes of five other actions in each of their states, it is some 50 %
+(`python benchmarks/reactions.py`).
+
+Splits: `train` has TRAIN tasks to demonstrate, `test` all the others.
+
+Options:
+    table: The number of the table, 0 by default. Tables from 1000 on have names of their own, which no table below has:
+        they are for training base models, so that studies have names and outcomes that the base never saw.
+    words: What the table is about: `substances`, or `program`, in which screens are left by pressing buttons. The tables
+        are the same.
+    shift: The share of the table that is drawn again for `test`, 0 by default: an agent that knows the old table by heart
+        is wrong there.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar
+
+from eexp.envs.base import Environment, Observation
+from eexp.envs.spec_options import option_error, parse_choice
+from eexp.errors import InputError
+from eexp.records import canonical
+
+#: Changed whenever a task, a text or a rule changes, so that old records are not mixed with new ones.
+WORLD = "reactions-1"
+
+SUBSTANCES = 36
+OPERATIONS = 7
+STEPS = 2  # operations between the two substances of a task, and most operations of an episode
+TRAIN = 48
+NOTHING, RUIN = 0.1, 0.2  # shares of the table that change nothing, and that leave ash
+FIRST_TABLE_FOR_BASES = 1000
+
+@dataclass(frozen=True)
+class Words:
+    """How a table is put into words.
+
+    Attributes:
+        operations: The operations' names.
+        action: An action, with {operation} and {thing}.
+        instruction: A task, with {thing}.
+        holding: What is observed, with {thing}.
+        nothing: What is observed where an operation changes nothing, with {thing}.
+        ruined: The thing from which nothing can be made.
+        names: The first and the second words of the things' names.
+    """
+
+    operations: tuple[str, ...]
+    action: str
+    instruction: str
+    holding: str
+    nothing: str
+    ruined: str
+    names: tuple[tuple[str, ...], tuple[str, ...]]
+
+
+_QUALITIES = """amber black blue bright brown clear coarse cold dark dense dull faint fine fresh golden green grey hard
+heavy light loose moist old pale pink plain pure raw red rough sharp smooth soft sour sweet thick thin violet warm white"""
+_MATERIALS = """bark bone brine chalk clay coal copper cream dew dust fat flax flour foam glass glue grain gum honey ink iron
+lead leaf lime milk moss mud oil paste pitch resin root sand sap seed silk slate soap sugar wax"""
+_KINDS = """active archived blocked broken busy closed common daily delayed draft final first foreign hidden idle internal
+joint last late local locked lost main merged monthly new open paid past planned private public recent rejected removed
+saved shared sold spare urgent"""
+_SCREENS = """accounts alerts batches bills budgets calls cards charts claims clients contracts devices events exports fees
+files forms goals groups images items jobs labels leads lists loans logs messages notes offers orders pages parts plans
+prices queues quotes reports teams users"""
+
+WORDS = {
+    "substances": Words(
+        ("boil", "burn", "dry", "freeze", "grind", "melt", "salt"),
+        "{operation} {thing}",
+        "Make {thing}.",
+        "You hold {thing}.",
+        "Nothing happens. You hold {thing}.",
+        "ash",
+        (tuple(_QUALITIES.split()), tuple(_MATERIALS.split())),
+    ),
+    "program": Words(
+        ("Add", "Edit", "Find", "Next", "Open", "Save", "Sort"),
+        "press {operation} in {thing}",
+        "Get to {thing}.",
+        "You are in {thing}.",
+        "Nothing happens. You are in {thing}.",
+        "an error",
+        (tuple(_KINDS.split()), tuple(_SCREENS.split())),
+    ),
+}
+
+#: What an operation makes of a thing: (thing, operation) -> thing, by their numbers. RUINED is never left.
+Table = dict[tuple[int, int], int]
+RUINED = -1
+
+
+@lru_cache(maxsize=64)
+def table_of(number: int) -> Table:
+    """Return a table: each operation makes another substance of a thing, changes nothing, or ruins it."""
+    rng = random.Random(f"{WORLD}/table/{number}")
+    table: Table = {}
+    for thing in range(SUBSTANCES):
+        others = [other for other in range(SUBSTANCES) if other != thing]
+        for operation, other in enumerate(rng.sample(others, OPERATIONS)):
+            table[thing, operation] = _result(rng, thing, other)
+    return table
+
+
+def _result(rng: random.Random, thing: int, other: int) -> int:
+    chance = rng.random()
+    return thing if chance < NOTHING else RUINED if chance < NOTHING + RUIN else other
+
+
+@lru_cache(maxsize=64)
+def shifted_table(number: int, share: float) -> Table:
+    """Return a table of which a share is drawn again."""
+    rng, table = random.Random(f"{WORLD}/shift/{number}/{share}"), dict(table_of(number))
+    for thing, operation in table:
+        if rng.random() < share:
+            table[thing, operation] = _result(rng, thing, rng.choice([t for t in range(SUBSTANCES) if t != thing]))
+    return table
+
+
+@lru_cache(maxsize=64)
+def names_of(number: int, words: str = "substances") -> tuple[str, ...]:
+    """Return the names of a table's things. Every fourth pair of words is kept for the tables of studies."""
+    for_bases, (first, second) = number >= FIRST_TABLE_FOR_BASES, WORDS[words].names
+    pairs = [f"{a} {b}" for i, a in enumerate(first) for j, b in enumerate(second) if ((i + j) % 4 != 0) == for_bases]
+    return tuple(random.Random(f"{WORLD}/names/{number}").sample(pairs, SUBSTANCES))
+
+
+def shortest_way(table: Table, start: int, goal: int, most: int) -> list[int] | None:
+    """Return the operations of a shortest way, the first one in the order of operations; None if it is longer than `most`."""
+    ways: dict[int, list[int]] = {start: []}
+    frontier = [start]
+    while frontier and len(ways[frontier[0]]) < most:
+        reached = []
+        for thing in frontier:
+            for operation in range(OPERATIONS):
+                following = table[thing, operation]
+                if following != RUINED and following not in ways:
+                    ways[following] = [*ways[thing], operation]
+                    reached.append(following)
+        frontier = reached
+    return ways.get(goal)
+
+
+@lru_cache(maxsize=64)
+def tasks_of(number: int) -> tuple[tuple[int, int], ...]:
+    """Return all tasks of a table in a random order: what is held at first, and what is to be made, STEPS away."""
+    table = table_of(number)
+    pairs = [
+        (start, goal)
+        for start in range(SUBSTANCES)
+        for goal in range(SUBSTANCES)
+        if len(shortest_way(table, start, goal, STEPS) or []) == STEPS
+    ]
+    random.Random(f"{WORLD}/tasks/{number}").shuffle(pairs)
+    return tuple(pairs)
+
+
+class Reactions(Environment):
+    """A hidden table of reactions. See the module's docstring."""
+
+    spec = "reactions"
+    in_process = True
+    light = True
+    max_steps = STEPS
+    record_options: ClassVar[frozenset[str]] = frozenset({"table", "words", "shift"})
+
+    def __init__(self, table: str = "0", words: str = "substances", shift: str = "0") -> None:
+        name = type(self).spec
+        if not table.isdecimal() or len(table) > 9:
+            raise option_error(name, "table", table, "expected a number")
+        self.words = WORDS[parse_choice(name, "words", words, WORDS)]
+        try:
+            self.shift = float(shift)
+        except ValueError:
+            self.shift = -1.0
+        if not 0 <= self.shift <= 1:
+            raise option_error(name, "shift", shift, "expected a share from 0 to 1")
+        given = {"table": (table, "0"), "words": (words, "substances"), "shift": (shift, "0")}
+        options = "&".join(f"{key}={value}" for key, (value, default) in given.items() if value != default)
+        self.spec = f"{name}?{options}" if options else name
+        self.number = int(table)
+        self.names = names_of(self.number, words)
+        self.table = table_of(self.number)
+        self.thing = self.goal = 0
+        self.over = True
+
+    def splits(self) -> list[str]:
+        return ["train", "test"]
+
+    def tasks(self, split: str) -> Iterator[dict]:
+        self.check_split(split)
+        pairs = tasks_of(self.number)
+        for i in range(len(pairs[:TRAIN]) if split == "train" else len(pairs[TRAIN:])):
+            yield {"id": f"{split}/{i}", "split": split, "world": WORLD}
+
+    def reset(self, task: dict) -> Observation:
+        if task.get("world", WORLD) != WORLD:
+            raise InputError(f"made for world {task['world']!r}, this is {WORLD!r}", "$.task.world")
+        split, _, number = str(task.get("id", "")).partition("/")
+        pairs = tasks_of(self.number)
+        pairs = {"train": pairs[:TRAIN], "test": pairs[TRAIN:]}.get(split, ())
+        if not number.isdecimal() or len(number) > 9 or int(number) >= len(pairs):
+            raise InputError(f"{self.spec} has no task {task.get('id')!r}", "$.task.id")
+        shifted = self.shift and split == "test"
+        self.table = shifted_table(self.number, self.shift) if shifted else table_of(self.number)
+        self.thing, self.goal = pairs[int(number)]
+        self.over = False
+        return self._observe(self.words.holding)
+
+    def instruction(self) -> str:
+        return self.words.instruction.format(thing=self.names[self.goal])
+
+    def _name(self, thing: int) -> str:
+        return self.words.ruined if thing == RUINED else self.names[thing]
+
+    def _observe(self, text: str, valid: bool = True) -> Observation:
+        done = self.thing == self.goal
+        self.over = done or self.thing == RUINED
+        text = text.format(thing=self._name(self.thing))
+        return Observation(text, done=self.over, score=float(done), valid=valid, success=done)
+
+    def _action(self, operation: int) -> str:
+        return self.words.action.format(operation=self.words.operations[operation], thing=self._name(self.thing))
+
+    def admissible(self) -> list[str]:
+        return [] if self.over else [self._action(operation) for operation in range(OPERATIONS)]
+
+    def step(self, action: str) -> Observation:
+        if self.over:
+            return self._observe("It is over. " + self.words.holding, valid=False)
+        actions = [canonical(self._action(operation)) for operation in range(OPERATIONS)]
+        if canonical(action) not in actions:
+            return self._observe("That cannot be done here. " + self.words.holding, valid=False)
+        following = self.table[self.thing, actions.index(canonical(action))]
+        text = self.words.nothing if following == self.thing else self.words.holding
+        self.thing = following
+        return self._observe(text)
+
+    def expert(self) -> str | None:
+        """Return the first operation of a shortest way to the goal."""
+        way = None if self.over else shortest_way(self.table, self.thing, self.goal, SUBSTANCES)
+        return self._action(way[0]) if way else None
+
+    def fork(self) -> Reactions:
+        copy = object.__new__(Reactions)
+        vars(copy).update(vars(self))
+        return copy
