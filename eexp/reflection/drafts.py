@@ -16,12 +16,13 @@ from eexp.records import canonical, example, seed_of
 from eexp.reflection.guards import NAMES, Guards
 from eexp.reflection.rationale import compose, compose_from_notes
 from eexp.reflection.requests import acting_prompt, own_prompt, reflection_prompt
+from eexp.reflection.search import ExecutedOutcomes
 from eexp.reflection.situations import Situation
 from eexp.settings import option
 from eexp.stream import Count, OnError
 
 #: The author in `reflection_by`, by rationale, of reflections that no model writes.
-RULES = {"outcome": "rule: outcome", "environment": "rule: environment"}
+RULES = {"outcome": "rule: outcome", "environment": "rule: environment", "search": "rule: search"}
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class ReflectSettings:
     """Settings of `reflect`.
 
     Attributes:
-        rationale: "model", "outcome" or "environment" (`eexp reflect --rationale`), or "own": the model writes a
-            thought and an action from the state alone, which are kept if the action is the expert's (STaR).
+        rationale: "model", "outcome", "search" or "environment" (`eexp reflect --rationale`), or "own": the model
+            writes a thought and an action from the state alone, which are kept if the action is the expert's (STaR).
         guards: Which texts of a model are refused.
         pool, first: The alternatives that are weighed, as in `records.alternatives_of`.
     """
@@ -43,6 +44,12 @@ class ReflectSettings:
         metavar="N",
         help="How many contenders (executed alternatives that did worse) a composed reflection weighs at most. With 0, "
         "states without one get a reflection, too.",
+    )
+    ahead: int = option(
+        2,
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="With --rationale search: how many actions a thought looks ahead at most.",
     )
     pool: str | None = options.pool.field()
     first: int | None = options.first(1).field()
@@ -69,11 +76,13 @@ class ReflectSettings:
     @property
     def needs_contenders(self) -> bool:
         """Whether a state without a contender gets no reflection."""
-        return self.rationale == "model" or (not self.by_model and self.weigh > 0)
+        return self.rationale == "model" or (self.rationale in ("outcome", "environment") and self.weigh > 0)
 
     def lineage(self) -> dict[str, Any]:
         """Return the settings that decide the output, but for the seed, by the names of their options."""
         entries: dict[str, Any] = {"rationale": self.rationale, "pool": self.pool, "first": self.first}
+        if self.rationale == "search":
+            return {**entries, "ahead": self.ahead}
         if not self.by_model:
             return {**entries, "weigh": self.weigh}
         unused = set(NAMES) - self.guards.names
@@ -98,6 +107,7 @@ class Draft:
             requests, but it is neither counted nor written.
         text, author: The accepted text, and the model or the rule that wrote it.
         refused: The texts that were refused, each with its guard and its fault.
+        left_out: The reason why a rule says nothing about the state, for the summary.
         error: The reason why the state is set aside.
         dropped: The reason why the state gets no reflection, where that is no error.
         counts: Numbers for the summary.
@@ -109,6 +119,7 @@ class Draft:
     text: str = ""
     author: str = ""
     refused: list[dict[str, str]] = field(default_factory=list)
+    left_out: str = ""
     error: InputError | None = None
     dropped: InputError | None = None
     counts: dict[str, int] = field(default_factory=dict)
@@ -128,8 +139,13 @@ class Draft:
         self.dropped = reason
         self.count(f"text[s] refused by {guard}")
 
-    def compose(self, settings: ReflectSettings) -> None:
-        """Compose the reflection by rule."""
+    def compose(self, settings: ReflectSettings, outcomes: ExecutedOutcomes | None = None) -> None:
+        """Compose the reflection by rule; from all `outcomes` of the input where the rule looks ahead."""
+        if outcomes is not None:
+            self.text, reason = outcomes.thought(self.situation, settings.ahead)
+            self.author = RULES[settings.rationale]
+            self.left_out = reason
+            return
         composer = compose if settings.rationale == "outcome" else compose_from_notes
         try:
             self.text, self.author = composer(self.situation, settings.weigh), RULES[settings.rationale]
@@ -215,6 +231,9 @@ class Draft:
         trajectory, where = self.situation.trajectory, f"$.steps[{self.situation.i}]"
         for what, n in self.counts.items():
             count(what, n)
+        if self.left_out:
+            count(self.left_out, 1)
+            return False
         if self.error:
             on_error(trajectory, self.error.at(where))
         elif self.dropped or self.refused:

@@ -9,6 +9,7 @@ from eexp.models.base import Draw, Model
 from eexp.prompts import PromptStyle
 from eexp.reflection.drafts import Draft, ReflectSettings
 from eexp.reflection.rationale import without_notes
+from eexp.reflection.search import ExecutedOutcomes
 from eexp.reflection.situations import situations
 from eexp.stream import Count
 
@@ -34,8 +35,13 @@ def write_drafts(
         count: A function that counts the states and the alternatives that are left out.
     """
     if writer is None:
+        outcomes = None
+        if settings.rationale == "search":  # a thought may need what was executed in any trajectory
+            trajectories = list(trajectories)
+            outcomes = ExecutedOutcomes(trajectories, settings.pool)
+            count("state[s] whose observation does not say what follows", outcomes.ambiguous)
         for trajectory in trajectories:
-            yield _composed(_drafts(trajectory, settings, skip, count), settings)
+            yield _composed(_drafts(trajectory, settings, skip, count), settings, outcomes)
         return
     in_flight: deque[list[Draft]] = deque()  # groups that are requested, and not answered yet
 
@@ -54,10 +60,10 @@ def write_drafts(
         yield drafts
 
 
-def _composed(drafts: list[Draft], settings: ReflectSettings) -> list[Draft]:
+def _composed(drafts: list[Draft], settings: ReflectSettings, outcomes: ExecutedOutcomes | None = None) -> list[Draft]:
     """Return the drafts with their texts; one with the error where the whole trajectory has no notes."""
     for draft in drafts:
-        draft.compose(settings)
+        draft.compose(settings, outcomes)
         if draft.error:
             return [draft]
     return drafts

@@ -92,6 +92,28 @@ class Book:
                 observation += " " + self.observation(thing)
         return self.style.act(self.instruction(goal), past, observation)
 
+    def matching(self, rng: random.Random) -> list[dict]:
+        """Return a task whose outcomes are told, of names of any table: which of them is the goal?"""
+        first, second = self.words.names
+        names = [f"{rng.choice(first)} {rng.choice(second)}" for _ in range(rng.randint(3, 9))]
+        held, goal = names[0], rng.choice(names[1:])
+        told = []
+        for name in names[1:]:
+            operation = rng.choice(self.words.operations)
+            told.append((f"{operation} {rng.choice(names)}" if rng.random() < 0.3 else f"{operation} {held}", name))
+        if rng.random() < 0.5:  # the thought stops at the goal
+            stop = next(i for i, (_, name) in enumerate(told) if name == goal)
+            thought = " ".join(f"{action}: You hold {name}." for action, name in told[: stop + 1])
+            listed = [action for action, _ in told]
+            text = f"You hold {held}. " + " ".join(f"{action}: You hold {name}." for action, name in told)
+            prompt = self.style.act(f"Make {goal}.", [], text, listed, think=True)
+            action = told[stop][0]
+            return [*prompt, *self.style.answer(action, f"{thought} So I {action}.").messages()]
+        text = f"You hold {held}. " + " ".join(f"{action}: You hold {name}." for action, name in told)
+        prompt = self.style.act(f"Make {goal}.", [], text, [action for action, _ in told])
+        action = next(action for action, name in told if name == goal)
+        return [*prompt, *self.style.answer(action).messages()]
+
     def step(self, rng: random.Random) -> tuple[list[dict], int, int]:
         """Return the steps before, the thing held and the goal, of a random task at one of its states."""
         start, goal = rng.choice(self.tasks)
@@ -115,9 +137,7 @@ class Book:
     def acting(self, rng: random.Random, think: bool) -> list[dict]:
         past, thing, goal = self.step(rng)
         thought, operation = self.thought(thing, goal)
-        prompt = self.style.act(
-            self.instruction(goal), past, self.observation(thing), self.listed(thing), think=think
-        )
+        prompt = self.style.act(self.instruction(goal), past, self.observation(thing), self.listed(thing), think=think)
         return [*prompt, *self.style.answer(self.action(thing, operation), thought if think else None).messages()]
 
 
@@ -135,14 +155,18 @@ def spelling(style) -> list[str]:
     return texts + [render(row) for row in rows] * 40
 
 
-def targets(ids: np.ndarray, marks: Marks, every_observation: bool, user: int) -> np.ndarray:
-    """Return the weight of each token in the loss."""
+def targets(
+    ids: np.ndarray, marks: Marks, every_observation: bool, user: int, period: int, decision: float
+) -> np.ndarray:
+    """Return the weight of each token in the loss: more where a thought decides whether to go on."""
     weights = np.zeros(len(ids), dtype=np.float32)
     ends = np.flatnonzero(ids == marks.end)
     role = user if every_observation else marks.assistant
     starts = np.flatnonzero(ids == role)
     for start in starts[1:] if every_observation else starts[-1:]:
         weights[start + 1 : ends[ends > start][0] + 1] = 1.0
+    after = np.flatnonzero(ids[:-1] == period) + 1
+    weights[after] *= decision
     return weights
 
 
@@ -156,7 +180,11 @@ def play(model, tokenizer, book: Book, tasks, think: bool, most: int) -> float:
         prompts = [
             render(
                 book.style.act(
-                    book.instruction(e["goal"]), e["past"], book.observation(e["thing"]), book.listed(e["thing"]), think=think
+                    book.instruction(e["goal"]),
+                    e["past"],
+                    book.observation(e["thing"]),
+                    book.listed(e["thing"]),
+                    think=think,
                 )
             )
             + "<|assistant|>"
@@ -190,6 +218,9 @@ def main() -> None:
     parser.add_argument("--tables", type=int, default=12)
     parser.add_argument("--at-once", type=int, default=6, help="tables from the beginning; the others come one by one")
     parser.add_argument("--updates", type=int, default=6000)
+    parser.add_argument("--outcomes-first", type=float, default=0.15, help="share of the training with more outcomes")
+    parser.add_argument("--decision-weight", type=float, default=5.0, help="weight of the words that end a thought")
+    parser.add_argument("--weights", type=Path, help="go on from these weights")
     parser.set_defaults(vocab_size=600, hidden=128, layers=4, mlp=512, heads=4, kv_heads=4, tokens_per_batch=2048)
     args = parser.parse_args()
     style = get_style(STYLE)
@@ -216,6 +247,9 @@ def main() -> None:
     model = LlamaForCausalLM.from_pretrained(args.init).float() if args.init else LlamaForCausalLM(config)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     marks, user = Marks(tokenizer), tokenizer.convert_tokens_to_ids("<|user|>")
+    period = tokenizer.convert_tokens_to_ids(".")
+    if args.weights:
+        model.load_state_dict(torch.load(args.weights))
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=args.weight_decay)
     schedule = get_cosine_schedule_with_warmup(optimizer, args.updates // 20, args.updates)
     rng, started, seen, pool = random.Random(args.seed), time.time(), 0, []
@@ -224,17 +258,19 @@ def main() -> None:
     for step in range(1, args.updates + 1):
         progress = step / args.updates
         # The outcomes of a later table are shown from its time on; its tasks a twentieth of the training later.
-        known = args.at_once + min(later, int(later * max(0.0, progress - 0.15) / 0.6))
-        told = args.at_once + min(later, int(later * max(0.0, progress - 0.20) / 0.6))
+        known = args.at_once + min(later, int(later * max(0.0, progress - args.outcomes_first) / 0.6))
+        told = args.at_once + min(later, int(later * max(0.0, progress - args.outcomes_first - 0.05) / 0.6))
         if not pool:
             rows = []
             for _ in range(400):
                 chance = rng.random()
-                if chance < (0.5 if progress < 0.15 else 0.3):
+                if chance < 0.2:
+                    rows.append(("match", books[0].matching(rng), False))
+                elif chance < (0.5 if progress < args.outcomes_first else 0.3):
                     rows.append(("walk", rng.choice(books[:known]).walk(rng, 12), True))
-                elif chance < (0.65 if progress < 0.15 else 0.5):
+                elif chance < (0.7 if progress < args.outcomes_first else 0.45):
                     rows.append(("predict", rng.choice(books[:known]).prediction(rng), False))
-                elif chance < 0.7:
+                elif chance < 0.65:
                     rows.append(("act", rng.choice(books[:told]).acting(rng, False), False))
                 else:
                     rows.append(("think", rng.choice(books[:told]).acting(rng, True), False))
@@ -242,7 +278,7 @@ def main() -> None:
             items = []
             for (kind, _, whole), ids in zip(rows, encoded):
                 ids = np.array(ids[: args.context], dtype=np.int64)
-                items.append((kind, ids, targets(ids, marks, whole, user)))
+                items.append((kind, ids, targets(ids, marks, whole, user, period, args.decision_weight)))
             items.sort(key=lambda item: len(item[1]) + rng.random())
             batch = []
             for item in items:
@@ -262,7 +298,8 @@ def main() -> None:
             chosen = weights[:, 1:] > 0
             logits = model.lm_head(hidden[chosen])
         losses = cross_entropy(logits.float(), ids[:, 1:][chosen], reduction="none")
-        losses.mean().backward()
+        counts = weights[:, 1:][chosen]
+        ((losses * counts).sum() / counts.sum()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -275,11 +312,16 @@ def main() -> None:
             means[kind] = 0.98 * means.get(kind, mean) + 0.02 * mean
         if step % 100 == 0:
             shown = " ".join(f"{kind} {mean:.3f}" for kind, mean in sorted(means.items()))
-            print(f"{step} {shown} {seen / (time.time() - started):,.0f} tokens/s {time.time() - started:.0f} s", flush=True)
-        if step % 1000 == 0 or step == args.updates:
+            print(
+                f"{step} {shown} {seen / (time.time() - started):,.0f} tokens/s {time.time() - started:.0f} s",
+                flush=True,
+            )
+        if step % 500 == 0 or step == args.updates:
             for k in {0, told - 1}:
-                tasks = books[k].tasks[::20]
-                shares = [play(model, tokenizer, books[k], tasks, think, most) for think, most in ((False, 12), (True, 420))]
+                tasks = books[k].tasks[::25]
+                shares = [
+                    play(model, tokenizer, books[k], tasks, think, most) for think, most in ((False, 12), (True, 420))
+                ]
                 print(f"  table {k}: acts {shares[0]:.2f}, thinks {shares[1]:.2f}", flush=True)
             if step < args.updates:
                 torch.save(model.state_dict(), f"{args.output}.pt")

@@ -1,30 +1,30 @@
 """`reactions`: a hidden table of what turns into what, which demonstrations show in part and experience shows further.
 
-Each substance turns into others by seven operations: `boil pale resin` may give red wax. Some operations change nothing, and some
-leave ash, from which nothing can be made. One table holds for all tasks, and no text tells it. A task names a substance to
-make, two operations away from the one that is held, and allows two operations. So an agent solves an unseen task only if
-it knows what operations lead to. That cannot be guessed: random play solves under 3 % of the tasks.
+Each substance turns into others by seven operations: `boil pale resin` may give red wax. Some operations change
+nothing, and some leave ash, from which nothing can be made. One table holds for all tasks, and no text tells it. A task
+names a substance to make, two operations away from the one that is held, and allows two operations. So an agent solves
+an unseen task only if it knows what operations lead to. Random play solves under 3 % of the tasks.
 
-An expert knows the table and takes a shortest way. Twenty-four of its demonstrations contain all that is needed for
-some 7 % of the test tasks; with the outcomes of five other actions in each of their states, it is some 50 %
+The expert knows the table and takes a shortest way. Twenty-four of its demonstrations contain all that is needed for
+some 7 % of the test tasks; with the outcomes of the other actions in each of their states, it is some 60 %
 (`python benchmarks/reactions.py`).
 
 Splits: `train` has TRAIN tasks to demonstrate, `test` all the others.
 
 Options:
-    table: The number of the table, 0 by default. Tables from 1000 on have names of their own, which no table below has:
-        they are for training base models, so that studies have names and outcomes that the base never saw.
-    words: What the table is about: `substances`, or `program`, in which screens are left by pressing buttons. The tables
+    table: The number of the table, 0 by default. Tables from 1000 on have names of their own, which no table below has.
+        They are for training base models, so that a study has names and outcomes that its base never saw.
+    words: What the table is about: `substances`, or `program`, in which buttons lead from screen to screen. The tables
         are the same.
-    shift: The share of the table that is drawn again for `test`, 0 by default: an agent that knows the old table by heart
-        is wrong there.
+    shift: The share of the table that is drawn again for `test`, 0 by default. An agent that knows the table of `train`
+        by heart is wrong there.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import ClassVar
 
@@ -42,6 +42,7 @@ STEPS = 2  # operations between the two substances of a task, and most operation
 TRAIN = 48
 NOTHING, RUIN = 0.1, 0.2  # shares of the table that change nothing, and that leave ash
 FIRST_TABLE_FOR_BASES = 1000
+
 
 @dataclass(frozen=True)
 class Words:
@@ -66,16 +67,25 @@ class Words:
     names: tuple[tuple[str, ...], tuple[str, ...]]
 
 
-_QUALITIES = """amber black blue bright brown clear coarse cold dark dense dull faint fine fresh golden green grey hard
-heavy light loose moist old pale pink plain pure raw red rough sharp smooth soft sour sweet thick thin violet warm white"""
-_MATERIALS = """bark bone brine chalk clay coal copper cream dew dust fat flax flour foam glass glue grain gum honey ink iron
-lead leaf lime milk moss mud oil paste pitch resin root sand sap seed silk slate soap sugar wax"""
-_KINDS = """active archived blocked broken busy closed common daily delayed draft final first foreign hidden idle internal
-joint last late local locked lost main merged monthly new open paid past planned private public recent rejected removed
-saved shared sold spare urgent"""
-_SCREENS = """accounts alerts batches bills budgets calls cards charts claims clients contracts devices events exports fees
-files forms goals groups images items jobs labels leads lists loans logs messages notes offers orders pages parts plans
-prices queues quotes reports teams users"""
+_QUALITIES = """
+amber black blue bright brown clear coarse cold dark dense dull faint fine fresh golden green grey hard heavy
+light loose moist old pale pink plain pure raw red rough sharp smooth soft sour sweet thick thin violet warm
+white
+"""
+_MATERIALS = """
+bark bone brine chalk clay coal copper cream dew dust fat flax flour foam glass glue grain gum honey ink iron
+lead leaf lime milk moss mud oil paste pitch resin root sand sap seed silk slate soap sugar wax
+"""
+_KINDS = """
+active archived blocked broken busy closed common daily delayed draft final first foreign hidden idle internal
+joint last late local locked lost main merged monthly new open paid past planned private public recent
+rejected removed saved shared sold spare urgent
+"""
+_SCREENS = """
+accounts alerts batches bills budgets calls cards charts claims clients contracts devices events exports fees
+files forms goals groups images items jobs labels leads lists loans logs messages notes offers orders pages
+parts plans prices queues quotes reports teams users
+"""
 
 WORDS = {
     "substances": Words(
@@ -139,7 +149,7 @@ def names_of(number: int, words: str = "substances") -> tuple[str, ...]:
 
 
 def shortest_way(table: Table, start: int, goal: int, most: int) -> list[int] | None:
-    """Return the operations of a shortest way, the first one in the order of operations; None if it is longer than `most`."""
+    """Return the operations of a shortest way, the first one in their order; None if it is longer than `most`."""
     ways: dict[int, list[int]] = {start: []}
     frontier = [start]
     while frontier and len(ways[frontier[0]]) < most:
@@ -245,9 +255,10 @@ class Reactions(Environment):
         if canonical(action) not in actions:
             return self._observe("That cannot be done here. " + self.words.holding, valid=False)
         following = self.table[self.thing, actions.index(canonical(action))]
-        text = self.words.nothing if following == self.thing else self.words.holding
+        if following == self.thing:
+            return replace(self._observe(self.words.nothing), changed=False)
         self.thing = following
-        return self._observe(text)
+        return self._observe(self.words.holding)
 
     def expert(self) -> str | None:
         """Return the first operation of a shortest way to the goal."""

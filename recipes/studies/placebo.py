@@ -1,0 +1,65 @@
+"""Take away what is said to help: outcomes that belong to other actions, or thoughts that belong to other states.
+
+    python placebo.py outcomes rollout.jsonl > permuted.jsonl     # what alternatives led to, exchanged among all states
+    python placebo.py thoughts sr.jsonl > exchanged.jsonl         # thoughts exchanged among examples; actions stay
+
+Outcomes are exchanged among alternatives of one verb, the first word of the action, and so are as frequent as before.
+The expert's actions keep theirs: they are the trajectory itself.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import defaultdict
+
+import orjson
+
+from eexp.prompts import get_style
+from eexp.spans import named_span
+
+
+def exchange_outcomes(records: list[dict], rng: random.Random) -> None:
+    """Exchange the outcomes of alternatives that begin with the same word, in place."""
+    by_verb: dict[str, list[dict]] = defaultdict(list)
+    for record in records:
+        for step in record["steps"]:
+            for alternative in step.get("alternatives") or []:
+                if alternative.get("outcome"):
+                    by_verb[alternative["action"].partition(" ")[0]].append(alternative)
+    for alternatives in by_verb.values():
+        outcomes = [alternative["outcome"] for alternative in alternatives]
+        rng.shuffle(outcomes)
+        for alternative, outcome in zip(alternatives, outcomes):
+            alternative["outcome"] = outcome
+
+
+def exchange_thoughts(records: list[dict], rng: random.Random, style_name: str) -> None:
+    """Exchange the thoughts of examples, in place; each action stays with its state."""
+    style = get_style(style_name)
+    answers = [style.parse(record["completion"][-1]["content"]) for record in records]
+    thoughts = [answer.thought for answer in answers]
+    rng.shuffle(thoughts)
+    for record, answer, thought in zip(records, answers, thoughts):
+        target = style.answer(answer.action, thought)
+        record["completion"], record["spans"] = (
+            target.messages(),
+            [{**named_span(span["name"], span["start"], span["end"]), "weight": 1.0} for span in target.spans],
+        )
+
+
+def main() -> None:
+    what, file, *style = sys.argv[1:]
+    with open(file, "rb") as lines:
+        records = [orjson.loads(line) for line in lines]
+    rng = random.Random(0)
+    if what == "outcomes":
+        exchange_outcomes(records, rng)
+    else:
+        exchange_thoughts(records, rng, *style)
+    for record in records:
+        sys.stdout.buffer.write(orjson.dumps(record) + b"\n")
+
+
+if __name__ == "__main__":
+    main()
