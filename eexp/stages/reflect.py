@@ -69,8 +69,8 @@ def reflect(
 @click.option(
     "--rationale",
     type=click.Choice(["model", "outcome", "search", "environment"]),
-    help="Who writes: the model; a rule that composes the recorded outcomes; a rule that searches the executed outcomes "
-    "of all trajectories for the way to the end, and writes down what it looks at; or a rule that starts from what the "
+    help="Who writes: the model; a rule that composes the recorded outcomes; a rule that searches all those that were "
+    "executed for the way to the end, and writes down what it looks at; or a rule that starts from what the "
     "environment says is known and still needed.  [default: the model if there is one, else outcome]",
 )
 @click.option(

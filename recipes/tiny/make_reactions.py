@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import random
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,8 +26,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, get_cosine_schedule_with
 from eexp.envs.worlds import reactions as world
 from eexp.models.tokenizers import stop_token
 from eexp.prompts import get_style
-
-from pathlib import Path
 
 STYLE = str(Path(__file__).parents[1] / "studies" / "reactions.toml")
 

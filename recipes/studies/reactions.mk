@@ -1,0 +1,128 @@
+# A study of where only executed alternatives can help: `reactions`, a hidden table (docs/environments/reactions.md).
+#
+#   make -f recipes/studies/reactions.mk OUT=studies/reactions-0 TABLE=0 BASE=studies/bases/reactions SEEDS="0 1"
+#   python recipes/studies/reactions_results.py studies/reactions-0
+#
+# All arms begin with one base, which knows other tables, and train all weights for UPDATES updates of BATCH examples. Each
+# agent is played twice: with a thought before every action, and without.
+#
+#   il             the expert's actions
+#   iwm            world model, then imitation, half of the updates each (matched)
+#   iwm-extra      world model, then imitation, UPDATES each, so twice as many
+#   joint          imitation and world model in one run
+#   sr             a thought from executed outcomes before the expert's action, mixed with the expert's actions
+#   sr-iwm         the same, and the world model, in one run
+#
+# Placebos, which have to fail:
+#
+#   sr-own         thoughts from the demonstrations' own outcomes alone: no alternative was executed
+#   sr-permuted    thoughts from outcomes that were exchanged among alternatives of one verb
+#   sr-iwm-permuted   the same, and a world model of these outcomes
+#   sr-exchanged   thoughts from executed outcomes, exchanged among the examples
+SHELL := /bin/bash -o pipefail
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+HERE := $(dir $(lastword $(MAKEFILE_LIST)))
+TABLE ?= 0
+ENV ?= reactions?table=$(TABLE)
+BASE ?= studies/bases/reactions
+OUT ?= studies/reactions-$(TABLE)
+SEEDS ?= 0 1
+ARMS ?= il sr iwm sr-iwm sr-own sr-permuted joint iwm-extra sr-iwm-permuted sr-exchanged
+TRAIN ?= 24
+K ?= 6
+PANEL_TASKS ?= 240
+UPDATES ?= 240
+BATCH ?= 16
+LR ?= 1e-3
+HALF := $(shell echo $$(($(UPDATES) / 2)))
+PYTHON ?= python
+
+export OMP_NUM_THREADS ?= 1
+export EEXP_PROMPT_STYLE := $(HERE)reactions.toml
+TRACKED := ENV BASE TRAIN K PANEL_TASKS UPDATES BATCH LR
+include $(HERE)../given.mk
+
+TUNE = --full --batch-size $(BATCH) --shuffle examples --lr $(LR)
+EVAL = --max-tokens 480 --threads 1 -q
+
+.PHONY: all
+all: $(foreach arm,$(ARMS),$(SEEDS:%=$(OUT)/%/$(arm).act.jsonl) $(SEEDS:%=$(OUT)/%/$(arm).think.jsonl))
+
+# -- demonstrations and experience ---------------------------------------------------------------------------------
+
+$(OUT)/expert.jsonl: $(call given,ENV TRAIN)
+	eexp expert '$(ENV)' --split train -n $(TRAIN) -q -o $@
+
+$(OUT)/panel.jsonl: $(call given,ENV PANEL_TASKS)
+	eexp panel '$(ENV)' --split test -n $(PANEL_TASKS) -q -o $@
+
+$(OUT)/rollout.jsonl: $(OUT)/expert.jsonl $(call given,K)
+	eexp branch -k $(K) --from admissible -q $< | eexp rollout -q -o $@
+
+$(OUT)/permuted.jsonl: $(OUT)/rollout.jsonl
+	$(PYTHON) $(HERE)placebo.py outcomes $< > $@
+
+# -- examples ------------------------------------------------------------------------------------------------------
+
+$(OUT)/il.jsonl: $(OUT)/expert.jsonl
+	eexp imitation-data -q $< -o $@
+
+$(OUT)/world.jsonl: $(OUT)/rollout.jsonl
+	eexp world-model-data --max-repeats all --max-invalid-fraction 1 -q $< -o $@
+
+$(OUT)/world-permuted.jsonl: $(OUT)/permuted.jsonl
+	eexp world-model-data --max-repeats all --max-invalid-fraction 1 -q $< -o $@
+
+$(OUT)/sr.jsonl: $(OUT)/rollout.jsonl
+	eexp reflect --rationale search -q $< -o $@
+
+$(OUT)/sr-permuted.jsonl: $(OUT)/permuted.jsonl
+	eexp reflect --rationale search -q $< -o $@
+
+$(OUT)/sr-own.jsonl: $(OUT)/expert.jsonl
+	eexp reflect --rationale search -q $< -o $@
+
+$(OUT)/sr-exchanged.jsonl: $(OUT)/sr.jsonl
+	$(PYTHON) $(HERE)placebo.py thoughts $< $(EEXP_PROMPT_STYLE) > $@
+
+# -- arms ----------------------------------------------------------------------------------------------------------
+
+# $(call arm,NAME,FILES): one training run on all FILES.
+define arm
+$(OUT)/%/$1/eexp.json: $(2:%=$(OUT)/%.jsonl) $(call given,BASE UPDATES BATCH LR)
+	rm -rf $$(@D)
+	eexp finetune -m $(BASE) -o $$(@D) $(TUNE) --max-steps $(UPDATES) --seed $$* -q $(2:%=$(OUT)/%.jsonl)
+endef
+$(eval $(call arm,il,il))
+$(eval $(call arm,joint,il world))
+$(eval $(call arm,sr,sr il))
+$(eval $(call arm,sr-iwm,sr il world))
+$(eval $(call arm,sr-own,sr-own il))
+$(eval $(call arm,sr-permuted,sr-permuted il))
+$(eval $(call arm,sr-iwm-permuted,sr-permuted il world-permuted))
+$(eval $(call arm,sr-exchanged,sr-exchanged il))
+
+# $(call after,NAME,UPDATES OF EACH): world model, then imitation.
+define after
+$(OUT)/%/$1-world/eexp.json: $(OUT)/world.jsonl $(call given,BASE UPDATES BATCH LR)
+	rm -rf $$(@D)
+	eexp finetune -m $(BASE) -o $$(@D) $(TUNE) --max-steps $2 --seed $$* -q $$<
+$(OUT)/%/$1/eexp.json: $(OUT)/il.jsonl $(OUT)/%/$1-world/eexp.json
+	rm -rf $$(@D)
+	eexp finetune -m $(OUT)/$$*/$1-world -o $$(@D) $(TUNE) --max-steps $2 --seed $$* -q $$<
+endef
+$(eval $(call after,iwm,$(HALF)))
+$(eval $(call after,iwm-extra,$(UPDATES)))
+
+# -- playing -------------------------------------------------------------------------------------------------------
+
+$(OUT)/%.gguf: $(OUT)/%/eexp.json
+	eexp export $(<D) -o $@
+
+$(OUT)/%.act.jsonl: $(OUT)/%.gguf $(OUT)/panel.jsonl
+	eexp eval --panel $(OUT)/panel.jsonl -m $< --think never $(EVAL) -o $@
+
+$(OUT)/%.think.jsonl: $(OUT)/%.gguf $(OUT)/panel.jsonl
+	eexp eval --panel $(OUT)/panel.jsonl -m $< --think always $(EVAL) -o $@
