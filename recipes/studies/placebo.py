@@ -20,18 +20,29 @@ from eexp.spans import named_span
 
 
 def exchange_outcomes(records: list[dict], rng: random.Random) -> None:
-    """Exchange the outcomes of alternatives that begin with the same word, in place."""
-    by_verb: dict[str, list[dict]] = defaultdict(list)
-    for record in records:
-        for step in record["steps"]:
-            for alternative in step.get("alternatives") or []:
-                if alternative.get("outcome"):
-                    by_verb[alternative["action"].partition(" ")[0]].append(alternative)
-    for alternatives in by_verb.values():
-        outcomes = [alternative["outcome"] for alternative in alternatives]
-        rng.shuffle(outcomes)
-        for alternative, outcome in zip(alternatives, outcomes):
-            alternative["outcome"] = outcome
+    """Exchange the outcomes of alternatives that begin with the same word, in place.
+
+    The same action in the same state, by its observation, gets the same outcome everywhere. What an expert did somewhere
+    keeps its outcome.
+    """
+    done = {(step["observation"], step["action"]) for record in records for step in record["steps"]}
+    by_verb: dict[str, dict[tuple[str, str], dict]] = defaultdict(dict)
+    alternatives = [
+        ((step["observation"], alternative["action"]), alternative)
+        for record in records
+        for step in record["steps"]
+        for alternative in step.get("alternatives") or []
+        if alternative.get("outcome") and (step["observation"], alternative["action"]) not in done
+    ]
+    for key, alternative in alternatives:
+        by_verb[key[1].partition(" ")[0]].setdefault(key, alternative["outcome"])
+    exchanged: dict[tuple[str, str], dict] = {}
+    for outcomes in by_verb.values():
+        shuffled = list(outcomes.values())
+        rng.shuffle(shuffled)
+        exchanged.update(zip(outcomes, shuffled))
+    for key, alternative in alternatives:
+        alternative["outcome"] = exchanged[key]
 
 
 def exchange_thoughts(records: list[dict], rng: random.Random, style_name: str) -> None:

@@ -2,9 +2,10 @@
 
     python recipes/studies/reactions_results.py studies/reactions-0 [studies/reactions-1 ...]
 
-Test tasks are of three kinds: the demonstrations contain a way (shown), only they and the executed alternatives together
-do (executed), or nothing does (unknown). Rows are arms, played without (act) or with a thought (think). The difference is
-to imitation, played without a thought, with its interval over training seeds and tasks (docs/evidence.md).
+Test tasks are of three kinds: the demonstrations contain a way (shown), only they and the executed alternatives
+together do (executed), or nothing does (unknown). Rows are arms, played without (act) or with a thought (think). The
+difference is to imitation, played without a thought, with its interval over training seeds and tasks
+(docs/evidence.md).
 """
 
 from __future__ import annotations

@@ -315,7 +315,7 @@ def main() -> None:
                 f"{step} {shown} {seen / (time.time() - started):,.0f} tokens/s {time.time() - started:.0f} s",
                 flush=True,
             )
-        if step % 500 == 0 or step == args.updates:
+        if step % 2000 == 0 or step == args.updates:
             for k in {0, told - 1}:
                 tasks = books[k].tasks[::25]
                 shares = [
