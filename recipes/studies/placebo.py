@@ -22,8 +22,8 @@ from eexp.spans import named_span
 def exchange_outcomes(records: list[dict], rng: random.Random) -> None:
     """Exchange the outcomes of alternatives that begin with the same word, in place.
 
-    The same action in the same state, by its observation, gets the same outcome everywhere. What an expert did somewhere
-    keeps its outcome.
+    The same action in the same state, by its observation, gets the same outcome everywhere. What an expert did
+    somewhere keeps its outcome.
     """
     done = {(step["observation"], step["action"]) for record in records for step in record["steps"]}
     by_verb: dict[str, dict[tuple[str, str], dict]] = defaultdict(dict)

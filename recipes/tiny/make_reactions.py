@@ -93,13 +93,11 @@ class Book:
 
     def matching(self, rng: random.Random) -> list[dict]:
         """Return a task whose outcomes are told, of names of any table: which of them is the goal?"""
-        first, second = self.words.names
-        names = [f"{rng.choice(first)} {rng.choice(second)}" for _ in range(rng.randint(3, 9))]
+        names = rng.sample(world._NAMES, rng.randint(3, 9))
         held, goal = names[0], rng.choice(names[1:])
-        told = []
-        for name in names[1:]:
-            operation = rng.choice(self.words.operations)
-            told.append((f"{operation} {rng.choice(names)}" if rng.random() < 0.3 else f"{operation} {held}", name))
+        keys = [f"{o} {thing}" for thing in (held, rng.choice(names)) for o in self.words.operations]
+        actions = sorted(rng.sample(list(dict.fromkeys(keys)), len(names) - 1), key=keys.index)
+        told = list(zip(actions, names[1:]))
         if rng.random() < 0.5:  # the thought stops at the goal
             stop = next(i for i, (_, name) in enumerate(told) if name == goal)
             thought = " ".join(f"{action}: You hold {name}." for action, name in told[: stop + 1])
@@ -143,9 +141,9 @@ class Book:
 def spelling(style) -> list[str]:
     """Return texts for the tokenizer, in which all beginnings and ends of names are equally frequent."""
     rng, texts = random.Random(0), []
-    for _ in range(6000):
+    for _ in range(20000):
         words = world.WORDS["substances"]
-        a, b = (f"{rng.choice(words.names[0])} {rng.choice(words.names[1])}" for _ in range(2))
+        a, b = (rng.choice(world._NAMES) for _ in range(2))
         texts.append(
             f" {rng.choice(words.operations)} {a}: You hold {b}. Make {a}. So I {rng.choice(words.operations)} {b}, {a}"
         )
@@ -214,13 +212,13 @@ def play(model, tokenizer, book: Book, tasks, think: bool, most: int) -> float:
 
 def main() -> None:
     parser = arguments(__doc__ or "", episodes=0, context=1024)
-    parser.add_argument("--tables", type=int, default=12)
-    parser.add_argument("--at-once", type=int, default=6, help="tables from the beginning; the others come one by one")
+    parser.add_argument("--tables", type=int, default=8)
+    parser.add_argument("--at-once", type=int, default=4, help="tables from the beginning; the others come one by one")
     parser.add_argument("--updates", type=int, default=6000)
     parser.add_argument("--outcomes-first", type=float, default=0.15, help="share of the training with more outcomes")
     parser.add_argument("--decision-weight", type=float, default=5.0, help="weight of the words that end a thought")
     parser.add_argument("--weights", type=Path, help="go on from these weights")
-    parser.set_defaults(vocab_size=600, hidden=128, layers=4, mlp=512, heads=4, kv_heads=4, tokens_per_batch=2048)
+    parser.set_defaults(vocab_size=1500, hidden=128, layers=4, mlp=512, heads=4, kv_heads=4, tokens_per_batch=2048)
     args = parser.parse_args()
     style = get_style(STYLE)
     books = [Book(world.FIRST_TABLE_FOR_BASES + i, style) for i in range(args.tables)]
@@ -263,13 +261,13 @@ def main() -> None:
             rows = []
             for _ in range(400):
                 chance = rng.random()
-                if chance < 0.2:
+                if chance < (0.4 if progress < 0.3 else 0.15):
                     rows.append(("match", books[0].matching(rng), False))
-                elif chance < (0.5 if progress < args.outcomes_first else 0.3):
+                elif chance < (0.65 if progress < args.outcomes_first else 0.3):
                     rows.append(("walk", rng.choice(books[:known]).walk(rng, 12), True))
-                elif chance < (0.7 if progress < args.outcomes_first else 0.45):
+                elif chance < (0.8 if progress < args.outcomes_first else 0.45):
                     rows.append(("predict", rng.choice(books[:known]).prediction(rng), False))
-                elif chance < 0.65:
+                elif chance < (0.83 if progress < args.outcomes_first else 0.62):
                     rows.append(("act", rng.choice(books[:told]).acting(rng, False), False))
                 else:
                     rows.append(("think", rng.choice(books[:told]).acting(rng, True), False))

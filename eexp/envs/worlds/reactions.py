@@ -1,6 +1,6 @@
 """`reactions`: a hidden table of what turns into what, which demonstrations show in part and experience shows further.
 
-Each substance turns into others by seven operations: `boil pale resin` may give red wax. Some operations change
+Each substance turns into others by seven operations: `boil zodusk` may give tamim. Some operations change
 nothing, and some leave ash, from which nothing can be made. One table holds for all tasks, and no text tells it. A task
 names a substance to make, two operations away from the one that is held, and allows two operations. So an agent solves
 an unseen task only if it knows what operations lead to. Random play solves under 3 % of the tasks.
@@ -55,7 +55,6 @@ class Words:
         holding: What is observed, with {thing}.
         nothing: What is observed where an operation changes nothing, with {thing}.
         ruined: The thing from which nothing can be made.
-        names: The first and the second words of the things' names.
     """
 
     operations: tuple[str, ...]
@@ -64,28 +63,19 @@ class Words:
     holding: str
     nothing: str
     ruined: str
-    names: tuple[tuple[str, ...], tuple[str, ...]]
 
 
-_QUALITIES = """
-amber black blue bright brown clear coarse cold dark dense dull faint fine fresh golden green grey hard heavy
-light loose moist old pale pink plain pure raw red rough sharp smooth soft sour sweet thick thin violet warm
-white
-"""
-_MATERIALS = """
-bark bone brine chalk clay coal copper cream dew dust fat flax flour foam glass glue grain gum honey ink iron
-lead leaf lime milk moss mud oil paste pitch resin root sand sap seed silk slate soap sugar wax
-"""
-_KINDS = """
-active archived blocked broken busy closed common daily delayed draft final first foreign hidden idle internal
-joint last late local locked lost main merged monthly new open paid past planned private public recent
-rejected removed saved shared sold spare urgent
-"""
-_SCREENS = """
-accounts alerts batches bills budgets calls cards charts claims clients contracts devices events exports fees
-files forms goals groups images items jobs labels leads lists loans logs messages notes offers orders pages
-parts plans prices queues quotes reports teams users
-"""
+#: All names, in a fixed order: those before FOR_STUDIES are for the tables of studies, the others for those of bases.
+_NAMES = [
+    a + b + c + d
+    for a in "bdfgklmnprstvz"
+    for b in "aeou"
+    for c in "dgklmnrstv"
+    for d in ("al", "ex", "im", "o", "usk")
+]
+random.Random(f"{WORLD}/names").shuffle(_NAMES)
+_NAMES = _NAMES[:800]
+FOR_STUDIES = 200
 
 WORDS = {
     "substances": Words(
@@ -95,7 +85,6 @@ WORDS = {
         "You hold {thing}.",
         "Nothing happens. You hold {thing}.",
         "ash",
-        (tuple(_QUALITIES.split()), tuple(_MATERIALS.split())),
     ),
     "program": Words(
         ("Add", "Edit", "Find", "Next", "Open", "Save", "Sort"),
@@ -104,7 +93,6 @@ WORDS = {
         "You are in {thing}.",
         "Nothing happens. You are in {thing}.",
         "an error",
-        (tuple(_KINDS.split()), tuple(_SCREENS.split())),
     ),
 }
 
@@ -141,11 +129,10 @@ def shifted_table(number: int, share: float) -> Table:
 
 
 @lru_cache(maxsize=64)
-def names_of(number: int, words: str = "substances") -> tuple[str, ...]:
-    """Return the names of a table's things. Every fourth pair of words is kept for the tables of studies."""
-    for_bases, (first, second) = number >= FIRST_TABLE_FOR_BASES, WORDS[words].names
-    pairs = [f"{a} {b}" for i, a in enumerate(first) for j, b in enumerate(second) if ((i + j) % 4 != 0) == for_bases]
-    return tuple(random.Random(f"{WORLD}/names/{number}").sample(pairs, SUBSTANCES))
+def names_of(number: int) -> tuple[str, ...]:
+    """Return the names of a table's things."""
+    names = _NAMES[FOR_STUDIES:] if number >= FIRST_TABLE_FOR_BASES else _NAMES[:FOR_STUDIES]
+    return tuple(random.Random(f"{WORLD}/names/{number}").sample(names, SUBSTANCES))
 
 
 def shortest_way(table: Table, start: int, goal: int, most: int) -> list[int] | None:
@@ -202,7 +189,7 @@ class Reactions(Environment):
         options = "&".join(f"{key}={value}" for key, (value, default) in given.items() if value != default)
         self.spec = f"{name}?{options}" if options else name
         self.number = int(table)
-        self.names = names_of(self.number, words)
+        self.names = names_of(self.number)
         self.table = table_of(self.number)
         self.thing = self.goal = 0
         self.over = True
