@@ -93,7 +93,7 @@ class Book:
 
     def matching(self, rng: random.Random) -> list[dict]:
         """Return a task whose outcomes are told, of names of any table: which of them is the goal?"""
-        names = rng.sample(world._NAMES, rng.randint(3, 9))
+        names = rng.sample(world._NAMES, rng.randint(3, 8))
         held, goal = names[0], rng.choice(names[1:])
         keys = [f"{o} {thing}" for thing in (held, rng.choice(names)) for o in self.words.operations]
         actions = sorted(rng.sample(list(dict.fromkeys(keys)), len(names) - 1), key=keys.index)
