@@ -127,6 +127,7 @@ RECORDS = {
     "reflect-environment": "reflect --rationale environment --weigh 2 @rollout-admissible",
     "reflect-all-states": "reflect --rationale outcome --weigh 0 --prompt-style think @rollout-pools",
     "reflect-pool": "reflect --rationale outcome --pool policy --first 1 @rollout-pools",
+    "reflect-search": "reflect --rationale search --ahead 3 @rollout-admissible",
     "reflect-recovered": "reflect --rationale outcome @recover",
     "reflect-tiny": f"reflect {TINY} --no-guard all --max-tokens 16 @few-rolled",
     "reflect-engine-0": f"reflect {ENGINES[0]} --no-guard all --max-tokens 8 @few-rolled",

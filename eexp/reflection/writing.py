@@ -39,7 +39,8 @@ def write_drafts(
         if settings.rationale == "search":  # a thought may need what was executed in any trajectory
             trajectories = list(trajectories)
             outcomes = ExecutedOutcomes(trajectories, settings.pool)
-            count("state[s] whose observation does not say what follows", outcomes.ambiguous)
+            if outcomes.ambiguous:
+                count("state[s] whose observation does not say what follows", outcomes.ambiguous)
         for trajectory in trajectories:
             yield _composed(_drafts(trajectory, settings, skip, count), settings, outcomes)
         return
