@@ -9,7 +9,7 @@ FIRST := PATH="$(CURDIR)/$(BIN):$$PATH"
 STAMP := $(VENV)/.installed
 APT := $(if $(shell command -v apt-get),$(if $(filter 0,$(shell id -u)),apt-get))
 
-.PHONY: help install environments system java chromium demo test test-fast test-long fuzz peers lint man docs clean
+.PHONY: help install environments system java chromium demo test test-fast test-long wheel-test fuzz peers lint man docs clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -73,6 +73,9 @@ test-fast: install environments ## run the tests that take no more than a few se
 
 test-long: install environments java chromium ## run whole recipes and more cases, which `make test` leaves out
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m long
+
+wheel-test: ## build the wheel, install it in empty environments, full and light, and use it (needs a network)
+	.ci/wheel
 
 # Each has an environment of its own, for they want other versions of what eexp uses. Harbor wants Python 3.12; its
 # formats need nothing but pydantic.

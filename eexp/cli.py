@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import importlib
 import io
 import keyword
 import os
-import resource
 import signal
 import sys
 import traceback
@@ -80,6 +78,8 @@ class Stages(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            import difflib
+
             close = difflib.get_close_matches(name, COMMANDS)
             hint = f" Did you mean {' or '.join(close)}?" if close else ""
             raise click.UsageError(f"No such command {name!r}.{hint}", ctx)
@@ -90,6 +90,10 @@ class Stages(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError:  # before click sees it and ends with exit code 1
             raise ReaderGone from None
+        except ModuleNotFoundError as e:
+            from eexp.packages import missing_package
+
+            raise EexpError(missing_package(e)) from e
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -135,6 +139,7 @@ group.help = group.help.replace("{MODELS}", "\n      ".join(model_lines()))
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; every failure is one line on stderr and a documented exit code."""
+    _open_closed_descriptors()
     signals.exit_at_sigterm()
     if args is not None:
         _run(args)
@@ -203,6 +208,8 @@ def _fail(message: str, code: int, verbose: bool) -> NoReturn:
 def _system_error(error: OSError) -> str:
     """Return an error of the system as one line: the file, where that is known, and the reason."""
     if error.errno in (errno.EMFILE, errno.ENFILE):
+        import resource
+
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return f"too many open files (at most {most}): raise `ulimit -n`, or use fewer processes"
     file = error.filename
@@ -212,6 +219,23 @@ def _system_error(error: OSError) -> str:
         except OSError:  # its buffer still holds what could not be written
             file = "<stdout>"
     return f"{file}: {error.strerror or error}" if file is not None else f"{error.strerror or error}"
+
+
+def _open_closed_descriptors() -> None:
+    """Give closed standard streams (`<&-`, `>&-`, `2>&-`) a descriptor, before a file of eexp gets that number.
+
+    Standard input cannot be read then, nor standard output written: only a command that uses the stream fails, with the
+    system's own words. What would go to standard error is lost, and the exit code tells.
+    """
+    for number, name, access in ((0, "stdin", os.O_WRONLY), (1, "stdout", os.O_RDONLY), (2, "stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:  # as Python says that it was closed at the start
+            opened = os.open(os.devnull, access)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)
+            file = os.fdopen(number, "r" if name == "stdin" else "w", encoding="utf-8", errors="backslashreplace")
+            setattr(sys, name, file)
 
 
 def _discard_stdout() -> None:

@@ -17,13 +17,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from eexp.envs.base import STEP_LIMIT
 from eexp.envs.registry import light_names
 from eexp.settings import Command, Option
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from eexp.envs.base import Environment
     from eexp.models import Engine, Model
     from eexp.models.policy import Policy
@@ -92,6 +93,8 @@ def complete_env(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 
 def complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return files, and the model specs that begin with `incomplete`, for the completion of a shell."""
+    from click.shell_completion import CompletionItem
+
     from eexp.models.registry import completions
 
     return [CompletionItem(incomplete, type="file"), *map(CompletionItem, completions(incomplete))]

@@ -15,11 +15,11 @@ import msgspec
 import orjson
 from msgspec import Meta, Struct
 
+from eexp.data import TINY
 from eexp.errors import EexpError
 from eexp.records import explain
 
-#: The spec of the built-in model, and its directory, made by recipes/tiny: a base model for `house` and nothing else.
-TINY = "tiny"
+#: The directory of the built-in model, made by recipes/tiny.
 TINY_DIR = Path(__file__).parent / "data" / TINY
 #: The file beside the weights that describes their training.
 RUN_FILE = "eexp.json"

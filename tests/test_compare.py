@@ -260,7 +260,7 @@ def test_a_picture_without_matplotlib_is_one_line(files, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    run("compare", files / "il-s0.jsonl", "--plot", files / "a.png").one_error(1, "pip install '.[plot]'")
+    run("compare", files / "il-s0.jsonl", "--plot", files / "a.png").one_error(1, "pip install 'eexp[plot]'")
 
 
 def test_power_before_a_run(files):

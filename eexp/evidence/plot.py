@@ -33,7 +33,7 @@ def picture(file: str, size: tuple[float, float]) -> Iterator[Figure]:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError:
-        raise EexpError("--plot needs matplotlib: `pip install '.[plot]'` in eexp's directory") from None
+        raise EexpError("--plot needs matplotlib: `pip install 'eexp[plot]'`") from None
     if not os.path.splitext(file)[1]:
         raise UsageError(f"--plot {file}: the name's ending says the format; give {file}.svg or {file}.png")
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "eexp", "text.parse_math": False}

@@ -101,7 +101,7 @@ class NearDuplicates:
         try:
             from datasketch import MinHashLSH
         except ImportError:
-            raise EexpError("near duplicates need datasketch: `pip install '.[dedup]'` in eexp's directory") from None
+            raise EexpError("near duplicates need datasketch: `pip install 'eexp[dedup]'`") from None
         self.threshold, self._read = threshold, read
         # Where both parts are similar, so are the runs of words of both together, which the index is built on.
         self._index = MinHashLSH(threshold=min(threshold, 0.99), num_perm=_PERMUTATIONS, weights=_WEIGHTS)

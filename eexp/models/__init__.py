@@ -4,8 +4,18 @@
 `opening.py` opens one by its spec.
 """
 
-from eexp.models.base import Engine, Model, Sample
-from eexp.models.opening import open_model
-from eexp.models.registry import DEFAULT_MODEL
+from typing import TYPE_CHECKING
+
+from eexp.late import late_names
+
+if TYPE_CHECKING:
+    from eexp.models.base import Engine, Model, Sample
+    from eexp.models.opening import open_model
+    from eexp.models.registry import DEFAULT_MODEL
+else:
+    __getattr__ = late_names(
+        __name__,
+        {"Engine": "base", "Model": "base", "Sample": "base", "open_model": "opening", "DEFAULT_MODEL": "registry"},
+    )
 
 __all__ = ["DEFAULT_MODEL", "Engine", "Model", "Sample", "open_model"]

@@ -7,10 +7,11 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from eexp.data import TINY
 from eexp.errors import UsageError
 from eexp.models.base import Engine, Model
 from eexp.models.registry import spec_list
-from eexp.weights import TINY, split_adapter
+from eexp.weights import split_adapter
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from eexp.weights import TINY
+from eexp.data import TINY
 
 
 @dataclass(frozen=True)

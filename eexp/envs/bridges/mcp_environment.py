@@ -58,7 +58,7 @@ from eexp.processes.child import Child, ChildFailed, time_limit
 if TYPE_CHECKING:
     from eexp.envs.bridges.mcp_client import McpSession
 
-INSTALL = "mcp needs `pip install '.[mcp]'` in eexp's directory"
+INSTALL = "mcp needs `pip install 'eexp[mcp]'`"
 #: The name of an episode's directory as agents see it.
 WORKSPACE = "/workspace"
 SERVER, FILES, STATELESS = "server", "files", "stateless"

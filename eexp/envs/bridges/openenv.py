@@ -58,7 +58,7 @@ from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom
 from eexp.processes.child import MAX_LINE
 from eexp.records import explain
 
-INSTALL = "openenv needs `pip install '.[openenv]'` in eexp's directory"
+INSTALL = "openenv needs `pip install 'eexp[openenv]'`"
 SEEDS = {"train": "0-9999", "test": "1000000-1000999"}
 JSON = "json"
 

@@ -46,7 +46,7 @@ from eexp.envs.base import Environment, Observation
 from eexp.envs.spec_options import parse_choice, parse_step_limit
 from eexp.errors import EexpError, InputError, UsageError
 
-INSTALL = "ALFWorld needs `pip install '.[alfworld]'` in eexp's directory"
+INSTALL = "ALFWorld needs `pip install 'eexp[alfworld]'`"
 VARIABLE = "ALFWORLD_DATA"
 LAYOUT = "json_2.1.1"
 SPLITS = ("train", "valid_seen", "valid_unseen")

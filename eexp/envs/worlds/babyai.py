@@ -42,7 +42,7 @@ from eexp.envs.spec_options import option_error
 from eexp.errors import EexpError, InputError
 from eexp.records import canonical
 
-INSTALL = "babyai needs `pip install '.[babyai]'` in eexp's directory and Python 3.11 or newer"
+INSTALL = "babyai needs `pip install 'eexp[babyai]'` and Python 3.11 or newer"
 
 DEFAULT_LEVELS = "GoToLocal,PickupLoc,OpenDoor,PutNextLocal,UnlockLocalDist,FindObjS5"
 SPLITS = {"train": range(10_000), "test": range(1_000_000, 1_001_000)}

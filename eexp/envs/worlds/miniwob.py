@@ -43,7 +43,7 @@ from eexp.envs.spec_options import option_error, parse_choice, parse_step_limit
 from eexp.errors import EexpError, EnvironmentFailed, InputError
 from eexp.processes.child import ChildFailed, time_limit
 
-INSTALL = "miniwob needs `pip install '.[miniwob]'` in eexp's directory and Chromium (apt-get install chromium)"
+INSTALL = "miniwob needs `pip install 'eexp[miniwob]'` and Chromium (apt-get install chromium)"
 
 SPLITS = {"train": range(10_000), "test": range(1_000_000, 1_001_000)}
 

@@ -51,7 +51,7 @@ SIMPLIFICATIONS = (
     "noElectricalAction",
 )
 
-INSTALL = "ScienceWorld needs `pip install '.[scienceworld]'` in eexp's directory and Java 11 or newer"
+INSTALL = "ScienceWorld needs `pip install 'eexp[scienceworld]'` and Java 11 or newer"
 JVM = (
     "-XX:+UnlockExperimentalVMOptions",
     "-XX:hashCode=2",  # the same for every object: hash tables keep the order in which they were filled

@@ -35,7 +35,7 @@ from eexp.envs.base import Environment, Observation
 from eexp.envs.spec_options import parse_step_limit
 from eexp.errors import EexpError, InputError, UsageError
 
-INSTALL = "TextWorld needs `pip install '.[textworld]'` in eexp's directory"
+INSTALL = "TextWorld needs `pip install 'eexp[textworld]'`"
 VARIABLE = "EEXP_TEXTWORLD_GAMES"
 
 #: Commands of the program rather than the world. The game looks at no more than the first nine letters of a word.
