@@ -95,15 +95,40 @@ def test_without_arguments_it_shows_the_help():
     assert run("expert").code == 2
 
 
-@pytest.mark.parametrize("args", [["--help"], ["branch", "--help"], ["finetune", "--help"], ["mix", "--help"]])
-def test_help_loads_nothing_heavy(args):
-    script = (
-        "import sys\nfrom eexp.cli import main\n"
-        f"main({args!r})\n"
-        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
-    )
+def _modules_after(script: str) -> set[str]:
+    """Return the modules that a new process has imported after a script."""
+    script = f"import sys\n{script}\nprint(*sys.modules, file=sys.stderr)"
     process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment())
-    assert process.stderr.strip() == "[]" and "Usage:" in process.stdout
+    assert process.returncode == 0, process.stderr
+    return set(process.stderr.split())
+
+
+def test_help_imports_little():
+    """`eexp --help` imports the tables of environments and models, and no package but click."""
+    bare = _modules_after(
+        "import click\n@click.command()\ndef main(): 'Help.'\nmain(['--help'], standalone_mode=False)"
+    )
+    more = _modules_after("from eexp.cli import main\nmain(['--help'])") - bare
+    assert {name for name in more if name.startswith("eexp.")} == {
+        "eexp.cli",
+        "eexp.data",
+        "eexp.envs",
+        "eexp.envs.registry",
+        "eexp.errors",
+        "eexp.late",
+        "eexp.models",
+        "eexp.models.registry",
+        "eexp.processes",
+        "eexp.processes.signals",
+        "eexp.terminal",
+    }
+    assert not more & {"msgspec", "orjson", "hashlib", "json", "subprocess", "random", "tomllib", "importlib.metadata"}
+    assert len(more) <= 30, sorted(more)
+
+
+def test_help_of_stages_imports_nothing_heavy():
+    stages = "\n".join(f"main([{name!r}, '--help'])" for name in COMMANDS)
+    assert not _modules_after(f"from eexp.cli import main\n{stages}") & {*HEAVY, "importlib.metadata", "asyncio", "ssl"}
 
 
 def test_data_stages_load_nothing_heavy(data, tmp_path):
