@@ -65,13 +65,13 @@ chromium:
 demo: install ## watch an agent learn from its own actions, start to end (under 10 minutes on two cores)
 	@$(FIRST) $(MAKE) --no-print-directory -f recipes/house/Makefile OUT=demo
 
-test: install environments $(STAMP).docs java chromium ## run all tests
+test: install environments java chromium ## run the tests that every change has to pass
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal
 
 test-fast: install environments ## run the tests that take no more than a few seconds
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
-test-long: install environments java chromium ## run whole recipes and more cases, which `make test` leaves out
+test-long: install environments $(STAMP).docs java chromium ## run what `make test` leaves out, best every night: recipes, Sphinx, more cases
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m long
 
 wheel-test: ## build the wheel, install it in empty environments, full and light, and use it (needs a network)

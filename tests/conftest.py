@@ -1,4 +1,4 @@
-"""Tiny data that many tests read, made once a process."""
+"""Tiny data that many tests read, made once a run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import fcntl
 import gc
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
@@ -21,6 +23,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Examples have no deadline, since times vary on a busy machine, and no database, which would lie in the checkout.
 hypothesis.settings.register_profile("eexp", deadline=None, database=None)
 hypothesis.settings.load_profile("eexp")
+# The tests start more than a thousand processes, each of which would compile all modules of eexp anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the tests themselves run in parallel
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the library that reads it is imported: it would retry for half a minute
 
@@ -63,9 +68,36 @@ def _freeze_imported_modules():
 
 
 @pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Return a function that fills a directory by its name, once for all processes that run tests side by side.
+
+    The first process that needs a directory makes it, and the others wait. No test may change what is in it.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    def made_once(name: str, make: Callable[[Path], None]) -> Path:
+        directory, finished = shared / name, shared / f"{name}.finished"
+        with open(shared / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not finished.exists():
+                shutil.rmtree(directory, ignore_errors=True)  # what a test that failed here has left
+                directory.mkdir()
+                make(directory)
+                finished.touch()
+        return directory
+
+    return made_once
+
+
+@pytest.fixture(scope="session")
+def data(made_once) -> dict[str, Path]:
     """Files of three house trajectories and what the stages make of them, by name."""
-    here = tmp_path_factory.mktemp("data")
+    return {file.stem: file for file in made_once("data", _make_data).glob("*.jsonl")}
+
+
+def _make_data(here: Path) -> None:
     files = {}
 
     def stage(name: str, *args: object) -> None:
@@ -79,7 +111,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     stage("reflected", "reflect", "--rationale", "outcome", files["rollout"])
     stage("imitation", "imitation-data", files["expert"])
     stage("episodes", "eval", "house", "-m", "random", "-n", "4", "--max-steps", "6")
-    return files
 
 
 @pytest.fixture(scope="session")
@@ -104,22 +135,21 @@ def recipe(name: str):
 
 
 @pytest.fixture(scope="session")
-def textworld_games(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory of four games. The first of the processes that run tests side by side makes it."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    with open(shared / "textworld.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def textworld_games(made_once) -> Path:
+    """A directory of four games."""
+
+    def make(directory: Path) -> None:
         for game in TEXTWORLD_GAMES:
-            recipe("textworld").make(shared / "textworld", *game)
-    return shared / "textworld"
+            recipe("textworld").make(directory, *game)
+
+    return made_once("textworld", make)
 
 
 @pytest.fixture(scope="session")
-def alfworld_games(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alfworld_games(made_once) -> Path:
     """A directory of small games in the layout of ALFWorld's data."""
-    return recipe("alfworld").make(tmp_path_factory.mktemp("alfworld"))
+    directory = made_once("alfworld", lambda directory: recipe("alfworld").make(directory / "data"))
+    return directory / "data"
 
 
 #: The Python that has the package appworld; the variable is read before the tests remove it.

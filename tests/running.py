@@ -13,9 +13,9 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import util
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 from unittest import mock
 
 ROOT = Path(__file__).parent.parent
@@ -23,17 +23,21 @@ EEXP = [sys.executable, "-m", "eexp"]
 EEXP_IN_BASH = f'eexp() {{ {shlex.join(EEXP)} "$@"; }}; set -eo pipefail'
 
 
-def lazily(name: str) -> ModuleType:
+class _Lazy:
+    """A module that is imported when something of it is first used."""
+
+    def __init__(self, name: str):
+        self._module_name = name
+
+    def __getattr__(self, name: str):
+        if name.startswith("__") or name == "_mock_name":  # what pytest asks every global of a module for
+            raise AttributeError(name)
+        return getattr(import_module(self._module_name), name)
+
+
+def lazily(name: str) -> Any:
     """Return a module that is imported when it is first used: collecting the tests does not wait for it."""
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = util.find_spec(name)
-    assert spec and spec.loader
-    spec.loader = util.LazyLoader(spec.loader)
-    module = util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+    return _Lazy(name)
 
 
 def text_styles() -> list[str]:

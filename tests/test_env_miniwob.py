@@ -527,7 +527,9 @@ def test_nothing_is_left_behind(end, short_path):
 
 @needs_browser
 @pytest.mark.slow
-@pytest.mark.parametrize("end", ["SIGTERM", "SIGINT", "SIGKILL"])
+@pytest.mark.parametrize(
+    "end", [*(pytest.param(name, marks=pytest.mark.long) for name in ("SIGTERM", "SIGINT")), "SIGKILL"]
+)
 def test_nothing_is_left_behind_by_workers(end, short_path):
     """Their guards are killed by those of the workers, which then remove the directories."""
     variables = {**os.environ, MARK: str(short_path), "TMPDIR": str(short_path), "PYTHONPATH": str(ROOT)}

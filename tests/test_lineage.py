@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 import pytest
@@ -69,14 +70,21 @@ LABELS = {
 }
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """A directory with the files that the calls name."""
+    here = tmp_path_factory.mktemp("lineage")
+    (here / "names.json").write_text("{}")
+    (here / "held-out.jsonl").touch()
+    run("panel", "house", "-n", "1", "-q", "-o", here / "panel.jsonl").ok()
+    run("expert", "house", "-n", "1", "-q", "-o", here / "past.jsonl").ok()
+    return here
+
+
 @pytest.fixture
-def entry_of(monkeypatch, tmp_path) -> Callable[..., str]:
+def entry_of(monkeypatch, files) -> Callable[..., str]:
     """Return a function that runs a command without input and returns its line of lineage; "" if there is none."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "names.json").write_text("{}")
-    (tmp_path / "held-out.jsonl").touch()
-    run("panel", "house", "-n", "1", "-q", "-o", "panel.jsonl").ok()
-    run("expert", "house", "-n", "1", "-q", "-o", "past.jsonl").ok()
+    monkeypatch.chdir(files)
     entries: list[str] = []
     opened = Stream.open
 

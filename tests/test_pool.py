@@ -66,7 +66,7 @@ class Faulty(House):
 @pytest.fixture(scope="module")
 def branched():
     house = House()
-    tasks = [t for _, t in zip(range(120), house.tasks("train"))]
+    tasks = [t for _, t in zip(range(60), house.tasks("train"))]
     return list(branch(expert(house, iter(tasks)), None, BranchSettings(k=2, source="admissible")))
 
 
@@ -141,7 +141,7 @@ def test_many_trajectories_with_faults(branched, tmp_path):
     rng = random.Random(0)
     disturbed = {}
     for record in branched:
-        if rng.random() < 0.2:
+        if rng.random() < 0.35:
             kind = rng.choice(["killed"] * 4 + ["hung"] + ["corrupted", "raised"] * 2)
             put_fault(tmp_path, record, rng.randrange(len(record["steps"])), kind)
             disturbed[record["id"]] = kind

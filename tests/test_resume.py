@@ -64,9 +64,13 @@ def test_every_command_with_resume_is_here():
 
 
 @pytest.fixture(scope="session")
-def inputs(tmp_path_factory) -> dict[str, Path]:
+def inputs(made_once) -> dict[str, Path]:
     """Inputs large enough that a run can be killed in the middle."""
-    here, files = tmp_path_factory.mktemp("resume"), {}
+    return {file.name: file for file in made_once("resume", _make_inputs).iterdir()}
+
+
+def _make_inputs(here: Path) -> None:
+    files = {}
 
     def stage(name: str, *args: object) -> None:
         files[name] = here / name
@@ -80,11 +84,10 @@ def inputs(tmp_path_factory) -> dict[str, Path]:
     stage("many-branched", "branch", "--from", "admissible", files["many"])
     stage("many-rollout", "rollout", files["many-branched"])
     stage("examples", "imitation-data", files["short"])
-    files["foreign"] = write(here / "foreign", [messages_of(t) for t in experts * 6])
+    write(here / "foreign", [messages_of(t) for t in experts * 6])
     stage("episodes", "eval", "house", "-m", "random", "-n", "150", "--trials", "2", "--max-steps", "12")
-    files["some-rollout"] = write(here / "some-rollout", [_cut(t, 3) for t in read(files["many-rollout"])[:30]])
-    files["short-rollout"] = write(here / "short-rollout", [_cut(t, 5) for t in read(files["many-rollout"])[:2]])
-    return files
+    write(here / "some-rollout", [_cut(t, 3) for t in read(files["many-rollout"])[:30]])
+    write(here / "short-rollout", [_cut(t, 5) for t in read(files["many-rollout"])[:2]])
 
 
 def _cut(trajectory: dict, steps: int) -> dict:

@@ -20,7 +20,7 @@ def build(directory: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("sphinx", reason="`make docs` installs Sphinx")
     process = build(tmp_path)
