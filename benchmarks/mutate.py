@@ -278,8 +278,8 @@ class Suite:
         self.place, self.code = place, place / "tree"
         if not self.code.exists():
             shutil.copytree(rest, self.code, ignore=shutil.ignore_patterns(*NOT_COPIED), symlinks=True)
-            shutil.rmtree(self.code / "eexp")
-            shutil.copytree(package, self.code / "eexp", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.rmtree(self.code / "eexp")  # a run that was killed may have left a change in it
+        shutil.copytree(package, self.code / "eexp", ignore=shutil.ignore_patterns("__pycache__"))
 
     def source(self, file: str) -> bytes:
         return (self.code / file).read_bytes()

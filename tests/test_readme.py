@@ -45,11 +45,18 @@ def pattern(example: str) -> re.Pattern[str]:
     return re.compile(".*".join(re.escape(part.strip(" ,")) for part in example.split("...")), re.DOTALL)
 
 
+def shortened(script: str) -> str:
+    """Return commands with a training of two updates."""
+    assert script.count("eexp finetune ") == 1
+    return re.sub(r" --epochs \d+", "", script).replace("eexp finetune ", "eexp finetune --max-steps 2 ")
+
+
 @pytest.mark.slow
 def test_the_pipe_writes_the_records_that_are_shown(tmp_path):
     script = "".join(blocks("sh", section("The pipe, once")))
     assert script.count("eexp ") >= 10
-    run_script(re.sub(r"-n \d+", "-n 3", script), tmp_path).ok()  # the same commands on fewer tasks
+    script = re.sub(r"-n \d+", "-n 3", script)  # the same commands on fewer tasks
+    run_script(shortened(script.replace("eval house", "eval house --max-steps 3")), tmp_path).ok()
     outputs = [json.loads(line) for file in tmp_path.glob("*.jsonl") for line in file.read_bytes().splitlines()]
     texts = [json.dumps(record, ensure_ascii=False) for record in outputs]
     examples = shown_records()
@@ -83,7 +90,7 @@ def test_the_commands_for_a_world_of_ones_own_run(tmp_path):
     script = "".join(blocks("sh", section("With your own")))
     assert script.count("-m MODEL") == 2 and script.count("-m BASE") == 1
     script = script.replace("reflect -m MODEL", "reflect").replace("MODEL", "tiny").replace("BASE", "tiny")
-    run_script(script.replace("> episodes.jsonl", "-n 2 > episodes.jsonl"), tmp_path).ok()
+    run_script(shortened(script.replace("> episodes.jsonl", "-n 2 --max-steps 3 > episodes.jsonl")), tmp_path).ok()
     assert len((tmp_path / "expert.jsonl").read_text().splitlines()) == 3
     assert (tmp_path / "sr.jsonl").stat().st_size
     assert len((tmp_path / "episodes.jsonl").read_text().splitlines()) == 2
