@@ -351,7 +351,7 @@ def test_the_page_on_world_models_shows_what_its_commands_write(tmp_path):
     assert example == {key: record[key] for key in example}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_page_on_training_shows_the_losses_of_its_commands(tmp_path):
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8").partition("\n## Validation\n")[2]
     blocks, _ = split_markdown(text)

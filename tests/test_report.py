@@ -595,7 +595,7 @@ def _where(browser: Page) -> str:
     return browser.js("document.getElementById('task-id').innerText")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_keyboard_alone_is_enough(browser, page_file):
     browser.errors.clear()
     browser.open(page_file)
@@ -655,7 +655,7 @@ def test_the_keyboard_alone_is_enough(browser, page_file):
     assert browser.errors == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tab_reaches_every_control_and_the_focus_is_seen(browser, page_file):
     browser.open(page_file)
     reached = []
@@ -673,7 +673,7 @@ def test_tab_reaches_every_control_and_the_focus_is_seen(browser, page_file):
     assert _where(browser) != here
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_link_leads_to_the_same_episodes(browser, page_file):
     browser.open(page_file)
     for key in ("o", "j", "s"):
@@ -691,7 +691,7 @@ def test_a_link_leads_to_the_same_episodes(browser, page_file):
         assert browser.js("document.querySelectorAll('.episode').length") == 2 and browser.errors == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_on_a_narrow_screen_one_episode_is_shown_at_a_time(browser, page_file):
     browser.open(page_file, width=390)
     visible = "[...document.querySelectorAll('.episode')].map((e) => e.offsetParent !== null)"

@@ -68,7 +68,7 @@ def test_calls_that_the_old_tree_does_not_understand_are_not_compared(script, mo
     assert reasons == {"a": "No such command 'new'.", "b": "it reads @a", "c": "it reads @b"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_command_that_the_old_tree_lacks_is_named(tmp_path):
     shutil.copytree(ROOT / "eexp", tmp_path / "eexp", ignore=shutil.ignore_patterns("__pycache__"))
     cli = tmp_path / "eexp" / "cli.py"
