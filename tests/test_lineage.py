@@ -25,6 +25,7 @@ CALLS = {name: [stage.args for stage in STAGES.values() if stage.name == name] f
 for _call in (
     ("imitation-data", "--recall", "past.jsonl"),
     ("reflect", "-m", "tiny", "--threads", "1"),
+    ("reflect", "--rationale", "search"),
     ("preference-data", "--judge"),
     ("select", "--by", "length"),
     ("select", "--by", "influence", "-m", "tiny", "--like", "held-out.jsonl"),
