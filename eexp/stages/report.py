@@ -11,7 +11,6 @@ import click
 
 from eexp import options
 from eexp.errors import EexpError, UsageError
-from eexp.jsonl import write_to_stdout
 from eexp.terminal import tell
 
 if TYPE_CHECKING:
@@ -128,6 +127,7 @@ def command(directories, output, baseline, names, title, confidence, common, tas
       eexp eval house -m expert -n 30 -o study/expert.episodes.jsonl
       eexp report study --baseline random -o report.html
     """
+    from eexp.jsonl import write_to_stdout
     from eexp.report.study import find_arms
 
     arms = find_arms(directories, _labels(names))

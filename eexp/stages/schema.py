@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import click
 
-from eexp.jsonl import write_to_stdout
-
 
 @click.command("schema")
 @click.argument(
@@ -23,6 +21,7 @@ def command(record_type: str) -> None:
     """
     import orjson
 
+    from eexp.jsonl import write_to_stdout
     from eexp.records import schema
 
     write_to_stdout(orjson.dumps(schema(record_type), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from eexp import options
 from eexp.errors import UsageError
-from eexp.mixing.duplicates import HeldOut
-from eexp.records import RECORD_TYPES
-from eexp.statistics import Measure, Statistics, characters, plot, table
 from eexp.terminal import show, tell
+
+if TYPE_CHECKING:
+    from eexp.statistics import Measure
 
 
 @click.command("stats")
@@ -53,6 +55,9 @@ def command(
       eexp stats il.jsonl --apart-from panel.jsonl --tokenizer tiny
     """
     from eexp.jsonl import dumps, read, write_to_stdout
+    from eexp.mixing.duplicates import HeldOut
+    from eexp.records import RECORD_TYPES
+    from eexp.statistics import Statistics, characters, plot, table
 
     statistics = Statistics(
         _tokens_of(tokenizer) if tokenizer else characters, HeldOut.of(apart_from) if apart_from else None
