@@ -6,16 +6,17 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import click
 
 from eexp import options
-from eexp.envs.base import Environment, Observation
-from eexp.envs.listing import offered
 from eexp.errors import EXIT_FAILED, EexpError, UsageError, environment_errors
-from eexp.prompts.tool_calls import described_tool
-from eexp.records import succeeded
 from eexp.terminal import show, style
+
+if TYPE_CHECKING:
+    from eexp.envs.base import Environment, Observation
+
 
 ENV = click.argument("spec", type=options.ENV, metavar="ENV", envvar="EEXP_ENV", shell_complete=options.complete_env)
 
@@ -223,6 +224,8 @@ def play_command(spec: str, task: str | None, split: str | None, output: str | N
 
 def play(env: Environment, task: dict, read: Callable[[], str]) -> dict:
     """Play one episode with the actions that `read` returns, "" at its end; return it as a trajectory."""
+    from eexp.envs.listing import offered
+
     first = observation = env.reset(task)
     instruction = env.instruction()
     show(style(instruction, bold=True))
@@ -256,11 +259,15 @@ def play(env: Environment, task: dict, read: Callable[[], str]) -> dict:
 
 def _show_tools(observation: Observation) -> None:
     """Show the functions that come with an observation, one a line."""
+    from eexp.prompts.tool_calls import described_tool
+
     for tool in observation.tools or []:
         show(style(f"  {described_tool(tool)}", dim=True))
 
 
 def _show_observation(observation: Observation) -> None:
+    from eexp.records import succeeded
+
     show(style(observation.text, fg=None if observation.valid else "red"))
     if observation.done:
         score = "" if observation.score is None else f", score {observation.score:g}"

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 
 from eexp import options, terminal
 from eexp.errors import InputError
-from eexp.prompts import Answer, Messages, PromptStyle, built_in_styles, get_style, load_style
-from eexp.records import expert_outcome
-from eexp.reflection.requests import reflection_prompt
-from eexp.reflection.situations import situations
-from eexp.rendering import render_message
+
+if TYPE_CHECKING:
+    from eexp.prompts import Answer, Messages, PromptStyle
+
 
 _PROBE = {"observation": "A room with a <think> sign.", "action": "open the door: now", "thought": "It is closed."}
 
@@ -38,6 +38,8 @@ def list_command() -> None:
     Example:
       eexp prompts list
     """
+    from eexp.prompts import built_in_styles, get_style
+
     for name in built_in_styles():
         style = get_style(name)
         place = "a thought where one is asked for" if style.thought.absent == "omit" else "a place for a thought"
@@ -65,6 +67,8 @@ def show_command(style_name: str, file: str | None, record_id: str | None, step:
     Example:
       eexp expert house -n 1 | eexp prompts show react --record - --step 2
     """
+    from eexp.prompts import get_style
+
     style = get_style(style_name)
     if file is None:
         terminal.show(f"# {style.label}")
@@ -87,6 +91,10 @@ def render(style: PromptStyle, trajectory: dict, i: int) -> str:
 
     Raises InputError if the trajectory has no such state.
     """
+    from eexp.records import expert_outcome
+    from eexp.reflection.requests import reflection_prompt
+    from eexp.reflection.situations import situations
+
     steps = trajectory["steps"]
     if i >= len(steps):
         raise InputError(f"{trajectory['id']}: has no step {i}, only {len(steps)}", "$.steps")
@@ -110,6 +118,8 @@ def render(style: PromptStyle, trajectory: dict, i: int) -> str:
 
 
 def _part(title: str, prompt: Messages, target: Answer | None) -> str:
+    from eexp.rendering import render_message
+
     lines = [terminal.style(title, bold=True), *map(render_message, prompt)]
     answers = target.messages() if target else []
     return "\n".join([*lines, *(terminal.style(render_message(message), fg="green") for message in answers)])
@@ -125,6 +135,8 @@ def check_command(file: str) -> None:
       eexp prompts show react > mine.toml
       eexp prompts check mine.toml
     """
+    from eexp.prompts import built_in_styles, get_style, load_style
+
     style = load_style(file)
     for problem in problems(style):
         raise InputError(f"{file}: {problem}")

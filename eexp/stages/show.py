@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from heapq import nsmallest
 from itertools import islice
 from pathlib import Path
 
@@ -12,22 +11,25 @@ import click
 
 from eexp import options
 from eexp.errors import InputError, UsageError
-from eexp.records import RECORD_TYPES, seed_of
-from eexp.rendering import render, render_row, summary
 from eexp.terminal import show, tell
-from eexp.training.metrics import last_updates, read_curves
 
 _EMPTY = "show: no records in the input"
 
 
 def sample(records: Iterable[dict], n: int, seed: int) -> list[dict]:
     """Return `n` records drawn uniformly in one pass, in their order: those of the smallest hashes of their ids."""
+    from heapq import nsmallest
+
+    from eexp.records import seed_of
+
     hashed = ((seed_of("show", seed, record["id"]), i, record) for i, record in enumerate(records))
     return [record for _, _, record in sorted(nsmallest(n, hashed), key=lambda one: one[1])]
 
 
 def describe_run(directory: Path) -> str:
     """Return the model card and the end of the loss curve of a training run."""
+    from eexp.training.metrics import last_updates, read_curves
+
     card = directory / "README.md"
     if not card.is_file():
         raise UsageError(f"{directory}: holds no training run (no README.md)")
@@ -63,6 +65,7 @@ def plot_runs(directories: list[Path], file: str) -> None:
     The ending of the file's name is the format.
     """
     from eexp.evidence.plot import picture
+    from eexp.training.metrics import read_curves
 
     with picture(file, (7, 4)) as figure:
         axes = figure.subplots()
@@ -137,6 +140,8 @@ def command(
       eexp show --summary rollout.jsonl
       eexp reflect rollout.jsonl | eexp show -n 1 --row tiny
     """
+    from eexp.rendering import summary
+
     if plot is not None:
         if not files:
             raise UsageError("--plot draws training runs; give their directories")
@@ -172,7 +177,7 @@ def command(
 def _records(files: tuple[str, ...]) -> Iterator[dict]:
     """Yield records, and what stages have set aside, which has a form of its own (`--rejects`)."""
     from eexp.jsonl import lines, loads
-    from eexp.records import check
+    from eexp.records import RECORD_TYPES, check
 
     for name, number, line in lines(files):
         try:
@@ -186,6 +191,8 @@ def _records(files: tuple[str, ...]) -> Iterator[dict]:
 
 def _renderer(row_of_model: str | None) -> Callable[[dict, dict | None], str]:
     """Return the function that renders a record after another one; examples as rows of a model, if one is named."""
+    from eexp.rendering import render, render_row
+
     if row_of_model is None:
         return render
     from eexp.models.tokenizers import load_tokenizer
