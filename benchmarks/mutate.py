@@ -404,7 +404,7 @@ def finding(suite: Suite, mutation: Mutation, reached: dict, jobs: str, rest: bo
                 suite, [test for test in tests if test not in failing], failing, rest and place["elsewhere"], jobs
             )
             suite.write(mutation.file, original)
-            if not code or not by or suite.pytest(by)[0] == 0:
+            if not code or not by or suite.pytest(f"--timeout={LONGEST}", by)[0] == 0:
                 break
             failing.append(by)
             code, by = 0, ""
