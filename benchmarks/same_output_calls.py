@@ -81,6 +81,8 @@ RECORDS = {
     "rollout-process": "rollout --fork process --timeout 60 @branch-invalid",
     "rollout-state": "rollout --fork state --memory 4G @branch-invalid",
     "rollout-again": "rollout --env house --fork auto --again @rollout",
+    "rollout-audit": "rollout -j 1 --audit 0.5 @branch",
+    "rollout-no-audit": "rollout -j 1 --audit 0 @branch-invalid",
     "few-rolled": "rollout -j 1 @branch-default",
     "rollout-pools": "rollout -j 1 -q @branch-pools",
     "rollout-server": "rollout -j 1 @branch-server",

@@ -1,7 +1,8 @@
 """The expert's way on from every state that an agent visited: how far it was from the end, turn by turn.
 
 The expert plays to the end from each state, in a copy of the environment where it can be copied, and else after a
-replay.
+replay. The episode itself must go on as in its replay, whatever the copies did; and where the agent takes the expert's
+action, it must lead where it led in the copy.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from dataclasses import dataclass
 
 from eexp.envs import forking
 from eexp.envs.base import Environment, Observation
+from eexp.envs.comparison import Difference, difference_between, outcome_difference
 from eexp.envs.listing import trajectory_step
 from eexp.envs.replay import replay
-from eexp.errors import UsageError
+from eexp.errors import EexpError, UsageError, short
 from eexp.formats.conversations import Conversation
 from eexp.outcomes import finishes
 from eexp.records import canonical, seed_of
@@ -89,6 +91,7 @@ class WalkedEpisode:
     Raises:
         UsageError: The environment has no expert.
         InputError: The environment does not observe what the episode recorded.
+        EexpError: The environment answers in another way the second time, or in a copy.
     """
 
     def __init__(
@@ -117,21 +120,39 @@ class WalkedEpisode:
         way_after = self._way_from(0, after)
         for i, step in enumerate(self._steps):
             before, way = after, way_after
-            after = self._take(step["action"])
-            as_expert = bool(way.steps) and canonical(step["action"]) == canonical(way.steps[0]["action"])
+            after = self._take(i)
+            expert_action = way.steps[0]["action"] if way.steps else None
+            if self._copies and step["action"] == expert_action:
+                self._refuse(i, difference_between(self._env.mask, after.outcome(), way.outcomes[0]), "in a copy")
+            as_expert = expert_action is not None and canonical(step["action"]) == canonical(expert_action)
             way_after = way.after_first() if as_expert else self._way_from(i + 1, after)
             yield Visit(step, before, after, way, way_after)
 
-    def _take(self, action: str) -> Observation:
+    def _take(self, i: int) -> Observation:
+        """Take the agent's action number `i`; raise EexpError if it does not lead where it led in the replay."""
         self._on_step()
-        return self._env.step(action)
+        observation = self._env.step(self._steps[i]["action"])
+        is_last = i + 1 == len(self._steps)
+        recorded = self.trajectory["outcome"] if is_last else {**self._steps[i + 1], "done": False}
+        self._refuse(i, outcome_difference(self._env.mask, observation.outcome(), recorded), "before")
+        return observation
+
+    def _refuse(self, i: int, difference: Difference | None, where: str) -> None:
+        """Raise EexpError if the agent's action number `i` led elsewhere; `where` is where it led to `recorded`."""
+        if difference:
+            observed, recorded = difference.excerpts()
+            raise EexpError(
+                f"{self._record_id}: $.transcript[{i}]: after {short(self._steps[i]['action'])} {difference.name} is "
+                f"{observed}, and was {recorded} {where}: {self._env.spec} or its copies do not answer in the same way "
+                "every time; `eexp env check` looks for the cause"
+            )
 
     def _walk_to(self, i: int) -> Observation:
         """Take the agent's first `i` actions from the beginning of the task."""
         self._on_step()
         observation = self._env.reset(self._task).at_beginning()
-        for step in self._steps[:i]:
-            observation = self._take(step["action"])
+        for number in range(i):
+            observation = self._take(number)
         return observation
 
     def _way_from(self, i: int, observation: Observation) -> Way:

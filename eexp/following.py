@@ -13,6 +13,7 @@ import click
 
 from eexp import options
 from eexp.envs.base import Environment
+from eexp.envs.comparison import instruction_difference, outcome_difference
 from eexp.errors import InputError, short
 from eexp.models.policy import NoExpertAction, Policy
 from eexp.outcomes import actions_to_the_end
@@ -57,7 +58,7 @@ class Continuation(PlayedEpisode):
     """
 
     def __init__(self, env: Environment, trajectory: dict, i: int, alternative: dict, most: int):
-        self.alternative, self.i = alternative, i
+        self.trajectory, self.alternative, self.i = trajectory, alternative, i
         self.outcomes: list[dict] = []
         beginning = [step["action"] for step in trajectory["steps"][:i]] + [alternative["action"]]
         super().__init__(env.spec, trajectory["task"], beginning=beginning, max_steps=len(beginning) + most)
@@ -83,7 +84,7 @@ class Continuation(PlayedEpisode):
             mask: Hides what may differ from one walk to the next (`Environment.mask`).
 
         Raises:
-            InputError: The environment failed, or did not observe after the alternative what was recorded.
+            InputError: The environment failed, or it did not answer on the way and after the alternative as recorded.
         """
         where = f"$.steps[{self.i}]"
         action = self.alternative["action"]
@@ -91,13 +92,20 @@ class Continuation(PlayedEpisode):
             error = self.result
             raise InputError(f"{short(action)} cannot be followed: {error.message}", where, error.evidence)
         number = len(self.beginning)
-        recorded = self.alternative["outcome"]["observation"]
         if len(self.outcomes) <= number:
             raise InputError(f"the episode is over before {short(action)}, and was not", where, {"action": action})
-        if mask(self.outcomes[number]["observation"]) != mask(recorded):
-            observed = self.outcomes[number]["observation"]
-            reason = f"the observation after {short(action)} is {short(observed)}, and {short(recorded)} was recorded"
-            raise InputError(reason, where, {"action": action, "observed": observed, "recorded": recorded})
+        difference = instruction_difference(mask, self.instruction, self.trajectory.get("instruction"))
+        after = "at the beginning"
+        path = [{"observation": step["observation"]} for step in self.trajectory["steps"][: self.i + 1]]
+        for n, state in enumerate([*path, self.alternative["outcome"]]):
+            if difference:
+                break
+            after = f"after {short(self.beginning[n - 1])}" if n else after
+            difference = outcome_difference(mask, self.outcomes[n], state)
+        if difference:
+            observed, held = difference.excerpts()
+            reason = f"{difference.name} {after} is {observed}, and {held} was recorded"
+            raise InputError(reason, where, {"action": action, **difference.evidence})
         return [_later_step(*pair) for pair in zip(self.transcript[number:], self.outcomes[number + 1 :])]
 
 

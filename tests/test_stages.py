@@ -585,6 +585,9 @@ def test_masked_differences_are_not_refused(experts):
         def mask(self, text):
             return re.sub(r"It is \d+ o'clock", "It is * o'clock", text)
 
+        def fork(self):
+            return copy.deepcopy(self)
+
     noisy = Noisy()
     demonstrations = list(expert(noisy, iter([experts[0]["task"]])))
     branched = list(branch(iter(demonstrations), None, BranchSettings(k=1, source="admissible")))

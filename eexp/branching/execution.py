@@ -3,7 +3,9 @@
 The expert's path is walked once. At every step its observation is compared with the recorded one, each alternative is
 executed in a fork (or, where the environment cannot fork, in a second walk of the same path that is compared as well),
 and the walk then goes on with the expert's action. If an alternative changed the path itself, the next comparison would
-show it, and the branch before it is refused too.
+show it, and the branch before it is refused too. The instruction and how the episode ends are compared as well.
+
+Some alternatives are executed a second time, by a replay (audit.py). If one has another outcome then, the run ends.
 
 An alternative on which the environment fails (its program ends, say) is refused by itself, with the cause. The path is
 then walked anew to where it branched off, and all others are executed.
@@ -12,19 +14,18 @@ then walked anew to where it branched off, and all others are executed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from eexp.branching.audit import Place, copies_differ, is_due, replays_differ
 from eexp.envs import forking
 from eexp.envs.base import STEP_LIMIT, Environment, Observation
+from eexp.envs.comparison import difference_between, instruction_difference, outcome_difference
 from eexp.envs.listing import offered
 from eexp.errors import EexpError, EnvironmentFailed, InputError, short, unexpected_error
 from eexp.processes.child import time_limit
 from eexp.workers.supervisor import TRIES
-
-#: Step, and number of the alternative among those to execute there.
-Place = tuple[int, int]
 
 
 def _nothing(*_: object) -> None:
@@ -52,6 +53,7 @@ def execute(
     on_step: Callable[..., None] = _nothing,
     again: bool = False,
     fatal: dict[Place, str] | None = None,
+    audit: Collection[Place] = (),
 ) -> Executed:
     """Execute the alternatives of one trajectory that have no outcome; with `again` all of them.
 
@@ -64,12 +66,17 @@ def execute(
         on_step: Called before every step of the environment; before an alternative with its place as a list.
         again: Whether to execute alternatives that have an outcome, too.
         fatal: What happened to the process that executed an alternative, by its place; these are refused untried.
+        audit: The places of the alternatives to execute a second time, by a replay, in this order.
 
     Raises:
         InputError: The expert's path does not end as recorded.
         EnvironmentFailed: The environment fails on the expert's path.
+        AuditFailed: An alternative has another outcome in a replay, or the path is another one in it.
     """
-    return _Execution(env, trajectory, fork, on_step, again, fatal or {}).run()
+    execution = _Execution(env, trajectory, fork, on_step, again, fatal or {})
+    executed = execution.run()
+    execution.audit(audit)
+    return executed
 
 
 class _Execution:
@@ -88,11 +95,13 @@ class _Execution:
         self.recorded = trajectory["steps"]
         self.again = again
         #: The alternatives to execute at every step.
-        self.to_execute = [[a for a in step.get("alternatives", []) if self._is_due(a)] for step in self.recorded]
+        self.to_execute = [[a for a in step.get("alternatives", []) if is_due(a, again)] for step in self.recorded]
         self.way = forking.choose_way(env, fork)
         self.counts: Counter[str] = Counter()
         self.notes: dict[int, dict] = {}  # step -> keys that the environment adds to it
+        self.notes_at_end: dict = {}  # the same of the outcome
         self.offered: dict = {}  # the key of the trajectory for the functions that the environment offers
+        self.outcomes: dict[Place, dict] = {}  # of the alternatives that were executed
         self.errors: dict[Place, EnvironmentFailed] = {}
         #: Where the path first differs from the record: the number of the observation, the reason, the evidence.
         self.difference: tuple[int, str, dict] | None = None
@@ -108,7 +117,7 @@ class _Execution:
             if due:
                 entries = self._judged(i, entries, executed)
             entry = iter(entries)
-            alternatives = [_with_outcome(a, next(entry)) if self._is_due(a) else a for a in alternatives]
+            alternatives = [_with_outcome(a, next(entry)) if is_due(a, self.again) else a for a in alternatives]
             steps.append({**step, **self.notes.get(i, {}), "alternatives": alternatives})
         if self.difference and not executed.refused:
             at, reason, evidence = self.difference
@@ -116,11 +125,50 @@ class _Execution:
             where = "$.outcome" if at == len(self.recorded) else f"$.steps[{at}]"
             raise InputError(f"the expert's path {end} as recorded: {reason}", where, evidence)
         executed.trajectory = {**self.trajectory, **self.offered, "steps": steps}
+        if outcome := self.trajectory.get("outcome"):
+            executed.trajectory["outcome"] = {**outcome, **self.notes_at_end}
         return executed
 
-    def _is_due(self, alternative: dict) -> bool:
-        """Return whether to execute an alternative; one whose branch point was refused before is tried again."""
-        return self.again or not alternative.get("outcome")
+    def audit(self, places: Collection[Place]) -> None:
+        """Execute alternatives a second time, each by a replay, and compare their outcomes. Call it after `run`.
+
+        Those that were refused are left out. Where the outcome in a copy is another one than in a replay, a second
+        replay tells whether the copy or the whole environment is to blame.
+        """
+        believed = len(self.recorded) if self.difference is None else self.difference[0] - 1
+        for i, k in places:
+            outcome = self.outcomes.get((i, k))
+            if outcome is None or i >= believed:
+                continue
+            replayed = self._replay(i, k)
+            if difference := difference_between(self.env.mask, outcome, replayed):
+                where, action = f"{self.trajectory['id']}: $.steps[{i}]", self.to_execute[i][k]["action"]
+                changed = difference
+                if self.way != "replay":
+                    changed = difference_between(self.env.mask, replayed, self._replay(i, k))
+                if changed is None:
+                    raise copies_differ(where, action, self.env.spec, self.way, difference)
+                before, now = changed.excerpts()
+                raise replays_differ(where, action, self.env.spec, f"{changed.name} is {now}, and was {before}")
+            self.counts["alternative[s] audited by replay: all equal"] += 1
+
+    def _replay(self, i: int, k: int) -> dict:
+        """Return the outcome of alternative k of step i after a walk from the task's beginning."""
+        before, self.difference = self.difference, None
+        self._walk_to(i)
+        if self.difference:
+            at, reason, _ = self.difference
+            action = self.recorded[at - 1]["action"] if at else None
+            raise replays_differ(f"{self.trajectory['id']}: $.steps[{at}]", action, self.env.spec, reason)
+        self.difference = before
+        self.on_step(None if self.env.light else [i, k])
+        action = self.to_execute[i][k]["action"]
+        try:
+            return self.env.step(action).outcome()
+        except (EexpError, MemoryError) as e:
+            if isinstance(e, EnvironmentFailed):
+                raise EnvironmentFailed(f"{short(action)} fails in its audit: {e.message}", f"$.steps[{i}]") from None
+            raise
 
     def _judged(self, i: int, entries: list[dict], executed: Executed) -> list[dict]:
         """Return the outcomes at step i, or their refusal: observations i and i + 1 must both be as recorded."""
@@ -151,17 +199,26 @@ class _Execution:
         self.counts["alternative[s] refused"] += 1
 
     def _compare(self, i: int, observation: Observation) -> None:
-        """Note where an observation is not the recorded one of step i; after the last step, the outcome's."""
-        state = self.recorded[i] if i < len(self.recorded) else self.trajectory.get("outcome") or {}
-        recorded = state.get("observation")
-        if recorded is not None and self.env.mask(observation.text) != self.env.mask(recorded):
-            reason = f"the observation is {short(observation.text)}, and {short(recorded)} was recorded"
-            self._note_difference(i, reason, {"observed": observation.text, "recorded": recorded})
+        """Note where the environment differs from the record in step i; after the last step, in the outcome.
+
+        An outcome holds how the episode stands. A step does not, but the episode was not over.
+        """
+        is_last = i == len(self.recorded)
+        recorded = (self.trajectory.get("outcome") or {}) if is_last else {**self.recorded[i], "done": False}
+        difference = outcome_difference(self.env.mask, observation.outcome(), recorded)
+        if i == 0 and not difference:
+            instruction = self.trajectory.get("instruction")
+            difference = instruction_difference(self.env.mask, self.env.instruction(), instruction)
+        if difference:
+            self._note_difference(i, difference.message, difference.evidence)
         self._note_state(i, observation)
 
     def _note_state(self, i: int, observation: Observation) -> None:
         """Keep the environment's notes on its state at step i, and what it says of the observation."""
-        if i in self.notes or i == len(self.recorded) or self.difference:
+        if i in self.notes or self.difference:
+            return
+        if i == len(self.recorded):
+            self.notes_at_end = observation.annotations()
             return
         notes = self.env.explain()
         if i == 0:
@@ -202,7 +259,8 @@ class _Execution:
         for attempt in range(1, TRIES + 1):
             self.on_step(None if self.env.light else [i, k])
             try:
-                return execute(self.to_execute[i][k]["action"]).outcome()
+                outcome = self.outcomes[i, k] = execute(self.to_execute[i][k]["action"]).outcome()
+                return outcome
             except forking.ForkLost as e:
                 self.counts["fork[s] lost"] += 1
                 self.errors[i, k] = e
@@ -288,6 +346,7 @@ def job(request: dict, environments: Any, on_step: Callable[..., None]) -> dict:
     trajectory = request["trajectory"]
     fatal = {(i, k): reason for (i, k), reason in request.get("fatal", [])}
     env = environments.get(trajectory["env"])
-    executed = execute(env, trajectory, request["fork"], on_step, request["again"], fatal)
+    audit = [(i, k) for i, k in request.get("audit", [])]
+    executed = execute(env, trajectory, request["fork"], on_step, request["again"], fatal, audit)
     refused = [{"message": e.message, "where": e.where, "evidence": e.evidence} for e in executed.refused]
     return {"trajectory": executed.trajectory, "refused": refused, "counts": executed.counts}

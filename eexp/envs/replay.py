@@ -1,18 +1,19 @@
 """Take the actions of a recorded conversation in an environment, to check its observations and fill in missing ones.
 
 Every observation must be the recorded one. Otherwise nothing shows that a branch from it would start where the record
-says it does.
+says it does. Where the record holds them, the instruction of an episode, which actions were valid, and the success and
+the score at the end must be those of the environment, too (eexp/envs/comparison.py).
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from os.path import commonprefix
 
 from eexp.envs.base import Environment, Observation
+from eexp.envs.comparison import Difference, instruction_difference, standing_difference
 from eexp.envs.listing import offered, trajectory_step
 from eexp.errors import InputError, short
 from eexp.formats.conversations import Conversation
@@ -81,8 +82,8 @@ def replay(
         on_step: Called before every step of the environment.
 
     Raises:
-        InputError: An observation or the end differs from the record (with RECORD), or there are actions after the
-            end of the episode.
+        InputError: An observation, the instruction, the validity of an action or the end differs from the record (with
+            RECORD), or there are actions after the end of the episode.
     """
     replayed = Replayed({"type": "trajectory", "id": record_id, "env": env.spec, "task": task})
     recorded = [*(step["observation"] for step in conversation.steps), conversation.last]
@@ -92,6 +93,7 @@ def replay(
         if i == 0:
             replayed.trajectory["instruction"] = env.instruction() or conversation.instruction
             replayed.trajectory |= offered(observation)
+            _compare_instruction(env, replayed, conversation, trust)
         if i < len(conversation.steps) and observation.done:
             number = len(conversation.steps)
             raise InputError(f"the episode was over after {i} actions, and {number} were recorded: cut the rest", place)
@@ -101,6 +103,10 @@ def replay(
             _compare(env, replayed, action, observation.text, text, conversation.recorded_forms[i], place, trust)
         else:
             replayed.counts["observation[s] filled in"] += int(i < len(conversation.steps))
+        if i and conversation.valid:
+            different = standing_difference(observation.outcome(), {"valid": conversation.valid[i - 1]})
+            where = conversation.places[i - 1].replace(".observation", ".valid")
+            _note_field(replayed, different, where, "answer[s] of another validity", trust)
 
     def play(steps: list[dict], check: Callable[[int, Observation], None]) -> _Actions:
         return _play(env, task, steps, admissible, seed, on_step, check)
@@ -213,22 +219,26 @@ def _compare(
     _note_difference(replayed, InputError(message, place, {"observed": observed, "recorded": recorded}), trust)
 
 
+def _compare_instruction(env: Environment, replayed: Replayed, conversation: Conversation, trust: str) -> None:
+    """Note or refuse it if an episode has another instruction; other formats word it in their own way."""
+    if conversation.complete:
+        observed, recorded = (_normalised(env, text) for text in (env.instruction(), conversation.instruction))
+        different = instruction_difference(str, observed, recorded)
+        _note_field(replayed, different, "$.instruction", "instruction[s] that differ[s|]", trust)
+
+
 def _compare_end(replayed: Replayed, last: Observation, conversation: Conversation, trust: str) -> None:
     """Note or refuse it if the episode does not end with the recorded success and score."""
-    success = succeeded(last.outcome())
-    if conversation.success is not None and success != conversation.success:
-        observed, recorded, where = success, conversation.success, "$.success"
-    elif conversation.score is not None and not _close(last.score, conversation.score):
-        observed, recorded, where = last.score, conversation.score, "$.score"
-    else:
-        return
-    replayed.counts["end[s] that differ[s|]"] += 1
-    message = f"the {where[2:]} is {observed}, and {recorded} was recorded"
-    _note_difference(replayed, InputError(message, where, {"observed": observed, "recorded": recorded}), trust)
+    recorded = {"success": conversation.success, "score": conversation.score}
+    different = standing_difference(last.outcome(), recorded)
+    _note_field(replayed, different, f"$.{different.key}" if different else "", "end[s] that differ[s|]", trust)
 
 
-def _close(score: float | None, recorded: float) -> bool:
-    return score is not None and math.isclose(score, recorded, abs_tol=1e-9)
+def _note_field(replayed: Replayed, different: Difference | None, where: str, counted: str, trust: str) -> None:
+    """Note or refuse a difference, if there is one, between a field of the record and what the environment says."""
+    if different:
+        replayed.counts[counted] += 1
+        _note_difference(replayed, InputError(different.message, where, different.evidence), trust)
 
 
 def _note_difference(replayed: Replayed, error: InputError, trust: str) -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -157,6 +157,8 @@ class Conversation:
         places: For each observation and for `last`, its place in the record, as a JSON path.
         complete: Whether an empty observation is one that was empty, not one that was not recorded.
         success, score: The end according to the record, where it holds them.
+        valid: For each action, whether the environment accepted it; None where the record does not say. Empty where it
+            says so of none.
     """
 
     instruction: str
@@ -167,6 +169,7 @@ class Conversation:
     complete: bool = False
     success: bool | None = None
     score: float | None = None
+    valid: list[bool | None] = field(default_factory=list)
 
 
 def task_name_of(record: dict, format: Format, key: str | None = None) -> str | None:

@@ -45,6 +45,8 @@ def conversation_of(episode: dict) -> Conversation:
         complete=True,
         success=episode["success"],
         score=episode.get("score"),
+        # An action whose text was cut off was never valid, whatever the environment said of it.
+        valid=[None if turn.get("cut_off") else turn.get("valid") for turn in turns],
     )
 
 
@@ -63,10 +65,10 @@ def trajectory_of(episode: dict, record_id: str, env: str | None = None) -> dict
     outcome = None
     if conversation.last is not None:
         last_turn = episode["transcript"][-1]
-        # An episode does not hold the reason of its end; one that succeeded was over.
+        # An episode does not hold the reason of its end; one that succeeded was over, another one may have been.
         outcome = {
             "observation": conversation.last,
-            "done": episode["success"],
+            **({"done": True} if episode["success"] else {}),
             "score": conversation.score,
             "valid": last_turn.get("valid", True),
             "success": episode["success"],

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import click
 
 from eexp import options
+from eexp.branching.audit import FIRST, FIRST_SHARE, Audit
 from eexp.branching.execution import execute, job
 from eexp.envs import forking
 from eexp.envs.base import Environment
@@ -29,6 +30,14 @@ class RolloutSettings:
         "its process, or walking there again.",
     )
     again: bool = option(False, help="Execute alternatives that have an outcome, too.")
+    audit: float = option(
+        0.02,
+        type=click.FloatRange(0, 1),
+        metavar="SHARE",
+        help="Share of the alternatives to execute a second time, by a replay from the task's beginning; another "
+        f"outcome ends the run (exit code 1). Of the first {FIRST} of a run at least {FIRST_SHARE:g}, and one in every "
+        "trajectory. 0 for none.",
+    )
 
 
 def _ignore(record: dict, error: InputError) -> None:
@@ -56,11 +65,16 @@ def rollout(
         on_refused: Called with the trajectory of a branch point that is refused, and the evidence.
         count: Called with what was executed and refused.
         on_error: Called with a trajectory whose own path cannot be walked.
+
+    Raises:
+        AuditFailed: An alternative had another outcome the second time (eexp/branching/audit.py).
     """
     settings = settings or RolloutSettings()
+    audit = Audit(settings.audit)
     for trajectory in trajectories:
         try:
-            executed = execute(env_of(trajectory), trajectory, settings.fork, again=settings.again)
+            chosen = audit.choose(trajectory, settings.again)
+            executed = execute(env_of(trajectory), trajectory, settings.fork, again=settings.again, audit=chosen)
         except InputError as e:
             on_error(trajectory, e)
             continue
@@ -83,8 +97,13 @@ def command(env: str | None, settings: RolloutSettings, open_pool: Callable[...,
 
     Before an alternative runs, the observation at its branch point must equal the recorded one, and so must the one
     after it, where the expert's path goes on; otherwise the branch is refused, counted, and kept with the evidence in
-    the --rejects file (exit code 4). The environment's answer to an invalid action is an outcome like any other. The
-    environment is the one the records name.
+    the --rejects file (exit code 4). So must the instruction, and at the end the score, the success and whether the
+    episode is over. The environment's answer to an invalid action is an outcome like any other. The environment is the
+    one the records name.
+
+    This does not show that a copy of the environment answers as the environment would. So some alternatives are
+    executed a second time, by a replay from the task's beginning (--audit). If one has another outcome then, the run
+    ends (exit code 1), and the message says whether --fork replay helps.
 
     Environments live in processes of their own. One that crashes, hangs or grows costs a retry. An alternative on which
     the environment's program ends, or its process is lost three times, is refused with the cause, and all others are
@@ -100,9 +119,12 @@ def command(env: str | None, settings: RolloutSettings, open_pool: Callable[...,
     """
     # How to fork, and how many workers there are, changes nothing in the output, so neither is in its lineage.
     shares = Shares()
-    with stream.open("rollout", env=env, again=settings.again or None) as io, open_pool(env) as pool:
-        work = {"do": f"{job.__module__}:{job.__name__}", **asdict(settings)}
-        jobs = (((io.where, t), {**work, "trajectory": t}) for t in io.records())
+    audit, recorded = Audit(settings.audit), {"again": settings.again or None, "audit": settings.audit}
+    with stream.open("rollout", env=env, **recorded) as io, open_pool(env) as pool:
+        work = {"do": f"{job.__module__}:{job.__name__}", "fork": settings.fork, "again": settings.again}
+        jobs = (
+            ((io.where, t), {**work, "trajectory": t, "audit": audit.choose(t, settings.again)}) for t in io.records()
+        )
         for trajectory, result in io.results(io.progress(pool.run(jobs), "trajectory")):
             for fields in result["refused"]:
                 error = InputError(**fields)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 
 from eexp.envs.crafting.recipes import Ingredient, Recipe
 
@@ -98,6 +99,14 @@ class RecipeBook:
     def recipes(self) -> Iterator[Recipe]:
         for recipes in self.by_output.values():
             yield from recipes
+
+    def listed(self, commands: frozenset[str]) -> list[Recipe]:
+        """Return the recipes with these crafting commands, in the order of the book."""
+        return [recipe for command, recipe in self._commands if command in commands]
+
+    @cached_property
+    def _commands(self) -> list[tuple[str, Recipe]]:
+        return [(recipe.command, recipe) for recipe in self.recipes()]
 
     def recipes_for(self, name: str) -> list[Recipe]:
         """Return the recipes that make an item, or items of a kind."""

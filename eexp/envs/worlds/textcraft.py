@@ -167,8 +167,7 @@ class TextCraft(Environment):
     def reset(self, task: dict) -> Observation:
         self._goal, self._book = self._game(task)
         self._commands: list[str] = task["commands"] if "commands" in task else self._draw_commands(str(task["id"]))
-        listed = frozenset(self._commands)
-        self._recipes = [recipe for recipe in self._book.recipes() if recipe.command in listed]
+        self._recipes = self._book.listed(frozenset(self._commands))
         self._inventory: dict[str, int] = {}
         self._over = False
         commands = "\n".join(self._commands)
