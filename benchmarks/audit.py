@@ -37,7 +37,7 @@ WORLDS = {
     "house": ("house", 1000),
     "textcraft": ("textcraft", 300),
     "program": (f"exec:{sys.executable} {ROOT / 'examples' / 'blocks.py'}", 300),
-    "safe.sh": (f"exec:sh {ROOT / 'examples' / 'safe.sh'}", 300),
+    "safe.sh": (f"exec:sh {ROOT / 'examples' / 'safe.sh'}", 50),
     "babyai": ("babyai", 100),
     "scienceworld": ("scienceworld", 12),
 }
