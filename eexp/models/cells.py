@@ -140,7 +140,7 @@ class CellsDecoder:
                 use_cache=True,
                 logits_to_keep=self._on_device(np.flatnonzero(needs_logits)),
             ).logits
-        except torch.cuda.OutOfMemoryError:
+        except torch.OutOfMemoryError:
             raise EexpError(NO_GPU_MEMORY) from None
         return list(logits[0].float().cpu().numpy())
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import cast
 
@@ -25,6 +26,7 @@ from transformers.utils import logging
 
 from eexp.errors import EexpError
 from eexp.models.base import Engine, PlaySettings
+from eexp.models.devices import local_device
 from eexp.models.local import DEFAULT_CONTEXT, LocalModel
 from eexp.models.tokenizers import HfTokenizer, stop_token, text_of
 from eexp.models.tree import Decoder
@@ -37,6 +39,8 @@ from eexp.weights import (
     resolve_base,
     split_adapter,
 )
+
+getLogger("bitsandbytes").setLevel(ERROR)  # as in eexp.training
 
 
 def load_model(
@@ -54,7 +58,8 @@ def load_model(
         adapter: Directory of a PEFT adapter. With it, the model is a PeftModel around the base.
         trainable: Whether the adapter is to be trained.
         dtype: Number format of the weights; "auto" keeps the stored one.
-        four_bit: Load the base's weights as bitsandbytes' NF4, on this process's GPU, to train an adapter on them.
+        four_bit: Hold the weights of linear layers as bitsandbytes' NF4, to train an adapter on them; those of the
+            output stay in `dtype`, as all others.
         trust_remote_code: Run the Python code that comes with the model; without it, such a model is refused.
 
     Raises:
@@ -68,18 +73,16 @@ def load_model(
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, trust_remote_code=trust_remote_code, **(_in_four_bits(dtype) if four_bit else {})
+            source, dtype=dtype, trust_remote_code=trust_remote_code, **(_four_bits(dtype) if four_bit else {})
         )
     except Exception as e:  # a damaged file raises the errors of many libraries
         raise EexpError(f"{source}: cannot be loaded: {_reason(e)}") from None
     if not tokenizer.chat_template:
         raise EexpError(f"{source}: has no chat template; eexp prompts are chats, take an instruction-tuned model")
-    if model.dtype == torch.float16 and not torch.cuda.is_available():
+    if model.dtype == torch.float16 and local_device().type == "cpu":
         model = model.float()  # half precision is slow and inexact on a CPU
     if four_bit:
-        from peft import prepare_model_for_kbit_training
-
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        _keep_four_bits(model)
     if adapter:
         model = _with_adapter(model, source, adapter, trainable)
     return model, tokenizer
@@ -109,12 +112,25 @@ def _checked_source(base: str) -> str:
     return source
 
 
-def _in_four_bits(dtype: str | torch.dtype) -> dict[str, object]:
+def _four_bits(dtype: str | torch.dtype) -> dict[str, object]:
     """Return the settings of QLoRA (arXiv 2305.14314): NF4, its scales quantised again, arithmetic in `dtype`."""
     config = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
-    return {"quantization_config": config, "device_map": {"": int(os.environ.get("LOCAL_RANK", "0"))}}
+    return {"quantization_config": config, "device_map": {"": local_device(int(os.environ.get("LOCAL_RANK", "0")))}}
+
+
+def _keep_four_bits(model: PreTrainedModel) -> None:
+    """Let linear layers in 4 bits keep their weights as they are.
+
+    On a CPU with bfloat16, such a layer otherwise changes the order of its weights, in place, when it first computes
+    without a gradient. From then on it gives no gradient to what it reads, without a word.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _with_adapter(model: PreTrainedModel, base: str, adapter: str, trainable: bool) -> PreTrainedModel:
@@ -207,12 +223,12 @@ class HfModel(LocalModel):
             self._model = base_model(self._model)  # with the adapter's layers in it
         limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         self._n_ctx = (engine and engine.context) or min(limit or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = local_device()
         self._model.to(device).eval()  # pyright: ignore[reportArgumentType]  # `to` has a decorator without types
         self._open_decoder: Decoder | None = open_decoder(self._model, spec, self._n_ctx)
         self.settings = (
             f"transformers: context {self._n_ctx}, {str(self._model.dtype).removeprefix('torch.')}, "
-            f"{'GPU' if device == 'cuda' else 'CPU'}"
+            f"{'CPU' if device.type == 'cpu' else 'GPU'}"
         )
         ends = self._model.generation_config.eos_token_id
         ends = [self._eos(), *(ends if isinstance(ends, list) else [ends])]

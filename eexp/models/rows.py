@@ -138,7 +138,7 @@ class RowsDecoder(CellsDecoder):
                 logits_to_keep=self._on_device(np.array(kept, np.int64)),
                 **{self._cache_name: self._memory},
             )
-        except torch.cuda.OutOfMemoryError:
+        except torch.OutOfMemoryError:
             raise EexpError(NO_GPU_MEMORY) from None
         self._states.update(zip(rows, self._memory.states()))
         values = output.logits.float().cpu().numpy()

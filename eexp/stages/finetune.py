@@ -39,9 +39,17 @@ from eexp import options
 )
 @click.option("--full", is_flag=True, help="Train all weights instead of an adapter.")
 @click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    show_default=True,
+    help="Type that is computed in, and that frozen weights are held in; what is trained is held in float32. auto is "
+    "bfloat16 on a GPU that has it, else float32.",
+)
+@click.option(
     "--load-in-4bit",
     is_flag=True,
-    help="Train the adapter on a base in 4 bits (QLoRA); needs a CUDA GPU and bitsandbytes.",
+    help="Train the adapter on a base in 4 bits (QLoRA), on a GPU or a CPU; needs bitsandbytes.",
 )
 @click.option(
     "--epochs",

@@ -25,6 +25,9 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def is_sharded() -> bool:
-    """Return whether every process holds only a part of the weights (FSDP)."""
+def asks_for_sharding() -> bool:
+    """Return whether the launcher asks for the weights to be divided over the processes (FSDP).
+
+    Whether they are is another question (sharding.py).
+    """
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"

@@ -26,7 +26,9 @@ class Settings:
         base: The base model: a directory, a hub id or "tiny"; `hf:` may stand before it.
         init: Directory of a PEFT adapter to continue.
         full: Train all weights instead of an adapter.
-        load_in_4bit: Hold the base's weights in 4 bits, on a GPU.
+        dtype: The type that passes are computed in, and that frozen weights are held in: "float32", "bfloat16", or
+            "auto", which is bfloat16 on a GPU that has it and float32 elsewhere. Weights that are trained are float32.
+        load_in_4bit: Hold the weights of the base's linear layers in 4 bits.
         epochs: Passes over the examples.
         max_steps: Number of updates, instead of `epochs`.
         budget_like: Directory of a training run. This run makes as many updates, of as many target tokens, as that run;
@@ -65,6 +67,7 @@ class Settings:
     base: str
     init: str | None = None
     full: bool = False
+    dtype: str = "auto"
     load_in_4bit: bool = False
     epochs: float = 1.0
     max_steps: int | None = None

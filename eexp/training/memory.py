@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from eexp.errors import EexpError
 from eexp.models import hf
+from eexp.models.devices import local_device
 from eexp.terminal import format_bytes
-from eexp.training.distributed import is_sharded, local_process_count, local_rank
+from eexp.training.distributed import asks_for_sharding, local_process_count, local_rank
 from eexp.training.job import Job
 
 
@@ -69,7 +70,7 @@ def check(base: str, dtype: torch.dtype, *, full: bool, four_bit: bool, trust_re
     The model's configuration suffices for this, so nothing is loaded in vain. An adapter's own weights are few, and not
     counted. Models whose weights are split over processes (FSDP) are not checked.
     """
-    if is_sharded():
+    if asks_for_sharding():
         return
     config = hf.load_config(base, trust_remote_code)
     try:
@@ -85,7 +86,7 @@ def check(base: str, dtype: torch.dtype, *, full: bool, four_bit: bool, trust_re
         return
     parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in sizes.items())
     advice = "train an adapter instead of --full" if full else "take a smaller model"
-    if not full and not four_bit and torch.cuda.is_available():
+    if not full and not four_bit:
         advice = "give --load-in-4bit"
     raise EexpError(
         f"{base}: to train {count:,} weights takes at least "
@@ -100,7 +101,7 @@ def shortage_warning(needed: dict[str, int], tokens_per_batch: int) -> str | Non
         needed: The estimate, of a model that is loaded.
         tokens_per_batch: The setting of this name, for the message.
     """
-    if is_sharded():
+    if asks_for_sharding():
         return None
     available = free() + needed["weights"]  # these are loaded already
     if sum(needed.values()) <= available:
@@ -112,10 +113,14 @@ def shortage_warning(needed: dict[str, int], tokens_per_batch: int) -> str | Non
 
 
 def free() -> int:
-    """Return the bytes that this process may take, on its GPU if there is one, else its share of the main memory."""
-    if torch.cuda.is_available():
-        return torch.cuda.mem_get_info(local_rank())[0]
-    return psutil.virtual_memory().available // local_process_count()
+    """Return the bytes that this process may take, on its GPU if that has memory of its own, else of the main memory.
+
+    Processes on one machine have equal shares of the latter.
+    """
+    device = local_device(local_rank())
+    if device.type in ("cpu", "mps"):
+        return psutil.virtual_memory().available // local_process_count()
+    return torch.get_device_module(device).mem_get_info(device)[0]
 
 
 # The numbers of options of glibc's mallopt, in malloc.h, and their values when a process starts.

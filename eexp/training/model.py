@@ -8,12 +8,14 @@ from typing import cast
 
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eexp.errors import EexpError, UsageError
 from eexp.models import hf
-from eexp.training import memory, recurrence
-from eexp.training.distributed import is_sharded, local_rank
+from eexp.models.devices import local_device, prefers_bfloat16
+from eexp.training import memory, recurrence, sharding
+from eexp.training.distributed import asks_for_sharding, local_rank
 from eexp.training.job import Settings
 from eexp.weights import resolve_base
 
@@ -22,7 +24,7 @@ def check_packages(settings: Settings) -> None:
     """Raise an error if a package or a device that the settings ask for is missing.
 
     Raises:
-        EexpError: The package for `report_to` or for 4 bits is not installed, or there is no GPU for 4 bits.
+        EexpError: The package for `report_to` or for 4 bits is not installed, or FSDP is asked for and not possible.
         UsageError: Weights that are trained cannot be in 4 bits.
     """
     packages = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
@@ -30,10 +32,9 @@ def check_packages(settings: Settings) -> None:
         raise EexpError(f"--report-to {settings.report_to}: its package is missing; pip install {settings.report_to}")
     if settings.load_in_4bit and settings.full:
         raise UsageError("--load-in-4bit freezes the weights that --full trains; give one")
-    if settings.load_in_4bit and not torch.cuda.is_available():
-        raise EexpError("--load-in-4bit needs a CUDA GPU, and torch finds none")
     if settings.load_in_4bit and not _is_installed("bitsandbytes"):
-        raise EexpError("--load-in-4bit: its package is missing; pip install bitsandbytes")
+        raise EexpError("--load-in-4bit: its package is missing; pip install 'eexp[qlora]'")
+    sharding.check_request(settings.load_in_4bit, settings.keep_optimizer)
 
 
 def _is_installed(package: str) -> bool:
@@ -64,8 +65,7 @@ def open_model(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizer
         raise UsageError(f"{settings.base}: what is trained is a directory or hub id; no GGUF, no server")
     if (Path(resolve_base(settings.base)) / "adapter_config.json").is_file():
         raise UsageError(f"{settings.base}: an adapter; give its base as -m, and it as --init to go on with it")
-    cuda = torch.cuda.is_available()
-    dtype = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float32
+    dtype = computed_dtype(settings)
     # Weights that are trained are not in bfloat16: at the usual learning rates a step is smaller than its precision.
     weights = torch.float32 if settings.full else dtype
     memory.check(
@@ -83,9 +83,9 @@ def open_model(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizer
         four_bit=settings.load_in_4bit,
         trust_remote_code=settings.trust_remote_code,
     )
-    if cuda and not settings.load_in_4bit and not is_sharded():
+    if not settings.load_in_4bit and not asks_for_sharding():
         # So that exactness is checked where the run will compute. `to` has a decorator without types.
-        model.to(f"cuda:{local_rank()}")  # pyright: ignore[reportArgumentType]
+        model.to(local_device(local_rank()))  # pyright: ignore[reportArgumentType]
     if not settings.full and not settings.init:
         # Dropout 0: a shared prefix would be dropped differently for every example that shares it.
         config = LoraConfig(
@@ -98,7 +98,18 @@ def open_model(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizer
             task_type="CAUSAL_LM",
         )
         model = get_peft_model(model, config)
+    for module in model.modules():
+        if isinstance(module, LoraLayer) and dtype != torch.float32:
+            # Autocast converts a layer's input. PEFT would do so before, and every layer would keep a copy of its own.
+            module.cast_input_dtype_enabled = False
     return cast(PreTrainedModel, model), cast(PreTrainedTokenizerBase, tokenizer), dtype
+
+
+def computed_dtype(settings: Settings) -> torch.dtype:
+    """Return the type that passes are computed in."""
+    if settings.dtype == "auto":
+        return torch.bfloat16 if prefers_bfloat16() else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[settings.dtype]
 
 
 def bypassed_modules(model: torch.nn.Module) -> list[str] | None:

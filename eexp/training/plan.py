@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from eexp import __version__
 from eexp.errors import InputError, UsageError
+from eexp.models.devices import device_name
 from eexp.prompts import PromptStyle, built_in_styles, get_style
 from eexp.spans import ACTION
 from eexp.training import exact
@@ -275,7 +276,7 @@ def _describe(
             "peft": peft.__version__,
         },
         "processes": process_count(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": device_name(),
         "lineage": log.lineages(_MAX_LINEAGES),
     }
 

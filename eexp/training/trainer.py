@@ -20,7 +20,6 @@ from accelerate.utils import gather_object, patch_environment
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 from transformers import (
-    PreTrainedModel,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -31,7 +30,7 @@ from transformers import (
 
 from eexp.errors import EexpError
 from eexp.terminal import Progress
-from eexp.training import attention
+from eexp.training import attention, sharding
 from eexp.training.clipping import ClippedLoss
 from eexp.training.data import Row
 from eexp.training.distributed import process_count
@@ -74,7 +73,7 @@ def training_arguments(job: Job, checkpoints: Path) -> TrainingArguments:
         save_total_limit=2,
         max_grad_norm=settings.max_grad_norm,
         bf16=job.dtype == torch.bfloat16,
-        use_cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
+        use_cpu=not torch.accelerator.is_available(),
         # A model of pictures and text leaves weights unused; looking for them costs any other model time.
         ddp_find_unused_parameters=job.model.config.get_text_config() is not job.model.config,
     )
@@ -82,8 +81,6 @@ def training_arguments(job: Job, checkpoints: Path) -> TrainingArguments:
         raise EexpError(f"was started as one of {process_count()} processes, and found {arguments.world_size}")
     state = arguments.distributed_state
     kind = state.distributed_type.value if state else None
-    if kind == "FSDP" and settings.keep_optimizer:
-        raise EexpError("--keep-optimizer needs the whole state in one process, which FSDP divides; use DDP")
     if kind in ("DEEPSPEED", "MEGATRON_LM"):
         raise EexpError(f"{kind} cannot make an update of several passes here; start accelerate with DDP or FSDP")
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for several processes, never for threads of one
@@ -99,6 +96,18 @@ class UpdateTrainer(Trainer):
         self.measures: dict[str, float] = {}
         # A list has all that Trainer asks of a data set, which is its length.
         super().__init__(model=job.model, args=arguments, train_dataset=cast("Dataset[Row]", job.rows))
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Make the Accelerator, which divides weights where the launcher asks for it."""
+        with sharding.sharding_on_cpus():
+            super().create_accelerator_and_postprocess()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the weights whole, even where accelerate's settings divide those of checkpoints over several files."""
+        if _internal_call or not sharding.is_sharded(self.model):
+            super().save_model(output_dir, _internal_call)
+        else:
+            self._save(output_dir, state_dict=sharding.whole_weights(self.model))
 
     def get_train_dataloader(self) -> DataLoader:
         """Return a loader that yields the rows of one update after the other."""
@@ -177,6 +186,7 @@ class RunCallback(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Take up the lines of a resumed run up to its checkpoint, or prepare for the first update and validate."""
+        sharding.check_result(cast(torch.nn.Module, self._trainer.model))
         self._progress = Progress("finetune", "update", state.max_steps, state.global_step, self._quiet)
         before = self._metrics.read_bytes().splitlines() if state.global_step and self._metrics.is_file() else []
         lines = [line for line in before if step_of(line) <= state.global_step]
@@ -218,10 +228,8 @@ class RunCallback(TrainerCallback):
         if step not in self._validation_steps:
             return
         trainer, settings = self._trainer, self._job.settings
-        # FSDP's wrapper gathers the weights, and passes other attributes on to the model.
-        model = cast(PreTrainedModel, trainer.model_wrapped) if trainer.is_fsdp_enabled else self._job.model
         sums = validation_losses(
-            model,
+            self._job.model,
             self._job.validation_rows,
             packing=settings.packing,
             tokens_per_batch=settings.tokens_per_batch,

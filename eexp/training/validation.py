@@ -48,7 +48,7 @@ def validation_losses(
     with evaluation_mode(model, dtype or model.dtype):
         for part_rows in passes:
             part = PACKINGS[packing].part(part_rows, device or model.device)
-            losses = target_losses(model, part).double().tolist()
+            losses = target_losses(model, part).tolist()
             for row, places in zip(part_rows, part.row_targets):
                 if row.weight:
                     _add_row(sums, row, [losses[n] for n in places])
