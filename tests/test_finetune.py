@@ -58,13 +58,13 @@ def _distance(a: Path, b: Path) -> float:
     return (difference / sum(float(w.square().sum()) for w in first.values())) ** 0.5
 
 
-def _in_two_processes(*args: object) -> subprocess.CompletedProcess:
-    """Run `eexp finetune ARGS` in two processes."""
+def _in_two_processes(*args: object, fsdp: bool = False) -> subprocess.CompletedProcess:
+    """Run `eexp finetune ARGS` in two processes, with DDP or FSDP2."""
     launch = [
         sys.executable,
         "-m",
         "accelerate.commands.launch",
-        "--multi_gpu",
+        *(["--use_fsdp", "--fsdp_version=2"] if fsdp else ["--multi_gpu"]),
         "--num_processes=2",
         "--num_machines=1",
         "--mixed_precision=no",
@@ -74,7 +74,7 @@ def _in_two_processes(*args: object) -> subprocess.CompletedProcess:
         "eexp",
         "finetune",
     ]
-    return subprocess.run([*launch, *args], capture_output=True, text=True, timeout=240, env=environment())
+    return subprocess.run([*launch, *map(str, args)], capture_output=True, text=True, timeout=240, env=environment())
 
 
 def _metrics(directory: Path) -> list[dict]:
@@ -276,6 +276,69 @@ def test_processes_together_make_the_same_adapter(data, few, tmp_path):
     assert saved["processes"] == 2 and "checkpoints" not in {p.name for p in (tmp_path / "two").iterdir()}
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("full", [False, True])
+def test_divided_weights_become_those_of_one_process(data, few, tmp_path, full):
+    """With FSDP2: clipped gradients, several passes an update, validation, and files that are whole."""
+    held_out = write(tmp_path / "held-out", [{**e, "group": "other"} for e in read(few)])
+    kind = ["--full", "--lr", 0.0003] if full else ["--rank", 2, "--lr", 0.003]
+    args = ["-m", "tiny", *kind, "--batch-size", 7, "--max-steps", 3, "--tokens-per-batch", 400, "--validate", held_out]
+    args += ["--save-every", 2, data["world"]]
+    run("finetune", "-q", *args, "-o", tmp_path / "one").ok()
+    process = _in_two_processes(*args, "-o", tmp_path / "two", fsdp=True)
+    assert process.returncode == 0, process.stderr
+    one, two = (_metrics(tmp_path / name) for name in ("one", "two"))
+    for key in ("loss", "grad_norm"):
+        assert [m[key] for m in two] == pytest.approx([m[key] for m in one], rel=1e-5)
+    assert two[0]["grad_norm"] > 1, "it was clipped"
+    assert _distance(tmp_path / "one", tmp_path / "two") < 1e-5
+    losses = [[v["loss"] for v in _validations(tmp_path / name).values()] for name in ("one", "two")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert {p.name for p in (tmp_path / "one").iterdir()} == {p.name for p in (tmp_path / "two").iterdir()}
+
+
+@pytest.mark.long
+def test_a_killed_run_with_divided_weights_is_resumed(data, tmp_path, monkeypatch):
+    args = ["-m", "tiny", "--rank", 2, "--lr", 0.003, "--batch-size", 7, "--max-steps", 3, "--save-every", 2]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert _in_two_processes(*args, "-o", whole, data["world"], fsdp=True).returncode == 0
+    # Each process ends itself when it has written the checkpoint.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys, threading, time\n"
+        "def end():\n"
+        f"    while not os.path.exists({str(cut / 'checkpoints/checkpoint-2/trainer_state.json')!r}):\n"
+        "        time.sleep(0.002)\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "if 'RANK' in os.environ: threading.Thread(target=end, daemon=True).start()\n"
+    )
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        assert _in_two_processes(*args, "-o", cut, data["world"], fsdp=True).returncode == 1
+    assert not (cut / "eexp.json").exists()
+    process = _in_two_processes(*args, "--resume", "-o", cut, data["world"], fsdp=True)
+    assert process.returncode == 0 and "going on from" in process.stderr, process.stderr
+    assert _equal_weights(whole, cut) and _metrics(whole) == _metrics(cut)
+
+
+def test_weights_that_cannot_be_divided_as_asked_are_an_error(few, tmp_path, monkeypatch):
+    """Whether they are divided is what they are, not what a variable says."""
+    import torch
+
+    from eexp.training import sharding
+
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    args = ["finetune", *SMALL, "-o", tmp_path / "run", few]
+    run(*args).one_error(1, "no launcher started this process")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    run(*args).one_error(1, "FSDP of version 1 is not supported; give accelerate launch --fsdp_version 2")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    run(*args, "--keep-optimizer").one_error(1, "--keep-optimizer needs the whole state in one process")
+    model = torch.nn.Linear(2, 2)
+    assert not sharding.is_sharded(model)
+    with pytest.raises(EexpError, match="accelerate has not divided the weights"):
+        sharding.check_result(model)
+
+
 def test_two_runs_in_one_directory_are_refused(few, tmp_path):
     directory = tmp_path / "run"
     with DirectoryLock(directory) as own:
@@ -384,10 +447,66 @@ def test_a_run_that_exceeds_the_memory_is_refused_with_the_numbers(few, tmp_path
     assert "by a rough estimate" in result.err and "--tokens-per-batch below 4096" in result.err
 
 
-def test_four_bits_need_a_gpu(few, tmp_path):
-    args = ["finetune", "-m", "tiny", "--load-in-4bit", "-o", tmp_path / "run", few]
-    run(*args, "--full").one_error(2, "freezes the weights that --full trains")
-    run(*args).one_error(1, "--load-in-4bit needs a CUDA GPU, and torch finds none")
+@pytest.mark.parametrize("kind", [["--rank", 2, "--lr", 0.003], ["--full"]])
+def test_bfloat16_learns_nearly_the_same(few, tmp_path, kind):
+    """What is trained is float32; losses are computed in float32."""
+    import torch
+
+    args = ["finetune", "-q", "-m", "tiny", *kind, "--max-steps", 3, "--batch-size", 4]
+    for dtype in ("float32", "bfloat16"):
+        run(*args, "--dtype", dtype, "-o", tmp_path / dtype, few).ok()
+    losses = [[m["loss"] for m in _metrics(tmp_path / dtype)] for dtype in ("float32", "bfloat16")]
+    assert losses[0] != losses[1] == pytest.approx(losses[0], abs=0.03)
+    assert {w.dtype for w in _weights(tmp_path / "bfloat16").values()} == {torch.float32}
+    assert _distance(tmp_path / "float32", tmp_path / "bfloat16") < 0.05
+    assert (_run(tmp_path / "bfloat16")["dtype"], _run(tmp_path / "float32")["dtype"]) == ("bfloat16", "float32")
+
+
+def test_an_adapter_on_four_bits(few, tmp_path, monkeypatch):
+    """It is trained, cut off, resumed, exported and played; computing losses in between changes nothing."""
+    pytest.importorskip("bitsandbytes")
+    from eexp.training.trainer import RunCallback
+
+    args = ["finetune", "-q", *SMALL, "--load-in-4bit", "--lr", 0.01, "--epochs", 2, "--save-every", 2]
+    run(*args, "--full", "-o", tmp_path / "full", few).one_error(2, "freezes the weights that --full trains")
+    run(*args, "-o", tmp_path / "whole", few).ok()
+    held_out = write(tmp_path / "held-out", [{**e, "group": "other"} for e in read(few)[:2]])
+    run(*args, "--validate", held_out, "--validate-every", 1, "-o", tmp_path / "validated", few).ok()
+    assert _equal_weights(tmp_path / "whole", tmp_path / "validated")
+    losses = [m["loss"] for m in _metrics(tmp_path / "whole")]
+    assert losses[-1] < losses[0]
+
+    def die(*args, **kwargs):
+        raise MemoryError
+
+    cut = tmp_path / "cut"
+    with monkeypatch.context() as patch:
+        patch.setattr(RunCallback, "on_save", die)
+        run(*args, "-o", cut, few).one_error(1, "out of memory")
+    assert [m["step"] for m in _metrics(cut)] == [1, 2]
+    run(*args, "--resume", "-o", cut, few).ok()
+    assert _equal_weights(tmp_path / "whole", cut) and _metrics(cut) == _metrics(tmp_path / "whole")
+    assert run("export", cut, "-o", tmp_path / "cut.gguf").ok() and (tmp_path / "cut.gguf").is_file()
+    assert run("eval", "house", "-m", f"hf:tiny+{cut}", "-n", 1, "--max-steps", 2).ok().out
+
+
+def test_the_memory_of_a_run_is_estimated_from_the_shapes_alone(few, tmp_path):
+    """Formats of frozen weights and checkpointing take their share off; `benchmarks/memory.py` measures it."""
+    import torch
+    from small_models import small_llama
+
+    model = small_llama()
+    weights = sum(p.numel() for p in model.parameters())
+    whole = memory.estimate(model, 100, 0.5, torch.float32)
+    assert [whole[name] for name in ("weights", "gradients", "optimiser")] == [4 * weights, 4 * weights, 8 * weights]
+    assert memory.estimate(model, 100, 0.5, torch.float32, checkpointing=True)["activations"] < whole["activations"]
+    model.requires_grad_(False)
+    assert memory.weight_bytes(model, torch.bfloat16, False) == (2 * weights, 0)
+    linear = (
+        sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear)) - model.lm_head.weight.numel()
+    )
+    frozen, _ = memory.weight_bytes(model, torch.bfloat16, True)
+    assert frozen == pytest.approx(2 * (weights - linear) + linear * 0.5159, abs=len(list(model.modules())))
 
 
 # -- held-out losses ---------------------------------------------------------------------------------------------------
@@ -754,7 +873,12 @@ def test_a_hybrid_model_learns_the_same_in_trees(few, tmp_path):
         linear_value_head_dim=8,
     )
     args = ["finetune", "-q", "-m", model, "--rank", 2, "--max-steps", 2, "--batch-size", 4]
-    ways = {"none": ["--packing", "none"], "tree": [], "again": ["--gradient-checkpointing"]}
+    ways = {
+        "none": ["--packing", "none"],
+        "tree": [],
+        "again": ["--gradient-checkpointing"],
+        "half": ["--dtype", "bfloat16"],
+    }
     for name, options in ways.items():
         run(*args, *options, "-o", tmp_path / name, few).ok()
     assert any("linear_attn.in_proj_qkv.lora_B" in name for name in _weights(tmp_path / "tree"))
@@ -766,6 +890,8 @@ def test_a_hybrid_model_learns_the_same_in_trees(few, tmp_path):
         assert _distance(tmp_path / "none", tmp_path / name) < 1e-4
         for line, expected in zip(_metrics(tmp_path / name), _metrics(tmp_path / "none"), strict=True):
             assert line["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    for line, expected in zip(_metrics(tmp_path / "half"), _metrics(tmp_path / "none"), strict=True):
+        assert line["loss"] == pytest.approx(expected["loss"], rel=0.02)
 
 
 def test_reporting_curves_needs_the_package(few, tmp_path, monkeypatch):

@@ -28,7 +28,6 @@ from eexp.training import clipping, memory, preferences
 from eexp.training.card import model_card
 from eexp.training.files import replace_file, unify_modes, write_errors
 from eexp.training.job import ExampleSource, Job, Settings
-from eexp.training.memory import freed_memory_kept
 from eexp.training.metrics import best_validation, mean_loss, validation_summaries
 from eexp.training.model import experts_warning
 from eexp.training.optimizer import OPTIMIZER_FILE, save_state
@@ -136,7 +135,7 @@ def _train(
         checkpoint = last_checkpoint(checkpoints) if resume else None
         if checkpoint:
             note(f"going on from {checkpoint}")
-        with freed_memory_kept():
+        with memory.freed_memory(kept=memory.has_plenty(memory.estimate_job(job))):
             trainer.train(resume_from_checkpoint=checkpoint)
         _wait_for_all()
         _add_results(job, directory)

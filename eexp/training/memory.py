@@ -20,48 +20,99 @@ from eexp.training.job import Job
 
 def estimate_job(job: Job) -> dict[str, int]:
     """Return about how many bytes a job takes, by what they hold."""
-    trained = job.run["trained"]
+    trained, settings = job.run["trained"], job.settings
     return estimate(
         job.model,
         trained["largest_pass"],
         trained["target_tokens"] / trained["computed_tokens"],
-        job.dtype.itemsize,
-        job.settings.gradient_checkpointing,
+        job.dtype,
+        four_bit=settings.load_in_4bit,
+        checkpointing=settings.gradient_checkpointing,
     )
 
 
 def estimate(
-    model: PreTrainedModel, tokens: int, target_share: float, itemsize: int, checkpointing: bool
+    model: PreTrainedModel,
+    tokens: int,
+    target_share: float,
+    dtype: torch.dtype,
+    *,
+    four_bit: bool = False,
+    checkpointing: bool = False,
 ) -> dict[str, int]:
     """Return about how many bytes a run takes: weights, gradients, AdamW's two moments, and the activations of a pass.
 
-    A layer keeps about 10 vectors of its width and 4 of its feed-forward part for each token (attention keeps no
-    scores); with checkpointing it keeps one, and one layer at a time keeps all of them. A target has three vectors of
-    logits in the backward pass.
+    For each token, the backward pass needs of a layer what its norms read, in float32; and the normalised vectors,
+    queries, keys, values, the outputs of attention (twice), and four vectors of the feed-forward part, in the type that
+    is computed in. If all weights are trained, norms keep what they multiply with their weights as well; in bfloat16,
+    every linear layer keeps its own copy of what it reads and of its weights, which are held in float32. With
+    checkpointing, a layer keeps one vector of its width, and one layer at a time keeps everything. At the end come
+    either the logits, a target of which takes about five vectors, or the gradients of the last layer.
 
     Args:
-        model: The model, loaded.
+        model: The model, with its adapter if it has one; its weights may be on the device `meta`.
         tokens: Tokens of the largest pass.
         target_share: The share of them that are targets.
-        itemsize: Bytes of a number that is computed.
+        dtype: The type that is computed in, and that frozen weights are held in.
+        four_bit: Whether the base's linear layers are held in 4 bits.
         checkpointing: Whether activations are computed again in the backward pass.
     """
     config = model.config.get_text_config()
-    width = config.hidden_size
+    width, layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * width
     inner = max(inner) if isinstance(inner, (list, tuple)) else inner  # one for each layer
-    layer = tokens * (10 * width + 4 * inner) * itemsize
-    layers = config.num_hidden_layers
-    activations = layers * tokens * width * itemsize + layer if checkpointing else layers * layer
-    logits = int(tokens * min(1.0, target_share) * config.vocab_size * 4 * 3)
-    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
-    trained = sum(size for size, requires_grad in sizes if requires_grad)
+    heads = getattr(config, "num_attention_heads", None) or 1
+    head = getattr(config, "head_dim", None) or width // heads
+    keys = (getattr(config, "num_key_value_heads", None) or heads) * head
+    size = dtype.itemsize
+    frozen, trained = weight_bytes(model, dtype, four_bit)
+    kept = 4 * 2 * width + size * (5 * width + 2 * keys + 4 * inner)
+    copies = 0
+    if not frozen:
+        kept += 4 * 2 * width
+        if size < 4:
+            kept += size * 4 * width
+            copies = trained * size // 4
+    layer = tokens * kept
+    activations = layers * tokens * width * size + layer if checkpointing else layers * layer
+    logits = int(tokens * min(1.0, target_share) * config.vocab_size * 4 * 5)
+    gradients_of_layer = tokens * size * 3 * inner
     return {
-        "weights": sum(size for size, _ in sizes),
+        "weights": frozen + trained,
         "gradients": trained,
         "optimiser": 2 * trained,
-        "activations": activations + logits,
+        "activations": activations + copies + max(logits, gradients_of_layer),
     }
+
+
+def weight_bytes(model: PreTrainedModel, dtype: torch.dtype, four_bit: bool) -> tuple[int, int]:
+    """Return how many bytes the weights of a model take: those that are frozen, and those that are trained.
+
+    The latter are float32. NF4 takes half a byte for a weight, a byte for the scale of 64, and 4 for the scale of 256
+    scales. The layer that gives the logits is not in 4 bits.
+
+    Args:
+        model: The model; its weights may be of another type, or on the device `meta`.
+        dtype: The type that frozen weights are held in.
+        four_bit: Whether the base's linear layers are held in 4 bits.
+    """
+    in_four_bits: dict[int, int] = {}
+    if four_bit:
+        output = model.get_output_embeddings()
+        in_four_bits = {
+            id(module.weight): module.in_features * module.out_features
+            for module in model.modules()
+            if isinstance(module, torch.nn.Linear) and module is not output and not module.weight.requires_grad
+        }
+    frozen = trained = 0
+    for weight in model.parameters():
+        if weight.requires_grad:
+            trained += weight.numel() * 4
+        elif id(weight) in in_four_bits:
+            frozen += round(in_four_bits[id(weight)] * (1 / 2 + 1 / 64 + 4 / 64 / 256))
+        else:
+            frozen += weight.numel() * dtype.itemsize
+    return frozen, trained
 
 
 def check(base: str, dtype: torch.dtype, *, full: bool, four_bit: bool, trust_remote_code: bool = False) -> None:
@@ -78,16 +129,17 @@ def check(base: str, dtype: torch.dtype, *, full: bool, four_bit: bool, trust_re
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except Exception:  # loading the model fails too, with a better message
         return
+    model.requires_grad_(full)
     count = sum(p.numel() for p in model.parameters())
-    weights = count // 2 if four_bit else count * dtype.itemsize
-    sizes = {"weights": weights, **({"gradients": weights, "optimiser": 2 * weights} if full else {})}
+    frozen, trained = weight_bytes(model, dtype, four_bit)
+    sizes = {"weights": frozen + trained, **({"gradients": trained, "optimiser": 2 * trained} if full else {})}
     available = free()
     if sum(sizes.values()) <= available:
         return
     parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in sizes.items())
     advice = "train an adapter instead of --full" if full else "take a smaller model"
     if not full and not four_bit:
-        advice = "give --load-in-4bit"
+        advice = "give --load-in-4bit" + (" or --dtype bfloat16" if dtype == torch.float32 else "")
     raise EexpError(
         f"{base}: to train {count:,} weights takes at least "
         f"{format_bytes(sum(sizes.values()))} ({parts}), and {format_bytes(available)} are free; {advice}"
@@ -124,24 +176,39 @@ def free() -> int:
 
 
 # The numbers of options of glibc's mallopt, in malloc.h, and their values when a process starts.
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-_TRIM_DEFAULT, _MMAP_DEFAULT = 128 * 1024, 65536
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+_TRIM_DEFAULT, _MMAP_THRESHOLD_DEFAULT, _MMAP_DEFAULT = 128 * 1024, 128 * 1024, 65536
+
+#: How many times its estimate has to be free for a run to keep the memory that it frees.
+PLENTY = 3.0
+
+
+def has_plenty(needed: dict[str, int]) -> bool:
+    """Return whether a run, whose model is loaded, may keep the memory that it frees for its next allocations."""
+    return sum(needed.values()) * PLENTY <= free() + needed["weights"]
 
 
 @contextmanager
-def freed_memory_kept() -> Iterator[None]:
-    """Keep what is freed within the block for the next allocation, and give it back to the system at the end.
+def freed_memory(*, kept: bool) -> Iterator[None]:
+    """Keep what is freed within the block for the next allocation, or return it to the system at once.
 
-    Each pass allocates the same gigabytes anew. By default glibc returns them to the system in between, which has to
-    fill them with zeros again, page by page. On a CPU that is a fifth of the time of training a small model. With
-    another C library than glibc this does nothing.
+    Each pass allocates the same gigabytes anew. By default glibc returns some of them to the system in between, which
+    has to fill them with zeros again, page by page. On a CPU that is a fifth of the time of training a small model.
+    What is kept has holes, though, so that the process may hold twice what is in use. Returned at once, it holds what
+    is in use and no more. With another C library than glibc this does nothing.
+
+    Args:
+        kept: Whether to keep it until the end of the block.
     """
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
         yield
         return
-    libc.mallopt(_MMAP_MAX, 0)
-    libc.mallopt(_TRIM_THRESHOLD, -1)
+    if kept:
+        libc.mallopt(_MMAP_MAX, 0)
+        libc.mallopt(_TRIM_THRESHOLD, -1)
+    else:
+        libc.mallopt(_MMAP_THRESHOLD, _MMAP_THRESHOLD_DEFAULT)  # which otherwise rises with what is freed
     try:
         yield
     finally:

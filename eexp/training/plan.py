@@ -26,7 +26,7 @@ from eexp.training.data import Row, tokenize
 from eexp.training.distributed import process_count
 from eexp.training.examples import ExampleLog
 from eexp.training.job import ExampleSource, Job, Settings
-from eexp.training.model import check_packages, open_model
+from eexp.training.model import check_packages, computed_dtype, open_model
 from eexp.training.packing import PACKINGS, Packing
 from eexp.training.preferences import AnswerRow, check_settings, paired, shares_of_loss, tokenize_pairs, units_of
 from eexp.training.updates import (
@@ -277,6 +277,7 @@ def _describe(
         },
         "processes": process_count(),
         "device": device_name(),
+        "dtype": str(computed_dtype(settings)).removeprefix("torch."),
         "lineage": log.lineages(_MAX_LINEAGES),
     }
 

@@ -1,8 +1,8 @@
 """Weights that are divided over processes (FSDP2, `fully_shard`), by the settings of accelerate.
 
-accelerate divides weights on the kinds of devices that it lists. CPUs are not among them, and it falls back to DDP there,
-where every process holds all weights, without a word. Here CPUs are divided over as well, and a run whose weights are not
-divided although the launcher asked for it ends with an error.
+accelerate divides weights on the kinds of devices that it lists. CPUs are not among them, and it falls back to DDP
+there, where every process holds all weights, without a word. Here weights are divided over CPUs as well, and a run
+whose weights are not divided although the launcher asked for it ends with an error.
 """
 
 from __future__ import annotations
