@@ -34,11 +34,11 @@ $(STAMP): pyproject.toml constraints.txt llama-cpp.cmake Makefile
 	touch $@
 	@echo "install: done; next: source $(BIN)/activate, then eexp --help"
 
-environments: $(STAMP).environments ## add the other environments to .venv (ALFWorld's planner compiles for minutes)
+environments: $(STAMP).environments ## add the other environments to .venv, and bitsandbytes (ALFWorld's planner compiles for minutes)
 
 # bfcl-eval comes without its dependencies: they are gigabytes, and another numpy, that its multi-turn tasks do not need.
 $(STAMP).environments: $(STAMP)
-	$(FIRST) PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[babyai,miniwob,textworld,alfworld,openenv,mcp]' "openenv; python_version >= '3.11'"
+	$(FIRST) PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[babyai,miniwob,textworld,alfworld,openenv,mcp,qlora]' "openenv; python_version >= '3.11'"
 	$(FIRST) $(BIN)/python -m pip install --quiet --no-deps -c constraints.txt bfcl-eval mpmath
 	touch $@
 

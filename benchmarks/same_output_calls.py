@@ -191,6 +191,7 @@ RECORDS = {
     "train-policy": "finetune -m tiny -o adapter --clip 0.2 --keep-optimizer --max-steps 2 @policy",
     "train-policy-on": "finetune -m tiny -o adapter --init @train-policy/adapter --keep-optimizer "
     "--max-steps 2 @policy",
+    "train-half": "finetune -m tiny -o adapter --dtype bfloat16 --max-steps 2 @imitation",
     "train-default": "finetune -m tiny -o adapter @imitation",
     "export-adapter": "export @train/adapter -o adapter.gguf",
     "export-adapter-f16": "export @train-long/adapter --base tiny --type f16 -q -o adapter.gguf",
@@ -366,7 +367,7 @@ STDIN = {"env-play": b"look\n?\n!\ngo to kitchen\nopen fridge\n"}
 #: Options that change no record, and why. "COMMAND --option" is of one command, "--option=VALUE" one value of it.
 NO_EFFECT = {
     "--resume": "the final bytes are those of an undisturbed run, which tests/test_resume.py and kills.py hold",
-    "finetune --load-in-4bit": "needs a GPU",
+    "finetune --load-in-4bit": "needs bitsandbytes, which `make install` leaves out; tests/test_finetune.py has it",
     "finetune --report-to": "sends the curves elsewhere as well, with the time of day",
     "env list": "text, and opens what happens to be installed",
 }
