@@ -4,7 +4,7 @@
     python benchmarks/paths.py
 
 The model and the examples are those of benchmarks/memory.py: a random Llama of 58 million parameters, and house. Each
-way makes the same two updates, of two passes each, in processes of its own. Printed are the losses of the updates; how far the worst of
+way makes the same two updates, in processes of its own. Printed are the losses of the updates; how far the worst of
 them is from that of float32 in one process, in relation; the distance of the saved weights from that run's, in relation
 to their length; the memory of a process, as in benchmarks/memory.py; and seconds an update. Goal: FSDP2 and DDP in
 float32 at most 1e-5 from one process.
