@@ -192,7 +192,7 @@ RECORDS = {
     "train-policy-on": "finetune -m tiny -o adapter --init @train-policy/adapter --keep-optimizer "
     "--max-steps 2 @policy",
     "train-half": "finetune -m tiny -o adapter --dtype bfloat16 --max-steps 2 @imitation",
-    "train-default": "finetune -m tiny -o adapter @imitation",
+    "train-default": "finetune --dtype float32 -m tiny -o adapter @imitation",
     "export-adapter": "export @train/adapter -o adapter.gguf",
     "export-adapter-f16": "export @train-long/adapter --base tiny --type f16 -q -o adapter.gguf",
     "export-full": "export @train-full/model -o model.gguf",
