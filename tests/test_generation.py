@@ -477,7 +477,7 @@ def test_an_interrupt_while_llama_cpp_logs_is_not_lost(tiny):
     import gc
     import signal
 
-    from eexp.models.llama_cpp import LoadedModel
+    from eexp.models.llama_decoder import LoadedModel
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

@@ -16,7 +16,7 @@ from running import run, write
 from eexp.errors import InputError
 from eexp.gguf.convert import export_model
 from eexp.gguf.file import read_header
-from eexp.models import chat_tokens, llama_cpp, open_model
+from eexp.models import chat_tokens, llama_cpp, llama_decoder, open_model
 from eexp.models.chat_tokens import ChatTokenizer
 from eexp.models.tokenizers import HfTokenizer
 from eexp.training.data import tokenize
@@ -331,8 +331,8 @@ def test_a_vocabulary_of_sentencepiece_in_llama_cpp(tmp_path):
         getattr(writer, f"add_{name}")(value)
     for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
         step()
-    base = llama_cpp.LoadedModel.__new__(llama_cpp.LoadedModel)
-    base.api = api = llama_cpp._llama()
+    base = llama_decoder.LoadedModel.__new__(llama_decoder.LoadedModel)
+    base.api = api = llama_decoder.low_level_api()
     params = api.llama_model_default_params()
     params.vocab_only = True
     base.pointer = api.llama_model_load_from_file(bytes(tmp_path / "vocabulary.gguf"), params)
