@@ -1,10 +1,10 @@
 """Load a GGUF file in a process of its own and decode batches of it, before this process does.
 
-llama.cpp ends the process on many damaged files, and its kernels for a processor may do so in the first batch: on Intel's
-with AMX, a quantised model crashes in any batch of two or more tokens (ggml-org/llama.cpp#20824). These kernels want the
-weights in buffers of their own, llama.cpp's extra buffers. A trial finds out whether a model runs with them; if not,
-whether it runs without. It evaluates some 60 tokens as the engine will. Its result is remembered for the contents of the
-files, the processor, the build of llama.cpp and the engine's settings, so it costs time once.
+llama.cpp ends the process on many damaged files, and its kernels for a processor may do so in the first batch: with
+Intel's AMX, a quantised model crashes in any batch of two or more tokens (ggml-org/llama.cpp#20824). These kernels want
+the weights in buffers of their own, llama.cpp's extra buffers. A trial finds out whether a model runs with them; if
+not, whether it runs without. It evaluates some 100 tokens as the engine will. Its result is remembered for the contents
+of the files, the processor, the build of llama.cpp and the engine's settings, so it costs time once.
 """
 
 from __future__ import annotations
