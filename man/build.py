@@ -47,7 +47,7 @@ VARIABLES = {
     "EEXP_HTTP_RPM": "Requests a minute that it is asked at most, in even steps (no limit).",
     "EEXP_HTTP_TIMEOUT": "Seconds that it has for one answer (300).",
     "EEXP_HTTP_TRIES": "How often a request is made where the server is busy, fails or is cut off (6).",
-    "XDG_CACHE_HOME": "The built-in model and the results of trials of GGUF files are kept in its eexp directory (~/.cache).",
+    "XDG_CACHE_HOME": "The built-in model and trials of GGUF files are kept in its eexp directory (~/.cache).",
 }
 
 
