@@ -106,7 +106,7 @@ class Stages(click.Group):
     "-v",
     "--verbose",
     is_flag=True,
-    help="Show the traceback of an error. May stand anywhere.",
+    help="Show the traceback of an error, and every record that is set aside. May stand anywhere.",
 )
 def group(verbose: bool) -> None:
     """Turn an agent's own actions into training data.
@@ -153,7 +153,7 @@ def main(args: list[str] | None = None) -> None:
 
 def _run(arguments: list[str]) -> None:
     """Run a command; an error becomes a line on standard error and the exit code."""
-    verbose = bool({"-v", "--verbose"} & set(arguments))
+    verbose = terminal.verbose = bool({"-v", "--verbose"} & set(arguments))
     if verbose:  # it is also accepted after the command
         arguments = [a for a in arguments if a not in ("-v", "--verbose")]
     try:
@@ -174,15 +174,16 @@ def _run(arguments: list[str]) -> None:
             about = ", ".join(map(repr, _options_about(e)))
             e = click.UsageError(f"{e.message} (Did you mean one of: {about}?)", e.ctx) if about else e
         message = io.StringIO()
+        e.message = terminal.one_line(e.message)  # click writes the usage before it, in lines of its own
         e.show(message)
-        _fail(message.getvalue().rstrip("\n"), e.exit_code, verbose)
+        _fail(message.getvalue().rstrip("\n").split("\n"), e.exit_code, verbose)
     except EexpError as e:
         cause = e.evidence.get("traceback") if isinstance(e, InputError) and e.__cause__ is None else None
-        _fail(f"{cause}error: {e}" if verbose and cause else f"error: {e}", e.exit_code, verbose)
+        _fail([*(cause.splitlines() if verbose and cause else ()), f"error: {e}"], e.exit_code, verbose)
     except OSError as e:  # such as a full disk
-        _fail(f"error: {_system_error(e)}", EXIT_FAILED, verbose)
+        _fail([f"error: {_system_error(e)}"], EXIT_FAILED, verbose)
     except MemoryError:
-        _fail("error: out of memory", EXIT_FAILED, verbose)
+        _fail(["error: out of memory"], EXIT_FAILED, verbose)
 
 
 def _options_about(error: click.NoSuchOption) -> list[str]:
@@ -195,9 +196,9 @@ def _options_about(error: click.NoSuchOption) -> list[str]:
     return [one.opts[-1] for one in described if all(word in str(one.help).lower() for word in words)][:3]
 
 
-def _fail(message: str, code: int, verbose: bool) -> NoReturn:
-    """Show an error, and end with an exit code."""
-    terminal.tell(traceback.format_exc() + message if verbose else message)
+def _fail(message: list[str], code: int, verbose: bool) -> NoReturn:
+    """Show an error, line by line, and end with an exit code."""
+    terminal.tell(*(traceback.format_exc().splitlines() if verbose else ()), *message)
     try:
         sys.stdout.flush()
     except OSError:

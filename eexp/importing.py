@@ -18,6 +18,7 @@ from eexp.errors import InputError, UsageError
 from eexp.formats import conversations, logs, sft
 from eexp.formats.conversations import ARGUMENT, MARKED, WHOLE, Conversation, Format, read_conversation, task_name_of
 from eexp.formats.episodes import Selection, Selector, conversation_of, source_of
+from eexp.jsonl import loads, refuse_other_files
 from eexp.records import check_tools
 from eexp.settings import option, recorded
 from eexp.stream import Count, Stream
@@ -153,11 +154,14 @@ class ImportSettings:
         if file is None:
             return None
         try:
-            names = orjson.loads(Path(file).read_bytes())
+            contents = Path(file).read_bytes()
         except OSError as e:
             raise InputError(f"{file}: {e.strerror or e}") from None
-        except orjson.JSONDecodeError as e:
-            raise InputError(f"{file}: not valid JSON: {e}") from None
+        refuse_other_files(contents, file)
+        try:
+            names = loads(contents)
+        except InputError as e:
+            raise InputError(f"{file}: {e}") from None
         if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
             raise InputError(f"{file}: expected an object of strings")
         return names

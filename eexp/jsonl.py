@@ -5,9 +5,11 @@ Nothing here holds more than one line, or one element of an array, in memory.
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import re
+import shlex
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -69,14 +71,27 @@ def loads(line: bytes) -> Any:
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as e:
+        if line.startswith(codecs.BOM_UTF8):  # as programs for Windows begin a file
+            return loads(line[len(codecs.BOM_UTF8) :])
         hint = "" if line.endswith(b"\n") else " (the file ends within this line)"
-        raise InputError(f"not valid JSON: {e.msg} at column {e.colno}{hint}") from None
+        fault = _fault_in_utf8(line) or f"not valid JSON: {e.msg} at column {e.colno}"
+        raise InputError(f"{fault}{hint}") from None
     outline = line.translate(_OUTLINE)
     if _MANY_DIGITS in outline:
         _refuse_large_integers(line)
     if outline.count(b"(") > _MOST_LEVELS - _WRAPPING:
         _refuse_deep_nesting(value)
     return value
+
+
+def _fault_in_utf8(line: bytes) -> str | None:
+    """Return what is wrong with a line that is not text in UTF-8; None where it is."""
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError as e:
+        column = len(line[: e.start].decode("utf-8")) + 1
+        return f"not UTF-8 text: byte 0x{line[e.start]:02x} at column {column}"
+    return None
 
 
 #: Maps each byte of a line to its class, for a quick first check: 0 a digit, ( an opening bracket, . anything else.
@@ -113,15 +128,48 @@ def _refuse_deep_nesting(value: Any) -> None:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
+#: The first bytes of files that are no text in UTF-8: what such a file is, and the program that writes its text.
+_OTHER_FILES = (
+    (b"\x1f\x8b", "is compressed by gzip", "zcat {file}"),
+    (b"BZh", "is compressed by bzip2", "bzcat {file}"),
+    (b"\xfd7zXZ\0", "is compressed by xz", "xzcat {file}"),
+    (b"\x28\xb5\x2f\xfd", "is compressed by zstd", "zstdcat {file}"),
+    (b"PK\x03\x04", "is a ZIP archive", "unzip -p {file}"),
+    (codecs.BOM_UTF32_LE, "is text in UTF-32", "iconv -f UTF-32 -t UTF-8 {file}"),
+    (codecs.BOM_UTF16_LE, "is text in UTF-16", "iconv -f UTF-16 -t UTF-8 {file}"),
+    (codecs.BOM_UTF16_BE, "is text in UTF-16", "iconv -f UTF-16 -t UTF-8 {file}"),
+    (b"{\0", "is text in UTF-16", "iconv -f UTF-16LE -t UTF-8 {file}"),
+    (b"\0{", "is text in UTF-16", "iconv -f UTF-16BE -t UTF-8 {file}"),
+)
+
+
+def refuse_other_files(beginning: bytes, label: str) -> None:
+    """Raise InputError for a file that is compressed or not in UTF-8, of which no line could be read.
+
+    Args:
+        beginning: The first bytes of the file.
+        label: Its name in messages.
+    """
+    for mark, what, text in _OTHER_FILES:
+        if beginning.startswith(mark):
+            file = "FILE" if label == _NAME_OF_STDIN else shlex.quote(label)
+            raise InputError(f"{label}: {what}; give its text: {text.format(file=file)} | eexp ...")
+
+
 def lines(files: Sequence[str]) -> Iterator[tuple[str, int, bytes]]:
     """Yield (file, line number, line) for every line of the files in order, without blank lines.
 
     Args:
         files: Names of files; "-" is standard input, and so is an empty list.
+
+    Raises:
+        InputError: A file cannot be read, or is compressed or not in UTF-8 as a whole.
     """
     for name in files or [STDIN]:
         with _opened(name) as (label, source):
             for number, line in enumerate(source, 1):
+                if number == 1:
+                    refuse_other_files(line, label)
                 if line.strip():
                     yield label, number, line
 
@@ -138,6 +186,8 @@ def elements(files: Sequence[str]) -> Iterator[tuple[str, int, bytes]]:
     for name in files or [STDIN]:
         with _opened(name) as (label, source):
             blank, first = 0, source.readline(_CHUNK)
+            refuse_other_files(first, label)
+            first = first.removeprefix(codecs.BOM_UTF8)  # before the bracket of an array
             while first and not first.strip():
                 blank, first = blank + 1, source.readline(_CHUNK)
             if first.lstrip().startswith(b"["):

@@ -21,6 +21,9 @@ from eexp.errors import InputError, short
 # Optional[...] rather than `| None`: msgspec evaluates these annotations, and Python 3.10 is supported.
 
 
+#: The largest weight, in size, of a record or a span: the loss of an update stays far within float32.
+LARGEST_WEIGHT = 1e6
+
 _Lineage = Annotated[
     list[str], Meta(description="the stages that made the record, with version and settings, oldest first")
 ]
@@ -175,7 +178,7 @@ class Span(Struct, kw_only=True):
     name: Annotated[str, Meta(description="thought, action or observation")]
     start: Annotated[int, Meta(ge=0, description="in characters of the last completion message")]
     end: Annotated[int, Meta(ge=0)]
-    weight: Annotated[float, Meta(ge=0, description="multiplies its loss")] = 1.0
+    weight: Annotated[float, Meta(ge=0, le=LARGEST_WEIGHT, description="multiplies its loss")] = 1.0
 
 
 class SpanScore(Struct, kw_only=True):
@@ -202,7 +205,12 @@ class Example(Struct, kw_only=True):
         Optional[list[Tool]], Meta(description="the functions that the prompt shows; absent where it shows none")
     ] = None
     weight: Annotated[
-        float, Meta(description="multiplies its loss; below 0 in `eexp policy-data`: the answer becomes less likely")
+        float,
+        Meta(
+            ge=-LARGEST_WEIGHT,
+            le=LARGEST_WEIGHT,
+            description="multiplies its loss; below 0 in `eexp policy-data`: the answer becomes less likely",
+        ),
     ] = 1.0
     group: Annotated[Optional[str], Meta(description="id of the trajectory of which it was made")] = None
     spans: Annotated[Optional[list[Span]], Meta(description="parts of the last completion message, in order")] = None
@@ -236,7 +244,7 @@ class Preference(Struct, kw_only=True):
     prompt: Annotated[list[Message], Meta(min_length=1)]
     chosen: Annotated[list[Message], Meta(min_length=1, description="the answer that did better")]
     rejected: Annotated[list[Message], Meta(min_length=1, description="the answer that did worse")]
-    weight: Annotated[float, Meta(ge=0, description="multiplies its loss")] = 1.0
+    weight: Annotated[float, Meta(ge=0, le=LARGEST_WEIGHT, description="multiplies its loss")] = 1.0
     group: Annotated[Optional[str], Meta(description="id of the trajectory of which it was made")] = None
     worse: Annotated[
         Optional[str], Meta(description="how the rejected action did worse: refused, ended, score, unchanged or later")

@@ -12,7 +12,7 @@ from eexp.errors import InputError, short
 from eexp.outcomes import Shares
 from eexp.prompts.tool_calls import action_of, described_tool
 from eexp.records import succeeded
-from eexp.terminal import style
+from eexp.terminal import one_line, style
 
 if TYPE_CHECKING:
     from eexp.training.data import Row
@@ -31,26 +31,31 @@ def render(record: dict, before: dict | None = None) -> str:
     lines_of = renderers.get(record.get("type", ""))
     if lines_of is None:
         raise InputError(f"a record of type {record.get('type')!r} cannot be shown", "$.type")
-    lines = [style(f"{record['type']} {record['id']}", bold=True), *lines_of(record)]
+    lines = [style(f"{record['type']} {one_line(record['id'])}", bold=True), *lines_of(record)]
     lineage = record.get("lineage", [])
     if lineage and before is not None and lineage == before.get("lineage"):
         lineage = ["lineage as above"]
-    lines += [style(f"  {entry}", dim=True) for entry in lineage]
+    lines += [style(f"  {one_line(entry)}", dim=True) for entry in lineage]
     return "\n".join(lines)
+
+
+def _after(mark: str, text: str) -> str:
+    """Return text after a mark; its further lines are indented as far, so that none looks like a mark of its own."""
+    return mark + indent(text, " " * len(mark), lambda line: True)[len(mark) :]
 
 
 def _reject(reject: dict) -> Iterator[str]:
     """Yield the lines of what a stage has set aside."""
-    place = f"{reject.get('file')}:{reject.get('line')}" if reject.get("file") else "no file"
+    place = one_line(f"{reject.get('file')}:{reject.get('line')}") if reject.get("file") else "no file"
     left_out = "" if reject.get("set_aside", True) else ", done without"
-    yield style(f"reject of {reject.get('stage')}, {place}{left_out}", bold=True)
+    yield style(f"reject of {one_line(str(reject.get('stage')))}, {place}{left_out}", bold=True)
     yield style(indent(str(reject.get("error")), "  "), fg="red")
     evidence = reject.get("evidence")
     for key, value in evidence.items() if isinstance(evidence, dict) else ():
         yield indent(f"{key}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}", "    ")
     record = reject.get("record")
     if isinstance(record, dict) and record.get("id"):
-        yield style(f"  {record.get('type')} {record['id']}", dim=True)
+        yield style(one_line(f"  {record.get('type')} {record['id']}"), dim=True)
 
 
 def _outcome(outcome: dict | None) -> str:
@@ -71,11 +76,11 @@ def _outcome(outcome: dict | None) -> str:
 
 def _screenshot(state: dict) -> list[str]:
     """Return the line with the file of a state's picture; none where none was kept."""
-    return [style(f"picture: {state['screenshot']}", dim=True)] if state.get("screenshot") else []
+    return [style(f"picture: {one_line(state['screenshot'])}", dim=True)] if state.get("screenshot") else []
 
 
 def _trajectory(t: dict) -> Iterator[str]:
-    yield f"  {t['env']}, task {t['task'].get('id')}: {t['instruction']}"
+    yield _after("  ", f"{one_line(t['env'])}, task {one_line(str(t['task'].get('id')))}: {t['instruction']}")
     yield from _functions(t)
     for i, step in enumerate(t["steps"]):
         yield from _functions(step if i else {})
@@ -84,18 +89,18 @@ def _trajectory(t: dict) -> Iterator[str]:
             yield style(indent(step["thought"], "    "), fg="cyan")
         marks = [mark for mark in ("mistake", "repeated", "noise") if step.get(mark)]
         marked = style(f"  [{', '.join(marks)}]", dim=True) if marks else ""
-        yield style(f"  {i}> {step['action']}", fg="green") + marked
+        yield style(_after(f"  {i}> ", step["action"]), fg="green") + marked
         for a in step.get("alternatives", []):
             logprob = "" if a.get("logprob") is None else f" {a['logprob']:.1f}"
             pool = f", pool {a['pool']}" if a.get("pool") else ""
-            source = style(f" ({a['source']}{logprob}{pool})", dim=True)
-            yield style(f"     ~ {a['action']}", fg="yellow") + source
+            source = style(one_line(f" ({a['source']}{logprob}{pool})"), dim=True)
+            yield style(_after("     ~ ", a["action"]), fg="yellow") + source
             result = f"refused: {a['refused']}" if a.get("refused") else _outcome(a.get("outcome"))
             yield indent(result, "         ")
             if then := a.get("then"):
                 number = f"after {len(then)} action{'' if len(then) == 1 else 's'} more"
                 number += ", " if then[-1].get("done") or succeeded(then[-1]) else ", where --steps ended, "
-                number += f"{then[-1]['action']}: "
+                number += f"{one_line(then[-1]['action'])}: "
                 yield style(indent(number, "         "), dim=True) + _outcome(then[-1])
     if t.get("outcome"):
         yield indent(_outcome(t["outcome"]), "  ")
@@ -103,7 +108,8 @@ def _trajectory(t: dict) -> Iterator[str]:
 
 def _example(e: dict) -> Iterator[str]:
     kind = f"{e['kind']}, {e['transition']}" if e.get("transition") else e["kind"]
-    yield style(f"  {kind}, weight {e.get('weight', 1.0):g}, style {e.get('prompt_style')}", dim=True)
+    words = f"  {kind}, weight {e.get('weight', 1.0):g}, style {e.get('prompt_style')}"
+    yield style(one_line(words), dim=True)
     yield from _functions(e)
     for m in e["prompt"]:
         yield indent(render_message(m), "  ")
@@ -114,7 +120,8 @@ def _example(e: dict) -> Iterator[str]:
 
 def _preference(p: dict) -> Iterator[str]:
     worse = f", worse: {p['worse']}" if p.get("worse") else ""
-    yield style(f"  preference, weight {p.get('weight', 1.0):g}, style {p.get('prompt_style')}{worse}", dim=True)
+    words = f"  preference, weight {p.get('weight', 1.0):g}, style {p.get('prompt_style')}{worse}"
+    yield style(one_line(words), dim=True)
     for m in p["prompt"]:
         yield indent(f"{m['role']}: {m['content']}", "  ")
     for name, colour in (("chosen", "green"), ("rejected", "red")):
@@ -129,7 +136,7 @@ def _preference(p: dict) -> Iterator[str]:
 def _functions(state: dict) -> Iterator[str]:
     """Yield a line for each function that a record or a step brings."""
     for tool in state.get("tools") or []:
-        yield style(f"  function {described_tool(tool)}", dim=True)
+        yield style(one_line(f"  function {described_tool(tool)}"), dim=True)
 
 
 def render_message(message: dict) -> str:
@@ -145,15 +152,16 @@ def _spans(e: dict) -> Iterator[str]:
     for span in e.get("spans") or []:
         if span.get("weight", 1.0) != 1 or span["name"] == "unknown":
             part = short(text[span["start"] : span["end"]])
-            yield style(f"  {span['name']}, weight {span.get('weight', 1.0):g}: {part}", dim=True)
+            yield style(one_line(f"  {span['name']}, weight {span.get('weight', 1.0):g}: {part}"), dim=True)
     for score in e.get("scores") or []:
-        yield style(f"  {score['span']}: log-probability {score['logprob']:.2f}, {score['tokens']} tokens", dim=True)
+        words = f"  {score['span']}: log-probability {score['logprob']:.2f}, {score['tokens']} tokens"
+        yield style(one_line(words), dim=True)
 
 
 def _episode(e: dict) -> Iterator[str]:
     verdict = style("success", fg="green") if e["success"] else style("failure", fg="red")
     counts = f"{e['steps']} steps, {e.get('invalid', 0)} invalid"
-    yield f"  {verdict}, score {e.get('score')}, {counts}; {e.get('instruction')}"
+    yield _after("  ", f"{verdict}, score {e.get('score')}, {counts}; {e.get('instruction')}")
     yield from _functions(e)
     for i, turn in enumerate(e.get("transcript", [])):
         yield from _functions(turn if i else {})
@@ -176,7 +184,7 @@ def render_row(example: dict, row: Row, tokenizer: Any) -> str:
         f"  {row.n_prompt + row.n_completion} tokens: prompt {row.n_prompt}, completion {row.n_completion}; "
         f"targets {row.n_targets}" + (f" ({spans})" if spans else "") + f", weight {row.weight:g}"
     )
-    head = style(f"example {example['id']}", bold=True)
+    head = style(f"example {one_line(example['id'])}", bold=True)
     return "\n".join([head, style(counts, dim=True), indent(mark_targets(tokenizer, row), "  ")])
 
 
@@ -199,10 +207,10 @@ def summary(records: Iterable[dict]) -> list[str]:
         lines.append(f"trajectories: {trajectories['trajectory']}, of {trajectories['steps']} steps")
         lines += [f"  alternatives {line}" for line in shares.lines()]
     if examples := counts.get("example"):
-        kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(examples.items()))
+        kinds = ", ".join(f"{n} {one_line(kind)}" for kind, n in sorted(examples.items()))
         lines.append(f"examples: {examples.total()}, of which {kinds}")
     if preferences := counts.get("preference"):
-        kinds = ", ".join(f"{n} {worse}" for worse, n in sorted(preferences.items()))
+        kinds = ", ".join(f"{n} {one_line(worse)}" for worse, n in sorted(preferences.items()))
         lines.append(f"preferences: {preferences.total()}, of which {kinds}")
     if episodes := counts.get("episode"):
         total, steps, successes = episodes["episode"], episodes["steps"], episodes["successes"]

@@ -11,6 +11,7 @@ from eexp.models.base import Model, Sample, Score
 from eexp.outcomes import TRANSITIONS
 from eexp.prompts import Message
 from eexp.spans import CompletionSpan, span_of_tokens, spans_of
+from eexp.terminal import one_line
 
 
 def score_request(example: dict, model: Model) -> Score:
@@ -119,16 +120,23 @@ class Losses:
                 }
 
 
-def loss_table(rows: list[dict]) -> str:
-    """Return rows of losses as a table of text."""
+def loss_table(rows: list[dict]) -> list[str]:
+    """Return the lines of a table with rows of losses."""
     lines = [["kind", "transition", "span", "examples", "tokens", "loss"]]
     for row in rows:
         loss = "" if row["loss"] is None else f"{row['loss']:.4f}"
         lines.append(
-            [row["kind"], row["transition"] or "", row["span"] or "all", str(row["examples"]), str(row["tokens"]), loss]
+            [
+                one_line(row["kind"]),
+                row["transition"] or "",
+                one_line(row["span"] or "all"),
+                str(row["examples"]),
+                str(row["tokens"]),
+                loss,
+            ]
         )
     widths = [max(len(line[i]) for line in lines) for i in range(6)]
     aligned = [
         [cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths))] for line in lines
     ]
-    return "\n".join("  ".join(line).rstrip() for line in aligned)
+    return ["  ".join(line).rstrip() for line in aligned]

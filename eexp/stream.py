@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, TypeVar
 
-from eexp import records
+from eexp import records, terminal
 from eexp.errors import EXIT_OK, EXIT_SET_ASIDE, EexpError, InputError, Terminated, UsageError
 from eexp.jsonl import (
     STDIN,
@@ -44,6 +44,8 @@ _NUMBER = re.compile(r"\[(?:([^][|]*)\|)?([^][|]*)\]")  # [singular|plural] or [
 
 #: The number of the summary that one looks for first where episodes were played.
 SUCCESSES = "success[es]"
+#: How many records that are set aside have a line each on standard error; -v shows all of them.
+SHOWN_SET_ASIDE = 20
 _SET_ASIDE_HINT = " (--rejects FILE sets such records aside)"
 _SHOWN_AT_0 = ("in", "out", SUCCESSES)
 _SHOWN_FIRST = ("in", "done before", "out")
@@ -119,6 +121,7 @@ class Stream(AbstractContextManager):
         self.stage, self.types, self.entry = "", types, ""
         self.counts: Counter[str] = Counter()
         self.set_aside = 0
+        self._shown = self._not_shown = 0  # records set aside that standard error has a line of, or has not
         self.where: tuple[str, int] | None = None
         # Address, id and place of the last records: a stage may read ahead of the record it is processing.
         self._recent: deque[tuple[int, Any, tuple[str, int]]] = deque(maxlen=256)
@@ -217,6 +220,9 @@ class Stream(AbstractContextManager):
                 except OSError as e:  # on a full disk, of which an error that is being raised tells already
                     if kind is None:
                         raise EexpError(f"{name}: {e.strerror or e}") from None
+        if self._not_shown:
+            where = f", all of them in {self.rejects}" if self.rejects else "; --rejects FILE keeps them"
+            tell(f"{self.stage}: {self._not_shown:,} more records were set aside{where}")
         if kind is None:
             self._check_input_is_the_same()
             if summary := self.summary():
@@ -405,8 +411,21 @@ class Stream(AbstractContextManager):
             raise located from None
         if not self.reports_rejects:
             return
-        tell(f"{self.stage}: set aside: {place}{error}")
+        self._show_set_aside(f"{place}{error}")
         self.reject(record, error)
+
+    def _show_set_aside(self, text: str) -> None:
+        """Show that a record is set aside, of the first ones or with -v; further ones are counted, and told at the end.
+
+        -q changes nothing here: it leaves out what a run that goes well has to say.
+        """
+        if self._shown < SHOWN_SET_ASIDE or terminal.verbose:
+            self._shown += 1
+            tell(f"{self.stage}: set aside: {text}")
+            return
+        if not self._not_shown:
+            tell(f"{self.stage}: set aside: further records, which are counted and not shown (-v shows them)")
+        self._not_shown += 1
 
     def _place(self, record: dict) -> tuple[str, int] | None:
         """Return the place of a record, or of the record that it was made from; the stage may have read on since."""

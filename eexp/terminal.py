@@ -2,7 +2,8 @@
 
 Most of that text comes from models, servers and files, and a terminal obeys control sequences in it: one can set the
 clipboard or hide a line, and a bidirectional mark can turn an action around. Here such characters become escapes
-(\\x1b, \\u202e); newlines and tabs stay. Colours come from `style` alone. JSON output does not pass through here.
+(\\x1b, \\u202e). Newlines and tabs stay in text that is shown, and become escapes in messages and in cells of tables,
+where a newline would forge a line. Colours come from `style` alone. JSON output does not pass through here.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -25,6 +27,8 @@ HIDDEN = re.compile(
 )
 SECONDS_BETWEEN_LINES = 15.0  # that tell how far a command has come
 LONGEST_LINE = 4000  # characters of a line on standard error: a message may quote what a record holds
+#: Whether -v is given: nothing is left out of what is shown on standard error.
+verbose = False
 _OWN = "\x1b" + os.urandom(8).hex()  # stands before the codes of `style`; no text from outside can hold it
 
 
@@ -36,6 +40,11 @@ def _escape(match: re.Match) -> str:
 def visible(text: str) -> str:
     """Return `text` with an escape in place of every character that a terminal would obey or not show."""
     return HIDDEN.sub(_escape, text)
+
+
+def one_line(text: str) -> str:
+    """Return `text` as `visible` does, on one line: newlines and tabs become \\n and \\t."""
+    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def style(text: str, **attributes: Any) -> str:
@@ -55,10 +64,13 @@ def show(text: str = "", nl: bool = True) -> None:
         raise EexpError(f"<stdout>: {e.strerror or e}") from None
 
 
-def tell(text: str) -> None:
-    """Write text on standard error, long lines cut. Where it cannot be written, the work goes on."""
+def tell(*lines: str) -> None:
+    """Write lines on standard error, long ones cut. Where they cannot be written, the work goes on.
+
+    A newline within a line becomes \\n, so that no text from outside can look like a message of its own.
+    """
     with contextlib.suppress(OSError):
-        click.echo("\n".join(map(_cut, _escaped(text).split("\n"))), err=True)
+        click.echo("\n".join(_cut(_escaped(line, one_line)) for line in lines), err=True)
 
 
 class Progress:
@@ -107,8 +119,8 @@ class Progress:
             self._bar.close()
 
 
-def _escaped(text: str) -> str:
-    return "\x1b".join(map(visible, text.split(_OWN)))
+def _escaped(text: str, escape: Callable[[str], str] = visible) -> str:
+    return "\x1b".join(map(escape, text.split(_OWN)))
 
 
 def _cut(line: str) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -16,7 +18,7 @@ import orjson
 from msgspec import Meta, Struct
 
 from eexp.data import TINY
-from eexp.errors import EexpError
+from eexp.errors import EexpError, short
 from eexp.records import explain
 
 #: The directory of the built-in model, made by recipes/tiny.
@@ -144,14 +146,86 @@ def refuse_unfinished(directory: str | os.PathLike) -> None:
         raise EexpError(f"{directory}: this training run is not finished; the same command with --resume goes on")
 
 
+# -- PEFT adapters -----------------------------------------------------------------------------------------------------
+
+#: The file beside an adapter's weights that makes a directory an adapter.
+ADAPTER_FILE = "adapter_config.json"
+#: The kinds of adapters that are weights alone. PEFT opens further files, which the configuration names, for others:
+#: models of the hub for XLORA and SHADOW, initial values for prompts.
+_ADAPTER_KINDS = ("LORA", "ADALORA", "IA3", "LOHA", "LOKR", "OFT", "BOFT", "HRA", "VERA", "RANDLORA", "LN_TUNING")
+
+
+def is_adapter(directory: str | os.PathLike) -> bool:
+    """Return whether a directory holds a PEFT adapter."""
+    return (Path(directory) / ADAPTER_FILE).is_file()
+
+
 def base_of_adapter(adapter: str) -> str:
-    """Return the base model that a PEFT adapter names."""
+    """Return the base model that a PEFT adapter names: a directory, or a model in the Hugging Face cache.
+
+    An adapter may come from anywhere, so the name that it holds makes nothing be downloaded.
+
+    Raises:
+        EexpError: It names none, or one that is neither here nor in the cache.
+    """
     refuse_unfinished(adapter)
-    file = Path(adapter) / "adapter_config.json"
+    file = Path(adapter) / ADAPTER_FILE
     base = read_run(adapter).get("base") or text_value(_read_json(file), "base_model_name_or_path", str(file))
     if not base:
         raise EexpError(f"{adapter}: does not name its base model; give hf:BASE+{adapter}")
+    if not os.path.isdir(resolve_base(base)) and not _is_cached(resolve_base(base)):
+        raise EexpError(
+            f"{adapter}: made for {short(base)}, which is neither a directory here nor in the Hugging Face cache; "
+            f"models are downloaded only by a name on the command line: give the base yourself, hf:BASE+{adapter} as "
+            f"a model, or --base to `eexp export`"
+        )
     return base
+
+
+def check_adapter(adapter: str | os.PathLike) -> None:
+    """Raise EexpError for a directory that holds no PEFT adapter, or one that is more than weights."""
+    if not is_adapter(adapter):
+        raise EexpError(f"{adapter}: not a PEFT adapter (no {ADAPTER_FILE})")
+    file = Path(adapter) / ADAPTER_FILE
+    config = _read_json(file)
+    kind = text_value(config, "peft_type", str(file))
+    if kind not in _ADAPTER_KINDS:
+        raise EexpError(
+            f"{file}: $.peft_type: {short(str(kind))} is no adapter of weights alone; give one of "
+            f"{', '.join(_ADAPTER_KINDS)}"
+        )
+    if config.get("megatron_config"):  # PEFT imports the module that stands beside it
+        raise EexpError(f"{file}: $.megatron_config: adapters for Megatron-LM cannot be loaded here")
+
+
+# -- the Hugging Face hub ----------------------------------------------------------------------------------------------
+
+
+def _is_cached(name: str) -> bool:
+    """Return whether a model of the Hugging Face hub has been downloaded before."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except HFValidationError:  # no name of a model
+        return False
+
+
+@contextmanager
+def downloads_allowed(allowed: bool) -> Iterator[None]:
+    """Let nothing be downloaded from the Hugging Face hub within the context, unless `allowed`.
+
+    The files of a model may name others. They are followed in the hub's cache at most.
+    """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not allowed
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _read_json(path: Path) -> dict:

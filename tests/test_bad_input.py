@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import errno
+import gzip
 import json
+import lzma
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,6 +23,7 @@ from running import EEXP, environment, lines, read, run, spawn, write
 
 from eexp.envs import unsafe_in_records
 from eexp.stream import Stream
+from eexp.weights import TINY_DIR
 
 # -- records ---------------------------------------------------------------------------------------------------------
 
@@ -34,8 +40,8 @@ def _deep(levels: int) -> bytes:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b'{"type": "trajectory", "id": "\xff\xfe"}', "<stdin>:1: not valid JSON"),
-        (b"\xef\xbb\xbf{}", "<stdin>:1: not valid JSON"),
+        (b'{"type": "trajectory", "id": "\xff\xfe"}', "<stdin>:1: not UTF-8 text: byte 0xff at column 31"),
+        (b"\xef\xbb\xbf{}", '<stdin>:1: $.type: expected "trajectory", got nothing'),
         (b"\x00\x00", "<stdin>:1: not valid JSON"),
         (b'{"type": "trajectory", "id": "\\ud800"}', "<stdin>:1: not valid JSON"),
         (b'{"type": "trajectory", "id": NaN}', "<stdin>:1: not valid JSON"),
@@ -57,6 +63,54 @@ def _deep(levels: int) -> bytes:
 )
 def test_lines_that_are_no_records(line, message):
     run("imitation-data", stdin=line).one_error(3, message)
+
+
+@pytest.mark.parametrize(
+    ("encode", "message"),
+    [
+        (gzip.compress, "is compressed by gzip; give its text: zcat {} | eexp ..."),
+        (bz2.compress, "is compressed by bzip2; give its text: bzcat {} |"),
+        (lzma.compress, "is compressed by xz; give its text: xzcat {} |"),
+        (
+            lambda text: text.decode().encode("utf-16"),
+            "is text in UTF-16; give its text: iconv -f UTF-16 -t UTF-8 {} |",
+        ),
+        (lambda text: text.decode().encode("utf-16-be"), "is text in UTF-16; give its text: iconv -f UTF-16BE"),
+    ],
+)
+def test_files_that_are_no_text_in_utf8(encode, message, data, tmp_path):
+    """One sentence about the file instead of one about each of its lines, whatever is to happen with bad records."""
+    file = tmp_path / "it's.jsonl"
+    file.write_bytes(encode(data["imitation"].read_bytes()))
+    quoted = message.format(shlex.quote(str(file)))
+    for command in (["mix"], ["score"], ["import", "messages"], ["show"], ["split", "--part", 1, "--on-error", "skip"]):
+        run(*command, file).one_error(3, quoted)
+    run("show", stdin=file.read_bytes()).one_error(3, message.format("FILE"))
+
+
+def test_a_byte_order_mark_is_no_fault(data):
+    plain = data["imitation"].read_bytes()
+    with_mark = b"\xef\xbb\xbf" + plain
+    assert run("imitation-data", stdin=b"\xef\xbb\xbf" + data["expert"].read_bytes()).ok().out == plain
+    assert run("mix", stdin=with_mark).ok().out == run("mix", stdin=plain).ok().out
+    assert len(run("import", "messages", stdin=b"\xef\xbb\xbf[]").ok().records) == 0
+
+
+@pytest.mark.parametrize("rejects", [False, True])
+def test_many_bad_records_take_a_few_lines(rejects, data, tmp_path):
+    """225,000 of them took as many lines; -q leaves out what goes well, and -v leaves out nothing."""
+    bad = b"".join(b"{%d\n" % i for i in range(1000)) + data["expert"].read_bytes()
+    file, options = tmp_path / "rejects", ["--on-error", "skip"]
+    if rejects:
+        options = ["--rejects", file]
+    in_all = f"980 more records were set aside, all of them in {file}" if rejects else "; --rejects FILE keeps them"
+    usual, quiet, verbose = (
+        run("imitation-data", *options, *more, stdin=bad).ok(4).err.splitlines() for more in ([], ["-q"], ["-v"])
+    )
+    assert len(usual) == 23 and usual[:22] == quiet and "<stdin>:20: " in usual[19]
+    assert "-v shows them" in usual[20] and in_all in usual[21] and "1000 set aside" in usual[22]
+    assert len(verbose) == 1001 and "<stdin>:1000: " in verbose[-2]
+    assert not rejects or len(file.read_bytes().splitlines()) == 1000
 
 
 @pytest.mark.parametrize(
@@ -299,7 +353,7 @@ def test_a_record_may_not_choose_a_path(env, option, trajectory, tmp_path):
     record = lines([{**trajectory, "env": env}])
     run("rollout", "-j", "1", stdin=record).one_error(3, "$.env: ", refusal, f"allow it with --env {env!r}")
     panel = write(tmp_path / "p", [{"type": "task", "env": env, "split": "test", "task": {"id": "1", "split": "test"}}])
-    run("eval", "--panel", panel, "-m", "random").one_error(2, refusal, "allow it by naming it")
+    run("eval", "--panel", panel, "-m", "random").one_error(3, refusal, "allow it by naming it")
 
 
 @pytest.mark.parametrize(
@@ -601,6 +655,54 @@ def test_prompt_styles_that_do_not_exist(data):
         run(*args, "--prompt-style", "poetic", data["rollout"]).one_error(2, "unknown prompt style 'poetic'", "react")
     changed = run("imitation-data", "--prompt-style", "react@0123456789abcdef", data["expert"])
     changed.one_error(3, "prompt style react@0123456789abcdef differs from the built-in react@")
+
+
+_TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+
+
+@pytest.mark.parametrize(
+    "command", [["score"], ["score", "-m", f"hf:{TINY_DIR}"], ["finetune", "-o", "o", "--dry-run"]]
+)
+def test_an_example_with_functions_costs_itself_alone(command, data, tmp_path, monkeypatch):
+    """The chat template shows no functions; the others need none."""
+    monkeypatch.chdir(tmp_path)
+    examples = read(data["imitation"])[:4]
+    examples[1]["tools"] = _TOOLS
+    file = write(tmp_path / "examples", examples)
+    run(*command, file).one_error(3, f"{file}:2: $.tools: the chat template of ", "does not show tools: take a model")
+    result = run(*command, "--rejects", "rejects", file).ok(4)
+    assert "4 in" in result.err and "1 set aside in rejects" in result.err
+    assert [(r["line"], r["field"]) for r in read(tmp_path / "rejects")] == [(2, "$.tools")]
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        ({"weight": 1e308}, "$.weight: expected a number <= 1000000.0"),
+        ({"weight": -1e7}, "$.weight: expected a number >= -1000000.0"),
+        ({"weight": 1e-300}, "$.weight: weighs less than 1e-30"),
+        ({"spans": [{"name": "action", "start": 0, "end": 1, "weight": 1e30}]}, "$.spans[0].weight: expected a number"),
+        ({"spans": [{"name": "action", "start": 0, "end": 1, "weight": 1e-40}]}, "$.weight: weighs less than 1e-30"),
+    ],
+)
+def test_weights_that_float32_cannot_hold(weight, message, data, tmp_path):
+    examples = read(data["imitation"])[:3]
+    examples[1] |= weight
+    file = write(tmp_path / "examples", examples)
+    train = ["finetune", "-m", "tiny", "--dry-run", "-o", tmp_path / "run"]
+    run(*train, file).one_error(3, f"{file}:2: {message}")
+    assert "1 set aside" in run(*train, "--on-error", "skip", file).ok(4).err
+
+
+def test_mix_makes_no_weight_that_is_too_large(data):
+    run("mix", f"{data['imitation']}*1e7").one_error(3, ":1: $.weight: 1 times 1e+07 is more than 1,000,000")
+
+
+def test_a_loss_that_is_no_number_names_the_examples(data, tmp_path):
+    train = ["finetune", "-m", "tiny", "-o", tmp_path / "run", "--lr", "1e30", "--batch-size", 99, "--epochs", 9]
+    more = len(read(data["imitation"])) - 5
+    message = run(*train, data["imitation"]).one_error(1, "the loss is nan; a lower --lr may help, or look at its")
+    assert re.search(rf"examples: ('house/\S+/imitation',? ){{5}}and {more} more$", message), message
 
 
 def test_two_prompt_styles_are_not_trained_together(data, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from running import run, spawn, write
 from scipy import stats
 
-from eexp.errors import UsageError
+from eexp.errors import InputError
 from eexp.evidence.comparison import compare
 from eexp.evidence.intervals import difference, rate
 from eexp.evidence.panels import panel_hash
@@ -282,14 +282,14 @@ def test_files_that_cannot_be_compared_are_refused(tmp_path):
     twice = write(tmp_path / "twice.jsonl", episodes + episodes)
     (tmp_path / "other").mkdir()
     namesake = write(tmp_path / "other" / "a.jsonl", episodes)
-    run("compare", a, twice).one_error(2, f"{twice}:4: task 0, trial 0 occurs twice (first in {twice}:1)")
+    run("compare", a, twice).one_error(3, f"{twice}:4: task 0, trial 0 occurs twice (first in {twice}:1)")
     empty = write(tmp_path / "empty.jsonl", [])
-    run("compare", f"x={a}", f"x={empty}").one_error(2, f"x ({empty}): no episodes")
+    run("compare", f"x={a}", f"x={empty}").one_error(3, f"x ({empty}): no episodes")
     for text in ("", "x=", f"={a}"):
         run("compare", text, a).one_error(2, f"{text!r}: expected FILE or NAME=FILE")
     for option in ("--rate", "--run-sd", "--alike", "--confidence"):
         run("compare", a, "--power", option, "nan").one_error(2, option, "no finite number")
-    run("compare", "--power", f"x={a}", f"x={empty}").one_error(2, f"{empty}: no episodes")
+    run("compare", "--power", f"x={a}", f"x={empty}").one_error(3, f"{empty}: no episodes")
     run("compare", a, namesake).one_error(2, "two groups are called 'a'")
     run("compare", f"a={a}", namesake).one_error(2, "two groups are called 'a'")
     run("compare", f"x={a}", f"x={a}").one_error(2, "x: ", "is given twice")
@@ -299,7 +299,7 @@ def test_files_that_cannot_be_compared_are_refused(tmp_path):
     run("compare", "--power").one_error(2, "Missing argument", "--rate")
     run("compare", a, "--runs", 3).one_error(2, "--runs is for --power")
     run("compare", a, "--power", "--looks", 3).one_error(2, "--power takes no --plot, --looks")
-    with pytest.raises(UsageError, match="a: no episodes"):
+    with pytest.raises(InputError, match="a: no episodes"):
         compare({"a": []})
 
 
@@ -331,7 +331,7 @@ def test_different_tasks_are_refused_and_named(tmp_path):
     run("compare", a, renewed).one_error(2, "30 tasks have the same id but differ", '"world":2')
     run("compare", f"x={a}", f"x={fewer}").one_error(2, f"x ({a})", f"x ({fewer})")
     panels = write(tmp_path / "panels.jsonl", [{**e, "panel": str(i % 2)} for i, e in enumerate(changed)])
-    run("compare", panels).one_error(2, "episodes of different panels: 0, 1")
+    run("compare", panels).one_error(3, "episodes of different panels: 0, 1")
 
 
 def test_a_lost_episode_is_a_different_panel(tmp_path):

@@ -51,7 +51,7 @@ def test_values_that_json_cannot_hold_are_refused():
         (b'{"a": }\n', "column 7"),
         (b"{}}\n", "column 3"),
         (b"nan\n", "not valid JSON"),
-        (b'{"a": "\xe9"}\n', "not valid JSON"),
+        (b'{"a": "\xe9"}\n', "not UTF-8 text: byte 0xe9 at column 8"),
         (b"'a'\n", "column 1"),
     ],
 )

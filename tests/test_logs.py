@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 from running import lines, read, run, write
 
-from eexp.errors import InputError, UsageError
+from eexp.errors import InputError
 from eexp.formats import logs
 from eexp.records import check
 
@@ -157,7 +157,7 @@ def test_records_that_are_no_runs_are_refused(data, runs):
 def test_a_log_of_inspect_has_one_model(runs):
     one, other = read(runs["episodes"])[:2]
     both = [logs.log_of(one), logs.log_of({**other, "model": "another"})]
-    with pytest.raises(UsageError, match="one model and one environment"):
+    with pytest.raises(InputError, match="one model and one environment"):
         logs.to_inspect(iter(both))
     assert run("export-log", "--format", "inspect").ok().out == b""
 

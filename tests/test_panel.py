@@ -120,11 +120,11 @@ def test_unsuitable_arguments_and_panels_are_refused(tmp_path):
     run("eval", "babyai", "--panel", file, "-m", "random").one_error(2, f"{file}: a panel of house, not of babyai")
     run("eval", "-m", "random").one_error(2, "Missing argument 'ENV'")
     two = write(tmp_path / "two.jsonl", [good[0], {**good[1], "env": "babyai"}])
-    run("eval", "--panel", two, "-m", "random").one_error(2, "several environments: babyai, house")
+    run("eval", "--panel", two, "-m", "random").one_error(3, "several environments: babyai, house")
     double = write(tmp_path / "double.jsonl", [good[0], {**good[0], "task": {**good[0]["task"], "world": "x"}}])
-    run("eval", "--panel", double, "-m", "random").one_error(2, "two different tasks of house")
+    run("eval", "--panel", double, "-m", "random").one_error(3, "two different tasks of house")
     empty = write(tmp_path / "empty.jsonl", [])
-    run("eval", "--panel", empty, "-m", "random").one_error(2, "no tasks in this panel")
+    run("eval", "--panel", empty, "-m", "random").one_error(3, "no tasks in this panel")
     broken = tmp_path / "broken.jsonl"
     broken.write_bytes(lines([good[0]]) + b'{"type": "task"}\n')
     run("eval", "--panel", broken, "-m", "random").one_error(3, f"{broken}:2: $.env: missing")
@@ -159,7 +159,7 @@ def test_a_panel_runs_no_program_that_the_command_line_does_not_name(tmp_path):
     for spec in (env, f"noisy:0.1:{env}"):
         line = {"type": "task", "env": spec, "split": "test", "task": {"id": "test/1", "split": "test"}}
         file = write(tmp_path / "p.jsonl", [line])
-        run("eval", "--panel", file, "-m", "random").one_error(2, f"{file}: a panel of", "allow it by naming it")
+        run("eval", "--panel", file, "-m", "random").one_error(3, f"{file}: a panel of", "allow it by naming it")
         assert not (tmp_path / "ran").exists()
     safe = f"exec:sh {ROOT / 'examples/safe.sh'}"
     file = write(tmp_path / "p.jsonl", run("panel", safe, "-n", 2).ok().records)

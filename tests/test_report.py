@@ -512,7 +512,7 @@ def test_an_empty_file_of_episodes_is_named(data, tmp_path):
     write(tmp_path / "a.episodes.jsonl", read(data["episodes"]))
     (tmp_path / "1").mkdir()
     empty = write(tmp_path / "1" / "a.episodes.jsonl", [])
-    run("report", tmp_path, "-o", "-").one_error(2, f"a ({empty}): no episodes")
+    run("report", tmp_path, "-o", "-").one_error(3, f"a ({empty}): no episodes")
 
 
 def test_the_parts_of_the_page_are_installed():

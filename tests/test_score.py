@@ -195,7 +195,7 @@ def test_table_and_summary(data, tmp_path):
     total = sum(s["logprob"] for e in scored if e["kind"] == "imitation" for s in e["scores"])
     (imitation,) = [row for row in rows if row["kind"] == "imitation"]
     assert imitation["loss"] == pytest.approx(-total / imitation["tokens"])
-    assert _table(result.err) and "".join(loss_table(rows)) in result.err
+    assert _table(result.err) and "\n".join(loss_table(rows)) in result.err
     assert run("score", "-m", "tiny", "-q", data["imitation"]).ok().err == ""
 
 

@@ -172,7 +172,7 @@ def test_a_command_without_a_terminal_says_in_lines_how_far_it_has_come(monkeypa
 
 
 def test_messages_of_any_length_are_cut(capsys):
-    terminal.tell("short\n" + "x" * 5_000_000)
+    terminal.tell("short", "x" * 5_000_000)
     message = capsys.readouterr().err
     assert message.startswith("short\nxxx") and message.endswith("... (4,996,000 more characters)\n")
     assert len(message) < 4100

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eexp.errors import UsageError
+from eexp.errors import InputError, UsageError
 from eexp.evidence import exact
 from eexp.evidence import looks as sequential
 from eexp.evidence.intervals import Estimate, difference, rate
@@ -46,7 +46,8 @@ def compare(
         files: By name of the method, where each run's episodes come from, for messages.
 
     Raises:
-        UsageError: For a run without episodes or with one twice, runs on different tasks, or an unknown baseline.
+        InputError: For a run without episodes, or with one twice.
+        UsageError: For runs on different tasks, or an unknown baseline.
     """
     runs = {name: _read_runs(name, list(episodes), (files or {}).get(name)) for name, episodes in groups.items()}
     base = next(iter(runs), None) if baseline is None else baseline
@@ -82,7 +83,7 @@ def compare(
 def _read_runs(name: str, runs: list[Iterable[dict]], files: Sequence[str] | None) -> list[Run]:
     """Read the episodes of a method's training runs; `files` name them in messages."""
     if not runs:
-        raise UsageError(f"{name}: no episodes")
+        raise InputError(f"{name}: no episodes")
     if files is None:
         labels = [name] if len(runs) == 1 else [f"{name}, run {i}" for i in range(1, len(runs) + 1)]
     else:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from eexp.envs import without_noise
-from eexp.errors import UsageError
+from eexp.errors import InputError, UsageError
 from eexp.records import seed_of
 
 Key = tuple[str, str]  # environment, task id
@@ -75,21 +75,22 @@ def tasks_of(name: str, records: Iterable[dict], env: str | None = None) -> tupl
         env: The environment that the panel must be of.
 
     Raises:
-        UsageError: For a panel without tasks, of several environments, of another one than `env`, or with an id that
-            stands for two different tasks.
+        InputError: For a panel without tasks, of several environments, or with an id that stands for two different
+            tasks.
+        UsageError: It is of another environment than `env`.
     """
     tasks: dict[Key, dict] = {}
     for line in records:
         task = line["task"]
         if not isinstance(task.get("id"), str):
-            raise UsageError(f"{name}: a task without an id that is a string: {canonical_json(line['env'], task)}")
+            raise InputError(f"{name}: a task without an id that is a string: {canonical_json(line['env'], task)}")
         if tasks.setdefault(key_of(line), task) != task:
-            raise UsageError(f"{name}: two different tasks of {line['env']} have the id {task['id']}")
+            raise InputError(f"{name}: two different tasks of {line['env']} have the id {task['id']}")
     envs = sorted({key[0] for key in tasks})
     if not envs:
-        raise UsageError(f"{name}: no tasks in this panel")
+        raise InputError(f"{name}: no tasks in this panel")
     if len(envs) > 1:
-        raise UsageError(f"{name}: tasks of several environments: {', '.join(envs)}; play one at a time")
+        raise InputError(f"{name}: tasks of several environments: {', '.join(envs)}; play one at a time")
     if env is not None and env_of_tasks(envs[0]) != env_of_tasks(env):
         raise UsageError(f"{name}: a panel of {envs[0]}, not of {env}")
     return envs[0], draw(tasks.values())

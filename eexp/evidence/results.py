@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from eexp.errors import UsageError
+from eexp.errors import InputError, UsageError
 from eexp.evidence.panels import Key, canonical_json, hash_of, key_of
 
 
@@ -64,7 +64,7 @@ def read_run(name: str, episodes: Iterable[dict]) -> Run:
         episodes: The episodes; a `jsonl.Reader` adds the place to the errors.
 
     Raises:
-        UsageError: There is none, one occurs twice, or a task or a panel differs between episodes.
+        InputError: There is none, one occurs twice, or a task or a panel differs between episodes.
     """
     run, panels = Run(name), set()
     trials: dict[tuple[Key, int], str] = {}
@@ -73,14 +73,14 @@ def read_run(name: str, episodes: Iterable[dict]) -> Run:
         trial = e.get("seed", 0)
         place = getattr(episodes, "place", name)
         if (key, trial) in trials:
-            raise UsageError(
+            raise InputError(
                 f"{place}: task {key[1]}, trial {trial} occurs twice (first in {trials[key, trial]}); "
                 f"runs of one method are files of their own, all called NAME=FILE with one NAME"
             )
         trials[key, trial] = place
         text = canonical_json(e["env"], e["task"])
         if run.texts.setdefault(key, text) != text:
-            raise UsageError(f"{place}: task {key[1]} is two different tasks of {key[0]}")
+            raise InputError(f"{place}: task {key[1]} is two different tasks of {key[0]}")
         run.successes.setdefault(key, []).append(bool(e["success"]))
         run.refused.setdefault(key, []).append(e.get("invalid", 0) / max(1, e["steps"]))
         run.kinds[key] = kind_for_comparison(e)
@@ -95,9 +95,9 @@ def read_run(name: str, episodes: Iterable[dict]) -> Run:
             cut_off=e.get("cut_off", 0),
         )
     if not run.successes:
-        raise UsageError(f"{name}: no episodes")
+        raise InputError(f"{name}: no episodes")
     if len(panels) > 1:
-        raise UsageError(f"{name}: episodes of different panels: {', '.join(sorted(p or 'none' for p in panels))}")
+        raise InputError(f"{name}: episodes of different panels: {', '.join(sorted(p or 'none' for p in panels))}")
     run.panel = panels.pop()
     return run
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from eexp.terminal import one_line
+
 #: Shares of all actions from which a remark is made.
 _MOST, _SOME = 0.9, 0.1
 
@@ -191,7 +193,11 @@ def power_table(rows: Sequence[dict]) -> str:
 
 
 def align(lines: Sequence[Sequence[str]]) -> list[str]:
-    """Return lines whose cells stand in columns: the first aligned to the left, the others to the right."""
+    """Return lines whose cells stand in columns: the first aligned to the left, the others to the right.
+
+    A cell that has several lines, such as a kind that a record names, is written on one.
+    """
+    lines = [[one_line(cell) for cell in line] for line in lines]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     padded = [[line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:]))] for line in lines]
     return ["  ".join(line).rstrip() for line in padded]

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from eexp import __version__
-from eexp.errors import InputError, UsageError
+from eexp.errors import InputError
 from eexp.formats import conversations
 from eexp.formats.conversations import WHOLE, Call
 from eexp.jsonl import Element, dumps, lines, loads
@@ -181,7 +181,7 @@ def to_inspect(logs: Iterable[Log]) -> dict:
     """Return logs as one evaluation log of Inspect.
 
     Raises:
-        UsageError: They are of several models or environments: a log of Inspect is of one.
+        InputError: They are of several models or environments: a log of Inspect is of one.
     """
     samples: list[dict] = []
     models: dict[tuple[str, str], None] = {}
@@ -189,7 +189,7 @@ def to_inspect(logs: Iterable[Log]) -> dict:
         models[str(log.about.get("env")), log.model] = None
         if len(models) > 1:
             pairs = " and ".join(f"{model} in {env}" for env, model in models)
-            raise UsageError(f"a log of Inspect has one model and one environment, not {pairs}; export each alone")
+            raise InputError(f"a log of Inspect has one model and one environment, not {pairs}; export each alone")
         samples.append(_sample(log))
     ((env, model),) = models or {("", ""): None}
     scored = [name for name in ("success", "score") if any(name in sample["scores"] for sample in samples)]

@@ -10,7 +10,15 @@ import orjson
 from eexp.errors import EexpError, UsageError
 from eexp.jsonl import refuse_to_overwrite
 from eexp.terminal import tell
-from eexp.weights import base_of_adapter, files_of, fingerprint_of_directory, read_run, refuse_unfinished, resolve_base
+from eexp.weights import (
+    base_of_adapter,
+    files_of,
+    fingerprint_of_directory,
+    is_adapter,
+    read_run,
+    refuse_unfinished,
+    resolve_base,
+)
 
 #: Keys of eexp.json that a GGUF file keeps beside the style's label: enough to prompt the model as in training.
 _PLAY_KEYS = ("style", "think", "longest_completion")
@@ -45,14 +53,14 @@ def export(
     metadata = {"eexp.prompt_style": run["prompt_style"]} if run.get("prompt_style") else {}
     play = {key: run[key] for key in _PLAY_KEYS if run.get(key)}
     metadata |= {"eexp.run": orjson.dumps(play).decode()} if play else {}
-    if not (directory / "adapter_config.json").is_file():
+    if not is_adapter(directory):
         if base:
             raise UsageError(f"{directory}: a full model has no base; --base is for adapters")
         metadata["eexp.fingerprint"] = fingerprint_of_directory(directory) or ""
         return convert.export_model(directory, Path(output), dtype=dtype or "f16", metadata=metadata)
     if dtype in ("q8_0", "q4_k_m"):
         raise UsageError(f"{directory}: adapters are exported as f32, f16 or bf16; quantise the base model instead")
-    base_dir = _directory_of(base or base_of_adapter(str(directory)))
+    base_dir = _directory_of(base) if base else _directory_of(base_of_adapter(str(directory)), named=False)
     refuse_to_overwrite([str(output)], files_of(str(base_dir)))
     fingerprint = run.get("base_fingerprint")
     own = fingerprint_of_directory(base_dir)
@@ -64,8 +72,13 @@ def export(
     return convert.export_adapter(directory, Path(output), base_dir=base_dir, dtype=dtype or "f32", metadata=metadata)
 
 
-def _directory_of(name: str) -> Path:
-    """Return the directory of a model, which is downloaded if the name is that of a model on the Hugging Face hub."""
+def _directory_of(name: str, named: bool = True) -> Path:
+    """Return the directory of a model, or that of the Hugging Face hub's cache, into which it may be downloaded.
+
+    Args:
+        name: The directory, or the id of a model on the hub.
+        named: Whether the command line names it; else it is not downloaded.
+    """
     path = resolve_base(name)
     if os.path.isdir(path):
         refuse_unfinished(path)
@@ -75,9 +88,10 @@ def _directory_of(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    tell(f"no directory {path} here: asking the Hugging Face hub for it")
+    if named:
+        tell(f"no directory {path} here: asking the Hugging Face hub for it")
     try:
-        return Path(snapshot_download(path, allow_patterns=list(_FILES)))
+        return Path(snapshot_download(path, allow_patterns=list(_FILES), local_files_only=not named))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as e:
         reason = " ".join(str(e).split())[:200]
         raise EexpError(f"{path}: no such directory, and the hub gives no such model: {reason}") from None

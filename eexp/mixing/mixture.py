@@ -8,7 +8,6 @@ duplicates: finding exact ones takes some 100 bytes for each example, and findin
 from __future__ import annotations
 
 import hashlib
-import math
 import shutil
 import struct
 import sys
@@ -21,10 +20,10 @@ from typing import BinaryIO
 
 from eexp.errors import EexpError, InputError, UsageError
 from eexp.evidence.table import align
-from eexp.jsonl import STDIN, loads
+from eexp.jsonl import STDIN, loads, refuse_other_files
 from eexp.mixing.duplicates import HeldOut, NearDuplicates, digest
 from eexp.mixing.ordered import Ordered
-from eexp.records import check
+from eexp.records import LARGEST_WEIGHT, check
 
 
 @dataclass
@@ -190,6 +189,8 @@ class Mixture:
         """Yield a `_SCANNED` for each example of a file; every line is checked on the way."""
         source, offset = self.sources[n], 0
         for number, line in enumerate(self._files[n], 1):
+            if number == 1:
+                refuse_other_files(line, source.shown)
             if line.strip():
                 try:
                     record = check(loads(line), "example")
@@ -267,10 +268,12 @@ class Mixture:
 
 
 def _weight(record: dict, source: Source) -> float:
-    """Return an example's weight times that of its file; raise InputError if the product is infinite."""
+    """Return an example's weight times that of its file; raise InputError if no record may have the product."""
     weight = record.get("weight", 1.0)
-    if weight * source.weight == math.inf:
-        raise InputError(f"{weight:g} times {source.weight:g} is too large a number", "$.weight")
+    if abs(weight * source.weight) > LARGEST_WEIGHT:
+        raise InputError(
+            f"{weight:g} times {source.weight:g} is more than {LARGEST_WEIGHT:,.0f}, the largest weight", "$.weight"
+        )
     return weight * source.weight
 
 

@@ -66,17 +66,28 @@ class PlaySettings:
     max_tokens: int | None = None
 
     @classmethod
-    def of_run(cls, run: dict) -> PlaySettings:
+    def of_run(cls, run: dict, source: str) -> PlaySettings:
         """Read the settings from a run file of `eexp finetune` (eexp.json).
 
-        Raises:
-            InputError: The style is invalid, or differs from the style of that name in the version that trained.
-        """
-        from eexp.prompts import get_style, style_from_dict
+        Args:
+            run: Its contents; a style that is not built in stands in it.
+            source: The file, for errors.
 
-        style = style_from_dict(run["style"]) if run.get("style") else None
-        if style is None and run.get("prompt_style"):
-            style = get_style(run["prompt_style"])
+        Raises:
+            InputError: The style is invalid, unknown, or differs from the style of that name in the version that
+                trained.
+        """
+        from eexp.prompts import built_in_style, style_from_dict
+
+        try:
+            style = style_from_dict(run["style"]) if run.get("style") else None
+        except InputError as e:
+            raise InputError(f"{source}: {e.at('$').where.replace('$', '$.style', 1)}: {e.message}") from None
+        try:
+            if style is None and run.get("prompt_style"):
+                style = built_in_style(run["prompt_style"])
+        except (InputError, UsageError) as e:
+            raise InputError(f"{source}: $.prompt_style: {e}") from None
         lengths = run.get("longest_completion") or {}
         longest = max((n for kind, n in lengths.items() if kind != "world_model"), default=None)
         return cls(style, run.get("think"), longest and math.ceil(longest * _MARGIN))

@@ -105,8 +105,8 @@ class ChatTokenizer:
             InputError: The chat template refuses the messages, or writes nothing.
             UsageError: There are functions, and the chat template does not show any.
         """
-        if tools:
-            self.call_format  # noqa: B018  # which is checked with it
+        if tools and self._why_no_tools:
+            raise UsageError(self._why_no_tools)
         shield = _Shield(self._specials, messages, tools)
         return self._ids(self._render(shield.messages, to_answer, shield.tools), shield)
 
@@ -132,12 +132,11 @@ class ChatTokenizer:
 
         Raises:
             InputError: The chat template refuses the messages, or does not keep the prompt as the beginning of the
-                whole (templates that rewrite earlier turns do that), or leaves a thought before a call out; or there is
-                no stop token.
-            UsageError: There are functions, and the chat template does not show any.
+                whole (templates that rewrite earlier turns do that), leaves a thought before a call out, or does not
+                show the functions; or there is no stop token.
         """
-        if tools:
-            self.call_format  # noqa: B018  # which is checked with it
+        if tools and self._why_no_tools:  # of this example, while others have none
+            raise InputError(self._why_no_tools, "$.tools")
         shield = _Shield(self._specials, prompt + completion, tools)
         shielded_prompt = shield.messages[: len(prompt)]
         try:
@@ -187,6 +186,15 @@ class ChatTokenizer:
                 f"{short(self._call_as_text)}; serve the model and give -m http://HOST:PORT/v1"
             )
         return call_format
+
+    @cached_property
+    def _why_no_tools(self) -> str | None:
+        """Why no chat can have functions, in words; None where the chat template shows them."""
+        try:
+            self.call_format  # noqa: B018  # which is checked with it
+        except UsageError as e:
+            return str(e)
+        return None
 
     @cached_property
     def call_tokens(self) -> frozenset[int]:

@@ -32,8 +32,12 @@ from eexp.models.tokenizers import HfTokenizer, stop_token, text_of
 from eexp.models.tree import Decoder
 from eexp.terminal import tell
 from eexp.weights import (
+    RUN_FILE,
     base_of_adapter,
+    check_adapter,
+    downloads_allowed,
     fingerprint_of_directory,
+    is_adapter,
     read_run,
     refuse_unfinished,
     resolve_base,
@@ -51,6 +55,7 @@ def load_model(
     dtype: str | torch.dtype = "auto",
     four_bit: bool = False,
     trust_remote_code: bool = False,
+    named: bool = True,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load the model and the tokenizer of a directory or hub id, with an adapter if one is given.
 
@@ -61,6 +66,7 @@ def load_model(
         four_bit: Hold the weights of linear layers as bitsandbytes' NF4, to train an adapter on them; those of the
             output stay in `dtype`, as all others.
         trust_remote_code: Run the Python code that comes with the model; without it, such a model is refused.
+        named: Whether the command line names the base, which may then be downloaded; else the adapter does.
 
     Raises:
         EexpError: A directory is missing or damaged, the model has no chat template, or the adapter was made for
@@ -69,12 +75,15 @@ def load_model(
     warnings.filterwarnings("ignore", category=FutureWarning)  # libraries warn about each other
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    source = _checked_source(base)
+    source = _checked_source(base, named)
+    if adapter:
+        check_adapter(adapter)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, trust_remote_code=trust_remote_code, **(_four_bits(dtype) if four_bit else {})
-        )
+        with downloads_allowed(named and not os.path.isdir(source)):
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+            model = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, trust_remote_code=trust_remote_code, **(_four_bits(dtype) if four_bit else {})
+            )
     except Exception as e:  # a damaged file raises the errors of many libraries
         raise EexpError(f"{source}: cannot be loaded: {_reason(e)}") from None
     if not tokenizer.chat_template:
@@ -96,18 +105,26 @@ def load_config(base: str, trust_remote_code: bool = False) -> PreTrainedConfig:
     """
     source = _checked_source(base)
     try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        with downloads_allowed(not os.path.isdir(source)):
+            return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     except Exception as e:
         raise EexpError(f"{source}: cannot be loaded: {_reason(e)}") from None
 
 
-def _checked_source(base: str) -> str:
-    """Return the directory or hub id of a base model; raise EexpError for a directory that does not exist."""
+def _checked_source(base: str, named: bool = True) -> str:
+    """Return the directory or hub id of a base model.
+
+    Raises:
+        EexpError: It is a directory that does not exist, or that holds an adapter, of which transformers would load
+            the base that it names.
+    """
     source = resolve_base(base)
     refuse_unfinished(source)
+    if is_adapter(source):
+        raise EexpError(f"{source}: an adapter, where a base model is needed; give the base that it was made for")
     if (source.startswith((".", "/")) or source.count("/") > 1) and not os.path.isdir(source):
         raise EexpError(f"model directory not found: {source}")
-    if source == base and not os.path.isdir(source):
+    if named and source == base and not os.path.isdir(source):
         tell(f"no directory {source} here: asking the Hugging Face hub for it")
     return source
 
@@ -137,16 +154,17 @@ def _with_adapter(model: PreTrainedModel, base: str, adapter: str, trainable: bo
     """Return the model with an adapter around it."""
     from peft import PeftModel
 
-    if not (Path(adapter) / "adapter_config.json").is_file():
-        raise EexpError(f"{adapter}: not a PEFT adapter (no adapter_config.json)")
     trained_on = read_run(adapter).get("base_fingerprint")
     own = fingerprint_of_directory(base) if os.path.isdir(base) else None
     if trained_on and own and trained_on != own:
         raise EexpError(f"{adapter}: made for another base model ({trained_on}) than {base} ({own})")
     try:
-        wrapped = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+        with downloads_allowed(False):
+            wrapped = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
     except Exception as e:
         raise EexpError(f"{adapter}: does not fit {base}: {_reason(e)}") from None
+    # PEFT asks the hub for the model of this name when it saves the adapter.
+    wrapped.active_peft_config.base_model_name_or_path = base
     return cast(PreTrainedModel, wrapped)  # it passes everything else on to the model, which its class does not say
 
 
@@ -207,19 +225,13 @@ class HfModel(LocalModel):
         super().__init__()
         self.spec = spec
         base, adapter = split_adapter(spec.removeprefix("hf:"))
-        if adapter is None and (Path(base) / "adapter_config.json").is_file():
+        named = adapter is not None or not is_adapter(base)
+        if not named:
             base, adapter = base_of_adapter(base), base
         self._model, self._tokenizer = load_model(
-            base, adapter, trust_remote_code=bool(engine and engine.trust_remote_code)
+            base, adapter, trust_remote_code=bool(engine and engine.trust_remote_code), named=named
         )
         if adapter:
-            from peft import PeftModel
-
-            assert isinstance(self._model, PeftModel)
-            if self._model.active_peft_config.is_prompt_learning:
-                raise EexpError(
-                    f"{adapter}: puts tokens of its own before the prompt; give an adapter of weights (LoRA)"
-                )
             self._model = base_model(self._model)  # with the adapter's layers in it
         limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         self._n_ctx = (engine and engine.context) or min(limit or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
@@ -235,7 +247,8 @@ class HfModel(LocalModel):
         self._ends = {number for number in ends if number is not None}
         dirs = [d for d in (resolve_base(base), adapter) if d and os.path.isdir(d)]
         self.fingerprint = "+".join(filter(None, map(fingerprint_of_directory, dirs))) or base
-        self.play_settings = PlaySettings.of_run(read_run(adapter or resolve_base(base)))
+        trained = Path(adapter or resolve_base(base))
+        self.play_settings = PlaySettings.of_run(read_run(trained), str(trained / RUN_FILE))
 
     def _open_tokenizer(self) -> HfTokenizer:
         return HfTokenizer(self._tokenizer)

@@ -140,9 +140,9 @@ class LlamaCppModel(LocalModel):
                 f"{files[0]} is an adapter (LoRA): give the model it belongs to as well: BASE.gguf+{files[0]}"
             )
         trained = {"prompt_style": strings[-1].get("eexp.prompt_style")}  # the only key of earlier versions
-        self.play_settings = PlaySettings.of_run(
-            {**trained, **parse_run(strings[-1].get("eexp.run", "{}"), f"{files[-1]}: eexp.run")}
-        )
+        source = f"{files[-1]}: eexp.run"
+        run = parse_run(strings[-1].get("eexp.run", "{}"), source)
+        self.play_settings = PlaySettings.of_run({**trained, **run}, source)
         if len(files) == 2:
             if strings[1].get("general.type") != "adapter":
                 raise EexpError(f"{files[1]}: not an adapter")

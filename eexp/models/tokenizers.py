@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import secrets
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,7 +13,7 @@ from eexp.errors import EexpError, UsageError
 from eexp.models.chat_tokens import AddedToken, Tokenizer
 from eexp.models.registry import MODEL_FREE
 from eexp.prompts import Messages
-from eexp.weights import resolve_base
+from eexp.weights import downloads_allowed, resolve_base
 
 if TYPE_CHECKING:
     import tokenizers
@@ -35,7 +36,8 @@ def load_tokenizer(spec: str) -> PreTrainedTokenizerBase:
     if base.endswith(".gguf") or "://" in base or base in MODEL_FREE:
         raise UsageError(f"{spec}: has no tokenizer of transformers; give tiny, or a model's directory or hub id")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve_base(base), trust_remote_code=False)
+        with downloads_allowed(not os.path.isdir(resolve_base(base))):
+            tokenizer = AutoTokenizer.from_pretrained(resolve_base(base), trust_remote_code=False)
     except (OSError, ValueError) as e:
         raise EexpError(f"{spec}: no tokenizer: {str(e).splitlines()[0]}") from None
     if not tokenizer.chat_template:

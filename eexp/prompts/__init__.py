@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from eexp.errors import EexpError, InputError, UsageError
+from eexp.errors import EexpError, InputError, UsageError, short
 from eexp.prompts.style import Answer, Message, Messages, ParsedAnswer, PromptStyle
 from eexp.records import explain
 
@@ -25,6 +25,7 @@ __all__ = [
     "Messages",
     "ParsedAnswer",
     "PromptStyle",
+    "built_in_style",
     "built_in_styles",
     "get_style",
     "load_style",
@@ -50,8 +51,10 @@ def load_style(path: str | os.PathLike) -> PromptStyle:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise EexpError(f"{path}: {getattr(e, 'strerror', None) or e}") from None
+    except OSError as e:
+        raise EexpError(f"{path}: {e.strerror or e}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not text in UTF-8") from None
     try:
         return style_from_dict(tomllib.loads(text))
     except tomllib.TOMLDecodeError as e:
@@ -105,18 +108,28 @@ def _built_in(name: str) -> PromptStyle:
 
 
 def get_style(name: str) -> PromptStyle:
-    """Return the style of a name, a label (`name@fingerprint`) or a TOML file.
+    """Return the style that a command line names: a name, a label (`name@fingerprint`) or a TOML file.
 
     Raises:
         UsageError: There is no such style.
         InputError: The fingerprint of a label is not that of the style in this version.
     """
-    if name.endswith(".toml") or os.sep in name:
-        return load_style(name)
+    return load_style(name) if name.endswith(".toml") or os.sep in name else built_in_style(name)
+
+
+def built_in_style(name: str) -> PromptStyle:
+    """Return the built-in style of a name or a label; no file is opened that it might name.
+
+    Labels in records and in models come from anywhere, and are looked up here.
+
+    Raises:
+        UsageError: There is no such style.
+        InputError: The fingerprint of a label is not that of the style in this version.
+    """
     bare, _, fingerprint = name.partition("@")
     if bare not in built_in_styles():
         raise UsageError(
-            f"unknown prompt style {bare!r}; built in: {', '.join(built_in_styles())}; or give a .toml file"
+            f"unknown prompt style {short(bare)}; built in: {', '.join(built_in_styles())}; or give a .toml file"
         )
     style = _built_in(bare)
     if fingerprint and fingerprint != style.fingerprint:

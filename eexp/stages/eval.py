@@ -122,7 +122,8 @@ def _read_panel(file: str, env: str | None) -> tuple[str, list[dict], str]:
 
     The panel of an environment may be played with noise in the observations (`noisy:P:ENV`): the tasks are the same.
 
-    Raises UsageError for a panel of an environment that the command line has to name: a panel may come from anywhere.
+    Raises InputError for a panel of an environment that the command line has to name, or that does not exist: a panel
+    may come from anywhere.
     """
     from eexp.envs import unsafe_in_records
     from eexp.envs.logins import without_logins
@@ -130,10 +131,22 @@ def _read_panel(file: str, env: str | None) -> tuple[str, list[dict], str]:
 
     spec, tasks = tasks_of(file, read([file], "task"), env)
     if env is None and (why_not := unsafe_in_records(spec := without_logins(spec))):
-        raise UsageError(
+        raise InputError(
             f"{file}: a panel of {spec!r}, which {why_not}; allow it by naming it: eexp eval {spec!r} --panel {file}"
         )
     return env or spec, tasks, panel_hash(task_record(spec, task) for task in tasks)
+
+
+def _open(env: str, panel_file: str | None) -> Environment:
+    """Open the environment to play in; an unknown one is bad input where a panel names it."""
+    from eexp.envs import open_env
+
+    try:
+        return open_env(env)
+    except UsageError as e:
+        if panel_file is None:
+            raise
+        raise InputError(f"{panel_file}: {e}") from None
 
 
 @click.command("eval")
@@ -181,8 +194,9 @@ def command(
     Example:
       eexp eval house -m random -n 20 --split test > episodes.jsonl
     """
-    from eexp.envs import forking, open_env
+    from eexp.envs import forking
 
+    is_named = env is not None
     split, panel_tasks, panel_hash = selection.split or "test", None, None
     if selection.panel_file is not None:
         if selection.split is not None:
@@ -190,7 +204,7 @@ def command(
         env, panel_tasks, panel_hash = _read_panel(selection.panel_file, env)
     if env is None:
         raise click.UsageError("Missing argument 'ENV', or --panel FILE")
-    with open_env(env) as world, environment_errors(env):
+    with _open(env, None if is_named else selection.panel_file) as world, environment_errors(env):
         if panel_tasks is None:
             world.check_split(split)
             tasks = panel(world, split, selection.number, selection.skip)

@@ -37,11 +37,9 @@ def command(directory: str, output: str, dtype: str | None, base: str | None, qu
     Example:
       eexp export tiny -o tiny.gguf
     """
-    from pathlib import Path
-
     from eexp.gguf.export import export
+    from eexp.weights import is_adapter
 
-    is_adapter = (Path(directory) / "adapter_config.json").is_file()
-    facts = export(directory, output, dtype=dtype, base=base if is_adapter else None)
+    facts = export(directory, output, dtype=dtype, base=base if is_adapter(directory) else None)
     if not quiet:
         tell(f"export: {output}: " + ", ".join(f"{name} {value}" for name, value in facts.items()))

@@ -160,7 +160,7 @@ def _report(rows: list[dict], summary: str | None, quiet: bool) -> None:
     from eexp.jsonl import dumps, write_to_stdout
 
     if rows and not quiet:
-        tell(loss_table(rows))
+        tell(*loss_table(rows))
     lines = b"".join(map(dumps, rows))
     if summary == "-":
         write_to_stdout(lines)

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+#: The smallest weight of a target, in size: the weights of an update are divided by their sum, in float32.
+_SMALLEST_WEIGHT = 1e-30
+
+
 class Segment(NamedTuple):
     """Tokens of a completion that belong to one span, from the index `start` to where the next segment starts.
 
@@ -45,6 +49,7 @@ class Row:
         segments: Those of all tokens from n_prompt on, in order; by default one of weight 1.
         n_completion: Number of tokens of the completion, including those after the last target, which `ids` lacks.
         thought: Whether there is a thought in it.
+        id: The example's id, for messages.
     """
 
     ids: array[int]
@@ -55,6 +60,7 @@ class Row:
     segments: Sequence[Segment] = ()
     n_completion: int = 0
     thought: bool = False
+    id: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.ids, array):
@@ -171,7 +177,10 @@ def _tokenize_one(
         sys.intern(example["kind"]),
         _segments(example, spans, ids, len(prompt_ids), tokenizer, action_weight if thought else 1.0),
         thought=thought,
+        id=example["id"],
     )
+    if any(0 < abs(weight) < _SMALLEST_WEIGHT for _, weight in row.target_weights()):
+        raise InputError(f"weighs less than {_SMALLEST_WEIGHT:g}, too little to compute with", "$.weight")
     if row.n_targets:
         del row.ids[row.targets[-1] + 1 :]  # nothing is learned from what follows
     return row

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -17,7 +16,7 @@ from eexp.models.devices import local_device, prefers_bfloat16
 from eexp.training import memory, recurrence, sharding
 from eexp.training.distributed import asks_for_sharding, local_rank
 from eexp.training.job import Settings
-from eexp.weights import resolve_base
+from eexp.weights import is_adapter, resolve_base
 
 
 def check_packages(settings: Settings) -> None:
@@ -63,7 +62,7 @@ def open_model(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizer
         raise UsageError("--full trains all weights; to go on with a full model give it as -m, --init is for adapters")
     if settings.base.endswith(".gguf") or settings.base.startswith(("http:", "https:")):
         raise UsageError(f"{settings.base}: what is trained is a directory or hub id; no GGUF, no server")
-    if (Path(resolve_base(settings.base)) / "adapter_config.json").is_file():
+    if is_adapter(resolve_base(settings.base)):
         raise UsageError(f"{settings.base}: an adapter; give its base as -m, and it as --init to go on with it")
     dtype = computed_dtype(settings)
     # Weights that are trained are not in bfloat16: at the usual learning rates a step is smaller than its precision.

@@ -16,9 +16,9 @@ import transformers
 from transformers import PreTrainedModel
 
 from eexp import __version__
-from eexp.errors import InputError, UsageError
+from eexp.errors import InputError, UsageError, short
 from eexp.models.devices import device_name
-from eexp.prompts import PromptStyle, built_in_styles, get_style
+from eexp.prompts import PromptStyle, built_in_style, built_in_styles
 from eexp.spans import ACTION
 from eexp.training import exact
 from eexp.training.clipping import OwnRow, own_row
@@ -172,16 +172,16 @@ def _resolve_style(label: str | None, style: PromptStyle | None) -> PromptStyle 
     if not label:
         return None
     try:
-        return get_style(label)
+        return built_in_style(label)
     except (UsageError, InputError) as e:
         raise UsageError(
-            f"the examples were made with prompt style {label}: give its file as --prompt-style, so that "
+            f"the examples were made with prompt style {short(label)}: give its file as --prompt-style, so that "
             f"what is trained can be played with it ({e})"
         ) from None
 
 
 def _built_in_label(name: str) -> str:
-    return get_style(name).label
+    return built_in_style(name).label
 
 
 # -- updates -----------------------------------------------------------------------------------------------------------

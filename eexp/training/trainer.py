@@ -28,7 +28,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from eexp.errors import EexpError
+from eexp.errors import EexpError, short
 from eexp.terminal import Progress
 from eexp.training import attention, sharding
 from eexp.training.clipping import ClippedLoss
@@ -43,6 +43,7 @@ from eexp.training.preferences import PreferenceLoss
 from eexp.training.updates import distribute, total_weight
 from eexp.training.validation import add_sums, summary, validation_losses
 
+_SHOWN_IDS = 5  # of the examples of an update that failed
 _SCHEDULES = {"constant": "constant_with_warmup"}  # names of schedules in transformers, where they differ
 
 
@@ -211,13 +212,23 @@ class RunCallback(TrainerCallback):
             return
         for name in ("loss", "grad_norm"):  # the next update would make NaN of all weights
             if not math.isfinite(logs.get(name, 0.0)):
-                raise EexpError(f"update {state.global_step}: the {name} is {logs[name]}; a lower --lr may help")
+                raise EexpError(
+                    f"update {state.global_step}: the {name} is {logs[name]}; a lower --lr may help, or look at its "
+                    f"examples: {self._examples_of(state.global_step)}"
+                )
         if state.is_world_process_zero:
             self._append(
                 {"step": state.global_step, **logs, **self._trainer.measures, "epoch": self._epochs[state.global_step]}
             )
             self._progress.advance(f"loss {logs['loss']:.3f}")
         self._validate(state.global_step)  # before the checkpoint of this update, so that none is without it
+
+    def _examples_of(self, step: int) -> str:
+        """Return the ids of an update's examples, the heaviest first."""
+        rows = sorted((self._job.rows[i] for i in self._job.updates[step - 1]), key=lambda row: -abs(row.weight))
+        ids = [short(name) for name in dict.fromkeys(row.id for row in rows)]
+        more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
+        return ", ".join(ids[:_SHOWN_IDS]) + more
 
     def _append(self, line: dict) -> None:
         with open(self._metrics, "ab") as f:
