@@ -222,7 +222,7 @@ class Stream(AbstractContextManager):
                         raise EexpError(f"{name}: {e.strerror or e}") from None
         if self._not_shown:
             where = f", all of them in {self.rejects}" if self.rejects else "; --rejects FILE keeps them"
-            tell(f"{self.stage}: {self._not_shown:,} more records were set aside{where}")
+            tell(f"{self.stage}: set aside: {self._not_shown:,} more{where}")
         if kind is None:
             self._check_input_is_the_same()
             if summary := self.summary():
@@ -411,17 +411,14 @@ class Stream(AbstractContextManager):
             raise located from None
         if not self.reports_rejects:
             return
-        self._show_set_aside(f"{place}{error}")
+        self._show_rejected(f"set aside: {place}{error}")
         self.reject(record, error)
 
-    def _show_set_aside(self, text: str) -> None:
-        """Show that a record is set aside, of the first ones or with -v; further ones are counted, and told at the end.
-
-        -q changes nothing here: it leaves out what a run that goes well has to say.
-        """
+    def _show_rejected(self, text: str) -> None:
+        """Show a record that is set aside: the first ones and, with -v, all; the others are counted until the end."""
         if self._shown < SHOWN_SET_ASIDE or terminal.verbose:
             self._shown += 1
-            tell(f"{self.stage}: set aside: {text}")
+            tell(f"{self.stage}: {text}")
             return
         if not self._not_shown:
             tell(f"{self.stage}: set aside: further records, which are counted and not shown (-v shows them)")
@@ -436,14 +433,17 @@ class Stream(AbstractContextManager):
                 return where
         return next((where for _, record_id, where in recent if "id" in record and record_id == own_id), self.where)
 
-    def reject(self, record: dict | None, error: InputError, find: bool = False) -> None:
+    def reject(self, record: dict | None, error: InputError, find: bool = False, note: str = "") -> None:
         """Count a record as set aside, and write it to the rejects file with the reason and the evidence.
 
         Args:
             record: What to write of it.
             error: The reason.
             find: Look for its place by its id, because the stage has read on since.
+            note: What to show of it, unless the command is to be quiet.
         """
+        if note and not self.quiet:
+            self._show_rejected(note)
         if find and record:
             self.where = self._place(record)
         self.set_aside += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -218,3 +219,11 @@ def test_startup_benchmark_runs(tmp_path):
     process = subprocess.run([sys.executable, script, "--runs", "2"], capture_output=True, text=True, env=environment())
     assert process.returncode == 0, process.stderr
     assert re.search(r"ratio\s+\d+\.\d+", process.stdout)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_an_interrupt_while_modules_are_imported_is_quiet(tmp_path):
+    """Here it comes when click is imported."""
+    (tmp_path / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    result = spawn("--help", env=environment(PYTHONPATH=f"{tmp_path}:{ROOT}"))
+    assert (result.code, result.out, result.err) == (-signal.SIGINT, b"", "")

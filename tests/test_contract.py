@@ -454,7 +454,7 @@ def test_compare_reads_a_dash_and_names_bad_lines(data, tmp_path):
 
 def test_compare_refuses_files_without_episodes(tmp_path):
     (tmp_path / "empty.jsonl").touch()
-    run("compare", tmp_path / "empty.jsonl").one_error(2, "no episodes")
+    run("compare", tmp_path / "empty.jsonl").one_error(3, "no episodes")
 
 
 def test_compare_writes_the_same_bytes_twice_and_keeps_quiet(data):
@@ -475,7 +475,7 @@ def test_report_names_bad_lines(data, tmp_path):
     file.write_bytes(data["expert"].read_bytes())
     run("report", tmp_path, "-o", "-").one_error(3, f"{file}:1: $.type")
     file.write_bytes(b"")
-    run("report", tmp_path, "-o", "-").one_error(2, "a.episodes.jsonl): no episodes")
+    run("report", tmp_path, "-o", "-").one_error(3, "a.episodes.jsonl): no episodes")
 
 
 def test_report_writes_the_same_bytes_twice_to_a_file_and_to_standard_output(data, tmp_path):

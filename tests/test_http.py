@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import random
 import re
 import signal
@@ -282,6 +283,39 @@ def test_a_server_without_logprobs(faulty):
         answers = [ask(model, p, 2) for p in "abc"]
     assert all(s.logprob is None for samples in answers for s in samples)
     assert ["logprobs" in b for b in faulty.asked] == [True, False, False, False], "asked without from then on"
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf, 5.0])
+def test_log_probabilities_that_are_none_are_not_recorded(faulty, wrong, data):
+    """JSON knows no NaN, but servers written in Python send it; null would be written in its place."""
+
+    def reply(body: dict, nth: int) -> Reply:
+        answer = completion(body)
+        for choice in answer["choices"][::2] if body.get("logprobs") else ():
+            listed = choice["logprobs"]["content"]
+            choice["logprobs"] = {"content": [listed[0], {**listed[1], "logprob": wrong}, listed[2]]}
+        return Reply(body=answer)
+
+    faulty.reply = reply
+    notes: list[str] = []
+    with opened(faulty) as model:
+        model.note = notes.append
+        samples = [sample for p in "ab" for sample in ask(model, p, 4)]
+        assert [s.logprob for s in samples] == [None, -2.5] * 4
+        assert sum("NaN, infinite or above 0" in note for note in notes) == 1
+        assert model.counts["text[s] without a usable log-probability"] == 4
+    result = run("branch", "-m", f"{faulty.url}#m", "--no-only-admissible", "-k", 3, data["expert"]).ok()
+    logprobs = [a["logprob"] for r in result.records for s in r["steps"] for a in s["alternatives"]]
+    assert None in logprobs and -2.5 in logprobs and "without a usable log-probability" in result.err
+
+
+@pytest.mark.parametrize("listed", [None, {}, {"content": None}, {"content": []}, {"content": [{"token": "x"}]}])
+def test_log_probabilities_that_are_missing(faulty, listed):
+    faulty.reply = lambda body, nth: Reply(
+        body={"choices": [{"message": {"content": "x"}, "finish_reason": "stop", "logprobs": listed}]}
+    )
+    with opened(faulty) as model:
+        assert [s.logprob for s in ask(model, "a", 1)] == [None]
 
 
 def test_a_server_without_usage(faulty):

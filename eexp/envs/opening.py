@@ -7,6 +7,7 @@ import os
 import sys
 from difflib import get_close_matches
 
+from eexp.envs.answers import checked
 from eexp.envs.base import Environment
 from eexp.envs.logins import withhold_logins, without_logins
 from eexp.envs.registry import NOISY, PROGRAM, SERVERS, class_path, environment_names, known_specs
@@ -48,6 +49,8 @@ def open_env(spec: str) -> Environment:
     except Exception as e:  # a mistake in a class that is not part of eexp
         raise EexpError(f"environment {spec!r} cannot be opened: {type(e).__name__}: {' '.join(str(e).split())}") from e
     env.spec = spec
+    if type(env.max_steps) is not int or env.max_steps < 1:
+        raise EexpError(f"environment {spec!r}: max_steps is {env.max_steps!r}, expected a whole number from 1 on")
     return env
 
 
@@ -90,7 +93,7 @@ def _class_of(spec: str) -> type[Environment]:
         raise UsageError(f"environment {spec!r}: {file} has no {attribute!r}")
     if not (isinstance(environment_class, type) and issubclass(environment_class, Environment)):
         raise UsageError(f"environment {spec!r}: {path} is not a class derived from eexp.envs.Environment")
-    return environment_class
+    return checked(environment_class)
 
 
 def unsafe_in_records(spec: str) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -53,6 +54,9 @@ class _Message(Struct):
         return message
 
 
+_ROUNDING = 0.01  # what the log-probability of a certain token may be above 0
+
+
 class _TokenLogprob(Struct):
     token: str = ""
     logprob: Optional[float] = None
@@ -74,11 +78,16 @@ class _Choice(Struct):
         text = text_of_message(message) if self.message.tool_calls else self.message.content or ""
         tokens = (self.logprobs.content if self.logprobs else None) or []
         logprobs = [t.logprob for t in tokens if t.logprob is not None]
-        complete = bool(logprobs) and len(logprobs) == len(tokens)
+        complete = bool(logprobs) and len(logprobs) == len(tokens) and not self.has_wrong_logprobs()
         stop = bool(tokens) and finished and not (tokens[-1].token and text.endswith(tokens[-1].token))
         number = len(tokens) - stop if tokens else reported_tokens
         logprob = sum(logprobs) if complete else None
         return Sample(text, logprob, number, finished, message=message)
+
+    def has_wrong_logprobs(self) -> bool:
+        """Return whether a log-probability is no logarithm of a probability: NaN, infinite, or above 0."""
+        tokens = (self.logprobs.content if self.logprobs else None) or []
+        return any(t.logprob is not None and not -math.inf < t.logprob < _ROUNDING for t in tokens)
 
 
 class _Usage(Struct):
@@ -107,6 +116,7 @@ _PLAIN_SAMPLING: dict[Optional[str], dict[str, Any]] = {
     "sglang": {"top_k": -1, "min_p": 0, "repetition_penalty": 1},
     "llamacpp": {"top_k": 0, "min_p": 0, "repeat_penalty": 1},
 }
+_WRONG_LOGPROBS = "text[s] without a usable log-probability"
 _PROBE = {"messages": [{"role": "user", "content": "."}], "max_tokens": 1, "temperature": 1}
 
 
@@ -267,6 +277,15 @@ class HttpModel(Model):
             return False
         return True
 
+    def count_wrong_logprobs(self, n: int) -> None:
+        """Count texts whose log-probabilities cannot be used, and say so of the first."""
+        if n and not self.counts[_WRONG_LOGPROBS]:
+            self.note(
+                f"{self._client.name} gives log-probabilities that are NaN, infinite or above 0: texts that have one "
+                f"are recorded without a log-probability"
+            )
+        self.counts[_WRONG_LOGPROBS] += n
+
     def count(self, completion: _Completion, samples: list[Sample]) -> None:
         """Add the cost of an answer to the counts."""
         usage = completion.usage or _Usage()
@@ -415,6 +434,7 @@ class _OpenCalls:
         usage = completion.usage or _Usage()
         reported_tokens = (usage.completion_tokens or 0) if len(completion.choices) == 1 else 0
         samples = [choice.sample(reported_tokens) for choice in completion.choices]
+        self._model.count_wrong_logprobs(sum(choice.has_wrong_logprobs() for choice in completion.choices))
         self._model.count(completion, samples)
         return samples
 

@@ -11,7 +11,7 @@ import click
 from eexp import options
 from eexp.envs.base import Environment
 from eexp.envs.registry import light_names
-from eexp.errors import InputError, UsageError, environment_errors
+from eexp.errors import EnvironmentFailed, InputError, UsageError, environment_errors
 from eexp.jsonl import read
 from eexp.memory import Memory, memory_of
 from eexp.models.policy import Policy
@@ -113,6 +113,8 @@ def _kind(env: Environment, task: dict) -> str | None:
     """Return the kind of a task; None for one that the environment does not know, which fails when it is played."""
     try:
         return env.kind_of(task)
+    except EnvironmentFailed:
+        raise
     except InputError:
         return None
 

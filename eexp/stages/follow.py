@@ -113,8 +113,8 @@ def command(
     with io, closing(player), OpenEnvironments(env) as environments:
 
         def refuse(trajectory: dict, error: InputError) -> None:
-            io.note(f"{trajectory['id']}: {error}")
-            io.reject({"type": "trajectory", "id": trajectory["id"]}, error, find=True)
+            note = f"{trajectory['id']}: {error}"
+            io.reject({"type": "trajectory", "id": trajectory["id"]}, error, find=True, note=note)
 
         followed = follow(
             with_outcomes_asked_for(io.records(), io.note),

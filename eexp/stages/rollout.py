@@ -128,8 +128,8 @@ def command(env: str | None, settings: RolloutSettings, open_pool: Callable[...,
         for trajectory, result in io.results(io.progress(pool.run(jobs), "trajectory")):
             for fields in result["refused"]:
                 error = InputError(**fields)
-                io.note(f"{trajectory['id']}: {error}")
-                io.reject({"type": "trajectory", "id": trajectory["id"]}, error)
+                note = f"{trajectory['id']}: {error}"
+                io.reject({"type": "trajectory", "id": trajectory["id"]}, error, note=note)
             io.counts.update(result["counts"])
             io.write(result["trajectory"])
             shares.add(result["trajectory"])
