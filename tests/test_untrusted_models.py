@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -138,6 +141,27 @@ def test_a_full_disk_ends_training_in_one_line(tmp_path, data):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)
     result.one_error(1, str(tmp_path / "out"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux") or os.geteuid() != 0, reason="only root mounts a small disk")
+def test_a_disk_that_fills_up_costs_what_follows_the_last_checkpoint(tmp_path, data):
+    """The disk has room for one checkpoint and a part of the next; with more room --resume makes the same weights."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("no right to mount here")
+    train = ["finetune", "-m", "tiny", "--max-steps", 3, "--batch-size", 4, "--save-every", 1, data["imitation"], "-o"]
+    try:
+        run(*train, disk / "run").one_error(1, f"{disk / 'run'}", "--resume goes on from the last whole checkpoint")
+        assert (disk / "run" / "checkpoints" / "checkpoint-1" / "trainer_state.json").is_file()
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        assert "going on from" in run(*train, disk / "run", "--resume").ok().err
+        weights = (disk / "run" / "adapter_model.safetensors").read_bytes()
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+    run(*train, tmp_path / "whole").ok()
+    assert weights == (tmp_path / "whole" / "adapter_model.safetensors").read_bytes()
 
 
 def test_adapter_config_does_not_depend_on_the_hash_seed(tmp_path, data):

@@ -14,6 +14,7 @@ from eexp.errors import EexpError
 _WRITE_ERROR = re.compile(
     r"I/?O ?error|PytorchStreamWriter failed|\[enforce fail at inline_container|.*(No space left|File too large)"
 )
+_TORCH_ERROR = re.compile(r"PytorchStreamWriter failed|\[enforce fail at inline_container")
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -46,8 +47,17 @@ def write_errors(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        raise EexpError(f"{e.filename or directory}: {e.strerror or e}") from None
+        raise EexpError(f"{e.filename or directory}: {e.strerror or e}{_way_on(directory)}") from None
     except Exception as e:
         if not _WRITE_ERROR.match(str(e)):
             raise
-        raise EexpError(f"{directory}: cannot be written: {str(e).splitlines()[0]}") from None
+        # torch says at which byte it failed, and not why.
+        reason = "is the disk full?" if _TORCH_ERROR.match(str(e)) else str(e).splitlines()[0]
+        raise EexpError(f"{directory}: cannot be written: {reason}{_way_on(directory)}") from None
+
+
+def _way_on(directory: Path) -> str:
+    """Return the end of a message: how to go on from a checkpoint, if there is one."""
+    if not any((directory / "checkpoints").glob("checkpoint-*/trainer_state.json")):
+        return ""
+    return "; with room on the disk, the same command with --resume goes on from the last whole checkpoint"
