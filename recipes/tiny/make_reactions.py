@@ -111,6 +111,32 @@ class Book:
         action = next(action for action, name in told if name == goal)
         return [*prompt, *self.style.answer(action).messages()]
 
+    def drill(self, rng: random.Random) -> tuple[str, list[dict]]:
+        """Return a text that trains reading alone, dense in what can be known, and its kind.
+
+        A list to repeat; whether names are the goal; or what was told of actions, asked in another order.
+        """
+        kind = rng.choice(["repeat", "equal", "lookup"])
+        if kind == "repeat":
+            text = " ".join(rng.sample(world._NAMES, rng.randint(8, 24)))
+            prompt, answer = f"Say: {text}", f"Say: {text}"
+        elif kind == "equal":
+            goal, *others = rng.sample(world._NAMES, 12)
+            asked = [goal if rng.random() < 0.3 else rng.choice(others) for _ in range(24)]
+            prompt = self.instruction_for(goal)
+            answer = " ".join(f"You hold {name}. {'So' if name == goal else 'No'}" for name in asked)
+        else:
+            things = rng.sample(world._NAMES, rng.randint(1, 3))
+            keys = [f"{o} {thing}" for thing in things for o in self.words.operations]
+            told = [f"{key}: You hold {rng.choice(world._NAMES)}." for key in keys]
+            prompt = " ".join(told)
+            rng.shuffle(told)
+            answer = " ".join(told)
+        return kind, [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+
+    def instruction_for(self, name: str) -> str:
+        return f"{self.style.acting.task_label} {self.words.instruction.format(thing=name)}"
+
     def step(self, rng: random.Random) -> tuple[list[dict], int, int]:
         """Return the steps before, the thing held and the goal, of a random task at one of its states."""
         start, goal = rng.choice(self.tasks)
@@ -217,6 +243,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=6000)
     parser.add_argument("--outcomes-first", type=float, default=0.15, help="share of the training with more outcomes")
     parser.add_argument("--decision-weight", type=float, default=5.0, help="weight of the words that end a thought")
+    parser.add_argument("--drills", type=float, default=0.3, help="share of texts that train reading alone")
     parser.add_argument("--weights", type=Path, help="go on from these weights")
     parser.set_defaults(vocab_size=1500, hidden=128, layers=4, mlp=512, heads=4, kv_heads=4, tokens_per_batch=2048)
     args = parser.parse_args()
@@ -245,6 +272,8 @@ def main() -> None:
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     marks, user = Marks(tokenizer), tokenizer.convert_tokens_to_ids("<|user|>")
     period = tokenizer.convert_tokens_to_ids(".")
+    held = tokenizer.convert_tokens_to_ids("Ġhold")
+    drilled = {"equal": [period], "lookup": [held]}
     if args.weights:
         model.load_state_dict(torch.load(args.weights))
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=args.weight_decay)
@@ -260,6 +289,10 @@ def main() -> None:
         if not pool:
             rows = []
             for _ in range(400):
+                if rng.random() < args.drills:
+                    kind, messages = books[0].drill(rng)
+                    rows.append((kind, messages, False))
+                    continue
                 chance = rng.random()
                 if chance < (0.4 if progress < 0.3 else 0.15):
                     rows.append(("match", books[0].matching(rng), False))
@@ -275,7 +308,10 @@ def main() -> None:
             items = []
             for (kind, _, whole), ids in zip(rows, encoded):
                 ids = np.array(ids[: args.context], dtype=np.int64)
-                items.append((kind, ids, targets(ids, marks, whole, user, period, args.decision_weight)))
+                weights = targets(ids, marks, whole, user, period, args.decision_weight)
+                if kind in drilled:  # only what follows these can be known
+                    weights[1:] = np.where(np.isin(ids[:-1], drilled[kind]), (weights[1:] > 0) * 1.0, 0.0)
+                items.append((kind, ids, weights))
             items.sort(key=lambda item: len(item[1]) + rng.random())
             batch = []
             for item in items:
