@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from eexp.cli import COMMANDS
@@ -49,10 +50,10 @@ def modules_of(command: list[str]) -> set[str]:
     return {line.rpartition("|")[2].strip() for line in lines}
 
 
-def print_modules() -> None:
-    """Print how many modules the help of every stage imports beyond the click program, and the heavy ones."""
+def print_modules(stages: Iterable[str]) -> None:
+    """Print how many modules the help of stages imports beyond the click program, and the heavy ones."""
     bare = modules_of(PROGRAMS["click"])
-    for name in ["", *COMMANDS]:
+    for name in ["", *stages]:
         more = modules_of([sys.executable, "-m", "eexp", *filter(None, [name]), "--help"]) - bare
         heavy = [package for package in HEAVY if package in more]
         print(f"{name or 'eexp':18} {len(more):4} more modules{': ' * bool(heavy)}{' '.join(heavy)}")
@@ -61,9 +62,11 @@ def print_modules() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=int, default=100, help="runs of each program; 0 counts modules alone")
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help="stages whose help is timed, too")
+    parser.add_argument(
+        "stages", nargs="*", metavar="STAGE", help="stages whose help is timed, too; modules are counted for them alone"
+    )
     options = parser.parse_args()
-    print_modules()
+    print_modules(options.stages or COMMANDS)
     if not options.runs:
         return
     programs = {**PROGRAMS, **{name: [sys.executable, "-m", "eexp", name, "--help"] for name in options.stages}}
