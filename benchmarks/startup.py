@@ -62,9 +62,7 @@ def print_modules(stages: Iterable[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=int, default=100, help="runs of each program; 0 counts modules alone")
-    parser.add_argument(
-        "stages", nargs="*", metavar="STAGE", help="stages whose help is timed, too; modules are counted for them alone"
-    )
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help="count modules for these alone, and time their help")
     options = parser.parse_args()
     print_modules(options.stages or COMMANDS)
     if not options.runs:
