@@ -26,7 +26,7 @@ from eexp.stages.branch import branch
 from eexp.stages.expert import expert
 from eexp.stages.rollout import RolloutSettings, rollout
 
-WAYS = ("state", "process", "replay")
+WAYS = ("state", "replay")  # copies by a fork of the process need one without threads: a command of its own, below
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +194,17 @@ def test_an_alternative_that_fails_in_its_audit_costs_its_trajectory(branched):
 
     executed, refused, _ = rolled(branched, Fails())
     assert executed and refused and "fails in its audit: no power" in str(refused[0])
+
+
+def test_copies_by_forks_of_the_process_are_audited_and_compared(branched, tmp_path):
+    good = write(tmp_path / "good", branched[:3])
+    result = run("rollout", "--fork", "process", "-j", 2, "--audit", 1, good).ok()
+    assert f"{sum(len(t['steps']) for t in branched[:3])} alternatives audited by replay: all equal" in result.err
+    first = branched[0]
+    false = [{**first, "id": key, "outcome": {**first["outcome"], key: END[key]}} for key in END]
+    result = run("rollout", "--fork", "process", "-j", 2, write(tmp_path / "false", false)).ok(4)
+    assert [len(r["steps"]) for r in result.records] == [len(first["steps"])] * len(END)
+    assert result.err.count("was recorded") == len(END)
 
 
 # -- what is compared with a record ------------------------------------------------------------------------------------

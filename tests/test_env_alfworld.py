@@ -100,7 +100,7 @@ def test_a_missing_package_is_one_error(data, monkeypatch):
     monkeypatch.setenv("ALFWORLD_DATA", str(data))
     assert open_env("alfworld").splits()
     monkeypatch.setitem(sys.modules, "alfworld.agents.environment.alfred_tw_env", None)
-    with pytest.raises(EexpError, match=r"alfred_tw_env.*ALFWorld needs `pip install '.\[alfworld\]'`"):
+    with pytest.raises(EexpError, match=r"alfred_tw_env.*ALFWorld needs `pip install 'eexp\[alfworld\]'`"):
         open_env("alfworld")
 
 

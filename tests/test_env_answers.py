@@ -77,7 +77,7 @@ def test_a_lie_costs_a_record_and_no_traceback(lie, light, recorded, tmp_path):
         "expert": [spec, "-n", 1],
         "eval": [spec, "-m", "random"],
     }
-    not_asked = {"nothing": ["rollout"], "kind": ["rollout", "expert"], "string": [], "self": ["expert", "eval"]}
+    not_asked = {"kind": ["rollout", "expert"], "string": [], "self": ["expert", "eval"]}
     for command, arguments in commands.items():
         result = run(command, *arguments)
         if command in not_asked.get(lie, []):

@@ -104,7 +104,7 @@ def test_unknown_levels_tasks_and_options_are_refused():
 def test_a_missing_package_is_one_error(monkeypatch):
     babyai._levels.cache_clear()
     monkeypatch.setitem(sys.modules, "minigrid", None)
-    with pytest.raises(EexpError, match=r"minigrid.*babyai needs `pip install '.\[babyai\]'`"):
+    with pytest.raises(EexpError, match=r"minigrid.*babyai needs `pip install 'eexp\[babyai\]'`"):
         open_env("babyai")
     babyai._levels.cache_clear()
 

@@ -254,7 +254,7 @@ class Boiling(Counting):
         return "more"
 
     def step(self, action):
-        return {"text": "seen"}
+        return {"text": "seen"}.done
 
 class Burnt(Boiling):
     """With a mistake in its list of tasks."""
@@ -361,7 +361,7 @@ class LiesAboutItsProcess(Counting):
     ("name", "where", "output"),
     [
         ("Raises", "plays", "step: raised KeyError: 'kettle'"),
-        ("Tuples", "plays", "step: expected an Observation, got ('seen', 0.0, False, {})"),
+        ("Tuples", "plays", "step: returned ('seen', 0.0, False, {}) (tuple), expected an Observation"),
         ("TwiceASplit", "splits", "a name stands there twice"),
         ("SameIds", "lists tasks", "two tasks of train have the same id"),
         ("NoIds", "lists tasks", "task 0 of train has no id that is a string: {'name': 'a'}"),

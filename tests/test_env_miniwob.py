@@ -145,7 +145,9 @@ def test_the_package_is_missing(monkeypatch):
     monkeypatch.setattr(miniwob, "find_spec", lambda name: None)
     miniwob._all_pages.cache_clear()
     miniwob._directory.cache_clear()
-    with pytest.raises(EexpError, match=r"^the package miniwob is missing: miniwob needs `pip install '.\[miniwob\]'`"):
+    with pytest.raises(
+        EexpError, match=r"^the package miniwob is missing: miniwob needs `pip install 'eexp\[miniwob\]'`"
+    ):
         open_env("miniwob")
 
 

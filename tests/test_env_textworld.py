@@ -82,7 +82,7 @@ def test_options_are_checked(options, message, tmp_path, monkeypatch):
 
 def test_a_missing_package_is_one_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "textworld", None)
-    with pytest.raises(EexpError, match=r"textworld.*TextWorld needs `pip install '.\[textworld\]'`"):
+    with pytest.raises(EexpError, match=r"textworld.*TextWorld needs `pip install 'eexp\[textworld\]'`"):
         open_env("textworld")
 
 
