@@ -9,6 +9,11 @@ A table's outcomes come first, and only later its tasks, one table after the oth
 what it has learned from outcomes.
 
     OMP_NUM_THREADS=1 python recipes/tiny/make_reactions.py -o bases/reactions
+
+It is not finished. After 3,500 updates a model knows its tables (0.05 nats a token of a predicted state, and thoughts
+that list the right outcomes), and solves no task, even of these tables: it does not notice that an outcome is the goal,
+and it cannot repeat a name from its prompt that is in none of its tables. `--drills` are texts that train this reading
+alone; 1,800 updates with them, from such a model, taught none of it.
 """
 
 from __future__ import annotations
@@ -93,7 +98,7 @@ class Book:
 
     def matching(self, rng: random.Random) -> list[dict]:
         """Return a task whose outcomes are told, of names of any table: which of them is the goal?"""
-        names = rng.sample(world._NAMES, rng.randint(3, 8))
+        names = rng.sample(world.NAMES, rng.randint(3, 8))
         held, goal = names[0], rng.choice(names[1:])
         keys = [f"{o} {thing}" for thing in (held, rng.choice(names)) for o in self.words.operations]
         actions = sorted(rng.sample(list(dict.fromkeys(keys)), len(names) - 1), key=keys.index)
@@ -118,17 +123,17 @@ class Book:
         """
         kind = rng.choice(["repeat", "equal", "lookup"])
         if kind == "repeat":
-            text = " ".join(rng.sample(world._NAMES, rng.randint(8, 24)))
+            text = " ".join(rng.sample(world.NAMES, rng.randint(8, 24)))
             prompt, answer = f"Say: {text}", f"Say: {text}"
         elif kind == "equal":
-            goal, *others = rng.sample(world._NAMES, 12)
+            goal, *others = rng.sample(world.NAMES, 12)
             asked = [goal if rng.random() < 0.3 else rng.choice(others) for _ in range(24)]
             prompt = self.instruction_for(goal)
             answer = " ".join(f"You hold {name}. {'So' if name == goal else 'No'}" for name in asked)
         else:
-            things = rng.sample(world._NAMES, rng.randint(1, 3))
+            things = rng.sample(world.NAMES, rng.randint(1, 3))
             keys = [f"{o} {thing}" for thing in things for o in self.words.operations]
-            told = [f"{key}: You hold {rng.choice(world._NAMES)}." for key in keys]
+            told = [f"{key}: You hold {rng.choice(world.NAMES)}." for key in keys]
             prompt = " ".join(told)
             rng.shuffle(told)
             answer = " ".join(told)
@@ -169,7 +174,7 @@ def spelling(style) -> list[str]:
     rng, texts = random.Random(0), []
     for _ in range(20000):
         words = world.WORDS["substances"]
-        a, b = (rng.choice(world._NAMES) for _ in range(2))
+        a, b = (rng.choice(world.NAMES) for _ in range(2))
         texts.append(
             f" {rng.choice(words.operations)} {a}: You hold {b}. Make {a}. So I {rng.choice(words.operations)} {b}, {a}"
         )

@@ -66,15 +66,15 @@ class Words:
 
 
 #: All names, in a fixed order: those before FOR_STUDIES are for the tables of studies, the others for those of bases.
-_NAMES = [
+NAMES = [
     a + b + c + d
     for a in "bdfgklmnprstvz"
     for b in "aeou"
     for c in "dgklmnrstv"
     for d in ("al", "ex", "im", "o", "usk")
 ]
-random.Random(f"{WORLD}/names").shuffle(_NAMES)
-_NAMES = _NAMES[:800]
+random.Random(f"{WORLD}/names").shuffle(NAMES)
+NAMES = NAMES[:800]
 FOR_STUDIES = 200
 
 WORDS = {
@@ -131,7 +131,7 @@ def shifted_table(number: int, share: float) -> Table:
 @lru_cache(maxsize=64)
 def names_of(number: int) -> tuple[str, ...]:
     """Return the names of a table's things."""
-    names = _NAMES[FOR_STUDIES:] if number >= FIRST_TABLE_FOR_BASES else _NAMES[:FOR_STUDIES]
+    names = NAMES[FOR_STUDIES:] if number >= FIRST_TABLE_FOR_BASES else NAMES[:FOR_STUDIES]
     return tuple(random.Random(f"{WORLD}/names/{number}").sample(names, SUBSTANCES))
 
 
