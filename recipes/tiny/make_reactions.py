@@ -24,9 +24,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from small_model import Marks, arguments, make_tokenizer, render, save
+from small_model import Marks, arguments, make_tokenizer, new_model, render, save
 from torch.nn.functional import cross_entropy
-from transformers import LlamaConfig, LlamaForCausalLM, get_cosine_schedule_with_warmup
+from transformers import LlamaForCausalLM, get_cosine_schedule_with_warmup
 
 from eexp.envs.worlds import reactions as world
 from eexp.models.tokenizers import stop_token
@@ -259,21 +259,7 @@ def main() -> None:
     print(len(tokenizer), example[:4], max(map(len, example)))
     print(tokenizer.tokenize(render(books[0].acting(random.Random(1), True))))
     torch.manual_seed(args.seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=args.hidden,
-        intermediate_size=args.mlp,
-        num_hidden_layers=args.layers,
-        num_attention_heads=args.heads,
-        num_key_value_heads=args.kv_heads,
-        max_position_embeddings=args.context,
-        tie_word_embeddings=True,
-        initializer_range=0.06,
-        bos_token_id=None,
-        eos_token_id=stop_token(tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model = LlamaForCausalLM.from_pretrained(args.init).float() if args.init else LlamaForCausalLM(config)
+    model = LlamaForCausalLM.from_pretrained(args.init).float() if args.init else new_model(tokenizer, args)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     marks, user = Marks(tokenizer), tokenizer.convert_tokens_to_ids("<|user|>")
     period = tokenizer.convert_tokens_to_ids(".")

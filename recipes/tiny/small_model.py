@@ -250,6 +250,27 @@ def arguments(description: str, episodes: int, context: int) -> argparse.Argumen
     return parser
 
 
+def new_model(tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) -> LlamaForCausalLM:
+    """Return a model of the size that the options say, with random weights."""
+    pad = tokenizer.pad_token_id
+    assert isinstance(pad, int)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=args.hidden,
+        intermediate_size=args.mlp,
+        num_hidden_layers=args.layers,
+        num_attention_heads=args.heads,
+        num_key_value_heads=args.kv_heads,
+        max_position_embeddings=args.context,
+        tie_word_embeddings=True,
+        initializer_range=0.06,
+        bos_token_id=None,
+        eos_token_id=stop_token(tokenizer),
+        pad_token_id=pad,
+    )
+    return LlamaForCausalLM(config)
+
+
 def make(texts: list[str], other: list[str], args: argparse.Namespace) -> None:
     """Train on all texts but the first HELD_OUT, print how many answers about those are right, and save.
 
@@ -267,24 +288,8 @@ def make(texts: list[str], other: list[str], args: argparse.Namespace) -> None:
         f"vocabulary {len(tokenizer)}"
     )
 
-    pad = tokenizer.pad_token_id
-    assert isinstance(pad, int)
     torch.manual_seed(args.seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=args.hidden,
-        intermediate_size=args.mlp,
-        num_hidden_layers=args.layers,
-        num_attention_heads=args.heads,
-        num_key_value_heads=args.kv_heads,
-        max_position_embeddings=args.context,
-        tie_word_embeddings=True,
-        initializer_range=0.06,
-        bos_token_id=None,
-        eos_token_id=stop_token(tokenizer),
-        pad_token_id=pad,
-    )
-    model = LlamaForCausalLM.from_pretrained(args.init).float() if args.init else LlamaForCausalLM(config)
+    model = LlamaForCausalLM.from_pretrained(args.init).float() if args.init else new_model(tokenizer, args)
     model.config.max_position_embeddings = args.context
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
     train(model, tokenizer, sequences, args)
