@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from eexp.records import expert_outcome, succeeded
+from eexp.records import alternatives_of, expert_outcome, succeeded
 from eexp.reflection.rationale import as_verb, gist
 from eexp.reflection.situations import Situation, complete_list
 
@@ -21,20 +21,22 @@ ANOTHER_WAY = "state[s] from which another action leads to the end as soon"
 class ExecutedOutcomes:
     """What every action led to that was executed in a state, by the state's observation.
 
+    Args:
+        trajectories: All trajectories of the input.
+        pool, first: The alternatives that count, as in `records.alternatives_of`.
+
     Attributes:
         ambiguous: The number of states that are left out, since their observation does not say what follows.
     """
 
-    def __init__(self, trajectories: Iterable[dict], pool: str | None = None):
+    def __init__(self, trajectories: Iterable[dict], pool: str | None = None, first: int | None = None):
         self._outcomes: dict[str, dict[str, dict]] = {}
         self._order: dict[str, list[str]] = {}
         ambiguous: set[str] = set()
         for trajectory in trajectories:
             for i, step in enumerate(trajectory["steps"]):
                 executed = [(step["action"], expert_outcome(trajectory, i))]
-                for alternative in step.get("alternatives") or []:
-                    if pool is None or alternative.get("pool") == pool:
-                        executed.append((alternative["action"], alternative.get("outcome")))
+                executed += [(a["action"], a.get("outcome")) for a in alternatives_of(step, pool, first)]
                 here = self._outcomes.setdefault(step["observation"], {})
                 for action, outcome in executed:
                     if outcome is None:

@@ -38,7 +38,7 @@ def write_drafts(
         outcomes = None
         if settings.rationale == "search":  # a thought may need what was executed in any trajectory
             trajectories = list(trajectories)
-            outcomes = ExecutedOutcomes(trajectories, settings.pool)
+            outcomes = ExecutedOutcomes(trajectories, settings.pool, settings.first)
             if outcomes.ambiguous:
                 count("state[s] whose observation does not say what follows", outcomes.ambiguous)
         for trajectory in trajectories:
