@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from eexp import options
+from eexp.callbacks import Count, OnError
 from eexp.envs.base import Environment
 from eexp.envs.comparison import instruction_difference, outcome_difference
 from eexp.errors import InputError, short
@@ -20,7 +21,6 @@ from eexp.outcomes import actions_to_the_end
 from eexp.playing import EvalSettings, PlayedEpisode, play
 from eexp.records import alternatives_of
 from eexp.settings import option, recorded
-from eexp.stream import Count, OnError
 from eexp.workers.parallel import ParallelEnvironments, StepResult
 
 #: Opens environments like the given one, at most as many as given.

@@ -12,6 +12,7 @@ import click
 import orjson
 
 from eexp import options
+from eexp.callbacks import Count
 from eexp.envs.naming import Tasks
 from eexp.envs.replay import ENVIRONMENT, RECORD, replay
 from eexp.errors import InputError, UsageError
@@ -19,9 +20,9 @@ from eexp.formats import conversations, logs, sft
 from eexp.formats.conversations import ARGUMENT, MARKED, WHOLE, Conversation, Format, read_conversation, task_name_of
 from eexp.formats.episodes import Selection, Selector, conversation_of, source_of
 from eexp.jsonl import loads, refuse_other_files
-from eexp.records import check_tools
+from eexp.record_types import check_tools
 from eexp.settings import option, recorded
-from eexp.stream import Count, Stream
+from eexp.stream import Stream
 from eexp.workers.pool import Pool
 
 EPISODES = "episodes"

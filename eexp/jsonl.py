@@ -19,9 +19,9 @@ from typing import Any, BinaryIO, Literal, cast
 
 import orjson
 
-from eexp import records
 from eexp.errors import EexpError, InputError, UsageError
 from eexp.locks import lock
+from eexp.record_types import check
 from eexp.terminal import tell
 
 STDIN = "-"
@@ -285,7 +285,7 @@ def read(files: Sequence[str], *types: str) -> Reader:
 
     Args:
         files: Names of files, as for `lines`.
-        types: The types that a record may have, as for `records.check`.
+        types: The types that a record may have, as for `record_types.check`.
 
     Raises:
         InputError: While reading, at the first record that is wrong; the message names its place.
@@ -314,7 +314,7 @@ class Reader(Iterator[dict]):
         for name, number, line in lines(files):
             self.place = f"{name}:{number}"
             try:
-                record = records.check(loads(line), *types)
+                record = check(loads(line), *types)
             except InputError as e:
                 raise InputError(f"{self.place}: {e}") from None
             yield record

@@ -34,6 +34,7 @@ from eexp.jsonl import (
     open_to_write,
     refuse_to_overwrite,
 )
+from eexp.record_types import check
 from eexp.terminal import Progress, tell
 
 T = TypeVar("T")
@@ -50,13 +51,6 @@ _SET_ASIDE_HINT = " (--rejects FILE sets such records aside)"
 _SHOWN_AT_0 = ("in", "out", SUCCESSES)
 _SHOWN_FIRST = ("in", "done before", "out")
 
-#: A function that a pure stage calls with a record it cannot process; it returns if the run is to go on without it.
-OnError = Callable[[dict, InputError], None]
-
-
-#: A function that a pure stage calls to add a number to its summary: what is counted, and how many.
-Count = Callable[[str, int], None]
-
 
 def in_words(n: int, what: str) -> str:
     """Return a number and what it counts, in the singular or the plural.
@@ -66,15 +60,6 @@ def in_words(n: int, what: str) -> str:
         what: What is counted; `[singular|plural]` stands for either of two words, and `[s]` for `[|s]`.
     """
     return f"{n} " + _NUMBER.sub(lambda forms: (forms[1] or "") if n == 1 else forms[2], what)
-
-
-def no_count(what: str, n: int) -> None:
-    """Count nothing: by default, a pure stage has no summary."""
-
-
-def stop_at_error(record: dict, error: InputError) -> None:
-    """Raise the error: by default, the first record that cannot be processed ends a pure stage."""
-    raise error
 
 
 class Stream(AbstractContextManager):
@@ -310,7 +295,7 @@ class Stream(AbstractContextManager):
                 yield record, result
 
     def _check(self, record: Any) -> dict:
-        return records.check(record, *self.types)
+        return check(record, *self.types)
 
     def _read(self, pieces: Iterable[tuple[str, int, bytes]], check: Callable[[Any], dict]) -> Iterator[dict]:
         """Yield the records in pieces of text, counted; those that fail the check are set aside."""

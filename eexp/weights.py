@@ -19,7 +19,7 @@ from msgspec import Meta, Struct
 
 from eexp.data import TINY
 from eexp.errors import EexpError, short
-from eexp.records import explain
+from eexp.record_types import explain
 
 #: The directory of the built-in model, made by recipes/tiny.
 TINY_DIR = Path(__file__).parent / "data" / TINY

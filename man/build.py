@@ -20,7 +20,7 @@ import click
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from eexp import __version__, errors, records
+from eexp import __version__, errors, record_types
 from eexp.cli import COMMANDS, CONTEXT, group
 from eexp.envs.registry import KINDS
 
@@ -281,9 +281,9 @@ def fields(struct: dict) -> Iterator[str]:
 def records_page() -> str:
     """Return eexp-records(5), from the schemas that `eexp schema` prints."""
     structs = {}
-    for kind in records.TYPES:
-        structs.update(records.schema(kind)["$defs"])
-    top = {kind.capitalize() for kind in records.TYPES}
+    for kind in record_types.TYPES:
+        structs.update(record_types.schema(kind)["$defs"])
+    top = {kind.capitalize() for kind in record_types.TYPES}
     parts = {
         "DESCRIPTION": [
             prose(

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from running import read, run
 
-from eexp.records import Example
+from eexp.record_types import Example
 
 KINDS = ("imitation", "world", "reflected")
 

@@ -18,7 +18,7 @@ import pytest
 from markdown_it import MarkdownIt
 from running import EEXP, environment, run_script
 
-from eexp import records
+from eexp import record_types
 from eexp.cli import COMMANDS, CONTEXT, group
 
 ROOT = Path(__file__).parents[1]
@@ -333,9 +333,9 @@ def test_the_page_on_records_shows_what_its_commands_write(tmp_path):
     outputs = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     by_id = {record["id"]: comparable(record) for record in outputs}
     examples = shown_records()
-    assert {record["type"] for record in examples} == set(records.TYPES)
+    assert {record["type"] for record in examples} == set(record_types.TYPES)
     for record in examples:
-        records.check(record, *records.TYPES)
+        record_types.check(record, *record_types.TYPES)
         if "id" in record:
             assert comparable(record) == by_id[record["id"]]
 

@@ -20,7 +20,7 @@ from eexp.envs.worlds import bfcl
 from eexp.envs.worlds.bfcl import BFCL, parse_call
 from eexp.errors import EexpError, InputError, UsageError
 from eexp.prompts.tool_calls import tool_call
-from eexp.records import check_tools
+from eexp.record_types import check_tools
 
 ROOT = Path(__file__).parents[1]
 FILES = {"id": "multi_turn_base_0", "split": "train"}

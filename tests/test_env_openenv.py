@@ -12,7 +12,8 @@ from running import lazily, lines, run, spawn
 from eexp.envs import open_env
 from eexp.envs.check import Checker
 from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, UsageError
-from eexp.records import check_tools, succeeded
+from eexp.record_types import check_tools
+from eexp.records import succeeded
 
 pytestmark = pytest.mark.skipif(
     not (find_spec("openenv") and find_spec("websockets")), reason="needs openenv, for its servers"

@@ -24,7 +24,7 @@ from eexp.envs.opening import unsafe_in_records
 from eexp.envs.worlds import tau
 from eexp.envs.worlds.tau import STOP, Tau
 from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
-from eexp.records import check_tools
+from eexp.record_types import check_tools
 
 CHECKOUT = Path(__file__).parent / "tau_checkout"
 LIBRARY = f"tau?path={CHECKOUT}&domain=library"

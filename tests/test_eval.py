@@ -18,6 +18,7 @@ import pytest
 from light import LIGHT, ready_spec
 from running import ROOT, environment, read, run, start
 
+from eexp.callbacks import OnError, stop_at_error
 from eexp.envs.worlds.house import House
 from eexp.errors import EnvironmentFailed, InputError, UsageError
 from eexp.memory import Memory
@@ -28,7 +29,6 @@ from eexp.outcomes import transition_of
 from eexp.playing import AHEAD, EvalSettings, panel
 from eexp.prompts import get_style
 from eexp.stages.eval import evaluate
-from eexp.stream import OnError, stop_at_error
 from eexp.workers.parallel import LocalEnvironments, ParallelEnvironments, StepResult, WorkerEnvironments, open_parallel
 
 HERE = Path(__file__).parent

@@ -14,7 +14,7 @@ from fuzz.mutations import Mutator
 from fuzz.runner import batch
 from running import ROOT, environment
 
-from eexp import jsonl
+from eexp import jsonl, record_types
 from eexp.cli import COMMANDS
 from eexp.stream import Stream
 
@@ -65,7 +65,7 @@ def test_mutations_are_of_all_levels():
     for _ in range(600):
         line = mutator.line().split(b"\n")[0]
         try:
-            jsonl.records.check(jsonl.loads(line), "trajectory")
+            record_types.check(jsonl.loads(line), "trajectory")
             kinds["a record"] += 1
         except jsonl.InputError as e:
             kinds["no JSON" if "not valid JSON" in str(e) else "no record"] += 1

@@ -15,7 +15,7 @@ from running import lines, read, run, write
 
 from eexp.errors import InputError
 from eexp.formats import logs
-from eexp.records import check
+from eexp.record_types import check
 
 PEERS = Path(__file__).parent / "peers"
 FORMATS = ("atif", "verifiers", "inspect")

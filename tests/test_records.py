@@ -13,17 +13,8 @@ from hypothesis import strategies as st
 from running import read, run
 
 from eexp.errors import InputError
-from eexp.records import (
-    TYPES,
-    canonical,
-    check,
-    example,
-    expert_outcome,
-    lineage_entry,
-    schema,
-    seed_of,
-    with_lineage,
-)
+from eexp.record_types import TYPES, check, schema
+from eexp.records import canonical, example, expert_outcome, lineage_entry, seed_of, with_lineage
 
 RECORDS = {
     "trajectory": {

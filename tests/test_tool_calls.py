@@ -34,7 +34,8 @@ from eexp.models.tokenizers import HfTokenizer
 from eexp.prompts import ParsedAnswer, get_style
 from eexp.prompts.chat_template import render_chat
 from eexp.prompts.tool_calls import action_of, call_id, call_message, tool_call
-from eexp.records import check, tools_at
+from eexp.record_types import check
+from eexp.records import tools_at
 from eexp.stages.eval import evaluate
 from eexp.stages.imitation_data import ImitationSettings, imitation_data
 from eexp.training.data import row_maker

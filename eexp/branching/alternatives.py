@@ -11,10 +11,10 @@ from typing import Any
 import click
 
 from eexp import options
+from eexp.callbacks import Count
 from eexp.models.policy import ActionDraw, ActionScore, Policy, Proposal, State
 from eexp.records import canonical, seed_of, tools_at
 from eexp.settings import option, recorded
-from eexp.stream import Count
 
 SOURCES = ["policy", "admissible", "mixed", "scored"]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from eexp.envs.base import Environment, Observation
 from eexp.errors import EnvironmentFailed, InputError, short
-from eexp.records import check_tools
+from eexp.record_types import check_tools
 
 
 def checked(environment_class: type[Environment]) -> type[Environment]:

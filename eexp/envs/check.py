@@ -29,7 +29,8 @@ import orjson
 from eexp.envs import forking
 from eexp.envs.base import Environment, Observation
 from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, short
-from eexp.records import check_tools, succeeded
+from eexp.record_types import check_tools
+from eexp.records import succeeded
 
 OK, NOTE, FAILED, SKIPPED = "ok", "note", "FAIL", "-"
 

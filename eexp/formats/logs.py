@@ -26,7 +26,8 @@ from eexp.errors import InputError
 from eexp.formats import conversations
 from eexp.formats.conversations import WHOLE, Call
 from eexp.jsonl import Element, dumps, lines, loads
-from eexp.records import Outcome, explain, succeeded
+from eexp.record_types import Outcome, explain
+from eexp.records import succeeded
 
 ATIF, VERIFIERS, INSPECT = "atif", "verifiers", "inspect"
 FORMATS = (ATIF, VERIFIERS, INSPECT)

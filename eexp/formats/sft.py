@@ -26,7 +26,8 @@ import orjson
 
 from eexp.errors import InputError
 from eexp.formats.conversations import WHOLE, calls_of, joined_parts
-from eexp.records import check, example
+from eexp.record_types import check
+from eexp.records import example
 from eexp.spans import ACTION, OBSERVATION, THOUGHT, named_span
 
 SFT = "sft"

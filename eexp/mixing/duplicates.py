@@ -20,7 +20,7 @@ from eexp.errors import EexpError
 from eexp.evidence.panels import TaskNames
 from eexp.jsonl import read
 from eexp.prompts.tool_calls import text_of_message
-from eexp.records import TYPES
+from eexp.record_types import TYPES
 
 _RUN = 3  # words
 _PERMUTATIONS = 128

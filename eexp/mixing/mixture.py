@@ -23,7 +23,8 @@ from eexp.evidence.table import align
 from eexp.jsonl import STDIN, loads, refuse_other_files
 from eexp.mixing.duplicates import HeldOut, NearDuplicates, digest
 from eexp.mixing.ordered import Ordered
-from eexp.records import LARGEST_WEIGHT, check
+from eexp.record_types import check
+from eexp.records import LARGEST_WEIGHT
 
 
 @dataclass

@@ -26,7 +26,7 @@ import msgspec
 
 from eexp.errors import EexpError, InputError, UsageError
 from eexp.fetch import ACCEPTED, TooLarge, TooSlow, fetch
-from eexp.records import explain
+from eexp.record_types import explain
 
 if TYPE_CHECKING:
     import ssl

@@ -11,7 +11,7 @@ import msgspec
 
 from eexp.errors import EexpError, InputError, UsageError, short
 from eexp.prompts.style import Answer, Message, Messages, ParsedAnswer, PromptStyle
-from eexp.records import explain
+from eexp.record_types import explain
 
 if sys.version_info >= (3, 11):
     import tomllib

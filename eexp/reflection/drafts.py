@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from eexp import options
+from eexp.callbacks import Count, OnError
 from eexp.errors import InputError
 from eexp.models.base import Draw, Model, Sample
 from eexp.prompts import ParsedAnswer, PromptStyle
@@ -19,7 +20,6 @@ from eexp.reflection.requests import acting_prompt, own_prompt, reflection_promp
 from eexp.reflection.search import ExecutedOutcomes
 from eexp.reflection.situations import Situation
 from eexp.settings import option
-from eexp.stream import Count, OnError
 
 #: The author in `reflection_by`, by rationale, of reflections that no model writes.
 RULES = {"outcome": "rule: outcome", "environment": "rule: environment", "search": "rule: search"}

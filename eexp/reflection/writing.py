@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
+from eexp.callbacks import Count
 from eexp.models.base import Draw, Model
 from eexp.prompts import PromptStyle
 from eexp.reflection.drafts import Draft, ReflectSettings
 from eexp.reflection.rationale import without_notes
 from eexp.reflection.search import ExecutedOutcomes
 from eexp.reflection.situations import situations
-from eexp.stream import Count
 
 Skip = Callable[[str], bool]
 

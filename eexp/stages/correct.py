@@ -8,6 +8,7 @@ from dataclasses import asdict
 import click
 
 from eexp import options
+from eexp.callbacks import Count, OnError, no_count, stop_at_error
 from eexp.correcting import CorrectSettings, job
 from eexp.correcting import correct as correct_episode
 from eexp.envs.base import Environment
@@ -15,7 +16,7 @@ from eexp.errors import InputError
 from eexp.formats.episodes import conversation_of, source_of
 from eexp.importing import episode_requests, identified
 from eexp.settings import command_options
-from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
+from eexp.stream import Stream
 from eexp.workers.pool import Pool
 
 

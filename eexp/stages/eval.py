@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import click
 
 from eexp import options
+from eexp.callbacks import OnError, stop_at_error
 from eexp.envs.base import Environment
 from eexp.envs.registry import light_names
 from eexp.errors import EnvironmentFailed, InputError, UsageError, environment_errors
@@ -19,7 +20,7 @@ from eexp.models.predictor import Predictor
 from eexp.options import PolicyOptions
 from eexp.playing import JUDGED, WITHOUT_VERDICT, EvalSettings, PlayedEpisode, episode_id, panel, play
 from eexp.settings import command_options, option
-from eexp.stream import SUCCESSES, OnError, Stream, stop_at_error
+from eexp.stream import SUCCESSES, Stream
 from eexp.workers.parallel import ParallelEnvironments
 
 

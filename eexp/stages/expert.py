@@ -11,12 +11,13 @@ from typing import Any
 import click
 
 from eexp import options
+from eexp.callbacks import Count, OnError, no_count, stop_at_error
 from eexp.envs.base import Environment
 from eexp.envs.listing import offered, trajectory_step
 from eexp.errors import EexpError, InputError, UsageError, environment_errors, unexpected_error
 from eexp.records import canonical, seed_of, succeeded
 from eexp.settings import command_options, option
-from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
+from eexp.stream import Stream
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from typing import TypeVar
 import click
 
 from eexp import options
+from eexp.callbacks import OnError, stop_at_error
 from eexp.errors import InputError
 from eexp.formats import logs, sft
-from eexp.stream import OnError, Stream, stop_at_error
+from eexp.stream import Stream
 
 T = TypeVar("T")
 

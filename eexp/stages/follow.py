@@ -11,6 +11,7 @@ from operator import itemgetter
 import click
 
 from eexp import options
+from eexp.callbacks import Count, OnError, no_count, stop_at_error
 from eexp.envs.base import Environment
 from eexp.envs.opening import OpenEnvironments
 from eexp.errors import InputError, UsageError
@@ -20,7 +21,7 @@ from eexp.models.registry import EXPERT
 from eexp.options import PolicyOptions
 from eexp.outcomes import with_outcomes_asked_for
 from eexp.settings import command_options
-from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
+from eexp.stream import Stream
 
 
 def _ignore(trajectory: dict, error: InputError) -> None:

@@ -10,6 +10,7 @@ import click
 import orjson
 
 from eexp import options
+from eexp.callbacks import OnError, stop_at_error
 from eexp.errors import InputError
 from eexp.jsonl import BLOCK_BYTES, Lines, dumps, line_template
 from eexp.memory import Memory, memory_of, recall_count_option, recall_option, shown
@@ -18,7 +19,7 @@ from eexp.prompts import PromptStyle
 from eexp.prompts.style import COMPLETION, COMPLETION_END, Dialogue, EncodedDialogue, encoded_contents
 from eexp.records import example, example_id, is_only_shown, tools_at, with_lineage
 from eexp.settings import command_options, option
-from eexp.stream import OnError, Stream, stop_at_error
+from eexp.stream import Stream
 
 
 @dataclass(frozen=True)

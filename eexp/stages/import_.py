@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from eexp import options
+from eexp.callbacks import OnError, stop_at_error
 from eexp.envs.naming import Tasks
 from eexp.errors import InputError, UsageError, environment_errors
 from eexp.formats import logs, sft
@@ -34,7 +35,7 @@ from eexp.importing import (
     tools_field,
 )
 from eexp.settings import command_options
-from eexp.stream import OnError, Stream, stop_at_error
+from eexp.stream import Stream
 from eexp.workers.pool import Pool
 
 

@@ -96,7 +96,7 @@ def command(env, splits, number, apart_from, checked, seed, output, quiet) -> No
     """
     from eexp.evidence.panels import TaskNames, panel_hash
     from eexp.jsonl import read
-    from eexp.records import TYPES
+    from eexp.record_types import TYPES
     from eexp.stream import Stream
 
     excluded = TaskNames()

@@ -10,12 +10,13 @@ from typing import Any
 import click
 
 from eexp import options
+from eexp.callbacks import Count, OnError, no_count, stop_at_error
 from eexp.errors import InputError
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import Answer, Dialogue
 from eexp.records import example, succeeded
 from eexp.settings import command_options, option, recorded
-from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
+from eexp.stream import Stream
 
 ALIKE = "episode[s] of tasks whose episodes all did equally well"
 CUT_OFF = "turn[s] cut off before the action"

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from eexp import options
+from eexp.callbacks import Count, OnError, no_count, stop_at_error
 from eexp.errors import InputError, UsageError
 from eexp.outcomes import (
     SHORTCOMINGS,
@@ -23,7 +24,7 @@ from eexp.prompts.style import Dialogue
 from eexp.records import example, preference, tools_at
 from eexp.reflection.situations import situations
 from eexp.settings import command_options, option, recorded
-from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
+from eexp.stream import Stream
 
 #: The counter of contenders that are no evidence.
 NO_SHORTCOMING = "alternative[s] left out, of which it is not known that [it|they] did worse"

@@ -14,11 +14,12 @@ from dataclasses import asdict, dataclass
 import click
 
 from eexp import options
+from eexp.callbacks import Count, no_count
 from eexp.outcomes import with_outcomes_asked_for
 from eexp.records import alternatives_of, is_only_shown, seed_of
 from eexp.reflection.situations import NOT_EXECUTED
 from eexp.settings import command_options, option
-from eexp.stream import Count, Stream, no_count
+from eexp.stream import Stream
 
 
 @dataclass(frozen=True)

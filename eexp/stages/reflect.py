@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from eexp import options
+from eexp.callbacks import Count, OnError, no_count, stop_at_error
 from eexp.errors import InputError
 from eexp.models.base import Model
 from eexp.options import ModelOptions
@@ -21,7 +22,7 @@ from eexp.reflection.guards import Guards
 from eexp.reflection.verification import verify_drafts
 from eexp.reflection.writing import Skip, write_drafts
 from eexp.settings import command_options
-from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
+from eexp.stream import Stream
 
 
 def _ignore(record: dict, error: InputError) -> None:

@@ -8,13 +8,14 @@ from dataclasses import asdict
 import click
 
 from eexp import options
+from eexp.callbacks import Count, OnError, no_count, stop_at_error
 from eexp.envs.base import Environment
 from eexp.errors import InputError
 from eexp.formats.episodes import conversation_of
 from eexp.importing import episode_requests
 from eexp.rewarding import RewardSettings, job, rewards
 from eexp.settings import command_options
-from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
+from eexp.stream import Stream
 from eexp.workers.pool import Pool
 
 

@@ -10,12 +10,13 @@ import click
 from eexp import options
 from eexp.branching.audit import FIRST, FIRST_SHARE, Audit
 from eexp.branching.execution import execute, job
+from eexp.callbacks import Count, OnError, no_count, stop_at_error
 from eexp.envs import forking
 from eexp.envs.base import Environment
 from eexp.errors import InputError
 from eexp.outcomes import Shares
 from eexp.settings import command_options, option
-from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
+from eexp.stream import Stream
 from eexp.workers.pool import Pool
 
 

@@ -22,6 +22,6 @@ def command(record_type: str) -> None:
     import orjson
 
     from eexp.jsonl import write_to_stdout
-    from eexp.records import schema
+    from eexp.record_types import schema
 
     write_to_stdout(orjson.dumps(schema(record_type), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import click
 
 from eexp import options
+from eexp.callbacks import OnError, stop_at_error
 from eexp.errors import InputError, UsageError
 from eexp.models.base import Model, Score
 from eexp.options import ModelOptions
 from eexp.scoring import Losses, loss_table, score_request, scores_of
-from eexp.stream import OnError, Stream, stop_at_error
+from eexp.stream import Stream
 from eexp.terminal import tell
 
 #: Examples of one trajectory that are scored together; more are cut into several groups, which takes little time.

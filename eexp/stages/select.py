@@ -9,11 +9,12 @@ from itertools import islice
 import click
 
 from eexp import options
+from eexp.callbacks import OnError, stop_at_error
 from eexp.errors import InputError
 from eexp.jsonl import read
 from eexp.models.registry import MODEL_FREE
 from eexp.settings import command_options, option, recorded
-from eexp.stream import OnError, Stream, stop_at_error
+from eexp.stream import Stream
 
 ORDERS = ("coverage", "loss", "influence", "length", "random")
 

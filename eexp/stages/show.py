@@ -177,7 +177,8 @@ def command(
 def _records(files: tuple[str, ...]) -> Iterator[dict]:
     """Yield records, and what stages have set aside, which has a form of its own (`--rejects`)."""
     from eexp.jsonl import lines, loads
-    from eexp.records import RECORD_TYPES, check
+    from eexp.record_types import check
+    from eexp.records import RECORD_TYPES
 
     for name, number, line in lines(files):
         try:

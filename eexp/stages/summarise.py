@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 import click
 
 from eexp import options
+from eexp.callbacks import Count, OnError, no_count, stop_at_error
 from eexp.errors import InputError
 from eexp.models.base import Draw, Model, Sample
 from eexp.options import ModelOptions
@@ -20,7 +21,7 @@ from eexp.prompts import PromptStyle
 from eexp.records import seed_of
 from eexp.reflection import guards
 from eexp.settings import command_options, option
-from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
+from eexp.stream import Stream
 
 _TRIES = 3  # draws of a summary before an observation goes without
 

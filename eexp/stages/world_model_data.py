@@ -13,6 +13,7 @@ import click
 import orjson
 
 from eexp import options
+from eexp.callbacks import Count, OnError, no_count, stop_at_error
 from eexp.errors import InputError
 from eexp.jsonl import Lines, dumps, line_template
 from eexp.models.base import Model
@@ -23,7 +24,7 @@ from eexp.prompts.style import EncodedDialogue
 from eexp.records import example, with_lineage
 from eexp.scoring import score_request
 from eexp.settings import command_options, is_given
-from eexp.stream import Count, OnError, Stream, no_count, stop_at_error
+from eexp.stream import Stream
 from eexp.world_model.examples import (
     WorldModelSettings,
     chosen_transitions,

@@ -20,10 +20,10 @@ from accelerate import PartialState
 from torch.optim import Optimizer
 from transformers import Trainer
 
+from eexp.callbacks import OnError, stop_at_error
 from eexp.errors import UsageError
 from eexp.locks import DirectoryLock
 from eexp.prompts import PromptStyle
-from eexp.stream import OnError, stop_at_error
 from eexp.training import clipping, memory, preferences
 from eexp.training.card import model_card
 from eexp.training.files import replace_file, unify_modes, write_errors

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from eexp.stream import OnError, stop_at_error
+from eexp.callbacks import OnError, stop_at_error
 from eexp.training.data import Row
 from eexp.training.updates import Updates, epoch_ends
 

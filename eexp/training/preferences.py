@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from eexp.callbacks import OnError
 from eexp.errors import InputError, UsageError
 from eexp.records import answers_of
-from eexp.stream import OnError
 from eexp.training.data import Row, row_function
 from eexp.training.packing import PACKINGS, Packing, Part, plain_loss
 from eexp.training.references import target_logprobs

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from eexp import options
+from eexp.callbacks import Count
 from eexp.errors import InputError
 from eexp.models.base import Model, Sample
 from eexp.options import NumberOrWord
@@ -17,7 +18,6 @@ from eexp.prompts import PromptStyle
 from eexp.prompts.style import Answer, Dialogue, DialogueBase, P
 from eexp.records import alternatives_of, example, example_id, seed_of, tools_at
 from eexp.settings import option, recorded
-from eexp.stream import Count
 from eexp.world_model.targets import Target, improbable_words
 from eexp.world_model.transitions import Transition, cap_invalid, cap_repeats, transitions_of
 

@@ -19,7 +19,8 @@ from running import Result, run
 
 from eexp.errors import InputError
 from eexp.jsonl import loads
-from eexp.records import RECORD_TYPES, TYPES, check, schema
+from eexp.record_types import TYPES, check, schema
+from eexp.records import RECORD_TYPES
 from fuzz.variants import CONTROL, GOOD, IN, STUDY, Variant, controls, seeds
 
 REJECTS = "rejects.jsonl"

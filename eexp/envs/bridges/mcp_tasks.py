@@ -24,7 +24,7 @@ from eexp.envs.logins import environment_without_keys
 from eexp.errors import EexpError, InputError
 from eexp.jsonl import lines, loads
 from eexp.processes.child import Child, ChildFailed, NotStarted
-from eexp.records import explain
+from eexp.record_types import explain
 
 _EDGES = " \t\n.,;:!?\"'`"
 

@@ -56,7 +56,7 @@ from eexp.envs.bridges.server import GRACE, Server
 from eexp.envs.spec_options import check_disjoint, option_error, parse_choice, parse_step_limit, parse_task_numbers
 from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom
 from eexp.processes.child import MAX_LINE
-from eexp.records import explain
+from eexp.record_types import explain
 
 INSTALL = "openenv needs `pip install 'eexp[openenv]'`"
 SEEDS = {"train": "0-9999", "test": "1000000-1000999"}

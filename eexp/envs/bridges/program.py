@@ -25,7 +25,7 @@ from eexp.envs.base import Environment, Observation
 from eexp.envs.logins import environment_without_keys, with_logins
 from eexp.errors import EexpError, EnvironmentFailed, UsageError
 from eexp.processes.child import Child, ChildFailed, NotStarted, excerpt, time_limit
-from eexp.records import Tool, explain
+from eexp.record_types import Tool, explain
 
 PROTOCOL = 1
 #: Seconds that a program may take to end by itself after `close`.

@@ -15,7 +15,7 @@ from eexp.envs.logins import headers
 from eexp.errors import EnvironmentFailed, UsageError
 from eexp.fetch import Fetcher, TooLarge, TooSlow
 from eexp.processes.child import excerpt, time_limit
-from eexp.records import explain
+from eexp.record_types import explain
 
 #: Seconds that a server may take for a request that needs no answer.
 GRACE = 2.0

@@ -1,0 +1,22 @@
+"""The functions that a pure stage calls back: to report a record that it cannot process, and to count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from eexp.errors import InputError
+
+#: A function that a pure stage calls with a record it cannot process; it returns if the run is to go on without it.
+OnError = Callable[[dict, InputError], None]
+
+#: A function that a pure stage calls to add a number to its summary: what is counted, and how many.
+Count = Callable[[str, int], None]
+
+
+def no_count(what: str, n: int) -> None:
+    """Count nothing: by default, a pure stage has no summary."""
+
+
+def stop_at_error(record: dict, error: InputError) -> None:
+    """Raise the error: by default, the first record that cannot be processed ends a pure stage."""
+    raise error
