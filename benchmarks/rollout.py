@@ -37,10 +37,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from eexp.branching.alternatives import BranchSettings
 from eexp.branching.execution import execute
 from eexp.envs import Environment, forking
 from eexp.envs.base import Observation
+from eexp.stage_settings.branch import BranchSettings
 from eexp.stages.branch import branch
 from eexp.stages.expert import expert
 from eexp.workers.pool import Pool

@@ -32,8 +32,8 @@ from pathlib import Path
 
 import orjson
 
-from eexp.branching.alternatives import BranchSettings
 from eexp.envs.worlds.house import House
+from eexp.stage_settings.branch import BranchSettings
 from eexp.stages.branch import branch
 from eexp.stages.expert import expert
 from eexp.stages.rollout import rollout

@@ -10,17 +10,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
-import click
-
-from eexp import options
 from eexp.envs.base import Environment
 from eexp.expert_ways import Visit, WalkedEpisode
 from eexp.formats.conversations import Conversation
 from eexp.outcomes import transition_of
-from eexp.settings import option
+from eexp.stage_settings.correct import CorrectSettings
 
 #: How a turn failed, in words, by the kind of its transition (outcomes.TRANSITIONS).
 FAILURES = {
@@ -29,21 +26,6 @@ FAILURES = {
     "done": "that ended the episode",
     "changed": "that led away",
 }
-
-
-@dataclass(frozen=True)
-class CorrectSettings:
-    """Settings of `correct`."""
-
-    turns: int = option(
-        1, type=click.IntRange(min=1), metavar="N", help="Correct up to N turns of an episode, from the first one on."
-    )
-    admissible: int | None = options.admissible.field()
-    seed: int = options.seed.field()
-
-    def lineage(self) -> dict[str, Any]:
-        """Return the settings by the names of their options."""
-        return {**asdict(self), "admissible": "all" if self.admissible is None else self.admissible}
 
 
 @dataclass

@@ -6,44 +6,22 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
-import click
-
-from eexp import options
 from eexp.callbacks import Count, OnError
 from eexp.envs.base import Environment
 from eexp.envs.comparison import instruction_difference, outcome_difference
 from eexp.errors import InputError, short
 from eexp.models.policy import NoExpertAction, Policy
 from eexp.outcomes import actions_to_the_end
-from eexp.playing import EvalSettings, PlayedEpisode, play
+from eexp.playing import PlayedEpisode, play
 from eexp.records import alternatives_of
-from eexp.settings import option, recorded
+from eexp.stage_settings.eval import EvalSettings
+from eexp.stage_settings.follow import FollowSettings
 from eexp.workers.parallel import ParallelEnvironments, StepResult
 
 #: Opens environments like the given one, at most as many as given.
 OpenWorlds = Callable[[Environment, int], ParallelEnvironments]
-
-
-@dataclass(frozen=True)
-class FollowSettings:
-    """Settings of `follow`."""
-
-    steps: int = option(
-        10, type=click.IntRange(min=1), metavar="N", help="Longest continuation, in actions after the alternative."
-    )
-    pool: str | None = options.pool.field()
-    first: int | None = options.first(1).field()
-    again: bool = option(False, help="Follow alternatives that were followed before, too.")
-    temperature: float = options.temperature(0.0).field()
-    seed: int = options.seed.field()
-
-    def lineage(self) -> dict[str, Any]:
-        """Return the settings by the names of their options."""
-        again = {"again": self.again or None}
-        return {"steps": self.steps, **recorded(self, "pool", "first"), "temperature": self.temperature, **again}
 
 
 class Continuation(PlayedEpisode):

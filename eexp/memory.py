@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
 
 import click
 
-from eexp import options
 from eexp.errors import EexpError, InputError
 from eexp.jsonl import read
-from eexp.settings import is_given, option
+from eexp.settings import is_given
 
 _WORD = re.compile(r"\w+")
 
@@ -68,22 +66,6 @@ def _is_of(task: dict, record: dict) -> bool:
     if task.get("id") is None:
         return record["task"] == task
     return record["task"].get("id") == task["id"]
-
-
-def recall_option() -> Any:
-    """Return the field `recall` of settings: a file of past episodes."""
-    return option(
-        None,
-        type=options.PATH,
-        metavar="FILE",
-        help="Show past episodes of this file (of `eexp eval`, or trajectories) before the state, as they are: those "
-        "whose tasks begin most like the current one, and never one of the same task.",
-    )
-
-
-def recall_count_option() -> Any:
-    """Return the field `recall_count` of settings: how many episodes are shown."""
-    return option(1, type=click.IntRange(min=1), metavar="N", help="With --recall: how many to show.")
 
 
 def memory_of(file: str | None) -> Memory | None:

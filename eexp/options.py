@@ -243,6 +243,20 @@ confidence = Option(0.95, "--confidence", type=Finite(0.5, 0.999), metavar="LEVE
 
 common = Option(False, "--common", help="Compare on the tasks that all files have, instead of refusing different ones.")
 
+#: A file of past episodes.
+recall = Option(
+    None,
+    "--recall",
+    type=PATH,
+    metavar="FILE",
+    help="Show past episodes of this file (of `eexp eval`, or trajectories) before the state, as they are: those "
+    "whose tasks begin most like the current one, and never one of the same task.",
+)
+
+recall_count = Option(
+    1, "--recall-count", type=click.IntRange(min=1), metavar="N", help="With --recall: how many to show."
+)
+
 #: With `first`, the alternatives that a stage uses (`records.alternatives_of`).
 pool = Option(
     None,

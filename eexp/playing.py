@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 
-import click
-
-from eexp import options
 from eexp.envs.base import Environment, Observation
 from eexp.errors import InputError, NoRoom
-from eexp.memory import Memory, recall_count_option, recall_option, shown
+from eexp.memory import Memory, shown
 from eexp.models.base import Samples
 from eexp.models.policy import ActionDraw, Episodes, Policy, Proposal, Proposals, State
 from eexp.models.predictor import Predictor
 from eexp.outcomes import TRANSITIONS, transition_of
 from eexp.records import canonical, seed_of, succeeded
-from eexp.settings import option
+from eexp.stage_settings.eval import EvalSettings
 from eexp.workers.parallel import EnvironmentLost, ParallelEnvironments, StepResult
 from eexp.workers.supervisor import TRIES, repeated_failure
 
@@ -29,26 +25,6 @@ JUDGED = "action[s] judged by the world model"
 WITHOUT_VERDICT = "of them without a verdict"
 #: Transitions that lead nowhere.
 _IDLE = ("invalid", "unchanged")
-
-
-@dataclass(frozen=True)
-class EvalSettings:
-    """Settings of `evaluate`. Temperature 0 is greedy."""
-
-    temperature: float = options.temperature(0.0).field()
-    max_steps: int | None = options.max_steps.field()
-    only_admissible: bool = option(False, help="Let the policy write nothing but an admissible action.")
-    look_ahead: int | None = option(
-        None,
-        type=click.IntRange(min=2),
-        metavar="K",
-        help="Try each action in a fork of the environment first, or ask --look-ahead-with. Where it is refused, "
-        "changes nothing or ends the episode without success, draw another one at temperature 1, up to K in all, and "
-        "take the first one that does better.",
-    )
-    recall: str | None = recall_option()
-    recall_count: int = recall_count_option()
-    seed: int = options.seed.field()
 
 
 def panel(env: Environment, split: str, n: int | None, skip: int = 0) -> list[dict]:

@@ -13,7 +13,6 @@ import liars
 import pytest
 from running import lines, run, write
 
-from eexp.branching.alternatives import BranchSettings
 from eexp.branching.audit import FIRST, FIRST_SHARE, Audit, AuditFailed
 from eexp.branching.execution import execute
 from eexp.envs.check import FAILED, Checker
@@ -22,6 +21,7 @@ from eexp.envs.worlds.house import House
 from eexp.errors import EexpError
 from eexp.expert_ways import WalkedEpisode
 from eexp.formats.episodes import conversation_of
+from eexp.stage_settings.branch import BranchSettings
 from eexp.stages.branch import branch
 from eexp.stages.expert import expert
 from eexp.stages.rollout import RolloutSettings, rollout

@@ -8,7 +8,7 @@ import json
 import pytest
 from running import read, run, write
 
-from eexp.correcting import CorrectSettings, correct
+from eexp.correcting import correct
 from eexp.envs import open_env
 from eexp.envs.worlds.house import House
 from eexp.errors import UsageError
@@ -16,6 +16,7 @@ from eexp.expert_ways import WalkedEpisode
 from eexp.formats.episodes import conversation_of
 from eexp.outcomes import actions_to_the_end, takes_longer
 from eexp.records import is_only_shown
+from eexp.stage_settings.correct import CorrectSettings
 
 
 @pytest.fixture(scope="module")

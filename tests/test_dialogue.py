@@ -13,9 +13,9 @@ from eexp.jsonl import dumps
 from eexp.prompts import get_style, style
 from eexp.prompts.style import Dialogue, EncodedDialogue, PromptStyle
 from eexp.records import with_lineage
+from eexp.stage_settings.world_model_data import WorldModelSettings
 from eexp.stages.imitation_data import ImitationSettings, imitation_data, imitation_lines
 from eexp.stages.world_model_data import world_model_data, world_model_lines
-from eexp.world_model.examples import WorldModelSettings
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 TARGET = TEXT | st.sampled_from(["%b and %s", "\x7f", '",', 'a "b"\\', "\x00\x1f", "the same"])

@@ -26,8 +26,9 @@ from eexp.models.base import Episodes, Model, Sample
 from eexp.models.policy import ExpertPolicy, ModelPolicy, Policy, Proposal, RandomPolicy, State
 from eexp.models.predictor import Predictor
 from eexp.outcomes import transition_of
-from eexp.playing import AHEAD, EvalSettings, panel
+from eexp.playing import AHEAD, panel
 from eexp.prompts import get_style
+from eexp.stage_settings.eval import EvalSettings
 from eexp.stages.eval import evaluate
 from eexp.workers.parallel import LocalEnvironments, ParallelEnvironments, StepResult, WorkerEnvironments, open_parallel
 

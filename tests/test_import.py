@@ -20,7 +20,7 @@ from eexp.envs.naming import Tasks
 from eexp.envs.worlds.house import House
 from eexp.errors import InputError, UsageError
 from eexp.formats.conversations import FORMATS, read_conversation
-from eexp.importing import ImportSettings
+from eexp.stage_settings.import_ import ImportSettings
 from eexp.stages.import_ import import_
 
 AGENTTRAJ, ETO, MESSAGES = FORMATS.values()

@@ -15,9 +15,9 @@ import pytest
 from running import environment, lines, spawn
 from running import start as start_process
 
-from eexp.branching.alternatives import BranchSettings
 from eexp.envs.worlds.house import House
 from eexp.errors import EnvironmentFailed, InputError
+from eexp.stage_settings.branch import BranchSettings
 from eexp.stages.branch import branch
 from eexp.stages.expert import expert
 from eexp.workers.pool import Pool

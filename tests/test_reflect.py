@@ -9,15 +9,15 @@ from itertools import cycle, islice
 import pytest
 from running import lines, read, run, write
 
-from eexp.branching.alternatives import BranchSettings
 from eexp.envs.worlds.house import House
 from eexp.models import open_model
 from eexp.models.base import PlaySettings, Sample, Score
 from eexp.prompts import get_style
-from eexp.reflection.drafts import ReflectSettings
-from eexp.reflection.guards import Guards, without_copies
+from eexp.reflection.guards import judge, without_copies
 from eexp.reflection.rationale import compose, compose_from_notes, gist
 from eexp.reflection.situations import AFTER_THE_END, NO_CONTENDER, NO_EFFECT, NOT_EXECUTED, situations
+from eexp.stage_settings.branch import BranchSettings
+from eexp.stage_settings.reflect import GuardSettings, ReflectSettings
 from eexp.stages.branch import branch
 from eexp.stages.expert import expert
 from eexp.stages.reflect import reflect
@@ -162,12 +162,12 @@ def test_a_reflection_by_rule(rolled):
 @pytest.mark.parametrize("weigh", [0, 1, 2])
 @pytest.mark.parametrize("composer", [compose, compose_from_notes])
 def test_a_composed_reflection_passes_all_guards(composer, weigh, rolled):
-    guards = Guards()
+    guards = GuardSettings()
     for t in rolled:
         for s in situations(t, needed=weigh > 0):
             if not s.left_out:
                 text = composer(s, weigh)
-                assert guards.judge(text, s).guard == "" and without_copies(text) == text, text
+                assert judge(text, s, guards).guard == "" and without_copies(text) == text, text
                 named = [a for a in s.contenders if re.search(rf"(also|than|or) {re.escape(a['action'])}\b", text)]
                 assert len(named) <= weigh + 1, text  # one may begin with the words of another
 
@@ -292,7 +292,7 @@ def test_a_state_without_a_usable_text_is_set_aside(text, finished, guard, one):
     assert errors[0].where == "$.steps[0]" and "no usable reflection: the text " in str(errors[0])
     assert [t["text"] for t in errors[0].evidence["texts"]] == [text] * 3
     if guard != "length":  # an empty text is never a reflection
-        examples, errors, _, _ = reflections([one], writer, ReflectSettings(guards=Guards.without([guard])))
+        examples, errors, _, _ = reflections([one], writer, ReflectSettings(guards=GuardSettings.without([guard])))
         assert len(examples) == 1 and not errors
     _, _, _, counts = reflections([one], writer, ReflectSettings(temperature=0))
     assert writer.judged == 1, "greedy text would not change"
@@ -302,7 +302,7 @@ def test_requests_to_a_model(rolled):
     t = rolled[0]
     thoughtful = {**t, "steps": [{**s, "thought": "I wonder."} for s in t["steps"]]}
     writer = Writer("I wonder what comes next, and go on.")
-    examples, *_ = reflections([thoughtful], writer, ReflectSettings(guards=Guards.without(["all"])))
+    examples, *_ = reflections([thoughtful], writer, ReflectSettings(guards=GuardSettings.without(["all"])))
     assert len(examples) == len([s for s in situations(t) if not s.left_out])
     assert {e["reflection_by"] for e in examples} == {"writer"}, "an expert's thought is no reflection"
     for request, s in zip(writer.requests, (s for s in situations(thoughtful) if not s.left_out)):
@@ -500,7 +500,7 @@ def test_options_that_do_not_fit_together(args, message, data):
 def test_settings_that_decide_the_output_are_in_the_lineage(data):
     entry = run("reflect", "--rationale", "outcome", "--first", 2, data["rollout"]).ok().records[0]["lineage"][-1]
     assert entry.endswith("rationale=outcome first=2 weigh=1")
-    settings = ReflectSettings(guards=Guards.without(["setup", "cut-off"])).lineage()
+    settings = ReflectSettings(guards=GuardSettings.without(["setup", "cut-off"])).lineage()
     assert settings["no_guard"] == "cut-off,setup" and settings["retries"] == 3
     assert ReflectSettings().lineage()["no_guard"] is None
 

@@ -13,12 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import lines, read, run, write
 
-from eexp.branching.alternatives import BranchSettings, begins_with
+from eexp.branching.alternatives import begins_with
 from eexp.envs.listing import sample_admissible
 from eexp.envs.worlds.house import House
 from eexp.models.policy import ActionDraw, Policy, Proposal, RandomPolicy
 from eexp.prompts import get_style
 from eexp.records import canonical
+from eexp.stage_settings.branch import BranchSettings
+from eexp.stage_settings.world_model_data import WorldModelSettings
 from eexp.stages.branch import branch
 from eexp.stages.expert import expert
 from eexp.stages.imitation_data import imitation_data
@@ -26,7 +28,6 @@ from eexp.stages.mix import MixSettings, Source, mix, parse_source
 from eexp.stages.rollout import RolloutSettings, rollout
 from eexp.stages.split import SplitSettings, split
 from eexp.stages.world_model_data import world_model_data
-from eexp.world_model.examples import WorldModelSettings
 
 STYLE = get_style("react")
 

@@ -17,8 +17,9 @@ from eexp.models import open_model
 from eexp.models.base import Score
 from eexp.prompts import get_style
 from eexp.spans import spans_of
+from eexp.stage_settings.world_model_data import WorldModelSettings
 from eexp.stages.world_model_data import world_model_data
-from eexp.world_model.examples import TOO_MANY_INVALID, WorldModelSettings
+from eexp.world_model.examples import TOO_MANY_INVALID
 from eexp.world_model.targets import new_lines, target_of
 
 STYLE = get_style("react")

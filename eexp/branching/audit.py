@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import TYPE_CHECKING
 
-from eexp.envs.comparison import Difference
+if TYPE_CHECKING:
+    from eexp.envs.comparison import Difference
 from eexp.errors import EexpError, short
 from eexp.records import seed_of
 

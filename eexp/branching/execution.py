@@ -20,7 +20,7 @@ from typing import Any
 
 from eexp.branching.audit import Place, copies_differ, is_due, replays_differ
 from eexp.envs import forking
-from eexp.envs.base import STEP_LIMIT, Environment, Observation
+from eexp.envs.base import FORK_AUTO, STEP_LIMIT, Environment, Observation
 from eexp.envs.comparison import difference_between, instruction_difference, outcome_difference
 from eexp.envs.listing import offered
 from eexp.errors import EexpError, EnvironmentFailed, InputError, short, unexpected_error
@@ -49,7 +49,7 @@ class Executed:
 def execute(
     env: Environment,
     trajectory: dict,
-    fork: str = forking.AUTO,
+    fork: str = FORK_AUTO,
     on_step: Callable[..., None] = _nothing,
     again: bool = False,
     fatal: dict[Place, str] | None = None,

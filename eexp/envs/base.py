@@ -19,6 +19,10 @@ from eexp.errors import EnvironmentFailed, UsageError, environment_errors, short
 #: Seconds that a step may take, where neither the environment nor the user gives a limit.
 STEP_LIMIT = 300.0
 
+#: The ways to fork an environment (eexp/envs/forking.py), the best one first, and the choice among them.
+FORK_WAYS = ("state", "process", "replay")
+FORK_AUTO = "auto"
+
 
 @dataclass
 class Observation:

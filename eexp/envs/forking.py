@@ -21,11 +21,8 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from eexp.envs.base import Environment, Observation
+from eexp.envs.base import FORK_AUTO, FORK_WAYS, Environment, Observation
 from eexp.errors import EnvironmentFailed, UsageError
-
-WAYS = ("state", "process", "replay")
-AUTO = "auto"
 
 Execute = Callable[[str], Observation]
 
@@ -34,14 +31,14 @@ class ForkLost(EnvironmentFailed):
     """Error raised when a forked process was killed or hung; another attempt may succeed."""
 
 
-def choose_way(env: Environment, requested: str = AUTO) -> str:
-    """Return the way to fork an environment: the requested one or, for AUTO, the first in WAYS that it allows.
+def choose_way(env: Environment, requested: str = FORK_AUTO) -> str:
+    """Return the way to fork an environment: the requested one or, for FORK_AUTO, the first in FORK_WAYS that it allows.
 
     Raises:
         UsageError: The requested way would give wrong results. The message has the reason.
     """
-    if requested == AUTO:
-        return next(way for way in WAYS if why_unfit(env, way) is None)
+    if requested == FORK_AUTO:
+        return next(way for way in FORK_WAYS if why_unfit(env, way) is None)
     if reason := why_unfit(env, requested):
         raise UsageError(f"--fork {requested}: {env.spec} {reason}")
     return requested

@@ -27,11 +27,10 @@ import orjson
 
 from eexp.calls import format_call
 from eexp.errors import InputError
+from eexp.formats.names import AGENTTRAJ, ARGUMENT, ETO, MARKED, MESSAGES, WHOLE
 
 #: Roles of speakers.
 SYSTEM, ENVIRONMENT, AGENT = "system", "environment", "agent"
-#: Where an action stands in an agent's turn, as `eexp import --action` names it.
-MARKED, WHOLE, ARGUMENT = "marked", "whole", "argument"
 
 
 @dataclass(frozen=True)
@@ -68,9 +67,9 @@ class Format:
 
 _SHAREGPT = {"human": ENVIRONMENT, "gpt": AGENT}
 FORMATS = {
-    "agenttraj": Format("conversations", "from", "value", _SHAREGPT, ("item_id",), MARKED),
-    "eto": Format("conversations", "from", "value", _SHAREGPT, ("game_file", "id"), MARKED),
-    "messages": Format(
+    AGENTTRAJ: Format("conversations", "from", "value", _SHAREGPT, ("item_id",), MARKED),
+    ETO: Format("conversations", "from", "value", _SHAREGPT, ("game_file", "id"), MARKED),
+    MESSAGES: Format(
         "messages",
         "role",
         "content",
@@ -324,11 +323,11 @@ def _pop_answered(call_id: Any, waiting: list[Utterance], at: str) -> Utterance:
 
 def _without_prompt(utterances: list[Utterance], format: Format) -> list[Utterance]:
     """Drop the turns at the beginning that only tell the agent how to answer."""
-    if format is FORMATS["agenttraj"]:
+    if format is FORMATS[AGENTTRAJ]:
         answers = [utterance for utterance in utterances if utterance.role == AGENT]
         first = next((i for i, utterance in enumerate(answers) if utterance.loss is not False), len(answers))
         return utterances[utterances.index(answers[first - 1]) + 1 :] if first else utterances
-    if format is FORMATS["eto"] and [utterance.role for utterance in utterances[:2]] == [ENVIRONMENT, AGENT]:
+    if format is FORMATS[ETO] and [utterance.role for utterance in utterances[:2]] == [ENVIRONMENT, AGENT]:
         return utterances if _ACTION.search(utterances[1].text) else utterances[2:]
     return utterances
 

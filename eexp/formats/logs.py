@@ -24,13 +24,11 @@ import msgspec
 from eexp import __version__
 from eexp.errors import InputError
 from eexp.formats import conversations
-from eexp.formats.conversations import WHOLE, Call
+from eexp.formats.conversations import Call
+from eexp.formats.names import ATIF, INSPECT, MESSAGES, VERIFIERS, WHOLE
 from eexp.jsonl import Element, dumps, lines, loads
 from eexp.record_types import Outcome, explain
 from eexp.records import succeeded
-
-ATIF, VERIFIERS, INSPECT = "atif", "verifiers", "inspect"
-FORMATS = (ATIF, VERIFIERS, INSPECT)
 
 _OWN = "eexp"  # the key of fields that only records of eexp have
 _ATIF_VERSION = "ATIF-v1.7"
@@ -377,7 +375,7 @@ def from_inspect(record: dict) -> dict:
 
 #: The formats of logs that `eexp import` reads, by name.
 IMPORTED = {
-    name: replace(conversations.FORMATS["messages"], adapt=adapt)
+    name: replace(conversations.FORMATS[MESSAGES], adapt=adapt)
     for name, adapt in ((ATIF, from_atif), (VERIFIERS, from_verifiers), (INSPECT, from_inspect))
 }
 

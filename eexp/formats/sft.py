@@ -25,14 +25,11 @@ from typing import Any
 import orjson
 
 from eexp.errors import InputError
-from eexp.formats.conversations import WHOLE, calls_of, joined_parts
+from eexp.formats.conversations import calls_of, joined_parts
+from eexp.formats.names import ROWS, WHOLE
 from eexp.record_types import check
 from eexp.records import example
 from eexp.spans import ACTION, OBSERVATION, THOUGHT, named_span
-
-SFT = "sft"
-#: The kind of the examples, by format.
-KINDS = {"expert_sft": "imitation", "iwm_sft": "world_model", "reflection_sft": "reflection"}
 
 _AGENT = "assistant"
 _ROLES = ("system", "user", _AGENT, "tool")
@@ -54,12 +51,12 @@ class Rows:
         """Start a file.
 
         Args:
-            format: A key of KINDS.
+            format: A key of ROWS.
             env: The name of the environment, with which ids begin.
             task_key: The key of a row that names its task; without it, `id`, `case_id`, or `task_id` and `trial` of
                 its metadata, and else the number of the row.
         """
-        self._format, self._kind, self._env, self._task_key = format, KINDS[format], env, task_key
+        self._format, self._kind, self._env, self._task_key = format, ROWS[format], env, task_key
         self._number = 0
         self._ids: Counter[str] = Counter()
         self._learned: set[bytes] = set()
@@ -153,7 +150,7 @@ class Rows:
         except InputError as e:
             raise InputError(e.message, (e.where or "$").replace("$", "$.metadata.eexp", 1)) from None
         if record["kind"] != self._kind:
-            name = next((format for format, kind in KINDS.items() if kind == record["kind"]), "no such file")
+            name = next((format for format, kind in ROWS.items() if kind == record["kind"]), "no such file")
             raise InputError(f"an example of kind {record['kind']}, which is read as {name}", "$.metadata.eexp.kind")
         return record
 
@@ -218,11 +215,11 @@ def to_row(record: dict) -> dict:
     """Return an example as a row: its messages, and under `metadata.eexp` all else.
 
     Raises:
-        InputError: It is no example of one of KINDS, or its completion has several messages.
+        InputError: It is no example of one of ROWS, or its completion has several messages.
     """
-    if record["type"] != "example" or record["kind"] not in KINDS.values():
+    if record["type"] != "example" or record["kind"] not in ROWS.values():
         what = record["type"] if record["type"] != "example" else f"example of kind {record['kind']}"
-        raise InputError(f"rows of messages are of examples of kind {', '.join(KINDS.values())}, not of {what}")
+        raise InputError(f"rows of messages are of examples of kind {', '.join(ROWS.values())}, not of {what}")
     if len(record["completion"]) != 1 or record["completion"][0]["role"] != _AGENT:
         raise InputError("a row has one message of the assistant to learn", "$.completion")
     messages = [*record["prompt"], *record["completion"]]

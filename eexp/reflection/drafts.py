@@ -6,95 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import click
-
-from eexp import options
 from eexp.callbacks import Count, OnError
 from eexp.errors import InputError
 from eexp.models.base import Draw, Model, Sample
 from eexp.prompts import ParsedAnswer, PromptStyle
 from eexp.records import canonical, example, seed_of
-from eexp.reflection.guards import NAMES, Guards
+from eexp.reflection.guards import judge
 from eexp.reflection.rationale import compose, compose_from_notes
 from eexp.reflection.requests import acting_prompt, own_prompt, reflection_prompt
 from eexp.reflection.search import ExecutedOutcomes
 from eexp.reflection.situations import Situation
-from eexp.settings import option
-
-#: The author in `reflection_by`, by rationale, of reflections that no model writes.
-RULES = {"outcome": "rule: outcome", "environment": "rule: environment", "search": "rule: search"}
-
-
-@dataclass(frozen=True)
-class ReflectSettings:
-    """Settings of `reflect`.
-
-    Attributes:
-        rationale: "model", "outcome", "search" or "environment" (`eexp reflect --rationale`), or "own": the model
-            writes a thought and an action from the state alone, which are kept if the action is the expert's (STaR).
-        guards: Which texts of a model are refused.
-        pool, first: The alternatives that are weighed, as in `records.alternatives_of`.
-    """
-
-    rationale: str = "model"
-    guards: Guards = field(default_factory=Guards)
-    weigh: int = option(
-        1,
-        type=click.IntRange(min=0),
-        metavar="N",
-        help="How many contenders (executed alternatives that did worse) a composed reflection weighs at most. With 0, "
-        "states without one get a reflection, too.",
-    )
-    ahead: int = option(
-        2,
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="With --rationale search: how many actions a thought looks ahead at most.",
-    )
-    pool: str | None = options.pool.field()
-    first: int | None = options.first(1).field()
-    temperature: float = options.temperature(0.7).field()
-    max_tokens: int = options.max_tokens(256).field()
-    retries: int = option(
-        3,
-        type=click.IntRange(min=0),
-        metavar="N",
-        help="How often a text that a guard refuses is drawn again.",
-    )
-    seed: int = options.seed.field()
-
-    @property
-    def kind(self) -> str:
-        """The kind of the examples."""
-        return "rationale" if self.rationale == "own" else "reflection"
-
-    @property
-    def by_model(self) -> bool:
-        """Whether a model writes."""
-        return self.rationale not in RULES
-
-    @property
-    def needs_contenders(self) -> bool:
-        """Whether a state without a contender gets no reflection."""
-        return self.rationale == "model" or (self.rationale in ("outcome", "environment") and self.weigh > 0)
-
-    def lineage(self) -> dict[str, Any]:
-        """Return the settings that decide the output, but for the seed, by the names of their options."""
-        entries: dict[str, Any] = {"rationale": self.rationale, "pool": self.pool, "first": self.first}
-        if self.rationale == "search":
-            return {**entries, "ahead": self.ahead}
-        if not self.by_model:
-            return {**entries, "weigh": self.weigh}
-        unused = set(NAMES) - self.guards.names
-        return {
-            **entries,
-            "temperature": self.temperature,
-            "max_tokens": self.max_tokens,
-            "retries": self.retries,
-            "no_guard": ",".join(sorted(unused)) or None,
-            "min_words": self.guards.min_words,
-            "max_words": self.guards.max_words,
-        }
+from eexp.stage_settings.reflect import RULES, GuardSettings, ReflectSettings
 
 
 @dataclass
@@ -184,7 +106,7 @@ class Draft:
             tools=tools,
         )
 
-    def _own(self, parsed: ParsedAnswer, guards: Guards, sample: Sample) -> bool:
+    def _own(self, parsed: ParsedAnswer, guards: GuardSettings, sample: Sample) -> bool:
         """Return whether a sample is an acceptable thought of the model's own, followed by the expert's action."""
         if canonical(parsed.action) != canonical(self.situation.step["action"]):
             self.refuse(
@@ -193,9 +115,9 @@ class Draft:
             return False
         return self._judge(guards, parsed.thought, sample)
 
-    def _judge(self, guards: Guards, text: str, sample: Sample) -> bool:
+    def _judge(self, guards: GuardSettings, text: str, sample: Sample) -> bool:
         """Apply the guards to a text; keep it and return True if it is accepted, else record the refusal."""
-        verdict = guards.judge(text, self.situation, sample.finished)
+        verdict = judge(text, self.situation, guards, sample.finished)
         if verdict.guard:
             self.refuse(verdict.guard, verdict.fault, sample.text)
             return False

@@ -7,7 +7,7 @@ fault is drawn again; one that is written twice is cut to one copy instead.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from eexp.reflection.claims import hindsight, other_action
@@ -15,6 +15,7 @@ from eexp.reflection.names import invented, texts_given
 from eexp.reflection.situations import Situation
 from eexp.reflection.vocabulary import word_set
 from eexp.reflection.words import words
+from eexp.stage_settings.reflect import GuardSettings
 
 Guard = Callable[[str, Situation], "str | None"]
 
@@ -84,9 +85,6 @@ CONTENT_GUARDS: dict[str, Guard] = {
     "invented": invented,
 }
 
-#: The names of all guards, as `--no-guard` takes them.
-NAMES = ("cut-off", "repeated", "length", *CONTENT_GUARDS)
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -103,46 +101,28 @@ class Verdict:
     fault: str = ""
 
 
-@dataclass(frozen=True)
-class Guards:
-    """The guards in use.
+def judge(text: str, situation: Situation, guards: GuardSettings, finished: bool = True) -> Verdict:
+    """Return the verdict on a text; an empty text is never accepted, one that is not `finished` is cut off."""
+    text = text.strip()
+    if "repeated" in guards.names:
+        text = without_copies(text)
+    if not text:
+        return Verdict(text, "length", "is empty")
+    if "cut-off" in guards.names and not finished:
+        return Verdict(text, "cut-off", "does not end within the token limit (--max-tokens)")
+    if "cut-off" in guards.names and (fault := unfinished(text)):
+        return Verdict(text, "cut-off", fault)
+    if "length" in guards.names and (fault := _wrong_length(text, guards)):
+        return Verdict(text, "length", fault)
+    for name, guard in CONTENT_GUARDS.items():
+        if name in guards.names and (fault := guard(text, situation)):
+            return Verdict(text, name, fault)
+    return Verdict(text)
 
-    Attributes:
-        names: Their names.
-        min_words, max_words: The numbers of words that the guard "length" accepts.
-    """
 
-    names: frozenset[str] = frozenset(NAMES)
-    min_words: int = 5
-    max_words: int = 150
-
-    @classmethod
-    def without(cls, names: Iterable[str], min_words: int = 5, max_words: int = 150) -> Guards:
-        """Return all guards but those named; "all" names every one."""
-        left_out = set(NAMES) if "all" in names else set(names)
-        return cls(frozenset(NAMES) - left_out, min_words, max_words)
-
-    def judge(self, text: str, situation: Situation, finished: bool = True) -> Verdict:
-        """Return the verdict on a text; an empty text is never accepted, one that is not `finished` is cut off."""
-        text = text.strip()
-        if "repeated" in self.names:
-            text = without_copies(text)
-        if not text:
-            return Verdict(text, "length", "is empty")
-        if "cut-off" in self.names and not finished:
-            return Verdict(text, "cut-off", "does not end within the token limit (--max-tokens)")
-        if "cut-off" in self.names and (fault := unfinished(text)):
-            return Verdict(text, "cut-off", fault)
-        if "length" in self.names and (fault := self._length(text)):
-            return Verdict(text, "length", fault)
-        for name, guard in CONTENT_GUARDS.items():
-            if name in self.names and (fault := guard(text, situation)):
-                return Verdict(text, name, fault)
-        return Verdict(text)
-
-    def _length(self, text: str) -> str | None:
-        """Find a text that is too short or too long."""
-        count = len(words(text))
-        if count < self.min_words:
-            return f"has {count} words, fewer than {self.min_words}"
-        return f"has {count} words, more than {self.max_words}" if count > self.max_words else None
+def _wrong_length(text: str, guards: GuardSettings) -> str | None:
+    """Find a text that is too short or too long."""
+    count = len(words(text))
+    if count < guards.min_words:
+        return f"has {count} words, fewer than {guards.min_words}"
+    return f"has {count} words, more than {guards.max_words}" if count > guards.max_words else None

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from eexp.callbacks import Count
 from eexp.models.base import Draw, Model
 from eexp.prompts import PromptStyle
-from eexp.reflection.drafts import Draft, ReflectSettings
+from eexp.reflection.drafts import Draft
 from eexp.reflection.rationale import without_notes
 from eexp.reflection.search import ExecutedOutcomes
 from eexp.reflection.situations import situations
+from eexp.stage_settings.reflect import ReflectSettings
 
 Skip = Callable[[str], bool]
 

@@ -10,12 +10,13 @@ import click
 
 from eexp import options
 from eexp.branching.allocation import allocate
-from eexp.branching.alternatives import NO_LOGPROBS, BranchSettings, StateAlternatives, room_of
+from eexp.branching.alternatives import NO_LOGPROBS, StateAlternatives, room_of
 from eexp.callbacks import Count, OnError, no_count, stop_at_error
 from eexp.errors import InputError
 from eexp.models.policy import ActionDraw, ActionScore, Policy
 from eexp.options import PolicyOptions
 from eexp.settings import command_options
+from eexp.stage_settings.branch import BranchSettings
 from eexp.stream import Stream
 
 

@@ -9,13 +9,14 @@ import click
 
 from eexp import options
 from eexp.callbacks import Count, OnError, no_count, stop_at_error
-from eexp.correcting import CorrectSettings, job
 from eexp.correcting import correct as correct_episode
+from eexp.correcting import job
 from eexp.envs.base import Environment
 from eexp.errors import InputError
 from eexp.formats.episodes import conversation_of, source_of
 from eexp.importing import episode_requests, identified
 from eexp.settings import command_options
+from eexp.stage_settings.correct import CorrectSettings
 from eexp.stream import Stream
 from eexp.workers.pool import Pool
 

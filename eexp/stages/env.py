@@ -99,7 +99,7 @@ def describe(env: Environment, task_id: str | None = None) -> Iterator[str]:
     for split in env.splits():
         n = sum(1 for _ in islice(env.list_tasks(split), MOST_TASKS))
         yield f"  {split}: {n:,} tasks" + (" and more" if n == MOST_TASKS else "")
-    ways = ", ".join(way for way in forking.WAYS if forking.why_unfit(env, way) is None)
+    ways = ", ".join(way for way in FORK_WAYS if forking.why_unfit(env, way) is None)
     yield f"  at most {env.max_steps} actions an episode; branches by {ways}"
     task = find_task(env, task_id)
     observation = env.reset(task)

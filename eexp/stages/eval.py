@@ -18,8 +18,9 @@ from eexp.memory import Memory, memory_of
 from eexp.models.policy import Policy
 from eexp.models.predictor import Predictor
 from eexp.options import PolicyOptions
-from eexp.playing import JUDGED, WITHOUT_VERDICT, EvalSettings, PlayedEpisode, episode_id, panel, play
+from eexp.playing import JUDGED, WITHOUT_VERDICT, PlayedEpisode, episode_id, panel, play
 from eexp.settings import command_options, option
+from eexp.stage_settings.eval import EvalSettings
 from eexp.stream import SUCCESSES, Stream
 from eexp.workers.parallel import ParallelEnvironments
 

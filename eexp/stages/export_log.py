@@ -14,25 +14,26 @@ from eexp import options
 from eexp.callbacks import OnError, stop_at_error
 from eexp.errors import InputError
 from eexp.formats import logs, sft
+from eexp.formats.names import ATIF, INSPECT, LOGS, SFT, VERIFIERS
 from eexp.stream import Stream
 
 T = TypeVar("T")
 
 
 def export_log(records: Iterator[dict], format: str, *, on_error: OnError = stop_at_error) -> Iterator[dict]:
-    """Yield the log of each trajectory and episode; for logs.INSPECT, one log that holds them all.
+    """Yield the log of each trajectory and episode; for INSPECT, one log that holds them all.
 
-    For sft.SFT, yield the row of each example.
+    For SFT, yield the row of each example.
     """
-    if format == sft.SFT:
+    if format == SFT:
         yield from _converted(records, sft.to_row, on_error)
         return
-    if format == logs.INSPECT:
+    if format == INSPECT:
         all_logs = list(_converted(records, logs.log_of, on_error))
         if all_logs:
             yield logs.to_inspect(all_logs)
         return
-    convert = {logs.ATIF: logs.to_atif, logs.VERIFIERS: logs.to_verifiers}[format]
+    convert = {ATIF: logs.to_atif, VERIFIERS: logs.to_verifiers}[format]
     yield from map(convert, _converted(records, logs.log_of, on_error))
 
 
@@ -47,7 +48,7 @@ def _converted(records: Iterator[dict], convert: Callable[[dict], T], on_error: 
 @click.command("export-log")
 @click.option(
     "--format",
-    type=click.Choice([*logs.FORMATS, sft.SFT]),
+    type=click.Choice([*LOGS, SFT]),
     required=True,
     help="Harbor's trajectory format (ATIF), one a line; verifiers' episodes, as in its traces.jsonl; one "
     "log of Inspect, which is held in memory; or, for examples, rows of chat messages.",

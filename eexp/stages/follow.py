@@ -15,12 +15,13 @@ from eexp.callbacks import Count, OnError, no_count, stop_at_error
 from eexp.envs.base import Environment
 from eexp.envs.opening import OpenEnvironments
 from eexp.errors import InputError, UsageError
-from eexp.following import Follower, FollowSettings, OpenWorlds
+from eexp.following import Follower, OpenWorlds
 from eexp.models.policy import Policy
 from eexp.models.registry import EXPERT
 from eexp.options import PolicyOptions
 from eexp.outcomes import with_outcomes_asked_for
 from eexp.settings import command_options
+from eexp.stage_settings.follow import FollowSettings
 from eexp.stream import Stream
 
 

@@ -13,7 +13,7 @@ from eexp import options
 from eexp.callbacks import OnError, stop_at_error
 from eexp.errors import InputError
 from eexp.jsonl import BLOCK_BYTES, Lines, dumps, line_template
-from eexp.memory import Memory, memory_of, recall_count_option, recall_option, shown
+from eexp.memory import Memory, memory_of, shown
 from eexp.outcomes import with_failures_counted
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import COMPLETION, COMPLETION_END, Dialogue, EncodedDialogue, encoded_contents
@@ -27,8 +27,8 @@ class ImitationSettings:
     """Settings of `imitation_data`."""
 
     thoughts: bool = option(True, help="Keep the expert's own thoughts, where there are any.")
-    recall: str | None = recall_option()
-    recall_count: int = recall_count_option()
+    recall: str | None = options.recall.field()
+    recall_count: int = options.recall_count.field()
 
     def lineage(self) -> dict[str, Any]:
         """Return the settings by the names of their options."""

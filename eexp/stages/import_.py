@@ -20,10 +20,9 @@ from eexp.errors import InputError, UsageError, environment_errors
 from eexp.formats import logs, sft
 from eexp.formats.conversations import Format, read_conversation, task_name_of
 from eexp.formats.episodes import Selection, Selector, source_of, trajectory_of
+from eexp.formats.names import CONVERSATIONS, EPISODES, ROWS
 from eexp.importing import (
-    EPISODES,
     FORMATS,
-    ImportSettings,
     RecordIds,
     conversation_jobs,
     count_unreadable,
@@ -35,6 +34,7 @@ from eexp.importing import (
     tools_field,
 )
 from eexp.settings import command_options
+from eexp.stage_settings.import_ import ImportSettings
 from eexp.stream import Stream
 from eexp.workers.pool import Pool
 
@@ -128,7 +128,7 @@ def import_rows(
 
     Args:
         rows: Rows of chat messages.
-        format: A key of sft.KINDS.
+        format: A key of ROWS.
         env: The name of the environment, with which ids begin.
         task_key: The key of a row that names its task.
         on_error: Called with a row that cannot be read.
@@ -144,7 +144,7 @@ def import_rows(
 
 
 @click.command("import")
-@click.argument("format", type=click.Choice([*FORMATS, *sft.KINDS, EPISODES]))
+@click.argument("format", type=click.Choice([*CONVERSATIONS, *ROWS, EPISODES]))
 @click.option(
     "--env",
     type=options.ENV,
@@ -186,7 +186,7 @@ def command(
       echo '{"id": "train/0", "messages": [{"role": "assistant", "content": "look"}]}' > played.jsonl
       eexp import messages --env house played.jsonl > imported.jsonl
     """
-    if (settings.no_replay or format in sft.KINDS) and env:
+    if (settings.no_replay or format in ROWS) and env:
         if click.get_current_context().get_parameter_source("env") is ParameterSource.COMMANDLINE:
             reason = "--no-replay asks for none" if settings.no_replay else f"rows of {format} become examples"
             raise UsageError(f"--env is for a replay, and {reason}")
@@ -202,7 +202,7 @@ def command(
     if format == EPISODES:
         stream.types = ["episode"]
     with stream.open("import", format=format, env=env, **settings.lineage(replayed)) as io:
-        if format in sft.KINDS:
+        if format in ROWS:
             rows = io.foreign_records()
             for record in import_rows(rows, format, settings.name or format, settings.task_key, on_error=io.fail):
                 if not io.done(record["id"]):

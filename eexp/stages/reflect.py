@@ -16,12 +16,10 @@ from eexp.models.base import Model
 from eexp.options import ModelOptions
 from eexp.outcomes import with_failures_counted, with_outcomes_asked_for
 from eexp.prompts import PromptStyle
-from eexp.reflection import guards
-from eexp.reflection.drafts import RULES, ReflectSettings
-from eexp.reflection.guards import Guards
 from eexp.reflection.verification import verify_drafts
 from eexp.reflection.writing import Skip, write_drafts
 from eexp.settings import command_options
+from eexp.stage_settings.reflect import GUARDS, RULES, GuardSettings, ReflectSettings
 from eexp.stream import Stream
 
 
@@ -96,14 +94,14 @@ def reflect(
 @command_options(ReflectSettings)
 @click.option(
     "--no-guard",
-    type=click.Choice([*guards.NAMES, "all"]),
+    type=click.Choice([*GUARDS, "all"]),
     multiple=True,
     help="A guard to leave out. Can be given several times.",
 )
 @click.option(
     "--min-words",
     type=click.IntRange(min=0),
-    default=Guards.min_words,
+    default=GuardSettings.min_words,
     show_default=True,
     metavar="N",
     help="Shortest text, in words.",
@@ -111,7 +109,7 @@ def reflect(
 @click.option(
     "--max-words",
     type=click.IntRange(min=1),
-    default=Guards.max_words,
+    default=GuardSettings.max_words,
     show_default=True,
     metavar="N",
     help="Longest text, in words.",
@@ -144,7 +142,7 @@ def command(
     settings = replace(
         settings,
         rationale=_rationale(rationale, model.spec, no_outcomes, keep_matching, stream.note),
-        guards=Guards.without(no_guard, min_words, max_words),
+        guards=GuardSettings.without(no_guard, min_words, max_words),
     )
     with ExitStack() as models:
         writing_model = model if settings.by_model else replace(model, spec=None)

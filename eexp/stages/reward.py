@@ -13,8 +13,9 @@ from eexp.envs.base import Environment
 from eexp.errors import InputError
 from eexp.formats.episodes import conversation_of
 from eexp.importing import episode_requests
-from eexp.rewarding import RewardSettings, job, rewards
+from eexp.rewarding import job, rewards
 from eexp.settings import command_options
+from eexp.stage_settings.reward import RewardSettings
 from eexp.stream import Stream
 from eexp.workers.pool import Pool
 

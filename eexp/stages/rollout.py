@@ -11,8 +11,7 @@ from eexp import options
 from eexp.branching.audit import FIRST, FIRST_SHARE, Audit
 from eexp.branching.execution import execute, job
 from eexp.callbacks import Count, OnError, no_count, stop_at_error
-from eexp.envs import forking
-from eexp.envs.base import Environment
+from eexp.envs.base import FORK_AUTO, FORK_WAYS, Environment
 from eexp.errors import InputError
 from eexp.outcomes import Shares
 from eexp.settings import command_options, option
@@ -25,8 +24,8 @@ class RolloutSettings:
     """Settings of `rollout`."""
 
     fork: str = option(
-        forking.AUTO,
-        type=click.Choice([forking.AUTO, *forking.WAYS]),
+        FORK_AUTO,
+        type=click.Choice([FORK_AUTO, *FORK_WAYS]),
         help="How to leave the expert's path and come back: by the environment's own copy of its state, a fork of "
         "its process, or walking there again.",
     )

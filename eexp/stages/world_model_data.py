@@ -24,9 +24,9 @@ from eexp.prompts.style import EncodedDialogue
 from eexp.records import example, with_lineage
 from eexp.scoring import score_request
 from eexp.settings import command_options, is_given
+from eexp.stage_settings.world_model_data import WorldModelSettings
 from eexp.stream import Stream
 from eexp.world_model.examples import (
-    WorldModelSettings,
     chosen_transitions,
     count_example,
     examples_of,

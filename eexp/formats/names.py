@@ -1,0 +1,22 @@
+"""Names of formats, as the command line takes them."""
+
+from __future__ import annotations
+
+#: Where an action stands in an agent's turn, as `eexp import --action` names it.
+MARKED, WHOLE, ARGUMENT = "marked", "whole", "argument"
+
+AGENTTRAJ, ETO, MESSAGES = "agenttraj", "eto", "messages"
+ATIF, VERIFIERS, INSPECT = "atif", "verifiers", "inspect"
+#: The formats of logs.
+LOGS = (ATIF, VERIFIERS, INSPECT)
+#: The formats of conversations that `eexp import` reads, and those of them in which an agent may call tools.
+CONVERSATIONS = (AGENTTRAJ, ETO, MESSAGES, *LOGS)
+WITH_TOOLS = (MESSAGES, *LOGS)
+
+#: The format of rows that `eexp export-log` writes.
+SFT = "sft"
+#: The formats of rows that `eexp import` reads, each with the kind of the examples.
+ROWS = {"expert_sft": "imitation", "iwm_sft": "world_model", "reflection_sft": "reflection"}
+
+#: Episodes of `eexp eval`.
+EPISODES = "episodes"
