@@ -32,7 +32,7 @@ class ForkLost(EnvironmentFailed):
 
 
 def choose_way(env: Environment, requested: str = FORK_AUTO) -> str:
-    """Return the way to fork an environment: the requested one or, for FORK_AUTO, the first in FORK_WAYS that it allows.
+    """Return the way to fork an environment: the requested one or, for FORK_AUTO, the first that it allows.
 
     Raises:
         UsageError: The requested way would give wrong results. The message has the reason.

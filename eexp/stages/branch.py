@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
+from typing import TYPE_CHECKING
 
 import click
 
 from eexp import options
-from eexp.branching.allocation import allocate
-from eexp.branching.alternatives import NO_LOGPROBS, StateAlternatives, room_of
 from eexp.callbacks import Count, OnError, no_count, stop_at_error
 from eexp.errors import InputError
-from eexp.models.policy import ActionDraw, ActionScore, Policy
 from eexp.options import PolicyOptions
 from eexp.settings import command_options
 from eexp.stage_settings.branch import BranchSettings
-from eexp.stream import Stream
+
+if TYPE_CHECKING:
+    from eexp.branching.alternatives import StateAlternatives
+    from eexp.models.policy import ActionDraw, ActionScore, Policy
+    from eexp.stream import Stream
 
 
 def branch(
@@ -61,6 +63,8 @@ def _branched(
     on_error: OnError,
 ) -> Iterator[dict]:
     """Yield trajectories with so many more alternatives at each of their steps."""
+    from eexp.branching.alternatives import StateAlternatives
+
     exact = policy is not None and policy.exact
     asks = settings.source != "admissible"
     #: Trajectories that were read and not answered yet, each with the states that get alternatives.
@@ -104,6 +108,9 @@ def _added(
 
     What a state was to get and has not is given to others, until no state has any left.
     """
+    from eexp.branching.allocation import allocate
+    from eexp.branching.alternatives import room_of
+
     left = [[settings.k] * len(t["steps"]) for t in trajectories]  # how many each step may get yet
     failed: list[dict] = []
 
@@ -179,6 +186,8 @@ def command(settings: BranchSettings, policy: PolicyOptions, stream: Stream) -> 
       eexp expert house -n 5 | eexp branch -k 4 > branched.jsonl
       eexp rollout branched.jsonl | eexp branch --add 40 --from admissible | eexp rollout > more.jsonl
     """
+    from eexp.branching.alternatives import NO_LOGPROBS
+
     opened = None
     if settings.source != "admissible":
         if policy.model.spec == "expert":

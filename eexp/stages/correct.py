@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from eexp import options
 from eexp.callbacks import Count, OnError, no_count, stop_at_error
-from eexp.correcting import correct as correct_episode
-from eexp.correcting import job
-from eexp.envs.base import Environment
 from eexp.errors import InputError
-from eexp.formats.episodes import conversation_of, source_of
-from eexp.importing import episode_requests, identified
 from eexp.settings import command_options
 from eexp.stage_settings.correct import CorrectSettings
-from eexp.stream import Stream
-from eexp.workers.pool import Pool
+
+if TYPE_CHECKING:
+    from eexp.envs.base import Environment
+    from eexp.stream import Stream
+    from eexp.workers.pool import Pool
 
 
 def correct(
@@ -38,6 +37,10 @@ def correct(
         count: Called with the numbers of turns that failed, and how.
         on_error: Called with an episode that does not replay as it was recorded.
     """
+    from eexp.correcting import correct as correct_episode
+    from eexp.formats.episodes import conversation_of
+    from eexp.importing import identified
+
     for episode, record_id in identified(episodes):
         try:
             conversation = conversation_of(episode)
@@ -53,6 +56,8 @@ def correct(
 
 def _with_source(trajectory: dict, episode: dict) -> dict:
     """Return a correction with the model that was corrected, and the stages that made its episode."""
+    from eexp.formats.episodes import source_of
+
     return {**trajectory, "source": source_of(episode), "lineage": episode.get("lineage", [])}
 
 
@@ -82,6 +87,9 @@ def command(env: str | None, settings: CorrectSettings, open_pool: Callable[...,
       eexp eval house -m random --split train -n 4 > episodes.jsonl
       eexp correct episodes.jsonl | eexp reflect > critiques.jsonl
     """
+    from eexp.correcting import job
+    from eexp.importing import episode_requests, identified
+
     work = {"do": f"{job.__module__}:{job.__name__}", "settings": asdict(settings)}
     with stream.open("correct", env=env, **settings.lineage()) as io, open_pool(env) as pool:
         written: set[str] = set()  # ids of corrections that an earlier run has written, of episodes that it did not end

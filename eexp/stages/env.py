@@ -93,6 +93,7 @@ def show_command(spec: str, task: str | None) -> None:
 def describe(env: Environment, task_id: str | None = None) -> Iterator[str]:
     """Yield lines that describe an environment and a task of it to a person."""
     from eexp.envs import forking
+    from eexp.envs.base import FORK_WAYS
     from eexp.envs.check import MOST_TASKS
 
     yield f"{env.spec}: {description(env)}"

@@ -5,24 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import click
 
 from eexp import options
 from eexp.callbacks import OnError, stop_at_error
-from eexp.envs.base import Environment
 from eexp.envs.registry import light_names
 from eexp.errors import EnvironmentFailed, InputError, UsageError, environment_errors
-from eexp.jsonl import read
-from eexp.memory import Memory, memory_of
-from eexp.models.policy import Policy
-from eexp.models.predictor import Predictor
 from eexp.options import PolicyOptions
-from eexp.playing import JUDGED, WITHOUT_VERDICT, PlayedEpisode, episode_id, panel, play
 from eexp.settings import command_options, option
 from eexp.stage_settings.eval import EvalSettings
-from eexp.stream import SUCCESSES, Stream
-from eexp.workers.parallel import ParallelEnvironments
+
+if TYPE_CHECKING:
+    from eexp.envs.base import Environment
+    from eexp.memory import Memory
+    from eexp.models.policy import Policy
+    from eexp.models.predictor import Predictor
+    from eexp.stream import Stream
+    from eexp.workers.parallel import ParallelEnvironments
 
 
 def evaluate(
@@ -53,6 +54,8 @@ def evaluate(
         memory: Past episodes, `settings.recall_count` of which are shown before the state; None shows none.
         on_error: Called with a task that cannot be played.
     """
+    from eexp.playing import PlayedEpisode, play
+
     kinds = kinds or {}
     begun = (
         PlayedEpisode(worlds.spec, task, trial, kind=kinds.get(task["id"]), panel_hash=panel_hash)
@@ -105,6 +108,8 @@ class TaskSelection:
 
 
 def _not_done(spec: str, tasks: list[dict], trials: int, done: Callable[[str], bool]) -> Iterator[tuple[dict, int]]:
+    from eexp.playing import episode_id
+
     for trial in range(trials):
         for task in tasks:
             if not done(episode_id(spec, task, trial)):
@@ -132,6 +137,7 @@ def _read_panel(file: str, env: str | None) -> tuple[str, list[dict], str]:
     from eexp.envs import unsafe_in_records
     from eexp.envs.logins import without_logins
     from eexp.evidence.panels import panel_hash, task_record, tasks_of
+    from eexp.jsonl import read
 
     spec, tasks = tasks_of(file, read([file], "task"), env)
     if env is None and (why_not := unsafe_in_records(spec := without_logins(spec))):
@@ -199,6 +205,9 @@ def command(
       eexp eval house -m random -n 20 --split test > episodes.jsonl
     """
     from eexp.envs import forking
+    from eexp.memory import memory_of
+    from eexp.playing import JUDGED, WITHOUT_VERDICT, panel
+    from eexp.stream import SUCCESSES
 
     is_named = env is not None
     split, panel_tasks, panel_hash = selection.split or "test", None, None
@@ -286,6 +295,8 @@ def command(
 
 def _predictor(spec: str, policy: PolicyOptions, stream: Stream) -> Predictor:
     """Open the world model of --look-ahead-with, which runs as the policy does."""
+    from eexp.models.predictor import Predictor
+
     model = replace(policy.model, spec=spec).open(lambda text: stream.note(f"world model: {text}"), "--look-ahead-with")
     return Predictor(model, options.chosen_style(policy.style_name, model.play_settings.style, stream.note))
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from eexp import options
 from eexp.callbacks import Count, OnError, no_count, stop_at_error
-from eexp.envs.base import Environment
-from eexp.envs.listing import offered, trajectory_step
 from eexp.errors import EexpError, InputError, UsageError, environment_errors, unexpected_error
 from eexp.records import canonical, seed_of, succeeded
 from eexp.settings import command_options, option
-from eexp.stream import Stream
+
+if TYPE_CHECKING:
+    from eexp.envs.base import Environment
+    from eexp.stream import Stream
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,8 @@ def _task_record(env: Environment, task: dict) -> dict:
 
 
 def _play(env: Environment, task: dict, settings: ExpertSettings, count: Count) -> dict:
+    from eexp.envs.listing import offered, trajectory_step
+
     record_id = f"{env.spec}/{task['id']}"
     first = env.reset(task)
     observation, instruction = first.at_beginning(), env.instruction()
@@ -128,6 +130,8 @@ def _corrupted(env: Environment, action: str, noise: float, seed: int, count: Co
     The seed depends neither on `noise` nor on the name of the environment: a step that is corrupted with a small share
     is also corrupted with a larger one.
     """
+    import random
+
     draw = random.Random(seed)
     if draw.random() >= noise:
         return None

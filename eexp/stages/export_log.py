@@ -6,16 +6,18 @@ Trajectories and episodes become logs (eexp/formats/logs.py), examples rows of m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from eexp import options
 from eexp.callbacks import OnError, stop_at_error
 from eexp.errors import InputError
-from eexp.formats import logs, sft
 from eexp.formats.names import ATIF, INSPECT, LOGS, SFT, VERIFIERS
-from eexp.stream import Stream
+
+if TYPE_CHECKING:
+    from eexp.stream import Stream
+
 
 T = TypeVar("T")
 
@@ -25,6 +27,8 @@ def export_log(records: Iterator[dict], format: str, *, on_error: OnError = stop
 
     For SFT, yield the row of each example.
     """
+    from eexp.formats import logs, sft
+
     if format == SFT:
         yield from _converted(records, sft.to_row, on_error)
         return

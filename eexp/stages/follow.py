@@ -7,22 +7,24 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
+from typing import TYPE_CHECKING
 
 import click
 
 from eexp import options
 from eexp.callbacks import Count, OnError, no_count, stop_at_error
-from eexp.envs.base import Environment
-from eexp.envs.opening import OpenEnvironments
 from eexp.errors import InputError, UsageError
-from eexp.following import Follower, OpenWorlds
-from eexp.models.policy import Policy
 from eexp.models.registry import EXPERT
 from eexp.options import PolicyOptions
 from eexp.outcomes import with_outcomes_asked_for
 from eexp.settings import command_options
 from eexp.stage_settings.follow import FollowSettings
-from eexp.stream import Stream
+
+if TYPE_CHECKING:
+    from eexp.envs.base import Environment
+    from eexp.following import OpenWorlds
+    from eexp.models.policy import Policy
+    from eexp.stream import Stream
 
 
 def _ignore(trajectory: dict, error: InputError) -> None:
@@ -58,6 +60,8 @@ def follow(
     Raises:
         UsageError: The policy is the environment's expert, and there is none.
     """
+    from eexp.following import Follower
+
     settings = settings or FollowSettings()
 
     def placed() -> Iterator[tuple[dict, Environment]]:
@@ -107,6 +111,8 @@ def command(
     Example:
       eexp expert house -n 2 | eexp branch | eexp rollout | eexp follow > followed.jsonl
     """
+    from eexp.envs.opening import OpenEnvironments
+
     if policy.model.spec is None:
         policy = replace(policy, model=replace(policy.model, spec=EXPERT.spec))
     player = policy.open(stream.note)

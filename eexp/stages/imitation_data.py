@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import orjson
 
 from eexp import options
 from eexp.callbacks import OnError, stop_at_error
 from eexp.errors import InputError
-from eexp.jsonl import BLOCK_BYTES, Lines, dumps, line_template
-from eexp.memory import Memory, memory_of, shown
 from eexp.outcomes import with_failures_counted
-from eexp.prompts import PromptStyle
-from eexp.prompts.style import COMPLETION, COMPLETION_END, Dialogue, EncodedDialogue, encoded_contents
 from eexp.records import example, example_id, is_only_shown, tools_at, with_lineage
 from eexp.settings import command_options, option
-from eexp.stream import Stream
+
+if TYPE_CHECKING:
+    from eexp.jsonl import Lines
+    from eexp.memory import Memory
+    from eexp.prompts import PromptStyle
+    from eexp.stream import Stream
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,9 @@ def imitation_data(
         memory: Past episodes, `settings.recall_count` of which stand before each state; None shows none.
         on_error: Called with a trajectory without functions, where actions are tool calls.
     """
+    from eexp.memory import shown
+    from eexp.prompts.style import Dialogue
+
     settings = settings or ImitationSettings()
     dialogue, label = Dialogue(style), style.label
     for t in trajectories:
@@ -105,6 +108,11 @@ def imitation_lines(
         settings, memory, on_error: As for `imitation_data`.
         entry: This stage's line of lineage.
     """
+    import orjson
+
+    from eexp.jsonl import BLOCK_BYTES, dumps, line_template
+    from eexp.prompts.style import COMPLETION, COMPLETION_END, EncodedDialogue, encoded_contents
+
     if style.action.calls or memory:  # calls are messages with more than a text, and a memory goes by whole tasks
         for record in imitation_data(trajectories, style, settings, memory=memory, on_error=on_error):
             yield 1, dumps(with_lineage(record, entry))
@@ -154,6 +162,8 @@ def command(settings: ImitationSettings, prompt_style: str | None, stream: Strea
     Example:
       eexp expert house -n 20 | eexp imitation-data > il.jsonl
     """
+    from eexp.memory import memory_of
+
     style = options.chosen_style(prompt_style, None)
     memory = memory_of(settings.recall)
     with stream.open("imitation-data", prompt_style=style.label, **settings.lineage()) as io:

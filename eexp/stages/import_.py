@@ -9,34 +9,23 @@ what later stages compare with. Rows of messages for training (eexp/formats/sft.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
 from eexp import options
 from eexp.callbacks import OnError, stop_at_error
-from eexp.envs.naming import Tasks
 from eexp.errors import InputError, UsageError, environment_errors
-from eexp.formats import logs, sft
-from eexp.formats.conversations import Format, read_conversation, task_name_of
-from eexp.formats.episodes import Selection, Selector, source_of, trajectory_of
 from eexp.formats.names import CONVERSATIONS, EPISODES, ROWS
-from eexp.importing import (
-    FORMATS,
-    RecordIds,
-    conversation_jobs,
-    count_unreadable,
-    episode_jobs,
-    foreign_records,
-    identified,
-    replay_all,
-    source_fields,
-    tools_field,
-)
 from eexp.settings import command_options
 from eexp.stage_settings.import_ import ImportSettings
-from eexp.stream import Stream
-from eexp.workers.pool import Pool
+
+if TYPE_CHECKING:
+    from eexp.formats.conversations import Format
+    from eexp.formats.episodes import Selector
+    from eexp.stream import Stream
+    from eexp.workers.pool import Pool
 
 
 def import_(
@@ -59,6 +48,10 @@ def import_(
         settings: How actions and tasks are found in a record.
         on_error: Called with a record that cannot be read.
     """
+    from eexp.formats import logs
+    from eexp.formats.conversations import read_conversation, task_name_of
+    from eexp.importing import RecordIds, source_fields, tools_field
+
     settings, ids = settings or ImportSettings(), RecordIds()
     for number, foreign in enumerate(records, 1):
         try:
@@ -103,6 +96,9 @@ def import_episodes(
         skip: Returns whether to leave the trajectory with an id out.
         on_error: Called with an episode that cannot be read.
     """
+    from eexp.formats.episodes import Selection, Selector, source_of, trajectory_of
+    from eexp.importing import identified
+
     selector = selector or Selector(Selection())
     for episode, record_id in identified(episodes):
         if skip(record_id) or not selector.takes_end(episode):
@@ -133,6 +129,8 @@ def import_rows(
         task_key: The key of a row that names its task.
         on_error: Called with a row that cannot be read.
     """
+    from eexp.formats import sft
+
     reader = sft.Rows(format, env, task_key)
     for row in rows:
         try:
@@ -186,6 +184,10 @@ def command(
       echo '{"id": "train/0", "messages": [{"role": "assistant", "content": "look"}]}' > played.jsonl
       eexp import messages --env house played.jsonl > imported.jsonl
     """
+    from eexp.envs.naming import Tasks
+    from eexp.formats.episodes import Selector
+    from eexp.importing import FORMATS, conversation_jobs, episode_jobs, replay_all
+
     if (settings.no_replay or format in ROWS) and env:
         if click.get_current_context().get_parameter_source("env") is ParameterSource.COMMANDLINE:
             reason = "--no-replay asks for none" if settings.no_replay else f"rows of {format} become examples"
@@ -222,6 +224,8 @@ def command(
 
 def _import_unchecked(io: Stream, format: str, settings: ImportSettings, selector: Selector) -> None:
     """Write records as trajectories without a replay."""
+    from eexp.importing import FORMATS, count_unreadable, foreign_records
+
     if format == EPISODES:
         episodes = io.records(skip_done=False)
         trajectories = import_episodes(episodes, settings.name, selector=selector, skip=io.done, on_error=io.fail)

@@ -7,17 +7,19 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from eexp import options
 from eexp.errors import UsageError
-from eexp.jsonl import STDIN
-from eexp.mixing.mixture import Balance, Cleaning, HeldOut, Mixture, Source, Tally
 from eexp.settings import command_options, is_given, option
-from eexp.stream import Stream
+from eexp.stage_settings.mix import Source
 from eexp.terminal import show
+
+if TYPE_CHECKING:
+    from eexp.mixing.mixture import Balance, Cleaning, Tally
+
 
 MOST_COPIES = 10_000  # of an example
 
@@ -47,7 +49,7 @@ class MixSettings:
         "one; or keep one of those, too, that nearly repeat each other (needs eexp[dedup]).",
     )
     similarity: float = option(
-        Cleaning.similarity,
+        0.8,
         type=click.FloatRange(0, 1, min_open=True),
         metavar="S",
         help="With --duplicates near: the share of runs of three words that the prompts, and the completions, "
@@ -81,6 +83,8 @@ class MixSettings:
 
     def balance(self) -> Balance | None:
         """Return which shares the kinds are to have, and how they are measured; None without --share."""
+        from eexp.mixing.mixture import Balance
+
         if self.tokenizer and (not self.share or self.share_by == "examples"):
             raise UsageError("--tokenizer is for --share-by tokens or targets")
         return Balance(self.share, _measure(self.share_by, self.tokenizer)) if self.share else None
@@ -132,6 +136,8 @@ def mix(
         InputError: A line is no example.
         UsageError: Settings do not fit together.
     """
+    from eexp.mixing.mixture import Cleaning, HeldOut
+
     settings = settings or MixSettings()
     cleaning = Cleaning(settings.duplicates, settings.similarity, HeldOut.of(settings.apart_from))
     return _mixed(sources, settings, cleaning, settings.balance(), tally)
@@ -140,6 +146,8 @@ def mix(
 def _mixed(
     sources: Sequence[Source], settings: MixSettings, cleaning: Cleaning, balance: Balance | None, tally: Tally | None
 ) -> Iterator[dict]:
+    from eexp.mixing.mixture import Mixture
+
     mixture = Mixture(sources, settings.seed, cleaning, balance, tally)
     try:
         for place in mixture.places(settings.limit, settings.shuffle):
@@ -193,6 +201,10 @@ def command(settings: MixSettings, dry_run: bool, sources: tuple[str, ...], outp
       eexp panel house -n 10 -o panel.jsonl
       eexp mix il.jsonl --duplicates exact --apart-from panel.jsonl --dry-run
     """
+    from eexp.jsonl import STDIN
+    from eexp.mixing.mixture import Tally
+    from eexp.stream import Stream
+
     try:
         parsed = [parse_source(s) for s in sources or [STDIN]]
     except ValueError as e:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from eexp import options
 from eexp.callbacks import Count, OnError, no_count, stop_at_error
 from eexp.errors import InputError
-from eexp.prompts import PromptStyle
-from eexp.prompts.style import Answer, Dialogue
 from eexp.records import example, succeeded
 from eexp.settings import command_options, option, recorded
-from eexp.stream import Stream
+
+if TYPE_CHECKING:
+    from eexp.prompts import PromptStyle
+    from eexp.prompts.style import Answer, Dialogue
+    from eexp.stream import Stream
+
 
 ALIKE = "episode[s] of tasks whose episodes all did equally well"
 CUT_OFF = "turn[s] cut off before the action"
@@ -93,6 +95,8 @@ def policy_data(
         on_error: Called with an episode that was played with another prompt style, or without functions where actions
             are tool calls.
     """
+    from eexp.prompts.style import Dialogue
+
     settings = settings or PolicySettings()
     tasks: dict[str, list[dict]] = {}
     ids: set[str] = set()
@@ -151,6 +155,8 @@ def _check_rewards(episode: dict) -> None:
 
 def _weights(played: list[dict], settings: PolicySettings) -> list[list[float]]:
     """Return the weight of each turn of the episodes of one task."""
+    import statistics
+
     rewards = [_reward(episode, settings) for episode in played]
     own = [[_of_turn(turn, settings) for turn in episode["transcript"]] for episode in played]
     turns = sum(map(len, own))
@@ -209,6 +215,8 @@ def _examples(
 
 def _answer(turn: dict, i: int, style: PromptStyle) -> Answer:
     """Return the answer that the model wrote in a turn, with its spans where it kept to the prompt style."""
+    from eexp.prompts.style import Answer
+
     answer = style.answer(turn["action"], turn.get("thought"), i)
     text = turn.get("text")
     if text is None or style.action.calls or text.strip() == answer.text.strip():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,12 +19,15 @@ from eexp.outcomes import (
     with_failures_counted,
     with_outcomes_asked_for,
 )
-from eexp.prompts import PromptStyle
-from eexp.prompts.style import Dialogue
 from eexp.records import example, preference, tools_at
 from eexp.reflection.situations import situations
 from eexp.settings import command_options, option, recorded
-from eexp.stream import Stream
+
+if TYPE_CHECKING:
+    from eexp.prompts import PromptStyle
+    from eexp.prompts.style import Dialogue
+    from eexp.stream import Stream
+
 
 #: The counter of contenders that are no evidence.
 NO_SHORTCOMING = "alternative[s] left out, of which it is not known that [it|they] did worse"
@@ -115,6 +118,8 @@ def preference_data(
         count: Called with the numbers of states and alternatives that are left out.
         on_error: Called with a trajectory without functions, where actions are tool calls.
     """
+    from eexp.prompts.style import Dialogue
+
     settings = settings or PreferenceSettings()
     dialogue = Dialogue(style)
     for pair in _pairs(trajectories, style, dialogue, settings, count, on_error):

@@ -7,9 +7,9 @@ answers. Where an action was refused and the state is as it was, the expert's ac
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,7 +19,9 @@ from eexp.outcomes import with_outcomes_asked_for
 from eexp.records import alternatives_of, is_only_shown, seed_of
 from eexp.reflection.situations import NOT_EXECUTED
 from eexp.settings import command_options, option
-from eexp.stream import Stream
+
+if TYPE_CHECKING:
+    from eexp.stream import Stream
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ def recover(
 
 def _mistakes(trajectory_id: str, i: int, alternatives: list[dict], settings: RecoverSettings) -> list[dict]:
     """Draw those of the alternatives of step `i` that are inserted before it, from the step alone."""
+    import random
+
     refused = [a for a in alternatives if _is_refused(a.get("outcome"))]
     rng = random.Random(seed_of(settings.seed, trajectory_id, i, "recover"))
     if not refused or rng.random() >= settings.share:

@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from eexp import options
 from eexp.callbacks import Count, OnError, no_count, stop_at_error
 from eexp.errors import InputError
-from eexp.models.base import Model
 from eexp.options import ModelOptions
 from eexp.outcomes import with_failures_counted, with_outcomes_asked_for
-from eexp.prompts import PromptStyle
-from eexp.reflection.verification import verify_drafts
-from eexp.reflection.writing import Skip, write_drafts
 from eexp.settings import command_options
 from eexp.stage_settings.reflect import GUARDS, RULES, GuardSettings, ReflectSettings
-from eexp.stream import Stream
+
+if TYPE_CHECKING:
+    from eexp.models.base import Model
+    from eexp.prompts import PromptStyle
+    from eexp.reflection.writing import Skip
+    from eexp.stream import Stream
 
 
 def _ignore(record: dict, error: InputError) -> None:
@@ -52,6 +53,9 @@ def reflect(
         keep: Called with the texts that were refused, where the state is not set aside because of them.
         on_error: Called with the states that are set aside because no text could be used.
     """
+    from eexp.reflection.verification import verify_drafts
+    from eexp.reflection.writing import write_drafts
+
     settings = settings or ReflectSettings()
     groups = write_drafts(trajectories, style, writer, settings, skip, count)
     for drafts in verify_drafts(groups, scorer, style) if scorer else groups:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from eexp import options
 from eexp.callbacks import Count, OnError, no_count, stop_at_error
-from eexp.envs.base import Environment
 from eexp.errors import InputError
-from eexp.formats.episodes import conversation_of
-from eexp.importing import episode_requests
-from eexp.rewarding import job, rewards
 from eexp.settings import command_options
 from eexp.stage_settings.reward import RewardSettings
-from eexp.stream import Stream
-from eexp.workers.pool import Pool
+
+if TYPE_CHECKING:
+    from eexp.envs.base import Environment
+    from eexp.stream import Stream
+    from eexp.workers.pool import Pool
 
 
 def reward(
@@ -37,6 +37,9 @@ def reward(
         count: Called with the numbers of turns.
         on_error: Called with an episode that does not replay as it was recorded.
     """
+    from eexp.formats.episodes import conversation_of
+    from eexp.rewarding import rewards
+
     for episode in episodes:
         try:
             conversation = conversation_of(episode)
@@ -75,6 +78,9 @@ def command(env: str | None, settings: RewardSettings, open_pool: Callable[..., 
       eexp eval house -m random -n 4 > episodes.jsonl
       eexp reward episodes.jsonl > rewarded.jsonl
     """
+    from eexp.importing import episode_requests
+    from eexp.rewarding import job
+
     work = {"do": f"{job.__module__}:{job.__name__}", "settings": asdict(settings)}
     with stream.open("reward", env=env, **settings.lineage()) as io, open_pool(env) as pool:
         requests = episode_requests(io, ((episode, episode["id"]) for episode in io.records()))

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
 from eexp import options
 from eexp.branching.audit import FIRST, FIRST_SHARE, Audit
-from eexp.branching.execution import execute, job
 from eexp.callbacks import Count, OnError, no_count, stop_at_error
 from eexp.envs.base import FORK_AUTO, FORK_WAYS, Environment
 from eexp.errors import InputError
 from eexp.outcomes import Shares
 from eexp.settings import command_options, option
-from eexp.stream import Stream
-from eexp.workers.pool import Pool
+
+if TYPE_CHECKING:
+    from eexp.stream import Stream
+    from eexp.workers.pool import Pool
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ def rollout(
     Raises:
         AuditFailed: An alternative had another outcome the second time (eexp/branching/audit.py).
     """
+    from eexp.branching.execution import execute
+
     settings = settings or RolloutSettings()
     audit = Audit(settings.audit)
     for trajectory in trajectories:
@@ -117,6 +121,8 @@ def command(env: str | None, settings: RolloutSettings, open_pool: Callable[...,
     Example:
       eexp expert house -n 5 | eexp branch | eexp rollout > rollout.jsonl
     """
+    from eexp.branching.execution import job
+
     # How to fork, and how many workers there are, changes nothing in the output, so neither is in its lineage.
     shares = Shares()
     audit, recorded = Audit(settings.audit), {"again": settings.again or None, "audit": settings.audit}

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
 from eexp import options
 from eexp.callbacks import OnError, stop_at_error
 from eexp.errors import InputError, UsageError
-from eexp.models.base import Model, Score
 from eexp.options import ModelOptions
-from eexp.scoring import Losses, loss_table, score_request, scores_of
-from eexp.stream import Stream
 from eexp.terminal import tell
+
+if TYPE_CHECKING:
+    from eexp.models.base import Model, Score
+    from eexp.scoring import Losses
+    from eexp.stream import Stream
+
 
 #: Examples of one trajectory that are scored together; more are cut into several groups, which takes little time.
 GROUP = 128
@@ -57,6 +61,8 @@ def score(
     Raises:
         UsageError: The model is a server, which cannot score.
     """
+    from eexp.scoring import score_request, scores_of
+
     if not model.exact:
         raise UsageError(f"{model.spec}: a server cannot score a given text; give a GGUF file or hf:DIR_OR_ID")
     pending: deque[list[_Entry]] = deque()  # read, and not answered yet
@@ -127,6 +133,8 @@ def command(model: ModelOptions, summary: str | None, stream: Stream) -> None:
     Example:
       eexp expert house -n 20 | eexp imitation-data | eexp score > scored.jsonl
     """
+    from eexp.scoring import Losses
+
     stream.report = summary
     if summary == "-" and stream.output in (None, "-"):
         raise click.UsageError("--summary - needs -o FILE: standard output is for the examples otherwise")
@@ -148,6 +156,7 @@ def command(model: ModelOptions, summary: str | None, stream: Stream) -> None:
 def _read_losses(file: str) -> Losses:
     """Return the losses of all examples in the output, those of earlier runs included."""
     from eexp.jsonl import read
+    from eexp.scoring import Losses
 
     losses = Losses()
     for example in read([file], "example"):
@@ -159,6 +168,7 @@ def _report(rows: list[dict], summary: str | None, quiet: bool) -> None:
     """Show the table, and write it as JSONL to the file `summary`."""
     from eexp.errors import EexpError
     from eexp.jsonl import dumps, write_to_stdout
+    from eexp.scoring import loss_table
 
     if rows and not quiet:
         tell(*loss_table(rows))

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import click
 
 from eexp import options
 from eexp.callbacks import OnError, stop_at_error
 from eexp.errors import InputError
-from eexp.jsonl import read
 from eexp.models.registry import MODEL_FREE
 from eexp.settings import command_options, option, recorded
-from eexp.stream import Stream
+
+if TYPE_CHECKING:
+    from eexp.stream import Stream
+
 
 ORDERS = ("coverage", "loss", "influence", "length", "random")
 
@@ -134,6 +137,7 @@ class _Influences:
     """The influence of examples on those of the file `settings.like`, and all values so far."""
 
     def __init__(self, settings: SelectSettings):
+        from eexp.jsonl import read
         from eexp.training.influence import influence_on
 
         assert settings.like is not None and settings.base is not None

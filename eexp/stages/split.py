@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
 from eexp import options
 from eexp.records import RECORD_TYPES, seed_of
 from eexp.settings import command_options, option
-from eexp.stream import Stream
+
+if TYPE_CHECKING:
+    from eexp.stream import Stream
 
 
 def _part_numbers(ctx: click.Context, param: click.Parameter, numbers: tuple[int, ...]) -> tuple[int, ...]:

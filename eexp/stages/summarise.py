@@ -9,19 +9,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import click
 
 from eexp import options
 from eexp.callbacks import Count, OnError, no_count, stop_at_error
 from eexp.errors import InputError
-from eexp.models.base import Draw, Model, Sample
 from eexp.options import ModelOptions
-from eexp.prompts import PromptStyle
 from eexp.records import seed_of
-from eexp.reflection import guards
 from eexp.settings import command_options, option
-from eexp.stream import Stream
+
+if TYPE_CHECKING:
+    from eexp.models.base import Draw, Model, Sample
+    from eexp.prompts import PromptStyle
+    from eexp.stream import Stream
+
 
 _TRIES = 3  # draws of a summary before an observation goes without
 
@@ -57,6 +60,8 @@ class _Passage:
 
     def request(self, t: dict, style: PromptStyle, settings: SummariseSettings, count: Count) -> Draw:
         """Return the request for a summary."""
+        from eexp.models.base import Draw
+        from eexp.reflection import guards
 
         def accept(sample: Sample) -> bool:
             self.text = sample.text

@@ -7,34 +7,25 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from itertools import repeat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import orjson
 
 from eexp import options
 from eexp.callbacks import Count, OnError, no_count, stop_at_error
 from eexp.errors import InputError
-from eexp.jsonl import Lines, dumps, line_template
-from eexp.models.base import Model
 from eexp.options import ModelOptions
 from eexp.outcomes import with_outcomes_asked_for
-from eexp.prompts import PromptStyle
-from eexp.prompts.style import EncodedDialogue
 from eexp.records import example, with_lineage
-from eexp.scoring import score_request
 from eexp.settings import command_options, is_given
 from eexp.stage_settings.world_model_data import WorldModelSettings
-from eexp.stream import Stream
-from eexp.world_model.examples import (
-    chosen_transitions,
-    count_example,
-    examples_of,
-    id_of,
-    judged,
-    worded,
-)
-from eexp.world_model.transitions import Transition
+
+if TYPE_CHECKING:
+    from eexp.jsonl import Lines
+    from eexp.models.base import Model
+    from eexp.prompts import PromptStyle
+    from eexp.stream import Stream
+    from eexp.world_model.transitions import Transition
 
 
 def world_model_data(
@@ -59,6 +50,9 @@ def world_model_data(
         count: Called with the numbers of examples and of transitions that are left out.
         on_error: Called with a trajectory that cannot be used.
     """
+    from eexp.scoring import score_request
+    from eexp.world_model.examples import chosen_transitions, count_example, examples_of, id_of, judged
+
     settings = settings or WorldModelSettings()
     pending: deque[tuple[dict, Iterable[tuple[Transition, dict, bool]]]] = deque()  # read, and not answered yet
 
@@ -110,6 +104,12 @@ def world_model_lines(
 
     The arguments are those of `world_model_data`; `entry` is this stage's line of lineage.
     """
+    import orjson
+
+    from eexp.jsonl import dumps, line_template
+    from eexp.prompts.style import EncodedDialogue
+    from eexp.world_model.examples import chosen_transitions, count_example, id_of, worded
+
     if style.action.calls:  # whose messages have more than a text
         for record in world_model_data(trajectories, style, settings, skip=skip, count=count, on_error=on_error):
             yield 1, dumps(with_lineage(record, entry))
