@@ -27,6 +27,7 @@ from transformers.utils import logging
 from eexp.errors import EexpError
 from eexp.models.base import Engine, PlaySettings
 from eexp.models.devices import local_device
+from eexp.models.kernels import crash_of
 from eexp.models.local import DEFAULT_CONTEXT, LocalModel
 from eexp.models.tokenizers import HfTokenizer, stop_token, text_of
 from eexp.models.tree import Decoder
@@ -62,7 +63,8 @@ def load_model(
     Args:
         adapter: Directory of a PEFT adapter. With it, the model is a PeftModel around the base.
         trainable: Whether the adapter is to be trained.
-        dtype: Number format of the weights; "auto" keeps the stored one.
+        dtype: Number format of the weights; "auto" keeps the stored one where the device computes in it, and takes
+            float32 elsewhere.
         four_bit: Hold the weights of linear layers as bitsandbytes' NF4, to train an adapter on them; those of the
             output stay in `dtype`, as all others.
         trust_remote_code: Run the Python code that comes with the model; without it, such a model is refused.
@@ -88,8 +90,8 @@ def load_model(
         raise EexpError(f"{source}: cannot be loaded: {_reason(e)}") from None
     if not tokenizer.chat_template:
         raise EexpError(f"{source}: has no chat template; eexp prompts are chats, take an instruction-tuned model")
-    if model.dtype == torch.float16 and local_device().type == "cpu":
-        model = model.float()  # half precision is slow and inexact on a CPU
+    if dtype == "auto":
+        model = _fit_for_device(model, source)
     if four_bit:
         _keep_four_bits(model)
     if adapter:
@@ -148,6 +150,24 @@ def _keep_four_bits(model: PreTrainedModel) -> None:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+def _fit_for_device(model: PreTrainedModel, source: str) -> PreTrainedModel:
+    """Return the model in float32 where the device does not compute in the type of its weights, or not well.
+
+    Raises:
+        EexpError: Its weights are in 4 bits, with which computing ends the process.
+    """
+    if model.dtype == torch.float16 and local_device().type == "cpu":
+        return model.float()  # half precision is slow and inexact on a CPU
+    four_bit = bool(getattr(model, "is_loaded_in_4bit", False))
+    crash = crash_of(model.dtype, four_bit)
+    if crash and four_bit:
+        raise EexpError(f"{source}: {crash}; take the model that it was made from")
+    if crash:
+        tell(f"{source}: {crash}: computing in float32, which takes twice the memory")
+        return model.float()
+    return model
 
 
 def _with_adapter(model: PreTrainedModel, base: str, adapter: str, trainable: bool) -> PreTrainedModel:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from eexp.errors import EexpError, UsageError
 from eexp.models import hf
 from eexp.models.devices import local_device, prefers_bfloat16
+from eexp.models.kernels import refuse_crash
 from eexp.training import memory, recurrence, sharding
 from eexp.training.distributed import asks_for_sharding, local_rank
 from eexp.training.job import Settings
@@ -65,6 +66,7 @@ def open_model(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizer
     if is_adapter(resolve_base(settings.base)):
         raise UsageError(f"{settings.base}: an adapter; give its base as -m, and it as --init to go on with it")
     dtype = computed_dtype(settings)
+    refuse_crash(dtype, settings.load_in_4bit)
     # Weights that are trained are not in bfloat16: at the usual learning rates a step is smaller than its precision.
     weights = torch.float32 if settings.full else dtype
     memory.check(
