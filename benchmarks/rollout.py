@@ -39,7 +39,7 @@ from typing import Any
 
 from eexp.branching.execution import execute
 from eexp.envs import Environment, forking
-from eexp.envs.base import Observation
+from eexp.envs.base import FORK_AUTO, FORK_WAYS, Observation
 from eexp.stage_settings.branch import BranchSettings
 from eexp.stages.branch import branch
 from eexp.stages.expert import expert
@@ -69,7 +69,7 @@ class World:
     every: int = 1
 
 
-ALL = forking.WAYS
+ALL = FORK_WAYS
 WORLDS = {
     "house": World("house", ALL, 20, 1),
     "bfcl": World("bfcl", ALL, 20, 1),
@@ -167,7 +167,7 @@ def ask(pool: Pool, do: str, jobs: list[dict]) -> Iterator[Any]:
 
 def pooled(spec: str, expert_paths: list[dict]) -> float:
     """Return the seconds for all paths with two workers like those of `eexp rollout`, which run already."""
-    job = {"do": "eexp.branching.execution:job", "fork": forking.AUTO, "again": False}
+    job = {"do": "eexp.branching.execution:job", "fork": FORK_AUTO, "again": False}
     jobs = [{**job, "trajectory": path} for path in expert_paths]
     with Pool(2, spec, PATIENCE) as pool:
         list(pool.run((None, {**job, "trajectory": cut(job["trajectory"], 2)}) for job in jobs))

@@ -145,7 +145,7 @@ def _keep_four_bits(model: PreTrainedModel) -> None:
     On a CPU with bfloat16, such a layer otherwise changes the order of its weights, in place, when it first computes
     without a gradient. From then on it gives no gradient to what it reads, without a word.
     """
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn.modules import Linear4bit
 
     for module in model.modules():
         if isinstance(module, Linear4bit):

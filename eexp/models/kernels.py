@@ -76,7 +76,7 @@ def multiply(dtype: str, four_bit: bool, report: Callable[[bytes], object]) -> N
     scaled_dot_product_attention(query, query, query, is_causal=True).float().sum().backward()
     report(b"torch")
     if four_bit:
-        from bitsandbytes.nn import Linear4bit
+        from bitsandbytes.nn.modules import Linear4bit
 
         layer = Linear4bit(_WIDTH, 2 * _WIDTH, bias=False, compute_dtype=number_format, quant_type="nf4")
         layer.support_avx512bf16_for_cpu = False  # as in hf.load_model
