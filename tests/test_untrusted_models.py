@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from running import run, spawn, write
+from running import environment, run, spawn, write
 
 from eexp.weights import TINY_DIR
 
@@ -133,6 +133,7 @@ def test_a_full_disk_ends_training_in_one_line(tmp_path, data):
     """A limit on the size of files fails in the same calls. The adapter's tensors are larger, its settings are not."""
     command = ["finetune", "-m", "tiny", "-o", tmp_path / "out", "--max-steps", 1, data["imitation"]]
     limited = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, 1 << 12))}
+    limited["env"] = environment(PYTHONDONTWRITEBYTECODE="1")  # or half a module's bytecode stays behind
     spawn(*command, **limited).one_error(1, str(tmp_path / "out"))
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, usual[1]))
