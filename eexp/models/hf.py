@@ -163,9 +163,9 @@ def _fit_for_device(model: PreTrainedModel, source: str) -> PreTrainedModel:
     four_bit = bool(getattr(model, "is_loaded_in_4bit", False))
     crash = crash_of(model.dtype, four_bit)
     if crash and four_bit:
-        raise EexpError(f"{source}: {crash}; take the model that it was made from")
+        raise EexpError(f"{source}: {crash.reason}; take the model that it was made from")
     if crash:
-        tell(f"{source}: {crash}: computing in float32, which takes twice the memory")
+        tell(f"{source}: {crash.reason}: going on in float32, which takes twice the memory")
         return model.float()
     return model
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -21,13 +22,27 @@ from eexp.models.devices import local_device
 from eexp.processes.trial import processor, recall, remember, try_function
 
 LIMIT = 300.0  # seconds for a trial on a busy machine
+FOUR_BITS = "4 bits"
 _SWITCHES = ("ATEN_", "DNNL_", "MKL_", "ONEDNN_", "BNB_")
 _ROWS = (1, 2, 33, 128)  # of the matrices: from a single token on
 _WIDTH = 256
 
 
-def crash_of(dtype: torch.dtype, four_bit: bool = False) -> str | None:
-    """Return, in words, how computing in this type ends a process on this machine; None where it does not.
+@dataclass(frozen=True)
+class KernelCrash:
+    """What ends a process on this machine.
+
+    Attributes:
+        computing: What it computes in: a type such as "bfloat16", or FOUR_BITS.
+        reason: What ends, and by which signal, in words.
+    """
+
+    computing: str
+    reason: str
+
+
+def crash_of(dtype: torch.dtype, four_bit: bool = False) -> KernelCrash | None:
+    """Return what ends a process that computes in this type on this machine; None where nothing does.
 
     Args:
         dtype: The type that is computed in.
@@ -38,27 +53,31 @@ def crash_of(dtype: torch.dtype, four_bit: bool = False) -> str | None:
     name = str(dtype).removeprefix("torch.")
     key = {"computes": [name, four_bit], "processor": processor(), "libraries": _builds(four_bit)}
     match recall(key):
-        case {"crash": None | str() as crash}:
-            return crash
-    ended = try_function("eexp.models.kernels:multiply", [name, four_bit], LIMIT, f"trial of {name}")
-    if not ended.died:  # where it failed with an error, so will this process, which gives the reason
-        if ended.status == 0:
-            remember(key, {"crash": None})
+        case {"crash": None}:
+            return None
+        case {"computing": str(computing), "reason": str(reason)}:
+            return KernelCrash(computing, reason)
+    ended = try_function("eexp.models.kernels:multiply", [name, four_bit], LIMIT, name)
+    if ended.status == 0:
+        remember(key, {"crash": None})
+    # A trial that failed with an error says nothing: so will this process, with the reason. Nor does a slow import.
+    if not ended.died or (ended.hung and not ended.reached):
         return None
-    library, kind = ("bitsandbytes", "4 bits") if ended.reached == "torch" else ("torch", name)
+    computing, library = (FOUR_BITS, "bitsandbytes") if ended.reached == "torch" else (name, "torch")
+    end = f"does not end in {LIMIT:g} s" if ended.hung else f"ends with {ended.reason}"
     version = importlib.metadata.version(library)
-    crash = f"computing in {kind} ends {library} {version} with {ended.reason} on this processor"
+    crash = KernelCrash(computing, f"computing in {computing} {end} on this processor ({library} {version})")
     if not ended.hung:
-        remember(key, {"crash": crash})
+        remember(key, asdict(crash))
     return crash
 
 
 def refuse_crash(dtype: torch.dtype, four_bit: bool) -> None:
-    """Raise EexpError if what the command line asks to compute in ends the process; the arguments are as above."""
+    """Raise EexpError if what a command line asks to compute in ends the process; the arguments are those of above."""
     if crash := crash_of(dtype, four_bit):
-        option = "--load-in-4bit" if four_bit else "--dtype bfloat16"
-        hint = "leave it out" if four_bit else "give --dtype float32"
-        raise EexpError(f"{option}: {crash}; {hint}")
+        in_four_bits = crash.computing == FOUR_BITS
+        option = "--load-in-4bit" if in_four_bits else f"--dtype {crash.computing}"
+        raise EexpError(f"{option}: {crash.reason}; {'leave it out' if in_four_bits else 'give --dtype float32'}")
 
 
 def _builds(four_bit: bool) -> list[object]:
@@ -70,6 +89,7 @@ def _builds(four_bit: bool) -> list[object]:
 
 def multiply(dtype: str, four_bit: bool, report: Callable[[bytes], object]) -> None:
     """Compute as a model does, forward and backward: with `dtype` and then, if `four_bit`, with weights in 4 bits."""
+    report(b"imported")
     number_format = getattr(torch, dtype)
     _run(torch.nn.Linear(_WIDTH, 2 * _WIDTH, dtype=number_format), number_format)
     query = torch.randn(1, 4, 33, 64, dtype=number_format, requires_grad=True)

@@ -77,7 +77,7 @@ def try_function(function: str, arguments: Sequence[object], limit: float, name:
     ended = subprocess.run(command, check=False, stdin=null, stdout=subprocess.PIPE, stderr=null, env=variables)
     if -ended.returncode in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL):
         hint = "; is there memory enough?" if ended.returncode == -signal.SIGKILL else ""
-        raise EexpError(f"{name}: loading it was ended by {signal.Signals(-ended.returncode).name}{hint}")
+        raise EexpError(f"{name}: its trial was ended by {signal.Signals(-ended.returncode).name}{hint}")
     return TrialEnd(ended.returncode, ended.stdout.decode("utf-8", "replace").strip().rpartition("\n")[2])
 
 
