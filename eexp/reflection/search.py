@@ -75,9 +75,10 @@ class ExecutedOutcomes:
             following: list[tuple[str, str | None]] = []
             for observation, first in frontier:
                 for action, outcome in self.of(observation):
-                    sentences.append(f"{action}: {gist(outcome)}.")
+                    found = outcome["observation"] == goal
+                    sentences.append(f"{action}: {gist(outcome)}{', as asked' if found else ''}.")
                     begin = first or action
-                    if outcome["observation"] == goal:
+                    if found:
                         if begin != situation.step["action"]:
                             return "", ANOTHER_WAY
                         return " ".join([*sentences, f"So I {as_verb(begin)}."]), ""

@@ -20,11 +20,13 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from small_model import Marks, arguments, make_tokenizer, new_model, render, save
+from small_model import Marks, arguments, make_tokenizer, new_model, render, save, start_with_reading
 from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM, get_cosine_schedule_with_warmup
 
@@ -38,8 +40,8 @@ STYLE = str(Path(__file__).parents[1] / "studies" / "reactions.toml")
 class Book:
     """A table in words: prompts and answers about it."""
 
-    def __init__(self, number: int, style):
-        self.style, self.table, self.names = style, world.table_of(number), world.names_of(number)
+    def __init__(self, number: int, style, names: Sequence[str] = ()):
+        self.style, self.table, self.names = style, world.table_of(number), names or world.names_of(number)
         self.words, self.tasks = world.WORDS["substances"], world.tasks_of(number)
 
     def name(self, thing: int) -> str:
@@ -63,7 +65,7 @@ class Book:
         sentences, opened = [], []
         for operation in range(world.OPERATIONS):
             following = self.table[thing, operation]
-            sentences.append(f"{self.action(thing, operation)}: {self._gist(following, thing)}.")
+            sentences.append(self.claim(thing, operation, goal))
             if following == goal:
                 return self._decided(sentences, thing, operation)
             if following not in (thing, world.RUINED) and following not in [f for f, _ in opened]:
@@ -71,10 +73,15 @@ class Book:
         for middle, first in opened:
             for operation in range(world.OPERATIONS):
                 following = self.table[middle, operation]
-                sentences.append(f"{self.action(middle, operation)}: {self._gist(following, middle)}.")
+                sentences.append(self.claim(middle, operation, goal))
                 if following == goal:
                     return self._decided(sentences, thing, first)
         raise AssertionError("no way of two operations")
+
+    def claim(self, thing: int, operation: int, goal: int) -> str:
+        following = self.table[thing, operation]
+        end = ", as asked" if following == goal else ""
+        return f"{self.action(thing, operation)}: {self._gist(following, thing)}{end}."
 
     def _gist(self, following: int, before: int) -> str:
         return "Nothing happens" if following == before else f"You hold {self.name(following)}"
@@ -95,52 +102,6 @@ class Book:
                 thing = rng.randrange(world.SUBSTANCES)
                 observation += " " + self.observation(thing)
         return self.style.act(self.instruction(goal), past, observation)
-
-    def matching(self, rng: random.Random) -> list[dict]:
-        """Return a task whose outcomes are told, of names of any table: which of them is the goal?"""
-        names = rng.sample(world.NAMES, rng.randint(3, 8))
-        held, goal = names[0], rng.choice(names[1:])
-        keys = [f"{o} {thing}" for thing in (held, rng.choice(names)) for o in self.words.operations]
-        actions = sorted(rng.sample(list(dict.fromkeys(keys)), len(names) - 1), key=keys.index)
-        told = list(zip(actions, names[1:]))
-        if rng.random() < 0.5:  # the thought stops at the goal
-            stop = next(i for i, (_, name) in enumerate(told) if name == goal)
-            thought = " ".join(f"{action}: You hold {name}." for action, name in told[: stop + 1])
-            listed = [action for action, _ in told]
-            text = f"You hold {held}. " + " ".join(f"{action}: You hold {name}." for action, name in told)
-            prompt = self.style.act(f"Make {goal}.", [], text, listed, think=True)
-            action = told[stop][0]
-            return [*prompt, *self.style.answer(action, f"{thought} So I {action}.").messages()]
-        text = f"You hold {held}. " + " ".join(f"{action}: You hold {name}." for action, name in told)
-        prompt = self.style.act(f"Make {goal}.", [], text, [action for action, _ in told])
-        action = next(action for action, name in told if name == goal)
-        return [*prompt, *self.style.answer(action).messages()]
-
-    def drill(self, rng: random.Random) -> tuple[str, list[dict]]:
-        """Return a text that trains reading alone, dense in what can be known, and its kind.
-
-        A list to repeat; whether names are the goal; or what was told of actions, asked in another order.
-        """
-        kind = rng.choice(["repeat", "equal", "lookup"])
-        if kind == "repeat":
-            text = " ".join(rng.sample(world.NAMES, rng.randint(8, 24)))
-            prompt, answer = f"Say: {text}", f"Say: {text}"
-        elif kind == "equal":
-            goal, *others = rng.sample(world.NAMES, 12)
-            asked = [goal if rng.random() < 0.3 else rng.choice(others) for _ in range(24)]
-            prompt = self.instruction_for(goal)
-            answer = " ".join(f"You hold {name}. {'So' if name == goal else 'No'}" for name in asked)
-        else:
-            things = rng.sample(world.NAMES, rng.randint(1, 3))
-            keys = [f"{o} {thing}" for thing in things for o in self.words.operations]
-            told = [f"{key}: You hold {rng.choice(world.NAMES)}." for key in keys]
-            prompt = " ".join(told)
-            rng.shuffle(told)
-            answer = " ".join(told)
-        return kind, [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-
-    def instruction_for(self, name: str) -> str:
-        return f"{self.style.acting.task_label} {self.words.instruction.format(thing=name)}"
 
     def step(self, rng: random.Random) -> tuple[list[dict], int, int]:
         """Return the steps before, the thing held and the goal, of a random task at one of its states."""
@@ -183,19 +144,119 @@ def spelling(style) -> list[str]:
     return texts + [render(row) for row in rows] * 40
 
 
-def targets(
-    ids: np.ndarray, marks: Marks, every_observation: bool, user: int, period: int, decision: float
-) -> np.ndarray:
-    """Return the weight of each token in the loss: more where a thought decides whether to go on."""
-    weights = np.zeros(len(ids), dtype=np.float32)
-    ends = np.flatnonzero(ids == marks.end)
-    role = user if every_observation else marks.assistant
-    starts = np.flatnonzero(ids == role)
-    for start in starts[1:] if every_observation else starts[-1:]:
-        weights[start + 1 : ends[ends > start][0] + 1] = 1.0
-    after = np.flatnonzero(ids[:-1] == period) + 1
-    weights[after] *= decision
-    return weights
+class Row(NamedTuple):
+    """A text to train on: its kind, its token ids, and the weight of each token in the loss."""
+
+    kind: str
+    ids: np.ndarray
+    weights: np.ndarray
+
+
+class Reader:
+    """What of a text can be known, by kind.
+
+    A walk's observations; otherwise the last answer. In a drill, what the table says cannot be known: the names after
+    "hold", and whether anything happens, after a colon.
+    """
+
+    def __init__(self, tokenizer, context: int, decision: float):
+        self.tokenizer, self.context, self.decision = tokenizer, context, decision
+        self.marks = Marks(tokenizer)
+        self.user, self.hold, self.colon = (tokenizer.convert_tokens_to_ids(t) for t in ("<|user|>", "Ġhold", ":"))
+
+    def rows(self, texts: list[tuple[str, list[dict]]]) -> list[Row]:
+        encoded = self.tokenizer([render(messages) for _, messages in texts])["input_ids"]
+        return [self._row(kind, np.array(ids[: self.context])) for (kind, _), ids in zip(texts, encoded)]
+
+    def _row(self, kind: str, ids: np.ndarray) -> Row:
+        weights = np.zeros(len(ids), dtype=np.float32)
+        ends = np.flatnonzero(ids == self.marks.end)
+        starts = np.flatnonzero(ids == (self.user if kind == "walk" else self.marks.assistant))
+        for start in starts[1:] if kind == "walk" else starts[-1:]:
+            weights[start + 1 : next(iter(ends[ends > start]), len(ids)) + 1] = 1.0
+        if kind == "fiction":
+            weights[1:][np.isin(ids[:-1], [self.hold, self.colon])] = 0.0
+        if kind in ("think", "fiction"):  # whether the goal is found
+            weights[2:][ids[:-2] == self.hold] *= self.decision
+        return Row(kind, ids, weights)
+
+
+def repeat(rng: random.Random) -> list[dict]:
+    text = " ".join(rng.sample(world.NAMES, rng.randint(4, 24)))
+    return [{"role": "user", "content": f"Say: {text}"}, {"role": "assistant", "content": f"Say: {text}"}]
+
+
+class Curriculum:
+    """Which texts come when: reading first, then outcomes, then tasks; a later table's outcomes before its tasks.
+
+    Attributes:
+        known, told: How many tables have shown their outcomes, and their tasks.
+    """
+
+    def __init__(self, books: list[Book], at_once: int, seed: int):
+        self.books, self.at_once = books, at_once
+        self.known = self.told = at_once
+        self._rng, self._fiction, self._left = random.Random(seed), books[0], 0
+
+    def texts(self, number: int, progress: float) -> list[tuple[str, list[dict]]]:
+        """Return texts with their kinds, for a time of the training between 0 and 1."""
+        later = len(self.books) - self.at_once
+        self.known = self.at_once + min(later, int(later * max(0.0, progress - 0.25) / 0.5))
+        self.told = self.at_once + min(later, int(later * max(0.0, progress - 0.32) / 0.5))
+        if progress < 0.1:
+            shares = {"repeat": 0.4, "fiction": 0.4, "walk": 0.1, "predict": 0.1}
+        elif progress < 0.25:
+            shares = {"repeat": 0.1, "fiction": 0.2, "walk": 0.25, "predict": 0.2, "act": 0.05, "think": 0.2}
+        else:
+            shares = {"repeat": 0.05, "fiction": 0.15, "walk": 0.15, "predict": 0.15, "act": 0.15, "think": 0.35}
+        kinds = self._rng.choices(list(shares), list(shares.values()), k=number)
+        return [(kind, self._text(kind)) for kind in kinds]
+
+    def _text(self, kind: str) -> list[dict]:
+        rng = self._rng
+        match kind:
+            case "repeat":
+                return repeat(rng)
+            case "fiction":
+                return self._imagined().acting(rng, True)
+            case "walk":
+                return rng.choice(self.books[: self.known]).walk(rng, 12)
+            case "predict":
+                return rng.choice(self.books[: self.known]).prediction(rng)
+        return rng.choice(self.books[: self.told]).acting(rng, kind == "think")
+
+    def _imagined(self) -> Book:
+        """Return a table that is used for a few texts only, with names of any table."""
+        if not self._left:
+            number, names = self._rng.randrange(10**6, 10**9), self._rng.sample(world.NAMES, world.SUBSTANCES)
+            self._fiction, self._left = Book(number, self.books[0].style, names), 8
+        self._left -= 1
+        return self._fiction
+
+
+def batched(rows: list[Row], tokens: int, rng: random.Random) -> list[list[Row]]:
+    """Return batches of rows of similar length, up to `tokens` tokens with padding, in any order."""
+    batches, batch = [], []
+    for row in sorted(rows, key=lambda row: len(row.ids) + rng.random()):
+        if batch and len(row.ids) * (len(batch) + 1) > tokens:
+            batches.append(batch)
+            batch = []
+        batch.append(row)
+    batches.append(batch)
+    rng.shuffle(batches)
+    return batches
+
+
+def losses_of(model: LlamaForCausalLM, batch: list[Row]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the losses of all tokens that have a weight, row after row, and these weights."""
+    width = max(len(row.ids) for row in batch)
+    ids, weights = torch.zeros(len(batch), width, dtype=torch.long), torch.zeros(len(batch), width)
+    for i, row in enumerate(batch):
+        ids[i, : len(row.ids)], weights[i, : len(row.ids)] = torch.from_numpy(row.ids), torch.from_numpy(row.weights)
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+    chosen = weights[:, 1:] > 0
+    losses = cross_entropy(model.lm_head(hidden[chosen]).float(), ids[:, 1:][chosen], reduction="none")
+    return losses, weights[:, 1:][chosen]
 
 
 @torch.no_grad()
@@ -243,113 +304,72 @@ def play(model, tokenizer, book: Book, tasks, think: bool, most: int) -> float:
 
 def main() -> None:
     parser = arguments(__doc__ or "", episodes=0, context=1024)
-    parser.add_argument("--tables", type=int, default=8)
-    parser.add_argument("--at-once", type=int, default=4, help="tables from the beginning; the others come one by one")
-    parser.add_argument("--updates", type=int, default=6000)
-    parser.add_argument("--outcomes-first", type=float, default=0.15, help="share of the training with more outcomes")
-    parser.add_argument("--decision-weight", type=float, default=5.0, help="weight of the words that end a thought")
-    parser.add_argument("--drills", type=float, default=0.3, help="share of texts that train reading alone")
-    parser.add_argument("--weights", type=Path, help="go on from these weights")
-    parser.set_defaults(vocab_size=1500, hidden=128, layers=4, mlp=512, heads=4, kv_heads=4, tokens_per_batch=2048)
+    parser.add_argument("--tables", type=int, default=6)
+    parser.add_argument("--at-once", type=int, default=3, help="tables from the beginning; the others come one by one")
+    parser.add_argument("--updates", type=int, default=4000)
+    parser.add_argument("--decision-weight", type=float, default=3.0, help="weight of whether the goal is found")
+    parser.add_argument("--random-start", action="store_true", help="begin with random weights, not with reading")
+    parser.set_defaults(
+        vocab_size=1500, hidden=128, layers=4, mlp=512, heads=4, kv_heads=4, head_dim=64, tokens_per_batch=2048, lr=1e-3
+    )
     args = parser.parse_args()
     style = get_style(STYLE)
     books = [Book(world.FIRST_TABLE_FOR_BASES + i, style) for i in range(args.tables)]
     tokenizer = make_tokenizer(spelling(style), args.vocab_size, args.context)
-    example = [tokenizer.tokenize(" boil " + name) for name in world.names_of(0)]
-    print(len(tokenizer), example[:4], max(map(len, example)))
-    print(tokenizer.tokenize(render(books[0].acting(random.Random(1), True))))
     torch.manual_seed(args.seed)
-    model = LlamaForCausalLM.from_pretrained(args.init).float() if args.init else new_model(tokenizer, args)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
-    marks, user = Marks(tokenizer), tokenizer.convert_tokens_to_ids("<|user|>")
-    period = tokenizer.convert_tokens_to_ids(".")
-    held = tokenizer.convert_tokens_to_ids("Ġhold")
-    drilled = {"equal": [period], "lookup": [held]}
-    if args.weights:
-        model.load_state_dict(torch.load(args.weights))
+    if args.init:
+        model = LlamaForCausalLM.from_pretrained(args.init).float()
+    else:
+        model = new_model(tokenizer, args)
+        if not args.random_start:
+            start_with_reading(model)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=args.weight_decay)
-    schedule = get_cosine_schedule_with_warmup(optimizer, args.updates // 20, args.updates)
-    rng, started, seen, pool = random.Random(args.seed), time.time(), 0, []
+    schedule = get_cosine_schedule_with_warmup(optimizer, 100, args.updates)
+    reader, curriculum = (
+        Reader(tokenizer, args.context, args.decision_weight),
+        Curriculum(books, args.at_once, args.seed),
+    )
+    rng, started, seen = random.Random(args.seed), time.time(), 0
+    pool: list[list[Row]] = []
     means: dict[str, float] = {}
-    later = args.tables - args.at_once
     for step in range(1, args.updates + 1):
-        progress = step / args.updates
-        # The outcomes of a later table are shown from its time on; its tasks a twentieth of the training later.
-        known = args.at_once + min(later, int(later * max(0.0, progress - args.outcomes_first) / 0.6))
-        told = args.at_once + min(later, int(later * max(0.0, progress - args.outcomes_first - 0.05) / 0.6))
         if not pool:
-            rows = []
-            for _ in range(400):
-                if rng.random() < args.drills:
-                    kind, messages = books[0].drill(rng)
-                    rows.append((kind, messages, False))
-                    continue
-                chance = rng.random()
-                if chance < (0.4 if progress < 0.3 else 0.15):
-                    rows.append(("match", books[0].matching(rng), False))
-                elif chance < (0.65 if progress < args.outcomes_first else 0.3):
-                    rows.append(("walk", rng.choice(books[:known]).walk(rng, 12), True))
-                elif chance < (0.8 if progress < args.outcomes_first else 0.45):
-                    rows.append(("predict", rng.choice(books[:known]).prediction(rng), False))
-                elif chance < (0.83 if progress < args.outcomes_first else 0.62):
-                    rows.append(("act", rng.choice(books[:told]).acting(rng, False), False))
-                else:
-                    rows.append(("think", rng.choice(books[:told]).acting(rng, True), False))
-            encoded = tokenizer([render(m) for _, m, _ in rows])["input_ids"]
-            items = []
-            for (kind, _, whole), ids in zip(rows, encoded):
-                ids = np.array(ids[: args.context], dtype=np.int64)
-                weights = targets(ids, marks, whole, user, period, args.decision_weight)
-                if kind in drilled:  # only what follows these can be known
-                    weights[1:] = np.where(np.isin(ids[:-1], drilled[kind]), (weights[1:] > 0) * 1.0, 0.0)
-                items.append((kind, ids, weights))
-            items.sort(key=lambda item: len(item[1]) + rng.random())
-            batch = []
-            for item in items:
-                if batch and len(item[1]) * (len(batch) + 1) > args.tokens_per_batch:
-                    pool.append(batch)
-                    batch = []
-                batch.append(item)
-            pool.append(batch)
-            rng.shuffle(pool)
+            pool = batched(reader.rows(curriculum.texts(400, step / args.updates)), args.tokens_per_batch, rng)
         batch = pool.pop()
-        width = max(len(ids) for _, ids, _ in batch)
-        ids, weights = torch.zeros(len(batch), width, dtype=torch.long), torch.zeros(len(batch), width)
-        for row, (_, i, w) in enumerate(batch):
-            ids[row, : len(i)], weights[row, : len(i)] = torch.from_numpy(i), torch.from_numpy(w)
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-            hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-            chosen = weights[:, 1:] > 0
-            logits = model.lm_head(hidden[chosen])
-        losses = cross_entropy(logits.float(), ids[:, 1:][chosen], reduction="none")
-        counts = weights[:, 1:][chosen]
-        ((losses * counts).sum() / counts.sum()).backward()
+        losses, weights = losses_of(model, batch)
+        ((losses * weights).sum() / weights.sum()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
-        seen += sum(len(i) for _, i, _ in batch)
-        kinds = np.repeat([kind for kind, _, _ in batch], (weights[:, 1:] > 0).sum(1).numpy())
-        values = losses.detach().numpy()
-        for kind in set(kinds):
-            mean = float(values[kinds == kind].mean())
-            means[kind] = 0.98 * means.get(kind, mean) + 0.02 * mean
+        seen += sum(len(row.ids) for row in batch)
+        for kind, values in by_kind(batch, losses.detach().numpy(), weights.numpy(), args.decision_weight).items():
+            means[kind] = 0.98 * means.get(kind, values) + 0.02 * values
         if step % 100 == 0:
             shown = " ".join(f"{kind} {mean:.3f}" for kind, mean in sorted(means.items()))
-            print(
-                f"{step} {shown} {seen / (time.time() - started):,.0f} tokens/s {time.time() - started:.0f} s",
-                flush=True,
-            )
-        if step % 2000 == 0 or step == args.updates:
-            for k in {0, told - 1}:
-                tasks = books[k].tasks[::25]
-                shares = [
-                    play(model, tokenizer, books[k], tasks, think, most) for think, most in ((False, 12), (True, 420))
-                ]
-                print(f"  table {k}: acts {shares[0]:.2f}, thinks {shares[1]:.2f}", flush=True)
+            print(f"{step} {shown} {seen / (time.time() - started):,.0f} tokens/s", flush=True)
+        if step % 1000 == 0 or step == args.updates:
+            for k in sorted({0, curriculum.told - 1}):
+                tasks = books[k].tasks[::40]
+                acts, thinks = (
+                    play(model, tokenizer, books[k], tasks, False, 12),
+                    play(model, tokenizer, books[k], tasks, True, 420),
+                )
+                print(f"  table {k}: acts {acts:.2f}, thinks {thinks:.2f}", flush=True)
             if step < args.updates:
                 torch.save(model.state_dict(), f"{args.output}.pt")
     save(model, tokenizer, args.output, vars(args))
+
+
+def by_kind(batch: list[Row], losses: np.ndarray, weights: np.ndarray, decision: float) -> dict[str, float]:
+    """Return the mean loss of each kind of text in a batch, and of the decisions whether the goal is found."""
+    kinds = np.repeat([row.kind for row in batch], [int((row.weights[1:] > 0).sum()) for row in batch])
+    means = {str(kind): float(losses[kinds == kind].mean()) for kind in set(kinds)}
+    for kind in {"think", "fiction"} & set(means):
+        found = (kinds == kind) & (weights == decision)
+        means[f"{kind}-goal"] = float(losses[found].mean()) if found.any() else 0.0
+    return means
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 GO_ON = "Go on."  # the world's turn where it has nothing to show
+INITIAL = 0.06  # standard deviation of new weights
 HELD_OUT = 200  # episodes to ask about after training
 # Words of the later training stages, so that the tokenizer has them whole. No statement about how to act.
 STAGE_WORDS = """
@@ -241,6 +242,7 @@ def arguments(description: str, episodes: int, context: int) -> argparse.Argumen
     parser.add_argument("--layers", type=int, default=5)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--kv-heads", type=int, default=2)
+    parser.add_argument("--head-dim", type=int, help="dimensions of a head: by default hidden / heads")
     parser.add_argument("--mlp", type=int, default=384)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--weight-decay", type=float, default=0.05)
@@ -263,12 +265,72 @@ def new_model(tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) -> L
         num_key_value_heads=args.kv_heads,
         max_position_embeddings=args.context,
         tie_word_embeddings=True,
-        initializer_range=0.06,
+        head_dim=args.head_dim or args.hidden // args.heads,
+        initializer_range=INITIAL,
         bos_token_id=None,
         eos_token_id=stop_token(tokenizer),
         pad_token_id=pad,
     )
     return LlamaForCausalLM(config)
+
+
+@torch.no_grad()
+def start_with_reading(model: LlamaForCausalLM) -> None:
+    """Set the weights of a new model, in place, so that it can already repeat: it copies what followed a word before.
+
+    Models of this size may train for thousands of updates without finding this circuit (an induction head, Olsson et
+    al. 2022, arXiv 2209.11895), and cannot read their prompt until they do. So it is built, and trained further:
+
+    - The embedding fills half of the dimensions, with rows of one length, and dimension 0 is the same for all tokens.
+    - Layer 1, head 0 attends to the token before, by the rotary encoding of that constant, and copies it to the other
+      half.
+    - Layer 2, head 0 attends to the positions after those of the present token, and copies what stands there.
+    - The other heads attend to equal tokens (Trockman & Kolter 2023, arXiv 2305.09828), and add little at first. All
+      else adds nothing at first.
+
+    The model needs two layers, as many heads for keys as for queries, and heads as wide as half of the model.
+    """
+    config = model.config
+    width, size = config.hidden_size, config.head_dim
+    here, before = slice(1, width // 2), slice(width // 2 + 1, width)
+    kept = width // 2 - 1
+    embedding = model.model.embed_tokens.weight
+    embedding[:, 0] = embedding[:, width // 2 :] = 0
+    embedding *= INITIAL * width**0.5 / embedding.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    embedding[:, 0] = 4 * INITIAL
+    for layer in model.model.layers:
+        layer.mlp.down_proj.weight.zero_()
+        for head in range(config.num_attention_heads):
+            rows, attention = slice(head * size, (head + 1) * size), layer.self_attn
+            equal, moved = _directions(size, width), _directions(size, width)
+            attention.q_proj.weight[rows] = attention.k_proj.weight[rows] = 0.8 * equal
+            attention.v_proj.weight[rows], attention.o_proj.weight[:, rows] = 0.7 * moved, 0.02 * moved.T
+    first, second = (layer.self_attn for layer in model.model.layers[:2])
+    for attention in (first, second):
+        for weight in (attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight):
+            weight[:size] = 0
+        attention.o_proj.weight[:, :size] = 0
+        attention.v_proj.weight[:kept, here] = torch.eye(kept)
+    # The fastest rotations tell neighbours apart. A query at position p meets keys that are turned by one position, so
+    # their product is highest for the key at p - 1.
+    near = size // 6
+    turn = model.model.rotary_emb.inv_freq[:near]
+    first.q_proj.weight[:near, 0] = 2.4
+    first.k_proj.weight[:near, 0] = 2.4 * torch.cos(turn)
+    first.k_proj.weight[size // 2 : size // 2 + near, 0] = 2.4 * torch.sin(turn)
+    first.o_proj.weight[before, :kept] = INITIAL * torch.eye(kept)
+    # The slower rotations hardly change within a text, so that their product depends on the words.
+    equal = _directions(size, kept)
+    equal[:near] = equal[size // 2 : size // 2 + near] = 0
+    second.q_proj.weight[:size, here], second.k_proj.weight[:size, before] = 2 * equal, 2 * equal
+    second.o_proj.weight[here, :kept] = 0.3 * torch.eye(kept)
+    model.model.norm.weight.fill_(2.0)
+
+
+def _directions(rows: int, columns: int) -> torch.Tensor:
+    """Return random orthonormal rows, or columns where they are fewer."""
+    q, _ = torch.linalg.qr(torch.randn(max(rows, columns), min(rows, columns)))
+    return q if rows >= columns else q.T.contiguous()
 
 
 def make(texts: list[str], other: list[str], args: argparse.Namespace) -> None:
