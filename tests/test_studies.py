@@ -70,28 +70,28 @@ def test_a_dry_run_changes_no_setting(tmp_path):
 
 
 def test_the_demo_compares_with_imitation_or_else_with_random_play(tmp_path):
-    for arms, baseline in (("il sr", "il"), ("recovery sr", "random")):
+    for arms, baseline in (("il rules", "il"), ("recovery rules", "random")):
         output = make("-n", "-f", str(ROOT / "recipes/house/Makefile"), "table", f"OUT={tmp_path}", f"ARMS={arms}")
         assert output.count(f"--baseline {baseline} ") == 2 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.long
 def test_only_what_depends_on_a_setting_is_made_again(tmp_path):
-    small = ["-f", str(STUDIES / "arms.mk"), f"OUT={tmp_path}/house", "ARMS=il sr", *SMALL]
+    small = ["-f", str(STUDIES / "arms.mk"), f"OUT={tmp_path}/house", "ARMS=il rules", *SMALL]
     make(*small)
     assert commands(*small) == {}
     again = commands(*small, "K_MISTAKES=1")
     stages = {"branch", "rollout", "recover", "reflect", "finetune", "export", "eval"}
     assert set(again.values()) == stages
     names = {Path(file).relative_to(tmp_path / "house").as_posix() for file in again}
-    assert {"0/branched-1.jsonl", "0/sr.episodes.jsonl"} <= names
+    assert {"0/branched-1.jsonl", "0/rules.episodes.jsonl"} <= names
     assert not names & {"expert.jsonl", "il.jsonl", "0/il", "0/il.episodes.jsonl", "0/explorer-1", "panel.jsonl"}
 
     results = tmp_path / "RESULTS.md"
     results.write_text("Before.\n<!-- study: house -->\nold\n<!-- end -->\n<!-- study: none -->\nkept\n<!-- end -->\n")
     subprocess.run([sys.executable, STUDIES / "results.py", tmp_path, "-o", results], check=True)
     text = results.read_text()
-    assert "SR" in text and "1 training seed, 4 tasks" in text and "old" not in text and "kept" in text
+    assert "recovery + rule thoughts" in text and "1 training seed, 4 tasks" in text and "old" not in text and "kept" in text
 
 
 @pytest.mark.long

@@ -1,7 +1,7 @@
 # The arms of one study: several training seeds, on one environment and one base model. The Makefile beside this file
 # has the studies and their settings.
 #
-#   make -f arms.mk -j2 ENV=house BASE=tiny OUT=studies/house SEEDS="0 1 2 3 4" ARMS="il sr"
+#   make -f arms.mk -j2 ENV=house BASE=tiny OUT=studies/house SEEDS="0 1 2 3 4" ARMS="il rules"
 #
 # Every file depends on what it is made of: other files, and the settings that are named in its rule. If K_MISTAKES is
 # changed, only the files that depend on it are made again. A run that was stopped continues where it was.
@@ -13,7 +13,7 @@ ENV ?= house
 BASE ?= tiny
 OUT ?= studies/$(ENV)
 SEEDS ?= 0 1 2 3 4
-ARMS ?= il iwm recovery sr
+ARMS ?= il iwm recovery rules
 # TRAIN demonstrations of tasks of TRAIN_SPLIT. The panel has PANEL_TASKS tasks of each of PANEL_SPLITS; none of these
 # tasks is demonstrated.
 TRAIN ?= 200
@@ -46,7 +46,7 @@ TUNED_il ?= --batch-trajectories 8 --lr 3e-3
 TUNED_recovery ?= --batch-trajectories 8 --lr 3e-3
 TUNED_corrections ?= --batch-trajectories 8 --lr 3e-3
 TUNED_dpo ?= --lr 3e-4 --max-steps 60
-$(foreach arm,explorer il iwm iwm-first recovery thoughts sr sr-outcome critiques all,$(eval TUNED_$(arm) ?= $(TUNED)))
+$(foreach arm,explorer il iwm iwm-first recovery rules-alone rules outcomes critiques rules-iwm,$(eval TUNED_$(arm) ?= $(TUNED)))
 # The share of the loss that the world model's examples have.
 WORLD_SHARE ?= 0.05
 
@@ -135,7 +135,7 @@ $(OUT)/%/iwm/eexp.json: $(OUT)/il.jsonl $(OUT)/%/world.jsonl $(call given,BASE U
 	eexp finetune -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_iwm) --share world_model=$(WORLD_SHARE) -q \
 	  $(OUT)/il.jsonl $(OUT)/$*/world.jsonl
 
-# -- IWM, then IL, as in the paper: half of the updates each --------------------------------------------------------
+# -- IWM, then IL, half of the updates each (in the paper, all of IL comes after) -----------------------------------
 
 HALF := $(shell echo $$(($(UPDATES) / 2)))
 
@@ -159,32 +159,31 @@ $(OUT)/%/recovery/eexp.json: $(OUT)/%/recovery.jsonl $(call given,BASE UPDATES A
 	rm -rf $(@D)
 	eexp finetune -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_recovery) -q $<
 
-# -- SR: a thought before every action, on recovered paths --------------------------------------------------------
+# -- thoughts by a rule before every action, on recovered paths ----------------------------------------------------
 
-# Thoughts are made from what the environment says is known and needed, or from the outcomes alone. The arm "thoughts" has
-# the first kind on the expert's own path, without any alternative or outcome.
+# "rules": from what the environment says is known and needed. No outcome of an alternative is in them. "rules-alone" has
+# the same on the expert's own path. "outcomes": from what was executed.
 
-
-$(OUT)/%/sr.jsonl: $(OUT)/%/recovered.jsonl
+$(OUT)/%/rules.jsonl: $(OUT)/%/recovered.jsonl
 	eexp reflect --rationale environment --weigh 0 --pool own -q $< -o $@
 
-$(OUT)/%/sr-outcome.jsonl: $(OUT)/%/recovered.jsonl
+$(OUT)/%/outcomes.jsonl: $(OUT)/%/recovered.jsonl
 	eexp reflect --rationale outcome --pool own -q $< -o $@
 
-$(OUT)/%/thoughts.jsonl: $(OUT)/%/rollout.jsonl
+$(OUT)/%/rules-alone.jsonl: $(OUT)/%/rollout.jsonl
 	eexp reflect --rationale environment --weigh 0 --pool own -q $< -o $@
 
-$(OUT)/%/sr/eexp.json: $(OUT)/%/sr.jsonl $(call given,BASE UPDATES ADAPTER TUNED_sr)
+$(OUT)/%/rules/eexp.json: $(OUT)/%/rules.jsonl $(call given,BASE UPDATES ADAPTER TUNED_rules)
 	rm -rf $(@D)
-	eexp finetune -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_sr) -q $<
+	eexp finetune -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_rules) -q $<
 
-$(OUT)/%/sr-outcome/eexp.json: $(OUT)/%/sr-outcome.jsonl $(call given,BASE UPDATES ADAPTER TUNED_sr-outcome)
+$(OUT)/%/outcomes/eexp.json: $(OUT)/%/outcomes.jsonl $(call given,BASE UPDATES ADAPTER TUNED_outcomes)
 	rm -rf $(@D)
-	eexp finetune -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_sr-outcome) -q $<
+	eexp finetune -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_outcomes) -q $<
 
-$(OUT)/%/thoughts/eexp.json: $(OUT)/%/thoughts.jsonl $(call given,BASE UPDATES ADAPTER TUNED_thoughts)
+$(OUT)/%/rules-alone/eexp.json: $(OUT)/%/rules-alone.jsonl $(call given,BASE UPDATES ADAPTER TUNED_rules-alone)
 	rm -rf $(@D)
-	eexp finetune -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_thoughts) -q $<
+	eexp finetune -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_rules-alone) -q $<
 
 # -- corrections: the explorers play the demonstrated tasks, and the expert goes on from where they went wrong ---------
 
@@ -215,10 +214,10 @@ $(OUT)/%/corrections/eexp.json: $(OUT)/il.jsonl $(OUT)/%/corrections.jsonl \
 $(OUT)/%/critiques.jsonl: $(OUT)/%/corrected.jsonl
 	eexp rollout -q $< | eexp recover -q | eexp reflect --rationale environment --weigh 0 -q -o $@
 
-$(OUT)/%/critiques/eexp.json: $(OUT)/%/sr.jsonl $(OUT)/%/critiques.jsonl \
+$(OUT)/%/critiques/eexp.json: $(OUT)/%/rules.jsonl $(OUT)/%/critiques.jsonl \
     $(call given,BASE UPDATES ADAPTER TUNED_critiques)
 	rm -rf $(@D)
-	eexp finetune -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_critiques) -q $(OUT)/$*/sr.jsonl $(OUT)/$*/critiques.jsonl
+	eexp finetune -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_critiques) -q $(OUT)/$*/rules.jsonl $(OUT)/$*/critiques.jsonl
 
 # -- preferences: the expert's action before the explorer's, in the states that the explorer itself gets into -----------
 
@@ -232,10 +231,10 @@ $(OUT)/%/dpo/eexp.json: $(OUT)/%/preferences.jsonl $(OUT)/il.jsonl $(OUT)/%/il/e
 
 # -- the sum: thoughts on recovered paths and a world model in one run ---------------------------------------------
 
-$(OUT)/%/all/eexp.json: $(OUT)/%/sr.jsonl $(OUT)/%/world.jsonl $(call given,BASE UPDATES ADAPTER WORLD_SHARE TUNED_all)
+$(OUT)/%/rules-iwm/eexp.json: $(OUT)/%/rules.jsonl $(OUT)/%/world.jsonl $(call given,BASE UPDATES ADAPTER WORLD_SHARE TUNED_rules-iwm)
 	rm -rf $(@D)
-	eexp finetune -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_all) --share world_model=$(WORLD_SHARE) -q \
-	  $(OUT)/$*/sr.jsonl $(OUT)/$*/world.jsonl
+	eexp finetune -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_rules-iwm) --share world_model=$(WORLD_SHARE) -q \
+	  $(OUT)/$*/rules.jsonl $(OUT)/$*/world.jsonl
 
 # -- playing ---------------------------------------------------------------------------------------------------------
 
