@@ -74,10 +74,11 @@ class ExecutedOutcomes:
         for _ in range(ahead):
             following: list[tuple[str, str | None]] = []
             for observation, first in frontier:
+                after = f"After {as_verb(first)}, " if first else ""
                 for action, outcome in self.of(observation):
                     found = outcome["observation"] == goal
-                    sentences.append(f"{action}: {gist(outcome)}{', as asked' if found else ''}.")
-                    begin = first or action
+                    sentences.append(f"{after}{action}: {gist(outcome)}{', as asked' if found else ''}.")
+                    begin, after = first or action, ""
                     if found:
                         if begin != situation.step["action"]:
                             return "", ANOTHER_WAY

@@ -248,6 +248,9 @@ def arguments(description: str, episodes: int, context: int) -> argparse.Argumen
     parser.add_argument("--weight-decay", type=float, default=0.05)
     parser.add_argument("--tokens-per-batch", type=int, default=1024)
     parser.add_argument("--bf16", action="store_true", help="faster where the processor has it")
+    parser.add_argument(
+        "--start", choices=["random", "reading"], default="random", help="a new model's weights: see start_with_reading"
+    )
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
@@ -271,7 +274,10 @@ def new_model(tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) -> L
         eos_token_id=stop_token(tokenizer),
         pad_token_id=pad,
     )
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    if args.start == "reading":
+        start_with_reading(model)
+    return model
 
 
 @torch.no_grad()
