@@ -78,7 +78,9 @@ def test_thoughts_search_what_was_executed_anywhere():
         *claims, choice = thought.removesuffix(".").split(". ")
         assert choice == f"So I {action}"
         listed = [action for step in (s for r in rolled.records for s in r["steps"]) for action in step["admissible"]]
-        assert all(claim.partition(": ")[0] in listed for claim in claims)
+        assert all(claim.partition(": ")[0].split(", ")[-1] in listed for claim in claims)
+        assert claims[-1].endswith(", as asked") and not any("as asked" in claim for claim in claims[:-1])
+        assert all(a.split(", ")[0].removeprefix("After ") in listed for a in claims if a.startswith("After "))
         assert record["reflection_by"] == "rule: search"
     alone = run("reflect", "--rationale", "search", "--ahead", 1, stdin=rolled.out).ok()
     assert len(alone.records) == 12 and "from which the executed outcomes do not lead to the end" in alone.err
