@@ -91,7 +91,12 @@ def test_only_what_depends_on_a_setting_is_made_again(tmp_path):
     results.write_text("Before.\n<!-- study: house -->\nold\n<!-- end -->\n<!-- study: none -->\nkept\n<!-- end -->\n")
     subprocess.run([sys.executable, STUDIES / "results.py", tmp_path, "-o", results], check=True)
     text = results.read_text()
-    assert "recovery + rule thoughts" in text and "1 training seed, 4 tasks" in text and "old" not in text and "kept" in text
+    assert (
+        "recovery + rule thoughts" in text
+        and "1 training seed, 4 tasks" in text
+        and "old" not in text
+        and "kept" in text
+    )
 
 
 @pytest.mark.long
