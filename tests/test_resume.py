@@ -41,7 +41,7 @@ JOBS = {
     "reward": Job(("reward", "-j", "2"), "episodes", bad=3),
     "reflect": Job(("reflect", "--rationale", "outcome"), "many-rollout", bad=1),
     "reflect-notes": Job(("reflect", "--rationale", "environment", "--weigh", "0"), "many-rollout", bad=1),
-    "reflect-tiny": Job(("reflect", "--temperature", "1", *TINY), "short-rollout"),
+    "reflect-tiny": Job(("reflect", "--temperature", "1", "--no-guard", "verify", *TINY), "short-rollout"),
     "summarise": Job(("summarise", "--longer-than", "120", *TINY), "some-rollout", bad=1),
     "score": Job(("score", "-m", "tiny", "--threads", "1"), "examples"),
     "world-model-data-tiny": Job(

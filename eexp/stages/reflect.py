@@ -93,12 +93,12 @@ def reflect(
     shell_complete=options.complete_model,
     help="Keep a reflection only if it makes the expert's action more probable to this model than it is without a "
     "thought, and more probable than every contender. Give the policy that will be trained, or the writer.  "
-    "[default: none]",
+    "[default: the model that writes, if it runs in this process; --no-guard verify leaves that out]",
 )
 @command_options(ReflectSettings)
 @click.option(
     "--no-guard",
-    type=click.Choice([*GUARDS, "all"]),
+    type=click.Choice([*GUARDS, "verify", "all"]),
     multiple=True,
     help="A guard to leave out. Can be given several times.",
 )
@@ -150,7 +150,8 @@ def command(
     )
     with ExitStack() as models:
         writing_model = model if settings.by_model else replace(model, spec=None)
-        writer, scorer = _open(models, writing_model, verify, stream.note)
+        itself = settings.rationale == "model" and not {"verify", "all"}.intersection(no_guard)
+        writer, scorer = _open(models, writing_model, verify, itself, stream.note)
         policy = scorer or (writer if settings.rationale == "own" else None)
         style = options.chosen_style(prompt_style, policy.play_settings.style if policy else None, stream.note)
         identity: dict[str, Any] = {"model": writer and writer.fingerprint, "verify": scorer and scorer.fingerprint}
@@ -193,9 +194,12 @@ def _rationale(
 
 
 def _open(
-    models: ExitStack, writer: ModelOptions, verify: str | None, note: Callable[[str], None]
+    models: ExitStack, writer: ModelOptions, verify: str | None, itself: bool, note: Callable[[str], None]
 ) -> tuple[Model | None, Model | None]:
-    """Open the model that writes and the one that verifies, once where they are the same."""
+    """Open the model that writes and the one that verifies, once where they are the same.
+
+    `itself`: whether a model that can verify what it writes does so where no other is named.
+    """
     opened = {
         spec: models.enter_context(replace(writer, spec=spec).open(note))
         for spec in dict.fromkeys([writer.spec, verify])
@@ -206,4 +210,8 @@ def _open(
         raise click.UsageError(
             f"--verify {verify}: a server cannot score texts; give a model that runs in this process"
         )
-    return (opened.get(writer.spec) if writer.spec else None), scorer
+    writing = opened.get(writer.spec) if writer.spec else None
+    if itself and scorer is None and writing and writing.exact:
+        note("each text is verified by the model that wrote it (--no-guard verify leaves that out)")
+        scorer = writing
+    return writing, scorer
