@@ -332,7 +332,7 @@ SET_ASIDE = {
     "eval-aside": f"eval '{DYING}' -n 3 -m random --max-steps 3 --split train {ASIDE}",
     "import-aside": f"import messages {ASIDE} @bad-messages.jsonl",
     "import-env-aside": f"import messages --env house -j 1 {ASIDE} @changed.jsonl @bad-messages.jsonl",
-    "import-rows-aside": f"import reflection_sft {ASIDE} @bad-messages.jsonl @export-log-rows-world",
+    "import-rows-aside": f"import reflection_sft {ASIDE} @bad-messages.jsonl @export-log-rows-reflection",
     "import-inspect": f"import inspect {ASIDE} @export-log-inspect",
     "import-verifiers-aside": f"import verifiers {ASIDE} @export-log-verifiers-server",
     "import-episodes-aside": f"import episodes -j 1 {ASIDE} @bad-episodes.jsonl",
