@@ -132,6 +132,7 @@ RECORDS = {
     "reflect-search": "reflect --rationale search --ahead 3 @rollout-admissible",
     "reflect-recovered": "reflect --rationale outcome @recover",
     "reflect-tiny": f"reflect {TINY} --no-guard all --max-tokens 16 @few-rolled",
+    "reflect-unverified": f"reflect {TINY} --no-guard verify --max-tokens 16 {ASIDE} @few-rolled",
     "reflect-engine-0": f"reflect {ENGINES[0]} --no-guard all --max-tokens 8 @few-rolled",
     "reflect-engine-1": f"reflect {ENGINES[1]} --no-guard all --max-tokens 8 @few-rolled",
     "reflect-verify": "reflect --weigh 0 --prompt-style think --verify tiny --threads 1 --rejects rejects.jsonl "

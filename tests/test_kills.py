@@ -49,7 +49,7 @@ def test_every_job_is_killed(kills, tmp_path):
 INTERRUPTED = {
     "eval": ["eval", "house", "-m", "tiny", "-n", "60", "--max-steps", "12"],
     "branch": ["branch", "-k", "5", "--rounds", "8", "expert"],
-    "reflect": ["reflect", "-m", "tiny", "--max-tokens", "400", "--no-guard", "verify", "--on-error", "skip", "rollout"],
+    "reflect": ["reflect", "-m", "tiny", "--max-tokens", "400", "--no-guard", "all", "--on-error", "skip", "rollout"],
     "finetune": ["finetune", "-m", "tiny", "--epochs", "3", "--save-every", "1", "imitation"],
 }
 

@@ -328,15 +328,15 @@ def test_requests_to_a_model(rolled):
 
 
 def test_reflect_with_the_tiny_model(data, tmp_path):
-    """It was not trained to write reflections: none of its texts makes the expert's action more probable than others."""
+    """It was not trained to write reflections: its texts make the action no more probable."""
     one = read(data["rollout"])[0]
     one = {**one, "steps": one["steps"][:3]}
     rejects = tmp_path / "rejects"
     result = run("reflect", "-m", "tiny", "--threads", 1, "--max-tokens", 12, "--rejects", rejects, stdin=lines([one]))
     assert result.code in (0, 4) and "each text is verified by the model that wrote it" in result.err
     assert all(r["gain"] > 0 for r in result.records)
-    writing = ("reflect", "-m", "tiny", "--threads", 1, "--max-tokens", 12, "--no-guard", "verify", "--rejects", rejects)
-    result = run(*writing, stdin=lines([one]))
+    writing = ("reflect", "-m", "tiny", "--threads", 1, "--max-tokens", 12, "--rejects", rejects)
+    result = run(*writing, "--no-guard", "verify", stdin=lines([one]))
     assert result.code in (0, 4) and "is verified by" not in result.err
     failures = [r for r in read(rejects) if r.get("set_aside") is not False]
     assert len(result.records) + len(failures) == 3
