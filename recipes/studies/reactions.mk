@@ -19,6 +19,11 @@
 #   sr-permuted    thoughts from outcomes that were exchanged among alternatives of one verb
 #   sr-iwm-permuted   the same, and a world model of these outcomes
 #   sr-exchanged   thoughts from executed outcomes, exchanged among the examples
+#
+# The control: so many demonstrations that they show nearly the whole table, so that alternatives tell little more. The
+# arm sr-own should then do as well as sr:
+#
+#   make -f recipes/studies/reactions.mk OUT=studies/reactions-shown TRAIN=160 TRAIN_SPLIT=test ARMS="il sr sr-own" ...
 SHELL := /bin/bash -o pipefail
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -31,6 +36,7 @@ OUT ?= studies/reactions-$(TABLE)
 SEEDS ?= 0 1
 ARMS ?= il sr iwm sr-iwm sr-own sr-permuted joint iwm-extra sr-iwm-permuted sr-exchanged
 TRAIN ?= 24
+TRAIN_SPLIT ?= train
 K ?= 6
 PANEL_TASKS ?= 240
 UPDATES ?= 240
@@ -41,7 +47,7 @@ PYTHON ?= python
 
 export OMP_NUM_THREADS ?= 1
 export EEXP_PROMPT_STYLE := $(HERE)reactions.toml
-TRACKED := ENV BASE TRAIN K PANEL_TASKS UPDATES BATCH LR
+TRACKED := ENV BASE TRAIN TRAIN_SPLIT K PANEL_TASKS UPDATES BATCH LR
 include $(HERE)../given.mk
 
 TUNE = --full --batch-size $(BATCH) --shuffle examples --lr $(LR)
@@ -52,11 +58,11 @@ all: $(foreach arm,$(ARMS),$(SEEDS:%=$(OUT)/%/$(arm).act.jsonl) $(SEEDS:%=$(OUT)
 
 # -- demonstrations and experience ---------------------------------------------------------------------------------
 
-$(OUT)/expert.jsonl: $(call given,ENV TRAIN)
-	eexp expert '$(ENV)' --split train -n $(TRAIN) -q -o $@
+$(OUT)/expert.jsonl: $(call given,ENV TRAIN TRAIN_SPLIT)
+	eexp expert '$(ENV)' --split $(TRAIN_SPLIT) -n $(TRAIN) -q -o $@
 
-$(OUT)/panel.jsonl: $(call given,ENV PANEL_TASKS)
-	eexp panel '$(ENV)' --split test -n $(PANEL_TASKS) -q -o $@
+$(OUT)/panel.jsonl: $(OUT)/expert.jsonl $(call given,ENV PANEL_TASKS)
+	eexp panel '$(ENV)' --split test -n $(PANEL_TASKS) --apart-from $< -q -o $@
 
 $(OUT)/rollout.jsonl: $(OUT)/expert.jsonl $(call given,K)
 	eexp branch -k $(K) --from admissible -q $< | eexp rollout -q -o $@

@@ -85,7 +85,8 @@ def main() -> None:
             by_seed = " ".join(f"{mean(e['success'] for e in seed):.1%}" for seed in seeds)
             row = compared.get(name, {})
             if row.get("difference") is not None:
-                cells.append(f"{row['difference']:+.1%} ({row['low']:+.1%} to {row['high']:+.1%})")
+                low, high = row["difference_low"], row["difference_high"]
+                cells.append(f"{row['difference']:+.1%} ({low:+.1%} to {high:+.1%})")
             print("  ".join(cells), f" [{by_seed}]")
 
 
