@@ -15,6 +15,7 @@ from eexp.models.base import PlaySettings, Sample, Score
 from eexp.prompts import get_style
 from eexp.reflection.guards import judge, without_copies
 from eexp.reflection.rationale import compose, compose_from_notes, gist
+from eexp.reflection.shared import SharedSentences
 from eexp.reflection.situations import AFTER_THE_END, NO_CONTENDER, NO_EFFECT, NOT_EXECUTED, situations
 from eexp.stage_settings.branch import BranchSettings
 from eexp.stage_settings.reflect import GuardSettings, ReflectSettings
@@ -189,14 +190,33 @@ def test_compose_words():
     for success in ({"success": True}, {"score": 1.0}):
         (s,) = situations(trajectory(hall, done=True, **success))
         assert compose(s, 0) == "To take egg would complete the task. So I take egg."
-    yard = step("A yard.", "go north", alternative("go to the pond", "A pond."), alternative("go south", "A hall."))
+    yard = step(
+        "A yard.",
+        "go north",
+        alternative("go to the pond", "A pond. A box is here."),
+        alternative("go south", "A hall."),
+    )
     _, second = situations(trajectory({**hall, "observation": "A hall."}, yard))
     assert compose(second, 2) == (
-        "I have not come across the egg or the box yet. I could also go south, but that would only show me what I know "
+        "I have not come across the box yet. I could also go south, but that would only show me what I know "
         "already. Rather than go to the pond, I go north."
     )
+    guess = step("Guess a word.", "crane", alternative("house", "- - - - -"))
+    (s,) = situations(trajectory(guess, instruction="Find the word by the rules", done=True, success=True))
+    assert compose(s, 0) == 'If I do `crane`, I expect "The end". So I do `crane`.', "who guesses does not know the end"
     (s,) = situations(trajectory(step("Page 1", "click[Buy]", alternative("click[Next >]", "Page 2")), instruction=""))
     assert compose(s) == 'If I do `click[Buy]`, I expect "The end". Rather than do `click[Next >]`, I do `click[Buy]`.'
+
+
+def test_a_sentence_in_many_reflections_is_told():
+    shared = SharedSentences()
+    for i in range(10):
+        shared.add(f"I see {i}. {'The grid is new. ' * (i < 3)}So I wait.")
+    assert shared.warning() == "3 of 10 reflections say 'The grid is new.': read some (eexp show --sample)"
+    shared.add("Else. So I wait.")
+    for _ in range(4):
+        shared.add("So I wait.")
+    assert shared.warning() == "", "3 of 15 are a fifth; and the choice at the end does not count"
 
 
 def test_unknown_parts_are_no_expectation():

@@ -65,12 +65,13 @@ def _focus(situation: Situation) -> list[str]:
 def _use(situation: Situation, focus: list[str]) -> str:
     """Return a sentence on the use of the action for the task."""
     action, outcome = situation.step["action"], situation.outcome or {}
-    if succeeded(outcome):
+    if succeeded(outcome) and (focus or not things(situation.trajectory["instruction"])):
         return f"To {as_verb(action)} would complete the task."
     if focus:
         return f"The task is about {_listed(focus, ' and ')}, and I can {as_verb(action)}."
     shown = roots([*(step["observation"] for step in situation.history), situation.step["observation"]])
-    unseen = [thing for thing in things(situation.trajectory["instruction"]) if not roots([thing]) & shown]
+    later = roots(_seen_later(situation))  # what never comes is no thing of this world: "the rules" of a game
+    unseen = [t for t in things(situation.trajectory["instruction"]) if roots([t]) & later and not roots([t]) & shown]
     if unseen:
         return f"I have not come across {_listed(unseen)} yet."
     expected = gist(outcome) if outcome else ""
@@ -79,6 +80,17 @@ def _use(situation: Situation, focus: list[str]) -> str:
     task = situation.trajectory["instruction"].strip().partition("\n")[0]  # what follows says how to act
     goal = " ".join(task.split()[:_GOAL_WORDS]).rstrip(".!?:, ")
     return f"The task is this: {goal}." if goal else f"What I can do now is to {as_verb(action)}."
+
+
+def _seen_later(situation: Situation) -> list[str]:
+    """Return what is observed after the state, on the path and after executed alternatives."""
+    steps = situation.trajectory["steps"]
+    alternatives = [a for step in steps for a in step.get("alternatives") or []]
+    ends = [situation.trajectory.get("outcome"), *(alternative.get("outcome") for alternative in alternatives)]
+    return [
+        *(step["observation"] for step in steps[situation.i + 1 :]),
+        *(outcome["observation"] for outcome in ends if outcome),
+    ]
 
 
 def _conclusion(situation: Situation, focus: list[str], most: int) -> list[str]:

@@ -20,6 +20,7 @@ from eexp.stage_settings.reflect import GUARDS, RULES, GuardSettings, ReflectSet
 if TYPE_CHECKING:
     from eexp.models.base import Model
     from eexp.prompts import PromptStyle
+    from eexp.reflection.shared import SharedSentences
     from eexp.reflection.writing import Skip
     from eexp.stream import Stream
 
@@ -39,6 +40,7 @@ def reflect(
     count: Count = no_count,
     keep: OnError = _ignore,
     on_error: OnError = stop_at_error,
+    shared: SharedSentences | None = None,
 ) -> Iterator[dict]:
     """Yield one example for every state in which there are outcomes to reason about.
 
@@ -52,6 +54,7 @@ def reflect(
         count: Called with the numbers of states that are left out and of texts that are refused.
         keep: Called with the texts that were refused, where the state is not set aside because of them.
         on_error: Called with the states that are set aside because no text could be used.
+        shared: Counts the sentences that reflections have in common.
     """
     from eexp.reflection.verification import verify_drafts
     from eexp.reflection.writing import write_drafts
@@ -61,6 +64,8 @@ def reflect(
     for drafts in verify_drafts(groups, scorer, style) if scorer else groups:
         for draft in drafts:
             if not draft.skipped and draft.report(count, keep, on_error):
+                if shared:
+                    shared.add(draft.text)
                 yield draft.example(style, settings.kind)
 
 
@@ -143,6 +148,9 @@ def command(
     Example:
       eexp expert house -n 5 | eexp branch | eexp rollout | eexp reflect > sr.jsonl
     """
+    from eexp.reflection.shared import SharedSentences
+
+    shared = SharedSentences()
     settings = replace(
         settings,
         rationale=_rationale(rationale, model.spec, no_outcomes, keep_matching, stream.note),
@@ -167,9 +175,12 @@ def command(
                 count=io.count,
                 keep=io.keep,
                 on_error=io.fail,
+                shared=shared,
             )
             for record in io.progress(examples, "state"):
                 io.write(record)
+            if settings.rationale != "search" and (warning := shared.warning()):
+                io.note(warning)
             for used in {id(used): used for used in (writer, scorer) if used}.values():
                 io.counts.update(used.counts)
 

@@ -1,0 +1,34 @@
+"""Count the sentences that many reflections share: what is said in every state says nothing."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+#: The share of reflections with one sentence in common from which on a person should look.
+MANY = 0.2
+_FEWEST = 10  # reflections from which a share can be told
+
+
+class SharedSentences:
+    """How many reflections have each sentence. The last one of a reflection, which names its action, does not count.
+
+    Attributes:
+        reflections: How many there were.
+    """
+
+    def __init__(self) -> None:
+        self.reflections = 0
+        self._counts: Counter[str] = Counter()
+
+    def add(self, thought: str) -> None:
+        """Count the sentences of one reflection, each of them once."""
+        self.reflections += 1
+        self._counts.update(set(re.split(r"(?<=[.!?])\s+", thought.strip())[:-1]))
+
+    def warning(self) -> str:
+        """Return the warning that many reflections share a sentence; "" if they do not."""
+        (sentence, count), *_ = self._counts.most_common(1) or [("", 0)]
+        if self.reflections < _FEWEST or count <= MANY * self.reflections:
+            return ""
+        return f"{count} of {self.reflections} reflections say {sentence!r}: read some (eexp show --sample)"
