@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
 from leftovers import MARK, none_left
-from running import ROOT, environment, run, start
+from running import ROOT, environment, read, run, start, write
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +23,7 @@ def kills():
     module = importlib.util.module_from_spec(spec)
     sys.modules["kills"] = module  # where dataclasses look up their types
     spec.loader.exec_module(module)
+    module.INPUTS["safe"] = module.INPUTS["safe"].replace("-n 12", "-n 4")
     return module
 
 
@@ -45,21 +47,65 @@ def test_every_job_is_killed(kills, tmp_path):
         assert kills.disturb(place, name, 2, random.Random(name))["compared"] > 0
 
 
-#: Commands that take seconds, and what standard error shows once they are at work.
+#: Commands that take seconds: one with programs and workers as children, and models of llama.cpp and PyTorch.
 INTERRUPTED = {
-    "eval": ["eval", "house", "-m", "tiny", "-n", "60", "--max-steps", "12"],
+    "eval-program": [
+        "eval",
+        f"exec:sh {ROOT}/examples/safe.sh",
+        "-m",
+        "random",
+        "-n",
+        "120",
+        "--max-steps",
+        "6",
+        "--parallel",
+        "2",
+    ],
+    "eval": ["eval", "house", "-m", "tiny", "-n", "40", "--max-steps", "5", "--max-tokens", "8", "--parallel", "4"],
     "branch": ["branch", "-k", "5", "--rounds", "8", "expert"],
-    "reflect": ["reflect", "-m", "tiny", "--max-tokens", "400", "--no-guard", "all", "--on-error", "skip", "rollout"],
-    "finetune": ["finetune", "-m", "tiny", "--epochs", "3", "--save-every", "1", "imitation"],
+    "reflect": ["reflect", "-m", "tiny", "--max-tokens", "60", "--no-guard", "verify", "--on-error", "skip", "few-states"],
+    "finetune": ["finetune", "-m", "tiny", "--batch-size", "4", "--epochs", "4", "--save-every", "1", "few-examples"],
 }
 
 
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory):
+    """Return a function that gives the command of a name, and its exit code and output when nothing disturbs it."""
+    here = tmp_path_factory.mktemp("undisturbed")
+    states = [{**trajectory, "steps": trajectory["steps"][:2]} for trajectory in read(data["rollout"])]
+    files = {
+        "expert": data["expert"],
+        "few-states": write(here / "few-states.jsonl", states),
+        "few-examples": write(here / "few-examples.jsonl", read(data["imitation"])[:8]),
+    }
+
+    @cache
+    def whole(name):
+        command = [str(files.get(word, word)) for word in INTERRUPTED[name]]
+        return command, run(*command, "-o", here / name).code, _content(here / name)
+
+    return whole
+
+
+def _content(output):
+    return (output / "adapter_model.safetensors" if output.is_dir() else output).read_bytes()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("to_group", [False, True])
-@pytest.mark.parametrize("name", INTERRUPTED)
-def test_an_interrupt_is_one_line_and_the_output_resumes(name, to_group, data, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "to_group"),
+    [
+        ("eval-program", True),
+        ("eval-program", False),
+        ("eval", True),
+        ("branch", False),
+        ("reflect", True),
+        ("finetune", False),
+    ],
+)
+def test_an_interrupt_is_one_line_and_the_output_resumes(name, to_group, undisturbed, tmp_path):
     """Ctrl-C, which a terminal sends to all processes of a command, and `kill -INT`, which is sent to one."""
-    command = [str(data.get(word, word)) for word in INTERRUPTED[name]]
+    command, code, whole = undisturbed(name)
     out, mark = tmp_path / "out", str(tmp_path)
     child = start(
         *command,
@@ -73,16 +119,14 @@ def test_an_interrupt_is_one_line_and_the_output_resumes(name, to_group, data, t
     begun = (lambda: (out / "metrics.jsonl").is_file()) if name == "finetune" else (lambda: out.stat().st_size)
     deadline = time.monotonic() + 120
     while not (out.exists() and begun()) and child.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
+        time.sleep(0.005)
     (os.killpg if to_group else os.kill)(child.pid, signal.SIGINT)
     err = child.communicate(timeout=60)[1].decode()
     assert child.returncode == 130, err
-    assert err.count(f"{name}: interrupted; the same command with --resume goes on") == 1 and "Traceback" not in err
+    assert (
+        err.count(f"{command[0]}: interrupted; the same command with --resume goes on") == 1 and "Traceback" not in err
+    )
     assert none_left(mark)
     result = run(*command, "-o", out, "--resume")
-    whole = run(*command, "-o", tmp_path / "whole")
-    assert result.code == whole.code in (0, 4), result.err + whole.err
-    out, whole_out = (
-        path / "adapter_model.safetensors" if name == "finetune" else path for path in (out, tmp_path / "whole")
-    )
-    assert out.read_bytes() == whole_out.read_bytes()
+    assert result.code == code in (0, 4), result.err
+    assert _content(out) == whole
