@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from faulty_worlds import Fragile
 from light import LIGHT, ready_spec
 from running import ROOT, environment, read, run, start
 
@@ -426,46 +427,6 @@ def test_an_episode_without_admissible_actions_ends_alone():
 # -- accidents -------------------------------------------------------------------------------------------------------
 
 
-class Troubled(House):
-    """A house with accidents, each where it finds its file in the folder FAULTS: STEP, dash, end of the task's id.
-
-    One whose file ends in "-once" does not happen again.
-    """
-
-    light = False
-
-    def step(self, action):
-        here = f"{self.steps}-{self.task['id'].replace('/', '-')}"
-        for kind in ("killed", "hung", "raised", "unspeakable"):
-            for often in ("once", "always"):
-                file = Path(os.environ["FAULTS"], f"{here}.{kind}-{often}")
-                if file.exists():
-                    if often == "once":
-                        file.unlink()
-                    return getattr(self, kind)()
-        return super().step(action)
-
-    def killed(self):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def hung(self):
-        time.sleep(600)
-
-    def raised(self):
-        raise ValueError("the roof fell in")
-
-    def unspeakable(self):
-        observation = super().step("look")
-        observation.text = "\ud800"
-        return observation
-
-
-class Fragile(Troubled):
-    """The same in one process with others, for accidents that do not end the process."""
-
-    light = True
-
-
 @pytest.fixture
 def faults(tmp_path, monkeypatch):
     """A function that prepares an accident for the n-th task of the panel."""
@@ -482,13 +443,13 @@ def faults(tmp_path, monkeypatch):
 
 
 def troubled(size: int = 3, limit: float = 60) -> WorkerEnvironments:
-    return WorkerEnvironments("test_eval:Troubled", House.max_steps, size, limit)
+    return WorkerEnvironments("faulty_worlds:Troubled", House.max_steps, size, limit)
 
 
 def undisturbed(n: int) -> list[dict]:
     def peaceful() -> House:
         house = House()
-        house.spec = "test_eval:Troubled"
+        house.spec = "faulty_worlds:Troubled"
         return house
 
     return play(LocalEnvironments(peaceful, 1), tasks(n), Drawing().policy())
@@ -518,7 +479,7 @@ def test_a_task_that_always_fails_is_set_aside(faults):
         on_error=lambda record, error: set_aside.update({record["id"]: error}),
     )
     assert episodes == [e for n, e in enumerate(undisturbed(7)) if n in (1, 4, 6)]
-    assert list(set_aside) == [f"test_eval:Troubled/{t}/0" for t in (killed, hung, raised, unspeakable)]
+    assert list(set_aside) == [f"faulty_worlds:Troubled/{t}/0" for t in (killed, hung, raised, unspeakable)]
     first, second, third, fourth = set_aside.values()
     assert str(first) == "the environment's process failed 3 times, at last: killed by signal 9 (SIGKILL)"
     assert str(second).startswith("the environment's process failed 3 times, at last: no answer within 1 s")
@@ -602,19 +563,8 @@ def test_an_answer_that_json_cannot_hold_costs_its_episode():
     assert "cannot be written as JSON" in str(refused)
 
 
-class Wordy(House):
-    """A house whose observations do not fit into a pipe."""
-
-    light = False
-
-    def reset(self, task):
-        observation = super().reset(task)
-        observation.text *= 10_000
-        return observation
-
-
 def test_an_answer_that_waits_to_be_read_is_not_late():
-    with WorkerEnvironments("test_eval:Wordy", 9, 1, 0.1) as worlds:
+    with WorkerEnvironments("faulty_worlds:Wordy", 9, 1, 0.1) as worlds:
         for _ in range(2):
             worlds.begin(0, tasks(1)[0][0])
             time.sleep(1.5)  # longer than the limit, as while a model answers other episodes
@@ -638,7 +588,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(faults, tmp_path):
     """It may be cut anywhere, and resumed with another number of episodes at once."""
     for n in (2, 7):
         faults(n, 1, "raised-always")
-    args = ["eval", "test_eval:Fragile", "-m", "random", "-n", 12, "--max-steps", 4, "-q", "--resume"]
+    args = ["eval", "faulty_worlds:Fragile", "-m", "random", "-n", 12, "--max-steps", 4, "-q", "--resume"]
     out, rejects = tmp_path / "out", tmp_path / "rejects"
     run(*args, "-o", out, "--rejects", rejects).ok(4)
     whole, set_aside = out.read_bytes(), rejects.read_bytes()
@@ -678,7 +628,7 @@ def test_no_process_outlives_the_command(faults, how):
     folder = os.environ["FAULTS"]
     command = start(
         "eval",
-        "test_eval:Troubled",
+        "faulty_worlds:Troubled",
         "-m",
         "random",
         "-n",
@@ -736,7 +686,8 @@ def test_programs_end_with_a_command_that_is_killed(faults):
 
 def test_a_closed_pipe_ends_the_run_quietly(faults):
     folder = os.environ["FAULTS"]
-    command = f"{sys.executable} -m eexp eval test_eval:Troubled -m random -n 100 --max-steps 2 --parallel 2 | head -1"
+    played = "-m random -n 100 --max-steps 2 --parallel 2"
+    command = f"{sys.executable} -m eexp eval faulty_worlds:Troubled {played} | head -1"
     process = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {command}"],
         capture_output=True,
@@ -749,5 +700,5 @@ def test_a_closed_pipe_ends_the_run_quietly(faults):
 
 def test_lost_processes_are_counted_in_the_summary(faults):
     faults(0, 1, "killed-once")
-    result = run("eval", "test_eval:Troubled", "-m", "random", "-n", 1, "--max-steps", 3).ok()
+    result = run("eval", "faulty_worlds:Troubled", "-m", "random", "-n", 1, "--max-steps", 3).ok()
     assert re.search(r"eval: 1 out, .*1 worker lost", result.err)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,6 @@ from running import lines, spawn
 
 from eexp.branching.execution import execute
 from eexp.envs import open_env
-from eexp.envs.base import Environment, Observation
 from eexp.workers.pool import Pool
 
 #: Where other processes find this module and the package under test.
@@ -118,40 +115,12 @@ def test_the_command_sets_the_branch_aside_and_goes_on(tmp_path):
     assert "ended with exit status 9" in (tmp_path / "r").read_text() and "1 alternative refused" in result.err
 
 
-class Mortal(Environment):
-    """Counts, with actions that kill or hang its process."""
-
-    spec = "test_fatal:Mortal"
-    in_process = True
-
-    def splits(self):
-        return ["train"]
-
-    def tasks(self, split):
-        return iter([{"id": "0", "split": "train"}])
-
-    def reset(self, task):
-        self.count = 0
-        return Observation("0")
-
-    def step(self, action):
-        match action:
-            case "die":
-                os.kill(os.getpid(), signal.SIGKILL)
-            case "hang":
-                time.sleep(600)
-            case "raise":
-                raise ValueError("the roof fell in")
-        self.count += 1
-        return Observation(str(self.count))
-
-
 @pytest.mark.parametrize("way", ["process", "replay"])
 def test_a_process_that_dies_costs_one_alternative(monkeypatch, way):
     monkeypatch.setenv("PYTHONPATH", PATH)
-    record = trajectory("test_fatal:Mortal", {0: ["more"], 1: ["die", "raise", "other"]}, 2)
+    record = trajectory("faulty_worlds:Mortal", {0: ["more"], 1: ["die", "raise", "other"]}, 2)
     job = {"do": "eexp.branching.execution:job", "fork": way, "again": False, "trajectory": record}
-    with Pool(1, "test_fatal:Mortal", 30) as pool:
+    with Pool(1, "faulty_worlds:Mortal", 30) as pool:
         ((_, result),) = pool.run(iter([(0, job)]))
     died, raised, other = result["trajectory"]["steps"][1]["alternatives"]
     killed = {"process": "the forked process was killed by signal 9", "replay": "killed by signal 9 (SIGKILL)"}
@@ -163,9 +132,9 @@ def test_a_process_that_dies_costs_one_alternative(monkeypatch, way):
 
 def test_a_path_on_which_the_process_dies_is_still_a_bad_record(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", PATH)
-    record = trajectory("test_fatal:Mortal", {0: ["more"]}, 2)
+    record = trajectory("faulty_worlds:Mortal", {0: ["more"]}, 2)
     record["steps"][1]["action"] = "die"
     job = {"do": "eexp.branching.execution:job", "fork": "replay", "again": False, "trajectory": record}
-    with Pool(1, "test_fatal:Mortal", 30) as pool:
+    with Pool(1, "faulty_worlds:Mortal", 30) as pool:
         ((_, error),) = pool.run(iter([(0, job)]))
     assert "failed 3 times, at last: killed by signal 9 (SIGKILL)" in str(error)

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("scienceworld", reason="needs `pip install scienceworld`")
 
-from test_forking import NONSENSE
+from forked_worlds import NONSENSE
 
 from eexp.branching.execution import execute
 from eexp.envs import forking, open_env

@@ -6,7 +6,6 @@ import pytest
 from running import ROOT, lines, read, run
 
 from eexp.envs import open_env
-from eexp.envs.base import Environment, Observation
 from eexp.envs.check import NOTE, OK, Checker
 from eexp.envs.replay import replay
 from eexp.formats.conversations import Conversation
@@ -40,39 +39,8 @@ def test_the_rule_is_the_same_in_words(file):
     assert RULE in " ".join((ROOT / file).read_text().split())
 
 
-class Judged(Environment):
-    """An environment in which one action ends the episode, with the success and the score of its spec."""
-
-    def __init__(self, success: str = "none", score: str = "") -> None:
-        self.success = {"true": True, "false": False, "none": None}[success]
-        self.score = float(score) if score else None
-
-    def splits(self):
-        return ["train"]
-
-    def tasks(self, split):
-        self.check_split(split)
-        return iter([{"id": "only", "split": "train"}])
-
-    def reset(self, task):
-        self.done = False
-        return Observation("A bell.")
-
-    def step(self, action):
-        if action != "ring":
-            return Observation("Nothing happens.", done=self.done, valid=False)
-        self.done = True
-        return Observation("It rings.", done=True, score=self.score, success=self.success)
-
-    def admissible(self):
-        return [] if self.done else ["ring"]
-
-    def expert(self):
-        return None if self.done else "ring"
-
-
 def spec(success: str, score: str) -> str:
-    return f"test_success:Judged?success={success}&score={score}"
+    return f"judged_world:Judged?success={success}&score={score}"
 
 
 @pytest.mark.parametrize(("success", "score", "expected"), CASES)
