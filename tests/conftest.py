@@ -123,6 +123,16 @@ def tiny() -> Path:
 
 collect_ignore = ["tau_checkout"]  # its tasks_test.py holds tasks
 
+
+@pytest.fixture(scope="session")
+def scienceworld():
+    """ScienceWorld with one simulator for all tests of this process, which takes seconds to start."""
+    from eexp.envs import open_env
+
+    with open_env("scienceworld") as env:
+        yield env
+
+
 TEXTWORLD_GAMES = [("train", "cooking", 1), ("train", "custom", 1), ("train", "treasure", 1), ("test", "coin", 0)]
 
 
