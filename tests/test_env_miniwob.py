@@ -424,7 +424,7 @@ def test_the_pipe(tmp_path):
     spec = "miniwob?task=click-tab-2,login-user-popup,choose-list"
     run("expert", spec, "-n", "3", "-o", tmp_path / "expert.jsonl").ok()
     run("branch", "--from", "admissible", "-k", "2", tmp_path / "expert.jsonl", "-o", tmp_path / "b.jsonl").ok()
-    records = run("rollout", tmp_path / "b.jsonl").ok().records
+    records = run("rollout", "-j", 1, tmp_path / "b.jsonl").ok().records
     alternatives = [a for r in records for s in r["steps"] for a in s["alternatives"]]
     assert len(alternatives) >= 8 and all(a["outcome"]["valid"] for a in alternatives)
     assert all(r["outcome"]["success"] for r in records)
@@ -509,7 +509,13 @@ time.sleep(600)
 
 
 @needs_browser
-@pytest.mark.parametrize("end", ["exits", "fails", "SIGTERM", "SIGINT", "SIGKILL", "hangs", "guard"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        *("exits", "SIGTERM", "SIGKILL", "hangs", "guard"),
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("fails", "SIGINT")),
+    ],
+)
 def test_nothing_is_left_behind(end, short_path):
     variables = {**os.environ, MARK: str(short_path), "TMPDIR": str(short_path), "PYTHONPATH": str(ROOT)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}

@@ -218,7 +218,7 @@ def test_the_same_seed_gives_the_same_adapter(few, tmp_path):
 
 def test_all_ways_to_compute_an_update_give_the_same_weights(few, tmp_path):
     """One example at a time, all as one tree, in parts of it, padded, or checkpointed."""
-    args = ["-m", "tiny", "--rank", 2, "--batch-size", 8, "--max-steps", 3, "--lr", 0.001]
+    args = ["-m", "tiny", "--rank", 2, "--batch-size", 8, "--max-steps", 2, "--lr", 0.001]
     ways = {
         "one": ["--packing", "none", "--tokens-per-batch", 1],
         "padded": ["--packing", "none"],
@@ -760,7 +760,7 @@ def test_a_run_records_how_to_play_its_model(few, held_out, data, tmp_path):
         ),
     }
     for name, file in files.items():
-        run("finetune", "-q", "-m", "tiny", "--rank", 2, "--max-steps", 1, "-o", tmp_path / name, file).ok()
+        run("finetune", "-q", *SMALL, "--max-steps", 1, "-o", tmp_path / name, file).ok()
     saved = {name: _run(tmp_path / name) for name in files}
     assert {name: contents["think"] for name, contents in saved.items()} == {
         "plain": "never",
@@ -805,16 +805,15 @@ def test_an_update_is_of_whole_trajectories(data, tmp_path):
     examples = [{**e, "group": f"{e['group']}/{n}"} for n in range(3) for e in read(data["imitation"])]
     file = write(tmp_path / "in", examples)
     args = ["finetune", "-q", "-m", "tiny", "--rank", 2, file]
-    updates = {}
-    for name, options in {
-        "default": [],
-        "one": ["--batch-trajectories", 1],
-        "five": ["--batch-trajectories", 5],
-        "examples": ["--shuffle", "examples"],
-    }.items():
-        run(*args, *options, "-o", tmp_path / name).ok()
-        updates[name] = _run(tmp_path / name)["updates"]
-    assert updates == {"default": 2, "one": 9, "five": 2, "examples": -(-len(examples) // 16)}
+    for options, updates in (
+        (["--batch-trajectories", 1], 9),
+        (["--batch-trajectories", 5], 2),
+        (["--shuffle", "examples"], -(-len(examples) // 16)),
+    ):
+        plan = run(*args, *options, "--dry-run", "-o", tmp_path / "planned").ok().out.decode()
+        assert plan.startswith(f"{updates} updates, "), options
+    run(*args, "-o", tmp_path / "default").ok()
+    assert _run(tmp_path / "default")["updates"] == 2
     card = (tmp_path / "default" / "README.md").read_text()
     assert "| batch | at least 4 trajectories and 16 examples |" in card
     run(*args, "--batch-size", 2, "--batch-trajectories", 2, "-o", tmp_path / "no").one_error(2, "give one")
@@ -1087,17 +1086,18 @@ def test_killed_and_resumed_equals_uninterrupted(few, tmp_path):
     assert len(whole) == 12
     cut = tmp_path / "cut"
     killed = 0
-    for at_least in (3, 7):
-        child = start(*command, "-o", cut, few)
+    for at_least, how in ((3, signal.SIGKILL), (7, signal.SIGINT)):
+        child = start(*command, "-o", cut, few, stderr=subprocess.PIPE)
         while child.poll() is None:
             lines_written = (cut / "metrics.jsonl").read_bytes().count(b"\n") if (cut / "metrics.jsonl").exists() else 0
             if lines_written >= at_least and list((cut / "checkpoints").glob("checkpoint-*")):
-                os.kill(child.pid, signal.SIGKILL)
+                os.kill(child.pid, how)
                 killed += 1
                 break
             time.sleep(0.002)
-        child.wait()
-        assert not (cut / "eexp.json").exists()
+        err = child.communicate()[1].decode()
+        assert child.returncode == (-how if how == signal.SIGKILL else 130) and not (cut / "eexp.json").exists()
+    assert err.count("finetune: interrupted; the same command with --resume goes on") == 1 and "Traceback" not in err
     assert killed == 2
     other = run(*command, "-o", cut, "--batch-size", 2, few)
     other.one_error(2, "holds a run with other settings (batch_size)")

@@ -138,8 +138,9 @@ def _tear(output: Path, rng: random.Random) -> None:
             f.truncate(output.stat().st_size - rng.randrange(1, 10))
 
 
-#: These have a model as others do, and take longer than they.
-LONG = {"branch-tiny", "world-model-data-tiny"}
+#: These share the code of others that are faster, or have a model as others do. tests/test_kills.py kills rollouts and
+#: evaluations with programs, and interrupts reflections by a model.
+LONG = {"branch-tiny", "world-model-data-tiny", "reflect-notes", "reflect-tiny", "expert-noise", "eval-program"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in LONG)) for name in JOBS])
@@ -177,7 +178,8 @@ def test_killed_and_resumed_equals_uninterrupted(name: str, inputs, tmp_path):
 
 def test_each_cut_of_a_file_is_made_whole(inputs, tmp_path):
     """Each kind of place is tried: nothing written, within a line, around its newline, and all written."""
-    args = ["rollout", inputs["many-branched"], "-q", "--resume", "-o", tmp_path / "out"]
+    few = write(tmp_path / "few", read(inputs["many-branched"])[:5])
+    args = ["rollout", few, "-q", "--resume", "-o", tmp_path / "out"]
     run(*args).ok()
     whole = (tmp_path / "out").read_bytes()
     first = whole.index(b"\n") + 1

@@ -28,6 +28,8 @@ from eexp.training.updates import (
 from eexp.training.validation import add_sums, summary, validation_losses
 
 TOKENS = 40
+#: For laws that a dozen models are held to, each with several computations an example.
+A_FEW = settings(max_examples=settings.default.max_examples // 8)
 SMALL = dict(
     vocab_size=TOKENS,
     hidden_size=32,
@@ -376,7 +378,7 @@ def models(request):
     return plain, tree
 
 
-@settings(max_examples=10)
+@A_FEW
 @given(
     rows=rows(),
     budget=st.sampled_from([1, 12, 1000]),
@@ -399,7 +401,7 @@ def test_loss_and_gradient_are_those_of_one_at_a_time(models, rows, budget, bloc
     assert float((_gradient(plain) - gradient).norm() / gradient.norm()) < 1e-5
 
 
-@settings(max_examples=10)
+@A_FEW
 @given(rows=rows(), budget=st.sampled_from([1, 12, 1000]), processes=st.integers(1, 3))
 def test_validation_losses_are_those_of_one_at_a_time(models, rows, budget, processes):
     """They are summed by kind and span; each target counts once whatever its weight, and none of weight 0."""
@@ -510,7 +512,7 @@ def _varlen(query, key, value, query_ends, key_ends, most_queries, most_keys, *,
     return torch.cat(outputs)
 
 
-@settings(max_examples=10)
+@A_FEW
 @given(rows=rows(), shortest=st.integers(1, 6), most=st.sampled_from([1, 20, 1000]))
 @pytest.mark.parametrize("family", ["Llama", "Mistral", "Llama4Text"])
 def test_lines_without_a_mask_are_exact(lines_models, family, rows, shortest, most):
