@@ -73,6 +73,7 @@ test-fast: install environments ## run the tests that take no more than a few se
 
 test-long: install environments $(STAMP).docs java chromium ## run what `make test` leaves out, best every night: recipes, Sphinx, more cases
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m long
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile=wide $$(grep -l hypothesis tests/test_*.py)
 
 wheel-test: ## build the wheel, install it in empty environments, full and light, and use it (needs a network)
 	.ci/wheel

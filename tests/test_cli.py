@@ -230,6 +230,7 @@ def test_examples_run(name, script, tmp_path):
     assert all(p.is_dir() or p.stat().st_size for p in outputs), [p.name for p in outputs]
 
 
+@pytest.mark.long
 def test_startup_benchmark_runs(tmp_path):
     """Check that the script runs; the times that it measures depend on the machine."""
     script = Path(ROOT / "benchmarks" / "startup.py")

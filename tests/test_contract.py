@@ -53,10 +53,10 @@ STAGES = {
     "rollout": Stage(("rollout",), "branched", same_type=True),
     "follow": Stage(("follow", "-m", "expert", "--steps", "3", "--first", "1"), "rollout", same_type=True),
     "correct": Stage(("correct", "--turns", "2"), "episodes-of-a-model", "episode"),
-    "summarise": Stage(("summarise", "-m", "tiny", "--threads", "1"), "rollout", same_type=True),
+    "summarise": Stage(("summarise", "-m", "tiny", "--threads", "1"), "few-steps", same_type=True),
     "world-model-data": Stage(("world-model-data",), "rollout"),
     "world-model-data-tiny": Stage(
-        ("world-model-data", "--predictable", "model", "-m", "tiny", "--threads", "1"), "rollout"
+        ("world-model-data", "--predictable", "model", "-m", "tiny", "--threads", "1"), "few-steps"
     ),
     "reflect": Stage(("reflect", "--rationale", "outcome"), "rollout"),
     "imitation-data": Stage(("imitation-data",), "expert"),
@@ -69,7 +69,7 @@ STAGES = {
     "split-examples": Stage(
         ("split", "--part", "1", "--part", "2"), "imitation", "example", any_type=True, same_type=True
     ),
-    "score": Stage(("score", "-m", "tiny", "--threads", "1"), "imitation", "example", same_type=True),
+    "score": Stage(("score", "-m", "tiny", "--threads", "1"), "few-examples", "example", same_type=True),
     "mix": Stage(("mix",), "imitation", "example", streams=False, same_type=True),
     "show": Stage(("show", "-n", "1000"), "rollout", writes_records=False, streams=False),
     "show-row": Stage(
@@ -105,12 +105,16 @@ def stages(which: dict[str, Stage], only: Container[str] = STAGES):
 
 @pytest.fixture(scope="session")
 def inputs(data, made_once) -> dict[str, Path]:
-    """The shared data, and a file of one short trajectory for what asks a model."""
+    """The shared data, and shorter files for what asks a model."""
 
     def make(here: Path) -> None:
         one = read(data["expert"])[0]
         one["steps"], one["outcome"] = one["steps"][:2], None
         write(here / "one.jsonl", [one])
+        write(
+            here / "few-steps.jsonl", [{**t, "steps": t["steps"][:2], "outcome": None} for t in read(data["rollout"])]
+        )
+        write(here / "few-examples.jsonl", read(data["imitation"])[:6])
         write(here / "messages.jsonl", map(messages_of, read(data["expert"])))
         run("export-log", "--format", "atif", "-q", data["expert"], "-o", here / "atif.jsonl").ok()
         play = ("-n", 3, "--trials", 2, "--temperature", 1, "--max-steps", 4, "--max-tokens", 12, "--threads", 1)

@@ -45,8 +45,8 @@ def test_the_first_turns_that_brought_the_agent_no_nearer_are_corrected(tmp_path
         pytest.importorskip("minigrid")
     played = tmp_path / "episodes"
     own = ("--env", env) if env.startswith("exec:") else ()
-    run("eval", env, "-m", "random", "-n", 4, "--max-steps", 8, "-q", "-o", played).ok()
-    run("correct", *own, "--turns", 2, "-q", played, "-o", tmp_path / "out").ok()
+    run("eval", env, "-m", "random", "-n", 4, "--max-steps", 6, "-q", "-o", played).ok()
+    run("correct", *own, "-j", 1, "--turns", 2, "-q", played, "-o", tmp_path / "out").ok()
     written = {t["id"]: t for t in read(tmp_path / "out")}
     expected: dict[str, tuple] = {}
     with open_env(env) as world:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -13,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from branches import take_actions
-from running import EEXP, ROOT, environment, outputs_of_python, run, shell
+from running import ROOT, environment, outputs_of_python, run
 
 from eexp.envs import open_env
 from eexp.envs.base import Environment
@@ -266,18 +264,17 @@ def test_copies_are_independent(env):
 # -- the pipe ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_pipe(games):
-    result = shell(
-        f'set -o pipefail; eexp() {{ {shlex.join(EEXP)} "$@"; }}; '
-        "eexp expert 'textworld?games=textworld' -n 2 | eexp branch -k 3 --from admissible "
-        "| eexp rollout --env 'textworld?games=textworld' | tee rollout.jsonl | eexp world-model-data",
-        games.parent,
-    ).ok()
-    assert "branch points verified" in result.err and "refused" not in result.err
-    rollouts = [json.loads(line) for line in (games.parent / "rollout.jsonl").read_text().splitlines()]
+def test_the_pipe(games, monkeypatch):
+    monkeypatch.chdir(games.parent)
+    spec = f"textworld?games={games.name}"
+    expert = run("expert", spec, "-n", 2).ok()
+    branched = run("branch", "-k", 3, "--from", "admissible", stdin=expert.out).ok()
+    rolled = run("rollout", "--env", spec, "-j", 1, stdin=branched.out).ok()
+    assert "branch points verified" in rolled.err and "refused" not in rolled.err
+    rollouts = rolled.records
     assert [t["task"]["id"] for t in rollouts] == ["train/cooking-0001", "train/custom-0001"]
     outcomes = [a["outcome"] for t in rollouts for step in t["steps"] for a in step["alternatives"]]
     assert len(outcomes) > 30 and all(outcome["valid"] for outcome in outcomes)
-    assert len(result.records) >= len(outcomes)
-    again = run("rollout", "--env", f"textworld?games={games}", games.parent / "rollout.jsonl").ok()
+    assert len(run("world-model-data", stdin=rolled.out).ok().records) >= len(outcomes)
+    again = run("rollout", "--env", f"textworld?games={games}", "-j", 1, stdin=rolled.out).ok()
     assert [t["steps"] for t in again.records] == [t["steps"] for t in rollouts]

@@ -108,12 +108,12 @@ def test_thoughts_are_kept(played):
 )
 def test_an_episode_that_goes_differently_is_refused(change, place, message, played, expert_trajectories, tmp_path):
     text = lines([played[0], change(played[1]), played[2]])
-    run(*IMPORT, stdin=text).one_error(3, f"<stdin>:2: {place}: ", message)
-    result = run(*IMPORT, "--rejects", tmp_path / "rejects", stdin=text).ok(4)
+    run(*IMPORT, "-j", 1, stdin=text).one_error(3, f"<stdin>:2: {place}: ", message)
+    result = run(*IMPORT, "-j", 1, "--rejects", tmp_path / "rejects", stdin=text).ok(4)
     assert [t["id"] for t in result.records] == [played[0]["id"], played[2]["id"]]
     (reject,) = read(tmp_path / "rejects")
     assert reject["field"] == place and reject["evidence"] and reject["record"]["transcript"]
-    result = run(*IMPORT, "--trust", "environment", stdin=text).ok()
+    result = run(*IMPORT, "-j", 1, "--trust", "environment", stdin=text).ok()
     assert [t["outcome"] for t in result.records] == [t["outcome"] for t in expert_trajectories[:3]]
     assert f"{played[1]['id']}: {place}: " in result.err and "that differ" in result.err
 

@@ -112,7 +112,7 @@ def test_a_processor_on_which_nothing_runs(stub, model, example):
 
 def test_batches_that_hang(stub, model, example, monkeypatch):
     def with_deadline(function: str, arguments: list, limit: float, name: str) -> TrialEnd:
-        return try_function(function, arguments, 10.0 if arguments[2] else limit, name)
+        return try_function(function, arguments, 3.0 if arguments[2] else limit, name)
 
     monkeypatch.setattr(trial, "try_function", with_deadline)
     trials = stub(HANGS)
