@@ -71,7 +71,7 @@ INTERRUPTED = {
         "--max-tokens",
         "60",
         "--no-guard",
-        "verify",
+        "all",
         "--on-error",
         "skip",
         "few-states",
