@@ -138,8 +138,8 @@ def _tear(output: Path, rng: random.Random) -> None:
             f.truncate(output.stat().st_size - rng.randrange(1, 10))
 
 
-#: These share the code of others that are faster, or have a model as others do. tests/test_kills.py kills rollouts and
-#: evaluations with programs, and interrupts reflections by a model.
+#: These share the code of others that are faster, or have a model as others do. tests/test_kills.py kills rollouts with
+#: programs, and interrupts evaluations with programs and reflections by a model.
 LONG = {"branch-tiny", "world-model-data-tiny", "reflect-notes", "reflect-tiny", "expert-noise", "eval-program"}
 
 
