@@ -8,6 +8,7 @@
 #
 #   il             the expert's actions
 #   iwm            world model, then imitation, half of the updates each (matched)
+#   world          world model alone
 #   iwm-extra      world model, then imitation, UPDATES each, so twice as many
 #   joint          imitation and world model in one run
 #   sr             a thought from executed outcomes before the expert's action, mixed with the expert's actions
@@ -43,14 +44,19 @@ UPDATES ?= 240
 BATCH ?= 16
 LR ?= 1e-3
 HALF := $(shell echo $$(($(UPDATES) / 2)))
+# Imitation of a few dozen examples for as long as the others makes the base forget how to think. LIGHT updates at
+# LIGHT_LR are for the arms il-light and iwm-light, imitation alone and after UPDATES of the world model.
+LIGHT ?= 30
+LIGHT_LR ?= 3e-4
 PYTHON ?= python
 
 export OMP_NUM_THREADS ?= 1
 export EEXP_PROMPT_STYLE := $(HERE)reactions.toml
-TRACKED := ENV BASE TRAIN TRAIN_SPLIT K PANEL_TASKS UPDATES BATCH LR
+TRACKED := ENV BASE TRAIN TRAIN_SPLIT K PANEL_TASKS UPDATES BATCH LR LIGHT LIGHT_LR
 include $(HERE)../given.mk
 
-TUNE = --full --batch-size $(BATCH) --shuffle examples --lr $(LR)
+SHAPE = --full --batch-size $(BATCH) --shuffle examples
+TUNE = $(SHAPE) --lr $(LR)
 EVAL = --max-tokens 480 --threads 1 -q
 
 .PHONY: all
@@ -102,6 +108,7 @@ $(OUT)/%/$1/eexp.json: $(2:%=$(OUT)/%.jsonl) $(call given,BASE UPDATES BATCH LR)
 	eexp finetune -m $(BASE) -o $$(@D) $(TUNE) --max-steps $(UPDATES) --seed $$* -q $(2:%=$(OUT)/%.jsonl)
 endef
 $(eval $(call arm,il,il))
+$(eval $(call arm,world,world))
 $(eval $(call arm,joint,il world))
 $(eval $(call arm,sr,sr il))
 $(eval $(call arm,sr-iwm,sr il world))
@@ -121,6 +128,14 @@ $(OUT)/%/$1/eexp.json: $(OUT)/il.jsonl $(OUT)/%/$1-world/eexp.json
 endef
 $(eval $(call after,iwm,$(HALF)))
 $(eval $(call after,iwm-extra,$(UPDATES)))
+
+$(OUT)/%/il-light/eexp.json: $(OUT)/il.jsonl $(call given,BASE BATCH LIGHT LIGHT_LR)
+	rm -rf $(@D)
+	eexp finetune -m $(BASE) -o $(@D) $(SHAPE) --lr $(LIGHT_LR) --max-steps $(LIGHT) --seed $* -q $<
+
+$(OUT)/%/iwm-light/eexp.json: $(OUT)/il.jsonl $(OUT)/%/world/eexp.json $(call given,BATCH LIGHT LIGHT_LR)
+	rm -rf $(@D)
+	eexp finetune -m $(OUT)/$*/world -o $(@D) $(SHAPE) --lr $(LIGHT_LR) --max-steps $(LIGHT) --seed $* -q $<
 
 # -- playing -------------------------------------------------------------------------------------------------------
 

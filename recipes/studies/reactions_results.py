@@ -5,12 +5,14 @@
 Test tasks are of three kinds: the demonstrations contain a way (shown), only they and the executed alternatives
 together do (executed), or nothing does (unknown). Rows are arms, played without (act) or with a thought (think). The
 difference is to imitation, played without a thought, with its interval over training seeds and tasks
-(docs/evidence.md).
+(docs/evidence.md). "Knows" is the share of what its thoughts say an action leads to that is true: of outcomes that were
+executed in the training data, and of all others.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -56,18 +58,50 @@ def kinds_of(study: Path) -> dict[str, str]:
     return kinds
 
 
+def claims_true(episodes: Iterable[dict], edges: Edges) -> dict[bool, list[bool]]:
+    """Return whether each claim in thoughts is true, by whether its outcome was executed in the training data."""
+    verdicts: dict[bool, list[bool]] = {True: [], False: []}
+    env = None
+    for episode in episodes:
+        if env is None:
+            env = open_env(episode["env"])
+            env.reset(episode["task"])
+            table, names, words = env.table, list(env.names), env.words  # type: ignore[attr-defined]
+        for turn in episode["transcript"]:
+            for claim in re.findall(r"(\w+ \w+): (Nothing happens|You hold \w+)", turn.get("thought") or ""):
+                operation, thing = claim[0].split()
+                if operation not in words.operations or thing not in names:
+                    continue
+                following = table[names.index(thing), words.operations.index(operation)]
+                told = names.index(thing) if claim[1] == "Nothing happens" else claim[1].split()[-1]
+                name = words.ruined if following < 0 else names[following]
+                true = following == told if isinstance(told, int) else name == told and following != names.index(thing)
+                here = words.holding.format(thing=thing)
+                after = (
+                    words.nothing.format(thing=thing)
+                    if following == names.index(thing)
+                    else words.holding.format(thing=name)
+                )
+                verdicts[after in edges[here]].append(true)
+    return verdicts
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", type=Path, nargs="+")
     parser.add_argument("--only", choices=KINDS, help="compare on the tasks of this kind alone")
     args = parser.parse_args()
     for study in args.studies:
-        kinds = kinds_of(study)
+        kinds, rollout = kinds_of(study), list(read([str(study / "rollout.jsonl")], "trajectory"))
         runs: dict[str, list[list[dict]]] = defaultdict(list)
         for file in sorted(study.glob("*/*.jsonl")):
             arm, _, played = file.stem.rpartition(".")
             if played in ("act", "think"):
-                runs[f"{arm}, {played}"].append(list(read([str(file)], "episode")))
+                episodes = list(read([str(file)], "episode"))
+                if len(episodes) == len(kinds):
+                    runs[f"{arm}, {played}"].append(episodes)
+                else:
+                    print(f"{file}: not finished")
         print(study, ", ".join(f"{list(kinds.values()).count(kind)} {kind}" for kind in KINDS))
         chosen = {
             name: [[e for e in seed if args.only in (None, kinds[e["task"]["id"]])] for seed in seeds]
@@ -82,6 +116,10 @@ def main() -> None:
             for kind in KINDS:
                 of_kind = [e["success"] for seed in seeds for e in seed if kinds[e["task"]["id"]] == kind]
                 cells.append(f"{kind} {mean(of_kind) if of_kind else 0:6.1%}")
+            verdicts = claims_true((e for seed in seeds for e in seed), edges_of(rollout, True))
+            if any(verdicts.values()):
+                told = [f"{mean(verdicts[known]):.0%}" if verdicts[known] else "-" for known in (True, False)]
+                cells.append(f"knows {told[0]} of executed, {told[1]} of other outcomes")
             by_seed = " ".join(f"{mean(e['success'] for e in seed):.1%}" for seed in seeds)
             row = compared.get(name, {})
             if row.get("difference") is not None:
