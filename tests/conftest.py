@@ -22,7 +22,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Examples have no deadline, since times vary on a busy machine, and no database, which would lie in the checkout.
 # `make test-long` draws more of them.
-hypothesis.settings.register_profile("eexp", deadline=None, database=None, max_examples=40)
+hypothesis.settings.register_profile("eexp", deadline=None, database=None)
 hypothesis.settings.register_profile("wide", deadline=None, database=None, max_examples=400)
 hypothesis.settings.load_profile("eexp")
 # The tests start more than a thousand processes, each of which would compile all modules of eexp anew.

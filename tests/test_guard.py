@@ -148,3 +148,18 @@ def test_the_kernel_refuses_memory_that_is_taken_between_two_measurements(tmp_pa
             with pytest.raises(ChildFailed, match="ended with exit status 1"):
                 child.ask(b"", 30)
         child.end()
+
+
+def test_a_guard_without_its_parent_ends_quietly():
+    """As when a command is interrupted while it starts a program: both pipes of the guard are closed by then."""
+    from eexp.processes import guard
+
+    lifeline, held = os.pipe()
+    nobody, report = os.pipe()
+    os.close(held)
+    os.close(nobody)
+    command = [sys.executable, "-I", "-S", guard.__file__, str(lifeline), str(report), "0", "", "sleep", "600"]
+    ended = subprocess.run(command, pass_fds=(lifeline, report), capture_output=True, timeout=60)
+    os.close(lifeline)
+    os.close(report)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")

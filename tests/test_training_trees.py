@@ -29,7 +29,7 @@ from eexp.training.validation import add_sums, summary, validation_losses
 
 TOKENS = 40
 #: For laws that a dozen models are held to, each with several computations an example.
-A_FEW = settings(max_examples=settings.default.max_examples // 8)
+A_FEW = settings(max_examples=settings.default.max_examples // 10)
 SMALL = dict(
     vocab_size=TOKENS,
     hidden_size=32,

@@ -47,7 +47,10 @@ def main(lifeline: int, report: int, memory: int, directory: str, command: list[
     if program == 0:
         _execute(command, report, memory)
     signal.signal(signal.SIGTERM, lambda *_: _signal(program, signal.SIGTERM))
-    os.write(report, b"%d\n" % program)
+    try:
+        os.write(report, b"%d\n" % program)
+    except BrokenPipeError:
+        pass  # the process that started the guard has ended: the lifeline is closed, too
     _close_pipes(report)
     status = _wait(program, lifeline, wakeup)
     signal.signal(signal.SIGTERM, lambda *_: None)  # with SIG_IGN, one that comes now is reported: a race
