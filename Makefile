@@ -63,7 +63,7 @@ chromium:
 	  echo "note: no Chromium found; install it for MiniWoB++ and the tests of eexp report in a browser (they are skipped)" >&2; fi; fi
 
 demo: install ## watch an agent learn from its own actions, start to end (under 10 minutes on two cores)
-	@$(FIRST) $(MAKE) --no-print-directory -f recipes/house/Makefile OUT=demo
+	@$(FIRST) $(MAKE) --no-print-directory -f recipes/reactions/Makefile OUT=demo
 
 test: install environments java chromium ## run the tests that every change has to pass
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal

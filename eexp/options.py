@@ -454,7 +454,7 @@ _ENGINE = [
         "--threads",
         type=click.IntRange(min=1),
         metavar="N",
-        help="CPU threads, for llama.cpp.  [default: all cores; 1 for tiny]",
+        help="CPU threads, for llama.cpp.  [default: all cores; 1 for built-in models]",
     ),
     click.option(
         "--batch",

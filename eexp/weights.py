@@ -17,14 +17,20 @@ import msgspec
 import orjson
 from msgspec import Meta, Struct
 
-from eexp.data import TINY
+from eexp.data import BUILT_IN, TINY
 from eexp.errors import EexpError, short
 from eexp.record_types import explain
 
-#: The directory of the built-in model, made by recipes/tiny.
-TINY_DIR = Path(__file__).parent / "data" / TINY
 #: The file beside the weights that describes their training.
 RUN_FILE = "eexp.json"
+
+
+def built_in_directory(name: str) -> Path:
+    """Return the directory of a built-in model."""
+    return Path(__file__).parent / "data" / name
+
+
+TINY_DIR = built_in_directory(TINY)
 
 
 # -- specs and paths ---------------------------------------------------------------------------------------------------
@@ -50,7 +56,7 @@ def files_of(spec: str) -> list[str]:
 def resolve_base(base: str) -> str:
     """Return the directory or hub id that transformers loads for the name of a base model, with or without `hf:`."""
     name = base.removeprefix("hf:")
-    return str(TINY_DIR) if name == TINY else name
+    return str(built_in_directory(name)) if name in BUILT_IN else name
 
 
 # -- fingerprints ------------------------------------------------------------------------------------------------------

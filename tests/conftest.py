@@ -118,9 +118,9 @@ def _make_data(here: Path) -> None:
 @pytest.fixture(scope="session")
 def tiny() -> Path:
     """The built-in model as GGUF."""
-    from eexp.gguf.tiny import tiny_gguf
+    from eexp.gguf.built_in import built_in_gguf
 
-    return tiny_gguf()
+    return built_in_gguf()
 
 
 collect_ignore = ["tau_checkout"]  # its tasks_test.py holds tasks

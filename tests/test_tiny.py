@@ -11,9 +11,10 @@ import pytest
 from gguf_logits import llama_logits, llama_tokens
 
 from eexp.envs.worlds.house import House
-from eexp.gguf.tiny import tiny_gguf
+from eexp.data import BUILT_IN
+from eexp.gguf.built_in import built_in_gguf
 from eexp.prompts import get_style
-from eexp.weights import TINY_DIR
+from eexp.weights import TINY_DIR, built_in_directory
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,12 +30,14 @@ def transcript(number: int, steps: int = 12) -> list[dict]:
     return get_style("react").act(env.instruction(), played, observation.text)
 
 
-def test_checksums_and_size():
-    sums = dict(reversed(line.split("  ")) for line in (TINY_DIR / "SHA256SUMS").read_text().splitlines())
-    assert {p.name for p in TINY_DIR.iterdir()} - {"SHA256SUMS"} == set(sums)
+@pytest.mark.parametrize("model", BUILT_IN)
+def test_checksums_and_size(model):
+    directory = built_in_directory(model)
+    sums = dict(reversed(line.split("  ")) for line in (directory / "SHA256SUMS").read_text().splitlines())
+    assert {p.name for p in directory.iterdir()} - {"SHA256SUMS"} == set(sums)
     for name, digest in sums.items():
-        assert hashlib.sha256((TINY_DIR / name).read_bytes()).hexdigest() == digest, name
-    assert sum(p.stat().st_size for p in TINY_DIR.iterdir()) <= 8 * 2**20
+        assert hashlib.sha256((directory / name).read_bytes()).hexdigest() == digest, name
+    assert sum(p.stat().st_size for p in directory.iterdir()) <= 4 * 2**20
 
 
 def test_same_token_ids_and_logits_in_both_libraries(tmp_path):
@@ -47,7 +50,7 @@ def test_same_token_ids_and_logits_in_both_libraries(tmp_path):
     texts = [tokenizer.apply_chat_template(transcript(n), tokenize=False) for n in range(20)]
     texts += ["Ünïcode: 你好 🙂", "  two  blanks\n\n\tand tabs", "don't 1234 x=3;", ""]
     ids = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
-    gguf = tiny_gguf()
+    gguf = built_in_gguf()
     assert llama_tokens(gguf, texts) == ids
     for tokens in ids[:3]:
         with torch.inference_mode():

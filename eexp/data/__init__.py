@@ -1,4 +1,6 @@
-"""Data that comes with eexp: the built-in model, recipes of TextCraft, classes for ScienceWorld."""
+"""Data that comes with eexp: built-in models, recipes of TextCraft, classes for ScienceWorld."""
 
-#: The spec of the built-in model, and the name of its directory here: a base model for `house` and nothing else.
+#: The spec of the built-in model that is the default, and the name of its directory here: a base model for `house`.
 TINY = "tiny"
+#: The built-in models and what they are for. recipes/tiny made them.
+BUILT_IN = {TINY: "a base model for house only", "tiny-reactions": "a base model for reactions only"}

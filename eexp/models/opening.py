@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from eexp.data import TINY
+from eexp.data import BUILT_IN
 from eexp.errors import UsageError
 from eexp.models.base import Engine, Model
 from eexp.models.registry import spec_list
@@ -33,12 +33,12 @@ def open_model(spec: str, engine: Engine | None = None) -> Model:
         from eexp.models.hf import HfModel
 
         return HfModel(spec, engine=engine)
-    if base == TINY or base.endswith(".gguf"):
-        from eexp.gguf.tiny import tiny_gguf
+    if base in BUILT_IN or base.endswith(".gguf"):
+        from eexp.gguf.built_in import built_in_gguf
         from eexp.models.llama_cpp import LlamaCppModel
 
-        if base == TINY:  # so small that threads wait for each other longer than they work
+        if base in BUILT_IN:  # so small that threads wait for each other longer than they work
             engine = replace(engine, threads=engine.threads or 1)
-        return LlamaCppModel(tiny_gguf() if base == TINY else Path(base), adapter, spec=spec, engine=engine)
+        return LlamaCppModel(built_in_gguf(base) if base in BUILT_IN else Path(base), adapter, spec=spec, engine=engine)
     hint = f"a name on the hub needs hf:, as in hf:{spec}; else " if _HUB_ID.fullmatch(base) else ""
     raise UsageError(f"unknown model {spec!r}: {hint}give {spec_list()}")

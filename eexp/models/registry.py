@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from eexp.data import TINY
+from eexp.data import BUILT_IN, TINY
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ KINDS = (
     ModelKind("FILE.gguf[+ADAPTER.gguf]", "llama.cpp, in process"),
     ModelKind("hf:DIR_OR_ID[+ADAPTER]", "transformers and PEFT; `hf:` may be left out before a directory"),
     ModelKind("http://HOST/v1#NAME", "any OpenAI-compatible server", needs="key: EEXP_API_KEY"),
-    ModelKind(f"{TINY}[+ADAPTER.gguf]", "the built-in model, a base model for house only"),
+    *(ModelKind(f"{name}[+ADAPTER.gguf]", f"built in, {purpose}") for name, purpose in BUILT_IN.items()),
     RANDOM,
     EXPERT,
 )

@@ -23,7 +23,7 @@ class Settings:
     """The settings that, with the examples, decide the outcome of a training run.
 
     Attributes:
-        base: The base model: a directory, a hub id or "tiny"; `hf:` may stand before it.
+        base: The base model: a directory, a hub id or a built-in model; `hf:` may stand before it.
         init: Directory of a PEFT adapter to continue.
         full: Train all weights instead of an adapter.
         dtype: The type that passes are computed in, and that frozen weights are held in: "float32", "bfloat16", or

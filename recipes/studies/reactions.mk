@@ -1,6 +1,6 @@
 # A study of where only executed alternatives can help: `reactions`, a hidden table (docs/environments/reactions.md).
 #
-#   make -f recipes/studies/reactions.mk OUT=studies/reactions-0 TABLE=0 BASE=studies/bases/reactions SEEDS="0 1"
+#   make -f recipes/studies/reactions.mk OUT=studies/reactions-0 TABLE=0 SEEDS="0 1"
 #   python recipes/studies/reactions_results.py studies/reactions-0
 #
 # All arms begin with one base, which knows other tables, and train all weights for UPDATES updates of BATCH examples. Each
@@ -32,7 +32,7 @@ SHELL := /bin/bash -o pipefail
 HERE := $(dir $(lastword $(MAKEFILE_LIST)))
 TABLE ?= 0
 ENV ?= reactions?table=$(TABLE)
-BASE ?= studies/bases/reactions
+BASE ?= tiny-reactions
 OUT ?= studies/reactions-$(TABLE)
 SEEDS ?= 0 1
 ARMS ?= il sr iwm sr-iwm sr-own sr-permuted joint iwm-extra sr-iwm-permuted sr-exchanged

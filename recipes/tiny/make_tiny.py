@@ -28,10 +28,23 @@ them, and it has seen no action and no outcome.
 from __future__ import annotations
 
 import random
+import re
 
 from small_model import GO_ON, HELD_OUT, STAGE_WORDS, arguments, interview, make, render, stage_of
 
-from eexp.envs.worlds.house import ALL_ROOMS, CONTAINERS, ROOM_OF, SPLITS, TREATMENTS, House, _into
+from eexp.envs.worlds.house import (
+    ALL_ROOMS,
+    CONTAINERS,
+    DISHES,
+    FOOD,
+    OOD_OBJECTS,
+    ROOM_OF,
+    SPLITS,
+    THINGS,
+    TREATMENTS,
+    House,
+    _into,
+)
 from eexp.prompts import get_style
 
 
@@ -243,6 +256,30 @@ def needed(env: House) -> tuple[str, str]:
     return ("put", env.goal) if not place or becomes in env.state[env.target] else (env.kind, place)
 
 
+NOUNS = re.compile(
+    r"\b(%s)\b"
+    % "|".join(sorted([*ALL_ROOMS, *ROOM_OF, *FOOD, *DISHES, *THINGS, *OOD_OBJECTS], key=len, reverse=True))
+)
+
+
+def invent(rng: random.Random) -> str:
+    """Return a name of two or three syllables; there are some 700,000."""
+    return "".join(
+        rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") + (rng.choice("lmnrs") if rng.random() < 0.4 else "")
+        for _ in range(rng.choice([2, 2, 3]))
+    )
+
+
+def renamed(messages: list[dict], rng: random.Random) -> list[dict]:
+    """Return messages in which all rooms, places and objects have invented names, so that only reading helps."""
+    names: dict[str, str] = {}
+
+    def name(match: re.Match) -> str:
+        return names.setdefault(match[0], invent(rng))
+
+    return [{**message, "content": NOUNS.sub(name, message["content"])} for message in messages]
+
+
 LATER_QUESTIONS = [ask_how, ask_needed, ask_needed_here, ask_room]
 
 
@@ -256,6 +293,7 @@ def main() -> None:
         help="share left out of houses where the task's object is not in sight at once",
     )
     parser.add_argument("--no-actions", action="store_true", help="show rooms only, no action and no outcome")
+    parser.add_argument("--renamed", type=float, default=0.0, help="share of episodes with invented names for all things")
     args = parser.parse_args()
 
     env, style = House(), get_style("react")
@@ -272,6 +310,8 @@ def main() -> None:
             continue
         length = episode_length(one, args.steps, stage)
         played = room_tour(env, task, one, length) if args.no_actions else random_play(env, task, one, length, stage)
+        if args.renamed and one.random() < (0.5 if len(texts) < HELD_OUT else args.renamed):
+            played = renamed(played, one)
         texts.append(render(played[1:] if one.random() < args.bare else played))
     words = style.predicting
     make(texts, [words.system, words.request, words.open, words.close, STAGE_WORDS], args)
