@@ -19,6 +19,7 @@
 #   sr-own         thoughts from the demonstrations' own outcomes alone: no alternative was executed
 #   sr-permuted    thoughts from outcomes that were exchanged among alternatives of one verb
 #   sr-iwm-permuted   the same, and a world model of these outcomes
+#   sr-iwm-wrong   thoughts from executed outcomes, and a world model of exchanged ones
 #   sr-exchanged   thoughts from executed outcomes, exchanged among the examples
 #
 # The control: so many demonstrations that they show nearly the whole table, so that alternatives tell little more. The
@@ -38,6 +39,8 @@ SEEDS ?= 0 1
 ARMS ?= il sr iwm sr-iwm sr-own sr-permuted joint iwm-extra sr-iwm-permuted sr-exchanged
 TRAIN ?= 24
 TRAIN_SPLIT ?= train
+# Options for the expert: --noise 0.3 --all
+EXPERT ?=
 K ?= 6
 PANEL_TASKS ?= 240
 UPDATES ?= 240
@@ -52,7 +55,7 @@ PYTHON ?= python
 
 export OMP_NUM_THREADS ?= 1
 export EEXP_PROMPT_STYLE := $(HERE)reactions.toml
-TRACKED := ENV BASE TRAIN TRAIN_SPLIT K PANEL_TASKS UPDATES BATCH LR LIGHT LIGHT_LR
+TRACKED := ENV BASE TRAIN TRAIN_SPLIT EXPERT K PANEL_TASKS UPDATES BATCH LR LIGHT LIGHT_LR
 include $(HERE)../given.mk
 
 SHAPE = --full --batch-size $(BATCH) --shuffle examples
@@ -64,8 +67,8 @@ all: $(foreach arm,$(ARMS),$(SEEDS:%=$(OUT)/%/$(arm).act.jsonl) $(SEEDS:%=$(OUT)
 
 # -- demonstrations and experience ---------------------------------------------------------------------------------
 
-$(OUT)/expert.jsonl: $(call given,ENV TRAIN TRAIN_SPLIT)
-	eexp expert '$(ENV)' --split $(TRAIN_SPLIT) -n $(TRAIN) -q -o $@
+$(OUT)/expert.jsonl: $(call given,ENV TRAIN TRAIN_SPLIT EXPERT)
+	eexp expert '$(ENV)' --split $(TRAIN_SPLIT) -n $(TRAIN) $(EXPERT) -q -o $@
 
 $(OUT)/panel.jsonl: $(OUT)/expert.jsonl $(call given,ENV PANEL_TASKS)
 	eexp panel '$(ENV)' --split test -n $(PANEL_TASKS) --apart-from $< -q -o $@
@@ -115,6 +118,7 @@ $(eval $(call arm,sr-iwm,sr il world))
 $(eval $(call arm,sr-own,sr-own il))
 $(eval $(call arm,sr-permuted,sr-permuted il))
 $(eval $(call arm,sr-iwm-permuted,sr-permuted il world-permuted))
+$(eval $(call arm,sr-iwm-wrong,sr il world-permuted))
 $(eval $(call arm,sr-exchanged,sr-exchanged il))
 
 # $(call after,NAME,UPDATES OF EACH): world model, then imitation.

@@ -1,11 +1,12 @@
 """Print the table of a study on `reactions`: success by arm, and where only executed alternatives explain the way.
 
     python recipes/studies/reactions_results.py studies/reactions-0 [studies/reactions-1 ...]
+    python recipes/studies/reactions_results.py --rows il.act sr.think sr-permuted.think -- studies/reactions-0
 
 Test tasks are of three kinds: the demonstrations contain a way (shown), only they and the executed alternatives
 together do (executed), or nothing does (unknown). Rows are arms, played without (act) or with a thought (think). The
-difference is to imitation, played without a thought, with its interval over training seeds and tasks
-(docs/evidence.md). "Knows" is the share of what its thoughts say an action leads to that is true: of outcomes that were
+difference is to the first row, or else to imitation played without a thought, with its interval over training seeds and
+tasks, and p values corrected for the number of rows (Holm; docs/evidence.md). "True" is the share of what its thoughts say an action leads to that is true: of outcomes that were
 executed in the training data, and of all others.
 """
 
@@ -89,43 +90,64 @@ def claims_true(episodes: Iterable[dict], edges: Edges) -> dict[bool, list[bool]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", type=Path, nargs="+")
+    parser.add_argument("--rows", nargs="+", help="the rows to show, the first one to compare with; by default all")
     parser.add_argument("--only", choices=KINDS, help="compare on the tasks of this kind alone")
+    parser.add_argument("--new", action="store_true", help="only tasks whose goal no demonstration had")
     args = parser.parse_args()
     for study in args.studies:
-        kinds, rollout = kinds_of(study), list(read([str(study / "rollout.jsonl")], "trajectory"))
-        runs: dict[str, list[list[dict]]] = defaultdict(list)
-        for file in sorted(study.glob("*/*.jsonl")):
-            arm, _, played = file.stem.rpartition(".")
-            if played in ("act", "think"):
-                episodes = list(read([str(file)], "episode"))
-                if len(episodes) == len(kinds):
-                    runs[f"{arm}, {played}"].append(episodes)
-                else:
-                    print(f"{file}: not finished")
-        print(study, ", ".join(f"{list(kinds.values()).count(kind)} {kind}" for kind in KINDS))
-        chosen = {
-            name: [[e for e in seed if args.only in (None, kinds[e["task"]["id"]])] for seed in seeds]
-            for name, seeds in runs.items()
-        }
-        compared = {}
-        if len(runs) > 1 and "il, act" in runs:
-            order = ["il, act", *(name for name in chosen if name != "il, act")]
-            compared = {row["name"]: row for row in compare({name: chosen[name] for name in order})}
-        for name, seeds in runs.items():
-            cells = [f"{name:24}", f"{mean(e['success'] for seed in seeds for e in seed):6.1%}"]
-            for kind in KINDS:
-                of_kind = [e["success"] for seed in seeds for e in seed if kinds[e["task"]["id"]] == kind]
-                cells.append(f"{kind} {mean(of_kind) if of_kind else 0:6.1%}")
-            verdicts = claims_true((e for seed in seeds for e in seed), edges_of(rollout, True))
-            if any(verdicts.values()):
-                told = [f"{mean(verdicts[known]):.0%}" if verdicts[known] else "-" for known in (True, False)]
-                cells.append(f"knows {told[0]} of executed, {told[1]} of other outcomes")
-            by_seed = " ".join(f"{mean(e['success'] for e in seed):.1%}" for seed in seeds)
-            row = compared.get(name, {})
-            if row.get("difference") is not None:
-                low, high = row["difference_low"], row["difference_high"]
-                cells.append(f"{row['difference']:+.1%} ({low:+.1%} to {high:+.1%})")
-            print("  ".join(cells), f" [{by_seed}]")
+        show(study, args.rows, args.only, args.new)
+
+
+def show(study: Path, rows: list[str] | None, only: str | None, new: bool) -> None:
+    """Print the table of one study."""
+    kinds = kinds_of(study)
+    goals = {trajectory["instruction"] for trajectory in read([str(study / "expert.jsonl")], "trajectory")}
+    edges = edges_of(read([str(study / "rollout.jsonl")], "trajectory"), True)
+    runs = runs_of(study, kinds, rows)
+    if new:
+        runs = {name: [[e for e in seed if e["instruction"] not in goals] for seed in seeds] for name, seeds in runs.items()}
+        asked = {episode["task"]["id"] for seeds in runs.values() for seed in seeds for episode in seed}
+        kinds = {task: kind for task, kind in kinds.items() if task in asked}
+    chosen = {
+        name: [[e for e in seed if only in (None, kinds[e["task"]["id"]])] for seed in seeds]
+        for name, seeds in runs.items()
+    }
+    compared = {row["name"]: row for row in compare(chosen)} if len(runs) > 1 else {}
+    counts = ", ".join(f"{list(kinds.values()).count(kind)} {kind}" for kind in KINDS)
+    print(f"{study}: {counts}" + (f"; compared on {only} tasks" if only else ""))
+    labels = "".join(f"{kind:>9}" for kind in KINDS)
+    print(f"{'':22} success{labels}  difference   95 % interval  p (Holm)  exact p  true  by seed")
+    for name, seeds in runs.items():
+        played = [episode for seed in seeds for episode in seed]
+        cells = [f"{name:22} {mean(e['success'] for e in played):7.1%}"]
+        for kind in KINDS:
+            of_kind = [e["success"] for e in played if kinds[e["task"]["id"]] == kind]
+            cells.append(f"{mean(of_kind):9.1%}" if of_kind else f"{'-':>9}")
+        row = compared.get(name, {})
+        if row.get("difference") is not None:
+            interval = f"{100 * row['difference_low']:+.1f} to {100 * row['difference_high']:+.1f}"
+            exact = "-" if row.get("p_exact") is None else f"{row['p_exact']:.2g}"
+            cells.append(f"  {100 * row['difference']:+10.1f}  {interval:>14}  {row['p_holm']:>8.2g}  {exact:>7}")
+        else:
+            cells.append(" " * 47)
+        true = claims_true(played, edges)[True]
+        cells.append(f"  {mean(true):4.0%}" if true else f"  {'-':>4}")
+        by_seed = " ".join(f"{100 * mean(e['success'] for e in seed):.1f}" for seed in seeds)
+        print("".join(cells) + "  " + by_seed)
+
+
+def runs_of(study: Path, kinds: dict[str, str], rows: list[str] | None) -> dict[str, list[list[dict]]]:
+    """Return the episodes of every training run by row, the one to compare with first."""
+    runs: dict[str, list[list[dict]]] = defaultdict(list)
+    for file in sorted(study.glob("*/*.jsonl")):
+        if file.stem.endswith((".act", ".think")) and (rows is None or file.stem in rows):
+            episodes = list(read([str(file)], "episode"))
+            if len(episodes) == len(kinds):
+                runs[file.stem].append(episodes)
+            else:
+                print(f"{file}: not finished")
+    order = rows or sorted(runs, key=lambda name: (name != "il.act", name))
+    return {name: runs[name] for name in order if name in runs}
 
 
 if __name__ == "__main__":
