@@ -69,10 +69,22 @@ def test_a_dry_run_changes_no_setting(tmp_path):
     assert {file.name: (file.read_text(), file.stat().st_mtime_ns) for file in settings.iterdir()} == before
 
 
-def test_the_demo_compares_with_imitation_or_else_with_random_play(tmp_path):
+@pytest.mark.parametrize("world", ["house", "reactions"])
+def test_a_demo_compares_with_imitation_or_else_with_random_play(tmp_path, world):
     for arms, baseline in (("il rules", "il"), ("recovery rules", "random")):
-        output = make("-n", "-f", str(ROOT / "recipes/house/Makefile"), "table", f"OUT={tmp_path}", f"ARMS={arms}")
+        output = make("-n", "-f", str(ROOT / "recipes" / world / "Makefile"), "table", f"OUT={tmp_path}", f"ARMS={arms}")
         assert output.count(f"--baseline {baseline} ") == 2 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.long
+def test_the_demo_and_what_its_study_prints(tmp_path):
+    small = ["UPDATES=2", "PANEL_TASKS=4", "TRAIN=6", "EVAL=--max-tokens 40 --threads 1 -q", f"PYTHON={sys.executable}"]
+    output = make("-f", str(ROOT / "recipes/reactions/Makefile"), f"OUT={tmp_path}/demo", *small)
+    assert re.search(r"^sr-permuted +4 ", output, re.M) and (tmp_path / "demo/report.html").exists()
+    for script, asked in (("results", []), ("edges", ["sr"])):
+        command = [sys.executable, STUDIES / f"reactions_{script}.py", tmp_path / "demo", *asked]
+        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        assert re.search(r"^sr\b.*%", printed, re.M), printed
 
 
 @pytest.mark.long

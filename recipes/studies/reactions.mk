@@ -146,8 +146,9 @@ $(OUT)/%/iwm-light/eexp.json: $(OUT)/il.jsonl $(OUT)/%/world/eexp.json $(call gi
 $(OUT)/%.gguf: $(OUT)/%/eexp.json
 	eexp export $(<D) -o $@
 
+# A play that was killed goes on where it ended, and has its name when it is complete.
 $(OUT)/%.act.jsonl: $(OUT)/%.gguf $(OUT)/panel.jsonl
-	eexp eval --panel $(OUT)/panel.jsonl -m $< --think never $(EVAL) -o $@
+	eexp eval --panel $(OUT)/panel.jsonl -m $< --think never $(EVAL) --resume -o $@.part && mv $@.part $@
 
 $(OUT)/%.think.jsonl: $(OUT)/%.gguf $(OUT)/panel.jsonl
-	eexp eval --panel $(OUT)/panel.jsonl -m $< --think always $(EVAL) -o $@
+	eexp eval --panel $(OUT)/panel.jsonl -m $< --think always $(EVAL) --resume -o $@.part && mv $@.part $@
