@@ -149,11 +149,10 @@ def test_the_figures_of_the_table_are_those_that_were_measured():
 
 def test_what_was_learned_is_what_the_results_say():
     results = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
-    table = rows("What was learned with it")
-    assert len(table) == 3
-    for figures in table:
-        for figure in re.findall(r"[+-]?\d+\.\d", " ".join(figures[1:])):
-            assert figure in results, figure
+    figures = re.findall(r"[+-]?\d+\.\d", section("What was learned with it"))
+    assert len(figures) > 50
+    for figure in figures:
+        assert figure in results, figure
     assert "make -f recipes/studies/Makefile house" in results
 
 

@@ -72,7 +72,9 @@ def test_a_dry_run_changes_no_setting(tmp_path):
 @pytest.mark.parametrize("world", ["house", "reactions"])
 def test_a_demo_compares_with_imitation_or_else_with_random_play(tmp_path, world):
     for arms, baseline in (("il rules", "il"), ("recovery rules", "random")):
-        output = make("-n", "-f", str(ROOT / "recipes" / world / "Makefile"), "table", f"OUT={tmp_path}", f"ARMS={arms}")
+        output = make(
+            "-n", "-f", str(ROOT / "recipes" / world / "Makefile"), "table", f"OUT={tmp_path}", f"ARMS={arms}"
+        )
         assert output.count(f"--baseline {baseline} ") == 2 and not list(tmp_path.iterdir())
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from gguf_logits import llama_logits, llama_tokens
 
-from eexp.envs.worlds.house import House
 from eexp.data import BUILT_IN
+from eexp.envs.worlds.house import House
 from eexp.gguf.built_in import built_in_gguf
 from eexp.prompts import get_style
 from eexp.weights import TINY_DIR, built_in_directory

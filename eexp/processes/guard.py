@@ -47,7 +47,7 @@ def main(lifeline: int, report: int, memory: int, directory: str, command: list[
     if program == 0:
         _execute(command, report, memory)
     signal.signal(signal.SIGTERM, lambda *_: _signal(program, signal.SIGTERM))
-    try:
+    try:  # noqa: SIM105, importing contextlib takes longer than all else here
         os.write(report, b"%d\n" % program)
     except BrokenPipeError:
         pass  # the process that started the guard has ended: the lifeline is closed, too

@@ -3,7 +3,7 @@
     python recipes/studies/reactions_edges.py studies/reactions-0 iwm iwm-world world sr
 
 Predicts: the share of outcomes that the model predicts to the last word, asked as a world model, of those that were
-executed in the training data and of all others. Uses: the share of states, one operation before the goal of a test task,
+executed in the training data and of all others. Uses: the share of states one operation before the goal of a test task
 in which the most probable action without a thought is one that leads there, by whether that outcome was executed.
 Chance is the same share for an action drawn at random. All seeds of an arm are counted together.
 """
@@ -71,11 +71,7 @@ def last_steps(panel: Path, edges: Edges) -> Iterator[tuple[bool, int, list[dict
             before = env.expert()
             observation = env.step(before)
             goal, listed = env.words.holding.format(thing=env.names[env.goal]), env.admissible()
-            right = [
-                action
-                for operation, action in enumerate(listed)
-                if env.table[env.thing, operation] == env.goal
-            ]
+            right = [action for operation, action in enumerate(listed) if env.table[env.thing, operation] == env.goal]
             prompt = STYLE.act(
                 env.instruction(), [{"observation": first.text, "action": before}], observation.text, listed
             )

@@ -6,8 +6,8 @@
 Test tasks are of three kinds: the demonstrations contain a way (shown), only they and the executed alternatives
 together do (executed), or nothing does (unknown). Rows are arms, played without (act) or with a thought (think). The
 difference is to the first row, or else to imitation played without a thought, with its interval over training seeds and
-tasks, and p values corrected for the number of rows (Holm; docs/evidence.md). "True" is the share of what its thoughts say an action leads to that is true: of outcomes that were
-executed in the training data, and of all others.
+tasks, and p values corrected for the number of rows (Holm; docs/evidence.md). "True" is the share of what thoughts say
+about outcomes that were executed in the training data that is true.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ def show(study: Path, rows: list[str] | None, only: str | None, new: bool) -> No
     edges = edges_of(read([str(study / "rollout.jsonl")], "trajectory"), True)
     runs = runs_of(study, kinds, rows)
     if new:
-        runs = {name: [[e for e in seed if e["instruction"] not in goals] for seed in seeds] for name, seeds in runs.items()}
+        runs = {
+            name: [[e for e in seed if e["instruction"] not in goals] for seed in seeds] for name, seeds in runs.items()
+        }
         asked = {episode["task"]["id"] for seeds in runs.values() for seed in seeds for episode in seed}
         kinds = {task: kind for task, kind in kinds.items() if task in asked}
     chosen = {

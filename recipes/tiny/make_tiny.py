@@ -256,10 +256,8 @@ def needed(env: House) -> tuple[str, str]:
     return ("put", env.goal) if not place or becomes in env.state[env.target] else (env.kind, place)
 
 
-NOUNS = re.compile(
-    r"\b(%s)\b"
-    % "|".join(sorted([*ALL_ROOMS, *ROOM_OF, *FOOD, *DISHES, *THINGS, *OOD_OBJECTS], key=len, reverse=True))
-)
+_ALL_NOUNS = sorted([*ALL_ROOMS, *ROOM_OF, *FOOD, *DISHES, *THINGS, *OOD_OBJECTS], key=len, reverse=True)
+NOUNS = re.compile(rf"\b({'|'.join(_ALL_NOUNS)})\b")
 
 
 def invent(rng: random.Random) -> str:
@@ -293,7 +291,9 @@ def main() -> None:
         help="share left out of houses where the task's object is not in sight at once",
     )
     parser.add_argument("--no-actions", action="store_true", help="show rooms only, no action and no outcome")
-    parser.add_argument("--renamed", type=float, default=0.0, help="share of episodes with invented names for all things")
+    parser.add_argument(
+        "--renamed", type=float, default=0.0, help="share of episodes with invented names for all things"
+    )
     args = parser.parse_args()
 
     env, style = House(), get_style("react")
