@@ -12,7 +12,8 @@
 #   iwm-extra      world model, then imitation, UPDATES each, so twice as many
 #   joint          imitation and world model in one run
 #   sr             a thought from executed outcomes before the expert's action, mixed with the expert's actions
-#   sr-iwm         the same, and the world model, in one run
+#   sr-outcome     thoughts from the outcomes of this state's actions alone, without looking ahead
+#   sr-iwm         sr, and the world model, in one run
 #
 # Placebos, which have to fail:
 #
@@ -93,6 +94,9 @@ $(OUT)/world-permuted.jsonl: $(OUT)/permuted.jsonl
 $(OUT)/sr.jsonl: $(OUT)/rollout.jsonl
 	eexp reflect --rationale search -q $< -o $@
 
+$(OUT)/sr-outcome.jsonl: $(OUT)/rollout.jsonl
+	eexp reflect --rationale outcome --weigh $(K) -q $< -o $@
+
 $(OUT)/sr-permuted.jsonl: $(OUT)/permuted.jsonl
 	eexp reflect --rationale search -q $< -o $@
 
@@ -114,6 +118,7 @@ $(eval $(call arm,il,il))
 $(eval $(call arm,world,world))
 $(eval $(call arm,joint,il world))
 $(eval $(call arm,sr,sr il))
+$(eval $(call arm,sr-outcome,sr-outcome il))
 $(eval $(call arm,sr-iwm,sr il world))
 $(eval $(call arm,sr-own,sr-own il))
 $(eval $(call arm,sr-permuted,sr-permuted il))
