@@ -1,7 +1,8 @@
 """Take away what is said to help: outcomes that belong to other actions, or thoughts that belong to other states.
 
     python placebo.py outcomes rollout.jsonl > permuted.jsonl     # what alternatives led to, exchanged among all states
-    python placebo.py thoughts sr.jsonl > exchanged.jsonl         # thoughts exchanged among examples; actions stay
+    python placebo.py thoughts sr.jsonl STYLE > exchanged.jsonl   # thoughts exchanged among examples; actions stay
+    python placebo.py here sr.jsonl STYLE > here.jsonl            # what thoughts say beyond this state's outcomes
 
 Outcomes are exchanged among alternatives of one verb, the first word of the action, and so are as frequent as before.
 The expert's actions keep theirs: they are the trajectory itself.
@@ -10,12 +11,13 @@ The expert's actions keep theirs: they are the trajectory itself.
 from __future__ import annotations
 
 import random
+import re
 import sys
 from collections import defaultdict
 
 import orjson
 
-from eexp.prompts import get_style
+from eexp.prompts import PromptStyle, get_style
 from eexp.spans import named_span
 
 
@@ -48,9 +50,20 @@ def exchange_outcomes(records: list[dict], rng: random.Random) -> None:
 def exchange_thoughts(records: list[dict], rng: random.Random, style_name: str) -> None:
     """Exchange the thoughts of examples, in place; each action stays with its state."""
     style = get_style(style_name)
-    answers = [style.parse(record["completion"][-1]["content"]) for record in records]
-    thoughts = [answer.thought for answer in answers]
+    thoughts = [style.parse(record["completion"][-1]["content"]).thought or "" for record in records]
     rng.shuffle(thoughts)
+    _replace_thoughts(records, style, thoughts)
+
+
+def look_no_further(records: list[dict], style_name: str) -> None:
+    """Cut out of thoughts what they say of later states, in place: from the first "After" to the choice."""
+    style = get_style(style_name)
+    thoughts = [style.parse(record["completion"][-1]["content"]).thought or "" for record in records]
+    _replace_thoughts(records, style, [re.sub(r" After .*(?= So I )", "", thought) for thought in thoughts])
+
+
+def _replace_thoughts(records: list[dict], style: PromptStyle, thoughts: list[str]) -> None:
+    answers = [style.parse(record["completion"][-1]["content"]) for record in records]
     for record, answer, thought in zip(records, answers, thoughts):
         target = style.answer(answer.action, thought)
         record["completion"], record["spans"] = (
@@ -66,6 +79,8 @@ def main() -> None:
     rng = random.Random(0)
     if what == "outcomes":
         exchange_outcomes(records, rng)
+    elif what == "here":
+        look_no_further(records, *style)
     else:
         exchange_thoughts(records, rng, *style)
     for record in records:

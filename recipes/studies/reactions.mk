@@ -12,7 +12,8 @@
 #   iwm-extra      world model, then imitation, UPDATES each, so twice as many
 #   joint          imitation and world model in one run
 #   sr             a thought from executed outcomes before the expert's action, mixed with the expert's actions
-#   sr-outcome     thoughts from the outcomes of this state's actions alone, without looking ahead
+#   sr-here        the same thoughts without what they say of later states: they list what this state's actions lead to
+#   sr-outcome     thoughts by the rule `outcome`, which says little more than that the choice is the expert's
 #   sr-iwm         sr, and the world model, in one run
 #
 # Placebos, which have to fail:
@@ -97,6 +98,9 @@ $(OUT)/sr.jsonl: $(OUT)/rollout.jsonl
 $(OUT)/sr-outcome.jsonl: $(OUT)/rollout.jsonl
 	eexp reflect --rationale outcome --weigh $(K) -q $< -o $@
 
+$(OUT)/sr-here.jsonl: $(OUT)/sr.jsonl
+	$(PYTHON) $(HERE)placebo.py here $< $(EEXP_PROMPT_STYLE) > $@
+
 $(OUT)/sr-permuted.jsonl: $(OUT)/permuted.jsonl
 	eexp reflect --rationale search -q $< -o $@
 
@@ -118,6 +122,7 @@ $(eval $(call arm,il,il))
 $(eval $(call arm,world,world))
 $(eval $(call arm,joint,il world))
 $(eval $(call arm,sr,sr il))
+$(eval $(call arm,sr-here,sr-here il))
 $(eval $(call arm,sr-outcome,sr-outcome il))
 $(eval $(call arm,sr-iwm,sr il world))
 $(eval $(call arm,sr-own,sr-own il))
