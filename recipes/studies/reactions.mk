@@ -20,7 +20,8 @@
 #
 #   sr-own         thoughts from the demonstrations' own outcomes alone: no alternative was executed
 #   sr-permuted    thoughts from outcomes that were exchanged among alternatives of one verb
-#   sr-iwm-permuted   the same, and a world model of these outcomes
+#   sr-here-permuted   the same, as in sr-here
+#   sr-iwm-permuted   sr-permuted, and a world model of these outcomes
 #   sr-iwm-wrong   thoughts from executed outcomes, and a world model of exchanged ones
 #   sr-exchanged   thoughts from executed outcomes, exchanged among the examples
 #
@@ -98,7 +99,7 @@ $(OUT)/sr.jsonl: $(OUT)/rollout.jsonl
 $(OUT)/sr-outcome.jsonl: $(OUT)/rollout.jsonl
 	eexp reflect --rationale outcome --weigh $(K) -q $< -o $@
 
-$(OUT)/sr-here.jsonl: $(OUT)/sr.jsonl
+$(OUT)/sr-here.jsonl $(OUT)/sr-here-permuted.jsonl: $(OUT)/sr-here%.jsonl: $(OUT)/sr%.jsonl
 	$(PYTHON) $(HERE)placebo.py here $< $(EEXP_PROMPT_STYLE) > $@
 
 $(OUT)/sr-permuted.jsonl: $(OUT)/permuted.jsonl
@@ -123,6 +124,7 @@ $(eval $(call arm,world,world))
 $(eval $(call arm,joint,il world))
 $(eval $(call arm,sr,sr il))
 $(eval $(call arm,sr-here,sr-here il))
+$(eval $(call arm,sr-here-permuted,sr-here-permuted il))
 $(eval $(call arm,sr-outcome,sr-outcome il))
 $(eval $(call arm,sr-iwm,sr il world))
 $(eval $(call arm,sr-own,sr-own il))
