@@ -62,4 +62,5 @@ def completions(incomplete: str) -> list[str]:
 
 def help_lines() -> list[str]:
     """Return the table of kinds as lines of text in two columns."""
-    return [f"{kind.spec:24} {kind.line}" for kind in KINDS]
+    width = max(len(kind.spec) for kind in KINDS)
+    return [f"{kind.spec:{width}} {kind.line}" for kind in KINDS]
