@@ -93,6 +93,7 @@ class PlayedEpisode:
         self.expected: str | None = None  # its verdict on the action that is executed
         self.draws = 0  # in the current state
         self.recalled: list[dict] = []
+        self.listed: list[str] | None = None  # in the prompt of the action
 
     def observe(self, view: StepResult) -> None:
         """Take in the environment's answer to the reset or to the action."""
@@ -110,8 +111,9 @@ class PlayedEpisode:
             turn |= {"thought": proposal.thought} if proposal.thought else {}
             turn |= {"cut_off": True} if proposal.cut_off else {}
             turn |= {"tools": self.observation.tools} if self.transcript and self.observation.tools is not None else {}
+            turn |= {"admissible": self.listed} if self.listed is not None else {}
             self.transcript.append(turn)
-        self.observation, self.action = view.observation, None
+        self.observation, self.action, self.listed = view.observation, None, None
         self.tried, self.draws, self.verdicts, self.expected = [], 0, [], None
         self.offered = self.offered if view.observation.tools is None else view.observation.tools
 
@@ -237,6 +239,8 @@ class ParallelPlay:
             episode.offered,
             shown(episode.recalled),
         )
+        if self.policy.lists_admissible:
+            episode.listed = view.admissible
         self._ask(number, self.settings.temperature, seed_of(self.settings.seed, episode.id, step))
 
     def _ask(self, number: int, temperature: float, seed: int) -> None:

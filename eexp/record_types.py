@@ -270,6 +270,9 @@ class Turn(Struct, kw_only=True):
     cut_off: Annotated[bool, Meta(description="the text ended at the token limit before its action was whole")] = False
     reward: Annotated[Optional[float], Meta(description="of this turn alone, by `eexp reward`")] = None
     tools: _Tools = None
+    admissible: Annotated[
+        Optional[list[str]], Meta(description="the admissible actions, where the prompt listed them")
+    ] = None
 
 
 class Episode(Struct, kw_only=True):

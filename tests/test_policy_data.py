@@ -10,6 +10,7 @@ import pytest
 from running import ROOT, environment, read, run, write
 
 from eexp.envs.base import Environment, Observation
+from eexp.envs.opening import open_env
 from eexp.prompts import get_style
 from eexp.stages.policy_data import PolicySettings, policy_data
 
@@ -122,8 +123,8 @@ def test_episodes_that_are_not_the_policy_s_own_are_refused(tmp_path):
     assert "1 episode given more than once" in run("policy-data", write(tmp_path / "twice", twice)).ok().err
 
 
-def test_prompts_and_answers_are_those_of_play(tmp_path):
-    style = "react"
+@pytest.mark.parametrize("style", ["react", "react-list"])
+def test_prompts_and_answers_are_those_of_play(tmp_path, style):
     play = ["-m", "tiny", "--threads", 1, "--trials", 3, "--temperature", 1, "--max-tokens", 16, "--max-steps", 5]
     run("eval", "house", "-n", 2, *play, "--prompt-style", style, "--think", "never", "-q", "-o", tmp_path / "e").ok()
     examples = run("policy-data", "--prompt-style", style, "--refused", 1, tmp_path / "e").ok().records
@@ -135,10 +136,25 @@ def test_prompts_and_answers_are_those_of_play(tmp_path):
         played = episodes[episode_id]
         turns = played["transcript"]
         turn = turns[int(i)]
-        prompt = words.act(played["instruction"], turns[: int(i)], turn["observation"])
+        listed = admissible_after(played["task"], turns[: int(i)]) if style == "react-list" else None
+        prompt = words.act(played["instruction"], turns[: int(i)], turn["observation"], listed)
         assert example["prompt"] == prompt and example["group"] == f"house/{played['task']['id']}"
         (answer,) = example["completion"]
-        assert answer["content"].endswith(turn["text"].strip())
+        assert answer["content"].endswith(turn.get("text", turn["action"]).strip())
+
+
+def admissible_after(task: dict, turns: list[dict]) -> list[str] | None:
+    with open_env("house") as env:
+        env.reset(task)
+        for turn in turns:
+            env.step(turn["action"])
+        return env.admissible()
+
+
+def test_prompts_whose_actions_are_not_known_are_refused(tmp_path):
+    listing = [episode("a", n, n == 0, prompt_style=get_style("react-list").label) for n in (0, 1)]
+    refused = run("policy-data", "--prompt-style", "react-list", write(tmp_path / "episodes", listing))
+    refused.one_error(3, "$.transcript[0]", "no admissible actions")
 
 
 def test_what_did_worse_becomes_less_likely(tmp_path):

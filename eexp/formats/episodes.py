@@ -30,7 +30,7 @@ def conversation_of(episode: dict) -> Conversation:
         {
             "observation": turn["observation"],
             "action": turn["action"],
-            "admissible": None,
+            "admissible": turn.get("admissible"),
             "thought": turn.get("thought") or None,
         }
         for turn in turns

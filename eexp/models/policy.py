@@ -86,6 +86,8 @@ class Policy(ABC):
     think: str = "never"
     #: The optional fields of a State that the policy requires.
     needs: frozenset[str] = frozenset()
+    #: Whether its prompts list the admissible actions.
+    lists_admissible: bool = False
     #: Whether it can draw without replacement, keep `ActionDraw.min_p`, and score.
     exact: bool = False
 
@@ -131,7 +133,8 @@ class ModelPolicy(Policy):
         self.model, self.style, self.max_tokens, self.think = model, style, max_tokens, think
         self._opening = style.opening(think)
         self.fingerprint, self.style_label = model.fingerprint, style.label
-        self.needs = frozenset({"admissible"} if style.acting.list_admissible else ())
+        self.lists_admissible = style.acting.list_admissible
+        self.needs = frozenset({"admissible"} if self.lists_admissible else ())
         self.exact = model.exact
 
     @property

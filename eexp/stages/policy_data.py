@@ -142,7 +142,10 @@ def _check(episode: dict, style: PromptStyle) -> None:
     if episode.get("recalled"):
         raise InputError("played with --recall: its prompts held other episodes, which it does not hold", "$.recalled")
     if style.acting.list_admissible:
-        raise InputError("its prompts listed the admissible actions, which episodes do not hold", "$.prompt_style")
+        for i, turn in enumerate(episode["transcript"]):
+            if turn.get("admissible") is None:
+                reason = "no admissible actions, which its prompt listed; episodes of eexp 0.2.0 do not hold them"
+                raise InputError(reason, f"$.transcript[{i}]")
     style.shown_tools(episode.get("tools"))
 
 
@@ -192,7 +195,7 @@ def _examples(
     dialogue.start(episode.get("instruction") or "")
     for i, (turn, weight) in enumerate(zip(episode["transcript"], weights)):
         tools = turn.get("tools") if turn.get("tools") is not None else tools
-        prompt = dialogue.act(turn["observation"], think=bool(turn.get("thought")))
+        prompt = dialogue.act(turn["observation"], turn.get("admissible"), bool(turn.get("thought")))
         dialogue.add(turn)
         if turn.get("cut_off"):
             count(CUT_OFF, 1)
