@@ -15,6 +15,8 @@
 #   sr-here        the same thoughts without what they say of later states: they list what this state's actions lead to
 #   sr-outcome     thoughts by the rule `outcome`, which says little more than that the choice is the expert's
 #   sr-iwm         sr, and the world model, in one run
+#   sr-writer      thoughts by a model of this size that has learned to write them about other tables
+#   sr-star        thoughts of the base's own, kept where they end in the expert's action (STaR): no outcomes
 #
 # Placebos, which have to fail:
 #
@@ -24,6 +26,7 @@
 #   sr-iwm-permuted   sr-permuted, and a world model of these outcomes
 #   sr-iwm-wrong   thoughts from executed outcomes, and a world model of exchanged ones
 #   sr-exchanged   thoughts from executed outcomes, exchanged among the examples
+#   sr-writer-permuted   thoughts by the same writer, from exchanged outcomes
 #
 # The control: so many demonstrations that they show nearly the whole table, so that alternatives tell little more. The
 # arm sr-own should then do as well as sr:
@@ -55,10 +58,16 @@ HALF := $(shell echo $$(($(UPDATES) / 2)))
 LIGHT ?= 30
 LIGHT_LR ?= 3e-4
 PYTHON ?= python
+# The writer of sr-writer learns from TRAIN tasks of each of these tables.
+WRITER ?= studies/reactions-writer
+WRITER_TABLES ?= $(shell seq 9000 9059)
+# Each pair of request and thought is written so often, each time with new names.
+WRITER_NAMES ?= 4
+WRITER_UPDATES ?= 720
 
 export OMP_NUM_THREADS ?= 1
 export EEXP_PROMPT_STYLE := $(HERE)reactions.toml
-TRACKED := ENV BASE TRAIN TRAIN_SPLIT EXPERT K PANEL_TASKS UPDATES BATCH LR LIGHT LIGHT_LR
+TRACKED := ENV BASE WRITER_NAMES WRITER_UPDATES TRAIN TRAIN_SPLIT EXPERT K PANEL_TASKS UPDATES BATCH LR LIGHT LIGHT_LR
 include $(HERE)../given.mk
 
 SHAPE = --full --batch-size $(BATCH) --shuffle examples
@@ -111,6 +120,35 @@ $(OUT)/sr-own.jsonl: $(OUT)/expert.jsonl
 $(OUT)/sr-exchanged.jsonl: $(OUT)/sr.jsonl
 	$(PYTHON) $(HERE)placebo.py thoughts $< $(EEXP_PROMPT_STYLE) > $@
 
+# -- a writer ------------------------------------------------------------------------------------------------------
+
+$(WRITER)/table-%.jsonl: $(call given,TRAIN K WRITER_NAMES)
+	mkdir -p $(@D)
+	eexp expert 'reactions?table=$*' -n $(TRAIN) -q | eexp branch -k $(K) --from admissible -q | eexp rollout -q -o $(@:.jsonl=.rollout)
+	eexp reflect --rationale search -q -o $(@:.jsonl=.search) $(@:.jsonl=.rollout)
+	$(PYTHON) $(HERE)placebo.py here $(@:.jsonl=.search) $(EEXP_PROMPT_STYLE) > $(@:.jsonl=.here)
+	$(PYTHON) $(HERE)writer.py $(WRITER_NAMES) $(@:.jsonl=.rollout) $(@:.jsonl=.here) $(EEXP_PROMPT_STYLE) > $@
+
+$(WRITER)/model/eexp.json: $(WRITER_TABLES:%=$(WRITER)/table-%.jsonl) $(call given,BASE WRITER_UPDATES)
+	rm -rf $(@D)
+	eexp finetune -m $(BASE) -o $(@D) $(SHAPE) --lr 1e-3 --max-steps $(WRITER_UPDATES) -q $(filter %.jsonl,$^)
+
+$(WRITER)/model.gguf: $(WRITER)/model/eexp.json
+	eexp export $(<D) -o $@
+
+# What an action leads to is written as in play, which the guard "hindsight" takes for something seen. --verify is the base:
+# after a good thought it expects the expert's action. States whose texts are refused have no example.
+WRITE = eexp reflect -m $(WRITER)/model.gguf --verify $(BASE) --no-guard hindsight --temperature 0 --retries 0 --threads 1 -q
+
+$(OUT)/sr-writer.jsonl: $(OUT)/rollout.jsonl $(WRITER)/model.gguf
+	$(WRITE) --rejects $(@:.jsonl=.rejects) -o $@ $< || test $$? = 4
+
+$(OUT)/sr-writer-permuted.jsonl: $(OUT)/permuted.jsonl $(WRITER)/model.gguf
+	$(WRITE) --rejects $(@:.jsonl=.rejects) -o $@ $< || test $$? = 4
+
+$(OUT)/sr-star.jsonl: $(OUT)/rollout.jsonl
+	eexp reflect -m $(BASE) --no-outcomes --keep-matching --no-guard all --temperature 1 --retries 15 --max-tokens 480 --threads 1 -q -o $@ $<
+
 # -- arms ----------------------------------------------------------------------------------------------------------
 
 # $(call arm,NAME,FILES): one training run on all FILES.
@@ -132,6 +170,9 @@ $(eval $(call arm,sr-permuted,sr-permuted il))
 $(eval $(call arm,sr-iwm-permuted,sr-permuted il world-permuted))
 $(eval $(call arm,sr-iwm-wrong,sr il world-permuted))
 $(eval $(call arm,sr-exchanged,sr-exchanged il))
+$(eval $(call arm,sr-writer,sr-writer il))
+$(eval $(call arm,sr-writer-permuted,sr-writer-permuted il))
+$(eval $(call arm,sr-star,sr-star il))
 
 # $(call after,NAME,UPDATES OF EACH): world model, then imitation.
 define after

@@ -1,17 +1,23 @@
 """Make the examples of a small model that writes reflections: what `eexp reflect` asks for, and the answer to it.
 
-    python writer.py rollout.jsonl thoughts.jsonl STYLE > pairs.jsonl
+    python writer.py 4 rollout.jsonl thoughts.jsonl STYLE > pairs.jsonl
 
 The thoughts are those of a rule, for states of the rollout. The answer is the thought alone, as a language model is
-asked to give it. A writer is trained on other tables than those that it is to write about.
+asked to give it. A writer is trained on other tables than those that it is to write about. It would learn these by
+heart: 60 tables were, and every claim about another one was false. So each pair is written several times (4), each time
+with new names for all substances, and has to be read.
 """
 
 from __future__ import annotations
 
+import random
+import re
 import sys
 
 import orjson
 
+from eexp.envs.opening import open_env
+from eexp.envs.worlds.reactions import NAMES
 from eexp.jsonl import read
 from eexp.prompts import PromptStyle, get_style
 from eexp.records import example
@@ -35,13 +41,31 @@ def pair(trajectory: dict, thought_of: dict, style: PromptStyle) -> dict:
     )
 
 
+def renamed(record: dict, names: list[str], rng: random.Random) -> dict:
+    """Return an example with new names for the substances, one for each."""
+    others = dict(zip(names, rng.sample(NAMES, len(names))))
+    word = re.compile(r"\b(" + "|".join(map(re.escape, names)) + r")\b")
+
+    def rename(messages: list[dict]) -> list[dict]:
+        return [{**m, "content": word.sub(lambda match: others[match[0]], m["content"])} for m in messages]
+
+    prompt, completion = rename(record["prompt"]), rename(record["completion"])
+    spans = [{**record["spans"][0], "end": len(completion[0]["content"])}]
+    return {**record, "prompt": prompt, "completion": completion, "spans": spans}
+
+
 def main() -> None:
-    rollout, thoughts, style_name = sys.argv[1:]
+    times, rollout, thoughts, style_name = sys.argv[1:]
     style = get_style(style_name)
     trajectories = {trajectory["id"]: trajectory for trajectory in read([rollout], "trajectory")}
+    with open_env(next(iter(trajectories.values()))["env"]) as env:
+        names = list(env.names)  # type: ignore[attr-defined]
+    rng = random.Random(rollout)
     for thought_of in read([thoughts], "example"):
         record = pair(trajectories[thought_of["id"].rsplit("/", 2)[0]], thought_of, style)
-        sys.stdout.buffer.write(orjson.dumps(record) + b"\n")
+        for n in range(int(times)):
+            one = {**renamed(record, names, rng), "id": f"{record['id']}/{n}"}
+            sys.stdout.buffer.write(orjson.dumps(one) + b"\n")
 
 
 if __name__ == "__main__":
