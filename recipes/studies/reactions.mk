@@ -16,7 +16,6 @@
 #   sr-outcome     thoughts by the rule `outcome`, which says little more than that the choice is the expert's
 #   sr-iwm         sr, and the world model, in one run
 #   sr-writer      thoughts by a model of this size that has learned to write them about other tables
-#   sr-star        thoughts of the base's own, kept where they end in the expert's action (STaR): no outcomes
 #
 # Placebos, which have to fail:
 #
@@ -62,8 +61,8 @@ PYTHON ?= python
 WRITER ?= studies/reactions-writer
 WRITER_TABLES ?= $(shell seq 9000 9059)
 # Each pair of request and thought is written so often, each time with new names.
-WRITER_NAMES ?= 4
-WRITER_UPDATES ?= 720
+WRITER_NAMES ?= 5
+WRITER_UPDATES ?= 1320
 
 export OMP_NUM_THREADS ?= 1
 export EEXP_PROMPT_STYLE := $(HERE)reactions.toml
@@ -136,18 +135,15 @@ $(WRITER)/model/eexp.json: $(WRITER_TABLES:%=$(WRITER)/table-%.jsonl) $(call giv
 $(WRITER)/model.gguf: $(WRITER)/model/eexp.json
 	eexp export $(<D) -o $@
 
-# What an action leads to is written as in play, which the guard "hindsight" takes for something seen. --verify is the base:
-# after a good thought it expects the expert's action. States whose texts are refused have no example.
-WRITE = eexp reflect -m $(WRITER)/model.gguf --verify $(BASE) --no-guard hindsight --temperature 0 --retries 0 --threads 1 -q
+# What an action leads to is written as in play, which the guard "hindsight" takes for something seen. --verify would refuse
+# thoughts that do not come to an end of the task: the base has none.
+WRITE = eexp reflect -m $(WRITER)/model.gguf --no-guard verify --no-guard hindsight --temperature 0 --retries 0 --threads 1 -q
 
 $(OUT)/sr-writer.jsonl: $(OUT)/rollout.jsonl $(WRITER)/model.gguf
 	$(WRITE) --rejects $(@:.jsonl=.rejects) -o $@ $< || test $$? = 4
 
 $(OUT)/sr-writer-permuted.jsonl: $(OUT)/permuted.jsonl $(WRITER)/model.gguf
 	$(WRITE) --rejects $(@:.jsonl=.rejects) -o $@ $< || test $$? = 4
-
-$(OUT)/sr-star.jsonl: $(OUT)/rollout.jsonl
-	eexp reflect -m $(BASE) --no-outcomes --keep-matching --no-guard all --temperature 1 --retries 15 --max-tokens 480 --threads 1 -q -o $@ $<
 
 # -- arms ----------------------------------------------------------------------------------------------------------
 
@@ -172,7 +168,6 @@ $(eval $(call arm,sr-iwm-wrong,sr il world-permuted))
 $(eval $(call arm,sr-exchanged,sr-exchanged il))
 $(eval $(call arm,sr-writer,sr-writer il))
 $(eval $(call arm,sr-writer-permuted,sr-writer-permuted il))
-$(eval $(call arm,sr-star,sr-star il))
 
 # $(call after,NAME,UPDATES OF EACH): world model, then imitation.
 define after
