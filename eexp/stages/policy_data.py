@@ -144,7 +144,7 @@ def _check(episode: dict, style: PromptStyle) -> None:
     if style.acting.list_admissible:
         for i, turn in enumerate(episode["transcript"]):
             if turn.get("admissible") is None:
-                reason = "no admissible actions, which its prompt listed; episodes of eexp 0.2.0 do not hold them"
+                reason = "no admissible actions, which its prompt listed (played before eexp recorded them)"
                 raise InputError(reason, f"$.transcript[{i}]")
     style.shown_tools(episode.get("tools"))
 
