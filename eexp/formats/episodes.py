@@ -51,7 +51,7 @@ def conversation_of(episode: dict) -> Conversation:
 
 
 def trajectory_of(episode: dict, record_id: str, env: str | None = None) -> dict:
-    """Return the trajectory that an episode holds, without admissible actions.
+    """Return the trajectory that an episode holds, with admissible actions where its prompts listed them.
 
     Args:
         episode: The episode.

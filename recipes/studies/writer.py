@@ -4,8 +4,8 @@
 
 The thoughts are those of a rule, for states of the rollout. The answer is the thought alone, as a language model is
 asked to give it. A writer is trained on other tables than those that it is to write about. It would learn these by
-heart: 60 tables were, and every claim about another one was false. So each pair is written several times (4), each time
-with new names for all substances, and has to be read.
+heart: one that was trained on 60 tables under their own names wrote nothing about another table that the guards let
+pass. So each pair is written several times (4), each time with new names for all substances, and has to be read.
 """
 
 from __future__ import annotations
