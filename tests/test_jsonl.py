@@ -119,9 +119,11 @@ def test_two_writers_of_one_file_are_refused(data, tmp_path):
     args = ["imitation-data", data["expert"]]
     first = start("imitation-data", "-o", out, "--rejects", rejects, stdin=subprocess.PIPE)
     try:
-        first.stdin.write(jsonl.dumps(read(data["expert"])[0]))
+        trajectory = read(data["expert"])[0]
+        first.stdin.write(jsonl.dumps(trajectory))
         first.stdin.flush()
-        wait_for(lambda: out.exists() and out.stat().st_size and rejects.exists())
+        examples = len(trajectory["steps"])
+        wait_for(lambda: rejects.exists() and out.exists() and out.read_bytes().count(b"\n") == examples)
         before = out.read_bytes()
         run(*args, "-o", out).one_error(1, f"{out}: process {first.pid} is writing it")
         run(*args, "-o", tmp_path / "other", "--rejects", rejects).one_error(1, f"{rejects}: process {first.pid}")
