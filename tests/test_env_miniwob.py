@@ -512,8 +512,8 @@ time.sleep(600)
 @pytest.mark.parametrize(
     "end",
     [
-        *("exits", "SIGTERM", "SIGKILL", "hangs", "guard"),
-        *(pytest.param(name, marks=pytest.mark.long) for name in ("fails", "SIGINT")),
+        *("SIGKILL", "hangs", "guard"),
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("exits", "fails", "SIGINT", "SIGTERM")),
     ],
 )
 def test_nothing_is_left_behind(end, short_path):

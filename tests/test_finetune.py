@@ -1086,7 +1086,7 @@ def test_killed_and_resumed_equals_uninterrupted(few, tmp_path):
     assert len(whole) == 12
     cut = tmp_path / "cut"
     killed = 0
-    for at_least, how in ((3, signal.SIGKILL), (5, signal.SIGKILL), (7, signal.SIGINT)):
+    for at_least, how in ((3, signal.SIGKILL), (7, signal.SIGINT)):
         child = start(*command, "-o", cut, few, stderr=subprocess.PIPE)
         while child.poll() is None:
             lines_written = (cut / "metrics.jsonl").read_bytes().count(b"\n") if (cut / "metrics.jsonl").exists() else 0
@@ -1098,7 +1098,7 @@ def test_killed_and_resumed_equals_uninterrupted(few, tmp_path):
         err = child.communicate()[1].decode()
         assert child.returncode == (-how if how == signal.SIGKILL else 130) and not (cut / "eexp.json").exists()
     assert err.count("finetune: interrupted; the same command with --resume goes on") == 1 and "Traceback" not in err
-    assert killed == 3
+    assert killed == 2
     other = run(*command, "-o", cut, "--batch-size", 2, few)
     other.one_error(2, "holds a run with other settings (batch_size)")
     assert command[-2] == "--resume"
