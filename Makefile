@@ -73,7 +73,7 @@ test-fast: install environments ## run the tests that take no more than a few se
 
 test-long: install environments $(STAMP).docs java chromium ## run what `make test` leaves out, best every night: recipes, Sphinx, more cases
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m long
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile=wide $$(grep -l hypothesis tests/test_*.py)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile=wide $$(grep -l hypothesis tests/*/test_*.py)
 
 wheel-test: ## build the wheel, install it in empty environments, full and light, and use it (needs a network)
 	.ci/wheel
@@ -85,7 +85,7 @@ peers: install ## check exported logs with the packages that read them: Inspect,
 	$(PYTHON) -m venv $(VENV)/peers/verifiers && $(VENV)/peers/verifiers/bin/pip install -q 'verifiers>=0.4'
 	$(PYTHON312) -m venv $(VENV)/peers/harbor && $(VENV)/peers/harbor/bin/pip install -q pydantic && $(VENV)/peers/harbor/bin/pip install -q --no-deps harbor
 	PEER_INSPECT_AI=$(CURDIR)/$(VENV)/peers/inspect/bin/python PEER_VERIFIERS=$(CURDIR)/$(VENV)/peers/verifiers/bin/python \
-	PEER_HARBOR=$(CURDIR)/$(VENV)/peers/harbor/bin/python $(BIN)/python -m pytest tests/test_logs.py
+	PEER_HARBOR=$(CURDIR)/$(VENV)/peers/harbor/bin/python $(BIN)/python -m pytest tests/formats/test_logs.py
 
 # Two idle cores do a million lines within an hour. What fails is saved in build/fuzz, minimised, with the command that
 # runs it again.

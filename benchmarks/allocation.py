@@ -18,8 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from eexp.outcomes import same_as_expert
-from eexp.records import expert_outcome
+from eexp.records.outcomes import same_as_expert
+from eexp.records.record import expert_outcome
 
 
 def eexp(*args: object) -> None:

@@ -27,10 +27,10 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from rollout import machine, with_alternatives  # noqa: E402
 
+from eexp.acting.expert import expert  # noqa: E402
+from eexp.acting.settings import RolloutSettings  # noqa: E402
 from eexp.envs import open_env  # noqa: E402
-from eexp.jsonl import dumps  # noqa: E402
-from eexp.stages.expert import expert  # noqa: E402
-from eexp.stages.rollout import RolloutSettings  # noqa: E402
+from eexp.records.jsonl import dumps  # noqa: E402
 
 #: name -> spec, and number of paths
 WORLDS = {

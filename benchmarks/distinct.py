@@ -32,13 +32,13 @@ from collections.abc import Callable
 from itertools import chain, islice
 from pathlib import Path
 
+from eexp.acting.expert import expert
 from eexp.envs import open_env
 from eexp.errors import InputError
 from eexp.models import Engine, open_model
 from eexp.models.policy import ActionDraw, ModelPolicy, Proposal, State
 from eexp.prompts import DEFAULT_STYLE, get_style
-from eexp.records import canonical, seed_of
-from eexp.stages.expert import expert
+from eexp.records.record import canonical, seed_of
 
 WAYS = {"again": False, "distinct": True}
 MOST = (3, 10)  # times K

@@ -41,8 +41,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, pairwise, product
 from pathlib import Path
 
+from eexp.models.backends.llama_cpp import LlamaCppModel
 from eexp.models.base import Draw, Engine
-from eexp.models.llama_cpp import LlamaCppModel
 from eexp.prompts import Messages
 
 PROMPT, GROWTH, TEXT = 600, 90, 12  # tokens

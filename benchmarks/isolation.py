@@ -15,11 +15,11 @@ import argparse
 import platform
 from itertools import islice
 
+from eexp.acting.expert import expert
 from eexp.envs.worlds.house import House
 from eexp.models import Engine, open_model
 from eexp.models.base import Draw
 from eexp.prompts import get_style
-from eexp.stages.expert import expert
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import time
 from collections import defaultdict
 from itertools import islice
 
-from eexp.branching.execution import execute
+from eexp.acting.execution import execute
 from eexp.envs import Environment, open_env
 from eexp.errors import EexpError
 

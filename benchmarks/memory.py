@@ -46,7 +46,7 @@ def make_model(directory: Path) -> None:
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
     from transformers.utils import logging
 
-    from eexp.weights import TINY_DIR
+    from eexp.records.runs import TINY_DIR
 
     AutoTokenizer.from_pretrained(TINY_DIR).save_pretrained(directory)
     torch.manual_seed(0)
@@ -76,9 +76,10 @@ def measure(way: str, directory: Path, examples: Path) -> dict:
     """Train for two updates; return the estimate and the memory that was taken, in bytes."""
     from eexp.training import memory
     from eexp.training.finetune import finetune
-    from eexp.training.job import ExampleSource, Settings
+    from eexp.training.job import ExampleSource
     from eexp.training.memory import estimate_job
     from eexp.training.plan import plan_job
+    from eexp.training.settings import Settings
 
     settings = Settings(
         str(directory), max_steps=2, batch_trajectories=2, tokens_per_batch=TOKENS, save_every=10**9, **WAYS[way]

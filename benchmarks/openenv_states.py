@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from eexp.branching.execution import execute
+from eexp.acting.execution import execute
 from eexp.envs import Environment, open_env
 from eexp.errors import EexpError
 

@@ -52,7 +52,7 @@ def train(way: str, directory: Path) -> None:
 
     from eexp.training import memory
     from eexp.training.finetune import finetune
-    from eexp.training.job import Settings
+    from eexp.training.settings import Settings
 
     cost = {}
     original = transformers.Trainer.train

@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, cast
 
 import orjson
 
+from eexp.acting.play import panel
 from eexp.envs.worlds.house import House
-from eexp.playing import panel
 from eexp.prompts import get_style
-from eexp.weights import split_adapter
+from eexp.records.runs import split_adapter
 
 if TYPE_CHECKING:
     from llama_cpp.llama_types import ChatCompletionRequestMessage

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from training import make_model  # noqa: E402
 
-from eexp.records import answers_of  # noqa: E402
+from eexp.records.record import answers_of  # noqa: E402
 
 WAYS = ("eexp", "TRL")
 RATE, BETA = 1e-5, 0.1
@@ -83,11 +83,11 @@ def _preferences(file: Path) -> list[dict]:
 
 
 def _eexp(out: Path, a: argparse.Namespace, timed: Callable) -> None:
-    from eexp.training import preferences
     from eexp.training.finetune import finetune
-    from eexp.training.job import Settings
+    from eexp.training.objectives.preferences import Preferences
+    from eexp.training.settings import Settings
 
-    preferences.set_references = timed(preferences.set_references)
+    Preferences.prepare = timed(Preferences.prepare)
     finetune(
         _preferences(a.file),
         out,
@@ -117,7 +117,8 @@ def _trl(out: Path, a: argparse.Namespace, timed: Callable) -> None:
     # Public names of TRL, which its lazy imports hide.
     from trl import DPOConfig, DPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 
-    from eexp.training.preferences import tokenize_pairs
+    from eexp.training.objectives.preferences import Preferences
+    from eexp.training.settings import Settings
     from eexp.training.updates import by_examples
 
     class InOrder(DPOTrainer):
@@ -128,7 +129,7 @@ def _trl(out: Path, a: argparse.Namespace, timed: Callable) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(a.model)
     preferences = _preferences(a.file)
-    rows = list(tokenize_pairs(preferences, tokenizer, 16384, lambda record, error: None))
+    rows = list(Preferences(Settings()).rows(preferences, tokenizer, 16384, lambda record, error: None))
     updates = by_examples(rows[::2], a.batch_size, 1, a.updates, 0)
     order = [i for update in updates for i in update]
     columns = ("prompt", "chosen", "rejected")

@@ -4,7 +4,7 @@
     python benchmarks/rollout.py --paths 3                                                 # a quarter of one
     python benchmarks/rollout.py textworld bfcl                                            # some of the environments
 
-Expert paths of 10 steps and more, with three alternatives at every step, go through `eexp.branching.execution.execute`:
+Expert paths of 10 steps and more, with three alternatives at every step, go through `eexp.acting.execution.execute`:
 every observation is compared with the record, the list of admissible actions too. This happens in a worker like those
 of `eexp rollout`, for one path after the other, every way in turn: three times, and the fastest counts; once where it
 takes long. The TextWorld games, and some like ALFWorld's, are made first, in --games.
@@ -37,12 +37,12 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from eexp.branching.execution import execute
+from eexp.acting.branch import branch
+from eexp.acting.execution import execute
+from eexp.acting.expert import expert
+from eexp.acting.settings import BranchSettings
 from eexp.envs import Environment, forking
 from eexp.envs.base import FORK_AUTO, FORK_WAYS, Observation
-from eexp.stage_settings.branch import BranchSettings
-from eexp.stages.branch import branch
-from eexp.stages.expert import expert
 from eexp.workers.pool import Pool
 
 ROOT = Path(__file__).parents[1]
@@ -167,7 +167,7 @@ def ask(pool: Pool, do: str, jobs: list[dict]) -> Iterator[Any]:
 
 def pooled(spec: str, expert_paths: list[dict]) -> float:
     """Return the seconds for all paths with two workers like those of `eexp rollout`, which run already."""
-    job = {"do": "eexp.branching.execution:job", "fork": FORK_AUTO, "again": False}
+    job = {"do": "eexp.acting.execution:job", "fork": FORK_AUTO, "again": False}
     jobs = [{**job, "trajectory": path} for path in expert_paths]
     with Pool(2, spec, PATIENCE) as pool:
         list(pool.run((None, {**job, "trajectory": cut(job["trajectory"], 2)}) for job in jobs))

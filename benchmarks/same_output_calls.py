@@ -132,7 +132,9 @@ RECORDS = {
     "reflect-search": "reflect --rationale search --ahead 3 @rollout-admissible",
     "reflect-recovered": "reflect --rationale outcome @recover",
     "reflect-tiny": f"reflect {TINY} --no-guard all --max-tokens 16 @few-rolled",
-    "reflect-unverified": f"reflect {TINY} --no-guard verify --max-tokens 16 {ASIDE} @few-rolled",
+    "reflect-unverified": f"reflect {TINY} --no-guard verify --no-guard cut-off --no-guard invented "
+    "--no-guard repeated --no-guard length --no-guard setup --no-guard hindsight --no-guard other-action "
+    "--max-tokens 16 @few-rolled",
     "reflect-engine-0": f"reflect {ENGINES[0]} --no-guard all --max-tokens 8 @few-rolled",
     "reflect-engine-1": f"reflect {ENGINES[1]} --no-guard all --max-tokens 8 @few-rolled",
     "reflect-verify": "reflect --weigh 0 --prompt-style think --verify tiny --threads 1 --rejects rejects.jsonl "
@@ -288,8 +290,9 @@ RECORDS = {
     "compare": "compare --json a=@eval-short a=@eval-shorter b=@eval-expert",
     "compare-looks": "compare --json --baseline b --confidence 0.9 --looks 3 --common a=@eval-short b=@eval-default",
     "compare-tiny": "compare --json tiny=@eval-default adapter=@eval-adapter full=@eval-full",
-    "power": "compare --json --power a=@eval-short a=@eval-shorter --baseline a --tasks 50 --tasks 80 --runs 2",
-    "power-rate": "compare --json --power --rate 0.2 --runs 1 --runs 4 --run-sd 0.05 --alike 0.4 --confidence 0.99",
+    "power": "power --json a=@eval-short a=@eval-shorter --baseline a --tasks 50 --tasks 80 --runs 2",
+    "power-rate": "power --json --rate 0.2 --runs 1 --runs 4 --run-sd 0.05 --alike 0.4 --confidence 0.99",
+    "compare-power": "compare --json --power a=@eval-short a=@eval-shorter --baseline a --tasks 50 --tasks 80 --runs 2",
     **{f"schema-{kind}": f"schema {kind}" for kind in ("trajectory", "example", "preference", "episode", "task")},
     **{f"style-{name}": f"prompts show {name}" for name in ("react", "react-list", "think", "code", "@style.toml")},
 }
@@ -330,7 +333,7 @@ SET_ASIDE = {
     "train-aside": "finetune -m tiny -o adapter --max-steps 1 --max-length 150 --on-error skip --rejects rejects.jsonl "
     "@imitation @bad-examples.jsonl",
     "export-log-aside": f"export-log --format atif {ASIDE} @bad.jsonl @imitation",
-    "eval-aside": f"eval '{DYING}' -n 3 -m random --max-steps 3 --split train {ASIDE}",
+    "eval-aside": f"eval '{DYING}' -n 3 -m random --max-steps 12 --split train {ASIDE}",
     "import-aside": f"import messages {ASIDE} @bad-messages.jsonl",
     "import-env-aside": f"import messages --env house -j 1 {ASIDE} @changed.jsonl @bad-messages.jsonl",
     "import-rows-aside": f"import reflection_sft {ASIDE} @bad-messages.jsonl @export-log-rows-reflection",
@@ -354,6 +357,7 @@ TEXTS = {
     "train-dry-run": "finetune -m tiny -o adapter --dry-run @mix",
     "report": "report @arm-random/ @arm-expert/ -o page.html --seed 2 --tasks 3 --title Study --baseline random "
     "--confidence 0.9 --name expert=Expert --megabytes 0.05 --common -q",
+    "models": "models",
     "prompts-list": "prompts list",
     "prompts-record": "prompts show @style.toml --record @import-agenttraj --id agenttraj/house_1 --step 2",
     "prompts-check": "prompts check @style.toml",
@@ -367,8 +371,8 @@ STDIN = {"env-play": b"look\n?\n!\ngo to kitchen\nopen fridge\n"}
 
 #: Options that change no record, and why. "COMMAND --option" is of one command, "--option=VALUE" one value of it.
 NO_EFFECT = {
-    "--resume": "the final bytes are those of an undisturbed run, which tests/test_resume.py and kills.py hold",
-    "finetune --load-in-4bit": "needs bitsandbytes, which `make install` leaves out; tests/test_finetune.py has it",
+    "--resume": "the final bytes are those of an undisturbed run, which test_resume.py and kills.py hold",
+    "finetune --load-in-4bit": "needs bitsandbytes, which `make install` leaves out; test_finetune.py has it",
     "finetune --report-to": "sends the curves elsewhere as well, with the time of day",
     "env list": "text, and opens what happens to be installed",
 }

@@ -6,7 +6,7 @@
 The script belongs to the release of the paper's authors (first commit of OSU-NLP-Group/EarlyExperience). Its function
 `probe_trajectory` is called as it is. At every state of a path it draws three of the admissible actions, takes each,
 and returns to the state by loading the task and taking the path's actions again. The expert's paths and these
-alternatives are then given to `eexp.branching.execution.execute`, which is what `eexp rollout` runs in a worker: it
+alternatives are then given to `eexp.acting.execution.execute`, which is what `eexp rollout` runs in a worker: it
 compares every observation on the path, and the list of admissible actions, with the record.
 
 theirs    the authors' function
@@ -29,9 +29,9 @@ from typing import Any
 
 from rollout import PATIENCE, cut, machine, through_the_package
 
-from eexp.branching.execution import execute
+from eexp.acting.execution import execute
+from eexp.acting.expert import expert
 from eexp.envs import open_env
-from eexp.stages.expert import expert
 from eexp.workers.pool import Pool
 
 SPEC = "scienceworld?simplifications=none&max_steps=200"  # what their script plays

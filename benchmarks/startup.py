@@ -2,11 +2,11 @@
 
     python benchmarks/startup.py [--runs N] [STAGE ...]
 
-Modules are counted for `eexp --help` and for the help of every stage: how many more than the click program imports, and
-which heavy packages are among them. The count does not depend on the machine; tests/test_cli.py holds all of them to
-it. Then `eexp --help` and the help of the STAGEs are timed. The aim is 1.2 times the click program and 30 ms. All are
-run in turns, so that other work of the machine slows down all; the medians are compared, and the fastest runs, which
-are least disturbed, stand beside them.
+Modules are counted for `eexp --help` and for the help of every stage: how many more than the click program imports,
+and which heavy packages are among them. The count does not depend on the machine; tests/commands/test_cli.py holds all
+of them to it. Then `eexp --help` and the help of the STAGEs are timed. The aim is 1.2 times the click program and 30
+ms. All are run in turns, so that other work of the machine slows down all; the medians are compared, and the fastest
+runs, which are least disturbed, stand beside them.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ in, out   MB/s read and written, by the clock
 ratio     how many times as fast as jq: bytes read, and bytes written, by the clock; in brackets by processor time
 memory    largest resident memory
 
-Claims: imitation-data reads at least 2 times as many bytes a second as jq, world-model-data writes at least 2 times as
-many, and memory does not depend on the size. At the end, `rollout` reads records of some MB one after the other; its
-memory should grow no faster than their size.
+Claims: imitation-data and world-model-data write at least 2 times as many bytes a second as jq, and memory does not
+depend on the size. At the end, `rollout` reads records of some MB one after the other; its memory should grow no faster
+than their size.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ from pathlib import Path
 
 import orjson
 
+from eexp.acting.branch import branch
+from eexp.acting.expert import expert
+from eexp.acting.rollout import rollout
+from eexp.acting.settings import BranchSettings
 from eexp.envs.worlds.house import House
-from eexp.stage_settings.branch import BranchSettings
-from eexp.stages.branch import branch
-from eexp.stages.expert import expert
-from eexp.stages.rollout import rollout
+from eexp.workers.jobs import InProcess
 
 ROOT = Path(__file__).parents[1]
 EEXP = [sys.executable, "-m", "eexp"]
@@ -94,7 +95,9 @@ def make_files(folder: Path, size: int) -> dict[str, Path]:
     """Write the files that the stages read: trajectories, those with outcomes, and examples."""
     files = {name: folder / f"{name}.jsonl" for name in ("expert", "rollout", "examples")}
     experts = trajectories(300)
-    rolled = list(rollout(branch(iter(experts), None, BranchSettings(k=3, source="admissible")), lambda _: House()))
+    rolled = list(
+        rollout(branch(iter(experts), None, BranchSettings(k=3, source="admissible")), InProcess(lambda _: House()))
+    )
     for name, records in (("expert", experts), ("rollout", rolled)):
         with open(files[name], "wb") as file:
             file.writelines(repeated(records, size))

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from eexp.envs.crafting.recipes import NAMESPACE, spaced
+from eexp.envs.worlds.crafting.recipes import NAMESPACE, spaced
 from eexp.envs.worlds.textcraft import TextCraft, tidied
 
 NONSENSE = [

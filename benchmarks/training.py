@@ -130,7 +130,7 @@ def _examples(file: Path) -> list[dict]:
 
 def _eexp(out: Path, a: argparse.Namespace) -> None:
     from eexp.training.finetune import finetune
-    from eexp.training.job import Settings
+    from eexp.training.settings import Settings
 
     finetune(
         _examples(a.file),

@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from eexp.envs import open_env
-from eexp.envs.travel.rules import PlanJudge
-from eexp.envs.travel.texts import SLOTS
+from eexp.envs.worlds.travel.rules import PlanJudge
+from eexp.envs.worlds.travel.texts import SLOTS
 from eexp.envs.worlds.travelplanner import TravelPlanner
 
 #: The names of the constraints here and there.

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from eexp.models.hf import load_model
+from eexp.models.backends.hf import load_model
 from eexp.training import exact
 from eexp.training.data import Row, tokenize
 from eexp.training.packing import PACKINGS, target_losses

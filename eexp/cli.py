@@ -14,45 +14,59 @@ from typing import NoReturn
 
 import click
 
-from eexp import __version__, terminal
-from eexp.envs.registry import help_lines
+from eexp import __version__
 from eexp.errors import EXIT_FAILED, EXIT_SIGNAL, EexpError, InputError
-from eexp.models.registry import help_lines as model_lines
-from eexp.processes import signals
+from eexp.system import signals, terminal
 
-# name -> first line of its help. A test compares these lines with the commands.
-COMMANDS = {
-    "expert": "Record an environment's own expert as trajectories.",
-    "import": "Turn trajectories that others recorded, or episodes, into records.",
-    "branch": "Add K alternative actions to every expert state.",
-    "rollout": "Execute every alternative from its own state and record what happened.",
-    "follow": "Let a policy go on after every alternative, and record where that leads.",
-    "correct": "Find where an agent went wrong, and let the expert go on from there.",
-    "summarise": "Add summaries of long observations, written by a model.",
-    "recover": "Put refused alternatives into the expert's path.",
-    "world-model-data": "Make training examples that predict the next state.",
-    "reflect": "Make training examples that reason towards the expert's action.",
-    "imitation-data": "Make training examples that imitate the expert.",
-    "preference-data": "Make preferences: the expert's action before an alternative that did worse.",
-    "split": "Write one part of a file of records.",
-    "select": "Write the most useful records first: those that differ, or that are hard.",
-    "reward": "Give every turn of an agent's episodes a reward, by the environment's expert.",
-    "policy-data": "Make training examples of an agent's own episodes, weighted by their success.",
-    "mix": "Weight, shuffle, clean and cut several files of examples into one.",
-    "score": "Score examples with a model: the log-probability of every span.",
-    "finetune": "Train a LoRA adapter, or all weights, on examples.",
-    "export": "Write an adapter or a model as GGUF, for llama.cpp.",
-    "export-log": "Write trajectories, episodes and examples in formats of other tools.",
-    "panel": "Choose a fixed list of tasks to play, or check one.",
-    "eval": "Play tasks with a model and record the episodes.",
-    "compare": "Compare methods by their episodes: success, differences, how sure.",
-    "report": "Write a page about a study: table, curves, episodes side by side.",
-    "stats": "Count what is in files of records: lengths, valid share, duplicates, leaks.",
-    "show": "Show records, or a training run, to a person.",
-    "prompts": "List, show and check prompt styles.",
-    "env": "List, show, check and play environments.",
-    "schema": "Print the JSON Schema of a record type.",
+# group -> name -> first line of its help. A test compares these lines with the commands.
+GROUPS = {
+    "Record": {
+        "expert": "Record an environment's own expert as trajectories.",
+        "import": "Turn trajectories that others recorded, or episodes, into records.",
+    },
+    "Explore": {
+        "branch": "Add K alternative actions to every expert state.",
+        "rollout": "Execute every alternative from its own state and record what happened.",
+        "follow": "Let a policy go on after every alternative, and record where that leads.",
+        "correct": "Find where an agent went wrong, and let the expert go on from there.",
+    },
+    "Make examples": {
+        "recover": "Put refused alternatives into the expert's path.",
+        "summarise": "Add summaries of long observations, written by a model.",
+        "world-model-data": "Make training examples that predict the next state.",
+        "reflect": "Make training examples that reason towards the expert's action.",
+        "imitation-data": "Make training examples that imitate the expert.",
+        "preference-data": "Make preferences: the expert's action before an alternative that did worse.",
+        "reward": "Give every turn of an agent's episodes a reward, by the environment's expert.",
+        "policy-data": "Make training examples of an agent's own episodes, weighted by their success.",
+        "split": "Write one part of a file of records.",
+        "select": "Write the most useful records first: those that differ, or that are hard.",
+        "mix": "Weight, shuffle, clean and cut several files of examples into one.",
+    },
+    "Train and play": {
+        "finetune": "Train a LoRA adapter, or all weights, on examples.",
+        "export": "Write an adapter or a model as GGUF, for llama.cpp.",
+        "score": "Score examples with a model: the log-probability of every span.",
+        "panel": "Choose a fixed list of tasks to play, or check one.",
+        "eval": "Play tasks with a model and record the episodes.",
+    },
+    "Look": {
+        "power": "Compute which improvement a comparison could find, before it is run.",
+        "compare": "Compare methods by their episodes: success, differences, how sure.",
+        "report": "Write a page about a study: table, curves, episodes side by side.",
+        "show": "Show records, or a training run, to a person.",
+        "stats": "Count what is in files of records: lengths, valid share, duplicates, leaks.",
+        "export-log": "Write trajectories, episodes and examples in formats of other tools.",
+        "env": "List, show, check and play environments.",
+        "models": "List what MODEL may be, with an example of each kind.",
+        "prompts": "List, show and check prompt styles.",
+        "schema": "Print the JSON Schema of a record type.",
+    },
 }
+COMMANDS = {name: summary for commands in GROUPS.values() for name, summary in commands.items()}
+
+# (command, option) -> the command that does now what the option did. The old call is accepted in this version.
+RENAMED = {("compare", "--power"): "power"}
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -71,12 +85,17 @@ class Stages(click.Group):
         if name not in COMMANDS:
             return None
         module = f"{name.replace('-', '_')}{'_' * keyword.iskeyword(name)}"
-        return importlib.import_module(f"eexp.stages.{module}").command
+        return importlib.import_module(f"eexp.commands.{module}").command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
+        for (command, option), new_name in RENAMED.items():
+            if name == command and option in args:
+                if not ctx.resilient_parsing:
+                    terminal.tell(f"note: `eexp {command} {option}` is `eexp {new_name}` now")
+                args = [new_name, *(argument for argument in args[1:] if argument != option)]
         if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
             import difflib
 
@@ -91,50 +110,44 @@ class Stages(click.Group):
         except BrokenPipeError:  # before click sees it and ends with exit code 1
             raise ReaderGone from None
         except ModuleNotFoundError as e:
-            from eexp.packages import missing_package
+            from eexp.system.packages import missing_package
 
             raise EexpError(missing_package(e)) from e
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, COMMANDS))
+        for title, commands in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:{width}}", summary) for name, summary in commands.items()])
+        click.Command.format_options(self, ctx, formatter)
 
 
-@click.command(cls=Stages, context_settings=CONTEXT)
+EPILOG = """
+Stages read records from FILEs, or from standard input where there are none or FILE is -, and write them to standard
+output: JSONL, one record a line.
+
+\b
+Example:
+  eexp expert house -n 20 | eexp branch | eexp rollout | eexp reflect > sr.jsonl
+
+`eexp env list` shows what ENV may be, and `eexp models` what MODEL may be. Options that several commands share have an
+environment variable: EEXP_MODEL, EEXP_BASE, EEXP_ENV, EEXP_SEED, EEXP_PROMPT_STYLE, EEXP_ENV_TIMEOUT and
+EEXP_GPU_LAYERS. The command line wins.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 bad input, 4 done but some records were set aside.
+"""
+
+
+@click.command(cls=Stages, context_settings=CONTEXT, epilog=EPILOG)
 @click.version_option(__version__, prog_name="eexp", message="%(prog)s %(version)s")
 @click.option(
     "-v",
     "--verbose",
     is_flag=True,
-    help="Show the traceback of an error, and every record that is set aside. May stand anywhere.",
+    help="Show the traceback of an error, and every record set aside. May stand anywhere.",
 )
 def group(verbose: bool) -> None:
-    """Turn an agent's own actions into training data.
-
-    Stages read records from FILEs, or from standard input where there are none or FILE is -, and write them to standard
-    output: JSONL, one record a line. The bare pipe works:
-
-    \b
-      eexp expert house -n 20 > expert.jsonl
-      eexp branch < expert.jsonl | eexp rollout | eexp reflect > sr.jsonl
-
-    \b
-    ENV, an environment, is one of:
-      {ENVIRONMENTS}
-
-    \b
-    MODEL, who acts or writes, is one of:
-      {MODELS}
-
-    Options that several commands share have an environment variable: EEXP_MODEL, EEXP_BASE, EEXP_ENV, EEXP_SEED,
-    EEXP_PROMPT_STYLE, EEXP_ENV_TIMEOUT and EEXP_GPU_LAYERS. The command line wins.
-
-    Exit codes: 0 done, 1 failed, 2 usage, 3 bad input, 4 done but some records were set aside.
-    """
-
-
-group.help = (group.help or "").replace("{ENVIRONMENTS}", "\n      ".join(help_lines()))
-group.help = group.help.replace("{MODELS}", "\n      ".join(model_lines()))
+    """Turn an agent's own actions into training data."""
 
 
 def main(args: list[str] | None = None) -> None:

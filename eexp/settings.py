@@ -1,13 +1,13 @@
 """Settings of a stage, whose fields carry their command-line options.
 
-The settings are one frozen dataclass. `option` makes a field that carries its option, and `command_options` adds the
-options of all fields to a command and passes one object on, which the command gives to the stage's function and writes
-into the lineage:
+The settings are one frozen dataclass. `option` makes a field that carries its option: how it is spelled, which values
+it takes, and its help. The stage's function takes one object of the class, and the lineage of its records is written
+from it. Nothing here knows of a command line; eexp/console/parameters.py makes click's options of it:
 
     @dataclass(frozen=True)
     class RecoverSettings:
-        most: int = option(3, type=click.IntRange(min=1), metavar="N", help="Largest number of mistakes in one state.")
-        seed: int = options.seed.field()
+        most: int = option(3, type=Whole(1), metavar="N", help="Largest number of mistakes in one state.")
+        seed: int = SEED.field()
 
     @click.command("recover")
     @command_options(RecoverSettings)
@@ -17,95 +17,249 @@ into the lineage:
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
-
-import click
-from click.core import ParameterSource
-
-Command = Callable[..., Any]
 
 #: The default of an option that must be given.
 REQUIRED: Any = dataclasses.MISSING
 
-_OPTION = "option"  # the key in a field's metadata
+OPTION = "option"  # the key in a field's metadata
+
+# -- what values an option takes ---------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """A whole number within limits."""
+
+    min: int | None = None
+    max: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """A number within limits; a limit that is open is no value itself."""
+
+    min: float | None = None
+    max: float | None = None
+    min_open: bool = False
+    max_open: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Finite(Number):
+    """A number other than nan, which passes every comparison, and inf."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Word:
+    """One of some words."""
+
+    words: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A path. It is not checked: the function that opens it says what is wrong, and where."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Parsed:
+    """A text that a function reads.
+
+    Attributes:
+        parse: Returns the value; raises ValueError with what is wrong with the text.
+        name: What the help calls such a value.
+    """
+
+    parse: Callable[[str], Any]
+    name: str = "text"
+
+
+FILE = File()
+
+
+def number_or_word(fewest: int, words: dict[str, int | None]) -> Parsed:
+    """Return the type of a whole number of at least `fewest`, or of words that stand for a number or for None."""
+
+    def parse(value: str) -> int | None:
+        if value in words:
+            return words[value]
+        if value.isdecimal() and int(value) >= fewest:
+            return int(value)
+        raise ValueError(f"{value!r} is not a number from {fewest}, or {' or '.join(map(repr, words))}")
+
+    return Parsed(parse)
+
+
+def kind_shares(values: Sequence[str]) -> dict[str, float] | None:
+    """Return the values of --share KIND=SHARE as a dict, None for none; raise ValueError for a wrong one."""
+    shares: dict[str, float] = {}
+    for value in values:
+        kind, mark, number = value.rpartition("=")
+        try:
+            share = float(number)
+        except ValueError:
+            share = 0.0
+        if not mark or not kind or not 0 < share < 1:
+            raise ValueError(f"{value!r}: expected KIND=SHARE with a share between 0 and 1")
+        if kind in shares:
+            raise ValueError(f"two shares for {kind}")
+        shares[kind] = share
+    if sum(shares.values()) >= 1:
+        raise ValueError(f"the shares add up to {sum(shares.values()):g}; nothing is left for other kinds")
+    return shares or None
+
+
+# -- fields ------------------------------------------------------------------------------------------------------------
 
 
 class Option:
-    """A command-line option, spelled once: a decorator for commands, and a field of a dataclass by `field`.
+    """A command-line option, spelled once.
 
     Args:
         default: The value without the option; REQUIRED where there is none. True and False make it a flag.
         names: Its spellings, such as "-k" or "--from". Without any, the name of the field is one: `max_steps` becomes
             --max-steps and, where it is True by default, --max-steps/--no-max-steps.
-        attributes: Further arguments of `click.option`.
+        type: What values it takes: one of the classes above, `int`, or None for any text.
+        gather: Returns the field's value for all values of an option that may be repeated; raises ValueError.
+        more: Further arguments of `click.option`: help, metavar, multiple, envvar.
     """
 
-    def __init__(self, default: Any, *names: str, **attributes: Any):
-        self.default, self.names, self.attributes = default, names, attributes
-
-    def __call__(self, command: Command) -> Command:
-        return self.named(None)(command)
+    def __init__(
+        self,
+        default: Any,
+        *names: str,
+        type: Any = None,
+        gather: Callable[[Sequence[str]], Any] | None = None,
+        **more: Any,
+    ):
+        self.default, self.names, self.type, self.gather, self.more = default, names, type, gather, more
 
     def field(self) -> Any:
         """Return a dataclass field that carries the option."""
-        return dataclasses.field(default=self.default, metadata={_OPTION: self})
-
-    def named(self, name: str | None) -> Callable[[Command], Command]:
-        """Return the decorator that adds the option to a command, which gets its value under `name`."""
-        names, attributes, default = self.names, dict(self.attributes), self.default
-        if not names and name:
-            flag = name.replace("_", "-")
-            names = (f"--{flag}/--no-{flag}" if default is True else f"--{flag}",)
-        if default is REQUIRED:
-            attributes["required"] = True
-        elif default is False:
-            attributes["is_flag"] = True
-        elif default is not None and default != ():
-            attributes.update(default=default, show_default=True)
-        return click.option(*names, *([name] if name else []), **attributes)
+        return dataclasses.field(default=self.default, metadata={OPTION: self})
 
     def label(self, name: str) -> str:
         """Return the longest spelling without its dashes; `name` is the field's."""
         return max(self.names, key=len).lstrip("-") if self.names else name
 
 
-def option(default: Any, *names: str, **attributes: Any) -> Any:
+def option(default: Any, *names: str, **more: Any) -> Any:
     """Return a dataclass field that carries its command-line option; the arguments are those of Option."""
-    return Option(default, *names, **attributes).field()
-
-
-def command_options(kind: type, name: str = "settings") -> Callable[[Command], Command]:
-    """Add the options of all fields of a dataclass, and pass one object of it on as `name`.
-
-    Fields that carry no option keep their defaults.
-    """
-    fields = {field.name: field.metadata[_OPTION] for field in dataclasses.fields(kind) if _OPTION in field.metadata}
-
-    def decorate(command: Command) -> Command:
-        @functools.wraps(command)
-        def with_settings(*args: Any, **values: Any) -> Any:
-            chosen = {field: values.pop(field) for field in fields}
-            return command(*args, **{name: kind(**chosen)}, **values)
-
-        for field, spelled in reversed(fields.items()):
-            with_settings = spelled.named(field)(with_settings)
-        return with_settings
-
-    return decorate
+    return Option(default, *names, **more).field()
 
 
 def recorded(settings: Any, *names: str) -> dict[str, Any]:
     """Return some fields of settings by the names of their options, for the lineage."""
     labels = {
-        field.name: field.metadata[_OPTION].label(field.name)
+        field.name: field.metadata[OPTION].label(field.name)
         for field in dataclasses.fields(settings)
         if field.name in names
     }
     return {labels[name]: getattr(settings, name) for name in names}
 
 
-def is_given(name: str) -> bool:
-    """Return whether the option of the running command with this parameter name was given."""
-    return click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT
+# -- options of several stages -----------------------------------------------------------------------------------------
+
+SEED = Option(0, "--seed", type=int, envvar="EEXP_SEED", metavar="N", help="Seed of every random draw.")
+
+#: The number of admissible actions to keep; None for all.
+ADMISSIBLE = Option(
+    50,
+    "--admissible",
+    type=number_or_word(0, {"all": None, "none": 0}),
+    metavar="N|all|none",
+    help="Number of admissible actions to keep a step; drawn at random, with the expert's own among them.",
+)
+
+MAX_STEPS = Option(
+    None,
+    "--max-steps",
+    type=Whole(1),
+    metavar="N",
+    help="Longest episode, in actions.  [default: the environment's]",
+)
+
+CONFIDENCE = Option(0.95, "--confidence", type=Finite(0.5, 0.999), metavar="LEVEL", help="Confidence of the intervals.")
+
+COMMON = Option(False, "--common", help="Compare on the tasks that all files have, instead of refusing different ones.")
+
+#: A file of past episodes.
+RECALL = Option(
+    None,
+    "--recall",
+    type=FILE,
+    metavar="FILE",
+    help="Show past episodes of this file (of `eexp eval`, or trajectories) before the state, as they are: those "
+    "whose tasks begin most like the current one, and never one of the same task.",
+)
+
+RECALL_COUNT = Option(1, "--recall-count", type=Whole(1), metavar="N", help="With --recall: how many to show.")
+
+#: With `first`, the alternatives that a stage uses (`records.record.alternatives_of`).
+POOL = Option(
+    None,
+    "--pool",
+    metavar="NAME",
+    help="Use only the alternatives that `eexp branch` drew for this pool.  [default: all, every action once]",
+)
+
+#: It has no environment variable and no prompt: it has to be typed.
+TRUST_REMOTE_CODE = Option(
+    False,
+    "--trust-remote-code",
+    help="Run the Python code that a model of transformers brings. Without it, such a model is refused.",
+)
+
+THINK = Option(
+    "auto",
+    "--think",
+    type=Word(["auto", "always", "never"]),
+    help="Whether the model is to write a thought before each action. auto: as it was trained; not at all where it "
+    "does not say; where the style's prompt is the same for both, the model decides.",
+)
+
+
+def first(fewest: int) -> Option:
+    """Return --first, of which `fewest` is the smallest value that the stage can use."""
+    return Option(
+        None,
+        "--first",
+        type=Whole(fewest),
+        metavar="K",
+        help="Use only the first K alternatives of every state; smaller sets are parts of larger ones.  [default: all]",
+    )
+
+
+def temperature(default: float) -> Option:
+    """Return --temperature."""
+    return Option(
+        default,
+        "--temperature",
+        type=Number(0),
+        metavar="T",
+        help="Sampling temperature; 0 takes the most likely token every time.",
+    )
+
+
+def max_tokens(default: int | None, in_words: str = "") -> Option:
+    """Return --max-tokens; `in_words` says what the default is where that is no fixed number."""
+    return Option(
+        default,
+        "--max-tokens",
+        type=Whole(1),
+        metavar="TOKENS",
+        help="Longest answer." + (f"  [default: {in_words}]" if in_words else ""),
+    )
+
+
+def prompt_style(default: str = "react") -> Option:
+    """Return --prompt-style; `default` says in words what the style is without it."""
+    return Option(
+        None,
+        "--prompt-style",
+        metavar="STYLE",
+        envvar="EEXP_PROMPT_STYLE",
+        help=f"The prompt style: a built-in one (`eexp prompts list`) or a TOML file.  [default: {default}]",
+    )

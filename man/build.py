@@ -20,9 +20,11 @@ import click
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from eexp import __version__, errors, record_types
-from eexp.cli import COMMANDS, CONTEXT, group
+from eexp import __version__, errors
+from eexp.cli import COMMANDS, CONTEXT, GROUPS, group
 from eexp.envs.registry import KINDS
+from eexp.models.registry import KINDS as MODEL_KINDS
+from eexp.records import types as record_types
 
 HERE = Path(__file__).parent
 
@@ -108,9 +110,9 @@ def page(name: str, section: int, what: str, parts: dict[str, list[str]]) -> str
 
 
 def paragraphs(command: click.Command) -> tuple[list[str], list[str]]:
-    """Return description and examples of a docstring; paragraphs that begin with \\b keep their lines."""
+    """Return description and examples of a command's help; paragraphs that begin with \\b keep their lines."""
     description, examples = [], []
-    for text in inspect.cleandoc(command.help or "").split("\n\n"):
+    for text in inspect.cleandoc(f"{command.help}\n{command.epilog or ''}").split("\n\n"):
         if not text.startswith("\b\n"):
             description += [".PP", prose(text)]
             continue
@@ -205,14 +207,19 @@ def command_page(name: str | None) -> str:
     if description[0] == prose(what):  # it stands under NAME already
         description = description[2:]
     usage = [prose_usage(piece) for piece in command.collect_usage_pieces(ctx)]
-    if any(isinstance(p, click.Argument) and p.nargs == -1 and not p.required for p in command.params):
+    if any(isinstance(p, click.Argument) and str(p.metavar).endswith("]...") for p in command.params):
         description += [".PP", prose("Without FILE, or where FILE is -, standard input is read.")]
     parts = {"SYNOPSIS": [" ".join([bold(ctx.command_path), *usage])], "DESCRIPTION": description}
-    if isinstance(command, click.Group):
-        below = {n: c for n, c in all_commands().items() if n.rpartition(" ")[0] == (name or "")}
-        first_lines = {n: (c.help or "").partition("\n")[0] for n, c in below.items()}
-        parts["COMMANDS"] = [
-            line for n, text in first_lines.items() for line in tagged(f"{bold(hyphened(n))}(1)", text)
+    if command is group:
+        parts["COMMANDS"] = [line for title, own in GROUPS.items() for line in (f".SS {title}", *listed(own))]
+    elif isinstance(command, click.Group):
+        below = {f"{name} {own}": (c.help or "").partition("\n")[0] for own, c in command.commands.items()}
+        parts["COMMANDS"] = listed(below)
+    if name == "models":
+        parts["MODELS"] = [
+            line
+            for kind in MODEL_KINDS
+            for line in tagged(bold(kind.spec), f"{kind.line}. For example: `-m {kind.example}`.")
         ]
     parts["OPTIONS"] = options(ctx)
     parts["EXAMPLES"] = examples
@@ -220,6 +227,11 @@ def command_page(name: str | None) -> str:
     parts["ENVIRONMENT"] = environment(ctx)
     parts["SEE ALSO"] = see_also(name, command.help or "")
     return page(hyphened(name) if name else "eexp", 1, lowered(what), parts)
+
+
+def listed(commands: dict[str, str]) -> list[str]:
+    """Return the pages of commands with their first lines, one tagged paragraph a command."""
+    return [line for name, text in commands.items() for line in tagged(f"{bold(hyphened(name))}(1)", text)]
 
 
 def prose_usage(piece: str) -> str:

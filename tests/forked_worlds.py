@@ -7,7 +7,7 @@ from copy import deepcopy
 from itertools import islice
 from typing import Any
 
-from eexp.branching.execution import execute
+from eexp.acting.execution import execute
 from eexp.envs.base import Environment, Observation
 
 NONSENSE = ["", "fly", "look. look", "take all", "go to moon 1", "done", "ls()", "open door", "0", "save", "\u00e9"]

@@ -1,5 +1,5 @@
 """A language model that is a table: its logits follow from the tokens before and a seed, without rounding. Its memory
-raises an error at every breach of the protocol of eexp.models.tree.Decoder."""
+raises an error at every breach of the protocol of eexp.models.engine.decoder.Decoder."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from eexp.models.base import Draw, Sample, Score
-from eexp.models.drawing import TokenDistribution, open_search
-from eexp.models.states import Marks
-from eexp.models.tree import Full, Item
-from eexp.records import seed_of
+from eexp.models.engine.decoder import Full, Item, Marks
+from eexp.models.engine.distribution import TokenDistribution
+from eexp.models.engine.sampling import open_search
+from eexp.records.record import seed_of
 
 LETTERS = ".abcdefg"  # the first ends a text
 
 
 class Letters:
-    """A drawing.Vocabulary: a token is a letter."""
+    """A nodes.Vocabulary: a token is a letter."""
 
     def is_end(self, token: int) -> bool:
         return token == 0
@@ -84,7 +84,7 @@ class Table:
 
 
 class TableDecoder:
-    """A tree.Decoder over a table with any amount of room, which raises an error at every breach of the protocol.
+    """A decoder.Decoder over a table with any amount of room, which raises an error at every breach of the protocol.
 
     moody: the probability that it says it is full although it is not, where it holds anything besides the text that
     comes first in the batch.

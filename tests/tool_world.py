@@ -10,8 +10,8 @@ from typing import Any
 
 from running import ROOT
 
-from eexp.calls import format_call, parse_call
 from eexp.envs import Environment, Observation
+from eexp.prompts.calls import format_call, parse_call
 
 TEMPLATES = {path.stem: path.read_text() for path in sorted((ROOT / "tests" / "chat_templates").glob("*.jinja"))}
 #: As Llama 3's: a call is an object alone, and the text before it is left out.
@@ -93,7 +93,7 @@ class Box(Environment):
 
 def expert_trajectory(number: int = 0) -> dict:
     """Return the expert's trajectory of a task, with thoughts."""
-    from eexp.stages.expert import expert
+    from eexp.acting.expert import expert
 
     world = Box()
     (trajectory,) = expert(world, iter([list(world.list_tasks("train"))[number]]))

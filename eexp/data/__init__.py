@@ -1,4 +1,9 @@
-"""Data that comes with eexp: built-in models, recipes of TextCraft, classes for ScienceWorld."""
+"""Data that comes with eexp: built-in models, recipes of TextCraft, classes for ScienceWorld.
+
+Nothing comes in: recipes/tiny and recipes/scienceworld made these files, and TextCraft's recipes are Minecraft's. What
+goes out are their names and places, for the rooms that read them. What must hold: they are in the wheel, and none is
+written to.
+"""
 
 #: The spec of the built-in model that is the default, and the name of its directory here: a base model for `house`.
 TINY = "tiny"

@@ -13,7 +13,7 @@ from typing import Any
 
 from eexp.envs.base import Environment, Observation
 from eexp.errors import EnvironmentFailed, InputError, short
-from eexp.record_types import check_tools
+from eexp.records.types import check_tools
 
 
 def checked(environment_class: type[Environment]) -> type[Environment]:
@@ -35,6 +35,12 @@ def _checked_subclass(environment_class: type[Environment]) -> type[Environment]
         if getattr(environment_class, name) is not getattr(Environment, name)  # else `has` would find a method
     }
     return type(environment_class.__name__, (environment_class,), {**names, **methods})
+
+
+def fault_of(method: str, answer: Any) -> str | None:
+    """Return what is wrong with the answer of a method of an environment, in words; None where nothing is."""
+    check = _CHECKS.get(method)
+    return check(answer) if check else None
 
 
 def _checked_method(environment_class: type[Environment], name: str, check: Callable[[Any], str | None]) -> Any:
@@ -80,9 +86,8 @@ def _texts(expected: str, optional: bool) -> Callable[[object], str | None]:
             return None
         if not isinstance(value, (list, tuple)):
             return f"returned {_got(value)}, expected {expected}"
-        wrong = next((one for one in value if not isinstance(one, str)), None)
-        is_list = all(isinstance(one, str) for one in value)
-        return None if is_list else f"returned a list with {_got(wrong)} in it, expected {expected}"
+        wrong = [one for one in value if not isinstance(one, str)]
+        return f"returned a list with {_got(wrong[0])} in it, expected {expected}" if wrong else None
 
     return check
 

@@ -73,7 +73,15 @@ class Observation:
 
 
 class Environment(ABC):
-    """An environment in which one episode is played at a time. Use as a context manager."""
+    """An environment in which one episode is played at a time. Use as a context manager.
+
+    The parameters of its constructor are the options of its spec, as strings.
+
+    Raises:
+        UsageError: An option makes no sense, or names what does not exist.
+        EexpError: It cannot start: a package is missing, a file cannot be read, or there is no such server.
+        NoRoom: Its server is full.
+    """
 
     #: The spec that opens this environment again, as written into records.
     spec: str = ""
@@ -140,7 +148,11 @@ class Environment(ABC):
 
     @abstractmethod
     def reset(self, task: dict) -> Observation:
-        """Start the task from its beginning. The same task always starts the same way."""
+        """Start the task from its beginning. The same task always starts the same way.
+
+        Raises:
+            InputError: There is no such task, or what it is made of has changed since the record was made.
+        """
 
     @abstractmethod
     def step(self, action: str) -> Observation:

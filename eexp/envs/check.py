@@ -27,10 +27,10 @@ from typing import Any, TypeVar
 import orjson
 
 from eexp.envs import forking
+from eexp.envs.answers import fault_of
 from eexp.envs.base import Environment, Observation
-from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, short
-from eexp.record_types import check_tools
-from eexp.records import succeeded
+from eexp.errors import EexpError, EnvironmentFailed, NoRoom, short
+from eexp.records.record import succeeded
 
 OK, NOTE, FAILED, SKIPPED = "ok", "note", "FAIL", "-"
 
@@ -44,16 +44,10 @@ Answer = TypeVar("Answer")
 
 @dataclass
 class Finding:
-    """The result of one check.
-
-    Attributes:
-        check: The name of the check.
-        verdict: OK, NOTE (worth knowing, but nothing is broken), FAILED or SKIPPED.
-        detail: What was found, in words.
-    """
+    """The result of one check, with its detail in words."""
 
     check: str
-    verdict: str
+    verdict: str  # OK, NOTE (worth knowing, but nothing is broken), FAILED or SKIPPED
     detail: str
 
 
@@ -71,22 +65,13 @@ class _NothingToCheck(Exception):
 
 @dataclass
 class _ReferenceEpisode:
-    """An episode as it went the first time, with which its repetitions are compared.
-
-    Attributes:
-        task: The task.
-        instruction: Its instruction.
-        observations: One for each state: before every action and after the last.
-        lists: The admissible actions in each state; None where they are not listed.
-        advice: The expert's action in each state; None where it has none.
-        actions: The actions taken.
-    """
+    """An episode as it went the first time, with which its repetitions are compared."""
 
     task: dict
     instruction: str
-    observations: list[Observation]
-    lists: list[list[str] | None]
-    advice: list[str | None]
+    observations: list[Observation]  # one for each state: before every action and after the last
+    lists: list[list[str] | None]  # the admissible actions in each state; None where they are not listed
+    advice: list[str | None]  # the expert's action in each state; None where it has none
     actions: list[str]
 
     def until(self, i: int) -> _ReferenceEpisode:
@@ -187,12 +172,7 @@ class Checker:
             yield Finding("time", OK, self._times())
 
     def _finding(self, check: Callable[[], str], name: str) -> tuple[Finding, bool]:
-        """Run a check and return its finding, and whether the checks that follow cannot be made.
-
-        Args:
-            check: The check; it returns the detail of its finding.
-            name: The name of the check.
-        """
+        """Run a check, which returns a detail; return its finding, and whether the following ones cannot be made."""
         try:
             return Finding(name, OK, check()), False
         except _NothingToCheck as e:
@@ -215,12 +195,8 @@ class Checker:
     def splits(self) -> str:
         """Check the names of the splits."""
         names = self._ask("splits")
-        if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):
-            self.splits_to_list = list(dict.fromkeys(names))
-        _must(
-            isinstance(names, list) and bool(names) and len(self.splits_to_list) > 0,
-            f"splits: expected a list of names, got {short(names)}",
-        )
+        self.splits_to_list = list(dict.fromkeys(names))
+        _must(isinstance(names, list) and bool(names), f"splits: expected a list of names, got {short(names)}")
         _must(len(self.splits_to_list) == len(names), f"splits: a name stands there twice: {short(names)}")
         return ", ".join(names)
 
@@ -546,13 +522,9 @@ class Checker:
         alternatives: dict[int, list[str]],
         expected: dict[int, list[Observation]],
     ) -> None:
-        """Repeat an episode and fork on the way.
+        """Repeat an episode and execute alternatives in forks on the way, by the number of the state.
 
-        Args:
-            episode: The episode.
-            way: The way to fork.
-            alternatives: The actions to execute in forks, by the number of the state.
-            expected: The observation after each of them, from a replay.
+        `expected` has the observation after each of them, from a replay.
         """
 
         def branch(i: int) -> None:
@@ -591,10 +563,7 @@ class Checker:
         """Return the admissible actions of the current state. Raises _ContractBroken if they are no such list."""
         listed = self._ask("admissible", env=env)
         if listed is not None:
-            _must(
-                isinstance(listed, list) and all(isinstance(a, str) for a in listed),
-                f"admissible: expected a list of strings, got {short(listed)}",
-            )
+            _must(isinstance(listed, list), f"admissible: expected a list of strings, got {short(listed)}")
             double = next((a for a in listed if listed.count(a) > 1), None) if len(set(listed)) < len(listed) else None
             _must(double is None, f"admissible: {short(double)} is listed twice")
         return listed
@@ -602,12 +571,10 @@ class Checker:
     def _ask(self, method: str, *args: Any, env: Environment | None = None) -> Any:
         """Call a method of an environment and check what it returns."""
         answer = self._timed(method, lambda: getattr(env or self.env, method)(*args))
-        if method in ("reset", "step"):
-            _check_observation(method, answer)
-        elif method == "instruction":
-            _must(isinstance(answer, str), f"instruction: expected a string, got {short(answer)}")
-        elif method == "expert":
-            _must(answer is None or isinstance(answer, str), f"expert: expected a string or None, got {short(answer)}")
+        fault = fault_of(method, answer)
+        _must(fault is None, f"{method}: {fault}")
+        if isinstance(answer, Observation) and answer.score is not None:
+            _must(0 <= answer.score <= 1, f"{method}: score: expected 0 to 1 or None, got {short(answer.score)}")
         return answer
 
     def _timed(self, what: str, call: Callable[[], Answer]) -> Answer:
@@ -628,23 +595,6 @@ class Checker:
         return "milliseconds, median and longest: " + ", ".join(
             f"{what} {statistics.median(values):.3g} and {max(values):.3g}" for what, values in durations
         )
-
-
-def _check_observation(method: str, observation: Any) -> None:
-    """Raise _ContractBroken if an answer to `reset` or `step` is not an observation as the contract has it."""
-    _must(isinstance(observation, Observation), f"{method}: expected an Observation, got {short(observation)}")
-    text, success, score = observation.text, observation.success, observation.score
-    _must(isinstance(text, str), f"{method}: text: expected a string, got {short(text)}")
-    for name in ("done", "valid"):
-        value = getattr(observation, name)
-        _must(isinstance(value, bool), f"{method}: {name}: expected True or False, got {short(value)}")
-    _must(success in (None, True, False), f"{method}: success: expected a truth value or None, got {success!r}")
-    in_range = isinstance(score, (int, float)) and 0 <= score <= 1
-    _must(score is None or in_range, f"{method}: score: expected 0 to 1 or None, got {short(score)}")
-    try:
-        check_tools(observation.tools or [])
-    except InputError as e:
-        raise _ContractBroken(f"{method}: {e}") from None
 
 
 @contextmanager

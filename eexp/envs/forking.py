@@ -3,7 +3,7 @@
 state    the environment's own copy (`fork`), or its own `save` and `restore`, with one saved state for all alternatives
 process  `os.fork` of the process that holds it: the child executes the step, sends the observation and ends. Exact
          for everything that lives in this process alone, C libraries included, at the price of copying some page tables
-replay   no copy: start the task again and take the same actions (branching/execution.py does that)
+replay   no copy: start the task again and take the same actions (acting/execution.py does that)
 
 An action that the environment declares `harmless` is executed in place, whatever the way.
 """

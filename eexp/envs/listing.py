@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from eexp.envs.base import Environment, Observation
-from eexp.records import canonical
+from eexp.records.record import canonical
 
 
 def sample_admissible(actions: list[str], keep: int | None, action: str, seed: int) -> list[str]:

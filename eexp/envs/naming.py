@@ -1,4 +1,4 @@
-"""Find the task of an environment that a record from elsewhere is about, by the name that the record gives it."""
+"""Find a task of an environment: by its id, or by the name that a record from elsewhere gives it."""
 
 from __future__ import annotations
 
@@ -99,3 +99,15 @@ class Tasks:
 def _tasks_of(env: Environment, split: str | None) -> Iterator[dict]:
     for name in [split] if split else env.splits():
         yield from env.list_tasks(name)
+
+
+def find_task(env: Environment, task_id: str | None, split: str | None = None) -> dict:
+    """Return the task with an id, or the first one without an id, in any split unless one is named.
+
+    Raises:
+        UsageError: There is none.
+    """
+    for task in _tasks_of(env, split):
+        if task_id in (None, task["id"]):
+            return task
+    raise UsageError(f"{env.spec} has no task {task_id!r}" if task_id else f"{env.spec} has no tasks")

@@ -27,7 +27,7 @@ from dataclasses import replace
 from typing import Any
 
 from eexp.envs.base import Environment, Observation
-from eexp.records import seed_of
+from eexp.records.record import seed_of
 
 _WORD = re.compile(r"[ \t]*\w+(?:['.-]\w+)*")
 _BLANKS = re.compile(r"[ \t]*")

@@ -2,7 +2,7 @@
 
 Every observation must be the recorded one. Otherwise nothing shows that a branch from it would start where the record
 says it does. Where the record holds them, the instruction of an episode, which actions were valid, and the success and
-the score at the end must be those of the environment, too (eexp/envs/comparison.py).
+the score at the end must be those of the environment, too (eexp/envs/differences.py).
 """
 
 from __future__ import annotations
@@ -13,40 +13,28 @@ from dataclasses import dataclass, field
 from os.path import commonprefix
 
 from eexp.envs.base import Environment, Observation
-from eexp.envs.comparison import Difference, instruction_difference, standing_difference
+from eexp.envs.differences import Difference, instruction_difference, standing_difference
 from eexp.envs.listing import offered, trajectory_step
 from eexp.errors import InputError, short
 from eexp.formats.conversations import Conversation
-from eexp.records import seed_of, succeeded
+from eexp.records.record import seed_of, succeeded
 
 RECORD, ENVIRONMENT = "record", "environment"
 
 
 @dataclass
 class Replayed:
-    """A trajectory from a replay.
-
-    Attributes:
-        trajectory: The trajectory, with what the environment answered.
-        differs: The first difference from the record, or None.
-        kept_whole: Why its refused actions were not left out although that was requested, or None.
-        counts: How many observations were verified, filled in and so on, for the summary.
-    """
+    """A trajectory from a replay, with what the environment answered."""
 
     trajectory: dict
-    differs: InputError | None = None
-    kept_whole: str | None = None
-    counts: Counter[str] = field(default_factory=Counter)
+    differs: InputError | None = None  # the first difference from the record
+    kept_whole: str | None = None  # why its refused actions were not left out although that was requested
+    counts: Counter[str] = field(default_factory=Counter)  # of observations verified, filled in and so on
 
 
 @dataclass
 class _Actions:
-    """Actions taken in an environment.
-
-    Attributes:
-        steps: The steps of a trajectory.
-        observations: The first observation, and the one after each of the steps.
-    """
+    """Actions taken in an environment, as steps; the first observation, and the one after each of the steps."""
 
     steps: list[dict]
     observations: list[Observation]
@@ -196,18 +184,7 @@ def _compare(
     place: str,
     trust: str,
 ) -> None:
-    """Note or refuse a difference between an observation and the recorded one.
-
-    Args:
-        env: The environment.
-        replayed: The replay so far.
-        action: The action that led to it; None at the beginning.
-        observed: The text of the observation.
-        recorded: The recorded text.
-        forms: Other forms of the recorded text; the observation may equal any of them.
-        place: Where in the record it stands.
-        trust: As for `replay`.
-    """
+    """Note or refuse a difference between an observation and the recorded text; it may equal any of the `forms`."""
     normalised = _normalised(env, observed)
     if any(normalised == _normalised(env, text) for text in (recorded, *forms)):
         replayed.counts["observation[s] verified"] += 1

@@ -6,11 +6,12 @@ files. docs/evidence.md explains the numbers. Nothing is imported here, since `e
     comparison.py   rows: one a method, with its difference to the baseline
     results.py      episodes as arrays of success: runs x tasks, and the checks that they can be compared
     intervals.py    differences and rates over tasks and training runs, their intervals and p values
-    exact.py        exact tests and Holm's correction
+    exact_tests.py  exact tests and Holm's correction
     looks.py        corrections for looking at a comparison several times
     power.py        the smallest improvement that a comparison can find, before it is run
     trials.py       pass@k and pass^k
     panels.py       fixed lists of tasks and their hash
     table.py        rows as text
-    plot.py         rows as a picture
+    plot.py         rows, and the losses of training runs, as a picture
+    settings.py     settings of `eexp compare` and `eexp power`
 """

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eexp.errors import InputError, UsageError
-from eexp.evidence import exact
+from eexp.evidence import exact_tests
 from eexp.evidence import looks as sequential
 from eexp.evidence.intervals import Estimate, difference, rate
 from eexp.evidence.panels import Key, hash_of
 from eexp.evidence.results import Run, check_same_tasks, common_tasks, read_run
+from eexp.evidence.settings import CompareSettings
 from eexp.evidence.trials import pass_all, pass_at, steps_of_k
 
 
@@ -27,34 +28,29 @@ class Method(NamedTuple):
 
 def compare(
     groups: Mapping[str, Sequence[Iterable[dict]]],
+    settings: CompareSettings | None = None,
     *,
-    baseline: str | None = None,
-    confidence: float = 0.95,
-    looks: int = 1,
-    common: bool = False,
     files: Mapping[str, Sequence[str]] | None = None,
 ) -> list[dict]:
     """Compare methods by the episodes of their training runs; return one row a method, in their order.
 
     Args:
         groups: By name of the method, the episodes of each of its training runs.
-        baseline: The method to compare the others with; the first by default.
-        confidence: Of the intervals.
-        looks: How often in all the comparison is looked at while it grows; the intervals of differences and p values
-            then allow for all of them.
-        common: Use only the tasks that all runs have, instead of refusing runs on different tasks.
+        settings: The baseline, which is the first method by default, and how the intervals are computed.
         files: By name of the method, where each run's episodes come from, for messages.
 
     Raises:
         InputError: For a run without episodes, or with one twice.
         UsageError: For runs on different tasks, or an unknown baseline.
     """
+    settings = settings or CompareSettings()
+    confidence, looks = settings.confidence, settings.looks
     runs = {name: _read_runs(name, list(episodes), (files or {}).get(name)) for name, episodes in groups.items()}
-    base = next(iter(runs), None) if baseline is None else baseline
+    base = next(iter(runs), None) if settings.baseline is None else settings.baseline
     if base is None or base not in runs:
         raise UsageError(f"no group is called {base!r}; there are: {', '.join(runs)}")
     all_runs = [run for group in runs.values() for run in group]
-    if common:
+    if settings.common:
         keys = common_tasks(all_runs)
         if not keys:
             check_same_tasks(all_runs, hint="; no task is in all of the files")
@@ -136,12 +132,12 @@ def _difference(base: Method, other: Method, confidence: float, looks: int) -> d
         trials = {len(run.successes[key]) for run in (base.runs[0], other.runs[0]) for key in tasks}
         by_task = (other.means - base.means)[0]
         if len(trials) == 1:
-            result["p_exact"] = sequential.overall_p(exact.sign_flip_p(by_task, trials.pop()), looks)
+            result["p_exact"] = sequential.overall_p(exact_tests.sign_flip_p(by_task, trials.pop()), looks)
         result["won"], result["lost"] = int((by_task > 0).sum()), int((by_task < 0).sum())
     else:
-        p = exact.permutation_p(base.means.mean(1), other.means.mean(1))
+        p = exact_tests.permutation_p(base.means.mean(1), other.means.mean(1))
         result["p_exact"] = None if p is None else sequential.overall_p(p, looks)
-        result["p_exact_least"] = sequential.overall_p(exact.smallest_p(len(base.runs), len(other.runs)), looks)
+        result["p_exact_least"] = sequential.overall_p(exact_tests.smallest_p(len(base.runs), len(other.runs)), looks)
     if looks > 1:
         result["looks"] = looks
     return result
@@ -212,5 +208,5 @@ def _correct(rows: list[dict]) -> None:
     """Add Holm's correction over all rows that are compared with the baseline."""
     for key, corrected in (("p", "p_holm"), ("p_exact", "p_exact_holm")):
         compared = [row for row in rows if row.get(key) is not None]
-        for row, p in zip(compared, exact.holm([row[key] for row in compared])):
+        for row, p in zip(compared, exact_tests.holm([row[key] for row in compared])):
             row[corrected] = p

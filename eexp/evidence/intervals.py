@@ -14,8 +14,8 @@ of a difference has two parts, which are estimated apart:
 
 The half width of an interval is sqrt(q_tasks² V_tasks + q_runs² V_runs), each q being Student's quantile for the
 degrees of freedom of its part (Welch's for the runs of two methods): the modified large-sample rule of Graybill and
-Wang (1980) for sums of variance components. tests/test_evidence_coverage.py says how often such an interval holds the
-truth. With one run a method there is no runs' part, and the result speaks of those two models.
+Wang (1980) for sums of variance components. tests/evidence/test_evidence_coverage.py says how often such an interval
+holds the truth. With one run a method there is no runs' part, and the result speaks of those two models.
 
 Few wins on few tasks make a variance of differences unreliable, or zero. So a little is added: for each method one
 more episode of a task, half of which it wins alone. With one run and one episode each this is the interval of Agresti

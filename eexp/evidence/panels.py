@@ -10,14 +10,48 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any
 
-from eexp.envs import without_noise
-from eexp.errors import InputError, UsageError
-from eexp.records import seed_of
+from eexp.envs import Environment, without_noise
+from eexp.errors import EexpError, InputError, UsageError
+from eexp.records.record import seed_of
 
 Key = tuple[str, str]  # environment, task id
+
+
+def make_panel(
+    env: Environment,
+    splits: Sequence[str],
+    n: int | None = None,
+    *,
+    seed: int = 0,
+    excluded: Container[dict] = (),
+    on_excluded: Callable[[dict], None] = lambda line: None,
+) -> Iterator[dict]:
+    """Yield the lines of a panel.
+
+    Tasks are taken in the order of a hash of their ids, so that smaller panels are parts of larger ones.
+
+    Args:
+        env: The environment.
+        splits: The splits to take tasks of.
+        n: Tasks of every split; None for all.
+        seed: Of the order; 0 is the order of `eexp eval -n`.
+        excluded: Holds the lines whose tasks are left out (`TaskNames`).
+        on_excluded: Called with each line that is left out.
+    """
+    for split in splits:
+        remaining = n
+        for task in draw(env.list_tasks(split), seed=seed):
+            if remaining == 0:
+                break
+            line = task_record(env_of_tasks(env.spec), task, env.kind_of(task))
+            if line in excluded:
+                on_excluded(line)
+                continue
+            remaining = None if remaining is None else remaining - 1
+            yield line
 
 
 def draw(tasks: Iterable[dict], n: int | None = None, seed: int = 0) -> list[dict]:
@@ -96,6 +130,33 @@ def tasks_of(name: str, records: Iterable[dict], env: str | None = None) -> tupl
     return envs[0], draw(tasks.values())
 
 
+def check_panel(
+    name: str, records: Iterable[dict], excluded: Container[dict], sources: Iterable[str], env: str | None = None
+) -> list[dict]:
+    """Return the lines of a panel, none of whose tasks are excluded.
+
+    Args:
+        name: The panel's file, for messages.
+        records: Its lines.
+        excluded: Holds the lines whose tasks must not occur in it (`TaskNames`).
+        sources: The files of the excluded tasks, for messages.
+        env: The environment that the panel must be of.
+
+    Raises:
+        EexpError: A task of the panel is excluded.
+        InputError, UsageError: As in `tasks_of`.
+    """
+    env, tasks = tasks_of(name, records, env)
+    lines = [task_record(env, task) for task in tasks]
+    common = [line["task"]["id"] for line in lines if line in excluded]
+    if common:
+        raise EexpError(
+            f"{name}: {len(common)} of {len(lines)} tasks also occur in {' or '.join(sources)}, such as "
+            f"{env} {common[0]}"
+        )
+    return lines
+
+
 def names_of(record: dict, beginnings: bool = True) -> set[str]:
     """Return the names, `environment/task id`, of the tasks that a record was made from.
 
@@ -122,9 +183,11 @@ class TaskNames:
     or two tasks; they count as two.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, records: Iterable[dict] = ()) -> None:
         self._whole: set[str] = set()
         self._with_beginnings: set[str] = set()
+        for record in records:
+            self.add(record)
 
     def add(self, record: dict) -> None:
         """Add the tasks that a record was made from."""

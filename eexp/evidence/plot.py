@@ -1,4 +1,4 @@
-"""Pictures with matplotlib, and the picture of a comparison."""
+"""Pictures with matplotlib: a comparison, and the losses of training runs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eexp.errors import EexpError, UsageError
 from eexp.evidence.table import percentage
+from eexp.training.metrics import read_curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,3 +113,32 @@ def plot(rows: Sequence[dict], file: str) -> list[str]:
     ):
         return [f"--plot {file}: the font lacks some of the characters in the names; an SVG file shows them"]
     return []
+
+
+def plot_losses(directories: list[Path], file: str) -> None:
+    """Draw the loss curves of training runs in one picture, dashed for validation examples.
+
+    Args:
+        directories: The training runs.
+        file: The picture's file; its ending, such as .png or .svg, is the format.
+
+    Raises:
+        UsageError: A directory holds no training run.
+    """
+    with picture(file, (7, 4)) as figure:
+        axes = figure.subplots()
+        for directory in directories:
+            metrics = directory / "metrics.jsonl"
+            if not metrics.is_file():
+                raise UsageError(f"{directory}: holds no training run (no metrics.jsonl)")
+            losses, validations = read_curves(metrics)
+            (line,) = axes.plot(*_points(losses), linewidth=1, label=directory.name)
+            if validations:
+                curve = _points([(step, validation["loss"]) for step, validation in validations])
+                axes.plot(*curve, "--", color=line.get_color(), linewidth=1, label=f"{directory.name}, validation")
+        axes.set(xlabel="update", ylabel="loss (nats per target token)")
+        axes.legend(frameon=False)
+
+
+def _points(curve: list[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    return [step for step, _ in curve], [loss for _, loss in curve]

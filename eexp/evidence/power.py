@@ -19,9 +19,12 @@ import numpy as np
 from eexp.errors import UsageError
 from eexp.evidence.intervals import ADDED
 from eexp.evidence.results import check_same_tasks, read_run
+from eexp.evidence.settings import PowerSettings
 
 #: Assumed without a pilot run.
 ALIKE, RUN_SD = 0.3, 0.03
+#: Numbers of tasks and of training runs, where none are given.
+TASKS, RUNS = (50, 100, 200, 500, 1000), (1, 3, 5)
 
 _STEPS = (np.arange(50) + 0.5) / 50
 
@@ -31,7 +34,7 @@ def power(
     *,
     rate: float,
     tasks: int,
-    runs: int | tuple[int, int],
+    runs: int,
     run_sd: float = 0.0,
     alike: float = ALIKE,
     confidence: float = 0.95,
@@ -42,41 +45,38 @@ def power(
         difference: Of the success rates, 0.1 for 10 points; rate + difference must lie between 0 and 1.
         rate: The baseline's success rate.
         tasks: Tasks in the panel.
-        runs: Training runs of each method, or of the baseline and the other one.
-        run_sd: As above, of both methods; not used for a method with one run, which stands for itself.
+        runs: Training runs of each method.
+        run_sd: As above, of both methods; not used for one run, which stands for itself.
         alike: As above.
         confidence: Of the interval.
     """
     from scipy.special import chdtri, ndtr, stdtrit
 
-    counts = (runs, runs) if isinstance(runs, int) else runs
     rates = (rate, min(1.0, max(0.0, rate + difference)))
     variances = [p * (1 - p) for p in rates]
-    noise = sum((1 - alike) * v / n for v, n in zip(variances, counts)) / tasks
+    noise = sum((1 - alike) * v / runs for v in variances) / tasks
     own = alike * (math.sqrt(variances[1]) - math.sqrt(variances[0])) ** 2 / tasks
-    between = [run_sd**2 / n if n > 1 else 0.0 for n in counts]
+    between = run_sd**2 / runs if runs > 1 else 0.0
     # The parts of the interval: that of tasks at its expected value; that of runs as it varies, each method's variance
     # between runs being chi-square over its degrees of freedom, in steps of equal probability.
-    tasks_part = noise + own + ADDED * sum(1 / n**2 for n in counts) / tasks**2
-    residual = [(1 - alike) * v / n / tasks if n > 1 else 0.0 for v, n in zip(variances, counts)]
+    tasks_part = noise + own + ADDED * 2 / runs**2 / tasks**2
+    residual = [(1 - alike) * v / runs / tasks if runs > 1 else 0.0 for v in variances]
     upper = 0.5 + confidence / 2
     squared = np.full(1, stdtrit(tasks - 1, upper) ** 2 * tasks_part)
     chi_squares = [
-        (b + r) * chdtri(n - 1, _STEPS) / (n - 1) if n > 1 and b + r > 0 else np.zeros(1)
-        for b, r, n in zip(between, residual, counts)
+        (between + r) * chdtri(runs - 1, _STEPS) / (runs - 1) if runs > 1 and between + r > 0 else np.zeros(1)
+        for r in residual
     ]
     total = chi_squares[0][:, None] + chi_squares[1][None, :]
     if total.any():
-        welch = sum(
-            part**2 / max(1, n - 1) for part, n in zip((chi_squares[0][:, None], chi_squares[1][None, :]), counts)
-        )
+        welch = sum(part**2 / max(1, runs - 1) for part in (chi_squares[0][:, None], chi_squares[1][None, :]))
         extra = np.maximum(0, total - sum(residual))
         squared = squared + (stdtrit(total**2 / welch, upper) ** 2 * extra).ravel()
     margin = np.sqrt(squared)
-    spread = math.sqrt(noise + own + sum(between))
+    spread = math.sqrt(noise + own + 2 * between)
     if spread == 0:
         return float(abs(difference) > margin.mean())
-    centre = (rates[1] - rates[0]) * tasks / (tasks + sum(1 / n for n in counts))
+    centre = (rates[1] - rates[0]) * tasks / (tasks + 2 / runs)
     return float(np.mean(ndtr((centre - margin) / spread) + ndtr((-centre - margin) / spread)))
 
 
@@ -84,7 +84,7 @@ def smallest_difference(
     *,
     rate: float,
     tasks: int,
-    runs: int | tuple[int, int],
+    runs: int,
     run_sd: float = 0.0,
     alike: float = ALIKE,
     confidence: float = 0.95,
@@ -110,13 +110,8 @@ def smallest_difference(
 
 def plans(
     pilot: Sequence[Iterable[dict]] = (),
+    settings: PowerSettings | None = None,
     *,
-    tasks: Sequence[int],
-    runs: Sequence[int],
-    rate: float | None = None,
-    run_sd: float | None = None,
-    alike: float | None = None,
-    confidence: float = 0.95,
     target: float = 0.8,
     files: Sequence[str] | None = None,
 ) -> list[dict]:
@@ -124,17 +119,16 @@ def plans(
 
     Args:
         pilot: Episodes of the baseline's training runs, from which the numbers that are not given are estimated.
-        tasks, runs: The numbers of tasks and of training runs of each method.
-        rate, run_sd, alike: As above.
-        confidence: Of the interval.
+        settings: The numbers of tasks and of training runs of each method, what is known, and the confidence.
         target: Probability of finding the improvement.
         files: Where the pilot's episodes come from, for messages.
 
     Raises:
         UsageError: Without a rate, or for a baseline that always or never succeeds.
     """
+    settings = settings or PowerSettings()
     estimates = estimate_from_pilot(pilot, files) if pilot else {}
-    options = {"rate": rate, "run_sd": run_sd, "alike": alike}
+    options = {"rate": settings.rate, "run_sd": settings.run_sd, "alike": settings.alike}
     defaults = {"run_sd": RUN_SD, "alike": ALIKE}
     values: dict[str, float] = {}
     sources: dict[str, str] = {}
@@ -154,16 +148,16 @@ def plans(
             f"spread; give a rate"
         )
     rows = []
-    for n in tasks:
-        for count in runs:
-            smallest = smallest_difference(**values, tasks=n, runs=count, confidence=confidence, target=target)
+    for n in settings.tasks or TASKS:
+        for count in settings.runs or RUNS:
+            smallest = smallest_difference(**values, tasks=n, runs=count, confidence=settings.confidence, target=target)
             rows.append(
                 {
                     "tasks": n,
                     "runs": count,
                     "smallest": smallest,
                     "power": target,
-                    "confidence": confidence,
+                    "confidence": settings.confidence,
                     **values,
                     **{f"{name}_from": source for name, source in sources.items()},
                 }

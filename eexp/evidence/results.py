@@ -23,7 +23,6 @@ class Run:
         totals: Sums over the episodes: episodes, successes, steps, invalid, thoughts, cut_off.
         kinds: The kind of the task.
         texts: The task as it goes into the hash of the panel.
-        panel: The hash that the episodes carry, if they were played on a panel.
     """
 
     name: str
@@ -32,7 +31,6 @@ class Run:
     totals: dict[Key, Counter] = field(default_factory=dict)
     kinds: dict[Key, str | None] = field(default_factory=dict)
     texts: dict[Key, str] = field(default_factory=dict)
-    panel: str | None = None
 
     def keep(self, keys: set[Key]) -> Run:
         """Return a run with these tasks alone."""
@@ -40,7 +38,7 @@ class Run:
             name: {key: value for key, value in getattr(self, name).items() if key in keys}
             for name in ("successes", "refused", "totals", "kinds", "texts")
         }
-        return Run(self.name, panel=self.panel, **fields)
+        return Run(self.name, **fields)
 
     @property
     def trials(self) -> int:
@@ -98,7 +96,6 @@ def read_run(name: str, episodes: Iterable[dict]) -> Run:
         raise InputError(f"{name}: no episodes")
     if len(panels) > 1:
         raise InputError(f"{name}: episodes of different panels: {', '.join(sorted(p or 'none' for p in panels))}")
-    run.panel = panels.pop()
     return run
 
 

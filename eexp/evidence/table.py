@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from eexp.terminal import one_line
+from eexp.system.terminal import align
 
 #: Shares of all actions from which a remark is made.
 _MOST, _SOME = 0.9, 0.1
@@ -190,14 +190,3 @@ def power_table(rows: Sequence[dict]) -> str:
     if 1 in runs:
         lines.append("1 run each: a difference between two models, not between two methods")
     return "\n".join(lines)
-
-
-def align(lines: Sequence[Sequence[str]]) -> list[str]:
-    """Return lines whose cells stand in columns: the first aligned to the left, the others to the right.
-
-    A cell that has several lines, such as a kind that a record names, is written on one.
-    """
-    lines = [[one_line(cell) for cell in line] for line in lines]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    padded = [[line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:]))] for line in lines]
-    return ["  ".join(line).rstrip() for line in padded]

@@ -25,9 +25,9 @@ from typing import Any
 
 import orjson
 
-from eexp.calls import format_call
 from eexp.errors import InputError
 from eexp.formats.names import AGENTTRAJ, ARGUMENT, ETO, MARKED, MESSAGES, WHOLE
+from eexp.prompts.calls import format_call
 
 #: Roles of speakers.
 SYSTEM, ENVIRONMENT, AGENT = "system", "environment", "agent"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from eexp.errors import InputError
 from eexp.formats.conversations import Conversation
-from eexp.records import canonical, seed_of, succeeded
+from eexp.records.record import canonical, seed_of, succeeded
 
 #: The keys of an episode that a trajectory holds in another form; all others are kept as its `source`.
 _TAKEN_OVER = {"type", "env", "task", "instruction", "tools", "transcript", "final", "lineage"}

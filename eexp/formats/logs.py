@@ -26,9 +26,9 @@ from eexp.errors import InputError
 from eexp.formats import conversations
 from eexp.formats.conversations import Call
 from eexp.formats.names import ATIF, INSPECT, MESSAGES, VERIFIERS, WHOLE
-from eexp.jsonl import Element, dumps, lines, loads
-from eexp.record_types import Outcome, explain
-from eexp.records import succeeded
+from eexp.records.jsonl import Element, dumps, lines, loads
+from eexp.records.record import succeeded
+from eexp.records.types import Outcome, explain
 
 _OWN = "eexp"  # the key of fields that only records of eexp have
 _ATIF_VERSION = "ATIF-v1.7"

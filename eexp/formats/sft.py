@@ -27,9 +27,9 @@ import orjson
 from eexp.errors import InputError
 from eexp.formats.conversations import calls_of, joined_parts
 from eexp.formats.names import ROWS, WHOLE
-from eexp.record_types import check
-from eexp.records import example
-from eexp.spans import ACTION, OBSERVATION, THOUGHT, named_span
+from eexp.records.record import example
+from eexp.records.spans import ACTION, OBSERVATION, THOUGHT, named_span
+from eexp.records.types import check
 
 _AGENT = "assistant"
 _ROLES = ("system", "user", _AGENT, "tool")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eexp.cache import cache_directory
 from eexp.data import TINY
-from eexp.weights import built_in_directory, fingerprint_of_files
+from eexp.records.runs import built_in_directory, fingerprint_of_files
+from eexp.system.cache import cache_directory
 
 
 def built_in_gguf(name: str = TINY) -> Path:

@@ -8,9 +8,8 @@ from pathlib import Path
 import orjson
 
 from eexp.errors import EexpError, UsageError
-from eexp.jsonl import refuse_to_overwrite
-from eexp.terminal import tell
-from eexp.weights import (
+from eexp.records.jsonl import refuse_to_overwrite
+from eexp.records.runs import (
     base_of_adapter,
     files_of,
     fingerprint_of_directory,
@@ -19,6 +18,7 @@ from eexp.weights import (
     refuse_unfinished,
     resolve_base,
 )
+from eexp.system.terminal import tell
 
 #: Keys of eexp.json that a GGUF file keeps beside the style's label: enough to prompt the model as in training.
 _PLAY_KEYS = ("style", "think", "longest_completion")

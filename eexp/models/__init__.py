@@ -1,12 +1,16 @@
 """Language models, the policies over them, and how samples are drawn.
 
-`base.py` is the contract, `registry.py` lists the kinds of models, and
-`opening.py` opens one by its spec.
+`base.py` is the contract, `registry.py` lists the kinds of models, and `opening.py` opens one by its spec.
+
+What comes in are a model's spec, and groups of requests: chats to answer, completions to score or, for a policy, states
+to act in. What goes out are samples or proposed actions with their log-probabilities, or the reason why a request has
+none. What must hold: an answer depends on its own group, the model, its settings and the seed, never on another group,
+and only the chat template writes special tokens.
 """
 
 from typing import TYPE_CHECKING
 
-from eexp.late import late_names
+from eexp.system.late import late_names
 
 if TYPE_CHECKING:
     from eexp.models.base import Engine, Model, Sample

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from eexp.errors import InputError, UsageError
 
-if TYPE_CHECKING:  # `eexp --help` imports this module, for the table of models
+if TYPE_CHECKING:
     from eexp.prompts import Message, Messages, PromptStyle
 
 R = TypeVar("R")

@@ -11,7 +11,7 @@ from eexp.data import BUILT_IN
 from eexp.errors import UsageError
 from eexp.models.base import Engine, Model
 from eexp.models.registry import spec_list
-from eexp.weights import split_adapter
+from eexp.records.runs import split_adapter
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
@@ -25,17 +25,17 @@ def open_model(spec: str, engine: Engine | None = None) -> Model:
     """
     engine = engine or Engine()
     if spec.startswith(("http://", "https://")):
-        from eexp.models.http import HttpModel
+        from eexp.models.backends.http import HttpModel
 
         return HttpModel(spec)
     base, adapter = split_adapter(spec)
     if spec.startswith("hf:") or os.path.isdir(base):
-        from eexp.models.hf import HfModel
+        from eexp.models.backends.hf import HfModel
 
         return HfModel(spec, engine=engine)
     if base in BUILT_IN or base.endswith(".gguf"):
         from eexp.gguf.built_in import built_in_gguf
-        from eexp.models.llama_cpp import LlamaCppModel
+        from eexp.models.backends.llama_cpp import LlamaCppModel
 
         if base in BUILT_IN:  # so small that threads wait for each other longer than they work
             engine = replace(engine, threads=engine.threads or 1)

@@ -100,17 +100,6 @@ class Policy(ABC):
     def answer(self, groups: Iterable[Sequence[ActionRequest]]) -> Iterator[list[Proposals]]:
         """Yield the proposals for each group, in order (see `Model.answer`); for an ActionScore, its actions."""
 
-    def propose(self, request: ActionRequest) -> list[Proposal]:
-        """Return the proposals for one request.
-
-        Raises:
-            InputError: There can be none in this state.
-        """
-        ((proposals,),) = self.answer([[request]])
-        if isinstance(proposals, InputError):
-            raise proposals
-        return proposals
-
     def episodes(self, n: int) -> Episodes[ActionDraw, Proposals]:
         """Return `n` episodes in flight, or as many as there is memory for (`Episodes.n`)."""
         return Episodes(self, n)

@@ -1,4 +1,4 @@
-"""The kinds of models: one table, from which help, manual pages, completion and messages are made."""
+"""The kinds of models: one table, from which `eexp models`, manual pages, completion and messages are made."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ class ModelKind:
 
     Attributes:
         spec: How it is written on the command line; the words in capitals are placeholders.
+        example: Such a spec.
         summary: What it is, for lists.
         needs: What it needs beside the spec, for lists; empty where it needs nothing.
     """
 
     spec: str
+    example: str
     summary: str
     needs: str = ""
 
@@ -33,14 +35,26 @@ class ModelKind:
         return self.summary + (f" ({self.needs})" if self.needs else "")
 
 
-RANDOM = ModelKind("random", "any admissible action", needs="branch, eval and follow")
-EXPERT = ModelKind("expert", "the environment's own expert", needs="eval and follow")
+RANDOM = ModelKind("random", "random", "any admissible action", needs="branch, eval and follow")
+EXPERT = ModelKind("expert", "expert", "the environment's own expert", needs="eval and follow")
 
 KINDS = (
-    ModelKind("FILE.gguf[+ADAPTER.gguf]", "llama.cpp, in process"),
-    ModelKind("hf:DIR_OR_ID[+ADAPTER]", "transformers and PEFT; `hf:` may be left out before a directory"),
-    ModelKind("http://HOST/v1#NAME", "any OpenAI-compatible server", needs="key: EEXP_API_KEY"),
-    *(ModelKind(f"{name}[+ADAPTER.gguf]", f"built in, {purpose}") for name, purpose in BUILT_IN.items()),
+    ModelKind("FILE.gguf[+ADAPTER.gguf]", "base.gguf+agent.gguf", "llama.cpp, in process"),
+    ModelKind(
+        "hf:DIR_OR_ID[+ADAPTER]",
+        "hf:Qwen/Qwen3-0.6B+agent",
+        "transformers and PEFT; `hf:` may be left out before a directory",
+    ),
+    ModelKind(
+        "http://HOST/v1#NAME",
+        "http://localhost:8000/v1#name",
+        "any OpenAI-compatible server",
+        needs="key: EEXP_API_KEY",
+    ),
+    *(
+        ModelKind(f"{name}[+ADAPTER.gguf]", f"{name}+agent.gguf", f"built in, {purpose}")
+        for name, purpose in BUILT_IN.items()
+    ),
     RANDOM,
     EXPERT,
 )
@@ -58,9 +72,3 @@ def spec_list() -> str:
 def completions(incomplete: str) -> list[str]:
     """Return the beginnings of specs that begin with `incomplete`, for a shell; file names complete themselves."""
     return [kind.beginning for kind in KINDS if kind.beginning and kind.beginning.startswith(incomplete)]
-
-
-def help_lines() -> list[str]:
-    """Return the table of kinds as lines of text in two columns."""
-    width = max(len(kind.spec) for kind in KINDS)
-    return [f"{kind.spec:{width}} {kind.line}" for kind in KINDS]

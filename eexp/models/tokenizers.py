@@ -13,7 +13,7 @@ from eexp.errors import EexpError, UsageError
 from eexp.models.chat_tokens import AddedToken, Tokenizer
 from eexp.models.registry import MODEL_FREE
 from eexp.prompts import Messages
-from eexp.weights import downloads_allowed, resolve_base
+from eexp.records.runs import downloads_allowed, resolve_base
 
 if TYPE_CHECKING:
     import tokenizers

@@ -1,4 +1,10 @@
-"""Prompt styles by name, label or file. `style.py` defines them; `styles/` has the built-in ones."""
+"""Prompt styles by name, label or file. `style.py` defines them; `styles/` has the built-in ones.
+
+What comes in are the states of an episode, as records have them, and the text that a policy wrote. What goes out are
+chat messages, their text under a chat template, and the thought and the action in the policy's text. What must hold:
+training and playing see the same words, so a style has a fingerprint that records and models carry, and a built-in
+style that has changed is refused rather than used.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +17,7 @@ import msgspec
 
 from eexp.errors import EexpError, InputError, UsageError, short
 from eexp.prompts.style import Answer, Message, Messages, ParsedAnswer, PromptStyle
-from eexp.record_types import explain
+from eexp.records.types import explain
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -6,17 +6,16 @@ under it.
 
 The prompts of one trajectory begin with each other: acting, acting after a thought and predicting the next state differ
 at their ends alone (unless `world_model.system` is set), so training computes their history once, and a `Dialogue`
-writes it once.
+builds it once.
 """
 
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Generic, Literal, Optional, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import msgspec
 import orjson
@@ -24,15 +23,13 @@ from msgspec import Meta, Struct
 
 from eexp.errors import InputError, UsageError
 from eexp.prompts.tool_calls import PRIVATE, Message, action_of, answer_to, tool_call, unprivate
-from eexp.spans import named_span
+from eexp.records.spans import named_span
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 #: Messages of a chat, as in records.Message.
 Messages = list[Message]
-#: The form of a prompt: messages, or their JSON.
-P = TypeVar("P", Messages, bytes)
 
 _Text = Annotated[str, Meta(min_length=1)]
 
@@ -274,7 +271,7 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
             observation: The current observation.
             admissible: The admissible actions, which are written if the style lists them.
             think: Whether a thought is asked for before the action.
-            recalled: Past episodes, each as its instruction and its steps, as for `DialogueBase.start`.
+            recalled: Past episodes, each as its instruction and its steps, as for `Dialogue.start`.
         """
         return Dialogue(self).start(instruction, steps, recalled).act(observation, admissible, think)
 
@@ -531,7 +528,7 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
         return PRIVATE.sub("", text).strip()
 
 
-class DialogueBase(ABC, Generic[P]):
+class Dialogue:
     """The prompts of a trajectory, at one state after the other; the steps that they share are written once.
 
     `start` begins a trajectory, and `add` goes on to the state after a step; `act` and `world_model` return the prompts
@@ -549,8 +546,8 @@ class DialogueBase(ABC, Generic[P]):
         self._endings = thought.ask if thought.absent == "empty" else thought.ask_not, thought.ask  # by `think`
         words = style.predicting
         self._requests = {"changes": words.request_changes, "verdict": words.request_verdict}
-        self._beginning = self._messages(self._opening(style.acting.system))
-        self._predicting = self._messages(self._opening(style.predicting.system or style.acting.system))
+        self._beginning = self._opening(style.acting.system)
+        self._predicting = self._opening(style.predicting.system or style.acting.system)
         self.start("")
 
     def start(
@@ -572,18 +569,18 @@ class DialogueBase(ABC, Generic[P]):
             if self._calls:
                 raise UsageError(f"prompt style {self._style.name}: past episodes cannot be recalled as tool calls")
             past = [message for episode in recalled for message in Dialogue(self._style).start(*episode).turns]
-            self._acting = self._messages([*self._opening(self._style.acting.system), *past])
+            self._acting = [*self._beginning, *past]
         self._number = 0  # of the current state
         self._task = f"{self._style.acting.task_label} {instruction}\n" if instruction else ""
         self._label = self._task  # the text before the next observation
-        self._turns = self._messages()  # of the steps before
+        self._turns: Messages = []  # of the steps before
         self._past: list[tuple[str, Answer]] = []  # the same, for styles that may leave some out
         for step in steps:
             self.add(step)
         return self
 
     @property
-    def turns(self) -> P:
+    def turns(self) -> Messages:
         """The turns of all steps so far."""
         return self._turns
 
@@ -592,21 +589,21 @@ class DialogueBase(ABC, Generic[P]):
         text, answer = self._past_turn(step)
         if self._window is not None:
             self._past.append((text, answer))
-        self._turns = self._extended(self._turns, self._label + text, answer)
+        _add_turn(self._turns, self._label + text, answer)
         self._label = ""
         self._number += 1
 
-    def act(self, observation: str, admissible: Iterable[str] | None = None, think: bool = False) -> P:
+    def act(self, observation: str, admissible: Iterable[str] | None = None, think: bool = False) -> Messages:
         """Build the prompt for the next action, with arguments as in `PromptStyle.act`."""
         return self._prompt(self._acting, self._shown(), self._label + self._last_text(observation, admissible, think))
 
-    def world_model(self, observation: str, action: str, kind: str = "observation") -> P:
+    def world_model(self, observation: str, action: str, kind: str = "observation") -> Messages:
         """Build the prompt to predict what follows, with arguments as in `PromptStyle.world_model`."""
         answer = self._style.answer(action, number=self._number) if self._calls else self._bare(action)
         request = self._requests.get(kind, self._style.predicting.request)
         return self._prompt(self._predicting, self._shown(), f"{self._label}{observation}", answer, request)
 
-    def judge(self, observation: str, first: str, second: str, outcomes: tuple[str, str] | None = None) -> P:
+    def judge(self, observation: str, first: str, second: str, outcomes: tuple[str, str] | None = None) -> Messages:
         """Build the prompt to judge two actions, with arguments as in `PromptStyle.question`."""
         question = self._style.question(first, second, outcomes)
         return self._prompt(self._acting, self._shown(), f"{self._label}{observation}\n\n{question}")
@@ -639,111 +636,42 @@ class DialogueBase(ABC, Generic[P]):
             turns += [_message("user", example.user), _message("assistant", example.assistant)]
         return turns
 
-    def _shown(self) -> P:
+    def _shown(self) -> Messages:
         """Return the earlier turns that the style shows."""
         if self._window is None or len(self._past) <= self._window:
             return self._turns
-        (text, answer), *others = self._past[-self._window :]
         left_out = self._style.history.left_out.format(n=len(self._past) - self._window)
-        turns = self._extended(self._messages(), f"{self._task}{left_out}\n{text}", answer)
-        for text, answer in others:
-            turns = self._extended(turns, text, answer)
+        label, turns = f"{self._task}{left_out}\n", []
+        for text, answer in self._past[-self._window :]:
+            _add_turn(turns, label + text, answer)
+            label = ""
         return turns
-
-    @abstractmethod
-    def _messages(self, messages: Iterable[Message] = ()) -> P:
-        """Return messages in the form that is kept for later prompts."""
-
-    @abstractmethod
-    def _extended(self, turns: P, observation: str, answer: Answer) -> P:
-        """Return messages and one more turn."""
-
-    @abstractmethod
-    def _prompt(self, beginning: P, turns: P, observation: str, answer: Answer | None = None, request: str = "") -> P:
-        """Return a prompt: its beginning, earlier turns, the observation, and perhaps an action and a request."""
-
-
-class Dialogue(DialogueBase[Messages]):
-    """The prompts of a trajectory as messages."""
-
-    def _messages(self, messages: Iterable[Message] = ()) -> Messages:
-        return list(messages)
-
-    def _extended(self, turns: Messages, observation: str, answer: Answer) -> Messages:
-        return [*turns, _observed(turns, observation), *answer.messages()]
 
     def _prompt(
         self, beginning: Messages, turns: Messages, observation: str, answer: Answer | None = None, request: str = ""
     ) -> Messages:
-        ending = [*answer.messages(), answer_to(answer.messages()[0], request)] if answer else []
-        return [*({**message} for message in (*beginning, *turns)), _observed(turns, observation), *ending]
+        """Return a prompt: its beginning, earlier turns, the observation, and perhaps an action and a request.
+
+        Its messages are copies, which the caller may change.
+        """
+        prompt = [message.copy() for message in beginning]
+        prompt += [message.copy() for message in turns]
+        prompt.append(_observed(turns, observation))
+        if answer:
+            prompt += answer.messages()
+            prompt.append(answer_to(prompt[-1], request))
+        return prompt
+
+
+def _add_turn(turns: Messages, observation: str, answer: Answer) -> None:
+    """Add an observation and the answer to it to earlier turns."""
+    turns.append(_observed(turns, observation))
+    turns += answer.messages()
 
 
 def _observed(turns: Messages, text: str) -> Message:
     """Return the message of an observation after earlier turns."""
     return answer_to(turns[-1], text) if turns else _message("user", text)
-
-
-_USER, _ASSISTANT, _USER_AGAIN = (
-    b'{"role":"user","content":',
-    b'},{"role":"assistant","content":',
-    b'},{"role":"user","content":',
-)
-
-
-_OPEN_USER, _OPEN_ASSISTANT = _USER + b'"', b'"' + _ASSISTANT + b'"'
-#: The JSON around the encoded text of an answer, as `Answer.messages` has it.
-COMPLETION, COMPLETION_END = b'[{"role":"assistant","content":"', b'"}]'
-_SEPARATOR = "\x7f"  # of texts that are encoded together; the only control character that JSON does not escape
-
-
-def encoded_contents(texts: Sequence[str]) -> list[bytes]:
-    """Encode texts as JSON without quotes; all texts at once where none holds the separator."""
-    together = _SEPARATOR.join(texts)
-    if together.count(_SEPARATOR) != len(texts) - 1:
-        return [orjson.dumps(text)[1:-1] for text in texts]
-    return orjson.dumps(together)[1:-1].split(_SEPARATOR.encode())
-
-
-class EncodedDialogue(DialogueBase[bytes]):
-    """The prompts of a trajectory as JSON; every turn is encoded once. Not for styles whose actions are tool calls."""
-
-    def acting(self, instruction: str, steps: Sequence[dict]) -> Iterator[tuple[bytes, ...]]:
-        """Yield the prompt before each of the steps, which asks for a thought where the step has one.
-
-        Each prompt comes in pieces, since most of it is the same as in the one before.
-        """
-        self.start(instruction)
-        if self._window is not None:
-            for step in steps:
-                yield (self.act(step["observation"], step.get("admissible"), bool(step.get("thought"))),)
-                self.add(step)
-            return
-        last_texts = [self._last_text(s["observation"], s.get("admissible"), bool(s.get("thought"))) for s in steps]
-        past = [self._past_turn(step) for step in steps]
-        users, answers = [text for text, _ in past], [answer.text for _, answer in past]
-        if steps:
-            last_texts[0], users[0] = self._task + last_texts[0], self._task + users[0]
-        encoded_users = encoded_contents(users)
-        last = encoded_users if last_texts == users else encoded_contents(last_texts)
-        before = b"[" + self._acting
-        for now, user, assistant in zip(last, encoded_users, encoded_contents(answers)):
-            yield before, _OPEN_USER, now, b'"}]'
-            before = b"".join((before, _OPEN_USER, user, _OPEN_ASSISTANT, assistant, b'"},'))
-
-    def _messages(self, messages: Iterable[Message] = ()) -> bytes:
-        return b"".join(orjson.dumps(message) + b"," for message in messages)
-
-    def _extended(self, turns: bytes, observation: str, answer: Answer) -> bytes:
-        return b"".join((turns, _USER, orjson.dumps(observation), _ASSISTANT, orjson.dumps(answer.text), b"},"))
-
-    def _prompt(
-        self, beginning: bytes, turns: bytes, observation: str, answer: Answer | None = None, request: str = ""
-    ) -> bytes:
-        ending: tuple[bytes, ...] = (b"}]",)
-        if answer:
-            ending = _ASSISTANT, orjson.dumps(answer.text), _USER_AGAIN, orjson.dumps(request), b"}]"
-        return b"".join((b"[", beginning, turns, _USER, orjson.dumps(observation), *ending))
 
 
 @lru_cache(maxsize=64)

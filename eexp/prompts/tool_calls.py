@@ -1,10 +1,11 @@
 """Actions as tool calls: in chat messages, and in the texts that language models write.
 
-In a trajectory an action is text, a call in Python's notation (eexp/calls.py). In a chat it is OpenAI's `tool_calls`,
-with the arguments as an object, as chat templates expect them. Between them is the text that a model writes, whose form
-differs by family. A chat template writes calls into the history in the same form, so the form is found by rendering one
-call. No table of families is needed, and llama.cpp and transformers read a model's text in the same way (the parser of
-transformers itself needs a tokenizer with a `response_template`, which few bring). These forms are known:
+In a trajectory an action is text, a call in Python's notation (eexp/prompts/calls.py). In a chat it is OpenAI's
+`tool_calls`, with the arguments as an object, as chat templates expect them. Between them is the text that a model
+writes, whose form differs by family. A chat template writes calls into the history in the same form, so the form is
+found by rendering one call. No table of families is needed, and llama.cpp and transformers read a model's text in the
+same way (the parser of transformers itself needs a tokenizer with a `response_template`, which few bring). These forms
+are known:
 
 object  `{"name": ..., "arguments": {...}}` after a mark (Hermes, Qwen2.5 and 3: <tool_call>), perhaps in a list
         (Mistral: [TOOL_CALLS], Granite), or alone (Llama 3: `parameters`)
@@ -23,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eexp.calls import format_call, parse_call
+from eexp.prompts.calls import format_call, parse_call
 
 Message = dict[str, Any]
 Arguments = dict[str, Any]

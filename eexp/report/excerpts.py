@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from eexp.evidence.panels import Key, key_of
-from eexp.jsonl import dumps
-from eexp.records import canonical, seed_of
+from eexp.records.jsonl import dumps
+from eexp.records.record import canonical, seed_of
 from eexp.report.study import Arm
 
 REFUSED, CUT_OFF = 1, 2  # flags of a turn

@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -13,17 +14,48 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from eexp import __version__
+from eexp.evidence.comparison import compare
+from eexp.evidence.results import kind_for_comparison
+from eexp.evidence.settings import CompareSettings
 from eexp.evidence.table import rounded_p
 from eexp.report import charts
+from eexp.report.excerpts import excerpts
+from eexp.report.settings import ReportSettings
 from eexp.report.study import Arm
 
 NARROW = "\N{NARROW NO-BREAK SPACE}"
 
 
+def report(arms: Sequence[Arm], settings: ReportSettings | None = None, *, source: Sequence[str] = ()) -> str:
+    """Compare the arms of a study, choose the episodes to show, and render the page, as HTML.
+
+    Args:
+        arms: From `study.find_arms`; the others are compared with the first one.
+        settings: The title, what is compared, and how many episodes the page has.
+        source: The directories that the page names as its source.
+
+    Raises:
+        InputError: A file of episodes holds no episodes, one twice, or a line that is none.
+        UsageError: Runs are on different tasks.
+    """
+    settings = settings or ReportSettings()
+    rows = compare(
+        {arm.label: [run.episodes() for run in arm.runs] for arm in arms},
+        CompareSettings(confidence=settings.confidence, common=settings.common),
+        files={arm.label: [str(run.file) for run in arm.runs] for arm in arms},
+    )
+    most_bytes = int(settings.megabytes * 1e6)
+    shown = excerpts(arms, kind_for_comparison, tasks=settings.tasks, most_bytes=most_bytes, seed=settings.seed)
+    too_large = len(shown["tasks"]) < min(settings.tasks, shown["of"])
+    limit = f"--megabytes {settings.megabytes:g}" if too_large else f"--tasks {settings.tasks}"
+    title = settings.title or ", ".join(Path(directory).resolve().name for directory in source)
+    return page(arms, rows, shown, title=title, confidence=settings.confidence, source=source, limit=limit)
+
+
 def page(
     arms: Sequence[Arm],
     rows: Sequence[dict],
-    excerpts: dict,
+    shown: dict,
     *,
     title: str,
     confidence: float,
@@ -35,7 +67,7 @@ def page(
     Args:
         arms: In the order of `rows`.
         rows: The rows that `eexp compare --json` prints for these arms.
-        excerpts: The episodes to show, from `excerpts.excerpts`.
+        shown: The episodes to show, from `excerpts.excerpts`.
         title: Of the page.
         confidence: Of the intervals in `rows`.
         source: The directories, as they were given.
@@ -50,7 +82,7 @@ def page(
     baseline = next((row["against"] for row in rows if row.get("against")), None)
     best = max(range(len(rows)), key=lambda i: (i > 0, rows[i]["rate"]))  # beside the baseline
     names = [{"label": arm.label, "runs": [run.name for run in arm.runs]} for arm in arms]
-    episodes = {"arms": names, "start": ["0/0", f"{best}/0"], **excerpts}
+    episodes = {"arms": names, "start": ["0/0", f"{best}/0"], **shown}
     return template.render(
         title=title,
         version=__version__,
@@ -68,7 +100,7 @@ def page(
         arms=arms,
         source=source,
         limit=limit,
-        excerpts=excerpts,
+        excerpts=shown,
         rows_json=embedded(list(rows)),
         episodes_json=embedded(episodes),
     )

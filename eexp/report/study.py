@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from eexp.errors import InputError, UsageError
-from eexp.jsonl import loads, read
+from eexp.records.jsonl import loads, read
+from eexp.records.runs import RUN_FILE
 from eexp.training.metrics import read_curves
-from eexp.weights import RUN_FILE
 
 ENDING = ".episodes.jsonl"
 
@@ -59,19 +59,22 @@ class Arm:
     runs: list[StudyRun]
 
 
-def find_arms(directories: Sequence[str], labels: dict[str, str] | None = None) -> list[Arm]:
+def find_arms(
+    directories: Sequence[str], labels: dict[str, str] | None = None, baseline: str | None = None
+) -> list[Arm]:
     """Find the arms of a study.
 
     Args:
         directories: The directories to search, with all below them, and files of episodes under any name.
         labels: Names of arms in the page, by key.
+        baseline: The arm that the others are compared with, by its key or label; the first one by default.
 
     Returns:
-        The arms named in `labels` first and in that order, then the others by key.
+        The baseline, then the arms named in `labels` in that order, then the others by key.
 
     Raises:
-        UsageError: A directory holds no episodes, an arm in `labels` does not exist, or two runs of an arm have the
-            same seed or directory: they come from two studies, and are not two runs of the same training.
+        UsageError: A directory holds no episodes, an arm in `labels` or the baseline does not exist, or two runs of an
+            arm have the same seed or directory: they come from two studies, and are not two runs of the same training.
     """
     labels = labels or {}
     files: dict[str, Path] = {}  # by real path, so that a directory and its parent may both be given
@@ -105,17 +108,12 @@ def find_arms(directories: Sequence[str], labels: dict[str, str] | None = None) 
                 f"two arms, {keys[arm.label]} and {arm.key}, are called {arm.label!r}; give another --name"
             )
         keys[arm.label] = arm.key
-    return arms
-
-
-def baseline_of(arms: Sequence[Arm], name: str | None) -> Arm:
-    """Return the arm with the key or label `name`, or the first one for None. Raises UsageError if there is none."""
-    if name is None:
-        return arms[0]
-    for arm in arms:
-        if name in (arm.label, arm.key):
-            return arm
-    raise UsageError(f"--baseline {name}: no such arm; there are {', '.join(arm.label for arm in arms)}")
+    if baseline is None:
+        return arms
+    base = next((arm for arm in arms if baseline in (arm.label, arm.key)), None)
+    if base is None:
+        raise UsageError(f"--baseline {baseline}: no such arm; there are {', '.join(arm.label for arm in arms)}")
+    return sorted(arms, key=lambda arm: arm is not base)
 
 
 def _episode_files(directory: str) -> Iterator[Path]:

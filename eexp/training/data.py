@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from eexp.callbacks import OnError, stop_at_error
 from eexp.errors import InputError
 from eexp.models.chat_tokens import ChatTokenizer
 from eexp.models.tokenizers import HfTokenizer, stop_token, text_of
-from eexp.spans import ACTION, CompletionSpan, has_thought, span_of_tokens, spans_of
+from eexp.records.callbacks import OnError, stop_at_error
+from eexp.records.spans import ACTION, CompletionSpan, has_thought, span_of_tokens, spans_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

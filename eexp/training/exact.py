@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from eexp.errors import EexpError, UsageError
-from eexp.models import hf
+from eexp.models.backends import hf
 from eexp.training import attention, recurrence, trie
 from eexp.training.data import Row
 from eexp.training.packing import PACKINGS, target_losses

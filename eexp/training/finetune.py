@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -20,22 +21,24 @@ from accelerate import PartialState
 from torch.optim import Optimizer
 from transformers import Trainer
 
-from eexp.callbacks import OnError, stop_at_error
 from eexp.errors import UsageError
-from eexp.locks import DirectoryLock
 from eexp.prompts import PromptStyle
-from eexp.training import clipping, memory, preferences
+from eexp.records.callbacks import OnError, stop_at_error
+from eexp.records.runs import RUN_FILE, read_run, resolve_base
+from eexp.system.locks import DirectoryLock
+from eexp.training import memory
 from eexp.training.card import model_card
 from eexp.training.files import replace_file, unify_modes, write_errors
-from eexp.training.job import ExampleSource, Job, Settings
+from eexp.training.job import ExampleSource, Job
 from eexp.training.metrics import best_validation, mean_loss, validation_summaries
 from eexp.training.model import experts_warning
 from eexp.training.optimizer import OPTIMIZER_FILE, save_state
 from eexp.training.plan import plan_job
 from eexp.training.preview import describe
+from eexp.training.references import target_logprobs
 from eexp.training.resume import check_finished_run, check_same_examples, last_checkpoint, prepare_checkpoints
+from eexp.training.settings import Settings
 from eexp.training.trainer import make_trainer, training_arguments
-from eexp.weights import RUN_FILE, read_run, resolve_base
 
 
 def finetune(
@@ -129,9 +132,14 @@ def _train(
         init = job.settings.init
         if job.settings.keep_optimizer and init and not (Path(init) / OPTIMIZER_FILE).is_file():
             note(f"{init} has no {OPTIMIZER_FILE}: the optimiser begins anew")
-        if job.settings.objective == "dpo" or job.settings.clip:  # before the weights of a checkpoint are loaded
-            set_references = (preferences if job.settings.objective == "dpo" else clipping).set_references
-            set_references(job, arguments.device, arguments.process_index, arguments.world_size)
+        logprobs_of = partial(
+            target_logprobs,
+            job,
+            device=arguments.device,
+            rank=arguments.process_index,
+            processes=arguments.world_size,
+        )
+        job.objective.prepare(job.rows, logprobs_of)  # before the weights of a checkpoint are loaded
         checkpoint = last_checkpoint(checkpoints) if resume else None
         if checkpoint:
             note(f"going on from {checkpoint}")

@@ -14,9 +14,9 @@ import torch
 
 from eexp.errors import InputError
 from eexp.training.data import row_function
-from eexp.training.job import Settings
 from eexp.training.model import open_model
 from eexp.training.packing import PACKINGS, target_losses
+from eexp.training.settings import Settings
 
 #: Numbers that are kept of a gradient. The cosine of two projections is off by about 1 / sqrt(DIMENSION) = 0.01.
 DIMENSION = 8192

@@ -11,9 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from eexp.errors import EexpError
-from eexp.models import hf
+from eexp.models.backends import hf
 from eexp.models.devices import local_device
-from eexp.terminal import format_bytes
+from eexp.system.terminal import format_bytes
 from eexp.training.distributed import asks_for_sharding, local_process_count, local_rank
 from eexp.training.job import Job
 

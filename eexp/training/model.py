@@ -11,13 +11,13 @@ from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eexp.errors import EexpError, UsageError
-from eexp.models import hf
+from eexp.models.backends import hf
+from eexp.models.backends.kernels import refuse_crash
 from eexp.models.devices import local_device, prefers_bfloat16
-from eexp.models.kernels import refuse_crash
+from eexp.records.runs import is_adapter, resolve_base
 from eexp.training import memory, recurrence, sharding
 from eexp.training.distributed import asks_for_sharding, local_rank
-from eexp.training.job import Settings
-from eexp.weights import is_adapter, resolve_base
+from eexp.training.settings import Settings
 
 
 def check_packages(settings: Settings) -> None:

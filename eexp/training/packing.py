@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from eexp.models import hf
+from eexp.models.backends import hf
 from eexp.training import attention, trie
 from eexp.training.data import Row
 
@@ -62,25 +62,6 @@ def target_losses(model: torch.nn.Module, part: Part) -> torch.Tensor:
         logits = model(**part.inputs, use_cache=False).logits[:, part.keep]
     logits = logits.flatten(0, 1).float()
     return logits.logsumexp(-1)[part.logit_index] - logits[part.logit_index, part.tokens]
-
-
-def plain_loss(rows: Sequence[Row], part: Part, losses: torch.Tensor) -> torch.Tensor:
-    """Return the loss of the rows of a pass that are of no special kind: the weighted sum over their targets.
-
-    Special rows, which are of a class derived from `Row`, have a loss of their own.
-
-    Args:
-        rows: The rows of the pass.
-        part: Its tensors.
-        losses: -log p of its targets, [N].
-    """
-    indices: list[int] = []
-    weights: list[float] = []
-    for row, targets in zip(rows, part.row_targets):
-        if type(row) is Row:
-            indices += targets
-            weights += [weight for _, weight in row.target_weights()]
-    return (losses[indices] * torch.tensor(weights, device=losses.device)).sum()
 
 
 def accepts_keep(model: torch.nn.Module) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import orjson
@@ -19,16 +20,16 @@ from eexp import __version__
 from eexp.errors import InputError, UsageError, short
 from eexp.models.devices import device_name
 from eexp.prompts import PromptStyle, built_in_style, built_in_styles
-from eexp.spans import ACTION
+from eexp.records.runs import fingerprint_of_directory, read_run, resolve_base
 from eexp.training import exact
-from eexp.training.clipping import OwnRow, own_row
-from eexp.training.data import Row, tokenize
+from eexp.training.data import Row
 from eexp.training.distributed import process_count
-from eexp.training.examples import ExampleLog
-from eexp.training.job import ExampleSource, Job, Settings
-from eexp.training.model import check_packages, computed_dtype, open_model
-from eexp.training.packing import PACKINGS, Packing
-from eexp.training.preferences import AnswerRow, check_settings, paired, shares_of_loss, tokenize_pairs, units_of
+from eexp.training.example_log import ExampleLog
+from eexp.training.job import ExampleSource, Job
+from eexp.training.model import check_packages, open_model
+from eexp.training.objectives.base import Objective, open_objective
+from eexp.training.packing import PACKINGS
+from eexp.training.settings import Settings
 from eexp.training.updates import (
     EXAMPLES,
     TRAJECTORIES,
@@ -37,11 +38,9 @@ from eexp.training.updates import (
     by_targets,
     by_trajectories,
     distribute,
-    loss_shares,
     set_shares,
     total_weight,
 )
-from eexp.weights import fingerprint_of_directory, read_run, resolve_base
 
 _MAX_LINEAGES = 20  # in eexp.json and the model card
 _DEFAULT_LENGTH = 8192  # tokens of an example, for a model that does not tell its context
@@ -67,91 +66,95 @@ def plan_job(
     """
     warnings.filterwarnings("ignore", category=FutureWarning)  # libraries warn about each other
     check_packages(settings)
-    _check_batches(settings)
-    if settings.objective == "dpo":
-        check_settings(settings)
-    if settings.keep == "best" and not validation:
-        raise UsageError("--keep best goes by the losses on --validate FILE; give one")
-    if settings.keep == "best" and settings.keep_optimizer:
-        raise UsageError("--keep-optimizer goes on from the last update; it excludes --keep best")
+    objective = open_objective(settings)
+    _check_settings(settings, objective, validation is not None)
     spent = _budget_spent(settings.init)
     budget = _budget_left(settings, spent)
     transformers.set_seed(settings.seed % 2**32)  # numpy's seeds are at most this large
     model, tokenizer, dtype = open_model(settings)
+    rows_of = partial(objective.rows, tokenizer=tokenizer, max_length=_longest_row(model, settings))
     log = ExampleLog()
+    rows, weightless = _training_rows(source, log, rows_of)
+    objective.check_rows(rows)
+    style = _resolve_style(log.style, style)
+    validation_log = log.for_validation()
+    validation_rows = _validation_rows(validation, validation_log, rows_of) if validation else []
+    exact.check(model, rows + validation_rows, settings.packing, dtype, settings.tokens_per_batch)
+    if settings.packing == "tree":
+        exact.prepare(model, rows + validation_rows, dtype, settings.tokens_per_batch)
+    updates = _plan_updates(rows, objective.units(rows), settings, budget)
+    update_weight = _weigh_kinds(rows, updates, settings.share)
+    job = Job(
+        settings,
+        objective,
+        model,
+        tokenizer,
+        dtype,
+        rows,
+        updates,
+        objective.packing(PACKINGS[settings.packing]),
+        target_budget=budget[1] if budget else None,
+        update_weight=update_weight,
+        validation_rows=validation_rows,
+    )
+    job.run = _describe(job, style, log, weightless, validation_log if validation else None, spent)
+    return job
+
+
+def _check_settings(settings: Settings, objective: Objective, has_validation: bool) -> None:
+    """Raise UsageError for settings that exclude each other, or the objective."""
+    if settings.batch_size and settings.batch_trajectories:
+        raise UsageError("--batch-size and --batch-trajectories both say what an update is; give one")
+    if settings.batch_trajectories and settings.shuffle == "examples":
+        raise UsageError("--batch-trajectories keeps trajectories whole, and --shuffle examples does not; give one")
+    objective.check_settings()
+    if settings.keep == "best" and not has_validation:
+        raise UsageError("--keep best goes by the losses on --validate FILE; give one")
+    if settings.keep == "best" and settings.keep_optimizer:
+        raise UsageError("--keep-optimizer goes on from the last update; it excludes --keep best")
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+
+def _longest_row(model: PreTrainedModel, settings: Settings) -> int:
+    """Return the most tokens that a row may have."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    max_length = settings.max_length or context or _DEFAULT_LENGTH
+    return settings.max_length or context or _DEFAULT_LENGTH
+
+
+def _training_rows(
+    source: ExampleSource, log: ExampleLog, rows_of: Callable[..., Iterator[Row]]
+) -> tuple[list[Row], int]:
+    """Return the rows of the examples to train on, and the number of rows that are left out since they have no weight.
+
+    Raises InputError if no row is left.
+    """
 
     def refuse(example: dict, error: InputError) -> None:
         log.discount(example)
         source.on_error(example, error)
 
-    rows: list[Row]
-    if settings.objective == "dpo":
-        rows = list(tokenize_pairs(log.read(source), tokenizer, max_length, refuse))
-    else:
-        rows = list(tokenize(log.read(source), tokenizer, max_length, refuse, settings.action_weight))
-        if settings.clip:
-            rows = list(map(own_row, rows))
-    weighted_rows = [row for row in rows if row.weight and row.n_targets]
-    if not weighted_rows:
-        raise InputError("no examples to train on" + (": all have weight 0" if rows else ""))
-    if settings.clip and not any(isinstance(row, OwnRow) for row in weighted_rows):
-        raise InputError("no examples of kind policy with a weight, which --clip is for (eexp policy-data)")
-    style = _resolve_style(log.style, style)
-    validation_log = log.for_validation()
-    validation_rows: list[Row] = []
-    if validation:
-        all_rows = (
-            tokenize_pairs(validation_log.read(validation), tokenizer, max_length, validation.on_error)
-            if settings.objective == "dpo"
-            else tokenize(validation_log.read(validation), tokenizer, max_length, validation.on_error)
-        )
-        validation_rows = [row for row in all_rows if row.weight and row.n_targets]
-        if not validation_rows:
-            raise InputError("no examples to validate with")
-    exact.check(model, weighted_rows + validation_rows, settings.packing, dtype, settings.tokens_per_batch)
-    if settings.packing == "tree":
-        exact.prepare(model, weighted_rows + validation_rows, dtype, settings.tokens_per_batch)
-    packing = PACKINGS[settings.packing]
-    if settings.objective == "dpo":
-        packing = paired(packing)
-        units = units_of(weighted_rows)
-        planned = _plan_updates([weighted_rows[unit[0]] for unit in units], settings, budget)
-        updates = [[i for unit in update for i in units[unit]] for update in planned]
-    else:
-        updates = _plan_updates(weighted_rows, settings, budget)
-    update_weight = None
-    if settings.share:
-        set_shares(weighted_rows, updates, settings.share)
-        update_weight = total_weight(weighted_rows[i] for update in updates for i in update) / len(updates)
-    run = _describe(settings, log, rows, weighted_rows, updates, packing, model, style)
-    examples = [row for row in weighted_rows if not isinstance(row, AnswerRow)]
-    if settings.objective == "dpo":
-        if len(examples) == len(weighted_rows):
-            raise InputError("no preferences to train on: --objective dpo needs some")
-        of_kinds = loss_shares(examples, [list(range(len(examples)))], None) if examples else {}
-        run["trained"]["shares"] = shares_of_loss(settings, of_kinds)
-    else:
-        run["trained"]["shares"] = loss_shares(weighted_rows, updates, update_weight)
-    if settings.objective == "dpo" and settings.init:  # preferences do not say whether the agent thinks
-        run["think"] = read_run(settings.init).get("think")
-    run["validation"] = {**validation_log.counts(), **_token_counts(validation_rows)} if validation else None
-    run["total"] = {"updates": spent[0] + len(updates), "target_tokens": spent[1] + run["trained"]["target_tokens"]}
-    return Job(
-        settings,
-        model,
-        tokenizer,
-        weighted_rows,
-        updates,
-        run,
-        dtype,
-        packing,
-        target_budget=budget[1] if budget else None,
-        update_weight=update_weight,
-        has_examples=bool(examples),
-        validation_rows=validation_rows,
-    )
+    all_rows = list(rows_of(log.read(source), on_error=refuse))
+    rows = _with_weight(all_rows)
+    if not rows:
+        raise InputError("no examples to train on" + (": all have weight 0" if all_rows else ""))
+    return rows, len(all_rows) - len(rows)
+
+
+def _validation_rows(validation: ExampleSource, log: ExampleLog, rows_of: Callable[..., Iterator[Row]]) -> list[Row]:
+    """Return the rows of the examples to validate with. Raises InputError if there is none that has a weight."""
+    rows = _with_weight(rows_of(log.read(validation), on_error=validation.on_error))
+    if not rows:
+        raise InputError("no examples to validate with")
+    return rows
+
+
+def _with_weight(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if row.weight and row.n_targets]
+
+
+# -- the prompt style --------------------------------------------------------------------------------------------------
 
 
 def _resolve_style(label: str | None, style: PromptStyle | None) -> PromptStyle | None:
@@ -187,14 +190,21 @@ def _built_in_label(name: str) -> str:
 # -- updates -----------------------------------------------------------------------------------------------------------
 
 
-def _check_batches(settings: Settings) -> None:
-    if settings.batch_size and settings.batch_trajectories:
-        raise UsageError("--batch-size and --batch-trajectories both say what an update is; give one")
-    if settings.batch_trajectories and settings.shuffle == "examples":
-        raise UsageError("--batch-trajectories keeps trajectories whole, and --shuffle examples does not; give one")
+def _plan_updates(rows: list[Row], units: list[list[int]], settings: Settings, budget: Budget | None) -> Updates:
+    """Return the updates of a run, indices into `rows`.
+
+    Args:
+        rows: The rows of the run.
+        units: The indices of rows that stay together; the first of them stands for all.
+        settings: The run's settings.
+        budget: The updates and target tokens to make; None for those that the settings ask for.
+    """
+    updates = _updates_of_units([rows[unit[0]] for unit in units], settings, budget)
+    return [[i for unit in update for i in units[unit]] for update in updates]
 
 
-def _plan_updates(rows: list[Row], s: Settings, budget: Budget | None) -> Updates:
+def _updates_of_units(rows: list[Row], s: Settings, budget: Budget | None) -> Updates:
+    """Return the updates of a run, indices into its units, each of which one row stands for."""
     if budget:
         return by_targets(rows, *budget, s.seed, s.shuffle, bool(s.share))
     if s.batch_size or s.shuffle == "examples":
@@ -203,6 +213,17 @@ def _plan_updates(rows: list[Row], s: Settings, budget: Budget | None) -> Update
     if s.batch_trajectories:
         return by_trajectories(rows, s.batch_trajectories, s.epochs, s.max_steps, s.seed)
     return by_trajectories(rows, TRAJECTORIES, s.epochs, s.max_steps, s.seed, examples=EXAMPLES)
+
+
+def _weigh_kinds(rows: list[Row], updates: Updates, shares: Mapping[str, float] | None) -> float | None:
+    """Give each kind in `shares` its share of the loss; return what the losses of every update are divided by.
+
+    Without shares the rows stay as they are, and the result is None: each update is divided by its own weight.
+    """
+    if not shares:
+        return None
+    set_shares(rows, updates, shares)
+    return total_weight(rows[i] for update in updates for i in update) / len(updates)
 
 
 def _budget_spent(init: str | None) -> Budget:
@@ -238,22 +259,24 @@ def _budget_left(settings: Settings, spent: Budget) -> Budget | None:
 
 
 def _describe(
-    settings: Settings,
-    log: ExampleLog,
-    rows: list[Row],
-    weighted_rows: list[Row],
-    updates: Updates,
-    packing: Packing,
-    model: PreTrainedModel,
+    job: Job,
     style: PromptStyle | None,
+    log: ExampleLog,
+    weightless: int,
+    validation_log: ExampleLog | None,
+    spent: Budget,
 ) -> dict[str, Any]:
     """Return what eexp.json says about a run before it starts.
 
     Args:
-        log: The examples that were read.
-        rows: All of them that could be used.
-        weighted_rows: Those of them that have a weight; `updates` are indices into these.
+        job: The run.
+        style: The prompt style of its examples.
+        log: The examples to train on.
+        weightless: The number of rows that are left out since they have no weight.
+        validation_log: The examples to validate with; None for a run without.
+        spent: The updates and target tokens that `init` was trained with.
     """
+    settings, rows, trained = job.settings, job.rows, _computation(job)
     base = resolve_base(settings.base)
     return {
         "eexp": __version__,
@@ -262,13 +285,14 @@ def _describe(
         "init_fingerprint": fingerprint_of_directory(settings.init) if settings.init else None,
         "prompt_style": style and style.label,
         "style": style and orjson.loads(orjson.dumps(style.as_dict())),  # with lists, as when it is read again
-        **_play_settings(weighted_rows),
+        "think": job.objective.think(rows),
+        "longest_completion": _longest_completions(rows),
         "settings": asdict(settings),
         "learning_rate": settings.resolved_learning_rate(),
-        "data": {**log.counts(), "weight_0": len(rows) - len(weighted_rows), **_token_counts(weighted_rows)},
-        "updates": len(updates),
-        "trained": _computation(weighted_rows, updates, packing, settings),
-        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "data": {**log.counts(), "weight_0": weightless, **_token_counts(rows)},
+        "updates": len(job.updates),
+        "trained": {**trained, "shares": job.objective.loss_shares(rows, job.updates, job.update_weight)},
+        "trainable_parameters": sum(p.numel() for p in job.model.parameters() if p.requires_grad),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -277,19 +301,19 @@ def _describe(
         },
         "processes": process_count(),
         "device": device_name(),
-        "dtype": str(computed_dtype(settings)).removeprefix("torch."),
+        "dtype": str(job.dtype).removeprefix("torch."),
         "lineage": log.lineages(_MAX_LINEAGES),
+        "validation": {**validation_log.counts(), **_token_counts(job.validation_rows)} if validation_log else None,
+        "total": {"updates": spent[0] + len(job.updates), "target_tokens": spent[1] + trained["target_tokens"]},
     }
 
 
-def _play_settings(rows: list[Row]) -> dict[str, Any]:
-    """Return how the trained model should be played: whether it thinks, and the tokens that each kind needs."""
-    acting = [row for row in rows if any(segment.name == ACTION for segment in row.segments)]
-    think = ("always" if any(row.thought for row in acting) else "never") if acting else None
+def _longest_completions(rows: list[Row]) -> dict[str, int]:
+    """Return the tokens of the longest completion of each kind."""
     longest: dict[str, int] = {}
     for row in rows:
         longest[row.kind] = max(longest.get(row.kind, 0), row.n_completion)
-    return {"think": think, "longest_completion": longest}
+    return longest
 
 
 def _token_counts(rows: Iterable[Row]) -> dict[str, int]:
@@ -297,21 +321,22 @@ def _token_counts(rows: Iterable[Row]) -> dict[str, int]:
     return {"tokens": sum(len(row.ids) for row in rows), "target_tokens": sum(row.n_targets for row in rows)}
 
 
-def _computation(rows: list[Row], updates: Updates, packing: Packing, settings: Settings) -> dict[str, Any]:
+def _computation(job: Job) -> dict[str, int]:
     """Return counts over the whole run.
 
     They are: examples; tokens and target tokens with every example by itself; tokens that are computed; passes through
     the model, and the tokens of the largest.
     """
+    rows, budget = job.rows, job.settings.tokens_per_batch
     sizes = [
-        packing.size(part)
-        for update in updates
-        for parts in distribute([rows[i] for i in update], packing, settings.tokens_per_batch, process_count())
+        job.packing.size(part)
+        for update in job.updates
+        for parts in distribute([rows[i] for i in update], job.packing, budget, process_count())
         for part in parts
     ]
     return {
-        "examples": sum(map(len, updates)),
-        **_token_counts(rows[i] for update in updates for i in update),
+        "examples": sum(map(len, job.updates)),
+        **_token_counts(rows[i] for update in job.updates for i in update),
         "computed_tokens": sum(sizes),
         "passes": len(sizes),
         "largest_pass": max(sizes),

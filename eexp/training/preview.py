@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from eexp.models.tokenizers import text_of
-from eexp.terminal import format_bytes, style
+from eexp.system.terminal import format_bytes, style
 from eexp.training.data import Row
 from eexp.training.trie import shared_length
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from eexp.training.exact import evaluation_mode
-from eexp.training.packing import Packing, target_losses
+from eexp.training.packing import target_losses
 from eexp.training.updates import distribute
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def target_logprobs(
-    job: Job, rows: Sequence[Row], packing: Packing, device: torch.device, rank: int = 0, processes: int = 1
+    job: Job, rows: Sequence[Row], device: torch.device, rank: int = 0, processes: int = 1
 ) -> list[array[float]]:
     """Return the log-probabilities of the targets of some rows of a run, one array for each row.
 
@@ -27,8 +27,7 @@ def target_logprobs(
 
     Args:
         job: The run; no checkpoint has been loaded into its model yet.
-        rows: The rows.
-        packing: How rows share a pass.
+        rows: Some of the run's rows.
         device: Where to compute.
         rank, processes: The number of this process, and of all of them.
     """
@@ -37,8 +36,8 @@ def target_logprobs(
     numbers = {id(row): number for number, row in enumerate(rows)}  # `distribute` adds copies of weight 0
     logprobs: dict[int, array[float]] = {}
     with evaluation_mode(job.model, job.dtype):
-        for members in distribute(rows, packing, job.settings.tokens_per_batch, processes)[rank]:
-            part = packing.part(members, device)
+        for members in distribute(rows, job.packing, job.settings.tokens_per_batch, processes)[rank]:
+            part = job.packing.part(members, device)
             losses = target_losses(job.model, part).cpu()
             for row, targets in zip(members, part.row_targets):
                 if id(row) in numbers:

@@ -14,10 +14,11 @@ import orjson
 from accelerate.utils import gather_object
 
 from eexp.errors import EexpError, InputError, UsageError
-from eexp.training.examples import ExampleLog
+from eexp.records.runs import read_run
+from eexp.training.example_log import ExampleLog
 from eexp.training.files import replace_file
-from eexp.training.job import ExampleSource, Settings
-from eexp.weights import read_run
+from eexp.training.job import ExampleSource
+from eexp.training.settings import Settings
 
 
 def check_finished_run(

@@ -1,7 +1,7 @@
 """transformers' Trainer, for updates that are computed in several passes: the step at the centre of eexp's training.
 
 Which examples make an update, and which of them each process computes, is decided before (updates.py); packing.py says
-how the examples of a pass go through the model.
+how the examples of a pass go through the model, and objectives/ what their loss is.
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ from transformers import (
 )
 
 from eexp.errors import EexpError, short
-from eexp.terminal import Progress
+from eexp.system.terminal import Progress
 from eexp.training import attention, sharding
-from eexp.training.clipping import ClippedLoss
 from eexp.training.data import Row
 from eexp.training.distributed import process_count
 from eexp.training.files import replace_file
@@ -39,7 +38,6 @@ from eexp.training.job import Job
 from eexp.training.metrics import best_validation, step_of
 from eexp.training.optimizer import load_state
 from eexp.training.packing import target_losses
-from eexp.training.preferences import PreferenceLoss
 from eexp.training.updates import distribute, total_weight
 from eexp.training.validation import add_sums, summary, validation_losses
 
@@ -128,27 +126,22 @@ class UpdateTrainer(Trainer):
             The mean loss by the weight of targets, a number on the device. The mean over processes is the update's.
         """
         model.train()
-        settings, packing, processes = self._job.settings, self._job.packing, self.args.world_size
+        packing, processes = self._job.packing, self.args.world_size
         own_weight = total_weight(inputs)
         update_weight = self._job.update_weight or own_weight
-        scale = processes / update_weight  # gradients are averaged over processes, and so is the loss on record
+        update_loss = self._job.objective.update_loss(inputs, update_weight, processes)
         total = torch.zeros((), device=self.args.device)
-        special_loss: PreferenceLoss | ClippedLoss | None = None
-        if settings.objective == "dpo":
-            special_loss = PreferenceLoss(inputs, settings, self._job.has_examples, processes)
-        elif settings.clip:
-            special_loss = ClippedLoss(settings.clip, scale)
-        passes = distribute(inputs, packing, settings.tokens_per_batch, processes)[self.args.process_index]
+        budget = self._job.settings.tokens_per_batch
+        passes = distribute(inputs, packing, budget, processes)[self.args.process_index]
         for i, rows in enumerate(passes):
             with nullcontext() if i == len(passes) - 1 else self.accelerator.no_sync(model):
                 part = packing.part(rows, self.args.device)
                 with self.compute_loss_context_manager():
-                    losses = target_losses(model, part)
-                    loss = special_loss(rows, part, losses) if special_loss else (part.weights * losses).sum() * scale
+                    loss = update_loss(rows, part, target_losses(model, part))
                 self.accelerator.backward(loss)
                 total += loss.detach()
-        if special_loss:
-            self.measures = special_loss.measures(cast(torch.Tensor, self.accelerator.reduce(special_loss.sums, "sum")))
+        if update_loss.sums is not None:
+            self.measures = update_loss.measures(cast(torch.Tensor, self.accelerator.reduce(update_loss.sums, "sum")))
         return total * (update_weight / own_weight)  # on record is a mean over the update's own targets
 
     def floating_point_ops(self, inputs: list[Row]) -> int:

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from eexp.envs import OpenEnvironments, forking, open_env
 from eexp.envs.base import STEP_LIMIT, Environment, Observation
 from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, unexpected_error
-from eexp.jsonl import dumps
-from eexp.processes.child import ChildFailed, time_limit
+from eexp.records.jsonl import dumps
+from eexp.system.child import ChildFailed, time_limit
+from eexp.workers.jobs import job_of
 from eexp.workers.supervisor import Supervisor, Worker
 from eexp.workers.worker import error_from_answer
 
@@ -187,7 +188,7 @@ class WorkerEnvironments(ParallelEnvironments):
 
     def _request(self, number: int, request: dict) -> None:
         try:
-            job = dumps({"do": f"{__name__}:{_job.__name__}", "env": self.spec, **request})
+            job = dumps(job_of(_job, env=self.spec, **request))
         except InputError as e:
             self._refused.append((number, e))
             return

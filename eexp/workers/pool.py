@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 
 from eexp.errors import NoRoom
-from eexp.processes.child import ChildFailed
+from eexp.system.child import ChildFailed
+from eexp.workers.jobs import Tag
 from eexp.workers.supervisor import TRIES, Supervisor, Worker, repeated_failure
 from eexp.workers.worker import error_from_answer
 
-Tag = TypeVar("Tag")
 AHEAD = 4  # jobs that may be unfinished, for each worker
 
 
@@ -83,14 +83,7 @@ class Pool:
         self._supervisor.close()
 
     def run(self, jobs: Iterator[tuple[Tag, dict]]) -> Iterator[tuple[Tag, Any]]:
-        """Do jobs and yield their results in the order of the jobs.
-
-        Args:
-            jobs: (tag, job) for each of them; the job is as worker.py describes it.
-
-        Yields:
-            (tag, what the job's function returned, or the EexpError that it raised).
-        """
+        """Do jobs as `jobs.Runner.run` says."""
         unfinished: deque[_PoolJob] = deque()  # read and not yet yielded, in order
         waiting: deque[_PoolJob] = deque()  # those of them that no worker has
         more = True

@@ -2,7 +2,7 @@
 
 A worker does one job at a time (eexp/workers/worker.py). One that dies, gives no sign of life for too long or takes too
 much memory is ended, and the caller is told so in place of an answer. No worker outlives this process, nor does any
-descendant of one (eexp/processes/child.py).
+descendant of one (eexp/system/child.py).
 
 Memory is limited twice. The total of a worker and all its descendants is measured at intervals. Between two
 measurements the kernel refuses any single process more than KERNEL_SHARE times the limit, so that none can take the
@@ -23,7 +23,7 @@ import orjson
 
 from eexp.envs import logins
 from eexp.errors import EnvironmentFailed
-from eexp.processes.child import Child, ChildFailed
+from eexp.system.child import Child, ChildFailed
 from eexp.workers.worker import HEARTBEAT
 
 TRIES = 3  # attempts at a job whose worker dies or hangs

@@ -1,21 +1,18 @@
 """The program of a worker process, which holds environments: it reads one job a line and writes one answer a line.
 
-The first line says where modules are found. A job is `{"do": "package.module:function", ...}`. The function is called
-with the job, the environments that this process has open, and a callback to call before every step of an environment;
-what it returns is sent back. Between a job and its answer a line `{"alive": true}` is written from time to time while
-steps are taken.
+The first line says where modules are found. A job is as jobs.py describes it; what its function returns is sent back.
+Between a job and its answer a line `{"alive": true}` is written from time to time while steps are taken.
 
 Where the callback is called with the part of the job that the step belongs to, the line is
 `{"alive": true, "part": ...}` and never left out. If the process is lost at the same part in every attempt, the job is
 assigned anew with that part and the reason under "fatal" (eexp/workers/pool.py).
 
 Whatever an environment prints goes to standard error, because standard output is the pipe for answers. The process ends
-when its standard input does, at SIGTERM, and with its guard (eexp/processes/guard.py).
+when its standard input does, at SIGTERM, and with its guard (eexp/system/guard.py).
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
@@ -28,8 +25,9 @@ import orjson
 from eexp.envs import OpenEnvironments, logins
 from eexp.envs.forking import ForkLost
 from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, UsageError, unexpected_error
-from eexp.jsonl import dumps
-from eexp.processes import signals
+from eexp.records.jsonl import dumps
+from eexp.system import signals
+from eexp.workers.jobs import perform
 
 HEARTBEAT = 0.5  # seconds at least between two signs of life
 
@@ -77,9 +75,8 @@ def main() -> None:
 
 def _answer(job: dict, environments: OpenEnvironments, on_step: Callable[..., None]) -> dict:
     """Do a job and return the answer: {"done": ...}, {"failed": ...} or {"lost": ...}."""
-    module, _, name = job["do"].partition(":")
     try:
-        return {"done": getattr(importlib.import_module(module), name)(job, environments, on_step)}
+        return {"done": perform(job, environments, on_step)}
     except InputError as e:
         return _failed(e)
     except EexpError as e:

@@ -18,7 +18,7 @@ from collections import defaultdict
 import orjson
 
 from eexp.prompts import PromptStyle, get_style
-from eexp.spans import named_span
+from eexp.records.spans import named_span
 
 
 def exchange_outcomes(records: list[dict], rng: random.Random) -> None:

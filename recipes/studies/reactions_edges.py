@@ -20,8 +20,8 @@ from reactions_results import Edges, edges_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eexp.envs.opening import open_env
-from eexp.jsonl import read
 from eexp.prompts import get_style
+from eexp.records.jsonl import read
 
 STYLE = get_style(str(Path(__file__).parent / "reactions.toml"))
 

@@ -21,8 +21,8 @@ from statistics import mean
 
 from eexp.envs.opening import open_env
 from eexp.evidence.comparison import compare
-from eexp.jsonl import read
-from eexp.records import expert_outcome
+from eexp.records.jsonl import read
+from eexp.records.record import expert_outcome
 
 KINDS = ("shown", "executed", "unknown")
 Edges = dict[str, set[str]]

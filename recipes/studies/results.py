@@ -15,8 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from eexp.evidence.comparison import compare
-from eexp.evidence.table import align
-from eexp.jsonl import read
+from eexp.records.jsonl import read
+from eexp.system.terminal import align
 
 #: Arms in the order of a table, by the names of their files.
 ARMS = {

@@ -18,11 +18,11 @@ import orjson
 
 from eexp.envs.opening import open_env
 from eexp.envs.worlds.reactions import NAMES
-from eexp.jsonl import read
+from eexp.examples.reflection.requests import reflection_prompt
+from eexp.examples.reflection.situations import situations
 from eexp.prompts import PromptStyle, get_style
-from eexp.records import example
-from eexp.reflection.requests import reflection_prompt
-from eexp.reflection.situations import situations
+from eexp.records.jsonl import read
+from eexp.records.record import example
 
 
 def pair(trajectory: dict, thought_of: dict, style: PromptStyle) -> dict:

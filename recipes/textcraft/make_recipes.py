@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from eexp.envs.crafting.recipes import parse_recipe, read_directory
+from eexp.envs.worlds.crafting.recipes import parse_recipe, read_directory
 
 HEADER = """\
 # Recipes of Minecraft for the crafting table, as AgentGym's TextCraft has them (github.com/WooooDyy/AgentGym at

@@ -18,9 +18,9 @@ import jsonschema
 from running import Result, run
 
 from eexp.errors import InputError
-from eexp.jsonl import loads
-from eexp.record_types import TYPES, check, schema
-from eexp.records import RECORD_TYPES
+from eexp.records.jsonl import loads
+from eexp.records.record import RECORD_TYPES
+from eexp.records.types import TYPES, check, schema
 from fuzz.variants import CONTROL, GOOD, IN, STUDY, Variant, controls, seeds
 
 REJECTS = "rejects.jsonl"

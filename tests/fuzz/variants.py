@@ -253,6 +253,7 @@ VARIANTS = [
     Variant("stats-apart", ("stats", IN, "--apart-from", GOOD), "example", 1, streams=False),
     Variant("compare", ("compare", GOOD, IN, "--common"), "episode", 1, streams=False, codes=_ANY_END),
     Variant("compare-json", ("compare", "--json", IN), "episode", 0.5, "json", streams=False, codes=_ANY_END),
+    Variant("power", ("power", "--json", IN), "episode", 0.5, "json", streams=False, codes=_ANY_END),
     Variant(
         "report",
         ("report", STUDY, "-o", "page.html", "--tasks", "2", "--common"),

@@ -1,4 +1,4 @@
-"""Run by tests/test_logs.py where verifiers is: read the logs named, print what was read, and write one of its own."""
+"""Run by tests/formats/test_logs.py where verifiers is: read the logs named, print them, and write one of its own."""
 
 import json
 import shutil

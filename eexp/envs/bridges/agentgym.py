@@ -11,13 +11,9 @@ or adds to an observation, is part of the server's kind: AgentTraj-L was recorde
 replayed.
 
 A server reports a failure with status 200, `{"error": ...}`. It does not report which actions were refused: that shows
-in its words, or in the actions it lists. Nor does it report how many tasks it has, so the options do:
-
-    train, test    numbers of tasks, `0-99`, or a file of AgentGym's item ids, `[{"item_id": "textcraft_12"}, ...]`
-    max_steps      actions in an episode, 50 by default
-
-Without `train` and `test`, tasks can still be played by their number, as in recorded trajectories: AgentTraj-L calls
-them textcraft_12.
+in its words, or in the actions it lists. Nor does it report how many tasks it has, so the options `train` and `test` do
+(docs/environments/agentgym.md). Without them, tasks can still be played by their number, as in recorded trajectories:
+AgentTraj-L calls them textcraft_12.
 
 There is no snapshot and no expert. TextCraft's list of crafting commands is partly random: every reset lengthens the
 lists from which it is drawn, and all environments of the server share these lists and the generator. Which recipes are
@@ -44,7 +40,7 @@ from eexp.envs.base import Environment, Observation
 from eexp.envs.bridges.server import Server
 from eexp.envs.spec_options import Numbers, check_disjoint, option_error, parse_step_limit, parse_task_numbers
 from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
-from eexp.records import canonical
+from eexp.records.record import canonical
 
 
 def _plain(action: str) -> str:
@@ -60,39 +56,22 @@ def _unfenced(action: str) -> str:
 
 @dataclass(frozen=True)
 class ServerKind:
-    """The differences of one kind of server from the others. Patterns are regular expressions.
+    """The differences of one kind of server from the others. Patterns are regular expressions."""
 
-    Attributes:
-        how: How to act, for the instruction, where the server does not say it.
-        goal: Pattern of the goal in the first observation.
-        refusal: Pattern of the beginning of an answer to an action that did nothing.
-        noise: Pattern of the random part of an observation.
-        greeting: Pattern of the text that AgentGym's client adds before the first observation.
-        sent: What AgentGym's client makes of an action before it sends it.
-        number: The field of /reset for the number of the task.
-        also: Other fields that /reset needs.
-        handle: The field of every request for the environment's id.
-        look: Whether the first observation has to be requested after /reset.
-        moves: Whether /available_actions lists the actions that are possible in every state.
-        page: Whether /available_actions has to be requested for the actions that are possible in this state.
-        words: Whether the actions are the words of /filtered_vocab, spelled with blanks.
-        percent: Whether the score is in `score`, from 0 to 100.
-    """
-
-    how: str = ""
-    goal: str = ""
-    refusal: str = ""
-    noise: str = ""
-    greeting: str = ""
-    sent: Callable[[str], str] = str
-    number: str = "data_idx"
-    also: dict[str, Any] = field(default_factory=dict)
-    handle: str = "id"
-    look: bool = False
-    moves: bool = False
-    page: bool = False
-    words: bool = False
-    percent: bool = False
+    how: str = ""  # how to act, for the instruction, where the server does not say it
+    goal: str = ""  # pattern of the goal in the first observation
+    refusal: str = ""  # pattern of the beginning of an answer to an action that did nothing
+    noise: str = ""  # pattern of the random part of an observation
+    greeting: str = ""  # pattern of the text that AgentGym's client adds before the first observation
+    sent: Callable[[str], str] = str  # what AgentGym's client makes of an action before it sends it
+    number: str = "data_idx"  # the field of /reset for the number of the task
+    also: dict[str, Any] = field(default_factory=dict)  # other fields that /reset needs
+    handle: str = "id"  # the field of every request for the environment's id
+    look: bool = False  # whether the first observation has to be requested after /reset
+    moves: bool = False  # whether /available_actions lists the actions that are possible in every state
+    page: bool = False  # whether /available_actions has to be requested for the actions that are possible in this state
+    words: bool = False  # whether the actions are the words of /filtered_vocab, spelled with blanks
+    percent: bool = False  # whether the score is in `score`, from 0 to 100
 
 
 GUIDE = ServerKind()
@@ -173,12 +152,7 @@ class _Page(Struct):
 
 
 class AgentGym(Environment):
-    """An environment of its own on one of AgentGym's servers. See the module's docstring for the options.
-
-    Raises:
-        UsageError: An option makes no sense.
-        EexpError: The server does not create an environment.
-    """
+    """An environment of its own on one of AgentGym's servers. docs/environments/agentgym.md lists the options."""
 
     def __init__(self, url: str, env: str = "", train: str = "", test: str = "", max_steps: str = "50") -> None:
         self.spec = f"agentgym:{url}"

@@ -22,7 +22,7 @@ from mcp.shared.message import SessionMessage
 from mcp.types import JSONRPCMessage, PaginatedRequestParams
 from pydantic import TypeAdapter, ValidationError
 
-from eexp.processes.child import Child, ChildFailed, excerpt
+from eexp.system.child import Child, ChildFailed, excerpt
 
 #: The package's error for an answer that is an error: its name in version 2, and in version 1.
 McpError: Any = getattr(exceptions, "MCPError", None) or exceptions.McpError

@@ -2,28 +2,20 @@
 
 COMMAND starts a server that speaks the protocol over its standard input and output. It is split as a shell would split
 it, and run without a shell. An action is one call of a tool in Python's notation, `read_file(path='a.txt')`, whose
-arguments are literals. `done`, or `done: ANSWER`, ends the episode.
-
-A server says neither what to do nor when it was done. The option `tasks` names a file that does (mcp_tasks.py).
+arguments are literals. `done`, or `done: ANSWER`, ends the episode. A server says neither what to do nor when it was
+done: the file of the tasks does (mcp_tasks.py). docs/environments/mcp.md has the options.
 
 Every episode has a directory of its own, in which the server runs, and {dir} in COMMAND stands for it. It begins as a
 copy of the directory that the option `files` names. Its path is another one in each process, so agents see it as
 /workspace, in answers as in arguments.
 
-Options:
+The option `state` says where the server keeps its state, which decides what an episode and a branch begin with:
 
-    tasks       the file of the tasks
-    files       a directory to copy for every episode; none by default
-    state       where the server keeps its state, which decides what an episode and a branch begin with:
-                  server     in its memory, the default. Every episode starts the server anew, and a state is reached by
-                             replay
-                  files      in the directory, which it may read only once. A saved state is a copy of the directory,
-                             and restoring it starts the server anew
-                  stateless  in the directory, which it reads at every call. One server serves all episodes, while the
-                             content of its directory is exchanged
-    tools       how the instruction lists the tools: `short`, the default, `full`, or `schema`
-    mask        a regular expression for parts of answers that are random; dates with times are masked in any case
-    max_steps   actions in an episode, 50 by default
+    server     in its memory. Every episode starts the server anew, and a state is reached by replay
+    files      in the directory, which it may read only once. A saved state is a copy of the directory, and restoring it
+               starts the server anew
+    stateless  in the directory, which it reads at every call. One server serves all episodes, while the content of its
+               directory is exchanged
 
 There are no admissible actions, because arguments are free text. The expert takes the actions that the task file has
 for a task. Tools that the server declares read-only (`readOnlyHint`) are harmless: they are executed in place.
@@ -46,14 +38,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from eexp.calls import Call, parse_call, parse_done
 from eexp.envs.base import Environment, Observation
 from eexp.envs.bridges.mcp_tasks import McpTask, SuccessConditions, holds, read_tasks
 from eexp.envs.bridges.mcp_tools import McpTool, answer_text, read_tools
 from eexp.envs.logins import environment_without_keys, with_logins
 from eexp.envs.spec_options import option_error, parse_choice, parse_step_limit
 from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
-from eexp.processes.child import Child, ChildFailed, time_limit
+from eexp.prompts.calls import Call, parse_call, parse_done
+from eexp.system.child import Child, ChildFailed, time_limit
 
 if TYPE_CHECKING:
     from eexp.envs.bridges.mcp_client import McpSession
@@ -78,31 +70,16 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class _SavedMcpState:
-    """What `save` returns.
+    """What `save` returns."""
 
-    Attributes:
-        episode: The episode that the state belongs to.
-        directory: The copy of its directory.
-        followed: How many calls of the demonstration were made; None once it was left.
-        end: The last observation, if the episode is over.
-    """
-
-    episode: object
-    directory: Path
-    followed: int | None
-    end: Observation | None
+    episode: object  # that the state belongs to
+    directory: Path  # a copy of the episode's
+    followed: int | None  # how many calls of the demonstration were made; None once it was left
+    end: Observation | None  # the last observation, if the episode is over
 
 
 class MCP(Environment):
-    """A server of the Model Context Protocol as a child process. See the module's docstring for the options.
-
-    Args:
-        command: COMMAND; the other arguments are the options.
-
-    Raises:
-        EexpError: The package mcp is missing, or the file of the tasks cannot be read.
-        UsageError: An option makes no sense, or COMMAND names no program.
-    """
+    """A server of the Model Context Protocol as a child process. docs/environments/mcp.md lists the options."""
 
     def __init__(
         self,

@@ -19,50 +19,34 @@ from typing import Annotated, Any, Optional, Union
 import msgspec
 from msgspec import Meta, Struct
 
-from eexp.calls import parse_call, parse_done
 from eexp.envs.logins import environment_without_keys
 from eexp.errors import EexpError, InputError
-from eexp.jsonl import lines, loads
-from eexp.processes.child import Child, ChildFailed, NotStarted
-from eexp.record_types import explain
+from eexp.prompts.calls import parse_call, parse_done
+from eexp.records.jsonl import lines, loads
+from eexp.records.types import explain
+from eexp.system.child import Child, ChildFailed, NotStarted
 
 _EDGES = " \t\n.,;:!?\"'`"
 
 
 class SuccessConditions(Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """What has to hold at the end of an episode; all of what is given.
+    """What has to hold at the end of an episode; all of what is given."""
 
-    Attributes:
-        files: The text of files of the directory; None for a file that must not exist.
-        answer: The words after `done:`, or several forms of them.
-        command: A program that ends with exit status 0.
-    """
-
-    files: Optional[dict[str, Optional[str]]] = None
-    answer: Union[str, list[str], None] = None
-    command: Optional[str] = None
+    files: Optional[dict[str, Optional[str]]] = None  # texts of files; None for a file that must not exist
+    answer: Union[str, list[str], None] = None  # the words after `done:`, or several forms of them
+    command: Optional[str] = None  # a program that ends with exit status 0
 
 
 class McpTask(Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """One task.
-
-    Attributes:
-        id: Its id.
-        instruction: What to do, in words.
-        split: Its split.
-        kind: Its kind, by which results are broken down.
-        files: Texts of files that are in the directory at the beginning, beside those of the option `files`.
-        success: What counts as success; None where nothing tells.
-        expert: A demonstration: its actions in order. `done` may be left out at the end.
-    """
+    """One task."""
 
     id: Annotated[str, Meta(min_length=1)]
     instruction: str
     split: Annotated[str, Meta(min_length=1)] = "train"
-    kind: Optional[str] = None
-    files: dict[str, str] = {}
-    success: Optional[SuccessConditions] = None
-    expert: Optional[list[str]] = None
+    kind: Optional[str] = None  # by which results are broken down
+    files: dict[str, str] = {}  # texts of files that are there at the beginning, beside those of the option `files`
+    success: Optional[SuccessConditions] = None  # None where nothing tells
+    expert: Optional[list[str]] = None  # a demonstration: its actions in order, of which `done` may be left out
 
     @property
     def calls(self) -> list[str]:

@@ -1,6 +1,6 @@
 """Tools of an MCP server as an agent sees them: their names in calls, their descriptions, and their answers as text.
 
-A call is written in Python's notation (eexp/calls.py), and names in other protocols may be none of Python's. So
+A call is written in Python's notation (eexp/prompts/calls.py), and names in other protocols may be none of Python's. So
 `get-sum` is offered as `get_sum` and a parameter `from` as `from_`, and a call is translated back.
 """
 
@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from eexp.calls import Call
+from eexp.prompts.calls import Call
 
 _DEEPEST = 4  # levels of a parameter's type that are described
 _FIRST_SENTENCE = re.compile(r"\.\s+(?=[A-Z])|\n")
@@ -20,23 +20,14 @@ _FIRST_SENTENCE = re.compile(r"\.\s+(?=[A-Z])|\n")
 
 @dataclass(frozen=True)
 class McpTool:
-    """One tool.
+    """One tool."""
 
-    Attributes:
-        name: Its name in calls.
-        server_name: Its name in the protocol.
-        description: What it does, in the server's words.
-        parameters: Their names in the protocol, by their names in calls.
-        schema: The JSON Schema of its arguments, by their names in calls.
-        read_only: Whether the server declares that it changes nothing.
-    """
-
-    name: str
-    server_name: str
+    name: str  # in calls
+    server_name: str  # in the protocol
     description: str
-    parameters: dict[str, str]
-    schema: dict[str, Any]
-    read_only: bool
+    parameters: dict[str, str]  # their names in the protocol, by their names in calls
+    schema: dict[str, Any]  # the JSON Schema of its arguments, by their names in calls
+    read_only: bool  # whether the server declares that it changes nothing
 
     def as_function(self) -> dict[str, Any]:
         """Return the tool as OpenAI's chat format describes it."""

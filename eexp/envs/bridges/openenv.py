@@ -15,20 +15,9 @@ Actions and observations have types there, and become text as follows:
   observation as JSON, without its metadata.
 - *Admissible actions* are those that the action's field enumerates.
 
-Options, for servers that need something else:
-
-    action         the field of the action that the text goes into, or `json`
-    text           the field of the observation that is the text
-    admissible     the field of the observation that lists the possible actions
-    instruction    the field of the first observation that says what to do
-    reward         `last`, or `sum` of the episode: the score, where it is from 0 to 1
-    tools          `text`, or `schema`: the server's tools are not in the instruction but offered as `tools`, and an
-                   action is a call in Python's notation, `name(number=1)`
-    train, test    seeds, `0-99`; by default 0-9999 and 1000000-1000999
-    max_steps      actions in an episode, 50 by default
-
-A server with the Task API has splits and tasks of its own. Otherwise a task is a seed, which a server may silently
-ignore; `eexp rollout` then refuses the branches. There is no expert.
+docs/environments/openenv.md has the options, for servers that need something else. A server with the Task API has
+splits and tasks of its own. Otherwise a task is a seed, which a server may silently ignore; `eexp rollout` then refuses
+the branches. There is no expert.
 
 A server may save and restore states: it answers the message `hello` with `save`, as a program does
 (docs/environments/programs.md), and then the messages `save`, `restore` and `release`. OpenEnv's own server answers
@@ -49,14 +38,15 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Struct
 
-from eexp.calls import parse_call
 from eexp.envs.base import Environment, Observation
-from eexp.envs.bridges.program import PROTOCOL
+from eexp.envs.bridges.program import PROTOCOL, SavedAnswer
 from eexp.envs.bridges.server import GRACE, Server
 from eexp.envs.spec_options import check_disjoint, option_error, parse_choice, parse_step_limit, parse_task_numbers
 from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom
-from eexp.processes.child import MAX_LINE
-from eexp.record_types import explain
+from eexp.prompts.calls import parse_call
+from eexp.records.types import explain
+from eexp.system.child import MAX_LINE
+from eexp.system.packages import installed_by
 
 INSTALL = "openenv needs `pip install 'eexp[openenv]'`"
 SEEDS = {"train": "0-9999", "test": "1000000-1000999"}
@@ -84,12 +74,6 @@ class _Hello(Struct):
 
     protocol: int
     save: bool = False
-
-
-class _SavedData(Struct):
-    """The data of an answer to `save`: any value that the server understands when `restore` sends it back."""
-
-    state: Any
 
 
 class _Answer(Struct):
@@ -137,18 +121,11 @@ class _Listing(Struct):
 
 @dataclass(frozen=True)
 class _SavedEpisode:
-    """What `save` returns: the server's state, and what the session knows beside it.
+    """What `save` returns: the server's state, and what the session knows beside it."""
 
-    Attributes:
-        episode: The episode that the state belongs to.
-        state: The value that the server gave.
-        at: The current observation.
-        reward: The rewards so far.
-    """
-
-    episode: object
-    state: Any
-    at: Any
+    episode: object  # that the state belongs to
+    state: Any  # the value that the server gave
+    at: Any  # the current observation
     reward: float
 
 
@@ -161,13 +138,7 @@ class _UnknownMessage(Exception):
 
 
 class OpenEnv(Environment):
-    """A session on an OpenEnv server. See the module's docstring for the options.
-
-    Raises:
-        UsageError: An option makes no sense.
-        EexpError: There is no such server.
-        NoRoom: The server is full.
-    """
+    """A session on an OpenEnv server. docs/environments/openenv.md lists the options."""
 
     def __init__(
         self,
@@ -298,7 +269,7 @@ class OpenEnv(Environment):
         return None if self._saves else "the server does not offer `save` and `restore`"
 
     def save(self) -> _SavedEpisode:
-        saved = self._ask_for_states("save", {}, _SavedData)
+        saved = self._ask_for_states("save", {}, SavedAnswer)
         return _SavedEpisode(self._episode, saved.state, self._at, self._reward)
 
     def restore(self, state: _SavedEpisode) -> None:
@@ -341,12 +312,7 @@ class OpenEnv(Environment):
     # -- actions -----------------------------------------------------------------------------------------------------
 
     def _choose_field(self, option: str, schema: dict) -> str | None:
-        """Return the field of an action that the text goes into; None where the text is the whole action, in JSON.
-
-        Args:
-            option: The option `action`; empty where it was not given.
-            schema: The JSON Schema of an action.
-        """
+        """Return the field of an action that the text goes into; None where the text is the whole action, in JSON."""
         if option in self._fields:
             return option
         if option and option != JSON:
@@ -419,11 +385,9 @@ class OpenEnv(Environment):
                 time.sleep(GRACE / 10)
 
     def _open_socket(self) -> None:
-        try:
+        with installed_by(INSTALL):
             from websockets.exceptions import WebSocketException
             from websockets.sync.client import connect
-        except ImportError as e:
-            raise EexpError(f"{e}. {INSTALL}") from None
         url = self._server.url.replace("http", "ws", 1) + "/ws"
         try:
             self._socket = connect(

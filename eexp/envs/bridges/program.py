@@ -24,8 +24,8 @@ from msgspec import Meta, Struct
 from eexp.envs.base import Environment, Observation
 from eexp.envs.logins import environment_without_keys, with_logins
 from eexp.errors import EexpError, EnvironmentFailed, UsageError
-from eexp.processes.child import Child, ChildFailed, NotStarted, excerpt, time_limit
-from eexp.record_types import Tool, explain
+from eexp.records.types import Tool, explain
+from eexp.system.child import Child, ChildFailed, NotStarted, excerpt, time_limit
 
 PROTOCOL = 1
 #: Seconds that a program may take to end by itself after `close`.
@@ -96,15 +96,7 @@ Answer = TypeVar("Answer", bound=Struct)
 
 
 class Program(Environment):
-    """The environment behind `exec:COMMAND`. COMMAND is split as a shell would split it, and run without a shell.
-
-    Args:
-        spec: The whole spec, `exec:COMMAND`.
-
-    Raises:
-        UsageError: COMMAND cannot be started.
-        EexpError: COMMAND was started and does not speak the protocol.
-    """
+    """The environment of `exec:COMMAND`. COMMAND is split as a shell would split it, and run without a shell."""
 
     def __init__(self, spec: str):
         self.spec = spec
@@ -212,12 +204,7 @@ class Program(Environment):
             self._fail("answer to hello", f"$.{key}: {e.pattern!r} is no regular expression: {e}")
 
     def _ask(self, shape: type[Answer], op: str, **fields: Any) -> Answer:
-        """Send a request and return the answer, checked.
-
-        Args:
-            shape: The type of the answer.
-            op: The name of the request.
-            fields: Its other fields.
+        """Send a request and return the answer, which is of the type `shape`.
 
         Raises:
             EnvironmentFailed: The program failed or broke the protocol; in that case it was ended.

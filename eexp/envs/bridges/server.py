@@ -13,9 +13,9 @@ import msgspec
 
 from eexp.envs.logins import headers
 from eexp.errors import EnvironmentFailed, UsageError
-from eexp.fetch import Fetcher, TooLarge, TooSlow
-from eexp.processes.child import excerpt, time_limit
-from eexp.record_types import explain
+from eexp.records.types import explain
+from eexp.system.child import excerpt, time_limit
+from eexp.system.fetch import Fetcher, TooLarge, TooSlow
 
 #: Seconds that a server may take for a request that needs no answer.
 GRACE = 2.0

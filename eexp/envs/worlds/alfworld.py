@@ -1,8 +1,7 @@
 """`alfworld`: household tasks in words (Shridhar et al. 2021, arXiv 2010.03768), the text version, without THOR.
 
-`alfworld?data=DIR` plays what `alfworld-download` put into DIR: DIR/json_2.1.1/{train,valid_seen,valid_unseen}/TASK/
-TRIAL/{game.tw-pddl,traj_data.json}. Without `data` the directory is $ALFWORLD_DATA. A game file holds expressions that
-the package evaluates as Python: play none that you do not trust.
+`alfworld?data=DIR` plays what `alfworld-download` put into DIR (docs/environments/alfworld.md). A game file holds
+expressions that the package evaluates as Python: play none that you do not trust.
 
 What differs from the package's environment:
 
@@ -14,22 +13,15 @@ What differs from the package's environment:
 - The welcome is left out, and the task is the instruction and not part of the observation.
 - A record has the checksum of its game, and is refused if the game has changed since.
 - The texts of commands are derived once and not at every step. That takes a hundredth of the time and gives the same,
-  byte for byte (eexp/envs/alfred/).
+  byte for byte (eexp/envs/worlds/alfred/).
 
 An action is valid if it is among the admissible ones; to any other the game says "Nothing happens." Games that the data
 marks as unsolvable, and those with movable receptacles or slicing, are left out, as the package does. Success is the
 game's; the score is 1 with it and 0 without.
-
-Options:
-    data       the directory
-    expert     `handcoded` (the default), the package's rules, which look for things where they usually are; or
-               `planner`, the rest of a plan that knows where everything is
-    max_steps  actions in an episode, 50 by default
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -44,7 +36,9 @@ from typing import Any
 
 from eexp.envs.base import Environment, Observation
 from eexp.envs.spec_options import parse_choice, parse_step_limit
+from eexp.envs.worlds.checksums import checksum_of, refuse_changed
 from eexp.errors import EexpError, InputError, UsageError
+from eexp.system.packages import installed_by
 
 INSTALL = "ALFWorld needs `pip install 'eexp[alfworld]'`"
 VARIABLE = "ALFWORLD_DATA"
@@ -60,12 +54,7 @@ _OLD_COMMAND, _NEW_COMMAND = re.compile(r"^put (.+) in/on (.+)$"), re.compile(r"
 
 
 class AlfWorld(Environment):
-    """ALFWorld, household tasks in text: needs its data. See the module's docstring for the options.
-
-    Raises:
-        EexpError: The package is missing.
-        UsageError: An option makes no sense, or the directory does not exist.
-    """
+    """ALFWorld, household tasks in text: needs its data. docs/environments/alfworld.md lists the options."""
 
     spec = "alfworld"
     #: All its state is in the memory of this process, with one thread and no open file: a fork is an exact copy.
@@ -77,7 +66,7 @@ class AlfWorld(Environment):
         self.max_steps = parse_step_limit("alfworld", max_steps)
         self._directory = _directory(data or os.environ.get(VARIABLE, ""))
         _check_installed(self._directory.parent)
-        self._game: Any = None  # an eexp.envs.alfred.game.Game, with the package's names for things
+        self._game: Any = None  # an eexp.envs.worlds.alfred.game.Game, with the package's names for things
         self._loaded: tuple[Path, str] | None = None
         self._now: Any = None  # the game's state after the last step
         self._agent: Any = None  # the package's hand-coded expert; None once it has given up
@@ -110,7 +99,6 @@ class AlfWorld(Environment):
         return str(task.get("game")).partition("-")[0] if task.get("game") else None
 
     def reset(self, task: dict) -> Observation:
-        """Start a game. Raises InputError if it does not exist or is not the one that the record was made with."""
         split, game = task.get("split"), task.get("game")
         file = self._directory / str(split) / str(game) / "game.tw-pddl"
         if (
@@ -121,8 +109,7 @@ class AlfWorld(Environment):
         ):
             raise InputError(f"{self.spec} has no game {split}/{game}", "$.task.game")
         checksum = _checksum(file)
-        if task.get("checksum", checksum) != checksum:
-            raise InputError(f"{file} has changed since the record was made", "$.task.checksum")
+        refuse_changed(task, checksum, f"{file} has")
         with _global_state_restored():
             if self._game is None:
                 self._game = _environment(self._planner)
@@ -199,14 +186,10 @@ class AlfWorld(Environment):
         return self._advice
 
     def _advise(self, state: Any, command: str) -> None:
-        """Give the hand-coded expert one more state.
+        """Give the hand-coded expert one more state, and the command that led to it.
 
         Where its rules do not fit, it raises whatever Python raises there; it then has no advice for the rest of the
         episode.
-
-        Args:
-            state: The game's state.
-            command: The command that led to it.
         """
         from alfworld.agents.expert import HandCodedAgentFailed, HandCodedAgentTimeout
 
@@ -228,11 +211,9 @@ class AlfWorld(Environment):
 def _check_installed(data: Path) -> None:
     """Raise EexpError if the package is missing."""
     os.environ.setdefault(VARIABLE, str(data))  # without it, the package makes a directory in the user's home
-    try:
+    with installed_by(INSTALL):
         import alfworld.agents.environment.alfred_tw_env  # noqa: F401
         import textworld.envs.pddl  # noqa: F401
-    except ImportError as e:
-        raise EexpError(f"{e}. {INSTALL}") from None
 
 
 def _directory(data: str) -> Path:
@@ -249,17 +230,14 @@ def _environment(plans: bool) -> Any:
     """Return a game with the package's names for things; with `plans` its planner can be asked."""
     from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
 
-    from eexp.envs.alfred.game import Game
+    from eexp.envs.worlds.alfred.game import Game
 
     return AlfredDemangler(Game(plans))
 
 
 def _checksum(file: Path) -> str:
     """Return the checksum of a game and the data of its task."""
-    try:
-        return hashlib.sha256(file.read_bytes() + file.with_name("traj_data.json").read_bytes()).hexdigest()[:16]
-    except OSError as e:
-        raise EexpError(f"{e.filename}: {e.strerror}") from None
+    return checksum_of(file, file.with_name("traj_data.json"))
 
 
 def _read(file: Path) -> dict:
@@ -271,11 +249,7 @@ def _read(file: Path) -> dict:
 
 @contextmanager
 def _global_state_restored(seed: str = "") -> Iterator[None]:
-    """Restore what the package changes for the whole process: the random numbers and the command line.
-
-    Args:
-        seed: The seed of the random numbers meanwhile.
-    """
+    """Restore what the package changes for the whole process: the random numbers, seeded meanwhile, and `sys.argv`."""
     arguments, state = sys.argv, random.getstate()
     random.seed(seed)
     try:

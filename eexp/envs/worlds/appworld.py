@@ -4,19 +4,9 @@ An agent does something for a person in that person's apps: mail, notes, payment
 calls the apps' APIs, `apis.venmo.show_venmo_balance(access_token=token)`, and the observation is what it prints, or the
 error. Variables are kept. `apis.supervisor.complete_task(answer=...)` ends the episode.
 
-The package runs in a Python of its own, which `python` names: it pins versions of packages that are older than those
-that eexp and others need. The program there is eexp/envs/appworld_process.py. Tasks and demonstrations are read from
-the data by this process.
-
-Options, as in `appworld?root=DIR&python=FILE`:
-    root       the directory with AppWorld's folder `data`; $APPWORLD_ROOT by default, else the working directory
-    python     the Python that has the package; $EEXP_APPWORLD_PYTHON by default, else that of eexp
-    expert     `statements`, the default: the statements of the task's solution, one after the other; `print`: a
-               statement that sets variables prints them, too
-    admissible `none`, the default; or `lookups`: calls that read something and need no argument but a token that a
-               variable holds, tried in a fork of the state
-    timeout    seconds that the code of one action may run, 100 by default, as in AppWorld
-    max_steps  actions in an episode, 50 by default
+The package runs in a Python of its own, since it pins versions of packages that are older than those that eexp and
+others need. The program there is eexp/envs/worlds/appworld_process.py. Tasks and demonstrations are read from the data
+by this process. docs/environments/appworld.md has the options, as in `appworld?root=DIR&python=FILE`.
 
 The score is the share of the evaluation's tests that pass when the task is completed, and 0 before; success is that all
 do. What differs from AppWorld: completing the task ends the episode, and nothing is written below `root`.
@@ -33,7 +23,6 @@ from __future__ import annotations
 
 import ast
 import copy
-import hashlib
 import json
 import os
 import re
@@ -49,8 +38,9 @@ from typing import Any
 from eexp.envs.base import Environment, Observation
 from eexp.envs.logins import environment_without_keys
 from eexp.envs.spec_options import option_error, parse_choice, parse_step_limit
+from eexp.envs.worlds.checksums import digest_of, refuse_changed
 from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
-from eexp.processes.child import Child, ChildFailed, excerpt, time_limit
+from eexp.system.child import Child, ChildFailed, excerpt, time_limit
 
 SPLITS = ("train", "dev", "test_normal", "test_challenge")
 ROOT, PYTHON = "APPWORLD_ROOT", "EEXP_APPWORLD_PYTHON"
@@ -63,7 +53,7 @@ DOWNLOAD = "`appworld download data --root DIR` gets it, and appworld?root=DIR n
 #: of the code.
 START, ANSWER = 300.0, 120.0
 
-_PROGRAM = Path(__file__).parents[1] / "appworld_process.py"
+_PROGRAM = Path(__file__).with_name("appworld_process.py")
 #: Prints the state of the installation: "", "installed" (without its apps) or "complete".
 _PROBE = """
 import importlib.util, os
@@ -90,12 +80,7 @@ one, as short as can be."""
 
 
 class AppWorld(Environment):
-    """AppWorld, tasks in apps by programs. See the module's docstring for the options, all strings.
-
-    Raises:
-        UsageError: An option makes no sense, or there is no data.
-        EexpError: The package is missing.
-    """
+    """AppWorld, tasks in apps by programs. docs/environments/appworld.md lists the options, all strings."""
 
     spec = "appworld"
     max_steps = 50
@@ -154,16 +139,11 @@ class AppWorld(Environment):
     def _checksum(self, name: str) -> str:
         """Return the checksum of a task and its databases. Raises InputError if it has no files."""
         directory = self._directory({"id": name})
-        digest = hashlib.sha256()
-        for file in [directory / "specs.json", *sorted((directory / "dbs").iterdir())]:
-            digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
-        return digest.hexdigest()[:16]
+        return digest_of([directory / "specs.json", *sorted((directory / "dbs").iterdir())])[:16]
 
     def reset(self, task: dict) -> Observation:
         directory = self._directory(task)
-        checksum = self._checksum(task["id"])
-        if task.get("checksum", checksum) != checksum:
-            raise InputError(f"{task['id']} has changed since the record was made", "$.task.checksum")
+        refuse_changed(task, self._checksum(task["id"]), f"{task['id']} has")
         self._end_episode()
         if self._process is None or not self._process.usable:
             self.close()

@@ -2,8 +2,7 @@
 
 The agent is in a maze of rooms with balls, boxes, keys and doors, and has a mission such as "put the red ball next to
 the green box". An observation describes its view, 7 cells wide and 7 deep as for the package's own agents: where things
-are relative to it, and which way it faces. Actions: turn left, turn right, go forward, pick up, drop, toggle (a door,
-or a box, which that destroys), done. Things are picked up, dropped and toggled in the cell ahead.
+are relative to it, and which way it faces. docs/environments/babyai.md has the levels, the actions and the splits.
 
 An action is valid if it changes something, and the valid actions are the admissible ones. As in the package, every
 action takes one of the steps that the level allows, and the mission is judged after every action. That is the use of
@@ -16,15 +15,8 @@ a box was opened, in the few levels that it does not solve (KeyInBox, PutNext...
 and where its plan fails.
 
 `explain` names the object of the part of the mission that is still open, and where in view it is. Unknown parts of an
-observation are things and walls in cells that were never in view in the episode.
-
-Option, as in `babyai?level=GoTo,Pickup`:
-    level    names of levels, with commas between them; by default GoToLocal, PickupLoc, OpenDoor, PutNextLocal,
-             UnlockLocalDist, FindObjS5
-
-Splits, by seed, for each level: train 10,000 and test 1,000.
-
-All its state is in this process, with one thread: a fork is an exact copy, too.
+observation are things and walls in cells that were never in view in the episode. All its state is in this process, with
+one thread: a fork is an exact copy, too.
 """
 
 from __future__ import annotations
@@ -33,14 +25,15 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from copy import deepcopy
+from copy import copy, deepcopy
 from functools import cache
 from typing import Any
 
 from eexp.envs.base import Environment, Observation
 from eexp.envs.spec_options import option_error
-from eexp.errors import EexpError, InputError
-from eexp.records import canonical
+from eexp.errors import InputError
+from eexp.records.record import canonical
+from eexp.system.packages import installed_by
 
 INSTALL = "babyai needs `pip install 'eexp[babyai]'` and Python 3.11 or newer"
 
@@ -68,12 +61,7 @@ View = dict[Cell, Any]
 
 
 class BabyAI(Environment):
-    """BabyAI, mazes and missions in words. See the module's docstring.
-
-    Raises:
-        EexpError: The package is missing.
-        UsageError: There is no such level.
-    """
+    """BabyAI, mazes and missions in words. docs/environments/babyai.md lists the options."""
 
     spec = "babyai"
     in_process = True
@@ -251,15 +239,14 @@ class BabyAI(Environment):
         return f"{place} It is locked, and the {thing.color} key {f'is {_place(*key)}' if key else 'is not in view'}."
 
     def fork(self) -> BabyAI:
-        copy = object.__new__(type(self))
-        vars(copy).update(vars(self))
+        fork = copy(self)
         # Both in one copy, because the bot's plan refers to things of the world. What never changes is shared.
         world = self._world
         walls = (cell for cell in world.grid.grid if cell is not None and cell.type == "wall")
         shared = {id(x): x for x in (*walls, world.spec, world.action_space, world.observation_space)}
-        copy._viewed = set(self._viewed)
-        copy._world, copy._bot = deepcopy((world, self._bot), shared)
-        return copy
+        fork._viewed = set(self._viewed)
+        fork._world, fork._bot = deepcopy((world, self._bot), shared)
+        return fork
 
     # -- the expert ----------------------------------------------------------------------------------------------
 
@@ -268,11 +255,7 @@ class BabyAI(Environment):
         return None if self._over or self._bot is None else _ACTION_OF[self._advice]
 
     def _ask_bot(self, last_action: Any) -> None:
-        """Get the bot's next action. It has to be called after every action, which the bot's plan depends on.
-
-        Args:
-            last_action: The package's action that was taken last; None at the beginning.
-        """
+        """Get the bot's next action. It has to be called after every action, which the bot's plan depends on."""
         from minigrid.utils.baby_ai_bot import BabyAIBot
 
         if self._bot is None and last_action is not None:
@@ -357,12 +340,9 @@ def _place(ahead: int, right: int) -> str:
 @cache
 def _levels() -> dict[str, str]:
     """Return the levels: name -> the name they are registered under. Raises EexpError if the package is missing."""
-    try:
-        with redirect_stdout(io.StringIO()):  # pygame prints a greeting
-            import gymnasium
-            import minigrid  # noqa: F401
-    except ImportError as e:
-        raise EexpError(f"{e}. {INSTALL}") from None
+    with installed_by(INSTALL), redirect_stdout(io.StringIO()):  # pygame prints a greeting
+        import gymnasium
+        import minigrid  # noqa: F401
     matches = (re.fullmatch(r"BabyAI-(\w+)-v\d+", name) for name in gymnasium.registry)
     return {match[1]: match[0] for match in matches if match}
 

@@ -3,8 +3,7 @@
 A user asks for several things, one after the other, that concern a simulated file system, a car, a broker's or a
 travel agent's account, and services around them. An action is one function call in Python's notation,
 `cd(folder='document')`, whose arguments are literals: nothing is evaluated. `done` ends the agent's turn, with or
-without words to the user (`done: which file?`). The next observation is the user's next message, unless the episode is
-over.
+without words to the user. docs/environments/bfcl.md has the splits and the option `tools`.
 
 This module calls the package's API classes itself, with one set of objects for each episode: the package's own executor
 keeps them in module globals and evaluates the text that the model wrote. As there, every public method can be called,
@@ -12,21 +11,7 @@ whether it is offered or not. The judgement is the package's: its `state_checker
 every turn.
 
 There are no admissible actions, because arguments are free text. The expert makes the gold calls, and knows no action
-once an episode has left them.
-
-Splits: the 200 scenarios of each category are divided by number. Every fourth is for testing, in all four categories
-alike, since they are variations of the same scenarios.
-    train, test                                 multi_turn_base, 150 and 50 tasks
-    miss_func-train, miss_func-test             a function is missing until a later message of the user
-    miss_param-train, miss_param-test           a value is missing until a later message of the user
-    long_context-train, long_context-test       long files and lists
-
-Option: `tools=short`, the default, lists the functions in the instruction, with the types and values of their
-parameters. `tools=full` adds everything else that the benchmark says about them, which is twice as long. `tools=schema`
-lists none there and offers them as `tools`, for agents that are shown functions by the chat template of their model.
-The expert then names all arguments, some of which gold calls give by position.
-
-All its state is in this process, with one thread: a fork is an exact copy, too.
+once an episode has left them. All its state is in this process, with one thread: a fork is an exact copy, too.
 """
 
 from __future__ import annotations
@@ -35,7 +20,7 @@ import json
 import pickle
 import re
 from collections.abc import Collection, Iterator
-from copy import deepcopy
+from copy import copy, deepcopy
 from functools import cache
 from importlib import import_module
 from importlib.resources import files
@@ -43,10 +28,11 @@ from inspect import ismethod, signature
 from itertools import chain
 from typing import Any
 
-from eexp.calls import Call, format_call, parse_call, parse_done
 from eexp.envs.base import Environment, Observation
 from eexp.envs.spec_options import parse_choice
 from eexp.errors import EexpError, InputError
+from eexp.prompts.calls import Call, format_call, parse_call, parse_done
+from eexp.system.packages import installed_by
 
 #: With its dependencies the package brings gigabytes, another numpy among them. These tasks need none of them.
 INSTALL = "bfcl needs `pip install --no-deps bfcl-eval==2026.3.23 mpmath`"
@@ -69,12 +55,7 @@ _HOW_BY_TOOLS = (
 
 
 class BFCL(Environment):
-    """BFCL, multi-turn function calls to simulated services. See the module's docstring.
-
-    Raises:
-        EexpError: The package is missing.
-        UsageError: An option makes no sense.
-    """
+    """BFCL, multi-turn function calls to simulated services. docs/environments/bfcl.md lists the options."""
 
     spec = "bfcl"
     in_process = True
@@ -83,7 +64,9 @@ class BFCL(Environment):
     record_options = frozenset({"tools"})
 
     def __init__(self, tools: str = "short") -> None:
-        _check_installed()
+        with installed_by(INSTALL):
+            import bfcl_eval  # noqa: F401
+            import mpmath  # noqa: F401
         self._tools = parse_choice("bfcl", "tools", tools, ("short", "full", "schema"))
 
     # -- tasks ---------------------------------------------------------------------------------------------------
@@ -222,11 +205,10 @@ class BFCL(Environment):
         return self._gold[turn][n] if n < len(gold[-1]) else "done"
 
     def fork(self) -> BFCL:
-        copy = object.__new__(type(self))
-        vars(copy).update(vars(self))
-        copy._apis = pickle.loads(pickle.dumps(self._apis, pickle.HIGHEST_PROTOCOL))  # a deep copy, in half its time
-        copy._played, copy._answers = [list(calls) for calls in self._played], list(self._answers)
-        return copy
+        fork = copy(self)
+        fork._apis = pickle.loads(pickle.dumps(self._apis, pickle.HIGHEST_PROTOCOL))  # a deep copy, in half its time
+        fork._played, fork._answers = [list(calls) for calls in self._played], list(self._answers)
+        return fork
 
     def mask(self, text: str) -> str:
         """Return a text with its letters sorted if it lists names in an order that differs between Python processes."""
@@ -276,14 +258,6 @@ def _check_cost(name: str, method: Any, args: list, by_name: dict[str, Any]) -> 
         limit = _COSTLY_LIMIT if position == _COSTLY[name] else 10**100
         if isinstance(value, (int, float)) and abs(value) > limit:
             raise ValueError("a number is too large")
-
-
-def _check_installed() -> None:
-    try:
-        import bfcl_eval  # noqa: F401
-        import mpmath  # noqa: F401
-    except ImportError as e:
-        raise EexpError(f"{e}. {INSTALL}") from None
 
 
 def _read(name: str) -> list[dict]:

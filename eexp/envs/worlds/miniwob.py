@@ -1,25 +1,16 @@
 """`miniwob`: the web pages of MiniWoB++ (Shi et al. 2017, Liu et al. 2018) in a real browser, in words.
 
-The pages are those of the package `miniwob`; they run in Chromium without a window (eexp/envs/browser). An observation
-is the page as lines: what is visible, in document order, with roles, names, values and states, and a number for every
-element that can be acted on. The instruction is the page's own sentence. Actions: `click [12]`, `type [3] "text"`
-(which replaces what the field holds), `select [5] "option"`, `hover [12]`, `key ENTER`, `wait`. There is no dragging
-and no drawing, so some of the pages cannot be solved.
+The pages are those of the package `miniwob`; they run in Chromium without a window (eexp/envs/worlds/browser). An
+observation is the page as lines: what is visible, in document order, with roles, names, values and states, and a number
+for every element that can be acted on. The instruction is the page's own sentence. There is no dragging and no drawing,
+so some of the pages cannot be solved. docs/environments/miniwob.md has the actions, the splits and the options.
 
 The seed decides the task, as in the package. The page's clock stands still and advances by one second at every step,
 and its random numbers come from the seed alone: the same actions lead to the same pages. There is no limit of time. The
 score is the page's reward, without the decay over time, and 0 where the page gives a negative one.
 
-The expert reads the instruction and the page, as an agent does (eexp/envs/browser/experts.py has one for each of its
-pages), and knows no action on other pages.
-
-Options, as in `miniwob?task=click-button,enter-*`:
-    task         names of pages, with `*` for any characters, separated by commas; by default those with an expert
-    max_steps    actions in an episode, 30 by default
-    screenshots  a directory in which a picture of every page that is observed is kept; none by default
-    sandbox      `yes` (the default) or `no`: whether Chromium uses its sandbox, which root cannot
-
-Splits, by seed, for each page: train 10,000 and test 1,000. A few pages have other texts for each of the two.
+The expert reads the instruction and the page, as an agent does (eexp/envs/worlds/browser/experts.py has one for each of
+its pages), and knows no action on other pages.
 """
 
 from __future__ import annotations
@@ -36,12 +27,12 @@ from pathlib import Path
 from typing import Any
 
 from eexp.envs.base import Environment, Observation
-from eexp.envs.browser import chromium
-from eexp.envs.browser.experts import EXPERTS
-from eexp.envs.browser.lines import KEYS, SELECT_ALL, PageAction, Refused, View, keys_of, parse
 from eexp.envs.spec_options import option_error, parse_choice, parse_step_limit
+from eexp.envs.worlds.browser import chromium
+from eexp.envs.worlds.browser.experts import EXPERTS
+from eexp.envs.worlds.browser.lines import KEYS, SELECT_ALL, PageAction, Refused, View, keys_of, parse
 from eexp.errors import EexpError, EnvironmentFailed, InputError
-from eexp.processes.child import ChildFailed, time_limit
+from eexp.system.child import ChildFailed, time_limit
 
 INSTALL = "miniwob needs `pip install 'eexp[miniwob]'` and Chromium (apt-get install chromium)"
 
@@ -76,12 +67,7 @@ _PHRASE = re.compile(r'"([^"]+)"')
 
 
 class MiniWoB(Environment):
-    """MiniWoB++'s pages in Chromium. See the module's docstring for the options, all strings.
-
-    Raises:
-        EexpError: The package or Chromium is missing.
-        UsageError: An option makes no sense.
-    """
+    """MiniWoB++'s pages in Chromium. docs/environments/miniwob.md lists the options, all strings."""
 
     spec = "miniwob"
     max_steps = 30
@@ -116,12 +102,6 @@ class MiniWoB(Environment):
         return task.get("task")
 
     def reset(self, task: dict) -> Observation:
-        """Open the page of a task and start the task.
-
-        Raises:
-            InputError: There is no such task.
-            EnvironmentFailed: The browser failed.
-        """
         self._name = None
         name, seed = task.get("task"), task.get("seed")
         if name not in _all_pages():

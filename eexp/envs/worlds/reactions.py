@@ -7,23 +7,14 @@ an unseen task only if it knows what operations lead to. Random play solves unde
 
 The expert knows the table and takes a shortest way. Twenty-four of its demonstrations contain all that is needed for
 some 7 % of the test tasks; with the outcomes of the other actions in each of their states, it is some 60 %
-(`python benchmarks/reactions.py`).
-
-Splits: `train` has TRAIN tasks to demonstrate, `test` all the others.
-
-Options:
-    table: The number of the table, 0 by default. Tables from 1000 on have names of their own, which no table below has.
-        They are for training base models, so that a study has names and outcomes that its base never saw.
-    words: What the table is about: `substances`, or `program`, in which buttons lead from screen to screen. The tables
-        are the same.
-    shift: The share of the table that is drawn again for `test`, 0 by default. An agent that knows the table of `train`
-        by heart is wrong there.
+(`python benchmarks/reactions.py`). docs/environments/reactions.md has the splits and the options.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import ClassVar
@@ -31,7 +22,7 @@ from typing import ClassVar
 from eexp.envs.base import Environment, Observation
 from eexp.envs.spec_options import option_error, parse_choice
 from eexp.errors import InputError
-from eexp.records import canonical
+from eexp.records.record import canonical
 
 #: Changed whenever a task, a text or a rule changes, so that old records are not mixed with new ones.
 WORLD = "reactions-1"
@@ -46,23 +37,14 @@ FIRST_TABLE_FOR_BASES = 1000
 
 @dataclass(frozen=True)
 class Words:
-    """How a table is put into words.
+    """How a table is put into words."""
 
-    Attributes:
-        operations: The operations' names.
-        action: An action, with {operation} and {thing}.
-        instruction: A task, with {thing}.
-        holding: What is observed, with {thing}.
-        nothing: What is observed where an operation changes nothing, with {thing}.
-        ruined: The thing from which nothing can be made.
-    """
-
-    operations: tuple[str, ...]
-    action: str
-    instruction: str
-    holding: str
-    nothing: str
-    ruined: str
+    operations: tuple[str, ...]  # their names
+    action: str  # with {operation} and {thing}
+    instruction: str  # with {thing}
+    holding: str  # what is observed, with {thing}
+    nothing: str  # what is observed where an operation changes nothing, with {thing}
+    ruined: str  # the thing from which nothing can be made
 
 
 #: All names, in a fixed order: those before FOR_STUDIES are for the tables of studies, the others for those of bases.
@@ -166,7 +148,7 @@ def tasks_of(number: int) -> tuple[tuple[int, int], ...]:
 
 
 class Reactions(Environment):
-    """A hidden table of reactions. See the module's docstring."""
+    """A hidden table of reactions. docs/environments/reactions.md lists the options."""
 
     spec = "reactions"
     in_process = True
@@ -253,6 +235,4 @@ class Reactions(Environment):
         return self._action(way[0]) if way else None
 
     def fork(self) -> Reactions:
-        copy = object.__new__(Reactions)
-        vars(copy).update(vars(self))
-        return copy
+        return copy(self)

@@ -13,11 +13,7 @@ replay gives the recorded observations, and gives them fast (benchmarks/sciencew
 - A failed task scores 0 and is over (in the simulator it scores -100 and goes on).
 - `fork` copies the state inside the JVM, by Java classes of eexp (recipes/scienceworld). The simulator has no copy.
 
-Options, as in `scienceworld?task=boil,find-plant&simplifications=openDoors`:
-    task             names, or beginnings of names, of the kinds of task to have; all 30 by default
-    simplifications  `easy` (the default), `none`, or the simulator's own names with commas between them
-    max_steps        actions in an episode, 100 by default, as in the package
-    memory           memory of the JVM, `512m` by default
+docs/environments/scienceworld.md has the tasks and the options, as in `scienceworld?task=boil,find-plant`.
 """
 
 from __future__ import annotations
@@ -40,7 +36,8 @@ from typing import Any
 from eexp.envs.base import Environment, Observation
 from eexp.envs.spec_options import option_error, parse_step_limit
 from eexp.errors import EexpError, EnvironmentFailed, InputError
-from eexp.processes.child import Child, ChildFailed, time_limit
+from eexp.system.child import Child, ChildFailed, time_limit
+from eexp.system.packages import installed_by
 
 SPLITS = {"train": "getVariationsTrain", "dev": "getVariationsDev", "test": "getVariationsTest"}
 SIMPLIFICATIONS = (
@@ -75,23 +72,12 @@ _TEMPERATURE = re.compile(r"-?\d+(?:\.\d+)?(?= degrees celsius)")
 
 
 class ScienceWorld(Environment):
-    """ScienceWorld, experiments of primary-school science. See the module's docstring for the options, all strings.
-
-    Raises:
-        EexpError: The package or Java is missing.
-        UsageError: An option makes no sense.
-    """
+    """ScienceWorld, experiments of primary-school science. docs/environments/scienceworld.md lists the options."""
 
     spec = "scienceworld"
     record_options = frozenset({"task", "simplifications", "max_steps"})
 
-    def __init__(
-        self,
-        task: str = "",
-        simplifications: str = "easy",
-        max_steps: str = "100",
-        memory: str = "512m",
-    ):
+    def __init__(self, task: str = "", simplifications: str = "easy", max_steps: str = "100", memory: str = "512m"):
         _check_installed()
         self._kinds = _kinds(task)
         self._simplifications = _simplifications(simplifications)
@@ -112,27 +98,21 @@ class ScienceWorld(Environment):
     def tasks(self, split: str) -> Iterator[dict]:
         """Yield the first variation of every kind of task, then the second of every kind, and so on."""
         self.check_split(split)
-        return self._by_turns(list(self._kinds), split)
+        return self._by_turns([self._tasks_of(kind, split) for kind in self._kinds])
 
-    def _by_turns(self, kinds: list[str], split: str) -> Iterator[dict]:
-        variations: dict[str, list[int]] = {}
-        turn = 0
+    def _by_turns(self, kinds: list[Iterator[dict]]) -> Iterator[dict]:
         while kinds:
-            for kind in list(kinds):
-                if kind not in variations:
-                    variations[kind] = self._variations(kind, split)
-                if turn >= len(variations[kind]):
-                    kinds.remove(kind)
-                    continue
-                number = variations[kind][turn]
-                yield {
-                    "id": f"{kind}/{number}",
-                    "split": split,
-                    "task": kind,
-                    "variation": number,
-                    "simplifications": self._simplifications,
-                }
-            turn += 1
+            for tasks in list(kinds):
+                if task := next(tasks, None):
+                    yield task
+                else:
+                    kinds.remove(tasks)
+
+    def _tasks_of(self, kind: str, split: str) -> Iterator[dict]:
+        simplifications = self._simplifications
+        for number in self._variations(kind, split):
+            names = {"id": f"{kind}/{number}", "split": split, "task": kind}
+            yield {**names, "variation": number, "simplifications": simplifications}
 
     def kind_of(self, task: dict) -> str | None:
         """Return the task's own name, such as find-plant; its variations are the tasks."""
@@ -143,12 +123,7 @@ class ScienceWorld(Environment):
         return sorted(self._call(Simulator.aside, SPLITS[split]))
 
     def reset(self, task: dict) -> Observation:
-        """Load a task and look around.
-
-        Raises:
-            InputError: There is no such task.
-            EnvironmentFailed: The simulator failed.
-        """
+        """Load a task and look around."""
         self._task = None
         arguments = self._checked(task)
         if self._running() is None or self._episode is None:
@@ -270,13 +245,11 @@ class ScienceWorld(Environment):
 class JvmEpisode:
     """An episode in the JVM.
 
-    Attributes:
-        interface: The simulator's interface that plays it.
-        state: The interface together with the variables that all interfaces share (eexp.State), which can be copied;
-            None where Java does not allow copies.
+    Its state is the interface together with the variables that all interfaces share (eexp.State), which can be copied;
+    None where Java does not allow copies.
     """
 
-    interface: Any
+    interface: Any  # that of the simulator which plays it
     state: Any
 
 
@@ -483,11 +456,9 @@ def _scala_object(package: Any, name: str) -> Any:
 
 
 def _check_installed() -> None:
-    try:
+    with installed_by(INSTALL):
         import py4j.java_gateway  # noqa: F401
         import scienceworld.constants  # noqa: F401
-    except ImportError as e:
-        raise EexpError(f"{e}. {INSTALL}") from None
     if not shutil.which(_java()):
         raise EexpError(f"no {_java()!r} found. {INSTALL}")
 
@@ -515,11 +486,7 @@ def _all_kinds() -> list[str]:
 
 
 def _kinds(option: str) -> list[str]:
-    """Return the kinds of task that the option `task` names, in the package's order.
-
-    Args:
-        option: Names of kinds, or beginnings of names, with commas between them.
-    """
+    """Return the kinds of task that names, or beginnings of names, stand for, in the package's order."""
     known, chosen = _all_kinds(), set()
     for part in option.split(","):
         matches = [part] if part in known else [kind for kind in known if kind.startswith(part)]

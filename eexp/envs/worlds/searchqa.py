@@ -2,34 +2,16 @@
 
 `searchqa?passages=FILE&questions=FILE`. An action is `search[words]`, which shows the passages that match best, or
 `answer[text]`, which ends the episode. The tags of Search-R1 (Jin et al. 2025, arXiv 2503.09516) are accepted as well:
-`<search>words</search>` and `<answer>text</answer>`.
-
-Passages are JSON Lines, also compressed (`.gz`), with one of these forms in every line:
-    {"id": ..., "title": ..., "text": ...}
-    {"id": ..., "contents": "\"title\"\ntext"}                                 as FlashRAG and Search-R1 publish wiki-18
-    {..., "paragraphs": [{"title": ..., "paragraph_text": ...}, ...]}         a file of questions of MuSiQue
-
-Questions are JSON Lines, in one file or in every `*.jsonl` of a directory:
-    id, question
-    answers                  a list; or `golden_answers` (FlashRAG), or `answer` with `answer_aliases` (MuSiQue)
-    split                    by default train, dev, validation or test if the file is named so, else the file's name
-    queries                  what the expert searches for; or MuSiQue's `question_decomposition`, where `#1` stands for
-                             the answer to the first part. By default it searches for the question itself.
-    kind                     by default the first part of MuSiQue's ids, such as `2hop`
+`<search>words</search>` and `<answer>text</answer>`. docs/environments/searchqa.md has the options, and the keys of
+passages and questions: eexp's own, and those of FlashRAG, Search-R1 and MuSiQue.
 
 The search is SQLite's: BM25 over titles and texts, English words by their stems. Words that stand in many passages,
 such as `the`, are looked for only if a search has no others: they say little and cost nearly all of the time. The index
-is made once (eexp/envs/databases.py). Success is an exact match with one of the answers, both without case,
+is made once (eexp/envs/worlds/databases.py). Success is an exact match with one of the answers, both without case,
 punctuation, articles and surplus blanks.
 
 There are no admissible actions, because queries are free text. The expert searches for the recorded queries and then
 gives the first answer, whether the passages told it or not. It goes on where other searches came between.
-
-Options:
-    passages, questions    the files
-    top        passages shown for a search, 3 by default
-    max_steps  actions in an episode, 10 by default
-    cache      the directory of the index; the user's cache directory by default
 """
 
 from __future__ import annotations
@@ -41,17 +23,19 @@ import sqlite3
 import string
 from collections import Counter
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from eexp.envs.base import Environment, Observation
-from eexp.envs.databases import open_database
 from eexp.envs.spec_options import option_error, parse_step_limit
+from eexp.envs.worlds.checksums import refuse_changed
+from eexp.envs.worlds.databases import open_database
 from eexp.errors import EexpError, InputError, UsageError
-from eexp.jsonl import dumps, loads
-from eexp.records import canonical
+from eexp.records.jsonl import dumps, loads
+from eexp.records.record import canonical
 
 #: Part of the name of the index; changed whenever the index is made in another way.
 INDEX = "searchqa-1"
@@ -74,30 +58,17 @@ _SAMPLE, _COMMON = 20_000, 1_000
 
 @dataclass(frozen=True)
 class Question:
-    """One question.
-
-    Attributes:
-        text: The question.
-        answers: The answers that count as right.
-        queries: What the expert searches for.
-        kind: The kind of the question, if it has one.
-        checksum: Changes with the question, its answers and its queries.
-    """
+    """One question."""
 
     text: str
-    answers: tuple[str, ...]
-    queries: tuple[str, ...]
+    answers: tuple[str, ...]  # those that count as right
+    queries: tuple[str, ...]  # what the expert searches for
     kind: str | None
-    checksum: str
+    checksum: str  # of the question, its answers and its queries
 
 
 class SearchQA(Environment):
-    """Questions to be answered by searching passages: needs the user's files. See the module's docstring.
-
-    Raises:
-        EexpError: A file cannot be read, or the index cannot be made.
-        UsageError: An option makes no sense, or a file does not exist.
-    """
+    """Questions to be answered by searching the user's passages. docs/environments/searchqa.md lists the options."""
 
     spec = "searchqa"
     record_options = frozenset({"top", "max_steps"})
@@ -112,7 +83,8 @@ class SearchQA(Environment):
         passages_file, questions_file = _path("passages", passages), _path("questions", questions)
         if passages_file.is_dir():
             raise option_error("searchqa", "passages", passages, "expected a file, not a directory")
-        self._questions = _read_questions(_question_files(questions_file))
+        files = _question_files(questions_file)
+        self._questions = _read_questions(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
         make = partial(_make_index, file=passages_file)
         self._index, self._passages = open_database(INDEX, [passages_file], make, cache)
         self._common = frozenset(word for (word,) in self._index.execute("SELECT word FROM common"))
@@ -147,10 +119,8 @@ class SearchQA(Environment):
         return hashlib.sha256(f"{self._passages} {question.checksum}".encode()).hexdigest()[:16]
 
     def reset(self, task: dict) -> Observation:
-        """Start a task. Raises InputError if the question or the passages are not those the record was made with."""
         question = self._find(task)
-        if task.get("checksum", self._checksum(question)) != self._checksum(question):
-            raise InputError("the question or the passages have changed since the record was made", "$.task.checksum")
+        refuse_changed(task, self._checksum(question), "the question or the passages have")
         self._question, self._searched, self._end = question, [], None
         return self._observe("Nothing has been searched for yet.")
 
@@ -209,10 +179,9 @@ class SearchQA(Environment):
         return f"answer[{question.answers[0]}]" if query is None else f"search[{query}]"
 
     def fork(self) -> SearchQA:
-        copy = object.__new__(type(self))
-        vars(copy).update(vars(self))
-        copy._searched = list(self._searched)
-        return copy
+        fork = copy(self)
+        fork._searched = list(self._searched)
+        return fork
 
 
 def normalised(text: str) -> str:
@@ -276,14 +245,9 @@ def _texts(value: Any, name: str, place: str) -> list[str]:
     return [_text(text, name, place) for text in texts]
 
 
-def _read_questions(files: tuple[Path, ...]) -> dict[str, dict[str, Question]]:
-    """Return the questions of some files: split -> id -> question."""
-    return _questions_of(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
-
-
 @lru_cache(maxsize=4)
-def _questions_of(files: tuple[tuple[Path, int, int], ...]) -> dict[str, dict[str, Question]]:
-    """Read questions; the sizes and times of the files are there for the cache of answers."""
+def _read_questions(files: tuple[tuple[Path, int, int], ...]) -> dict[str, dict[str, Question]]:
+    """Return questions by split and id; sizes and times of the files are there for the cache of answers."""
     splits: dict[str, dict[str, Question]] = {}
     for file, _, _ in files:
         for place, record in _lines(file):

@@ -6,13 +6,9 @@ Python code, which is run here, so play no checkout that you do not trust. Only 
 imported, and none of the packages that the benchmark needs beside them.
 
 An action is one call in Python's notation with literal arguments, `get_order_details(order_id='#W123')`, or
-`respond(content='...')`, which speaks to the user.
-
-The user is one of two:
-    user=instruction  the default: no model. The first observation is what tau-bench tells the model that plays the
-                      user; `respond` is the agent's last word and ends the conversation.
-    user=MODEL        a model, such as http://localhost:8000/v1#NAME, plays the user at temperature 0. It ends the
-                      conversation with ###STOP###.
+`respond(content='...')`, which speaks to the user. Without a model for the user, the first observation is what
+tau-bench tells the model that plays the user, and `respond` is the agent's last word. A model plays the user at
+temperature 0 and ends the conversation with ###STOP###. docs/environments/tau.md has the options.
 
 A call of transfer_to_human_agents ends the conversation, too. Success is judged as in tau-bench: the database must be
 as after the task's gold calls, and every output that the task names must be in one of the agent's responses.
@@ -24,21 +20,14 @@ What differs from the benchmark:
 - `calculate` refuses powers, which may take forever.
 - Arguments must be JSON values. They may be given by position.
 
-The expert makes the gold calls, except those that the tools refuse, and then responds. `expert=grounded`, the default,
-also looks things up first: ids in a gold call that the agent has not read yet are searched for with tools that only
-read and take one id, or none. `expert=gold` makes the gold calls alone. After a call that changed the database and is
-not the gold one, the expert knows no action.
-
-There are no admissible actions, because arguments are free text. With `admissible=lookups` those calls are listed that
-only read and take one id that was read before, or no argument.
-
-Other options: `tools=short`, the default, describes every tool by one sentence; `tools=full` repeats all that the
-benchmark says about it. With `tools=schema` the tools are not described in the instruction but offered as `tools`, for
-agents that are shown functions by the chat template of their model. An action that is no call then speaks to the user,
-as in the benchmark, in place of `respond`.
+The expert makes the gold calls, except those that the tools refuse, and then responds. With `expert=grounded` it also
+looks things up first: ids in a gold call that the agent has not read yet are searched for with tools that only read and
+take one id, or none. After a call that changed the database and is not the gold one, the expert knows no action. There
+are no admissible actions, because arguments are free text; with `admissible=lookups` those calls are listed that only
+read and take one id that was read before, or no argument.
 
 All its state is in this process, with one thread, unless a model plays the user. A fork copies nothing
-(eexp/envs/tables.py).
+(eexp/envs/worlds/tables.py).
 """
 
 from __future__ import annotations
@@ -53,7 +42,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
@@ -61,13 +50,14 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from eexp.calls import format_call, is_call, parse_call
 from eexp.envs.base import Environment, Observation
 from eexp.envs.logins import with_logins
 from eexp.envs.spec_options import option_error, parse_choice
-from eexp.envs.tables import Database
+from eexp.envs.worlds.checksums import digest_of, refuse_changed
+from eexp.envs.worlds.tables import Database
 from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
-from eexp.records import seed_of
+from eexp.prompts.calls import format_call, is_call, parse_call
+from eexp.records.record import seed_of
 
 if TYPE_CHECKING:
     from eexp.models.base import Model
@@ -124,12 +114,7 @@ class _Gold(NamedTuple):
 
 
 class Tau(Environment):
-    """tau-bench, customer service with tools: needs a checkout of its repository. See the module's docstring.
-
-    Raises:
-        UsageError: An option makes no sense, or there is no checkout at the path.
-        EexpError: The checkout's code cannot be loaded.
-    """
+    """tau-bench, customer service with tools, from a checkout of it. docs/environments/tau.md lists the options."""
 
     spec = "tau"
     in_process = True
@@ -184,9 +169,7 @@ class Tau(Environment):
 
     def reset(self, task: dict) -> Observation:
         split, number = self._place(task)
-        checksum = self._domain.checksum(split, number)
-        if task.get("checksum", checksum) != checksum:
-            raise InputError(f"{task['id']} has changed since the record was made", "$.task.checksum")
+        refuse_changed(task, self._domain.checksum(split, number), f"{task['id']} has")
         self._task, self._gold = self._domain.tasks[split][number], self._domain.gold(split, number)
         self._seed = seed_of("tau", self._domain.name, split, number)
         self._database = self._domain.database
@@ -353,10 +336,9 @@ class Tau(Environment):
         return sorted(format_call(*call) for call in lookups if self._domain.look_up(self._database, *call) is not None)
 
     def fork(self) -> Tau:
-        copy = object.__new__(type(self))
-        vars(copy).update(vars(self))  # nothing in it is ever changed, and the model has no memory
-        copy._is_copy = True
-        return copy
+        fork = copy(self)  # nothing in it is ever changed, and the model has no memory
+        fork._is_copy = True
+        return fork
 
     def close(self) -> None:
         if self._user is not None and not self._is_copy:
@@ -574,11 +556,8 @@ def _task_list(module: ModuleType) -> list[Any]:
 
 def _digest(directory: Path) -> str:
     """Return the checksum of a domain's data, tools and policy."""
-    digest = hashlib.sha256()
-    for file in sorted([*directory.glob("data/*"), *directory.glob("tools/*.py"), directory / "wiki.md"]):
-        if file.is_file():
-            digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
+    files = sorted([*directory.glob("data/*"), *directory.glob("tools/*.py"), directory / "wiki.md"])
+    return digest_of(file for file in files if file.is_file())
 
 
 # -- texts and values ------------------------------------------------------------------------------------------------

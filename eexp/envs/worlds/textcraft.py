@@ -9,18 +9,9 @@ What depends on chance in AgentGym is fixed here. There, the order of a folder d
 because they are circular, and how deep an item is; here, the recipe files are sorted by name. There, the commands that
 are not needed depend on what was played before; here, they are drawn by the task.
 
-Every item that can be crafted is a goal. A hash of the goal decides its split:
-    train       about seven of ten goals, each with ten lists of commands
-    dev, test   about one and two of ten goals, each with one list
-
-Options:
-    depth           goals of this depth only, such as `2` or `2-4`: how many crafts build on each other, at the least
-    distractors     how many commands are listed that are not needed, at the most; 10 by default
-    max_steps       actions in an episode; 50 by default
-    recipes         a directory of recipe files in Minecraft's format, in place of the recipes that come with eexp
-
-A task of AgentGym, whose commands were drawn there, can be played as well: `task_beginning` makes it from its first
-observation, and with it the rules that hold there.
+Every item that can be crafted is a goal, and a hash of the goal decides its split. A task of AgentGym, whose commands
+were drawn there, can be played as well: `task_beginning` makes it from its first observation, and with it the rules
+that hold there. docs/environments/textcraft.md has the splits and the options.
 """
 
 from __future__ import annotations
@@ -28,6 +19,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import replace
 from functools import cache, lru_cache
 from itertools import product
@@ -35,12 +27,12 @@ from pathlib import Path
 from typing import Any
 
 from eexp.envs.base import Environment, Observation
-from eexp.envs.crafting.book import RecipeBook
-from eexp.envs.crafting.plans import Craft, Plan, Planner, actions_of, craft_action, described_craft, listing
-from eexp.envs.crafting.recipes import NAMESPACE, Recipe, parse_recipe, read_directory, spaced
 from eexp.envs.spec_options import option_error, parse_step_limit
+from eexp.envs.worlds.crafting.book import RecipeBook
+from eexp.envs.worlds.crafting.plans import Craft, Plan, Planner, actions_of, craft_action, described_craft, listing
+from eexp.envs.worlds.crafting.recipes import NAMESPACE, Recipe, parse_recipe, read_directory, spaced
 from eexp.errors import EexpError, InputError
-from eexp.records import seed_of
+from eexp.records.record import seed_of
 
 #: Changed whenever a task, a text or a rule changes, so that old records are not mixed with new ones.
 WORLD = "textcraft-1"
@@ -50,7 +42,8 @@ RECIPES = Path(__file__).parents[2] / "data" / "textcraft" / "recipes.txt"
 #: The lists of commands of a goal, by split: each is a task.
 LISTS = {"train": 10, "dev": 1, "test": 1}
 
-#: How to act. It has no articles: a noun after one is a thing that the task is about (eexp/reflection/words.py).
+#: How to act. It has no articles: a noun after one is a thing that the task is about
+#: (eexp/examples/reflection/words.py).
 HOW = (
     "Actions: `get 2 oak logs`, for basic items, which no command crafts; `craft 4 oak planks using 1 oak logs`, with "
     "exactly those ingredients that commands have (oak planks, for example, in place of planks); `inventory`."
@@ -98,12 +91,7 @@ class _Refused(Exception):
 
 
 class TextCraft(Environment):
-    """Crafting by listed commands, in pure Python. See the module's docstring for the options.
-
-    Raises:
-        UsageError: An option makes no sense.
-        EexpError: The recipe files cannot be read.
-    """
+    """Crafting by listed commands, in pure Python. docs/environments/textcraft.md lists the options."""
 
     spec = "textcraft"
     in_process = True
@@ -320,10 +308,9 @@ class TextCraft(Environment):
         return (craft_action(recipe, names) for names in product(*choices))
 
     def fork(self) -> TextCraft:
-        copy = object.__new__(type(self))
-        vars(copy).update(vars(self))
-        copy._inventory = dict(self._inventory)
-        return copy
+        fork = copy(self)
+        fork._inventory = dict(self._inventory)
+        return fork
 
     # -- the expert ----------------------------------------------------------------------------------------------
 

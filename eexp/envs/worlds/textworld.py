@@ -1,7 +1,6 @@
 """`textworld`: games that TextWorld generated, from a directory (Côté et al. 2018, arXiv 1806.11532).
 
-`textworld?games=DIR` plays DIR/train/*.z8, each with its .json beside it; every folder of DIR that holds games is a
-split. Without `games` the directory is $EEXP_TEXTWORLD_GAMES. recipes/textworld makes such a directory.
+`textworld?games=DIR` plays DIR/train/*.z8, each with its .json beside it (docs/environments/textworld.md).
 
 What differs from the package's environment, so that a record can be trusted and a policy reads the story alone:
 
@@ -16,13 +15,10 @@ What differs from the package's environment, so that a record can be trusted and
 
 The expert follows the walkthrough in the game, without commands that would do nothing. Once another action was taken,
 it follows TextWorld's tracking of the quests, which may know no next command after an action that cannot be undone.
-
-Options: `games`, and `max_steps`, 100 by default.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -33,7 +29,9 @@ from typing import Any
 
 from eexp.envs.base import Environment, Observation
 from eexp.envs.spec_options import parse_step_limit
-from eexp.errors import EexpError, InputError, UsageError
+from eexp.envs.worlds.checksums import checksum_of, refuse_changed
+from eexp.errors import InputError, UsageError
+from eexp.system.packages import installed_by
 
 INSTALL = "TextWorld needs `pip install 'eexp[textworld]'`"
 VARIABLE = "EEXP_TEXTWORLD_GAMES"
@@ -54,12 +52,7 @@ _ROOM = re.compile(r"^-= ", re.MULTILINE)
 
 
 class TextWorld(Environment):
-    """TextWorld, generated text games: needs their files. See the module's docstring for the options.
-
-    Raises:
-        EexpError: The package is missing.
-        UsageError: An option makes no sense, or the directory does not exist.
-    """
+    """TextWorld, generated text games: needs their files. docs/environments/textworld.md lists the options."""
 
     spec = "textworld"
     #: All its state is in the memory of this process, with one thread and no open file: a fork is an exact copy.
@@ -68,7 +61,8 @@ class TextWorld(Environment):
 
     def __init__(self, games: str = "", max_steps: str = "100"):
         self.max_steps = parse_step_limit("textworld", max_steps)
-        _check_installed()
+        with installed_by(INSTALL):
+            import textworld  # noqa: F401
         self._splits = _splits(games or os.environ.get(VARIABLE, ""))
         self._loaded: tuple[Path, str] | None = None  # the file and the checksum of the game
         self._game: Any = None  # the package's environment, in a TrackedGame
@@ -87,14 +81,12 @@ class TextWorld(Environment):
             yield {"id": f"{split}/{file.stem}", "split": split, "game": file.name, "checksum": _checksum(file)}
 
     def reset(self, task: dict) -> Observation:
-        """Start a game. Raises InputError if it does not exist or is not the one that the record was made with."""
         split, name = task.get("split"), task.get("game")
         file = next((file for file in self._splits.get(str(split), []) if file.name == name), None)
         if file is None:
             raise InputError(f"{self.spec} has no game {split}/{name}", "$.task.game")
         checksum = _checksum(file)
-        if task.get("checksum", checksum) != checksum:
-            raise InputError(f"{file} has changed since the record was made", "$.task.checksum")
+        refuse_changed(task, checksum, f"{file} has")
         if (file, checksum) != self._loaded:
             self._game, self._spare, self._start, self._loaded = _load(file), [], None, (file, checksum)
         if self._start is None:
@@ -181,13 +173,6 @@ class TextWorld(Environment):
             self._game = None
 
 
-def _check_installed() -> None:
-    try:
-        import textworld  # noqa: F401
-    except ImportError as e:
-        raise EexpError(f"{e}. {INSTALL}") from None
-
-
 def _splits(games: str) -> dict[str, list[Path]]:
     """Return the games by folder of the directory: train, valid and test first, then the others by name."""
     if not games:
@@ -206,22 +191,14 @@ def _splits(games: str) -> dict[str, list[Path]]:
     return splits
 
 
-def _information(file: Path) -> Path:
-    """Return the file with the quests and the walkthrough, without which the package knows only the game's text."""
-    return file.with_suffix(".json")
-
-
 def _checksum(file: Path) -> str:
-    """Return the checksum of a game and its information."""
-    try:
-        return hashlib.sha256(file.read_bytes() + _information(file).read_bytes()).hexdigest()[:16]
-    except OSError as e:
-        raise EexpError(f"{e.filename}: {e.strerror}") from None
+    """Return the checksum of a game with its quests and walkthrough, without which the package knows only its text."""
+    return checksum_of(file, file.with_suffix(".json"))
 
 
 def _load(file: Path, rules: Any = None) -> Any:
     """Load a game; with its `rules` if it is loaded already."""
-    from eexp.envs.textworld_tracking import TrackedGame
+    from eexp.envs.worlds.textworld_tracking import TrackedGame
 
     return TrackedGame(str(file), rules)
 

@@ -2,27 +2,16 @@
 
 `travelplanner?database=DIR&queries=FILE` is the benchmark's sole-planning mode. The instruction is the query. The only
 observation is the reference information that the benchmark has collected for it: attractions, restaurants and
-accommodations of the cities, flights and drives between them. The action is the whole plan, as JSON on one line: a list
-of days with `current_city`, `transportation`, `breakfast`, `attraction`, `lunch`, `dinner` and `accommodation`. It ends
-the episode, and the answer names the constraints that the plan does not meet (eexp/envs/travel). The score is the share
-of those that it meets, and success is the benchmark's final pass: it meets all.
-
-A text that is no such list is not valid, and nothing happens. Values with single quotes, as Python writes them and as
-the benchmark publishes its plans, are accepted, and so is `{"plan": [...]}`.
-
-`queries` is a file of the dataset `osunlp/TravelPlanner`, as CSV or as JSON Lines, or a directory of such files. The
-split of a task is the name of its file; its number in the file is its name. `database` is the directory with the
-folders `flights`, `restaurants` and so on, or the checkout that holds it.
+accommodations of the cities, flights and drives between them. The action is the whole plan, as JSON on one line. It
+ends the episode, and the answer names the constraints that the plan does not meet (eexp/envs/worlds/travel). The score
+is the share of those that it meets, and success is the benchmark's final pass: it meets all. A text that is no such
+list is not valid, and nothing happens. docs/environments/travelplanner.md has the data, the keys of a plan and the
+options.
 
 The expert's plan is the one in the record (`annotated_plan`), which only the training set has. The admissible actions
 are this plan and plans that differ from it in one slot: another restaurant, another flight or drive, another first
 attraction of a day, another accommodation for a stay, or nothing at all. They are a selection: any other plan is
 accepted, too. Where there is no plan, they are not listed.
-
-Options:
-    database, queries    the data
-    alternatives  other values for each slot, from the cheapest to the dearest, 3 by default
-    cache         the directory of the database made from the files; the user's cache directory by default
 """
 
 from __future__ import annotations
@@ -43,13 +32,23 @@ from pathlib import Path
 from typing import Any
 
 from eexp.envs.base import Environment, Observation
-from eexp.envs.databases import open_database
 from eexp.envs.spec_options import option_error
-from eexp.envs.travel.database import FILES, TravelData, make_database
-from eexp.envs.travel.rules import Day, PlanJudge
-from eexp.envs.travel.texts import MEALS, SLOTS, attractions_of, dollars, route, split_name, vehicle_of, without_state
+from eexp.envs.worlds.checksums import refuse_changed
+from eexp.envs.worlds.databases import open_database
+from eexp.envs.worlds.travel.database import FILES, TravelData, make_database
+from eexp.envs.worlds.travel.rules import Day, PlanJudge
+from eexp.envs.worlds.travel.texts import (
+    MEALS,
+    SLOTS,
+    attractions_of,
+    dollars,
+    route,
+    split_name,
+    vehicle_of,
+    without_state,
+)
 from eexp.errors import EexpError, InputError, UsageError, short
-from eexp.jsonl import loads
+from eexp.records.jsonl import loads
 
 #: Part of the name of the database; changed whenever it is made in another way.
 DATABASE = "travelplanner-1"
@@ -69,36 +68,20 @@ HOW = (
 
 @dataclass(frozen=True)
 class TravelQuery:
-    """One record of the dataset.
+    """One record of the dataset."""
 
-    Attributes:
-        fields: What the rules need to know of it: `org`, `dest`, `days`, `people_number` and so on.
-        text: The query in words.
-        dates: The date of every day, as far as the record has them.
-        reference: The reference information.
-        plan: The annotated plan; None where the record has none.
-        level: Its difficulty: easy, medium or hard.
-        missing: The fields without which a plan cannot be judged.
-        checksum: Changes with the record.
-    """
-
-    fields: dict[str, Any]
-    text: str
-    dates: tuple[str, ...]
-    reference: str
-    plan: list[Day] | None
-    level: str
-    missing: tuple[str, ...]
+    fields: dict[str, Any]  # what the rules need to know of it: `org`, `dest`, `days`, `people_number` and so on
+    text: str  # the query in words
+    dates: tuple[str, ...]  # of every day, as far as the record has them
+    reference: str  # the reference information
+    plan: list[Day] | None  # the annotated plan; None where the record has none
+    level: str  # easy, medium or hard
+    missing: tuple[str, ...]  # the fields without which a plan cannot be judged
     checksum: str
 
 
 class TravelPlanner(Environment):
-    """TravelPlanner, sole planning: needs its data. See the module's docstring.
-
-    Raises:
-        EexpError: A file cannot be read.
-        UsageError: An option makes no sense, or a file does not exist.
-    """
+    """TravelPlanner, sole planning: needs its data. docs/environments/travelplanner.md lists the options."""
 
     spec = "travelplanner"
     light = True
@@ -150,8 +133,7 @@ class TravelPlanner(Environment):
     def reset(self, task: dict) -> Observation:
         """Start a task. Raises InputError if its data is not that of the record, or says too little to judge a plan."""
         query = self._find(task)
-        if task.get("checksum", self._checksum(query)) != self._checksum(query):
-            raise InputError("the query or the database has changed since the record was made", "$.task.checksum")
+        refuse_changed(task, self._checksum(query), "the query or the database has")
         if query.missing:
             raise InputError(
                 f"{task['id']} has no {' and no '.join(query.missing)}, so plans cannot be judged here; those of the "
@@ -225,14 +207,7 @@ class TravelPlanner(Environment):
                     yield changed
 
     def _others(self, query: TravelQuery, place: int, slot: str, value: str) -> list[str]:
-        """Return the values for a slot that the reference information has, the cheapest first.
-
-        Args:
-            query: The query.
-            place: The day's place in the plan, from 0.
-            slot: The slot.
-            value: Its value in the plan.
-        """
+        """Return other values for a slot of a day, from the reference information, the cheapest first."""
         if slot == "transportation":
             return self._other_ways(query, place, value)
         rest = ""

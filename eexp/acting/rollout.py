@@ -1,0 +1,50 @@
+"""Execute every alternative from the state it belongs to (Early Experience, equation for D_rollout)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from eexp.acting.audit import Audit
+from eexp.acting.execution import job
+from eexp.acting.settings import RolloutSettings
+from eexp.errors import InputError
+from eexp.records.callbacks import Count, OnError, ignore_error, no_count, stop_at_error
+from eexp.workers.jobs import Runner, job_of, results
+
+
+def rollout(
+    trajectories: Iterator[dict],
+    pool: Runner,
+    settings: RolloutSettings | None = None,
+    *,
+    on_refused: OnError = ignore_error,
+    count: Count = no_count,
+    on_error: OnError = stop_at_error,
+) -> Iterator[dict]:
+    """Fill in the outcome of every alternative that has none.
+
+    A branch point that is not where the record says is refused: its alternatives keep `outcome` null and say why in
+    `refused`.
+
+    Args:
+        trajectories: Trajectories with alternatives.
+        pool: Executes them, in worker processes or in this one (`InProcess`).
+        settings: How to execute, and what.
+        on_refused: Called with the trajectory of a branch point that is refused, and the evidence.
+        count: Called with what was executed and refused.
+        on_error: Called with a trajectory whose own path cannot be walked.
+
+    Raises:
+        EexpError: An alternative had another outcome the second time (`AuditFailed`, eexp/acting/audit.py), or no
+            environment can be opened.
+    """
+    settings = settings or RolloutSettings()
+    audit = Audit(settings.audit)
+    work = job_of(job, fork=settings.fork, again=settings.again)
+    jobs = ((t, {**work, "trajectory": t, "audit": audit.choose(t, settings.again)}) for t in trajectories)
+    for trajectory, result in results(pool, jobs, on_error):
+        for fields in result["refused"]:
+            on_refused(trajectory, InputError(**fields))
+        for label, number in result["counts"].items():
+            count(label, number)
+        yield result["trajectory"]

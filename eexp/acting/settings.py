@@ -1,0 +1,454 @@
+"""Settings of the stages in which an environment is acted in, from `expert` to `eval`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eexp.acting.audit import FIRST, FIRST_SHARE
+from eexp.envs.base import FORK_AUTO, FORK_WAYS
+from eexp.errors import InputError, UsageError
+from eexp.formats.names import ARGUMENT, EPISODES, MARKED, ROWS, WHOLE, WITH_TOOLS
+from eexp.records.record import canonical
+from eexp.settings import (
+    ADMISSIBLE,
+    FILE,
+    MAX_STEPS,
+    POOL,
+    RECALL,
+    RECALL_COUNT,
+    SEED,
+    Finite,
+    Number,
+    Parsed,
+    Whole,
+    Word,
+    first,
+    option,
+    recorded,
+    temperature,
+)
+
+if TYPE_CHECKING:
+    from eexp.formats.episodes import Selection
+    from eexp.models.policy import Policy
+
+SOURCES = ["policy", "admissible", "mixed", "scored"]
+
+#: The default of --min-p where texts are drawn without replacement.
+MIN_P = 0.05
+
+
+@dataclass(frozen=True)
+class ExpertSettings:
+    """Settings of `expert`.
+
+    Attributes:
+        admissible: How many admissible actions to keep a step (a seeded sample with the expert's own among them); 0 for
+            none, None for all.
+        max_steps: Longest episode, in actions; None for the environment's own limit.
+        noise: The probability with which a step takes another admissible action, drawn uniformly, instead of the
+            expert's.
+    """
+
+    admissible: int | None = ADMISSIBLE.field()
+    max_steps: int | None = MAX_STEPS.field()
+    noise: float = option(
+        0,
+        type=Finite(0, 1, max_open=True),
+        metavar="P",
+        help="Share of the expert's actions that are replaced by another admissible action, drawn at random.",
+    )
+    seed: int = SEED.field()
+
+    def lineage(self) -> dict[str, Any]:
+        """Return the settings that decide the output but for the seed, by the names of their options."""
+        admissible = "all" if self.admissible is None else self.admissible
+        return {"admissible": admissible, "max_steps": self.max_steps, "noise": self.noise or None}
+
+
+def _prefix(words: str) -> str:
+    if not canonical(words):
+        raise ValueError(f"{words!r} has no words")
+    return words
+
+
+def _pool_name(name: str) -> str:
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError(f"{name!r} is no name: use letters, digits, '.', '_' and '-'")
+    return name
+
+
+@dataclass(frozen=True)
+class BranchSettings:
+    """Settings of `branch`.
+
+    Texts of the policy are drawn without replacement or, with `replacement`, each on its own; either way another one is
+    drawn where an action is empty, is the expert's, is dropped or is there already.
+
+    Attributes:
+        source: "policy" takes what the policy writes and fills up from the admissible actions; "admissible" draws
+            uniformly from those; "mixed" takes half of each; "scored" draws from the admissible actions by the
+            policy's probability of each.
+        min_p: The floor: alternatives that are less than this times as probable as the most probable one are dropped.
+            Where texts are drawn without replacement, that is the most probable alternative there is, and `rounds` is
+            not used up on texts below the floor; else it is the most probable one drawn. 0 sets no floor; None is the
+            default of `resolved`.
+        rounds: How many texts of the policy are looked at, as a multiple of `k`.
+        ban: Beginnings of actions that are no alternatives, whole words each.
+        pool: The alternatives are added under this name to those of other pools, instead of replacing all.
+        add: How many are added in all states together (`allocation.allocate`), beside those that are there; None adds
+            `k` to every state.
+    """
+
+    k: int = option(4, "-k", type=Whole(1), metavar="N", help="Number of alternatives to add to every state.")
+    add: int | None = option(
+        None,
+        type=Whole(1),
+        metavar="N",
+        help="Keep the alternatives that are there, and add N in all, where one more is most likely to lead to "
+        "something new; -k is then the most for one state.",
+    )
+    source: str = option(
+        "policy",
+        "--from",
+        type=Word(SOURCES),
+        help="Where alternatives come from: what the policy writes; the admissible actions; half from each; or the "
+        "admissible actions drawn by the policy's probability of each.",
+    )
+    temperature: float = temperature(1.0).field()
+    replacement: bool = option(
+        False, help="Draw every text on its own and drop actions drawn before, rather than drawing without replacement."
+    )
+    top_p: float | None = option(
+        None,
+        type=Number(0, 1, min_open=True),
+        metavar="P",
+        help="At every token, draw from the most probable ones only, as few as have this share of the "
+        "probability.  [default: from all]",
+    )
+    min_p: float | None = option(
+        None,
+        type=Number(0, 1),
+        metavar="P",
+        help="Drop alternatives that are less than P times as probable as the most probable one in the same "
+        f"state; 0 drops none.  [default: {MIN_P:g} where texts are drawn without replacement, else 0]",
+    )
+    rounds: int = option(
+        10,
+        type=Whole(1),
+        metavar="N",
+        help="Look at no more than N times k texts of the policy; then fill up from the admissible actions.",
+    )
+    only_admissible: bool = option(
+        True, help="Drop the policy's draws that are not admissible, where the whole list is known."
+    )
+    ban: tuple[str, ...] = option(
+        (),
+        type=Parsed(_prefix),
+        multiple=True,
+        metavar="PREFIX",
+        help="Actions that begin with these words are no alternatives: neither drawn nor filled up with. May be "
+        "repeated.",
+    )
+    pool: str | None = option(
+        None,
+        type=Parsed(_pool_name),
+        metavar="NAME",
+        help="Add the alternatives under this name and keep those of other pools.  [default: replace all]",
+    )
+    seed: int = SEED.field()
+
+    @property
+    def without_replacement(self) -> bool:
+        """Whether texts are drawn without replacement, where the policy can."""
+        return self.source in ("policy", "mixed") and self.temperature > 0 and not self.replacement
+
+    def resolved(self, policy: Policy | None) -> BranchSettings:
+        """Return the settings with the floor of a policy: MIN_P where it draws without replacement, else none."""
+        if self.min_p is not None:
+            return self
+        return replace(self, min_p=MIN_P if policy and policy.exact and self.without_replacement else 0.0)
+
+    def lineage(self, policy: Policy | None, max_tokens: int | None) -> dict[str, Any]:
+        """Return the settings that decide the output, by the names of their options."""
+        entries = recorded(self, "k", "add", "source", "seed")
+        if policy:
+            entries |= {"model": policy.fingerprint, "prompt_style": policy.style_label}
+            entries |= {"temperature": self.temperature, "min_p": self.min_p or None}
+            if self.source != "scored":
+                entries |= {"rounds": self.rounds, "max_tokens": max_tokens}
+                entries |= {**recorded(self, "top_p", "only_admissible"), "replacement": self.replacement or None}
+        return entries | {"ban": ",".join(self.ban) or None, "pool": self.pool}
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """Settings of `rollout`."""
+
+    fork: str = option(
+        FORK_AUTO,
+        type=Word([FORK_AUTO, *FORK_WAYS]),
+        help="How to leave the expert's path and come back: by the environment's own copy of its state, a fork of "
+        "its process, or walking there again.",
+    )
+    again: bool = option(False, help="Execute alternatives that have an outcome, too.")
+    audit: float = option(
+        0.02,
+        type=Number(0, 1),
+        metavar="SHARE",
+        help="Share of the alternatives to execute a second time, by a replay from the task's beginning; another "
+        f"outcome ends the run (exit code 1). Of the first {FIRST} of a run at least {FIRST_SHARE:g}, and one in every "
+        "trajectory. 0 for none.",
+    )
+
+
+@dataclass(frozen=True)
+class FollowSettings:
+    """Settings of `follow`."""
+
+    steps: int = option(10, type=Whole(1), metavar="N", help="Longest continuation, in actions after the alternative.")
+    pool: str | None = POOL.field()
+    first: int | None = first(1).field()
+    again: bool = option(False, help="Follow alternatives that were followed before, too.")
+    temperature: float = temperature(0.0).field()
+    seed: int = SEED.field()
+
+    def lineage(self) -> dict[str, Any]:
+        """Return the settings by the names of their options."""
+        again = {"again": self.again or None}
+        return {"steps": self.steps, **recorded(self, "pool", "first"), "temperature": self.temperature, **again}
+
+
+@dataclass(frozen=True)
+class CorrectSettings:
+    """Settings of `correct`."""
+
+    turns: int = option(
+        1, type=Whole(1), metavar="N", help="Correct up to N turns of an episode, from the first one on."
+    )
+    admissible: int | None = ADMISSIBLE.field()
+    seed: int = SEED.field()
+
+    def lineage(self) -> dict[str, Any]:
+        """Return the settings by the names of their options."""
+        return {**asdict(self), "admissible": "all" if self.admissible is None else self.admissible}
+
+
+@dataclass(frozen=True)
+class RewardSettings:
+    """Settings of `reward`."""
+
+    by: str = option(
+        "progress",
+        type=Word(["progress", "similarity"]),
+        help="Reward by how many actions, at most one, the expert got nearer to the end (progress), or by how much the "
+        "action is like the expert's in the same state, from 0 to 1 (similarity).",
+    )
+
+    def lineage(self) -> dict[str, Any]:
+        """Return the settings by the names of their options."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ImportSettings:
+    """Settings of `import_` and `import_episodes`.
+
+    Attributes:
+        action: How the agent's turns are read (formats.names.MARKED, WHOLE or ARGUMENT); None as usual in the format.
+        task_key: The key that names the task.
+        mapping: A JSON file: what a record calls its task, and what the environment does.
+    """
+
+    no_replay: bool = option(
+        False, help="Take the contents of the records as they are: nothing is checked, nothing filled in."
+    )
+    success: bool = option(False, help="Leave out records that did not succeed.")
+    min_score: float | None = option(
+        None,
+        type=Finite(min=0, max=1),
+        metavar="SCORE",
+        help="Leave out records that ended with a lower score, or with none.",
+    )
+    drop_invalid: bool = option(
+        False,
+        help="Leave out actions that the environment refused, where a second replay without them shows that they "
+        "changed nothing.",
+    )
+    distinct: bool = option(False, help="Of trajectories of one task with the same actions, keep the first.")
+    action: str | None = option(
+        None,
+        type=Word([MARKED, WHOLE, ARGUMENT]),
+        help='Where the action is: after "Action:", with a thought before it; the whole text of the agent, or the '
+        "call of a tool in Python's notation; or the only argument of that call.  "
+        "[default: whole for messages, else marked]",
+    )
+    task_key: str | None = option(
+        None,
+        metavar="KEY",
+        help="The key of a record that names its task.  [default: item_id, or game_file, or id]",
+    )
+    name: str | None = option(
+        None,
+        metavar="NAME",
+        help="The environment's name in records that are not replayed.  "
+        "[default: the format's; for episodes, the one they name]",
+    )
+    split: str | None = option(None, metavar="NAME", help="Look for the task in this split.  [default: in all of them]")
+    match: str | None = option(
+        None,
+        metavar="TEMPLATE",
+        help="How the records name the environment's tasks, written with the keys of a task, such as "
+        "{level}/{seed}.  [default: {id}; for a server of AgentGym, the number at the end]",
+    )
+    mapping: str | None = option(
+        None,
+        "--map",
+        type=FILE,
+        metavar="FILE",
+        help="A JSON object from the names of tasks in the records to those of the environment.",
+    )
+    trust: str = option(
+        "record",
+        type=Word(["record", "environment"]),
+        help="Where they differ, refuse the record, or count it and go by the environment.",
+    )
+    admissible: int | None = ADMISSIBLE.field()
+    seed: int = SEED.field()
+
+    @property
+    def selection(self) -> Selection:
+        """Which trajectories are kept."""
+        from eexp.formats.episodes import Selection
+
+        return Selection(self.success, self.min_score, self.distinct)
+
+    def check(self, format: str, replayed: bool) -> None:
+        """Raise UsageError for an option that would change nothing."""
+        about_tasks = {"--split": self.split, "--match": self.match, "--map": self.mapping}
+        about_records = {"--action": self.action, "--task-key": self.task_key}
+        if format in ROWS:
+            about_trajectories = {
+                **about_tasks,
+                "--action": self.action,
+                "--success": self.success,
+                "--min-score": self.min_score is not None,
+                "--drop-invalid": self.drop_invalid,
+                "--distinct": self.distinct,
+            }
+            for name, value in about_trajectories.items():
+                if value:
+                    raise UsageError(f"{name} is for trajectories; rows of {format} become examples")
+        elif format == EPISODES:
+            for name, value in {**about_records, **about_tasks}.items():
+                if value:
+                    raise UsageError(f"{name} is for records of other projects; an episode holds the same itself")
+        elif self.action == ARGUMENT and format not in WITH_TOOLS:
+            raise UsageError("--action argument is for calls of tools, which only messages have")
+        elif not replayed:
+            for name, value in about_tasks.items():
+                if value:
+                    raise UsageError(f"{name} is about the environment's tasks; it needs --env")
+            if self.success or self.min_score is not None:
+                raise UsageError(f"records of {format} say nothing of success; --success and --min-score need --env")
+        if self.drop_invalid and not replayed:
+            raise UsageError("only a replay can tell that a refused action changed nothing; --drop-invalid needs one")
+        if replayed and self.name:
+            raise UsageError("--name is for records that are not replayed; with --env it is the environment's")
+
+    def lineage(self, replayed: bool) -> dict[str, Any]:
+        """Return the settings that decide the output, by the names of their options."""
+        entries = recorded(self, "action", "task_key")
+        if replayed:
+            entries |= recorded(self, "split", "match", "mapping", "trust")
+            entries |= {"admissible": "all" if self.admissible is None else self.admissible, "seed": self.seed}
+        else:
+            entries |= {"replay": "no" if self.no_replay else None, "name": self.name}
+        return {
+            **entries,
+            "success": "yes" if self.success else None,
+            "min_score": self.min_score,
+            "drop_invalid": "yes" if self.drop_invalid else None,
+            "distinct": "yes" if self.distinct else None,
+        }
+
+    def names(self) -> dict[str, str] | None:
+        """Return the contents of the file `mapping`; raise InputError if it holds no object of strings."""
+        from eexp.records.jsonl import loads, refuse_other_files
+
+        file = self.mapping
+        if file is None:
+            return None
+        try:
+            contents = Path(file).read_bytes()
+        except OSError as e:
+            raise InputError(f"{file}: {e.strerror or e}") from None
+        refuse_other_files(contents, file)
+        try:
+            names = loads(contents)
+        except InputError as e:
+            raise InputError(f"{file}: {e}") from None
+        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+            raise InputError(f"{file}: expected an object of strings")
+        return names
+
+
+@dataclass(frozen=True)
+class TaskSelection:
+    """The tasks that `eexp eval` plays."""
+
+    number: int | None = option(
+        None,
+        "-n",
+        "--number",
+        type=Whole(1),
+        metavar="N",
+        help="Number of tasks.  [default: all of the split or panel]",
+    )
+    skip: int = option(
+        0,
+        type=Whole(0),
+        metavar="N",
+        help="Pass over that many tasks first, so that several machines can share the work.",
+    )
+    split: str | None = option(None, metavar="NAME", help="The split to take tasks from.  [default: test]")
+    panel_file: str | None = option(
+        None,
+        "--panel",
+        type=FILE,
+        metavar="FILE",
+        help="Play the tasks of this panel, made by `eexp panel`; it names its environment.",
+    )
+    trials: int = option(
+        1,
+        type=Whole(1),
+        metavar="N",
+        help="Episodes a task; more than one makes sense at a temperature above 0.",
+    )
+
+    def part_of(self, tasks: list[dict]) -> list[dict]:
+        """Return the tasks of a panel that are selected."""
+        return tasks[self.skip : None if self.number is None else self.skip + self.number]
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """Settings of `evaluate`. Temperature 0 is greedy."""
+
+    temperature: float = temperature(0.0).field()
+    max_steps: int | None = MAX_STEPS.field()
+    only_admissible: bool = option(False, help="Let the policy write nothing but an admissible action.")
+    look_ahead: int | None = option(
+        None,
+        type=Whole(2),
+        metavar="K",
+        help="Try each action in a fork of the environment first, or ask --look-ahead-with. Where it is refused, "
+        "changes nothing or ends the episode without success, draw another one at temperature 1, up to K in all, and "
+        "take the first one that does better.",
+    )
+    recall: str | None = RECALL.field()
+    recall_count: int = RECALL_COUNT.field()
+    seed: int = SEED.field()

@@ -1,0 +1,209 @@
+"""`eexp env`: list, show, check and play environments."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from eexp.console import options
+from eexp.console.parameters import PATH, parameter
+from eexp.errors import EXIT_FAILED, EexpError, environment_errors
+from eexp.settings import SEED
+from eexp.system.terminal import show, style
+
+if TYPE_CHECKING:
+    from eexp.envs.base import Environment
+
+
+ENV = click.argument("spec", type=options.ENV, metavar="ENV", envvar="EEXP_ENV", shell_complete=options.complete_env)
+
+
+@click.group("env")
+def command() -> None:
+    """List, show, check and play environments.
+
+    `eexp env list` shows what ENV may be; eexp-env(7) says how to write one as a program.
+
+    \b
+    Example:
+      eexp env check house
+    """
+
+
+# -- list ------------------------------------------------------------------------------------------------------------
+
+
+@command.command("list")
+def list_command() -> None:
+    """List what ENV may be, and what is missing for those that cannot be opened here.
+
+    An environment that is not ready has a second line, which says why.
+
+    \b
+    Example:
+      eexp env list
+    """
+    from eexp.envs.registry import BUILT_IN, KINDS, registered
+
+    specs = {kind.name: (kind.spec, kind.line) for kind in BUILT_IN.values()}
+    specs |= {name: (name, f"{path}, from another package") for name, path in registered().items()}
+    for name, (spec, line) in specs.items():
+        show(f"{spec:23}  {line}")
+        if problem := _problem_of(name):
+            show(f"{'':23}  {style(f'not ready: {problem}', dim=True)}")
+    show(f"{'NAME?KEY=VALUE':23}  one of these with options, such as scienceworld?task=find-plant")
+    for kind in KINDS:
+        if kind.name not in BUILT_IN:
+            show(f"{kind.spec:23}  {kind.line}")
+
+
+def _problem_of(name: str) -> str | None:
+    """Return why an environment cannot be opened by its name alone; None where it can."""
+    from eexp.envs import open_env
+
+    try:
+        open_env(name).close()
+    except EexpError as e:
+        return str(e)
+    return None
+
+
+# -- show ------------------------------------------------------------------------------------------------------------
+
+
+@command.command("show")
+@ENV
+@click.option("--task", metavar="ID", help="The task to show.  [default: the first]")
+def show_command(spec: str, task: str | None) -> None:
+    """Show what an environment offers: splits and counts, what it can do, and one task.
+
+    \b
+    Example:
+      eexp env show house
+    """
+    from eexp.console.rendering import render_environment
+    from eexp.envs import open_env
+
+    with open_env(spec) as env, environment_errors(spec):
+        for line in render_environment(env, task):
+            show(line)
+
+
+# -- check -----------------------------------------------------------------------------------------------------------
+
+
+@command.command("check")
+@ENV
+@click.option(
+    "-n",
+    "--number",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Number of tasks of the first split to play; of every other split, one is played.",
+)
+@click.option(
+    "--action",
+    "actions",
+    multiple=True,
+    metavar="TEXT",
+    help="An action to try, for an environment with neither expert nor admissible list. May be repeated.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    envvar="EEXP_ENV_TIMEOUT",
+    show_envvar=True,
+    help="Longest answer.",
+)
+@parameter(SEED)
+def check_command(spec: str, number: int, actions: tuple[str, ...], timeout: float, seed: int) -> None:
+    """Check that an environment keeps its contract, so that its branches can be trusted.
+
+    Some tasks are played, and then played again: in the same environment and in one opened anew, with and without
+    asking for admissible actions and the expert, beside another one if it calls itself light, around forks, around
+    actions it calls harmless, around nonsense.
+    The observations must be the same each time. Every line begins with ok, FAIL, note (worth knowing, nothing is
+    broken) or - (not tried). It is a failure, too, if no action could be taken at all. Exit code 1 if anything failed.
+
+    \b
+    Example:
+      eexp env check house
+    """
+    from eexp.envs import check, open_env
+    from eexp.workers.supervisor import ONE_THREAD
+
+    os.environ.update({**ONE_THREAD, **os.environ, "EEXP_ENV_TIMEOUT": str(timeout)})
+
+    checker = check.Checker(lambda: open_env(spec), tasks=number, limit=timeout, seed=seed, actions=actions)
+    failed = 0
+    colours = {check.OK: "green", check.FAILED: "red", check.NOTE: "yellow"}
+    for result in checker.findings():
+        failed += result.verdict == check.FAILED
+        verdict = style(f"{result.verdict:4}", fg=colours.get(result.verdict))
+        show(f"{verdict}  {result.check:12}  {result.detail}")
+    if failed:
+        sys.exit(EXIT_FAILED)
+
+
+# -- play ------------------------------------------------------------------------------------------------------------
+
+
+@command.command("play")
+@ENV
+@click.option("--task", metavar="ID", help="The task to play.  [default: the first of the split]")
+@click.option("--split", metavar="NAME", help="The split to look in.  [default: all splits, the first one first]")
+@click.option("-o", "--output", type=PATH, metavar="FILE", help="Add the episode to this file, as a trajectory.")
+def play_command(spec: str, task: str | None, split: str | None, output: str | None) -> None:
+    """Play a task by hand. Tab completes admissible actions.
+
+    A line is an action. `?` lists the admissible actions, `!` shows the action of the expert, and an empty line or
+    Ctrl-D ends the episode. With -o the episode is kept as a demonstration, which `eexp branch` reads like any other.
+
+    \b
+    Example:
+      printf 'look\\n?\\n' | eexp env play house
+    """
+    from eexp.acting.by_hand import play_by_hand
+    from eexp.envs import open_env
+    from eexp.envs.naming import find_task
+    from eexp.records.jsonl import append, dumps
+    from eexp.records.record import lineage_entry, with_lineage
+
+    with open_env(spec) as env, environment_errors(spec):
+        trajectory = play_by_hand(env, find_task(env, task, split), _reader(env), show)
+    if output and trajectory["steps"]:
+        line = dumps(with_lineage(trajectory, lineage_entry("env-play")))
+        append(line, output)
+
+
+def _reader(env: Environment) -> Callable[[], str]:
+    """Return a function that reads a line from a person, with completion, or from a pipe."""
+    if not sys.stdin.isatty():
+        return lambda: sys.stdin.readline().strip()
+    import readline
+
+    def complete(beginning: str, n: int) -> str | None:
+        matching = [a for a in env.admissible() or [] if a.startswith(beginning)]
+        return matching[n] if n < len(matching) else None
+
+    readline.set_completer_delims("")  # an action is one word to complete
+    readline.set_completer(complete)
+    readline.parse_and_bind("bind ^I rl_complete" if "libedit" in (readline.__doc__ or "") else "tab: complete")
+
+    def ask() -> str:
+        try:
+            return input("> ").strip()
+        except EOFError:
+            show()
+            return ""
+
+    return ask

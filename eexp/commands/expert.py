@@ -1,0 +1,95 @@
+"""`eexp expert`: demonstrations of the environment's own expert."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eexp.acting.settings import ExpertSettings
+from eexp.console import options
+from eexp.console.parameters import command_options
+from eexp.errors import UsageError, environment_errors
+from eexp.records.record import succeeded
+
+if TYPE_CHECKING:
+    from eexp.console.stream import Stream
+    from eexp.envs.base import Environment
+
+
+def _due(env: Environment, split: str, n: int | None, skip: int, done: Callable[[str], bool]) -> Iterator[dict]:
+    """Yield the tasks to play, without those that an earlier run has played."""
+    for task in islice(env.list_tasks(split), skip, None if n is None else skip + n):
+        if not done(f"{env.spec}/{task['id']}"):
+            yield task
+
+
+@click.command("expert")
+@click.argument("env", type=options.ENV, metavar="ENV", envvar="EEXP_ENV", shell_complete=options.complete_env)
+@click.option(
+    "-n", "--number", type=click.IntRange(min=0), metavar="N", help="Number of tasks.  [default: all of the split]"
+)
+@click.option(
+    "--skip",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Pass over that many tasks first.",
+)
+@click.option(
+    "--split",
+    metavar="NAME",
+    help="The split to take tasks from.  [default: the environment's first one, to train on]",
+)
+@click.option("--all", "keep_failed", is_flag=True, help="Keep trajectories that did not succeed, too.")
+@command_options(ExpertSettings)
+@options.streams(resume=True, with_files=False)
+def command(
+    env: str,
+    number: int | None,
+    skip: int,
+    split: str | None,
+    keep_failed: bool,
+    settings: ExpertSettings,
+    stream: Stream,
+) -> None:
+    """Record an environment's own expert as trajectories.
+
+    `eexp env list` shows what ENV may be. Trajectories that do not succeed are left out and counted.
+
+    With --noise the expert makes mistakes: at each step, with probability P, another admissible action is executed and
+    recorded instead of its own, and the expert goes on from where that led. Such a step has "noise": true, which only
+    marks it; later stages treat it like any other. What is drawn is decided by --seed, the task and the number of the
+    step. A trajectory ends where the expert has no action after such a step. It is left out like any other that did not
+    succeed, so the trajectories that are kept have somewhat fewer corrupted actions than P; --all keeps everything.
+
+    \b
+    Example:
+      eexp expert house -n 20 > expert.jsonl
+    """
+    from eexp.acting.expert import expert
+    from eexp.envs import open_env
+
+    with open_env(env) as world:
+        with environment_errors(f"{env}: splits"):
+            split = split or world.splits()[0]
+            world.check_split(split)
+        if not world.has("expert"):
+            raise UsageError(
+                f"{env} has no expert: record demonstrations with `eexp env play {env} -o FILE`, or read recorded "
+                f"ones with `eexp import`"
+            )
+        more: dict[str, Any] = {"all": "yes" if keep_failed else None, "seed": settings.seed}
+        with stream.open("expert", split=split, **settings.lineage(), **more) as io:
+            tasks = _due(world, split, number, skip, io.done)
+            trajectories = expert(world, tasks, settings, count=io.count, on_error=io.fail)
+            for trajectory in io.progress(trajectories, "task", number):
+                if keep_failed or succeeded(trajectory["outcome"]):
+                    io.write(trajectory)
+                    io.count("step[s]", len(trajectory["steps"]))
+                    io.count("corrupted step[s]", sum("noise" in step for step in trajectory["steps"]))
+                else:
+                    io.count("trajector[y|ies] left out: the expert did not succeed")

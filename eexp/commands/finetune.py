@@ -1,0 +1,156 @@
+"""`eexp finetune`: LoRA or full fine-tuning on examples."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from itertools import chain, islice
+
+import click
+
+from eexp.console.parameters import PATH, command_options, is_given, parameter
+from eexp.settings import prompt_style
+from eexp.training.settings import OBJECTIVES, Settings
+
+_OUTPUT = click.option(
+    "-o", "--output", type=PATH, metavar="DIR", required=True, help="Where the adapter, or the model, is saved."
+)
+_VALIDATE = click.option(
+    "--validate",
+    type=PATH,
+    metavar="FILE",
+    multiple=True,
+    help="Examples of other trajectories, whose loss is computed at the start, after every epoch and at the "
+    "end; can be repeated.",
+)
+_DRY_RUN = click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Train nothing; print what would be computed, an estimate of the memory, and a few examples with "
+    "their targets in [[ ]].",
+)
+_RESUME = click.option("--resume", is_flag=True, help="Continue from the last checkpoint in -o DIR.")
+_ON_ERROR = click.option(
+    "--on-error",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="What a bad record does: end the run (exit code 3), or be set aside (exit code 4).",
+)
+_REJECTS = click.option(
+    "--rejects",
+    type=PATH,
+    metavar="FILE",
+    help="Keep what was set aside here, as JSONL with the reason. Implies --on-error skip.",
+)
+_QUIET = click.option("-q", "--quiet", is_flag=True, help="No summary and no progress bar on standard error.")
+_PROMPT_STYLE = parameter(prompt_style("the built-in one that the examples name"))
+
+
+@click.command("finetune")
+@command_options(
+    Settings,
+    after={
+        "base": [_OUTPUT],
+        "gradient_checkpointing": [_VALIDATE],
+        "save_every": [_DRY_RUN],
+        "report_to": [_RESUME, _ON_ERROR, _REJECTS, _QUIET],
+        "trust_remote_code": [_PROMPT_STYLE],
+    },
+)
+@click.argument("files", nargs=-1, type=PATH, metavar="[FILE]...")
+def command(
+    settings: Settings,
+    output: str,
+    validate: tuple[str, ...],
+    dry_run: bool,
+    resume: bool,
+    on_error: str,
+    rejects: str | None,
+    quiet: bool,
+    prompt_style: str | None,
+    files: tuple[str, ...],
+) -> None:
+    """Train a LoRA adapter, or all weights, on examples.
+
+    The loss falls on completions alone. Loss and gradient are those of one example at a time; tokens that examples
+    share are computed once. Weights, model card, settings (eexp.json) and loss curve (metrics.jsonl) are saved in DIR.
+    With --init, an adapter trained on world-model examples continues with imitation.
+
+    Several processes train together under torchrun or accelerate launch, to the same result.
+
+    \b
+    Example:
+      eexp expert house -n 20 | eexp imitation-data > il.jsonl
+      eexp finetune -m tiny -o il --max-steps 5 il.jsonl
+    """
+    from eexp.console.stream import Stream
+    from eexp.errors import UsageError
+    from eexp.prompts import get_style
+    from eexp.system.terminal import show
+    from eexp.training.distributed import process_count, process_rank
+
+    for kind in OBJECTIVES:
+        for name in kind.own_settings:
+            if kind.name != settings.objective and is_given(name):
+                raise UsageError(f"--{name.replace('_', '-')} is for --objective {kind.name}")
+    record_types = settings.objective_kind().record_types
+    is_first = process_rank() == 0  # of several processes; it alone writes messages
+    if process_count() > 1 and (not files or "-" in files):
+        raise UsageError("several processes cannot share standard input; give files")
+    if not is_first:
+        on_error, rejects, quiet = "skip" if rejects else on_error, None, True
+    stream = Stream(
+        files,
+        None,
+        on_error,
+        rejects,
+        quiet=quiet,
+        types=record_types,
+        reports_rejects=is_first,
+        keep_rejects=resume and os.path.isdir(output),
+    )
+    stream.also_read, stream.resumable = list(validate), True
+    if not is_given("base"):
+        stream.stage = "finetune"
+        stream.note("no -m and no EEXP_BASE: training the built-in tiny model, a base model for house only")
+    style = get_style(prompt_style) if prompt_style else None
+    held_out = None
+    if validate:
+        held_out = Stream(validate, quiet=quiet, types=record_types).open("finetune")
+    elif settings.validate_every:
+        raise UsageError("--validate-every says when to compute the loss on --validate FILE; give one")
+    with stream.open("finetune") as io:
+        records = io.records()
+        first = list(islice(records, 1))
+        # These import torch, which takes seconds; a command line or a first record that is wrong is refused before.
+        from eexp.training.finetune import finetune, preview
+        from eexp.training.job import ExampleSource
+
+        settings = replace(settings, base=settings.base.removeprefix("hf:"))
+        validation = ExampleSource(held_out.records(), held_out.fail) if held_out else None
+        if dry_run:
+            description = preview(chain(first, records), settings, io.fail, validation, style)
+            if is_first:
+                show(description)
+            return
+        run = finetune(
+            chain(first, records),
+            output,
+            settings,
+            resume=resume,
+            progress=not quiet,
+            note=io.note,
+            on_error=io.fail,
+            validation=validation,
+            style=style,
+        )
+        io.counts.pop("out", None)
+        summary = (
+            f"{output}: {run['updates']} update{'s'[: run['updates'] > 1]}, "
+            f"{run['trainable_parameters']:,} parameters, "
+            f"{run['trained']['target_tokens']:,} target tokens, loss {run['final_loss']:.4f} on average"
+        )
+        if losses := run["final_validation"]:
+            summary += f", validation loss {losses['loss']:.4f} after update {run['kept_step']}"
+        io.note(summary)

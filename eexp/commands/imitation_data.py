@@ -1,0 +1,40 @@
+"""`eexp imitation-data`: make examples of state -> expert action (Early Experience, equation for L_IL)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from eexp.console import options
+from eexp.console.parameters import command_options, parameter
+from eexp.examples.settings import ImitationSettings
+from eexp.records.outcomes import with_failures_counted
+from eexp.settings import prompt_style
+
+if TYPE_CHECKING:
+    from eexp.console.stream import Stream
+
+
+@click.command("imitation-data")
+@command_options(ImitationSettings)
+@parameter(prompt_style())
+@options.streams("trajectory")
+def command(settings: ImitationSettings, prompt_style: str | None, stream: Stream) -> None:
+    """Make training examples that imitate the expert.
+
+    One example a step: the episode so far as the prompt, the expert's action as the completion. Trajectories that did
+    not succeed are imitated like the others, and counted.
+
+    \b
+    Example:
+      eexp expert house -n 20 | eexp imitation-data > il.jsonl
+    """
+    from eexp.examples.imitation import imitation_data
+
+    style = options.chosen_style(prompt_style, None)
+    memory = options.open_memory(settings.recall)
+    with stream.open("imitation-data", prompt_style=style.label, **settings.lineage()) as io:
+        trajectories = with_failures_counted(io.records(), io.count)
+        for record in imitation_data(trajectories, style, settings, memory=memory, on_error=io.fail):
+            io.write(record)

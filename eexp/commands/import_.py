@@ -1,0 +1,159 @@
+"""`eexp import`: turn trajectories that were recorded elsewhere into records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import click
+from click.core import ParameterSource
+
+from eexp.acting.settings import ImportSettings
+from eexp.console import options
+from eexp.console.parameters import command_options
+from eexp.errors import UsageError, environment_errors
+from eexp.formats.names import CONVERSATIONS, EPISODES, INSPECT, ROWS
+
+if TYPE_CHECKING:
+    from eexp.console.stream import Stream
+    from eexp.envs.naming import Tasks
+    from eexp.formats.episodes import Selector
+    from eexp.workers.pool import Pool
+
+
+@click.command("import")
+@click.argument("format", type=click.Choice([*CONVERSATIONS, *ROWS, EPISODES]))
+@click.option(
+    "--env",
+    type=options.ENV,
+    metavar="SPEC",
+    envvar="EEXP_ENV",
+    show_envvar=True,
+    shell_complete=options.complete_env,
+    help="Replay every record in this environment, check what was recorded and fill in what was not. "
+    "Episodes name theirs; exec: programs, classes and servers have to be named here all the same.  "
+    "[default: no replay; for episodes, the one they name]",
+)
+@command_options(ImportSettings)
+@options.workers
+@options.streams(resume=True)
+def command(
+    format: str, env: str | None, settings: ImportSettings, open_pool: Callable[..., Pool], stream: Stream
+) -> None:
+    """Turn trajectories that others recorded, or episodes, into records.
+
+    FORMAT is agenttraj (AgentGym's AgentTraj-L), eto (ETO's expert data), messages (OpenAI's chat messages, with calls
+    of tools), atif (Harbor's trajectories), verifiers (its traces.jsonl), inspect (logs of Inspect, as JSON) or
+    episodes (of `eexp eval`). A FILE has one record a line or, but for episodes, is a JSON array; a log of Inspect is
+    one object. Text that only says how to answer is left out.
+
+    expert_sft, iwm_sft and reflection_sft are rows of chat messages for training, in the form of the files that the
+    paper's authors published. They become examples of imitation, world model or reflection, with the words they have.
+
+    With --env, the recorded actions are taken in the environment. Its observations must be the recorded ones, up to
+    blanks and to what the environment itself calls random; then its observations, admissible actions and outcome are
+    written. Where there are none in the record, they are filled in. The task is the one whose id is the name in the
+    record, or the end of that after / or _; see --match and --map.
+
+    Episodes name their environment and their task, and are replayed there. They must end as recorded, too. With
+    --success, the episodes in which a model succeeded become the demonstrations of its next round of training.
+
+    \b
+    Example:
+      eexp eval house -m expert --split train -n 20 | eexp import episodes --success > own.jsonl
+      echo '{"id": "train/0", "messages": [{"role": "assistant", "content": "look"}]}' > played.jsonl
+      eexp import messages --env house played.jsonl > imported.jsonl
+    """
+    from eexp.acting.importing import import_rows
+    from eexp.envs.naming import Tasks
+    from eexp.formats.episodes import Selector
+
+    if (settings.no_replay or format in ROWS) and env:
+        if click.get_current_context().get_parameter_source("env") is ParameterSource.COMMANDLINE:
+            reason = "--no-replay asks for none" if settings.no_replay else f"rows of {format} become examples"
+            raise UsageError(f"--env is for a replay, and {reason}")
+        env = None
+    replayed = bool(env) or (format == EPISODES and not settings.no_replay)
+    settings.check(format, replayed)
+    tasks = None
+    if env and replayed and format != EPISODES:
+        from eexp.envs import open_env
+
+        with open_env(env) as world, environment_errors(env):
+            tasks = Tasks(world, settings.split, settings.match, settings.names())
+    if format == EPISODES:
+        stream.types = ["episode"]
+    with stream.open("import", format=format, env=env, **settings.lineage(replayed)) as io:
+        if format in ROWS:
+            rows = io.foreign_records()
+            for record in import_rows(rows, format, settings.name or format, settings.task_key, on_error=io.fail):
+                if not io.done(record["id"]):
+                    io.write(record)
+            return
+        selector = Selector(settings.selection, io.count, io.earlier_records())
+        if not replayed:
+            for trajectory in _as_recorded(io, format, settings, selector):
+                io.write(trajectory)
+                io.count("trajector[y|ies] taken over without a replay")
+            return
+        with open_pool(env) as pool:
+            for trajectory in _replayed(io, format, tasks, pool, settings, selector):
+                io.write(trajectory)
+
+
+def _as_recorded(io: Stream, format: str, settings: ImportSettings, selector: Selector) -> Iterator[dict]:
+    """Yield the trajectories of the input without a replay."""
+    from eexp.acting.importing import FORMATS, import_, import_episodes
+
+    if format == EPISODES:
+        episodes = io.records(skip_done=False)
+        return import_episodes(episodes, settings.name, selector=selector, skip=io.done, on_error=io.fail)
+    return import_(
+        _foreign_records(io, format),
+        FORMATS[format],
+        settings.name or format,
+        settings,
+        selector=selector,
+        skip=io.done,
+        count=io.count,
+        on_error=io.fail,
+    )
+
+
+def _replayed(
+    io: Stream, format: str, tasks: Tasks | None, pool: Pool, settings: ImportSettings, selector: Selector
+) -> Iterator[dict]:
+    """Yield the trajectories of the input, replayed; `tasks` is None for episodes, which name theirs."""
+    from eexp.acting.importing import FORMATS, import_replayed, import_replayed_episodes
+
+    watched = io.watch(pool, "trajectory")
+    if tasks is None:
+        return import_replayed_episodes(
+            io.records(skip_done=False),
+            watched,
+            settings,
+            selector=selector,
+            skip=io.done,
+            count=io.count,
+            note=io.note,
+            on_error=io.fail,
+        )
+    return import_replayed(
+        _foreign_records(io, format),
+        FORMATS[format],
+        tasks,
+        watched,
+        settings,
+        selector=selector,
+        skip=io.done,
+        count=io.count,
+        note=io.note,
+        on_error=io.fail,
+    )
+
+
+def _foreign_records(io: Stream, format: str) -> Iterator[dict]:
+    """Yield the records of another program; of logs of Inspect, their samples."""
+    from eexp.formats import logs
+
+    return io.foreign_records(logs.samples(io.files) if format == INSPECT else None)

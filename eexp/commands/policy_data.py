@@ -1,0 +1,45 @@
+"""`eexp policy-data`: make examples of an agent's own episodes, weighted by how much better each did than its like."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from eexp.console import options
+from eexp.console.parameters import command_options, parameter
+from eexp.examples.settings import PolicySettings
+from eexp.settings import prompt_style
+
+if TYPE_CHECKING:
+    from eexp.console.stream import Stream
+
+
+@click.command("policy-data")
+@command_options(PolicySettings)
+@parameter(prompt_style())
+@options.streams("episode")
+def command(settings: PolicySettings, prompt_style: str | None, stream: Stream) -> None:
+    """Make training examples of an agent's own episodes, weighted by their success.
+
+    Reads episodes of several trials a task, as `eexp eval --trials 8 --temperature 1` writes them. Each turn becomes an
+    example whose weight is the reward of its episode minus the mean reward of the same task: what did better than the
+    agent's average is made more likely, and what did worse less likely. One update of `eexp finetune --init` on all of
+    them is a step of reinforcement learning; recipes/rl makes many. Episodes of a task that all did equally well teach
+    nothing, and are left out.
+
+    \b
+    Example:
+      eexp eval house -n 4 --trials 4 --temperature 1 --max-steps 9 > episodes.jsonl
+      eexp policy-data --refused 0.1 episodes.jsonl > policy.jsonl
+    """
+    from eexp.examples.policy_gradient import policy_data
+
+    if settings.reward == "none" and not (settings.turn_rewards or settings.refused):
+        raise click.UsageError("--reward none leaves --turn-rewards and --refused; give one of them")
+    if settings.reward == "none" and settings.scale:
+        raise click.UsageError("--scale is for the rewards of episodes, not for --reward none")
+    style = options.chosen_style(prompt_style, None)
+    with stream.open("policy-data", prompt_style=style.label, **settings.lineage()) as io:
+        for record in policy_data(io.records(), style, settings, count=io.count, on_error=io.fail):
+            io.write(record)

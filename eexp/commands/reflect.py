@@ -1,0 +1,181 @@
+"""`eexp reflect`: make examples of state -> reflection, expert action (Early Experience, self-reflection)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eexp.console import options
+from eexp.console.options import ModelOptions
+from eexp.console.parameters import command_options, parameter
+from eexp.examples.settings import GUARDS, RULES, GuardSettings, ReflectSettings
+from eexp.records.outcomes import with_failures_counted, with_outcomes_asked_for
+from eexp.settings import prompt_style
+
+if TYPE_CHECKING:
+    from eexp.console.stream import Stream
+    from eexp.models.base import Model
+
+
+@click.command("reflect")
+@options.model(
+    "The model that writes the reflections; `eexp models` lists what MODEL may be.  [default: none, they are composed "
+    "by rule]"
+)
+@click.option(
+    "--rationale",
+    type=click.Choice(["model", "outcome", "search", "environment"]),
+    help="Who writes: the model; a rule that composes the recorded outcomes; a rule that searches all those that were "
+    "executed for the way to the end, and writes down what it looks at; or a rule that starts from what the "
+    "environment says is known and still needed.  [default: the model if there is one, else outcome]",
+)
+@click.option(
+    "--no-outcomes",
+    is_flag=True,
+    help="The model writes a thought and an action of its own, from the state alone. Needs --keep-matching.",
+)
+@click.option(
+    "--keep-matching",
+    is_flag=True,
+    help="With --no-outcomes: keep a thought only if the expert's action follows it (STaR). The examples are of kind "
+    "rationale.",
+)
+@click.option(
+    "--verify",
+    metavar="MODEL",
+    shell_complete=options.complete_model,
+    help="Keep a reflection only if it makes the expert's action more probable to this model than it is without a "
+    "thought, and more probable than every contender. Give the policy that will be trained, or the writer.  "
+    "[default: the model that writes, if it runs in this process; --no-guard verify leaves that out]",
+)
+@command_options(ReflectSettings)
+@click.option(
+    "--no-guard",
+    type=click.Choice([*GUARDS, "verify", "all"]),
+    multiple=True,
+    help="A guard to leave out. Can be given several times.",
+)
+@click.option(
+    "--min-words",
+    type=click.IntRange(min=0),
+    default=GuardSettings.min_words,
+    show_default=True,
+    metavar="N",
+    help="Shortest text, in words.",
+)
+@click.option(
+    "--max-words",
+    type=click.IntRange(min=1),
+    default=GuardSettings.max_words,
+    show_default=True,
+    metavar="N",
+    help="Longest text, in words.",
+)
+@parameter(prompt_style())
+@options.streams("trajectory", resume=True)
+def command(
+    model: ModelOptions,
+    rationale: str | None,
+    no_outcomes: bool,
+    keep_matching: bool,
+    verify: str | None,
+    settings: ReflectSettings,
+    no_guard: tuple[str, ...],
+    min_words: int,
+    max_words: int,
+    prompt_style: str | None,
+    stream: Stream,
+) -> None:
+    """Make training examples that reason towards the expert's action.
+
+    Reads trajectories with outcomes, as `eexp rollout` writes them. What an action led to appears in a reflection as an
+    expectation only. Alternatives that did as well as the expert's action are never argued against. `reflection_by` in
+    each example says who wrote it. Trajectories that did not succeed are taken like the others, and counted.
+
+    \b
+    Example:
+      eexp expert house -n 5 | eexp branch | eexp rollout | eexp reflect > sr.jsonl
+    """
+    from eexp.examples.reflection.shared import SharedSentences
+    from eexp.examples.reflection.writing import reflect
+
+    shared = SharedSentences()
+    settings = replace(
+        settings,
+        rationale=_rationale(rationale, model.spec, no_outcomes, keep_matching, stream.note),
+        guards=GuardSettings.without(no_guard, min_words, max_words),
+    )
+    with ExitStack() as models:
+        writing_model = model if settings.by_model else replace(model, spec=None)
+        itself = settings.rationale == "model" and not {"verify", "all"}.intersection(no_guard)
+        writer, scorer = _open(models, writing_model, verify, itself, stream.note)
+        policy = scorer or (writer if settings.rationale == "own" else None)
+        style = options.chosen_style(prompt_style, policy.play_settings.style if policy else None, stream.note)
+        identity: dict[str, Any] = {"model": writer and writer.fingerprint, "verify": scorer and scorer.fingerprint}
+        identity |= {"prompt_style": style.label, "seed": settings.seed}
+        with stream.open("reflect", **identity, **settings.lineage()) as io:
+            examples = reflect(
+                with_failures_counted(with_outcomes_asked_for(io.records(skip_done=False), io.note), io.count),
+                style,
+                writer,
+                settings,
+                scorer,
+                skip=io.done,
+                count=io.count,
+                keep=io.keep,
+                on_error=io.fail,
+                shared=shared,
+            )
+            for record in io.progress(examples, "state"):
+                io.write(record)
+            if settings.rationale != "search" and (warning := shared.warning()):
+                io.note(warning)
+            for used in {id(used): used for used in (writer, scorer) if used}.values():
+                io.counts.update(used.counts)
+
+
+def _rationale(
+    rationale: str | None, model: str | None, no_outcomes: bool, keep_matching: bool, note: Callable[[str], None]
+) -> str:
+    """Return `ReflectSettings.rationale` for the options of the command line."""
+    if no_outcomes != keep_matching:
+        raise click.UsageError("--no-outcomes and --keep-matching belong together: give both")
+    if no_outcomes and rationale in RULES:
+        raise click.UsageError(f"--no-outcomes needs a model that writes, not --rationale {rationale}")
+    if (no_outcomes or rationale == "model") and not model:
+        raise click.UsageError(
+            f"{'--no-outcomes' if no_outcomes else '--rationale model'} needs -m MODEL or EEXP_MODEL"
+        )
+    if no_outcomes:
+        return "own"
+    if rationale is None and not model:
+        note("no -m and no EEXP_MODEL: reflections are composed by rule from the outcomes (--rationale outcome)")
+    return rationale or ("model" if model else "outcome")
+
+
+def _open(
+    models: ExitStack, writer: ModelOptions, verify: str | None, itself: bool, note: Callable[[str], None]
+) -> tuple[Model | None, Model | None]:
+    """Open the model that writes and the one that verifies, once where they are the same.
+
+    `itself`: whether a model that can verify what it writes does so where no other is named.
+    """
+    opened = {
+        spec: models.enter_context(replace(writer, spec=spec).open(note))
+        for spec in dict.fromkeys([writer.spec, verify])
+        if spec
+    }
+    scorer = opened.get(verify) if verify else None
+    if scorer and not scorer.exact:
+        raise click.UsageError(
+            f"--verify {verify}: a server cannot score texts; give a model that runs in this process"
+        )
+    writing = opened.get(writer.spec) if writer.spec else None
+    if itself and scorer is None and writing and writing.exact:
+        note("each text is verified by the model that wrote it (--no-guard verify leaves that out)")
+        scorer = writing
+    return writing, scorer

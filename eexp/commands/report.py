@@ -1,0 +1,84 @@
+"""`eexp report`: one page about a study, to be read in a browser."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from eexp.console.parameters import PATH, command_options
+from eexp.errors import EexpError, UsageError
+from eexp.report.settings import ReportSettings
+from eexp.system.terminal import tell
+
+
+def _labels(texts: tuple[str, ...]) -> dict[str, str]:
+    """Return the labels of --name ARM=LABEL, by arm."""
+    labels: dict[str, str] = {}
+    for text in texts:
+        key, sep, label = text.partition("=")
+        if not (key and sep and label.strip()):
+            raise click.BadParameter(f"{text!r} is not ARM=LABEL", param_hint="--name")
+        if key in labels:
+            raise click.BadParameter(f"{key} is named twice", param_hint="--name")
+        labels[key] = label
+    return labels
+
+
+@click.command("report")
+@click.argument("directories", nargs=-1, required=True, type=PATH, metavar="DIR|FILE...")
+@click.option("-o", "--output", required=True, type=PATH, metavar="FILE", help="The page; - is standard output.")
+@click.option("--baseline", metavar="ARM", help="The arm to compare the others with.  [default: the first one]")
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    metavar="ARM=LABEL",
+    help="Name of an arm in the page. Arms that are named come first, in this order. Repeatable.",
+)
+@command_options(ReportSettings)
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing on standard error unless something fails.")
+def command(
+    directories: tuple[str, ...],
+    output: str,
+    baseline: str | None,
+    names: tuple[str, ...],
+    settings: ReportSettings,
+    quiet: bool,
+) -> None:
+    """Write a page about a study: table, curves, episodes side by side.
+
+    Every DIR/ARM.episodes.jsonl, in DIR or below it, is a run of ARM; DIR/ARM is the training run behind it, whose
+    losses are drawn where it is there. The same ARM in several directories, such as study/0 and study/1, has as many
+    training seeds. A FILE of episodes may have any name, which is that of its arm.
+    The numbers are those of `eexp compare` on these files.
+
+    The page is one HTML file that loads nothing; it can be opened from disk, mailed and printed.
+
+    \b
+    Example:
+      mkdir -p study
+      eexp eval house -m random -n 30 -o study/random.episodes.jsonl
+      eexp eval house -m expert -n 30 -o study/expert.episodes.jsonl
+      eexp report study --baseline random -o report.html
+    """
+    from eexp.records.jsonl import write_to_stdout
+    from eexp.report.page import report
+    from eexp.report.study import find_arms
+
+    arms = find_arms(directories, _labels(names), baseline)
+    for run in (run for arm in arms for run in arm.runs):
+        if output != "-" and os.path.exists(output) and os.path.samefile(output, run.file):
+            raise UsageError(f"{output} is both read and written; give another -o")
+    page = report(arms, settings, source=directories).encode("utf-8", "replace")
+    if output == "-":
+        write_to_stdout(page)
+        return
+    try:
+        Path(output).write_bytes(page)
+    except OSError as e:
+        raise EexpError(f"{output}: {e.strerror or e}") from None
+    if not quiet:
+        size = f"{len(page) / 1e6:.1f} MB" if len(page) >= 1e6 else f"{len(page) / 1e3:.0f} kB"
+        tell(f"report: {output}, {size}")

@@ -1,0 +1,72 @@
+"""`eexp rollout`: execute every alternative from the state it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from eexp.acting.settings import RolloutSettings
+from eexp.console import options
+from eexp.console.parameters import command_options
+from eexp.errors import InputError
+from eexp.records.outcomes import Shares
+
+if TYPE_CHECKING:
+    from eexp.console.stream import Stream
+    from eexp.workers.pool import Pool
+
+
+@click.command("rollout")
+@options.env_override
+@command_options(RolloutSettings)
+@options.workers
+@options.streams("trajectory", resume=True)
+def command(env: str | None, settings: RolloutSettings, open_pool: Callable[..., Pool], stream: Stream) -> None:
+    """Execute every alternative from its own state and record what happened.
+
+    Alternatives that have an outcome keep it (see --again), so that a second pool costs only its own execution.
+
+    Before an alternative runs, the observation at its branch point must equal the recorded one, and so must the one
+    after it, where the expert's path goes on; otherwise the branch is refused, counted, and kept with the evidence in
+    the --rejects file (exit code 4). So must the instruction, and at the end the score, the success and whether the
+    episode is over. The environment's answer to an invalid action is an outcome like any other. The environment is the
+    one the records name.
+
+    This does not show that a copy of the environment answers as the environment would. So some alternatives are
+    executed a second time, by a replay from the task's beginning (--audit). If one has another outcome then, the run
+    ends (exit code 1), and the message says whether --fork replay helps.
+
+    Environments live in processes of their own. One that crashes, hangs or grows costs a retry. An alternative on which
+    the environment's program ends, or its process is lost three times, is refused with the cause, and all others are
+    executed; a trajectory whose own path fails so is a bad record. Order and content of the output do not depend on the
+    number of processes.
+
+    The summary tells, by source and pool, what share of the executed alternatives is valid, changes the state (a
+    different observation, or the end), leads to the expert's own outcome (the same observation), and finishes the task.
+
+    \b
+    Example:
+      eexp expert house -n 5 | eexp branch | eexp rollout > rollout.jsonl
+    """
+    from eexp.acting.rollout import rollout
+
+    # How to fork, and how many workers there are, changes nothing in the output, so neither is in its lineage.
+    recorded = {"again": settings.again or None, "audit": settings.audit}
+    shares = Shares()
+    with stream.open("rollout", env=env, **recorded) as io, open_pool(env) as pool:
+
+        def refuse(trajectory: dict, error: InputError) -> None:
+            note = f"{trajectory['id']}: {error}"
+            io.reject({"type": "trajectory", "id": trajectory["id"]}, error, note=note)
+
+        watched = io.watch(pool, "trajectory")
+        executed = rollout(io.records(), watched, settings, on_refused=refuse, count=io.count, on_error=io.fail)
+        for trajectory in executed:
+            io.write(trajectory)
+            shares.add(trajectory)
+        for line in shares.lines():
+            io.note(line)
+        if io.counts["in"] and not shares.counts:
+            io.note("no state has alternatives: only the paths were compared; `eexp branch` adds alternatives")

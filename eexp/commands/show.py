@@ -1,0 +1,122 @@
+"""`eexp show`: show records and training runs to a person, because automatic checks do not replace reading."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import click
+
+from eexp.console.parameters import PATH, parameter
+from eexp.errors import InputError, UsageError
+from eexp.settings import SEED
+from eexp.system.terminal import show, tell
+
+_EMPTY = "show: no records in the input"
+
+
+@click.command("show")
+@click.option(
+    "-n",
+    "--number",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="Number of records to show.",
+)
+@click.option("--sample", "sampled", is_flag=True, help="Draw them at random (--seed) instead of taking the first.")
+@click.option("--id", "record_id", metavar="ID", help="Only the record with this id.")
+@click.option(
+    "--row",
+    "row_of_model",
+    metavar="MODEL",
+    help="Show examples as the rows of tokens that this model is trained on, targets in [[ ]]: tiny, or a "
+    "model's directory or hub id.",
+)
+@click.option(
+    "--summary",
+    "summarised",
+    is_flag=True,
+    help="Count all records instead, and show what share of the alternatives is valid, changes the state, leads to the "
+    "expert's outcome and finishes the task, by source and pool.",
+)
+@click.option("--plot", type=PATH, metavar="PICTURE", help="Draw the loss curves of training runs, as PNG, SVG or PDF.")
+@parameter(SEED)
+@click.argument("files", nargs=-1, type=PATH, metavar="[FILE|DIR]...")
+def command(
+    number: int,
+    sampled: bool,
+    record_id: str | None,
+    row_of_model: str | None,
+    summarised: bool,
+    plot: str | None,
+    seed: int,
+    files: tuple[str, ...],
+) -> None:
+    """Show records, or a training run, to a person.
+
+    Trajectories are shown with their alternatives and outcomes, examples with the text that the loss falls on in green,
+    episodes as they were played, and what --rejects has set aside with the reason. A directory is a training run: its
+    model card and last losses. Of a GGUF file, what it says about itself is shown.
+
+    \b
+    Example:
+      eexp expert house -n 5 | eexp branch | eexp rollout > rollout.jsonl
+      eexp show -n 1 rollout.jsonl
+      eexp show --summary rollout.jsonl
+      eexp reflect rollout.jsonl | eexp show -n 1 --row tiny
+    """
+    from eexp.console.rendering import render_gguf, render_run, renderer, summary
+    from eexp.examples.parts import sample
+
+    if plot is not None:
+        from eexp.evidence.plot import plot_losses
+
+        if not files:
+            raise UsageError("--plot draws training runs; give their directories")
+        plot_losses([Path(f) for f in files], plot)
+        return
+    if files and os.path.isdir(files[0]):
+        show("\n".join(render_run(Path(f)) for f in files))
+        return
+    if files and files[0].endswith(".gguf"):
+        show("\n".join(map(render_gguf, files)))
+        return
+    records: Iterable[dict] = _records(files)
+    if summarised:
+        lines = summary(records)
+        if not lines:
+            tell(_EMPTY)
+        for line in lines:
+            show(line)
+        return
+    if record_id is not None:
+        records = (r for r in records if r.get("id") == record_id)
+    render = renderer(row_of_model)
+    n_shown, before = 0, None
+    for record in sample(records, number, seed) if sampled else islice(records, number):
+        show(("\n" if n_shown else "") + render(record, before))
+        n_shown, before = n_shown + 1, record
+    if record_id is not None and not n_shown:
+        raise InputError(f"no record has the id {record_id!r}")
+    if not n_shown:
+        tell(_EMPTY)
+
+
+def _records(files: tuple[str, ...]) -> Iterator[dict]:
+    """Yield records, and what stages have set aside, which has a form of its own (`--rejects`)."""
+    from eexp.records.jsonl import lines, loads
+    from eexp.records.record import RECORD_TYPES
+    from eexp.records.types import check
+
+    for name, number, line in lines(files):
+        try:
+            record = loads(line)
+            yield (
+                record if isinstance(record, dict) and record.get("type") == "reject" else check(record, *RECORD_TYPES)
+            )
+        except InputError as e:
+            raise InputError(f"{name}:{number}: {e}") from None

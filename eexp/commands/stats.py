@@ -1,0 +1,71 @@
+"""`eexp stats`: count the contents of files of records (eexp/examples/statistics.py)."""
+
+from __future__ import annotations
+
+import click
+
+from eexp.console.parameters import PATH
+from eexp.errors import UsageError
+from eexp.system.terminal import show, tell
+
+
+@click.command("stats")
+@click.option(
+    "--apart-from",
+    multiple=True,
+    type=PATH,
+    metavar="FILE",
+    help="Count as leaks the records of tasks that occur in this file, a panel or any records, and examples "
+    "with the words of one in it. May be repeated.",
+)
+@click.option(
+    "--tokenizer",
+    metavar="MODEL",
+    help="Measure examples in the tokens of this model: tiny, or a model's directory or hub id.  "
+    "[default: in characters]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Write the rows of the table as JSONL, with the same numbers.")
+@click.option(
+    "--plot",
+    "picture",
+    type=PATH,
+    metavar="PICTURE",
+    help="Draw how the lengths are distributed, as PNG, SVG or PDF.",
+)
+@click.argument("files", nargs=-1, type=PATH, metavar="[FILE]...")
+def command(
+    apart_from: tuple[str, ...], tokenizer: str | None, as_json: bool, picture: str | None, files: tuple[str, ...]
+) -> None:
+    """Count what is in files of records: lengths, valid share, duplicates, leaks.
+
+    A row is a type of record and, for examples, a kind. Valid is the share of the actions that the environment took: of
+    executed alternatives in trajectories, of examples with a transition, of the actions of episodes. Duplicates are
+    examples with the same words, and trajectories and episodes with the same actions in the same task, the first not
+    counted. `eexp mix` leaves them out, and near duplicates with them.
+
+    \b
+    Example:
+      eexp expert house -n 9 | eexp imitation-data > il.jsonl
+      eexp panel house -n 10 -o panel.jsonl
+      eexp stats il.jsonl --apart-from panel.jsonl --tokenizer tiny
+    """
+    from eexp.examples.duplicates import HeldOut
+    from eexp.examples.statistics import characters, plot, stats, table, tokens_of
+    from eexp.records.jsonl import dumps, read, write_to_stdout
+    from eexp.records.record import RECORD_TYPES
+
+    measure = tokens_of(tokenizer) if tokenizer else characters
+    held_out = HeldOut(apart_from) if apart_from else None
+    statistics = stats(read(files, *RECORD_TYPES), measure, held_out)
+    rows, unit = statistics.rows(), "tokens" if tokenizer else "characters"
+    if not rows:
+        if picture:
+            raise UsageError("--plot: no records in the input")
+        tell("stats: no records in the input")
+        return
+    if as_json:
+        write_to_stdout(b"".join(map(dumps, rows)))
+    else:
+        show(table(rows, unit))
+    if picture:
+        plot(statistics.groups, unit, picture)

@@ -1,0 +1,489 @@
+"""Command-line options that several commands share, spelled the same everywhere.
+
+A stage's settings are fields of a dataclass (eexp/settings.py). Here are decorators for options that become something
+else than a setting. `streams` passes a Stream on, `model` a model to open, `policy` a policy to open, `workers` and
+`parallel` processes to start.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eexp.console.parameters import PATH, Command, is_given, parameter
+from eexp.envs.base import STEP_LIMIT
+from eexp.envs.registry import light_names
+from eexp.settings import TRUST_REMOTE_CODE, Option, prompt_style
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from eexp.acting.recall import Memory
+    from eexp.envs.base import Environment
+    from eexp.models import Engine, Model
+    from eexp.models.policy import Policy
+    from eexp.prompts import PromptStyle
+    from eexp.workers.parallel import ParallelEnvironments
+    from eexp.workers.pool import Pool
+
+MOST_WORKERS = 8  # by default; a JVM in each takes half a gigabyte
+MOST_LIGHT = 32  # environments in one process, by default
+
+# -- types of values ---------------------------------------------------------------------------------------------------
+
+
+class EnvSpec(click.ParamType):
+    """The spec of an environment. A login in its URL is taken out here (envs/logins.py)."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from eexp.envs.logins import withhold_logins
+
+        return withhold_logins(value)
+
+
+ENV = EnvSpec()
+
+
+def complete_env(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Return the names of environments that begin with `incomplete`, for the completion of a shell."""
+    from eexp.envs.registry import completions
+
+    return completions(incomplete)
+
+
+def complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return files, and the model specs that begin with `incomplete`, for the completion of a shell."""
+    from click.shell_completion import CompletionItem
+
+    from eexp.models.registry import completions
+
+    return [CompletionItem(incomplete, type="file"), *map(CompletionItem, completions(incomplete))]
+
+
+# -- records in and out ------------------------------------------------------------------------------------------------
+
+
+def _refuse_environments(files: tuple[str, ...]) -> None:
+    """Raise click.UsageError where the name of an environment stands in the place of a file of records."""
+    from eexp.envs.registry import environment_names
+
+    for name in files:
+        if not os.path.exists(name) and name in environment_names():
+            raise click.UsageError(f"{name}: no such file; for the environment of that name give --env {name}")
+
+
+def streams(
+    *types: str, resume: bool = False, with_files: bool = True, plural: str = "FILE"
+) -> Callable[[Command], Command]:
+    """Add FILE arguments, -o, and what to do about bad records; pass one `stream` on.
+
+    Args:
+        types: The types of record that the command reads; none for one that reads texts of others, or no FILE.
+        resume: Whether the command is slow enough to need --resume.
+        with_files: Whether the command reads FILEs.
+        plural: The name of the FILE arguments in the usage line.
+    """
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def with_stream(
+            *args: Any,
+            output: str | None,
+            on_error: str = "stop",
+            rejects: str | None = None,
+            resume: bool = False,
+            quiet: bool,
+            files: tuple[str, ...] = (),
+            **rest: Any,
+        ) -> Any:
+            from eexp.console.stream import Stream
+
+            ctx = click.get_current_context()
+            _refuse_environments(files)
+            stream = Stream(files, output, on_error, rejects, resume, quiet, types=types)
+            stream.stage = ctx.command.name or ""
+            stream.resumable = any(option.name == "resume" for option in ctx.command.params) and output is not None
+            stream.also_read = _files_read(**ctx.params)
+            stream.refuse_to_overwrite_input()  # before a model is loaded
+            return command(*args, stream=stream, **rest)
+
+        added = [
+            click.option("-o", "--output", type=PATH, metavar="FILE", help="Write here instead of standard output.")
+        ]
+        if resume:
+            added.append(
+                click.option(
+                    "--resume", is_flag=True, help="Go on from what the same command, interrupted, wrote to -o FILE."
+                )
+            )
+        added += [
+            click.option(
+                "--on-error",
+                type=click.Choice(["stop", "skip"]),
+                default="stop",
+                show_default=True,
+                help="What to do with a bad record: end the run (exit code 3), or set it aside (exit code 4).",
+            ),
+            click.option(
+                "--rejects",
+                type=PATH,
+                metavar="FILE",
+                help="Keep the records that are set aside here, as JSONL with the reason. Implies --on-error skip.",
+            ),
+            click.option("-q", "--quiet", is_flag=True, help="No summary on standard error."),
+        ]
+        for add in reversed(added):
+            with_stream = add(with_stream)
+        if with_files:
+            with_stream = click.argument("files", nargs=-1, type=PATH, metavar=f"[{plural}]...")(with_stream)
+        return with_stream
+
+    return decorate
+
+
+def _files_read(
+    model: str | None = None,
+    prompt_style: str | None = None,
+    panel_file: str | None = None,
+    mapping: str | None = None,
+    **rest: Any,
+) -> list[str]:
+    """Return the files that options of a command name and that it reads."""
+    files = [name for name in (prompt_style, panel_file, mapping) if name and os.path.isfile(name)]
+    if model:
+        from eexp.records.runs import files_of
+
+        files += files_of(model)
+    return files
+
+
+env_override = click.option(
+    "--env",
+    type=ENV,
+    metavar="SPEC",
+    envvar="EEXP_ENV",
+    show_envvar=True,
+    shell_complete=complete_env,
+    help="Environment to use instead of the one the records name. Needed for exec: programs, classes, servers and "
+    "paths, which a record alone may not name.  [default: the one the records name]",
+)
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+_MEMORY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGT]?)(?:i?B)?", re.IGNORECASE)
+
+
+def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Return an amount of memory such as 2G in bytes."""
+    if value is None:
+        return None
+    amount = _MEMORY.fullmatch(value.strip())
+    if not amount or not float(amount[1]):
+        raise click.BadParameter(f"{value!r} is no amount of memory; write 500M or 2G")
+    return int(float(amount[1]) * 1024 ** " KMGT".index(amount[2].upper() or " "))
+
+
+def workers(command: Command) -> Command:
+    """Add -j, --timeout and --memory of the processes that hold environments; pass `open_pool` on.
+
+    `open_pool(env)` returns the Pool (eexp/workers/pool.py); env is the value of --env.
+    """
+
+    @functools.wraps(command)
+    def with_pool(*args: Any, workers: int | None, timeout: float | None, memory: int | None, **rest: Any) -> Any:
+        def open_pool(env: str | None) -> Pool:
+            from eexp.system.cores import usable_cores
+            from eexp.workers.pool import Pool
+
+            return Pool(workers or min(usable_cores(), MOST_WORKERS), env, _step_limit(timeout), memory)
+
+        return command(*args, open_pool=open_pool, **rest)
+
+    count = click.option(
+        "-j",
+        "--workers",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help=f"Processes that hold environments.  [default: one a core, {MOST_WORKERS} at most]",
+    )
+    return count(_limits("trajectory")(with_pool))
+
+
+def parallel(command: Command) -> Command:
+    """Add --parallel, and --timeout and --memory of the processes that hold environments; pass `open_worlds` on.
+
+    `open_worlds(env, most)` opens ParallelEnvironments (eexp/workers/parallel.py) like `env`, at most `most` of them.
+    """
+
+    @functools.wraps(command)
+    def with_worlds(*args: Any, parallel: int | None, timeout: float | None, memory: int | None, **rest: Any) -> Any:
+        def open_worlds(env: Environment, most: int) -> ParallelEnvironments:
+            from eexp.workers.parallel import open_parallel
+
+            size = parallel or (MOST_LIGHT if env.light else MOST_WORKERS)
+            return open_parallel(env, max(1, min(size, most)), _step_limit(timeout), memory)
+
+        return command(*args, open_worlds=open_worlds, **rest)
+
+    count = click.option(
+        "--parallel",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help=f"Number of episodes that are played at once.  [default: {MOST_LIGHT} in {light_names()}; "
+        f"{MOST_WORKERS} elsewhere, where each takes a process]",
+    )
+    return count(_limits("episode")(with_worlds))
+
+
+def _limits(unit: str) -> Callable[[Command], Command]:
+    """Return the decorator that adds --timeout and --memory; `unit` is what is tried again, such as "episode"."""
+    timeout = click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SECONDS",
+        envvar="EEXP_ENV_TIMEOUT",
+        show_envvar=True,
+        help=f"Longest step; a process that takes longer is killed and its {unit} tried again.  "
+        f"[default: the environment's own limit, {STEP_LIMIT:g} for one without]",
+    )
+    memory = click.option(
+        "--memory",
+        callback=_bytes,
+        metavar="SIZE",
+        help="Most memory that one of the processes may hold, such as 2G; one that holds more is killed.",
+    )
+    return lambda command: timeout(memory(command))
+
+
+def _step_limit(timeout: float | None) -> float:
+    """Return the longest step in seconds, and give --timeout to the processes that are started."""
+    from eexp.system.child import time_limit
+
+    if timeout:
+        os.environ["EEXP_ENV_TIMEOUT"] = str(timeout)  # for the limits inside the workers
+    return time_limit(STEP_LIMIT)
+
+
+# -- prompt styles, models and policies --------------------------------------------------------------------------------
+
+
+def chosen_style(
+    requested: str | None, trained: PromptStyle | None, note: Callable[[str], None] = lambda text: None
+) -> PromptStyle:
+    """Return the style requested, else the one the model was trained with, else the default; note where they differ."""
+    from eexp.prompts import DEFAULT_STYLE, get_style
+
+    if not requested:
+        return trained or get_style(DEFAULT_STYLE)
+    style = get_style(requested)
+    if trained and trained.label != style.label:
+        note(f"playing with prompt style {style.label}, though the model was trained with {trained.label}")
+    return style
+
+
+_ENGINE = [
+    click.option(
+        "--context",
+        type=click.IntRange(min=16),
+        metavar="TOKENS",
+        help="Tokens that prompt and answer may take together.  [default: the model's own, 8192 at most]",
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="CPU threads, for llama.cpp.  [default: all cores; 1 for built-in models]",
+    ),
+    click.option(
+        "--batch",
+        type=click.IntRange(min=1),
+        metavar="TOKENS",
+        help="Most tokens evaluated at once, for llama.cpp.  [default: 512]",
+    ),
+    click.option(
+        "--cache-type",
+        "cache",
+        type=click.Choice(["f16", "f32", "q8_0"]),
+        default="f16",
+        show_default=True,
+        help="Number format of llama.cpp's keys and values.",
+    ),
+    click.option(
+        "--gpu-layers",
+        type=click.IntRange(min=0),
+        metavar="N",
+        envvar="EEXP_GPU_LAYERS",
+        show_envvar=True,
+        help="Layers that llama.cpp gives to a GPU.  [default: all, where it was built for one]",
+    ),
+    click.option(
+        "--flash-attention/--no-flash-attention",
+        default=None,
+        help="Whether llama.cpp uses flash attention.  [default: only on a GPU]",
+    ),
+    parameter(TRUST_REMOTE_CODE),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """The model that a command line names, and how it runs.
+
+    Attributes:
+        spec: The value of -m, or of EEXP_MODEL; None without both.
+        engine: How it runs.
+    """
+
+    spec: str | None
+    engine: Engine
+
+    def open(self, note: Callable[[str], None], option: str = "-m") -> Model:
+        """Open the language model, or the tiny one where none is named; say how it runs.
+
+        Args:
+            note: Shows the user a remark.
+            option: The option that names the model, for errors.
+        """
+        from eexp.models import open_model
+        from eexp.models.registry import MODEL_FREE
+
+        spec = _default_model(note) if self.spec is None else self.spec
+        if spec in MODEL_FREE:
+            raise click.BadParameter(f"{spec} cannot write text", param_hint=option)
+        model = open_model(spec, self.engine)
+        model.note = note
+        if model.settings:
+            note(model.settings)
+        return model
+
+
+def _default_model(note: Callable[[str], None]) -> str:
+    from eexp.models import DEFAULT_MODEL
+
+    note("no -m and no EEXP_MODEL: using the built-in tiny model, a base model for house only")
+    return DEFAULT_MODEL
+
+
+def model(help: str, *more: Option) -> Callable[[Command], Command]:
+    """Add -m and how a model runs; pass `model`, which is ModelOptions, on.
+
+    Args:
+        help: The help of -m.
+        more: Further options of the command that belong beside -m in its help.
+    """
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def with_model(*args: Any, model: str | None, **values: Any) -> Any:
+            from eexp.models import Engine
+
+            engine = Engine(**{field.name: values.pop(field.name) for field in dataclasses.fields(Engine)})
+            return command(*args, model=ModelOptions(model, engine), **values)
+
+        spec = click.option(
+            "-m",
+            "--model",
+            metavar="MODEL",
+            envvar="EEXP_MODEL",
+            show_envvar=True,
+            shell_complete=complete_model,
+            help=help,
+        )
+        added: list[Callable[[Command], Command]] = [spec, *map(parameter, more), *_ENGINE]
+        decorated: Command = with_model
+        for add in reversed(added):
+            decorated = add(decorated)
+        return decorated
+
+    return decorate
+
+
+#: Tokens of an answer, where neither the command line nor the model's training says: as in the paper for one with a
+#: thought.
+_DEFAULT_MAX_TOKENS = {"never": 128, "always": 1024, "auto": 1024}
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyOptions:
+    """The policy that a command line names.
+
+    Attributes:
+        model: The model, "random" or "expert".
+        style_name: The value of --prompt-style.
+        max_tokens: The longest answer; None for what the model was trained to write.
+        think: The value of --think. None, for a command without it, is never, except where a server has to decide.
+    """
+
+    model: ModelOptions
+    style_name: str | None
+    max_tokens: int | None
+    think: str | None
+
+    def open(self, note: Callable[[str], None]) -> Policy:
+        """Open the policy, with the tiny model where none is named."""
+        from eexp.models import policy
+        from eexp.models.registry import EXPERT, RANDOM
+
+        if self.model.spec == RANDOM.spec:
+            return policy.RandomPolicy()
+        if self.model.spec == EXPERT.spec:
+            return policy.ExpertPolicy()
+        model, think = self.model.open(note), self.think
+        style = chosen_style(self.style_name, model.play_settings.style, note)
+        if think in (None, "auto") and style.thought.absent == "empty" and not model.exact:
+            think = "auto"  # a server cannot go on from a place for a thought that is opened or closed for it
+        elif think is None:
+            think = "never"
+        elif think == "auto" and (style.thought.absent == "omit" or model.play_settings.think in (None, "never")):
+            think = model.play_settings.think or "never"
+        most = self.max_tokens or model.play_settings.max_tokens or _DEFAULT_MAX_TOKENS[think]
+        return policy.ModelPolicy(model, style, most, think)
+
+
+def policy(help: str, max_tokens: Option, *more: Option) -> Callable[[Command], Command]:
+    """Add -m, --max-tokens, --prompt-style and how a model runs; pass `policy`, which is PolicyOptions, on.
+
+    Args:
+        help: The help of -m.
+        max_tokens: The option that the function `max_tokens` returns.
+        more: `think`, for a command that has --think.
+    """
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def with_policy(
+            *args: Any,
+            model: ModelOptions,
+            prompt_style: str | None,
+            max_tokens: int | None,
+            think: str | None = None,
+            **rest: Any,
+        ) -> Any:
+            return command(*args, policy=PolicyOptions(model, prompt_style, max_tokens, think), **rest)
+
+        style = prompt_style("the one the model was trained with, else react")
+        return model(help, max_tokens, style, *more)(with_policy)
+
+    return decorate
+
+
+def open_memory(file: str | None) -> Memory | None:
+    """Return the past episodes of the file that `--recall` names, or None for none.
+
+    Raises:
+        click.UsageError: `--recall-count` is given without a file.
+    """
+    from eexp.acting.recall import memory_of
+
+    if file is None and is_given("recall_count"):
+        raise click.UsageError("--recall-count says how many; --recall FILE of what")
+    return memory_of(file)

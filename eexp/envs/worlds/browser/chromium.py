@@ -1,0 +1,286 @@
+"""Run Chromium without a window and drive its pages over the DevTools protocol, through a pair of pipes.
+
+There is no driver and no port that another user of the machine could connect to. The browser is a guarded child of this
+process (eexp/system/child.py): however this process ends, all of Chromium's processes are killed and its directory,
+which holds its new profile, is removed. It finds no host on any network.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import os
+import select
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from eexp.envs.logins import environment_without_keys
+from eexp.errors import EexpError
+from eexp.system.child import Child, ChildFailed
+
+#: The names that Chromium's program has.
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+INSTALL = "install Chromium (on Debian: apt-get install chromium)"
+
+#: Bytes that one message from the browser may have: a picture of a page is the largest.
+LARGEST_MESSAGE = 64 << 20
+#: Bytes that the path of the directory for temporary files may have.
+LONGEST_PLACE = 36
+
+_OPTIONS = (
+    "--headless",
+    "--remote-debugging-pipe",
+    "--no-startup-window",
+    "--no-first-run",
+    "--no-default-browser-check",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-extensions",
+    "--disable-breakpad",
+    "--disable-renderer-backgrounding",
+    "--disable-backgrounding-occluded-windows",
+    "--disable-background-timer-throttling",
+    "--disable-smooth-scrolling",
+    "--hide-scrollbars",
+    "--mute-audio",
+    "--force-device-scale-factor=1",
+    "--force-color-profile=srgb",
+    "--font-render-hinting=none",
+    "--lang=en-US",
+    "--host-resolver-rules=MAP * ~NOTFOUND",  # no host has an address: pages reach no network
+    "--proxy-server=127.0.0.1:9",  # nor do addresses that need no resolving
+)
+#: The protocol is on the descriptors 3 and 4, which the shell makes of its standard input and output.
+_START = 'exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null'
+
+
+def find_chromium() -> str:
+    """Return the path of Chromium's program. Raises EexpError where there is none."""
+    for name in PROGRAMS:
+        if path := shutil.which(name):
+            return path
+    raise EexpError(f"no Chromium found (looked for {', '.join(PROGRAMS)}): {INSTALL}")
+
+
+def sandbox_options(sandbox: bool) -> tuple[str, ...]:
+    """Return the options about Chromium's sandbox, which is left out for root: Chromium would refuse to start."""
+    return () if sandbox and os.geteuid() != 0 else ("--no-sandbox",)
+
+
+def _place() -> str:
+    """Return the directory for that of a browser: Chromium makes sockets in it, whose paths have 107 bytes at most."""
+    usual = tempfile.gettempdir()
+    return usual if len(os.fsencode(usual)) <= LONGEST_PLACE else "/tmp"
+
+
+class Browser:
+    """A running Chromium. Its pages are opened by `Page`.
+
+    Args:
+        limit: Seconds for one answer.
+        sandbox: Whether to use Chromium's sandbox, which root cannot.
+
+    Attributes:
+        users: How many environments use it.
+
+    Raises:
+        EexpError: There is no Chromium, or it does not start.
+    """
+
+    users = 1
+
+    def __init__(self, limit: float, sandbox: bool = True):
+        program = find_chromium()
+        self.limit = limit
+        self._numbers = itertools.count(1)
+        self._unread = bytearray()
+        self._answers: dict[int, dict] = {}
+        directory = tempfile.mkdtemp(prefix="eexp-chromium-", dir=_place())
+        # Everything that it writes lies in this directory, which goes with it.
+        own = {"HOME": directory, "TMPDIR": directory, "XDG_CONFIG_HOME": directory, "XDG_CACHE_HOME": directory}
+        command = ["sh", "-c", _START, program, *_OPTIONS, *sandbox_options(sandbox), f"--user-data-dir={directory}"]
+        self._stderr = tempfile.TemporaryFile()
+        self._child = Child(
+            command, stderr=self._stderr.fileno(), env={**environment_without_keys(), **own}, directory=directory
+        )
+        try:
+            self.version: str = self.call("Browser.getVersion")["product"]
+        except ChildFailed as e:
+            reason = self._reason(e)
+            self.end()
+            raise EexpError(f"{program} does not start: {reason}") from None
+
+    def _reason(self, error: ChildFailed) -> str:
+        self._stderr.seek(0)
+        output = self._stderr.read().decode("utf-8", "replace")
+        if "No usable sandbox" in output:
+            return "its sandbox needs user namespaces, which this system forbids; the option sandbox=no does without"
+        lines = [line for line in output.splitlines() if "ERROR" in line or "FATAL" in line or "error" in line]
+        return " ".join(lines[-1].split())[:300] if lines else str(error)
+
+    @property
+    def usable(self) -> bool:
+        """Whether it was not ended and belongs to this process."""
+        return self._child.usable
+
+    def call(self, method: str, session: str | None = None, **params: Any) -> dict:
+        """Call a method of the protocol and return its result. Raises ChildFailed as `call_all` does."""
+        return self.call_all([(method, params)], session)[0]
+
+    def call_all(self, calls: Iterable[tuple[str, dict]], session: str | None = None) -> list[dict]:
+        """Call methods one after the other without waiting in between, and return their results.
+
+        Args:
+            calls: (method, parameters) of each.
+            session: The session of a page; None for the browser itself.
+
+        Raises:
+            ChildFailed: The browser did not answer in time, or a method failed.
+        """
+        numbers, messages = [], bytearray()
+        for method, params in calls:
+            numbers.append(next(self._numbers))
+            message = {"id": numbers[-1], "method": method, "params": params}
+            messages += json.dumps(message | ({"sessionId": session} if session else {})).encode() + b"\0"
+        self._exchange(bytes(messages), set(numbers))
+        results = []
+        for number in numbers:
+            answer = self._answers.pop(number)
+            if error := answer.get("error"):
+                raise ChildFailed(f"Chromium: {error.get('message')}")
+            results.append(answer["result"])
+        return results
+
+    def _exchange(self, unsent: bytes | memoryview, numbers: set[int]) -> None:
+        """Send messages and read until all that are numbered have answers."""
+        to_browser, from_browser = self._child.pipes()
+        deadline = time.monotonic() + self.limit
+        while not numbers <= self._answers.keys():
+            unsent = self._child.write_some(unsent)
+            ready = select.poll()
+            ready.register(from_browser, select.POLLIN)
+            if unsent:
+                ready.register(to_browser, select.POLLOUT)
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or not ready.poll(remaining * 1000):
+                raise ChildFailed(f"no answer within {self.limit:g} s (EEXP_ENV_TIMEOUT)")
+            self._read(from_browser)
+
+    def _read(self, pipe: int) -> None:
+        try:
+            part = os.read(pipe, 1 << 20)
+        except BlockingIOError:
+            return
+        if not part:
+            raise ChildFailed(self._child.describe_end() or "Chromium closed its pipe")
+        searched = len(self._unread)
+        self._unread += part
+        while (end := self._unread.find(b"\0", searched)) >= 0:
+            message = json.loads(self._unread[:end])
+            del self._unread[: end + 1]
+            searched = 0
+            self._keep(message)
+        if len(self._unread) > LARGEST_MESSAGE:
+            raise ChildFailed(f"a message of more than {LARGEST_MESSAGE >> 20} MiB")
+
+    def _keep(self, message: dict) -> None:
+        """Keep an answer. Of the events, only the end of a page matters."""
+        if "id" in message:
+            self._answers[message["id"]] = message
+        elif message.get("method") == "Inspector.targetCrashed":
+            raise ChildFailed("the page has crashed")
+
+    def end(self) -> None:
+        """End it with all its processes and remove its directory. Safe to call twice."""
+        self._child.end()
+        self._stderr.close()
+
+
+class Page:
+    """A page in a context of its own: no cookie, storage or mouse is shared with another page.
+
+    The methods raise ChildFailed if the browser does not answer.
+
+    Args:
+        browser: The browser.
+        script: JavaScript that runs in every document before its own scripts.
+        width: Width of the visible part in CSS pixels.
+        height: Its height.
+    """
+
+    def __init__(self, browser: Browser, script: str, width: int, height: int):
+        self._browser = browser
+        self._context = browser.call("Target.createBrowserContext")["browserContextId"]
+        size = {"width": width, "height": height}
+        target = {"url": "about:blank", "browserContextId": self._context, **size}
+        self._target = browser.call("Target.createTarget", **target)["targetId"]
+        session = {"targetId": self._target, "flatten": True}
+        self._session: str = browser.call("Target.attachToTarget", **session)["sessionId"]
+        self._call_all(
+            ("Page.enable", {}),
+            ("Inspector.enable", {}),
+            ("Emulation.setDeviceMetricsOverride", {**size, "deviceScaleFactor": 1, "mobile": False}),
+            ("Emulation.setFocusEmulationEnabled", {"enabled": True}),
+            ("Emulation.setTimezoneOverride", {"timezoneId": "UTC"}),
+            ("Emulation.setLocaleOverride", {"locale": "en-US"}),
+            ("Page.addScriptToEvaluateOnNewDocument", {"source": script}),
+        )
+
+    def _call_all(self, *calls: tuple[str, dict]) -> list[dict]:
+        return self._browser.call_all(calls, self._session)
+
+    def open(self, url: str) -> None:
+        """Open a URL and wait until the page with its scripts and pictures is loaded."""
+        (answer,) = self._call_all(("Page.navigate", {"url": url}))
+        if problem := answer.get("errorText"):
+            raise ChildFailed(f"{url}: {problem}")
+        self.evaluate("new Promise(r => document.readyState == 'complete' ? r() : addEventListener('load', () => r()))")
+
+    def evaluate(self, expression: str) -> Any:
+        """Evaluate a JavaScript expression, wait for its promise if it is one, and return the value."""
+        call = {"expression": expression, "returnByValue": True, "awaitPromise": True}
+        (answer,) = self._call_all(("Runtime.evaluate", call))
+        if failure := answer.get("exceptionDetails"):
+            message = failure.get("exception", {}).get("description") or failure.get("text", "")
+            raise ChildFailed(f"error in the page: {' '.join(message.split())[:300]}")
+        return answer["result"].get("value")
+
+    def move_mouse(self, x: float, y: float) -> None:
+        """Move the mouse to a point."""
+        self._call_all(("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": x, "y": y}))
+
+    def click(self, x: float, y: float) -> None:
+        """Click with the left button at a point."""
+        at = {"x": x, "y": y}
+        button = {**at, "button": "left", "clickCount": 1}
+        self._call_all(
+            ("Input.dispatchMouseEvent", {"type": "mouseMoved", **at}),
+            ("Input.dispatchMouseEvent", {"type": "mousePressed", **button}),
+            ("Input.dispatchMouseEvent", {"type": "mouseReleased", **button}),
+        )
+
+    def press(self, *keys: dict) -> None:
+        """Press keys one after the other; each is described by parameters of Input.dispatchKeyEvent."""
+        calls: list[tuple[str, dict]] = []
+        for key in keys:
+            up = {name: value for name, value in key.items() if name not in ("text", "commands")}
+            calls.append(("Input.dispatchKeyEvent", {"type": "keyDown" if "text" in key else "rawKeyDown", **key}))
+            calls.append(("Input.dispatchKeyEvent", {"type": "keyUp", **up}))
+        self._call_all(*calls)
+
+    def picture(self, width: int, height: int) -> bytes:
+        """Return a PNG of the upper left part of the page, two pixels for every CSS pixel."""
+        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 2}
+        (answer,) = self._call_all(("Page.captureScreenshot", {"format": "png", "clip": clip}))
+        return base64.b64decode(answer["data"])
+
+    def close(self) -> None:
+        """Close the page and forget what it stored."""
+        self._browser.call_all([("Target.disposeBrowserContext", {"browserContextId": self._context})])

@@ -1,0 +1,67 @@
+"""Examples that imitate the expert: state -> expert action (Early Experience, equation for L_IL)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from eexp.acting.recall import Memory, shown
+from eexp.errors import InputError
+from eexp.examples.settings import ImitationSettings
+from eexp.prompts import PromptStyle
+from eexp.prompts.style import Dialogue
+from eexp.records.callbacks import OnError, stop_at_error
+from eexp.records.record import example, is_only_shown, tools_at
+
+
+def imitation_data(
+    trajectories: Iterator[dict],
+    style: PromptStyle,
+    settings: ImitationSettings | None = None,
+    *,
+    memory: Memory | None = None,
+    on_error: OnError = stop_at_error,
+) -> Iterator[dict]:
+    """Yield one example a step, but for the mistakes that `eexp recover` put in.
+
+    Args:
+        trajectories: Trajectories of an expert.
+        style: The prompt style of the examples.
+        settings: Whether the expert's own thoughts stand before its actions.
+        memory: Past episodes, `settings.recall_count` of which stand before each state; None shows none.
+        on_error: Called with a trajectory without functions, where actions are tool calls.
+    """
+    settings = settings or ImitationSettings()
+    dialogue, label = Dialogue(style), style.label
+    for t in trajectories:
+        try:
+            style.shown_tools(tools_at(t, 0))
+        except InputError as e:
+            on_error(t, e)
+            continue
+        steps = _steps(t["steps"], settings.thoughts)
+        recalled: list[dict] = []
+        if memory and steps:
+            recalled = memory.recall(t["task"], t["instruction"], steps[0]["observation"], settings.recall_count)
+        past = [(words, _steps(turns, settings.thoughts)) for words, turns in shown(recalled)]
+        dialogue.start(t["instruction"], recalled=past)
+        for i, step in enumerate(steps):
+            if not is_only_shown(step):
+                thought = step.get("thought")
+                answer = style.answer(step["action"], thought, i)
+                prompt = dialogue.act(step["observation"], step.get("admissible"), think=bool(thought))
+                yield example(
+                    t,
+                    f"{i}/imitation",
+                    "imitation",
+                    prompt,
+                    answer.messages(),
+                    label,
+                    **style.tools_field(tools_at(t, i)),
+                    spans=answer.spans,
+                )
+            dialogue.add(step)
+
+
+def _steps(steps: list[dict], thoughts: bool) -> list[dict]:
+    """Return the steps; without thoughts, the history has none either, since an agent that writes none sees none."""
+    return steps if thoughts else [{**step, "thought": None} for step in steps]

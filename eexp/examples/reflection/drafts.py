@@ -1,0 +1,181 @@
+"""Drafts of reflections: the request to a model, the judgement of its answers, and the training example."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from eexp.errors import InputError
+from eexp.examples.reflection.guards import judge
+from eexp.examples.reflection.rationale import compose, compose_from_notes
+from eexp.examples.reflection.requests import acting_prompt, own_prompt, reflection_prompt
+from eexp.examples.reflection.search import ExecutedOutcomes
+from eexp.examples.reflection.situations import Situation
+from eexp.examples.settings import RULES, GuardSettings, ReflectSettings
+from eexp.models.base import Draw, Model, Sample
+from eexp.prompts import ParsedAnswer, PromptStyle
+from eexp.records.callbacks import Count, OnError
+from eexp.records.record import canonical, example, seed_of
+
+
+@dataclass
+class Draft:
+    """A reflection on one state, from the request for it to the example.
+
+    Attributes:
+        situation: The state.
+        skipped: Whether an earlier run has written it. It is requested all the same, so that batches hold the same
+            requests, but it is neither counted nor written.
+        text, author: The accepted text, and the model or the rule that wrote it.
+        refused: The texts that were refused, each with its guard and its fault.
+        left_out: The reason why a rule says nothing about the state, for the summary.
+        error: The reason why the state is set aside.
+        dropped: The reason why the state gets no reflection, where that is no error.
+        counts: Numbers for the summary.
+        more: Further fields of the example.
+    """
+
+    situation: Situation
+    skipped: bool = False
+    text: str = ""
+    author: str = ""
+    refused: list[dict[str, str]] = field(default_factory=list)
+    left_out: str = ""
+    error: InputError | None = None
+    dropped: InputError | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def count(self, what: str, n: int = 1) -> None:
+        """Add to a number for the summary."""
+        self.counts[what] = self.counts.get(what, 0) + n
+
+    def refuse(self, guard: str, fault: str, text: str) -> None:
+        """Record a text that is refused, with the reason."""
+        self.refused.append({"guard": guard, "fault": fault, "text": text})
+        self.count(f"text[s] refused by {guard}")
+
+    def drop(self, guard: str, reason: InputError) -> None:
+        """Leave the state without a reflection, which is no error."""
+        self.dropped = reason
+        self.count(f"text[s] refused by {guard}")
+
+    def compose(self, settings: ReflectSettings, outcomes: ExecutedOutcomes | None = None) -> None:
+        """Compose the reflection by rule; from all `outcomes` of the input where the rule looks ahead."""
+        if outcomes is not None:
+            self.text, reason = outcomes.thought(self.situation, settings.ahead)
+            self.author = RULES[settings.rationale]
+            self.left_out = reason
+            return
+        composer = compose if settings.rationale == "outcome" else compose_from_notes
+        try:
+            self.text, self.author = composer(self.situation, settings.weigh), RULES[settings.rationale]
+        except InputError as error:
+            self.error = error
+
+    def request(self, style: PromptStyle, settings: ReflectSettings, model: Model) -> Draw:
+        """Return the request to the model for a text of this state."""
+        tools: Sequence[dict] = ()
+        if settings.rationale == "own":
+            prompt = own_prompt(style, self.situation, model.play_settings.style is not None)
+            prefix = style.opening("always") if model.exact else ""
+            tools = style.shown_tools(self.situation.tools)
+
+            def accept(sample: Sample) -> bool:
+                if tools:
+                    parsed = style.parse_message(model.message(sample, tools), sample.finished)
+                else:
+                    parsed = style.parse(prefix + sample.text, sample.finished)
+                return self._own(parsed, settings.guards, sample)
+        else:
+            prompt, prefix = reflection_prompt(style, self.situation), ""
+
+            def accept(sample: Sample) -> bool:
+                return self._judge(settings.guards, style.thought_in(sample.text), sample)
+
+        self.author = model.fingerprint
+        return Draw(
+            prompt,
+            temperature=settings.temperature,
+            max_tokens=settings.max_tokens,
+            seed=seed_of(settings.seed, self.situation.trajectory["id"], self.situation.i),
+            accept=accept,
+            most=1 + settings.retries,
+            prefix=prefix,
+            tools=tools,
+        )
+
+    def _own(self, parsed: ParsedAnswer, guards: GuardSettings, sample: Sample) -> bool:
+        """Return whether a sample is an acceptable thought of the model's own, followed by the expert's action."""
+        if canonical(parsed.action) != canonical(self.situation.step["action"]):
+            self.refuse(
+                "keep-matching", f"ends in {parsed.action!r}" if parsed.action else "has no action", sample.text
+            )
+            return False
+        return self._judge(guards, parsed.thought, sample)
+
+    def _judge(self, guards: GuardSettings, text: str, sample: Sample) -> bool:
+        """Apply the guards to a text; keep it and return True if it is accepted, else record the refusal."""
+        verdict = judge(text, self.situation, guards, sample.finished)
+        if verdict.guard:
+            self.refuse(verdict.guard, verdict.fault, sample.text)
+            return False
+        if verdict.text != text.strip():
+            self.count("text[s] written twice, cut to one")
+            self.refused.append(
+                {"guard": "repeated", "fault": "is written twice, cut to one copy", "text": sample.text}
+            )
+        self.text = verdict.text
+        return True
+
+    def settle(self, answer: list[Sample] | InputError, kind: str) -> None:
+        """Set the error, or the reason to drop the state, if the model's answer had no acceptable text."""
+        if isinstance(answer, InputError):
+            self.error = answer
+        elif not self.text:
+            fault = self.refused[-1]["fault"] if self.refused else "is missing"
+            reason = InputError(f"no usable {kind}: the text {fault}", evidence={"texts": self.refused})
+            if kind == "rationale":
+                self.dropped = reason
+                self.count("state[s] without a matching action")
+            else:
+                self.error = reason
+
+    def report(self, count: Count, keep: OnError, on_error: OnError) -> bool:
+        """Report the counts and the refused texts, and return whether there is a reflection.
+
+        Args:
+            count: A function that adds to the summary.
+            keep: A function that takes the refused texts of a state that is not set aside.
+            on_error: A function that takes the trajectory of a state that is set aside.
+        """
+        trajectory, where = self.situation.trajectory, f"$.steps[{self.situation.i}]"
+        for what, n in self.counts.items():
+            count(what, n)
+        if self.left_out:
+            count(self.left_out, 1)
+            return False
+        if self.error:
+            on_error(trajectory, self.error.at(where))
+        elif self.dropped or self.refused:
+            reason = self.dropped or InputError("texts were refused or cut first", evidence={"texts": self.refused})
+            keep({"type": "trajectory", "id": trajectory["id"]}, reason.at(where))
+        return not (self.error or self.dropped)
+
+    def example(self, style: PromptStyle, kind: str) -> dict:
+        """Return the training example."""
+        situation = self.situation
+        target = style.answer(situation.step["action"], self.text, situation.i)
+        return example(
+            situation.trajectory,
+            f"{situation.i}/{kind}",
+            kind,
+            acting_prompt(style, situation, think=True),
+            target.messages(),
+            style.label,
+            **style.tools_field(situation.tools),
+            spans=target.spans,
+            reflection_by=self.author,
+            **self.more,
+        )

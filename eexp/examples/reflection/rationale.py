@@ -1,0 +1,146 @@
+"""Compose reflections by rule: from the recorded outcomes, or from the environment's notes on a state.
+
+A composed reflection claims nothing that the record does not support, and words every outcome as an expectation. It
+stands in for the text of a capable model, and is short: in a small model, the loss of a long thought outweighs that of
+the few tokens of the action.
+"""
+
+from __future__ import annotations
+
+import re
+
+from eexp.errors import InputError
+from eexp.examples.reflection.situations import Situation
+from eexp.examples.reflection.vocabulary import FUNCTION_WORDS
+from eexp.examples.reflection.words import roots, things, words
+from eexp.records.record import succeeded
+
+_GIST_WORDS = 14
+_GOAL_WORDS = 25
+_PLAIN = re.compile(r"[a-z][\w'-]*( [\w'-]+)+")
+
+
+def compose(situation: Situation, weigh: int = 1) -> str:
+    """Compose a reflection from the outcomes: the use of the action for the task, its contenders, the choice.
+
+    Args:
+        situation: The state, with outcomes.
+        weigh: The largest number of contenders to weigh.
+    """
+    focus = _focus(situation)
+    return " ".join([_use(situation, focus), *_conclusion(situation, focus, weigh)])
+
+
+def compose_from_notes(situation: Situation, weigh: int = 1) -> str:
+    """Compose a reflection from the environment's notes on the state: the notes, the contenders, the choice.
+
+    Args:
+        situation: The state, with outcomes.
+        weigh: The largest number of contenders to weigh.
+
+    Raises:
+        InputError: The state has no notes.
+    """
+    notes = " ".join((situation.step.get("notes") or "").split())
+    if not notes:
+        raise InputError(
+            "no notes on the state: run `eexp rollout` again, with an environment that offers `explain`",
+            f"$.steps[{situation.i}].notes",
+        )
+    return " ".join([notes, *_conclusion(situation, _focus(situation), weigh)])
+
+
+def without_notes(situation: Situation) -> str:
+    """Return why a state without notes is left out; "" if it has notes or if its whole trajectory has none."""
+    has_notes = [bool((step.get("notes") or "").strip()) for step in situation.trajectory["steps"]]
+    return "state[s] without notes" if any(has_notes) and not has_notes[situation.i] else ""
+
+
+def _focus(situation: Situation) -> list[str]:
+    """Return the things in the task that the action names."""
+    named = roots([situation.step["action"]])
+    return [thing for thing in things(situation.trajectory["instruction"]) if roots([thing]) <= named]
+
+
+def _use(situation: Situation, focus: list[str]) -> str:
+    """Return a sentence on the use of the action for the task."""
+    action, outcome = situation.step["action"], situation.outcome or {}
+    if succeeded(outcome) and (focus or not things(situation.trajectory["instruction"])):
+        return f"To {as_verb(action)} would complete the task."
+    if focus:
+        return f"The task is about {_listed(focus, ' and ')}, and I can {as_verb(action)}."
+    shown = roots([*(step["observation"] for step in situation.history), situation.step["observation"]])
+    later = roots(_seen_later(situation))  # what never comes is no thing of this world: "the rules" of a game
+    unseen = [t for t in things(situation.trajectory["instruction"]) if roots([t]) & later and not roots([t]) & shown]
+    if unseen:
+        return f"I have not come across {_listed(unseen)} yet."
+    expected = gist(outcome) if outcome else ""
+    if expected and _says_more(expected, action):
+        return f'If I {as_verb(action)}, I expect "{expected}".'
+    task = situation.trajectory["instruction"].strip().partition("\n")[0]  # what follows says how to act
+    goal = " ".join(task.split()[:_GOAL_WORDS]).rstrip(".!?:, ")
+    return f"The task is this: {goal}." if goal else f"What I can do now is to {as_verb(action)}."
+
+
+def _seen_later(situation: Situation) -> list[str]:
+    """Return what is observed after the state, on the path and after executed alternatives."""
+    steps = situation.trajectory["steps"]
+    alternatives = [a for step in steps for a in step.get("alternatives") or []]
+    ends = [situation.trajectory.get("outcome"), *(alternative.get("outcome") for alternative in alternatives)]
+    return [
+        *(step["observation"] for step in steps[situation.i + 1 :]),
+        *(outcome["observation"] for outcome in ends if outcome),
+    ]
+
+
+def _conclusion(situation: Situation, focus: list[str], most: int) -> list[str]:
+    """Return sentences on the contenders, with reasons that their outcomes support, and on the choice at the end."""
+    observations = {step["observation"] for step in situation.history}
+    reasons = [(a["action"], _reason(a, focus, observations)) for a in situation.real_contenders]
+    reasons = sorted(reasons, key=lambda pair: not pair[1])[:most]  # those with a reason first
+    without = [as_verb(action) for action, reason in reasons if not reason]
+    rather = f"Rather than {' or '.join(without)}, I" if without else "So I"
+    weighed = [f"I could also {as_verb(action)}, but {reason}." for action, reason in reasons if reason]
+    return [*weighed, f"{rather} {as_verb(situation.step['action'])}."]
+
+
+def _reason(alternative: dict, focus: list[str], observations: set[str]) -> str:
+    """Return the reason against a contender that its outcome supports; "" where there is none.
+
+    Args:
+        alternative: The contender.
+        focus: The things in the task that the expert's action names.
+        observations: The earlier observations.
+    """
+    outcome = alternative["outcome"]
+    if outcome.get("done"):
+        return "that would end it without success"
+    if focus and not roots(focus) & roots([alternative["action"], outcome["observation"]]):
+        return f"that does nothing with {_listed(focus)}"
+    return "that would only show me what I know already" if outcome["observation"] in observations else ""
+
+
+def as_verb(action: str) -> str:
+    """Return an action so that it can follow "I" or "to": plain words as they are, other text quoted after "do"."""
+    action = " ".join(action.split())
+    return action if _PLAIN.fullmatch(action) else f"do `{action}`"
+
+
+def gist(outcome: dict) -> str:
+    """Return the gist of an outcome: the first clause of its observation, up to the first part marked as unknown."""
+    text = outcome["observation"]
+    start = min((part[0] for part in outcome.get("unknown") or []), default=len(text))
+    first = re.split(r"(?<=[.!?])\s|\n|:(?!\S)", text[:start].strip(), maxsplit=1)[0]
+    clause = " ".join(first.split()).rstrip(".!?:, ")
+    cut = clause.split()[:_GIST_WORDS]
+    return " ".join(cut) + ("..." if len(cut) < len(clause.split()) else "")
+
+
+def _says_more(expected: str, action: str) -> bool:
+    """Return whether an expectation has a word that its action does not have."""
+    return bool(roots(word for word in words(expected) if word not in FUNCTION_WORDS) - roots([action]))
+
+
+def _listed(names: list[str], between: str = " or ") -> str:
+    """Return at most two names with articles, joined."""
+    return between.join(f"the {name}" for name in names[:2])

@@ -1,0 +1,129 @@
+"""Write reflections by a model or by rule, one for every state that gets one, and verify them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from eexp.errors import UsageError
+from eexp.examples.reflection.drafts import Draft
+from eexp.examples.reflection.rationale import without_notes
+from eexp.examples.reflection.search import ExecutedOutcomes
+from eexp.examples.reflection.shared import SharedSentences
+from eexp.examples.reflection.situations import situations
+from eexp.examples.reflection.verification import verify_drafts
+from eexp.examples.settings import RULES, ReflectSettings
+from eexp.models.base import Draw, Model
+from eexp.prompts import PromptStyle
+from eexp.records.callbacks import Count, OnError, Skip, ignore_error, no_count, skip_none, stop_at_error
+
+
+def reflect(
+    trajectories: Iterator[dict],
+    style: PromptStyle,
+    writer: Model | None = None,
+    settings: ReflectSettings | None = None,
+    scorer: Model | None = None,
+    *,
+    skip: Skip = skip_none,
+    count: Count = no_count,
+    keep: OnError = ignore_error,
+    on_error: OnError = stop_at_error,
+    shared: SharedSentences | None = None,
+) -> Iterator[dict]:
+    """Yield one example for every state in which there are outcomes to reason about.
+
+    Args:
+        trajectories: Trajectories with outcomes.
+        style: The prompt style of the request and of the examples.
+        writer: The model that writes; None where reflections are composed by rule.
+        settings: How reflections are written.
+        scorer: Verifies them (`verification.verify_drafts`); None leaves that out.
+        skip: Returns whether an earlier run has written the example with an id.
+        count: Called with the numbers of states that are left out and of texts that are refused.
+        keep: Called with the texts that were refused, where the state is not set aside because of them.
+        on_error: Called with the states that are set aside because no text could be used.
+        shared: Counts the sentences that reflections have in common.
+
+    Raises:
+        UsageError: Settings by which a model writes, and no writer.
+    """
+    settings = settings or ReflectSettings()
+    if writer is None and settings.rationale not in RULES:
+        raise UsageError(f"rationale {settings.rationale!r} needs a writer; by rule: {', '.join(RULES)}")
+    groups = write_drafts(trajectories, style, writer, settings, skip, count)
+    for drafts in verify_drafts(groups, scorer, style) if scorer else groups:
+        for draft in drafts:
+            if not draft.skipped and draft.report(count, keep, on_error):
+                if shared:
+                    shared.add(draft.text)
+                yield draft.example(style, settings.kind)
+
+
+def write_drafts(
+    trajectories: Iterable[dict],
+    style: PromptStyle,
+    writer: Model | None,
+    settings: ReflectSettings,
+    skip: Skip,
+    count: Count,
+) -> Iterator[list[Draft]]:
+    """Yield the drafts of each trajectory, with their texts or the reason why there is none.
+
+    Args:
+        trajectories: Trajectories with outcomes.
+        style: The prompt style of the requests.
+        writer: The model that writes; None where reflections are composed by rule.
+        settings: How they are written.
+        skip: A function that returns whether an earlier run has written the example with an id.
+        count: A function that counts the states and the alternatives that are left out.
+    """
+    if writer is None:
+        outcomes = None
+        if settings.rationale == "search":  # a thought may need what was executed in any trajectory
+            trajectories = list(trajectories)
+            outcomes = ExecutedOutcomes(trajectories, settings.pool, settings.first)
+            if outcomes.ambiguous:
+                count("state[s] whose observation does not say what follows", outcomes.ambiguous)
+        for trajectory in trajectories:
+            yield _composed(_drafts(trajectory, settings, skip, count), settings, outcomes)
+        return
+    in_flight: deque[list[Draft]] = deque()  # groups that are requested, and not answered yet
+
+    def groups() -> Iterator[list[Draw]]:
+        for trajectory in trajectories:
+            drafts = _drafts(trajectory, settings, skip, count)
+            if not all(draft.skipped for draft in drafts):
+                in_flight.append(drafts)
+                # Skipped ones are requested, too, so that batches hold the same requests as before the interruption.
+                yield [draft.request(style, settings, writer) for draft in drafts]
+
+    for answers in writer.answer(groups()):
+        drafts = in_flight.popleft()
+        for draft, answer in zip(drafts, answers):
+            draft.settle(answer, settings.kind)
+        yield drafts
+
+
+def _composed(drafts: list[Draft], settings: ReflectSettings, outcomes: ExecutedOutcomes | None = None) -> list[Draft]:
+    """Return the drafts with their texts; one with the error where the whole trajectory has no notes."""
+    for draft in drafts:
+        draft.compose(settings, outcomes)
+        if draft.error:
+            return [draft]
+    return drafts
+
+
+def _drafts(trajectory: dict, settings: ReflectSettings, skip: Skip, count: Count) -> list[Draft]:
+    """Return a draft for every state that gets a reflection; the others are counted."""
+    drafts = []
+    for situation in situations(trajectory, settings.pool, settings.first, settings.needs_contenders):
+        skipped = skip(f"{trajectory['id']}/{situation.i}/{settings.kind}")
+        left_out = situation.left_out or (settings.rationale == "environment" and without_notes(situation))
+        if not left_out:
+            drafts.append(Draft(situation, skipped))
+        elif not skipped:
+            count(left_out, 1)
+        if situation.as_good and not skipped:
+            count("alternative[s] left out that did as well as the expert's action", situation.as_good)
+    return drafts

@@ -1,0 +1,449 @@
+"""Settings of the stages that make examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from eexp.records.outcomes import SHORTCOMINGS
+from eexp.settings import (
+    FILE,
+    POOL,
+    RECALL,
+    RECALL_COUNT,
+    SEED,
+    Finite,
+    Number,
+    Whole,
+    Word,
+    first,
+    kind_shares,
+    max_tokens,
+    number_or_word,
+    option,
+    recorded,
+    temperature,
+)
+
+#: The author in `reflection_by`, by rationale, of reflections that no model writes.
+RULES = {"outcome": "rule: outcome", "environment": "rule: environment", "search": "rule: search"}
+
+#: The names of all guards (eexp/examples/reflection/guards.py), as `--no-guard` takes them.
+GUARDS = ("cut-off", "repeated", "length", "setup", "hindsight", "other-action", "invented")
+
+
+@dataclass(frozen=True)
+class ImitationSettings:
+    """Settings of `imitation_data`."""
+
+    thoughts: bool = option(True, help="Keep the expert's own thoughts, where there are any.")
+    recall: str | None = RECALL.field()
+    recall_count: int = RECALL_COUNT.field()
+
+    def lineage(self) -> dict[str, Any]:
+        """Return the settings by the names of their options."""
+        return {
+            "thoughts": None if self.thoughts else "no",
+            "recall": self.recall,
+            "recall_count": self.recall_count if self.recall else None,
+        }
+
+
+@dataclass(frozen=True)
+class WorldModelSettings:
+    """Settings of `world_model_data`: which transitions become examples, and what their targets are.
+
+    Attributes:
+        pool, first: The alternatives that become examples, as in `records.alternatives_of`.
+        max_repeats: How often the same target may come in a trajectory; None for any number.
+        summaries, changes, verdict: As in `world_model.targets.target_of`.
+        predictable: Who says which parts of a target cannot be predicted, "environment" or "model"; None marks none.
+    """
+
+    expert: bool = option(True, help="Whether the expert's own transitions are examples, too.")
+    pool: str | None = POOL.field()
+    first: int | None = first(0).field()
+    max_invalid_fraction: float = option(
+        0.3,
+        type=Number(0, 1),
+        metavar="SHARE",
+        help="Largest share of a trajectory's examples that may be answers to invalid actions; 1 keeps all.",
+    )
+    max_repeats: int | None = option(
+        2,
+        type=number_or_word(1, {"all": None}),
+        metavar="N|all",
+        help="How often the same target may come in a trajectory; the expert's own always stay.",
+    )
+    summaries: bool = option(
+        True,
+        help="Whether the summary of an observation is the target, where there is one (`eexp summarise`).",
+    )
+    changes: bool = option(
+        False, help="Make only the lines the target that the observation before the action did not have."
+    )
+    verdict: str | None = option(
+        None,
+        type=Word(["alone", "after"]),
+        help="Make one word the target, or add it after the observation: invalid, unchanged, changed or done, for "
+        "`eexp eval --look-ahead-with`. --max-repeats has no effect.",
+    )
+    predictable: str | None = option(
+        None,
+        type=Word(["environment", "model"]),
+        help="Who says which parts of a target the state does not determine, to leave them out of the loss: the "
+        "environment, or the model (-m).",
+    )
+    unknown_weight: float = option(0.0, type=Number(min=0), metavar="WEIGHT", help="Weight of those parts in the loss.")
+    min_probability: float = option(
+        0.05,
+        type=Number(0, 1, min_open=True),
+        metavar="P",
+        help="With --predictable model: words that it finds less probable are such parts.",
+    )
+    seed: int = SEED.field()
+
+    def lineage(self) -> dict[str, Any]:
+        """Return the settings that decide the output, but for the seed, by the names of their options."""
+        return {
+            "expert": None if self.expert else "no",
+            **recorded(self, "pool", "first"),
+            "max_invalid_fraction": None if self.max_invalid_fraction == 1 else self.max_invalid_fraction,
+            "max_repeats": self.max_repeats,
+            "summaries": None if self.summaries else "no",
+            "changes": "yes" if self.changes else None,
+            "verdict": self.verdict,
+            "predictable": self.predictable,
+            "unknown_weight": self.unknown_weight if self.predictable else None,
+            "min_probability": self.min_probability if self.predictable == "model" else None,
+        }
+
+
+@dataclass(frozen=True)
+class GuardSettings:
+    """The guards in use.
+
+    Attributes:
+        names: Their names.
+        min_words, max_words: The numbers of words that the guard "length" accepts.
+    """
+
+    names: frozenset[str] = frozenset(GUARDS)
+    min_words: int = 5
+    max_words: int = 150
+
+    @classmethod
+    def without(cls, names: Iterable[str], min_words: int = 5, max_words: int = 150) -> GuardSettings:
+        """Return all guards but those named; "all" names every one."""
+        left_out = set(GUARDS) if "all" in names else set(names)
+        return cls(frozenset(GUARDS) - left_out, min_words, max_words)
+
+
+@dataclass(frozen=True)
+class ReflectSettings:
+    """Settings of `reflect`.
+
+    Attributes:
+        rationale: "model", "outcome", "search" or "environment" (`eexp reflect --rationale`), or "own": the model
+            writes a thought and an action from the state alone, which are kept if the action is the expert's (STaR).
+        guards: Which texts of a model are refused.
+        pool, first: The alternatives that are weighed, as in `records.alternatives_of`.
+    """
+
+    rationale: str = "model"
+    guards: GuardSettings = field(default_factory=GuardSettings)
+    weigh: int = option(
+        1,
+        type=Whole(0),
+        metavar="N",
+        help="How many contenders (executed alternatives that did worse) a composed reflection weighs at most. With 0, "
+        "states without one get a reflection, too.",
+    )
+    ahead: int = option(
+        2,
+        type=Whole(1),
+        metavar="N",
+        help="With --rationale search: how many actions a thought looks ahead at most.",
+    )
+    pool: str | None = POOL.field()
+    first: int | None = first(1).field()
+    temperature: float = temperature(0.7).field()
+    max_tokens: int = max_tokens(256).field()
+    retries: int = option(
+        3,
+        type=Whole(0),
+        metavar="N",
+        help="How often a text that a guard refuses is drawn again.",
+    )
+    seed: int = SEED.field()
+
+    @property
+    def kind(self) -> str:
+        """The kind of the examples."""
+        return "rationale" if self.rationale == "own" else "reflection"
+
+    @property
+    def by_model(self) -> bool:
+        """Whether a model writes."""
+        return self.rationale not in RULES
+
+    @property
+    def needs_contenders(self) -> bool:
+        """Whether a state without a contender gets no reflection."""
+        return self.rationale == "model" or (self.rationale in ("outcome", "environment") and self.weigh > 0)
+
+    def lineage(self) -> dict[str, Any]:
+        """Return the settings that decide the output, but for the seed, by the names of their options."""
+        entries: dict[str, Any] = {"rationale": self.rationale, "pool": self.pool, "first": self.first}
+        if self.rationale == "search":
+            return {**entries, "ahead": self.ahead}
+        if not self.by_model:
+            return {**entries, "weigh": self.weigh}
+        unused = set(GUARDS) - self.guards.names
+        return {
+            **entries,
+            "temperature": self.temperature,
+            "max_tokens": self.max_tokens,
+            "retries": self.retries,
+            "no_guard": ",".join(sorted(unused)) or None,
+            "min_words": self.guards.min_words,
+            "max_words": self.guards.max_words,
+        }
+
+
+@dataclass(frozen=True)
+class PreferenceSettings:
+    """Settings of `preference_data`."""
+
+    worse: tuple[str, ...] = option(
+        (),
+        type=Word(SHORTCOMINGS),
+        multiple=True,
+        help="What counts as worse: the environment refused the action (refused), the episode ended without success "
+        "(ended), the score is lower (score), nothing changed (unchanged), or `eexp follow` completed the task after "
+        "it later than the expert, or not at all (later). Can be given several times.  [default: all]",
+    )
+    most: int | None = option(
+        None,
+        type=Whole(1),
+        metavar="N",
+        help="Largest number of preferences of one state, the first ones.  [default: all]",
+    )
+    judge: bool = option(
+        False,
+        is_flag=True,
+        help="Make examples of kind judgement instead, two of each preference: which of both actions is better, each "
+        "standing first once, and then that action.",
+    )
+    with_outcomes: bool = option(False, is_flag=True, help="With --judge: show what each of the two actions led to.")
+    pool: str | None = POOL.field()
+    first: int | None = first(1).field()
+
+    def lineage(self) -> dict[str, Any]:
+        """Return the settings by the names of their options."""
+        made = {"judge": self.judge or None, "with_outcomes": self.with_outcomes or None}
+        return {**recorded(self, "most", "pool", "first"), "worse": ",".join(self.worse) or None, **made}
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """Settings of `policy_data`."""
+
+    reward: str = option(
+        "success",
+        type=Word(["success", "score", "none"]),
+        help="The reward of an episode: 1 for success and else 0, the score at its end, or none beside those of its "
+        "turns.",
+    )
+    baseline: str = option(
+        "turns",
+        type=Word(["turns", "episodes"]),
+        help="What is subtracted from the rewards of a task: their mean over all turns, so that the weights of these "
+        "add up to 0, or their mean over episodes, as in GRPO.",
+    )
+    scale: bool = option(
+        False, help="Divide by the standard deviation of the rewards of a task, so that all tasks count the same."
+    )
+    refused: float = option(
+        0.0,
+        type=Finite(0),
+        metavar="X",
+        help="Take X from the weight of every refused action, and add to all weights of a task what keeps their mean.",
+    )
+
+    turn_rewards: float = option(
+        0.0,
+        type=Finite(0),
+        metavar="X",
+        help="Add X times the reward of each turn (`eexp reward`), less the mean of those of a task.",
+    )
+
+    def lineage(self) -> dict[str, Any]:
+        """Return the settings by the names of their options."""
+        return {
+            **recorded(self, "reward", "baseline"),
+            "scale": self.scale or None,
+            "refused": self.refused or None,
+            "turn_rewards": self.turn_rewards or None,
+        }
+
+
+@dataclass(frozen=True)
+class RecoverSettings:
+    """Settings of `recover`.
+
+    Attributes:
+        pool: The pool of alternatives to draw from; all if None.
+        share: Of the states with refused alternatives, how many get a mistake.
+        most: Largest number of mistakes in one state; a state with one gets each further one with probability 1/2.
+    """
+
+    pool: str | None = option(
+        None, metavar="NAME", help="Draw from the alternatives of this pool.  [default: from all]"
+    )
+    share: float = option(
+        1.0,
+        type=Number(0, 1),
+        metavar="SHARE",
+        help="Share of the states with refused alternatives that get a mistake.",
+    )
+    most: int = option(3, type=Whole(1), metavar="N", help="Largest number of mistakes in one state.")
+    seed: int = SEED.field()
+
+
+@dataclass(frozen=True)
+class SummariseSettings:
+    """Settings of `summarise`."""
+
+    longer_than: int = option(
+        500, type=Whole(0), metavar="CHARACTERS", help="Summarise only observations that are longer."
+    )
+    temperature: float = temperature(0.7).field()
+    max_tokens: int = max_tokens(256).field()
+    seed: int = SEED.field()
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """Settings of `split`: either `included` or `excluded` is given."""
+
+    parts: int = option(2, type=Whole(1), metavar="N", help="Number of parts, of about equal size.")
+    included: tuple[int, ...] = option(
+        (),
+        "--part",
+        type=Whole(1),
+        multiple=True,
+        metavar="I",
+        help="A part to write, from 1. May be repeated.",
+    )
+    excluded: tuple[int, ...] = option(
+        (),
+        "--without",
+        type=Whole(1),
+        multiple=True,
+        metavar="I",
+        help="Write all parts but this one. May be repeated.",
+    )
+    seed: int = SEED.field()
+
+    @property
+    def kept(self) -> list[int]:
+        """The numbers of the parts to yield, from 1."""
+        return sorted(set(self.included) or set(range(1, self.parts + 1)) - set(self.excluded))
+
+
+@dataclass(frozen=True)
+class SelectSettings:
+    """Settings of `select`."""
+
+    by: str = option(
+        "coverage",
+        type=Word(["coverage", "loss", "influence", "length", "random"]),
+        help="Which records come first: those that differ most from the ones before (coverage), that a model finds "
+        "hardest (loss; after `eexp score`), those on which an update lowers the loss of the examples --like FILE most "
+        "(influence), the longest (length), or any (random).",
+    )
+    like: str | None = option(
+        None, type=FILE, metavar="FILE", help="With --by influence: examples of what the model is to learn."
+    )
+    base: str | None = option(
+        None,
+        "-m",
+        "--model",
+        metavar="BASE",
+        help="With --by influence: the model that will be trained, a directory or a hub id.",
+    )
+    init: str | None = option(
+        None, type=FILE, metavar="DIR", help="With --by influence: an adapter of it to start from."
+    )
+    number: int | None = option(
+        None, "-n", "--number", type=Whole(1), metavar="N", help="Number of records.  [default: all]"
+    )
+    reverse: bool = option(False, help="Take the easiest or the shortest first, with --by loss or length.")
+    seed: int = SEED.field()
+
+
+@dataclass(frozen=True)
+class MixSettings:
+    """Settings of `mix`.
+
+    Attributes:
+        limit: At most that many examples, drawn from the whole mixture: the first in its order.
+        shuffle: Without it, the examples keep the order of the sources.
+    """
+
+    limit: int | None = option(
+        None, type=Whole(0), metavar="N", help="At most that many examples in all.  [default: no limit]"
+    )
+    shuffle: bool = option(True, help="Mix the order, or leave one file after the other.")
+    duplicates: str = option(
+        "keep",
+        type=Word(["keep", "exact", "near"]),
+        help="What to do about examples with the same words, within a file and across files: keep them; keep "
+        "one; or keep one of those, too, that nearly repeat each other (needs eexp[dedup]).",
+    )
+    similarity: float = option(
+        0.8,
+        type=Number(0, 1, min_open=True),
+        metavar="S",
+        help="With --duplicates near: the share of runs of three words that the prompts, and the completions, "
+        "of two examples must have in common.",
+    )
+    apart_from: tuple[str, ...] = option(
+        (),
+        multiple=True,
+        type=FILE,
+        metavar="FILE",
+        help="Leave out examples of tasks that occur in this file, a panel or any records, and examples with the "
+        "words of one in it. May be repeated.",
+    )
+    share: dict[str, float] | None = option(
+        None,
+        metavar="KIND=SHARE",
+        gather=kind_shares,
+        help="Take only as much as gives examples of a kind this share of the mixture. May be repeated; kinds "
+        "without one keep their proportions in the rest.",
+    )
+    share_by: str = option(
+        "examples",
+        type=Word(["examples", "tokens", "targets"]),
+        help="What --share measures: examples, their tokens, or the tokens that the loss falls on.",
+    )
+    tokenizer: str | None = option(
+        None, metavar="MODEL", help="Whose tokens --share-by counts: tiny, or a model's directory or hub id."
+    )
+    seed: int = SEED.field()
+
+    def lineage(self) -> dict[str, Any]:
+        """Return the settings that decide what is left out and whether the order is drawn, by the names of options."""
+        shares = ",".join(f"{kind}={share:g}" for kind, share in (self.share or {}).items())
+        return {
+            "shuffle": None if self.shuffle else "no",
+            "duplicates": None if self.duplicates == "keep" else self.duplicates,
+            "similarity": self.similarity if self.duplicates == "near" else None,
+            "apart_from": ",".join(self.apart_from) or None,
+            "share": shares or None,
+            "share_by": self.share_by if self.share else None,
+            "tokenizer": self.tokenizer,
+        }

@@ -1,1 +1,0 @@
-"""Mix files of examples: shares, duplicates, and an order over more than fits into memory."""

@@ -1,0 +1,297 @@
+"""A client of a JSON server, with many requests at once, a limit on their rate, and retries.
+
+One event loop in a thread of its own does all the waiting. So stages stay plain code, a stage that ends early cancels
+its requests at once, and the thread does not keep the process alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import concurrent.futures
+import json
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Coroutine
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from eexp.errors import EexpError, InputError, UsageError
+from eexp.records.types import explain
+from eexp.system.fetch import ACCEPTED, TooLarge, TooSlow, fetch
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx
+
+T = TypeVar("T")
+N = TypeVar("N", int, float)
+
+#: Statuses of temporary failures, after which the same request may succeed.
+TEMPORARY = frozenset({408, 409, 425, 429, *range(500, 600)})
+#: Statuses that blame the request; 404 only after others were answered, since else the address is wrong.
+REFUSED = frozenset({400, 404, 413, 422})
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before the second try; doubled each time, up to the longest
+LONGEST_RETRY_AFTER = 300.0  # seconds up to which a server's Retry-After is followed
+CONNECT = 30.0  # seconds for opening a connection
+GRACE = 2.0  # seconds for closing the connections
+
+
+def setting(variable: str, value: N | None, default: N, kind: type[N]) -> N:
+    """Return `value` if it is not None, else that of the environment variable, else the default.
+
+    Raises:
+        UsageError: It is no number above 0.
+    """
+    raw_value = value if value is not None else os.environ.get(variable) or default
+    try:
+        number = kind(raw_value)
+    except ValueError:
+        number = kind(0)
+    if not 0 < number < 1e9:
+        raise UsageError(f"{variable}: expected a {'whole ' * (kind is int)}number above 0, got {raw_value!r}")
+    return number
+
+
+def _key() -> tuple[str, str]:
+    """Return the environment variable that holds the key, and the key; two empty strings without one."""
+    for variable in ("EEXP_API_KEY", "OPENAI_API_KEY"):
+        key = os.environ.get(variable, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise UsageError(f"{variable} holds a character that no HTTP header may have")
+        if key:
+            return variable, key
+    return "", ""
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Return the trusted certificates. Reading them takes longer than most requests to a server nearby."""
+    import httpx
+
+    return httpx.create_ssl_context()
+
+
+class Client:
+    """A client of the server at `url`; `name` is the address without the secrets in it.
+
+    Args:
+        concurrency: Maximum number of requests at once. None takes it from EEXP_HTTP_CONCURRENCY.
+        timeout: Seconds for one answer, to its last byte. None takes it from EEXP_HTTP_TIMEOUT.
+        tries: Maximum number of attempts at one request. None takes it from EEXP_HTTP_TRIES.
+        rpm: Requests a minute, of all together. None takes it from EEXP_HTTP_RPM, without which there is no limit.
+
+    Raises:
+        UsageError: `url` is no address, or a setting is no number above 0.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        concurrency: int | None = None,
+        timeout: float | None = None,
+        tries: int | None = None,
+        rpm: float | None = None,
+    ):
+        import httpx
+
+        self.name = re.sub(r"//.*@", "//", url.rstrip("/"))
+        self.concurrency = setting("EEXP_HTTP_CONCURRENCY", concurrency, 16, int)
+        self._timeout = setting("EEXP_HTTP_TIMEOUT", timeout, 300.0, float)
+        self._tries = setting("EEXP_HTTP_TRIES", tries, 6, int)
+        limited = rpm is not None or os.environ.get("EEXP_HTTP_RPM")
+        self._spacing = 60.0 / setting("EEXP_HTTP_RPM", rpm, 1.0, float) if limited else 0.0
+        try:
+            address = httpx.URL(url.rstrip("/"))
+        except httpx.InvalidURL:
+            address = httpx.URL()
+        if not address.host or address.query:
+            raise UsageError(f"{self.name.partition('?')[0]}: not an address such as http://HOST:PORT/v1")
+        # The password goes into a header as well: httpx writes the addresses of its requests to the log.
+        self._address = str(address.copy_with(username=None, password=None))
+        variable, key = _key()
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._hint = f"is {variable} right?" if key else "no key was sent: set EEXP_API_KEY or OPENAI_API_KEY"
+        self._secrets = {key}
+        if address.userinfo:
+            word, password = f"{address.username}:{address.password}", address.password or address.username
+            word = base64.b64encode(word.encode()).decode()
+            self._headers = {"Authorization": f"Basic {word}"}
+            self._hint = "is the password in the address right?"
+            self._secrets |= {word, password, quote(password, safe="")}
+        self._secrets.discard("")
+        self._jitter = random.Random()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._reached = self._served = False  # whether it has answered at all; whether it has served a request
+        self._next = self._paused = 0.0  # when the next request may be made; until when all pause
+
+    # -- the loop ----------------------------------------------------------------------------------------------------
+
+    def start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Run `work` in the loop; cancelling the future that is returned stops it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop or self._open())
+
+    def _open(self) -> asyncio.AbstractEventLoop:
+        import httpx
+
+        limits = httpx.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
+        timeout = httpx.Timeout(None, connect=min(CONNECT, self._timeout))  # `fetch` limits the rest
+        headers = {**ACCEPTED, **self._headers}
+        self._http = httpx.AsyncClient(headers=headers, timeout=timeout, limits=limits, verify=_certificates())
+        self._slots = asyncio.Semaphore(self.concurrency)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="eexp http", daemon=True)
+        self._thread.start()
+        return self._loop
+
+    def close(self) -> None:
+        """Cancel the requests under way and close the connections. Safe to call twice; it can be used again."""
+        loop, self._loop = self._loop, None
+        if loop is None:
+            return
+        with suppress(concurrent.futures.TimeoutError):
+            asyncio.run_coroutine_threadsafe(self._cancel_all(), loop).result(GRACE)
+        loop.call_soon_threadsafe(loop.stop)
+        self._thread.join(GRACE)
+        if not self._thread.is_alive():
+            loop.close()
+
+    async def _cancel_all(self) -> None:
+        under_way = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+        await self._http.aclose()
+
+    # -- a request, inside the loop ----------------------------------------------------------------------------------
+
+    async def ask(
+        self, method: str, path: str, shape: type[T], body: dict | None = None, tries: int | None = None
+    ) -> T:
+        """Return the server's answer, converted to `shape`.
+
+        Args:
+            tries: Maximum number of attempts, if other than the client's.
+
+        Raises:
+            InputError: The server refuses the content of the request.
+            EexpError: The server cannot be used.
+        """
+        import httpx
+
+        # Escaped to ASCII: half of a surrogate pair, which a record may hold, has no UTF-8.
+        content = None if body is None else json.dumps(body).encode("ascii")
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        tries = tries or self._tries
+        async with self._slots:
+            failure, attempt = "", 0
+            for attempt in range(1, tries + 1):
+                await self._wait_for_turn()
+                answer = None
+                try:
+                    answer = await fetch(
+                        self._http, method, self._address + path, self._timeout, content=content, headers=headers
+                    )
+                except TooSlow:
+                    failure = f"{self.name}: no answer within {self._timeout:g} s (EEXP_HTTP_TIMEOUT)"
+                except TooLarge as e:
+                    raise EexpError(f"{self.name}{path}: {e}") from None
+                except (httpx.ConnectTimeout, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError) as e:
+                    failure = f"{self.name}: {type(e).__name__}: {self._mask(str(e)) or 'no connection'}"
+                    if isinstance(e, (httpx.ConnectError, httpx.ConnectTimeout)) and not self._reached:
+                        break  # there is no server, rather than a busy one
+                except httpx.HTTPError as e:
+                    raise EexpError(f"{self.name}: {type(e).__name__}: {self._mask(str(e))}") from None
+                else:
+                    self._reached = True
+                    if answer.status_code not in TEMPORARY:
+                        return self._read(path, answer, shape, body is not None)
+                    failure = self._status(path, answer)
+                if attempt < tries:
+                    await self._back_off(attempt, answer)
+        raise EexpError(failure + (f" (tried {attempt} times)" if attempt > 1 else ""))
+
+    async def _wait_for_turn(self) -> None:
+        """Wait until a request may be made, by the limit on their rate and the pauses that the server asks for."""
+        while True:
+            now = time.monotonic()
+            turn = max(now, self._next)
+            self._next = turn + self._spacing
+            await asyncio.sleep(turn - now)
+            if time.monotonic() >= self._paused:  # else a pause has begun meanwhile
+                return
+
+    async def _back_off(self, attempt: int, answer: httpx.Response | None) -> None:
+        """Wait after a failed attempt, or make all requests pause where the server has too many of them."""
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1)) * self._jitter.uniform(0.5, 1.0)
+        retry_after = None if answer is None else _retry_after(answer.headers.get("Retry-After", ""))
+        if retry_after is not None:
+            pause = min(retry_after, LONGEST_RETRY_AFTER)
+        if retry_after is None and (answer is None or answer.status_code != 429):
+            return await asyncio.sleep(pause)
+        # The server's limit concerns all requests: they wait, in _wait_for_turn.
+        self._paused = max(self._paused, time.monotonic() + pause)
+        self._next = max(self._next, self._paused)
+
+    def _read(self, path: str, answer: httpx.Response, shape: type[T], has_body: bool) -> T:
+        """Return an answer converted to `shape`, or raise the error that it means."""
+        status = answer.status_code
+        if has_body and status in REFUSED and (self._served or status != 404):
+            raise InputError(f"{self.name} refuses the request: {self._reason(answer) or 'no reason given'}")
+        if status in (401, 403):
+            raise EexpError(f"{self._status(path, answer)} ({self._hint})")
+        if not 200 <= status < 300:
+            raise EexpError(self._status(path, answer))
+        try:
+            result = msgspec.convert(answer.json(), shape)
+        except msgspec.ValidationError as e:
+            raise EexpError(f"{self.name}{path}: answered: {explain(str(e))}") from None
+        except (ValueError, RecursionError):
+            raise EexpError(f"{self.name}{path}: the answer is not JSON") from None
+        self._served = self._served or has_body
+        return result
+
+    # -- messages ----------------------------------------------------------------------------------------------------
+
+    def _status(self, path: str, answer: httpx.Response) -> str:
+        hint = ": is /v1 missing?" if answer.status_code == 404 and urlsplit(self.name).path in ("", "/") else ""
+        return f"{self.name}{path}: HTTP {answer.status_code}: {self._reason(answer) or 'no reason given'}{hint}"
+
+    def _reason(self, answer: httpx.Response) -> str:
+        """Return the server's explanation, as far as it gives one."""
+        try:
+            reason = answer.json()
+        except (ValueError, RecursionError):
+            reason = answer.text
+        for key in ("error", "detail", "message"):
+            if isinstance(reason, dict) and reason.get(key):
+                reason = reason[key]
+        return "" if reason is None else self._mask(str(reason))
+
+    def _mask(self, text: str) -> str:
+        """Return a server's text as one line of a message, without secrets."""
+        for secret in sorted(self._secrets, key=len, reverse=True):
+            text = text.replace(secret, "***")
+        return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
+
+
+def _retry_after(value: str) -> float | None:
+    """Return seconds from the value of a Retry-After header, a number or an HTTP date; None for other values."""
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return None

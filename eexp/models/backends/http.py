@@ -1,0 +1,466 @@
+"""Models behind any OpenAI-compatible chat server: vLLM, SGLang, llama-server, llama-cpp-python and others.
+
+Many requests are under way at once, and none depends on the order in which others are answered. The key comes from
+EEXP_API_KEY or OPENAI_API_KEY and goes into the headers of requests and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any, Optional
+
+from msgspec import Struct
+
+from eexp.errors import EexpError, InputError, UsageError
+from eexp.models.backends.client import Client
+from eexp.models.base import Draw, Episodes, Model, Request, Sample, Samples
+from eexp.prompts import Message
+from eexp.prompts.tool_calls import call_entry, call_message, json_object, text_of_message
+from eexp.records.record import seed_of
+
+AHEAD = 4  # requests that may wait for an answer to an earlier one, for each one that may be under way
+
+
+# The parts of an answer that are read; servers send more.
+class _CalledFunction(Struct):
+    name: str = ""
+    arguments: Any = None  # JSON as a string; an object from some servers
+
+
+class _ToolCall(Struct):
+    function: _CalledFunction
+
+
+class _Message(Struct):
+    content: Optional[str] = None
+    tool_calls: Optional[list[_ToolCall]] = None
+
+    def as_message(self) -> Message:
+        """Return it as the assistant's message; a call whose arguments are no JSON object makes it plain text."""
+        functions = [call.function for call in self.tool_calls or ()]
+        arguments = [json_object(function.arguments) for function in functions]
+        if not functions or None in arguments:
+            broken = [f"{function.name}({function.arguments})" for function in functions]
+            return {"role": "assistant", "content": "\n\n".join([self.content or "", *broken]).strip()}
+        message = call_message("", {}, content=(self.content or "").strip())
+        calls = zip(functions, arguments)
+        message["tool_calls"] = [call_entry(one.name, given or {}, n) for n, (one, given) in enumerate(calls)]
+        return message
+
+
+_ROUNDING = 0.01  # what the log-probability of a certain token may be above 0
+
+
+class _TokenLogprob(Struct):
+    token: str = ""
+    logprob: Optional[float] = None
+
+
+class _Logprobs(Struct):
+    content: Optional[list[_TokenLogprob]] = None
+
+
+class _Choice(Struct):
+    message: _Message
+    finish_reason: Optional[str] = None
+    logprobs: Optional[_Logprobs] = None
+
+    def sample(self, reported_tokens: int) -> Sample:
+        """Return the choice as a sample; `reported_tokens` is its number of tokens if the server does not list them."""
+        finished = self.finish_reason != "length"
+        message = self.message.as_message()
+        text = text_of_message(message) if self.message.tool_calls else self.message.content or ""
+        tokens = (self.logprobs.content if self.logprobs else None) or []
+        logprobs = [t.logprob for t in tokens if t.logprob is not None]
+        complete = bool(logprobs) and len(logprobs) == len(tokens) and not self.has_wrong_logprobs()
+        stop = bool(tokens) and finished and not (tokens[-1].token and text.endswith(tokens[-1].token))
+        number = len(tokens) - stop if tokens else reported_tokens
+        logprob = sum(logprobs) if complete else None
+        return Sample(text, logprob, number, finished, message=message)
+
+    def has_wrong_logprobs(self) -> bool:
+        """Return whether a log-probability is no logarithm of a probability: NaN, infinite, or above 0."""
+        tokens = (self.logprobs.content if self.logprobs else None) or []
+        return any(t.logprob is not None and not -math.inf < t.logprob < _ROUNDING for t in tokens)
+
+
+class _Usage(Struct):
+    prompt_tokens: Optional[int] = None
+    completion_tokens: Optional[int] = None
+
+
+class _Completion(Struct):
+    choices: list[_Choice] = []
+    usage: Optional[_Usage] = None
+
+
+class _ListedModel(Struct):
+    id: str
+    owned_by: Optional[str] = None  # vLLM, SGLang and llama.cpp's server give their own names
+
+
+class _ModelList(Struct):
+    data: list[_ListedModel] = []
+
+
+#: Settings that turn off the truncation and the penalties that a server applies by default, by its `owned_by`. For
+#: other servers they are determined by trial.
+_PLAIN_SAMPLING: dict[Optional[str], dict[str, Any]] = {
+    "vllm": {"top_k": -1, "min_p": 0, "repetition_penalty": 1},
+    "sglang": {"top_k": -1, "min_p": 0, "repetition_penalty": 1},
+    "llamacpp": {"top_k": 0, "min_p": 0, "repeat_penalty": 1},
+}
+_WRONG_LOGPROBS = "text[s] without a usable log-probability"
+_PROBE = {"messages": [{"role": "user", "content": "."}], "max_tokens": 1, "temperature": 1}
+
+
+class HttpModel(Model):
+    """A model given as `http://host:port/v1#name`; without a name, the server's first model.
+
+    Log-probabilities are the server's: of the tokens that it lists, which in some servers include the stop token, and
+    at the temperature that it uses for them, which in most is 1.
+
+    Args:
+        settings: As in `client.Client`.
+    """
+
+    exact = False
+
+    def __init__(self, spec: str, **settings: Any):
+        super().__init__()
+        url, _, self._name = spec.partition("#")
+        self._client = Client(url, **settings)
+        self.spec = f"{self._client.name}#{self._name}"
+        if not self._name:
+            self._name = self._first_model()
+        self.fingerprint = f"{self._client.name}#{self._name}"
+        self._logprobs = True  # until the server says that it has none
+        self._plain: dict[str, Any] | None = None  # settings of plain sampling, once they are known
+        self._plain_task: asyncio.Task[dict[str, Any]] | None = None
+
+    def _first_model(self) -> str:
+        try:
+            models = self._client.start(self._client.ask("GET", "/models", _ModelList)).result().data
+            if models:
+                return models[0].id
+            raise EexpError(f"{self._client.name}: serves no model; name one after a #")
+        except BaseException:
+            self.close()
+            raise
+
+    def answer(self, groups: Iterable[Sequence[Request]]) -> Iterator[list[Samples]]:
+        source, calls = iter(groups), _OpenCalls(self)
+        waiting: deque[list[_OpenDraw]] = deque()
+        more, error = True, None
+        try:
+            while more or waiting:
+                room = sum(max(1, len(group)) for group in waiting) < AHEAD * self._client.concurrency
+                reading = more and room and len(calls) < self._client.concurrency
+                if reading:
+                    try:
+                        group = next(source, None)
+                        more = group is not None
+                        waiting += [] if group is None else [[calls.start(request) for request in group]]
+                    except Exception as e:  # raised after the answers to all earlier groups
+                        more, error = False, e
+                calls.collect(wait=not reading)
+                more = more and not calls.failed
+                while waiting and (all(d.done for d in waiting[0]) or any(d.failure for d in waiting[0])):
+                    yield [draw.result() for draw in waiting.popleft()]
+            if error:
+                raise error
+        finally:
+            calls.cancel()
+
+    def episodes(self, n: int) -> Episodes[Draw, Samples]:
+        return _HttpEpisodes(self, n)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def start(self, draw: Draw, n: int, seed: int) -> Future[_Completion]:
+        """Start one call for up to `n` choices."""
+        return self._client.start(self._complete(draw, n, seed))
+
+    def message(self, sample: Sample, tools: Sequence[dict]) -> Message:
+        assert sample.message is not None  # as in every sample of a server
+        return sample.message
+
+    def check(self, request: Request) -> Draw:
+        """Return a request that a server can answer.
+
+        Raises:
+            UsageError: No server can.
+        """
+        if not isinstance(request, Draw):
+            raise UsageError(f"{self.spec}: a server writes texts and scores none; take a GGUF file or hf:")
+        if request.allowed is not None:
+            raise UsageError(f"{self.spec}: a server cannot be held to a list of texts; take a GGUF file or hf:")
+        if request.prefix:
+            raise UsageError(
+                f"{self.spec}: a server cannot go on from the beginning of an answer, which this prompt style needs to "
+                f"open or close the place for a thought; give --think auto, or a style that asks in the prompt"
+            )
+        return request
+
+    async def _complete(self, draw: Draw, n: int, seed: int) -> _Completion:
+        body: dict[str, Any] = {
+            "model": self._name,
+            "messages": [_sent(message) for message in draw.prompt],
+            "temperature": draw.temperature,
+            "max_tokens": draw.max_tokens,
+            "seed": seed,
+        }
+        body |= await self._plain_sampling() | {"top_p": 1 if draw.top_p is None else draw.top_p}
+        body |= {"n": n} if n > 1 else {}
+        body |= {"tools": list(draw.tools)} if draw.tools else {}
+        while True:
+            with_logprobs = self._logprobs
+            try:
+                completion = await self._client.ask(
+                    "POST", "/chat/completions", _Completion, body | ({"logprobs": True} if with_logprobs else {})
+                )
+            except EexpError as e:
+                if not (with_logprobs and "logprob" in str(e)):
+                    raise
+                self._logprobs = False
+            else:
+                if not completion.choices:
+                    raise EexpError(f"{self._client.name}: an answer without choices")
+                return completion
+
+    async def _plain_sampling(self) -> dict[str, Any]:
+        """Return the settings by which the server draws from the whole distribution; they are determined once."""
+        if self._plain is None:
+            if self._plain_task is None or self._plain_task.cancelled():
+                self._plain_task = asyncio.ensure_future(self._find_plain_sampling())
+            settings = await asyncio.shield(self._plain_task)
+            self._plain = settings
+        return self._plain
+
+    async def _find_plain_sampling(self) -> dict[str, Any]:
+        """Determine the settings of plain sampling from the list of models, or else by requests of one token.
+
+        A server that knows top_k refuses a nonsensical value of it, and one that does not know it ignores the value.
+        """
+        try:
+            models = (await self._client.ask("GET", "/models", _ModelList, tries=1)).data
+        except EexpError:
+            models = []
+        plain = _PLAIN_SAMPLING.get(next((model.owned_by for model in models if model.id == self._name), None))
+        if plain is None:
+            plain = {"top_k": 0, "min_p": 0}
+            try:
+                supported = await self._takes(plain) and not await self._takes({"top_k": "none", "min_p": "none"})
+            except EexpError:  # the request that needs the settings will report the failure
+                return {}
+            if not supported:
+                self.note(
+                    f"{self._client.name} does not know top_k and min_p: it may leave improbable tokens out of "
+                    f"the draws; all that it is told is top_p 1"
+                )
+                return {}
+        return plain
+
+    async def _takes(self, sampling: dict[str, Any]) -> bool:
+        """Return whether the server accepts settings in a request of one token."""
+        body = {"model": self._name, **_PROBE, "top_p": 1, **sampling}
+        try:
+            await self._client.ask("POST", "/chat/completions", _Completion, body, tries=1)
+        except InputError:
+            return False
+        return True
+
+    def count_wrong_logprobs(self, n: int) -> None:
+        """Count texts whose log-probabilities cannot be used, and say so of the first."""
+        if n and not self.counts[_WRONG_LOGPROBS]:
+            self.note(
+                f"{self._client.name} gives log-probabilities that are NaN, infinite or above 0: texts that have one "
+                f"are recorded without a log-probability"
+            )
+        self.counts[_WRONG_LOGPROBS] += n
+
+    def count(self, completion: _Completion, samples: list[Sample]) -> None:
+        """Add the cost of an answer to the counts."""
+        usage = completion.usage or _Usage()
+        tokens = sum(s.tokens for s in samples) if usage.completion_tokens is None else usage.completion_tokens
+        self.counts.update(
+            {"prompt tokens": usage.prompt_tokens or 0, "tokens written": tokens, "text[s] written": len(samples)}
+        )
+
+
+def _sent(message: Message) -> Message:
+    """Return a message as servers take it: with the arguments of calls as JSON in a string."""
+    if not message.get("tool_calls"):
+        return message
+    calls = [
+        {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}
+        for call in message["tool_calls"]
+    ]
+    return {**message, "tool_calls": calls}
+
+
+class _OpenDraw:
+    """A Draw that is being answered, in rounds of calls, until enough texts are accepted or the limit is judged.
+
+    A round asks for the missing texts. They are judged when the whole round is answered, in the order of its calls, and
+    the seed of a call follows from its number in the Draw: the time at which an answer arrives decides nothing.
+    """
+
+    def __init__(self, draw: Draw):
+        self.draw, self.done = draw, False
+        self.failure: Exception | None = None
+        self._refusal: InputError | None = None
+        greedy = draw.temperature == 0  # all draws are the same text
+        most = draw.n if draw.most is None else draw.most
+        self._n, self._most = (min(draw.n, 1), min(most, 1)) if greedy else (draw.n, most)
+        self._copies = draw.n if greedy and not draw.distinct else 1
+        self._accepted: list[Sample] = []
+        self._judged = self._calls = 0
+        self._known: set[tuple[str, bool]] = set()
+        self._per_call = max(1, self._n)  # choices that a call asks for
+        self._cautious = False  # one choice first, to see whether the server only refuses several at once
+        self._round: list[int] = []  # choices of each call
+        self._answers: dict[int, list[Sample] | InputError] = {}  # by the number of the call in the round
+
+    def result(self) -> Samples:
+        """Return the answer of a Draw that is done.
+
+        Raises:
+            Exception: The failure of the server or of `accept`.
+        """
+        if self.failure:
+            raise self.failure
+        return self._refusal or self._accepted * self._copies
+
+    def next_round(self) -> list[tuple[int, int]]:
+        """Return the calls to make now, as (choices, seed); where there are none, the Draw is done."""
+        missing = min(self._n - len(self._accepted), self._most - self._judged)
+        missing = min(missing, 1) if self._cautious else missing
+        self._round = [min(self._per_call, missing - i) for i in range(0, missing, self._per_call)]
+        self._answers.clear()
+        self.done = self.done or not self._round
+        if self.done:
+            return []
+        calls = [(n, seed_of(self.draw.seed, self._calls + i) % 2**31) for i, n in enumerate(self._round)]
+        self._calls += len(calls)
+        return calls
+
+    def add(self, number: int, answer: list[Sample] | InputError) -> bool:
+        """Take the answer to a call of the round; return whether that was the last one."""
+        self._answers[number] = answer
+        if len(self._answers) < len(self._round):
+            return False
+        for i, n in enumerate(self._round):
+            self._take(n, self._answers[i])
+        return True
+
+    def _take(self, n: int, answer: list[Sample] | InputError) -> None:
+        if not isinstance(answer, InputError):
+            if len(answer) < n:  # some servers answer one choice, whatever n is
+                self._per_call = min(self._per_call, len(answer))
+            self._cautious = False
+            for sample in answer[:n]:
+                self._judge(sample)
+        elif n > 1:  # some servers refuse that
+            self._per_call, self._cautious = 1, True
+        else:
+            self._refusal = self._refusal or answer
+            self.done = True
+
+    def _judge(self, sample: Sample) -> None:
+        # Dropping repetitions is drawing without replacement, as far as `most` goes.
+        repeated = self.draw.distinct and (sample.text, sample.finished) in self._known
+        self._known.add((sample.text, sample.finished))
+        self._judged += 1
+        if not repeated and (self.draw.accept is None or self.draw.accept(sample)):
+            self._accepted.append(sample)
+
+
+class _OpenCalls:
+    """Calls under way. Their answers are judged in the thread that collects them."""
+
+    def __init__(self, model: HttpModel):
+        self._model = model
+        self._open: set[Future[_Completion]] = set()
+        self._answered: SimpleQueue[tuple[_OpenDraw, int, Future[_Completion]]] = SimpleQueue()
+        self.failed = False  # whether a request has failed so that no further one is to be started
+
+    def __len__(self) -> int:
+        """Return the number of calls, those at the server and those that wait for their turn."""
+        return len(self._open)
+
+    def start(self, request: Request) -> _OpenDraw:
+        """Begin to answer a request."""
+        draw = _OpenDraw(self._model.check(request))
+        self._start_round(draw)
+        return draw
+
+    def _start_round(self, draw: _OpenDraw) -> None:
+        for number, (n, seed) in enumerate(draw.next_round()):
+            call = self._model.start(draw.draw, n, seed)
+            self._open.add(call)
+            call.add_done_callback(lambda call, number=number: self._answered.put((draw, number, call)))
+
+    def collect(self, wait: bool) -> None:
+        """Judge the answers that have arrived, and start the calls that follow from them.
+
+        Args:
+            wait: Wait for the first answer if any call is under way.
+        """
+        while self._open and (wait or not self._answered.empty()):
+            draw, number, call = self._answered.get()
+            wait = False
+            self._open.discard(call)
+            if draw.done:  # another call of it has failed
+                continue
+            try:
+                if draw.add(number, self._samples(call)):
+                    self._start_round(draw)
+            except Exception as e:  # of the server or of `accept`; raised when this request is next
+                draw.failure, draw.done, self.failed = e, True, True
+
+    def _samples(self, call: Future[_Completion]) -> list[Sample] | InputError:
+        try:
+            completion = call.result()
+        except InputError as e:
+            return e
+        usage = completion.usage or _Usage()
+        reported_tokens = (usage.completion_tokens or 0) if len(completion.choices) == 1 else 0
+        samples = [choice.sample(reported_tokens) for choice in completion.choices]
+        self._model.count_wrong_logprobs(sum(choice.has_wrong_logprobs() for choice in completion.choices))
+        self._model.count(completion, samples)
+        return samples
+
+    def cancel(self) -> None:
+        """Cancel the calls under way."""
+        for call in self._open:
+            call.cancel()
+        self._open.clear()
+
+
+class _HttpEpisodes(Episodes[Draw, Samples]):
+    """Episodes of which each goes on as soon as its own request is answered."""
+
+    def __init__(self, model: HttpModel, n: int):
+        super().__init__(model, n)
+        self._calls = _OpenCalls(model)
+        self._draws: dict[int, _OpenDraw] = {}
+
+    def submit(self, episode: int, request: Draw) -> None:
+        self._draws[episode] = self._calls.start(request)
+
+    def wait(self) -> list[tuple[int, Samples]]:
+        while not (finished := [episode for episode, draw in self._draws.items() if draw.done]) and self._draws:
+            self._calls.collect(wait=True)
+        return [(episode, self._draws.pop(episode).result()) for episode in finished]
+
+    def close(self) -> None:
+        self._calls.cancel()
+        self._draws.clear()

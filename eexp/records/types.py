@@ -1,0 +1,430 @@
+"""The types of records as classes, the check of a record, and JSON Schemas.
+
+The classes only describe records, which are dicts (eexp/records/record.py): `check` compares a dict with one of them,
+and `eexp schema` prints them as JSON Schema.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Optional
+
+import msgspec
+from msgspec import Meta, Struct
+
+from eexp.errors import InputError, short
+from eexp.records.record import LARGEST_WEIGHT
+
+# Optional[...] rather than `| None`: msgspec evaluates these annotations, and Python 3.10 is supported.
+
+_Lineage = Annotated[
+    list[str], Meta(description="the stages that made the record, with version and settings, oldest first")
+]
+_Range = Annotated[list[int], Meta(min_length=2, max_length=2)]
+_Unknown = Annotated[
+    Optional[list[_Range]],
+    Meta(description="[start, end) of the parts of the observation that nothing before in the episode determines"),
+]
+_Changed = Annotated[
+    Optional[bool], Meta(description="true where the action changed the state, though the text may repeat the last one")
+]
+_Screenshot = Annotated[Optional[str], Meta(description="file of a picture of the observation, where one was kept")]
+_Summary = Annotated[Optional[str], Meta(description="the observation in fewer words, by `eexp summarise`")]
+_PromptStyle = Annotated[Optional[str], Meta(description="name@fingerprint of the words around a state")]
+
+
+class Function(Struct, kw_only=True):
+    """A function that an agent may call."""
+
+    name: str
+    description: str = ""
+    parameters: Annotated[dict[str, Any], Meta(description="JSON Schema of an object: the arguments by name")] = {}
+
+
+class Tool(Struct, kw_only=True):
+    """A function that an environment offers, in the form of OpenAI's `tools`."""
+
+    type: Literal["function"]
+    function: Function
+
+
+_Tools = Annotated[Optional[list[Tool]], Meta(description="the functions that the environment offers from here on")]
+
+
+class Outcome(Struct, kw_only=True):
+    """The environment's answer to one action."""
+
+    observation: str
+    done: bool = False
+    score: Annotated[Optional[float], Meta(description="0 to 1, as the environment scores the episode so far")] = None
+    valid: Annotated[bool, Meta(description="false where the environment refused the action")] = True
+    success: Annotated[Optional[bool], Meta(description="as the environment judges; null while it cannot tell")] = None
+    unknown: _Unknown = None
+    changed: _Changed = None
+    screenshot: _Screenshot = None
+    summary: _Summary = None
+    tools: _Tools = None
+
+
+class LaterStep(Outcome, kw_only=True):
+    """An action that a policy took after an alternative, and its outcome."""
+
+    action: str
+    thought: Annotated[Optional[str], Meta(description="the policy's thought before the action")] = None
+
+
+class Alternative(Struct, kw_only=True):
+    """An action other than the expert's, and its outcome."""
+
+    action: str
+    source: Annotated[str, Meta(description="policy, admissible or program")]
+    logprob: Annotated[
+        Optional[float], Meta(description="log-probability of the whole text drawn, under the policy")
+    ] = None
+    outcome: Annotated[Optional[Outcome], Meta(description="null until `eexp rollout`, or where it refused")] = None
+    refused: Annotated[Optional[str], Meta(description="the reason why `eexp rollout` did not trust this branch")] = (
+        None
+    )
+    pool: Annotated[Optional[str], Meta(description="the name given by `eexp branch --pool`")] = None
+    then: Annotated[
+        Optional[list[LaterStep]], Meta(description="what a policy did after it, in `eexp follow`; null until then")
+    ] = None
+
+
+class Step(Struct, kw_only=True):
+    """One visit to a state: the observation and the expert's action."""
+
+    observation: str
+    action: str
+    admissible: Annotated[Optional[list[str]], Meta(description="actions the state accepts, maybe a sample")] = None
+    admissible_count: Annotated[Optional[int], Meta(description="number of admissible actions before sampling")] = None
+    thought: Annotated[Optional[str], Meta(description="the expert's thought before the action")] = None
+    notes: Annotated[Optional[str], Meta(description="the environment's account of what is known and still needed")] = (
+        None
+    )
+    mistake: Annotated[
+        bool, Meta(description="an alternative put in by `eexp recover`: part of the history, never imitated")
+    ] = False
+    repeated: Annotated[
+        bool, Meta(description="stands in another correction of the same episode, too (`eexp correct`); imitated there")
+    ] = False
+    noise: Annotated[
+        bool, Meta(description="drawn by `eexp expert --noise` instead of the expert's action; imitated like any other")
+    ] = False
+    unknown: _Unknown = None
+    changed: _Changed = None
+    screenshot: _Screenshot = None
+    summary: _Summary = None
+    tools: _Tools = None
+    alternatives: list[Alternative] = []
+
+
+class Trajectory(Struct, kw_only=True):
+    """One expert episode; `branch` and `rollout` enrich it in place."""
+
+    type: Literal["trajectory"]
+    id: str
+    env: Annotated[str, Meta(description="environment spec, as given to `eexp expert`")]
+    task: Annotated[
+        dict[str, Any], Meta(description="id, split, and all that the environment needs to start the task again")
+    ]
+    instruction: Annotated[str, Meta(description="the task in words")]
+    steps: list[Step]
+    tools: Annotated[
+        Optional[list[Tool]], Meta(description="the functions that the environment offers at the beginning")
+    ] = None
+    outcome: Annotated[Optional[Outcome], Meta(description="the outcome of the last action")] = None
+    origin: Annotated[
+        Optional[str], Meta(description="id of the trajectory of which this is a variant; see eexp recover")
+    ] = None
+    lineage: _Lineage = []
+
+
+class CalledFunction(Struct, kw_only=True):
+    """The function of a call, and its arguments."""
+
+    name: str
+    arguments: Annotated[dict[str, Any], Meta(description="by name; an object, and not its JSON as a string")]
+
+
+class ToolCall(Struct, kw_only=True):
+    """A call of a function by the assistant."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
+class Message(Struct, kw_only=True):
+    """One message of a chat."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+    tool_calls: Annotated[Optional[list[ToolCall]], Meta(description="of the assistant; content is the thought")] = None
+    tool_call_id: Annotated[Optional[str], Meta(description="of a tool: the call that it answers")] = None
+    name: Annotated[Optional[str], Meta(description="of a tool: the function that was called")] = None
+
+
+class Span(Struct, kw_only=True):
+    """A part of a completion, and the weight of its loss."""
+
+    name: Annotated[str, Meta(description="thought, action or observation")]
+    start: Annotated[int, Meta(ge=0, description="in characters of the last completion message")]
+    end: Annotated[int, Meta(ge=0)]
+    weight: Annotated[float, Meta(ge=0, le=LARGEST_WEIGHT, description="multiplies its loss")] = 1.0
+
+
+class SpanScore(Struct, kw_only=True):
+    """The log-probability of one span of a completion under a model."""
+
+    span: str
+    logprob: Annotated[float, Meta(description="natural, of all tokens of the span; the last span has the stop token")]
+    tokens: Annotated[int, Meta(ge=0)]
+
+
+class Example(Struct, kw_only=True):
+    """One training example: loss falls on the completion alone.
+
+    Every stage writes every field, and never null, so that files of different kinds have the same columns of the same
+    types. A field that does not apply is "", 0 or [].
+    """
+
+    type: Literal["example"]
+    id: str
+    kind: Annotated[str, Meta(description="imitation, world_model, reflection, ...")]
+    prompt: Annotated[list[Message], Meta(min_length=1)]
+    completion: Annotated[list[Message], Meta(min_length=1)]
+    tools: Annotated[
+        Optional[list[Tool]], Meta(description="the functions that the prompt shows; absent where it shows none")
+    ] = None
+    weight: Annotated[
+        float,
+        Meta(
+            ge=-LARGEST_WEIGHT,
+            le=LARGEST_WEIGHT,
+            description="multiplies its loss; below 0 in `eexp policy-data`: the answer becomes less likely",
+        ),
+    ] = 1.0
+    group: Annotated[Optional[str], Meta(description="id of the trajectory of which it was made")] = None
+    spans: Annotated[Optional[list[Span]], Meta(description="parts of the last completion message, in order")] = None
+    transition: Annotated[
+        Optional[str], Meta(description='of a world-model example: invalid, unchanged, changed or done; "" of others')
+    ] = None
+    target: Annotated[
+        Optional[str],
+        Meta(description='of a world-model example: observation, summary, changes or verdict; "" of others'),
+    ] = None
+    scores: Annotated[Optional[list[SpanScore]], Meta(description="of each span, by `eexp score`; [] before")] = None
+    reflection_by: Annotated[
+        Optional[str],
+        Meta(description='author of the thought: the name of a rule, or a model\'s fingerprint; "" of other kinds'),
+    ] = None
+    gain: Annotated[
+        Optional[float],
+        Meta(
+            description="log-probability of the action after the thought, minus without (--verify); 0 if not verified"
+        ),
+    ] = None
+    prompt_style: _PromptStyle = None
+    lineage: _Lineage = []
+
+
+class Preference(Struct, kw_only=True):
+    """Two answers to one prompt, of which one did better; `prompt`, `chosen` and `rejected` are those of TRL."""
+
+    type: Literal["preference"]
+    id: str
+    prompt: Annotated[list[Message], Meta(min_length=1)]
+    chosen: Annotated[list[Message], Meta(min_length=1, description="the answer that did better")]
+    rejected: Annotated[list[Message], Meta(min_length=1, description="the answer that did worse")]
+    weight: Annotated[float, Meta(ge=0, le=LARGEST_WEIGHT, description="multiplies its loss")] = 1.0
+    group: Annotated[Optional[str], Meta(description="id of the trajectory of which it was made")] = None
+    worse: Annotated[
+        Optional[str], Meta(description="how the rejected action did worse: refused, ended, score, unchanged or later")
+    ] = None
+    chosen_outcome: Annotated[Optional[str], Meta(description="the observation after the chosen action")] = None
+    rejected_outcome: Annotated[Optional[str], Meta(description="the observation after the rejected action")] = None
+    chosen_actions: Annotated[
+        int, Meta(description="number of actions from here until the expert completed the task; 0 if it is not known")
+    ] = 0
+    rejected_actions: Annotated[
+        int,
+        Meta(description="the same by way of the rejected action (`eexp follow`); 0 if it was not, or is not known"),
+    ] = 0
+    tools: Annotated[
+        Optional[list[Tool]], Meta(description="the functions that the prompt shows; absent where it shows none")
+    ] = None
+    prompt_style: _PromptStyle = None
+    lineage: _Lineage = []
+
+
+class Turn(Struct, kw_only=True):
+    """One step of an evaluated episode."""
+
+    observation: str
+    action: str
+    text: Annotated[Optional[str], Meta(description="the model's text, where it is more than the action")] = None
+    thought: Annotated[Optional[str], Meta(description="the agent's thought before the action")] = None
+    valid: bool = True
+    cut_off: Annotated[bool, Meta(description="the text ended at the token limit before its action was whole")] = False
+    reward: Annotated[Optional[float], Meta(description="of this turn alone, by `eexp reward`")] = None
+    tools: _Tools = None
+    admissible: Annotated[
+        Optional[list[str]], Meta(description="the admissible actions, where the prompt listed them")
+    ] = None
+
+
+class Episode(Struct, kw_only=True):
+    """One evaluated task."""
+
+    type: Literal["episode"]
+    id: str
+    env: str
+    task: dict[str, Any]
+    split: Optional[str] = None
+    kind: Annotated[Optional[str], Meta(description="kind of the task, as the environment groups them")] = None
+    panel: Annotated[Optional[str], Meta(description="hash of the panel of tasks (`eexp eval --panel`)")] = None
+    seed: Annotated[int, Meta(description="number of the trial of the task, from 0")] = 0
+    success: bool
+    score: Annotated[Optional[float], Meta(description="0 to 1, at the end")] = None
+    steps: Annotated[int, Meta(description="number of actions taken")]
+    invalid: Annotated[int, Meta(description="number of actions that the environment refused")] = 0
+    thoughts: Annotated[int, Meta(description="number of turns with a thought")] = 0
+    cut_off: Annotated[int, Meta(description="number of turns whose text ended before its action was whole")] = 0
+    instruction: Optional[str] = None
+    tools: Annotated[
+        Optional[list[Tool]], Meta(description="the functions that the environment offered at the beginning")
+    ] = None
+    recalled: Annotated[
+        Optional[list[str]],
+        Meta(description="ids of past episodes that were shown before (`eexp eval --recall FILE`)"),
+    ] = None
+    transcript: list[Turn] = []
+    final: Annotated[Optional[str], Meta(description="the last observation")] = None
+    model: Annotated[Optional[str], Meta(description="fingerprint of the model that acted")] = None
+    prompt_style: _PromptStyle = None
+    lineage: _Lineage = []
+
+
+class Task(Struct, kw_only=True):
+    """One line of a panel, by `eexp panel`: a task to play. The order of the lines means nothing."""
+
+    type: Literal["task"]
+    env: Annotated[str, Meta(description="environment spec, as given to `eexp panel`")]
+    task: Annotated[dict[str, Any], Meta(description="id, split, and all that the environment needs to start the task")]
+    split: Optional[str] = None
+    kind: Annotated[Optional[str], Meta(description="kind of the task, as the environment groups them")] = None
+
+
+TYPES: dict[str, type] = {
+    "trajectory": Trajectory,
+    "example": Example,
+    "preference": Preference,
+    "episode": Episode,
+    "task": Task,
+}
+
+#: The command that makes the records that are expected of those that were given, by both types.
+_NEXT_COMMAND = {
+    ("trajectory", "example"): ": make examples of trajectories with `eexp imitation-data`",
+    ("preference", "example"): ": preferences are trained on with `eexp finetune --objective dpo`",
+    ("example", "preference"): ": make preferences of trajectories with `eexp preference-data`",
+    ("trajectory", "preference or example"): ": make preferences of trajectories with `eexp preference-data`",
+    ("trajectory", "preference"): ": make preferences of trajectories with `eexp preference-data`",
+    ("episode", "example"): ": make trajectories of episodes with `eexp import episodes`, and examples of those",
+    ("trajectory", "episode"): ": play tasks with `eexp eval` to make episodes",
+    ("example", "episode"): ": play tasks with `eexp eval` to make episodes",
+    ("example", "trajectory"): ": give the trajectories that the examples were made from",
+    ("preference", "trajectory"): ": give the trajectories that the preferences were made from",
+    ("episode", "trajectory"): ": make trajectories of episodes with `eexp import episodes`",
+}
+#: The same for records of other projects, by the key of their turns.
+_IMPORTS = {
+    "messages": ": chats are imported with `eexp import messages`",
+    "conversations": ": conversations are imported with `eexp import agenttraj` or `eexp import eto`",
+}
+
+_JSON_NAMES = {
+    "str": "a string",
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "an array",
+    "object": "an object",
+    "null": "null",
+}
+_TYPE_MISMATCH = re.compile(r"Expected `(?P<want>[^`]+)`(?: (?P<more>.+?))?(?:, got `(?P<got>[^`]+)`)?$")
+
+
+def _type_names(text: str) -> str:
+    """Return a type as msgspec names it, such as `str | null`, in words: 'a string or null'."""
+    return " or ".join(_JSON_NAMES.get(part, part) for part in text.split(" | "))
+
+
+def check(record: Any, *accepted: str) -> dict:
+    """Check a record, and return it as it is.
+
+    Args:
+        record: The value that was read.
+        accepted: The types that it may have, keys of TYPES.
+
+    Raises:
+        InputError: It is no such record; the message names the JSON path of the first field that is wrong.
+    """
+    if not isinstance(record, dict):
+        expected = _listed(accepted)
+        article = "an" if expected[0] in "aeiou" else "a"
+        raise InputError(f"expected {article} {expected} record, got something that is not a JSON object", "$")
+    record_type = record.get("type")
+    if not (isinstance(record_type, str) and record_type in accepted):
+        expected = _listed(accepted)
+        if isinstance(record_type, str) and record_type in TYPES:
+            hint = _NEXT_COMMAND.get((record_type, expected), "")
+            raise InputError(f"expected a record of type {expected}, got one of type {record_type}{hint}", "$.type")
+        got = "nothing" if record_type is None else short(record_type)
+        hint = next((text for key, text in _IMPORTS.items() if isinstance(record.get(key), list)), "")
+        raise InputError(f'expected "{expected}", got {got}{hint}', "$.type")
+    try:
+        msgspec.convert(record, TYPES[record_type])
+    except msgspec.ValidationError as e:
+        raise explain(str(e)) from None
+    return record
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Return words as in a sentence: 'a, b or c'."""
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def check_tools(tools: Any) -> None:
+    """Raise InputError, with the JSON path of what is wrong, for functions that are not in the form of `tools`."""
+    try:
+        msgspec.convert(tools, list[Tool])
+    except msgspec.ValidationError as e:
+        error = explain(str(e))
+        raise InputError(error.message, (error.where or "$").replace("$", "$.tools", 1)) from None
+
+
+def explain(message: str) -> InputError:
+    """Return the error for a message of msgspec: in plainer words, with the JSON path that it names."""
+    text, _, path = message.partition(" - at ")
+    path = path.strip("`") or "$"
+    missing = re.match(r"Object missing required field `(.+)`", text)
+    if missing:
+        return InputError("missing", f"{path}.{missing.group(1)}")
+    mismatch = _TYPE_MISMATCH.match(text)
+    if mismatch:
+        text = "expected " + _type_names(mismatch["want"])
+        if mismatch["more"]:
+            text += " " + mismatch["more"]
+        if mismatch["got"]:
+            text += ", got " + _type_names(mismatch["got"])
+    return InputError(text[0].lower() + text[1:], path)
+
+
+def schema(record_type: str) -> dict:
+    """Return the JSON Schema (draft 2020-12) of a record type."""
+    definition = msgspec.json.schema(TYPES[record_type])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": record_type, **definition}

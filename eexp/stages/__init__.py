@@ -1,1 +1,0 @@
-"""One subcommand a file: a click command over one pure function."""
