@@ -90,10 +90,10 @@ def command(
     from eexp.system.terminal import show
     from eexp.training.distributed import process_count, process_rank
 
-    for kind in OBJECTIVES:
-        for name in kind.own_settings:
-            if kind.name != settings.objective and is_given(name):
-                raise UsageError(f"--{name.replace('_', '-')} is for --objective {kind.name}")
+    for name in dict.fromkeys(name for kind in OBJECTIVES for name in kind.own_settings):
+        takers = [kind.name for kind in OBJECTIVES if name in kind.own_settings]
+        if settings.objective not in takers and is_given(name):
+            raise UsageError(f"--{name.replace('_', '-')} is for --objective {' or '.join(takers)}")
     record_types = settings.objective_kind().record_types
     is_first = process_rank() == 0  # of several processes; it alone writes messages
     if process_count() > 1 and (not files or "-" in files):
