@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from eexp.acting.expert_ways import Visit, WalkedEpisode
-from eexp.acting.importing import episode_jobs, identified
+from eexp.acting.importing import episode_jobs, from_episode, identified
 from eexp.acting.settings import CorrectSettings
 from eexp.envs.base import Environment
 from eexp.formats.conversations import Conversation
-from eexp.formats.episodes import source_of
 from eexp.records.callbacks import Count, OnError, Skip, no_count, skip_none, stop_at_error
 from eexp.records.outcomes import transition_of
 from eexp.workers.jobs import Runner, job_of, results
@@ -71,7 +70,7 @@ def correct(
             count(label, number)
         for trajectory in result["trajectories"]:
             if trajectory["id"] not in written:
-                yield {**trajectory, "source": source_of(episode), "lineage": episode.get("lineage", [])}
+                yield from_episode(trajectory, episode)
 
 
 @dataclass

@@ -157,7 +157,12 @@ def import_episodes(
             on_error(episode, e)
             continue
         if selector.takes(trajectory, episode):
-            yield {**trajectory, "source": source_of(episode), "lineage": episode.get("lineage", [])}
+            yield from_episode(trajectory, episode)
+
+
+def from_episode(trajectory: dict, episode: dict) -> dict:
+    """Return a trajectory with the model that played the episode it comes from, and the stages that made that."""
+    return {**trajectory, "source": source_of(episode), "lineage": episode.get("lineage", [])}
 
 
 def import_replayed_episodes(
@@ -179,7 +184,7 @@ def import_replayed_episodes(
     named = ((e, name) for e, name in identified(episodes) if not skip(name) and selector.takes_end(e))
     jobs = episode_jobs(named, _work(settings or ImportSettings()), on_error)
     for episode, trajectory in _replayed(jobs, pool, selector, count, note, on_error):
-        yield {**trajectory, "source": source_of(episode), "lineage": episode.get("lineage", [])}
+        yield from_episode(trajectory, episode)
 
 
 def import_rows(
