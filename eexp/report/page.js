@@ -1,24 +1,10 @@
-"use strict";
 (() => {
   const data = JSON.parse(document.getElementById("episodes-data").textContent);
-  const $ = (id) => document.getElementById(id);
-  const REFUSED = 1, CUT_OFF = 2, LONG = 700;
+  const { $, element, many } = eexpPage;
+  const REFUSED = 1, CUT_OFF = 2;
   const [SUCCESS, SCORE, STEPS, INVALID, CUT, FINAL, TURNS] = [0, 1, 2, 3, 4, 5, 6];
-  const root = document.documentElement;
   const state = { task: null, left: "0/0", right: "0/0", show: "all", kind: "", q: "" };
   let visible = []; // the tasks that fit
-
-  /** Make an element; text is always text, never markup. */
-  function element(tag, properties, ...children) {
-    const node = document.createElement(tag);
-    for (const [name, value] of Object.entries(properties || {})) {
-      if (value === null || value === undefined) continue;
-      if (name in node && typeof value !== "string") node[name] = value;
-      else node.setAttribute(name === "className" ? "class" : name, value);
-    }
-    node.append(...children.filter((child) => child !== null));
-    return node;
-  }
 
   // -- names ---------------------------------------------------------------------------------------------------
 
@@ -64,7 +50,9 @@
     return words.every((word) => plain.includes(word) || pair.some((episode) => lowerCase(episode[FINAL]).includes(word) ||
       episode[TURNS].some((turn) => [turn[0], turn[1], turn[2], turn[4] ?? -1].some((i) => lowerCase(i).includes(word)))));
   }
-  const searchWords = () => state.q.toLowerCase().split(/\s+/).filter(Boolean);
+  const searchWords = () => eexpPage.wordsOf(state.q);
+  const withMarks = (text) => eexpPage.withMarks(text, searchWords());
+  const long = (text, kind) => eexpPage.folded(text, kind, searchWords());
   function select() {
     const words = searchWords();
     const pool = data.tasks.filter((task) => (!state.kind || task.kind === state.kind) && containsWords(task, words));
@@ -80,7 +68,6 @@
 
   const mark = (success) => element("span", { class: success ? "yes" : "no", "aria-hidden": "true" }, success ? "✓" : "✗");
   const inWords = (success) => (success ? "solved" : "not solved");
-  const many = (n, one, more) => `${n} ${n === 1 ? one : more}`;
 
   function drawList() {
     const list = $("tasks");
@@ -97,9 +84,7 @@
     }));
     const current = list.querySelector("[aria-current]");
     if (current) {
-      const [top, bottom] = [current.offsetTop - list.offsetTop, current.offsetTop - list.offsetTop + current.offsetHeight];
-      if (top < list.scrollTop) list.scrollTop = top;
-      else if (bottom > list.scrollTop + list.clientHeight) list.scrollTop = bottom - list.clientHeight;
+      eexpPage.keepInView(list, current);
       if (within) current.focus({ preventScroll: true });
     }
     const at = visible.findIndex((task) => idOf(task) === state.task);
@@ -108,20 +93,6 @@
     $("next").disabled = at < 0 || at === visible.length - 1;
   }
 
-  /** Cut a text at the words that are searched for, and mark these. */
-  function withMarks(text) {
-    const words = searchWords();
-    if (!words.length) return [text];
-    const pattern = new RegExp(`(${words.map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|")})`, "gi");
-    return text.split(pattern).map((part, i) => (i % 2 ? element("mark", {}, part) : part));
-  }
-  function long(text, kind) {
-    if (text.length <= LONG) return element("p", { class: kind }, ...withMarks(text));
-    const details = element("details", { class: kind }, element("summary", {}, `${text.slice(0, 240)}… (${text.length} characters)`),
-      element("p", {}, ...withMarks(text)));
-    details.open = searchWords().some((word) => text.toLowerCase().includes(word));
-    return details;
-  }
   function drawTurn(turn, step, parts) {
     const [observation, action, thought, flags, completion] = turn;
     const badge = flags & CUT_OFF ? "✂ cut off at the token limit" : flags & REFUSED ? "✗ refused" : null;
@@ -244,26 +215,6 @@
     $("announce").textContent = `${outcomeNames()[state.show]}: ${many(visible.length, "task", "tasks")}`;
   }
 
-  // -- theme ---------------------------------------------------------------------------------------------------
-
-  const prefersDark = matchMedia("(prefers-color-scheme: dark)");
-  const dark = () => (root.dataset.theme ? root.dataset.theme === "dark" : prefersDark.matches);
-  const nameTheme = () => { $("theme").textContent = dark() ? "Light" : "Dark"; };
-  function toggleTheme() {
-    root.dataset.theme = dark() ? "light" : "dark";
-    try { localStorage.setItem("eexp-theme", root.dataset.theme); } catch { /* not kept */ }
-    nameTheme();
-  }
-  try {
-    const stored = localStorage.getItem("eexp-theme");
-    if (stored === "light" || stored === "dark") root.dataset.theme = stored;
-  } catch { /* as the system has it */ }
-  prefersDark.addEventListener("change", nameTheme);
-  $("theme").addEventListener("click", toggleTheme);
-  $("help").addEventListener("click", () => $("keys").showModal());
-  document.querySelector(".tools").hidden = false;
-  nameTheme();
-
   // -- setting up ----------------------------------------------------------------------------------------------
 
   for (const name of ["left", "right"]) {
@@ -284,26 +235,12 @@
   $("previous").addEventListener("click", () => walk(-1));
   $("next").addEventListener("click", () => walk(1));
 
-  document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || $("keys").open) return;
-    const typing = event.target.closest("input, select, textarea");
-    if (typing) {
-      if (event.key === "Escape") typing.blur();
-      return;
-    }
-    const scrolls = event.target.closest(".box"); // arrows scroll a wide table
-    const actions = {
-      j: () => walk(1), k: () => walk(-1), ArrowRight: scrolls ? null : () => walk(1), ArrowLeft: scrolls ? null : () => walk(-1),
-      o: nextOutcome, s: swap, x: () => side($("pair").dataset.side === "left" ? "right" : "left"), t: toggleTheme,
-      "/": () => { $("query").focus(); }, "?": () => $("keys").showModal(),
-    };
-    const action = actions[event.key];
-    if (!action) return;
-    event.preventDefault();
-    action();
+  eexpPage.setUpTools();
+  eexpPage.bindKeys({
+    j: () => walk(1), k: () => walk(-1), ArrowRight: () => walk(1), ArrowLeft: () => walk(-1), o: nextOutcome, s: swap,
+    x: () => side($("pair").dataset.side === "left" ? "right" : "left"),
   });
   addEventListener("hashchange", () => { if (fromHash()) { controls(); draw(false); } });
-  addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => { one.open = true; }));
 
   if (data.tasks.length) {
     [state.left, state.right] = data.start;

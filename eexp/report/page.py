@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from eexp.evidence.comparison import compare
 from eexp.evidence.results import kind_for_comparison
 from eexp.evidence.settings import CompareSettings
 from eexp.evidence.table import rounded_p
+from eexp.pages import html
 from eexp.report import charts
 from eexp.report.excerpts import excerpts
 from eexp.report.settings import ReportSettings
@@ -73,12 +71,11 @@ def page(
         source: The directories, as they were given.
         limit: The option that kept the other tasks' episodes out, such as "--tasks 100".
     """
-    room = files("eexp.report")
-    style, script = (room.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    script = html.script("eexp.report")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     environment.filters |= {"value": value, "percent": percent, "points": points, "p": p_value, "count": count}
     environment.globals |= {"glyph": charts.glyph, "colour": charts.colour}
-    template = environment.from_string(room.joinpath("page.html").read_text(encoding="utf-8"))
+    template = environment.from_string(html.template("eexp.report"))
     baseline = next((row["against"] for row in rows if row.get("against")), None)
     best = max(range(len(rows)), key=lambda i: (i > 0, rows[i]["rate"]))  # beside the baseline
     names = [{"label": arm.label, "runs": [run.name for run in arm.runs]} for arm in arms]
@@ -86,9 +83,9 @@ def page(
     return template.render(
         title=title,
         version=__version__,
-        style=Markup(style),
-        script=Markup(script),
-        policy=_policy(script),
+        style=html.style("eexp.report"),
+        script=script,
+        policy=html.policy(script),
         confidence=f"{100 * confidence:g}{NARROW}%",
         baseline=baseline,
         findings=findings(rows, confidence),
@@ -101,24 +98,9 @@ def page(
         source=source,
         limit=limit,
         excerpts=shown,
-        rows_json=embedded(list(rows)),
-        episodes_json=embedded(episodes),
+        rows_json=html.embedded(list(rows)),
+        episodes_json=html.embedded(episodes),
     )
-
-
-def embedded(data: Any) -> Markup:
-    """Return JSON that can stand in a <script>: no text in it can end the element or begin a comment."""
-    text = orjson.dumps(data).decode()
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
-
-
-def _policy(script: str) -> str:
-    """Return a Content-Security-Policy: nothing is loaded from anywhere, and no script runs but the page's own."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    sources = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    return f"{sources}; base-uri 'none'; form-action 'none'"
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------

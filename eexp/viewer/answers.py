@@ -1,0 +1,130 @@
+"""The answers that the page asks for, whether a server gives them or the page holds them: lists, records, states."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from eexp.errors import InputError
+from eexp.viewer.facets import OUTCOMES, marks_of, parent_of, step_of, title_of
+from eexp.viewer.index import ORDERS, Index, parse
+
+_TITLE = 160  # characters of a record's line in the list
+_LARGEST_PICTURE = 8_000_000
+_PICTURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+
+
+def row(index: Index, entry: int) -> dict:
+    """Return a record's line in the list."""
+    base = {"entry": entry, "file": index.file[entry], "line": index.line[entry], "size": index.size[entry]}
+    try:
+        record = parse(index.raw(entry))
+    except InputError as e:
+        return {**base, "type": "unreadable", "title": str(e)[:_TITLE], "id": ""}
+    title = " ".join(title_of(record).split())[:_TITLE]
+    line = {**base, "type": record["type"], "title": title, "id": record.get("id") or ""}
+    if record.get("kind"):
+        line["kind"] = record["kind"]
+    if record["type"] == "episode":
+        line["success"] = bool(record["success"])
+    if record["type"] == "trajectory":
+        marks = [mark for step in marks_of(record) for mark in step]
+        line["marks"] = {mark: marks.count(mark) for mark in OUTCOMES if mark in marks}
+        line["steps"] = len(record["steps"])
+    return line
+
+
+def shown(index: Index, entry: int, tokens: Callable[[dict], list] | None = None) -> dict:
+    """Return a record, with what the page says of it beside what it holds.
+
+    Args:
+        index: Of the files.
+        entry: The record's number.
+        tokens: Returns the tokens of an example, each with whether the loss falls on it; None to show text.
+    """
+    raw = index.raw(entry)
+    answer: dict[str, Any] = {"entry": entry, "file": index.file[entry], "line": index.line[entry]}
+    try:
+        record = parse(raw)
+    except InputError as e:
+        return {**answer, "error": str(e), "text": raw.decode("utf-8", "replace")[:100_000]}
+    answer["record"] = record
+    if record["type"] == "trajectory":
+        answer["marks"] = marks_of(record)
+        answer["related"] = [related(index, other) for other in index.children(record["id"])]
+    else:
+        parent = parent_of(record)
+        if parent and record["type"] in ("episode", "task"):
+            answer["related"] = [related(index, other) for other in index.children(parent) if other != entry]
+        elif parent and (origin := index.with_id(parent)) is not None:
+            answer["related"] = [{**related(index, origin), "step": step_of(record)}]
+    if tokens and record["type"] == "example":
+        answer["tokens"] = tokens(record)
+    return answer
+
+
+def related(index: Index, entry: int) -> dict:
+    """Return a record that has to do with the one that is shown, and the step that it is about."""
+    line = row(index, entry)
+    try:
+        record = parse(index.raw(entry))
+    except InputError:
+        return line
+    if record["type"] == "episode":
+        line["model"] = record.get("model")
+    return {**line, "step": step_of(record)}
+
+
+def state(index: Index) -> dict:
+    """Return what is known of the files: their names, the filters, how much was read."""
+    done, known = index.bytes_known()
+    return {
+        "files": [Path(file).name for file in index.files],
+        "records": len(index),
+        "bytes": known,
+        "read": done,
+        "groups": index.groups(),
+        "orders": ORDERS,
+        "outcomes": OUTCOMES,
+    }
+
+
+def picture(index: Index, entry: int, name: str) -> tuple[str, bytes] | None:
+    """Return the type and the contents of a picture that a record names; None where it cannot be shown.
+
+    A record is not trusted: the file has to lie below this directory or that of its file of records, and to begin as a
+    picture does.
+    """
+    try:
+        if name not in pictures_of(parse(index.raw(entry))):
+            return None
+        for room in (Path(index.files[index.file[entry]]).resolve().parent, Path.cwd()):
+            file = (room / name).resolve()
+            if file.is_relative_to(room) and file.is_file() and file.stat().st_size <= _LARGEST_PICTURE:
+                content = file.read_bytes()
+                return next(((kind, content) for start, kind in _PICTURES.items() if content.startswith(start)), None)
+    except (OSError, ValueError, InputError):
+        pass
+    return None
+
+
+def pictures_of(record: dict) -> list[str]:
+    """Return the files of pictures that a trajectory names."""
+    states = [step for step in record.get("steps") or [] if isinstance(step, dict)]
+    states += [a.get("outcome") or {} for step in states for a in step.get("alternatives") or []]
+    states.append(record.get("outcome") or {})
+    return [one["screenshot"] for one in states if isinstance(one, dict) and one.get("screenshot")]
+
+
+def as_link(kind: str, content: bytes) -> str:
+    """Return a picture as a link that holds it."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def dumps(answer: Any) -> bytes:
+    """Return an answer as JSON; numbers that JSON has not become null."""
+    return orjson.dumps(answer)

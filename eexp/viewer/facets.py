@@ -1,0 +1,168 @@
+"""What the list of records filters and sorts by, read off a record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from eexp.records.outcomes import finishes, same_as_expert, transition_of
+from eexp.records.record import expert_outcome
+
+#: The groups of filters, in the order in which they are shown, with their names.
+GROUPS = {
+    "type": "Type",
+    "kind": "Kind",
+    "env": "Environment",
+    "success": "Success",
+    "outcome": "Outcomes of alternatives",
+    "source": "Source of alternatives",
+    "pool": "Pool",
+    "transition": "Transition",
+    "worse": "Rejected because",
+    "stage": "Set aside by",
+    "reason": "Reason",
+    "difference": "Difference",
+}
+
+#: What became of an alternative, as it is shown: its mark, and the words for it.
+OUTCOMES = {
+    "invalid": "refused",
+    "unchanged": "unchanged",
+    "changed": "changed",
+    "done": "ended",
+    "finished": "finished the task",
+    "same": "same as the expert's",
+    "untrusted": "branch not trusted",
+    "missing": "not executed",
+}
+
+
+class Numbers(NamedTuple):
+    """Numbers of a record that a list can be sorted by; nan for those that it has not."""
+
+    steps: float = math.nan
+    refused: float = math.nan
+    logprob: float = math.nan
+    gain: float = math.nan
+
+
+def marks_of(trajectory: dict) -> list[list[str]]:
+    """Return what became of each alternative, by step: a key of OUTCOMES each."""
+    steps = trajectory["steps"]
+    return [
+        [_mark(step, expert_outcome(trajectory, i), alternative) for alternative in step.get("alternatives") or []]
+        for i, step in enumerate(steps)
+    ]
+
+
+def _mark(step: dict, expert: dict | None, alternative: dict) -> str:
+    outcome = alternative.get("outcome")
+    if alternative.get("refused"):
+        return "untrusted"
+    if not outcome:
+        return "missing"
+    if finishes(outcome):
+        return "finished"
+    transition = transition_of(step["observation"], outcome)
+    return "same" if transition == "changed" and same_as_expert(step, expert, alternative) else transition
+
+
+def facets_of(record: dict) -> Iterator[tuple[str, str]]:
+    """Yield the filters that a record fits: a key of GROUPS and a value."""
+    kind = record.get("type") or ""
+    yield "type", kind
+    if record.get("kind"):
+        yield "kind", record["kind"]
+    if record.get("env"):
+        yield "env", record["env"]
+    if kind == "trajectory":
+        for step, marks in zip(record["steps"], marks_of(record), strict=True):
+            for alternative, mark in zip(step.get("alternatives") or [], marks, strict=True):
+                yield "outcome", OUTCOMES[mark]
+                yield "source", alternative.get("source") or "none"
+                if alternative.get("pool"):
+                    yield "pool", alternative["pool"]
+        if record.get("outcome"):
+            yield "success", "yes" if finishes(record["outcome"]) else "no"
+    elif kind == "episode":
+        yield "success", "yes" if record["success"] else "no"
+    elif kind == "example" and record.get("transition"):
+        yield "transition", record["transition"]
+    elif kind == "preference" and record.get("worse"):
+        yield "worse", record["worse"]
+    elif kind == "reject":
+        yield "stage", record.get("stage") or "none"
+        yield "reason", reason_of(record)
+
+
+def reason_of(reject: dict) -> str:
+    """Return why a record was set aside, without what differs from record to record: places, names and numbers."""
+    text = str(reject.get("error"))
+    field = reject.get("field")
+    text = text.removeprefix(f"{field}: ") if field else text
+    words = [word for word in text.split("'")[0].split() if not any(c.isdigit() for c in word)]
+    return " ".join(words).rstrip(" :,")[:60] or "none"
+
+
+def numbers_of(record: dict) -> Numbers:
+    """Return the numbers that a list can be sorted by."""
+    kind = record.get("type")
+    if kind == "trajectory":
+        alternatives = [a for step in record["steps"] for a in step.get("alternatives") or []]
+        refused = sum((a.get("outcome") or {}).get("valid") is False for a in alternatives)
+        return Numbers(len(record["steps"]), refused, _mean([a.get("logprob") for a in alternatives]))
+    if kind == "episode":
+        return Numbers(record["steps"], record.get("invalid", 0))
+    if kind == "example":
+        logprob = _mean([score.get("logprob") for score in record.get("scores") or []])
+        return Numbers(logprob=logprob, gain=record.get("gain") or math.nan)
+    return Numbers()
+
+
+def _mean(values: list[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else math.nan
+
+
+def title_of(record: dict) -> str:
+    """Return the line that names a record in the list: its instruction, or the end of what it says."""
+    kind = record.get("type")
+    if kind == "reject":
+        return str(record.get("error"))
+    if kind == "example" and record["completion"]:
+        return _text(record["completion"][-1])
+    if kind == "preference" and record["chosen"]:
+        return _text(record["chosen"][-1])
+    if kind == "task":
+        return str(record["task"].get("id"))
+    return record.get("instruction") or record.get("id") or ""
+
+
+def _text(message: dict[str, Any]) -> str:
+    if message.get("tool_calls"):
+        from eexp.prompts.tool_calls import action_of
+
+        return "; ".join(map(action_of, message["tool_calls"]))
+    return message.get("content") or ""
+
+
+def parent_of(record: dict) -> str | None:
+    """Return the id of the trajectory that a record was made from; of an episode, the name of its task."""
+    kind = record.get("type")
+    if kind == "reject":
+        inner = record.get("record")
+        return inner.get("id") if isinstance(inner, dict) else None
+    if kind in ("episode", "task"):
+        return f"{record.get('env')} {record['task'].get('id')}"
+    return record.get("group") or record.get("origin")
+
+
+def step_of(record: dict) -> int | None:
+    """Return the step of the trajectory that an example, a preference or a reject is about; None if not known."""
+    if record.get("type") == "reject":
+        place = str(record.get("field") or "").partition("$.steps[")[2].partition("]")[0]
+    else:
+        group = record.get("group") or ""
+        place = (record.get("id") or "").removeprefix(f"{group}/").partition("/")[0] if group else ""
+    return int(place) if place.isdecimal() else None

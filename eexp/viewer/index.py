@@ -1,0 +1,302 @@
+"""An index of files of records: where each line is, and what the list filters and sorts by.
+
+A record is some kilobytes and an index entry 62 bytes, in columns:
+
+    file  line  offset      size     values of filters      id, parent       steps  refused  logprob  gain
+       0     1       0      8731     bits of `facets`       64-bit hashes       9        4    -1.31   nan
+       0     2    8731      9120     ...
+
+Files are read once, from their beginning to their end, by `read_on`; what a file has grown by is read when it is called
+again. The records themselves are read when they are shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from threading import Lock
+
+from eexp.errors import EexpError, InputError
+from eexp.records.jsonl import loads
+from eexp.records.record import RECORD_TYPES
+from eexp.records.types import check
+from eexp.viewer.facets import GROUPS, Numbers, facets_of, numbers_of, parent_of
+
+_BLOCK = 1 << 22  # bytes read at a time
+_BITS = 63  # values of filters that have a bit of their own; all others share the last one
+_OTHER = ("type", "other values")
+
+#: What a list can be sorted by, with the words for it. "place" is the order of the files.
+ORDERS = {
+    "place": "Order in the file",
+    "size": "Length, in bytes",
+    "steps": "Steps",
+    "refused": "Refused actions",
+    "logprob": "Log-probability",
+    "gain": "Gain by the thought",
+}
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a list is asked for.
+
+    Attributes:
+        words: All of them have to occur in a record, in any case.
+        masks: One a group of filters; a record has to have one of the bits of each.
+        order: A key of ORDERS.
+        descending: Whether the largest comes first.
+    """
+
+    words: tuple[str, ...] = ()
+    masks: tuple[int, ...] = ()
+    order: str = "place"
+    descending: bool = False
+
+
+@dataclass
+class Matches:
+    """A part of a list.
+
+    Attributes:
+        entries: Numbers of index entries.
+        next: Where the list goes on, in places of its order; None at its end.
+        searched: How many entries were looked at.
+    """
+
+    entries: list[int]
+    next: int | None
+    searched: int
+
+
+@dataclass
+class Index:
+    """The index of some files, and access to their records.
+
+    Raises:
+        EexpError: A file cannot be opened.
+    """
+
+    files: Sequence[str]
+    facets: dict[tuple[str, str], int] = field(default_factory=dict)  # (group, value) -> its bit
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._lock = Lock()
+        self._descriptors = []
+        for file in self.files:
+            try:
+                self._descriptors.append(os.open(file, os.O_RDONLY))
+            except OSError as e:
+                raise EexpError(f"{file}: {e.strerror or e}") from None
+        self._ends = [0] * len(self.files)  # offset after the last line that was read
+        self._lines = [0] * len(self.files)
+        self._unfinished = [0] * len(self.files)  # bytes after the last newline, when it was last looked
+        self.file, self.line, self.offset, self.size = array("H"), array("I"), array("Q"), array("I")
+        self.bits, self.ids, self.parents = array("Q"), array("Q"), array("Q")
+        self.numbers = {name: array("f") for name in Numbers._fields}
+        self._sorted: tuple[tuple[str, bool, int], array] | None = None
+
+    def __len__(self) -> int:
+        return len(self.bits)  # the last column that `_add` appends to
+
+    def bytes_known(self) -> tuple[int, int]:
+        """Return how many bytes were read, and how many the files have now."""
+        return sum(self._ends), sum(os.fstat(descriptor).st_size for descriptor in self._descriptors)
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def read_on(self) -> Iterator[int]:
+        """Index what the files have beyond what was read; yield the number of entries after every block.
+
+        A last line without a newline is read when it has one, or when the file has not grown since the last call.
+        """
+        for number in range(len(self.files)):
+            yield from self._read_file(number)
+
+    def _read_file(self, number: int) -> Iterator[int]:
+        descriptor, rest = self._descriptors[number], b""
+        while block := os.pread(descriptor, _BLOCK, self._ends[number] + len(rest)):
+            data = rest + block
+            start = 0
+            while (end := data.find(b"\n", start)) >= 0:
+                self._add(number, data[start : end + 1])
+                start = end + 1
+            rest = data[start:]
+            yield len(self)
+        if rest.strip() and self._unfinished[number] == len(rest):  # it has not grown: the file ends without a newline
+            self._add(number, rest)
+            rest = b""
+        self._unfinished[number] = len(rest)
+
+    def _add(self, number: int, line: bytes) -> None:
+        self._lines[number] += 1
+        offset = self._ends[number]
+        self._ends[number] += len(line)
+        if not line.strip():
+            return
+        values, numbers, identity, parent = [("type", "unreadable")], Numbers(), None, None
+        try:
+            record = parse(line)
+            values, numbers = list(facets_of(record)), numbers_of(record)
+            identity, parent = record.get("id"), parent_of(record)
+        except InputError:
+            pass
+        self.file.append(number)
+        self.line.append(self._lines[number])
+        self.offset.append(offset)
+        self.size.append(min(len(line), 0xFFFFFFFF))
+        self.ids.append(hash_of(identity))
+        self.parents.append(hash_of(parent))
+        for name, value in zip(Numbers._fields, numbers, strict=True):
+            self.numbers[name].append(value)
+        self.counts.update(set(values))
+        self.bits.append(self._mask(values))
+
+    def _mask(self, values: Sequence[tuple[str, str]]) -> int:
+        mask = 0
+        for value in values:
+            bit = self.facets.get(value)
+            if bit is None:
+                if len(self.facets) >= _BITS:
+                    value, bit = _OTHER, _BITS
+                else:
+                    bit = len(self.facets)
+                self.facets[value] = bit
+            mask |= 1 << bit
+        return mask
+
+    def raw(self, entry: int) -> bytes:
+        """Return the line of a record as it stands in its file."""
+        return os.pread(self._descriptors[self.file[entry]], self.size[entry], self.offset[entry])
+
+    # -- finding -------------------------------------------------------------------------------------------------------
+
+    def find(self, query: Query, start: int = 0, count: int = 50, seconds: float = 1.0) -> Matches:
+        """Return the next entries of a list.
+
+        Args:
+            query: What the list holds, and its order.
+            start: Where to go on: `Matches.next` of the call before.
+            count: Most entries.
+            seconds: After this time the call returns with what it has found, to be called again.
+        """
+        known = len(self)
+        order = self._order(query, known)
+        words = [Word(word) for word in query.words]
+        deadline = time.monotonic() + seconds
+        entries: list[int] = []
+        place = start
+        while place < known and len(entries) < count:
+            entry = order[place] if order is not None else place
+            place += 1
+            if all(self.bits[entry] & mask for mask in query.masks):
+                if not words:
+                    entries.append(entry)
+                else:
+                    line = self.raw(entry)
+                    lower = line.lower()
+                    if all(word.occurs(line, lower) for word in words):
+                        entries.append(entry)
+                    if time.monotonic() > deadline:
+                        break
+        return Matches(entries, place if place < known else None, place - start)
+
+    def count(self, masks: Sequence[int]) -> int:
+        """Return how many entries fit all groups of filters."""
+        if not masks:
+            return len(self)
+        return sum(all(bits & mask for mask in masks) for bits in self.bits)
+
+    def _order(self, query: Query, known: int) -> array | None:
+        """Return the entries in the order of a query; None for the order of the files. The last one is kept."""
+        if query.order == "place":
+            return array("I", range(known - 1, -1, -1)) if query.descending else None
+        key = (query.order, query.descending, known)
+        with self._lock:
+            if self._sorted is None or self._sorted[0] != key:
+                column = self.size if query.order == "size" else self.numbers[query.order]
+                sign = -1 if query.descending else 1
+                missing = math.inf  # those without the number come last either way
+                entries = sorted(
+                    range(known), key=lambda e: missing if math.isnan(column[e]) else sign * column[e]
+                )
+                self._sorted = key, array("I", entries)
+            return self._sorted[1]
+
+    def with_id(self, identity: str, file: int | None = None) -> int | None:
+        """Return the first entry with an id, in one file or in any."""
+        for entry in _places(self.ids, hash_of(identity)):
+            if file is None or self.file[entry] == file:
+                return entry
+        return None
+
+    def children(self, parent: str, most: int = 500) -> list[int]:
+        """Return the entries whose parent has an id (`facets.parent_of`)."""
+        return [entry for entry, _ in zip(_places(self.parents, hash_of(parent)), range(most), strict=False)]
+
+    def groups(self) -> list[dict]:
+        """Return the filters: each group with its values, their bits and how many records have them."""
+        values = sorted(self.facets.items(), key=lambda item: -self.counts[item[0]])
+        return [
+            {
+                "key": key,
+                "name": name,
+                "values": [
+                    {"value": value, "bit": bit, "count": self.counts[group, value]}
+                    for (group, value), bit in values
+                    if group == key
+                ],
+            }
+            for key, name in GROUPS.items()
+            if any(group == key for group, _ in self.facets)
+        ]
+
+
+class Word:
+    """A word to search for in lines of JSON, in which some characters are written as escapes."""
+
+    def __init__(self, word: str):
+        self._ascii = word.isascii()
+        escaped = json.dumps(word.lower(), ensure_ascii=False)[1:-1]
+        self._text, self._bytes = escaped, escaped.encode("utf-8", "replace")
+
+    def occurs(self, line: bytes, lower: bytes) -> bool:
+        """Return whether a line has the word; `lower` is the line with its ASCII letters in lower case."""
+        return self._bytes in lower if self._ascii else self._text in line.decode("utf-8", "replace").lower()
+
+
+def parse(line: bytes) -> dict:
+    """Return the record of a line, checked unless it is one that a stage has set aside.
+
+    Raises:
+        InputError: It is no JSON, or no record.
+    """
+    record = loads(line)
+    if isinstance(record, dict) and record.get("type") == "reject":
+        return record
+    return check(record, *RECORD_TYPES)
+
+
+def hash_of(text: str | None) -> int:
+    """Return 64 bits that stand for a text; 0 for None."""
+    if text is None:
+        return 0
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") or 1
+
+
+def _places(column: array, value: int) -> Iterator[int]:
+    place = -1
+    while value:
+        try:
+            place = column.index(value, place + 1)
+        except ValueError:
+            return
+        yield place
